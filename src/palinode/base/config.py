@@ -1,0 +1,220 @@
+"""Configuration that refuses nonsense: frozen, strict, no unknown keys, with the field's full path in every error.
+
+A `Config` is a plain frozen record. A `Part` is a config that can be chosen by name (an objective, a mixer, a recipe): it
+encodes to a table with its `kind`, and a field declared with `one_of(...)` decodes such a table to the right class.
+A user's own `Part` subclass is passed as an object; its kind is `user:ClassName` and the hash of the source file it was
+written in enters everything that is hashed, so editing an idea makes new runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, TypeVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from palinode.base.errors import BadInput, nearest
+
+C = TypeVar("C", bound="Config")
+USER_PREFIX = "user:"
+UNKNOWN_PART_KEY = "unknown_part_key"  # our own error type: pydantic does not see the fields behind a `kind`
+
+
+class Config(BaseModel):
+    """Base of all configuration: frozen, strict types, unknown keys raise. Lists are accepted for tuples."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lists_are_tuples(cls, value: Any) -> Any:
+        """TOML, JSON and hasty Python give lists; frozen configs hold tuples, so that they can be hashed."""
+        if not isinstance(value, dict):
+            return value
+        return {key: _as_tuples(item) for key, item in value.items()}
+
+    def with_(self: C, **changes: Any) -> C:
+        """A validated copy with some fields replaced (a variant is a function of its base)."""
+        fields = {name: getattr(self, name) for name in type(self).model_fields}
+        return type(self).model_validate({**fields, **changes})
+
+
+class Part(Config):
+    """A config chosen by name. Built-in parts set `kind`; a user's subclass gets `user:ClassName`."""
+
+    kind: ClassVar[str] = ""
+
+    @classmethod
+    def kind_name(cls) -> str:
+        """The name this class has in specs: its own `kind`, or `user:ClassName` when the user wrote it."""
+        return cls.__dict__.get("kind") or USER_PREFIX + cls.__name__
+
+    @model_serializer(mode="wrap")
+    def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        encoded: dict[str, Any] = {"kind": self.kind_name()}
+        if encoded["kind"].startswith(USER_PREFIX):
+            encoded["source_sha256"] = source_sha256(type(self))
+        return encoded | handler(self)
+
+
+def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
+    """Annotation for a field that holds a Part: accepts the object itself, or a table with a `kind` from `table()`.
+
+    `table` is called late, so that a field can name a table whose module imports the field's own module.
+    """
+
+    def decode_part(value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, Mapping):
+            return value
+        fields = dict(value)
+        kind = fields.pop("kind", None)
+        known = dict(table()) | (info.context or {}).get("user_parts", {})
+        if not isinstance(kind, str):
+            raise ValueError(f"a {what} needs kind = one of {', '.join(sorted(known))}")
+        if kind not in known:
+            raise ValueError(f"unknown {what} {kind!r}; {nearest(kind, known) or ''}")
+        written_with = fields.pop("source_sha256", None)
+        if stray := [key for key in fields if key not in known[kind].model_fields]:
+            hint = nearest(stray[0], known[kind].model_fields) or ""
+            raise PydanticCustomError(UNKNOWN_PART_KEY, "unknown key of {kind!r}", {"kind": kind, "key": stray[0], "hint": hint})
+        if kind.startswith(USER_PREFIX) and written_with not in (None, source_sha256(known[kind])):
+            raise ValueError(f"the source of {kind} has changed since this spec was written")
+        return known[kind].model_validate(fields, context=info.context)
+
+    return BeforeValidator(decode_part)
+
+
+PartField = Annotated  # a readable name at the place of use: PartField[Objective, one_of(table, "objective")]
+
+
+def decode(cls: type[C], data: Any, *, file: str | None = None, user_parts: Mapping[str, type[Part]] | None = None) -> C:
+    """Decode plain data (from TOML, JSON, `--set`) into a config.
+
+    Raises:
+        BadInput: naming the file, the dotted path of the first bad field, what is wrong, and the nearest valid name.
+    """
+    try:
+        return cls.model_validate(data, context={"user_parts": dict(user_parts or {})})
+    except ValidationError as error:
+        raise bad_input(cls, error, file=file) from None
+
+
+def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None = None) -> BadInput:
+    """One BadInput for pydantic's first error, with the nearest valid field name as its hint."""
+    first = error.errors()[0]
+    path = [str(step) for step in first["loc"]]
+    field = ".".join(path) or None
+    extra = len(error.errors()) - 1
+    more = f"; and {extra} more" if extra else ""
+    if first["type"] == UNKNOWN_PART_KEY:
+        context = first["ctx"]
+        message = f"unknown key {context['key']!r} of {context['kind']}{more}"
+        return BadInput(message, file=file, field=".".join([*path, context["key"]]), hint=context["hint"] or None)
+    if first["type"] == "extra_forbidden":
+        siblings = _fields_at(cls, path[:-1])
+        return BadInput(f"unknown key {path[-1]!r}{more}", file=file, field=field, hint=nearest(path[-1], siblings))
+    message = first["msg"].removeprefix("Value error, ")
+    shown = repr(first["input"])
+    got = f", got {shown[:60]}" if first["type"] not in ("missing", "value_error") else ""
+    return BadInput(message + got + more, file=file, field=field)
+
+
+def encode(config: BaseModel) -> dict[str, Any]:
+    """Plain JSON-able data; `decode(type(config), encode(config)) == config`."""
+    return config.model_dump(mode="json", serialize_as_any=True)
+
+
+def canonical_json(value: Any) -> str:
+    """One text per value: sorted keys, no spaces, no NaN. The only form that is ever hashed."""
+    plain = encode(value) if isinstance(value, BaseModel) else value
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def content_hash(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def diff(before: BaseModel, after: BaseModel) -> list[tuple[str, Any, Any]]:
+    """The leaves that differ between two configs: (dotted path, value before, value after); None for an absent leaf."""
+    left, right = _leaves(encode(before)), _leaves(encode(after))
+    paths = [*left, *(path for path in right if path not in left)]
+    return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
+
+
+def replace_at(data: dict[str, Any], path: str, value: Any, *, file: str | None = None) -> dict[str, Any]:
+    """A copy of encoded data with the value at a dotted path replaced. The path must exist, or name a field of a table.
+
+    Raises:
+        BadInput: when a step of the path leads into something that is not a table.
+    """
+    head, _, rest = path.partition(".")
+    if not head:
+        raise BadInput("empty name in a dotted path", file=file, field=path)
+    copy = dict(data)
+    if not rest:
+        copy[head] = value
+        return copy
+    if not isinstance(copy.get(head), dict):
+        known = [key for key, item in copy.items() if isinstance(item, dict)]
+        raise BadInput(f"no table named {head!r} to set {path!r} in", file=file, field=path, hint=nearest(head, known))
+    copy[head] = replace_at(copy[head], rest, value, file=file)
+    return copy
+
+
+def source_sha256(cls: type) -> str:
+    """SHA-256 of the file a user's class was written in: editing the idea makes new runs.
+
+    Raises:
+        BadInput: when the class was not written in a file (its source cannot be recorded).
+    """
+    path = inspect.getsourcefile(cls) if cls.__module__ in sys.modules else None
+    if path is None or not Path(path).is_file():
+        raise BadInput(f"class {cls.__name__} must be written in a file, so that its source can be recorded")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def finite(value: float | None) -> float | None:
+    """The value when it is a finite number, else None: JSON has no NaN."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _leaves(item, f"{path}.{key}" if path else str(key))
+    return found
+
+
+def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
+    """The field names valid at a dotted path below `cls`; empty where the path leads through a chosen part."""
+    names: list[str] = list(cls.model_fields)
+    for step in path:
+        field = cls.model_fields.get(step)
+        annotation = getattr(field, "annotation", None)
+        if not (inspect.isclass(annotation) and issubclass(annotation, BaseModel)):
+            return []
+        cls, names = annotation, list(annotation.model_fields)
+    return names

@@ -1,0 +1,81 @@
+"""What can go wrong for a user, and the exit code each kind of trouble ends with.
+
+Every error a user can cause or meet is one line: which file, which field, what is wrong, and what to do about it.
+Exit codes: 0 ok, 1 finished but some runs failed or diverged, 2 bad input, 3 audit failed, 4 damaged data,
+5 environment, 70 internal bug, 130 SIGINT, 143 SIGTERM.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PalinodeError(Exception):
+    """An error with a place (file, field), a hint, and an exit code.
+
+    Args:
+        message: what is wrong, without the place.
+        file: the file it is in, as the user named it.
+        field: the dotted path of the field inside that file.
+        hint: what to do about it (for instance the nearest valid name).
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, file: str | None = None, field: str | None = None, hint: str | None = None):
+        super().__init__(message)
+        self.message = message
+        self.file = file
+        self.field = field
+        self.hint = hint
+
+    def at(self, *, file: str | None = None, field: str | None = None) -> PalinodeError:
+        """The same error with its place filled in where it was still unknown."""
+        self.file = self.file or file
+        self.field = self.field or field
+        return self
+
+    def __str__(self) -> str:
+        place = ": ".join(part for part in (self.file, self.field) if part)
+        text = f"{place}: {self.message}" if place else self.message
+        text = f"{text} ({self.hint})" if self.hint else text
+        return printable(text)
+
+
+class BadInput(PalinodeError):
+    """The user's input cannot be used: exit 2, nothing was written."""
+
+    exit_code = 2
+
+
+class AuditFailed(PalinodeError):
+    """An arm can see its own answer, or an audit check failed where none was expected: exit 3."""
+
+    exit_code = 3
+
+
+class Damaged(PalinodeError):
+    """Stored data is damaged and there is no good copy to fall back on: exit 4."""
+
+    exit_code = 4
+
+
+class EnvironmentProblem(PalinodeError):
+    """The machine refused: disk, memory, device or network: exit 5."""
+
+    exit_code = 5
+
+
+def printable(text: str, limit_characters: int = 1000) -> str:
+    """One line without control characters: names from files must not be able to drive the terminal."""
+    flat = "".join(character if character.isprintable() else "?" for character in text.replace("\n", " "))
+    return flat if len(flat) <= limit_characters else flat[: limit_characters - 1] + "…"
+
+
+def nearest(name: str, valid: Iterable[str]) -> str | None:
+    """A hint naming the valid name closest to `name`, or listing all when there are few; None when there is nothing to say."""
+    names = sorted(valid)
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"did you mean {close[0]!r}?"
+    return f"valid: {', '.join(names)}" if 0 < len(names) <= 16 else None

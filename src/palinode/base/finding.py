@@ -1,0 +1,57 @@
+"""What an audit check found: pass, fail or could_not_tell, with its law, its numbers, and how to see it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from palinode.base.config import Config
+
+Outcome = Literal["pass", "fail", "could_not_tell"]
+
+
+class Finding(Config):
+    """One check on one subject.
+
+    Attributes:
+        check: id and name, such as `C1.perturbation`.
+        outcome: pass, fail or could_not_tell (a check without its positive control could not tell).
+        law: the sentence that must hold.
+        message: one line a reader understands: what was found and where.
+        numbers: measured values by name, units in the names.
+        threshold: the bound that decided, in the same unit as the first number.
+        reproduce: seed, length, mode, pair of positions: enough to see it again.
+        pictures: named square matrices (rows: target position, columns: source position) with influence in [0, inf).
+    """
+
+    check: str
+    outcome: Outcome
+    law: str
+    message: str
+    numbers: Mapping[str, float | int | str | None] = Field(default_factory=dict)
+    threshold: float | None = None
+    reproduce: Mapping[str, Any] = Field(default_factory=dict)
+    pictures: Mapping[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
+
+
+class AuditReport(Config):
+    """All findings on one arm (or one model)."""
+
+    subject: str
+    findings: tuple[Finding, ...]
+    seconds: float = 0.0
+
+    @property
+    def outcome(self) -> Outcome:
+        """fail if anything failed; else could_not_tell if anything could not be told; else pass."""
+        outcomes = {finding.outcome for finding in self.findings}
+        if "fail" in outcomes:
+            return "fail"
+        return "could_not_tell" if "could_not_tell" in outcomes or not outcomes else "pass"
+
+    @property
+    def leaks(self) -> tuple[Finding, ...]:
+        """The failed checks that show an arm seeing what it may not (C1, C2)."""
+        return tuple(f for f in self.findings if f.outcome == "fail" and f.check.startswith(("C1", "C2")))

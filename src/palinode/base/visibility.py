@@ -1,0 +1,148 @@
+"""What a slot may see: a small algebra of visibilities, each of which can be turned into a boolean mask.
+
+`mask(T)[i, j]` is True when slot i may read slot j. Two visibilities are native to every mixer: causal and full. `Rtl` is
+causal read from the other end (models flip at their edge); everything else is run through its explicit mask.
+A user's own visibility is a subclass with a `mask` method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from palinode.base.config import Part, PartField, one_of
+
+Native = Literal["causal", "full", "mask"]
+
+
+class Visibility(Part):
+    """Base class. `native` tells a model how it may run this: causal kernels, no mask at all, or the explicit mask."""
+
+    native: ClassVar[Native] = "mask"
+    reads_from_end: ClassVar[bool] = False
+
+    def mask(self, length: int) -> Tensor:
+        """Boolean (length, length): entry [i, j] is True when slot i may read slot j."""
+        raise NotImplementedError(f"{type(self).__name__} must define mask(length)")
+
+    def flipped(self) -> Visibility:
+        """The same visibility for the sequence read from its other end."""
+        return Flipped(of=self)
+
+    def __and__(self, other: Visibility) -> Visibility:
+        return Intersection(left=self, right=other)
+
+    def __or__(self, other: Visibility) -> Visibility:
+        return Union(left=self, right=other)
+
+
+class Ltr(Visibility):
+    """Left to right: slot i reads slots j <= i."""
+
+    kind: ClassVar[str] = "ltr"
+    native: ClassVar[Native] = "causal"
+
+    def mask(self, length: int) -> Tensor:
+        return torch.ones(length, length, dtype=torch.bool).tril()
+
+    def flipped(self) -> Visibility:
+        return Rtl()
+
+
+class Rtl(Visibility):
+    """Right to left: slot i reads slots j >= i. Always the upper triangle at the current length."""
+
+    kind: ClassVar[str] = "rtl"
+    native: ClassVar[Native] = "causal"
+    reads_from_end: ClassVar[bool] = True
+
+    def mask(self, length: int) -> Tensor:
+        return torch.ones(length, length, dtype=torch.bool).triu()
+
+    def flipped(self) -> Visibility:
+        return Ltr()
+
+
+class Full(Visibility):
+    """Every slot reads every slot."""
+
+    kind: ClassVar[str] = "full"
+    native: ClassVar[Native] = "full"
+
+    def mask(self, length: int) -> Tensor:
+        return torch.ones(length, length, dtype=torch.bool)
+
+    def flipped(self) -> Visibility:
+        return self
+
+
+class Prefix(Visibility):
+    """The first `length_slots` slots see one another; the rest is left to right."""
+
+    kind: ClassVar[str] = "prefix"
+    length_slots: int = Field(ge=0)
+
+    def mask(self, length: int) -> Tensor:
+        mask = Ltr().mask(length)
+        mask[: self.length_slots, : self.length_slots] = True
+        return mask
+
+
+class FlippedLowerTriangle(Visibility):
+    """The published "backward" mask, kept to be caught: `tril(ones(size, size)).flip(0)` cut to the window.
+
+    Row i reads columns j <= size - 1 - i, so for windows up to half of `size` every slot reads everything, its own target
+    included. It is anti-triangular; the mirror of the lower triangle is the upper triangle (`Rtl`).
+    """
+
+    kind: ClassVar[str] = "flipped-lower-triangle"
+    size: int = Field(default=1024, ge=1)
+
+    def mask(self, length: int) -> Tensor:
+        if length > self.size:
+            raise ValueError(f"the published mask has {self.size} slots, the window needs {length}")
+        return torch.ones(self.size, self.size, dtype=torch.bool).tril().flip(0)[:length, :length]
+
+
+class Flipped(Visibility):
+    """Another visibility, for the sequence read from its other end."""
+
+    kind: ClassVar[str] = "flipped"
+    of: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+
+    def mask(self, length: int) -> Tensor:
+        return self.of.mask(length).flip(0, 1)
+
+    def flipped(self) -> Visibility:
+        return self.of
+
+
+class Intersection(Visibility):
+    """What both allow."""
+
+    kind: ClassVar[str] = "intersection"
+    left: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+    right: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+
+    def mask(self, length: int) -> Tensor:
+        return self.left.mask(length) & self.right.mask(length)
+
+
+class Union(Visibility):
+    """What either allows."""
+
+    kind: ClassVar[str] = "union"
+    left: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+    right: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+
+    def mask(self, length: int) -> Tensor:
+        return self.left.mask(length) | self.right.mask(length)
+
+
+VISIBILITIES: Mapping[str, type[Visibility]] = {
+    cls.kind: cls for cls in (Ltr, Rtl, Full, Prefix, FlippedLowerTriangle, Flipped, Intersection, Union)
+}

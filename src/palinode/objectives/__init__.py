@@ -1,0 +1,12 @@
+"""Objectives: a window in, an Example out. The table below is all there is; a user's own class is passed as an object."""
+
+from collections.abc import Mapping
+
+from palinode.objectives.base import Objective as Objective
+from palinode.objectives.base import Progress as Progress
+from palinode.objectives.directional import LtrObjective, RtlObjective
+from palinode.objectives.mixture import BothObjective, ChooseObjective
+
+OBJECTIVES: Mapping[str, type[Objective]] = {
+    cls.kind: cls for cls in (LtrObjective, RtlObjective, BothObjective, ChooseObjective)
+}

@@ -1,0 +1,69 @@
+"""What an objective is: a window in, an Example out, and a contract that says what may inform what.
+
+To write one: subclass `Objective`, define `example` (usually one call of `base.example.one_pass` per direction) and
+`may_inform`. If it makes random decisions, define `draw`; nothing in a Draw may depend on token ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Generator, Tensor
+
+from palinode.base.config import Part
+from palinode.base.example import Draw, Example, SpecialTokens
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands: the optimizer step, the planned steps, and the objective's own state (adaptive p)."""
+
+    step: int = 0
+    total_steps: int = 1
+    state: Mapping[str, float] = field(default_factory=dict)
+
+
+class Objective(Part):
+    """Base class of all objectives.
+
+    `may_inform` is written from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit
+    would check the code against itself. `scores_itself` is True only if predicting a token one can see is the point.
+    """
+
+    scores_itself: ClassVar[bool] = False
+
+    def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
+        """Every random decision for `batch` windows; tensors have a leading dimension of `batch`."""
+        return Draw()
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        """Turn (B, N) windows into an Example, with these decisions and no others."""
+        raise NotImplementedError(f"{type(self).__name__} must define example(windows, draw, specials)")
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        """Boolean, broadcast over `source` and `target`: may window token `source` influence the prediction of `target`?
+
+        Args:
+            source, target: window indices (any broadcastable shapes).
+            group: the name of the pass.
+            draw: the decisions made for this one window.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define may_inform(source, target, group, draw)")
+
+    def groups(self) -> tuple[str, ...]:
+        """The names of the passes this objective can make."""
+        return ("ltr",)
+
+    def state(self) -> dict[str, float]:
+        """The state before the first step (empty unless the objective adapts to its losses)."""
+        return {}
+
+    def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
+        """The state after a step with these training losses (nats per token of each pass that was made)."""
+        return dict(state)
+
+    def passes_per_window(self, progress: Progress) -> float:
+        """Expected passes of the full stack for each window, for planning."""
+        return 1.0

@@ -1,0 +1,80 @@
+"""ltr and rtl: predict every token of the window from those before it, or from those after it.
+
+With a direction token the window's N tokens are all scored (N slots); bare, one of them cannot be (N - 1 slots):
+
+    ltr  in [L] a b c d e   target a b c d e f        rtl  in b c d e f [R]   target a b c d e f
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
+from palinode.base.visibility import Ltr, Rtl, Visibility
+from palinode.objectives.base import Objective
+
+
+class LtrObjective(Objective):
+    """Next-token prediction. `direction_token`: start with `[L]`, so that the first token is scored too."""
+
+    kind: ClassVar[str] = "ltr"
+    direction_token: bool = True
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        return ltr_pass(windows, specials, self.direction_token)
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        return source < target
+
+
+class RtlObjective(Objective):
+    """Previous-token prediction, reading from the end. `direction_token`: the text ends with `[R]`, the start of the reading."""
+
+    kind: ClassVar[str] = "rtl"
+    direction_token: bool = True
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        return rtl_pass(windows, specials, self.direction_token)
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        return source > target
+
+    def groups(self) -> tuple[str, ...]:
+        return ("rtl",)
+
+
+def ltr_pass(windows: Tensor, specials: SpecialTokens, direction_token: bool, rows: Tensor | None = None) -> Example:
+    """One left-to-right pass over `rows` of the windows (default: all)."""
+    index = torch.arange(windows.shape[1])
+    sources, targets = (index - 1, index) if direction_token else (index[:-1], index[1:])
+    return one_pass(
+        windows, name="ltr", sees=Ltr(), input_source=sources, target_source=targets, special_input=specials["[L]"], window_row=rows
+    )
+
+
+def rtl_pass(
+    windows: Tensor,
+    specials: SpecialTokens,
+    direction_token: bool,
+    rows: Tensor | None = None,
+    sees: Visibility | None = None,
+) -> Example:
+    """One right-to-left pass over `rows` of the windows (default: all); `sees` replaces the honest visibility."""
+    index = torch.arange(windows.shape[1])
+    if direction_token:
+        targets = index
+        sources = torch.where(index + 1 < windows.shape[1], index + 1, NO_SOURCE)
+    else:
+        sources, targets = index[1:], index[:-1]
+    return one_pass(
+        windows,
+        name="rtl",
+        sees=sees or Rtl(),
+        input_source=sources,
+        target_source=targets,
+        special_input=specials["[R]"],
+        window_row=rows,
+    )

@@ -1,0 +1,99 @@
+"""Both directions in one training run: `both(p)` reads rtl beside ltr, `choose(p)` reads rtl instead of ltr.
+
+Differs from the published implementation in: p = 0 never draws rtl (there it fired once in a thousand); rtl sees the upper
+triangle at the current length (there a flipped lower triangle); the losses are kept apart by pass.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor
+
+from palinode.base.config import Part, PartField, one_of
+from palinode.base.example import Draw, Example, SpecialTokens, joined
+from palinode.base.visibility import VISIBILITIES, Rtl, Visibility
+from palinode.objectives.base import Objective, Progress
+from palinode.objectives.directional import ltr_pass, rtl_pass
+from palinode.objectives.probability import PROBABILITIES, Constant, Probability
+
+Granularity = Literal["batch", "row"]
+RTL = "rtl"  # the name of the decision: does this window read right to left?
+
+
+class Mixture(Objective):
+    """What `both` and `choose` share: the coin, the tokens, and the contract of each pass.
+
+    Attributes:
+        p: probability of the rtl pass: a number, a schedule, or `adaptive`.
+        granularity: one coin per micro-batch (as published) or per window.
+        direction_token: `[L]` / `[R]` mark the direction and let all N tokens be scored.
+        rtl_sees: the visibility of the rtl pass; anything but `rtl` is there to be caught by the audit.
+    """
+
+    p: PartField[Probability, one_of(lambda: PROBABILITIES, "probability")] = Constant(p=0.05)
+    granularity: Granularity = "batch"
+    direction_token: bool = True
+    rtl_sees: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
+
+    def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
+        coins = 1 if self.granularity == "batch" else batch
+        heads = torch.rand(coins, generator=generator, dtype=torch.float64) < self.p.at(progress)
+        return Draw({RTL: heads.expand(batch)})
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        return source < target if group == "ltr" else source > target
+
+    def groups(self) -> tuple[str, ...]:
+        return ("ltr", "rtl")
+
+    def state(self) -> dict[str, float]:
+        return self.p.state()
+
+    def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
+        return self.p.after_step(state, nats_by_group)
+
+    def _rtl(self, windows: Tensor, rows: Tensor, specials: SpecialTokens) -> Example:
+        return rtl_pass(windows, specials, self.direction_token, rows, self.rtl_sees)
+
+
+class BothObjective(Mixture):
+    """Every window is read ltr; with probability p it is *also* read rtl, in the same optimizer step.
+
+    `combine`: `sum` adds the two mean losses (as published, the gradient grows on those steps); `mean` divides by all scored tokens.
+    """
+
+    kind: ClassVar[str] = "both"
+    combine: Literal["sum", "mean"] = "sum"
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        ltr = ltr_pass(windows, specials, self.direction_token)
+        rows = draw[RTL].to(windows.device).nonzero().flatten()
+        if not len(rows):
+            return ltr
+        rtl = self._rtl(windows, rows, specials)
+        denominator = float(ltr.loss_weight.sum()) if self.combine == "sum" else None
+        return joined([ltr, rtl], denominator)
+
+    def passes_per_window(self, progress: Progress) -> float:
+        return 1.0 + self.p.at(progress)
+
+
+class ChooseObjective(Mixture):
+    """Every window is read once: rtl with probability p, else ltr. Equal compute with ltr alone, so the clean comparison."""
+
+    kind: ClassVar[str] = "choose"
+    granularity: Granularity = "row"
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        reads_rtl = draw[RTL].to(windows.device)
+        passes = []
+        if len(rows := (~reads_rtl).nonzero().flatten()):
+            passes.append(ltr_pass(windows, specials, self.direction_token, rows))
+        if len(rows := reads_rtl.nonzero().flatten()):
+            passes.append(self._rtl(windows, rows, specials))
+        return joined(passes)

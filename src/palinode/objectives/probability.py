@@ -1,0 +1,126 @@
+"""The probability p of a second direction: constant, scheduled over the steps, or adapted to the two losses.
+
+All are pure functions of the step (and, for `adaptive`, of a state of two floats that a checkpoint keeps).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from palinode.base.config import Part
+from palinode.objectives.base import Progress
+
+
+class Probability(Part):
+    """Base class: `at(progress)` is p at that step, exactly 0 or 1 where it says so."""
+
+    def at(self, progress: Progress) -> float:
+        """p in [0, 1] at this point of training."""
+        raise NotImplementedError(f"{type(self).__name__} must define at(progress)")
+
+    def state(self) -> dict[str, float]:
+        """The state before the first step."""
+        return {}
+
+    def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
+        """The state after a step with these losses."""
+        return dict(state)
+
+
+class Constant(Probability):
+    """The same p at every step."""
+
+    kind: ClassVar[str] = "constant"
+    p: float = Field(ge=0.0, le=1.0)
+
+    def at(self, progress: Progress) -> float:
+        return self.p
+
+
+class Linear(Probability):
+    """From p_start to p_end in a straight line over the run."""
+
+    kind: ClassVar[str] = "linear"
+    p_start: float = Field(ge=0.0, le=1.0)
+    p_end: float = Field(ge=0.0, le=1.0)
+
+    def at(self, progress: Progress) -> float:
+        return self.p_start + (self.p_end - self.p_start) * _share(progress)
+
+
+class Cosine(Probability):
+    """From p_start to p_end along half a cosine over the run."""
+
+    kind: ClassVar[str] = "cosine"
+    p_start: float = Field(ge=0.0, le=1.0)
+    p_end: float = Field(ge=0.0, le=1.0)
+
+    def at(self, progress: Progress) -> float:
+        return self.p_end + (self.p_start - self.p_end) * 0.5 * (1 + math.cos(math.pi * _share(progress)))
+
+
+class StepAt(Probability):
+    """p_before until optimizer step `at_step`, then p_after. `p_before = 0` is "only after"."""
+
+    kind: ClassVar[str] = "step"
+    at_step: int = Field(ge=0)
+    p_before: float = Field(ge=0.0, le=1.0)
+    p_after: float = Field(ge=0.0, le=1.0)
+
+    def at(self, progress: Progress) -> float:
+        return self.p_before if progress.step < self.at_step else self.p_after
+
+
+class Cooldown(Probability):
+    """p, falling in a straight line to 0 over the last `share` of the run."""
+
+    kind: ClassVar[str] = "cooldown"
+    p: float = Field(ge=0.0, le=1.0)
+    share: float = Field(default=0.2, gt=0.0, le=1.0)
+
+    def at(self, progress: Progress) -> float:
+        left = (1.0 - _share(progress)) / self.share
+        return self.p * min(1.0, max(0.0, left))
+
+
+class Adaptive(Probability):
+    """p from the running difference of the two losses, starting at 1.
+
+    rule `ratio` (as published): p = clip(exp(rtl - ltr), floor, 1). An honest rtl loss is a little above ltr, so this sits at 1.
+    rule `difference`: p = clip((rtl - ltr) / scale_nats, floor, 1), which has an interior fixed point.
+    `ema` smooths the difference of losses (0: the last step alone, as published).
+    """
+
+    kind: ClassVar[str] = "adaptive"
+    rule: Literal["ratio", "difference"] = "ratio"
+    ema: float = Field(default=0.98, ge=0.0, lt=1.0)
+    floor: float = Field(default=0.01, ge=0.0, le=1.0)
+    scale_nats: float = Field(default=0.1, gt=0.0)
+
+    def at(self, progress: Progress) -> float:
+        return progress.state.get("p", 1.0)
+
+    def state(self) -> dict[str, float]:
+        return {"p": 1.0}
+
+    def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
+        if "ltr" not in nats_by_group or "rtl" not in nats_by_group:
+            return dict(state)
+        now = nats_by_group["rtl"] - nats_by_group["ltr"]
+        gap = self.ema * state["gap_nats"] + (1 - self.ema) * now if "gap_nats" in state else now
+        raw = math.exp(min(gap, 0.0)) if self.rule == "ratio" else gap / self.scale_nats
+        return {"gap_nats": gap, "p": min(1.0, max(self.floor, raw))}
+
+
+def _share(progress: Progress) -> float:
+    """How far the run is, from 0 at the first step to 1 at the last."""
+    return min(1.0, progress.step / max(1, progress.total_steps - 1))
+
+
+PROBABILITIES: Mapping[str, type[Probability]] = {
+    cls.kind: cls for cls in (Constant, Linear, Cosine, StepAt, Cooldown, Adaptive)
+}
