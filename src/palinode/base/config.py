@@ -92,7 +92,9 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
         written_with = fields.pop("source_sha256", None)
         if stray := [key for key in fields if key not in known[kind].model_fields]:
             hint = nearest(stray[0], known[kind].model_fields) or ""
-            raise PydanticCustomError(UNKNOWN_PART_KEY, "unknown key of {kind!r}", {"kind": kind, "key": stray[0], "hint": hint})
+            raise PydanticCustomError(
+                UNKNOWN_PART_KEY, "unknown key of {kind!r}", {"kind": kind, "key": stray[0], "hint": hint}
+            )
         if kind.startswith(USER_PREFIX) and written_with not in (None, source_sha256(known[kind])):
             raise ValueError(f"the source of {kind} has changed since this spec was written")
         return known[kind].model_validate(fields, context=info.context)
@@ -103,7 +105,9 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
 PartField = Annotated  # a readable name at the place of use: PartField[Objective, one_of(table, "objective")]
 
 
-def decode(cls: type[C], data: Any, *, file: str | None = None, user_parts: Mapping[str, type[Part]] | None = None) -> C:
+def decode(
+    cls: type[C], data: Any, *, file: str | None = None, user_parts: Mapping[str, type[Part]] | None = None
+) -> C:
     """Decode plain data (from TOML, JSON, `--set`) into a config.
 
     Raises:

@@ -57,7 +57,9 @@ class Draw:
 
     def repeated(self, count: int) -> Draw:
         """The decisions of the first window for `count` windows: the audit rebuilds perturbed copies with one Draw."""
-        return Draw({name: decision[:1].expand(count, *decision.shape[1:]) for name, decision in self.decisions.items()})
+        return Draw(
+            {name: decision[:1].expand(count, *decision.shape[1:]) for name, decision in self.decisions.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def one_pass(
     loss_weight: Tensor | None = None,
     window_row: Tensor | None = None,
 ) -> Example:
-    """Build an Example of one pass from index arrays: ids are gathered from the windows, so that provenance is true by construction.
+    """Build an Example of one pass from index arrays; ids are gathered from the windows, so provenance is true by construction.
 
     Args:
         windows: (B, N) token ids.

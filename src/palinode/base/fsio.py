@@ -27,9 +27,8 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         EnvironmentProblem: the disk refused (full, read-only, no permission); the old file is intact, no temporary stays.
     """
-    with committed(path) as temporary:
-        with open(temporary, "wb") as handle:
-            handle.write(content)
+    with committed(path) as temporary, open(temporary, "wb") as handle:
+        handle.write(content)
 
 
 def write_text(path: Path, text: str) -> None:

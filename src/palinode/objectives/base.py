@@ -67,3 +67,11 @@ class Objective(Part):
     def passes_per_window(self, progress: Progress) -> float:
         """Expected passes of the full stack for each window, for planning."""
         return 1.0
+
+    def evaluation(self) -> dict[str, Objective]:
+        """How a model trained on this objective is evaluated, by name. Empty: the honest ltr and rtl passes.
+
+        An objective that trains through another visibility evaluates through it too; an objective of another kind adds
+        itself under its own name.
+        """
+        return {}

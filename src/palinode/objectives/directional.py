@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from palinode.base.config import PartField, one_of
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
-from palinode.base.visibility import Ltr, Rtl, Visibility
+from palinode.base.visibility import VISIBILITIES, Ltr, Rtl, Visibility
 from palinode.objectives.base import Objective
 
 
@@ -29,15 +30,24 @@ class LtrObjective(Objective):
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return source < target
 
+    def evaluation(self) -> dict[str, Objective]:
+        return {"ltr": self, "rtl": RtlObjective(direction_token=self.direction_token)}
+
 
 class RtlObjective(Objective):
-    """Previous-token prediction, reading from the end. `direction_token`: the text ends with `[R]`, the start of the reading."""
+    """Previous-token prediction, reading from the end.
+
+    Attributes:
+        direction_token: the text ends with `[R]`, which is the start of the reading.
+        sees: the visibility of the pass; anything but `rtl` is there to be caught by the audit.
+    """
 
     kind: ClassVar[str] = "rtl"
     direction_token: bool = True
+    sees: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        return rtl_pass(windows, specials, self.direction_token)
+        return rtl_pass(windows, specials, self.direction_token, sees=self.sees)
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return source > target
@@ -45,13 +55,22 @@ class RtlObjective(Objective):
     def groups(self) -> tuple[str, ...]:
         return ("rtl",)
 
+    def evaluation(self) -> dict[str, Objective]:
+        return {"ltr": LtrObjective(direction_token=self.direction_token), "rtl": self}
+
 
 def ltr_pass(windows: Tensor, specials: SpecialTokens, direction_token: bool, rows: Tensor | None = None) -> Example:
     """One left-to-right pass over `rows` of the windows (default: all)."""
     index = torch.arange(windows.shape[1])
     sources, targets = (index - 1, index) if direction_token else (index[:-1], index[1:])
     return one_pass(
-        windows, name="ltr", sees=Ltr(), input_source=sources, target_source=targets, special_input=specials["[L]"], window_row=rows
+        windows,
+        name="ltr",
+        sees=Ltr(),
+        input_source=sources,
+        target_source=targets,
+        special_input=specials["[L]"],
+        window_row=rows,
     )
 
 
@@ -60,9 +79,10 @@ def rtl_pass(
     specials: SpecialTokens,
     direction_token: bool,
     rows: Tensor | None = None,
-    sees: Visibility | None = None,
+    *,
+    sees: Visibility,
 ) -> Example:
-    """One right-to-left pass over `rows` of the windows (default: all); `sees` replaces the honest visibility."""
+    """One right-to-left pass over `rows` of the windows (None: all)."""
     index = torch.arange(windows.shape[1])
     if direction_token:
         targets = index
@@ -72,7 +92,7 @@ def rtl_pass(
     return one_pass(
         windows,
         name="rtl",
-        sees=sees or Rtl(),
+        sees=sees,
         input_source=sources,
         target_source=targets,
         special_input=specials["[R]"],

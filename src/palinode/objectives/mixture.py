@@ -6,19 +6,17 @@ triangle at the current length (there a flipped lower triangle); the losses are 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field
 from torch import Generator, Tensor
 
-from palinode.base.config import Part, PartField, one_of
+from palinode.base.config import PartField, one_of
 from palinode.base.example import Draw, Example, SpecialTokens, joined
 from palinode.base.visibility import VISIBILITIES, Rtl, Visibility
 from palinode.objectives.base import Objective, Progress
-from palinode.objectives.directional import ltr_pass, rtl_pass
+from palinode.objectives.directional import LtrObjective, RtlObjective, ltr_pass, rtl_pass
 from palinode.objectives.probability import PROBABILITIES, Constant, Probability
 
 Granularity = Literal["batch", "row"]
@@ -57,14 +55,19 @@ class Mixture(Objective):
     def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
         return self.p.after_step(state, nats_by_group)
 
+    def evaluation(self) -> dict[str, Objective]:
+        rtl = RtlObjective(direction_token=self.direction_token, sees=self.rtl_sees)
+        return {"ltr": LtrObjective(direction_token=self.direction_token), "rtl": rtl}
+
     def _rtl(self, windows: Tensor, rows: Tensor, specials: SpecialTokens) -> Example:
-        return rtl_pass(windows, specials, self.direction_token, rows, self.rtl_sees)
+        return rtl_pass(windows, specials, self.direction_token, rows, sees=self.rtl_sees)
 
 
 class BothObjective(Mixture):
     """Every window is read ltr; with probability p it is *also* read rtl, in the same optimizer step.
 
-    `combine`: `sum` adds the two mean losses (as published, the gradient grows on those steps); `mean` divides by all scored tokens.
+    `combine`: `sum` adds the two mean losses (as published; the gradient grows on those steps), `mean` divides by all scored
+    tokens.
     """
 
     kind: ClassVar[str] = "both"

@@ -1,0 +1,44 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs, once; without a network it uses what is there.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed-core
+DEV    := $(VENV)/.installed-dev
+
+.PHONY: demo test lint test-nightly bench clean
+
+demo: $(STAMP)
+	$(BIN)/palinode run experiments/demo.py --report
+
+test: $(DEV) lint
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
+
+lint: $(DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+test-nightly: $(DEV)
+	$(BIN)/python -m pytest -m nightly
+
+bench: $(DEV)
+	for program in benchmarks/*.py; do $(BIN)/python $$program || exit 1; done
+
+# torch first and alone: a resolver left to itself may fetch another build with gigabytes of GPU libraries.
+$(VENV)/.installed-torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	@touch $@
+
+$(STAMP): $(VENV)/.installed-torch pyproject.toml
+	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e .
+	@touch $@
+
+$(DEV): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $@ $(STAMP)
+
+clean:
+	rm -rf $(VENV) build src/palinode.egg-info

@@ -1,0 +1,264 @@
+"""What a run and an experiment left behind, as plain frozen data.
+
+A run directory holds spec.json, metrics.jsonl, audit.json and, written last, result.json. A run without a result is
+unfinished, a run whose files do not decode is damaged: both are outcomes that every listing shows, never gaps.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
+
+from palinode.base import fsio
+from palinode.base.config import Config, decode
+from palinode.base.errors import BadInput, Damaged
+from palinode.base.finding import AuditReport
+
+RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
+RecordOutcome = Literal["done", "diverged", "failed", "stopped", "oom", "unfinished", "damaged", "missing"]
+Number = float | int | None
+
+C = TypeVar("C", bound=Config)
+SPEC_FILE, METRICS_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "metrics.jsonl", "audit.json", "result.json"
+LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures is a few MB; a file beyond this is not one of ours
+
+
+class Result(Config):
+    """How a run ended (result.json, written last).
+
+    Attributes:
+        outcome: done, diverged, failed, stopped or oom. Anything but done has a `reason`.
+        scores: split -> direction -> score name -> number, such as scores["validation"]["ltr"]["nats_per_token"].
+        counters: window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
+            optimizer_steps, evaluations.
+        parameters: count by group, and `total`, `non_embedding`.
+        seconds: train, evaluate, audit, checkpoint, total.
+        fingerprint: what the bits depend on besides the spec: torch, python, device, cpu_capability, threads, platform.
+        attempts: how many processes worked on this run (1 = never interrupted).
+    """
+
+    run_id: str
+    outcome: RunOutcome
+    reason: str | None = None
+    scores: Mapping[str, Mapping[str, Mapping[str, Number]]] = Field(default_factory=dict)
+    counters: Mapping[str, Number] = Field(default_factory=dict)
+    parameters: Mapping[str, int] = Field(default_factory=dict)
+    seconds: Mapping[str, Number] = Field(default_factory=dict)
+    fingerprint: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
+    weights_sha256: str | None = None
+    attempts: int = Field(default=1, ge=1)
+
+    def score(self, metric: str) -> float | None:
+        """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has none."""
+        split, _, rest = metric.partition(".")
+        direction, _, name = rest.partition(".")
+        value = self.scores.get(split, {}).get(direction, {}).get(name)
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True)
+class Record:
+    """Everything one run left behind; metrics and audit are read from disk on first use.
+
+    Attributes:
+        spec: the resolved spec as plain data (empty when damaged or not written yet).
+        result: None while the run is unfinished, or when `damage` says why it cannot be read.
+    """
+
+    run_id: str
+    directory: Path
+    spec: Mapping[str, Any]
+    result: Result | None
+    damage: Damaged | None = None
+
+    @property
+    def outcome(self) -> RecordOutcome:
+        """The result's outcome; `unfinished` without a result; `damaged` when a file does not decode."""
+        if self.damage is not None:
+            return "damaged"
+        return self.result.outcome if self.result is not None else "unfinished"
+
+    @property
+    def reason(self) -> str | None:
+        """Why the run did not end well, when it did not."""
+        return str(self.damage) if self.damage is not None else (self.result.reason if self.result else None)
+
+    @cached_property
+    def metrics(self) -> tuple[dict[str, Any], ...]:
+        """The rows of metrics.jsonl by step; of two rows for the same step the later attempt's counts."""
+        path = self.directory / METRICS_FILE
+        if not _is_there(path):
+            return ()
+        latest: dict[tuple[str, str, int], dict[str, Any]] = {}
+        for row in fsio.read_lines(path):
+            key = (str(row.get("event")), str(row.get("split", "")), _whole(row.get("step")))
+            if key not in latest or _whole(row.get("attempt")) >= _whole(latest[key].get("attempt")):
+                latest[key] = row
+        return tuple(latest[key] for key in sorted(latest, key=lambda key: (key[2], key[0], key[1])))
+
+    @cached_property
+    def audit(self) -> dict[str, Any] | None:
+        """The run's own audit (audit.json) as plain data; None when it has none.
+
+        Raises:
+            Damaged: naming the file.
+        """
+        path = self.directory / AUDIT_FILE
+        return read_table(path) if _is_there(path) else None
+
+    def audit_report(self) -> AuditReport | None:
+        """The run's own audit, decoded."""
+        return None if self.audit is None else decode_stored(AuditReport, self.audit, self.directory / AUDIT_FILE)
+
+
+class ArmEntry(Config):
+    """One arm as it was resolved: its diff against the base is (dotted path, before, after) per changed leaf."""
+
+    name: str
+    expect_leak: bool = False
+    note: str = ""
+    diff: tuple[tuple[str, Any, Any], ...] = ()
+
+
+class RunEntry(Config):
+    """Which run is this arm at this scale with this seed."""
+
+    arm: str
+    scale: str
+    seed: int
+    run_id: str
+
+
+class ExperimentEntry(Config):
+    """A resolved experiment (experiments/<name>--<size>.json), written before its first run.
+
+    Attributes:
+        created: ISO 8601 time.
+        command: the command line that wrote this entry; `code`: the experiment file.
+        decision: the rule fixed before the runs, as plain data: metric, baseline, better, confidence, smallest_effect,
+            equal.
+        audits: arm -> scale -> hash of the cached audit.
+        plan: what was predicted before the runs (hours, tokens, FLOPs, disk).
+    """
+
+    name: str
+    size: str
+    question: str = ""
+    created: str = ""
+    command: tuple[str, ...] = ()
+    code: str | None = None
+    decision: Mapping[str, Any] = Field(default_factory=dict)
+    arms: tuple[ArmEntry, ...] = ()
+    scales: tuple[str, ...] = ("base",)
+    seeds: tuple[int, ...] = ()
+    runs: tuple[RunEntry, ...] = ()
+    audits: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
+    plan: Mapping[str, Any] = Field(default_factory=dict)
+
+    @property
+    def full_name(self) -> str:
+        """`<name>--<size>`: what the entry's file and its report are called."""
+        return f"{self.name}--{self.size}"
+
+    def arm(self, name: str) -> ArmEntry:
+        """The arm of this name.
+
+        Raises:
+            BadInput: there is none.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise BadInput(
+            f"no arm named {name!r}", field="arms", hint=f"valid: {', '.join(arm.name for arm in self.arms)}"
+        )
+
+
+@dataclass(frozen=True)
+class ExperimentRun:
+    """One cell of an experiment and what the store holds of it; `record` is None when nothing was written."""
+
+    entry: RunEntry
+    record: Record | None
+
+    @property
+    def outcome(self) -> RecordOutcome:
+        """The record's outcome, or `missing` when the run never started."""
+        return self.record.outcome if self.record is not None else "missing"
+
+    @property
+    def result(self) -> Result | None:
+        return self.record.result if self.record is not None else None
+
+
+@dataclass(frozen=True)
+class ExperimentRecord:
+    """An experiment with everything its runs and audits left behind.
+
+    Attributes:
+        runs: one per (arm, scale, seed), in the entry's order, the missing and the damaged included.
+        audits: (arm, scale) -> its audit; absent where none was stored.
+        damaged: audits of this experiment that do not decode.
+    """
+
+    entry: ExperimentEntry
+    runs: tuple[ExperimentRun, ...]
+    audits: Mapping[tuple[str, str], AuditReport]
+    damaged: tuple[Damaged, ...] = ()
+
+    def runs_of(self, arm: str, scale: str) -> tuple[ExperimentRun, ...]:
+        """The runs of one arm at one scale, in the order of the seeds."""
+        return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
+
+    def leaks(self, arm: str) -> bool:
+        """Whether an audit of this arm, at any scale, shows it seeing what it may not."""
+        return any(report.leaks for (audited, _), report in self.audits.items() if audited == arm)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """A JSON file of ours whose top level is a table. Links, pipes and devices are refused: stores come from strangers.
+
+    Raises:
+        Damaged: naming the file.
+    """
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise Damaged(f"cannot be read: {error.strerror}", file=str(path)) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise Damaged("is not a regular file", file=str(path))
+    if status.st_size > LARGEST_JSON_BYTES:
+        raise Damaged(f"holds {status.st_size} bytes; ours never pass {LARGEST_JSON_BYTES}", file=str(path))
+    value = fsio.read_json(path)
+    if not isinstance(value, dict):
+        raise Damaged("is not a table", file=str(path))
+    return value
+
+
+def decode_stored(cls: type[C], data: Any, path: Path) -> C:
+    """Decode what the store holds.
+
+    Raises:
+        Damaged: it does not have the shape of `cls` (a stored file that does not decode is damage, not bad input).
+    """
+    try:
+        return decode(cls, data, file=str(path))
+    except BadInput as error:
+        raise Damaged(error.message, file=str(path), field=error.field) from error
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _whole(value: Any) -> int:
+    return value if isinstance(value, int) else 0

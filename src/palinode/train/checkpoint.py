@@ -1,0 +1,180 @@
+"""Checkpoints that are whole or not there: safetensors files and a manifest with their hashes, written last.
+
+`ckpt/step-N/{model.safetensors, optimizer.safetensors, manifest.json}`. Loading verifies every hash and falls back to the
+newest good one; a damaged checkpoint is never loaded silently and never counts as one of those that are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from palinode.base import fsio
+from palinode.base.errors import Damaged
+
+MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
+FORMAT_VERSION = 1
+
+
+@dataclass
+class Saved:
+    """What a checkpoint knows besides tensors. Plain numbers only."""
+
+    run_id: str
+    step: int
+    counters: dict[str, float] = field(default_factory=dict)
+    objective_state: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+def save_checkpoint(
+    root: Path, saved: Saved, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int
+) -> Path:
+    """Write `root/step-N` durably, then delete all but the newest `keep` verified checkpoints."""
+    directory = root / f"step-{saved.step}"
+    contents = {
+        MODEL_FILE: save(_contiguous(model.state_dict())),
+        OPTIMIZER_FILE: save(_contiguous(dict(_optimizer_tensors(model, optimizers)))),
+    }
+    for name, content in contents.items():
+        fsio.write_bytes(directory / name, content)
+    files = {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in contents.items()}
+    fsio.write_json(directory / MANIFEST_FILE, {"version": FORMAT_VERSION, "files": files, **asdict(saved)})
+    _keep_newest(root, keep)
+    return directory
+
+
+def load_newest(
+    root: Path, run_id: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> tuple[Saved | None, list[str]]:
+    """Restore the newest checkpoint whose hashes hold; also the reasons why newer ones were passed over.
+
+    Returns:
+        (what was saved, or None when there is nothing to resume from; one line for each damaged checkpoint)
+    """
+    passed_over = []
+    for directory in newest_first(root):
+        try:
+            return _restore(directory, run_id, model, optimizers), passed_over
+        except Damaged as problem:
+            passed_over.append(str(problem))
+    return None, passed_over
+
+
+def load_weights(directory: Path, model: nn.Module) -> Saved:
+    """Load the weights of one checkpoint directory.
+
+    Raises:
+        Damaged: a hash does not hold, or the tensors do not fit the model.
+    """
+    saved, contents = _verified(directory)
+    _load_model(directory, contents[MODEL_FILE], model)
+    return saved
+
+
+def newest_first(root: Path) -> list[Path]:
+    """Checkpoint directories, newest step first."""
+    found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """SHA-256 of the model's tensors in safetensors form: equal bits, equal hash."""
+    return _sha256(save(_contiguous(model.state_dict())))
+
+
+def _restore(directory: Path, run_id: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Saved:
+    saved, contents = _verified(directory)
+    if saved.run_id != run_id:
+        raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
+    _load_model(directory, contents[MODEL_FILE], model)
+    try:
+        _load_optimizers(load(contents[OPTIMIZER_FILE]), model, optimizers)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise Damaged(f"optimizer state does not fit: {error}", file=str(directory / OPTIMIZER_FILE)) from error
+    return saved
+
+
+def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
+    manifest = fsio.read_json(directory / MANIFEST_FILE)
+    try:
+        if manifest["version"] != FORMAT_VERSION:
+            raise Damaged(f"checkpoint format {manifest['version']} is not {FORMAT_VERSION}", file=str(directory))
+        names = ("run_id", "step", "counters", "objective_state", "seconds")
+        saved = Saved(**{name: manifest[name] for name in names})
+        hashes = {name: manifest["files"][name]["sha256"] for name in (MODEL_FILE, OPTIMIZER_FILE)}
+    except (KeyError, TypeError) as error:
+        raise Damaged(f"manifest lacks {error}", file=str(directory / MANIFEST_FILE)) from error
+    contents = {}
+    for name, expected in hashes.items():
+        path = directory / name
+        contents[name] = path.read_bytes() if path.is_file() else b""
+        if _sha256(contents[name]) != expected:
+            raise Damaged("hash does not match its manifest", file=str(path))
+    return saved, contents
+
+
+def _load_model(directory: Path, content: bytes, model: nn.Module) -> None:
+    try:
+        model.load_state_dict(load(content))
+    except (SafetensorError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise Damaged(f"weights do not fit the model: {reason}", file=str(directory / MODEL_FILE)) from error
+
+
+def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
+    """Each state tensor under `<parameter name>/<state name>`: names outlive the order of groups."""
+    for name, parameter, optimizer in _owners(model, optimizers):
+        for key, value in optimizer.state[parameter].items():
+            yield f"{name}/{key}", torch.as_tensor(value)
+
+
+def _load_optimizers(tensors: Mapping[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+    owners = {name: (parameter, optimizer) for name, parameter, optimizer in _owners(model, optimizers)}
+    for optimizer in optimizers:
+        optimizer.state.clear()
+    for key, value in tensors.items():
+        name, _, state_name = key.rpartition("/")
+        parameter, optimizer = owners[name]
+        # Adam's step counters live on the CPU whatever the parameter's device is.
+        optimizer.state[parameter][state_name] = value if state_name == "step" else value.to(parameter.device)
+
+
+def _owners(
+    model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                yield names[id(parameter)], parameter, optimizer
+
+
+def _contiguous(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _keep_newest(root: Path, keep: int) -> None:
+    good = 0
+    for directory in newest_first(root):
+        if good < keep:
+            try:
+                _verified(directory)
+                good += 1
+            except Damaged:
+                continue
+        else:
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,180 @@
+"""The training loop: the only place where parameters change.
+
+A step is a pure function of (parameters, optimizer state, step number): windows, decisions and dropout come from named
+streams at that step, so a run that was interrupted goes on with the same bits. Evaluation is a callback that gets the
+model and touches none of those streams.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from palinode.base.example import Example, SpecialTokens
+from palinode.base.seeds import derive, generator
+from palinode.data.windows import TrainWindows
+from palinode.models.base import LanguageModel
+from palinode.models.direction import read
+from palinode.objectives import Objective, Progress
+from palinode.objectives.loss import weighted_nats
+from palinode.train.optim import set_learning_rates
+from palinode.train.parallel import autocast
+from palinode.train.recipe import Recipe
+
+
+@dataclass
+class Counters:
+    """What training consumed so far, counted from the batches that were really read (definitions: objectives, A2)."""
+
+    optimizer_steps: int = 0
+    window_tokens: int = 0
+    tokens_read: int = 0
+    tokens_scored: int = 0
+    tokens_scored_ltr: int = 0
+    tokens_scored_rtl: int = 0
+    passes: float = 0.0
+    train_flops: float = 0.0
+
+
+@dataclass
+class Training:
+    """Everything a run is made of between two steps."""
+
+    model: LanguageModel
+    optimizers: list[torch.optim.Optimizer]
+    objective: Objective
+    recipe: Recipe
+    windows: TrainWindows
+    specials: SpecialTokens
+    seed: int
+    device: torch.device
+    counters: Counters = field(default_factory=Counters)
+    objective_state: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken so far; the index of the next one."""
+        return self.counters.optimizer_steps
+
+    def progress(self) -> Progress:
+        """Where training stands, for objectives with schedules."""
+        return Progress(self.step, self.recipe.steps, dict(self.objective_state))
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimizer step showed, measured before its update."""
+
+    step: int
+    nats_by_group: dict[str, float]
+    learning_rate_factor: float
+    gradient_norm: float
+    seconds: float
+
+
+class DivergedError(Exception):
+    """The loss or the gradient stopped being finite at a step; the parameters are those from before that step."""
+
+    def __init__(self, step: int, what: str):
+        super().__init__(f"{what} is not finite at step {step}")
+        self.step = step
+
+
+def train(
+    training: Training,
+    *,
+    after_step: Callable[[StepReport], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Take steps until the recipe's last one; True when it got there, False when `should_stop` asked for an end.
+
+    Raises:
+        DivergedError: loss or gradient norm is not finite; the offending update was not applied.
+    """
+    training.model.train()
+    while training.step < training.recipe.steps:
+        if should_stop():
+            return False
+        after_step(take_step(training))
+    return True
+
+
+def take_step(training: Training) -> StepReport:
+    """One optimizer step: build the batch's Examples, add up gradients over micro-batches, clip, update."""
+    started = time.perf_counter()
+    step, recipe = training.step, training.recipe
+    factor = recipe.schedule.factor(step, recipe.steps)
+    examples = batch_examples(training)
+    nats_by_group = _accumulate_gradients(training, examples)
+    norm = _gradient_norm(training.model, recipe.gradient_clip)
+    if not math.isfinite(norm):
+        raise DivergedError(step, "the gradient norm")
+    set_learning_rates(training.optimizers, factor)
+    for optimizer in training.optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    training.objective_state = training.objective.after_step(training.objective_state, nats_by_group)
+    _count(training, examples)
+    return StepReport(step, nats_by_group, factor, norm, time.perf_counter() - started)
+
+
+def batch_examples(training: Training) -> list[Example]:
+    """The Examples of the next step, one for each micro-batch; a pure function of (seed, step)."""
+    step, recipe = training.step, training.recipe
+    examples = []
+    for micro in range(recipe.micro_batches):
+        windows = training.windows.batch(step, recipe.batch_windows, micro, recipe.micro_batches)
+        decisions = generator(training.seed, "objective", step, micro)
+        draw = training.objective.draw(windows.shape[0], windows.shape[1], decisions, training.progress())
+        examples.append(training.objective.example(windows, draw, training.specials).to(training.device))
+    return examples
+
+
+def _accumulate_gradients(training: Training, examples: list[Example]) -> dict[str, float]:
+    """Backward through every micro-batch of one weighted mean over the whole batch; returns nats per token by pass."""
+    denominator = sum(example.denominator for example in examples)
+    nats: dict[str, Tensor] = {}
+    scored: dict[str, int] = {}
+    for micro, example in enumerate(examples):
+        # nn.functional.dropout draws from torch's global stream; nothing else does.
+        torch.manual_seed(derive(training.seed, "dropout", training.step, micro))
+        with autocast(training.device, training.recipe.precision):
+            hidden = read(training.model, example)
+        loss = weighted_nats(example, hidden, training.model.logits)
+        (loss.total / denominator).backward()
+        for name, count in loss.scored_by_group.items():
+            nats[name] = nats.get(name, torch.zeros((), device=training.device)) + loss.nats_by_group[name]
+            scored[name] = scored.get(name, 0) + count
+    means = {name: float(total) / max(1, scored[name]) for name, total in nats.items()}
+    if not all(math.isfinite(value) for value in means.values()):
+        raise DivergedError(training.step, "the loss")
+    return means
+
+
+def _gradient_norm(model: nn.Module, clip: float | None) -> float:
+    """The global norm before clipping; gradients are scaled in place when it exceeds `clip`."""
+    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
+    return float(nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
+
+
+def _count(training: Training, examples: list[Example]) -> None:
+    counters = training.counters
+    windows = sum(training.recipe.batch_windows // training.recipe.micro_batches for _ in examples)
+    counters.optimizer_steps += 1
+    counters.window_tokens += windows * training.windows.window_tokens
+    for example in examples:
+        rows, slots = example.inputs.shape
+        counters.tokens_read += rows * slots
+        counters.passes += rows / windows
+        for group, part in example.by_group():
+            scored = int((example.loss_weight[part] > 0).sum())
+            counters.tokens_scored += scored
+            counters.tokens_scored_ltr += scored if group.name == "ltr" else 0
+            counters.tokens_scored_rtl += scored if group.name == "rtl" else 0
+            cost = training.model.cost(slots, group.sees)
+            counters.train_flops += cost.train_flops(group.rows * slots)

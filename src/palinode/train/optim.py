@@ -1,0 +1,133 @@
+"""Which optimizer moves which parameter. Every trainable parameter is in exactly one group, or building raises.
+
+Parameters arrive by role (`embedding`, `position`, `matrix`, `head`, `vector`, ...) from the model; an optimizer config maps
+roles to learning rates. `matrix` holds the hidden two-dimensional weights, the only ones Muon may orthogonalise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from palinode.base.config import Part
+
+NamedParameters = list[tuple[str, nn.Parameter]]
+Roles = Mapping[str, NamedParameters]
+
+
+class OptimizerConfig(Part):
+    """Base class: `build` gives the torch optimizers that together own every parameter once.
+
+    Each parameter group carries `peak_lr`; the trainer sets `lr = peak_lr * schedule factor` before every step.
+    """
+
+    weight_decay: float = Field(default=0.1, ge=0.0)
+
+    def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+        """The optimizers for these parameters."""
+        raise NotImplementedError(f"{type(self).__name__} must define build(roles)")
+
+
+class AdamW(OptimizerConfig):
+    """AdamW on everything; weight decay on tensors of two or more dimensions (embeddings and positions included)."""
+
+    kind: ClassVar[str] = "adamw"
+    learning_rate: float = Field(default=1e-3, gt=0.0)
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.99, ge=0.0, lt=1.0)
+    epsilon: float = Field(default=1e-8, gt=0.0)
+
+    def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+        named = all_parameters(roles)
+        decayed = [parameter for _, parameter in named if parameter.dim() >= 2]
+        plain = [parameter for _, parameter in named if parameter.dim() < 2]
+        groups = [
+            {"params": parameters, "weight_decay": decay, "lr": self.learning_rate, "peak_lr": self.learning_rate}
+            for parameters, decay in ((decayed, self.weight_decay), (plain, 0.0))
+            if parameters
+        ]
+        return [torch.optim.AdamW(groups, betas=(self.beta1, self.beta2), eps=self.epsilon)]
+
+
+class MuonAdamW(OptimizerConfig):
+    """Muon (orthogonalised momentum) for hidden matrices, AdamW with a rate per role for the rest.
+
+    Formula and defaults: the track-3 recipe of modded-nanogpt (03-models 4.2): 12 Newton-Schulz steps with
+    (2, -1.5, 0.5), update scaled by sqrt(max(1, rows / columns)).
+    """
+
+    kind: ClassVar[str] = "muon+adamw"
+    matrix_learning_rate: float = Field(default=0.025, gt=0.0)
+    momentum: float = Field(default=0.95, ge=0.0, lt=1.0)
+    weight_decay: float = Field(default=0.05, ge=0.0)
+    embedding_learning_rate: float = Field(default=0.7, gt=0.0)
+    head_learning_rate: float = Field(default=0.004, gt=0.0)
+    vector_learning_rate: float = Field(default=0.015, gt=0.0)
+    beta1: float = Field(default=0.8, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    epsilon: float = Field(default=1e-10, gt=0.0)
+    other_weight_decay: float = Field(default=0.001, ge=0.0)
+
+    def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+        rates = {"embedding": self.embedding_learning_rate, "head": self.head_learning_rate}
+        matrices = [parameter for _, parameter in roles.get("matrix", [])]
+        groups: list[dict[str, Any]] = []
+        for role, named in roles.items():
+            if role != "matrix" and named:
+                rate = rates.get(role, self.vector_learning_rate)
+                groups.append({"params": [parameter for _, parameter in named], "lr": rate, "peak_lr": rate})
+        betas = (self.beta1, self.beta2)
+        optimizers: list[torch.optim.Optimizer] = []
+        if groups:
+            optimizers.append(
+                torch.optim.AdamW(groups, betas=betas, eps=self.epsilon, weight_decay=self.other_weight_decay)
+            )
+        if matrices:
+            group = {"params": matrices, "peak_lr": self.matrix_learning_rate}
+            optimizers.append(
+                torch.optim.Muon(
+                    [group],
+                    lr=self.matrix_learning_rate,
+                    weight_decay=self.weight_decay,
+                    momentum=self.momentum,
+                    ns_coefficients=(2.0, -1.5, 0.5),
+                    ns_steps=12,
+                )
+            )
+        return optimizers
+
+
+OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {cls.kind: cls for cls in (AdamW, MuonAdamW)}
+
+
+def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) -> list[torch.optim.Optimizer]:
+    """The optimizers of a config, after checking that the roles cover the model's parameters exactly once.
+
+    Raises:
+        ValueError: a parameter is in no group or in two, or there is none to train.
+    """
+    optimizers = config.build(roles)
+    owned = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    wanted = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not wanted:
+        raise ValueError("the model has no trainable parameters")
+    missing = [name for key, name in wanted.items() if key not in owned]
+    if missing or len(owned) != len(set(owned)) or len(owned) != len(wanted):
+        raise ValueError(f"optimizer groups do not cover the model exactly once; missing: {missing}")
+    return optimizers
+
+
+def set_learning_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's rate to its peak times the schedule's factor."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def all_parameters(roles: Roles) -> NamedParameters:
+    """Every named parameter of every role, in order."""
+    return [named for group in roles.values() for named in group]

@@ -1,0 +1,61 @@
+"""Where a run computes: device, threads, autocast, compilation, and the fingerprint under which bits are promised."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+from typing import Any, Literal
+
+import torch
+from palinode.models.base import LanguageModel
+
+from palinode.base.errors import EnvironmentProblem
+from palinode.train.recipe import Precision
+
+DeviceName = Literal["cpu", "cuda", "auto"]
+
+
+def resolve_device(name: DeviceName) -> torch.device:
+    """The device to use: `auto` takes CUDA when it is there.
+
+    Raises:
+        EnvironmentProblem: `cuda` was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise EnvironmentProblem("no CUDA device on this machine", field="device", hint='use "cpu" or "auto"')
+    return torch.device(name)
+
+
+def use_threads(count: int) -> None:
+    """Compute with this many CPU threads. Part of the spec: one and two threads round differently."""
+    torch.set_num_threads(count)
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
+    """bfloat16 autocast, or nothing for float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device_type=device.type, dtype=torch.bfloat16)
+
+
+def compiled(model: LanguageModel) -> LanguageModel:
+    """Run the stack through torch.compile; parameters, names and checkpoints stay what they are."""
+    model.hidden = torch.compile(model.hidden, dynamic=False)  # type: ignore[method-assign]
+    return model
+
+
+def fingerprint(device: torch.device) -> dict[str, str | int]:
+    """What the bits depend on besides the spec: same spec and same fingerprint give the same bits."""
+    return {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": f"{sys.platform}-{platform.machine()}",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "logical_cores": os.cpu_count() or 0,
+    }

@@ -1,0 +1,66 @@
+"""Learning-rate schedules: pure functions of (step, total steps) that give a factor of the peak rate in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+from pydantic import Field
+
+from palinode.base.config import Part
+
+
+class Schedule(Part):
+    """Base class: linear warm-up over `warmup_steps` to 1, then `decayed(progress)`.
+
+    Step s of the warm-up has factor (s + 1) / warmup_steps, so that the first step already moves.
+    """
+
+    warmup_steps: int = Field(default=0, ge=0)
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """The share of the peak learning rate at optimizer step `step` of `total_steps`."""
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        after_warmup = max(1, total_steps - 1 - self.warmup_steps)
+        return self.decayed(min(1.0, (step - self.warmup_steps) / after_warmup))
+
+    def decayed(self, progress: float) -> float:
+        """The factor after the warm-up; `progress` runs from 0 to 1 at the last step."""
+        raise NotImplementedError(f"{type(self).__name__} must define decayed(progress)")
+
+
+class Constant(Schedule):
+    """Stays at the peak."""
+
+    kind: ClassVar[str] = "constant"
+
+    def decayed(self, progress: float) -> float:
+        return 1.0
+
+
+class Cosine(Schedule):
+    """Half a cosine from 1 to `floor`. The horizon is always the run itself: a decay that never happens cannot be written."""
+
+    kind: ClassVar[str] = "cosine"
+    floor: float = Field(default=0.1, ge=0.0, le=1.0)
+
+    def decayed(self, progress: float) -> float:
+        return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class WarmDown(Schedule):
+    """Constant, then a straight line to `floor` over the last `share` of the steps after the warm-up (WSD)."""
+
+    kind: ClassVar[str] = "warm-down"
+    share: float = Field(default=0.7, ge=0.0, le=1.0)
+    floor: float = Field(default=0.0, ge=0.0, le=1.0)
+
+    def decayed(self, progress: float) -> float:
+        if self.share == 0.0 or progress <= 1 - self.share:
+            return 1.0
+        return self.floor + (1 - self.floor) * (1 - progress) / self.share
+
+
+SCHEDULES: Mapping[str, type[Schedule]] = {cls.kind: cls for cls in (Constant, Cosine, WarmDown)}
