@@ -1,0 +1,14 @@
+"""Models: tokens and a visibility in, hidden states and logits out. The table is all there is; own classes are objects."""
+
+from collections.abc import Mapping
+
+from palinode.models.base import LanguageModel as LanguageModel
+from palinode.models.base import ModelConfig as ModelConfig
+from palinode.models.cost import Cost as Cost
+from palinode.models.decoder import DecoderConfig as DecoderConfig
+from palinode.models.decoder import gpt2 as gpt2
+from palinode.models.decoder import modern as modern
+from palinode.models.direction import logits_for as logits_for
+from palinode.models.direction import read as read
+
+MODELS: Mapping[str, type[ModelConfig]] = {cls.kind: cls for cls in (DecoderConfig,)}

@@ -1,0 +1,102 @@
+"""What a language model is here: tokens and a visibility in, hidden states and logits out. It knows no losses, data or steps.
+
+Legend: R rows, S slots, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from palinode.base.config import Part
+from palinode.base.visibility import Visibility
+from palinode.models.cost import Cost
+
+GROUPS = ("embedding", "position", "matrix", "head", "vector")
+GROUP_OF_ROLE = {"embedding": "embedding", "position": "position", "head": "head"}
+
+
+class ModelConfig(Part):
+    """Base of all model configs: a model chosen by name, or a user's own."""
+
+    def build(self, vocab_size: int, max_length: int, seed: int) -> LanguageModel:
+        """The model with its first weights: a pure function of the config and these three.
+
+        Args:
+            vocab_size: V, special tokens included.
+            max_length: slots of the longest row the model must take.
+            seed: the run's seed; the weights come from its `init` stream.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define build(vocab_size, max_length, seed)")
+
+
+class LanguageModel(nn.Module):
+    """Base of all models. Rows that read from the end never reach it: `models/direction.py` flips them at the edge."""
+
+    vocab_size: int
+    max_length: int
+
+    def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
+        """(R, S) token ids -> (R, S, D) states, each depending only on the slots that `sees` allows."""
+        raise NotImplementedError(f"{type(self).__name__} must define hidden(tokens, sees)")
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) -> (..., V), float32 or better, soft-cap included."""
+        raise NotImplementedError(f"{type(self).__name__} must define logits(hidden)")
+
+    def cost(self, slots: int, sees: Visibility) -> Cost:
+        """What reading rows of `slots` slots costs."""
+        raise NotImplementedError(f"{type(self).__name__} must define cost(slots, sees)")
+
+    def parameter_groups(self) -> dict[str, list[tuple[str, Parameter]]]:
+        """Group name -> its (name, parameter) pairs; every parameter is in exactly one group, a tied one where it is made.
+
+        embedding and head: the token tables; position: learned positions; matrix: every other 2-D weight of a linear map (what Muon
+        may take); vector: gains, biases, scalars and everything else.
+        """
+        groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
+        special = self._special_groups()
+        for name, module, parameter in self._owned_parameters():
+            group = special.get(name) or _group(module, name.rpartition(".")[2], parameter)
+            groups.setdefault(group, []).append((name, parameter))
+        return groups
+
+    def matrix_parameters(self) -> list[tuple[str, Parameter]]:
+        """The hidden 2-D weights: what Muon may orthogonalise, each a single map."""
+        return self.parameter_groups()["matrix"]
+
+    def parameter_counts(self) -> dict[str, int]:
+        """Number of parameters by group; asserted to add up to the model's total."""
+        counts = {group: sum(p.numel() for _, p in pairs) for group, pairs in self.parameter_groups().items()}
+        total = sum(parameter.numel() for parameter in self.parameters())
+        if sum(counts.values()) != total:
+            raise AssertionError(f"the groups hold {sum(counts.values())} parameters, the model has {total}")
+        return counts
+
+    def _owned_parameters(self) -> Iterator[tuple[str, nn.Module, Parameter]]:
+        """Every parameter once, with its full name and the module that owns it."""
+        seen: set[int] = set()
+        for module_name, module in self.named_modules():
+            for name, parameter in module.named_parameters(prefix=module_name, recurse=False):
+                if id(parameter) not in seen:
+                    seen.add(id(parameter))
+                    yield name, module, parameter
+
+    def _special_groups(self) -> dict[str, str]:
+        """Full parameter name -> group, as the mixers declare them."""
+        from palinode.models.mixers.base import Mixer
+
+        mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
+        return {f"{prefix}.{name}": group for prefix, mixer in mixers for name, group in mixer.special_groups().items()}
+
+
+def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
+    """The group of a module's own parameter, from the module's role (or its class, in a user's model)."""
+    if parameter.ndim != 2:
+        return "vector"
+    role = getattr(module, "role", "embedding" if isinstance(module, nn.Embedding) else None)
+    if role in GROUP_OF_ROLE:
+        return GROUP_OF_ROLE[role]
+    return "matrix" if name.endswith("weight") else "vector"

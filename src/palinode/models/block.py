@@ -1,0 +1,35 @@
+"""One block of a stack: x + mixer(norm x), then x + mlp(norm x)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from palinode.models.cost import LayerCost
+from palinode.models.mixers.base import Mixer, Reading
+from palinode.models.parts.mlp import Mlp
+from palinode.models.parts.norm import Norm
+
+
+class Block(nn.Module):
+    """Pre-norm residual block, (R, S, D) -> (R, S, D). Dropout on both branch outputs, in training only."""
+
+    def __init__(self, mixer: Mixer, mlp: Mlp, mixer_norm: Norm, mlp_norm: Norm, dropout: float):
+        super().__init__()
+        self.mixer_norm = mixer_norm
+        self.mixer = mixer
+        self.mlp_norm = mlp_norm
+        self.mlp = mlp
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        x = x + self._dropped(self.mixer(self.mixer_norm(x), reading))
+        return x + self._dropped(self.mlp(self.mlp_norm(x)))
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        """FLOPs for one slot and state, mixer and MLP together."""
+        mlp = self.mlp.flops_per_slot()
+        return self.mixer.cost(slots, pairs) + LayerCost(executed=mlp, useful=mlp, state_elements=0)
+
+    def _dropped(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x

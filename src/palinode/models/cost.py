@@ -1,0 +1,75 @@
+"""What a model costs: parameters by group, FLOPs for each slot, and the state that one more token needs.
+
+FLOPs count the matrix products (one multiply-add is 2) and whatever a mixer adds of its own; norms, activations and
+softmax are left out, as `torch.utils.flop_counter` does, against which the tests hold these numbers. Attention has two
+numbers: *executed* is the full square of slots, *useful* only the pairs that the visibility allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from palinode.base.visibility import Visibility
+
+TRAINING_FACTOR = 3  # one forward pass, and a backward pass that does each product twice
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One block or mixer: forward FLOPs for each slot (executed, useful), and elements of state to emit one more token."""
+
+    executed: float
+    useful: float
+    state_elements: int
+
+    def __add__(self, other: LayerCost) -> LayerCost:
+        return LayerCost(
+            self.executed + other.executed, self.useful + other.useful, self.state_elements + other.state_elements
+        )
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of one model at one row length.
+
+    Attributes:
+        parameters: number of parameters by group; the groups add up to the model's total.
+        executed_flops_per_slot: forward FLOPs of everything before the head, for one slot.
+        useful_flops_per_slot: the same, counting only visible pairs in the mixers.
+        head_flops_per_slot: forward FLOPs of the head, for one slot it is evaluated on.
+        state_elements: numbers kept, all layers together, to emit one more token of a row of this length exactly.
+    """
+
+    parameters: Mapping[str, int]
+    executed_flops_per_slot: float
+    useful_flops_per_slot: float
+    head_flops_per_slot: float
+    state_elements: int
+
+    @property
+    def total_parameters(self) -> int:
+        """All parameters, a tied matrix counted once."""
+        return sum(self.parameters.values())
+
+    @property
+    def non_embedding_parameters(self) -> int:
+        """All parameters but the token embedding, the positions and the head's matrix."""
+        left_out = ("embedding", "position", "head")
+        return sum(count for group, count in self.parameters.items() if group not in left_out)
+
+    def forward_flops(self, slots: int, head_slots: int | None = None) -> float:
+        """Executed FLOPs of reading `slots` slots and evaluating the head on `head_slots` of them (default: all)."""
+        scored = slots if head_slots is None else head_slots
+        return self.executed_flops_per_slot * slots + self.head_flops_per_slot * scored
+
+    def train_flops(self, slots: int, head_slots: int | None = None) -> float:
+        """Executed FLOPs of forward and backward: three times the forward pass (chunked recomputation not counted)."""
+        return TRAINING_FACTOR * self.forward_flops(slots, head_slots)
+
+
+def visible_pairs(sees: Visibility, slots: int) -> int:
+    """How many (reader, read) pairs of slots a visibility allows in a row of this length."""
+    if sees.native == "causal":
+        return slots * (slots + 1) // 2
+    return slots * slots if sees.native == "full" else int(sees.mask(slots).sum())

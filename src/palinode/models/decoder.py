@@ -1,0 +1,269 @@
+"""The decoder: embedding, blocks, norm, head. Two presets: `gpt2` (nanoGPT's layout) and `modern` (rotary, QK-norm, ReLU squared).
+
+Legend: R rows, S slots, D width, V vocabulary, L layers, C longest row.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from palinode.base.config import PartField, one_of
+from palinode.base.errors import BadInput
+from palinode.base.visibility import Visibility
+from palinode.models.base import LanguageModel, ModelConfig
+from palinode.models.block import Block
+from palinode.models.cost import Cost, LayerCost, visible_pairs
+from palinode.models.init import InitRule, SchemeName, initialise
+from palinode.models.mixers import MIXERS
+from palinode.models.mixers.attention import AttentionConfig
+from palinode.models.mixers.base import MixerConfig, Place, Reading
+from palinode.models.parts.linear import Linear, Table
+from palinode.models.parts.mlp import Mlp, MlpKind
+from palinode.models.parts.norm import Norm, NormKind
+from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
+
+PositionKind = Literal["learned", "rotary", "none"]
+SoftCap = Literal["none", "rsqrt", "tanh"]
+
+
+class DecoderConfig(ModelConfig):
+    """A stack of blocks over token embeddings. The defaults are those of `gpt2`.
+
+    Attributes:
+        layers, width: L blocks of width D.
+        heads: heads of the mixer; must divide the width.
+        mlp, mlp_mult: activation, and hidden width as a multiple of D (two thirds of it for `swiglu`).
+        position: `learned` table of C rows, `rotary`, or `none`.
+        rotary, rotary_base: `full` turns all pairs by base^(-2i/head width); `half` leaves half of the pairs still.
+        norm, norm_gain: LayerNorm or RMSNorm, with learned gain or without.
+        embed_norm: a norm right after the embedding.
+        qk_norm: q and k are normalised over each head.
+        attention_scale: attention logits are q.k * attention_scale / sqrt(head width).
+        bias: linear maps have biases (an untied head too) and LayerNorms have shifts.
+        tied_head: logits use the embedding matrix.
+        soft_cap, cap_value: `rsqrt` c z / sqrt(z^2 + c^2) or `tanh` c tanh(z / c) keeps |logit| below c.
+        init, zero_residual, zero_head: see `models.init.InitRule`.
+        dropout: on the embedding, the attention probabilities and both branch outputs; in training only.
+        mixer: what moves information between slots.
+    """
+
+    kind: ClassVar[str] = "decoder"
+    layers: int = Field(default=4, ge=1)
+    width: int = Field(default=128, ge=1)
+    heads: int = Field(default=4, ge=1)
+    mlp: MlpKind = "gelu"
+    mlp_mult: float = Field(default=4.0, gt=0)
+    position: PositionKind = "learned"
+    rotary: RotaryKind = "full"
+    rotary_base: float = Field(default=10_000.0, gt=1)
+    norm: NormKind = "layer"
+    norm_gain: bool = True
+    embed_norm: bool = False
+    qk_norm: bool = False
+    attention_scale: float = Field(default=1.0, gt=0)
+    bias: bool = False
+    tied_head: bool = True
+    soft_cap: SoftCap = "none"
+    cap_value: float = Field(default=15.0, gt=0)
+    init: SchemeName = "gpt2"
+    zero_residual: bool = False
+    zero_head: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    mixer: PartField[MixerConfig, one_of(lambda: MIXERS, "mixer")] = AttentionConfig()
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width")
+        if width is not None and width % heads:
+            raise ValueError(f"{heads} heads do not divide width {width}")
+        return heads
+
+    @field_validator("zero_head")
+    @classmethod
+    def _zero_head_is_untied(cls, zero_head: bool, info: ValidationInfo) -> bool:
+        if zero_head and info.data.get("tied_head"):
+            raise ValueError("a tied head is the embedding and cannot start at zero; set tied_head = false")
+        return zero_head
+
+    @model_validator(mode="after")
+    def _options_have_readers(self) -> DecoderConfig:
+        rotary = self.position == "rotary"
+        part = 4 if self.rotary == "half" else 2
+        if rotary and (self.width // self.heads) % part:
+            raise ValueError(
+                f"heads: rotary {self.rotary} needs a head width divisible by {part}, not {self.width // self.heads}"
+            )
+        set_options = {"qk_norm": self.qk_norm, "rotary": rotary, "attention_scale": self.attention_scale != 1.0}
+        for name, is_set in set_options.items():
+            if is_set and name not in self.mixer.reads:
+                raise ValueError(f"{name} is set, but the mixer {self.mixer.kind_name()} does not read it")
+        return self
+
+    def build(self, vocab_size: int, max_length: int, seed: int) -> Decoder:
+        model = Decoder(self, vocab_size, max_length)
+        initialise(model, InitRule(self.init, self.layers, self.zero_residual, self.zero_head), seed)
+        return model
+
+
+class Decoder(LanguageModel):
+    """x = E[tokens] + P; blocks; norm; head. Weights are empty until `DecoderConfig.build` fills them."""
+
+    def __init__(self, config: DecoderConfig, vocab_size: int, max_length: int):
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.max_length = max_length
+        learned = config.position == "learned"
+        self.embedding = Table(vocab_size, config.width, role="embedding")
+        self.position = Table(max_length, config.width, role="position") if learned else None
+        self.embed_norm = _norm(config) if config.embed_norm else None
+        self.blocks = nn.ModuleList(_block(config, layer, max_length) for layer in range(config.layers))
+        self.final_norm = _norm(config)
+        self.head = None if config.tied_head else Linear(config.width, vocab_size, bias=config.bias, role="head")
+
+    def hidden(self, tokens: Tensor, sees: Visibility, positions: Tensor | None = None) -> Tensor:
+        """States of (R, S) tokens. `positions` (S,) replaces the slots' own indices 0..S-1.
+
+        Raises:
+            BadInput: the row is longer than the table of learned positions.
+            ValueError: a slot of an explicit mask may see nothing, or the rows still read from the end.
+        """
+        config = self.config
+        reading = self._reading(tokens, sees, positions)
+        x = self.embedding(tokens)
+        if self.position is not None:
+            x = x + self._learned_positions(tokens.shape[1], positions)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        if self.training and config.dropout:
+            x = F.dropout(x, config.dropout)
+        for block in self.blocks:
+            x = block(x, reading)
+        return self.final_norm(x)  # type: ignore[no-any-return]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        raw = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
+        return capped(
+            raw.to(torch.promote_types(raw.dtype, torch.float32)), self.config.soft_cap, self.config.cap_value
+        )
+
+    def cost(self, slots: int, sees: Visibility) -> Cost:
+        pairs = visible_pairs(sees, slots)
+        stack = sum((block.cost(slots, pairs) for block in self.blocks), LayerCost(0.0, 0.0, 0))  # type: ignore[operator]
+        return Cost(
+            parameters=self.parameter_counts(),
+            executed_flops_per_slot=stack.executed,
+            useful_flops_per_slot=stack.useful,
+            head_flops_per_slot=2.0 * self.config.width * self.vocab_size,
+            state_elements=stack.state_elements,
+        )
+
+    def _reading(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> Reading:
+        if sees.reads_from_end:
+            raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
+        return Reading(
+            native=sees.native,
+            mask=explicit_mask(sees, tokens.shape[1]).to(tokens.device) if sees.native == "mask" else None,
+            rotary=self._rotary(tokens, positions),
+        )
+
+    def _rotary(self, tokens: Tensor, positions: Tensor | None) -> RotaryTable | None:
+        config = self.config
+        if config.position != "rotary":
+            return None
+        where = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
+        dtype = torch.promote_types(self.embedding.weight.dtype, torch.float32)
+        return rotary_table(where, config.width // config.heads, config.rotary, config.rotary_base, dtype)
+
+    def _learned_positions(self, slots: int, positions: Tensor | None) -> Tensor:
+        """(S, D)."""
+        assert self.position is not None
+        if slots > self.max_length:
+            raise BadInput(f"a row of {slots} slots is longer than the table of {self.max_length} learned positions")
+        return self.position.weight[:slots] if positions is None else self.position(positions)  # type: ignore[no-any-return]
+
+
+def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:
+    """Logits squeezed smoothly into (-cap, cap), or as they are."""
+    if soft_cap == "rsqrt":
+        return cap * logits * torch.rsqrt(logits.square() + cap * cap)
+    return cap * torch.tanh(logits / cap) if soft_cap == "tanh" else logits
+
+
+def explicit_mask(sees: Visibility, slots: int) -> Tensor:
+    """The boolean (S, S) mask of a visibility.
+
+    Raises:
+        ValueError: a slot may see nothing: its softmax would be uniform or NaN.
+    """
+    mask = sees.mask(slots)
+    blind = (~mask.any(dim=1)).nonzero().flatten().tolist()
+    if blind:
+        raise ValueError(
+            f"visibility {sees.kind_name()} lets slot {blind[0]} of {slots} see nothing ({len(blind)} such slots)"
+        )
+    return mask
+
+
+def gpt2(*, layers: int, width: int, heads: int, dropout: float = 0.0, bias: bool = False) -> DecoderConfig:
+    """nanoGPT's layout: LayerNorm, GELU, learned positions, tied head. V D + C D + L (12 D^2 + 2 D) + D parameters."""
+    return DecoderConfig(layers=layers, width=width, heads=heads, dropout=dropout, bias=bias)
+
+
+def modern(
+    *, layers: int, width: int, heads: int, dropout: float = 0.0, preset: Literal["S", "N"] = "S"
+) -> DecoderConfig:
+    """RMSNorm, ReLU squared, rotary positions, QK-norm, soft-cap, zero-started projections, untied head.
+
+    `S`: modded-nanogpt's track-3 simple script: biases, gains, half rotary, logit scale 1.36, rsqrt cap; the head starts at 0.
+    `N`: nanochat without its extras (value embeddings, residual scalars, smear, windows): no bias, no gains, full rotary of base
+    100 000, logit scale 1.44, tanh cap.
+    """
+    simple = preset == "S"
+    return DecoderConfig(
+        layers=layers,
+        width=width,
+        heads=heads,
+        dropout=dropout,
+        mlp="relu2",
+        position="rotary",
+        rotary="half" if simple else "full",
+        rotary_base=100_000.0,
+        norm="rms",
+        norm_gain=simple,
+        embed_norm=True,
+        qk_norm=True,
+        attention_scale=1.36 if simple else 1.44,
+        bias=simple,
+        tied_head=False,
+        soft_cap="rsqrt" if simple else "tanh",
+        init="fan_in" if simple else "nanochat",
+        zero_residual=True,
+        zero_head=simple,
+    )
+
+
+def _norm(config: DecoderConfig) -> Norm:
+    return Norm(config.width, config.norm, gain=config.norm_gain, shift=config.bias)
+
+
+def _block(config: DecoderConfig, layer: int, max_length: int) -> Block:
+    place = Place(
+        width=config.width,
+        heads=config.heads,
+        max_length=max_length,
+        layer=layer,
+        layers=config.layers,
+        bias=config.bias,
+        dropout=config.dropout,
+        qk_norm=config.qk_norm,
+        attention_scale=config.attention_scale,
+    )
+    mlp = Mlp(config.width, config.mlp, config.mlp_mult, bias=config.bias)
+    return Block(config.mixer.build(place), mlp, _norm(config), _norm(config), config.dropout)

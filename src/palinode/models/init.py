@@ -1,0 +1,85 @@
+"""The first weights: each parameter is drawn from its own stream, `init` / its name, of the run's seed.
+
+Arms that share a seed therefore share the first value of every parameter that they share by name and shape, whatever else
+differs between them. Nothing here touches the global generator.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from palinode.base.seeds import generator
+from palinode.models.mixers.base import Mixer
+from palinode.models.parts.linear import Linear, Table
+from palinode.models.parts.norm import Norm
+
+SchemeName = Literal["gpt2", "fan_in", "nanochat"]
+GPT2_STD = 0.02
+
+
+@dataclass(frozen=True)
+class InitRule:
+    """How weights start.
+
+    Attributes:
+        scheme: `gpt2`: N(0, .02^2), residual maps N(0, (.02 / sqrt(2 layers))^2). `fan_in`: embeddings N(0, 1), maps
+            N(0, .33 / fan in). `nanochat`: embeddings N(0, .8^2), head N(0, .001^2), maps uniform with std 1 / sqrt(fan in), .4 of
+            that where an MLP opens. Learned positions N(0, .02^2); gains 1; biases and shifts 0.
+        layers: L of the stack.
+        zero_residual: maps that write into the residual stream start at 0, so that a block starts as the identity.
+        zero_head: the head starts at 0, so that the first loss is ln V.
+    """
+
+    scheme: SchemeName
+    layers: int
+    zero_residual: bool
+    zero_head: bool
+
+
+def initialise(model: nn.Module, rule: InitRule, seed: int) -> None:
+    """Fill every parameter of the model in place.
+
+    Raises:
+        TypeError: a module owns parameters and says nowhere how they start.
+    """
+    with torch.no_grad():
+        for module_name, module in model.named_modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                rng = generator(seed, "init", f"{module_name}.{name}")
+                _start(module, name, parameter, rule, rng)
+
+
+def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng: Generator) -> None:
+    if isinstance(module, Norm):
+        parameter.fill_(1.0 if name == "gain" else 0.0)
+    elif isinstance(module, (Linear, Table)):
+        _start_weight(module, name, parameter, rule, rng)
+    elif isinstance(module, Mixer):
+        module.start(name, parameter, rng)
+    else:
+        raise TypeError(f"no rule says how {name} of {type(module).__name__} starts")
+
+
+def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitRule, rng: Generator) -> None:
+    role = module.role
+    if name == "bias" or (role == "residual" and rule.zero_residual) or (role == "head" and rule.zero_head):
+        weight.zero_()
+    elif rule.scheme == "nanochat" and role in ("inner", "mlp_in", "residual"):
+        bound = math.sqrt(3 / weight.shape[1]) * (0.4 if role == "mlp_in" else 1.0)
+        weight.uniform_(-bound, bound, generator=rng)
+    else:
+        weight.normal_(0.0, _std(role, weight.shape[1], rule), generator=rng)
+
+
+def _std(role: str, fan_in: int, rule: InitRule) -> float:
+    """Standard deviation of a normal start."""
+    if rule.scheme == "gpt2" or role == "position":
+        return GPT2_STD / math.sqrt(2 * rule.layers) if role == "residual" else GPT2_STD
+    if rule.scheme == "nanochat":
+        return {"embedding": 0.8, "head": 0.001}[role]
+    return 1.0 if role == "embedding" else math.sqrt(0.33 / fan_in)

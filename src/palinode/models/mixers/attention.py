@@ -1,0 +1,95 @@
+"""Multi-head softmax attention, run by PyTorch's fused kernel: causal, full, or through an explicit mask.
+
+q, k and v are separate matrices, so that Muon can orthogonalise each; they are joined for one product at every pass.
+Differs from the published baseline in: no dropout on the attention probabilities in evaluation (there it stayed on).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from palinode.models.cost import LayerCost
+from palinode.models.mixers.base import Mixer, MixerConfig, Place, Reading
+from palinode.models.parts.linear import Linear
+
+
+class AttentionConfig(MixerConfig):
+    """Softmax attention; heads, QK-norm, positions and dropout are the model's options."""
+
+    kind: ClassVar[str] = "attention"
+    reads: ClassVar[frozenset[str]] = frozenset({"heads", "qk_norm", "rotary", "attention_scale"})
+
+    def build(self, place: Place) -> Mixer:
+        return Attention(place)
+
+
+class Attention(Mixer):
+    """softmax(scale q k^T) v over heads of width D / heads; scale is attention_scale / sqrt(head width).
+
+    With `qk_norm`, q and k are divided by their root mean square over the head. Turning them (rotary) keeps their length, so
+    the order of the two does not matter.
+    """
+
+    def __init__(self, place: Place):
+        super().__init__()
+        width = place.width
+        self.heads = place.heads
+        self.head_width = width // place.heads
+        self.scale = place.attention_scale / math.sqrt(self.head_width)
+        self.qk_norm = place.qk_norm
+        self.dropout = place.dropout
+        self.q = Linear(width, width, bias=place.bias)
+        self.k = Linear(width, width, bias=place.bias)
+        self.v = Linear(width, width, bias=place.bias)
+        self.out = Linear(width, width, bias=place.bias, role="residual")
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        rows, slots, width = x.shape
+        qkv = F.linear(x, self._weight(), self._bias()).view(rows, slots, 3 * self.heads, self.head_width)
+        if self.qk_norm or reading.rotary is not None:
+            q, k, v = self._placed(qkv, reading)
+        else:
+            q, k, v = qkv.chunk(3, dim=2)
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=reading.mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=reading.native == "causal",
+            scale=self.scale,
+        )
+        return self.out(mixed.transpose(1, 2).reshape(rows, slots, width))
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        width = self.heads * self.head_width
+        projections = 8.0 * width * width
+        return LayerCost(
+            executed=projections + 4.0 * width * slots,
+            useful=projections + 4.0 * width * pairs / slots,
+            state_elements=2 * width * slots,
+        )
+
+    def _placed(self, qkv: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+        """q and k normalised and turned together, in float32 or better; v as it is."""
+        qk, v = qkv.split((2 * self.heads, self.heads), dim=2)
+        exact = qk.to(torch.promote_types(qk.dtype, torch.float32))
+        if self.qk_norm:
+            exact = F.rms_norm(exact, (self.head_width,))
+        if reading.rotary is not None:
+            exact = reading.rotary.turn(exact)
+        q, k = exact.to(v.dtype).chunk(2, dim=2)
+        return q, k, v
+
+    def _weight(self) -> Tensor:
+        return torch.cat((self.q.weight, self.k.weight, self.v.weight))
+
+    def _bias(self) -> Tensor | None:
+        if self.q.bias is None or self.k.bias is None or self.v.bias is None:
+            return None
+        return torch.cat((self.q.bias, self.k.bias, self.v.bias))

@@ -1,0 +1,80 @@
+"""What a mixer is: a layer (R, S, D) -> (R, S, D) that moves information between slots, without residual or norm.
+
+To write one: a `MixerConfig` (the options a user may set) whose `build(place)` makes a `Mixer`. It answers what it costs, and
+how parameters that are not plain `Linear` weights start. It never sees a direction: rtl is the causal form of a flipped row.
+Legend: R rows, S slots, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Generator, Tensor, nn
+
+from palinode.base.config import Part
+from palinode.base.visibility import Native
+from palinode.models.cost import LayerCost
+from palinode.models.parts.rotary import RotaryTable
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a mixer sits and what the model's config says about all its layers."""
+
+    width: int
+    heads: int
+    max_length: int
+    layer: int = 0
+    layers: int = 1
+    bias: bool = False
+    dropout: float = 0.0
+    qk_norm: bool = False
+    attention_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the stack reads one batch; made once for each pass and shared by all layers.
+
+    Attributes:
+        native: `causal`, `full`, or `mask`.
+        mask: (S, S) boolean when native is `mask`: entry [i, j] is True when slot i may read slot j.
+        rotary: turning tables when the model has rotary positions.
+    """
+
+    native: Native
+    mask: Tensor | None = None
+    rotary: RotaryTable | None = None
+
+
+class MixerConfig(Part):
+    """Base of all mixer configs. `reads` lists the model-wide options this mixer uses: others may not be set for it."""
+
+    reads: ClassVar[frozenset[str]] = frozenset()
+    visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full", "mask"})
+
+    def build(self, place: Place) -> Mixer:
+        """The mixer with empty weights; `models/init.py` fills them."""
+        raise NotImplementedError(f"{type(self).__name__} must define build(place)")
+
+
+class Mixer(nn.Module):
+    """Base of all mixers."""
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        """(R, S, D) -> (R, S, D); slot i depends on slot j only where the reading allows it."""
+        raise NotImplementedError
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        """FLOPs for one slot and elements of state, in a row of `slots` slots with `pairs` visible pairs."""
+        raise NotImplementedError
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        """Fill one of this module's own parameters (not those of a `Linear` inside it), in place."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how {name} starts")
+
+    def special_groups(self) -> Mapping[str, str]:
+        """Parameter name (inside this mixer) -> training group, where the role of its weight does not say it."""
+        return {}

@@ -1,0 +1,44 @@
+"""Weights with a role: a linear map and a lookup table that draw no random numbers when they are made.
+
+PyTorch's own layers fill themselves from the global generator; here a weight stays empty until `models/init.py` fills it
+from the run's seed. The role says what a weight is for, which decides how it starts and which group it is trained in.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Role = Literal["inner", "mlp_in", "residual", "head", "embedding", "position"]
+
+
+class Linear(nn.Module):
+    """y = x W^T + b, (..., in_width) to (..., out_width).
+
+    Args:
+        role: `residual` writes into the residual stream, `mlp_in` opens an MLP, `head` makes logits, `inner` is any other.
+    """
+
+    def __init__(self, in_width: int, out_width: int, *, bias: bool, role: Role = "inner"):
+        super().__init__()
+        self.role: Role = role
+        self.weight = nn.Parameter(torch.empty(out_width, in_width))
+        self.bias = nn.Parameter(torch.empty(out_width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight, self.bias)
+
+
+class Table(nn.Module):
+    """One row of `width` numbers for each index: token embeddings, learned positions."""
+
+    def __init__(self, rows: int, width: int, *, role: Role):
+        super().__init__()
+        self.role: Role = role
+        self.weight = nn.Parameter(torch.empty(rows, width))
+
+    def forward(self, index: Tensor) -> Tensor:
+        return F.embedding(index, self.weight)

@@ -1,0 +1,48 @@
+"""The MLP of a block: GELU, ReLU squared, or SwiGLU."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from palinode.models.parts.linear import Linear
+
+MlpKind = Literal["gelu", "relu2", "swiglu"]
+SWIGLU_MULTIPLE = 64  # hidden widths are rounded up to this
+
+
+class Mlp(nn.Module):
+    """(..., width) -> (..., width).
+
+    `gelu`: W2 gelu(W1 x), the exact erf form. `relu2`: W2 relu(W1 x)^2. `swiglu`: W2 (silu(Wg x) * W1 x), whose hidden width
+    is two thirds of the others', so that the parameters are about equal.
+    """
+
+    def __init__(self, width: int, kind: MlpKind, mult: float, *, bias: bool):
+        super().__init__()
+        self.kind: MlpKind = kind
+        hidden = hidden_width(width, kind, mult)
+        self.up = Linear(width, hidden, bias=bias, role="mlp_in")
+        self.gate = Linear(width, hidden, bias=bias, role="mlp_in") if kind == "swiglu" else None
+        self.down = Linear(hidden, width, bias=bias, role="residual")
+
+    def forward(self, x: Tensor) -> Tensor:
+        up = self.up(x)
+        if self.gate is not None:
+            return self.down(F.silu(self.gate(x)) * up)
+        return self.down(F.gelu(up) if self.kind == "gelu" else F.relu(up).square())
+
+    def flops_per_slot(self) -> float:
+        """Forward FLOPs of the matrix products for one slot."""
+        matrices = [self.up, self.down] + ([self.gate] if self.gate is not None else [])
+        return float(sum(2 * matrix.weight.numel() for matrix in matrices))
+
+
+def hidden_width(width: int, kind: MlpKind, mult: float) -> int:
+    """Width between the two matrices: mult * width, or two thirds of it rounded up to a multiple of 64 for SwiGLU."""
+    if kind != "swiglu":
+        return round(mult * width)
+    wanted = 2 * mult * width / 3
+    return SWIGLU_MULTIPLE * int(-(-wanted // SWIGLU_MULTIPLE))
