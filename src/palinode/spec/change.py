@@ -1,0 +1,82 @@
+"""Changes to a config by dotted path, applied all at once: only the result has to be valid, not each step towards it.
+
+    changed(settings, {"objective": Rtl(), "recipe.steps": 100, "model": {"kind": "decoder", "width": 64, "layers": 2}})
+
+A whole part is put in place first, then fields inside it. A table without `kind` changes the fields it names and leaves
+the others; a text where a part stands chooses the part of that kind, with its defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from palinode.base.config import Config, Part, bad_input
+from palinode.base.errors import BadInput, nearest
+
+C = TypeVar("C", bound=Config)
+Changes = Mapping[str, Any]
+
+
+def changed(config: C, changes: Changes, *, user_parts: Mapping[str, type[Part]] | None = None) -> C:
+    """A validated copy of `config` with the values at these dotted paths replaced.
+
+    Raises:
+        BadInput: an unknown path (with the nearest name), or a value its field refuses; `field` is the dotted path.
+    """
+    return _changed(config, changes, "", user_parts or {})
+
+
+def _changed(config: C, changes: Changes, at: str, user_parts: Mapping[str, type[Part]]) -> C:
+    fields = {name: getattr(config, name) for name in type(config).model_fields}
+    whole, inside = _by_field(config, changes, at)
+    for name, value in whole.items():
+        fields[name] = _decoded(config, name, value, at, user_parts) if name in inside else value
+    for name, deeper in inside.items():
+        if not isinstance(fields[name], Config):
+            raise BadInput(f"has no fields of its own: it is {fields[name]!r}", field=_join(at, name))
+        fields[name] = _changed(fields[name], deeper, _join(at, name), user_parts)
+    return _validated(config, fields, at, user_parts)
+
+
+def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Changes of whole fields, and changes further inside them, by field name."""
+    whole: dict[str, Any] = {}
+    inside: dict[str, dict[str, Any]] = {}
+    for path, value in changes.items():
+        name, _, rest = path.partition(".")
+        if name not in type(config).model_fields:
+            known = type(config).model_fields
+            raise BadInput(f"unknown key {name!r}", field=_join(at, path), hint=nearest(name, known))
+        now = getattr(config, name)
+        if rest == "kind" and isinstance(now, Part):
+            whole[name] = {"kind": value}
+        elif rest:
+            inside.setdefault(name, {})[rest] = value
+        elif isinstance(value, Mapping) and isinstance(now, Config) and "kind" not in value:
+            inside.setdefault(name, {}).update(value)
+        else:
+            whole[name] = {"kind": value} if isinstance(value, str) and isinstance(now, Part) else value
+    return whole, inside
+
+
+def _decoded(config: Config, name: str, value: Any, at: str, user_parts: Mapping[str, type[Part]]) -> Any:
+    """A whole value as its field holds it, so that fields inside it can be changed next."""
+    if isinstance(value, Config):
+        return value
+    fields = {key: getattr(config, key) for key in type(config).model_fields}
+    return getattr(_validated(config, {**fields, name: value}, at, user_parts), name)
+
+
+def _validated(config: C, fields: dict[str, Any], at: str, user_parts: Mapping[str, type[Part]]) -> C:
+    try:
+        return type(config).model_validate(fields, context={"user_parts": dict(user_parts)})
+    except ValidationError as error:
+        told = bad_input(type(config), error)
+        raise BadInput(told.message, field=_join(at, told.field or "") or None, hint=told.hint) from None
+
+
+def _join(at: str, name: str) -> str:
+    return ".".join(step for step in (at, name) if step)

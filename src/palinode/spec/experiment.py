@@ -1,0 +1,257 @@
+"""What a researcher writes: a question, a base, arms, scales, seeds, and the decision rule, fixed before the first run.
+
+`Experiment.resolve` turns it into runs. Everything here is checked when the experiment is made, so a mistake is known before
+anything is read, trained or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from palinode.base.config import Config
+from palinode.base.errors import BadInput, nearest
+from palinode.spec.names import check_file_name, check_seeds, distinct_names, good_file_name, good_name, good_seeds
+from palinode.spec.run_spec import SPEC_VERSION, RunSettings, RunSpec, known_version
+
+DEFAULT_SIZE = "default"  # the name a size has when none was chosen
+
+MEASURES: Mapping[str, Literal["lower", "higher"]] = {
+    "nats_per_token": "lower",
+    "bits_per_byte": "lower",
+    "perplexity": "lower",
+    "accuracy": "higher",
+}
+METRIC_SPLITS = ("validation", "test")
+
+ParityAxis = Literal[
+    "parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps"
+]
+
+
+class Arm(Config):
+    """A named change to the base.
+
+    Attributes:
+        change: dotted path -> value; a value may be a part object, a table with its `kind`, or a table of further names.
+        expect_leak: this arm is there to be caught: it is compared, and stamped LEAK everywhere.
+    """
+
+    name: str
+    change: Mapping[str, Any] = Field(default_factory=dict)
+    expect_leak: bool = False
+    note: str = ""
+
+    @field_validator("name")
+    @classmethod
+    def _good_name(cls, name: str) -> str:
+        return good_name(name)
+
+
+class Scale(Config):
+    """A named size of the model or budget; arms are compared within a scale."""
+
+    name: str
+    change: Mapping[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _good_name(cls, name: str) -> str:
+        return good_name(name)
+
+
+class Size(Config):
+    """A preset of budget: a change to the base, and which scales and seeds are run (None: all of the experiment's)."""
+
+    change: Mapping[str, Any] = Field(default_factory=dict)
+    scales: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+class Decision(Config):
+    """How the verdict will be reached, said before the first run.
+
+    Attributes:
+        baseline: the arm every other arm is compared with.
+        metric: `<validation|test>.<ltr|rtl>.<nats_per_token|bits_per_byte|perplexity|accuracy>`.
+        better: which way is better; `accuracy` needs "higher".
+        confidence: of the interval, between 0 and 1.
+        smallest_effect: differences below this, in units of the metric, do not matter.
+        equal: the cost at which arms are meant to be compared; the audit warns where they differ in it.
+    """
+
+    baseline: str
+    metric: str = "validation.ltr.nats_per_token"
+    better: Literal["lower", "higher"] = "lower"
+    confidence: float = 0.95
+    smallest_effect: float = Field(default=0.0, ge=0.0)
+    equal: ParityAxis = "tokens_read"
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, metric: str) -> str:
+        known = [
+            f"{split}.{way}.{measure}" for split in METRIC_SPLITS for way in ("ltr", "rtl") for measure in MEASURES
+        ]
+        if metric not in known:
+            raise ValueError(f"unknown metric {metric!r}; {nearest(metric, known) or 'such as ' + known[0]}")
+        return metric
+
+    @field_validator("confidence")
+    @classmethod
+    def _a_probability(cls, confidence: float) -> float:
+        if not 0.0 < confidence < 1.0:
+            meant = f"; did you mean {confidence / 100:g}?" if 1.0 < confidence < 100.0 else ""
+            raise ValueError(f"confidence is a probability between 0 and 1, got {confidence:g}{meant}")
+        return confidence
+
+    @model_validator(mode="after")
+    def _better_fits_the_metric(self) -> Decision:
+        measure = self.metric.rpartition(".")[2]
+        if self.better != MEASURES[measure]:
+            raise BadInput(f"{measure} is better when {MEASURES[measure]}, not {self.better}", field="decision.better")
+        return self
+
+
+class Experiment(Config):
+    """A question and everything that will be run to answer it.
+
+    Attributes:
+        name: names files and pages: letters, digits, `.`, `_` and `-`.
+        base: the settings that arms and scales change.
+        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base itself is run.
+
+    Where changes meet: a whole part is put in place first, then fields inside it; for one and the same path `--set` wins over
+    the arm, the arm over the scale, the scale over the size.
+    """
+
+    name: str
+    question: str
+    base: RunSettings
+    arms: tuple[Arm, ...]
+    decision: Decision
+    scales: tuple[Scale, ...] = (Scale(name="base"),)
+    seeds: tuple[int, ...] = (1, 2, 3)
+    sizes: Mapping[str, Size] = Field(default_factory=dict)
+    version: int = SPEC_VERSION
+
+    @field_validator("name")
+    @classmethod
+    def _good_file_name(cls, name: str) -> str:
+        return good_file_name(name)
+
+    @field_validator("version")
+    @classmethod
+    def _known_version(cls, version: int) -> int:
+        return known_version(version)
+
+    @field_validator("seeds")
+    @classmethod
+    def _good_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return good_seeds(seeds)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Experiment:
+        if not self.arms:
+            raise BadInput("an experiment needs at least one arm", field="arms")
+        if not self.scales:
+            raise BadInput("an experiment needs at least one scale", field="scales")
+        distinct_names((arm.name for arm in self.arms), field="arms")
+        distinct_names((scale.name for scale in self.scales), field="scales")
+        self._check_sizes()
+        if (baseline := self.arm(self.decision.baseline, field="decision.baseline")).expect_leak:
+            raise BadInput(
+                f"the baseline {baseline.name!r} cannot be an arm that is expected to leak", field="decision.baseline"
+            )
+        return self
+
+    def arm(self, name: str, field: str = "arms") -> Arm:
+        """The arm of this name.
+
+        Raises:
+            BadInput: there is none; names the nearest.
+        """
+        for arm in self.arms:
+            if arm.name == name:
+                return arm
+        raise BadInput(f"no arm is named {name!r}", field=field, hint=nearest(name, [arm.name for arm in self.arms]))
+
+    def resolve(
+        self,
+        size: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        seeds: tuple[int, ...] | None = None,
+        *,
+        runs_limit: int | None = None,
+    ) -> ResolvedExperiment:
+        """Arms x scales x seeds as run specs, with every rule between arms checked. Reads no data.
+
+        Args:
+            size: a name in `sizes`; None runs the base.
+            overrides: dotted path -> value, stronger than arms and scales (`--set`).
+            seeds: instead of the size's or the experiment's own.
+            runs_limit: refuse more runs than this; None has no limit.
+
+        Raises:
+            BadInput: unknown size or path, a value out of range, arms that resolve to the same runs, an arm that changes
+                what is evaluated on.
+        """
+        from palinode.spec.grid import expand
+
+        return expand(self, size, overrides or {}, seeds, runs_limit)
+
+    def _check_sizes(self) -> None:
+        names = [scale.name for scale in self.scales]
+        distinct_names(self.sizes, field="sizes")
+        for name, size in self.sizes.items():
+            check_file_name(name, field=f"sizes.{name}")
+            for wanted in size.scales or ():
+                if wanted not in names:
+                    raise BadInput(
+                        f"no scale is named {wanted!r}", field=f"sizes.{name}.scales", hint=nearest(wanted, names)
+                    )
+            if size.scales == ():
+                raise BadInput("no scales: leave it out to run all", field=f"sizes.{name}.scales")
+            if size.seeds is not None:
+                check_seeds(size.seeds, field=f"sizes.{name}.seeds")
+
+
+class ResolvedArm(Config):
+    """An arm with its difference from the base spelled out: [(dotted path, before, after), ...]."""
+
+    name: str
+    expect_leak: bool
+    note: str
+    diff: tuple[tuple[str, Any, Any], ...]
+
+
+class ResolvedRun(Config):
+    """One run and the place it has in the experiment."""
+
+    arm: str
+    scale: str
+    spec: RunSpec
+
+    @property
+    def seed(self) -> int:
+        """The seed of this run."""
+        return self.spec.seed
+
+
+class ResolvedExperiment(Config):
+    """An experiment at one size: the runs, in the order they are started (all arms of one seed come together)."""
+
+    name: str
+    size: str
+    question: str
+    decision: Decision
+    arms: tuple[ResolvedArm, ...]
+    scales: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[ResolvedRun, ...]
+
+    def settings(self, arm: str, scale: str) -> RunSettings:
+        """The settings of one arm at one scale (the same for every seed)."""
+        return next(run.spec.settings for run in self.runs if (run.arm, run.scale) == (arm, scale))

@@ -1,0 +1,157 @@
+"""Arms x scales x seeds -> run specs, and the rules between them: arms must differ, and be evaluated on the same data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from palinode.base.config import content_hash, diff
+from palinode.base.errors import BadInput, PalinodeError, nearest
+from palinode.spec.change import changed
+from palinode.spec.experiment import (
+    DEFAULT_SIZE,
+    Arm,
+    Decision,
+    Experiment,
+    ResolvedArm,
+    ResolvedExperiment,
+    ResolvedRun,
+    Scale,
+    Size,
+)
+from palinode.spec.names import check_seeds
+from palinode.spec.run_spec import RunSettings, RunSpec
+
+Layers = Mapping[str, Mapping[str, Any]]  # where a change was written -> dotted path -> value, weakest first
+TRAIN_ONLY_FIELDS = frozenset(["data.max_train_tokens"])  # the one field of the data that leaves evaluation alone
+
+
+def expand(
+    experiment: Experiment,
+    size_name: str | None,
+    overrides: Mapping[str, Any],
+    seeds: tuple[int, ...] | None,
+    runs_limit: int | None,
+) -> ResolvedExperiment:
+    """See `Experiment.resolve`."""
+    size = _size(experiment, size_name)
+    scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
+    chosen_seeds = seeds if seeds is not None else size.seeds if size.seeds is not None else experiment.seeds
+    check_seeds(chosen_seeds, field="--seeds" if seeds is not None else "seeds")
+    _refuse_too_many(len(experiment.arms) * len(scales) * len(chosen_seeds), runs_limit)
+    size_layer = {f"sizes.{size_name}.change": size.change} if size_name else {}
+    settings = {
+        (arm.name, scale.name): _settings(experiment.base, size_layer, scale, arm, overrides)
+        for scale in scales
+        for arm in experiment.arms
+    }
+    _check_arms(experiment, scales, settings)
+    runs = tuple(
+        ResolvedRun(arm=arm.name, scale=scale.name, spec=RunSpec.of(settings[arm.name, scale.name], seed))
+        for seed in chosen_seeds
+        for scale in scales
+        for arm in experiment.arms
+    )
+    plain = _settings(experiment.base, size_layer, scales[0], None, overrides)
+    return ResolvedExperiment(
+        name=experiment.name,
+        size=size_name or DEFAULT_SIZE,
+        question=experiment.question,
+        decision=experiment.decision,
+        arms=tuple(_resolved_arm(arm, plain, settings[arm.name, scales[0].name]) for arm in experiment.arms),
+        scales=tuple(scale.name for scale in scales),
+        seeds=chosen_seeds,
+        runs=runs,
+    )
+
+
+def _size(experiment: Experiment, name: str | None) -> Size:
+    if name is None:
+        return Size()
+    if name not in experiment.sizes:
+        hint = nearest(name, experiment.sizes) or "the experiment defines no sizes"
+        raise BadInput(f"no size is named {name!r}", field="--size", hint=hint)
+    return experiment.sizes[name]
+
+
+def _refuse_too_many(runs: int, runs_limit: int | None) -> None:
+    if runs_limit is not None and runs > runs_limit:
+        raise BadInput(
+            f"{runs:,} runs are more than {runs_limit:,}", field="seeds", hint="add --yes to run them all the same"
+        )
+
+
+def _settings(
+    base: RunSettings, size_layer: Layers, scale: Scale, arm: Arm | None, overrides: Mapping[str, Any]
+) -> RunSettings:
+    """The base with every layer of changes applied at once, so that only the result has to make sense."""
+    layers: dict[str, Mapping[str, Any]] = {**size_layer, f"scales.{scale.name}.change": scale.change}
+    if arm is not None:
+        layers[f"arms.{arm.name}.change"] = arm.change
+    layers["--set"] = overrides
+    merged = {path: value for change in layers.values() for path, value in change.items()}
+    try:
+        return changed(base, merged)
+    except PalinodeError as error:
+        raise BadInput(
+            error.message, file=error.file, field=_written_at(layers, error.field), hint=error.hint
+        ) from None
+
+
+def _written_at(layers: Layers, field: str | None) -> str | None:
+    """The place of the strongest change that concerns a field: `arms.both.change.objective.p`."""
+    for origin, change in reversed(layers.items()):
+        for path in change:
+            if field and (f"{field}.".startswith(f"{path}.") or f"{path}.".startswith(f"{field}.")):
+                return f"{origin} {field}" if origin.startswith("--") else f"{origin}.{field}"
+    return f"base.{field}" if field else None
+
+
+def _check_arms(experiment: Experiment, scales: list[Scale], settings: Mapping[tuple[str, str], RunSettings]) -> None:
+    decision = experiment.decision
+    for scale in scales:
+        of_arm = {arm.name: settings[arm.name, scale.name] for arm in experiment.arms}
+        for name, ours in of_arm.items():
+            _refuse_confounded(name, of_arm[decision.baseline], ours)
+            _refuse_unmeasured(decision, name, ours)
+        for first, second in _equal(of_arm):
+            who = "the baseline" if decision.baseline in (first, second) else f"arm {first!r}"
+            other = first if second == decision.baseline else second
+            raise BadInput(
+                f"resolves to the same runs as {who}: nothing differs between them", field=f"arms.{other}.change"
+            )
+    for first, second in _equal({scale.name: settings[decision.baseline, scale.name] for scale in scales}):
+        raise BadInput(f"resolves to the same runs as scale {first!r}", field=f"scales.{second}.change")
+
+
+def _equal(settings: Mapping[str, RunSettings]) -> Iterator[tuple[str, str]]:
+    seen: dict[str, str] = {}
+    for name, ours in settings.items():
+        if (first := seen.setdefault(content_hash(ours), name)) != name:
+            yield first, name
+
+
+def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> None:
+    """An arm may change how one trains, never what one is tested on: the difference would be the test's."""
+    for part in ("evaluation", "data"):
+        for path, _, _ in diff(getattr(baseline, part), getattr(arm, part)):
+            if (field := f"{part}.{path}") not in TRAIN_ONLY_FIELDS:
+                raise BadInput(
+                    f"changes what is evaluated ({field}), so arms could not be compared",
+                    field=f"arms.{name}.change",
+                    hint="make it a scale, or an experiment of its own",
+                )
+
+
+def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> None:
+    split, direction, _ = decision.metric.split(".")
+    if direction not in settings.evaluation.directions:
+        raise BadInput(
+            f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}", field="decision.metric"
+        )
+    if split == "test" and not settings.evaluation.test:
+        raise BadInput(f"{decision.metric} is not measured", field="decision.metric", hint="set evaluation.test = true")
+
+
+def _resolved_arm(arm: Arm, plain: RunSettings, settings: RunSettings) -> ResolvedArm:
+    return ResolvedArm(name=arm.name, expect_leak=arm.expect_leak, note=arm.note, diff=tuple(diff(plain, settings)))

@@ -1,0 +1,105 @@
+"""One run, fully resolved: data, model, objective, recipe, evaluation, seed. Its id is the hash of what it says.
+
+Same id, same run: an experiment reuses what another one trained. The hash covers the numerics version of this program and
+the source of every class the user wrote (a user's part encodes with the hash of the file it was written in).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from palinode.base.config import Config, PartField, content_hash, encode, one_of
+from palinode.base.seeds import NUMERICS_VERSION
+from palinode.data.config import DataConfig
+from palinode.models import MODELS
+from palinode.models.base import ModelConfig
+from palinode.objectives import OBJECTIVES, Objective
+from palinode.train.recipe import RECIPES, Recipe
+
+SPEC_VERSION = 1
+RUN_ID_CHARACTERS = 16  # 64 bits: two of a million different runs collide with probability 3e-8
+SEED_LIMIT = 2**63  # what a torch generator takes
+
+Direction = Literal["ltr", "rtl"]
+
+
+class EvaluationConfig(Config):
+    """What is measured after training, the same for every arm.
+
+    Attributes:
+        directions: reading directions that are scored, each on every token.
+        max_tokens: score only the first so many tokens of a split; None scores all.
+        batch_windows: windows per evaluation batch (does not change the numbers).
+        test: also score the test split, once, at the end.
+    """
+
+    directions: tuple[Direction, ...] = Field(default=("ltr", "rtl"), min_length=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    batch_windows: int = Field(default=32, ge=1, le=10**5)
+    test: bool = False
+
+    @field_validator("directions")
+    @classmethod
+    def _each_once(cls, directions: tuple[Direction, ...]) -> tuple[Direction, ...]:
+        if len(set(directions)) != len(directions):
+            raise ValueError("each direction is scored once")
+        return directions
+
+
+class RunSettings(Config):
+    """Everything about a run but its seed: what an arm changes.
+
+    Attributes:
+        threads: CPU threads of this run. Part of the spec, because one and two threads round differently.
+        device: `auto` takes CUDA when it is there.
+    """
+
+    data: DataConfig
+    model: PartField[ModelConfig, one_of(lambda: MODELS, "model")]
+    objective: PartField[Objective, one_of(lambda: OBJECTIVES, "objective")]
+    recipe: PartField[Recipe, one_of(lambda: RECIPES, "recipe")]
+    evaluation: EvaluationConfig = EvaluationConfig()
+    threads: int = Field(default=1, ge=1, le=1024)
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
+
+
+class RunSpec(RunSettings):
+    """Settings and a seed: enough to train, and nothing else decides the bits (on one execution fingerprint)."""
+
+    version: int = SPEC_VERSION
+    seed: int = Field(ge=0, lt=SEED_LIMIT)
+
+    @field_validator("version")
+    @classmethod
+    def _known_version(cls, version: int) -> int:
+        return known_version(version)
+
+    @classmethod
+    def of(cls, settings: RunSettings, seed: int) -> RunSpec:
+        """These settings with this seed."""
+        return cls(**{name: getattr(settings, name) for name in RunSettings.model_fields}, seed=seed)
+
+    @property
+    def settings(self) -> RunSettings:
+        """This spec without its seed."""
+        return RunSettings(**{name: getattr(self, name) for name in RunSettings.model_fields})
+
+    @property
+    def run_id(self) -> str:
+        """16 hex characters: the hash of this spec, the numerics version, and the source of user code in it."""
+        return content_hash({"numerics_version": NUMERICS_VERSION, "spec": encode(self)})[:RUN_ID_CHARACTERS]
+
+
+def known_version(version: int) -> int:
+    """The version of a spec when this program can read it.
+
+    Raises:
+        ValueError: it is newer than this program, or not a version.
+    """
+    if version > SPEC_VERSION:
+        raise ValueError(f"spec version {version} is newer than this program's {SPEC_VERSION}: update palinode")
+    if version < 1:
+        raise ValueError(f"spec versions start at 1, got {version}")
+    return version
