@@ -1,0 +1,51 @@
+"""Does reading text from right to left, beside left to right, help a language model? And what does a leak look like?
+
+Three arms on English prose that every Python carries. `both` reads each batch right to left as well, with probability p.
+`both-published-mask` does the same through the mask that was published for it, tril(ones(1024, 1024)).flip(0) cut to the
+window: there, a position can see the token it has to predict.
+"""
+
+from palinode.base.visibility import FlippedLowerTriangle
+from palinode.data.config import DataConfig
+from palinode.models.decoder import modern
+from palinode.objectives import LtrObjective
+from palinode.objectives.mixture import BothObjective
+from palinode.objectives.probability import Constant
+from palinode.spec import Arm, Decision, EvaluationConfig, Experiment, RunSettings, Size
+from palinode.train.recipe import Speedrun
+
+P = 0.5  # high enough that two hundred steps show what happens to the right-to-left loss
+
+experiment = Experiment(
+    name="demo",
+    question="Does predicting text right to left, beside left to right, help or hurt the left-to-right loss?",
+    base=RunSettings(
+        data=DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=128),
+        model=modern(layers=2, width=64, heads=2),
+        objective=LtrObjective(),
+        recipe=Speedrun(steps=200, batch_windows=16, evaluate_every_steps=50),
+        evaluation=EvaluationConfig(max_tokens=60_000),
+    ),
+    arms=(
+        Arm(name="ltr", note="left to right only"),
+        Arm(name="both", change={"objective": BothObjective(p=Constant(p=P))}, note="right to left as well"),
+        Arm(
+            name="both-published-mask",
+            change={"objective": BothObjective(p=Constant(p=P), rtl_sees=FlippedLowerTriangle())},
+            expect_leak=True,
+            note="right to left through the published mask",
+        ),
+    ),
+    seeds=(1, 2, 3),
+    decision=Decision(
+        metric="validation.ltr.nats_per_token",
+        baseline="ltr",
+        better="lower",
+        equal="window_tokens",
+        smallest_effect=0.02,
+    ),
+    sizes={
+        "smoke": Size(change={"recipe.steps": 20, "recipe.evaluate_every_steps": 10}, seeds=(1, 2)),
+        "laptop": Size(change={"model.width": 256, "model.layers": 6, "recipe.steps": 3000}, seeds=(1, 2, 3, 4, 5)),
+    },
+)

@@ -1,0 +1,266 @@
+"""One run, from spec to record, readable top to bottom: data, model, optimizer, resume, train, evaluate, audit, result.
+
+`run_one` may be killed at any moment; the same call goes on from the newest good checkpoint and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from palinode.base import fsio
+from palinode.base.config import encode
+from palinode.base.errors import Damaged
+from palinode.base.example import SpecialTokens
+from palinode.base.seeds import generator
+from palinode.data.store import TokenStore, prepare
+from palinode.data.windows import TrainWindows, evaluation_windows
+from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
+from palinode.models.base import LanguageModel
+from palinode.results.record import METRICS_FILE, RESULT_FILE, Result, RunOutcome
+from palinode.results.store import Store
+from palinode.spec.run_spec import RunSettings, RunSpec
+from palinode.train.checkpoint import Saved, load_newest, load_weights, newest_first, save_checkpoint, weights_sha256
+from palinode.train.loop import Counters, DivergedError, StepReport, Training, train
+from palinode.train.optim import build_optimizers
+from palinode.train.parallel import compiled, fingerprint, resolve_device, use_threads
+
+CHECKPOINTS = "ckpt"
+TIMED = ("train", "evaluate", "checkpoint", "audit")
+Event = dict[str, Any]
+Scores = Mapping[str, Mapping[str, Mapping[str, float | int | None]]]
+
+
+def run_one(
+    spec: RunSpec,
+    store: Store,
+    on_event: Callable[[Event], None] = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train, evaluate and record one run, or go on with it; a finished run is returned as it stands.
+
+    Args:
+        on_event: called with every metrics row as it is written, and with notes (`{"event": "note", ...}`).
+        should_stop: asked between steps; at a yes a checkpoint is written and the result is `stopped`, which is not
+            recorded: the same call goes on later.
+    """
+    if (store.run_directory(spec.run_id) / RESULT_FILE).exists() and (result := store.record(spec.run_id).result):
+        return result
+    attempt = Attempt.begin(spec, store, on_event)
+    attempt.resume()
+    try:
+        reached_end = train(attempt.training, after_step=attempt.after_step, should_stop=should_stop)
+    except DivergedError as problem:
+        return attempt.record("diverged", reason=str(problem))
+    attempt.save()
+    if not reached_end:
+        return attempt.result("stopped", reason=f"stopped after step {attempt.training.step}")
+    splits = ("validation", "test") if spec.evaluation.test else ("validation",)
+    scores = {split: attempt.evaluate(split, final=True).as_rows() for split in splits}
+    return attempt.record("done", scores=scores)
+
+
+def build_model(settings: RunSettings, data: TokenStore, seed: int) -> tuple[LanguageModel, SpecialTokens]:
+    """The untrained model of a spec, with room for the special tokens that every arm carries."""
+    specials = SpecialTokens(data.vocab_size)
+    model = settings.model.build(specials.vocab_size, settings.data.window_tokens, seed)
+    return model.to(resolve_device(settings.device)), specials
+
+
+def evaluate_split(
+    settings: RunSettings, model: LanguageModel, data: TokenStore, specials: SpecialTokens, split: str, seed: int
+) -> Evaluation:
+    """Score a whole split as the spec's evaluation says: fixed windows, the objective's own passes."""
+    chosen = settings.evaluation
+    return evaluate(
+        model,
+        evaluation_windows(
+            data.tokens(split),
+            settings.data.window_tokens,
+            batch_windows=chosen.batch_windows,
+            max_tokens=chosen.max_tokens,
+        ),
+        evaluation_passes(settings.objective, chosen.directions),
+        specials=specials,
+        bytes_per_token=data.bytes_per_token,
+        draw_generator=generator(seed, "evaluation"),
+        device=next(model.parameters()).device,
+    )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with what is needed to use it."""
+
+    spec: RunSpec
+    model: LanguageModel
+    specials: SpecialTokens
+    data: TokenStore
+
+
+def load_trained(spec: RunSpec, store: Store) -> Trained:
+    """The newest good weights of a run, in eval mode.
+
+    Raises:
+        Damaged: the run has no checkpoint that can be used.
+    """
+    data = prepare(spec.data)
+    model, specials = build_model(spec, data, spec.seed)
+    directory = store.run_directory(spec.run_id)
+    problem = Damaged("no checkpoint to load", file=str(directory), hint="train the run first")
+    for checkpoint in newest_first(directory / CHECKPOINTS):
+        try:
+            load_weights(checkpoint, model)
+        except Damaged as damage:
+            problem = damage
+        else:
+            return Trained(spec, model.eval(), specials, data)
+    raise problem
+
+
+class Attempt:
+    """One process's work on a run. Every file it writes lies in the run's directory."""
+
+    def __init__(
+        self, spec: RunSpec, store: Store, data: TokenStore, training: Training, emit: Callable[[Event], None]
+    ):
+        self.spec = spec
+        self.store = store
+        self.data = data
+        self.training = training
+        self.emit = emit
+        self.directory: Path = store.run_directory(spec.run_id)
+        self.number = 1
+        self.evaluations = 0
+        self.seconds = dict.fromkeys(TIMED, 0.0)
+        self.fingerprint = fingerprint(training.device)
+
+    @classmethod
+    def begin(cls, spec: RunSpec, store: Store, emit: Callable[[Event], None]) -> Attempt:
+        """Prepare data, model and optimizer; write the spec."""
+        use_threads(spec.threads)
+        device = resolve_device(spec.device)
+        data = prepare(spec.data)
+        model, specials = build_model(spec, data, spec.seed)
+        training = Training(
+            model=compiled(model) if spec.recipe.compile else model,
+            optimizers=build_optimizers(spec.recipe.optimizer, model, model.parameter_groups()),
+            objective=spec.objective,
+            recipe=spec.recipe,
+            windows=TrainWindows(data.tokens("train"), spec.data.window_tokens, spec.seed),
+            specials=specials,
+            seed=spec.seed,
+            device=device,
+            objective_state=spec.objective.state(),
+        )
+        store.write_spec(spec.run_id, encode(spec))
+        return cls(spec, store, data, training, emit)
+
+    def resume(self) -> None:
+        """Go on from the newest good checkpoint; rows that a later attempt will write again are dropped."""
+        fsio.remove_stray_temporaries(self.directory)
+        saved, passed_over = load_newest(
+            self.directory / CHECKPOINTS, self.spec.run_id, self.training.model, self.training.optimizers
+        )
+        for problem in passed_over:
+            self.emit({"event": "note", "message": f"damaged checkpoint passed over: {problem}"})
+        path = self.directory / METRICS_FILE
+        rows = fsio.read_lines(path)
+        self.number = 1 + max((int(row["attempt"]) for row in rows), default=0)
+        if saved is not None:
+            self.training.counters = Counters(**saved.counters)  # type: ignore[arg-type]
+            self.training.objective_state = dict(saved.objective_state)
+            self.seconds = dict.fromkeys(TIMED, 0.0) | saved.seconds
+            self.emit({"event": "note", "message": f"going on from step {saved.step}"})
+        kept = [row for row in rows if row["step"] <= self.training.step and not row.get("final")]
+        self.evaluations = sum(row["event"] == "eval" for row in kept)
+        if kept != rows:
+            fsio.rewrite_lines(path, kept)
+
+    def after_step(self, report: StepReport) -> None:
+        """Log, evaluate and save, when their turn has come; the training row is written before the checkpoint."""
+        self.seconds["train"] += report.seconds
+        recipe, done = self.spec.recipe, self.training.step
+        last = done == recipe.steps
+        if done % recipe.log_every_steps == 0 or last or done == 1:
+            self._log_training(report)
+        if recipe.evaluate_every_steps and done % recipe.evaluate_every_steps == 0 and not last:
+            self.evaluate("validation")
+        if done % recipe.checkpoint_interval_steps == 0 and not last:
+            self.save()
+
+    def evaluate(self, split: str, *, final: bool = False) -> Evaluation:
+        """Score a split and write the row."""
+        with self._timed("evaluate"):
+            training = self.training
+            evaluation = evaluate_split(self.spec, training.model, self.data, training.specials, split, self.spec.seed)
+        self.evaluations += split == "validation"
+        self._write({"event": "eval", "split": split, "final": final, "scores": evaluation.as_rows()})
+        return evaluation
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, unless there is one."""
+        step = self.training.step
+        saved = Saved(
+            self.spec.run_id, step, asdict(self.training.counters), self.training.objective_state, self.seconds
+        )
+        newest = next(iter(newest_first(self.directory / CHECKPOINTS)), None)
+        if newest is not None and newest.name == f"step-{step}":
+            return
+        with self._timed("checkpoint"):
+            root, keep = self.directory / CHECKPOINTS, self.spec.recipe.keep_checkpoints
+            save_checkpoint(root, saved, self.training.model, self.training.optimizers, keep)
+
+    def record(self, outcome: RunOutcome, *, scores: Scores | None = None, reason: str | None = None) -> Result:
+        """Write the result: the last file of a run."""
+        result = self.result(outcome, scores=scores, reason=reason)
+        self.store.write_result(result)
+        return result
+
+    def result(self, outcome: RunOutcome, *, scores: Scores | None = None, reason: str | None = None) -> Result:
+        """What this run came to."""
+        training = self.training
+        by_role = {role: sum(p.numel() for _, p in named) for role, named in training.model.parameter_groups().items()}
+        total = sum(by_role.values())
+        outside = sum(by_role.get(role, 0) for role in ("embedding", "position"))
+        return Result(
+            run_id=self.spec.run_id,
+            outcome=outcome,
+            reason=reason,
+            scores=scores or {},
+            counters={**asdict(training.counters), "evaluations": self.evaluations},
+            parameters={**by_role, "total": total, "non_embedding": total - outside},
+            seconds={**self.seconds, "total": sum(self.seconds.values())},
+            fingerprint=self.fingerprint,
+            weights_sha256=weights_sha256(training.model),
+            attempts=self.number,
+        )
+
+    def _log_training(self, report: StepReport) -> None:
+        probability = getattr(self.spec.objective, "p", None)
+        self._write(
+            {
+                "event": "train",
+                "nats_by_group": report.nats_by_group,
+                "learning_rate_factor": report.learning_rate_factor,
+                "gradient_norm": report.gradient_norm,
+                **({} if probability is None else {"p": probability.at(self.training.progress())}),
+            }
+        )
+
+    def _write(self, row: Event) -> None:
+        counters = asdict(self.training.counters)
+        step = counters.pop("optimizer_steps")
+        full = {**row, "attempt": self.number, "step": step, **counters, "seconds": self.seconds["train"]}
+        self.store.append_metrics(self.spec.run_id, full)
+        self.emit(full)
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - started

@@ -1,0 +1,132 @@
+"""Evaluation against numpy, from the logits: sum over sum, every token once, bytes that add up, nothing moved."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from palinode.base.example import Draw, SpecialTokens, one_pass
+from palinode.base.seeds import generator
+from palinode.base.visibility import FlippedLowerTriangle, Ltr
+from palinode.data.windows import evaluation_windows
+from palinode.evaluate.losses import evaluate, evaluation_passes
+from palinode.models.decoder import modern
+from palinode.models.direction import logits_for
+from palinode.objectives import BothObjective, LtrObjective, RtlObjective
+from palinode.objectives.base import Objective
+
+VOCABULARY, WINDOW = 20, 12
+SPECIALS = SpecialTokens(VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def tokens():
+    return torch.randint(0, VOCABULARY, (125,), generator=generator(1, "tokens")).numpy().astype(np.uint16)
+
+
+@pytest.fixture(scope="module")
+def bytes_per_token():
+    return np.arange(1, VOCABULARY + 1, dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def model():
+    made = (
+        modern(layers=2, width=16, heads=2, dropout=0.2)
+        .with_(zero_residual=False, zero_head=False)
+        .build(SPECIALS.vocab_size, WINDOW, 0)
+    )
+    return made
+
+
+def scored(model, tokens, bytes_per_token, objective=None, batch_windows=4, directions=("ltr", "rtl")):
+    return evaluate(
+        model,
+        evaluation_windows(tokens, WINDOW, batch_windows=batch_windows),
+        evaluation_passes(objective or LtrObjective(), directions),
+        specials=SPECIALS,
+        bytes_per_token=bytes_per_token,
+        draw_generator=generator(0, "evaluation"),
+        device=torch.device("cpu"),
+    )
+
+
+def by_hand(model, tokens, objective):
+    """Nats, hits and targets of each window on its own, in numpy float64."""
+    nats, hits, targets = [], 0, []
+    model.eval()
+    for start in range(0, len(tokens), WINDOW):
+        window = torch.from_numpy(tokens[start : start + WINDOW].astype(np.int64))[None]
+        example = objective.example(window, Draw(), SPECIALS)
+        with torch.no_grad():
+            logits = logits_for(model, example).double().numpy()[0]
+        for slot, target in enumerate(example.targets[0].tolist()):
+            row = logits[slot] - logits[slot].max()
+            nats.append(math.log(np.exp(row).sum()) - row[target])
+            hits += int(logits[slot].argmax() == target)
+            targets.append(target)
+    return nats, hits, targets
+
+
+@pytest.mark.parametrize(("name", "objective"), [("ltr", LtrObjective()), ("rtl", RtlObjective())])
+def test_scores_are_those_computed_by_hand(model, tokens, bytes_per_token, name, objective):
+    score = scored(model, tokens, bytes_per_token).scores[name]
+    nats, hits, targets = by_hand(model, tokens, objective)
+    assert score.tokens_scored == len(tokens) == len(nats)
+    assert score.nats_sum == pytest.approx(sum(nats), rel=1e-6)
+    assert score.hits == hits
+    assert score.bytes_scored == sum(bytes_per_token[target] for target in targets)
+    assert score.bits_per_byte == pytest.approx(sum(nats) / math.log(2) / score.bytes_scored, rel=1e-6)
+    assert score.perplexity == pytest.approx(math.exp(sum(nats) / len(nats)), rel=1e-6)
+
+
+def test_both_directions_score_the_same_tokens(model, tokens, bytes_per_token):
+    scores = scored(model, tokens, bytes_per_token).scores
+    assert scores["ltr"].tokens_scored == scores["rtl"].tokens_scored
+    assert scores["ltr"].bytes_scored == scores["rtl"].bytes_scored == int(bytes_per_token[tokens].sum())
+
+
+@pytest.mark.parametrize("batch_windows", [1, 7, 1000])
+def test_the_batch_size_does_not_matter(model, tokens, bytes_per_token, batch_windows):
+    reference = scored(model, tokens, bytes_per_token).scores
+    other = scored(model, tokens, bytes_per_token, batch_windows=batch_windows).scores
+    for name, score in reference.items():
+        assert other[name].nats_sum == pytest.approx(score.nats_sum, rel=1e-6)
+        assert other[name].tokens_scored == score.tokens_scored
+
+
+def test_twice_gives_the_same_bits_and_leaves_modes_and_generators_alone(model, tokens, bytes_per_token):
+    model.train()
+    before = torch.random.get_rng_state()
+    first, second = (scored(model, tokens, bytes_per_token) for _ in range(2))
+    assert first.scores == second.scores
+    assert first.window_nats == second.window_nats
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert model.training
+
+
+def test_the_published_mask_is_evaluated_through_the_published_mask(tokens):
+    objective = BothObjective(rtl_sees=FlippedLowerTriangle())
+    assert evaluation_passes(objective, ("ltr", "rtl"))["rtl"].sees == FlippedLowerTriangle()
+
+
+class SkipOne(Objective):
+    """Predict the token after next: an objective of its own kind, evaluated under its own name."""
+
+    def example(self, windows, draw, specials):
+        index = torch.arange(windows.shape[1])
+        return one_pass(windows, name="skip", sees=Ltr(), input_source=index[:-2], target_source=index[2:])
+
+    def may_inform(self, source, target, group, draw):
+        return source <= target - 2
+
+    def groups(self):
+        return ("skip",)
+
+
+def test_an_objective_of_another_kind_is_scored_beside_the_honest_directions(model, tokens, bytes_per_token):
+    scores = scored(model, tokens, bytes_per_token, objective=SkipOne()).scores
+    assert set(scores) == {"ltr", "rtl", "own"}
+    full_windows, rest = divmod(len(tokens), WINDOW)
+    assert scores["own"].tokens_scored == full_windows * (WINDOW - 2) + max(0, rest - 2)

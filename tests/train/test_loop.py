@@ -1,0 +1,139 @@
+"""What a step does: sum over sum across micro-batches, honest counters, roles covered once, learning rates as scheduled."""
+
+import math
+
+import pytest
+import torch
+from tiny_training import WINDOW_TOKENS, make_training
+from torch import nn
+
+from palinode.objectives import BothObjective, ChooseObjective, LtrObjective
+from palinode.objectives.probability import Constant
+from palinode.train.checkpoint import weights_sha256
+from palinode.train.loop import batch_examples, take_step, train
+from palinode.train.optim import OPTIMIZERS, AdamW, MuonAdamW, build_optimizers
+from palinode.train.recipe import RECIPES
+
+
+def trained(objective, steps=8, **changes):
+    training = make_training("gpt2-adamw", steps=steps, **changes)
+    training.objective, training.objective_state = objective, objective.state()
+    train(training, after_step=lambda report: None)
+    return training
+
+
+def test_counters_are_what_was_read():
+    ltr = trained(LtrObjective()).counters
+    assert (ltr.window_tokens, ltr.tokens_read, ltr.tokens_scored_ltr) == (8 * 4 * WINDOW_TOKENS,) * 3
+    assert (ltr.tokens_scored_rtl, ltr.passes) == (0, 8)
+    bare = trained(LtrObjective(direction_token=False)).counters
+    assert bare.tokens_read == bare.tokens_scored == 8 * 4 * (WINDOW_TOKENS - 1)
+    both = trained(BothObjective(p=Constant(p=1.0))).counters
+    assert (both.passes, both.tokens_read) == (16, 2 * ltr.tokens_read)
+    assert both.tokens_scored_ltr == both.tokens_scored_rtl == ltr.tokens_scored
+    assert both.train_flops == pytest.approx(2 * ltr.train_flops)
+    choose = trained(ChooseObjective(p=Constant(p=0.5))).counters
+    assert (choose.passes, choose.tokens_read) == (8, ltr.tokens_read)
+    assert 0 < choose.tokens_scored_rtl < choose.tokens_read
+
+
+def test_p_zero_is_ltr_to_the_bit():
+    ltr, both = trained(LtrObjective()), trained(BothObjective(p=Constant(p=0.0)))
+    assert weights_sha256(ltr.model) == weights_sha256(both.model)
+
+
+def test_micro_batches_do_not_change_the_gradient():
+    """Batches of unequal passes (row-wise coins) make a mean of means wrong; sum over sum is exact."""
+    gradients = []
+    for parts in (1, 2, 4):
+        training = make_training("gpt2-adamw", micro_batches=parts, gradient_clip=None)
+        training.model.eval()  # no dropout: micro-batches draw their own masks
+        training.objective = LtrObjective(direction_token=False)
+        training.objective_state = {}
+        for optimizer in training.optimizers:
+            optimizer.step = lambda: None
+            optimizer.zero_grad = lambda set_to_none: None
+        take_step(training)
+        gradients.append(torch.cat([p.grad.flatten() for p in training.model.parameters()]))
+    for other in gradients[1:]:
+        assert torch.allclose(gradients[0], other, atol=1e-6, rtol=1e-5)
+
+
+def test_batches_are_a_pure_function_of_seed_and_step():
+    first, second = make_training("speedrun"), make_training("speedrun")
+    take_step(first)
+    second.counters.optimizer_steps = 1
+    second.objective_state = first.objective_state
+    for one, two in zip(batch_examples(first), batch_examples(second), strict=True):
+        assert torch.equal(one.inputs, two.inputs)
+
+
+def test_learning_rate_follows_the_schedule():
+    training = make_training("gpt2-adamw", steps=10)
+    seen = []
+    train(training, after_step=lambda report: seen.append(training.optimizers[0].param_groups[0]["lr"]))
+    expected = [1e-3 * training.recipe.schedule.factor(step, 10) for step in range(10)]
+    assert seen == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("config", [cls() for cls in OPTIMIZERS.values()], ids=lambda config: config.kind)
+def test_an_optimizer_owns_every_parameter_once_or_refuses(config):
+    training = make_training("speedrun")
+    roles = training.model.parameter_groups()
+    optimizers = build_optimizers(config, training.model, roles)
+    owned = [id(p) for o in optimizers for group in o.param_groups for p in group["params"]]
+    assert sorted(owned) == sorted(id(p) for p in training.model.parameters())
+    lacking = {role: named[1:] if role == "vector" else named for role, named in roles.items()}
+    with pytest.raises(ValueError, match="exactly once"):
+        build_optimizers(config, training.model, lacking)
+
+
+def test_muon_is_given_only_hidden_matrices():
+    training = make_training("speedrun")
+    optimizers = build_optimizers(MuonAdamW(), training.model, training.model.parameter_groups())
+    muon = next(o for o in optimizers if isinstance(o, torch.optim.Muon))
+    names = {id(p): name for name, p in training.model.named_parameters()}
+    moved = [names[id(p)] for group in muon.param_groups for p in group["params"]]
+    assert moved
+    assert not any("embed" in name or "head" in name for name in moved)
+
+
+def test_adamw_step_is_torchs():
+    """One step of the recipe equals torch.optim.AdamW on the same gradient, decay on matrices only."""
+    layer = nn.Linear(4, 3)
+    twin = nn.Linear(4, 3)
+    twin.load_state_dict(layer.state_dict())
+    config = AdamW(learning_rate=0.01, weight_decay=0.1)
+    [optimizer] = build_optimizers(
+        config, layer, {"matrix": [("weight", layer.weight)], "vector": [("bias", layer.bias)]}
+    )
+    reference = torch.optim.AdamW(
+        [{"params": [twin.weight], "weight_decay": 0.1}, {"params": [twin.bias], "weight_decay": 0.0}],
+        lr=0.01,
+        betas=(0.9, 0.99),
+    )
+    for module, opt in ((layer, optimizer), (twin, reference)):
+        module(torch.ones(2, 4)).pow(2).sum().backward()
+        opt.step()
+    assert torch.equal(layer.weight, twin.weight)
+    assert torch.equal(layer.bias, twin.bias)
+
+
+def test_the_clip_bounds_the_gradient_and_the_report_shows_the_norm_before_it():
+    training = make_training("gpt2-adamw", gradient_clip=1e-3)
+    kept = {}
+
+    def remember(optimizer, args, kwargs):
+        kept["norm"] = math.sqrt(sum(float(p.grad.pow(2).sum()) for p in training.model.parameters()))
+
+    training.optimizers[0].register_step_pre_hook(remember)
+    report = take_step(training)
+    assert kept["norm"] == pytest.approx(1e-3, rel=1e-3)
+    assert report.gradient_norm > 1e-2
+
+
+def test_every_recipe_of_the_table_refuses_micro_batches_that_do_not_divide():
+    for cls in RECIPES.values():
+        if cls.kind != "custom":
+            with pytest.raises(ValueError, match="do not divide"):
+                cls(batch_windows=10, micro_batches=3)
