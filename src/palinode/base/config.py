@@ -200,6 +200,8 @@ def finite(value: float | None) -> float | None:
 
 
 def _as_tuples(value: Any) -> Any:
+    if isinstance(value, dict):  # a table of lists, such as a finding's pictures
+        return {key: _as_tuples(item) for key, item in value.items()}
     return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 

@@ -1,0 +1,343 @@
+"""The store: directories are the truth, the index is a cache, every outcome is visible, reading writes nothing."""
+
+import hashlib
+import json
+import os
+import shutil
+import sqlite3
+import time
+from dataclasses import asdict
+
+import pytest
+
+from palinode.base import fsio
+from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
+from palinode.base.finding import AuditReport, Finding
+from palinode.results import index
+from palinode.results.record import ExperimentEntry, Record, Result
+from palinode.results.store import Store
+from synthetic_store import Synthetic, make_store
+
+RUN = "0123456789abcdef"
+
+
+def tree(root, skip=("index.sqlite",)):
+    """Every file below root with its bytes' hash and times: what "nothing was written" means."""
+    found = {}
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and path.name not in skip:
+            status = path.stat()
+            found[str(path.relative_to(root))] = (
+                hashlib.sha256(path.read_bytes()).hexdigest(),
+                status.st_mtime_ns,
+                status.st_ino,
+            )
+    return found
+
+
+@pytest.fixture
+def store(tmp_path):
+    outcomes = {
+        ("both", "base", 0): "diverged",
+        ("both", "base", 1): "oom",
+        ("both", "base", 2): "failed",
+        ("ltr", "base", 1): "unfinished",
+        ("ltr", "base", 2): "missing",
+        ("both-published-mask", "base", 0): "stopped",
+    }
+    return make_store(tmp_path / "runs", Synthetic(outcomes=outcomes))
+
+
+def test_making_a_store_object_touches_nothing_and_reading_an_absent_one_finds_nothing(tmp_path):
+    store = Store(tmp_path / "runs")
+    assert (store.listing(), store.records(), store.experiments(), store.audits()) == ([], [], [], [])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_creating_a_store_hides_it_from_git(tmp_path):
+    assert (Store(tmp_path / "runs").create().root / ".gitignore").read_text() == "*\n"
+
+
+def test_every_outcome_is_listed(store):
+    counted = {}
+    for row in store.listing():
+        counted[row.outcome] = counted.get(row.outcome, 0) + 1
+    assert counted == {"done": 3, "diverged": 1, "oom": 1, "failed": 1, "unfinished": 1, "stopped": 1}
+    experiment = store.experiment("demo")
+    assert [run.outcome for run in experiment.runs_of("ltr", "base")] == ["done", "unfinished", "missing"]
+    assert [run.outcome for run in experiment.runs_of("both", "base")] == ["diverged", "oom", "failed"]
+    assert all(row.reason for row in store.listing() if row.outcome in ("diverged", "oom", "failed", "stopped"))
+
+
+def test_what_was_written_is_read_back(store):
+    experiment = store.experiment("demo--laptop")
+    record = experiment.runs_of("ltr", "base")[0].record
+    assert isinstance(record, Record)
+    assert record.result == store.record(record.run_id).result
+    [final] = [row for row in record.metrics if row.get("final")]
+    assert record.result.score("validation.ltr.nats_per_token") == final["scores"]["ltr"]["nats_per_token"]
+    assert record.result.score("validation.up.nats_per_token") is None
+    assert record.result.score("nonsense") is None
+    assert record.spec["objective"]["kind"] == "ltr"
+    assert record.audit_report().findings[0].check == "C8.loss_floor"
+    assert experiment.leaks("both-published-mask")
+    assert not experiment.leaks("ltr")
+    assert experiment.audits["ltr", "base"].outcome == "could_not_tell"
+
+
+def test_deleted_index_is_rebuilt_identically(store):
+    rows = store.listing()
+    before = index.logical_dump(store.root)
+    assert [asdict(row) for row in rows] == list(json.loads(before).values())
+    (store.root / "index.sqlite").unlink()
+    assert store.listing() == rows
+    assert index.logical_dump(store.root) == before
+
+
+def test_a_copied_store_gives_the_same_index(store, tmp_path):
+    store.listing()
+    shutil.copytree(store.root, tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    assert copy.listing() == store.listing()
+    assert index.logical_dump(copy.root) == index.logical_dump(store.root)
+
+
+def test_reading_writes_nothing_into_run_directories(store):
+    before = tree(store.root)
+    store.listing()
+    for record in store.records():
+        assert record.metrics is not None
+        assert record.audit is None or record.audit_report()
+    store.experiment("demo")
+    assert tree(store.root) == before
+
+
+def test_a_store_that_cannot_be_written_is_listed_all_the_same(store, monkeypatch):
+    rows = store.listing()
+    (store.root / "index.sqlite").unlink()
+
+    def refuse(path):
+        raise EnvironmentProblem("cannot write: read-only file system", file=str(path))
+
+    monkeypatch.setattr(fsio, "committed", refuse)
+    assert store.listing() == rows
+    assert not (store.root / "index.sqlite").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database", b"SQLite format 3\x00" + b"\x00" * 200])
+def test_a_damaged_index_is_replaced(store, content):
+    rows = store.listing()
+    (store.root / "index.sqlite").write_bytes(content)
+    assert store.listing() == rows
+    assert len(index.load(store.root)) == len(rows)
+
+
+def test_an_index_of_another_version_or_with_anything_beside_the_table_is_not_believed(store):
+    rows = store.listing()
+    for statement in (
+        "PRAGMA user_version=99",
+        "CREATE VIEW hostile AS SELECT 1",
+        "CREATE TRIGGER t DELETE ON runs BEGIN SELECT 1; END",
+    ):
+        with sqlite3.connect(store.root / "index.sqlite") as connection:
+            connection.execute(statement)
+        connection.close()
+        assert index.load(store.root) == {}
+        assert store.listing() == rows
+
+
+def test_the_index_notices_a_new_result_and_a_removed_run(store):
+    unfinished = next(row for row in store.listing() if row.outcome == "unfinished")
+    store.write_result(Result(run_id=unfinished.run_id, outcome="failed", reason="killed"))
+    assert next(row for row in store.listing() if row.run_id == unfinished.run_id).outcome == "failed"
+    shutil.rmtree(store.run_directory(unfinished.run_id))
+    assert unfinished.run_id not in {row.run_id for row in store.listing()}
+
+
+def test_an_up_to_date_index_means_no_run_directory_is_read_and_nothing_is_written(store, monkeypatch):
+    rows = store.listing()
+    stamp = (store.root / "index.sqlite").stat().st_ino
+    monkeypatch.setattr(index, "read_row", lambda directory: pytest.fail("read a run directory"))
+    assert store.listing() == rows
+    assert (store.root / "index.sqlite").stat().st_ino == stamp
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("result.json", b'{"run_id": "'),
+        ("result.json", b"[1, 2]"),
+        ("result.json", b'{"run_id": "0123456789abcdef", "outcome": "excellent"}'),
+        ("result.json", b'{"run_id": "fedcba9876543210", "outcome": "done"}'),
+        (
+            "result.json",
+            b'{"run_id": "0123456789abcdef", "outcome": "done", "scores": {"validation": {"ltr": {"x": NaN}}}}',
+        ),
+        ("result.json", b"[" * 100_000),
+        ("spec.json", b"\xff\xfe\x00"),
+    ],
+)
+def test_damaged_files_are_named_and_listed(tmp_path, name, content):
+    store = Store(tmp_path)
+    store.write_spec(RUN, {"seed": 1})
+    (store.run_directory(RUN) / name).write_bytes(content)
+    with pytest.raises(Damaged) as caught:
+        store.record(RUN)
+    assert name in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+    [row] = store.listing()
+    assert row.outcome == "damaged"
+    assert row.reason.startswith(name)
+    assert [record.outcome for record in store.records()] == ["damaged"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/etc/passwd"), lambda path: path.mkdir()]
+)
+@pytest.mark.parametrize("name", ["spec.json", "result.json"])
+def test_pipes_links_and_directories_in_place_of_files_are_damage(tmp_path, make, name):
+    store = Store(tmp_path)
+    store.run_directory(RUN).mkdir(parents=True)
+    make(store.run_directory(RUN) / name)
+    assert store.records()[0].outcome == "damaged"
+    assert store.listing()[0].outcome == "damaged"
+
+
+def test_pipes_and_links_in_place_of_metrics_and_audit_are_not_followed(tmp_path):
+    store = Store(tmp_path)
+    store.write_spec(RUN, {"seed": 1})
+    os.mkfifo(store.run_directory(RUN) / "metrics.jsonl")
+    (store.run_directory(RUN) / "audit.json").symlink_to("/etc/passwd")
+    record = store.record(RUN)
+    assert record.metrics == ()
+    assert record.audit is None
+
+
+def test_a_link_is_not_a_run_directory(tmp_path):
+    store = Store(tmp_path / "runs").create()
+    (tmp_path / "elsewhere").mkdir()
+    (store.root / RUN).symlink_to(tmp_path / "elsewhere")
+    assert store.run_ids() == []
+    with pytest.raises(BadInput):
+        store.record(RUN)
+
+
+@pytest.mark.parametrize(
+    "run_id", ["", "..", "a/b", "/etc", "a\0b", ".hidden", "-x", "x" * 65, "experiments", "audits", "reports"]
+)
+def test_names_that_leave_the_store_are_refused(tmp_path, run_id):
+    with pytest.raises(BadInput) as caught:
+        Store(tmp_path).run_directory(run_id)
+    assert caught.value.field == "run_id"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".x", "-x", "a--b", "nul\0", "x" * 101, "a\nb", "con:", "end."])
+def test_experiment_names_stay_inside_their_directory(tmp_path, name):
+    with pytest.raises(BadInput):
+        Store(tmp_path).write_experiment(ExperimentEntry(name=name, size="smoke"))
+    assert not (tmp_path / "experiments").exists()
+
+
+def test_an_experiment_is_found_by_name_where_that_is_enough(tmp_path):
+    store = Store(tmp_path)
+    store.write_experiment(ExperimentEntry(name="idée 🌱", size="smoke"))
+    assert store.entry("idée 🌱").size == "smoke"
+    store.write_experiment(ExperimentEntry(name="idée 🌱", size="gpu"))
+    assert store.entry("idée 🌱--gpu").size == "gpu"
+    with pytest.raises(BadInput, match="2 sizes"):
+        store.entry("idée 🌱")
+    with pytest.raises(BadInput, match="did you mean 'idée 🌱'"):
+        store.entry("idee 🌱")
+    assert [entry.size for entry in store.experiments()] == ["gpu", "smoke"]
+
+
+def test_damaged_experiments_are_shown_and_do_not_hide_the_others(store):
+    (store.root / "experiments" / "broken--smoke.json").write_text("{")
+    (store.root / "experiments" / "renamed--smoke.json").write_text(
+        (store.root / "experiments" / "demo--laptop.json").read_text()
+    )
+    assert [entry.name for entry in store.experiments()] == ["demo"]
+    assert ["broken--smoke.json" in str(d) or "renamed--smoke.json" in str(d) for d in store.damaged_experiments()] == [
+        True,
+        True,
+    ]
+    with pytest.raises(Damaged, match="broken--smoke"):
+        store.entry("broken--smoke")
+
+
+def test_a_damaged_audit_is_reported_with_the_experiment(store):
+    audit_hash = store.entry("demo").audits["ltr"]["base"]
+    (store.root / "audits" / f"{audit_hash}.json").write_text('{"subject": 3}')
+    experiment = store.experiment("demo")
+    assert ("ltr", "base") not in experiment.audits
+    assert audit_hash in str(experiment.damaged[0])
+
+
+def test_runs_are_found_by_the_beginning_of_their_id(store):
+    run_ids = store.run_ids()
+    assert store.find(run_ids[0][:12]) == run_ids[0]
+    with pytest.raises(BadInput, match="runs begin with"):
+        store.find("")
+    with pytest.raises(BadInput, match="no run"):
+        store.find("zzzz")
+
+
+def test_another_spec_under_the_same_id_is_damage(tmp_path):
+    store = Store(tmp_path)
+    store.write_spec(RUN, {"seed": 1, "p": 0.1})
+    store.write_spec(RUN, {"p": 0.1, "seed": 1})
+    with pytest.raises(Damaged, match="another spec"):
+        store.write_spec(RUN, {"seed": 2})
+
+
+def test_metrics_keep_the_later_attempt_and_come_in_order(tmp_path):
+    store = Store(tmp_path)
+    store.write_spec(RUN, {})
+    for attempt, step, value in [(1, 10, 3.0), (1, 20, 2.5), (1, 30, 2.4), (2, 20, 2.5), (2, 30, 2.25)]:
+        store.append_metrics(RUN, {"event": "train", "attempt": attempt, "step": step, "value": value})
+    store.append_metrics(RUN, {"event": "eval", "split": "validation", "attempt": 2, "step": 30})
+    with open(store.run_directory(RUN) / "metrics.jsonl", "ab") as handle:
+        handle.write(b'{"crc":1,"row":{"event":"train","step":40}}\n{"crc":12,"ro')
+    rows = store.record(RUN).metrics
+    assert [(row["event"], row["step"], row["attempt"]) for row in rows] == [
+        ("train", 10, 1),
+        ("train", 20, 2),
+        ("eval", 30, 2),
+        ("train", 30, 2),
+    ]
+
+
+def test_audits_are_cached_under_their_hash(tmp_path):
+    store = Store(tmp_path)
+    report = AuditReport(
+        subject="x", findings=(Finding(check="C1.x", outcome="pass", law="l", message="m", pictures={"p": ((0.0,),)}),)
+    )
+    store.write_audit("abc123", report)
+    assert store.audit("abc123") == report
+    assert store.audit("def456") is None
+    assert store.audits() == ["abc123"]
+    with pytest.raises(BadInput):
+        store.audit("../x")
+
+
+def test_listing_five_thousand_runs_takes_under_a_second(tmp_path):
+    root = tmp_path / "runs"
+    root.mkdir()
+    result = json.dumps(
+        {"run_id": "RUN", "outcome": "done", "scores": {"validation": {"ltr": {"nats_per_token": 2.0}}}}
+    )
+    for number in range(5000):
+        directory = root / f"{number:016x}"
+        directory.mkdir()
+        (directory / "spec.json").write_text('{"seed": 1, "model": {"kind": "decoder"}}')
+        (directory / "result.json").write_text(result.replace("RUN", directory.name))
+    store = Store(root)
+    assert len(store.listing()) == 5000
+    best = min(_seconds(store.listing) for _ in range(3))
+    assert best < 1.0, f"{best:.2f} s"
+
+
+def _seconds(call):
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
