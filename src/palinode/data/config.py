@@ -1,0 +1,62 @@
+"""Which text, cut into which tokens, split how: everything about the data that decides what a run learns from."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from palinode.base.config import Config
+
+TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
+Split = Literal["train", "validation", "test"]
+
+BYTE_VALUES = 256
+MOST_TOKEN_IDS = 2**24  # far above any vocabulary in use; refuses a typo such as bpe:1000000000
+HEX_SHA256 = "^[0-9a-f]{64}$"
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class DataConfig(Config):
+    """The data of a run.
+
+    Attributes:
+        corpus: `python-docs` (embedded), a path to a file or folder, `data:<path>` below $PALINODE_DATA, a name given by
+            `palinode data add`, or a Hugging Face set: wikitext-2, wikitext-103, tinystories, fineweb-edu.
+        tokenizer: `byte`, `char`, `bpe:<vocabulary size>` (trained on the train split), `gpt2`, the path of a tokenizer.json
+            or of a folder that holds one, or `ids:<vocabulary size>` for a file of token ids whose tokenizer is unknown.
+        window_tokens: tokens in a window (N).
+        split: `documents` (each document whole into one split, by the hash of its content), `contiguous` (first part train,
+            then validation, then test, as nanoGPT does), or `given` (the corpus comes with its own splits).
+        validation_fraction, test_fraction: shares of the documents, or of the text for a contiguous split.
+        corpus_sha256, tokenizer_sha256: filled in when a spec is resolved; other data under the same name is then refused.
+        max_train_tokens: use only the first so many train tokens.
+    """
+
+    corpus: Annotated[str, Field(min_length=1)] = "python-docs"
+    tokenizer: Annotated[str, Field(min_length=1)] = "byte"
+    window_tokens: Annotated[int, Field(ge=1)] = 128
+    split: Literal["documents", "contiguous", "given"] = "documents"
+    validation_fraction: Fraction = 0.05
+    test_fraction: Fraction = 0.05
+    corpus_sha256: Annotated[str, Field(pattern=HEX_SHA256)] | None = None
+    tokenizer_sha256: Annotated[str, Field(pattern=HEX_SHA256)] | None = None
+    max_train_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @field_validator("tokenizer")
+    @classmethod
+    def _size_is_a_number(cls, value: str) -> str:
+        """`bpe:` and `ids:` carry a vocabulary size; a bad one is known before any text is read."""
+        kind, colon, size = value.partition(":")
+        least = {"bpe": BYTE_VALUES, "ids": 2}.get(kind) if colon else None
+        if least is not None and not (size.isascii() and size.isdigit() and least <= int(size[:18]) <= MOST_TOKEN_IDS):
+            raise ValueError(
+                f"{kind}:<vocabulary size> needs a size from {least} to {MOST_TOKEN_IDS}, got {size[:40]!r}"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _train_gets_something(self) -> DataConfig:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction and test_fraction leave nothing to train on")
+        return self

@@ -1,0 +1,30 @@
+"""Cutting a stream of text where no tokenizer's word ends up on both sides."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+# A cut between a letter or digit and a single space that starts a word: GPT-2's pre-tokenizer (and its successors) always
+# cut there too, so encoding the parts equals encoding the whole.
+SAFE_CUT = re.compile(r"(?<=\w)(?= \w)")
+SEARCHED_CHARACTERS = 4096
+
+
+def cut(text: str, most_characters: int) -> Iterator[str]:
+    """Consecutive parts of at most `most_characters` that join to the text, cut at safe places wherever there is one."""
+    start = 0
+    while len(text) - start > most_characters:
+        end = safe_end(text, start, start + most_characters)
+        yield text[start:end]
+        start = end
+    if start < len(text):
+        yield text[start:]
+
+
+def safe_end(text: str, start: int, end: int) -> int:
+    """The last safe place to cut in (start, end], or `end` where the text has none for a long stretch."""
+    low = max(start + 1, end - SEARCHED_CHARACTERS)
+    places = [match.start() for match in SAFE_CUT.finditer(text, low, min(end + 2, len(text)))]
+    usable = [place for place in places if start < place <= end]
+    return usable[-1] if usable else end

@@ -1,0 +1,141 @@
+"""The embedded corpus: English prose that is on every machine with CPython, found by parsing its source, never importing it.
+
+Documents: one for each topic of `pydoc_data.topics` (the language reference as `help()` shows it), then one for each module
+of the standard library: its docstrings in the order they are written. A paragraph that occurred before is left out, since
+topics quote each other and modules share boilerplate: otherwise a split by document would leak whole paragraphs.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import inspect
+import os
+import platform
+import re
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+from palinode.base.config import content_hash
+from palinode.base.errors import Damaged, EnvironmentProblem
+from palinode.data.cache import cache_directory
+from palinode.data.corpus import PYTHON_DOCS, Corpus, Document
+from palinode.data.text_store import read_manifest, read_text_store, write_text_store
+
+BUILDER_VERSION = 1
+TOPICS = Path("pydoc_data") / "topics.py"
+# Tests, and what Linux distributions ship apart from the interpreter: with them the corpus would depend on the packager.
+LEFT_OUT = {
+    *("test", "tests", "idlelib", "lib2to3", "turtledemo", "tkinter", "distutils", "ensurepip", "pydoc_data"),
+    *("site-packages", "dist-packages", "__pycache__"),
+}
+SHORTEST_PARAGRAPH_TO_COMPARE = 40  # characters; shorter ones ("Return the result.") repeat by nature
+FEWEST_WORDS = 4  # a docstring of fewer words is a label, not prose
+
+
+def python_docs(cache: Path | None = None) -> Corpus:
+    """The embedded corpus, parsed once per interpreter and then read from the cache.
+
+    Raises:
+        EnvironmentProblem: this Python comes without the source of its standard library.
+    """
+    library = Path(sysconfig.get_path("stdlib"))
+    sources = _sources(library)
+    listing = [(str(path.relative_to(library)), path.stat().st_size) for path in sources]
+    fingerprint = content_hash([BUILDER_VERSION, sys.version, listing])
+    directory = cache_directory(cache) / "text" / f"{PYTHON_DOCS}-{fingerprint[:16]}"
+    if not _usable(directory, fingerprint):
+        version = platform.python_version()
+        source = f"CPython {version}: pydoc topics and docstrings of the standard library"
+        facts = {"source": source, "licence": "PSF-2.0", "fingerprint": fingerprint}
+        write_text_store(directory, gather(library), facts)
+    return read_text_store(directory, PYTHON_DOCS)
+
+
+def gather(library: Path) -> Iterator[Document]:
+    """The documents of the standard library below this folder: topics, then modules, both sorted by name."""
+    seen: set[bytes] = set()
+    for name, text in [*_topics(library), *_modules(library)]:
+        paragraphs = _fresh_paragraphs(text, seen)
+        if paragraphs:
+            yield Document.of(name, "\n\n".join(paragraphs))
+
+
+def _topics(library: Path) -> Iterator[tuple[str, str]]:
+    for node in ast.walk(_parsed(library / TOPICS)):
+        if isinstance(node, ast.Dict):
+            topics = ast.literal_eval(node)
+            yield from ((f"topic {name}", inspect.cleandoc(topics[name])) for name in sorted(topics))
+            return
+
+
+def _modules(library: Path) -> Iterator[tuple[str, str]]:
+    for path in _sources(library):
+        if path.relative_to(library) == TOPICS:
+            continue
+        parts = path.relative_to(library).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        docstrings = [text for text in _docstrings(_parsed(path)) if len(text.split()) >= FEWEST_WORDS]
+        if docstrings:
+            yield f"module {name}", "\n\n".join(docstrings)
+
+
+def _sources(library: Path) -> list[Path]:
+    """The files that are read, sorted by their place in the library."""
+    kept = []
+    for folder, folders, files in os.walk(library):
+        folders[:] = [name for name in folders if name not in LEFT_OUT]
+        kept += [Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")]
+    if not kept or not (library / TOPICS).is_file():
+        raise EnvironmentProblem("this Python has no source of its standard library, so there is no python-docs corpus")
+    return sorted([*kept, library / TOPICS], key=lambda path: path.relative_to(library).parts)
+
+
+def _parsed(path: Path) -> ast.Module:
+    """The syntax tree; a file that does not parse (a template, another version's syntax) has no docstrings."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # invalid escapes in other people's docstrings
+        try:
+            return ast.parse(path.read_bytes())
+        except (SyntaxError, ValueError):
+            return ast.Module(body=[], type_ignores=[])
+
+
+def _docstrings(node: ast.AST) -> Iterator[str]:
+    """Docstrings below a node, in source order. Only statements are visited: expressions hold none."""
+    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        text = ast.get_docstring(node)
+        if text:
+            yield text
+    for block in ("body", "handlers", "orelse", "finalbody"):
+        for child in getattr(node, block, ()):
+            if isinstance(child, ast.stmt | ast.ExceptHandler):
+                yield from _docstrings(child)
+
+
+def _fresh_paragraphs(text: str, seen: set[bytes]) -> list[str]:
+    """The paragraphs of prose not seen before (case and white space apart), in order; doctest sessions are left out."""
+    kept = []
+    text = text.encode("utf-8", "replace").decode()  # a docstring may spell half a surrogate pair
+    for paragraph in re.split(r"\n\s*\n", text):
+        paragraph = paragraph.rstrip()
+        if not paragraph.strip() or paragraph.lstrip().startswith(">>>"):
+            continue
+        key = "".join(paragraph.casefold().split())
+        digest = hashlib.sha256(key.encode()).digest()
+        if len(key) >= SHORTEST_PARAGRAPH_TO_COMPARE:
+            if digest in seen:
+                continue
+            seen.add(digest)
+        kept.append(paragraph)
+    return kept
+
+
+def _usable(directory: Path, fingerprint: str) -> bool:
+    try:
+        return bool(read_manifest(directory).get("fingerprint") == fingerprint)
+    except Damaged:
+        return False

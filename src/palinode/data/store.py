@@ -1,0 +1,297 @@
+"""The token store: each split's token ids as one memory-mapped file, with a manifest that says what they are.
+
+Built once per (corpus content, tokenizer, split rule) and cached. Text streams through: survey (hashes, duplicates), plan
+(which document where), tokenizer (trained on the train split if need be), tokens to disk. The manifest is written last;
+without it there is no store. Nothing larger than a chunk of text is held, however large the corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palinode.base import fsio
+from palinode.base.config import content_hash
+from palinode.base.errors import BadInput, Damaged
+from palinode.data.cache import cache_directory
+from palinode.data.config import SPLITS, TRAIN, VALIDATION, DataConfig, Split
+from palinode.data.corpus import Corpus, Piece, find_corpus
+from palinode.data.pieces import safe_end
+from palinode.data.splits import plan, stream, survey
+from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
+
+STORE_VERSION = 1
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
+LARGEST_UINT16_VOCAB = 1 << 16
+CHUNK_CHARACTERS = 1 << 20  # encoded at a time: 1 MiB of text, some 50 MB while a BPE tokenizer works on it
+HASHED_ON_OPENING_BYTES = 64 * 2**20  # stores up to this size are checked bit by bit on opening (about 0.1 s)
+
+
+def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
+    """The token store of this data, built on first use and then opened from the cache.
+
+    Args:
+        cache: where stores are kept; default $PALINODE_CACHE or the XDG cache folder.
+
+    Raises:
+        BadInput: the corpus, tokenizer or split cannot be used, or is not the one the config was resolved with.
+        EnvironmentProblem: the disk refused, or a data set cannot be fetched.
+    """
+    corpus = find_corpus(config.corpus, cache)
+    directory = cache_directory(cache) / "tokens" / _key(corpus, config)
+    try:
+        store = TokenStore(directory, config.max_train_tokens)
+    except Damaged:  # missing, cut short by a crash, or rotten: it can always be built again
+        build(corpus, config, directory)
+        store = TokenStore(directory, config.max_train_tokens)
+    _check_identity(store, config)
+    _check_size(store, config)
+    return store
+
+
+def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
+    """The config with the hashes of its corpus and tokenizer filled in: what a run's identity is made of."""
+    store = prepare(config, cache)
+    return config.with_(corpus_sha256=store.sha256, tokenizer_sha256=store.tokenizer_sha256)
+
+
+class TokenStore:
+    """Token ids of the three splits, read from disk as they are used.
+
+    Attributes:
+        directory: where it is.
+        manifest: counts, hashes and provenance, as written.
+        tokenizer: the tokenizer it was made with.
+        bytes_per_token: (vocab_size,) int64; all 0 when the ids' text is unknown (`ids:`).
+
+    Raises:
+        Damaged: the manifest, the tokenizer or a split is missing, or not what was written.
+    """
+
+    def __init__(self, directory: Path, max_train_tokens: int | None = None):
+        self.directory = directory
+        self.manifest = _read_manifest(directory)
+        self._max_train_tokens = max_train_tokens
+        total_bytes = sum(self.manifest["splits"][split]["file_bytes"] for split in SPLITS)
+        if total_bytes <= HASHED_ON_OPENING_BYTES:
+            self.verify()
+        text = _read_text(directory / TOKENIZER, self.tokenizer_sha256)
+        self.tokenizer: Tokenizer = from_json(text, str(directory / TOKENIZER))
+        self.bytes_per_token = self.tokenizer.bytes_per_token()
+
+    @property
+    def vocab_size(self) -> int:
+        """The tokenizer's vocabulary, without the special tokens of objectives."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the corpus' documents."""
+        return str(self.manifest["corpus_sha256"])
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """Hash of the tokenizer."""
+        return str(self.manifest["tokenizer"]["sha256"])
+
+    def tokens(self, split: Split) -> NDArray[np.integer]:
+        """(T,) ids of a split, memory-mapped; of train at most the configured number. Empty if the split has none."""
+        count = self.manifest["splits"][split]["tokens"]
+        if count == 0:
+            return np.empty(0, dtype=self.manifest["dtype"])
+        mapped = np.memmap(self._path(split), dtype=self.manifest["dtype"], mode="r", shape=(count,))
+        return mapped[: self._max_train_tokens] if split == TRAIN else mapped
+
+    def verify(self) -> None:
+        """Check every byte of every split.
+
+        Raises:
+            Damaged: naming the file.
+        """
+        for split in SPLITS:
+            with open(self._path(split), "rb") as handle:
+                found = hashlib.file_digest(handle, "sha256").hexdigest()
+            if found != self.manifest["splits"][split]["sha256"]:
+                raise Damaged("is not what was written (SHA-256 differs)", file=str(self._path(split)))
+
+    def _path(self, split: Split) -> Path:
+        return self.directory / f"{split}.bin"
+
+
+def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
+    """Tokenise a corpus into a store directory, in bounded memory.
+
+    Raises:
+        BadInput: see `prepare`.
+    """
+    if (corpus.holds == "text") == config.tokenizer.startswith("ids:"):
+        hint = "ids:<vocabulary size> is for token files only"
+        raise BadInput(f"cannot be read with tokenizer {config.tokenizer!r}", file=corpus.name, hint=hint)
+    found = survey(corpus, want_characters=config.tokenizer == "char")
+    chosen = plan(found, corpus, config)
+    train_text = (piece for split, piece in stream(corpus, chosen) if split == TRAIN and isinstance(piece, str))
+    tokenizer = make_tokenizer(config.tokenizer, lambda: train_text, found.characters)
+    dtype = "<u2" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "<u4"
+    fsio.remove_stray_temporaries(directory)
+    fsio.write_text(directory / TOKENIZER, tokenizer.to_json())
+    splits = _write_splits(stream(corpus, chosen), directory, tokenizer, dtype, corpus)
+    for split, facts in splits.items():
+        facts["documents"] = int((chosen.split_of == SPLITS.index(split)).sum()) if chosen.ends is None else None
+    manifest = {
+        "version": STORE_VERSION,
+        "corpus_sha256": found.sha256,
+        "source": corpus.source,
+        "licence": corpus.licence,
+        "separator": corpus.separator,
+        "duplicates_dropped": chosen.duplicates,
+        "documents": int((chosen.split_of >= 0).sum()),
+        "tokenizer": {
+            "name": config.tokenizer,
+            "kind": tokenizer.kind,
+            "vocab_size": tokenizer.vocab_size,
+            "sha256": hashlib.sha256(tokenizer.to_json().encode()).hexdigest(),
+        },
+        "split": config.split,
+        "dtype": dtype,
+        "splits": splits,
+    }
+    fsio.write_json(directory / MANIFEST, manifest)
+
+
+class _SplitWriter:
+    """Encodes one split's pieces as they come and writes the ids; counts, hashes and checks on the way."""
+
+    def __init__(self, handle: BinaryIO, tokenizer: Tokenizer, dtype: str, corpus: Corpus):
+        self.handle, self.tokenizer, self.dtype, self.corpus = handle, tokenizer, dtype, corpus
+        self.table = tokenizer.bytes_per_token()
+        self.digest = hashlib.sha256()
+        self.tokens = self.text_bytes = self.token_bytes = 0
+        self.waiting: list[str] = []
+        self.waiting_characters = 0
+
+    def feed(self, piece: Piece) -> None:
+        """Take a piece; text is encoded once a chunk has come together."""
+        if not isinstance(piece, str):
+            self._write(self._checked(piece))
+            return
+        self.waiting.append(piece)
+        self.waiting_characters += len(piece)
+        if self.waiting_characters > CHUNK_CHARACTERS:
+            text, start = "".join(self.waiting), 0
+            while len(text) - start > CHUNK_CHARACTERS:
+                end = safe_end(text, start, start + CHUNK_CHARACTERS)
+                self._encode(text[start:end])
+                start = end
+            self.waiting, self.waiting_characters = [text[start:]], len(text) - start
+
+    def finish(self) -> dict[str, Any]:
+        """Encode what is left and return the split's facts.
+
+        Raises:
+            BadInput: the tokens do not stand for the bytes of the text.
+        """
+        self._encode("".join(self.waiting))
+        if self.corpus.holds == "text" and self.text_bytes != self.token_bytes:
+            message = (
+                f"tokens stand for {self.token_bytes} bytes, the text has {self.text_bytes}: the tokenizer is lossy"
+            )
+            raise BadInput(message, file=self.corpus.name, field="data.tokenizer")
+        return {
+            "tokens": self.tokens,
+            "bytes": self.token_bytes,
+            "file_bytes": self.tokens * np.dtype(self.dtype).itemsize,
+            "sha256": self.digest.hexdigest(),
+        }
+
+    def _encode(self, text: str) -> None:
+        if text:
+            self.text_bytes += len(text.encode())
+            self._write(self.tokenizer.encode_array(text))
+
+    def _checked(self, ids: NDArray[np.integer]) -> NDArray[np.integer]:
+        for bad, what in ((ids < 0, "negative id"), (ids >= self.tokenizer.vocab_size, "id")):
+            if bad.any():
+                place = int(np.argmax(bad))
+                message = f"{what} {int(ids[place])} at token {self.tokens + place} of its split"
+                message += f"; the vocabulary is 0 to {self.tokenizer.vocab_size - 1}"
+                raise BadInput(message, file=self.corpus.name, field="data.tokenizer")
+        return ids
+
+    def _write(self, ids: NDArray[np.integer]) -> None:
+        content = ids.astype(self.dtype).tobytes()
+        self.handle.write(content)
+        self.digest.update(content)
+        self.tokens += len(ids)
+        self.token_bytes += int(self.table[ids].sum())
+
+
+def _write_splits(
+    pieces: Iterator[tuple[Split, Piece]], directory: Path, tokenizer: Tokenizer, dtype: str, corpus: Corpus
+) -> dict[str, dict[str, Any]]:
+    with ExitStack() as stack:
+        writers: dict[str, _SplitWriter] = {}
+        for split in SPLITS:
+            temporary = stack.enter_context(fsio.committed(directory / f"{split}.bin"))
+            handle = stack.enter_context(open(temporary, "wb"))
+            writers[split] = _SplitWriter(handle, tokenizer, dtype, corpus)
+        for split, piece in pieces:
+            writers[split].feed(piece)
+        return {split: writer.finish() for split, writer in writers.items()}
+
+
+def _key(corpus: Corpus, config: DataConfig) -> str:
+    """The name of a store: what its bytes depend on, and nothing else."""
+    fractions = None if config.split == "given" else [config.validation_fraction, config.test_fraction]
+    tokenizer = tokenizer_identity(config.tokenizer)
+    return content_hash([STORE_VERSION, corpus.fingerprint, tokenizer, config.split, fractions])[:24]
+
+
+def _check_identity(store: TokenStore, config: DataConfig) -> None:
+    for field, expected, found in (
+        ("corpus_sha256", config.corpus_sha256, store.sha256),
+        ("tokenizer_sha256", config.tokenizer_sha256, store.tokenizer_sha256),
+    ):
+        if expected not in (None, found):
+            what = config.corpus if field == "corpus_sha256" else config.tokenizer
+            message = f"{what!r} is {found[:12]}... here, the spec was resolved with {str(expected)[:12]}..."
+            raise BadInput(message, field=f"data.{field}", hint="other data needs a new resolved spec")
+
+
+def _check_size(store: TokenStore, config: DataConfig) -> None:
+    """A train split shorter than a window, or a validation split without a token, is found before anything is trained."""
+    train = len(store.tokens(TRAIN))
+    if train < config.window_tokens:
+        message = f"a window has {config.window_tokens} tokens, the train split only {train}"
+        raise BadInput(message, file=config.corpus, field="data.window_tokens")
+    if config.split != "given" and config.validation_fraction > 0 and len(store.tokens(VALIDATION)) == 0:
+        message = "the corpus is too small: its validation split holds no token"
+        raise BadInput(message, file=config.corpus, field="data.validation_fraction")
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    manifest = fsio.read_json(path)
+    if not isinstance(manifest, dict) or manifest.get("version") != STORE_VERSION:
+        raise Damaged(f"is not the manifest of a token store of version {STORE_VERSION}", file=str(path))
+    for split in SPLITS:
+        written, file = manifest["splits"][split]["file_bytes"], directory / f"{split}.bin"
+        size = file.stat().st_size if file.is_file() else -1
+        if size != written:
+            raise Damaged(f"has {size} bytes, {written} were written", file=str(file))
+    return manifest
+
+
+def _read_text(path: Path, sha256: str) -> str:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Damaged("cannot be read", file=str(path)) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise Damaged("is not what was written (SHA-256 differs)", file=str(path))
+    return content.decode("utf-8")

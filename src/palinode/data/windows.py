@@ -1,0 +1,132 @@
+"""Which windows of the tokens are read, and in which order: pure functions of (seed, window index).
+
+Training: window i of the stream belongs to epoch i // n. An epoch shifts the tiling of the train split by its own random
+offset and visits its n windows in the order of a keyed permutation that is computed, never stored: a Feistel network over
+the next power of four, walked until it lands below n (Black and Rogaway 2002, cycle walking). So the stream is the same
+for any batch size and micro-batching, and can be entered anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from palinode.base.errors import BadInput
+from palinode.base.seeds import derive
+
+STREAM = "data"
+ROUNDS = 8  # four make a pseudorandom permutation of large halves (Luby and Rackoff 1988); small domains want more
+MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
+EVALUATION_BATCH_WINDOWS = 32
+
+
+class TrainWindows:
+    """The endless stream of training windows over a 1-D array of token ids.
+
+    Args:
+        tokens: (T,) ids, usually a memory map.
+        window_tokens: N.
+        seed: the run's seed.
+
+    Raises:
+        BadInput: there are fewer tokens than one window.
+    """
+
+    def __init__(self, tokens: NDArray[np.integer], window_tokens: int, seed: int):
+        total = len(tokens)
+        if total < window_tokens:
+            message = f"a window has {window_tokens} tokens, the train split only {total}"
+            raise BadInput(message, field="data.window_tokens")
+        self.tokens = tokens
+        self.window_tokens = window_tokens
+        self.seed = seed
+        # One window fewer than would fit, so that the tiling can be shifted by any offset below N.
+        self.windows_per_epoch = max(1, (total - window_tokens + 1) // window_tokens)
+
+    def batch(self, step: int, batch_windows: int, micro_batch: int = 0, micro_batches: int = 1) -> Tensor:
+        """(B / micro_batches, N) int64 token ids of one micro-batch of optimizer step `step` (counted from 0).
+
+        Raises:
+            ValueError: the batch cannot be cut into that many equal micro-batches.
+        """
+        if batch_windows % micro_batches or not 0 <= micro_batch < micro_batches:
+            raise ValueError(f"no micro-batch {micro_batch} of {micro_batches} in a batch of {batch_windows} windows")
+        rows = batch_windows // micro_batches
+        first = step * batch_windows + micro_batch * rows
+        return self.windows(np.arange(first, first + rows, dtype=np.int64))
+
+    def windows(self, index: NDArray[np.int64]) -> Tensor:
+        """(len(index), N) int64 token ids of these windows of the stream."""
+        places = self.starts(index)[:, None] + np.arange(self.window_tokens)
+        return torch.from_numpy(self.tokens[places].astype(np.int64))
+
+    def starts(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where each of these windows of the stream begins in the tokens."""
+        epochs, places = np.divmod(index, self.windows_per_epoch)
+        starts = np.empty_like(index)
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            tiles = permuted(places[chosen], self.windows_per_epoch, self._keys(int(epoch)))
+            starts[chosen] = self.offset(int(epoch)) + tiles * self.window_tokens
+        return starts
+
+    def offset(self, epoch: int) -> int:
+        """How far the tiling of this epoch is shifted: 0 up to the tokens that the windows leave over."""
+        left_over = len(self.tokens) - self.windows_per_epoch * self.window_tokens
+        return derive(self.seed, STREAM, epoch, "offset") % (left_over + 1)
+
+    def _keys(self, epoch: int) -> NDArray[np.uint64]:
+        keys = [derive(self.seed, STREAM, epoch, "key", number) for number in range(ROUNDS)]
+        return np.array(keys, dtype=np.uint64)
+
+
+def permuted(places: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The image of each place (0 .. size-1) under the permutation of 0 .. size-1 that belongs to these keys."""
+    half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
+    images = _feistel(places.astype(np.uint64), half_bits, keys)
+    while (outside := images >= size).any():  # the domain is at most 4 times `size`: a few rounds at most
+        images[outside] = _feistel(images[outside], half_bits, keys)
+    return images.astype(np.int64)
+
+
+def evaluation_windows(
+    tokens: NDArray[np.integer],
+    window_tokens: int,
+    max_tokens: int | None = None,
+    batch_windows: int = EVALUATION_BATCH_WINDOWS,
+) -> Iterator[Tensor]:
+    """Fixed batches (B, N) that cover every token exactly once, in order; the last short window is a batch of its own.
+
+    Args:
+        max_tokens: cover only the first so many tokens.
+    """
+    total = len(tokens) if max_tokens is None else min(len(tokens), max_tokens)
+    whole = total // window_tokens
+    for first in range(0, whole, batch_windows):
+        last = min(whole, first + batch_windows)
+        batch = tokens[first * window_tokens : last * window_tokens].astype(np.int64)
+        yield torch.from_numpy(batch.reshape(last - first, window_tokens))
+    if whole * window_tokens < total:
+        yield torch.from_numpy(tokens[whole * window_tokens : total].astype(np.int64)[None])
+
+
+def _feistel(values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """A permutation of 0 .. 4^half_bits - 1: each round adds a keyed hash of one half to the other and swaps them."""
+    shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
+    left, right = values >> shift, values & mask
+    for key in keys:
+        left, right = right, left ^ (_mixed(right + key) & mask)
+    joined: NDArray[np.uint64] = (left << shift) | right
+    return joined
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """splitmix64's finaliser (Steele, Lea and Flood 2014): every input bit reaches every output bit; wraps at 64 bits."""
+    values = (values ^ (values >> np.uint64(30))) * MIX_1
+    values = (values ^ (values >> np.uint64(27))) * MIX_2
+    mixed: NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return mixed
