@@ -22,7 +22,7 @@ from palinode.spec.experiment import (
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
 
-Layers = Mapping[str, Mapping[str, Any]]  # where a change was written -> dotted path -> value, weakest first
+Layers = dict[str, Mapping[str, Any]]  # where a change was written -> dotted path -> value, weakest first
 TRAIN_ONLY_FIELDS = frozenset(["data.max_train_tokens"])  # the one field of the data that leaves evaluation alone
 
 
@@ -85,7 +85,7 @@ def _settings(
     base: RunSettings, size_layer: Layers, scale: Scale, arm: Arm | None, overrides: Mapping[str, Any]
 ) -> RunSettings:
     """The base with every layer of changes applied at once, so that only the result has to make sense."""
-    layers: dict[str, Mapping[str, Any]] = {**size_layer, f"scales.{scale.name}.change": scale.change}
+    layers: Layers = {**size_layer, f"scales.{scale.name}.change": scale.change}
     if arm is not None:
         layers[f"arms.{arm.name}.change"] = arm.change
     layers["--set"] = overrides

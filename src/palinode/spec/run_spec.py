@@ -6,11 +6,11 @@ the source of every class the user wrote (a user's part encodes with the hash of
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from palinode.base.config import Config, PartField, content_hash, encode, one_of
+from palinode.base.config import Config, content_hash, encode, one_of
 from palinode.base.seeds import NUMERICS_VERSION
 from palinode.data.config import DataConfig
 from palinode.models import MODELS
@@ -57,9 +57,9 @@ class RunSettings(Config):
     """
 
     data: DataConfig
-    model: PartField[ModelConfig, one_of(lambda: MODELS, "model")]
-    objective: PartField[Objective, one_of(lambda: OBJECTIVES, "objective")]
-    recipe: PartField[Recipe, one_of(lambda: RECIPES, "recipe")]
+    model: Annotated[ModelConfig, one_of(lambda: MODELS, "model")]
+    objective: Annotated[Objective, one_of(lambda: OBJECTIVES, "objective")]
+    recipe: Annotated[Recipe, one_of(lambda: RECIPES, "recipe")]
     evaluation: EvaluationConfig = EvaluationConfig()
     threads: int = Field(default=1, ge=1, le=1024)
     device: Literal["cpu", "cuda", "auto"] = "cpu"

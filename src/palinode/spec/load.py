@@ -1,0 +1,241 @@
+"""Read an experiment from what the user names: a Python file, a TOML file, or resolved JSON.
+
+.py    a file that defines `experiment = Experiment(...)`, with the user's own classes beside it
+.toml  an experiment made of built-in parts
+.json  the same as TOML; or a run's spec.json; or an experiment's entry in a store (its runs, as they are)
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from palinode.base import fsio
+from palinode.base.config import Part, decode
+from palinode.base.errors import BadInput, PalinodeError, nearest
+from palinode.results.record import ExperimentEntry
+from palinode.spec.code import Code, kept_code, run_file, user_parts_in
+from palinode.spec.experiment import Arm, Decision, Experiment, ResolvedArm, ResolvedExperiment, ResolvedRun
+from palinode.spec.names import check_seeds
+from palinode.spec.run_spec import RunSpec
+from palinode.spec.text import parse_json, parse_toml, read_text
+
+SPEC_FILE = "spec.json"
+EXPERIMENT_NAME = "experiment"  # what a Python file must define
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was loaded, ready to be resolved.
+
+    Attributes:
+        file: the path as the user gave it; errors name it.
+        experiment: the experiment; None where the file is an experiment already resolved.
+        fixed: the resolved experiment of such a file.
+        code: the user's Python that its parts were written in; None without user code.
+    """
+
+    file: str
+    experiment: Experiment | None
+    fixed: ResolvedExperiment | None = None
+    code: Path | None = None
+    user_parts: Mapping[str, type[Part]] = field(default_factory=dict)
+
+    def resolve(
+        self,
+        size: str | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        seeds: str | None = None,
+        *,
+        runs_limit: int | None = None,
+    ) -> ResolvedExperiment:
+        """The runs, with the options of the command line applied; `seeds` as in `parse_seeds`.
+
+        Raises:
+            BadInput: naming this file and the field.
+        """
+        try:
+            if self.experiment is None:
+                return self._as_it_is(size, overrides, seeds)
+            own = self.experiment.sizes[size].seeds if size is not None and size in self.experiment.sizes else None
+            chosen = parse_seeds(seeds, own or self.experiment.seeds) if seeds is not None else None
+            return self.experiment.resolve(size, overrides, chosen, runs_limit=runs_limit)
+        except PalinodeError as error:
+            raise error.at(file=self.file) from None
+
+    def _as_it_is(self, size: str | None, overrides: Mapping[str, Any] | None, seeds: str | None) -> ResolvedExperiment:
+        assert self.fixed is not None
+        for option, value in (("--size", size), ("--set", overrides), ("--seeds", seeds)):
+            if value:
+                raise BadInput("an experiment that is resolved already is run as it is", field=option)
+        return self.fixed
+
+
+def load(path: Path, *, allow_code: bool = False) -> Source:
+    """Read an experiment file.
+
+    Args:
+        allow_code: run code that a stored spec names even when it lies outside the current project.
+
+    Raises:
+        BadInput: naming the file, and the field or line.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        raise BadInput("YAML is not read", file=str(path), hint="write the experiment as TOML or Python")
+    if suffix not in (".py", ".toml", ".json"):
+        text = "a directory is not an experiment" if path.is_dir() else f"unknown kind of file {suffix or path.name!r}"
+        raise BadInput(text, file=str(path), hint="an experiment is a .py, .toml or .json file")
+    if suffix == ".py":
+        return _from_python(path)
+    text = read_text(path)
+    if suffix == ".toml":
+        return _from_table(parse_toml(text, str(path)), path)
+    data = parse_json(text, str(path))
+    if "runs" in data and "base" not in data:
+        return _from_entry(data, path, allow_code=allow_code)
+    if "seed" in data and "arms" not in data:
+        return _from_run_spec(data, path, allow_code=allow_code)
+    return _from_table(data, path)
+
+
+def load_run(directory: Path, *, allow_code: bool = False) -> RunSpec:
+    """The spec of a run in a store, with the user's code it needs.
+
+    Raises:
+        BadInput: the spec does not decode, or its code may not be run.
+    """
+    path = directory / SPEC_FILE
+    return _run_spec(parse_json(read_text(path), str(path)), path, allow_code=allow_code)[0]
+
+
+def parse_seeds(text: str, own: tuple[int, ...]) -> tuple[int, ...]:
+    """`1,2,3` is these seeds; a single number is how many: the first of the experiment's own, and further ones if need be.
+
+    Raises:
+        BadInput: it is neither, or a seed is out of range or given twice.
+    """
+    steps = [step.strip() for step in text.split(",") if step.strip()]
+    if not steps or not all(step.lstrip("-").isdecimal() and step.isascii() and len(step) < 25 for step in steps):
+        raise BadInput(
+            f"{text[:40]!r} is not a list of seeds", field="--seeds", hint="such as 1,2,3, or a number of seeds"
+        )
+    seeds = tuple(int(step) for step in steps)
+    if "," not in text:
+        count = seeds[0]
+        if not 1 <= count <= 10**6:
+            raise BadInput(f"{count} is not a number of seeds", field="--seeds")
+        further = (seed for seed in range(max(own) + 1, max(own) + 1 + count))
+        seeds = (*own, *further)[:count]
+    check_seeds(seeds, field="--seeds")
+    return seeds
+
+
+def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
+    """`name.of.field=value` texts as dotted path -> value; values are read as TOML, `null` as no value, the rest as text.
+
+    Raises:
+        BadInput: one is not name=value, or a name is given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip() or not all(step.strip() for step in path.split(".")):
+            raise BadInput(f"{text[:60]!r} is not name=value", field="--set", hint="such as --set recipe.steps=100")
+        if (path := path.strip()) in found:
+            raise BadInput(f"{path!r} is given twice", field="--set")
+        found[path] = _value(value.strip())
+    return found
+
+
+def _value(text: str) -> Any:
+    if text == "null":
+        return None
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return parsed["value"] if list(parsed) == ["value"] else text
+
+
+def _from_python(path: Path) -> Source:
+    code = run_file(path)
+    found = code.names.get(EXPERIMENT_NAME)
+    if not isinstance(found, Experiment):
+        others = [name for name, value in code.names.items() if isinstance(value, Experiment)]
+        hint = f"name it experiment, not {others[0]}" if others else f"write {EXPERIMENT_NAME} = Experiment(...)"
+        what = "defines no experiment" if found is None else f"experiment is a {type(found).__name__}"
+        raise BadInput(what, file=str(path), field=EXPERIMENT_NAME, hint=hint)
+    parts = dict(code.user_parts) | dict(user_parts_in(found))
+    return Source(str(path), found, code=code.path if parts else None, user_parts=parts)
+
+
+def _from_table(data: dict[str, Any], path: Path) -> Source:
+    try:
+        return Source(str(path), decode(Experiment, data, file=str(path)))
+    except PalinodeError as error:
+        raise error.at(file=str(path)) from None
+
+
+def _from_run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
+    spec, code = _run_spec(data, path, allow_code=allow_code)
+    experiment = Experiment(
+        name=f"run-{spec.run_id}",
+        question="One run, again.",
+        base=spec.settings,
+        arms=(Arm(name="run"),),
+        decision=Decision(baseline="run", metric=_measured_metric(spec)),
+        seeds=(spec.seed,),
+    )
+    return Source(str(path), experiment, code=code.path if code else None, user_parts=code.user_parts if code else {})
+
+
+def _measured_metric(spec: RunSpec) -> str:
+    return f"validation.{spec.evaluation.directions[0]}.nats_per_token"
+
+
+def _run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
+    code = kept_code(path.parent, allow_code=allow_code, shown=str(path)) if names_user_code(data) else None
+    return decode(RunSpec, data, file=str(path), user_parts=code.user_parts if code else {}), code
+
+
+def names_user_code(data: Any) -> bool:
+    """Whether encoded data holds a part that the user wrote."""
+    if isinstance(data, dict):
+        kind = data.get("kind")
+        return (isinstance(kind, str) and kind.startswith("user:")) or any(map(names_user_code, data.values()))
+    return isinstance(data, list) and any(map(names_user_code, data))
+
+
+def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
+    """An experiment's entry in a store: the specs are in the run directories beside it."""
+    entry = decode(ExperimentEntry, data, file=str(path))
+    store = path.resolve().parent.parent
+    runs: list[ResolvedRun] = []
+    parts: dict[str, type[Part]] = {}
+    for run in entry.runs:
+        spec_path = store / Path(run.run_id).name / SPEC_FILE
+        spec, code = _run_spec(fsio.read_json(spec_path), spec_path, allow_code=allow_code)
+        if spec.run_id != run.run_id:
+            raise BadInput(f"holds the spec of run {spec.run_id}, not {run.run_id}", file=str(spec_path))
+        runs.append(ResolvedRun(arm=run.arm, scale=run.scale, spec=spec))
+        parts |= code.user_parts if code else {}
+    decision = decode(Decision, dict(entry.decision), file=str(path))
+    fixed = ResolvedExperiment(
+        name=entry.name,
+        size=entry.size,
+        question=entry.question,
+        decision=decision,
+        arms=tuple(ResolvedArm(name=a.name, expect_leak=a.expect_leak, note=a.note, diff=a.diff) for a in entry.arms),
+        scales=entry.scales,
+        seeds=entry.seeds,
+        runs=tuple(runs),
+    )
+    if decision.baseline not in (names := [arm.name for arm in entry.arms]):
+        hint = nearest(decision.baseline, names)
+        raise BadInput(f"no arm is named {decision.baseline!r}", file=str(path), field="decision.baseline", hint=hint)
+    code_path = Path(entry.code) if entry.code and parts else None
+    return Source(str(path), None, fixed=fixed, code=code_path, user_parts=parts)

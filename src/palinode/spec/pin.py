@@ -1,0 +1,38 @@
+"""Pin the data of an experiment: the hash of every corpus and tokenizer enters its specs, and so the ids of its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from palinode.base.errors import PalinodeError
+from palinode.data import store
+from palinode.data.config import DataConfig
+from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
+
+
+def pinned(
+    resolved: ResolvedExperiment, resolve_data: Callable[[DataConfig], DataConfig] = store.resolve
+) -> ResolvedExperiment:
+    """The same experiment with every run's data identified; tokenises what was never tokenised before.
+
+    Raises:
+        BadInput: a corpus is missing, too small, or not the one the spec was pinned to.
+        EnvironmentProblem: the disk refused, or a data set cannot be fetched.
+    """
+    by_config: dict[DataConfig, DataConfig] = {}
+    runs = []
+    for run in resolved.runs:
+        wanted = run.spec.data
+        if wanted not in by_config:
+            by_config[wanted] = _resolved(wanted, resolve_data)
+        runs.append(ResolvedRun(arm=run.arm, scale=run.scale, spec=run.spec.with_(data=by_config[wanted])))
+    return resolved.with_(runs=tuple(runs))
+
+
+def _resolved(config: DataConfig, resolve_data: Callable[[DataConfig], DataConfig]) -> DataConfig:
+    try:
+        return resolve_data(config)
+    except PalinodeError as error:
+        if error.field and error.field in DataConfig.model_fields:
+            error.field = f"data.{error.field}"
+        raise

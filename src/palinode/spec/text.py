@@ -1,0 +1,136 @@
+"""Spec files as plain data: TOML and JSON, read strictly. Every refusal names the file, and the line where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from palinode.base.errors import BadInput
+
+LARGEST_FILE_BYTES = 10**6  # a spec is a page or two; beyond this it is some other file
+DEEPEST_NESTING = 64
+UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+TOML_PLACE = re.compile(
+    r"^(?P<what>.*) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|(?P<end>end of document))\)$"
+)
+
+
+def read_text(path: Path) -> str:
+    """The text of a small UTF-8 file (a byte-order mark is dropped).
+
+    Raises:
+        BadInput: it is missing, a directory, a link that leads nowhere, unreadable, too large, empty, binary or not UTF-8.
+    """
+    file = str(path)
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise BadInput("is a directory, not a file", file=file)
+        if not stat.S_ISREG(status.st_mode):
+            raise BadInput("is not a regular file", file=file)
+        if status.st_size > LARGEST_FILE_BYTES:
+            raise BadInput(f"holds {status.st_size:,} bytes; a spec has at most {LARGEST_FILE_BYTES:,}", file=file)
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput("there is no such file", file=file) from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"cannot be read: {getattr(error, 'strerror', None) or error}", file=file) from None
+    return _decoded(content, file)
+
+
+def parse_toml(text: str, file: str) -> dict[str, Any]:
+    """A TOML document as plain data.
+
+    Raises:
+        BadInput: naming line and column of the first mistake.
+    """
+    try:
+        value = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(_toml_problem(error), file=file) from None
+    except RecursionError:
+        raise BadInput(f"nested deeper than {DEEPEST_NESTING} levels", file=file) from None
+    except ValueError as error:  # a number or a date that Python cannot hold
+        raise BadInput(f"not TOML: {error}", file=file) from None
+    _refuse_depth(value, file)
+    return value
+
+
+def parse_json(text: str, file: str) -> dict[str, Any]:
+    """A JSON document as plain data; duplicate keys, NaN and Infinity are refused.
+
+    Raises:
+        BadInput: naming line and column of the first mistake, or the key.
+    """
+
+    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise BadInput("key is given twice", file=file, field=key)
+            found[key] = value
+        return found
+
+    def constant(name: str) -> Any:
+        raise BadInput(f"{name} is not a number in JSON", file=file)
+
+    try:
+        value = json.loads(text, object_pairs_hook=table, parse_constant=constant)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}", file=file) from None
+    except RecursionError:
+        raise BadInput(f"nested deeper than {DEEPEST_NESTING} levels", file=file) from None
+    except ValueError as error:  # an integer with more than 4300 digits
+        raise BadInput(f"not JSON: {error}", file=file) from None
+    if not isinstance(value, dict):
+        raise BadInput(f"the top level must be a table, not {_kind(value)}", file=file)
+    _refuse_depth(value, file)
+    return value
+
+
+def _decoded(content: bytes, file: str) -> str:
+    if not content.strip():
+        raise BadInput("is empty", file=file)
+    if content.startswith(UTF16_MARKS):
+        raise BadInput("is UTF-16", file=file, hint="save it as UTF-8")
+    if b"\0" in content:
+        raise BadInput("holds NUL bytes: this is not a text file", file=file)
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"line {line}: is not UTF-8", file=file, hint="save it as UTF-8") from None
+
+
+def _toml_problem(error: tomllib.TOMLDecodeError) -> str:
+    if not (told := TOML_PLACE.match(str(error))):
+        return f"not TOML: {error}"
+    place = "end of the file" if told["end"] else f"line {told['line']}, column {told['column']}"
+    return f"{place}: not TOML: {told['what']}"
+
+
+def _refuse_depth(value: Any, file: str) -> None:
+    """Walks level by level, so that depth costs no stack."""
+    level, depth = [value], 0
+    while level:
+        if depth > DEEPEST_NESTING:
+            raise BadInput(f"nested deeper than {DEEPEST_NESTING} levels", file=file)
+        inside = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
+        level, depth = [value for values in inside for value in values], depth + 1
+
+
+def _kind(value: Any) -> str:
+    names = {
+        list: "a list",
+        str: "a text",
+        int: "a number",
+        float: "a number",
+        bool: "true or false",
+        type(None): "null",
+    }
+    return names.get(type(value), type(value).__name__)
