@@ -2,19 +2,26 @@
 
 Three arms on English prose that every Python carries. `both` reads each batch right to left as well, with probability p.
 `both-published-mask` does the same through the mask that was published for it, tril(ones(1024, 1024)).flip(0) cut to the
-window: there, a position can see the token it has to predict.
+window: there, a position can see the token it has to predict. Delete its `expect_leak` and Palinode refuses to run.
 """
 
-from palinode.base.visibility import FlippedLowerTriangle
-from palinode.data.config import DataConfig
-from palinode.models.decoder import modern
-from palinode.objectives import LtrObjective
-from palinode.objectives.mixture import BothObjective
-from palinode.objectives.probability import Constant
-from palinode.spec import Arm, Decision, EvaluationConfig, Experiment, RunSettings, Size
-from palinode.train.recipe import Speedrun
+from palinode import (
+    Arm,
+    BothObjective,
+    Constant,
+    DataConfig,
+    Decision,
+    EvaluationConfig,
+    Experiment,
+    FlippedLowerTriangle,
+    LtrObjective,
+    RunSettings,
+    Size,
+    Speedrun,
+    modern,
+)
 
-P = 0.5  # high enough that two hundred steps show what happens to the right-to-left loss
+P = Constant(p=0.5)  # high enough that two hundred steps show what happens to the right-to-left loss
 
 experiment = Experiment(
     name="demo",
@@ -28,21 +35,17 @@ experiment = Experiment(
     ),
     arms=(
         Arm(name="ltr", note="left to right only"),
-        Arm(name="both", change={"objective": BothObjective(p=Constant(p=P))}, note="right to left as well"),
+        Arm(name="both", change={"objective": BothObjective(p=P)}, note="right to left as well"),
         Arm(
             name="both-published-mask",
-            change={"objective": BothObjective(p=Constant(p=P), rtl_sees=FlippedLowerTriangle())},
+            change={"objective": BothObjective(p=P, rtl_sees=FlippedLowerTriangle())},
+            note="right to left as well, through the published mask",
             expect_leak=True,
-            note="right to left through the published mask",
         ),
     ),
     seeds=(1, 2, 3),
     decision=Decision(
-        metric="validation.ltr.nats_per_token",
-        baseline="ltr",
-        better="lower",
-        equal="window_tokens",
-        smallest_effect=0.02,
+        metric="validation.ltr.nats_per_token", baseline="ltr", better="lower", equal="window_tokens", smallest_effect=0.02
     ),
     sizes={
         "smoke": Size(change={"recipe.steps": 20, "recipe.evaluate_every_steps": 10}, seeds=(1, 2)),

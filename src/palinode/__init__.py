@@ -1,0 +1,90 @@
+"""Palinode: a laboratory for language-model ideas on a small budget.
+
+The names below are what an experiment file needs. They are imported when first used, so that `import palinode` costs
+nothing and a finished store can be read without torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palinode.base.example import Draw, Example, SpecialTokens, joined, one_pass
+    from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Prefix, Rtl, Visibility
+    from palinode.data.config import DataConfig
+    from palinode.models.base import LanguageModel, ModelConfig
+    from palinode.models.decoder import DecoderConfig, gpt2, modern
+    from palinode.objectives import BothObjective, ChooseObjective, LtrObjective, Objective, Progress, RtlObjective
+    from palinode.objectives.probability import Adaptive, Constant, Cooldown, Cosine, Linear, StepAt
+    from palinode.results.store import Store
+    from palinode.spec.experiment import Arm, Decision, Experiment, Scale, Size
+    from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
+    from palinode.train.recipe import Gpt2AdamW, Recipe, Speedrun
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "palinode.base.example": ("Draw", "Example", "SpecialTokens", "joined", "one_pass"),
+    "palinode.base.visibility": ("FlippedLowerTriangle", "Full", "Ltr", "Prefix", "Rtl", "Visibility"),
+    "palinode.data.config": ("DataConfig",),
+    "palinode.models.base": ("LanguageModel", "ModelConfig"),
+    "palinode.models.decoder": ("DecoderConfig", "gpt2", "modern"),
+    "palinode.objectives": ("BothObjective", "ChooseObjective", "LtrObjective", "Objective", "Progress", "RtlObjective"),
+    "palinode.objectives.probability": ("Adaptive", "Constant", "Cooldown", "Cosine", "Linear", "StepAt"),
+    "palinode.results.store": ("Store",),
+    "palinode.spec.experiment": ("Arm", "Decision", "Experiment", "Scale", "Size"),
+    "palinode.spec.run_spec": ("EvaluationConfig", "RunSettings", "RunSpec"),
+    "palinode.train.recipe": ("Gpt2AdamW", "Recipe", "Speedrun"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Adaptive",
+    "Arm",
+    "BothObjective",
+    "ChooseObjective",
+    "Constant",
+    "Cooldown",
+    "Cosine",
+    "DataConfig",
+    "Decision",
+    "DecoderConfig",
+    "Draw",
+    "EvaluationConfig",
+    "Example",
+    "Experiment",
+    "FlippedLowerTriangle",
+    "Full",
+    "Gpt2AdamW",
+    "LanguageModel",
+    "Linear",
+    "Ltr",
+    "LtrObjective",
+    "ModelConfig",
+    "Objective",
+    "Prefix",
+    "Progress",
+    "Recipe",
+    "Rtl",
+    "RtlObjective",
+    "RunSettings",
+    "RunSpec",
+    "Scale",
+    "Size",
+    "SpecialTokens",
+    "Speedrun",
+    "StepAt",
+    "Store",
+    "Visibility",
+    "gpt2",
+    "joined",
+    "modern",
+    "one_pass",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'palinode' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
