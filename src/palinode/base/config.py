@@ -15,7 +15,8 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -33,6 +34,7 @@ from palinode.base.errors import BadInput, nearest
 
 C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
+UNIONS = (Union, UnionType)  # X | None, in both spellings
 UNKNOWN_PART_KEY = "unknown_part_key"  # our own error type: pydantic does not see the fields behind a `kind`
 
 
@@ -216,11 +218,27 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
     """The field names valid at a dotted path below `cls`; empty where the path leads through a chosen part."""
-    names: list[str] = list(cls.model_fields)
+    annotation: Any = cls
     for step in path:
-        field = cls.model_fields.get(step)
-        annotation = getattr(field, "annotation", None)
-        if not (inspect.isclass(annotation) and issubclass(annotation, BaseModel)):
-            return []
-        cls, names = annotation, list(annotation.model_fields)
-    return names
+        annotation = _one_step_in(annotation, step)
+    return list(annotation.model_fields) if _is_model(annotation) else []
+
+
+def _one_step_in(annotation: Any, step: str) -> Any:
+    """The type found at a field of a model, or at an entry of a tuple or table; None where that cannot be told."""
+    if _is_model(annotation):
+        field = annotation.model_fields.get(step)
+        return None if field is None else _without_none(field.annotation)
+    entries = [argument for argument in get_args(annotation) if argument is not Ellipsis]
+    return _without_none(entries[-1]) if entries else None
+
+
+def _without_none(annotation: Any) -> Any:
+    kinds = (
+        [kind for kind in get_args(annotation) if kind is not type(None)] if get_origin(annotation) in UNIONS else []
+    )
+    return kinds[0] if kinds else annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, BaseModel)
