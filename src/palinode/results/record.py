@@ -91,12 +91,18 @@ class Record:
 
     @cached_property
     def metrics(self) -> tuple[dict[str, Any], ...]:
-        """The rows of metrics.jsonl by step; of two rows for the same step the later attempt's counts."""
+        """The rows of metrics.jsonl by step; of two rows for the same step the later attempt's counts.
+
+        Raises:
+            Damaged: a row whose checksum holds does not have the shape of a metrics row.
+        """
         path = self.directory / METRICS_FILE
         if not _is_there(path):
             return ()
         latest: dict[tuple[str, str, int], dict[str, Any]] = {}
         for row in fsio.read_lines(path):
+            if not _is_metrics_row(row):
+                raise Damaged("holds a row that is not a metrics row", file=str(path))
             key = (str(row.get("event")), str(row.get("split", "")), _whole(row.get("step")))
             if key not in latest or _whole(row.get("attempt")) >= _whole(latest[key].get("attempt")):
                 latest[key] = row
@@ -258,6 +264,17 @@ def _is_there(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def _is_metrics_row(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("event"), str) or not isinstance(row.get("step", 0), int):
+        return False
+    scores, groups = row.get("scores", {}), row.get("nats_by_group", {})
+    return (
+        isinstance(groups, dict)
+        and isinstance(scores, dict)
+        and all(isinstance(item, dict) for item in scores.values())
+    )
 
 
 def _whole(value: Any) -> int:

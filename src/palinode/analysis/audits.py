@@ -1,0 +1,83 @@
+"""What the audits say about an arm: those made before its runs and those the runs made of themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from palinode.base.errors import Damaged
+from palinode.base.finding import Finding
+from palinode.results.record import ExperimentRecord, ExperimentRun
+
+Leak = Literal["none", "expected", "unexpected"]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """A finding and where it was made: at a scale (before the runs), or by the run of one seed."""
+
+    finding: Finding
+    scale: str
+    seed: int | None = None
+
+    @property
+    def where(self) -> str:
+        """`base`, or `base, seed 3`."""
+        return self.scale if self.seed is None else f"{self.scale}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class ArmAudit:
+    """Everything the audits found on one arm at some scales.
+
+    Attributes:
+        scales_audited: scales with an audit made before the runs; a scale that lacks one is not believed.
+        leak: whether C1 or C2 shows the arm seeing what it may not, and whether the experiment said so beforehand.
+        damaged: run audits that do not decode.
+    """
+
+    arm: str
+    expect_leak: bool
+    findings: tuple[Audited, ...]
+    scales_audited: tuple[str, ...]
+    leak: Leak
+    damaged: tuple[str, ...] = ()
+
+    def failed(self) -> tuple[Audited, ...]:
+        """The findings with outcome fail."""
+        return tuple(item for item in self.findings if item.finding.outcome == "fail")
+
+    def untold(self) -> tuple[Audited, ...]:
+        """The findings that could not tell."""
+        return tuple(item for item in self.findings if item.finding.outcome == "could_not_tell")
+
+
+def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> ArmAudit:
+    """Gather the audits of one arm, at one scale or at all of them; a finding that was made twice is kept once.
+
+    Raises:
+        BadInput: the experiment has no such arm.
+    """
+    entry = record.entry.arm(arm)
+    scales = record.entry.scales if scale is None else (scale,)
+    reports = [(name, record.audits[arm, name]) for name in scales if (arm, name) in record.audits]
+    found = [Audited(finding, name) for name, report in reports for finding in report.findings]
+    damaged: list[str] = []
+    for name in scales:
+        for run in record.runs_of(arm, name):
+            findings, problem = _run_audit(run)
+            damaged += [problem] if problem else []
+            known = [item.finding for item in found if item.scale == name and item.seed is None]
+            found += [Audited(finding, name, run.entry.seed) for finding in findings if finding not in known]
+    leaks = any(item.finding.outcome == "fail" and item.finding.check.startswith(("C1", "C2")) for item in found)
+    leak: Leak = "none" if not leaks else ("expected" if entry.expect_leak else "unexpected")
+    return ArmAudit(arm, entry.expect_leak, tuple(found), tuple(name for name, _ in reports), leak, tuple(damaged))
+
+
+def _run_audit(run: ExperimentRun) -> tuple[tuple[Finding, ...], str | None]:
+    """The findings that a run made of itself, and what is wrong with their file."""
+    try:
+        report = run.record.audit_report() if run.record is not None else None
+    except Damaged as error:
+        return (), str(error)
+    return (report.findings if report is not None else ()), None

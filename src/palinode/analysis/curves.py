@@ -1,0 +1,109 @@
+"""Learning curves: the points that were measured, over five x-axes. Nothing is interpolated.
+
+Means are taken at an evaluation step that every run of an arm reached: the mean of the scores and, separately, the mean of
+each x-axis (arms that draw directions at random read slightly different numbers of tokens per seed).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from palinode.results.record import ExperimentRecord, ExperimentRun
+
+X_AXES = ("step", "tokens_read", "tokens_scored_ltr", "train_flops", "seconds")
+SCORES = ("nats_per_token", "bits_per_byte", "accuracy", "perplexity")
+_WHO: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String}
+_WHERE: dict[str, Any] = {"step": pl.Int64, "window_tokens": pl.Float64} | {
+    axis: pl.Float64 for axis in X_AXES if axis != "step"
+}
+EVALUATION_SCHEMA = (
+    _WHO
+    | {"split": pl.String, "direction": pl.String, "trained": pl.Boolean}
+    | _WHERE
+    | dict.fromkeys(SCORES, pl.Float64)
+)
+TRAINING_SCHEMA = (
+    _WHO
+    | {"group": pl.String}
+    | _WHERE
+    | dict.fromkeys(("nats_per_token", "p", "learning_rate", "gradient_norm"), pl.Float64)
+)
+
+
+def evaluation_curves(record: ExperimentRecord) -> pl.DataFrame:
+    """One row per run, evaluation, split and direction, unfinished and diverged runs included (EVALUATION_SCHEMA).
+
+    `trained` says whether the run trained in this direction at all: an ltr-only model has an rtl loss, but no rtl curve.
+    """
+    rows = []
+    for run in record.runs:
+        trained = trained_directions(run)
+        for row in _rows(run, "eval"):
+            for direction, scores in row.get("scores", {}).items():
+                who = _who(run) | {"split": row.get("split"), "direction": direction, "trained": direction in trained}
+                rows.append(who | _where(row) | {score: _number(scores.get(score)) for score in SCORES})
+    return pl.DataFrame(rows, schema=EVALUATION_SCHEMA).sort("arm", "scale", "seed", "split", "direction", "step")
+
+
+def training_curves(record: ExperimentRecord) -> pl.DataFrame:
+    """One row per run, logged training step and group of targets (TRAINING_SCHEMA)."""
+    rows = []
+    for run in record.runs:
+        for row in _rows(run, "train"):
+            rest = {name: _number(row.get(name)) for name in ("p", "learning_rate", "gradient_norm")}
+            for group, nats in row.get("nats_by_group", {}).items():
+                rows.append(_who(run) | {"group": group} | _where(row) | {"nats_per_token": _number(nats)} | rest)
+    return pl.DataFrame(rows, schema=TRAINING_SCHEMA).sort("arm", "scale", "seed", "group", "step")
+
+
+def mean_curves(curves: pl.DataFrame, score: str) -> pl.DataFrame:
+    """The mean over seeds at each step that every run of (arm, scale, split, direction) reached with a score.
+
+    Returns:
+        arm, scale, split, direction, step, the other x-axes, `score`, and `seeds`: how many runs each mean is over.
+    """
+    line = ["arm", "scale", "split", "direction"]
+    scored = curves.drop_nulls(score)
+    lines = scored.group_by(line).agg(pl.col("seed").n_unique().alias("planned"))
+    axes = [axis for axis in X_AXES if axis != "step"]
+    means = scored.group_by([*line, "step"]).agg(
+        *(pl.col(axis).mean() for axis in axes),
+        pl.col(score).mean(),
+        pl.col("seed").n_unique().alias("seeds"),
+    )
+    complete = means.join(lines, on=line).filter(pl.col("seeds") == pl.col("planned")).drop("planned")
+    return complete.sort(*line, "step")
+
+
+def trained_directions(run: ExperimentRun) -> frozenset[str]:
+    """The directions this run scored in training: from its counters, or from its training rows while it is unfinished."""
+    if run.result is not None:
+        prefix = "tokens_scored_"
+        counted = {
+            name.removeprefix(prefix)
+            for name, value in run.result.counters.items()
+            if name.startswith(prefix) and value
+        }
+        if counted:
+            return frozenset(counted)
+    return frozenset(group for row in _rows(run, "train") for group in row.get("nats_by_group", {}))
+
+
+def _rows(run: ExperimentRun, event: str) -> list[dict[str, Any]]:
+    return [row for row in run.record.metrics if row.get("event") == event] if run.record is not None else []
+
+
+def _who(run: ExperimentRun) -> dict[str, Any]:
+    return {"arm": run.entry.arm, "scale": run.entry.scale, "seed": run.entry.seed, "run_id": run.entry.run_id}
+
+
+def _where(row: dict[str, Any]) -> dict[str, Any]:
+    return {"step": row.get("step"), "window_tokens": _number(row.get("window_tokens"))} | {
+        axis: _number(row.get(axis)) for axis in X_AXES if axis != "step"
+    }
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,0 +1,231 @@
+"""Runs become a claim here, by the rule that the experiment fixed before the first run, and nowhere else.
+
+With `better` turned so that an improvement is positive, and d = smallest_effect:
+
+    better               the interval lies above 0 and reaches d
+    worse                the interval lies below 0 and reaches -d
+    no difference found  d > 0: the interval lies inside (-d, d): whatever the difference is, it is too small to matter;
+                         d = 0: the interval holds 0
+    cannot tell          d > 0: the interval holds 0 and reaches beyond d or -d: more seeds are needed;
+                         or the runs may not be believed: a seed is missing or diverged, an arm was not audited, failed its
+                         audit, or sees its own answer although the experiment does not expect it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from palinode.analysis.audits import ArmAudit, Leak, arm_audit
+from palinode.analysis.compare import Comparison, compare
+from palinode.analysis.intervals import Interval, seeds_needed
+from palinode.analysis.parity import Parity, parity
+from palinode.base.config import Config, decode
+from palinode.base.errors import BadInput, nearest
+from palinode.results.record import ExperimentEntry, ExperimentRecord
+
+Outcome = Literal["better", "worse", "no difference found", "cannot tell"]
+
+
+class Rule(Config):
+    """The decision of an experiment, as its entry keeps it.
+
+    Attributes:
+        metric: path of the score that decides, such as `validation.ltr.nats_per_token`.
+        baseline: the arm the others are compared with.
+        better: which way is better.
+        confidence: of the interval.
+        smallest_effect: the smallest difference that matters, in the metric's unit.
+        equal: the cost axis that must match.
+    """
+
+    metric: str = "validation.ltr.nats_per_token"
+    baseline: str
+    better: Literal["lower", "higher"] = "lower"
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    smallest_effect: float = Field(default=0.0, ge=0)
+    equal: str = "tokens_read"
+
+
+@dataclass(frozen=True)
+class SeedsNeeded:
+    """How many paired seeds would show an effect with probability 0.8, for the spread that was observed.
+
+    Attributes:
+        seeds: None when more than 10,000 would be needed.
+        effect: the size of the effect planned for, in the metric's unit; `planned_for` says where it comes from.
+    """
+
+    seeds: int | None
+    effect: float
+    planned_for: Literal["smallest effect", "observed effect"]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What may be said of one arm against the baseline at one scale.
+
+    Attributes:
+        leak: whether the arm sees what it may not; an expected leak is compared, and stamped wherever it is shown.
+        reasons: why nothing can be told (empty when the runs may be believed).
+        cautions: what a reader must know beside the outcome: unequal cost, checks that could not tell, mixed machines.
+    """
+
+    comparison: Comparison
+    rule: Rule
+    outcome: Outcome
+    leak: Leak
+    parity: Parity
+    reasons: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+    seeds_needed: SeedsNeeded | None = None
+
+    @property
+    def arm(self) -> str:
+        return self.comparison.arm
+
+    @property
+    def scale(self) -> str:
+        return self.comparison.scale
+
+
+def rule_of(entry: ExperimentEntry) -> Rule:
+    """The entry's decision rule, checked against its arms.
+
+    Raises:
+        BadInput: a field is wrong, or the baseline is not an arm.
+    """
+    rule = decode(Rule, dict(entry.decision), file=f"experiment {entry.full_name}")
+    names = [arm.name for arm in entry.arms]
+    if rule.baseline not in names:
+        raise BadInput(
+            f"baseline {rule.baseline!r} is not an arm", field="decision.baseline", hint=nearest(rule.baseline, names)
+        )
+    return rule
+
+
+def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
+    """One verdict per arm (but the baseline) and scale, in the entry's order."""
+    rule = rule_of(record.entry)
+    return tuple(
+        verdict(record, arm.name, scale, rule)
+        for arm in record.entry.arms
+        if arm.name != rule.baseline
+        for scale in record.entry.scales
+    )
+
+
+def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdict:
+    """Apply the rule to one arm at one scale.
+
+    Raises:
+        BadInput: the experiment has no such arm.
+    """
+    comparison = compare(record, arm, rule.baseline, scale, rule.metric, rule.confidence)
+    arm_side, baseline_side = arm_audit(record, arm, scale), arm_audit(record, rule.baseline, scale)
+    cost = parity(record, arm, rule.baseline, scale, rule.equal)
+    reasons = (
+        *_disbelief(arm_side, scale),
+        *_disbelief(baseline_side, scale),
+        *_incomplete(comparison),
+    )
+    return Verdict(
+        comparison=comparison,
+        rule=rule,
+        outcome="cannot tell" if reasons else decide(comparison.interval, rule),
+        leak=arm_side.leak,
+        parity=cost,
+        reasons=reasons,
+        cautions=(
+            *_cost_cautions(cost),
+            *_audit_cautions(arm_side, baseline_side),
+            *_mixed_machines(record, comparison),
+        ),
+        seeds_needed=plan_seeds(comparison, rule),
+    )
+
+
+def decide(interval: Interval | None, rule: Rule) -> Outcome:
+    """The outcome for runs that may be believed; see the top of this file."""
+    if interval is None:
+        return "cannot tell"
+    low, high = (interval.low, interval.high) if rule.better == "higher" else (-interval.high, -interval.low)
+    least = rule.smallest_effect
+    if -least < low and high < least:
+        return "no difference found"
+    if low > 0:
+        return "better"
+    if high < 0:
+        return "worse"
+    return "cannot tell" if least > 0 else "no difference found"
+
+
+def plan_seeds(comparison: Comparison, rule: Rule) -> SeedsNeeded | None:
+    """Seeds for the smallest effect that matters, or for the observed one where none was named; None below two pairs."""
+    deviation, observed = comparison.spread, comparison.mean
+    if deviation is None or observed is None:
+        return None
+    if rule.smallest_effect > 0:
+        needed = seeds_needed(rule.smallest_effect, deviation, rule.confidence)
+        return SeedsNeeded(needed, rule.smallest_effect, "smallest effect")
+    return SeedsNeeded(seeds_needed(observed, deviation, rule.confidence), abs(observed), "observed effect")
+
+
+def _disbelief(audit: ArmAudit, scale: str) -> list[str]:
+    """Why the audits forbid a claim about this arm; an arm that is expected to leak is expected to fail its audit."""
+    reasons = [f"the audit of {audit.arm} cannot be read: {problem}" for problem in audit.damaged]
+    if scale not in audit.scales_audited:
+        reasons.append(f"{audit.arm} was not audited")
+    if audit.leak == "unexpected":
+        reasons.append(f"{audit.arm} sees its own answer: its audit failed and the experiment does not expect a leak")
+    elif not audit.expect_leak and (failed := audit.failed()):
+        names = dict.fromkeys(item.finding.check for item in failed)
+        reasons.append(f"{audit.arm} failed its audit: {', '.join(names)}")
+    return reasons
+
+
+def _incomplete(comparison: Comparison) -> list[str]:
+    reasons = []
+    if comparison.left_out:
+        planned = len(comparison.pairs) + len(comparison.left_out)
+        seeds = "; ".join(f"seed {item.seed}: {item.reason}" for item in comparison.left_out)
+        reasons.append(f"{len(comparison.left_out)} of {planned} pairs cannot be compared ({seeds})")
+    if len(comparison.pairs) < 2:
+        reasons.append(f"an interval needs at least 2 pairs, there {'is 1' if comparison.pairs else 'are none'}")
+    elif comparison.spread == 0 and comparison.mean != 0:
+        reasons.append("all differences are exactly equal: the seeds change nothing, so they measure no spread")
+    return reasons
+
+
+def _cost_cautions(cost: Parity) -> list[str]:
+    if cost.holds is None:
+        return [f"{cost.axis} was not counted in every run: equal cost cannot be checked"]
+    if not cost.holds and cost.deviation is not None:
+        return [f"not at equal {cost.axis}: it differs by {cost.deviation:+.1%}"]
+    return []
+
+
+def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
+    cautions = []
+    if arm.expect_leak and arm.leak == "none" and arm.scales_audited:
+        cautions.append(f"{arm.arm} is marked expect_leak, but no check found a leak")
+    if baseline.leak == "expected":
+        cautions.append(f"the baseline {baseline.arm} sees its own answer, as the experiment expects")
+    for side in (arm, baseline):
+        if untold := dict.fromkeys(item.finding.check for item in side.untold()):
+            cautions.append(f"checks that could not tell on {side.arm}: {', '.join(untold)}")
+    return cautions
+
+
+def _mixed_machines(record: ExperimentRecord, comparison: Comparison) -> list[str]:
+    """Bits are promised per execution fingerprint; runs of one comparison should share one."""
+    used = {pair.seed for pair in comparison.pairs}
+    prints = {
+        tuple(sorted((key, str(value)) for key, value in run.result.fingerprint.items()))
+        for arm in (comparison.arm, comparison.baseline)
+        for run in record.runs_of(arm, comparison.scale)
+        if run.result is not None and run.entry.seed in used
+    }
+    return [f"the runs were made under {len(prints)} different execution fingerprints"] if len(prints) > 1 else []
