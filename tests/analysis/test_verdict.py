@@ -1,0 +1,224 @@
+"""Runs become claims by the rule of the experiment, and by nothing else."""
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palinode.analysis.compare import compare
+from palinode.analysis.intervals import Interval
+from palinode.analysis.parity import costs, parity
+from palinode.analysis.verdict import Rule, decide, rule_of, verdict, verdicts
+from palinode.base.errors import BadInput
+from palinode.base.finding import AuditReport, Finding
+from synthetic_store import DEMO_ARMS, Synthetic, SyntheticArm, make_store
+
+LTR, BOTH, MASK = DEMO_ARMS
+
+
+def experiment(tmp_path, **changes):
+    return make_store(tmp_path / "runs", Synthetic(**changes)).experiment("demo")
+
+
+def only(record, arm="both", scale="base"):
+    return verdict(record, arm, scale, rule_of(record.entry))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "better", "least", "outcome"),
+    [
+        (-0.3, -0.1, "lower", 0.0, "better"),
+        (0.1, 0.3, "lower", 0.0, "worse"),
+        (0.1, 0.3, "higher", 0.0, "better"),
+        (-0.1, 0.3, "higher", 0.0, "no difference found"),
+        (-0.1, 0.3, "higher", 0.2, "cannot tell"),
+        (-0.1, 0.15, "higher", 0.2, "no difference found"),
+        (0.01, 0.15, "higher", 0.2, "no difference found"),  # real, but smaller than what matters
+        (0.01, 0.25, "higher", 0.2, "better"),
+        (-0.25, -0.01, "higher", 0.2, "worse"),
+        (0.0, 0.0, "lower", 0.0, "no difference found"),
+    ],
+)
+def test_the_rule(low, high, better, least, outcome):
+    assert decide(Interval(low, high), Rule(baseline="a", better=better, smallest_effect=least)) == outcome
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.5))
+def test_turning_the_metric_round_turns_the_verdict_round(centre, half, least):
+    interval, mirrored = Interval(centre - half, centre + half), Interval(-centre - half, -centre + half)
+    lower = Rule(baseline="a", better="lower", smallest_effect=least)
+    higher = Rule(baseline="a", better="higher", smallest_effect=least)
+    assert decide(interval, lower) == decide(mirrored, higher)
+    opposite = {"better": "worse", "worse": "better"}
+    assert decide(mirrored, lower) == opposite.get(decide(interval, lower), decide(interval, lower))
+
+
+def test_no_interval_no_claim():
+    assert decide(None, Rule(baseline="a")) == "cannot tell"
+
+
+def test_pairs_are_formed_by_seed_whatever_the_order(tmp_path):
+    record = experiment(tmp_path, seeds=(5, 1, 9))
+    comparison = compare(record, "both", "ltr", "base", "validation.ltr.nats_per_token", 0.95)
+    assert [pair.seed for pair in comparison.pairs] == [5, 1, 9]
+    for pair in comparison.pairs:
+        [ours] = [r for r in record.runs_of("both", "base") if r.entry.seed == pair.seed]
+        [theirs] = [r for r in record.runs_of("ltr", "base") if r.entry.seed == pair.seed]
+        expected = ours.result.score("validation.ltr.nats_per_token") - theirs.result.score(
+            "validation.ltr.nats_per_token"
+        )
+        assert pair.difference == expected
+
+
+def test_a_worse_arm_is_called_worse_and_a_better_one_better(tmp_path):
+    better = SyntheticArm("better", effect_nats=-0.2, p=0.0)
+    record = experiment(tmp_path, arms=(LTR, SyntheticArm("worse", effect_nats=0.2), better))
+    assert [(item.arm, item.outcome) for item in verdicts(record)] == [("worse", "worse"), ("better", "better")]
+
+
+def test_arms_that_differ_by_noise_only_are_not_told_apart(tmp_path):
+    record = experiment(tmp_path, arms=(LTR, SyntheticArm("same")), smallest_effect=0.0, seeds=tuple(range(8)))
+    found = only(record, "same")
+    assert found.outcome == "no difference found"
+    assert found.seeds_needed.planned_for == "observed effect"
+
+
+def test_too_few_seeds_for_the_smallest_effect_cannot_tell_and_says_how_many(tmp_path):
+    record = experiment(tmp_path, arms=(LTR, SyntheticArm("same")), smallest_effect=0.002, noise_nats=0.01)
+    found = only(record, "same")
+    assert found.outcome == "cannot tell"
+    assert found.reasons == ()
+    assert found.seeds_needed.planned_for == "smallest effect"
+    assert found.seeds_needed.seeds > 3
+
+
+def test_one_seed_cannot_tell(tmp_path):
+    found = only(experiment(tmp_path, seeds=(0,)))
+    assert found.outcome == "cannot tell"
+    assert "at least 2 pairs" in found.reasons[0]
+    assert (found.comparison.interval, found.seeds_needed) == (None, None)
+    assert found.comparison.mean is not None
+
+
+@pytest.mark.parametrize("outcome", ["diverged", "failed", "stopped", "oom", "missing", "unfinished"])
+@pytest.mark.parametrize("arm", ["ltr", "both"])
+def test_a_run_that_is_not_done_is_said_and_blocks_the_claim(tmp_path, outcome, arm):
+    found = only(experiment(tmp_path, outcomes={(arm, "base", 1): outcome}))
+    assert found.outcome == "cannot tell"
+    assert f"1 of 3 pairs cannot be compared (seed 1: {arm}: {outcome})" in found.reasons
+    assert len(found.comparison.pairs) == 2
+    assert found.comparison.interval is not None
+
+
+def test_a_leak_that_was_expected_is_compared_and_stamped(tmp_path):
+    found = only(experiment(tmp_path), "both-published-mask")
+    assert found.leak == "expected"
+    assert found.outcome == "worse"
+
+
+def test_a_leak_that_was_not_expected_is_not_compared(tmp_path):
+    surprise = SyntheticArm("surprise", effect_nats=-0.5, rtl="leak", p=0.5)
+    record = experiment(tmp_path, arms=(LTR, surprise, BOTH))
+    found = only(record, "surprise")
+    assert (found.leak, found.outcome) == ("unexpected", "cannot tell")
+    assert "sees its own answer" in found.reasons[0]
+    assert only(record, "both").leak == "none"
+
+
+def test_a_leaking_baseline_blocks_every_claim(tmp_path):
+    record = experiment(tmp_path, arms=(SyntheticArm("bad", rtl="leak", p=0.5), LTR))
+    assert [item.outcome for item in verdicts(record)] == ["cannot tell"]
+
+
+def test_an_expected_leak_that_is_not_there_is_said(tmp_path):
+    record = experiment(tmp_path, arms=(LTR, SyntheticArm("both", rtl="honest", expect_leak=True)))
+    assert "marked expect_leak, but no check found a leak" in " ".join(only(record).cautions)
+
+
+def test_an_arm_that_was_not_audited_is_not_believed(tmp_path):
+    found = only(experiment(tmp_path, audited=False))
+    assert found.outcome == "cannot tell"
+    assert "both was not audited" in found.reasons
+    assert "ltr was not audited" in found.reasons
+
+
+def test_a_failed_check_of_one_run_is_not_believed_and_names_the_check(tmp_path):
+    store = make_store(tmp_path / "runs")
+    run_id = store.experiment("demo").runs_of("both", "base")[2].entry.run_id
+    finding = Finding(check="C8.loss_floor", outcome="fail", law="l", message="m")
+    store.write_run_audit(run_id, AuditReport(subject="both", findings=(finding,)))
+    found = only(store.experiment("demo"))
+    assert found.outcome == "cannot tell"
+    assert found.reasons == ("both failed its audit: C8.loss_floor",)
+
+
+def test_a_damaged_run_audit_is_not_believed(tmp_path):
+    store = make_store(tmp_path / "runs")
+    run_id = store.experiment("demo").runs_of("both", "base")[0].entry.run_id
+    (store.run_directory(run_id) / "audit.json").write_text("{}")
+    found = only(store.experiment("demo"))
+    assert found.outcome == "cannot tell"
+    assert "audit.json" in found.reasons[0]
+
+
+def test_parity_on_the_declared_axis_is_flagged_when_it_does_not_hold(tmp_path):
+    equal = only(experiment(tmp_path / "equal"))
+    assert equal.parity.holds is True
+    assert equal.parity.deviation == 0
+    assert set(equal.parity.others) == {"tokens_read", "train_flops"}
+    unequal = only(experiment(tmp_path / "unequal", equal="tokens_read"))
+    assert unequal.parity.holds is False
+    assert any(caution.startswith("not at equal tokens_read: it differs by +5") for caution in unequal.cautions)
+    unknown = only(experiment(tmp_path / "unknown", equal="tuning_trials"))
+    assert unknown.parity.holds is None
+    assert any("was not counted" in caution for caution in unknown.cautions)
+
+
+def test_the_worst_pair_decides_parity(tmp_path):
+    record = experiment(tmp_path)
+    ratios = []
+    for ours, theirs in zip(record.runs_of("both", "base"), record.runs_of("ltr", "base"), strict=True):
+        ratios.append(ours.result.counters["tokens_read"] / theirs.result.counters["tokens_read"] - 1)
+    assert parity(record, "both", "ltr", "base", "tokens_read").deviation == max(ratios, key=abs)
+
+
+def test_costs_are_means_beside_the_baseline(tmp_path):
+    found = {(item.arm, item.axis): item for item in costs(experiment(tmp_path), "ltr")}
+    assert found["ltr", "tokens_read"].ratio == 1.0
+    assert found["both", "tokens_read"].ratio == pytest.approx(1.5, rel=0.02)
+    assert found["ltr", "tokens_scored_rtl"].mean == 0
+    assert found["both", "tokens_scored_rtl"].ratio is None
+    assert found["both", "parameters"].runs == 3
+
+
+def test_mixed_machines_are_said(tmp_path):
+    store = make_store(tmp_path / "runs")
+    result = store.experiment("demo").runs_of("both", "base")[0].result
+    store.write_result(result.with_(fingerprint={**result.fingerprint, "threads": 2}))
+    assert "2 different execution fingerprints" in " ".join(only(store.experiment("demo")).cautions)
+
+
+def test_scales_have_their_own_verdicts(tmp_path):
+    record = experiment(tmp_path, scales=("small", "large"), outcomes={("both", "large", 0): "diverged"})
+    found = {(item.arm, item.scale): item.outcome for item in verdicts(record)}
+    assert found["both", "small"] == "worse"
+    assert found["both", "large"] == "cannot tell"
+
+
+def test_a_rule_that_names_no_arm_is_refused(tmp_path):
+    store = make_store(tmp_path / "runs")
+    entry = store.entry("demo")
+    store.write_experiment(entry.with_(decision={**entry.decision, "baseline": "lrt"}))
+    with pytest.raises(BadInput, match="did you mean 'ltr'"):
+        verdicts(store.experiment("demo"))
+    store.write_experiment(entry.with_(decision={**entry.decision, "confidence": 95}))
+    with pytest.raises(BadInput, match="confidence"):
+        verdicts(store.experiment("demo"))
+
+
+@pytest.mark.parametrize("room", ["palinode.results.store", "palinode.analysis.tables", "palinode.report"])
+def test_reading_a_finished_store_needs_no_torch(room):
+    program = f"import sys, {room}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
