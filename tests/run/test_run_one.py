@@ -1,0 +1,155 @@
+"""One run: killed anywhere, stopped anywhere, evaluated or not, it ends with the same bits and the same record."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_spec
+
+from palinode import Gpt2AdamW, Store
+from palinode.base.fsio import CRASH_POINT_VARIABLE, TEMPORARY_MARK
+from palinode.run import load_trained, run_one
+from palinode.train.checkpoint import weights_sha256
+from palinode.train.optim import AdamW
+from palinode.train.schedule import Cosine
+
+PROGRAM = Path(__file__).parent / "tiny_run.py"
+UNSTABLE = ("attempt", "seconds")
+
+
+def steady_rows(store, spec):
+    """The metric rows without what a clock or an interruption may change."""
+    rows = store.record(spec.run_id).metrics
+    return [{key: value for key, value in row.items() if key not in UNSTABLE} for row in rows]
+
+
+@pytest.fixture
+def uninterrupted(corpus, tmp_path):
+    spec = tiny_spec(corpus)
+    store = Store(tmp_path / "uninterrupted")
+    result = run_one(spec, store)
+    assert result.outcome == "done"
+    return spec, store, result
+
+
+def test_the_record_is_complete(uninterrupted):
+    spec, store, result = uninterrupted
+    record = store.record(spec.run_id)
+    assert record.outcome == "done"
+    assert result.counters["optimizer_steps"] == 40
+    assert result.counters["evaluations"] == 3
+    assert 40 < result.counters["passes"] < 80
+    assert result.score("validation.ltr.nats_per_token") < 4
+    assert set(result.scores["validation"]) == {"ltr", "rtl"}
+    assert result.parameters["total"] == sum(
+        v for k, v in result.parameters.items() if k not in ("total", "non_embedding")
+    )
+    assert [row["step"] for row in record.metrics if row["event"] == "train"] == [1, 5, 10, 15, 20, 25, 30, 35, 40]
+    assert [row["step"] for row in record.metrics if row["event"] == "eval"] == [15, 30, 40]
+    assert {"torch", "python", "device", "cpu_capability", "threads"} <= set(result.fingerprint)
+
+
+def test_a_finished_run_is_not_trained_again(uninterrupted):
+    spec, store, result = uninterrupted
+    before = {path: path.stat().st_mtime_ns for path in store.run_directory(spec.run_id).rglob("*")}
+    events = []
+    assert run_one(spec, store, on_event=events.append) == result
+    assert events == []
+    assert before == {path: path.stat().st_mtime_ns for path in store.run_directory(spec.run_id).rglob("*")}
+
+
+@pytest.mark.parametrize("stop_at", [1, 10, 27, 39])
+def test_a_stopped_run_goes_on_to_the_same_bits(uninterrupted, corpus, tmp_path, stop_at):
+    spec, reference, expected = uninterrupted
+    store, seen = Store(tmp_path / "stopped"), []
+    stopped = run_one(spec, store, should_stop=lambda: seen.append(0) or len(seen) > stop_at)
+    assert (stopped.outcome, stopped.counters["optimizer_steps"]) == ("stopped", stop_at)
+    assert store.record(spec.run_id).outcome == "unfinished"
+    finished = run_one(spec, store)
+    assert finished.weights_sha256 == expected.weights_sha256
+    assert finished.scores == expected.scores
+    assert finished.attempts == 2
+    assert steady_rows(store, spec) == steady_rows(reference, spec)
+
+
+def test_evaluation_never_touches_the_training_stream(uninterrupted, corpus, tmp_path):
+    spec, _, expected = uninterrupted
+    without = run_one(tiny_spec(corpus, evaluate_every=None), Store(tmp_path / "without"))
+    often = run_one(tiny_spec(corpus, evaluate_every=1), Store(tmp_path / "often"))
+    assert without.weights_sha256 == often.weights_sha256 == expected.weights_sha256
+    assert without.scores == often.scores == expected.scores
+
+
+CRASH_POINTS = [
+    f"{name}.{moment}"
+    for name in ("spec.json", "model.safetensors", "optimizer.safetensors", "manifest.json", "result.json")
+    for moment in ("written", "before_rename", "after_rename")
+] + ["metrics.jsonl.before_append"]
+
+
+@pytest.mark.parametrize("label", CRASH_POINTS)
+def test_killed_at_a_labelled_point_it_goes_on_to_the_same_bits(uninterrupted, corpus, tmp_path, label):
+    spec, reference, expected = uninterrupted
+    root = tmp_path / "crashed"
+    crashed = start(corpus, root, {CRASH_POINT_VARIABLE: label}).wait()
+    assert crashed == -9, "the crash point must have been reached"
+    again = run_one(spec, Store(root))
+    assert again.weights_sha256 == expected.weights_sha256
+    assert again.scores == expected.scores
+    assert steady_rows(Store(root), spec) == steady_rows(reference, spec)
+    assert list(Path(root).rglob(f"*{TEMPORARY_MARK}*")) == []
+
+
+def killed_at_random_until_done(corpus, root, kills, seed):
+    """kill -9 at random moments; returns how many kills hit a living process."""
+    moments, hits = random.Random(seed), 0
+    for _ in range(kills):
+        process = start(corpus, root)
+        time.sleep(moments.uniform(1.0, 5.0))
+        hits += process.poll() is None
+        process.kill()
+        process.wait()
+    return hits
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(3, 0), pytest.param(60, 1, marks=pytest.mark.nightly)])
+def test_kill_9_at_random_moments(uninterrupted, corpus, tmp_path, kills, seed):
+    spec, reference, expected = uninterrupted
+    root = tmp_path / "killed"
+    hits = killed_at_random_until_done(corpus, root, kills, seed)
+    assert hits >= 1
+    again = run_one(spec, Store(root))
+    assert again.weights_sha256 == expected.weights_sha256
+    assert steady_rows(Store(root), spec) == steady_rows(reference, spec)
+
+
+def start(corpus, root, environment=None):
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(corpus), str(root), "40"],
+        env={**os.environ, **(environment or {})},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def test_a_diverged_run_is_a_result_with_its_step(corpus, tmp_path):
+    optimizer = AdamW(learning_rate=1e30)
+    recipe = Gpt2AdamW(steps=30, batch_windows=4, gradient_clip=None, optimizer=optimizer, schedule=Cosine())
+    spec, store = tiny_spec(corpus, recipe=recipe), Store(tmp_path / "store")
+    result = run_one(spec, store)
+    assert result.outcome == "diverged"
+    assert "at step" in result.reason
+    assert store.record(spec.run_id).outcome == "diverged"
+    assert result.scores == {}
+
+
+def test_trained_weights_can_be_loaded_and_damage_falls_back(uninterrupted):
+    spec, store, result = uninterrupted
+    assert weights_sha256(load_trained(spec, store).model) == result.weights_sha256
+    newest = store.run_directory(spec.run_id) / "ckpt" / "step-40" / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    assert weights_sha256(load_trained(spec, store).model) != result.weights_sha256
