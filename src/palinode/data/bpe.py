@@ -1,14 +1,18 @@
-"""Byte-level byte-pair encoding through Hugging Face `tokenizers`: trained here, or read from a tokenizer.json.
+"""Byte-level byte-pair encoding: trained here, or read from a tokenizer.json or from GPT-2's encoder.json and vocab.bpe.
 
-Only byte-level tokenizers are accepted, because only for them is it known how many bytes of text each id stands for: a
-token is written with one printable stand-in character per byte (Radford et al. 2019, GPT-2's `bytes_to_unicode`).
+A token is written with one printable stand-in character per byte (Radford et al. 2019), which is how it is known what each
+id stands for. A file is read as data, piece by piece: what is not a lossless byte-level BPE is refused with the reason,
+and so is an unknown splitting pattern, because a stranger's regular expression can run for ever. The encoding itself is
+Hugging Face `tokenizers`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -19,33 +23,46 @@ from palinode.base.errors import BadInput
 from palinode.data.cache import DATA_VARIABLE, cache_directory
 from palinode.data.pieces import cut
 
-GPT2_VOCAB_SIZE = 50257
 GPT2_FOLDERS = ("gpt2-bpe", "gpt2")
-LARGEST_FILE_BYTES = 256 * 2**20
+GPT2_PAIR = ("encoder.json", "vocab.bpe")
+LARGEST_FILE_BYTES = 64 * 2**20
 PIECE_CHARACTERS = 1 << 17  # what one thread encodes at a time: fast, and flat in memory
 FEWEST_OCCURRENCES = 2  # a pair seen once is not worth an id
 PROBE = "It's 3.14  \n\n\tÄß 漢字 \U0001f600 don't\x00<|endoftext|>"
+# Splitting patterns that are known to end in linear time: GPT-2's is built in; cl100k's and Llama 3's are these.
+KNOWN_PATTERNS = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+)
 
 
 class BpeTokenizer:
-    """A byte-level BPE tokenizer. Text that spells a special token is encoded as the text it is."""
+    """A byte-level BPE tokenizer. Text that spells a special token is encoded as the text it is.
+
+    Args:
+        inner: what encodes; knows ordinary tokens only.
+        specials: ids of tokens that are not text (GPT-2's <|endoftext|>), with their names.
+        written: the tokenizer.json it is kept as.
+    """
 
     kind = "bpe"
 
-    def __init__(self, inner: tokenizers.Tokenizer, file: str):
-        inner.no_truncation()
-        inner.no_padding()
-        inner.encode_special_tokens = True
+    def __init__(self, inner: tokenizers.Tokenizer, specials: dict[int, str], written: str):
         self._inner = inner
-        self._bytes = _bytes_of_each_id(inner, file)
-        found = int(self._bytes[self.encode_array(PROBE)].sum())
-        if found != len(PROBE.encode()):
-            raise BadInput("this tokenizer adds, drops or rewrites text (a normalizer or a prefix space)", file=file)
+        self._specials = specials
+        self._written = written
+        names = {number: token for token, number in inner.get_vocab().items()} | specials
+        byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
+        self._content = [
+            specials[number].encode() if number in specials else bytes(byte_of[stand_in] for stand_in in names[number])
+            for number in range(len(names))
+        ]
 
     @property
     def vocab_size(self) -> int:
         """All ids, the file's own special tokens included."""
-        return len(self._bytes)
+        return len(self._content)
 
     def encode(self, text: str) -> list[int]:
         """The ids."""
@@ -59,62 +76,71 @@ class BpeTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text; bytes that are not UTF-8 become U+FFFD."""
-        return str(self._inner.decode(list(ids), skip_special_tokens=False))
+        return b"".join(self._content[token] for token in ids).decode("utf-8", errors="replace")
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """The bytes each id stands for; 0 for special tokens."""
-        return self._bytes.copy()
+        """(vocab_size,) the bytes each id stands for; 0 for special tokens."""
+        lengths = [0 if number in self._specials else len(content) for number, content in enumerate(self._content)]
+        return np.array(lengths, dtype=np.int64)
 
     def to_json(self) -> str:
         """The tokenizer.json, as Hugging Face reads it."""
-        return str(self._inner.to_str())
+        return self._written
 
 
 def train(texts: Iterator[str], vocab_size: int) -> BpeTokenizer:
     """Train on this text; the same text gives the same tokenizer. A small text gives fewer than `vocab_size` ids."""
-    inner = tokenizers.Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    inner.decoder = decoders.ByteLevel()
+    inner = _inner(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         min_frequency=FEWEST_OCCURRENCES,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        initial_alphabet=sorted(byte_alphabet()),
         show_progress=False,
     )
-    pieces = (piece for text in texts for piece in cut(text, PIECE_CHARACTERS))
-    inner.train_from_iterator(pieces, trainer=trainer)
-    return BpeTokenizer(inner, file=f"bpe:{vocab_size}")
+    inner.train_from_iterator((piece for text in texts for piece in cut(text, PIECE_CHARACTERS)), trainer=trainer)
+    return BpeTokenizer(inner, {}, str(inner.to_str()))
 
 
 def load(path: Path) -> BpeTokenizer:
-    """Read a tokenizer.json.
+    """Read a tokenizer.json, or GPT-2's encoder.json with the vocab.bpe beside it.
 
     Raises:
-        BadInput: it is not a byte-level tokenizer's file.
+        BadInput: it is not a lossless byte-level BPE tokenizer's file.
     """
-    if path.stat().st_size > LARGEST_FILE_BYTES:
-        raise BadInput(f"is larger than {LARGEST_FILE_BYTES >> 20} MiB: not a tokenizer", file=str(path))
-    try:
-        return parse(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise BadInput("is not UTF-8 text", file=str(path)) from error
+    text = _text(path)
+    if path.name != GPT2_PAIR[0]:
+        return parse(text, str(path))
+    _, *lines = _text(path.with_name(GPT2_PAIR[1])).splitlines()
+    vocabulary = _plain(text, str(path))
+    ends = [{"id": number, "content": name, "special": True} for name, number in vocabulary.items() if name[:2] == "<|"]
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [line for line in lines if line]}
+    whole = {"model": model, "pre_tokenizer": {"type": "ByteLevel"}, "added_tokens": ends}
+    return parse(json.dumps(whole, ensure_ascii=False), str(path))
 
 
 def parse(text: str, file: str) -> BpeTokenizer:
     """Read the text of a tokenizer.json.
 
     Raises:
-        BadInput: it is not a byte-level tokenizer's.
+        BadInput: it is not a lossless byte-level BPE tokenizer's; the field is named.
     """
-    try:
-        inner = tokenizers.Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001  (the library raises bare Exception for a malformed file)
-        raise BadInput(f"is not a tokenizer.json: {error}", file=file) from error
-    return BpeTokenizer(inner, file)
+    written = _plain(text, file)
+    if written.get("normalizer"):
+        raise BadInput("rewrites text before encoding it, so bytes would not add up", file=file, field="normalizer")
+    model = _table(written, "model", file)
+    specials = _specials(written, file)
+    vocabulary = _vocabulary(model, specials, file)
+    merges = _merges(model, vocabulary, file)
+    inner = _inner(models.BPE(vocabulary, merges), _pre_tokenizer(written.get("pre_tokenizer"), file))
+    made = BpeTokenizer(inner, specials, text)
+    found = int(made.bytes_per_token()[made.encode_array(PROBE)].sum())
+    if found != len(PROBE.encode()):
+        raise BadInput("adds or drops text", file=file, field="model")
+    return made
 
 
 def gpt2_file() -> Path:
-    """GPT-2's tokenizer.json, below $PALINODE_DATA or in the cache.
+    """GPT-2's tokenizer.json or encoder.json, below $PALINODE_DATA or in the cache.
 
     Raises:
         BadInput: it is in neither.
@@ -122,25 +148,124 @@ def gpt2_file() -> Path:
     data = os.environ.get(DATA_VARIABLE)
     roots = [*([Path(data)] if data else []), cache_directory()]
     for folder in (root / name for root in roots for name in GPT2_FOLDERS):
-        if (folder / "tokenizer.json").is_file():
-            return folder / "tokenizer.json"
+        if found := file_in(folder):
+            return found
     hint = f"put tokenizer.json in ${DATA_VARIABLE}/gpt2-bpe or {roots[-1] / 'gpt2-bpe'}, or name its path"
     raise BadInput("GPT-2's tokenizer.json is not on this machine", field="data.tokenizer", hint=hint)
 
 
-def _bytes_of_each_id(inner: tokenizers.Tokenizer, file: str) -> NDArray[np.int64]:
-    """(V,) bytes per id; refuses what is not byte-level over ids 0 .. V-1."""
-    vocabulary: dict[str, int] = inner.get_vocab(with_added_tokens=True)
-    added = inner.get_added_tokens_decoder()
-    alphabet = set(pre_tokenizers.ByteLevel.alphabet())
-    if sorted(vocabulary.values()) != list(range(len(vocabulary))):
-        raise BadInput(f"the {len(vocabulary)} token ids are not 0 to {len(vocabulary) - 1}", file=file)
-    ordinary = {token: number for token, number in vocabulary.items() if number not in added}
-    if not alphabet <= ordinary.keys() or any(not set(token) <= alphabet for token in ordinary):
-        raise BadInput("is not a byte-level tokenizer: the bytes of its tokens are not known", file=file)
-    table = np.zeros(len(vocabulary), dtype=np.int64)
-    for token, number in ordinary.items():
-        table[number] = len(token)
-    for number, token in added.items():
-        table[number] = 0 if token.special else len(token.content.encode())
+def file_in(folder: Path) -> Path | None:
+    """The tokenizer file of a folder: tokenizer.json, or encoder.json beside vocab.bpe."""
+    if (folder / "tokenizer.json").is_file():
+        return folder / "tokenizer.json"
+    return folder / GPT2_PAIR[0] if all((folder / name).is_file() for name in GPT2_PAIR) else None
+
+
+def byte_alphabet() -> list[str]:
+    """The 256 stand-in characters, one per byte: itself where it is printable, else the next one from U+0100 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = iter(range(0x100, 0x200))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def _inner(model: models.BPE, pre_tokenizer: pre_tokenizers.PreTokenizer) -> tokenizers.Tokenizer:
+    inner = tokenizers.Tokenizer(model)
+    inner.pre_tokenizer = pre_tokenizer
+    inner.decoder = decoders.ByteLevel()
+    return inner
+
+
+def _specials(written: dict[str, Any], file: str) -> dict[int, str]:
+    """The added tokens by id. One that is not special would be cut out of text before encoding: refused."""
+    found = {}
+    for place, token in enumerate(written.get("added_tokens") or []):
+        field = f"added_tokens.{place}"
+        if not isinstance(token, dict) or not isinstance(token.get("content"), str) or type(token.get("id")) is not int:
+            raise BadInput("needs an id and a content", file=file, field=field)
+        if not token.get("special"):
+            raise BadInput(f"{token['content']!r} is an added token but not special", file=file, field=field)
+        found[token["id"]] = token["content"]
+    return found
+
+
+def _vocabulary(model: dict[str, Any], specials: dict[int, str], file: str) -> dict[str, int]:
+    """The ordinary tokens; with the special ones their ids are 0 to V - 1."""
+    written = _table(model, "vocab", file)
+    if model.get("type", "BPE") != "BPE":
+        raise BadInput(f"is {model['type']!r}, only BPE is read", file=file, field="model.type")
+    if any(type(number) is not int for number in written.values()):
+        raise BadInput("ids must be whole numbers", file=file, field="model.vocab")
+    vocabulary = {token: number for token, number in written.items() if number not in specials}
+    ids = sorted([*vocabulary.values(), *specials])
+    if ids != list(range(len(ids))):
+        raise BadInput(f"the {len(ids)} token ids are not 0 to {len(ids) - 1}", file=file, field="model.vocab")
+    alphabet = set(byte_alphabet())
+    if not alphabet <= vocabulary.keys() or any(not set(token) <= alphabet for token in vocabulary):
+        raise BadInput("is not byte-level: the bytes of its tokens are not known", file=file, field="model.vocab")
+    return vocabulary
+
+
+def _merges(model: dict[str, Any], vocabulary: dict[str, int], file: str) -> list[tuple[str, str]]:
+    written = model.get("merges")
+    if not isinstance(written, list):
+        raise BadInput("is missing or no list", file=file, field="model.merges")
+    merges = []
+    for place, merge in enumerate(written):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
+            raise BadInput("must be a pair of tokens", file=file, field=f"model.merges.{place}")
+        if not {pair[0], pair[1], pair[0] + pair[1]} <= vocabulary.keys():
+            raise BadInput("a token of this merge is not in the vocabulary", file=file, field=f"model.merges.{place}")
+        merges.append((pair[0], pair[1]))
+    return merges
+
+
+def _pre_tokenizer(written: Any, file: str) -> pre_tokenizers.PreTokenizer:
+    """GPT-2's word splitting, or one of the known patterns followed by the byte-level step."""
+    steps = (
+        written.get("pretokenizers") if isinstance(written, dict) and written.get("type") == "Sequence" else [written]
+    )
+    if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
+        raise BadInput("is missing or malformed", file=file, field="pre_tokenizer")
+    *splits, last = steps
+    if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
+        raise BadInput("must end in ByteLevel without a prefix space", file=file, field="pre_tokenizer")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=bool(last.get("use_regex", True)))
+    made = []
+    for step in splits:
+        pattern = step["pattern"].get("Regex") if isinstance(step.get("pattern"), dict) else None
+        if step.get("type") != "Split" or step.get("invert") or step.get("behavior") != "Isolated":
+            raise BadInput(f"has a step {step.get('type')!r} that is not read", file=file, field="pre_tokenizer")
+        if pattern not in KNOWN_PATTERNS:
+            raise BadInput(f"splits by an unknown pattern {str(pattern)[:40]!r}", file=file, field="pre_tokenizer")
+        made.append(pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"))
+    return pre_tokenizers.Sequence([*made, byte_level]) if made else byte_level
+
+
+def _table(written: dict[str, Any], key: str, file: str) -> dict[str, Any]:
+    if not isinstance(written.get(key), dict):
+        raise BadInput("is missing or no table", file=file, field=key)
+    table: dict[str, Any] = written[key]
     return table
+
+
+def _plain(text: str, file: str) -> dict[str, Any]:
+    try:
+        written = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
+        raise BadInput(f"is not JSON{place}", file=file) from error
+    if not isinstance(written, dict):
+        raise BadInput("is not a tokenizer.json", file=file)
+    return written
+
+
+def _text(path: Path) -> str:
+    try:
+        if path.stat().st_size > LARGEST_FILE_BYTES:
+            raise BadInput(f"is larger than {LARGEST_FILE_BYTES >> 20} MiB: not a tokenizer", file=str(path))
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput("is not UTF-8 text", file=str(path)) from error
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}", file=str(path)) from error

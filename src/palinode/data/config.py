@@ -8,8 +8,11 @@ from pydantic import Field, field_validator, model_validator
 
 from palinode.base.config import Config
 
-TRAIN, VALIDATION, TEST = SPLITS = ("train", "validation", "test")
 Split = Literal["train", "validation", "test"]
+TRAIN: Split = "train"
+VALIDATION: Split = "validation"
+TEST: Split = "test"
+SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)
 
 BYTE_VALUES = 256
 MOST_TOKEN_IDS = 2**24  # far above any vocabulary in use; refuses a typo such as bpe:1000000000

@@ -1,14 +1,15 @@
 """The embedded corpus: English prose that is on every machine with CPython, found by parsing its source, never importing it.
 
 Documents: one for each topic of `pydoc_data.topics` (the language reference as `help()` shows it), then one for each module
-of the standard library: its docstrings in the order they are written. A paragraph that occurred before is left out, since
-topics quote each other and modules share boilerplate: otherwise a split by document would leak whole paragraphs.
+of the standard library: its docstrings in the order they are written. Doctests and tables are left out, and so is any
+paragraph that mostly repeats an earlier one: topics quote each other and modules copy docstrings, and a split by document
+would then put the same paragraphs on both sides. Measured on CPython 3.11: without this 0.8 % of the validation text (in
+runs of 50 characters, longest 236) stands in train; with it 0.03 % (longest 64), as much as within train itself.
 """
 
 from __future__ import annotations
 
 import ast
-import hashlib
 import inspect
 import os
 import platform
@@ -25,14 +26,19 @@ from palinode.data.cache import cache_directory
 from palinode.data.corpus import PYTHON_DOCS, Corpus, Document
 from palinode.data.text_store import read_manifest, read_text_store, write_text_store
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 3
 TOPICS = Path("pydoc_data") / "topics.py"
 # Tests, and what Linux distributions ship apart from the interpreter: with them the corpus would depend on the packager.
 LEFT_OUT = {
     *("test", "tests", "idlelib", "lib2to3", "turtledemo", "tkinter", "distutils", "ensurepip", "pydoc_data"),
     *("site-packages", "dist-packages", "__pycache__"),
 }
-SHORTEST_PARAGRAPH_TO_COMPARE = 40  # characters; shorter ones ("Return the result.") repeat by nature
+SHORTEST_DOCUMENT = 200  # characters; 100 codec modules say one sentence each
+LEAST_LETTERS = 0.5  # of the characters that are not white space; tables, rules and grammar lines fall below
+SHINGLE_WORDS = 8
+MOST_REPEATED = 0.1  # of a paragraph's shingles, so that a paragraph edited a little still counts as repeated
+SHORTEST_TO_COMPARE = 20  # characters; shorter paragraphs ("Returns:") repeat by nature
+DOCTEST = re.compile(r"^[ \t]*(>>>|\.\.\. ).*\Z", re.MULTILINE | re.DOTALL)  # to the end of its paragraph
 FEWEST_WORDS = 4  # a docstring of fewer words is a label, not prose
 
 
@@ -57,11 +63,11 @@ def python_docs(cache: Path | None = None) -> Corpus:
 
 def gather(library: Path) -> Iterator[Document]:
     """The documents of the standard library below this folder: topics, then modules, both sorted by name."""
-    seen: set[bytes] = set()
+    seen: set[str] = set()
     for name, text in [*_topics(library), *_modules(library)]:
-        paragraphs = _fresh_paragraphs(text, seen)
-        if paragraphs:
-            yield Document.of(name, "\n\n".join(paragraphs))
+        prose = "\n\n".join(_fresh_paragraphs(text, seen))
+        if len(prose) >= SHORTEST_DOCUMENT:
+            yield Document.of(name, prose)
 
 
 def _topics(library: Path) -> Iterator[tuple[str, str]]:
@@ -116,22 +122,20 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
                 yield from _docstrings(child)
 
 
-def _fresh_paragraphs(text: str, seen: set[bytes]) -> list[str]:
-    """The paragraphs of prose not seen before (case and white space apart), in order; doctest sessions are left out."""
-    kept = []
+def _fresh_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
+    """The paragraphs of prose, in order, that do not repeat what was seen before; what is seen here is added to `seen`."""
     text = text.encode("utf-8", "replace").decode()  # a docstring may spell half a surrogate pair
     for paragraph in re.split(r"\n\s*\n", text):
-        paragraph = paragraph.rstrip()
-        if not paragraph.strip() or paragraph.lstrip().startswith(">>>"):
+        prose = DOCTEST.sub("", paragraph).rstrip()
+        if sum(map(str.isalpha, prose)) < LEAST_LETTERS * len("".join(prose.split())):
             continue
-        key = "".join(paragraph.casefold().split())
-        digest = hashlib.sha256(key.encode()).digest()
-        if len(key) >= SHORTEST_PARAGRAPH_TO_COMPARE:
-            if digest in seen:
-                continue
-            seen.add(digest)
-        kept.append(paragraph)
-    return kept
+        words = prose.casefold().split()
+        places = range(max(1, len(words) - SHINGLE_WORDS + 1))
+        shingles = {" ".join(words[place : place + SHINGLE_WORDS]) for place in places}
+        repeated = len(shingles & seen) > MOST_REPEATED * len(shingles) and len(prose) >= SHORTEST_TO_COMPARE
+        seen |= shingles
+        if words and not repeated:
+            yield prose
 
 
 def _usable(directory: Path, fingerprint: str) -> bool:

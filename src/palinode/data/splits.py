@@ -180,10 +180,11 @@ def _contiguous_ends(length: int, config: DataConfig) -> tuple[int, int, int]:
 def _by_document(corpus: Corpus, chosen: Plan) -> Iterator[tuple[Split, Piece]]:
     started = [False] * len(SPLITS)
     count = 0
-    for count, (document, index) in enumerate(zip(corpus.documents(), chosen.split_of, strict=False), 1):
+    for document, index in zip(corpus.documents(), chosen.split_of, strict=False):
+        count += 1
         if index == DROPPED:
             continue
-        split: Split = SPLITS[index]
+        split = SPLITS[index]
         if started[index] and corpus.separator:
             yield split, corpus.separator
         started[index] = True

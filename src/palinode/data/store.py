@@ -115,8 +115,7 @@ class TokenStore:
             Damaged: naming the file.
         """
         for split in SPLITS:
-            with open(self._path(split), "rb") as handle:
-                found = hashlib.file_digest(handle, "sha256").hexdigest()
+            found = file_sha256(self._path(split))
             if found != self.manifest["splits"][split]["sha256"]:
                 raise Damaged("is not what was written (SHA-256 differs)", file=str(self._path(split)))
 
@@ -285,6 +284,12 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
         if size != written:
             raise Damaged(f"has {size} bytes, {written} were written", file=str(file))
     return manifest
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, streamed."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _read_text(path: Path, sha256: str) -> str:

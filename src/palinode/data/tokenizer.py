@@ -199,10 +199,10 @@ def tokenizer_file(name: str) -> Path:
     if path is None:
         hint = nearest(name, ("byte", "char", "gpt2")) or f"valid: {', '.join(KINDS)}"
         raise BadInput(f"unknown tokenizer {name!r}", field=TOKENIZER_FIELD, hint=hint)
-    path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.is_file():
-        raise BadInput("no such tokenizer file", file=str(path), field=TOKENIZER_FIELD)
-    return path
+    found = bpe.file_in(path) if path.is_dir() else path
+    if found is None or not found.is_file():
+        raise BadInput("no such tokenizer file", file=str(found or path / "tokenizer.json"), field=TOKENIZER_FIELD)
+    return found
 
 
 def from_json(text: str, file: str) -> Tokenizer:
