@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from palinode.base.errors import BadInput, nearest
+from palinode.base.errors import BadInput, EnvironmentProblem, nearest
 from palinode.data.cache import data_path
 from palinode.data.config import Split
 
@@ -73,11 +73,11 @@ class Corpus:
 
 
 def find_corpus(name: str, cache: Path | None = None) -> Corpus:
-    """The corpus a config names: embedded, added or fetched by name, a path, or a Hugging Face set (fetched on first use).
+    """The corpus a config names: embedded, added or fetched by name, a path, or a Hugging Face set (fetched before).
 
     Raises:
         BadInput: no such corpus, or its files cannot be read as one (file and line named).
-        EnvironmentProblem: a Hugging Face set that is not here yet and cannot be fetched.
+        EnvironmentProblem: a Hugging Face set that was not fetched yet.
     """
     from palinode.data import catalogue  # the doors below open only when their kind of corpus is asked for
 
@@ -92,7 +92,10 @@ def find_corpus(name: str, cache: Path | None = None) -> Corpus:
 
         return local_corpus(path, name)
     if name in HUB_NAMES:
-        return catalogue.get(name, cache)
+        # Never fetched behind the user's back: a sweep would do it once per process, and a run would need a network.
+        raise EnvironmentProblem(
+            f"{name} is not on this machine", field="data.corpus", hint=f"`palinode data get {name}`"
+        )
     known = [PYTHON_DOCS, *HUB_NAMES, *catalogue.names(cache)]
     hint = nearest(name, known) or "a path, or a name from `palinode data ls`"
     raise BadInput(f"no corpus named {name!r}, and no such file", field="data.corpus", hint=hint)

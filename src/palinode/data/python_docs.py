@@ -48,9 +48,13 @@ def python_docs(cache: Path | None = None) -> Corpus:
     Raises:
         EnvironmentProblem: this Python comes without the source of its standard library.
     """
+    return read_text_store(python_docs_directory(cache), PYTHON_DOCS)
+
+
+def python_docs_directory(cache: Path | None = None) -> Path:
+    """The text store of the embedded corpus, written if it is not there yet."""
     library = Path(sysconfig.get_path("stdlib"))
-    sources = _sources(library)
-    listing = [(str(path.relative_to(library)), path.stat().st_size) for path in sources]
+    listing = [(str(path.relative_to(library)), path.stat().st_size) for path in _sources(library)]
     fingerprint = content_hash([BUILDER_VERSION, sys.version, listing])
     directory = cache_directory(cache) / "text" / f"{PYTHON_DOCS}-{fingerprint[:16]}"
     if not _usable(directory, fingerprint):
@@ -58,7 +62,7 @@ def python_docs(cache: Path | None = None) -> Corpus:
         source = f"CPython {version}: pydoc topics and docstrings of the standard library"
         facts = {"source": source, "licence": "PSF-2.0", "fingerprint": fingerprint}
         write_text_store(directory, gather(library), facts)
-    return read_text_store(directory, PYTHON_DOCS)
+    return directory
 
 
 def gather(library: Path) -> Iterator[Document]:

@@ -1,4 +1,8 @@
-"""A corpus kept as text, whatever it was made from: documents.jsonl, one {"name", "text", "split"} a line, and a manifest."""
+"""A corpus kept as text, whatever it was made from: documents.jsonl, one {"name", "text", "split"} a line, and a manifest.
+
+A document that came in pieces keeps them as rows in a row ("more": true on all but the last), so that neither writing nor
+reading ever holds a large document.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,29 +26,32 @@ MANIFEST, DOCUMENTS = "manifest.json", "documents.jsonl"
 def write_text_store(
     directory: Path, documents: Iterable[Document], facts: Mapping[str, str], separator: str = TEXT_SEPARATOR
 ) -> dict[str, Any]:
-    """Write documents (each held as one string) and return the manifest; the manifest is written last.
+    """Write documents and return the manifest, which is written last.
 
     Args:
-        facts: `source`, `licence`, `fingerprint`, `revision`: what people and caches want to know.
+        facts: `source`, `licence`, and what else people or caches want to know.
 
     Raises:
         BadInput: there was no document.
     """
-    digest, count, size, given = hashlib.sha256(), 0, 0, 0
+    digest, count, size, characters, given = hashlib.sha256(), 0, 0, 0, 0
+    fsio.remove_stray_temporaries(directory)
     with ExitStack() as stack:
         temporary = stack.enter_context(fsio.committed(directory / DOCUMENTS))
         handle = stack.enter_context(open(temporary, "wb"))
         for document in documents:
-            row = {"name": document.name, "text": document.text, "split": document.split}
-            line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-            handle.write(line)
-            digest.update(line)
-            count, size, given = count + 1, size + len(line), given + (document.split is not None)
-        if not count:
+            for row in _rows(document):
+                line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+                handle.write(line)
+                digest.update(line)
+                size, characters = size + len(line), characters + len(row["text"])
+            count, given = count + 1, given + (document.split is not None)
+        if not characters:
             raise BadInput("holds no text", file=facts.get("source"))
     manifest = {
         "version": TEXT_STORE_VERSION,
         "documents": count,
+        "characters": characters,
         "file_bytes": size,
         "sha256": digest.hexdigest(),
         "has_splits": given == count,
@@ -99,14 +107,45 @@ def verify_text_store(directory: Path) -> dict[str, Any]:
     return manifest
 
 
+def _rows(document: Document) -> Iterator[dict[str, Any]]:
+    """One row, or for a document that comes in pieces one row each; all but the last say that more follows."""
+    held = None
+    for piece in document.pieces():
+        if held is not None:
+            yield {"name": document.name, "text": held, "split": document.split, "more": True}
+        held = str(piece)
+    yield {"name": document.name, "text": held or "", "split": document.split}
+
+
 def _documents(path: Path) -> Iterator[Document]:
+    start, end, rows = 0, 0, 0  # where the current document begins, where its last row ends, and how many it has
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
-            try:
-                row = json.loads(line)
-                name, text, split = row["name"], row["text"], row["split"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise Damaged(f"line {number} is not a document", file=str(path)) from error
-            if not isinstance(text, str) or split not in (*SPLITS, None):
-                raise Damaged(f"line {number} is not a document", file=str(path))
-            yield Document.of(name, text, split)
+            row = _row(line, number, path)
+            end, rows = end + len(line), rows + 1
+            if row.get("more"):
+                continue
+            if rows == 1:
+                yield Document.of(row["name"], row["text"], row["split"])
+            else:
+                yield Document(row["name"], partial(_parts, path, start, rows), row["split"])
+            start, rows = end, 0
+
+
+def _parts(path: Path, start: int, rows: int) -> Iterator[str]:
+    with open(path, "rb") as handle:
+        handle.seek(start)
+        for _ in range(rows):
+            yield str(json.loads(handle.readline())["text"])
+
+
+def _row(line: bytes, number: int, path: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        sound = isinstance(row["name"], str) and isinstance(row["text"], str) and row["split"] in (*SPLITS, None)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise Damaged(f"line {number} is not a document", file=str(path)) from error
+    if not sound:
+        raise Damaged(f"line {number} is not a document", file=str(path))
+    checked: dict[str, Any] = row
+    return checked
