@@ -1,0 +1,206 @@
+"""C9, the part that needs no model: what a slot is asked, shown as text; copies of the target in its own input; random streams.
+
+C9 (i), the truth of the sources, is checked with law (c) in `provenance`; sums and shares are checked in `aggregation`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens
+from palinode.base.finding import Finding, Outcome
+from palinode.base.seeds import generator
+from palinode.objectives import Objective, Progress
+
+WINDOWS = 8
+FEWEST_BATCHES, MOST_BATCHES = 16, 2048  # a pass drawn once in a hundred batches is missed with probability 1e-9
+DEVIATIONS_ALLOWED = 6.0
+SCHEDULE_STEPS = 1000
+SHOWN_TOKENS = 8
+COMPARED_NUMBERS = 16
+
+
+def aligned_text(example: Example, text_of: Callable[[int], str], rows: int = 3, slots: int = 12) -> str:
+    """The first rows of every pass as lines `slot: sees.. -> target`, for people to read (C9 ii).
+
+    Args:
+        text_of: the text of one id, special ids included.
+        rows: rows shown of each pass.
+        slots: slots shown of each row; when there are more, half from either end.
+    """
+    lines: list[str] = []
+    for group, part in example.by_group():
+        visible = group.sees.mask(example.inputs.shape[1])
+        for row in range(part.start, min(part.stop, part.start + rows)):
+            lines.append(f"{group.name}, window {int(example.window_row[row])}")
+            lines += _row_lines(example, row, visible, text_of, slots)
+    return "\n".join(lines)
+
+
+def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: int, seed: int = 0) -> Finding:
+    """C9 iii: how often a scored target is the very id at its own slot's input: by chance only.
+
+    On random ids the share is 1 / V; on windows without repeats it is 0. Positive control: the same examples with every target
+    moved onto its own input must fail.
+    """
+    counts = {"random ids": _Copies(), "no repeats": _Copies()}
+    control, missing = _Copies(), set(objective.groups())
+    for kind, example in _examples(objective, specials, window_tokens, seed, missing):
+        counts[kind].add(example, specials.first_id, without_repeats=kind == "no repeats")
+        copied = replace(example, targets=example.inputs, target_source=example.input_source)
+        control.add(copied, specials.first_id, without_repeats=kind == "no repeats")
+    declared = objective.scores_itself
+    problems = {kind: problem for kind, found in counts.items() if (problem := found.problem(declared))}
+    seen = control.problem(declared) is not None or declared
+    outcome: Outcome = "fail" if problems else "pass" if seen and not missing else "could_not_tell"
+    told = "; ".join(f"{kind}: {problem}" for kind, problem in problems.items()) or counts["random ids"].text
+    if missing:
+        told += f"; never drawn: {', '.join(sorted(missing))}"
+    random = counts["random ids"]
+    return Finding(
+        check="C9.copies",
+        outcome=outcome,
+        law="a scored target is the id at its own slot only by chance",
+        message=told,
+        numbers={
+            "share": random.share,
+            "expected_share": random.expected_share,
+            "scored_targets": random.scored,
+            "share_without_repeats": counts["no repeats"].share if counts["no repeats"].scored else None,
+            "planted_copies_seen": int(seen),
+        },
+        threshold=random.expected_share + random.allowed,
+        reproduce={"seed": seed, "window_tokens": window_tokens},
+    )
+
+
+def check_streams(streams: Mapping[str, Generator]) -> Finding:
+    """C9 ix: the generators of data, objective, evaluation, .. are different streams, and none is torch's global one.
+
+    Args:
+        streams: freshly made generators by name, at the same position of a run. They are not drawn from.
+    """
+    starts = {name: _first_numbers(stream) for name, stream in streams.items()}
+    shared = [f"{a} and {b}" for i, a in enumerate(starts) for b in list(starts)[i + 1 :] if starts[a] == starts[b]]
+    shared += [
+        f"{name} and torch's global stream" for name, stream in streams.items() if stream is torch.default_generator
+    ]
+    twin = next(iter(streams.values()), None)
+    control = twin is not None and _first_numbers(twin) == _first_numbers(twin)
+    outcome: Outcome = "fail" if shared else "pass" if control and len(starts) > 1 else "could_not_tell"
+    return Finding(
+        check="C9.streams",
+        outcome=outcome,
+        law="every random stream of a run is its own",
+        message=f"the same numbers come from {', '.join(shared)}" if shared else f"{len(starts)} different streams",
+        numbers={"shared_streams": len(shared), "streams": len(starts), "equal_streams_seen": int(control)},
+        threshold=0.0,
+    )
+
+
+def _row_lines(example: Example, row: int, visible: Tensor, text_of: Callable[[int], str], slots: int) -> Iterator[str]:
+    count = example.inputs.shape[1]
+    shown = [*range(count)] if count <= slots else [*range(slots // 2), *range(count - slots // 2, count)]
+    inputs = [text_of(int(token)) for token in example.inputs[row]]
+    for before, slot in zip([-1, *shown], shown, strict=False):
+        if slot > before + 1:
+            yield f"  .. {slot - before - 1} slots .."
+        seen = [inputs[j] for j in visible[slot].nonzero().flatten().tolist()]
+        middle = [] if len(seen) <= SHOWN_TOKENS else [".."]
+        kept = seen if not middle else seen[: SHOWN_TOKENS // 2] + middle + seen[-SHOWN_TOKENS // 2 :]
+        source = int(example.target_source[row, slot])
+        place = f"w{source}" if source != NO_SOURCE else "special"
+        target = f"{text_of(int(example.targets[row, slot]))} ({place})"
+        scored = "" if example.loss_weight[row, slot] > 0 else ", not scored"
+        yield f"  slot {slot:>3}: {' '.join(kept)} -> {target}{scored}"
+
+
+@dataclass
+class _Copies:
+    """Counts over scored targets: how many equal their slot's input, and how many should by their sources."""
+
+    scored: int = 0
+    equal: int = 0
+    expected: float = 0.0
+    variance: float = 0.0
+    own: int = 0  # targets whose source is their own slot's input
+
+    def add(self, example: Example, vocab_size: int, *, without_repeats: bool) -> None:
+        scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
+        own = scored & (example.input_source == example.target_source)
+        chance = 0.0 if without_repeats else 1 / vocab_size
+        other = int((scored & ~own & (example.input_source != NO_SOURCE)).sum())
+        self.scored += int(scored.sum())
+        self.equal += int((scored & (example.inputs == example.targets)).sum())
+        self.own += int(own.sum())
+        self.expected += int(own.sum()) + other * chance
+        self.variance += other * chance * (1 - chance)
+
+    @property
+    def share(self) -> float:
+        return self.equal / max(1, self.scored)
+
+    @property
+    def expected_share(self) -> float:
+        return self.expected / max(1, self.scored)
+
+    @property
+    def allowed(self) -> float:
+        """How far the share may be from what is expected (1 more for the discreteness of counts)."""
+        slack = 1.0 if self.variance else 0.0
+        return (DEVIATIONS_ALLOWED * math.sqrt(self.variance) + slack) / max(1, self.scored)
+
+    @property
+    def text(self) -> str:
+        return f"{self.share:.4%} of {self.scored} scored targets equal their slot's input, expected {self.expected_share:.4%}"
+
+    def problem(self, scores_itself: bool) -> str | None:
+        """What is wrong, or None."""
+        if self.own and not scores_itself:
+            return f"{self.own} of {self.scored} scored targets are their own slot's input"
+        if abs(self.share - self.expected_share) > self.allowed + 1e-12:
+            return self.text
+        return None
+
+
+def _examples(
+    objective: Objective, specials: SpecialTokens, window_tokens: int, seed: int, missing: set[str]
+) -> Iterator[tuple[str, Example]]:
+    """Examples of random windows, and of windows without repeats where the vocabulary allows, until every pass was seen.
+
+    `missing` loses the passes that were made.
+    """
+    rng = generator(seed, "audit", "copies")
+    vocab_size = specials.first_id
+    for step in range(MOST_BATCHES):
+        if step >= FEWEST_BATCHES and not missing:
+            return
+        draw = _draw(objective, window_tokens, step, rng)
+        windows = torch.randint(vocab_size, (WINDOWS, window_tokens), generator=rng)
+        example = objective.example(windows, draw, specials)
+        groups = {group.name for group, _ in example.by_group()}
+        if step >= FEWEST_BATCHES and not groups & missing:
+            continue
+        missing -= groups
+        yield "random ids", example
+        if window_tokens <= vocab_size:
+            different = torch.rand(WINDOWS, vocab_size, generator=rng).argsort(dim=1)[:, :window_tokens]
+            yield "no repeats", objective.example(different, draw, specials)
+
+
+def _draw(objective: Objective, window_tokens: int, step: int, rng: Generator) -> Draw:
+    """Decisions at steps spread over a schedule: a pass may begin late."""
+    progress = Progress(step * 619 % SCHEDULE_STEPS, SCHEDULE_STEPS, objective.state())
+    return objective.draw(WINDOWS, window_tokens, rng, progress)
+
+
+def _first_numbers(stream: Generator) -> tuple[int, ...]:
+    """The next numbers of a generator, without drawing from it."""
+    copy = torch.Generator(stream.device)
+    copy.set_state(stream.get_state())
+    return tuple(torch.randint(2**62, (COMPARED_NUMBERS,), generator=copy, device=stream.device).tolist())

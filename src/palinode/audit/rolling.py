@@ -1,0 +1,103 @@
+"""Hashes of every n-gram of a token array, in numpy, in time and memory linear in its length.
+
+A polynomial hash modulo 2^64 over mixed symbols: one cumulative sum answers every offset and every n. Two different n-grams
+share a hash with probability about 2^-64, so counts need no second look; single matches are compared token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[Any]  # any integer dtype, one dimension; often a memory map
+Hashes = NDArray[np.uint64]
+
+BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+INVERSE = pow(BASE, -1, 1 << 64)
+BLOCK_TOKENS = 1 << 20  # 8 MiB for each of the five arrays a block needs
+FILTER_BITS = 24  # 16 MiB of booleans drop nearly every hash that is not wanted before the binary search
+
+
+def mixed(values: Tokens) -> Hashes:
+    """Spread integers over 64 bits (the SplitMix64 finaliser, Steele et al. 2014), so that neighbouring ids look unrelated."""
+    spread = values.astype(np.uint64) + np.uint64(BASE)
+    spread = (spread ^ (spread >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    spread = (spread ^ (spread >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return spread ^ (spread >> np.uint64(31))
+
+
+def ngram_hashes(tokens: Tokens, n: int) -> Hashes:
+    """The hash of tokens[i : i + n] for every i: shape (max(0, length - n + 1),). n = 0 gives zeros, one for each gap."""
+    offsets = len(tokens) - n + 1
+    if offsets <= 0:
+        return np.zeros(0, np.uint64)
+    sums = np.zeros(len(tokens) + 1, np.uint64)
+    np.cumsum(mixed(tokens) * _powers(BASE, len(tokens)), out=sums[1:])
+    return (sums[n:] - sums[:offsets]) * _powers(INVERSE, offsets)
+
+
+def span_hashes(tokens: Tokens, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Hashes:
+    """The hash of each span tokens[start:end], equal to `ngram_hashes` of the span alone."""
+    sums = np.zeros(len(tokens) + 1, np.uint64)
+    np.cumsum(mixed(tokens) * _powers(BASE, len(tokens)), out=sums[1:])
+    return (sums[ends] - sums[starts]) * _powers(INVERSE, len(tokens) + 1)[starts]
+
+
+def row_hashes(rows: NDArray[Any]) -> Hashes:
+    """The hash of each row of an (n, S) array, equal to `ngram_hashes` of the row alone."""
+    starts = np.arange(rows.shape[0], dtype=np.int64) * rows.shape[1]
+    return span_hashes(np.ascontiguousarray(rows).reshape(-1), starts, starts + rows.shape[1])
+
+
+def blockwise_hashes(tokens: Tokens, n: int, block_tokens: int = BLOCK_TOKENS) -> Iterator[tuple[int, Hashes]]:
+    """The same hashes in blocks of bounded memory: (offset of the first, hashes)."""
+    for start in range(0, len(tokens) - n + 1, block_tokens):
+        yield start, ngram_hashes(np.asarray(tokens[start : start + block_tokens + n - 1]), n)
+
+
+def occurrences(
+    tokens: Tokens, wanted: Hashes, n: int, block_tokens: int = BLOCK_TOKENS
+) -> tuple[NDArray[np.int64], Hashes]:
+    """Every offset whose n-gram hash is in `wanted` (sorted, distinct), with that hash; offsets ascend."""
+    positions, found = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
+    maybe = _filter(wanted)
+    for start, hashes in blockwise_hashes(tokens, n, block_tokens):
+        near = np.flatnonzero(maybe[_slot(hashes)])
+        hit = near[is_in(hashes[near], wanted)]
+        positions.append(hit + start)
+        found.append(hashes[hit])
+    return np.concatenate(positions), np.concatenate(found)
+
+
+def distinct(hashes: Hashes) -> Hashes:
+    """Sorted, each once. (Sorting takes a fifth of the time of `numpy.unique`, which hashes: .05 s and .3 s a million.)"""
+    ordered = np.sort(hashes)
+    return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
+
+
+def is_in(hashes: Hashes, wanted: Hashes) -> NDArray[np.bool_]:
+    """For each hash, whether it is in `wanted` (sorted)."""
+    if not len(wanted):
+        return np.zeros(len(hashes), np.bool_)
+    place = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
+    found: NDArray[np.bool_] = wanted[place] == hashes
+    return found
+
+
+def _filter(wanted: Hashes) -> NDArray[np.bool_]:
+    maybe = np.zeros(1 << FILTER_BITS, np.bool_)
+    maybe[_slot(wanted)] = True
+    return maybe
+
+
+def _slot(hashes: Hashes) -> NDArray[np.int64]:
+    return (hashes >> np.uint64(64 - FILTER_BITS)).astype(np.int64)
+
+
+def _powers(base: int, count: int) -> Hashes:
+    factors = np.full(count, base, np.uint64)
+    factors[:1] = 1
+    return np.cumprod(factors, dtype=np.uint64)
