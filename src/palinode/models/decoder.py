@@ -5,14 +5,14 @@ Legend: R rows, S slots, D width, V vocabulary, L layers, C longest row.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palinode.base.config import PartField, one_of
+from palinode.base.config import one_of
 from palinode.base.errors import BadInput
 from palinode.base.visibility import Visibility
 from palinode.models.base import LanguageModel, ModelConfig
@@ -74,7 +74,7 @@ class DecoderConfig(ModelConfig):
     zero_residual: bool = False
     zero_head: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
-    mixer: PartField[MixerConfig, one_of(lambda: MIXERS, "mixer")] = AttentionConfig()
+    mixer: Annotated[MixerConfig, one_of(lambda: MIXERS, "mixer")] = AttentionConfig()
 
     @field_validator("heads")
     @classmethod
@@ -145,7 +145,8 @@ class Decoder(LanguageModel):
             x = F.dropout(x, config.dropout)
         for block in self.blocks:
             x = block(x, reading)
-        return self.final_norm(x)  # type: ignore[no-any-return]
+        states: Tensor = self.final_norm(x)
+        return states
 
     def logits(self, hidden: Tensor) -> Tensor:
         raw = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
@@ -186,7 +187,7 @@ class Decoder(LanguageModel):
         assert self.position is not None
         if slots > self.max_length:
             raise BadInput(f"a row of {slots} slots is longer than the table of {self.max_length} learned positions")
-        return self.position.weight[:slots] if positions is None else self.position(positions)  # type: ignore[no-any-return]
+        return self.position.weight[:slots] if positions is None else self.position.weight[positions]
 
 
 def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:

@@ -23,7 +23,7 @@ def read(model: LanguageModel, example: Example) -> Tensor:
     if causal:
         tokens = [_turned(example.inputs[rows], group.sees.reads_from_end) for group, rows in causal]
         together = model.hidden(tokens[0] if len(tokens) == 1 else torch.cat(tokens), Ltr())
-        parts = together.split([group.rows for group, _ in causal])
+        parts = torch.split(together, [group.rows for group, _ in causal])
         for (group, rows), part in zip(causal, parts, strict=True):
             states[rows.start] = _turned(part, group.sees.reads_from_end)
     for group, rows in passes:

@@ -68,7 +68,7 @@ def _nats(states: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor]
     chunk = chunk_slots or _slots_at_once(slots, logits_of(states[:0]).shape[-1])
     if slots <= chunk:
         return nats_of(states, targets)
-    chunks = zip(states.split(chunk), targets.split(chunk), strict=True)
+    chunks = zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
     if not torch.is_grad_enabled():
         return torch.cat([nats_of(*pair) for pair in chunks])
     return torch.cat([checkpoint(nats_of, *pair, use_reentrant=False) for pair in chunks])

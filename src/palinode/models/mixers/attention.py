@@ -64,7 +64,8 @@ class Attention(Mixer):
             is_causal=reading.native == "causal",
             scale=self.scale,
         )
-        return self.out(mixed.transpose(1, 2).reshape(rows, slots, width))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(rows, slots, width))
+        return out
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width = self.heads * self.head_width
@@ -77,7 +78,7 @@ class Attention(Mixer):
 
     def _placed(self, qkv: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         """q and k normalised and turned together, in float32 or better; v as it is."""
-        qk, v = qkv.split((2 * self.heads, self.heads), dim=2)
+        qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
         exact = qk.to(torch.promote_types(qk.dtype, torch.float32))
         if self.qk_norm:
             exact = F.rms_norm(exact, (self.head_width,))

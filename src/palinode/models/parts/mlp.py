@@ -31,8 +31,11 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         up = self.up(x)
         if self.gate is not None:
-            return self.down(F.silu(self.gate(x)) * up)
-        return self.down(F.gelu(up) if self.kind == "gelu" else F.relu(up).square())
+            active = F.silu(self.gate(x)) * up
+        else:
+            active = F.gelu(up) if self.kind == "gelu" else F.relu(up).square()
+        out: Tensor = self.down(active)
+        return out
 
     def flops_per_slot(self) -> float:
         """Forward FLOPs of the matrix products for one slot."""
