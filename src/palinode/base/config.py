@@ -8,6 +8,7 @@ written in enters everything that is hashed, so editing an idea makes new runs.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
@@ -122,8 +123,9 @@ def decode(
 
 
 def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None = None) -> BadInput:
-    """One BadInput for pydantic's first error, with the nearest valid field name as its hint."""
-    first = error.errors()[0]
+    """One BadInput for the first unknown key, or else pydantic's first error; the nearest valid field name is its hint."""
+    unknown = [one for one in error.errors() if one["type"] in ("extra_forbidden", UNKNOWN_PART_KEY)]
+    first = (unknown or error.errors())[0]
     path = [str(step) for step in first["loc"]]
     field = ".".join(path) or None
     extra = len(error.errors()) - 1
@@ -184,6 +186,7 @@ def replace_at(data: dict[str, Any], path: str, value: Any, *, file: str | None 
     return copy
 
 
+@functools.cache  # the file as it was when the class was made: editing it during a run must not rename the run
 def source_sha256(cls: type) -> str:
     """SHA-256 of the file a user's class was written in: editing the idea makes new runs.
 

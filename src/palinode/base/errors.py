@@ -7,8 +7,9 @@ Exit codes: 0 ok, 1 finished but some runs failed or diverged, 2 bad input, 3 au
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+
+LONGEST_TYPO_CHARACTERS = 100  # a longer name is no typo of a field
 
 
 class PalinodeError(Exception):
@@ -76,6 +77,23 @@ def printable(text: str, limit_characters: int = 1000) -> str:
 def nearest(name: str, valid: Iterable[str]) -> str | None:
     """A hint naming the valid name closest to `name`, or listing all when there are few; None when there is nothing to say."""
     names = sorted(valid)
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
-        return f"did you mean {close[0]!r}?"
+    edits = {
+        known: _edits(name.casefold(), known.casefold()) for known in names if len(name) <= LONGEST_TYPO_CHARACTERS
+    }
+    closest = min(edits, key=lambda known: edits[known], default=None)
+    if closest is not None and edits[closest] <= max(1, min(len(name), len(closest)) // 2):
+        return f"did you mean {closest!r}?"
     return f"valid: {', '.join(names)}" if 0 < len(names) <= 16 else None
+
+
+def _edits(left: str, right: str) -> int:
+    """How many letters must be dropped, added, changed or swapped with their neighbour (optimal string alignment)."""
+    before: list[int] = []
+    row = list(range(len(right) + 1))
+    for i, letter in enumerate(left):
+        older, before, row = before, row, [i + 1]
+        for j, other in enumerate(right):
+            changed = before[j] + (letter != other)
+            swapped = i and j and letter == right[j - 1] and other == left[i - 1]
+            row.append(min(before[j + 1] + 1, row[j] + 1, changed, older[j - 1] + 1 if swapped else changed))
+    return row[-1]

@@ -48,8 +48,8 @@ def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any]
     for path, value in changes.items():
         name, _, rest = path.partition(".")
         if name not in type(config).model_fields:
-            known = type(config).model_fields
-            raise BadInput(f"unknown key {name!r}", field=_join(at, path), hint=nearest(name, known))
+            hint = nearest(name, type(config).model_fields)
+            raise BadInput(f"unknown key {name!r}", field=_join(at, path), hint=hint)
         now = getattr(config, name)
         if rest == "kind" and isinstance(now, Part):
             whole[name] = {"kind": value}

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from palinode.base import fsio
-from palinode.base.config import USER_PREFIX, Config, Part, bad_input
+from palinode.base.config import USER_PREFIX, Config, Part, bad_input, source_sha256
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.spec.text import read_text
 
@@ -80,7 +80,10 @@ def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None
     except (PalinodeError, *MISTAKES) as error:
         del sys.modules[name]
         raise _mistake(error, path, file) from error
-    return Code(path=path, names=vars(module), user_parts=dict(_user_parts(module)))
+    parts = dict(_user_parts(module))
+    for cls in parts.values():
+        source_sha256(cls)  # now, while the file is what was run
+    return Code(path=path, names=vars(module), user_parts=parts)
 
 
 def keep_code(directory: Path, code: Path) -> None:
@@ -133,7 +136,7 @@ def permit_code(code: Path, *, allow_code: bool, store: Path, shown: str) -> Non
 
 def user_parts_in(value: Any) -> Iterator[tuple[str, type[Part]]]:
     """The user's own part classes in a config, at any depth: (kind, class)."""
-    if isinstance(value, Part) and value.kind_name().startswith(USER_PREFIX):
+    if isinstance(value, Part) and _is_user_kind(type(value)):
         yield value.kind_name(), type(value)
     inside: Any = ()
     if isinstance(value, Config):
@@ -146,10 +149,14 @@ def user_parts_in(value: Any) -> Iterator[tuple[str, type[Part]]]:
 
 def _user_parts(module: ModuleType) -> Iterator[tuple[str, type[Part]]]:
     for value in list(vars(module).values()):
-        if isinstance(value, type) and issubclass(value, Part) and not value.__module__.startswith("palinode."):
+        if isinstance(value, type) and issubclass(value, Part) and _is_user_kind(value):
             yield value.kind_name(), value
         elif isinstance(value, Config):
             yield from user_parts_in(value)
+
+
+def _is_user_kind(cls: type[Part]) -> bool:
+    return cls.kind_name().startswith(USER_PREFIX) and not cls.__module__.startswith("palinode.")
 
 
 def _find_neighbours_in(directory: Path) -> None:

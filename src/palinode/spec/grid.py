@@ -88,23 +88,33 @@ def _settings(
     layers: Layers = {**size_layer, f"scales.{scale.name}.change": scale.change}
     if arm is not None:
         layers[f"arms.{arm.name}.change"] = arm.change
-    layers["--set"] = overrides
-    merged = {path: value for change in layers.values() for path, value in change.items()}
+    if overrides:
+        layers["--set"] = overrides
     try:
-        return changed(base, merged)
+        return changed(base, _merged(layers))
     except PalinodeError as error:
         raise BadInput(
             error.message, file=error.file, field=_written_at(layers, error.field), hint=error.hint
         ) from None
 
 
+def _merged(layers: Layers) -> dict[str, Any]:
+    """One value per path, the strongest layer's, in the order of strength (a table of fields may overlap with paths)."""
+    merged: dict[str, Any] = {}
+    for change in layers.values():
+        for path, value in change.items():
+            merged.pop(path, None)
+            merged[path] = value
+    return merged
+
+
 def _written_at(layers: Layers, field: str | None) -> str | None:
     """The place of the strongest change that concerns a field: `arms.both.change.objective.p`."""
     for origin, change in reversed(layers.items()):
         for path in change:
-            if field and (f"{field}.".startswith(f"{path}.") or f"{path}.".startswith(f"{field}.")):
+            if field is not None and (f"{field}.".startswith(f"{path}.") or f"{path}.".startswith(f"{field}.")):
                 return f"{origin} {field}" if origin.startswith("--") else f"{origin}.{field}"
-    return f"base.{field}" if field else None
+    return f"base.{field}" if field else next(reversed(layers))
 
 
 def _check_arms(experiment: Experiment, scales: list[Scale], settings: Mapping[tuple[str, str], RunSettings]) -> None:

@@ -66,11 +66,13 @@ def good_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     """
     if not seeds:
         raise ValueError("at least one seed is needed")
-    for place, seed in enumerate(seeds):
+    seen: set[int] = set()
+    for seed in seeds:
         if not 0 <= seed < SEED_LIMIT:
             raise ValueError(f"a seed is a whole number from 0 to 2^63 - 1, got {seed}")
-        if seed in seeds[:place]:
+        if seed in seen:
             raise ValueError(f"seed {seed} is given twice")
+        seen.add(seed)
     return seeds
 
 
