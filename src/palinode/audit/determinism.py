@@ -301,7 +301,7 @@ def _pieces(value: Any) -> Iterator[bytes]:
     """Bytes that name a nested value exactly: tensors and arrays by content, the rest by its text."""
     if isinstance(value, Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
-        yield value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b""
+        yield value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype}{value.shape}".encode()
         yield value.tobytes()

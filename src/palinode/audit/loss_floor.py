@@ -112,10 +112,11 @@ def check_directions(
 def check_exact_floor(
     nats_per_token: float, floor_nats: float, tokens_scored: int, *, trained_on: bool = False
 ) -> Finding:
-    """A loss below the exact entropy of its source by more than chance allows: ln(1e9) / n, exactly.
+    """A loss below the floor of its tokens by more than chance allows: ln(1e9) / n, exactly (a likelihood ratio bet at 1e-9).
 
     Args:
-        floor_nats: the entropy per scored token, known because the source is synthetic.
+        floor_nats: mean of -ln p of the *same* scored tokens under the synthetic source itself, given everything that may be
+            seen: ln V for uniform tokens. Not the entropy, which is only its expectation: 500 biased coins miss it by .03.
         trained_on: the loss is of finite training data: below the floor then means memorised, and passes with a note.
     """
     allowed = math.log(1 / FALSE_ALARM) / max(1, tokens_scored)
