@@ -21,7 +21,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from palinode.base.errors import BadInput
 from palinode.data.cache import DATA_VARIABLE, cache_directory
-from palinode.data.pieces import cut
+from palinode.data.pieces import cut, in_chunks
 
 GPT2_FOLDERS = ("gpt2-bpe", "gpt2")
 GPT2_PAIR = ("encoder.json", "vocab.bpe")
@@ -97,7 +97,7 @@ def train(texts: Iterator[str], vocab_size: int) -> BpeTokenizer:
         initial_alphabet=sorted(byte_alphabet()),
         show_progress=False,
     )
-    inner.train_from_iterator((piece for text in texts for piece in cut(text, PIECE_CHARACTERS)), trainer=trainer)
+    inner.train_from_iterator(in_chunks(texts, PIECE_CHARACTERS), trainer=trainer)
     return BpeTokenizer(inner, {}, str(inner.to_str()))
 
 

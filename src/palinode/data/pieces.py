@@ -3,12 +3,50 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 # A cut between a letter or digit and a single space that starts a word: GPT-2's pre-tokenizer (and its successors) always
 # cut there too, so encoding the parts equals encoding the whole.
 SAFE_CUT = re.compile(r"(?<=\w)(?= \w)")
 SEARCHED_CHARACTERS = 4096
+LOOK_AHEAD_CHARACTERS = 2  # what the pattern must see behind a cut
+
+
+class Chunks:
+    """Pieces of a text, however they come, as chunks of at least `characters` that end at safe places; then the rest."""
+
+    def __init__(self, characters: int):
+        self.characters = characters
+        self._held: list[str] = []
+        self._length = 0
+
+    def feed(self, piece: str) -> Iterator[str]:
+        """Take the next piece; gives the chunks that are complete now."""
+        self._held.append(piece)
+        self._length += len(piece)
+        if self._length <= self.characters + LOOK_AHEAD_CHARACTERS:
+            return
+        text, start = self.rest(), 0
+        while len(text) - start > self.characters + LOOK_AHEAD_CHARACTERS:
+            end = safe_end(text, start, start + self.characters)
+            yield text[start:end]
+            start = end
+        self._held, self._length = [text[start:]], len(text) - start
+
+    def rest(self) -> str:
+        """What is left after the last piece."""
+        text = "".join(self._held)
+        self._held, self._length = [], 0
+        return text
+
+
+def in_chunks(pieces: Iterable[str], characters: int) -> Iterator[str]:
+    """The same text in chunks of about `characters`, wherever its pieces ended."""
+    chunks = Chunks(characters)
+    for piece in pieces:
+        yield from chunks.feed(piece)
+    if rest := chunks.rest():
+        yield rest
 
 
 def cut(text: str, most_characters: int) -> Iterator[str]:

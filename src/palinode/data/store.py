@@ -22,12 +22,13 @@ from palinode.base.errors import BadInput, Damaged
 from palinode.data.cache import cache_directory
 from palinode.data.config import SPLITS, TRAIN, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Piece, find_corpus
-from palinode.data.pieces import safe_end
+from palinode.data.pieces import Chunks
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
 
 STORE_VERSION = 1
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
+MANIFEST_HASH = "manifest_sha256"  # of the manifest without this line
 LARGEST_UINT16_VOCAB = 1 << 16
 CHUNK_CHARACTERS = 1 << 20  # encoded at a time: 1 MiB of text, some 50 MB while a BPE tokenizer works on it
 HASHED_ON_OPENING_BYTES = 64 * 2**20  # stores up to this size are checked bit by bit on opening (about 0.1 s)
@@ -129,17 +130,15 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
     Raises:
         BadInput: see `prepare`.
     """
-    if (corpus.holds == "text") == config.tokenizer.startswith("ids:"):
-        hint = "ids:<vocabulary size> is for token files only"
-        raise BadInput(f"cannot be read with tokenizer {config.tokenizer!r}", file=corpus.name, hint=hint)
+    _check_kinds(corpus, config)
     found = survey(corpus, want_characters=config.tokenizer == "char")
     chosen = plan(found, corpus, config)
     train_text = (piece for split, piece in stream(corpus, chosen) if split == TRAIN and isinstance(piece, str))
     tokenizer = make_tokenizer(config.tokenizer, lambda: train_text, found.characters)
     dtype = "<u2" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "<u4"
     fsio.remove_stray_temporaries(directory)
-    fsio.write_text(directory / TOKENIZER, tokenizer.to_json())
     splits = _write_splits(stream(corpus, chosen), directory, tokenizer, dtype, corpus)
+    fsio.write_text(directory / TOKENIZER, tokenizer.to_json())
     for split, facts in splits.items():
         facts["documents"] = int((chosen.split_of == SPLITS.index(split)).sum()) if chosen.ends is None else None
     manifest = {
@@ -160,7 +159,19 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
         "dtype": dtype,
         "splits": splits,
     }
-    fsio.write_json(directory / MANIFEST, manifest)
+    fsio.write_json(directory / MANIFEST, manifest | {MANIFEST_HASH: content_hash(manifest)})
+
+
+def _check_kinds(corpus: Corpus, config: DataConfig) -> None:
+    kind = config.tokenizer.partition(":")[0]
+    if corpus.holds == "text" and kind == "ids":
+        hint = "ids:<vocabulary size> is for token files only"
+    elif corpus.holds == "ids" and kind in ("char", "bpe"):
+        hint = "it holds token ids: name the tokenizer that made them, or ids:<vocabulary size>"
+    else:
+        return
+    message = f"cannot be read with tokenizer {config.tokenizer!r}"
+    raise BadInput(message, file=corpus.name, field="data.tokenizer", hint=hint)
 
 
 class _SplitWriter:
@@ -171,23 +182,15 @@ class _SplitWriter:
         self.table = tokenizer.bytes_per_token()
         self.digest = hashlib.sha256()
         self.tokens = self.text_bytes = self.token_bytes = 0
-        self.waiting: list[str] = []
-        self.waiting_characters = 0
+        self.chunks = Chunks(CHUNK_CHARACTERS)
 
     def feed(self, piece: Piece) -> None:
         """Take a piece; text is encoded once a chunk has come together."""
         if not isinstance(piece, str):
             self._write(self._checked(piece))
             return
-        self.waiting.append(piece)
-        self.waiting_characters += len(piece)
-        if self.waiting_characters > CHUNK_CHARACTERS:
-            text, start = "".join(self.waiting), 0
-            while len(text) - start > CHUNK_CHARACTERS:
-                end = safe_end(text, start, start + CHUNK_CHARACTERS)
-                self._encode(text[start:end])
-                start = end
-            self.waiting, self.waiting_characters = [text[start:]], len(text) - start
+        for chunk in self.chunks.feed(piece):
+            self._encode(chunk)
 
     def finish(self) -> dict[str, Any]:
         """Encode what is left and return the split's facts.
@@ -195,7 +198,7 @@ class _SplitWriter:
         Raises:
             BadInput: the tokens do not stand for the bytes of the text.
         """
-        self._encode("".join(self.waiting))
+        self._encode(self.chunks.rest())
         if self.corpus.holds == "text" and self.text_bytes != self.token_bytes:
             message = (
                 f"tokens stand for {self.token_bytes} bytes, the text has {self.text_bytes}: the tokenizer is lossy"
@@ -278,6 +281,10 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     manifest = fsio.read_json(path)
     if not isinstance(manifest, dict) or manifest.get("version") != STORE_VERSION:
         raise Damaged(f"is not the manifest of a token store of version {STORE_VERSION}", file=str(path))
+    if content_hash({key: value for key, value in manifest.items() if key != MANIFEST_HASH}) != manifest.get(
+        MANIFEST_HASH
+    ):
+        raise Damaged("is not what was written (SHA-256 differs)", file=str(path))
     for split in SPLITS:
         written, file = manifest["splits"][split]["file_bytes"], directory / f"{split}.bin"
         size = file.stat().st_size if file.is_file() else -1
