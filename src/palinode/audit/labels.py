@@ -45,14 +45,14 @@ def aligned_text(example: Example, text_of: Callable[[int], str], rows: int = 3,
 def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: int, seed: int = 0) -> Finding:
     """C9 iii: how often a scored target is the very id at its own slot's input: by chance only.
 
-    On random ids the share is 1 / V; on windows without repeats it is 0. Positive control: the same examples with every target
-    moved onto its own input must fail.
+    On random ids the share is 1 / V; on windows without repeats it is 0. Positive control: the same examples with every slot
+    shown its own target must fail.
     """
     counts = {"random ids": _Copies(), "no repeats": _Copies()}
     control, missing = _Copies(), set(objective.groups())
     for kind, example in _examples(objective, specials, window_tokens, seed, missing):
         counts[kind].add(example, specials.first_id, without_repeats=kind == "no repeats")
-        copied = replace(example, targets=example.inputs, target_source=example.input_source)
+        copied = replace(example, inputs=example.targets, input_source=example.target_source)
         control.add(copied, specials.first_id, without_repeats=kind == "no repeats")
     declared = objective.scores_itself
     problems = {kind: problem for kind, found in counts.items() if (problem := found.problem(declared))}
