@@ -22,7 +22,7 @@ MAX_HELD_OUT_TOKENS = 400_000
 
 @dataclass(frozen=True)
 class NgramScores:
-    """Mean nats per token of the held-out tokens, for orders 1, 2, ..; and how many tokens were used."""
+    """Mean nats per token of the held-out tokens, for orders 1, 2, ..; how many tokens were used, and whether train was cut."""
 
     nats_by_order: tuple[float, ...]
     train_tokens: int
@@ -51,9 +51,9 @@ def witten_bell(
 
     Args:
         vocab_size: V of the uniform order 0: the tokenizer's, special tokens not counted.
-        max_train_tokens, max_held_out_tokens: only the first so many are used (then `truncated` is True).
+        max_train_tokens, max_held_out_tokens: only the first so many are used.
     """
-    truncated = len(train) > max_train_tokens or len(held_out) > max_held_out_tokens
+    truncated = len(train) > max_train_tokens
     train, held_out = np.asarray(train[:max_train_tokens]), np.asarray(held_out[:max_held_out_tokens])
     probability = np.full(len(held_out), 1.0 / vocab_size)
     token_bits = max(1, int(max(train.max(initial=0), held_out.max(initial=0))).bit_length())

@@ -1,0 +1,323 @@
+"""The objectives on the window a b c d e f, exactly as they are written down, and their two laws by enumeration."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palinode.base.example import NO_SOURCE, Draw, SpecialTokens
+from palinode.base.seeds import generator
+from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Rtl
+from palinode.objectives import OBJECTIVES, BothObjective, ChooseObjective, LtrObjective, Progress, RtlObjective
+from palinode.objectives.probability import Constant, Linear
+
+SPECIALS = SpecialTokens(6)
+WINDOW = torch.arange(6)[None]
+
+LTR = """
+in  [L] a b c d e
+tgt  a  b c d e f
+src  .  0 1 2 3 4
+ts   0  1 2 3 4 5
+wt   1  1 1 1 1 1
+"""
+LTR_BARE = """
+in   a b c d e
+tgt  b c d e f
+src  0 1 2 3 4
+ts   1 2 3 4 5
+wt   1 1 1 1 1
+"""
+RTL = """
+in   b c d e f [R]
+tgt  a b c d e  f
+src  1 2 3 4 5  .
+ts   0 1 2 3 4  5
+wt   1 1 1 1 1  1
+"""
+RTL_BARE = """
+in   b c d e f
+tgt  a b c d e
+src  1 2 3 4 5
+ts   0 1 2 3 4
+wt   1 1 1 1 1
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A worked window as it is written: letters are ids 0 to 5, a dot is "no source"."""
+
+    inputs: list
+    targets: list
+    input_source: list
+    target_source: list
+    loss_weight: list
+
+    @classmethod
+    def of(cls, text):
+        names = {letter: i for i, letter in enumerate("abcdef")} | {"[L]": SPECIALS["[L]"], "[R]": SPECIALS["[R]"]}
+        numbers = {".": NO_SOURCE} | {str(i): i for i in range(6)}
+        rows = [line.split()[1:] for line in text.strip().splitlines()]
+        return cls(
+            *[[names[cell] for cell in row] for row in rows[:2]], *[[numbers[cell] for cell in row] for row in rows[2:]]
+        )
+
+
+def row_of(example, row):
+    fields = ("inputs", "targets", "input_source", "target_source", "loss_weight")
+    return Table(*[getattr(example, name)[row].tolist() for name in fields])
+
+
+def passes(example):
+    return [(group.name, type(group.sees), group.rows) for group in example.groups]
+
+
+def coins(*reads_rtl):
+    return Draw({"rtl": torch.tensor(reads_rtl)})
+
+
+@pytest.mark.parametrize(
+    ("objective", "table", "expected"),
+    [
+        (LtrObjective(), LTR, ("ltr", Ltr, 1)),
+        (LtrObjective(direction_token=False), LTR_BARE, ("ltr", Ltr, 1)),
+        (RtlObjective(), RTL, ("rtl", Rtl, 1)),
+        (RtlObjective(direction_token=False), RTL_BARE, ("rtl", Rtl, 1)),
+    ],
+)
+def test_ltr_and_rtl_as_written(objective, table, expected):
+    example = objective.example(WINDOW, Draw(), SPECIALS)
+    assert row_of(example, 0) == Table.of(table)
+    assert passes(example) == [expected]
+    assert example.window_row.tolist() == [0]
+    assert example.denominator == sum(Table.of(table).loss_weight)
+    assert objective.groups() == (expected[0],)
+
+
+@pytest.mark.parametrize(("token", "ltr", "rtl"), [(True, LTR, RTL), (False, LTR_BARE, RTL_BARE)])
+def test_both_as_written(token, ltr, rtl):
+    objective = BothObjective(direction_token=token)
+    example = objective.example(WINDOW, coins(True), SPECIALS)
+    assert passes(example) == [("ltr", Ltr, 1), ("rtl", Rtl, 1)]
+    assert [row_of(example, row) for row in (0, 1)] == [Table.of(ltr), Table.of(rtl)]
+    assert example.window_row.tolist() == [0, 0]
+    alone = objective.example(WINDOW, coins(False), SPECIALS)
+    assert passes(alone) == [("ltr", Ltr, 1)]
+    assert row_of(alone, 0) == Table.of(ltr)
+
+
+def test_both_reads_rtl_beside_ltr_only_where_the_coin_fell():
+    windows = torch.stack([WINDOW[0], WINDOW[0].flip(0), WINDOW[0]])
+    example = BothObjective(granularity="row").example(windows, coins(False, True, False), SPECIALS)
+    assert passes(example) == [("ltr", Ltr, 3), ("rtl", Rtl, 1)]
+    assert example.window_row.tolist() == [0, 1, 2, 1]
+    assert example.inputs.numel() == 4 * 6  # tokens read: N (1 + p) a window
+    assert example.targets[3].tolist() == [5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(("combine", "denominator"), [("sum", 6), ("mean", 12)])
+def test_both_adds_the_two_mean_losses_or_averages_all(combine, denominator):
+    example = BothObjective(combine=combine).example(WINDOW, coins(True), SPECIALS)
+    assert example.denominator == denominator
+
+
+def test_choose_reads_every_window_once():
+    windows = WINDOW.expand(3, 6)
+    example = ChooseObjective().example(windows, coins(True, False, True), SPECIALS)
+    assert passes(example) == [("ltr", Ltr, 1), ("rtl", Rtl, 2)]
+    assert example.window_row.tolist() == [1, 0, 2]
+    assert row_of(example, 0) == Table.of(LTR)
+    assert row_of(example, 1) == row_of(example, 2) == Table.of(RTL)
+    assert example.denominator == 18  # the mean over all scored tokens
+    for draw, name in ((coins(True, True, True), "rtl"), (coins(False, False, False), "ltr")):
+        assert [group[0] for group in passes(ChooseObjective().example(windows, draw, SPECIALS))] == [name]
+
+
+def reach(mask):
+    """Which slots can influence which through any number of layers: the transitive closure of `may read`."""
+    closed = mask.clone()
+    for _ in range(len(mask)):
+        closed |= (closed.float() @ closed.float()) > 0
+    return closed
+
+
+def broken_laws(objective, example, draw):
+    """(law, pass, source, target) for every break of law (a) or (b), and "unseen" for an allowed token no slot can show."""
+    found = []
+    for group, rows in example.by_group():
+        visible = reach(group.sees.mask(example.inputs.shape[1]))
+        for row in range(rows.start, rows.stop):
+            decisions = draw.of_row(int(example.window_row[row]))
+            for slot in example.loss_weight[row].nonzero().flatten().tolist():
+                target = int(example.target_source[row, slot])
+                sources = set(example.input_source[row][visible[slot]].tolist()) - {NO_SOURCE}
+                allowed = {
+                    source
+                    for source in range(6)
+                    if objective.may_inform(torch.tensor(source), torch.tensor(target), group.name, decisions)
+                }
+                found += [("a", group.name, target, target)] if target in sources else []
+                found += [("b", group.name, source, target) for source in sorted(sources - allowed)]
+                found += [("unseen", group.name, source, target) for source in sorted(allowed - sources)]
+    return found
+
+
+HONEST = [
+    (LtrObjective(), Draw()),
+    (LtrObjective(direction_token=False), Draw()),
+    (RtlObjective(), Draw()),
+    (RtlObjective(direction_token=False), Draw()),
+    (BothObjective(), coins(True)),
+    (BothObjective(direction_token=False), coins(True)),
+    (ChooseObjective(), coins(True)),
+    (ChooseObjective(), coins(False)),
+]
+
+
+@pytest.mark.parametrize(("objective", "draw"), HONEST)
+def test_both_laws_and_nothing_allowed_is_hidden(objective, draw):
+    example = objective.example(WINDOW, draw, SPECIALS)
+    assert broken_laws(objective, example, draw) == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "allowed"),
+    [(LtrObjective(), lambda s, t: s < t), (RtlObjective(), lambda s, t: s > t)],
+)
+def test_contract_by_hand(objective, allowed):
+    index = torch.arange(6)
+    may = objective.may_inform(index[:, None], index[None, :], objective.groups()[0], Draw())
+    assert may.tolist() == [[allowed(s, t) for t in range(6)] for s in range(6)]
+
+
+@pytest.mark.parametrize("kind", [BothObjective, ChooseObjective])
+def test_mixtures_have_the_contract_of_the_pass(kind):
+    index = torch.arange(6)
+    may = {name: kind().may_inform(index[:, None], index[None, :], name, coins(True)) for name in ("ltr", "rtl")}
+    assert torch.equal(may["rtl"], may["ltr"].T)
+    assert int(may["ltr"].sum()) == 15
+
+
+@pytest.mark.parametrize("sees", [FlippedLowerTriangle(), FlippedLowerTriangle(size=6), Full(), Ltr()])
+def test_a_wrong_visibility_breaks_both_laws(sees):
+    objective = BothObjective(rtl_sees=sees)
+    example = objective.example(WINDOW, coins(True), SPECIALS)
+    laws = {(law, name) for law, name, _, _ in broken_laws(objective, example, coins(True))}
+    assert ("b", "rtl") in laws
+    assert ("a", "rtl") in laws
+    assert not any(name == "ltr" for _, name in laws)
+
+
+def test_the_published_mask_shows_five_of_six_targets_their_own_token():
+    objective = BothObjective(rtl_sees=FlippedLowerTriangle())
+    broken = broken_laws(objective, objective.example(WINDOW, coins(True), SPECIALS), coins(True))
+    assert [target for law, _, _, target in broken if law == "a"] == [1, 2, 3, 4, 5]  # w0 is no input of the rtl pass
+
+
+MILLION = 1_000_000
+
+
+def fired(objective, count=MILLION, progress=None):
+    draw = objective.draw(count, 6, generator(0, "coins"), progress or Progress())
+    return int(draw["rtl"].sum())
+
+
+@pytest.mark.parametrize("kind", [BothObjective, ChooseObjective])
+def test_p_zero_never_fires_and_p_one_always(kind):
+    assert fired(kind(p=Constant(p=0.0), granularity="row")) == 0
+    assert fired(kind(p=Constant(p=1.0), granularity="row")) == MILLION
+
+
+@pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.999])
+def test_p_is_exact(p):
+    """Six standard deviations of a binomial: the published p + .001 would miss it at every p but 1 - p of the same size."""
+    spread = (MILLION * p * (1 - p)) ** 0.5
+    assert abs(fired(BothObjective(p=Constant(p=p), granularity="row")) - MILLION * p) < 6 * spread
+
+
+def test_a_batch_has_one_coin_or_one_for_each_window():
+    rng = generator(1, "coins")
+    objective = BothObjective(p=Constant(p=0.5))
+    whole = {int(objective.draw(8, 6, rng, Progress())["rtl"].sum()) for _ in range(50)}
+    assert whole == {0, 8}
+    by_row = objective.with_(granularity="row")
+    assert len({int(by_row.draw(8, 6, rng, Progress())["rtl"].sum()) for _ in range(50)}) > 2
+
+
+def test_batch_coins_come_with_probability_p():
+    objective, rng = BothObjective(p=Constant(p=0.05)), generator(2, "coins")
+    heads = sum(bool(objective.draw(4, 6, rng, Progress())["rtl"][0]) for _ in range(20_000))
+    assert abs(heads - 1000) < 6 * (20_000 * 0.05 * 0.95) ** 0.5
+
+
+@pytest.mark.parametrize("kind", [BothObjective, ChooseObjective])
+def test_a_draw_has_an_entry_for_each_window(kind):
+    for granularity in ("batch", "row"):
+        draw = kind(granularity=granularity).draw(5, 6, generator(0, "coins"), Progress())
+        assert {name: tuple(decision.shape) for name, decision in draw.decisions.items()} == {"rtl": (5,)}
+        assert draw.repeated(9)["rtl"].tolist() == [bool(draw["rtl"][0])] * 9
+        assert draw.of_row(3)["rtl"].shape == ()
+
+
+def test_pass_probabilities_are_what_is_drawn():
+    half = Progress(50, 101)
+    ramp = Linear(p_start=0.0, p_end=0.1)
+    assert LtrObjective().pass_probabilities(half) == {"ltr": 1.0}
+    assert RtlObjective().pass_probabilities(half) == {"rtl": 1.0}
+    assert BothObjective(p=ramp).pass_probabilities(half) == {"ltr": 1.0, "rtl": pytest.approx(0.05)}
+    assert ChooseObjective(p=ramp).pass_probabilities(half) == {"ltr": pytest.approx(0.95), "rtl": pytest.approx(0.05)}
+    drawn = fired(ChooseObjective(p=ramp), progress=half)
+    assert abs(drawn - 0.05 * MILLION) < 6 * (MILLION * 0.05 * 0.95) ** 0.5
+
+
+OBJECTIVE_SAMPLES = st.sampled_from(list(OBJECTIVES)).flatmap(
+    lambda name: st.booleans().map(lambda token: OBJECTIVES[name](direction_token=token))
+)
+
+
+@given(
+    objective=OBJECTIVE_SAMPLES,
+    batch=st.integers(1, 4),
+    length=st.integers(1, 9),
+    seed=st.integers(0, 1000),
+    data=st.data(),
+)
+@settings(deadline=None)
+def test_law_c_only_the_changed_token_changes(objective, batch, length, seed, data):
+    """Rebuild with the same Draw after changing one token: its own ids change, and nothing else, not even a length."""
+    specials = SpecialTokens(50)
+    rng = generator(seed, "windows")
+    windows = torch.randint(50, (batch, length), generator=rng)
+    chosen = objective.with_(p=Constant(p=0.5), granularity="row") if hasattr(objective, "p") else objective
+    draw = chosen.draw(batch, length, rng, Progress())
+    before = chosen.example(windows, draw, specials)
+    row, source = data.draw(st.integers(0, batch - 1)), data.draw(st.integers(0, length - 1))
+    changed = windows.clone()
+    changed[row, source] = (changed[row, source] + data.draw(st.integers(1, 49))) % 50
+    after = chosen.example(changed, draw, specials)
+    assert before.groups == after.groups
+    assert before.loss_denominator == after.loss_denominator
+    for name in ("input_source", "target_source", "loss_weight", "window_row"):
+        assert torch.equal(getattr(before, name), getattr(after, name))
+    for name, sources in (("inputs", before.input_source), ("targets", before.target_source)):
+        its_own = (sources == source) & (before.window_row == row)[:, None]
+        assert torch.equal(getattr(before, name) != getattr(after, name), its_own)
+
+
+@given(objective=OBJECTIVE_SAMPLES, length=st.integers(1, 9), seed=st.integers(0, 1000))
+@settings(deadline=None)
+def test_ids_are_those_of_their_sources(objective, length, seed):
+    specials = SpecialTokens(50)
+    windows = torch.randint(50, (3, length), generator=generator(seed, "windows"))
+    draw = objective.draw(3, length, generator(seed, "draw"), Progress())
+    example = objective.example(windows, draw, specials)
+    for ids, sources in ((example.inputs, example.input_source), (example.targets, example.target_source)):
+        named = windows[example.window_row].gather(1, sources.clamp_min(0))
+        assert torch.equal(torch.where(sources == NO_SOURCE, ids, named), ids)
+        assert bool((ids[sources == NO_SOURCE] >= specials.first_id).all())
+    assert bool((example.target_source != NO_SOURCE).all())
+    scored = example.loss_weight.sum(1)
+    assert scored.tolist() == [length - (0 if objective.direction_token else 1)] * len(scored)
