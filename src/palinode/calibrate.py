@@ -61,7 +61,7 @@ def expected_passes(settings: RunSettings) -> float:
     """Passes per window, averaged over the schedule of the run (an adaptive p counts as it starts)."""
     steps, objective = settings.recipe.steps, settings.objective
     asked = range(0, steps, max(1, steps // 200))
-    passes = [objective.passes_per_window(Progress(step, steps, objective.state())) for step in asked]
+    passes = [sum(objective.pass_probabilities(Progress(step, steps, objective.state())).values()) for step in asked]
     return sum(passes) / len(passes)
 
 

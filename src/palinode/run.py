@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from palinode.auditing import audit_trained
 from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.errors import Damaged
@@ -30,6 +31,7 @@ from palinode.train.optim import build_optimizers
 from palinode.train.parallel import compiled, fingerprint, resolve_device, use_threads
 
 CHECKPOINTS = "ckpt"
+FINAL_OUTCOMES = ("done", "diverged")  # the same spec would end the same way again
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 Event = dict[str, Any]
 Scores = Mapping[str, Mapping[str, Mapping[str, float | int | None]]]
@@ -48,8 +50,9 @@ def run_one(
         should_stop: asked between steps; at a yes a checkpoint is written and the result is `stopped`, which is not
             recorded: the same call goes on later.
     """
-    if (store.run_directory(spec.run_id) / RESULT_FILE).exists() and (result := store.record(spec.run_id).result):
-        return result
+    ended = store.record(spec.run_id).result if (store.run_directory(spec.run_id) / RESULT_FILE).exists() else None
+    if ended is not None and ended.outcome in FINAL_OUTCOMES:
+        return ended
     attempt = Attempt.begin(spec, store, on_event)
     attempt.resume()
     try:
@@ -61,6 +64,7 @@ def run_one(
         return attempt.result("stopped", reason=f"stopped after step {attempt.training.step}")
     splits = ("validation", "test") if spec.evaluation.test else ("validation",)
     scores = {split: attempt.evaluate(split, final=True).as_rows() for split in splits}
+    attempt.audit()
     return attempt.record("done", scores=scores)
 
 
@@ -201,6 +205,13 @@ class Attempt:
         self.evaluations += split == "validation"
         self._write({"event": "eval", "split": split, "final": final, "scores": evaluation.as_rows()})
         return evaluation
+
+    def audit(self) -> None:
+        """Audit the trained weights and the losses they reached; what it finds is stored, the result does not depend on it."""
+        with self._timed("audit"):
+            training, rows = self.training, self.store.record(self.spec.run_id).metrics
+            report = audit_trained(self.spec, training.model, self.data, training.specials, rows)
+        self.store.write_run_audit(self.spec.run_id, report)
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""

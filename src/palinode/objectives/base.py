@@ -64,9 +64,9 @@ class Objective(Part):
         """The state after a step with these training losses (nats per token of each pass that was made)."""
         return dict(state)
 
-    def passes_per_window(self, progress: Progress) -> float:
-        """Expected passes of the full stack for each window, for planning."""
-        return 1.0
+    def pass_probabilities(self, progress: Progress) -> dict[str, float]:
+        """How likely each pass is for a window at this point of training, by name: for planning and for checking counters."""
+        return {self.groups()[0]: 1.0}
 
     def evaluation(self) -> dict[str, Objective]:
         """How a model trained on this objective is evaluated, by name. Empty: the honest ltr and rtl passes.

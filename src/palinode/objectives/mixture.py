@@ -82,8 +82,8 @@ class BothObjective(Mixture):
         denominator = float(ltr.loss_weight.sum()) if self.combine == "sum" else None
         return joined([ltr, rtl], denominator)
 
-    def passes_per_window(self, progress: Progress) -> float:
-        return 1.0 + self.p.at(progress)
+    def pass_probabilities(self, progress: Progress) -> dict[str, float]:
+        return {"ltr": 1.0, "rtl": self.p.at(progress)}
 
 
 class ChooseObjective(Mixture):
@@ -100,3 +100,7 @@ class ChooseObjective(Mixture):
         if len(rows := reads_rtl.nonzero().flatten()):
             passes.append(self._rtl(windows, rows, specials))
         return joined(passes)
+
+    def pass_probabilities(self, progress: Progress) -> dict[str, float]:
+        p = self.p.at(progress)
+        return {"ltr": 1.0 - p, "rtl": p}

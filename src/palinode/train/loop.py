@@ -110,7 +110,7 @@ def take_step(training: Training) -> StepReport:
     step, recipe = training.step, training.recipe
     factor = recipe.schedule.factor(step, recipe.steps)
     examples = batch_examples(training)
-    nats_by_group = _accumulate_gradients(training, examples)
+    nats_by_group = accumulate_gradients(training, examples).nats_by_group
     norm = _gradient_norm(training.model, recipe.gradient_clip)
     if not math.isfinite(norm):
         raise DivergedError(step, "the gradient norm")
@@ -135,9 +135,22 @@ def batch_examples(training: Training) -> list[Example]:
     return examples
 
 
-def _accumulate_gradients(training: Training, examples: list[Example]) -> dict[str, float]:
-    """Backward through every micro-batch of one weighted mean over the whole batch; returns nats per token by pass."""
+@dataclass(frozen=True)
+class BatchLoss:
+    """The loss of a whole batch: what was differentiated, and the nats per token of each pass."""
+
+    loss_nats: float
+    nats_by_group: dict[str, float]
+
+
+def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLoss:
+    """Backward through every micro-batch of one weighted mean over the whole batch (sum over sum).
+
+    Raises:
+        DivergedError: the loss is not finite.
+    """
     denominator = sum(example.denominator for example in examples)
+    total = torch.zeros((), device=training.device)
     nats: dict[str, Tensor] = {}
     scored: dict[str, int] = {}
     for micro, example in enumerate(examples):
@@ -147,13 +160,14 @@ def _accumulate_gradients(training: Training, examples: list[Example]) -> dict[s
             hidden = read(training.model, example)
         loss = weighted_nats(example, hidden, training.model.logits)
         (loss.total / denominator).backward()
+        total += loss.total.detach()
         for name, count in loss.scored_by_group.items():
             nats[name] = nats.get(name, torch.zeros((), device=training.device)) + loss.nats_by_group[name]
             scored[name] = scored.get(name, 0) + count
     means = {name: float(total) / max(1, scored[name]) for name, total in nats.items()}
     if not all(math.isfinite(value) for value in means.values()):
         raise DivergedError(training.step, "the loss")
-    return means
+    return BatchLoss(float(total) / denominator, means)
 
 
 def _gradient_norm(model: nn.Module, clip: float | None) -> float:

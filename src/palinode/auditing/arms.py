@@ -1,0 +1,149 @@
+"""Before training: every arm is audited in three parts, each cached under the hash of what it depends on.
+
+The model with its objective (C1, C2, C6), the trainer and the evaluator on this data (C3, C9), and the data alone (C4), which
+arms usually share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import torch
+
+from palinode.audit.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
+from palinode.audit.canary import check_canary
+from palinode.audit.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination
+from palinode.audit.determinism import check_determinism
+from palinode.audit.flow import check_flow
+from palinode.audit.labels import check_copies, check_streams
+from palinode.audit.stepwise import check_stepwise
+from palinode.audit.subject import subject_of_config
+from palinode.auditing.bench import AUDIT_SEED, TrainerBench
+from palinode.base.config import content_hash, encode
+from palinode.base.errors import Damaged
+from palinode.base.finding import AuditReport, Finding
+from palinode.base.seeds import NUMERICS_VERSION, generator
+from palinode.data.store import TokenStore, prepare
+from palinode.evaluate.losses import evaluation_passes
+from palinode.results.store import Store
+from palinode.spec.run_spec import RunSettings
+
+AUDITED_ROOMS = ("base", "objectives", "models", "audit", "auditing", "train", "evaluate", "data")
+
+
+@dataclass(frozen=True)
+class AuditedArm:
+    """An arm's audit and the hash it is stored under."""
+
+    hash: str
+    report: AuditReport
+
+
+def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
+    """Audit an arm before any training; parts that the store already holds are not measured again."""
+    data = prepare(settings.data)
+    parts = (
+        (_model_key(settings, data), partial(_model_findings, settings, data, name)),
+        (_evaluation_key(settings, data), partial(_evaluation_findings, settings, data)),
+        (_data_key(settings, data), partial(_data_findings, settings, data)),
+    )
+    reports = [_cached(store, name, key, check) for key, check in parts]
+    whole = AuditReport(
+        subject=name,
+        findings=tuple(finding for report in reports for finding in report.findings),
+        seconds=sum(report.seconds for report in reports),
+    )
+    key = content_hash([name, *(key for key, _ in parts)])
+    if store is not None:
+        store.write_audit(key, whole)
+    return AuditedArm(key, whole)
+
+
+def _model_key(settings: RunSettings, data: TokenStore) -> str:
+    window = settings.data.window_tokens
+    return _key("model", encode(settings.model), encode(settings.objective), window, data.vocab_size)
+
+
+def _model_findings(settings: RunSettings, data: TokenStore, name: str) -> tuple[Finding, ...]:
+    subject = subject_of_config(
+        settings.model,
+        settings.objective,
+        tokenizer_vocab=data.vocab_size,
+        window_tokens=settings.data.window_tokens,
+        seed=AUDIT_SEED,
+        name=name,
+    )
+    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject))
+
+
+def _evaluation_key(settings: RunSettings, data: TokenStore) -> str:
+    return _key("evaluation", encode(settings.with_(threads=1)), data.sha256, data.vocab_size)
+
+
+def _evaluation_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:
+    bench = TrainerBench(settings, data)
+    training = bench.training()
+    model = training.model
+    passes = evaluation_passes(settings.objective, settings.evaluation.directions)
+    initial = bench.evaluate(model, passes, None, None)
+    streams = {stream: generator(AUDIT_SEED, stream, 0) for stream in ("data", "objective", "evaluation", "init")}
+    findings = [
+        *check_determinism(partial(bench.evaluate, model, passes), model, training.optimizers, bench.train),
+        check_copies(settings.objective, bench.specials, settings.data.window_tokens),
+        check_streams(streams),
+        check_training_loss(*bench.training_loss()),
+        check_sum_over_sum(bench.loss_and_gradient, bench.two_rows()),
+        *bench.sums_findings(model, passes),
+    ]
+    if "ltr" in initial.scores:
+        zero_head = bool(getattr(settings.model, "zero_head", False))
+        nats = initial.scores["ltr"].nats_per_token
+        findings.append(check_initial_loss(nats, bench.specials.vocab_size, zero_head=zero_head))
+    return tuple(findings)
+
+
+def _data_key(settings: RunSettings, data: TokenStore) -> str:
+    config = settings.data
+    tokens = {split: len(data.tokens(split)) for split in ("train", "validation", "test")}
+    return _key("data", encode(config), data.sha256, tokens)
+
+
+def _data_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:
+    unit = {"byte": BYTE, "char": CHARACTER}.get(settings.data.tokenizer, BPE_TOKEN)
+    held_out = {split: data.tokens(split) for split in ("validation", "test")}
+    return check_contamination(data.tokens("train"), held_out, window_tokens=settings.data.window_tokens, unit=unit)
+
+
+def _cached(store: Store | None, name: str, key: str, check: Callable[[], tuple[Finding, ...]]) -> AuditReport:
+    """The stored part under this key, or a new measurement that is stored; a damaged one is measured again."""
+    if store is not None:
+        try:
+            if (held := store.audit(key)) is not None:
+                return held
+        except Damaged:
+            pass
+    began = time.perf_counter()
+    report = AuditReport(subject=name, findings=check(), seconds=time.perf_counter() - began)
+    if store is not None:
+        store.write_audit(key, report)
+    return report
+
+
+def _key(part: str, *depends_on: object) -> str:
+    return content_hash([part, NUMERICS_VERSION, source_of_rooms(), torch.__version__, list(depends_on)])
+
+
+@cache
+def source_of_rooms() -> str:
+    """SHA-256 of the source of every room whose code an audit judges or runs: new code, new audit."""
+    package = Path(__file__).parents[1]
+    paths = sorted(path for room in AUDITED_ROOMS for path in (package / room).rglob("*.py"))
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()

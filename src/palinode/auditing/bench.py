@@ -1,0 +1,159 @@
+"""The arm's own trainer and evaluator around a small model of its kind, as the functions that the checks ask for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from palinode.audit.aggregation import check_evaluation_sums, check_split_bytes, hand_sums
+from palinode.audit.determinism import state_hashes
+from palinode.audit.subject import small_config
+from palinode.base.example import Example, SpecialTokens
+from palinode.base.finding import Finding
+from palinode.base.seeds import generator
+from palinode.data.store import TokenStore
+from palinode.data.windows import TrainWindows, evaluation_windows
+from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
+from palinode.models.base import LanguageModel
+from palinode.models.direction import logits_for
+from palinode.objectives import Objective, Progress
+from palinode.spec.run_spec import RunSettings
+from palinode.train.loop import Training, accumulate_gradients, batch_examples, train
+from palinode.train.optim import build_optimizers
+
+AUDIT_SEED = 0
+EVALUATION_WINDOWS = 12  # of the validation split, and a short one: the checks repeat an evaluation nine times
+SMALL_LAYERS, SMALL_WIDTH = 2, 32
+MOVED_STEPS, LEAST_STEPS = 3, 8
+
+
+class TrainerBench:
+    """Small enough that six training steps and nine evaluations take a second."""
+
+    def __init__(self, settings: RunSettings, data: TokenStore):
+        self.settings = settings
+        self.data = data
+        self.specials = SpecialTokens(data.vocab_size)
+        self.config = small_config(settings.model, SMALL_LAYERS, SMALL_WIDTH)
+        window = settings.data.window_tokens
+        some = data.tokens("validation")[: EVALUATION_WINDOWS * window + window // 2]
+        self.tokens = np.asarray(some)
+        self.windows = [
+            window for batch in evaluation_windows(self.tokens, window, batch_windows=1) for window in batch
+        ]
+
+    def training(self) -> Training:
+        """A fresh start: the arm's objective and recipe, two windows a micro-batch."""
+        recipe = self.settings.recipe
+        recipe = recipe.with_(batch_windows=2 * recipe.micro_batches, steps=max(recipe.steps, LEAST_STEPS))
+        model = self.config.build(self.specials.vocab_size, self.settings.data.window_tokens, AUDIT_SEED)
+        return Training(
+            model=model,
+            optimizers=build_optimizers(recipe.optimizer, model, model.parameter_groups()),
+            objective=self.settings.objective,
+            recipe=recipe,
+            windows=TrainWindows(self.data.tokens("train"), self.settings.data.window_tokens, AUDIT_SEED),
+            specials=self.specials,
+            seed=AUDIT_SEED,
+            device=torch.device("cpu"),  # audits compare bits, and the CPU is always there
+            objective_state=self.settings.objective.state(),
+        )
+
+    def train(self, steps: int, evaluates: bool) -> dict[str, str]:
+        """Hashes of weights, optimizer and next batch after some steps, with or without an evaluation after each."""
+        training = self.training()
+        passes = evaluation_passes(self.settings.objective, self.settings.evaluation.directions)
+
+        def after_step(report: object) -> None:
+            if evaluates:
+                self.evaluate(training.model, passes, None, None)
+
+        train(training, after_step=after_step, should_stop=lambda: training.step >= steps)
+        hashes = state_hashes(training.model, training.optimizers)
+        batch = torch.cat([example.inputs.flatten() for example in batch_examples(training)])
+        return {**hashes, "next batch": hashlib.sha256(batch.numpy().tobytes()).hexdigest()}
+
+    def evaluate(
+        self, model: LanguageModel, passes: Mapping[str, Objective], batch: int | None, order: Sequence[int] | None
+    ) -> Evaluation:
+        """The real evaluation of the small part, in batches of this size and in this order of windows."""
+        windows = [self.windows[index] for index in order] if order is not None else self.windows
+        return evaluate(
+            model,
+            _batches(windows, batch or len(windows)),
+            passes,
+            specials=self.specials,
+            bytes_per_token=self.data.bytes_per_token,
+            draw_generator=generator(AUDIT_SEED, "evaluation"),
+            device=torch.device("cpu"),
+        )
+
+    def moved(self) -> Training:
+        """A start whose weights have left their initial values (a zero head gives every batch the same loss), without dropout."""
+        training = self.training()
+        train(training, after_step=lambda report: None, should_stop=lambda: training.step >= MOVED_STEPS)
+        training.model.eval()  # dropout is part of training, not of the arithmetic that is checked
+        return training
+
+    def training_loss(self) -> tuple[Example, Tensor, float]:
+        """One micro-batch, its logits, and the loss that the trainer reports for it."""
+        training = self.moved()
+        [example, *_] = batch_examples(training)
+        with torch.no_grad():
+            logits = logits_for(training.model, example)
+        return example, logits.float(), accumulate_gradients(training, [example]).loss_nats
+
+    def two_rows(self) -> Example:
+        """An Example of at least two rows."""
+        return batch_examples(self.training())[0]
+
+    def loss_and_gradient(self, examples: Sequence[Example]) -> tuple[float, NDArray[np.float64]]:
+        """The trainer's loss and gradient of one batch that comes in these micro-batches."""
+        training = self.moved()
+        loss = accumulate_gradients(training, list(examples)).loss_nats
+        gradients = [p.grad.flatten().double() for p in training.model.parameters() if p.grad is not None]
+        return loss, torch.cat(gradients).numpy()
+
+    def sums_findings(self, model: LanguageModel, passes: Mapping[str, Objective]) -> list[Finding]:
+        """C9 iv and vii: the evaluator's sums against those counted by hand, for every pass."""
+        reported, table = self.evaluate(model, passes, None, None).scores, self.data.bytes_per_token
+        findings = []
+        for name, objective in passes.items():
+            if name in reported:
+                sums = check_evaluation_sums(
+                    reported[name], hand_sums(self._read_by_hand(model, objective), self.specials, table)
+                )
+                findings.append(sums.with_(message=f"{name}: {sums.message}"))
+                if reported[name].tokens_scored == len(self.tokens):
+                    split = check_split_bytes(reported[name].bytes_scored, self.tokens, table)
+                    findings.append(split.with_(message=f"{name}: {split.message}"))
+        return findings
+
+    def _read_by_hand(self, model: LanguageModel, objective: Objective) -> list[tuple[Example, Tensor]]:
+        """Each window on its own, with its logits."""
+        model.eval()
+        rng = generator(AUDIT_SEED, "evaluation")
+        pairs = []
+        for window in self.windows:
+            draw = objective.draw(1, len(window), rng, Progress())
+            example = objective.example(window[None], draw, self.specials)
+            if example.inputs.numel():
+                with torch.no_grad():
+                    pairs.append((example, logits_for(model, example).float()))
+        return pairs
+
+
+def _batches(windows: Sequence[Tensor], size: int) -> list[Tensor]:
+    """Consecutive windows of one length, at most `size` in a batch."""
+    batches: list[list[Tensor]] = []
+    for window in windows:
+        if batches and len(batches[-1]) < size and len(batches[-1][0]) == len(window):
+            batches[-1].append(window)
+        else:
+            batches.append([window])
+    return [torch.stack(batch) for batch in batches]

@@ -1,0 +1,117 @@
+"""After training: C1, C6 and C8 on the real weights and losses, and C5 on what the arms of an experiment consumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from palinode.audit.budget import Expected, RunBudget, check_budget, expected_counters
+from palinode.audit.flow import FlowSettings, check_flow
+from palinode.audit.loss_floor import TextFloor, check_directions, check_falls, check_text_floor, text_floor
+from palinode.audit.stepwise import check_stepwise
+from palinode.audit.subject import subject_of_module
+from palinode.auditing.bench import AUDIT_SEED
+from palinode.base.example import SpecialTokens
+from palinode.base.finding import AuditReport, Finding
+from palinode.base.seeds import generator
+from palinode.data.store import TokenStore
+from palinode.models.base import LanguageModel
+from palinode.objectives import Progress
+from palinode.results.record import Record
+from palinode.spec.run_spec import RunSpec
+
+
+def audit_trained(
+    spec: RunSpec, model: LanguageModel, data: TokenStore, specials: SpecialTokens, rows: Sequence[Mapping[str, object]]
+) -> AuditReport:
+    """C1 and C6 on trained weights, and C8 on the losses they reached.
+
+    Args:
+        rows: the run's metric rows, evaluations included.
+    """
+    began = time.perf_counter()
+    settings = FlowSettings.for_trained_weights()
+    subject = subject_of_module(
+        model,
+        spec.objective,
+        specials=specials,
+        window_tokens=spec.data.window_tokens,
+        seed=AUDIT_SEED,
+        name=spec.run_id,
+    )
+    findings = (*check_flow(subject, settings), *check_stepwise(subject), *_loss_findings(spec, data, rows))
+    return AuditReport(subject=spec.run_id, findings=findings, seconds=time.perf_counter() - began)
+
+
+def audit_comparison(
+    runs: Sequence[tuple[str, str, RunSpec, Record | None]], *, equal: str, models_differ: bool
+) -> AuditReport:
+    """C5 on the runs of an experiment: (arm, scale, spec, record or None)."""
+    began = time.perf_counter()
+    budgets = [_budget(arm, scale, spec, record) for arm, scale, spec, record in runs if record is not None]
+    planned = [(arm, scale, spec.seed) for arm, scale, spec, _ in runs]
+    findings = check_budget(budgets, equal=equal, planned=planned, model_differs_on_purpose=models_differ)
+    return AuditReport(subject="comparison", findings=findings, seconds=time.perf_counter() - began)
+
+
+def _loss_findings(spec: RunSpec, data: TokenStore, rows: Sequence[Mapping[str, object]]) -> list[Finding]:
+    """C8: the directions against each other, the loss against n-grams and a compressor, sudden falls."""
+    evaluations = [row for row in rows if row["event"] == "eval" and row["split"] == "validation"]
+    if not evaluations:
+        return []
+    scores: Mapping[str, Mapping[str, float]] = evaluations[-1]["scores"]  # type: ignore[assignment]
+    findings = []
+    if {"ltr", "rtl"} <= set(scores) and {"ltr", "rtl"} <= set(spec.objective.groups()):
+        trained = {name: float(evaluations[-1][f"tokens_scored_{name}"]) for name in ("ltr", "rtl")}  # type: ignore[arg-type]
+        nats = {name: scores[name]["nats_per_token"] for name in ("ltr", "rtl")}
+        tokens = {name: int(scores[name]["tokens_scored"]) for name in ("ltr", "rtl")}
+        findings.append(check_directions(nats, tokens, trained))
+    for name in scores:
+        if name in spec.objective.groups():
+            floor = _floor_of(spec, data)
+            findings.append(check_text_floor(scores[name]["nats_per_token"], scores[name]["bits_per_byte"], floor))
+            curve = [(int(row["step"]), float(row["scores"][name]["nats_per_token"])) for row in evaluations]  # type: ignore[call-overload,index,arg-type]
+            findings.append(check_falls(curve))
+    return findings
+
+
+def _floor_of(spec: RunSpec, data: TokenStore) -> TextFloor:
+    tokens = data.tokens("validation")[: spec.evaluation.max_tokens]
+    return text_floor(data.tokens("train"), tokens, data.vocab_size)
+
+
+def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
+    result = record.result
+    known = {name: float(value) for name, value in (result.counters if result else {}).items() if value is not None}
+    return RunBudget(
+        arm=arm,
+        scale=scale,
+        seed=spec.seed,
+        outcome=record.outcome,
+        counters=known,
+        parameters=dict(result.parameters) if result else {},
+        expected=_expected(spec) if record.outcome == "done" else {},
+        seconds=float(result.seconds.get("train") or 0) if result else None,
+    )
+
+
+def _expected(spec: RunSpec) -> Mapping[str, Expected]:
+    """What the counters of a finished run must be by its spec; nothing for an objective that adapts to its losses."""
+    if spec.objective.state():
+        return {}
+    steps, objective = spec.recipe.steps, spec.objective
+    shares = [objective.pass_probabilities(Progress(step, steps)) for step in range(steps)]
+    window = torch.zeros(1, spec.data.window_tokens, dtype=torch.long)
+    draw = objective.draw(1, spec.data.window_tokens, generator(AUDIT_SEED, "audit", "slots"), Progress())
+    example = objective.example(window, draw, SpecialTokens(1))
+    return expected_counters(
+        steps=steps,
+        batch_windows=spec.recipe.batch_windows,
+        window_tokens=spec.data.window_tokens,
+        slots=example.inputs.shape[1],
+        scored=int((example.loss_weight[0] > 0).sum()),
+        passes_per_window={name: [share.get(name, 0.0) for share in shares] for name in shares[0]},
+        micro_batches=spec.recipe.micro_batches,
+    )
