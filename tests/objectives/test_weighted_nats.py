@@ -1,0 +1,130 @@
+"""The loss: equal to the naive one, sum by sum and gradient by gradient, however it is cut into chunks."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from palinode.base.example import Draw, SpecialTokens, joined
+from palinode.base.seeds import generator
+from palinode.objectives import LtrObjective, RtlObjective
+from palinode.objectives.loss import CHUNK_LOGITS, DIRECT_LOGITS, weighted_nats
+
+SPECIALS = SpecialTokens(13)
+WIDTH = 6
+
+
+def example_of(rows: int, tokens: int, share_unscored: float, seed: int):
+    windows = torch.randint(0, 13, (rows, tokens), generator=generator(seed, "windows"))
+    example = joined([objective.example(windows, Draw(), SPECIALS) for objective in (LtrObjective(), RtlObjective())])
+    weight = torch.rand(example.inputs.shape, generator=generator(seed, "weight")) * 2
+    weight[torch.rand(weight.shape, generator=generator(seed, "unscored")) < share_unscored] = 0.0
+    object.__setattr__(example, "loss_weight", weight)
+    return example
+
+
+def states_and_head(example, seed: int, dtype: torch.dtype = torch.float64):
+    hidden = torch.randn(*example.inputs.shape, WIDTH, generator=generator(seed, "hidden"), dtype=dtype)
+    head = torch.randn(SPECIALS.vocab_size, WIDTH, generator=generator(seed, "head"), dtype=dtype)
+    return hidden.requires_grad_(), head.requires_grad_()
+
+
+def naive(example, hidden, head):
+    logits = (hidden @ head.T).log_softmax(-1)
+    return -logits.gather(-1, example.targets[..., None])[..., 0] * example.loss_weight
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 4),
+    tokens=st.integers(1, 9),
+    share=st.sampled_from([0.0, 0.4, 1.0]),
+    chunk=st.sampled_from([None, 1, 3, 7, 1000]),
+    seed=st.integers(0, 5),
+)
+def test_equals_the_naive_loss_and_its_gradients(rows, tokens, share, chunk, seed):
+    example = example_of(rows, tokens, share, seed)
+    hidden, head = states_and_head(example, seed)
+    loss = weighted_nats(example, hidden, lambda h: h @ head.T, chunk)
+    loss.total.backward()
+    found = [hidden.grad.clone(), head.grad.clone()]
+    hidden.grad = head.grad = None
+    wanted = naive(example, hidden, head)
+    wanted.sum().backward()
+    assert torch.allclose(loss.total, wanted.sum(), atol=1e-10, rtol=0)
+    for mine, theirs in zip(found, (hidden.grad, head.grad), strict=True):
+        assert torch.allclose(mine, theirs, atol=1e-10, rtol=0)
+    for name, part in (("ltr", slice(0, rows)), ("rtl", slice(rows, 2 * rows))):
+        assert torch.allclose(loss.nats_by_group[name], wanted[part].sum(), atol=1e-10, rtol=0)
+        assert loss.scored_by_group[name] == int((example.loss_weight[part] > 0).sum())
+        assert not loss.nats_by_group[name].requires_grad
+
+
+def test_float32_chunks_agree_to_a_millionth():
+    example = example_of(4, 64, 0.1, 0)
+    hidden, head = states_and_head(example, 0, torch.float32)
+    totals, gradients = [], []
+    for chunk in (10_000, 17):
+        hidden.grad = head.grad = None
+        loss = weighted_nats(example, hidden, lambda h: h @ head.T, chunk)
+        loss.total.backward()
+        totals.append(loss.total.item())
+        gradients.append((hidden.grad.clone(), head.grad.clone()))
+    assert totals[0] == pytest.approx(totals[1], rel=1e-6)
+    for one, other in zip(*gradients, strict=True):
+        assert (one - other).abs().max() <= 1e-6 * one.abs().max()
+
+
+def test_unscored_slots_never_reach_the_head():
+    example = example_of(2, 8, 0.5, 1)
+    hidden, head = states_and_head(example, 1)
+    seen = []
+    weighted_nats(example, hidden, lambda h: seen.append(len(h)) or h @ head.T)
+    assert max(seen) == int((example.loss_weight > 0).sum())
+
+
+def test_large_logits_never_exist_at_once():
+    """With a vocabulary as large as GPT-2's, 1024 slots are 51 million logits: more than may exist at once."""
+    vocabulary, slots = 50257, 256
+    windows = torch.randint(0, 13, (1, slots), generator=generator(0, "windows"))
+    example = LtrObjective().example(windows, Draw(), SPECIALS)
+    head = torch.zeros(vocabulary, 2)
+    made = []
+    hidden = torch.zeros(1, slots, 2, requires_grad=True)
+    loss = weighted_nats(example, hidden, lambda h: made.append(len(h)) or h @ head.T)
+    assert slots * vocabulary > DIRECT_LOGITS
+    assert max(made) * vocabulary <= CHUNK_LOGITS
+    assert sum(made) == slots
+    assert loss.total.item() == pytest.approx(slots * float(torch.tensor(vocabulary).log()), rel=1e-6)
+    small = torch.zeros(20, 2)
+    made.clear()
+    weighted_nats(example, hidden, lambda h: made.append(len(h)) or h @ small.T)
+    assert [count for count in made if count] == [slots]
+
+
+def test_chunks_without_gradient_give_the_same_bits():
+    example = example_of(3, 32, 0.0, 2)
+    hidden, head = states_and_head(example, 2)
+    with_gradient = weighted_nats(example, hidden, lambda h: h @ head.T, 10)
+    with torch.no_grad():
+        without = weighted_nats(example, hidden, lambda h: h @ head.T, 10)
+    assert torch.equal(with_gradient.total, without.total)
+    assert not without.total.requires_grad
+
+
+def test_half_precision_logits_are_summed_in_float32():
+    example = example_of(2, 16, 0.0, 3)
+    hidden, head = states_and_head(example, 3, torch.bfloat16)
+    loss = weighted_nats(example, hidden, lambda h: h @ head.T)
+    assert loss.total.dtype == torch.float32
+    assert F.cross_entropy((hidden @ head.T).float().flatten(0, 1), example.targets.flatten()).isfinite()
+
+
+def test_an_example_with_nothing_to_score_costs_nothing():
+    example = example_of(2, 4, 1.0, 0)
+    hidden, head = states_and_head(example, 0)
+    loss = weighted_nats(example, hidden, lambda h: h @ head.T)
+    loss.total.backward()
+    assert loss.total.item() == 0
+    assert loss.scored_by_group == {"ltr": 0, "rtl": 0}
