@@ -110,24 +110,8 @@ def make_store(root: Path, wanted: Synthetic | None = None) -> Store:
 
 def audit_of(arm: SyntheticArm, length: int = 32) -> AuditReport:
     """An audit as the audit room writes it: C1 with pictures and their law, C2, C3, C5, C9."""
-    passes = ["ltr"] + (["rtl"] if arm.rtl else [])
-    pictures: dict[str, tuple[tuple[float, ...], ...]] = {}
-    for reading in passes:
-        pictures[f"{reading} T={length}"] = influence(reading, length, leak=arm.rtl == "leak" and reading == "rtl")
-        pictures[f"{reading} T={length}: allowed"] = influence_law(reading, length)
     leaks = arm.rtl == "leak"
-    flow = Finding(
-        check="C1.perturbation",
-        outcome="fail" if leaks else "pass",
-        law="A prediction depends only on source tokens that its objective allows.",
-        message=f"rtl: {length} of {length} targets are influenced by their own token (worst: source 7 -> target 7)"
-        if leaks
-        else f"no forbidden influence at T={length}; every allowed source is heard",
-        numbers={"worst_influence": 0.83 if leaks else 0.0, "positions_that_see_themselves": length if leaks else 0},
-        threshold=1e-6,
-        reproduce={"seed": 0, "length": length, "mode": "train", "pass": passes[-1], "pair": [7, 7]},
-        pictures=pictures,
-    )
+    flows = [_flow(reading, length, leaks and reading == "rtl") for reading in ["ltr"] + (["rtl"] if arm.rtl else [])]
     canary = Finding(
         check="C2.canary",
         outcome="fail" if leaks else "pass",
@@ -161,7 +145,26 @@ def audit_of(arm: SyntheticArm, length: int = 32) -> AuditReport:
             numbers={"windows": 512},
         ),
     )
-    return AuditReport(subject=arm.name, findings=(flow, canary, *rest), seconds=7.4)
+    return AuditReport(subject=arm.name, findings=(*flows, canary, *rest), seconds=7.4)
+
+
+def _flow(reading: str, length: int, leaks: bool) -> Finding:
+    """C1 for one group of targets, with its picture and the picture's law."""
+    return Finding(
+        check="C1.perturbation",
+        outcome="fail" if leaks else "pass",
+        law="No target is influenced by itself, nor by a token that its objective does not allow.",
+        message=f"{reading}: {length} of {length} targets see themselves (worst: token 7, influence 0.83)"
+        if leaks
+        else f"{reading}: no target sees itself or a forbidden token in 24 runs",
+        numbers={"worst_influence": 0.83 if leaks else 0.0, "targets_that_see_themselves": length if leaks else 0},
+        threshold=1e-6,
+        reproduce={"seed": 0, "length_tokens": length, "mode": "train", "group": reading, "source": 7, "target": 7},
+        pictures={
+            f"{reading} influence": influence(reading, length, leaks),
+            f"{reading} allowed": influence_law(reading, length),
+        },
+    )
 
 
 def influence(reading: str, length: int, leak: bool) -> tuple[tuple[float, ...], ...]:

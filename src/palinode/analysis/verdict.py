@@ -213,10 +213,11 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
         cautions.append(f"{arm.arm} is marked expect_leak, but no check found a leak")
     if baseline.leak == "expected":
         cautions.append(f"the baseline {baseline.arm} sees its own answer, as the experiment expects")
+    untold: dict[str, list[str]] = {}
     for side in (arm, baseline):
-        if untold := dict.fromkeys(item.finding.check for item in side.untold()):
-            cautions.append(f"checks that could not tell on {side.arm}: {', '.join(untold)}")
-    return cautions
+        for check in dict.fromkeys(item.finding.check for item in side.untold()):
+            untold.setdefault(check, []).append(side.arm)
+    return cautions + [f"{check} could not tell on {' and '.join(arms)}" for check, arms in untold.items()]
 
 
 def _mixed_machines(record: ExperimentRecord, comparison: Comparison) -> list[str]:

@@ -1,0 +1,105 @@
+"""The audit's influence pictures: which target positions hear which source positions, and which of that is a leak.
+
+The audit stores two square matrices per group of targets on one finding, rows by target and columns by source:
+`<group> influence` (0 and up) and `<group> allowed` (1 where the objective lets the source inform the target).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from palinode.analysis.audits import Audited, arm_audit
+from palinode.results.record import ExperimentRecord
+
+INFLUENCE, ALLOWED = " influence", " allowed"
+Matrix = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One influence matrix with its law.
+
+    Attributes:
+        group: which targets, such as `rtl`.
+        influence: (T, T), rows by target position, columns by source position.
+        allowed: (T, T), above 0 where influence is lawful; None when the audit stored no law, then only a target that
+            hears itself can be called a leak.
+        failed: whether the finding failed; without that no cell is called a leak.
+    """
+
+    arm: str
+    scale: str
+    check: str
+    group: str
+    influence: Matrix
+    allowed: Matrix | None
+    failed: bool
+
+    @property
+    def length(self) -> int:
+        """T, in positions."""
+        return len(self.influence)
+
+    def is_allowed(self, target: int, source: int) -> bool:
+        """Whether the law lets `source` inform `target`."""
+        return source != target if self.allowed is None else self.allowed[target][source] > 0
+
+    @cached_property
+    def leaks(self) -> frozenset[tuple[int, int]]:
+        """The (target, source) cells with influence that the law forbids."""
+        if not self.failed:
+            return frozenset()
+        cells = ((target, source) for target in range(self.length) for source in range(self.length))
+        return frozenset((t, s) for t, s in cells if self.influence[t][s] > 0 and not self.is_allowed(t, s))
+
+    @property
+    def targets_that_see_themselves(self) -> tuple[int, ...]:
+        """The positions whose prediction is influenced by their own token, in order."""
+        return tuple(sorted(target for target, source in self.leaks if target == source))
+
+    @property
+    def targets_that_leak(self) -> tuple[int, ...]:
+        """The positions whose prediction is influenced by any forbidden token, in order."""
+        return tuple(sorted({target for target, _ in self.leaks}))
+
+
+def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
+    """The arm's pictures, one per check and group: at the first scale where it leaks, else at the first scale."""
+    chosen: dict[tuple[str, str], Picture] = {}
+    for item in arm_audit(record, arm).findings:
+        for picture in _pictures_of(item, arm):
+            key = (picture.check, picture.group)
+            if key not in chosen or (picture.leaks and not chosen[key].leaks):
+                chosen[key] = picture
+    return tuple(chosen.values())
+
+
+def ranges(positions: Iterable[int]) -> str:
+    """`0-3, 7, 9-12` for sorted positions."""
+    runs: list[list[int]] = []
+    for position in positions:
+        if runs and position == runs[-1][1] + 1:
+            runs[-1][1] = position
+        else:
+            runs.append([position, position])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def _pictures_of(item: Audited, arm: str) -> list[Picture]:
+    stored = item.finding.pictures
+    found = []
+    for name, matrix in stored.items():
+        if name.endswith(ALLOWED) or not _is_square(matrix):
+            continue
+        group = name.removesuffix(INFLUENCE)
+        law = stored.get(group + ALLOWED)
+        law = law if law is not None and _is_square(law) and len(law) == len(matrix) else None
+        failed = item.finding.outcome == "fail"
+        found.append(Picture(arm, item.scale, item.finding.check, group, matrix, law, failed))
+    return found
+
+
+def _is_square(matrix: Matrix) -> bool:
+    return len(matrix) > 0 and all(len(row) == len(matrix) for row in matrix)

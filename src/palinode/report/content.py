@@ -1,0 +1,272 @@
+"""What the page says, as plain values for the template: no markup here, no arithmetic there."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from palinode.analysis.audits import ArmAudit, Audited, arm_audit
+from palinode.analysis.parity import COST_AXES, EQUAL_TOLERANCE, Cost, costs
+from palinode.analysis.pictures import pictures
+from palinode.analysis.verdict import Rule, Verdict
+from palinode.base.finding import Finding
+from palinode.report import words
+from palinode.report.figure import Figure
+from palinode.report.figures import look_of
+from palinode.report.maps import map_notes
+from palinode.results.record import ArmEntry, ExperimentRecord, ExperimentRun
+
+Content = dict[str, Any]
+ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
+OUTCOME_WORDS = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}
+BAR_PIXELS = 72
+
+
+def page_content(
+    record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict], figures: Sequence[Figure], files: Sequence[str]
+) -> Content:
+    """Everything the template prints, by section."""
+    entry = record.entry
+    colours = look_of(record, rule).colours
+    return {
+        "name": entry.name,
+        "size": entry.size,
+        "question": entry.question or entry.name,
+        "rule": words.rule_words(rule),
+        "planned": _plural(len(record.runs), "run"),
+        "extent": f"{_plural(len(entry.arms), 'arm')}, {_plural(len(entry.scales), 'scale')}, {_plural(len(entry.seeds), 'seed')}",
+        "outcomes": list(Counter(run.outcome for run in record.runs).items()),
+        "many_scales": len(entry.scales) > 1,
+        "verdicts": [_verdict(record, verdict, colours) for verdict in _honest_first(verdicts)],
+        "comparisons": len(verdicts),
+        "figures": {
+            kind: [_figure(f) for f in figures if f.kind == kind] for kind in ("differences", "curves", "final")
+        },
+        "audits": [_audit(record, arm, figures, colours) for arm in entry.arms],
+        "damaged": [words.without_home(str(problem)) for problem in record.damaged],
+        "arms": [_arm(arm, rule, colours) for arm in entry.arms],
+        "costs": [_costs_at(record, rule, scale) for scale in entry.scales],
+        "metric": ", ".join(words.metric_words(rule.metric)),
+        "runs": [_run(run, rule) for run in record.runs],
+        "environment": _environment(record),
+        "command": words.without_home(shlex.join(entry.command)) if entry.command else None,
+        "code": words.without_home(entry.code) if entry.code else None,
+        "created": entry.created,
+        "plan": _plan(record),
+        "files": {folder: [f for f in files if f.startswith(f"{folder}/")] for folder in ("figures", "tables")},
+    }
+
+
+def _honest_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    return sorted(verdicts, key=lambda verdict: verdict.leak != "none")
+
+
+def _verdict(record: ExperimentRecord, verdict: Verdict, colours: Mapping[str, str]) -> Content:
+    leaks = verdict.leak != "none"
+    return {
+        "arm": verdict.arm,
+        "scale": verdict.scale,
+        "colour": colours[verdict.arm],
+        "outcome": verdict.outcome,
+        "tone": "leak" if leaks else verdict.outcome.replace(" ", "-"),
+        "leak": verdict.leak,
+        "headline": words.headline(verdict),
+        "title": _title(verdict),
+        "effect": words.effect(verdict),
+        "more": words.more_seeds(verdict),
+        "reasons": [words.without_home(reason) for reason in verdict.reasons],
+        "cautions": verdict.cautions,
+        "seen": _seen(record, verdict.arm) if leaks else [],
+        "others": [
+            f"{words.COST_TITLES[axis]} {words.percent(value)}" for axis, value in verdict.parity.others.items()
+        ],
+    }
+
+
+def _title(verdict: Verdict) -> str:
+    """The headline with a capital, unless it begins with the arm's own name."""
+    headline = words.headline(verdict)
+    return headline if headline.startswith(verdict.arm) else headline[:1].upper() + headline[1:]
+
+
+def _seen(record: ExperimentRecord, arm: str) -> list[str]:
+    """Which positions see what, in words: from the pictures where they show it, else from the findings."""
+    shown = [p for p in pictures(record, arm) if p.leaks]
+    seen = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
+    failed = [item.finding for item in arm_audit(record, arm).failed() if item.finding.check.startswith(("C1", "C2"))]
+    drawn = {p.check for p in shown}
+    said = dict.fromkeys(f"{finding.check}: {finding.message}" for finding in failed if finding.check not in drawn)
+    return [*seen, *said]
+
+
+def _figure(figure: Figure) -> Content:
+    return {
+        "name": figure.name,
+        "title": figure.title,
+        "notes": figure.notes,
+        "description": figure.description,
+        "choices": list(figure.labels.items()),
+        "directions": _directions(figure),
+    }
+
+
+def _directions(figure: Figure) -> list[str]:
+    """The directions a chart can be narrowed to: none where it shows only one."""
+    found = sorted({row["direction"] for row in figure.rows if "direction" in row})
+    return found if len(found) > 1 else []
+
+
+def _audit(record: ExperimentRecord, arm: ArmEntry, figures: Sequence[Figure], colours: Mapping[str, str]) -> Content:
+    audit = arm_audit(record, arm.name)
+    items = sorted(audit.findings, key=lambda item: (ORDER[item.finding.outcome], item.finding.check, item.where))
+    findings = _findings(items)
+    counted = Counter(finding["outcome"] for finding in findings)
+    return {
+        "arm": arm.name,
+        "colour": colours[arm.name],
+        "leak": audit.leak,
+        "expect_leak": arm.expect_leak,
+        "missing": [scale for scale in record.entry.scales if scale not in audit.scales_audited],
+        "damaged": [words.without_home(problem) for problem in audit.damaged],
+        "counts": [(said, outcome, counted[outcome]) for outcome, said in OUTCOME_WORDS.items() if counted[outcome]],
+        "seconds": words.duration(_audit_seconds(record, audit)),
+        "maps": [_figure(figure) for figure in figures if figure.kind == "map" and figure.arm == arm.name],
+        "findings": findings,
+    }
+
+
+def _audit_seconds(record: ExperimentRecord, audit: ArmAudit) -> float:
+    return sum(report.seconds for (arm, _), report in record.audits.items() if arm == audit.arm)
+
+
+def _findings(items: Sequence[Audited]) -> list[Content]:
+    """Findings for the page; what several runs or scales found alike is said once, with every place."""
+    alike: dict[tuple[str, ...], list[Audited]] = {}
+    for item in items:
+        finding = item.finding
+        key = (
+            finding.check,
+            finding.outcome,
+            finding.message,
+            str(dict(finding.numbers)),
+            str(dict(finding.reproduce)),
+        )
+        alike.setdefault(key, []).append(item)
+    return [_finding(group[0].finding, "; ".join(item.where for item in group)) for group in alike.values()]
+
+
+def _finding(finding: Finding, where: str) -> Content:
+    return {
+        "check": finding.check,
+        "outcome": finding.outcome,
+        "said": OUTCOME_WORDS[finding.outcome],
+        "where": where,
+        "message": finding.message,
+        "law": finding.law,
+        "threshold": None if finding.threshold is None else words.number(finding.threshold),
+        "numbers": [(name.replace("_", " "), _value(value)) for name, value in finding.numbers.items()],
+        "reproduce": ", ".join(f"{name} = {_plain(value)}" for name, value in finding.reproduce.items()),
+    }
+
+
+def _arm(arm: ArmEntry, rule: Rule, colours: Mapping[str, str]) -> Content:
+    return {
+        "name": arm.name,
+        "colour": colours[arm.name],
+        "note": arm.note,
+        "is_baseline": arm.name == rule.baseline,
+        "expect_leak": arm.expect_leak,
+        "diff": [(path, _plain(before), _plain(after)) for path, before, after in arm.diff],
+    }
+
+
+def _costs_at(record: ExperimentRecord, rule: Rule, scale: str) -> Content:
+    here = {(cost.arm, cost.axis): cost for cost in costs(record, rule.baseline) if cost.scale == scale}
+    arms = [arm.name for arm in record.entry.arms]
+    rows = []
+    for axis in COST_AXES:
+        cells = [here[arm, axis] for arm in arms]
+        if any(cell.mean for cell in cells):
+            largest = max(cell.mean or 0.0 for cell in cells)
+            shown = [_cost(cell, largest, arm == rule.baseline) for arm, cell in zip(arms, cells, strict=True)]
+            rows.append({"title": words.COST_TITLES[axis], "declared": axis == rule.equal, "cells": shown})
+    return {"scale": scale, "arms": arms, "rows": rows}
+
+
+def _cost(cost: Cost, largest: float, is_baseline: bool) -> Content:
+    away = None if cost.ratio is None else cost.ratio - 1
+    return {
+        "mean": words.number(cost.mean),
+        "bar": round(BAR_PIXELS * (cost.mean or 0.0) / largest, 1) if largest else 0,
+        "away": ""
+        if is_baseline or away is None
+        else ("equal" if abs(away) <= EQUAL_TOLERANCE else words.percent(away)),
+        "unequal": away is not None and abs(away) > EQUAL_TOLERANCE,
+    }
+
+
+def _run(run: ExperimentRun, rule: Rule) -> Content:
+    result = run.result
+    reason = run.record.reason if run.record is not None else None
+    return {
+        "arm": run.entry.arm,
+        "scale": run.entry.scale,
+        "seed": run.entry.seed,
+        "run_id": run.entry.run_id,
+        "outcome": run.outcome,
+        "reason": words.without_home(reason) if reason else "",
+        "value": words.aligned(result.score(rule.metric) if result else None),
+        "steps": words.number(result.counters.get("optimizer_steps") if result else None),
+        "seconds": words.duration(_float(result.seconds.get("total")) if result else None),
+        "attempts": result.attempts if result else None,
+        "weights": result.weights_sha256[:12] if result and result.weights_sha256 else "–",
+    }
+
+
+def _environment(record: ExperimentRecord) -> list[Content]:
+    """Each item of the fingerprints with its values; more than one value means that machines were mixed."""
+    values: dict[str, Counter[str]] = {}
+    for run in record.runs:
+        for item, value in sorted((run.result.fingerprint if run.result else {}).items()):
+            values.setdefault(item, Counter())[words.without_home(str(value))] += 1
+    return [
+        {
+            "item": item.replace("_", " "),
+            "values": [value for value, _ in counted.most_common()],
+            "mixed": len(counted) > 1,
+        }
+        for item, counted in values.items()
+    ]
+
+
+def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:
+    """What was predicted, and what the finished runs took."""
+    said = [
+        (name.replace("_", " "), _value(value))
+        for name, value in record.entry.plan.items()
+        if isinstance(value, str | int | float) and not isinstance(value, bool)
+    ]
+    took = [_float(run.result.seconds.get("total")) for run in record.runs if run.result is not None]
+    known = [seconds for seconds in took if seconds is not None]
+    return [*said, *([("taken by all runs together", words.duration(sum(known)))] if known else [])]
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def _value(value: Any) -> str:
+    return words.number(value) if isinstance(value, int | float) and not isinstance(value, bool) else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _float(value: float | int | None) -> float | None:
+    return None if value is None else float(value)

@@ -1,0 +1,84 @@
+"""Figures as SVG and PDF, tables as CSV and parquet: the same numbers as on the page, for papers and for other tools."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import vl_convert
+
+from palinode.base import fsio
+from palinode.report import theme
+from palinode.report.charts import ROWS
+from palinode.report.figure import Figure
+
+FIGURE_PIXELS = 640  # width of SVG and PDF
+RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")
+FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these
+
+
+def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
+    """Draw every variant of every figure as SVG and PDF, on white paper; needs neither browser nor network.
+
+    Raises:
+        EnvironmentProblem: the disk refused.
+    """
+    written = []
+    for figure in figures:
+        for variant, specification in figure.variants.items():
+            name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
+            drawn = json.dumps(_with_rows(specification, figure), allow_nan=False)
+            svg = vl_convert.vegalite_to_svg(drawn, config=_paper_config(), allowed_base_urls=[])
+            fsio.write_text(directory / f"{name}.svg", svg)
+            fsio.write_bytes(directory / f"{name}.pdf", _in_order(vl_convert.svg_to_pdf(svg)))
+            written += [directory / f"{name}.svg", directory / f"{name}.pdf"]
+    return written
+
+
+def write_tables(tables: dict[str, pl.DataFrame], directory: Path) -> list[Path]:
+    """Write every table as CSV (guarded, see `guarded`) and as parquet (exact).
+
+    Raises:
+        EnvironmentProblem: the disk refused.
+    """
+    written = []
+    for name, frame in tables.items():
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        fsio.write_text(directory / f"{name}.csv", guarded(frame).write_csv())
+        fsio.write_bytes(directory / f"{name}.parquet", buffer.getvalue())
+        written += [directory / f"{name}.csv", directory / f"{name}.parquet"]
+    return written
+
+
+def guarded(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with an apostrophe before every text that a spreadsheet would take for a formula. Numbers stay numbers."""
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+    dangerous = f"^[{FORMULA_STARTS.replace('-', '')}-]"
+    return frame.with_columns(
+        pl.when(pl.col(name).str.contains(dangerous)).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        for name in texts
+    )
+
+
+def _with_rows(specification: dict[str, Any], figure: Figure) -> dict[str, Any]:
+    width = FIGURE_PIXELS if specification["width"] == "container" else specification["width"]
+    return {**specification, "width": width, "datasets": {ROWS: figure.rows}}
+
+
+def _paper_config() -> dict[str, Any]:
+    return {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
+
+
+def _in_order(pdf: bytes) -> bytes:
+    """The PDF with the entries of its resource tables sorted: their order is random, and reordering whole lines inside a
+    table moves nothing else, so that the file's own offsets stay true."""
+
+    def sort_entries(table: re.Match[bytes]) -> bytes:
+        return table[1] + b"".join(sorted(table[2].splitlines(keepends=True)))
+
+    return RESOURCES.sub(sort_entries, pdf)

@@ -1,0 +1,56 @@
+"""One chart with its data, under a file name of its own."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SIGNIFICANT_DIGITS = 6  # of numbers in charts; the tables hold them in full
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart with its data.
+
+    Attributes:
+        name: its file name, without an ending.
+        kind: curves, final, differences or map: where on the page it belongs.
+        rows: the data that all variants share.
+        variants: x-axis ("" where there is no choice) -> specification, without data.
+        labels: x-axis -> its name on the switch.
+        notes: what a reader must know to read it right.
+    """
+
+    name: str
+    kind: str
+    title: str
+    rows: Rows
+    variants: Mapping[str, dict[str, Any]]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    arm: str | None = None
+    scale: str | None = None
+
+    @property
+    def description(self) -> str:
+        """For readers who do not see the chart."""
+        return " ".join((f"{self.title}.", *self.notes))
+
+
+def rounded(value: float | int | None, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
+    """The number at so many significant digits; whole numbers without a point."""
+    if value is None or isinstance(value, int):
+        return value
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def file_name(*parts: str) -> str:
+    """A file name from names that users chose: ASCII letters, digits, `.`, `_` and `-`."""
+    plain = unicodedata.normalize("NFKD", "--".join(part for part in parts if part)).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:120] or "figure"

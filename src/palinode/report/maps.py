@@ -1,0 +1,116 @@
+"""The audit's heat maps: which target positions hear which sources, leaks in red, the law's edge as a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from palinode.analysis.pictures import Picture, pictures, ranges
+from palinode.report import charts
+from palinode.report.figure import Figure, Rows, file_name, rounded
+from palinode.results.record import ExperimentRecord
+
+MAP_PIXELS = 280
+SHADE_EXPONENT = 0.35  # weak influence stays visible beside strong
+
+
+def map_figures(record: ExperimentRecord) -> Iterator[Figure]:
+    """One figure per arm and group of targets. The more there are, the coarser: the page has to stay small."""
+    found = [picture for arm in record.entry.arms for picture in pictures(record, arm.name)]
+    most_cells = 64 if len(found) <= 6 else 48 if len(found) <= 12 else 32 if len(found) <= 30 else 16
+    for picture in found:
+        block = -(-picture.length // most_cells)
+        chart = charts.influence_map(picture.length, law_boundary(picture), MAP_PIXELS)
+        yield Figure(
+            name=file_name("influence", picture.arm, picture.group),
+            kind="map",
+            title=f"{picture.group}: which targets hear which sources",
+            rows=map_rows(picture, block),
+            variants={"": chart},
+            notes=map_notes(picture, block),
+            arm=picture.arm,
+            scale=picture.scale,
+        )
+
+
+def map_rows(picture: Picture, block: int) -> Rows:
+    """One row per square with influence. A square covers `block` x `block` cells and shows the strongest of them; it leaks
+    if any of them does, and then shows the strongest leak."""
+    peak = max((value for row in picture.influence for value in row), default=0.0)
+    starts = range(0, picture.length, block)
+    rows: Rows = []
+    for target in starts:
+        for source in starts:
+            targets = range(target, min(target + block, picture.length))
+            sources = range(source, min(source + block, picture.length))
+            cells = [(t, s) for t in targets for s in sources]
+            leaking = [cell for cell in cells if cell in picture.leaks]
+            strength = max(picture.influence[t][s] for t, s in leaking or cells)
+            if strength > 0:
+                rows.append(_row(targets, sources, strength, (strength / peak) ** SHADE_EXPONENT, bool(leaking)))
+    return rows
+
+
+def law_boundary(picture: Picture) -> Rows:
+    """Segments (x, y, x2, y2) around the region that the law allows, straight runs merged; empty without a stored law."""
+    if picture.allowed is None:
+        return []
+    size = picture.length
+
+    def lawful(target: int, source: int) -> bool:
+        return 0 <= target < size and 0 <= source < size and picture.is_allowed(target, source)
+
+    segments: Rows = []
+    for line in range(size + 1):
+        upright = [lawful(at, line - 1) != lawful(at, line) for at in range(size)]
+        level = [lawful(line - 1, at) != lawful(line, at) for at in range(size)]
+        segments += [{"x": line, "x2": line, "y": low, "y2": high} for low, high in _stretches(upright)]
+        segments += [{"x": low, "x2": high, "y": line, "y2": line} for low, high in _stretches(level)]
+    return segments
+
+
+def map_notes(picture: Picture, block: int) -> tuple[str, ...]:
+    """What the picture shows, in words."""
+    notes = []
+    if picture.leaks:
+        if own := picture.targets_that_see_themselves:
+            notes.append(f"{len(own)} of {picture.length} positions see their own target: {ranges(own)}.")
+        notes.append(f"{len(picture.leaks)} forbidden pairs of positions carry influence.")
+    elif picture.failed:
+        notes.append("The leak does not show at this length; the finding says where it does.")
+    else:
+        notes.append("No forbidden pair of positions carries influence.")
+    if picture.allowed is None:
+        notes.append("The audit stored no law for this picture.")
+    if block > 1:
+        notes.append(f"Each square covers {block} × {block} positions and shows the strongest influence among them.")
+    return tuple(notes)
+
+
+def _row(targets: range, sources: range, strength: float, shade: float, leaks: bool) -> dict[str, Any]:
+    return {
+        "target": targets.start,
+        "target_end": targets.stop,
+        "source": sources.start,
+        "source_end": sources.stop,
+        "targets": _span(targets),
+        "sources": _span(sources),
+        "influence": rounded(strength, 2),
+        "shade": round(shade, 2),
+        "state": "LEAK" if leaks else "allowed",
+    }
+
+
+def _span(positions: range) -> str:
+    return str(positions.start) if len(positions) == 1 else f"{positions.start} to {positions.stop - 1}"
+
+
+def _stretches(flags: Sequence[bool]) -> list[tuple[int, int]]:
+    """The half-open runs of true flags."""
+    found: list[tuple[int, int]] = []
+    for index, flag in enumerate(flags):
+        if flag and found and found[-1][1] == index:
+            found[-1] = (found[-1][0], index + 1)
+        elif flag:
+            found.append((index, index + 1))
+    return found

@@ -1,0 +1,115 @@
+"""The page: one HTML file that needs nothing else, and that no name in a store can turn into a program.
+
+Everything is escaped by the template engine; the data of the charts lies in a script block of type JSON in which `<`, `>`
+and `&` are written as escapes; the policy at the top allows exactly the two scripts and the one style sheet below, by their
+hashes, and no network at all. Vega runs its expressions through an interpreter, so no `unsafe-eval` is needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import time
+from collections.abc import Sequence
+from importlib import metadata, resources
+from typing import Any
+
+import jinja2
+import vl_convert
+from markupsafe import Markup
+
+from palinode.analysis.verdict import Rule, Verdict
+from palinode.report import content, theme
+from palinode.report.charts import ROWS
+from palinode.report.figure import Figure, Rows
+from palinode.results.record import ExperimentRecord
+
+TEMPLATES = "templates"
+LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what the bundle hands to report.js
+ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
+
+
+def render_page(
+    record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict], figures: Sequence[Figure], files: Sequence[str]
+) -> str:
+    """The whole HTML text."""
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(_source),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    scripts = {"library": vl_convert.javascript_bundle(LIBRARY_SNIPPET), "script": _source("report.js")}
+    style = _source("report.css")
+    return environment.get_template("report.html").render(
+        page=content.page_content(record, rule, verdicts, figures, files),
+        policy=_policy(list(scripts.values()), style),
+        style=Markup(style),  # noqa: S704  our own file
+        data=Markup(embedded_json(_chart_data(figures))),  # noqa: S704  escaped by embedded_json
+        written=_written(),
+        version=_version(),
+        **{name: Markup(text) for name, text in scripts.items()},  # noqa: S704  our own file and the packaged library
+    )
+
+
+def embedded_json(value: Any) -> str:
+    """JSON that cannot end the script block it stands in."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).translate(
+        ESCAPES
+    )
+
+
+def columns(rows: Rows) -> dict[str, Any]:
+    """Rows by column, texts as indices into a list of words: a fifth of the size. `report.js` undoes it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    packed: dict[str, Any] = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        if any(isinstance(value, str) for value in values):
+            words = list(dict.fromkeys(values))
+            places = {word: place for place, word in enumerate(words)}
+            packed[name] = {"words": words, "at": [places[value] for value in values]}
+        else:
+            packed[name] = values
+    return packed
+
+
+def _chart_data(figures: Sequence[Figure]) -> dict[str, Any]:
+    return {
+        "rows_name": ROWS,
+        "figures": {f.name: {"columns": columns(f.rows), "charts": dict(f.variants)} for f in figures},
+        "config": {"light": theme.vega_config(theme.LIGHT), "dark": theme.vega_config(theme.DARK)},
+    }
+
+
+def _policy(scripts: Sequence[str], style: str) -> str:
+    allowed = " ".join(f"'sha256-{_digest(script)}'" for script in scripts)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'sha256-{_digest(style)}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def _source(name: str) -> str:
+    return (resources.files("palinode.report") / TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def _written() -> str:
+    """The day of writing; SOURCE_DATE_EPOCH fixes it, so that the same store gives the same bytes."""
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
+    seconds = int(fixed) if fixed.isdigit() else int(time.time())
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
+def _version() -> str:
+    try:
+        return metadata.version("palinode")
+    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+        return "not installed"

@@ -1,0 +1,71 @@
+"""How charts look: colours of arms and the two Vega configurations, for light and for dark paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+BASELINE = "#4a6a8f"
+ARMS = ("#1f8a80", "#c7861a", "#7a5ba6", "#5f8f2e", "#b0578d", "#3c9dc4", "#8a6a4f", "#6f7480")
+LEAKS = ("#c8372d", "#e08a5b", "#8f1d3f", "#f0a59c")  # red means leak, here and everywhere else on the page
+DASHES: dict[str, list[int]] = {"ltr": [1, 0], "rtl": [5, 4]}
+OTHER_DASHES: tuple[list[int], ...] = ([2, 3], [9, 3, 2, 3], [12, 4])
+FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
+
+LIGHT = {"ink": "#26241f", "muted": "#6d685e", "rule": "#e4dfd3", "faint": "#f3efe6", "paper": "#fdfcf9"}
+DARK = {"ink": "#e9e5dc", "muted": "#a39d90", "rule": "#3a3833", "faint": "#262522", "paper": "#1b1a18"}
+
+
+def arm_colours(arms: Sequence[str], baseline: str, leaking: Sequence[str]) -> dict[str, str]:
+    """A colour per arm: the baseline's, reds for arms that leak, the others in the order of the experiment."""
+    honest = [arm for arm in arms if arm != baseline and arm not in leaking]
+    colours = {arm: ARMS[index % len(ARMS)] for index, arm in enumerate(honest)}
+    colours |= {arm: LEAKS[index % len(LEAKS)] for index, arm in enumerate(leaking)}
+    if baseline not in leaking:
+        colours[baseline] = BASELINE
+    return {arm: colours[arm] for arm in arms}
+
+
+def direction_dashes(directions: Sequence[str]) -> dict[str, list[int]]:
+    """ltr solid, rtl dashed; other groups of targets get dashes of their own."""
+    others = [direction for direction in directions if direction not in DASHES]
+    known = {direction: DASHES[direction] for direction in directions if direction in DASHES}
+    return known | {direction: OTHER_DASHES[index % len(OTHER_DASHES)] for index, direction in enumerate(others)}
+
+
+def vega_config(paper: dict[str, str]) -> dict[str, Any]:
+    """The Vega-Lite configuration on one kind of paper (LIGHT or DARK)."""
+    text = {"labelColor": paper["muted"], "titleColor": paper["ink"], "labelFont": FONT, "titleFont": FONT}
+    return {
+        "background": None,
+        "font": FONT,
+        "view": {"stroke": None},
+        "axis": text
+        | {
+            "grid": True,
+            "gridColor": paper["rule"],
+            "domain": False,
+            "ticks": False,
+            "labelFontSize": 11,
+            "titleFontSize": 12,
+            "titleFontWeight": "normal",
+            "titlePadding": 10,
+            "labelPadding": 6,
+        },
+        "legend": text
+        | {
+            "orient": "top",
+            "direction": "horizontal",
+            "titleFontWeight": "normal",
+            "titleColor": paper["muted"],
+            "labelColor": paper["ink"],
+            "titleFontSize": 11,
+            "labelFontSize": 12,
+            "labelLimit": 260,
+            "titleLimit": 260,
+            "columns": 3,
+            "rowPadding": 4,
+        },
+        "text": {"color": paper["ink"], "font": FONT},
+        "rule": {"color": paper["ink"]},
+    }

@@ -1,0 +1,209 @@
+"""Numbers and verdicts in plain words, for the page and for the terminal. Imports no charts."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from palinode.analysis.verdict import Rule, Verdict
+from palinode.base.errors import BadInput
+
+MINUS = "\N{MINUS SIGN}"
+X_TITLES = {
+    "step": "Optimizer steps",
+    "tokens_read": "Tokens read",
+    "tokens_scored_ltr": "ltr tokens scored",
+    "train_flops": "Training FLOPs",
+    "seconds": "Training seconds",
+}
+X_SHORT = {
+    "step": "steps",
+    "tokens_read": "tokens read",
+    "tokens_scored_ltr": "ltr tokens",
+    "train_flops": "FLOPs",
+    "seconds": "seconds",
+}
+SCORE_UNITS = {
+    "nats_per_token": "nats per token",
+    "bits_per_byte": "bits per byte",
+    "accuracy": "accuracy",
+    "perplexity": "perplexity",
+}
+COST_TITLES = {
+    "parameters": "parameters",
+    "non_embedding": "without embeddings",
+    "window_tokens": "window tokens",
+    "tokens_read": "tokens read",
+    "tokens_scored": "tokens scored",
+    "tokens_scored_ltr": "tokens scored, ltr",
+    "tokens_scored_rtl": "tokens scored, rtl",
+    "passes": "passes",
+    "train_flops": "training FLOPs",
+    "optimizer_steps": "optimizer steps",
+    "evaluations": "evaluations",
+    "train_seconds": "training seconds",
+    "total_seconds": "seconds in all",
+}
+
+
+def number(value: float | int | None, digits: int = 4) -> str:
+    """A number for reading: at most `digits` significant digits, thin groups, no exponent below a billion.
+
+    None is a dash: a missing measurement is never a zero.
+    """
+    if value is None:
+        return "–"
+    if not math.isfinite(value):
+        return "not finite"
+    if value == 0:
+        return "0"
+    size = abs(value)
+    if float(value).is_integer() and size < 1e9:
+        text = f"{int(size):,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    elif 1e-4 <= size < 1e6:
+        decimals = max(0, digits - 1 - math.floor(math.log10(size)))
+        text = f"{size:.{decimals}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    else:
+        text = _scientific(size, digits)
+    return (MINUS if value < 0 else "") + text
+
+
+def aligned(value: float | None, decimals: int = 4) -> str:
+    """A number for a column of such numbers: always so many decimals."""
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{value:.{decimals}f}".replace("-", MINUS) if abs(value) < 1e6 else number(value)
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference, with its sign."""
+    return f"+{number(value, digits)}" if value is not None and value > 0 else number(value, digits)
+
+
+def percent(ratio_minus_one: float | None) -> str:
+    """+5.0 %."""
+    if ratio_minus_one is None:
+        return "–"
+    return f"{'+' if ratio_minus_one >= 0 else MINUS}{abs(ratio_minus_one) * 100:.1f} %"
+
+
+def metric_words(metric: str) -> tuple[str, str]:
+    """(what, unit) of a metric path: ("validation ltr loss", "nats per token")."""
+    split, _, rest = metric.partition(".")
+    direction, _, score = rest.partition(".")
+    kind = "loss" if score in ("nats_per_token", "bits_per_byte") else ""
+    return " ".join(part for part in (split, direction, kind) if part), SCORE_UNITS.get(score, score.replace("_", " "))
+
+
+def headline(verdict: Verdict) -> str:
+    """The verdict in one line."""
+    arm, baseline = verdict.arm, verdict.comparison.baseline
+    if verdict.leak == "unexpected":
+        return f"{arm} sees its own answer, so it cannot be compared"
+    return {
+        "better": f"{arm} is better than {baseline}",
+        "worse": f"{arm} is worse than {baseline}",
+        "no difference found": f"no difference found between {arm} and {baseline}",
+        "cannot tell": f"cannot tell whether {arm} is better or worse than {baseline}",
+    }[verdict.outcome]
+
+
+def effect(verdict: Verdict) -> str:
+    """The effect with its interval, the number of seeds and the exact test."""
+    comparison = verdict.comparison
+    if comparison.mean is None:
+        return "No pair of runs could be compared."
+    what, unit = metric_words(comparison.metric)
+    seeds = f"{len(comparison.pairs)} paired seed{'s' if len(comparison.pairs) != 1 else ''}"
+    text = f"Mean difference in {what}: {signed(comparison.mean)} {unit}"
+    if comparison.interval is None:
+        return f"{text} ({seeds}, so no interval)."
+    low, high = signed(comparison.interval.low), signed(comparison.interval.high)
+    text += f" ({comparison.confidence:.0%} interval {low} to {high}; {seeds}"
+    least_p = 2 / 2 ** len(comparison.pairs)
+    if comparison.sign_flip_p is not None:
+        floor = ", the least that this number of seeds can give" if comparison.sign_flip_p == least_p > 0.05 else ""
+        text += f"; exact sign-flip p = {number(comparison.sign_flip_p, 2)}{floor}"
+    return f"{text})."
+
+
+def more_seeds(verdict: Verdict) -> str | None:
+    """How many seeds would settle it; None where the outcome needs no more."""
+    needed = verdict.seeds_needed
+    if needed is None or verdict.outcome in ("better", "worse") or verdict.leak == "unexpected":
+        return None
+    planned = (
+        "the smallest effect that matters"
+        if needed.planned_for == "smallest effect"
+        else "the effect that was observed"
+    )
+    if needed.seeds is None:
+        return (
+            f"More seeds will not help: {planned} ({number(needed.effect, 2)}) is far below the spread between seeds."
+        )
+    return (
+        f"About {number(needed.seeds)} paired seeds would show {planned} ({number(needed.effect, 2)}) "
+        "four times in five, if the spread stays what it is."
+    )
+
+
+def rule_words(rule: Rule) -> str:
+    """The decision rule in one sentence."""
+    what, unit = metric_words(rule.metric)
+    least = (
+        f"differences below {number(rule.smallest_effect)} {unit} do not matter"
+        if rule.smallest_effect
+        else "any difference matters"
+    )
+    return (
+        f"{what}, {unit}, {rule.better} is better; every arm against {rule.baseline}, paired by seed; "
+        f"{rule.confidence:.0%} t interval; {least}; meant to be equal in {COST_TITLES.get(rule.equal, rule.equal)}"
+    )
+
+
+def verdict_lines(verdict: Verdict) -> list[str]:
+    """The verdict for a terminal: headline, effect, then what a reader must know."""
+    stamp = "LEAK  " if verdict.leak != "none" else ""
+    where = "" if verdict.scale == "base" else f" [{verdict.scale}]"
+    lines = [f"{stamp}{headline(verdict)}{where}", effect(verdict)]
+    if verdict.leak == "expected":
+        lines.append("It sees its own answer, as the experiment expects: its numbers are not those of an honest model.")
+    lines += [f"Why: {reason}" for reason in verdict.reasons]
+    lines += [f"Note: {caution}" for caution in verdict.cautions]
+    more = more_seeds(verdict)
+    return lines + ([more] if more else [])
+
+
+def duration(seconds: float | None) -> str:
+    """12 s, 3.4 min, 2.1 h."""
+    if seconds is None:
+        return "–"
+    for size, unit in ((3600.0, "h"), (60.0, "min")):
+        if seconds >= size:
+            return f"{number(seconds / size, 2)} {unit}"
+    return f"{number(seconds, 2)} s"
+
+
+def without_home(text: str) -> str:
+    """The text with the home directory written as ~: a report is shown to others."""
+    home = str(Path.home())
+    return text if home in ("", "/") else text.replace(home, "~")
+
+
+def score_of(metric: str) -> tuple[str, str, str]:
+    """(split, direction, score) of a metric path.
+
+    Raises:
+        BadInput: it does not have three parts.
+    """
+    parts = metric.split(".")
+    if len(parts) != 3 or not all(parts):
+        raise BadInput(f"{metric!r} is not split.direction.score", field="decision.metric")
+    return parts[0], parts[1], parts[2]
+
+
+def _scientific(size: float, digits: int) -> str:
+    mantissa, _, exponent = f"{size:.{digits - 1}e}".partition("e")
+    superscripts = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return f"{mantissa.rstrip('0').rstrip('.')}\u2009×\u200910{str(int(exponent)).translate(superscripts)}"
