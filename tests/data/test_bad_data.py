@@ -7,6 +7,8 @@ import numpy as np
 import polars
 import pytest
 from corpora_for_tests import sentences, written_files
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError
 from palinode.data import bpe
@@ -244,6 +246,9 @@ TOKENIZERS = {
         lambda: broken("added_tokens", value=[{"id": 300, "content": "ab", "special": False}]),
         ["added_tokens.0", "not special"],
     ),
+    "added no list": (lambda: broken("added_tokens", value=True), ["added_tokens: is no list"]),
+    "dropout": (lambda: broken("model", "dropout", value=0.1), ["model.dropout: is not read"]),
+    "suffix": (lambda: broken("model", "end_of_word_suffix", value="</w>"), ["model.end_of_word_suffix"]),
     "added nothing": (lambda: broken("added_tokens", value=[3]), ["added_tokens.0", "needs an id"]),
 }
 
@@ -264,6 +269,51 @@ def test_a_sound_tokenizer_passes(tmp_path):
     corpus = put(tmp_path / "a.txt", "text " * 50)
     config = DataConfig(corpus=str(corpus), split="contiguous", tokenizer=str(file), window_tokens=4)
     assert prepare(config, tmp_path / "cache").tokenizer.kind == "bpe"
+
+
+def places(value, path=()):
+    """Every place of a JSON value, lists and tables cut to their first few."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in list(items)[:4]:
+        yield from places(item, (*path, key))
+
+
+PLACES = [path for path in places(sound_tokenizer()) if path]
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None, max_examples=150)
+@given(path=st.sampled_from(PLACES), value=JSON_VALUES)
+def test_any_value_anywhere_in_a_tokenizer_is_refused_or_lossless(path, value):
+    try:
+        tokenizer = bpe.parse(broken(*path, value=value), "tokenizer.json")
+    except BadInput as error:
+        line = str(error)
+    else:
+        ids = tokenizer.encode_array("some birds, 42 of them")
+        assert tokenizer.bytes_per_token()[ids].sum() == 22
+        return
+    assert line.startswith("tokenizer.json: ")
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(content=st.binary(max_size=60), ending=st.sampled_from([".txt", ".jsonl", ".csv", ".parquet", ".bin", ".npy"]))
+def test_any_bytes_are_read_or_refused_in_one_line(tmp_path, content, ending):
+    path = put(tmp_path / f"a{ending}", content)
+    tokenizer = "ids:65536" if ending in (".bin", ".npy") else "byte"
+    config = DataConfig(corpus=str(path), tokenizer=tokenizer, split="contiguous", window_tokens=4)
+    try:
+        prepare(config, tmp_path / "cache")
+    except BadInput as error:
+        line = str(error)
+    else:
+        return
+    assert f"a{ending}: " in line
 
 
 def test_an_unknown_tokenizer_gets_the_nearest(tmp_path):

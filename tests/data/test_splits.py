@@ -97,10 +97,13 @@ def test_the_corpus_hash_follows_content():
 
 
 def test_given_splits_are_kept_and_an_evaluation_copy_is_dropped_from_train():
-    texts = ["alpha one", "beta two", "gamma three", "Alpha  one", "delta four"]
-    corpus = in_memory(texts, ["train", "train", "validation", "test", "test"])
+    texts = ["alpha one", "beta two", "Beta two", "gamma three", "Alpha  one", "delta four", "delta four"]
+    corpus = in_memory(texts, ["train", "train", "train", "validation", "test", "test", "test"])
     found = members(corpus, DataConfig(split="given"))
-    assert found == {"train": ["beta two"], "validation": ["gamma three"], "test": ["Alpha  one", "delta four"]}
+    assert found["train"] == ["beta two", "Beta two"]
+    assert found["validation"] == ["gamma three"]
+    assert found["test"] == ["Alpha  one", "delta four", "delta four"]
+    assert plan(survey(corpus), corpus, DataConfig(split="given")).duplicates == 1
 
 
 @pytest.mark.parametrize(("splits", "rule"), [(["train", "test"], "documents"), (None, "given")])

@@ -185,6 +185,7 @@ CRASH_POINTS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # Python 3.12 warns; the child uses no thread
 @pytest.mark.parametrize("point", CRASH_POINTS)
 def test_a_kill_while_building_leaves_nothing_that_counts(folder, cache, point):
     """Killed at any moment of a commit, then the same call again: the store of an undisturbed build, and no stray file."""

@@ -109,3 +109,14 @@ def test_long_text_is_cut_at_words():
     parts = list(cut(words, 1000))
     assert len(parts) == -(-len(words) // 1000) or len(parts) == -(-len(words) // 994)
     assert all(part.startswith((" ", "lorem")) for part in parts)
+
+
+@pytest.mark.parametrize("pattern", bpe.KNOWN_PATTERNS)
+@settings(deadline=None, max_examples=40)
+@given(content=text)
+def test_the_known_splitting_patterns_are_lossless(trained, pattern, content):
+    written = json.loads(trained.to_json())
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    written["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, byte_level]}
+    assert_lossless(bpe.parse(json.dumps(written), "tokenizer.json"), content)

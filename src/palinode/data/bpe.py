@@ -131,7 +131,8 @@ def parse(text: str, file: str) -> BpeTokenizer:
     specials = _specials(written, file)
     vocabulary = _vocabulary(model, specials, file)
     merges = _merges(model, vocabulary, file)
-    inner = _inner(models.BPE(vocabulary, merges), _pre_tokenizer(written.get("pre_tokenizer"), file))
+    bpe = models.BPE(vocabulary, merges, ignore_merges=bool(model.get("ignore_merges")))
+    inner = _inner(bpe, _pre_tokenizer(written.get("pre_tokenizer"), file))
     made = BpeTokenizer(inner, specials, text)
     found = int(made.bytes_per_token()[made.encode_array(PROBE)].sum())
     if found != len(PROBE.encode()):
@@ -177,8 +178,11 @@ def _inner(model: models.BPE, pre_tokenizer: pre_tokenizers.PreTokenizer) -> tok
 
 def _specials(written: dict[str, Any], file: str) -> dict[int, str]:
     """The added tokens by id. One that is not special would be cut out of text before encoding: refused."""
-    found = {}
-    for place, token in enumerate(written.get("added_tokens") or []):
+    found: dict[int, str] = {}
+    listed = written.get("added_tokens") or []
+    if not isinstance(listed, list):
+        raise BadInput("is no list", file=file, field="added_tokens")
+    for place, token in enumerate(listed):
         field = f"added_tokens.{place}"
         if not isinstance(token, dict) or not isinstance(token.get("content"), str) or type(token.get("id")) is not int:
             raise BadInput("needs an id and a content", file=file, field=field)
@@ -193,6 +197,9 @@ def _vocabulary(model: dict[str, Any], specials: dict[int, str], file: str) -> d
     written = _table(model, "vocab", file)
     if model.get("type", "BPE") != "BPE":
         raise BadInput(f"is {model['type']!r}, only BPE is read", file=file, field="model.type")
+    for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
+        if model.get(option):
+            raise BadInput("is not read: it must be absent or empty", file=file, field=f"model.{option}")
     if any(type(number) is not int for number in written.values()):
         raise BadInput("ids must be whole numbers", file=file, field="model.vocab")
     vocabulary = {token: number for token, number in written.items() if number not in specials}

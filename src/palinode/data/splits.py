@@ -1,7 +1,8 @@
 """Which document goes into which split, decided by content alone; and the guard that no document is in two of them.
 
 A survey streams the corpus once and keeps a few numbers per document. Two documents that are equal up to case and white
-space count as one: the first is kept (of a corpus with given splits, the one in test or validation), the others dropped.
+space count as one: the first is kept, the others are dropped. A corpus with splits of its own keeps them whole, except that
+train loses what validation or test has too, and validation what test has.
 """
 
 from __future__ import annotations
@@ -105,7 +106,7 @@ def plan(found: Survey, corpus: Corpus, config: DataConfig) -> Plan:
         wanted, hint = ("has", "split = 'given'") if corpus.has_splits else ("has no", "'documents' or 'contiguous'")
         message = f"split = {config.split!r}, but this corpus {wanted} splits of its own"
         raise BadInput(message, file=corpus.name, field="data.split", hint=hint)
-    kept = _first_of_each(found) & ~found.blank
+    kept = _without_copies(found) & ~found.blank
     duplicates = int((~found.blank).sum() - kept.sum())
     if config.split == "given":
         return Plan(np.where(kept, found.given, DROPPED).astype(np.int8), None, duplicates)
@@ -133,15 +134,18 @@ def _hashable(piece: Piece, document: Document) -> tuple[bytes, bytes]:
         raise BadInput("holds half a surrogate pair, which is not text", file=document.name) from error
 
 
-def _first_of_each(found: Survey) -> NDArray[np.bool_]:
-    """(n,) True for the one document that is kept of each group of equal ones."""
-    count = len(found.lengths)
-    # Sorted by split from last to first, then by place: the first of equals is the one to keep.
-    order = np.lexsort((np.arange(count), -found.given.astype(np.int64)))
-    _, first = np.unique(found.keys[order], axis=0, return_index=True)
-    kept = np.zeros(count, dtype=np.bool_)
-    kept[order[first]] = True
-    return kept
+def _without_copies(found: Survey) -> NDArray[np.bool_]:
+    """(n,) which documents stay: the first of equals; with given splits, all but those that a later split has too."""
+    _, first, group = np.unique(found.keys, axis=0, return_index=True, return_inverse=True)
+    kept = np.zeros(len(found.lengths), dtype=np.bool_)
+    kept[first] = True
+    if (found.given == NOT_GIVEN).any():
+        return kept
+    group = group.reshape(-1)  # numpy 2.0 gives a column
+    last_split = np.full(len(first), NOT_GIVEN, dtype=np.int8)
+    np.maximum.at(last_split, group, found.given)
+    latest: NDArray[np.bool_] = found.given == last_split[group]
+    return latest
 
 
 def _by_hash(found: Survey, kept: NDArray[np.bool_], corpus: Corpus, config: DataConfig) -> NDArray[np.int8]:

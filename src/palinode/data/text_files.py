@@ -18,7 +18,7 @@ READ_BYTES = 1 << 20
 PARQUET_ROWS = 4096  # read at a time
 LONGEST_LINE_BYTES = 1 << 28  # of a jsonl file; a longer "line" is another kind of file
 LONGEST_CSV_FIELD_CHARACTERS = 1 << 28  # the csv module's own limit, 131,072, is shorter than many documents
-WIKITEXT_TITLE = re.compile(r"^ = [^=].*[^=] = \n?$")  # sections have two or more equals signs
+WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # sections have two or more equals signs
 
 
 def plain_text(path: Path) -> Iterator[Document]:
@@ -81,15 +81,18 @@ def wikitext(path: Path, split: Split | None = None) -> Iterator[Document]:
 
 
 def articles(lines: Iterator[str], name: str, split: Split | None) -> Iterator[Document]:
-    """Lines of WikiText, cut into a document at each title (` = Title = `)."""
+    """Lines of WikiText, cut into a document at each title: ` = Title = ` after a blank line (tables have ` = W = ` too)."""
     held: list[str] = []
+    title = ""
     for line in lines:
-        if WIKITEXT_TITLE.match(line) and any(map(WIKITEXT_TITLE.match, held)):
-            yield Document.of(f"{name}: {held[0].strip() or held[1].strip()}", "".join(held), split)
-            held = []
+        if WIKITEXT_TITLE.match(line) and (not held or not held[-1].strip()):
+            if title:
+                yield Document.of(f"{name}: {title}", "".join(held), split)
+                held = []
+            title = line.strip()
         held.append(line)
     if held:
-        yield Document.of(f"{name}: last article", "".join(held), split)
+        yield Document.of(f"{name}: {title}", "".join(held), split)
 
 
 def decoded(path: Path) -> Iterator[str]:

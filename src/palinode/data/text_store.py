@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base import fsio
+from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
 from palinode.data.config import SPLITS
 from palinode.data.corpus import TEXT_SEPARATOR, Corpus, Document
@@ -71,7 +72,9 @@ def read_text_store(directory: Path, name: str) -> Corpus:
     manifest = read_manifest(directory)
     return Corpus(
         name=name,
-        fingerprint=f"text-store/{manifest['sha256']}",
+        fingerprint=content_hash(
+            [manifest["version"], manifest["sha256"], manifest["separator"], manifest["has_splits"]]
+        ),
         documents=lambda: _documents(directory / DOCUMENTS),
         separator=manifest["separator"],
         has_splits=manifest["has_splits"],
