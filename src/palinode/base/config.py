@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -29,12 +29,13 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, PydanticSerializationError
 
 from palinode.base.errors import BadInput, nearest
 
 C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
+LONE_SURROGATES = "backslashreplace"  # JSON text may name half a character; its escape can be hashed, the half cannot
 UNIONS = (Union, UnionType)  # X | None, in both spellings
 UNKNOWN_PART_KEY = "unknown_part_key"  # our own error type: pydantic does not see the fields behind a `kind`
 
@@ -65,19 +66,24 @@ class Part(Config):
 
     @classmethod
     def kind_name(cls) -> str:
-        """The name this class has in specs: its own `kind`, or `user:ClassName` when the user wrote it."""
-        return cls.__dict__.get("kind") or USER_PREFIX + cls.__name__
+        """The name this class has in specs: its own `kind`, or `user:ClassName` when the user wrote it.
+
+        A user's class cannot take a built-in's name: its runs would then be taken for the built-in's.
+        """
+        built_in = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
+        return (built_in and cls.__dict__.get("kind")) or USER_PREFIX + cls.__name__
 
     @model_serializer(mode="wrap")
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         encoded: dict[str, Any] = {"kind": self.kind_name()}
         if encoded["kind"].startswith(USER_PREFIX):
             encoded["source_sha256"] = source_sha256(type(self))
-        return encoded | handler(self)
+        encoded.update(handler(self))
+        return encoded
 
 
 def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
-    """Annotation for a field that holds a Part: accepts the object itself, or a table with a `kind` from `table()`.
+    """For a field that holds a Part, `Annotated[Objective, one_of(table, "objective")]`: the object, or a table with a `kind`.
 
     `table` is called late, so that a field can name a table whose module imports the field's own module.
     """
@@ -89,7 +95,7 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
         kind = fields.pop("kind", None)
         known = dict(table()) | (info.context or {}).get("user_parts", {})
         if not isinstance(kind, str):
-            raise ValueError(f"a {what} needs kind = one of {', '.join(sorted(known))}")
+            raise ValueError(f"this {what} needs kind = one of {', '.join(sorted(known))}")
         if kind not in known:
             raise ValueError(f"unknown {what} {kind!r}; {nearest(kind, known) or ''}")
         written_with = fields.pop("source_sha256", None)
@@ -103,9 +109,6 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
         return known[kind].model_validate(fields, context=info.context)
 
     return BeforeValidator(decode_part)
-
-
-PartField = Annotated  # a readable name at the place of use: PartField[Objective, one_of(table, "objective")]
 
 
 def decode(
@@ -144,8 +147,17 @@ def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None 
 
 
 def encode(config: BaseModel) -> dict[str, Any]:
-    """Plain JSON-able data; `decode(type(config), encode(config)) == config`."""
-    return config.model_dump(mode="json", serialize_as_any=True)
+    """Plain JSON-able data; `decode(type(config), encode(config)) == config`.
+
+    Raises:
+        BadInput: a part's class was not written in a file.
+    """
+    try:
+        return config.model_dump(mode="json", serialize_as_any=True)
+    except PydanticSerializationError as error:
+        if isinstance(error.__cause__, BadInput):  # pydantic wraps what a serializer raises
+            raise error.__cause__ from None
+        raise
 
 
 def canonical_json(value: Any) -> str:
@@ -156,7 +168,7 @@ def canonical_json(value: Any) -> str:
 
 def content_hash(value: Any) -> str:
     """SHA-256 (hex) of the canonical JSON."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return hashlib.sha256(canonical_json(value).encode("utf-8", LONE_SURROGATES)).hexdigest()
 
 
 def diff(before: BaseModel, after: BaseModel) -> list[tuple[str, Any, Any]]:
@@ -172,8 +184,8 @@ def replace_at(data: dict[str, Any], path: str, value: Any, *, file: str | None 
     Raises:
         BadInput: when a step of the path leads into something that is not a table.
     """
-    head, _, rest = path.partition(".")
-    if not head:
+    head, dot, rest = path.partition(".")
+    if not head or (dot and not rest):
         raise BadInput("empty name in a dotted path", file=file, field=path)
     copy = dict(data)
     if not rest:

@@ -19,6 +19,7 @@ from palinode.base.errors import Damaged, EnvironmentProblem
 
 TEMPORARY_MARK = ".palinode-tmp-"
 CRASH_POINT_VARIABLE = "PALINODE_CRASH_POINT"
+ROW_MARK = '{"crc":'
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -39,7 +40,7 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write JSON (sorted keys, no NaN) atomically and durably."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_bytes(path, (text + "\n").encode("utf-8", "backslashreplace"))  # half a character is kept as its JSON escape
 
 
 @contextlib.contextmanager
@@ -85,10 +86,10 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The rows of an appended file whose CRC holds; a torn or damaged line is skipped (its rows are recomputed on resume)."""
     if not path.exists():
         return []
-    rows = []
+    rows: list[dict[str, Any]] = []
     for line in path.read_bytes().split(b"\n"):
-        if (row := _checked_row(line)) is not None:
-            rows.append(row)
+        row = _checked_row(line)
+        rows += [row] if row is not None else _rows_of_damaged(line)
     return rows
 
 
@@ -115,7 +116,7 @@ def remove_stray_temporaries(directory: Path) -> list[Path]:
     removed = []
     for path in directory.glob(f"*{TEMPORARY_MARK}*"):
         pid = path.name.rpartition(TEMPORARY_MARK)[2].partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
+        if pid.isascii() and pid.isdigit() and not _alive(int(pid)):
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed.append(path)
@@ -134,11 +135,32 @@ def _kill_now() -> None:
 
 def _checked_row(line: bytes) -> dict[str, Any] | None:
     try:
-        wrapped = json.loads(line)
-        body = json.dumps(wrapped["row"], sort_keys=True, separators=(",", ":"))
-        return wrapped["row"] if zlib.crc32(body.encode()) == wrapped["crc"] else None
-    except (ValueError, TypeError, KeyError, RecursionError):
+        return _with_true_crc(json.loads(line))
+    except (ValueError, RecursionError):
         return None
+
+
+def _rows_of_damaged(line: bytes) -> Iterator[dict[str, Any]]:
+    """Whole rows in a line that is no row: after a torn tail, the next row appended stands on the same line."""
+    text, decoder = line.decode("utf-8", "replace"), json.JSONDecoder()
+    at = text.find(ROW_MARK)
+    while at >= 0:
+        try:
+            wrapped, end = decoder.raw_decode(text, at)
+            row = _with_true_crc(wrapped)
+        except (ValueError, RecursionError):
+            row, end = None, at + 1
+        if row is not None:
+            yield row
+        at = text.find(ROW_MARK, end if row is not None else at + 1)
+
+
+def _with_true_crc(wrapped: Any) -> dict[str, Any] | None:
+    """The row of `{"crc": .., "row": {..}}` when the checksum is that of the row."""
+    if not isinstance(wrapped, dict) or not isinstance(wrapped.get("row"), dict):
+        return None
+    body = json.dumps(wrapped["row"], sort_keys=True, separators=(",", ":"))
+    return wrapped["row"] if zlib.crc32(body.encode()) == wrapped.get("crc") else None
 
 
 def _write_all(descriptor: int, content: bytes) -> None:
@@ -158,7 +180,7 @@ def _fsync(path: Path) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # OverflowError: no process can have this number
         return False
     except PermissionError:
         return True

@@ -8,13 +8,13 @@ A user's own visibility is a subclass with a `mask` method.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from palinode.base.config import Part, PartField, one_of
+from palinode.base.config import Part, one_of
 
 Native = Literal["causal", "full", "mask"]
 
@@ -112,7 +112,7 @@ class Flipped(Visibility):
     """Another visibility, for the sequence read from its other end."""
 
     kind: ClassVar[str] = "flipped"
-    of: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+    of: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
 
     def mask(self, length: int) -> Tensor:
         return self.of.mask(length).flip(0, 1)
@@ -125,8 +125,8 @@ class Intersection(Visibility):
     """What both allow."""
 
     kind: ClassVar[str] = "intersection"
-    left: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
-    right: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+    left: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+    right: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
 
     def mask(self, length: int) -> Tensor:
         return self.left.mask(length) & self.right.mask(length)
@@ -136,8 +136,8 @@ class Union(Visibility):
     """What either allows."""
 
     kind: ClassVar[str] = "union"
-    left: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
-    right: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+    left: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+    right: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
 
     def mask(self, length: int) -> Tensor:
         return self.left.mask(length) | self.right.mask(length)

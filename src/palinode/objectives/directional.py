@@ -7,12 +7,12 @@ With a direction token the window's N tokens are all scored (N slots); bare, one
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
 
-from palinode.base.config import PartField, one_of
+from palinode.base.config import one_of
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.visibility import VISIBILITIES, Ltr, Rtl, Visibility
 from palinode.objectives.base import Objective
@@ -44,7 +44,7 @@ class RtlObjective(Objective):
 
     kind: ClassVar[str] = "rtl"
     direction_token: bool = True
-    sees: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
+    sees: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
         return rtl_pass(windows, specials, self.direction_token, sees=self.sees)

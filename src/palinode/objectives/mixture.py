@@ -7,12 +7,12 @@ triangle at the current length (there a flipped lower triangle); the losses are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from palinode.base.config import PartField, one_of
+from palinode.base.config import one_of
 from palinode.base.example import Draw, Example, SpecialTokens, joined
 from palinode.base.visibility import VISIBILITIES, Rtl, Visibility
 from palinode.objectives.base import Objective, Progress
@@ -33,10 +33,10 @@ class Mixture(Objective):
         rtl_sees: the visibility of the rtl pass; anything but `rtl` is there to be caught by the audit.
     """
 
-    p: PartField[Probability, one_of(lambda: PROBABILITIES, "probability")] = Constant(p=0.05)
+    p: Annotated[Probability, one_of(lambda: PROBABILITIES, "probability")] = Constant(p=0.05)
     granularity: Granularity = "batch"
     direction_token: bool = True
-    rtl_sees: PartField[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
+    rtl_sees: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
         coins = 1 if self.granularity == "batch" else batch

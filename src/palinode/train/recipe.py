@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from palinode.base.config import Part, PartField, one_of
+from palinode.base.config import Part, one_of
 from palinode.train.optim import OPTIMIZERS, AdamW, MuonAdamW, OptimizerConfig
 from palinode.train.schedule import SCHEDULES, Cosine, Schedule, WarmDown
 
@@ -33,8 +33,8 @@ class Recipe(Part):
     steps: int = Field(ge=1, le=10**9)
     batch_windows: int = Field(ge=1, le=10**6)
     micro_batches: int = Field(default=1, ge=1)
-    optimizer: PartField[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
-    schedule: PartField[Schedule, one_of(lambda: SCHEDULES, "schedule")]
+    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
+    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
     gradient_clip: float | None = Field(default=None, gt=0.0)
     precision: Precision = "float32"
     compile: bool = False
@@ -68,10 +68,10 @@ class Gpt2AdamW(Recipe):
     kind: ClassVar[str] = "gpt2-adamw"
     steps: int = Field(default=2000, ge=1, le=10**9)
     batch_windows: int = Field(default=12, ge=1, le=10**6)
-    optimizer: PartField[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = AdamW(
+    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = AdamW(
         learning_rate=1e-3, beta1=0.9, beta2=0.99, weight_decay=0.1
     )
-    schedule: PartField[Schedule, one_of(lambda: SCHEDULES, "schedule")] = Cosine(warmup_steps=100, floor=0.1)
+    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = Cosine(warmup_steps=100, floor=0.1)
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
 
 
@@ -81,8 +81,8 @@ class Speedrun(Recipe):
     kind: ClassVar[str] = "speedrun"
     steps: int = Field(default=300, ge=1, le=10**9)
     batch_windows: int = Field(default=16, ge=1, le=10**6)
-    optimizer: PartField[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = MuonAdamW()
-    schedule: PartField[Schedule, one_of(lambda: SCHEDULES, "schedule")] = WarmDown(share=0.7)
+    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = MuonAdamW()
+    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = WarmDown(share=0.7)
 
 
 RECIPES: Mapping[str, type[Recipe]] = {cls.kind: cls for cls in (Recipe, Gpt2AdamW, Speedrun)}
