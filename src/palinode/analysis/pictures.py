@@ -69,7 +69,7 @@ def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
     """The arm's pictures, one per check and group: at the first scale where it leaks, else at the first scale."""
     chosen: dict[tuple[str, str], Picture] = {}
     for item in arm_audit(record, arm).findings:
-        for picture in _pictures_of(item, arm):
+        for picture in pictures_of(item, arm):
             key = (picture.check, picture.group)
             if key not in chosen or (picture.leaks and not chosen[key].leaks):
                 chosen[key] = picture
@@ -87,7 +87,8 @@ def ranges(positions: Iterable[int]) -> str:
     return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
 
 
-def _pictures_of(item: Audited, arm: str) -> list[Picture]:
+def pictures_of(item: Audited, arm: str) -> list[Picture]:
+    """The pictures that one finding stored."""
     stored = item.finding.pictures
     found = []
     for name, matrix in stored.items():

@@ -1,0 +1,121 @@
+"""`palinode audit FILE`: may these arms be believed? Which positions see what, as text; exit 3 on an unexpected fail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from palinode.base.errors import AuditFailed, BadInput, nearest
+from palinode.cli.options import (
+    DEFAULT_STORE,
+    AllowCodeOption,
+    FileArgument,
+    JsonOption,
+    SetOption,
+    SizeOption,
+    StoreOption,
+    as_json,
+    resolve,
+    shown,
+)
+
+if TYPE_CHECKING:
+    from palinode.analysis.pictures import Picture
+    from palinode.base.finding import Finding
+    from palinode.run_experiment import ArmAudit
+
+EXAMPLE = "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask"
+WIDEST_MAP_POSITIONS = 64
+MARKS = {"pass": "ok  ", "fail": "FAIL", "could_not_tell": "?   "}
+
+
+def audit(
+    file: FileArgument,
+    size: SizeOption = None,
+    changes: SetOption = None,
+    arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    allow_code: AllowCodeOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Check every arm: which positions see what, and whether one sees its own answer. Exit 3 on an unexpected fail."""
+    _, resolved = resolve(file, size, changes, None, allow_code=allow_code)
+    names = [one.name for one in resolved.arms]
+    for name in arm or []:
+        if name not in names:
+            raise BadInput(f"no arm is named {name!r}", file=str(file), field="--arm", hint=nearest(name, names))
+    from palinode.results.store import Store
+    from palinode.run_experiment import audit_arms
+    from palinode.spec.pin import pinned
+
+    wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
+    audits = audit_arms(
+        pinned(wanted),
+        Store(store),
+        lambda event: typer.echo(f"audited {shown(event['arm'])}: {event['outcome']}", err=True),
+    )
+    typer.echo(as_json([_as_data(one) for one in audits]) if json else "\n\n".join(map(audit_text, audits)))
+    if unexpected := [one for one in audits if one.unexpected]:
+        failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].check})" for one in unexpected))
+        raise AuditFailed(
+            f"failed its audit: {failed}", file=str(file), hint="mark a leak that is the point expect_leak"
+        )
+
+
+def audit_text(audited: ArmAudit) -> str:
+    """One arm at one scale: the outcome, a line per check, and a map of who sees whom for each pass."""
+    report, arm = audited.report, audited.arm
+    stamp = "LEAK, as expected" if report.leaks and arm.expect_leak else "LEAK" if report.leaks else report.outcome
+    lines = [f"{shown(arm.name)} at {shown(audited.scale)}: {stamp.replace('_', ' ')} ({report.seconds:.1f} s)"]
+    lines += [f"  {MARKS[finding.outcome]} {finding.check}: {shown(finding.message)}" for finding in report.findings]
+    for finding in report.findings:
+        for picture in _pictures(finding, audited):
+            lines += ["", *(f"  {line}" for line in picture_text(picture))]
+    return "\n".join(lines)
+
+
+def picture_text(picture: Picture) -> Iterator[str]:
+    """Who sees whom: a line per target position, a column per source position."""
+    from palinode.analysis.pictures import ranges
+
+    length = min(picture.length, WIDEST_MAP_POSITIONS)
+    yield f"{shown(picture.group)}: rows are targets, columns are the tokens they are predicted from"
+    yield "# sees it   ! sees it and may not   . may see it and does not"
+    for target in range(length):
+        yield f"{target:4d} " + "".join(_mark(picture, target, source) for source in range(length))
+    if picture.length > length:
+        yield f"(the first {length} of {picture.length} positions)"
+    if own := picture.targets_that_see_themselves:
+        yield f"targets that see themselves: {ranges(own)}"
+    if others := picture.targets_that_leak:
+        yield f"targets that see what they may not: {ranges(others)}"
+
+
+def _mark(picture: Picture, target: int, source: int) -> str:
+    seen = picture.influence[target][source] > 0
+    if (target, source) in picture.leaks:
+        return "!"
+    return "#" if seen else "." if picture.is_allowed(target, source) else " "
+
+
+def _pictures(finding: Finding, audited: ArmAudit) -> list[Picture]:
+    from palinode.analysis.audits import Audited
+    from palinode.analysis.pictures import pictures_of
+
+    return pictures_of(Audited(finding, audited.scale), audited.arm.name)
+
+
+def _as_data(audited: ArmAudit) -> dict[str, Any]:
+    from palinode.base.config import encode
+
+    return {
+        "arm": audited.arm.name,
+        "scale": audited.scale,
+        "hash": audited.hash,
+        "expect_leak": audited.arm.expect_leak,
+        "outcome": audited.report.outcome,
+        "leaks": bool(audited.report.leaks),
+        "report": encode(audited.report),
+    }

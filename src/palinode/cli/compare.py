@@ -1,0 +1,100 @@
+"""`palinode compare`: the verdicts of an experiment, or two runs side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from palinode.base.errors import BadInput
+from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist, shown
+from palinode.cli.texttable import text_table
+
+if TYPE_CHECKING:
+    from palinode.analysis.verdict import Verdict
+    from palinode.results.record import Record
+    from palinode.results.store import Store
+
+EXAMPLE = "\b\nExample:\n  palinode compare demo--default\n  palinode compare 3f2a 91bc"
+
+
+def compare(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="One experiment, or two runs.")],
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+) -> None:
+    """Print the verdict on every arm of an experiment, or how two runs differ in spec and in scores."""
+    must_exist(store)
+    from palinode.results.store import Store
+
+    place = Store(store)
+    if len(names) > 2:
+        raise BadInput(f"one experiment or two runs can be compared, not {len(names)} things", field="NAME")
+    if len(names) == 2:
+        first, second = (place.record(place.find(name)) for name in names)
+        typer.echo(as_json(_differences(first, second)) if json else _runs_text(first, second))
+        return
+    typer.echo(verdict_json(place, names[0]) if json else verdict_text(place, names[0]))
+
+
+def verdict_text(store: Store, name: str) -> str:
+    """Every verdict of an experiment, for a terminal."""
+    from palinode.analysis.verdict import verdicts
+    from palinode.report.words import verdict_lines
+
+    found = verdicts(store.experiment(name))
+    if not found:
+        return "One arm alone: there is nothing to compare it with."
+    return "\n\n".join("\n  ".join(shown(line, 1000) for line in verdict_lines(one)) for one in found)
+
+
+def verdict_json(store: Store, name: str) -> str:
+    """Every verdict of an experiment as JSON."""
+    from palinode.analysis.verdict import verdicts
+
+    return as_json([verdict_data(one) for one in verdicts(store.experiment(name))])
+
+
+def verdict_data(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain data."""
+    comparison, interval = verdict.comparison, verdict.comparison.interval
+    return {
+        "arm": verdict.arm,
+        "baseline": comparison.baseline,
+        "scale": verdict.scale,
+        "metric": comparison.metric,
+        "outcome": verdict.outcome,
+        "leak": verdict.leak,
+        "mean_difference": comparison.mean,
+        "interval": None if interval is None else [interval.low, interval.high],
+        "confidence": comparison.confidence,
+        "pairs": len(comparison.pairs),
+        "sign_flip_p": comparison.sign_flip_p,
+        "reasons": list(verdict.reasons),
+        "cautions": list(verdict.cautions),
+        "seeds_needed": verdict.seeds_needed.seeds if verdict.seeds_needed else None,
+    }
+
+
+def _differences(first: Record, second: Record) -> dict[str, Any]:
+    left, right = dict(_flat(first.spec)), dict(_flat(second.spec))
+    scores = [dict(_flat(record.result.scores)) if record.result else {} for record in (first, second)]
+    return {
+        "runs": [first.run_id, second.run_id],
+        "spec": {path: [left.get(path), right.get(path)] for path in left | right if left.get(path) != right.get(path)},
+        "scores": {path: [scores[0].get(path), scores[1].get(path)] for path in scores[0] | scores[1]},
+    }
+
+
+def _runs_text(first: Record, second: Record) -> str:
+    data = _differences(first, second)
+    rows = [
+        [path, str(before), str(after)] for table in ("spec", "scores") for path, (before, after) in data[table].items()
+    ]
+    return text_table(("", first.run_id, second.run_id), rows)
+
+
+def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
+    if not hasattr(value, "items"):
+        return [(path, value)]
+    return [leaf for key, item in value.items() for leaf in _flat(item, f"{path}.{key}" if path else str(key))]

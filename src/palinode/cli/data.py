@@ -1,0 +1,95 @@
+"""`palinode data`: corpora by name."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palinode.base.errors import BadInput
+from palinode.cli.options import JsonOption, as_json, shown
+from palinode.cli.texttable import text_table
+
+EXAMPLE = (
+    "\b\nExample:\n  palinode data add my_corpus.txt --name mine\n  palinode data get wikitext-2\n  palinode data ls"
+)
+app = typer.Typer(help="Corpora by name: add your own, fetch a known one, list and show them.", no_args_is_help=True)
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The corpus' name, as data.corpus says it.")]
+
+
+@app.command(epilog="\b\nExample:\n  palinode data add my_corpus.txt --name mine")
+def add(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A txt, md, jsonl, csv or parquet file, or a folder of them.")
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="The name to keep it under. Default: the file's own.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Keep the text of a file or folder under a name."""
+    from palinode.data import catalogue
+
+    added = catalogue.add(path, name or path.stem)
+    typer.echo(
+        as_json(asdict(added)) if json else f"{added.name}: {added.documents} documents, {added.characters} characters"
+    )
+
+
+@app.command(
+    epilog="\b\nExample:\n  palinode data get wikitext-2\n  palinode data get wikitext-2 --from ./wikitext-copy"
+)
+def get(
+    name: NameArgument,
+    source: Annotated[
+        Path | None, typer.Option("--from", metavar="DIRECTORY", help="A local copy of the hub's repository.")
+    ] = None,
+    limit_characters: Annotated[
+        int | None, typer.Option(min=1, help="Keep only so many characters of train text.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Fetch a known data set once: wikitext-2, wikitext-103, tinystories or fineweb-edu."""
+    from palinode.data import catalogue
+
+    if source is not None and not source.is_dir():
+        raise BadInput("there is no such directory", file=str(source), field="--from")
+    fetched = catalogue.get(name, source=source, max_characters=limit_characters)
+    told = f"{fetched.name}: {fetched.documents} documents, {fetched.characters} characters"
+    typer.echo(as_json(asdict(fetched)) if json else told)
+
+
+@app.command(epilog="\b\nExample:\n  palinode data ls")
+def ls(json: JsonOption = False) -> None:
+    """List the corpora that have a name, and those that can be fetched."""
+    from palinode.data import catalogue
+
+    entries = catalogue.entries()
+    rows = [
+        [entry.name, entry.state, _count(entry.documents), _count(entry.characters), entry.licence, entry.source]
+        for entry in entries
+    ]
+    columns = ("name", "state", "documents", "characters", "licence", "source")
+    text = text_table(columns, rows, right=("documents", "characters"))
+    typer.echo(as_json([asdict(entry) for entry in entries]) if json else text)
+
+
+@app.command(epilog="\b\nExample:\n  palinode data show python-docs\n  palinode data show mine --verify")
+def show(
+    name: NameArgument,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every byte against its hash.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Show where a corpus comes from, its size, hash and licence."""
+    from palinode.data import catalogue
+
+    manifest = catalogue.show(name, verify=verify)
+    typer.echo(
+        as_json(manifest) if json else "\n".join(f"{key}: {shown(str(value))}" for key, value in manifest.items())
+    )
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"

@@ -1,0 +1,94 @@
+"""`palinode doctor`: is this machine ready?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import typer
+
+from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json
+from palinode.cli.texttable import text_table
+
+EXAMPLE = "\b\nExample:\n  palinode doctor"
+LEAST_FREE_BYTES = 2 * 10**9
+PACKAGES = ("torch", "pydantic", "numpy", "scipy", "safetensors", "tokenizers", "polars", "altair")
+OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_HOME", "PALINODE_CACHE", "PALINODE_DATA", "PALINODE_STORE")
+State = Literal["ok", "note", "problem"]
+Line = tuple[State, str, str]
+
+
+def doctor(store: StoreOption = DEFAULT_STORE, json: JsonOption = False) -> int:
+    """Check versions, cores, memory, disk, GPU, cache and store. Exit 5 when something will not work."""
+    lines = [*_packages(), *_machine(), *_places(store), *_environment()]
+    if json:
+        typer.echo(as_json([{"state": state, "what": what, "found": found} for state, what, found in lines]))
+    else:
+        typer.echo(text_table(("", "what", "found"), [list(line) for line in lines]))
+    return 5 if any(state == "problem" for state, _, _ in lines) else 0
+
+
+def versions() -> dict[str, str]:
+    """Palinode, torch and Python, without importing torch."""
+    return {
+        "palinode": _version("palinode") or "?",
+        "torch": _version("torch") or "missing",
+        "Python": platform.python_version(),
+    }
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _packages() -> Iterator[Line]:
+    yield "ok", "palinode", f"{_version('palinode')}, Python {platform.python_version()}"
+    for package in PACKAGES:
+        found = _version(package)
+        yield ("ok" if found else "problem"), package, found or "missing"
+    found = _version("datasets")
+    yield (
+        ("ok" if found else "note"),
+        "datasets",
+        found or "missing: `palinode data get` needs pip install 'palinode[hf]'",
+    )
+
+
+def _machine() -> Iterator[Line]:
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield "ok", "cores", f"{cores} ({torch.backends.cpu.get_cpu_capability()})"
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        yield "ok", "memory", f"{memory / 1e9:.1f} GB"
+    if torch.cuda.is_available():
+        yield "ok", "GPU", ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    else:
+        yield "note", "GPU", 'none: use device = "cpu" or "auto"'
+
+
+def _places(store: Path) -> Iterator[Line]:
+    from palinode.data.cache import cache_directory
+
+    for what, directory in (("store", store), ("cache", cache_directory())):
+        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+        free = shutil.disk_usage(there).free
+        writable = there.is_dir() and os.access(there, os.W_OK)
+        state: State = "problem" if not writable else "note" if free < LEAST_FREE_BYTES else "ok"
+        yield state, what, f"{directory}: {free / 1e9:.1f} GB free{'' if writable else ', cannot be written'}"
+
+
+def _environment() -> Iterator[Line]:
+    for name in OFFLINE_VARIABLES:
+        if name in os.environ:
+            yield "note", name, os.environ[name]

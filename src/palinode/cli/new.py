@@ -1,0 +1,33 @@
+"""`palinode new FILE`: a commented experiment that works, to change into one's own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+
+from palinode.base.errors import BadInput
+
+EXAMPLE = "\b\nExample:\n  palinode new my_idea.py\n  palinode run my_idea.py --size smoke"
+TEMPLATE = "idea.py.txt"
+
+
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file to write; its name ends in .py.")],
+) -> None:
+    """Write a commented experiment file, with an objective of your own in it, that runs as it is."""
+    if file.suffix != ".py":
+        raise BadInput("an experiment is a Python file", file=str(file), hint=f"such as {file.with_suffix('.py').name}")
+    if file.exists() or file.is_symlink():
+        raise BadInput("is there already and is not overwritten", file=str(file), hint="choose another name")
+    from importlib import resources
+
+    from palinode.base import fsio
+
+    name = re.sub(r"[^A-Za-z0-9]+", "-", file.stem).strip("-") or "idea"
+    template = resources.files("palinode.cli").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
+    fsio.write_text(file, Template(template).substitute(file=file, name=name))
+    typer.echo(f"wrote {file}: try `palinode run {file} --size smoke`")

@@ -1,0 +1,92 @@
+"""Options that several commands share, and what they mean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from palinode.base.errors import BadInput, printable
+
+if TYPE_CHECKING:
+    from palinode.spec.experiment import ResolvedExperiment
+    from palinode.spec.load import Source
+
+RUNS_LIMIT = 1000  # more runs than this need a --yes
+MOST_WORKERS = 1024
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", metavar="NAME", help="A size of the experiment: smoke, laptop, gpu, paper.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="NAME=VALUE", help="Change a field for all arms, such as recipe.steps=100. Repeatable."
+    ),
+]
+SeedsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds", metavar="1,2,3 | 3", help="These seeds, or so many of the experiment's (`7,` is one seed)."
+    ),
+]
+StoreOption = Annotated[
+    Path, typer.Option("--store", metavar="DIRECTORY", help="The results store.", envvar="PALINODE_STORE")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", min=1, max=MOST_WORKERS, help="Runs at a time. Default: cores divided by threads per run."
+    ),
+]
+YesOption = Annotated[bool, typer.Option("--yes", help=f"Go on with more than {RUNS_LIMIT:,} runs.")]
+AllowCodeOption = Annotated[
+    bool, typer.Option("--allow-code", help="Run the code that a stored spec names, wherever it lies.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+DEFAULT_STORE = Path("runs")
+
+
+def resolve(
+    file: Path,
+    size: str | None,
+    changes: list[str] | None,
+    seeds: str | None,
+    *,
+    yes: bool = False,
+    allow_code: bool = False,
+) -> tuple[Source, ResolvedExperiment]:
+    """Load an experiment file and resolve it with the options of the command line."""
+    from palinode.spec.load import load, parse_overrides
+
+    overrides = parse_overrides(changes or [])
+    source = load(file, allow_code=allow_code)
+    return source, source.resolve(size, overrides, seeds, runs_limit=None if yes else RUNS_LIMIT)
+
+
+def must_exist(store: Path) -> Path:
+    """The store's directory, for commands that only read.
+
+    Raises:
+        BadInput: there is no such directory.
+    """
+    if not store.is_dir():
+        raise BadInput(
+            "there is no results store here", file=str(store), hint="name one with --store, or `palinode run` first"
+        )
+    return store
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON without NaN."""
+    import json
+
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str)
+
+
+def shown(text: str, limit_characters: int = 200) -> str:
+    """A name or message from a file, safe for a terminal."""
+    return printable(text, limit_characters)

@@ -1,0 +1,85 @@
+"""`palinode plan FILE`: what an experiment will cost, before anything is trained."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from palinode.cli.options import (
+    DEFAULT_STORE,
+    AllowCodeOption,
+    FileArgument,
+    JsonOption,
+    SeedsOption,
+    SetOption,
+    SizeOption,
+    StoreOption,
+    WorkersOption,
+    YesOption,
+    as_json,
+    resolve,
+)
+from palinode.cli.texttable import text_table
+
+if TYPE_CHECKING:
+    from palinode.plan import Plan
+
+EXAMPLE = "\b\nExample:\n  palinode plan my_idea.py --size laptop --workers 2"
+COLUMNS = ("arm", "scale", "runs", "done", "parameters", "tokens read", "ltr tokens", "FLOPs", "steps", "time per run")
+
+
+def plan(
+    file: FileArgument,
+    size: SizeOption = None,
+    changes: SetOption = None,
+    seeds: SeedsOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    workers: WorkersOption = None,
+    measure: Annotated[bool, typer.Option(help="Take a few steps of every arm, to predict hours.")] = True,
+    yes: YesOption = False,
+    allow_code: AllowCodeOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Show runs, parameters, tokens, FLOPs, fairness of the comparison, predicted hours, and disk."""
+    _, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
+    from palinode.plan import plan as make_plan
+    from palinode.results.store import Store
+    from palinode.spec.pin import pinned
+    from palinode.sweep.local import default_workers
+
+    at_a_time = workers or default_workers(max(run.spec.threads for run in resolved.runs))
+    planned = make_plan(
+        pinned(resolved),
+        Store(store),
+        workers=at_a_time,
+        measure=measure,
+        on_progress=lambda line: typer.echo(line, err=True),
+    )
+    typer.echo(as_json(planned.as_data()) if json else plan_text(planned, resolved.decision.equal))
+
+
+def plan_text(planned: Plan, equal: str) -> str:
+    """The plan as text: a line per arm and scale, the sums, and every warning."""
+    from palinode.report.words import duration, number
+
+    rows = [
+        [
+            *(cell.arm, cell.scale, str(cell.runs), str(cell.done), number(cell.parameters), number(cell.tokens_read)),
+            *(
+                number(cell.tokens_scored_ltr),
+                number(cell.train_flops),
+                str(cell.optimizer_steps),
+                duration(cell.seconds),
+            ),
+        ]
+        for cell in planned.cells
+    ]
+    time = "" if planned.seconds is None else f", about {duration(planned.seconds)} with {planned.workers} at a time"
+    lines = [
+        text_table(COLUMNS, rows, right=COLUMNS[2:]),
+        "",
+        f"{planned.left} of {planned.runs} runs are left to do{time}, {planned.disk_bytes / 1e6:,.0f} MB on disk",
+        *(f"warning: {warning}" for warning in planned.warnings),
+    ]
+    return "\n".join(lines if planned.warnings else [*lines, f"every arm gets the same {equal}"])

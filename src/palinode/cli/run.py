@@ -1,0 +1,70 @@
+"""`palinode run FILE`: audit, train and compare every arm; the same command again goes on and does nothing twice."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from palinode.cli.options import (
+    DEFAULT_STORE,
+    AllowCodeOption,
+    FileArgument,
+    JsonOption,
+    SeedsOption,
+    SetOption,
+    SizeOption,
+    StoreOption,
+    WorkersOption,
+    YesOption,
+    resolve,
+)
+from palinode.cli.progress import progress
+
+EXAMPLE = (
+    "\b\nExample:\n  palinode run my_idea.py --size smoke\n  palinode run my_idea.py --size laptop --workers 2 --report\n"
+    "  palinode run my_idea.py --set recipe.steps=100 --seeds 1,2,3"
+)
+
+
+def run(
+    context: typer.Context,
+    file: FileArgument,
+    size: SizeOption = None,
+    changes: SetOption = None,
+    seeds: SeedsOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    workers: WorkersOption = None,
+    report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
+    yes: YesOption = False,
+    allow_code: AllowCodeOption = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    json: JsonOption = False,
+) -> int:
+    """Audit every arm, train every arm at every scale with every seed, and print the verdict.
+
+    What is done is not done again; what was interrupted goes on. An arm that sees its own answer is refused (exit 3)
+    unless it is marked expect_leak. Exit 1 when some runs failed or diverged.
+    """
+    source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
+    from palinode.results.store import Store
+    from palinode.run_experiment import run_experiment
+
+    place = Store(store)
+    command = ["palinode", *(context.obj or [])]
+    with progress(as_json=json, quiet=quiet) as show:
+        end = run_experiment(resolved, place, code=source.code, command=command, workers=workers, on_event=show)
+    if end.interrupted is not None:
+        typer.echo("interrupted: the same command goes on where this one stopped", err=True)
+        return end.exit_code
+    from palinode.cli.compare import verdict_json, verdict_text
+
+    name = f"{resolved.name}--{resolved.size}"
+    typer.echo(verdict_json(place, name) if json else verdict_text(place, name))
+    if not_done := sum(outcome != "done" for outcome in end.outcomes.values()):
+        typer.echo(f"{not_done} of {len(end.outcomes)} runs failed or diverged: `palinode show {name}`", err=True)
+    if report:
+        from palinode.report import build_report
+
+        typer.echo(str(build_report(place, name)))
+    return end.exit_code

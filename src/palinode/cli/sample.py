@@ -1,0 +1,68 @@
+"""`palinode sample RUN`: let a trained model write, to the right or to the left."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from palinode.cli.options import DEFAULT_STORE, AllowCodeOption, JsonOption, StoreOption, as_json, must_exist
+
+EXAMPLE = (
+    '\b\nExample:\n  palinode sample 3f2a --text "Return the "\n'
+    '  palinode sample 3f2a --direction rtl --text " and they lived happily ever after."'
+)
+
+
+class Direction(StrEnum):
+    """Which way the text grows."""
+
+    ltr = "ltr"
+    rtl = "rtl"
+
+
+def sample(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id.")],
+    text: Annotated[str, typer.Option(help="The text to go on from; with rtl, the text to arrive at.")] = "",
+    direction: Annotated[
+        Direction, typer.Option(help="ltr writes on at the right end, rtl at the left end.")
+    ] = Direction.ltr,
+    tokens: Annotated[int, typer.Option(min=0, max=10**6, help="How many tokens to write.")] = 200,
+    rows: Annotated[int, typer.Option(min=1, max=1000, help="How many texts.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the most probable token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Draw from the k most probable tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Draw from the most probable tokens that reach this probability.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 1,
+    store: StoreOption = DEFAULT_STORE,
+    allow_code: AllowCodeOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Write text with the model of a run."""
+    must_exist(store)
+    from palinode.results.store import Store
+
+    place = Store(store)
+    directory = place.run_directory(place.find(run))
+    from palinode.base.config import decode
+    from palinode.run import load_trained
+    from palinode.spec.load import load_run
+    from palinode.use.generate import Sampling, generate_text
+
+    asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    sampling = decode(Sampling, {name: value for name, value in asked.items() if value is not None})
+    trained = load_trained(load_run(directory, allow_code=allow_code), place)
+    written = generate_text(
+        trained.model,
+        trained.data.tokenizer,
+        text,
+        tokens,
+        seed,
+        direction=direction.value,
+        sampling=sampling,
+        direction_token=bool(getattr(trained.spec.objective, "direction_token", True)),
+        rows=rows,
+    )
+    typer.echo(as_json(written) if json else "\n\n".join(written))

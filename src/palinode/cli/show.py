@@ -1,0 +1,83 @@
+"""`palinode show NAME`: one run or one experiment, in full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist, shown
+from palinode.cli.texttable import text_table
+
+if TYPE_CHECKING:
+    from palinode.results.record import ExperimentEntry, Record
+    from palinode.results.store import Store
+
+EXAMPLE = "\b\nExample:\n  palinode show demo--default\n  palinode show 3f2a"
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment, or (the beginning of) a run's id.")],
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+) -> None:
+    """Show an experiment (question, arms, runs) or a run (spec, outcome, scores, cost, machine)."""
+    must_exist(store)
+    from palinode.base.config import encode
+    from palinode.base.errors import BadInput
+    from palinode.results.store import Store
+
+    place = Store(store)
+    if any(run_id.startswith(name) for run_id in place.run_ids()):
+        record = place.record(place.find(name))
+        data: dict[str, Any] = {"run_id": record.run_id, "outcome": record.outcome, "spec": dict(record.spec)}
+        data |= {"result": encode(record.result) if record.result else None}
+        typer.echo(as_json(data) if json else _run_text(record))
+        return
+    try:
+        entry = place.entry(name)
+    except BadInput as error:
+        raise BadInput(f"{name!r} is neither an experiment nor a run here", file=str(store), hint=error.hint) from None
+    typer.echo(as_json(encode(entry)) if json else _experiment_text(entry, place))
+
+
+def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
+    outcomes = {row.run_id: row.outcome for row in store.listing()}
+    lines = [entry.full_name, f"  {shown(entry.question)}", f"  command: {shown(' '.join(entry.command)) or 'unknown'}"]
+    lines += [f"  {name}: {value}" for name, value in entry.decision.items()]
+    for arm in entry.arms:
+        lines.append(
+            f"\n  arm {shown(arm.name)}{'  (expected to leak)' if arm.expect_leak else ''}  {shown(arm.note)}".rstrip()
+        )
+        lines += [f"    {path}: {_brief(before)} -> {_brief(after)}" for path, before, after in arm.diff]
+    rows = [[run.arm, run.scale, str(run.seed), run.run_id, outcomes.get(run.run_id, "missing")] for run in entry.runs]
+    return "\n".join([*lines, "", text_table(("arm", "scale", "seed", "run", "outcome"), rows, right=("seed",))])
+
+
+def _run_text(record: Record) -> str:
+    lines = [f"run {record.run_id}: {record.outcome}"]
+    if record.reason:
+        lines.append(f"  {shown(record.reason.splitlines()[0])}")
+    lines += [f"  {path}: {_brief(value)}" for path, value in _leaves(dict(record.spec))]
+    if (result := record.result) is not None:
+        scores = [
+            [split, direction, name, f"{value:.6g}" if value is not None else "–"]
+            for split, by_direction in result.scores.items()
+            for direction, by_name in by_direction.items()
+            for name, value in by_name.items()
+        ]
+        lines += ["", text_table(("split", "direction", "score", "value"), scores, right=("value",))] if scores else []
+        for title in ("counters", "parameters", "seconds", "fingerprint"):
+            lines += ["", title, *(f"  {name}: {_brief(value)}" for name, value in getattr(result, title).items())]
+        lines.append(f"weights SHA-256: {result.weights_sha256}, attempts: {result.attempts}")
+    return "\n".join(lines)
+
+
+def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
+    if not isinstance(value, dict):
+        return [(path, value)]
+    return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else str(key))]
+
+
+def _brief(value: object) -> str:
+    return shown(f"{value:.6g}" if isinstance(value, float) else str(value), 80)

@@ -1,0 +1,229 @@
+"""Before the first run: what an experiment will cost, and whether its arms are compared at equal cost.
+
+Counters are expectations from the specs (an adaptive p counts as it starts); seconds come from a short measured
+calibration; disk is what the checkpoints that are kept will take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from palinode.base.errors import PalinodeError
+from palinode.base.example import SpecialTokens
+from palinode.base.seeds import generator
+from palinode.base.visibility import Visibility
+from palinode.calibrate import calibrate
+from palinode.data.store import prepare
+from palinode.objectives import Objective, Progress
+from palinode.results.store import Store
+from palinode.run import build_model
+from palinode.spec.experiment import ResolvedExperiment
+from palinode.spec.run_spec import RunSpec
+
+DECLARED_TOLERANCE = 0.001  # arms must match to .1 % on the axis that the decision declares equal
+LISTED_ABOVE = 0.01  # and every other axis on which they differ by more than 1 % is named
+CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
+OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
+GROUP_DRAWS = 50  # batches of decisions drawn to meet every pass that an objective makes
+PARITY_AXES = ("parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of an arm at a scale, as expected; the same for every seed.
+
+    Attributes:
+        runs, done: how many seeds there are, and how many of them the store holds already.
+        seconds: predicted for one run; None where nothing was measured.
+    """
+
+    arm: str
+    scale: str
+    parameters: int
+    non_embedding: int
+    window_tokens: float
+    tokens_read: float
+    tokens_scored_ltr: float
+    train_flops: float
+    optimizer_steps: int
+    disk_bytes: int
+    runs: int
+    done: int
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an experiment will cost.
+
+    Attributes:
+        cells: one per arm and scale.
+        workers: runs at a time.
+        seconds: predicted wall time of the runs that are left, None where nothing was measured.
+        warnings: where arms are not compared at equal cost, one line each.
+    """
+
+    cells: tuple[Cell, ...]
+    workers: int
+    seconds: float | None
+    warnings: tuple[str, ...]
+
+    @property
+    def runs(self) -> int:
+        """All runs, those that are done included."""
+        return sum(cell.runs for cell in self.cells)
+
+    @property
+    def left(self) -> int:
+        """The runs that are left to do."""
+        return sum(cell.runs - cell.done for cell in self.cells)
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the runs that are left will write."""
+        return sum(cell.disk_bytes * (cell.runs - cell.done) for cell in self.cells)
+
+    def total(self, quantity: str) -> float:
+        """A counter summed over all runs."""
+        return sum(float(getattr(cell, quantity)) * cell.runs for cell in self.cells)
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain data: for JSON, and for the experiment's entry."""
+        return {
+            "runs": self.runs,
+            "runs_left": self.left,
+            "workers": self.workers,
+            "window_tokens": self.total("window_tokens"),
+            "tokens_read": self.total("tokens_read"),
+            "train_flops": self.total("train_flops"),
+            "disk_bytes": self.disk_bytes,
+            "predicted_seconds": self.seconds,
+            "warnings": list(self.warnings),
+            "cells": [{field.name: getattr(cell, field.name) for field in fields(cell)} for cell in self.cells],
+        }
+
+
+def plan(
+    resolved: ResolvedExperiment,
+    store: Store,
+    *,
+    workers: int,
+    measure: bool = True,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Plan:
+    """What a pinned experiment will cost.
+
+    Args:
+        measure: take a few steps of every distinct setting, to predict seconds.
+        on_progress: told what was measured.
+    """
+    left = [run.spec for run in resolved.runs if not is_done(store, run.spec.run_id)]
+    measured = calibrate(left, on_progress) if measure else {}
+    seconds = {run_id: calibration.predicted_seconds for run_id, calibration in measured.items()}
+    cells = tuple(
+        _cell(resolved, arm.name, scale, store, seconds) for scale in resolved.scales for arm in resolved.arms
+    )
+    wall = makespan([seconds[spec.run_id] for spec in left], workers) if measure else None
+    return Plan(cells, workers, wall, tuple(parity_warnings(cells, resolved)))
+
+
+def is_done(store: Store, run_id: str) -> bool:
+    """Whether the store holds a result of this run that the same spec would only repeat."""
+    if not store.run_directory(run_id).exists():
+        return False
+    try:
+        result = store.record(run_id).result
+    except PalinodeError:  # damaged: it will be run again
+        return False
+    return result is not None and result.outcome in ("done", "diverged")
+
+
+def makespan(seconds: Sequence[float], workers: int) -> float:
+    """Wall time when each run in turn is given to the worker that is free first."""
+    busy = [0.0] * max(1, workers)
+    for duration in seconds:
+        busy[busy.index(min(busy))] += duration
+    return max(busy)
+
+
+def parity_warnings(cells: Sequence[Cell], resolved: ResolvedExperiment) -> list[str]:
+    """One line for each arm and scale that differs from the baseline on the declared axis, or much on another."""
+    declared, baseline = resolved.decision.equal, resolved.decision.baseline
+    found = []
+    for cell in cells:
+        against = next(other for other in cells if (other.arm, other.scale) == (baseline, cell.scale))
+        share = {axis: getattr(cell, axis) / max(1, getattr(against, axis)) - 1 for axis in PARITY_AXES}
+        if abs(share[declared]) > DECLARED_TOLERANCE:
+            found.append(
+                f"{cell.arm} at {cell.scale}: {declared} {share[declared]:+.1%}, but the arms are to be equal in it"
+            )
+        others = [
+            f"{axis} {share[axis]:+.0%}" for axis in PARITY_AXES if axis != declared and abs(share[axis]) > LISTED_ABOVE
+        ]
+        if others:
+            found.append(f"{cell.arm} at {cell.scale} also differs from {baseline} in {', '.join(others)}")
+    return found
+
+
+def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seconds: Mapping[str, float]) -> Cell:
+    runs = [run for run in resolved.runs if (run.arm, run.scale) == (arm, scale)]
+    known = [seconds[run.spec.run_id] for run in runs if run.spec.run_id in seconds]
+    spec = runs[0].spec
+    data = prepare(spec.data)
+    model, specials = build_model(spec, data, spec.seed)
+    recipe = spec.recipe
+    windows = recipe.steps * recipe.batch_windows
+    read, scored_ltr, flops = 0.0, 0.0, 0.0
+    for name, (slots, scored, sees) in _passes(spec.objective, spec.data.window_tokens, specials).items():
+        passes = windows * _mean_probability(spec, name)
+        read += passes * slots
+        scored_ltr += passes * scored if name == "ltr" else 0.0
+        flops += passes * model.cost(slots, sees).train_flops(slots)
+    cost = model.cost(spec.data.window_tokens, sees)
+    return Cell(
+        arm=arm,
+        scale=scale,
+        parameters=cost.total_parameters,
+        non_embedding=cost.non_embedding_parameters,
+        window_tokens=float(windows * spec.data.window_tokens),
+        tokens_read=read,
+        tokens_scored_ltr=scored_ltr,
+        train_flops=flops,
+        optimizer_steps=recipe.steps,
+        disk_bytes=OTHER_BYTES_PER_RUN
+        + recipe.keep_checkpoints * CHECKPOINT_BYTES_PER_PARAMETER * cost.total_parameters,
+        runs=len(runs),
+        done=sum(is_done(store, run.spec.run_id) for run in runs),
+        seconds=fmean(known) if known else None,
+    )
+
+
+def _passes(
+    objective: Objective, window_tokens: int, specials: SpecialTokens
+) -> dict[str, tuple[int, int, Visibility]]:
+    """Each pass an objective makes: slots and scored targets of one row, and what its slots see."""
+    windows = torch.zeros(8, window_tokens, dtype=torch.long)
+    found: dict[str, tuple[int, int, Visibility]] = {}
+    for attempt in range(GROUP_DRAWS):
+        draw = objective.draw(
+            windows.shape[0], window_tokens, generator(0, "plan", attempt), Progress(0, 1, objective.state())
+        )
+        example = objective.example(windows, draw, specials)
+        for group, rows in example.by_group():
+            scored = int((example.loss_weight[rows][:1] > 0).sum())
+            found.setdefault(group.name, (example.inputs.shape[1], scored, group.sees))
+        if set(found) >= set(objective.groups()):
+            break
+    return found
+
+
+def _mean_probability(spec: RunSpec, name: str) -> float:
+    """How likely a pass is for a window, averaged over the schedule of the run."""
+    steps, state = spec.recipe.steps, spec.objective.state()
+    asked = range(0, steps, max(1, steps // 200))
+    return fmean(spec.objective.pass_probabilities(Progress(step, steps, state)).get(name, 0.0) for step in asked)

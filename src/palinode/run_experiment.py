@@ -1,0 +1,213 @@
+"""One experiment, from spec to verdict, readable top to bottom: pin the data, audit every arm, plan, run, record.
+
+The same call again does nothing twice: audits are cached, runs that are done are reused (whichever experiment did them),
+and a run that was interrupted goes on.
+"""
+
+from __future__ import annotations
+
+import datetime
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palinode.auditing import audit_arm
+from palinode.base.config import encode
+from palinode.base.errors import AuditFailed, EnvironmentProblem
+from palinode.base.finding import AuditReport, Finding
+from palinode.plan import Plan, plan
+from palinode.results.record import ArmEntry, ExperimentEntry, RunEntry
+from palinode.results.store import Store
+from palinode.spec.code import keep_code
+from palinode.spec.experiment import ResolvedArm, ResolvedExperiment
+from palinode.spec.pin import pinned
+from palinode.sweep.local import Job, SweepEnd, default_workers, sweep
+
+Event = dict[str, Any]
+OnEvent = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class ArmAudit:
+    """The audit of one arm at one scale, and the hash it is stored under."""
+
+    arm: ResolvedArm
+    scale: str
+    hash: str
+    report: AuditReport
+
+    @property
+    def unexpected(self) -> tuple[Finding, ...]:
+        """Failed checks of an arm that is not there to be caught."""
+        return () if self.arm.expect_leak else tuple(f for f in self.report.findings if f.outcome == "fail")
+
+
+def run_experiment(
+    resolved: ResolvedExperiment,
+    store: Store,
+    *,
+    code: Path | None = None,
+    command: Sequence[str] = (),
+    workers: int | None = None,
+    on_event: OnEvent = lambda event: None,
+) -> SweepEnd:
+    """Audit, plan and run an experiment; its entry in the store says what was asked, predicted and found.
+
+    Args:
+        code: the user's file that parts of the experiment were written in.
+        command: the command line, for the record.
+        workers: runs at a time; default as many as there are cores for.
+        on_event: called with `audit`, `plan`, `note` events and those of `sweep.local.sweep`.
+
+    Raises:
+        BadInput: the data cannot be used.
+        AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
+        EnvironmentProblem: the machine refused.
+    """
+    resolved = pinned(resolved)
+    at_a_time = workers or default_workers(max(run.spec.threads for run in resolved.runs))
+    audits = audit_arms(resolved, store, on_event)
+    entry = _entry(resolved, code, command, audits, earlier=_earlier(resolved, store))
+    store.write_experiment(entry)
+    refuse_leaks(audits)
+    planned = plan(
+        resolved, store, workers=at_a_time, on_progress=lambda line: on_event({"event": "note", "message": line})
+    )
+    _refuse_full_disk(planned, store)
+    if planned.left or not entry.plan:  # with nothing left to do, what was predicted for the runs stays
+        entry = entry.with_(plan=planned.as_data())
+        store.write_experiment(entry)
+    on_event({"event": "plan", **planned.as_data()})
+    began = time.perf_counter()
+    end = sweep(_jobs(resolved, store, code), store, workers=at_a_time, on_event=_labelled(resolved, on_event))
+    if measured := _measured(planned, time.perf_counter() - began, end):
+        store.write_experiment(entry.with_(plan=planned.as_data() | measured))
+    return end
+
+
+def audit_arms(
+    resolved: ResolvedExperiment, store: Store | None, on_event: OnEvent = lambda event: None
+) -> list[ArmAudit]:
+    """Audit every arm of a pinned experiment at every scale; what the store holds is not measured again."""
+    found = []
+    for scale in resolved.scales:
+        for arm in resolved.arms:
+            audited = audit_arm(resolved.settings(arm.name, scale), name=arm.name, store=store)
+            found.append(ArmAudit(arm, scale, audited.hash, audited.report))
+            on_event(
+                {
+                    "event": "audit",
+                    "arm": arm.name,
+                    "scale": scale,
+                    "outcome": audited.report.outcome,
+                    "leaks": bool(audited.report.leaks),
+                    "expect_leak": arm.expect_leak,
+                    "seconds": audited.report.seconds,
+                }
+            )
+    return found
+
+
+def refuse_leaks(audits: Sequence[ArmAudit]) -> None:
+    """Stop an experiment whose arms cannot be compared.
+
+    Raises:
+        AuditFailed: one paragraph: which arm, what was found, and what to do.
+    """
+    for audit in audits:
+        if not audit.unexpected:
+            continue
+        finding = next(iter(audit.report.leaks), audit.unexpected[0])
+        name = audit.arm.name
+        if audit.report.leaks:
+            raise AuditFailed(
+                f"the audit shows that arm {name!r} sees its own answer: {finding.message}. Its loss would be impossibly "
+                "low and a comparison with it would mean nothing, so nothing was trained. Correct the visibility or the "
+                "sources of its objective (`palinode audit` shows which positions see what), or, if the leak is the point, "
+                "mark the arm expect_leak=True: it is then run, and stamped LEAK everywhere",
+                field=f"arms.{name}",
+            )
+        raise AuditFailed(
+            f"arm {name!r} failed {finding.check}: {finding.message}. Nothing was trained",
+            field=f"arms.{name}",
+            hint="`palinode audit` shows the evidence",
+        )
+
+
+def _labelled(resolved: ResolvedExperiment, on_event: OnEvent) -> OnEvent:
+    """Events of a run say which cell of the experiment it is."""
+    labels = {
+        run.spec.run_id: {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": run.spec.recipe.steps}
+        for run in resolved.runs
+    }
+    return lambda event: on_event({**event, **labels[event["run_id"]]})
+
+
+def _jobs(resolved: ResolvedExperiment, store: Store, code: Path | None) -> list[Job]:
+    """Write every run's spec, and the user's code it needs, and hand the directories over."""
+    jobs = []
+    for run in resolved.runs:
+        directory = store.write_spec(run.spec.run_id, encode(run.spec))
+        if code is not None:
+            keep_code(directory, code)
+        jobs.append(Job(run.spec.run_id, directory, run.spec.threads))
+    return jobs
+
+
+def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | None:
+    """The entry that the same runs have already, when they were asked for before."""
+    wanted = [run.spec.run_id for run in resolved.runs]
+    for entry in store.experiments():
+        if (entry.name, entry.size) == (resolved.name, resolved.size) and [run.run_id for run in entry.runs] == wanted:
+            return entry
+    return None
+
+
+def _entry(
+    resolved: ResolvedExperiment,
+    code: Path | None,
+    command: Sequence[str],
+    audits: Sequence[ArmAudit],
+    *,
+    earlier: ExperimentEntry | None,
+) -> ExperimentEntry:
+    hashes: dict[str, dict[str, str]] = {}
+    for audit in audits:
+        hashes.setdefault(audit.arm.name, {})[audit.scale] = audit.hash
+    return ExperimentEntry(
+        name=resolved.name,
+        size=resolved.size,
+        question=resolved.question,
+        created=earlier.created if earlier else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=earlier.command if earlier else tuple(command),
+        code=str(code) if code else None,
+        decision=encode(resolved.decision),
+        arms=tuple(ArmEntry(name=a.name, expect_leak=a.expect_leak, note=a.note, diff=a.diff) for a in resolved.arms),
+        scales=resolved.scales,
+        seeds=resolved.seeds,
+        runs=tuple(
+            RunEntry(arm=run.arm, scale=run.scale, seed=run.seed, run_id=run.spec.run_id) for run in resolved.runs
+        ),
+        audits=hashes,
+        plan=earlier.plan if earlier else {},
+    )
+
+
+def _refuse_full_disk(planned: Plan, store: Store) -> None:
+    free = shutil.disk_usage(store.create().root).free
+    if planned.disk_bytes > free:
+        raise EnvironmentProblem(
+            f"the runs need about {planned.disk_bytes:,} bytes and {free:,} are free",
+            file=str(store.root),
+            hint="free some space, or name another store with --store",
+        )
+
+
+def _measured(planned: Plan, seconds: float, end: SweepEnd) -> dict[str, Any]:
+    """What the runs really took, beside what was predicted; only when all that were predicted were done in this go."""
+    if end.interrupted is not None or not planned.left or planned.seconds is None:
+        return {}
+    return {"measured_seconds": seconds, "measured_to_predicted": seconds / max(planned.seconds, 1e-9)}
