@@ -1,0 +1,113 @@
+"""Findings, measurements and errors: what a reader is told, and that nothing is told by accident."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palinode.base.config import canonical_json, decode
+from palinode.base.errors import (
+    AuditFailed,
+    BadInput,
+    Damaged,
+    EnvironmentProblem,
+    PalinodeError,
+    nearest,
+    printable,
+)
+from palinode.base.finding import AuditReport, Finding
+from palinode.base.measured import Measured
+
+
+def finding(outcome, check="C1.perturbation", **fields):
+    return Finding(check=check, outcome=outcome, law="a law", message="a message", **fields)
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "whole"),
+    [
+        ((), "could_not_tell"),
+        (("pass",), "pass"),
+        (("pass", "could_not_tell"), "could_not_tell"),
+        (("could_not_tell", "fail", "pass"), "fail"),
+    ],
+)
+def test_a_report_is_as_bad_as_its_worst_finding(outcomes, whole):
+    assert AuditReport(subject="arm", findings=tuple(map(finding, outcomes))).outcome == whole
+
+
+def test_leaks_are_failed_checks_of_information_flow():
+    findings = (finding("fail"), finding("fail", "C2.canary"), finding("pass"), finding("fail", "C5.axis"))
+    assert [leak.check for leak in AuditReport(subject="arm", findings=findings).leaks] == [
+        "C1.perturbation",
+        "C2.canary",
+    ]
+
+
+def test_a_report_survives_its_file():
+    report = AuditReport(
+        subject="arm",
+        findings=(
+            finding(
+                "fail",
+                numbers={"influence": 1.5, "source": 3, "mode": "train", "nothing": None},
+                threshold=1e-12,
+                reproduce={"seed": 0, "lengths": [1, 2], "pair": {"source": 3, "target": 1}},
+                pictures={"ltr": ((0.0, 1.0), (0.5, 0.0))},
+            ),
+        ),
+        seconds=1.25,
+    )
+    assert decode(AuditReport, json.loads(canonical_json(report))) == report
+
+
+@pytest.mark.parametrize("numbers", [{"x": math.nan}, {"x": math.inf}, {"x": True}, {"x": [1.0]}])
+def test_findings_hold_plain_finite_numbers(numbers):
+    with pytest.raises(ValueError, match="validation error"):
+        finding("pass", numbers=numbers)
+
+
+def test_outcomes_are_three():
+    with pytest.raises(ValueError, match="could_not_tell"):
+        finding("maybe")
+
+
+def test_measured_is_a_value_or_a_reason():
+    assert str(Measured(2.5, "nats")) == "2.5 nats"
+    assert str(Measured(missing="diverged")) == "missing (diverged)"
+    assert Measured.of(math.nan, "nats").missing == "not finite: nan"
+    assert Measured.of(0.0, "nats").value == 0.0
+    for bad in ({}, {"value": 1.0, "missing": "why"}):
+        with pytest.raises(ValueError, match="exactly one"):
+            Measured(**bad)
+
+
+def test_exit_codes():
+    codes = {PalinodeError: 70, BadInput: 2, AuditFailed: 3, Damaged: 4, EnvironmentProblem: 5}
+    assert {kind: kind("x").exit_code for kind in codes} == codes
+
+
+def test_an_error_is_one_line_with_its_place():
+    error = BadInput("must be positive", file="idea.toml", field="recipe.steps", hint="try 100")
+    assert str(error) == "idea.toml: recipe.steps: must be positive (try 100)"
+    late = BadInput("must be positive").at(file="a.toml").at(file="b.toml", field="x")
+    assert str(late) == "a.toml: x: must be positive"
+
+
+@given(st.text())
+def test_errors_cannot_drive_the_terminal(text):
+    shown = str(BadInput(text, file="f\x1b[31m", field="a\nb"))
+    assert shown.isprintable()
+    assert len(shown) <= 1000
+    assert len(printable("x" * 10_000)) == 1000
+
+
+def test_nearest():
+    names = ["steps", "batch_windows", "optimizer"]
+    assert nearest("stpes", names) == "did you mean 'steps'?"
+    assert nearest("Steps", names) == "did you mean 'steps'?"
+    assert nearest("zzzzzzzz", names) == "valid: batch_windows, optimizer, steps"
+    assert nearest("zzzzzzzz", []) is None
+    assert nearest("zzzzzzzz", [f"field_number_{i}" for i in range(40)]) is None
