@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palinode.auditing import audit_arm
-from palinode.base.config import encode
+from palinode.auditing import audit_arm, audit_comparison
+from palinode.base.config import content_hash, encode
 from palinode.base.errors import AuditFailed, EnvironmentProblem
 from palinode.base.finding import AuditReport, Finding
 from palinode.plan import Plan, plan
@@ -83,8 +83,9 @@ def run_experiment(
     on_event({"event": "plan", **planned.as_data()})
     began = time.perf_counter()
     end = sweep(_jobs(resolved, store, code), store, workers=at_a_time, on_event=_labelled(resolved, on_event))
-    if measured := _measured(planned, time.perf_counter() - began, end):
-        store.write_experiment(entry.with_(plan=planned.as_data() | measured))
+    measured = _measured(planned, time.perf_counter() - began, end)
+    compared = _compared(resolved, store) if end.interrupted is None else entry.comparison
+    store.write_experiment(entry.with_(plan=dict(entry.plan) | measured, comparison=compared))
     return end
 
 
@@ -144,6 +145,21 @@ def _labelled(resolved: ResolvedExperiment, on_event: OnEvent) -> OnEvent:
         for run in resolved.runs
     }
     return lambda event: on_event({**event, **labels[event["run_id"]]})
+
+
+def _compared(resolved: ResolvedExperiment, store: Store) -> str:
+    """Audit what the arms consumed (C5) and store it; returns its hash."""
+    held = set(store.run_ids())
+    runs = [
+        (run.arm, run.scale, run.spec, store.record(run.spec.run_id) if run.spec.run_id in held else None)
+        for run in resolved.runs
+    ]
+    models = {run.spec.model for run in resolved.runs if run.scale == resolved.scales[0]}
+    report = audit_comparison(runs, equal=resolved.decision.equal, models_differ=len(models) > 1)
+    findings = [encode(finding) for finding in report.findings]
+    audit_hash = content_hash([resolved.name, resolved.size, [run.spec.run_id for run in resolved.runs], findings])
+    store.write_audit(audit_hash, report)
+    return audit_hash
 
 
 def _jobs(resolved: ResolvedExperiment, store: Store, code: Path | None) -> list[Job]:

@@ -150,6 +150,7 @@ class ExperimentEntry(Config):
         decision: the rule fixed before the runs, as plain data: metric, baseline, better, confidence, smallest_effect,
             equal.
         audits: arm -> scale -> hash of the cached audit.
+        comparison: hash of the audit of the finished runs against one another (C5); empty before that.
         plan: what was predicted before the runs (hours, tokens, FLOPs, disk).
     """
 
@@ -165,6 +166,7 @@ class ExperimentEntry(Config):
     seeds: tuple[int, ...] = ()
     runs: tuple[RunEntry, ...] = ()
     audits: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
+    comparison: str = ""
     plan: Mapping[str, Any] = Field(default_factory=dict)
 
     @property
@@ -211,12 +213,14 @@ class ExperimentRecord:
         runs: one per (arm, scale, seed), in the entry's order, the missing and the damaged included.
         audits: (arm, scale) -> its audit; absent where none was stored.
         damaged: audits of this experiment that do not decode.
+        comparison: the audit of the finished runs against one another (C5); None before that.
     """
 
     entry: ExperimentEntry
     runs: tuple[ExperimentRun, ...]
     audits: Mapping[tuple[str, str], AuditReport]
     damaged: tuple[Damaged, ...] = ()
+    comparison: AuditReport | None = None
 
     def runs_of(self, arm: str, scale: str) -> tuple[ExperimentRun, ...]:
         """The runs of one arm at one scale, in the order of the seeds."""

@@ -150,7 +150,12 @@ class Store:
                         audits[arm, scale] = report
                 except Damaged as error:
                     damaged.append(error)
-        return ExperimentRecord(entry=entry, runs=runs, audits=audits, damaged=tuple(damaged))
+        comparison = None
+        try:
+            comparison = self.audit(entry.comparison) if entry.comparison else None
+        except Damaged as error:
+            damaged.append(error)
+        return ExperimentRecord(entry, runs, audits, tuple(damaged), comparison)
 
     def audit(self, audit_hash: str) -> AuditReport | None:
         """A cached audit; None when there is none under this hash.
