@@ -81,6 +81,9 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
         known: _edits(name.casefold(), known.casefold()) for known in names if len(name) <= LONGEST_TYPO_CHARACTERS
     }
     closest = min(edits, key=lambda known: edits[known], default=None)
+    begun = [known for known in names if len(name) > 2 and known.startswith(name)]
+    if begun and closest is not None and edits[closest] > 2:  # no typo, but the beginning of a name
+        return f"did you mean {min(begun, key=len)!r}?"
     if closest is not None and edits[closest] <= max(1, min(len(name), len(closest)) // 2):
         return f"did you mean {closest!r}?"
     return f"valid: {', '.join(names)}" if 0 < len(names) <= 16 else None

@@ -84,6 +84,9 @@ def entry(arguments: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001 - the top of the program: usage errors and bugs end here, in one line
         if type(error).__name__ == "Abort":
             return INTERRUPTED
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())  # type: ignore[attr-defined]
+            return 0
         return _misused(error) if hasattr(error, "format_message") else _bug(error)
     return returned if isinstance(returned, int) else 0
 
@@ -136,3 +139,7 @@ def _short_path(file: str) -> str:
     except ValueError:
         near = file
     return near if len(near) <= LONGEST_PATH_CHARACTERS else f"…{near[-LONGEST_PATH_CHARACTERS + 1 :]}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+import os
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from palinode.cli.main import entry
+
+TOML = """\
+name = "tiny"
+question = "Does it help?"
+seeds = [1, 2]
+
+[base.data]
+corpus = "text.txt"
+window_tokens = 16
+
+[base.model]
+kind = "decoder"
+layers = 1
+width = 16
+heads = 2
+
+[base.objective]
+kind = "ltr"
+
+[base.recipe]
+kind = "gpt2-adamw"
+steps = 4
+batch_windows = 2
+[base.recipe.optimizer]
+kind = "adamw"
+learning_rate = 0.001
+[base.recipe.schedule]
+kind = "cosine"
+warmup_steps = 1
+
+[base.evaluation]
+max_tokens = 400
+
+[[arms]]
+name = "ltr"
+
+[[arms]]
+name = "both"
+[arms.change]
+objective = { kind = "both", p = { kind = "constant", p = 0.5 } }
+
+[decision]
+baseline = "ltr"
+"""
+
+
+@dataclass
+class Told:
+    """What one command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, cache) -> Path:
+    """An empty project directory with a small text in it; caches lie elsewhere."""
+    monkeypatch.setenv("PALINODE_CACHE", str(cache))
+    monkeypatch.delenv("PALINODE_STORE", raising=False)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    project = tmp_path / "project"
+    project.mkdir()
+    monkeypatch.chdir(project)
+    words = "the cat sat on the mat and the dog ran to the man who had a hat on his head"
+    drawn = random.Random(1)  # no two documents alike: duplicates would be dropped
+    Path("text.txt").write_text("\n\n".join(" ".join(drawn.choices(words.split(), k=12)) for _ in range(200)))
+    return project
+
+
+@pytest.fixture
+def palinode(here, capsys):
+    """Runs a command line in this process, through the same entry as the program."""
+
+    def call(*arguments: str) -> Told:
+        capsys.readouterr()
+        code = entry(arguments)
+        told = capsys.readouterr()
+        return Told(code, told.out, told.err)
+
+    return call
+
+
+def everything_in(directory: Path) -> dict[str, bytes | None]:
+    """Every path below a directory with its content (links and special files without)."""
+    found: dict[str, bytes | None] = {}
+    for folder, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            path = Path(folder) / name
+            found[str(path)] = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+    return found
