@@ -137,6 +137,14 @@ def test_evaluation_by_hand(head, windows, objective):
     assert finding.numbers["tokens_scored"] == sum(int(example.loss_weight.sum()) for example in batches)
 
 
+def test_a_zero_head_hides_what_was_read(windows):
+    blind = nn.Embedding(SPECIALS.vocab_size, SPECIALS.vocab_size)
+    nn.init.zeros_(blind.weight)
+    batches = split_batches(windows, LtrObjective())
+    finding = check_evaluation_sums(evaluated(blind, batches), by_hand(blind, batches))
+    assert (finding.outcome, "every target the same loss" in finding.message) == ("could_not_tell", True)
+
+
 def test_m41_bits_per_byte_as_a_mean_of_batch_ratios(head, windows):
     batches = split_batches(windows, LtrObjective())
     finding = check_evaluation_sums(evaluated(head, batches, mean_of_ratios=True), by_hand(head, batches))

@@ -307,12 +307,17 @@ def test_m37_batching_must_not_matter(defect):
     assert finding.outcome == "fail", finding.message
 
 
-def test_windows_that_cannot_be_batched_differently_tell_nothing():
-    class OneWindow(Evaluator):
+def test_windows_that_cannot_be_told_apart_tell_nothing():
+    class TwoWindows(Evaluator):
         def chosen(self, windows):
-            return windows[:1]
+            return windows[:2]
 
-    assert check_batching(OneWindow(fresh())).outcome == "could_not_tell"
+    blind = fresh()
+    nn.init.zeros_(blind.head.weight)
+    nn.init.zeros_(blind.head.bias)  # a zero head: ln V for every token, whatever is done to the inputs
+    for evaluate in (TwoWindows(fresh()), Evaluator(blind), KeepsDropout(blind)):
+        for finding in (check_batching(evaluate), check_repeats(evaluate)):
+            assert (finding.outcome, "head that is not zero" in finding.message) == ("could_not_tell", True)
 
 
 def test_not_a_number_is_a_difference():
