@@ -1,4 +1,3 @@
-import os
 import random
 import sys
 from dataclasses import dataclass
@@ -7,50 +6,6 @@ from pathlib import Path
 import pytest
 
 from palinode.cli.main import entry
-
-TOML = """\
-name = "tiny"
-question = "Does it help?"
-seeds = [1, 2]
-
-[base.data]
-corpus = "text.txt"
-window_tokens = 16
-
-[base.model]
-kind = "decoder"
-layers = 1
-width = 16
-heads = 2
-
-[base.objective]
-kind = "ltr"
-
-[base.recipe]
-kind = "gpt2-adamw"
-steps = 4
-batch_windows = 2
-[base.recipe.optimizer]
-kind = "adamw"
-learning_rate = 0.001
-[base.recipe.schedule]
-kind = "cosine"
-warmup_steps = 1
-
-[base.evaluation]
-max_tokens = 400
-
-[[arms]]
-name = "ltr"
-
-[[arms]]
-name = "both"
-[arms.change]
-objective = { kind = "both", p = { kind = "constant", p = 0.5 } }
-
-[decision]
-baseline = "ltr"
-"""
 
 
 @dataclass
@@ -93,13 +48,3 @@ def palinode(here, capsys):
         return Told(code, told.out, told.err)
 
     return call
-
-
-def everything_in(directory: Path) -> dict[str, bytes | None]:
-    """Every path below a directory with its content (links and special files without)."""
-    found: dict[str, bytes | None] = {}
-    for folder, folders, files in os.walk(directory):
-        for name in (*folders, *files):
-            path = Path(folder) / name
-            found[str(path)] = path.read_bytes() if path.is_file() and not path.is_symlink() else None
-    return found

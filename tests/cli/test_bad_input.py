@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-from conftest import TOML, everything_in
+from tiny_experiment import TOML, everything_in
 
 FILE = "x.toml"
 

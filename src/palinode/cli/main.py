@@ -76,7 +76,7 @@ def entry(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except PalinodeError as error:
         return _refused(error)
-    except BrokenPipeError:  # whoever read our output has gone: say nothing more
+    except (BrokenPipeError, SystemExit):  # whoever read our output has gone (the parser exits then): say nothing more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:

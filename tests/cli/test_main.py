@@ -1,0 +1,89 @@
+"""The top of the program: bugs, closed pipes and interrupts end in an exit code and at most one line."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from palinode.base.errors import AuditFailed, BadInput, Damaged, EnvironmentProblem
+from palinode.cli import main
+
+
+@pytest.fixture
+def raising(monkeypatch, palinode):
+    """Runs the program with a command that raises this."""
+
+    def call(error: BaseException):
+        def app(**_):
+            raise error
+
+        monkeypatch.setattr(main, "app", app)
+        return palinode("anything")
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (BadInput("x"), 2),
+        (AuditFailed("x"), 3),
+        (Damaged("x"), 4),
+        (EnvironmentProblem("x"), 5),
+        (KeyboardInterrupt(), 130),
+    ],
+)
+def test_every_error_has_its_exit_code(raising, error, code):
+    told = raising(error)
+    assert told.code == code
+    assert told.out == ""
+    assert told.err == ("" if code == 130 else "x\n")
+
+
+def test_a_bug_is_one_line_and_its_traceback_a_file(raising, cache):
+    told = raising(ZeroDivisionError("a\nb"))
+    assert told.code == 70
+    (line,) = told.err.splitlines()
+    assert line.startswith("internal error: ZeroDivisionError: a b (traceback: ")
+    traceback = Path(line.partition("traceback: ")[2].rstrip(")"))
+    assert traceback.is_relative_to(cache)
+    assert "ZeroDivisionError" in traceback.read_text()
+
+
+def test_a_bug_without_a_place_to_write_is_still_one_line(raising, monkeypatch):
+    monkeypatch.setenv("PALINODE_CACHE", "/proc/nothing")
+    told = raising(ZeroDivisionError("a"))
+    assert told.code == 70
+    assert told.err == "internal error: ZeroDivisionError: a\n"
+
+
+def test_an_audit_that_failed_may_take_a_paragraph(raising):
+    assert len(raising(AuditFailed("because " * 60)).err) > 400
+    assert len(raising(BadInput("because " * 60)).err) <= 201
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("data", "ls")])
+def test_a_closed_pipe_is_silent(here, arguments):
+    program = subprocess.Popen(
+        [sys.executable, "-m", "palinode", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    program.stdout.close()
+    err = program.stderr.read()
+    program.stderr.close()
+    assert program.wait(60) == 141
+    assert err == b""
+
+
+def test_an_interrupt_before_anything_runs_is_silent(here):
+    Path("slow.py").write_text("import time, sys\nprint('ready', flush=True)\ntime.sleep(60)\n")
+    program = subprocess.Popen(
+        [sys.executable, "-m", "palinode", "run", "slow.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert program.stdout.readline() == "ready\n"
+    os.kill(program.pid, signal.SIGINT)
+    _, err = program.communicate(timeout=30)
+    assert program.returncode == 130
+    assert err == ""

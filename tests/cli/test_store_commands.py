@@ -1,0 +1,137 @@
+"""ls, show, compare, report on a store that real runs could have left."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tiny_experiment import everything_in
+
+from palinode.results.store import Store
+from synthetic_store import make_store
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    return make_store(tmp_path_factory.mktemp("made") / "runs").root
+
+
+@pytest.fixture
+def store(made, here) -> Store:
+    shutil.copytree(made, here / "runs")
+    return Store("runs")
+
+
+def test_ls_counts_what_the_experiments_hold(palinode, store):
+    entry = store.experiments()[0]
+    told = palinode("ls")
+    assert told.code == 0
+    header, line = told.out.splitlines()
+    assert header.split()[:2] == ["experiment", "arms"]
+    assert line.split()[:4] == [entry.full_name, str(len(entry.arms)), str(len(entry.runs)), str(len(entry.runs))]
+    (listed,) = json.loads(palinode("ls", "--json").out)
+    assert listed == {"name": entry.full_name, "runs": {"done": len(entry.runs)}}
+    runs = json.loads(palinode("ls", "--runs", "--json").out)
+    assert sorted(run["run_id"] for run in runs) == sorted(run.run_id for run in entry.runs)
+    assert len(palinode("ls", "--runs").out.splitlines()) == 1 + len(runs)
+
+
+def test_ls_names_damage_and_lists_the_rest(palinode, store):
+    (store.root / "experiments" / "broken--x.json").write_text("{")
+    run = store.root / store.run_ids()[0]
+    (run / "result.json").write_text("{")
+    told = palinode("ls")
+    assert told.code == 0
+    assert "broken--x.json" in told.err
+    assert "1 damaged" in told.out
+
+
+def test_show_an_experiment_and_a_run(palinode, store):
+    entry = store.experiments()[0]
+    told = palinode("show", entry.full_name)
+    assert told.code == 0
+    for arm in entry.arms:
+        assert f"arm {arm.name}" in told.out
+    assert all(run.run_id in told.out for run in entry.runs)
+    assert json.loads(palinode("show", entry.name, "--json").out)["name"] == entry.name
+    run_id = entry.runs[0].run_id
+    told = palinode("show", run_id)
+    assert told.out.startswith(f"run {run_id}: done")
+    assert "nats_per_token" in told.out
+    shown = json.loads(palinode("show", run_id, "--json").out)
+    assert shown["result"]["run_id"] == run_id
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(palinode, store):
+    run_ids = store.run_ids()
+    prefix = next(
+        run_ids[0][:n] for n in range(1, 17) if sum(other.startswith(run_ids[0][:n]) for other in run_ids) == 1
+    )
+    assert palinode("show", prefix).out.startswith(f"run {run_ids[0]}: ")
+    told = palinode("show", "zz")
+    assert told.code == 2
+    assert "'zz' is neither" in told.err
+
+
+def test_damaged_runs_exit_4_and_name_the_file(palinode, store):
+    run_id = store.run_ids()[0]
+    (store.root / run_id / "result.json").write_text('{"run_id": 3}')
+    told = palinode("show", run_id)
+    assert told.code == 4
+    assert "result.json" in told.err
+    assert told.out == ""
+
+
+def test_compare_prints_every_verdict_with_its_stamp(palinode, store):
+    entry = store.experiments()[0]
+    told = palinode("compare", entry.full_name)
+    assert told.code == 0
+    leaking = [arm.name for arm in entry.arms if arm.expect_leak]
+    assert f"LEAK  {leaking[0]}" in told.out.replace("cannot tell whether ", "").replace(
+        "no difference found between ", ""
+    )
+    verdicts = json.loads(palinode("compare", entry.full_name, "--json").out)
+    assert [verdict["arm"] for verdict in verdicts] == [arm.name for arm in entry.arms if arm.name != "ltr"]
+    assert [verdict["leak"] for verdict in verdicts] == ["none", "expected"]
+    assert all(verdict["outcome"] in ("better", "worse", "no difference found", "cannot tell") for verdict in verdicts)
+
+
+def test_compare_two_runs(palinode, store):
+    first, second = store.run_ids()[:2]
+    data = json.loads(palinode("compare", first, second, "--json").out)
+    assert data["runs"] == [first, second]
+    assert all(before != after for before, after in data["spec"].values())
+    assert any(path.endswith("nats_per_token") for path in data["scores"])
+    assert first in palinode("compare", first, second).out
+    assert palinode("compare", first, second, first).code == 2
+
+
+def test_report_hands_over_and_prints_the_path(palinode, store, monkeypatch):
+    asked = []
+    monkeypatch.setattr("palinode.report.build_report", lambda *given: asked.append(given) or Path("page/report.html"))
+    told = palinode("report", "demo", "--out", "page")
+    assert (told.code, told.out) == (0, "page/report.html\n")
+    ((given, name, out),) = asked
+    assert (given.root, name, out) == (store.root, "demo", Path("page"))
+    assert json.loads(palinode("report", "demo", "--json").out) == {"report": "page/report.html"}
+
+
+def test_reading_writes_nothing_but_the_index(palinode, store, here):
+    before = everything_in(here)
+    entry = store.experiments()[0]
+    for arguments in (("ls",), ("show", entry.full_name), ("show", store.run_ids()[0]), ("compare", entry.full_name)):
+        assert palinode(*arguments).code == 0
+    after = everything_in(here)
+    assert {path for path in after if after[path] != before.get(path, b"")} <= {str(here / "runs" / "index.sqlite")}
+
+
+def test_names_of_a_foreign_store_cannot_drive_the_terminal(palinode, store):
+    path = next((store.root / "experiments").glob("*.json"))
+    data = json.loads(path.read_text())
+    data["question"] = "\x1b]0;owned\x07 \x1b[2J"
+    data["arms"][0]["note"] = "\x1b[31m"
+    path.write_text(json.dumps(data))
+    told = palinode("show", path.stem)
+    assert told.code == 0
+    assert "\x1b" not in told.out
+    assert "\x07" not in told.out
