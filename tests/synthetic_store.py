@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from palinode.base import fsio
 from palinode.base.finding import AuditReport, Finding
-from palinode.results.record import ArmEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.record import METRICS_FILE, ArmEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 
 WINDOW, BATCH, VALIDATION_TOKENS = 128, 16, 61_440
@@ -79,7 +80,7 @@ class Synthetic:
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 600
     evaluate_every: int = 50
-    noise_nats: float = 0.006
+    noise_nats: float = 0.003
     smallest_effect: float = 0.01
     equal: str = "window_tokens"
     command: tuple[str, ...] = ("palinode", "run", "experiments/demo.py", "--size", "laptop")
@@ -216,34 +217,39 @@ def _write_run(
     store: Store, wanted: Synthetic, arm: SyntheticArm, scale_rank: int, seed: int, run_id: str, outcome: str
 ) -> None:
     store.write_spec(run_id, _spec(wanted, arm, seed))
-    width = 1 + scale_rank
     draw = random.Random(f"{wanted.name}/{scale_rank}/{seed}")  # noqa: S311  the seed moves every arm alike
-    common, own = draw.gauss(0, 0.02), random.Random(run_id).gauss(0, wanted.noise_nats)  # noqa: S311
+    moved = draw.gauss(0, 0.02) + _own_noise(wanted, arm, scale_rank, seed)
     last = wanted.steps if outcome == "done" else wanted.steps // 2
+    rows: list[dict[str, Any]] = []
     for step in range(wanted.evaluate_every, last + 1, wanted.evaluate_every):
-        counters = _counters(arm, step, width, seed)
-        train_nats = {"ltr": _ltr_nats(arm, step, common + own, scale_rank) + draw.gauss(0, 0.05)}
-        if arm.rtl:
-            train_nats["rtl"] = _rtl_nats(arm, step, common + own, scale_rank) + 0.001
-        extras = {
-            "nats_by_group": train_nats,
-            "p": arm.p,
-            "learning_rate": 1e-3 * (1 - step / (wanted.steps + 1)),
-            "gradient_norm": 0.7,
-        }
-        store.append_metrics(run_id, {"event": "train", "attempt": 1, **counters, **extras})
-        scores = _scores(arm, step, common + own, scale_rank)
-        store.append_metrics(
-            run_id,
-            {"event": "eval", "attempt": 1, "split": "validation", "final": step == last, **counters, "scores": scores},
-        )
+        rows += _rows(wanted, arm, step, last, scale_rank, seed, moved)
+    fsio.rewrite_lines(store.run_directory(run_id) / METRICS_FILE, rows)
     if outcome == "unfinished":
         return
-    counters = _counters(arm, last, width, seed)
+    counters, scores = _counters(arm, last, 1 + scale_rank, seed), _scores(arm, last, moved, scale_rank)
     store.write_run_audit(run_id, AuditReport(subject=arm.name, findings=(_loss_floor(arm),), seconds=0.01))
-    store.write_result(
-        _result(wanted, arm, run_id, outcome, counters, _scores(arm, last, common + own, scale_rank), width)
-    )
+    store.write_result(_result(wanted, arm, run_id, outcome, counters, scores, 1 + scale_rank))
+
+
+def _rows(
+    wanted: Synthetic, arm: SyntheticArm, step: int, last: int, scale_rank: int, seed: int, moved: float
+) -> list[dict[str, Any]]:
+    """The metrics of one evaluated step: a training row and an evaluation row."""
+    counters = _counters(arm, step, 1 + scale_rank, seed)
+    nats = {"ltr": _ltr_nats(arm, step, moved, scale_rank) + 0.05 * math.sin(step)}
+    if arm.rtl:
+        nats["rtl"] = _rtl_nats(arm, step, moved, scale_rank) + 0.001
+    rate = 1e-3 * (1 - step / (wanted.steps + 1))
+    extras = {"nats_by_group": nats, "p": arm.p, "learning_rate": rate, "gradient_norm": 0.7}
+    scores = _scores(arm, step, moved, scale_rank)
+    evaluated = {"event": "eval", "attempt": 1, "split": "validation", "final": step == last, "scores": scores}
+    return [{"event": "train", "attempt": 1, **counters, **extras}, {**evaluated, **counters}]
+
+
+def _own_noise(wanted: Synthetic, arm: SyntheticArm, scale_rank: int, seed: int) -> float:
+    """What a run has of its own beside its seed; the names of arms and scales must not change any number."""
+    place = [other.name for other in wanted.arms].index(arm.name)
+    return random.Random(f"{place}/{scale_rank}/{seed}").gauss(0, wanted.noise_nats)  # noqa: S311
 
 
 def _result(

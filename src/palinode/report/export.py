@@ -66,8 +66,11 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_rows(specification: dict[str, Any], figure: Figure) -> dict[str, Any]:
-    width = FIGURE_PIXELS if specification["width"] == "container" else specification["width"]
-    return {**specification, "width": width, "datasets": {ROWS: figure.rows}}
+    size = {
+        "width": FIGURE_PIXELS,
+        "autosize": {"type": "fit", "contains": "padding"},
+    }  # as a container of this width does
+    return {**specification, **(size if specification["width"] == "container" else {}), "datasets": {ROWS: figure.rows}}
 
 
 def _paper_config() -> dict[str, Any]:
