@@ -137,6 +137,15 @@ def test_evaluation_by_hand(head, windows, objective):
     assert finding.numbers["tokens_scored"] == sum(int(example.loss_weight.sum()) for example in batches)
 
 
+def test_targets_without_weight_are_not_evaluated(head, windows):
+    honest = LtrObjective().example(windows, Draw(), SPECIALS)
+    answers = [replace(honest, loss_weight=torch.arange(WINDOW).gt(WINDOW // 2).float().expand(honest.targets.shape))]
+    every_slot = evaluated(head, [honest])
+    assert check_evaluation_sums(evaluated(head, answers), by_hand(head, answers)).outcome == "pass"
+    finding = check_evaluation_sums(every_slot, by_hand(head, answers))
+    assert (finding.outcome, "tokens_scored is 600, by hand 294" in finding.message) == ("fail", True)
+
+
 def test_a_zero_head_hides_what_was_read(windows):
     blind = nn.Embedding(SPECIALS.vocab_size, SPECIALS.vocab_size)
     nn.init.zeros_(blind.weight)
@@ -225,6 +234,20 @@ def test_m40_mean_of_micro_batch_means(head, windows):
     assert "two of 1 and 99 scored tokens" in honest.message
     for defect in (mean_of_means, mean_over_rows):
         assert check_sum_over_sum(stepper(head, defect), example).outcome == "fail"
+
+
+def test_m40_in_the_gradient_alone(head, windows):
+    """The reported loss is right; each micro-batch was divided by its own tokens before going backward."""
+
+    def step(examples):
+        head.zero_grad()
+        (mean_of_means(head, examples)).backward()
+        return sum_over_sum(head, examples).item(), head.weight.grad.numpy().copy().reshape(-1)
+
+    finding = check_sum_over_sum(step, LtrObjective().example(windows, Draw(), SPECIALS))
+    assert finding.outcome == "fail"
+    assert finding.numbers["relative_loss_difference"] < 1e-6
+    assert finding.numbers["relative_gradient_difference"] > 1e-3
 
 
 def test_sum_over_sum_needs_unlike_micro_batches(windows):
