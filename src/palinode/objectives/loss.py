@@ -1,5 +1,10 @@
 """The loss of an Example: the weighted sum of nats, by pass, without ever holding all logits when they are large.
 
+Logits are the largest tensor of small-model training: 1024 slots of GPT-2's vocabulary are 196 MiB, three times that with their
+log-softmax and gradient. When they are large, the slots go through the head chunk by chunk, and each chunk's gradient is taken
+at once, in the forward pass (the loss is a sum, so the gradient that will arrive is one number, multiplied in later). Against
+the alternatives: checkpointing each chunk makes its logits twice and adds up a head gradient for each in autograd's buffers;
+`torch.nn.functional.linear_cross_entropy` knows neither soft-cap nor weights. Measured in benchmarks/loss_memory.py.
 Legend: R rows, S slots, D width, V vocabulary.
 """
 
@@ -7,16 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from palinode.base.example import Example
 
 DIRECT_LOGITS = 2**23  # up to 8 million logits (32 MiB of float32) are made at once
 CHUNK_LOGITS = 2**22  # else about 4 million at a time (16 MiB)
+GPU_FACTOR = 32  # a GPU needs larger pieces to be busy, and has the memory for them
+LogitsOf = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -24,7 +33,7 @@ class ScoredLoss:
     """Sums over the scored slots of a batch; dividing is left to whoever knows the whole batch.
 
     Attributes:
-        total: sum of weight * nats, with gradient.
+        total: sum of weight * nats, with gradient (first derivatives only where it was chunked).
         nats_by_group: the part of each pass in the total, detached scalars, by group name.
         scored_by_group: slots with a weight other than 0, by group name.
     """
@@ -34,57 +43,126 @@ class ScoredLoss:
     scored_by_group: dict[str, int]
 
 
-def weighted_nats(
-    example: Example, hidden: Tensor, logits_of: Callable[[Tensor], Tensor], chunk_slots: int | None = None
-) -> ScoredLoss:
+def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_slots: int | None = None) -> ScoredLoss:
     """Score (R, S, D) states against the example's targets; slots with weight 0 never reach the head.
 
     Args:
-        logits_of: (slots, D) -> (slots, V), usually `model.logits`.
-        chunk_slots: slots whose logits exist at once. Default: all while they are at most 8 million numbers, else 4 million
-            numbers' worth at a time; the logits of a chunk are then made again in the backward pass.
+        logits_of: (slots, D) -> (slots, V), usually `model.logits`; each slot's logits depend on its state alone.
+        chunk_slots: slots whose logits exist at once. Default: all of them up to 8 million logits, else 4 million logits' worth.
     """
     weight = example.loss_weight.flatten()
     states, targets = hidden.flatten(0, 1), example.targets.flatten()
-    scored = weight.count_nonzero().item()
-    if scored == len(weight):
-        nats = _nats(states, targets, logits_of, chunk_slots) * weight
-    else:
-        kept = weight.nonzero().flatten()
-        some = _nats(states[kept], targets[kept], logits_of, chunk_slots) * weight[kept]
-        nats = torch.zeros(len(weight), dtype=some.dtype, device=some.device).index_put((kept,), some)
-    return _by_group(example, nats.view(example.targets.shape))
+    kept = None if bool(weight.all()) else weight.nonzero().flatten()
+    if kept is not None:
+        states, targets = states[kept], targets[kept]
+    total, nats = _total(states, targets, weight if kept is None else weight[kept], logits_of, chunk_slots)
+    if kept is not None:
+        nats = torch.zeros_like(weight, dtype=nats.dtype).index_put((kept,), nats)
+    return _by_group(example, total, nats.view(example.targets.shape))
 
 
-def _nats(states: Tensor, targets: Tensor, logits_of: Callable[[Tensor], Tensor], chunk_slots: int | None) -> Tensor:
-    """(slots,) nats of the targets, float32 or better."""
-
-    def nats_of(some_states: Tensor, some_targets: Tensor) -> Tensor:
-        logits = logits_of(some_states)
-        exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return F.cross_entropy(exact, some_targets, reduction="none")
-
+def _total(
+    states: Tensor, targets: Tensor, weight: Tensor, logits_of: LogitsOf, chunk_slots: int | None
+) -> tuple[Tensor, Tensor]:
+    """The sum of the weighted nats, with gradient, and its (slots,) terms, without."""
     slots = len(states)
-    chunk = chunk_slots or _slots_at_once(slots, logits_of(states[:0]).shape[-1])
+    chunk = chunk_slots or _slots_at_once(slots, logits_of(states[:0]).shape[-1], on_gpu=states.is_cuda)
     if slots <= chunk:
-        return nats_of(states, targets)
-    chunks = zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
-    if not torch.is_grad_enabled():
-        return torch.cat([nats_of(*pair) for pair in chunks])
-    return torch.cat([checkpoint(nats_of, *pair, use_reentrant=False) for pair in chunks])
+        nats = _nats(logits_of(states), targets) * weight
+        return nats.sum(), nats.detach()
+    leaves = _leaves(logits_of(states[:1].detach())) if torch.is_grad_enabled() else []
+    if leaves or (torch.is_grad_enabled() and states.requires_grad):
+        total, terms = _ChunkedTotal.apply(states, targets, weight, logits_of, chunk, *leaves)  # type: ignore[no-untyped-call]
+        return total, terms
+    pieces = zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
+    nats = torch.cat([_nats(logits_of(some), wanted) for some, wanted in pieces]) * weight
+    return nats.sum(), nats
 
 
-def _slots_at_once(slots: int, vocab_size: int) -> int:
-    return slots if slots * vocab_size <= DIRECT_LOGITS else max(1, CHUNK_LOGITS // vocab_size)
+def _nats(logits: Tensor, targets: Tensor) -> Tensor:
+    """(slots,) nats of the targets, float32 or better."""
+    return F.cross_entropy(_exact(logits), targets, reduction="none")
 
 
-def _by_group(example: Example, nats: Tensor) -> ScoredLoss:
+class _ChunkedTotal(torch.autograd.Function):
+    """Sum of the weighted nats; gradients are made chunk by chunk in the forward pass and scaled in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, targets: Tensor, weight: Tensor, logits_of: LogitsOf, chunk: int, *leaves: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        terms = torch.empty(len(states), dtype=torch.promote_types(states.dtype, torch.float32), device=states.device)
+        state_gradient = torch.empty_like(states) if states.requires_grad else None
+        sums = [torch.zeros_like(leaf) for leaf in leaves]
+        for start in range(0, len(states), chunk):
+            part = slice(start, start + chunk)
+            some = states[part].detach().requires_grad_(state_gradient is not None)
+            with torch.enable_grad():
+                logits = logits_of(some)
+            made_by = get_gradient_edge(logits)
+            terms[part], upstream = _nats_and_gradient(logits, targets[part], weight[part])
+            del logits  # one tensor of this size at a time while the head's gradient is made
+            inputs = [*leaves, some] if state_gradient is not None else list(leaves)
+            found = list(torch.autograd.grad(made_by, inputs, upstream, retain_graph=True))
+            del upstream, made_by
+            if state_gradient is not None:
+                state_gradient[part] = found.pop()
+            for total in reversed(sums):
+                total += found.pop()
+        ctx.save_for_backward(state_gradient, *sums)
+        ctx.mark_non_differentiable(terms)
+        return terms.sum(), terms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        state_gradient, *sums = (None if saved is None else saved * upstream for saved in ctx.saved_tensors)
+        return state_gradient, None, None, None, None, *sums
+
+
+def _nats_and_gradient(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(slots,) weighted nats, and their gradient with respect to the logits."""
+    log_chances = _exact(logits.detach()).log_softmax(dim=-1)
+    column = targets[:, None]
+    nats = -log_chances.gather(1, column)[:, 0] * weight
+    gradient = log_chances.exp_().scatter_add_(1, column, log_chances.new_full((len(targets), 1), -1.0))
+    return nats, gradient.mul_(weight[:, None]).to(logits.dtype)
+
+
+def _exact(logits: Tensor) -> Tensor:
+    """Float32 or better."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def _leaves(logits: Tensor) -> list[Tensor]:
+    """The parameters that these logits were made with: the leaves of their graph."""
+    found: list[Tensor] = []
+    waiting, seen = [logits.grad_fn], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def _slots_at_once(slots: int, vocab_size: int, *, on_gpu: bool) -> int:
+    scale = GPU_FACTOR if on_gpu else 1
+    if slots * vocab_size <= DIRECT_LOGITS * scale:
+        return slots
+    return max(1, CHUNK_LOGITS * scale // vocab_size)
+
+
+def _by_group(example: Example, total: Tensor, nats: Tensor) -> ScoredLoss:
     """The sums of (R, S) weighted nats; passes of one name are added up."""
     nats_by_group: dict[str, Tensor] = {}
     scored_by_group: dict[str, int] = {}
     for group, rows in example.by_group():
-        part = nats[rows].detach().sum()
+        part = nats[rows].sum()
         scored = int(example.loss_weight[rows].count_nonzero())
         nats_by_group[group.name] = nats_by_group[group.name] + part if group.name in nats_by_group else part
         scored_by_group[group.name] = scored_by_group.get(group.name, 0) + scored
-    return ScoredLoss(nats.sum(), nats_by_group, scored_by_group)
+    return ScoredLoss(total, nats_by_group, scored_by_group)
