@@ -1,0 +1,89 @@
+"""What the forms of C1 share: the subject, its banks of Draws by length, randomised copies, and how finely it can be measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor, nn
+
+from palinode.audit.copies import exact_arithmetic, randomised_copy, rounding_noise, seeded_passes
+from palinode.audit.draws import DrawBank, draw_bank
+from palinode.audit.subject import Subject
+from palinode.base.seeds import generator
+
+TOLERANCE = (
+    1e-12  # of the logits' spread; clean models reach 1e-14, the smallest planted leak that gain 1 shows is 2e-12
+)
+COARSE_TOLERANCE = 1e-4  # arithmetic coarser than float64: a check can fail, it cannot pass
+COARSE_ROUNDING = 1e-11  # curvature leaves 1e-14 in float64, a hidden float32 leaves 1e-8
+BANK_ENTRIES = 64
+
+
+@dataclass
+class Bench:
+    """One subject on the bench. Banks and copies are made once and kept."""
+
+    subject: Subject
+    banks: dict[int, DrawBank] = field(default_factory=dict)
+    copies: dict[float, nn.Module] = field(default_factory=dict)
+    coarse: bool = False
+
+    @classmethod
+    def of(cls, subject: Subject) -> Bench:
+        """A bench whose arithmetic has been tried out."""
+        bench = cls(subject)
+        bench.coarse = bench._rounds_coarsely()
+        return bench
+
+    @property
+    def bank(self) -> DrawBank:
+        """The decisions at the training length; which passes exist is read from here."""
+        return self.bank_at(self.subject.window_tokens)
+
+    @property
+    def tolerance(self) -> float:
+        """The bound on what must be equal."""
+        return COARSE_TOLERANCE if self.coarse else TOLERANCE
+
+    def bank_at(self, length_tokens: int) -> DrawBank:
+        """The decisions for windows of this length; every pass of the training length is sought."""
+        if length_tokens not in self.banks:
+            training = self.subject.window_tokens
+            wanted = None if length_tokens == training else self.bank_at(training).groups
+            self.banks[length_tokens] = draw_bank(self.subject, length_tokens, most_entries=BANK_ENTRIES, wanted=wanted)
+        return self.banks[length_tokens]
+
+    def copy(self, gain: float) -> nn.Module:
+        """The module with every path open, its random matrices scaled by `gain`."""
+        if gain not in self.copies:
+            rng = generator(self.subject.seed, "audit", "weights", f"{gain}")
+            self.copies[gain] = randomised_copy(self.subject.module, gain, rng)
+        return self.copies[gain]
+
+    def window(self, kind: str, length_tokens: int, rng: Generator) -> Tensor:
+        """(N,) ids: `random`, `repeats` (three ids in turn), `equal` (one id) or `distinct` (no id twice)."""
+        vocabulary = self.subject.content_tokens
+        if kind == "repeats":
+            return torch.randint(vocabulary, (3,), generator=rng).repeat(length_tokens // 3 + 1)[:length_tokens]
+        if kind == "equal":
+            return torch.randint(vocabulary, (1,), generator=rng).repeat(length_tokens)
+        if kind == "distinct":
+            return torch.randperm(vocabulary, generator=rng)[:length_tokens]
+        return torch.randint(vocabulary, (length_tokens,), generator=rng)
+
+    def _rounds_coarsely(self) -> bool:
+        """Is some step inside the module rounded more coarsely than float64?"""
+        subject = self.subject
+        rng = generator(subject.seed, "audit", "rounding")
+        length = min(subject.window_tokens, 33)
+        entry = self.bank_at(length).covering(1)[0]
+        example = subject.example(self.window("random", length, rng)[None], entry.draw)
+        module = self.copy(1.0).eval()
+
+        def logits_of(copied: nn.Module) -> Tensor:
+            with torch.no_grad(), seeded_passes(subject.seed, "rounding"):
+                return subject.logits(copied, example)
+
+        with exact_arithmetic():
+            return rounding_noise(logits_of, module, rng) > COARSE_ROUNDING

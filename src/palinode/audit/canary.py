@@ -1,0 +1,247 @@
+"""A canary: a tiny copy of the real stack, trained on the real objective, whose every batch is bet on before it learns from it.
+
+`check_canary.py` says which canaries are trained and what their fate means.
+Legend: B windows, N tokens of a window, V ids the canary uses, n scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from palinode.audit.copies import seeded_passes, trainable_copy
+from palinode.audit.draws import Entry, contract, draw_bank, joined_draw
+from palinode.audit.evidence import ALARM_NATS, Evidence, combined_nats
+from palinode.audit.influence import only_pass, scored_targets
+from palinode.audit.languages import NOT_BET_ON, Context, Language
+from palinode.audit.subject import Subject, slots_needed
+from palinode.base.config import Config
+from palinode.base.example import SpecialTokens
+from palinode.base.seeds import generator
+
+BETAS = (0.9, 0.95)
+DECAYING_SHARE = 0.4  # of the steps, where the learning rate falls
+
+
+class CanarySettings(Config):
+    """How canaries are trained. Time grows with rows x window_tokens x steps, and with the passes of the objective.
+
+    Attributes:
+        vocabulary: ids used; the softmax is restricted to them.
+        window_tokens, rows: N, and rows of a batch.
+        steps: updates of a uniform canary, for each pass; its control must alarm within a quarter of them.
+        frozen_tokens: scored with frozen weights afterwards, in each mode.
+        markov_steps: updates of the Markov canary in one round (0 leaves it out), at most three rounds.
+        chains: `symmetric` and `asymmetric` Markov chains.
+    """
+
+    vocabulary: int = Field(default=16, ge=4)
+    window_tokens: int = Field(default=64, ge=4)
+    rows: int = Field(default=16, ge=8)
+    steps: int = Field(default=160, ge=8)
+    warm_up_steps: int = Field(default=20, ge=1)
+    learning_rate: float = Field(default=5e-3, gt=0)
+    frozen_tokens: int = Field(default=8192, ge=1)
+    markov_steps: int = Field(default=120, ge=0)
+    chains: tuple[str, ...] = ("symmetric",)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The predictions of one pass that may be bet on: (n,) each.
+
+    `in_sequence`: may the tokens of this window be bet on one after the other? `stream`: index of the set of rows, -1 for none.
+    """
+
+    group: str
+    nats: Tensor
+    floor_nats: Tensor
+    positions: Tensor
+    windows: Tensor
+    in_sequence: Tensor
+    stream: Tensor
+
+
+@dataclass
+class Trace:
+    """What a canary's training left behind.
+
+    Attributes:
+        streams: the evidence of every (pass, set of rows).
+        updates: made so far; `alarmed`: the evidence crossed the bound before the next one.
+        excess_nats: by pass, mean nats above the floor on the last batch.
+        finite: False when the loss was not a number.
+    """
+
+    streams: dict[tuple[str, str], Evidence] = field(default_factory=dict)
+    updates: int = 0
+    alarmed: bool = False
+    finite: bool = True
+    excess_nats: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def nats(self) -> float:
+        """ln E over all streams."""
+        return combined_nats(list(self.streams.values())) if self.streams else 0.0
+
+    @property
+    def richest(self) -> tuple[str, str]:
+        """The (pass, set of rows) with the most evidence."""
+        return max(self.streams, key=lambda name: self.streams[name].nats)
+
+
+class Canary:
+    """A tiny stack in training on one language: on one pass of its objective alone, or on all of them together."""
+
+    def __init__(self, subject: Subject, settings: CanarySettings, language: Language, group: str | None = None):
+        self.settings, self.language, self.group = settings, language, group
+        self.subject, self.ids = tiny_subject(subject, settings)
+        self.rank = torch.full((self.subject.specials.vocab_size + self.subject.vocab_size,), NOT_BET_ON)
+        self.rank[self.ids] = torch.arange(len(self.ids))
+        self.bank = draw_bank(self.subject, self.subject.window_tokens)
+        self.contexts: dict[tuple[Entry, str], Context] = {}
+        rng = generator(subject.seed, "audit", "canary start")
+        self.module = trainable_copy(self.subject.module, self.subject.vocab_size, rng)
+        self.optimizer = torch.optim.AdamW(
+            self.module.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=0.0
+        )
+        self.windows = self._windows_per_batch()
+        self.trace = Trace()
+
+    def train(self, steps: int, *, decay: bool = False, threshold_nats: float = ALARM_NATS) -> Trace:
+        """Go on for `steps` updates, or until the alarm. `decay`: the learning rate falls to zero over the last 40 %."""
+        first = self.trace.updates
+        with seeded_passes(self.subject.seed, "canary", self.language.name, first):
+            for step in range(steps):
+                rate = min(1.0, (first + step + 1) / self.settings.warm_up_steps)
+                falling = min(1.0, (steps - step) / (DECAYING_SHARE * steps)) if decay else 1.0
+                self.optimizer.param_groups[0]["lr"] = self.settings.learning_rate * rate * falling
+                self._step(threshold_nats)
+                if self.trace.alarmed or not self.trace.finite:
+                    break
+        return self.trace
+
+    def frozen(self, tokens: int, *, training: bool = False) -> list[Scored]:
+        """Predictions of at least so many fresh tokens with the weights as they are, batch by batch."""
+        found: list[Scored] = []
+        step = 0
+        with torch.no_grad(), seeded_passes(self.subject.seed, "frozen", self.language.name):
+            while sum(len(scored.nats) for scored in found) < tokens and step < tokens:
+                found += self._read("frozen", step, training)[0]
+                step += 1
+        return found
+
+    def _step(self, threshold_nats: float) -> None:
+        """Bet on a batch, then learn from it."""
+        trace = self.trace
+        passes, loss = self._read("train", trace.updates, training=True)
+        trace.finite = bool(torch.isfinite(loss))
+        if not trace.finite:
+            return
+        for scored in passes:
+            self._bet(scored)
+        trace.alarmed = trace.nats >= threshold_nats
+        if not trace.alarmed:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            trace.updates += 1
+
+    def _bet(self, scored: Scored) -> None:
+        nats = scored.nats.detach().double()
+        ratios = (scored.floor_nats - nats).exp()
+        for index, name in enumerate(self.language.streams):
+            mine = scored.stream == index
+            stream = self.trace.streams.setdefault((scored.group, name), Evidence(self.subject.window_tokens))
+            stream.bet(ratios[mine], scored.positions[mine], scored.windows[mine], scored.in_sequence[mine])
+        self.trace.excess_nats[scored.group] = float((nats - scored.floor_nats).mean()) if len(nats) else 0.0
+
+    def _read(self, stream: str, step: int, training: bool) -> tuple[list[Scored], Tensor]:
+        """One fresh batch through the module: what may be bet on by pass, and the training loss."""
+        subject = self.subject
+        rng = generator(subject.seed, "audit", "canary", self.language.name, self.group or "all", stream, step)
+        windows, row_stream = self.language.windows(self.windows, subject.window_tokens, rng)
+        entries = self.bank.batch(self.windows, step, rng, self.group)
+        example = subject.example(self.ids[windows], joined_draw(entries))
+        if self.group is not None:
+            example = only_pass(example, self.group)
+        logits = subject.logits(self.module.train(training), example)[..., self.ids]
+        rank = self.rank[example.targets]
+        scored = scored_targets(example) & (rank != NOT_BET_ON)
+        nats = torch.zeros(scored.shape)
+        chosen = logits[scored].float().log_softmax(-1).gather(-1, rank[scored][:, None])
+        nats = nats.masked_scatter(scored, -chosen)
+        loss = (nats * example.loss_weight).sum() / (example.loss_weight * scored).sum().clamp_min(1e-9)
+        passes = []
+        for group, rows in example.by_group():
+            where = scored[rows]
+            window = example.window_row[rows][:, None].expand_as(where)[where]
+            target = example.target_source[rows][where]
+            passes.append(self._scored(group.name, nats[rows][where], window, target, windows, entries, row_stream))
+        return passes, loss
+
+    def _scored(
+        self,
+        group: str,
+        nats: Tensor,
+        window: Tensor,
+        target: Tensor,
+        windows: Tensor,
+        entries: Sequence[Entry],
+        row_stream: Tensor,
+    ) -> Scored:
+        """One prediction of each target that may not see itself, with its floor."""
+        contexts = [self._context(entry, group) for entry in entries]
+        left, right = (torch.stack([getattr(c, side) for c in contexts]) for side in ("left", "right"))
+        floor_nats = -self.language.log_probability(windows, left, right)
+        bets = torch.stack([c.bets for c in contexts])
+        in_sequence = torch.tensor([self.language.in_sequence(c) for c in contexts])
+        kept = bets[window, target] & _first_of_each(window * windows.shape[1] + target)
+        window, target = window[kept], target[kept]
+        return Scored(
+            group, nats[kept], floor_nats[window, target], target, window, in_sequence[window], row_stream[window]
+        )
+
+    def _context(self, entry: Entry, group: str) -> Context:
+        """What the targets of such a window may see; worked out once."""
+        if (entry, group) not in self.contexts:
+            length = self.subject.window_tokens
+            scored = torch.zeros(length, dtype=torch.bool)
+            if group in entry.groups:
+                example = only_pass(self.subject.example(self.ids[:1].repeat(1, length), entry.draw), group)
+                scored[example.target_source[scored_targets(example)]] = True
+            allowed = contract(self.subject.objective, entry, group, length)
+            self.contexts[entry, group] = Context.of(allowed, scored)
+        return self.contexts[entry, group]
+
+    def _windows_per_batch(self) -> int:
+        """So many windows that a batch has about `rows` rows; a multiple of 4, for the twins."""
+        window = torch.zeros(1, self.subject.window_tokens, dtype=torch.long)
+        rows = max(self.subject.example(window, entry.draw).inputs.shape[0] for entry in self.bank.covering(1))
+        return max(8, self.settings.rows // (1 if self.group else rows) // 4 * 4)
+
+
+def tiny_subject(subject: Subject, settings: CanarySettings) -> tuple[Subject, Tensor]:
+    """The subject at the canary's size, and the ids it is trained on: rebuilt where it can be, else the module itself."""
+    rebuild = subject.rebuild_small or subject.rebuild
+    if rebuild is None:
+        rng = generator(subject.seed, "audit", "canary ids")
+        ids = torch.randperm(subject.content_tokens, generator=rng)[: settings.vocabulary].sort().values
+        return replace(subject, window_tokens=min(settings.window_tokens, subject.window_tokens)), ids
+    specials = SpecialTokens(settings.vocabulary)
+    length = settings.window_tokens
+    tiny = replace(subject, specials=specials, vocab_size=specials.vocab_size, window_tokens=length)
+    module = rebuild(specials.vocab_size, slots_needed(tiny, length), subject.seed)
+    return replace(tiny, module=module), torch.arange(settings.vocabulary)
+
+
+def _first_of_each(keys: Tensor) -> Tensor:
+    """Boolean: is this the first entry with its key? One token predicted twice is not two bets."""
+    order = keys.argsort(stable=True)
+    is_first = torch.ones_like(keys, dtype=torch.bool)
+    is_first[order[1:]] = keys[order[1:]] != keys[order[:-1]]
+    return is_first

@@ -1,0 +1,191 @@
+"""C2, canary training: on tokens whose true probabilities are known, no honest model can beat them; a leaking one soon does.
+
+Canaries are trained on three languages (`languages.py`) and bet on with an exact test (`evidence.py`):
+
+- uniform: i.i.d. tokens, floor ln 16, for each pass of the objective alone (a pass that shares its steps with an honest one is
+  caught five times later). Half of the rows are independent; the rest are pairs of a row and its copy shifted by one token, of
+  which only the row is bet on: rows that read each other show here. Afterwards the weights are frozen and the plain
+  loss on fresh tokens must not be below the floor, in eval and in train mode.
+- doubled: every second token is the one before it plus one, bet on as if all were uniform: the power control. A stack that does
+  not alarm within a quarter of the canary's steps could not have shown a leak either.
+- Markov: all passes together, as in training; the floor is the chain's own conditional given all that the objective allows. A
+  leak wins as before; and a model that stays above the floor does not use what it is allowed (a wrong shift, a mask too strict).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from palinode.audit.canary import Canary, CanarySettings, tiny_subject
+from palinode.audit.draws import draw_bank
+from palinode.audit.evidence import ALARM_NATS, plain_margin_nats
+from palinode.audit.languages import ChainLanguage, DoubledLanguage, UniformLanguage
+from palinode.audit.subject import Subject
+from palinode.base.finding import Finding, Outcome
+from palinode.data.tasks.markov import MarkovChain, asymmetric_chain, symmetric_chain
+
+UNIFORM_LAW = "on i.i.d. uniform tokens no honest model beats ln V: evidence against it stays below e^20.7 (P <= 1e-9)"
+FROZEN_LAW = "with frozen weights the mean loss on fresh uniform tokens is not below ln V by more than ln(1e9) / tokens"
+MARKOV_LAW = "no honest model beats the true conditional of a Markov chain given all that it may see"
+EXCESS_LAW = "a model that uses all that it may see comes within 0.05 nat of the Markov chain's floor"
+MOST_SEPARATE_PASSES = 4  # objectives with more are trained on all of them together
+MARKOV_EXCESS_NATS = 0.05
+MARKOV_ROUNDS = 3
+USELESS_SHARE = (
+    0.2  # an excess above this share of what there is to know is a fail, below it training may just be short
+)
+CHAINS = {"symmetric": symmetric_chain, "asymmetric": asymmetric_chain}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the findings of one canary share."""
+
+    canary: Canary
+    name: str
+    seed: int
+
+    def finding(
+        self,
+        check: str,
+        outcome: Outcome,
+        law: str,
+        message: str,
+        threshold: float,
+        extra: Mapping[str, float | int | None],
+    ) -> Finding:
+        """One finding, with the evidence and the excess over the floor among its numbers."""
+        trace = self.canary.trace
+        excess = {f"excess_nats_{group}": _finite(value) for group, value in trace.excess_nats.items()}
+        numbers = {"evidence_nats": _finite(trace.nats), "updates": trace.updates, **excess, **extra}
+        reproduce = {"pass": self.name, "seed": self.seed, "language": self.canary.language.name}
+        return Finding(
+            check=check,
+            outcome=outcome,
+            law=law,
+            message=f"{self.name}: {message}",
+            numbers=numbers,
+            threshold=threshold,
+            reproduce=reproduce,
+        )
+
+    def trouble(self, check: str, law: str) -> list[Finding]:
+        """The finding that ends a canary early: an alarm, or a loss that is no number; empty when it went to its end."""
+        trace = self.canary.trace
+        if trace.alarmed:
+            return [self.finding(check, "fail", law, _alarm_sentence(self.canary), ALARM_NATS, {})]
+        if not trace.finite:
+            message = f"training diverged after {trace.updates} updates"
+            return [self.finding(check, "could_not_tell", law, message, ALARM_NATS, {})]
+        return []
+
+
+def check_canary(subject: Subject, settings: CanarySettings | None = None) -> tuple[Finding, ...]:
+    """All of C2 on one subject: C2.canary and C2.frozen for each pass, C2.markov and C2.markov-excess for each chain."""
+    settings = settings or CanarySettings()
+    tiny, ids = tiny_subject(subject, settings)
+    groups = draw_bank(tiny, tiny.window_tokens).groups
+    separate: tuple[str | None, ...] = groups if len(groups) <= MOST_SEPARATE_PASSES else (None,)
+    findings: list[Finding] = []
+    for group in separate:
+        findings += _uniform(subject, settings, len(ids), group, len(separate))
+    for name in settings.chains if settings.markov_steps else ():
+        findings += _markov(subject, settings, name, CHAINS[name](len(ids)))
+    return tuple(findings)
+
+
+def _uniform(subject: Subject, settings: CanarySettings, ids: int, group: str | None, passes: int) -> list[Finding]:
+    """Train one uniform canary; without an alarm, its control and the plain form."""
+    report = Report(Canary(subject, settings, UniformLanguage(ids), group), group or "all passes", subject.seed)
+    trace = report.canary.train(settings.steps, threshold_nats=ALARM_NATS + math.log(passes))
+    if trouble := report.trouble("C2.canary", UNIFORM_LAW):
+        return trouble
+    limit = settings.steps // 4
+    control = Canary(subject, settings, DoubledLanguage(ids), group).train(limit)
+    found = f"no evidence of a leak in {trace.updates} updates (ln E {trace.nats:.1f}, alarm at {ALARM_NATS:.1f})"
+    if control.alarmed:
+        message = f"{found}; the control alarmed after {control.updates}"
+    else:
+        message = f"{found}, but the control did not alarm within {limit} updates: too weak to tell"
+    extra = {"control_updates_to_alarm": control.updates if control.alarmed else None}
+    outcome: Outcome = "pass" if control.alarmed else "could_not_tell"
+    return [
+        report.finding("C2.canary", outcome, UNIFORM_LAW, message, ALARM_NATS, extra),
+        _plain(report, settings, ids),
+    ]
+
+
+def _plain(report: Report, settings: CanarySettings, ids: int) -> Finding:
+    """C2.frozen: mean loss against the floor with the weights as they are, the lower of the two modes."""
+    modes = {}
+    for training in (False, True):
+        kept = [
+            (scored.nats.double() - scored.floor_nats)[scored.in_sequence & (scored.stream >= 0)]
+            for scored in report.canary.frozen(settings.frozen_tokens, training=training)
+        ]
+        modes["train" if training else "eval"] = torch.cat(kept)
+    mode, excess = min(modes.items(), key=lambda item: float(item[1].mean()) if len(item[1]) else math.inf)
+    if not len(excess):
+        message = "no targets that may be bet on one after the other"
+        return report.finding("C2.frozen", "could_not_tell", FROZEN_LAW, message, 0.0, {})
+    lowest, margin = float(excess.mean()), plain_margin_nats(len(excess))
+    message = f"{lowest:+.5f} nats above ln {ids} on {len(excess)} fresh tokens in {mode} mode (bound {-margin:.5f})"
+    extra = {"frozen_excess_nats": _finite(lowest), "frozen_tokens": len(excess)}
+    return report.finding("C2.frozen", "fail" if lowest < -margin else "pass", FROZEN_LAW, message, -margin, extra)
+
+
+def _markov(subject: Subject, settings: CanarySettings, name: str, chain: MarkovChain) -> list[Finding]:
+    """Train one Markov canary; up to three rounds while it is still above its floor."""
+    report = Report(Canary(subject, settings, ChainLanguage(chain)), f"{name} Markov chain", subject.seed)
+    excess, useless = 0.0, False
+    for _ in range(MARKOV_ROUNDS):
+        trace = report.canary.train(settings.markov_steps, decay=True)
+        if trouble := report.trouble("C2.markov", MARKOV_LAW):
+            return trouble
+        group, excess, knowable = _largest_excess(report.canary, chain, settings.frozen_tokens)
+        useless = excess > USELESS_SHARE * knowable
+        if excess <= MARKOV_EXCESS_NATS:
+            break
+    learned = excess <= MARKOV_EXCESS_NATS
+    lower = f"no evidence of a leak in {trace.updates} updates (ln E {trace.nats:.1f}, alarm at {ALARM_NATS:.1f})"
+    upper = f"{group} ends {excess:+.4f} nats above its floor, of {knowable:.2f} nats that its visible tokens tell"
+    if not learned:
+        upper += ": it does not use what it may see" if useless else ": training may be too short"
+    outcome: Outcome = "pass" if learned else "fail" if useless else "could_not_tell"
+    return [
+        report.finding("C2.markov", "pass" if learned else "could_not_tell", MARKOV_LAW, lower, ALARM_NATS, {}),
+        report.finding("C2.markov-excess", outcome, EXCESS_LAW, upper, MARKOV_EXCESS_NATS, {"excess_nats": excess}),
+    ]
+
+
+def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[str, float, float]:
+    """The pass furthest above its floor: name, mean excess, and mean nats its contexts are worth, with frozen weights."""
+    worst = ("", -math.inf, 0.0)
+    batches = canary.frozen(tokens)
+    for group in dict.fromkeys(scored.group for scored in batches):
+        nats = torch.cat([scored.nats.double() for scored in batches if scored.group == group])
+        floor = torch.cat([scored.floor_nats for scored in batches if scored.group == group])
+        excess = float((nats - floor).mean()) if len(nats) else -math.inf
+        if excess > worst[1]:
+            worst = (group, excess, chain.token_entropy_nats() - float(floor.mean()))
+    return worst
+
+
+def _alarm_sentence(canary: Canary) -> str:
+    """What the alarm says: pass, place, how soon, and how far below the floor the loss is."""
+    trace = canary.trace
+    group, rows = trace.richest
+    stream = trace.streams[group, rows]
+    shown = f"after {trace.updates} updates ln E = {trace.nats:.1f} (alarm at {ALARM_NATS:.1f})"
+    return (
+        f"the pass {group} predicts what it cannot know: {shown}, loss {trace.excess_nats[group]:+.3f} nats from its floor on the "
+        f"last batch, most of it at target {stream.richest_position}, {rows}"
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

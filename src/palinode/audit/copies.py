@@ -1,0 +1,186 @@
+"""Copies of a module made fit for measuring: float64 throughout, weights drawn so that every path is open, no dropout.
+
+A model as it is first built can hide a leak: a zero-initialised projection passes nothing on, and float32 rounding hides
+whatever is smaller than 1e-6. So flow is measured on a deep copy whose every weight is redrawn and whose every cast to a lower
+precision is undone.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from palinode.base.seeds import generator
+
+RAISED = {
+    torch.float32: torch.float64,
+    torch.bfloat16: torch.float64,
+    torch.float16: torch.float64,
+    torch.complex64: torch.complex128,
+}
+LOWERING_CALLS = (Tensor.float, Tensor.half, Tensor.bfloat16)
+DROPOUT_CALLS = (
+    F.dropout,
+    F.dropout1d,
+    F.dropout2d,
+    F.dropout3d,
+    F.alpha_dropout,
+    F.feature_alpha_dropout,
+    torch.dropout,
+)
+PROBE_STEP = (
+    1e-9  # weights are moved by this share: rounding inside float32 shows as 1e-7, in float64 nothing above 1e-13
+)
+
+
+class Float64Throughout(TorchFunctionMode):
+    """While active, code that casts to a lower precision (norms, softmax, logits often do) stays in float64.
+
+    `dropout`: False turns functional dropout off as well.
+    """
+
+    def __init__(self, dropout: bool):
+        super().__init__()
+        self.dropout = dropout
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = {name: _raised(value) for name, value in (kwargs or {}).items()}
+        if func in LOWERING_CALLS:
+            return args[0].double()
+        if not self.dropout and func in DROPOUT_CALLS:
+            return args[0]
+        if not self.dropout and func is F.scaled_dot_product_attention:
+            args, options = _without_attention_dropout(args, options)
+        return func(*(_raised(value) for value in args), **options)
+
+
+@contextmanager
+def exact_arithmetic(*, dropout: bool = False) -> Iterator[None]:
+    """float64 for everything that runs inside, factory functions included; the default dtype is put back afterwards."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with Float64Throughout(dropout):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def seeded_passes(seed: int, *position: int | str) -> Iterator[None]:
+    """A known state of torch's own generators, which modules under audit may draw from (dropout); put back afterwards."""
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.set_rng_state(generator(seed, "audit", *position).get_state())
+        yield
+
+
+def randomised_copy(module: nn.Module, gain: float, rng: Generator) -> nn.Module:
+    """A float64 copy with open paths: matrices N(0, gain^2 / fan in), vectors 1 + 0.1 N, embeddings N(0, 1).
+
+    A submodule with a method `open_for_audit(gain, generator)` fills its own parameters (long filters must not decay to zero).
+    """
+    copied = double_copy(module)
+    tables = {
+        id(parameter) for part in copied.modules() if _is_table(part) for parameter in part.parameters(recurse=False)
+    }
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.copy_(_open_weights(parameter, id(parameter) in tables, gain, rng))
+        for part in copied.modules():
+            if callable(fill := getattr(part, "open_for_audit", None)):
+                fill(gain, rng)
+    return copied
+
+
+def double_copy(module: nn.Module) -> nn.Module:
+    """A float64 deep copy with the same weights, gradients on, module dropout off."""
+    copied = copy.deepcopy(module).double()
+    copied.requires_grad_(True)
+    for part in copied.modules():
+        if isinstance(part, nn.modules.dropout._DropoutNd):
+            part.p = 0.0
+        if isinstance(part, nn.MultiheadAttention):
+            part.dropout = 0.0
+    return copied
+
+
+def trainable_copy(module: nn.Module, vocab_size: int, rng: Generator) -> nn.Module:
+    """A deep copy that learns at once: weights of maps N(0, 1 / fan in), tables N(0, 1 / width), an untied head zero.
+
+    Small initial weights (0.02 is common) keep attention uniform for hundreds of steps, and a leak unfound with it: the published
+    mask was caught at step 27 from here, not in 200 steps from GPT-2's start. Tables of N(0, 0.5^2) need twice the steps, and
+    ten times under a tied head.
+    """
+    copied = copy.deepcopy(module).requires_grad_(True)
+    tables = {
+        id(parameter) for part in copied.modules() if _is_table(part) for parameter in part.parameters(recurse=False)
+    }
+    with torch.no_grad():
+        for name, parameter in copied.named_parameters():
+            if parameter.dim() < 2 or not name.endswith("weight"):
+                continue
+            noise = torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype)
+            is_table = id(parameter) in tables
+            is_head = not is_table and parameter.shape[0] == vocab_size
+            parameter.copy_(noise * (0.0 if is_head else 1 / math.sqrt(parameter[0].numel())))
+    return copied
+
+
+def rounding_noise(logits_of: Callable[[nn.Module], Tensor], module: nn.Module, rng: Generator) -> float:
+    """How coarsely a module computes: |f(2h) - 2 f(h) + f(0)| / std for a tiny step h of all weights.
+
+    A smooth function leaves 1e-14; a hidden cast to float32 leaves 1e-7, whatever dtype the logits have.
+    """
+    base = logits_of(module)
+    moved = copy.deepcopy(module)
+    steps = [
+        PROBE_STEP * torch.randn(p.shape, generator=rng, dtype=p.dtype).to(p.device) * p for p in moved.parameters()
+    ]
+    found = []
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter, step in zip(moved.parameters(), steps, strict=True):
+                parameter.add_(step)
+        found.append(logits_of(moved))
+    spread = float(base.std()) or 1.0
+    return float((found[1] - 2 * found[0] + base).abs().max()) / spread
+
+
+def is_embedding(module: nn.Module) -> bool:
+    """Is this a lookup table of token ids (or of positions)?"""
+    return isinstance(module, nn.Embedding) or getattr(module, "role", None) == "embedding"
+
+
+def _is_table(module: nn.Module) -> bool:
+    return is_embedding(module) or getattr(module, "role", None) == "position"
+
+
+def _open_weights(parameter: Tensor, is_table: bool, gain: float, rng: Generator) -> Tensor:
+    noise = torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype)
+    if parameter.dim() < 2:
+        return 1 + 0.1 * noise
+    return noise if is_table else noise * (gain / math.sqrt(parameter[0].numel()))
+
+
+def _raised(value: Any) -> Any:
+    return RAISED.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+def _without_attention_dropout(
+    args: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call with dropout_p (its fifth argument) set to 0."""
+    if len(args) > 4:
+        return (*args[:4], 0.0, *args[5:]), options
+    return args, {**options, "dropout_p": 0.0}

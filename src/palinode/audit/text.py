@@ -1,0 +1,82 @@
+"""An audit as text: the verdict, what failed and where, and who is seen from where as a small picture.
+
+rtl  source 0123456789   o allowed and seen   X seen and not allowed   - allowed, not seen   . neither
+target 0    .ooooooooo
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from palinode.base.finding import AuditReport, Finding
+
+LEGEND = "o allowed and seen, X seen and not allowed, - allowed and not seen, . neither"
+SEEN = 1e-9
+WORDS = {"pass": "pass", "fail": "FAIL", "could_not_tell": "could not tell"}
+
+Matrix = Sequence[Sequence[float]]
+
+
+def audit_text(report: AuditReport, *, verbose: bool = False) -> str:
+    """The whole audit of one arm: one line per finding that did not pass (all with `verbose`), and a picture of each pass."""
+    lines = [f"{report.subject}: {WORDS[report.outcome]} ({len(report.findings)} findings, {report.seconds:.1f} s)"]
+    shown = [finding for finding in report.findings if verbose or finding.outcome != "pass"]
+    lines += [f"  {WORDS[finding.outcome]:<14} {finding.check:<18} {finding.message}" for finding in shown]
+    for finding in report.findings:
+        for name in passes_pictured(finding):
+            seen, allowed = finding.pictures[f"{name} influence"], finding.pictures[f"{name} allowed"]
+            lines += ["", f"  {name}: {sight_sentence(seen, allowed)}"]
+            lines += [f"    {row}" for row in picture_lines(seen, allowed)]
+    if any(finding.pictures for finding in report.findings):
+        lines += ["", f"  rows: targets, columns: sources; {LEGEND}"]
+    return "\n".join(lines)
+
+
+def passes_pictured(finding: Finding) -> list[str]:
+    """Names of the passes that a finding has an influence picture and its contract of."""
+    names = [name.removesuffix(" influence") for name in finding.pictures if name.endswith(" influence")]
+    return [name for name in names if f"{name} allowed" in finding.pictures]
+
+
+def picture_lines(seen: Matrix, allowed: Matrix) -> list[str]:
+    """One line per target, one character per source."""
+    width = len(str(len(seen) - 1))
+    header = " " * (width + 2) + "".join(str(source % 10) for source in range(len(seen)))
+    rows = [
+        f"{target:>{width}}  " + "".join(_mark(value > SEEN, bool(may)) for value, may in zip(row, mays, strict=True))
+        for target, (row, mays) in enumerate(zip(seen, allowed, strict=True))
+    ]
+    return [header, *rows]
+
+
+def sight_sentence(seen: Matrix, allowed: Matrix) -> str:
+    """Which targets see what, in words: themselves, tokens they may not, all that they may."""
+    count = len(seen)
+    themselves = [t for t in range(count) if seen[t][t] > SEEN and not allowed[t][t]]
+    leaking = [t for t in range(count) if any(v > SEEN and not may for v, may in zip(seen[t], allowed[t], strict=True))]
+    blind = [t for t in range(count) if any(v <= SEEN and may for v, may in zip(seen[t], allowed[t], strict=True))]
+    parts = []
+    if themselves:
+        parts.append(f"targets {ranges(themselves)} see themselves")
+    if leaking and leaking != themselves:
+        parts.append(f"targets {ranges(leaking)} see tokens they may not")
+    if blind:
+        parts.append(f"targets {ranges(blind)} do not see all they may")
+    return "; ".join(parts) if parts else "every target sees what it may, and nothing else"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Sorted whole numbers in few words: [0, 1, 2, 5] is `0-2, 5`."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1].append(number)
+        else:
+            parts.append([number])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _mark(seen: bool, may: bool) -> str:
+    if seen:
+        return "o" if may else "X"
+    return "-" if may else "."
