@@ -231,6 +231,17 @@ def test_p_zero_never_fires_and_p_one_always(kind):
     assert fired(kind(p=Constant(p=1.0), granularity="row")) == MILLION
 
 
+@pytest.mark.parametrize("kind", [BothObjective, ChooseObjective])
+def test_p_zero_and_one_hold_for_the_extreme_coins(kind, monkeypatch):
+    """A coin of exactly 0 comes once in 2^53 draws: too rare to wait for."""
+    for coin in (0.0, 1.0 - 2.0**-53):
+        monkeypatch.setattr(
+            torch, "rand", lambda count, coin=coin, **_: torch.full((count,), coin, dtype=torch.float64)
+        )
+        assert fired(kind(p=Constant(p=0.0), granularity="row"), 10) == 0
+        assert fired(kind(p=Constant(p=1.0), granularity="row"), 10) == 10
+
+
 @pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.999])
 def test_p_is_exact(p):
     """Six standard deviations of a binomial: the published p + .001 would miss it at every p but 1 - p of the same size."""

@@ -152,7 +152,7 @@ def _rows_of_damaged(line: bytes) -> Iterator[dict[str, Any]]:
             row, end = None, at + 1
         if row is not None:
             yield row
-        at = text.find(ROW_MARK, end if row is not None else at + 1)
+        at = text.find(ROW_MARK, end)
 
 
 def _with_true_crc(wrapped: Any) -> dict[str, Any] | None:
