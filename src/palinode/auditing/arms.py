@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from palinode.audit.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
-from palinode.audit.canary import check_canary
+from palinode.audit.check_canary import check_canary
 from palinode.audit.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination
 from palinode.audit.determinism import check_determinism
 from palinode.audit.flow import check_flow
@@ -32,6 +32,7 @@ from palinode.data.store import TokenStore, prepare
 from palinode.evaluate.losses import evaluation_passes
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
+from palinode.train.parallel import use_threads
 
 AUDITED_ROOMS = ("base", "objectives", "models", "audit", "auditing", "train", "evaluate", "data")
 
@@ -46,6 +47,7 @@ class AuditedArm:
 
 def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
     """Audit an arm before any training; parts that the store already holds are not measured again."""
+    use_threads(settings.threads)
     data = prepare(settings.data)
     parts = (
         (_model_key(settings, data), partial(_model_findings, settings, data, name)),

@@ -11,7 +11,7 @@ from palinode.audit.budget import Expected, RunBudget, check_budget, expected_co
 from palinode.audit.flow import FlowSettings, check_flow
 from palinode.audit.loss_floor import TextFloor, check_directions, check_falls, check_text_floor, text_floor
 from palinode.audit.stepwise import check_stepwise
-from palinode.audit.subject import subject_of_module
+from palinode.audit.subject import Subject, default_forward
 from palinode.auditing.bench import AUDIT_SEED
 from palinode.base.example import SpecialTokens
 from palinode.base.finding import AuditReport, Finding
@@ -21,6 +21,17 @@ from palinode.models.base import LanguageModel
 from palinode.objectives import Progress
 from palinode.results.record import Record
 from palinode.spec.run_spec import RunSpec
+
+# The stack was audited before training at every length; here it is the trained weights that are new.
+TRAINED_FLOW = FlowSettings(
+    lengths=(),
+    gains=(),
+    draws=4,
+    train_passes=0,
+    sampled_sources_of_used=16,
+    all_sources_of_used_up_to=33,
+    own_weights=True,
+)
 
 
 def audit_trained(
@@ -32,16 +43,20 @@ def audit_trained(
         rows: the run's metric rows, evaluations included.
     """
     began = time.perf_counter()
-    settings = FlowSettings.for_trained_weights()
-    subject = subject_of_module(
-        model,
-        spec.objective,
-        specials=specials,
-        window_tokens=spec.data.window_tokens,
-        seed=AUDIT_SEED,
+    window = spec.data.window_tokens
+    subject = Subject(
         name=spec.run_id,
+        module=model,
+        objective=spec.objective,
+        forward=default_forward(model),
+        specials=specials,
+        vocab_size=specials.vocab_size,
+        window_tokens=window,
+        evaluation_tokens=window,
+        max_window_tokens=window,
+        seed=AUDIT_SEED,
     )
-    findings = (*check_flow(subject, settings), *check_stepwise(subject), *_loss_findings(spec, data, rows))
+    findings = (*check_flow(subject, TRAINED_FLOW), *check_stepwise(subject), *_loss_findings(spec, data, rows))
     return AuditReport(subject=spec.run_id, findings=findings, seconds=time.perf_counter() - began)
 
 
