@@ -92,7 +92,11 @@ def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4) -> di
     means = base.transform_filter(alt.datum.kind == "mean")
     interval = means.mark_bar(height=9, opacity=0.28, cornerRadius=4).encode(
         x=alt.X(
-            "low", type="quantitative", title=x.title, scale=scale, axis=alt.Axis(format=x.format, tickCount=tick_count)
+            "low",
+            type="quantitative",
+            title=x.title,
+            scale=scale,
+            axis=alt.Axis(format=x.format, tickCount=tick_count, labelOverlap="greedy", labelSeparation=10),
         ),
         x2="high:Q",
         tooltip=_mean_tooltip(x),

@@ -38,9 +38,11 @@ def page_content(
         "rule": words.rule_words(rule),
         "planned": _plural(len(record.runs), "run"),
         "extent": f"{_plural(len(entry.arms), 'arm')}, {_plural(len(entry.scales), 'scale')}, {_plural(len(entry.seeds), 'seed')}",
-        "outcomes": list(Counter(run.outcome for run in record.runs).items()),
+        "outcomes": sorted(
+            Counter(run.outcome for run in record.runs).items(), key=lambda item: (item[0] != "done", item)
+        ),
         "many_scales": len(entry.scales) > 1,
-        "verdicts": [_verdict(record, verdict, colours) for verdict in _honest_first(verdicts)],
+        "verdicts": _verdicts(record, verdicts, colours),
         "comparisons": len(verdicts),
         "figures": {
             kind: [_figure(f) for f in figures if f.kind == kind] for kind in ("differences", "curves", "final")
@@ -60,30 +62,67 @@ def page_content(
     }
 
 
-def _honest_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    return sorted(verdicts, key=lambda verdict: verdict.leak != "none")
+def _verdicts(record: ExperimentRecord, verdicts: Sequence[Verdict], colours: Mapping[str, str]) -> list[Content]:
+    """One card per arm, the honest ones first; with several scales a card holds a row for each."""
+    by_arm: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_arm.setdefault(verdict.arm, []).append(verdict)
+    cards = [_card(record, arm, of_arm, colours[arm]) for arm, of_arm in by_arm.items()]
+    return sorted(cards, key=lambda card: card["leak"] != "none")
 
 
-def _verdict(record: ExperimentRecord, verdict: Verdict, colours: Mapping[str, str]) -> Content:
-    leaks = verdict.leak != "none"
+def _card(record: ExperimentRecord, arm: str, verdicts: Sequence[Verdict], colour: str) -> Content:
+    leak = next((verdict.leak for verdict in verdicts if verdict.leak != "none"), "none")
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
     return {
-        "arm": verdict.arm,
+        "arm": arm,
+        "colour": colour,
+        "leak": leak,
+        "tone": "leak"
+        if leak != "none"
+        else outcomes.most_common(1)[0][0].replace(" ", "-")
+        if len(outcomes) == 1
+        else "mixed",
+        "title": _title(verdicts[0]) if len(verdicts) == 1 else _title_of_scales(verdicts, outcomes),
+        "seen": _seen(record, arm) if leak != "none" else [],
+        "scales": [_verdict(verdict) for verdict in verdicts],
+    }
+
+
+def _verdict(verdict: Verdict) -> Content:
+    comparison = verdict.comparison
+    interval = comparison.interval
+    return {
         "scale": verdict.scale,
-        "colour": colours[verdict.arm],
         "outcome": verdict.outcome,
-        "tone": "leak" if leaks else verdict.outcome.replace(" ", "-"),
-        "leak": verdict.leak,
+        "tone": verdict.outcome.replace(" ", "-"),
         "headline": words.headline(verdict),
-        "title": _title(verdict),
         "effect": words.effect(verdict),
+        "mean": words.signed(comparison.mean),
+        "interval": f"{words.signed(interval.low)} to {words.signed(interval.high)}" if interval else "–",
+        "p": words.number(comparison.sign_flip_p, 2),
+        "pairs": len(comparison.pairs),
         "more": words.more_seeds(verdict),
         "reasons": [words.without_home(reason) for reason in verdict.reasons],
         "cautions": verdict.cautions,
-        "seen": _seen(record, verdict.arm) if leaks else [],
         "others": [
             f"{words.COST_TITLES[axis]} {words.percent(value)}" for axis, value in verdict.parity.others.items()
         ],
     }
+
+
+def _title_of_scales(verdicts: Sequence[Verdict], outcomes: Counter[Any]) -> str:
+    said = {
+        "better": "better than",
+        "worse": "worse than",
+        "no difference found": "no difference from",
+        "cannot tell": "cannot tell about",
+    }
+    baseline = verdicts[0].comparison.baseline
+    if len(outcomes) == 1:
+        return f"{verdicts[0].arm}: {said[verdicts[0].outcome]} {baseline} at all {len(verdicts)} scales"
+    parts = [f"{outcome} at {count}" for outcome, count in outcomes.most_common()]
+    return f"{verdicts[0].arm} against {baseline}: {', '.join(parts)} of {len(verdicts)} scales"
 
 
 def _title(verdict: Verdict) -> str:

@@ -109,10 +109,10 @@ def _curve_rows(drawn: pl.DataFrame, score: str, look: Look) -> tuple[Rows, list
 def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
     """A direction that an arm never trained has a loss but no learning curve: say what is not drawn."""
     last = here.filter(~pl.col("trained")).sort("step").group_by("arm", "direction").agg(pl.col(score).last())
-    return [
-        f"{row['direction']} of {row['arm']} is not drawn: it was never trained (last value {number(row[score])})."
-        for row in last.sort("arm", "direction").iter_rows(named=True)
-    ]
+    hidden: dict[str, list[str]] = {}
+    for row in last.sort("arm", "direction").iter_rows(named=True):
+        hidden.setdefault(row["direction"], []).append(f"{row['arm']} (at the end {number(row[score])})")
+    return [f"Never trained on {direction}, so not drawn: {', '.join(arms)}." for direction, arms in hidden.items()]
 
 
 def _final_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look) -> Iterator[Figure]:
@@ -123,6 +123,7 @@ def _final_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
         for direction in sorted({direction for _, direction in values}):
             arms = [arm.name for arm in record.entry.arms if (arm.name, direction) in values]
             shown = [arm for arm in arms if (arm, direction) not in untrained]
+            hidden = [arm for arm in arms if arm not in shown]
             if not shown:
                 continue
             rows = [row for arm in shown for row in _dots(look.labels[arm], values[arm, direction], rule.confidence)]
@@ -134,7 +135,7 @@ def _final_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
                 title=f"At the end, {direction}" + _at_scale(record, scale),
                 rows=rows,
                 variants={"": charts.final_scores(x, colours)},
-                notes=tuple(f"{arm} never trained {direction} and is not drawn." for arm in arms if arm not in shown),
+                notes=(f"Never trained on {direction}, so not drawn: {', '.join(hidden)}.",) if hidden else (),
                 scale=scale,
             )
 
@@ -147,7 +148,7 @@ def _difference_figures(rule: Rule, verdicts: Sequence[Verdict], look: Look) -> 
     rows: Rows = []
     colours: dict[str, str] = {}
     for verdict in shown:
-        label = look.labels[verdict.arm] + (f", {verdict.scale}" if many else "")
+        label = (f"{verdict.scale}: " if many else "") + look.labels[verdict.arm]
         colours[label] = look.colours[verdict.arm]
         rows += _dots(label, {pair.seed: pair.difference for pair in verdict.comparison.pairs}, rule.confidence)
     what, unit = metric_words(rule.metric)

@@ -8,6 +8,7 @@ from typing import Any
 from palinode.analysis.pictures import Picture, pictures, ranges
 from palinode.report import charts
 from palinode.report.figure import Figure, Rows, file_name, rounded
+from palinode.report.words import number
 from palinode.results.record import ExperimentRecord
 
 MAP_PIXELS = 280
@@ -75,7 +76,7 @@ def map_notes(picture: Picture, block: int) -> tuple[str, ...]:
     if picture.leaks:
         if own := picture.targets_that_see_themselves:
             notes.append(f"{len(own)} of {picture.length} positions see their own target: {ranges(own)}.")
-        notes.append(f"{len(picture.leaks)} forbidden pairs of positions carry influence.")
+        notes.append(f"{number(len(picture.leaks))} forbidden pairs of positions carry influence.")
     elif picture.failed:
         notes.append("The leak does not show at this length; the finding says where it does.")
     else:

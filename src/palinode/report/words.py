@@ -129,18 +129,20 @@ def effect(verdict: Verdict) -> str:
 
 
 def more_seeds(verdict: Verdict) -> str | None:
-    """How many seeds would settle it; None where the outcome needs no more."""
+    """How many seeds would settle it; None where more seeds are not what is missing."""
     needed = verdict.seeds_needed
-    if needed is None or verdict.outcome in ("better", "worse") or verdict.leak == "unexpected":
+    if needed is None or verdict.reasons or verdict.outcome in ("better", "worse"):
         return None
-    planned = (
-        "the smallest effect that matters"
-        if needed.planned_for == "smallest effect"
-        else "the effect that was observed"
-    )
+    if verdict.outcome == "no difference found" and needed.planned_for == "smallest effect":
+        return None
+    planned = "the smallest effect that matters" if needed.planned_for == "smallest effect" else "the observed effect"
     if needed.seeds is None:
         return (
             f"More seeds will not help: {planned} ({number(needed.effect, 2)}) is far below the spread between seeds."
+        )
+    if needed.seeds <= len(verdict.comparison.pairs):
+        return (
+            "The spread is small enough to expect an answer from this many seeds, but they did not give one: add some."
         )
     return (
         f"About {number(needed.seeds)} paired seeds would show {planned} ({number(needed.effect, 2)}) "
