@@ -17,6 +17,7 @@ from palinode.data import store as store_module
 from palinode.data.config import SPLITS, DataConfig
 from palinode.data.splits import plan, stream, survey
 from palinode.data.store import TokenStore, build, prepare, resolve
+from palinode.data.tokenizer import ByteTokenizer
 
 
 @pytest.fixture
@@ -76,6 +77,18 @@ def test_bpe_is_trained_on_the_train_split_only(tmp_path):
     found = TokenStore(tmp_path / "plain").tokenizer.to_json()
     assert found == bpe.train(iter([train_text]), 400).to_json()
     assert found != bpe.train(iter(["\n\n".join(texts)]), 400).to_json()
+
+
+def test_a_lossy_tokenizer_is_caught(folder, cache, monkeypatch):
+    """The guard on the whole corpus: bits per byte would be wrong if tokens stood for other bytes than the text's."""
+    lossy = ByteTokenizer()
+    monkeypatch.setattr(lossy, "encode_array", lambda text: np.frombuffer(text.encode()[:-1], dtype=np.uint8))
+    monkeypatch.setattr(store_module, "make_tokenizer", lambda *_: lossy)
+    with pytest.raises(
+        BadInput, match=r"data\.tokenizer: tokens stand for .* bytes, the text has .*: the tokenizer is lossy"
+    ):
+        prepare(config_for(folder), cache)
+    assert written_files(cache) == []
 
 
 def test_it_is_built_once(folder, cache, monkeypatch):

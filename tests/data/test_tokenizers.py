@@ -120,3 +120,14 @@ def test_the_known_splitting_patterns_are_lossless(trained, pattern, content):
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     written["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, byte_level]}
     assert_lossless(bpe.parse(json.dumps(written), "tokenizer.json"), content)
+
+
+def test_a_special_token_has_no_bytes_and_is_never_read_from_text(trained):
+    written = json.loads(trained.to_json())
+    written["added_tokens"] = [{"id": trained.vocab_size, "content": "<|end|>", "special": True}]
+    tokenizer = bpe.parse(json.dumps(written), "tokenizer.json")
+    assert tokenizer.vocab_size == trained.vocab_size + 1
+    assert tokenizer.bytes_per_token()[-1] == 0
+    assert tokenizer.decode([trained.vocab_size]) == "<|end|>"
+    assert_lossless(tokenizer, "text that spells <|end|> is text")
+    assert trained.vocab_size not in tokenizer.encode("<|end|>")
