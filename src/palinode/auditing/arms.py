@@ -89,18 +89,18 @@ def _evaluation_key(settings: RunSettings, data: TokenStore) -> str:
 
 def _evaluation_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:
     bench = TrainerBench(settings, data)
-    training = bench.training()
-    model = training.model
+    fresh, moved = bench.training(), bench.moved()
     passes = evaluation_passes(settings.objective, settings.evaluation.directions)
-    initial = bench.evaluate(model, passes, None, None)
+    evaluate_moved = partial(bench.evaluate, moved.model, passes)
+    initial = bench.evaluate(fresh.model, passes, None, None)
     streams = {stream: generator(AUDIT_SEED, stream, 0) for stream in ("data", "objective", "evaluation", "init")}
     findings = [
-        *check_determinism(partial(bench.evaluate, model, passes), model, training.optimizers, bench.train),
+        *check_determinism(evaluate_moved, moved.model, moved.optimizers, bench.train),
         check_copies(settings.objective, bench.specials, settings.data.window_tokens),
         check_streams(streams),
         check_training_loss(*bench.training_loss()),
         check_sum_over_sum(bench.loss_and_gradient, bench.two_rows()),
-        *bench.sums_findings(model, passes),
+        *bench.sums_findings(moved.model, passes),
     ]
     if "ltr" in initial.scores:
         zero_head = bool(getattr(settings.model, "zero_head", False))

@@ -50,7 +50,12 @@ class TrainerBench:
     def training(self) -> Training:
         """A fresh start: the arm's objective and recipe, two windows a micro-batch."""
         recipe = self.settings.recipe
-        recipe = recipe.with_(batch_windows=2 * recipe.micro_batches, steps=max(recipe.steps, LEAST_STEPS))
+        recipe = recipe.with_(
+            batch_windows=2 * recipe.micro_batches,
+            steps=max(recipe.steps, LEAST_STEPS),
+            precision="float32",  # sums are compared to 1e-6
+            compile=False,
+        )
         model = self.config.build(self.specials.vocab_size, self.settings.data.window_tokens, AUDIT_SEED)
         return Training(
             model=model,

@@ -83,9 +83,10 @@ def _loss_findings(spec: RunSpec, data: TokenStore, rows: Sequence[Mapping[str, 
         nats = {name: scores[name]["nats_per_token"] for name in ("ltr", "rtl")}
         tokens = {name: int(scores[name]["tokens_scored"]) for name in ("ltr", "rtl")}
         findings.append(check_directions(nats, tokens, trained))
-    for name in scores:
-        if name in spec.objective.groups():
-            floor = _floor_of(spec, data)
+    judged = [name for name in scores if name in spec.objective.groups()]
+    if judged:
+        floor = _floor_of(spec, data)
+        for name in judged:
             findings.append(check_text_floor(scores[name]["nats_per_token"], scores[name]["bits_per_byte"], floor))
             curve = [(int(row["step"]), float(row["scores"][name]["nats_per_token"])) for row in evaluations]  # type: ignore[call-overload,index,arg-type]
             findings.append(check_falls(curve))

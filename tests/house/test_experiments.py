@@ -1,0 +1,38 @@
+"""Every shipped experiment expands at every size, and its smallest run takes two steps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from palinode import Store
+from palinode.run import run_one
+from palinode.spec import load
+
+ROOT = Path(__file__).parents[2]
+EXPERIMENTS = sorted((ROOT / "experiments").glob("*.py"))
+TWO_STEPS = {"recipe.steps": 2, "recipe.evaluate_every_steps": None, "evaluation.max_tokens": 300}
+
+
+def test_there_are_experiments():
+    assert EXPERIMENTS
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_size_expands(path):
+    experiment = load(path).experiment
+    assert experiment.name == path.stem
+    for size in (None, *experiment.sizes):
+        resolved = experiment.resolve(size)
+        assert len(resolved.runs) == len(resolved.arms) * len(resolved.scales) * len(resolved.seeds)
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_the_smallest_run_of_every_arm_takes_two_steps(path, tmp_path):
+    resolved = load(path).experiment.resolve("smoke", TWO_STEPS, (1,))
+    threads = torch.get_num_threads()
+    for run in resolved.runs:
+        assert run.spec.threads >= 1
+        result = run_one(run.spec, Store(tmp_path))
+        assert (result.outcome, result.counters["optimizer_steps"]) == ("done", 2)
+    torch.set_num_threads(threads)
