@@ -25,6 +25,7 @@ from palinode.spec.code import keep_code
 from palinode.spec.experiment import ResolvedArm, ResolvedExperiment
 from palinode.spec.pin import pinned
 from palinode.sweep.local import Job, SweepEnd, default_workers, sweep
+from palinode.train.parallel import resolve_device
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -67,6 +68,8 @@ def run_experiment(
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine refused.
     """
+    for device in {run.spec.device for run in resolved.runs}:
+        resolve_device(device)  # a device that is not there is said now, not after the audits
     resolved = pinned(resolved)
     at_a_time = workers or default_workers(max(run.spec.threads for run in resolved.runs))
     audits = audit_arms(resolved, store, on_event)

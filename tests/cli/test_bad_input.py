@@ -129,7 +129,6 @@ FIELDS = [
     replaced("heads = 2", "heads = 3", "34 heads do not divide the width", "base.model", "heads"),
     replaced("heads = 2", 'heads = 16\nposition = "rotary"', "35 odd head size with rotary", "base.model", "rotary"),
     replaced("window_tokens = 16", 'tokenizer = "ids:1"', "36 vocabulary of 1", "base.data.tokenizer"),
-    replaced("window_tokens = 16", "window_tokens = 10_000_000", "37 window longer than the data", "window_tokens"),
     replaced("warmup_steps = 1", "warmup_steps = 9", "38 warm-up longer than the run", "base.recipe", "warmup_steps"),
     replaced("learning_rate = 0.001", "learning_rate = 0.001\nbeta1 = 1.5", "39 beta", "base.recipe.optimizer.beta1"),
     replaced("heads = 2", "heads = 2\ndropout = 1.5", "40 dropout 1.5", "base.model.dropout"),
@@ -205,16 +204,17 @@ CODE = [
     Case("67 foreign kind", write(TOML.replace('kind = "ltr"', 'kind = "os.system"', 1)), (FILE, "base.objective")),
 ]
 DATA = [
-    replaced('"text.txt"', '"gone.txt"', "74 data missing", "gone.txt"),
+    Case("37 window too long", write(TOML.replace("= 16\n", "= 10_000_000\n")), ("text.txt", "data.window_tokens")),
+    Case("74 data missing", write(TOML.replace('"text.txt"', '"gone.txt"')), ("gone.txt", "data.corpus")),
     corpus("", "empty.txt", "75 data empty"),
     corpus("too short", "short.txt", "76 too little data"),
     corpus(
         b"\x01\x00\x09\x00" * 4000,
         "ids.bin",
         "77 id outside the vocabulary",
-        data='tokenizer = "ids:5"\nsplit = "contiguous"',
+        data='tokenizer = "ids:5"',
     ),
-    corpus(b"\x01\x00\x02" * 4001, "ids.bin", "80 odd byte count", data='tokenizer = "ids:5"\nsplit = "contiguous"'),
+    corpus(b"\x01\x00\x02" * 4001, "ids.bin", "80 odd byte count", data='tokenizer = "ids:5"'),
     corpus('{"text": "a"}\n{"text": \n', "lines.jsonl", "81 broken line", "2"),
     corpus("a,b\n1,2\n", "table.csv", "82 no text column", "text"),
     corpus("{}", "tokenizer.json", "84 tokenizer.json", data='tokenizer = "tokenizer.json"'),
@@ -280,7 +280,7 @@ def test_the_program_itself_says_the_same(case, here):
     case.make()
     before = everything_in(here)
     command = [sys.executable, "-m", "palinode", *case.arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ})
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env={**os.environ})
     check(case, done.returncode, done.stdout, done.stderr, before, everything_in(here))
 
 

@@ -10,6 +10,7 @@ seeds = [1, 2]
 
 [base.data]
 corpus = "text.txt"
+split = "contiguous"
 window_tokens = 16
 
 [base.model]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palinode.base.errors import BadInput, printable
+from palinode.cli.texttable import with_plain_spaces
 
 if TYPE_CHECKING:
     from palinode.spec.experiment import ResolvedExperiment
@@ -89,4 +90,4 @@ def as_json(value: Any) -> str:
 
 def shown(text: str, limit_characters: int = 200) -> str:
     """A name or message from a file, safe for a terminal."""
-    return printable(text, limit_characters)
+    return printable(with_plain_spaces(text), limit_characters)

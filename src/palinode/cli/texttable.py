@@ -15,7 +15,7 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
     Args:
         right: the names of the columns that are aligned to the right.
     """
-    lines = [list(columns), *([printable(cell, LONGEST_CELL_CHARACTERS) for cell in row] for row in rows)]
+    lines = [list(columns), *([_cell(text) for text in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     return "\n".join(
         "  ".join(
@@ -24,3 +24,13 @@ def text_table(columns: Sequence[str], rows: Sequence[Sequence[str]], right: Seq
         ).rstrip()
         for line in lines
     )
+
+
+def _cell(text: str) -> str:
+    """Safe for a terminal, with plain spaces where numbers are grouped by thin ones."""
+    return printable(with_plain_spaces(text), LONGEST_CELL_CHARACTERS)
+
+
+def with_plain_spaces(text: str) -> str:
+    """The narrow spaces that group digits on a page, as plain ones."""
+    return text.translate(dict.fromkeys((0x2009, 0x202F), " "))
