@@ -111,9 +111,12 @@ def test_torch_global_generator_is_seeded_in_one_place():
         for path in MODULES
         for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func) in ("torch.manual_seed", "np.random.seed", "random.seed")
+        and ast.unparse(node.func)
+        in ("torch.manual_seed", "torch.default_generator.manual_seed", "np.random.seed", "random.seed")
     ]
-    assert [user.partition(":")[0] for user in users] == ["src/palinode/train/loop.py"]
+    assert [user.partition(":")[0] for user in users] == ["src/palinode/train/loop.py"] * 2, (
+        "one for the CPU, one for CUDA"
+    )
 
 
 def test_importing_opens_no_file_for_writing_and_no_socket():

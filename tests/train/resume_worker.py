@@ -21,7 +21,8 @@ for checkpoint in newest_first(root):
         shutil.copytree(checkpoint, Path(scratch) / checkpoint.name)
         training = make_training(recipe)
         saved, problems = load_newest(Path(scratch), "run", training.model, training.optimizers)
-        assert saved is not None and not problems
+        assert saved is not None
+        assert not problems
         training.counters = Counters(**saved.counters)
         training.objective_state = saved.objective_state
         train(training, after_step=lambda report: None)

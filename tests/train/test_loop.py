@@ -7,6 +7,7 @@ import torch
 from tiny_training import WINDOW_TOKENS, make_training
 from torch import nn
 
+from palinode.base.seeds import derive
 from palinode.objectives import BothObjective, ChooseObjective, LtrObjective
 from palinode.objectives.probability import Constant
 from palinode.train.checkpoint import weights_sha256
@@ -35,6 +36,36 @@ def test_counters_are_what_was_read():
     choose = trained(ChooseObjective(p=Constant(p=0.5))).counters
     assert (choose.passes, choose.tokens_read) == (8, ltr.tokens_read)
     assert 0 < choose.tokens_scored_rtl < choose.tokens_read
+
+
+def test_flops_are_asked_of_the_model_once_for_each_shape_and_visibility():
+    training = make_training("gpt2-adamw", steps=6)
+    asked, honest = [], training.model.cost
+    training.model.cost = lambda slots, sees: asked.append((slots, sees)) or honest(slots, sees)
+    train(training, after_step=lambda report: None)
+    assert len(asked) == len(set(asked)) == 2, "ltr and rtl, once each"
+    [kept] = set(training.flops_per_row.values())
+    assert training.counters.train_flops == pytest.approx(kept * training.counters.tokens_read / WINDOW_TOKENS)
+
+
+def test_the_dropout_stream_is_that_of_torchs_global_generator_and_differs_by_step():
+    """CPU: the trainer seeds the default generator itself instead of calling torch.manual_seed; the draws are the same."""
+    training = make_training("speedrun", steps=2)
+    drawn, honest = [], training.model.hidden
+
+    def draw_and_read(tokens, sees):
+        drawn.append(torch.rand(3))
+        return honest(tokens, sees)
+
+    training.model.hidden = draw_and_read
+    train(training, after_step=lambda report: None)
+    expected = []
+    for step in (0, 1):
+        for micro in (0, 1):
+            torch.manual_seed(derive(training.seed, "dropout", step, micro))
+            expected.append(torch.rand(3))
+    assert torch.equal(torch.stack(drawn), torch.stack(expected))
+    assert len({tuple(draw.tolist()) for draw in drawn}) == 4
 
 
 def test_p_zero_is_ltr_to_the_bit():

@@ -61,7 +61,7 @@ def load_newest(
     Returns:
         (what was saved, or None when there is nothing to resume from; one line for each damaged checkpoint)
     """
-    passed_over = []
+    passed_over: list[str] = []
     for directory in newest_first(root):
         try:
             return _restore(directory, run_id, model, optimizers), passed_over

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from palinode.base.example import Example, SpecialTokens
 from palinode.base.seeds import derive, generator
+from palinode.base.visibility import Visibility
 from palinode.data.windows import TrainWindows
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read
@@ -55,6 +56,7 @@ class Training:
     device: torch.device
     counters: Counters = field(default_factory=Counters)
     objective_state: dict[str, float] = field(default_factory=dict)
+    flops_per_row: dict[tuple[int, Visibility], float] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -64,6 +66,12 @@ class Training:
     def progress(self) -> Progress:
         """Where training stands, for objectives with schedules."""
         return Progress(self.step, self.recipe.steps, dict(self.objective_state))
+
+    def train_flops(self, rows: int, slots: int, sees: Visibility) -> float:
+        """FLOPs of training on some rows. Asked at every step, so the model's answer is kept: it takes 2 ms to count."""
+        if (slots, sees) not in self.flops_per_row:
+            self.flops_per_row[slots, sees] = self.model.cost(slots, sees).train_flops(slots)
+        return rows * self.flops_per_row[slots, sees]
 
 
 @dataclass(frozen=True)
@@ -110,17 +118,17 @@ def take_step(training: Training) -> StepReport:
     step, recipe = training.step, training.recipe
     factor = recipe.schedule.factor(step, recipe.steps)
     examples = batch_examples(training)
-    nats_by_group = accumulate_gradients(training, examples).nats_by_group
-    norm = _gradient_norm(training.model, recipe.gradient_clip)
+    loss = accumulate_gradients(training, examples)
+    norm = _gradient_norm(training.optimizers, recipe.gradient_clip)
     if not math.isfinite(norm):
         raise DivergedError(step, "the gradient norm")
     set_learning_rates(training.optimizers, factor)
     for optimizer in training.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    training.objective_state = training.objective.after_step(training.objective_state, nats_by_group)
-    _count(training, examples)
-    return StepReport(step, nats_by_group, factor, norm, time.perf_counter() - started)
+    training.objective_state = training.objective.after_step(training.objective_state, loss.nats_by_group)
+    _count(training, examples, loss.scored_by_group)
+    return StepReport(step, loss.nats_by_group, factor, norm, time.perf_counter() - started)
 
 
 def batch_examples(training: Training) -> list[Example]:
@@ -137,10 +145,11 @@ def batch_examples(training: Training) -> list[Example]:
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """The loss of a whole batch: what was differentiated, and the nats per token of each pass."""
+    """The loss of a whole batch: what was differentiated, and the nats per token and scored tokens of each pass."""
 
     loss_nats: float
     nats_by_group: dict[str, float]
+    scored_by_group: dict[str, int]
 
 
 def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLoss:
@@ -154,12 +163,11 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
     nats: dict[str, Tensor] = {}
     scored: dict[str, int] = {}
     for micro, example in enumerate(examples):
-        # nn.functional.dropout draws from torch's global stream; nothing else does.
-        torch.manual_seed(derive(training.seed, "dropout", training.step, micro))
+        _seed_dropout(training, micro)
         with autocast(training.device, training.recipe.precision):
             hidden = read(training.model, example)
         loss = weighted_nats(example, hidden, training.model.logits)
-        (loss.total / denominator).backward()
+        torch.autograd.backward(loss.total / denominator)
         total += loss.total.detach()
         for name, count in loss.scored_by_group.items():
             nats[name] = nats.get(name, torch.zeros((), device=training.device)) + loss.nats_by_group[name]
@@ -167,28 +175,44 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
     means = {name: float(total) / max(1, scored[name]) for name, total in nats.items()}
     if not all(math.isfinite(value) for value in means.values()):
         raise DivergedError(training.step, "the loss")
-    return BatchLoss(float(total) / denominator, means)
+    return BatchLoss(float(total) / denominator, means, scored)
 
 
-def _gradient_norm(model: nn.Module, clip: float | None) -> float:
+def _seed_dropout(training: Training, micro: int) -> None:
+    """nn.functional.dropout draws from torch's global stream; nothing else does.
+
+    On the CPU that is one generator. torch.manual_seed would also queue a seed, with a stack trace, for every backend that
+    was never started: 1 ms a step and memory that grows.
+    """
+    seed = derive(training.seed, "dropout", training.step, micro)
+    if training.device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+def _gradient_norm(optimizers: list[torch.optim.Optimizer], clip: float | None) -> float:
     """The global norm before clipping; gradients are scaled in place when it exceeds `clip`."""
-    parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    return float(nn.utils.clip_grad_norm_(parameters, math.inf if clip is None else clip))
+    owned = (parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"])
+    parameters = [parameter for parameter in owned if parameter.grad is not None]
+    if clip is None:
+        return float(
+            nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        )
+    return float(nn.utils.clip_grad_norm_(parameters, clip))
 
 
-def _count(training: Training, examples: list[Example]) -> None:
+def _count(training: Training, examples: list[Example], scored: dict[str, int]) -> None:
     counters = training.counters
     windows = sum(training.recipe.batch_windows // training.recipe.micro_batches for _ in examples)
     counters.optimizer_steps += 1
     counters.window_tokens += windows * training.windows.window_tokens
+    counters.tokens_scored += sum(scored.values())
+    counters.tokens_scored_ltr += scored.get("ltr", 0)
+    counters.tokens_scored_rtl += scored.get("rtl", 0)
     for example in examples:
         rows, slots = example.inputs.shape
         counters.tokens_read += rows * slots
         counters.passes += rows / windows
-        for group, part in example.by_group():
-            scored = int((example.loss_weight[part] > 0).sum())
-            counters.tokens_scored += scored
-            counters.tokens_scored_ltr += scored if group.name == "ltr" else 0
-            counters.tokens_scored_rtl += scored if group.name == "rtl" else 0
-            cost = training.model.cost(slots, group.sees)
-            counters.train_flops += cost.train_flops(group.rows * slots)
+        for group, _ in example.by_group():
+            counters.train_flops += training.train_flops(group.rows, slots, group.sees)

@@ -9,9 +9,9 @@ import sys
 from typing import Any, Literal
 
 import torch
-from palinode.models.base import LanguageModel
 
 from palinode.base.errors import EnvironmentProblem
+from palinode.models.base import LanguageModel
 from palinode.train.recipe import Precision
 
 DeviceName = Literal["cpu", "cuda", "auto"]
