@@ -193,6 +193,18 @@ def test_costs_are_means_beside_the_baseline(tmp_path):
     assert found["both", "parameters"].runs == 3
 
 
+def test_what_the_audit_of_the_finished_runs_found_is_said(tmp_path):
+    store = make_store(tmp_path / "runs")
+    findings = (
+        Finding(check="C5.selection", outcome="fail", law="l", message="both had 5 trials, ltr 1"),
+        Finding(check="C5.counters", outcome="pass", law="l", message="fine"),
+    )
+    store.write_audit("c5", AuditReport(subject="demo", findings=findings))
+    store.write_experiment(store.entry("demo").with_(comparison="c5"))
+    assert "C5.selection: both had 5 trials, ltr 1" in only(store.experiment("demo")).cautions
+    assert not any("C5" in caution for caution in only(experiment(tmp_path / "other")).cautions)
+
+
 def test_mixed_machines_are_said(tmp_path):
     store = make_store(tmp_path / "runs")
     result = store.experiment("demo").runs_of("both", "base")[0].result

@@ -20,11 +20,6 @@ class Audited:
     scale: str
     seed: int | None = None
 
-    @property
-    def where(self) -> str:
-        """`base`, or `base, seed 3`."""
-        return self.scale if self.seed is None else f"{self.scale}, seed {self.seed}"
-
 
 @dataclass(frozen=True)
 class ArmAudit:

@@ -140,6 +140,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdi
         reasons=reasons,
         cautions=(
             *_cost_cautions(cost),
+            *_comparison_cautions(record),
             *_audit_cautions(arm_side, baseline_side),
             *_mixed_machines(record, comparison),
         ),
@@ -217,7 +218,17 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
     for side in (arm, baseline):
         for check in dict.fromkeys(item.finding.check for item in side.untold()):
             untold.setdefault(check, []).append(side.arm)
-    return cautions + [f"{check} could not tell on {' and '.join(arms)}" for check, arms in untold.items()]
+    together: dict[str, list[str]] = {}
+    for check, arms in untold.items():
+        together.setdefault(" and ".join(arms), []).append(check)
+    return cautions + [f"{', '.join(checks)} could not tell on {arms}" for arms, checks in together.items()]
+
+
+def _comparison_cautions(record: ExperimentRecord) -> list[str]:
+    """What the audit of the finished runs against one another found wrong, beside what is said of each pair anyway."""
+    findings = record.comparison.findings if record.comparison is not None else ()
+    said_anyway = ("C5.declared_axis", "C5.runs")
+    return [f"{f.check}: {f.message}" for f in findings if f.outcome == "fail" and f.check not in said_anyway]
 
 
 def _mixed_machines(record: ExperimentRecord, comparison: Comparison) -> list[str]:

@@ -51,6 +51,9 @@ def page_content(
         "damaged": [words.without_home(str(problem)) for problem in record.damaged],
         "arms": [_arm(arm, rule, colours) for arm in entry.arms],
         "costs": [_costs_at(record, rule, scale) for scale in entry.scales],
+        "comparison": [_finding(finding, "all arms") for finding in record.comparison.findings]
+        if record.comparison
+        else [],
         "metric": ", ".join(words.metric_words(rule.metric)),
         "runs": [_run(run, rule) for run in record.runs],
         "environment": _environment(record),
@@ -132,13 +135,20 @@ def _title(verdict: Verdict) -> str:
 
 
 def _seen(record: ExperimentRecord, arm: str) -> list[str]:
-    """Which positions see what, in words: from the pictures where they show it, else from the findings."""
+    """Which positions see what, in words: from the pictures where they show it, and one finding of every other family."""
     shown = [p for p in pictures(record, arm) if p.leaks]
     seen = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
-    failed = [item.finding for item in arm_audit(record, arm).failed() if item.finding.check.startswith(("C1", "C2"))]
-    drawn = {p.check for p in shown}
-    said = dict.fromkeys(f"{finding.check}: {finding.message}" for finding in failed if finding.check not in drawn)
-    return [*seen, *said]
+    families = {_family(p.check) for p in shown}
+    for item in arm_audit(record, arm).failed():
+        check = item.finding.check
+        if check.startswith(("C1", "C2")) and _family(check) not in families:
+            families.add(_family(check))
+            seen.append(f"{check}: {item.finding.message}")
+    return seen
+
+
+def _family(check: str) -> str:
+    return check.partition(".")[0]
 
 
 def _figure(figure: Figure) -> Content:
@@ -160,7 +170,7 @@ def _directions(figure: Figure) -> list[str]:
 
 def _audit(record: ExperimentRecord, arm: ArmEntry, figures: Sequence[Figure], colours: Mapping[str, str]) -> Content:
     audit = arm_audit(record, arm.name)
-    items = sorted(audit.findings, key=lambda item: (ORDER[item.finding.outcome], item.finding.check, item.where))
+    items = sorted(audit.findings, key=lambda item: (ORDER[item.finding.outcome], item.finding.check))
     findings = _findings(items)
     counted = Counter(finding["outcome"] for finding in findings)
     return {
@@ -173,7 +183,8 @@ def _audit(record: ExperimentRecord, arm: ArmEntry, figures: Sequence[Figure], c
         "counts": [(said, outcome, counted[outcome]) for outcome, said in OUTCOME_WORDS.items() if counted[outcome]],
         "seconds": words.duration(_audit_seconds(record, audit)),
         "maps": [_figure(figure) for figure in figures if figure.kind == "map" and figure.arm == arm.name],
-        "findings": findings,
+        "findings": [finding for finding in findings if finding["outcome"] != "pass"],
+        "passed": [finding for finding in findings if finding["outcome"] == "pass"],
     }
 
 
@@ -194,7 +205,18 @@ def _findings(items: Sequence[Audited]) -> list[Content]:
             str(dict(finding.reproduce)),
         )
         alike.setdefault(key, []).append(item)
-    return [_finding(group[0].finding, "; ".join(item.where for item in group)) for group in alike.values()]
+    return [_finding(group[0].finding, _places(group)) for group in alike.values()]
+
+
+def _places(group: Sequence[Audited]) -> str:
+    """`base`, or `base, after training with seeds 1, 2`."""
+    seeds: dict[str, list[str]] = {}
+    for item in group:
+        seeds.setdefault(item.scale, []).extend([] if item.seed is None else [str(item.seed)])
+    return "; ".join(
+        f"{scale}, after training with seed{'s' if len(known) > 1 else ''} {', '.join(known)}" if known else scale
+        for scale, known in seeds.items()
+    )
 
 
 def _finding(finding: Finding, where: str) -> Content:
@@ -203,6 +225,7 @@ def _finding(finding: Finding, where: str) -> Content:
         "outcome": finding.outcome,
         "said": OUTCOME_WORDS[finding.outcome],
         "where": where,
+        "trained": "after training" in where,
         "message": finding.message,
         "law": finding.law,
         "threshold": None if finding.threshold is None else words.number(finding.threshold),
@@ -284,13 +307,25 @@ def _environment(record: ExperimentRecord) -> list[Content]:
 def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:
     """What was predicted, and what the finished runs took."""
     said = [
-        (name.replace("_", " "), _value(value))
+        (_quantity(name), _amount(name, value))
         for name, value in record.entry.plan.items()
-        if isinstance(value, str | int | float) and not isinstance(value, bool)
+        if isinstance(value, str | int | float)
     ]
     took = [_float(run.result.seconds.get("total")) for run in record.runs if run.result is not None]
     known = [seconds for seconds in took if seconds is not None]
-    return [*said, *([("taken by all runs together", words.duration(sum(known)))] if known else [])]
+    return [*said, *([("taken by the runs, added up", words.duration(sum(known)))] if known else [])]
+
+
+def _quantity(name: str) -> str:
+    return name.removesuffix("_seconds").removesuffix("_bytes").replace("_", " ")
+
+
+def _amount(name: str, value: str | int | float) -> str:
+    if isinstance(value, str | bool):
+        return str(value)
+    if name.endswith("_seconds"):
+        return words.duration(float(value))
+    return f"{words.number(value / 1e6, 3)} MB" if name.endswith("_bytes") else words.number(value)
 
 
 def _plural(count: int, word: str) -> str:
