@@ -1,0 +1,127 @@
+"""The arms of the demo through their own trainer and evaluator: honest arms pass, the published mask fails, caches hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from palinode import Store
+from palinode.auditing import arms, audit_arm, audit_comparison, audit_trained
+from palinode.auditing.bench import TrainerBench
+from palinode.base.config import encode
+from palinode.data.store import prepare
+from palinode.models.decoder import Decoder
+from palinode.run import load_trained, run_one
+from palinode.spec import load
+
+DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
+SMALL = {"model.width": 32, "model.layers": 1, "recipe.steps": 20, "recipe.evaluate_every_steps": 10}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load(DEMO).experiment.resolve(None, SMALL, (1, 2))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    threads = torch.get_num_threads()
+    yield Store(tmp_path_factory.mktemp("store"))
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def audited(demo, store):
+    return {arm.name: audit_arm(demo.settings(arm.name, "base"), name=arm.name, store=store) for arm in demo.arms}
+
+
+@pytest.mark.parametrize("arm", ["ltr", "both"])
+def test_every_check_passes_on_an_honest_arm(audited, arm):
+    findings = audited[arm].report.findings
+    assert [(f.check, f.message) for f in findings if f.outcome != "pass"] == []
+    assert {f.check.partition(".")[0] for f in findings} == {"C1", "C2", "C3", "C4", "C6", "C9"}
+
+
+def test_the_published_mask_is_caught_by_flow_and_canary_with_the_positions_named(audited):
+    report = audited["both-published-mask"].report
+    failed = {f.check for f in report.leaks}
+    assert {"C1.perturbation", "C2.canary"} <= failed
+    named = next(f for f in report.leaks if f.check == "C1.perturbation")
+    assert "15 of 16 targets see themselves" in named.message
+    assert all("rtl" in f.message for f in report.leaks if f.check in ("C1.perturbation", "C2.canary"))
+
+
+def test_a_stored_audit_is_not_measured_again(demo, store, audited, monkeypatch):
+    for name in ("_model_findings", "_evaluation_findings", "_data_findings"):
+        monkeypatch.setattr(arms, name, lambda *arguments: pytest.fail("measured again"))
+    again = audit_arm(demo.settings("ltr", "base"), name="ltr", store=store)
+    assert again == audited["ltr"]
+
+
+def test_the_cache_key_follows_what_an_audit_depends_on(demo):
+    settings = demo.settings("ltr", "base")
+    data = prepare(settings.data)
+    wider = settings.with_(model=settings.model.with_(width=64))
+    longer = settings.with_(data=settings.data.with_(window_tokens=96))
+    assert arms._model_key(settings, data) != arms._model_key(wider, data)
+    assert arms._model_key(settings, data) != arms._model_key(longer, data)
+    assert arms._data_key(settings, data) == arms._data_key(wider, data)
+    assert arms._data_key(settings, data) != arms._data_key(longer, data)
+
+
+def test_an_evaluation_that_draws_from_the_global_generator_is_caught(demo, monkeypatch):
+    """M35 through the real wiring: the real evaluator, made to draw a number."""
+    settings = demo.settings("ltr", "base")
+    honest = TrainerBench.evaluate
+
+    def draws(bench, model, passes, batch, order):
+        torch.rand(1)
+        return honest(bench, model, passes, batch, order)
+
+    monkeypatch.setattr(TrainerBench, "evaluate", draws)
+    findings = arms._evaluation_findings(settings, prepare(settings.data))
+    failed = {f.check for f in findings if f.outcome == "fail"}
+    assert "C3.leaves_no_trace" in failed
+
+
+def test_trained_runs_and_their_comparison_are_audited(demo, store):
+    records = []
+    for run in demo.runs:
+        if run.arm in ("ltr", "both"):
+            run_one(run.spec, store)
+            records.append((run.arm, run.scale, run.spec, store.record(run.spec.run_id)))
+    report = store.record(records[0][2].run_id).audit_report()
+    assert report.outcome == "pass"
+    assert {f.check.partition(".")[0] for f in report.findings} == {"C1", "C6", "C8"}
+    compared = audit_comparison(records, equal="window_tokens", models_differ=False)
+    assert [(f.check, f.message) for f in compared.findings if f.outcome != "pass"] == []
+    missing = [*records[:-1], (*records[-1][:3], None)]
+    unequal = audit_comparison(records, equal="tokens_read", models_differ=False)
+    assert {
+        f.check
+        for f in audit_comparison(missing, equal="window_tokens", models_differ=False).findings
+        if f.outcome == "fail"
+    }
+    assert {f.check for f in unequal.findings if f.outcome == "fail"}
+
+
+def test_trained_weights_that_peek_are_caught(demo, store, monkeypatch):
+    """The real wiring of the audit after training, on a stack that adds the mean over time to every state."""
+    spec = next(run.spec for run in demo.runs if run.arm == "ltr")
+    trained = load_trained(spec, store)
+    honest = Decoder.hidden
+
+    def peeks(model, tokens, sees):
+        states = honest(model, tokens, sees)
+        return states + states.mean(dim=1, keepdim=True)
+
+    monkeypatch.setattr(Decoder, "hidden", peeks)
+    rows = store.record(spec.run_id).metrics
+    report = audit_trained(spec, trained.model, trained.data, trained.specials, rows)
+    assert any(f.check == "C1.perturbation" for f in report.leaks)
+
+
+def test_reports_are_plain_json(audited):
+    for arm in audited.values():
+        assert json.loads(json.dumps(encode(arm.report), allow_nan=False))
