@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +34,7 @@ class Mlp(nn.Module):
         if self.gate is not None:
             active = F.silu(self.gate(x)) * up
         else:
-            active = F.gelu(up) if self.kind == "gelu" else F.relu(up).square()
+            active = F.gelu(up) if self.kind == "gelu" else relu2(up)
         out: Tensor = self.down(active)
         return out
 
@@ -41,6 +42,36 @@ class Mlp(nn.Module):
         """Forward FLOPs of the matrix products for one slot."""
         matrices = [self.up, self.down] + ([self.gate] if self.gate is not None else [])
         return float(sum(2 * matrix.weight.numel() for matrix in matrices))
+
+
+def relu2(x: Tensor) -> Tensor:
+    """relu(x)^2 with the gradient 2 relu(x) g written out, in place.
+
+    Autograd's own takes five passes and as many buffers: 2 to 5 % of a whole training step of a 4 x 128 decoder on one core,
+    depending on the allocator (paired steps, s.e. 0.5 %).
+    """
+    squared: Tensor = _Relu2.apply(x)  # type: ignore[no-untyped-call]
+    return squared
+
+
+class _Relu2(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        positive = F.relu(x)
+        return positive.mul_(positive)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # someone wants second derivatives
+            return 2 * F.relu(x) * upstream
+        return F.relu(x).mul_(upstream).mul_(2)
 
 
 def hidden_width(width: int, kind: MlpKind, mult: float) -> int:
