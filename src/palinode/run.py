@@ -18,6 +18,7 @@ from palinode.base.config import encode
 from palinode.base.errors import Damaged
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
+from palinode.data.config import Split
 from palinode.data.store import TokenStore, prepare
 from palinode.data.windows import TrainWindows, evaluation_windows
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
@@ -62,8 +63,8 @@ def run_one(
     attempt.save()
     if not reached_end:
         return attempt.result("stopped", reason=f"stopped after step {attempt.training.step}")
-    splits = ("validation", "test") if spec.evaluation.test else ("validation",)
-    scores = {split: attempt.evaluate(split, final=True).as_rows() for split in splits}
+    splits: tuple[Split, ...] = ("validation", "test") if spec.evaluation.test else ("validation",)
+    scores: Scores = {str(split): attempt.evaluate(split, final=True).as_rows() for split in splits}
     attempt.audit()
     return attempt.record("done", scores=scores)
 
@@ -76,7 +77,7 @@ def build_model(settings: RunSettings, data: TokenStore, seed: int) -> tuple[Lan
 
 
 def evaluate_split(
-    settings: RunSettings, model: LanguageModel, data: TokenStore, specials: SpecialTokens, split: str, seed: int
+    settings: RunSettings, model: LanguageModel, data: TokenStore, specials: SpecialTokens, split: Split, seed: int
 ) -> Evaluation:
     """Score a whole split as the spec's evaluation says: fixed windows, the objective's own passes."""
     chosen = settings.evaluation
@@ -197,7 +198,7 @@ class Attempt:
         if done % recipe.checkpoint_interval_steps == 0 and not last:
             self.save()
 
-    def evaluate(self, split: str, *, final: bool = False) -> Evaluation:
+    def evaluate(self, split: Split, *, final: bool = False) -> Evaluation:
         """Score a split and write the row."""
         with self._timed("evaluate"):
             training = self.training
@@ -237,7 +238,7 @@ class Attempt:
         training = self.training
         by_role = {role: sum(p.numel() for _, p in named) for role, named in training.model.parameter_groups().items()}
         total = sum(by_role.values())
-        outside = sum(by_role.get(role, 0) for role in ("embedding", "position"))
+        outside = sum(by_role.get(role, 0) for role in ("embedding", "position", "head"))
         return Result(
             run_id=self.spec.run_id,
             outcome=outcome,

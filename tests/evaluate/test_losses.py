@@ -32,12 +32,8 @@ def bytes_per_token():
 
 @pytest.fixture(scope="module")
 def model():
-    made = (
-        modern(layers=2, width=16, heads=2, dropout=0.2)
-        .with_(zero_residual=False, zero_head=False)
-        .build(SPECIALS.vocab_size, WINDOW, 0)
-    )
-    return made
+    config = modern(layers=2, width=16, heads=2, dropout=0.2).with_(zero_residual=False, zero_head=False)
+    return config.build(SPECIALS.vocab_size, WINDOW, 0)
 
 
 def scored(model, tokens, bytes_per_token, objective=None, batch_windows=4, directions=("ltr", "rtl")):

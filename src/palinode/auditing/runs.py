@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ TRAINED_FLOW = FlowSettings(
 
 
 def audit_trained(
-    spec: RunSpec, model: LanguageModel, data: TokenStore, specials: SpecialTokens, rows: Sequence[Mapping[str, object]]
+    spec: RunSpec, model: LanguageModel, data: TokenStore, specials: SpecialTokens, rows: Sequence[Mapping[str, Any]]
 ) -> AuditReport:
     """C1 and C6 on trained weights, and C8 on the losses they reached.
 
@@ -71,15 +72,15 @@ def audit_comparison(
     return AuditReport(subject="comparison", findings=findings, seconds=time.perf_counter() - began)
 
 
-def _loss_findings(spec: RunSpec, data: TokenStore, rows: Sequence[Mapping[str, object]]) -> list[Finding]:
+def _loss_findings(spec: RunSpec, data: TokenStore, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     """C8: the directions against each other, the loss against n-grams and a compressor, sudden falls."""
     evaluations = [row for row in rows if row["event"] == "eval" and row["split"] == "validation"]
     if not evaluations:
         return []
-    scores: Mapping[str, Mapping[str, float]] = evaluations[-1]["scores"]  # type: ignore[assignment]
+    scores: Mapping[str, Mapping[str, float]] = evaluations[-1]["scores"]
     findings = []
     if {"ltr", "rtl"} <= set(scores) and {"ltr", "rtl"} <= set(spec.objective.groups()):
-        trained = {name: float(evaluations[-1][f"tokens_scored_{name}"]) for name in ("ltr", "rtl")}  # type: ignore[arg-type]
+        trained = {name: float(evaluations[-1][f"tokens_scored_{name}"]) for name in ("ltr", "rtl")}
         nats = {name: scores[name]["nats_per_token"] for name in ("ltr", "rtl")}
         tokens = {name: int(scores[name]["tokens_scored"]) for name in ("ltr", "rtl")}
         findings.append(check_directions(nats, tokens, trained))
@@ -88,7 +89,7 @@ def _loss_findings(spec: RunSpec, data: TokenStore, rows: Sequence[Mapping[str, 
         floor = _floor_of(spec, data)
         for name in judged:
             findings.append(check_text_floor(scores[name]["nats_per_token"], scores[name]["bits_per_byte"], floor))
-            curve = [(int(row["step"]), float(row["scores"][name]["nats_per_token"])) for row in evaluations]  # type: ignore[call-overload,index,arg-type]
+            curve = [(int(row["step"]), float(row["scores"][name]["nats_per_token"])) for row in evaluations]
             findings.append(check_falls(curve))
     return findings
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 from palinode.objectives.base import Objective as Objective
 from palinode.objectives.base import Progress as Progress
-from palinode.objectives.directional import LtrObjective, RtlObjective
-from palinode.objectives.mixture import BothObjective, ChooseObjective
+from palinode.objectives.directional import LtrObjective as LtrObjective
+from palinode.objectives.directional import RtlObjective as RtlObjective
+from palinode.objectives.mixture import BothObjective as BothObjective
+from palinode.objectives.mixture import ChooseObjective as ChooseObjective
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
     cls.kind: cls for cls in (LtrObjective, RtlObjective, BothObjective, ChooseObjective)
