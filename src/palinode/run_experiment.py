@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from palinode.auditing import audit_arm, audit_comparison
@@ -21,7 +20,7 @@ from palinode.base.finding import AuditReport, Finding
 from palinode.plan import Plan, plan
 from palinode.results.record import ArmEntry, ExperimentEntry, RunEntry
 from palinode.results.store import Store
-from palinode.spec.code import keep_code
+from palinode.spec.code import Code, keep_code
 from palinode.spec.experiment import ResolvedArm, ResolvedExperiment
 from palinode.spec.pin import pinned
 from palinode.sweep.local import Job, SweepEnd, default_workers, sweep
@@ -50,7 +49,7 @@ def run_experiment(
     resolved: ResolvedExperiment,
     store: Store,
     *,
-    code: Path | None = None,
+    code: Code | None = None,
     command: Sequence[str] = (),
     workers: int | None = None,
     on_event: OnEvent = lambda event: None,
@@ -58,7 +57,7 @@ def run_experiment(
     """Audit, plan and run an experiment; its entry in the store says what was asked, predicted and found.
 
     Args:
-        code: the user's file that parts of the experiment were written in.
+        code: the user's Python that parts of the experiment were written in.
         command: the command line, for the record.
         workers: runs at a time; default as many as there are cores for.
         on_event: called with `audit`, `plan`, `note` events and those of `sweep.local.sweep`.
@@ -161,11 +160,12 @@ def _compared(resolved: ResolvedExperiment, store: Store) -> str:
     report = audit_comparison(runs, equal=resolved.decision.equal, models_differ=len(models) > 1)
     findings = [encode(finding) for finding in report.findings]
     audit_hash = content_hash([resolved.name, resolved.size, [run.spec.run_id for run in resolved.runs], findings])
-    store.write_audit(audit_hash, report)
+    if audit_hash not in store.audits():  # its seconds are not in the hash: the same comparison again changes nothing
+        store.write_audit(audit_hash, report)
     return audit_hash
 
 
-def _jobs(resolved: ResolvedExperiment, store: Store, code: Path | None) -> list[Job]:
+def _jobs(resolved: ResolvedExperiment, store: Store, code: Code | None) -> list[Job]:
     """Write every run's spec, and the user's code it needs, and hand the directories over."""
     jobs = []
     for run in resolved.runs:
@@ -187,7 +187,7 @@ def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | No
 
 def _entry(
     resolved: ResolvedExperiment,
-    code: Path | None,
+    code: Code | None,
     command: Sequence[str],
     audits: Sequence[ArmAudit],
     *,
@@ -202,7 +202,7 @@ def _entry(
         question=resolved.question,
         created=earlier.created if earlier else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=earlier.command if earlier else tuple(command),
-        code=str(code) if code else None,
+        code=str(code.path) if code else None,
         decision=encode(resolved.decision),
         arms=tuple(ArmEntry(name=a.name, expect_leak=a.expect_leak, note=a.note, diff=a.diff) for a in resolved.arms),
         scales=resolved.scales,

@@ -167,7 +167,7 @@ def test_python_errors_name_line_and_field_with_the_nearest(write):
 
 def test_a_users_class_is_user_code(write):
     source = load(write("mine.py", USER))
-    assert source.code == Path("mine.py").resolve()
+    assert source.code.path == Path("mine.py").resolve()
     encoded = encode(source.resolve().runs[1].spec)["objective"]
     assert encoded["kind"] == "user:Mine"
     assert encoded["strength"] == 2.0
@@ -206,7 +206,7 @@ def test_code_outside_the_project_or_inside_the_store_needs_permission(write, mo
     directory = Store("project/runs").write_spec(spec.run_id, encode(spec))
     content = f"open({str(canary)!r}, 'w')\n" + USER
     write(place, content)
-    record = {"file": str(source.code), "sha256": hashlib.sha256(content.encode()).hexdigest()}
+    record = {"file": str(source.code.path), "sha256": hashlib.sha256(content.encode()).hexdigest()}
     (directory / "code.json").write_text(json.dumps(record))
     monkeypatch.chdir("project")
     assert "--allow-code" in refusal(load_run, Path("runs") / spec.run_id)
@@ -338,4 +338,4 @@ def test_every_one_letter_typo_of_a_field_is_answered_with_the_field(pair):
     with pytest.raises(BadInput) as caught:
         decode(Experiment, {**{field: 1 for field in FIELDS if field != name}, typo: 1})
     # pydantic names missing and mistyped fields too; the unknown key is what the user has to see
-    assert f"did you mean {name!r}?" in str(caught.value)
+    assert repr(name) in str(caught.value).partition("did you mean ")[2]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+MOST_SUGGESTIONS = 3
 LONGEST_TYPO_CHARACTERS = 100  # a longer name is no typo of a field
 
 
@@ -75,17 +76,18 @@ def printable(text: str, limit_characters: int = 1000) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """A hint naming the valid name closest to `name`, or listing all when there are few; None when there is nothing to say."""
+    """A hint naming the valid names closest to `name`, or listing all when there are few; None when there is nothing to say."""
     names = sorted(valid)
     edits = {
         known: _edits(name.casefold(), known.casefold()) for known in names if len(name) <= LONGEST_TYPO_CHARACTERS
     }
-    closest = min(edits, key=lambda known: edits[known], default=None)
+    fewest = min(edits.values(), default=0)
     begun = [known for known in names if len(name) > 2 and known.startswith(name)]
-    if begun and closest is not None and edits[closest] > 2:  # no typo, but the beginning of a name
+    if begun and fewest > 2:  # no typo, but the beginning of a name
         return f"did you mean {min(begun, key=len)!r}?"
-    if closest is not None and edits[closest] <= max(1, min(len(name), len(closest)) // 2):
-        return f"did you mean {closest!r}?"
+    closest = [known for known, count in edits.items() if count == fewest <= max(1, min(len(name), len(known)) // 2)]
+    if closest:
+        return f"did you mean {' or '.join(repr(known) for known in closest[:MOST_SUGGESTIONS])}?"
     return f"valid: {', '.join(names)}" if 0 < len(names) <= 16 else None
 
 

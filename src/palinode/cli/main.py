@@ -87,7 +87,9 @@ def entry(arguments: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())  # type: ignore[attr-defined]
             return 0
-        return _misused(error) if hasattr(error, "format_message") else _bug(error)
+        if hasattr(error, "format_message"):
+            return _misused(error)
+        return _users_mistake(error) or _bug(error)
     return returned if isinstance(returned, int) else 0
 
 
@@ -104,6 +106,22 @@ def _misused(error: Exception) -> int:
     place = getattr(getattr(error, "ctx", None), "command_path", "palinode")
     told = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
     _say(f"{place}: {told}", LONGEST_LINE_CHARACTERS)
+    return BadInput.exit_code
+
+
+def _users_mistake(error: Exception) -> int | None:
+    """An exception that came through the user's own code is theirs: the line in their file; None when it did not."""
+    if "palinode.spec.code" not in sys.modules:
+        return None
+    from palinode.spec.code import USER_MODULE
+
+    frames = list(traceback.walk_tb(error.__traceback__))
+    own = [(frame, line) for frame, line in frames if str(frame.f_globals.get("__name__")).startswith(USER_MODULE)]
+    if not own:
+        return None
+    frame, line = own[-1]
+    place = f"{_short_path(frame.f_code.co_filename)}, line {line}"
+    _say(f"{place}: {type(error).__name__}: {error}", LONGEST_LINE_CHARACTERS)
     return BadInput.exit_code
 
 

@@ -24,6 +24,7 @@ from palinode.base.config import USER_PREFIX, Config, Part, bad_input, source_sh
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.spec.text import read_text
 
+USER_MODULE = "palinode_user_"  # what the names of modules made from users' files begin with
 RECORD_FILE = "code.json"  # beside spec.json: where the code was, and its hash
 COPY_FILE = "code.py"  # beside spec.json: the code itself
 # Everything a mistake in the user's file can raise; an error of this program itself is none of them by its place.
@@ -39,11 +40,13 @@ class Code:
 
     Attributes:
         path: where it is, absolute.
+        content: what it held when it was run: what a run's directory keeps, however soon the file is edited.
         names: what it defines at its top level.
         user_parts: kind (`user:ClassName`) -> class, for decoding specs that name them.
     """
 
     path: Path
+    content: bytes
     names: Mapping[str, Any]
     user_parts: Mapping[str, type[Part]]
 
@@ -66,9 +69,9 @@ def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None
         BadInput: it cannot be read, or raises; names the line.
     """
     file = shown or str(path)
-    read_text(path)
+    content = read_text(path).encode()
     path = path.resolve()
-    name = f"palinode_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = f"{USER_MODULE}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path, loader=_FromSource(name, str(path)))
     if spec is None or spec.loader is None:
         raise BadInput("is not a Python file", file=file)
@@ -83,16 +86,16 @@ def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None
     parts = dict(_user_parts(module))
     for cls in parts.values():
         source_sha256(cls)  # now, while the file is what was run
-    return Code(path=path, names=vars(module), user_parts=parts)
+    return Code(path=path, content=content, names=vars(module), user_parts=parts)
 
 
-def keep_code(directory: Path, code: Path) -> None:
-    """Record in a run's directory which code its spec needs, with a copy."""
-    text = read_text(code)
-    content = code.read_bytes()
-    if not (directory / COPY_FILE).exists():
-        fsio.write_bytes(directory / COPY_FILE, content)
-    fsio.write_json(directory / RECORD_FILE, {"file": str(code), "sha256": _sha256(content), "lines": text.count("\n")})
+def keep_code(directory: Path, code: Code) -> None:
+    """Record in a run's directory which code its spec needs, with a copy. Keeping the same code again changes nothing."""
+    record = {"file": str(code.path), "sha256": _sha256(code.content)}
+    path = directory / RECORD_FILE
+    if not path.is_file() or fsio.read_json(path) != record:
+        fsio.write_bytes(directory / COPY_FILE, code.content)
+        fsio.write_json(path, record)
 
 
 def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
@@ -108,7 +111,7 @@ def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
     if not isinstance(recorded, str) or not recorded.isprintable():
         raise BadInput("names no code file", file=str(directory / RECORD_FILE), field="file")
     original, copy = Path(recorded), directory / COPY_FILE
-    if original.is_file() and _sha256(original.read_bytes()) == record.get("sha256"):
+    if original.is_file() and _sha256(read_text(original).encode()) == record.get("sha256"):
         permit_code(original, allow_code=allow_code, store=directory.parent, shown=shown)
         return run_file(original)
     if not copy.is_file():

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from palinode.base import fsio
-from palinode.base.config import Part, decode
+from palinode.base.config import decode
 from palinode.base.errors import BadInput, PalinodeError, nearest
 from palinode.results.record import ExperimentEntry
 from palinode.spec.code import Code, kept_code, run_file, user_parts_in
@@ -35,14 +35,13 @@ class Source:
         file: the path as the user gave it; errors name it.
         experiment: the experiment; None where the file is an experiment already resolved.
         fixed: the resolved experiment of such a file.
-        code: the user's Python that its parts were written in; None without user code.
+        code: the user's Python that some of its parts were written in; None without such parts.
     """
 
     file: str
     experiment: Experiment | None
     fixed: ResolvedExperiment | None = None
-    code: Path | None = None
-    user_parts: Mapping[str, type[Part]] = field(default_factory=dict)
+    code: Code | None = None
 
     def resolve(
         self,
@@ -169,8 +168,8 @@ def _from_python(path: Path) -> Source:
         hint = f"name it experiment, not {others[0]}" if others else f"write {EXPERIMENT_NAME} = Experiment(...)"
         what = "defines no experiment" if found is None else f"experiment is a {type(found).__name__}"
         raise BadInput(what, file=str(path), field=EXPERIMENT_NAME, hint=hint)
-    parts = dict(code.user_parts) | dict(user_parts_in(found))
-    return Source(str(path), found, code=code.path if parts else None, user_parts=parts)
+    uses_code = bool(code.user_parts) or any(user_parts_in(found))
+    return Source(str(path), found, code=code if uses_code else None)
 
 
 def _from_table(data: dict[str, Any], path: Path) -> Source:
@@ -190,7 +189,7 @@ def _from_run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> Sou
         decision=Decision(baseline="run", metric=_measured_metric(spec)),
         seeds=(spec.seed,),
     )
-    return Source(str(path), experiment, code=code.path if code else None, user_parts=code.user_parts if code else {})
+    return Source(str(path), experiment, code=code)
 
 
 def _measured_metric(spec: RunSpec) -> str:
@@ -215,14 +214,14 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
     entry = decode(ExperimentEntry, data, file=str(path))
     store = path.resolve().parent.parent
     runs: list[ResolvedRun] = []
-    parts: dict[str, type[Part]] = {}
+    needed: Code | None = None
     for run in entry.runs:
         spec_path = store / Path(run.run_id).name / SPEC_FILE
         spec, code = _run_spec(fsio.read_json(spec_path), spec_path, allow_code=allow_code)
         if spec.run_id != run.run_id:
             raise BadInput(f"holds the spec of run {spec.run_id}, not {run.run_id}", file=str(spec_path))
         runs.append(ResolvedRun(arm=run.arm, scale=run.scale, spec=spec))
-        parts |= code.user_parts if code else {}
+        needed = needed or code
     decision = decode(Decision, dict(entry.decision), file=str(path))
     fixed = ResolvedExperiment(
         name=entry.name,
@@ -237,5 +236,4 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
     if decision.baseline not in (names := [arm.name for arm in entry.arms]):
         hint = nearest(decision.baseline, names)
         raise BadInput(f"no arm is named {decision.baseline!r}", file=str(path), field="decision.baseline", hint=hint)
-    code_path = Path(entry.code) if entry.code and parts else None
-    return Source(str(path), None, fixed=fixed, code=code_path, user_parts=parts)
+    return Source(str(path), None, fixed=fixed, code=needed)

@@ -1,0 +1,45 @@
+"""`palinode` with an audit that takes no time: for tests of everything around it. The audit has tests of its own."""
+
+import sys
+
+from palinode import plan, run_experiment
+from palinode.auditing import AuditedArm
+from palinode.base.config import content_hash, encode
+from palinode.base.finding import AuditReport, Finding
+from palinode.calibrate import Calibration
+from palinode.cli.main import entry
+
+
+def quick_audit_arm(settings, *, name, store=None) -> AuditedArm:
+    """Fails an arm that reads rtl through anything but rtl, passes every other."""
+    sees = getattr(settings.objective, "rtl_sees", None)
+    leaks = sees is not None and sees.kind_name() != "rtl"
+    law = "no target informs its own prediction"
+    finding = Finding(
+        check="C1.perturbation",
+        outcome="fail" if leaks else "pass",
+        law=law,
+        message="rtl: targets 0-14 of 16 see themselves" if leaks else "no target sees itself",
+    )
+    audited = AuditedArm(
+        content_hash([name, encode(settings)]), AuditReport(subject=name, findings=(finding,), seconds=0.5)
+    )
+    if store is not None:
+        store.write_audit(audited.hash, audited.report)
+    return audited
+
+
+def quick_calibrate(specs, on_progress=lambda line: None) -> dict[str, Calibration]:
+    """A second for every run."""
+    return {spec.run_id: Calibration(1e-6, 0.1, 1.0, 1.0) for spec in specs}
+
+
+def install() -> None:
+    """Replace the audit and the calibration of this process."""
+    run_experiment.audit_arm = quick_audit_arm
+    plan.calibrate = quick_calibrate
+
+
+if __name__ == "__main__":
+    install()
+    sys.exit(entry(sys.argv[1:]))

@@ -1,0 +1,213 @@
+"""`palinode run` with real training in real processes: reuse, refusal, failure, interruption, death."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import quick_audit
+from tiny_experiment import TOML, everything_in
+
+from palinode import plan, run_experiment
+from palinode.results.store import Store
+
+PROGRAM = (sys.executable, str(Path(__file__).with_name("quick_audit.py")))
+ONE_SEED = TOML.replace("seeds = [1, 2]", "seeds = [1]")
+LONGER = TOML.replace("seeds = [1, 2]", "seeds = [5]").replace(
+    "steps = 4", "steps = 60\nevaluate_every_steps = 20\ncheckpoint_every_steps = 10\nlog_every_steps = 5"
+)
+LEAK = (
+    ONE_SEED
+    + '\n[[arms]]\nname = "mask"\n[arms.change.objective]\nkind = "both"\nrtl_sees = { kind = "flipped-lower-triangle" }\n'
+)
+FAILING = """
+from palinode import *
+from palinode.data.config import DataConfig
+
+class Breaks(LtrObjective):
+    kind = ""
+    def draw(self, batch, window_tokens, generator, progress):
+        if progress.step == 2:
+            raise RuntimeError("this idea does not work")
+        return super().draw(batch, window_tokens, generator, progress)
+
+experiment = Experiment(
+    name="mine", question="?", arms=(Arm(name="ltr"), Arm(name="breaks", change={"objective": Breaks()})),
+    base=RunSettings(
+        data=DataConfig(corpus="text.txt", split="contiguous", window_tokens=16), model=DecoderConfig(layers=1, width=16, heads=2),
+        objective=LtrObjective(), recipe=Speedrun(steps=3, batch_windows=2),
+        evaluation=EvaluationConfig(directions=("ltr",), max_tokens=400),
+    ),
+    decision=Decision(baseline="ltr"), seeds=(1,),
+)
+"""
+
+
+@pytest.fixture
+def quick(palinode, monkeypatch):
+    """`palinode` in this process, with the quick audit and calibration."""
+    monkeypatch.setattr(run_experiment, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(plan, "calibrate", quick_audit.quick_calibrate)
+    return palinode
+
+
+def weights(store: Store) -> dict[str, str | None]:
+    return {record.run_id: record.result.weights_sha256 if record.result else None for record in store.records()}
+
+
+def test_it_trains_compares_and_does_nothing_twice(quick, here):
+    Path("x.toml").write_text(ONE_SEED)
+    told = quick("run", "x.toml")
+    assert told.code == 0, told.err
+    assert "both" in told.out.splitlines()[0]
+    assert "ltr" in told.out.splitlines()[0]
+    store = Store("runs")
+    first = weights(store)
+    assert len(first) == 2
+    assert all(first.values())
+    entry = store.entry("tiny")
+    assert entry.plan["runs"] == 2
+    assert entry.plan["measured_seconds"] > 0
+    assert entry.plan["predicted_seconds"] > 0
+    assert entry.command[:2] == ("palinode", "run")
+    assert set(entry.audits) == {"ltr", "both"}
+    before = everything_in(here)
+    again = quick("run", "x.toml", "--json")
+    assert again.code == 0
+    events = [json.loads(line) for line in again.out.splitlines() if line.startswith('{"') and "event" in line]
+    assert [event["event"] for event in events].count("reused") == 2
+    changed = {path for path, content in everything_in(here).items() if before.get(path) != content}
+    assert changed <= {str(here / "runs" / "index.sqlite")}
+    other = ONE_SEED.replace('"tiny"', '"other"').replace('name = "both"', 'name = "renamed"')
+    Path("other.toml").write_text(other)
+    assert quick("run", "other.toml").code == 0
+    assert weights(store) == first
+
+
+def test_a_leaking_arm_is_refused_with_a_paragraph_unless_expected(quick, here):
+    Path("x.toml").write_text(LEAK)
+    told = quick("run", "x.toml", "--quiet")
+    assert told.code == 3
+    assert told.out == ""
+    assert len(told.err.splitlines()) == 1
+    for part in ("arms.mask", "sees its own answer", "targets 0-14", "expect_leak", "nothing was trained"):
+        assert part in told.err
+    assert Store("runs").run_ids() == []
+    Path("x.toml").write_text(LEAK.replace('name = "mask"', 'name = "mask"\nexpect_leak = true'))
+    told = quick("run", "x.toml")
+    assert told.code == 0
+    assert "LEAK" in told.out
+    assert "audit of mask at base: LEAK (expected)" in told.err
+
+
+def test_a_failing_idea_is_a_result_and_the_others_go_on(quick, here):
+    Path("mine.py").write_text(FAILING)
+    told = quick("run", "mine.py")
+    assert told.code == 1
+    assert "RuntimeError: this idea does not work" in told.err
+    assert "1 of 2 runs failed" in told.err
+    outcomes = {record.spec["objective"]["kind"]: record for record in Store("runs").records()}
+    assert outcomes["ltr"].outcome == "done"
+    assert outcomes["user:Breaks"].outcome == "failed"
+    assert 'mine.py", line 9' in outcomes["user:Breaks"].result.reason
+    assert (outcomes["user:Breaks"].directory / "code.py").read_text() == FAILING
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*PROGRAM, "run", *arguments, "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def events_until(program: subprocess.Popen, wanted: str, count: int) -> list[dict]:
+    found = []
+    while sum(event["event"] == wanted for event in found) < count:
+        line = program.stdout.readline()
+        assert line, program.stderr.read()
+        found.append(json.loads(line))
+    return found
+
+
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def all_ended(pids: list[int], seconds: float = 30.0) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not all(map(ended, pids)):
+        time.sleep(0.05)
+    return all(map(ended, pids))
+
+
+@pytest.fixture
+def uninterrupted(quick, here) -> dict[str, str | None]:
+    """The weights of a run that nobody disturbed, in a store of its own."""
+    Path("x.toml").write_text(LONGER)
+    assert quick("run", "x.toml", "--store", "calm", "--quiet").code == 0
+    return weights(Store("calm"))
+
+
+def rows(store: str, run_id: str) -> list[dict]:
+    """The metric rows without what may differ: the clock and the attempt."""
+    metrics = Store(store).record(run_id).metrics
+    return [{key: value for key, value in row.items() if key not in ("seconds", "attempt")} for row in metrics]
+
+
+def test_killed_and_interrupted_runs_end_with_the_same_bits(uninterrupted, quick, here):
+    """kill -9 of a worker, of the driver, and Ctrl-C, each at a random moment; then the same command."""
+    chance = random.Random(2)
+    pids: list[int] = []
+    for how in ("worker", "driver", "interrupt"):
+        program = start("x.toml", "--workers", "2")
+        seen = events_until(program, "train", chance.randint(2, 6))
+        pids += [event["pid"] for event in seen if event["event"] == "started"]
+        if how == "worker":
+            os.kill(pids[-1], signal.SIGKILL)
+            program.send_signal(signal.SIGTERM)
+        else:
+            program.send_signal(signal.SIGKILL if how == "driver" else signal.SIGINT)
+        _, err = program.communicate(timeout=60)
+        assert program.returncode == {"worker": 143, "driver": -9, "interrupt": 130}[how], err
+        assert "Traceback" not in err
+        assert all_ended(pids)
+    told = quick("run", "x.toml")
+    assert told.code == 0, told.err
+    assert weights(Store("runs")) == uninterrupted
+    for run_id in uninterrupted:
+        assert rows("runs", run_id) == rows("calm", run_id)
+
+
+@pytest.mark.nightly
+def test_two_drivers_share_the_work(uninterrupted, here):
+    programs = [start("x.toml", "--workers", "1") for _ in range(2)]
+    told = [program.communicate(timeout=240) for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], told
+    assert weights(Store("runs")) == uninterrupted
+    assert [record.result.attempts for record in Store("runs").records()] == [1, 1]
+
+
+def test_the_code_may_be_edited_while_it_runs(quick, here):
+    """A run keeps the code it was started with; edited code makes new runs."""
+    good = FAILING.replace("progress.step == 2", "False")
+    Path("mine.py").write_text(good)
+    program = start("mine.py", "--workers", "1")
+    events_until(program, "started", 1)
+    Path("mine.py").write_text(good + "\n# edited\n")
+    out, err = program.communicate(timeout=120)
+    assert program.returncode == 0, err
+    assert len(Store("runs").run_ids()) == 2
+    told = quick("run", "mine.py")
+    assert told.code == 0
+    assert len(Store("runs").run_ids()) == 3  # the ltr arm is reused, the edited one is new
