@@ -100,6 +100,24 @@ def test_parameter_counts_refuse_groups_that_do_not_add_up():
         Forgetful().parameter_counts()
 
 
+def test_a_users_model_of_pytorchs_own_layers_is_grouped_and_a_tied_weight_counted_once():
+    class Own(LanguageModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words = torch.nn.Embedding(50, 8)
+            self.inner = torch.nn.Linear(8, 8)
+            self.taps = torch.nn.Conv1d(8, 8, 3)
+            self.to_words = torch.nn.Linear(8, 50, bias=False)
+            self.to_words.weight = self.words.weight
+
+    model = Own()
+    names = {group: [name for name, _ in pairs] for group, pairs in model.parameter_groups().items()}
+    assert names["embedding"] == ["words.weight"]
+    assert names["matrix"] == ["inner.weight"]
+    assert names["vector"] == ["inner.bias", "taps.weight", "taps.bias"]
+    assert model.parameter_counts()["embedding"] == 50 * 8
+
+
 @pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
 def test_build_is_a_pure_function_of_the_seed(config):
     before = torch.get_rng_state()

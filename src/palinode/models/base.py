@@ -13,6 +13,7 @@ from torch.nn import Parameter
 from palinode.base.config import Part
 from palinode.base.visibility import Visibility
 from palinode.models.cost import Cost
+from palinode.models.mixers.base import Mixer
 
 GROUPS = ("embedding", "position", "matrix", "head", "vector")
 GROUP_OF_ROLE = {"embedding": "embedding", "position": "position", "head": "head"}
@@ -86,8 +87,6 @@ class LanguageModel(nn.Module):
 
     def _special_groups(self) -> dict[str, str]:
         """Full parameter name -> group, as the mixers declare them."""
-        from palinode.models.mixers.base import Mixer
-
         mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
         return {f"{prefix}.{name}": group for prefix, mixer in mixers for name, group in mixer.special_groups().items()}
 
