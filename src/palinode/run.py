@@ -23,6 +23,7 @@ from palinode.data.store import TokenStore, prepare
 from palinode.data.windows import TrainWindows, evaluation_windows
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
 from palinode.models.base import LanguageModel
+from palinode.objectives.probability import Probability
 from palinode.results.record import METRICS_FILE, RESULT_FILE, Result, RunOutcome
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -253,14 +254,14 @@ class Attempt:
         )
 
     def _log_training(self, report: StepReport) -> None:
-        probability = getattr(self.spec.objective, "p", None)
+        probability = getattr(self.spec.objective, "p", None)  # a user's `p` may be anything
         self._write(
             {
                 "event": "train",
                 "nats_by_group": report.nats_by_group,
                 "learning_rate_factor": report.learning_rate_factor,
                 "gradient_norm": report.gradient_norm,
-                **({} if probability is None else {"p": probability.at(self.training.progress())}),
+                **({"p": probability.at(self.training.progress())} if isinstance(probability, Probability) else {}),
             }
         )
 

@@ -54,7 +54,6 @@ def test_plain_lines_say_what_happened(capsys, monkeypatch):
         "[red]both seed 3 | printed ?[31m by the run",
         "[red]both seed 3: step 40 of 40, validation ltr 2.250",
         "[red]both seed 3: failed: KeyError: 'x'",
-        "[red]both seed 3: failed, validation ltr 2.250 (3.0 s of training)",
         "[red]both seed 4: done before",
         "[red]both seed 5: process 7 on this host is working on it",
     ]

@@ -86,7 +86,7 @@ class _Plain:
             line.told_at = time.monotonic()
             _tell(f"{line.name}: started")
         elif kind in ("finished", "reused"):
-            _tell(f"{line.name}: {_end_words(event, line)}")
+            _tell(_failure(event) or f"{line.name}: {_end_words(event, line)}")
 
 
 @contextlib.contextmanager
@@ -100,7 +100,7 @@ def _live() -> Iterator[Show]:
     with Live(console=console, refresh_per_second=4, get_renderable=lambda: _table(lines), transient=True) as live:
 
         def show(event: Event) -> None:
-            if text := _once(event):
+            if text := _once(event) or _failure(event):
                 live.console.print(shown(text, 1000), markup=False, highlight=False)
             if "run_id" not in event:
                 return
@@ -163,9 +163,14 @@ def _once(event: Event) -> str | None:
         return f"{_name(event)}: {event['message']}"
     if kind == "output":
         return f"{_name(event)} | {event['text']}"
-    if kind == "finished" and event["outcome"] not in ("done", "stopped") and event.get("reason"):
-        return f"{_name(event)}: {event['outcome']}: {str(event['reason']).splitlines()[0]}"
     return None
+
+
+def _failure(event: Event) -> str | None:
+    """Why a run did not end well, in one line."""
+    if event["event"] != "finished" or event["outcome"] in ("done", "stopped") or not event.get("reason"):
+        return None
+    return f"{_name(event)}: {event['outcome']}: {str(event['reason']).splitlines()[0]}"
 
 
 def _plan_words(event: Event) -> str:
