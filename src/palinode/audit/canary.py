@@ -17,13 +17,16 @@ from palinode.audit.copies import seeded_passes, trainable_copy
 from palinode.audit.draws import Entry, contract, draw_bank, joined_draw
 from palinode.audit.evidence import ALARM_NATS, Evidence, combined_nats
 from palinode.audit.influence import only_pass, scored_targets
-from palinode.audit.languages import NOT_BET_ON, Context, Language
+from palinode.audit.languages import Context, Language
 from palinode.audit.subject import Subject, slots_needed
 from palinode.base.config import Config
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 
 BETAS = (0.9, 0.95)
+NOT_AN_ID = -1
+# tokens of a batch, with up to four times the rows: an objective that scores two tokens of a window learns too slowly
+SCORED_TOKENS = 256
 DECAYING_SHARE = 0.4  # of the steps, where the learning rate falls
 
 
@@ -34,6 +37,7 @@ class CanarySettings(Config):
         vocabulary: ids used; the softmax is restricted to them.
         window_tokens, rows: N, and rows of a batch.
         steps: updates of a uniform canary, for each pass; its control must alarm within a quarter of them.
+        neighbour_steps: updates of a canary on eight rows, two of them among shifted copies.
         frozen_tokens: scored with frozen weights afterwards, in each mode.
         markov_steps: updates of the Markov canary in one round (0 leaves it out), at most three rounds.
         chains: `symmetric` and `asymmetric` Markov chains.
@@ -43,6 +47,7 @@ class CanarySettings(Config):
     window_tokens: int = Field(default=64, ge=4)
     rows: int = Field(default=16, ge=8)
     steps: int = Field(default=160, ge=8)
+    neighbour_steps: int = Field(default=60, ge=0)
     warm_up_steps: int = Field(default=20, ge=1)
     learning_rate: float = Field(default=5e-3, gt=0)
     frozen_tokens: int = Field(default=8192, ge=1)
@@ -54,7 +59,8 @@ class CanarySettings(Config):
 class Scored:
     """The predictions of one pass that may be bet on: (n,) each.
 
-    `in_sequence`: may the tokens of this window be bet on one after the other? `stream`: index of the set of rows, -1 for none.
+    `in_sequence`: may the tokens of this window be bet on one after the other? `time`: 0 the first time that the pass predicts
+    this token of this window, 1 the second: a token predicted twice is not two bets in one stream.
     """
 
     group: str
@@ -63,7 +69,7 @@ class Scored:
     positions: Tensor
     windows: Tensor
     in_sequence: Tensor
-    stream: Tensor
+    time: Tensor
 
 
 @dataclass
@@ -71,13 +77,13 @@ class Trace:
     """What a canary's training left behind.
 
     Attributes:
-        streams: the evidence of every (pass, set of rows).
+        streams: the evidence of every pass, and of every time that it predicts a token.
         updates: made so far; `alarmed`: the evidence crossed the bound before the next one.
         excess_nats: by pass, mean nats above the floor on the last batch.
         finite: False when the loss was not a number.
     """
 
-    streams: dict[tuple[str, str], Evidence] = field(default_factory=dict)
+    streams: dict[tuple[str, int], Evidence] = field(default_factory=dict)
     updates: int = 0
     alarmed: bool = False
     finite: bool = True
@@ -89,8 +95,8 @@ class Trace:
         return combined_nats(list(self.streams.values())) if self.streams else 0.0
 
     @property
-    def richest(self) -> tuple[str, str]:
-        """The (pass, set of rows) with the most evidence."""
+    def richest(self) -> tuple[str, int]:
+        """The (pass, time) with the most evidence."""
         return max(self.streams, key=lambda name: self.streams[name].nats)
 
 
@@ -100,7 +106,7 @@ class Canary:
     def __init__(self, subject: Subject, settings: CanarySettings, language: Language, group: str | None = None):
         self.settings, self.language, self.group = settings, language, group
         self.subject, self.ids = tiny_subject(subject, settings)
-        self.rank = torch.full((self.subject.specials.vocab_size + self.subject.vocab_size,), NOT_BET_ON)
+        self.rank = torch.full((self.subject.specials.vocab_size + self.subject.vocab_size,), NOT_AN_ID)
         self.rank[self.ids] = torch.arange(len(self.ids))
         self.bank = draw_bank(self.subject, self.subject.window_tokens)
         self.contexts: dict[tuple[Entry, str], Context] = {}
@@ -154,9 +160,9 @@ class Canary:
     def _bet(self, scored: Scored) -> None:
         nats = scored.nats.detach().double()
         ratios = (scored.floor_nats - nats).exp()
-        for index, name in enumerate(self.language.streams):
-            mine = scored.stream == index
-            stream = self.trace.streams.setdefault((scored.group, name), Evidence(self.subject.window_tokens))
+        for time in range(int(scored.time.max()) + 1 if len(nats) else 0):
+            mine = scored.time == time
+            stream = self.trace.streams.setdefault((scored.group, time), Evidence(self.subject.window_tokens))
             stream.bet(ratios[mine], scored.positions[mine], scored.windows[mine], scored.in_sequence[mine])
         self.trace.excess_nats[scored.group] = float((nats - scored.floor_nats).mean()) if len(nats) else 0.0
 
@@ -164,14 +170,14 @@ class Canary:
         """One fresh batch through the module: what may be bet on by pass, and the training loss."""
         subject = self.subject
         rng = generator(subject.seed, "audit", "canary", self.language.name, self.group or "all", stream, step)
-        windows, row_stream = self.language.windows(self.windows, subject.window_tokens, rng)
+        windows, counts = self.language.windows(self.windows, subject.window_tokens, rng)
         entries = self.bank.batch(self.windows, step, rng, self.group)
         example = subject.example(self.ids[windows], joined_draw(entries))
         if self.group is not None:
             example = only_pass(example, self.group)
         logits = subject.logits(self.module.train(training), example)[..., self.ids]
         rank = self.rank[example.targets]
-        scored = scored_targets(example) & (rank != NOT_BET_ON)
+        scored = scored_targets(example) & (rank != NOT_AN_ID) & counts[example.window_row][:, None]
         nats = torch.zeros(scored.shape)
         chosen = logits[scored].float().log_softmax(-1).gather(-1, rank[scored][:, None])
         nats = nats.masked_scatter(scored, -chosen)
@@ -181,7 +187,7 @@ class Canary:
             where = scored[rows]
             window = example.window_row[rows][:, None].expand_as(where)[where]
             target = example.target_source[rows][where]
-            passes.append(self._scored(group.name, nats[rows][where], window, target, windows, entries, row_stream))
+            passes.append(self._scored(group.name, nats[rows][where], window, target, windows, entries))
         return passes, loss
 
     def _scored(
@@ -192,18 +198,23 @@ class Canary:
         target: Tensor,
         windows: Tensor,
         entries: Sequence[Entry],
-        row_stream: Tensor,
     ) -> Scored:
-        """One prediction of each target that may not see itself, with its floor."""
+        """The predictions of targets that may not see themselves, with their floor."""
         contexts = [self._context(entry, group) for entry in entries]
         left, right = (torch.stack([getattr(c, side) for c in contexts]) for side in ("left", "right"))
         floor_nats = -self.language.log_probability(windows, left, right)
         bets = torch.stack([c.bets for c in contexts])
         in_sequence = torch.tensor([self.language.in_sequence(c) for c in contexts])
-        kept = bets[window, target] & _first_of_each(window * windows.shape[1] + target)
+        kept = bets[window, target]
         window, target = window[kept], target[kept]
         return Scored(
-            group, nats[kept], floor_nats[window, target], target, window, in_sequence[window], row_stream[window]
+            group=group,
+            nats=nats[kept],
+            floor_nats=floor_nats[window, target],
+            positions=target,
+            windows=window,
+            in_sequence=in_sequence[window],
+            time=_times(window * windows.shape[1] + target),
         )
 
     def _context(self, entry: Entry, group: str) -> Context:
@@ -215,14 +226,21 @@ class Canary:
                 example = only_pass(self.subject.example(self.ids[:1].repeat(1, length), entry.draw), group)
                 scored[example.target_source[scored_targets(example)]] = True
             allowed = contract(self.subject.objective, entry, group, length)
+            if not self.subject.objective.scores_itself:
+                allowed = allowed & ~torch.eye(length, dtype=torch.bool)
             self.contexts[entry, group] = Context.of(allowed, scored)
         return self.contexts[entry, group]
 
     def _windows_per_batch(self) -> int:
-        """So many windows that a batch has about `rows` rows; a multiple of 4, for the twins."""
-        window = torch.zeros(1, self.subject.window_tokens, dtype=torch.long)
-        rows = max(self.subject.example(window, entry.draw).inputs.shape[0] for entry in self.bank.covering(1))
-        return max(8, self.settings.rows // (1 if self.group else rows) // 4 * 4)
+        """So many windows that a batch has about `rows` rows, more where few tokens are scored; at least 8, a multiple of 4."""
+        window = self.ids[:1].repeat(1, self.subject.window_tokens)
+        examples = [self.subject.example(window, entry.draw) for entry in self.bank.covering(1)]
+        if self.group is not None:
+            examples = [only_pass(e, self.group) for e in examples if self.group in {g.name for g in e.groups}]
+        rows = max(example.inputs.shape[0] for example in examples)
+        scored = max(1, max(int(scored_targets(example).sum()) for example in examples))
+        count = max(self.settings.rows // rows, min(4 * self.settings.rows // rows, SCORED_TOKENS // scored))
+        return max(8, count // 4 * 4)
 
 
 def tiny_subject(subject: Subject, settings: CanarySettings) -> tuple[Subject, Tensor]:
@@ -239,9 +257,14 @@ def tiny_subject(subject: Subject, settings: CanarySettings) -> tuple[Subject, T
     return replace(tiny, module=module), torch.arange(settings.vocabulary)
 
 
-def _first_of_each(keys: Tensor) -> Tensor:
-    """Boolean: is this the first entry with its key? One token predicted twice is not two bets."""
+def _times(keys: Tensor) -> Tensor:
+    """How often each entry's key came before it: 0 for the first."""
     order = keys.argsort(stable=True)
-    is_first = torch.ones_like(keys, dtype=torch.bool)
-    is_first[order[1:]] = keys[order[1:]] != keys[order[:-1]]
-    return is_first
+    ordered = keys[order]
+    index = torch.arange(len(keys))
+    starts = torch.where(
+        torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])[: len(keys)], index, 0
+    )
+    times = torch.empty_like(keys)
+    times[order] = index - starts.cummax(0).values
+    return times

@@ -1,13 +1,14 @@
 """C2, canary training: on tokens whose true probabilities are known, no honest model can beat them; a leaking one soon does.
 
-Canaries are trained on three languages (`languages.py`) and bet on with an exact test (`evidence.py`):
+Canaries are trained on four languages (`languages.py`) and bet on with an exact test (`evidence.py`):
 
 - uniform: i.i.d. tokens, floor ln 16, for each pass of the objective alone (a pass that shares its steps with an honest one is
-  caught five times later). Half of the rows are independent; the rest are pairs of a row and its copy shifted by one token, of
-  which only the row is bet on: rows that read each other show here. Afterwards the weights are frozen and the plain
+  caught five times later). Afterwards the weights are frozen and the plain
   loss on fresh tokens must not be below the floor, in eval and in train mode.
-- doubled: every second token is the one before it plus one, bet on as if all were uniform: the power control. A stack that does
-  not alarm within a quarter of the canary's steps could not have shown a leak either.
+- alternating: windows of two ids in turn, bet on as if they were uniform: the power control. A stack that does not alarm within a
+  quarter of the canary's steps could not have shown a leak either.
+- neighbours: uniform rows among copies of themselves shifted by one token, of which only the rows are bet on: rows that read each
+  other show here, and never on independent rows.
 - Markov: all passes together, as in training; the floor is the chain's own conditional given all that the objective allows. A
   leak wins as before; and a model that stays above the floor does not use what it is allowed (a wrong shift, a mask too strict).
 """
@@ -23,21 +24,20 @@ import torch
 from palinode.audit.canary import Canary, CanarySettings, tiny_subject
 from palinode.audit.draws import draw_bank
 from palinode.audit.evidence import ALARM_NATS, plain_margin_nats
-from palinode.audit.languages import ChainLanguage, DoubledLanguage, UniformLanguage
+from palinode.audit.languages import AlternatingLanguage, ChainLanguage, NeighbourLanguage, UniformLanguage
 from palinode.audit.subject import Subject
 from palinode.base.finding import Finding, Outcome
 from palinode.data.tasks.markov import MarkovChain, asymmetric_chain, symmetric_chain
 
 UNIFORM_LAW = "on i.i.d. uniform tokens no honest model beats ln V: evidence against it stays below e^20.7 (P <= 1e-9)"
 FROZEN_LAW = "with frozen weights the mean loss on fresh uniform tokens is not below ln V by more than ln(1e9) / tokens"
+NEIGHBOUR_LAW = "no honest model predicts a uniform row better when the batch holds shifted copies of it"
 MARKOV_LAW = "no honest model beats the true conditional of a Markov chain given all that it may see"
 EXCESS_LAW = "a model that uses all that it may see comes within 0.05 nat of the Markov chain's floor"
 MOST_SEPARATE_PASSES = 4  # objectives with more are trained on all of them together
 MARKOV_EXCESS_NATS = 0.05
 MARKOV_ROUNDS = 3
-USELESS_SHARE = (
-    0.2  # an excess above this share of what there is to know is a fail, below it training may just be short
-)
+STUCK_SHARE = 0.75  # an excess that another round does not bring below this share of what it was will not go away
 CHAINS = {"symmetric": symmetric_chain, "asymmetric": asymmetric_chain}
 
 
@@ -85,14 +85,17 @@ class Report:
 
 
 def check_canary(subject: Subject, settings: CanarySettings | None = None) -> tuple[Finding, ...]:
-    """All of C2 on one subject: C2.canary and C2.frozen for each pass, C2.markov and C2.markov-excess for each chain."""
+    """All of C2 on one subject: C2.canary, C2.frozen and C2.neighbours for each pass, C2.markov and C2.markov-excess together."""
     settings = settings or CanarySettings()
     tiny, ids = tiny_subject(subject, settings)
     groups = draw_bank(tiny, tiny.window_tokens).groups
     separate: tuple[str | None, ...] = groups if len(groups) <= MOST_SEPARATE_PASSES else (None,)
     findings: list[Finding] = []
     for group in separate:
-        findings += _uniform(subject, settings, len(ids), group, len(separate))
+        found = _uniform(subject, settings, len(ids), group, len(separate))
+        findings += found
+        if settings.neighbour_steps and found[0].outcome != "fail":
+            findings.append(_neighbours(subject, settings, len(ids), group, len(separate)))
     for name in settings.chains if settings.markov_steps else ():
         findings += _markov(subject, settings, name, CHAINS[name](len(ids)))
     return tuple(findings)
@@ -105,7 +108,7 @@ def _uniform(subject: Subject, settings: CanarySettings, ids: int, group: str | 
     if trouble := report.trouble("C2.canary", UNIFORM_LAW):
         return trouble
     limit = settings.steps // 4
-    control = Canary(subject, settings, DoubledLanguage(ids), group).train(limit)
+    control = Canary(subject, settings, AlternatingLanguage(ids), group).train(limit)
     found = f"no evidence of a leak in {trace.updates} updates (ln E {trace.nats:.1f}, alarm at {ALARM_NATS:.1f})"
     if control.alarmed:
         message = f"{found}; the control alarmed after {control.updates}"
@@ -119,12 +122,23 @@ def _uniform(subject: Subject, settings: CanarySettings, ids: int, group: str | 
     ]
 
 
+def _neighbours(subject: Subject, settings: CanarySettings, ids: int, group: str | None, passes: int) -> Finding:
+    """Train one canary on rows among their shifted copies. Its control is that of the uniform canary: the same stack learns."""
+    canary = Canary(subject, settings.with_(rows=8), NeighbourLanguage(ids), group)
+    report = Report(canary, group or "all passes", subject.seed)
+    trace = canary.train(settings.neighbour_steps, threshold_nats=ALARM_NATS + math.log(passes))
+    if trouble := report.trouble("C2.neighbours", NEIGHBOUR_LAW):
+        return trouble[0]
+    message = f"no evidence that rows read each other in {trace.updates} updates (ln E {trace.nats:.1f}, alarm at {ALARM_NATS:.1f})"
+    return report.finding("C2.neighbours", "pass", NEIGHBOUR_LAW, message, ALARM_NATS, {})
+
+
 def _plain(report: Report, settings: CanarySettings, ids: int) -> Finding:
     """C2.frozen: mean loss against the floor with the weights as they are, the lower of the two modes."""
     modes = {}
     for training in (False, True):
         kept = [
-            (scored.nats.double() - scored.floor_nats)[scored.in_sequence & (scored.stream >= 0)]
+            (scored.nats.double() - scored.floor_nats)[scored.in_sequence & (scored.time == 0)]
             for scored in report.canary.frozen(settings.frozen_tokens, training=training)
         ]
         modes["train" if training else "eval"] = torch.cat(kept)
@@ -141,21 +155,22 @@ def _plain(report: Report, settings: CanarySettings, ids: int) -> Finding:
 def _markov(subject: Subject, settings: CanarySettings, name: str, chain: MarkovChain) -> list[Finding]:
     """Train one Markov canary; up to three rounds while it is still above its floor."""
     report = Report(Canary(subject, settings, ChainLanguage(chain)), f"{name} Markov chain", subject.seed)
-    excess, useless = 0.0, False
+    excess, before, stuck = math.inf, math.inf, False
     for _ in range(MARKOV_ROUNDS):
         trace = report.canary.train(settings.markov_steps, decay=True)
         if trouble := report.trouble("C2.markov", MARKOV_LAW):
             return trouble
+        before = excess
         group, excess, knowable = _largest_excess(report.canary, chain, settings.frozen_tokens)
-        useless = excess > USELESS_SHARE * knowable
-        if excess <= MARKOV_EXCESS_NATS:
+        stuck = excess > STUCK_SHARE * before
+        if excess <= MARKOV_EXCESS_NATS or stuck:
             break
     learned = excess <= MARKOV_EXCESS_NATS
     lower = f"no evidence of a leak in {trace.updates} updates (ln E {trace.nats:.1f}, alarm at {ALARM_NATS:.1f})"
     upper = f"{group} ends {excess:+.4f} nats above its floor, of {knowable:.2f} nats that its visible tokens tell"
     if not learned:
-        upper += ": it does not use what it may see" if useless else ": training may be too short"
-    outcome: Outcome = "pass" if learned else "fail" if useless else "could_not_tell"
+        upper += ": it does not use what it may see" if stuck else ": training may be too short"
+    outcome: Outcome = "pass" if learned else "fail" if stuck else "could_not_tell"
     return [
         report.finding("C2.markov", "pass" if learned else "could_not_tell", MARKOV_LAW, lower, ALARM_NATS, {}),
         report.finding("C2.markov-excess", outcome, EXCESS_LAW, upper, MARKOV_EXCESS_NATS, {"excess_nats": excess}),
@@ -178,12 +193,13 @@ def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[st
 def _alarm_sentence(canary: Canary) -> str:
     """What the alarm says: pass, place, how soon, and how far below the floor the loss is."""
     trace = canary.trace
-    group, rows = trace.richest
-    stream = trace.streams[group, rows]
-    shown = f"after {trace.updates} updates ln E = {trace.nats:.1f} (alarm at {ALARM_NATS:.1f})"
+    group, time = trace.richest
+    stream = trace.streams[group, time]
+    again = " (a token that the pass predicts again)" if time else ""
     return (
-        f"the pass {group} predicts what it cannot know: {shown}, loss {trace.excess_nats[group]:+.3f} nats from its floor on the "
-        f"last batch, most of it at target {stream.richest_position}, {rows}"
+        f"the pass {group} predicts what it cannot know: after {trace.updates} updates ln E = {trace.nats:.1f} (alarm at "
+        f"{ALARM_NATS:.1f}), loss {trace.excess_nats[group]:+.3f} nats from its floor on the last batch, most of it at target "
+        f"{stream.richest_position}{again}"
     )
 
 

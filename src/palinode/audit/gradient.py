@@ -109,15 +109,19 @@ def _gradients(bench: Bench, module: nn.Module, example: Example, window: Tensor
 
 @contextmanager
 def _embedded(module: nn.Module, example: Example) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect (ids, embedding output) of every leaf module that is given the example's ids, row by row."""
-    expected = example.inputs.sort(-1).values
+    """Collect (ids, embedding output) of every leaf module that is given the rows' own ids, in any order within a row."""
     calls: list[tuple[Tensor, Tensor]] = []
 
     def keep(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         ids = inputs[0] if inputs else None
-        if isinstance(ids, Tensor) and not ids.is_floating_point() and isinstance(output, Tensor):
-            rows = ids.reshape(expected.shape) if ids.numel() == expected.numel() else None
-            if rows is not None and output.requires_grad and torch.equal(rows.sort(-1).values.cpu(), expected):
+        if (
+            isinstance(ids, Tensor)
+            and not ids.is_floating_point()
+            and isinstance(output, Tensor)
+            and output.requires_grad
+        ):
+            rows = _rows_of_ids(ids.cpu(), example.inputs)
+            if rows is not None:
                 calls.append((rows, output))
 
     handles = [part.register_forward_hook(keep) for part in module.modules() if not list(part.children())]
@@ -126,6 +130,16 @@ def _embedded(module: nn.Module, example: Example) -> Iterator[list[tuple[Tensor
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _rows_of_ids(ids: Tensor, inputs: Tensor) -> Tensor | None:
+    """The ids as (R, n) when each row holds ids of the example's row (positions and hashes do not)."""
+    count = len(inputs)
+    if ids.numel() == 0 or ids.numel() % count or (ids.shape[0] != count and ids.numel() != inputs.numel()):
+        return None
+    rows = ids.reshape(count, -1)
+    held = (rows[:, :, None] == inputs[:, None, :]).any(-1)
+    return rows if bool(held.all()) else None
 
 
 def _judged(

@@ -13,8 +13,6 @@ from torch import Generator, Tensor
 
 from palinode.data.tasks.markov import NO_NEIGHBOUR, MarkovChain
 
-NOT_BET_ON = -1
-
 
 @dataclass(frozen=True)
 class Context:
@@ -54,13 +52,12 @@ class Context:
 
 
 class Language:
-    """Base class. `streams`: names of the sets of rows that are bet on apart."""
+    """Base class."""
 
     name = "language"
-    streams: tuple[str, ...] = ("all",)
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        """(B, N) states, and (B,) the stream of each row (-1: not bet on)."""
+        """(B, N) states, and (B,) which windows are learned from and bet on; they must be independent of one another."""
         raise NotImplementedError
 
     def log_probability(self, windows: Tensor, left: Tensor, right: Tensor) -> Tensor:
@@ -74,45 +71,57 @@ class Language:
 
 @dataclass(frozen=True)
 class UniformLanguage(Language):
-    """I.i.d. uniform tokens. Half of the rows are independent; the others are pairs of a row and its shifted twin."""
+    """I.i.d. uniform tokens."""
 
     vocabulary: int
     name = "uniform"
-    streams = ("independent rows", "rows with a twin")
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
         windows = torch.randint(self.vocabulary, (count, length_tokens), generator=rng)
-        stream = torch.zeros(count, dtype=torch.long)
-        for pair, first in enumerate(range(count - count // 4 * 2, count, 2)):
-            row, twin = (first, first + 1) if pair % 2 else (first + 1, first)
-            fresh = torch.randint(self.vocabulary, (1,), generator=rng)
-            to_left = torch.cat([windows[row, 1:], fresh])
-            to_right = torch.cat([fresh, windows[row, :-1]])
-            windows[twin] = to_left if pair // 2 % 2 == 0 else to_right
-            stream[row], stream[twin] = 1, NOT_BET_ON
-        return windows, stream
+        return windows, torch.ones(count, dtype=torch.bool)
 
     def log_probability(self, windows: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return torch.full(windows.shape, -math.log(self.vocabulary), dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class DoubledLanguage(Language):
-    """Every second token is the one before it plus one, all claimed to be uniform: what a stack that learns must be caught on.
+class NeighbourLanguage(UniformLanguage):
+    """Two uniform rows, each among copies of itself shifted by one token: to the left for one, to the right for the other.
 
-    Plus one, because a tied head says "the same again" before it has learned anything.
+    A copy shifted to the left holds at every slot what ltr predicts there. Only the two rows are learned from and bet on: a
+    copy has nothing to gain from its neighbours, and outweighs its row when both are learned from.
     """
 
-    vocabulary: int
-    name = "doubled"
+    name = "neighbours"
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        singles = torch.randint(self.vocabulary, (count, length_tokens // 2 + 1), generator=rng)
-        pairs = torch.stack([singles, (singles + 1) % self.vocabulary], 2).flatten(1)
-        return pairs[:, :length_tokens], torch.zeros(count, dtype=torch.long)
+        windows, counts = super().windows(count, length_tokens, rng)
+        counts.fill_(False)
+        half = count // 2
+        for first in (0, half):
+            row = first + half // 2  # copies before it and after it
+            counts[row] = True
+            for copy in range(first, first + half):
+                if copy != row:
+                    fresh = windows[copy, :1]
+                    windows[copy] = torch.cat([fresh, windows[row, :-1]] if first else [windows[row, 1:], fresh])
+        return windows, counts
 
-    def log_probability(self, windows: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        return torch.full(windows.shape, -math.log(self.vocabulary), dtype=torch.float64)
+
+@dataclass(frozen=True)
+class AlternatingLanguage(UniformLanguage):
+    """Windows of two ids in turn, half the vocabulary apart, claimed to be uniform: what any stack that learns is caught on.
+
+    Every visible token tells every hidden one, whatever the objective's shift. Never the same id twice: a tied head says "the
+    same again" before it has learned anything.
+    """
+
+    name = "alternating"
+
+    def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        first = torch.randint(self.vocabulary, (count, 1), generator=rng)
+        turn = torch.arange(length_tokens) % 2 * (self.vocabulary // 2)
+        return (first + turn) % self.vocabulary, torch.ones(count, dtype=torch.bool)
 
 
 @dataclass(frozen=True)
@@ -123,7 +132,7 @@ class ChainLanguage(Language):
     name: str = "Markov"
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        return self.chain.sample(count, length_tokens, rng), torch.zeros(count, dtype=torch.long)
+        return self.chain.sample(count, length_tokens, rng), torch.ones(count, dtype=torch.bool)
 
     def log_probability(self, windows: Tensor, left: Tensor, right: Tensor) -> Tensor:
         return self.chain.log_probability(windows, left, right)

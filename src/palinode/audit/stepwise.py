@@ -41,7 +41,7 @@ class StepwiseSettings(Config):
     """Prompt lengths, and the length that every prompt is continued to."""
 
     prompt_tokens: tuple[int, ...] = (1, 2, 5, 9)
-    total_tokens: int = Field(default=33, ge=2)
+    total_tokens: int = Field(default=41, ge=2)
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,8 @@ class Tally:
         if blind is not None:
             text = (
                 f"target {blind.target} does not see the allowed token {blind.source} ({blind.influence:.1e}; "
-                f"{blind.setting.words}); {self.allowed_seen / self.allowed_pairs:.1%} of allowed pairs are seen: declare reach_tokens if that is meant"
+                f"{blind.setting.words}); {self.allowed_seen / self.allowed_pairs:.1%} of allowed pairs are seen: "
+                f"declare reach_tokens if that is meant"
             )
             return "fail" if blind.influence <= TOLERANCE else "could_not_tell", text, blind
         return (
