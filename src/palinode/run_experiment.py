@@ -59,7 +59,7 @@ def run_experiment(
     Args:
         code: the user's Python that parts of the experiment were written in.
         command: the command line, for the record.
-        workers: runs at a time; default as many as there are cores for.
+        workers: runs at a time; default see `default_at_a_time`.
         on_event: called with `audit`, `plan`, `note` events and those of `sweep.local.sweep`.
 
     Raises:
@@ -67,10 +67,11 @@ def run_experiment(
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine refused.
     """
-    for device in {run.spec.device for run in resolved.runs}:
-        resolve_device(device)  # a device that is not there is said now, not after the audits
+    default = default_at_a_time(
+        resolved
+    )  # also when it is not used: a device that is not there is said before the audits
+    at_a_time = workers or default
     resolved = pinned(resolved)
-    at_a_time = workers or default_workers(max(run.spec.threads for run in resolved.runs))
     audits = audit_arms(resolved, store, on_event)
     entry = _entry(resolved, code, command, audits, earlier=_earlier(resolved, store))
     store.write_experiment(entry)
@@ -89,6 +90,17 @@ def run_experiment(
     compared = _compared(resolved, store) if end.interrupted is None else entry.comparison
     store.write_experiment(entry.with_(plan=dict(entry.plan) | measured, comparison=compared))
     return end
+
+
+def default_at_a_time(resolved: ResolvedExperiment) -> int:
+    """Runs at a time when nobody says: one on a GPU, else as many as there are cores for.
+
+    Raises:
+        EnvironmentProblem: a device that the specs name is not there.
+    """
+    if any(resolve_device(run.spec.device).type == "cuda" for run in resolved.runs):
+        return 1
+    return default_workers(max(run.spec.threads for run in resolved.runs))
 
 
 def audit_arms(

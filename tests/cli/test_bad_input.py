@@ -234,6 +234,7 @@ COMMANDS = [
     options("size unknown", "run", FILE, "--size", "smoke", names=(FILE, "--size")),
     options("seeds text", "run", FILE, "--seeds", "one", names=(FILE, "--seeds")),
     options("seeds negative", "run", FILE, "--seeds", "-1,2", names=(FILE, "--seeds")),
+    options("a store that is a file", "run", FILE, "--store", "text.txt/runs", names=("text.txt", "--store")),
     options("no store", "ls", names=("runs", "--store")),
     options("no such store", "report", "tiny", "--store", "nowhere", names=("nowhere",)),
     options("arm unknown", "audit", FILE, "--arm", "bth", names=(FILE, "--arm", "'both'")),
@@ -243,7 +244,7 @@ COMMANDS = [
     options("data unknown", "data", "show", "nothing", names=("nothing",)),
     options("data add nothing", "data", "add", "gone.txt", names=("gone.txt",)),
     options("data get unknown", "data", "get", "wikitext-3", names=("wikitext-3", "wikitext-2")),
-    options("no CUDA", "run", FILE, "--set", 'device="cuda"', names=("device", "CUDA"), code=5),
+    options("no CUDA", "run", FILE, "--workers", "1", "--set", 'device="cuda"', names=("device", "CUDA"), code=5),
 ]
 CASES = [*FILES, *FIELDS, *EXPERIMENTS, *CODE, *DATA, *COMMANDS]
 

@@ -83,6 +83,17 @@ def test_it_trains_compares_and_does_nothing_twice(quick, here):
     assert [event["event"] for event in events].count("reused") == 2
     changed = {path for path, content in everything_in(here).items() if before.get(path) != content}
     assert changed <= {str(here / "runs" / "index.sqlite")}
+    for stored in ("runs/experiments/tiny--default.json", f"runs/{next(iter(first))}/spec.json"):
+        told = quick("run", stored)
+        assert told.code == 0, told.err
+        assert "done before" in told.err
+    assert quick("run", "runs/experiments/tiny--default.json", "--seeds", "3").code == 2
+    ltr = quick("sample", next(iter(first)), "--text", "the ", "--tokens", "5", "--seed", "3")
+    assert (ltr.code, ltr.out[:4]) == (0, "the ")
+    assert quick("sample", next(iter(first)), "--text", "the ", "--tokens", "5", "--seed", "3").out == ltr.out
+    rtl = quick("sample", next(iter(first)), "--text", " end", "--tokens", "5", "--direction", "rtl", "--json")
+    assert json.loads(rtl.out)[0].endswith(" end")
+    assert "top_p" in quick("sample", next(iter(first)), "--top-p", "1.5").err
     other = ONE_SEED.replace('"tiny"', '"other"').replace('name = "both"', 'name = "renamed"')
     Path("other.toml").write_text(other)
     assert quick("run", "other.toml").code == 0
@@ -198,6 +209,7 @@ def test_two_drivers_share_the_work(uninterrupted, here):
     assert [record.result.attempts for record in Store("runs").records()] == [1, 1]
 
 
+@pytest.mark.nightly
 def test_the_code_may_be_edited_while_it_runs(quick, here):
     """A run keeps the code it was started with; edited code makes new runs."""
     good = FAILING.replace("progress.step == 2", "False")

@@ -14,7 +14,7 @@ from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.sweep.local import Job, default_workers, sweep
+from palinode.sweep.local import Job, default_workers, sweep, usable_cores
 
 WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 DRIVER = f"""
@@ -265,7 +265,19 @@ def test_a_worker_that_is_told_to_end_stops_like_any_other(store):
 
 
 def test_workers_by_default_fill_the_cores():
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     assert default_workers(1) == cores
     assert default_workers(cores) == 1
     assert default_workers(10 * cores) == 1
+
+
+def test_a_containers_quota_counts(tmp_path):
+    cores = usable_cores(tmp_path / "none")
+    for text, expected in (
+        ("max 100000", cores),
+        ("100000 100000", 1),
+        ("50000 100000", 1),
+        ("99900000 100000", cores),
+    ):
+        (tmp_path / "cpu.max").write_text(text + "\n")
+        assert usable_cores(tmp_path / "cpu.max") == expected

@@ -17,6 +17,7 @@ from palinode.cli.options import (
     SizeOption,
     StoreOption,
     as_json,
+    may_be_store,
     resolve,
     shown,
 )
@@ -41,6 +42,7 @@ def audit(
     json: JsonOption = False,
 ) -> None:
     """Check every arm: which positions see what, and whether one sees its own answer. Exit 3 on an unexpected fail."""
+    may_be_store(store)
     _, resolved = resolve(file, size, changes, None, allow_code=allow_code)
     names = [one.name for one in resolved.arms]
     for name in arm or []:

@@ -66,8 +66,9 @@ def _packages() -> Iterator[Line]:
 def _machine() -> Iterator[Line]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield "ok", "cores", f"{cores} ({torch.backends.cpu.get_cpu_capability()})"
+    from palinode.sweep.local import usable_cores
+
+    yield "ok", "cores", f"{usable_cores()} ({torch.backends.cpu.get_cpu_capability()})"
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         yield "ok", "memory", f"{memory / 1e9:.1f} GB"

@@ -68,6 +68,18 @@ def resolve(
     return source, source.resolve(size, overrides, seeds, runs_limit=None if yes else RUNS_LIMIT)
 
 
+def may_be_store(store: Path) -> Path:
+    """The store's directory, for commands that write: it need not exist yet.
+
+    Raises:
+        BadInput: something else is there.
+    """
+    place = next(place for place in (store, *store.absolute().parents) if place.exists() or place.is_symlink())
+    if not place.is_dir():
+        raise BadInput("is not a directory, so it cannot hold results", file=str(place), field="--store")
+    return store
+
+
 def must_exist(store: Path) -> Path:
     """The store's directory, for commands that only read.
 

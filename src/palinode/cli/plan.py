@@ -18,6 +18,7 @@ from palinode.cli.options import (
     WorkersOption,
     YesOption,
     as_json,
+    may_be_store,
     resolve,
 )
 from palinode.cli.texttable import text_table
@@ -42,17 +43,17 @@ def plan(
     json: JsonOption = False,
 ) -> None:
     """Show runs, parameters, tokens, FLOPs, fairness of the comparison, predicted hours, and disk."""
+    may_be_store(store)
     _, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
     from palinode.plan import plan as make_plan
     from palinode.results.store import Store
+    from palinode.run_experiment import default_at_a_time
     from palinode.spec.pin import pinned
-    from palinode.sweep.local import default_workers
 
-    at_a_time = workers or default_workers(max(run.spec.threads for run in resolved.runs))
     planned = make_plan(
         pinned(resolved),
         Store(store),
-        workers=at_a_time,
+        workers=workers or default_at_a_time(resolved),
         measure=measure,
         on_progress=lambda line: typer.echo(line, err=True),
     )

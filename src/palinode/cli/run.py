@@ -17,6 +17,7 @@ from palinode.cli.options import (
     StoreOption,
     WorkersOption,
     YesOption,
+    may_be_store,
     resolve,
 )
 from palinode.cli.progress import progress
@@ -46,6 +47,7 @@ def run(
     What is done is not done again; what was interrupted goes on. An arm that sees its own answer is refused (exit 3)
     unless it is marked expect_leak. Exit 1 when some runs failed or diverged.
     """
+    may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
     from palinode.results.store import Store
     from palinode.run_experiment import run_experiment

@@ -36,6 +36,7 @@ ELSEWHERE_SECONDS = 1.0  # how often a run that another process works on is look
 STOP_GRACE_SECONDS = (
     30.0  # what a run gets to write its checkpoint; killing it then costs at most one checkpoint interval
 )
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of computing, and the period they are for
 LAST_LINES = 40  # of what a run printed, kept to explain its death
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
@@ -77,8 +78,17 @@ class SweepEnd:
 
 def default_workers(threads: int) -> int:
     """As many runs at a time as there are cores for, when each computes with so many threads."""
+    return max(1, usable_cores() // max(1, threads))
+
+
+def usable_cores(quota: Path = CPU_QUOTA) -> int:
+    """The cores this process may use: its affinity, and a container's quota where there is one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    return max(1, cores // max(1, threads))
+    try:
+        limit, period = quota.read_text().split()
+        return max(1, min(cores, round(int(limit) / int(period))))
+    except (OSError, ValueError):  # no cgroup here, or no limit ("max")
+        return cores
 
 
 def sweep(

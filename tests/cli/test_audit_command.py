@@ -1,0 +1,74 @@
+"""`palinode audit`: text, map, JSON and exit code. What the audit finds is tested in its own room."""
+
+import json
+from pathlib import Path
+
+import pytest
+import quick_audit
+from tiny_experiment import TOML
+
+from palinode import run_experiment
+from palinode.cli.audit import audit_text
+from palinode.run_experiment import ArmAudit
+from palinode.spec.experiment import ResolvedArm
+from synthetic_store import DEMO_ARMS, audit_of
+
+LEAK = f"""{TOML}
+[[arms]]
+name = "mask"
+[arms.change.objective]
+kind = "both"
+rtl_sees = {{ kind = "flipped-lower-triangle" }}
+"""
+
+
+@pytest.fixture
+def audit(palinode, monkeypatch):
+    monkeypatch.setattr(run_experiment, "audit_arm", quick_audit.quick_audit_arm)
+    return lambda *options: palinode("audit", "x.toml", *options)
+
+
+def test_honest_arms_pass(audit):
+    Path("x.toml").write_text(TOML)
+    told = audit()
+    assert told.code == 0
+    assert "ltr at base: pass" in told.out
+    assert "ok   C1.perturbation: no target sees itself" in told.out
+    assert told.err.splitlines() == ["audited ltr: pass", "audited both: pass"]
+
+
+def test_an_unexpected_leak_exits_3_and_an_expected_one_does_not(audit):
+    Path("x.toml").write_text(LEAK)
+    told = audit()
+    assert told.code == 3
+    assert "mask at base: LEAK" in told.out
+    assert told.err.splitlines()[-1].startswith("x.toml: failed its audit: mask (C1.perturbation)")
+    Path("x.toml").write_text(LEAK.replace('name = "mask"', 'name = "mask"\nexpect_leak = true'))
+    told = audit("--json")
+    assert told.code == 0
+    found = {one["arm"]: (one["outcome"], one["leaks"], one["expect_leak"]) for one in json.loads(told.out)}
+    assert found == {"ltr": ("pass", False, False), "both": ("pass", False, False), "mask": ("fail", True, True)}
+
+
+def test_one_arm_can_be_picked(audit):
+    Path("x.toml").write_text(LEAK)
+    assert [one["arm"] for one in json.loads(audit("--arm", "both", "--json").out)] == ["both"]
+    assert audit("--arm", "mask").code == 3
+
+
+@pytest.mark.parametrize("arm", DEMO_ARMS, ids=lambda arm: arm.name)
+def test_the_map_shows_who_sees_whom(arm):
+    length = 32
+    resolved = ResolvedArm(name=arm.name, expect_leak=arm.expect_leak, note="", diff=())
+    text = audit_text(ArmAudit(resolved, "base", "0" * 64, audit_of(arm, length)))
+    rows = [line for line in text.splitlines() if line[:6].strip().isdigit()]
+    assert len(rows) == length * (1 if arm.rtl is None else 2)
+    ltr = [row[7:] for row in rows[:length]]
+    assert ltr[0].strip() == ""  # the first token is predicted from nothing
+    assert ltr[5].rstrip() == "#" * 5
+    if arm.rtl == "leak":
+        assert "LEAK, as expected" in text
+        assert "!" in "".join(rows[length:])
+        assert "targets that see themselves: " in text
+    else:
+        assert "!" not in "".join(rows)
