@@ -84,10 +84,17 @@ def test_evaluation_never_touches_the_training_stream(uninterrupted, corpus, tmp
     assert without.scores == often.scores == expected.scores
 
 
+FILES = ("spec.json", "model.safetensors", "optimizer.safetensors", "manifest.json", "result.json")
+MOMENTS = ("written", "before_rename", "after_rename")
+QUICK = {
+    "model.safetensors.after_rename",
+    "manifest.json.before_rename",
+    "manifest.json.after_rename",
+    "result.json.written",
+}
 CRASH_POINTS = [
-    f"{name}.{moment}"
-    for name in ("spec.json", "model.safetensors", "optimizer.safetensors", "manifest.json", "result.json")
-    for moment in ("written", "before_rename", "after_rename")
+    pytest.param(label, marks=[] if label in QUICK else pytest.mark.nightly)
+    for label in (f"{name}.{moment}" for name in FILES for moment in MOMENTS)
 ] + ["metrics.jsonl.before_append"]
 
 
@@ -104,12 +111,18 @@ def test_killed_at_a_labelled_point_it_goes_on_to_the_same_bits(uninterrupted, c
     assert list(Path(root).rglob(f"*{TEMPORARY_MARK}*")) == []
 
 
-def killed_at_random_until_done(corpus, root, kills, seed):
-    """kill -9 at random moments; returns how many kills hit a living process."""
+def kill_at_random(corpus, root, spec, kills, seed):
+    """kill -9 a moment after a random row of metrics was written; returns how many kills hit a living process."""
     moments, hits = random.Random(seed), 0
+    metrics = Store(root).run_directory(spec.run_id) / "metrics.jsonl"
     for _ in range(kills):
         process = start(corpus, root)
-        time.sleep(moments.uniform(1.0, 5.0))
+        rows, began = moments.randint(1, 9), time.monotonic()
+        while process.poll() is None and time.monotonic() - began < 60:
+            if metrics.exists() and metrics.read_bytes().count(b"\n") >= rows:
+                break
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0.0, 0.1))
         hits += process.poll() is None
         process.kill()
         process.wait()
@@ -120,7 +133,7 @@ def killed_at_random_until_done(corpus, root, kills, seed):
 def test_kill_9_at_random_moments(uninterrupted, corpus, tmp_path, kills, seed):
     spec, reference, expected = uninterrupted
     root = tmp_path / "killed"
-    hits = killed_at_random_until_done(corpus, root, kills, seed)
+    hits = kill_at_random(corpus, root, spec, kills, seed)
     assert hits >= 1
     again = run_one(spec, Store(root))
     assert again.weights_sha256 == expected.weights_sha256
