@@ -14,7 +14,6 @@ from statistics import median
 
 from palinode.base.config import content_hash, encode
 from palinode.base.example import SpecialTokens
-from palinode.base.seeds import generator
 from palinode.data.store import TokenStore, prepare
 from palinode.data.windows import TrainWindows, evaluation_windows
 from palinode.evaluate.losses import evaluate, evaluation_passes
@@ -120,7 +119,7 @@ def _evaluation_seconds(spec: RunSpec, training: Training, data: TokenStore, spe
         evaluation_passes(spec.objective, spec.evaluation.directions),
         specials=specials,
         bytes_per_token=data.bytes_per_token,
-        draw_generator=generator(spec.seed, "evaluation"),
+        seed=spec.seed,
         device=training.device,
     )
     return (time.perf_counter() - started) * total / max(1, sample)

@@ -17,7 +17,6 @@ from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.errors import Damaged
 from palinode.base.example import SpecialTokens
-from palinode.base.seeds import generator
 from palinode.data.config import Split
 from palinode.data.store import TokenStore, prepare
 from palinode.data.windows import TrainWindows, evaluation_windows
@@ -93,7 +92,7 @@ def evaluate_split(
         evaluation_passes(settings.objective, chosen.directions),
         specials=specials,
         bytes_per_token=data.bytes_per_token,
-        draw_generator=generator(seed, "evaluation"),
+        seed=seed,
         device=next(model.parameters()).device,
     )
 

@@ -1,6 +1,7 @@
 """Evaluation against numpy, from the logits: sum over sum, every token once, bytes that add up, nothing moved."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def scored(model, tokens, bytes_per_token, objective=None, batch_windows=4, dire
         evaluation_passes(objective or LtrObjective(), directions),
         specials=SPECIALS,
         bytes_per_token=bytes_per_token,
-        draw_generator=generator(0, "evaluation"),
+        seed=0,
         device=torch.device("cpu"),
     )
 
@@ -126,3 +127,30 @@ def test_an_objective_of_another_kind_is_scored_beside_the_honest_directions(mod
     assert set(scores) == {"ltr", "rtl", "own"}
     full_windows, rest = divmod(len(tokens), WINDOW)
     assert scores["own"].tokens_scored == full_windows * (WINDOW - 2) + max(0, rest - 2)
+
+
+class CoinOrder(LtrObjective):
+    """An objective whose decisions matter: a coin per window says whether its last half is scored."""
+
+    kind = ""
+
+    def draw(self, batch, window_tokens, generator, progress):
+        return Draw({"half": torch.rand(batch, generator=generator) < 0.5})
+
+    def example(self, windows, draw, specials):
+        whole = super().example(windows, draw, specials)
+        weight = whole.loss_weight.clone()
+        weight[draw["half"], windows.shape[1] // 2 :] = 0
+        return replace(whole, loss_weight=weight)
+
+    def evaluation(self):
+        return {"coin": self}
+
+
+@pytest.mark.parametrize("batch_windows", [1, 3, 1000])
+def test_decisions_of_a_window_do_not_depend_on_the_batch(model, tokens, bytes_per_token, batch_windows):
+    reference = scored(model, tokens, bytes_per_token, objective=CoinOrder()).scores["coin"]
+    other = scored(model, tokens, bytes_per_token, objective=CoinOrder(), batch_windows=batch_windows).scores["coin"]
+    assert 0 < reference.tokens_scored < len(tokens)
+    assert other.tokens_scored == reference.tokens_scored
+    assert other.nats_sum == pytest.approx(reference.nats_sum, rel=1e-6)

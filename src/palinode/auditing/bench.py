@@ -15,13 +15,12 @@ from palinode.audit.determinism import state_hashes
 from palinode.audit.subject import small_config
 from palinode.base.example import Example, SpecialTokens
 from palinode.base.finding import Finding
-from palinode.base.seeds import generator
 from palinode.data.store import TokenStore
 from palinode.data.windows import TrainWindows, evaluation_windows
-from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
+from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes, window_draws
 from palinode.models.base import LanguageModel
 from palinode.models.direction import logits_for
-from palinode.objectives import Objective, Progress
+from palinode.objectives import Objective
 from palinode.spec.run_spec import RunSettings
 from palinode.train.loop import Training, accumulate_gradients, batch_examples, train
 from palinode.train.optim import build_optimizers
@@ -94,8 +93,9 @@ class TrainerBench:
             passes,
             specials=self.specials,
             bytes_per_token=self.data.bytes_per_token,
-            draw_generator=generator(AUDIT_SEED, "evaluation"),
+            seed=AUDIT_SEED,
             device=torch.device("cpu"),
+            numbers=order,
         )
 
     def moved(self) -> Training:
@@ -142,10 +142,9 @@ class TrainerBench:
     def _read_by_hand(self, model: LanguageModel, objective: Objective) -> list[tuple[Example, Tensor]]:
         """Each window on its own, with its logits."""
         model.eval()
-        rng = generator(AUDIT_SEED, "evaluation")
         pairs = []
-        for window in self.windows:
-            draw = objective.draw(1, len(window), rng, Progress())
+        for number, window in enumerate(self.windows):
+            draw = window_draws(objective, len(window), AUDIT_SEED, [number])
             example = objective.example(window[None], draw, self.specials)
             if example.inputs.numel():
                 with torch.no_grad():

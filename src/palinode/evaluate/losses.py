@@ -7,7 +7,7 @@ sums; perplexity = exp(nats/token). Auxiliary terms cannot enter: this code is h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from palinode.base.config import Config
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens
+from palinode.base.seeds import generator
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read
 from palinode.objectives import LtrObjective, Objective, Progress, RtlObjective
@@ -83,8 +84,9 @@ def evaluate(
     *,
     specials: SpecialTokens,
     bytes_per_token: np.ndarray,
-    draw_generator: torch.Generator,
+    seed: int,
     device: torch.device,
+    numbers: Sequence[int] | None = None,
 ) -> Evaluation:
     """Score every window once for every pass, in eval mode without gradients; the model's mode is restored.
 
@@ -92,7 +94,9 @@ def evaluate(
         windows: batches (B, n) of token ids; the last may be short in both dimensions.
         passes: name -> objective whose Examples are scored.
         bytes_per_token: (tokenizer vocabulary,) bytes of each id; special ids count 0.
-        draw_generator: for objectives with random decisions; never the training stream.
+        seed: of the `evaluation` stream, for objectives with random decisions: window n draws its own at position n, so
+            that neither the batch size nor the order of the windows changes a decision.
+        numbers: the number of each window, in the order they come; default 0, 1, 2, ..
     """
     table = torch.zeros(specials.vocab_size, dtype=torch.int64)
     table[: len(bytes_per_token)] = torch.from_numpy(np.asarray(bytes_per_token, dtype=np.int64))
@@ -101,9 +105,12 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad():
+            first = 0
             for batch in windows:
+                places = range(first, first + len(batch)) if numbers is None else numbers[first : first + len(batch)]
+                first += len(batch)
                 for name, objective in passes.items():
-                    draw = objective.draw(len(batch), batch.shape[1], draw_generator, Progress())
+                    draw = window_draws(objective, batch.shape[1], seed, places)
                     for example in _examples(objective, batch, draw, specials):
                         _score(model, example.to(device), table, sums[name])
     finally:
@@ -112,6 +119,12 @@ def evaluate(
         {name: total.scores() for name, total in sums.items() if total.tokens},
         {name: total.window_nats for name, total in sums.items() if total.tokens},
     )
+
+
+def window_draws(objective: Objective, window_tokens: int, seed: int, numbers: Iterable[int]) -> Draw:
+    """The decisions of these windows, each drawn on its own from the `evaluation` stream."""
+    draws = [objective.draw(1, window_tokens, generator(seed, "evaluation", n), Progress()) for n in numbers]
+    return Draw({name: torch.cat([draw[name] for draw in draws]) for name in draws[0].decisions})
 
 
 def _examples(objective: Objective, batch: Tensor, draw: Draw, specials: SpecialTokens) -> Iterator[Example]:
