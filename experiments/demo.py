@@ -45,7 +45,11 @@ experiment = Experiment(
     ),
     seeds=(1, 2, 3),
     decision=Decision(
-        metric="validation.ltr.nats_per_token", baseline="ltr", better="lower", equal="window_tokens", smallest_effect=0.02
+        metric="validation.ltr.nats_per_token",
+        baseline="ltr",
+        better="lower",
+        equal="window_tokens",
+        smallest_effect=0.02,
     ),
     sizes={
         "smoke": Size(change={"recipe.steps": 20, "recipe.evaluate_every_steps": 10}, seeds=(1, 2)),
