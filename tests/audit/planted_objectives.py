@@ -181,7 +181,7 @@ class PrefixLm(Objective):
 
 
 class FillInTheMiddle(Objective):
-    """`[PRE] prefix [SUF] suffix [MID] middle [EOM]` of the first N - 3 tokens, in thirds. `broken`: the prefix keeps the middle."""
+    """`[PRE] prefix [SUF] suffix [MID] middle [EOM]` of the first N - 3 tokens. `broken`: the prefix keeps the middle."""
 
     broken: bool = False
 
