@@ -130,7 +130,7 @@ def test_muon_is_given_only_hidden_matrices():
 
 
 def test_adamw_step_is_torchs():
-    """One step of the recipe equals torch.optim.AdamW on the same gradient, decay on matrices only."""
+    """One step of the recipe equals torch.optim.AdamW (its fused form) on the same gradient, decay on matrices only."""
     layer = nn.Linear(4, 3)
     twin = nn.Linear(4, 3)
     twin.load_state_dict(layer.state_dict())
@@ -142,6 +142,7 @@ def test_adamw_step_is_torchs():
         [{"params": [twin.weight], "weight_decay": 0.1}, {"params": [twin.bias], "weight_decay": 0.0}],
         lr=0.01,
         betas=(0.9, 0.99),
+        fused=True,
     )
     for module, opt in ((layer, optimizer), (twin, reference)):
         module(torch.ones(2, 4)).pow(2).sum().backward()

