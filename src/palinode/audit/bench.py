@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from palinode.audit.copies import exact_arithmetic, randomised_copy, rounding_noise, seeded_passes
 from palinode.audit.draws import DrawBank, draw_bank
 from palinode.audit.subject import Subject
+from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 
 TOLERANCE = (
@@ -18,6 +19,8 @@ TOLERANCE = (
 COARSE_TOLERANCE = 1e-4  # arithmetic coarser than float64: a check can fail, it cannot pass
 COARSE_ROUNDING = 1e-11  # curvature leaves 1e-14 in float64, a hidden float32 leaves 1e-8
 BANK_ENTRIES = 64
+SHORT_TOKENS = 33  # long enough for the forms that need one length only
+REFUSALS = (BadInput, ValueError, IndexError, RuntimeError, ArithmeticError)
 
 
 @dataclass
@@ -27,6 +30,7 @@ class Bench:
     subject: Subject
     banks: dict[int, DrawBank] = field(default_factory=dict)
     copies: dict[float, nn.Module] = field(default_factory=dict)
+    refused: dict[int, bool] = field(default_factory=dict)
     coarse: bool = False
 
     @classmethod
@@ -54,6 +58,23 @@ class Bench:
             self.banks[length_tokens] = draw_bank(self.subject, length_tokens, most_entries=BANK_ENTRIES, wanted=wanted)
         return self.banks[length_tokens]
 
+    @property
+    def short_tokens(self) -> int:
+        """A length of at most 33 tokens that the subject takes, else the training length."""
+        short = min(SHORT_TOKENS, self.subject.window_tokens)
+        return short if self.accepts(short) else self.subject.window_tokens
+
+    def accepts(self, length_tokens: int) -> bool:
+        """Do the objective and the module take windows of this length? The lengths that the arm uses are not asked: they must."""
+        subject = self.subject
+        if length_tokens in (subject.window_tokens, subject.evaluation_tokens):
+            return True
+        if length_tokens not in self.refused:
+            self.refused[length_tokens] = not 1 <= length_tokens <= subject.max_window_tokens or self._raises(
+                length_tokens
+            )
+        return not self.refused[length_tokens]
+
     def copy(self, gain: float) -> nn.Module:
         """The module with every path open, its random matrices scaled by `gain`."""
         if gain not in self.copies:
@@ -72,11 +93,21 @@ class Bench:
             return torch.randperm(vocabulary, generator=rng)[:length_tokens]
         return torch.randint(vocabulary, (length_tokens,), generator=rng)
 
+    def _raises(self, length_tokens: int) -> bool:
+        window = torch.zeros(1, length_tokens, dtype=torch.long)
+        try:
+            for entry in self.bank_at(length_tokens).covering(1):
+                with torch.no_grad(), exact_arithmetic(), seeded_passes(self.subject.seed, "accepts"):
+                    self.subject.logits(self.copy(1.0).eval(), self.subject.example(window, entry.draw))
+        except REFUSALS:
+            return True
+        return False
+
     def _rounds_coarsely(self) -> bool:
         """Is some step inside the module rounded more coarsely than float64?"""
         subject = self.subject
         rng = generator(subject.seed, "audit", "rounding")
-        length = min(subject.window_tokens, 33)
+        length = self.short_tokens
         entry = self.bank_at(length).covering(1)[0]
         example = subject.example(self.window("random", length, rng)[None], entry.draw)
         module = self.copy(1.0).eval()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from palinode.audit.copies import seeded_passes, trainable_copy
-from palinode.audit.draws import Entry, contract, draw_bank, joined_draw
+from palinode.audit.draws import DrawBank, Entry, contract, draw_bank, joined_draw
 from palinode.audit.evidence import ALARM_NATS, Evidence, combined_nats
 from palinode.audit.influence import only_pass, scored_targets
 from palinode.audit.languages import Context, Language
@@ -52,7 +53,7 @@ class CanarySettings(Config):
     learning_rate: float = Field(default=5e-3, gt=0)
     frozen_tokens: int = Field(default=8192, ge=1)
     markov_steps: int = Field(default=120, ge=0)
-    chains: tuple[str, ...] = ("symmetric",)
+    chains: tuple[Literal["symmetric", "asymmetric"], ...] = ("symmetric",)
 
 
 @dataclass(frozen=True)
@@ -100,17 +101,41 @@ class Trace:
         return max(self.streams, key=lambda name: self.streams[name].nats)
 
 
+@dataclass(frozen=True)
+class Tiny:
+    """A subject at the canary's size, the ids it is trained on, and the decisions that its objective makes there."""
+
+    subject: Subject
+    ids: Tensor
+    bank: DrawBank
+
+    @classmethod
+    def of(cls, subject: Subject, settings: CanarySettings) -> Tiny:
+        """Rebuilt where it can be, else the module itself on some of its ids."""
+        rebuild = subject.rebuild_small or subject.rebuild
+        if rebuild is None:
+            rng = generator(subject.seed, "audit", "canary ids")
+            ids = torch.randperm(subject.content_tokens, generator=rng)[: settings.vocabulary].sort().values
+            tiny = replace(subject, window_tokens=min(settings.window_tokens, subject.window_tokens))
+        else:
+            specials, length = SpecialTokens(settings.vocabulary), settings.window_tokens
+            ids = torch.arange(settings.vocabulary)
+            tiny = replace(subject, specials=specials, vocab_size=specials.vocab_size, window_tokens=length)
+            module = rebuild(specials.vocab_size, slots_needed(tiny, length), subject.seed)
+            tiny = replace(tiny, module=module)
+        return cls(tiny, ids, draw_bank(tiny, tiny.window_tokens))
+
+
 class Canary:
     """A tiny stack in training on one language: on one pass of its objective alone, or on all of them together."""
 
-    def __init__(self, subject: Subject, settings: CanarySettings, language: Language, group: str | None = None):
+    def __init__(self, tiny: Tiny, settings: CanarySettings, language: Language, group: str | None = None):
         self.settings, self.language, self.group = settings, language, group
-        self.subject, self.ids = tiny_subject(subject, settings)
+        self.subject, self.ids, self.bank = tiny.subject, tiny.ids, tiny.bank
         self.rank = torch.full((self.subject.specials.vocab_size + self.subject.vocab_size,), NOT_AN_ID)
         self.rank[self.ids] = torch.arange(len(self.ids))
-        self.bank = draw_bank(self.subject, self.subject.window_tokens)
         self.contexts: dict[tuple[Entry, str], Context] = {}
-        rng = generator(subject.seed, "audit", "canary start")
+        rng = generator(self.subject.seed, "audit", "canary start")
         self.module = trainable_copy(self.subject.module, self.subject.vocab_size, rng)
         self.optimizer = torch.optim.AdamW(
             self.module.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=0.0
@@ -241,20 +266,6 @@ class Canary:
         scored = max(1, max(int(scored_targets(example).sum()) for example in examples))
         count = max(self.settings.rows // rows, min(4 * self.settings.rows // rows, SCORED_TOKENS // scored))
         return max(8, count // 4 * 4)
-
-
-def tiny_subject(subject: Subject, settings: CanarySettings) -> tuple[Subject, Tensor]:
-    """The subject at the canary's size, and the ids it is trained on: rebuilt where it can be, else the module itself."""
-    rebuild = subject.rebuild_small or subject.rebuild
-    if rebuild is None:
-        rng = generator(subject.seed, "audit", "canary ids")
-        ids = torch.randperm(subject.content_tokens, generator=rng)[: settings.vocabulary].sort().values
-        return replace(subject, window_tokens=min(settings.window_tokens, subject.window_tokens)), ids
-    specials = SpecialTokens(settings.vocabulary)
-    length = settings.window_tokens
-    tiny = replace(subject, specials=specials, vocab_size=specials.vocab_size, window_tokens=length)
-    module = rebuild(specials.vocab_size, slots_needed(tiny, length), subject.seed)
-    return replace(tiny, module=module), torch.arange(settings.vocabulary)
 
 
 def _times(keys: Tensor) -> Tensor:

@@ -21,8 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from palinode.audit.canary import Canary, CanarySettings, tiny_subject
-from palinode.audit.draws import draw_bank
+from palinode.audit.canary import Canary, CanarySettings, Tiny
 from palinode.audit.evidence import ALARM_NATS, plain_margin_nats
 from palinode.audit.languages import AlternatingLanguage, ChainLanguage, NeighbourLanguage, UniformLanguage
 from palinode.audit.subject import Subject
@@ -47,7 +46,6 @@ class Report:
 
     canary: Canary
     name: str
-    seed: int
 
     def finding(
         self,
@@ -62,7 +60,7 @@ class Report:
         trace = self.canary.trace
         excess = {f"excess_nats_{group}": _finite(value) for group, value in trace.excess_nats.items()}
         numbers = {"evidence_nats": _finite(trace.nats), "updates": trace.updates, **excess, **extra}
-        reproduce = {"pass": self.name, "seed": self.seed, "language": self.canary.language.name}
+        reproduce = {"pass": self.name, "seed": self.canary.subject.seed, "language": self.canary.language.name}
         return Finding(
             check=check,
             outcome=outcome,
@@ -77,38 +75,50 @@ class Report:
         """The finding that ends a canary early: an alarm, or a loss that is no number; empty when it went to its end."""
         trace = self.canary.trace
         if trace.alarmed:
-            return [self.finding(check, "fail", law, _alarm_sentence(self.canary), ALARM_NATS, {})]
+            return [self.finding(check, "fail", law, self._alarm_sentence(), ALARM_NATS, {})]
         if not trace.finite:
             message = f"training diverged after {trace.updates} updates"
             return [self.finding(check, "could_not_tell", law, message, ALARM_NATS, {})]
         return []
 
+    def _alarm_sentence(self) -> str:
+        """Which pass, how soon, how far below its floor, and where."""
+        trace = self.canary.trace
+        group, time = trace.richest
+        who = "" if group == self.name else f"the pass {group} "
+        again = " (a token that the pass predicts again)" if time else ""
+        return (
+            f"{who}predicts what it cannot know: after {trace.updates} updates ln E = {trace.nats:.1f} (alarm at "
+            f"{ALARM_NATS:.1f}), loss {trace.excess_nats[group]:+.3f} nats from its floor on the last batch, most of it at target "
+            f"{trace.streams[group, time].richest_position}{again}"
+        )
+
 
 def check_canary(subject: Subject, settings: CanarySettings | None = None) -> tuple[Finding, ...]:
     """All of C2 on one subject: C2.canary, C2.frozen and C2.neighbours for each pass, C2.markov and C2.markov-excess together."""
     settings = settings or CanarySettings()
-    tiny, ids = tiny_subject(subject, settings)
-    groups = draw_bank(tiny, tiny.window_tokens).groups
+    tiny = Tiny.of(subject, settings)
+    groups = tiny.bank.groups
     separate: tuple[str | None, ...] = groups if len(groups) <= MOST_SEPARATE_PASSES else (None,)
     findings: list[Finding] = []
     for group in separate:
-        found = _uniform(subject, settings, len(ids), group, len(separate))
+        found = _uniform(tiny, settings, group, len(separate))
         findings += found
         if settings.neighbour_steps and found[0].outcome != "fail":
-            findings.append(_neighbours(subject, settings, len(ids), group, len(separate)))
+            findings.append(_neighbours(tiny, settings, group, len(separate)))
     for name in settings.chains if settings.markov_steps else ():
-        findings += _markov(subject, settings, name, CHAINS[name](len(ids)))
+        findings += _markov(tiny, settings, name)
     return tuple(findings)
 
 
-def _uniform(subject: Subject, settings: CanarySettings, ids: int, group: str | None, passes: int) -> list[Finding]:
+def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, passes: int) -> list[Finding]:
     """Train one uniform canary; without an alarm, its control and the plain form."""
-    report = Report(Canary(subject, settings, UniformLanguage(ids), group), group or "all passes", subject.seed)
+    report = Report(Canary(tiny, settings, UniformLanguage(len(tiny.ids)), group), group or "all passes")
     trace = report.canary.train(settings.steps, threshold_nats=ALARM_NATS + math.log(passes))
     if trouble := report.trouble("C2.canary", UNIFORM_LAW):
         return trouble
     limit = settings.steps // 4
-    control = Canary(subject, settings, AlternatingLanguage(ids), group).train(limit)
+    control = Canary(tiny, settings, AlternatingLanguage(len(tiny.ids)), group).train(limit)
     found = f"no evidence of a leak in {trace.updates} updates (ln E {trace.nats:.1f}, alarm at {ALARM_NATS:.1f})"
     if control.alarmed:
         message = f"{found}; the control alarmed after {control.updates}"
@@ -118,14 +128,14 @@ def _uniform(subject: Subject, settings: CanarySettings, ids: int, group: str | 
     outcome: Outcome = "pass" if control.alarmed else "could_not_tell"
     return [
         report.finding("C2.canary", outcome, UNIFORM_LAW, message, ALARM_NATS, extra),
-        _plain(report, settings, ids),
+        _plain(report, settings),
     ]
 
 
-def _neighbours(subject: Subject, settings: CanarySettings, ids: int, group: str | None, passes: int) -> Finding:
+def _neighbours(tiny: Tiny, settings: CanarySettings, group: str | None, passes: int) -> Finding:
     """Train one canary on rows among their shifted copies. Its control is that of the uniform canary: the same stack learns."""
-    canary = Canary(subject, settings.with_(rows=8), NeighbourLanguage(ids), group)
-    report = Report(canary, group or "all passes", subject.seed)
+    canary = Canary(tiny, settings.with_(rows=8), NeighbourLanguage(len(tiny.ids)), group)
+    report = Report(canary, group or "all passes")
     trace = canary.train(settings.neighbour_steps, threshold_nats=ALARM_NATS + math.log(passes))
     if trouble := report.trouble("C2.neighbours", NEIGHBOUR_LAW):
         return trouble[0]
@@ -133,7 +143,7 @@ def _neighbours(subject: Subject, settings: CanarySettings, ids: int, group: str
     return report.finding("C2.neighbours", "pass", NEIGHBOUR_LAW, message, ALARM_NATS, {})
 
 
-def _plain(report: Report, settings: CanarySettings, ids: int) -> Finding:
+def _plain(report: Report, settings: CanarySettings) -> Finding:
     """C2.frozen: mean loss against the floor with the weights as they are, the lower of the two modes."""
     modes = {}
     for training in (False, True):
@@ -147,14 +157,16 @@ def _plain(report: Report, settings: CanarySettings, ids: int) -> Finding:
         message = "no targets that may be bet on one after the other"
         return report.finding("C2.frozen", "could_not_tell", FROZEN_LAW, message, 0.0, {})
     lowest, margin = float(excess.mean()), plain_margin_nats(len(excess))
-    message = f"{lowest:+.5f} nats above ln {ids} on {len(excess)} fresh tokens in {mode} mode (bound {-margin:.5f})"
+    where = f"{len(excess)} fresh tokens in {mode} mode"
+    message = f"{lowest:+.5f} nats above ln {len(report.canary.ids)} on {where} (bound {-margin:.5f})"
     extra = {"frozen_excess_nats": _finite(lowest), "frozen_tokens": len(excess)}
     return report.finding("C2.frozen", "fail" if lowest < -margin else "pass", FROZEN_LAW, message, -margin, extra)
 
 
-def _markov(subject: Subject, settings: CanarySettings, name: str, chain: MarkovChain) -> list[Finding]:
+def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
     """Train one Markov canary; up to three rounds while it is still above its floor."""
-    report = Report(Canary(subject, settings, ChainLanguage(chain)), f"{name} Markov chain", subject.seed)
+    chain = CHAINS[name](len(tiny.ids))
+    report = Report(Canary(tiny, settings, ChainLanguage(chain)), f"{name} Markov chain")
     excess, before, stuck = math.inf, math.inf, False
     for _ in range(MARKOV_ROUNDS):
         trace = report.canary.train(settings.markov_steps, decay=True)
@@ -188,19 +200,6 @@ def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[st
         if excess > worst[1]:
             worst = (group, excess, chain.token_entropy_nats() - float(floor.mean()))
     return worst
-
-
-def _alarm_sentence(canary: Canary) -> str:
-    """What the alarm says: pass, place, how soon, and how far below the floor the loss is."""
-    trace = canary.trace
-    group, time = trace.richest
-    stream = trace.streams[group, time]
-    again = " (a token that the pass predicts again)" if time else ""
-    return (
-        f"the pass {group} predicts what it cannot know: after {trace.updates} updates ln E = {trace.nats:.1f} (alarm at "
-        f"{ALARM_NATS:.1f}), loss {trace.excess_nats[group]:+.3f} nats from its floor on the last batch, most of it at target "
-        f"{stream.richest_position}{again}"
-    )
 
 
 def _finite(value: float) -> float | None:

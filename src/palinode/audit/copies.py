@@ -104,12 +104,15 @@ def randomised_copy(module: nn.Module, gain: float, rng: Generator) -> nn.Module
 
 
 def double_copy(module: nn.Module) -> nn.Module:
-    """A float64 deep copy with the same weights, gradients on, module dropout off."""
-    copied = copy.deepcopy(module).double()
-    copied.requires_grad_(True)
+    """A float64 deep copy with the same weights, gradients on. Dropout is turned off by `exact_arithmetic`, not here.
+
+    Only `nn.MultiheadAttention` loses its own: it drops inside a function that a mode cannot look into.
+    """
+    copied = copy.deepcopy(module).double().requires_grad_(True)
+    for tensor in (*copied.parameters(), *copied.buffers()):
+        if tensor.dtype == torch.complex64:
+            tensor.data = tensor.data.to(torch.complex128)
     for part in copied.modules():
-        if isinstance(part, nn.modules.dropout._DropoutNd):
-            part.p = 0.0
         if isinstance(part, nn.MultiheadAttention):
             part.dropout = 0.0
     return copied
@@ -140,7 +143,8 @@ def trainable_copy(module: nn.Module, vocab_size: int, rng: Generator) -> nn.Mod
 def rounding_noise(logits_of: Callable[[nn.Module], Tensor], module: nn.Module, rng: Generator) -> float:
     """How coarsely a module computes: |f(2h) - 2 f(h) + f(0)| / std for a tiny step h of all weights.
 
-    A smooth function leaves 1e-14; a hidden cast to float32 leaves 1e-7, whatever dtype the logits have.
+    A smooth function leaves 1e-14; a hidden cast to float32 leaves 1e-7 whatever dtype the logits have, or swallows the step
+    whole, which is infinitely coarse.
     """
     base = logits_of(module)
     moved = copy.deepcopy(module)
@@ -153,8 +157,10 @@ def rounding_noise(logits_of: Callable[[nn.Module], Tensor], module: nn.Module, 
             for parameter, step in zip(moved.parameters(), steps, strict=True):
                 parameter.add_(step)
         found.append(logits_of(moved))
-    spread = float(base.std()) or 1.0
-    return float((found[1] - 2 * found[0] + base).abs().max()) / spread
+    if steps and torch.equal(found[1], base):
+        return math.inf
+    bent = (found[1] - 2 * found[0] + base).abs()
+    return float(torch.nan_to_num(bent).max()) / (float(base[base.isfinite()].std()) or 1.0)
 
 
 def is_embedding(module: nn.Module) -> bool:

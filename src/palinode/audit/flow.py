@@ -37,8 +37,6 @@ from palinode.base.errors import BadInput
 from palinode.base.finding import Finding
 from palinode.base.seeds import generator
 
-REFUSALS = (BadInput, ValueError, IndexError, RuntimeError, ArithmeticError)
-
 
 class FlowSettings(Config):
     """How much of C1 is run; the defaults are the list above. `own_weights` adds runs with the module's own weights."""
@@ -59,12 +57,11 @@ class FlowSettings(Config):
 
 @dataclass(frozen=True)
 class Planned:
-    """One setting, how many sources to perturb, and with how many Draws. `used`: at a length the arm trains or evaluates at."""
+    """One setting, how many sources to perturb, and with how many Draws."""
 
     setting: Setting
     most_sources: int
     draws: int = 1
-    used: bool = False
 
 
 def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[Finding, ...]:
@@ -77,8 +74,8 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
     if subject.content_tokens < 2:
         raise BadInput("needs at least two content ids, to replace one by another", field="vocab_size")
     bench = Bench.of(_stretched(subject, settings))
-    tallies, refused = _measured(bench, settings)
-    notes = _notes(bench, refused)
+    tallies = _measured(bench, settings)
+    notes = _notes(bench)
     flow = [finding for tally in tallies for finding in (tally.law(subject.seed), tally.control(subject.seed))]
     return (
         *check_provenance(bench),
@@ -97,37 +94,29 @@ def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
     runs = [Planned(Setting(min(settings.picture_tokens, longest)), longest)]
     for length in used:
         every = length <= settings.all_sources_of_used_up_to
-        runs.append(Planned(Setting(length), length if every else settings.sampled_sources_of_used, used=True))
+        runs.append(Planned(Setting(length), length if every else settings.sampled_sources_of_used))
     for length in (n for n in settings.lengths if n <= longest and n not in used):
         every = length <= settings.all_sources_up_to
         runs.append(Planned(Setting(length), length if every else settings.sampled_sources))
     for gain in settings.gains:
         runs.append(Planned(Setting(small, gain), small))
-        runs += [Planned(Setting(length, gain), settings.sampled_sources, used=True) for length in used]
+        runs += [Planned(Setting(length, gain), settings.sampled_sources) for length in used]
     if settings.draws > 1:
         runs.append(Planned(Setting(min(settings.draws_tokens, longest)), longest, settings.draws))
     runs += [Planned(Setting(small, training=True, pass_seed=seed), small) for seed in range(settings.train_passes)]
     runs += [Planned(Setting(min(33, longest), window=kind), longest) for kind in ("repeats", "equal")]
     if settings.own_weights:
-        runs += [Planned(Setting(length, None), settings.sampled_sources_of_used, used=True) for length in used]
+        runs += [Planned(Setting(length, None), settings.sampled_sources_of_used) for length in used]
     return runs
 
 
-def _measured(bench: Bench, settings: FlowSettings) -> tuple[list[Tally], dict[int, str]]:
+def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
     """Run the plan. A length that the objective or the module refuses is skipped, unless the arm uses it."""
     tallies = {group: Tally.of(bench, group) for group in bench.bank.groups}
-    refused: dict[int, str] = {}
     for item in plan(bench.subject, settings):
-        length = item.setting.length_tokens
-        if length in refused:
-            continue
-        try:
+        if bench.accepts(item.setting.length_tokens):
             _run(bench, item, tallies)
-        except REFUSALS as problem:
-            if item.used:
-                raise
-            refused[length] = type(problem).__name__
-    return [tally for tally in tallies.values() if tally.runs], refused
+    return [tally for tally in tallies.values() if tally.runs]
 
 
 def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
@@ -162,11 +151,11 @@ def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
     return replace(subject, module=module, max_window_tokens=longest)
 
 
-def _notes(bench: Bench, refused: dict[int, str]) -> dict[str, str | int]:
+def _notes(bench: Bench) -> dict[str, str | int]:
     """What was not measured, for the reader of the numbers."""
     notes: dict[str, str | int] = {}
-    if refused:
-        notes["lengths_refused"] = ", ".join(str(length) for length in sorted(refused))
+    if refused := sorted(length for length, is_refused in bench.refused.items() if is_refused):
+        notes["lengths_refused"] = ", ".join(map(str, refused))
     if bench.bank.never_drawn:
         notes["passes_never_drawn"] = ", ".join(bench.bank.never_drawn)
         notes["batches_drawn"] = bench.bank.calls

@@ -18,12 +18,11 @@ from torch import Generator, Tensor, nn
 from palinode.audit.bench import TOLERANCE, Bench
 from palinode.audit.copies import exact_arithmetic, seeded_passes
 from palinode.audit.draws import Entry, contract
-from palinode.audit.influence import only_pass, scored_targets
+from palinode.audit.influence import only_pass, scored_targets, spread
 from palinode.base.example import Example
 from palinode.base.finding import Finding
 from palinode.base.seeds import generator
 
-TOKENS = 33
 SEEN = 1e-9
 LAW = "no gradient flows from a target's logits to the embedding of itself or of a forbidden token"
 
@@ -43,8 +42,9 @@ class Flow:
 def check_gradient(bench: Bench) -> Finding:
     """C1.gradient: eval mode, and train mode with the module's own dropout."""
     subject = bench.subject
-    length = min(TOKENS, subject.window_tokens, subject.content_tokens)
-    flows = [flow for training in (False, True) for flow in _flows(bench, length, training)]
+    length = min(bench.short_tokens, subject.content_tokens)
+    length = length if bench.accepts(length) else 0  # a fixed window longer than the vocabulary has no distinct ids
+    flows = [flow for training in (False, True) for flow in _flows(bench, length, training)] if length else []
     seen = [flow for flow in flows if flow.found_embedding]
     worst = max(seen, key=lambda flow: flow.forbidden, default=None)
     control = bool(seen) and all(flow.nearest > SEEN for flow in seen if "eval" in flow.words)
@@ -52,7 +52,9 @@ def check_gradient(bench: Bench) -> Finding:
     if failed and worst is not None:
         message = f"{worst.words}: target {worst.target} sends gradient {worst.forbidden:.1e} to source {worst.source}"
     elif worst is None:
-        message = "no embedding layer was found to take gradients at: the perturbation form stands alone"
+        message = (
+            "no embedding layer of distinct ids was found to take gradients at: the perturbation form stands alone"
+        )
     else:
         message = f"no gradient beyond {worst.forbidden:.1e} reaches a forbidden token ({len(seen)} passes)"
     return Finding(
@@ -92,7 +94,7 @@ def _gradients(bench: Bench, module: nn.Module, example: Example, window: Tensor
         return None
     own = scored_targets(example) & (example.target_source == example.window_row[:, None])
     projection = torch.randn(logits.shape[-1], generator=rng, dtype=logits.dtype)
-    projection = projection / projection.norm() / (float(logits.detach().std()) or 1.0)
+    projection = projection / projection.norm() / spread(logits.detach())
     outputs = [output for _, output in calls]
     gradients = torch.autograd.grad((logits[own] @ projection).sum(), outputs, allow_unused=True)
     matrix = torch.zeros(len(window), len(window), dtype=torch.float64)

@@ -65,6 +65,13 @@ def largest_change(changed: Tensor, base: Tensor) -> Tensor:
     return torch.nan_to_num(change, nan=torch.inf, posinf=torch.inf).amax(-1)
 
 
+def spread(logits: Tensor) -> float:
+    """Standard deviation of the logits that are finite; 1 where there is none, so that a change is still a change."""
+    finite = logits[logits.isfinite()].double()
+    found = float(finite.std()) if finite.numel() > 1 else 0.0
+    return found or 1.0
+
+
 def replaced_ids(ids: Tensor, vocabulary: int, rng: Generator) -> Tensor:
     """Other ids, uniform over the rest of the vocabulary."""
     return (ids + torch.randint(1, vocabulary, ids.shape, generator=rng)) % vocabulary
@@ -74,11 +81,11 @@ def sampled_sources(window_tokens: int, most: int, rng: Generator) -> Tensor:
     """All sources, or `most` of them: both ends, the neighbours of every power of two, the rest at random."""
     if window_tokens <= most:
         return torch.arange(window_tokens)
-    powers = [2**k + step for k in range(2, window_tokens.bit_length()) for step in (0, -1)]
-    first = [0, window_tokens - 1, 1, window_tokens - 2, *powers[::-1]]
+    powers = [2**k + step for k in range(2, (window_tokens - 1).bit_length()) for step in (0, -1)]
+    first = dict.fromkeys([0, window_tokens - 1, 1, window_tokens - 2, *powers[::-1]])
     fill = torch.randperm(window_tokens, generator=rng).tolist()
-    chosen = [source for source in dict.fromkeys([*first[: most - most // 4], *fill]) if source < window_tokens]
-    return torch.tensor(sorted(chosen[:most]))
+    chosen = dict.fromkeys([*list(first)[: most - most // 4], *fill])
+    return torch.tensor(sorted(list(chosen)[:most]))
 
 
 def _influence(
@@ -108,9 +115,8 @@ def _of_pass(
     targets = torch.unflatten(example.target_source[rows][order], 0, (count, -1))[0][scored_slots]
     base = by_window[0][scored_slots]
     changes = largest_change(by_window[:, scored_slots], base)
-    spread = float(base[base.isfinite()].std()) if base.numel() > 1 else 0.0
     nothing = torch.zeros(count, window_tokens, dtype=changes.dtype)
-    matrix = nothing.scatter_reduce(1, targets.expand_as(changes), changes, "amax") / (spread or 1.0)
+    matrix = nothing.scatter_reduce(1, targets.expand_as(changes), changes, "amax") / spread(base)
     scored = torch.zeros(window_tokens, dtype=torch.bool)
     scored[targets] = True
     return Influence(name, sources, matrix[1:-1], scored, float(matrix[-1].max()) if len(targets) else 0.0)

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from palinode.audit.bench import Bench
 from palinode.audit.copies import exact_arithmetic, seeded_passes
 from palinode.audit.draws import Entry, contract, joined_draw
-from palinode.audit.influence import largest_change, scored_targets
+from palinode.audit.influence import largest_change, scored_targets, spread
 from palinode.base.example import Example
 from palinode.base.finding import Finding
 from palinode.base.seeds import generator
 
 BATCH = 8
 PLACE = 4  # of the probe among its companions: there are rows before it and after it
-NEIGHBOUR_TOKENS = 33
 PREFIX_TOKENS = (33, 65)
 NEIGHBOUR_LAW = "the logits of a window do not depend on the other windows of its batch"
 PREFIX_LAW = "the logits of a token do not depend on how much text lies beyond it"
@@ -51,7 +50,7 @@ def check_prefix(bench: Bench) -> tuple[Finding, ...]:
 
 def _neighbour_differences(bench: Bench) -> Iterator[Difference]:
     subject = bench.subject
-    length = min(NEIGHBOUR_TOKENS, subject.window_tokens)
+    length = bench.short_tokens
     rng = generator(subject.seed, "audit", "neighbours")
     module = bench.copy(1.0)
     for training in (False, True):
@@ -76,7 +75,7 @@ def _neighbour_differences(bench: Bench) -> Iterator[Difference]:
 def _prefix_differences(bench: Bench) -> Iterator[Difference]:
     subject = bench.subject
     used = (subject.window_tokens, subject.evaluation_tokens)
-    lengths = sorted({n for n in (*PREFIX_TOKENS, *used) if 2 <= n <= subject.max_window_tokens})
+    lengths = sorted({length for length in (*PREFIX_TOKENS, *used) if length > 1 and bench.accepts(length)})
     rng = generator(subject.seed, "audit", "prefix")
     module = bench.copy(1.0).eval()
     for length in lengths:
@@ -95,14 +94,15 @@ def _shorter(
 ) -> Iterator[Difference]:
     """Compare the part of the window that is read first with the whole. Logits are rows by target."""
     length = len(window)
-    for part in sorted({1, 2, length // 2, length - 1} - {0}):
+    for part in sorted({1, 2, length // 2, length - 1}):
+        if not bench.accepts(part):
+            continue
         start = 0 if reads == "ltr" else length - part
         logits = _read(bench, module, window[start : start + part][None], [entry], 0, 0).get(group)
         if logits is None or not len(logits):
             continue
-        spread = float(whole[group].std()) or 1.0
         scored = whole[group][: len(logits)] if reads == "ltr" else whole[group][-len(logits) :]
-        change = float(largest_change(logits, scored).max()) / spread
+        change = float(largest_change(logits, scored).max()) / spread(whole[group])
         yield Difference(change, f"{group}: {part} of {length} tokens")
 
 
@@ -135,8 +135,8 @@ def _of_window(example: Example, logits: Tensor, rows: slice, place: int) -> Ten
 def _compared(first: dict[str, Tensor], second: dict[str, Tensor], words: str) -> Iterator[Difference]:
     for group, logits in first.items():
         if group in second and logits.shape == second[group].shape and len(logits):
-            spread = float(logits.std()) or 1.0
-            yield Difference(float(largest_change(second[group], logits).max()) / spread, f"{group}: {words}")
+            change = float(largest_change(second[group], logits).max()) / spread(logits)
+            yield Difference(change, f"{group}: {words}")
 
 
 def _finding(bench: Bench, check: str, law: str, found: list[Difference], failure: str) -> Finding:

@@ -15,9 +15,10 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
+from palinode.audit.bench import Bench
 from palinode.audit.copies import exact_arithmetic, randomised_copy, seeded_passes
-from palinode.audit.draws import Entry, contract, draw_bank, joined_draw
-from palinode.audit.influence import largest_change, only_pass, scored_targets
+from palinode.audit.draws import Entry, contract, joined_draw
+from palinode.audit.influence import largest_change, only_pass, scored_targets, spread
 from palinode.audit.subject import Subject
 from palinode.base.config import Config
 from palinode.base.finding import Finding
@@ -93,9 +94,15 @@ def check_stepwise(
 ) -> tuple[Finding, ...]:
     """For every pass that reads in one direction: C6.generation (opened weights, float64) and C6.nats (the weights as they are)."""
     settings = settings or StepwiseSettings()
+    bench = Bench(subject)
     total = min(settings.total_tokens, subject.max_window_tokens)
+    total = total if bench.accepts(total) else subject.window_tokens
+    takes_any = step is not None or all(bench.accepts(length) for length in {2, total // 2, total - 1} if length > 1)
     findings: list[Finding] = []
-    for group, reads, entry in _one_way_passes(subject, total):
+    for group, reads, entry in _one_way_passes(bench, total):
+        if not takes_any or total < 2:
+            findings.append(_cannot_grow(subject, group))
+            continue
         rng = generator(subject.seed, "audit", "stepwise", group)
         opened = randomised_copy(subject.module, 1.0, rng).eval()
         own = copy.deepcopy(subject.module).eval()
@@ -106,16 +113,24 @@ def check_stepwise(
     return tuple(findings)
 
 
-def _one_way_passes(subject: Subject, total: int) -> Iterator[tuple[str, str, Entry]]:
+def _cannot_grow(subject: Subject, group: str) -> Finding:
+    message = (
+        f"{group}: the model does not take windows of any length, so it cannot be read step by step; hand in a `step`"
+    )
+    reproduce = {"pass": group, "seed": subject.seed}
+    return Finding(check="C6.generation", outcome="could_not_tell", law=LAW, message=message, reproduce=reproduce)
+
+
+def _one_way_passes(bench: Bench, total: int) -> Iterator[tuple[str, str, Entry]]:
     """(pass, direction, decisions) of every pass whose contract is exactly ltr or rtl."""
-    bank = draw_bank(subject, total)
+    bank, objective = bench.bank_at(total), bench.subject.objective
     everything = torch.ones(total, total, dtype=torch.bool)
     directions = {"ltr": everything.triu(1), "rtl": everything.tril(-1)}
     for group in bank.groups:
         entry = next(entry for entry in bank.entries if group in entry.groups)
         if any(decision.dim() > 1 for decision in entry.draw.decisions.values()):
             continue
-        allowed = contract(subject.objective, entry, group, total)
+        allowed = contract(objective, entry, group, total)
         for reads, triangle in directions.items():
             if torch.equal(allowed, triangle):
                 yield group, reads, entry
@@ -153,10 +168,9 @@ def _generation(route: Route, settings: StepwiseSettings, total: int, rng: Gener
 def _difference(said: Tensor, again: Tensor, tolerance: float) -> tuple[Tensor, int]:
     """(steps,) largest change in standard deviations of the logits, and how often a clear first choice differs."""
     said, again = said.double(), again.double()
-    spread = float(again.std()) or 1.0
     best = again.topk(2, -1).values
-    clear = (best[..., 0] - best[..., 1]) / spread > 2 * tolerance
-    return largest_change(said, again) / spread, int((clear & (said.argmax(-1) != again.argmax(-1))).sum())
+    clear = (best[..., 0] - best[..., 1]) / spread(again) > 2 * tolerance
+    return largest_change(said, again) / spread(again), int((clear & (said.argmax(-1) != again.argmax(-1))).sum())
 
 
 def _continued(route: Route, prompt: int, total: int, rng: Generator) -> tuple[Tensor, Tensor]:
@@ -166,7 +180,7 @@ def _continued(route: Route, prompt: int, total: int, rng: Generator) -> tuple[T
     while known.shape[1] < total:
         logits = route.next_logits(known)
         said.append(logits)
-        chances = logits[:, : route.subject.content_tokens].double().softmax(-1)
+        chances = torch.nan_to_num(logits[:, : route.subject.content_tokens].double()).softmax(-1)
         known = route.grown(known, torch.multinomial(chances, 1, generator=rng))
     return known, torch.cat(said)
 

@@ -86,6 +86,8 @@ class Subject:
         Raises:
             BadInput: the forward did not return one row of logits for each slot.
         """
+        if not example.inputs.numel():  # a bare objective makes no slot of a window of one token
+            return torch.zeros(*example.inputs.shape, self.vocab_size)
         logits = self.forward(module, example.to(self.device))
         if logits.shape[:2] != example.inputs.shape or logits.dim() != 3:
             wanted = (*example.inputs.shape, "V")

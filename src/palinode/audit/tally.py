@@ -1,8 +1,8 @@
 """Judging influence: what was seen and may not be (the law), what may be seen and was not (the control).
 
 The law: a pair (source, target) that the objective's definition forbids, and a target with itself, stays below 1e-12 of the
-logits' spread. The control: the nearest allowed source moves its target by more than 1e-3, and no allowed source within the
-model's reach leaves it still. Without the control a dead or shortened network would pass.
+logits' spread. The control: the nearest allowed source moves its target by more than 1e-3; without that a dead or wrongly
+shifted network would pass. A model that sees its nearest tokens and not all others may be meant to: it is told to say so.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ class Tally:
 
     def law(self, seed: int) -> Finding:
         """C1.perturbation: what may not be seen."""
-        outcome, message = self._law_verdict(seed)
+        outcome, message = self._law_verdict()
         first = self._headline()
         most = max(self.leaks, key=lambda leak: leak.leaking_pairs, default=None)
         gains = [leak.shown.setting.gain for leak in self.leaks if leak.shown.setting.gain is not None]
@@ -206,13 +206,16 @@ class Tally:
         """The first leak that shows a target seeing itself, else the first."""
         return next((leak for leak in self.leaks if leak.targets_seeing_themselves), next(iter(self.leaks), None))
 
-    def _law_verdict(self, seed: int) -> tuple[Outcome, str]:
+    def _law_verdict(self) -> tuple[Outcome, str]:
         if (first := self._headline()) is not None:
             return "fail", _leak_sentence(first, self.leaks)
         if self.coarse_runs:
             return "could_not_tell", f"the arithmetic is too coarse to rule a leak out ({self.coarse_runs[0].words})"
-        if self.control(seed).outcome != "pass":
-            return "could_not_tell", "nothing forbidden was seen, but neither was all that is allowed (C1.two-sided)"
+        if self.weakest_nearest is None or self.weakest_nearest.influence <= NEAREST_SEEN:
+            return (
+                "could_not_tell",
+                "nothing forbidden was seen, but neither were the nearest allowed tokens (C1.two-sided)",
+            )
         return (
             "pass",
             f"no target sees itself or a forbidden token ({self.runs} runs, at most {self.largest_clean:.1e})",
@@ -234,7 +237,7 @@ class Tally:
                 f"{blind.setting.words}); {self.allowed_seen / self.allowed_pairs:.1%} of allowed pairs are seen: "
                 f"declare reach_tokens if that is meant"
             )
-            return "fail" if blind.influence <= TOLERANCE else "could_not_tell", text, blind
+            return "could_not_tell", text, blind
         return (
             "pass",
             f"all {self.allowed_pairs} allowed pairs are seen, the nearest by {nearest.influence:.1e} or more",

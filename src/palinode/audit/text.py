@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from palinode.base.finding import AuditReport, Finding
 
-LEGEND = "o allowed and seen, X seen and not allowed, - allowed and not seen, . neither"
+LEGEND = "# sees it   ! sees it and may not   . may see it and does not"
 SEEN = 1e-9
 WORDS = {"pass": "pass", "fail": "FAIL", "could_not_tell": "could not tell"}
 
@@ -28,7 +28,7 @@ def audit_text(report: AuditReport, *, verbose: bool = False) -> str:
             lines += ["", f"  {name}: {sight_sentence(seen, allowed)}"]
             lines += [f"    {row}" for row in picture_lines(seen, allowed)]
     if any(finding.pictures for finding in report.findings):
-        lines += ["", f"  rows: targets, columns: sources; {LEGEND}"]
+        lines += ["", f"  rows are targets, columns are the tokens they are predicted from: {LEGEND}"]
     return "\n".join(lines)
 
 
@@ -42,10 +42,10 @@ def picture_lines(seen: Matrix, allowed: Matrix) -> list[str]:
     """One line per target, one character per source."""
     width = len(str(len(seen) - 1))
     header = " " * (width + 2) + "".join(str(source % 10) for source in range(len(seen)))
-    rows = [
-        f"{target:>{width}}  " + "".join(_mark(value > SEEN, bool(may)) for value, may in zip(row, mays, strict=True))
-        for target, (row, mays) in enumerate(zip(seen, allowed, strict=True))
-    ]
+    rows = []
+    for target, (row, mays) in enumerate(zip(seen, allowed, strict=True)):
+        marks = "".join(_mark(value > SEEN, bool(may)) for value, may in zip(row, mays, strict=True))
+        rows.append(f"{target:>{width}}  {marks}".rstrip())
     return [header, *rows]
 
 
@@ -78,5 +78,5 @@ def ranges(numbers: Sequence[int]) -> str:
 
 def _mark(seen: bool, may: bool) -> str:
     if seen:
-        return "o" if may else "X"
-    return "-" if may else "."
+        return "#" if may else "!"
+    return "." if may else " "

@@ -10,6 +10,7 @@ from pydantic import Field
 from palinode.base.config import Config
 
 Outcome = Literal["pass", "fail", "could_not_tell"]
+TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # fail when a model does not see what it may: wrong, but no leak
 
 
 class Finding(Config):
@@ -53,5 +54,6 @@ class AuditReport(Config):
 
     @property
     def leaks(self) -> tuple[Finding, ...]:
-        """The failed checks that show an arm seeing what it may not (C1, C2)."""
-        return tuple(f for f in self.findings if f.outcome == "fail" and f.check.startswith(("C1", "C2")))
+        """The failed checks that show an arm seeing what it may not (C1 and C2, without those that show it seeing too little)."""
+        failed = (f for f in self.findings if f.outcome == "fail" and f.check not in TOO_LITTLE)
+        return tuple(f for f in failed if f.check.startswith(("C1", "C2")))

@@ -18,7 +18,7 @@ from palinode.base.seeds import generator
 
 NO_NEIGHBOUR = -1
 BALANCED = 1e-13  # row sums of the symmetric chain are 1 to this
-MOST_ROUNDS = 100_000
+MOST_ROUNDS = 10_000
 
 
 @dataclass(frozen=True)
