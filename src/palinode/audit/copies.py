@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from palinode.base.seeds import generator
+from palinode.base.seeds import derive, generator
 
 RAISED = {
     torch.float32: torch.float64,
@@ -82,6 +82,7 @@ def seeded_passes(seed: int, *position: int | str) -> Iterator[None]:
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.set_rng_state(generator(seed, "audit", *position).get_state())
+        torch.cuda.manual_seed_all(derive(seed, "audit", *position))  # does nothing without a GPU
         yield
 
 

@@ -124,7 +124,9 @@ def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
     length = setting.length_tokens
     module = _module(bench, setting)
     entries = bench.bank_at(length).covering(item.draws)
-    for index, entry in enumerate(entries if item.draws == 1 or len(entries) > 2 else []):
+    if item.draws > 1 and len(entries) < 3:
+        return  # a coin has two faces, and the other runs hold both
+    for index, entry in enumerate(entries):
         rng = generator(subject.seed, "audit", "flow", length, f"{setting.gain}", setting.window, index)
         window = bench.window(setting.window, length, rng)
         sources = sampled_sources(length, item.most_sources, rng)

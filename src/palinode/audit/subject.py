@@ -170,7 +170,7 @@ def small_config(config: ModelConfig, most_layers: int, most_width: int) -> Mode
             changes["heads"] = 1 << (heads.bit_length() - 1)
     try:
         return config.with_(**changes)
-    except ValidationError:
+    except (ValidationError, BadInput):
         return config
 
 
