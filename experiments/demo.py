@@ -53,6 +53,15 @@ experiment = Experiment(
     ),
     sizes={
         "smoke": Size(change={"recipe.steps": 20, "recipe.evaluate_every_steps": 10}, seeds=(1, 2)),
-        "laptop": Size(change={"model.width": 256, "model.layers": 6, "recipe.steps": 3000}, seeds=(1, 2, 3, 4, 5)),
+        "laptop": Size(
+            change={
+                "model.layers": 4,
+                "model.width": 128,
+                "model.heads": 4,
+                "recipe.steps": 2000,
+                "recipe.evaluate_every_steps": 200,
+            },
+            seeds=(1, 2, 3, 4, 5),
+        ),
     },
 )

@@ -1,92 +1,199 @@
-"""How long will it take? A few real steps and a few real evaluation batches of every arm, scaled to the whole run.
+"""How long will it take? A few real steps, evaluation batches, a save and an audit of every arm, scaled to the whole run.
 
-The prediction is stored before the runs and shown beside what they took. It leaves out what cannot be known here: other
-programs on the machine, and workers that slow one another down.
+Measured as the runs themselves will run: in processes of their own with the spec's threads, and as many at a time as there
+will be workers, because two runs on one machine slow each other down. The prediction is stored before the runs and shown
+beside what they took.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import itertools
+import json
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any
 
+from palinode.auditing import audit_trained
 from palinode.base.config import content_hash, encode
-from palinode.base.example import SpecialTokens
-from palinode.data.store import TokenStore, prepare
-from palinode.data.windows import TrainWindows, evaluation_windows
-from palinode.evaluate.losses import evaluate, evaluation_passes
+from palinode.data.windows import evaluation_windows
+from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
 from palinode.objectives import Progress
-from palinode.run import build_model
+from palinode.results.store import Store
+from palinode.run import Attempt
+from palinode.spec.code import Code, keep_code
+from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.loop import Training, batch_examples, take_step
-from palinode.train.optim import build_optimizers
-from palinode.train.parallel import resolve_device, use_threads
 
 WARM_UP_STEPS = 2  # the first steps allocate; they are several times slower
 LEAST_STEPS, MOST_STEPS = 4, 40
-BUDGET_SECONDS = 1.5  # of measuring per distinct arm and scale
+BUDGET_SECONDS = 1.5  # of training steps per distinct arm and scale
 EVALUATION_BATCHES = 3
-STARTUP_SECONDS = 4.0  # a process that imports torch, opens the data and builds the model
+MEASURER = (sys.executable, "-P", "-m", "palinode.calibrate")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured for one distinct setting, and what follows for one run of it."""
+    """What was measured for one distinct setting.
 
+    Attributes:
+        startup_seconds: a process that imports torch, opens the data and builds the model.
+        seconds_per_slot: of training, for each slot read.
+        evaluation_seconds, checkpoint_seconds, audit_seconds: one of each; the audit is that of the trained weights.
+    """
+
+    startup_seconds: float
     seconds_per_slot: float
     evaluation_seconds: float
-    expected_passes: float
-    predicted_seconds: float
+    checkpoint_seconds: float
+    audit_seconds: float
+
+    def predicted_seconds(self, settings: RunSettings) -> float:
+        """Wall time of one run."""
+        recipe = settings.recipe
+        slots = recipe.steps * recipe.batch_windows * expected_passes(settings) * settings.data.window_tokens
+        every, saves = recipe.evaluate_every_steps, -(-recipe.steps // recipe.checkpoint_interval_steps)
+        evaluations = 1 + ((recipe.steps - 1) // every if every else 0) + settings.evaluation.test
+        return (
+            self.startup_seconds
+            + self.seconds_per_slot * slots
+            + self.evaluation_seconds * evaluations
+            + self.checkpoint_seconds * saves
+            + self.audit_seconds
+        )
 
 
 def calibrate(
-    specs: Iterable[RunSpec], on_progress: Callable[[str], None] = lambda line: None
-) -> dict[str, Calibration]:
-    """Predicted cost of each run, by run id; runs that differ in their seed alone are measured once."""
-    measured: dict[str, Calibration] = {}
-    by_run: dict[str, Calibration] = {}
+    specs: Sequence[RunSpec],
+    code: Code | None = None,
+    *,
+    workers: int = 1,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> dict[str, float]:
+    """Predicted seconds of each run, by run id; runs that differ in their seed alone are measured once.
+
+    A setting that could not be measured has no prediction, and `on_progress` is told why.
+
+    Args:
+        code: the user's Python that parts of the specs were written in.
+        workers: how many runs there will be at a time.
+    """
+    by_key: dict[str, RunSpec] = {}
     for spec in specs:
-        key = content_hash(encode(spec.settings))
-        if key not in measured:
-            measured[key] = _measure(spec)
-            on_progress(f"measured {spec.run_id}: {measured[key].predicted_seconds:.0f} s predicted")
-        by_run[spec.run_id] = measured[key]
-    return by_run
+        by_key.setdefault(_key(spec), spec)
+    if not by_key:
+        return {}
+    measured = _measured_in_processes(tuple(by_key.values()), code, min(workers, len(specs)), on_progress)
+    predicted = {}
+    for key, spec in by_key.items():
+        if spec.run_id in measured:
+            predicted[key] = measured[spec.run_id].predicted_seconds(spec)
+            on_progress(f"measured {spec.run_id}: {predicted[key]:.0f} s predicted")
+    return {spec.run_id: predicted[_key(spec)] for spec in specs if _key(spec) in predicted}
 
 
 def expected_passes(settings: RunSettings) -> float:
     """Passes per window, averaged over the schedule of the run (an adaptive p counts as it starts)."""
     steps, objective = settings.recipe.steps, settings.objective
     asked = range(0, steps, max(1, steps // 200))
-    passes = [sum(objective.pass_probabilities(Progress(step, steps, objective.state())).values()) for step in asked]
-    return sum(passes) / len(passes)
+    return fmean(sum(objective.pass_probabilities(Progress(step, steps, objective.state())).values()) for step in asked)
 
 
-def _measure(spec: RunSpec) -> Calibration:
-    use_threads(spec.threads)
-    data = prepare(spec.data)
-    model, specials = build_model(spec, data, spec.seed)
-    training = Training(
-        model=model,
-        optimizers=build_optimizers(spec.recipe.optimizer, model, model.parameter_groups()),
-        objective=spec.objective,
-        recipe=spec.recipe,
-        windows=TrainWindows(data.tokens("train"), spec.data.window_tokens, spec.seed),
-        specials=specials,
-        seed=spec.seed,
-        device=resolve_device(spec.device),
-        objective_state=spec.objective.state(),
+def shares(count: int, processes: int) -> list[list[int]]:
+    """Which settings each process measures: every one at least once, and all processes busy to the end."""
+    rounds = -(-count // processes)
+    return [[(turn * processes + number) % count for turn in range(rounds)] for number in range(processes)]
+
+
+def _key(spec: RunSpec) -> str:
+    return content_hash(encode(spec.settings))
+
+
+def _measured_in_processes(
+    specs: Sequence[RunSpec], code: Code | None, processes: int, on_progress: Callable[[str], None]
+) -> dict[str, Calibration]:
+    """Calibrations by run id; what two processes measured is averaged."""
+    with tempfile.TemporaryDirectory(prefix="palinode-") as temporary:
+        store = Store(Path(temporary))
+        directories = []
+        for spec in specs:
+            directories.append(store.write_spec(spec.run_id, encode(spec)))
+            if code is not None:
+                keep_code(directories[-1], code)
+        rows = _said_by(
+            [[directories[index] for index in share] for share in shares(len(specs), processes)], on_progress
+        )
+    found: dict[str, list[dict[str, float]]] = {}
+    for row in rows:
+        found.setdefault(row["run_id"], []).append(row["calibration"])
+    return {
+        run_id: Calibration(**{name: fmean(row[name] for row in rows) for name in rows[0]})
+        for run_id, rows in found.items()
+    }
+
+
+def _said_by(shared: Iterable[Sequence[Path]], on_progress: Callable[[str], None]) -> list[dict[str, Any]]:
+    """What the processes print, a JSON line for each setting; how one failed is told."""
+    started = [
+        subprocess.Popen(
+            [*MEASURER, "--started", str(time.monotonic()), *map(str, directories)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for directories in shared
+    ]
+    rows = []
+    try:
+        for process in started:
+            said, printed = process.communicate()
+            rows += [json.loads(line) for line in said.splitlines()]
+            if process.returncode:
+                reason = next(reversed(printed.strip().splitlines()), f"exit code {process.returncode}")
+                on_progress(f"could not measure an arm, so its time is not predicted: {reason}")
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the runs of these directories, one after the other, and print what was found."""
+    parser = argparse.ArgumentParser(prog="python -m palinode.calibrate", description=__doc__)
+    parser.add_argument("--started", type=float, required=True, help="time.monotonic() when this process was asked for")
+    parser.add_argument("directories", type=Path, nargs="+", help="each holds a run's spec")
+    options = parser.parse_args(arguments)
+    importing_seconds = time.monotonic() - options.started
+    for directory in options.directories:
+        with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
+            spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
+            calibration = measure(spec, Store(directory.parent), importing_seconds)
+        print(json.dumps({"run_id": spec.run_id, "calibration": asdict(calibration)}), flush=True)
+
+
+def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibration:
+    """One setting, on the machinery that its runs use."""
+    began = time.perf_counter()
+    attempt = Attempt.begin(spec, store, lambda event: None)
+    building_seconds = time.perf_counter() - began
+    per_slot = _seconds_per_slot(attempt.training)
+    evaluation, evaluation_seconds = _evaluation(attempt)
+    return Calibration(
+        startup_seconds=importing_seconds + building_seconds,
+        seconds_per_slot=per_slot,
+        evaluation_seconds=evaluation_seconds,
+        checkpoint_seconds=_timed(attempt.save),
+        audit_seconds=_timed(lambda: _audit(attempt, evaluation)),
     )
-    per_slot = _seconds_per_slot(training)
-    evaluation = _evaluation_seconds(spec, training, data, specials)
-    passes = expected_passes(spec)
-    slots = spec.recipe.steps * spec.recipe.batch_windows * passes * spec.data.window_tokens
-    every = spec.recipe.evaluate_every_steps
-    evaluations = 1 + ((spec.recipe.steps - 1) // every if every else 0) + spec.evaluation.test
-    predicted = STARTUP_SECONDS + per_slot * slots + evaluations * evaluation
-    return Calibration(per_slot, evaluation, passes, predicted)
 
 
 def _seconds_per_slot(training: Training) -> float:
@@ -107,19 +214,43 @@ def _seconds_per_slot(training: Training) -> float:
     return median(times)
 
 
-def _evaluation_seconds(spec: RunSpec, training: Training, data: TokenStore, specials: SpecialTokens) -> float:
-    """Seconds for one evaluation of the validation split, from a few of its batches."""
-    tokens, window = data.tokens("validation"), spec.data.window_tokens
+def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
+    """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
+    spec, training = attempt.spec, attempt.training
+    tokens, window = attempt.data.tokens("validation"), spec.data.window_tokens
     total = min(len(tokens), spec.evaluation.max_tokens or len(tokens))
     sample = min(total, EVALUATION_BATCHES * spec.evaluation.batch_windows * window)
     started = time.perf_counter()
-    evaluate(
+    evaluation = evaluate(
         training.model,
         evaluation_windows(tokens, window, max_tokens=sample, batch_windows=spec.evaluation.batch_windows),
         evaluation_passes(spec.objective, spec.evaluation.directions),
-        specials=specials,
-        bytes_per_token=data.bytes_per_token,
+        specials=training.specials,
+        bytes_per_token=attempt.data.bytes_per_token,
         seed=spec.seed,
         device=training.device,
     )
-    return (time.perf_counter() - started) * total / max(1, sample)
+    return evaluation, (time.perf_counter() - started) * total / max(1, sample)
+
+
+def _audit(attempt: Attempt, evaluation: Evaluation) -> None:
+    """The audit that ends a run, on the weights as they are."""
+    training = attempt.training
+    row: Mapping[str, Any] = {
+        **asdict(training.counters),
+        "event": "eval",
+        "split": "validation",
+        "step": training.step,
+        "scores": evaluation.as_rows(),
+    }
+    audit_trained(attempt.spec, training.model, attempt.data, training.specials, [row])
+
+
+def _timed(work: Callable[[], None]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ from palinode.data.store import prepare
 from palinode.objectives import Objective, Progress
 from palinode.results.store import Store
 from palinode.run import build_model
+from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSpec
 
@@ -113,22 +114,24 @@ def plan(
     store: Store,
     *,
     workers: int,
+    code: Code | None = None,
     measure: bool = True,
     on_progress: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """What a pinned experiment will cost.
 
     Args:
+        code: the user's Python that parts of the experiment were written in.
         measure: take a few steps of every distinct setting, to predict seconds.
         on_progress: told what was measured.
     """
     left = [run.spec for run in resolved.runs if not is_done(store, run.spec.run_id)]
-    measured = calibrate(left, on_progress) if measure else {}
-    seconds = {run_id: calibration.predicted_seconds for run_id, calibration in measured.items()}
+    seconds = calibrate(left, code, workers=workers, on_progress=on_progress) if measure else {}
     cells = tuple(
         _cell(resolved, arm.name, scale, store, seconds) for scale in resolved.scales for arm in resolved.arms
     )
-    wall = makespan([seconds[spec.run_id] for spec in left], workers) if measure else None
+    known = [seconds[spec.run_id] for spec in left if spec.run_id in seconds]
+    wall = makespan(known, workers) if measure and len(known) == len(left) else None
     return Plan(cells, workers, wall, tuple(parity_warnings(cells, resolved)))
 
 

@@ -77,7 +77,11 @@ def run_experiment(
     store.write_experiment(entry)
     refuse_leaks(audits)
     planned = plan(
-        resolved, store, workers=at_a_time, on_progress=lambda line: on_event({"event": "note", "message": line})
+        resolved,
+        store,
+        workers=at_a_time,
+        code=code,
+        on_progress=lambda line: on_event({"event": "note", "message": line}),
     )
     _refuse_full_disk(planned, store)
     if planned.left or not entry.plan:  # with nothing left to do, what was predicted for the runs stays

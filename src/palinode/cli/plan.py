@@ -44,7 +44,7 @@ def plan(
 ) -> None:
     """Show runs, parameters, tokens, FLOPs, fairness of the comparison, predicted hours, and disk."""
     may_be_store(store)
-    _, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
+    source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
     from palinode.plan import plan as make_plan
     from palinode.results.store import Store
     from palinode.run_experiment import default_at_a_time
@@ -54,6 +54,7 @@ def plan(
         pinned(resolved),
         Store(store),
         workers=workers or default_at_a_time(resolved),
+        code=source.code,
         measure=measure,
         on_progress=lambda line: typer.echo(line, err=True),
     )

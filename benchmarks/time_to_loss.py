@@ -1,0 +1,213 @@
+"""Time to loss: how much sooner the `speedrun` recipe reaches the loss at which `gpt2-adamw` ends.
+
+Data: tinyshakespeare, characters, first 90 % train, the other 111 540 validation ($PALINODE_DATA/tinyshakespeare/input.txt).
+Baseline: nanoGPT's CPU quickstart, recipe `gpt2-adamw` at its defaults: gpt2(4 layers, 128 wide, 4 heads), context 64, batch 12,
+2000 steps, 1e-3 cosine to 1e-4, no dropout. Challengers: recipe `speedrun` at its defaults on modern(2 layers, 64 wide, 2 heads),
+and, to part the recipe from the size, on modern(4 layers, 128 wide, 4 heads). All train and are scored on windows of 64 targets
+after a direction token, without overlap, on the whole validation split. (So the first target of a window has no context,
+which nanoGPT's scoring never has: its 1.88 is about 1.91 here.)
+A round is every arm at one seed, each in a fresh process, in turning order. Seconds are those of the training
+steps; preparing data, building and evaluating are left out for all. CPU seconds stand beside wall seconds: two threads
+on a busy machine wait for each other, and wall time is then mostly waiting.
+Run: PALINODE_DATA=... python benchmarks/time_to_loss.py --rounds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from machine import described
+from palinode import DataConfig, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSettings, Speedrun, gpt2, modern
+from palinode.base import fsio
+from palinode.base.config import encode
+from palinode.data.store import TokenStore, prepare
+from palinode.data.windows import TrainWindows
+from palinode.models import DecoderConfig
+from palinode.run import build_model, evaluate_split
+from palinode.train.loop import Training, take_step
+from palinode.train.optim import build_optimizers
+from palinode.train.recipe import Recipe
+
+RESULT = Path(__file__).parent / "results" / "time_to_loss.json"
+DATA = DataConfig(
+    corpus="data:tinyshakespeare/input.txt",
+    tokenizer="char",
+    window_tokens=64,
+    split="contiguous",
+    validation_fraction=0.1,
+    test_fraction=0.0,
+)
+SHAPES: dict[str, tuple[DecoderConfig, Recipe]] = {
+    "gpt2-adamw": (gpt2(layers=4, width=128, heads=4), Gpt2AdamW()),
+    "speedrun": (modern(layers=2, width=64, heads=2), Speedrun()),
+    "speedrun at the same size": (modern(layers=4, width=128, heads=4), Speedrun()),
+}
+ARMS = {
+    name: RunSettings(
+        data=DATA,
+        model=model,
+        objective=LtrObjective(),
+        recipe=recipe,
+        evaluation=EvaluationConfig(directions=("ltr",)),
+    )
+    for name, (model, recipe) in SHAPES.items()
+}
+BASELINE, *CHALLENGERS = ARMS
+EVALUATIONS = 20  # in a run, evenly spread
+TARGET = 8.0  # times less wall time
+
+Row = dict[str, Any]
+
+
+def main() -> int:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rounds", type=int, default=3)
+    arguments.add_argument("--threads", type=int, default=2)
+    arguments.add_argument("--arm", choices=tuple(ARMS), help="train this arm here and print it as JSON")
+    arguments.add_argument("--seed", type=int, default=1)
+    given = arguments.parse_args()
+    if "PALINODE_DATA" not in os.environ:
+        print("time_to_loss: PALINODE_DATA is not set; it is the folder that holds tinyshakespeare/input.txt. Skipped.")
+        return 0
+    if given.arm:
+        print(json.dumps(trained(given.arm, given.seed, given.threads)))
+        return 0
+    rounds = []
+    for number in range(given.rounds):
+        turned = (*tuple(ARMS)[number % len(ARMS) :], *tuple(ARMS)[: number % len(ARMS)])
+        rounds.append(
+            compared(number + 1, {name: in_fresh_process(name, number + 1, given.threads) for name in turned})
+        )
+        print(said(rounds[-1]), flush=True)
+    fsio.write_json(RESULT, {"rounds": rounds, **summary(rounds), **conditions(given.threads)})
+    return 0
+
+
+def in_fresh_process(arm: str, seed: int, threads: int) -> Row:
+    command = [sys.executable, __file__, "--arm", arm, "--seed", str(seed), "--threads", str(threads)]
+    return cast(Row, json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
+
+
+def trained(arm: str, seed: int, threads: int) -> Row:
+    """One arm, trained to its end and scored twenty times on the way."""
+    torch.set_num_threads(threads)
+    settings = ARMS[arm]
+    with tempfile.TemporaryDirectory() as cache:
+        data = prepare(settings.data, Path(cache))
+        training = new_training(settings, data, seed)
+        every = settings.recipe.steps // EVALUATIONS
+        seconds = cpu_seconds = 0.0
+        evaluations = []
+        training.model.train()
+        while training.step < settings.recipe.steps:
+            cpu = time.process_time()
+            seconds += take_step(training).seconds
+            cpu_seconds += time.process_time() - cpu
+            if training.step % every == 0:
+                scores = evaluate_split(settings, training.model, data, training.specials, "validation", seed).scores
+                counted = {"step": training.step, "tokens_read": training.counters.tokens_read}
+                spent = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+                evaluations.append({**counted, **spent, "nats_per_token": scores["ltr"].nats_per_token})
+        scored = scores["ltr"].tokens_scored
+    return {
+        "evaluations": evaluations,
+        "tokens_scored": scored,
+        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "train_flops": training.counters.train_flops,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def new_training(settings: RunSettings, data: TokenStore, seed: int) -> Training:
+    model, specials = build_model(settings, data, seed)
+    return Training(
+        model=model,
+        optimizers=build_optimizers(settings.recipe.optimizer, model, model.parameter_groups()),
+        objective=settings.objective,
+        recipe=settings.recipe,
+        windows=TrainWindows(data.tokens("train"), settings.data.window_tokens, seed),
+        specials=specials,
+        seed=seed,
+        device=torch.device("cpu"),
+        objective_state=settings.objective.state(),
+    )
+
+
+def compared(seed: int, runs: dict[str, Row]) -> Row:
+    """One round: what each challenger needed to reach the loss at which the baseline ended, and for its whole run."""
+    end = runs[BASELINE]["evaluations"][-1]
+    against = {name: against_baseline(end, runs[name]["evaluations"]) for name in CHALLENGERS}
+    return {"seed": seed, "target_nats_per_token": end["nats_per_token"], "runs": runs, "against": against}
+
+
+def against_baseline(end: Row, evaluations: list[Row]) -> Row:
+    """Ratios baseline / challenger, at the challenger's first evaluation that is as good (None if none is) and at its end."""
+    reached = next((row for row in evaluations if row["nats_per_token"] <= end["nats_per_token"]), None)
+    whole = ratios(end, evaluations[-1])
+    return {
+        "reached": reached,
+        "ratios": None if reached is None else ratios(end, reached),
+        "ratios_of_whole_runs": whole,
+    }
+
+
+def ratios(baseline: Row, challenger: Row) -> Row:
+    return {name: baseline[name] / challenger[name] for name in ("seconds", "cpu_seconds", "tokens_read", "step")}
+
+
+def summary(rounds: list[Row]) -> Row:
+    """Medians and ranges over rounds; a challenger that missed the target once has none of its ratios at the target."""
+    ends = {arm: medians([row["runs"][arm]["evaluations"][-1] for row in rounds]) for arm in ARMS}
+    parameters = {arm: rounds[0]["runs"][arm]["parameters"] for arm in ARMS}
+    against = {}
+    for name in CHALLENGERS:
+        found = [row["against"][name] for row in rounds]
+        kinds = {kind: medians([row[kind] for row in found]) for kind in ("reached", "ratios", "ratios_of_whole_runs")}
+        against[name] = {"reached_in": sum(row["reached"] is not None for row in found), **kinds}
+    return {"target_wall_ratio": TARGET, "parameters": parameters, "ends": ends, "against": against}
+
+
+def medians(rows: list[Row | None]) -> Row | None:
+    present = [row for row in rows if row is not None]
+    if len(present) < len(rows):
+        return None
+    return {name: spread([row[name] for row in present]) for name in present[0]}
+
+
+def spread(values: list[float]) -> Row:
+    return {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
+
+
+def conditions(threads: int) -> Row:
+    settings = {name: encode(arm) for name, arm in ARMS.items()}
+    return {"settings": settings, "threads": threads, "machine": described()}
+
+
+def said(row: Row) -> str:
+    end = row["runs"][BASELINE]["evaluations"][-1]
+    lines = [f"seed {row['seed']}: {BASELINE} ends at {end['nats_per_token']:.4f} nats after {end['seconds']:.1f} s"]
+    for name, found in row["against"].items():
+        if (there := found["reached"]) is None:
+            lines.append(f"  {name}: not reached")
+            continue
+        times = found["ratios"]
+        lines.append(
+            f"  {name}: there after {there['seconds']:.1f} s, {times['seconds']:.1f} times less wall, "
+            f"{times['cpu_seconds']:.1f} CPU, {times['tokens_read']:.1f} tokens"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
