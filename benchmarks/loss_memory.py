@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from machine import described
 from palinode.base import fsio
 from palinode.base.example import SPECIAL_NAMES, Draw, Example, SpecialTokens
+from palinode.base.head import LinearHead
 from palinode.base.seeds import generator
 from palinode.objectives import LtrObjective
 from palinode.objectives.loss import weighted_nats
@@ -41,7 +43,7 @@ def main() -> None:
         print(json.dumps(measure(given.case, given.width)))
         return
     rows = [compare(width) for width in WIDTHS]
-    fsio.write_json(RESULT, {"rows": rows, "target": TARGET, "machine": machine(), "repeats": REPEATS})
+    fsio.write_json(RESULT, {"rows": rows, "target": TARGET, "machine": described(), "repeats": REPEATS})
     for row in rows:
         print(
             f"width {row['width']}: naive {row['naive_peak_mib']:.0f} MiB, chunked {row['chunked_peak_mib']:.0f} MiB, "
@@ -73,7 +75,7 @@ def compare(width: int) -> dict[str, float]:
 def in_fresh_process(case: str, width: int) -> dict[str, float]:
     command = [sys.executable, __file__, "--case", case, "--width", str(width)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    return cast(dict[str, float], json.loads(done.stdout))
 
 
 def measure(case: str, width: int) -> dict[str, float]:
@@ -108,23 +110,15 @@ def run(case: str, hidden: Tensor, head: Tensor, example: Example, chunk_slots: 
     if case == "naive":
         loss = F.cross_entropy(F.linear(hidden, head).flatten(0, 1), example.targets.flatten())
     else:
-        scored = weighted_nats(example, hidden, lambda states: F.linear(states, head), chunk_slots)
+        scored = weighted_nats(example, hidden, LinearHead(head, None, lambda raw: raw), chunk_slots)
         loss = scored.total / example.denominator
-    loss.backward()
+    torch.autograd.backward(loss)
     return loss.item()
 
 
 def status_mib(key: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":")) / 1024
-
-
-def machine() -> dict[str, str | int]:
-    return {
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "cpu": torch.backends.cpu.get_cpu_capability(),
-    }
 
 
 if __name__ == "__main__":

@@ -177,7 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
             calibration = measure(spec, Store(directory.parent), importing_seconds)
-        print(json.dumps({"run_id": spec.run_id, "calibration": asdict(calibration)}), flush=True)
+        sys.stdout.write(json.dumps({"run_id": spec.run_id, "calibration": asdict(calibration)}) + "\n")
+        sys.stdout.flush()
 
 
 def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibration:

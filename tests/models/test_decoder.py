@@ -7,11 +7,12 @@ import torch
 
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
+from palinode.base.head import LinearHead
 from palinode.base.seeds import generator
 from palinode.base.visibility import Flipped, FlippedLowerTriangle, Intersection, Ltr, Prefix, Rtl
 from palinode.models import MODELS, DecoderConfig, gpt2, modern
 from palinode.models.base import GROUPS, LanguageModel
-from palinode.models.decoder import capped, explicit_mask
+from palinode.models.decoder import Decoder, capped, explicit_mask
 from palinode.models.parts.mlp import hidden_width
 
 SMALL = {"layers": 2, "width": 32, "heads": 2}
@@ -30,8 +31,6 @@ def tokens_of(rows: int, slots: int, vocab_size: int = 50) -> torch.Tensor:
 
 def count(config: DecoderConfig, vocab_size: int, max_length: int) -> int:
     with torch.device("meta"):
-        from palinode.models.decoder import Decoder
-
         return sum(parameter.numel() for parameter in Decoder(config, vocab_size, max_length).parameters())
 
 
@@ -75,8 +74,6 @@ def test_every_parameter_is_in_exactly_one_group(config):
 
 def test_the_groups_of_preset_s_are_those_of_its_source():
     with torch.device("meta"):
-        from palinode.models.decoder import Decoder
-
         counts = Decoder(modern(layers=12, width=768, heads=6), 50304, 64).parameter_counts()
     assert counts == {
         "embedding": 38_633_472,
@@ -255,3 +252,27 @@ def test_a_slot_that_sees_nothing_is_refused():
         explicit_mask(strict, 6)
     with pytest.raises(ValueError, match="see nothing"):
         gpt2(**SMALL).build(50, 16, 0).hidden(tokens_of(1, 6), strict)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_loss_is_given_the_same_logits_as_everyone(name):
+    model = CONFIGS[name].build(50, 16, seed=1)
+    hidden = model.hidden(tokens_of(2, 16), Ltr())
+    assert isinstance(model.logits_map(), LinearHead)
+    assert torch.equal(model.logits_map()(hidden), model.logits(hidden))
+
+
+def test_logits_that_were_replaced_are_those_of_the_loss():
+    """A subclass that changes `logits` alone must not be trained on the matrix of the class above."""
+
+    class Doubled(Decoder):
+        def logits(self, hidden):
+            return 2 * super().logits(hidden)
+
+    states = torch.randn(3, SMALL["width"], generator=generator(0, "states"))
+    model = gpt2(**SMALL).build(50, 16, seed=1)
+    once = model.logits(states)
+    model.__class__ = Doubled
+    assert torch.equal(model.logits_map()(states), 2 * once)
+    model.logits = lambda hidden: 3 * once
+    assert torch.equal(model.logits_map()(states), 3 * once)

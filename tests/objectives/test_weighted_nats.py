@@ -7,12 +7,17 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from palinode.base.example import Draw, SpecialTokens, joined
+from palinode.base.head import LinearHead
 from palinode.base.seeds import generator
 from palinode.objectives import LtrObjective, RtlObjective
 from palinode.objectives.loss import CHUNK_LOGITS, DIRECT_LOGITS, weighted_nats
 
 SPECIALS = SpecialTokens(13)
 WIDTH = 6
+HEADS = {
+    "function": lambda head: lambda states: states @ head.T,
+    "matrix": lambda head: LinearHead(head, None, lambda raw: raw),
+}
 
 
 def example_of(rows: int, tokens: int, share_unscored: float, seed: int):
@@ -44,12 +49,13 @@ def naive_of(example, logits):
     tokens=st.integers(1, 9),
     share=st.sampled_from([0.0, 0.4, 1.0]),
     chunk=st.sampled_from([None, 1, 3, 7, 1000]),
+    kind=st.sampled_from(sorted(HEADS)),
     seed=st.integers(0, 5),
 )
-def test_equals_the_naive_loss_and_its_gradients(rows, tokens, share, chunk, seed):
+def test_equals_the_naive_loss_and_its_gradients(rows, tokens, share, chunk, kind, seed):
     example = example_of(rows, tokens, share, seed)
     hidden, head = states_and_head(example, seed)
-    loss = weighted_nats(example, hidden, lambda h: h @ head.T, chunk)
+    loss = weighted_nats(example, hidden, HEADS[kind](head), chunk)
     loss.total.backward()
     found = [hidden.grad.clone(), head.grad.clone()]
     hidden.grad = head.grad = None
@@ -64,13 +70,14 @@ def test_equals_the_naive_loss_and_its_gradients(rows, tokens, share, chunk, see
         assert not loss.nats_by_group[name].requires_grad
 
 
-def test_float32_chunks_agree_to_a_millionth():
+@pytest.mark.parametrize("kind", HEADS)
+def test_float32_chunks_agree_to_a_millionth(kind):
     example = example_of(4, 64, 0.1, 0)
     hidden, head = states_and_head(example, 0, torch.float32)
     totals, gradients = [], []
     for chunk in (10_000, 17):
         hidden.grad = head.grad = None
-        loss = weighted_nats(example, hidden, lambda h: h @ head.T, chunk)
+        loss = weighted_nats(example, hidden, HEADS[kind](head), chunk)
         loss.total.backward()
         totals.append(loss.total.item())
         gradients.append((hidden.grad.clone(), head.grad.clone()))
@@ -124,14 +131,15 @@ def test_half_precision_logits_are_summed_in_float32():
     assert F.cross_entropy((hidden @ head.T).float().flatten(0, 1), example.targets.flatten()).isfinite()
 
 
+@pytest.mark.parametrize("kind", HEADS)
 @pytest.mark.parametrize("trained", ["states", "head", "neither"])
-def test_chunks_with_frozen_parts(trained):
+def test_chunks_with_frozen_parts(trained, kind):
     """A frozen trunk (a head refitted on it) or a frozen head: gradients go only where they are wanted."""
     example = example_of(2, 16, 0.2, 4)
     hidden, head = states_and_head(example, 4)
     hidden.requires_grad_(trained == "states")
     head.requires_grad_(trained == "head")
-    loss = weighted_nats(example, hidden, lambda h: h @ head.T, 5)
+    loss = weighted_nats(example, hidden, HEADS[kind](head), 5)
     assert torch.allclose(loss.total, naive(example, hidden, head).sum(), atol=1e-10, rtol=0)
     assert loss.total.requires_grad == (trained != "neither")
     for name, tensor in (("states", hidden), ("head", head)):
@@ -143,7 +151,8 @@ def test_chunks_with_frozen_parts(trained):
             assert tensor.grad is None
 
 
-def test_chunks_with_a_head_made_elsewhere_and_a_soft_cap():
+@pytest.mark.parametrize("kind", ["function", "matrix"])
+def test_chunks_with_a_head_made_elsewhere_and_a_soft_cap(kind):
     """The head's matrix may itself be computed: the gradient reaches what it was computed from, scaled by what follows."""
     example = example_of(2, 16, 0.2, 5)
     hidden, head = states_and_head(example, 5)
@@ -151,14 +160,26 @@ def test_chunks_with_a_head_made_elsewhere_and_a_soft_cap():
     made = torch.tanh(head)
     parts = [hidden, head, bias]
 
+    def cap(raw):
+        return 3 * torch.tanh(raw / 3)
+
     def logits_of(h):
-        return 3 * torch.tanh((h @ made.T + bias) / 3)
+        return cap(h @ made.T + bias)
 
     wanted = torch.autograd.grad((naive_of(example, logits_of(hidden)).sum() / 7) ** 2, parts, retain_graph=True)
-    loss = weighted_nats(example, hidden, logits_of, 5)
+    loss = weighted_nats(example, hidden, logits_of if kind == "function" else LinearHead(made, bias, cap), 5)
     found = torch.autograd.grad((loss.total / 7) ** 2, parts)
     for mine, theirs in zip(found, wanted, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-10, rtol=0)
+
+
+def test_gradients_of_a_chunked_loss_are_handed_over_once():
+    example = example_of(1, 16, 0.0, 6)
+    hidden, head = states_and_head(example, 6)
+    loss = weighted_nats(example, hidden, HEADS["matrix"](head), 5)
+    loss.total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="differentiated once"):
+        loss.total.backward()
 
 
 def test_second_derivatives_of_a_chunked_loss_are_refused():

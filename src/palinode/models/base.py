@@ -5,12 +5,13 @@ Legend: R rows, S slots, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from palinode.base.config import Part
+from palinode.base.head import LinearHead
 from palinode.base.visibility import Visibility
 from palinode.models.cost import Cost
 from palinode.models.mixers.base import Mixer
@@ -46,6 +47,15 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V), float32 or better, soft-cap included."""
         raise NotImplementedError(f"{type(self).__name__} must define logits(hidden)")
+
+    def linear_head(self) -> LinearHead | None:
+        """The map of this class's own `logits` where it is a matrix: saves the loss memory at large vocabularies."""
+        return None
+
+    def logits_map(self) -> Callable[[Tensor], Tensor]:
+        """`logits` for the loss: its matrix form, unless a subclass or the object itself has replaced `logits` alone."""
+        replaced = "logits" in vars(self) or _defined_in(self, "logits") is not _defined_in(self, "linear_head")
+        return self.logits if replaced else self.linear_head() or self.logits
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         """What reading rows of `slots` slots costs."""
@@ -89,6 +99,11 @@ class LanguageModel(nn.Module):
         """Full parameter name -> group, as the mixers declare them."""
         mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
         return {f"{prefix}.{name}": group for prefix, mixer in mixers for name, group in mixer.special_groups().items()}
+
+
+def _defined_in(model: LanguageModel, name: str) -> type:
+    """The class whose method of this name the model has."""
+    return next(cls for cls in type(model).__mro__ if name in vars(cls))
 
 
 def _group(module: nn.Module, name: str, parameter: Parameter) -> str:

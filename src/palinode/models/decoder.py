@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from palinode.base.config import one_of
 from palinode.base.errors import BadInput
+from palinode.base.head import LinearHead
 from palinode.base.visibility import Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.block import Block
@@ -149,10 +150,11 @@ class Decoder(LanguageModel):
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:
-        raw = F.linear(hidden, self.embedding.weight) if self.head is None else self.head(hidden)
-        return capped(
-            raw.to(torch.promote_types(raw.dtype, torch.float32)), self.config.soft_cap, self.config.cap_value
-        )
+        return self.linear_head()(hidden)
+
+    def linear_head(self) -> LinearHead:
+        made_by = self.embedding if self.head is None else self.head
+        return LinearHead(made_by.weight, None if self.head is None else self.head.bias, self._finished)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs = visible_pairs(sees, slots)
@@ -164,6 +166,10 @@ class Decoder(LanguageModel):
             head_flops_per_slot=2.0 * self.config.width * self.vocab_size,
             state_elements=stack.state_elements,
         )
+
+    def _finished(self, raw: Tensor) -> Tensor:
+        exact = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        return capped(exact, self.config.soft_cap, self.config.cap_value)
 
     def _reading(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> Reading:
         if sees.reads_from_end:

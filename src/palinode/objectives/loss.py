@@ -2,8 +2,9 @@
 
 Logits are the largest tensor of small-model training: 1024 slots of GPT-2's vocabulary are 196 MiB, three times that with their
 log-softmax and gradient. When they are large, the slots go through the head chunk by chunk, and each chunk's gradient is taken
-at once, in the forward pass (the loss is a sum, so the gradient that will arrive is one number, multiplied in later). Against
-the alternatives: checkpointing each chunk makes its logits twice and adds up a head gradient for each in autograd's buffers;
+at once, in the forward pass (the loss is a sum, so the gradient that will arrive is one number, multiplied in later). Where the
+head is a matrix (`LinearHead`) its gradient is added up in place: at GPT-2's size that matrix alone has 147 MiB. Against the
+alternatives: checkpointing each chunk makes its logits twice and adds up a head gradient for each in autograd's buffers;
 `torch.nn.functional.linear_cross_entropy` knows neither soft-cap nor weights. Measured in benchmarks/loss_memory.py.
 Legend: R rows, S slots, D width, V vocabulary.
 """
@@ -21,6 +22,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
 
 from palinode.base.example import Example
+from palinode.base.head import LinearHead
 
 DIRECT_LOGITS = 2**23  # up to 8 million logits (32 MiB of float32) are made at once
 CHUNK_LOGITS = 2**22  # else about 4 million at a time (16 MiB)
@@ -47,7 +49,7 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
     """Score (R, S, D) states against the example's targets; slots with weight 0 never reach the head.
 
     Args:
-        logits_of: (slots, D) -> (slots, V), usually `model.logits`; each slot's logits depend on its state alone.
+        logits_of: (slots, D) -> (slots, V), usually `model.logits_map()`; each slot's logits depend on its state alone.
         chunk_slots: slots whose logits exist at once. Default: all of them up to 8 million logits, else 4 million logits' worth.
     """
     weight = example.loss_weight.flatten()
@@ -70,7 +72,7 @@ def _total(
     if slots <= chunk:
         nats = _nats(logits_of(states), targets) * weight
         return nats.sum(), nats.detach()
-    leaves = _leaves(logits_of(states[:1].detach())) if torch.is_grad_enabled() else []
+    leaves = _leaves(logits_of, states) if torch.is_grad_enabled() else []
     if leaves or (torch.is_grad_enabled() and states.requires_grad):
         total, terms = _ChunkedTotal.apply(states, targets, weight, logits_of, chunk, *leaves)  # type: ignore[no-untyped-call]
         return total, terms
@@ -85,7 +87,7 @@ def _nats(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 class _ChunkedTotal(torch.autograd.Function):
-    """Sum of the weighted nats; gradients are made chunk by chunk in the forward pass and scaled in the backward pass."""
+    """Sum of the weighted nats; gradients are made chunk by chunk in the forward pass and scaled, in place, in the backward."""
 
     @staticmethod
     def forward(
@@ -96,28 +98,74 @@ class _ChunkedTotal(torch.autograd.Function):
         sums = [torch.zeros_like(leaf) for leaf in leaves]
         for start in range(0, len(states), chunk):
             part = slice(start, start + chunk)
-            some = states[part].detach().requires_grad_(state_gradient is not None)
-            with torch.enable_grad():
-                logits = logits_of(some)
-            made_by = get_gradient_edge(logits)
-            terms[part], upstream = _nats_and_gradient(logits, targets[part], weight[part])
-            del logits  # one tensor of this size at a time while the head's gradient is made
-            inputs = [*leaves, some] if state_gradient is not None else list(leaves)
-            found = list(torch.autograd.grad(made_by, inputs, upstream, retain_graph=True))
-            del upstream, made_by
-            if state_gradient is not None:
-                state_gradient[part] = found.pop()
-            for total in reversed(sums):
-                total += found.pop()
-        ctx.save_for_backward(state_gradient, *sums)
+            into = None if state_gradient is None else state_gradient[part]
+            arguments = (states[part].detach(), targets[part], weight[part], into)
+            if isinstance(logits_of, LinearHead):
+                terms[part] = _linear_chunk(*arguments, logits_of, sums)
+            else:
+                terms[part] = _chunk(*arguments, logits_of, leaves, sums)
+        ctx.gradients = (state_gradient, *sums)
         ctx.mark_non_differentiable(terms)
         return terms.sum(), terms
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        state_gradient, *sums = (None if saved is None else saved * upstream for saved in ctx.saved_tensors)
+        if ctx.gradients is None:
+            raise RuntimeError("a chunked loss can be differentiated once: its gradients were handed over, not copied")
+        gradients, ctx.gradients = ctx.gradients, None
+        state_gradient, *sums = (None if gradient is None else gradient.mul_(upstream) for gradient in gradients)
         return state_gradient, None, None, None, None, *sums
+
+
+def _chunk(
+    states: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    state_gradient: Tensor | None,
+    logits_of: LogitsOf,
+    leaves: tuple[Tensor, ...],
+    sums: list[Tensor],
+) -> Tensor:
+    """(slots,) weighted nats of a chunk; fills its states' gradient and adds to the sums of the leaves'."""
+    states.requires_grad_(state_gradient is not None)
+    with torch.enable_grad():
+        logits = logits_of(states)
+    made_by = get_gradient_edge(logits)
+    nats, upstream = _nats_and_gradient(logits, targets, weight)
+    del logits  # one tensor of this size at a time while the head's gradient is made
+    inputs = leaves if state_gradient is None else (*leaves, states)
+    found = list(torch.autograd.grad(made_by, inputs, upstream, retain_graph=True))
+    if state_gradient is not None:
+        state_gradient.copy_(found.pop())
+    for total in reversed(sums):
+        total += found.pop()
+    return nats
+
+
+def _linear_chunk(
+    states: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    state_gradient: Tensor | None,
+    head: LinearHead,
+    sums: list[Tensor],
+) -> Tensor:
+    """The same for a matrix: its gradient is added up in place, so there is one tensor of the matrix's size, not two."""
+    raw = head.raw(states).requires_grad_()
+    with torch.enable_grad():
+        logits = head.finish(raw)
+    nats, upstream = _nats_and_gradient(logits, targets, weight)
+    if logits is not raw:
+        (upstream,) = torch.autograd.grad(logits, raw, upstream)
+    if state_gradient is not None:
+        torch.mm(upstream, head.weight, out=state_gradient)
+    totals = iter(sums)
+    if head.weight.requires_grad:
+        next(totals).addmm_(upstream.T, states)
+    if head.bias is not None and head.bias.requires_grad:
+        next(totals).add_(upstream.sum(dim=0))
+    return nats
 
 
 def _nats_and_gradient(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,10 +182,12 @@ def _exact(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _leaves(logits: Tensor) -> list[Tensor]:
-    """The parameters that these logits were made with: the leaves of their graph."""
+def _leaves(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
+    """What the logits are made with and that wants a gradient: a matrix and its bias, or the leaves of a slot's graph."""
+    if isinstance(logits_of, LinearHead):
+        return [part for part in (logits_of.weight, logits_of.bias) if part is not None and part.requires_grad]
     found: list[Tensor] = []
-    waiting, seen = [logits.grad_fn], set()
+    waiting, seen = [logits_of(states[:1].detach()).grad_fn], set()
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:

@@ -166,7 +166,7 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
         _seed_dropout(training, micro)
         with autocast(training.device, training.recipe.precision):
             hidden = read(training.model, example)
-        loss = weighted_nats(example, hidden, training.model.logits)
+        loss = weighted_nats(example, hidden, training.model.logits_map())
         torch.autograd.backward(loss.total / denominator)
         total += loss.total.detach()
         for name, count in loss.scored_by_group.items():
