@@ -54,10 +54,10 @@ def main() -> None:
 
 def shares(record: ExperimentRecord, wall_seconds: float) -> Row:
     """Seconds by what they went into, and as shares of the command's wall time."""
-    results = [run.result for run in record.runs]
+    results = [run.result for run in record.runs if run.result is not None]
     seconds: dict[str, float] = {"audit_before": sum(report.seconds for report in record.audits.values())}
     for name in (*WORK, "checkpoint", "audit"):
-        seconds[name if name != "audit" else "audit_after"] = sum(result.seconds[name] for result in results if result)
+        seconds[name if name != "audit" else "audit_after"] = sum(result.seconds[name] or 0.0 for result in results)
     seconds["rest"] = wall_seconds - sum(seconds.values())
     share = {name: value / wall_seconds for name, value in seconds.items()}
     overhead = {name: value for name, value in share.items() if name not in WORK}

@@ -28,7 +28,8 @@ class PlainBlock(nn.Module):
         query, key, value = (part.view(rows, slots, HEADS, -1).transpose(1, 2) for part in parts)
         mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.out(mixed.transpose(1, 2).reshape(rows, slots, width))
-        return x + self.down(F.gelu(self.up(self.second_norm(x))))
+        out: Tensor = x + self.down(F.gelu(self.up(self.second_norm(x))))
+        return out
 
 
 class Plain(nn.Module):

@@ -16,55 +16,29 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-
 from machine import described
-from palinode import DataConfig, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSettings, Speedrun, gpt2, modern
+from palinode import Gpt2AdamW, Speedrun, gpt2, modern
 from palinode.base import fsio
 from palinode.base.config import encode
-from palinode.data.store import TokenStore, prepare
-from palinode.data.windows import TrainWindows
 from palinode.models import DecoderConfig
-from palinode.run import build_model, evaluate_split
-from palinode.train.loop import Training, take_step
-from palinode.train.optim import build_optimizers
 from palinode.train.recipe import Recipe
+from shakespeare import no_data, settings, trained
 
 RESULT = Path(__file__).parent / "results" / "time_to_loss.json"
-DATA = DataConfig(
-    corpus="data:tinyshakespeare/input.txt",
-    tokenizer="char",
-    window_tokens=64,
-    split="contiguous",
-    validation_fraction=0.1,
-    test_fraction=0.0,
-)
 SHAPES: dict[str, tuple[DecoderConfig, Recipe]] = {
     "gpt2-adamw": (gpt2(layers=4, width=128, heads=4), Gpt2AdamW()),
     "speedrun": (modern(layers=2, width=64, heads=2), Speedrun()),
     "speedrun at the same size": (modern(layers=4, width=128, heads=4), Speedrun()),
 }
-ARMS = {
-    name: RunSettings(
-        data=DATA,
-        model=model,
-        objective=LtrObjective(),
-        recipe=recipe,
-        evaluation=EvaluationConfig(directions=("ltr",)),
-    )
-    for name, (model, recipe) in SHAPES.items()
-}
+ARMS = {name: settings(model, recipe) for name, (model, recipe) in SHAPES.items()}
 BASELINE, *CHALLENGERS = ARMS
-EVALUATIONS = 20  # in a run, evenly spread
+EVALUATIONS = 20  # in a run, evenly spread: so the target is met up to a twentieth of a run later than it need be
 TARGET = 8.0  # times less wall time
 
 Row = dict[str, Any]
@@ -77,11 +51,10 @@ def main() -> int:
     arguments.add_argument("--arm", choices=tuple(ARMS), help="train this arm here and print it as JSON")
     arguments.add_argument("--seed", type=int, default=1)
     given = arguments.parse_args()
-    if "PALINODE_DATA" not in os.environ:
-        print("time_to_loss: PALINODE_DATA is not set; it is the folder that holds tinyshakespeare/input.txt. Skipped.")
+    if no_data("time_to_loss"):
         return 0
     if given.arm:
-        print(json.dumps(trained(given.arm, given.seed, given.threads)))
+        print(json.dumps(trained(ARMS[given.arm], given.seed, given.threads, EVALUATIONS)))
         return 0
     rounds = []
     for number in range(given.rounds):
@@ -97,51 +70,6 @@ def main() -> int:
 def in_fresh_process(arm: str, seed: int, threads: int) -> Row:
     command = [sys.executable, __file__, "--arm", arm, "--seed", str(seed), "--threads", str(threads)]
     return cast(Row, json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
-
-
-def trained(arm: str, seed: int, threads: int) -> Row:
-    """One arm, trained to its end and scored twenty times on the way."""
-    torch.set_num_threads(threads)
-    settings = ARMS[arm]
-    with tempfile.TemporaryDirectory() as cache:
-        data = prepare(settings.data, Path(cache))
-        training = new_training(settings, data, seed)
-        every = settings.recipe.steps // EVALUATIONS
-        seconds = cpu_seconds = 0.0
-        evaluations = []
-        training.model.train()
-        while training.step < settings.recipe.steps:
-            cpu = time.process_time()
-            seconds += take_step(training).seconds
-            cpu_seconds += time.process_time() - cpu
-            if training.step % every == 0:
-                scores = evaluate_split(settings, training.model, data, training.specials, "validation", seed).scores
-                counted = {"step": training.step, "tokens_read": training.counters.tokens_read}
-                spent = {"seconds": seconds, "cpu_seconds": cpu_seconds}
-                evaluations.append({**counted, **spent, "nats_per_token": scores["ltr"].nats_per_token})
-        scored = scores["ltr"].tokens_scored
-    return {
-        "evaluations": evaluations,
-        "tokens_scored": scored,
-        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
-        "train_flops": training.counters.train_flops,
-        "load_average": round(os.getloadavg()[0], 2),
-    }
-
-
-def new_training(settings: RunSettings, data: TokenStore, seed: int) -> Training:
-    model, specials = build_model(settings, data, seed)
-    return Training(
-        model=model,
-        optimizers=build_optimizers(settings.recipe.optimizer, model, model.parameter_groups()),
-        objective=settings.objective,
-        recipe=settings.recipe,
-        windows=TrainWindows(data.tokens("train"), settings.data.window_tokens, seed),
-        specials=specials,
-        seed=seed,
-        device=torch.device("cpu"),
-        objective_state=settings.objective.state(),
-    )
 
 
 def compared(seed: int, runs: dict[str, Row]) -> Row:

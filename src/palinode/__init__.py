@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from palinode.results.store import Store
     from palinode.spec.experiment import Arm, Decision, Experiment, Scale, Size
     from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
+    from palinode.train.optim import AdamW, MuonAdamW
     from palinode.train.recipe import Gpt2AdamW, Recipe, Speedrun
 
 __version__ = "0.1.0"
@@ -42,11 +43,13 @@ _HOMES = {
     "palinode.results.store": ("Store",),
     "palinode.spec.experiment": ("Arm", "Decision", "Experiment", "Scale", "Size"),
     "palinode.spec.run_spec": ("EvaluationConfig", "RunSettings", "RunSpec"),
+    "palinode.train.optim": ("AdamW", "MuonAdamW"),
     "palinode.train.recipe": ("Gpt2AdamW", "Recipe", "Speedrun"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AdamW",
     "Adaptive",
     "Arm",
     "BothObjective",
@@ -69,6 +72,7 @@ __all__ = [
     "Ltr",
     "LtrObjective",
     "ModelConfig",
+    "MuonAdamW",
     "Objective",
     "Prefix",
     "Progress",

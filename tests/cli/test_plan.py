@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_experiment import TOML
 
+from palinode.calibrate import shares
 from palinode.plan import makespan
 
 
@@ -67,3 +68,58 @@ def test_makespan_is_between_its_bounds(seconds, workers):
     assert wall >= max([0.0, *seconds, sum(seconds) / workers - 1e-6])
     assert wall <= sum(seconds) / workers + max([0.0, *seconds]) + 1e-6
     assert makespan(seconds, 1) == pytest.approx(sum(seconds))
+
+
+@given(st.integers(1, 30), st.integers(1, 8))
+def test_every_setting_is_measured_and_no_process_idles(count, processes):
+    given_out = shares(count, processes)
+    assert {index for share in given_out for index in share} == set(range(count))
+    assert len({len(share) for share in given_out}) == 1
+    assert len(given_out) == processes
+
+
+FAILS_LATER = """
+from palinode import Arm, DataConfig, Decision, EvaluationConfig, Experiment, LtrObjective, RunSettings, Speedrun, modern
+
+print("printed by the user's file")
+
+
+class Late(LtrObjective):
+    \"\"\"Works at first.\"\"\"
+
+    def draw(self, windows, tokens, generator, progress):
+        if progress.step == 2:
+            raise ArithmeticError("not after step 2")
+        return super().draw(windows, tokens, generator, progress)
+
+
+base = RunSettings(
+    data=DataConfig(corpus="text.txt", window_tokens=16, split="contiguous"),
+    model=modern(layers=1, width=16, heads=2),
+    objective=LtrObjective(),
+    recipe=Speedrun(steps=4, batch_windows=2),
+    evaluation=EvaluationConfig(max_tokens=200),
+)
+experiment = Experiment(
+    name="late",
+    question="What when an arm breaks?",
+    base=base,
+    arms=(Arm(name="ltr"), Arm(name="late", change={"objective": Late()})),
+    seeds=(1,),
+    decision=Decision(metric="validation.ltr.nats_per_token", baseline="ltr", better="lower", smallest_effect=0.1),
+)
+"""
+
+
+def test_an_arm_that_cannot_be_measured_has_no_predicted_time(palinode):
+    Path("x.py").write_text(FAILS_LATER)
+    told = palinode("plan", "x.py", "--json", "--workers", "2")
+    assert told.code == 0, told.err
+    data = json.loads(told.out)
+    ltr, late = data["cells"]
+    assert ltr["seconds"] > 0
+    assert late["seconds"] is None
+    assert data["predicted_seconds"] is None
+    assert "could not measure" in told.err
+    assert "printed by the user's file" in told.err
+    assert "ArithmeticError: not after step 2" in told.err

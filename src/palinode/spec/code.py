@@ -6,6 +6,7 @@ A file that the user names is run. A file that a stored spec names is run only w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -79,7 +80,8 @@ def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None
     sys.modules[name] = module  # classes find their source through this entry
     _find_neighbours_in(beside or path.parent)
     try:
-        spec.loader.exec_module(module)
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is for results, which may be read as JSON
+            spec.loader.exec_module(module)
     except (PalinodeError, *MISTAKES) as error:
         del sys.modules[name]
         raise _mistake(error, path, file) from error

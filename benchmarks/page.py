@@ -1,0 +1,184 @@
+"""Writes docs/benchmarks.md from results/*.json: no number on that page is typed by hand. Run: python benchmarks/page.py"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from palinode.base import fsio
+
+RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    fsio.write_text(PAGE, page(RESULTS))
+
+
+def page(results: Path) -> str:
+    """The whole page."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
+    lines = [
+        "# Benchmarks",
+        "",
+        "Made by `python benchmarks/page.py` from `benchmarks/results/`; `make bench` measures everything again. Ratios are of",
+        "runs taken in turn on one machine; brackets are the lowest and the highest of them.",
+    ]
+    for name, section in SECTIONS.items():
+        lines += ["", *section(found[name]), "", conditions(name, found[name])]
+    return "\n".join(lines) + "\n"
+
+
+def time_to_loss(found: Row) -> Iterator[str]:
+    end, target = found["ends"]["gpt2-adamw"], found["target_wall_ratio"]
+    best = found["against"]["speedrun"]["ratios"]["seconds"]
+    yield "## Time to loss"
+    yield ""
+    yield "Tinyshakespeare, characters, 64 tokens a window, whole validation split. How much sooner is the loss reached at which nanoGPT's"
+    yield f"CPU quickstart (recipe `gpt2-adamw`, 2000 steps) ends, {ranged(end['nats_per_token'], 3)} nats a token after"
+    yield f"{ranged(end['seconds'], 0)} s? Target: {target:g} times less wall time; {met(best['lowest'] >= target)}, with the model that `speedrun` is tuned for."
+    yield "At the same number of layers and the same width the recipe alone does not reach it."
+    yield ""
+    yield from table(
+        ("arm", "parameters", "seconds to that loss", "times less wall", "times less CPU", "times fewer tokens", "loss at its end"),
+        [time_to_loss_row(found, name) for name in found["ends"]],
+    )
+
+
+def time_to_loss_row(found: Row, name: str) -> list[str]:
+    parameters, end = f"{found['parameters'][name]:,}", ranged(found["ends"][name]["nats_per_token"], 3)
+    if name not in found["against"]:
+        return [f"`{name}`", parameters, ranged(found["ends"][name]["seconds"], 1), "1", "1", "1", end]
+    against = found["against"][name]
+    if against["ratios"] is None:
+        return [f"`{name}`", parameters, "not reached", "", "", "", end]
+    ratios = [ranged(against["ratios"][kind], 1) for kind in ("seconds", "cpu_seconds", "tokens_read")]
+    return [f"`{name}`", parameters, ranged(against["reached"]["seconds"], 1), *ratios, end]
+
+
+def speedrun_rates(found: Row) -> Iterator[str]:
+    yield "## The rates of `speedrun`"
+    yield ""
+    yield "Its form is that of a published recipe for 124 million parameters; nobody publishes rates for models a hundred times smaller."
+    yield f"One change at a time, on the model and budget of the table above, {len(found['seeds'])} seeds: final validation loss less that of the"
+    yield "defaults, in nats a token. Below zero is better than the defaults."
+    yield ""
+    yield from table(
+        ("change", "nats a token", "difference"),
+        [
+            [
+                row["name"],
+                f"{row['nats_per_token']:.4f}",
+                "" if row["name"] == "defaults" else "{mean:+.4f} ({lowest:+.4f} to {highest:+.4f})".format(**row["difference"]),
+            ]
+            for row in found["rows"]
+        ],
+    )
+
+
+def step_time(found: Row) -> Iterator[str]:
+    rows, target = found["rows"], found["target_ratio"]
+    judged = [row["wall_ratio"] for row in rows if row["case"] == "training step, batch 12"]
+    yield "## Step time"
+    yield ""
+    yield "The same architecture (4 layers, 128 wide, 64 slots) and step in plain PyTorch against ours with everything that goes through the rooms:"
+    yield f"drawn windows, decisions, an Example, named passes, counters. Target: at most {target:g} at batch 12; {met(max(judged) <= target)}. At batch 1 the"
+    yield "fixed millisecond of that shows."
+    yield ""
+    yield from table(
+        ("case", "threads", "plain, ms", "ours, ms", "ratio of wall", "ratio of CPU"),
+        [
+            [
+                row["case"],
+                str(row["threads"]),
+                f"{row['plain_wall_ms']:.1f}",
+                f"{row['ours_wall_ms']:.1f}",
+                f"{row['wall_ratio']:.3f}",
+                f"{row['cpu_ratio']:.3f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+def overhead(found: Row) -> Iterator[str]:
+    target, share = found["target_share"], found["audit_and_store_share"]
+    yield "## Auditing and storing"
+    yield ""
+    yield f"The demo's three arms at size `{found['size']}`, seed {found['seeds']}, one run at a time: where the {found['wall_seconds']:.0f} s of `palinode run` went."
+    yield f"Target: audits and store at most {target:.0%}; {met(share <= target)} ({share:.1%}). Audits before are made once an arm and cached: more"
+    yield "seeds share them."
+    yield ""
+    yield from table(
+        ("part", "seconds", "share"),
+        [
+            [name.replace("_", " "), f"{seconds:.1f}", f"{found['share'][name]:.1%}"]
+            for name, seconds in found["seconds"].items()
+        ],
+    )
+    yield ""
+    yield (
+        f"`plan` had predicted {found['plan']['predicted_seconds']:.0f} s for the runs; they took {found['plan']['measured_seconds']:.0f} s,"
+        f" {found['plan']['measured_to_predicted']:.2f} times that."
+    )
+
+
+def loss_memory(found: Row) -> Iterator[str]:
+    rows, target = found["rows"], found["target"]
+    yield "## Memory of the loss"
+    yield ""
+    yield "Peak memory of head and loss, forward and backward, at GPT-2's vocabulary and 1024 slots, against all logits at once. Target: at"
+    yield f"most {target:g}; {met(all(row['ratio'] <= target for row in rows))}."
+    yield ""
+    yield from table(
+        ("width", "naive, MiB", "ours, MiB", "ratio", "naive, CPU s", "ours, CPU s"),
+        [
+            [
+                str(row["width"]),
+                f"{row['naive_peak_mib']:.0f}",
+                f"{row['chunked_peak_mib']:.0f}",
+                f"{row['ratio']:.3f}",
+                f"{row['naive_cpu_seconds']:.2f}",
+                f"{row['chunked_cpu_seconds']:.2f}",
+            ]
+            for row in rows
+        ],
+    )
+
+
+SECTIONS = {
+    section.__name__: section for section in (time_to_loss, speedrun_rates, step_time, overhead, loss_memory)
+}
+
+
+def conditions(name: str, found: Row) -> str:
+    """What it was measured on, and the command."""
+    machine = found["machine"]
+    return (
+        f"`python benchmarks/{name}.py` on {machine['processor']}, {machine['logical_cores']} cores, PyTorch {machine['torch']}, "
+        f"load {machine['load_average']:g} at its end."
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A markdown table: the first column reads left, the numbers right."""
+    yield "| " + " | ".join(head) + " |"
+    yield "|---|" + "--:|" * (len(head) - 1)
+    for row in rows:
+        yield "| " + " | ".join(row) + " |"
+
+
+def ranged(spread: Row, digits: int) -> str:
+    return "{median:.{d}f} ({lowest:.{d}f} to {highest:.{d}f})".format(**spread, d=digits)
+
+
+def met(reached: bool) -> str:
+    return "met" if reached else "**missed**"
+
+
+if __name__ == "__main__":
+    main()

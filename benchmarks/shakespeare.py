@@ -1,0 +1,97 @@
+"""The problem that the speed of recipes is measured on: tinyshakespeare, characters, 64 targets a window.
+
+First 90 % train, the other 111 540 characters validation ($PALINODE_DATA/tinyshakespeare/input.txt).
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from palinode import DataConfig, EvaluationConfig, LtrObjective, RunSettings
+from palinode.data.store import TokenStore, prepare
+from palinode.data.windows import TrainWindows
+from palinode.models import DecoderConfig
+from palinode.run import build_model, evaluate_split
+from palinode.train.loop import Training, take_step
+from palinode.train.optim import build_optimizers
+from palinode.train.recipe import Recipe
+
+DATA = DataConfig(
+    corpus="data:tinyshakespeare/input.txt",
+    tokenizer="char",
+    window_tokens=64,
+    split="contiguous",
+    validation_fraction=0.1,
+    test_fraction=0.0,
+)
+
+Row = dict[str, Any]
+
+
+def no_data(program: str) -> bool:
+    """Whether the text is missing; says so."""
+    missing = "PALINODE_DATA" not in os.environ
+    if missing:
+        print(f"{program}: PALINODE_DATA is not set; it is the folder that holds tinyshakespeare/input.txt. Skipped.")
+    return missing
+
+
+def settings(model: DecoderConfig, recipe: Recipe) -> RunSettings:
+    """A left-to-right run of this model and recipe."""
+    return RunSettings(
+        data=DATA,
+        model=model,
+        objective=LtrObjective(),
+        recipe=recipe,
+        evaluation=EvaluationConfig(directions=("ltr",)),
+    )
+
+
+def trained(chosen: RunSettings, seed: int, threads: int, evaluations: int) -> Row:
+    """Trained to its end and scored so many times on the way, the last time at the end."""
+    torch.set_num_threads(threads)
+    with tempfile.TemporaryDirectory() as cache:
+        data = prepare(chosen.data, Path(cache))
+        training = new_training(chosen, data, seed)
+        every = chosen.recipe.steps // evaluations
+        seconds = cpu_seconds = 0.0
+        rows: list[Row] = []
+        training.model.train()
+        while training.step < chosen.recipe.steps:
+            cpu = time.process_time()
+            seconds += take_step(training).seconds
+            cpu_seconds += time.process_time() - cpu
+            if training.step % every == 0:
+                scores = evaluate_split(chosen, training.model, data, training.specials, "validation", seed).scores
+                counted = {"step": training.step, "tokens_read": training.counters.tokens_read}
+                spent = {"seconds": seconds, "cpu_seconds": cpu_seconds}
+                rows.append({**counted, **spent, "nats_per_token": scores["ltr"].nats_per_token})
+        scored = scores["ltr"].tokens_scored
+    return {
+        "evaluations": rows,
+        "tokens_scored": scored,
+        "parameters": sum(parameter.numel() for parameter in training.model.parameters()),
+        "train_flops": training.counters.train_flops,
+        "load_average": round(os.getloadavg()[0], 2),
+    }
+
+
+def new_training(chosen: RunSettings, data: TokenStore, seed: int) -> Training:
+    model, specials = build_model(chosen, data, seed)
+    return Training(
+        model=model,
+        optimizers=build_optimizers(chosen.recipe.optimizer, model, model.parameter_groups()),
+        objective=chosen.objective,
+        recipe=chosen.recipe,
+        windows=TrainWindows(data.tokens("train"), chosen.data.window_tokens, seed),
+        specials=specials,
+        seed=seed,
+        device=torch.device("cpu"),
+        objective_state=chosen.objective.state(),
+    )
