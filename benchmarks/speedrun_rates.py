@@ -21,7 +21,7 @@ from shakespeare import no_data, settings, trained
 
 RESULT = Path(__file__).parent / "results" / "speedrun_rates.json"
 SEEDS = (1, 2, 3)
-THREADS = 2
+THREADS = 1
 FACTORS = (0.5, 2.0)
 DOUBLED = (
     "matrix_learning_rate",

@@ -127,7 +127,7 @@ def _final_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
             if not shown:
                 continue
             rows = [row for arm in shown for row in _dots(look.labels[arm], values[arm, direction], rule.confidence)]
-            x = Axis("value", ", ".join(metric_words(f"{split}.{direction}.{score}")), "~g")
+            x = Axis("value", ", ".join(metric_words(f"{split}.{direction}.{score}")), ".4~g")
             colours = {look.labels[arm]: look.colours[arm] for arm in shown}
             yield Figure(
                 name=file_name("final", direction, _scale_part(record, scale)),
@@ -153,7 +153,8 @@ def _difference_figures(rule: Rule, verdicts: Sequence[Verdict], look: Look) -> 
         rows += _dots(label, {pair.seed: pair.difference for pair in verdict.comparison.pairs}, rule.confidence)
     what, unit = metric_words(rule.metric)
     side = "left" if rule.better == "lower" else "right"
-    x = Axis("value", f"difference, {unit} ({side} is better)", "~g")
+    # The precision is given: left to itself, d3 rounds .12 to .1 where .12 - .02 falls just below .1.
+    x = Axis("value", f"difference, {unit} ({side} is better)", ".4~g")
     band = [f"Inside the grey band (±{number(rule.smallest_effect)}) a difference does not matter."]
     yield Figure(
         name="differences",
