@@ -7,7 +7,8 @@ sums; perplexity = exp(nats/token). Auxiliary terms cannot enter: this code is h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -98,27 +99,54 @@ def evaluate(
             that neither the batch size nor the order of the windows changes a decision.
         numbers: the number of each window, in the order they come; default 0, 1, 2, ..
     """
-    table = torch.zeros(specials.vocab_size, dtype=torch.int64)
-    table[: len(bytes_per_token)] = torch.from_numpy(np.asarray(bytes_per_token, dtype=np.int64))
-    sums = {name: _Sums() for name in passes}
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            first = 0
-            for batch in windows:
-                places = range(first, first + len(batch)) if numbers is None else numbers[first : first + len(batch)]
-                first += len(batch)
-                for name, objective in passes.items():
-                    draw = window_draws(objective, batch.shape[1], seed, places)
-                    for example in _examples(objective, batch, draw, specials):
-                        _score(model, example.to(device), table, sums[name])
-    finally:
-        model.train(was_training)
+    bytes_of = bytes_of_ids(specials, bytes_per_token)
+    sums = {name: Sums() for name in passes}
+    with evaluating(model):
+        for name, example in examples_of(windows, passes, specials=specials, seed=seed, numbers=numbers):
+            here = example.to(device)
+            sums[name].add(here, read(model, here), model.logits, bytes_of)
     return Evaluation(
         {name: total.scores() for name, total in sums.items() if total.tokens},
         {name: total.window_nats for name, total in sums.items() if total.tokens},
     )
+
+
+@contextmanager
+def evaluating(model: LanguageModel) -> Iterator[None]:
+    """Eval mode without gradients; the model's mode is restored."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def bytes_of_ids(specials: SpecialTokens, bytes_per_token: np.ndarray) -> Tensor:
+    """(V,) bytes of each id; special ids count 0."""
+    table = torch.zeros(specials.vocab_size, dtype=torch.int64)
+    table[: len(bytes_per_token)] = torch.from_numpy(np.asarray(bytes_per_token, dtype=np.int64))
+    return table
+
+
+def examples_of(
+    windows: Iterable[Tensor],
+    passes: Mapping[str, Objective],
+    *,
+    specials: SpecialTokens,
+    seed: int,
+    numbers: Sequence[int] | None = None,
+) -> Iterator[tuple[str, Example]]:
+    """Every batch of windows through every pass (arguments: `evaluate`); what is too short to score anything is left out."""
+    first = 0
+    for batch in windows:
+        places = range(first, first + len(batch)) if numbers is None else numbers[first : first + len(batch)]
+        first += len(batch)
+        for name, objective in passes.items():
+            example = objective.example(batch, window_draws(objective, batch.shape[1], seed, places), specials)
+            if example.inputs.numel():
+                yield name, example
 
 
 def window_draws(objective: Objective, window_tokens: int, seed: int, numbers: Iterable[int]) -> Draw:
@@ -127,34 +155,54 @@ def window_draws(objective: Objective, window_tokens: int, seed: int, numbers: I
     return Draw({name: torch.cat([draw[name] for draw in draws]) for name in draws[0].decisions})
 
 
-def _examples(objective: Objective, batch: Tensor, draw: Draw, specials: SpecialTokens) -> Iterator[Example]:
-    """The example of a batch, unless the windows are too short to score anything."""
-    example = objective.example(batch, draw, specials)
-    if example.inputs.numel():
-        yield example
-
-
 @dataclass
-class _Sums:
+class Sums:
+    """What scored targets add up to."""
+
     tokens: int = 0
     nats: float = 0.0
     bytes: int = 0
     hits: int = 0
     window_nats: list[float] = field(default_factory=list)
 
+    def add(
+        self,
+        example: Example,
+        states: Tensor,
+        logits_of: Callable[[Tensor], Tensor],
+        bytes_of: Tensor,
+        slots_at_once: int | None = None,
+    ) -> None:
+        """Score (R, S, D) states against the example's targets.
+
+        Args:
+            logits_of: (..., D) -> (..., V).
+            bytes_of: (V,) bytes of each id.
+            slots_at_once: slots whose logits exist at the same time; default all.
+        """
+        scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
+        nats, hit = _nats_and_hits(logits_of, states, example.targets, slots_at_once)
+        per_row = torch.where(scored, nats, 0.0).sum(-1).cpu()
+        self.tokens += int(scored.sum())
+        self.nats += float(per_row.sum())
+        self.bytes += int(bytes_of[example.targets.cpu()][scored.cpu()].sum())
+        self.hits += int((hit & scored).sum())
+        self.window_nats.extend(per_row.tolist())
+
     def scores(self) -> DirectionScores:
+        """The sums as they are recorded."""
         return DirectionScores(tokens_scored=self.tokens, nats_sum=self.nats, bytes_scored=self.bytes, hits=self.hits)
 
 
-def _score(model: LanguageModel, example: Example, bytes_table: Tensor, sums: _Sums) -> None:
-    scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
-    log_probabilities = torch.log_softmax(model.logits(read(model, example)).float(), dim=-1)
-    nats = -log_probabilities.gather(-1, example.targets[..., None])[..., 0].double()
-    nats = torch.where(scored, nats, 0.0)
-    hits = (log_probabilities.argmax(-1) == example.targets) & scored
-    per_row = nats.sum(-1).cpu()
-    sums.tokens += int(scored.sum())
-    sums.nats += float(per_row.sum())
-    sums.bytes += int(bytes_table[example.targets.cpu()][scored.cpu()].sum())
-    sums.hits += int(hits.sum())
-    sums.window_nats.extend(per_row.tolist())
+def _nats_and_hits(
+    logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor, slots_at_once: int | None
+) -> tuple[Tensor, Tensor]:
+    """(R, S) float64 nats of the targets, and whether the most probable id (of equals the lowest) is the target."""
+    if slots_at_once is not None and slots_at_once < targets.numel():
+        pieces = zip(states.flatten(0, 1).split(slots_at_once), targets.flatten().split(slots_at_once), strict=True)
+        found = [_nats_and_hits(logits_of, some, wanted, None) for some, wanted in pieces]
+        nats, hit = (torch.cat(parts).view(targets.shape) for parts in zip(*found, strict=True))
+        return nats, hit
+    log_probabilities = torch.log_softmax(logits_of(states).float(), dim=-1)
+    nats = -log_probabilities.gather(-1, targets[..., None])[..., 0].double()
+    return nats, log_probabilities.argmax(-1) == targets

@@ -44,6 +44,22 @@ class LanguageModel(nn.Module):
         """(R, S) token ids -> (R, S, D) states, each depending only on the slots that `sees` allows."""
         raise NotImplementedError(f"{type(self).__name__} must define hidden(tokens, sees)")
 
+    def depths(self) -> int:
+        """How many blocks L can be cut off from the top, one by one; 0: this model cannot be cut, and the two below are missing."""
+        return 0
+
+    def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
+        """One reading's (R, S, D) after 1, 2, .. L blocks, each before the final norm; no block runs before it is asked for."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
+
+    def finished(self, residual: Tensor) -> Tensor:
+        """(R, S, D) after any number of blocks -> the states that `hidden` would give if those were all."""
+        raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
+
+    def can_be_cut(self) -> bool:
+        """Whether `residuals` tells what `hidden` does: not when a subclass has replaced `hidden` alone."""
+        return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V), float32 or better, soft-cap included."""
         raise NotImplementedError(f"{type(self).__name__} must define logits(hidden)")

@@ -5,6 +5,7 @@ Legend: R rows, S slots, D width, V vocabulary, L layers, C longest row.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -135,18 +136,22 @@ class Decoder(LanguageModel):
             BadInput: the row is longer than the table of learned positions.
             ValueError: a slot of an explicit mask may see nothing, or the rows still read from the end.
         """
-        config = self.config
-        reading = self._reading(tokens, sees, positions)
-        x = self.embedding(tokens)
-        if self.position is not None:
-            x = x + self._learned_positions(tokens.shape[1], positions)
-        if self.embed_norm is not None:
-            x = self.embed_norm(x)
-        if self.training and config.dropout:
-            x = F.dropout(x, config.dropout)
+        x, reading = self._start(tokens, sees, positions)
         for block in self.blocks:
             x = block(x, reading)
-        states: Tensor = self.final_norm(x)
+        return self.finished(x)
+
+    def depths(self) -> int:
+        return len(self.blocks)
+
+    def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
+        x, reading = self._start(tokens, sees, None)
+        for block in self.blocks:
+            x = block(x, reading)
+            yield x
+
+    def finished(self, residual: Tensor) -> Tensor:
+        states: Tensor = self.final_norm(residual)
         return states
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -154,7 +159,7 @@ class Decoder(LanguageModel):
 
     def linear_head(self) -> LinearHead:
         made_by = self.embedding if self.head is None else self.head
-        return LinearHead(made_by.weight, None if self.head is None else self.head.bias, self._finished)
+        return LinearHead(made_by.weight, None if self.head is None else self.head.bias, self._capped)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs = visible_pairs(sees, slots)
@@ -167,7 +172,18 @@ class Decoder(LanguageModel):
             state_elements=stack.state_elements,
         )
 
-    def _finished(self, raw: Tensor) -> Tensor:
+    def _start(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> tuple[Tensor, Reading]:
+        """What the first block reads, and how."""
+        config = self.config
+        reading = self._reading(tokens, sees, positions)
+        x: Tensor = self.embedding(tokens)
+        if self.position is not None:
+            x = x + self._learned_positions(tokens.shape[1], positions)
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        return F.dropout(x, config.dropout) if self.training and config.dropout else x, reading
+
+    def _capped(self, raw: Tensor) -> Tensor:
         exact = raw.to(torch.promote_types(raw.dtype, torch.float32))
         return capped(exact, self.config.soft_cap, self.config.cap_value)
 

@@ -7,35 +7,65 @@ Legend: R rows, S slots, D width, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
 from palinode.base.example import Example
-from palinode.base.visibility import Ltr
+from palinode.base.visibility import Ltr, Visibility
 from palinode.models.base import LanguageModel
 
 
 def read(model: LanguageModel, example: Example) -> Tensor:
     """(R, S, D) states in the example's own slot order; all causal passes run as one batch, the others one by one."""
-    passes = list(example.by_group())
-    causal = [(group, rows) for group, rows in passes if group.sees.native == "causal"]
-    states: dict[int, Tensor] = {}
-    if causal:
-        tokens = [_turned(example.inputs[rows], group.sees.reads_from_end) for group, rows in causal]
-        together = model.hidden(tokens[0] if len(tokens) == 1 else torch.cat(tokens), Ltr())
-        parts = torch.split(together, [group.rows for group, _ in causal])
-        for (group, rows), part in zip(causal, parts, strict=True):
-            states[rows.start] = _turned(part, group.sees.reads_from_end)
-    for group, rows in passes:
-        if group.sees.native != "causal":
-            states[rows.start] = model.hidden(example.inputs[rows], group.sees)
-    ordered = [states[rows.start] for _, rows in passes]
-    return ordered[0] if len(ordered) == 1 else torch.cat(ordered)
+    return _ordered(example, [model.hidden(tokens, sees) for tokens, sees in _readings(example)])
+
+
+def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
+    """The same from one reading for every depth: (R, S, D) after 1, 2, .. L blocks, each before `model.finished`.
+
+    Raises:
+        NotImplementedError: the model cannot be cut.
+    """
+    for states in zip(*(model.residuals(tokens, sees) for tokens, sees in _readings(example)), strict=True):
+        yield _ordered(example, states)
 
 
 def logits_for(model: LanguageModel, example: Example) -> Tensor:
     """(R, S, V) logits in the example's own slot order."""
     return model.logits(read(model, example))
+
+
+def _readings(example: Example) -> Iterator[tuple[Tensor, Visibility]]:
+    """What the model is given, one after the other: all causal passes as one batch read from the left, then the others."""
+    causal = [
+        _turned(example.inputs[rows], group.sees.reads_from_end)
+        for group, rows in example.by_group()
+        if group.sees.native == "causal"
+    ]
+    if causal:
+        yield causal[0] if len(causal) == 1 else torch.cat(causal), Ltr()
+    for group, rows in example.by_group():
+        if group.sees.native != "causal":
+            yield example.inputs[rows], group.sees
+
+
+def _ordered(example: Example, read_states: Sequence[Tensor]) -> Tensor:
+    """(R, S, D) in the example's order of rows and slots, from the states of each of its readings."""
+    passes = list(example.by_group())
+    causal = [(group, rows) for group, rows in passes if group.sees.native == "causal"]
+    alone = [rows for group, rows in passes if group.sees.native != "causal"]
+    waiting = iter(read_states)
+    states: dict[int, Tensor] = {}
+    if causal:
+        parts = torch.split(next(waiting), [group.rows for group, _ in causal])
+        for (group, rows), part in zip(causal, parts, strict=True):
+            states[rows.start] = _turned(part, group.sees.reads_from_end)
+    for rows, part in zip(alone, waiting, strict=True):
+        states[rows.start] = part
+    ordered = [states[rows.start] for _, rows in passes]
+    return ordered[0] if len(ordered) == 1 else torch.cat(ordered)
 
 
 def _turned(x: Tensor, reads_from_end: bool) -> Tensor:
