@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from palinode.data.config import DataConfig
     from palinode.models.base import LanguageModel, ModelConfig
     from palinode.models.decoder import DecoderConfig, gpt2, modern
+    from palinode.models.latent import LatentConfig, hlb
     from palinode.objectives import BothObjective, ChooseObjective, LtrObjective, Objective, Progress, RtlObjective
     from palinode.objectives.probability import Adaptive, Constant, Cooldown, Cosine, Linear, StepAt
     from palinode.results.store import Store
@@ -31,6 +32,7 @@ _HOMES = {
     "palinode.data.config": ("DataConfig",),
     "palinode.models.base": ("LanguageModel", "ModelConfig"),
     "palinode.models.decoder": ("DecoderConfig", "gpt2", "modern"),
+    "palinode.models.latent": ("LatentConfig", "hlb"),
     "palinode.objectives": (
         "BothObjective",
         "ChooseObjective",
@@ -68,6 +70,7 @@ __all__ = [
     "Full",
     "Gpt2AdamW",
     "LanguageModel",
+    "LatentConfig",
     "Linear",
     "Ltr",
     "LtrObjective",
@@ -89,6 +92,7 @@ __all__ = [
     "Store",
     "Visibility",
     "gpt2",
+    "hlb",
     "joined",
     "modern",
     "one_pass",

@@ -10,5 +10,7 @@ from palinode.models.decoder import gpt2 as gpt2
 from palinode.models.decoder import modern as modern
 from palinode.models.direction import logits_for as logits_for
 from palinode.models.direction import read as read
+from palinode.models.latent import LatentConfig as LatentConfig
+from palinode.models.latent import hlb as hlb
 
-MODELS: Mapping[str, type[ModelConfig]] = {cls.kind: cls for cls in (DecoderConfig,)}
+MODELS: Mapping[str, type[ModelConfig]] = {cls.kind: cls for cls in (DecoderConfig, LatentConfig)}

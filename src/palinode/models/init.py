@@ -7,6 +7,7 @@ differs between them. Nothing here touches the global generator.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from palinode.base.seeds import generator
 from palinode.models.mixers.base import Mixer
-from palinode.models.parts.linear import Linear, Table
+from palinode.models.parts.linear import Linear, Role, Table
 from palinode.models.parts.norm import Norm
 
 SchemeName = Literal["gpt2", "fan_in", "nanochat"]
@@ -30,12 +31,13 @@ class InitRule:
         scheme: `gpt2`: N(0, .02^2), residual maps N(0, (.02 / sqrt(2 layers))^2). `fan_in`: embeddings N(0, 1), maps
             N(0, .33 / fan in). `nanochat`: embeddings N(0, .8^2), head N(0, .001^2), maps uniform with std 1 / sqrt(fan in), .4 of
             that where an MLP opens. Learned positions N(0, .02^2); gains 1; biases and shifts 0.
+            Or a model's own table: the standard deviation of each role.
         layers: L of the stack.
         zero_residual: maps that write into the residual stream start at 0, so that a block starts as the identity.
         zero_head: the head starts at 0, so that the first loss is ln V.
     """
 
-    scheme: SchemeName
+    scheme: SchemeName | Mapping[Role, float]
     layers: int
     zero_residual: bool
     zero_head: bool
@@ -76,8 +78,10 @@ def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitR
         weight.normal_(0.0, _std(role, weight.shape[1], rule), generator=rng)
 
 
-def _std(role: str, fan_in: int, rule: InitRule) -> float:
+def _std(role: Role, fan_in: int, rule: InitRule) -> float:
     """Standard deviation of a normal start."""
+    if not isinstance(rule.scheme, str):
+        return rule.scheme[role]
     if rule.scheme == "gpt2" or role == "position":
         return GPT2_STD / math.sqrt(2 * rule.layers) if role == "residual" else GPT2_STD
     if rule.scheme == "nanochat":

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from palinode.base.config import Part
 from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost
+from palinode.models.parts.distance import DistanceTable
 from palinode.models.parts.rotary import RotaryTable
 
 
@@ -42,11 +43,13 @@ class Reading:
         native: `causal`, `full`, or `mask`.
         mask: (S, S) boolean when native is `mask`: entry [i, j] is True when slot i may read slot j.
         rotary: turning tables when the model has rotary positions.
+        distance: distances between slots when the model has linear position biases.
     """
 
     native: Native
     mask: Tensor | None = None
     rotary: RotaryTable | None = None
+    distance: DistanceTable | None = None
 
 
 class MixerConfig(Part):

@@ -1,0 +1,279 @@
+"""The latent attention model of hlb-gpt: gate, attention and MLP in one block of two matrices; position is a learned slope.
+
+Block, with q = width // 8: (Q, K, a, g) = W_e LN(x); u = a * gelu(g), of which the first half is local and the second the value;
+x + W_p (local, softmax(Q K^T / sqrt(q) - slope |i - j|) value). One slope for each layer is the only position signal.
+
+Source: hlb-gpt 0.4.1 (a9f158f) and the options of the mask experiments (337850f), read, and written anew. Differs in:
+- distances in float32 at the current length (published: bf16, cut from a longer table);
+- every direction has the bias -slope |i - j| (published, right to left: the ltr table with its rows flipped, which prefers what is
+  far) and rtl is a flipped row (published: an anti-triangular mask through which the targets leak);
+- with `linear_value` the half of `a` that nothing would read is left out: D^2 parameters less in each layer.
+Legend: R rows, S slots, D width, V vocabulary, H heads.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from palinode.base.errors import BadInput
+from palinode.base.head import LinearHead
+from palinode.base.visibility import Native, Visibility
+from palinode.models.base import LanguageModel, ModelConfig
+from palinode.models.cost import Cost, LayerCost, visible_pairs
+from palinode.models.decoder import explicit_mask
+from palinode.models.init import InitRule, initialise
+from palinode.models.mixers.base import Mixer, Reading
+from palinode.models.parts.distance import distance_table
+from palinode.models.parts.linear import Linear, Table
+from palinode.models.parts.norm import Norm
+
+QUERY_SHARE = 8  # the width is this many times that of Q and K
+START_RAW_SLOPE = 1.0  # slope softplus(1) = 1.3133
+AUDIT_RAW_SLOPE = -4.6  # slope .01
+# Causal rows are read in blocks of slots, each with the keys up to its end. Milliseconds for one layer's attention, forward and
+# backward, on one CPU core, at 128 slots (16 rows of width 128, of width 384) and at 1024 slots (2 rows of each):
+#   additive bias through baddbmm 3.6, 9.9, 26, 63; the same in blocks of 128 slots 3.6, 9.9, 19, 45;
+#   the bias as a float mask of PyTorch's attention 4.3, 11.5, 30, 67;
+#   slope * j as one more feature of the keys, causal kernel 4.8, 10.7, 35, 75; padded to the fused kernel 7.0, 23, 33, 90.
+# The extra feature is also less exact: slope * j - slope * i is off by 2e-4 at 1024 slots.
+BLOCK_SLOTS = 128
+
+
+class LatentConfig(ModelConfig):
+    """A stack of latent attention blocks over token embeddings, untied head. The defaults are those of `hlb(1)`.
+
+    2 V D + D + L [(2 (D // 8) + 4 D) D + 2 D^2 + D + 1] parameters.
+
+    Attributes:
+        layers, width: L blocks of width D.
+        heads: of Q, K and the value, contiguous, with one slope; must divide the width and width // 8.
+        linear_value: the value is not gated: taken from g before the GELU.
+    """
+
+    kind: ClassVar[str] = "latent"
+    layers: int = Field(default=8, ge=1)
+    width: int = Field(default=384, ge=QUERY_SHARE)
+    heads: int = Field(default=1, ge=1)
+    linear_value: bool = False
+
+    @field_validator("heads")
+    @classmethod
+    def _heads_divide(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width")
+        if width is None:
+            return heads
+        for what, divided in (("width", width), (f"the query width {width} // {QUERY_SHARE} =", width // QUERY_SHARE)):
+            if divided % heads:
+                raise ValueError(f"{heads} heads do not divide {what} {divided}")
+        return heads
+
+    def build(self, vocab_size: int, max_length: int, seed: int) -> Latent:
+        model = Latent(self, vocab_size, max_length)
+        unit = 1 / math.sqrt(self.width)
+        spread = {"embedding": 0.25, "inner": 0.25, "residual": 0.5 / self.layers, "head": 0.5}
+        scheme = {role: share * unit for role, share in spread.items()}
+        initialise(model, InitRule(scheme, self.layers, zero_residual=False, zero_head=False), seed)  # type: ignore[arg-type]
+        return model
+
+
+class Latent(LanguageModel):
+    """x = E[tokens]; blocks; norm; head. Takes rows of any length. Weights are empty until `LatentConfig.build` fills them."""
+
+    def __init__(self, config: LatentConfig, vocab_size: int, max_length: int):
+        super().__init__()
+        self.config = config
+        self.vocab_size = vocab_size
+        self.max_length = max_length
+        self.embedding = Table(vocab_size, config.width, role="embedding")
+        self.blocks = nn.ModuleList(LatentBlock(config) for _ in range(config.layers))
+        self.final_norm = Norm(config.width, "layer", gain=True)
+        self.head = Linear(config.width, vocab_size, bias=False, role="head")
+
+    def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
+        """States of (R, S) tokens.
+
+        Raises:
+            ValueError: a slot of an explicit mask may see nothing, or the rows still read from the end.
+        """
+        x, reading = self._start(tokens, sees)
+        for block in self.blocks:
+            x = block(x, reading)
+        return self.finished(x)
+
+    def depths(self) -> int:
+        return len(self.blocks)
+
+    def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
+        x, reading = self._start(tokens, sees)
+        for block in self.blocks:
+            x = block(x, reading)
+            yield x
+
+    def finished(self, residual: Tensor) -> Tensor:
+        states: Tensor = self.final_norm(residual)
+        return states
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.linear_head()(hidden)
+
+    def linear_head(self) -> LinearHead:
+        return LinearHead(self.head.weight, None, _exact)
+
+    def cost(self, slots: int, sees: Visibility) -> Cost:
+        pairs, computed = visible_pairs(sees, slots), computed_pairs(sees.native, slots)
+        costs = (block.attention.cost(slots, pairs, computed) for block in self.blocks)  # type: ignore[union-attr, operator]
+        stack = sum(costs, LayerCost(0.0, 0.0, 0))
+        return Cost(
+            parameters=self.parameter_counts(),
+            executed_flops_per_slot=stack.executed,
+            useful_flops_per_slot=stack.useful,
+            head_flops_per_slot=2.0 * self.config.width * self.vocab_size,
+            state_elements=stack.state_elements,
+        )
+
+    def _start(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Reading]:
+        """What the first block reads, and how."""
+        if sees.reads_from_end:
+            raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
+        slots, device = tokens.shape[1], tokens.device
+        mask = explicit_mask(sees, slots).to(device) if sees.native == "mask" else None
+        dtype = torch.promote_types(self.embedding.weight.dtype, torch.float32)
+        distance = distance_table(slots, sees.native, mask, device=device, dtype=dtype)
+        return self.embedding(tokens), Reading(sees.native, mask, distance=distance)
+
+
+class LatentBlock(nn.Module):
+    """x + attention(norm x), (R, S, D) -> (R, S, D). There is no MLP: the gate is its place."""
+
+    def __init__(self, config: LatentConfig):
+        super().__init__()
+        self.norm = Norm(config.width, "layer", gain=True)
+        self.attention = LatentAttention(config)
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        out: Tensor = x + self.attention(self.norm(x), reading)
+        return out
+
+
+class LatentAttention(Mixer):
+    """W_p (local, attended value), (R, S, D) -> (R, S, D).
+
+    The slope is softplus of a parameter of the training group `slope`, which wants a rate of its own: 100 times the matrices'.
+    """
+
+    def __init__(self, config: LatentConfig):
+        super().__init__()
+        width = config.width
+        self.heads = config.heads
+        self.width = width
+        self.query_width = width // QUERY_SHARE
+        self.linear_value = config.linear_value
+        self.scale = 1 / math.sqrt(self.query_width // config.heads)
+        gated = width if config.linear_value else 2 * width
+        self.parts = (self.query_width, self.query_width, gated, 2 * width)
+        self.expand = Linear(width, sum(self.parts), bias=False)
+        self.project = Linear(2 * width, width, bias=False, role="residual")
+        self.raw_slope = nn.Parameter(torch.empty(1))
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        assert reading.distance is not None
+        q, k, linear, gate = self.expand(x).split(self.parts, dim=-1)
+        if self.linear_value:
+            gate, value = gate.split(self.width, dim=-1)
+            local = linear * F.gelu(gate)
+        else:
+            local, value = (linear * F.gelu(gate)).split(self.width, dim=-1)
+        bias = reading.distance.bias(F.softplus(_exact(self.raw_slope)))
+        attended = self._attended(self._by_head(q), self._by_head(k), self._by_head(value), bias, reading.native)
+        out: Tensor = self.project(torch.cat((local, self._together(attended)), dim=-1))
+        return out
+
+    def cost(self, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
+        """`computed` pairs of slots have a score at all, by default all of them."""
+        maps = 2.0 * (self.expand.weight.numel() + self.project.weight.numel())
+        each = 2.0 * (self.query_width + self.width)
+        return LayerCost(
+            executed=maps + each * (slots * slots if computed is None else computed) / slots,
+            useful=maps + each * pairs / slots,
+            state_elements=(self.query_width + self.width) * slots,
+        )
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        parameter.fill_(START_RAW_SLOPE)
+
+    def special_groups(self) -> Mapping[str, str]:
+        return {"raw_slope": "slope"}
+
+    def open_for_audit(self, gain: float, rng: Generator) -> None:
+        """A slope near .01: e^-10 is left at a distance of 1024. The start's 1.31 leaves 1e-17 at 30, where no leak would show."""
+        noise = torch.randn(1, generator=rng, dtype=self.raw_slope.dtype).to(self.raw_slope.device)
+        self.raw_slope.copy_(AUDIT_RAW_SLOPE + 0.1 * noise)
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(R, S, H h) -> (R H, S, h)."""
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2).flatten(0, 1)
+
+    def _together(self, x: Tensor) -> Tensor:
+        """(R H, S, h) -> (R, S, H h)."""
+        return x.view(-1, self.heads, *x.shape[1:]).transpose(1, 2).flatten(2)
+
+    def _attended(self, q: Tensor, k: Tensor, value: Tensor, bias: Tensor, native: Native) -> Tensor:
+        """(R H, S, h): a causal row block by block, so that about half of the square is never computed."""
+        slots = q.shape[1]
+        if native != "causal" or slots <= BLOCK_SLOTS:
+            return self._softmax(q, k, bias) @ value
+        ends = _block_ends(slots)
+        blocks = []
+        for first, end in zip([0, *ends], ends, strict=False):
+            weights = self._softmax(q[:, first:end], k[:, :end], bias[first:end, :end])
+            blocks.append(weights @ value[:, :end])
+        return torch.cat(blocks, dim=1)
+
+    def _softmax(self, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
+        """Attention weights in the dtype of q. Bias and softmax stay in float32 or better, under autocast too."""
+        if q.dtype == bias.dtype:
+            return torch.baddbmm(bias.expand(len(q), -1, -1), q, k.mT, alpha=self.scale).softmax(dim=-1)
+        return (_exact(q @ k.mT) * self.scale + bias).softmax(dim=-1).to(q.dtype)
+
+
+def computed_pairs(native: Native, slots: int) -> int:
+    """How many (reader, read) pairs of slots get a score, visible or not."""
+    if native != "causal":
+        return slots * slots
+    ends = _block_ends(slots)
+    return sum((end - first) * end for first, end in zip([0, *ends], ends, strict=False))
+
+
+def hlb(size: float = 1.0) -> LatentConfig:
+    """hlb-gpt's one dial: width 64 round(6 log2(1 + size)), layers round(8 log2(1 + size)).
+
+    Size 1 is 8 x 384, 46 million parameters at 50 304 tokens; .5 is 5 x 256, 4 is 19 x 896.
+
+    Raises:
+        BadInput: the size is not a finite number, or gives no width or no layer (below about .06).
+    """
+    if not math.isfinite(size) or size <= 0:
+        raise BadInput(f"hlb's size must be a positive number, not {size}", field="size")
+    doublings = math.log2(1 + size)
+    width, layers = 64 * round(6 * doublings), round(8 * doublings)
+    if width < 64 or layers < 1:
+        raise BadInput(
+            f"hlb's size {size} gives width {width} and {layers} layers; the least is about 0.06", field="size"
+        )
+    return LatentConfig(layers=layers, width=width)
+
+
+def _block_ends(slots: int) -> list[int]:
+    return [*range(BLOCK_SLOTS, slots, BLOCK_SLOTS), slots]
+
+
+def _exact(x: Tensor) -> Tensor:
+    """float32 or better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

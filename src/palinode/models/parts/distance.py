@@ -1,0 +1,44 @@
+"""Distances between slots, for attention whose scores fall linearly with distance.
+
+Made once for each pass in float32 or better, from 0..S-1 at the current length: the published table was made in bf16, where
+integers above 256 are rounded, and cut from a longer one, so 32 distances had 9 values. Legend: S slots.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palinode.base.visibility import Native
+
+
+@dataclass(frozen=True)
+class DistanceTable:
+    """Both (S, S): minus |i - j|, and the wall: 0 where slot i may read slot j, -inf elsewhere."""
+
+    minus_distance: Tensor
+    wall: Tensor
+
+    def bias(self, slope: Tensor) -> Tensor:
+        """(S, S): -slope |i - j| for what may be read, the same rule in every direction; the gradient reaches the slope."""
+        return torch.addcmul(self.wall, self.minus_distance, slope)
+
+
+def distance_table(
+    slots: int, native: Native, mask: Tensor | None, *, device: torch.device, dtype: torch.dtype
+) -> DistanceTable:
+    """The table of rows of this length.
+
+    Args:
+        mask: (S, S) boolean, when native is `mask`.
+    """
+    slot = torch.arange(slots, device=device, dtype=dtype)
+    wall = torch.zeros(slots, slots, device=device, dtype=dtype)
+    if native == "causal":
+        hidden = torch.ones(slots, slots, device=device, dtype=torch.bool).triu(1)
+        wall = wall.masked_fill(hidden, -torch.inf)
+    elif mask is not None:
+        wall = wall.masked_fill(~mask, -torch.inf)
+    return DistanceTable(-(slot[:, None] - slot).abs(), wall)
