@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -59,9 +60,10 @@ class Calibration:
     def predicted_seconds(self, settings: RunSettings) -> float:
         """Wall time of one run."""
         recipe = settings.recipe
-        slots = recipe.steps * recipe.batch_windows * expected_passes(settings) * settings.data.window_tokens
-        every, saves = recipe.evaluate_every_steps, -(-recipe.steps // recipe.checkpoint_interval_steps)
-        evaluations = 1 + ((recipe.steps - 1) // every if every else 0) + settings.evaluation.test
+        steps = expected_steps(settings)
+        slots = steps * recipe.batch_windows * expected_passes(settings) * settings.data.window_tokens
+        every, saves = recipe.evaluate_every_steps, -(-steps // recipe.checkpoint_interval_steps)
+        evaluations = 1 + ((steps - 1) // every if every else 0) + settings.evaluation.test
         return (
             self.startup_seconds
             + self.seconds_per_slot * slots
@@ -105,6 +107,21 @@ def expected_passes(settings: RunSettings) -> float:
     steps, objective = settings.recipe.steps, settings.objective
     asked = range(0, steps, max(1, steps // 200))
     return fmean(sum(objective.pass_probabilities(Progress(step, steps, objective.state())).values()) for step in asked)
+
+
+def expected_steps(settings: RunSettings) -> int:
+    """Optimizer steps until the first limit: the recipe's steps, or its token limits at what a step reads on average.
+
+    With batches that grow by the gradient norm this counts the batch they start with: fewer steps may reach a token limit.
+    """
+    recipe, step_tokens = settings.recipe, settings.recipe.batch_windows * settings.data.window_tokens
+    ltr = settings.objective.pass_probabilities(Progress(0, recipe.steps, settings.objective.state())).get("ltr", 0.0)
+    limits = (
+        (recipe.max_tokens_read, step_tokens * expected_passes(settings)),
+        (recipe.max_ltr_tokens, step_tokens * ltr),
+    )
+    reached = [math.ceil(limit / tokens) for limit, tokens in limits if limit is not None and tokens > 0]
+    return min(recipe.steps, *reached) if reached else recipe.steps
 
 
 def shares(count: int, processes: int) -> list[list[int]]:
@@ -203,12 +220,12 @@ def _seconds_per_slot(training: Training) -> float:
     times: list[float] = []
     began = time.perf_counter()
     for number in itertools.count():
-        if training.step >= training.recipe.steps or number >= WARM_UP_STEPS + MOST_STEPS:
+        if training.finished or number >= WARM_UP_STEPS + MOST_STEPS:
             break
         slots = sum(example.inputs.numel() for example in batch_examples(training))
         started = time.perf_counter()
         take_step(training)
-        if number >= WARM_UP_STEPS or training.step == training.recipe.steps:
+        if number >= WARM_UP_STEPS or training.finished:
             times.append((time.perf_counter() - started) / slots)
         if len(times) >= LEAST_STEPS and time.perf_counter() - began > BUDGET_SECONDS:
             break

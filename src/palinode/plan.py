@@ -17,7 +17,7 @@ from palinode.base.errors import PalinodeError
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Visibility
-from palinode.calibrate import calibrate
+from palinode.calibrate import calibrate, expected_steps
 from palinode.data.store import prepare
 from palinode.objectives import Objective, Progress
 from palinode.results.store import Store
@@ -132,7 +132,13 @@ def plan(
     )
     known = [seconds[spec.run_id] for spec in left if spec.run_id in seconds]
     wall = makespan(known, workers) if measure and len(known) == len(left) else None
-    return Plan(cells, workers, wall, tuple(parity_warnings(cells, resolved)))
+    growing = sorted({run.arm for run in resolved.runs if run.spec.recipe.accumulation})
+    unknown = (
+        [f"batches of {', '.join(growing)} grow with the noise of their gradients: what is counted here is the least"]
+        if growing
+        else []
+    )
+    return Plan(cells, workers, wall, (*parity_warnings(cells, resolved), *unknown))
 
 
 def is_done(store: Store, run_id: str) -> bool:
@@ -180,7 +186,8 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
     data = prepare(spec.data)
     model, specials = build_model(spec, data, spec.seed)
     recipe = spec.recipe
-    windows = recipe.steps * recipe.batch_windows
+    steps = expected_steps(spec)
+    windows = steps * recipe.batch_windows
     read, scored_ltr, flops = 0.0, 0.0, 0.0
     for name, (slots, scored, sees) in _passes(spec.objective, spec.data.window_tokens, specials).items():
         passes = windows * _mean_probability(spec, name)
@@ -197,7 +204,7 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
         tokens_read=read,
         tokens_scored_ltr=scored_ltr,
         train_flops=flops,
-        optimizer_steps=recipe.steps,
+        optimizer_steps=steps,
         disk_bytes=OTHER_BYTES_PER_RUN
         + recipe.keep_checkpoints * CHECKPOINT_BYTES_PER_PARAMETER * cost.total_parameters,
         runs=len(runs),

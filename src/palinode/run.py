@@ -179,6 +179,7 @@ class Attempt:
         if saved is not None:
             self.training.counters = Counters(**saved.counters)  # type: ignore[arg-type]
             self.training.objective_state = dict(saved.objective_state)
+            self.training.recipe_state = dict(saved.recipe_state)
             self.seconds = dict.fromkeys(TIMED, 0.0) | saved.seconds
             self.emit({"event": "note", "message": f"going on from step {saved.step}"})
         kept = [row for row in rows if row["step"] <= self.training.step and not row.get("final")]
@@ -190,7 +191,7 @@ class Attempt:
         """Log, evaluate and save, when their turn has come; the training row is written before the checkpoint."""
         self.seconds["train"] += report.seconds
         recipe, done = self.spec.recipe, self.training.step
-        last = done == recipe.steps
+        last = self.training.finished
         if done % recipe.log_every_steps == 0 or last or done == 1:
             self._log_training(report)
         if recipe.evaluate_every_steps and done % recipe.evaluate_every_steps == 0 and not last:
@@ -217,9 +218,9 @@ class Attempt:
     def save(self) -> None:
         """Write a checkpoint of this step, unless there is one."""
         step = self.training.step
-        saved = Saved(
-            self.spec.run_id, step, asdict(self.training.counters), self.training.objective_state, self.seconds
-        )
+        training = self.training
+        states = (training.objective_state, training.recipe_state)
+        saved = Saved(self.spec.run_id, step, asdict(training.counters), *states, self.seconds)
         newest = next(iter(newest_first(self.directory / CHECKPOINTS)), None)
         if newest is not None and newest.name == f"step-{step}":
             return

@@ -68,33 +68,32 @@ def test_an_epoch_visits_each_of_its_windows_once_and_no_token_twice(total, wind
 )
 def test_the_stream_is_the_same_for_any_batch_size(total, window, seed, batch, other, steps):
     windows = windows_over(total, window, seed)
-    one = torch.cat([windows.batch(step, batch) for step in range(steps)])
-    another = torch.cat([windows.batch(step, other) for step in range(-(-len(one) // other))])
+    one = torch.cat([windows.batch(step * batch, batch) for step in range(steps)])
+    another = torch.cat([windows.batch(step * other, other) for step in range(-(-len(one) // other))])
     assert torch.equal(one, another[: len(one)])
 
 
-@settings(deadline=None)
-@given(seed=seeds, rows=st.integers(1, 5), micro_batches=st.integers(1, 4), step=st.integers(0, 10**6))
-def test_micro_batches_are_the_batch_cut_up(seed, rows, micro_batches, step):
-    windows = windows_over(300, 16, seed)
-    batch = rows * micro_batches
-    parts = [windows.batch(step, batch, part, micro_batches) for part in range(micro_batches)]
-    assert torch.equal(torch.cat(parts), windows.batch(step, batch))
-    assert all(len(part) == rows for part in parts)
+@given(seed=seeds, length=st.integers(1, 64))
+def test_another_length_reads_the_same_tokens(seed, length):
+    windows = windows_over(500, 16, seed)
+    of_length = windows.of_length(length)
+    assert of_length.window_tokens == length
+    assert torch.equal(of_length.batch(3, 5), windows_over(500, length, seed).batch(3, 5))
+    assert windows.of_length(16) is windows
 
 
 @given(seed=seeds, step=st.integers(0, 10**9))
 def test_the_stream_can_be_entered_anywhere(seed, step):
     """A fresh object at step k gives what one that went through earlier steps gives: there is no state."""
     walked = windows_over(500, 8, seed)
-    walked.batch(step - 1 if step else 0, 4)
+    walked.batch(max(0, step - 4), 4)
     assert torch.equal(walked.batch(step, 4), windows_over(500, 8, seed).batch(step, 4))
 
 
 def test_windows_are_the_tokens_at_their_starts():
     tokens = np.random.default_rng(0).integers(0, 60_000, 1000).astype(np.uint16)
     windows = TrainWindows(tokens, 32, seed=5)
-    batch = windows.batch(3, 6)
+    batch = windows.batch(18, 6)
     starts = windows.starts(np.arange(18, 24))
     assert batch.dtype == torch.int64
     assert batch.tolist() == [tokens[start : start + 32].tolist() for start in starts]
@@ -137,11 +136,6 @@ def test_fewer_tokens_than_a_window_is_refused():
         windows_over(7, 8, 0)
     assert windows_over(8, 8, 0).batch(5, 2).tolist() == [list(range(8))] * 2
 
-
-@pytest.mark.parametrize(("micro_batch", "micro_batches"), [(0, 3), (2, 2), (-1, 2)])
-def test_a_batch_that_cannot_be_cut_is_our_own_mistake(micro_batch, micro_batches):
-    with pytest.raises(ValueError, match="no micro-batch"):
-        windows_over(100, 8, 0).batch(0, 4, micro_batch, micro_batches)
 
 
 @given(

@@ -24,6 +24,6 @@ for checkpoint in newest_first(root):
         assert saved is not None
         assert not problems
         training.counters = Counters(**saved.counters)
-        training.objective_state = saved.objective_state
+        training.objective_state, training.recipe_state = saved.objective_state, saved.recipe_state
         train(training, after_step=lambda report: None)
         print(saved.step, weights_sha256(training.model), training.counters.passes, training.objective_state["p"])

@@ -1,4 +1,7 @@
-"""Resume is bit-exact at every step of a 50-step run, in a new process, for both optimizers, with dropout on."""
+"""Resume is bit-exact at every step of a 50-step run, in a new process, for every optimizer, with dropout on.
+
+For hlb-gpt also while rows and batches grow.
+"""
 
 import os
 import subprocess
@@ -19,14 +22,16 @@ def run_to_end(recipe: str, root: Path) -> tuple[str, float, float]:
     training = make_training(recipe)
 
     def save_every_step(report):
-        saved = Saved("run", training.step, asdict(training.counters), training.objective_state, {})
+        saved = Saved(
+            "run", training.step, asdict(training.counters), training.objective_state, training.recipe_state, {}
+        )
         save_checkpoint(root, saved, training.model, training.optimizers, keep=10**6)
 
     train(training, after_step=save_every_step)
     return weights_sha256(training.model), training.counters.passes, training.objective_state["p"]
 
 
-@pytest.mark.parametrize("recipe", ["gpt2-adamw", "speedrun"])
+@pytest.mark.parametrize("recipe", ["gpt2-adamw", "speedrun", "hlb-gpt"])
 def test_every_step_of_a_run_resumes_to_the_same_bits(recipe, tmp_path):
     weights, passes, p = run_to_end(recipe, tmp_path)
     assert 50 < passes < 100, "both directions must have been drawn for this test to mean something"
@@ -55,7 +60,9 @@ def three_checkpoints(tmp_path):
 
     def save(report):
         if training.step % 2 == 0:
-            saved = Saved("run", training.step, asdict(training.counters), training.objective_state, {})
+            saved = Saved(
+                "run", training.step, asdict(training.counters), training.objective_state, training.recipe_state, {}
+            )
             save_checkpoint(tmp_path, saved, training.model, training.optimizers, keep=3)
 
     train(training, after_step=save)
@@ -96,8 +103,8 @@ def test_the_last_verified_checkpoint_is_kept_when_newer_ones_are_damaged(three_
     training = make_training("gpt2-adamw", steps=6)
     saved, _ = load_newest(three_checkpoints, "run", training.model, training.optimizers)
     training.counters = Counters(**saved.counters)
-    training.objective_state = saved.objective_state
-    saved = Saved("run", 3, asdict(training.counters), training.objective_state, {})
+    training.objective_state, training.recipe_state = saved.objective_state, saved.recipe_state
+    saved = Saved("run", 3, asdict(training.counters), training.objective_state, training.recipe_state, {})
     save_checkpoint(three_checkpoints, saved, training.model, training.optimizers, keep=1)
     assert (three_checkpoints / "step-3").exists()
     assert [path.name for path in newest_first(three_checkpoints)][:3] == ["step-6", "step-4", "step-3"]

@@ -9,10 +9,11 @@ from palinode.data.windows import TrainWindows
 from palinode.models.decoder import gpt2, modern
 from palinode.objectives import BothObjective
 from palinode.objectives.probability import Adaptive
+from palinode.train.growth import LengthGrowth, NormAccumulation
 from palinode.train.loop import Training
 from palinode.train.optim import build_optimizers
-from palinode.train.recipe import Gpt2AdamW, Speedrun
-from palinode.train.schedule import Cosine
+from palinode.train.recipe import Gpt2AdamW, Hlb, Speedrun
+from palinode.train.schedule import Cosine, PowerDecay
 
 VOCABULARY = 32
 WINDOW_TOKENS = 16
@@ -25,6 +26,15 @@ def make_training(recipe_name: str, seed: int = 3, **recipe_changes):
     if recipe_name == "gpt2-adamw":
         config = gpt2(layers=2, width=16, heads=2, dropout=0.2)
         recipe = Gpt2AdamW(steps=50, batch_windows=4, micro_batches=2, schedule=Cosine(warmup_steps=5))
+    elif recipe_name == "hlb-gpt":
+        config = gpt2(layers=2, width=16, heads=2, dropout=0.2)
+        recipe = Hlb(
+            steps=50,
+            schedule=PowerDecay(warmup_steps=5),
+            batch_windows=2,
+            growth=LengthGrowth(start_tokens=4, double_every_steps=7),
+            accumulation=NormAccumulation(every_steps=2, gain=1.0, most=5),
+        )
     else:
         config = modern(layers=2, width=16, heads=2, dropout=0.2)
         recipe = Speedrun(steps=50, batch_windows=4, micro_batches=2)

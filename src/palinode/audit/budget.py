@@ -259,6 +259,16 @@ def expected_counters(
     return expected | {f"tokens_scored_{name}": Expected(0) for name in ("ltr", "rtl")} | scored_by_pass
 
 
+def added_up(phases: Sequence[Mapping[str, Expected]]) -> dict[str, Expected]:
+    """The counters of a run from those of its stretches, which are independent: means add up, and so do variances."""
+    return {
+        name: Expected(
+            sum(phase[name].mean for phase in phases), math.sqrt(sum(phase[name].deviation ** 2 for phase in phases))
+        )
+        for name in phases[0]
+    }
+
+
 def _coins(shares: Sequence[float], batch_windows: int, micro_batches: int) -> tuple[float, float]:
     """Mean and standard deviation of the windows read, with one coin per micro-batch for the fractional part."""
     coin = batch_windows / micro_batches

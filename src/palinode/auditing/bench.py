@@ -51,6 +51,10 @@ class TrainerBench:
         recipe = self.settings.recipe
         recipe = recipe.with_(
             batch_windows=2 * recipe.micro_batches,
+            growth=None,  # full windows, like those of the evaluation; other lengths are C1's
+            accumulation=None,
+            max_tokens_read=None,
+            max_ltr_tokens=None,
             steps=max(recipe.steps, LEAST_STEPS),
             precision="float32",  # sums are compared to 1e-6
             compile=False,

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from palinode.audit.budget import Expected, RunBudget, check_budget, expected_counters
+from palinode.audit.budget import Expected, RunBudget, added_up, check_budget, expected_counters
 from palinode.audit.flow import FlowSettings, check_flow
 from palinode.audit.loss_floor import TextFloor, check_directions, check_falls, check_text_floor, text_floor
 from palinode.audit.stepwise import check_stepwise
@@ -115,20 +115,29 @@ def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
 
 
 def _expected(spec: RunSpec) -> Mapping[str, Expected]:
-    """What the counters of a finished run must be by its spec; nothing for an objective that adapts to its losses."""
-    if spec.objective.state():
+    """What the counters of a finished run must be by its spec; nothing for one whose objective or batches adapt."""
+    recipe = spec.recipe
+    limits = (recipe.max_tokens_read, recipe.max_ltr_tokens)
+    if spec.objective.state() or recipe.accumulation or any(limit is not None for limit in limits):
         return {}
-    steps, objective = spec.recipe.steps, spec.objective
-    shares = [objective.pass_probabilities(Progress(step, steps)) for step in range(steps)]
-    window = torch.zeros(1, spec.data.window_tokens, dtype=torch.long)
-    draw = objective.draw(1, spec.data.window_tokens, generator(AUDIT_SEED, "audit", "slots"), Progress())
+    full = spec.data.window_tokens
+    phases = recipe.growth.phases(recipe.steps, full) if recipe.growth else [(0, recipe.steps, full)]
+    return added_up([_expected_phase(spec, *phase) for phase in phases])
+
+
+def _expected_phase(spec: RunSpec, first: int, steps: int, length: int) -> Mapping[str, Expected]:
+    """A stretch of steps with rows of one length."""
+    recipe, objective = spec.recipe, spec.objective
+    shares = [objective.pass_probabilities(Progress(step, recipe.steps)) for step in range(first, first + steps)]
+    window = torch.zeros(1, length, dtype=torch.long)
+    draw = objective.draw(1, length, generator(AUDIT_SEED, "audit", "slots"), Progress())
     example = objective.example(window, draw, SpecialTokens(1))
     return expected_counters(
         steps=steps,
-        batch_windows=spec.recipe.batch_windows,
-        window_tokens=spec.data.window_tokens,
+        batch_windows=recipe.reads(first, {}, spec.seed, spec.data.window_tokens).windows * recipe.micro_batches,
+        window_tokens=length,
         slots=example.inputs.shape[1],
         scored=int((example.loss_weight[0] > 0).sum()),
         passes_per_window={name: [share.get(name, 0.0) for share in shares] for name in shares[0]},
-        micro_batches=spec.recipe.micro_batches,
+        micro_batches=recipe.micro_batches,
     )

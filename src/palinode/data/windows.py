@@ -47,17 +47,13 @@ class TrainWindows:
         # One window fewer than would fit, so that the tiling can be shifted by any offset below N.
         self.windows_per_epoch = max(1, (total - window_tokens + 1) // window_tokens)
 
-    def batch(self, step: int, batch_windows: int, micro_batch: int = 0, micro_batches: int = 1) -> Tensor:
-        """(B / micro_batches, N) int64 token ids of one micro-batch of optimizer step `step` (counted from 0).
+    def of_length(self, window_tokens: int) -> TrainWindows:
+        """The stream of windows of another length over the same tokens."""
+        return self if window_tokens == self.window_tokens else TrainWindows(self.tokens, window_tokens, self.seed)
 
-        Raises:
-            ValueError: the batch cannot be cut into that many equal micro-batches.
-        """
-        if batch_windows % micro_batches or not 0 <= micro_batch < micro_batches:
-            raise ValueError(f"no micro-batch {micro_batch} of {micro_batches} in a batch of {batch_windows} windows")
-        rows = batch_windows // micro_batches
-        first = step * batch_windows + micro_batch * rows
-        return self.windows(np.arange(first, first + rows, dtype=np.int64))
+    def batch(self, first: int, count: int) -> Tensor:
+        """(count, N) int64 token ids of windows `first`, `first + 1`, ... of the stream."""
+        return self.windows(np.arange(first, first + count, dtype=np.int64))
 
     def windows(self, index: NDArray[np.int64]) -> Tensor:
         """(len(index), N) int64 token ids of these windows of the stream."""

@@ -22,7 +22,7 @@ from palinode.base import fsio
 from palinode.base.errors import Damaged
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass
@@ -33,6 +33,7 @@ class Saved:
     step: int
     counters: dict[str, float] = field(default_factory=dict)
     objective_state: dict[str, float] = field(default_factory=dict)
+    recipe_state: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -109,7 +110,7 @@ def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
     try:
         if manifest["version"] != FORMAT_VERSION:
             raise Damaged(f"checkpoint format {manifest['version']} is not {FORMAT_VERSION}", file=str(directory))
-        names = ("run_id", "step", "counters", "objective_state", "seconds")
+        names = ("run_id", "step", "counters", "objective_state", "recipe_state", "seconds")
         saved = Saved(**{name: manifest[name] for name in names})
         hashes = {name: manifest["files"][name]["sha256"] for name in (MODEL_FILE, OPTIMIZER_FILE)}
     except (KeyError, TypeError) as error:

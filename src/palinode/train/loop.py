@@ -23,9 +23,12 @@ from palinode.models.base import LanguageModel
 from palinode.models.direction import read
 from palinode.objectives import Objective, Progress
 from palinode.objectives.loss import weighted_nats
+from palinode.train.growth import Reads
 from palinode.train.optim import set_learning_rates
 from palinode.train.parallel import autocast
 from palinode.train.recipe import Recipe
+
+LAST_LOSS = "last_loss_nats"
 
 
 @dataclass
@@ -56,12 +59,26 @@ class Training:
     device: torch.device
     counters: Counters = field(default_factory=Counters)
     objective_state: dict[str, float] = field(default_factory=dict)
+    recipe_state: dict[str, float] = field(default_factory=dict)
     flops_per_row: dict[tuple[int, Visibility], float] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
         """Optimizer steps taken so far; the index of the next one."""
         return self.counters.optimizer_steps
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last step was taken: the recipe's number of steps, or the first that reached one of its token limits."""
+        limits = (
+            (self.counters.tokens_read, self.recipe.max_tokens_read),
+            (self.counters.tokens_scored_ltr, self.recipe.max_ltr_tokens),
+        )
+        return self.step >= self.recipe.steps or any(limit is not None and used >= limit for used, limit in limits)
+
+    def reads(self) -> Reads:
+        """What the next step reads."""
+        return self.recipe.reads(self.step, self.recipe_state, self.seed, self.windows.window_tokens)
 
     def progress(self) -> Progress:
         """Where training stands, for objectives with schedules."""
@@ -99,13 +116,13 @@ def train(
     after_step: Callable[[StepReport], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Take steps until the recipe's last one; True when it got there, False when `should_stop` asked for an end.
+    """Take steps until training is finished; True when it got there, False when `should_stop` asked for an end.
 
     Raises:
         DivergedError: loss or gradient norm is not finite; the offending update was not applied.
     """
     training.model.train()
-    while training.step < training.recipe.steps:
+    while not training.finished:
         if should_stop():
             return False
         after_step(take_step(training))
@@ -115,29 +132,35 @@ def train(
 def take_step(training: Training) -> StepReport:
     """One optimizer step: build the batch's Examples, add up gradients over micro-batches, clip, update."""
     started = time.perf_counter()
-    step, recipe = training.step, training.recipe
-    factor = recipe.schedule.factor(step, recipe.steps)
+    step, recipe, reads = training.step, training.recipe, training.reads()
     examples = batch_examples(training)
     loss = accumulate_gradients(training, examples)
     norm = _gradient_norm(training.optimizers, recipe.gradient_clip)
     if not math.isfinite(norm):
         raise DivergedError(step, "the gradient norm")
-    set_learning_rates(training.optimizers, factor)
+    set_learning_rates(training.optimizers, recipe.schedule, step, recipe.steps)
+    recipe.optimizer.before_step(training.optimizers, training.recipe_state.get(LAST_LOSS, 0.0))
     for optimizer in training.optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     training.objective_state = training.objective.after_step(training.objective_state, loss.nats_by_group)
-    _count(training, examples, loss.scored_by_group)
+    training.recipe_state = {
+        **recipe.after_step(training.recipe_state, step, reads, training.windows.window_tokens, norm, _size(training)),
+        LAST_LOSS: loss.nats_per_token,
+    }
+    _count(training, examples, reads, loss.scored_by_group)
+    factor = recipe.schedule.factor(step, recipe.steps)
     return StepReport(step, loss.nats_by_group, factor, norm, time.perf_counter() - started)
 
 
 def batch_examples(training: Training) -> list[Example]:
-    """The Examples of the next step, one for each micro-batch; a pure function of (seed, step)."""
-    step, recipe = training.step, training.recipe
+    """The Examples of the next step, one for each micro-batch; a pure function of (seed, step, recipe state)."""
+    step, reads = training.step, training.reads()
+    stream = training.windows.of_length(reads.window_tokens)
     examples = []
-    for micro in range(recipe.micro_batches):
-        windows = training.windows.batch(step, recipe.batch_windows, micro, recipe.micro_batches)
-        decisions = generator(training.seed, "objective", step, micro)
+    for part in range(reads.parts):
+        windows = stream.batch(reads.first_window + part * reads.windows, reads.windows)
+        decisions = generator(training.seed, "objective", step, part)
         draw = training.objective.draw(windows.shape[0], windows.shape[1], decisions, training.progress())
         examples.append(training.objective.example(windows, draw, training.specials).to(training.device))
     return examples
@@ -150,6 +173,12 @@ class BatchLoss:
     loss_nats: float
     nats_by_group: dict[str, float]
     scored_by_group: dict[str, int]
+
+    @property
+    def nats_per_token(self) -> float:
+        """Over all scored tokens of all passes."""
+        scored = sum(self.scored_by_group.values())
+        return sum(self.nats_by_group[name] * count for name, count in self.scored_by_group.items()) / max(1, scored)
 
 
 def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLoss:
@@ -202,11 +231,15 @@ def _gradient_norm(optimizers: list[torch.optim.Optimizer], clip: float | None) 
     return float(nn.utils.clip_grad_norm_(parameters, clip))
 
 
-def _count(training: Training, examples: list[Example], scored: dict[str, int]) -> None:
+def _size(training: Training) -> int:
+    return sum(parameter.numel() for parameter in training.model.parameters())
+
+
+def _count(training: Training, examples: list[Example], reads: Reads, scored: dict[str, int]) -> None:
     counters = training.counters
-    windows = sum(training.recipe.batch_windows // training.recipe.micro_batches for _ in examples)
+    windows = reads.windows * reads.parts
     counters.optimizer_steps += 1
-    counters.window_tokens += windows * training.windows.window_tokens
+    counters.window_tokens += windows * reads.window_tokens
     counters.tokens_scored += sum(scored.values())
     counters.tokens_scored_ltr += scored.get("ltr", 0)
     counters.tokens_scored_rtl += scored.get("rtl", 0)

@@ -6,6 +6,7 @@ roles to learning rates. `matrix` holds the hidden two-dimensional weights, the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from palinode.base.config import Part
 from palinode.train.muon import Muon
+from palinode.train.schedule import ExponentialDecay, PowerDecay, Schedule
 
 NamedParameters = list[tuple[str, nn.Parameter]]
 Roles = Mapping[str, NamedParameters]
@@ -23,7 +25,8 @@ Roles = Mapping[str, NamedParameters]
 class OptimizerConfig(Part):
     """Base class: `build` gives the torch optimizers that together own every parameter once.
 
-    Each parameter group carries `peak_lr`; the trainer sets `lr = peak_lr * schedule factor` before every step.
+    Each parameter group carries `peak_lr`; the trainer sets `lr = peak_lr * schedule factor` before every step. A group
+    that carries a `schedule` follows that one instead of the recipe's.
     """
 
     weight_decay: float = Field(default=0.1, ge=0.0)
@@ -31,6 +34,9 @@ class OptimizerConfig(Part):
     def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
         """The optimizers for these parameters."""
         raise NotImplementedError(f"{type(self).__name__} must define build(roles)")
+
+    def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
+        """Change what depends on the loss of the step before (0 before the first one). Most change nothing."""
 
 
 class AdamW(OptimizerConfig):
@@ -100,6 +106,65 @@ class MuonAdamW(OptimizerConfig):
         return optimizers
 
 
+class HlbAdamW(OptimizerConfig):
+    """hlb-gpt's AdamW: rates from the number of parameters P, four groups, weight decay driven by the loss (03-models 3.4).
+
+    With l = ln P: rate = 2.62 * 9e7 / l^8.8 unless given; slopes (the learned position biases) 100 times that on .995^step;
+    vectors, embedding and position tables 32 times on the recipe's schedule; the head 2 times on (step + 1)^-.2 with beta1 .6;
+    matrices once on the recipe's schedule, with weight decay `weight_decay` * b^-loss, b = .007 (.01 l)^-4: strong while the
+    loss is low.
+    The loss is the step before's, in nats per scored token (published: a sum over passes, already divided by the parts).
+    """
+
+    kind: ClassVar[str] = "hlb-adamw"
+    weight_decay: float = Field(default=16.0, ge=0.0)
+    learning_rate: float | None = Field(default=None, gt=0.0)
+    slope_factor: float = Field(default=100.0, gt=0.0)
+    vector_factor: float = Field(default=32.0, gt=0.0)
+    head_factor: float = Field(default=2.0, gt=0.0)
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    head_beta1: float = Field(default=0.6, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    epsilon: float = Field(default=1e-9, gt=0.0)
+
+    def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+        size = sum(parameter.numel() for _, parameter in all_parameters(roles))
+        rate = self.learning_rate or hlb_learning_rate(size)
+        usual, head = (self.beta1, self.beta2), (self.head_beta1, self.beta2)
+        laws: dict[str, dict[str, Any]] = {
+            "slope": {"peak_lr": rate * self.slope_factor, "betas": usual, "schedule": ExponentialDecay()},
+            "head": {
+                "peak_lr": rate * self.head_factor,
+                "betas": head,
+                "schedule": PowerDecay(warmup_steps=0, exponent=0.2),
+            },
+            "matrix": {"peak_lr": rate, "betas": usual, "decay_base": hlb_decay_base(size)},
+        }
+        others = {"peak_lr": rate * self.vector_factor, "betas": usual}
+        groups = [
+            {"params": [parameter for _, parameter in named], "weight_decay": 0.0, **laws.get(role, others)}
+            for role, named in roles.items()
+            if named
+        ]
+        return [adamw(groups, betas=usual, eps=self.epsilon)]
+
+    def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                if "decay_base" in group:
+                    group["weight_decay"] = self.weight_decay * group["decay_base"] ** -last_loss_nats
+
+
+def hlb_learning_rate(parameters: int) -> float:
+    """2.62 * 9e7 / (ln P)^8.8: 2.526e-3 at 46 million."""
+    return float(2.62 * 9e7 / math.log(parameters) ** 8.8)
+
+
+def hlb_decay_base(parameters: int) -> float:
+    """.007 (.01 ln P)^-4: 7.222 at 46 million."""
+    return float(0.007 * (0.01 * math.log(parameters)) ** -4)
+
+
 def adamw(
     groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
 ) -> torch.optim.AdamW:
@@ -108,7 +173,7 @@ def adamw(
     return torch.optim.AdamW(groups, betas=betas, eps=eps, weight_decay=weight_decay, fused=True if on_cpu else None)
 
 
-OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {cls.kind: cls for cls in (AdamW, MuonAdamW)}
+OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {cls.kind: cls for cls in (AdamW, MuonAdamW, HlbAdamW)}
 
 
 def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) -> list[torch.optim.Optimizer]:
@@ -128,11 +193,11 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) ->
     return optimizers
 
 
-def set_learning_rates(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
-    """Set every group's rate to its peak times the schedule's factor."""
+def set_learning_rates(optimizers: list[torch.optim.Optimizer], schedule: Schedule, step: int, steps: int) -> None:
+    """Set every group's rate for this step: its peak times the factor of its own schedule, or of the recipe's."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * factor
+            group["lr"] = group["peak_lr"] * group.get("schedule", schedule).factor(step, steps)
 
 
 def all_parameters(roles: Roles) -> NamedParameters:

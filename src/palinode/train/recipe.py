@@ -8,8 +8,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from palinode.base.config import Part, one_of
-from palinode.train.optim import OPTIMIZERS, AdamW, MuonAdamW, OptimizerConfig
-from palinode.train.schedule import SCHEDULES, Cosine, Schedule, WarmDown
+from palinode.train.growth import WINDOWS_DRAWN, LengthGrowth, NormAccumulation, Reads
+from palinode.train.optim import OPTIMIZERS, AdamW, HlbAdamW, MuonAdamW, OptimizerConfig
+from palinode.train.schedule import SCHEDULES, Cosine, PowerDecay, Schedule, WarmDown
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -19,8 +20,11 @@ class Recipe(Part):
 
     Attributes:
         steps: optimizer steps.
-        batch_windows: windows per optimizer step, over all micro-batches.
+        batch_windows: windows per optimizer step, over all micro-batches; with `growth`, so many full ones' worth of tokens.
         micro_batches: how many parts a batch is read in; the result is that of the whole batch (sum over sum).
+        growth: rows that start short; None reads full windows from the start.
+        accumulation: batches that grow, by whole batches, as gradients get noisier; None keeps them.
+        max_tokens_read, max_ltr_tokens: the run also ends after the step that reaches one of these.
         gradient_clip: largest global gradient norm; None does not clip.
         precision: `bfloat16` runs the forward pass under autocast; parameters and loss stay float32.
         compile: run the stack through torch.compile.
@@ -33,6 +37,10 @@ class Recipe(Part):
     steps: int = Field(ge=1, le=10**9)
     batch_windows: int = Field(ge=1, le=10**6)
     micro_batches: int = Field(default=1, ge=1)
+    growth: LengthGrowth | None = None
+    accumulation: NormAccumulation | None = None
+    max_tokens_read: int | None = Field(default=None, ge=1)
+    max_ltr_tokens: int | None = Field(default=None, ge=1)
     optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
     schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
     gradient_clip: float | None = Field(default=None, gt=0.0)
@@ -55,6 +63,38 @@ class Recipe(Part):
             if (every := getattr(self, name)) is not None and every > self.steps:
                 raise ValueError(f"{name}: {every} is more than steps = {self.steps}")
         return self
+
+    def reads(self, step: int, state: Mapping[str, float], seed: int, full_tokens: int) -> Reads:
+        """What an optimizer step reads.
+
+        Args:
+            state: what `after_step` left behind; empty before the first step.
+            full_tokens: N, the spec's window.
+        """
+        length = self.growth.window_tokens(step, full_tokens) if self.growth else full_tokens
+        windows = max(1, self.batch_windows // self.micro_batches * full_tokens // length)
+        factor = self.accumulation.factor(state, seed, step) if self.accumulation else 1
+        since = step - self.growth.first_step(length) if self.growth else step
+        drawn = int(state.get(WINDOWS_DRAWN, 0)) if self.accumulation else since * windows * self.micro_batches
+        return Reads(length, windows, self.micro_batches * factor, drawn)
+
+    def after_step(
+        self,
+        state: Mapping[str, float],
+        step: int,
+        reads: Reads,
+        full_tokens: int,
+        gradient_norm: float,
+        parameters: int,
+    ) -> dict[str, float]:
+        """The state for the next step; without accumulation there is none."""
+        if self.accumulation is None:
+            return {}
+        after = dict(state)
+        self.accumulation.after_step(after, step, gradient_norm, parameters)
+        same_length = self.growth is None or self.growth.window_tokens(step + 1, full_tokens) == reads.window_tokens
+        after[WINDOWS_DRAWN] = reads.first_window + reads.windows * reads.parts if same_length else 0
+        return after
 
     @property
     def checkpoint_interval_steps(self) -> int:
@@ -88,4 +128,20 @@ class Speedrun(Recipe):
     schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = WarmDown(share=0.5)
 
 
-RECIPES: Mapping[str, type[Recipe]] = {cls.kind: cls for cls in (Recipe, Gpt2AdamW, Speedrun)}
+class Hlb(Recipe):
+    """hlb-gpt's recipe as the mask experiments used it: AdamW by size, growing rows, batches steered by the gradient norm.
+
+    Made for `latent` models. Corrected: the loss that drives weight decay is nats per token, and everything resumes. A part has
+    55 windows of 1024 tokens' worth, as at 46 million parameters; published code guesses that number from the GPU's memory.
+    """
+
+    kind: ClassVar[str] = "hlb-gpt"
+    steps: int = Field(default=1000, ge=1, le=10**9)
+    batch_windows: int = Field(default=55, ge=1, le=10**6)
+    growth: LengthGrowth | None = LengthGrowth()
+    accumulation: NormAccumulation | None = NormAccumulation()
+    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = HlbAdamW()
+    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = PowerDecay()
+
+
+RECIPES: Mapping[str, type[Recipe]] = {cls.kind: cls for cls in (Recipe, Gpt2AdamW, Speedrun, Hlb)}

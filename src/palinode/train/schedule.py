@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from palinode.base.config import Part
 
@@ -63,4 +63,39 @@ class WarmDown(Schedule):
         return self.floor + (1 - self.floor) * (1 - progress) / self.share
 
 
-SCHEDULES: Mapping[str, type[Schedule]] = {cls.kind: cls for cls in (Constant, Cosine, WarmDown)}
+class PowerDecay(Schedule):
+    """`start` to 1 in a straight line over the warm-up, then (steps since)^-exponent for as long as the run lasts (hlb-gpt).
+
+    The only schedule that knows no end: the run may stop at any step.
+    """
+
+    kind: ClassVar[str] = "power-decay"
+    warmup_steps: int = Field(default=100, ge=0)
+    start: float = Field(default=0.02, ge=0.0, le=1.0)
+    exponent: float = Field(default=0.08, ge=0.0)
+
+    def factor(self, step: int, total_steps: int) -> float:
+        if step < self.warmup_steps:
+            return self.start + (1 - self.start) * step / self.warmup_steps
+        return float((step + 1 - self.warmup_steps) ** -self.exponent)
+
+
+class ExponentialDecay(Schedule):
+    """base^step from the first step on."""
+
+    kind: ClassVar[str] = "exponential-decay"
+    base: float = Field(default=0.995, gt=0.0, le=1.0)
+
+    @model_validator(mode="after")
+    def _has_no_warm_up(self) -> ExponentialDecay:
+        if self.warmup_steps:
+            raise ValueError("warmup_steps: exponential-decay starts at its peak and reads no warm-up")
+        return self
+
+    def factor(self, step: int, total_steps: int) -> float:
+        return float(self.base**step)
+
+
+SCHEDULES: Mapping[str, type[Schedule]] = {
+    cls.kind: cls for cls in (Constant, Cosine, WarmDown, PowerDecay, ExponentialDecay)
+}

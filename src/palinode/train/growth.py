@@ -1,0 +1,96 @@
+"""Batches that change during a run: rows that get longer, and micro-batches that get more numerous.
+
+Both keep what a run is a pure function of: what a step reads follows from the step number and from `state`, a table of plain
+numbers that checkpoints hold. Source: hlb-gpt 0.4.1 as the mask experiments used it (03-models 3.4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+
+from pydantic import Field
+from torch import rand
+
+from palinode.base.config import Config
+from palinode.base.seeds import generator
+
+REAL_PARTS, WINDOWS_DRAWN = "accumulation.real_parts", "accumulation.windows_drawn"
+State = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """What one optimizer step reads: `parts` micro-batches of `windows` windows of `window_tokens` tokens each.
+
+    Attributes:
+        first_window: where in the stream of windows of that length the step begins.
+    """
+
+    window_tokens: int
+    windows: int
+    parts: int
+    first_window: int
+
+
+class LengthGrowth(Config):
+    """Short rows first: `start_tokens`, doubled after every `double_every_steps`, up to the spec's window.
+
+    A step reads the same number of tokens at any length (rounded down to whole windows): half the length, twice the windows.
+    """
+
+    start_tokens: int = Field(default=32, ge=2)
+    double_every_steps: int = Field(default=80, ge=1)
+
+    def window_tokens(self, step: int, full: int) -> int:
+        """T at this step; `full` is the spec's window and never exceeded."""
+        doublings = min(step // self.double_every_steps, 60)
+        return min(full, self.start_tokens << doublings)
+
+    def first_step(self, tokens: int) -> int:
+        """The step at which rows get this long; the stream of windows of a length begins there."""
+        doublings = max(0, math.ceil(math.log2(tokens / self.start_tokens)))
+        return doublings * self.double_every_steps
+
+    def phases(self, steps: int, full: int) -> list[tuple[int, int, int]]:
+        """(first step, steps, T) of every stretch of one length."""
+        found: list[tuple[int, int, int]] = []
+        for first in range(0, steps, self.double_every_steps):
+            length = self.window_tokens(first, full)
+            if length == full:
+                return [*found, (first, steps - first, full)]
+            found.append((first, min(self.double_every_steps, steps - first), length))
+        return found
+
+
+class NormAccumulation(Config):
+    """More micro-batches as gradients get noisier: the global norm is steered towards a falling target.
+
+    Every `every_steps` steps the real number of micro-batches m (0 at first) becomes max(.1, m (1 + every_steps * gain * (r - 1)))
+    with r = (norm / sqrt P) / target(step) and target(step) = (ln P * P * (step + .01))^e, e = -.677 (ln P)^-.2. A step reads
+    max(1, floor m + a coin for the rest) times `micro_batches` parts. The law was found at about 57 000 tokens a part.
+    """
+
+    every_steps: int = Field(default=5, ge=1)
+    gain: float = Field(default=0.1, gt=0.0)
+    most: int = Field(default=64, ge=1)
+
+    def target(self, step: int, parameters: int) -> float:
+        """The wanted norm over sqrt(P) after this many steps."""
+        size = math.log(parameters)
+        return float((size * parameters * (step + 0.01)) ** (-0.677 * size**-0.2))
+
+    def factor(self, state: State, seed: int, step: int) -> int:
+        """How many times as many parts this step reads."""
+        real = state.get(REAL_PARTS, 0.0)
+        coin = float(rand((), generator=generator(seed, "accumulation", step)))
+        return min(self.most, max(1, math.floor(real) + (coin < real % 1)))
+
+    def after_step(self, state: MutableMapping[str, float], step: int, gradient_norm: float, parameters: int) -> None:
+        """Steer; `step` is the one just taken, counted from 0."""
+        if (step + 1) % self.every_steps:
+            return
+        ratio = gradient_norm / math.sqrt(parameters) / self.target(step, parameters)
+        real = state.get(REAL_PARTS, 0.0) * (1 + self.every_steps * self.gain * (ratio - 1))
+        state[REAL_PARTS] = min(float(self.most), max(0.1, real))
