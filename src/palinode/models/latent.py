@@ -37,8 +37,8 @@ from palinode.models.parts.norm import Norm
 QUERY_SHARE = 8  # the width is this many times that of Q and K
 START_RAW_SLOPE = 1.0  # slope softplus(1) = 1.3133
 AUDIT_RAW_SLOPE = -4.6  # slope .01
-# Causal rows are read in blocks of slots, each with the keys up to its end. Milliseconds for one layer's attention, forward and
-# backward, on one CPU core, at 128 slots (16 rows of width 128, of width 384) and at 1024 slots (2 rows of each):
+# Rows are read in blocks of slots, causal ones with the keys up to the block's end. Milliseconds for one layer's attention, forward
+# and backward, on one CPU core, at 128 slots (16 rows of width 128, of width 384) and at 1024 slots (2 rows of each):
 #   additive bias through baddbmm 3.6, 9.9, 26, 63; the same in blocks of 128 slots 3.6, 9.9, 19, 45;
 #   the bias as a float mask of PyTorch's attention 4.3, 11.5, 30, 67;
 #   slope * j as one more feature of the keys, causal kernel 4.8, 10.7, 35, 75; padded to the fused kernel 7.0, 23, 33, 90.
@@ -225,16 +225,12 @@ class LatentAttention(Mixer):
         return x.view(-1, self.heads, *x.shape[1:]).transpose(1, 2).flatten(2)
 
     def _attended(self, q: Tensor, k: Tensor, value: Tensor, bias: Tensor, native: Native) -> Tensor:
-        """(R H, S, h): a causal row block by block, so that about half of the square is never computed."""
-        slots = q.shape[1]
-        if native != "causal" or slots <= BLOCK_SLOTS:
-            return self._softmax(q, k, bias) @ value
-        ends = _block_ends(slots)
+        """(R H, S, h), block by block: half of a causal square is never computed, and evaluation holds one block of scores."""
         blocks = []
-        for first, end in zip([0, *ends], ends, strict=False):
-            weights = self._softmax(q[:, first:end], k[:, :end], bias[first:end, :end])
-            blocks.append(weights @ value[:, :end])
-        return torch.cat(blocks, dim=1)
+        for first, end, read in _blocks(native, q.shape[1]):
+            weights = self._softmax(q[:, first:end], k[:, :read], bias[first:end, :read])
+            blocks.append(weights @ value[:, :read])
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
     def _softmax(self, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
         """Attention weights in the dtype of q. Bias and softmax stay in float32 or better, under autocast too."""
@@ -245,10 +241,7 @@ class LatentAttention(Mixer):
 
 def computed_pairs(native: Native, slots: int) -> int:
     """How many (reader, read) pairs of slots get a score, visible or not."""
-    if native != "causal":
-        return slots * slots
-    ends = _block_ends(slots)
-    return sum((end - first) * end for first, end in zip([0, *ends], ends, strict=False))
+    return sum((end - first) * read for first, end, read in _blocks(native, slots))
 
 
 def hlb(size: float = 1.0) -> LatentConfig:
@@ -270,8 +263,10 @@ def hlb(size: float = 1.0) -> LatentConfig:
     return LatentConfig(layers=layers, width=width)
 
 
-def _block_ends(slots: int) -> list[int]:
-    return [*range(BLOCK_SLOTS, slots, BLOCK_SLOTS), slots]
+def _blocks(native: Native, slots: int) -> list[tuple[int, int, int]]:
+    """Slots first..end - 1 of a row are computed together, over the first `read` slots."""
+    ends = [*range(BLOCK_SLOTS, slots, BLOCK_SLOTS), slots]
+    return [(first, end, end if native == "causal" else slots) for first, end in zip([0, *ends], ends, strict=False)]
 
 
 def _exact(x: Tensor) -> Tensor:
