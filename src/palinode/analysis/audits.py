@@ -27,7 +27,7 @@ class ArmAudit:
 
     Attributes:
         scales_audited: scales with an audit made before the runs; a scale that lacks one is not believed.
-        leak: whether C1 or C2 shows the arm seeing what it may not, and whether the experiment said so beforehand.
+        leak: whether a check shows the arm seeing what it may not, and whether the experiment said so beforehand.
         damaged: run audits that do not decode.
     """
 
@@ -64,7 +64,7 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
             damaged += [problem] if problem else []
             known = [item.finding for item in found if item.scale == name and item.seed is None]
             found += [Audited(finding, name, run.entry.seed) for finding in findings if finding not in known]
-    leaks = any(item.finding.outcome == "fail" and item.finding.check.startswith(("C1", "C2")) for item in found)
+    leaks = any(item.finding.shows_leak for item in found)
     leak: Leak = "none" if not leaks else ("expected" if entry.expect_leak else "unexpected")
     return ArmAudit(arm, entry.expect_leak, tuple(found), tuple(name for name, _ in reports), leak, tuple(damaged))
 

@@ -15,7 +15,7 @@ from palinode.results.record import ExperimentRecord, ExperimentRun
 X_AXES = ("step", "tokens_read", "tokens_scored_ltr", "train_flops", "seconds")
 SCORES = ("nats_per_token", "bits_per_byte", "accuracy", "perplexity")
 _WHO: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String}
-_WHERE: dict[str, Any] = {"step": pl.Int64, "window_tokens": pl.Float64} | {
+_WHERE: dict[str, Any] = {"step": pl.Int64, "window_tokens": pl.Float64, "epochs": pl.Float64} | {
     axis: pl.Float64 for axis in X_AXES if axis != "step"
 }
 EVALUATION_SCHEMA = (
@@ -78,7 +78,11 @@ def mean_curves(curves: pl.DataFrame, score: str) -> pl.DataFrame:
 
 
 def trained_directions(run: ExperimentRun) -> frozenset[str]:
-    """The directions this run scored in training: from its counters, or from its training rows while it is unfinished."""
+    """The directions this run scored in training: from its counters, or from its training rows while it is unfinished. An
+    imported run says them in its spec."""
+    if run.result is not None and run.result.provenance == "imported" and run.record is not None:
+        objective = run.record.spec.get("objective", {})
+        return frozenset(objective.get("directions", ()) if isinstance(objective, dict) else ())
     if run.result is not None:
         prefix = "tokens_scored_"
         counted = {
@@ -100,9 +104,8 @@ def _who(run: ExperimentRun) -> dict[str, Any]:
 
 
 def _where(row: dict[str, Any]) -> dict[str, Any]:
-    return {"step": row.get("step"), "window_tokens": _number(row.get("window_tokens"))} | {
-        axis: _number(row.get(axis)) for axis in X_AXES if axis != "step"
-    }
+    others = ("window_tokens", "epochs", *(axis for axis in X_AXES if axis != "step"))
+    return {"step": row.get("step")} | {axis: _number(row.get(axis)) for axis in others}
 
 
 def _number(value: Any) -> float | None:

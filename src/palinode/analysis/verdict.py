@@ -68,7 +68,8 @@ class Verdict:
     """What may be said of one arm against the baseline at one scale.
 
     Attributes:
-        leak: whether the arm sees what it may not; an expected leak is compared, and stamped wherever it is shown.
+        leak: whether the arm sees what it may not, at any scale; an expected leak is compared, and stamped wherever it is
+            shown.
         reasons: why nothing can be told (empty when the runs may be believed).
         cautions: what a reader must know beside the outcome: unequal cost, checks that could not tell, mixed machines.
     """
@@ -126,8 +127,10 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdi
     comparison = compare(record, arm, rule.baseline, scale, rule.metric, rule.confidence)
     arm_side, baseline_side = arm_audit(record, arm, scale), arm_audit(record, rule.baseline, scale)
     cost = parity(record, arm, rule.baseline, scale, rule.equal)
+    anywhere = arm_audit(record, arm)
     reasons = (
         *_disbelief(arm_side, scale),
+        *_leaks_elsewhere(arm_side, anywhere),
         *_disbelief(baseline_side, scale),
         *_incomplete(comparison),
     )
@@ -135,7 +138,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdi
         comparison=comparison,
         rule=rule,
         outcome="cannot tell" if reasons else decide(comparison.interval, rule),
-        leak=arm_side.leak,
+        leak=anywhere.leak,
         parity=cost,
         reasons=reasons,
         cautions=(
@@ -185,6 +188,14 @@ def _disbelief(audit: ArmAudit, scale: str) -> list[str]:
         names = dict.fromkeys(item.finding.check for item in failed)
         reasons.append(f"{audit.arm} failed its audit: {', '.join(names)}")
     return reasons
+
+
+def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
+    """An arm is one change at every scale: a leak that one scale shows is not gone where it does not show."""
+    if here.leak != "none" or anywhere.leak != "unexpected":
+        return []
+    scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)
+    return [f"{here.arm} sees its own answer at {', '.join(scales)}"]
 
 
 def _incomplete(comparison: Comparison) -> list[str]:

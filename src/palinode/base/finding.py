@@ -11,6 +11,7 @@ from palinode.base.config import Config
 
 Outcome = Literal["pass", "fail", "could_not_tell"]
 TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # fail when a model does not see what it may: wrong, but no leak
+SHOW_LEAKS = ("C1", "C2", "C8.directions")  # C8: an rtl loss far below ltr is a leak until proven otherwise
 
 
 class Finding(Config):
@@ -36,6 +37,11 @@ class Finding(Config):
     reproduce: Mapping[str, Any] = Field(default_factory=dict)
     pictures: Mapping[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
 
+    @property
+    def shows_leak(self) -> bool:
+        """Whether it failed in a way that shows an arm seeing what it may not."""
+        return self.outcome == "fail" and self.check not in TOO_LITTLE and self.check.startswith(SHOW_LEAKS)
+
 
 class AuditReport(Config):
     """All findings on one arm (or one model)."""
@@ -54,6 +60,5 @@ class AuditReport(Config):
 
     @property
     def leaks(self) -> tuple[Finding, ...]:
-        """The failed checks that show an arm seeing what it may not (C1 and C2, without those that show it seeing too little)."""
-        failed = (f for f in self.findings if f.outcome == "fail" and f.check not in TOO_LITTLE)
-        return tuple(f for f in failed if f.check.startswith(("C1", "C2")))
+        """The failed checks that show an arm seeing what it may not (not those that show it seeing too little)."""
+        return tuple(finding for finding in self.findings if finding.shows_leak)

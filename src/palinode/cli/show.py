@@ -45,17 +45,27 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
     outcomes = {row.run_id: row.outcome for row in store.listing()}
     lines = [entry.full_name, f"  {shown(entry.question)}", f"  command: {shown(' '.join(entry.command)) or 'unknown'}"]
     lines += [f"  {name}: {value}" for name, value in entry.decision.items()]
+    stamps = _stamps(entry, store)
     for arm in entry.arms:
-        lines.append(
-            f"\n  arm {shown(arm.name)}{'  (expected to leak)' if arm.expect_leak else ''}  {shown(arm.note)}".rstrip()
-        )
+        lines.append(f"\n  arm {shown(arm.name)}{stamps[arm.name]}  {shown(arm.note)}".rstrip())
         lines += [f"    {path}: {_brief(before)} -> {_brief(after)}" for path, before, after in arm.diff]
     rows = [[run.arm, run.scale, str(run.seed), run.run_id, outcomes.get(run.run_id, "missing")] for run in entry.runs]
     return "\n".join([*lines, "", text_table(("arm", "scale", "seed", "run", "outcome"), rows, right=("seed",))])
 
 
+def _stamps(entry: ExperimentEntry, store: Store) -> dict[str, str]:
+    """arm -> what stands behind its name: a leak is shown wherever the arm is."""
+    from palinode.analysis.audits import arm_audit
+
+    record = store.experiment(entry.full_name)
+    said = {"unexpected": "  LEAK", "expected": "  LEAK, as expected"}
+    declared = {True: "  (expected to leak)", False: ""}
+    return {arm.name: said.get(arm_audit(record, arm.name).leak, declared[arm.expect_leak]) for arm in entry.arms}
+
+
 def _run_text(record: Record) -> str:
-    lines = [f"run {record.run_id}: {record.outcome}"]
+    imported = record.result is not None and record.result.provenance == "imported"
+    lines = [f"run {record.run_id}: {record.outcome}{', imported: not trained here' if imported else ''}"]
     if record.reason:
         lines.append(f"  {shown(record.reason.splitlines()[0])}")
     lines += [f"  {path}: {_brief(value)}" for path, value in _leaves(dict(record.spec))]
@@ -67,7 +77,7 @@ def _run_text(record: Record) -> str:
             for name, value in by_name.items()
         ]
         lines += ["", text_table(("split", "direction", "score", "value"), scores, right=("value",))] if scores else []
-        for title in ("counters", "parameters", "seconds", "fingerprint"):
+        for title in ("counters", "parameters", "seconds", "fingerprint", *(["source"] if result.source else [])):
             lines += ["", title, *(f"  {name}: {_brief(value)}" for name, value in getattr(result, title).items())]
         lines.append(f"weights SHA-256: {result.weights_sha256}, attempts: {result.attempts}")
     return "\n".join(lines)

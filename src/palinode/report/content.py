@@ -23,6 +23,7 @@ Content = dict[str, Any]
 ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
 OUTCOME_WORDS = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}
 BAR_PIXELS = 72
+ALARM = "C8.directions"
 
 
 def page_content(
@@ -42,6 +43,7 @@ def page_content(
             Counter(run.outcome for run in record.runs).items(), key=lambda item: (item[0] != "done", item)
         ),
         "many_scales": len(entry.scales) > 1,
+        "source": {name: words.without_home(value) for name, value in entry.source.items()},
         "verdicts": _verdicts(record, verdicts, colours),
         "comparisons": len(verdicts),
         "figures": {
@@ -141,10 +143,24 @@ def _seen(record: ExperimentRecord, arm: str) -> list[str]:
     families = {_family(p.check) for p in shown}
     for item in arm_audit(record, arm).failed():
         check = item.finding.check
-        if check.startswith(("C1", "C2")) and _family(check) not in families:
+        if item.finding.shows_leak and _family(check) not in families:
             families.add(_family(check))
-            seen.append(f"{check}: {item.finding.message}")
+            seen.append(_alarm(record, arm) if check == ALARM else f"{check}: {item.finding.message}")
     return seen
+
+
+def _alarm(record: ExperimentRecord, arm: str) -> str:
+    """The losses of the two directions against each other: how many runs give the alarm, and the worst of them."""
+    asked = [item for item in arm_audit(record, arm).findings if item.finding.check == ALARM]
+    failed = [item for item in asked if item.finding.shows_leak]
+    worst = min(failed, key=lambda item: float(item.finding.numbers.get("ratio") or 0))
+    numbers = {name: words.number(worst.finding.numbers.get(f"{name}_nats_per_token")) for name in ("ltr", "rtl")}  # type: ignore[arg-type]
+    where = ", ".join([*([worst.scale] if len(record.entry.scales) > 1 else []), f"seed {worst.seed}"])
+    return (
+        f"{ALARM}: the rtl loss is far below the ltr loss in {len(failed)} of {len(asked)} runs; the worst ({where}) "
+        f"reads rtl at {numbers['rtl']} and ltr at {numbers['ltr']} nats per token. "
+        "No honest model reads a text better from its end."
+    )
 
 
 def _family(check: str) -> str:
@@ -284,6 +300,7 @@ def _run(run: ExperimentRun, rule: Rule) -> Content:
         "steps": words.number(result.counters.get("optimizer_steps") if result else None),
         "seconds": words.duration(_float(result.seconds.get("total")) if result else None),
         "attempts": result.attempts if result else None,
+        "imported": result is not None and result.provenance == "imported",
         "weights": result.weights_sha256[:12] if result and result.weights_sha256 else "–",
     }
 

@@ -19,6 +19,7 @@ from palinode.base import fsio
 from palinode.base.config import Config, decode
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import AuditReport
+from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut, is_layer_cut_row
 
 RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
 RecordOutcome = Literal["done", "diverged", "failed", "stopped", "oom", "unfinished", "damaged", "missing"]
@@ -41,6 +42,8 @@ class Result(Config):
         seconds: train, evaluate, audit, checkpoint, total.
         fingerprint: what the bits depend on besides the spec: torch, python, device, cpu_capability, threads, platform.
         attempts: how many processes worked on this run (1 = never interrupted).
+        provenance: `run` (trained here) or `imported` (read from numbers that someone published).
+        source: of an imported run: file, sha256, line, format.
     """
 
     run_id: str
@@ -53,6 +56,8 @@ class Result(Config):
     fingerprint: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
     weights_sha256: str | None = None
     attempts: int = Field(default=1, ge=1)
+    provenance: Literal["run", "imported"] = "run"
+    source: Mapping[str, str | int] = Field(default_factory=dict)
 
     def score(self, metric: str) -> float | None:
         """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has none."""
@@ -109,6 +114,20 @@ class Record:
         return tuple(latest[key] for key in sorted(latest, key=lambda key: (key[2], key[0], key[1])))
 
     @cached_property
+    def layer_cut(self) -> dict[str, LayerCut]:
+        """Split -> what the model scored with its first k blocks alone; empty when it was not measured.
+
+        Raises:
+            Damaged: a row whose checksum holds does not have the shape of these scores.
+        """
+        rows = [row for row in self.metrics if row["event"] == LAYER_CUT_EVENT]
+        return {str(row.get("split")): self._layer_cut(row) for row in rows}
+
+    def _layer_cut(self, row: Mapping[str, Any]) -> LayerCut:
+        parts = {name: row[name] for name in LayerCut.model_fields if name in row}
+        return decode_stored(LayerCut, parts, self.directory / METRICS_FILE)
+
+    @cached_property
     def audit(self) -> dict[str, Any] | None:
         """The run's own audit (audit.json) as plain data; None when it has none.
 
@@ -152,6 +171,7 @@ class ExperimentEntry(Config):
         audits: arm -> scale -> hash of the cached audit.
         comparison: hash of the audit of the finished runs against one another (C5); empty before that.
         plan: what was predicted before the runs (hours, tokens, FLOPs, disk).
+        source: of an experiment that was imported, not run: format, file, sha256.
     """
 
     name: str
@@ -168,6 +188,7 @@ class ExperimentEntry(Config):
     audits: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
     comparison: str = ""
     plan: Mapping[str, Any] = Field(default_factory=dict)
+    source: Mapping[str, str] = Field(default_factory=dict)
 
     @property
     def full_name(self) -> str:
@@ -273,6 +294,8 @@ def _is_there(path: Path) -> bool:
 def _is_metrics_row(row: Any) -> bool:
     if not isinstance(row, dict) or not isinstance(row.get("event"), str) or not isinstance(row.get("step", 0), int):
         return False
+    if row["event"] == LAYER_CUT_EVENT:
+        return is_layer_cut_row(row)
     scores, groups = row.get("scores", {}), row.get("nats_by_group", {})
     return (
         isinstance(groups, dict)

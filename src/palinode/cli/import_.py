@@ -1,0 +1,44 @@
+"""`palinode import mask FILE`: published results into the store, as records that every command reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, may_be_store, shown
+
+EXAMPLE = "\b\nExample:\n  palinode import mask results.csv\n  palinode report mask-published"
+app = typer.Typer(help="Published results as records of the store: nothing is trained.", no_args_is_help=True)
+
+
+@app.callback()
+def _every_subject() -> None:
+    """Published results as records of the store: nothing is trained."""
+
+
+@app.command(
+    epilog="\b\nExample:\n  palinode import mask results.csv\n  palinode import mask other.csv --name mask-other"
+)
+def mask(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The published CSV: a trained model per row.")],
+    name: Annotated[str, typer.Option("--name", help="What the experiment is called.")] = "mask-published",
+    store: StoreOption = DEFAULT_STORE,
+    json: JsonOption = False,
+) -> None:
+    """Import the published results of the mask system: a run per row, one experiment; twice changes nothing."""
+    may_be_store(store)
+    from palinode.import_mask import import_mask, leak_lines
+    from palinode.results.store import Store, check_name
+
+    check_name(name, "--name")
+    imported = import_mask(file, Store(store), name)
+    entry = imported.entry
+    if json:
+        done = {"experiment": entry.full_name, "runs": len(entry.runs), "written": imported.written}
+        typer.echo(as_json(done | {"leaking_arms": list(imported.leaking_arms)}))
+        return
+    typer.echo(f"{entry.full_name}: {len(entry.runs)} runs, {imported.written} of them new here")
+    for line in leak_lines(imported):
+        typer.echo(shown(line))

@@ -1,0 +1,306 @@
+"""The published results of the mask system: a CSV with one trained model per row and its curves as lists in the cells.
+
+Read without trust: nothing is evaluated, every number must be finite, every list must be as long as the others of its group,
+and the first thing that is wrong is named by file, line and column. Columns speak of forward and backward (fw, bw); everything
+that leaves this module speaks of ltr and rtl, nats and tokens.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from palinode.base.errors import BadInput, nearest
+
+LARGEST_BYTES = 2**30  # the published file has 4 MB
+LARGEST_CELL_CHARACTERS = 2**28
+LARGEST_WHOLE, LARGEST_REAL = 2**53, 1e300  # above the first a float no longer tells neighbours apart
+MASKS = ("bidirectional", "forward", "backward")
+
+# unit of a list -> its columns; all lists of one group have the same length
+TRAIN = {
+    "steps": "steps_train",
+    "tokens_read": "tokens_seen_train",
+    "epochs": "epochs_train",
+    "nats": "train_losses",
+    "accuracy": "train_accs",
+}
+EVAL = {
+    "steps": "steps_val",
+    "tokens_read": "tokens_seen_val",
+    "epochs": "epochs_val",
+    "seconds": "cumulative_times_val",
+}
+EVAL_SCORES = {"nats_per_token": "val_losses_{}", "accuracy": "val_accs_{}", "perplexity": "val_pplxs_{}"}
+CUT_SCORES = {"nats_per_token": "cut_losses_{}", "accuracy": "cut_accs_{}", "perplexity": "cut_pplxs_{}"}
+DIRECTIONS = {"ltr": "fw", "rtl": "bw"}
+REMOVED, PROBABILITIES = "n_layers_removed", "backward_probs"
+WHOLE = ("depth", "width", "num_params", "run_num", "seed")
+REAL = ("final_val_loss_fw", "final_val_loss_bw", "model_scale", "initial_backward_prob")
+FLAGS = ("adjust_backward_prob", "use_extra_tokens")
+WHOLE_LISTS = ("steps_train", "steps_val", "tokens_seen_train", "tokens_seen_val", REMOVED)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class MaskRow:
+    """One trained model of the published table.
+
+    Attributes:
+        line: where its row begins in the file.
+        mask: `bidirectional` trained both directions, `forward` and `backward` one.
+        probability: of also reading a window rtl, at the start of training; it is `adjusted` later or stays.
+        direction_tokens: whether a token told the model which direction it reads.
+        lists: column -> numbers.
+    """
+
+    line: int
+    depth: int
+    width: int
+    parameters: int
+    seed: int
+    run_number: int
+    mask: str
+    probability: float
+    adjusted: bool
+    direction_tokens: bool
+    model_scale: float
+    final_nats: Mapping[str, float]
+    lists: Mapping[str, tuple[float, ...]]
+
+    @property
+    def scale(self) -> str:
+        """`16x768`: blocks x width."""
+        return f"{self.depth}x{self.width}"
+
+    @property
+    def directions(self) -> tuple[str, ...]:
+        """The directions it was trained in."""
+        if self.mask == "bidirectional":
+            return ("ltr", "rtl") if self.probability > 0 or self.adjusted else ("ltr",)
+        return ("ltr",) if self.mask == "forward" else ("rtl",)
+
+    def scores(self, direction: str, index: int) -> dict[str, float]:
+        """The scores of one evaluation."""
+        return {name: self.lists[place.format(DIRECTIONS[direction])][index] for name, place in EVAL_SCORES.items()}
+
+    def cuts(self, direction: str) -> list[dict[str, float | int]]:
+        """The scores with 1, 2, .. blocks left; with all of them it is the last evaluation."""
+        fields = {name: self.lists[place.format(DIRECTIONS[direction])] for name, place in CUT_SCORES.items()}
+        left = [self.depth - int(removed) for removed in self.lists[REMOVED]]
+        found: list[dict[str, float | int]] = [
+            {"blocks": blocks} | {name: values[index] for name, values in fields.items()}
+            for index, blocks in enumerate(left)
+        ]
+        return sorted([*found, {"blocks": self.depth, **self.scores(direction, -1)}], key=lambda cut: cut["blocks"])
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """Every row of the file, and the SHA-256 (hex) of its bytes."""
+
+    sha256: str
+    rows: tuple[MaskRow, ...]
+
+
+def list_groups() -> tuple[tuple[str, ...], ...]:
+    """The columns that hold lists, grouped by those that must be equally long."""
+    both = tuple(DIRECTIONS.values())
+    return (
+        tuple(TRAIN.values()),
+        (*EVAL.values(), *(place.format(way) for way in both for place in EVAL_SCORES.values())),
+        (REMOVED, *(place.format(way) for way in both for place in CUT_SCORES.values())),
+        (PROBABILITIES,),
+    )
+
+
+COLUMNS = (*WHOLE, *REAL, *FLAGS, "mask", *(column for group in list_groups() for column in group))
+
+
+def read_mask_csv(path: Path) -> MaskFile:
+    """Read and check the whole file.
+
+    Raises:
+        BadInput: naming file, line and column of the first thing that is wrong.
+    """
+    try:
+        if path.stat().st_size > LARGEST_BYTES:
+            raise BadInput(f"holds more than {LARGEST_BYTES >> 20} MiB", file=str(path))
+        content = path.read_bytes()
+        text = content.decode("utf-8-sig")
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}", file=str(path)) from error
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise BadInput("is not UTF-8 text", file=str(path), field=f"line {line}") from error
+    rows = tuple(_row(cells) for cells in _cells(text, str(path)))
+    if not rows:
+        raise BadInput("holds no rows", file=str(path), field="line 1" if not text.strip() else "line 2")
+    return MaskFile(hashlib.sha256(content).hexdigest(), rows)
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """The texts of one row by column, and where it stands."""
+
+    file: str
+    line: int
+    texts: Mapping[str, str]
+
+    def refuse(self, column: str, message: str) -> NoReturn:
+        raise BadInput(message, file=self.file, field=f"line {self.line}, column {column}")
+
+    def one(self, column: str, convert: Callable[[str], T]) -> T:
+        try:
+            return convert(self.texts[column].strip())
+        except ValueError as error:
+            self.refuse(column, str(error))
+
+    def many(self, column: str, convert: Callable[[Any], float]) -> tuple[float, ...]:
+        try:
+            value = json.loads(self.texts[column], parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            self.refuse(column, "is not a list of finite numbers")
+        if not isinstance(value, list):
+            self.refuse(column, "is not a list")
+        try:
+            return tuple(convert(item) for item in value)
+        except ValueError as error:
+            self.refuse(column, f"holds {error}")
+
+
+def _cells(text: str, file: str) -> Iterator[_Cells]:
+    """The rows under the header."""
+    with _long_cells():
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        line, header = 1, None
+        try:
+            for texts in reader:
+                if header is None:
+                    header = _header(texts, file)
+                elif texts:
+                    if len(texts) != len(header):
+                        said = f"has {len(texts)} cells, the header {len(header)}"
+                        raise BadInput(said, file=file, field=f"line {line}, column {min(len(texts), len(header)) + 1}")
+                    yield _Cells(file, line, dict(zip(header, texts, strict=True)))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise BadInput(f"is not CSV: {error}", file=file, field=f"line {line}") from error
+
+
+def _header(names: Sequence[str], file: str) -> list[str]:
+    found = [name.strip() for name in names]
+    for name in COLUMNS:
+        if found.count(name) != 1:
+            wrong = "is missing" if name not in found else "stands twice"
+            raise BadInput(wrong, file=file, field=f"line 1, column {name}", hint=nearest(name, found))
+    return found
+
+
+def _row(cells: _Cells) -> MaskRow:
+    whole = {name: cells.one(name, _whole_text) for name in WHOLE}
+    real = {name: cells.one(name, _real_text) for name in REAL}
+    lists = {
+        name: cells.many(name, _whole if name in WHOLE_LISTS else _real) for group in list_groups() for name in group
+    }
+    for name in ("depth", "width", "num_params"):
+        if whole[name] < 1:
+            cells.refuse(name, f"must be at least 1, is {whole[name]}")
+    if not 0 <= real["initial_backward_prob"] <= 1:
+        cells.refuse("initial_backward_prob", "is not a probability")
+    _check_lists(cells, lists, whole["depth"])
+    return MaskRow(
+        line=cells.line,
+        depth=whole["depth"],
+        width=whole["width"],
+        parameters=whole["num_params"],
+        seed=whole["seed"],
+        run_number=whole["run_num"],
+        mask=cells.one("mask", _mask),
+        probability=real["initial_backward_prob"],
+        adjusted=cells.one("adjust_backward_prob", _flag),
+        direction_tokens=cells.one("use_extra_tokens", _flag),
+        model_scale=real["model_scale"],
+        final_nats={direction: real[f"final_val_loss_{way}"] for direction, way in DIRECTIONS.items()},
+        lists=lists,
+    )
+
+
+def _check_lists(cells: _Cells, lists: Mapping[str, tuple[float, ...]], depth: int) -> None:
+    """Equal lengths in a group, steps and tokens that grow, cuts that leave a block, shares between 0 and 1."""
+    for first, *others in list_groups():
+        for name in others:
+            if len(lists[name]) != len(lists[first]):
+                cells.refuse(name, f"holds {len(lists[name])} numbers, {first} {len(lists[first])}")
+    if not lists["steps_val"]:
+        cells.refuse("steps_val", "is empty: the model was never evaluated")
+    for name in ("steps_train", "steps_val", REMOVED):
+        if any(after <= before for before, after in zip(lists[name], lists[name][1:], strict=False)):
+            cells.refuse(name, "does not grow")
+    if any(not 1 <= removed < depth for removed in lists[REMOVED]):
+        cells.refuse(REMOVED, f"must leave at least one of {depth} blocks")
+    for name, values in lists.items():
+        if ("_accs" in name or name == PROBABILITIES) and any(not 0 <= value <= 1 for value in values):
+            cells.refuse(name, "holds a share that is not between 0 and 1")
+        elif any(value < 0 for value in values):
+            cells.refuse(name, "holds a number below 0")
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Cells of any length: the module's own limit of 131 072 characters is below a long run's list."""
+    before = csv.field_size_limit(LARGEST_CELL_CHARACTERS)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _whole_text(text: str) -> int:
+    try:
+        return int(_whole(int(text)))
+    except ValueError:
+        raise ValueError(f"{text[:20]!r} is not a whole number from 0 on") from None
+
+
+def _real_text(text: str) -> float:
+    try:
+        return _real(float(text))
+    except ValueError:
+        raise ValueError(f"{text[:20]!r} is not a finite number") from None
+
+
+def _whole(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < LARGEST_WHOLE:
+        raise ValueError(f"{str(value)[:20]}, which is not a whole number from 0 on")
+    return value
+
+
+def _real(value: Any) -> float:
+    if type(value) not in (int, float) or not abs(value) < LARGEST_REAL:
+        raise ValueError(f"{str(value)[:20]}, which is not a finite number")
+    return float(value)
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text[:20]!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def _mask(text: str) -> str:
+    if text not in MASKS:
+        raise ValueError(f"{text[:20]!r} is none of {', '.join(MASKS)}")
+    return text
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a finite number")
