@@ -6,23 +6,29 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from palinode.auditing import audit_trained
 from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.errors import Damaged
 from palinode.base.example import SpecialTokens
+from palinode.base.seeds import derive
 from palinode.data.config import Split
 from palinode.data.store import TokenStore, prepare
 from palinode.data.windows import TrainWindows, evaluation_windows
+from palinode.evaluate.layer_cut import check_can_be_cut, cut_layers
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
+from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
 from palinode.models.base import LanguageModel
 from palinode.objectives.probability import Probability
+from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
 from palinode.results.record import METRICS_FILE, RESULT_FILE, Result, RunOutcome
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -65,14 +71,22 @@ def run_one(
         return attempt.result("stopped", reason=f"stopped after step {attempt.training.step}")
     splits: tuple[Split, ...] = ("validation", "test") if spec.evaluation.test else ("validation",)
     scores: Scores = {str(split): attempt.evaluate(split, final=True).as_rows() for split in splits}
+    if spec.evaluation.layer_cut:
+        attempt.cut_layers(splits)
     attempt.audit()
     return attempt.record("done", scores=scores)
 
 
 def build_model(settings: RunSettings, data: TokenStore, seed: int) -> tuple[LanguageModel, SpecialTokens]:
-    """The untrained model of a spec, with room for the special tokens that every arm carries."""
+    """The untrained model of a spec, with room for the special tokens that every arm carries.
+
+    Raises:
+        BadInput: its evaluation asks for what this model cannot do.
+    """
     specials = SpecialTokens(data.vocab_size)
     model = settings.model.build(specials.vocab_size, settings.data.window_tokens, seed)
+    if settings.evaluation.layer_cut:
+        check_can_be_cut(model)
     return model.to(resolve_device(settings.device)), specials
 
 
@@ -80,18 +94,63 @@ def evaluate_split(
     settings: RunSettings, model: LanguageModel, data: TokenStore, specials: SpecialTokens, split: Split, seed: int
 ) -> Evaluation:
     """Score a whole split as the spec's evaluation says: fixed windows, the objective's own passes."""
-    chosen = settings.evaluation
     return evaluate(
         model,
-        evaluation_windows(
-            data.tokens(split),
-            settings.data.window_tokens,
-            batch_windows=chosen.batch_windows,
-            max_tokens=chosen.max_tokens,
-        ),
-        evaluation_passes(settings.objective, chosen.directions),
+        split_windows(settings, data, split),
+        evaluation_passes(settings.objective, settings.evaluation.directions),
         specials=specials,
         bytes_per_token=data.bytes_per_token,
+        seed=seed,
+        device=next(model.parameters()).device,
+    )
+
+
+def split_windows(settings: RunSettings, data: TokenStore, split: Split) -> Iterator[Tensor]:
+    """The fixed windows of a split that an evaluation reads."""
+    chosen, window = settings.evaluation, settings.data.window_tokens
+    return evaluation_windows(
+        data.tokens(split), window, batch_windows=chosen.batch_windows, max_tokens=chosen.max_tokens
+    )
+
+
+def cut_split(
+    settings: RunSettings,
+    model: LanguageModel,
+    data: TokenStore,
+    specials: SpecialTokens,
+    split: Split,
+    seed: int,
+    refits: Refits | None = None,
+) -> LayerCut:
+    """Score a whole split with the first 1, 2, .. L blocks: the windows and passes of `evaluate_split`.
+
+    Raises:
+        BadInput: the model cannot be cut.
+    """
+    return cut_layers(
+        model,
+        split_windows(settings, data, split),
+        evaluation_passes(settings.objective, settings.evaluation.directions),
+        specials=specials,
+        bytes_per_token=data.bytes_per_token,
+        seed=seed,
+        device=next(model.parameters()).device,
+        refits=refits,
+    )
+
+
+def refit_for_cuts(
+    settings: RunSettings, model: LanguageModel, data: TokenStore, specials: SpecialTokens, seed: int
+) -> Refits:
+    """A final norm and head for each pass and number of blocks, trained on windows of the train split in an order of their own."""
+    window = settings.data.window_tokens
+    windows = TrainWindows(data.tokens("train"), window, derive(seed, STREAM))
+    return refit(
+        model,
+        lambda step: windows.batch(step, max(1, REFIT_TOKENS // window)),
+        evaluation_passes(settings.objective, settings.evaluation.directions),
+        steps=settings.evaluation.layer_cut_refit_steps,
+        specials=specials,
         seed=seed,
         device=next(model.parameters()).device,
     )
@@ -207,6 +266,16 @@ class Attempt:
         self.evaluations += split == "validation"
         self._write({"event": "eval", "split": split, "final": final, "scores": evaluation.as_rows()})
         return evaluation
+
+    def cut_layers(self, splits: Sequence[Split]) -> None:
+        """Score splits with the first 1, 2, .. L blocks alone and write their rows."""
+        spec, training = self.spec, self.training
+        subject = (spec, training.model, self.data, training.specials)
+        with self._timed("evaluate"):
+            refits = refit_for_cuts(*subject, spec.seed) if spec.evaluation.layer_cut_refit_steps else None
+            cuts = {split: cut_split(*subject, split, spec.seed, refits) for split in splits}
+        for split, cut in cuts.items():
+            self._write({"event": LAYER_CUT_EVENT, "split": split, "final": True, **encode(cut)})
 
     def audit(self) -> None:
         """Audit the trained weights and the losses they reached; what it finds is stored, the result does not depend on it."""

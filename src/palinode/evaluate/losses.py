@@ -199,7 +199,9 @@ def _nats_and_hits(
 ) -> tuple[Tensor, Tensor]:
     """(R, S) float64 nats of the targets, and whether the most probable id (of equals the lowest) is the target."""
     if slots_at_once is not None and slots_at_once < targets.numel():
-        pieces = zip(states.flatten(0, 1).split(slots_at_once), targets.flatten().split(slots_at_once), strict=True)
+        pieces = zip(
+            torch.split(states.flatten(0, 1), slots_at_once), torch.split(targets.flatten(), slots_at_once), strict=True
+        )
         found = [_nats_and_hits(logits_of, some, wanted, None) for some, wanted in pieces]
         nats, hit = (torch.cat(parts).view(targets.shape) for parts in zip(*found, strict=True))
         return nats, hit

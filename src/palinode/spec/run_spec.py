@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from palinode.base.config import Config, content_hash, encode, one_of
 from palinode.base.seeds import NUMERICS_VERSION
@@ -33,12 +33,16 @@ class EvaluationConfig(Config):
         max_tokens: score only the first so many tokens of a split; None scores all.
         batch_windows: windows per evaluation batch (does not change the numbers).
         test: also score the test split, once, at the end.
+        layer_cut: at the end also score the model with only its first k blocks, for every k, on the same splits and passes.
+        layer_cut_refit_steps: and with a final norm and head trained so many steps for each k, a short control; 0 leaves it out.
     """
 
     directions: tuple[Direction, ...] = Field(default=("ltr", "rtl"), min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     batch_windows: int = Field(default=32, ge=1, le=10**5)
     test: bool = False
+    layer_cut: bool = False
+    layer_cut_refit_steps: int = Field(default=0, ge=0, le=10**6)
 
     @field_validator("directions")
     @classmethod
@@ -46,6 +50,13 @@ class EvaluationConfig(Config):
         if len(set(directions)) != len(directions):
             raise ValueError("each direction is scored once")
         return directions
+
+    @field_validator("layer_cut_refit_steps")
+    @classmethod
+    def _refits_belong_to_a_cut(cls, steps: int, info: ValidationInfo) -> int:
+        if steps and not info.data.get("layer_cut", True):
+            raise ValueError("nothing is refitted without layer_cut = true")
+        return steps
 
 
 class RunSettings(Config):
