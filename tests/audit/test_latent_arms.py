@@ -20,9 +20,7 @@ LATENTS = {
     "linear value": LatentConfig(layers=2, width=32, linear_value=True),
 }
 ONE_LENGTH = FlowSettings(lengths=(), gains=(), draws=1, train_passes=0)
-LENGTHS = [
-    pytest.param(n, marks=[pytest.mark.nightly] if n > 256 else []) for n in (8, 16, 32, 64, 128, 256, 512, 1024)
-]
+LENGTHS = (8, 16, 32, 64, 128, 256, 512, 1024)
 
 
 @pytest.mark.parametrize("model", LATENTS)
