@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ DEMO_ARMS = (
 
 @dataclass(frozen=True)
 class Synthetic:
-    """What to make. `outcomes` maps (arm, scale, seed) to an outcome other than done, or to `missing` or `unfinished`."""
+    """What to make. `outcomes` maps (arm, scale, seed) to an outcome other than done, or to `missing` or `unfinished`;
+    `models` a scale to its (blocks, width), 2 x 128 where it says nothing."""
 
     name: str = "demo"
     size: str = "laptop"
@@ -87,6 +88,15 @@ class Synthetic:
     outcomes: dict[tuple[str, str, int], str] = field(default_factory=dict)
     audited: bool = True
     picture_length: int = 32
+    models: dict[str, tuple[int, int]] = field(default_factory=dict)
+    layer_cuts: bool = False
+    refitted: bool = False
+
+
+def grid(depths: tuple[int, ...] = (2, 4, 8), widths: tuple[int, ...] = (64, 128, 256), **changes: Any) -> Synthetic:
+    """Every depth with every width, named `<blocks>x<width>`, with layer cuts."""
+    models = {f"{depth}x{width}": (depth, width) for width in widths for depth in depths}
+    return Synthetic(**{"scales": tuple(models), "models": models, "layer_cuts": True, "name": "grid"} | changes)
 
 
 def make_store(root: Path, wanted: Synthetic | None = None) -> Store:
@@ -216,19 +226,53 @@ def _entry(wanted: Synthetic, runs: tuple[RunEntry, ...], audits: dict[str, dict
 def _write_run(
     store: Store, wanted: Synthetic, arm: SyntheticArm, scale_rank: int, seed: int, run_id: str, outcome: str
 ) -> None:
-    store.write_spec(run_id, _spec(wanted, arm, seed))
+    scale = wanted.scales[scale_rank]
+    depth, width = wanted.models.get(scale, (2, 128))
+    arm = replace(arm, effect_nats=arm.effect_nats * (128 / width) ** 0.5)  # the smaller, the worse
+    store.write_spec(run_id, _spec(wanted, arm, seed, depth, width))
     draw = random.Random(f"{wanted.name}/{scale_rank}/{seed}")  # noqa: S311  the seed moves every arm alike
     moved = draw.gauss(0, 0.02) + _own_noise(wanted, arm, scale_rank, seed)
     last = wanted.steps if outcome == "done" else wanted.steps // 2
     rows: list[dict[str, Any]] = []
     for step in range(wanted.evaluate_every, last + 1, wanted.evaluate_every):
         rows += _rows(wanted, arm, step, last, scale_rank, seed, moved)
+    if wanted.layer_cuts and outcome == "done":
+        rows.append(_layer_cut_row(wanted, arm, last, depth, rows[-1]["scores"]))
     fsio.rewrite_lines(store.run_directory(run_id) / METRICS_FILE, rows)
     if outcome == "unfinished":
         return
     counters, scores = _counters(arm, last, 1 + scale_rank, seed), _scores(arm, last, moved, scale_rank)
     store.write_run_audit(run_id, AuditReport(subject=arm.name, findings=(_loss_floor(arm),), seconds=0.01))
-    store.write_result(_result(wanted, arm, run_id, outcome, counters, scores, 1 + scale_rank))
+    result = _result(wanted, arm, run_id, outcome, counters, scores, 1 + scale_rank)
+    if scale in wanted.models:
+        total = 33_280 * width // 128 + depth * 12 * width**2
+        result = result.model_copy(update={"parameters": {"total": total, "non_embedding": depth * 12 * width**2}})
+    store.write_result(result)
+
+
+def _layer_cut_row(
+    wanted: Synthetic, arm: SyntheticArm, step: int, depth: int, final: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
+    """The scores with 1, 2, .. blocks left: every block taken away costs, rtl more than ltr, a refitted head loses less."""
+
+    def cuts(direction: str, price: float) -> list[dict[str, Any]]:
+        nats = final[direction]["nats_per_token"]
+        steeper = 1.6 if direction == "rtl" else 1.0 + arm.effect_nats
+        found = []
+        for blocks in range(1, depth + 1):
+            here = nats + price * steeper * (depth / blocks - 1) ** 0.7
+            scores = {
+                "bits_per_byte": here / math.log(2),
+                "perplexity": math.exp(here),
+                "accuracy": math.exp(-0.62 * here),
+            }
+            counts = {"tokens_scored": 100, "nats_sum": 100 * here, "bytes_scored": 100, "hits": 30}
+            found.append({"blocks": blocks, "nats_per_token": here, **scores, **counts})
+        return found
+
+    row = {"event": "layer_cut", "attempt": 1, "step": step, "split": "validation", "final": True}
+    row["scores"] = {direction: cuts(direction, 0.8) for direction in final}
+    return row | ({"refitted": {direction: cuts(direction, 0.25) for direction in final}} if wanted.refitted else {})
 
 
 def _rows(
@@ -296,14 +340,14 @@ def _result(
     )
 
 
-def _spec(wanted: Synthetic, arm: SyntheticArm, seed: int) -> dict[str, Any]:
+def _spec(wanted: Synthetic, arm: SyntheticArm, seed: int, depth: int, width: int) -> dict[str, Any]:
     return {
         "version": 1,
         "seed": seed,
         "threads": 1,
         "device": "cpu",
         "data": {"corpus": "python-docs", "tokenizer": "byte", "window_tokens": WINDOW},
-        "model": {"kind": "decoder", "layers": 2, "width": 128, "heads": 4},
+        "model": {"kind": "decoder", "layers": depth, "width": width, "heads": 4},
         "objective": {"kind": "ltr"}
         if arm.rtl is None
         else {"kind": "both", "p": {"kind": "constant", "value": arm.p}},

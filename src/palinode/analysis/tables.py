@@ -7,8 +7,11 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.curves import evaluation_curves, training_curves
+from palinode.analysis.curves import SCORES, evaluation_curves, training_curves
+from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.parity import COST_AXES, cost_of, costs
+from palinode.analysis.ratio_curves import as_published, published_summary, ratio_curves
+from palinode.analysis.ratios import ratio_table
 from palinode.analysis.verdict import Verdict, rule_of, verdicts
 from palinode.base.config import canonical_json
 from palinode.results.record import ExperimentRecord
@@ -22,7 +25,12 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
     Raises:
         BadInput: the decision rule cannot be applied.
     """
-    found = verdicts(record)
+    found, rule, curves = verdicts(record), rule_of(record.entry), evaluation_curves(record)
+    split, score = rule.metric.partition(".")[0], rule.metric.rpartition(".")[2]
+    score = score if score in SCORES else SCORES[0]  # curves and cuts hold these four
+    cuts = layer_cuts(record, split)
+    pooled_axis = "epochs" if curves["epochs"].count() else "step"
+    pooled = as_published(record, split, score, pooled_axis, curves=curves)
     return {
         "verdicts": verdict_table(found),
         "differences": difference_table(found),
@@ -32,8 +40,13 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "arms": arm_table(record),
         "audits": audit_table(record),
         "fingerprints": fingerprint_table(record),
-        "evaluation_curves": evaluation_curves(record),
+        "evaluation_curves": curves,
         "training_curves": training_curves(record),
+        "ratios": ratio_table(record, split),
+        "ratio_curves": ratio_curves(record, split, score, curves=curves),
+        "ratios_as_published": published_summary(pooled),
+        "layer_cuts": cuts,
+        "layer_cut_ratios": layer_cut_ratios(record, split, score, cuts),
     }
 
 
