@@ -17,6 +17,7 @@ from palinode.models.latent import BLOCK_SLOTS, Latent, computed_pairs
 from palinode.models.parts import distance as distance_module
 from palinode.models.parts.distance import DistanceTable, distance_table
 from palinode.objectives import LtrObjective, RtlObjective
+from palinode.train.optim import HlbAdamW, build_optimizers
 
 VOCABULARY = 20
 SPECIALS = SpecialTokens(VOCABULARY)
@@ -178,6 +179,17 @@ def test_groups_are_those_of_the_recipe():
     assert groups["head"] == ["head.weight"]
     assert groups["vector"] == ["blocks.0.norm.gain", "blocks.1.norm.gain", "final_norm.gain"]
     assert groups["position"] == []
+
+
+def test_the_recipe_gives_the_slopes_their_own_rate():
+    model = SMALL.build(50, 16, 0)
+    optimizers = build_optimizers(HlbAdamW(learning_rate=1e-3), model, model.parameter_groups())
+    rates = {id(p): group["peak_lr"] for opt in optimizers for group in opt.param_groups for p in group["params"]}
+    found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found["blocks.1.attention.raw_slope"] == pytest.approx(100e-3)
+    assert found["blocks.1.attention.expand.weight"] == pytest.approx(1e-3)
+    assert found["head.weight"] == pytest.approx(2e-3)
+    assert found["embedding.weight"] == found["final_norm.gain"] == pytest.approx(32e-3)
 
 
 VISIBILITIES = {

@@ -81,7 +81,7 @@ class LanguageModel(nn.Module):
         """Group name -> its (name, parameter) pairs; every parameter is in exactly one group, a tied one where it is made.
 
         embedding and head: the token tables; position: learned positions; matrix: every other 2-D weight of a linear map (what Muon
-        may take); vector: gains, biases, scalars and everything else.
+        may take); vector: gains, biases, scalars and everything else. A mixer may name more (slope).
         """
         groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
         special = self._special_groups()
