@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, PalinodeError, printable
-from palinode.cli import audit, compare, data, doctor, import_, ls, new, plan, report, run, sample, show
+from palinode.cli import audit, compare, cut, data, doctor, import_, ls, new, plan, report, run, sample, show
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 LONGEST_LINE_CHARACTERS = 200
@@ -39,6 +39,7 @@ app.command(epilog=report.EXAMPLE)(report.report)
 app.command(epilog=ls.EXAMPLE)(ls.ls)
 app.command(epilog=show.EXAMPLE)(show.show)
 app.command(epilog=compare.EXAMPLE)(compare.compare)
+app.command(epilog=cut.EXAMPLE)(cut.cut)
 app.command(epilog=sample.EXAMPLE)(sample.sample)
 app.add_typer(data.app, name="data", epilog=data.EXAMPLE)
 app.add_typer(import_.app, name="import", epilog=import_.EXAMPLE)

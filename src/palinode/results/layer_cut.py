@@ -60,7 +60,11 @@ class LayerCut(Config):
             BadInput: the model has fewer blocks, or none were asked for.
         """
         if not 1 <= blocks <= self.depths:
-            raise BadInput(f"the model has {self.depths} blocks, so {blocks} cannot be left", field="blocks")
+            raise BadInput(
+                f"the model has {self.depths} blocks, so {blocks} cannot be left",
+                field="blocks",
+                hint=f"1 to {self.depths}",
+            )
         return LayerCut(scores=_only(self.scores, blocks), refitted=_only(self.refitted, blocks))
 
 

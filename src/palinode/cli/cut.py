@@ -1,0 +1,62 @@
+"""`palinode cut RUN`: what a model scores with only its first blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from palinode.cli.options import DEFAULT_STORE, AllowCodeOption, JsonOption, StoreOption, as_json, must_exist
+from palinode.cli.texttable import text_table
+
+if TYPE_CHECKING:
+    from palinode.results.layer_cut import LayerCut
+    from palinode.results.store import Store
+
+EXAMPLE = "\b\nExample:\n  palinode cut 3f2a\n  palinode cut 3f2a --blocks 2"
+
+
+def cut(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id.")],
+    blocks: Annotated[int | None, typer.Option(help="Only the scores with so many blocks left.")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    allow_code: AllowCodeOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Show what a run's model scores with its first 1, 2, .. blocks: as recorded, else measured now on the validation split."""
+    must_exist(store)
+    from palinode.results.store import Store
+
+    place = Store(store)
+    run_id = place.find(run)
+    found = place.record(run_id).layer_cut or {"validation": _measured(run_id, place, allow_code)}
+    if blocks is not None:
+        found = {split: scores.with_blocks(blocks) for split, scores in found.items()}
+    from palinode.base.config import encode
+
+    typer.echo(as_json({split: encode(scores) for split, scores in found.items()}) if json else _text(found))
+
+
+def _measured(run_id: str, store: Store, allow_code: bool) -> LayerCut:
+    from palinode.run import cut_split, load_trained
+    from palinode.spec.load import load_run
+
+    spec = load_run(store.run_directory(run_id), allow_code=allow_code)
+    trained = load_trained(spec, store)
+    return cut_split(spec, trained.model, trained.data, trained.specials, "validation", spec.seed)
+
+
+def _text(found: dict[str, LayerCut]) -> str:
+    rows = [
+        [split, name, str(item.blocks), readout, f"{item.nats_per_token:.4f}", _share(item.accuracy)]
+        for split, scores in found.items()
+        for readout, curves in (("as trained", scores.scores), ("refitted", scores.refitted))
+        for name, curve in curves.items()
+        for item in curve
+    ]
+    header = ("split", "direction", "blocks", "head", "nats per token", "accuracy")
+    return text_table(header, rows, right=("blocks", "nats per token", "accuracy"))
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"
