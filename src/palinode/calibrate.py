@@ -10,13 +10,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import json
 import math
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median
@@ -26,10 +23,11 @@ from palinode.auditing import audit_trained
 from palinode.base.config import content_hash, encode
 from palinode.data.windows import evaluation_windows
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
+from palinode.fan_out import fan_out, say
 from palinode.objectives import Progress
 from palinode.results.store import Store
 from palinode.run import Attempt
-from palinode.spec.code import Code, keep_code
+from palinode.spec.code import Code
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.loop import Training, batch_examples, take_step
@@ -38,7 +36,6 @@ WARM_UP_STEPS = 2  # the first steps allocate; they are several times slower
 LEAST_STEPS, MOST_STEPS = 4, 40
 BUDGET_SECONDS = 1.5  # of training steps per distinct arm and scale
 EVALUATION_BATCHES = 3
-MEASURER = (sys.executable, "-P", "-m", "palinode.calibrate")
 
 
 @dataclass(frozen=True)
@@ -138,49 +135,21 @@ def _measured_in_processes(
     specs: Sequence[RunSpec], code: Code | None, processes: int, on_progress: Callable[[str], None]
 ) -> dict[str, Calibration]:
     """Calibrations by run id; what two processes measured is averaged."""
-    with tempfile.TemporaryDirectory(prefix="palinode-") as temporary:
-        store = Store(Path(temporary))
-        directories = []
-        for spec in specs:
-            directories.append(store.write_spec(spec.run_id, encode(spec)))
-            if code is not None:
-                keep_code(directories[-1], code)
-        rows = _said_by(
-            [[directories[index] for index in share] for share in shares(len(specs), processes)], on_progress
-        )
+    said = fan_out(
+        "palinode.calibrate",
+        ["--started", str(time.monotonic())],
+        specs,
+        code,
+        shares(len(specs), processes),
+        lambda reason: on_progress(f"could not measure an arm, so its time is not predicted: {reason}"),
+    )
     found: dict[str, list[dict[str, float]]] = {}
-    for row in rows:
+    for row in said:
         found.setdefault(row["run_id"], []).append(row["calibration"])
     return {
         run_id: Calibration(**{name: fmean(row[name] for row in rows) for name in rows[0]})
         for run_id, rows in found.items()
     }
-
-
-def _said_by(shared: Iterable[Sequence[Path]], on_progress: Callable[[str], None]) -> list[dict[str, Any]]:
-    """What the processes print, a JSON line for each setting; how one failed is told."""
-    started = [
-        subprocess.Popen(
-            [*MEASURER, "--started", str(time.monotonic()), *map(str, directories)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for directories in shared
-    ]
-    rows = []
-    try:
-        for process in started:
-            said, printed = process.communicate()
-            rows += [json.loads(line) for line in said.splitlines()]
-            if process.returncode:
-                reason = next(reversed(printed.strip().splitlines()), f"exit code {process.returncode}")
-                on_progress(f"could not measure an arm, so its time is not predicted: {reason}")
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    return rows
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -194,8 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
             calibration = measure(spec, Store(directory.parent), importing_seconds)
-        sys.stdout.write(json.dumps({"run_id": spec.run_id, "calibration": asdict(calibration)}) + "\n")
-        sys.stdout.flush()
+        say({"run_id": spec.run_id, "calibration": asdict(calibration)})
 
 
 def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibration:

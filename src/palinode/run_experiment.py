@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palinode.auditing import audit_arm, audit_comparison
+from palinode.auditing.ahead import audit_ahead
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import AuditFailed, EnvironmentProblem
 from palinode.base.finding import AuditReport, Finding
@@ -72,7 +73,7 @@ def run_experiment(
     )  # also when it is not used: a device that is not there is said before the audits
     at_a_time = workers or default
     resolved = pinned(resolved)
-    audits = audit_arms(resolved, store, on_event)
+    audits = audit_arms(resolved, store, on_event, code=code, workers=at_a_time)
     entry = _entry(resolved, code, command, audits, earlier=_earlier(resolved, store))
     store.write_experiment(entry)
     refuse_leaks(audits)
@@ -108,9 +109,20 @@ def default_at_a_time(resolved: ResolvedExperiment) -> int:
 
 
 def audit_arms(
-    resolved: ResolvedExperiment, store: Store | None, on_event: OnEvent = lambda event: None
+    resolved: ResolvedExperiment,
+    store: Store,
+    on_event: OnEvent = lambda event: None,
+    *,
+    code: Code | None = None,
+    workers: int = 1,
 ) -> list[ArmAudit]:
-    """Audit every arm of a pinned experiment at every scale; what the store holds is not measured again."""
+    """Audit every arm of a pinned experiment at every scale; what the store holds is not measured again.
+
+    Args:
+        workers: arms audited at a time, where several are to be measured.
+    """
+    first_run = {(run.arm, run.scale): run.spec for run in reversed(resolved.runs)}
+    audit_ahead(tuple(first_run.values()), store, code, workers=workers)
     found = []
     for scale in resolved.scales:
         for arm in resolved.arms:

@@ -8,12 +8,14 @@ import torch
 
 from palinode import Store
 from palinode.auditing import arms, audit_arm, audit_comparison, audit_trained
+from palinode.auditing.ahead import audit_ahead
 from palinode.auditing.bench import TrainerBench
 from palinode.base.config import encode
 from palinode.data.store import prepare
 from palinode.models.decoder import Decoder
 from palinode.run import load_trained, run_one
 from palinode.spec import load
+from palinode.spec.run_spec import RunSpec
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
 SMALL = {"model.width": 32, "model.layers": 1, "recipe.steps": 20, "recipe.evaluate_every_steps": 10}
@@ -32,7 +34,15 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def audited(demo, store):
+def measured_ahead(demo, store) -> None:
+    """Both cores at work; what the tests below look at was measured by other processes."""
+    specs = [RunSpec.of(demo.settings(arm.name, "base"), seed=1) for arm in demo.arms]
+    audit_ahead(specs, store, None, workers=2)
+    assert not any(arms.missing_parts(spec.settings, store) for spec in specs)
+
+
+@pytest.fixture(scope="module")
+def audited(demo, store, measured_ahead):
     return {arm.name: audit_arm(demo.settings(arm.name, "base"), name=arm.name, store=store) for arm in demo.arms}
 
 
@@ -67,6 +77,10 @@ def test_the_cache_key_follows_what_an_audit_depends_on(demo):
     assert arms._model_key(settings, data) != arms._model_key(wider, data)
     assert arms._model_key(settings, data) != arms._model_key(longer, data)
     assert arms._data_key(settings, data) == arms._data_key(wider, data)
+    larger = wider.with_(model=wider.model.with_(width=512))
+    assert arms._evaluation_key(wider, data) == arms._evaluation_key(larger, data), "both are checked on a small one"
+    other = settings.with_(recipe=settings.recipe.with_(micro_batches=2))
+    assert arms._evaluation_key(settings, data) != arms._evaluation_key(other, data)
     assert arms._data_key(settings, data) != arms._data_key(longer, data)
 
 

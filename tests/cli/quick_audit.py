@@ -28,6 +28,10 @@ def quick_audit_arm(settings, *, name, store=None) -> AuditedArm:
     return audited
 
 
+def no_audit_ahead(specs, store, code, *, workers) -> None:
+    """The quick audit takes no time."""
+
+
 def quick_calibrate(specs, code=None, *, workers=1, on_progress=lambda line: None) -> dict[str, float]:
     """A second for every run."""
     return {spec.run_id: 1.0 for spec in specs}
@@ -36,6 +40,7 @@ def quick_calibrate(specs, code=None, *, workers=1, on_progress=lambda line: Non
 def install() -> None:
     """Replace the audit and the calibration of this process."""
     run_experiment.audit_arm = quick_audit_arm
+    run_experiment.audit_ahead = no_audit_ahead
     plan.calibrate = quick_calibrate
 
 

@@ -25,6 +25,7 @@ rtl_sees = {{ kind = "flipped-lower-triangle" }}
 @pytest.fixture
 def audit(palinode, monkeypatch):
     monkeypatch.setattr(run_experiment, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(run_experiment, "audit_ahead", quick_audit.no_audit_ahead)
     return lambda *options: palinode("audit", "x.toml", *options)
 
 

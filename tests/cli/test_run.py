@@ -52,6 +52,7 @@ experiment = Experiment(
 def quick(palinode, monkeypatch):
     """`palinode` in this process, with the quick audit and calibration."""
     monkeypatch.setattr(run_experiment, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(run_experiment, "audit_ahead", quick_audit.no_audit_ahead)
     monkeypatch.setattr(plan, "calibrate", quick_audit.quick_calibrate)
     return palinode
 

@@ -23,7 +23,7 @@ from palinode.audit.flow import check_flow
 from palinode.audit.labels import check_copies, check_streams
 from palinode.audit.stepwise import check_stepwise
 from palinode.audit.subject import subject_of_config
-from palinode.auditing.bench import AUDIT_SEED, TrainerBench
+from palinode.auditing.bench import AUDIT_SEED, TrainerBench, bench_model
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
@@ -48,12 +48,7 @@ class AuditedArm:
 def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
     """Audit an arm before any training; parts that the store already holds are not measured again."""
     use_threads(settings.threads)
-    data = prepare(settings.data)
-    parts = (
-        (_model_key(settings, data), partial(_model_findings, settings, data, name)),
-        (_evaluation_key(settings, data), partial(_evaluation_findings, settings, data)),
-        (_data_key(settings, data), partial(_data_findings, settings, data)),
-    )
+    parts = _parts(settings, name)
     reports = [_cached(store, name, key, check) for key, check in parts]
     whole = AuditReport(
         subject=name,
@@ -64,6 +59,29 @@ def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -
     if store is not None:
         store.write_audit(key, whole)
     return AuditedArm(key, whole)
+
+
+def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
+    """Measure and store what an audit of this arm would find missing."""
+    use_threads(settings.threads)
+    for key, check in _parts(settings, name):
+        _cached(store, name, key, check)
+
+
+def missing_parts(settings: RunSettings, store: Store) -> frozenset[str]:
+    """The hashes of the parts that the store does not hold."""
+    held = set(store.audits())
+    return frozenset(key for key, _ in _parts(settings, "")) - held
+
+
+def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tuple[Finding, ...]]], ...]:
+    """The three parts: the hash each is stored under, and how it is measured."""
+    data = prepare(settings.data)
+    return (
+        (_model_key(settings, data), partial(_model_findings, settings, data, name)),
+        (_evaluation_key(settings, data), partial(_evaluation_findings, settings, data)),
+        (_data_key(settings, data), partial(_data_findings, settings, data)),
+    )
 
 
 def _model_key(settings: RunSettings, data: TokenStore) -> str:
@@ -84,7 +102,8 @@ def _model_findings(settings: RunSettings, data: TokenStore, name: str) -> tuple
 
 
 def _evaluation_key(settings: RunSettings, data: TokenStore) -> str:
-    return _key("evaluation", encode(settings.with_(threads=1)), data.sha256, data.vocab_size)
+    small = settings.with_(threads=1, model=bench_model(settings.model))  # what is really built, at every scale
+    return _key("evaluation", encode(small), data.sha256, data.vocab_size)
 
 
 def _evaluation_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:

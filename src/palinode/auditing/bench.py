@@ -18,7 +18,7 @@ from palinode.base.finding import Finding
 from palinode.data.store import TokenStore
 from palinode.data.windows import TrainWindows, evaluation_windows
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes, window_draws
-from palinode.models.base import LanguageModel
+from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
 from palinode.objectives import Objective
 from palinode.spec.run_spec import RunSettings
@@ -31,6 +31,11 @@ SMALL_LAYERS, SMALL_WIDTH = 2, 32
 MOVED_STEPS, LEAST_STEPS = 3, 8
 
 
+def bench_model(model: ModelConfig) -> ModelConfig:
+    """The model that the trainer and the evaluator are checked on: the arm's own, made small."""
+    return small_config(model, SMALL_LAYERS, SMALL_WIDTH)
+
+
 class TrainerBench:
     """Small enough that six training steps and nine evaluations take a second."""
 
@@ -38,7 +43,7 @@ class TrainerBench:
         self.settings = settings
         self.data = data
         self.specials = SpecialTokens(data.vocab_size)
-        self.config = small_config(settings.model, SMALL_LAYERS, SMALL_WIDTH)
+        self.config = bench_model(settings.model)
         window = settings.data.window_tokens
         some = data.tokens("validation")[: EVALUATION_WINDOWS * window + window // 2]
         self.tokens = np.asarray(some)

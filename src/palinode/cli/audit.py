@@ -43,13 +43,13 @@ def audit(
 ) -> None:
     """Check every arm: which positions see what, and whether one sees its own answer. Exit 3 on an unexpected fail."""
     may_be_store(store)
-    _, resolved = resolve(file, size, changes, None, allow_code=allow_code)
+    source, resolved = resolve(file, size, changes, None, allow_code=allow_code)
     names = [one.name for one in resolved.arms]
     for name in arm or []:
         if name not in names:
             raise BadInput(f"no arm is named {name!r}", file=str(file), field="--arm", hint=nearest(name, names))
     from palinode.results.store import Store
-    from palinode.run_experiment import audit_arms
+    from palinode.run_experiment import audit_arms, default_at_a_time
     from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
@@ -57,6 +57,8 @@ def audit(
         pinned(wanted),
         Store(store),
         lambda event: typer.echo(f"audited {shown(event['arm'])}: {event['outcome']}", err=True),
+        code=source.code,
+        workers=default_at_a_time(resolved),
     )
     typer.echo(as_json([_as_data(one) for one in audits]) if json else "\n\n".join(map(audit_text, audits)))
     if unexpected := [one for one in audits if one.unexpected]:

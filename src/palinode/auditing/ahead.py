@@ -1,0 +1,58 @@
+"""Several arms audited at a time, each process storing what it measured; the audit itself then finds it there.
+
+`python -m palinode.auditing.ahead --store STORE DIRECTORY...` is one such process. One that fails leaves its arms to the caller,
+where the same failure is told in full.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from palinode.auditing.arms import measure_parts, missing_parts
+from palinode.fan_out import fan_out
+from palinode.results.store import Store
+from palinode.spec.code import Code
+from palinode.spec.load import load_run
+from palinode.spec.run_spec import RunSpec
+
+
+def audit_ahead(specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int) -> None:
+    """Measure what is missing of these arms' audits, when there are several arms and several workers.
+
+    Args:
+        specs: a run of each arm at each scale.
+        code: the user's Python that parts of the specs were written in.
+    """
+    wanted: list[RunSpec] = []
+    claimed: set[str] = set()
+    for spec in specs:
+        missing = missing_parts(spec.settings, store) - claimed
+        if missing:
+            wanted.append(spec)
+            claimed |= missing
+    if min(workers, len(wanted)) < 2:
+        return
+    given_out = [list(range(number, len(wanted), workers)) for number in range(min(workers, len(wanted)))]
+    place = ["--store", str(store.create().root.resolve())]
+    fan_out("palinode.auditing.ahead", place, wanted, code, given_out, on_failure=lambda reason: None)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Audit the arms of these directories, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m palinode.auditing.ahead", description=__doc__)
+    parser.add_argument("--store", type=Path, required=True, help="where audits are kept")
+    parser.add_argument("directories", type=Path, nargs="+", help="each holds a run's spec")
+    options = parser.parse_args(arguments)
+    store = Store(options.store)
+    with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
+        for directory in options.directories:
+            spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
+            measure_parts(spec.settings, name=spec.run_id, store=store)
+
+
+if __name__ == "__main__":
+    main()
