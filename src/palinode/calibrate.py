@@ -59,8 +59,8 @@ class Calibration:
         recipe = settings.recipe
         steps = expected_steps(settings)
         slots = steps * recipe.batch_windows * expected_passes(settings) * settings.data.window_tokens
-        every, saves = recipe.evaluate_every_steps, -(-steps // recipe.checkpoint_interval_steps)
-        evaluations = 1 + ((steps - 1) // every if every else 0) + settings.evaluation.test
+        every, saves = recipe.evaluate_every_steps, math.ceil(steps / recipe.checkpoint_interval_steps)
+        evaluations = 1 + (int(steps - 1) // every if every else 0) + settings.evaluation.test
         return (
             self.startup_seconds
             + self.seconds_per_slot * slots
@@ -106,7 +106,7 @@ def expected_passes(settings: RunSettings) -> float:
     return fmean(sum(objective.pass_probabilities(Progress(step, steps, objective.state())).values()) for step in asked)
 
 
-def expected_steps(settings: RunSettings) -> int:
+def expected_steps(settings: RunSettings) -> float:
     """Optimizer steps until the first limit: the recipe's steps, or its token limits at what a step reads on average.
 
     With batches that grow by the gradient norm this counts the batch they start with: fewer steps may reach a token limit.
@@ -117,8 +117,8 @@ def expected_steps(settings: RunSettings) -> int:
         (recipe.max_tokens_read, step_tokens * expected_passes(settings)),
         (recipe.max_ltr_tokens, step_tokens * ltr),
     )
-    reached = [math.ceil(limit / tokens) for limit, tokens in limits if limit is not None and tokens > 0]
-    return min(recipe.steps, *reached) if reached else recipe.steps
+    reached = [limit / tokens for limit, tokens in limits if limit is not None and tokens > 0]
+    return min([float(recipe.steps), *reached])
 
 
 def shares(count: int, processes: int) -> list[list[int]]:

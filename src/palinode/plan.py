@@ -6,6 +6,7 @@ calibration; disk is what the checkpoints that are kept will take.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from statistics import fmean
@@ -161,22 +162,22 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
 
 
 def parity_warnings(cells: Sequence[Cell], resolved: ResolvedExperiment) -> list[str]:
-    """One line for each arm and scale that differs from the baseline on the declared axis, or much on another."""
+    """A line for each way in which an arm differs from the baseline: on the declared axis, or much on another."""
     declared, baseline = resolved.decision.equal, resolved.decision.baseline
-    found = []
+    found: dict[str, list[str]] = {}  # "<arm> <what>" -> the scales at which it is so
     for cell in cells:
         against = next(other for other in cells if (other.arm, other.scale) == (baseline, cell.scale))
         share = {axis: getattr(cell, axis) / max(1, getattr(against, axis)) - 1 for axis in PARITY_AXES}
-        if abs(share[declared]) > DECLARED_TOLERANCE:
-            found.append(
-                f"{cell.arm} at {cell.scale}: {declared} {share[declared]:+.1%}, but the arms are to be equal in it"
-            )
         others = [
             f"{axis} {share[axis]:+.0%}" for axis in PARITY_AXES if axis != declared and abs(share[axis]) > LISTED_ABOVE
         ]
+        if abs(share[declared]) > DECLARED_TOLERANCE:
+            told = f"{declared} {share[declared]:+.1%}, but the arms are to be equal in it"
+            found.setdefault(f"{cell.arm}: {told}", []).append(cell.scale)
         if others:
-            found.append(f"{cell.arm} at {cell.scale} also differs from {baseline} in {', '.join(others)}")
-    return found
+            found.setdefault(f"{cell.arm} differs from {baseline} in {', '.join(others)}", []).append(cell.scale)
+    everywhere = set(resolved.scales)
+    return [what if set(at) == everywhere else f"{what} (at {', '.join(at)})" for what, at in found.items()]
 
 
 def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seconds: Mapping[str, float]) -> Cell:
@@ -204,7 +205,7 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
         tokens_read=read,
         tokens_scored_ltr=scored_ltr,
         train_flops=flops,
-        optimizer_steps=steps,
+        optimizer_steps=math.ceil(steps),
         disk_bytes=OTHER_BYTES_PER_RUN
         + recipe.keep_checkpoints * CHECKPOINT_BYTES_PER_PARAMETER * cost.total_parameters,
         runs=len(runs),

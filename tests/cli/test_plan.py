@@ -31,7 +31,7 @@ def test_counters_follow_from_the_spec(palinode):
     assert (data["runs"], data["runs_left"], data["predicted_seconds"]) == (4, 4, None)
     assert data["disk_bytes"] > 4 * 12 * ltr["parameters"]
     first, second = data["warnings"]
-    assert first.startswith("both at base: tokens_read +50.0%")
+    assert first.startswith("both: tokens_read +50.0%")
     assert "train_flops +50%" in second
 
 
@@ -40,7 +40,7 @@ def test_equal_arms_give_no_warning(palinode):
     Path("x.toml").write_text(text)
     data = planned(palinode, "--no-measure")
     (warning,) = data["warnings"]
-    assert warning == "both at base also differs from ltr in tokens_scored_ltr -50%"
+    assert warning == "both differs from ltr in tokens_scored_ltr -50%"
 
 
 def test_parameters_are_those_of_the_model(palinode):

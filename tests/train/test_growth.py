@@ -147,6 +147,17 @@ def test_a_run_ends_at_its_token_limit(limit):
     assert training.step < 50
 
 
+def test_the_schedule_ends_with_the_token_limit():
+    """A limit that half the steps reach: the rate falls to 0 there, as it would have at the last step."""
+    training = make_training("speedrun", steps=50, max_ltr_tokens=25 * 4 * WINDOW_TOKENS)
+    factors = []
+    train(training, after_step=lambda report: factors.append(report.learning_rate_factor))
+    assert len(factors) == 25
+    assert factors[0] == 1.0
+    assert factors[-1] < 0.1
+    assert sorted(factors, reverse=True) == factors
+
+
 def test_without_growth_nothing_changes():
     reads = [Speedrun(batch_windows=6, micro_batches=2).reads(step, {}, 1, 64) for step in range(3)]
     assert [(r.window_tokens, r.windows, r.parts, r.first_window) for r in reads] == [

@@ -70,11 +70,21 @@ class Training:
     @property
     def finished(self) -> bool:
         """Whether the last step was taken: the recipe's number of steps, or the first that reached one of its token limits."""
-        limits = (
+        return self.step >= self.recipe.steps or self._share_of_limits() >= 1
+
+    @property
+    def schedule_step(self) -> int:
+        """Where the schedule stands: at the step, or further on where a token limit is nearer, so that it ends with the run."""
+        reached = int(self._share_of_limits() * self.recipe.steps)
+        return min(self.recipe.steps - 1, max(self.step, reached))
+
+    def _share_of_limits(self) -> float:
+        """How much of the token limit that is nearest has been used; 0 without one."""
+        used = (
             (self.counters.tokens_read, self.recipe.max_tokens_read),
             (self.counters.tokens_scored_ltr, self.recipe.max_ltr_tokens),
         )
-        return self.step >= self.recipe.steps or any(limit is not None and used >= limit for used, limit in limits)
+        return max((tokens / limit for tokens, limit in used if limit is not None), default=0.0)
 
     def reads(self) -> Reads:
         """What the next step reads."""
@@ -138,7 +148,8 @@ def take_step(training: Training) -> StepReport:
     norm = _gradient_norm(training.optimizers, recipe.gradient_clip)
     if not math.isfinite(norm):
         raise DivergedError(step, "the gradient norm")
-    set_learning_rates(training.optimizers, recipe.schedule, step, recipe.steps)
+    scheduled = training.schedule_step
+    set_learning_rates(training.optimizers, recipe.schedule, scheduled, recipe.steps)
     recipe.optimizer.before_step(training.optimizers, training.recipe_state.get(LAST_LOSS, 0.0))
     for optimizer in training.optimizers:
         optimizer.step()
@@ -149,7 +160,7 @@ def take_step(training: Training) -> StepReport:
         LAST_LOSS: loss.nats_per_token,
     }
     _count(training, examples, reads, loss.scored_by_group)
-    factor = recipe.schedule.factor(step, recipe.steps)
+    factor = recipe.schedule.factor(scheduled, recipe.steps)
     return StepReport(step, loss.nats_by_group, factor, norm, time.perf_counter() - started)
 
 

@@ -24,7 +24,8 @@ class Recipe(Part):
         micro_batches: how many parts a batch is read in; the result is that of the whole batch (sum over sum).
         growth: rows that start short; None reads full windows from the start.
         accumulation: batches that grow, by whole batches, as gradients get noisier; None keeps them.
-        max_tokens_read, max_ltr_tokens: the run also ends after the step that reaches one of these.
+        max_tokens_read, max_ltr_tokens: the run also ends after the step that reaches one of these, and the schedule with it;
+            `steps` is then to be a little more than that takes.
         gradient_clip: largest global gradient norm; None does not clip.
         precision: `bfloat16` runs the forward pass under autocast; parameters and loss stay float32.
         compile: run the stack through torch.compile.

@@ -1,0 +1,144 @@
+"""Right to left beside left to right: does it help or hurt the left-to-right loss, over depth, width and seeds?
+
+The question and the arms of the mask experiments (their README: p = 5 % is enough to learn the backward task, and costs nothing in
+large models), asked again with a reading direction that cannot see its own answer. Here every arm gets the same left-to-right
+tokens: what is read right to left comes on top. `mask_total.py` asks it again at the same total of tokens.
+`both-05-published-mask` reads through the mask that was published; the audit catches it at every length.
+
+Sizes: `smoke` shows every chart in minutes; `laptop` takes hours on two cores; `gpu` and `paper` want an accelerator. All but smoke
+read WikiText-2 or -103: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
+"""
+
+from palinode import (
+    Arm,
+    BothObjective,
+    ChooseObjective,
+    Constant,
+    DataConfig,
+    Decision,
+    EvaluationConfig,
+    Experiment,
+    FlippedLowerTriangle,
+    LtrObjective,
+    RunSettings,
+    Scale,
+    Size,
+)
+from palinode.models.latent import LatentConfig
+from palinode.train.growth import LengthGrowth, NormAccumulation
+from palinode.train.optim import HlbAdamW
+from palinode.train.recipe import Hlb
+from palinode.train.schedule import PowerDecay, WarmDown
+
+FIVE, TEN = Constant(p=0.05), Constant(p=0.1)
+STEP_TOKENS = 16 * 128  # of the base
+STEPS = 500
+SLACK = 1.12  # a coin decides what a step reads: the token limit ends the run, before its steps do
+
+
+def cells(depths: tuple[int, ...], widths: tuple[int, ...]) -> tuple[Scale, ...]:
+    """A scale for every depth and width."""
+    return tuple(
+        Scale(name=f"{depth}x{width}", change={"model.layers": depth, "model.width": width})
+        for depth in depths
+        for width in widths
+    )
+
+
+SMOKE = cells((2, 4), (32, 64))
+LAPTOP = cells((2, 8), (64, 128, 256))
+PAPER = cells((4, 8, 16, 32), (192, 384, 768, 1536))
+SCALES = (*SMOKE, *(scale for scale in LAPTOP if scale not in SMOKE), *PAPER)
+
+
+def names(scales: tuple[Scale, ...]) -> tuple[str, ...]:
+    return tuple(scale.name for scale in scales)
+
+
+BASE = RunSettings(
+    data=DataConfig(corpus="wikitext-2", tokenizer="bpe:2048", window_tokens=128, split="given"),
+    model=LatentConfig(layers=2, width=64),
+    objective=LtrObjective(),
+    # hlb-gpt's recipe with a rate of its own (the law of its size dial was found between 20 and 600 million parameters and gives
+    # .047 at .3 million, where .004 is better), a decay that ends, and batches that stay, so that arms get equal tokens.
+    recipe=Hlb(
+        steps=round(STEPS * SLACK),
+        batch_windows=16,
+        growth=LengthGrowth(start_tokens=16, double_every_steps=40),
+        accumulation=None,
+        optimizer=HlbAdamW(learning_rate=0.004),
+        schedule=WarmDown(share=0.5, warmup_steps=20),
+        evaluate_every_steps=50,
+    ),
+    evaluation=EvaluationConfig(max_tokens=50_000, layer_cut=True, layer_cut_refit_steps=50),
+)
+
+LARGE = {
+    "data": DataConfig(corpus="wikitext-103", tokenizer="gpt2", window_tokens=1024, split="given"),
+    "recipe.growth": LengthGrowth(),
+    "recipe.batch_windows": 55,
+    "recipe.optimizer": HlbAdamW(),
+    "recipe.schedule": PowerDecay(),
+    "recipe.precision": "bfloat16",
+    "recipe.evaluate_every_steps": 100,
+    "evaluation.max_tokens": None,
+    "evaluation.layer_cut_refit_steps": 200,
+}
+
+
+def sizes(limit: str) -> dict[str, Size]:
+    """The presets of both questions; `limit` is the field that ends a run: so many tokens of the kind that is to be equal."""
+    small = {
+        "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64),
+        "recipe.steps": 45,
+        f"recipe.{limit}": 40 * 16 * 64,
+        "recipe.growth.double_every_steps": 10,
+        "recipe.schedule.warmup_steps": 5,
+        "recipe.evaluate_every_steps": 10,
+        "evaluation.max_tokens": 10_000,
+        "evaluation.layer_cut_refit_steps": 5,
+    }
+    gpu_tokens, paper_tokens = 100_000_000, 1_000_000_000  # the latter: ten epochs of WikiText-103
+    gpu = {**LARGE, "recipe.steps": 2100, f"recipe.{limit}": gpu_tokens}
+    accumulated = {"recipe.accumulation": NormAccumulation(), "recipe.steps": 25_000, f"recipe.{limit}": paper_tokens}
+    return {
+        "smoke": Size(change=small, scales=names(SMOKE), seeds=(1, 2)),
+        "laptop": Size(scales=names(LAPTOP), seeds=(1, 2, 3)),
+        "gpu": Size(change=gpu, scales=("8x384", "16x768"), seeds=(1, 2, 3)),
+        "paper": Size(change={**LARGE, **accumulated}, scales=names(PAPER), seeds=(1, 2, 3)),
+    }
+
+
+ARMS = (
+    Arm(name="ltr", note="left to right only"),
+    Arm(name="both-05", change={"objective": BothObjective(p=FIVE)}, note="one batch in twenty right to left as well"),
+    Arm(name="both-10", change={"objective": BothObjective(p=TEN)}, note="one batch in ten right to left as well"),
+    Arm(
+        name="choose-05",
+        change={"objective": ChooseObjective(p=FIVE, granularity="batch")},
+        note="one batch in twenty right to left instead",
+    ),
+    Arm(
+        name="both-05-published-mask",
+        change={"objective": BothObjective(p=FIVE, rtl_sees=FlippedLowerTriangle())},
+        note="one batch in twenty right to left as well, through the published mask",
+        expect_leak=True,
+    ),
+)
+
+experiment = Experiment(
+    name="mask",
+    question="Does predicting right to left beside left to right change the left-to-right loss, at equal left-to-right tokens?",
+    base=BASE.with_(recipe=BASE.recipe.with_(max_ltr_tokens=STEPS * STEP_TOKENS)),
+    arms=ARMS,
+    scales=SCALES,
+    seeds=(1, 2, 3),
+    decision=Decision(
+        metric="validation.ltr.nats_per_token",
+        baseline="ltr",
+        better="lower",
+        equal="tokens_scored_ltr",
+        smallest_effect=0.01,
+    ),
+    sizes=sizes("max_ltr_tokens"),
+)
