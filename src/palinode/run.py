@@ -29,7 +29,7 @@ from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
 from palinode.models.base import LanguageModel
 from palinode.objectives.probability import Probability
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
-from palinode.results.record import METRICS_FILE, RESULT_FILE, Result, RunOutcome
+from palinode.results.record import CONTEXT_LENGTHS_EVENT, METRICS_FILE, RESULT_FILE, Result, RunOutcome
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.checkpoint import Saved, load_newest, load_weights, newest_first, save_checkpoint, weights_sha256
@@ -71,6 +71,8 @@ def run_one(
         return attempt.result("stopped", reason=f"stopped after step {attempt.training.step}")
     splits: tuple[Split, ...] = ("validation", "test") if spec.evaluation.test else ("validation",)
     scores: Scores = {str(split): attempt.evaluate(split, final=True).as_rows() for split in splits}
+    if spec.evaluation.context_lengths:
+        attempt.vary_context(splits)
     if spec.evaluation.layer_cut:
         attempt.cut_layers(splits)
     attempt.audit()
@@ -266,6 +268,19 @@ class Attempt:
         self.evaluations += split == "validation"
         self._write({"event": "eval", "split": split, "final": final, "scores": evaluation.as_rows()})
         return evaluation
+
+    def vary_context(self, splits: Sequence[Split]) -> None:
+        """Score splits in windows of the lengths that were asked for and write their rows."""
+        spec, training = self.spec, self.training
+        for split in splits:
+            scores = {}
+            for length in spec.evaluation.context_lengths:
+                alone = spec.evaluation.with_(context_lengths=())
+                shorter = spec.settings.with_(data=spec.data.with_(window_tokens=length), evaluation=alone)
+                with self._timed("evaluate"):
+                    found = evaluate_split(shorter, training.model, self.data, training.specials, split, spec.seed)
+                scores[str(length)] = found.as_rows()
+            self._write({"event": CONTEXT_LENGTHS_EVENT, "split": split, "final": True, "scores": scores})
 
     def cut_layers(self, splits: Sequence[Split]) -> None:
         """Score splits with the first 1, 2, .. L blocks alone and write their rows."""

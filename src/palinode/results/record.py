@@ -26,6 +26,7 @@ RecordOutcome = Literal["done", "diverged", "failed", "stopped", "oom", "unfinis
 Number = float | int | None
 
 C = TypeVar("C", bound=Config)
+CONTEXT_LENGTHS_EVENT = "context_lengths"
 SPEC_FILE, METRICS_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "metrics.jsonl", "audit.json", "result.json"
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures is a few MB; a file beyond this is not one of ours
 
@@ -122,6 +123,12 @@ class Record:
         """
         rows = [row for row in self.metrics if row["event"] == LAYER_CUT_EVENT]
         return {str(row.get("split")): self._layer_cut(row) for row in rows}
+
+    @cached_property
+    def context_lengths(self) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
+        """Split -> window length -> direction -> scores; empty when it was not measured."""
+        rows = [row for row in self.metrics if row["event"] == CONTEXT_LENGTHS_EVENT]
+        return {str(row.get("split")): {int(length): found for length, found in row["scores"].items()} for row in rows}
 
     def _layer_cut(self, row: Mapping[str, Any]) -> LayerCut:
         parts = {name: row[name] for name in LayerCut.model_fields if name in row}
@@ -296,12 +303,15 @@ def _is_metrics_row(row: Any) -> bool:
         return False
     if row["event"] == LAYER_CUT_EVENT:
         return is_layer_cut_row(row)
+    if row["event"] == CONTEXT_LENGTHS_EVENT:
+        return all(length.isdigit() and _is_scores(found) for length, found in dict(row.get("scores", {})).items())
     scores, groups = row.get("scores", {}), row.get("nats_by_group", {})
-    return (
-        isinstance(groups, dict)
-        and isinstance(scores, dict)
-        and all(isinstance(item, dict) for item in scores.values())
-    )
+    return isinstance(groups, dict) and _is_scores(scores)
+
+
+def _is_scores(scores: Any) -> bool:
+    """A table of tables: direction -> score -> number."""
+    return isinstance(scores, dict) and all(isinstance(item, dict) for item in scores.values())
 
 
 def _whole(value: Any) -> int:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from palinode.base.config import Config, content_hash, encode, one_of
+from palinode.base.errors import BadInput
 from palinode.base.seeds import NUMERICS_VERSION
 from palinode.data.config import DataConfig
 from palinode.models import MODELS
@@ -34,6 +35,7 @@ class EvaluationConfig(Config):
         batch_windows: windows per evaluation batch (does not change the numbers).
         test: also score the test split, once, at the end.
         layer_cut: at the end also score the model with only its first k blocks, for every k, on the same splits and passes.
+        context_lengths: at the end also score the same splits cut into windows of these lengths; none is longer than the data's.
         layer_cut_refit_steps: and with a final norm and head trained so many steps for each k, a short control; 0 leaves it out.
     """
 
@@ -41,6 +43,7 @@ class EvaluationConfig(Config):
     max_tokens: int | None = Field(default=None, ge=1)
     batch_windows: int = Field(default=32, ge=1, le=10**5)
     test: bool = False
+    context_lengths: tuple[Annotated[int, Field(ge=2)], ...] = ()
     layer_cut: bool = False
     layer_cut_refit_steps: int = Field(default=0, ge=0, le=10**6)
 
@@ -74,6 +77,16 @@ class RunSettings(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     threads: int = Field(default=1, ge=1, le=1024)
     device: Literal["cpu", "cuda", "auto"] = "cpu"
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> RunSettings:
+        longest = max(self.evaluation.context_lengths, default=0)
+        if longest > self.data.window_tokens:
+            raise BadInput(
+                f"{longest} is more than data.window_tokens = {self.data.window_tokens}",
+                field="evaluation.context_lengths",
+            )
+        return self
 
 
 class RunSpec(RunSettings):
