@@ -92,6 +92,7 @@ def metric_words(metric: str) -> tuple[str, str]:
     """(what, unit) of a metric path: ("validation ltr loss", "nats per token")."""
     split, _, rest = metric.partition(".")
     direction, _, score = rest.partition(".")
+    direction = "own-direction" if direction == "own" else direction
     kind = "loss" if score in ("nats_per_token", "bits_per_byte") else ""
     return " ".join(part for part in (split, direction, kind) if part), SCORE_UNITS.get(score, score.replace("_", " "))
 

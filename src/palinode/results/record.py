@@ -61,9 +61,14 @@ class Result(Config):
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
     def score(self, metric: str) -> float | None:
-        """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has none."""
+        """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has none.
+
+        The direction `own` is the one in which most targets were scored in training.
+        """
         split, _, rest = metric.partition(".")
         direction, _, name = rest.partition(".")
+        if direction == "own":
+            direction = max(("ltr", "rtl"), key=lambda way: self.counters.get(f"tokens_scored_{way}") or 0)
         value = self.scores.get(split, {}).get(direction, {}).get(name)
         return None if value is None else float(value)
 

@@ -7,14 +7,14 @@ anything is read, trained or written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput, nearest
 from palinode.spec.names import check_file_name, check_seeds, distinct_names, good_file_name, good_name, good_seeds
-from palinode.spec.run_spec import SPEC_VERSION, RunSettings, RunSpec, known_version
+from palinode.spec.run_spec import SPEC_VERSION, Direction, RunSettings, RunSpec, known_version
 
 DEFAULT_SIZE = "default"  # the name a size has when none was chosen
 
@@ -24,6 +24,7 @@ MEASURES: Mapping[str, Literal["lower", "higher"]] = {
     "perplexity": "lower",
     "accuracy": "higher",
 }
+OWN = "own"  # the direction that an arm was trained in
 METRIC_SPLITS = ("validation", "test")
 
 ParityAxis = Literal[
@@ -75,7 +76,8 @@ class Decision(Config):
 
     Attributes:
         baseline: the arm every other arm is compared with.
-        metric: `<validation|test>.<ltr|rtl>.<nats_per_token|bits_per_byte|perplexity|accuracy>`.
+        metric: `<validation|test>.<ltr|rtl|own>.<nats_per_token|bits_per_byte|perplexity|accuracy>`; `own` is the direction that
+            an arm was trained in most.
         better: which way is better; `accuracy` needs "higher".
         confidence: of the interval, between 0 and 1.
         smallest_effect: differences below this, in units of the metric, do not matter.
@@ -93,7 +95,10 @@ class Decision(Config):
     @classmethod
     def _known_metric(cls, metric: str) -> str:
         known = [
-            f"{split}.{way}.{measure}" for split in METRIC_SPLITS for way in ("ltr", "rtl") for measure in MEASURES
+            f"{split}.{way}.{measure}"
+            for split in METRIC_SPLITS
+            for way in (*get_args(Direction), OWN)
+            for measure in MEASURES
         ]
         if metric not in known:
             raise ValueError(f"unknown metric {metric!r}; {nearest(metric, known) or 'such as ' + known[0]}")

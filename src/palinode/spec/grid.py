@@ -10,6 +10,7 @@ from palinode.base.errors import BadInput, PalinodeError, nearest
 from palinode.spec.change import changed
 from palinode.spec.experiment import (
     DEFAULT_SIZE,
+    OWN,
     Arm,
     Decision,
     Experiment,
@@ -155,7 +156,7 @@ def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> No
 
 def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> None:
     split, direction, _ = decision.metric.split(".")
-    if direction not in settings.evaluation.directions:
+    if direction != OWN and direction not in settings.evaluation.directions:
         raise BadInput(
             f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}", field="decision.metric"
         )
