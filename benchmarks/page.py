@@ -150,8 +150,34 @@ def loss_memory(found: Row) -> Iterator[str]:
     )
 
 
+def layer_cut(found: Row) -> Iterator[str]:
+    rows, cost, speedup = found["rows"], found["target_cost"], found["target_speedup"]
+    cheap = met(all(row["cost"]["median"] <= cost for row in rows))
+    fast = met(min(row["speedup"]["median"] for row in rows if row["layers"] == 16) >= speedup)
+    yield "## Layer cut"
+    yield ""
+    yield "What a model scores with its first k blocks, for every k and both directions, from one reading, against its parts"
+    yield "(one pass of the stack, one of head and scoring for each k) and against an evaluation of every shortened model."
+    yield f"CPU seconds, one thread, windows of {found['window']} tokens. Targets, for medians: at most {cost:g} times its parts;"
+    yield f"{cheap}. With 16 blocks and a byte vocabulary at least {speedup:g} times faster than one by one; {fast}."
+    yield ""
+    yield from table(
+        ("model", "slots", "layer cut, s", "of its parts", "times faster than one by one"),
+        [
+            [
+                row["case"],
+                str(row["slots"]),
+                ranged(row["layer_cut_seconds"], 2),
+                ranged(row["cost"], 3),
+                ranged(row["speedup"], 1),
+            ]
+            for row in rows
+        ],
+    )
+
+
 SECTIONS = {
-    section.__name__: section for section in (time_to_loss, speedrun_rates, step_time, overhead, loss_memory)
+    section.__name__: section for section in (time_to_loss, speedrun_rates, step_time, overhead, loss_memory, layer_cut)
 }
 
 

@@ -1,0 +1,143 @@
+"""The layer cut against its parts and against removing blocks one by one, on untrained models: weights do not change the work.
+
+Its parts: one pass of the stack, and one pass of head and scoring for each number of blocks. One by one: a whole evaluation of
+every shortened model. All three are taken in turn, one thread, both directions. Run: python benchmarks/layer_cut.py
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+
+from machine import described
+from palinode.base import fsio
+from palinode.base.example import SpecialTokens
+from palinode.base.seeds import generator
+from palinode.evaluate.layer_cut import cut_layers
+from palinode.evaluate.losses import Sums, bytes_of_ids, evaluate, evaluating, evaluation_passes, examples_of
+from palinode.models import DecoderConfig, gpt2, read
+from palinode.models.base import LanguageModel
+from palinode.objectives import LtrObjective
+
+RESULT = Path(__file__).parent / "results" / "layer_cut.json"
+BYTES, GPT2 = 256, 50257
+WINDOW = 128
+REPEATS = 7
+MOST_COST, LEAST_SPEEDUP = 1.1, 4.0
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and how many windows it scores."""
+
+    name: str
+    config: DecoderConfig
+    vocabulary: int
+    windows: int
+
+
+CASES = (
+    Case("16 x 128, bytes", gpt2(layers=16, width=128, heads=4), BYTES, 16),
+    Case("16 x 256, bytes", gpt2(layers=16, width=256, heads=4), BYTES, 8),
+    Case("4 x 128, bytes", gpt2(layers=4, width=128, heads=4), BYTES, 32),
+    Case("8 x 256, GPT-2 vocabulary", gpt2(layers=8, width=256, heads=4), GPT2, 2),
+)
+
+
+class Bench:
+    """What is timed for one case."""
+
+    def __init__(self, case: Case):
+        self.specials = SpecialTokens(case.vocabulary)
+        self.config, self.model = case.config, self.built(case.config)
+        self.windows = torch.randint(0, case.vocabulary, (case.windows, WINDOW), generator=generator(0, "windows"))
+        self.passes = evaluation_passes(LtrObjective(), ("ltr", "rtl"))
+        self.bytes_per_token = np.ones(case.vocabulary)
+        examples = examples_of([self.windows], self.passes, specials=self.specials, seed=0)
+        self.examples = [example for _, example in examples]
+        with evaluating(self.model):
+            self.states = [read(self.model, example) for example in self.examples]
+        self.shorter = [self.cut(blocks) for blocks in range(1, case.config.layers + 1)]
+
+    def built(self, config: DecoderConfig) -> LanguageModel:
+        return config.build(self.specials.vocab_size, WINDOW, 0)
+
+    def cut(self, blocks: int) -> LanguageModel:
+        model = self.built(self.config)
+        model.blocks = model.blocks[:blocks]  # type: ignore[index, assignment]
+        return model
+
+    def layer_cut(self) -> None:
+        measured = {"specials": self.specials, "bytes_per_token": self.bytes_per_token, "seed": 0, "device": CPU}
+        cut_layers(self.model, [self.windows], self.passes, **measured)  # type: ignore[arg-type]
+
+    def one_by_one(self) -> None:
+        measured = {"specials": self.specials, "bytes_per_token": self.bytes_per_token, "seed": 0, "device": CPU}
+        for model in self.shorter:
+            evaluate(model, [self.windows], self.passes, **measured)  # type: ignore[arg-type]
+
+    def stack(self) -> None:
+        with evaluating(self.model):
+            for _, example in examples_of([self.windows], self.passes, specials=self.specials, seed=0):
+                read(self.model, example)
+
+    def heads(self) -> None:
+        """One pass of head and scoring for each number of blocks."""
+        bytes_of = bytes_of_ids(self.specials, self.bytes_per_token)
+        with evaluating(self.model):
+            for _ in self.shorter:
+                for example, states in zip(self.examples, self.states, strict=True):
+                    Sums().add(example, states, self.model.logits, bytes_of)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = [measure(case) for case in CASES]
+    targets = {"target_cost": MOST_COST, "target_speedup": LEAST_SPEEDUP}
+    fsio.write_json(RESULT, {"rows": rows, **targets, "machine": described(), "repeats": REPEATS, "window": WINDOW})
+    for row in rows:
+        print(
+            f"{row['case']}: cost {row['cost']['median']:.3f} of its parts, {row['speedup']['median']:.2f} times faster"
+        )
+
+
+def measure(case: Case) -> dict[str, object]:
+    """CPU seconds of each, taken in turn, and the ratios of each turn."""
+    bench = Bench(case)
+    work = (bench.layer_cut, bench.stack, bench.heads, bench.one_by_one)
+    for each in work:
+        each()
+    turns = [[seconds(each) for each in work] for _ in range(REPEATS)]
+    return {
+        "case": case.name,
+        "layers": case.config.layers,
+        "width": case.config.width,
+        "vocabulary": case.vocabulary,
+        "slots": 2 * case.windows * WINDOW,
+        "layer_cut_seconds": spread([cut for cut, *_ in turns]),
+        "parts_seconds": spread([stack + heads for _, stack, heads, _ in turns]),
+        "one_by_one_seconds": spread([apart for *_, apart in turns]),
+        "cost": spread([cut / (stack + heads) for cut, stack, heads, _ in turns]),
+        "speedup": spread([apart / cut for cut, _, _, apart in turns]),
+    }
+
+
+def seconds(work: Callable[[], None]) -> float:
+    started = time.process_time()
+    work()
+    return time.process_time() - started
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "lowest": min(values), "highest": max(values)}
+
+
+if __name__ == "__main__":
+    main()
