@@ -38,5 +38,16 @@ experiment = Experiment(
     ),
     seeds=(1, 2, 3),
     decision=Decision(metric="validation.own.nats_per_token", baseline="ltr", better="lower", smallest_effect=0.005),
-    sizes={"smoke": Size(change={"recipe.steps": 10, "recipe.evaluate_every_steps": None}, seeds=(1, 2))},
+    sizes={
+        "smoke": Size(
+            change={
+                "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=512),
+                "recipe.steps": 20,
+                "recipe.evaluate_every_steps": 10,
+                "evaluation.max_tokens": 20_000,
+            },
+            seeds=(1, 2),
+        ),
+        "laptop": Size(),
+    },
 )

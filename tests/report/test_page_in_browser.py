@@ -6,7 +6,7 @@ import pytest
 from headless import CHROMIUM, Browser
 
 from palinode.report import build_report
-from synthetic_store import Synthetic, SyntheticArm, make_store
+from synthetic_store import Synthetic, SyntheticArm, grid, make_store
 
 pytestmark = [
     pytest.mark.browser,
@@ -57,6 +57,8 @@ def test_every_chart_is_drawn_and_the_console_is_silent(browser, report):
         "learning-curves",
         "final--ltr",
         "final--rtl",
+        "ratio-1--over-training",
+        "ratio-2--over-training",
         "influence--ltr--ltr",
         "influence--both--ltr",
         "influence--both--rtl",
@@ -103,6 +105,67 @@ def test_the_direction_switch_shows_one_direction(browser):
     browser.wait("document.querySelectorAll('[data-figure=learning-curves] .mark-line path').length === 12")
     browser.run("document.querySelector('[data-figure=learning-curves] input[name^=direction][value=\"\"]').click()")
     browser.wait("document.querySelectorAll('[data-figure=learning-curves] .mark-line path').length === 20")
+
+
+def test_the_log_switch_stretches_both_axes_and_back(browser):
+    """On a log axis equal ratios are equally far apart: the labels' places tell which axis it is."""
+    figure = "[data-figure=learning-curves]"
+    before = browser.run(f"document.querySelector('{figure} .mark-line path').getAttribute('d')")
+    for axis in ("step", "train_flops"):
+        browser.run(f"document.querySelector('{figure} input[value={axis}]').click()")
+        browser.wait(f"document.querySelector('{figure}').dataset.drawn === '{axis}'")
+        browser.run(f"document.querySelector('{figure} input[value=log]').click()")
+        browser.wait(f"document.querySelector('{figure}').dataset.axes === 'log'")
+        assert browser.run(f"document.querySelectorAll('{figure} .mark-line path').length") == 20
+        assert browser.run(f"document.querySelector('{figure} .mark-line path').getAttribute('d')") != before
+        browser.run(f"document.querySelector('{figure} input[value=log]').click()")
+        browser.wait(f"document.querySelector('{figure}').dataset.axes === 'linear'")
+    browser.run(f"document.querySelector('{figure} input[value=step]').click()")
+    browser.wait(f"document.querySelector('{figure} .mark-line path').getAttribute('d') === {json.dumps(before)}")
+    assert browser.problems == []
+
+
+@pytest.fixture(scope="module")
+def sizes(tmp_path_factory):
+    """The page of a depth x width grid with layer cuts; its files are drawn elsewhere."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
+        store = make_store(tmp_path_factory.mktemp("sizes") / "runs", grid((2, 4), (64, 128), refitted=True))
+        page = build_report(store, "grid")
+    with Browser() as opened:
+        opened.open(page)
+        yield opened
+
+
+def test_every_chart_of_a_grid_is_drawn_on_every_switch(sizes):
+    assert sizes.problems == []
+    kinds = (
+        "ratio-1--over-training",
+        "ratio-2--over-training",
+        "ratio-1-by-size",
+        "grid-ltr",
+        "grid-rtl",
+        "grid-ratio-1",
+    )
+    kinds += ("layer-cut-loss", "layer-cut-ratio-1", "layer-cut-ratio-2")
+    for kind in kinds:
+        figure = f"[data-figure='{kind}--both']"
+        switches = sizes.run(f"[...document.querySelectorAll(`{figure} input[name^=axis]`)].map(input => input.value)")
+        for value in switches:
+            sizes.run(f"document.querySelector(`{figure} input[name^=axis][value='{value}']`).click()")
+            sizes.wait(f"document.querySelector(`{figure}`).dataset.drawn === '{value}'")
+            assert sizes.run(f"document.querySelectorAll(`{figure} .canvas svg .role-mark path`).length") >= 4, (
+                kind,
+                value,
+            )
+    assert sizes.problems == []
+
+
+def test_hovering_says_the_interval_and_the_seeds(sizes):
+    text = hover(sizes, "[data-figure='layer-cut-ratio-2--both'] .canvas svg .mark-symbol.role-mark path", 1)
+    for word in ("interval from", "seeds", "blocks left"):
+        assert word in text, text
+    assert "over 3 seeds" in hover(sizes, "[data-figure='grid-ratio-1--both'] .canvas svg .mark-rect.role-mark path", 1)
 
 
 def test_a_narrow_page_does_not_scroll_sideways(browser):

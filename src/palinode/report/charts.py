@@ -46,7 +46,7 @@ def learning_curves(
         type="nominal",
         title="direction",
         scale=alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()]),
-        legend=_line_legend(symbolStrokeColor="#8c8678"),
+        legend=line_legend(symbolStrokeColor="#8c8678"),
     )
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
@@ -59,9 +59,9 @@ def learning_curves(
         .encode(
             opacity=alt.when(nearest).then(alt.value(1)).otherwise(alt.value(0)),
             tooltip=[
-                _said("arm", "arm"),
-                _said("seed", "seed"),
-                _said("direction", "direction"),
+                said("arm", "arm"),
+                said("seed", "seed"),
+                said("direction", "direction"),
                 alt.Tooltip("value", type="quantitative", title=y.title, format=y.format),
                 alt.Tooltip("step", type="quantitative", title="step", format=",d"),
                 alt.Tooltip("tokens_read", type="quantitative", title="tokens read", format=".4s"),
@@ -75,7 +75,7 @@ def learning_curves(
         thick.properties(name="means"),
         points.properties(name="points"),
     ]
-    return _plain(alt.layer(*layers).properties(width="container", height=330))
+    return plain(alt.layer(*layers).properties(width="container", height=330))
 
 
 def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4) -> di
         tick.properties(name="means"),
         dots.properties(name="seeds"),
     ]
-    return _plain(alt.layer(*layers).properties(width="container", height=ROW_PIXELS * len(colours)))
+    return plain(alt.layer(*layers).properties(width="container", height=ROW_PIXELS * len(colours)))
 
 
 def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> dict[str, Any]:
@@ -168,10 +168,10 @@ def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pix
         ),
         y2="target_end:Q",
         tooltip=[
-            _said("targets", "target"),
-            _said("sources", "source"),
+            said("targets", "target"),
+            said("sources", "source"),
             alt.Tooltip("influence", type="quantitative", title="influence", format=".2~g"),
-            _said("state", "the law says"),
+            said("state", "the law says"),
         ],
     )
     layers = []
@@ -189,17 +189,17 @@ def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pix
         .encode(x="x:Q", y="y:Q", x2="x2:Q", y2="y2:Q")
     )
     chart = alt.layer(*layers, edge).resolve_scale(color="independent")
-    drawn = _plain(chart.properties(width=side_pixels, height=side_pixels))
+    drawn = plain(chart.properties(width=side_pixels, height=side_pixels))
     drawn["layer"][-1]["data"] = {"values": list(boundary)}
     return drawn
 
 
 def _arm_colour(colours: Mapping[str, str]) -> alt.Color:
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    return alt.Color("arm", type="nominal", title="arm", scale=scale, legend=_line_legend())
+    return alt.Color("arm", type="nominal", title="arm", scale=scale, legend=line_legend())
 
 
-def _line_legend(**more: Any) -> alt.Legend:
+def line_legend(**more: Any) -> alt.Legend:
     return alt.Legend(symbolType="stroke", symbolOpacity=1, symbolSize=420, symbolStrokeWidth=2.6, **more)
 
 
@@ -208,24 +208,24 @@ def _arm_rows(arms: Sequence[str]) -> alt.Y:
     return alt.Y("arm", type="nominal", sort=list(arms), scale=alt.Scale(domain=list(arms)), axis=axis)
 
 
-def _said(field: str, title: str) -> alt.Tooltip:
+def said(field: str, title: str) -> alt.Tooltip:
     return alt.Tooltip(field, type="nominal", title=title)
 
 
 def _seed_tooltip(x: Axis) -> list[alt.Tooltip]:
     value = alt.Tooltip("value", type="quantitative", title=x.title, format=".4f")
-    return [_said("arm", "arm"), _said("seed", "seed"), value]
+    return [said("arm", "arm"), said("seed", "seed"), value]
 
 
 def _mean_tooltip(x: Axis) -> list[alt.Tooltip]:
-    return [_said("arm", "arm"), _said("text", x.title)]
+    return [said("arm", "arm"), said("text", x.title)]
 
 
 def _tick_step(length: int) -> int:
     return next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**30) if length / step <= 8)
 
 
-def _plain(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
+def plain(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
     """The Vega-Lite specification, without the schema's address: the report names nothing outside itself."""
     specification: dict[str, Any] = chart.to_dict(validate=False)  # a third of the time; the tests draw every chart
     for key in ("$schema", "config", "datasets"):

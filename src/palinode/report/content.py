@@ -15,7 +15,7 @@ from palinode.analysis.verdict import Rule, Verdict
 from palinode.base.finding import Finding
 from palinode.report import words
 from palinode.report.figure import Figure
-from palinode.report.figures import look_of
+from palinode.report.look import look_of
 from palinode.report.maps import map_notes
 from palinode.results.record import ArmEntry, ExperimentRecord, ExperimentRun
 
@@ -23,6 +23,7 @@ Content = dict[str, Any]
 ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
 OUTCOME_WORDS = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}
 BAR_PIXELS = 72
+PLACES = ("differences", "curves", "final", "sizes", "grids", "cuts")
 ALARM = "C8.directions"
 
 
@@ -46,9 +47,9 @@ def page_content(
         "source": {name: words.without_home(value) for name, value in entry.source.items()},
         "verdicts": _verdicts(record, verdicts, colours),
         "comparisons": len(verdicts),
-        "figures": {
-            kind: [_figure(f) for f in figures if f.kind == kind] for kind in ("differences", "curves", "final")
-        },
+        "baseline": rule.baseline,
+        "baseline_is_missing": not any(run.entry.arm == rule.baseline for run in record.runs),
+        "figures": {kind: [_figure(f) for f in figures if f.kind == kind] for kind in PLACES},
         "audits": [_audit(record, arm, figures, colours) for arm in entry.arms],
         "damaged": [words.without_home(str(problem)) for problem in record.damaged],
         "arms": [_arm(arm, rule, colours) for arm in entry.arms],
@@ -173,7 +174,9 @@ def _figure(figure: Figure) -> Content:
         "title": figure.title,
         "notes": figure.notes,
         "description": figure.description,
+        "choice": figure.choice,
         "choices": list(figure.labels.items()),
+        "log_axes": figure.log_axes,
         "directions": _directions(figure),
     }
 

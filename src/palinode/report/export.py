@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from palinode.base import fsio
 from palinode.report import theme
 from palinode.report.charts import ROWS
 from palinode.report.figure import Figure
+from palinode.report.size_charts import with_log_axes
 
 FIGURE_PIXELS = 640  # width of SVG and PDF
 RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")
@@ -29,14 +31,22 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
     """
     written = []
     for figure in figures:
-        for variant, specification in figure.variants.items():
-            name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
+        for name, specification in drawings(figure):
             drawn = json.dumps(_with_rows(specification, figure), allow_nan=False)
             svg = vl_convert.vegalite_to_svg(drawn, config=_paper_config(), allowed_base_urls=[])
             fsio.write_text(directory / f"{name}.svg", svg)
             fsio.write_bytes(directory / f"{name}.pdf", _in_order(vl_convert.svg_to_pdf(svg)))
             written += [directory / f"{name}.svg", directory / f"{name}.pdf"]
     return written
+
+
+def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
+    """File name and specification of everything that is drawn of a figure: each variant, and the first on log axes."""
+    for number, (variant, specification) in enumerate(figure.variants.items()):
+        name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
+        yield name, specification
+        if figure.log_axes and number == 0:
+            yield f"{name}-log", with_log_axes(specification, variant)
 
 
 def write_tables(tables: dict[str, pl.DataFrame], directory: Path) -> list[Path]:

@@ -19,10 +19,11 @@ class Figure:
 
     Attributes:
         name: its file name, without an ending.
-        kind: curves, final, differences or map: where on the page it belongs.
+        kind: curves, final, differences, sizes, grids, cuts or map: where on the page it belongs.
         rows: the data that all variants share.
         variants: x-axis ("" where there is no choice) -> specification, without data.
-        labels: x-axis -> its name on the switch.
+        labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
+        log_axes: whether both axes can be made logarithmic.
         notes: what a reader must know to read it right.
     """
 
@@ -32,6 +33,8 @@ class Figure:
     rows: Rows
     variants: Mapping[str, dict[str, Any]]
     labels: Mapping[str, str] = field(default_factory=dict)
+    choice: str = "against"
+    log_axes: bool = False
     notes: tuple[str, ...] = ()
     arm: str | None = None
     scale: str | None = None

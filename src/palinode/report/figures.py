@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import polars as pl
 
 from palinode.analysis import intervals
-from palinode.analysis.audits import arm_audit
 from palinode.analysis.curves import SCORES, X_AXES, evaluation_curves, mean_curves
 from palinode.analysis.verdict import Rule, Verdict
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
+from palinode.report.cut_figures import cut_figures
 from palinode.report.figure import Figure, Rows, file_name, rounded
+from palinode.report.look import Look, look_of
 from palinode.report.maps import map_figures
+from palinode.report.size_figures import size_figures
 from palinode.report.words import X_SHORT, X_TITLES, metric_words, number, score_of, signed
 from palinode.results.record import ExperimentRecord
 
 MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
-
-
-@dataclass(frozen=True)
-class Look:
-    """The colours and the names that arms have in all figures of one report."""
-
-    colours: dict[str, str]
-    labels: dict[str, str]
-
-
-def look_of(record: ExperimentRecord, rule: Rule) -> Look:
-    """The arms' colours and labels; an arm that leaks is red and stamped wherever it is named."""
-    arms = [arm.name for arm in record.entry.arms]
-    leaking = [arm for arm in arms if arm_audit(record, arm).leak != "none"]
-    labels = {arm: f"{arm} (LEAK)" if arm in leaking else arm for arm in arms}
-    return Look(theme.arm_colours(arms, rule.baseline, leaking), labels)
 
 
 def all_figures(record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict]) -> list[Figure]:
@@ -50,6 +36,8 @@ def all_figures(record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict
         *_difference_figures(rule, verdicts, look),
         *_curve_figures(record, curves, rule, look),
         *_final_figures(record, curves, rule, look),
+        *size_figures(record, curves, rule, look),
+        *cut_figures(record, rule, look),
         *map_figures(record),
     ]
     taken: dict[str, int] = {}
@@ -83,6 +71,7 @@ def _curve_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
             rows=rows,
             variants={axis.field: charts.learning_curves(axis, y, colours, dashes) for axis in axes},
             labels=X_SHORT,
+            log_axes=True,
             notes=(*thinned, *_untrained_notes(here, score)),
             scale=scale,
         )

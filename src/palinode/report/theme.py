@@ -8,6 +8,8 @@ from typing import Any
 BASELINE = "#4a6a8f"
 ARMS = ("#1f8a80", "#c7861a", "#7a5ba6", "#5f8f2e", "#b0578d", "#3c9dc4", "#8a6a4f", "#6f7480")
 LEAKS = ("#c8372d", "#e08a5b", "#8f1d3f", "#f0a59c")  # red means leak, here and everywhere else on the page
+SIZES = ("#d29a2e", "#7d9a3f", "#1f8a80", "#3f7fb0", "#5a5fa8", "#7a3f86")  # from the smallest model to the largest
+LEAKING_SIZES = ("#f0b48f", "#e58a66", "#d8503f", "#b32a33", "#8f1d3f")
 DASHES: dict[str, list[int]] = {"ltr": [1, 0], "rtl": [5, 4]}
 OTHER_DASHES: tuple[list[int], ...] = ([2, 3], [9, 3, 2, 3], [12, 4])
 FONT = "Helvetica Neue, Helvetica, Arial, Liberation Sans, sans-serif"
@@ -24,6 +26,21 @@ def arm_colours(arms: Sequence[str], baseline: str, leaking: Sequence[str]) -> d
     if baseline not in leaking:
         colours[baseline] = BASELINE
     return {arm: colours[arm] for arm in arms}
+
+
+def size_colours(sizes: Sequence[str], leaking: bool) -> dict[str, str]:
+    """A colour per size, between the stops of a ramp; reds for an arm that leaks."""
+    stops = LEAKING_SIZES if leaking else SIZES
+    last = max(1, len(sizes) - 1)
+    return {size: _between(stops, index / last) for index, size in enumerate(sizes)}
+
+
+def _between(stops: Sequence[str], share: float) -> str:
+    place = share * (len(stops) - 1)
+    first = min(int(place), len(stops) - 2)
+    pair = [[int(stops[first + step][at : at + 2], 16) for at in (1, 3, 5)] for step in (0, 1)]
+    mixed = [round(low + (high - low) * (place - first)) for low, high in zip(*pair, strict=True)]
+    return "#" + "".join(f"{value:02x}" for value in mixed)
 
 
 def direction_dashes(directions: Sequence[str]) -> dict[str, list[int]]:

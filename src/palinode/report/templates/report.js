@@ -1,8 +1,14 @@
 "use strict";
-// Draws the charts of the page. Data comes by column (texts as indices into a list of words) and is turned into rows here.
+// Draws the charts of the page. The data is JSON under gzip in base64. It comes by column (texts as indices into a list of words) and is turned into rows here.
 (() => {
-  const page = JSON.parse(document.getElementById("palinode-data").textContent);
+  let page = null;
   const darkPaper = window.matchMedia("(prefers-color-scheme: dark)");
+
+  async function unpacked(text) {
+    const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    return JSON.parse(await new Response(stream).text());
+  }
 
   function rowsOf(columns) {
     const names = Object.keys(columns);
@@ -24,6 +30,21 @@
     return radio ? radio.value : "";
   }
 
+  // The same chart on logarithmic axes; what lies at 0 cannot be drawn there. The files beside the page are made likewise.
+  function withLogAxes(chart, x) {
+    const stretched = (channel) => {
+      const { zero, ...kept } = channel.scale || {};
+      return { ...channel, scale: { ...kept, type: "log" } };
+    };
+    const layer = chart.layer.map((one) => {
+      const encoding = { ...one.encoding };
+      for (const name of ["x", "y"]) if (encoding[name]) encoding[name] = stretched(encoding[name]);
+      return { ...one, encoding };
+    });
+    const positive = [x, "value"].map((field) => ({ filter: { field, gt: 0 } }));
+    return { ...chart, layer, transform: [...(chart.transform || []), ...positive] };
+  }
+
   async function draw(figure) {
     const described = page.figures[figure.dataset.figure];
     const canvas = figure.querySelector(".canvas");
@@ -31,7 +52,10 @@
     const axis = chosen(figure, "axis");
     const direction = chosen(figure, "direction");
     const rows = rowsOf(described.columns).filter((row) => !direction || row.direction === direction);
-    const chart = { ...described.charts[axis], datasets: { [page.rows_name]: rows } };
+    const log = figure.querySelector('input[name^="log-"]:checked');
+    const places = described.charts;
+    const linear = page.specifications[axis in places ? places[axis] : Object.values(places)[0]];
+    const chart = { ...(log ? withLogAxes(linear, axis) : linear), datasets: { [page.rows_name]: rows } };
     const drawn = await window.vegaEmbed(canvas, chart, {
       mode: "vega-lite",
       ast: true, // expressions are interpreted: the page's policy forbids making code from text
@@ -43,6 +67,7 @@
     });
     figure.view = drawn;
     figure.dataset.drawn = axis || "yes";
+    figure.dataset.axes = log ? "log" : "linear";
   }
 
   async function drawAll() {
@@ -50,9 +75,18 @@
     document.documentElement.dataset.charts = "drawn";
   }
 
-  for (const figure of document.querySelectorAll("figure[data-figure]")) {
-    figure.addEventListener("change", () => draw(figure));
+  async function start() {
+    const figures = document.querySelectorAll("figure[data-figure]");
+    if (!window.DecompressionStream) {
+      const said = "This browser is too old for the charts. They lie as SVG and PDF in the folder figures beside this file.";
+      for (const figure of figures) figure.querySelector(".canvas").textContent = said;
+      return;
+    }
+    page = await unpacked(document.getElementById("palinode-data").textContent);
+    for (const figure of figures) figure.addEventListener("change", () => draw(figure));
+    darkPaper.addEventListener("change", drawAll);
+    await drawAll();
   }
-  darkPaper.addEventListener("change", drawAll);
-  drawAll();
+
+  start();
 })();
