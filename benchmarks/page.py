@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,23 @@ def time_to_loss(found: Row) -> Iterator[str]:
     best = found["against"]["speedrun"]["ratios"]["seconds"]
     yield "## Time to loss"
     yield ""
-    yield "Tinyshakespeare, characters, 64 tokens a window, whole validation split. How much sooner is the loss reached at which nanoGPT's"
-    yield f"CPU quickstart (recipe `gpt2-adamw`, 2000 steps) ends, {ranged(end['nats_per_token'], 3)} nats a token after"
-    yield f"{ranged(end['seconds'], 0)} s? Target: {target:g} times less wall time; {met(best['lowest'] >= target)}, with the model that `speedrun` is tuned for."
-    yield "At the same number of layers and the same width the recipe alone does not reach it."
+    yield from paragraph(
+        "Tinyshakespeare, characters, 64 tokens a window, whole validation split. How much sooner is the loss reached at which "
+        f"nanoGPT's CPU quickstart (recipe `gpt2-adamw`, 2000 steps) ends, {ranged(end['nats_per_token'], 3)} nats a token after "
+        f"{ranged(end['seconds'], 0)} s? Target: {target:g} times less wall time; {met(best['lowest'] >= target)}, with the model "
+        "that `speedrun` is tuned for. The last line parts the recipe from the size of the model."
+    )
     yield ""
     yield from table(
-        ("arm", "parameters", "seconds to that loss", "times less wall", "times less CPU", "times fewer tokens", "loss at its end"),
+        (
+            "arm",
+            "parameters",
+            "seconds to that loss",
+            "times less wall",
+            "times less CPU",
+            "times fewer tokens",
+            "loss at its end",
+        ),
         [time_to_loss_row(found, name) for name in found["ends"]],
     )
 
@@ -63,9 +74,11 @@ def time_to_loss_row(found: Row, name: str) -> list[str]:
 def speedrun_rates(found: Row) -> Iterator[str]:
     yield "## The rates of `speedrun`"
     yield ""
-    yield "Its form is that of a published recipe for 124 million parameters; nobody publishes rates for models a hundred times smaller."
-    yield f"One change at a time, on the model and budget of the table above, {len(found['seeds'])} seeds: final validation loss less that of the"
-    yield "defaults, in nats a token. Below zero is better than the defaults."
+    yield from paragraph(
+        "Its form is that of a published recipe for 124 million parameters; nobody publishes rates for models a hundred times "
+        f"smaller. One change at a time, on the model and budget of the table above, {len(found['seeds'])} seeds: final validation "
+        "loss less that of the defaults, in nats a token. Below zero is better than the defaults."
+    )
     yield ""
     yield from table(
         ("change", "nats a token", "difference"),
@@ -73,7 +86,9 @@ def speedrun_rates(found: Row) -> Iterator[str]:
             [
                 row["name"],
                 f"{row['nats_per_token']:.4f}",
-                "" if row["name"] == "defaults" else "{mean:+.4f} ({lowest:+.4f} to {highest:+.4f})".format(**row["difference"]),
+                ""
+                if row["name"] == "defaults"
+                else "{mean:+.4f} ({lowest:+.4f} to {highest:+.4f})".format(**row["difference"]),
             ]
             for row in found["rows"]
         ],
@@ -85,9 +100,11 @@ def step_time(found: Row) -> Iterator[str]:
     judged = [row["wall_ratio"] for row in rows if row["case"] == "training step, batch 12"]
     yield "## Step time"
     yield ""
-    yield "The same architecture (4 layers, 128 wide, 64 slots) and step in plain PyTorch against ours with everything that goes through the rooms:"
-    yield f"drawn windows, decisions, an Example, named passes, counters. Target: at most {target:g} at batch 12; {met(max(judged) <= target)}. At batch 1 the"
-    yield "fixed millisecond of that shows."
+    yield from paragraph(
+        "The same architecture (4 layers, 128 wide, 64 slots) and step in plain PyTorch against ours with everything that goes "
+        "through the rooms: drawn windows, decisions, an Example, named passes, counters. "
+        f"Target: at most {target:g} at batch 12; {met(max(judged) <= target)}. At batch 1 the fixed millisecond of that shows."
+    )
     yield ""
     yield from table(
         ("case", "threads", "plain, ms", "ours, ms", "ratio of wall", "ratio of CPU"),
@@ -109,9 +126,11 @@ def overhead(found: Row) -> Iterator[str]:
     target, share = found["target_share"], found["audit_and_store_share"]
     yield "## Auditing and storing"
     yield ""
-    yield f"The demo's three arms at size `{found['size']}`, seed {found['seeds']}, one run at a time: where the {found['wall_seconds']:.0f} s of `palinode run` went."
-    yield f"Target: audits and store at most {target:.0%}; {met(share <= target)} ({share:.1%}). Audits before are made once an arm and cached: more"
-    yield "seeds share them."
+    yield from paragraph(
+        f"The demo's three arms at size `{found['size']}`, seed {found['seeds']}, one run at a time: where the "
+        f"{found['wall_seconds']:.0f} s of `palinode run` went. Target: audits and store at most {target:.0%}; "
+        f"{met(share <= target)} ({share:.1%}). Audits before are made once an arm and cached: more seeds share them."
+    )
     yield ""
     yield from table(
         ("part", "seconds", "share"),
@@ -121,9 +140,11 @@ def overhead(found: Row) -> Iterator[str]:
         ],
     )
     yield ""
-    yield (
-        f"`plan` had predicted {found['plan']['predicted_seconds']:.0f} s for the runs; they took {found['plan']['measured_seconds']:.0f} s,"
-        f" {found['plan']['measured_to_predicted']:.2f} times that."
+    predicted, taken, ratio = (
+        found["plan"][name] for name in ("predicted_seconds", "measured_seconds", "measured_to_predicted")
+    )
+    yield from paragraph(
+        f"`plan` had predicted {predicted:.0f} s for the runs; they took {taken:.0f} s, {ratio:.2f} times that."
     )
 
 
@@ -131,8 +152,10 @@ def loss_memory(found: Row) -> Iterator[str]:
     rows, target = found["rows"], found["target"]
     yield "## Memory of the loss"
     yield ""
-    yield "Peak memory of head and loss, forward and backward, at GPT-2's vocabulary and 1024 slots, against all logits at once. Target: at"
-    yield f"most {target:g}; {met(all(row['ratio'] <= target for row in rows))}."
+    yield from paragraph(
+        "Peak memory of head and loss, forward and backward, at GPT-2's vocabulary and 1024 slots, against all logits at once. "
+        f"Target: at most {target:g}; {met(all(row['ratio'] <= target for row in rows))}."
+    )
     yield ""
     yield from table(
         ("width", "naive, MiB", "ours, MiB", "ratio", "naive, CPU s", "ours, CPU s"),
@@ -188,6 +211,11 @@ def conditions(name: str, found: Row) -> str:
         f"`python benchmarks/{name}.py` on {machine['processor']}, {machine['logical_cores']} cores, PyTorch {machine['torch']}, "
         f"load {machine['load_average']:g} at its end."
     )
+
+
+def paragraph(text: str) -> list[str]:
+    """Lines of a readable length."""
+    return textwrap.wrap(text, width=120, break_on_hyphens=False, break_long_words=False)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -21,12 +21,13 @@ from typing import Any
 
 from palinode.auditing import audit_trained
 from palinode.base.config import content_hash, encode
+from palinode.data.store import TokenStore
 from palinode.data.windows import evaluation_windows
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
 from palinode.fan_out import fan_out, say
 from palinode.objectives import Progress
 from palinode.results.store import Store
-from palinode.run import Attempt
+from palinode.run import Attempt, cut_split, refit_for_cuts
 from palinode.spec.code import Code
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -46,6 +47,7 @@ class Calibration:
         startup_seconds: a process that imports torch, opens the data and builds the model.
         seconds_per_slot: of training, for each slot read.
         evaluation_seconds, checkpoint_seconds, audit_seconds: one of each; the audit is that of the trained weights.
+        cut_seconds: the layer cut of one split, and its refits; 0 where none is asked for.
     """
 
     startup_seconds: float
@@ -53,6 +55,7 @@ class Calibration:
     evaluation_seconds: float
     checkpoint_seconds: float
     audit_seconds: float
+    cut_seconds: float
 
     def predicted_seconds(self, settings: RunSettings) -> float:
         """Wall time of one run."""
@@ -60,13 +63,16 @@ class Calibration:
         steps = expected_steps(settings)
         slots = steps * recipe.batch_windows * expected_passes(settings) * settings.data.window_tokens
         every, saves = recipe.evaluate_every_steps, math.ceil(steps / recipe.checkpoint_interval_steps)
-        evaluations = 1 + (int(steps - 1) // every if every else 0) + settings.evaluation.test
+        splits = 1 + settings.evaluation.test
+        final = splits * (1 + len(settings.evaluation.context_lengths))
+        evaluations = final + (int(steps - 1) // every if every else 0)
         return (
             self.startup_seconds
             + self.seconds_per_slot * slots
             + self.evaluation_seconds * evaluations
             + self.checkpoint_seconds * saves
             + self.audit_seconds
+            + self.cut_seconds * splits
         )
 
 
@@ -179,6 +185,7 @@ def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibratio
         evaluation_seconds=evaluation_seconds,
         checkpoint_seconds=_timed(attempt.save),
         audit_seconds=_timed(lambda: _audit(attempt, evaluation)),
+        cut_seconds=_cut_seconds(attempt) if spec.evaluation.layer_cut else 0.0,
     )
 
 
@@ -204,8 +211,7 @@ def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
     """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
     spec, training = attempt.spec, attempt.training
     tokens, window = attempt.data.tokens("validation"), spec.data.window_tokens
-    total = min(len(tokens), spec.evaluation.max_tokens or len(tokens))
-    sample = min(total, EVALUATION_BATCHES * spec.evaluation.batch_windows * window)
+    total, sample = _split_tokens(spec, attempt.data)
     started = time.perf_counter()
     evaluation = evaluate(
         training.model,
@@ -217,6 +223,29 @@ def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
         device=training.device,
     )
     return evaluation, (time.perf_counter() - started) * total / max(1, sample)
+
+
+def _cut_seconds(attempt: Attempt) -> float:
+    """A layer cut of a few batches, scaled to the whole split, and a few refitting steps, scaled to all of them."""
+    spec, training = attempt.spec, attempt.training
+    subject = (training.model, attempt.data, training.specials)
+    total, sample = _split_tokens(spec, attempt.data)
+    short = spec.evaluation.with_(
+        max_tokens=sample, layer_cut_refit_steps=min(2, spec.evaluation.layer_cut_refit_steps)
+    )
+    settings = spec.settings.with_(evaluation=short)
+    seconds = _timed(lambda: cut_split(settings, *subject, "validation", spec.seed)) * total / max(1, sample)
+    if not short.layer_cut_refit_steps:
+        return seconds
+    refitting = _timed(lambda: refit_for_cuts(settings, *subject, spec.seed))
+    return seconds + refitting * spec.evaluation.layer_cut_refit_steps / short.layer_cut_refit_steps
+
+
+def _split_tokens(spec: RunSpec, data: TokenStore) -> tuple[int, int]:
+    """Tokens of the validation split that are scored, and of the few batches that are measured."""
+    tokens = len(data.tokens("validation"))
+    total = min(tokens, spec.evaluation.max_tokens or tokens)
+    return total, min(total, EVALUATION_BATCHES * spec.evaluation.batch_windows * spec.data.window_tokens)
 
 
 def _audit(attempt: Attempt, evaluation: Evaluation) -> None:
@@ -232,7 +261,7 @@ def _audit(attempt: Attempt, evaluation: Evaluation) -> None:
     audit_trained(attempt.spec, training.model, attempt.data, training.specials, [row])
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started

@@ -146,10 +146,10 @@ def refit_for_cuts(
 ) -> Refits:
     """A final norm and head for each pass and number of blocks, trained on windows of the train split in an order of their own."""
     window = settings.data.window_tokens
-    windows = TrainWindows(data.tokens("train"), window, derive(seed, STREAM))
+    windows, rows = TrainWindows(data.tokens("train"), window, derive(seed, STREAM)), max(1, REFIT_TOKENS // window)
     return refit(
         model,
-        lambda step: windows.batch(step, max(1, REFIT_TOKENS // window)),
+        lambda step: windows.batch(step * rows, rows),
         evaluation_passes(settings.objective, settings.evaluation.directions),
         steps=settings.evaluation.layer_cut_refit_steps,
         specials=specials,
