@@ -1,0 +1,203 @@
+"""Charts over sizes: ratios along training and over blocks left, violins of pooled ratios, depth x width heat maps.
+
+Like `charts.py`: definitions only, rows by the name of a data set, every view named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from palinode.report.charts import INK_BLUES, ROWS, Axis, line_legend, plain, said
+
+LOSSES = INK_BLUES
+AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]  # below one, one, above one
+VIOLIN_HALF_WIDTH = 0.4
+HEAT_ROW_PIXELS = 46
+
+
+def ratio_lines(
+    x: Axis,
+    y: Axis,
+    colours: Mapping[str, str],
+    chosen: Mapping[str, str],
+    dashes: Mapping[str, Sequence[int]],
+    title: str,
+    reference: float | None = 1.0,
+) -> dict[str, Any]:
+    """A line per series over x, with its points; dashed by `look`; a rule at 1 where a ratio means "the same".
+
+    Rows: `series`, `look`, `key`, the x field, the y field, `seeds`, `low` and `high` (the
+    interval, where there is one), and the fields of `chosen`.
+
+    Args:
+        colours: series -> colour, in the order of the legend; `title`: what a series is.
+        chosen: field -> value: the rows of this variant.
+    """
+    base = alt.Chart(alt.NamedData(ROWS))
+    for field, value in chosen.items():
+        base = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=value))
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    legend = line_legend(columns=5)
+    drawn = base.encode(
+        x=alt.X(
+            x.field, type="quantitative", title=x.title, axis=_whole_ticks(x), scale=alt.Scale(nice=False, zero=False)
+        ),
+        y=alt.Y(y.field, type="quantitative", title=y.title, scale=alt.Scale(zero=False, nice=True)),
+        color=alt.Color("series", type="nominal", title=title, sort=list(colours), scale=scale, legend=legend),
+        detail="look:N",
+    )
+    dash = alt.StrokeDash(
+        "look",
+        type="nominal",
+        title=None,
+        scale=alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()]),
+        legend=line_legend(symbolStrokeColor="#8c8678") if len(dashes) > 1 else None,
+    )
+    nearest = alt.selection_point(
+        name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
+    )
+    number = alt.Tooltip(y.field, type="quantitative", title=y.title, format=y.format)
+    at = alt.Tooltip(x.field, type="quantitative", title=x.title, format=".4~s")
+    points = (
+        drawn.mark_point(filled=True, size=46)
+        .encode(
+            opacity=alt.when(nearest).then(alt.value(1)).otherwise(alt.value(0.25 if x.field == "blocks" else 0)),
+            tooltip=[said("series", title), said("look", "line"), at, number, *_over_seeds(y)],
+        )
+        .add_params(nearest)
+    )
+    lines = drawn.mark_line(strokeWidth=2.2).encode(strokeDash=dash)
+    chart = plain(
+        alt.layer(lines.properties(name="lines"), points.properties(name="points")).properties(
+            width="container", height=300
+        )
+    )
+    if reference is not None:
+        chart["layer"].insert(0, _rule_at(reference))
+    return chart
+
+
+def violins(x: Axis, y: Axis, categories: Sequence[str], colour: str, extent: tuple[float, float]) -> dict[str, Any]:
+    """Densities of pooled values, one per category, around the category's place; medians as ticks with their number.
+
+    Rows: `kind` ("point" or "run"), `value`, and the x field: the place 0, 1, .. of the category.
+
+    Args:
+        categories: what the places are called; `extent`: where the densities begin and end.
+    """
+    half = f"{VIOLIN_HALF_WIDTH} * datum.density / datum.densest"
+    places = alt.Axis(
+        values=list(range(len(categories))),
+        labelExpr=f"{[str(name) for name in categories]}[datum.value]",
+        grid=False,
+        labelFontSize=12,
+    )
+    span = alt.Scale(domain=[-0.6, len(categories) - 0.4], nice=False, zero=False)
+    y_scale = alt.Scale(zero=False, nice=True)
+    base = alt.Chart(alt.NamedData(ROWS))
+    points = base.transform_filter(alt.datum.kind == "point")
+    bodies = (
+        points.transform_density("value", as_=["value", "density"], groupby=[x.field], extent=list(extent), steps=80)
+        .transform_joinaggregate(densest="max(density)", groupby=[x.field])
+        .transform_calculate(left=f"datum.{x.field} - {half}", right=f"datum.{x.field} + {half}")
+        .transform_filter("datum.density > datum.densest / 500")
+        .mark_area(orient="horizontal", opacity=0.32, color=colour, aria=False)
+        .encode(
+            x=alt.X("left", type="quantitative", title=x.title, axis=places, scale=span),
+            x2="right:Q",
+            y=alt.Y("value", type="quantitative", title=y.title, scale=y_scale),
+            detail=f"{x.field}:Q",
+        )
+    )
+    runs = (
+        base.transform_filter(alt.datum.kind == "run")
+        .mark_point(filled=True, size=34, opacity=0.95, color=colour)
+        .encode(x=alt.X(x.field, type="quantitative"), y="value:Q", tooltip=[said("text", "run")])
+    )
+    medians = points.encode(x=alt.X(x.field, type="quantitative"), y="median(value):Q")
+    tick = medians.mark_tick(orient="horizontal", thickness=2.5, size=54, color=colour)
+    label = medians.mark_text(dx=32, align="left", fontSize=11).encode(
+        text=alt.Text("value", aggregate="median", type="quantitative", format=".4f")
+    )
+    named = {"violins": bodies, "medians": tick, "runs": runs, "numbers": label}
+    layers = [layer.properties(name=name) for name, layer in named.items()]
+    chart = plain(alt.layer(*layers).properties(width="container", height=300))
+    chart["layer"].insert(0, _rule_at(1.0))
+    return chart
+
+
+def heat_map(
+    depths: Sequence[str], widths: Sequence[str], title: str, ramp: Sequence[str], domain: Sequence[float]
+) -> dict[str, Any]:
+    """Depth by width: a coloured square per size with its number.
+
+    Rows: `depth` and `width` as texts, `value`, `label`, `dark` (whether the square needs light ink), `text`.
+    """
+    gap = alt.Scale(paddingInner=0.03)
+    base = alt.Chart(alt.NamedData(ROWS)).encode(
+        x=alt.X(
+            "width",
+            type="ordinal",
+            title="width",
+            sort=list(widths),
+            axis=alt.Axis(labelAngle=0, grid=False),
+            scale=gap,
+        ),
+        y=alt.Y("depth", type="ordinal", title="blocks", sort=list(depths), axis=alt.Axis(grid=False), scale=gap),
+        tooltip=[said("text", title)],
+    )
+    colour = alt.Color(
+        "value",
+        type="quantitative",
+        legend=None,
+        scale=alt.Scale(domain=list(domain), range=list(ramp), interpolate="lab", clamp=True),
+    )
+    squares = base.mark_rect(strokeWidth=0).encode(color=colour)
+    ink = alt.when(alt.datum.dark).then(alt.value("#ffffff")).otherwise(alt.value("#26241f"))
+    numbers = base.mark_text(fontSize=12.5).encode(text="label:N", color=ink)
+    layers = [squares.properties(name="squares"), numbers.properties(name="numbers")]
+    return plain(alt.layer(*layers).properties(width="container", height=HEAT_ROW_PIXELS * len(depths)))
+
+
+def with_log_axes(specification: Mapping[str, Any], x_field: str) -> dict[str, Any]:
+    """The same chart on logarithmic axes; what lies at 0 cannot be drawn there. `report.js` does the same on the page."""
+
+    def stretched(layer: Mapping[str, Any]) -> dict[str, Any]:
+        encoding = dict(layer.get("encoding", {}))
+        for channel in ("x", "y"):
+            if channel in encoding:
+                old = encoding[channel]
+                kept = {name: value for name, value in (old.get("scale") or {}).items() if name != "zero"}
+                encoding[channel] = {**old, "scale": {**kept, "type": "log"}}
+        return {**layer, "encoding": encoding}
+
+    positive = [{"filter": {"field": field, "gt": 0}} for field in (x_field, "value")]
+    return {
+        **specification,
+        "transform": [*specification.get("transform", []), *positive],
+        "layer": [stretched(layer) for layer in specification["layer"]],
+    }
+
+
+def _over_seeds(y: Axis) -> list[alt.Tooltip]:
+    bounds = {"low": "interval from", "high": "to"}
+    shown = [alt.Tooltip(field, type="quantitative", title=title, format=y.format) for field, title in bounds.items()]
+    return [*shown, alt.Tooltip("seeds", type="quantitative", title="seeds", format="d")]
+
+
+def _whole_ticks(x: Axis) -> alt.Axis:
+    if x.field == "blocks":
+        return alt.Axis(format="d", tickMinStep=1, tickCount=16, labelOverlap=True)
+    return alt.Axis(format=x.format, tickCount=6)
+
+
+def _rule_at(value: float) -> dict[str, Any]:
+    return {
+        "name": "same",
+        "data": {"values": [{"same": value}]},
+        "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.55, "strokeDash": [3, 3]},
+        "encoding": {"y": {"field": "same", "type": "quantitative"}},
+    }

@@ -1,0 +1,145 @@
+"""Charts over sizes and over blocks left: there when their data are, with their numbers, labelled for what they are."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import vl_convert
+
+from palinode.analysis.ratios import RATIO_1, final_ratios
+from palinode.analysis.verdict import rule_of, verdicts
+from palinode.report import build_report, theme
+from palinode.report.charts import ROWS
+from palinode.report.export import drawings
+from palinode.report.figures import all_figures
+from palinode.report.look import millions
+from palinode.report.size_charts import with_log_axes
+from synthetic_store import Synthetic, grid, make_store
+
+
+def figures_of(record):
+    return {figure.name: figure for figure in all_figures(record, rule_of(record.entry), verdicts(record))}
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return make_store(tmp_path_factory.mktemp("sizes") / "runs", grid((2, 4), (64, 128), refitted=True)).experiment(
+        "grid"
+    )
+
+
+@pytest.fixture(scope="module")
+def figures(record):
+    return figures_of(record)
+
+
+def kinds(figures):
+    return {figure.kind for figure in figures.values()}
+
+
+def test_a_chart_appears_only_where_its_data_are(tmp_path, record, figures):
+    def of(**changes):
+        name = f"{len(list(tmp_path.iterdir()))}"
+        return figures_of(make_store(tmp_path / name, Synthetic(**changes)).experiment("demo"))
+
+    assert {"sizes", "grids", "cuts"} <= kinds(figures)
+    single = of()
+    assert {name for name, figure in single.items() if figure.kind == "sizes"} == {
+        "ratio-1--over-training",
+        "ratio-2--over-training",
+    }
+    assert not {"grids", "cuts"} & kinds(single)
+    deep = of(scales=("2", "4"), models={"2": (2, 64), "4": (4, 64)}, layer_cuts=True)
+    assert "grids" not in kinds(deep)  # one width
+    assert set(deep["ratio-1-by-size--both"].variants) == {"depth", "parameters"}
+    assert "layer-cut-loss--both" in deep
+    assert set(deep["layer-cut-loss--both"].labels) == set()  # no refitted head to choose
+    no_baseline = of(outcomes={("ltr", "base", seed): "missing" for seed in (0, 1, 2)})
+    assert [name for name in no_baseline if name.startswith("ratio")] == ["ratio-2--over-training"]
+    assert "ltr" not in {row["series"] for row in single["ratio-2--over-training"].rows}  # never trained on rtl
+
+
+def test_the_squares_of_a_map_are_the_final_ratios(record, figures):
+    found = final_ratios(record, "validation", "nats_per_token")
+    rows = figures["grid-ratio-1--both"].rows
+    assert len(rows) == 4
+    for row in rows:
+        scale = f"{row['depth']}x{row['width']}"
+        expected = found[RATIO_1, "both", scale].ratio_then_mean
+        assert row["value"] == pytest.approx(expected, rel=1e-5)
+        assert row["label"] == f"{expected:.3f}"
+        assert "over 3 seeds" in row["text"]
+
+
+def test_pooled_points_are_labelled_as_published_and_the_window_is_said(figures):
+    figure = figures["ratio-1-by-size--both"]
+    assert "as published" in figure.title
+    said = " ".join(figure.notes)
+    for words in ("interpolated points of 12 runs", "between step 300 and 600", "not independent", "median"):
+        assert words in said, said
+    runs = [row for row in figure.rows if row["kind"] == "run"]
+    assert len(runs) == 12
+    assert {(row["depth"], row["width"]) for row in runs} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_captions_say_how_many_seeds_and_what_was_interpolated(tmp_path, figures):
+    said = " ".join(figures["ratio-1--over-training--both"].notes)
+    assert "over 3 seeds" in said
+    assert "On tokens read, FLOPs, seconds the runs were not all evaluated at the same places" in said
+    store = make_store(tmp_path / "runs", Synthetic(outcomes={("both", "base", 1): "failed"}))
+    assert "over 2 to 3 seeds" in " ".join(figures_of(store.experiment("demo"))["ratio-1--over-training"].notes)
+
+
+def test_a_leaking_arm_is_stamped_and_red(figures):
+    mine = [figure for figure in figures.values() if figure.arm == "both-published-mask" and figure.kind != "map"]
+    assert len(mine) >= 8
+    assert all("(LEAK)" in figure.title for figure in mine)
+    assert set(theme.size_colours(["a", "b"], leaking=True).values()) == {
+        theme.LEAKING_SIZES[0],
+        theme.LEAKING_SIZES[-1],
+    }
+
+
+def test_the_whole_model_ends_every_line_of_the_cut(record, figures):
+    finals = final_ratios(record, "validation", "perplexity")
+    rows = figures["layer-cut-ratio-1--both"].rows
+    last = [r for r in rows if r["score"] == "perplexity" and r["look"] == "head as trained"]
+    assert max(r["blocks"] for r in last) == 4
+    [deepest] = [r for r in last if r["blocks"] == 4 and r["series"].startswith("4x64,")]
+    assert deepest["ratio_then_mean"] == pytest.approx(finals[RATIO_1, "both", "4x64"].ratio_then_mean, rel=1e-4)
+    assert deepest["low"] < deepest["ratio_then_mean"] < deepest["high"]
+
+
+def test_every_drawing_draws(record, figures):
+    drawn = 0
+    for figure in figures.values():
+        if figure.kind in ("sizes", "grids", "cuts") and figure.arm == "both":
+            for name, specification in drawings(figure):
+                rows = {**specification, "width": 600, "datasets": {ROWS: figure.rows}}
+                svg = ElementTree.fromstring(vl_convert.vegalite_to_svg(json.dumps(rows, allow_nan=False)))
+                assert len(list(svg.iter("{http://www.w3.org/2000/svg}path"))) >= 4, name
+                drawn += 1
+    assert drawn > 20
+
+
+def test_log_axes_leave_out_what_lies_at_zero(figures):
+    figure = next(figure for figure in figures.values() if figure.log_axes)
+    specification = with_log_axes(figure.variants["step"], "step")
+    assert all(layer["encoding"][way]["scale"]["type"] == "log" for layer in specification["layer"] for way in "xy")
+    zero = {**figure.rows[0], "step": 0}
+    rows = {**specification, "width": 600, "datasets": {ROWS: [*figure.rows, zero]}}
+    svg = vl_convert.vegalite_to_svg(json.dumps(rows))
+    assert "NaN" not in svg
+    assert "Infinity" not in svg
+
+
+def test_four_depths_by_four_widths_fit_two_megabytes(tmp_path, monkeypatch):
+    monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
+    wanted = grid((4, 8, 16, 32), (64, 128, 256, 512), refitted=True, seeds=(0, 1))
+    page = build_report(make_store(tmp_path / "runs", wanted), "grid")
+    assert page.stat().st_size <= 2 * 2**20
+
+
+@pytest.mark.parametrize(("count", "said"), [(136_265_488, "136 M"), (1_250_000, "1.25 M"), (427_520, "428 k")])
+def test_sizes_in_three_digits(count, said):
+    assert millions(count) == said
