@@ -24,7 +24,7 @@ from palinode.base.config import content_hash, encode
 from palinode.data.store import TokenStore
 from palinode.data.windows import evaluation_windows
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
-from palinode.fan_out import fan_out, say
+from palinode.fan_out import end_with_the_driver, fan_out, say
 from palinode.objectives import Progress
 from palinode.results.store import Store
 from palinode.run import Attempt, cut_split, refit_for_cuts
@@ -164,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--started", type=float, required=True, help="time.monotonic() when this process was asked for")
     parser.add_argument("directories", type=Path, nargs="+", help="each holds a run's spec")
     options = parser.parse_args(arguments)
+    end_with_the_driver()
     importing_seconds = time.monotonic() - options.started
     for directory in options.directories:
         with contextlib.redirect_stdout(sys.stderr):  # the user's code may print

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,17 @@ def fan_out(
     return said
 
 
+def end_with_the_driver() -> None:
+    """In such a process, first of all: when whoever started it is gone, so that its standard input ends, it ends as well."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def say(said: Said) -> None:
     """In such a process: one thing said. What the user's code prints must go to standard error meanwhile."""
     sys.stdout.write(json.dumps(said) + "\n")
@@ -68,17 +81,22 @@ def _directories(specs: Sequence[RunSpec], code: Code | None) -> Iterator[list[P
 def _started(
     module: str, arguments: Sequence[str], directories: Sequence[Path], given_out: Sequence[Sequence[int]]
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """The processes; none outlives the block."""
+    """The processes; none outlives the block, nor this process: they read its end from a pipe that it holds open."""
     command = [sys.executable, "-P", "-m", module, *arguments]
     processes: list[subprocess.Popen[str]] = []
+    lifeline, held = os.pipe()
     try:
         for share in given_out:
             paths = [str(directories[index]) for index in share]
             processes.append(
-                subprocess.Popen([*command, *paths], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    [*command, *paths], stdin=lifeline, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+                )
             )
         yield processes
     finally:
+        os.close(lifeline)
+        os.close(held)
         for process in processes:
             process.kill()
             process.wait()

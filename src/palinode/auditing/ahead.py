@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from palinode.auditing.arms import measure_parts, missing_parts
-from palinode.fan_out import fan_out
+from palinode.fan_out import end_with_the_driver, fan_out
 from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.load import load_run
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--store", type=Path, required=True, help="where audits are kept")
     parser.add_argument("directories", type=Path, nargs="+", help="each holds a run's spec")
     options = parser.parse_args(arguments)
+    end_with_the_driver()
     store = Store(options.store)
     with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
         for directory in options.directories:

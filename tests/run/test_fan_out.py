@@ -1,0 +1,88 @@
+"""Work in several processes: what they said comes back, a failure is told, and none is left when the driver dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_spec
+
+from palinode.fan_out import fan_out
+
+CHILD = """
+import pathlib, sys, time
+from palinode.fan_out import end_with_the_driver, say
+end_with_the_driver()
+for directory in sys.argv[2:]:
+    spec = (pathlib.Path(directory) / "spec.json").read_text()
+    say({"word": sys.argv[1], "seed": __import__("json").loads(spec)["seed"]})
+    if sys.argv[1] == "fail":
+        raise ArithmeticError("as asked")
+    while sys.argv[1] == "stay":
+        time.sleep(0.05)
+"""
+DRIVER = """
+import sys
+sys.path[:0] = [{tests!r}]
+from pathlib import Path
+from tiny_run import tiny_spec
+from palinode.fan_out import fan_out
+fan_out("child", ["stay"], [tiny_spec(Path({corpus!r}))], None, [[0]], print)
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module `child` that fan_out's processes can import."""
+    (tmp_path / "child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "child"
+
+
+def test_every_process_works_on_its_share(module, corpus):
+    specs = [tiny_spec(corpus, seed=seed) for seed in (1, 2, 3)]
+    said = fan_out(module, ["word"], specs, None, [[0, 2], [1]], on_failure=pytest.fail)
+    assert sorted((row["word"], row["seed"]) for row in said) == [("word", 1), ("word", 2), ("word", 3)]
+
+
+def test_a_failure_is_told_and_what_was_said_before_it_counts(module, corpus):
+    told = []
+    said = fan_out(module, ["fail"], [tiny_spec(corpus)], None, [[0]], on_failure=told.append)
+    assert told == ["ArithmeticError: as asked"]
+    assert [row["seed"] for row in said] == [1]
+
+
+def test_no_process_outlives_a_killed_driver(module, corpus):
+    script = DRIVER.format(tests=str(Path(__file__).parent), corpus=str(corpus))
+    driver = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = wait_for(lambda: children(driver.pid))
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    wait_for(lambda: is_gone(child))
+
+
+def children(pid: int) -> int | None:
+    path = Path(f"/proc/{pid}/task/{pid}/children")
+    if not path.exists():
+        pytest.skip("needs Linux's /proc")
+    found = path.read_text().split()
+    return int(found[0]) if found else None
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_for(condition, seconds: float = 60.0):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if value := condition():
+            return value
+        time.sleep(0.05)
+    return pytest.fail("it did not happen in time")
