@@ -12,6 +12,7 @@ from palinode.analysis.curves import SCORES, X_AXES, evaluation_curves, mean_cur
 from palinode.analysis.verdict import Rule, Verdict
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
+from palinode.report.context_figures import context_figures
 from palinode.report.cut_figures import cut_figures
 from palinode.report.figure import Figure, Rows, file_name, rounded
 from palinode.report.look import Look, look_of
@@ -38,6 +39,7 @@ def all_figures(record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict
         *_final_figures(record, curves, rule, look),
         *size_figures(record, curves, rule, look),
         *cut_figures(record, rule, look),
+        *context_figures(record, rule, look),
         *map_figures(record),
     ]
     taken: dict[str, int] = {}

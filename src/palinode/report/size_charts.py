@@ -40,58 +40,42 @@ def ratio_lines(
     for field, value in chosen.items():
         base = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=value))
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    legend = line_legend(columns=5)
+    legend, places = line_legend(columns=5), alt.Scale(nice=False, zero=False)
     drawn = base.encode(
-        x=alt.X(
-            x.field, type="quantitative", title=x.title, axis=_whole_ticks(x), scale=alt.Scale(nice=False, zero=False)
-        ),
+        x=alt.X(x.field, type="quantitative", title=x.title, axis=_whole_ticks(x), scale=places),
         y=alt.Y(y.field, type="quantitative", title=y.title, scale=alt.Scale(zero=False, nice=True)),
         color=alt.Color("series", type="nominal", title=title, sort=list(colours), scale=scale, legend=legend),
         detail="look:N",
     )
-    dash = alt.StrokeDash(
-        "look",
-        type="nominal",
-        title=None,
-        scale=alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()]),
-        legend=line_legend(symbolStrokeColor="#8c8678") if len(dashes) > 1 else None,
-    )
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
     )
-    number = alt.Tooltip(y.field, type="quantitative", title=y.title, format=y.format)
-    at = alt.Tooltip(x.field, type="quantitative", title=x.title, format=".4~s")
-    points = (
-        drawn.mark_point(filled=True, size=46)
-        .encode(
-            opacity=alt.when(nearest).then(alt.value(1)).otherwise(alt.value(0.25 if x.field == "blocks" else 0)),
-            tooltip=[said("series", title), said("look", "line"), at, number, *_over_seeds(y)],
-        )
-        .add_params(nearest)
+    hidden = alt.value(0.25 if x.field in ("blocks", "context_tokens") else 0)
+    points = drawn.mark_point(filled=True, size=46).encode(
+        opacity=alt.when(nearest).then(alt.value(1)).otherwise(hidden), tooltip=_line_tooltip(x, y, title)
     )
-    lines = drawn.mark_line(strokeWidth=2.2).encode(strokeDash=dash)
-    chart = plain(
-        alt.layer(lines.properties(name="lines"), points.properties(name="points")).properties(
-            width="container", height=300
-        )
-    )
+    lines = drawn.mark_line(strokeWidth=2.2).encode(strokeDash=_dash(dashes))
+    layers = [lines.properties(name="lines"), points.add_params(nearest).properties(name="points")]
+    chart = plain(alt.layer(*layers).properties(width="container", height=300))
     if reference is not None:
         chart["layer"].insert(0, _rule_at(reference))
     return chart
 
 
-def violins(x: Axis, y: Axis, categories: Sequence[str], colour: str, extent: tuple[float, float]) -> dict[str, Any]:
-    """Densities of pooled values, one per category, around the category's place; medians as ticks with their number.
+def violins(
+    x: Axis, y: Axis, categories: Sequence[Sequence[str]], colour: str, extent: tuple[float, float]
+) -> dict[str, Any]:
+    """Densities of pooled values, one per category, around the category's place; medians as ticks.
 
-    Rows: `kind` ("point" or "run"), `value`, and the x field: the place 0, 1, .. of the category.
+    Rows: `kind` ("point", "median" or "run"), `value`, and the x field: the place 0, 1, .. of the category.
 
     Args:
-        categories: what the places are called; `extent`: where the densities begin and end.
+        categories: the lines under each place, made of numbers; `extent`: where the densities begin and end.
     """
     half = f"{VIOLIN_HALF_WIDTH} * datum.density / datum.densest"
     places = alt.Axis(
         values=list(range(len(categories))),
-        labelExpr=f"{[str(name) for name in categories]}[datum.value]",
+        labelExpr=f"{[list(lines) for lines in categories]}[datum.value]",
         grid=False,
         labelFontSize=12,
     )
@@ -117,12 +101,12 @@ def violins(x: Axis, y: Axis, categories: Sequence[str], colour: str, extent: tu
         .mark_point(filled=True, size=34, opacity=0.95, color=colour)
         .encode(x=alt.X(x.field, type="quantitative"), y="value:Q", tooltip=[said("text", "run")])
     )
-    medians = points.encode(x=alt.X(x.field, type="quantitative"), y="median(value):Q")
-    tick = medians.mark_tick(orient="horizontal", thickness=2.5, size=54, color=colour)
-    label = medians.mark_text(dx=32, align="left", fontSize=11).encode(
-        text=alt.Text("value", aggregate="median", type="quantitative", format=".4f")
+    medians = base.transform_filter(alt.datum.kind == "median").transform_filter(f"isValid(datum.{x.field})")
+    tick = medians.mark_tick(
+        orient="horizontal", thickness=2.5, size=max(16, min(54, 360 // len(categories))), color=colour
     )
-    named = {"violins": bodies, "medians": tick, "runs": runs, "numbers": label}
+    tick = tick.encode(x=alt.X(x.field, type="quantitative"), y="value:Q")
+    named = {"violins": bodies, "medians": tick, "runs": runs}
     layers = [layer.properties(name=name) for name, layer in named.items()]
     chart = plain(alt.layer(*layers).properties(width="container", height=300))
     chart["layer"].insert(0, _rule_at(1.0))
@@ -162,19 +146,22 @@ def heat_map(
     return plain(alt.layer(*layers).properties(width="container", height=HEAT_ROW_PIXELS * len(depths)))
 
 
-def with_log_axes(specification: Mapping[str, Any], x_field: str) -> dict[str, Any]:
+def with_log_axes(
+    specification: Mapping[str, Any], x_field: str, channels: Sequence[str] = ("x", "y")
+) -> dict[str, Any]:
     """The same chart on logarithmic axes; what lies at 0 cannot be drawn there. `report.js` does the same on the page."""
 
     def stretched(layer: Mapping[str, Any]) -> dict[str, Any]:
         encoding = dict(layer.get("encoding", {}))
-        for channel in ("x", "y"):
+        for channel in channels:
             if channel in encoding:
                 old = encoding[channel]
                 kept = {name: value for name, value in (old.get("scale") or {}).items() if name != "zero"}
-                encoding[channel] = {**old, "scale": {**kept, "type": "log"}}
+                encoding[channel] = {**old, "scale": {**kept, "type": "log", "nice": False}}
         return {**layer, "encoding": encoding}
 
-    positive = [{"filter": {"field": field, "gt": 0}} for field in (x_field, "value")]
+    fields = {"x": x_field, "y": "value"}
+    positive = [{"filter": {"field": fields[channel], "gt": 0}} for channel in channels]
     return {
         **specification,
         "transform": [*specification.get("transform", []), *positive],
@@ -182,13 +169,24 @@ def with_log_axes(specification: Mapping[str, Any], x_field: str) -> dict[str, A
     }
 
 
-def _over_seeds(y: Axis) -> list[alt.Tooltip]:
-    bounds = {"low": "interval from", "high": "to"}
-    shown = [alt.Tooltip(field, type="quantitative", title=title, format=y.format) for field, title in bounds.items()]
-    return [*shown, alt.Tooltip("seeds", type="quantitative", title="seeds", format="d")]
+def _dash(dashes: Mapping[str, Sequence[int]]) -> alt.StrokeDash:
+    scale = alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()])
+    legend = line_legend(symbolStrokeColor="#8c8678") if len(dashes) > 1 else None
+    return alt.StrokeDash("look", type="nominal", title=None, scale=scale, legend=legend)
+
+
+def _line_tooltip(x: Axis, y: Axis, title: str) -> list[alt.Tooltip]:
+    numbers = {x.field: (x.title, ".4~s"), y.field: (y.title, y.format)}
+    numbers |= {"low": ("interval from", y.format), "high": ("to", y.format), "seeds": ("seeds", "d")}
+    shown = [
+        alt.Tooltip(name, type="quantitative", title=said_as, format=how) for name, (said_as, how) in numbers.items()
+    ]
+    return [said("series", title), said("look", "line"), *shown]
 
 
 def _whole_ticks(x: Axis) -> alt.Axis:
+    if x.field == "context_tokens":
+        return alt.Axis(format="d", values=[2**power for power in range(1, 21)], labelOverlap=True)
     if x.field == "blocks":
         return alt.Axis(format="d", tickMinStep=1, tickCount=16, labelOverlap=True)
     return alt.Axis(format=x.format, tickCount=6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from palinode.analysis import intervals
@@ -152,40 +153,58 @@ def _violin_figures(
     pooled = as_published(record, split, score, axis, window, curves=curves)
     for arm in (arm.name for arm in record.entry.arms if arm.name in set(pooled["arm"])):
         mine = pooled.filter(arm=arm).drop_nulls(list(by))
-        places = {name: sorted(set(mine[name])) for name in by}
-        usable = [name for name in by if len(places[name]) > 1]
-        if not usable:
-            continue
-        step = -(-mine.height // MOST_VIOLIN_POINTS)
-        rows = [_violin_row("point", row, places, usable) for row in mine.gather_every(step).iter_rows(named=True)]
-        rows += [_violin_row("run", row, places, usable) for row in _means_of_runs(mine, usable)]
-        runs = mine.select("scale", "seed").unique().height
-        thinned = f" One in {step} of them is drawn." if step > 1 else ""
-        yield Figure(
-            name=file_name("ratio-1-by-size", arm),
-            kind="sizes",
-            title=f"Ratio 1 by size, as published, {look.labels[arm]}",
-            rows=rows,
-            variants={
-                name: size_charts.violins(
-                    Axis(name, {"depth": "blocks"}.get(name, name)),
-                    Axis("value", f"ratio 1, {SCORE_UNITS[score]}", ".4f"),
-                    [millions(place) if name == "parameters" else str(place) for place in places[name]],
-                    look.colours[arm],
-                    _extent(mine["ratio_1"]),
-                )
-                for name in usable
-            },
-            labels={name: name for name in usable},
-            choice="by",
-            notes=(
-                ratio_words(RATIO_1, rule, score),
-                f"As published: {number(mine.height)} interpolated points of {runs} runs, between {axis} {number(window[0])} and "
-                f"{number(window[1])}, are pooled into the shapes; the tick is their median.{thinned} They are not independent: "
-                "the dots, one per run (its mean over the same window), show how many samples there are.",
-            ),
-            arm=arm,
-        )
+        usable = [name for name in by if mine[name].n_unique() > 1]
+        if usable:
+            notes = (ratio_words(RATIO_1, rule, score), _pooled_words(mine, axis, window))
+            yield _violin_figure(mine, arm, usable, f"ratio 1, {SCORE_UNITS[score]}", look, notes)
+
+
+def _violin_figure(
+    mine: pl.DataFrame, arm: str, usable: Sequence[str], title: str, look: Look, notes: tuple[str, ...]
+) -> Figure:
+    places = {name: sorted(set(mine[name])) for name in usable}
+    medians = {name: _medians(mine, name, places[name]) for name in usable}
+    rows: Rows = [_violin_row("point", row, places) for row in mine.gather_every(_every(mine)).iter_rows(named=True)]
+    rows += [{"kind": "median", name: i, "value": rounded(v)} for name in usable for i, v in enumerate(medians[name])]
+    rows += [_violin_row("run", row, places) for row in _means_of_runs(mine, usable)]
+    variants = {}
+    for name in usable:
+        x = Axis(name, f"{'blocks' if name == 'depth' else name}; below, the median")
+        said = [millions(place) if name == "parameters" else str(place) for place in places[name]]
+        lines = [(place, f"{median:.4f}") for place, median in zip(said, medians[name], strict=True)]
+        y = Axis("value", title, ".4f")
+        variants[name] = size_charts.violins(x, y, lines, look.colours[arm], _extent(mine["ratio_1"]))
+    return Figure(
+        name=file_name("ratio-1-by-size", arm),
+        kind="sizes",
+        title=f"Ratio 1 by size, as published, {look.labels[arm]}",
+        rows=rows,
+        variants=variants,
+        labels={name: name for name in usable},
+        choice="by",
+        notes=notes,
+        arm=arm,
+    )
+
+
+def _every(mine: pl.DataFrame) -> int:
+    return -(-mine.height // MOST_VIOLIN_POINTS)
+
+
+def _pooled_words(mine: pl.DataFrame, axis: str, window: tuple[float, float]) -> str:
+    """What the shapes are made of, and that they are no samples."""
+    runs = mine.select("scale", "seed").unique().height
+    thinned = f" One in {_every(mine)} of them is drawn." if _every(mine) > 1 else ""
+    return (
+        f"As published: {number(mine.height)} interpolated points of {runs} runs, between {axis} {number(window[0])} and "
+        f"{number(window[1])}, are pooled into the shapes; the tick is their median.{thinned} They are not independent: "
+        "the dots, one per run (its mean over the same window), show how many samples there are."
+    )
+
+
+def _medians(mine: pl.DataFrame, name: str, places: Sequence[int]) -> list[float]:
+    """Of all pooled points, also where only some are drawn."""
+    return [float(np.median(mine.filter(pl.col(name) == place)["ratio_1"].to_numpy())) for place in places]
 
 
 def _extent(values: pl.Series) -> tuple[float, float]:
@@ -209,11 +228,10 @@ def _means_of_runs(mine: pl.DataFrame, usable: Sequence[str]) -> list[dict[str, 
     ]
 
 
-def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]], usable: Sequence[str]) -> dict[str, Any]:
-    where = {name: places[name].index(row[name]) for name in usable}
-    return {"kind": kind, "value": rounded(row["ratio_1"], 5), **where} | (
-        {"text": row["text"]} if kind == "run" else {}
-    )
+def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) -> dict[str, Any]:
+    where = {name: known.index(row[name]) for name, known in places.items()}
+    said = {"text": row["text"]} if kind == "run" else {}
+    return {"kind": kind, "value": rounded(row["ratio_1"], 5), **where} | said
 
 
 def _score_maps(record: ExperimentRecord, rule: Rule, look: Look, sizes: dict[str, ScaleSize]) -> Iterator[Figure]:

@@ -34,7 +34,7 @@
   function withLogAxes(chart, x) {
     const stretched = (channel) => {
       const { zero, ...kept } = channel.scale || {};
-      return { ...channel, scale: { ...kept, type: "log" } };
+      return { ...channel, scale: { ...kept, type: "log", nice: false } };
     };
     const layer = chart.layer.map((one) => {
       const encoding = { ...one.encoding };
