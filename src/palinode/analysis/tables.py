@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis.audits import arm_audit
+from palinode.analysis.context import direction_ratios
 from palinode.analysis.curves import SCORES, evaluation_curves, training_curves
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.parity import COST_AXES, cost_of, costs
@@ -47,6 +48,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "ratios_as_published": published_summary(pooled),
         "layer_cuts": cuts,
         "layer_cut_ratios": layer_cut_ratios(record, split, score, cuts),
+        "direction_by_context": direction_ratios(record, split),
     }
 
 

@@ -41,10 +41,10 @@ def context_figures(record: ExperimentRecord, rule: Rule, look: Look) -> Iterato
         ]
         present = {row["series"] for row in rows}
         drawn = {name: colour for name, colour in colours.items() if name in present}
-        chart = size_charts.ratio_lines(LENGTH, y, drawn, {}, {"rtl / ltr": [1, 0]}, kind, reference=0.0)
+        chart = size_charts.ratio_lines(LENGTH, y, drawn, {}, {"rtl / ltr": [1, 0]}, kind, reference=0.0, band=True)
         yield Figure(
             name=file_name("direction-by-context", arm),
-            kind="cuts",
+            kind="sizes",
             title=f"How much harder right to left, by context{said}",
             rows=rows,
             variants={"": size_charts.with_log_axes(chart, LENGTH.field, ("x",))},

@@ -26,6 +26,8 @@ def ratio_lines(
     dashes: Mapping[str, Sequence[int]],
     title: str,
     reference: float | None = 1.0,
+    *,
+    band: bool = False,
 ) -> dict[str, Any]:
     """A line per series over x, with its points; dashed by `look`; a rule at 1 where a ratio means "the same".
 
@@ -33,6 +35,7 @@ def ratio_lines(
     interval, where there is one), and the fields of `chosen`.
 
     Args:
+        band: draw the interval as well, behind the line.
         colours: series -> colour, in the order of the legend; `title`: what a series is.
         chosen: field -> value: the rows of this variant.
     """
@@ -55,7 +58,9 @@ def ratio_lines(
         opacity=alt.when(nearest).then(alt.value(1)).otherwise(hidden), tooltip=_line_tooltip(x, y, title)
     )
     lines = drawn.mark_line(strokeWidth=2.2).encode(strokeDash=_dash(dashes))
-    layers = [lines.properties(name="lines"), points.add_params(nearest).properties(name="points")]
+    area = drawn.mark_area(opacity=0.16).encode(y=alt.Y("low", type="quantitative", title=y.title), y2="high:Q")
+    bands = [area.properties(name="bands")] if band else []
+    layers = [*bands, lines.properties(name="lines"), points.add_params(nearest).properties(name="points")]
     chart = plain(alt.layer(*layers).properties(width="container", height=300))
     if reference is not None:
         chart["layer"].insert(0, _rule_at(reference))
