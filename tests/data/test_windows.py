@@ -137,7 +137,6 @@ def test_fewer_tokens_than_a_window_is_refused():
     assert windows_over(8, 8, 0).batch(5, 2).tolist() == [list(range(8))] * 2
 
 
-
 @given(
     total=st.integers(0, 400), window=st.integers(1, 50), batch=st.integers(1, 9), most=st.none() | st.integers(1, 500)
 )
