@@ -9,6 +9,8 @@ Sizes: `smoke` shows every chart in minutes; `laptop` takes hours on two cores; 
 read WikiText-2 or -103: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
 """
 
+from typing import Any
+
 from palinode import (
     Arm,
     BothObjective,
@@ -32,7 +34,7 @@ from palinode.train.schedule import PowerDecay, WarmDown
 
 FIVE, TEN = Constant(p=0.05), Constant(p=0.1)
 STEP_TOKENS = 16 * 128  # of the base
-STEPS = 500
+STEPS = 300
 SLACK = 1.12  # a coin decides what a step reads: the token limit ends the run, before its steps do
 
 
@@ -63,8 +65,10 @@ BASE = RunSettings(
     # .047 at .3 million, where .004 is better), a decay that ends, and batches that stay, so that arms get equal tokens.
     recipe=Hlb(
         steps=round(STEPS * SLACK),
+        max_tokens_read=STEPS * STEP_TOKENS,
+        max_ltr_tokens=STEPS * STEP_TOKENS,
         batch_windows=16,
-        growth=LengthGrowth(start_tokens=16, double_every_steps=40),
+        growth=LengthGrowth(start_tokens=16, double_every_steps=25),
         accumulation=None,
         optimizer=HlbAdamW(learning_rate=0.004),
         schedule=WarmDown(share=0.5, warmup_steps=20),
@@ -86,21 +90,26 @@ LARGE = {
 }
 
 
-def sizes(limit: str) -> dict[str, Size]:
-    """The presets of both questions; `limit` is the field that ends a run: so many tokens of the kind that is to be equal."""
+def limits(tokens: int) -> dict[str, int]:
+    """Both ends of a run: so many tokens read, so many of them left to right."""
+    return {"recipe.max_tokens_read": tokens, "recipe.max_ltr_tokens": tokens}
+
+
+def sizes() -> dict[str, Size]:
+    """The presets of both questions."""
     small = {
         "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64),
         "recipe.steps": 45,
-        f"recipe.{limit}": 40 * 16 * 64,
         "recipe.growth.double_every_steps": 10,
         "recipe.schedule.warmup_steps": 5,
         "recipe.evaluate_every_steps": 10,
         "evaluation.max_tokens": 10_000,
         "evaluation.layer_cut_refit_steps": 5,
+        **limits(40 * 16 * 64),
     }
     gpu_tokens, paper_tokens = 100_000_000, 1_000_000_000  # the latter: ten epochs of WikiText-103
-    gpu = {**LARGE, "recipe.steps": 2100, f"recipe.{limit}": gpu_tokens}
-    accumulated = {"recipe.accumulation": NormAccumulation(), "recipe.steps": 25_000, f"recipe.{limit}": paper_tokens}
+    gpu = {**LARGE, "recipe.steps": 2100, **limits(gpu_tokens)}
+    accumulated = {"recipe.accumulation": NormAccumulation(), "recipe.steps": 25_000, **limits(paper_tokens)}
     return {
         "smoke": Size(change=small, scales=names(SMOKE), seeds=(1, 2)),
         "laptop": Size(scales=names(LAPTOP), seeds=(1, 2, 3)),
@@ -109,28 +118,37 @@ def sizes(limit: str) -> dict[str, Size]:
     }
 
 
-ARMS = (
-    Arm(name="ltr", note="left to right only"),
-    Arm(name="both-05", change={"objective": BothObjective(p=FIVE)}, note="one batch in twenty right to left as well"),
-    Arm(name="both-10", change={"objective": BothObjective(p=TEN)}, note="one batch in ten right to left as well"),
-    Arm(
-        name="choose-05",
-        change={"objective": ChooseObjective(p=FIVE, granularity="batch")},
-        note="one batch in twenty right to left instead",
-    ),
-    Arm(
-        name="both-05-published-mask",
-        change={"objective": BothObjective(p=FIVE, rtl_sees=FlippedLowerTriangle())},
-        note="one batch in twenty right to left as well, through the published mask",
-        expect_leak=True,
-    ),
+def arms(change: dict[str, Any]) -> tuple[Arm, ...]:
+    """The honest arms; those that read right to left get this change as well."""
+    return (
+        Arm(name="ltr", note="left to right only"),
+        Arm(
+            name="both-05",
+            change={"objective": BothObjective(p=FIVE), **change},
+            note="one batch in twenty rtl as well",
+        ),
+        Arm(name="both-10", change={"objective": BothObjective(p=TEN), **change}, note="one batch in ten rtl as well"),
+        Arm(
+            name="choose-05",
+            change={"objective": ChooseObjective(p=FIVE, granularity="batch"), **change},
+            note="one batch in twenty rtl instead",
+        ),
+    )
+
+
+UNTIL_LTR_TOKENS = {"recipe.max_tokens_read": None}  # what is read right to left does not bring the end nearer
+PUBLISHED = Arm(
+    name="both-05-published-mask",
+    change={"objective": BothObjective(p=FIVE, rtl_sees=FlippedLowerTriangle()), **UNTIL_LTR_TOKENS},
+    note="one batch in twenty rtl as well, through the published mask",
+    expect_leak=True,
 )
 
 experiment = Experiment(
     name="mask",
     question="Does predicting right to left beside left to right change the left-to-right loss, at equal left-to-right tokens?",
-    base=BASE.with_(recipe=BASE.recipe.with_(max_ltr_tokens=STEPS * STEP_TOKENS)),
-    arms=ARMS,
+    base=BASE,
+    arms=(*arms(UNTIL_LTR_TOKENS), PUBLISHED),
     scales=SCALES,
     seeds=(1, 2, 3),
     decision=Decision(
@@ -140,5 +158,5 @@ experiment = Experiment(
         equal="tokens_scored_ltr",
         smallest_effect=0.01,
     ),
-    sizes=sizes("max_ltr_tokens"),
+    sizes=sizes(),
 )

@@ -81,11 +81,11 @@ def calibrate(
     code: Code | None = None,
     *,
     workers: int = 1,
-    on_progress: Callable[[str], None] = lambda line: None,
+    on_failure: Callable[[str], None] = lambda line: None,
 ) -> dict[str, float]:
     """Predicted seconds of each run, by run id; runs that differ in their seed alone are measured once.
 
-    A setting that could not be measured has no prediction, and `on_progress` is told why.
+    A setting that could not be measured has no prediction, and `on_failure` is told why.
 
     Args:
         code: the user's Python that parts of the specs were written in.
@@ -96,12 +96,11 @@ def calibrate(
         by_key.setdefault(_key(spec), spec)
     if not by_key:
         return {}
-    measured = _measured_in_processes(tuple(by_key.values()), code, min(workers, len(specs)), on_progress)
+    measured = _measured_in_processes(tuple(by_key.values()), code, min(workers, len(specs)), on_failure)
     predicted = {}
     for key, spec in by_key.items():
         if spec.run_id in measured:
             predicted[key] = measured[spec.run_id].predicted_seconds(spec)
-            on_progress(f"measured {spec.run_id}: {predicted[key]:.0f} s predicted")
     return {spec.run_id: predicted[_key(spec)] for spec in specs if _key(spec) in predicted}
 
 
@@ -138,7 +137,7 @@ def _key(spec: RunSpec) -> str:
 
 
 def _measured_in_processes(
-    specs: Sequence[RunSpec], code: Code | None, processes: int, on_progress: Callable[[str], None]
+    specs: Sequence[RunSpec], code: Code | None, processes: int, on_failure: Callable[[str], None]
 ) -> dict[str, Calibration]:
     """Calibrations by run id; what two processes measured is averaged."""
     said = fan_out(
@@ -147,7 +146,7 @@ def _measured_in_processes(
         specs,
         code,
         shares(len(specs), processes),
-        lambda reason: on_progress(f"could not measure an arm, so its time is not predicted: {reason}"),
+        lambda reason: on_failure(f"could not measure an arm, so its time is not predicted: {reason}"),
     )
     found: dict[str, list[dict[str, float]]] = {}
     for row in said:

@@ -117,17 +117,17 @@ def plan(
     workers: int,
     code: Code | None = None,
     measure: bool = True,
-    on_progress: Callable[[str], None] = lambda line: None,
+    on_failure: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """What a pinned experiment will cost.
 
     Args:
         code: the user's Python that parts of the experiment were written in.
         measure: take a few steps of every distinct setting, to predict seconds.
-        on_progress: told what was measured.
+        on_failure: told why an arm could not be measured.
     """
     left = [run.spec for run in resolved.runs if not is_done(store, run.spec.run_id)]
-    seconds = calibrate(left, code, workers=workers, on_progress=on_progress) if measure else {}
+    seconds = calibrate(left, code, workers=workers, on_failure=on_failure) if measure else {}
     cells = tuple(
         _cell(resolved, arm.name, scale, store, seconds) for scale in resolved.scales for arm in resolved.arms
     )

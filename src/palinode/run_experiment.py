@@ -82,7 +82,7 @@ def run_experiment(
         store,
         workers=at_a_time,
         code=code,
-        on_progress=lambda line: on_event({"event": "note", "message": line}),
+        on_failure=lambda line: on_event({"event": "note", "message": line}),
     )
     _refuse_full_disk(planned, store)
     if planned.left or not entry.plan:  # with nothing left to do, what was predicted for the runs stays

@@ -171,7 +171,20 @@ def test_m47_five_learning_rates_against_one():
 
 
 def test_more_looks_at_the_validation_split_fail():
-    assert check_selection(arms(counters={**LTR_COUNTERS, "evaluations": 9}), {}).outcome == "fail"
+    finding = check_selection(arms(counters={**LTR_COUNTERS, "evaluations": 9}), {})
+    assert finding.outcome == "fail"
+    counts = {count for run in arms() for count in [run.counters.get("evaluations")] if count is not None}
+    assert len(counts) == 1
+    assert finding.message == f"evaluations a {counts.pop():g}, b 9"
+
+
+def test_unequal_looks_at_several_scales_are_told_once():
+    runs = [
+        replace(one, scale=scale)
+        for scale in ("small", "large")
+        for one in arms(counters={**LTR_COUNTERS, "evaluations": 9})
+    ]
+    assert check_selection(runs, {}).message.count("evaluations") == 1
 
 
 def test_m48_a_diverged_run_that_left_no_record():

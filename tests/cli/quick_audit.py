@@ -32,7 +32,7 @@ def no_audit_ahead(specs, store, code, *, workers) -> None:
     """The quick audit takes no time."""
 
 
-def quick_calibrate(specs, code=None, *, workers=1, on_progress=lambda line: None) -> dict[str, float]:
+def quick_calibrate(specs, code=None, *, workers=1, on_failure=lambda line: None) -> dict[str, float]:
     """A second for every run."""
     return {spec.run_id: 1.0 for spec in specs}
 

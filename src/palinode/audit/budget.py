@@ -171,20 +171,12 @@ def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> 
     arms = sorted({run.arm for run in runs} | set(tuning))
     trials = {arm: tuning.get(arm, Tuning()).trials for arm in arms}
     budgets = {arm: tuning.get(arm, Tuning()).tokens_read for arm in arms}
-    looks = {
-        f"{run.arm}/{run.scale}/{run.seed}": run.counters["evaluations"]
-        for run in runs
-        if run.outcome == "done" and run.counters.get("evaluations") is not None
-    }
     unequal = []
     if len(set(trials.values())) > 1:
         unequal.append("tuning trials " + _listed(trials))
     if budgets and _spread(budgets.values()) > LISTED_ABOVE:
         unequal.append("tokens read in tuning " + _listed(budgets))
-    for scale in sorted({run.scale for run in runs}):
-        here = {name: count for name, count in looks.items() if name.split("/")[-2] == scale}
-        if len(set(here.values())) > 1:
-            unequal.append("evaluations " + _listed(here))
+    unequal += _unequal_looks(runs)
     outcome: Outcome = "fail" if unequal else "pass" if len(arms) > 1 else "could_not_tell"
     message = (
         "; ".join(unequal)
@@ -198,6 +190,24 @@ def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> 
         {"unequal": len(unequal), "arms": len(arms)} | {f"trials_{arm}": count for arm, count in trials.items()},
         0.0,
     )
+
+
+def _unequal_looks(runs: Sequence[RunBudget]) -> list[str]:
+    """How often each arm looked at the validation split, where arms differ: a line for all scales at which it is the same."""
+    by_line: dict[str, list[str]] = {}
+    scales = list(dict.fromkeys(run.scale for run in runs))
+    for scale in scales:
+        looks: dict[str, set[float]] = {}
+        for run in runs:
+            if run.scale == scale and run.outcome == "done" and run.counters.get("evaluations") is not None:
+                looks.setdefault(run.arm, set()).add(run.counters["evaluations"])
+        if len(set().union(*looks.values())) > 1:
+            told = [f"{arm} {' or '.join(f'{count:g}' for count in sorted(counts))}" for arm, counts in looks.items()]
+            by_line.setdefault(", ".join(told), []).append(scale)
+    return [
+        f"evaluations {line}" + (f" at {', '.join(at)}" if len(at) < len(scales) else "")
+        for line, at in by_line.items()
+    ]
 
 
 def list_differences(runs: Sequence[RunBudget], equal: str) -> Finding:

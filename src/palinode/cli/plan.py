@@ -56,7 +56,7 @@ def plan(
         workers=workers or default_at_a_time(resolved),
         code=source.code,
         measure=measure,
-        on_progress=lambda line: typer.echo(line, err=True),
+        on_failure=lambda line: typer.echo(line, err=True),
     )
     typer.echo(as_json(planned.as_data()) if json else plan_text(planned, resolved.decision.equal))
 

@@ -1,0 +1,293 @@
+"""The findings page of the mask experiments, made from a store: claims M1 to M5, each with its effect, its interval and a verdict.
+
+Run, after the two experiments:
+    palinode run experiments/mask.py --size laptop
+    palinode run experiments/mask_total.py --size laptop
+    python findings/mask.py --store runs --size laptop
+Writes findings/mask-<size>.md and the numbers beside it as JSON; no number on the page is typed by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from palinode.analysis.intervals import Interval, t_interval
+from palinode.analysis.layer_cuts import layer_cuts
+from palinode.analysis.ratios import final_scores
+from palinode.analysis.sizes import ScaleSize, scale_sizes
+from palinode.analysis.verdict import verdicts
+from palinode.base import fsio
+from palinode.results.record import ExperimentRecord
+from palinode.results.store import Store
+
+HERE = Path(__file__).parent
+ARM = "both-05"
+CONFIDENCE = 0.95
+ALMOST_PERFECT = 0.02  # rtl within 2 % of ltr: twice what Arrows of Time finds between models of either direction
+Scores = Mapping[tuple[str, str, str], Mapping[int, float]]  # (arm, scale, direction) -> seed -> nats per token
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published claim, and what these runs say of it.
+
+    Attributes:
+        effect: what was measured; `low` and `high` are its interval over seeds, None where there are fewer than two.
+        verdict: holds, does not hold, or cannot tell at this scale.
+    """
+
+    name: str
+    claim: str
+    measured: str
+    effect: float
+    low: float | None
+    high: float | None
+    seeds: int
+    verdict: str
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--store", type=Path, default=Path("runs"))
+    arguments.add_argument("--size", default="laptop")
+    given = arguments.parse_args()
+    store = Store(given.store)
+    records = {name: store.experiment(f"{name}--{given.size}") for name in ("mask", "mask_total")}
+    found = {name: claims(record) for name, record in records.items()}
+    page = "\n".join(lines(given.size, records, found)) + "\n"
+    fsio.write_text(HERE / f"mask-{given.size}.md", page)
+    numbers = {name: [asdict(claim) for claim in of_one] for name, of_one in found.items()}
+    fsio.write_json(HERE / f"mask-{given.size}.json", numbers)
+
+
+def claims(record: ExperimentRecord) -> list[Claim]:
+    """M1 to M5 on the finished runs of one experiment."""
+    scores, sizes = final_scores(record, "validation", "nats_per_token"), scale_sizes(record)
+    return [m1(scores), m2(scores, sizes), m3(scores, sizes), m4(record), m5(record)]
+
+
+def m1(scores: Scores) -> Claim:
+    """The published rtl loss lies 77 % below the ltr loss; an honest one lies above it."""
+    gaps = per_seed(
+        lambda seed: mean_over_scales(scores, lambda of: of(ARM, "rtl", seed) / of(ARM, "ltr", seed) - 1), scores
+    )
+    return judged(
+        "M1",
+        "Reading one batch in twenty right to left is enough to learn the backward task almost perfectly.",
+        "rtl / ltr - 1 of the p = .05 arm, mean over all sizes",
+        gaps,
+        holds=lambda low, high: high <= ALMOST_PERFECT,
+        fails=lambda low, high: low > ALMOST_PERFECT,
+    )
+
+
+def m2(scores: Scores, sizes: Mapping[str, ScaleSize]) -> Claim:
+    """Ratio 1 against the logarithm of the parameters: a slope above 0 means catching up."""
+    slopes = per_seed(lambda seed: slope_of_ratio_1(scores, sizes, seed), scores)
+    return judged(
+        "M2",
+        "With size, models that also read right to left catch up left to right (ratio 1 rises towards 1).",
+        "change of ratio 1 for ten times the parameters",
+        slopes,
+        holds=lambda low, high: low > 0,
+        fails=lambda low, high: high < 0,
+    )
+
+
+def m3(scores: Scores, sizes: Mapping[str, ScaleSize]) -> Claim:
+    """How far ratio 1 moves from the narrowest to the widest, less how far from the shallowest to the deepest."""
+    differences = per_seed(lambda seed: width_less_depth(scores, sizes, seed), scores)
+    return judged(
+        "M3",
+        "The effect depends more on width than on depth.",
+        "how far ratio 1 moves over the widths less how far it moves over the depths",
+        differences,
+        holds=lambda low, high: low > 0,
+        fails=lambda low, high: high < 0,
+    )
+
+
+def m4(record: ExperimentRecord) -> Claim:
+    """Ratio 2 with one block left less ratio 2 of the whole model, deepest models, heads refitted."""
+    return cut_claim(
+        record,
+        "M4",
+        "Ratio 2 falls as layers are cut: the later layers do the backward task.",
+        f"ltr / rtl of {ARM} with one block left less that of the whole model, heads refitted, deepest sizes",
+        lambda cut: cut(ARM, "ltr", 1) / cut(ARM, "rtl", 1) - cut(ARM, "ltr", None) / cut(ARM, "rtl", None),
+        holds=lambda low, high: high < 0,
+        fails=lambda low, high: low > 0,
+    )
+
+
+def m5(record: ExperimentRecord) -> Claim:
+    """Ratio 1 with a quarter of the blocks left less ratio 1 with half of them, deepest models, heads refitted."""
+    return cut_claim(
+        record,
+        "M5",
+        "Early layers of p = .05 models are stronger than those of p = 0 models, middle ones weaker.",
+        f"ratio 1 of {ARM} with a quarter of the blocks left less that with half of them, heads refitted, deepest sizes",
+        lambda cut: cut("ltr", "ltr", 0.25) / cut(ARM, "ltr", 0.25) - cut("ltr", "ltr", 0.5) / cut(ARM, "ltr", 0.5),
+        holds=lambda low, high: low > 0,
+        fails=lambda low, high: high < 0,
+    )
+
+
+def per_seed(measure: Callable[[int], float | None], scores: Scores) -> list[float]:
+    """The measure of every seed that has all it needs."""
+    seeds = sorted({seed for values in scores.values() for seed in values})
+    return [value for seed in seeds if (value := measure(seed)) is not None and math.isfinite(value)]
+
+
+def mean_over_scales(scores: Scores, measure: Callable[[Callable[[str, str, int], float]], float]) -> float | None:
+    """The mean of a measure over all sizes; None while a run is missing."""
+    values = []
+    for scale in dict.fromkeys(scale for _, scale, _ in scores):
+        try:
+            values.append(measure(lambda arm, way, seed, scale=scale: scores[arm, scale, way][seed]))
+        except KeyError:
+            return None
+    return sum(values) / len(values) if values else None
+
+
+def ratio_1(scores: Scores, scale: str, seed: int) -> float | None:
+    above, below = (scores.get((arm, scale, "ltr"), {}).get(seed) for arm in ("ltr", ARM))
+    return above / below if above is not None and below is not None else None
+
+
+def slope_of_ratio_1(scores: Scores, sizes: Mapping[str, ScaleSize], seed: int) -> float | None:
+    """Least squares over the sizes."""
+    points = [
+        (math.log10(size.parameters), ratio_1(scores, scale, seed)) for scale, size in sizes.items() if size.parameters
+    ]
+    if any(ratio is None for _, ratio in points) or len(points) < 2:
+        return None
+    xs, ys = [x for x, _ in points], [float(y) for _, y in points if y is not None]
+    middle_x, middle_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - middle_x) ** 2 for x in xs)
+    return sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys, strict=True)) / spread
+
+
+def width_less_depth(scores: Scores, sizes: Mapping[str, ScaleSize], seed: int) -> float | None:
+    """|ratio 1 at the widest - at the narrowest|, mean over depths, less the same of depth over widths."""
+    ratios = {(size.depth, size.width): ratio_1(scores, scale, seed) for scale, size in sizes.items()}
+    depths, widths = (sorted({key[place] for key in ratios if key[place] is not None}) for place in (0, 1))
+    if None in ratios.values() or len(ratios) != len(depths) * len(widths):
+        return None
+    by_width = [abs(ratios[depth, widths[-1]] - ratios[depth, widths[0]]) for depth in depths]  # type: ignore[operator]
+    by_depth = [abs(ratios[depths[-1], width] - ratios[depths[0], width]) for width in widths]  # type: ignore[operator]
+    return sum(by_width) / len(by_width) - sum(by_depth) / len(by_depth)
+
+
+def cut_claim(
+    record: ExperimentRecord,
+    name: str,
+    claim: str,
+    measured: str,
+    measure: Callable[[Callable[[str, str, float | None], float]], float],
+    *,
+    holds: Callable[[float, float], bool],
+    fails: Callable[[float, float], bool],
+) -> Claim:
+    """A claim about layer cuts: the measure of each seed, averaged over the deepest sizes."""
+    cuts = layer_cuts(record, "validation").filter(head="refitted")
+    sizes = scale_sizes(record)
+    deepest = max((size.depth or 0 for size in sizes.values()), default=0)
+    scales = [scale for scale, size in sizes.items() if size.depth == deepest]
+    values = []
+    for seed in sorted(set(cuts["seed"])):
+        one = cuts.filter(seed=seed)
+        found = [measured_on_cuts(one, scale, deepest, measure) for scale in scales]
+        if found and None not in found:
+            values.append(math.fsum(value for value in found if value is not None) / len(found))
+    return judged(name, claim, measured, values, holds=holds, fails=fails)
+
+
+def measured_on_cuts(
+    cuts: pl.DataFrame, scale: str, deepest: int, measure: Callable[[Callable[[str, str, float | None], float]], float]
+) -> float | None:
+    """The measure at one size; None while a run is missing."""
+    nats = {
+        (row["arm"], row["direction"], row["blocks"]): row["nats_per_token"]
+        for row in cuts.filter(scale=scale).iter_rows(named=True)
+    }
+    try:
+        return measure(lambda arm, way, left: nats[arm, way, blocks_left(left, deepest)])
+    except KeyError:
+        return None
+
+
+def blocks_left(left: float | None, deepest: int) -> int:
+    """1 is one block, a fraction that share of the model, None the whole."""
+    return deepest if left is None else 1 if left == 1 else max(1, round(left * deepest))
+
+
+def judged(
+    name: str,
+    claim: str,
+    measured: str,
+    values: Sequence[float],
+    *,
+    holds: Callable[[float, float], bool],
+    fails: Callable[[float, float], bool],
+) -> Claim:
+    """The mean over seeds, its t interval, and what the interval allows to say."""
+    interval: Interval | None = t_interval(list(values), CONFIDENCE)
+    verdict = "cannot tell at this scale"
+    if interval is not None:
+        low, high = interval.low, interval.high
+        verdict = "holds" if holds(low, high) else "does not hold" if fails(low, high) else verdict
+    effect = sum(values) / len(values) if values else math.nan
+    low, high = (interval.low, interval.high) if interval else (None, None)
+    return Claim(name, claim, measured, effect, low, high, len(values), verdict)
+
+
+def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str, Sequence[Claim]]) -> Iterator[str]:
+    """The page."""
+    yield f"# mask, size {size}: right to left beside left to right"
+    for name, record in records.items():
+        entry, done = record.entry, sum(run.outcome == "done" for run in record.runs)
+        yield ""
+        yield f"## {entry.question}"
+        yield ""
+        yield f"{done} of {len(record.runs)} runs done; seeds {', '.join(map(str, entry.seeds))}. `{' '.join(entry.command)}`"
+        yield ""
+        yield "| claim | measured | effect | 95 % interval | seeds | verdict |"
+        yield "|---|---|--:|--:|--:|---|"
+        for claim in found[name]:
+            interval = "" if claim.low is None else f"{claim.low:+.4f} to {claim.high:+.4f}"
+            row = (
+                f"{claim.name}. {claim.claim}",
+                claim.measured,
+                f"{claim.effect:+.4f}",
+                interval,
+                claim.seeds,
+                claim.verdict,
+            )
+            yield "| " + " | ".join(map(str, row)) + " |"
+        yield ""
+        yield from verdict_table(record)
+
+
+def verdict_table(record: ExperimentRecord) -> Iterator[str]:
+    """What the decision rule says of every arm at every size."""
+    yield "| arm | size | difference in ltr loss, nats | 95 % interval | pairs | verdict |"
+    yield "|---|---|--:|--:|--:|---|"
+    for verdict in verdicts(record):
+        compared = verdict.comparison
+        mean = "" if compared.mean is None else f"{compared.mean:+.4f}"
+        interval = "" if compared.interval is None else f"{compared.interval.low:+.4f} to {compared.interval.high:+.4f}"
+        stamp = "" if verdict.leak == "none" else "LEAK: "
+        row: list[Any] = [verdict.arm, verdict.scale, mean, interval, len(compared.pairs), stamp + verdict.outcome]
+        yield "| " + " | ".join(map(str, row)) + " |"
+
+
+if __name__ == "__main__":
+    main()
