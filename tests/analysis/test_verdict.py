@@ -205,6 +205,21 @@ def test_what_the_audit_of_the_finished_runs_found_is_said(tmp_path):
     assert not any("C5" in caution for caution in only(experiment(tmp_path / "other")).cautions)
 
 
+def test_more_looks_at_the_validation_split_are_said_of_the_pair_that_has_them(tmp_path):
+    store = make_store(tmp_path / "runs")
+    for run in store.entry("demo").runs:
+        result = store.record(run.run_id).result
+        looks = {"evaluations": 5 if run.arm == "both" else 4}
+        store.write_result(result.with_(counters={**result.counters, **looks}))
+    findings = (Finding(check="C5.selection", outcome="fail", law="l", message="evaluations ltr 4, both 5"),)
+    store.write_audit("c5", AuditReport(subject="demo", findings=findings))
+    store.write_experiment(store.entry("demo").with_(comparison="c5"))
+    found = {one.arm: one.cautions for one in verdicts(store.experiment("demo"))}
+    assert "evaluated 5 times, ltr 4" in found["both"]
+    others = [caution for arm, cautions in found.items() if arm != "both" for caution in cautions]
+    assert not any("evaluat" in caution for caution in others)
+
+
 def test_mixed_machines_are_said(tmp_path):
     store = make_store(tmp_path / "runs")
     result = store.experiment("demo").runs_of("both", "base")[0].result

@@ -144,6 +144,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdi
         cautions=(
             *_cost_cautions(cost),
             *_comparison_cautions(record),
+            *_unequal_looks(record, comparison),
             *_audit_cautions(arm_side, baseline_side),
             *_mixed_machines(record, comparison),
         ),
@@ -239,7 +240,26 @@ def _comparison_cautions(record: ExperimentRecord) -> list[str]:
     """What the audit of the finished runs against one another found wrong, beside what is said of each pair anyway."""
     findings = record.comparison.findings if record.comparison is not None else ()
     said_anyway = ("C5.declared_axis", "C5.runs")
-    return [f"{f.check}: {f.message}" for f in findings if f.outcome == "fail" and f.check not in said_anyway]
+    failed = [f for f in findings if f.outcome == "fail" and f.check not in said_anyway]
+    told = {f.check: [part for part in f.message.split("; ") if not part.startswith("evaluations ")] for f in failed}
+    return [f"{check}: {'; '.join(parts)}" for check, parts in told.items() if parts]
+
+
+def _unequal_looks(record: ExperimentRecord, comparison: Comparison) -> list[str]:
+    """C5.selection for one pair: who looked at the validation split more often could have chosen more."""
+    looks = {
+        arm: max(
+            (
+                run.result.counters.get("evaluations") or 0
+                for run in record.runs_of(arm, comparison.scale)
+                if run.result
+            ),
+            default=0,
+        )
+        for arm in (comparison.arm, comparison.baseline)
+    }
+    here, there = looks.values()
+    return [f"evaluated {here:g} times, {comparison.baseline} {there:g}"] if here != there else []
 
 
 def _mixed_machines(record: ExperimentRecord, comparison: Comparison) -> list[str]:
