@@ -67,6 +67,21 @@ def test_scores_are_those_of_the_model_with_blocks_removed(model):
     assert cut.refitted == {}
 
 
+@pytest.mark.parametrize("defect", ["no final norm", "another model's head"])
+def test_m50_a_cut_read_in_another_way_is_not_that_of_the_shorter_model(model, defect):
+    """M50: the equality above notices a cut that skips the final norm, or reads the state with the wrong head."""
+    honest = measured(cut_layers, model).scores["ltr"][0].nats_per_token
+    broken = copy.deepcopy(model)
+    if defect == "no final norm":
+        broken.finished = lambda residual: residual
+    else:
+        wrong = copy.deepcopy(model)
+        with torch.no_grad():
+            wrong.linear_head().weight.normal_(0.0, 0.3, generator=generator(1, "another head"))
+        broken.logits = wrong.logits
+    assert abs(measured(cut_layers, broken).scores["ltr"][0].nats_per_token - honest) > 1e-3
+
+
 def test_the_whole_model_scores_what_it_scores_in_evaluation(model):
     cut, scores = measured(cut_layers, model), measured(evaluate, model).scores
     for name, curve in cut.scores.items():
