@@ -13,6 +13,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,10 +152,14 @@ def mean_over_scales(scores: Scores, measure: Callable[[Callable[[str, str, int]
     values = []
     for scale in dict.fromkeys(scale for _, scale, _ in scores):
         try:
-            values.append(measure(lambda arm, way, seed, scale=scale: scores[arm, scale, way][seed]))
+            values.append(measure(partial(score_at, scores, scale)))
         except KeyError:
             return None
     return sum(values) / len(values) if values else None
+
+
+def score_at(scores: Scores, scale: str, arm: str, way: str, seed: int) -> float:
+    return scores[arm, scale, way][seed]
 
 
 def ratio_1(scores: Scores, scale: str, seed: int) -> float | None:
@@ -177,13 +182,17 @@ def slope_of_ratio_1(scores: Scores, sizes: Mapping[str, ScaleSize], seed: int) 
 
 def width_less_depth(scores: Scores, sizes: Mapping[str, ScaleSize], seed: int) -> float | None:
     """|ratio 1 at the widest - at the narrowest|, mean over depths, less the same of depth over widths."""
-    ratios = {(size.depth, size.width): ratio_1(scores, scale, seed) for scale, size in sizes.items()}
-    depths, widths = (sorted({key[place] for key in ratios if key[place] is not None}) for place in (0, 1))
-    if None in ratios.values() or len(ratios) != len(depths) * len(widths):
+    ratios: dict[tuple[int, int], float] = {}
+    for scale, size in sizes.items():
+        ratio = ratio_1(scores, scale, seed)
+        if ratio is not None and size.depth is not None and size.width is not None:
+            ratios[size.depth, size.width] = ratio
+    depths, widths = sorted({depth for depth, _ in ratios}), sorted({width for _, width in ratios})
+    if not ratios or len(ratios) != len(sizes) or len(ratios) != len(depths) * len(widths):
         return None
-    by_width = [abs(ratios[depth, widths[-1]] - ratios[depth, widths[0]]) for depth in depths]  # type: ignore[operator]
-    by_depth = [abs(ratios[depths[-1], width] - ratios[depths[0], width]) for width in widths]  # type: ignore[operator]
-    return sum(by_width) / len(by_width) - sum(by_depth) / len(by_depth)
+    by_width = [abs(ratios[depth, widths[-1]] - ratios[depth, widths[0]]) for depth in depths]
+    by_depth = [abs(ratios[depths[-1], width] - ratios[depths[0], width]) for width in widths]
+    return math.fsum(by_width) / len(by_width) - math.fsum(by_depth) / len(by_depth)
 
 
 def cut_claim(
@@ -242,10 +251,10 @@ def judged(
     interval: Interval | None = t_interval(list(values), CONFIDENCE)
     verdict = "cannot tell at this scale"
     if interval is not None:
-        low, high = interval.low, interval.high
-        verdict = "holds" if holds(low, high) else "does not hold" if fails(low, high) else verdict
-    effect = sum(values) / len(values) if values else math.nan
-    low, high = (interval.low, interval.high) if interval else (None, None)
+        inside = (interval.low, interval.high)
+        verdict = "holds" if holds(*inside) else "does not hold" if fails(*inside) else verdict
+    effect = math.fsum(values) / len(values) if values else math.nan
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
     return Claim(name, claim, measured, effect, low, high, len(values), verdict)
 
 
