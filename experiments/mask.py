@@ -62,7 +62,7 @@ BASE = RunSettings(
     model=LatentConfig(layers=2, width=64),
     objective=LtrObjective(),
     # hlb-gpt's recipe with a rate of its own (the law of its size dial was found between 20 and 600 million parameters and gives
-    # .047 at .3 million, where .004 is better), a decay that ends, and batches that stay, so that arms get equal tokens.
+    # .047 at .3 million; .004 is a choice, the same for every arm), a decay that ends, and batches that stay: equal tokens.
     recipe=Hlb(
         steps=round(STEPS * SLACK),
         max_tokens_read=STEPS * STEP_TOKENS,

@@ -68,11 +68,11 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         """(R, S, D) -> (R, S, D); slot i depends on slot j only where the reading allows it."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x, reading)")
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """FLOPs for one slot and elements of state, in a row of `slots` slots with `pairs` visible pairs."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define cost(slots, pairs)")
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """Fill one of this module's own parameters (not those of a `Linear` inside it), in place."""
