@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from palinode.base.config import (
+    LATER,
     Config,
     Part,
     canonical_json,
@@ -20,6 +21,7 @@ from palinode.base.config import (
     diff,
     encode,
     finite,
+    identity,
     one_of,
     replace_at,
     source_sha256,
@@ -104,6 +106,26 @@ def test_a_tables_order_and_spelling_of_lists_do_not_change_the_hash():
     one = decode(Outer, {"steps": 3, "inner": {"names": ["a"], "rate": 0.5}, "table": {"x": [1], "y": [2]}})
     other = decode(Outer, {"table": {"y": (2,), "x": (1,)}, "inner": {"rate": 0.5, "names": ("a",)}, "steps": 3})
     assert content_hash(one) == content_hash(other)
+
+
+class Grown(Config):
+    """A config to which two fields came later."""
+
+    old: int = 1
+    new: Annotated[int, LATER] = 0
+    table: dict[str, Inner] = {}
+    rows: tuple["Grown", ...] = ()
+    part: Annotated["Grown | None", LATER] = None
+
+
+def test_an_option_that_came_later_names_no_run_anew_until_it_is_used():
+    plain = Grown(rows=(Grown(old=2),))
+    assert identity(plain) == {"old": 1, "table": {}, "rows": [{"old": 2, "table": {}, "rows": []}]}
+    assert encode(plain)["new"] == 0
+    assert decode(Grown, identity(plain)) == plain
+    used = [plain.with_(new=1), plain.with_(rows=(Grown(old=2, new=3),)), plain.with_(part=Grown())]
+    hashes = {content_hash(identity(one)) for one in (plain, *used)}
+    assert len(hashes) == 4
 
 
 def test_half_a_character_has_a_hash():

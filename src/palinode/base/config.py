@@ -37,6 +37,7 @@ C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
 LONE_SURROGATES = "backslashreplace"  # JSON text may name half a character; its escape can be hashed, the half cannot
 UNIONS = (Union, UnionType)  # X | None, in both spellings
+LATER = "later"  # marks a field that came after runs had been recorded: `x: Annotated[int, LATER] = 0`, see `identity`
 UNKNOWN_PART_KEY = "unknown_part_key"  # our own error type: pydantic does not see the fields behind a `kind`
 
 
@@ -160,6 +161,15 @@ def encode(config: BaseModel) -> dict[str, Any]:
         raise
 
 
+def identity(config: BaseModel) -> dict[str, Any]:
+    """What a config is known by: its encoding without the fields marked `LATER` that stand at their defaults.
+
+    An option that is added with its default meaning "as before" leaves the ids of earlier runs as they were, so a store
+    outlives an upgrade.
+    """
+    return _without_later(config, encode(config))
+
+
 def canonical_json(value: Any) -> str:
     """One text per value: sorted keys, no spaces, no NaN. The only form that is ever hashed."""
     plain = encode(value) if isinstance(value, BaseModel) else value
@@ -214,6 +224,24 @@ def source_sha256(cls: type) -> str:
 def finite(value: float | None) -> float | None:
     """The value when it is a finite number, else None: JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _without_later(value: Any, encoded: Any) -> Any:
+    """The encoding of a value, later fields at their defaults left out at every depth."""
+    if isinstance(value, BaseModel):
+        kept = dict(encoded)
+        for name, field in type(value).model_fields.items():
+            held = getattr(value, name)
+            if LATER in field.metadata and held == field.get_default(call_default_factory=True):
+                del kept[name]
+            else:
+                kept[name] = _without_later(held, encoded[name])
+        return kept
+    if isinstance(value, Mapping):
+        return {key: _without_later(value[key], item) for key, item in encoded.items()}
+    if isinstance(value, tuple) and len(value) == len(encoded):
+        return [_without_later(one, item) for one, item in zip(value, encoded, strict=True)]
+    return encoded
 
 
 def _as_tuples(value: Any) -> Any:

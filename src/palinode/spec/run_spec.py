@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from palinode.base.config import Config, content_hash, encode, one_of
+from palinode.base.config import Config, content_hash, identity, one_of
 from palinode.base.errors import BadInput
 from palinode.base.seeds import NUMERICS_VERSION
 from palinode.data.config import DataConfig
@@ -113,7 +113,7 @@ class RunSpec(RunSettings):
     @property
     def run_id(self) -> str:
         """16 hex characters: the hash of this spec, the numerics version, and the source of user code in it."""
-        return content_hash({"numerics_version": NUMERICS_VERSION, "spec": encode(self)})[:RUN_ID_CHARACTERS]
+        return content_hash({"numerics_version": NUMERICS_VERSION, "spec": identity(self)})[:RUN_ID_CHARACTERS]
 
 
 def known_version(version: int) -> int:
