@@ -2,7 +2,8 @@
 
 Measured as the runs themselves will run: in processes of their own with the spec's threads, and as many at a time as there
 will be workers, because two runs on one machine slow each other down. The prediction is stored before the runs and shown
-beside what they took.
+beside what they took. A large grid is not measured whole: when the time for it is up, what is left is predicted from what was
+measured (see `effort`).
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
@@ -23,12 +24,14 @@ from palinode.auditing import audit_trained
 from palinode.base.config import content_hash, encode
 from palinode.data.store import TokenStore
 from palinode.data.windows import evaluation_windows
+from palinode.effort import Setting, Work, filled_in, spanning_order, work_of
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
 from palinode.fan_out import end_with_the_driver, fan_out, say
 from palinode.objectives import Progress
 from palinode.results.store import Store
 from palinode.run import Attempt, cut_split, refit_for_cuts
 from palinode.spec.code import Code
+from palinode.spec.experiment import ResolvedRun
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.loop import Training, batch_examples, take_step
@@ -37,6 +40,9 @@ WARM_UP_STEPS = 2  # the first steps allocate; they are several times slower
 LEAST_STEPS, MOST_STEPS = 4, 40
 BUDGET_SECONDS = 1.5  # of training steps per distinct arm and scale
 EVALUATION_BATCHES = 3
+MOST_SECONDS = 60.0  # from which on no further setting is begun, whatever the grid
+SHARE_OF_RUNS = 0.1  # nor beyond this share of what the runs will take,
+FEW_SETTINGS = 8  # unless there are so few of them: these are all measured
 
 
 @dataclass(frozen=True)
@@ -76,14 +82,28 @@ class Calibration:
         )
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What was found before the runs.
+
+    Attributes:
+        seconds: of each run, by run id; a run whose setting could not be measured is missing.
+        settings, measured: how many distinct settings there are, and how many of them were measured.
+    """
+
+    seconds: Mapping[str, float]
+    settings: int
+    measured: int
+
+
 def calibrate(
-    specs: Sequence[RunSpec],
+    runs: Sequence[ResolvedRun],
     code: Code | None = None,
     *,
     workers: int = 1,
     on_failure: Callable[[str], None] = lambda line: None,
-) -> dict[str, float]:
-    """Predicted seconds of each run, by run id; runs that differ in their seed alone are measured once.
+) -> Predicted:
+    """Predicted seconds of each run; runs that differ in their seed alone are measured once.
 
     A setting that could not be measured has no prediction, and `on_failure` is told why.
 
@@ -91,17 +111,58 @@ def calibrate(
         code: the user's Python that parts of the specs were written in.
         workers: how many runs there will be at a time.
     """
-    by_key: dict[str, RunSpec] = {}
-    for spec in specs:
-        by_key.setdefault(_key(spec), spec)
-    if not by_key:
-        return {}
-    measured = _measured_in_processes(tuple(by_key.values()), code, min(workers, len(specs)), on_failure)
-    predicted = {}
-    for key, spec in by_key.items():
-        if spec.run_id in measured:
-            predicted[key] = measured[spec.run_id].predicted_seconds(spec)
-    return {spec.run_id: predicted[_key(spec)] for spec in specs if _key(spec) in predicted}
+    distinct: dict[str, ResolvedRun] = {}
+    for run in runs:
+        distinct.setdefault(_key(run.spec), run)
+    if not distinct:
+        return Predicted({}, 0, 0)
+    settings = _settings(list(distinct.values()))
+    specs = [run.spec for run in distinct.values()]
+    found = _measured_in_processes(
+        [specs[index] for index in spanning_order(settings)], code, min(workers, len(runs)), len(runs), on_failure
+    )
+    measured = {index: known for index, spec in enumerate(specs) if (known := found.get(spec.run_id)) is not None}
+    failed = {index for index, spec in enumerate(specs) if found.get(spec.run_id, ...) is None}
+    by_key = {
+        key: calibration.predicted_seconds(run.spec)
+        for (key, run), calibration in zip(distinct.items(), completed(settings, measured, failed), strict=True)
+        if calibration is not None
+    }
+    seconds = {run.spec.run_id: by_key[key] for run in runs if (key := _key(run.spec)) in by_key}
+    return Predicted(seconds, len(distinct), len(measured))
+
+
+def completed(
+    settings: Sequence[Setting], measured: Mapping[int, Calibration], failed: Set[int]
+) -> list[Calibration | None]:
+    """The calibration of every setting: as measured, else predicted; None where measuring it or all of its arm failed."""
+    arms = {settings[index].arm for index in measured}
+    hopeless = {settings[index].arm for index in failed} - arms
+    if not measured:
+        return [None] * len(settings)
+    by_name = {
+        field.name: filled_in(settings, {index: getattr(known, field.name) for index, known in measured.items()})
+        for field in fields(Calibration)
+    }
+    return [
+        None
+        if index in failed or setting.arm in hopeless
+        else Calibration(**{name: seconds[index] for name, seconds in by_name.items()})
+        for index, setting in enumerate(settings)
+    ]
+
+
+def goes_on(took: Sequence[float], spent: float, worth: float, least: int) -> bool:
+    """Whether a process begins to measure another setting.
+
+    Args:
+        took: seconds of each that it has measured; the next is taken to be as slow as the slowest of them.
+        spent: seconds since it was asked for, its imports included.
+        worth: seconds that the runs will take, as far as it knows.
+        least: so many are measured however short the runs are.
+    """
+    limit = MOST_SECONDS if len(took) < least else min(MOST_SECONDS, SHARE_OF_RUNS * worth)
+    return not took or spent + max(took) <= limit
 
 
 def expected_passes(settings: RunSettings) -> float:
@@ -136,13 +197,26 @@ def _key(spec: RunSpec) -> str:
     return content_hash(encode(spec.settings))
 
 
+def _settings(runs: Sequence[ResolvedRun]) -> list[Setting]:
+    """The grid; arms with the same model share its work."""
+    works: dict[str, Work] = {}
+    found = []
+    for run in runs:
+        key = content_hash([encode(run.spec.model), encode(run.spec.data)])
+        if key not in works:
+            works[key] = work_of(run.spec)
+        found.append(Setting(run.arm, run.scale, works[key]))
+    return found
+
+
 def _measured_in_processes(
-    specs: Sequence[RunSpec], code: Code | None, processes: int, on_failure: Callable[[str], None]
-) -> dict[str, Calibration]:
-    """Calibrations by run id; what two processes measured is averaged."""
+    specs: Sequence[RunSpec], code: Code | None, processes: int, runs: int, on_failure: Callable[[str], None]
+) -> dict[str, Calibration | None]:
+    """Calibrations by run id, None for those that failed; what two processes measured is averaged."""
+    limits = {"--started": time.monotonic(), "--runs": runs / processes, "--least": -(-FEW_SETTINGS // processes)}
     said = fan_out(
         "palinode.calibrate",
-        ["--started", str(time.monotonic())],
+        [str(word) for option in limits.items() for word in option],
         specs,
         code,
         shares(len(specs), processes),
@@ -150,26 +224,37 @@ def _measured_in_processes(
     )
     found: dict[str, list[dict[str, float]]] = {}
     for row in said:
-        found.setdefault(row["run_id"], []).append(row["calibration"])
+        rows = found.setdefault(row["run_id"], [])
+        if row["calibration"] is not None:
+            rows.append(row["calibration"])
     return {
-        run_id: Calibration(**{name: fmean(row[name] for row in rows) for name in rows[0]})
+        run_id: Calibration(**{name: fmean(row[name] for row in rows) for name in rows[0]}) if rows else None
         for run_id, rows in found.items()
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the runs of these directories, one after the other, and print what was found."""
+    """Measure the runs of these directories, one after the other while there is time, and print what was found."""
     parser = argparse.ArgumentParser(prog="python -m palinode.calibrate", description=__doc__)
     parser.add_argument("--started", type=float, required=True, help="time.monotonic() when this process was asked for")
+    parser.add_argument("--runs", type=float, required=True, help="how many runs each worker will do")
+    parser.add_argument("--least", type=int, required=True, help="settings to measure however short the runs are")
     parser.add_argument("directories", type=Path, nargs="+", help="each holds a run's spec")
     options = parser.parse_args(arguments)
     end_with_the_driver()
     importing_seconds = time.monotonic() - options.started
+    took, predicted = list[float](), list[float]()
     for directory in options.directories:
+        spent = time.monotonic() - options.started
+        if not goes_on(took, spent, options.runs * fmean(predicted or [0.0]), options.least):
+            break
+        say({"run_id": directory.name, "calibration": None})  # begun: what fails from here on is this
         with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
             calibration = measure(spec, Store(directory.parent), importing_seconds)
         say({"run_id": spec.run_id, "calibration": asdict(calibration)})
+        took.append(time.monotonic() - options.started - spent)
+        predicted.append(calibration.predicted_seconds(spec))
 
 
 def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibration:
@@ -210,7 +295,7 @@ def _seconds_per_slot(training: Training) -> float:
 def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
     """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
     spec, training = attempt.spec, attempt.training
-    tokens, window = attempt.data.tokens("validation"), spec.data.window_tokens
+    tokens, window = attempt.data.tokens(spec.evaluation.split), spec.data.window_tokens
     total, sample = _split_tokens(spec, attempt.data)
     started = time.perf_counter()
     evaluation = evaluate(
@@ -243,7 +328,7 @@ def _cut_seconds(attempt: Attempt) -> float:
 
 def _split_tokens(spec: RunSpec, data: TokenStore) -> tuple[int, int]:
     """Tokens of the validation split that are scored, and of the few batches that are measured."""
-    tokens = len(data.tokens("validation"))
+    tokens = len(data.tokens(spec.evaluation.split))
     total = min(tokens, spec.evaluation.max_tokens or tokens)
     return total, min(total, EVALUATION_BATCHES * spec.evaluation.batch_windows * spec.data.window_tokens)
 

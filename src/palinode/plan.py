@@ -18,7 +18,7 @@ from palinode.base.errors import PalinodeError
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Visibility
-from palinode.calibrate import calibrate, expected_steps
+from palinode.calibrate import Predicted, calibrate, expected_steps
 from palinode.data.store import prepare
 from palinode.objectives import Objective, Progress
 from palinode.results.store import Store
@@ -68,12 +68,16 @@ class Plan:
         workers: runs at a time.
         seconds: predicted wall time of the runs that are left, None where nothing was measured.
         warnings: where arms are not compared at equal cost, one line each.
+        settings, settings_measured: distinct settings of the runs that are left, and how many of them were measured; the time of
+            the others is predicted from these.
     """
 
     cells: tuple[Cell, ...]
     workers: int
     seconds: float | None
     warnings: tuple[str, ...]
+    settings: int = 0
+    settings_measured: int = 0
 
     @property
     def runs(self) -> int:
@@ -105,6 +109,8 @@ class Plan:
             "train_flops": self.total("train_flops"),
             "disk_bytes": self.disk_bytes,
             "predicted_seconds": self.seconds,
+            "settings": self.settings,
+            "settings_measured": self.settings_measured,
             "warnings": list(self.warnings),
             "cells": [{field.name: getattr(cell, field.name) for field in fields(cell)} for cell in self.cells],
         }
@@ -123,15 +129,16 @@ def plan(
 
     Args:
         code: the user's Python that parts of the experiment were written in.
-        measure: take a few steps of every distinct setting, to predict seconds.
+        measure: take a few steps of the distinct settings, to predict seconds; of a large grid not of every one.
         on_failure: told why an arm could not be measured.
     """
-    left = [run.spec for run in resolved.runs if not is_done(store, run.spec.run_id)]
-    seconds = calibrate(left, code, workers=workers, on_failure=on_failure) if measure else {}
+    left = [run for run in resolved.runs if not is_done(store, run.spec.run_id)]
+    found = calibrate(left, code, workers=workers, on_failure=on_failure) if measure else Predicted({}, 0, 0)
+    seconds = found.seconds
     cells = tuple(
         _cell(resolved, arm.name, scale, store, seconds) for scale in resolved.scales for arm in resolved.arms
     )
-    known = [seconds[spec.run_id] for spec in left if spec.run_id in seconds]
+    known = [seconds[run.spec.run_id] for run in left if run.spec.run_id in seconds]
     wall = makespan(known, workers) if measure and len(known) == len(left) else None
     growing = sorted({run.arm for run in resolved.runs if run.spec.recipe.accumulation})
     unknown = (
@@ -139,7 +146,8 @@ def plan(
         if growing
         else []
     )
-    return Plan(cells, workers, wall, (*parity_warnings(cells, resolved), *unknown))
+    warnings = (*parity_warnings(cells, resolved), *unknown)
+    return Plan(cells, workers, wall, warnings, found.settings, found.measured)
 
 
 def is_done(store: Store, run_id: str) -> bool:

@@ -6,6 +6,7 @@ from palinode import plan, run_experiment
 from palinode.auditing import AuditedArm
 from palinode.base.config import content_hash, encode
 from palinode.base.finding import AuditReport, Finding
+from palinode.calibrate import Predicted
 from palinode.cli.main import entry
 
 
@@ -32,9 +33,9 @@ def no_audit_ahead(specs, store, code, *, workers) -> None:
     """The quick audit takes no time."""
 
 
-def quick_calibrate(specs, code=None, *, workers=1, on_failure=lambda line: None) -> dict[str, float]:
+def quick_calibrate(runs, code=None, *, workers=1, on_failure=lambda line: None) -> Predicted:
     """A second for every run."""
-    return {spec.run_id: 1.0 for spec in specs}
+    return Predicted({run.spec.run_id: 1.0 for run in runs}, settings=len(runs), measured=len(runs))
 
 
 def install() -> None:

@@ -37,7 +37,7 @@ def plan(
     seeds: SeedsOption = None,
     store: StoreOption = DEFAULT_STORE,
     workers: WorkersOption = None,
-    measure: Annotated[bool, typer.Option(help="Take a few steps of every arm, to predict hours.")] = True,
+    measure: Annotated[bool, typer.Option(help="Take a few steps, to predict hours.")] = True,
     yes: YesOption = False,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
@@ -78,6 +78,8 @@ def plan_text(planned: Plan, equal: str) -> str:
         for cell in planned.cells
     ]
     time = "" if planned.seconds is None else f", about {duration(planned.seconds)} with {planned.workers} at a time"
+    if planned.settings_measured < planned.settings:
+        time += f" ({planned.settings_measured} of {planned.settings} settings measured)"
     lines = [
         text_table(COLUMNS, rows, right=COLUMNS[2:]),
         "",
