@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from palinode.results.store import Store
     from palinode.spec.experiment import Arm, Decision, Experiment, Scale, Size
     from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
+    from palinode.spec.tuning import Tuning
     from palinode.train.optim import AdamW, MuonAdamW
     from palinode.train.recipe import Gpt2AdamW, Recipe, Speedrun
 
@@ -45,6 +46,7 @@ _HOMES = {
     "palinode.results.store": ("Store",),
     "palinode.spec.experiment": ("Arm", "Decision", "Experiment", "Scale", "Size"),
     "palinode.spec.run_spec": ("EvaluationConfig", "RunSettings", "RunSpec"),
+    "palinode.spec.tuning": ("Tuning",),
     "palinode.train.optim": ("AdamW", "MuonAdamW"),
     "palinode.train.recipe": ("Gpt2AdamW", "Recipe", "Speedrun"),
 }
@@ -90,6 +92,7 @@ __all__ = [
     "Speedrun",
     "StepAt",
     "Store",
+    "Tuning",
     "Visibility",
     "gpt2",
     "hlb",

@@ -69,13 +69,15 @@ def run_one(
     attempt.save()
     if not reached_end:
         return attempt.result("stopped", reason=f"stopped after step {attempt.training.step}")
-    splits: tuple[Split, ...] = ("validation", "test") if spec.evaluation.test else ("validation",)
+    measured = spec.evaluation.split
+    splits: tuple[Split, ...] = (measured, "test") if spec.evaluation.test else (measured,)
     scores: Scores = {str(split): attempt.evaluate(split, final=True).as_rows() for split in splits}
     if spec.evaluation.context_lengths:
         attempt.vary_context(splits)
     if spec.evaluation.layer_cut:
         attempt.cut_layers(splits)
-    attempt.audit()
+    if measured == "validation":  # nothing is claimed from a trial, so it is not audited
+        attempt.audit()
     return attempt.record("done", scores=scores)
 
 
@@ -256,7 +258,7 @@ class Attempt:
         if done % recipe.log_every_steps == 0 or last or done == 1:
             self._log_training(report)
         if recipe.evaluate_every_steps and done % recipe.evaluate_every_steps == 0 and not last:
-            self.evaluate("validation")
+            self.evaluate(self.spec.evaluation.split)
         if done % recipe.checkpoint_interval_steps == 0 and not last:
             self.save()
 
@@ -265,7 +267,7 @@ class Attempt:
         with self._timed("evaluate"):
             training = self.training
             evaluation = evaluate_split(self.spec, training.model, self.data, training.specials, split, self.spec.seed)
-        self.evaluations += split == "validation"
+        self.evaluations += split == self.spec.evaluation.split
         self._write({"event": "eval", "split": split, "final": final, "scores": evaluation.as_rows()})
         return evaluation
 

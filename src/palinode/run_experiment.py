@@ -13,19 +13,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from palinode.audit.budget import Tuning
 from palinode.auditing import audit_arm, audit_comparison
 from palinode.auditing.ahead import audit_ahead
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import AuditFailed, EnvironmentProblem
 from palinode.base.finding import AuditReport, Finding
 from palinode.plan import Plan, plan
-from palinode.results.record import ArmEntry, ExperimentEntry, RunEntry
+from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.spec.code import Code, keep_code
 from palinode.spec.experiment import ResolvedArm, ResolvedExperiment
 from palinode.spec.pin import pinned
+from palinode.spec.tuning import trials
 from palinode.sweep.local import Job, SweepEnd, default_workers, sweep
 from palinode.train.parallel import resolve_device
+from palinode.tune import tuned
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
@@ -55,13 +58,13 @@ def run_experiment(
     workers: int | None = None,
     on_event: OnEvent = lambda event: None,
 ) -> SweepEnd:
-    """Audit, plan and run an experiment; its entry in the store says what was asked, predicted and found.
+    """Audit, plan, tune and run an experiment; its entry in the store says what was asked, predicted, chosen and found.
 
     Args:
         code: the user's Python that parts of the experiment were written in.
         command: the command line, for the record.
         workers: runs at a time; default see `default_at_a_time`.
-        on_event: called with `audit`, `plan`, `note` events and those of `sweep.local.sweep`.
+        on_event: called with `audit`, `plan`, `choice`, `note` events and those of `sweep.local.sweep`.
 
     Raises:
         BadInput: the data cannot be used.
@@ -74,7 +77,10 @@ def run_experiment(
     at_a_time = workers or default
     resolved = pinned(resolved)
     audits = audit_arms(resolved, store, on_event, code=code, workers=at_a_time)
-    entry = _entry(resolved, code, command, audits, earlier=_earlier(resolved, store))
+    choices: tuple[ChoiceEntry, ...] = ()
+    if resolved.tuning is not None and (found := tuned(resolved, store)) is not None:
+        resolved, choices = found
+    entry = _entry(resolved, code, command, audits, choices, earlier=_earlier(resolved, store))
     store.write_experiment(entry)
     refuse_leaks(audits)
     planned = plan(
@@ -90,9 +96,18 @@ def run_experiment(
         store.write_experiment(entry)
     on_event({"event": "plan", **planned.as_data()})
     began = time.perf_counter()
+    if resolved.tuning is not None:
+        end = _run_trials(resolved, store, code, command, at_a_time, on_event)
+        if end.interrupted is not None or (found := tuned(resolved, store)) is None:
+            return end
+        resolved, choices = found
+        entry = entry.with_(runs=_run_entries(resolved), choices=choices)
+        store.write_experiment(entry)
+    for choice in choices:
+        on_event({"event": "choice", **encode(choice)})
     end = sweep(_jobs(resolved, store, code), store, workers=at_a_time, on_event=_labelled(resolved, on_event))
     measured = _measured(planned, time.perf_counter() - began, end)
-    compared = _compared(resolved, store) if end.interrupted is None else entry.comparison
+    compared = _compared(resolved, store, choices) if end.interrupted is None else entry.comparison
     store.write_experiment(entry.with_(plan=dict(entry.plan) | measured, comparison=compared))
     return end
 
@@ -177,7 +192,21 @@ def _labelled(resolved: ResolvedExperiment, on_event: OnEvent) -> OnEvent:
     return lambda event: on_event({**event, **labels[event["run_id"]]})
 
 
-def _compared(resolved: ResolvedExperiment, store: Store) -> str:
+def _run_trials(
+    resolved: ResolvedExperiment,
+    store: Store,
+    code: Code | None,
+    command: Sequence[str],
+    workers: int,
+    on_event: OnEvent,
+) -> SweepEnd:
+    """Run the trials that choose, as an experiment of their own in the store; the arms were audited already."""
+    chooser = trials(resolved)
+    store.write_experiment(_entry(chooser, code, command, (), (), earlier=_earlier(chooser, store)))
+    return sweep(_jobs(chooser, store, code), store, workers=workers, on_event=_labelled(chooser, on_event))
+
+
+def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
     """Audit what the arms consumed (C5) and store it; returns its hash."""
     held = set(store.run_ids())
     runs = [
@@ -185,12 +214,25 @@ def _compared(resolved: ResolvedExperiment, store: Store) -> str:
         for run in resolved.runs
     ]
     models = {run.spec.model for run in resolved.runs if run.scale == resolved.scales[0]}
-    report = audit_comparison(runs, equal=resolved.decision.equal, models_differ=len(models) > 1)
+    report = audit_comparison(
+        runs, equal=resolved.decision.equal, models_differ=len(models) > 1, tuning=_tuning(choices)
+    )
     findings = [encode(finding) for finding in report.findings]
     audit_hash = content_hash([resolved.name, resolved.size, [run.spec.run_id for run in resolved.runs], findings])
     if audit_hash not in store.audits():  # its seconds are not in the hash: the same comparison again changes nothing
         store.write_audit(audit_hash, report)
     return audit_hash
+
+
+def _tuning(choices: Sequence[ChoiceEntry]) -> dict[str, Tuning]:
+    """Trials and tokens of each arm, all scales together."""
+    of_arm: dict[str, list[ChoiceEntry]] = {}
+    for choice in choices:
+        of_arm.setdefault(choice.arm, []).append(choice)
+    return {
+        arm: Tuning(sum(len(choice.runs) for choice in found), sum(choice.tokens_read for choice in found))
+        for arm, found in of_arm.items()
+    }
 
 
 def _jobs(resolved: ResolvedExperiment, store: Store, code: Code | None) -> list[Job]:
@@ -218,6 +260,7 @@ def _entry(
     code: Code | None,
     command: Sequence[str],
     audits: Sequence[ArmAudit],
+    choices: Sequence[ChoiceEntry],
     *,
     earlier: ExperimentEntry | None,
 ) -> ExperimentEntry:
@@ -235,12 +278,15 @@ def _entry(
         arms=tuple(ArmEntry(name=a.name, expect_leak=a.expect_leak, note=a.note, diff=a.diff) for a in resolved.arms),
         scales=resolved.scales,
         seeds=resolved.seeds,
-        runs=tuple(
-            RunEntry(arm=run.arm, scale=run.scale, seed=run.seed, run_id=run.spec.run_id) for run in resolved.runs
-        ),
+        runs=_run_entries(resolved),
         audits=hashes,
+        choices=tuple(choices),
         plan=earlier.plan if earlier else {},
     )
+
+
+def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:
+    return tuple(RunEntry(arm=run.arm, scale=run.scale, seed=run.seed, run_id=run.spec.run_id) for run in resolved.runs)
 
 
 def _refuse_full_disk(planned: Plan, store: Store) -> None:

@@ -21,6 +21,10 @@ ONE_SEED = TOML.replace("seeds = [1, 2]", "seeds = [1]")
 LONGER = TOML.replace("seeds = [1, 2]", "seeds = [5]").replace(
     "steps = 4", "steps = 60\nevaluate_every_steps = 20\ncheckpoint_every_steps = 10\nlog_every_steps = 5"
 )
+TUNED = (
+    ONE_SEED.replace("window_tokens = 16", "window_tokens = 16\ntuning_fraction = 0.1")
+    + "\n[tuning]\nvalues = [1e-9, 0.01]\n"
+)
 LEAK = (
     ONE_SEED
     + '\n[[arms]]\nname = "mask"\n[arms.change.objective]\nkind = "both"\nrtl_sees = { kind = "flipped-lower-triangle" }\n'
@@ -224,3 +228,42 @@ def test_the_code_may_be_edited_while_it_runs(quick, here):
     told = quick("run", "mine.py")
     assert told.code == 0
     assert len(Store("runs").run_ids()) == 3  # the ltr arm is reused, the edited one is new
+
+
+def test_every_arm_is_tuned_by_as_many_trials_before_it_runs(quick, here):
+    Path("x.toml").write_text(TUNED)
+    told = quick("run", "x.toml")
+    assert told.code == 0, told.err
+    store = Store("runs")
+    entry, trials = store.entry("tiny"), store.experiment("tiny-tuning")
+    assert {(choice.arm, choice.values, choice.chosen) for choice in entry.choices} == {
+        ("ltr", (1e-9, 0.01), 0.01),
+        ("both", (1e-9, 0.01), 0.01),
+    }
+    assert len(trials.runs) == 4
+    for choice in entry.choices:
+        scores = [store.record(run_id).result.score("tuning.ltr.nats_per_token") for run_id in choice.runs]
+        assert list(choice.scores) == scores
+        assert scores[1] < scores[0]
+        assert all(set(store.record(run_id).result.scores) == {"tuning"} for run_id in choice.runs)
+        assert f"{choice.arm} at base: recipe.optimizer.learning_rate = 0.01" in told.err
+        assert "at the edge" in told.err
+    for run in store.experiment("tiny").runs:
+        assert run.record.spec["recipe"]["optimizer"]["learning_rate"] == 0.01
+        assert set(run.result.scores) == {"validation"}
+    selection = next(f for f in store.experiment("tiny").comparison.findings if f.check == "C5.selection")
+    assert selection.numbers["trials_ltr"] == selection.numbers["trials_both"] == 2
+
+    before, stored = weights(store), everything_in(Path("runs"))
+    again = quick("run", "x.toml")
+    assert (again.code, weights(store)) == (0, before)
+    changed = {path for path, content in everything_in(Path("runs")).items() if content != stored.get(path)}
+    assert not {path for path in changed if not path.endswith("index.sqlite")}
+
+
+def test_arms_whose_every_trial_fails_are_not_run(quick, here):
+    Path("x.toml").write_text(TUNED.replace("values = [1e-9, 0.01]", "values = [1e30, 1e31]"))
+    told = quick("run", "x.toml")
+    assert told.code == 2
+    assert "no trial of arm 'ltr' at scale base came to a score" in told.err
+    assert not any(run.record for run in Store("runs").experiment("tiny").runs)

@@ -28,6 +28,7 @@ from palinode.base.config import content_hash, encode
 from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.seeds import NUMERICS_VERSION, generator
+from palinode.data.config import TEST, TUNING, VALIDATION
 from palinode.data.store import TokenStore, prepare
 from palinode.evaluate.losses import evaluation_passes
 from palinode.results.store import Store
@@ -135,9 +136,12 @@ def _data_key(settings: RunSettings, data: TokenStore) -> str:
 
 
 def _data_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:
-    unit = {"byte": BYTE, "char": CHARACTER}.get(settings.data.tokenizer, BPE_TOKEN)
-    held_out = {split: data.tokens(split) for split in ("validation", "test")}
-    return check_contamination(data.tokens("train"), held_out, window_tokens=settings.data.window_tokens, unit=unit)
+    config = settings.data
+    unit = {"byte": BYTE, "char": CHARACTER}.get(config.tokenizer, BPE_TOKEN)
+    held_out = {
+        split: data.tokens(split) for split in (VALIDATION, TEST, *((TUNING,) if config.tuning_fraction else ()))
+    }
+    return check_contamination(data.tokens("train"), held_out, window_tokens=config.window_tokens, unit=unit)
 
 
 def _cached(store: Store | None, name: str, key: str, check: Callable[[], tuple[Finding, ...]]) -> AuditReport:

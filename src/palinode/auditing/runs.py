@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from palinode.audit.budget import Expected, RunBudget, added_up, check_budget, expected_counters
+from palinode.audit.budget import Expected, RunBudget, Tuning, added_up, check_budget, expected_counters
 from palinode.audit.flow import FlowSettings, check_flow
 from palinode.audit.loss_floor import TextFloor, check_directions, check_falls, check_text_floor, text_floor
 from palinode.audit.stepwise import check_stepwise
@@ -62,13 +62,19 @@ def audit_trained(
 
 
 def audit_comparison(
-    runs: Sequence[tuple[str, str, RunSpec, Record | None]], *, equal: str, models_differ: bool
+    runs: Sequence[tuple[str, str, RunSpec, Record | None]],
+    *,
+    equal: str,
+    models_differ: bool,
+    tuning: Mapping[str, Tuning] | None = None,
 ) -> AuditReport:
-    """C5 on the runs of an experiment: (arm, scale, spec, record or None)."""
+    """C5 on the runs of an experiment: (arm, scale, spec, record or None), and how each arm was tuned."""
     began = time.perf_counter()
     budgets = [_budget(arm, scale, spec, record) for arm, scale, spec, record in runs if record is not None]
     planned = [(arm, scale, spec.seed) for arm, scale, spec, _ in runs]
-    findings = check_budget(budgets, equal=equal, planned=planned, model_differs_on_purpose=models_differ)
+    findings = check_budget(
+        budgets, equal=equal, planned=planned, tuning=tuning, model_differs_on_purpose=models_differ
+    )
     return AuditReport(subject="comparison", findings=findings, seconds=time.perf_counter() - began)
 
 

@@ -167,7 +167,8 @@ def identity(config: BaseModel) -> dict[str, Any]:
     An option that is added with its default meaning "as before" leaves the ids of earlier runs as they were, so a store
     outlives an upgrade.
     """
-    return _without_later(config, encode(config))
+    known: dict[str, Any] = _without_later(config, encode(config))
+    return known
 
 
 def canonical_json(value: Any) -> str:

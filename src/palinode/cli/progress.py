@@ -154,6 +154,8 @@ def _once(event: Event) -> str | None:
         what = "LEAK" if event["leaks"] else str(event["outcome"]).replace("_", " ")
         expected = " (expected)" if event["leaks"] and event["expect_leak"] else ""
         return f"audit of {event['arm']} at {event['scale']}: {what}{expected} ({event['seconds']:.1f} s)"
+    if kind == "choice":
+        return _choice_words(event)
     if kind == "plan":
         return _plan_words(event)
     if kind == "note":
@@ -171,6 +173,14 @@ def _failure(event: Event) -> str | None:
     if event["event"] != "finished" or event["outcome"] in ("done", "stopped") or not event.get("reason"):
         return None
     return f"{_name(event)}: {event['outcome']}: {str(event['reason']).splitlines()[0]}"
+
+
+def _choice_words(event: Event) -> str:
+    """Which value an arm runs at, and what else was tried."""
+    scores = zip(event["values"], event["scores"], strict=True)
+    tried = ", ".join(f"{value:g}: {'no score' if score is None else f'{score:.4f}'}" for value, score in scores)
+    edge = "; the best is at the edge" if event["chosen"] in (min(event["values"]), max(event["values"])) else ""
+    return f"{event['arm']} at {event['scale']}: {event['field']} = {event['chosen']:g} (tuning split {tried}{edge})"
 
 
 def _plan_words(event: Event) -> str:

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from palinode.base.config import Config
+from palinode.base.config import LATER, Config
 
-Split = Literal["train", "validation", "test"]
+Split = Literal["train", "validation", "test", "tuning"]
 TRAIN: Split = "train"
 VALIDATION: Split = "validation"
 TEST: Split = "test"
-SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)
+TUNING: Split = "tuning"  # the end of the train text, when some is kept back to choose settings on
+SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)  # as they are stored
 
 BYTE_VALUES = 256
 MOST_TOKEN_IDS = 2**24  # far above any vocabulary in use; refuses a typo such as bpe:1000000000
@@ -34,6 +35,7 @@ class DataConfig(Config):
         validation_fraction, test_fraction: shares of the documents, or of the text for a contiguous split.
         corpus_sha256, tokenizer_sha256: filled in when a spec is resolved; other data under the same name is then refused.
         max_train_tokens: use only the first so many train tokens.
+        tuning_fraction: share of the train tokens, at their end, that no run trains on: settings are chosen by the loss there.
     """
 
     corpus: Annotated[str, Field(min_length=1)] = "python-docs"
@@ -45,6 +47,7 @@ class DataConfig(Config):
     corpus_sha256: Annotated[str, Field(pattern=HEX_SHA256)] | None = None
     tokenizer_sha256: Annotated[str, Field(pattern=HEX_SHA256)] | None = None
     max_train_tokens: Annotated[int, Field(ge=1)] | None = None
+    tuning_fraction: Annotated[Fraction, LATER] = 0.0
 
     @field_validator("tokenizer")
     @classmethod

@@ -20,7 +20,7 @@ from palinode.base import fsio
 from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
 from palinode.data.cache import cache_directory
-from palinode.data.config import SPLITS, TRAIN, VALIDATION, DataConfig, Split
+from palinode.data.config import SPLITS, TRAIN, TUNING, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Piece, find_corpus
 from palinode.data.pieces import Chunks
 from palinode.data.splits import plan, stream, survey
@@ -47,10 +47,10 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
     corpus = find_corpus(config.corpus, cache)
     directory = cache_directory(cache) / "tokens" / _key(corpus, config)
     try:
-        store = TokenStore(directory, config.max_train_tokens)
+        store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
     except Damaged:  # missing, cut short by a crash, or rotten: it can always be built again
         build(corpus, config, directory)
-        store = TokenStore(directory, config.max_train_tokens)
+        store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
     _check_identity(store, config)
     _check_size(store, config)
     return store
@@ -63,7 +63,7 @@ def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
 
 
 class TokenStore:
-    """Token ids of the three splits, read from disk as they are used.
+    """Token ids of the three splits, and of what is kept back of train for tuning, read from disk as they are used.
 
     Attributes:
         directory: where it is.
@@ -75,10 +75,11 @@ class TokenStore:
         Damaged: the manifest, the tokenizer or a split is missing, or not what was written.
     """
 
-    def __init__(self, directory: Path, max_train_tokens: int | None = None):
+    def __init__(self, directory: Path, max_train_tokens: int | None = None, tuning_fraction: float = 0.0):
         self.directory = directory
         self.manifest = _read_manifest(directory)
         self._max_train_tokens = max_train_tokens
+        self._tuning_tokens = int(self.manifest["splits"][TRAIN]["tokens"] * tuning_fraction)
         total_bytes = sum(self.manifest["splits"][split]["file_bytes"] for split in SPLITS)
         if total_bytes <= HASHED_ON_OPENING_BYTES:
             self.verify()
@@ -102,12 +103,21 @@ class TokenStore:
         return str(self.manifest["tokenizer"]["sha256"])
 
     def tokens(self, split: Split) -> NDArray[np.integer]:
-        """(T,) ids of a split, memory-mapped; of train at most the configured number. Empty if the split has none."""
+        """(T,) ids of a split, memory-mapped; of train at most the configured number. Empty if the split has none.
+
+        The tuning split is the end of the train text; what is left of train never reaches into it.
+        """
+        if split in (TRAIN, TUNING):
+            whole = self._stored(TRAIN)
+            kept = len(whole) - self._tuning_tokens
+            return whole[kept:] if split == TUNING else whole[:kept][: self._max_train_tokens]
+        return self._stored(split)
+
+    def _stored(self, split: Split) -> NDArray[np.integer]:
         count = self.manifest["splits"][split]["tokens"]
         if count == 0:
             return np.empty(0, dtype=self.manifest["dtype"])
-        mapped = np.memmap(self._path(split), dtype=self.manifest["dtype"], mode="r", shape=(count,))
-        return mapped[: self._max_train_tokens] if split == TRAIN else mapped
+        return np.memmap(self._path(split), dtype=self.manifest["dtype"], mode="r", shape=(count,))
 
     def verify(self) -> None:
         """Check every byte of every split.
@@ -271,6 +281,9 @@ def _check_size(store: TokenStore, config: DataConfig) -> None:
     if train < config.window_tokens:
         message = f"a window has {config.window_tokens} tokens, the train split only {train}"
         raise BadInput(message, file=config.corpus, field="data.window_tokens")
+    if config.tuning_fraction and len(store.tokens(TUNING)) < 2:
+        message = f"the corpus is too small: its tuning split holds {len(store.tokens(TUNING))} tokens"
+        raise BadInput(message, file=config.corpus, field="data.tuning_fraction")
     if config.split != "given" and config.validation_fraction > 0 and len(store.tokens(VALIDATION)) == 0:
         message = "the corpus is too small: its validation split holds no token"
         raise BadInput(message, file=config.corpus, field="data.validation_fraction")

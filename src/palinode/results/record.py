@@ -172,6 +172,32 @@ class RunEntry(Config):
     run_id: str
 
 
+class ChoiceEntry(Config):
+    """What the trials of one arm at one scale chose.
+
+    Attributes:
+        field: dotted path of the setting.
+        values, scores: what was tried, and the mean score of each on the tuning split; None where a trial has none.
+        chosen: the value with the best score.
+        runs: the trials.
+        tokens_read: by all of them together.
+    """
+
+    arm: str
+    scale: str
+    field: str
+    values: tuple[float, ...]
+    scores: tuple[float | None, ...]
+    chosen: float
+    runs: tuple[str, ...]
+    tokens_read: float = 0.0
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether a value further out might have been better still."""
+        return self.chosen in (min(self.values), max(self.values))
+
+
 class ExperimentEntry(Config):
     """A resolved experiment (experiments/<name>--<size>.json), written before its first run.
 
@@ -182,6 +208,7 @@ class ExperimentEntry(Config):
             equal.
         audits: arm -> scale -> hash of the cached audit.
         comparison: hash of the audit of the finished runs against one another (C5); empty before that.
+        choices: what was chosen by trials on the tuning split, for each arm and scale; empty where nothing was tuned.
         plan: what was predicted before the runs (hours, tokens, FLOPs, disk).
         source: of an experiment that was imported, not run: format, file, sha256.
     """
@@ -199,6 +226,7 @@ class ExperimentEntry(Config):
     runs: tuple[RunEntry, ...] = ()
     audits: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
     comparison: str = ""
+    choices: tuple[ChoiceEntry, ...] = ()
     plan: Mapping[str, Any] = Field(default_factory=dict)
     source: Mapping[str, str] = Field(default_factory=dict)
 

@@ -15,6 +15,7 @@ from palinode.base.config import Config
 from palinode.base.errors import BadInput, nearest
 from palinode.spec.names import check_file_name, check_seeds, distinct_names, good_file_name, good_name, good_seeds
 from palinode.spec.run_spec import SPEC_VERSION, Direction, RunSettings, RunSpec, known_version
+from palinode.spec.tuning import Tuning
 
 DEFAULT_SIZE = "default"  # the name a size has when none was chosen
 
@@ -25,7 +26,7 @@ MEASURES: Mapping[str, Literal["lower", "higher"]] = {
     "accuracy": "higher",
 }
 OWN = "own"  # the direction that an arm was trained in
-METRIC_SPLITS = ("validation", "test")
+METRIC_SPLITS = ("validation", "test", "tuning")
 
 ParityAxis = Literal[
     "parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps"
@@ -64,11 +65,12 @@ class Scale(Config):
 
 
 class Size(Config):
-    """A preset of budget: a change to the base, and which scales and seeds are run (None: all of the experiment's)."""
+    """A preset of budget: a change to the base, and which scales, seeds and trials are run (None: the experiment's)."""
 
     change: Mapping[str, Any] = Field(default_factory=dict)
     scales: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
+    tuning: Tuning | None = None
 
 
 class Decision(Config):
@@ -76,8 +78,8 @@ class Decision(Config):
 
     Attributes:
         baseline: the arm every other arm is compared with.
-        metric: `<validation|test>.<ltr|rtl|own>.<nats_per_token|bits_per_byte|perplexity|accuracy>`; `own` is the direction that
-            an arm was trained in most.
+        metric: `<validation|test|tuning>.<ltr|rtl|own>.<nats_per_token|bits_per_byte|perplexity|accuracy>`; `own` is the
+            direction that an arm was trained in most.
         better: which way is better; `accuracy` needs "higher".
         confidence: of the interval, between 0 and 1.
         smallest_effect: differences below this, in units of the metric, do not matter.
@@ -126,6 +128,7 @@ class Experiment(Config):
     Attributes:
         name: names files and pages: letters, digits, `.`, `_` and `-`.
         base: the settings that arms and scales change.
+        tuning: a field that is chosen for every arm first, with as many trials for each; None: nothing is chosen.
         sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base itself is run.
 
     Where changes meet: a whole part is put in place first, then fields inside it; for one and the same path `--set` wins over
@@ -139,6 +142,7 @@ class Experiment(Config):
     decision: Decision
     scales: tuple[Scale, ...] = (Scale(name="base"),)
     seeds: tuple[int, ...] = (1, 2, 3)
+    tuning: Tuning | None = None
     sizes: Mapping[str, Size] = Field(default_factory=dict)
     version: int = SPEC_VERSION
 
@@ -246,7 +250,10 @@ class ResolvedRun(Config):
 
 
 class ResolvedExperiment(Config):
-    """An experiment at one size: the runs, in the order they are started (all arms of one seed come together)."""
+    """An experiment at one size: the runs, in the order they are started (all arms of one seed come together).
+
+    With `tuning` the runs are still at their own values; `spec.tuning.with_chosen` puts in what the trials chose.
+    """
 
     name: str
     size: str
@@ -256,6 +263,7 @@ class ResolvedExperiment(Config):
     scales: tuple[str, ...]
     seeds: tuple[int, ...]
     runs: tuple[ResolvedRun, ...]
+    tuning: Tuning | None = None
 
     def settings(self, arm: str, scale: str) -> RunSettings:
         """The settings of one arm at one scale (the same for every seed)."""

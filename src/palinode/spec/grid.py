@@ -22,6 +22,7 @@ from palinode.spec.experiment import (
 )
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
+from palinode.spec.tuning import trials
 
 Layers = dict[str, Mapping[str, Any]]  # where a change was written -> dotted path -> value, weakest first
 TRAIN_ONLY_FIELDS = frozenset(["data.max_train_tokens"])  # the one field of the data that leaves evaluation alone
@@ -53,8 +54,9 @@ def expand(
         for scale in scales
         for arm in experiment.arms
     )
+    tuning = size.tuning or experiment.tuning
     plain = _settings(experiment.base, size_layer, scales[0], None, overrides)
-    return ResolvedExperiment(
+    resolved = ResolvedExperiment(
         name=experiment.name,
         size=size_name or DEFAULT_SIZE,
         question=experiment.question,
@@ -63,7 +65,11 @@ def expand(
         scales=tuple(scale.name for scale in scales),
         seeds=chosen_seeds,
         runs=runs,
+        tuning=tuning,
     )
+    if tuning is not None:
+        trials(resolved)  # a trial that cannot be is said now
+    return resolved
 
 
 def _size(experiment: Experiment, name: str | None) -> Size:
@@ -160,6 +166,9 @@ def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> 
         raise BadInput(
             f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}", field="decision.metric"
         )
+    if split in ("validation", "tuning") and split != settings.evaluation.split:
+        told = f"{decision.metric} is not measured: evaluation.split is {settings.evaluation.split!r}"
+        raise BadInput(told, field="decision.metric")
     if split == "test" and not settings.evaluation.test:
         raise BadInput(f"{decision.metric} is not measured", field="decision.metric", hint="set evaluation.test = true")
 

@@ -193,7 +193,7 @@ def _from_run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> Sou
 
 
 def _measured_metric(spec: RunSpec) -> str:
-    return f"validation.{spec.evaluation.directions[0]}.nats_per_token"
+    return f"{spec.evaluation.split}.{spec.evaluation.directions[0]}.nats_per_token"
 
 
 def _run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:

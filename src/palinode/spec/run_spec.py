@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from palinode.base.config import Config, content_hash, identity, one_of
+from palinode.base.config import LATER, Config, content_hash, identity, one_of
 from palinode.base.errors import BadInput
 from palinode.base.seeds import NUMERICS_VERSION
 from palinode.data.config import DataConfig
@@ -30,6 +30,7 @@ class EvaluationConfig(Config):
     """What is measured after training, the same for every arm.
 
     Attributes:
+        split: the split that is scored along the way and at the end: `tuning` in trials, from which nothing is claimed.
         directions: reading directions that are scored, each on every token.
         max_tokens: score only the first so many tokens of a split; None scores all.
         batch_windows: windows per evaluation batch (does not change the numbers).
@@ -39,6 +40,7 @@ class EvaluationConfig(Config):
         layer_cut_refit_steps: and with a final norm and head trained so many steps for each k, a short control; 0 leaves it out.
     """
 
+    split: Annotated[Literal["validation", "tuning"], LATER] = "validation"
     directions: tuple[Direction, ...] = Field(default=("ltr", "rtl"), min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
     batch_windows: int = Field(default=32, ge=1, le=10**5)
@@ -80,6 +82,8 @@ class RunSettings(Config):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> RunSettings:
+        if self.evaluation.split == "tuning" and not self.data.tuning_fraction:
+            raise BadInput("the tuning split needs data.tuning_fraction", field="evaluation.split")
         longest = max(self.evaluation.context_lengths, default=0)
         if longest > self.data.window_tokens:
             raise BadInput(

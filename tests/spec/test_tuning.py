@@ -1,0 +1,141 @@
+"""A setting is chosen by as many trials for every arm, scored where no run trains and no verdict looks."""
+
+import numpy as np
+import pytest
+
+from palinode import (
+    Arm,
+    DataConfig,
+    Decision,
+    EvaluationConfig,
+    Experiment,
+    LtrObjective,
+    RunSettings,
+    Scale,
+    Size,
+    modern,
+)
+from palinode.base.errors import BadInput
+from palinode.data.store import prepare
+from palinode.spec.tuning import Tuning, trials, trials_of, with_chosen
+from palinode.train.optim import AdamW
+from palinode.train.recipe import Gpt2AdamW
+
+
+def experiment(tuning=None, tuning_fraction=0.1, **changes) -> Experiment:
+    fields = {
+        "name": "x",
+        "question": "?",
+        "base": RunSettings(
+            data=DataConfig(window_tokens=16, tuning_fraction=tuning_fraction),
+            model=modern(layers=1, width=16, heads=2),
+            objective=LtrObjective(),
+            recipe=Gpt2AdamW(steps=400, optimizer=AdamW(learning_rate=0.01)),
+            evaluation=EvaluationConfig(test=True, layer_cut=True, context_lengths=(8,)),
+        ),
+        "arms": (Arm(name="ltr"), Arm(name="slow", change={"recipe.optimizer.learning_rate": 0.001})),
+        "scales": (Scale(name="one"), Scale(name="two", change={"model.width": 32})),
+        "seeds": (1, 2),
+        "decision": Decision(baseline="ltr", metric="test.own.nats_per_token"),
+        "tuning": tuning,
+    }
+    return Experiment(**{**fields, **changes})
+
+
+def rate(settings) -> float:
+    return settings.recipe.optimizer.learning_rate
+
+
+def test_every_arm_is_tried_as_often_and_only_where_nothing_else_looks():
+    tuning = Tuning(factors=(0.5, 1.0, 2.0), seeds=(0, 7), change={"recipe.steps": 200})
+    resolved = experiment(tuning).resolve()
+    found = trials(resolved)
+    assert len(found.runs) == 2 * 2 * 3 * 2
+    assert {run.seed for run in found.runs} == {0, 7}
+    for run in found.runs:
+        evaluation = run.spec.evaluation
+        assert evaluation == EvaluationConfig(split="tuning")
+        assert run.spec.recipe.steps == 200
+    for scale in resolved.scales:
+        for arm, own in (("ltr", 0.01), ("slow", 0.001)):
+            tried = trials_of(resolved, arm, scale)
+            assert [value for value, _ in tried] == [own * 0.5, own, own * 2]
+            assert all(rate(spec) == value for value, specs in tried for spec in specs)
+            ids = {spec.run_id for _, specs in tried for spec in specs}
+            assert len(ids) == 6
+            assert ids <= {run.spec.run_id for run in found.runs}
+    assert found.decision.metric == "tuning.own.nats_per_token"
+    assert len(resolved.runs) == 8
+
+
+def test_what_was_chosen_is_all_that_changes():
+    resolved = experiment(Tuning(values=(0.1, 0.2))).resolve()
+    chosen = {(arm, scale): 0.1 if arm == "ltr" else 0.2 for arm in ("ltr", "slow") for scale in ("one", "two")}
+    done = with_chosen(resolved, chosen)
+    assert done.tuning is None
+    for before, after in zip(resolved.runs, done.runs, strict=True):
+        assert rate(after.spec) == chosen[after.arm, after.scale]
+        assert after.spec.with_(recipe=before.spec.recipe) == before.spec
+        assert after.spec.recipe.with_(optimizer=before.spec.recipe.optimizer) == before.spec.recipe
+
+
+def test_a_size_has_trials_of_its_own():
+    sizes = {"smoke": Size(tuning=Tuning(values=(0.5, 0.6))), "laptop": Size()}
+    made = experiment(Tuning(factors=(1, 2, 3)), sizes=sizes)
+    assert made.resolve("smoke").tuning == sizes["smoke"].tuning
+    assert made.resolve("laptop").tuning == made.tuning
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({}, "two or more different values"),
+        ({"values": (1.0,)}, "two or more different values"),
+        ({"values": (1.0, 1.0)}, "two or more different values"),
+        ({"values": (1.0, 2.0), "factors": (1.0, 2.0)}, "not both"),
+        ({"factors": (1.0, 2.0), "seeds": ()}, "at least one seed"),
+    ],
+)
+def test_lists_that_choose_nothing_are_refused(fields, told):
+    with pytest.raises(BadInput, match=told):
+        Tuning(**fields)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "fraction", "field"),
+    [
+        (Tuning(factors=(1.0, 2.0)), 0.0, "data.tuning_fraction"),
+        (Tuning(values=(1.0, 2.0), field="recipe.optimizer.learning_rat"), 0.1, "learning_rat"),
+        (Tuning(factors=(1.0, 2.0), field="recipe.optimizer"), 0.1, "tuning.field"),
+        (Tuning(factors=(1.0, 2.0), field="recipe.nothing"), 0.1, "tuning.field"),
+        (Tuning(values=(-1.0, 2.0)), 0.1, "learning_rate"),
+        (Tuning(values=(1.0, 2.0), change={"recipe.step": 3}), 0.1, "recipe.step"),
+    ],
+)
+def test_trials_that_cannot_be_are_refused_before_anything_runs(tuning, fraction, field):
+    with pytest.raises(BadInput) as refused:
+        experiment(tuning, fraction).resolve()
+    assert field in refused.value.field
+
+
+def test_a_metric_of_a_split_that_is_not_scored_is_refused():
+    with pytest.raises(BadInput, match="not measured"):
+        experiment(decision=Decision(baseline="ltr", metric="tuning.ltr.nats_per_token")).resolve()
+
+
+@pytest.mark.parametrize("limit", [None, 100])
+def test_no_token_of_the_tuning_split_is_trained_on(tmp_path, monkeypatch, limit):
+    monkeypatch.setenv("PALINODE_CACHE", str(tmp_path / "cache"))
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"line {n * n}\n" for n in range(400)))
+    plain = DataConfig(corpus=str(text), split="contiguous", window_tokens=16)
+    whole = np.asarray(prepare(plain).tokens("train"))
+    kept = prepare(plain.with_(tuning_fraction=0.25, max_train_tokens=limit))
+    held_back = np.asarray(kept.tokens("tuning"))
+    assert len(held_back) == len(whole) // 4
+    np.testing.assert_array_equal(held_back, whole[len(whole) - len(held_back) :])
+    np.testing.assert_array_equal(kept.tokens("train"), whole[: len(whole) - len(held_back)][:limit])
+    np.testing.assert_array_equal(kept.tokens("validation"), prepare(plain).tokens("validation"))
+    assert len(prepare(plain).tokens("tuning")) == 0
+    with pytest.raises(BadInput, match="tuning split holds"):
+        prepare(plain.with_(tuning_fraction=1e-9))
