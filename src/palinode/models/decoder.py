@@ -13,7 +13,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palinode.base.config import one_of
+from palinode.base.config import LATER, one_of
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Visibility
@@ -26,6 +26,7 @@ from palinode.models.mixers.attention import AttentionConfig
 from palinode.models.mixers.base import MixerConfig, Place, Reading
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.mlp import Mlp, MlpKind
+from palinode.models.parts.next_position import NextPosition, SubtractPosition, SubtractTable, refuse_subtraction
 from palinode.models.parts.norm import Norm, NormKind
 from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
 
@@ -52,6 +53,8 @@ class DecoderConfig(ModelConfig):
         init, zero_residual, zero_head: see `models.init.InitRule`.
         dropout: on the embedding, the attention probabilities and both branch outputs; in training only.
         mixer: what moves information between slots.
+        subtract_position: the next slot's position is taken from each state (`parts/next_position.py`), `norm`: and one more
+            norm follows; subtract_table: the positions' own table, with one row more, or a `separate` one.
     """
 
     kind: ClassVar[str] = "decoder"
@@ -77,6 +80,8 @@ class DecoderConfig(ModelConfig):
     zero_head: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     mixer: Annotated[MixerConfig, one_of(lambda: MIXERS, "mixer")] = AttentionConfig()
+    subtract_position: Annotated[SubtractPosition, LATER] = "none"
+    subtract_table: Annotated[SubtractTable, LATER] = "shared"
 
     @field_validator("heads")
     @classmethod
@@ -105,6 +110,7 @@ class DecoderConfig(ModelConfig):
         for name, is_set in set_options.items():
             if is_set and name not in self.mixer.reads:
                 raise ValueError(f"{name} is set, but the mixer {self.mixer.kind_name()} does not read it")
+        refuse_subtraction(self.subtract_position, self.subtract_table, self.position == "learned")
         return self
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> Decoder:
@@ -123,7 +129,9 @@ class Decoder(LanguageModel):
         self.max_length = max_length
         learned = config.position == "learned"
         self.embedding = Table(vocab_size, config.width, role="embedding")
-        self.position = Table(max_length, config.width, role="position") if learned else None
+        self.next_position = _next_position(config, max_length)
+        shares = self.next_position is not None and config.subtract_table == "shared"
+        self.position = Table(max_length + shares, config.width, role="position") if learned else None
         self.embed_norm = _norm(config) if config.embed_norm else None
         self.blocks = nn.ModuleList(_block(config, layer, max_length) for layer in range(config.layers))
         self.final_norm = _norm(config)
@@ -139,7 +147,7 @@ class Decoder(LanguageModel):
         x, reading = self._start(tokens, sees, positions)
         for block in self.blocks:
             x = block(x, reading)
-        return self.finished(x)
+        return self.finished(x, positions)
 
     def depths(self) -> int:
         return len(self.blocks)
@@ -150,9 +158,9 @@ class Decoder(LanguageModel):
             x = block(x, reading)
             yield x
 
-    def finished(self, residual: Tensor) -> Tensor:
+    def finished(self, residual: Tensor, positions: Tensor | None = None) -> Tensor:
         states: Tensor = self.final_norm(residual)
-        return states
+        return states if self.next_position is None else self.next_position(states, self.position, positions)
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.linear_head()(hidden)
@@ -175,6 +183,7 @@ class Decoder(LanguageModel):
     def _start(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> tuple[Tensor, Reading]:
         """What the first block reads, and how."""
         config = self.config
+        self._check_length(tokens.shape[1])
         reading = self._reading(tokens, sees, positions)
         x: Tensor = self.embedding(tokens)
         if self.position is not None:
@@ -207,9 +216,12 @@ class Decoder(LanguageModel):
     def _learned_positions(self, slots: int, positions: Tensor | None) -> Tensor:
         """(S, D)."""
         assert self.position is not None
-        if slots > self.max_length:
-            raise BadInput(f"a row of {slots} slots is longer than the table of {self.max_length} learned positions")
         return self.position.weight[:slots] if positions is None else self.position.weight[positions]
+
+    def _check_length(self, slots: int) -> None:
+        has_table = self.position is not None or self.next_position is not None
+        if has_table and slots > self.max_length:
+            raise BadInput(f"a row of {slots} slots is longer than the table of {self.max_length} learned positions")
 
 
 def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:
@@ -274,6 +286,13 @@ def modern(
 
 def _norm(config: DecoderConfig) -> Norm:
     return Norm(config.width, config.norm, gain=config.norm_gain, shift=config.bias)
+
+
+def _next_position(config: DecoderConfig, max_length: int) -> NextPosition | None:
+    if config.subtract_position == "none":
+        return None
+    rows = max_length if config.subtract_table == "separate" else None
+    return NextPosition(config.width, rows=rows, norm=_norm(config) if config.subtract_position == "norm" else None)
 
 
 def _block(config: DecoderConfig, layer: int, max_length: int) -> Block:
