@@ -26,6 +26,7 @@ from palinode.run import build_model
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSpec
+from palinode.spec.tuning import trials_of
 
 DECLARED_TOLERANCE = 0.001  # arms must match to .1 % on the axis that the decision declares equal
 LISTED_ABOVE = 0.01  # and every other axis on which they differ by more than 1 % is named
@@ -70,6 +71,8 @@ class Plan:
         warnings: where arms are not compared at equal cost, one line each.
         settings, settings_measured: distinct settings of the runs that are left, and how many of them were measured; the time of
             the others is predicted from these.
+        trials, trials_left: that choose a setting first, and how many of them the store does not hold; `seconds` and `disk_bytes`
+            hold their part.
     """
 
     cells: tuple[Cell, ...]
@@ -78,6 +81,9 @@ class Plan:
     warnings: tuple[str, ...]
     settings: int = 0
     settings_measured: int = 0
+    trials: int = 0
+    trials_left: int = 0
+    trials_disk_bytes: int = 0
 
     @property
     def runs(self) -> int:
@@ -91,8 +97,8 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """What the runs that are left will write."""
-        return sum(cell.disk_bytes * (cell.runs - cell.done) for cell in self.cells)
+        """What the trials and runs that are left will write."""
+        return self.trials_disk_bytes + sum(cell.disk_bytes * (cell.runs - cell.done) for cell in self.cells)
 
     def total(self, quantity: str) -> float:
         """A counter summed over all runs."""
@@ -103,6 +109,8 @@ class Plan:
         return {
             "runs": self.runs,
             "runs_left": self.left,
+            "trials": self.trials,
+            "trials_left": self.trials_left,
             "workers": self.workers,
             "window_tokens": self.total("window_tokens"),
             "tokens_read": self.total("tokens_read"),
@@ -139,7 +147,10 @@ def plan(
         _cell(resolved, arm.name, scale, store, seconds) for scale in resolved.scales for arm in resolved.arms
     )
     known = [seconds[run.spec.run_id] for run in left if run.spec.run_id in seconds]
-    wall = makespan(known, workers) if measure and len(known) == len(left) else None
+    trials = _trials(resolved, store, cells)
+    first = [trial for trial in trials if not trial.done]
+    trial_seconds = makespan([trial.seconds for trial in first], workers)
+    wall = trial_seconds + makespan(known, workers) if measure and len(known) == len(left) else None
     growing = sorted({run.arm for run in resolved.runs if run.spec.recipe.accumulation})
     unknown = (
         [f"batches of {', '.join(growing)} grow with the noise of their gradients: what is counted here is the least"]
@@ -147,7 +158,31 @@ def plan(
         else []
     )
     warnings = (*parity_warnings(cells, resolved), *unknown)
-    return Plan(cells, workers, wall, warnings, found.settings, found.measured)
+    disk = sum(trial.disk_bytes for trial in first)
+    return Plan(cells, workers, wall, warnings, found.settings, found.measured, len(trials), len(first), disk)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What a trial takes: a run's predicted seconds for as many steps (0 where unknown), and a run's disk."""
+
+    seconds: float
+    disk_bytes: int
+    done: bool
+
+
+def _trials(resolved: ResolvedExperiment, store: Store, cells: Sequence[Cell]) -> list[_Trial]:
+    """Every trial that chooses a setting; none where nothing is tuned."""
+    if resolved.tuning is None:
+        return []
+    found = []
+    for cell in cells:
+        run_steps = expected_steps(resolved.settings(cell.arm, cell.scale))
+        for _, specs in trials_of(resolved, cell.arm, cell.scale):
+            for spec in specs:
+                seconds = (cell.seconds or 0.0) * expected_steps(spec) / run_steps
+                found.append(_Trial(seconds, cell.disk_bytes, is_done(store, spec.run_id)))
+    return found
 
 
 def is_done(store: Store, run_id: str) -> bool:

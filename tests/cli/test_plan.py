@@ -123,3 +123,16 @@ def test_an_arm_that_cannot_be_measured_has_no_predicted_time(palinode):
     assert "could not measure" in told.err
     assert "printed by the user's file" in told.err
     assert "ArithmeticError: not after step 2" in told.err
+
+
+def test_trials_are_planned_with_the_runs(palinode):
+    Path("x.toml").write_text(TOML)
+    plain = planned(palinode, "--no-measure")
+    tuning = "\n[tuning]\nvalues = [0.1, 0.01, 0.001]\nseeds = [3, 4]\n[tuning.change]\n\"recipe.steps\" = 2\n"
+    Path("x.toml").write_text(TOML.replace("window_tokens = 16", "window_tokens = 16\ntuning_fraction = 0.1") + tuning)
+    tuned = planned(palinode, "--workers", "1")
+    assert (tuned["trials"], tuned["trials_left"], tuned["runs_left"]) == (2 * 3 * 2, 12, plain["runs_left"])
+    assert tuned["disk_bytes"] == plain["disk_bytes"] * (1 + 12 / 4)
+    seconds = sum(cell["seconds"] for cell in tuned["cells"])
+    assert tuned["predicted_seconds"] == pytest.approx(2 * seconds + 6 * seconds / 2)
+    assert "12 of 12 trials and 4 of 4 runs are left" in palinode("plan", "x.toml", "--no-measure").out

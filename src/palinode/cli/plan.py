@@ -49,10 +49,14 @@ def plan(
     from palinode.results.store import Store
     from palinode.run_experiment import default_at_a_time
     from palinode.spec.pin import pinned
+    from palinode.tune import tuned
 
+    resolved, place = pinned(resolved), Store(store)
+    if resolved.tuning is not None and (found := tuned(resolved, place)) is not None:
+        resolved, _ = found
     planned = make_plan(
-        pinned(resolved),
-        Store(store),
+        resolved,
+        place,
         workers=workers or default_at_a_time(resolved),
         code=source.code,
         measure=measure,
@@ -80,10 +84,11 @@ def plan_text(planned: Plan, equal: str) -> str:
     time = "" if planned.seconds is None else f", about {duration(planned.seconds)} with {planned.workers} at a time"
     if planned.settings_measured < planned.settings:
         time += f" ({planned.settings_measured} of {planned.settings} settings measured)"
+    before = f"{planned.trials_left} of {planned.trials} trials and " if planned.trials else ""
     lines = [
         text_table(COLUMNS, rows, right=COLUMNS[2:]),
         "",
-        f"{planned.left} of {planned.runs} runs are left to do{time}, {planned.disk_bytes / 1e6:,.0f} MB on disk",
+        f"{before}{planned.left} of {planned.runs} runs are left to do{time}, {planned.disk_bytes / 1e6:,.0f} MB on disk",
         *(f"warning: {warning}" for warning in planned.warnings),
     ]
     return "\n".join(lines if planned.warnings else [*lines, f"every arm gets the same {equal}"])
