@@ -156,13 +156,13 @@ def goes_on(took: Sequence[float], spent: float, worth: float, least: int) -> bo
     """Whether a process begins to measure another setting.
 
     Args:
-        took: seconds of each that it has measured; the next is taken to be as slow as the slowest of them.
+        took: seconds of each that it has measured, the largest first; the next is taken to be as slow as their mean.
         spent: seconds since it was asked for, its imports included.
         worth: seconds that the runs will take, as far as it knows.
         least: so many are measured however short the runs are.
     """
     limit = MOST_SECONDS if len(took) < least else min(MOST_SECONDS, SHARE_OF_RUNS * worth)
-    return not took or spent + max(took) <= limit
+    return not took or spent + fmean(took) <= limit
 
 
 def expected_passes(settings: RunSettings) -> float:

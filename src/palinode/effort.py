@@ -7,6 +7,8 @@ below zero, so that a prediction between two measured settings lies between what
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 
@@ -64,22 +66,24 @@ def work_of(settings: RunSettings) -> Work:
 def spanning_order(settings: Sequence[Setting]) -> list[int]:
     """The order in which to measure, so that any beginning of it spans the grid.
 
-    Next is always a setting whose arm and scale have been met least, and of several the one with the most FLOPs.
+    First the setting with the most FLOPs. Next is always one whose arm and scale have been met least, and of several the one
+    whose FLOPs are farthest from all that were met.
     """
-    left, order = list(range(len(settings))), list[int]()
-    met: dict[tuple[str, str], int] = {}
+    flops = [math.log(1.0 + setting.work.stack_flops + setting.work.head_flops) for setting in settings]
+    order: list[int] = []
+    met: Counter[tuple[str, str]] = Counter()
 
     def rank(index: int) -> tuple[int, float]:
         setting = settings[index]
-        times = met.get(("arm", setting.arm), 0) + met.get(("scale", setting.scale), 0)
-        return times, -(setting.work.stack_flops + setting.work.head_flops)
+        times = met["arm", setting.arm] + met["scale", setting.scale]
+        return times, -min((abs(flops[index] - flops[other]) for other in order), default=flops[index])
 
+    left = list(range(len(settings)))
     while left:
         chosen = min(left, key=rank)
         left.remove(chosen)
         order.append(chosen)
-        for place in (("arm", settings[chosen].arm), ("scale", settings[chosen].scale)):
-            met[place] = met.get(place, 0) + 1
+        met.update((("arm", settings[chosen].arm), ("scale", settings[chosen].scale)))
     return order
 
 

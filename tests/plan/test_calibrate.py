@@ -32,7 +32,7 @@ def true_seconds(place: Setting) -> float:
 
 @given(st.lists(st.floats(0.1, 30.0), min_size=1, max_size=60), st.floats(0, 1e5), st.integers(1, 8))
 def test_a_process_measures_no_longer_than_its_budget(durations, worth, least):
-    """Settings that take no longer than the slowest before them end within the budget; the first is always measured."""
+    """Settings that take no longer than those before them end within the budget; the first is always measured."""
     took, spent = [], 0.0
     for duration in sorted(durations, reverse=True):
         if not goes_on(took, spent, worth, least):
