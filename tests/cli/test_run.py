@@ -232,8 +232,13 @@ def test_the_code_may_be_edited_while_it_runs(quick, here):
 
 def test_every_arm_is_tuned_by_as_many_trials_before_it_runs(quick, here):
     Path("x.toml").write_text(TUNED)
-    told = quick("run", "x.toml")
+    told = quick("run", "x.toml", "--report")
     assert told.code == 0, told.err
+    page = Path(told.out.splitlines()[-1]).read_text()
+    assert "How a setting was chosen" in page
+    assert page.count('<span class="badge">edge</span>') == 2
+    assert "both was tuned to recipe.optimizer.learning_rate = 0.01, the edge of what was tried" in page
+    assert "ltr at base: recipe.optimizer.learning_rate = 0.01, at the edge" in quick("show", "tiny").out
     store = Store("runs")
     entry, trials = store.entry("tiny"), store.experiment("tiny-tuning")
     assert {(choice.arm, choice.values, choice.chosen) for choice in entry.choices} == {

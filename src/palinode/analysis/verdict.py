@@ -146,6 +146,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdi
             *_comparison_cautions(record),
             *_unequal_looks(record, comparison),
             *_audit_cautions(arm_side, baseline_side),
+            *_at_the_edge(record, comparison),
             *_mixed_machines(record, comparison),
         ),
         seeds_needed=plan_seeds(comparison, rule),
@@ -260,6 +261,16 @@ def _unequal_looks(record: ExperimentRecord, comparison: Comparison) -> list[str
     }
     here, there = looks.values()
     return [f"evaluated {here:g} times, {comparison.baseline} {there:g}"] if here != there else []
+
+
+def _at_the_edge(record: ExperimentRecord, comparison: Comparison) -> list[str]:
+    """A setting whose best value is the last one tried may not be at its best."""
+    sides = (comparison.arm, comparison.baseline)
+    return [
+        f"{choice.arm} was tuned to {choice.field} = {choice.chosen:g}, the edge of what was tried"
+        for choice in record.entry.choices
+        if choice.scale == comparison.scale and choice.arm in sides and choice.at_the_edge
+    ]
 
 
 def _mixed_machines(record: ExperimentRecord, comparison: Comparison) -> list[str]:

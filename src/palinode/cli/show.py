@@ -49,6 +49,14 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
     for arm in entry.arms:
         lines.append(f"\n  arm {shown(arm.name)}{stamps[arm.name]}  {shown(arm.note)}".rstrip())
         lines += [f"    {path}: {_brief(before)} -> {_brief(after)}" for path, before, after in arm.diff]
+    for choice in entry.choices:
+        tried = ", ".join(
+            f"{value:g}: {_brief(score)}" for value, score in zip(choice.values, choice.scores, strict=True)
+        )
+        edge = ", at the edge" if choice.at_the_edge else ""
+        lines.append(
+            f"\n  {choice.arm} at {choice.scale}: {choice.field} = {choice.chosen:g}{edge} (tuning split: {tried})"
+        )
     rows = [[run.arm, run.scale, str(run.seed), run.run_id, outcomes.get(run.run_id, "missing")] for run in entry.runs]
     return "\n".join([*lines, "", text_table(("arm", "scale", "seed", "run", "outcome"), rows, right=("seed",))])
 

@@ -17,7 +17,7 @@ from palinode.report import words
 from palinode.report.figure import Figure
 from palinode.report.look import look_of
 from palinode.report.maps import map_notes
-from palinode.results.record import ArmEntry, ExperimentRecord, ExperimentRun
+from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentRecord, ExperimentRun
 
 Content = dict[str, Any]
 ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
@@ -53,6 +53,7 @@ def page_content(
         "audits": [_audit(record, arm, figures, colours) for arm in entry.arms],
         "damaged": [words.without_home(str(problem)) for problem in record.damaged],
         "arms": [_arm(arm, rule, colours) for arm in entry.arms],
+        "choices": [_choice(choice) for choice in entry.choices],
         "costs": [_costs_at(record, rule, scale) for scale in entry.scales],
         "comparison": [_finding(finding, "all arms") for finding in record.comparison.findings]
         if record.comparison
@@ -261,6 +262,20 @@ def _arm(arm: ArmEntry, rule: Rule, colours: Mapping[str, str]) -> Content:
         "is_baseline": arm.name == rule.baseline,
         "expect_leak": arm.expect_leak,
         "diff": [(path, _plain(before), _plain(after)) for path, before, after in arm.diff],
+    }
+
+
+def _choice(choice: ChoiceEntry) -> Content:
+    return {
+        "arm": choice.arm,
+        "scale": choice.scale,
+        "field": choice.field,
+        "chosen": words.number(choice.chosen),
+        "at_the_edge": choice.at_the_edge,
+        "tried": [
+            (words.number(value), words.number(score, 4), value == choice.chosen)
+            for value, score in zip(choice.values, choice.scores, strict=True)
+        ],
     }
 
 
