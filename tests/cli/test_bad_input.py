@@ -156,6 +156,38 @@ FIELDS = [
         "'length_slots'",
     ),
 ]
+MODEL = 'kind = "decoder"\nlayers = 1\nwidth = 16\nheads = 2'
+
+
+def latent(text: str, number: str, *names: str) -> Case:
+    return replaced(MODEL, f'kind = "latent"\nlayers = 1\n{text}', number, "base.model", *names)
+
+
+BOTH = '{ kind = "constant", p = 0.5 }'
+MASK = [
+    replaced(BOTH, f'{BOTH}, rtl_sees = {{ kind = "rlt" }}', "unknown visibility", "rtl_sees", "'rtl'"),
+    replaced(BOTH, '{ kind = "constant", p = 1.5 }', "p above 1", "both", "objective.p"),
+    replaced(BOTH, '{ kind = "constant", p = -0.1 }', "p below 0", "both", "objective.p"),
+    replaced(BOTH, '{ kind = "constant", p = nan }', "p NaN", "both", "objective.p"),
+    replaced(
+        BOTH, '{ kind = "linear", p_start = 0.0, p_end = 1.2 }', "p that grows above 1", "both", "objective.p", "p_end"
+    ),
+    latent("width = 64\nheads = 3", "heads do not divide a latent width", "heads", "64"),
+    latent("width = 40\nheads = 2", "heads do not divide the query width", "heads", "5"),
+    latent("width = 4", "latent width below 8", "width"),
+    options("p above 1 by --set", "run", FILE, "--set", "objective.p.p=2", names=(FILE, "--set objective.p")),
+    Case("a CSV that is missing", lambda: None, ("gone.csv",), ("import", "mask", "gone.csv")),
+    Case(
+        "a CSV without its columns",
+        write("a,b\n1,2\n", "x.csv"),
+        ("x.csv", "line 1", "column"),
+        ("import", "mask", "x.csv"),
+    ),
+    *(
+        options(f"window {text}", "report", "tiny", "--store", ".", "--window", text, names=("--window",))
+        for text in ("late", "0.5", "1..0.5", "0..2", "nan..1")
+    ),
+]
 THIRD_SAME = 'change = { objective = { kind = "both", p = { kind = "constant", p = 0.5 } } }'
 EXPERIMENTS = [
     as_json(lambda data: data.update(arms=[]), "49 no arms", "arms"),
@@ -246,7 +278,7 @@ COMMANDS = [
     options("data get unknown", "data", "get", "wikitext-3", names=("wikitext-3", "wikitext-2")),
     options("no CUDA", "run", FILE, "--workers", "1", "--set", 'device="cuda"', names=("device", "CUDA"), code=5),
 ]
-CASES = [*FILES, *FIELDS, *EXPERIMENTS, *CODE, *DATA, *COMMANDS]
+CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *COMMANDS]
 
 
 def check(case: Case, code: int, out: str, err: str, before: dict, after: dict) -> None:

@@ -111,8 +111,10 @@ def test_report_hands_over_and_prints_the_path(palinode, store, monkeypatch):
     monkeypatch.setattr("palinode.report.build_report", lambda *given: asked.append(given) or Path("page/report.html"))
     told = palinode("report", "demo", "--out", "page")
     assert (told.code, told.out) == (0, "page/report.html\n")
-    ((given, name, out),) = asked
-    assert (given.root, name, out) == (store.root, "demo", Path("page"))
+    ((given, name, out, window),) = asked
+    assert (given.root, name, out, window) == (store.root, "demo", Path("page"), (0.5, 1.0))
+    palinode("report", "demo", "--window", "0.8..1")
+    assert asked[-1][-1] == (0.8, 1.0)
     assert json.loads(palinode("report", "demo", "--json").out) == {"report": "page/report.html"}
 
 

@@ -116,7 +116,7 @@ def test_figures_are_drawings_with_every_axis(demo):
     axes = ("step", "tokens-read", "tokens-scored-ltr", "train-flops", "seconds")
     names = {f"learning-curves-{axis}" for axis in axes} | {"final--ltr", "final--rtl", "differences"}
     names |= {f"ratio-{number}--over-training-{axis}" for axis in axes for number in (1, 2)}
-    names |= {"learning-curves-step-log"}
+    names |= {f"learning-curves-{axis}-log" for axis in axes}
     names |= {f"influence--{arm}--{group}" for arm, group in [("ltr", "ltr"), ("both", "ltr"), ("both", "rtl")]}
     names |= {f"influence--both-published-mask--{group}" for group in ("ltr", "rtl")}
     assert {path.stem for path in figures.glob("*.svg")} == {path.stem for path in figures.glob("*.pdf")} == names

@@ -82,6 +82,14 @@ def test_pooled_points_are_labelled_as_published_and_the_window_is_said(figures)
     assert {(row["depth"], row["width"]) for row in runs} == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
+def test_the_window_of_the_violins_can_be_chosen(record, figures):
+    late = all_figures(record, rule_of(record.entry), verdicts(record), window=(0.8, 1.0))
+    [figure] = [figure for figure in late if figure.name == "ratio-1-by-size--both"]
+    assert "between step 480 and 600 (80% to 100% of training)" in " ".join(figure.notes)
+    points = [row for row in figure.rows if row["kind"] == "point"]
+    assert 0 < len(points) < len([r for r in figures[figure.name].rows if r["kind"] == "point"])
+
+
 def test_captions_say_how_many_seeds_and_what_was_interpolated(tmp_path, figures):
     said = " ".join(figures["ratio-1--over-training--both"].notes)
     assert "over 3 seeds" in said

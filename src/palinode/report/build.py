@@ -10,18 +10,20 @@ from palinode.base import fsio
 from palinode.report.export import write_figures, write_tables
 from palinode.report.figures import all_figures
 from palinode.report.page import render_page
+from palinode.report.size_figures import LATE, Window
 from palinode.results.store import Store
 
 REPORT_FILE = "report.html"
 
 
-def build_report(store: Store, name: str, out: Path | None = None) -> Path:
+def build_report(store: Store, name: str, out: Path | None = None, window: Window = LATE) -> Path:
     """Write the report of one experiment; a finished one gives the same bytes again when SOURCE_DATE_EPOCH is set.
 
     Args:
         store: where the experiment is.
         name: `<name>--<size>`, or `<name>` where it was run at one size only.
         out: directory to write to; by default `<store>/reports/<name>--<size>`.
+        window: which share of training the violins pool.
 
     Returns:
         The path of report.html; beside it `figures/*.{svg,pdf}` and `tables/*.{csv,parquet}`.
@@ -33,7 +35,7 @@ def build_report(store: Store, name: str, out: Path | None = None) -> Path:
     """
     record = store.experiment(name)
     rule, found, tables = rule_of(record.entry), verdicts(record), all_tables(record)
-    figures = all_figures(record, rule, found)
+    figures = all_figures(record, rule, found, window)
     directory = out if out is not None else store.report_directory(record.entry)
     files = [*write_figures(figures, directory / "figures"), *write_tables(tables, directory / "tables")]
     page = render_page(record, rule, found, figures, [path.relative_to(directory).as_posix() for path in files])

@@ -41,11 +41,11 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
 
 
 def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
-    """File name and specification of everything that is drawn of a figure: each variant, and the first on log axes."""
-    for number, (variant, specification) in enumerate(figure.variants.items()):
+    """File name and specification of everything that is drawn of a figure: each variant, where it can be on log axes too."""
+    for variant, specification in figure.variants.items():
         name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
         yield name, specification
-        if figure.log_axes and number == 0:
+        if figure.log_axes:
             yield f"{name}-log", with_log_axes(specification, variant)
 
 

@@ -17,15 +17,20 @@ from palinode.report.cut_figures import cut_figures
 from palinode.report.figure import Figure, Rows, file_name, rounded
 from palinode.report.look import Look, look_of
 from palinode.report.maps import map_figures
-from palinode.report.size_figures import size_figures
+from palinode.report.size_figures import LATE, Window, size_figures
 from palinode.report.words import X_SHORT, X_TITLES, metric_words, number, score_of, signed
 from palinode.results.record import ExperimentRecord
 
 MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
 
 
-def all_figures(record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict]) -> list[Figure]:
+def all_figures(
+    record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict], window: Window = LATE
+) -> list[Figure]:
     """Every figure of a report, in the order of the page, each with a file name of its own.
+
+    Args:
+        window: which share of training the violins pool.
 
     Raises:
         BadInput: the metric is not split.direction.score.
@@ -37,7 +42,7 @@ def all_figures(record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict
         *_difference_figures(rule, verdicts, look),
         *_curve_figures(record, curves, rule, look),
         *_final_figures(record, curves, rule, look),
-        *size_figures(record, curves, rule, look),
+        *size_figures(record, curves, rule, look, window),
         *cut_figures(record, rule, look),
         *context_figures(record, rule, look),
         *map_figures(record),
@@ -56,12 +61,12 @@ def _curve_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
         return
     what = f"{split} loss" if score in ("nats_per_token", "bits_per_byte") else split
     y = Axis("value", f"{what}, {metric_words(rule.metric)[1]}", ".4f")
-    axes = [Axis(axis, X_TITLES[axis]) for axis in X_AXES]
     for scale in record.entry.scales:
         here = curves.filter(split=split, scale=scale).drop_nulls(score)
         drawn = here.filter(pl.col("trained"))
         if drawn.is_empty():
             continue
+        axes = [Axis(axis, X_TITLES[axis]) for axis in X_AXES if drawn[axis].count()]
         rows, thinned = _curve_rows(drawn, score, look)
         dashes = theme.direction_dashes(sorted(drawn["direction"].unique()))
         present = set(drawn["arm"])
@@ -72,7 +77,7 @@ def _curve_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
             title="Learning curves" + _at_scale(record, scale),
             rows=rows,
             variants={axis.field: charts.learning_curves(axis, y, colours, dashes) for axis in axes},
-            labels=X_SHORT,
+            labels={axis.field: X_SHORT[axis.field] for axis in axes},
             log_axes=True,
             notes=(*thinned, *_untrained_notes(here, score)),
             scale=scale,

@@ -24,6 +24,8 @@ from palinode.results.record import ExperimentRecord
 MOST_VIOLIN_POINTS = 2_000  # of one arm; the tables hold the quartiles of all of them
 RATIO_WORDS = {RATIO_1: "ratio 1", RATIO_2: "ratio 2"}
 SOLID = {"": [1, 0]}
+Window = tuple[float, float]  # from and to, as shares of training
+LATE = (0.5, 1.0)  # as the published text looks at epochs 5 to 10
 
 
 def ratio_words(ratio: str, rule: Rule, score: str) -> str:
@@ -34,14 +36,20 @@ def ratio_words(ratio: str, rule: Rule, score: str) -> str:
     return f"Ratio 2: {unit} on ltr over {unit} on rtl, within the arm; below 1 its rtl number is the higher one."
 
 
-def size_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look) -> Iterator[Figure]:
-    """Every figure of this file that the experiment has data for."""
+def size_figures(
+    record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look, window: Window = LATE
+) -> Iterator[Figure]:
+    """Every figure of this file that the experiment has data for.
+
+    Args:
+        window: which share of training the violins pool.
+    """
     split, _, score = score_of(rule.metric)
     if score not in SCORES:
         return
     yield from _ratio_figures(record, curves, rule, look)
     sizes = scale_sizes(record)
-    yield from _violin_figures(record, curves, rule, look, sizes)
+    yield from _violin_figures(record, curves, rule, look, sizes, window)
     if {"depth", "width"} <= set(varying(sizes)):
         yield from _score_maps(record, rule, look, sizes)
         yield from _ratio_maps(record, rule, look, sizes)
@@ -142,11 +150,16 @@ def _between(here: pl.DataFrame) -> list[str]:
 
 
 def _violin_figures(
-    record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look, sizes: dict[str, ScaleSize]
+    record: ExperimentRecord,
+    curves: pl.DataFrame,
+    rule: Rule,
+    look: Look,
+    sizes: dict[str, ScaleSize],
+    share: Window,
 ) -> Iterator[Figure]:
     split, _, score = score_of(rule.metric)
     axis = "epochs" if curves["epochs"].count() else "step"
-    window = _late(curves, axis)
+    window = _positions(curves, axis, share)
     by = varying(sizes)
     if not by or window is None:
         return
@@ -155,7 +168,7 @@ def _violin_figures(
         mine = pooled.filter(arm=arm).drop_nulls(list(by))
         usable = [name for name in by if mine[name].n_unique() > 1]
         if usable:
-            notes = (ratio_words(RATIO_1, rule, score), _pooled_words(mine, axis, window))
+            notes = (ratio_words(RATIO_1, rule, score), _pooled_words(mine, axis, window, share))
             yield _violin_figure(mine, arm, usable, f"ratio 1, {SCORE_UNITS[score]}", look, notes)
 
 
@@ -191,14 +204,15 @@ def _every(mine: pl.DataFrame) -> int:
     return -(-mine.height // MOST_VIOLIN_POINTS)
 
 
-def _pooled_words(mine: pl.DataFrame, axis: str, window: tuple[float, float]) -> str:
+def _pooled_words(mine: pl.DataFrame, axis: str, window: tuple[float, float], share: Window) -> str:
     """What the shapes are made of, and that they are no samples."""
     runs = mine.select("scale", "seed").unique().height
     thinned = f" One in {_every(mine)} of them is drawn." if _every(mine) > 1 else ""
+    where = f"between {axis} {number(window[0])} and {number(window[1])} ({share[0]:.0%} to {share[1]:.0%} of training)"
     return (
-        f"As published: {number(mine.height)} interpolated points of {runs} runs, between {axis} {number(window[0])} and "
-        f"{number(window[1])}, are pooled into the shapes; the tick is their median.{thinned} They are not independent: "
-        "the dots, one per run (its mean over the same window), show how many samples there are."
+        f"As published: {number(mine.height)} interpolated points of {runs} runs, {where}, are pooled into the shapes; the tick "
+        f"is their median.{thinned} They are not independent: the dots, one per run (its mean over the same window), show how "
+        "many samples there are."
     )
 
 
@@ -214,10 +228,10 @@ def _extent(values: pl.Series) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def _late(curves: pl.DataFrame, axis: str) -> tuple[float, float] | None:
-    """The second half of training, as the published text looks at epochs 5 to 10."""
+def _positions(curves: pl.DataFrame, axis: str, share: Window) -> tuple[float, float] | None:
+    """Where on the axis this share of the longest training lies."""
     last = curves[axis].max()
-    return None if not isinstance(last, int | float) else (last / 2, float(last))
+    return None if not isinstance(last, int | float) else (share[0] * last, share[1] * last)
 
 
 def _means_of_runs(mine: pl.DataFrame, usable: Sequence[str]) -> list[dict[str, Any]]:
