@@ -43,7 +43,8 @@ def ratio_lines(
     for field, value in chosen.items():
         base = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=value))
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    legend, places = line_legend(columns=5), alt.Scale(nice=False, zero=False)
+    columns = 5 if len(dashes) == 1 else 3  # beside it stands the legend of the dashes
+    legend, places = line_legend(columns=columns), alt.Scale(nice=False, zero=False)
     drawn = base.encode(
         x=alt.X(x.field, type="quantitative", title=x.title, axis=_whole_ticks(x), scale=places),
         y=alt.Y(y.field, type="quantitative", title=y.title, scale=alt.Scale(zero=False, nice=True)),
