@@ -9,7 +9,7 @@ from palinode.base.seeds import generator
 from palinode.base.visibility import Full, Ltr
 from palinode.models import MODELS, modern
 from palinode.models.base import LanguageModel
-from palinode.models.direction import logits_for, read, residuals
+from palinode.models.direction import finished, logits_for, read, residuals
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
 
 SPECIALS = SpecialTokens(20)
@@ -22,14 +22,29 @@ def fewer_layers(config, blocks):
     return config.with_(layers=blocks)
 
 
+def fewer_decoder_layers(config, blocks):
+    return config.with_(decoder_layers=blocks)
+
+
 CONFIGS = {
     "decoder": (MODELS["decoder"](**SMALL, norm_gain=True, bias=True), fewer_layers),
     "latent": (MODELS["latent"](**SMALL), fewer_layers),
+    "encoder_decoder": (
+        MODELS["encoder_decoder"](encoder_layers=2, decoder_layers=BLOCKS, width=16, heads=2, bias=True),
+        fewer_decoder_layers,
+    ),
 }
 CASES = {
     **CONFIGS,
     "modern": (modern(**SMALL), fewer_layers),
     "modern N": (modern(**SMALL, preset="N"), fewer_layers),
+    "subtracting": (MODELS["decoder"](**SMALL, subtract_position="norm"), fewer_layers),
+    "encoder_decoder, weighted": (
+        MODELS["encoder_decoder"](
+            decoder_layers=BLOCKS, width=16, heads=2, memory="weighted", cross_gate=True, subtract_position="norm"
+        ),
+        fewer_decoder_layers,
+    ),
 }
 
 
@@ -72,7 +87,7 @@ def test_one_reading_equals_removing_blocks_at_every_depth(case, reading):
     for blocks, residual in enumerate(seen, 1):
         alone = built(shorter(config, blocks))
         assert alone.depths() == blocks
-        states = whole.finished(residual)
+        states = finished(example, residual, whole.finished)
         assert (states - read(alone, example)).abs().max() < 1e-12
         assert (whole.logits(states) - logits_for(alone, example)).abs().max() < 1e-12
     assert (whole.logits(whole.finished(seen[0])) - whole.logits(whole.finished(seen[-1]))).abs().max() > 0.1

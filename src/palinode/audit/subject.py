@@ -158,16 +158,19 @@ def subject_of_config(
 
 
 def small_config(config: ModelConfig, most_layers: int, most_width: int) -> ModelConfig:
-    """The config with fewer and narrower blocks where it has such fields and is larger; heads are cut to divide the width."""
-    fields = type(config).model_fields
-    changes: dict[str, Any] = {}
-    if "layers" in fields and config.layers > most_layers:  # type: ignore[attr-defined]
-        changes["layers"] = most_layers
-    if "width" in fields and config.width > most_width:  # type: ignore[attr-defined]
+    """The config with fewer and narrower blocks where it has such fields and is larger; heads are cut to divide the width.
+
+    `most_layers` is shared out where a model has several stacks (`encoder_layers`, `decoder_layers`).
+    """
+    counts: dict[str, int] = {name: value for name, value in config if isinstance(value, int)}
+    stacks = [name for name in counts if name == "layers" or name.endswith("_layers")]
+    changes = {name: most for name in stacks if counts[name] > (most := max(1, most_layers // len(stacks)))}
+    if counts.get("width", 0) > most_width:
         changes["width"] = most_width
-        if "heads" in fields:
-            heads = min(config.heads, max(1, most_width // LEAST_HEAD_WIDTH))  # type: ignore[attr-defined]
-            changes["heads"] = 1 << (heads.bit_length() - 1)
+        for name in counts:
+            if name == "heads" or name.endswith("_heads"):
+                heads = min(counts[name], max(1, most_width // LEAST_HEAD_WIDTH))
+                changes[name] = 1 << (heads.bit_length() - 1)
     try:
         return config.with_(**changes)
     except (ValidationError, BadInput):

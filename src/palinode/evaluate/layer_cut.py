@@ -19,7 +19,7 @@ from palinode.base.example import SpecialTokens
 from palinode.evaluate.losses import DirectionScores, Sums, bytes_of_ids, evaluating, examples_of
 from palinode.evaluate.refit import Readout, Refits
 from palinode.models.base import LanguageModel
-from palinode.models.direction import residuals
+from palinode.models.direction import finished, residuals
 from palinode.objectives import Objective
 from palinode.objectives.loss import CHUNK_LOGITS, GPU_FACTOR
 from palinode.results.layer_cut import CutScores, LayerCut
@@ -55,10 +55,12 @@ def cut_layers(
         for name, example in examples_of(windows, passes, specials=specials, seed=seed):
             here = example.to(device)
             for depth, residual in enumerate(residuals(model, here)):
-                sums[name][depth].add(here, trained.finished(residual), trained.logits, bytes_of, at_once)
+                states = finished(here, residual, trained.finished)
+                sums[name][depth].add(here, states, trained.logits, bytes_of, at_once)
                 if name in refits:
                     own = refits[name][depth]
-                    refitted_sums[name][depth].add(here, own.finished(residual), own.logits, bytes_of, at_once)
+                    states = finished(here, residual, own.finished)
+                    refitted_sums[name][depth].add(here, states, own.logits, bytes_of, at_once)
     return LayerCut(scores=_curves(sums), refitted=_curves(refitted_sums))
 
 

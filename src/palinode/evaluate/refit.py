@@ -20,7 +20,7 @@ from palinode.base.example import Example, SpecialTokens
 from palinode.base.seeds import generator
 from palinode.evaluate.losses import evaluating
 from palinode.models.base import LanguageModel
-from palinode.models.direction import residuals
+from palinode.models.direction import finished, residuals
 from palinode.objectives import Objective, Progress
 from palinode.objectives.loss import weighted_nats
 
@@ -118,7 +118,8 @@ def _train(
             if depth in depths:
                 readout = readouts[depth - depths.start]
                 with torch.enable_grad():
-                    loss = weighted_nats(example, readout.finished(residual), readout.logits)
+                    states = finished(example, residual, readout.finished)
+                    loss = weighted_nats(example, states, readout.logits)
                     torch.autograd.backward(loss.total / example.denominator)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

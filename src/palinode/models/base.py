@@ -5,7 +5,8 @@ Legend: R rows, S slots, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import ClassVar
 
 from torch import Tensor, nn
 from torch.nn import Parameter
@@ -13,6 +14,7 @@ from torch.nn import Parameter
 from palinode.base.config import Part
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Visibility
+from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
 from palinode.models.cost import Cost
 from palinode.models.mixers.base import Mixer
 
@@ -33,16 +35,29 @@ class ModelConfig(Part):
         """
         raise NotImplementedError(f"{type(self).__name__} must define build(vocab_size, max_length, seed)")
 
+    def with_terms_times(self, factor: float) -> ModelConfig:
+        """The same model with the coefficients of its auxiliary terms multiplied; itself when it has none."""
+        return self
+
 
 class LanguageModel(nn.Module):
     """Base of all models. Rows that read from the end never reach it: `models/direction.py` flips them at the edge."""
 
+    compiled_methods: ClassVar[tuple[str, ...]] = ("hidden",)  # what `compile` of a recipe runs through torch.compile
     vocab_size: int
     max_length: int
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
         """(R, S) token ids -> (R, S, D) states, each depending only on the slots that `sees` allows."""
         raise NotImplementedError(f"{type(self).__name__} must define hidden(tokens, sees)")
+
+    def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Mapping[str, AuxiliaryTerm]]:
+        """What `hidden` gives and, in training mode only, auxiliary terms of the loss by name. Evaluation never calls it."""
+        return self.hidden(tokens, sees), {}
+
+    def pair_terms(self) -> Mapping[str, PairTerm]:
+        """The terms that compare two states, by name: the audit trains each of them on noise."""
+        return {}
 
     def depths(self) -> int:
         """How many blocks L can be cut off from the top, one by one; 0: this model cannot be cut, and the two below are missing."""

@@ -39,6 +39,7 @@ class Cost:
         useful_flops_per_slot: the same, counting only visible pairs in the mixers.
         head_flops_per_slot: forward FLOPs of the head, for one slot it is evaluated on.
         state_elements: numbers kept, all layers together, to emit one more token of a row of this length exactly.
+        terms_flops_per_slot: forward FLOPs of the auxiliary terms, for one slot: made in training only.
     """
 
     parameters: Mapping[str, int]
@@ -46,6 +47,7 @@ class Cost:
     useful_flops_per_slot: float
     head_flops_per_slot: float
     state_elements: int
+    terms_flops_per_slot: float = 0.0
 
     @property
     def total_parameters(self) -> int:
@@ -65,7 +67,7 @@ class Cost:
 
     def train_flops(self, slots: int, head_slots: int | None = None) -> float:
         """Executed FLOPs of forward and backward: three times the forward pass (chunked recomputation not counted)."""
-        return TRAINING_FACTOR * self.forward_flops(slots, head_slots)
+        return TRAINING_FACTOR * (self.forward_flops(slots, head_slots) + self.terms_flops_per_slot * slots)
 
 
 def visible_pairs(sees: Visibility, slots: int) -> int:

@@ -7,13 +7,14 @@ Legend: R rows, S slots, D width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from palinode.base.example import Example
 from palinode.base.visibility import Ltr, Visibility
+from palinode.models.auxiliary import AuxiliaryTerm, together
 from palinode.models.base import LanguageModel
 
 
@@ -22,14 +23,36 @@ def read(model: LanguageModel, example: Example) -> Tensor:
     return _ordered(example, [model.hidden(tokens, sees) for tokens, sees in _readings(example)])
 
 
+def read_and_terms(model: LanguageModel, example: Example) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
+    """What `read` gives and the model's auxiliary terms, means over all rows; there are none in eval mode."""
+    states, terms = zip(*(model.hidden_and_terms(tokens, sees) for tokens, sees in _readings(example)), strict=True)
+    return _ordered(example, states), together(terms)
+
+
 def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
-    """The same from one reading for every depth: (R, S, D) after 1, 2, .. L blocks, each before `model.finished`.
+    """The same from one reading for every depth: (R, S, D) after 1, 2, .. L blocks, each before `finished`.
 
     Raises:
         NotImplementedError: the model cannot be cut.
     """
     for states in zip(*(model.residuals(tokens, sees) for tokens, sees in _readings(example)), strict=True):
         yield _ordered(example, states)
+
+
+def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
+    """(R, S, D) residuals in the example's own slot order -> states in that order.
+
+    Args:
+        finish: `model.finished`, or another readout; it is given slots in the order in which they were read, as it may count them.
+    """
+    turns = [group.sees.reads_from_end and group.sees.native == "causal" for group, _ in example.by_group()]
+    if not any(turns):
+        return finish(residual)
+    pieces = [
+        _turned(finish(_turned(residual[rows], turn)), turn)
+        for (_, rows), turn in zip(example.by_group(), turns, strict=True)
+    ]
+    return torch.cat(pieces)
 
 
 def logits_for(model: LanguageModel, example: Example) -> Tensor:

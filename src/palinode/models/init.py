@@ -18,6 +18,7 @@ from palinode.base.seeds import generator
 from palinode.models.mixers.base import Mixer
 from palinode.models.parts.linear import Linear, Role, Table
 from palinode.models.parts.norm import Norm
+from palinode.models.parts.own_start import OwnStart
 
 SchemeName = Literal["gpt2", "fan_in", "nanochat"]
 GPT2_STD = 0.02
@@ -43,17 +44,22 @@ class InitRule:
     zero_head: bool
 
 
-def initialise(model: nn.Module, rule: InitRule, seed: int) -> None:
+def initialise(model: nn.Module, rule: InitRule, seed: int, parts: Mapping[str, InitRule] | None = None) -> None:
     """Fill every parameter of the model in place.
+
+    Args:
+        parts: name of a child of the model -> its own rule, instead of `rule`.
 
     Raises:
         TypeError: a module owns parameters and says nowhere how they start.
     """
+    own_rules = parts or {}
     with torch.no_grad():
         for module_name, module in model.named_modules():
+            chosen = own_rules.get(module_name.partition(".")[0], rule)
             for name, parameter in module.named_parameters(recurse=False):
                 rng = generator(seed, "init", f"{module_name}.{name}")
-                _start(module, name, parameter, rule, rng)
+                _start(module, name, parameter, chosen, rng)
 
 
 def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng: Generator) -> None:
@@ -61,7 +67,7 @@ def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng:
         parameter.fill_(1.0 if name == "gain" else 0.0)
     elif isinstance(module, (Linear, Table)):
         _start_weight(module, name, parameter, rule, rng)
-    elif isinstance(module, Mixer):
+    elif isinstance(module, (Mixer, OwnStart)):
         module.start(name, parameter, rng)
     else:
         raise TypeError(f"no rule says how {name} of {type(module).__name__} starts")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from palinode.base.example import Example, SpecialTokens
 from palinode.base.seeds import derive, generator
 from palinode.base.visibility import Visibility
 from palinode.data.windows import TrainWindows
+from palinode.models.auxiliary import AuxiliaryTerm, mean_measured
 from palinode.models.base import LanguageModel
-from palinode.models.direction import read
+from palinode.models.direction import read_and_terms
 from palinode.objectives import Objective, Progress
 from palinode.objectives.loss import weighted_nats
 from palinode.train.growth import Reads
@@ -103,13 +104,18 @@ class Training:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step showed, measured before its update."""
+    """What one optimizer step showed, measured before its update.
+
+    Attributes:
+        auxiliary: for each auxiliary term of the model, what was measured of it (`models.auxiliary.AuxiliaryTerm`).
+    """
 
     step: int
     nats_by_group: dict[str, float]
     learning_rate_factor: float
     gradient_norm: float
     seconds: float
+    auxiliary: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class DivergedError(Exception):
@@ -161,7 +167,7 @@ def take_step(training: Training) -> StepReport:
     }
     _count(training, examples, reads, loss.scored_by_group)
     factor = recipe.schedule.factor(scheduled, recipe.steps)
-    return StepReport(step, loss.nats_by_group, factor, norm, time.perf_counter() - started)
+    return StepReport(step, loss.nats_by_group, factor, norm, time.perf_counter() - started, loss.auxiliary)
 
 
 def batch_examples(training: Training) -> list[Example]:
@@ -179,11 +185,18 @@ def batch_examples(training: Training) -> list[Example]:
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """The loss of a whole batch: what was differentiated, and the nats per token and scored tokens of each pass."""
+    """The loss of a whole batch, and the nats per token and scored tokens of each pass.
+
+    Attributes:
+        loss_nats: weighted mean of the nats; with `terms_nats`, the sum of coefficient * term, this is what was differentiated.
+        auxiliary: what was measured of each auxiliary term.
+    """
 
     loss_nats: float
     nats_by_group: dict[str, float]
     scored_by_group: dict[str, int]
+    terms_nats: float = 0.0
+    auxiliary: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def nats_per_token(self) -> float:
@@ -195,19 +208,25 @@ class BatchLoss:
 def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLoss:
     """Backward through every micro-batch of one weighted mean over the whole batch (sum over sum).
 
+    A model in training mode may add auxiliary terms: coefficient * their mean over the rows of the whole batch.
+
     Raises:
-        DivergedError: the loss is not finite.
+        DivergedError: the loss or an auxiliary term is not finite.
     """
     denominator = sum(example.denominator for example in examples)
+    rows = sum(len(example.inputs) for example in examples)
     total = torch.zeros((), device=training.device)
     nats: dict[str, Tensor] = {}
     scored: dict[str, int] = {}
+    terms: dict[str, list[AuxiliaryTerm]] = {}
     for micro, example in enumerate(examples):
         _seed_dropout(training, micro)
         with autocast(training.device, training.recipe.precision):
-            hidden = read(training.model, example)
+            hidden, added = read_and_terms(training.model, example)
         loss = weighted_nats(example, hidden, training.model.logits_map())
-        torch.autograd.backward(loss.total / denominator)
+        torch.autograd.backward(_with_terms(loss.total / denominator, added.values(), rows))
+        for name, term in added.items():
+            terms.setdefault(name, []).append(replace(term, value=term.value.detach()))
         total += loss.total.detach()
         for name, count in loss.scored_by_group.items():
             nats[name] = nats.get(name, torch.zeros((), device=training.device)) + loss.nats_by_group[name]
@@ -215,7 +234,26 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
     means = {name: float(total) / max(1, scored[name]) for name, total in nats.items()}
     if not all(math.isfinite(value) for value in means.values()):
         raise DivergedError(training.step, "the loss")
-    return BatchLoss(float(total) / denominator, means, scored)
+    return BatchLoss(float(total) / denominator, means, scored, *_told(terms, rows, training.step))
+
+
+def _with_terms(loss: Tensor, terms: Iterable[AuxiliaryTerm], rows: int) -> Tensor:
+    """What one micro-batch adds to the loss of a batch of so many rows."""
+    for term in terms:
+        loss = loss + term.coefficient * (term.rows / rows) * term.value
+    return loss
+
+
+def _told(terms: Mapping[str, list[AuxiliaryTerm]], rows: int, step: int) -> tuple[float, dict[str, dict[str, float]]]:
+    """What the terms of all micro-batches added to the loss, and what was measured of each of them."""
+    added = {name: float(_with_terms(torch.zeros(()), found, rows)) for name, found in terms.items()}
+    measured = {
+        name: {key: float(value) for key, value in mean_measured(found).items()} for name, found in terms.items()
+    }
+    for name, nats in added.items():
+        if not all(map(math.isfinite, (nats, *measured[name].values()))):
+            raise DivergedError(step, f"the auxiliary term {name}")
+    return sum(added.values()), measured
 
 
 def _seed_dropout(training: Training, micro: int) -> None:

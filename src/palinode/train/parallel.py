@@ -44,7 +44,8 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 def compiled(model: LanguageModel) -> LanguageModel:
     """Run the stack through torch.compile; parameters, names and checkpoints stay what they are."""
-    model.hidden = torch.compile(model.hidden, dynamic=False)  # type: ignore[method-assign]
+    for name in model.compiled_methods:
+        setattr(model, name, torch.compile(getattr(model, name), dynamic=False))
     return model
 
 

@@ -1,0 +1,97 @@
+"""Cross-attention: the slots of one stack read the states of another, at the same positions and with the same visibility.
+
+Slot t reads the memory's slots s <= t in causal rows: the memory was read causally itself, but its later slots know later tokens.
+Legend: R rows, S slots, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from palinode.models.cost import LayerCost
+from palinode.models.mixers.base import Reading
+from palinode.models.parts.linear import Linear
+from palinode.models.parts.own_start import OwnStart
+
+
+class CrossAttention(OwnStart):
+    """softmax(q k^T / sqrt(head width)) v with q from x and k, v from the memory, over `heads` heads of width D / heads.
+
+    q and k are turned by the same positions where the model has rotary ones.
+
+    Args:
+        gated: what it gives is multiplied by tanh(gate), a learned number that starts at 0.
+    """
+
+    def __init__(self, width: int, heads: int, *, bias: bool, dropout: float, gated: bool):
+        super().__init__()
+        self.heads = heads
+        self.width = width
+        self.dropout = dropout
+        self.q = Linear(width, width, bias=bias)
+        self.k = Linear(width, width, bias=bias)
+        self.v = Linear(width, width, bias=bias)
+        self.out = Linear(width, width, bias=bias, role="residual")
+        self.gate = nn.Parameter(torch.empty(1)) if gated else None
+
+    def forward(self, x: Tensor, memory: Tensor, reading: Reading) -> Tensor:
+        """(R, S, D) of the reading stack and (R, S, D) of the memory -> (R, S, D)."""
+        q, k, v = self._by_head(self.q(x)), self._by_head(self.k(memory)), self._by_head(self.v(memory))
+        if reading.rotary is not None:
+            exact = torch.promote_types(q.dtype, torch.float32)
+            q, k = (reading.rotary.turn(one.to(exact)).to(v.dtype) for one in (q, k))
+        mixed = F.scaled_dot_product_attention(
+            q.transpose(1, 2),
+            k.transpose(1, 2),
+            v.transpose(1, 2),
+            attn_mask=reading.mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=reading.native == "causal",
+            scale=1 / math.sqrt(self.width // self.heads),
+        )
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(x.shape))
+        return out if self.gate is None else out * torch.tanh(self.gate)
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        """As of self-attention: the four maps, and scores and values of the pairs."""
+        maps = 8.0 * self.width * self.width
+        return LayerCost(
+            executed=maps + 4.0 * self.width * slots,
+            useful=maps + 4.0 * self.width * pairs / slots,
+            state_elements=2 * self.width * slots,
+        )
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        parameter.zero_()
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(R, S, D) -> (R, S, heads, D / heads)."""
+        return x.view(*x.shape[:2], self.heads, -1)
+
+
+class Memory(OwnStart):
+    """Which state of the encoder is read: the last one, or a softmax-weighted mean of those after each of its blocks.
+
+    Args:
+        depths: how many states there are to weigh; None: the last one.
+    """
+
+    def __init__(self, depths: int | None):
+        super().__init__()
+        self.logits = None if depths is None else nn.Parameter(torch.empty(depths))
+
+    def forward(self, states: list[Tensor]) -> Tensor:
+        """(R, S, D) from the (R, S, D) after each block of the encoder."""
+        if self.logits is None:
+            return states[-1]
+        mixed = states[0] * self.logits.softmax(0)[0]
+        for weight, state in zip(self.logits.softmax(0)[1:], states[1:], strict=True):
+            mixed = mixed + weight * state
+        return mixed
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        parameter.zero_()

@@ -1,0 +1,173 @@
+"""The embedding loss: the encoder's state at a slot is drawn towards the mean of the embeddings up to it. In training only.
+
+A_t = mean of N_a(x_0), .., N_a(x_t); z_t = N_b(o_t); the loss is how far apart they are, over all rows and slots, with x the
+embeddings (positions and dropout included) and o the encoder's last state, without a norm.
+
+With norms that have a learned gain (published) the optimum is a gain of 0 on both sides: on two unrelated random tensors the loss
+falls from 1.07 to 4e-9 in 2000 steps of Adam. The published values of 4e-9 are that collapse and say nothing of the states. Here
+the norms learn no gain by default, a variance floor can hold both sides open, and every step measures the same score on shuffled
+pairs (`models/auxiliary.py`).
+Source: yiphei's autoregressive encoder-decoder, from its formulas. Differs in: norms without gain (`norm_affine` = true has
+them), no norm is made that nothing uses, log-cosine is clamped.
+Legend: R rows, S slots, D width, C longest row.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from palinode.base.config import Config
+from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
+from palinode.models.mixers.base import Reading
+from palinode.models.parts.aggregate import AggregateKind, Matrix, aggregate_of
+from palinode.models.parts.norm import Norm
+
+Score = Literal["mse", "cosine", "log_cosine", "infonce"]
+LEAST_LOG = 1e-6  # log-cosine's argument is not below it
+VARIANCE_EPSILON = 1e-4  # under the root of the variance floor
+INFONCE_PAIRS = 256  # pairs that are told apart from each other: one right answer among so many
+
+
+class EmbeddingLoss(Config):
+    """Options of the loss. The defaults are the published ones but for `norm_affine` (there: true).
+
+    Attributes:
+        score: `mse`; `cosine` mean of 1 - (c + 1) / 2; `log_cosine` mean of -log((c + 1) / 2); `infonce`: which of up to 256 pairs
+            of rows and slots belong together, by cosine / temperature.
+        coefficient: what it is multiplied by in the loss.
+        detach: the side no gradient goes through: the `input` embeddings, the `encoder`, or `none`.
+        input_norm: of the embeddings `before` or `after` the mean, or `none`.
+        output_norm: a norm of the encoder's state.
+        norm_affine: these norms learn gain and shift: the loss can then be made 0 by making both sides vanish.
+        aggregate, window_slots: the mean, or something learned that starts as it (`parts/aggregate.py`).
+        variance_floor: mu mean_d max(0, 1 - sqrt(variance_d + 1e-4)) is added for both sides.
+        temperature: of `infonce`.
+    """
+
+    score: Score = "mse"
+    coefficient: float = Field(default=1.0, gt=0)
+    detach: Literal["none", "input", "encoder"] = "encoder"
+    input_norm: Literal["none", "before", "after"] = "before"
+    norm_affine: bool = False
+    output_norm: bool = True
+    aggregate: AggregateKind = "mean"
+    window_slots: int | None = Field(default=None, ge=1)
+    variance_floor: float = Field(default=0.0, ge=0)
+    temperature: float = Field(default=0.1, gt=0)
+
+    @model_validator(mode="after")
+    def _options_have_readers(self) -> EmbeddingLoss:
+        if self.window_slots is not None and self.aggregate != "window":
+            raise ValueError(f"window_slots is set, but aggregate is {self.aggregate!r}")
+        if self.temperature != 0.1 and self.score != "infonce":
+            raise ValueError(f"temperature is set, but score is {self.score!r}")
+        if self.norm_affine and self.input_norm == "none" and not self.output_norm:
+            raise ValueError("norm_affine is set, but there is no norm: input_norm is 'none' and output_norm false")
+        return self
+
+
+class EmbeddingTerm(PairTerm):
+    """The loss of embeddings (left) and encoder states (right), float32 or better, with what shows its collapse."""
+
+    def __init__(self, config: EmbeddingLoss, width: int, longest: int):
+        super().__init__()
+        self.config = config
+        self.width = width
+        self.input_norm = None if config.input_norm == "none" else _norm(config, width)
+        self.output_norm = _norm(config, width) if config.output_norm else None
+        self.aggregate = aggregate_of(config.aggregate, width, longest, config.window_slots)
+
+    def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
+        with torch.autocast(left.device.type, enabled=False):
+            detach = self.config.detach
+            means = self.aggregated(left.detach() if detach == "input" else left, reading)
+            states = self._normed(_exact(right.detach() if detach == "encoder" else right), self.output_norm)
+            score = self._score(means, states)
+            value = score
+            if self.config.variance_floor:
+                value = score + self.config.variance_floor * (_below_floor(means) + _below_floor(states))
+            with torch.no_grad():
+                measured = self._measured(means, states) | {"value": score.detach()}
+        return AuxiliaryTerm(value, self.config.coefficient, len(left), measured)
+
+    def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
+        x = _exact(left)
+        if self.config.input_norm == "after":
+            return self._normed(self.aggregate(x, reading), self.input_norm)
+        means: Tensor = self.aggregate(self._normed(x, self.input_norm), reading)
+        return means
+
+    def flops_per_slot(self, slots: int) -> float:
+        """Forward FLOPs of its matrix products for one slot."""
+        each = self.width if isinstance(self.aggregate, Matrix) else 1
+        compared = 2.0 * INFONCE_PAIRS * self.width if self.config.score == "infonce" else 0.0
+        return each * self.aggregate.flops_per_slot(slots) + compared
+
+    def _score(self, means: Tensor, states: Tensor) -> Tensor:
+        score = self.config.score
+        if score == "mse":
+            return F.mse_loss(means, states)
+        if score == "infonce":
+            return infonce(means.flatten(0, 1), states.flatten(0, 1), self.config.temperature)
+        alike = (F.cosine_similarity(means, states, dim=-1, eps=1e-8) + 1) / 2
+        return (1 - alike).mean() if score == "cosine" else -alike.clamp_min(LEAST_LOG).log().mean()
+
+    def _measured(self, means: Tensor, states: Tensor) -> dict[str, Tensor]:
+        gains = [
+            norm.gain for norm in (self.input_norm, self.output_norm) if norm is not None and norm.gain is not None
+        ]
+        one = states.new_ones(())
+        return {
+            "shuffled": self._score(means, shuffled(states)),
+            "gain": torch.stack([gain.abs().mean() for gain in gains]).min() if gains else one,
+            "least_gain": torch.stack([gain.abs().min() for gain in gains]).min() if gains else one,
+            "variance": torch.minimum(_variance(means).mean(), _variance(states).mean()),
+        }
+
+    def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
+        return x if norm is None else norm(x)
+
+
+def shuffled(states: Tensor) -> Tensor:
+    """(R, S, D) with each row in the place of the next one; a single row is turned by half its slots. No random number is drawn."""
+    return states.roll(1, 0) if len(states) > 1 else states.roll(max(1, states.shape[1] // 2), 1)
+
+
+def infonce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
+    """Mean nats of telling which of the others each one belongs to, both ways, for (N, D) pairs.
+
+    The pairs are dealt into groups of at most 256, evenly over rows and slots, and told apart within their group.
+    """
+    groups = -(-len(left) // INFONCE_PAIRS)
+    left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
+    total = left.new_zeros(())
+    for group in range(groups):
+        logits = left[group::groups] @ right[group::groups].mT / temperature
+        answers = torch.arange(len(logits), device=logits.device)
+        ways = (F.cross_entropy(logits, answers, reduction="sum"), F.cross_entropy(logits.mT, answers, reduction="sum"))
+        total = total + (ways[0] + ways[1]) / 2
+    return total / len(left)
+
+
+def _below_floor(z: Tensor) -> Tensor:
+    """How far the standard deviation of the features lies below 1, mean over them."""
+    return F.relu(1 - (_variance(z) + VARIANCE_EPSILON).sqrt()).mean()
+
+
+def _variance(z: Tensor) -> Tensor:
+    """(D,) over rows and slots."""
+    return z.flatten(0, 1).var(0, correction=0)
+
+
+def _norm(config: EmbeddingLoss, width: int) -> Norm:
+    return Norm(width, "layer", gain=config.norm_affine, shift=config.norm_affine)
+
+
+def _exact(x: Tensor) -> Tensor:
+    """float32 or better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
