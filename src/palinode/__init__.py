@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from palinode.data.config import DataConfig
     from palinode.models.base import LanguageModel, ModelConfig
     from palinode.models.decoder import DecoderConfig, gpt2, modern
+    from palinode.models.encoder_decoder import EncoderDecoderConfig
     from palinode.models.latent import LatentConfig, hlb
+    from palinode.models.parts.embedding_loss import EmbeddingLoss
     from palinode.objectives import BothObjective, ChooseObjective, LtrObjective, Objective, Progress, RtlObjective
     from palinode.objectives.probability import Adaptive, Constant, Cooldown, Cosine, Linear, StepAt
     from palinode.results.store import Store
@@ -33,7 +35,9 @@ _HOMES = {
     "palinode.data.config": ("DataConfig",),
     "palinode.models.base": ("LanguageModel", "ModelConfig"),
     "palinode.models.decoder": ("DecoderConfig", "gpt2", "modern"),
+    "palinode.models.encoder_decoder": ("EncoderDecoderConfig",),
     "palinode.models.latent": ("LatentConfig", "hlb"),
+    "palinode.models.parts.embedding_loss": ("EmbeddingLoss",),
     "palinode.objectives": (
         "BothObjective",
         "ChooseObjective",
@@ -65,6 +69,8 @@ __all__ = [
     "Decision",
     "DecoderConfig",
     "Draw",
+    "EmbeddingLoss",
+    "EncoderDecoderConfig",
     "EvaluationConfig",
     "Example",
     "Experiment",

@@ -347,6 +347,7 @@ class Attempt:
                 "nats_by_group": report.nats_by_group,
                 "learning_rate_factor": report.learning_rate_factor,
                 "gradient_norm": report.gradient_norm,
+                **({"auxiliary": report.auxiliary} if report.auxiliary else {}),
                 **({"p": probability.at(self.training.progress())} if isinstance(probability, Probability) else {}),
             }
         )

@@ -36,7 +36,7 @@ def _changed(config: C, changes: Changes, at: str, user_parts: Mapping[str, type
         fields[name] = _decoded(config, name, value, at, user_parts) if name in inside else value
     for name, deeper in inside.items():
         if not isinstance(fields[name], Config):
-            raise BadInput(f"has no fields of its own: it is {fields[name]!r}", field=_join(at, name))
+            raise _without_fields(_join(at, name), fields[name], next(iter(deeper)))
         fields[name] = _changed(fields[name], deeper, _join(at, name), user_parts)
     return _validated(config, fields, at, user_parts)
 
@@ -60,6 +60,13 @@ def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any]
         else:
             whole[name] = {"kind": value} if isinstance(value, str) and isinstance(now, Part) else value
     return whole, inside
+
+
+def _without_fields(field: str, value: Any, wanted: str) -> BadInput:
+    if value is None:
+        hint = f"set {field} itself too, to a table of its options; --set {field}={{}} takes the defaults"
+        return BadInput(f"has no {wanted!r} to set: it is null", field=field, hint=hint)
+    return BadInput(f"has no fields of its own: it is {value!r}", field=field)
 
 
 def _decoded(config: Config, name: str, value: Any, at: str, user_parts: Mapping[str, type[Part]]) -> Any:
