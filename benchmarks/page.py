@@ -30,6 +30,8 @@ def page(results: Path) -> str:
         "runs taken in turn on one machine; brackets are the lowest and the highest of them.",
     ]
     for name, section in SECTIONS.items():
+        if name not in found:  # written, and not measured yet
+            continue
         lines += ["", *section(found[name]), "", conditions(name, found[name])]
     return "\n".join(lines) + "\n"
 
@@ -93,6 +95,30 @@ def speedrun_rates(found: Row) -> Iterator[str]:
             for row in found["rows"]
         ],
     )
+
+
+def mask_rates(found: Row) -> Iterator[str]:
+    yield "## The rate of the mask experiments"
+    yield ""
+    yield from paragraph(
+        "The law of the hlb recipe's size dial was found between 20 and 600 million parameters. Here the rate that "
+        "`experiments/mask.py` chose instead is halved and doubled, at three of its laptop sizes, left to right only, "
+        f"{len(found['seeds'])} seeds: final validation loss, and less that at the experiment's own rate, in nats a token. "
+        "Below zero is better than its own."
+    )
+    yield ""
+    yield from table(
+        ("size", "rate", "nats a token", "difference"),
+        [[row["scale"], f"{row['learning_rate']:g}", *mask_rates_numbers(row)] for row in found["rows"]],
+    )
+
+
+def mask_rates_numbers(row: Row) -> list[str]:
+    if row["nats_per_token"] is None:
+        return [f"{row['diverged']} diverged", ""]
+    own = row["difference"]["lowest"] == row["difference"]["highest"] == 0
+    told = "" if own else "{mean:+.4f} ({lowest:+.4f} to {highest:+.4f})".format(**row["difference"])
+    return [f"{row['nats_per_token']:.4f}", told]
 
 
 def step_time(found: Row) -> Iterator[str]:
@@ -200,7 +226,8 @@ def layer_cut(found: Row) -> Iterator[str]:
 
 
 SECTIONS = {
-    section.__name__: section for section in (time_to_loss, speedrun_rates, step_time, overhead, loss_memory, layer_cut)
+    section.__name__: section
+    for section in (time_to_loss, speedrun_rates, mask_rates, step_time, overhead, loss_memory, layer_cut)
 }
 
 

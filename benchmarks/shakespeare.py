@@ -34,11 +34,11 @@ DATA = DataConfig(
 Row = dict[str, Any]
 
 
-def no_data(program: str) -> bool:
-    """Whether the text is missing; says so."""
+def no_data(program: str, needed: str = "tinyshakespeare/input.txt") -> bool:
+    """Whether the folder of texts is not named; says so."""
     missing = "PALINODE_DATA" not in os.environ
     if missing:
-        print(f"{program}: PALINODE_DATA is not set; it is the folder that holds tinyshakespeare/input.txt. Skipped.")
+        print(f"{program}: PALINODE_DATA is not set; it is the folder that holds {needed}. Skipped.")
     return missing
 
 
