@@ -17,7 +17,7 @@ import torch
 
 from machine import described
 from palinode.base import fsio
-from palinode.base.example import SpecialTokens
+from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import generator
 from palinode.evaluate.layer_cut import cut_layers
 from palinode.evaluate.losses import Sums, bytes_of_ids, evaluate, evaluating, evaluation_passes, examples_of
@@ -57,7 +57,8 @@ class Bench:
     def __init__(self, case: Case):
         self.specials = SpecialTokens(case.vocabulary)
         self.config, self.model = case.config, self.built(case.config)
-        self.windows = torch.randint(0, case.vocabulary, (case.windows, WINDOW), generator=generator(0, "windows"))
+        tokens = torch.randint(0, case.vocabulary, (case.windows, WINDOW), generator=generator(0, "windows"))
+        self.windows = Windows(tokens)
         self.passes = evaluation_passes(LtrObjective(), ("ltr", "rtl"))
         self.bytes_per_token = np.ones(case.vocabulary)
         examples = examples_of([self.windows], self.passes, specials=self.specials, seed=0)

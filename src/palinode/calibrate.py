@@ -23,13 +23,12 @@ from typing import Any
 from palinode.auditing import audit_trained
 from palinode.base.config import content_hash, encode
 from palinode.data.store import TokenStore
-from palinode.data.windows import evaluation_windows
 from palinode.effort import Setting, Work, filled_in, spanning_order, work_of
-from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
+from palinode.evaluate.losses import Evaluation
 from palinode.fan_out import end_with_the_driver, fan_out, say
 from palinode.objectives import Progress
 from palinode.results.store import Store
-from palinode.run import Attempt, cut_split, refit_for_cuts
+from palinode.run import Attempt, cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedRun
 from palinode.spec.load import load_run
@@ -295,18 +294,11 @@ def _seconds_per_slot(training: Training) -> float:
 def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
     """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
     spec, training = attempt.spec, attempt.training
-    tokens, window = attempt.data.tokens(spec.evaluation.split), spec.data.window_tokens
     total, sample = _split_tokens(spec, attempt.data)
+    settings = spec.settings.with_(evaluation=spec.evaluation.with_(max_tokens=sample))
+    subject = (training.model, attempt.data, training.specials)
     started = time.perf_counter()
-    evaluation = evaluate(
-        training.model,
-        evaluation_windows(tokens, window, max_tokens=sample, batch_windows=spec.evaluation.batch_windows),
-        evaluation_passes(spec.objective, spec.evaluation.directions),
-        specials=training.specials,
-        bytes_per_token=attempt.data.bytes_per_token,
-        seed=spec.seed,
-        device=training.device,
-    )
+    evaluation = evaluate_split(settings, *subject, spec.evaluation.split, spec.seed)
     return evaluation, (time.perf_counter() - started) * total / max(1, sample)
 
 
@@ -328,8 +320,7 @@ def _cut_seconds(attempt: Attempt) -> float:
 
 def _split_tokens(spec: RunSpec, data: TokenStore) -> tuple[int, int]:
     """Tokens of the validation split that are scored, and of the few batches that are measured."""
-    tokens = len(data.tokens(spec.evaluation.split))
-    total = min(tokens, spec.evaluation.max_tokens or tokens)
+    total = data.scored_tokens(spec.evaluation.split, spec.evaluation.max_tokens)
     return total, min(total, EVALUATION_BATCHES * spec.evaluation.batch_windows * spec.data.window_tokens)
 
 

@@ -12,17 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from palinode.auditing import audit_trained
 from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.errors import Damaged
-from palinode.base.example import SpecialTokens
+from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import derive
 from palinode.data.config import Split
 from palinode.data.store import TokenStore, prepare
-from palinode.data.windows import TrainWindows, evaluation_windows
 from palinode.evaluate.layer_cut import check_can_be_cut, cut_layers
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
 from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
@@ -106,15 +103,14 @@ def evaluate_split(
         bytes_per_token=data.bytes_per_token,
         seed=seed,
         device=next(model.parameters()).device,
+        labels=settings.evaluation.labels,
     )
 
 
-def split_windows(settings: RunSettings, data: TokenStore, split: Split) -> Iterator[Tensor]:
+def split_windows(settings: RunSettings, data: TokenStore, split: Split) -> Iterator[Windows]:
     """The fixed windows of a split that an evaluation reads."""
     chosen, window = settings.evaluation, settings.data.window_tokens
-    return evaluation_windows(
-        data.tokens(split), window, batch_windows=chosen.batch_windows, max_tokens=chosen.max_tokens
-    )
+    return data.evaluation(split, window, batch_windows=chosen.batch_windows, max_tokens=chosen.max_tokens)
 
 
 def cut_split(
@@ -139,6 +135,7 @@ def cut_split(
         bytes_per_token=data.bytes_per_token,
         seed=seed,
         device=next(model.parameters()).device,
+        labels=settings.evaluation.labels,
         refits=refits,
     )
 
@@ -148,15 +145,16 @@ def refit_for_cuts(
 ) -> Refits:
     """A final norm and head for each pass and number of blocks, trained on windows of the train split in an order of their own."""
     window = settings.data.window_tokens
-    windows, rows = TrainWindows(data.tokens("train"), window, derive(seed, STREAM)), max(1, REFIT_TOKENS // window)
+    stream, rows = data.training(window, derive(seed, STREAM)), max(1, REFIT_TOKENS // window)
     return refit(
         model,
-        lambda step: windows.batch(step * rows, rows),
+        lambda step: stream.read(step * rows, rows),
         evaluation_passes(settings.objective, settings.evaluation.directions),
         steps=settings.evaluation.layer_cut_refit_steps,
         specials=specials,
         seed=seed,
         device=next(model.parameters()).device,
+        labels=settings.labels,
     )
 
 
@@ -219,7 +217,8 @@ class Attempt:
             optimizers=build_optimizers(spec.recipe.optimizer, model, model.parameter_groups()),
             objective=spec.objective,
             recipe=spec.recipe,
-            windows=TrainWindows(data.tokens("train"), spec.data.window_tokens, spec.seed),
+            windows=data.training(spec.data.window_tokens, spec.seed),
+            labels=spec.labels,
             specials=specials,
             seed=spec.seed,
             device=device,

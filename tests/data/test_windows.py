@@ -142,7 +142,7 @@ def test_fewer_tokens_than_a_window_is_refused():
 )
 def test_evaluation_covers_every_token_once_in_order(total, window, batch, most):
     tokens = np.arange(total, dtype=np.uint32)
-    batches = list(evaluation_windows(tokens, window, most, batch))
+    batches = [windows.tokens for windows in evaluation_windows(tokens, window, most, batch)]
     flat = [token for rows in batches for token in rows.flatten().tolist()]
     assert flat == list(range(total if most is None else min(total, most)))
     assert all(rows.shape[1] == window and 1 <= len(rows) <= batch for rows in batches[:-1])

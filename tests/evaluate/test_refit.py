@@ -58,7 +58,7 @@ def trained(request):
 def refitted(model, steps=120):
     windows = TrainWindows(TRAIN, WINDOW, 1)
     return refit(
-        model, lambda step: windows.batch(step, 32), PASSES, steps=steps, specials=SPECIALS, seed=0, device=DEVICE
+        model, lambda step: windows.read(step, 32), PASSES, steps=steps, specials=SPECIALS, seed=0, device=DEVICE
     )
 
 

@@ -13,14 +13,14 @@ from torch import Tensor
 from palinode.audit.aggregation import check_evaluation_sums, check_split_bytes, hand_sums
 from palinode.audit.determinism import state_hashes
 from palinode.audit.subject import small_config
-from palinode.base.example import Example, SpecialTokens
+from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.finding import Finding
 from palinode.data.store import TokenStore
-from palinode.data.windows import TrainWindows, evaluation_windows
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes, window_draws
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
 from palinode.objectives import Objective
+from palinode.objectives.label_mask import masked
 from palinode.spec.run_spec import RunSettings
 from palinode.train.loop import Training, accumulate_gradients, batch_examples, train
 from palinode.train.optim import build_optimizers
@@ -45,11 +45,9 @@ class TrainerBench:
         self.specials = SpecialTokens(data.vocab_size)
         self.config = bench_model(settings.model)
         window = settings.data.window_tokens
-        some = data.tokens("validation")[: EVALUATION_WINDOWS * window + window // 2]
-        self.tokens = np.asarray(some)
-        self.windows = [
-            window for batch in evaluation_windows(self.tokens, window, batch_windows=1) for window in batch
-        ]
+        some = EVALUATION_WINDOWS * window + window // 2
+        self.windows = list(data.evaluation("validation", window, batch_windows=1, max_tokens=some))
+        self.tokens = torch.cat([one.tokens.flatten() for one in self.windows]).numpy()
 
     def training(self) -> Training:
         """A fresh start: the arm's objective and recipe, two windows a micro-batch."""
@@ -70,7 +68,8 @@ class TrainerBench:
             optimizers=build_optimizers(recipe.optimizer, model, model.parameter_groups()),
             objective=self.settings.objective,
             recipe=recipe,
-            windows=TrainWindows(self.data.tokens("train"), self.settings.data.window_tokens, AUDIT_SEED),
+            windows=self.data.training(self.settings.data.window_tokens, AUDIT_SEED),
+            labels=self.settings.labels,
             specials=self.specials,
             seed=AUDIT_SEED,
             device=torch.device("cpu"),  # audits compare bits, and the CPU is always there
@@ -104,6 +103,7 @@ class TrainerBench:
             bytes_per_token=self.data.bytes_per_token,
             seed=AUDIT_SEED,
             device=torch.device("cpu"),
+            labels=self.settings.evaluation.labels,
             numbers=order,
         )
 
@@ -153,20 +153,21 @@ class TrainerBench:
         model.eval()
         pairs = []
         for number, window in enumerate(self.windows):
-            draw = window_draws(objective, len(window), AUDIT_SEED, [number])
-            example = objective.example(window[None], draw, self.specials)
+            draw = window.decisions(window_draws(objective, window.tokens.shape[1], AUDIT_SEED, [number]))
+            example = objective.example(window.tokens, draw, self.specials)
+            example = masked(example, window, self.settings.evaluation.labels)
             if example.inputs.numel():
                 with torch.no_grad():
                     pairs.append((example, logits_for(model, example).float()))
         return pairs
 
 
-def _batches(windows: Sequence[Tensor], size: int) -> list[Tensor]:
+def _batches(windows: Sequence[Windows], size: int) -> list[Windows]:
     """Consecutive windows of one length, at most `size` in a batch."""
-    batches: list[list[Tensor]] = []
+    batches: list[list[Windows]] = []
     for window in windows:
-        if batches and len(batches[-1]) < size and len(batches[-1][0]) == len(window):
+        if batches and len(batches[-1]) < size and batches[-1][0].tokens.shape == window.tokens.shape:
             batches[-1].append(window)
         else:
             batches.append([window])
-    return [torch.stack(batch) for batch in batches]
+    return [Windows.together(batch) for batch in batches]

@@ -6,7 +6,7 @@ Legend: B windows, N tokens a window, R rows (a window may be read twice: R >= B
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -43,8 +43,43 @@ class Group:
 
 
 @dataclass(frozen=True)
+class Windows:
+    """A batch of windows, as the data has them.
+
+    Attributes:
+        tokens: (B, N) token ids.
+        answers: (B, N) boolean, of a task: the tokens that a reader is asked for; None for text.
+        slices: by name one number for each window of a task (B,), such as how far back the answer was seen.
+    """
+
+    tokens: Tensor
+    answers: Tensor | None = None
+    slices: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @classmethod
+    def together(cls, parts: Sequence[Windows]) -> Windows:
+        """Windows of one length and one kind as one batch."""
+        answers = [part.answers for part in parts if part.answers is not None]
+        return cls(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat(answers) if answers else None,
+            {name: torch.cat([part.slices[name] for part in parts]) for name in parts[0].slices},
+        )
+
+    def decisions(self, draw: Draw) -> Draw:
+        """The draw for these windows, with the `answers` that the data marks, for objectives that hide them."""
+        return draw if self.answers is None else Draw({**draw.decisions, "answers": self.answers})
+
+
+@dataclass(frozen=True)
 class Draw:
-    """Every random decision of one batch, by name; each tensor has one entry per window (B, ...), none depends on token ids."""
+    """Every decision of one batch, by name; each tensor has one entry per window (B, ...), none is computed from token ids.
+
+    All but `answers` are random; those are marked by the data, where it is a task.
+    """
 
     decisions: Mapping[str, Tensor] = field(default_factory=dict)
 

@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from palinode.base import fsio
 from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
+from palinode.base.example import Windows
 from palinode.data.cache import cache_directory
 from palinode.data.config import SPLITS, TRAIN, TUNING, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Piece, find_corpus
 from palinode.data.pieces import Chunks
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
+from palinode.data.windows import Stream, TrainWindows, evaluation_windows
 
 STORE_VERSION = 1
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
@@ -101,6 +103,25 @@ class TokenStore:
     def tokenizer_sha256(self) -> str:
         """Hash of the tokenizer."""
         return str(self.manifest["tokenizer"]["sha256"])
+
+    def training(self, window_tokens: int, seed: int) -> Stream:
+        """The endless stream of training windows.
+
+        Raises:
+            BadInput: the train split is shorter than a window.
+        """
+        return TrainWindows(self.tokens(TRAIN), window_tokens, seed)
+
+    def evaluation(
+        self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
+    ) -> Iterator[Windows]:
+        """Fixed batches that cover a split, or its first tokens; see `data.windows.evaluation_windows`."""
+        return evaluation_windows(self.tokens(split), window_tokens, max_tokens, batch_windows)
+
+    def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
+        """How many tokens an evaluation of a split covers."""
+        total = len(self.tokens(split))
+        return total if max_tokens is None else min(total, max_tokens)
 
     def tokens(self, split: Split) -> NDArray[np.integer]:
         """(T,) ids of a split, memory-mapped; of train at most the configured number. Empty if the split has none.

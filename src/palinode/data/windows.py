@@ -9,6 +9,7 @@ for any batch size and micro-batching, and can be entered anywhere.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,12 +17,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinode.base.errors import BadInput
+from palinode.base.example import Windows
 from palinode.base.seeds import derive
 
 STREAM = "data"
 ROUNDS = 8  # four make a pseudorandom permutation of large halves (Luby and Rackoff 1988); small domains want more
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 EVALUATION_BATCH_WINDOWS = 32
+
+
+class Stream(Protocol):
+    """What training reads: windows in an order that any step can enter anywhere."""
+
+    window_tokens: int
+
+    def read(self, first: int, count: int) -> Windows:
+        """Windows `first`, `first + 1`, ... of the stream."""
+
+    def of_length(self, window_tokens: int) -> Stream:
+        """The stream of windows of another length over the same data."""
 
 
 class TrainWindows:
@@ -50,6 +64,10 @@ class TrainWindows:
     def of_length(self, window_tokens: int) -> TrainWindows:
         """The stream of windows of another length over the same tokens."""
         return self if window_tokens == self.window_tokens else TrainWindows(self.tokens, window_tokens, self.seed)
+
+    def read(self, first: int, count: int) -> Windows:
+        """Windows `first`, `first + 1`, ... of the stream."""
+        return Windows(self.batch(first, count))
 
     def batch(self, first: int, count: int) -> Tensor:
         """(count, N) int64 token ids of windows `first`, `first + 1`, ... of the stream."""
@@ -94,8 +112,8 @@ def evaluation_windows(
     window_tokens: int,
     max_tokens: int | None = None,
     batch_windows: int = EVALUATION_BATCH_WINDOWS,
-) -> Iterator[Tensor]:
-    """Fixed batches (B, N) that cover every token exactly once, in order; the last short window is a batch of its own.
+) -> Iterator[Windows]:
+    """Fixed batches of (B, N) that cover every token exactly once, in order; the last short window is a batch of its own.
 
     Args:
         max_tokens: cover only the first so many tokens.
@@ -105,9 +123,9 @@ def evaluation_windows(
     for first in range(0, whole, batch_windows):
         last = min(whole, first + batch_windows)
         batch = tokens[first * window_tokens : last * window_tokens].astype(np.int64)
-        yield torch.from_numpy(batch.reshape(last - first, window_tokens))
+        yield Windows(torch.from_numpy(batch.reshape(last - first, window_tokens)))
     if whole * window_tokens < total:
-        yield torch.from_numpy(tokens[whole * window_tokens : total].astype(np.int64)[None])
+        yield Windows(torch.from_numpy(tokens[whole * window_tokens : total].astype(np.int64)[None]))
 
 
 def _feistel(values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -12,28 +12,29 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from palinode.base.errors import BadInput
-from palinode.base.example import SpecialTokens
+from palinode.base.example import SpecialTokens, Windows
 from palinode.evaluate.losses import DirectionScores, Sums, bytes_of_ids, evaluating, examples_of
 from palinode.evaluate.refit import Readout, Refits
 from palinode.models.base import LanguageModel
 from palinode.models.direction import finished, residuals
 from palinode.objectives import Objective
+from palinode.objectives.label_mask import Labels
 from palinode.objectives.loss import CHUNK_LOGITS, GPU_FACTOR
 from palinode.results.layer_cut import CutScores, LayerCut
 
 
 def cut_layers(
     model: LanguageModel,
-    windows: Iterable[Tensor],
+    windows: Iterable[Windows],
     passes: Mapping[str, Objective],
     *,
     specials: SpecialTokens,
     bytes_per_token: np.ndarray,
     seed: int,
     device: torch.device,
+    labels: Labels = "all",
     refits: Refits | None = None,
 ) -> LayerCut:
     """Score every window for every pass and every number of blocks; at L blocks these are the scores of `evaluate`.
@@ -52,7 +53,7 @@ def cut_layers(
     sums = {name: [Sums() for _ in range(model.depths())] for name in passes}
     refitted_sums = {name: [Sums() for _ in refits[name]] for name in passes if name in refits}
     with evaluating(model):
-        for name, example in examples_of(windows, passes, specials=specials, seed=seed):
+        for name, example in examples_of(windows, passes, specials=specials, seed=seed, labels=labels):
             here = example.to(device)
             for depth, residual in enumerate(residuals(model, here)):
                 states = finished(here, residual, trained.finished)

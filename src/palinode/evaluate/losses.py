@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from palinode.base.config import Config
-from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens
+from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, Windows
 from palinode.base.seeds import generator
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read
 from palinode.objectives import LtrObjective, Objective, Progress, RtlObjective
+from palinode.objectives.label_mask import Labels, masked
 
 
 class DirectionScores(Config):
@@ -80,29 +81,31 @@ def evaluation_passes(objective: Objective, directions: Iterable[str]) -> dict[s
 
 def evaluate(
     model: LanguageModel,
-    windows: Iterable[Tensor],
+    windows: Iterable[Windows],
     passes: Mapping[str, Objective],
     *,
     specials: SpecialTokens,
     bytes_per_token: np.ndarray,
     seed: int,
     device: torch.device,
+    labels: Labels = "all",
     numbers: Sequence[int] | None = None,
 ) -> Evaluation:
     """Score every window once for every pass, in eval mode without gradients; the model's mode is restored.
 
     Args:
-        windows: batches (B, n) of token ids; the last may be short in both dimensions.
+        windows: batches of (B, n) windows; the last may be short in both dimensions.
         passes: name -> objective whose Examples are scored.
         bytes_per_token: (tokenizer vocabulary,) bytes of each id; special ids count 0.
         seed: of the `evaluation` stream, for objectives with random decisions: window n draws its own at position n, so
             that neither the batch size nor the order of the windows changes a decision.
+        labels: which targets are scored.
         numbers: the number of each window, in the order they come; default 0, 1, 2, ..
     """
     bytes_of = bytes_of_ids(specials, bytes_per_token)
     sums = {name: Sums() for name in passes}
     with evaluating(model):
-        for name, example in examples_of(windows, passes, specials=specials, seed=seed, numbers=numbers):
+        for name, example in examples_of(windows, passes, specials=specials, seed=seed, labels=labels, numbers=numbers):
             here = example.to(device)
             sums[name].add(here, read(model, here), model.logits, bytes_of)
     return Evaluation(
@@ -131,11 +134,12 @@ def bytes_of_ids(specials: SpecialTokens, bytes_per_token: np.ndarray) -> Tensor
 
 
 def examples_of(
-    windows: Iterable[Tensor],
+    windows: Iterable[Windows],
     passes: Mapping[str, Objective],
     *,
     specials: SpecialTokens,
     seed: int,
+    labels: Labels = "all",
     numbers: Sequence[int] | None = None,
 ) -> Iterator[tuple[str, Example]]:
     """Every batch of windows through every pass (arguments: `evaluate`); what is too short to score anything is left out."""
@@ -144,7 +148,8 @@ def examples_of(
         places = range(first, first + len(batch)) if numbers is None else numbers[first : first + len(batch)]
         first += len(batch)
         for name, objective in passes.items():
-            example = objective.example(batch, window_draws(objective, batch.shape[1], seed, places), specials)
+            draw = batch.decisions(window_draws(objective, batch.tokens.shape[1], seed, places))
+            example = masked(objective.example(batch.tokens, draw, specials), batch, labels)
             if example.inputs.numel():
                 yield name, example
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from palinode.base.example import Example, SpecialTokens
+from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.seeds import generator
 from palinode.evaluate.losses import evaluating
 from palinode.models.base import LanguageModel
 from palinode.models.direction import finished, residuals
 from palinode.objectives import Objective, Progress
+from palinode.objectives.label_mask import Labels, masked
 from palinode.objectives.loss import weighted_nats
 
 STREAM = "layer cut refit"
@@ -59,25 +60,27 @@ Refits = Mapping[str, Sequence[Readout]]
 
 def refit(
     model: LanguageModel,
-    windows_at: Callable[[int], Tensor],
+    windows_at: Callable[[int], Windows],
     passes: Mapping[str, Objective],
     *,
     steps: int,
     specials: SpecialTokens,
     seed: int,
     device: torch.device,
+    labels: Labels = "all",
 ) -> dict[str, list[Readout]]:
     """A trained readout for each pass and each number of blocks 1, 2, .. L.
 
     Args:
-        windows_at: step -> (B, N) windows of the train split, about `REFIT_TOKENS`; every depth and every pass sees the same.
+        windows_at: step -> windows of the train split, about `REFIT_TOKENS`; every depth and every pass sees the same.
         seed: of the stream of decisions, for objectives that make some.
     """
 
     def example_at(objective: Objective, step: int) -> Example:
         windows = windows_at(step)
-        draw = objective.draw(len(windows), windows.shape[1], generator(seed, STREAM, step), Progress())
-        return objective.example(windows, draw, specials).to(device)
+        draw = objective.draw(len(windows), windows.tokens.shape[1], generator(seed, STREAM, step), Progress())
+        example = objective.example(windows.tokens, windows.decisions(draw), specials)
+        return masked(example, windows, labels).to(device)
 
     with evaluating(model):
         return {name: _refit_pass(model, partial(example_at, objective), steps) for name, objective in passes.items()}

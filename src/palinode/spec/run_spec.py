@@ -17,6 +17,7 @@ from palinode.data.config import DataConfig
 from palinode.models import MODELS
 from palinode.models.base import ModelConfig
 from palinode.objectives import OBJECTIVES, Objective
+from palinode.objectives.label_mask import Labels
 from palinode.train.recipe import RECIPES, Recipe
 
 SPEC_VERSION = 1
@@ -35,6 +36,7 @@ class EvaluationConfig(Config):
         max_tokens: score only the first so many tokens of a split; None scores all.
         batch_windows: windows per evaluation batch (does not change the numbers).
         test: also score the test split, once, at the end.
+        labels: which targets are scored: `all`, the `answer` tokens of a task, or the `last` of them.
         layer_cut: at the end also score the model with only its first k blocks, for every k, on the same splits and passes.
         context_lengths: at the end also score the same splits cut into windows of these lengths; none is longer than the data's.
         layer_cut_refit_steps: and with a final norm and head trained so many steps for each k, a short control; 0 leaves it out.
@@ -46,6 +48,7 @@ class EvaluationConfig(Config):
     batch_windows: int = Field(default=32, ge=1, le=10**5)
     test: bool = False
     context_lengths: tuple[Annotated[int, Field(ge=2)], ...] = ()
+    labels: Annotated[Labels, LATER] = "all"
     layer_cut: bool = False
     layer_cut_refit_steps: int = Field(default=0, ge=0, le=10**6)
 
@@ -68,6 +71,7 @@ class RunSettings(Config):
     """Everything about a run but its seed: what an arm changes.
 
     Attributes:
+        labels: which targets are trained on: `all`, the `answer` tokens of a task, or the `last` of them.
         threads: CPU threads of this run. Part of the spec, because one and two threads round differently.
         device: `auto` takes CUDA when it is there.
     """
@@ -77,6 +81,7 @@ class RunSettings(Config):
     objective: Annotated[Objective, one_of(lambda: OBJECTIVES, "objective")]
     recipe: Annotated[Recipe, one_of(lambda: RECIPES, "recipe")]
     evaluation: EvaluationConfig = EvaluationConfig()
+    labels: Annotated[Labels, LATER] = "all"
     threads: int = Field(default=1, ge=1, le=1024)
     device: Literal["cpu", "cuda", "auto"] = "cpu"
 

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from palinode.base.example import Example, SpecialTokens
 from palinode.base.seeds import derive, generator
 from palinode.base.visibility import Visibility
-from palinode.data.windows import TrainWindows
+from palinode.data.windows import Stream
 from palinode.models.auxiliary import AuxiliaryTerm, mean_measured
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read_and_terms
 from palinode.objectives import Objective, Progress
+from palinode.objectives.label_mask import Labels, masked
 from palinode.objectives.loss import weighted_nats
 from palinode.train.growth import Reads
 from palinode.train.optim import set_learning_rates
@@ -54,10 +55,11 @@ class Training:
     optimizers: list[torch.optim.Optimizer]
     objective: Objective
     recipe: Recipe
-    windows: TrainWindows
+    windows: Stream
     specials: SpecialTokens
     seed: int
     device: torch.device
+    labels: Labels = "all"
     counters: Counters = field(default_factory=Counters)
     objective_state: dict[str, float] = field(default_factory=dict)
     recipe_state: dict[str, float] = field(default_factory=dict)
@@ -176,10 +178,12 @@ def batch_examples(training: Training) -> list[Example]:
     stream = training.windows.of_length(reads.window_tokens)
     examples = []
     for part in range(reads.parts):
-        windows = stream.batch(reads.first_window + part * reads.windows, reads.windows)
+        windows = stream.read(reads.first_window + part * reads.windows, reads.windows)
         decisions = generator(training.seed, "objective", step, part)
-        draw = training.objective.draw(windows.shape[0], windows.shape[1], decisions, training.progress())
-        examples.append(training.objective.example(windows, draw, training.specials).to(training.device))
+        count, length = windows.tokens.shape
+        draw = training.objective.draw(count, length, decisions, training.progress())
+        example = training.objective.example(windows.tokens, windows.decisions(draw), training.specials)
+        examples.append(masked(example, windows, training.labels).to(training.device))
     return examples
 
 

@@ -1,0 +1,48 @@
+"""Label masks: which of the targets that an objective makes are scored. They change the weights of the loss and nothing else.
+
+`all`: every target; `answer`: those that a task marks as answers; `last`: of each window the last answer token, or the last
+token of a window of text. Inputs, visibility and passes stay what they were, so the question "is it better to learn from
+every token, or from the answer alone?" is asked at the same tokens read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from palinode.base.errors import BadInput
+from palinode.base.example import NO_SOURCE, Example, Windows
+
+Labels = Literal["all", "answer", "last"]
+
+
+def masked(example: Example, windows: Windows, labels: Labels) -> Example:
+    """The example with the loss on these labels alone.
+
+    A loss that is divided by a number of its own is divided by the same share of it.
+
+    Raises:
+        BadInput: the data marks no answers.
+    """
+    if labels == "all":
+        return example
+    wanted = chosen_tokens(windows, labels)[example.window_row]
+    kept = wanted.gather(1, example.target_source.clamp_min(0)) & (example.target_source != NO_SOURCE)
+    weight = example.loss_weight * kept
+    denominator = example.loss_denominator
+    if denominator is not None:
+        denominator *= float(weight.sum() / example.loss_weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
+    return replace(example, loss_weight=weight, loss_denominator=denominator)
+
+
+def chosen_tokens(windows: Windows, labels: Labels) -> Tensor:
+    """(B, N): the window tokens that are scored under these labels."""
+    if labels == "answer" and windows.answers is None:
+        raise BadInput("only a task marks answers; text has 'all' and 'last'", field="labels")
+    answers = torch.ones_like(windows.tokens, dtype=torch.bool) if windows.answers is None else windows.answers
+    if labels == "all":
+        return torch.ones_like(answers)
+    return answers if labels == "answer" else answers & (answers.flip(1).cumsum(1).flip(1) == 1)
