@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tiny_experiment import TOML
 
 from palinode.calibrate import shares
-from palinode.plan import makespan
+from palinode.cli.plan import plan_text
+from palinode.plan import Plan, makespan
 
 
 def planned(palinode, *options: str) -> dict:
@@ -128,7 +129,7 @@ def test_an_arm_that_cannot_be_measured_has_no_predicted_time(palinode):
 def test_trials_are_planned_with_the_runs(palinode):
     Path("x.toml").write_text(TOML)
     plain = planned(palinode, "--no-measure")
-    tuning = "\n[tuning]\nvalues = [0.1, 0.01, 0.001]\nseeds = [3, 4]\n[tuning.change]\n\"recipe.steps\" = 2\n"
+    tuning = '\n[tuning]\nvalues = [0.1, 0.01, 0.001]\nseeds = [3, 4]\n[tuning.change]\n"recipe.steps" = 2\n'
     Path("x.toml").write_text(TOML.replace("window_tokens = 16", "window_tokens = 16\ntuning_fraction = 0.1") + tuning)
     tuned = planned(palinode, "--workers", "1")
     assert (tuned["trials"], tuned["trials_left"], tuned["runs_left"]) == (2 * 3 * 2, 12, plain["runs_left"])
@@ -136,3 +137,9 @@ def test_trials_are_planned_with_the_runs(palinode):
     seconds = sum(cell["seconds"] for cell in tuned["cells"])
     assert tuned["predicted_seconds"] == pytest.approx(2 * seconds + 6 * seconds / 2)
     assert "12 of 12 trials and 4 of 4 runs are left" in palinode("plan", "x.toml", "--no-measure").out
+
+
+def test_a_plan_says_how_much_of_a_grid_it_measured():
+    told = {measured: plan_text(Plan((), 2, 60.0, (), 30, measured), "tokens_read") for measured in (12, 30)}
+    assert "with 2 at a time (12 of 30 settings measured)" in told[12]
+    assert "measured" not in told[30]
