@@ -244,3 +244,13 @@ def test_every_shipped_experiment_resolves_at_every_size():
         assert isinstance(source.experiment, Experiment)
         for size in (None, *source.experiment.sizes):
             assert source.resolve(size).runs
+
+
+def test_an_arm_has_another_shape_at_one_scale(experiment):
+    wide = Arm(name="wide", change={"model.width": 64}, at={"d3": {"model.width": 96, "model.heads": 2}})
+    runs = experiment.with_(arms=(experiment.arms[0], wide)).resolve().runs
+    shapes = {(run.arm, run.scale): (run.spec.model.width, run.spec.model.heads) for run in runs}
+    plain = experiment.resolve().settings(experiment.arms[0].name, "d2").model
+    assert shapes["wide", "d2"] == (64, plain.heads)
+    assert shapes["wide", "d3"] == (96, 2)
+    refused("d2", lambda: experiment.with_(arms=(experiment.arms[0], wide.with_(at={"d22": {}}))))

@@ -38,11 +38,13 @@ class Arm(Config):
 
     Attributes:
         change: dotted path -> value; a value may be a part object, a table with its `kind`, or a table of further names.
+        at: scale name -> a further change at that scale alone, where the arm is of another shape than the base.
         expect_leak: this arm is there to be caught: it is compared, and stamped LEAK everywhere.
     """
 
     name: str
     change: Mapping[str, Any] = Field(default_factory=dict)
+    at: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     expect_leak: bool = False
     note: str = ""
 
@@ -170,6 +172,7 @@ class Experiment(Config):
         distinct_names((arm.name for arm in self.arms), field="arms")
         distinct_names((scale.name for scale in self.scales), field="scales")
         self._check_sizes()
+        self._check_scales_of_arms()
         if (baseline := self.arm(self.decision.baseline, field="decision.baseline")).expect_leak:
             raise BadInput(
                 f"the baseline {baseline.name!r} cannot be an arm that is expected to leak", field="decision.baseline"
@@ -210,6 +213,16 @@ class Experiment(Config):
         from palinode.spec.grid import expand
 
         return expand(self, size, overrides or {}, seeds, runs_limit)
+
+    def _check_scales_of_arms(self) -> None:
+        names = [scale.name for scale in self.scales]
+        for arm in self.arms:
+            if unknown := [name for name in arm.at if name not in names]:
+                raise BadInput(
+                    f"no scale is named {unknown[0]!r}",
+                    field=f"arms.{arm.name}.at",
+                    hint=nearest(unknown[0], names),
+                )
 
     def _check_sizes(self) -> None:
         names = [scale.name for scale in self.scales]

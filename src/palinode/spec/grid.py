@@ -95,6 +95,7 @@ def _settings(
     layers: Layers = {**size_layer, f"scales.{scale.name}.change": scale.change}
     if arm is not None:
         layers[f"arms.{arm.name}.change"] = arm.change
+        layers[f"arms.{arm.name}.at.{scale.name}"] = arm.at.get(scale.name, {})
     if overrides:
         layers["--set"] = overrides
     try:
