@@ -20,13 +20,21 @@ from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import derive
 from palinode.data.config import Split
 from palinode.data.store import TokenStore, prepare
+from palinode.evaluate.embeddings import check_has_embeddings, embedding_geometry
 from palinode.evaluate.layer_cut import check_can_be_cut, cut_layers
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
 from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
 from palinode.models.base import LanguageModel
 from palinode.objectives.probability import Probability
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
-from palinode.results.record import CONTEXT_LENGTHS_EVENT, METRICS_FILE, RESULT_FILE, Result, RunOutcome
+from palinode.results.record import (
+    CONTEXT_LENGTHS_EVENT,
+    EMBEDDINGS_EVENT,
+    METRICS_FILE,
+    RESULT_FILE,
+    Result,
+    RunOutcome,
+)
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.checkpoint import Saved, load_newest, load_weights, newest_first, save_checkpoint, weights_sha256
@@ -73,6 +81,8 @@ def run_one(
         attempt.vary_context(splits)
     if spec.evaluation.layer_cut:
         attempt.cut_layers(splits)
+    if spec.evaluation.embeddings:
+        attempt.measure_embeddings()
     if measured == "validation":  # nothing is claimed from a trial, so it is not audited
         attempt.audit()
     return attempt.record("done", scores=scores)
@@ -88,6 +98,8 @@ def build_model(settings: RunSettings, data: TokenStore, seed: int) -> tuple[Lan
     model = settings.model.build(specials.vocab_size, settings.data.window_tokens, seed)
     if settings.evaluation.layer_cut:
         check_can_be_cut(model)
+    if settings.evaluation.embeddings:
+        check_has_embeddings(model)
     return model.to(resolve_device(settings.device)), specials
 
 
@@ -292,6 +304,12 @@ class Attempt:
             cuts = {split: cut_split(*subject, split, spec.seed, refits) for split in splits}
         for split, cut in cuts.items():
             self._write({"event": LAYER_CUT_EVENT, "split": split, "final": True, **encode(cut)})
+
+    def measure_embeddings(self) -> None:
+        """Measure the tables of tokens and positions and write the row."""
+        with self._timed("evaluate"):
+            geometry = embedding_geometry(self.training.model)
+        self._write({"event": EMBEDDINGS_EVENT, "split": "", "final": True, "geometry": geometry})
 
     def audit(self) -> None:
         """Audit the trained weights and the losses they reached; what it finds is stored, the result does not depend on it."""

@@ -27,6 +27,7 @@ Number = float | int | None
 
 C = TypeVar("C", bound=Config)
 CONTEXT_LENGTHS_EVENT = "context_lengths"
+EMBEDDINGS_EVENT = "embeddings"
 SPEC_FILE, METRICS_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "metrics.jsonl", "audit.json", "result.json"
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures is a few MB; a file beyond this is not one of ours
 
@@ -134,6 +135,12 @@ class Record:
         """Split -> window length -> direction -> scores; empty when it was not measured."""
         rows = [row for row in self.metrics if row["event"] == CONTEXT_LENGTHS_EVENT]
         return {str(row.get("split")): {int(length): found for length, found in row["scores"].items()} for row in rows}
+
+    @cached_property
+    def embeddings(self) -> dict[str, Any]:
+        """How the trained tables of tokens and positions lie to each other; empty when it was not measured."""
+        rows = [row for row in self.metrics if row["event"] == EMBEDDINGS_EVENT]
+        return dict(rows[-1].get("geometry", {})) if rows else {}
 
     def _layer_cut(self, row: Mapping[str, Any]) -> LayerCut:
         parts = {name: row[name] for name in LayerCut.model_fields if name in row}
@@ -338,6 +345,8 @@ def _is_metrics_row(row: Any) -> bool:
         return is_layer_cut_row(row)
     if row["event"] == CONTEXT_LENGTHS_EVENT:
         return all(length.isdigit() and _is_scores(found) for length, found in dict(row.get("scores", {})).items())
+    if row["event"] == EMBEDDINGS_EVENT:
+        return isinstance(row.get("geometry"), dict)
     scores, groups = row.get("scores", {}), row.get("nats_by_group", {})
     return isinstance(groups, dict) and _is_scores(scores)
 

@@ -39,6 +39,7 @@ class EvaluationConfig(Config):
         labels: which targets are scored: `all`, the `answer` tokens of a task, or the `last` of them.
         layer_cut: at the end also score the model with only its first k blocks, for every k, on the same splits and passes.
         context_lengths: at the end also score the same splits cut into windows of these lengths; none is longer than the data's.
+        embeddings: at the end also measure how the tables of tokens and positions lie to each other.
         layer_cut_refit_steps: and with a final norm and head trained so many steps for each k, a short control; 0 leaves it out.
     """
 
@@ -50,6 +51,7 @@ class EvaluationConfig(Config):
     context_lengths: tuple[Annotated[int, Field(ge=2)], ...] = ()
     labels: Annotated[Labels, LATER] = "all"
     layer_cut: bool = False
+    embeddings: Annotated[bool, LATER] = False
     layer_cut_refit_steps: int = Field(default=0, ge=0, le=10**6)
 
     @field_validator("directions")

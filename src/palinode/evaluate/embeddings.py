@@ -1,0 +1,87 @@
+"""What a trained model's tables of tokens and positions look like beside each other: lengths, angles, shared directions.
+
+Read from the weights alone. Next to each number that chance would make too stands what chance makes: random directions of D
+dimensions have a mean |cosine| of Gamma(D/2) / (sqrt(pi) Gamma((D+1)/2)), about sqrt(2 / (pi D)).
+Legend: V tokens, C positions, D width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from palinode.base.errors import BadInput
+from palinode.models.base import LanguageModel
+
+TOP_SHARE = 0.25  # of the D directions in which the tokens vary most
+
+
+def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
+    """Numbers of the table of tokens and, where there is one, of learned positions.
+
+    token_norm, position_norm: mean length of a row. token_position_cosine, token_position_absolute_cosine: mean over all pairs.
+    position_share: of the positions' variance in the quarter of directions in which the tokens vary most; by chance that
+    quarter. position_cosine_by_distance: mean cosine of two positions 1, 2, 4, .. apart. Norms and cosines of positions are
+    taken about their mean: a vector that all positions share carries no position.
+
+    Raises:
+        BadInput: the model has no table of tokens.
+    """
+    tables = {group: _table(model, group) for group in ("embedding", "position")}
+    tokens, positions = tables["embedding"], tables["position"]
+    if tokens is None:
+        raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
+    width = tokens.shape[1]
+    found: dict[str, Any] = {"width": width, "token_norm": float(tokens.norm(dim=1).mean())}
+    if positions is None:
+        return found
+    centred = positions - positions.mean(0)
+    cosines = F.normalize(tokens, dim=1) @ F.normalize(positions, dim=1).T
+    return found | {
+        "position_norm": float(positions.norm(dim=1).mean()),
+        "position_norm_about_mean": float(centred.norm(dim=1).mean()),
+        "token_position_cosine": float(cosines.mean()),
+        "token_position_absolute_cosine": float(cosines.abs().mean()),
+        "chance_absolute_cosine": math.exp(math.lgamma(width / 2) - math.lgamma((width + 1) / 2)) / math.sqrt(math.pi),
+        "position_share": _share_in_top(tokens, centred),
+        "chance_share": _top_directions(width) / width,
+        "position_cosine_by_distance": _cosine_by_distance(centred),
+    }
+
+
+def check_has_embeddings(model: LanguageModel) -> None:
+    """Refuse a model whose tables cannot be read.
+
+    Raises:
+        BadInput: naming the setting that asks for it.
+    """
+    if _table(model, "embedding") is None:
+        raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
+
+
+def _table(model: LanguageModel, group: str) -> Tensor | None:
+    """The first table of this group, (rows, D) float64; of positions the ones that are read, where those are learned."""
+    named = model.parameter_groups().get(group, [])
+    return named[0][1].detach().double().cpu() if named else None
+
+
+def _share_in_top(tokens: Tensor, positions: Tensor) -> float:
+    """The part of the positions' variance that lies in the leading directions of the tokens."""
+    _, _, directions = torch.linalg.svd(tokens - tokens.mean(0), full_matrices=False)
+    leading = directions[: _top_directions(tokens.shape[1])]
+    return float((positions @ leading.T).square().sum() / positions.square().sum())
+
+
+def _top_directions(width: int) -> int:
+    return max(1, round(TOP_SHARE * width))
+
+
+def _cosine_by_distance(positions: Tensor) -> dict[str, float]:
+    """Distance -> mean cosine of the pairs that far apart: 1, 2, 4, .. up to half of the table."""
+    unit = F.normalize(positions, dim=1)
+    distances = [2**power for power in range(len(unit).bit_length()) if 2 * 2**power <= len(unit)]
+    return {str(distance): float((unit[:-distance] * unit[distance:]).sum(1).mean()) for distance in distances}
