@@ -299,7 +299,7 @@ def test_distances_are_equally_spaced_whatever_the_weights_are_stored_in(dtype, 
     assert distinct_steps(bias, F.softplus(torch.tensor(1.0, dtype=torch.float64)).item()) == slots
 
 
-def rounded_table(slots, native, mask, *, device, dtype):
+def rounded_table(slots, native, mask, *, device, dtype, first=0):
     """The published table: positions -1023..0 in bf16, cut at the top left."""
     whole = torch.arange(-1023, 1, dtype=torch.float32).to(torch.bfloat16)
     exact = distance_table(slots, native, mask, device=device, dtype=dtype)

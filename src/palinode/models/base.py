@@ -1,6 +1,6 @@
 """What a language model is here: tokens and a visibility in, hidden states and logits out. It knows no losses, data or steps.
 
-Legend: R rows, S slots, D width, V vocabulary.
+Legend: R rows, S slots, s new slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from palinode.base.visibility import Visibility
 from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
 from palinode.models.cost import Cost
 from palinode.models.mixers.base import Mixer
+from palinode.models.parts.state import ModelState, continues
+from palinode.models.parts.state import defined_in as _defined_in
 
 GROUPS = ("embedding", "position", "matrix", "head", "vector")
 GROUP_OF_ROLE = {"embedding": "embedding", "position": "position", "head": "head"}
@@ -75,6 +77,24 @@ class LanguageModel(nn.Module):
         """Whether `residuals` tells what `hidden` does: not when a subclass has replaced `hidden` alone."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
 
+    def can_step(self) -> bool:
+        """Whether `extend` continues what `hidden` does, so that one more token costs one slot; else `models.stepping` rereads."""
+        return continues(self, "hidden")
+
+    def begin(self, rows: int, slots: int) -> ModelState:
+        """What is kept before the first token of `rows` rows of at most `slots` slots, read left to right."""
+        raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
+
+    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+        """(R, s, D) states of the next (R, s) tokens, and what is kept after them.
+
+        They equal the last s of `hidden` over all tokens so far, seen left to right. The state that was given is used up.
+
+        Raises:
+            ValueError: the state has no room for them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V), float32 or better, soft-cap included."""
         raise NotImplementedError(f"{type(self).__name__} must define logits(hidden)")
@@ -130,11 +150,6 @@ class LanguageModel(nn.Module):
         """Full parameter name -> group, as the mixers declare them."""
         mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
         return {f"{prefix}.{name}": group for prefix, mixer in mixers for name, group in mixer.special_groups().items()}
-
-
-def _defined_in(model: LanguageModel, name: str) -> type:
-    """The class whose method of this name the model has."""
-    return next(cls for cls in type(model).__mro__ if name in vars(cls))
 
 
 def _group(module: nn.Module, name: str, parameter: Parameter) -> str:

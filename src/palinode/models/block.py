@@ -9,6 +9,7 @@ from palinode.models.cost import LayerCost
 from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.mlp import Mlp
 from palinode.models.parts.norm import Norm
+from palinode.models.parts.state import MixerState, continues
 
 
 class Block(nn.Module):
@@ -25,6 +26,17 @@ class Block(nn.Module):
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         x = x + self._dropped(self.mixer(self.mixer_norm(x), reading))
         return x + self._dropped(self.mlp(self.mlp_norm(x)))
+
+    def can_step(self) -> bool:
+        """Whether `extend` continues what `forward` does: the mixer can, and nothing else here can read other slots."""
+        alone = (self.mixer_norm, self.mlp_norm, self.mlp)
+        return continues(self, "forward") and self.mixer.can_step() and all(type(part) in (Norm, Mlp) for part in alone)
+
+    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+        """The next (R, s, D) slots, and the mixer's state after them."""
+        mixed, kept = self.mixer.extend(self.mixer_norm(x), reading, state)
+        x = x + self._dropped(mixed)
+        return x + self._dropped(self.mlp(self.mlp_norm(x))), kept
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """FLOPs for one slot and state, mixer and MLP together."""

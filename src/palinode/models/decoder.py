@@ -1,6 +1,6 @@
 """The decoder: embedding, blocks, norm, head. Two presets: `gpt2` (nanoGPT's layout) and `modern` (rotary, QK-norm, ReLU squared).
 
-Legend: R rows, S slots, D width, V vocabulary, L layers, C longest row.
+Legend: R rows, S slots, s new slots, D width, V vocabulary, L layers, C longest row.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from palinode.base.config import LATER, one_of
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Visibility
+from palinode.base.visibility import Ltr, Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.block import Block
 from palinode.models.cost import Cost, LayerCost, visible_pairs
@@ -29,6 +29,7 @@ from palinode.models.parts.mlp import Mlp, MlpKind
 from palinode.models.parts.next_position import NextPosition, SubtractPosition, SubtractTable, refuse_subtraction
 from palinode.models.parts.norm import Norm, NormKind
 from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
+from palinode.models.parts.state import ModelState, StackState
 
 PositionKind = Literal["learned", "rotary", "none"]
 SoftCap = Literal["none", "rsqrt", "tanh"]
@@ -161,6 +162,25 @@ class Decoder(LanguageModel):
     def finished(self, residual: Tensor, positions: Tensor | None = None) -> Tensor:
         states: Tensor = self.final_norm(residual)
         return states if self.next_position is None else self.next_position(states, self.position, positions)
+
+    def can_step(self) -> bool:
+        return super().can_step() and all(isinstance(block, Block) and block.can_step() for block in self.blocks)
+
+    def begin(self, rows: int, slots: int) -> ModelState:
+        """The state before the first token (see `LanguageModel.begin`).
+
+        Raises:
+            BadInput: rows of so many slots are longer than the table of learned positions.
+        """
+        self._check_length(slots)
+        return StackState(slots, 0, tuple(block.mixer.begin(rows, slots) for block in self.blocks))  # type: ignore[union-attr, operator]
+
+    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+        assert isinstance(state, StackState)
+        positions = state.next_positions(tokens)
+        x, reading = self._start(tokens, Ltr(), positions)
+        x, after = state.through(self.blocks, x, reading)
+        return self.finished(x, positions), after
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.linear_head()(hidden)

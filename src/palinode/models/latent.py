@@ -8,7 +8,7 @@ Source: hlb-gpt 0.4.1 (a9f158f) and the options of the mask experiments (337850f
 - every direction has the bias -slope |i - j| (published, right to left: the ltr table with its rows flipped, which prefers what is
   far) and rtl is a flipped row (published: an anti-triangular mask through which the targets leak);
 - with `linear_value` the half of `a` that nothing would read is left out: D^2 parameters less in each layer.
-Legend: R rows, S slots, D width, V vocabulary, H heads.
+Legend: R rows, S slots, s new slots, D width, V vocabulary, H heads.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Native, Visibility
+from palinode.base.visibility import Ltr, Native, Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.decoder import explicit_mask
@@ -33,6 +33,7 @@ from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.distance import distance_table
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.norm import Norm
+from palinode.models.parts.state import KeysValues, MixerState, ModelState, StackState, continues
 
 QUERY_SHARE = 8  # the width is this many times that of Q and K
 START_RAW_SLOPE = 1.0  # slope softplus(1) = 1.3133
@@ -120,6 +121,19 @@ class Latent(LanguageModel):
         states: Tensor = self.final_norm(residual)
         return states
 
+    def can_step(self) -> bool:
+        return super().can_step() and all(isinstance(block, LatentBlock) and block.can_step() for block in self.blocks)
+
+    def begin(self, rows: int, slots: int) -> ModelState:
+        return StackState(slots, 0, tuple(block.attention.begin(rows, slots) for block in self.blocks))  # type: ignore[union-attr, operator]
+
+    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+        assert isinstance(state, StackState)
+        state.check_room(tokens)
+        x, reading = self._start(tokens, Ltr(), state.read)
+        x, after = state.through(self.blocks, x, reading)
+        return self.finished(x), after
+
     def logits(self, hidden: Tensor) -> Tensor:
         return self.linear_head()(hidden)
 
@@ -138,14 +152,14 @@ class Latent(LanguageModel):
             state_elements=stack.state_elements,
         )
 
-    def _start(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Reading]:
-        """What the first block reads, and how."""
+    def _start(self, tokens: Tensor, sees: Visibility, before: int = 0) -> tuple[Tensor, Reading]:
+        """What the first block reads, and how; `before` slots were read earlier."""
         if sees.reads_from_end:
             raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
-        slots, device = tokens.shape[1], tokens.device
+        slots, device = before + tokens.shape[1], tokens.device
         mask = explicit_mask(sees, slots).to(device) if sees.native == "mask" else None
         dtype = torch.promote_types(self.embedding.weight.dtype, torch.float32)
-        distance = distance_table(slots, sees.native, mask, device=device, dtype=dtype)
+        distance = distance_table(slots, sees.native, mask, device=device, dtype=dtype, first=before)
         return self.embedding(tokens), Reading(sees.native, mask, distance=distance)
 
 
@@ -160,6 +174,15 @@ class LatentBlock(nn.Module):
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         out: Tensor = x + self.attention(self.norm(x), reading)
         return out
+
+    def can_step(self) -> bool:
+        """Whether `extend` continues what `forward` does."""
+        return continues(self, "forward") and self.attention.can_step() and type(self.norm) is Norm
+
+    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+        """The next (R, s, D) slots, and the attention's state after them."""
+        mixed, kept = self.attention.extend(self.norm(x), reading, state)
+        return x + mixed, kept
 
 
 class LatentAttention(Mixer):
@@ -183,17 +206,22 @@ class LatentAttention(Mixer):
         self.raw_slope = nn.Parameter(torch.empty(1))
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        assert reading.distance is not None
-        q, k, linear, gate = self.expand(x).split(self.parts, dim=-1)
-        if self.linear_value:
-            gate, value = gate.split(self.width, dim=-1)
-            local = linear * F.gelu(gate)
-        else:
-            local, value = (linear * F.gelu(gate)).split(self.width, dim=-1)
-        bias = reading.distance.bias(F.softplus(_exact(self.raw_slope)))
-        attended = self._attended(self._by_head(q), self._by_head(k), self._by_head(value), bias, reading.native)
-        out: Tensor = self.project(torch.cat((local, self._together(attended)), dim=-1))
-        return out
+        local, q, k, value = self._expanded(x)
+        return self._projected(local, self._attended(q, k, value, self._bias(reading), reading.native))
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        lead, like = (rows * self.heads, slots), self.expand.weight
+        keys, values = (
+            like.new_empty(*lead, self.query_width // self.heads),
+            like.new_empty(*lead, self.width // self.heads),
+        )
+        return KeysValues(keys, values)
+
+    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+        assert isinstance(state, KeysValues)
+        local, q, k, value = self._expanded(x)
+        kept = state.with_next(k, value)
+        return self._projected(local, self._attended(q, *kept.seen(), self._bias(reading), "causal")), kept
 
     def cost(self, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
         """`computed` pairs of slots have a score at all, by default all of them."""
@@ -216,6 +244,24 @@ class LatentAttention(Mixer):
         noise = torch.randn(1, generator=rng, dtype=self.raw_slope.dtype).to(self.raw_slope.device)
         self.raw_slope.copy_(AUDIT_RAW_SLOPE + 0.1 * noise)
 
+    def _expanded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The local part (R, S, D); q, k and the value (R H, S, ..)."""
+        q, k, linear, gate = self.expand(x).split(self.parts, dim=-1)
+        if self.linear_value:
+            gate, value = gate.split(self.width, dim=-1)
+            local = linear * F.gelu(gate)
+        else:
+            local, value = (linear * F.gelu(gate)).split(self.width, dim=-1)
+        return local, self._by_head(q), self._by_head(k), self._by_head(value)
+
+    def _bias(self, reading: Reading) -> Tensor:
+        assert reading.distance is not None
+        return reading.distance.bias(F.softplus(_exact(self.raw_slope)))
+
+    def _projected(self, local: Tensor, attended: Tensor) -> Tensor:
+        out: Tensor = self.project(torch.cat((local, self._together(attended)), dim=-1))
+        return out
+
     def _by_head(self, x: Tensor) -> Tensor:
         """(R, S, H h) -> (R H, S, h)."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2).flatten(0, 1)
@@ -225,9 +271,12 @@ class LatentAttention(Mixer):
         return x.view(-1, self.heads, *x.shape[1:]).transpose(1, 2).flatten(2)
 
     def _attended(self, q: Tensor, k: Tensor, value: Tensor, bias: Tensor, native: Native) -> Tensor:
-        """(R H, S, h), block by block: half of a causal square is never computed, and evaluation holds one block of scores."""
+        """(R H, S, h), block by block: half of a causal square is never computed, and evaluation holds one block of scores.
+
+        There may be fewer slots of q than of k: they are the last ones.
+        """
         blocks = []
-        for first, end, read in _blocks(native, q.shape[1]):
+        for first, end, read in _blocks(native, q.shape[1], k.shape[1] - q.shape[1]):
             weights = self._softmax(q[:, first:end], k[:, :read], bias[first:end, :read])
             blocks.append(weights @ value[:, :read])
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
@@ -263,10 +312,11 @@ def hlb(size: float = 1.0) -> LatentConfig:
     return LatentConfig(layers=layers, width=width)
 
 
-def _blocks(native: Native, slots: int) -> list[tuple[int, int, int]]:
-    """Slots first..end - 1 of a row are computed together, over the first `read` slots."""
+def _blocks(native: Native, slots: int, before: int = 0) -> list[tuple[int, int, int]]:
+    """Slots first..end - 1, counted behind `before` others, are computed together, over the first `read` of all."""
     ends = [*range(BLOCK_SLOTS, slots, BLOCK_SLOTS), slots]
-    return [(first, end, end if native == "causal" else slots) for first, end in zip([0, *ends], ends, strict=False)]
+    read = [before + (end if native == "causal" else slots) for end in ends]
+    return list(zip([0, *ends[:-1]], ends, read, strict=True))
 
 
 def _exact(x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Writing on: sample tokens left to right, or right to left (the text then grows at its left end).
 
 Every number drawn comes from the stream `sample` / row / index of the given seed, so row 3 of 10 is row 3 of 4, and the
-same call gives the same text. Each token is read out of a fresh pass over the text so far.
+same call gives the same text. The prompt is read once and each new token costs one slot, as long as the row has room.
 Legend: R rows, P prompt tokens, V vocabulary.
 """
 
@@ -22,6 +22,7 @@ from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
 from palinode.data.tokenizer import Tokenizer
 from palinode.models.base import LanguageModel
+from palinode.models.stepping import begin, extend
 
 Direction = Literal["ltr", "rtl"]
 START = {"ltr": "[L]", "rtl": "[R]"}  # the direction token that a reading begins with
@@ -97,20 +98,47 @@ def generate(
     start = specials[START[direction]] if direction_token else None
     device = next(model.parameters()).device
     with _evaluating(model), torch.no_grad():
+        reader = Reader(model, start, rows, len(prompt) + new_tokens)
         for index in range(new_tokens):
-            logits = next_logits(model, read.to(device), start)[:, : specials.first_id]
+            logits = reader.next_logits(read.to(device))[:, : specials.first_id]
             chances = probabilities(logits.double().cpu(), sampling or Sampling())
             read = torch.cat((read, _draw(chances, seed, index)[:, None]), dim=1)
     return read.flip(1) if direction == "rtl" else read
 
 
+class Reader:
+    """Reads a text that grows, each token once.
+
+    When the model's row is full the oldest token is dropped for each new one. Every token then stands one position earlier, and
+    what the blocks keep of it was read from the dropped ones: nothing kept is right any more, so each token costs a whole pass.
+    """
+
+    def __init__(self, model: LanguageModel, start: int | None, rows: int, most_tokens: int):
+        self.model, self.start = model, start
+        self.state = begin(model, rows, min(model.max_length, most_tokens + (start is not None)))
+
+    def next_logits(self, read: Tensor) -> Tensor:
+        """(R, V) logits of the token after (R, P) tokens in reading order: those of the last call and more behind them."""
+        row = _started(read, self.start)
+        if row.shape[1] > self.state.slots:
+            return next_logits(self.model, read, self.start)
+        hidden, self.state = extend(self.model, row[:, self.state.read :], self.state)
+        return self.model.logits(hidden[:, -1])
+
+
 def next_logits(model: LanguageModel, read: Tensor, start: int | None) -> Tensor:
-    """(R, V) logits of the token after (R, P) tokens in reading order; the oldest are dropped when the model's rows are full."""
+    """(R, V) logits of the token after (R, P) tokens in reading order, from a pass over all of them.
+
+    The oldest are dropped when the model's rows are full.
+    """
     room = model.max_length - (start is not None)
-    recent = read[:, max(0, read.shape[1] - room) :]
-    if start is not None:
-        recent = torch.cat((recent.new_full((len(recent), 1), start), recent), dim=1)
+    recent = _started(read[:, max(0, read.shape[1] - room) :], start)
     return model.logits(model.hidden(recent, Ltr())[:, -1])
+
+
+def _started(read: Tensor, start: int | None) -> Tensor:
+    """The tokens behind the direction token, where there is one."""
+    return read if start is None else torch.cat((read.new_full((len(read), 1), start), read), dim=1)
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from palinode.models.cost import LayerCost
 from palinode.models.mixers.base import Mixer, MixerConfig, Place, Reading
 from palinode.models.parts.linear import Linear
+from palinode.models.parts.state import KeysValues, MixerState
 
 
 class AttentionConfig(MixerConfig):
@@ -49,23 +50,19 @@ class Attention(Mixer):
         self.out = Linear(width, width, bias=place.bias, role="residual")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        rows, slots, width = x.shape
-        qkv = F.linear(x, self._weight(), self._bias()).view(rows, slots, 3 * self.heads, self.head_width)
-        if self.qk_norm or reading.rotary is not None:
-            q, k, v = self._placed(qkv, reading)
-        else:
-            q, k, v = qkv.chunk(3, dim=2)
-        mixed = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=reading.mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=reading.native == "causal",
-            scale=self.scale,
-        )
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(rows, slots, width))
-        return out
+        q, k, v = self._by_head(x, reading)
+        return self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal")
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        shape = (rows, self.heads, slots, self.head_width)
+        return KeysValues(self.k.weight.new_empty(shape), self.v.weight.new_empty(shape))
+
+    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+        assert isinstance(state, KeysValues)
+        q, k, v = self._by_head(x, reading)
+        kept = state.with_next(k, v)
+        mask = chunk_mask(state.filled, x.shape[1], x.device)
+        return self._mixed(q, *kept.seen(), mask, is_causal=state.filled == 0), kept
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width = self.heads * self.head_width
@@ -75,6 +72,24 @@ class Attention(Mixer):
             useful=projections + 4.0 * width * pairs / slots,
             state_elements=2 * width * slots,
         )
+
+    def _by_head(self, x: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v, (R, heads, S, head width) each."""
+        qkv = F.linear(x, self._weight(), self._bias()).view(*x.shape[:2], 3 * self.heads, self.head_width)
+        if self.qk_norm or reading.rotary is not None:
+            q, k, v = self._placed(qkv, reading)
+        else:
+            q, k, v = qkv.chunk(3, dim=2)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
+        """(R, S, D): the values read, and the output map."""
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=self.scale
+        )
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out
 
     def _placed(self, qkv: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         """q and k normalised and turned together, in float32 or better; v as it is."""
@@ -94,3 +109,10 @@ class Attention(Mixer):
         if self.q.bias is None or self.k.bias is None or self.v.bias is None:
             return None
         return torch.cat((self.q.bias, self.k.bias, self.v.bias))
+
+
+def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
+    """(new, before + new) boolean: what slots behind `before` others may read; None where the causal kernel or no mask does it."""
+    if before == 0 or new == 1:
+        return None
+    return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)

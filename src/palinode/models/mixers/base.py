@@ -2,7 +2,8 @@
 
 To write one: a `MixerConfig` (the options a user may set) whose `build(place)` makes a `Mixer`. It answers what it costs, and
 how parameters that are not plain `Linear` weights start. It never sees a direction: rtl is the causal form of a flipped row.
-Legend: R rows, S slots, D width.
+With `begin` and `extend` it can also read on, slot by slot, from a state of its own; without them everything is read anew.
+Legend: R rows, S slots, s new slots, D width.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost
 from palinode.models.parts.distance import DistanceTable
 from palinode.models.parts.rotary import RotaryTable
+from palinode.models.parts.state import MixerState, continues
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Place:
 @dataclass(frozen=True)
 class Reading:
     """How the stack reads one batch; made once for each pass and shared by all layers.
+
+    In `extend` it is causal, and its tables are of the new slots alone (distances: from each of them to all slots so far).
 
     Attributes:
         native: `causal`, `full`, or `mask`.
@@ -69,6 +73,21 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         """(R, S, D) -> (R, S, D); slot i depends on slot j only where the reading allows it."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(x, reading)")
+
+    def can_step(self) -> bool:
+        """Whether `extend` continues what `forward` does: not when there is none, or a subclass has replaced `forward` alone."""
+        return continues(self, "forward")
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        """What is kept before the first of at most `slots` slots of `rows` rows, in the dtype and on the device of the weights."""
+        raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
+
+    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+        """The next (R, s, D) slots, and the state after them: equal to the last s slots of causal `forward` over all so far.
+
+        s is 1, or all of a prompt. The state that was given is used up: its buffers may be written on.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """FLOPs for one slot and elements of state, in a row of `slots` slots with `pairs` visible pairs."""

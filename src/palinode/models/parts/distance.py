@@ -16,7 +16,7 @@ from palinode.base.visibility import Native
 
 @dataclass(frozen=True)
 class DistanceTable:
-    """Both (S, S): minus |i - j|, and the wall: 0 where slot i may read slot j, -inf elsewhere."""
+    """Both (S, S), or the last rows of it: minus |i - j|, and the wall: 0 where slot i may read slot j, -inf elsewhere."""
 
     minus_distance: Tensor
     wall: Tensor
@@ -27,18 +27,19 @@ class DistanceTable:
 
 
 def distance_table(
-    slots: int, native: Native, mask: Tensor | None, *, device: torch.device, dtype: torch.dtype
+    slots: int, native: Native, mask: Tensor | None, *, device: torch.device, dtype: torch.dtype, first: int = 0
 ) -> DistanceTable:
     """The table of rows of this length.
 
     Args:
         mask: (S, S) boolean, when native is `mask`.
+        first: the table's rows are those of slots first..S-1.
     """
     slot = torch.arange(slots, device=device, dtype=dtype)
-    wall = torch.zeros(slots, slots, device=device, dtype=dtype)
+    wall = torch.zeros(slots - first, slots, device=device, dtype=dtype)
     if native == "causal":
-        hidden = torch.ones(slots, slots, device=device, dtype=torch.bool).triu(1)
+        hidden = torch.ones(slots - first, slots, device=device, dtype=torch.bool).triu(1 + first)
         wall = wall.masked_fill(hidden, -torch.inf)
     elif mask is not None:
         wall = wall.masked_fill(~mask, -torch.inf)
-    return DistanceTable(-(slot[:, None] - slot).abs(), wall)
+    return DistanceTable(-(slot[first:, None] - slot).abs(), wall)

@@ -27,6 +27,10 @@ class RotaryTable:
         """Rotate (..., S, heads, head width) by the positions of the S slots."""
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 
+    def part(self, first: int, end: int) -> RotaryTable:
+        """The table of positions first..end - 1 of this one."""
+        return RotaryTable(self.cos[first:end], self.sin[first:end])
+
 
 def rotary_table(positions: Tensor, head_width: int, kind: RotaryKind, base: float, dtype: torch.dtype) -> RotaryTable:
     """The table of these positions.

@@ -1,0 +1,94 @@
+"""What is kept of the slots that were read, so that one more slot costs one slot and not a pass over all of them.
+
+A state is a value: reading on gives a new one, and no module holds any. Buffers are made once, for all slots there will be; the
+new state shares them with the old one, which is used up. States are for evaluation: no gradient is taken through them.
+Legend: R rows, s new slots, C slots there is room for, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MixerState:
+    """What one mixer keeps; each kind of mixer has its own."""
+
+
+@dataclass(frozen=True)
+class KeysValues(MixerState):
+    """Keys and values of the slots read, in buffers (.., C, width) of which the first `filled` slots hold something."""
+
+    keys: Tensor
+    values: Tensor
+    filled: int = 0
+
+    def with_next(self, keys: Tensor, values: Tensor) -> KeysValues:
+        """The state with (.., s, width) of the next s slots written behind the others."""
+        count = keys.shape[-2]
+        self.keys.narrow(-2, self.filled, count).copy_(keys)
+        self.values.narrow(-2, self.filled, count).copy_(values)
+        return KeysValues(self.keys, self.values, self.filled + count)
+
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """Keys and values of the slots read, (.., filled, width) each."""
+        return self.keys.narrow(-2, 0, self.filled), self.values.narrow(-2, 0, self.filled)
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """What a model keeps of rows it has begun to read: room for `slots` slots a row, of which it has read `read`."""
+
+    slots: int
+    read: int
+
+    def next_positions(self, tokens: Tensor) -> Tensor:
+        """(s,) positions of the next (R, s) tokens.
+
+        Raises:
+            ValueError: there is no room for them.
+        """
+        self.check_room(tokens)
+        return torch.arange(self.read, self.read + tokens.shape[1], device=tokens.device)
+
+    def check_room(self, tokens: Tensor) -> None:
+        """Refuse more (R, s) tokens than there is room for."""
+        if self.read + tokens.shape[1] > self.slots:
+            raise ValueError(
+                f"the state has room for {self.slots} slots, {self.read} are read, {tokens.shape[1]} do not fit"
+            )
+
+
+@dataclass(frozen=True)
+class StackState(ModelState):
+    """What a stack of blocks keeps: the state of each block's mixer."""
+
+    layers: tuple[MixerState, ...]
+
+    def through(self, blocks: Iterable[Any], x: Tensor, reading: Any) -> tuple[Tensor, StackState]:
+        """(R, s, D) of the next slots through all blocks, each of which has `extend(x, reading, state)`."""
+        layers = []
+        for block, kept in zip(blocks, self.layers, strict=True):
+            x, after = block.extend(x, reading, kept)
+            layers.append(after)
+        return x, replace(self, read=self.read + x.shape[1], layers=tuple(layers))
+
+
+def continues(module: nn.Module, reads: str) -> bool:
+    """Whether the module's `extend` tells what its method `reads` does.
+
+    Not when a subclass, the object itself or a hook has replaced that method alone.
+    """
+    hooked = module._forward_hooks or module._forward_pre_hooks
+    replaced = hooked or reads in vars(module)
+    return not replaced and issubclass(defined_in(module, "extend"), defined_in(module, reads))
+
+
+def defined_in(module: nn.Module, name: str) -> type:
+    """The class whose method of this name the module has."""
+    return next(cls for cls in type(module).__mro__ if name in vars(cls))
