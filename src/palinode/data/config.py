@@ -49,6 +49,11 @@ class DataConfig(Config):
     max_train_tokens: Annotated[int, Field(ge=1)] | None = None
     tuning_fraction: Annotated[Fraction, LATER] = 0.0
 
+    @property
+    def keeps_tuning(self) -> bool:
+        """Whether there is a tuning split."""
+        return self.tuning_fraction > 0
+
     @field_validator("tokenizer")
     @classmethod
     def _size_is_a_number(cls, value: str) -> str:

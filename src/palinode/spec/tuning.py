@@ -80,7 +80,7 @@ class Tuning(Config):
         Raises:
             BadInput: no tuning split is kept back, or a changed field refuses its value.
         """
-        if not settings.data.tuning_fraction:
+        if not settings.data.keeps_tuning:
             raise BadInput("tuning needs a part of the train text that is kept back", field="data.tuning_fraction")
         return _changed(settings, {**ONLY_THE_LOSS, **self.change, self.field: value})
 
