@@ -1,0 +1,164 @@
+"""What can be scored on a task without learning it: the levels that stand beside every accuracy.
+
+Each gives the share of answer tokens it gets right. A guess that has nothing to go by is wrong.
+Legend: A answer tokens of a sample, S tokens of a sequence, V ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from palinode.data.tasks.base import Sample, Task
+
+NO_GUESS = -1
+CACHE_ORDERS = (1, 2, 3)
+MOST_CELLS = 2**22  # of the tables that are held at once
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Some answers of a sample: (a,) place in the sequence and true id, (a, S) the sequences and what comes before."""
+
+    place: Tensor
+    truth: Tensor
+    tokens: Tensor
+    before: Tensor
+
+
+def baselines(task: Task, fitted_on: Sample, sample: Sample) -> dict[str, float]:
+    """Every trivial accuracy on a sample, by name.
+
+    Args:
+        fitted_on: another sample of the task, for the guessers that have something to fit (`unigram`, `bigram`, `position_only`).
+    """
+    found = {
+        "uniform": uniform(task, sample),
+        "unigram": unigram(fitted_on, sample),
+        "bigram": bigram(fitted_on, sample),
+        "position_only": position_only(fitted_on, sample),
+        "copy_last": copy_last(sample),
+        "most_recent_value": most_recent_value(task, sample),
+        "in_context_mode": in_context_mode(task, sample),
+    }
+    return found | {f"cache_{order}": ngram_cache(sample, order) for order in CACHE_ORDERS}
+
+
+def uniform(task: Task, sample: Sample) -> float:
+    """A uniform guess among the legal answers."""
+    return float(torch.isin(sample.tokens[sample.answers], task.legal_answers()).double().mean()) * task.chance()
+
+
+def unigram(fitted_on: Sample, sample: Sample) -> float:
+    """The most frequent answer, everywhere."""
+    most = fitted_on.tokens[fitted_on.answers].bincount().argmax()
+    return float((sample.tokens[sample.answers] == most).double().mean())
+
+
+def bigram(fitted_on: Sample, sample: Sample) -> float:
+    """The answer most frequent after the token before it."""
+    base = int(max(fitted_on.tokens.max(), sample.tokens.max())) + 2
+    both = (_token_before(fitted_on) * base + fitted_on.tokens[fitted_on.answers]).numpy()
+    pairs, counts = np.unique(both, return_counts=True)
+    pairs = pairs[np.argsort(-counts, kind="stable")]
+    before, most = np.unique(pairs // base, return_index=True)  # the first of each, the most frequent
+    guess = torch.full((base,), NO_GUESS)
+    guess[torch.from_numpy(before)] = torch.from_numpy(pairs[most] % base)
+    return float((guess[_token_before(sample)] == sample.tokens[sample.answers]).double().mean())
+
+
+def copy_last(sample: Sample) -> float:
+    """The token before the answer, whatever it is."""
+    return float((_token_before(sample) - 1 == sample.tokens[sample.answers]).double().mean())
+
+
+def most_recent_value(task: Task, sample: Sample) -> float:
+    """The last token before the answer that may be an answer (published tables call this copy-last)."""
+    legal = _legal(task, sample)
+
+    def guessed(asked: _Asked) -> Tensor:
+        places = torch.arange(1, asked.tokens.shape[1] + 1)
+        last = (places * (asked.before & legal[asked.tokens])).amax(1)
+        return _token_at(asked.tokens, last - 1)
+
+    return sum(_hits(asked, guessed(asked)) for asked in _asked(sample)) / _count(sample)
+
+
+def in_context_mode(task: Task, sample: Sample) -> float:
+    """The most frequent legal answer among the tokens before; the lowest id of several."""
+    legal = _legal(task, sample)
+
+    def guessed(asked: _Asked) -> Tensor:
+        counts = torch.zeros(len(asked.truth), len(legal), dtype=torch.int32)
+        counts.scatter_add_(1, asked.tokens, (asked.before & legal[asked.tokens]).int())
+        most = counts.max(1)
+        return torch.where(most.values > 0, most.indices, NO_GUESS)
+
+    return sum(_hits(asked, guessed(asked)) for asked in _asked(sample, len(legal))) / _count(sample)
+
+
+def ngram_cache(sample: Sample, order: int) -> float:
+    """The token that last followed the same `order` tokens in this sequence."""
+
+    def guessed(asked: _Asked) -> Tensor:
+        same = asked.before.clone()
+        for back in range(1, order + 1):
+            known = _token_at(asked.tokens, asked.place - back)
+            same[:, :back] = False
+            same[:, back:] &= asked.tokens[:, :-back] == known[:, None]
+        last = (torch.arange(1, same.shape[1] + 1) * same).amax(1)
+        return _token_at(asked.tokens, last - 1)
+
+    return sum(_hits(asked, guessed(asked)) for asked in _asked(sample)) / _count(sample)
+
+
+def position_only(fitted_on: Sample, sample: Sample) -> float:
+    """A copy from the place that most often holds the answer at this place, blind to all tokens."""
+    size = fitted_on.tokens.shape[1]
+    held = torch.zeros(size, size, dtype=torch.long)
+    for asked in _asked(fitted_on):
+        held.index_add_(0, asked.place, (asked.before & (asked.tokens == asked.truth[:, None])).long())
+    source = torch.where(held.amax(1) > 0, held.argmax(1), NO_GUESS)
+    return sum(_hits(asked, _token_at(asked.tokens, source[asked.place])) for asked in _asked(sample)) / _count(sample)
+
+
+def _asked(sample: Sample, cells_per_answer: int = 1) -> Iterator[_Asked]:
+    """The answers of a sample, in parts of bounded memory."""
+    rows, places = sample.answers.nonzero().unbind(1)
+    size = sample.tokens.shape[1]
+    step = max(1, MOST_CELLS // max(size, cells_per_answer))
+    for start in range(0, len(rows), step):
+        row, place = rows[start : start + step], places[start : start + step]
+        tokens = sample.tokens[row]
+        yield _Asked(place, sample.tokens[row, place], tokens, torch.arange(size) < place[:, None])
+
+
+def _token_before(sample: Sample) -> Tensor:
+    """(A,): one more than the token before each answer; 0 where there is none."""
+    shifted = torch.zeros_like(sample.tokens)
+    shifted[:, 1:] = sample.tokens[:, :-1] + 1
+    return shifted[sample.answers]
+
+
+def _token_at(tokens: Tensor, place: Tensor) -> Tensor:
+    """(a,): the token at a place of each row; NO_GUESS where the place is below 0."""
+    return torch.where(place >= 0, tokens.gather(1, place.clamp_min(0)[:, None])[:, 0], NO_GUESS)
+
+
+def _legal(task: Task, sample: Sample) -> Tensor:
+    """(V,) bool."""
+    legal = torch.zeros(task.vocab_size, dtype=torch.bool)
+    legal[task.legal_answers()] = True
+    return legal
+
+
+def _hits(asked: _Asked, guess: Tensor) -> int:
+    return int((guess == asked.truth).sum())
+
+
+def _count(sample: Sample) -> int:
+    return max(1, int(sample.answers.sum()))
