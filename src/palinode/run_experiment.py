@@ -46,7 +46,10 @@ class ArmAudit:
     @property
     def unexpected(self) -> tuple[Finding, ...]:
         """Failed checks of an arm that is not there to be caught."""
-        return () if self.arm.expect_leak else tuple(f for f in self.report.findings if f.outcome == "fail")
+        if self.arm.expect_leak:
+            return ()
+        failed = (finding for finding in self.report.findings if finding.outcome == "fail")
+        return tuple(finding for finding in failed if not (self.arm.expect_collapse and finding.shows_collapse))
 
 
 def run_experiment(
@@ -151,6 +154,8 @@ def audit_arms(
                     "outcome": audited.report.outcome,
                     "leaks": bool(audited.report.leaks),
                     "expect_leak": arm.expect_leak,
+                    "collapses": bool(audited.report.collapses),
+                    "expect_collapse": arm.expect_collapse,
                     "seconds": audited.report.seconds,
                 }
             )
@@ -174,6 +179,13 @@ def refuse_leaks(audits: Sequence[ArmAudit]) -> None:
                 "low and a comparison with it would mean nothing, so nothing was trained. Correct the visibility or the "
                 "sources of its objective (`palinode audit` shows which positions see what), or, if the leak is the point, "
                 "mark the arm expect_leak=True: it is then run, and stamped LEAK everywhere",
+                field=f"arms.{name}",
+            )
+        if finding.shows_collapse:
+            raise AuditFailed(
+                f"an auxiliary term of arm {name!r} vanishes by itself: {finding.message}. Its value would say nothing of what "
+                "it compares, so nothing was trained. Let its norms learn no gain or set a variance floor, or, if the collapse "
+                "is the point, mark the arm expect_collapse=True: it is then run, and stamped COLLAPSE everywhere",
                 field=f"arms.{name}",
             )
         raise AuditFailed(
@@ -275,7 +287,12 @@ def _entry(
         command=earlier.command if earlier else tuple(command),
         code=str(code.path) if code else None,
         decision=encode(resolved.decision),
-        arms=tuple(ArmEntry(name=a.name, expect_leak=a.expect_leak, note=a.note, diff=a.diff) for a in resolved.arms),
+        arms=tuple(
+            ArmEntry(
+                name=a.name, expect_leak=a.expect_leak, expect_collapse=a.expect_collapse, note=a.note, diff=a.diff
+            )
+            for a in resolved.arms
+        ),
         scales=resolved.scales,
         seeds=resolved.seeds,
         runs=_run_entries(resolved),

@@ -28,6 +28,7 @@ class ArmAudit:
     Attributes:
         scales_audited: scales with an audit made before the runs; a scale that lacks one is not believed.
         leak: whether a check shows the arm seeing what it may not, and whether the experiment said so beforehand.
+        collapse: the same of an auxiliary term that vanished.
         damaged: run audits that do not decode.
     """
 
@@ -37,10 +38,18 @@ class ArmAudit:
     scales_audited: tuple[str, ...]
     leak: Leak
     damaged: tuple[str, ...] = ()
+    expect_collapse: bool = False
+    collapse: Leak = "none"
 
     def failed(self) -> tuple[Audited, ...]:
         """The findings with outcome fail."""
         return tuple(item for item in self.findings if item.finding.outcome == "fail")
+
+    def unexpected_failures(self) -> tuple[Audited, ...]:
+        """Those that the experiment did not say beforehand."""
+        if self.expect_leak:
+            return ()
+        return tuple(item for item in self.failed() if not (self.expect_collapse and item.finding.shows_collapse))
 
     def untold(self) -> tuple[Audited, ...]:
         """The findings that could not tell."""
@@ -64,9 +73,20 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
             damaged += [problem] if problem else []
             known = [item.finding for item in found if item.scale == name and item.seed is None]
             found += [Audited(finding, name, run.entry.seed) for finding in findings if finding not in known]
-    leaks = any(item.finding.shows_leak for item in found)
-    leak: Leak = "none" if not leaks else ("expected" if entry.expect_leak else "unexpected")
-    return ArmAudit(arm, entry.expect_leak, tuple(found), tuple(name for name, _ in reports), leak, tuple(damaged))
+    return ArmAudit(
+        arm,
+        entry.expect_leak,
+        tuple(found),
+        tuple(name for name, _ in reports),
+        _said(any(item.finding.shows_leak for item in found), entry.expect_leak),
+        tuple(damaged),
+        entry.expect_collapse,
+        _said(any(item.finding.shows_collapse for item in found), entry.expect_collapse),
+    )
+
+
+def _said(found: bool, expected: bool) -> Leak:
+    return "none" if not found else "expected" if expected else "unexpected"
 
 
 def _run_audit(run: ExperimentRun) -> tuple[tuple[Finding, ...], str | None]:

@@ -70,6 +70,7 @@ class Verdict:
     Attributes:
         leak: whether the arm sees what it may not, at any scale; an expected leak is compared, and stamped wherever it is
             shown.
+        collapse: whether an auxiliary term of the arm vanished, at any scale; stamped as a leak is, but its losses are honest.
         reasons: why nothing can be told (empty when the runs may be believed).
         cautions: what a reader must know beside the outcome: unequal cost, checks that could not tell, mixed machines.
     """
@@ -82,6 +83,7 @@ class Verdict:
     reasons: tuple[str, ...] = ()
     cautions: tuple[str, ...] = ()
     seeds_needed: SeedsNeeded | None = None
+    collapse: Leak = "none"
 
     @property
     def arm(self) -> str:
@@ -150,6 +152,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdi
             *_mixed_machines(record, comparison),
         ),
         seeds_needed=plan_seeds(comparison, rule),
+        collapse=anywhere.collapse,
     )
 
 
@@ -186,7 +189,7 @@ def _disbelief(audit: ArmAudit, scale: str) -> list[str]:
         reasons.append(f"{audit.arm} was not audited")
     if audit.leak == "unexpected":
         reasons.append(f"{audit.arm} sees its own answer: its audit failed and the experiment does not expect a leak")
-    elif not audit.expect_leak and (failed := audit.failed()):
+    elif failed := audit.unexpected_failures():
         names = dict.fromkeys(item.finding.check for item in failed)
         reasons.append(f"{audit.arm} failed its audit: {', '.join(names)}")
     return reasons
@@ -225,6 +228,10 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
     cautions = []
     if arm.expect_leak and arm.leak == "none" and arm.scales_audited:
         cautions.append(f"{arm.arm} is marked expect_leak, but no check found a leak")
+    if arm.expect_collapse and arm.collapse == "none" and arm.scales_audited:
+        cautions.append(f"{arm.arm} is marked expect_collapse, but no check found a collapse")
+    if baseline.collapse == "expected":
+        cautions.append(f"an auxiliary term of the baseline {baseline.arm} collapsed, as the experiment expects")
     if baseline.leak == "expected":
         cautions.append(f"the baseline {baseline.arm} sees its own answer, as the experiment expects")
     untold: dict[str, list[str]] = {}

@@ -11,6 +11,7 @@ from palinode.base.config import Config
 
 Outcome = Literal["pass", "fail", "could_not_tell"]
 TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # fail when a model does not see what it may: wrong, but no leak
+SHOW_COLLAPSE = "C7"  # the losses are honest; an auxiliary term's value is not what it is taken for
 SHOW_LEAKS = ("C1", "C2", "C8.directions")  # C8: an rtl loss far below ltr is a leak until proven otherwise
 
 
@@ -42,6 +43,11 @@ class Finding(Config):
         """Whether it failed in a way that shows an arm seeing what it may not."""
         return self.outcome == "fail" and self.check not in TOO_LITTLE and self.check.startswith(SHOW_LEAKS)
 
+    @property
+    def shows_collapse(self) -> bool:
+        """Whether it failed because an auxiliary term vanished."""
+        return self.outcome == "fail" and self.check.startswith(SHOW_COLLAPSE)
+
 
 class AuditReport(Config):
     """All findings on one arm (or one model)."""
@@ -62,3 +68,8 @@ class AuditReport(Config):
     def leaks(self) -> tuple[Finding, ...]:
         """The failed checks that show an arm seeing what it may not (not those that show it seeing too little)."""
         return tuple(finding for finding in self.findings if finding.shows_leak)
+
+    @property
+    def collapses(self) -> tuple[Finding, ...]:
+        """The failed checks that show an auxiliary term that vanished."""
+        return tuple(finding for finding in self.findings if finding.shows_collapse)

@@ -64,20 +64,28 @@ def audit(
     if unexpected := [one for one in audits if one.unexpected]:
         failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].check})" for one in unexpected))
         raise AuditFailed(
-            f"failed its audit: {failed}", file=str(file), hint="mark a leak that is the point expect_leak"
+            f"failed its audit: {failed}",
+            file=str(file),
+            hint="mark a leak that is the point expect_leak, a collapse expect_collapse",
         )
 
 
 def audit_text(audited: ArmAudit) -> str:
     """One arm at one scale: the outcome, a line per check, and a map of who sees whom for each pass."""
     report, arm = audited.report, audited.arm
-    stamp = "LEAK, as expected" if report.leaks and arm.expect_leak else "LEAK" if report.leaks else report.outcome
-    lines = [f"{shown(arm.name)} at {shown(audited.scale)}: {stamp.replace('_', ' ')} ({report.seconds:.1f} s)"]
+    lines = [f"{shown(arm.name)} at {shown(audited.scale)}: {_stamp(audited)} ({report.seconds:.1f} s)"]
     lines += [f"  {MARKS[finding.outcome]} {finding.check}: {shown(finding.message)}" for finding in report.findings]
     for finding in report.findings:
         for picture in _pictures(finding, audited):
             lines += ["", *(f"  {line}" for line in picture_text(picture))]
     return "\n".join(lines)
+
+
+def _stamp(audited: ArmAudit) -> str:
+    report, arm = audited.report, audited.arm
+    found = (("LEAK", report.leaks, arm.expect_leak), ("COLLAPSE", report.collapses, arm.expect_collapse))
+    stamps = [f"{word}{', as expected' if expected else ''}" for word, findings, expected in found if findings]
+    return "; ".join(stamps) or report.outcome.replace("_", " ")
 
 
 def picture_text(picture: Picture) -> Iterator[str]:
@@ -121,5 +129,7 @@ def _as_data(audited: ArmAudit) -> dict[str, Any]:
         "expect_leak": audited.arm.expect_leak,
         "outcome": audited.report.outcome,
         "leaks": bool(audited.report.leaks),
+        "expect_collapse": audited.arm.expect_collapse,
+        "collapses": bool(audited.report.collapses),
         "report": encode(audited.report),
     }

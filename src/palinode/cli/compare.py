@@ -65,6 +65,7 @@ def verdict_data(verdict: Verdict) -> dict[str, Any]:
         "metric": comparison.metric,
         "outcome": verdict.outcome,
         "leak": verdict.leak,
+        "collapse": verdict.collapse,
         "mean_difference": comparison.mean,
         "interval": None if interval is None else [interval.low, interval.high],
         "confidence": comparison.confidence,

@@ -151,9 +151,7 @@ def _once(event: Event) -> str | None:
     """What is told once, on its own line, whatever the display."""
     kind = event["event"]
     if kind == "audit":
-        what = "LEAK" if event["leaks"] else str(event["outcome"]).replace("_", " ")
-        expected = " (expected)" if event["leaks"] and event["expect_leak"] else ""
-        return f"audit of {event['arm']} at {event['scale']}: {what}{expected} ({event['seconds']:.1f} s)"
+        return f"audit of {event['arm']} at {event['scale']}: {_audit_words(event)} ({event['seconds']:.1f} s)"
     if kind == "choice":
         return _choice_words(event)
     if kind == "plan":
@@ -166,6 +164,14 @@ def _once(event: Event) -> str | None:
     if kind == "output":
         return f"{_name(event)} | {event['text']}"
     return None
+
+
+def _audit_words(event: Event) -> str:
+    found = (("LEAK", "leaks", "expect_leak"), ("COLLAPSE", "collapses", "expect_collapse"))
+    stamps = [
+        f"{word}{' (expected)' if event.get(expected) else ''}" for word, key, expected in found if event.get(key)
+    ]
+    return ", ".join(stamps) or str(event["outcome"]).replace("_", " ")
 
 
 def _failure(event: Event) -> str | None:

@@ -45,7 +45,8 @@ def run(
     """Audit every arm, train every arm at every scale with every seed, and print the verdict.
 
     What is done is not done again; what was interrupted goes on. An arm that sees its own answer is refused (exit 3)
-    unless it is marked expect_leak. Exit 1 when some runs failed or diverged.
+    unless it is marked expect_leak, one whose auxiliary term vanishes unless it is marked expect_collapse. Exit 1 when
+    some runs failed or diverged.
     """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)

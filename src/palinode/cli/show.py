@@ -62,13 +62,20 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
 
 
 def _stamps(entry: ExperimentEntry, store: Store) -> dict[str, str]:
-    """arm -> what stands behind its name: a leak is shown wherever the arm is."""
+    """arm -> what stands behind its name: a leak or a collapse is shown wherever the arm is."""
     from palinode.analysis.audits import arm_audit
 
     record = store.experiment(entry.full_name)
-    said = {"unexpected": "  LEAK", "expected": "  LEAK, as expected"}
-    declared = {True: "  (expected to leak)", False: ""}
-    return {arm.name: said.get(arm_audit(record, arm.name).leak, declared[arm.expect_leak]) for arm in entry.arms}
+    audits = {arm.name: arm_audit(record, arm.name) for arm in entry.arms}
+    return {
+        arm.name: _stamp("LEAK", audits[arm.name].leak, "  (expected to leak)" if arm.expect_leak else "")
+        + _stamp("COLLAPSE", audits[arm.name].collapse, "  (expected to collapse)" if arm.expect_collapse else "")
+        for arm in entry.arms
+    }
+
+
+def _stamp(word: str, found: str, declared: str) -> str:
+    return {"unexpected": f"  {word}", "expected": f"  {word}, as expected"}.get(found, declared)
 
 
 def _run_text(record: Record) -> str:

@@ -85,6 +85,7 @@ def _card(record: ExperimentRecord, arm: str, verdicts: Sequence[Verdict], colou
         "arm": arm,
         "colour": colour,
         "leak": leak,
+        "collapse": next((verdict.collapse for verdict in verdicts if verdict.collapse != "none"), "none"),
         "tone": "leak"
         if leak != "none"
         else outcomes.most_common(1)[0][0].replace(" ", "-")
@@ -197,6 +198,7 @@ def _audit(record: ExperimentRecord, arm: ArmEntry, figures: Sequence[Figure], c
         "arm": arm.name,
         "colour": colours[arm.name],
         "leak": audit.leak,
+        "collapse": audit.collapse,
         "expect_leak": arm.expect_leak,
         "missing": [scale for scale in record.entry.scales if scale not in audit.scales_audited],
         "damaged": [words.without_home(problem) for problem in audit.damaged],
@@ -261,6 +263,7 @@ def _arm(arm: ArmEntry, rule: Rule, colours: Mapping[str, str]) -> Content:
         "note": arm.note,
         "is_baseline": arm.name == rule.baseline,
         "expect_leak": arm.expect_leak,
+        "expect_collapse": arm.expect_collapse,
         "diff": [(path, _plain(before), _plain(after)) for path, before, after in arm.diff],
     }
 

@@ -168,10 +168,15 @@ def rule_words(rule: Rule) -> str:
 def verdict_lines(verdict: Verdict) -> list[str]:
     """The verdict for a terminal: headline, effect, then what a reader must know."""
     stamp = "LEAK  " if verdict.leak != "none" else ""
+    stamp += "COLLAPSE  " if verdict.collapse != "none" else ""
     where = "" if verdict.scale == "base" else f" [{verdict.scale}]"
     lines = [f"{stamp}{headline(verdict)}{where}", effect(verdict)]
     if verdict.leak == "expected":
         lines.append("It sees its own answer, as the experiment expects: its numbers are not those of an honest model.")
+    if verdict.collapse == "expected":
+        lines.append(
+            "Its auxiliary term vanished, as the experiment expects: its losses are honest, that term says nothing."
+        )
     lines += [f"Why: {reason}" for reason in verdict.reasons]
     lines += [f"Note: {caution}" for caution in verdict.cautions]
     more = more_seeds(verdict)

@@ -166,6 +166,7 @@ class ArmEntry(Config):
 
     name: str
     expect_leak: bool = False
+    expect_collapse: bool = False
     note: str = ""
     diff: tuple[tuple[str, Any, Any], ...] = ()
 

@@ -40,12 +40,14 @@ class Arm(Config):
         change: dotted path -> value; a value may be a part object, a table with its `kind`, or a table of further names.
         at: scale name -> a further change at that scale alone, where the arm is of another shape than the base.
         expect_leak: this arm is there to be caught: it is compared, and stamped LEAK everywhere.
+        expect_collapse: its auxiliary term is meant to collapse: the arm is run, and stamped COLLAPSE everywhere.
     """
 
     name: str
     change: Mapping[str, Any] = Field(default_factory=dict)
     at: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     expect_leak: bool = False
+    expect_collapse: bool = False
     note: str = ""
 
     @field_validator("name")
@@ -245,6 +247,7 @@ class ResolvedArm(Config):
 
     name: str
     expect_leak: bool
+    expect_collapse: bool = False
     note: str
     diff: tuple[tuple[str, Any, Any], ...]
 

@@ -175,4 +175,10 @@ def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> 
 
 
 def _resolved_arm(arm: Arm, plain: RunSettings, settings: RunSettings) -> ResolvedArm:
-    return ResolvedArm(name=arm.name, expect_leak=arm.expect_leak, note=arm.note, diff=tuple(diff(plain, settings)))
+    return ResolvedArm(
+        name=arm.name,
+        expect_leak=arm.expect_leak,
+        expect_collapse=arm.expect_collapse,
+        note=arm.note,
+        diff=tuple(diff(plain, settings)),
+    )

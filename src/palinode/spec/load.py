@@ -228,7 +228,12 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
         size=entry.size,
         question=entry.question,
         decision=decision,
-        arms=tuple(ResolvedArm(name=a.name, expect_leak=a.expect_leak, note=a.note, diff=a.diff) for a in entry.arms),
+        arms=tuple(
+            ResolvedArm(
+                name=a.name, expect_leak=a.expect_leak, expect_collapse=a.expect_collapse, note=a.note, diff=a.diff
+            )
+            for a in entry.arms
+        ),
         scales=entry.scales,
         seeds=entry.seeds,
         runs=tuple(runs),
