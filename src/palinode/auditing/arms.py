@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +17,7 @@ import torch
 
 from palinode.audit.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
 from palinode.audit.check_canary import check_canary
+from palinode.audit.collapse import check_aggregated, probe_collapse
 from palinode.audit.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination
 from palinode.audit.determinism import check_determinism
 from palinode.audit.flow import check_flow
@@ -36,6 +37,9 @@ from palinode.spec.run_spec import RunSettings
 from palinode.train.parallel import use_threads
 
 AUDITED_ROOMS = ("base", "objectives", "models", "audit", "auditing", "train", "evaluate", "data")
+
+
+TERM_SLOTS = 64  # of the longest row that a term under audit takes
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,15 @@ def _model_findings(settings: RunSettings, data: TokenStore, name: str) -> tuple
         seed=AUDIT_SEED,
         name=name,
     )
-    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject))
+    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject), *_term_findings(settings))
+
+
+def _term_findings(settings: RunSettings) -> Iterator[Finding]:
+    """C7 and C9 on the arm's own auxiliary terms that compare two states, each on a fresh small copy."""
+    small = bench_model(settings.model)
+    for name in small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms():
+        for check in (probe_collapse, check_aggregated):
+            yield check(name, small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms()[name], AUDIT_SEED)
 
 
 def _evaluation_key(settings: RunSettings, data: TokenStore) -> str:
@@ -121,6 +133,7 @@ def _evaluation_findings(settings: RunSettings, data: TokenStore) -> tuple[Findi
         check_training_loss(*bench.training_loss()),
         check_sum_over_sum(bench.loss_and_gradient, bench.two_rows()),
         *bench.sums_findings(moved.model, passes),
+        *filter(None, [bench.auxiliary(passes)]),
     ]
     if "ltr" in initial.scores:
         zero_head = bool(getattr(settings.model, "zero_head", False))

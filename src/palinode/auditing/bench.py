@@ -10,7 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from palinode.audit.aggregation import check_evaluation_sums, check_split_bytes, hand_sums
+from palinode.audit.aggregation import (
+    COEFFICIENT_FACTOR,
+    check_auxiliary,
+    check_evaluation_sums,
+    check_split_bytes,
+    hand_sums,
+)
 from palinode.audit.determinism import state_hashes
 from palinode.audit.subject import small_config
 from palinode.base.example import Example, SpecialTokens, Windows
@@ -49,8 +55,8 @@ class TrainerBench:
         self.windows = list(data.evaluation("validation", window, batch_windows=1, max_tokens=some))
         self.tokens = torch.cat([one.tokens.flatten() for one in self.windows]).numpy()
 
-    def training(self) -> Training:
-        """A fresh start: the arm's objective and recipe, two windows a micro-batch."""
+    def training(self, config: ModelConfig | None = None) -> Training:
+        """A fresh start of the bench's model (or another): the arm's objective and recipe, two windows a micro-batch."""
         recipe = self.settings.recipe
         recipe = recipe.with_(
             batch_windows=2 * recipe.micro_batches,
@@ -62,7 +68,7 @@ class TrainerBench:
             precision="float32",  # sums are compared to 1e-6
             compile=False,
         )
-        model = self.config.build(self.specials.vocab_size, self.settings.data.window_tokens, AUDIT_SEED)
+        model = (config or self.config).build(self.specials.vocab_size, self.settings.data.window_tokens, AUDIT_SEED)
         return Training(
             model=model,
             optimizers=build_optimizers(recipe.optimizer, model, model.parameter_groups()),
@@ -121,6 +127,26 @@ class TrainerBench:
         with torch.no_grad():
             logits = logits_for(training.model, example)
         return example, logits.float(), accumulate_gradients(training, [example]).loss_nats
+
+    def auxiliary(self, passes: Mapping[str, Objective]) -> Finding | None:
+        """C9 vi, on fresh weights, for a model with auxiliary terms."""
+        if self.config.with_terms_times(COEFFICIENT_FACTOR) == self.config:
+            return None
+
+        def scaled(factor: float) -> Training:
+            return self.training(self.config.with_terms_times(factor))
+
+        def evaluation_nats(factor: float) -> float:
+            return sum(
+                scores.nats_sum for scores in self.evaluate(scaled(factor).model, passes, None, None).scores.values()
+            )
+
+        def training_nats(factor: float) -> float:
+            training = scaled(factor)
+            loss = accumulate_gradients(training, batch_examples(training)[:1])
+            return loss.loss_nats + loss.terms_nats
+
+        return check_auxiliary(evaluation_nats, training_nats)
 
     def two_rows(self) -> Example:
         """An Example of at least two rows."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from palinode.audit.budget import Expected, RunBudget, Tuning, added_up, check_budget, expected_counters
+from palinode.audit.collapse import check_collapse
 from palinode.audit.flow import FlowSettings, check_flow
 from palinode.audit.loss_floor import TextFloor, check_directions, check_falls, check_text_floor, text_floor
 from palinode.audit.stepwise import check_stepwise
@@ -38,7 +39,7 @@ TRAINED_FLOW = FlowSettings(
 def audit_trained(
     spec: RunSpec, model: LanguageModel, data: TokenStore, specials: SpecialTokens, rows: Sequence[Mapping[str, Any]]
 ) -> AuditReport:
-    """C1 and C6 on trained weights, and C8 on the losses they reached.
+    """C1 and C6 on trained weights, C7 on the auxiliary terms of the run, and C8 on the losses it reached.
 
     Args:
         rows: the run's metric rows, evaluations included.
@@ -57,7 +58,12 @@ def audit_trained(
         max_window_tokens=window,
         seed=AUDIT_SEED,
     )
-    findings = (*check_flow(subject, TRAINED_FLOW), *check_stepwise(subject), *_loss_findings(spec, data, rows))
+    findings = (
+        *check_flow(subject, TRAINED_FLOW),
+        *check_stepwise(subject),
+        *check_collapse(rows),
+        *_loss_findings(spec, data, rows),
+    )
     return AuditReport(subject=spec.run_id, findings=findings, seconds=time.perf_counter() - began)
 
 
