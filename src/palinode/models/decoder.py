@@ -6,6 +6,7 @@ Legend: R rows, S slots, s new slots, D width, V vocabulary, L layers, C longest
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from palinode.base.config import LATER, one_of
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Ltr, Visibility
+from palinode.base.visibility import Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.block import Block
 from palinode.models.cost import Cost, LayerCost, visible_pairs
@@ -120,6 +121,13 @@ class DecoderConfig(ModelConfig):
         return model
 
 
+@dataclass(frozen=True)
+class DecoderState(StackState):
+    """With the turning table of all positions there is room for."""
+
+    rotary: RotaryTable | None
+
+
 class Decoder(LanguageModel):
     """x = E[tokens] + P; blocks; norm; head. Weights are empty until `DecoderConfig.build` fills them."""
 
@@ -173,13 +181,14 @@ class Decoder(LanguageModel):
             BadInput: rows of so many slots are longer than the table of learned positions.
         """
         self._check_length(slots)
-        return StackState(slots, 0, tuple(block.mixer.begin(rows, slots) for block in self.blocks))  # type: ignore[union-attr, operator]
+        layers = tuple(block.mixer.begin(rows, slots) for block in self.blocks)  # type: ignore[union-attr, operator]
+        return DecoderState(slots, 0, layers, self._rotary(torch.arange(slots, device=self.embedding.weight.device)))
 
     def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        assert isinstance(state, StackState)
+        assert isinstance(state, DecoderState)
         positions = state.next_positions(tokens)
-        x, reading = self._start(tokens, Ltr(), positions)
-        x, after = state.through(self.blocks, x, reading)
+        turning = None if state.rotary is None else state.rotary.part(state.read, state.read + tokens.shape[1])
+        x, after = state.through(self.blocks, self._embedded(tokens, positions), Reading("causal", rotary=turning))
         return self.finished(x, positions), after
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -202,15 +211,19 @@ class Decoder(LanguageModel):
 
     def _start(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> tuple[Tensor, Reading]:
         """What the first block reads, and how."""
-        config = self.config
-        self._check_length(tokens.shape[1])
         reading = self._reading(tokens, sees, positions)
+        return self._embedded(tokens, positions), reading
+
+    def _embedded(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
+        """(R, S, D) before the first block."""
+        dropout = self.config.dropout
+        self._check_length(tokens.shape[1])
         x: Tensor = self.embedding(tokens)
         if self.position is not None:
             x = x + self._learned_positions(tokens.shape[1], positions)
         if self.embed_norm is not None:
             x = self.embed_norm(x)
-        return F.dropout(x, config.dropout) if self.training and config.dropout else x, reading
+        return F.dropout(x, dropout) if self.training and dropout else x
 
     def _capped(self, raw: Tensor) -> Tensor:
         exact = raw.to(torch.promote_types(raw.dtype, torch.float32))
@@ -222,16 +235,17 @@ class Decoder(LanguageModel):
         return Reading(
             native=sees.native,
             mask=explicit_mask(sees, tokens.shape[1]).to(tokens.device) if sees.native == "mask" else None,
-            rotary=self._rotary(tokens, positions),
+            rotary=self._rotary(
+                torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
+            ),
         )
 
-    def _rotary(self, tokens: Tensor, positions: Tensor | None) -> RotaryTable | None:
+    def _rotary(self, positions: Tensor) -> RotaryTable | None:
         config = self.config
         if config.position != "rotary":
             return None
-        where = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
         dtype = torch.promote_types(self.embedding.weight.dtype, torch.float32)
-        return rotary_table(where, config.width // config.heads, config.rotary, config.rotary_base, dtype)
+        return rotary_table(positions, config.width // config.heads, config.rotary, config.rotary_base, dtype)
 
     def _learned_positions(self, slots: int, positions: Tensor | None) -> Tensor:
         """(S, D)."""

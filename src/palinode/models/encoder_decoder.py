@@ -8,14 +8,14 @@ same visibility in all three.
 Source: yiphei's autoregressive encoder-decoder (no licence: its formulas only), written anew. Differs in: no dropout on attention
 probabilities in evaluation (there it stayed on), no norm that nothing uses, an embedding loss whose norms learn no gain
 (`parts/embedding_loss.py`).
-Legend: R rows, S slots, D width, V vocabulary, L_e and L_d blocks of encoder and decoder, C longest row.
+Legend: R rows, S slots, s new slots, D width, V vocabulary, L_e and L_d blocks of encoder and decoder, C longest row.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -25,11 +25,12 @@ from torch.nn import functional as F
 
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Visibility
+from palinode.base.visibility import Ltr, Visibility
 from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.block import Block
 from palinode.models.cost import Cost, LayerCost, visible_pairs
+from palinode.models.cross_block import DecoderBlock, DecoderBlockState, Readings
 from palinode.models.decoder import explicit_mask
 from palinode.models.init import GPT2_STD, InitRule, initialise
 from palinode.models.mixers.attention import Attention
@@ -41,6 +42,7 @@ from palinode.models.parts.mlp import Mlp
 from palinode.models.parts.next_position import NextPosition, SubtractPosition, SubtractTable, refuse_subtraction
 from palinode.models.parts.norm import Norm
 from palinode.models.parts.rotary import RotaryTable, rotary_table
+from palinode.models.parts.state import MixerState, ModelState
 
 Order = Literal["self_first", "cross_first"]
 EMBEDDING_LOSS = "embedding_loss"  # the name of its term in records
@@ -134,51 +136,11 @@ class EncoderDecoderConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
-class Readings:
-    """How the stacks read one batch: their own slots, and the encoder's (other heads, so other turning tables)."""
+class EncoderDecoderState(ModelState):
+    """What the blocks of both stacks keep."""
 
-    own: Reading
-    across: Reading
-
-
-class DecoderBlock(nn.Module):
-    """Self-attention, cross-attention and MLP on one residual stream, each behind its norm; the memory has a norm too."""
-
-    def __init__(self, config: EncoderDecoderConfig, layer: int, max_length: int):
-        super().__init__()
-        self.self_first = config.order == "self_first"
-        self.dropout = config.dropout
-        self.mixer_norm, self.cross_norm, self.memory_norm, self.mlp_norm = (_norm(config) for _ in range(4))
-        self.mixer = Attention(_place(config, layer, config.decoder_layers, max_length))
-        self.memory = Memory(config.encoder_layers if config.memory == "weighted" else None)
-        self.cross = CrossAttention(
-            config.width, config.all_cross_heads, bias=config.bias, dropout=config.dropout, gated=config.cross_gate
-        )
-        self.mlp = Mlp(config.width, "gelu", 4.0, bias=config.bias)
-
-    def forward(self, y: Tensor, encoded: list[Tensor], readings: Readings) -> Tensor:
-        """(R, S, D) of the decoder and of the encoder after each of its blocks -> (R, S, D)."""
-        if self.self_first:
-            y = y + self._own(y, readings)
-        y = y + self._across(y, encoded, readings)
-        if not self.self_first:
-            y = y + self._own(y, readings)
-        return y + self._dropped(self.mlp(self.mlp_norm(y)))
-
-    def cost(self, slots: int, pairs: int) -> LayerCost:
-        """FLOPs for one slot and state, both attentions and the MLP together."""
-        mlp = self.mlp.flops_per_slot()
-        return self.mixer.cost(slots, pairs) + self.cross.cost(slots, pairs) + LayerCost(mlp, mlp, 0)
-
-    def _own(self, y: Tensor, readings: Readings) -> Tensor:
-        return self._dropped(self.mixer(self.mixer_norm(y), readings.own))
-
-    def _across(self, y: Tensor, encoded: list[Tensor], readings: Readings) -> Tensor:
-        memory = self.memory_norm(self.memory(encoded))
-        return self._dropped(self.cross(self.cross_norm(y), memory, readings.across))
-
-    def _dropped(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout) if self.training and self.dropout else x
+    encoder: tuple[MixerState, ...]
+    blocks: tuple[DecoderBlockState, ...]
 
 
 class EncoderDecoder(LanguageModel):
@@ -205,7 +167,7 @@ class EncoderDecoder(LanguageModel):
         )
         self.bridge_norm = _norm(config) if config.bridge_norm else None
         self.bridge = Linear(width, width, bias=config.bias)
-        self.blocks = nn.ModuleList(DecoderBlock(config, layer, max_length) for layer in range(config.decoder_layers))
+        self.blocks = nn.ModuleList(_decoder_block(config, layer, max_length) for layer in range(config.decoder_layers))
         self.final_norm = _norm(config)
         last_norm = _norm(config) if config.subtract_position == "norm" else None
         self.next_position = (
@@ -244,9 +206,34 @@ class EncoderDecoder(LanguageModel):
             y = block(y, encoded, readings)
             yield y
 
-    def finished(self, residual: Tensor) -> Tensor:
+    def finished(self, residual: Tensor, positions: Tensor | None = None) -> Tensor:
         states: Tensor = self.final_norm(residual)
-        return states if self.next_position is None else self.next_position(states, self.position)
+        return states if self.next_position is None else self.next_position(states, self.position, positions)
+
+    def can_step(self) -> bool:
+        blocks = (*self.encoder, *self.blocks)
+        return super().can_step() and all(isinstance(one, Block | DecoderBlock) and one.can_step() for one in blocks)
+
+    def begin(self, rows: int, slots: int) -> ModelState:
+        self._check_length(slots)
+        encoder = tuple(block.mixer.begin(rows, slots) for block in self.encoder)  # type: ignore[union-attr, operator]
+        return EncoderDecoderState(slots, 0, encoder, tuple(block.begin(rows, slots) for block in self.blocks))  # type: ignore[operator]
+
+    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+        assert isinstance(state, EncoderDecoderState)
+        positions = state.next_positions(tokens)
+        readings, x = self._readings(tokens, Ltr(), positions), self._embedded(tokens, positions)
+        encoded, encoder, blocks = [], [], []
+        for block, kept in zip(self.encoder, state.encoder, strict=True):
+            x, after = block.extend(x, readings.own, kept)  # type: ignore[operator]
+            encoded.append(x)
+            encoder.append(after)
+        y = self._bridged(x, positions)
+        for block, held in zip(self.blocks, state.blocks, strict=True):
+            y, after = block.extend(y, encoded, readings, held)  # type: ignore[operator]
+            blocks.append(after)
+        read = state.read + tokens.shape[1]
+        return self.finished(y, positions), replace(state, read=read, encoder=tuple(encoder), blocks=tuple(blocks))
 
     def logits(self, hidden: Tensor) -> Tensor:
         return self.linear_head()(hidden)
@@ -276,16 +263,20 @@ class EncoderDecoder(LanguageModel):
             y = block(y, encoded, readings)
         return self.finished(y), x, encoded[-1]
 
-    def _embedded(self, tokens: Tensor) -> Tensor:
-        slots, dropout = tokens.shape[1], self.config.dropout
+    def _check_length(self, slots: int) -> None:
         if slots > self.max_length and (self.position is not None or self.next_position is not None):
             raise BadInput(
                 f"a row of {slots} slots is longer than the table of {self.max_length} learned positions",
                 field="model.position" if self.position is not None else "model.subtract_table",
             )
+
+    def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(R, S, D) before the encoder; `positions` (S,) are those of the slots, by default 0..S-1."""
+        slots, dropout = tokens.shape[1], self.config.dropout
+        self._check_length(slots)
         x: Tensor = self.embedding(tokens)
         if self.position is not None:
-            x = x + self.position.weight[:slots]
+            x = x + (self.position.weight[:slots] if positions is None else self.position.weight[positions])
         return F.dropout(x, dropout) if self.training and dropout else x
 
     def _encoded(self, x: Tensor, readings: Readings) -> list[Tensor]:
@@ -296,31 +287,32 @@ class EncoderDecoder(LanguageModel):
             states.append(x)
         return states
 
-    def _bridged(self, encoded: Tensor) -> Tensor:
+    def _bridged(self, encoded: Tensor, positions: Tensor | None = None) -> Tensor:
         """What the decoder starts from. There is no skip: it starts small."""
         y: Tensor = self.bridge(encoded if self.bridge_norm is None else self.bridge_norm(encoded))
         if self.config.add_next_position:
             assert self.position is not None
-            y = y + self.position.weight[1 : y.shape[1] + 1]
+            weight = self.position.weight
+            y = y + (weight[1 : y.shape[1] + 1] if positions is None else weight[positions + 1])
         return y
 
-    def _readings(self, tokens: Tensor, sees: Visibility) -> Readings:
+    def _readings(self, tokens: Tensor, sees: Visibility, positions: Tensor | None = None) -> Readings:
         if sees.reads_from_end:
             raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
         mask = explicit_mask(sees, tokens.shape[1]).to(tokens.device) if sees.native == "mask" else None
+        where = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
         own, across = (
-            Reading(native=sees.native, mask=mask, rotary=self._rotary(tokens, heads))
+            Reading(native=sees.native, mask=mask, rotary=self._rotary(where, heads))
             for heads in (self.config.heads, self.config.all_cross_heads)
         )
         return Readings(own, across)
 
-    def _rotary(self, tokens: Tensor, heads: int) -> RotaryTable | None:
+    def _rotary(self, positions: Tensor, heads: int) -> RotaryTable | None:
         config = self.config
         if config.position != "rotary":
             return None
-        where = torch.arange(tokens.shape[1], device=tokens.device)
         dtype = torch.promote_types(self.embedding.weight.dtype, torch.float32)
-        return rotary_table(where, config.width // heads, "full", config.rotary_base, dtype)
+        return rotary_table(positions, config.width // heads, "full", config.rotary_base, dtype)
 
 
 def _rule(residual_writes: int) -> InitRule:
@@ -341,6 +333,21 @@ def _place(config: EncoderDecoderConfig, layer: int, layers: int, max_length: in
         layer=layer,
         layers=layers,
         bias=config.bias,
+        dropout=config.dropout,
+    )
+
+
+def _decoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) -> DecoderBlock:
+    cross = CrossAttention(
+        config.width, config.all_cross_heads, bias=config.bias, dropout=config.dropout, gated=config.cross_gate
+    )
+    return DecoderBlock(
+        Attention(_place(config, layer, config.decoder_layers, max_length)),
+        cross,
+        Memory(config.encoder_layers if config.memory == "weighted" else None),
+        Mlp(config.width, "gelu", 4.0, bias=config.bias),
+        (_norm(config), _norm(config), _norm(config), _norm(config)),
+        self_first=config.order == "self_first",
         dropout=config.dropout,
     )
 

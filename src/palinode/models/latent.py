@@ -210,12 +210,8 @@ class LatentAttention(Mixer):
         return self._projected(local, self._attended(q, k, value, self._bias(reading), reading.native))
 
     def begin(self, rows: int, slots: int) -> MixerState:
-        lead, like = (rows * self.heads, slots), self.expand.weight
-        keys, values = (
-            like.new_empty(*lead, self.query_width // self.heads),
-            like.new_empty(*lead, self.width // self.heads),
-        )
-        return KeysValues(keys, values)
+        widths = (self.query_width // self.heads, self.width // self.heads)
+        return KeysValues.empty(self.expand.weight, (rows * self.heads, slots), *widths)
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
         assert isinstance(state, KeysValues)

@@ -7,6 +7,7 @@ Differs from the published baseline in: no dropout on the attention probabilitie
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from torch.nn import functional as F
 from palinode.models.cost import LayerCost
 from palinode.models.mixers.base import Mixer, MixerConfig, Place, Reading
 from palinode.models.parts.linear import Linear
-from palinode.models.parts.state import KeysValues, MixerState
+from palinode.models.parts.state import KeysValues, MixerState, chunk_mask
 
 
 class AttentionConfig(MixerConfig):
@@ -27,6 +28,15 @@ class AttentionConfig(MixerConfig):
 
     def build(self, place: Place) -> Mixer:
         return Attention(place)
+
+
+@dataclass(frozen=True)
+class AttentionState(MixerState):
+    """Keys and values, (R, heads, C, head width), and the joined maps of q, k and v: joining them costs as much as a slot."""
+
+    kept: KeysValues
+    weight: Tensor
+    bias: Tensor | None
 
 
 class Attention(Mixer):
@@ -50,19 +60,20 @@ class Attention(Mixer):
         self.out = Linear(width, width, bias=place.bias, role="residual")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        q, k, v = self._by_head(x, reading)
+        q, k, v = self._by_head(x, reading, self._weight(), self._bias())
         return self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal")
 
     def begin(self, rows: int, slots: int) -> MixerState:
-        shape = (rows, self.heads, slots, self.head_width)
-        return KeysValues(self.k.weight.new_empty(shape), self.v.weight.new_empty(shape))
+        kept = KeysValues.empty(self.k.weight, (rows, self.heads, slots), self.head_width)
+        return AttentionState(kept, self._weight().detach(), self._bias())
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, KeysValues)
-        q, k, v = self._by_head(x, reading)
-        kept = state.with_next(k, v)
-        mask = chunk_mask(state.filled, x.shape[1], x.device)
-        return self._mixed(q, *kept.seen(), mask, is_causal=state.filled == 0), kept
+        assert isinstance(state, AttentionState)
+        before = state.kept.filled
+        q, k, v = self._by_head(x, reading, state.weight, state.bias)
+        kept = state.kept.with_next(k, v)
+        mixed = self._mixed(q, *kept.seen(), chunk_mask(before, x.shape[1], x.device), is_causal=before == 0)
+        return mixed, AttentionState(kept, state.weight, state.bias)
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width = self.heads * self.head_width
@@ -73,9 +84,11 @@ class Attention(Mixer):
             state_elements=2 * width * slots,
         )
 
-    def _by_head(self, x: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v, (R, heads, S, head width) each."""
-        qkv = F.linear(x, self._weight(), self._bias()).view(*x.shape[:2], 3 * self.heads, self.head_width)
+    def _by_head(
+        self, x: Tensor, reading: Reading, weight: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v from the joined maps, (R, heads, S, head width) each."""
+        qkv = F.linear(x, weight, bias).view(*x.shape[:2], 3 * self.heads, self.head_width)
         if self.qk_norm or reading.rotary is not None:
             q, k, v = self._placed(qkv, reading)
         else:
@@ -109,10 +122,3 @@ class Attention(Mixer):
         if self.q.bias is None or self.k.bias is None or self.v.bias is None:
             return None
         return torch.cat((self.q.bias, self.k.bias, self.v.bias))
-
-
-def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
-    """(new, before + new) boolean: what slots behind `before` others may read; None where the causal kernel or no mask does it."""
-    if before == 0 or new == 1:
-        return None
-    return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)

@@ -1,7 +1,7 @@
 """Cross-attention: the slots of one stack read the states of another, at the same positions and with the same visibility.
 
 Slot t reads the memory's slots s <= t in causal rows: the memory was read causally itself, but its later slots know later tokens.
-Legend: R rows, S slots, D width.
+Legend: R rows, S slots, s new slots, D width.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from palinode.models.cost import LayerCost
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.linear import Linear
 from palinode.models.parts.own_start import OwnStart
+from palinode.models.parts.state import KeysValues, chunk_mask, continues
 
 
 class CrossAttention(OwnStart):
@@ -40,21 +41,22 @@ class CrossAttention(OwnStart):
 
     def forward(self, x: Tensor, memory: Tensor, reading: Reading) -> Tensor:
         """(R, S, D) of the reading stack and (R, S, D) of the memory -> (R, S, D)."""
-        q, k, v = self._by_head(self.q(x)), self._by_head(self.k(memory)), self._by_head(self.v(memory))
-        if reading.rotary is not None:
-            exact = torch.promote_types(q.dtype, torch.float32)
-            q, k = (reading.rotary.turn(one.to(exact)).to(v.dtype) for one in (q, k))
-        mixed = F.scaled_dot_product_attention(
-            q.transpose(1, 2),
-            k.transpose(1, 2),
-            v.transpose(1, 2),
-            attn_mask=reading.mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=reading.native == "causal",
-            scale=1 / math.sqrt(self.width // self.heads),
-        )
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(x.shape))
-        return out if self.gate is None else out * torch.tanh(self.gate)
+        return self._mixed(*self._placed(x, memory, reading), reading.mask, is_causal=reading.native == "causal")
+
+    def can_step(self) -> bool:
+        """Whether `extend` continues what `forward` does."""
+        return continues(self, "forward")
+
+    def begin(self, rows: int, slots: int) -> KeysValues:
+        """What is kept of the memory before its first slot."""
+        return KeysValues.empty(self.k.weight, (rows, self.heads, slots), self.width // self.heads)
+
+    def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: KeysValues) -> tuple[Tensor, KeysValues]:
+        """The next (R, s, D) slots, from the same slots of the memory and those before, and the state after them."""
+        q, k, v = self._placed(x, memory, reading)
+        kept = state.with_next(k, v)
+        mask = chunk_mask(state.filled, x.shape[1], x.device)
+        return self._mixed(q, *kept.seen(), mask, is_causal=state.filled == 0), kept
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """As of self-attention: the four maps, and scores and values of the pairs."""
@@ -67,6 +69,28 @@ class CrossAttention(OwnStart):
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         parameter.zero_()
+
+    def _placed(self, x: Tensor, memory: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+        """q of x, k and v of the memory, (R, heads, S, head width) each."""
+        q, k, v = self._by_head(self.q(x)), self._by_head(self.k(memory)), self._by_head(self.v(memory))
+        if reading.rotary is not None:
+            exact = torch.promote_types(q.dtype, torch.float32)
+            q, k = (reading.rotary.turn(one.to(exact)).to(v.dtype) for one in (q, k))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
+        """(R, S, D): the values read, the output map and the gate."""
+        mixed = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=is_causal,
+            scale=1 / math.sqrt(self.width // self.heads),
+        )
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        return out if self.gate is None else out * torch.tanh(self.gate)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(R, S, D) -> (R, S, heads, D / heads)."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,12 @@ class KeysValues(MixerState):
     keys: Tensor
     values: Tensor
     filled: int = 0
+
+    @classmethod
+    def empty(cls, like: Tensor, shape: tuple[int, ...], key_width: int, value_width: int | None = None) -> KeysValues:
+        """Room for keys and values (*shape, width), the last of the shape is C, in the dtype and on the device of a weight."""
+        values = like.new_empty(*shape, key_width if value_width is None else value_width)
+        return KeysValues(like.new_empty(*shape, key_width), values)
 
     def with_next(self, keys: Tensor, values: Tensor) -> KeysValues:
         """The state with (.., s, width) of the next s slots written behind the others."""
@@ -70,13 +76,20 @@ class StackState(ModelState):
 
     layers: tuple[MixerState, ...]
 
-    def through(self, blocks: Iterable[Any], x: Tensor, reading: Any) -> tuple[Tensor, StackState]:
+    def through(self, blocks: Iterable[Any], x: Tensor, reading: Any) -> tuple[Tensor, Self]:
         """(R, s, D) of the next slots through all blocks, each of which has `extend(x, reading, state)`."""
         layers = []
         for block, kept in zip(blocks, self.layers, strict=True):
             x, after = block.extend(x, reading, kept)
             layers.append(after)
         return x, replace(self, read=self.read + x.shape[1], layers=tuple(layers))
+
+
+def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
+    """(new, before + new) boolean: what slots behind `before` others may read; None where the causal kernel or no mask does it."""
+    if before == 0 or new == 1:
+        return None
+    return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
 
 
 def continues(module: nn.Module, reads: str) -> bool:
