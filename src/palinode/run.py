@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from palinode.auditing import audit_trained
 from palinode.base import fsio
@@ -47,6 +48,7 @@ FINAL_OUTCOMES = ("done", "diverged")  # the same spec would end the same way ag
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 Event = dict[str, Any]
 Scores = Mapping[str, Mapping[str, Mapping[str, float | int | None]]]
+Scored = TypeVar("Scored")
 
 
 def run_one(
@@ -107,22 +109,7 @@ def evaluate_split(
     settings: RunSettings, model: LanguageModel, data: TokenStore, specials: SpecialTokens, split: Split, seed: int
 ) -> Evaluation:
     """Score a whole split as the spec's evaluation says: fixed windows, the objective's own passes."""
-    return evaluate(
-        model,
-        split_windows(settings, data, split),
-        evaluation_passes(settings.objective, settings.evaluation.directions),
-        specials=specials,
-        bytes_per_token=data.bytes_per_token,
-        seed=seed,
-        device=next(model.parameters()).device,
-        labels=settings.evaluation.labels,
-    )
-
-
-def split_windows(settings: RunSettings, data: TokenStore, split: Split) -> Iterator[Windows]:
-    """The fixed windows of a split that an evaluation reads."""
-    chosen, window = settings.evaluation, settings.data.window_tokens
-    return data.evaluation(split, window, batch_windows=chosen.batch_windows, max_tokens=chosen.max_tokens)
+    return _score_split(evaluate, settings, model, data, specials, split, seed)
 
 
 def cut_split(
@@ -139,7 +126,20 @@ def cut_split(
     Raises:
         BadInput: the model cannot be cut.
     """
-    return cut_layers(
+    return _score_split(partial(cut_layers, refits=refits), settings, model, data, specials, split, seed)
+
+
+def _score_split(
+    score: Callable[..., Scored],
+    settings: RunSettings,
+    model: LanguageModel,
+    data: TokenStore,
+    specials: SpecialTokens,
+    split: Split,
+    seed: int,
+) -> Scored:
+    """Hand `score` the windows and the passes of this evaluation, and what it needs to read them."""
+    return score(
         model,
         split_windows(settings, data, split),
         evaluation_passes(settings.objective, settings.evaluation.directions),
@@ -148,8 +148,13 @@ def cut_split(
         seed=seed,
         device=next(model.parameters()).device,
         labels=settings.evaluation.labels,
-        refits=refits,
     )
+
+
+def split_windows(settings: RunSettings, data: TokenStore, split: Split) -> Iterator[Windows]:
+    """The fixed windows of a split that an evaluation reads."""
+    chosen, window = settings.evaluation, settings.data.window_tokens
+    return data.evaluation(split, window, batch_windows=chosen.batch_windows, max_tokens=chosen.max_tokens)
 
 
 def refit_for_cuts(
@@ -315,7 +320,8 @@ class Attempt:
         """Audit the trained weights and the losses they reached; what it finds is stored, the result does not depend on it."""
         with self._timed("audit"):
             training, rows = self.training, self.store.record(self.spec.run_id).metrics
-            report = audit_trained(self.spec, training.model, self.data, training.specials, rows)
+            subject = (training.model, self.data, training.specials)
+            report = audit_trained(self.spec, *subject, rows, self.store)
         self.store.write_run_audit(self.spec.run_id, report)
 
     def save(self) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from palinode import Store
-from palinode.auditing import arms, audit_arm, audit_comparison, audit_trained
+from palinode.auditing import arms, audit_arm, audit_comparison, audit_trained, floor
 from palinode.auditing.ahead import audit_ahead
 from palinode.auditing.bench import TrainerBench
 from palinode.base.config import encode
@@ -134,6 +134,37 @@ def test_trained_weights_that_peek_are_caught(demo, store, monkeypatch):
     rows = store.record(spec.run_id).metrics
     report = audit_trained(spec, trained.model, trained.data, trained.specials, rows)
     assert any(f.check == "C1.perturbation" for f in report.leaks)
+
+
+def test_the_floor_of_a_text_is_counted_once_for_all_runs_on_it(demo, tmp_path, monkeypatch):
+    """The second run takes the same numbers, to the last bit; another split or another share of it is counted anew."""
+    whole, counted = demo.settings("ltr", "base"), []
+    settings = whole.with_(data=whole.data.with_(max_train_tokens=20_000))
+    data, honest, store = prepare(settings.data), floor.text_floor, Store(tmp_path)
+    monkeypatch.setattr(floor, "text_floor", lambda *args: counted.append(len(args[1])) or honest(*args))
+    first = floor.floor_of(settings, data, store)
+    assert first == honest(data.tokens("train"), data.tokens("validation")[: counted[0]], data.vocab_size)
+    wider = settings.with_(model=settings.model.with_(width=64))
+    assert floor.floor_of(wider, data, store) == first
+    assert len(counted) == 1
+    shorter = settings.with_(evaluation=settings.evaluation.with_(max_tokens=500))
+    assert floor.floor_of(shorter, data, store) != first
+    other = settings.with_(data=settings.data.with_(max_train_tokens=2_000))
+    assert floor.floor_of(other, prepare(other.data), store) != first
+    assert len(counted) == 3
+    [kept] = [key for key in store.audits() if key == floor._key(settings, data)]
+    (tmp_path / "audits" / f"{kept}.json").write_text("{")
+    assert floor.floor_of(settings, data, store) == first, "a damaged part is measured again"
+    floor.floor_of(settings, data, None)
+    assert len(counted) == 5, "without a store nothing is kept"
+
+
+def test_a_run_keeps_the_floor_of_its_text(demo, store):
+    spec = next(run.spec for run in demo.runs if run.arm == "ltr")
+    run_one(spec, store)
+    held = store.audit(floor._key(spec, prepare(spec.data)))
+    assert held is not None
+    assert held.findings[0].numbers["nats_per_token_order_1"] > 1
 
 
 def test_reports_are_plain_json(audited):

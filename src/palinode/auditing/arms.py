@@ -6,14 +6,9 @@ arms usually share.
 
 from __future__ import annotations
 
-import hashlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
-
-import torch
+from functools import partial
 
 from palinode.audit.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
 from palinode.audit.check_canary import check_canary
@@ -25,19 +20,16 @@ from palinode.audit.labels import check_copies, check_streams
 from palinode.audit.stepwise import check_stepwise
 from palinode.audit.subject import subject_of_config
 from palinode.auditing.bench import AUDIT_SEED, TrainerBench, bench_model
+from palinode.auditing.parts import cached_part, part_key
 from palinode.base.config import content_hash, encode
-from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
-from palinode.base.seeds import NUMERICS_VERSION, generator
+from palinode.base.seeds import generator
 from palinode.data.config import TEST, TUNING, VALIDATION
 from palinode.data.store import TokenStore, prepare
 from palinode.evaluate.losses import evaluation_passes
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.parallel import use_threads
-
-AUDITED_ROOMS = ("base", "objectives", "models", "audit", "auditing", "train", "evaluate", "data")
-
 
 TERM_SLOTS = 64  # of the longest row that a term under audit takes
 
@@ -54,7 +46,7 @@ def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -
     """Audit an arm before any training; parts that the store already holds are not measured again."""
     use_threads(settings.threads)
     parts = _parts(settings, name)
-    reports = [_cached(store, name, key, check) for key, check in parts]
+    reports = [cached_part(store, name, key, check) for key, check in parts]
     whole = AuditReport(
         subject=name,
         findings=tuple(finding for report in reports for finding in report.findings),
@@ -70,7 +62,7 @@ def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
     """Measure and store what an audit of this arm would find missing."""
     use_threads(settings.threads)
     for key, check in _parts(settings, name):
-        _cached(store, name, key, check)
+        cached_part(store, name, key, check)
 
 
 def missing_parts(settings: RunSettings, store: Store) -> frozenset[str]:
@@ -91,7 +83,7 @@ def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tu
 
 def _model_key(settings: RunSettings, data: TokenStore) -> str:
     window = settings.data.window_tokens
-    return _key("model", encode(settings.model), encode(settings.objective), window, data.vocab_size)
+    return part_key("model", encode(settings.model), encode(settings.objective), window, data.vocab_size)
 
 
 def _model_findings(settings: RunSettings, data: TokenStore, name: str) -> tuple[Finding, ...]:
@@ -116,7 +108,7 @@ def _term_findings(settings: RunSettings) -> Iterator[Finding]:
 
 def _evaluation_key(settings: RunSettings, data: TokenStore) -> str:
     small = settings.with_(threads=1, model=bench_model(settings.model))  # what is really built, at every scale
-    return _key("evaluation", encode(small), data.sha256, data.vocab_size)
+    return part_key("evaluation", encode(small), data.sha256, data.vocab_size)
 
 
 def _evaluation_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:
@@ -145,7 +137,7 @@ def _evaluation_findings(settings: RunSettings, data: TokenStore) -> tuple[Findi
 def _data_key(settings: RunSettings, data: TokenStore) -> str:
     config = settings.data
     tokens = {split: len(data.tokens(split)) for split in ("train", "validation", "test")}
-    return _key("data", encode(config), data.sha256, tokens)
+    return part_key("data", encode(config), data.sha256, tokens)
 
 
 def _data_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:
@@ -155,33 +147,3 @@ def _data_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ..
         split: data.tokens(split) for split in (VALIDATION, TEST, *((TUNING,) if config.tuning_fraction else ()))
     }
     return check_contamination(data.tokens("train"), held_out, window_tokens=config.window_tokens, unit=unit)
-
-
-def _cached(store: Store | None, name: str, key: str, check: Callable[[], tuple[Finding, ...]]) -> AuditReport:
-    """The stored part under this key, or a new measurement that is stored; a damaged one is measured again."""
-    if store is not None:
-        try:
-            if (held := store.audit(key)) is not None:
-                return held
-        except Damaged:
-            pass
-    began = time.perf_counter()
-    report = AuditReport(subject=name, findings=check(), seconds=time.perf_counter() - began)
-    if store is not None:
-        store.write_audit(key, report)
-    return report
-
-
-def _key(part: str, *depends_on: object) -> str:
-    return content_hash([part, NUMERICS_VERSION, source_of_rooms(), torch.__version__, list(depends_on)])
-
-
-@cache
-def source_of_rooms() -> str:
-    """SHA-256 of the source of every room whose code an audit judges or runs: new code, new audit."""
-    package = Path(__file__).parents[1]
-    paths = sorted(path for room in AUDITED_ROOMS for path in (package / room).rglob("*.py"))
-    digest = hashlib.sha256()
-    for path in paths:
-        digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()

@@ -11,10 +11,11 @@ import torch
 from palinode.audit.budget import Expected, RunBudget, Tuning, added_up, check_budget, expected_counters
 from palinode.audit.collapse import check_collapse
 from palinode.audit.flow import FlowSettings, check_flow
-from palinode.audit.loss_floor import TextFloor, check_directions, check_falls, check_text_floor, text_floor
+from palinode.audit.loss_floor import check_directions, check_falls, check_text_floor
 from palinode.audit.stepwise import check_stepwise
 from palinode.audit.subject import Subject, default_forward
 from palinode.auditing.bench import AUDIT_SEED
+from palinode.auditing.floor import floor_of
 from palinode.base.example import SpecialTokens
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.seeds import generator
@@ -22,6 +23,7 @@ from palinode.data.store import TokenStore
 from palinode.models.base import LanguageModel
 from palinode.objectives import Progress
 from palinode.results.record import Record
+from palinode.results.store import Store
 from palinode.spec.run_spec import RunSpec
 
 # The stack was audited before training at every length; here it is the trained weights that are new.
@@ -37,12 +39,18 @@ TRAINED_FLOW = FlowSettings(
 
 
 def audit_trained(
-    spec: RunSpec, model: LanguageModel, data: TokenStore, specials: SpecialTokens, rows: Sequence[Mapping[str, Any]]
+    spec: RunSpec,
+    model: LanguageModel,
+    data: TokenStore,
+    specials: SpecialTokens,
+    rows: Sequence[Mapping[str, Any]],
+    store: Store | None = None,
 ) -> AuditReport:
     """C1 and C6 on trained weights, C7 on the auxiliary terms of the run, and C8 on the losses it reached.
 
     Args:
         rows: the run's metric rows, evaluations included.
+        store: keeps what every run on the same text is held against; without one it is measured.
     """
     began = time.perf_counter()
     window = spec.data.window_tokens
@@ -62,7 +70,7 @@ def audit_trained(
         *check_flow(subject, TRAINED_FLOW),
         *check_stepwise(subject),
         *check_collapse(rows),
-        *_loss_findings(spec, data, rows),
+        *_loss_findings(spec, data, rows, store),
     )
     return AuditReport(subject=spec.run_id, findings=findings, seconds=time.perf_counter() - began)
 
@@ -84,7 +92,9 @@ def audit_comparison(
     return AuditReport(subject="comparison", findings=findings, seconds=time.perf_counter() - began)
 
 
-def _loss_findings(spec: RunSpec, data: TokenStore, rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+def _loss_findings(
+    spec: RunSpec, data: TokenStore, rows: Sequence[Mapping[str, Any]], store: Store | None
+) -> list[Finding]:
     """C8: the directions against each other, the loss against n-grams and a compressor, sudden falls."""
     evaluations = [row for row in rows if row["event"] == "eval" and row["split"] == "validation"]
     if not evaluations:
@@ -98,17 +108,12 @@ def _loss_findings(spec: RunSpec, data: TokenStore, rows: Sequence[Mapping[str, 
         findings.append(check_directions(nats, tokens, trained))
     judged = [name for name in scores if name in spec.objective.groups()]
     if judged:
-        floor = _floor_of(spec, data)
+        floor = floor_of(spec, data, store)
         for name in judged:
             findings.append(check_text_floor(scores[name]["nats_per_token"], scores[name]["bits_per_byte"], floor))
             curve = [(int(row["step"]), float(row["scores"][name]["nats_per_token"])) for row in evaluations]
             findings.append(check_falls(curve))
     return findings
-
-
-def _floor_of(spec: RunSpec, data: TokenStore) -> TextFloor:
-    tokens = data.tokens("validation")[: spec.evaluation.max_tokens]
-    return text_floor(data.tokens("train"), tokens, data.vocab_size)
 
 
 def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
