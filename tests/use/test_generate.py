@@ -9,7 +9,7 @@ from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.data.tokenizer import ByteTokenizer
-from palinode.models import gpt2, modern
+from palinode.models import EncoderDecoderConfig, LatentConfig, gpt2, modern
 from palinode.models.base import LanguageModel
 from palinode.use.generate import Sampling, generate, generate_text, next_logits, probabilities
 
@@ -75,6 +75,46 @@ def test_same_seed_same_text_and_rows_do_not_depend_on_their_number(direction):
     assert len({tuple(row) for row in four.tolist()}) == 4
     kept = four[:, :2] if direction == "ltr" else four[:, -2:]
     assert kept.tolist() == [[1, 2]] * 4
+
+
+STEPPING = {
+    "gpt2": gpt2(layers=2, width=16, heads=2),
+    "modern": modern(layers=2, width=16, heads=2).with_(zero_head=False, zero_residual=False),
+    "latent": LatentConfig(layers=2, width=16),
+    "encoder-decoder": EncoderDecoderConfig(encoder_layers=1, decoder_layers=1, width=16, heads=2),
+}
+SAMPLINGS = {"plain": Sampling(), "greedy": Sampling(temperature=0), "cut": Sampling(temperature=2, top_k=7, top_p=0.9)}
+
+
+@pytest.mark.parametrize("name", STEPPING)
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("direction", ["ltr", "rtl"])
+@pytest.mark.parametrize("prompt", [[], [1, 2, 3], list(range(10)) * 2])
+def test_the_text_is_that_of_a_pass_for_every_token(name, sampling, direction, prompt, monkeypatch):
+    """Beyond the longest row too (12 slots): then the oldest tokens are dropped, and every token is a pass."""
+    model = STEPPING[name].build(SPECIALS.vocab_size, 12, 0).double()
+    call = {
+        "direction": direction,
+        "sampling": SAMPLINGS[sampling],
+        "rows": 2,
+        "direction_token": not prompt or name != "latent",
+    }
+    assert model.can_step()
+    written = generate(model, SPECIALS, prompt, 15, 3, **call)
+    monkeypatch.setattr(model, "can_step", lambda: False)
+    assert torch.equal(written, generate(model, SPECIALS, prompt, 15, 3, **call))
+
+
+def test_each_token_is_read_once_until_the_row_is_full(monkeypatch):
+    model, read, passes = gpt2(layers=1, width=16, heads=2).build(SPECIALS.vocab_size, 8, 0), [], []
+    extend, hidden = model.extend, type(model).hidden
+    monkeypatch.setattr(model, "extend", lambda tokens, state: read.append(tokens.shape[1]) or extend(tokens, state))
+    monkeypatch.setattr(type(model), "can_step", lambda self: True)
+    monkeypatch.setattr(type(model), "hidden", lambda *a, **k: passes.append(a[1].shape[1]) or hidden(*a, **k))
+    written = generate(model, SPECIALS, [1, 2, 3], 9, 0)
+    assert read == [4, 1, 1, 1, 1]
+    assert passes == [8, 8, 8, 8]
+    assert not written.is_inference()
 
 
 def test_dropout_is_off_while_writing_and_the_mode_is_put_back():

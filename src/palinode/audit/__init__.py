@@ -69,7 +69,8 @@ def check(
         forward: reads an Example through the model, (module, example) -> (R, S, V); default: the module itself on the ids,
             flipped for passes that read from the end. Needed for objectives with explicit masks.
         rebuild: (vocab_size, slots, seed) -> a fresh model of the same kind; C2 then runs at its own small size.
-        step: one step of generation with a cache, compared with one pass by C6; default: recompute.
+        step: one step of generation with a cache, compared with one pass by C6; default: from the state that the model keeps,
+            else recompute.
         checks: which of C1, C2, C6.
         seed: of every random number in the audit.
         name: what the report calls the model.

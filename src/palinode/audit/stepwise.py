@@ -2,6 +2,7 @@
 
 Four prompts of unequal lengths (one token among them) are continued, each alone; then one pass over all four. A model that
 looks ahead, whose padding or positions depend on the length, or whose cache is wrong, gives two answers. rtl grows to the left.
+Palinode's own models are continued from the state they keep, where they keep one, and that state is tried in chunks too (C6.state).
 Legend: B windows, N tokens, V vocabulary.
 """
 
@@ -19,6 +20,7 @@ from palinode.audit.bench import Bench
 from palinode.audit.copies import exact_arithmetic, randomised_copy, seeded_passes
 from palinode.audit.draws import Entry, contract, joined_draw
 from palinode.audit.influence import largest_change, only_pass, scored_targets, spread
+from palinode.audit.own_step import OwnStep, check_state, rows_with_a_state
 from palinode.audit.subject import Subject
 from palinode.base.config import Config
 from palinode.base.finding import Finding
@@ -92,7 +94,10 @@ class Route:
 def check_stepwise(
     subject: Subject, settings: StepwiseSettings | None = None, step: Step | None = None
 ) -> tuple[Finding, ...]:
-    """For every pass that reads in one direction: C6.generation (opened weights, float64) and C6.nats (the weights as they are)."""
+    """For every pass that reads in one direction: C6.generation (opened weights, float64) and C6.nats (the weights as they are).
+
+    Without a `step`, a model that keeps a state is continued from it, and C6.state is found too; any other is read anew.
+    """
     settings = settings or StepwiseSettings()
     bench = Bench(subject)
     total = min(settings.total_tokens, subject.max_window_tokens)
@@ -106,10 +111,14 @@ def check_stepwise(
         rng = generator(subject.seed, "audit", "stepwise", group)
         opened = randomised_copy(subject.module, 1.0, rng).eval()
         own = copy.deepcopy(subject.module).eval()
+        rows = rows_with_a_state(subject, group, reads, entry, total) if step is None else None
+        taken = step if rows is None else OwnStep(rows, total)
         with torch.no_grad(), seeded_passes(subject.seed, "stepwise"):
             with exact_arithmetic():
-                findings.append(_generation(Route(subject, opened, group, reads, entry, step), settings, total, rng))
-            findings.append(_teacher_forced(Route(subject, own, group, reads, entry, step), total, rng))
+                findings.append(_generation(Route(subject, opened, group, reads, entry, taken), settings, total, rng))
+                if rows is not None:
+                    findings.append(check_state(rows, opened, total, rng))
+            findings.append(_teacher_forced(Route(subject, own, group, reads, entry, taken), total, rng))
     return tuple(findings)
 
 
