@@ -22,7 +22,7 @@ from typing import Any
 
 from palinode.auditing import audit_trained
 from palinode.base.config import content_hash, encode
-from palinode.data.store import TokenStore
+from palinode.data.source import Source
 from palinode.effort import Setting, Work, filled_in, spanning_order, work_of
 from palinode.evaluate.losses import Evaluation
 from palinode.fan_out import end_with_the_driver, fan_out, say
@@ -318,7 +318,7 @@ def _cut_seconds(attempt: Attempt) -> float:
     return seconds + refitting * spec.evaluation.layer_cut_refit_steps / short.layer_cut_refit_steps
 
 
-def _split_tokens(spec: RunSpec, data: TokenStore) -> tuple[int, int]:
+def _split_tokens(spec: RunSpec, data: Source) -> tuple[int, int]:
     """Tokens of the validation split that are scored, and of the few batches that are measured."""
     total = data.scored_tokens(spec.evaluation.split, spec.evaluation.max_tokens)
     return total, min(total, EVALUATION_BATCHES * spec.evaluation.batch_windows * spec.data.window_tokens)

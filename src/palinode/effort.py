@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import nnls  # type: ignore[attr-defined]
 
 from palinode.base.visibility import Ltr
-from palinode.data.store import prepare
+from palinode.data.source import prepare
 from palinode.run import build_model
 from palinode.spec.run_spec import RunSettings
 

@@ -19,7 +19,7 @@ from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Visibility
 from palinode.calibrate import Predicted, calibrate, expected_steps
-from palinode.data.store import prepare
+from palinode.data.source import prepare
 from palinode.objectives import Objective, Progress
 from palinode.results.store import Store
 from palinode.run import build_model

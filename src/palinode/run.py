@@ -20,7 +20,7 @@ from palinode.base.errors import Damaged
 from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import derive
 from palinode.data.config import Split
-from palinode.data.store import TokenStore, prepare
+from palinode.data.source import Source, prepare
 from palinode.evaluate.embeddings import check_has_embeddings, embedding_geometry
 from palinode.evaluate.layer_cut import check_can_be_cut, cut_layers
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
@@ -90,7 +90,7 @@ def run_one(
     return attempt.record("done", scores=scores)
 
 
-def build_model(settings: RunSettings, data: TokenStore, seed: int) -> tuple[LanguageModel, SpecialTokens]:
+def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
     """The untrained model of a spec, with room for the special tokens that every arm carries.
 
     Raises:
@@ -106,7 +106,7 @@ def build_model(settings: RunSettings, data: TokenStore, seed: int) -> tuple[Lan
 
 
 def evaluate_split(
-    settings: RunSettings, model: LanguageModel, data: TokenStore, specials: SpecialTokens, split: Split, seed: int
+    settings: RunSettings, model: LanguageModel, data: Source, specials: SpecialTokens, split: Split, seed: int
 ) -> Evaluation:
     """Score a whole split as the spec's evaluation says: fixed windows, the objective's own passes."""
     return _score_split(evaluate, settings, model, data, specials, split, seed)
@@ -115,7 +115,7 @@ def evaluate_split(
 def cut_split(
     settings: RunSettings,
     model: LanguageModel,
-    data: TokenStore,
+    data: Source,
     specials: SpecialTokens,
     split: Split,
     seed: int,
@@ -133,7 +133,7 @@ def _score_split(
     score: Callable[..., Scored],
     settings: RunSettings,
     model: LanguageModel,
-    data: TokenStore,
+    data: Source,
     specials: SpecialTokens,
     split: Split,
     seed: int,
@@ -151,14 +151,14 @@ def _score_split(
     )
 
 
-def split_windows(settings: RunSettings, data: TokenStore, split: Split) -> Iterator[Windows]:
+def split_windows(settings: RunSettings, data: Source, split: Split) -> Iterator[Windows]:
     """The fixed windows of a split that an evaluation reads."""
     chosen, window = settings.evaluation, settings.data.window_tokens
     return data.evaluation(split, window, batch_windows=chosen.batch_windows, max_tokens=chosen.max_tokens)
 
 
 def refit_for_cuts(
-    settings: RunSettings, model: LanguageModel, data: TokenStore, specials: SpecialTokens, seed: int
+    settings: RunSettings, model: LanguageModel, data: Source, specials: SpecialTokens, seed: int
 ) -> Refits:
     """A final norm and head for each pass and number of blocks, trained on windows of the train split in an order of their own."""
     window = settings.data.window_tokens
@@ -182,7 +182,7 @@ class Trained:
     spec: RunSpec
     model: LanguageModel
     specials: SpecialTokens
-    data: TokenStore
+    data: Source
 
 
 def load_trained(spec: RunSpec, store: Store) -> Trained:
@@ -208,9 +208,7 @@ def load_trained(spec: RunSpec, store: Store) -> Trained:
 class Attempt:
     """One process's work on a run. Every file it writes lies in the run's directory."""
 
-    def __init__(
-        self, spec: RunSpec, store: Store, data: TokenStore, training: Training, emit: Callable[[Event], None]
-    ):
+    def __init__(self, spec: RunSpec, store: Store, data: Source, training: Training, emit: Callable[[Event], None]):
         self.spec = spec
         self.store = store
         self.data = data

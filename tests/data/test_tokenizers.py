@@ -64,7 +64,7 @@ def test_an_unknown_character_is_named():
 def test_ids_have_no_text():
     tokenizer = IdsTokenizer(300)
     assert tokenizer.bytes_per_token().tolist() == [0] * 300
-    with pytest.raises(BadInput, match="cannot read text"):
+    with pytest.raises(BadInput, match="written as numbers"):
         tokenizer.encode("a")
 
 

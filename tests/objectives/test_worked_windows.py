@@ -7,10 +7,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinode.base.example import NO_SOURCE, Draw, SpecialTokens
+from palinode.base.errors import BadInput
+from palinode.base.example import NO_SOURCE, Draw, SpecialTokens, Windows
 from palinode.base.seeds import generator
 from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Rtl
-from palinode.objectives import OBJECTIVES, BothObjective, ChooseObjective, LtrObjective, Progress, RtlObjective
+from palinode.objectives import (
+    OBJECTIVES,
+    BothObjective,
+    ChooseObjective,
+    LtrObjective,
+    MaskedObjective,
+    Progress,
+    RtlObjective,
+)
 from palinode.objectives.probability import Constant, Linear
 
 SPECIALS = SpecialTokens(6)
@@ -284,9 +293,16 @@ def test_pass_probabilities_are_what_is_drawn():
     assert abs(drawn - 0.05 * MILLION) < 6 * (MILLION * 0.05 * 0.95) ** 0.5
 
 
-OBJECTIVE_SAMPLES = st.sampled_from(list(OBJECTIVES)).flatmap(
-    lambda name: st.booleans().map(lambda token: OBJECTIVES[name](direction_token=token))
-)
+def samples_of(name):
+    """Objectives of a kind: with and without direction token, or with more and less hidden."""
+    if name == "masked":
+        return st.sampled_from(
+            [MaskedObjective(), MaskedObjective(rate=0.3), MaskedObjective(hide_answers=False, rate=0.5)]
+        )
+    return st.booleans().map(lambda token: OBJECTIVES[name](direction_token=token))
+
+
+OBJECTIVE_SAMPLES = st.sampled_from(list(OBJECTIVES)).flatmap(samples_of)
 
 
 @given(
@@ -331,4 +347,37 @@ def test_ids_are_those_of_their_sources(objective, length, seed):
         assert bool((ids[sources == NO_SOURCE] >= specials.first_id).all())
     assert bool((example.target_source != NO_SOURCE).all())
     scored = example.loss_weight.sum(1)
-    assert scored.tolist() == [length - (0 if objective.direction_token else 1)] * len(scored)
+    if isinstance(objective, MaskedObjective):
+        assert torch.equal(example.loss_weight > 0, example.input_source == NO_SOURCE)
+        assert bool((scored >= 1).all()) or not objective.hide_answers
+    else:
+        assert scored.tolist() == [length - (0 if objective.direction_token else 1)] * len(scored)
+
+
+def test_masked_in_a_worked_window():
+    """a b c d e f with the answers {b, e} hidden: nothing else is scored, nothing hidden informs."""
+    objective, specials = MaskedObjective(), SpecialTokens(10)
+    windows = Windows(torch.tensor([[0, 1, 2, 3, 4, 5]]), torch.tensor([[0, 1, 0, 0, 1, 0]]).bool())
+    drawn = objective.draw(1, 6, generator(0, "draw"), Progress())
+    example = objective.example(windows.tokens, windows.decisions(drawn), specials)
+    mask = specials["[MASK]"]
+    assert example.inputs.tolist() == [[0, mask, 2, 3, mask, 5]]
+    assert example.input_source.tolist() == [[0, -1, 2, 3, -1, 5]]
+    assert example.targets.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert example.loss_weight.tolist() == [[0, 1, 0, 0, 1, 0]]
+    assert example.groups[0].sees == Full()
+    index = torch.arange(6)
+    informs = objective.may_inform(index[:, None], index[None, :], "masked", windows.decisions(drawn).of_row(0))
+    assert informs.tolist() == [[source not in (1, 4)] * 6 for source in range(6)]
+
+
+def test_the_random_part_of_masked_has_its_exact_size_and_leaves_evaluation_alone():
+    objective = MaskedObjective(rate=0.3)
+    draw = objective.draw(50, 10, generator(0, "draw"), Progress())
+    assert set(draw["hidden"].sum(1).tolist()) == {3}
+    assert len({tuple(row) for row in draw["hidden"].tolist()}) > 30
+    assert objective.evaluation() == {"masked": MaskedObjective()}
+    whole = MaskedObjective(hide_answers=False, rate=0.3)
+    assert whole.evaluation() == {"masked": whole}
+    with pytest.raises(BadInput, match="nothing is hidden"):
+        MaskedObjective(hide_answers=False)

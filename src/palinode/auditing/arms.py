@@ -10,10 +10,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
 from palinode.audit.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
 from palinode.audit.check_canary import check_canary
 from palinode.audit.collapse import check_aggregated, probe_collapse
-from palinode.audit.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination
+from palinode.audit.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination, check_prompt_splits
 from palinode.audit.determinism import check_determinism
 from palinode.audit.flow import check_flow
 from palinode.audit.labels import check_copies, check_streams
@@ -24,8 +28,12 @@ from palinode.auditing.parts import cached_part, part_key
 from palinode.base.config import content_hash, encode
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.seeds import generator
-from palinode.data.config import TEST, TUNING, VALIDATION
-from palinode.data.store import TokenStore, prepare
+from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
+from palinode.data.source import Source, prepare
+from palinode.data.store import TokenStore
+from palinode.data.task_store import TaskStore
+from palinode.data.tasks.splits import BUCKETS_OF, buckets
+from palinode.data.tasks.stream import TaskStream
 from palinode.evaluate.losses import evaluation_passes
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
@@ -81,12 +89,12 @@ def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tu
     )
 
 
-def _model_key(settings: RunSettings, data: TokenStore) -> str:
+def _model_key(settings: RunSettings, data: Source) -> str:
     window = settings.data.window_tokens
     return part_key("model", encode(settings.model), encode(settings.objective), window, data.vocab_size)
 
 
-def _model_findings(settings: RunSettings, data: TokenStore, name: str) -> tuple[Finding, ...]:
+def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Finding, ...]:
     subject = subject_of_config(
         settings.model,
         settings.objective,
@@ -106,12 +114,12 @@ def _term_findings(settings: RunSettings) -> Iterator[Finding]:
             yield check(name, small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms()[name], AUDIT_SEED)
 
 
-def _evaluation_key(settings: RunSettings, data: TokenStore) -> str:
+def _evaluation_key(settings: RunSettings, data: Source) -> str:
     small = settings.with_(threads=1, model=bench_model(settings.model))  # what is really built, at every scale
     return part_key("evaluation", encode(small), data.sha256, data.vocab_size)
 
 
-def _evaluation_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:
+def _evaluation_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
     bench = TrainerBench(settings, data)
     fresh, moved = bench.training(), bench.moved()
     passes = evaluation_passes(settings.objective, settings.evaluation.directions)
@@ -134,16 +142,31 @@ def _evaluation_findings(settings: RunSettings, data: TokenStore) -> tuple[Findi
     return tuple(findings)
 
 
-def _data_key(settings: RunSettings, data: TokenStore) -> str:
+def _data_key(settings: RunSettings, data: Source) -> str:
     config = settings.data
-    tokens = {split: len(data.tokens(split)) for split in ("train", "validation", "test")}
+    if not isinstance(data, TokenStore):
+        return part_key("data", encode(config))
+    tokens = {split: len(data.tokens(split)) for split in (TRAIN, VALIDATION, TEST)}
     return part_key("data", encode(config), data.sha256, tokens)
 
 
-def _data_findings(settings: RunSettings, data: TokenStore) -> tuple[Finding, ...]:
+def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
+    """C4: on text common stretches, on a task common prompts."""
+    if isinstance(data, TaskStore):
+        return (_prompt_finding(data),)
     config = settings.data
+    assert isinstance(data, TokenStore)
+    assert isinstance(config, DataConfig)
     unit = {"byte": BYTE, "char": CHARACTER}.get(config.tokenizer, BPE_TOKEN)
-    held_out = {
-        split: data.tokens(split) for split in (VALIDATION, TEST, *((TUNING,) if config.tuning_fraction else ()))
-    }
-    return check_contamination(data.tokens("train"), held_out, window_tokens=config.window_tokens, unit=unit)
+    held_out = {split: data.tokens(split) for split in (VALIDATION, TEST, *((TUNING,) if config.keeps_tuning else ()))}
+    return check_contamination(data.tokens(TRAIN), held_out, window_tokens=config.window_tokens, unit=unit)
+
+
+def _prompt_finding(data: TaskStore) -> Finding:
+    """C4 iv on the sequences that are scored, and on as many of the training stream."""
+    task = data.config.task
+    train = TaskStream(task, AUDIT_SEED, TRAIN, data.config.train_sequences).batch(0, data.config.sequences(VALIDATION))
+    samples = {TRAIN: train, **{split: data.held_out(split) for split in (VALIDATION, TEST, TUNING)}}
+    prompts: dict[str, NDArray[np.int64]] = {name: task.split_key(sample).numpy() for name, sample in samples.items()}
+    allowed: dict[str, range] = {name: BUCKETS_OF[name] for name in samples}
+    return check_prompt_splits(prompts, lambda keys: buckets(task, torch.from_numpy(keys)).numpy(), allowed)

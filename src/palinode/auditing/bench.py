@@ -21,7 +21,7 @@ from palinode.audit.determinism import state_hashes
 from palinode.audit.subject import small_config
 from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.finding import Finding
-from palinode.data.store import TokenStore
+from palinode.data.source import Source
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes, window_draws
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
@@ -45,7 +45,7 @@ def bench_model(model: ModelConfig) -> ModelConfig:
 class TrainerBench:
     """Small enough that six training steps and nine evaluations take a second."""
 
-    def __init__(self, settings: RunSettings, data: TokenStore):
+    def __init__(self, settings: RunSettings, data: Source):
         self.settings = settings
         self.data = data
         self.specials = SpecialTokens(data.vocab_size)

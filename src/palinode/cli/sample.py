@@ -47,13 +47,18 @@ def sample(
     place = Store(store)
     directory = place.run_directory(place.find(run))
     from palinode.base.config import decode
+    from palinode.base.errors import BadInput
     from palinode.run import load_trained
     from palinode.spec.load import load_run
     from palinode.use.generate import Sampling, generate_text
 
     asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     sampling = decode(Sampling, {name: value for name, value in asked.items() if value is not None})
-    trained = load_trained(load_run(directory, allow_code=allow_code), place)
+    spec = load_run(directory, allow_code=allow_code)
+    if not spec.objective.reads_in_a_direction:
+        told = f"was trained on {spec.objective.kind_name()!r}, in no reading direction: it cannot continue a text"
+        raise BadInput(told, file=run, field="objective")
+    trained = load_trained(spec, place)
     written = generate_text(
         trained.model,
         trained.data.tokenizer,

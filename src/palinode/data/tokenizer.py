@@ -124,7 +124,7 @@ class CharTokenizer:
 
 
 class IdsTokenizer:
-    """Token ids of unknown meaning: a vocabulary size and nothing else. It has no text, hence no bits per byte."""
+    """Token ids without text: a vocabulary size and nothing else. They are written as numbers, and have no bits per byte."""
 
     kind = "ids"
 
@@ -132,11 +132,19 @@ class IdsTokenizer:
         self.vocab_size = vocab_size
 
     def encode(self, text: str) -> list[int]:
-        """Always raises BadInput: these ids have no text."""
-        raise BadInput("ids:<vocabulary size> cannot read text; it is for files of token ids", field=TOKENIZER_FIELD)
+        """The numbers of a text such as `3 17 4`, or `<3> <17> <4>` as `decode` writes them.
+
+        Raises:
+            BadInput: it holds anything else.
+        """
+        words = [word.strip("<>") for word in text.split()]
+        if wrong := next((word for word in words if not word.isdecimal()), None):
+            told = f"ids without text are written as numbers, such as 3 17 4, not {wrong[:20]!r}"
+            raise BadInput(told, field=TOKENIZER_FIELD)
+        return [int(word) for word in words]
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """Always raises BadInput."""
+        """The same as an array."""
         return np.array(self.encode(text))
 
     def decode(self, ids: Sequence[int]) -> str:

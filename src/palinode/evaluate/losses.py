@@ -69,10 +69,10 @@ class Evaluation:
 
 
 def evaluation_passes(objective: Objective, directions: Iterable[str]) -> dict[str, Objective]:
-    """Which passes to evaluate: the asked-for directions as the objective defines them, and the objective itself
-    when it makes passes that are neither ltr nor rtl."""
+    """Which passes to evaluate: the asked-for directions as the objective defines them (none for one without a direction),
+    and the objective itself when it makes passes that are neither ltr nor rtl."""
     defined = {"ltr": LtrObjective(), "rtl": RtlObjective()} | objective.evaluation()
-    passes = {name: defined[name] for name in directions}
+    passes = {name: defined[name] for name in directions if objective.reads_in_a_direction}
     passes |= {name: other for name, other in defined.items() if name not in ("ltr", "rtl")}
     if not set(objective.groups()) <= set(defined):
         passes["own"] = objective

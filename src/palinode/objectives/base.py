@@ -30,9 +30,11 @@ class Objective(Part):
 
     `may_inform` is written from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit
     would check the code against itself. `scores_itself` is True only if predicting a token one can see is the point.
+    `reads_in_a_direction` is False if a model trained on it can neither continue a text nor be scored ltr or rtl.
     """
 
     scores_itself: ClassVar[bool] = False
+    reads_in_a_direction: ClassVar[bool] = True
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
         """Every random decision for `batch` windows; tensors have a leading dimension of `batch`."""

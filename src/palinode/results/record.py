@@ -64,13 +64,18 @@ class Result(Config):
     def score(self, metric: str) -> float | None:
         """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has none.
 
-        The direction `own` is the one in which most targets were scored in training.
+        The direction `own` is the one in which most targets were scored in training; of a run that read in none, its own pass.
         """
         split, _, rest = metric.partition(".")
         direction, _, name = rest.partition(".")
+        measured = self.scores.get(split, {})
         if direction == "own":
-            direction = max(("ltr", "rtl"), key=lambda way: self.counters.get(f"tokens_scored_{way}") or 0)
-        value = self.scores.get(split, {}).get(direction, {}).get(name)
+            counted = {way: self.counters.get(f"tokens_scored_{way}") or 0 for way in ("ltr", "rtl")}
+            others = [way for way in measured if way not in counted]
+            direction = (
+                others[0] if others and not any(counted.values()) else max(counted, key=lambda way: counted[way])
+            )
+        value = measured.get(direction, {}).get(name)
         return None if value is None else float(value)
 
 
@@ -347,9 +352,22 @@ def _is_metrics_row(row: Any) -> bool:
     if row["event"] == CONTEXT_LENGTHS_EVENT:
         return all(length.isdigit() and _is_scores(found) for length, found in dict(row.get("scores", {})).items())
     if row["event"] == EMBEDDINGS_EVENT:
-        return isinstance(row.get("geometry"), dict)
+        return _is_geometry(row.get("geometry"))
     scores, groups = row.get("scores", {}), row.get("nats_by_group", {})
-    return isinstance(groups, dict) and _is_scores(scores)
+    return isinstance(groups, dict) and _is_scores(scores) and _is_scores(row.get("auxiliary", {}))
+
+
+def _is_geometry(geometry: Any) -> bool:
+    """Numbers by name, and a table of numbers by distance."""
+    if not isinstance(geometry, dict):
+        return False
+    by_distance = geometry.get("position_cosine_by_distance", {})
+    numbers = [value for name, value in geometry.items() if name != "position_cosine_by_distance"]
+    return (
+        isinstance(by_distance, dict)
+        and all(distance.isdecimal() for distance in by_distance)
+        and all(isinstance(value, int | float) for value in (*numbers, *by_distance.values()))
+    )
 
 
 def _is_scores(scores: Any) -> bool:

@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from palinode.base.errors import PalinodeError
-from palinode.data import store
+from palinode.data import source
 from palinode.data.config import DataConfig
+from palinode.data.source import Data
 from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 
 
-def pinned(
-    resolved: ResolvedExperiment, resolve_data: Callable[[DataConfig], DataConfig] = store.resolve
-) -> ResolvedExperiment:
+def pinned(resolved: ResolvedExperiment, resolve_data: Callable[[Data], Data] = source.resolve) -> ResolvedExperiment:
     """The same experiment with every run's data identified; tokenises what was never tokenised before.
 
     Raises:
         BadInput: a corpus is missing, too small, or not the one the spec was pinned to.
         EnvironmentProblem: the disk refused, or a data set cannot be fetched.
     """
-    by_config: dict[DataConfig, DataConfig] = {}
+    by_config: dict[Data, Data] = {}
     runs = []
     for run in resolved.runs:
         wanted = run.spec.data
@@ -29,7 +28,7 @@ def pinned(
     return resolved.with_(runs=tuple(runs))
 
 
-def _resolved(config: DataConfig, resolve_data: Callable[[DataConfig], DataConfig]) -> DataConfig:
+def _resolved(config: Data, resolve_data: Callable[[Data], Data]) -> Data:
     try:
         return resolve_data(config)
     except PalinodeError as error:

@@ -13,7 +13,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from palinode.base.config import LATER, Config, content_hash, identity, one_of
 from palinode.base.errors import BadInput
 from palinode.base.seeds import NUMERICS_VERSION
-from palinode.data.config import DataConfig
+from palinode.data.source import DATA, Data
+from palinode.data.task_store import TaskData
 from palinode.models import MODELS
 from palinode.models.base import ModelConfig
 from palinode.objectives import OBJECTIVES, Objective
@@ -78,7 +79,7 @@ class RunSettings(Config):
         device: `auto` takes CUDA when it is there.
     """
 
-    data: DataConfig
+    data: Annotated[Data, DATA]
     model: Annotated[ModelConfig, one_of(lambda: MODELS, "model")]
     objective: Annotated[Objective, one_of(lambda: OBJECTIVES, "objective")]
     recipe: Annotated[Recipe, one_of(lambda: RECIPES, "recipe")]
@@ -89,9 +90,21 @@ class RunSettings(Config):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> RunSettings:
-        if self.evaluation.split == "tuning" and not self.data.tuning_fraction:
+        if self.evaluation.split == "tuning" and not self.data.keeps_tuning:
             raise BadInput("the tuning split needs data.tuning_fraction", field="evaluation.split")
+        answers = isinstance(self.data, TaskData)
+        for field, labels in (("labels", self.labels), ("evaluation.labels", self.evaluation.labels)):
+            if labels == "answer" and not answers:
+                raise BadInput("text marks no answers; it has 'all' and 'last'", field=field)
+        if not answers and getattr(self.objective, "hide_answers", False):
+            raise BadInput(
+                "text marks no answers to hide; set it to false and give a rate", field="objective.hide_answers"
+            )
+        if answers and self.recipe.growth is not None:
+            raise BadInput("a task is read in whole sequences: their length cannot grow", field="recipe.growth")
         longest = max(self.evaluation.context_lengths, default=0)
+        if longest and isinstance(self.data, TaskData):
+            raise BadInput("a task is read in whole sequences", field="evaluation.context_lengths")
         if longest > self.data.window_tokens:
             raise BadInput(
                 f"{longest} is more than data.window_tokens = {self.data.window_tokens}",
