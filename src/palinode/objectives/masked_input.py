@@ -1,0 +1,86 @@
+"""Masked tokens are predicted where they stand, from all that is shown: what a model without a reading direction can learn.
+
+    window a b c d e f, hidden {b, e}:   in a [M] c d [M] f    target a b c d e f    scored 0 1 0 0 1 0    sees full
+
+The hidden tokens of a task are its answers, and a random share of the others where asked: the first trains a classifier of the
+answer, the second a masked language model that is asked for everything.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field, model_validator
+from torch import Generator, Tensor
+
+from palinode.base.errors import BadInput
+from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
+from palinode.base.visibility import Full
+from palinode.objectives.base import Objective, Progress
+
+GROUP = "masked"
+STAND_IN_SHARE = (
+    0.25  # of the tokens are answers where no task marks any: in audits and plans, which hold for all of them
+)
+
+
+class MaskedObjective(Objective):
+    """Hide tokens behind `[MASK]` and predict them, with full visibility.
+
+    Attributes:
+        hide_answers: the answers that a task marks are hidden, in training and in evaluation.
+        rate: of all tokens, round(rate N) are hidden as well, in training alone.
+    """
+
+    kind: ClassVar[str] = "masked"
+    reads_in_a_direction: ClassVar[bool] = False
+    hide_answers: bool = True
+    rate: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="after")
+    def _hides_something(self) -> MaskedObjective:
+        if not self.hide_answers and not self.rate:
+            raise BadInput("nothing is hidden: hide the answers of a task, or give a rate", field="objective.rate")
+        return self
+
+    def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
+        hidden = _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)
+        decisions = {"hidden": hidden}
+        if self.hide_answers:
+            count = max(1, round(STAND_IN_SHARE * window_tokens))
+            decisions["answers"] = _exactly(count, batch, window_tokens, generator)
+        return Draw(decisions)
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        hidden = self._hidden(draw)
+        index = torch.arange(windows.shape[1]).expand(windows.shape)
+        return one_pass(
+            windows,
+            name=GROUP,
+            sees=Full(),
+            input_source=torch.where(hidden, NO_SOURCE, index),
+            target_source=index,
+            special_input=specials["[MASK]"],
+            loss_weight=hidden,
+        )
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        shown = ~self._hidden(draw)[source]
+        return shown & torch.ones_like(target, dtype=torch.bool)
+
+    def groups(self) -> tuple[str, ...]:
+        return (GROUP,)
+
+    def evaluation(self) -> dict[str, Objective]:
+        """The answers alone, nothing else hidden; without answers, what training hides."""
+        return {GROUP: self.with_(rate=0.0) if self.hide_answers else self}
+
+    def _hidden(self, draw: Draw) -> Tensor:
+        return draw["hidden"] | draw["answers"] if self.hide_answers else draw["hidden"]
+
+
+def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
+    """(B, N): `count` true entries in each row, uniformly placed."""
+    order = torch.rand(batch, window_tokens, generator=generator).argsort(1).argsort(1)
+    return order < count

@@ -1,0 +1,138 @@
+"""A task is the data of a run like any other: streamed by the seed, scored on its answers, on the split that was asked for."""
+
+import pytest
+import torch
+
+from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2
+from palinode.auditing import audit_arm
+from palinode.base.config import decode, encode
+from palinode.base.errors import BadInput
+from palinode.data.source import prepare
+from palinode.data.task_store import TaskData
+from palinode.data.tasks import AssociativeRecall, Copy
+from palinode.objectives import MaskedObjective
+from palinode.run import run_one
+from palinode.spec.run_spec import RunSettings
+from palinode.train.growth import LengthGrowth
+
+
+def settings(**changes) -> RunSettings:
+    fields = {
+        "data": TaskData(
+            task=AssociativeRecall(vocabulary=10, length=12),
+            validation_sequences=200,
+            test_sequences=100,
+            tuning_sequences=150,
+        ),
+        "model": gpt2(layers=1, width=16, heads=2),
+        "objective": LtrObjective(),
+        "recipe": Gpt2AdamW(steps=120, batch_windows=4, optimizer=AdamW(learning_rate=1e-3)),
+        "evaluation": EvaluationConfig(directions=("ltr",), labels="answer"),
+    }
+    return RunSettings(**{**fields, **changes})
+
+
+def test_answers_alone_are_scored_on_every_sequence_of_the_split(tmp_path):
+    spec = RunSpec.of(settings(evaluation=EvaluationConfig(directions=("ltr",), labels="answer", test=True)), 1)
+    result = run_one(spec, Store(tmp_path))
+    assert result.outcome == "done"
+    assert {split: scores["ltr"]["tokens_scored"] for split, scores in result.scores.items()} == {
+        "validation": 200,
+        "test": 100,
+    }
+    assert result.scores["validation"]["ltr"]["bits_per_byte"] is None
+    assert result.counters["tokens_scored_ltr"] == 120 * 4 * 15  # twelve of pairs, =>, query, answer
+    answer = run_one(RunSpec.of(settings(labels="answer"), 1), Store(tmp_path))
+    assert answer.counters["tokens_scored_ltr"] == 120 * 4
+    assert answer.counters["tokens_read"] == result.counters["tokens_read"]
+
+
+def test_a_masked_run_is_scored_in_its_own_pass(tmp_path):
+    result = run_one(RunSpec.of(settings(objective=MaskedObjective(rate=0.2)), 1), Store(tmp_path))
+    assert set(result.scores["validation"]) == {"masked"}
+    assert result.scores["validation"]["masked"]["tokens_scored"] == 200
+    assert result.score("validation.own.accuracy") == result.scores["validation"]["masked"]["accuracy"]
+    assert result.score("validation.ltr.accuracy") is None
+
+
+def test_a_trial_scores_the_tuning_sequences(tmp_path):
+    chosen = settings(evaluation=EvaluationConfig(directions=("ltr",), labels="answer", split="tuning"))
+    result = run_one(RunSpec.of(chosen, 0), Store(tmp_path))
+    assert set(result.scores) == {"tuning"}
+    assert result.scores["tuning"]["ltr"]["tokens_scored"] == 150
+
+
+def test_runs_share_what_they_score_and_not_what_they_train_on():
+    data = prepare(settings().data)
+    for split, count in (("validation", 200), ("tuning", 150), ("test", 100)):
+        batches = list(data.evaluation(split, 15, batch_windows=64, max_tokens=None))
+        assert sum(len(batch) for batch in batches) == count == data.scored_tokens(split, None) // 15
+        again = list(prepare(settings().data).evaluation(split, 15, batch_windows=64, max_tokens=None))
+        assert all(torch.equal(one.tokens, other.tokens) for one, other in zip(batches, again, strict=True))
+    few = list(data.evaluation("validation", 15, batch_windows=64, max_tokens=80))
+    assert [len(batch) for batch in few] == [5]
+    streams = [data.training(15, seed).read(0, 50).tokens for seed in (1, 1, 2)]
+    assert torch.equal(streams[0], streams[1])
+    assert not torch.equal(streams[0], streams[2])
+
+
+def test_fixed_sequences_come_again_in_another_order():
+    data = prepare(settings(data=TaskData(task=Copy(length=8), train_sequences=20)).data)
+    length = data.config.window_tokens
+    epochs = [data.training(length, 1).read(20 * epoch, 20).tokens for epoch in range(2)]
+    assert not torch.equal(*epochs)
+    assert {tuple(row) for row in epochs[0].tolist()} == {tuple(row) for row in epochs[1].tolist()}
+
+
+def test_the_audit_of_a_task_checks_its_prompts(tmp_path):
+    report = audit_arm(settings(), name="ltr", store=Store(tmp_path)).report
+    assert report.outcome != "fail", report.findings
+    [prompts] = [finding for finding in report.findings if finding.check.startswith("C4")]
+    assert (prompts.check, prompts.outcome) == ("C4.prompt_splits", "pass")
+
+
+def test_a_spec_of_a_task_survives_json():
+    spec = RunSpec.of(settings(objective=MaskedObjective()), 3)
+    again = decode(RunSpec, encode(spec))
+    assert again == spec
+    assert again.run_id == spec.run_id
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        ({"task": {"kind": "associative-recal"}}, "data.task"),
+        ({"task": {"kind": "associative-recall", "vocab": 3}}, "data.task.vocab"),
+        ({"task": {"kind": "associative-recall"}, "test": 3}, "data.test"),
+        ({"task": {"kind": "associative-recall"}, "train_sequences": 0}, "data.train_sequences"),
+        ({"corpus": "x", "windows": 3}, "data.windows"),
+    ],
+)
+def test_mistakes_in_either_kind_of_data_name_their_field(data, field):
+    with pytest.raises(BadInput) as refused:
+        decode(RunSettings, {**encode(settings()), "data": data})
+    assert refused.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"evaluation": EvaluationConfig(context_lengths=(8,))}, "evaluation.context_lengths"),
+        ({"data": {"corpus": "python-docs"}, "labels": "answer"}, "labels"),
+        ({"data": {"corpus": "python-docs"}, "objective": MaskedObjective(rate=0.1)}, "objective.hide_answers"),
+    ],
+)
+def test_what_a_task_or_a_text_cannot_do_is_refused(changes, field):
+    if "data" in changes and "evaluation" not in changes:
+        changes = {**changes, "evaluation": EvaluationConfig()}
+    with pytest.raises(BadInput) as refused:
+        settings(**changes)
+    assert field in str(refused.value)
+
+
+def test_sequences_are_not_grown():
+    recipe = settings().recipe.with_(growth=LengthGrowth(start_tokens=4, double_every_steps=1))
+    with pytest.raises(BadInput, match=r"recipe\.growth"):
+        settings(recipe=recipe)
+    with pytest.raises(BadInput, match="not cut"):
+        prepare(settings().data).training(8, 1)
