@@ -1,0 +1,200 @@
+"""An encoder-decoder run autoregressively, its embedding loss and its positional subtraction, against decoders.
+
+The question and the eight configurations of yiphei's autoregressive encoder-decoder (its README: fewer parameters and a lower
+validation loss than a decoder; an embedding loss and subtracting the next position help, together more; and it beats dropout),
+asked again: no dropout in evaluation, embedding norms that cannot collapse, a rate tuned for every arm on text that nothing else
+looks at, and several paired seeds. `encdec-mse-published` keeps the published norms: the audit catches their collapse.
+
+Here every arm reads the same tokens, and the decoders have the published shares of parameters: one a little more, one a little
+less. `encdec_parameters.py` compares at equal parameters, `encdec_flops.py` at equal FLOPs; `encdec_next.py` asks what its author
+wanted to ask next.
+
+Sizes: `smoke` shows every chart in minutes; `laptop` takes hours on two cores; `gpu` and `paper` want an accelerator. All but smoke
+read WikiText: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from palinode import (
+    AdamW,
+    Arm,
+    DataConfig,
+    Decision,
+    DecoderConfig,
+    EmbeddingLoss,
+    EncoderDecoderConfig,
+    EvaluationConfig,
+    Experiment,
+    Gpt2AdamW,
+    LtrObjective,
+    RunSettings,
+    Scale,
+    Size,
+    Tuning,
+    gpt2,
+)
+from palinode.train.schedule import Constant
+
+PLAIN = {"embedding_loss": None, "subtract_position": "none"}
+MSE, COSINE = EmbeddingLoss(score="mse"), EmbeddingLoss(score="cosine")
+METRIC = "validation.ltr.nats_per_token"
+SMALLEST_EFFECT = 0.005  # nats: the published differences are .003 to .03
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One scale: blocks on each side of the encoder-decoder, and the widths of it and of the two decoders (blocks of both sides).
+
+    The published widths are 150, 160 and 156: 1.7 % more and 2.0 % fewer parameters than the encoder-decoder. Tokens of the
+    vocabulary and the window are those of the size that uses the scale: they decide which decoder costs the same.
+    """
+
+    name: str
+    steps: int
+    vocabulary_tokens: int
+    window_tokens: int
+    layers: int
+    width: int
+    heads: int
+    decoder_width: int
+    decoder_heads: int
+    smaller_width: int
+    smaller_heads: int
+
+    def encoder_decoder(self, **options: Any) -> EncoderDecoderConfig:
+        return EncoderDecoderConfig(
+            encoder_layers=self.layers,
+            decoder_layers=self.layers,
+            width=self.width,
+            heads=self.heads,
+            **{**PLAIN, **options},
+        )
+
+    def decoder(self, dropout: float = 0.0) -> DecoderConfig:
+        return gpt2(layers=2 * self.layers, width=self.decoder_width, heads=self.decoder_heads, dropout=dropout)
+
+    def smaller_decoder(self) -> DecoderConfig:
+        return gpt2(layers=2 * self.layers, width=self.smaller_width, heads=self.smaller_heads)
+
+
+SMOKE = Shape("2+2x32", 40, 256, 64, 2, 32, 2, 36, 2, 31, 1)
+LAPTOP = Shape("4+4x64", 600, 2048, 128, 4, 64, 4, 69, 3, 68, 4)
+PAPER = Shape("13+13x150", 9000, 50257, 200, 13, 150, 5, 160, 10, 156, 12)
+GPU = replace(PAPER, name="13+13x150-short", steps=3000)
+SHAPES = (SMOKE, LAPTOP, GPU, PAPER)
+SCALES = tuple(
+    Scale(name=shape.name, change={"model": shape.encoder_decoder(), "recipe.steps": shape.steps}) for shape in SHAPES
+)
+
+
+def arm(name: str, note: str, model: Callable[[Shape], Any], **fields: Any) -> Arm:
+    """An arm with a model of its own at every scale."""
+    return Arm(name=name, note=note, at={shape.name: {"model": model(shape)} for shape in SHAPES}, **fields)
+
+
+DECODER = arm("decoder", "decoder only, as many blocks as both sides together", lambda shape: shape.decoder())
+ENCDEC = Arm(name="encdec", note="encoder-decoder, neither embedding loss nor subtraction")
+WITH_MSE = Arm(name="encdec-mse", change={"model.embedding_loss": MSE}, note="with the MSE embedding loss")
+SUBTRACTING = Arm(
+    name="encdec-sub",
+    change={"model.subtract_position": "plain"},
+    note="the next position subtracted from the last state",
+)
+COMBINED = Arm(
+    name="encdec-mse8-sub",
+    change={"model.embedding_loss": MSE.with_(coefficient=8.0), "model.subtract_position": "plain"},
+    note="subtraction, and the MSE embedding loss times 8",
+)
+
+BASE = RunSettings(
+    data=DataConfig(corpus="wikitext-2", tokenizer="bpe:2048", window_tokens=128, split="given", tuning_fraction=0.02),
+    model=LAPTOP.encoder_decoder(),
+    objective=LtrObjective(),
+    recipe=Gpt2AdamW(
+        steps=LAPTOP.steps,
+        batch_windows=8,
+        optimizer=AdamW(learning_rate=3e-3, beta1=0.9, beta2=0.95, weight_decay=0.1),
+        evaluate_every_steps=100,
+    ),
+    evaluation=EvaluationConfig(directions=("ltr",), max_tokens=60_000, embeddings=True),
+)
+
+# The published run: a cosine over 700 000 steps that ended after 9 000, so a constant rate; no clipping.
+PUBLISHED_RECIPE = Gpt2AdamW(
+    steps=PAPER.steps,
+    batch_windows=800,
+    optimizer=AdamW(learning_rate=9e-4, beta1=0.9, beta2=0.95, weight_decay=0.1),
+    schedule=Constant(warmup_steps=300),
+    gradient_clip=None,
+    micro_batches=16,
+    precision="bfloat16",
+    evaluate_every_steps=500,
+)
+LARGE = {
+    "data": DataConfig(
+        corpus="wikitext-103", tokenizer="gpt2", window_tokens=200, split="given", tuning_fraction=0.002
+    ),
+    "recipe": PUBLISHED_RECIPE,
+    "evaluation.max_tokens": None,
+}
+
+
+def sizes() -> Mapping[str, Size]:
+    """The presets of every question of this family."""
+    smoke = {
+        "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64, tuning_fraction=0.02),
+        "recipe.schedule.warmup_steps": 5,
+        "recipe.evaluate_every_steps": 10,
+        "evaluation.max_tokens": 10_000,
+    }
+    tried = (0.001, 0.002, 0.004, 0.008)
+    return {
+        "smoke": Size(
+            change=smoke,
+            scales=(SMOKE.name,),
+            seeds=(1, 2),
+            tuning=Tuning(values=(0.002, 0.008), change={"recipe.steps": 15}),
+        ),
+        "laptop": Size(scales=(LAPTOP.name,), seeds=(1, 2, 3, 4, 5), tuning=Tuning(values=tried)),
+        "gpu": Size(
+            change=LARGE,
+            scales=(GPU.name,),
+            seeds=(1, 2, 3),
+            tuning=Tuning(factors=(0.5, 1.0, 2.0), change={"recipe.steps": 1000}),
+        ),
+        "paper": Size(
+            change=LARGE,
+            scales=(PAPER.name,),
+            seeds=(1, 2, 3, 4, 5),
+            tuning=Tuning(factors=(0.5, 1.0, 2.0), change={"recipe.steps": 1000}),
+        ),
+    }
+
+
+experiment = Experiment(
+    name="encdec",
+    question="Is an autoregressive encoder-decoder better than a decoder at the same tokens, and what do its additions do?",
+    base=BASE,
+    arms=(
+        DECODER,
+        arm("decoder-smaller", "decoder only, fewer parameters than the encoder-decoder", Shape.smaller_decoder),
+        arm("decoder-dropout", "the decoder with dropout .2", lambda shape: shape.decoder(dropout=0.2)),
+        ENCDEC,
+        Arm(name="encdec-cosine", change={"model.embedding_loss": COSINE}, note="with the cosine embedding loss"),
+        WITH_MSE,
+        SUBTRACTING,
+        COMBINED,
+        Arm(
+            name="encdec-mse-published",
+            change={"model.embedding_loss": MSE.with_(norm_affine=True)},
+            note="with the MSE embedding loss through the published norms, which can vanish",
+            expect_collapse=True,
+        ),
+    ),
+    scales=SCALES,
+    seeds=(1, 2, 3, 4, 5),
+    decision=Decision(metric=METRIC, baseline="decoder", equal="tokens_read", smallest_effect=SMALLEST_EFFECT),
+    sizes=sizes(),
+)

@@ -1,0 +1,45 @@
+"""The encoder-decoder against the decoder of the published shape at equal training FLOPs: the decoder reads more tokens for them.
+
+`encdec.py`, whose settings this takes and whose encoder-decoder runs serve both, gives both the same tokens. A decoder block of the
+encoder-decoder attends twice, so that it pays more for each token.
+"""
+
+from encdec import BASE, COMBINED, ENCDEC, METRIC, SCALES, SHAPES, SMALLEST_EFFECT, SUBTRACTING, WITH_MSE, Shape, sizes
+from encdec_parameters import SPECIAL_TOKENS
+from palinode import Arm, Decision, Experiment
+
+
+def flops_per_token(blocks: int, products: int, attentions: int, width: int, vocabulary: int, window: int) -> float:
+    """Forward: 2 for each weight of a matrix, and 4 D T for each attention of a block (the full square is computed)."""
+    return 2.0 * (blocks * products * width**2 + vocabulary * width) + 4.0 * width * window * attentions
+
+
+def decoder_steps(shape: Shape) -> int:
+    """The steps after which the decoder has spent the FLOPs of the encoder-decoder."""
+    vocabulary, window, layers = shape.vocabulary_tokens + SPECIAL_TOKENS, shape.window_tokens, shape.layers
+    bridge = 2.0 * shape.width**2
+    encoder_decoder = bridge + flops_per_token(layers, 28, 3 * layers, shape.width, vocabulary, window)
+    decoder = flops_per_token(2 * layers, 12, 2 * layers, shape.decoder_width, vocabulary, window)
+    return round(shape.steps * encoder_decoder / decoder)
+
+
+experiment = Experiment(
+    name="encdec_flops",
+    question="Is an autoregressive encoder-decoder better than a decoder for the same FLOPs?",
+    base=BASE,
+    arms=(
+        Arm(
+            name="decoder",
+            note="decoder only, with the tokens that the encoder-decoder's FLOPs pay for",
+            at={shape.name: {"model": shape.decoder(), "recipe.steps": decoder_steps(shape)} for shape in SHAPES},
+        ),
+        ENCDEC,
+        WITH_MSE,
+        SUBTRACTING,
+        COMBINED,
+    ),
+    scales=SCALES,
+    seeds=(1, 2, 3, 4, 5),
+    decision=Decision(metric=METRIC, baseline="decoder", equal="train_flops", smallest_effect=SMALLEST_EFFECT),
+    sizes=sizes(),
+)

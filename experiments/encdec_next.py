@@ -1,0 +1,76 @@
+"""What the author of the encoder-decoder wanted to try next, each as an arm against the combined configuration.
+
+Unequal sides, and sides whose share is learned; rotary positions with a table of their own to subtract; subtraction in a decoder;
+other aggregations than the mean; other scores; dropout; and the same model trained to read in both directions.
+"""
+
+from encdec import BASE, METRIC, MSE, SCALES, SMALLEST_EFFECT, Shape, arm, sizes
+from palinode import (
+    Arm,
+    BothObjective,
+    Constant,
+    Decision,
+    DecoderConfig,
+    EmbeddingLoss,
+    EncoderDecoderConfig,
+    Experiment,
+)
+
+LOSS = MSE.with_(coefficient=8.0)
+
+
+def combined(shape: Shape, **options: object) -> EncoderDecoderConfig:
+    return shape.encoder_decoder(embedding_loss=LOSS, subtract_position="plain").with_(**options)
+
+
+def sides(shape: Shape, encoder_share: float) -> EncoderDecoderConfig:
+    """As many blocks, shared out otherwise (at least one on each side)."""
+    encoder = min(2 * shape.layers - 1, max(1, round(2 * shape.layers * encoder_share)))
+    return combined(shape, encoder_layers=encoder, decoder_layers=2 * shape.layers - encoder)
+
+
+def subtracting_decoder(shape: Shape) -> DecoderConfig:
+    return shape.decoder().with_(subtract_position="plain")
+
+
+def with_loss(name: str, note: str, **options: object) -> Arm:
+    return arm(name, note, lambda shape: combined(shape, embedding_loss=EmbeddingLoss(coefficient=8.0, **options)))
+
+
+experiment = Experiment(
+    name="encdec_next",
+    question="Which of the next steps improves the combined encoder-decoder?",
+    base=BASE,
+    arms=(
+        arm("combined", "MSE embedding loss times 8 and positional subtraction", combined),
+        arm("encoder-quarter", "a quarter of the blocks encode", lambda shape: sides(shape, 0.25)),
+        arm("encoder-three-quarters", "three quarters of the blocks encode", lambda shape: sides(shape, 0.75)),
+        arm(
+            "sides-learned",
+            "gates on cross-attention, which reads a learned mean of the encoder's blocks",
+            lambda shape: sides(shape, 0.125).with_(cross_gate=True, memory="weighted"),
+        ),
+        arm(
+            "rotary-sub",
+            "rotary positions, as many cross-attention heads as others, and a table of its own to subtract",
+            lambda shape: combined(shape, position="rotary", subtract_table="separate", cross_heads=shape.heads),
+        ),
+        arm("decoder-sub", "a decoder with positional subtraction", subtracting_decoder),
+        with_loss("aggregate-window", "a learned causal window for the mean", aggregate="window"),
+        with_loss("aggregate-ema", "a learned decay for the mean", aggregate="ema"),
+        with_loss("aggregate-matrix", "a learned causal matrix for the mean", aggregate="matrix"),
+        with_loss("score-infonce", "tell the right pair among 256", score="infonce"),
+        with_loss("score-log-cosine", "log-cosine for the MSE", score="log_cosine"),
+        arm("dropout", "dropout .1", lambda shape: combined(shape, dropout=0.1)),
+        arm(
+            "both",
+            "one batch in ten right to left as well",
+            combined,
+            change={"objective": BothObjective(p=Constant(p=0.1))},
+        ),
+    ),
+    scales=SCALES,
+    seeds=(1, 2, 3, 4, 5),
+    decision=Decision(metric=METRIC, baseline="combined", equal="window_tokens", smallest_effect=SMALLEST_EFFECT),
+    sizes=sizes(),
+)

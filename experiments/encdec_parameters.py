@@ -1,0 +1,60 @@
+"""The encoder-decoder against a decoder with the same parameters, to .1 %, at the same tokens.
+
+`encdec.py`, whose settings this takes and whose encoder-decoder runs serve both, has the published shapes; here the decoder is
+matched by the width of its MLP.
+"""
+
+from encdec import (
+    BASE,
+    COMBINED,
+    ENCDEC,
+    METRIC,
+    SCALES,
+    SMALLEST_EFFECT,
+    SUBTRACTING,
+    WITH_MSE,
+    Shape,
+    arm,
+    sizes,
+)
+from palinode import Decision, DecoderConfig, Experiment
+
+SPECIAL_TOKENS = 11  # of every vocabulary
+
+
+def table_rows(shape: Shape) -> int:
+    """Rows of the tables of tokens and positions."""
+    return shape.vocabulary_tokens + SPECIAL_TOKENS + shape.window_tokens
+
+
+def encoder_decoder_parameters(shape: Shape) -> int:
+    """V D + C D + L (28 D^2 + 6 D) + D^2 + D, L blocks on each side, without embedding loss or subtraction."""
+    width, rows = shape.width, table_rows(shape)
+    return rows * width + shape.layers * (28 * width**2 + 6 * width) + width**2 + width
+
+
+def matched_decoder(shape: Shape) -> DecoderConfig:
+    """The smaller decoder with an MLP that makes up what it lacks: one more hidden unit in each of L blocks is 2 D L parameters."""
+    plain = shape.smaller_decoder()
+    width, rows = plain.width, table_rows(shape)
+    without_mlp = rows * width + plain.layers * (4 * width**2 + 2 * width) + width
+    hidden = round((encoder_decoder_parameters(shape) - without_mlp) / (2 * width * plain.layers))
+    return plain.with_(mlp_mult=hidden / width)
+
+
+experiment = Experiment(
+    name="encdec_parameters",
+    question="Is an autoregressive encoder-decoder better than a decoder with as many parameters?",
+    base=BASE,
+    arms=(
+        arm("decoder", "decoder only, as many parameters as the encoder-decoder", matched_decoder),
+        ENCDEC,
+        WITH_MSE,
+        SUBTRACTING,
+        COMBINED,
+    ),
+    scales=SCALES,
+    seeds=(1, 2, 3, 4, 5),
+    decision=Decision(metric=METRIC, baseline="decoder", equal="parameters", smallest_effect=SMALLEST_EFFECT),
+    sizes=sizes(),
+)
