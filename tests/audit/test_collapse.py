@@ -1,4 +1,4 @@
-"""C7: a term that vanishes by itself is caught, before training and from the rows of a run; one whose pairs come to agree is not."""
+"""C7: a term that vanishes by itself is caught, before training and in the rows of a run; one whose pairs come to agree is not."""
 
 import json
 

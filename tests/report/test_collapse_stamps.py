@@ -1,0 +1,106 @@
+"""A collapse is shown wherever the arm is, apart from a leak: in the verdict, on the page, in `show`, while running and refused."""
+
+import pytest
+
+from palinode.analysis.verdict import rule_of, verdict
+from palinode.base.errors import AuditFailed
+from palinode.base.finding import AuditReport, Finding
+from palinode.cli.audit import audit_text
+from palinode.cli.progress import _once
+from palinode.cli.show import _stamps
+from palinode.report import build_report, words
+from palinode.run_experiment import ArmAudit, refuse_leaks
+from palinode.spec.experiment import ResolvedArm
+from synthetic_store import DEMO_ARMS, Synthetic, make_store
+
+LTR, BOTH, MASK = DEMO_ARMS
+COLLAPSE = Finding(
+    check="C7.probe", outcome="fail", law="Terms do not vanish.", message="embedding_loss at step 1700: collapsed"
+)
+LEAK = Finding(check="C1.perturbation", outcome="fail", law="No target sees itself.", message="target 1 sees itself")
+OTHER = Finding(check="C3.repeats", outcome="fail", law="Twice the same.", message="not the same twice")
+
+
+def store_of(tmp_path, *, expected: bool, findings=(COLLAPSE,), name="both"):
+    """The demo, with these findings added to the audit of one arm."""
+    store = make_store(tmp_path / "runs", Synthetic(arms=(LTR, BOTH)))
+    entry = store.experiment("demo").entry
+    arms = tuple(arm.with_(expect_collapse=expected) if arm.name == name else arm for arm in entry.arms)
+    store.write_experiment(entry.with_(arms=arms))
+    for key in entry.audits[name].values():
+        report = store.audit(key)
+        store.write_audit(key, report.with_(findings=(*report.findings, *findings)))
+    return store
+
+
+def verdict_of(store):
+    record = store.experiment("demo")
+    return verdict(record, "both", "base", rule_of(record.entry))
+
+
+def test_an_expected_collapse_is_compared_and_stamped(tmp_path):
+    found = verdict_of(store_of(tmp_path, expected=True))
+    assert (found.collapse, found.leak, found.reasons) == ("expected", "none", ())
+    assert found.outcome == "worse"
+    lines = words.verdict_lines(found)
+    assert lines[0] == "COLLAPSE  both is worse than ltr"
+    assert "Its auxiliary term vanished, as the experiment expects" in " ".join(lines)
+
+
+def test_one_that_nobody_expected_is_not_compared(tmp_path):
+    found = verdict_of(store_of(tmp_path, expected=False))
+    assert (found.collapse, found.outcome) == ("unexpected", "cannot tell")
+    assert "both failed its audit: C7.probe" in found.reasons
+
+
+def test_expecting_a_collapse_excuses_nothing_else(tmp_path):
+    found = verdict_of(store_of(tmp_path, expected=True, findings=(COLLAPSE, OTHER)))
+    assert (found.collapse, found.outcome) == ("expected", "cannot tell")
+    assert "both failed its audit: C3.repeats" in " ".join(found.reasons)
+
+
+def test_an_expected_collapse_that_is_not_there_and_one_of_the_baseline_are_said(tmp_path):
+    none = verdict_of(store_of(tmp_path, expected=True, findings=()))
+    assert "both is marked expect_collapse, but no check found a collapse" in none.cautions
+    baseline = verdict_of(store_of(tmp_path / "b", expected=True, name="ltr"))
+    assert "an auxiliary term of the baseline ltr collapsed, as the experiment expects" in baseline.cautions
+
+
+@pytest.mark.parametrize("expected", [True, False])
+def test_the_page_and_show_are_stamped(tmp_path, monkeypatch, expected):
+    monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
+    store = store_of(tmp_path, expected=expected)
+    page = build_report(store, "demo", tmp_path / "report").read_text(encoding="utf-8")
+    assert '<p class="stamp">COLLAPSE</p>' in page
+    assert f'<span class="badge leak">COLLAPSE{", expected" if expected else ""}</span>' in page
+    assert ('<span class="badge leak">expected to collapse</span>' in page) == expected
+    assert '<p class="stamp">LEAK</p>' not in page
+    stamps = _stamps(store.experiment("demo").entry, store)
+    assert stamps == {"ltr": "", "both": "  COLLAPSE, as expected" if expected else "  COLLAPSE"}
+
+
+def audited(*findings, **expects) -> ArmAudit:
+    arm = ResolvedArm(name="x", note="", diff=(), **{"expect_leak": False, **expects})
+    return ArmAudit(arm, "base", "0" * 64, AuditReport(subject="x", findings=findings))
+
+
+def test_an_arm_is_refused_unless_what_it_fails_was_expected():
+    refuse_leaks([audited(COLLAPSE, expect_collapse=True), audited(COLLAPSE, LEAK, expect_leak=True)])
+    with pytest.raises(AuditFailed, match="vanishes by itself: embedding_loss at step 1700.*expect_collapse=True"):
+        refuse_leaks([audited(COLLAPSE)])
+    for excused in (False, True):
+        with pytest.raises(AuditFailed, match="sees its own answer: target 1"):
+            refuse_leaks([audited(COLLAPSE, LEAK, expect_collapse=excused)])
+    with pytest.raises(AuditFailed, match="failed C3.repeats"):
+        refuse_leaks([audited(COLLAPSE, OTHER, expect_collapse=True)])
+
+
+def test_the_commands_say_it():
+    assert "x at base: COLLAPSE, as expected (" in audit_text(audited(COLLAPSE, expect_collapse=True))
+    assert "x at base: LEAK; COLLAPSE (" in audit_text(audited(COLLAPSE, LEAK))
+    assert "x at base: fail (" in audit_text(audited(OTHER))
+    event = {"event": "audit", "arm": "x", "scale": "base", "outcome": "fail", "seconds": 2.0}
+    said = {"leaks": False, "expect_leak": False, "collapses": True, "expect_collapse": True}
+    assert _once(event | said) == "audit of x at base: COLLAPSE (expected) (2.0 s)"
+    assert _once(event | said | {"leaks": True}) == "audit of x at base: LEAK, COLLAPSE (expected) (2.0 s)"
+    assert _once(event | said | {"collapses": False}) == "audit of x at base: fail (2.0 s)"
