@@ -13,18 +13,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from palinode.auditing import audit_trained
 from palinode.base import fsio
 from palinode.base.config import encode
-from palinode.base.errors import Damaged
+from palinode.base.errors import BadInput, Damaged
 from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import derive
+from palinode.base.visibility import Ltr
 from palinode.data.config import Split
 from palinode.data.source import Source, prepare
+from palinode.data.task_store import TaskStore
 from palinode.evaluate.embeddings import check_has_embeddings, embedding_geometry
 from palinode.evaluate.layer_cut import check_can_be_cut, cut_layers
-from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
+from palinode.evaluate.losses import Evaluation, evaluate, evaluating, evaluation_passes
 from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
+from palinode.evaluate.tasks import by_slice, levels
 from palinode.models.base import LanguageModel
 from palinode.objectives.probability import Probability
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
@@ -33,6 +38,7 @@ from palinode.results.record import (
     EMBEDDINGS_EVENT,
     METRICS_FILE,
     RESULT_FILE,
+    TASK_EVENT,
     Result,
     RunOutcome,
 )
@@ -78,7 +84,10 @@ def run_one(
         return attempt.result("stopped", reason=f"stopped after step {attempt.training.step}")
     measured = spec.evaluation.split
     splits: tuple[Split, ...] = (measured, "test") if spec.evaluation.test else (measured,)
-    scores: Scores = {str(split): attempt.evaluate(split, final=True).as_rows() for split in splits}
+    found = {split: attempt.evaluate(split, final=True) for split in splits}
+    scores: Scores = {str(split): evaluation.as_rows() for split, evaluation in found.items()}
+    if isinstance(attempt.data, TaskStore) and measured == "validation":
+        attempt.place_on_task(attempt.data, found)
     if spec.evaluation.context_lengths:
         attempt.vary_context(splits)
     if spec.evaluation.layer_cut:
@@ -102,7 +111,18 @@ def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[Languag
         check_can_be_cut(model)
     if settings.evaluation.embeddings:
         check_has_embeddings(model)
+    if settings.evaluation.length_factors:
+        _check_takes(model, max(settings.evaluation.length_factors) * settings.data.window_tokens)
     return model.to(resolve_device(settings.device)), specials
+
+
+def _check_takes(model: LanguageModel, slots: int) -> None:
+    """Raise BadInput now, not after the training, where a model has a longest row below so many slots."""
+    try:
+        with evaluating(model):
+            model.hidden(torch.zeros(1, slots, dtype=torch.long), Ltr())
+    except BadInput as refused:
+        raise BadInput(refused.message, field="evaluation.length_factors", hint=refused.hint) from None
 
 
 def evaluate_split(
@@ -307,6 +327,25 @@ class Attempt:
             cuts = {split: cut_split(*subject, split, spec.seed, refits) for split in splits}
         for split, cut in cuts.items():
             self._write({"event": LAYER_CUT_EVENT, "split": split, "final": True, **encode(cut)})
+
+    def place_on_task(self, data: TaskStore, found: Mapping[Split, Evaluation]) -> None:
+        """Write what the accuracy on a task stands beside: levels, exact matches, slices, and scores on longer sequences."""
+        spec, training = self.spec, self.training
+        for split, evaluation in found.items():
+            held_out = data.held_out(split)
+            lengths = {}
+            with self._timed("evaluate"):
+                for factor in spec.evaluation.length_factors:
+                    longer = data.config.longer(factor)
+                    settings = spec.settings.with_(data=longer, evaluation=spec.evaluation.with_(length_factors=()))
+                    subject = (training.model, prepare(longer), training.specials)
+                    lengths[str(factor)] = evaluate_split(settings, *subject, split, spec.seed).as_rows()
+                placed = {
+                    "levels": levels(data.config.task, held_out),
+                    "by_pass": by_slice(evaluation, held_out.slices),
+                    "lengths": lengths,
+                }
+            self._write({"event": TASK_EVENT, "split": split, "final": True, **placed})
 
     def measure_embeddings(self) -> None:
         """Measure the tables of tokens and positions and write the row."""

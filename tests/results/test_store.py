@@ -282,6 +282,19 @@ def test_runs_are_found_by_the_beginning_of_their_id(store):
         store.find("zzzz")
 
 
+def test_options_that_came_later_are_no_other_spec(tmp_path):
+    store = Store(tmp_path)
+    stored = {"seed": 1, "recipe": {"steps": 3, "rows": [1, 2]}}
+    path = store.write_spec("0" * 16, stored) / "spec.json"
+    written = path.read_bytes()
+    for upgraded in ({**stored, "labels": "all"}, {**stored, "recipe": {**stored["recipe"], "growth": None}}):
+        store.write_spec("0" * 16, upgraded)
+        assert path.read_bytes() == written
+    for other in ({**stored, "recipe": {"steps": 4}}, {**stored, "recipe": {"rows": [1]}}, {"seed": 2}, {"recipe": 3}):
+        with pytest.raises(Damaged, match="another spec"):
+            store.write_spec("0" * 16, other)
+
+
 def test_another_spec_under_the_same_id_is_damage(tmp_path):
     store = Store(tmp_path)
     store.write_spec(RUN, {"seed": 1, "p": 0.1})

@@ -136,3 +136,27 @@ def test_sequences_are_not_grown():
         settings(recipe=recipe)
     with pytest.raises(BadInput, match="not cut"):
         prepare(settings().data).training(8, 1)
+
+
+def test_an_accuracy_stands_beside_chance_slices_and_longer_sequences(tmp_path):
+    chosen = EvaluationConfig(directions=("ltr",), labels="answer", length_factors=(2, 4))
+    rotary = gpt2(layers=1, width=16, heads=2).with_(position="rotary")
+    store = Store(tmp_path)
+    spec = RunSpec.of(settings(evaluation=chosen, model=rotary), 1)
+    result = run_one(spec, store)
+    placed = store.record(spec.run_id).task["validation"]
+    assert placed["levels"]["chance"] == 0.25
+    scores = result.scores["validation"]["ltr"]
+    for rows in placed["by_pass"]["ltr"]["slices"].values():
+        assert sum(row["tokens_scored"] for row in rows) == scores["tokens_scored"] == 200
+        assert sum(row["hits"] for row in rows) == scores["hits"]
+    assert placed["by_pass"]["ltr"]["exact_match"] == scores["accuracy"]
+    assert {factor: row["ltr"]["tokens_scored"] for factor, row in placed["lengths"].items()} == {"2": 200, "4": 200}
+
+
+def test_a_model_with_a_table_of_positions_is_not_scored_on_longer_sequences(tmp_path):
+    chosen = EvaluationConfig(directions=("ltr",), labels="answer", length_factors=(2,))
+    with pytest.raises(BadInput, match=r"evaluation\.length_factors.*longer than the table"):
+        run_one(RunSpec.of(settings(evaluation=chosen), 1), Store(tmp_path))
+    with pytest.raises(BadInput, match="only the sequences of a task"):
+        settings(data={"corpus": "python-docs"}, evaluation=EvaluationConfig(length_factors=(2,)))

@@ -51,6 +51,14 @@ class TaskData(Config):
         """Whether there is a tuning split: always, prompts are set aside for it."""
         return True
 
+    def longer(self, factor: int) -> TaskData:
+        """The same task with sequences `factor` times as long, everything else as it was.
+
+        Raises:
+            BadInput: the task has no length, or cannot be that long.
+        """
+        return self.with_(task=self.task.with_length(factor))
+
     def sequences(self, split: Split) -> int:
         """How many are scored of a split."""
         held_out = {

@@ -58,10 +58,12 @@ class DirectionScores(Config):
 
 @dataclass
 class Evaluation:
-    """The scores of every pass, and the nats of every window (paired comparisons, determinism audit)."""
+    """The scores of every pass; and of every window its nats (paired comparisons, determinism audit), scored tokens and hits."""
 
     scores: dict[str, DirectionScores]
     window_nats: dict[str, list[float]] = field(default_factory=dict)
+    window_scored: dict[str, list[int]] = field(default_factory=dict)
+    window_hits: dict[str, list[int]] = field(default_factory=dict)
 
     def as_rows(self) -> dict[str, dict[str, float | int | None]]:
         """Scores by pass, as they stand in records."""
@@ -108,9 +110,12 @@ def evaluate(
         for name, example in examples_of(windows, passes, specials=specials, seed=seed, labels=labels, numbers=numbers):
             here = example.to(device)
             sums[name].add(here, read(model, here), model.logits, bytes_of)
+    told = {name: total for name, total in sums.items() if total.tokens}
     return Evaluation(
-        {name: total.scores() for name, total in sums.items() if total.tokens},
-        {name: total.window_nats for name, total in sums.items() if total.tokens},
+        {name: total.scores() for name, total in told.items()},
+        {name: total.window_nats for name, total in told.items()},
+        {name: total.window_scored for name, total in told.items()},
+        {name: total.window_hits for name, total in told.items()},
     )
 
 
@@ -169,6 +174,8 @@ class Sums:
     bytes: int = 0
     hits: int = 0
     window_nats: list[float] = field(default_factory=list)
+    window_scored: list[int] = field(default_factory=list)
+    window_hits: list[int] = field(default_factory=list)
 
     def add(
         self,
@@ -191,8 +198,11 @@ class Sums:
         self.tokens += int(scored.sum())
         self.nats += float(per_row.sum())
         self.bytes += int(bytes_of[example.targets.cpu()][scored.cpu()].sum())
-        self.hits += int((hit & scored).sum())
+        right = (hit & scored).sum(-1)
+        self.hits += int(right.sum())
         self.window_nats.extend(per_row.tolist())
+        self.window_scored.extend(scored.sum(-1).tolist())
+        self.window_hits.extend(right.tolist())
 
     def scores(self) -> DirectionScores:
         """The sums as they are recorded."""

@@ -28,6 +28,8 @@ Number = float | int | None
 C = TypeVar("C", bound=Config)
 CONTEXT_LENGTHS_EVENT = "context_lengths"
 EMBEDDINGS_EVENT = "embeddings"
+TASK_EVENT = "task"
+TASK_PARTS = ("levels", "by_pass", "lengths")
 SPEC_FILE, METRICS_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "metrics.jsonl", "audit.json", "result.json"
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures is a few MB; a file beyond this is not one of ours
 
@@ -140,6 +142,12 @@ class Record:
         """Split -> window length -> direction -> scores; empty when it was not measured."""
         rows = [row for row in self.metrics if row["event"] == CONTEXT_LENGTHS_EVENT]
         return {str(row.get("split")): {int(length): found for length, found in row["scores"].items()} for row in rows}
+
+    @cached_property
+    def task(self) -> dict[str, dict[str, Any]]:
+        """Split -> what stands beside the accuracy on a task: `levels`, `by_pass` (exact matches, slices) and `lengths`."""
+        rows = [row for row in self.metrics if row["event"] == TASK_EVENT]
+        return {str(row.get("split")): {name: row[name] for name in TASK_PARTS} for row in rows}
 
     @cached_property
     def embeddings(self) -> dict[str, Any]:
@@ -351,6 +359,8 @@ def _is_metrics_row(row: Any) -> bool:
         return is_layer_cut_row(row)
     if row["event"] == CONTEXT_LENGTHS_EVENT:
         return all(length.isdigit() and _is_scores(found) for length, found in dict(row.get("scores", {})).items())
+    if row["event"] == TASK_EVENT:
+        return all(isinstance(row.get(name), dict) for name in TASK_PARTS)
     if row["event"] == EMBEDDINGS_EVENT:
         return _is_geometry(row.get("geometry"))
     scores, groups = row.get("scores", {}), row.get("nats_by_group", {})

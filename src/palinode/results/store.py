@@ -184,13 +184,13 @@ class Store:
         return self
 
     def write_spec(self, run_id: str, spec: Mapping[str, Any]) -> Path:
-        """Begin a run: its resolved spec. Writing the same spec again changes nothing.
+        """Begin a run: its resolved spec. Writing the same spec again changes nothing, nor does one with options that came later.
 
         Raises:
             Damaged: the directory already holds another spec under this id.
         """
         path = self.create().run_directory(run_id) / SPEC_FILE
-        if path.exists() and canonical_json(read_table(path)) != canonical_json(dict(spec)):
+        if path.exists() and not _agree(read_table(path), dict(spec)):
             raise Damaged(f"holds another spec than run {run_id} has", file=str(path))
         if not path.exists():
             fsio.write_json(path, dict(spec))
@@ -278,3 +278,10 @@ def _entry_stem(entry: ExperimentEntry) -> str:
     check_name(entry.name, "name")
     check_name(entry.size, "size")
     return entry.full_name
+
+
+def _agree(stored: Any, spec: Any) -> bool:
+    """Whether two encoded specs say the same wherever both say something: an upgrade adds options to what was stored."""
+    if isinstance(stored, dict) and isinstance(spec, dict):
+        return all(_agree(stored[name], spec[name]) for name in stored.keys() & spec.keys())
+    return canonical_json(stored) == canonical_json(spec)

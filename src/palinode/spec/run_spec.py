@@ -40,6 +40,7 @@ class EvaluationConfig(Config):
         labels: which targets are scored: `all`, the `answer` tokens of a task, or the `last` of them.
         layer_cut: at the end also score the model with only its first k blocks, for every k, on the same splits and passes.
         context_lengths: at the end also score the same splits cut into windows of these lengths; none is longer than the data's.
+        length_factors: of a task: at the end also score sequences so many times as long.
         embeddings: at the end also measure how the tables of tokens and positions lie to each other.
         layer_cut_refit_steps: and with a final norm and head trained so many steps for each k, a short control; 0 leaves it out.
     """
@@ -52,6 +53,7 @@ class EvaluationConfig(Config):
     context_lengths: tuple[Annotated[int, Field(ge=2)], ...] = ()
     labels: Annotated[Labels, LATER] = "all"
     layer_cut: bool = False
+    length_factors: Annotated[tuple[Annotated[int, Field(ge=2, le=1024)], ...], LATER] = ()
     embeddings: Annotated[bool, LATER] = False
     layer_cut_refit_steps: int = Field(default=0, ge=0, le=10**6)
 
@@ -102,6 +104,11 @@ class RunSettings(Config):
             )
         if answers and self.recipe.growth is not None:
             raise BadInput("a task is read in whole sequences: their length cannot grow", field="recipe.growth")
+        if self.evaluation.length_factors:
+            if not isinstance(self.data, TaskData):
+                raise BadInput("only the sequences of a task can be made longer", field="evaluation.length_factors")
+            for factor in self.evaluation.length_factors:
+                self.data.longer(factor)
         longest = max(self.evaluation.context_lengths, default=0)
         if longest and isinstance(self.data, TaskData):
             raise BadInput("a task is read in whole sequences", field="evaluation.context_lengths")

@@ -29,6 +29,7 @@ ONLY_THE_LOSS: Mapping[str, Any] = {
     "evaluation.layer_cut_refit_steps": 0,
     "evaluation.context_lengths": (),
     "evaluation.embeddings": False,
+    "evaluation.length_factors": (),
 }
 
 
