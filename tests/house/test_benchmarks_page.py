@@ -8,7 +8,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 AWAITED = {"mask_rates"}  # its section stands on the page once a free machine has run it
-NOT_MEASURING = {"machine", "page", "plain", "shakespeare"}
+NOT_MEASURING = {"machine", "page", "plain", "shakespeare", "task_loops"}
 
 
 @pytest.fixture

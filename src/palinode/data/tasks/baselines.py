@@ -78,7 +78,7 @@ def copy_last(sample: Sample) -> float:
 
 def most_recent_value(task: Task, sample: Sample) -> float:
     """The last token before the answer that may be an answer (published tables call this copy-last)."""
-    legal = _legal(task, sample)
+    legal = _legal(task)
 
     def guessed(asked: _Asked) -> Tensor:
         places = torch.arange(1, asked.tokens.shape[1] + 1)
@@ -90,7 +90,7 @@ def most_recent_value(task: Task, sample: Sample) -> float:
 
 def in_context_mode(task: Task, sample: Sample) -> float:
     """The most frequent legal answer among the tokens before; the lowest id of several."""
-    legal = _legal(task, sample)
+    legal = _legal(task)
 
     def guessed(asked: _Asked) -> Tensor:
         counts = torch.zeros(len(asked.truth), len(legal), dtype=torch.int32)
@@ -101,11 +101,15 @@ def in_context_mode(task: Task, sample: Sample) -> float:
     return sum(_hits(asked, guessed(asked)) for asked in _asked(sample, len(legal))) / _count(sample)
 
 
-def ngram_cache(sample: Sample, order: int) -> float:
-    """The token that last followed the same `order` tokens in this sequence."""
+def ngram_cache(sample: Sample, order: int, legal_of: Task | None = None) -> float:
+    """The token that last followed the same `order` tokens in this sequence.
+
+    Args:
+        legal_of: look only at places that hold a legal answer of this task.
+    """
 
     def guessed(asked: _Asked) -> Tensor:
-        same = asked.before.clone()
+        same = asked.before.clone() if legal_of is None else asked.before & _legal(legal_of)[asked.tokens]
         for back in range(1, order + 1):
             known = _token_at(asked.tokens, asked.place - back)
             same[:, :back] = False
@@ -149,7 +153,7 @@ def _token_at(tokens: Tensor, place: Tensor) -> Tensor:
     return torch.where(place >= 0, tokens.gather(1, place.clamp_min(0)[:, None])[:, 0], NO_GUESS)
 
 
-def _legal(task: Task, sample: Sample) -> Tensor:
+def _legal(task: Task) -> Tensor:
     """(V,) bool."""
     legal = torch.zeros(task.vocab_size, dtype=torch.bool)
     legal[task.legal_answers()] = True

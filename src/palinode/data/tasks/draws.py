@@ -29,7 +29,7 @@ def distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
     if count <= FEW:
         return _few_distinct(rows, count, pool, rng)
     if pool <= DENSE * count:
-        return torch.rand(rows, pool, generator=rng).argsort(1)[:, :count]
+        return torch.rand(rows, pool, generator=rng).topk(count, dim=1).indices
     numbers = integers(pool, (rows, count), rng)
     at = torch.arange(rows)
     while len(at):
@@ -46,8 +46,8 @@ def _few_distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
     chosen = integers(pool, (rows, 1), rng)
     for drawn in range(1, count):
         number = integers(pool - drawn, (rows, 1), rng)
-        for taken in chosen.sort(1).values.split(1, dim=1):
-            number = number + (number >= taken)
+        for taken in chosen.sort(1).values.T:
+            number = number + (number >= taken[:, None])
         chosen = torch.cat([chosen, number], 1)
     return chosen
 

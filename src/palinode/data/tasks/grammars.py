@@ -157,7 +157,8 @@ class Grammar(Language):
     def rule_nats(self) -> Tensor:
         """(M,): entropy of the choice of a rule."""
         chances = self.table()[0]
-        return -torch.special.xlogy(chances, chances).sum(1)
+        nats: Tensor = torch.special.xlogy(chances, chances).sum(1)
+        return -nats
 
     def rate_nats(self) -> float:
         """Nats a token of an endless stream: h_S / (E[length] + 1), in either direction."""

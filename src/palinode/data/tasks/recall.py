@@ -94,13 +94,14 @@ class AssociativeRecall(Task):
         keys = integers(self.key_tuples, (count, self.pairs), rng)
         values, query = self._values_and_query(keys, rng)
         asked = keys == query[:, None]
-        last = (asked * torch.arange(1, self.pairs + 1)).amax(1) - 1  # -1 where it was not shown
-        answer = values.gather(1, last.clamp_min(0)[:, None])[:, 0] + 1 + self.keys
-        answer = torch.where(last < 0, DOT, answer)
+        last = (asked * torch.arange(1, self.pairs + 1, dtype=torch.int32)).amax(
+            1
+        ).long() - 1  # -1 where it was not shown
+        answer = values.gather(1, last.clamp_min(0)[:, None])[:, 0].masked_fill(last < 0, DOT)
         tokens, width = torch.empty(count, self.length_tokens, dtype=torch.long), self.key_tokens + 1
         body = tokens[:, : self.pairs * width].view(count, self.pairs, width)
         body[..., :-1] = self._key_ids(keys)
-        body[..., -1] = values + 1 + self.keys
+        body[..., -1] = values
         tokens[:, -width - 1] = self.vocabulary - 1
         tokens[:, -width:-1] = self._key_ids(query)
         tokens[:, -1] = answer
@@ -110,16 +111,16 @@ class AssociativeRecall(Task):
         return Sample(tokens, answers, {"gap": gap, "shown": asked.sum(1)})
 
     def _values_and_query(self, keys: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        """The value of every pair (n, P), and the key tuple that is asked for (n,)."""
-        count = len(keys)
+        """The id of the value of every pair (n, P), and the key tuple that is asked for (n,)."""
+        count, first_value = len(keys), 1 + self.keys
         if self.key_tuples <= TABLE_SHARE * self.pairs:
-            table = integers(self.values, (count, self.key_tuples), rng)
+            table = integers(self.values, (count, self.key_tuples), rng) + first_value
             values = table.gather(1, keys)
             shown = torch.zeros(count, self.key_tuples, dtype=torch.bool).scatter_(1, keys, True)
             query = one_true(shown, rng) if not self.allow_dot else None
         else:
             firsts = first_places(keys, self.key_tuples)
-            values = integers(self.values, (count, self.pairs), rng).gather(1, firsts)
+            values = integers(self.values, (count, self.pairs), rng).gather(1, firsts) + first_value
             first = firsts == torch.arange(self.pairs)
             query = keys.gather(1, one_true(first, rng)[:, None])[:, 0] if not self.allow_dot else None
         return values, integers(self.key_tuples, (count,), rng) if query is None else query

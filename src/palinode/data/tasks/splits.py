@@ -27,8 +27,9 @@ BUCKETS_OF: Mapping[Split, range] = {
 }
 LEAST_PROMPTS_PER_SEQUENCE = 20  # of the held-out splits together
 MARGIN = 1.1  # drawn above the expected need, so that one round mostly suffices
-MOST_DRAWN_TOKENS = 2**22  # at once
-MOST_EMPTY_ROUNDS = 50
+CALL_SEQUENCES = 256  # drawn at once, or more of short ones:
+CALL_TOKENS = 2**15  # temporaries above a megabyte go back to the system and are faulted in again, at half the speed
+MOST_EMPTY_ROUNDS = 100
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 
@@ -50,15 +51,24 @@ def in_split(task: Task, sample: Sample, split: Split) -> Tensor:
 
 
 def draw(task: Task, split: Split, count: int, rng: Generator) -> Sample:
-    """`count` sequences of a split: the task's own law, given the split. Draws, keeps what belongs, until there are enough.
+    """`count` sequences of a split: the task's own law, given the split.
 
     Raises:
-        BadInput: a held-out split would show a twentieth of all prompts, or no prompt falls into the split.
+        BadInput: a held-out split would show more than a twentieth of all prompts, or no prompt falls into the split.
     """
     if split != TRAIN:
         check_support(task, {split: count})
+    return drawn_until_full(task, split, count, rng)
+
+
+def drawn_until_full(task: Task, split: Split, count: int, rng: Generator) -> Sample:
+    """Draws, keeps what belongs to the split, until there are enough; however few prompts there are.
+
+    Raises:
+        BadInput: no prompt falls into the split.
+    """
     share = len(BUCKETS_OF[split]) / BUCKETS
-    most = max(1, MOST_DRAWN_TOKENS // task.length_tokens)
+    most = max(CALL_SEQUENCES, CALL_TOKENS // task.length_tokens)
     parts: list[Sample] = []
     found = empty = 0
     while found < count or not parts:

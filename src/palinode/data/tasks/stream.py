@@ -15,7 +15,7 @@ from palinode.base.example import Windows
 from palinode.base.seeds import derive, generator
 from palinode.data.config import TRAIN, Split
 from palinode.data.tasks.base import Sample, Task
-from palinode.data.tasks.splits import draw
+from palinode.data.tasks.splits import check_support, drawn_until_full
 from palinode.data.windows import ROUNDS, permuted
 
 STREAM = "task"
@@ -35,7 +35,7 @@ class TaskStream:
             its own, as published training sets of a fixed size are read.
 
     Raises:
-        BadInput: fewer than one sequence, or (when drawn) more than the split has prompts for.
+        BadInput: fewer than one sequence.
     """
 
     def __init__(self, task: Task, seed: int, split: Split = TRAIN, sequences: int | None = None):
@@ -51,8 +51,14 @@ class TaskStream:
         self._fixed: Sample | None = None
 
     def batch(self, first: int, count: int) -> Sample:
-        """Sequences `first`, `first + 1`, ... of the stream."""
+        """Sequences `first`, `first + 1`, ... of the stream.
+
+        Raises:
+            BadInput: a held-out split would show more than a twentieth of all prompts.
+        """
         if self.sequences is None:
+            if self.split != TRAIN:
+                check_support(self.task, {self.split: first + count})
             return self._drawn(first, count)
         if self._fixed is None:
             self._fixed = self._drawn(0, self.sequences)
@@ -95,7 +101,7 @@ class TaskStream:
     def _block(self, number: int) -> Sample:
         if number not in self._blocks:
             rng = generator(self.seed, STREAM, self.split, number)
-            block = draw(self.task, self.split, self.block_sequences, rng)
+            block = drawn_until_full(self.task, self.split, self.block_sequences, rng)
             while len(self._blocks) >= BLOCKS_KEPT:
                 del self._blocks[next(iter(self._blocks))]
             self._blocks[number] = block
