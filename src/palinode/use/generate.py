@@ -174,9 +174,10 @@ def _draw(chances: Tensor, seed: int, index: int) -> Tensor:
         [torch.rand(1, generator=generator(seed, "sample", row, index), dtype=torch.float64) for row in rows]
     )
     cumulative = chances.cumsum(dim=-1)
-    drawn = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True).flatten()
-    last = chances.shape[-1] - 1 - (chances.flip(1) > 0).int().argmax(dim=-1)  # no rounding may reach beyond it
-    return torch.minimum(drawn, last)
+    total = cumulative[:, -1:].contiguous()
+    drawn = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+    last = torch.searchsorted(cumulative, total)  # no rounding may reach beyond it
+    return torch.minimum(drawn, last).flatten()
 
 
 def _check(specials: SpecialTokens, prompt: Sequence[int], new_tokens: int, rows: int, direction_token: bool) -> None:
