@@ -7,7 +7,7 @@ Legend: B windows, N tokens of a window, R rows, S slots, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,11 +160,15 @@ def subject_of_config(
 def small_config(config: ModelConfig, most_layers: int, most_width: int) -> ModelConfig:
     """The config with fewer and narrower blocks where it has such fields and is larger; heads are cut to divide the width.
 
-    `most_layers` is shared out where a model has several stacks (`encoder_layers`, `decoder_layers`).
+    `most_layers` is shared out where a model has several stacks (`encoder_layers`, `decoder_layers`). Where layers differ
+    (`mixers`), one of each kind of layer is kept.
     """
     counts: dict[str, int] = {name: value for name, value in config if isinstance(value, int)}
     stacks = [name for name in counts if name == "layers" or name.endswith("_layers")]
-    changes = {name: most for name in stacks if counts[name] > (most := max(1, most_layers // len(stacks)))}
+    changes: dict[str, Any] = {
+        name: most for name in stacks if counts[name] > (most := max(1, most_layers // len(stacks)))
+    }
+    changes |= _one_of_each(getattr(config, "mixers", ()), counts.get("layers", 0), changes)
     if counts.get("width", 0) > most_width:
         changes["width"] = most_width
         for name in counts:
@@ -175,6 +179,14 @@ def small_config(config: ModelConfig, most_layers: int, most_width: int) -> Mode
         return config.with_(**changes)
     except (ValidationError, BadInput):
         return config
+
+
+def _one_of_each(mixers: tuple[Any, ...], layers: int, changes: Mapping[str, int]) -> dict[str, Any]:
+    """The changes by which a hybrid of `layers` layers that is cut still has each of its mixers."""
+    kinds = tuple(dict.fromkeys(mixers[:layers]))
+    if not kinds or "layers" not in changes:
+        return {}
+    return {"mixers": kinds, "layers": max(changes["layers"], len(kinds))}
 
 
 def _palinode_forward(module: nn.Module, example: Example) -> Tensor:

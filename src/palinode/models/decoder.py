@@ -54,7 +54,8 @@ class DecoderConfig(ModelConfig):
         soft_cap, cap_value: `rsqrt` c z / sqrt(z^2 + c^2) or `tanh` c tanh(z / c) keeps |logit| below c.
         init, zero_residual, zero_head: see `models.init.InitRule`.
         dropout: on the embedding, the attention probabilities and both branch outputs; in training only.
-        mixer: what moves information between slots.
+        mixer: what moves information between slots, the same in every layer.
+        mixers: a hybrid instead: layer l has mixers[l mod how many there are].
         subtract_position: the next slot's position is taken from each state (`parts/next_position.py`), `norm`: and one more
             norm follows; subtract_table: the positions' own table, with one row more, or a `separate` one.
     """
@@ -84,6 +85,7 @@ class DecoderConfig(ModelConfig):
     mixer: Annotated[MixerConfig, one_of(lambda: MIXERS, "mixer")] = AttentionConfig()
     subtract_position: Annotated[SubtractPosition, LATER] = "none"
     subtract_table: Annotated[SubtractTable, LATER] = "shared"
+    mixers: Annotated[tuple[Annotated[MixerConfig, one_of(lambda: MIXERS, "mixer")], ...], LATER] = ()
 
     @field_validator("heads")
     @classmethod
@@ -108,12 +110,23 @@ class DecoderConfig(ModelConfig):
             raise ValueError(
                 f"heads: rotary {self.rotary} needs a head width divisible by {part}, not {self.width // self.heads}"
             )
+        if self.mixers and self.mixer != AttentionConfig():
+            raise ValueError(
+                f"mixers lists what each layer has, so mixer = {self.mixer.kind_name()} has no layer; set one"
+            )
+        used = self.layer_mixers()
         set_options = {"qk_norm": self.qk_norm, "rotary": rotary, "attention_scale": self.attention_scale != 1.0}
         for name, is_set in set_options.items():
-            if is_set and name not in self.mixer.reads:
-                raise ValueError(f"{name} is set, but the mixer {self.mixer.kind_name()} does not read it")
+            if is_set and not any(name in mixer.reads for mixer in used):
+                named = " or ".join(dict.fromkeys(mixer.kind_name() for mixer in used))
+                raise ValueError(f"{name} is set, but the mixer {named} does not read it")
         refuse_subtraction(self.subtract_position, self.subtract_table, self.position == "learned")
         return self
+
+    def layer_mixers(self) -> tuple[MixerConfig, ...]:
+        """The mixer of each layer, from the first to the last."""
+        listed = self.mixers or (self.mixer,)
+        return tuple(listed[layer % len(listed)] for layer in range(self.layers))
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> Decoder:
         model = Decoder(self, vocab_size, max_length)
@@ -150,7 +163,7 @@ class Decoder(LanguageModel):
         """States of (R, S) tokens. `positions` (S,) replaces the slots' own indices 0..S-1.
 
         Raises:
-            BadInput: the row is longer than the table of learned positions.
+            BadInput: the row is longer than the table of learned positions, or a mixer has no form for the visibility.
             ValueError: a slot of an explicit mask may see nothing, or the rows still read from the end.
         """
         x, reading = self._start(tokens, sees, positions)
@@ -232,6 +245,7 @@ class Decoder(LanguageModel):
     def _reading(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> Reading:
         if sees.reads_from_end:
             raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
+        self._check_mixers(sees)
         return Reading(
             native=sees.native,
             mask=explicit_mask(sees, tokens.shape[1]).to(tokens.device) if sees.native == "mask" else None,
@@ -251,6 +265,12 @@ class Decoder(LanguageModel):
         """(S, D)."""
         assert self.position is not None
         return self.position.weight[:slots] if positions is None else self.position.weight[positions]
+
+    def _check_mixers(self, sees: Visibility) -> None:
+        """Refuse a visibility that one of the layers has no form for."""
+        for mixer in self.config.layer_mixers():
+            if why := mixer.refusal(sees.native):
+                raise BadInput(f"the mixer {mixer.kind_name()} cannot read {sees.kind_name()}: {why}", field="mixer")
 
     def _check_length(self, slots: int) -> None:
         has_table = self.position is not None or self.next_position is not None
@@ -342,4 +362,4 @@ def _block(config: DecoderConfig, layer: int, max_length: int) -> Block:
         attention_scale=config.attention_scale,
     )
     mlp = Mlp(config.width, config.mlp, config.mlp_mult, bias=config.bias)
-    return Block(config.mixer.build(place), mlp, _norm(config), _norm(config), config.dropout)
+    return Block(config.layer_mixers()[layer].build(place), mlp, _norm(config), _norm(config), config.dropout)

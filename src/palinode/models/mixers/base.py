@@ -66,6 +66,30 @@ class MixerConfig(Part):
         """The mixer with empty weights; `models/init.py` fills them."""
         raise NotImplementedError(f"{type(self).__name__} must define build(place)")
 
+    def refusal(self, native: Native) -> str | None:
+        """Why it cannot read in this form, in a few words; None where it can."""
+        if native in self.visibilities:
+            return None
+        return "it has no form for explicit masks" if native == "mask" else f"it has no {native} form"
+
+
+class TwoSidedConfig(MixerConfig):
+    """Base of configs whose mixer has weights of its own for what comes after a slot.
+
+    Without them one rule would serve both sides, and a slot could not tell what stands before it from what stands after it.
+
+    Attributes:
+        two_sided: has the second set of weights, which the full form needs; the causal form leaves it unused.
+    """
+
+    visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full"})
+    two_sided: bool = False
+
+    def refusal(self, native: Native) -> str | None:
+        if native == "full" and not self.two_sided:
+            return "it has weights for one side alone; set two_sided = true"
+        return super().refusal(native)
+
 
 class Mixer(nn.Module):
     """Base of all mixers."""

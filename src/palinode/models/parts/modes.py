@@ -1,0 +1,139 @@
+"""A diagonal state-space layer's kernel: a sum of decaying oscillations, kappa_l = 2 Re sum over n of weight_n multiplier_n^l.
+
+The state is x_t = multiplier x_(t-1) + u_t for each pair of conjugate modes, the output 2 Re sum weight x_t: the convolution of u
+with kappa. Input and output maps are folded into the weights. Powers are made in float64 from the exponents, as the phase of a
+fast mode grows to thousands of radians (float32 would be wrong by 1e-3 of a turn at slot 100); what is summed is float32 or better.
+Legend: R rows, s new slots, S slots, G systems, n pairs of modes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from palinode.models.parts.exact import exact_products
+from palinode.models.parts.fft_conv import causal_conv
+from palinode.models.parts.state import MixerState
+
+BLOCK_SLOTS = 128  # slots that are read at once from a state: its tables are G x 2n x 128 numbers
+
+
+@dataclass(frozen=True)
+class Modes:
+    """Both (G, n) complex128: multiplier_n = exp(exponent_n), with a real part below 0, and weight_n."""
+
+    exponent: Tensor
+    weight: Tensor
+    dtype: torch.dtype
+
+    def kernel(self, slots: int) -> Tensor:
+        """(G, S) real taps 0..S-1.
+
+        l = a b + r for b about sqrt(S): powers of two short ranges are made, and multiplied as matrices. That takes
+        4 G n sqrt(S) exponentials instead of 2 G n S, and no memory for S powers of n modes.
+        """
+        size = math.isqrt(slots - 1) + 1
+        starts = self._powers(torch.arange(0, slots, size, device=self.exponent.device), self.weight)
+        inside = self._powers(torch.arange(size, device=self.exponent.device))
+        with exact_products(starts):
+            kernel = _opposed(starts).mT @ inside
+        return 2 * kernel.flatten(-2)[..., :slots]
+
+    def answer(self, slots: int) -> Tensor:
+        """(G, 2n, s): what a state says of the s slots after it, if nothing more came in; multiplies (real, imaginary) parts."""
+        return 2 * _opposed(self._powers(torch.arange(1, slots + 1, device=self.exponent.device), self.weight))
+
+    def arrival(self, slots: int) -> Tensor:
+        """(G, 2n, s): what inputs of s slots leave in the state after them."""
+        return self._powers(torch.arange(slots - 1, -1, -1, device=self.exponent.device))
+
+    def over(self, slots: int) -> Tensor:
+        """(G, n, 2): multiplier^s."""
+        return torch.view_as_real(torch.exp(self.exponent * slots)).to(self.dtype)
+
+    def _powers(self, lags: Tensor, weight: Tensor | None = None) -> Tensor:
+        """(G, 2n, len(lags)): real parts of weight multiplier^lag, then imaginary parts."""
+        powers = torch.exp(self.exponent[..., None] * lags)
+        powers = powers if weight is None else powers * weight[..., None]
+        return torch.cat((powers.real, powers.imag), -2).to(self.dtype)
+
+
+@dataclass(frozen=True)
+class ModeState(MixerState):
+    """(R, G, c, n, 2) states of c channels of each system, and the layer as it is: making it anew costs more than a slot.
+
+    The kernel (G, 128) and the tables of a block are for reading many slots at once.
+    """
+
+    state: Tensor
+    modes: Modes
+    over: Tensor
+    weight: Tensor
+    kernel: Tensor
+
+    @classmethod
+    def empty(cls, modes: Modes, rows: int, channels: int = 1) -> ModeState:
+        """Nothing read."""
+        systems, count = modes.exponent.shape
+        modes = Modes(modes.exponent.detach(), modes.weight.detach(), modes.dtype)
+        state = torch.zeros(rows, systems, channels, count, 2, dtype=modes.dtype, device=modes.exponent.device)
+        weight = torch.view_as_real(modes.weight).to(modes.dtype)
+        return cls(state, modes, modes.over(1), weight, modes.kernel(BLOCK_SLOTS))
+
+    def extend(self, u: Tensor) -> tuple[Tensor, ModeState]:
+        """(R, G, c, s) outputs of the next (R, G, c, s) inputs, and the state after them."""
+        u, parts, held = u.to(self.state.dtype), [], self
+        for block in torch.split(u, BLOCK_SLOTS, -1):
+            y, held = held._step(block) if block.shape[-1] == 1 else held._block(block)
+            parts.append(y)
+        return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), -1), held
+
+    def _step(self, u: Tensor) -> tuple[Tensor, ModeState]:
+        state = _product(self.state, self.over[:, None])
+        state = torch.stack((state[..., 0] + u, state[..., 1]), -1)
+        y = 2 * (state[..., 0] * self.weight[:, None, :, 0] - state[..., 1] * self.weight[:, None, :, 1]).sum(-1)
+        return y[..., None], self._with(state)
+
+    def _block(self, u: Tensor) -> tuple[Tensor, ModeState]:
+        slots = u.shape[-1]
+        with exact_products(u):
+            before = torch.cat((self.state[..., 0], self.state[..., 1]), -1) @ self.modes.answer(slots)
+            real, imaginary = (u @ self.modes.arrival(slots).mT).chunk(2, -1)
+        state = _product(self.state, self.modes.over(slots)[:, None]) + torch.stack((real, imaginary), -1)
+        return causal_conv(u, self.kernel[:, None, :slots]) + before, self._with(state)
+
+    def _with(self, state: Tensor) -> ModeState:
+        return ModeState(state, self.modes, self.over, self.weight, self.kernel)
+
+
+def complex_of(pair: Tensor) -> Tensor:
+    """(.., 2) real pairs, float32 or better, as complex128 (..)."""
+    return torch.view_as_complex(pair.to(torch.float64))
+
+
+def exact_dtype(parameter: Tensor) -> torch.dtype:
+    """float32, or better where the parameter is."""
+    return torch.promote_types(parameter.dtype, torch.float32)
+
+
+def exponents(log_step: Tensor, log_decay: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(step, A, step A) in float64 from log step (G,), log(-Re A) and Im A, (n,) or (G, n); A = -exp(log decay) + i frequency."""
+    step = log_step.double().exp()[:, None]
+    poles = torch.complex(-log_decay.double().exp(), frequency.double())
+    return step, poles, step * poles
+
+
+def _opposed(parts: Tensor) -> Tensor:
+    """(.., 2n, k) with the imaginary half negated: so that a plain product of two such tables is the real part of theirs."""
+    real, imaginary = parts.chunk(2, -2)
+    return torch.cat((real, -imaginary), -2)
+
+
+def _product(one: Tensor, other: Tensor) -> Tensor:
+    """Complex product of (.., 2) pairs."""
+    real = one[..., 0] * other[..., 0] - one[..., 1] * other[..., 1]
+    imaginary = one[..., 0] * other[..., 1] + one[..., 1] * other[..., 0]
+    return torch.stack((real, imaginary), -1)
