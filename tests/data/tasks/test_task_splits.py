@@ -207,6 +207,8 @@ BAD = {
     "symmetric": [lambda: MarkovLanguage(order=2)],
     "order": [lambda: MarkovLanguage(states=16, order=5, symmetric=False)],
     "noise_vocabulary": [lambda: MadNoisyRecall(noise_vocabulary=0)],
+    "digits": [lambda: Addition(digits=9).with_length(2), lambda: Reversed(of=Addition(digits=9)).with_length(2)],
+    "levels": [lambda: Hierarchy(levels=16).with_length(2)],
     "productions": [lambda: Hierarchy(symbols=3, productions=4)],
     "rules": [lambda: Grammar(rules=4, terminals=3)],
     "factor": [

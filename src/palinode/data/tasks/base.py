@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal, TypeVar
 
 import torch
+from pydantic import ValidationError
 from torch import Generator, Tensor
 
-from palinode.base.config import Part, content_hash, identity
+from palinode.base.config import Part, bad_input, content_hash, identity
 from palinode.base.errors import BadInput
 
 T = TypeVar("T", bound="Task")
@@ -151,7 +152,18 @@ class Task(Part):
             raise BadInput(f"a length is multiplied by 1 or more, not by {factor}", field="factor")
         if not self.length_field:
             raise BadInput(f"{self.kind_name()} has no length to extrapolate", field="factor")
-        return self.with_(**{self.length_field: getattr(self, self.length_field) * factor})
+        return self.resized(**{self.length_field: getattr(self, self.length_field) * factor})
+
+    def resized(self: T, **changes: int) -> T:
+        """The task with other sizes.
+
+        Raises:
+            BadInput: a size is out of bounds.
+        """
+        try:
+            return self.with_(**changes)
+        except ValidationError as error:
+            raise bad_input(type(self), error) from None
 
     def split_key(self, sample: Sample) -> Tensor:
         """(n, k) int64: what decides the split of each sequence: the prompt, its answers blanked."""

@@ -68,7 +68,7 @@ class Hierarchy(Language):
         """Twice as long is one level more."""
         more = factor.bit_length() - 1
         require(factor >= 1 and factor == 1 << more, f"a tree grows by powers of 2, not {factor} times", "factor")
-        return self.with_(levels=self.levels + more)
+        return self.resized(levels=self.levels + more)
 
     def sequence_nats(self) -> float:
         """The root, and one choice at each of 2^levels - 1 nodes."""

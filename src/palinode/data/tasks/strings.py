@@ -209,7 +209,7 @@ class Counting(Task):
         """Longer, with the same ids: `most` must leave room, so that a model has seen the ids it is asked for."""
         wanted = self.length * factor
         require(wanted <= self._room, f"counts up to {wanted} need as many ids, there are {self._room}", "most")
-        return self.with_(length=wanted, most=self._room)
+        return self.resized(length=wanted, most=self._room)
 
     def sequence_nats(self) -> float:
         return (self.length + 1) * math.log(self.alphabet)

@@ -1,0 +1,150 @@
+"""Writes docs/tasks.md: every synthetic task with an example, chance, trivial levels and floor. Run: python docs/tasks.py"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from palinode.base import fsio
+from palinode.base.seeds import generator
+from palinode.data.tasks import (
+    TASKS,
+    Addition,
+    AssociativeRecall,
+    Compression,
+    Copy,
+    Counting,
+    Grammar,
+    Hierarchy,
+    InductionHead,
+    MadFuzzyRecall,
+    MadNoisyRecall,
+    MadRecall,
+    Majority,
+    MarkovLanguage,
+    Memorisation,
+    MultiQueryRecall,
+    Parity,
+    ProductLanguage,
+    Reversal,
+    Reversed,
+    SelectiveCopy,
+    Task,
+    XorLanguage,
+)
+from palinode.data.tasks.baselines import baselines
+
+PAGE = Path(__file__).parent / "tasks.md"
+SMALL: tuple[Task, ...] = (  # one of each kind, short enough to be read
+    AssociativeRecall(vocabulary=8, length=10),
+    InductionHead(vocabulary=8, length=9),
+    MultiQueryRecall(vocabulary=12, length=14, pairs=3),
+    MadRecall(vocabulary=6, length=14),
+    MadNoisyRecall(vocabulary=6, length=14, noise=0.3, noise_vocabulary=3),
+    MadFuzzyRecall(vocabulary=9, length=21),
+    SelectiveCopy(vocabulary=7, length=15, content_tokens=4),
+    Compression(vocabulary=6, length=6),
+    Memorisation(vocabulary=11, pairs=6),
+    Copy(vocabulary=6, length=5),
+    Reversal(vocabulary=6, length=5),
+    Parity(length=8),
+    Majority(length=8),
+    Counting(alphabet=3, length=8),
+    Addition(digits=3),
+    MarkovLanguage(states=5, length=12),
+    XorLanguage(bits=6),
+    ProductLanguage(digits=2),
+    Hierarchy(symbols=4, productions=2, levels=3),
+    Grammar(nonterminals=3, rules=2, terminals=4, length=14),
+    Reversed(of=AssociativeRecall(vocabulary=8, length=10)),
+)
+MOST_SEQUENCES = 4000
+MOST_ANSWERS = 60_000
+HEAD = """# Synthetic tasks
+
+Made by `python docs/tasks.py`: no number on this page is typed by hand. A task is chosen by its kind, `from palinode.data.tasks
+import AssociativeRecall`; every field of its config is described in its class.
+
+Sequences include their answers; `^` marks the answers below. Which tokens are trained on is the label mask, what may be read is the
+objective: a task is the same for all of them. Splits are by a hash of the prompt, so that train, tuning, validation and test share
+none; training reads a stream that never repeats, or epochs over a fixed number of sequences. `with_length(2)` is the task twice as
+long with everything else as it was; `Reversed(of=task)` is its mirror image: ltr on it is rtl on the original.
+"""
+LEVELS = """## Levels
+
+The default config of each task. Chance is a uniform guess among the legal answers; the other accuracies are measured on
+{sequences} sequences (fewer where there are many answers), so that the third digit is noise. `unigram`: the most frequent answer;
+`bigram`: the answer most frequent after the token before; `position`: a copy from the best fixed place; `recent`: the last token that
+may be an answer; `mode`: the most frequent such token; `cache n`: what last followed the same n tokens in the sequence. A cache,
+and for copies a fixed place, is the skill that is asked for; an accuracy at the level of any other guess is no evidence of it.
+`floor` is the least mean loss over all tokens but the first, read ltr or rtl, in nats a token; `best` the highest accuracy over
+them read ltr; empty where not known.
+"""
+COLUMNS = {
+    "unigram": "unigram",
+    "bigram": "bigram",
+    "position_only": "position",
+    "most_recent_value": "recent",
+    "in_context_mode": "mode",
+    "cache_1": "cache 1",
+    "cache_2": "cache 2",
+    "cache_3": "cache 3",
+}
+
+
+def main() -> None:
+    fsio.write_text(PAGE, page())
+
+
+def page() -> str:
+    """The whole page."""
+    torch.set_num_threads(1)
+    lines = [HEAD]
+    for task in SMALL:
+        lines += example(task)
+    lines.append(LEVELS.format(sequences=MOST_SEQUENCES))
+    lines += levels([cls() for kind, cls in TASKS.items() if kind != Reversed.kind])
+    return "\n".join(lines) + "\n"
+
+
+def example(task: Task) -> Iterator[str]:
+    """A heading, the first line of its class, and one sequence with its answers marked."""
+    sample = task.sample(1, generator(1, "page"))
+    tokens = [str(token) for token in sample.tokens[0].tolist()]
+    marks = ["^" if asked else "" for asked in sample.answers[0].tolist()]
+    width = max(map(len, tokens))
+    yield f"## `{task.kind_name()}`"
+    yield ""
+    yield (inspect.getdoc(type(task)) or "").partition("\n")[0]
+    yield ""
+    yield "```"
+    yield " ".join(token.rjust(width) for token in tokens)
+    yield " ".join(mark.rjust(width) for mark in marks).rstrip()
+    yield "```"
+    yield ""
+
+
+def levels(tasks: list[Task]) -> Iterator[str]:
+    """One row for each task."""
+    names = ["task", "ids", "tokens", "chance", *COLUMNS.values(), "floor ltr", "floor rtl", "best"]
+    yield "| " + " | ".join(names) + " |"
+    yield "|---|" + "--:|" * (len(names) - 1)
+    for task in tasks:
+        fit, fresh = (task.sample(sequences(task), generator(seed, "page")) for seed in (2, 3))
+        found = baselines(task, fit, fresh)
+        floors = [task.floor_nats_all_tokens(direction) for direction in ("ltr", "rtl")]
+        numbers = [task.chance(), *(found[name] for name in COLUMNS), *floors, task.best_accuracy_all_tokens()]
+        shown = [f"`{task.kind_name()}`", str(task.vocab_size), str(task.length_tokens)]
+        yield "| " + " | ".join(shown + ["" if number is None else f"{number:.3f}" for number in numbers]) + " |"
+
+
+def sequences(task: Task) -> int:
+    asked = int(task.sample(1, generator(0, "page")).answers.sum())
+    return min(MOST_SEQUENCES, MOST_ANSWERS // asked)
+
+
+if __name__ == "__main__":
+    main()
