@@ -16,7 +16,7 @@ from typing import Any
 
 from palinode.base import fsio
 from palinode.base.finding import AuditReport, Finding
-from palinode.results.record import METRICS_FILE, ArmEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.record import EMBEDDINGS_EVENT, METRICS_FILE, ArmEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 
 WINDOW, BATCH, VALIDATION_TOKENS = 128, 16, 61_440
@@ -117,6 +117,54 @@ def make_store(root: Path, wanted: Synthetic | None = None) -> Store:
                     _write_run(store, wanted, arm, scale_rank, seed, run_id, outcome)
     store.write_experiment(_entry(wanted, tuple(runs), audits))
     return store
+
+
+def add_geometry(store: Store, name: str, without_positions: tuple[str, ...] = ()) -> None:
+    """What the tables of every finished run look like: by arm and seed, with no two alike; some arms have no positions."""
+    entry = store.experiment(name).entry
+    names = [arm.name for arm in entry.arms]
+    for run in store.experiment(name).runs:
+        if run.outcome != "done" or run.record is None:
+            continue
+        move = 0.1 * names.index(run.entry.arm) + 0.01 * run.entry.seed
+        geometry: dict[str, Any] = {"width": 64, "token_norm": 1.0 + move}
+        if run.entry.arm not in without_positions:
+            geometry |= {
+                "position_norm": 0.6 + move,
+                "position_norm_about_mean": 0.5 + move,
+                "token_position_cosine": -0.02,
+                "token_position_absolute_cosine": 0.1 + move,
+                "chance_absolute_cosine": 0.0997,
+                "position_share": 0.3 + move,
+                "chance_share": 0.25,
+                "position_cosine_by_distance": {str(2**n): 0.9 / 2**n - move for n in range(6)},
+            }
+        row = {
+            "event": EMBEDDINGS_EVENT,
+            "attempt": 1,
+            "step": run.record.metrics[-1]["step"],
+            "split": "",
+            "final": True,
+        }
+        store.append_metrics(run.entry.run_id, {**row, "geometry": geometry})
+
+
+def add_terms(store: Store, name: str, arms: dict[str, str], term: str = "embedding_loss") -> None:
+    """An auxiliary term in the training rows of these arms: "honest" pairs come to agree, "collapse" lets both sides vanish."""
+    for run in store.experiment(name).runs:
+        kind = arms.get(run.entry.arm)
+        rows = [row for row in run.record.metrics if row["event"] == "train"] if run.record is not None else []
+        for row in rows if kind else ():
+            gone = math.exp(-row["step"] / 25) if kind == "collapse" else 1.0
+            value = (0.4 + math.exp(-row["step"] / 200) + 0.01 * run.entry.seed) * gone
+            measured = {
+                "value": value,
+                "shuffled": 1.5 * gone,
+                "gain": gone,
+                "least_gain": 0.9 * gone,
+                "variance": 0.3 * gone,
+            }
+            store.append_metrics(run.entry.run_id, {**row, "auxiliary": {term: measured}})
 
 
 def audit_of(arm: SyntheticArm, length: int = 32) -> AuditReport:

@@ -6,10 +6,12 @@ each x-axis (arms that draw directions at random read slightly different numbers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 
+from palinode.base.affinity import affinity
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 X_AXES = ("step", "tokens_read", "tokens_scored_ltr", "train_flops", "seconds")
@@ -24,6 +26,9 @@ EVALUATION_SCHEMA = (
     | _WHERE
     | dict.fromkeys(SCORES, pl.Float64)
 )
+MEASURED = ("value", "shuffled", "gain", "least_gain", "variance")  # of an auxiliary term
+AFFINITY = "affinity"
+AUXILIARY_SCHEMA = _WHO | {"term": pl.String} | _WHERE | dict.fromkeys((*MEASURED, AFFINITY), pl.Float64)
 TRAINING_SCHEMA = (
     _WHO
     | {"group": pl.String}
@@ -58,13 +63,31 @@ def training_curves(record: ExperimentRecord) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=TRAINING_SCHEMA).sort("arm", "scale", "seed", "group", "step")
 
 
-def mean_curves(curves: pl.DataFrame, score: str) -> pl.DataFrame:
-    """The mean over seeds at each step that every run of (arm, scale, split, direction) reached with a score.
+def auxiliary_curves(record: ExperimentRecord) -> pl.DataFrame:
+    """One row per run, logged training step and auxiliary term: what was measured of it, and its affinity (AUXILIARY_SCHEMA)."""
+    rows = []
+    for run in record.runs:
+        for row in _rows(run, "train"):
+            for term, found in row.get("auxiliary", {}).items():
+                measured = {name: _number(found.get(name)) for name in MEASURED}
+                value, shuffled = measured["value"], measured["shuffled"]
+                known = None if value is None or shuffled is None else affinity(value, shuffled)
+                rows.append(_who(run) | {"term": term} | _where(row) | measured | {AFFINITY: known})
+    return pl.DataFrame(rows, schema=AUXILIARY_SCHEMA).sort("arm", "scale", "seed", "term", "step")
+
+
+def mean_curves(
+    curves: pl.DataFrame, score: str, by: Sequence[str] = ("arm", "scale", "split", "direction")
+) -> pl.DataFrame:
+    """The mean over seeds at each step that every run of one line reached with a score.
+
+    Args:
+        by: the columns that tell the lines apart.
 
     Returns:
-        arm, scale, split, direction, step, the other x-axes, `score`, and `seeds`: how many runs each mean is over.
+        The columns of `by`, step, the other x-axes, `score`, and `seeds`: how many runs each mean is over.
     """
-    line = ["arm", "scale", "split", "direction"]
+    line = list(by)
     scored = curves.drop_nulls(score)
     lines = scored.group_by(line).agg(pl.col("seed").n_unique().alias("planned"))
     axes = [axis for axis in X_AXES if axis != "step"]

@@ -8,7 +8,8 @@ import polars as pl
 
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.context import direction_ratios
-from palinode.analysis.curves import SCORES, evaluation_curves, training_curves
+from palinode.analysis.curves import SCORES, auxiliary_curves, evaluation_curves, training_curves
+from palinode.analysis.embeddings import embedding_means, embedding_numbers
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.parity import COST_AXES, cost_of, costs
 from palinode.analysis.ratio_curves import as_published, published_summary, ratio_curves
@@ -29,7 +30,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
     found, rule, curves = verdicts(record), rule_of(record.entry), evaluation_curves(record)
     split, score = rule.metric.partition(".")[0], rule.metric.rpartition(".")[2]
     score = score if score in SCORES else SCORES[0]  # curves and cuts hold these four
-    cuts = layer_cuts(record, split)
+    cuts, geometry = layer_cuts(record, split), embedding_numbers(record)
     pooled_axis = "epochs" if curves["epochs"].count() else "step"
     pooled = as_published(record, split, score, pooled_axis, curves=curves)
     return {
@@ -49,6 +50,9 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "layer_cuts": cuts,
         "layer_cut_ratios": layer_cut_ratios(record, split, score, cuts),
         "direction_by_context": direction_ratios(record, split),
+        "embeddings": geometry,
+        "embedding_means": embedding_means(record, geometry),
+        "auxiliary_terms": auxiliary_curves(record),
     }
 
 

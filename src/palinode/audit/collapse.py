@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from palinode.base.affinity import affinity
 from palinode.base.finding import Finding, Outcome
 from palinode.base.seeds import generator
 from palinode.models.auxiliary import PairTerm
@@ -28,7 +29,6 @@ from palinode.models.mixers.base import Reading
 
 FALLEN = 0.01  # of the first value
 VANISHED = 0.05  # of the first score of shuffled pairs, or of the first gain
-LEAST_SHUFFLED = 1e-6  # below it a ratio says nothing
 LEAST_ROWS = 3  # of a run's metrics with the term in them
 LAW = "an auxiliary term falls because its pairs come to agree, not because both sides vanish"
 CAUSAL_LAW = "what a slot is compared with depends on no later slot, and not on the length of the row"
@@ -116,19 +116,17 @@ def check_aggregated(name: str, term: PairTerm, seed: int, *, slots: int = 33) -
 
 def _judged(check: str, name: str, series: Sequence[Measured], where: str, *, enough: bool) -> Finding:
     first, last = series[0], series[-1]
-    affinity = None
-    if "shuffled" in last and last["shuffled"] >= LEAST_SHUFFLED:
-        affinity = 1 - last["value"] / last["shuffled"]
+    found = affinity(last["value"], last["shuffled"]) if "shuffled" in last else None
     collapsed = _has_collapsed(first, last)
-    outcome: Outcome = "fail" if collapsed else "pass" if enough and affinity is not None else "could_not_tell"
-    numbers: dict[str, float | int | str | None] = {"affinity": affinity, "looks": len(series)}
+    outcome: Outcome = "fail" if collapsed else "pass" if enough and found is not None else "could_not_tell"
+    numbers: dict[str, float | int | str | None] = {"affinity": found, "looks": len(series)}
     for key in ("value", "shuffled", "gain", "least_gain", "variance"):
         numbers |= {f"first_{key}": first.get(key), f"last_{key}": last.get(key)}
     return Finding(
         check=f"C7.{check}",
         outcome=outcome,
         law=LAW,
-        message=f"{name} at {where}: {_said(first, last, affinity, collapsed, enough)}",
+        message=f"{name} at {where}: {_said(first, last, found, collapsed, enough)}",
         numbers=numbers,
         threshold=FALLEN,
         reproduce={"term": name},
@@ -140,7 +138,7 @@ def _has_collapsed(first: Measured, last: Measured) -> bool:
     return fell and any(key in first and last[key] < VANISHED * first[key] for key in ("shuffled", "gain"))
 
 
-def _said(first: Measured, last: Measured, affinity: float | None, collapsed: bool, enough: bool) -> str:
+def _said(first: Measured, last: Measured, found: float | None, collapsed: bool, enough: bool) -> str:
     values = (
         f"{first['value']:.3g} fell to {last['value']:.2g}"
         if last["value"] < first["value"]
@@ -151,9 +149,9 @@ def _said(first: Measured, last: Measured, affinity: float | None, collapsed: bo
         return f"collapsed: {values}, but {beside}"
     if "shuffled" not in last:
         return f"{values}; the model does not say what shuffled pairs score"
-    if affinity is None:
+    if found is None:
         return f"{values}; shuffled pairs score {last['shuffled']:.2g}, too little to compare with"
-    return f"{values}, affinity {affinity:.3f}{'' if enough else '; recorded too few times to judge'}"
+    return f"{values}, affinity {found:.3f}{'' if enough else '; recorded too few times to judge'}"
 
 
 def _largest(difference: torch.Tensor) -> float:

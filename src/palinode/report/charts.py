@@ -30,23 +30,29 @@ class Axis:
 
 
 def learning_curves(
-    x: Axis, y: Axis, colours: Mapping[str, str], dashes: Mapping[str, Sequence[int]]
+    x: Axis,
+    y: Axis,
+    colours: Mapping[str, str],
+    dashes: Mapping[str, Sequence[int]],
+    *,
+    dashed_by: str = "direction",
 ) -> dict[str, Any]:
     """Lines per seed (thin) and their mean (thick); ltr solid, rtl dashed.
 
-    Rows: `line` ("seed" or "mean"), `arm`, `direction`, `seed`, the x fields, `value`.
+    Rows: `line` ("seed" or "mean"), `arm`, `dashed_by`, `seed`, the x fields, `value`.
     """
+    dashes_title = "direction" if dashed_by == "direction" else "line"
     base = alt.Chart(alt.NamedData(ROWS)).encode(
         x=alt.X(x.field, type="quantitative", title=x.title, axis=alt.Axis(format=x.format, tickCount=6)),
         y=alt.Y("value", type="quantitative", title=y.title, scale=alt.Scale(zero=False, nice=True)),
         color=_arm_colour(colours),
     )
     dash = alt.StrokeDash(
-        "direction",
+        dashed_by,
         type="nominal",
-        title="direction",
+        title=dashes_title,
         scale=alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()]),
-        legend=line_legend(symbolStrokeColor="#8c8678"),
+        legend=line_legend(symbolStrokeColor="#8c8678") if len(dashes) > 1 or dashed_by == "direction" else None,
     )
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
@@ -61,7 +67,7 @@ def learning_curves(
             tooltip=[
                 said("arm", "arm"),
                 said("seed", "seed"),
-                said("direction", "direction"),
+                said(dashed_by, dashes_title),
                 alt.Tooltip("value", type="quantitative", title=y.title, format=y.format),
                 alt.Tooltip("step", type="quantitative", title="step", format=",d"),
                 alt.Tooltip("tokens_read", type="quantitative", title="tokens read", format=".4s"),

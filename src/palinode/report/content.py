@@ -23,7 +23,7 @@ Content = dict[str, Any]
 ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
 OUTCOME_WORDS = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}
 BAR_PIXELS = 72
-PLACES = ("differences", "curves", "final", "sizes", "grids", "cuts")
+PLACES = ("differences", "curves", "final", "sizes", "grids", "cuts", "angles", "embeddings", "auxiliary")
 ALARM = "C8.directions"
 
 

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from palinode.results.record import ExperimentRecord
+
 SIGNIFICANT_DIGITS = 6  # of numbers in charts; the tables hold them in full
+MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
 
 Rows = list[dict[str, Any]]
 
@@ -19,7 +22,7 @@ class Figure:
 
     Attributes:
         name: its file name, without an ending.
-        kind: curves, final, differences, sizes, grids, cuts or map: where on the page it belongs.
+        kind: curves, final, differences, sizes, grids, cuts, angles, embeddings, auxiliary or map: where on the page it belongs.
         rows: the data that all variants share.
         variants: x-axis ("" where there is no choice) -> specification, without data.
         labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
@@ -57,3 +60,13 @@ def file_name(*parts: str) -> str:
     """A file name from names that users chose: ASCII letters, digits, `.`, `_` and `-`."""
     plain = unicodedata.normalize("NFKD", "--".join(part for part in parts if part)).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:120] or "figure"
+
+
+def scale_part(record: ExperimentRecord, scale: str) -> str:
+    """What the scale adds to a file name: nothing where there is only one."""
+    return scale if len(record.entry.scales) > 1 else ""
+
+
+def at_scale(record: ExperimentRecord, scale: str) -> str:
+    """What the scale adds to a title."""
+    return f", scale {scale}" if len(record.entry.scales) > 1 else ""

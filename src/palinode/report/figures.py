@@ -11,17 +11,17 @@ from palinode.analysis import intervals
 from palinode.analysis.curves import SCORES, X_AXES, evaluation_curves, mean_curves
 from palinode.analysis.verdict import Rule, Verdict
 from palinode.report import charts, theme
+from palinode.report.auxiliary_figures import auxiliary_figures
 from palinode.report.charts import Axis
 from palinode.report.context_figures import context_figures
 from palinode.report.cut_figures import cut_figures
-from palinode.report.figure import Figure, Rows, file_name, rounded
+from palinode.report.embedding_figures import embedding_figures
+from palinode.report.figure import MOST_CURVE_ROWS, Figure, Rows, at_scale, file_name, rounded, scale_part
 from palinode.report.look import Look, look_of
 from palinode.report.maps import map_figures
 from palinode.report.size_figures import LATE, Window, size_figures
 from palinode.report.words import X_SHORT, X_TITLES, metric_words, number, score_of, signed
 from palinode.results.record import ExperimentRecord
-
-MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
 
 
 def all_figures(
@@ -45,6 +45,8 @@ def all_figures(
         *size_figures(record, curves, rule, look, window),
         *cut_figures(record, rule, look),
         *context_figures(record, rule, look),
+        *embedding_figures(record, rule, look),
+        *auxiliary_figures(record, look),
         *map_figures(record),
     ]
     taken: dict[str, int] = {}
@@ -72,9 +74,9 @@ def _curve_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
         present = set(drawn["arm"])
         colours = {look.labels[arm]: colour for arm, colour in look.colours.items() if arm in present}
         yield Figure(
-            name=file_name("learning-curves", _scale_part(record, scale)),
+            name=file_name("learning-curves", scale_part(record, scale)),
             kind="curves",
-            title="Learning curves" + _at_scale(record, scale),
+            title="Learning curves" + at_scale(record, scale),
             rows=rows,
             variants={axis.field: charts.learning_curves(axis, y, colours, dashes) for axis in axes},
             labels={axis.field: X_SHORT[axis.field] for axis in axes},
@@ -126,9 +128,9 @@ def _final_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
             x = Axis("value", ", ".join(metric_words(f"{split}.{direction}.{score}")), ".4~g")
             colours = {look.labels[arm]: look.colours[arm] for arm in shown}
             yield Figure(
-                name=file_name("final", direction, _scale_part(record, scale)),
+                name=file_name("final", direction, scale_part(record, scale)),
                 kind="final",
-                title=f"At the end, {direction}" + _at_scale(record, scale),
+                title=f"At the end, {direction}" + at_scale(record, scale),
                 rows=rows,
                 variants={"": charts.final_scores(x, colours)},
                 notes=(f"Never trained on {direction}, so not drawn: {', '.join(hidden)}.",) if hidden else (),
@@ -193,11 +195,3 @@ def _final_values(
             if (value := scores.get(score)) is not None:
                 found.setdefault((run.entry.arm, direction), {})[run.entry.seed] = float(value)
     return found
-
-
-def _scale_part(record: ExperimentRecord, scale: str) -> str:
-    return scale if len(record.entry.scales) > 1 else ""
-
-
-def _at_scale(record: ExperimentRecord, scale: str) -> str:
-    return f", scale {scale}" if len(record.entry.scales) > 1 else ""

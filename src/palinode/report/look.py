@@ -22,10 +22,13 @@ class Look:
 
 
 def look_of(record: ExperimentRecord, rule: Rule) -> Look:
-    """The arms' colours and labels; an arm that leaks is red and stamped wherever it is named."""
+    """The arms' colours and labels; an arm that leaks is red, and stamped wherever it is named, as one that collapses is."""
     arms = [arm.name for arm in record.entry.arms]
-    leaking = [arm for arm in arms if arm_audit(record, arm).leak != "none"]
-    labels = {arm: f"{arm} (LEAK)" if arm in leaking else arm for arm in arms}
+    audits = {arm: arm_audit(record, arm) for arm in arms}
+    leaking = [arm for arm in arms if audits[arm].leak != "none"]
+    collapsing = [arm for arm in arms if audits[arm].collapse != "none"]
+    stamps = dict.fromkeys(collapsing, " (COLLAPSE)") | dict.fromkeys(leaking, " (LEAK)")
+    labels = {arm: arm + stamps.get(arm, "") for arm in arms}
     return Look(theme.arm_colours(arms, rule.baseline, leaking), labels, tuple(leaking))
 
 

@@ -15,6 +15,7 @@ from palinode.report.charts import INK_BLUES, ROWS, Axis, line_legend, plain, sa
 LOSSES = INK_BLUES
 AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]  # below one, one, above one
 VIOLIN_HALF_WIDTH = 0.4
+DOUBLING = ("context_tokens", "distance")  # axes with a tick at every power of 2
 HEAT_ROW_PIXELS = 46
 
 
@@ -54,12 +55,14 @@ def ratio_lines(
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
     )
-    hidden = alt.value(0.25 if x.field in ("blocks", "context_tokens") else 0)
+    hidden = alt.value(0.25 if x.field in ("blocks", *DOUBLING) else 0)
     points = drawn.mark_point(filled=True, size=46).encode(
         opacity=alt.when(nearest).then(alt.value(1)).otherwise(hidden), tooltip=_line_tooltip(x, y, title)
     )
     lines = drawn.mark_line(strokeWidth=2.2).encode(strokeDash=_dash(dashes))
-    area = drawn.mark_area(opacity=0.16).encode(y=alt.Y("low", type="quantitative", title=y.title), y2="high:Q")
+    area = drawn.mark_area(opacity=max(0.05, 0.16 / max(1, len(colours) / 3))).encode(
+        y=alt.Y("low", type="quantitative", title=y.title), y2="high:Q"
+    )
     bands = [area.properties(name="bands")] if band else []
     layers = [*bands, lines.properties(name="lines"), points.add_params(nearest).properties(name="points")]
     chart = plain(alt.layer(*layers).properties(width="container", height=300))
@@ -191,8 +194,8 @@ def _line_tooltip(x: Axis, y: Axis, title: str) -> list[alt.Tooltip]:
 
 
 def _whole_ticks(x: Axis) -> alt.Axis:
-    if x.field == "context_tokens":
-        return alt.Axis(format="d", values=[2**power for power in range(1, 21)], labelOverlap=True)
+    if x.field in DOUBLING:
+        return alt.Axis(format="d", values=[2**power for power in range(21)], labelOverlap=True)
     if x.field == "blocks":
         return alt.Axis(format="d", tickMinStep=1, tickCount=16, labelOverlap=True)
     return alt.Axis(format=x.format, tickCount=6)
