@@ -77,6 +77,10 @@ class LanguageModel(nn.Module):
         """Whether `residuals` tells what `hidden` does: not when a subclass has replaced `hidden` alone."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
 
+    def reach_slots(self, sees: Visibility) -> int | None:
+        """How far from a slot the slots may be that its state depends on, through all layers; None: as far as the row goes."""
+        return None
+
     def can_step(self) -> bool:
         """Whether `extend` continues what `hidden` does, so that one more token costs one slot; else `models.stepping` rereads."""
         return continues(self, "hidden")
@@ -116,7 +120,7 @@ class LanguageModel(nn.Module):
         """Group name -> its (name, parameter) pairs; every parameter is in exactly one group, a tied one where it is made.
 
         embedding and head: the token tables; position: learned positions; matrix: every other 2-D weight of a linear map (what Muon
-        may take); vector: gains, biases, scalars and everything else. A mixer may name more (slope).
+        may take); vector: gains, biases, scalars and everything else. A mixer may name more (slope, kernel, filter, features).
         """
         groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
         special = self._special_groups()

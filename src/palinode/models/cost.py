@@ -17,15 +17,28 @@ TRAINING_FACTOR = 3  # one forward pass, and a backward pass that does each prod
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One block or mixer: forward FLOPs for each slot (executed, useful), and elements of state to emit one more token."""
+    """One block or mixer: forward FLOPs for each slot (executed, useful), and elements of state to emit one more token.
+
+    Attributes:
+        beside: the part of `executed` that is no matrix product and that PyTorch's counter does not see: transforms, short
+            convolutions, scans.
+        once: FLOPs of matrix products made once for a pass, whatever its rows (the kernel of an implicit filter); not in
+            `executed`, which is for each slot of each row.
+    """
 
     executed: float
     useful: float
     state_elements: int
+    beside: float = 0.0
+    once: float = 0.0
 
     def __add__(self, other: LayerCost) -> LayerCost:
         return LayerCost(
-            self.executed + other.executed, self.useful + other.useful, self.state_elements + other.state_elements
+            self.executed + other.executed,
+            self.useful + other.useful,
+            self.state_elements + other.state_elements,
+            self.beside + other.beside,
+            self.once + other.once,
         )
 
 

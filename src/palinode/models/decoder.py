@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from palinode.base.config import LATER, one_of
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Visibility
+from palinode.base.visibility import Native, Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.block import Block
 from palinode.models.cost import Cost, LayerCost, visible_pairs
@@ -25,14 +25,15 @@ from palinode.models.init import InitRule, SchemeName, initialise
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import AttentionConfig
 from palinode.models.mixers.base import MixerConfig, Place, Reading
+from palinode.models.parts.distance import alibi_slopes, distance_table
 from palinode.models.parts.linear import Linear, Table
-from palinode.models.parts.mlp import Mlp, MlpKind
+from palinode.models.parts.mlp import Mlp, MlpKind, hidden_width
 from palinode.models.parts.next_position import NextPosition, SubtractPosition, SubtractTable, refuse_subtraction
 from palinode.models.parts.norm import Norm, NormKind
 from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
 from palinode.models.parts.state import ModelState, StackState
 
-PositionKind = Literal["learned", "rotary", "none"]
+PositionKind = Literal["learned", "rotary", "alibi", "none"]
 SoftCap = Literal["none", "rsqrt", "tanh"]
 
 
@@ -42,8 +43,10 @@ class DecoderConfig(ModelConfig):
     Attributes:
         layers, width: L blocks of width D.
         heads: heads of the mixer; must divide the width.
-        mlp, mlp_mult: activation, and hidden width as a multiple of D (two thirds of it for `swiglu`).
-        position: `learned` table of C rows, `rotary`, or `none`.
+        mlp, mlp_mult: activation, and hidden width as a multiple of D (two thirds of it for `swiglu`); `none`: blocks without.
+        mlp_blocks: blocks of a `block_diagonal` MLP.
+        position: `learned` table of C rows, `rotary`, `alibi` (scores fall linearly with distance, at a fixed rate for each
+            head), or `none`.
         rotary, rotary_base: `full` turns all pairs by base^(-2i/head width); `half` leaves half of the pairs still.
         norm, norm_gain: LayerNorm or RMSNorm, with learned gain or without.
         embed_norm: a norm right after the embedding.
@@ -87,6 +90,8 @@ class DecoderConfig(ModelConfig):
     subtract_table: Annotated[SubtractTable, LATER] = "shared"
     mixers: Annotated[tuple[Annotated[MixerConfig, one_of(lambda: MIXERS, "mixer")], ...], LATER] = ()
 
+    mlp_blocks: Annotated[int, LATER] = Field(default=4, ge=1)
+
     @field_validator("heads")
     @classmethod
     def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
@@ -115,12 +120,22 @@ class DecoderConfig(ModelConfig):
                 f"mixers lists what each layer has, so mixer = {self.mixer.kind_name()} has no layer; set one"
             )
         used = self.layer_mixers()
-        set_options = {"qk_norm": self.qk_norm, "rotary": rotary, "attention_scale": self.attention_scale != 1.0}
+        set_options = {
+            "qk_norm": self.qk_norm,
+            "rotary": rotary,
+            "alibi": self.position == "alibi",
+            "attention_scale": self.attention_scale != 1.0,
+        }
         for name, is_set in set_options.items():
             if is_set and not any(name in mixer.reads for mixer in used):
                 named = " or ".join(dict.fromkeys(mixer.kind_name() for mixer in used))
                 raise ValueError(f"{name} is set, but the mixer {named} does not read it")
         refuse_subtraction(self.subtract_position, self.subtract_table, self.position == "learned")
+        widths = (self.width, hidden_width(self.width, self.mlp, self.mlp_mult))
+        if self.mlp == "block_diagonal" and any(width % self.mlp_blocks for width in widths):
+            raise ValueError(
+                f"mlp_blocks: {self.mlp_blocks} blocks do not divide the MLP's widths {widths[0]} and {widths[1]}"
+            )
         return self
 
     def layer_mixers(self) -> tuple[MixerConfig, ...]:
@@ -171,6 +186,10 @@ class Decoder(LanguageModel):
             x = block(x, reading)
         return self.finished(x, positions)
 
+    def reach_slots(self, sees: Visibility) -> int | None:
+        reaches = [block.mixer.reach_slots(sees.native) for block in self.blocks]  # type: ignore[union-attr, operator]
+        return None if None in reaches else sum(reaches)
+
     def depths(self) -> int:
         return len(self.blocks)
 
@@ -201,7 +220,9 @@ class Decoder(LanguageModel):
         assert isinstance(state, DecoderState)
         positions = state.next_positions(tokens)
         turning = None if state.rotary is None else state.rotary.part(state.read, state.read + tokens.shape[1])
-        x, after = state.through(self.blocks, self._embedded(tokens, positions), Reading("causal", rotary=turning))
+        bias = self._bias(state.read + tokens.shape[1], "causal", None, first=state.read)
+        reading = Reading("causal", rotary=turning, bias=bias)
+        x, after = state.through(self.blocks, self._embedded(tokens, positions), reading)
         return self.finished(x, positions), after
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -246,13 +267,25 @@ class Decoder(LanguageModel):
         if sees.reads_from_end:
             raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
         self._check_mixers(sees)
+        mask = explicit_mask(sees, tokens.shape[1]).to(tokens.device) if sees.native == "mask" else None
         return Reading(
             native=sees.native,
-            mask=explicit_mask(sees, tokens.shape[1]).to(tokens.device) if sees.native == "mask" else None,
+            mask=mask,
             rotary=self._rotary(
                 torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
             ),
+            bias=self._bias(tokens.shape[1], sees.native, mask),
         )
+
+    def _bias(self, slots: int, native: Native, mask: Tensor | None, first: int = 0) -> Tensor | None:
+        """(heads, S - first, S) of the last slots, when positions are fixed linear biases."""
+        if self.config.position != "alibi":
+            return None
+        weight = self.embedding.weight
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        table = distance_table(slots, native, mask, device=weight.device, dtype=dtype, first=first)
+        slopes = torch.tensor(alibi_slopes(self.config.heads), device=weight.device, dtype=dtype)
+        return table.bias(slopes[:, None, None])
 
     def _rotary(self, positions: Tensor) -> RotaryTable | None:
         config = self.config
@@ -361,5 +394,8 @@ def _block(config: DecoderConfig, layer: int, max_length: int) -> Block:
         qk_norm=config.qk_norm,
         attention_scale=config.attention_scale,
     )
-    mlp = Mlp(config.width, config.mlp, config.mlp_mult, bias=config.bias)
-    return Block(config.layer_mixers()[layer].build(place), mlp, _norm(config), _norm(config), config.dropout)
+    mixer = config.layer_mixers()[layer].build(place)
+    if config.mlp == "none":
+        return Block(mixer, None, _norm(config), None, config.dropout)
+    mlp = Mlp(config.width, config.mlp, config.mlp_mult, bias=config.bias, blocks=config.mlp_blocks)
+    return Block(mixer, mlp, _norm(config), _norm(config), config.dropout)

@@ -16,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from palinode.base.seeds import generator
 from palinode.models.mixers.base import Mixer
-from palinode.models.parts.linear import Linear, Role, Table
+from palinode.models.parts.linear import BlockLinear, Linear, Role, Table
 from palinode.models.parts.norm import Norm
 from palinode.models.parts.own_start import OwnStart
 
@@ -67,6 +67,8 @@ def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng:
         parameter.fill_(1.0 if name == "gain" else 0.0)
     elif isinstance(module, (Linear, Table)):
         _start_weight(module, name, parameter, rule, rng)
+    elif isinstance(module, BlockLinear):
+        _start_blocks(module, name, parameter, rule, rng)
     elif isinstance(module, (Mixer, OwnStart)):
         module.start(name, parameter, rng)
     else:
@@ -82,6 +84,15 @@ def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitR
         weight.uniform_(-bound, bound, generator=rng)
     else:
         weight.normal_(0.0, _std(role, weight.shape[1], rule), generator=rng)
+
+
+def _start_blocks(module: BlockLinear, name: str, parameter: Tensor, rule: InitRule, rng: Generator) -> None:
+    """Uniform within 1 / sqrt(width of an incoming block), the bias within 1 / sqrt(outgoing width), under every scheme."""
+    bound = (module.weight.shape[2] if name == "weight" else len(parameter)) ** -0.5
+    if rule.zero_residual and module.role == "residual":
+        parameter.zero_()
+    else:
+        parameter.uniform_(-bound, bound, generator=rng)
 
 
 def _std(role: Role, fan_in: int, rule: InitRule) -> float:

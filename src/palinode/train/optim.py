@@ -1,20 +1,22 @@
 """Which optimizer moves which parameter. Every trainable parameter is in exactly one group, or building raises.
 
 Parameters arrive by role (`embedding`, `position`, `matrix`, `head`, `vector`, ...) from the model; an optimizer config maps
-roles to learning rates. `matrix` holds the hidden two-dimensional weights, the only ones Muon may orthogonalise.
+roles to learning rates. `matrix` holds the hidden two-dimensional weights, the only ones Muon may orthogonalise. A mixer may name
+roles of its own (`kernel`, `filter`); how those are trained is a table, `ROLE_RATES`, and `OptimizerConfig.rates` overrides it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import nn
 
-from palinode.base.config import Part
+from palinode.base.config import LATER, Config, Part
+from palinode.base.errors import BadInput, nearest
 from palinode.train.muon import Muon
 from palinode.train.schedule import ExponentialDecay, PowerDecay, Schedule
 
@@ -22,14 +24,51 @@ NamedParameters = list[tuple[str, nn.Parameter]]
 Roles = Mapping[str, NamedParameters]
 
 
+class RoleRate(Config):
+    """How AdamW trains the parameters of one role, whatever the other options say.
+
+    Attributes:
+        role: a group of the model's `parameter_groups()`.
+        learning_rate: peak; None: what it would be without this.
+        most_learning_rate: the peak is at most this.
+        weight_decay: of all of them, vectors too.
+    """
+
+    role: str
+    learning_rate: float | None = Field(default=None, ge=0.0)
+    most_learning_rate: float | None = Field(default=None, gt=0.0)
+    weight_decay: float = Field(default=0.0, ge=0.0)
+
+    def changed(self, usual: dict[str, Any]) -> dict[str, Any]:
+        """The options of a parameter group with this rate and decay instead of its usual ones."""
+        peak = usual["peak_lr"] if self.learning_rate is None else self.learning_rate
+        peak = peak if self.most_learning_rate is None else min(peak, self.most_learning_rate)
+        return {**usual, "lr": peak, "peak_lr": peak, "weight_decay": self.weight_decay}
+
+
+ROLE_RATES: Mapping[str, RoleRate] = {
+    rate.role: rate
+    for rate in (
+        RoleRate(role="kernel"),  # taps of an explicit long convolution
+        RoleRate(role="filter"),  # the map that makes an implicit kernel, and its frequency
+        RoleRate(role="features", learning_rate=1e-5),  # position features that such a map reads
+        RoleRate(role="state", most_learning_rate=1e-3),  # poles, steps and inputs of a state space
+    )
+}
+
+
 class OptimizerConfig(Part):
     """Base class: `build` gives the torch optimizers that together own every parameter once.
 
     Each parameter group carries `peak_lr`; the trainer sets `lr = peak_lr * schedule factor` before every step. A group
     that carries a `schedule` follows that one instead of the recipe's.
+
+    Attributes:
+        rates: rate and decay of single roles, instead of what `ROLE_RATES` or the optimizer itself says.
     """
 
     weight_decay: float = Field(default=0.1, ge=0.0)
+    rates: Annotated[tuple[RoleRate, ...], LATER] = ()
 
     def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
         """The optimizers for these parameters."""
@@ -37,6 +76,19 @@ class OptimizerConfig(Part):
 
     def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
         """Change what depends on the loss of the step before (0 before the first one). Most change nothing."""
+
+    def own_rates(self, roles: Roles) -> Mapping[str, RoleRate]:
+        """Role -> its own rate, of the roles that have one.
+
+        Raises:
+            BadInput: `rates` names a role that the model does not have, or one twice.
+        """
+        given = {rate.role: rate for rate in self.rates}
+        for rate in self.rates:
+            if rate.role not in roles or given[rate.role] is not rate:
+                why = "named twice" if rate.role in roles else f"the model has {', '.join(roles)}"
+                raise BadInput(f"no rate for role {rate.role!r}: {why}", field="rates", hint=nearest(rate.role, roles))
+        return {role: rate for role, rate in {**ROLE_RATES, **given}.items() if roles.get(role)}
 
 
 class AdamW(OptimizerConfig):
@@ -49,14 +101,17 @@ class AdamW(OptimizerConfig):
     epsilon: float = Field(default=1e-8, gt=0.0)
 
     def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
-        named = all_parameters(roles)
+        own = self.own_rates(roles)
+        named = all_parameters({role: members for role, members in roles.items() if role not in own})
         decayed = [parameter for _, parameter in named if parameter.dim() >= 2]
         plain = [parameter for _, parameter in named if parameter.dim() < 2]
+        usual = {"lr": self.learning_rate, "peak_lr": self.learning_rate}
         groups = [
-            {"params": parameters, "weight_decay": decay, "lr": self.learning_rate, "peak_lr": self.learning_rate}
+            {"params": parameters, "weight_decay": decay, **usual}
             for parameters, decay in ((decayed, self.weight_decay), (plain, 0.0))
             if parameters
         ]
+        groups += [rate.changed({"params": members(roles, role), **usual}) for role, rate in own.items()]
         return [adamw(groups, betas=(self.beta1, self.beta2), eps=self.epsilon)]
 
 
@@ -83,12 +138,16 @@ class MuonAdamW(OptimizerConfig):
 
     def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
         rates = {"embedding": self.embedding_learning_rate, "head": self.head_learning_rate}
-        matrices = [parameter for _, parameter in roles.get("matrix", [])]
+        own = self.own_rates(roles)
+        if "matrix" in own:
+            raise BadInput("Muon has a rate of its own: set matrix_learning_rate", field="rates")
+        matrices = members(roles, "matrix")
         groups: list[dict[str, Any]] = []
         for role, named in roles.items():
             if role != "matrix" and named:
                 rate = rates.get(role, self.vector_learning_rate)
-                groups.append({"params": [parameter for _, parameter in named], "lr": rate, "peak_lr": rate})
+                group = {"params": members(roles, role), "lr": rate, "peak_lr": rate}
+                groups.append(own[role].changed(group) if role in own else group)
         optimizers: list[torch.optim.Optimizer] = []
         if groups:
             betas = (self.beta1, self.beta2)
@@ -141,11 +200,12 @@ class HlbAdamW(OptimizerConfig):
             "matrix": {"peak_lr": rate, "betas": usual, "decay_base": hlb_decay_base(size)},
         }
         others = {"peak_lr": rate * self.vector_factor, "betas": usual}
-        groups = [
-            {"params": [parameter for _, parameter in named], "weight_decay": 0.0, **laws.get(role, others)}
-            for role, named in roles.items()
-            if named
-        ]
+        own = self.own_rates(roles)
+        groups: list[dict[str, Any]] = []
+        for role, named in roles.items():
+            if named:
+                group = {"params": members(roles, role), "weight_decay": 0.0, **laws.get(role, others)}
+                groups.append(own[role].changed(group) if role in own else group)
         return [adamw(groups, betas=usual, eps=self.epsilon)]
 
     def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
@@ -198,6 +258,11 @@ def set_learning_rates(optimizers: list[torch.optim.Optimizer], schedule: Schedu
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * group.get("schedule", schedule).factor(step, steps)
+
+
+def members(roles: Roles, role: str) -> list[nn.Parameter]:
+    """The parameters of one role, without their names."""
+    return [parameter for _, parameter in roles.get(role, [])]
 
 
 def all_parameters(roles: Roles) -> NamedParameters:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from palinode.models.cost import LayerCost
 from palinode.models.mixers.base import Mixer, MixerConfig, Place, Reading
+from palinode.models.parts.exact import exact, exact_products
 from palinode.models.parts.linear import Linear
 from palinode.models.parts.state import KeysValues, MixerState, chunk_mask
 
@@ -24,7 +25,7 @@ class AttentionConfig(MixerConfig):
     """Softmax attention; heads, QK-norm, positions and dropout are the model's options."""
 
     kind: ClassVar[str] = "attention"
-    reads: ClassVar[frozenset[str]] = frozenset({"heads", "qk_norm", "rotary", "attention_scale"})
+    reads: ClassVar[frozenset[str]] = frozenset({"heads", "qk_norm", "rotary", "attention_scale", "alibi"})
 
     def build(self, place: Place) -> Mixer:
         return Attention(place)
@@ -61,6 +62,8 @@ class Attention(Mixer):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         q, k, v = self._by_head(x, reading, self._weight(), self._bias())
+        if reading.bias is not None:
+            return self._biased(q, k, v, reading.bias)
         return self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal")
 
     def begin(self, rows: int, slots: int) -> MixerState:
@@ -72,8 +75,10 @@ class Attention(Mixer):
         before = state.kept.filled
         q, k, v = self._by_head(x, reading, state.weight, state.bias)
         kept = state.kept.with_next(k, v)
-        mixed = self._mixed(q, *kept.seen(), chunk_mask(before, x.shape[1], x.device), is_causal=before == 0)
-        return mixed, AttentionState(kept, state.weight, state.bias)
+        after = AttentionState(kept, state.weight, state.bias)
+        if reading.bias is not None:
+            return self._biased(q, *kept.seen(), reading.bias), after
+        return self._mixed(q, *kept.seen(), chunk_mask(before, x.shape[1], x.device), is_causal=before == 0), after
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width = self.heads * self.head_width
@@ -104,15 +109,25 @@ class Attention(Mixer):
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
+    def _biased(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+        """The same with (heads, S, S) added to the scores, in float32 or better: bf16 would make equal what differs by 1 in 300."""
+        with exact_products(q):
+            dropout = self.dropout if self.training else 0.0
+            mixed = F.scaled_dot_product_attention(
+                exact(q), exact(k), exact(v), attn_mask=bias, dropout_p=dropout, scale=self.scale
+            )
+        out: Tensor = self.out(mixed.to(q.dtype).transpose(1, 2).flatten(2))
+        return out
+
     def _placed(self, qkv: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
         """q and k normalised and turned together, in float32 or better; v as it is."""
         qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
-        exact = qk.to(torch.promote_types(qk.dtype, torch.float32))
+        fine = exact(qk)
         if self.qk_norm:
-            exact = F.rms_norm(exact, (self.head_width,))
+            fine = F.rms_norm(fine, (self.head_width,))
         if reading.rotary is not None:
-            exact = reading.rotary.turn(exact)
-        q, k = exact.to(v.dtype).chunk(2, dim=2)
+            fine = reading.rotary.turn(fine)
+        q, k = fine.to(v.dtype).chunk(2, dim=2)
         return q, k, v
 
     def _weight(self) -> Tensor:

@@ -47,13 +47,15 @@ class Reading:
         native: `causal`, `full`, or `mask`.
         mask: (S, S) boolean when native is `mask`: entry [i, j] is True when slot i may read slot j.
         rotary: turning tables when the model has rotary positions.
-        distance: distances between slots when the model has linear position biases.
+        distance: distances between slots when the model learns slopes of linear position biases.
+        bias: (heads, S, S), added to the scores of attention when its linear biases are fixed: -inf where a slot may not read.
     """
 
     native: Native
     mask: Tensor | None = None
     rotary: RotaryTable | None = None
     distance: DistanceTable | None = None
+    bias: Tensor | None = None
 
 
 class MixerConfig(Part):
@@ -116,6 +118,10 @@ class Mixer(nn.Module):
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """FLOPs for one slot and elements of state, in a row of `slots` slots with `pairs` visible pairs."""
         raise NotImplementedError(f"{type(self).__name__} must define cost(slots, pairs)")
+
+    def reach_slots(self, native: Native) -> int | None:
+        """How far from a slot the slots that it reads may be; None: as far as the row goes."""
+        return None
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """Fill one of this module's own parameters (not those of a `Linear` inside it), in place."""

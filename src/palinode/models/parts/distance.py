@@ -13,6 +13,8 @@ from torch import Tensor
 
 from palinode.base.visibility import Native
 
+SLOPE_BITS = 8  # the slopes of a power of two of heads run down to 2^-8
+
 
 @dataclass(frozen=True)
 class DistanceTable:
@@ -24,6 +26,19 @@ class DistanceTable:
     def bias(self, slope: Tensor) -> Tensor:
         """(S, S): -slope |i - j| for what may be read, the same rule in every direction; the gradient reaches the slope."""
         return torch.addcmul(self.wall, self.minus_distance, slope)
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Fixed slopes of H heads: 2^(-8 h / H), h = 1..H.
+
+    Where H is no power of two: those of the next lower one, then every other one of twice it.
+
+    Source: Press, Smith and Lewis, Train short, test long (2022).
+    """
+    lower = 1 << (heads.bit_length() - 1)
+    slopes = [2 ** (-SLOPE_BITS * head / lower) for head in range(1, lower + 1)]
+    between = [2 ** (-SLOPE_BITS * head / (2 * lower)) for head in range(1, 2 * lower, 2)]
+    return slopes + between[: heads - lower]
 
 
 def distance_table(

@@ -1,4 +1,4 @@
-"""Weights with a role: a linear map and a lookup table that draw no random numbers when they are made.
+"""Weights with a role: linear maps and a lookup table that draw no random numbers when they are made.
 
 PyTorch's own layers fill themselves from the global generator; here a weight stays empty until `models/init.py` fills it
 from the run's seed. The role says what a weight is for, which decides how it starts and which group it is trained in.
@@ -30,6 +30,24 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
+
+
+class BlockLinear(nn.Module):
+    """y = x W^T + b for a block-diagonal W of equal, contiguous blocks, (..., in_width) to (..., out_width).
+
+    The weight is (blocks, out_width / blocks, in_width / blocks).
+    """
+
+    def __init__(self, in_width: int, out_width: int, blocks: int, *, bias: bool, role: Role = "inner"):
+        super().__init__()
+        self.role: Role = role
+        self.weight = nn.Parameter(torch.empty(blocks, out_width // blocks, in_width // blocks))
+        self.bias = nn.Parameter(torch.empty(out_width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = x.view(*x.shape[:-1], len(self.weight), -1)
+        y = torch.einsum("...bi,boi->...bo", parts, self.weight).flatten(-2)
+        return y if self.bias is None else y + self.bias
 
 
 class Table(nn.Module):

@@ -1,4 +1,4 @@
-"""The MLP of a block: GELU, ReLU squared, or SwiGLU."""
+"""The MLP of a block: GELU, ReLU squared, SwiGLU, or the gated block-diagonal one of Monarch Mixer."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palinode.models.parts.linear import Linear
+from palinode.models.parts.linear import BlockLinear, Linear
 
-MlpKind = Literal["gelu", "relu2", "swiglu"]
+MlpKind = Literal["gelu", "relu2", "swiglu", "block_diagonal", "none"]
 SWIGLU_MULTIPLE = 64  # hidden widths are rounded up to this
 
 
@@ -18,20 +18,32 @@ class Mlp(nn.Module):
     """(..., width) -> (..., width).
 
     `gelu`: W2 gelu(W1 x), the exact erf form. `relu2`: W2 relu(W1 x)^2. `swiglu`: W2 (silu(Wg x) * W1 x), whose hidden width
-    is two thirds of the others', so that the parameters are about equal.
+    is two thirds of the others', so that the parameters are about equal. `block_diagonal`: W2 (gelu(a) * b), where [a, b] = W1 x
+    and both matrices are block-diagonal, without a shuffle between: each block of a or b comes from one block of x. W1 has no
+    bias. A block without an MLP (`none`) makes none of these.
     """
 
-    def __init__(self, width: int, kind: MlpKind, mult: float, *, bias: bool):
+    def __init__(self, width: int, kind: MlpKind, mult: float, *, bias: bool, blocks: int = 1):
         super().__init__()
         self.kind: MlpKind = kind
         hidden = hidden_width(width, kind, mult)
+        self.up: Linear | BlockLinear
+        self.down: Linear | BlockLinear
+        if kind == "block_diagonal":
+            self.up = BlockLinear(width, 2 * hidden, blocks, bias=False, role="mlp_in")
+            self.gate = None
+            self.down = BlockLinear(hidden, width, blocks, bias=bias, role="residual")
+            return
         self.up = Linear(width, hidden, bias=bias, role="mlp_in")
         self.gate = Linear(width, hidden, bias=bias, role="mlp_in") if kind == "swiglu" else None
         self.down = Linear(hidden, width, bias=bias, role="residual")
 
     def forward(self, x: Tensor) -> Tensor:
         up = self.up(x)
-        if self.gate is not None:
+        if self.kind == "block_diagonal":
+            opened, value = up.chunk(2, dim=-1)
+            active = F.gelu(opened) * value
+        elif self.gate is not None:
             active = F.silu(self.gate(x)) * up
         else:
             active = F.gelu(up) if self.kind == "gelu" else relu2(up)
