@@ -17,7 +17,8 @@ from palinode import DataConfig, EvaluationConfig, LtrObjective, RunSettings
 from palinode.data.store import TokenStore, prepare
 from palinode.data.windows import TrainWindows
 from palinode.models import DecoderConfig
-from palinode.run import build_model, evaluate_split
+from palinode.run import build_model
+from palinode.scoring import evaluate_split
 from palinode.train.loop import Training, take_step
 from palinode.train.optim import build_optimizers
 from palinode.train.recipe import Recipe

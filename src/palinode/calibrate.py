@@ -28,7 +28,8 @@ from palinode.evaluate.losses import Evaluation
 from palinode.fan_out import end_with_the_driver, fan_out, say
 from palinode.objectives import Progress
 from palinode.results.store import Store
-from palinode.run import Attempt, cut_split, evaluate_split, refit_for_cuts
+from palinode.run import Attempt
+from palinode.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedRun
 from palinode.spec.load import load_run

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -19,20 +18,18 @@ from palinode.auditing import audit_trained
 from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.errors import BadInput, Damaged
-from palinode.base.example import SpecialTokens, Windows
-from palinode.base.seeds import derive
+from palinode.base.example import SpecialTokens
 from palinode.base.visibility import Ltr
 from palinode.data.config import Split
 from palinode.data.source import Source, prepare
 from palinode.data.task_store import TaskStore
 from palinode.evaluate.embeddings import check_has_embeddings, embedding_geometry
-from palinode.evaluate.layer_cut import check_can_be_cut, cut_layers
-from palinode.evaluate.losses import Evaluation, evaluate, evaluating, evaluation_passes
-from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
+from palinode.evaluate.layer_cut import check_can_be_cut
+from palinode.evaluate.losses import Evaluation, evaluating
 from palinode.evaluate.tasks import by_slice, levels
 from palinode.models.base import LanguageModel
 from palinode.objectives.probability import Probability
-from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
+from palinode.results.layer_cut import LAYER_CUT_EVENT
 from palinode.results.record import (
     CONTEXT_LENGTHS_EVENT,
     EMBEDDINGS_EVENT,
@@ -43,6 +40,7 @@ from palinode.results.record import (
     RunOutcome,
 )
 from palinode.results.store import Store
+from palinode.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.checkpoint import Saved, load_newest, load_weights, newest_first, save_checkpoint, weights_sha256
 from palinode.train.loop import Counters, DivergedError, StepReport, Training, train
@@ -54,7 +52,6 @@ FINAL_OUTCOMES = ("done", "diverged")  # the same spec would end the same way ag
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 Event = dict[str, Any]
 Scores = Mapping[str, Mapping[str, Mapping[str, float | int | None]]]
-Scored = TypeVar("Scored")
 
 
 def run_one(
@@ -123,76 +120,6 @@ def _check_takes(model: LanguageModel, slots: int) -> None:
             model.hidden(torch.zeros(1, slots, dtype=torch.long), Ltr())
     except BadInput as refused:
         raise BadInput(refused.message, field="evaluation.length_factors", hint=refused.hint) from None
-
-
-def evaluate_split(
-    settings: RunSettings, model: LanguageModel, data: Source, specials: SpecialTokens, split: Split, seed: int
-) -> Evaluation:
-    """Score a whole split as the spec's evaluation says: fixed windows, the objective's own passes."""
-    return _score_split(evaluate, settings, model, data, specials, split, seed)
-
-
-def cut_split(
-    settings: RunSettings,
-    model: LanguageModel,
-    data: Source,
-    specials: SpecialTokens,
-    split: Split,
-    seed: int,
-    refits: Refits | None = None,
-) -> LayerCut:
-    """Score a whole split with the first 1, 2, .. L blocks: the windows and passes of `evaluate_split`.
-
-    Raises:
-        BadInput: the model cannot be cut.
-    """
-    return _score_split(partial(cut_layers, refits=refits), settings, model, data, specials, split, seed)
-
-
-def _score_split(
-    score: Callable[..., Scored],
-    settings: RunSettings,
-    model: LanguageModel,
-    data: Source,
-    specials: SpecialTokens,
-    split: Split,
-    seed: int,
-) -> Scored:
-    """Hand `score` the windows and the passes of this evaluation, and what it needs to read them."""
-    return score(
-        model,
-        split_windows(settings, data, split),
-        evaluation_passes(settings.objective, settings.evaluation.directions),
-        specials=specials,
-        bytes_per_token=data.bytes_per_token,
-        seed=seed,
-        device=next(model.parameters()).device,
-        labels=settings.evaluation.labels,
-    )
-
-
-def split_windows(settings: RunSettings, data: Source, split: Split) -> Iterator[Windows]:
-    """The fixed windows of a split that an evaluation reads."""
-    chosen, window = settings.evaluation, settings.data.window_tokens
-    return data.evaluation(split, window, batch_windows=chosen.batch_windows, max_tokens=chosen.max_tokens)
-
-
-def refit_for_cuts(
-    settings: RunSettings, model: LanguageModel, data: Source, specials: SpecialTokens, seed: int
-) -> Refits:
-    """A final norm and head for each pass and number of blocks, trained on windows of the train split in an order of their own."""
-    window = settings.data.window_tokens
-    stream, rows = data.training(window, derive(seed, STREAM)), max(1, REFIT_TOKENS // window)
-    return refit(
-        model,
-        lambda step: stream.read(step * rows, rows),
-        evaluation_passes(settings.objective, settings.evaluation.directions),
-        steps=settings.evaluation.layer_cut_refit_steps,
-        specials=specials,
-        seed=seed,
-        device=next(model.parameters()).device,
-        labels=settings.labels,
-    )
 
 
 @dataclass(frozen=True)
