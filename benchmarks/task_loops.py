@@ -129,6 +129,27 @@ def mad_recall(task: Any, dice: Dice) -> list[int]:
     return [*tokens, *([] if task.multi_query else [task.vocabulary - 1]), key, table[key]]
 
 
+def mad_fuzzy_recall(task: Any, dice: Dice) -> list[int]:
+    letters = task.vocabulary - (1 if task.multi_query else 2)
+    table: dict[tuple[int, ...], tuple[int, ...]] = {}
+
+    def pair() -> list[int]:
+        size = 1 + dice.below(task.most_tokens) if task.key_sizes == "mixed" else task.most_tokens
+        key = tuple(some_of(range(task.keys), size, dice))
+        if key not in table:
+            table[key] = tuple(some_of(range(task.keys, letters), 1 + dice.below(task.most_tokens), dice))
+        return [*key, *table[key]]
+
+    planted = pair()
+    pairs: list[list[int]] = []
+    while sum(map(len, pairs)) < task.length - 2 * len(planted) - 2 * task.most_tokens:
+        pairs.append(pair())
+    pairs.insert(dice.below(len(pairs) + 1), planted)
+    end = [*([] if task.multi_query else [task.vocabulary - 2]), *planted]
+    tokens = [token for one in pairs for token in one] + end
+    return [task.vocabulary - 1] * (task.length - len(tokens)) + tokens
+
+
 def selective_copy(task: Any, dice: Dice) -> list[int]:
     blank = task.vocabulary - 2
     content = [dice.below(blank) for _ in range(task.content_tokens)]
@@ -149,5 +170,6 @@ LOOPS: dict[str, Loop] = {
     "mqar": mqar,
     "mad-recall": mad_recall,
     "mad-noisy-recall": mad_recall,
+    "mad-fuzzy-recall": mad_fuzzy_recall,
     "mad-selective-copy": selective_copy,
 }

@@ -12,6 +12,7 @@ from palinode.base.seeds import generator
 from palinode.data.tasks import (
     AssociativeRecall,
     InductionHead,
+    MadFuzzyRecall,
     MadNoisyRecall,
     MadRecall,
     MultiQueryRecall,
@@ -200,6 +201,47 @@ def test_mad_recall(task, loops):
         "distinct_values": lambda row: len({row[i + 1] for i in range(0, task.length - 2, 2)}),
     }
     found = compared(statistics, task, [loops.mad_recall(task, dice) for _ in range(COUNT)])
+    assert min(found.values()) > LEAST_P, found
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        MadFuzzyRecall(vocabulary=8, length=30, most_tokens=2),
+        MadFuzzyRecall(vocabulary=11, length=40, key_sizes="longest", multi_query=False),
+        MadFuzzyRecall(vocabulary=8, length=50, multi_query=True),
+    ],
+    ids=["two", "single", "three"],
+)
+def test_mad_fuzzy_recall(task, loops):
+    dice, letters = loops.PlainDice(6), task.vocabulary - (1 if task.multi_query else 2)
+
+    def body(row):
+        return [token for token in row if token < letters]
+
+    def end(row):
+        """The last key and value."""
+        start = next(i for i in range(len(row) - 1, -1, -1) if row[i] < task.keys)
+        return len(row) - 1 - start
+
+    statistics = {
+        "pads": lambda row: row.count(task.vocabulary - 1),
+        "answer_size": end,
+        "answer": lambda row: tuple(row[-end(row) :]),
+        "last_key_letter": lambda row: row[-end(row) - 1],
+        "first_letter": lambda row: body(row)[0],
+        "second_letter": lambda row: body(row)[1],
+        "which_are_keys": lambda row: tuple(token < task.keys for token in body(row)[2:7]),
+        "key_letters": lambda row: sum(token < task.keys for token in row),
+        "runs": lambda row: sum(
+            (a < task.keys) != (b < task.keys) for a, b in zip(body(row), body(row)[1:], strict=False)
+        ),
+        "seen_before": lambda row: next(
+            i for i in range(len(row)) if row[i : i + end(row) + 1] == row[-end(row) - 1 :]
+        ),
+        "distinct": lambda row: len(set(row)),
+    }
+    found = compared(statistics, task, [loops.mad_fuzzy_recall(task, dice) for _ in range(COUNT)])
     assert min(found.values()) > LEAST_P, found
 
 
