@@ -80,8 +80,8 @@ The default config of each task. Chance is a uniform guess among the legal answe
 `bigram`: the answer most frequent after the token before; `position`: a copy from the best fixed place; `recent`: the last token
 that may be an answer; `mode`: the most frequent such token; `cache n`: what last followed the same n tokens in the sequence. A
 cache, and for copies a fixed place, is the skill that is asked for; an accuracy at the level of any other guess is no evidence
-of it. `floor` is the least mean loss over all tokens but the first, read ltr or rtl, in nats a token; `best` the highest accuracy over
-them read ltr; empty where not known.
+of it. `floor` is the least mean loss over all tokens but the first, read ltr or rtl, in nats a token; `best` the highest accuracy
+over them read ltr; empty where not known.
 """
 COLUMNS = {
     "unigram": "unigram",
