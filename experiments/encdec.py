@@ -79,7 +79,7 @@ class Shape:
         return gpt2(layers=2 * self.layers, width=self.smaller_width, heads=self.smaller_heads)
 
 
-SMOKE = Shape("2+2x32", 40, 256, 64, 2, 32, 2, 36, 2, 31, 1)
+SMOKE = Shape("2+2x32", 40, 256, 64, 2, 32, 2, 36, 2, 35, 5)
 LAPTOP = Shape("4+4x64", 600, 2048, 128, 4, 64, 4, 69, 3, 68, 4)
 PAPER = Shape("13+13x150", 9000, 50257, 200, 13, 150, 5, 160, 10, 156, 12)
 GPU = replace(PAPER, name="13+13x150-short", steps=3000)
