@@ -4,5 +4,20 @@ from collections.abc import Mapping
 
 from palinode.models.mixers.attention import AttentionConfig
 from palinode.models.mixers.base import MixerConfig
+from palinode.models.mixers.gated_rnn import GatedRnnConfig
+from palinode.models.mixers.h3 import H3Config
+from palinode.models.mixers.linear_attention import LinearAttentionConfig
+from palinode.models.mixers.s4d import S4dConfig
+from palinode.models.mixers.selective_ssm import SelectiveSsmConfig
 
-MIXERS: Mapping[str, type[MixerConfig]] = {cls.kind: cls for cls in (AttentionConfig,)}
+MIXERS: Mapping[str, type[MixerConfig]] = {
+    cls.kind: cls
+    for cls in (
+        AttentionConfig,
+        LinearAttentionConfig,
+        S4dConfig,
+        H3Config,
+        SelectiveSsmConfig,
+        GatedRnnConfig,
+    )
+}

@@ -9,15 +9,19 @@ Legend: R rows, s new slots, S slots, G systems, n pairs of modes.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from palinode.models.parts.exact import exact_products
 from palinode.models.parts.fft_conv import causal_conv
 from palinode.models.parts.state import MixerState
 
+Frequencies = Literal["inverse", "linear"]
+START_DECAY = 0.5 + 1e-4  # as published
 BLOCK_SLOTS = 128  # slots that are read at once from a state: its tables are G x 2n x 128 numbers
 
 
@@ -109,6 +113,12 @@ class ModeState(MixerState):
         return ModeState(state, self.modes, self.over, self.weight, self.kernel)
 
 
+def kernel_flops(systems: int, state: int, slots: int) -> float:
+    """FLOPs of the matrix product of `Modes.kernel`, for systems of N = 2n numbers of state."""
+    size = math.isqrt(slots - 1) + 1
+    return 2.0 * systems * state * size * -(-slots // size)
+
+
 def complex_of(pair: Tensor) -> Tensor:
     """(.., 2) real pairs, float32 or better, as complex128 (..)."""
     return torch.view_as_complex(pair.to(torch.float64))
@@ -137,3 +147,46 @@ def _product(one: Tensor, other: Tensor) -> Tensor:
     real = one[..., 0] * other[..., 0] - one[..., 1] * other[..., 1]
     imaginary = one[..., 0] * other[..., 1] + one[..., 1] * other[..., 0]
     return torch.stack((real, imaginary), -1)
+
+
+def start_poles(pairs: int, frequencies: Frequencies) -> tuple[Tensor, Tensor]:
+    """Real and imaginary part of A, (n,) float64, at the start: -(1/2 + 1e-4) + i frequency."""
+    index, state = torch.arange(pairs, dtype=torch.float64), 2 * pairs
+    inverse = state / math.pi * (state / (2 * index + 1) - 1)
+    return torch.full((pairs,), -START_DECAY, dtype=torch.float64), (
+        inverse if frequencies == "inverse" else math.pi * index
+    )
+
+
+def start_mode(
+    name: str, parameter: Tensor, frequencies: Frequencies, steps: tuple[float, float], rng: Generator
+) -> None:
+    """Fill log_step, log_decay or frequency.
+
+    Raises:
+        ValueError: it is none of the three.
+    """
+    if name == "log_step":
+        parameter.uniform_(math.log(steps[0]), math.log(steps[1]), generator=rng)
+    elif name == "log_decay":
+        parameter.fill_(math.log(START_DECAY))
+    elif name == "frequency":
+        parameter.copy_(start_poles(parameter.shape[-1], frequencies)[1])
+    else:
+        raise ValueError(f"{name} is no parameter of the modes")
+
+
+def open_modes(
+    log_step: Tensor, log_decay: Tensor, frequency: Tensor, readers: Iterable[Tensor], gain: float, rng: Generator
+) -> None:
+    """Steps near .1, decays near .1: a half is left after 70 slots. Readers (weights C) of variance gain^2 / n."""
+
+    def noise(like: Tensor) -> Tensor:
+        return torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
+
+    for parameter in (log_step, log_decay):
+        parameter.copy_(math.log(0.1) + 0.1 * noise(parameter))
+    lines = math.pi * torch.arange(frequency.shape[-1], dtype=frequency.dtype, device=frequency.device)
+    frequency.copy_(lines + 0.1 * noise(frequency))
+    for reader in readers:
+        reader.copy_(gain / math.sqrt(2 * log_decay.shape[-1]) * noise(reader))

@@ -24,6 +24,8 @@ def linear_scan(decay: Tensor, added: Tensor, first: Tensor | None = None) -> Te
         decay, added: (R, S, ..), of one shape and dtype; decays in [0, 1].
         first: (R, ..) the state before the first slot, 0 by default.
     """
+    if first is not None and added.shape[1] == 1:
+        return torch.addcmul(added, decay, first[:, None])
     h: Tensor = _Scan.apply(decay, added, torch.zeros_like(added[:, 0]) if first is None else first)  # type: ignore[no-untyped-call]
     return h
 
