@@ -28,7 +28,13 @@ from palinode.models.mixers.base import MixerConfig, Place, Reading
 from palinode.models.parts.distance import alibi_slopes, distance_table
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.mlp import Mlp, MlpKind, hidden_width
-from palinode.models.parts.next_position import NextPosition, SubtractPosition, SubtractTable, refuse_subtraction
+from palinode.models.parts.next_position import (
+    SubtractPosition,
+    SubtractTable,
+    next_position_of,
+    refuse_long_rows,
+    refuse_subtraction,
+)
 from palinode.models.parts.norm import Norm, NormKind
 from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
 from palinode.models.parts.state import ModelState, StackState
@@ -166,7 +172,8 @@ class Decoder(LanguageModel):
         self.max_length = max_length
         learned = config.position == "learned"
         self.embedding = Table(vocab_size, config.width, role="embedding")
-        self.next_position = _next_position(config, max_length)
+        subtraction = (config.subtract_position, config.subtract_table)
+        self.next_position = next_position_of(*subtraction, config.width, max_length, lambda: _norm(config))
         shares = self.next_position is not None and config.subtract_table == "shared"
         self.position = Table(max_length + shares, config.width, role="position") if learned else None
         self.embed_norm = _norm(config) if config.embed_norm else None
@@ -306,9 +313,7 @@ class Decoder(LanguageModel):
                 raise BadInput(f"the mixer {mixer.kind_name()} cannot read {sees.kind_name()}: {why}", field="mixer")
 
     def _check_length(self, slots: int) -> None:
-        has_table = self.position is not None or self.next_position is not None
-        if has_table and slots > self.max_length:
-            raise BadInput(f"a row of {slots} slots is longer than the table of {self.max_length} learned positions")
+        refuse_long_rows(slots, self.max_length, self.position, self.next_position)
 
 
 def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:
@@ -373,13 +378,6 @@ def modern(
 
 def _norm(config: DecoderConfig) -> Norm:
     return Norm(config.width, config.norm, gain=config.norm_gain, shift=config.bias)
-
-
-def _next_position(config: DecoderConfig, max_length: int) -> NextPosition | None:
-    if config.subtract_position == "none":
-        return None
-    rows = max_length if config.subtract_table == "separate" else None
-    return NextPosition(config.width, rows=rows, norm=_norm(config) if config.subtract_position == "norm" else None)
 
 
 def _block(config: DecoderConfig, layer: int, max_length: int) -> Block:

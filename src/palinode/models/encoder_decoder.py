@@ -23,7 +23,6 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
 from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
@@ -39,7 +38,13 @@ from palinode.models.parts.cross_attention import CrossAttention, Memory
 from palinode.models.parts.embedding_loss import EmbeddingLoss, EmbeddingTerm
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.mlp import Mlp
-from palinode.models.parts.next_position import NextPosition, SubtractPosition, SubtractTable, refuse_subtraction
+from palinode.models.parts.next_position import (
+    SubtractPosition,
+    SubtractTable,
+    next_position_of,
+    refuse_long_rows,
+    refuse_subtraction,
+)
 from palinode.models.parts.norm import Norm
 from palinode.models.parts.rotary import RotaryTable, rotary_table
 from palinode.models.parts.state import MixerState, ModelState
@@ -169,10 +174,8 @@ class EncoderDecoder(LanguageModel):
         self.bridge = Linear(width, width, bias=config.bias)
         self.blocks = nn.ModuleList(_decoder_block(config, layer, max_length) for layer in range(config.decoder_layers))
         self.final_norm = _norm(config)
-        last_norm = _norm(config) if config.subtract_position == "norm" else None
-        self.next_position = (
-            NextPosition(width, rows=max_length if separate else None, norm=last_norm) if subtracts else None
-        )
+        subtraction = (config.subtract_position, config.subtract_table)
+        self.next_position = next_position_of(*subtraction, width, max_length, lambda: _norm(config))
         loss = config.embedding_loss
         self.embedding_loss = None if loss is None else EmbeddingTerm(loss, width, max_length)
 
@@ -264,11 +267,7 @@ class EncoderDecoder(LanguageModel):
         return self.finished(y), x, encoded[-1]
 
     def _check_length(self, slots: int) -> None:
-        if slots > self.max_length and (self.position is not None or self.next_position is not None):
-            raise BadInput(
-                f"a row of {slots} slots is longer than the table of {self.max_length} learned positions",
-                field="model.position" if self.position is not None else "model.subtract_table",
-            )
+        refuse_long_rows(slots, self.max_length, self.position, self.next_position)
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """(R, S, D) before the encoder; `positions` (S,) are those of the slots, by default 0..S-1."""

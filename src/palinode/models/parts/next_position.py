@@ -9,10 +9,12 @@ Legend: S slots, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from torch import Tensor, nn
 
+from palinode.base.errors import BadInput
 from palinode.models.parts.linear import Table
 from palinode.models.parts.norm import Norm
 
@@ -46,6 +48,27 @@ class NextPosition(nn.Module):
             taken = shared.weight[1 : slots + 1] if positions is None else shared.weight[positions + 1]
         out: Tensor = states - taken
         return out if self.norm is None else self.norm(out)
+
+
+def next_position_of(
+    subtract: SubtractPosition, table: SubtractTable, width: int, longest: int, norm: Callable[[], Norm]
+) -> NextPosition | None:
+    """What these options ask for."""
+    if subtract == "none":
+        return None
+    rows = longest if table == "separate" else None
+    return NextPosition(width, rows=rows, norm=norm() if subtract == "norm" else None)
+
+
+def refuse_long_rows(slots: int, longest: int, position: Table | None, next_position: NextPosition | None) -> None:
+    """Refuse rows beyond a table of positions, of a model that has one.
+
+    Raises:
+        BadInput: naming the field that says so.
+    """
+    if slots > longest and (position is not None or next_position is not None):
+        field = "model.position" if position is not None else "model.subtract_table"
+        raise BadInput(f"a row of {slots} slots is longer than the table of {longest} learned positions", field=field)
 
 
 def refuse_subtraction(subtract: SubtractPosition, table: SubtractTable, learned: bool) -> None:
