@@ -1,10 +1,14 @@
 """The scripts that make the findings pages: what an interval allows to say."""
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
 import pytest
+
+from palinode.base.finding import AuditReport, Finding
+from synthetic_store import Synthetic, SyntheticArm, add_geometry, add_terms, make_store
 
 FINDINGS = Path(__file__).parents[2] / "findings"
 
@@ -38,6 +42,123 @@ TELLS_NOT = "cannot tell at this scale"
 def test_the_verdict_on_the_arrow_follows_from_the_intervals(arrows, intervals, above, within):
     found = [arrows.Gap(16 * 2**i, 0.0, low, high, 3, None) for i, (low, high) in enumerate(intervals)]
     assert [claim.verdict for claim in arrows.judged(found)] == [above, within]
+
+
+SIZE = "laptop"
+SHARED = ("encdec", "encdec-mse", "encdec-sub", "encdec-mse8-sub")
+EFFECTS = {  # nats added to the decoder's loss: as published but for the embedding loss, which here does harm
+    "decoder": 0.0,
+    "decoder-smaller": 0.01,
+    "decoder-dropout": -0.02,
+    "encdec": -0.01,
+    "encdec-cosine": -0.01,
+    "encdec-mse": 0.05,
+    "encdec-sub": -0.06,
+    "encdec-mse8-sub": -0.2,
+    "encdec-mse-published": 0.05,
+}
+
+
+@pytest.fixture(scope="module")
+def encdec():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FINDINGS)
+        spec = importlib.util.spec_from_file_location("findings_encdec", FINDINGS / "encdec.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+        del sys.modules["encdec_numbers"]
+
+
+def encdec_store(root, names=("encdec", "encdec_parameters")):
+    """The second experiment shares the runs of the encoder-decoders, and has a decoder of its own that is as good as they are."""
+    for name in names:
+        effects = (
+            EFFECTS if name == "encdec" else {"decoder": -0.2, **{a: e for a, e in EFFECTS.items() if a in SHARED}}
+        )
+        arms = tuple(SyntheticArm(arm, effect_nats=effect) for arm, effect in effects.items())
+        seeds = (1, 2, 3, 4, 5)
+        store = make_store(root, Synthetic(name=name, size=SIZE, arms=arms, seeds=seeds, smallest_effect=0.005))
+        if name == "encdec":
+            add_geometry(store, name, without_positions=("decoder-dropout",))
+            kinds = {"encdec-mse": "honest", "encdec-cosine": "honest", "encdec-mse-published": "collapse"}
+            add_terms(store, name, kinds)
+        else:
+            first = {(run.arm, run.seed): run.run_id for run in store.entry("encdec").runs}
+            entry = store.entry(name)
+            runs = [run.with_(run_id=first[run.arm, run.seed]) if run.arm in SHARED else run for run in entry.runs]
+            store.write_experiment(entry.with_(runs=tuple(runs)))
+    return store
+
+
+@pytest.fixture(scope="module")
+def found(encdec, tmp_path_factory):
+    records = encdec.records_of(encdec_store(tmp_path_factory.mktemp("encdec") / "runs"), SIZE)
+    published = json.loads(encdec.PUBLISHED.read_text())
+    numbers = encdec.numbers(records, published)
+    return records, published, numbers, list(encdec.lines(SIZE, records, numbers, published))
+
+
+def test_the_claims_on_the_encoder_decoder_follow_from_the_runs(found):
+    claims = {(c["comparison"], c["name"], c["arm"], c["against"]): c for c in found[2]["claims"]}
+    combined, tokens = "encdec-mse8-sub", "encdec"
+    verdicts = {key: claim["verdict"] for key, claim in claims.items()}
+    assert verdicts.pop((tokens, "E2", "encdec-cosine", "encdec")) in (
+        TELLS_NOT,
+        "does not hold",
+    )  # truly no difference
+    assert verdicts.pop(("encdec_parameters", "E1", combined, "decoder")) in (TELLS_NOT, "does not hold")
+    assert verdicts == {
+        (tokens, "E1", combined, "decoder"): "holds",
+        (tokens, "E1", combined, "decoder-smaller"): "holds",
+        (tokens, "E2", "encdec-mse", "encdec"): "does not hold",
+        (tokens, "E3", "encdec-sub", "encdec"): "holds",
+        (tokens, "E4", combined, "encdec-sub"): "holds",
+        (tokens, "E5", combined, "decoder-dropout"): "holds",
+    }, "what has the same runs as before is not claimed twice"
+    first = claims[tokens, "E1", combined, "decoder"]
+    assert first["effect"] == pytest.approx(-0.2, abs=0.01)
+    assert first["low"] < first["effect"] < first["high"]
+    assert first["pairs"] == 5
+    assert first["published"] == pytest.approx(3.378 - 3.424)
+    assert claims[tokens, "E4", combined, "encdec-sub"]["published"] == pytest.approx(3.378 - 3.381)
+
+
+def test_a_claim_on_runs_that_may_not_be_believed_is_not_made(encdec, tmp_path):
+    store = encdec_store(tmp_path, names=("encdec",))
+    finding = Finding(check="C1.perturbation", outcome="fail", law="l", message="sees itself")
+    run = next(run for run in store.entry("encdec").runs if run.arm == "encdec-sub")
+    store.write_run_audit(run.run_id, AuditReport(subject="encdec-sub", findings=(finding,)))
+    records = encdec.records_of(store, SIZE)
+    published = json.loads(encdec.PUBLISHED.read_text())
+    [claim] = [c for c in encdec.numbers(records, published)["claims"] if c["name"] == "E3"]
+    assert claim["verdict"] == TELLS_NOT
+    assert "sees its own answer" in claim["reasons"][0]
+    assert set(records) == {"encdec"}, "comparisons that were not run are left out"
+
+
+def test_a_collapsed_term_has_no_affinity_beside_honest_ones(found):
+    terms = {row["arm"]: row for row in found[2]["terms"]}
+    assert set(terms) == {"encdec-mse", "encdec-cosine", "encdec-mse-published"}
+    assert terms["encdec-mse-published"]["affinity"] is None
+    honest = terms["encdec-mse"]
+    assert honest["affinity"] == pytest.approx(1 - honest["last_value"] / 1.5)
+    assert honest["last_gain"] == 1
+
+
+def test_the_page_is_made_of_whole_tables(found):
+    records, _, numbers, page = found
+    assert json.loads(json.dumps(numbers, allow_nan=False))
+    width = None
+    for line in page:
+        width = (width or line.count("|")) if line.startswith("|") else None
+        assert width is None or line.count("|") == width, line
+    text = "\n".join(page)
+    for arm in EFFECTS:
+        assert f"| {arm} |" in text
+    for said in ("| holds |", "| does not hold |", "16,036,800", "4.14e-09", "python findings/encdec.py --size laptop"):
+        assert said in text, said
+    assert len(records) == 2
 
 
 def test_every_page_that_a_script_makes_is_listed():
