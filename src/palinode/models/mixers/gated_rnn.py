@@ -83,7 +83,7 @@ class GatedRnn(Mixer):
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width = len(self.past.keep_bias)
-        sides = 2 if pairs == slots * slots and self.future is not None else 1
+        sides = 2 if pairs > slots * (slots + 1) // 2 else 1
         maps = 4.0 * width * width * (1 + sides)
         conv = self.past.conv.flops_per_slot() * sides
         executed, least = (conv + each * width * sides for each in (7.0, 4.0))

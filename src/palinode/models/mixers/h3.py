@@ -135,7 +135,7 @@ class H3(Mixer):
         width, state, each = self.shift_skip.numel(), self.config.state, self.config.head_width
         beside = conv_flops(slots) * (1 + each) * width
         flops = 8.0 * width * width + beside
-        once = kernel_flops(width // each, state, slots)
+        once = (2 if pairs > slots * (slots + 1) // 2 else 1) * kernel_flops(width // each, state, slots)
         return LayerCost(flops, flops, (1 + each) * width * state, beside, once)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:

@@ -97,9 +97,10 @@ class S4d(Mixer):
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width, state = self.skip.numel(), self.config.state
+        sides = 2 if pairs > slots * (slots + 1) // 2 else 1
         beside = conv_flops(slots) * width
         flops = 2.0 * self.out.weight.numel() + beside
-        return LayerCost(flops, flops, width * state, beside, once=kernel_flops(width, state, slots))
+        return LayerCost(flops, flops, width * state, beside, once=sides * kernel_flops(width, state, slots))
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         if name == "skip":

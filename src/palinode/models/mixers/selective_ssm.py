@@ -91,7 +91,7 @@ class SelectiveSsm(Mixer):
         return self._read_out(y, x), after
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
-        sides = 2 if pairs == slots * slots and self.future is not None else 1
+        sides = 2 if pairs > slots * (slots + 1) // 2 else 1
         products, beside, least = self.past.flops_per_slot()
         maps = 2.0 * sum(part.weight.numel() for part in (self.value, self.gate, self.out)) + sides * products
         return LayerCost(maps + sides * beside, maps + sides * least, self.past.state_elements(), beside=sides * beside)
