@@ -8,7 +8,7 @@ Legend: R rows, P prompt tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -25,6 +25,7 @@ from palinode.models.base import LanguageModel
 from palinode.models.stepping import begin, extend
 
 Direction = Literal["ltr", "rtl"]
+DRAWN_AT_ONCE = 256  # uniform numbers a row, so that millions of tokens do not need millions at once
 START = {"ltr": "[L]", "rtl": "[R]"}  # the direction token that a reading begins with
 
 
@@ -93,43 +94,41 @@ def generate(
         BadInput: an id outside the tokenizer's vocabulary, an empty prompt without direction token, a negative count.
     """
     _check(specials, prompt, new_tokens, rows, direction_token)
-    ids = torch.tensor(list(prompt), dtype=torch.long).expand(rows, len(prompt))
-    read = ids.flip(1) if direction == "rtl" else ids  # from here on in the order of reading
-    start = specials[START[direction]] if direction_token else None
-    device = next(model.parameters()).device
-    with _evaluating(model), torch.no_grad():
-        reader = Reader(model, start, rows, len(prompt) + new_tokens)
+    start = [specials[START[direction]]] if direction_token else []
+    known = torch.tensor([*start, *(prompt if direction == "ltr" else reversed(prompt))])
+    row = torch.empty(rows, len(known) + new_tokens, dtype=torch.long, device=next(model.parameters()).device)
+    row[:, : len(known)] = known  # in the order of reading
+    how = sampling or Sampling()
+    with _evaluating(model), _without_gradients(model):
+        reader = Reader(model, row, len(start))
         for index in range(new_tokens):
-            logits = reader.next_logits(read.to(device))[:, : specials.first_id]
-            chances = probabilities(logits.double().cpu(), sampling or Sampling())
-            read = torch.cat((read, _draw(chances, seed, index)[:, None]), dim=1)
+            if index % DRAWN_AT_ONCE == 0:
+                uniform = _uniform(seed, rows, range(index, min(index + DRAWN_AT_ONCE, new_tokens)))
+            logits = reader.next_logits(len(known) + index)[:, : specials.first_id]
+            chances = probabilities(logits.double().cpu(), how)
+            row[:, len(known) + index] = _drawn(chances, uniform[index % DRAWN_AT_ONCE])
+    read = row[:, len(start) :].cpu()
     return read.flip(1) if direction == "rtl" else read
 
 
 class Reader:
-    """Reads a text that grows, each token once.
+    """Reads (R, C) rows that are being written, each token once.
 
     When the model's row is full the oldest token is dropped for each new one. Every token then stands one position earlier, and
     what the blocks keep of it was read from the dropped ones: nothing kept is right any more, so each token costs a whole pass.
     """
 
-    def __init__(self, model: LanguageModel, start: int | None, rows: int, most_tokens: int):
-        self.model, self.start, self.steps = model, start, model.can_step()
-        with self._mode():
-            self.state = begin(model, rows, min(model.max_length, most_tokens + (start is not None)))
+    def __init__(self, model: LanguageModel, row: Tensor, start_tokens: int):
+        self.model, self.row, self.start_tokens = model, row, start_tokens
+        self.state = begin(model, len(row), min(model.max_length, row.shape[1]))
 
-    def next_logits(self, read: Tensor) -> Tensor:
-        """(R, V) logits of the token after (R, P) tokens in reading order: those of the last call and more behind them."""
-        row = _started(read, self.start)
-        if row.shape[1] > self.state.slots:
-            return next_logits(self.model, read, self.start)
-        with self._mode():
-            hidden, self.state = extend(self.model, row[:, self.state.read :], self.state)
-            return self.model.logits(hidden[:, -1])
-
-    def _mode(self) -> torch.inference_mode | torch.no_grad:
-        """Without autograd's bookkeeping, a tenth faster; not for a model that is reread, which may keep tensors that it makes."""
-        return torch.inference_mode() if self.steps else torch.no_grad()
+    def next_logits(self, known: int) -> Tensor:
+        """(R, V) logits of the token after the first `known` ones of the row."""
+        if known > self.state.slots:
+            start = int(self.row[0, 0]) if self.start_tokens else None
+            return next_logits(self.model, self.row[:, self.start_tokens : known], start)
+        hidden, self.state = extend(self.model, self.row[:, self.state.read : known], self.state)
+        return self.model.logits(hidden[:, -1])
 
 
 def next_logits(model: LanguageModel, read: Tensor, start: int | None) -> Tensor:
@@ -138,13 +137,10 @@ def next_logits(model: LanguageModel, read: Tensor, start: int | None) -> Tensor
     The oldest are dropped when the model's rows are full.
     """
     room = model.max_length - (start is not None)
-    recent = _started(read[:, max(0, read.shape[1] - room) :], start)
+    recent = read[:, max(0, read.shape[1] - room) :]
+    if start is not None:
+        recent = torch.cat((recent.new_full((len(recent), 1), start), recent), dim=1)
     return model.logits(model.hidden(recent, Ltr())[:, -1])
-
-
-def _started(read: Tensor, start: int | None) -> Tensor:
-    """The tokens behind the direction token, where there is one."""
-    return read if start is None else torch.cat((read.new_full((len(read), 1), start), read), dim=1)
 
 
 def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -152,7 +148,7 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter(1, best, 1.0)
-    chances = (logits / sampling.temperature).softmax(dim=-1)
+    chances = (logits if sampling.temperature == 1 else logits / sampling.temperature).softmax(dim=-1)
     if sampling.top_k is None and sampling.top_p is None:
         return chances
     chances, order = chances.sort(dim=-1, descending=True, stable=True)
@@ -167,15 +163,21 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     return torch.zeros_like(chances).scatter(1, order, chances)
 
 
-def _draw(chances: Tensor, seed: int, index: int) -> Tensor:
-    """(R,) one token for each row, by the inverse of the cumulative distribution."""
-    rows = range(len(chances))
-    uniform = torch.cat(
-        [torch.rand(1, generator=generator(seed, "sample", row, index), dtype=torch.float64) for row in rows]
-    )
+def _uniform(seed: int, rows: int, indices: range) -> Tensor:
+    """(tokens, R, 1) uniform numbers, each from its own stream."""
+    drawn = [
+        torch.rand(1, generator=generator(seed, "sample", row, index), dtype=torch.float64)
+        for index in indices
+        for row in range(rows)
+    ]
+    return torch.cat(drawn).view(len(indices), rows, 1)
+
+
+def _drawn(chances: Tensor, uniform: Tensor) -> Tensor:
+    """(R,) one token for each row, by the inverse of the cumulative distribution at (R, 1) uniform numbers."""
     cumulative = chances.cumsum(dim=-1)
     total = cumulative[:, -1:].contiguous()
-    drawn = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)
+    drawn = torch.searchsorted(cumulative, uniform * total, right=True)
     last = torch.searchsorted(cumulative, total)  # no rounding may reach beyond it
     return torch.minimum(drawn, last).flatten()
 
@@ -190,6 +192,11 @@ def _check(specials: SpecialTokens, prompt: Sequence[int], new_tokens: int, rows
     outside = [token for token in prompt if not 0 <= token < specials.first_id]
     if outside:
         raise BadInput(f"token {outside[0]} is not in the vocabulary of {specials.first_id}", field="prompt")
+
+
+def _without_gradients(model: LanguageModel) -> AbstractContextManager[None]:
+    """Inference mode is a tenth faster; not for a model that is reread, which may keep tensors that it makes."""
+    return torch.inference_mode() if model.can_step() else torch.no_grad()
 
 
 @contextmanager
