@@ -25,6 +25,7 @@ VOCABULARY, LONGEST = 30, 24
 SMALL = {"layers": 2, "width": 32, "heads": 2}
 TWO_STACKS = {"encoder_layers": 2, "decoder_layers": 2, "width": 32, "heads": 2}
 ROTARY = {"position": "rotary", "subtract_table": "separate"}
+MIXER_OPTIONS = {"sliding_window": {"window": 5}, "hyena": {"order": 3}, "monarch": {"residual_conv": True}}
 CONFIGS = {
     "gpt2": gpt2(**SMALL),
     "gpt2 with bias and dropout": gpt2(**SMALL, bias=True, dropout=0.5),
@@ -33,6 +34,7 @@ CONFIGS = {
     "learned, qk-norm": DecoderConfig(**SMALL, qk_norm=True),
     "full rotary": DecoderConfig(**SMALL, position="rotary"),
     "half rotary": DecoderConfig(**SMALL, position="rotary", rotary="half"),
+    "alibi": DecoderConfig(**SMALL, position="alibi"),
     "no positions, swiglu": DecoderConfig(**SMALL, position="none", mlp="swiglu"),
     "subtraction": DecoderConfig(**SMALL, subtract_position="plain"),
     "subtraction from its own table, norm": DecoderConfig(**SMALL, subtract_position="norm", **ROTARY),
@@ -47,6 +49,10 @@ CONFIGS = {
     ),
     "encoder-decoder, rotary": EncoderDecoderConfig(**TWO_STACKS, subtract_position="norm", **ROTARY),
     "encoder-decoder, gates, weighted memory": EncoderDecoderConfig(**TWO_STACKS, cross_gate=True, memory="weighted"),
+    **{
+        f"mixer {kind}": DecoderConfig(**SMALL, position="none", mixer=made(**MIXER_OPTIONS.get(kind, {})))
+        for kind, made in MIXERS.items()
+    },
 }
 
 

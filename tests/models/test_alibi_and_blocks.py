@@ -101,7 +101,7 @@ def test_alibi_biases_stay_float32_under_autocast():
     assert weights[0, 302, 0].item() == pytest.approx(float(expected / total), rel=0.02)
 
 
-def test_a_mixer_that_does_not_read_it_refuses_alibi_and_old_configs_keep_their_identity():
+def test_old_configs_keep_their_identity_and_blocks_must_fit():
     assert "mlp_blocks" not in identity(DecoderConfig())
     with pytest.raises(BadInput, match="mlp_blocks: 4 blocks do not divide"):
         decode(DecoderConfig, {"width": 30, "heads": 1, "mlp": "block_diagonal"})

@@ -83,6 +83,11 @@ class Cost:
         return TRAINING_FACTOR * (self.forward_flops(slots, head_slots) + self.terms_flops_per_slot * slots)
 
 
+def sides_read(pairs: int, slots: int) -> int:
+    """2 when so many visible pairs of slots are more than the causal form has, else 1: kernels that are made for it."""
+    return 2 if pairs > slots * (slots + 1) // 2 else 1
+
+
 def visible_pairs(sees: Visibility, slots: int) -> int:
     """How many (reader, read) pairs of slots a visibility allows in a row of this length."""
     if sees.native == "causal":

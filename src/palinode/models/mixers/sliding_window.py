@@ -1,0 +1,155 @@
+"""Attention to the nearest slots alone: W slots up to the own one, or W - 1 to each side; time and memory grow with S W, not S^2.
+
+Differs from masked attention in cost only: rows longer than the window are read in blocks of W slots, each over those beside it.
+Legend: R rows, S slots, s new slots, D width, H heads, W window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from palinode.base.visibility import Native
+from palinode.models.cost import LayerCost, sides_read
+from palinode.models.mixers.attention import Attention
+from palinode.models.mixers.base import Mixer, MixerConfig, Place, Reading
+from palinode.models.parts.state import MixerState
+
+
+class SlidingWindowConfig(MixerConfig):
+    """Softmax attention within a window; heads, QK-norm, positions and dropout are the model's options. 4 D^2 + 4 D parameters.
+
+    Attributes:
+        window: W. Causal: slot i reads i - W + 1 .. i. Full: i - W + 1 .. i + W - 1.
+    """
+
+    kind: ClassVar[str] = "sliding_window"
+    reads: ClassVar[frozenset[str]] = frozenset({"heads", "qk_norm", "rotary", "attention_scale"})
+    visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full"})
+    window: int = Field(default=64, ge=2)
+
+    def build(self, place: Place) -> Mixer:
+        return SlidingWindow(place, self.window)
+
+
+@dataclass(frozen=True)
+class WindowState(MixerState):
+    """A ring of the last W keys and values, (R, H, W, head width): slot t is at t mod W. And the joined maps of q, k and v."""
+
+    keys: Tensor
+    values: Tensor
+    read: int
+    weight: Tensor
+    bias: Tensor | None
+
+    def in_order(self, most: int) -> tuple[Tensor, Tensor]:
+        """The last `most` or fewer keys and values, oldest first."""
+        window = self.keys.shape[2]
+        at = torch.arange(max(0, self.read - min(most, window)), self.read, device=self.keys.device) % window
+        return self.keys[:, :, at], self.values[:, :, at]
+
+    def with_next(self, k: Tensor, v: Tensor) -> WindowState:
+        """The state after (R, H, s, head width) new ones, of which the last W are kept."""
+        window, end = self.keys.shape[2], self.read + k.shape[2]
+        at = torch.arange(max(self.read, end - window), end, device=k.device) % window
+        self.keys[:, :, at] = k[:, :, -len(at) :].to(self.keys.dtype)
+        self.values[:, :, at] = v[:, :, -len(at) :].to(self.values.dtype)
+        return WindowState(self.keys, self.values, end, self.weight, self.bias)
+
+
+class SlidingWindow(Attention):
+    """Attention whose slots read no further than W - 1 slots away."""
+
+    def __init__(self, place: Place, window: int):
+        super().__init__(place)
+        self.window = window
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        q, k, v = self._by_head(x, reading, self._weight(), self._bias())
+        return self._windowed(q, k, v, reading.native)
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        shape = (rows, self.heads, self.window, self.head_width)
+        like = self.k.weight
+        return WindowState(like.new_zeros(shape), like.new_zeros(shape), 0, self._weight().detach(), self._bias())
+
+    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+        assert isinstance(state, WindowState)
+        q, k, v = self._by_head(x, reading, state.weight, state.bias)
+        if state.read == 0:
+            return self._windowed(q, k, v, "causal"), state.with_next(k, v)
+        if x.shape[1] == 1:  # the order of what is read does not matter
+            after = state.with_next(k, v)
+            held = min(after.read, self.window)
+            return self._mixed(q, after.keys[:, :, :held], after.values[:, :, :held], None, is_causal=False), after
+        keys, values = state.in_order(self.window - 1)
+        visible = _near(self.window, x.shape[1], keys.shape[2] + x.shape[1], x.device)
+        mixed = self._mixed(q, torch.cat((keys, k), 2), torch.cat((values, v), 2), visible, is_causal=False)
+        return mixed, state.with_next(k, v)
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        width, sides = self.heads * self.head_width, sides_read(pairs, slots)
+        maps = 8.0 * width * width
+        blocks = -(-slots // self.window)
+        computed = slots * slots if blocks == 1 else blocks * self.window**2 * (1 + sides)
+        cut = max(0, slots - self.window)  # slots that are out of sight of one who stands at the end
+        unseen = sides * cut * (cut + 1) // 2
+        return LayerCost(
+            executed=maps + 4.0 * width * computed / slots,
+            useful=maps + 4.0 * width * (pairs - unseen) / slots,
+            state_elements=2 * width * min(slots, self.window),
+        )
+
+    def reach_slots(self, native: Native) -> int | None:
+        return self.window - 1
+
+    def _windowed(self, q: Tensor, k: Tensor, v: Tensor, native: Native) -> Tensor:
+        """(R, S, D) from (R, H, S, head width)."""
+        rows, slots, window = len(q), q.shape[2], self.window
+        if slots <= window:
+            return self._mixed(q, k, v, None, is_causal=native == "causal")
+        blocks, sides = -(-slots // window), (1, 1 if native == "full" else 0)
+        visible = _block_mask(window, native, slots, blocks, q.device).repeat(rows, 1, 1, 1)
+        dropout = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(
+            _blocks(q, window, blocks, (0, 0)),
+            _blocks(k, window, blocks, sides),
+            _blocks(v, window, blocks, sides),
+            attn_mask=visible,
+            dropout_p=dropout,
+            scale=self.scale,
+        )
+        in_line = mixed.transpose(1, 2).reshape(rows, blocks * window, -1)[:, :slots]
+        out: Tensor = self.out(in_line)
+        return out
+
+
+def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tensor:
+    """(R, H, S, h) -> (R * blocks, H, W n, h): each block with so many neighbours before and after it, zeros beyond the ends."""
+    before, after = sides
+    padded = F.pad(x, (0, 0, before * window, (blocks + after) * window - x.shape[2]))
+    return padded.unfold(2, (1 + before + after) * window, window).permute(0, 2, 1, 4, 3).flatten(0, 1)
+
+
+def _block_mask(window: int, native: Native, slots: int, blocks: int, device: torch.device) -> Tensor:
+    """(blocks, 1, W, 2 W or 3 W): what the slots of a block may read of themselves and their neighbours. No row is empty."""
+    wide = (3 if native == "full" else 2) * window
+    first = torch.arange(blocks, device=device)[:, None, None] * window
+    key = first - window + torch.arange(wide, device=device)
+    apart = first + torch.arange(window, device=device)[:, None] - key
+    visible = (apart.abs() if native == "full" else apart) < window
+    if native == "causal":
+        visible &= apart >= 0
+    return (visible & (key >= 0) & (key < slots))[:, None]
+
+
+def _near(window: int, new: int, slots: int, device: torch.device) -> Tensor:
+    """(new, slots): what the last slots of a row may read of it."""
+    slot = torch.arange(slots, device=device)
+    apart = slot[slots - new :, None] - slot
+    return (apart >= 0) & (apart < window)
