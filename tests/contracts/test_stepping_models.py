@@ -16,8 +16,9 @@ from palinode.models.base import LanguageModel
 from palinode.models.cross_block import DecoderBlock
 from palinode.models.decoder import Decoder
 from palinode.models.mixers import MIXERS
-from palinode.models.mixers.attention import Attention
+from palinode.models.mixers.attention import Attention, AttentionConfig
 from palinode.models.mixers.base import Mixer
+from palinode.models.mixers.h3 import H3Config
 from palinode.models.parts.mlp import Mlp
 from palinode.models.stepping import Reread, begin, extend
 
@@ -38,6 +39,8 @@ CONFIGS = {
     "no positions, swiglu": DecoderConfig(**SMALL, position="none", mlp="swiglu"),
     "subtraction": DecoderConfig(**SMALL, subtract_position="plain"),
     "subtraction from its own table, norm": DecoderConfig(**SMALL, subtract_position="norm", **ROTARY),
+    **{kind: DecoderConfig(**SMALL, position="none", mixer=made()) for kind, made in MIXERS.items()},
+    "hybrid": DecoderConfig(**SMALL, mixers=(H3Config(head_width=2), AttentionConfig())),
     "latent": LatentConfig(layers=2, width=32),
     "latent, heads": LatentConfig(layers=2, width=32, heads=2),
     "latent, linear value": LatentConfig(layers=2, width=32, linear_value=True),

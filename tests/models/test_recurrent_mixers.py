@@ -16,6 +16,7 @@ from palinode.models.mixers.h3 import H3Config
 from palinode.models.mixers.linear_attention import LinearAttentionConfig, taylor, weights
 from palinode.models.mixers.s4d import S4dConfig
 from palinode.models.mixers.selective_ssm import SelectiveSsmConfig
+from palinode.train.optim import AdamW, build_optimizers
 
 CAUSAL, FULL = Reading("causal"), Reading("full")
 RECURRENT = (S4dConfig(), H3Config(), H3Config(head_width=2), SelectiveSsmConfig(), GatedRnnConfig())
@@ -106,6 +107,20 @@ def test_linear_attention_costs_what_the_table_says_once_the_recurrence_is_cheap
     assert mixer.cost(8192, 8192 * 8193 // 2).useful == 241_356
     assert mixer.cost(256, 256 * 257 // 2).state_elements == 36_036
     assert mixer.cost(256, 256 * 257 // 2).useful < 241_356
+
+
+@pytest.mark.parametrize(("learning_rate", "slow"), [(5e-4, 5e-4), (1e-2, 1e-3)])
+def test_steps_and_poles_are_trained_slowly_and_without_decay(learning_rate, slow):
+    model = DecoderConfig(layers=2, width=8, heads=1, position="none", mixers=(S4dConfig(), H3Config(two_sided=True)))
+    model = model.build(20, 12, 0)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    (optimizer,) = build_optimizers(AdamW(learning_rate=learning_rate), model, model.parameter_groups())
+    rules = {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
+    steps = [f"blocks.{layer}.mixer.{name}" for layer in (0, 1) for name in ("log_step", "log_decay", "frequency")]
+    for name in (*steps, "blocks.1.mixer.b", "blocks.1.mixer.shift_b"):
+        assert (rules[name]["peak_lr"], rules[name]["weight_decay"]) == (slow, 0.0), name
+    for name in ("blocks.0.mixer.c", "blocks.1.mixer.c", "blocks.1.mixer.c_future", "blocks.1.mixer.shift_c"):
+        assert (rules[name]["peak_lr"], rules[name]["weight_decay"]) == (learning_rate, 0.1), name
 
 
 def test_s4d_kernel_equals_its_formula_and_its_state_space():
