@@ -58,6 +58,13 @@ class Bench:
             self.banks[length_tokens] = draw_bank(self.subject, length_tokens, most_entries=BANK_ENTRIES, wanted=wanted)
         return self.banks[length_tokens]
 
+    def reach_tokens(self, group: str) -> int | None:
+        """How far the subject is meant to see in one of its passes; None: the whole window."""
+        subject = self.subject
+        entry = next(entry for entry in self.bank.entries if group in entry.groups)
+        example = subject.example(torch.zeros(1, subject.window_tokens, dtype=torch.long), entry.draw)
+        return next(subject.reach_in(one.sees) for one, _ in example.by_group() if one.name == group)
+
     @property
     def short_tokens(self) -> int:
         """A length of at most 33 tokens that the subject takes, else the training length."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from palinode.base.errors import BadInput
 from palinode.base.example import Draw, Example, SpecialTokens
 from palinode.base.seeds import generator
+from palinode.base.visibility import Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
 from palinode.objectives import Objective, Progress
@@ -45,7 +46,7 @@ class Subject:
         vocab_size: ids the module takes, V.
         window_tokens: N in training; `evaluation_tokens` in evaluation. Both lengths are always audited.
         max_window_tokens: longest window the module takes.
-        reach_tokens: how far the model is meant to see; None is the whole window.
+        reach_tokens: how far the model is meant to see; None: as far as it says itself, or the whole window.
         rebuild: makes the same kind of model for another vocabulary and length: C1 then runs at lengths the arm's own tables
             would not take, C2 at its own tiny size. Without it both use copies of `module`.
         rebuild_small: the same, at most 2 blocks of width 32 (canary training); default `rebuild`.
@@ -75,6 +76,15 @@ class Subject:
     def device(self) -> torch.device:
         """Where the module's parameters are (the CPU when it has none)."""
         return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+
+    def reach_in(self, sees: Visibility) -> int | None:
+        """How far in tokens the module is meant to see in a pass of this visibility; None: the whole window.
+
+        What a model of ours says in slots is taken for tokens: a target may stand one slot beside its own, so one more may be seen.
+        """
+        if self.reach_tokens is not None or not isinstance(self.module, LanguageModel):
+            return self.reach_tokens
+        return self.module.reach_slots(sees)
 
     def example(self, windows: Tensor, draw: Draw) -> Example:
         """The objective's Example of (B, N) windows with these decisions."""

@@ -112,7 +112,7 @@ class Tally:
     @classmethod
     def of(cls, bench: Bench, group: str) -> Tally:
         """An empty tally for one pass."""
-        return cls(group, bench.subject.objective.scores_itself, bench.subject.reach_tokens, bench.coarse)
+        return cls(group, bench.subject.objective.scores_itself, bench.reach_tokens(group), bench.coarse)
 
     def add(self, setting: Setting, found: Influence, allowed: Tensor) -> None:
         """Judge one run. `allowed` is the (N, N) contract by source and target."""

@@ -1,0 +1,141 @@
+"""Every mixer under the flow audit, causal both ways and non-causal; and the defects that convolutions have been published with."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from palinode.audit import FlowSettings, Subject, audit_subject, subject_of_config
+from palinode.base.finding import AuditReport
+from palinode.base.visibility import Full, Ltr
+from palinode.models import DecoderConfig
+from palinode.models.decoder import Decoder
+from palinode.models.mixers import MIXERS
+from palinode.models.mixers.attention import AttentionConfig
+from palinode.models.mixers.base import MixerConfig, Reading, TwoSidedConfig
+from palinode.models.mixers.base_conv import BaseConv, BaseConvConfig
+from palinode.models.mixers.h3 import H3Config
+from palinode.models.mixers.hyena import Hyena, HyenaConfig
+from palinode.models.mixers.long_conv import LongConv, LongConvConfig
+from palinode.models.mixers.monarch import MonarchConfig
+from palinode.models.mixers.s4d import S4dConfig
+from palinode.models.mixers.sliding_window import SlidingWindowConfig
+from palinode.models.parts import fft_conv
+from palinode.objectives import BothObjective, LtrObjective, MaskedObjective
+
+QUICK = FlowSettings(lengths=(2, 3, 17), train_passes=2, draws=2)
+ARMS: dict[str, MixerConfig] = {
+    **{kind: made() for kind, made in MIXERS.items()},
+    "sliding_window": SlidingWindowConfig(window=5),
+    "hyena, order 3": HyenaConfig(order=3),
+    "base_conv, implicit": BaseConvConfig(conv="implicit"),
+    "base_conv, explicit": BaseConvConfig(conv="explicit"),
+    "monarch, residual": MonarchConfig(residual_conv=True),
+}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def subject(mixer: MixerConfig, objective=None, position: str = "none", **options) -> Subject:
+    config = DecoderConfig(layers=2, width=16, heads=2, position=position, mixer=mixer, **options)
+    return subject_of_config(config, objective or BothObjective(), tokenizer_vocab=64, window_tokens=16)
+
+
+def flow(audited: Subject, checks: tuple[str, ...] = ("C1",)) -> AuditReport:
+    return audit_subject(audited, checks=checks, flow=QUICK)
+
+
+def not_passed(report: AuditReport) -> dict[str, str]:
+    return {finding.check: finding.message for finding in report.findings if finding.outcome != "pass"}
+
+
+def two_sided(mixer: MixerConfig) -> MixerConfig:
+    alone = isinstance(mixer, BaseConvConfig) and mixer.conv == "short"
+    return mixer.with_(two_sided=True) if isinstance(mixer, TwoSidedConfig) and not alone else mixer
+
+
+@pytest.mark.parametrize("mixer", ARMS.values(), ids=ARMS.keys())
+def test_nothing_flows_where_it_must_not_and_all_that_may_be_seen_is(mixer):
+    report = flow(subject(mixer), ("C1", "C6"))
+    assert not_passed(report) == {}
+    assert {"C1.perturbation", "C1.two-sided", "C1.gradient", "C1.prefix"} <= {f.check for f in report.findings}
+
+
+@pytest.mark.parametrize("mixer", [one for one in ARMS.values() if "full" in type(one).visibilities], ids=repr)
+def test_non_causal_arms_see_both_sides_and_not_what_is_hidden(mixer):
+    report = flow(subject(two_sided(mixer), MaskedObjective(hide_answers=False, rate=0.3)))
+    assert not_passed(report) == {}
+
+
+def test_alibi_and_blocks_without_an_mlp_pass():
+    assert not_passed(flow(subject(AttentionConfig(), position="alibi"))) == {}
+    assert not_passed(flow(subject(HyenaConfig(), mlp="none"))) == {}
+    assert not_passed(flow(subject(MonarchConfig(), mlp="block_diagonal"))) == {}
+
+
+def test_a_model_says_how_far_it_sees_and_without_that_the_audit_cannot_tell(monkeypatch):
+    told = subject(SlidingWindowConfig(window=3))
+    assert told.reach_in(Ltr()) == 4
+    assert replace(told, reach_tokens=2).reach_in(Ltr()) == 2
+    assert subject(BaseConvConfig(taps=5)).reach_in(Full()) == 4
+    assert subject(HyenaConfig()).reach_in(Ltr()) is None
+    assert "C1.two-sided" not in not_passed(flow(told))
+    monkeypatch.setattr(Decoder, "reach_slots", lambda model, sees: None)
+    assert "declare reach_tokens" in not_passed(flow(told))["C1.two-sided"]
+
+
+def leaks(report: AuditReport) -> set[str]:
+    return {finding.check for finding in report.leaks}
+
+
+LONG = [HyenaConfig(), LongConvConfig(), MonarchConfig(), BaseConvConfig(conv="explicit"), S4dConfig(), H3Config()]
+SHORT = [HyenaConfig(), BaseConvConfig(), MonarchConfig()]
+
+
+@pytest.mark.parametrize("mixer", LONG, ids=lambda mixer: mixer.kind)
+@pytest.mark.parametrize("points", ["M12", "M13"])
+def test_too_few_points_leak_at_the_lengths_where_they_are_too_few(points, mixer, monkeypatch):
+    """T points wrap at every length, the next power of two of T only where T is near it: 17 slots and 32 points are enough."""
+    wrong = {"M12": lambda least: least // 2, "M13": lambda least: 1 << (least // 2 - 1).bit_length()}
+    monkeypatch.setattr(fft_conv, "fast_length", wrong[points])
+    report = flow(subject(mixer, LtrObjective()))
+    assert "C1.perturbation" in leaks(report)
+    assert any("targets see themselves" in finding.message for finding in report.leaks)
+
+
+@pytest.mark.parametrize("mixer", SHORT, ids=lambda mixer: mixer.kind)
+def test_taps_padded_on_both_sides_leak(mixer, monkeypatch):
+    """M11."""
+    whole = fft_conv.ShortConv.forward
+    monkeypatch.setattr(fft_conv.ShortConv, "forward", lambda self, x, native="causal": whole(self, x, "full"))
+    report = flow(subject(mixer, LtrObjective()))
+    assert "C1.perturbation" in leaks(report)
+    assert any("targets see themselves" in finding.message for finding in report.leaks)
+
+
+@pytest.mark.parametrize(
+    ("mixer", "made"), [(HyenaConfig(), Hyena), (LongConvConfig(), LongConv), (BaseConvConfig(), BaseConv)], ids=repr
+)
+def test_a_mean_over_all_slots_leaks_and_over_those_read_does_not(mixer, made, monkeypatch):
+    """M16 and its clean twin, one argument apart."""
+    whole = made.forward
+
+    def with_mean(over: str):
+        def forward(self, x, reading: Reading):
+            count = torch.arange(1, x.shape[1] + 1, dtype=x.dtype)[:, None]
+            mean = x.mean(1, keepdim=True) if over == "all" else x.cumsum(1) / count
+            return whole(self, x, reading) + mean
+
+        return forward
+
+    audited = subject(mixer, LtrObjective())
+    monkeypatch.setattr(made, "forward", with_mean("those read"))
+    assert leaks(flow(audited)) == set()
+    monkeypatch.setattr(made, "forward", with_mean("all"))
+    assert "C1.perturbation" in leaks(flow(audited))
