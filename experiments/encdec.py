@@ -53,6 +53,7 @@ class Shape:
 
     name: str
     steps: int
+    warmup_steps: int
     vocabulary_tokens: int
     window_tokens: int
     layers: int
@@ -79,13 +80,22 @@ class Shape:
         return gpt2(layers=2 * self.layers, width=self.smaller_width, heads=self.smaller_heads)
 
 
-SMOKE = Shape("2+2x32", 40, 256, 64, 2, 32, 2, 36, 2, 35, 5)
-LAPTOP = Shape("4+4x64", 600, 2048, 128, 4, 64, 4, 69, 3, 68, 4)
-PAPER = Shape("13+13x150", 9000, 50257, 200, 13, 150, 5, 160, 10, 156, 12)
+SMOKE = Shape("2+2x32", 40, 5, 256, 64, 2, 32, 2, 36, 2, 35, 5)
+LAPTOP = Shape("4+4x64", 600, 100, 2048, 128, 4, 64, 4, 69, 3, 68, 4)
+PAPER = Shape("13+13x150", 9000, 300, 50257, 200, 13, 150, 5, 160, 10, 156, 12)
 GPU = replace(PAPER, name="13+13x150-short", steps=3000)
 SHAPES = (SMOKE, LAPTOP, GPU, PAPER)
 SCALES = tuple(
-    Scale(name=shape.name, change={"model": shape.encoder_decoder(), "recipe.steps": shape.steps}) for shape in SHAPES
+    Scale(
+        name=shape.name,
+        change={
+            "model": shape.encoder_decoder(),
+            "recipe.steps": shape.steps,
+            "recipe.schedule.warmup_steps": shape.warmup_steps,
+            "recipe.evaluate_every_steps": min(500, max(10, shape.steps // 6)),
+        },
+    )
+    for shape in SHAPES
 )
 
 
@@ -145,8 +155,6 @@ def sizes() -> Mapping[str, Size]:
     """The presets of every question of this family."""
     smoke = {
         "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64, tuning_fraction=0.02),
-        "recipe.schedule.warmup_steps": 5,
-        "recipe.evaluate_every_steps": 10,
         "evaluation.max_tokens": 10_000,
     }
     tried = (0.001, 0.002, 0.004, 0.008)
