@@ -5,6 +5,7 @@ import torch
 
 from palinode.base.seeds import generator
 from palinode.models.parts.scan import linear_scan
+from palinode.models.parts.selective_scan import selective_scan
 
 
 def noise(name: str, *shape: int) -> torch.Tensor:
@@ -58,3 +59,30 @@ def test_stacked_runs_scan_together():
     one = decay[1].clone().requires_grad_()
     linear_scan(one, added[1]).square().sum().backward()
     assert torch.allclose(gradient[1], one.grad)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 7, 30])
+@pytest.mark.parametrize("numbers", [1, 60, 1 << 18])
+def test_the_selective_scan_equals_its_definition_in_blocks_of_any_size(slots, numbers, monkeypatch):
+    monkeypatch.setattr("palinode.models.parts.selective_scan.BLOCK_NUMBERS", numbers)
+    shapes = {"u": (3, slots, 4), "step": (3, slots, 4), "rate": (4, 2), "into": (3, slots, 2), "out": (3, slots, 2)}
+    inputs = [noise(name, *shape).requires_grad_() for name, shape in shapes.items()]
+    u, step, rate, into, out_of = inputs
+    first, weight = noise("first", 3, 4, 2), noise("weight", 3, slots, 4)
+    y, last = selective_scan(*inputs, first)
+    h = by_definition(torch.exp(-step[..., None] * rate), (step * u)[..., None] * into[:, :, None], first)
+    wanted = (h * out_of[:, :, None]).sum(-1)
+    assert torch.allclose(y, wanted, atol=1e-13, rtol=0)
+    assert torch.allclose(last, h[:, -1], atol=1e-13, rtol=0)
+    ours, theirs = (torch.autograd.grad((said * weight).sum(), inputs) for said in (y, wanted))
+    for one, other in zip(ours, theirs, strict=True):
+        assert torch.allclose(one, other, atol=1e-12, rtol=0)
+
+
+def test_stacked_runs_take_the_selective_scan_together():
+    inputs = [noise(name, 3, *shape) for name, shape in {"u": (2, 5, 4), "s": (2, 5, 4), "r": (4, 2)}.items()]
+    inputs += [noise(name, 3, 2, 5, 2) for name in ("into", "out")] + [noise("first", 3, 2, 4, 2)]
+    together = torch.vmap(torch.func.grad(lambda *args: selective_scan(*args)[0].square().sum()))(*inputs)
+    one = [x[1].clone().requires_grad_() for x in inputs]
+    selective_scan(*one)[0].square().sum().backward()
+    assert torch.allclose(together[1], one[0].grad)

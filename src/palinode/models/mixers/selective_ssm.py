@@ -3,9 +3,9 @@
 value, gate = two maps of x, E = expand D wide; u = silu(short conv(value)); (r, B, C) = a map of u; dt = softplus(W r + bias);
 h_t = exp(dt_t A) h_(t-1) + dt_t B_t u_t for N numbers a channel, A = -exp(log decay) real; y = C_t h_t + s u_t; the output map of
 y silu(gate). Full: a second of everything between the maps reads the row from its end; the two are added.
-Source: Gu and Dao, Mamba (arXiv 2312.00752), written from the paper. Differs in: the scan is `parts/scan.py` and keeps h of every
-slot (there one kernel that makes it anew); A's rate is at most 1e-3 (there the general one, both without decay); linear maps start
-as the model's scheme says. Each direction's own conv and state space follow Vision Mamba (arXiv 2401.09417).
+Source: Gu and Dao, Mamba (arXiv 2312.00752), written from the paper. Differs in: the scan is `parts/selective_scan.py`, plain
+PyTorch (there one GPU kernel); A's rate is at most 1e-3 (there the general one, both without decay); linear maps start as the
+model's scheme says. Each direction's own conv and state space follow Vision Mamba (arXiv 2401.09417).
 Legend: R rows, S slots, s new slots, D width, E inner width, N numbers of state a channel, K taps, r step rank.
 """
 
@@ -27,7 +27,7 @@ from palinode.models.parts.exact import exact, exact_products
 from palinode.models.parts.fft_conv import ShortConv
 from palinode.models.parts.linear import Linear
 from palinode.models.parts.own_start import OwnStart
-from palinode.models.parts.scan import linear_scan
+from palinode.models.parts.selective_scan import selective_scan
 from palinode.models.parts.state import MixerState
 
 WIDTHS_PER_RANK = 16  # the step's rank is a sixteenth of the width
@@ -172,12 +172,12 @@ class Selective(OwnStart):
         u = F.silu(conv)
         rank, into, out_of = (exact(part) for part in self.read(u).split(self.parts, dim=-1))
         fine = exact(u)
+        rate = exact(self.log_decay).exp()
+        before = fine.new_zeros(len(fine), *rate.shape) if first is None else first
         with exact_products(fine):
             step = F.softplus(F.linear(rank, exact(self.step_weight), exact(self.step_bias)))
-            decay = torch.exp(step[..., None] * -exact(self.log_decay).exp())
-            h = linear_scan(decay, (step * fine)[..., None] * into[:, :, None], first)
-            y = (h @ out_of[..., None])[..., 0] + exact(self.skip) * fine
-        return y.to(conv.dtype), h[:, -1]
+        y, last = selective_scan(fine, step, rate, into, out_of, before)
+        return (y + exact(self.skip) * fine).to(conv.dtype), last
 
 
 def _inverse_softplus(y: Tensor) -> Tensor:

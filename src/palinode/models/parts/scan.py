@@ -37,7 +37,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def forward(decay: Tensor, added: Tensor, first: Tensor) -> Tensor:
-        return _scanned(decay, torch.cat((added[:, :1] + decay[:, :1] * first[:, None], added[:, 1:]), 1))
+        return scanned(decay, torch.cat((added[:, :1] + decay[:, :1] * first[:, None], added[:, 1:]), 1))
 
     @staticmethod
     def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
@@ -47,14 +47,19 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         decay, first, h = ctx.saved_tensors
-        later = torch.cat((decay[:, 1:], torch.zeros_like(decay[:, :1])), 1)
-        added = _scanned(later.flip(1), grads[0].flip(1)).flip(1)
+        added = scanned_back(decay, grads[0])
         before = torch.cat((first[:, None], h[:, :-1]), 1)
         return added * before, added, added[:, 0] * decay[:, 0]
 
 
-def _scanned(decay: Tensor, added: Tensor) -> Tensor:
-    """The states from a state of zero."""
+def scanned_back(decay: Tensor, grads: Tensor) -> Tensor:
+    """Gradients for what was added, from those for the states: g_t = grads_t + decay_(t+1) g_(t+1)."""
+    later = torch.cat((decay[:, 1:], torch.zeros_like(decay[:, :1])), 1)
+    return scanned(later.flip(1), grads.flip(1)).flip(1)
+
+
+def scanned(decay: Tensor, added: Tensor) -> Tensor:
+    """The states from a state of zero, (R, S, ..), without a gradient of their own."""
     slots = added.shape[1]
     size = math.isqrt(slots - 1) + 1
     chunks = -(-slots // size)

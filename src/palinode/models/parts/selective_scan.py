@@ -1,0 +1,136 @@
+"""The recurrence of a selective state-space layer, from what it reads to what it says, without keeping the states of all slots.
+
+h_t = exp(-step_t rate) h_(t-1) + step_t u_t into_t; y_t = sum over N of out_of_t h_t, for E channels of N numbers each. Channels
+are independent, so rows and channels are read in blocks that fit a core's cache, and backward makes the states of each block anew.
+One layer of E = 128, N = 16, 32 rows of 128 slots, forward and backward on one busy core: 1.02 s with the states of all slots kept
+as tensors of 33 MB, .55 s in blocks of 1 MiB (.76 of 256 KiB, .57 of 4 MiB).
+Legend: R rows, S slots, E channels, N numbers of state a channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from palinode.models.parts.exact import exact_products
+from palinode.models.parts.scan import scanned, scanned_back
+
+BLOCK_NUMBERS = 1 << 18  # of R S E N: 1 MiB of float32
+BLOCK_NUMBERS_ELSEWHERE = 1 << 26  # where kernels are started one by one and memory is wide
+
+
+def selective_scan(
+    u: Tensor, step: Tensor, rate: Tensor, into: Tensor, out_of: Tensor, first: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(R, S, E) y, and the (R, E, N) state after the last slot, which takes no gradient.
+
+    Args:
+        u, step: (R, S, E), the step above 0.
+        rate: (E, N), above 0.
+        into, out_of: (R, S, N).
+        first: (R, E, N) the state before the first slot; it is given no gradient either.
+    """
+    y, last = _SelectiveScan.apply(u, step, rate, into, out_of, first)  # type: ignore[no-untyped-call]
+    return y, last
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """See `selective_scan`."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        u: Tensor, step: Tensor, rate: Tensor, into: Tensor, out_of: Tensor, first: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        said, last = [], []
+        with exact_products(u):
+            for rows in _rows(u, rate):
+                parts = []
+                for channels in _channels(u, rate):
+                    one = step[rows, :, channels]
+                    _, h = _states(u[rows, :, channels], one, rate[channels], into[rows], first[rows, channels])
+                    parts.append(((h @ out_of[rows, :, :, None])[..., 0], h[:, -1]))
+                said.append(torch.cat(tuple(y for y, _ in parts), -1))
+                last.append(torch.cat(tuple(h for _, h in parts), 1))
+        return torch.cat(tuple(said)), torch.cat(tuple(last))
+
+    @staticmethod
+    def setup_context(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        u, step, rate, into, out_of, first = ctx.saved_tensors
+        by_row: list[tuple[Tensor, ...]] = []
+        to_rate = torch.zeros_like(rate)
+        with exact_products(u):
+            for rows in _rows(u, rate):
+                parts = [
+                    _gradients(
+                        grads[0][rows, :, channels],
+                        (u[rows, :, channels], step[rows, :, channels], rate[channels], into[rows]),
+                        out_of[rows],
+                        first[rows, channels],
+                    )
+                    for channels in _channels(u, rate)
+                ]
+                found = list(zip(*parts, strict=True))
+                to_rate = to_rate + torch.cat(found[2])
+                summed = [torch.stack(each).sum(0) for each in found[3:]]
+                by_row.append((torch.cat(found[0], -1), torch.cat(found[1], -1), *summed))
+        to_u, to_step, to_into, to_out = (torch.cat(each) for each in zip(*by_row, strict=True))
+        return to_u, to_step, to_rate, to_into, to_out, None
+
+
+def _rows(u: Tensor, rate: Tensor) -> Iterator[slice]:
+    rows, slots, _ = u.shape
+    yield from _slices(rows, _most(u) // (slots * rate.numel()))
+
+
+def _channels(u: Tensor, rate: Tensor) -> Iterator[slice]:
+    yield from _slices(len(rate), _most(u) // (u.shape[1] * rate.shape[1]))
+
+
+def _most(u: Tensor) -> int:
+    return BLOCK_NUMBERS if u.device.type == "cpu" else BLOCK_NUMBERS_ELSEWHERE
+
+
+def _slices(count: int, size: int) -> Iterator[slice]:
+    """Slices that cover 0..count - 1, of `size` each, at least 1."""
+    size = max(1, size)
+    yield from (slice(start, start + size) for start in range(0, count, size))
+
+
+def _states(u: Tensor, step: Tensor, rate: Tensor, into: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
+    """(R, S, E, N) decays and states."""
+    decay = torch.exp(step[..., None] * -rate)
+    added = (step * u)[..., None] * into[:, :, None]
+    if added.shape[1] == 1:
+        return decay, torch.addcmul(added, decay, first[:, None])
+    added = torch.cat((torch.addcmul(added[:, :1], decay[:, :1], first[:, None]), added[:, 1:]), 1)
+    return decay, scanned(decay, added)
+
+
+def _gradients(
+    to_y: Tensor, read: tuple[Tensor, Tensor, Tensor, Tensor], out_of: Tensor, first: Tensor
+) -> tuple[Tensor, ...]:
+    """Gradients for u, step, rate, into and out_of of one block."""
+    u, step, rate, into = read
+    decay, h = _states(u, step, rate, into, first)
+    to_h = scanned_back(decay, to_y[..., None] * out_of[:, :, None])
+    to_added = (to_h @ into[..., None])[..., 0]
+    before = torch.cat((first[:, None], h[:, :-1]), 1)
+    to_log = to_h * before * decay  # for -step rate
+    return (
+        to_added * step,
+        to_added * u - (to_log * rate).sum(-1),
+        -(to_log * step[..., None]).sum((0, 1)),
+        ((step * u)[:, :, None] @ to_h)[:, :, 0],
+        (to_y[:, :, None] @ h)[:, :, 0],
+    )
