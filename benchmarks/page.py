@@ -255,6 +255,37 @@ def task_generation(found: Row) -> Iterator[str]:
     )
 
 
+def generation(found: Row) -> Iterator[str]:
+    rows, target = found["rows"], found["target_ratio"]
+    missed = [f"{row['case']} ({row['rows']})" for row in rows if row["ratio"]["median"] < target]
+    yield "## Generation"
+    yield ""
+    yield from paragraph(
+        f"Writing {found['new_tokens']} tokens after a prompt of {found['prompt_tokens']} from a kept state, against a pass over "
+        "the row for every token; both write the same text, and drawing is part of both. CPU seconds, one thread. "
+        f"Target, for medians: at least {target:g} times faster; {met(not missed)}{missed_by(missed)}. "
+        "Beyond the model's longest row the oldest tokens are dropped and every token costs a pass: nothing is gained there."
+    )
+    yield ""
+    yield from table(
+        ("model", "texts at once", "reread, tokens/s", "from its state, tokens/s", "times faster"),
+        [
+            [
+                row["case"],
+                str(row["rows"]),
+                f"{row['reread_tokens_per_second']['median']:.0f}",
+                f"{row['state_tokens_per_second']['median']:.0f}",
+                ranged(row["ratio"], 1),
+            ]
+            for row in rows
+        ],
+    )
+
+
+def missed_by(names: Sequence[str]) -> str:
+    return f" by {', '.join(names)}" if names else ""
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -266,6 +297,7 @@ SECTIONS = {
         loss_memory,
         layer_cut,
         task_generation,
+        generation,
     )
 }
 

@@ -1,0 +1,115 @@
+"""Writing 200 tokens from a kept state against a pass over the row for every token, on untrained models (the work is the same).
+
+Both go through `palinode.use.generate.generate`, drawing included, with the same draws; the texts must be equal. Rows are long
+enough for the whole text: beyond a model's longest row every token costs a pass either way. CPU seconds, one thread, the two taken
+in turn; the ratio is the median over pairs. Run: python benchmarks/generation.py
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from unittest.mock import patch
+
+import torch
+
+from machine import described
+from palinode.base import fsio
+from palinode.base.example import SpecialTokens
+from palinode.base.seeds import generator
+from palinode.models import EncoderDecoderConfig, LatentConfig, ModelConfig, gpt2, modern
+from palinode.models.base import LanguageModel
+from palinode.use.generate import generate
+
+RESULT = Path(__file__).parent / "results" / "generation.json"
+SPECIALS = SpecialTokens(256)
+PROMPT_TOKENS, NEW_TOKENS, LONGEST_ROW = 16, 200, 256
+TARGET = 5.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, how many texts it writes at once, and how many pairs are timed."""
+
+    name: str
+    config: ModelConfig
+    rows: int
+    pairs: int
+
+
+TWO_STACKS = EncoderDecoderConfig(encoder_layers=2, decoder_layers=2, width=128, heads=4)
+CASES = (
+    Case("gpt2 4 x 128", gpt2(layers=4, width=128, heads=4), 1, 5),
+    Case("gpt2 4 x 128", gpt2(layers=4, width=128, heads=4), 8, 3),
+    Case("modern 4 x 128", modern(layers=4, width=128, heads=4), 1, 5),
+    Case("encoder-decoder 2 + 2 x 128", TWO_STACKS, 1, 5),
+    Case("latent 8 x 256", LatentConfig(layers=8, width=256), 1, 3),
+)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rows = [measure(case) for case in CASES]
+    settings = {
+        "prompt_tokens": PROMPT_TOKENS,
+        "new_tokens": NEW_TOKENS,
+        "target_ratio": TARGET,
+        "machine": described(),
+    }
+    fsio.write_json(RESULT, {"rows": rows, **settings})
+    for row in rows:
+        print(f"{row['case']}, {row['rows']} rows: {row['ratio']['median']:.2f} times faster")  # type: ignore[index]
+
+
+def measure(case: Case) -> dict[str, object]:
+    """Tokens a second of each, over all rows, and the ratio of each pair."""
+    model = opened(case.config)
+    for reread in (False, True):
+        written(model, case.rows, 5, reread=reread)
+    pairs = []
+    for index in range(case.pairs):
+        seconds, texts = {}, []
+        for reread in (False, True) if index % 2 else (True, False):
+            started = time.process_time()
+            texts.append(written(model, case.rows, NEW_TOKENS, reread=reread))
+            seconds[reread] = time.process_time() - started
+        assert torch.equal(*texts), "the state wrote another text"
+        pairs.append((seconds[False], seconds[True]))
+    tokens = case.rows * NEW_TOKENS
+    return {
+        "case": case.name,
+        "rows": case.rows,
+        "pairs": case.pairs,
+        "state_tokens_per_second": spread([tokens / state for state, _ in pairs]),
+        "reread_tokens_per_second": spread([tokens / reread for _, reread in pairs]),
+        "ratio": spread([reread / state for state, reread in pairs]),
+    }
+
+
+def written(model: LanguageModel, rows: int, new_tokens: int, *, reread: bool) -> torch.Tensor:
+    prompt = list(range(PROMPT_TOKENS))
+    if not reread:
+        return generate(model, SPECIALS, prompt, new_tokens, 1, rows=rows)
+    with patch.object(type(model), "can_step", lambda self: False):
+        return generate(model, SPECIALS, prompt, new_tokens, 1, rows=rows)
+
+
+def opened(config: ModelConfig) -> LanguageModel:
+    """The model with no weight at zero, so that a wrong state would show in the text."""
+    model = config.build(SPECIALS.vocab_size, LONGEST_ROW, 0).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2:
+                noise = torch.randn(parameter.shape, generator=generator(0, "opened", name))
+                parameter.copy_(noise / parameter.shape[1] ** 0.5)
+    return model
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": median(values), "lowest": min(values), "highest": max(values)}
+
+
+if __name__ == "__main__":
+    main()
