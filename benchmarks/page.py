@@ -286,6 +286,34 @@ def missed_by(names: Sequence[str]) -> str:
     return f" by {', '.join(names)}" if names else ""
 
 
+def long_context(found: Row) -> Iterator[str]:
+    rows, target, judged = found["rows"], found["target_exponent"], found["judged"]
+    lengths = sorted({row["length"] for row in rows})
+    linear = all(found["exponents"][case] <= target for case in judged)
+    learns = all(row["last_loss"] < row["first_loss"] for row in rows if row["case"] in judged)
+    yield "## Long rows"
+    yield ""
+    yield from paragraph(
+        f"A training step (pass, loss, gradients, AdamW) on one row, {found['layers']} layers of width {found['width']}, "
+        f"vocabulary {found['vocabulary']}, one thread: best of some steps, and peak memory over what was resident before. The "
+        f"exponent is that of the peak's growth from {lengths[1]} to {lengths[-1]} slots: 1 is memory that grows as the row. "
+        f"Target: at most {target:g} for {', '.join(judged[:-1])} and {judged[-1]}, with a loss that falls; "
+        f"{met(linear and learns)}."
+    )
+    yield ""
+    yield from table(
+        ("mixer", *(f"{length} slots" for length in lengths), "exponent"),
+        [
+            [
+                case,
+                *(f"{row['peak_mib']:.0f} MiB, {row['seconds']:.2f} s" for row in rows if row["case"] == case),
+                f"{growth:.2f}",
+            ]
+            for case, growth in found["exponents"].items()
+        ],
+    )
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -298,6 +326,7 @@ SECTIONS = {
         layer_cut,
         task_generation,
         generation,
+        long_context,
     )
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-AWAITED = {"mask_rates"}  # its section stands on the page once a free machine has run it
+AWAITED = {"mask_rates", "long_context"}  # their sections stand on the page once a free machine has run them
 NOT_MEASURING = {"machine", "page", "plain", "shakespeare", "task_loops"}
 
 
@@ -42,3 +42,25 @@ def test_the_section_of_the_mask_rates_tells_better_worse_and_diverged(page):
     assert "| 2x64 | 0.004 | 5.5000 |  |" in told
     assert "| 2x64 | 0.002 | 5.4900 | -0.0100 (-0.0200 to +0.0000) |" in told
     assert "| 2x64 | 0.008 | 2 diverged |  |" in told
+
+
+def test_the_section_of_long_rows_judges_growth_and_learning(page):
+    rows = [
+        {"case": case, "length": length, "peak_mib": length / 100, "seconds": 0.5, "first_loss": 4.0, "last_loss": 3.0}
+        for case in ("hyena", "long_conv")
+        for length in (1024, 2048)
+    ]
+    found = {
+        "rows": rows,
+        "judged": ["hyena", "long_conv"],
+        "target_exponent": 1.15,
+        "layers": 2,
+        "width": 32,
+        "vocabulary": 40,
+    }
+    told = "\n".join(page.long_context({**found, "exponents": {"hyena": 1.0, "long_conv": 1.1}}))
+    assert "| hyena | 10 MiB, 0.50 s | 20 MiB, 0.50 s | 1.00 |" in told
+    assert "a loss that falls; met." in told.replace("\n", " ")
+    assert "**missed**" in "\n".join(page.long_context({**found, "exponents": {"hyena": 2.0, "long_conv": 1.1}}))
+    rows[0]["last_loss"] = 4.5
+    assert "**missed**" in "\n".join(page.long_context({**found, "exponents": {"hyena": 1.0, "long_conv": 1.1}}))
