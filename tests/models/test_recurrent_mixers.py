@@ -355,3 +355,15 @@ def test_weights_in_bf16_are_read_as_well(config):
         assert (
             mixer(x, CAUSAL).dtype == mixer(x, FULL).dtype == in_steps(mixer, x, [5, 1, 4])[0].dtype == torch.bfloat16
         )
+
+
+@pytest.mark.parametrize("config", (*TWO_SIDED, ALL[-1]), ids=name_of)
+def test_everything_is_made_where_the_weights_are(config):
+    """On a device without data: a table made on the CPU would be refused there as on a GPU."""
+    mixer = mixer_of(config).to("meta")
+    x = torch.empty(2, 140, 4, device="meta", dtype=torch.float64)
+    for reading in (CAUSAL, FULL):
+        mixer(x, reading).sum().backward()
+    stepped, state = in_steps(mixer, x, [130, 1, 9])
+    assert stepped.shape == x.shape
+    assert {held.device.type for held in tensors_in(state)} == {"meta"}

@@ -9,7 +9,6 @@ Legend: R rows, S slots, s new slots, C slots there is room for, D width, K taps
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Self
@@ -56,7 +55,6 @@ def conv_flops(slots: int) -> float:
     return 10.0 * math.log2(2 * slots) + 6.0
 
 
-@functools.cache
 def fast_length(least: int) -> int:
     """The smallest even 2^a 3^b 5^c from `least` on: transforms of such lengths take at most 1.8 times those of powers of two."""
     return next(length for length in range(least + least % 2, 2 * least + 3, 2) if _is_smooth(length))
