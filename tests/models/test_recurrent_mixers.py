@@ -357,7 +357,7 @@ def test_weights_in_bf16_are_read_as_well(config):
         )
 
 
-@pytest.mark.parametrize("config", (*TWO_SIDED, ALL[-1]), ids=name_of)
+@pytest.mark.parametrize("config", [*TWO_SIDED, ALL[-1]], ids=name_of)
 def test_everything_is_made_where_the_weights_are(config):
     """On a device without data: a table made on the CPU would be refused there as on a GPU."""
     mixer = mixer_of(config).to("meta")
