@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from palinode.audit import FlowSettings, Subject, audit_subject, subject_of_config
+from palinode.base.example import Group
 from palinode.base.finding import AuditReport
 from palinode.base.visibility import Full, Ltr
 from palinode.models import DecoderConfig
@@ -23,6 +24,7 @@ from palinode.models.mixers.sliding_window import SlidingWindowConfig
 from palinode.models.parts import fft_conv
 from palinode.objectives import BothObjective, LtrObjective, MaskedObjective
 
+LTR, FULL = Group("ltr", Ltr(), 1), Group("masked", Full(), 1)
 QUICK = FlowSettings(lengths=(2, 3, 17), train_passes=2, draws=2)
 ARMS: dict[str, MixerConfig] = {
     **{kind: made() for kind, made in MIXERS.items()},
@@ -81,10 +83,10 @@ def test_alibi_and_blocks_without_an_mlp_pass():
 
 def test_a_model_says_how_far_it_sees_and_without_that_the_audit_cannot_tell(monkeypatch):
     told = subject(SlidingWindowConfig(window=3))
-    assert told.reach_in(Ltr()) == 4
-    assert replace(told, reach_tokens=2).reach_in(Ltr()) == 2
-    assert subject(BaseConvConfig(taps=5)).reach_in(Full()) == 4
-    assert subject(HyenaConfig()).reach_in(Ltr()) is None
+    assert told.reach_in(LTR) == 4
+    assert replace(told, reach_tokens=2).reach_in(LTR) == 2
+    assert subject(BaseConvConfig(taps=5)).reach_in(FULL) == 4
+    assert subject(HyenaConfig()).reach_in(LTR) is None
     assert "C1.two-sided" not in not_passed(flow(told))
     monkeypatch.setattr(Decoder, "reach_slots", lambda model, sees: None)
     assert "declare reach_tokens" in not_passed(flow(told))["C1.two-sided"]

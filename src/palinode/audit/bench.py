@@ -63,7 +63,7 @@ class Bench:
         subject = self.subject
         entry = next(entry for entry in self.bank.entries if group in entry.groups)
         example = subject.example(torch.zeros(1, subject.window_tokens, dtype=torch.long), entry.draw)
-        return next(subject.reach_in(one.sees) for one, _ in example.by_group() if one.name == group)
+        return next(subject.reach_in(one) for one, _ in example.by_group() if one.name == group)
 
     @property
     def short_tokens(self) -> int:

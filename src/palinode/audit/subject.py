@@ -16,9 +16,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from palinode.base.errors import BadInput
-from palinode.base.example import Draw, Example, SpecialTokens
+from palinode.base.example import Draw, Example, Group, SpecialTokens
 from palinode.base.seeds import generator
-from palinode.base.visibility import Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
 from palinode.objectives import Objective, Progress
@@ -77,14 +76,14 @@ class Subject:
         """Where the module's parameters are (the CPU when it has none)."""
         return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
 
-    def reach_in(self, sees: Visibility) -> int | None:
-        """How far in tokens the module is meant to see in a pass of this visibility; None: the whole window.
+    def reach_in(self, group: Group) -> int | None:
+        """How far in tokens the module is meant to see in this pass; None: the whole window.
 
         What a model of ours says in slots is taken for tokens: a target may stand one slot beside its own, so one more may be seen.
         """
         if self.reach_tokens is not None or not isinstance(self.module, LanguageModel):
             return self.reach_tokens
-        return self.module.reach_slots(sees)
+        return self.module.reach_slots(group.sees)
 
     def example(self, windows: Tensor, draw: Draw) -> Example:
         """The objective's Example of (B, N) windows with these decisions."""
