@@ -56,6 +56,19 @@ def t_interval(values: Sequence[float], confidence: float) -> Interval | None:
     return Interval(mean(values) - half, mean(values) + half)
 
 
+def share_interval(hits: int, count: int, confidence: float) -> Interval | None:
+    """Wilson's interval for a share of which `hits` in `count` independent draws were seen; None without draws."""
+    if count < 1:
+        return None
+    z = float(special.ndtri((1 + confidence) / 2))
+    share, shrunk = hits / count, 1 + z * z / count
+    centre = (share + z * z / (2 * count)) / shrunk
+    half = z / shrunk * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return Interval(
+        max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+    )  # they may differ by rounding
+
+
 def sign_flip_p(differences: Sequence[float]) -> float | None:
     """Exact p of the sign-flip test: the share of the 2^n sign patterns whose |sum| reaches the observed one.
 

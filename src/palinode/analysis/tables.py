@@ -14,6 +14,8 @@ from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.parity import COST_AXES, cost_of, costs
 from palinode.analysis.ratio_curves import as_published, published_summary, ratio_curves
 from palinode.analysis.ratios import ratio_table
+from palinode.analysis.task_effects import effect_table, task_effects
+from palinode.analysis.tasks import slice_means, task_accuracy, task_lengths, task_levels, task_means, task_slices
 from palinode.analysis.verdict import Verdict, rule_of, verdicts
 from palinode.base.config import canonical_json
 from palinode.results.record import ExperimentRecord
@@ -53,6 +55,20 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "embeddings": geometry,
         "embedding_means": embedding_means(record, geometry),
         "auxiliary_terms": auxiliary_curves(record),
+    } | task_tables(record, split)
+
+
+def task_tables(record: ExperimentRecord, split: str) -> dict[str, pl.DataFrame]:
+    """What is known of accuracy on synthetic tasks; without rows where no run is on one."""
+    accuracy = task_accuracy(record, split)
+    return {
+        "task_accuracy": accuracy,
+        "task_means": task_means(record, split, accuracy),
+        "task_levels": task_levels(record, split),
+        "task_slices": task_slices(record, split),
+        "task_slice_means": slice_means(record, split),
+        "task_lengths": task_lengths(record, split),
+        "task_effects": effect_table(task_effects(record, split)),
     }
 
 

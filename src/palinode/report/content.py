@@ -17,13 +17,17 @@ from palinode.report import words
 from palinode.report.figure import Figure
 from palinode.report.look import look_of
 from palinode.report.maps import map_notes
+from palinode.report.task_levels import reached
 from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentRecord, ExperimentRun
 
 Content = dict[str, Any]
 ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
 OUTCOME_WORDS = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}
 BAR_PIXELS = 72
-PLACES = ("differences", "curves", "final", "sizes", "grids", "cuts", "angles", "embeddings", "auxiliary")
+PLACES = (
+    *("differences", "curves", "final", "tasks", "effects", "jumps", "slices"),
+    *("sizes", "grids", "cuts", "angles", "embeddings", "auxiliary"),
+)
 ALARM = "C8.directions"
 
 
@@ -93,11 +97,11 @@ def _card(record: ExperimentRecord, arm: str, verdicts: Sequence[Verdict], colou
         else "mixed",
         "title": _title(verdicts[0]) if len(verdicts) == 1 else _title_of_scales(verdicts, outcomes),
         "seen": _seen(record, arm) if leak != "none" else [],
-        "scales": [_verdict(verdict) for verdict in verdicts],
+        "scales": [_verdict(record, verdict) for verdict in verdicts],
     }
 
 
-def _verdict(verdict: Verdict) -> Content:
+def _verdict(record: ExperimentRecord, verdict: Verdict) -> Content:
     comparison = verdict.comparison
     interval = comparison.interval
     return {
@@ -111,6 +115,7 @@ def _verdict(verdict: Verdict) -> Content:
         "p": words.number(comparison.sign_flip_p, 2),
         "pairs": len(comparison.pairs),
         "more": words.more_seeds(verdict),
+        "reached": reached(record, verdict),
         "reasons": [words.without_home(reason) for reason in verdict.reasons],
         "cautions": verdict.cautions,
         "others": [

@@ -18,7 +18,7 @@ from palinode.analysis.embeddings import (
 from palinode.analysis.verdict import Rule
 from palinode.report import embedding_charts, size_charts
 from palinode.report.charts import Axis
-from palinode.report.figure import Figure, Rows, at_scale, file_name, rounded, scale_part
+from palinode.report.figure import Figure, Rows, at_scale, file_name, kept_inside, rounded, scale_part
 from palinode.report.look import Look
 from palinode.report.size_figures import over_seeds, series_of
 from palinode.report.words import number, signed
@@ -67,7 +67,7 @@ def _angle_figure(
         if chance is not None:
             said = {"kind": "chance", "arm": look.labels[arm], "value": rounded(chance), "text": number(chance)}
             rows.append(said)
-    rows, cut = _cut(rows, 0, 1)
+    rows, cut = kept_inside(rows, 0, 1)
     title, what, short = ANGLES[name]
     yield Figure(
         name=file_name(f"embedding-{short}", scale_part(record, scale)),
@@ -118,7 +118,7 @@ def _distance_figures(record: ExperimentRecord, means: pl.DataFrame, rule: Rule,
     y = Axis("value", "mean cosine of two positions", ".3f")
     for arm, said, names, colours, kind in series_of(record, look, arms):
         here = (found.filter(arm=arm) if arm else found).sort("distance", maintain_order=True)
-        rows, cut = _cut(_distance_rows(here, names), -1, 1)
+        rows, cut = kept_inside(_distance_rows(here, names), -1, 1)
         present = {row["series"] for row in rows}
         drawn = {name: colour for name, colour in colours.items() if name in present}
         chart = size_charts.ratio_lines(DISTANCE, y, drawn, {}, {"mean": [1, 0]}, kind, reference=0.0, band=True)
@@ -153,16 +153,6 @@ def _distance_rows(here: pl.DataFrame, names: Mapping[tuple[str, str], str]) -> 
         }
         for key, row in enumerate(here.iter_rows(named=True))
     ]
-
-
-def _cut(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
-    """The rows with their intervals inside what the number can be, and what is said where one was not."""
-    inside = []
-    for row in rows:
-        ends = {side: row[side] for side in ("low", "high") if row.get(side) is not None}
-        inside.append(row | {side: min(max(end, least), most) for side, end in ends.items()})
-    said = f"Intervals are cut at {signed(least)} and {number(most)}: the number cannot lie beyond."
-    return inside, [] if inside == rows else [said]
 
 
 def _dots(values: pl.DataFrame, means: pl.DataFrame, label: str, rule: Rule) -> Rows:

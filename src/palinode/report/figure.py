@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from palinode.report.words import number, signed
 from palinode.results.record import ExperimentRecord
 
 SIGNIFICANT_DIGITS = 6  # of numbers in charts; the tables hold them in full
@@ -22,7 +23,8 @@ class Figure:
 
     Attributes:
         name: its file name, without an ending.
-        kind: curves, final, differences, sizes, grids, cuts, angles, embeddings, auxiliary or map: where on the page it belongs.
+        kind: curves, final, differences, tasks, effects, jumps, slices, sizes, grids, cuts, angles, embeddings, auxiliary or map:
+            where on the page it belongs.
         rows: the data that all variants share.
         variants: x-axis ("" where there is no choice) -> specification, without data.
         labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
@@ -70,3 +72,13 @@ def scale_part(record: ExperimentRecord, scale: str) -> str:
 def at_scale(record: ExperimentRecord, scale: str) -> str:
     """What the scale adds to a title."""
     return f", scale {scale}" if len(record.entry.scales) > 1 else ""
+
+
+def kept_inside(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
+    """The rows with their intervals inside what the number can be, and what is said where one was not."""
+    inside = []
+    for row in rows:
+        ends = {side: row[side] for side in ("low", "high") if row.get(side) is not None}
+        inside.append(row | {side: min(max(end, least), most) for side, end in ends.items()})
+    said = f"Intervals are cut at {signed(least)} and {number(most)}: the number cannot lie beyond."
+    return inside, [] if inside == rows else [said]

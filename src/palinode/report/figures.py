@@ -16,10 +16,13 @@ from palinode.report.charts import Axis
 from palinode.report.context_figures import context_figures
 from palinode.report.cut_figures import cut_figures
 from palinode.report.embedding_figures import embedding_figures
-from palinode.report.figure import MOST_CURVE_ROWS, Figure, Rows, at_scale, file_name, rounded, scale_part
+from palinode.report.figure import MOST_CURVE_ROWS, Figure, Rows, at_scale, file_name, kept_inside, rounded, scale_part
 from palinode.report.look import Look, look_of
 from palinode.report.maps import map_figures
 from palinode.report.size_figures import LATE, Window, size_figures
+from palinode.report.task_charts import with_levels
+from palinode.report.task_figures import task_figures
+from palinode.report.task_levels import level_marks, level_notes
 from palinode.report.words import X_SHORT, X_TITLES, metric_words, number, score_of, signed
 from palinode.results.record import ExperimentRecord
 
@@ -43,6 +46,7 @@ def all_figures(
         *_curve_figures(record, curves, rule, look),
         *_final_figures(record, curves, rule, look),
         *size_figures(record, curves, rule, look, window),
+        *task_figures(record, curves, rule, look),
         *cut_figures(record, rule, look),
         *context_figures(record, rule, look),
         *embedding_figures(record, rule, look),
@@ -69,6 +73,7 @@ def _curve_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
         if drawn.is_empty():
             continue
         axes = [Axis(axis, X_TITLES[axis]) for axis in X_AXES if drawn[axis].count()]
+        marks = level_marks(record, rule.metric, scale)
         rows, thinned = _curve_rows(drawn, score, look)
         dashes = theme.direction_dashes(sorted(drawn["direction"].unique()))
         present = set(drawn["arm"])
@@ -78,10 +83,12 @@ def _curve_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
             kind="curves",
             title="Learning curves" + at_scale(record, scale),
             rows=rows,
-            variants={axis.field: charts.learning_curves(axis, y, colours, dashes) for axis in axes},
+            variants={
+                axis.field: with_levels(charts.learning_curves(axis, y, colours, dashes), marks) for axis in axes
+            },
             labels={axis.field: X_SHORT[axis.field] for axis in axes},
             log_axes=True,
-            notes=(*thinned, *_untrained_notes(here, score)),
+            notes=(*thinned, *_untrained_notes(here, score), *level_notes(record, rule.metric, scale)),
             scale=scale,
         )
 
@@ -125,15 +132,20 @@ def _final_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
             if not shown:
                 continue
             rows = [row for arm in shown for row in _dots(look.labels[arm], values[arm, direction], rule.confidence)]
+            rows, cut = kept_inside(rows, 0, 1) if score == "accuracy" else (rows, [])
             x = Axis("value", ", ".join(metric_words(f"{split}.{direction}.{score}")), ".4~g")
             colours = {look.labels[arm]: look.colours[arm] for arm in shown}
+            chart = with_levels(charts.final_scores(x, colours), level_marks(record, rule.metric, scale), "x")
             yield Figure(
                 name=file_name("final", direction, scale_part(record, scale)),
                 kind="final",
                 title=f"At the end, {direction}" + at_scale(record, scale),
                 rows=rows,
-                variants={"": charts.final_scores(x, colours)},
-                notes=(f"Never trained on {direction}, so not drawn: {', '.join(hidden)}.",) if hidden else (),
+                variants={"": chart},
+                notes=(
+                    *cut,
+                    *([f"Never trained on {direction}, so not drawn: {', '.join(hidden)}."] if hidden else []),
+                ),
                 scale=scale,
             )
 

@@ -15,7 +15,7 @@ from palinode.report.charts import INK_BLUES, ROWS, Axis, line_legend, plain, sa
 LOSSES = INK_BLUES
 AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]  # below one, one, above one
 VIOLIN_HALF_WIDTH = 0.4
-DOUBLING = ("context_tokens", "distance")  # axes with a tick at every power of 2
+DOUBLING = ("context_tokens", "distance", "length_factor")  # axes with a tick at every power of 2
 HEAT_ROW_PIXELS = 46
 
 
@@ -55,7 +55,7 @@ def ratio_lines(
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
     )
-    hidden = alt.value(0.25 if x.field in ("blocks", *DOUBLING) else 0)
+    hidden = alt.value(0.25 if x.field in ("blocks", "slice_value", *DOUBLING) else 0)
     points = drawn.mark_point(filled=True, size=46).encode(
         opacity=alt.when(nearest).then(alt.value(1)).otherwise(hidden), tooltip=_line_tooltip(x, y, title)
     )
@@ -198,6 +198,8 @@ def _whole_ticks(x: Axis) -> alt.Axis:
         return alt.Axis(format="d", values=[2**power for power in range(21)], labelOverlap=True)
     if x.field == "blocks":
         return alt.Axis(format="d", tickMinStep=1, tickCount=16, labelOverlap=True)
+    if x.field == "slice_value":
+        return alt.Axis(format="d", tickMinStep=1, tickCount=10, labelOverlap=True)
     return alt.Axis(format=x.format, tickCount=6)
 
 

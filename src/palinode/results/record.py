@@ -20,6 +20,7 @@ from palinode.base.config import Config, decode
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import AuditReport
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut, is_layer_cut_row
+from palinode.results.row_shapes import is_geometry, is_placed, is_scores
 
 RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
 RecordOutcome = Literal["done", "diverged", "failed", "stopped", "oom", "unfinished", "damaged", "missing"]
@@ -66,19 +67,20 @@ class Result(Config):
     def score(self, metric: str) -> float | None:
         """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has none.
 
-        The direction `own` is the one in which most targets were scored in training; of a run that read in none, its own pass.
+        The direction `own` is that of `own_pass`.
         """
         split, _, rest = metric.partition(".")
         direction, _, name = rest.partition(".")
         measured = self.scores.get(split, {})
-        if direction == "own":
-            counted = {way: self.counters.get(f"tokens_scored_{way}") or 0 for way in ("ltr", "rtl")}
-            others = [way for way in measured if way not in counted]
-            direction = (
-                others[0] if others and not any(counted.values()) else max(counted, key=lambda way: counted[way])
-            )
+        direction = self.own_pass(split) if direction == "own" else direction
         value = measured.get(direction, {}).get(name)
         return None if value is None else float(value)
+
+    def own_pass(self, split: str) -> str:
+        """The pass in which most targets were scored in training; of a run that read in no direction, its own."""
+        counted = {way: self.counters.get(f"tokens_scored_{way}") or 0 for way in ("ltr", "rtl")}
+        others = [way for way in self.scores.get(split, {}) if way not in counted]
+        return others[0] if others and not any(counted.values()) else max(counted, key=lambda way: counted[way])
 
 
 @dataclass(frozen=True)
@@ -358,31 +360,13 @@ def _is_metrics_row(row: Any) -> bool:
     if row["event"] == LAYER_CUT_EVENT:
         return is_layer_cut_row(row)
     if row["event"] == CONTEXT_LENGTHS_EVENT:
-        return all(length.isdigit() and _is_scores(found) for length, found in dict(row.get("scores", {})).items())
+        return all(length.isdigit() and is_scores(found) for length, found in dict(row.get("scores", {})).items())
     if row["event"] == TASK_EVENT:
-        return all(isinstance(row.get(name), dict) for name in TASK_PARTS)
+        return all(isinstance(row.get(name), dict) for name in TASK_PARTS) and is_placed(row)
     if row["event"] == EMBEDDINGS_EVENT:
-        return _is_geometry(row.get("geometry"))
+        return is_geometry(row.get("geometry"))
     scores, groups = row.get("scores", {}), row.get("nats_by_group", {})
-    return isinstance(groups, dict) and _is_scores(scores) and _is_scores(row.get("auxiliary", {}))
-
-
-def _is_geometry(geometry: Any) -> bool:
-    """Numbers by name, and a table of numbers by distance."""
-    if not isinstance(geometry, dict):
-        return False
-    by_distance = geometry.get("position_cosine_by_distance", {})
-    numbers = [value for name, value in geometry.items() if name != "position_cosine_by_distance"]
-    return (
-        isinstance(by_distance, dict)
-        and all(distance.isdecimal() for distance in by_distance)
-        and all(isinstance(value, int | float) for value in (*numbers, *by_distance.values()))
-    )
-
-
-def _is_scores(scores: Any) -> bool:
-    """A table of tables: direction -> score -> number."""
-    return isinstance(scores, dict) and all(isinstance(item, dict) for item in scores.values())
+    return isinstance(groups, dict) and is_scores(scores) and is_scores(row.get("auxiliary", {}))
 
 
 def _whole(value: Any) -> int:

@@ -1,0 +1,125 @@
+"""What training on all tokens does beside training on answers, and reading without a direction beside reading in one.
+
+Arms are set against each other where their specs differ in that alone: in `labels`, or in the objective. What was tuned for each
+arm (a learning rate) may differ as well. A masked objective that hides answers alone trains on answers whatever its labels say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import polars as pl
+
+from palinode.analysis.compare import Comparison, compare
+from palinode.analysis.tasks import NON_CAUSAL, above_trivial, on_a_task, settings_of
+from palinode.analysis.verdict import rule_of
+from palinode.results.record import ExperimentRecord
+
+What = Literal["labels", "objective"]
+LABELS = ("all", "answer", "last")  # an effect is that of the first of two
+CAUSAL = ("ltr", "rtl")
+IGNORED = ("evaluation.directions",)  # of a run without a direction it says nothing
+EFFECT_SCHEMA: dict[str, Any] = (
+    {"what": pl.String, "effect_of": pl.String, "arm": pl.String, "against": pl.String, "scale": pl.String}
+    | dict.fromkeys(("mean_difference", "interval_low", "interval_high", "confidence", "sign_flip_p"), pl.Float64)
+    | {"pairs": pl.Int64, "left_out": pl.Int64, "above_trivial": pl.Boolean}
+)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The accuracy of one arm minus that of another, paired over seeds, which differ in one thing.
+
+    Attributes:
+        what: labels or objective.
+        said: which minus which, such as `all - answer`.
+        above_trivial: whether any run of either arm is above chance and the best trivial level; None where these are
+            not known. Two arms that learned nothing do not differ, which says nothing.
+    """
+
+    what: What
+    said: str
+    comparison: Comparison
+    above_trivial: bool | None
+
+
+def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
+    """Every pair of arms at every scale that differs in labels or in the objective alone; empty where no run is on a task."""
+    if not on_a_task(record):
+        return ()
+    confidence = rule_of(record.entry).confidence
+    found = []
+    for scale in record.entry.scales:
+        for what, said, arm, against in _pairs(record, scale):
+            comparison = compare(record, arm, against, scale, f"{split}.own.accuracy", confidence)
+            found.append(Effect(what, said, comparison, _above_trivial(record, comparison, split)))
+    return tuple(found)
+
+
+def effect_table(found: tuple[Effect, ...]) -> pl.DataFrame:
+    """One row per effect (EFFECT_SCHEMA)."""
+    rows = []
+    for effect in found:
+        comparison = effect.comparison
+        interval = comparison.interval
+        rows.append(
+            {
+                "what": effect.what,
+                "effect_of": effect.said,
+                "arm": comparison.arm,
+                "against": comparison.baseline,
+                "scale": comparison.scale,
+                "mean_difference": comparison.mean,
+                "interval_low": interval.low if interval else None,
+                "interval_high": interval.high if interval else None,
+                "confidence": comparison.confidence,
+                "sign_flip_p": comparison.sign_flip_p,
+                "pairs": len(comparison.pairs),
+                "left_out": len(comparison.left_out),
+                "above_trivial": effect.above_trivial,
+            }
+        )
+    return pl.DataFrame(rows, schema=EFFECT_SCHEMA)
+
+
+def _pairs(record: ExperimentRecord, scale: str) -> Iterator[tuple[What, str, str, str]]:
+    """(what, which minus which, arm, the arm it is set against), in the order of the arms."""
+    known = {arm.name: _trained(record, arm.name, scale) for arm in record.entry.arms}
+    specs = [(arm, spec) for arm, spec in known.items() if spec is not None]
+    for place, (first, one) in enumerate(specs):
+        for second, other in specs[place + 1 :]:
+            differing = {path for path in {*one, *other} if one.get(path) != other.get(path)}
+            if differing == {"labels"} and {one["labels"], other["labels"]} <= set(LABELS):
+                order = sorted(
+                    [(one["labels"], first), (other["labels"], second)], key=lambda item: LABELS.index(item[0])
+                )
+                yield "labels", " - ".join(labels for labels, _ in order), order[0][1], order[1][1]
+            elif differing and all(path.startswith("objective.") for path in differing):
+                kinds = {first: one.get("objective.kind"), second: other.get("objective.kind")}
+                masked = [arm for arm, kind in kinds.items() if kind == NON_CAUSAL]
+                causal = [arm for arm, kind in kinds.items() if kind in CAUSAL]
+                if masked and causal:
+                    yield "objective", "non-causal - causal", masked[0], causal[0]
+
+
+def _trained(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
+    """What the arm trained on and how, as leaves."""
+    spec = settings_of(record, arm, scale)
+    if spec is None:
+        return None
+    labels = spec.get("labels", "all")
+    hides_answers_alone = (
+        spec.get("objective.kind") == NON_CAUSAL
+        and spec.get("objective.hide_answers", True)
+        and not spec.get("objective.rate", 0.0)
+    )
+    kept = {path: leaf for path, leaf in spec.items() if path not in IGNORED}
+    return kept | {"labels": "answer" if hides_answers_alone and labels == "all" else labels}
+
+
+def _above_trivial(record: ExperimentRecord, comparison: Comparison, split: str) -> bool | None:
+    runs = [run for arm in (comparison.arm, comparison.baseline) for run in record.runs_of(arm, comparison.scale)]
+    known = [beaten for run in runs if (beaten := above_trivial(run, split, comparison.confidence)) is not None]
+    return any(known) if known else None

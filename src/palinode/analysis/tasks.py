@@ -1,0 +1,309 @@
+"""Accuracy on a synthetic task, beside chance and what is scored without learning: by run, scale, slice and length.
+
+An accuracy is that of a run's own pass (`Result.own_pass`). The levels are of answers: they stand beside an accuracy only where
+answers were scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import polars as pl
+
+from palinode.analysis import intervals
+from palinode.analysis.verdict import rule_of
+from palinode.results.record import ExperimentRecord, ExperimentRun
+
+NON_CAUSAL = "masked"  # the objective that reads in no direction
+LOOKUPS = (
+    "cache_"  # guessers that look up what followed the same tokens: on recall that is the answer, no level to beat
+)
+_RUN: dict[str, Any] = {
+    "arm": pl.String,
+    "scale": pl.String,
+    "seed": pl.Int64,
+    "run_id": pl.String,
+    "direction": pl.String,
+}
+_COUNTS: dict[str, Any] = {"accuracy": pl.Float64, "hits": pl.Int64, "tokens_scored": pl.Int64}
+_LEVELS: dict[str, Any] = {
+    "chance": pl.Float64,
+    "best_trivial": pl.Float64,
+    "best_trivial_name": pl.String,
+    "best_possible": pl.Float64,
+}
+ACCURACY_SCHEMA = (
+    _RUN | _COUNTS | {"exact_match": pl.Float64, "sequences": pl.Int64} | _LEVELS | {"above_trivial": pl.Boolean}
+)
+MEANS_SCHEMA: dict[str, Any] = (
+    {"arm": pl.String, "scale": pl.String, "difficulty": pl.Float64, "accuracy": pl.Float64}
+    | {"interval_low": pl.Float64, "interval_high": pl.Float64, "seeds": pl.Int64, "seeds_above_trivial": pl.Int64}
+    | _LEVELS
+)
+LEVEL_SCHEMA: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "level": pl.String, "value": pl.Float64}
+SLICE_SCHEMA = _RUN | {"slice": pl.String, "value": pl.Int64, "sequences": pl.Int64} | _COUNTS
+LENGTH_SCHEMA = _RUN | {"length_factor": pl.Int64} | _COUNTS | {"chance": pl.Float64}
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What an accuracy on answers stands beside; None where it is not known.
+
+    Attributes:
+        chance: of a uniform guess among the legal answers.
+        best: what no reader can exceed.
+        trivial: accuracies without learning, by name.
+        floor_nats: the least mean loss over all tokens.
+    """
+
+    chance: float | None = None
+    best: float | None = None
+    trivial: Mapping[str, float] = field(default_factory=dict)
+    floor_nats: float | None = None
+
+    @property
+    def best_trivial(self) -> tuple[str, float] | None:
+        """The best guess without learning and without looking up what followed before."""
+        known = {name: value for name, value in self.trivial.items() if not name.startswith(LOOKUPS)}
+        return max(known.items(), key=lambda item: item[1]) if known else None
+
+    @property
+    def to_beat(self) -> float | None:
+        """The higher of chance and the best trivial accuracy."""
+        known = [level for level in (self.chance, self.best_trivial and self.best_trivial[1]) if level is not None]
+        return max(known, default=None)
+
+    def columns(self) -> dict[str, Any]:
+        """As they stand in a row of a table."""
+        name, value = self.best_trivial or (None, None)
+        return {"chance": self.chance, "best_trivial": value, "best_trivial_name": name, "best_possible": self.best}
+
+
+def on_a_task(record: ExperimentRecord) -> bool:
+    """Whether any run is on a synthetic task."""
+    return any(_task(run) is not None for run in record.runs)
+
+
+def levels_of(run: ExperimentRun, split: str) -> Levels | None:
+    """What this run's accuracy stands beside; None where it is on no task, did not end, or did not score answers alone.
+
+    Scored on the last answer token alone, only chance is the same.
+    """
+    stored = run.record.task.get(split) if run.record is not None and run.outcome == "done" else None
+    scored = _scored(run)
+    if stored is None or scored == "all":
+        return None
+    found = stored["levels"]
+    if scored == "last":
+        return Levels(chance=_number(found.get("chance")))
+    trivial = {name: float(value) for name, value in found.get("trivial", {}).items() if _number(value) is not None}
+    return Levels(
+        chance=_number(found.get("chance")),
+        best=_number(found.get("best")),
+        trivial=trivial,
+        floor_nats=_number(found.get("floor_nats_all_tokens")),
+    )
+
+
+def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | None:
+    """Whether a run's accuracy lies above chance and the best trivial level by more than the number of answers explains; None
+    where that cannot be said."""
+    levels = levels_of(run, split)
+    if levels is None or levels.to_beat is None or run.result is None:
+        return None
+    scores = run.result.scores.get(split, {}).get(run.result.own_pass(split), {})
+    interval = intervals.share_interval(int(scores.get("hits") or 0), int(scores.get("tokens_scored") or 0), confidence)
+    return None if interval is None else interval.low > levels.to_beat
+
+
+def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels | None, tuple[str, ...]]:
+    """(levels at a scale, arms with other levels): the baseline's, or where it has none those of the first arm that has."""
+    baseline = rule_of(record.entry).baseline
+    runs = sorted((run for run in record.runs if run.entry.scale == scale), key=lambda run: run.entry.arm != baseline)
+    known = [(run.entry.arm, found) for run in runs if (found := levels_of(run, split)) is not None]
+    if not known:
+        return None, ()
+    shown = known[0][1]
+    return shown, tuple(dict.fromkeys(arm for arm, found in known if found.columns() != shown.columns()))
+
+
+def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
+    """One row per finished run on a task (ACCURACY_SCHEMA)."""
+    rows, confidence = [], rule_of(record.entry).confidence
+    for run, who, scores in _finished(record, split):
+        stored = run.record.task.get(split, {}) if run.record is not None else {}
+        of_pass = stored.get("by_pass", {}).get(who["direction"], {})
+        exact = {name: of_pass.get(name) for name in ("exact_match", "sequences")}
+        beaten = {"above_trivial": above_trivial(run, split, confidence)}
+        rows.append(who | _counts(scores) | exact | (levels_of(run, split) or Levels()).columns() | beaten)
+    return pl.DataFrame(rows, schema=ACCURACY_SCHEMA)
+
+
+def task_means(record: ExperimentRecord, split: str, accuracy: pl.DataFrame | None = None) -> pl.DataFrame:
+    """One row per arm and scale: the mean over seeds with its interval, and how many seeds are above what is trivial.
+
+    Accuracy on recall jumps: the mean of seeds that did and seeds that did not is that of no seed.
+    """
+    confidence, places = rule_of(record.entry).confidence, difficulty(record)[1]
+    frame = task_accuracy(record, split) if accuracy is None else accuracy
+    rows = []
+    for (arm, scale), cell in frame.drop_nulls("accuracy").group_by("arm", "scale", maintain_order=True):
+        values = cell["accuracy"].to_list()
+        interval = intervals.t_interval(values, confidence)
+        levels = cell.row(0, named=True)
+        beaten = cell["above_trivial"].drop_nulls()
+        rows.append(
+            {
+                "arm": arm,
+                "scale": scale,
+                "difficulty": places[str(scale)],
+                "accuracy": intervals.mean(values),
+                "interval_low": interval.low if interval else None,
+                "interval_high": interval.high if interval else None,
+                "seeds": len(values),
+                "seeds_above_trivial": None if beaten.is_empty() else int(beaten.sum()),
+                **{name: levels[name] for name in _LEVELS},
+            }
+        )
+    return pl.DataFrame(rows, schema=MEANS_SCHEMA)
+
+
+def task_levels(record: ExperimentRecord, split: str) -> pl.DataFrame:
+    """One row per arm, scale and level: chance, best_possible and every trivial accuracy (LEVEL_SCHEMA)."""
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for run in record.runs:
+        levels = levels_of(run, split)
+        if levels is None:
+            continue
+        for name, value in {"chance": levels.chance, "best_possible": levels.best, **levels.trivial}.items():
+            who = {"arm": run.entry.arm, "scale": run.entry.scale, "level": name}
+            rows.setdefault((run.entry.arm, run.entry.scale, name), who | {"value": value})
+    return pl.DataFrame(list(rows.values()), schema=LEVEL_SCHEMA)
+
+
+def task_slices(record: ExperimentRecord, split: str) -> pl.DataFrame:
+    """One row per finished run, slice and value of it: sequences, answer tokens scored, hits (SLICE_SCHEMA)."""
+    rows = []
+    for run, who, _ in _finished(record, split):
+        stored = run.record.task.get(split, {}) if run.record is not None else {}
+        for name, cells in stored.get("by_pass", {}).get(who["direction"], {}).get("slices", {}).items():
+            for cell in cells:
+                where = {"slice": name, "value": cell["value"], "sequences": cell["sequences"]}
+                rows.append(who | where | _counts(cell))
+    return pl.DataFrame(rows, schema=SLICE_SCHEMA)
+
+
+def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
+    """One row per arm, scale, slice and value: hits of all seeds, with Wilson's interval.
+
+    Every seed scores the same sequences, so the interval counts those of one seed.
+    """
+    confidence = rule_of(record.entry).confidence
+    rows = []
+    for key, cell in task_slices(record, split).group_by("arm", "scale", "slice", "value", maintain_order=True):
+        hits, scored, seeds = int(cell["hits"].sum()), int(cell["tokens_scored"].sum()), cell["seed"].n_unique()
+        if not scored:
+            continue
+        interval = intervals.share_interval(round(hits / seeds), round(scored / seeds), confidence)
+        numbers = {"accuracy": hits / scored, "hits": hits, "tokens_scored": scored, "seeds": seeds}
+        ends = {
+            "interval_low": interval.low if interval else None,
+            "interval_high": interval.high if interval else None,
+        }
+        rows.append(dict(zip(("arm", "scale", "slice", "value"), key, strict=True)) | numbers | ends)
+    names = {"slice": pl.String, "value": pl.Int64, **_COUNTS, "seeds": pl.Int64}
+    ends_schema = {"interval_low": pl.Float64, "interval_high": pl.Float64}
+    return pl.DataFrame(rows, schema={"arm": pl.String, "scale": pl.String} | names | ends_schema).sort(
+        "arm", "scale", "slice", "value"
+    )
+
+
+def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
+    """One row per finished run and length, in lengths it was trained at; 1 is the score itself (LENGTH_SCHEMA).
+
+    Empty where no run was scored at another length. `chance` is that of the length it was trained at.
+    """
+    rows = []
+    for run, who, scores in _finished(record, split):
+        stored = run.record.task.get(split, {}) if run.record is not None else {}
+        chance = {"chance": (levels_of(run, split) or Levels()).chance}
+        longer = {int(factor): found.get(who["direction"], {}) for factor, found in stored.get("lengths", {}).items()}
+        if longer:
+            rows += [who | chance | _counts(found) | {"length_factor": n} for n, found in {1: scores, **longer}.items()]
+    return pl.DataFrame(rows, schema=LENGTH_SCHEMA).sort("arm", "scale", "seed", "length_factor")
+
+
+def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
+    """(the one number in which the scales differ, scale -> its value), or (None, scale -> its place in the experiment)."""
+    baseline, scales = rule_of(record.entry).baseline, record.entry.scales
+    specs = {scale: known for scale in scales if (known := settings_of(record, baseline, scale)) is not None}
+    places = {scale: float(place) for place, scale in enumerate(scales)}
+    if len(specs) < len(scales) or len(scales) < 2:
+        return None, places
+    paths = dict.fromkeys(path for known in specs.values() for path in known)
+    differing = [path for path in paths if len({repr(known.get(path)) for known in specs.values()}) > 1]
+    if len(differing) != 1:
+        return None, places
+    values = {scale: _number(known.get(differing[0])) for scale, known in specs.items()}
+    numbers = {scale: value for scale, value in values.items() if value is not None}
+    return (differing[0], numbers) if len(set(numbers.values())) == len(scales) else (None, places)
+
+
+def settings_of(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
+    """The spec of an arm's runs at a scale as dotted path -> leaf, without its seed and what was tuned; None without a run."""
+    spec = next(
+        (run.record.spec for run in record.runs_of(arm, scale) if run.record is not None and run.record.spec), None
+    )
+    if spec is None:
+        return None
+    tuned = {choice.field for choice in record.entry.choices}
+    return {path: leaf for path, leaf in _leaves(spec, "") if path not in tuned | {"seed", "version"}}
+
+
+def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for name, inner in value.items():
+            yield from _leaves(inner, f"{path}.{name}" if path else str(name))
+    else:
+        yield path, value
+
+
+def _finished(
+    record: ExperimentRecord, split: str
+) -> Iterator[tuple[ExperimentRun, dict[str, Any], Mapping[str, Any]]]:
+    """Finished runs on a task: the run, who it is with its own pass, and the scores of that pass."""
+    for run in record.runs:
+        if run.outcome == "done" and run.result is not None and _task(run) is not None:
+            own = run.result.own_pass(split)
+            scores = run.result.scores.get(split, {}).get(own)
+            if scores is not None:
+                yield run, {**run.entry.model_dump(), "direction": own}, scores
+
+
+def _counts(scores: Mapping[str, Any]) -> dict[str, Any]:
+    hits, scored = scores.get("hits"), scores.get("tokens_scored")
+    return {"accuracy": hits / scored if hits is not None and scored else None, "hits": hits, "tokens_scored": scored}
+
+
+def _task(run: ExperimentRun) -> Mapping[str, Any] | None:
+    data = run.record.spec.get("data") if run.record is not None else None
+    task = data.get("task") if isinstance(data, Mapping) else None
+    return task if isinstance(task, Mapping) else None
+
+
+def _scored(run: ExperimentRun) -> str:
+    """Which targets the evaluation scored: all, answer or last. What hides answers alone scores answers alone."""
+    spec = run.record.spec if run.record is not None else {}
+    labels = str((spec.get("evaluation") or {}).get("labels", "all"))
+    objective = spec.get("objective") or {}
+    hides = objective.get("kind") == NON_CAUSAL and objective.get("hide_answers", True)
+    return "answer" if labels == "all" and hides else labels
+
+
+def _number(value: Any) -> float | None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return None
+    return float(value)

@@ -1,0 +1,168 @@
+"""Accuracy on tasks: what stands beside it, which arms are set against each other, slices and lengths, by hand."""
+
+import pytest
+from scipy import special
+
+from palinode.analysis.intervals import share_interval, t_interval
+from palinode.analysis.tables import all_tables
+from palinode.analysis.task_effects import task_effects
+from palinode.analysis.tasks import difficulty, levels_at, slice_means, task_accuracy, task_lengths, task_means
+from palinode.base.errors import Damaged
+from palinode.results.record import TASK_EVENT
+from synthetic_store import Synthetic, make_store
+from synthetic_tasks import LENGTHS, LEVELS, SyntheticTask, TaskArm, final_accuracy, make_task_store
+
+NAME = "recall--laptop"
+SPLIT = "validation"
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return make_task_store(tmp_path_factory.mktemp("task") / "runs").experiment(NAME)
+
+
+def made(tmp_path, **changes):
+    return make_task_store(tmp_path / "runs", SyntheticTask(**changes)).experiment(NAME)
+
+
+def test_wilsons_interval_solves_its_equation():
+    for hits, count in ((0, 10), (3, 10), (10, 10), (505, 1000)):
+        interval, z = share_interval(hits, count, 0.95), float(special.ndtri(0.975))
+        for end in (interval.low, interval.high):
+            if 0 < end < 1:
+                assert (hits / count - end) ** 2 == pytest.approx(z * z * end * (1 - end) / count)
+        assert interval.low <= hits / count <= interval.high
+    assert share_interval(0, 0, 0.95) is None
+
+
+def test_every_run_stands_beside_its_levels(record):
+    found = task_accuracy(record, SPLIT)
+    assert found.height == 4 * 3 * 3
+    row = found.filter(arm="classifier", scale="v10", seed=2).row(0, named=True)
+    assert row["direction"] == "masked", "its own pass"
+    assert row["accuracy"] == pytest.approx(final_accuracy(TaskArm("classifier", objective="masked"), 10, 2), abs=5e-4)
+    assert (row["chance"], row["best_possible"]) == (0.25, 1.0)
+    assert (row["best_trivial_name"], row["best_trivial"]) == ("in_context_mode", 0.505), "a lookup is no level to beat"
+    assert row["above_trivial"]
+
+
+def test_means_say_how_many_seeds_learned(record):
+    means = task_means(record, SPLIT)
+    answer = means.filter(arm="answer", scale="v30").row(0, named=True)
+    assert (answer["seeds"], answer["seeds_above_trivial"]) == (3, 1)
+    values = task_accuracy(record, SPLIT).filter(arm="answer", scale="v30")["accuracy"].to_list()
+    interval = t_interval(values, 0.95)
+    assert answer["accuracy"] == pytest.approx(sum(values) / 3)
+    assert (answer["interval_low"], answer["interval_high"]) == pytest.approx((interval.low, interval.high))
+    assert means.filter(arm="all", scale="v30")["seeds_above_trivial"].item() == 3
+
+
+def test_a_little_above_the_trivial_level_is_not_above_it(tmp_path):
+    arms = (TaskArm("all"), TaskArm("answer", "answer"))
+    record = made(tmp_path, arms=arms, vocabularies=(30,), seeds=(1,))
+    hits = task_accuracy(record, SPLIT).filter(arm="answer")["hits"].item()
+    low = share_interval(hits, 1000, 0.95).low
+    assert low < LEVELS[30][1]
+    assert task_accuracy(record, SPLIT).filter(arm="answer")["above_trivial"].item() is False
+
+
+def test_scales_that_differ_in_one_number_are_placed_by_it_whatever_was_tuned(record, tmp_path):
+    assert difficulty(record) == ("data.task.vocabulary", {"v10": 10.0, "v20": 20.0, "v30": 30.0})
+    store = make_task_store(tmp_path / "two")
+    for run in store.experiment(NAME).runs:
+        spec = dict(run.record.spec)
+        spec["data"] = {
+            **spec["data"],
+            "task": {**spec["data"]["task"], "length": 2 * spec["data"]["task"]["vocabulary"]},
+        }
+        (store.run_directory(run.entry.run_id) / "spec.json").unlink()
+        store.write_spec(run.entry.run_id, spec)
+    assert difficulty(store.experiment(NAME)) == (None, {"v10": 0.0, "v20": 1.0, "v30": 2.0})
+
+
+def test_arms_that_differ_in_one_thing_are_set_against_each_other_at_every_scale(record):
+    found = task_effects(record, SPLIT)
+    assert {(effect.what, effect.said, effect.comparison.arm, effect.comparison.baseline) for effect in found} == {
+        ("labels", "all - answer", "all", "answer"),
+        ("objective", "non-causal - causal", "classifier", "answer"),  # it trains on answers, whatever its labels say
+        ("objective", "non-causal - causal", "masked", "all"),
+    }
+    assert [effect.comparison.scale for effect in found] == ["v10"] * 3 + ["v20"] * 3 + ["v30"] * 3
+    at_30 = next(effect for effect in found if effect.what == "labels" and effect.comparison.scale == "v30")
+    rows = task_accuracy(record, SPLIT).filter(scale="v30").sort("seed")
+    expected = [
+        a - b for a, b in zip(*(rows.filter(arm=arm)["accuracy"].to_list() for arm in ("all", "answer")), strict=True)
+    ]
+    assert at_30.comparison.differences == pytest.approx(expected)
+    interval = t_interval(expected, 0.95)
+    assert (at_30.comparison.interval.low, at_30.comparison.interval.high) == pytest.approx(
+        (interval.low, interval.high)
+    )
+    assert at_30.above_trivial
+
+
+def test_the_order_of_the_arms_does_not_turn_an_effect_around(tmp_path):
+    arms = (TaskArm("answer", "answer"), TaskArm("last", "last"), TaskArm("all"))
+    found = task_effects(made(tmp_path, arms=arms, vocabularies=(10,)), SPLIT)
+    assert [effect.said for effect in found] == ["answer - last", "all - answer", "all - last"]
+    assert [effect.comparison.arm for effect in found] == ["answer", "all", "all"]
+
+
+def test_two_arms_that_learned_nothing_are_marked(tmp_path):
+    arms = (TaskArm("answer", "answer"), TaskArm("classifier", "answer", "masked"))
+    [effect] = task_effects(made(tmp_path, arms=arms, vocabularies=(30,), seeds=(1, 3)), SPLIT)
+    assert effect.above_trivial is False
+
+
+def test_slices_add_up_and_their_interval_counts_the_answers_of_one_seed(record):
+    row = slice_means(record, SPLIT).filter(arm="all", scale="v10", slice="gap", value=3).row(0, named=True)
+    hits = [round(250 * final_accuracy(TaskArm("all"), 10, seed)) + 2 for seed in (1, 2, 3)]
+    assert (row["hits"], row["tokens_scored"], row["seeds"]) == (sum(hits), 750, 3)
+    interval = share_interval(round(sum(hits) / 3), 250, 0.95)
+    assert (row["interval_low"], row["interval_high"]) == (interval.low, interval.high)
+
+
+def test_lengths_begin_at_the_one_that_was_trained(record, tmp_path):
+    found = task_lengths(record, SPLIT).filter(arm="all", scale="v10", seed=1)
+    assert found["length_factor"].to_list() == [1, *LENGTHS]
+    assert found["accuracy"][0] == pytest.approx(final_accuracy(TaskArm("all"), 10, 1), abs=5e-4)
+    assert found["accuracy"][1] == pytest.approx(0.25 + 0.7 * (found["accuracy"][0] - 0.25), abs=1e-3)
+    assert task_lengths(made(tmp_path, lengths=False), SPLIT).is_empty()
+
+
+@pytest.mark.parametrize(("scored", "chance"), [("answer", 0.25), ("last", 0.25), ("all", None)])
+def test_levels_of_answers_stand_beside_scores_of_answers_alone(tmp_path, scored, chance):
+    record = made(tmp_path, scored=scored, arms=(TaskArm("all"), TaskArm("answer", "answer")))
+    levels, others = levels_at(record, SPLIT, "v10")
+    assert (None if levels is None else levels.chance) == chance
+    assert others == ()
+    if scored == "last":
+        assert levels.best_trivial is None, "measured over all answer tokens"
+
+
+def test_a_text_has_none_of_this_and_the_tables_keep_their_shape(record, tmp_path):
+    plain = all_tables(make_store(tmp_path, Synthetic(seeds=(1,), steps=100)).experiment("demo"))
+    full = all_tables(record)
+    for name in (name for name in full if name.startswith("task_")):
+        assert plain[name].is_empty()
+        assert not full[name].is_empty(), name
+        assert plain[name].schema == full[name].schema
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"levels": {"trivial": {"unigram": "high"}}},
+        {"levels": {"trivial": [0.1]}},
+        {"by_pass": {"ltr": {"slices": {"gap": [{"value": 1}]}}}},
+        {"by_pass": {"ltr": {"slices": [1]}}},
+        {"lengths": {"twice": {}}},
+        {"lengths": {"2": {"ltr": 0.5}}},
+    ],
+)
+def test_a_row_of_another_shape_is_damage(tmp_path, broken):
+    store = make_task_store(tmp_path / "runs", SyntheticTask(vocabularies=(10,), seeds=(1,)))
+    row = {"event": TASK_EVENT, "attempt": 2, "step": 600, "split": SPLIT, "levels": {}, "by_pass": {}, "lengths": {}}
+    store.append_metrics(store.experiment(NAME).runs[0].entry.run_id, row | broken)
+    with pytest.raises(Damaged, match=r"metrics\.jsonl"):
+        task_accuracy(store.experiment(NAME), SPLIT)

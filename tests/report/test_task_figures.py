@@ -1,0 +1,189 @@
+"""Charts of synthetic tasks: there when a run is on one, chance on every chart of an accuracy, drawn in every form."""
+
+import json
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import vl_convert
+from headless import CHROMIUM, Browser
+
+from palinode.analysis.tasks import task_means
+from palinode.analysis.verdict import rule_of, verdicts
+from palinode.report import build_report
+from palinode.report.charts import ROWS
+from palinode.report.export import drawings
+from palinode.report.figures import all_figures
+from synthetic_store import Synthetic, make_store
+from synthetic_tasks import LEVELS, SyntheticTask, TaskArm, make_task_store
+
+KINDS = {"tasks", "effects", "jumps", "slices"}
+NAME = "recall--laptop"
+SHORT = {"vocabularies": (10, 30), "seeds": (1, 2)}
+
+
+def every_figure(record):
+    return {figure.name: figure for figure in all_figures(record, rule_of(record.entry), verdicts(record))}
+
+
+def figures_of(record):
+    return {name: figure for name, figure in every_figure(record).items() if figure.kind in KINDS}
+
+
+def made(root, **changes):
+    return make_task_store(root / "runs", SyntheticTask(**changes)).experiment(NAME)
+
+
+def levels_in(specification):
+    """Kind of level -> its value, of the rules of a chart."""
+    rules = [
+        layer
+        for layer in specification["layer"]
+        if layer["name"].startswith("level_") and layer["mark"]["type"] == "rule"
+    ]
+    return {layer["name"].removeprefix("level_"): layer["data"]["values"][0]["level"] for layer in rules}
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("task"))
+
+
+@pytest.fixture(scope="module")
+def figures(record):
+    return every_figure(record)
+
+
+def test_a_text_has_no_figure_of_a_task(tmp_path):
+    record = make_store(tmp_path, Synthetic(seeds=(1,), steps=100)).experiment("demo")
+    assert figures_of(record) == {}
+    assert all(not levels_in(chart) for figure in every_figure(record).values() for chart in figure.variants.values())
+
+
+def test_one_scale_has_no_difficulty_and_no_lengths_where_none_were_scored(tmp_path):
+    record = made(tmp_path, vocabularies=(10,), lengths=False)
+    assert set(figures_of(record)) == {
+        "effect-of-labels",
+        "effect-of-causality",
+        "jump-loss",
+        "jump-accuracy",
+        "accuracy-by-slice",
+    }
+
+
+def test_chance_and_the_best_trivial_level_are_on_every_chart_of_an_accuracy(figures):
+    for vocabulary, (chance, trivial) in LEVELS.items():
+        expected = {"chance": chance, "trivial": trivial, "best": 1.0}
+        for name in ("learning-curves", "final--ltr", "final--masked", "jump-accuracy", "accuracy-by-slice"):
+            for chart in figures[f"{name}--v{vocabulary}"].variants.values():
+                assert levels_in(chart) == expected, name
+        [lengths] = figures[f"accuracy-by-length--v{vocabulary}"].variants.values()
+        assert levels_in(lengths) == {"chance": chance}
+        [loss, _] = figures[f"jump-loss--v{vocabulary}"].variants.values()
+        assert levels_in(loss) == {"best": 0.9}, "the floor on all tokens"
+
+
+def test_what_is_scored_on_all_tokens_has_no_levels_and_the_caption_says_why(tmp_path):
+    figures = every_figure(made(tmp_path, scored="all", arms=(TaskArm("all"), TaskArm("answer", "answer")), **SHORT))
+    assert levels_in(figures["learning-curves--v10"].variants["step"]) == {}
+    assert any("known of answers alone" in note for note in figures["learning-curves--v10"].notes)
+
+
+def test_a_loss_on_answers_stands_beside_that_of_a_guess(tmp_path):
+    figures = every_figure(made(tmp_path, metric="validation.own.nats_per_token", **SHORT))
+    assert levels_in(figures["learning-curves--v10"].variants["step"]) == {"chance": pytest.approx(1.386, abs=1e-3)}
+    assert levels_in(figures["jump-accuracy--v10"].variants["step"])["chance"] == 0.25
+
+
+def test_difficulty_is_the_number_that_varies_with_every_seed_and_the_levels(record, figures):
+    figure = figures["accuracy-by-difficulty"]
+    assert figure.title == "Accuracy by vocabulary"
+    means = task_means(record, "validation").filter(arm="answer").sort("difficulty")
+    mine = [row for row in figure.rows if row["kind"] == "arm" and row["series"] == "answer"]
+    assert [row["value"] for row in mine] == pytest.approx(means["accuracy"].to_list(), rel=1e-5)
+    assert [row["x"] for row in mine] == pytest.approx([10, 20, 30], abs=0.5)
+    assert sum(row["kind"] == "seed" for row in figure.rows) == 36
+    for kind, place in (("chance", 0), ("trivial", 1)):
+        drawn = {row["x"]: row["value"] for row in figure.rows if row["kind"] == kind}
+        assert drawn == pytest.approx({vocabulary: levels[place] for vocabulary, levels in LEVELS.items()}, rel=1e-5)
+    assert any("answer at v30 (1 of 3)" in note for note in figure.notes)
+    assert all(0 <= row["low"] <= row["high"] <= 1 for row in figure.rows if "low" in row)
+
+
+def test_effects_have_a_row_for_each_pair_and_scale(figures):
+    rows = figures["effect-of-labels"].rows
+    assert list(dict.fromkeys(row["arm"] for row in rows)) == [f"v{v}: all\n− answer" for v in (10, 20, 30)]
+    assert sum(row["kind"] == "seed" for row in rows) == 9
+    assert {row["arm"] for row in figures["effect-of-causality"].rows} == {
+        f"v{v}: {pair}" for v in (10, 20, 30) for pair in ("classifier\n− answer", "masked\n− all")
+    }
+
+
+def test_an_effect_between_arms_that_learned_nothing_is_said_to_say_nothing(tmp_path):
+    arms = (TaskArm("answer", "answer"), TaskArm("classifier", "answer", "masked"))
+    figure = figures_of(made(tmp_path, arms=arms, vocabularies=(30,), seeds=(1, 3)))["effect-of-causality"]
+    assert any("Neither arm is above the trivial levels" in note for note in figure.notes)
+
+
+def test_a_slice_of_one_value_is_not_drawn_and_counts_are_said(figures):
+    figure = figures["accuracy-by-slice--v20"]
+    assert list(figure.variants) == ["gap"]
+    assert {row["slice_value"] for row in figure.rows} == {3, 7, 11, 15}
+    row = figure.rows[0]
+    assert row["low"] < row["value"] < row["high"]
+    assert row["tokens_scored"] == 750
+    [points] = [layer for layer in figure.variants["gap"]["layer"] if layer["name"] == "points"]
+    assert {"hits", "tokens_scored"} <= {said["field"] for said in points["encoding"]["tooltip"]}
+
+
+@pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
+def test_every_drawing_draws(tmp_path, seeds):
+    count = 0
+    for figure in figures_of(made(tmp_path, vocabularies=(10, 30), seeds=seeds)).values():
+        for name, specification in drawings(figure):
+            rows = {**specification, "width": 600, "datasets": {ROWS: figure.rows}}
+            svg = vl_convert.vegalite_to_svg(json.dumps(rows, allow_nan=False))
+            assert len(list(ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path"))) >= 4, name
+            assert "NaN" not in svg, name
+            assert "Infinity" not in svg, name
+            assert "undefined" not in svg, name
+            count += 1
+    assert count == 1 + 2 + 2 * (2 * 2 + 2)
+
+
+def test_the_page_has_the_section_and_its_cards_say_chance(tmp_path, monkeypatch):
+    monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
+    page = build_report(make_task_store(tmp_path / "task", SyntheticTask(**SHORT)), "recall")
+    text = page.read_text(encoding="utf-8")
+    assert '<section id="task">' in text
+    cards = text[text.index('<section id="verdict"') : text.index('<section id="curves"')]
+    assert "chance 0.25, the most frequent value in context 0.505." in cards
+    assert (page.parent / "tables" / "task_effects.parquet").is_file()
+    plain = build_report(make_store(tmp_path / "text", Synthetic(steps=100, seeds=(1,))), "demo").read_text(
+        encoding="utf-8"
+    )
+    assert 'id="task"' not in plain
+    assert "chance" not in plain[plain.index('<section id="verdict"') : plain.index('<section id="curves"')]
+
+
+def test_a_card_says_where_neither_arm_learned_anything(tmp_path, monkeypatch):
+    monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
+    arms = (TaskArm("answer", "answer"), TaskArm("classifier", "answer", "masked"))
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(30,), seeds=(1, 3)))
+    assert "Neither is above what needs no learning." in build_report(store, "recall").read_text(encoding="utf-8")
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+def test_the_browser_draws_them_with_their_levels_on_either_axis(tmp_path, monkeypatch):
+    monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
+    with Browser() as browser:
+        browser.open(build_report(make_task_store(tmp_path, SyntheticTask(**SHORT)), "recall"))
+        curves = "document.querySelector(\"[data-figure='learning-curves--v10']\")"
+        browser.run(f"{curves}.querySelector('input[value=log]').click()")
+        browser.wait(f"{curves}.dataset.axes === 'log'")
+        for figure in ("learning-curves--v10", "jump-accuracy--v30", "final--ltr--v10", "accuracy-by-length--v10"):
+            assert "chance" in browser.run(
+                f"document.querySelector(\"[data-figure='{figure}'] .canvas\").textContent"
+            ), figure
+        assert "− answer" in browser.run("document.querySelector('[data-figure=effect-of-labels] .canvas').textContent")
+        assert browser.problems == []
