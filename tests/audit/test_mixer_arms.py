@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from palinode.audit import FlowSettings, Subject, audit_subject, subject_of_config
+from palinode.base.errors import BadInput
 from palinode.base.example import Group
 from palinode.base.finding import AuditReport
 from palinode.base.visibility import Full, Ltr
@@ -90,6 +91,11 @@ def test_a_model_says_how_far_it_sees_and_without_that_the_audit_cannot_tell(mon
     assert "C1.two-sided" not in not_passed(flow(told))
     monkeypatch.setattr(Decoder, "reach_slots", lambda model, sees: None)
     assert "declare reach_tokens" in not_passed(flow(told))["C1.two-sided"]
+
+
+def test_an_arm_whose_mixer_has_no_such_form_is_refused_before_it_is_measured():
+    with pytest.raises(BadInput, match="the mixer hyena cannot read full: .*set two_sided = true"):
+        flow(subject(HyenaConfig(), MaskedObjective(hide_answers=False, rate=0.3)))
 
 
 def leaks(report: AuditReport) -> set[str]:

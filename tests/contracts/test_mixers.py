@@ -229,3 +229,18 @@ def test_every_parameter_is_used(config, native):
     idle = {name for name, p in mixer.named_parameters() if p.grad is None or p.grad.abs().max() == 0}
     two_sided = native == "causal" and getattr(config, "two_sided", False)
     assert all("future" in name for name in idle) if two_sided else not idle
+
+
+@pytest.mark.parametrize("native", ["causal", "full"])
+def test_everything_is_made_where_the_weights_are(config, native):
+    """On the meta device, which refuses to compute with anything that lies elsewhere."""
+    if config.refusal(native):
+        pytest.skip("this mixer has no such form, and says so")
+    model = DecoderConfig(layers=1, width=WIDTH, heads=HEADS, mixer=config).build(20, LONGEST, 0).to("meta")
+    tokens = torch.zeros(2, LONGEST, dtype=torch.long, device="meta")
+    sees = Ltr() if native == "causal" else Full()
+    torch.autograd.backward(model.hidden(tokens, sees).sum())
+    if native == "causal":
+        state = model.begin(2, LONGEST)
+        for count in (5, 1, 3):
+            _, state = model.extend(tokens[:, :count], state)
