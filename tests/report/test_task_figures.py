@@ -90,8 +90,15 @@ def test_what_is_scored_on_all_tokens_has_no_levels_and_the_caption_says_why(tmp
 
 def test_a_loss_on_answers_stands_beside_that_of_a_guess(tmp_path):
     figures = every_figure(made(tmp_path, metric="validation.own.nats_per_token", **SHORT))
-    assert levels_in(figures["learning-curves--v10"].variants["step"]) == {"chance": pytest.approx(1.386, abs=1e-3)}
+    assert levels_in(figures["learning-curves--v10"].variants["step"]) == {"guess": pytest.approx(1.386, abs=1e-3)}
     assert levels_in(figures["jump-accuracy--v10"].variants["step"])["chance"] == 0.25
+
+
+def test_the_floor_is_that_of_a_causal_arm_on_all_tokens(tmp_path):
+    figures = figures_of(
+        made(tmp_path, arms=(TaskArm("answer", "answer"), TaskArm("masked", "all", "masked", 0.1)), **SHORT)
+    )
+    assert levels_in(figures["jump-loss--v10"].variants["step"]) == {}
 
 
 def test_difficulty_is_the_number_that_varies_with_every_seed_and_the_levels(record, figures):

@@ -14,14 +14,14 @@ import altair as alt
 from palinode.report.charts import ROWS, Axis, line_legend, plain, said
 
 GREY = "#8c8678"
-LEVEL_DASHES: dict[str, list[int]] = {"chance": [2, 3], "trivial": [7, 4], "best": [1, 0]}
-LEVEL_OPACITY = {"chance": 1.0, "trivial": 1.0, "best": 0.45}
+LEVEL_DASHES: dict[str, list[int]] = {"chance": [2, 3], "guess": [2, 3], "trivial": [7, 4], "best": [1, 0]}
+LEVEL_OPACITY = {"chance": 1.0, "guess": 1.0, "trivial": 1.0, "best": 0.45}
 FONT_PIXELS = 10.5
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A level as a chart shows it: chance, trivial or best; its value and what is written beside it."""
+    """A level as a chart shows it: chance, trivial or best, or the loss of a guess; its value and what is written beside it."""
 
     kind: str
     value: float
@@ -33,7 +33,7 @@ def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y"
 
     An axis of accuracy that shows them begins at 0.
     """
-    if channel == "y" and any(mark.kind == "trivial" for mark in marks):
+    if channel == "y" and any(mark.kind == "chance" for mark in marks):
         chart = {**chart, "layer": [_from_zero(layer) for layer in chart["layer"]]}
     layers = [_rule(mark, channel) for mark in marks]
     labels = [_label(mark, marks, channel) for mark in marks]

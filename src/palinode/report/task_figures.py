@@ -9,11 +9,12 @@ import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.curves import mean_curves, training_curves
-from palinode.analysis.task_effects import Effect, task_effects
+from palinode.analysis.task_effects import CAUSAL, Effect, task_effects
 from palinode.analysis.tasks import (
     difficulty,
     levels_at,
     on_a_task,
+    settings_of,
     slice_means,
     task_accuracy,
     task_lengths,
@@ -256,8 +257,16 @@ def _jump_figures(
 
 
 def _floor(record: ExperimentRecord, split: str, scale: str) -> list[task_charts.Mark]:
+    """The floor on all tokens, where an arm is trained on all of them: it counts the first, which a direction token lets score."""
     levels, _ = levels_at(record, split, scale)
-    if levels is None or levels.floor_nats is None:
+    specs = [settings_of(record, arm.name, scale) or {} for arm in record.entry.arms]
+    reached = any(
+        spec.get("objective.kind") in CAUSAL
+        and spec.get("objective.direction_token", True)
+        and spec.get("labels", "all") == "all"
+        for spec in specs
+    )
+    if levels is None or levels.floor_nats is None or not reached:
         return []
     return [task_charts.Mark("best", levels.floor_nats, f"floor of all tokens {number(levels.floor_nats, 3)}")]
 

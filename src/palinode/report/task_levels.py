@@ -35,7 +35,7 @@ def level_marks(record: ExperimentRecord, metric: str, scale: str) -> list[Mark]
         return []
     if score == "nats_per_token" and levels.chance:
         nats = -math.log(levels.chance)
-        return [Mark("chance", nats, f"a guess {number(nats, 3)}")]
+        return [Mark("guess", nats, f"a guess {number(nats, 3)}")]
     return marks_of(levels) if score == "accuracy" else []
 
 
