@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from palinode.audit.subject import small_config
+from palinode.base.config import decode
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.models import DecoderConfig
@@ -206,8 +208,12 @@ def test_h3_starts_as_a_shift_that_reads_c():
     assert float(mixer.shift_c.abs().max()) <= 6**-0.5
     assert torch.allclose(mixer.frequency, (math.pi * torch.arange(3)).double().expand(4, 3))
     assert float(mixer_of(H3Config(), width=64).c.detach().std()) == pytest.approx(0.5**0.5, rel=0.05)
-    with pytest.raises(BadInput, match="heads of 3 channels do not divide width 4"):
-        mixer_of(H3Config(head_width=3))
+    with pytest.raises(BadInput, match="head_width 3 does not divide width 32"):
+        decode(DecoderConfig, {"width": 32, "mixer": {"kind": "h3", "head_width": 3}})
+    with pytest.raises(BadInput, match="head_width 3 does not divide width 32"):
+        decode(DecoderConfig, {"width": 32, "mixers": [{"kind": "s4d"}, {"kind": "h3", "head_width": 3}]})
+    too_wide = DecoderConfig(width=96, mixer=H3Config(head_width=48))
+    assert small_config(too_wide, 2, 32).width == 96, "what cannot be cut is audited as it is"
 
 
 @pytest.mark.parametrize("config", TWO_SIDED[:3], ids=name_of)

@@ -95,7 +95,6 @@ class DecoderConfig(ModelConfig):
     subtract_position: Annotated[SubtractPosition, LATER] = "none"
     subtract_table: Annotated[SubtractTable, LATER] = "shared"
     mixers: Annotated[tuple[Annotated[MixerConfig, one_of(lambda: MIXERS, "mixer")], ...], LATER] = ()
-
     mlp_blocks: Annotated[int, LATER] = Field(default=4, ge=1)
 
     @field_validator("heads")
@@ -126,6 +125,8 @@ class DecoderConfig(ModelConfig):
                 f"mixers lists what each layer has, so mixer = {self.mixer.kind_name()} has no layer; set one"
             )
         used = self.layer_mixers()
+        for mixer in dict.fromkeys(used):
+            mixer.check_width(self.width)
         set_options = {
             "qk_norm": self.qk_norm,
             "rotary": rotary,

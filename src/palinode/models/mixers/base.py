@@ -68,6 +68,9 @@ class MixerConfig(Part):
         """The mixer with empty weights; `models/init.py` fills them."""
         raise NotImplementedError(f"{type(self).__name__} must define build(place)")
 
+    def check_width(self, width: int) -> None:
+        """Raise ValueError where the options do not fit this width."""
+
     def refusal(self, native: Native) -> str | None:
         """Why it cannot read in this form, in a few words; None where it can."""
         if native in self.visibilities:

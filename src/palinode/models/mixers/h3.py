@@ -19,7 +19,6 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from palinode.base.errors import BadInput
 from palinode.models.cost import LayerCost
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
 from palinode.models.parts.exact import exact
@@ -61,9 +60,11 @@ class H3Config(TwoSidedConfig):
     most_step: float = Field(default=0.1, gt=0)
 
     def build(self, place: Place) -> Mixer:
-        if place.width % self.head_width:
-            raise BadInput(f"h3 heads of {self.head_width} channels do not divide width {place.width}", field="mixer")
         return H3(self, place)
+
+    def check_width(self, width: int) -> None:
+        if width % self.head_width:
+            raise ValueError(f"h3: head_width {self.head_width} does not divide width {width}")
 
 
 @dataclass(frozen=True)
