@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,14 +19,16 @@ from numpy.typing import NDArray
 from palinode.base import fsio
 from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
-from palinode.base.example import Windows
 from palinode.data.cache import cache_directory
 from palinode.data.config import SPLITS, TRAIN, TUNING, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Piece, find_corpus
 from palinode.data.pieces import Chunks
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
-from palinode.data.windows import Stream, TrainWindows, evaluation_windows
+
+if TYPE_CHECKING:  # a text is tokenised and looked at without torch
+    from palinode.base.example import Windows
+    from palinode.data.windows import Stream
 
 STORE_VERSION = 1
 MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
@@ -110,12 +112,16 @@ class TokenStore:
         Raises:
             BadInput: the train split is shorter than a window.
         """
+        from palinode.data.windows import TrainWindows
+
         return TrainWindows(self.tokens(TRAIN), window_tokens, seed)
 
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
         """Fixed batches that cover a split, or its first tokens; see `data.windows.evaluation_windows`."""
+        from palinode.data.windows import evaluation_windows
+
         return evaluation_windows(self.tokens(split), window_tokens, max_tokens, batch_windows)
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
