@@ -157,13 +157,13 @@ def sizes() -> Mapping[str, Size]:
         "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64, tuning_fraction=0.02),
         "evaluation.max_tokens": 10_000,
     }
-    tried = (0.001, 0.002, 0.004, 0.008)
+    tried = (0.002, 0.004, 0.008, 0.016)
     return {
         "smoke": Size(
             change=smoke,
             scales=(SMOKE.name,),
             seeds=(1, 2),
-            tuning=Tuning(values=(0.002, 0.008), change={"recipe.steps": 15}),
+            tuning=Tuning(values=(0.004, 0.016), change={"recipe.steps": 15}),
         ),
         "laptop": Size(scales=(LAPTOP.name,), seeds=(1, 2, 3, 4, 5), tuning=Tuning(values=tried)),
         "gpu": Size(
