@@ -72,6 +72,21 @@ Sequences include their answers; `^` marks the answers below. Which tokens are t
 objective: a task is the same for all of them. Splits are by a hash of the prompt, so that train, tuning, validation and test share
 none; training reads a stream that never repeats, or epochs over a fixed number of sequences. `with_length(2)` is the task twice as
 long with everything else as it was; `Reversed(of=task)` is its mirror image: ltr on it is rtl on the original.
+
+As the data of an experiment, here trained and scored on the answers alone:
+
+```python
+RunSettings(
+    data=TaskData(task=AssociativeRecall(vocabulary=10, length=20)),
+    objective=LtrObjective(),  # or MaskedObjective(): the answers hidden, everything else seen
+    labels="answer",  # or "all", "last": which targets are trained on
+    evaluation=EvaluationConfig(directions=("ltr",), labels="answer", length_factors=(2, 4)),
+    ...,
+)
+```
+
+`Decision(metric="validation.own.accuracy", better="higher", ...)` compares accuracies; the page draws chance and the trivial levels on
+every chart.
 """
 LEVELS = """## Levels
 

@@ -13,12 +13,21 @@ if TYPE_CHECKING:
     from palinode.base.example import Draw, Example, SpecialTokens, joined, one_pass
     from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Prefix, Rtl, Visibility
     from palinode.data.config import DataConfig
+    from palinode.data.task_store import TaskData
     from palinode.models.base import LanguageModel, ModelConfig
     from palinode.models.decoder import DecoderConfig, gpt2, modern
     from palinode.models.encoder_decoder import EncoderDecoderConfig
     from palinode.models.latent import LatentConfig, hlb
     from palinode.models.parts.embedding_loss import EmbeddingLoss
-    from palinode.objectives import BothObjective, ChooseObjective, LtrObjective, Objective, Progress, RtlObjective
+    from palinode.objectives import (
+        BothObjective,
+        ChooseObjective,
+        LtrObjective,
+        MaskedObjective,
+        Objective,
+        Progress,
+        RtlObjective,
+    )
     from palinode.objectives.probability import Adaptive, Constant, Cooldown, Cosine, Linear, StepAt
     from palinode.results.store import Store
     from palinode.spec.experiment import Arm, Decision, Experiment, Scale, Size
@@ -33,6 +42,7 @@ _HOMES = {
     "palinode.base.example": ("Draw", "Example", "SpecialTokens", "joined", "one_pass"),
     "palinode.base.visibility": ("FlippedLowerTriangle", "Full", "Ltr", "Prefix", "Rtl", "Visibility"),
     "palinode.data.config": ("DataConfig",),
+    "palinode.data.task_store": ("TaskData",),
     "palinode.models.base": ("LanguageModel", "ModelConfig"),
     "palinode.models.decoder": ("DecoderConfig", "gpt2", "modern"),
     "palinode.models.encoder_decoder": ("EncoderDecoderConfig",),
@@ -42,6 +52,7 @@ _HOMES = {
         "BothObjective",
         "ChooseObjective",
         "LtrObjective",
+        "MaskedObjective",
         "Objective",
         "Progress",
         "RtlObjective",
@@ -82,6 +93,7 @@ __all__ = [
     "Linear",
     "Ltr",
     "LtrObjective",
+    "MaskedObjective",
     "ModelConfig",
     "MuonAdamW",
     "Objective",
@@ -98,6 +110,7 @@ __all__ = [
     "Speedrun",
     "StepAt",
     "Store",
+    "TaskData",
     "Tuning",
     "Visibility",
     "gpt2",
