@@ -85,8 +85,8 @@ RunSettings(
 )
 ```
 
-`Decision(metric="validation.own.accuracy", better="higher", ...)` compares accuracies; the page draws chance and the trivial levels on
-every chart.
+`Decision(metric="validation.own.accuracy", better="higher", ...)` compares accuracies; the page draws chance and the
+trivial levels on every chart.
 """
 LEVELS = """## Levels
 
