@@ -254,3 +254,15 @@ def test_an_arm_has_another_shape_at_one_scale(experiment):
     assert shapes["wide", "d2"] == (64, plain.heads)
     assert shapes["wide", "d3"] == (96, 2)
     refused("d2", lambda: experiment.with_(arms=(experiment.arms[0], wide.with_(at={"d22": {}}))))
+
+
+def test_a_size_picks_arms_and_keeps_the_baseline(experiment):
+    three = with_arms(
+        experiment, {"recipe.steps": 300}, {"recipe.steps": 400}, sizes={"few": Size(arms=("ltr", "arm1"))}
+    )
+    resolved = three.resolve("few")
+    assert [arm.name for arm in resolved.arms] == ["ltr", "arm1"]
+    assert {run.arm for run in resolved.runs} == {"ltr", "arm1"}
+    assert len(three.resolve().arms) == 3
+    for arms, field in (((), "sizes.few.arms"), (("ltr", "arm9"), "arm9"), (("arm0",), "baseline")):
+        refused(field, lambda arms=arms: three.with_(sizes={"few": Size(arms=arms)}))

@@ -69,9 +69,10 @@ class Scale(Config):
 
 
 class Size(Config):
-    """A preset of budget: a change to the base, and which scales, seeds and trials are run (None: the experiment's)."""
+    """A preset of budget: a change to the base, and which arms, scales, seeds and trials are run (None: the experiment's)."""
 
     change: Mapping[str, Any] = Field(default_factory=dict)
+    arms: tuple[str, ...] | None = None
     scales: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     tuning: Tuning | None = None
@@ -227,19 +228,24 @@ class Experiment(Config):
                 )
 
     def _check_sizes(self) -> None:
-        names = [scale.name for scale in self.scales]
+        scales, arms = [scale.name for scale in self.scales], [arm.name for arm in self.arms]
         distinct_names(self.sizes, field="sizes")
         for name, size in self.sizes.items():
             check_file_name(name, field=f"sizes.{name}")
-            for wanted in size.scales or ():
-                if wanted not in names:
-                    raise BadInput(
-                        f"no scale is named {wanted!r}", field=f"sizes.{name}.scales", hint=nearest(wanted, names)
-                    )
-            if size.scales == ():
-                raise BadInput("no scales: leave it out to run all", field=f"sizes.{name}.scales")
+            _check_chosen("scale", size.scales, scales, field=f"sizes.{name}.scales")
+            _check_chosen("arm", size.arms, arms, field=f"sizes.{name}.arms")
+            if size.arms is not None and self.decision.baseline not in size.arms:
+                raise BadInput(f"the baseline {self.decision.baseline!r} is missing", field=f"sizes.{name}.arms")
             if size.seeds is not None:
                 check_seeds(size.seeds, field=f"sizes.{name}.seeds")
+
+
+def _check_chosen(what: str, wanted: tuple[str, ...] | None, names: list[str], *, field: str) -> None:
+    for name in wanted or ():
+        if name not in names:
+            raise BadInput(f"no {what} is named {name!r}", field=field, hint=nearest(name, names))
+    if wanted == ():
+        raise BadInput(f"no {what}s: leave it out to run all", field=field)
 
 
 class ResolvedArm(Config):

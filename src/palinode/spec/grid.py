@@ -37,6 +37,8 @@ def expand(
 ) -> ResolvedExperiment:
     """See `Experiment.resolve`."""
     size = _size(experiment, size_name)
+    if size.arms is not None:
+        experiment = experiment.with_(arms=tuple(arm for arm in experiment.arms if arm.name in size.arms), sizes={})
     scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
     chosen_seeds = seeds if seeds is not None else size.seeds if size.seeds is not None else experiment.seeds
     check_seeds(chosen_seeds, field="--seeds" if seeds is not None else "seeds")
