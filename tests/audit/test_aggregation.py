@@ -264,6 +264,30 @@ def test_sum_over_sum_with_short_windows(head, windows):
     assert (finding.outcome, "two of 1 and 7" in finding.message) == ("pass", True)
 
 
+def test_sum_over_sum_where_every_row_scores_one_token(head, windows):
+    """A task trained on its answer: one row in each micro-batch would weigh the same either way."""
+    example = LtrObjective().example(torch.cat([windows] * 3)[:6], Draw(), SPECIALS)
+    weight = torch.zeros_like(example.loss_weight)
+    weight[:, 40] = 1.0
+    one_each = replace(example, loss_weight=weight)
+    finding = check_sum_over_sum(stepper(head, sum_over_sum), one_each)
+    assert (finding.outcome, "two of 1 and 5 scored tokens" in finding.message) == ("pass", True)
+    assert check_sum_over_sum(stepper(head, mean_of_means), one_each).outcome == "fail"
+
+
+def test_sum_over_sum_looks_on_where_two_rows_are_alike(windows):
+    """The first two rows cost the same per token, so they cannot show how they are weighted; the third can."""
+    uneven = nn.Embedding(SPECIALS.vocab_size, SPECIALS.vocab_size)
+    nn.init.zeros_(uneven.weight)
+    with torch.no_grad():
+        uneven.weight[3, 4] = 2.0
+    rows = torch.full((3, WINDOW), 5)
+    rows[2, ::2], rows[2, 1::2] = 3, 4
+    example = LtrObjective().example(rows, Draw(), SPECIALS)
+    assert check_sum_over_sum(stepper(uneven, sum_over_sum), example).outcome == "pass"
+    assert check_sum_over_sum(stepper(uneven, mean_of_means), example).outcome == "fail"
+
+
 def test_m38_coefficients_times_ten():
     def training(factor):
         return 2.5 + factor * 0.01

@@ -173,9 +173,29 @@ def check_sum_over_sum(step: LossAndGradient, example: Example) -> Finding:
     Positive control: the two micro-batches' own means differ, so that a mean of means would show.
 
     Args:
-        example: any Example of at least two rows; only its first two are used.
+        example: any Example of at least two rows. One row makes each micro-batch; where it scores one token alone, such as the
+            answer of a task, all rows but the first make the large one.
     """
-    small, large = _rows(example, 0, SCORED_IN_SMALL), _rows(example, 1, SCORED_IN_LARGE)
+    findings: list[Finding] = []
+    for row in range(example.inputs.shape[0]):  # the two means of some rows are the same by chance
+        findings.append(_sum_over_sum(step, *_unlike(example, row)))
+        if findings[-1].outcome != "could_not_tell":
+            break
+    return findings[-1]
+
+
+def _unlike(example: Example, row: int) -> tuple[Example, Example]:
+    """One scored token of a row; and the row after it, or where that has one alone, all other rows."""
+    rows = example.inputs.shape[0]
+    others = [(row + step) % rows for step in range(1, rows)]
+    large = _rows(example, others[0], SCORED_IN_LARGE)
+    if large.loss_weight.count_nonzero() <= SCORED_IN_SMALL:
+        large = joined([_rows(example, other, SCORED_IN_LARGE) for other in others])
+    return _rows(example, row, SCORED_IN_SMALL), large
+
+
+def _sum_over_sum(step: LossAndGradient, small: Example, large: Example) -> Finding:
+    """What two micro-batches say."""
     alone, others = step([small])[0], step([large])[0]
     one_loss, one_gradient = step([joined([small, large])])
     two_loss, two_gradient = step([small, large])

@@ -131,7 +131,7 @@ def _evaluation_findings(settings: RunSettings, data: Source) -> tuple[Finding, 
         check_copies(settings.objective, bench.specials, settings.data.window_tokens),
         check_streams(streams),
         check_training_loss(*bench.training_loss()),
-        check_sum_over_sum(bench.loss_and_gradient, bench.two_rows()),
+        check_sum_over_sum(bench.loss_and_gradient, bench.several_rows()),
         *bench.sums_findings(moved.model, passes),
         *filter(None, [bench.auxiliary(passes)]),
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -35,6 +36,7 @@ AUDIT_SEED = 0
 EVALUATION_WINDOWS = 12  # of the validation split, and a short one: the checks repeat an evaluation nine times
 SMALL_LAYERS, SMALL_WIDTH = 2, 32
 MOVED_STEPS, LEAST_STEPS = 3, 8
+ROWS_OF_SUMS = 6
 
 
 def bench_model(model: ModelConfig) -> ModelConfig:
@@ -148,9 +150,11 @@ class TrainerBench:
 
         return check_auxiliary(evaluation_nats, training_nats)
 
-    def two_rows(self) -> Example:
-        """An Example of at least two rows."""
-        return batch_examples(self.training())[0]
+    def several_rows(self) -> Example:
+        """An Example of several rows: of a task each may score one token alone."""
+        training = self.training()
+        recipe = training.recipe.with_(batch_windows=ROWS_OF_SUMS * training.recipe.micro_batches)
+        return batch_examples(replace(training, recipe=recipe))[0]
 
     def loss_and_gradient(self, examples: Sequence[Example]) -> tuple[float, NDArray[np.float64]]:
         """The trainer's loss and gradient of one batch that comes in these micro-batches."""
