@@ -84,10 +84,11 @@ def test_arms_that_differ_in_one_thing_are_set_against_each_other_at_every_scale
     found = task_effects(record, SPLIT)
     assert {(effect.what, effect.said, effect.comparison.arm, effect.comparison.baseline) for effect in found} == {
         ("labels", "all - answer", "all", "answer"),
+        ("labels", "all - answer", "masked", "classifier"),  # without a direction, labels are what is hidden
         ("objective", "non-causal - causal", "classifier", "answer"),  # it trains on answers, whatever its labels say
         ("objective", "non-causal - causal", "masked", "all"),
     }
-    assert [effect.comparison.scale for effect in found] == ["v10"] * 3 + ["v20"] * 3 + ["v30"] * 3
+    assert [effect.comparison.scale for effect in found] == ["v10"] * 4 + ["v20"] * 4 + ["v30"] * 4
     at_30 = next(effect for effect in found if effect.what == "labels" and effect.comparison.scale == "v30")
     rows = task_accuracy(record, SPLIT).filter(scale="v30").sort("seed")
     expected = [
@@ -106,6 +107,20 @@ def test_the_order_of_the_arms_does_not_turn_an_effect_around(tmp_path):
     found = task_effects(made(tmp_path, arms=arms, vocabularies=(10,)), SPLIT)
     assert [effect.said for effect in found] == ["answer - last", "all - answer", "all - last"]
     assert [effect.comparison.arm for effect in found] == ["answer", "all", "all"]
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_weights_for_the_other_side_go_with_the_objective(tmp_path, listed):
+    """A mixer has them where it reads without a direction; alone they make no pair, and no other option may differ."""
+    arms = (TaskArm("answer", "answer"), TaskArm("classifier", "answer", "masked"), TaskArm("longer", "answer"))
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(10,), seeds=(1, 2)))
+    for run in store.experiment(NAME).runs:
+        mixer = {"kind": "hyena", "two_sided": run.entry.arm == "classifier", "order": 2 + (run.entry.arm == "longer")}
+        model = {**run.record.spec["model"], **({"mixers": [{"kind": "s4d"}, mixer]} if listed else {"mixer": mixer})}
+        (store.run_directory(run.entry.run_id) / "spec.json").unlink()
+        store.write_spec(run.entry.run_id, {**run.record.spec, "model": model})
+    [effect] = task_effects(store.experiment(NAME), SPLIT)
+    assert (effect.what, effect.comparison.arm, effect.comparison.baseline) == ("objective", "classifier", "answer")
 
 
 def test_two_arms_that_learned_nothing_are_marked(tmp_path):

@@ -118,8 +118,10 @@ def test_difficulty_is_the_number_that_varies_with_every_seed_and_the_levels(rec
 
 def test_effects_have_a_row_for_each_pair_and_scale(figures):
     rows = figures["effect-of-labels"].rows
-    assert list(dict.fromkeys(row["arm"] for row in rows)) == [f"v{v}: all\n− answer" for v in (10, 20, 30)]
-    assert sum(row["kind"] == "seed" for row in rows) == 9
+    assert list(dict.fromkeys(row["arm"] for row in rows)) == [
+        f"v{v}: {pair}" for pair in ("all\n− answer", "masked\n− classifier") for v in (10, 20, 30)
+    ]
+    assert sum(row["kind"] == "seed" for row in rows) == 18
     assert {row["arm"] for row in figures["effect-of-causality"].rows} == {
         f"v{v}: {pair}" for v in (10, 20, 30) for pair in ("classifier\n− answer", "masked\n− all")
     }

@@ -1,7 +1,8 @@
 """What training on all tokens does beside training on answers, and reading without a direction beside reading in one.
 
 Arms are set against each other where their specs differ in that alone: in `labels`, or in the objective. What was tuned for each
-arm (a learning rate) may differ as well. A masked objective that hides answers alone trains on answers whatever its labels say.
+arm (a learning rate) may differ as well, and what goes with the difference: what else a masked objective hides, and the weights of
+a mixer for what comes after a slot. A masked objective that hides answers alone trains on answers whatever its labels say.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ What = Literal["labels", "objective"]
 LABELS = ("all", "answer", "last")  # an effect is that of the first of two
 CAUSAL = ("ltr", "rtl")
 IGNORED = ("evaluation.directions",)  # of a run without a direction it says nothing
+TWO_SIDED = "two_sided"  # option of a mixer: weights that the causal form leaves unused
+HIDDEN_RATE = "objective.rate"  # how much is hidden beside the answers: all that labels mean without a direction
 EFFECT_SCHEMA: dict[str, Any] = (
     {"what": pl.String, "effect_of": pl.String, "arm": pl.String, "against": pl.String, "scale": pl.String}
     | dict.fromkeys(("mean_difference", "interval_low", "interval_high", "confidence", "sign_flip_p"), pl.Float64)
@@ -91,17 +94,32 @@ def _pairs(record: ExperimentRecord, scale: str) -> Iterator[tuple[What, str, st
     for place, (first, one) in enumerate(specs):
         for second, other in specs[place + 1 :]:
             differing = {path for path in {*one, *other} if one.get(path) != other.get(path)}
-            if differing == {"labels"} and {one["labels"], other["labels"]} <= set(LABELS):
-                order = sorted(
-                    [(one["labels"], first), (other["labels"], second)], key=lambda item: LABELS.index(item[0])
-                )
-                yield "labels", " - ".join(labels for labels, _ in order), order[0][1], order[1][1]
-            elif differing and all(path.startswith("objective.") for path in differing):
-                kinds = {first: one.get("objective.kind"), second: other.get("objective.kind")}
-                masked = [arm for arm, kind in kinds.items() if kind == NON_CAUSAL]
-                causal = [arm for arm, kind in kinds.items() if kind in CAUSAL]
-                if masked and causal:
-                    yield "objective", "non-causal - causal", masked[0], causal[0]
+            kinds = {first: one.get("objective.kind"), second: other.get("objective.kind")}
+            labels = {first: one["labels"], second: other["labels"]}
+            masked = [arm for arm, kind in kinds.items() if kind == NON_CAUSAL]
+            causal = [arm for arm, kind in kinds.items() if kind in CAUSAL]
+            may_differ = {"labels", HIDDEN_RATE} if len(masked) == 2 else {"labels"}
+            if "labels" in differing and differing <= may_differ and set(labels.values()) <= set(LABELS):
+                order = sorted(labels, key=lambda arm: LABELS.index(labels[arm]))
+                yield "labels", " - ".join(labels[arm] for arm in order), order[0], order[1]
+            elif masked and causal and all(path.startswith("objective.") for path in _without_sides(one, other)):
+                yield "objective", "non-causal - causal", masked[0], causal[0]
+
+
+def _without_sides(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    """Paths at which two specs differ, whatever their mixers have for what comes after a slot."""
+    return {
+        path
+        for path in {*one, *other}
+        if path.rpartition(".")[2] != TWO_SIDED and _plain(one.get(path)) != _plain(other.get(path))
+    }
+
+
+def _plain(leaf: Any) -> Any:
+    """A leaf without that option of the mixers in it (a list of mixers is one leaf)."""
+    if isinstance(leaf, dict):
+        return {name: _plain(value) for name, value in leaf.items() if name != TWO_SIDED}
+    return [_plain(value) for value in leaf] if isinstance(leaf, list | tuple) else leaf
 
 
 def _trained(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:

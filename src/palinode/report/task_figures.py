@@ -39,7 +39,7 @@ EFFECTS = {
     "objective": ("effect-of-causality", "What reading without a direction does"),
 }
 EFFECT_NOTES = {
-    "labels": "Two arms whose specs differ in their labels alone, paired by seed",
+    "labels": "Two arms whose specs differ in their labels alone (without a direction: in what is hidden), paired by seed",
     "objective": "Two arms whose specs differ in the objective alone, paired by seed: non-causal minus causal",
 }
 ASIDE = 0.02
@@ -206,7 +206,7 @@ def _effect_rows(label: str, effect: Effect) -> Rows:
 
 def _effect_notes(what: str, found: Sequence[Effect]) -> tuple[str, ...]:
     said = ", ".join(dict.fromkeys(effect.said.replace(" - ", " minus ") for effect in found))
-    notes = [f"{EFFECT_NOTES[what]}{f' ({said})' if what == 'labels' else ''}. What was tuned for each may differ."]
+    notes = [f"{EFFECT_NOTES[what]}{f': {said}' if what == 'labels' else ''}. What was tuned for each may differ."]
     many = len({effect.comparison.scale for effect in found}) > 1
     flat = [
         f"{e.comparison.arm} and {e.comparison.baseline}{f' at {e.comparison.scale}' if many else ''}"
