@@ -67,8 +67,7 @@ def run_one(
         should_stop: asked between steps; at a yes a checkpoint is written and the result is `stopped`, which is not
             recorded: the same call goes on later.
     """
-    ended = store.record(spec.run_id).result if (store.run_directory(spec.run_id) / RESULT_FILE).exists() else None
-    if ended is not None and ended.outcome in FINAL_OUTCOMES:
+    if (ended := already_ended(spec, store)) is not None:
         return ended
     attempt = Attempt.begin(spec, store, on_event)
     attempt.resume()
@@ -76,24 +75,14 @@ def run_one(
         reached_end = train(attempt.training, after_step=attempt.after_step, should_stop=should_stop)
     except DivergedError as problem:
         return attempt.record("diverged", reason=str(problem))
-    attempt.save()
-    if not reached_end:
-        return attempt.result("stopped", reason=f"stopped after step {attempt.training.step}")
-    measured = spec.evaluation.split
-    splits: tuple[Split, ...] = (measured, "test") if spec.evaluation.test else (measured,)
-    found = {split: attempt.evaluate(split, final=True) for split in splits}
-    scores: Scores = {str(split): evaluation.as_rows() for split, evaluation in found.items()}
-    if isinstance(attempt.data, TaskStore) and measured == "validation":
-        attempt.place_on_task(attempt.data, found)
-    if spec.evaluation.context_lengths:
-        attempt.vary_context(splits)
-    if spec.evaluation.layer_cut:
-        attempt.cut_layers(splits)
-    if spec.evaluation.embeddings:
-        attempt.measure_embeddings()
-    if measured == "validation":  # nothing is claimed from a trial, so it is not audited
-        attempt.audit()
-    return attempt.record("done", scores=scores)
+    return attempt.finish() if reached_end else attempt.stop()
+
+
+def already_ended(spec: RunSpec, store: Store) -> Result | None:
+    """The result of a run that would end the same way again; None where there is work to do."""
+    there = (store.run_directory(spec.run_id) / RESULT_FILE).exists()
+    ended = store.record(spec.run_id).result if there else None
+    return ended if ended is not None and ended.outcome in FINAL_OUTCOMES else None
 
 
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
@@ -155,7 +144,15 @@ def load_trained(spec: RunSpec, store: Store) -> Trained:
 class Attempt:
     """One process's work on a run. Every file it writes lies in the run's directory."""
 
-    def __init__(self, spec: RunSpec, store: Store, data: Source, training: Training, emit: Callable[[Event], None]):
+    def __init__(
+        self,
+        spec: RunSpec,
+        store: Store,
+        data: Source,
+        training: Training,
+        emit: Callable[[Event], None],
+        runs_together: int = 1,
+    ):
         self.spec = spec
         self.store = store
         self.data = data
@@ -165,11 +162,15 @@ class Attempt:
         self.number = 1
         self.evaluations = 0
         self.seconds = dict.fromkeys(TIMED, 0.0)
-        self.fingerprint = fingerprint(training.device)
+        self.fingerprint = fingerprint(training.device) | {"runs_together": runs_together}
 
     @classmethod
-    def begin(cls, spec: RunSpec, store: Store, emit: Callable[[Event], None]) -> Attempt:
-        """Prepare data, model and optimizer; write the spec."""
+    def begin(cls, spec: RunSpec, store: Store, emit: Callable[[Event], None], runs_together: int = 1) -> Attempt:
+        """Prepare data, model and optimizer; write the spec.
+
+        Args:
+            runs_together: of how many runs the weights are stacked, this one's included (for the fingerprint).
+        """
         use_threads(spec.threads)
         device = resolve_device(spec.device)
         data = prepare(spec.data)
@@ -187,7 +188,7 @@ class Attempt:
             objective_state=spec.objective.state(),
         )
         store.write_spec(spec.run_id, encode(spec))
-        return cls(spec, store, data, training, emit)
+        return cls(spec, store, data, training, emit, runs_together)
 
     def resume(self) -> None:
         """Go on from the newest good checkpoint; rows that a later attempt will write again are dropped."""
@@ -222,6 +223,31 @@ class Attempt:
             self.evaluate(self.spec.evaluation.split)
         if done % recipe.checkpoint_interval_steps == 0 and not last:
             self.save()
+
+    def stop(self) -> Result:
+        """Write a checkpoint for the next attempt to go on from."""
+        self.save()
+        return self.result("stopped", reason=f"stopped after step {self.training.step}")
+
+    def finish(self) -> Result:
+        """What follows the last step: save, measure, audit, record."""
+        spec = self.spec
+        self.save()
+        measured = spec.evaluation.split
+        splits: tuple[Split, ...] = (measured, "test") if spec.evaluation.test else (measured,)
+        found = {split: self.evaluate(split, final=True) for split in splits}
+        scores: Scores = {str(split): evaluation.as_rows() for split, evaluation in found.items()}
+        if isinstance(self.data, TaskStore) and measured == "validation":
+            self.place_on_task(self.data, found)
+        if spec.evaluation.context_lengths:
+            self.vary_context(splits)
+        if spec.evaluation.layer_cut:
+            self.cut_layers(splits)
+        if spec.evaluation.embeddings:
+            self.measure_embeddings()
+        if measured == "validation":  # nothing is claimed from a trial, so it is not audited
+            self.audit()
+        return self.record("done", scores=scores)
 
     def evaluate(self, split: Split, *, final: bool = False) -> Evaluation:
         """Score a split and write the row."""

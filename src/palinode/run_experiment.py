@@ -22,11 +22,13 @@ from palinode.base.finding import AuditReport, Finding
 from palinode.plan import Plan, plan
 from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentEntry, RunEntry
 from palinode.results.store import Store
+from palinode.run_together import stack_key
 from palinode.spec.code import Code, keep_code
 from palinode.spec.experiment import ResolvedArm, ResolvedExperiment
 from palinode.spec.pin import pinned
 from palinode.spec.tuning import trials
-from palinode.sweep.local import Job, SweepEnd, default_workers, sweep
+from palinode.sweep.local import SweepEnd, default_workers, sweep
+from palinode.sweep.process import Job
 from palinode.train.parallel import resolve_device
 from palinode.tune import tuned
 
@@ -59,6 +61,7 @@ def run_experiment(
     code: Code | None = None,
     command: Sequence[str] = (),
     workers: int | None = None,
+    stack: int = 1,
     on_event: OnEvent = lambda event: None,
 ) -> SweepEnd:
     """Audit, plan, tune and run an experiment; its entry in the store says what was asked, predicted, chosen and found.
@@ -66,7 +69,8 @@ def run_experiment(
     Args:
         code: the user's Python that parts of the experiment were written in.
         command: the command line, for the record.
-        workers: runs at a time; default see `default_at_a_time`.
+        workers: processes at a time; default see `default_at_a_time`.
+        stack: so many runs of one shape at most are trained together in a process (`run_together`).
         on_event: called with `audit`, `plan`, `choice`, `note` events and those of `sweep.local.sweep`.
 
     Raises:
@@ -100,7 +104,7 @@ def run_experiment(
     on_event({"event": "plan", **planned.as_data()})
     began = time.perf_counter()
     if resolved.tuning is not None:
-        end = _run_trials(resolved, store, code, command, at_a_time, on_event)
+        end = _run_trials(resolved, store, code, command, (at_a_time, stack), on_event)
         if end.interrupted is not None or (found := tuned(resolved, store)) is None:
             return end
         resolved, choices = found
@@ -108,7 +112,8 @@ def run_experiment(
         store.write_experiment(entry)
     for choice in choices:
         on_event({"event": "choice", **encode(choice)})
-    end = sweep(_jobs(resolved, store, code), store, workers=at_a_time, on_event=_labelled(resolved, on_event))
+    events = _labelled(resolved, on_event)
+    end = sweep(_jobs(resolved, store, code), store, workers=at_a_time, stack=stack, on_event=events)
     measured = _measured(planned, time.perf_counter() - began, end)
     compared = _compared(resolved, store, choices) if end.interrupted is None else entry.comparison
     store.write_experiment(entry.with_(plan=dict(entry.plan) | measured, comparison=compared))
@@ -209,13 +214,15 @@ def _run_trials(
     store: Store,
     code: Code | None,
     command: Sequence[str],
-    workers: int,
+    at_a_time: tuple[int, int],
     on_event: OnEvent,
 ) -> SweepEnd:
     """Run the trials that choose, as an experiment of their own in the store; the arms were audited already."""
     chooser = trials(resolved)
     store.write_experiment(_entry(chooser, code, command, (), (), earlier=_earlier(chooser, store)))
-    return sweep(_jobs(chooser, store, code), store, workers=workers, on_event=_labelled(chooser, on_event))
+    workers, stack = at_a_time
+    events = _labelled(chooser, on_event)
+    return sweep(_jobs(chooser, store, code), store, workers=workers, stack=stack, on_event=events)
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
@@ -254,7 +261,7 @@ def _jobs(resolved: ResolvedExperiment, store: Store, code: Code | None) -> list
         directory = store.write_spec(run.spec.run_id, encode(run.spec))
         if code is not None:
             keep_code(directory, code)
-        jobs.append(Job(run.spec.run_id, directory, run.spec.threads))
+        jobs.append(Job(run.spec.run_id, directory, run.spec.threads, stack_key(run.spec)))
     return jobs
 
 

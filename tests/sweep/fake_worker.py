@@ -12,10 +12,14 @@ from palinode.results.store import Store
 from palinode.sweep.worker import main
 
 
-def work(directory: Path, emit, should_stop) -> Result:
+def work(directories, emit, should_stop) -> list[Result]:
+    return [one(directory, emit, should_stop) for directory in directories]
+
+
+def one(directory: Path, emit, should_stop) -> Result:
     spec = fsio.read_json(directory / "spec.json")
     fsio.append_line(directory / "attempts.jsonl", {"pid": os.getpid()})
-    emit({"event": "train", "step": 1, "threads": os.environ["OMP_NUM_THREADS"]})
+    emit({"event": "train", "run_id": directory.name, "step": 1, "threads": os.environ["OMP_NUM_THREADS"]})
     outcome = {
         "done": lambda: "done",
         "diverged": lambda: "diverged",

@@ -14,7 +14,8 @@ from palinode.base import fsio
 from palinode.base.errors import EnvironmentProblem
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.sweep.local import Job, default_workers, sweep, usable_cores
+from palinode.sweep.local import default_workers, sweep, usable_cores
+from palinode.sweep.process import Job
 
 WORKER = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
 DRIVER = f"""
@@ -22,7 +23,8 @@ import json, sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from palinode.results.store import Store
-from palinode.sweep.local import Job, sweep
+from palinode.sweep.local import sweep
+from palinode.sweep.process import Job
 store = Store(Path(sys.argv[1]))
 jobs = [Job(i, store.run_directory(i)) for i in sys.argv[3:]]
 end = sweep(jobs, store, workers=int(sys.argv[2]), worker={WORKER!r}, on_event=lambda e: print(json.dumps(e), flush=True))

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 RUNS_LIMIT = 1000  # more runs than this need a --yes
 MOST_WORKERS = 1024
+MOST_STACKED = 256
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
 SizeOption = Annotated[
@@ -40,6 +41,12 @@ WorkersOption = Annotated[
     int | None,
     typer.Option(
         "--workers", min=1, max=MOST_WORKERS, help="Runs at a time. Default: cores divided by threads per run."
+    ),
+]
+StackOption = Annotated[
+    int,
+    typer.Option(
+        "--stack", min=1, max=MOST_STACKED, help="Train up to so many runs of one shape together in each process."
     ),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help=f"Go on with more than {RUNS_LIMIT:,} runs.")]

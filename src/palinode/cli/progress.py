@@ -159,6 +159,8 @@ def _once(event: Event) -> str | None:
     if kind == "note":
         who = f"{_name(event)}: " if "run_id" in event else ""
         return f"{who}{event['message']}"
+    if kind == "alone":
+        return f"{_name(event)}: tried again by itself, as its stack failed: {event['reason']}"
     if kind == "elsewhere":
         return f"{_name(event)}: {event['message']}"
     if kind == "output":

@@ -14,6 +14,7 @@ from palinode.cli.options import (
     SeedsOption,
     SetOption,
     SizeOption,
+    StackOption,
     StoreOption,
     WorkersOption,
     YesOption,
@@ -36,6 +37,7 @@ def run(
     seeds: SeedsOption = None,
     store: StoreOption = DEFAULT_STORE,
     workers: WorkersOption = None,
+    stack: StackOption = 1,
     report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
     yes: YesOption = False,
     allow_code: AllowCodeOption = False,
@@ -56,7 +58,9 @@ def run(
     place = Store(store)
     command = ["palinode", *(context.obj or [])]
     with progress(as_json=json, quiet=quiet) as show:
-        end = run_experiment(resolved, place, code=source.code, command=command, workers=workers, on_event=show)
+        end = run_experiment(
+            resolved, place, code=source.code, command=command, workers=workers, stack=stack, on_event=show
+        )
     if end.interrupted is not None:
         typer.echo("interrupted: the same command goes on where this one stopped", err=True)
         return end.exit_code

@@ -63,6 +63,11 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
     return _by_group(example, total, nats.view(example.targets.shape))
 
 
+def every_nats(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+    """(R, S) weighted nats of all slots from their (R, S, V) logits: no slot is left out, so every batch takes the same way."""
+    return _nats(logits.flatten(0, 1), targets.flatten()).view(targets.shape) * weight
+
+
 def _total(
     states: Tensor, targets: Tensor, weight: Tensor, logits_of: LogitsOf, chunk_slots: int | None
 ) -> tuple[Tensor, Tensor]:

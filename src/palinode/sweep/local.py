@@ -1,4 +1,4 @@
-"""Run specs in, records out, on this machine: one process per run, at most `workers` at a time.
+"""Run specs in, records out, on this machine: one process per run, or per stack of runs, at most `workers` at a time.
 
 A run that fails, runs out of memory or is killed becomes a result; the others go on. A run that is done is not run again,
 whichever experiment it was done for. One interrupt asks the runs to write a checkpoint and end; a second one kills them.
@@ -9,24 +9,25 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError
-from palinode.results.record import Result, RunOutcome
+from palinode.results.record import Result
 from palinode.results.store import Store
 from palinode.sweep.lease import Watch, clear_dead, holder
+from palinode.sweep.process import Job, Process
 from palinode.sweep.worker import FINAL_OUTCOMES
 
 Event = dict[str, Any]
@@ -37,21 +38,8 @@ STOP_GRACE_SECONDS = (
     30.0  # what a run gets to write its checkpoint; killing it then costs at most one checkpoint interval
 )
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of computing, and the period they are for
-LAST_LINES = 40  # of what a run printed, kept to explain its death
+LAST_WORDS = ("finished", "alone", "problem", "busy")  # of a worker on a run
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run to do. Its directory holds spec.json (and the code that the spec needs).
-
-    Attributes:
-        threads: CPU threads the run computes with, as its spec says.
-    """
-
-    run_id: str
-    directory: Path
-    threads: int = 1
 
 
 @dataclass(frozen=True)
@@ -96,20 +84,23 @@ def sweep(
     store: Store,
     *,
     workers: int,
+    stack: int = 1,
     on_event: Callable[[Event], None] = lambda event: None,
     worker: Sequence[str] = WORKER,
 ) -> SweepEnd:
     """Do these runs.
 
     Args:
+        stack: as many runs at most share a process, where their keys allow it.
         on_event: called with every event, which names its `run_id`: `reused`, `started`, `elsewhere` (another process works
-            on it), the run's own metrics rows, `output` (a printed line), `finished` (with `outcome` and `reason`).
-        worker: the command of a worker; the run's directory is appended.
+            on it), the run's own metrics rows, `output` (a printed line), `alone` (its stack failed, for a `reason`; it is
+            tried again by itself), `finished` (with `outcome` and `reason`).
+        worker: the command of a worker; the runs' directories are appended.
 
     Raises:
         EnvironmentProblem: the machine refused (disk, device); runs that were going were asked to stop first.
     """
-    driver = _Driver(jobs, store, workers, on_event, tuple(worker))
+    driver = _Driver(jobs, store, workers, stack, on_event, tuple(worker))
     with driver.listening_to_signals():
         try:
             driver.loop()
@@ -118,46 +109,24 @@ def sweep(
     return driver.end()
 
 
-@dataclass
-class _Process:
-    """A running worker and what it has said so far."""
-
-    job: Job
-    process: subprocess.Popen[bytes]
-    buffers: dict[str, bytes] = field(default_factory=lambda: {"out": b"", "err": b""})
-    printed: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
-    last: Event | None = None  # finished, problem or busy
-    killed: bool = False
-
-    def ask_to_stop(self) -> None:
-        """Close its lifeline: it writes a checkpoint and ends."""
-        if self.process.stdin is not None and not self.process.stdin.closed:
-            with contextlib.suppress(OSError):
-                self.process.stdin.close()
-
-    def kill(self) -> None:
-        """End it and whatever it started, now."""
-        self.killed = True
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-
 class _Driver:
     def __init__(
         self,
         jobs: Sequence[Job],
         store: Store,
         workers: int,
+        stack: int,
         on_event: Callable[[Event], None],
         worker: tuple[str, ...],
     ):
         self.store = store
         self.workers = workers
+        self.stack = stack
         self.on_event = on_event
         self.worker = worker
         self.waiting = deque({job.run_id: job for job in jobs}.values())
         self.elsewhere: dict[str, tuple[Job, float]] = {}
-        self.running: list[_Process] = []
+        self.running: list[Process] = []
         self.outcomes: dict[str, str] = {}
         self.reused: set[str] = set()
         self.signals: list[int] = []
@@ -232,14 +201,35 @@ class _Driver:
     def _start_what_fits(self) -> None:
         while self.waiting and len(self.running) < self.workers:
             job = self.waiting.popleft()
-            if (result := _result(self.store, job)) is not None and result.outcome in FINAL_OUTCOMES:
-                self._reuse(job, result)
+            if (stale_nonce := self._free(job)) is None:
                 continue
-            held_by, stale_nonce = holder(job.directory, self.watch)
-            if held_by is not None:
-                self._wait_for_other(job, held_by)
-            else:
-                self._start(job, stale_nonce)
+            jobs = [job]
+            if not stale_nonce:  # the lease of one run says nothing of another's
+                jobs += self._companions(job)
+            self._start(jobs, stale_nonce)
+
+    def _free(self, job: Job) -> str | None:
+        """The nonce of a stale lease to take over, "" where there is none; None: the run is done, or another process has it."""
+        if (result := _result(self.store, job)) is not None and result.outcome in FINAL_OUTCOMES:
+            self._reuse(job, result)
+            return None
+        held_by, stale_nonce = holder(job.directory, self.watch)
+        if held_by is not None:
+            self._wait_for_other(job, held_by)
+            return None
+        return stale_nonce or ""
+
+    def _companions(self, job: Job) -> list[Job]:
+        """Waiting jobs to share a process with this one: no more than a fair share of them for each worker."""
+        alike = [other for other in self.waiting if job.stack is not None and other.stack == job.stack]
+        most = min(self.stack, math.ceil((1 + len(alike)) / self.workers)) - 1
+        found: list[Job] = []
+        for other in alike:
+            if len(found) < most and not (_result(self.store, other) or any(holder(other.directory, self.watch))):
+                found.append(other)
+        for other in found:
+            self.waiting.remove(other)
+        return found
 
     def _reuse(self, job: Job, result: Result) -> None:
         self.outcomes[job.run_id] = result.outcome
@@ -265,27 +255,14 @@ class _Driver:
             else:
                 self.waiting.append(job)
 
-    def _start(self, job: Job, stale_nonce: str | None) -> None:
-        takeover = ("--stale-lease", stale_nonce) if stale_nonce else ()
-        threads = {name: str(job.threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
-        try:
-            started = subprocess.Popen(
-                [*self.worker, str(job.directory), *takeover],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # a terminal's Ctrl-C reaches the driver alone
-                env={**os.environ, **threads},
-            )
-        except OSError as error:
-            raise EnvironmentProblem(f"cannot start a process: {error.strerror}") from error
-        process = _Process(job, started)
-        for name, stream in (("out", started.stdout), ("err", started.stderr)):
-            assert stream is not None
+    def _start(self, jobs: Sequence[Job], stale_nonce: str) -> None:
+        process = Process.start(self.worker, jobs, stale_nonce)
+        for name, stream in process.streams():
             os.set_blocking(stream.fileno(), False)
             self.selector.register(stream, selectors.EVENT_READ, (process, name))
         self.running.append(process)
-        self._tell(job, {"event": "started", "pid": started.pid})
+        for job in jobs:
+            self._tell(job, {"event": "started", "pid": process.process.pid})
 
     def _listen(self, timeout_seconds: float) -> None:
         if not self.selector.get_map():
@@ -295,12 +272,12 @@ class _Driver:
             process, name = key.data
             self._read(process, name, key.fileobj)  # type: ignore[arg-type]
 
-    def _drain(self, process: _Process) -> None:
-        for name, stream in (("out", process.process.stdout), ("err", process.process.stderr)):
-            if stream is not None and not stream.closed:
+    def _drain(self, process: Process) -> None:
+        for name, stream in process.streams():
+            if not stream.closed:
                 self._read(process, name, stream)
 
-    def _read(self, process: _Process, name: str, stream: IO[bytes]) -> None:
+    def _read(self, process: Process, name: str, stream: IO[bytes]) -> None:
         """Take what has come; whole lines are events (out) or printed text (err)."""
         while True:
             try:
@@ -315,25 +292,29 @@ class _Driver:
             for line in lines:
                 self._heard(process, name, line)
 
-    def _heard(self, process: _Process, name: str, line: bytes) -> None:
+    def _heard(self, process: Process, name: str, line: bytes) -> None:
         text = line.decode("utf-8", errors="replace")
         if name == "err":
             process.printed.append(text)
-            self._tell(process.job, {"event": "output", "text": text})
+            self._tell(next(iter(process.jobs.values())), {"event": "output", "text": text})
             return
         try:
             event = json.loads(text)
-        except ValueError:
+            job = process.jobs[event["run_id"]]
+        except (ValueError, KeyError, TypeError):  # something that bypassed standard output's redirection
             return
-        if event.get("event") in ("finished", "problem", "busy"):
-            process.last = event
+        if event.get("event") in LAST_WORDS:
+            process.last[job.run_id] = event
         else:
-            self._tell(process.job, event)
+            self._tell(job, event)
 
-    def _ended(self, process: _Process) -> None:
+    def _ended(self, process: Process) -> None:
         self._drain(process)
         self._forget(process)
-        job, said = process.job, process.last or {}
+        for run_id, job in process.jobs.items():
+            self._conclude(process, job, process.last.get(run_id, {}))
+
+    def _conclude(self, process: Process, job: Job, said: Event) -> None:
         if said.get("event") == "busy":
             self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
         elif said.get("event") == "problem":
@@ -342,27 +323,34 @@ class _Driver:
             self._finish(job, str(said["outcome"]), said.get("reason"))
         elif self.stop_asked_at is not None:
             self._finish(job, "stopped", "stopped before it had begun, or killed: it goes on from its last checkpoint")
+        elif said.get("event") == "alone":
+            self._alone(job, str(said.get("reason")))
+        elif len(process.jobs) > 1:
+            self._alone(job, f"the process of {len(process.jobs)} runs {process.death()[0]}")
         else:
-            self._died(process)
+            self._died(process, job)
 
-    def _died(self, process: _Process) -> None:
+    def _alone(self, job: Job, reason: str) -> None:
+        """Try a run by itself: what ended the process of several says nothing of any of them."""
+        self._tell(job, {"event": "alone", "reason": reason})
+        self.waiting.append(replace(job, stack=None))
+
+    def _died(self, process: Process, job: Job) -> None:
         """A worker that ended without a word: its death is the run's result."""
-        code = process.process.returncode
-        outcome: RunOutcome = "oom" if code in (-signal.SIGKILL, 128 + signal.SIGKILL) else "failed"
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how, outcome = process.death()
         likely = ", most likely by the system because memory ran out" if outcome == "oom" else ""
         printed = "\n".join(process.printed)
         result = Result(
-            run_id=process.job.run_id, outcome=outcome, reason=f"the run's process {how}{likely}\n{printed}".rstrip()
+            run_id=job.run_id, outcome=outcome, reason=f"the run's process {how}{likely}\n{printed}".rstrip()
         )
         self.store.write_result(result)
-        self._finish(process.job, outcome, result.reason)
+        self._finish(job, outcome, result.reason)
 
     def _finish(self, job: Job, outcome: str, reason: str | None) -> None:
         self.outcomes[job.run_id] = outcome
         self._tell(job, {"event": "finished", "outcome": outcome, "reason": reason})
 
-    def _forget(self, process: _Process) -> None:
+    def _forget(self, process: Process) -> None:
         for stream in (process.process.stdout, process.process.stderr, process.process.stdin):
             if stream is not None:
                 with contextlib.suppress(KeyError, ValueError):
@@ -370,7 +358,8 @@ class _Driver:
                 with contextlib.suppress(OSError):
                     stream.close()
         process.process.wait()
-        clear_dead(process.job.directory, process.process.pid)
+        for job in process.jobs.values():
+            clear_dead(job.directory, process.process.pid)
         if process in self.running:
             self.running.remove(process)
 

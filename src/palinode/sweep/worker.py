@@ -1,8 +1,9 @@
-"""One run in one process: `python -m palinode.sweep.worker <run directory>`.
+"""One run in one process: `python -m palinode.sweep.worker <run directory>`; or several, their weights stacked.
 
-The directory's spec.json says what to do. Events go to the driver as JSON lines on standard output; whatever the run
-prints goes to standard error. Standard input is the lifeline: when it closes, because the driver asks for a stop or because
-it died, the run writes a checkpoint and ends. An exception becomes a result with outcome `failed` or `oom`.
+Each directory's spec.json says what to do. Events go to the driver as JSON lines on standard output, each with its `run_id`;
+whatever is printed goes to standard error. Standard input is the lifeline: when it closes, because the driver asks for a stop
+or because it died, the runs write a checkpoint and end. An exception becomes a result with outcome `failed` or `oom`; one that
+meets several runs says nothing of any of them, so each is handed back to be done alone.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError
-from palinode.results.record import Result, RunOutcome
+from palinode.results.record import RESULT_FILE, Result, RunOutcome
 from palinode.results.store import Store
-from palinode.sweep.lease import acquire
+from palinode.sweep.lease import Lease, acquire
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
-Work = Callable[[Path, Emit, Callable[[], bool]], Result]
+Work = Callable[[Sequence[Path], Emit, Callable[[], bool]], Sequence[Result]]
 
 FINAL_OUTCOMES = frozenset(
     ["done", "diverged"]
@@ -37,55 +38,76 @@ LONGEST_REASON_CHARACTERS = 20_000
 OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
-def train_run(directory: Path, emit: Emit, should_stop: Callable[[], bool]) -> Result:
-    """Train the run of a directory as its spec says (imports torch, so not before it is needed)."""
-    from palinode.run import run_one
+def train_runs(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool]) -> Sequence[Result]:
+    """Train the runs of some directories as their specs say (imports torch, so not before it is needed)."""
+    from palinode.run_together import run_together
     from palinode.spec.load import load_run
 
     # The driver has decided whose code may run before it started this process.
-    return run_one(load_run(directory, allow_code=True), Store(directory.parent), emit, should_stop)
+    specs = [load_run(directory, allow_code=True) for directory in directories]
+    return run_together(specs, Store(directories[0].parent), emit, should_stop)
 
 
-def main(arguments: Sequence[str] | None = None, work: Work = train_run) -> int:
-    """Work on one run. Returns the exit code: 0 whenever the driver was told what became of the run."""
+def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int:
+    """Work on some runs. Returns the exit code: 0 whenever the driver was told what became of each."""
     parser = argparse.ArgumentParser(prog="python -m palinode.sweep.worker", description=__doc__)
-    parser.add_argument("directory", type=Path, help="the run's directory in the store")
+    parser.add_argument("directories", type=Path, nargs="+", help="the runs' directories in one store")
     parser.add_argument("--stale-lease", default=None, help="nonce of another host's dead lease that may be taken over")
     options = parser.parse_args(arguments)
     faulthandler.enable()
     channel = _Channel.open()
     stop = _Stop(nothing_done_yet=lambda: channel.events == 0)
-    lease = acquire(options.directory, stale_nonce=options.stale_lease)
-    if lease is None:
-        channel.emit({"event": "busy"})
-        return 0
+    leases: dict[Path, Lease] = {}
+    for directory in options.directories:
+        if (lease := acquire(directory, stale_nonce=options.stale_lease)) is None:
+            channel.emit({"event": "busy", "run_id": directory.name})
+        else:
+            leases[directory] = lease
+
+    def should_stop() -> bool:
+        return stop.asked or channel.broken or any(lease.lost for lease in leases.values())
+
     try:
-        channel.emit(_work(options.directory, channel.emit, lambda: stop.asked or channel.broken or lease.lost, work))
+        for event in _work(list(leases), channel.emit, should_stop, work):
+            channel.emit(event)
     finally:
-        lease.release()
+        for lease in leases.values():
+            lease.release()
     return 0
 
 
-def _work(directory: Path, emit: Emit, should_stop: Callable[[], bool], work: Work) -> Event:
-    """The last event of this process: `finished` with the outcome, or `problem` when the machine refused."""
-    store = Store(directory.parent)
-    with contextlib.suppress(PalinodeError):  # a result that does not decode is replaced
-        earlier = store.record(directory.name).result
-        if earlier is not None and earlier.outcome in FINAL_OUTCOMES:
-            return _finished(earlier)
-    (directory / "result.json").unlink(missing_ok=True)
+def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], work: Work) -> list[Event]:
+    """The last event of each run: `finished` with the outcome, `alone`, or `problem` when the machine refused."""
+    ended = {directory: earlier for directory in directories if (earlier := _earlier(directory)) is not None}
+    left = [directory for directory in directories if directory not in ended]
+    for directory in left:
+        (directory / RESULT_FILE).unlink(missing_ok=True)
     try:
-        return _finished(work(directory, emit, should_stop))
-    except EnvironmentProblem as error:  # not the run's fault: it goes on when the disk, say, has room again
-        return {"event": "problem", "exit_code": error.exit_code, "message": str(error)}
+        results = [*ended.values(), *(work(left, emit, should_stop) if left else ())]
+        return [_finished(result) for result in results]
+    except EnvironmentProblem as error:  # not the runs' fault: they go on when the disk, say, has room again
+        problem = {"event": "problem", "exit_code": error.exit_code, "message": str(error)}
+        return [{**problem, "run_id": directory.name} for directory in directories]
     except Exception as error:  # noqa: BLE001 - the one place where any exception is a result
-        result = Result(run_id=directory.name, outcome=_outcome_of(error), reason=_reason(error))
-        store.write_result(result)
-        return _finished(result)
+        if len(left) > 1:
+            reason = _reason(error).splitlines()[0]
+            return [{"event": "alone", "run_id": directory.name, "reason": reason} for directory in directories]
+        result = Result(run_id=left[0].name, outcome=_outcome_of(error), reason=_reason(error))
+        Store(left[0].parent).write_result(result)
+        return [*map(_finished, ended.values()), _finished(result)]
+
+
+def _earlier(directory: Path) -> Result | None:
+    """How a run ended that needs no more work."""
+    with contextlib.suppress(PalinodeError):  # a result that does not decode is replaced
+        earlier = Store(directory.parent).record(directory.name).result
+        if earlier is not None and earlier.outcome in FINAL_OUTCOMES:
+            return earlier
+    return None
 
 
 def _finished(result: Result) -> Event:
-    return {"event": "finished", "outcome": result.outcome, "reason": result.reason}
+    return {"event": "finished", "run_id": result.run_id, "outcome": result.outcome, "reason": result.reason}
 
 
 def _outcome_of(error: BaseException) -> RunOutcome:

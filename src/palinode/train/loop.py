@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -150,9 +150,18 @@ def train(
 def take_step(training: Training) -> StepReport:
     """One optimizer step: build the batch's Examples, add up gradients over micro-batches, clip, update."""
     started = time.perf_counter()
-    step, recipe, reads = training.step, training.recipe, training.reads()
     examples = batch_examples(training)
-    loss = accumulate_gradients(training, examples)
+    report = update(training, examples, accumulate_gradients(training, examples))
+    return replace(report, seconds=time.perf_counter() - started)
+
+
+def update(training: Training, examples: list[Example], loss: BatchLoss) -> StepReport:
+    """What follows once the gradients are there: clip them, move the parameters, count. Its seconds are left at 0.
+
+    Raises:
+        DivergedError: the gradient norm is not finite.
+    """
+    step, recipe, reads = training.step, training.recipe, training.reads()
     norm = _gradient_norm(training.optimizers, recipe.gradient_clip)
     if not math.isfinite(norm):
         raise DivergedError(step, "the gradient norm")
@@ -169,7 +178,7 @@ def take_step(training: Training) -> StepReport:
     }
     _count(training, examples, reads, loss.scored_by_group)
     factor = recipe.schedule.factor(scheduled, recipe.steps)
-    return StepReport(step, loss.nats_by_group, factor, norm, time.perf_counter() - started, loss.auxiliary)
+    return StepReport(step, loss.nats_by_group, factor, norm, 0.0, loss.auxiliary)
 
 
 def batch_examples(training: Training) -> list[Example]:
@@ -219,29 +228,45 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
     """
     denominator = sum(example.denominator for example in examples)
     rows = sum(len(example.inputs) for example in examples)
-    total = torch.zeros((), device=training.device)
     nats: dict[str, Tensor] = {}
     scored: dict[str, int] = {}
-    terms: dict[str, list[AuxiliaryTerm]] = {}
+    terms: list[dict[str, AuxiliaryTerm]] = []
     for micro, example in enumerate(examples):
         _seed_dropout(training, micro)
         with autocast(training.device, training.recipe.precision):
             hidden, added = read_and_terms(training.model, example)
         loss = weighted_nats(example, hidden, training.model.logits_map())
-        torch.autograd.backward(_with_terms(loss.total / denominator, added.values(), rows))
-        for name, term in added.items():
-            terms.setdefault(name, []).append(replace(term, value=term.value.detach()))
-        total += loss.total.detach()
+        torch.autograd.backward(with_terms(loss.total / denominator, added.values(), rows))
+        terms.append({name: replace(term, value=term.value.detach()) for name, term in added.items()})
         for name, count in loss.scored_by_group.items():
             nats[name] = nats.get(name, torch.zeros((), device=training.device)) + loss.nats_by_group[name]
             scored[name] = scored.get(name, 0) + count
+    return batch_loss(training.step, denominator, rows, nats, scored, terms)
+
+
+def batch_loss(
+    step: int,
+    denominator: float,
+    rows: int,
+    nats: Mapping[str, Tensor],
+    scored: Mapping[str, int],
+    terms: Sequence[Mapping[str, AuxiliaryTerm]],
+) -> BatchLoss:
+    """The loss of a batch of so many rows from the sums of its passes and the auxiliary terms of its micro-batches.
+
+    Raises:
+        DivergedError: something is not finite.
+    """
     means = {name: float(total) / max(1, scored[name]) for name, total in nats.items()}
     if not all(math.isfinite(value) for value in means.values()):
-        raise DivergedError(training.step, "the loss")
-    return BatchLoss(float(total) / denominator, means, scored, *_told(terms, rows, training.step))
+        raise DivergedError(step, "the loss")
+    names = dict.fromkeys(name for some in terms for name in some)
+    found = {name: [some[name] for some in terms if name in some] for name in names}
+    total = sum(float(value) for value in nats.values())
+    return BatchLoss(total / denominator, means, dict(scored), *_told(found, rows, step))
 
 
-def _with_terms(loss: Tensor, terms: Iterable[AuxiliaryTerm], rows: int) -> Tensor:
+def with_terms(loss: Tensor, terms: Iterable[AuxiliaryTerm], rows: int) -> Tensor:
     """What one micro-batch adds to the loss of a batch of so many rows."""
     for term in terms:
         loss = loss + term.coefficient * (term.rows / rows) * term.value
@@ -250,7 +275,7 @@ def _with_terms(loss: Tensor, terms: Iterable[AuxiliaryTerm], rows: int) -> Tens
 
 def _told(terms: Mapping[str, list[AuxiliaryTerm]], rows: int, step: int) -> tuple[float, dict[str, dict[str, float]]]:
     """What the terms of all micro-batches added to the loss, and what was measured of each of them."""
-    added = {name: float(_with_terms(torch.zeros(()), found, rows)) for name, found in terms.items()}
+    added = {name: float(with_terms(torch.zeros(()), found, rows)) for name, found in terms.items()}
     measured = {
         name: {key: float(value) for key, value in mean_measured(found).items()} for name, found in terms.items()
     }

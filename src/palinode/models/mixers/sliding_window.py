@@ -133,7 +133,9 @@ def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tens
     """(R, H, S, h) -> (R * blocks, H, W n, h): each block with so many neighbours before and after it, zeros beyond the ends."""
     before, after = sides
     padded = F.pad(x, (0, 0, before * window, (blocks + after) * window - x.shape[2]))
-    return padded.unfold(2, (1 + before + after) * window, window).permute(0, 2, 1, 4, 3).flatten(0, 1)
+    alone = torch.unflatten(padded, 2, (-1, window))
+    joined = torch.cat([alone[:, :, first : first + blocks] for first in range(1 + before + after)], dim=3)
+    return joined.transpose(1, 2).flatten(0, 1)
 
 
 def _block_mask(window: int, native: Native, slots: int, blocks: int, device: torch.device) -> Tensor:

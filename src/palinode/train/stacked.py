@@ -1,0 +1,231 @@
+"""Several runs of one shape trained together: their weights stacked, one batch for each, one pass for all.
+
+A small model leaves a processor waiting between its operations: at 64 wide and a few rows a step is made of calls, not of
+arithmetic. K models of one shape make the same calls on tensors K times as large (`torch.func.vmap` of the gradient). Everything
+else stays each run's own: windows, decisions, clipping, optimizer, counters, checkpoints. Its parameters are views into the
+stack, so its optimizer, its evaluation and its files know of nothing.
+
+The sums are those of separate runs in another order: gradients agree to 1e-5 of their size, bits do not.
+Legend: K runs, R rows, S slots, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from palinode.base.example import Example
+from palinode.models.auxiliary import AuxiliaryTerm
+from palinode.models.base import LanguageModel
+from palinode.models.direction import read_and_terms
+from palinode.objectives.loss import every_nats
+from palinode.train.loop import (
+    BatchLoss,
+    DivergedError,
+    StepReport,
+    Training,
+    accumulate_gradients,
+    batch_examples,
+    batch_loss,
+    update,
+    with_terms,
+)
+from palinode.train.parallel import autocast
+
+Outcome = bool | DivergedError
+
+
+def train_together(
+    trainings: Sequence[Training],
+    *,
+    after_step: Callable[[int, StepReport], None],
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Outcome]:
+    """Train all of them to their ends; one that was further on waits until the others have reached its step.
+
+    A run whose examples have another shape at a step (a pass of its own number of rows, say) takes that step alone.
+
+    Args:
+        after_step: called with the index of a training and what its step showed.
+
+    Returns:
+        For each: True when it got to its end, False when `should_stop` asked for one before, or how it diverged.
+    """
+    ends: list[Outcome] = [training.finished for training in trainings]
+    stack = Stack([])
+    for training in trainings:
+        training.model.train()
+    while going := [index for index, end in enumerate(ends) if end is False]:
+        if should_stop():
+            break
+        first = min(trainings[index].step for index in going)
+        now = [index for index in going if trainings[index].step == first]
+        members = [trainings[index] for index in now]
+        if [id(member) for member in members] != [id(member) for member in stack.members]:
+            stack = Stack(members)
+        for index, took in zip(now, stack.step(), strict=True):
+            if isinstance(took, DivergedError):
+                ends[index] = took
+            else:
+                after_step(index, took)
+                ends[index] = trainings[index].finished
+    return ends
+
+
+class Stack:
+    """The models of some trainings as one: parameters (K, ...), of which their own are views from now on."""
+
+    def __init__(self, members: Sequence[Training]):
+        self.members = list(members)
+        self._parameters: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
+        if len(members) > 1:
+            self._reader = _Reader(members[0].model)
+            named = [dict(_Reader(member.model).named_parameters()) for member in members]
+            self._parameters = {name: _moved([each[name] for each in named]) for name in named[0]}
+            buffers = [dict(_Reader(member.model).named_buffers()) for member in members]
+            self._buffers = {name: torch.stack([each[name] for each in buffers]) for name in buffers[0]}
+            self._own = [[each[name] for name in self._parameters] for each in named]
+
+    def step(self) -> list[StepReport | DivergedError]:
+        """One optimizer step of every member; the seconds of each are its share."""
+        began = time.perf_counter()
+        examples = [batch_examples(member) for member in self.members]
+        alike = len({_shapes(batch) for batch in examples}) == 1
+        if len(self.members) > 1 and alike:
+            losses: Sequence[BatchLoss | DivergedError] = self.gradients(examples)
+        else:
+            losses = [_alone(member, batch) for member, batch in zip(self.members, examples, strict=True)]
+        took = [
+            loss if isinstance(loss, DivergedError) else _updated(member, batch, loss)
+            for member, batch, loss in zip(self.members, examples, losses, strict=True)
+        ]
+        share = (time.perf_counter() - began) / len(self.members)
+        return [one if isinstance(one, DivergedError) else replace(one, seconds=share) for one in took]
+
+    def gradients(self, examples: Sequence[Sequence[Example]]) -> list[BatchLoss | DivergedError]:
+        """Every member's gradients, as `accumulate_gradients` would leave them, and its loss."""
+        denominators = [sum(example.denominator for example in batch) for batch in examples]
+        rows = sum(len(example.inputs) for example in examples[0])
+        gradients: dict[str, Tensor] = {}
+        nats: list[Tensor] = []
+        terms: list[dict[str, AuxiliaryTerm]] = []
+        for micro in zip(*examples, strict=True):
+            found, row_nats, told = self._differentiated(micro, denominators, rows)
+            gradients = {name: gradients[name] + new if name in gradients else new for name, new in found.items()}
+            nats.append(row_nats.cpu())
+            terms.append(told)
+        for index, own in enumerate(self._own):
+            for parameter, gradient in zip(own, gradients.values(), strict=True):
+                parameter.grad = gradient[index]
+        losses = []
+        for index, (member, batch) in enumerate(zip(self.members, examples, strict=True)):
+            own_nats, own_terms = [each[index] for each in nats], [_of(index, each) for each in terms]
+            losses.append(_told(member, batch, denominators[index], own_nats, own_terms))
+        return losses
+
+    def _differentiated(
+        self, micro: Sequence[Example], denominators: Sequence[float], rows: int
+    ) -> tuple[dict[str, Tensor], Tensor, dict[str, AuxiliaryTerm]]:
+        """Of one micro-batch of every member: gradients (K, ...), the nats of each row (K, R), auxiliary terms of (K,) values."""
+        first, terms = self.members[0], dict[str, AuxiliaryTerm]()
+
+        def loss(
+            parameters: dict[str, Tensor], buffers: dict[str, Tensor], *batch: Tensor
+        ) -> tuple[Tensor, tuple[Tensor, dict[str, dict[str, Tensor]]]]:
+            inputs, targets, weight, denominator = batch
+            example = replace(micro[0], inputs=inputs, targets=targets, loss_weight=weight)
+            logits, added = functional_call(self._reader, (parameters, buffers), (example,))
+            nats = every_nats(logits, targets, weight)
+            terms.update(added)  # their coefficients and rows are the same for every member
+            measured = {name: {"": term.value, **term.measured} for name, term in added.items()}
+            return with_terms(nats.sum() / denominator, added.values(), rows), (nats.sum(dim=1), measured)
+
+        batch = [torch.stack([getattr(one, name) for one in micro]) for name in ("inputs", "targets", "loss_weight")]
+        batch.append(torch.tensor(denominators, dtype=torch.float32, device=first.device))
+        with autocast(first.device, first.recipe.precision), sdpa_kernel(SDPBackend.MATH):
+            differentiated = vmap(grad(loss, has_aux=True))
+            gradients, (nats, measured) = differentiated(self._parameters, self._buffers, *batch)
+        told = {
+            name: replace(term, value=measured[name].pop(""), measured=measured[name]) for name, term in terms.items()
+        }
+        return gradients, nats, told
+
+
+class _Reader(nn.Module):
+    """From an Example to all its logits and the model's auxiliary terms, as one call."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, example: Example) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
+        hidden, terms = read_and_terms(self.model, example)
+        return self.model.logits(hidden), terms
+
+
+def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Parameters of one name as one tensor, in which they live from now on."""
+    together = torch.stack([parameter.detach() for parameter in parameters])
+    for parameter, part in zip(parameters, together, strict=True):
+        parameter.data = part
+    return together
+
+
+def _shapes(examples: Sequence[Example]) -> tuple[Any, ...]:
+    """What must be the same for examples to be read together: rows, slots, and what each pass sees."""
+    return tuple((tuple(example.inputs.shape), example.groups) for example in examples)
+
+
+def _alone(member: Training, examples: list[Example]) -> BatchLoss | DivergedError:
+    try:
+        return accumulate_gradients(member, examples)
+    except DivergedError as problem:
+        return problem
+
+
+def _updated(member: Training, examples: list[Example], loss: BatchLoss) -> StepReport | DivergedError:
+    try:
+        return update(member, examples, loss)
+    except DivergedError as problem:
+        return problem
+
+
+def _told(
+    member: Training,
+    examples: Sequence[Example],
+    denominator: float,
+    row_nats: Sequence[Tensor],
+    terms: Sequence[dict[str, AuxiliaryTerm]],
+) -> BatchLoss | DivergedError:
+    """The loss of one member's batch, from the (R,) nats of the rows of each of its micro-batches."""
+    nats: dict[str, Tensor] = {}
+    scored: dict[str, int] = {}
+    for example, found in zip(examples, row_nats, strict=True):
+        for group, part in example.by_group():
+            nats[group.name] = nats.get(group.name, torch.zeros(())) + found[part].sum()
+            scored[group.name] = scored.get(group.name, 0) + int(example.loss_weight[part].count_nonzero())
+    try:
+        rows = sum(len(example.inputs) for example in examples)
+        return batch_loss(member.step, denominator, rows, nats, scored, terms)
+    except DivergedError as problem:
+        return problem
+
+
+def _of(index: int, terms: dict[str, AuxiliaryTerm]) -> dict[str, AuxiliaryTerm]:
+    """One member's terms out of everybody's."""
+    return {
+        name: replace(
+            term,
+            value=term.value[index].detach(),
+            measured={key: value[index].detach() for key, value in term.measured.items()},
+        )
+        for name, term in terms.items()
+    }
