@@ -251,6 +251,43 @@ DATA = [
     corpus("a,b\n1,2\n", "table.csv", "82 no text column", "text"),
     corpus("{}", "tokenizer.json", "84 tokenizer.json", data='tokenizer = "tokenizer.json"'),
 ]
+TEXT = 'corpus = "text.txt"\nsplit = "contiguous"\nwindow_tokens = 16\n'
+
+
+def task(text: str, number: str, *names: str, model: str = "", objective: str = 'kind = "ltr"') -> Case:
+    """The good experiment on a task, given as its options, with a decoder of these further options."""
+    data = TOML.replace(TEXT, f"[base.data.task]\n{text}\n", 1).replace("max_tokens = 400", 'labels = "answer"')
+    changed = data.replace("heads = 2", f"heads = 2\n{model}", 1).replace('kind = "ltr"', objective, 1)
+    third = 'name = "both"\n[arms.change]\n"recipe.steps" = 5'
+    arms = changed.replace(changed[changed.index('name = "both"') : changed.index("[decision]")], f"{third}\n\n")
+    return Case(number, write(arms), (FILE, *names))
+
+
+RECALL, MASKED = 'kind = "associative-recall"', 'kind = "masked"'
+TASKS = [
+    task(f"{RECALL}\nvocabulary = 5", "vocabulary below two keys and values", "vocabulary", "5 ids"),
+    task(f"{RECALL}\nlength = 1", "no room for a pair", "length"),
+    task(f"{RECALL}\nkey_tokens = 0", "keys of no tokens", "base.data.task.key_tokens"),
+    task('kind = "mqar"\nvocabulary = 8\npairs = 4', "more pairs than keys", "4 pairs"),
+    task('kind = "mqar"\npairs = 40', "more pairs than fit", "length"),
+    task('kind = "asociative-recall"', "unknown task", "base.data.task", "'associative-recall'"),
+    task(f"{RECALL}\nvocabularly = 10", "unknown option of a task", "base.data.task.vocabularly", "'vocabulary'"),
+    task(RECALL, "unknown mixer", "base.model.mixer", "'hyena'", model='mixer = { kind = "hyeena" }'),
+    task(RECALL, "unknown mixer of a layer", "base.model.mixers", "'h3'", model='mixers = [{ kind = "h33" }]'),
+    task(
+        RECALL,
+        "without a direction and with weights for one side",
+        "two_sided",
+        model='position = "none"\nmixer = { kind = "hyena" }',
+        objective=MASKED,
+    ),
+    task(
+        RECALL,
+        "accuracy of a direction that an arm has not",
+        "decision.metric",
+        objective=MASKED,
+    ),
+]
 COMMANDS = [
     options("unknown command", "rnu", FILE, names=("rnu", "'run'")),
     options("unknown option", "run", FILE, "--sise", "smoke", names=("--sise", "--size")),
@@ -278,7 +315,7 @@ COMMANDS = [
     options("data get unknown", "data", "get", "wikitext-3", names=("wikitext-3", "wikitext-2")),
     options("no CUDA", "run", FILE, "--workers", "1", "--set", 'device="cuda"', names=("device", "CUDA"), code=5),
 ]
-CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *COMMANDS]
+CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *TASKS, *COMMANDS]
 
 
 def check(case: Case, code: int, out: str, err: str, before: dict, after: dict) -> None:

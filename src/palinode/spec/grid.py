@@ -164,11 +164,14 @@ def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> No
 
 
 def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> None:
-    split, direction, _ = decision.metric.split(".")
+    split, direction, measure = decision.metric.split(".")
     if direction != OWN and direction not in settings.evaluation.directions:
         raise BadInput(
             f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}", field="decision.metric"
         )
+    if direction != OWN and not settings.objective.reads_in_a_direction:
+        told = f"{decision.metric} is not measured: arm {name!r} reads in no direction"
+        raise BadInput(told, field="decision.metric", hint=f"use {split}.{OWN}.{measure}")
     if split in ("validation", "tuning") and split != settings.evaluation.split:
         told = f"{decision.metric} is not measured: evaluation.split is {settings.evaluation.split!r}"
         raise BadInput(told, field="decision.metric")

@@ -109,6 +109,7 @@ class RunSettings(Config):
                 raise BadInput("only the sequences of a task can be made longer", field="evaluation.length_factors")
             for factor in self.evaluation.length_factors:
                 self.data.longer(factor)
+        self._model_reads_what_is_asked()
         longest = max(self.evaluation.context_lengths, default=0)
         if longest and isinstance(self.data, TaskData):
             raise BadInput("a task is read in whole sequences", field="evaluation.context_lengths")
@@ -118,6 +119,16 @@ class RunSettings(Config):
                 field="evaluation.context_lengths",
             )
         return self
+
+    def _model_reads_what_is_asked(self) -> None:
+        """Without a direction every slot sees every other: a mixer needs a form for that."""
+        if self.objective.reads_in_a_direction:
+            return
+        for mixer in getattr(self.model, "layer_mixers", tuple)():
+            if why := mixer.refusal("full"):
+                raise BadInput(
+                    f"the mixer {mixer.kind_name()} cannot be read without a direction: {why}", field="model.mixer"
+                )
 
 
 class RunSpec(RunSettings):
