@@ -1,0 +1,99 @@
+"""The mixers of `recall.py` as causal models of text: does accuracy on recall predict the loss on text (R3)?
+
+The same two layers of the same width as on recall, the same optimizer, a rate chosen for every mixer. `findings/recall.py` sets
+the two against each other. All but smoke read WikiText: `palinode data get wikitext-2`, or --set data.corpus=FOLDER.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from palinode import (
+    Arm,
+    DataConfig,
+    Decision,
+    EvaluationConfig,
+    Experiment,
+    LtrObjective,
+    MuonAdamW,
+    RunSettings,
+    Scale,
+    Size,
+    Speedrun,
+    Tuning,
+)
+from recall import IN_SMOKE, MIXERS, MUON_RATE, ON_A_LAPTOP, rotary
+
+METRIC = "validation.ltr.nats_per_token"
+SMALLEST_EFFECT = 0.01  # nats
+WIDTHS = {"smoke": 16, "laptop": 64, "gpu": 256}
+
+
+def scale(name: str, steps: int, evaluations: int = 10) -> Scale:
+    return Scale(name=name, change={"recipe.steps": steps, "recipe.evaluate_every_steps": max(1, steps // evaluations)})
+
+
+def arm(mixer: str) -> Arm:
+    """A mixer, at the width of every scale."""
+    return Arm(name=mixer, at={name: {"model": MIXERS[mixer](width, False)} for name, width in WIDTHS.items()})
+
+
+BASE = RunSettings(
+    data=DataConfig(corpus="wikitext-2", tokenizer="bpe:2048", window_tokens=128, split="given", tuning_fraction=0.02),
+    model=rotary(WIDTHS["laptop"]),
+    objective=LtrObjective(),
+    recipe=Speedrun(
+        steps=1000, batch_windows=16, optimizer=MuonAdamW(matrix_learning_rate=0.02), evaluate_every_steps=100
+    ),
+    evaluation=EvaluationConfig(directions=("ltr",), max_tokens=60_000),
+)
+
+
+def sizes() -> Mapping[str, Size]:
+    smoke: dict[str, Any] = {
+        "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64, tuning_fraction=0.02),
+        "evaluation.max_tokens": 5_000,
+    }
+    large: dict[str, Any] = {
+        "data": DataConfig(
+            corpus="wikitext-103", tokenizer="bpe:16384", window_tokens=512, split="given", tuning_fraction=0.002
+        ),
+        "recipe.precision": "bfloat16",
+        "recipe.batch_windows": 64,
+        "evaluation.max_tokens": None,
+        "device": "auto",
+    }
+    tried = (0.01, 0.02, 0.04)
+    few = {"recipe.evaluate_every_steps": None}
+    return {
+        "smoke": Size(
+            change=smoke,
+            arms=IN_SMOKE,
+            scales=("smoke",),
+            seeds=(1, 2),
+            tuning=Tuning(field=MUON_RATE, values=(0.01, 0.04), change={"recipe.steps": 12, **few}),
+        ),
+        "laptop": Size(
+            arms=ON_A_LAPTOP,
+            scales=("laptop",),
+            seeds=(1, 2, 3),
+            tuning=Tuning(field=MUON_RATE, values=tried, change={"recipe.steps": 400, **few}),
+        ),
+        "gpu": Size(
+            change=large,
+            scales=("gpu",),
+            seeds=(1, 2, 3),
+            tuning=Tuning(field=MUON_RATE, values=tried, change={"recipe.steps": 2000, **few}),
+        ),
+    }
+
+
+experiment = Experiment(
+    name="recall_text",
+    question="How well do the mixers of the recall experiment model text?",
+    base=BASE,
+    arms=tuple(arm(mixer) for mixer in MIXERS),
+    scales=(scale("smoke", 40), scale("laptop", 1000), scale("gpu", 8000, 40)),
+    seeds=(1, 2, 3),
+    decision=Decision(metric=METRIC, baseline="attention", equal="tokens_read", smallest_effect=SMALLEST_EFFECT),
+    sizes=sizes(),
+)
