@@ -220,9 +220,9 @@ class _Driver:
         return stale_nonce or ""
 
     def _companions(self, job: Job) -> list[Job]:
-        """Waiting jobs to share a process with this one: no more than a fair share of them for each worker."""
+        """Waiting jobs to share a process with this one: no more than its share, among the workers that are free."""
         alike = [other for other in self.waiting if job.stack is not None and other.stack == job.stack]
-        most = min(self.stack, math.ceil((1 + len(alike)) / self.workers)) - 1
+        most = min(self.stack, math.ceil((1 + len(alike)) / (self.workers - len(self.running)))) - 1
         found: list[Job] = []
         for other in alike:
             if len(found) < most and not (_result(self.store, other) or any(holder(other.directory, self.watch))):

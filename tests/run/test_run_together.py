@@ -1,0 +1,123 @@
+"""Runs of one process: each leaves what it would leave alone, whatever becomes of the others."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_spec
+
+from palinode import LtrObjective, RtlObjective, Store, modern
+from palinode.run import run_one
+from palinode.run_together import run_together, stack_key
+from palinode.train.optim import MuonAdamW
+
+LOSS = 1e-3  # nats after 40 steps whose sums were taken in another order
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_run_together import specs
+from palinode import Store
+from palinode.run_together import run_together
+wanted = specs(Path(sys.argv[2]))
+def die(event):
+    if (event["run_id"], event.get("step"), event["event"]) == (wanted[1].run_id, 20, "train"):
+        os.kill(os.getpid(), signal.SIGKILL)
+run_together(wanted, Store(Path(sys.argv[3])), on_event=die)
+"""
+
+
+def specs(corpus: Path, count: int = 3, **changes):
+    """Without dropout; in one direction, as two runs' passes of a drawn number of rows are read alone."""
+    plain = tiny_spec(corpus, model=modern(layers=1, width=16, heads=2), objective=LtrObjective(), **changes)
+    return [plain.with_(seed=seed) for seed in range(count)]
+
+
+def losses(store, spec):
+    return {
+        row["step"]: row["nats_by_group"]["ltr"] for row in store.record(spec.run_id).metrics if row["event"] == "train"
+    }
+
+
+def assert_as_alone(store, spec, result, tmp_path):
+    other = Store(tmp_path / "alone")
+    expected = run_one(spec, other)
+    assert losses(store, spec) == pytest.approx(losses(other, spec), abs=LOSS)
+    for metric in ("validation.ltr.nats_per_token", "validation.rtl.nats_per_token"):
+        assert result.score(metric) == pytest.approx(expected.score(metric), abs=LOSS)
+    assert result.counters == expected.counters
+    assert result.parameters == expected.parameters
+    assert store.record(spec.run_id).audit_report().outcome == other.record(spec.run_id).audit_report().outcome
+    assert {path.name for path in store.run_directory(spec.run_id).iterdir()} == {
+        path.name for path in other.run_directory(spec.run_id).iterdir()
+    }
+
+
+def test_each_leaves_what_it_would_leave_alone(corpus, tmp_path):
+    store, events = Store(tmp_path / "runs"), []
+    wanted = specs(corpus)
+    results = run_together(wanted, store, on_event=events.append)
+    assert [result.outcome for result in results] == ["done"] * 3
+    assert [result.fingerprint["runs_together"] for result in results] == [3, 3, 3]
+    for spec, result in zip(wanted, results, strict=True):
+        assert_as_alone(store, spec, result, tmp_path)
+        assert {event["step"] for event in events if event["run_id"] == spec.run_id} >= {1, 5, 40}
+
+
+def test_what_is_done_is_not_trained_again(corpus, tmp_path):
+    store, events = Store(tmp_path / "runs"), []
+    wanted = specs(corpus)
+    first = run_one(wanted[0], store)
+    results = run_together(wanted, store, on_event=events.append)
+    assert results[0] == first
+    assert wanted[0].run_id not in {event["run_id"] for event in events}
+    assert [result.fingerprint["runs_together"] for result in results] == [1, 2, 2]
+    assert run_together(wanted, store, on_event=lambda event: pytest.fail(str(event))) == results
+
+
+def test_stopped_together_they_go_on_together(corpus, tmp_path):
+    store, asked = Store(tmp_path / "runs"), []
+    wanted = specs(corpus)
+
+    def should_stop():
+        asked.append(1)
+        return len(asked) == 13
+
+    assert [result.outcome for result in run_together(wanted, store, should_stop=should_stop)] == ["stopped"] * 3
+    assert not any((store.run_directory(spec.run_id) / "result.json").exists() for spec in wanted)
+    results = run_together(wanted, store)
+    assert [result.attempts for result in results] == [2, 2, 2]
+    for spec, result in zip(wanted, results, strict=True):
+        assert_as_alone(store, spec, result, tmp_path)
+
+
+def test_killed_they_go_on_from_their_own_checkpoints(corpus, tmp_path):
+    """The second of them dies just before its checkpoint of step 20: it goes on from step 10 and the first one waits at 20."""
+    store, wanted, events = Store(tmp_path / "runs"), specs(corpus), []
+    program = [sys.executable, "-c", PROGRAM, str(Path(__file__).parent), str(corpus), str(store.root)]
+    assert subprocess.run(program, check=False).returncode == -signal.SIGKILL
+    results = run_together(wanted, store, on_event=events.append)
+    notes = [event["message"] for event in events if event["event"] == "note"]
+    assert notes == ["going on from step 20", "going on from step 10", "going on from step 10"]
+    for spec, result in zip(wanted, results, strict=True):
+        assert_as_alone(store, spec, result, tmp_path)
+
+
+def test_the_key_is_the_shape(corpus):
+    one, two, _ = specs(corpus)
+    assert stack_key(one) == stack_key(two)
+    assert stack_key(one) == stack_key(one.with_(labels="last"))
+    assert stack_key(one) == stack_key(
+        one.with_(recipe=one.recipe.with_(optimizer=MuonAdamW(matrix_learning_rate=0.2)))
+    )
+    apart = (
+        {"objective": RtlObjective()},
+        {"model": modern(layers=2, width=16, heads=2)},
+        {"recipe": one.recipe.with_(batch_windows=8)},
+        {"data": one.data.with_(window_tokens=16)},
+        {"threads": 2},
+    )
+    assert len({stack_key(one), *(stack_key(one.with_(**change)) for change in apart)}) == 1 + len(apart)
+    assert stack_key(one.with_(recipe=one.recipe.with_(compile=True))) is None
