@@ -314,6 +314,43 @@ def long_context(found: Row) -> Iterator[str]:
     )
 
 
+def stacked_runs(found: Row) -> Iterator[str]:
+    rows, target = found["rows"], found["target_ratio"]
+    yield "## Runs trained together"
+    yield ""
+    yield from paragraph(
+        f"Associative recall with two layers of width 64, {found['steps']} steps, {rows[0]['runs']} runs, {found['workers']} "
+        f"processes at a time: each run in a process of its own, against stacks of {found['stack']} (`palinode run --stack`), "
+        f"from the start of the processes to the last record. Target: {target:g} times the throughput; "
+        f"{met(all(row['ratio'] >= target for row in rows))}. The last column is how far a run's final loss moves as sums are "
+        "taken in another order."
+    )
+    yield ""
+    yield from table(
+        (
+            "model",
+            "windows a step",
+            "separate, s",
+            "stacked, s",
+            "ratio",
+            "pairs",
+            "loss difference, nats: median, largest",
+        ),
+        [
+            [
+                row["model"],
+                str(row["batch_windows"]),
+                f"{row['separate_seconds']:.1f}",
+                f"{row['stacked_seconds']:.1f}",
+                f"{row['ratio']:.2f}",
+                ", ".join(f"{ratio:.2f}" for ratio in row["ratios"]),
+                f"{row['median_loss_difference_nats']:.1e}, {row['largest_loss_difference_nats']:.1e}",
+            ]
+            for row in rows
+        ],
+    )
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -327,6 +364,7 @@ SECTIONS = {
         task_generation,
         generation,
         long_context,
+        stacked_runs,
     )
 }
 

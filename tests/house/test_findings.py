@@ -1,7 +1,9 @@
 """The scripts that make the findings pages: what an interval allows to say."""
 
 import importlib.util
+import itertools
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from palinode.base.finding import AuditReport, Finding
 from synthetic_store import Synthetic, SyntheticArm, add_geometry, add_terms, make_store
+from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
 
 FINDINGS = Path(__file__).parents[2] / "findings"
 
@@ -159,6 +162,139 @@ def test_the_page_is_made_of_whole_tables(found):
     for said in ("| holds |", "| does not hold |", "16,036,800", "4.14e-09", "python findings/encdec.py --size laptop"):
         assert said in text, said
     assert len(records) == 2
+
+
+MIXERS = {"attention": -0.3, "h3": 0.0, "hyena": -0.1, "s4d": 0.2}  # mixer -> nats added on text
+
+
+@pytest.fixture(scope="module")
+def recall():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FINDINGS)
+        spec = importlib.util.spec_from_file_location("findings_recall", FINDINGS / "recall.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+        del sys.modules["recall_numbers"]
+
+
+def recall_store(root, text=True, vocabularies=(10, 30)):
+    """All learn vocabulary 10; at 30 those that train on answers alone stay at the trivial level, but for one seed of three."""
+    arms = [
+        TaskArm(
+            f"{mixer}-{visibility}-{labels}",
+            labels,
+            objective,
+            0.15 if labels == "all" and objective == "masked" else 0.0,
+        )
+        for mixer in MIXERS
+        for visibility, objective in (("causal", "ltr"), ("full", "masked"))
+        for labels in ("all", "answer")
+    ]
+    store = make_task_store(root, SyntheticTask(arms=tuple(arms), vocabularies=vocabularies))
+    if text:
+        on_text = tuple(SyntheticArm(mixer, effect_nats=nats) for mixer, nats in MIXERS.items())
+        make_store(root, Synthetic(name="recall_text", size=SIZE, arms=on_text, seeds=(1, 2, 3)))
+    return store
+
+
+@pytest.fixture(scope="module")
+def recalled(recall, tmp_path_factory):
+    records = recall.records_of(recall_store(tmp_path_factory.mktemp("recall") / "runs"), SIZE)
+    numbers = recall.numbers(records, json.loads(recall.PUBLISHED.read_text()))
+    return records, numbers, list(recall.lines(SIZE, records, numbers))
+
+
+def claims_on(numbers, name, mixer, scale):
+    found = [c for c in numbers["claims"] if (c["name"], c["mixer"], c["scale"]) == (name, mixer, scale)]
+    return {claim["visibility"]: claim for claim in found}
+
+
+def test_claims_on_recall_follow_from_the_runs(recalled):
+    numbers = recalled[1]
+    easy = claims_on(numbers, "R1", "h3", "v10")["causal"]
+    assert easy["verdict"] == "does not hold", "both learn it: no difference that matters"
+    assert easy["low"] <= easy["effect"] <= easy["high"]
+    assert (easy["arm"], easy["against"], easy["pairs"]) == ("h3-causal-all", "h3-causal-answer", 3)
+    hard = claims_on(numbers, "R1", "h3", "v30")["causal"]
+    assert hard["effect"] > 0.3
+    assert hard["verdict"] == TELLS_NOT, "one seed of three learned it from answers too"
+    assert claims_on(numbers, "R2", "h3", "v10")["trained on all"]["verdict"] == "holds"
+    assert claims_on(numbers, "R1", "mean of mixers", "v30")["full"]["reasons"] == ("4 mixers",)
+
+
+def test_arms_that_learned_nothing_allow_no_claim(recall, tmp_path):
+    store = recall_store(tmp_path, text=False, vocabularies=(30,))
+    seeds = [run for run in store.entry("recall").runs if run.seed != 2]  # without the seed that learned
+    store.write_experiment(store.entry("recall").with_(runs=tuple(seeds), seeds=(1, 3)))
+    records = recall.records_of(store, SIZE)
+    numbers = recall.numbers(records, json.loads(recall.PUBLISHED.read_text()))
+    claim = claims_on(numbers, "R2", "h3", "v30")["trained on answer"]
+    assert claim["verdict"] == TELLS_NOT
+    assert "without learning" in claim["reasons"][0]
+    [missing] = [c for c in numbers["claims"] if c["name"] == "R3"]
+    assert (missing["verdict"], missing["pairs"]) == (TELLS_NOT, 0)
+    assert "not trained on text" in "\n".join(recall.lines(SIZE, records, numbers))
+
+
+def test_a_rank_correlation_is_that_of_ranks_with_ties(recall):
+    module = sys.modules["recall_numbers"]
+    assert module.spearman([(1, 10), (2, 20), (3, 900)]) == pytest.approx(1)
+    assert module.spearman([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1)
+    assert module.spearman([(1, 1), (1, 2), (2, 3)]) == pytest.approx(0.75**0.5)
+    assert module.spearman([(1, 1), (1, 2)]) is None
+    every = module.resampled_mixers([(1, 3), (2, 2), (3, 1)], 0.95)
+    assert (every.low, every.high) == pytest.approx((-1, -1))
+    assert module.resampled_mixers([(1, 1), (2, 2)], 0.95) is None
+
+
+def test_resamples_of_mixers_are_counted_as_often_as_they_come(recall):
+    """Against all 4^4 resamples in order, one by one."""
+    module = sys.modules["recall_numbers"]
+    rows = [(0.9, 2.0), (0.5, 1.0), (0.7, 3.0), (0.2, 1.5)]
+    drawn = [module.spearman([rows[i] for i in chosen]) for chosen in itertools.product(range(4), repeat=4)]
+    known = sorted(value for value in drawn if value is not None)
+    found = module.resampled_mixers(rows, 0.5)
+    assert found.low == pytest.approx(known[math.ceil(0.25 * len(known)) - 1])
+    assert found.high == pytest.approx(known[math.ceil(0.75 * len(known)) - 1])
+
+
+def test_recall_and_text_are_correlated_over_mixers(recalled):
+    numbers = recalled[1]
+    assert {row["mixer"] for row in numbers["text"]} == set(MIXERS)
+    claims = [c for c in numbers["claims"] if c["name"] == "R3"]
+    assert [c["scale"] for c in claims] == ["v10", "v30", "mean of scales"]
+    for claim in claims:
+        assert claim["pairs"] == 4
+        assert -1 <= claim["low"] <= claim["effect"] <= claim["high"] <= 1
+
+
+def test_published_accuracies_stand_beside_ours_with_chance(recalled):
+    rows = {(row["arm"], row["scale"]): row for row in recalled[1]["accuracy"]}
+    ours = rows["hyena-causal-all", "v10"]
+    assert [(theirs["accuracy"], theirs["agrees"]) for theirs in ours["published"]] == [(1.0, False)]
+    assert (ours["chance"], ours["vocabulary"], ours["seeds"]) == (0.25, 10, 3)
+    assert rows["hyena-causal-answer", "v10"]["published"] == []
+
+
+def test_when_an_arm_learned_is_the_first_look_half_way(recalled):
+    rows = {(row["arm"], row["scale"]): row for row in recalled[1]["learned"]}
+    row = rows["h3-causal-all", "v10"]
+    assert (row["learned"], row["seeds"]) == (3, 3)
+    assert 200 <= row["step"] <= 300  # the jump is at step 180 + 20 seed
+    assert rows["h3-causal-answer", "v30"]["learned"] == 1
+
+
+def test_the_page_of_recall_is_made_of_whole_tables(recalled):
+    _, numbers, page = recalled
+    assert json.loads(json.dumps(numbers, allow_nan=False))
+    width = None
+    for line in page:
+        width = (width or line.count("|")) if line.startswith("|") else None
+        assert width is None or line.count("|") == width, line
+    text = "\n".join(page)
+    for said in ("R1.", "R2.", "R3.", "25.0 % by chance", "Transformer: 92.0 %", "findings/recall.py --size laptop"):
+        assert said in text, said
 
 
 def test_every_page_that_a_script_makes_is_listed():
