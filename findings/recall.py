@@ -1,0 +1,256 @@
+"""The findings page of recall, made from a store: claims R1 to R3, our accuracies beside the published ones.
+
+Run, after the experiments:
+    palinode run experiments/recall.py --size laptop
+    palinode run experiments/recall_text.py --size laptop
+    python findings/recall.py --store runs --size laptop
+Writes findings/recall-<size>.md and the numbers beside it as JSON. No number on the page is typed by hand; the published ones are
+in findings/recall-published.json, with their sources.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recall_numbers import ALL_MIXERS, PUBLISHED_WAY, R1, R2, R3, RECALL, numbers, records_of
+
+from palinode.analysis.verdict import rule_of
+from palinode.base import fsio
+from palinode.results.record import ExperimentRecord
+from palinode.results.store import Store
+
+HERE = Path(__file__).parent
+PUBLISHED = HERE / "recall-published.json"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--store", type=Path, default=Path("runs"))
+    arguments.add_argument("--size", default="laptop")
+    arguments.add_argument("--out", type=Path, default=HERE)
+    given = arguments.parse_args()
+    records = records_of(Store(given.store), given.size)
+    found = numbers(records, json.loads(PUBLISHED.read_text(encoding="utf-8")))
+    page = "\n".join(lines(given.size, records, found)) + "\n"
+    fsio.write_text(given.out / f"recall-{given.size}.md", page)
+    fsio.write_json(given.out / f"recall-{given.size}.json", found)
+
+
+def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str, Any]) -> Iterator[str]:
+    """The page."""
+    yield f"# recall, size {size}: mixers, labels and visibility on associative recall"
+    yield ""
+    for record in records.values():
+        finished, seeds = sum(run.outcome == "done" for run in record.runs), ", ".join(map(str, record.entry.seeds))
+        yield f"- `{record.entry.name}`: {finished} of {len(record.runs)} runs done, seeds {seeds}."
+    yield from claims_in_short(found)
+    yield from claim_tables(records[RECALL], found)
+    yield from correlation(records[RECALL], found)
+    yield from published_table(found)
+    yield from accuracy_table(found)
+    yield from learned_table(found)
+    yield from rate_table(records)
+    yield from ["", "## Again", ""]
+    for record in records.values():
+        yield f"    {shlex.join(record.entry.command)}"
+    yield f"    python findings/recall.py --size {size}"
+
+
+def claims_in_short(found: Mapping[str, Any]) -> Iterator[str]:
+    """Every claim once for each way it was asked, over all mixers."""
+    yield from ["", "## The claims", ""]
+    rows = [claim for claim in found["claims"] if claim["mixer"] == ALL_MIXERS or claim["name"] == "R3"]
+    heads = ["claim", "asked", "scale", "effect", "interval", "n", "verdict", "because"]
+    yield from table(heads, [short_row(claim) for claim in rows])
+
+
+def short_row(claim: Mapping[str, Any]) -> tuple[Any, ...]:
+    because = "; ".join(claim["reasons"])
+    n = f"{claim['pairs']} {'mixers' if claim['name'] == 'R3' else 'seeds'}"
+    asked = f"{claim['arm']} less {claim['against']}" if claim["name"] != "R3" else "rank correlation over mixers"
+    where = (claim["scale"], signed(claim["effect"]), between(claim, signed), n, claim["verdict"], because)
+    return (f"{claim['name']}. {claim['claim']}", asked, *where)
+
+
+def claim_tables(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator[str]:
+    """R1 and R2 mixer by mixer."""
+    rule = rule_of(record.entry)
+    least = f"{rule.smallest_effect:g}"
+    said = {
+        "R1": f"{R1} Accuracy on the answer of the arm trained on all tokens less that of the arm trained on the answer alone.",
+        "R2": f"{R2} Accuracy without a direction less ltr, trained on the same targets.",
+    }
+    rules = {
+        "R1": f"Holds where the interval lies above 0 and reaches {least}; does not hold where it lies below 0 or inside "
+        f"{least} on both sides.",
+        "R2": f"Holds where the interval lies above 0 and reaches {least}, or inside {least} on both sides; does not hold where it "
+        f"lies below 0 and reaches -{least}.",
+    }
+    for name, text in said.items():
+        yield from ["", f"## {name}, mixer by mixer", ""]
+        yield (
+            f"{text} Paired by seed, {rule.confidence:.0%} t interval. {rules[name]} Otherwise more seeds are needed; where "
+            "neither arm is above what is scored without learning, nothing is said."
+        )
+        yield ""
+        rows = [claim for claim in found["claims"] if claim["name"] == name and claim["mixer"] != ALL_MIXERS]
+        heads = ["mixer", "asked", "scale", "difference", "interval", "pairs", "verdict", "because"]
+        yield from table(heads, [mixer_row(claim) for claim in rows])
+
+
+def mixer_row(claim: Mapping[str, Any]) -> tuple[Any, ...]:
+    effect = (signed(claim["effect"]), between(claim, signed), claim["pairs"])
+    return (
+        claim["mixer"],
+        claim["visibility"],
+        claim["scale"],
+        *effect,
+        claim["verdict"],
+        "; ".join(claim["reasons"]),
+    )
+
+
+def correlation(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ["", "## R3: recall and text", ""]
+    yield (
+        f"{R3} Spearman's correlation over mixers between the accuracy of `{'-'.join(PUBLISHED_WAY)}` and less loss on text, both "
+        "means over seeds; ties share their mean rank. The interval holds the middle of all resamples of the mixers, each counted "
+        "as often as it comes; seeds are not resampled. Resamples that are the same on a side are left out."
+    )
+    yield ""
+    if not found["text"]:
+        yield "The mixers were not trained on text: `palinode run experiments/recall_text.py`."
+        return
+    heads = ["mixer", "loss on text, nats per token", *(f"accuracy at {scale}" for scale in record.entry.scales)]
+    rows = sorted(found["text"], key=lambda row: float(row["loss"]))
+    yield from table(
+        heads, [(row["mixer"], plain(row["loss"], 4), *map(plain, row["accuracy"].values())) for row in rows]
+    )
+
+
+def published_table(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ["", "## The published accuracies beside ours", ""]
+    sources = "; ".join(found["published"]["sources"].values())
+    yield (
+        f"Ours: `{'-'.join(PUBLISHED_WAY)}`. They agree where the published accuracy lies inside our interval, or nearer to it "
+        f"than the smallest effect. Published: {sources}. {' '.join(found['published']['remarks'])}"
+    )
+    yield ""
+    rows = [
+        (
+            row["mixer"],
+            row["vocabulary"],
+            row["length"],
+            percent(row["accuracy"]),
+            between(row, percent),
+            row["seeds"],
+            percent(row["chance"]),
+            percent(row["best_trivial"]),
+            f"{theirs['model']}: {percent(theirs['accuracy'])}",
+            "" if theirs["length"] is None else theirs["length"],
+            {True: "yes", False: "no", None: "cannot tell"}[theirs["agrees"]],
+        )
+        for row in found["accuracy"]
+        for theirs in row["published"]
+    ]
+    heads = (
+        "mixer, vocabulary, length, ours, interval, seeds, chance, best without learning, published, its length, agree"
+    )
+    yield from table(heads.split(", "), rows)
+
+
+def accuracy_table(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ["", "## Every arm", ""]
+    yield "Accuracy on the answer; in brackets how many seeds are above what is scored without learning."
+    yield ""
+    levels = {row["scale"]: row for row in found["accuracy"] if row["chance"] is not None}
+    for scale, row in levels.items():
+        best = (
+            f", {percent(row['best_trivial'])} for {row['best_trivial_name']}"
+            if row["best_trivial"] is not None
+            else ""
+        )
+        yield f"- {scale}: {percent(row['chance'])} by chance{best}."
+    yield ""
+    heads = ["arm", "scale", "accuracy", "interval", "seeds"]
+    yield from table(
+        heads,
+        [
+            (row["arm"], row["scale"], percent(row["accuracy"]), between(row, percent), learned_of(row))
+            for row in found["accuracy"]
+        ],
+    )
+
+
+def learned_of(row: Mapping[str, Any]) -> str:
+    above = row["seeds_above_trivial"]
+    return str(row["seeds"]) if above is None else f"{row['seeds']} ({above})"
+
+
+def learned_table(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ["", "## When they learned it", ""]
+    yield (
+        "The first evaluation at which a run is half-way between what is scored without learning and 1; the mean of the seeds that "
+        "came so far."
+    )
+    yield ""
+    heads = ["arm", "scale", "half-way", "seeds that came there", "step"]
+    rows = [
+        (row["arm"], row["scale"], percent(row["bar"]), f"{row['learned']} of {row['seeds']}", whole(row["step"]))
+        for row in found["learned"]
+    ]
+    yield from table(heads, rows)
+
+
+def rate_table(records: Mapping[str, ExperimentRecord]) -> Iterator[str]:
+    yield from ["", "## How the settings were chosen", ""]
+    choices = [(name, choice) for name, record in records.items() for choice in record.entry.choices]
+    if not choices:
+        yield "Nothing was tuned."
+        return
+    yield "On the tuning split, as many trials for every arm."
+    yield ""
+    heads = ["experiment", "arm", "scale", "setting", "tried: score", "chosen", "at the edge"]
+    rows = []
+    for name, choice in choices:
+        scored = zip(choice.values, choice.scores, strict=True)
+        tried = ", ".join(f"{value:g}: {plain(score)}" for value, score in scored)
+        edge = "edge" if choice.at_the_edge else ""
+        rows.append((name, choice.arm, choice.scale, f"`{choice.field}`", tried, f"{choice.chosen:g}", edge))
+    yield from table(heads, rows)
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
+    yield f"| {' | '.join(heads)} |"
+    yield f"|{'---|' * len(heads)}"
+    for row in rows:
+        yield f"| {' | '.join(map(str, row))} |"
+
+
+def plain(value: float | None, decimals: int = 3) -> str:
+    return "" if value is None else f"{value:.{decimals}f}"
+
+
+def signed(value: float | None, decimals: int = 3) -> str:
+    return "" if value is None else f"{value:+.{decimals}f}"
+
+
+def percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def whole(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def between(row: Mapping[str, Any], said: Any) -> str:
+    return "" if row["low"] is None else f"{said(row['low'])} to {said(row['high'])}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,343 @@
+"""What the findings of recall are made of: claims R1 to R3, accuracies beside the published ones, when each arm learned."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from palinode.analysis.intervals import Interval, mean, t_interval
+from palinode.analysis.tasks import above_trivial, levels_at, settings_of, task_means
+from palinode.analysis.verdict import Rule, decide, rule_of, verdict
+from palinode.results.record import ExperimentRecord, ExperimentRun
+from palinode.results.store import Store
+
+RECALL, TEXT = "recall", "recall_text"
+SPLIT = "validation"
+VISIBILITIES = ("causal", "full")
+LABELS = ("all", "answer")
+PUBLISHED_WAY = ("causal", "all")
+HOLDS, FAILS, CANNOT_TELL = "holds", "does not hold", "cannot tell at this scale"
+R1 = "Training on all tokens makes recall easier to learn than training on the answer alone."
+R2 = "Recall needs no causality: a model that reads without a direction learns it as well."
+R3 = "Accuracy on recall predicts how well a mixer models text."
+ALL_KNOWN = "both know every answer in every seed"
+NOTHING_LEARNED = "neither arm is above what is scored without learning"
+ALL_MIXERS, ALL_SCALES = "mean of mixers", "mean of scales"
+MOST_EXACT = 8  # mixers whose resamples are counted one by one: 6435 multisets
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One comparison that a claim rests on.
+
+    Attributes:
+        effect: accuracy of `arm` less that of `against`, mean over paired seeds; of R3 the rank correlation. `low` and `high` are
+            its interval, None where there is none.
+        pairs: seeds finished in both arms; of R3 mixers.
+        reasons: why it cannot be told, where that is not the interval alone.
+    """
+
+    name: str
+    claim: str
+    mixer: str
+    visibility: str
+    scale: str
+    arm: str
+    against: str
+    effect: float | None
+    low: float | None
+    high: float | None
+    pairs: int
+    verdict: str
+    reasons: tuple[str, ...] = ()
+
+
+def records_of(store: Store, size: str) -> dict[str, ExperimentRecord]:
+    """The experiment, and where it was run the one on text."""
+    known = {entry.full_name for entry in store.experiments()}
+    found = {RECALL: store.experiment(f"{RECALL}--{size}")}
+    return found | ({TEXT: store.experiment(f"{TEXT}--{size}")} if f"{TEXT}--{size}" in known else {})
+
+
+def numbers(records: Mapping[str, ExperimentRecord], published: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything that the page prints, as plain data."""
+    record = records[RECALL]
+    claims = [*r1(record), *r2(record), *r3(record, records.get(TEXT))]
+    return {
+        "claims": [asdict(claim) for claim in claims],
+        "accuracy": accuracy_rows(record, published),
+        "learned": learned_rows(record),
+        "text": text_rows(record, records.get(TEXT)),
+        "published": published,
+    }
+
+
+def r1(record: ExperimentRecord) -> Iterator[Claim]:
+    """All less answer for every mixer, visibility and scale, and over all mixers that learned anything."""
+    for visibility in VISIBILITIES:
+        sides = ((visibility, "all"), (visibility, "answer"))
+        yield from compared(record, "R1", R1, visibility, *sides, outcomes={"better": HOLDS})
+
+
+def r2(record: ExperimentRecord) -> Iterator[Claim]:
+    """Without a direction less ltr, trained on the same targets: the claim is that nothing is lost."""
+    for labels in reversed(LABELS):
+        sides = (("full", labels), ("causal", labels))
+        outcomes = {"better": HOLDS, "no difference found": HOLDS}
+        yield from compared(record, "R2", R2, f"trained on {labels}", *sides, outcomes=outcomes)
+
+
+def compared(
+    record: ExperimentRecord,
+    name: str,
+    claim: str,
+    where: str,
+    one: tuple[str, str],
+    other: tuple[str, str],
+    *,
+    outcomes: Mapping[str, str],
+) -> Iterator[Claim]:
+    """One way of training against another: for every mixer, then for their mean."""
+    rule = rule_of(record.entry)
+    for scale in record.entry.scales:
+        differences: dict[str, dict[int, float]] = {}
+        for mixer in mixers_of(record):
+            arm, against = arm_name(mixer, *one), arm_name(mixer, *other)
+            if not {arm, against} <= arm_names(record):
+                continue
+            said = verdict(record, arm, scale, rule.with_(baseline=against))
+            outcome, reasons, pairs = said.outcome, said.reasons, said.comparison.pairs
+            if not any(beats(record, side, scale, rule) for side in (arm, against)):
+                outcome, reasons = "cannot tell", (*reasons, NOTHING_LEARNED)
+            elif not reasons:
+                differences[mixer] = {pair.seed: pair.difference for pair in pairs}
+                known = all(pair.arm_value == pair.baseline_value == 1.0 for pair in pairs)
+                reasons = (ALL_KNOWN,) if known else ()
+            judged = CANNOT_TELL if outcome == "cannot tell" else outcomes.get(outcome, FAILS)
+            effect = (said.comparison.mean, *ends(said.comparison.interval))
+            yield Claim(name, claim, mixer, where, scale, arm, against, *effect, len(pairs), judged, reasons)
+        yield over_mixers(differences, rule, name, claim, where, scale, one, other, outcomes)
+
+
+def over_mixers(
+    differences: Mapping[str, Mapping[int, float]],
+    rule: Rule,
+    name: str,
+    claim: str,
+    where: str,
+    scale: str,
+    one: tuple[str, str],
+    other: tuple[str, str],
+    outcomes: Mapping[str, str],
+) -> Claim:
+    """The mean difference of the mixers that learned anything, seed by seed: these mixers, other seeds."""
+    shared = set.intersection(*(set(of_one) for of_one in differences.values())) if differences else set()
+    per_seed = [mean([of_one[seed] for of_one in differences.values()]) for seed in sorted(shared)]
+    interval = t_interval(per_seed, rule.confidence)
+    said = decide(interval, rule)
+    outcome = CANNOT_TELL if said == "cannot tell" else outcomes.get(said, FAILS)
+    effect, reasons = (mean(per_seed), (f"{len(differences)} mixers",)) if per_seed else (None, (NOTHING_LEARNED,))
+    sides = ("-".join(one), "-".join(other))
+    return Claim(
+        name, claim, ALL_MIXERS, where, scale, *sides, effect, *ends(interval), len(per_seed), outcome, reasons
+    )
+
+
+def r3(record: ExperimentRecord, text: ExperimentRecord | None) -> Iterator[Claim]:
+    """Rank correlation over mixers of the accuracy of the published way and of less loss on text."""
+    losses = text_losses(text)
+    means = accuracies(record)
+    for scale in (*record.entry.scales, ALL_SCALES):
+        scales = record.entry.scales if scale == ALL_SCALES else (scale,)
+        if scale == ALL_SCALES and len(record.entry.scales) < 2:
+            continue
+        rows = [
+            (mean([means[mixer, at] for at in scales]), -losses[mixer])
+            for mixer in mixers_of(record)
+            if mixer in losses and all((mixer, at) in means for at in scales)
+        ]
+        effect = spearman(rows)
+        interval = resampled_mixers(rows, rule_of(record.entry).confidence)
+        outcome = CANNOT_TELL
+        if interval is not None:
+            outcome = HOLDS if interval.low > 0 else FAILS if interval.high < 0 else CANNOT_TELL
+        reasons = () if rows else ("the mixers were not trained on text",)
+        sides = ("-".join(PUBLISHED_WAY), "text")
+        yield Claim(
+            "R3", R3, "rank correlation", "causal", scale, *sides, effect, *ends(interval), len(rows), outcome, reasons
+        )
+
+
+def spearman(rows: Sequence[tuple[float, float]]) -> float | None:
+    """Correlation of ranks, ties at their mean rank; None where either side is all the same."""
+    if len(rows) < 2:
+        return None
+    ranks = [stats.rankdata(side) for side in zip(*rows, strict=True)]
+    deviations = [side - side.mean() for side in ranks]
+    scale = math.sqrt(float((deviations[0] ** 2).sum() * (deviations[1] ** 2).sum()))
+    return float((deviations[0] * deviations[1]).sum()) / scale if scale > 0 else None
+
+
+def resampled_mixers(rows: Sequence[tuple[float, float]], confidence: float) -> Interval | None:
+    """Percentiles of the correlation over every resample of the mixers, each counted as often as it comes.
+
+    Resamples in which a side is all the same have no correlation and are left out. None below three mixers.
+    """
+    count = len(rows)
+    if not 3 <= count <= MOST_EXACT:
+        return None
+    values: list[float] = []
+    weights: list[float] = []
+    for chosen in itertools.combinations_with_replacement(range(count), count):
+        found = spearman([rows[index] for index in chosen])
+        if found is not None:
+            values.append(found)
+            times = [chosen.count(index) for index in set(chosen)]
+            weights.append(math.factorial(count) / math.prod(math.factorial(n) for n in times))
+    if not values:
+        return None
+    order = np.argsort(np.asarray(values))
+    shares = np.cumsum(np.asarray(weights)[order]) / sum(weights)
+    low, high = (int(np.searchsorted(shares, share - 1e-12)) for share in ((1 - confidence) / 2, (1 + confidence) / 2))
+    ranked = np.asarray(values)[order]
+    return Interval(float(ranked[low]), float(ranked[min(high, len(ranked) - 1)]))
+
+
+def accuracy_rows(record: ExperimentRecord, published: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every arm at every scale, with what was published of its mixer at that vocabulary where it is the published way."""
+    nearly = rule_of(record.entry).smallest_effect
+    rows = []
+    for row in task_means(record, SPLIT).iter_rows(named=True):
+        mixer, visibility, labels = parts(row["arm"])
+        settings = settings_of(record, row["arm"], row["scale"]) or {}
+        task = {name: settings.get(f"data.task.{name}") for name in ("vocabulary", "length")}
+        low, high = row["interval_low"], row["interval_high"]
+        theirs = published_of(published, mixer, task["vocabulary"]) if (visibility, labels) == PUBLISHED_WAY else []
+        known = {"mixer": mixer, "visibility": visibility, "labels": labels, **task}
+        kept = (
+            "arm",
+            "scale",
+            "accuracy",
+            "seeds",
+            "seeds_above_trivial",
+            "chance",
+            "best_trivial",
+            "best_trivial_name",
+        )
+        found = [
+            {**one, "agrees": None if low is None else low - nearly <= one["accuracy"] <= high + nearly}
+            for one in theirs
+        ]
+        rows.append({**{name: row[name] for name in kept}, **known, "low": low, "high": high, "published": found})
+    return rows
+
+
+def published_of(published: Mapping[str, Any], mixer: str, vocabulary: Any) -> list[dict[str, Any]]:
+    """What was published of a mixer at a vocabulary."""
+    return [
+        {"model": row["model"], "length": row["length"], "accuracy": row["accuracy"][str(vocabulary)]}
+        for row in published["rows"]
+        if row["mixer"] == mixer and str(vocabulary) in row["accuracy"]
+    ]
+
+
+def learned_rows(record: ExperimentRecord) -> list[dict[str, Any]]:
+    """When each arm learned: the first evaluation half-way between what is scored without learning and 1."""
+    rows = []
+    for scale in record.entry.scales:
+        levels, _ = levels_at(record, SPLIT, scale)
+        if levels is None or levels.to_beat is None:
+            continue
+        bar = (levels.to_beat + 1) / 2
+        for arm in (entry.name for entry in record.entry.arms):
+            runs = [run for run in record.runs_of(arm, scale) if run.outcome == "done"]
+            steps = [step for run in runs if (step := first_step(run, bar)) is not None]
+            row = {"arm": arm, "scale": scale, "bar": bar, "seeds": len(runs), "learned": len(steps)}
+            rows.append({**row, "step": mean(steps) if steps else None})
+    return rows
+
+
+def first_step(run: ExperimentRun, bar: float) -> float | None:
+    """The first evaluated step at which a run's accuracy reaches the bar."""
+    if run.record is None or run.result is None:
+        return None
+    own = run.result.own_pass(SPLIT)
+    for row in run.record.metrics:
+        if row["event"] == "eval" and row.get("split") == SPLIT:
+            accuracy = row["scores"].get(own, {}).get("accuracy")
+            if accuracy is not None and accuracy >= bar:
+                return float(row["step"])
+    return None
+
+
+def text_rows(record: ExperimentRecord, text: ExperimentRecord | None) -> list[dict[str, Any]]:
+    """Accuracy and loss on text of every mixer that has both."""
+    losses, means = text_losses(text), accuracies(record)
+    return [
+        {
+            "mixer": mixer,
+            "loss": losses[mixer],
+            "accuracy": {scale: means.get((mixer, scale)) for scale in record.entry.scales},
+        }
+        for mixer in mixers_of(record)
+        if mixer in losses
+    ]
+
+
+def text_losses(text: ExperimentRecord | None) -> dict[str, float]:
+    """Mixer -> mean loss over the seeds that finished."""
+    if text is None:
+        return {}
+    metric = rule_of(text.entry).metric
+    found = {}
+    for arm in (entry.name for entry in text.entry.arms):
+        runs = [run for run in text.runs_of(arm, text.entry.scales[0]) if run.outcome == "done"]
+        scores = [score for run in runs if run.result and (score := run.result.score(metric)) is not None]
+        if scores:
+            found[arm] = mean(scores)
+    return found
+
+
+def accuracies(record: ExperimentRecord) -> dict[tuple[str, str], float]:
+    """(mixer, scale) -> mean accuracy of the published way."""
+    rows = task_means(record, SPLIT).iter_rows(named=True)
+    named = {(row["arm"], row["scale"]): row["accuracy"] for row in rows}
+    return {
+        (mixer, scale): named[arm_name(mixer, *PUBLISHED_WAY), scale]
+        for mixer in mixers_of(record)
+        for scale in record.entry.scales
+        if (arm_name(mixer, *PUBLISHED_WAY), scale) in named
+    }
+
+
+def beats(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> bool:
+    """Whether any run of the arm is above what is scored without learning."""
+    return any(above_trivial(run, SPLIT, rule.confidence) for run in record.runs_of(arm, scale))
+
+
+def ends(interval: Interval | None) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else (interval.low, interval.high)
+
+
+def arm_name(mixer: str, visibility: str, labels: str) -> str:
+    return f"{mixer}-{visibility}-{labels}"
+
+
+def parts(arm: str) -> tuple[str, str, str]:
+    """(mixer, visibility, labels) of an arm's name."""
+    mixer, visibility, labels = arm.rsplit("-", 2)
+    return mixer, visibility, labels
+
+
+def arm_names(record: ExperimentRecord) -> set[str]:
+    return {entry.name for entry in record.entry.arms}
+
+
+def mixers_of(record: ExperimentRecord) -> list[str]:
+    return list(dict.fromkeys(parts(entry.name)[0] for entry in record.entry.arms))
