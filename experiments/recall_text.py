@@ -42,7 +42,7 @@ BASE = RunSettings(
     model=rotary(WIDTHS["laptop"]),
     objective=LtrObjective(),
     recipe=Speedrun(
-        steps=1000, batch_windows=16, optimizer=MuonAdamW(matrix_learning_rate=0.02), evaluate_every_steps=100
+        steps=1000, batch_windows=8, optimizer=MuonAdamW(matrix_learning_rate=0.02), evaluate_every_steps=100
     ),
     evaluation=EvaluationConfig(directions=("ltr",), max_tokens=60_000),
 )

@@ -9,8 +9,8 @@ from headless import CHROMIUM, Browser
 
 from palinode.analysis.tasks import task_means
 from palinode.analysis.verdict import rule_of, verdicts
-from palinode.report import build_report
-from palinode.report.charts import ROWS
+from palinode.report import build_report, theme
+from palinode.report.charts import ROWS, columns_that_fit
 from palinode.report.export import drawings
 from palinode.report.figures import all_figures
 from synthetic_store import Synthetic, make_store
@@ -196,3 +196,41 @@ def test_the_browser_draws_them_with_their_levels_on_either_axis(tmp_path, monke
             ), figure
         assert "− answer" in browser.run("document.querySelector('[data-figure=effect-of-labels] .canvas').textContent")
         assert browser.problems == []
+
+
+def test_many_arms_are_shades_by_family_and_have_no_names_in_narrow_charts(tmp_path):
+    arms = tuple(TaskArm(f"{mixer}-{labels}", labels) for mixer in "abcdef" for labels in ("all", "answer"))
+    record = made(tmp_path, arms=arms, vocabularies=(10,), seeds=(1, 2))
+    figures = every_figure(record)
+    assert not [name for name in figures if name.startswith("ratio")], "accuracies that jump have figures of their own"
+    wide = json.dumps(figures["learning-curves"].variants["step"])
+    assert all(f'"{arm.name}"' in wide for arm in arms)
+    for name in ("jump-accuracy", "jump-loss", "accuracy-by-slice", "accuracy-by-length"):
+        figure = figures[name]
+        for chart in figure.variants.values():
+            colour = next(
+                layer["encoding"]["color"] for layer in chart["layer"] if "color" in layer.get("encoding", {})
+            )
+            assert colour["legend"] is None, name
+            assert not [layer for layer in chart["layer"] if layer.get("name") == "bands"], name
+        assert any("Colours as in the learning curves" in note for note in figure.notes), name
+    [few, *_] = figures_of(made(tmp_path / "few", vocabularies=(10,), seeds=(1, 2)))["jump-accuracy"].variants.values()
+    colour = next(layer["encoding"]["color"] for layer in few["layer"] if "color" in layer.get("encoding", {}))
+    assert colour["legend"]["columns"] >= 1
+
+
+def test_colours_of_more_arms_than_there_are_colours():
+    arms = [f"{mixer}-{way}" for mixer in ("attention", "h3", "hyena") for way in "abcd"]
+    colours = theme.arm_colours(arms, "attention-a", [])
+    assert len(set(colours.values())) == len(arms)
+    leaking = theme.arm_colours(arms, "attention-a", ["h3-b"])
+    assert leaking["h3-b"] == theme.LEAKS[0]
+    few = theme.arm_colours(arms[:5], "attention-a", [])
+    assert [few[arm] for arm in arms[:3]] == [theme.BASELINE, *theme.ARMS[:2]]
+
+
+@pytest.mark.parametrize(
+    ("names", "pixels", "columns"), [(["all", "b"], 640, 3), (["x" * 24] * 9, 640, 3), (["x" * 40], 300, 1)]
+)
+def test_a_legend_has_as_many_columns_as_fit(names, pixels, columns):
+    assert columns_that_fit(names, pixels) == columns

@@ -7,12 +7,13 @@ must give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
+SYMBOL_PIXELS, LETTER_PIXELS = 42.0, 6.1  # of an entry of a legend
 ROWS = "rows"  # the name under which every chart finds its data
 ROW_PIXELS = 44
 LEAK_COLOUR = "#c8372d"
@@ -36,16 +37,20 @@ def learning_curves(
     dashes: Mapping[str, Sequence[int]],
     *,
     dashed_by: str = "direction",
+    legend_pixels: int = 640,
 ) -> dict[str, Any]:
     """Lines per seed (thin) and their mean (thick); ltr solid, rtl dashed.
 
     Rows: `line` ("seed" or "mean"), `arm`, `dashed_by`, `seed`, the x fields, `value`.
+
+    Args:
+        legend_pixels: room for the names of the arms; 0 leaves them out.
     """
     dashes_title = "direction" if dashed_by == "direction" else "line"
     base = alt.Chart(alt.NamedData(ROWS)).encode(
         x=alt.X(x.field, type="quantitative", title=x.title, axis=alt.Axis(format=x.format, tickCount=6)),
         y=alt.Y("value", type="quantitative", title=y.title, scale=alt.Scale(zero=False, nice=True)),
-        color=_arm_colour(colours),
+        color=_arm_colour(colours, legend_pixels),
     )
     dash = alt.StrokeDash(
         dashed_by,
@@ -200,9 +205,16 @@ def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pix
     return drawn
 
 
-def _arm_colour(colours: Mapping[str, str]) -> alt.Color:
+def _arm_colour(colours: Mapping[str, str], legend_pixels: int) -> alt.Color:
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    return alt.Color("arm", type="nominal", title="arm", scale=scale, legend=line_legend())
+    legend = line_legend(columns=columns_that_fit(colours, legend_pixels)) if legend_pixels else None
+    return alt.Color("arm", type="nominal", title="arm", scale=scale, legend=legend)
+
+
+def columns_that_fit(names: Iterable[str], pixels: int, most: int = 3) -> int:
+    """Columns of a legend with these names, between 1 and `most`."""
+    widest = SYMBOL_PIXELS + LETTER_PIXELS * max(map(len, names), default=0)
+    return max(1, min(most, int(pixels / widest)))
 
 
 def line_legend(**more: Any) -> alt.Legend:

@@ -10,7 +10,7 @@ from typing import Any
 
 import altair as alt
 
-from palinode.report.charts import INK_BLUES, ROWS, Axis, line_legend, plain, said
+from palinode.report.charts import INK_BLUES, ROWS, Axis, columns_that_fit, line_legend, plain, said
 
 LOSSES = INK_BLUES
 AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]  # below one, one, above one
@@ -29,6 +29,7 @@ def ratio_lines(
     reference: float | None = 1.0,
     *,
     band: bool = False,
+    legend_pixels: int | None = None,
 ) -> dict[str, Any]:
     """A line per series over x, with its points; dashed by `look`; a rule at 1 where a ratio means "the same".
 
@@ -39,13 +40,17 @@ def ratio_lines(
         band: draw the interval as well, behind the line.
         colours: series -> colour, in the order of the legend; `title`: what a series is.
         chosen: field -> value: the rows of this variant.
+        legend_pixels: room for the names of the series, 0 leaves them out; None: five columns, or three beside dashes.
     """
     base = alt.Chart(alt.NamedData(ROWS))
     for field, value in chosen.items():
         base = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=value))
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     columns = 5 if len(dashes) == 1 else 3  # beside it stands the legend of the dashes
-    legend, places = line_legend(columns=columns), alt.Scale(nice=False, zero=False)
+    if legend_pixels:
+        columns = columns_that_fit(colours, legend_pixels, most=columns)
+    legend = None if legend_pixels == 0 else line_legend(columns=columns)
+    places = alt.Scale(nice=False, zero=False)
     drawn = base.encode(
         x=alt.X(x.field, type="quantitative", title=x.title, axis=_whole_ticks(x), scale=places),
         y=alt.Y(y.field, type="quantitative", title=y.title, scale=alt.Scale(zero=False, nice=True)),

@@ -13,6 +13,7 @@ from palinode.analysis.curves import SCORES, X_AXES, trained_directions
 from palinode.analysis.ratio_curves import as_published, ratio_curves
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, final_ratios, final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes, varying
+from palinode.analysis.tasks import on_a_task
 from palinode.analysis.verdict import Rule
 from palinode.report import size_charts, theme
 from palinode.report.charts import Axis
@@ -47,9 +48,12 @@ def size_figures(
     split, _, score = score_of(rule.metric)
     if score not in SCORES:
         return
-    yield from _ratio_figures(record, curves, rule, look)
     sizes = scale_sizes(record)
-    yield from _violin_figures(record, curves, rule, look, sizes, window)
+    if not on_a_task(
+        record
+    ):  # accuracies that jump have effects and difficulties of their own; their ratios say nothing more
+        yield from _ratio_figures(record, curves, rule, look)
+        yield from _violin_figures(record, curves, rule, look, sizes, window)
     if {"depth", "width"} <= set(varying(sizes)):
         yield from _score_maps(record, rule, look, sizes)
         yield from _ratio_maps(record, rule, look, sizes)

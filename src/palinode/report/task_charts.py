@@ -11,8 +11,9 @@ from typing import Any
 
 import altair as alt
 
-from palinode.report.charts import ROWS, Axis, line_legend, plain, said
+from palinode.report.charts import ROWS, Axis, columns_that_fit, line_legend, plain, said
 
+LEGEND_PIXELS = 560  # for the arms, beside the levels
 GREY = "#8c8678"
 LEVEL_DASHES: dict[str, list[int]] = {"chance": [2, 3], "guess": [2, 3], "trivial": [7, 4], "best": [1, 0]}
 LEVEL_OPACITY = {"chance": 1.0, "guess": 1.0, "trivial": 1.0, "best": 0.45}
@@ -65,7 +66,7 @@ def accuracy_by_difficulty(
         title="arm",
         sort=list(colours),
         scale=alt.Scale(domain=list(colours), range=list(colours.values())),
-        legend=line_legend(columns=4),
+        legend=line_legend(columns=columns_that_fit(colours, LEGEND_PIXELS, most=4)),
     )
     arms = base.transform_filter(alt.datum.kind == "arm").encode(color=colour)
     seeds = base.transform_filter(alt.datum.kind == "seed").encode(color=colour)

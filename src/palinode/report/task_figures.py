@@ -43,6 +43,9 @@ EFFECT_NOTES = {
     "objective": "Two arms whose specs differ in the objective alone, paired by seed: non-causal minus causal",
 }
 ASIDE = 0.02
+HALF_WIDTH_PIXELS = 300  # for names, beside those of the directions
+COLOURS_ABOVE = "Colours as in the learning curves."
+MOST_NAMED = 8  # arms in the legend of a chart of half the width
 SOLID = {"mean": [1, 0]}
 
 
@@ -237,12 +240,16 @@ def _jump_figures(
         rows, thinned = _curve_rows(frame, score, look)
         dashes = theme.direction_dashes(sorted({row["direction"] for row in rows}))
         colours = _colours(look, {row["arm"] for row in rows})
+        many = len(colours) > MOST_NAMED
         variants = {
-            axis: charts.learning_curves(Axis(axis, X_TITLES[axis]), y, colours, dashes)
+            axis: charts.learning_curves(
+                Axis(axis, X_TITLES[axis]), y, colours, dashes, legend_pixels=0 if many else HALF_WIDTH_PIXELS
+            )
             for axis in JUMP_AXES
             if frame[axis].count()
         }
         levels = marks if score == ACCURACY else _floor(record, split, scale)
+        told = [COLOURS_ABOVE] if many else []
         notes = level_notes(record, _metric(split), scale) if score == ACCURACY else _loss_notes(levels)
         yield Figure(
             name=file_name(name, scale_part(record, scale)),
@@ -251,7 +258,7 @@ def _jump_figures(
             rows=rows,
             variants={axis: task_charts.with_levels(chart, levels) for axis, chart in variants.items()},
             labels={axis: X_SHORT[axis] for axis in variants},
-            notes=(*notes, *thinned),
+            notes=(*notes, *told, *thinned),
             scale=scale,
         )
 
@@ -307,10 +314,10 @@ def _slice_figure(record: ExperimentRecord, look: Look, split: str, scale: str) 
     colours = _colours(look, {row["series"] for row in rows})
     y = Axis("value", f"{split} accuracy", ".4f")
     marks = level_marks(record, _metric(split), scale)
-    variants = {}
+    variants, drawn = {}, _drawn_for(colours)
     for name in names:
         x = Axis("slice_value", name.replace("_", " "), "d")
-        chart = size_charts.ratio_lines(x, y, colours, {"slice": name}, SOLID, "arm", reference=None, band=True)
+        chart = size_charts.ratio_lines(x, y, colours, {"slice": name}, SOLID, "arm", reference=None, **drawn)
         variants[name] = task_charts.with_levels(task_charts.with_counts(chart, COUNTS), marks)
     yield Figure(
         name=file_name("accuracy-by-slice", scale_part(record, scale)),
@@ -321,8 +328,11 @@ def _slice_figure(record: ExperimentRecord, look: Look, split: str, scale: str) 
         labels={name: name.replace("_", " ") for name in names} if len(names) > 1 else {},
         choice="by",
         notes=(
-            "Hits of all seeds over answers. Bands are Wilson's intervals for the answers of one seed: all seeds score the same "
-            "sequences. The levels are those of all sequences together.",
+            "Hits of all seeds over answers.",
+            "Bands are Wilson's intervals for the answers of one seed: all seeds score the same sequences."
+            if drawn["band"]
+            else f"{COLOURS_ABOVE} Intervals stand in the table of slices.",
+            "The levels are those of all sequences together.",
         ),
         scale=scale,
     )
@@ -345,7 +355,8 @@ def _length_figure(record: ExperimentRecord, rule: Rule, look: Look, split: str,
     rows, cut = kept_inside(rows, 0, 1)
     y = Axis("value", f"{split} accuracy", ".4f")
     colours = _colours(look, {row["series"] for row in rows})
-    chart = size_charts.ratio_lines(LENGTH, y, colours, {}, SOLID, "arm", reference=None, band=True)
+    drawn = _drawn_for(colours)
+    chart = size_charts.ratio_lines(LENGTH, y, colours, {}, SOLID, "arm", reference=None, **drawn)
     marks = [mark for mark in level_marks(record, _metric(split), scale) if mark.kind == "chance"]
     yield Figure(
         name=file_name("accuracy-by-length", scale_part(record, scale)),
@@ -356,10 +367,17 @@ def _length_figure(record: ExperimentRecord, rule: Rule, look: Look, split: str,
         notes=(
             "Trained at length 1. Chance is that of this length; trivial levels at others were not measured.",
             over_seeds([row["seeds"] for row in rows], rule),
+            *([] if drawn["band"] else [COLOURS_ABOVE]),
             *cut,
         ),
         scale=scale,
     )
+
+
+def _drawn_for(colours: Mapping[str, str]) -> dict[str, Any]:
+    """Names and bands of a chart of half the width: of many arms neither could be told apart."""
+    many = len(colours) > MOST_NAMED
+    return {"band": not many, "legend_pixels": 0 if many else HALF_WIDTH_PIXELS}
 
 
 def _colours(look: Look, present: set[str]) -> dict[str, str]:

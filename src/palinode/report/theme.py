@@ -19,12 +19,40 @@ DARK = {"ink": "#e9e5dc", "muted": "#a39d90", "rule": "#3a3833", "faint": "#2625
 
 
 def arm_colours(arms: Sequence[str], baseline: str, leaking: Sequence[str]) -> dict[str, str]:
-    """A colour per arm: the baseline's, reds for arms that leak, the others in the order of the experiment."""
+    """A colour per arm: the baseline's, reds for arms that leak, the others in the order of the experiment.
+
+    More arms than there are colours share them by family, the part of a name before the first `-`: shades of one colour each,
+    the baseline's own for the family of the baseline.
+    """
+    families = list(dict.fromkeys(_family(arm) for arm in arms if arm not in leaking))
+    if len(arms) - len(leaking) > len(ARMS) + 1 and 1 < len(families) <= len(ARMS) + 1:
+        return _family_colours(arms, _family(baseline), families, leaking)
     honest = [arm for arm in arms if arm != baseline and arm not in leaking]
     colours = {arm: ARMS[index % len(ARMS)] for index, arm in enumerate(honest)}
     colours |= {arm: LEAKS[index % len(LEAKS)] for index, arm in enumerate(leaking)}
     if baseline not in leaking:
         colours[baseline] = BASELINE
+    return {arm: colours[arm] for arm in arms}
+
+
+def _family(arm: str) -> str:
+    return arm.partition("-")[0]
+
+
+def _family_colours(
+    arms: Sequence[str], baseline_family: str, families: Sequence[str], leaking: Sequence[str]
+) -> dict[str, str]:
+    others = [family for family in families if family != baseline_family]
+    hues = {baseline_family: BASELINE} | dict(zip(others, ARMS, strict=False))
+    colours = {arm: LEAKS[index % len(LEAKS)] for index, arm in enumerate(leaking)}
+    for family in families:
+        members = [arm for arm in arms if arm not in leaking and _family(arm) == family]
+        stops = [
+            _between((hues[family], end), share)
+            for end, share in (("#000000", 0.4), ("#000000", 0.0), ("#ffffff", 0.5))
+        ]
+        last = max(1, len(members) - 1)
+        colours |= {arm: _between(stops, index / last) for index, arm in enumerate(members)}
     return {arm: colours[arm] for arm in arms}
 
 
