@@ -20,7 +20,8 @@ most frequent value of the sequence at every rate of AdamW that was tried; `mode
 times the steps, and not vocabulary 30. Muon's rate decides too, so it is tuned. `paper` has the published AdamW. Convolutions and
 recurrences know the order of slots by themselves.
 
-Sizes: `smoke` shows every chart in minutes, and tunes nothing; `laptop` takes hours on two cores; `gpu` and `paper` want an accelerator.
+Sizes: `smoke` shows every chart in minutes, and tunes nothing; `laptop` takes hours on two cores; `gpu` and `paper` want
+an accelerator.
 """
 
 from collections.abc import Callable, Mapping
