@@ -9,10 +9,11 @@ Writes findings/arrows-<size>.md and the numbers beside it as JSON; no number on
 from __future__ import annotations
 
 import argparse
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from again import again
 
 from palinode.analysis.context import direction_ratios
 from palinode.base import fsio
@@ -120,7 +121,7 @@ def lines(size: str, record: ExperimentRecord, found: Sequence[Gap], claims: Seq
     yield ""
     yield "Redo it:"
     yield ""
-    yield f"    {shlex.join(entry.command)}"
+    yield f"    {again(entry.command)}"
     yield f"    python findings/arrows.py --size {size}"
 
 

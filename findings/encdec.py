@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from again import again
 from encdec_numbers import (
     COMPARISONS,
     DECODER,
@@ -82,7 +82,7 @@ def lines(
     yield from rate_table(records)
     yield from ["", "## Again", ""]
     for record in records.values():
-        yield f"    {shlex.join(record.entry.command)}"
+        yield f"    {again(record.entry.command)}"
     yield f"    python findings/encdec.py --size {size}"
 
 

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import polars as pl
+from again import again
 
 from palinode.analysis.intervals import Interval, t_interval
 from palinode.analysis.layer_cuts import layer_cuts
@@ -29,6 +31,7 @@ from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 HERE = Path(__file__).parent
+SOURCE = "snimu/mask on hlb-gpt 0.4.1, WikiText-103, 46 to 626 million parameters"
 ARM = "both-05"
 CONFIDENCE = 0.95
 ALMOST_PERFECT = 0.02  # rtl within 2 % of ltr: twice what Arrows of Time finds between models of either direction
@@ -40,14 +43,14 @@ class Claim:
     """One published claim, and what these runs say of it.
 
     Attributes:
-        effect: what was measured; `low` and `high` are its interval over seeds, None where there are fewer than two.
+        effect: what was measured, None where nothing was; `low` and `high` are its interval over seeds, None for fewer than two.
         verdict: holds, does not hold, or cannot tell at this scale.
     """
 
     name: str
     claim: str
     measured: str
-    effect: float
+    effect: float | None
     low: float | None
     high: float | None
     seeds: int
@@ -253,7 +256,7 @@ def judged(
     if interval is not None:
         inside = (interval.low, interval.high)
         verdict = "holds" if holds(*inside) else "does not hold" if fails(*inside) else verdict
-    effect = math.fsum(values) / len(values) if values else math.nan
+    effect = math.fsum(values) / len(values) if values else None
     low, high = (None, None) if interval is None else (interval.low, interval.high)
     return Claim(name, claim, measured, effect, low, high, len(values), verdict)
 
@@ -261,32 +264,72 @@ def judged(
 def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str, Sequence[Claim]]) -> Iterator[str]:
     """The page."""
     yield f"# mask, size {size}: right to left beside left to right"
+    yield ""
+    yield (
+        f"Published: {SOURCE}. There the right-to-left loss lay far below the left-to-right loss, as the mask of that pass let "
+        "every slot see its own target (`both-05-published-mask` has that mask, and is stamped LEAK)."
+    )
+    yield ""
+    yield (
+        f"Validation loss in nats per token; differences are paired by seed, with {CONFIDENCE:.0%} t intervals over seeds. "
+        f"Ratio 1 is the loss of `ltr` by that of `{ARM}`, both left to right; ratio 2 is ltr by rtl of one model. A claim "
+        "holds, or does not, where the whole interval says so."
+    )
     for name, record in records.items():
         entry, done = record.entry, sum(run.outcome == "done" for run in record.runs)
-        yield ""
-        yield f"## {entry.question}"
-        yield ""
-        yield f"{done} of {len(record.runs)} runs done; seeds {', '.join(map(str, entry.seeds))}. `{' '.join(entry.command)}`"
-        yield ""
-        yield "| claim | measured | effect | 95 % interval | seeds | verdict |"
-        yield "|---|---|--:|--:|--:|---|"
-        for claim in found[name]:
-            interval = "" if claim.low is None else f"{claim.low:+.4f} to {claim.high:+.4f}"
-            row = (
-                f"{claim.name}. {claim.claim}",
-                claim.measured,
-                f"{claim.effect:+.4f}",
-                interval,
-                claim.seeds,
-                claim.verdict,
-            )
-            yield "| " + " | ".join(map(str, row)) + " |"
-        yield ""
+        yield from ["", f"## {entry.question}", ""]
+        yield f"{done} of {len(record.runs)} runs done; seeds {', '.join(map(str, entry.seeds))}; {entry.created[:10]}."
+        yield from claim_table(found[name])
         yield from verdict_table(record)
+        yield from loss_table(record)
+    yield from ["", "## Again", ""]
+    for record in records.values():
+        yield f"    {again(record.entry.command)}"
+    yield f"    python findings/mask.py --size {size}"
+
+
+def claim_table(found: Sequence[Claim]) -> Iterator[str]:
+    """M1 to M5."""
+    yield from ["", "| claim | measured | effect | 95 % interval | seeds | verdict |", "|---|---|--:|--:|--:|---|"]
+    for claim in found:
+        interval = "" if claim.low is None else f"{claim.low:+.4f} to {claim.high:+.4f}"
+        effect = "" if claim.effect is None else f"{claim.effect:+.4f}"
+        row = (f"{claim.name}. {claim.claim}", claim.measured, effect, interval, claim.seeds, claim.verdict)
+        yield "| " + " | ".join(map(str, row)) + " |"
+
+
+def loss_table(record: ExperimentRecord) -> Iterator[str]:
+    """What every arm came to at every size, and what it read: means over the seeds that are done."""
+    scores, sizes = final_scores(record, "validation", "nats_per_token"), scale_sizes(record)
+    read: dict[tuple[str, str], list[float]] = {}
+    for run in record.runs:
+        if run.result is not None and run.outcome == "done":
+            read.setdefault((run.entry.arm, run.entry.scale), []).append(float(run.result.counters["tokens_read"] or 0))
+    yield from ["", "| arm | size | parameters | tokens read | ltr | rtl | seeds |", "|---|---|--:|--:|--:|--:|--:|"]
+    for (arm, scale), tokens in read.items():
+        ltr, rtl = (list(scores.get((arm, scale, way), {}).values()) for way in ("ltr", "rtl"))
+        row = (
+            arm,
+            scale,
+            f"{sizes[scale].parameters:,}",
+            f"{mean(tokens):,.0f}",
+            spread(ltr),
+            spread(rtl),
+            len(tokens),
+        )
+        yield "| " + " | ".join(map(str, row)) + " |"
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation over seeds."""
+    if len(values) < 2:
+        return "".join(f"{value:.3f}" for value in values)
+    return f"{mean(values):.3f} ± {stdev(values):.3f}"
 
 
 def verdict_table(record: ExperimentRecord) -> Iterator[str]:
     """What the decision rule says of every arm at every size."""
+    yield ""
     yield "| arm | size | difference in ltr loss, nats | 95 % interval | pairs | verdict |"
     yield "|---|---|--:|--:|--:|---|"
     for verdict in verdicts(record):

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from again import again
 from recall_numbers import ALL_MIXERS, PUBLISHED_WAY, R1, R2, R3, RECALL, numbers, records_of
 
 from palinode.analysis.verdict import rule_of
@@ -57,7 +57,7 @@ def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str
     yield from rate_table(records)
     yield from ["", "## Again", ""]
     for record in records.values():
-        yield f"    {shlex.join(record.entry.command)}"
+        yield f"    {again(record.entry.command)}"
     yield f"    python findings/recall.py --size {size}"
 
 

@@ -18,12 +18,14 @@ FINDINGS = Path(__file__).parents[2] / "findings"
 
 @pytest.fixture(scope="module")
 def arrows():
-    spec = importlib.util.spec_from_file_location("findings_arrows", FINDINGS / "arrows.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its dataclasses look for their annotations
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FINDINGS)
+        spec = importlib.util.spec_from_file_location("findings_arrows", FINDINGS / "arrows.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where its dataclasses look for their annotations
+        spec.loader.exec_module(module)
+        yield module
+        del sys.modules[spec.name]
 
 
 TELLS_NOT = "cannot tell at this scale"
@@ -302,3 +304,64 @@ def test_the_page_of_recall_is_made_of_whole_tables(recalled):
 def test_every_page_that_a_script_makes_is_listed():
     listed = (FINDINGS / "README.md").read_text()
     assert all(f"findings/{script.name}" in listed for script in FINDINGS.glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def mask():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(FINDINGS)
+        spec = importlib.util.spec_from_file_location("findings_mask", FINDINGS / "mask.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        yield module
+        del sys.modules[spec.name]
+
+
+def mask_page(mask, root, **changes):
+    """The page of two experiments with two arms at two widths and two depths; the second has `changes`."""
+    arms = (
+        SyntheticArm("ltr"),
+        SyntheticArm("both-05", effect_nats=0.04, rtl="honest", p=0.05),
+        SyntheticArm("both-05-published-mask", effect_nats=0.04, rtl="leak", p=0.05, expect_leak=True),
+    )
+    scales = {f"{depth}x{width}": (depth, width) for depth in (2, 4) for width in (32, 64)}
+    for name, more in (("mask", {}), ("mask_total", changes)):
+        made = Synthetic(name=name, arms=arms, scales=tuple(scales), models=scales, command=COMMAND, **more)
+        store = make_store(root, made)
+    records = {name: store.experiment(f"{name}--laptop") for name in ("mask", "mask_total")}
+    found = {name: mask.claims(record) for name, record in records.items()}
+    return found, list(mask.lines("laptop", records, found))
+
+
+COMMAND = ("palinode", "run", "an idea.py", "--store", "/here/runs", "--workers=2", "--set", "a=1", "--stack", "8")
+
+
+def test_the_page_of_the_mask_says_what_the_runs_say(mask, tmp_path):
+    found, page = mask_page(mask, tmp_path / "runs")
+    m1, m2 = found["mask"][:2]
+    assert m1.verdict == "does not hold"
+    assert mask.ALMOST_PERFECT < m1.low <= m1.effect <= m1.high < 0.2
+    assert m2.seeds == 3
+    assert sum("| both-05 | 2x32 | " in line and "worse" in line for line in page) == 2
+    assert sum("LEAK: " in line for line in page) == 8
+    assert len([line for line in page if line.startswith("| ltr | 4x64 |")]) == 2
+
+
+def test_what_is_not_measured_yet_is_left_empty(mask, tmp_path):
+    every = {
+        (arm, f"{d}x{w}", seed): "missing"
+        for arm in ("ltr", "both-05")
+        for d in (2, 4)
+        for w in (32, 64)
+        for seed in range(3)
+    }
+    found, page = mask_page(mask, tmp_path / "runs", outcomes=every)
+    assert [claim.effect for claim in found["mask_total"]] == [None] * 5
+    assert {claim.verdict for claim in found["mask_total"]} == {TELLS_NOT}
+    assert not any("nan" in line.lower().split() for line in page)
+
+
+def test_a_command_is_repeated_without_what_is_local(mask, tmp_path):
+    _, page = mask_page(mask, tmp_path / "runs")
+    assert page.count("    palinode run 'an idea.py' --set a=1") == 2
