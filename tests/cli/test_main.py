@@ -80,7 +80,11 @@ def test_a_closed_pipe_is_silent(here, arguments):
 def test_an_interrupt_before_anything_runs_is_silent(here):
     Path("slow.py").write_text("import time, sys\nprint('ready', flush=True)\ntime.sleep(60)\n")
     program = subprocess.Popen(
-        [sys.executable, "-m", "palinode", "run", "slow.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "palinode", "run", "slow.py"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore interrupts
     )
     assert program.stderr.readline() == "ready\n", "what a user's file prints is not a result"
     os.kill(program.pid, signal.SIGINT)
