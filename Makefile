@@ -23,7 +23,7 @@ test-nightly: $(DEV)
 	$(BIN)/python -m pytest -m nightly
 
 bench: $(DEV)
-	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 # torch first and alone: a resolver left to itself may fetch another build with gigabytes of GPU libraries.
 $(VENV)/.installed-torch: constraints.txt
