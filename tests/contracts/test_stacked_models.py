@@ -80,6 +80,7 @@ def assert_as_alone(make, count=3):
         for name, measured in loss.auxiliary.items():
             assert same.auxiliary[name] == pytest.approx(measured, rel=1e-4, abs=1e-6)
         expected, got = gradients(member), gradients(other)
+        assert set(got) == set(expected), "what is not read gets no gradient, so nothing decays it"
         for name, gradient in expected.items():
             scale = max(float(gradient.abs().max()), 1e-6)
             assert float((got[name] - gradient).abs().max()) <= TOLERANCE * scale, name

@@ -11,6 +11,7 @@ Legend: K runs, R rows, S slots, V vocabulary.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -86,6 +87,7 @@ class Stack:
         self.members = list(members)
         self._parameters: dict[str, Tensor] = {}
         self._buffers: dict[str, Tensor] = {}
+        self._has_gradient: list[bool] = []
         if len(members) > 1:
             self._reader = _Reader(members[0].model)
             named = [dict(_Reader(member.model).named_parameters()) for member in members]
@@ -122,14 +124,23 @@ class Stack:
             gradients = {name: gradients[name] + new if name in gradients else new for name, new in found.items()}
             nats.append(row_nats.cpu())
             terms.append(told)
+        reached = self._reached(examples[0])
         for index, own in enumerate(self._own):
-            for parameter, gradient in zip(own, gradients.values(), strict=True):
-                parameter.grad = gradient[index]
+            for parameter, gradient, has_one in zip(own, gradients.values(), reached, strict=True):
+                parameter.grad = gradient[index] if has_one else None
         losses = []
         for index, (member, batch) in enumerate(zip(self.members, examples, strict=True)):
             own_nats, own_terms = [each[index] for each in nats], [_of(index, each) for each in terms]
             losses.append(_told(member, batch, denominators[index], own_nats, own_terms))
         return losses
+
+    def _reached(self, examples: Sequence[Example]) -> list[bool]:
+        """Which parameters a run alone would get a gradient for: an optimizer leaves the others, and their decay, alone."""
+        if not self._has_gradient:
+            with contextlib.suppress(DivergedError):  # its gradients are there nevertheless
+                accumulate_gradients(self.members[0], list(examples))
+            self._has_gradient = [parameter.grad is not None for parameter in self._own[0]]
+        return self._has_gradient
 
     def _differentiated(
         self, micro: Sequence[Example], denominators: Sequence[float], rows: int
