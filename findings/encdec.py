@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from again import again
+from cells import between, plain, signed, table, whole
 from encdec_numbers import (
     COMPARISONS,
     DECODER,
@@ -229,39 +230,16 @@ def rate_row(experiment: str, choice: ChoiceEntry) -> tuple[str, ...]:
     return choice.arm, experiment, f"`{choice.field}`", tried, f"{choice.chosen:g}", edge
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield f"|{'---|' * len(heads)}"
-    for row in rows:
-        yield f"| {' | '.join(map(str, row))} |"
-
-
 def less(value: float | None, other: float | None) -> float | None:
     return None if value is None or other is None else value - other
-
-
-def plain(value: float | None, decimals: int = 4) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
-
-
-def signed(value: float | None, decimals: int = 4) -> str:
-    return "" if value is None else f"{value:+.{decimals}f}"
 
 
 def short(value: float | None) -> str:
     return "" if value is None else f"{value:.3g}"
 
 
-def whole(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
-
-
 def percent(ratio: float | None) -> str:
     return "" if ratio is None else f"{100 * (ratio - 1):+.1f} %"
-
-
-def between(row: Mapping[str, Any], said: Any) -> str:
-    return "" if row["low"] is None else f"{said(row['low'])} to {said(row['high'])}"
 
 
 def cell(row: Mapping[str, Any] | None) -> str:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from again import again
+from cells import between, plain, signed, table, whole
 from recall_numbers import ALL_MIXERS, PUBLISHED_WAY, R1, R2, R3, RECALL, numbers, records_of
 
 from palinode.analysis.verdict import rule_of
@@ -225,31 +226,8 @@ def rate_table(records: Mapping[str, ExperimentRecord]) -> Iterator[str]:
     yield from table(heads, rows)
 
 
-def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> Iterator[str]:
-    yield f"| {' | '.join(heads)} |"
-    yield f"|{'---|' * len(heads)}"
-    for row in rows:
-        yield f"| {' | '.join(map(str, row))} |"
-
-
-def plain(value: float | None, decimals: int = 3) -> str:
-    return "" if value is None else f"{value:.{decimals}f}"
-
-
-def signed(value: float | None, decimals: int = 3) -> str:
-    return "" if value is None else f"{value:+.{decimals}f}"
-
-
 def percent(value: float | None) -> str:
     return "" if value is None else f"{100 * value:.1f} %"
-
-
-def whole(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}"
-
-
-def between(row: Mapping[str, Any], said: Any) -> str:
-    return "" if row["low"] is None else f"{said(row['low'])} to {said(row['high'])}"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The scripts that make the findings pages: what an interval allows to say."""
 
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -16,16 +17,26 @@ from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
 FINDINGS = Path(__file__).parents[2] / "findings"
 
 
-@pytest.fixture(scope="module")
-def arrows():
+@contextlib.contextmanager
+def loaded(name):
+    """A script of findings/, imported from its folder as Python runs it; `sys.modules` is as before afterwards."""
+    before = set(sys.modules)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(FINDINGS)
-        spec = importlib.util.spec_from_file_location("findings_arrows", FINDINGS / "arrows.py")
+        spec = importlib.util.spec_from_file_location(f"findings_{name}", FINDINGS / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module  # where its dataclasses look for their annotations
         spec.loader.exec_module(module)
         yield module
-        del sys.modules[spec.name]
+    own = (key for key in set(sys.modules) - before if key == spec.name or (FINDINGS / f"{key}.py").exists())
+    for key in list(own):
+        del sys.modules[key]
+
+
+@pytest.fixture(scope="module")
+def arrows():
+    with loaded("arrows") as module:
+        yield module
 
 
 TELLS_NOT = "cannot tell at this scale"
@@ -66,13 +77,8 @@ EFFECTS = {  # nats added to the decoder's loss: as published but for the embedd
 
 @pytest.fixture(scope="module")
 def encdec():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FINDINGS)
-        spec = importlib.util.spec_from_file_location("findings_encdec", FINDINGS / "encdec.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with loaded("encdec") as module:
         yield module
-        del sys.modules["encdec_numbers"]
 
 
 def encdec_store(root, names=("encdec", "encdec_parameters")):
@@ -171,13 +177,8 @@ MIXERS = {"attention": -0.3, "h3": 0.0, "hyena": -0.1, "s4d": 0.2}  # mixer -> n
 
 @pytest.fixture(scope="module")
 def recall():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FINDINGS)
-        spec = importlib.util.spec_from_file_location("findings_recall", FINDINGS / "recall.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+    with loaded("recall") as module:
         yield module
-        del sys.modules["recall_numbers"]
 
 
 def recall_store(root, text=True, vocabularies=(10, 30)):
@@ -308,14 +309,8 @@ def test_every_page_that_a_script_makes_is_listed():
 
 @pytest.fixture(scope="module")
 def mask():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(FINDINGS)
-        spec = importlib.util.spec_from_file_location("findings_mask", FINDINGS / "mask.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module
-        spec.loader.exec_module(module)
+    with loaded("mask") as module:
         yield module
-        del sys.modules[spec.name]
 
 
 def mask_page(mask, root, **changes):
