@@ -15,10 +15,8 @@ All of them are scored on the answer alone, with nothing else hidden, on sequenc
 sequences never repeat, but for `paper`, which trains 200 epochs over 2000. The learning rate is chosen for every arm by as many
 trials on prompts of their own.
 
-The blocks are those of `modern`, the optimizer is Muon: with a tied head and learned positions (`gpt2`) attention stayed at the
-most frequent value of the sequence at every rate of AdamW that was tried; `modern` with AdamW learned vocabulary 10, but in several
-times the steps, and not vocabulary 30. Muon's rate decides too, so it is tuned. `paper` has the published AdamW. Convolutions and
-recurrences know the order of slots by themselves.
+The blocks are those of `modern` with an untied head, the optimizer is Muon and its rate is tuned; `paper` has the published AdamW.
+Convolutions and recurrences know the order of slots by themselves.
 
 Sizes: `smoke` shows every chart in minutes, and tunes nothing; `laptop` takes hours on two cores; `gpu` and `paper` want
 an accelerator.
