@@ -29,6 +29,9 @@ LEAK = (
     ONE_SEED
     + '\n[[arms]]\nname = "mask"\n[arms.change.objective]\nkind = "both"\nrtl_sees = { kind = "flipped-lower-triangle" }\n'
 )
+NO_DIRECTION = ONE_SEED.replace('name = "both"', 'name = "masked"').replace(
+    'objective = { kind = "both", p = { kind = "constant", p = 0.5 } }', 'objective = { kind = "masked", rate = 0.3, hide_answers = false }'
+).replace('baseline = "ltr"', 'baseline = "ltr"\nmetric = "validation.own.nats_per_token"')
 FAILING = """
 from palinode import *
 from palinode.data.config import DataConfig
@@ -272,3 +275,16 @@ def test_arms_whose_every_trial_fails_are_not_run(quick, here):
     assert told.code == 2
     assert "no trial of arm 'ltr' at scale base came to a score" in told.err
     assert not any(run.record for run in Store("runs").experiment("tiny").runs)
+
+
+def test_what_has_no_direction_cannot_write(quick):
+    Path("x.toml").write_text(NO_DIRECTION)
+    assert quick("run", "x.toml").code == 0
+    runs = {run.arm: run.run_id for run in Store("runs").experiments()[0].runs}
+    assert quick("sample", runs["ltr"], "--text", "the ", "--tokens", "2").code == 0
+    before = everything_in(Path())
+    told = quick("sample", runs["masked"], "--text", "the ", "--tokens", "2")
+    assert (told.code, told.out) == (2, "")
+    (line,) = told.err.splitlines()
+    assert all(name in line for name in (runs["masked"], "objective", "'masked'", "no reading direction"))
+    assert everything_in(Path()) == before

@@ -9,6 +9,7 @@ from tiny_experiment import everything_in
 
 from palinode.results.store import Store
 from synthetic_store import make_store
+from synthetic_tasks import LEVELS, TASK_ARMS, make_task_store
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,17 @@ def test_compare_prints_every_verdict_with_its_stamp(palinode, store):
     assert [verdict["arm"] for verdict in verdicts] == [arm.name for arm in entry.arms if arm.name != "ltr"]
     assert [verdict["leak"] for verdict in verdicts] == ["none", "expected"]
     assert all(verdict["outcome"] in ("better", "worse", "no difference found", "cannot tell") for verdict in verdicts)
+
+
+def test_compare_tells_chance_beside_an_accuracy(palinode, here):
+    make_task_store(here / "runs")
+    told = palinode("compare", "recall--laptop")
+    assert told.code == 0
+    verdicts = told.out.split("\n\n")
+    assert len(verdicts) == (len(TASK_ARMS) - 1) * len(LEVELS)
+    for arm, block in zip((arm.name for arm in TASK_ARMS[1:] for _ in LEVELS), verdicts, strict=True):
+        (line,) = (line for line in block.splitlines() if "; chance " in line)
+        assert line.startswith(f"  {arm} ")
 
 
 def test_compare_two_runs(palinode, store):

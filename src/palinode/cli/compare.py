@@ -40,12 +40,15 @@ def compare(
 def verdict_text(store: Store, name: str) -> str:
     """Every verdict of an experiment, for a terminal."""
     from palinode.analysis.verdict import verdicts
+    from palinode.report.task_levels import reached
     from palinode.report.words import verdict_lines
 
-    found = verdicts(store.experiment(name))
+    record = store.experiment(name)
+    found = verdicts(record)
     if not found:
         return "One arm alone: there is nothing to compare it with."
-    return "\n\n".join("\n  ".join(shown(line, 1000) for line in verdict_lines(one)) for one in found)
+    told = [verdict_lines(one, beside=reached(record, one)) for one in found]
+    return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in told)
 
 
 def verdict_json(store: Store, name: str) -> str:

@@ -12,21 +12,13 @@ from typing import Any
 import altair as alt
 
 from palinode.report.charts import ROWS, Axis, columns_that_fit, line_legend, plain, said
+from palinode.report.task_levels import Mark
 
 LEGEND_PIXELS = 560  # for the arms, beside the levels
 GREY = "#8c8678"
 LEVEL_DASHES: dict[str, list[int]] = {"chance": [2, 3], "guess": [2, 3], "trivial": [7, 4], "best": [1, 0]}
 LEVEL_OPACITY = {"chance": 1.0, "guess": 1.0, "trivial": 1.0, "best": 0.45}
 FONT_PIXELS = 10.5
-
-
-@dataclass(frozen=True)
-class Mark:
-    """A level as a chart shows it: chance, trivial or best, or the loss of a guess; its value and what is written beside it."""
-
-    kind: str
-    value: float
-    text: str
 
 
 def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y") -> dict[str, Any]:

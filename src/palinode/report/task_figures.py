@@ -26,7 +26,7 @@ from palinode.report.charts import Axis
 from palinode.report.figure import MOST_CURVE_ROWS, Figure, Rows, at_scale, file_name, kept_inside, rounded, scale_part
 from palinode.report.look import Look
 from palinode.report.size_figures import over_seeds
-from palinode.report.task_levels import level_marks, level_notes, marks_of, trivial_words
+from palinode.report.task_levels import Mark, level_marks, level_notes, marks_of, trivial_words
 from palinode.report.words import MINUS, X_SHORT, X_TITLES, number, score_of, signed
 from palinode.results.record import ExperimentRecord
 
@@ -263,7 +263,7 @@ def _jump_figures(
         )
 
 
-def _floor(record: ExperimentRecord, split: str, scale: str) -> list[task_charts.Mark]:
+def _floor(record: ExperimentRecord, split: str, scale: str) -> list[Mark]:
     """The floor on all tokens, where an arm is trained on all of them: it counts the first, which a direction token lets score."""
     levels, _ = levels_at(record, split, scale)
     specs = [settings_of(record, arm.name, scale) or {} for arm in record.entry.arms]
@@ -275,10 +275,10 @@ def _floor(record: ExperimentRecord, split: str, scale: str) -> list[task_charts
     )
     if levels is None or levels.floor_nats is None or not reached:
         return []
-    return [task_charts.Mark("best", levels.floor_nats, f"floor of all tokens {number(levels.floor_nats, 3)}")]
+    return [Mark("best", levels.floor_nats, f"floor of all tokens {number(levels.floor_nats, 3)}")]
 
 
-def _loss_notes(levels: Sequence[task_charts.Mark]) -> list[str]:
+def _loss_notes(levels: Sequence[Mark]) -> list[str]:
     said = "The loss on what each arm trains on: that of answers alone and that of all tokens are different quantities."
     return [said, *(["No causal reader of fresh sequences gets below the floor on all tokens."] if levels else [])]
 

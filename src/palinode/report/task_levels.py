@@ -1,13 +1,13 @@
-"""Chance and the levels beside it, as charts and cards name them."""
+"""Chance and the levels beside it, as charts, cards and the terminal name them."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from palinode.analysis import intervals
 from palinode.analysis.tasks import Levels, levels_at, on_a_task
 from palinode.analysis.verdict import Verdict
-from palinode.report.task_charts import Mark
 from palinode.report.words import number, score_of
 from palinode.results.record import ExperimentRecord
 
@@ -20,6 +20,15 @@ TRIVIAL_WORDS = {
     "most_recent_value": "the most recent value",
     "in_context_mode": "the most frequent value in context",
 }
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A level as a chart shows it: chance, trivial or best, or the loss of a guess; its value and what is written beside it."""
+
+    kind: str
+    value: float
+    text: str
 
 
 def trivial_words(name: str) -> str:

@@ -165,12 +165,12 @@ def rule_words(rule: Rule) -> str:
     )
 
 
-def verdict_lines(verdict: Verdict) -> list[str]:
-    """The verdict for a terminal: headline, effect, then what a reader must know."""
+def verdict_lines(verdict: Verdict, beside: str = "") -> list[str]:
+    """The verdict for a terminal: headline, effect, what stands beside both arms' scores, then what a reader must know."""
     stamp = "LEAK  " if verdict.leak != "none" else ""
     stamp += "COLLAPSE  " if verdict.collapse != "none" else ""
     where = "" if verdict.scale == "base" else f" [{verdict.scale}]"
-    lines = [f"{stamp}{headline(verdict)}{where}", effect(verdict)]
+    lines = [f"{stamp}{headline(verdict)}{where}", effect(verdict), *([beside] if beside else [])]
     if verdict.leak == "expected":
         lines.append("It sees its own answer, as the experiment expects: its numbers are not those of an honest model.")
     if verdict.collapse == "expected":
