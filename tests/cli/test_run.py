@@ -29,9 +29,14 @@ LEAK = (
     ONE_SEED
     + '\n[[arms]]\nname = "mask"\n[arms.change.objective]\nkind = "both"\nrtl_sees = { kind = "flipped-lower-triangle" }\n'
 )
-NO_DIRECTION = ONE_SEED.replace('name = "both"', 'name = "masked"').replace(
-    'objective = { kind = "both", p = { kind = "constant", p = 0.5 } }', 'objective = { kind = "masked", rate = 0.3, hide_answers = false }'
-).replace('baseline = "ltr"', 'baseline = "ltr"\nmetric = "validation.own.nats_per_token"')
+NO_DIRECTION = (
+    ONE_SEED.replace('name = "both"', 'name = "masked"')
+    .replace(
+        'objective = { kind = "both", p = { kind = "constant", p = 0.5 } }',
+        'objective = { kind = "masked", rate = 0.3, hide_answers = false }',
+    )
+    .replace('baseline = "ltr"', 'baseline = "ltr"\nmetric = "validation.own.nats_per_token"')
+)
 FAILING = """
 from palinode import *
 from palinode.data.config import DataConfig

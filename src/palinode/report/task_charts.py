@@ -6,7 +6,6 @@ Like `charts.py`: definitions only, rows by the name of a data set, every view n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
