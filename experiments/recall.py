@@ -16,7 +16,8 @@ sequences never repeat, but for `paper`, which trains 200 epochs over 2000. The 
 trials on prompts of their own.
 
 The blocks are those of `modern` with an untied head, the optimizer is Muon and its rate is tuned; `paper` has the published AdamW.
-Convolutions and recurrences know the order of slots by themselves.
+Convolutions and recurrences know the order of slots by themselves. Mixers that no length is too long for are also scored on
+sequences 2 and 4 times as long.
 
 Sizes: `smoke` shows every chart in minutes, and tunes nothing; `laptop` takes hours on two cores; `gpu` and `paper` want
 an accelerator.
@@ -123,6 +124,9 @@ MIXERS: Mapping[str, Callable[[int, bool], DecoderConfig]] = {
     "selective_ssm": of_mixer(lambda two_sided: SelectiveSsmConfig(two_sided=two_sided)),
 }
 IN_SMOKE = ("attention", "linear_attention", "base_conv")
+NO_LONGEST_ROW = ("attention", "h3", "gated_rnn", "selective_ssm")  # neither lags nor positions are a table
+LENGTH_FACTORS = (2, 4)  # how much longer than in training they are also scored
+LONGEST_SCORED_LONGER = 512
 ON_A_LAPTOP = tuple(mixer for mixer in MIXERS if mixer != "selective_ssm")  # its scan is ten times as slow on a CPU
 
 
@@ -140,8 +144,19 @@ def arm(mixer: str, visibility: str, labels: str) -> Arm:
         name=arm_name(mixer, visibility, labels),
         note=f"{mixer}; {VISIBILITIES[visibility]}; trained on {'all tokens' if labels == 'all' else 'the answer alone'}",
         change={"objective": objective(visibility, labels), "labels": labels},
-        at={shape.name: {"model": MIXERS[mixer](shape.width, two_sided)} for shape in SHAPES},
+        at={
+            shape.name: {
+                "model": MIXERS[mixer](shape.width, two_sided),
+                "evaluation.length_factors": length_factors(mixer, shape),
+            }
+            for shape in SHAPES
+        },
     )
+
+
+def length_factors(mixer: str, shape: Shape) -> tuple[int, ...]:
+    """At which lengths this mixer is scored beside the one it is trained at."""
+    return LENGTH_FACTORS if mixer in NO_LONGEST_ROW and shape.length <= LONGEST_SCORED_LONGER else ()
 
 
 def arm_name(mixer: str, visibility: str, labels: str) -> str:

@@ -55,6 +55,7 @@ def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str
     yield from published_table(found)
     yield from accuracy_table(found)
     yield from learned_table(found)
+    yield from longer_table(found)
     yield from rate_table(records)
     yield from ["", "## Again", ""]
     for record in records.values():
@@ -206,6 +207,20 @@ def learned_table(found: Mapping[str, Any]) -> Iterator[str]:
         for row in found["learned"]
     ]
     yield from table(heads, rows)
+
+
+def longer_table(found: Mapping[str, Any]) -> Iterator[str]:
+    rows = found["longer"]
+    if not rows:
+        return
+    factors = sorted({int(factor) for row in rows for factor in row["accuracy"]})
+    yield from ["", "## Longer than in training", ""]
+    yield "Accuracy on sequences so many times as long, of mixers that no length is too long for; the mean over seeds."
+    yield ""
+    heads = ["arm", "scale", *(f"{factor} times" for factor in factors)]
+    yield from table(
+        heads, [(row["arm"], row["scale"], *(percent(row["accuracy"].get(str(f))) for f in factors)) for row in rows]
+    )
 
 
 def rate_table(records: Mapping[str, ExperimentRecord]) -> Iterator[str]:

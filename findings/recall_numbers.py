@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from palinode.analysis.intervals import Interval, mean, t_interval
-from palinode.analysis.tasks import above_trivial, levels_at, settings_of, task_means
+from palinode.analysis.tasks import above_trivial, levels_at, settings_of, task_lengths, task_means
 from palinode.analysis.verdict import Rule, decide, rule_of, verdict
 from palinode.results.record import ExperimentRecord, ExperimentRun
 from palinode.results.store import Store
@@ -73,6 +73,7 @@ def numbers(records: Mapping[str, ExperimentRecord], published: Mapping[str, Any
         "claims": [asdict(claim) for claim in claims],
         "accuracy": accuracy_rows(record, published),
         "learned": learned_rows(record),
+        "longer": longer_rows(record),
         "text": text_rows(record, records.get(TEXT)),
         "published": published,
     }
@@ -274,6 +275,17 @@ def first_step(run: ExperimentRun, bar: float) -> float | None:
             if accuracy is not None and accuracy >= bar:
                 return float(row["step"])
     return None
+
+
+def longer_rows(record: ExperimentRecord) -> list[dict[str, Any]]:
+    """Accuracy on sequences longer than in training: the mean over seeds at each length, of arms that were scored there."""
+    found: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for row in task_lengths(record, SPLIT).drop_nulls("accuracy").iter_rows(named=True):
+        found.setdefault((row["arm"], row["scale"]), {}).setdefault(row["length_factor"], []).append(row["accuracy"])
+    return [
+        {"arm": arm, "scale": scale, "accuracy": {str(factor): mean(values) for factor, values in sorted(by.items())}}
+        for (arm, scale), by in found.items()
+    ]
 
 
 def text_rows(record: ExperimentRecord, text: ExperimentRecord | None) -> list[dict[str, Any]]:

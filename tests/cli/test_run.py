@@ -31,10 +31,7 @@ LEAK = (
 )
 NO_DIRECTION = (
     ONE_SEED.replace('name = "both"', 'name = "masked"')
-    .replace(
-        'objective = { kind = "both", p = { kind = "constant", p = 0.5 } }',
-        'objective = { kind = "masked", rate = 0.3, hide_answers = false }',
-    )
+    .replace('kind = "both", p = { kind = "constant", p = 0.5 }', 'kind = "masked", rate = 0.3, hide_answers = false')
     .replace('baseline = "ltr"', 'baseline = "ltr"\nmetric = "validation.own.nats_per_token"')
 )
 FAILING = """

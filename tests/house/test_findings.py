@@ -290,6 +290,17 @@ def test_when_an_arm_learned_is_the_first_look_half_way(recalled):
     assert rows["h3-causal-answer", "v30"]["learned"] == 1
 
 
+def test_longer_sequences_are_scored_beside_those_of_training(recalled):
+    _, numbers, page = recalled
+    at_one = {(row["arm"], row["scale"]): row["accuracy"] for row in numbers["accuracy"]}
+    assert {(row["arm"], row["scale"]) for row in numbers["longer"]} == set(at_one)
+    for row in numbers["longer"]:
+        assert list(row["accuracy"]) == ["1", "2", "4", "8"]
+        assert row["accuracy"]["1"] == pytest.approx(at_one[row["arm"], row["scale"]])
+        assert sorted(row["accuracy"].values(), reverse=True) == list(row["accuracy"].values())
+    assert "## Longer than in training" in page
+
+
 def test_the_page_of_recall_is_made_of_whole_tables(recalled):
     _, numbers, page = recalled
     assert json.loads(json.dumps(numbers, allow_nan=False))

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
+from palinode.data.task_store import TaskData
+from palinode.data.tasks import AssociativeRecall
 from palinode.objectives import OBJECTIVES
 from palinode.objectives.mixture import BothObjective
 from palinode.spec import Arm, Decision, EvaluationConfig, Experiment, RunSpec, Scale, Size
@@ -161,6 +163,12 @@ def test_an_arm_that_changes_the_test_is_refused(experiment, change):
 
 def test_an_arm_may_have_less_to_train_on(experiment):
     assert with_arms(experiment, {"data.max_train_tokens": 1000}).resolve().runs[1].spec.data.max_train_tokens == 1000
+
+
+def test_an_arm_may_be_scored_at_further_lengths(experiment):
+    recall = {"data": TaskData(task=AssociativeRecall(vocabulary=10, length=8))}
+    longer = with_arms(experiment.with_(sizes={}), {"evaluation.length_factors": (2,)})
+    assert longer.resolve(overrides=recall).runs[1].spec.evaluation.length_factors == (2,)
 
 
 def test_a_metric_must_be_measured(experiment):

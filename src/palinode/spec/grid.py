@@ -25,7 +25,9 @@ from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.tuning import trials
 
 Layers = dict[str, Mapping[str, Any]]  # where a change was written -> dotted path -> value, weakest first
-TRAIN_ONLY_FIELDS = frozenset(["data.max_train_tokens"])  # the one field of the data that leaves evaluation alone
+# What arms may differ in although it lies in the data or the evaluation: what is trained on, and further scores at the end, which
+# not every model can have (a table of positions ends somewhere).
+NOT_COMPARED = frozenset(["data.max_train_tokens", "evaluation.length_factors"])
 
 
 def expand(
@@ -155,7 +157,7 @@ def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> No
     """An arm may change how one trains, never what one is tested on: the difference would be the test's."""
     for part in ("evaluation", "data"):
         for path, _, _ in diff(getattr(baseline, part), getattr(arm, part)):
-            if (field := f"{part}.{path}") not in TRAIN_ONLY_FIELDS:
+            if (field := f"{part}.{path}") not in NOT_COMPARED:
                 raise BadInput(
                     f"changes what is evaluated ({field}), so arms could not be compared",
                     field=f"arms.{name}.change",
