@@ -11,7 +11,7 @@ from corpora_for_tests import sentences, texts_of
 
 from palinode.data import text_files
 from palinode.data.config import SPLITS, DataConfig
-from palinode.data.corpus import find_corpus
+from palinode.data.find_corpus import find_corpus
 from palinode.data.store import prepare
 
 TEXTS = ['First, with "quotes".\nTwo lines.', "Zweiter: äöü 漢字 😀", "  third \u2028 keeps its spaces  "]

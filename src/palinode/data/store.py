@@ -21,7 +21,8 @@ from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
 from palinode.data.cache import cache_directory
 from palinode.data.config import SPLITS, TRAIN, TUNING, VALIDATION, DataConfig, Split
-from palinode.data.corpus import Corpus, Piece, find_corpus
+from palinode.data.corpus import Corpus, Piece
+from palinode.data.find_corpus import find_corpus
 from palinode.data.pieces import Chunks
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
