@@ -104,8 +104,10 @@ def arm(name: str, note: str, model: Callable[[Shape], Any], **fields: Any) -> A
     return Arm(name=name, note=note, at={shape.name: {"model": model(shape)} for shape in SHAPES}, **fields)
 
 
+DROPOUT = 0.2  # of the decoder that claim E5 names
 DECODER = arm("decoder", "decoder only, as many blocks as both sides together", lambda shape: shape.decoder())
 ENCDEC = Arm(name="encdec", note="encoder-decoder, neither embedding loss nor subtraction")
+WITH_COSINE = Arm(name="encdec-cosine", change={"model.embedding_loss": COSINE}, note="with the cosine embedding loss")
 WITH_MSE = Arm(name="encdec-mse", change={"model.embedding_loss": MSE}, note="with the MSE embedding loss")
 SUBTRACTING = Arm(
     name="encdec-sub",
@@ -188,9 +190,9 @@ experiment = Experiment(
     arms=(
         DECODER,
         arm("decoder-smaller", "decoder only, fewer parameters than the encoder-decoder", Shape.smaller_decoder),
-        arm("decoder-dropout", "the decoder with dropout .2", lambda shape: shape.decoder(dropout=0.2)),
+        arm("decoder-dropout", "the decoder with dropout .2", lambda shape: shape.decoder(DROPOUT)),
         ENCDEC,
-        Arm(name="encdec-cosine", change={"model.embedding_loss": COSINE}, note="with the cosine embedding loss"),
+        WITH_COSINE,
         WITH_MSE,
         SUBTRACTING,
         COMBINED,

@@ -4,7 +4,21 @@
 encoder-decoder attends twice, so that it pays more for each token.
 """
 
-from encdec import BASE, COMBINED, ENCDEC, METRIC, SCALES, SHAPES, SMALLEST_EFFECT, SUBTRACTING, WITH_MSE, Shape, sizes
+from encdec import (
+    BASE,
+    COMBINED,
+    DROPOUT,
+    ENCDEC,
+    METRIC,
+    SCALES,
+    SHAPES,
+    SMALLEST_EFFECT,
+    SUBTRACTING,
+    WITH_COSINE,
+    WITH_MSE,
+    Shape,
+    sizes,
+)
 from encdec_parameters import SPECIAL_TOKENS
 from palinode import Arm, Decision, Experiment
 
@@ -23,17 +37,21 @@ def decoder_steps(shape: Shape) -> int:
     return round(shape.steps * encoder_decoder / decoder)
 
 
+def decoder(name: str, note: str, dropout: float) -> Arm:
+    """A decoder that trains as long as those FLOPs last."""
+    at = {shape.name: {"model": shape.decoder(dropout), "recipe.steps": decoder_steps(shape)} for shape in SHAPES}
+    return Arm(name=name, note=note, at=at)
+
+
 experiment = Experiment(
     name="encdec_flops",
     question="Is an autoregressive encoder-decoder better than a decoder for the same FLOPs?",
     base=BASE,
     arms=(
-        Arm(
-            name="decoder",
-            note="decoder only, with the tokens that the encoder-decoder's FLOPs pay for",
-            at={shape.name: {"model": shape.decoder(), "recipe.steps": decoder_steps(shape)} for shape in SHAPES},
-        ),
+        decoder("decoder", "decoder only, with the tokens that the encoder-decoder's FLOPs pay for", 0.0),
+        decoder("decoder-dropout", "that decoder with dropout .2", DROPOUT),
         ENCDEC,
+        WITH_COSINE,
         WITH_MSE,
         SUBTRACTING,
         COMBINED,

@@ -7,11 +7,13 @@ matched by the width of its MLP.
 from encdec import (
     BASE,
     COMBINED,
+    DROPOUT,
     ENCDEC,
     METRIC,
     SCALES,
     SMALLEST_EFFECT,
     SUBTRACTING,
+    WITH_COSINE,
     WITH_MSE,
     Shape,
     arm,
@@ -33,13 +35,13 @@ def encoder_decoder_parameters(shape: Shape) -> int:
     return rows * width + shape.layers * (28 * width**2 + 6 * width) + width**2 + width
 
 
-def matched_decoder(shape: Shape) -> DecoderConfig:
+def matched_decoder(shape: Shape, dropout: float = 0.0) -> DecoderConfig:
     """The smaller decoder with an MLP that makes up what it lacks: one more hidden unit in each of L blocks is 2 D L parameters."""
     plain = shape.smaller_decoder()
     width, rows = plain.width, table_rows(shape)
     without_mlp = rows * width + plain.layers * (4 * width**2 + 2 * width) + width
     hidden = round((encoder_decoder_parameters(shape) - without_mlp) / (2 * width * plain.layers))
-    return plain.with_(mlp_mult=hidden / width)
+    return plain.with_(mlp_mult=hidden / width, dropout=dropout)
 
 
 experiment = Experiment(
@@ -48,7 +50,9 @@ experiment = Experiment(
     base=BASE,
     arms=(
         arm("decoder", "decoder only, as many parameters as the encoder-decoder", matched_decoder),
+        arm("decoder-dropout", "that decoder with dropout .2", lambda shape: matched_decoder(shape, DROPOUT)),
         ENCDEC,
+        WITH_COSINE,
         WITH_MSE,
         SUBTRACTING,
         COMBINED,
