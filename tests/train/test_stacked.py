@@ -1,11 +1,15 @@
 """Runs trained together end as they would alone, whatever differs between them: steps, rates, shapes, divergence, interruptions."""
 
+from typing import ClassVar
+
 import pytest
 import torch
-from tiny_training import VOCABULARY, WINDOW_TOKENS, make_training
+from tiny_training import WINDOW_TOKENS, make_training
 
-from palinode.models.decoder import gpt2
-from palinode.objectives import ChooseObjective, LtrObjective
+from palinode.base.example import Draw, joined
+from palinode.models.decoder import DecoderConfig, gpt2
+from palinode.models.mixers.h3 import H3Config
+from palinode.objectives import ChooseObjective, LtrObjective, MaskedObjective
 from palinode.objectives.probability import Constant
 from palinode.train.loop import DivergedError, take_step
 from palinode.train.optim import AdamW, build_optimizers
@@ -13,13 +17,15 @@ from palinode.train.recipe import Gpt2AdamW
 from palinode.train.schedule import Cosine
 from palinode.train.stacked import train_together
 
+SMALL = gpt2(layers=2, width=16, heads=2)
+MASKED = MaskedObjective(rate=0.3, hide_answers=False)
 RATES = (3e-3, 1e-2, 3e-2)
 LOSS = 1e-4  # a loss of 3 nats after ten steps of rounding that differs in the last bits
 
 
-def member(seed, steps=10, rate=1e-2, objective=None, dropout=0.0):
+def member(seed, steps=10, rate=1e-2, objective=None, config=SMALL):
     training = make_training("gpt2-adamw", seed)
-    model = gpt2(layers=2, width=16, heads=2, dropout=dropout).build(VOCABULARY + 4, WINDOW_TOKENS, seed)
+    model = config.build(training.specials.vocab_size, WINDOW_TOKENS, seed)
     training.recipe = Gpt2AdamW(
         steps=steps, batch_windows=4, schedule=Cosine(warmup_steps=2), optimizer=AdamW(learning_rate=rate)
     )
@@ -115,6 +121,47 @@ def test_an_end_that_is_asked_for_comes_between_steps():
     assert_same(losses[1] + rest[0], alone(member(1)))
 
 
+class MaskedLater(LtrObjective):
+    """Left to right, and from step 3 on a second pass that reads both sides."""
+
+    kind: ClassVar[str] = "masked-later"
+
+    def draw(self, batch, window_tokens, generator, progress):
+        drawn = MASKED.draw(batch, window_tokens, generator, progress)
+        return Draw({**drawn.decisions, "begun": torch.full((batch,), progress.step >= 3)})
+
+    def example(self, windows, draw, specials):
+        ltr = super().example(windows, Draw(), specials)
+        return joined([ltr, MASKED.example(windows, draw, specials)]) if draw["begun"].any() else ltr
+
+    def groups(self):
+        return ("ltr", *MASKED.groups())
+
+
+def test_what_a_later_pass_reads_is_trained_from_then_on():
+    """The weights for what comes after a slot have no gradient before: no Adam moves them, and no decay."""
+    two_sided = DecoderConfig(layers=1, width=16, heads=2, position="none", mixer=H3Config(two_sided=True))
+    members = [member(seed, objective=MaskedLater(), config=two_sided) for seed in range(2)]
+    other = member(0, objective=MaskedLater(), config=two_sided)
+    untouched = {name: weight.detach().clone() for name, weight in other.model.named_parameters() if "future" in name}
+    together(members)
+    alone(other)
+    same = dict(members[0].model.named_parameters())
+    assert untouched
+    for name, weight in other.model.named_parameters():
+        assert torch.allclose(weight, same[name], atol=1e-3), name
+        if name in untouched:
+            assert float((same[name] - untouched[name]).detach().norm()) > 1e-2, name
+
+
+def test_models_with_buffers_are_refused_as_what_a_pass_writes_there_would_be_lost():
+    members = [member(seed) for seed in range(2)]
+    for training in members:
+        training.model.register_buffer("mean", torch.zeros(16))
+    with pytest.raises(RuntimeError, match="mean"):
+        together(members)
+
+
 def test_passes_of_different_shapes_are_read_alone_and_then_to_the_bit():
     """`choose` draws how many rows each pass has: two runs rarely agree."""
     choose = ChooseObjective(p=Constant(p=0.5), granularity="row")
@@ -126,4 +173,4 @@ def test_passes_of_different_shapes_are_read_alone_and_then_to_the_bit():
 
 def test_dropout_is_refused_as_every_run_draws_its_own():
     with pytest.raises(RuntimeError, match="random"):
-        together([member(seed, dropout=0.1) for seed in range(2)])
+        together([member(seed, config=SMALL.with_(dropout=0.1)) for seed in range(2)])

@@ -77,7 +77,7 @@ def _total(
     if slots <= chunk:
         nats = _nats(logits_of(states), targets) * weight
         return nats.sum(), nats.detach()
-    leaves = _leaves(logits_of, states) if torch.is_grad_enabled() else []
+    leaves = leaves_of(logits_of, states) if torch.is_grad_enabled() else []
     if leaves or (torch.is_grad_enabled() and states.requires_grad):
         total, terms = _ChunkedTotal.apply(states, targets, weight, logits_of, chunk, *leaves)  # type: ignore[no-untyped-call]
         return total, terms
@@ -187,7 +187,7 @@ def _exact(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _leaves(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
+def leaves_of(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
     """What the logits are made with and that wants a gradient: a matrix and its bias, or the leaves of a slot's graph."""
     if isinstance(logits_of, LinearHead):
         return [part for part in (logits_of.weight, logits_of.bias) if part is not None and part.requires_grad]

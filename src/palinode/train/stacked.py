@@ -15,18 +15,19 @@ import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from palinode.base.example import Example
 from palinode.models.auxiliary import AuxiliaryTerm
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read_and_terms
-from palinode.objectives.loss import every_nats
+from palinode.objectives.loss import every_nats, leaves_of
 from palinode.train.loop import (
     BatchLoss,
     DivergedError,
@@ -41,6 +42,7 @@ from palinode.train.loop import (
 from palinode.train.parallel import autocast
 
 Outcome = bool | DivergedError
+Values = dict[str, Tensor]
 
 
 def train_together(
@@ -81,19 +83,24 @@ def train_together(
 
 
 class Stack:
-    """The models of some trainings as one: parameters (K, ...), of which their own are views from now on."""
+    """The models of some trainings as one: parameters (K, ...), of which their own are views from now on.
+
+    Raises:
+        RuntimeError: a model has buffers: what a pass writes into them would be lost.
+    """
 
     def __init__(self, members: Sequence[Training]):
         self.members = list(members)
+        if buffer := next((name for member in members for name, _ in member.model.named_buffers()), None):
+            raise RuntimeError(f"models that have buffers ({buffer}) are not stacked")
         self._parameters: dict[str, Tensor] = {}
-        self._buffers: dict[str, Tensor] = {}
-        self._has_gradient: list[bool] = []
+        self._has_gradient: dict[tuple[Any, ...], list[bool]] = {}
+        self._head_names: list[str] | None = None
         if len(members) > 1:
-            self._reader = _Reader(members[0].model)
-            named = [dict(_Reader(member.model).named_parameters()) for member in members]
+            readers = [_Reader(member.model) for member in members]
+            self._reader, self._head = readers[0], _Head(members[0].model)
+            named = [dict(reader.named_parameters()) for reader in readers]
             self._parameters = {name: _moved([each[name] for each in named]) for name in named[0]}
-            buffers = [dict(_Reader(member.model).named_buffers()) for member in members]
-            self._buffers = {name: torch.stack([each[name] for each in buffers]) for name in buffers[0]}
             self._own = [[each[name] for name in self._parameters] for each in named]
 
     def step(self) -> list[StepReport | DivergedError]:
@@ -135,51 +142,91 @@ class Stack:
         return losses
 
     def _reached(self, examples: Sequence[Example]) -> list[bool]:
-        """Which parameters a run alone would get a gradient for: an optimizer leaves the others, and their decay, alone."""
-        if not self._has_gradient:
+        """Which parameters a run alone would get a gradient for: an optimizer leaves the others, and their decay, alone.
+
+        Asked once for every list of passes: one that begins later in training may reach more.
+        """
+        passes = tuple((group.name, group.sees) for example in examples for group in example.groups if group.rows)
+        if passes not in self._has_gradient:
+            for parameter in self._own[0]:
+                parameter.grad = None
             with contextlib.suppress(DivergedError):  # its gradients are there nevertheless
                 accumulate_gradients(self.members[0], list(examples))
-            self._has_gradient = [parameter.grad is not None for parameter in self._own[0]]
-        return self._has_gradient
+            self._has_gradient[passes] = [parameter.grad is not None for parameter in self._own[0]]
+        return self._has_gradient[passes]
 
     def _differentiated(
         self, micro: Sequence[Example], denominators: Sequence[float], rows: int
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, AuxiliaryTerm]]:
         """Of one micro-batch of every member: gradients (K, ...), the nats of each row (K, R), auxiliary terms of (K,) values."""
         first, terms = self.members[0], dict[str, AuxiliaryTerm]()
+        head = {name: self._parameters[name] for name in self._read_by_head(micro[0])}
+        reading = partial(autocast, first.device, first.recipe.precision)  # the head and the loss stay float32
 
-        def loss(
-            parameters: dict[str, Tensor], buffers: dict[str, Tensor], *batch: Tensor
-        ) -> tuple[Tensor, tuple[Tensor, dict[str, dict[str, Tensor]]]]:
+        def gradients_of(
+            parameters: dict[str, Tensor], head: dict[str, Tensor], *batch: Tensor
+        ) -> tuple[dict[str, Tensor], Tensor, dict[str, dict[str, Tensor]]]:
             inputs, targets, weight, denominator = batch
             example = replace(micro[0], inputs=inputs, targets=targets, loss_weight=weight)
-            logits, added = functional_call(self._reader, (parameters, buffers), (example,))
-            nats = every_nats(logits, targets, weight)
-            terms.update(added)  # their coefficients and rows are the same for every member
-            measured = {name: {"": term.value, **term.measured} for name, term in added.items()}
-            return with_terms(nats.sum() / denominator, added.values(), rows), (nats.sum(dim=1), measured)
+
+            def read(parameters: dict[str, Tensor]) -> tuple[tuple[Tensor, Values], dict[str, Values]]:
+                hidden, added = functional_call(self._reader, parameters, (example,))
+                terms.update(added)  # their coefficients and rows are the same for every member
+                values = {name: term.value for name, term in added.items()}
+                return (hidden, values), {name: {"": term.value, **term.measured} for name, term in added.items()}
+
+            def loss(head: dict[str, Tensor], hidden: Tensor, values: Values) -> tuple[Tensor, Tensor]:
+                nats = every_nats(functional_call(self._head, head, (hidden,)), targets, weight)
+                added = [replace(terms[name], value=value) for name, value in values.items()]
+                return with_terms(nats.sum() / denominator, added, rows), nats.sum(dim=1)
+
+            with reading():
+                (hidden, values), back, measured = vjp(read, parameters, has_aux=True)
+            (found, *towards), nats = grad(loss, argnums=(0, 1, 2), has_aux=True)(head, hidden, values)
+            with reading():
+                (gradients,) = back(tuple(towards))
+            return gradients | {name: gradients[name] + part for name, part in found.items()}, nats, measured
 
         batch = [torch.stack([getattr(one, name) for one in micro]) for name in ("inputs", "targets", "loss_weight")]
         batch.append(torch.tensor(denominators, dtype=torch.float32, device=first.device))
-        with autocast(first.device, first.recipe.precision), sdpa_kernel(SDPBackend.MATH):
-            differentiated = vmap(grad(loss, has_aux=True))
-            gradients, (nats, measured) = differentiated(self._parameters, self._buffers, *batch)
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients, nats, measured = vmap(gradients_of)(self._parameters, head, *batch)
         told = {
             name: replace(term, value=measured[name].pop(""), measured=measured[name]) for name, term in terms.items()
         }
         return gradients, nats, told
 
+    def _read_by_head(self, example: Example) -> list[str]:
+        """The parameters between states and logits: the head's own, or the tied table."""
+        if self._head_names is None:
+            model = self._head.model
+            with torch.no_grad():
+                states = read_and_terms(model, example)[0][0, :1]
+            leaves = {id(leaf) for leaf in leaves_of(model.logits, states)}
+            self._head_names = [name for name, parameter in self._head.named_parameters() if id(parameter) in leaves]
+        return self._head_names
+
 
 class _Reader(nn.Module):
-    """From an Example to all its logits and the model's auxiliary terms, as one call."""
+    """From an Example to its states and the model's auxiliary terms, as one call."""
 
     def __init__(self, model: LanguageModel):
         super().__init__()
         self.model = model
 
     def forward(self, example: Example) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
-        hidden, terms = read_and_terms(self.model, example)
-        return self.model.logits(hidden), terms
+        return read_and_terms(self.model, example)
+
+
+class _Head(nn.Module):
+    """From states to logits; its parameters have the names that the reader's have."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.model.logits(hidden)
 
 
 def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
