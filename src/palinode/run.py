@@ -73,9 +73,9 @@ def run_one(
     attempt.resume()
     try:
         reached_end = train(attempt.training, after_step=attempt.after_step, should_stop=should_stop)
+        return attempt.finish() if reached_end else attempt.stop()
     except DivergedError as problem:
         return attempt.record("diverged", reason=str(problem))
-    return attempt.finish() if reached_end else attempt.stop()
 
 
 def already_ended(spec: RunSpec, store: Store) -> Result | None:
@@ -162,14 +162,14 @@ class Attempt:
         self.number = 1
         self.evaluations = 0
         self.seconds = dict.fromkeys(TIMED, 0.0)
-        self.fingerprint = fingerprint(training.device) | {"runs_together": runs_together}
+        self.runs_together = runs_together
 
     @classmethod
     def begin(cls, spec: RunSpec, store: Store, emit: Callable[[Event], None], runs_together: int = 1) -> Attempt:
         """Prepare data, model and optimizer; write the spec.
 
         Args:
-            runs_together: of how many runs the weights are stacked, this one's included (for the fingerprint).
+            runs_together: of how many runs the weights are stacked, this one's included; the most of all attempts is recorded.
         """
         use_threads(spec.threads)
         device = resolve_device(spec.device)
@@ -206,6 +206,7 @@ class Attempt:
             self.training.objective_state = dict(saved.objective_state)
             self.training.recipe_state = dict(saved.recipe_state)
             self.seconds = dict.fromkeys(TIMED, 0.0) | saved.seconds
+            self.runs_together = max(self.runs_together, saved.runs_together)
             self.emit({"event": "note", "message": f"going on from step {saved.step}"})
         kept = [row for row in rows if row["step"] <= self.training.step and not row.get("final")]
         self.evaluations = sum(row["event"] == "eval" for row in kept)
@@ -250,10 +251,17 @@ class Attempt:
         return self.record("done", scores=scores)
 
     def evaluate(self, split: Split, *, final: bool = False) -> Evaluation:
-        """Score a split and write the row."""
+        """Score a split and write the row.
+
+        Raises:
+            DivergedError: the last update left weights whose loss is not finite.
+        """
         with self._timed("evaluate"):
-            training = self.training
-            evaluation = evaluate_split(self.spec, training.model, self.data, training.specials, split, self.spec.seed)
+            training, spec = self.training, self.spec
+            try:
+                evaluation = evaluate_split(spec, training.model, self.data, training.specials, split, spec.seed)
+            except FloatingPointError:
+                raise DivergedError(training.step, f"the {split} loss") from None
         self.evaluations += split == self.spec.evaluation.split
         self._write({"event": "eval", "split": split, "final": final, "scores": evaluation.as_rows()})
         return evaluation
@@ -292,7 +300,11 @@ class Attempt:
                     longer = data.config.longer(factor)
                     settings = spec.settings.with_(data=longer, evaluation=spec.evaluation.with_(length_factors=()))
                     subject = (training.model, prepare(longer), training.specials)
-                    lengths[str(factor)] = evaluate_split(settings, *subject, split, spec.seed).as_rows()
+                    try:
+                        lengths[str(factor)] = evaluate_split(settings, *subject, split, spec.seed).as_rows()
+                    except FloatingPointError:  # what was trained is sound; beyond it anything may happen
+                        told = f"{factor} times its length the {split} loss is not finite: no score there"
+                        self.emit({"event": "note", "message": told})
                 placed = {
                     "levels": levels(data.config.task, held_out),
                     "by_pass": by_slice(evaluation, held_out.slices),
@@ -319,7 +331,7 @@ class Attempt:
         step = self.training.step
         training = self.training
         states = (training.objective_state, training.recipe_state)
-        saved = Saved(self.spec.run_id, step, asdict(training.counters), *states, self.seconds)
+        saved = Saved(self.spec.run_id, step, asdict(training.counters), *states, self.seconds, self.runs_together)
         newest = next(iter(newest_first(self.directory / CHECKPOINTS)), None)
         if newest is not None and newest.name == f"step-{step}":
             return
@@ -347,7 +359,7 @@ class Attempt:
             counters={**asdict(training.counters), "evaluations": self.evaluations},
             parameters={**by_role, "total": total, "non_embedding": total - outside},
             seconds={**self.seconds, "total": sum(self.seconds.values())},
-            fingerprint=self.fingerprint,
+            fingerprint=fingerprint(training.device) | {"runs_together": self.runs_together},
             weights_sha256=weights_sha256(training.model),
             attempts=self.number,
         )

@@ -15,7 +15,7 @@ from palinode.results.record import Result
 from palinode.results.store import Store
 from palinode.run import Attempt, Event, already_ended, run_one
 from palinode.spec.run_spec import RunSpec
-from palinode.train.loop import StepReport
+from palinode.train.loop import DivergedError, StepReport
 from palinode.train.stacked import train_together
 
 FREE = ("seed", "labels")  # runs that differ in these alone make the same calls on tensors of the same shapes
@@ -63,10 +63,12 @@ def _trained(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> li
     ends = train_together(trainings, after_step=after_step, should_stop=should_stop)
     results = []
     for attempt, end in zip(attempts, ends, strict=True):
-        if isinstance(end, bool):
+        try:
+            if isinstance(end, DivergedError):
+                raise end
             results.append(attempt.finish() if end else attempt.stop())
-        else:
-            results.append(attempt.record("diverged", reason=str(end)))
+        except DivergedError as problem:
+            results.append(attempt.record("diverged", reason=str(problem)))
     return results
 
 

@@ -149,9 +149,19 @@ def start(corpus, root, environment=None):
     )
 
 
-def test_a_diverged_run_is_a_result_with_its_step(corpus, tmp_path):
-    optimizer = AdamW(learning_rate=1e30)
-    recipe = Gpt2AdamW(steps=30, batch_windows=4, gradient_clip=None, optimizer=optimizer, schedule=Cosine())
+@pytest.mark.parametrize(
+    ("steps", "evaluate_every"), [(30, None), (30, 1), (1, None)], ids=["training", "a look", "the end"]
+)
+def test_a_diverged_run_is_a_result_with_its_step(corpus, tmp_path, steps, evaluate_every):
+    """Whether a batch or an evaluation is the first to see it: a rate at which runs diverge is final, so never chosen."""
+    recipe = Gpt2AdamW(
+        steps=steps,
+        batch_windows=4,
+        gradient_clip=None,
+        optimizer=AdamW(learning_rate=1e38),
+        schedule=Cosine(warmup_steps=0),
+        evaluate_every_steps=evaluate_every,
+    )
     spec, store = tiny_spec(corpus, recipe=recipe), Store(tmp_path / "store")
     result = run_one(spec, store)
     assert result.outcome == "diverged"

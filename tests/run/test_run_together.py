@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_spec
 
-from palinode import LtrObjective, RtlObjective, Store, modern
+from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RtlObjective, Store, modern
 from palinode.run import run_one
 from palinode.run_together import run_together, stack_key
 from palinode.train.optim import MuonAdamW
+from palinode.train.schedule import Cosine
 
 LOSS = 1e-3  # nats after 40 steps whose sums were taken in another order
 PROGRAM = """
@@ -91,6 +92,30 @@ def test_stopped_together_they_go_on_together(corpus, tmp_path):
     assert [result.attempts for result in results] == [2, 2, 2]
     for spec, result in zip(wanted, results, strict=True):
         assert_as_alone(store, spec, result, tmp_path)
+
+
+def test_what_was_stacked_on_its_way_says_so_when_it_ends_alone(corpus, tmp_path):
+    """Its bits are those of a stack: an equal fingerprint would promise the bits of a run that never was in one."""
+    store, asked = Store(tmp_path / "runs"), []
+    wanted = specs(corpus)
+    run_together(wanted, store, should_stop=lambda: bool(asked.append(1)) or len(asked) == 13)
+    assert run_one(wanted[0], store).fingerprint["runs_together"] == 3
+
+
+@pytest.mark.parametrize("evaluate_every", [None, 1])
+def test_one_that_diverges_leaves_the_others_alone(corpus, tmp_path, evaluate_every):
+    store, (first, second) = Store(tmp_path / "runs"), specs(corpus, 2, evaluation=EvaluationConfig(max_tokens=200))
+    recipe = Gpt2AdamW(
+        steps=4,
+        batch_windows=4,
+        gradient_clip=None,
+        schedule=Cosine(warmup_steps=0),
+        evaluate_every_steps=evaluate_every,
+    )
+    wild = recipe.with_(optimizer=AdamW(learning_rate=1e38))
+    results = run_together([first.with_(recipe=recipe), second.with_(recipe=wild)], store)
+    assert [result.outcome for result in results] == ["done", "diverged"]
+    assert "at step" in results[1].reason
 
 
 def test_killed_they_go_on_from_their_own_checkpoints(corpus, tmp_path):

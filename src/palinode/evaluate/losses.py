@@ -103,6 +103,9 @@ def evaluate(
             that neither the batch size nor the order of the windows changes a decision.
         labels: which targets are scored.
         numbers: the number of each window, in the order they come; default 0, 1, 2, ..
+
+    Raises:
+        FloatingPointError: a loss is not finite.
     """
     bytes_of = bytes_of_ids(specials, bytes_per_token)
     sums = {name: Sums() for name in passes}
@@ -205,7 +208,13 @@ class Sums:
         self.window_hits.extend(right.tolist())
 
     def scores(self) -> DirectionScores:
-        """The sums as they are recorded."""
+        """The sums as they are recorded.
+
+        Raises:
+            FloatingPointError: the loss is not finite.
+        """
+        if not math.isfinite(self.nats):
+            raise FloatingPointError("the loss of an evaluation is not finite")
         return DirectionScores(tokens_scored=self.tokens, nats_sum=self.nats, bytes_scored=self.bytes, hits=self.hits)
 
 

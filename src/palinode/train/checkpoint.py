@@ -27,7 +27,11 @@ FORMAT_VERSION = 2
 
 @dataclass
 class Saved:
-    """What a checkpoint knows besides tensors. Plain numbers only."""
+    """What a checkpoint knows besides tensors. Plain numbers only.
+
+    Attributes:
+        runs_together: of how many runs at most the weights were stacked on the way here.
+    """
 
     run_id: str
     step: int
@@ -35,6 +39,7 @@ class Saved:
     objective_state: dict[str, float] = field(default_factory=dict)
     recipe_state: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    runs_together: int = 1
 
 
 def save_checkpoint(
@@ -111,7 +116,7 @@ def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
         if manifest["version"] != FORMAT_VERSION:
             raise Damaged(f"checkpoint format {manifest['version']} is not {FORMAT_VERSION}", file=str(directory))
         names = ("run_id", "step", "counters", "objective_state", "recipe_state", "seconds")
-        saved = Saved(**{name: manifest[name] for name in names})
+        saved = Saved(**{name: manifest[name] for name in names}, runs_together=manifest.get("runs_together", 1))
         hashes = {name: manifest["files"][name]["sha256"] for name in (MODEL_FILE, OPTIMIZER_FILE)}
     except (KeyError, TypeError) as error:
         raise Damaged(f"manifest lacks {error}", file=str(directory / MANIFEST_FILE)) from error

@@ -56,7 +56,7 @@ def train_together(
     A run whose examples have another shape at a step (a pass of its own number of rows, say) takes that step alone.
 
     Args:
-        after_step: called with the index of a training and what its step showed.
+        after_step: called with the index of a training and what its step showed; a DivergedError that it raises ends that one.
 
     Returns:
         For each: True when it got to its end, False when `should_stop` asked for one before, or how it diverged.
@@ -74,11 +74,13 @@ def train_together(
         if [id(member) for member in members] != [id(member) for member in stack.members]:
             stack = Stack(members)
         for index, took in zip(now, stack.step(), strict=True):
-            if isinstance(took, DivergedError):
-                ends[index] = took
-            else:
+            try:
+                if isinstance(took, DivergedError):
+                    raise took
                 after_step(index, took)
                 ends[index] = trainings[index].finished
+            except DivergedError as problem:
+                ends[index] = problem
     return ends
 
 
