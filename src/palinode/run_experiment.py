@@ -108,7 +108,7 @@ def run_experiment(
         if end.interrupted is not None or (found := tuned(resolved, store)) is None:
             return end
         resolved, choices = found
-        entry = entry.with_(runs=_run_entries(resolved), choices=choices)
+        entry = entry.with_(runs=_run_entries(resolved), choices=choices, to_choose="")
         store.write_experiment(entry)
     for choice in choices:
         on_event({"event": "choice", **encode(choice)})
@@ -305,6 +305,7 @@ def _entry(
         runs=_run_entries(resolved),
         audits=hashes,
         choices=tuple(choices),
+        to_choose=resolved.tuning.field if resolved.tuning is not None else "",
         plan=earlier.plan if earlier else {},
     )
 

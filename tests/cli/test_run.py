@@ -271,6 +271,22 @@ def test_every_arm_is_tuned_by_as_many_trials_before_it_runs(quick, here):
     assert not {path for path in changed if not path.endswith("index.sqlite")}
 
 
+def test_before_a_setting_is_chosen_nothing_is_said_of_the_arms(quick, here, monkeypatch):
+    """The same experiment without its tuning was run before: those runs have the ids of the settings not yet chosen."""
+    Path("x.toml").write_text(TUNED[: TUNED.index("[tuning]")])
+    assert quick("run", "x.toml").code == 0
+    Path("x.toml").write_text(TUNED)
+    with monkeypatch.context() as trials_that_do_not_end:
+        trials_that_do_not_end.setattr(run_experiment, "tuned", lambda *_: None)
+        told = quick("run", "x.toml")
+    for said in (told, quick("compare", "tiny")):
+        assert "cannot tell" in said.out.splitlines()[0]
+        assert "recipe.optimizer.learning_rate is not chosen yet" in said.out
+        assert "Mean difference" not in said.out
+    assert not any(run.result for run in Store("runs").experiment("tiny").runs)
+    assert "not chosen yet" not in quick("run", "x.toml").out
+
+
 def test_arms_whose_every_trial_fails_are_not_run(quick, here):
     Path("x.toml").write_text(TUNED.replace("values = [1e-9, 0.01]", "values = [1e30, 1e31]"))
     told = quick("run", "x.toml")

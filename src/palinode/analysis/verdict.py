@@ -131,6 +131,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdi
     cost = parity(record, arm, rule.baseline, scale, rule.equal)
     anywhere = arm_audit(record, arm)
     reasons = (
+        *_unchosen(record),
         *_disbelief(arm_side, scale),
         *_leaks_elsewhere(arm_side, anywhere),
         *_disbelief(baseline_side, scale),
@@ -201,6 +202,11 @@ def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
         return []
     scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)
     return [f"{here.arm} sees its own answer at {', '.join(scales)}"]
+
+
+def _unchosen(record: ExperimentRecord) -> list[str]:
+    setting = record.entry.to_choose
+    return [f"{setting} is not chosen yet: some of its trials are left"] if setting else []
 
 
 def _incomplete(comparison: Comparison) -> list[str]:

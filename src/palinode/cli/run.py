@@ -65,11 +65,14 @@ def run(
         typer.echo("interrupted: the same command goes on where this one stopped", err=True)
         return end.exit_code
     from palinode.cli.compare import verdict_json, verdict_text
+    from palinode.spec.tuning import TRIALS_SUFFIX
 
     name = f"{resolved.name}--{resolved.size}"
     typer.echo(verdict_json(place, name) if json else verdict_text(place, name))
     if not_done := sum(outcome != "done" for outcome in end.outcomes.values()):
-        typer.echo(f"{not_done} of {len(end.outcomes)} runs failed or diverged: `palinode show {name}`", err=True)
+        of_trials = place.entry(name).to_choose
+        what, where = ("trials", f"{resolved.name}{TRIALS_SUFFIX}--{resolved.size}") if of_trials else ("runs", name)
+        typer.echo(f"{not_done} of {len(end.outcomes)} {what} failed or diverged: `palinode show {where}`", err=True)
     if report:
         from palinode.report import build_report
 

@@ -232,6 +232,8 @@ class ExperimentEntry(Config):
         audits: arm -> scale -> hash of the cached audit.
         comparison: hash of the audit of the finished runs against one another (C5); empty before that.
         choices: what was chosen by trials on the tuning split, for each arm and scale; empty where nothing was tuned.
+        to_choose: the setting that trials are still to choose: until then `runs` stand for what is planned, and nothing that the
+            store holds under their ids belongs to this experiment. Empty where nothing is left to choose.
         plan: what was predicted before the runs (hours, tokens, FLOPs, disk).
         source: of an experiment that was imported, not run: format, file, sha256.
     """
@@ -250,6 +252,7 @@ class ExperimentEntry(Config):
     audits: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
     comparison: str = ""
     choices: tuple[ChoiceEntry, ...] = ()
+    to_choose: str = ""
     plan: Mapping[str, Any] = Field(default_factory=dict)
     source: Mapping[str, str] = Field(default_factory=dict)
 

@@ -138,9 +138,14 @@ class Store:
         return entry
 
     def experiment(self, name: str) -> ExperimentRecord:
-        """An experiment with all its runs (missing and damaged ones included) and audits; names as in `entry`."""
+        """An experiment with all its runs (missing and damaged ones included) and audits; names as in `entry`.
+
+        While a setting is still to be chosen it has no runs yet: what lies under their ids was trained without it.
+        """
         entry = self.entry(name)
-        runs = tuple(ExperimentRun(entry=run, record=self._record(run.run_id)) for run in entry.runs)
+        runs = tuple(
+            ExperimentRun(entry=run, record=None if entry.to_choose else self._record(run.run_id)) for run in entry.runs
+        )
         audits: dict[tuple[str, str], AuditReport] = {}
         damaged: list[Damaged] = []
         for arm, by_scale in entry.audits.items():

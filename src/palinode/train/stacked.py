@@ -183,7 +183,8 @@ class Stack:
                 return with_terms(nats.sum() / denominator, added, rows), nats.sum(dim=1)
 
             with reading():
-                (hidden, values), back, measured = vjp(read, parameters, has_aux=True)
+                made: tuple[Any, ...] = vjp(read, parameters, has_aux=True)
+            (hidden, values), back, measured = made
             (found, *towards), nats = grad(loss, argnums=(0, 1, 2), has_aux=True)(head, hidden, values)
             with reading():
                 (gradients,) = back(tuple(towards))
