@@ -83,6 +83,22 @@ def test_a_kind_alone_chooses_the_part_with_its_defaults(experiment):
     assert (nested.recipe.steps, nested.recipe.schedule.warmup_steps, nested.recipe.batch_windows) == (130, 7, 4)
 
 
+def test_tables_of_two_layers_both_hold_and_the_stronger_wins_field_by_field(experiment):
+    scale = Scale(name="long", change={"recipe": {"steps": 70, "schedule": {"warmup_steps": 9}}})
+    arms = with_arms(
+        experiment, {"recipe": {"batch_windows": 2}}, {"recipe": {"steps": 90}, "recipe.log_every_steps": 3}
+    )
+    recipes = [run.spec.recipe for run in arms.with_(scales=(scale,), sizes={}).resolve(seeds=(1,)).runs]
+    assert [(r.steps, r.batch_windows, r.schedule.warmup_steps) for r in recipes] == [
+        (70, 4, 9),
+        (70, 2, 9),
+        (90, 4, 9),
+    ]
+    assert recipes[2].log_every_steps == 3
+    set_too = arms.with_(scales=(scale,), sizes={}).resolve(seeds=(1,), overrides={"recipe": {"steps": 50}})
+    assert {(run.spec.recipe.steps, run.spec.recipe.schedule.warmup_steps) for run in set_too.runs} == {(50, 9)}
+
+
 def test_a_spec_survives_json_with_its_id(experiment):
     for run in experiment.resolve().runs:
         again = decode(RunSpec, encode(run.spec))

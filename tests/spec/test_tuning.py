@@ -101,15 +101,32 @@ def test_lists_that_choose_nothing_are_refused(fields, told):
         Tuning(**fields)
 
 
+def test_what_is_tested_on_is_not_tuned():
+    for field in ("data.validation_fraction", "evaluation.max_tokens"):
+        with pytest.raises(BadInput, match="a test for each"):
+            Tuning(field=field, values=(0.1, 0.2))
+    looking = Tuning(values=(0.1, 0.2), change={"evaluation": {"split": "validation", "test": True}})
+    assert {run.spec.evaluation.split for run in trials(experiment(looking).resolve()).runs} == {"tuning"}
+
+
+def test_a_number_that_is_counted_is_tried_at_whole_numbers():
+    for tuning in (Tuning(field="recipe.steps", values=(120, 200)), Tuning(field="recipe.steps", factors=(0.3, 0.5))):
+        found = trials(experiment(tuning).resolve())
+        assert {type(run.spec.recipe.steps) for run in found.runs} == {int}
+        assert {run.spec.recipe.steps for run in found.runs} == {120, 200}
+
+
 @pytest.mark.parametrize(
     ("tuning", "fraction", "field"),
     [
         (Tuning(factors=(1.0, 2.0)), 0.0, "data.tuning_fraction"),
-        (Tuning(values=(1.0, 2.0), field="recipe.optimizer.learning_rat"), 0.1, "learning_rat"),
+        (Tuning(values=(1.0, 2.0), field="recipe.optimizer.learning_rat"), 0.1, "tuning.field"),
         (Tuning(factors=(1.0, 2.0), field="recipe.optimizer"), 0.1, "tuning.field"),
         (Tuning(factors=(1.0, 2.0), field="recipe.nothing"), 0.1, "tuning.field"),
         (Tuning(values=(-1.0, 2.0)), 0.1, "learning_rate"),
         (Tuning(values=(1.0, 2.0), change={"recipe.step": 3}), 0.1, "recipe.step"),
+        (Tuning(field="model.dropout", factors=(1.0, 2.0)), 0.1, "tuning.factors"),
+        (Tuning(field="recipe.steps", factors=(0.3, 0.33333)), 0.1, "recipe.steps"),
     ],
 )
 def test_trials_that_cannot_be_are_refused_before_anything_runs(tuning, fraction, field):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from palinode.base.config import content_hash, diff
+from palinode.base.config import Config, content_hash, diff
 from palinode.base.errors import BadInput, PalinodeError, nearest
 from palinode.spec.change import changed
 from palinode.spec.experiment import (
@@ -103,21 +103,41 @@ def _settings(
     if overrides:
         layers["--set"] = overrides
     try:
-        return changed(base, _merged(layers))
+        return changed(base, _merged(base, layers))
     except PalinodeError as error:
         raise BadInput(
             error.message, file=error.file, field=_written_at(layers, error.field), hint=error.hint
         ) from None
 
 
-def _merged(layers: Layers) -> dict[str, Any]:
-    """One value per path, the strongest layer's, in the order of strength (a table of fields may overlap with paths)."""
+def _merged(base: RunSettings, layers: Layers) -> dict[str, Any]:
+    """One value per path, the strongest layer's, in the order of strength.
+
+    A table of fields counts field by field, as dotted paths do: two layers that each change another one both hold.
+    """
     merged: dict[str, Any] = {}
     for change in layers.values():
-        for path, value in change.items():
-            merged.pop(path, None)
-            merged[path] = value
+        for written, value in change.items():
+            for path, leaf in _flat(base, written, value):
+                merged.pop(path, None)
+                merged[path] = leaf
     return merged
+
+
+def _flat(base: RunSettings, path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and "kind" not in value and isinstance(_at(base, path), Config):
+        for name, inner in value.items():
+            yield from _flat(base, f"{path}.{name}", inner)
+    else:
+        yield path, value
+
+
+def _at(base: RunSettings, path: str) -> Any:
+    """What the base holds there; None where it has no such field."""
+    found: Any = base
+    for name in path.split("."):
+        found = getattr(found, name, None) if isinstance(found, Config) else None
+    return found
 
 
 def _written_at(layers: Layers, field: str | None) -> str | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from palinode.base.config import Config
-from palinode.base.errors import BadInput, PalinodeError
+from palinode.base.errors import BadInput, PalinodeError, nearest
 from palinode.spec.change import changed
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from palinode.spec.experiment import Decision, ResolvedExperiment, ResolvedRun
 
 TRIALS_SUFFIX = "-tuning"
+TESTED = ("data", "evaluation")
 # What a trial leaves out of an evaluation: it is scored on one split, once, and nothing else is asked of it.
 ONLY_THE_LOSS: Mapping[str, Any] = {
     "evaluation.split": "tuning",
@@ -56,20 +57,26 @@ class Tuning(Config):
         if bool(self.values) == bool(self.factors) or len(tried) < 2 or len(set(tried)) < len(tried):
             raise BadInput("tuning needs two or more different values, or factors, not both", field="tuning.values")
         check_seeds(self.seeds, field="tuning.seeds")
+        if self.field.partition(".")[0] in TESTED:
+            told = f"{self.field} is part of what arms are tested on: a value for each arm would be a test for each"
+            raise BadInput(told, field="tuning.field")
         return self
 
     def tried(self, settings: RunSettings) -> tuple[float, ...]:
         """The values of the field that an arm with these settings is tried at.
 
         Raises:
-            BadInput: there is no such field, or it holds no number to multiply.
+            BadInput: there is no such field, it holds no number to multiply, or several factors come to the same value.
         """
-        if self.values:
-            return self.values
         own = _value_at(settings, self.field)
-        if not isinstance(own, (int, float)) or isinstance(own, bool):
+        is_number = isinstance(own, (int, float)) and not isinstance(own, bool)
+        if self.factors and not is_number:
             raise BadInput(f"{self.field} is {own!r}, no number to multiply", field="tuning.field", hint="give values")
-        return tuple(own * factor for factor in self.factors)
+        tried = self.values or tuple(own * factor for factor in self.factors)
+        if len(set(tried)) < len(tried):
+            raise BadInput(f"{self.field} is {own!r}: these factors do not change it", field="tuning.factors")
+        counted = isinstance(own, int) and is_number
+        return tuple(int(value) if counted and float(value).is_integer() else value for value in tried)
 
     def with_value(self, settings: RunSettings, value: float) -> RunSettings:
         """The settings with the field at this value."""
@@ -83,7 +90,7 @@ class Tuning(Config):
         """
         if not settings.data.keeps_tuning:
             raise BadInput("tuning needs a part of the train text that is kept back", field="data.tuning_fraction")
-        return _changed(settings, {**ONLY_THE_LOSS, **self.change, self.field: value})
+        return _changed(settings, {**self.change, **ONLY_THE_LOSS, self.field: value})
 
 
 def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
@@ -159,6 +166,7 @@ def _value_at(settings: RunSettings, path: str) -> Any:
     found: Any = settings
     for step in path.split("."):
         if not isinstance(found, Config) or step not in type(found).model_fields:
-            raise BadInput(f"there is no {path}", field="tuning.field")
+            hint = nearest(step, type(found).model_fields) if isinstance(found, Config) else None
+            raise BadInput(f"there is no {path}", field="tuning.field", hint=hint)
         found = getattr(found, step)
     return found
