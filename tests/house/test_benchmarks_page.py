@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-AWAITED = {"mask_rates", "stacked_runs"}  # their sections stand on the page once a free machine has run them
+AWAITED = {"stacked_runs"}  # their sections stand on the page once a free machine has run them
 NOT_MEASURING = {"machine", "page", "plain", "shakespeare", "task_loops"}
 
 
