@@ -5,7 +5,8 @@ large models), asked again with a reading direction that cannot see its own answ
 tokens: what is read right to left comes on top. `mask_total.py` asks it again at the same total of tokens.
 `both-05-published-mask` reads through the mask that was published; the audit catches it at every length.
 
-Sizes: `smoke` shows every chart in minutes; `laptop` takes hours on two cores; `gpu` and `paper` want an accelerator. All but smoke
+Sizes: `smoke` shows every chart in minutes; `laptop` takes hours on two cores; `long` trains its smallest model ten times as long,
+so that one batch in twenty right to left is enough to learn something; `gpu` and `paper` want an accelerator. All but smoke
 read WikiText-2 or -103: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
 """
 
@@ -32,7 +33,7 @@ from palinode.train.optim import HlbAdamW
 from palinode.train.recipe import Hlb
 from palinode.train.schedule import PowerDecay, WarmDown
 
-FIVE, TEN = Constant(p=0.05), Constant(p=0.1)
+FIVE, TEN, HALF = Constant(p=0.05), Constant(p=0.1), Constant(p=0.5)
 STEP_TOKENS = 16 * 128  # of the base
 STEPS = 300
 SLACK = 1.12  # a coin decides what a step reads: the token limit ends the run, before its steps do
@@ -62,7 +63,7 @@ BASE = RunSettings(
     model=LatentConfig(layers=2, width=64),
     objective=LtrObjective(),
     # hlb-gpt's recipe with a rate of its own (the law of its size dial was found between 20 and 600 million parameters and gives
-    # .047 at .3 million; .004 is a choice, the same for every arm), a decay that ends, and batches that stay: equal tokens.
+    # .047 at .3 million; half and twice .004: benchmarks/mask_rates.py), a decay that ends, and batches that stay: equal tokens.
     recipe=Hlb(
         steps=round(STEPS * SLACK),
         max_tokens_read=STEPS * STEP_TOKENS,
@@ -144,11 +145,34 @@ PUBLISHED = Arm(
     expect_leak=True,
 )
 
+OFTEN = Arm(
+    name="both-50",
+    change={"objective": BothObjective(p=HALF), **UNTIL_LTR_TOKENS},
+    note="every second batch rtl as well: enough of it to be learned",
+)
+IN_EVERY_SIZE = (*(arm.name for arm in arms({})), PUBLISHED.name)
+
+
+def own_sizes() -> dict[str, Size]:
+    """Those of both questions, and one small model trained ten times as long."""
+    longer = {
+        "recipe.steps": round(10 * STEPS * SLACK),
+        "recipe.growth.double_every_steps": 250,
+        "recipe.evaluate_every_steps": 500,
+        **limits(10 * STEPS * STEP_TOKENS),
+    }
+    some = ("ltr", "both-05", OFTEN.name, PUBLISHED.name)
+    return {
+        **{name: size.with_(arms=IN_EVERY_SIZE) for name, size in sizes().items()},
+        "long": Size(change=longer, arms=some, scales=("2x64",), seeds=(1, 2, 3)),
+    }
+
+
 experiment = Experiment(
     name="mask",
     question="Does predicting right to left beside left to right change the left-to-right loss, at equal left-to-right tokens?",
     base=BASE,
-    arms=(*arms(UNTIL_LTR_TOKENS), PUBLISHED),
+    arms=(*arms(UNTIL_LTR_TOKENS), PUBLISHED, OFTEN),
     scales=SCALES,
     seeds=(1, 2, 3),
     decision=Decision(
@@ -158,5 +182,5 @@ experiment = Experiment(
         equal="tokens_scored_ltr",
         smallest_effect=0.01,
     ),
-    sizes=sizes(),
+    sizes=own_sizes(),
 )

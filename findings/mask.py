@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -27,13 +27,21 @@ from palinode.analysis.ratios import final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import verdicts
 from palinode.base import fsio
-from palinode.results.record import ExperimentRecord
+from palinode.results.record import ExperimentRecord, ExperimentRun
 from palinode.results.store import Store
 
 HERE = Path(__file__).parent
 SOURCE = "snimu/mask on hlb-gpt 0.4.1, WikiText-103, 46 to 626 million parameters"
 ARM = "both-05"
 CONFIDENCE = 0.95
+CANNOT_TELL = "cannot tell at this scale"
+FLOOR, REFERENCE, ORDER_1 = (
+    "C8.text_floor",
+    "C8.reference",
+    "nats_per_token_order_1",
+)  # where the audits keep what counting reaches
+UNLEARNED = "the rtl pass is not below the loss of token frequencies at every size: nothing of it was learned yet"
+NO_BAR = "the loss of token frequencies is not in the store"
 ALMOST_PERFECT = 0.02  # rtl within 2 % of ltr: twice what Arrows of Time finds between models of either direction
 Scores = Mapping[tuple[str, str, str], Mapping[int, float]]  # (arm, scale, direction) -> seed -> nats per token
 
@@ -45,6 +53,7 @@ class Claim:
     Attributes:
         effect: what was measured, None where nothing was; `low` and `high` are its interval over seeds, None for fewer than two.
         verdict: holds, does not hold, or cannot tell at this scale.
+        because: why it cannot be told, where that is not the interval.
     """
 
     name: str
@@ -55,6 +64,7 @@ class Claim:
     high: float | None
     seeds: int
     verdict: str
+    because: str = ""
 
 
 def main() -> None:
@@ -64,17 +74,55 @@ def main() -> None:
     given = arguments.parse_args()
     store = Store(given.store)
     records = {name: store.experiment(f"{name}--{given.size}") for name in ("mask", "mask_total")}
-    found = {name: claims(record) for name, record in records.items()}
-    page = "\n".join(lines(given.size, records, found)) + "\n"
+    bars = {name: token_frequencies(store, record) for name, record in records.items()}
+    found = {name: claims(record, bars[name]) for name, record in records.items()}
+    page = "\n".join(lines(given.size, records, found, bars)) + "\n"
     fsio.write_text(HERE / f"mask-{given.size}.md", page)
     numbers = {name: [asdict(claim) for claim in of_one] for name, of_one in found.items()}
-    fsio.write_json(HERE / f"mask-{given.size}.json", numbers)
+    fsio.write_json(HERE / f"mask-{given.size}.json", {"token_frequencies": bars, **numbers})
 
 
-def claims(record: ExperimentRecord) -> list[Claim]:
-    """M1 to M5 on the finished runs of one experiment."""
+def claims(record: ExperimentRecord, bar: float | None) -> list[Claim]:
+    """M1 to M5 on the finished runs of one experiment. What rests on the rtl loss is judged where rtl was learned at all."""
     scores, sizes = final_scores(record, "validation", "nats_per_token"), scale_sizes(record)
-    return [m1(scores), m2(scores, sizes), m3(scores, sizes), m4(record), m5(record)]
+    found = [m1(scores), m2(scores, sizes), m3(scores, sizes), m4(record), m5(record)]
+    unlearned = why_unlearned(scores, sizes, bar)
+    return [untold(claim, unlearned) if claim.name in ("M1", "M4") and unlearned else claim for claim in found]
+
+
+def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
+    """Nats per token of the train split's token frequencies on the validation tokens that were scored, as the audits counted them."""
+    wanted = next((numbers for run in record.runs for numbers in [ngrams_of(run)] if numbers), None)
+    if wanted is None:
+        return None
+    order = f"nats_per_token_order_{wanted['ngram_order']:.0f}"
+    for audit_hash in store.audits():
+        report = store.audit(audit_hash)
+        for finding in report.findings if report else ():
+            known = finding.numbers if finding.check == REFERENCE else {}
+            same = known.get("train_tokens") == wanted["ngram_train_tokens"]
+            if same and known.get(order) == wanted["ngram_nats"]:
+                return float(known[ORDER_1] or 0.0)
+    return None
+
+
+def ngrams_of(run: ExperimentRun) -> Mapping[str, Any] | None:
+    """What the audit of a run held its losses against."""
+    report = run.record.audit_report() if run.record is not None else None
+    findings = report.findings if report is not None else ()
+    return next((found.numbers for found in findings if found.check == FLOOR and "ngram_nats" in found.numbers), None)
+
+
+def why_unlearned(scores: Scores, sizes: Mapping[str, ScaleSize], bar: float | None) -> str:
+    """Why the rtl loss says nothing of what p = .05 can learn; empty where it does."""
+    if bar is None:
+        return NO_BAR
+    rtl = [mean(of.values()) for scale in sizes if (of := scores.get((ARM, scale, "rtl")))]
+    return "" if rtl and max(rtl) < bar else UNLEARNED
+
+
+def untold(claim: Claim, because: str) -> Claim:
+    return replace(claim, verdict=CANNOT_TELL, because=because)
 
 
 def m1(scores: Scores) -> Claim:
@@ -252,7 +300,7 @@ def judged(
 ) -> Claim:
     """The mean over seeds, its t interval, and what the interval allows to say."""
     interval: Interval | None = t_interval(list(values), CONFIDENCE)
-    verdict = "cannot tell at this scale"
+    verdict = CANNOT_TELL
     if interval is not None:
         inside = (interval.low, interval.high)
         verdict = "holds" if holds(*inside) else "does not hold" if fails(*inside) else verdict
@@ -261,7 +309,12 @@ def judged(
     return Claim(name, claim, measured, effect, low, high, len(values), verdict)
 
 
-def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str, Sequence[Claim]]) -> Iterator[str]:
+def lines(
+    size: str,
+    records: Mapping[str, ExperimentRecord],
+    found: Mapping[str, Sequence[Claim]],
+    bars: Mapping[str, float | None],
+) -> Iterator[str]:
     """The page."""
     yield f"# mask, size {size}: right to left beside left to right"
     yield ""
@@ -279,6 +332,8 @@ def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str
         entry, done = record.entry, sum(run.outcome == "done" for run in record.runs)
         yield from ["", f"## {entry.question}", ""]
         yield f"{done} of {len(record.runs)} runs done; seeds {', '.join(map(str, entry.seeds))}; {entry.created[:10]}."
+        if (bar := bars[name]) is not None:
+            yield f"Token frequencies alone reach {bar:.3f} nats: an rtl loss above that has learned nothing of the order of tokens."
         yield from claim_table(found[name])
         yield from verdict_table(record)
         yield from loss_table(record)
@@ -290,29 +345,42 @@ def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str
 
 def claim_table(found: Sequence[Claim]) -> Iterator[str]:
     """M1 to M5."""
-    yield from ["", "| claim | measured | effect | 95 % interval | seeds | verdict |", "|---|---|--:|--:|--:|---|"]
+    yield ""
+    yield "| claim | measured | effect | 95 % interval | seeds | verdict | because |"
+    yield "|---|---|--:|--:|--:|---|---|"
     for claim in found:
         interval = "" if claim.low is None else f"{claim.low:+.4f} to {claim.high:+.4f}"
         effect = "" if claim.effect is None else f"{claim.effect:+.4f}"
-        row = (f"{claim.name}. {claim.claim}", claim.measured, effect, interval, claim.seeds, claim.verdict)
+        row = (
+            f"{claim.name}. {claim.claim}",
+            claim.measured,
+            effect,
+            interval,
+            claim.seeds,
+            claim.verdict,
+            claim.because,
+        )
         yield "| " + " | ".join(map(str, row)) + " |"
 
 
 def loss_table(record: ExperimentRecord) -> Iterator[str]:
     """What every arm came to at every size, and what it read: means over the seeds that are done."""
     scores, sizes = final_scores(record, "validation", "nats_per_token"), scale_sizes(record)
-    read: dict[tuple[str, str], list[float]] = {}
+    read: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for run in record.runs:
         if run.result is not None and run.outcome == "done":
-            read.setdefault((run.entry.arm, run.entry.scale), []).append(float(run.result.counters["tokens_read"] or 0))
-    yield from ["", "| arm | size | parameters | tokens read | ltr | rtl | seeds |", "|---|---|--:|--:|--:|--:|--:|"]
+            counted = tuple(float(run.result.counters[name] or 0) for name in ("tokens_read", "tokens_scored_rtl"))
+            read.setdefault((run.entry.arm, run.entry.scale), []).append((counted[0], counted[1]))
+    yield ""
+    yield "| arm | size | parameters | tokens read | of them rtl | ltr | rtl | seeds |"
+    yield "|---|---|--:|--:|--:|--:|--:|--:|"
     for (arm, scale), tokens in read.items():
         ltr, rtl = (list(scores.get((arm, scale, way), {}).values()) for way in ("ltr", "rtl"))
         row = (
             arm,
             scale,
             f"{sizes[scale].parameters:,}",
-            f"{mean(tokens):,.0f}",
+            *(f"{mean(column):,.0f}" for column in zip(*tokens, strict=True)),
             spread(ltr),
             spread(rtl),
             len(tokens),

@@ -324,8 +324,11 @@ def mask():
         yield module
 
 
-def mask_page(mask, root, **changes):
-    """The page of two experiments with two arms at two widths and two depths; the second has `changes`."""
+def mask_page(mask, root, unigram_nats=50.0, **changes):
+    """The page of two experiments with two arms at two widths and two depths; the second has `changes`.
+
+    Token frequencies alone reach `unigram_nats`; another text's do so at .5.
+    """
     arms = (
         SyntheticArm("ltr"),
         SyntheticArm("both-05", effect_nats=0.04, rtl="honest", p=0.05),
@@ -335,9 +338,23 @@ def mask_page(mask, root, **changes):
     for name, more in (("mask", {}), ("mask_total", changes)):
         made = Synthetic(name=name, arms=arms, scales=tuple(scales), models=scales, command=COMMAND, **more)
         store = make_store(root, made)
+    for run_id in store.run_ids():
+        store.write_run_audit(run_id, floor("C8.text_floor", ngram_order=2, ngram_nats=1.5, ngram_train_tokens=10_000))
+    for number, (train_tokens, frequencies) in enumerate([(20_000, 0.5), (10_000, unigram_nats)]):
+        counted = {"nats_per_token_order_1": frequencies, "nats_per_token_order_2": 1.5, "train_tokens": train_tokens}
+        store.write_audit(f"{number:064x}", floor("C8.reference", **counted))
     records = {name: store.experiment(f"{name}--laptop") for name in ("mask", "mask_total")}
-    found = {name: mask.claims(record) for name, record in records.items()}
-    return found, list(mask.lines("laptop", records, found))
+    bars = {name: mask.token_frequencies(store, record) for name, record in records.items()}
+    assert set(bars.values()) <= {unigram_nats, None}
+    found = {name: mask.claims(record, bars[name]) for name, record in records.items()}
+    return found, list(mask.lines("laptop", records, found, bars))
+
+
+def floor(check, **numbers):
+    """An audit that holds what counting reaches."""
+    return AuditReport(
+        subject="x", findings=(Finding(check=check, outcome="pass", law="", message="", numbers=numbers),), seconds=0
+    )
 
 
 COMMAND = ("palinode", "run", "an idea.py", "--store", "/here/runs", "--workers=2", "--set", "a=1", "--stack", "8")
@@ -352,6 +369,17 @@ def test_the_page_of_the_mask_says_what_the_runs_say(mask, tmp_path):
     assert sum("| both-05 | 2x32 | " in line and "worse" in line for line in page) == 2
     assert sum("LEAK: " in line for line in page) == 8
     assert len([line for line in page if line.startswith("| ltr | 4x64 |")]) == 2
+
+
+def test_an_rtl_loss_above_token_frequencies_says_nothing(mask, tmp_path):
+    """Nothing was learned right to left: neither that it suffices nor that it does not."""
+    found, page = mask_page(mask, tmp_path / "runs", unigram_nats=0.4)
+    told = {claim.name: claim for claim in found["mask"]}
+    assert told["M1"].effect is not None
+    for name in ("M1", "M4"):
+        assert (told[name].verdict, told[name].because) == (TELLS_NOT, mask.UNLEARNED)
+    assert not any(told[name].because for name in ("M2", "M3", "M5"))
+    assert sum("Token frequencies alone reach 0.400 nats" in line for line in page) == 2
 
 
 def test_what_is_not_measured_yet_is_left_empty(mask, tmp_path):

@@ -1,0 +1,39 @@
+"""Ways to mix the two directions: a fixed share, one that ends or adapts, rows or whole batches, told and untold.
+
+The author of the mask experiments tried several without comparing them. Settings and sizes are those of `mask.py`; every arm gets
+the same left-to-right tokens.
+"""
+
+from mask import BASE, FIVE, SCALES, UNTIL_LTR_TOKENS, sizes
+from palinode import Adaptive, Arm, BothObjective, ChooseObjective, Cooldown, Decision, Experiment, Objective
+
+
+def mixing(name: str, note: str, objective: Objective) -> Arm:
+    return Arm(name=name, note=note, change={"objective": objective, **UNTIL_LTR_TOKENS})
+
+
+experiment = Experiment(
+    name="mask_objectives",
+    question="Does it matter how right to left is mixed in, at equal left-to-right tokens?",
+    base=BASE,
+    arms=(
+        Arm(name="ltr", note="left to right only"),
+        mixing("both-05", "one batch in twenty rtl as well", BothObjective(p=FIVE)),
+        mixing("both-05-untold", "the same without direction tokens", BothObjective(p=FIVE, direction_token=False)),
+        mixing("both-cooldown", "one batch in ten rtl as well, none at the end", BothObjective(p=Cooldown(p=0.1))),
+        mixing("both-adaptive", "as often as the published rule says", BothObjective(p=Adaptive())),
+        mixing("both-adaptive-gap", "as often as rtl lags behind ltr", BothObjective(p=Adaptive(rule="difference"))),
+        mixing("choose-05", "one batch in twenty rtl instead", ChooseObjective(p=FIVE, granularity="batch")),
+        mixing("choose-05-rows", "one row in twenty rtl instead", ChooseObjective(p=FIVE, granularity="row")),
+    ),
+    scales=SCALES,
+    seeds=(1, 2, 3),
+    decision=Decision(
+        metric="validation.ltr.nats_per_token",
+        baseline="ltr",
+        better="lower",
+        equal="tokens_scored_ltr",
+        smallest_effect=0.01,
+    ),
+    sizes=sizes(),
+)
