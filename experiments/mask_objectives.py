@@ -35,5 +35,5 @@ experiment = Experiment(
         equal="tokens_scored_ltr",
         smallest_effect=0.01,
     ),
-    sizes=sizes(),
+    sizes={name: size.with_(scales=("2x32",)) if name == "smoke" else size for name, size in sizes().items()},
 )

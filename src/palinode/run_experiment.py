@@ -17,7 +17,7 @@ from palinode.audit.budget import Tuning
 from palinode.auditing import audit_arm, audit_comparison
 from palinode.auditing.ahead import audit_ahead
 from palinode.base.config import content_hash, encode
-from palinode.base.errors import AuditFailed, EnvironmentProblem
+from palinode.base.errors import AuditFailed, BadInput, EnvironmentProblem
 from palinode.base.finding import AuditReport, Finding
 from palinode.plan import Plan, plan
 from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentEntry, RunEntry
@@ -143,13 +143,22 @@ def audit_arms(
 
     Args:
         workers: arms audited at a time, where several are to be measured.
+
+    Raises:
+        BadInput: the parts of an arm do not fit together.
     """
     first_run = {(run.arm, run.scale): run.spec for run in reversed(resolved.runs)}
     audit_ahead(tuple(first_run.values()), store, code, workers=workers)
     found = []
     for scale in resolved.scales:
         for arm in resolved.arms:
-            audited = audit_arm(resolved.settings(arm.name, scale), name=arm.name, store=store)
+            try:
+                audited = audit_arm(resolved.settings(arm.name, scale), name=arm.name, store=store)
+            except (
+                BadInput
+            ) as problem:  # parts that fit one by one and not together: a mask and a window, a mixer and a mask
+                field = f"arms.{arm.name}: {problem.field}" if problem.field else f"arms.{arm.name}"
+                raise BadInput(problem.message, file=problem.file, field=field, hint=problem.hint) from None
             found.append(ArmAudit(arm, scale, audited.hash, audited.report))
             on_event(
                 {

@@ -387,3 +387,23 @@ def test_inputs_that_only_look_odd_are_fine(good, palinode):
     told = palinode("plan", FILE, "--no-measure")
     assert told.code == 0, told.err
     assert "4 of 4 runs" in told.out
+
+
+@pytest.mark.parametrize(
+    ("sees", "told"),
+    [
+        ('{ kind = "flipped-lower-triangle", size = 8 }', "flipped-lower-triangle has 8 slots"),
+        (
+            '{ kind = "intersection", left = { kind = "rtl" }, right = { kind = "flipped-lower-triangle", size = 64 } }',
+            "see nothing",
+        ),
+    ],
+)
+def test_parts_that_fit_one_by_one_and_not_together_name_file_and_arm(palinode, here, sees, told):
+    """A mask is known to be too small, or to leave a slot nothing, once a model reads a window through it."""
+    write(TOML.replace(BOTH, f"{BOTH}, rtl_sees = {sees}"))()
+    found = palinode("audit", FILE, "--arm", "both")
+    assert (found.code, found.out) == (2, "")
+    (line,) = found.err.splitlines()
+    assert line.startswith(f"{FILE}: arms.both: objective: ")
+    assert told in line

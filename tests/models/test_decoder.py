@@ -248,9 +248,9 @@ def test_a_slot_that_sees_nothing_is_refused():
     blind = Intersection(left=Prefix(length_slots=0), right=FlippedLowerTriangle(size=6))
     assert explicit_mask(blind, 3).any(dim=1).all()
     strict = Intersection(left=Flipped(of=Ltr()), right=FlippedLowerTriangle(size=6))
-    with pytest.raises(ValueError, match="lets slot 3 of 6 see nothing"):
+    with pytest.raises(BadInput, match="lets slot 3 of 6 see nothing"):
         explicit_mask(strict, 6)
-    with pytest.raises(ValueError, match="see nothing"):
+    with pytest.raises(BadInput, match="see nothing"):
         gpt2(**SMALL).build(50, 16, 0).hidden(tokens_of(1, 6), strict)
 
 

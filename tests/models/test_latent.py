@@ -270,7 +270,7 @@ def test_rows_that_read_from_the_end_or_see_nothing_are_refused():
     model = SMALL.build(50, 16, 0)
     with pytest.raises(ValueError, match="flipped first"):
         model.hidden(tokens_of(1, 8), Rtl())
-    with pytest.raises(ValueError, match="lets slot 3 of 6 see nothing"):
+    with pytest.raises(BadInput, match="lets slot 3 of 6 see nothing"):
         model.hidden(tokens_of(1, 6), Intersection(left=Flipped(of=Ltr()), right=FlippedLowerTriangle(size=6)))
 
 

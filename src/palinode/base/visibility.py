@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from palinode.base.config import Part, one_of
+from palinode.base.errors import BadInput
 
 Native = Literal["causal", "full", "mask"]
 
@@ -104,7 +105,8 @@ class FlippedLowerTriangle(Visibility):
 
     def mask(self, length: int) -> Tensor:
         if length > self.size:
-            raise ValueError(f"the published mask has {self.size} slots, the window needs {length}")
+            told = f"{self.kind_name()} has {self.size} slots, a row of {length} does not fit"
+            raise BadInput(told, field="objective", hint="give it a larger size, or shorten data.window_tokens")
         return torch.ones(self.size, self.size, dtype=torch.bool).tril().flip(0)[:length, :length]
 
 

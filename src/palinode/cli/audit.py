@@ -18,6 +18,7 @@ from palinode.cli.options import (
     StoreOption,
     as_json,
     may_be_store,
+    of_file,
     resolve,
     shown,
 )
@@ -53,13 +54,14 @@ def audit(
     from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
-    audits = audit_arms(
-        pinned(wanted),
-        Store(store),
-        lambda event: typer.echo(f"audited {shown(event['arm'])}: {event['outcome']}", err=True),
-        code=source.code,
-        workers=default_at_a_time(resolved),
-    )
+    with of_file(file):
+        audits = audit_arms(
+            pinned(wanted),
+            Store(store),
+            lambda event: typer.echo(f"audited {shown(event['arm'])}: {event['outcome']}", err=True),
+            code=source.code,
+            workers=default_at_a_time(resolved),
+        )
     typer.echo(as_json([_as_data(one) for one in audits]) if json else "\n\n".join(map(audit_text, audits)))
     if unexpected := [one for one in audits if one.unexpected]:
         failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].check})" for one in unexpected))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +75,15 @@ def resolve(
     overrides = parse_overrides(changes or [])
     source = load(file, allow_code=allow_code)
     return source, source.resolve(size, overrides, seeds, runs_limit=None if yes else RUNS_LIMIT)
+
+
+@contextmanager
+def of_file(file: Path) -> Iterator[None]:
+    """What is wrong with an experiment, wherever it is found out, names its file."""
+    try:
+        yield
+    except BadInput as problem:
+        raise problem.at(file=str(file)) from None
 
 
 def may_be_store(store: Path) -> Path:

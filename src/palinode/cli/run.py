@@ -19,6 +19,7 @@ from palinode.cli.options import (
     WorkersOption,
     YesOption,
     may_be_store,
+    of_file,
     resolve,
 )
 from palinode.cli.progress import progress
@@ -57,7 +58,7 @@ def run(
 
     place = Store(store)
     command = ["palinode", *(context.obj or [])]
-    with progress(as_json=json, quiet=quiet) as show:
+    with of_file(file), progress(as_json=json, quiet=quiet) as show:
         end = run_experiment(
             resolved, place, code=source.code, command=command, workers=workers, stack=stack, on_event=show
         )

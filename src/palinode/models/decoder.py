@@ -186,8 +186,9 @@ class Decoder(LanguageModel):
         """States of (R, S) tokens. `positions` (S,) replaces the slots' own indices 0..S-1.
 
         Raises:
-            BadInput: the row is longer than the table of learned positions, or a mixer has no form for the visibility.
-            ValueError: a slot of an explicit mask may see nothing, or the rows still read from the end.
+            BadInput: the row is longer than the table of learned positions, a mixer has no form for the visibility, or a slot of
+                an explicit mask may see nothing.
+            ValueError: the rows still read from the end.
         """
         x, reading = self._start(tokens, sees, positions)
         for block in self.blocks:
@@ -328,14 +329,13 @@ def explicit_mask(sees: Visibility, slots: int) -> Tensor:
     """The boolean (S, S) mask of a visibility.
 
     Raises:
-        ValueError: a slot may see nothing: its softmax would be uniform or NaN.
+        BadInput: a slot may see nothing: its softmax would be uniform or NaN.
     """
     mask = sees.mask(slots)
     blind = (~mask.any(dim=1)).nonzero().flatten().tolist()
     if blind:
-        raise ValueError(
-            f"visibility {sees.kind_name()} lets slot {blind[0]} of {slots} see nothing ({len(blind)} such slots)"
-        )
+        told = f"visibility {sees.kind_name()} lets slot {blind[0]} of {slots} see nothing ({len(blind)} such slots)"
+        raise BadInput(told, field="objective")
     return mask
 
 

@@ -183,8 +183,8 @@ class EncoderDecoder(LanguageModel):
         """States of (R, S) tokens.
 
         Raises:
-            BadInput: the row is longer than a table of positions.
-            ValueError: a slot of an explicit mask may see nothing, or the rows still read from the end.
+            BadInput: the row is longer than a table of positions, or a slot of an explicit mask may see nothing.
+            ValueError: the rows still read from the end.
         """
         return self._read(tokens, sees)[0]
 

@@ -101,7 +101,8 @@ class Latent(LanguageModel):
         """States of (R, S) tokens.
 
         Raises:
-            ValueError: a slot of an explicit mask may see nothing, or the rows still read from the end.
+            BadInput: a slot of an explicit mask may see nothing.
+            ValueError: the rows still read from the end.
         """
         x, reading = self._start(tokens, sees)
         for block in self.blocks:

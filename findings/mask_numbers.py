@@ -1,0 +1,280 @@
+"""What the findings of the mask experiments are made of: claims M1 to M5, and whether right to left was learned at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from statistics import mean
+from typing import Any
+
+import polars as pl
+
+from palinode.analysis.intervals import Interval, t_interval
+from palinode.analysis.layer_cuts import layer_cuts
+from palinode.analysis.ratios import final_scores
+from palinode.analysis.sizes import ScaleSize, scale_sizes
+from palinode.results.record import ExperimentRecord, ExperimentRun
+from palinode.results.store import Store
+
+ARM = "both-05"
+CONFIDENCE = 0.95
+CANNOT_TELL = "cannot tell at this scale"
+FLOOR, REFERENCE, ORDER_1 = (
+    "C8.text_floor",
+    "C8.reference",
+    "nats_per_token_order_1",
+)  # where audits keep what counting reaches
+UNLEARNED = "the rtl pass is not below the loss of token frequencies at every size: nothing of it was learned yet"
+NO_BAR = "the loss of token frequencies is not in the store"
+ALMOST_PERFECT = 0.02  # rtl within 2 % of ltr: twice what Arrows of Time finds between models of either direction
+Scores = Mapping[tuple[str, str, str], Mapping[int, float]]  # (arm, scale, direction) -> seed -> nats per token
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One published claim, and what these runs say of it.
+
+    Attributes:
+        effect: what was measured, None where nothing was; `low` and `high` are its interval over seeds, None for fewer than two.
+        verdict: holds, does not hold, or cannot tell at this scale.
+        because: why it cannot be told, where that is not the interval.
+    """
+
+    name: str
+    claim: str
+    measured: str
+    effect: float | None
+    low: float | None
+    high: float | None
+    seeds: int
+    verdict: str
+    because: str = ""
+
+
+def claims(record: ExperimentRecord, bar: float | None) -> list[Claim]:
+    """M1 to M5 on the finished runs of one experiment. What rests on the rtl loss is judged where rtl was learned at all."""
+    scores, sizes = final_scores(record, "validation", "nats_per_token"), scale_sizes(record)
+    found = [m1(scores), m2(scores, sizes), m3(scores, sizes), m4(record), m5(record)]
+    unlearned = why_unlearned(scores, sizes, bar)
+    return [untold(claim, unlearned) if claim.name in ("M1", "M4") and unlearned else claim for claim in found]
+
+
+def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
+    """Nats per token that the train split's token frequencies reach on the validation tokens, as the audits counted them."""
+    wanted = next((numbers for run in record.runs for numbers in [ngrams_of(run)] if numbers), None)
+    if wanted is None:
+        return None
+    order = f"nats_per_token_order_{wanted['ngram_order']:.0f}"
+    for audit_hash in store.audits():
+        report = store.audit(audit_hash)
+        for finding in report.findings if report else ():
+            known = finding.numbers if finding.check == REFERENCE else {}
+            same = known.get("train_tokens") == wanted["ngram_train_tokens"]
+            if same and known.get(order) == wanted["ngram_nats"]:
+                return float(known[ORDER_1] or 0.0)
+    return None
+
+
+def ngrams_of(run: ExperimentRun) -> Mapping[str, Any] | None:
+    """What the audit of a run held its losses against."""
+    report = run.record.audit_report() if run.record is not None else None
+    findings = report.findings if report is not None else ()
+    return next((found.numbers for found in findings if found.check == FLOOR and "ngram_nats" in found.numbers), None)
+
+
+def why_unlearned(scores: Scores, sizes: Mapping[str, ScaleSize], bar: float | None) -> str:
+    """Why the rtl loss says nothing of what p = .05 can learn; empty where it does."""
+    if bar is None:
+        return NO_BAR
+    rtl = [mean(of.values()) for scale in sizes if (of := scores.get((ARM, scale, "rtl")))]
+    return "" if rtl and max(rtl) < bar else UNLEARNED
+
+
+def untold(claim: Claim, because: str) -> Claim:
+    return replace(claim, verdict=CANNOT_TELL, because=because)
+
+
+def m1(scores: Scores) -> Claim:
+    """The published rtl loss lies 77 % below the ltr loss; an honest one lies above it."""
+    gaps = per_seed(
+        lambda seed: mean_over_scales(scores, lambda of: of(ARM, "rtl", seed) / of(ARM, "ltr", seed) - 1), scores
+    )
+    return judged(
+        "M1",
+        "Reading one batch in twenty right to left is enough to learn the backward task almost perfectly.",
+        "rtl / ltr - 1 of the p = .05 arm, mean over all sizes",
+        gaps,
+        holds=lambda low, high: high <= ALMOST_PERFECT,
+        fails=lambda low, high: low > ALMOST_PERFECT,
+    )
+
+
+def m2(scores: Scores, sizes: Mapping[str, ScaleSize]) -> Claim:
+    """Ratio 1 against the logarithm of the parameters: a slope above 0 means catching up."""
+    slopes = per_seed(lambda seed: slope_of_ratio_1(scores, sizes, seed), scores)
+    return judged(
+        "M2",
+        "With size, models that also read right to left catch up left to right (ratio 1 rises towards 1).",
+        "change of ratio 1 for ten times the parameters",
+        slopes,
+        holds=lambda low, high: low > 0,
+        fails=lambda low, high: high < 0,
+    )
+
+
+def m3(scores: Scores, sizes: Mapping[str, ScaleSize]) -> Claim:
+    """How far ratio 1 moves from the narrowest to the widest, less how far from the shallowest to the deepest."""
+    differences = per_seed(lambda seed: width_less_depth(scores, sizes, seed), scores)
+    return judged(
+        "M3",
+        "The effect depends more on width than on depth.",
+        "how far ratio 1 moves over the widths less how far it moves over the depths",
+        differences,
+        holds=lambda low, high: low > 0,
+        fails=lambda low, high: high < 0,
+    )
+
+
+def m4(record: ExperimentRecord) -> Claim:
+    """Ratio 2 with one block left less ratio 2 of the whole model, deepest models, heads refitted."""
+    return cut_claim(
+        record,
+        "M4",
+        "Ratio 2 falls as layers are cut: the later layers do the backward task.",
+        f"ltr / rtl of {ARM} with one block left less that of the whole model, heads refitted, deepest sizes",
+        lambda cut: cut(ARM, "ltr", 1) / cut(ARM, "rtl", 1) - cut(ARM, "ltr", None) / cut(ARM, "rtl", None),
+        holds=lambda low, high: high < 0,
+        fails=lambda low, high: low > 0,
+    )
+
+
+def m5(record: ExperimentRecord) -> Claim:
+    """Ratio 1 with a quarter of the blocks left less ratio 1 with half of them, deepest models, heads refitted."""
+    return cut_claim(
+        record,
+        "M5",
+        "Early layers of p = .05 models are stronger than those of p = 0 models, middle ones weaker.",
+        f"ratio 1 of {ARM} with a quarter of the blocks left less that with half of them, heads refitted, deepest sizes",
+        lambda cut: cut("ltr", "ltr", 0.25) / cut(ARM, "ltr", 0.25) - cut("ltr", "ltr", 0.5) / cut(ARM, "ltr", 0.5),
+        holds=lambda low, high: low > 0,
+        fails=lambda low, high: high < 0,
+    )
+
+
+def per_seed(measure: Callable[[int], float | None], scores: Scores) -> list[float]:
+    """The measure of every seed that has all it needs."""
+    seeds = sorted({seed for values in scores.values() for seed in values})
+    return [value for seed in seeds if (value := measure(seed)) is not None and math.isfinite(value)]
+
+
+def mean_over_scales(scores: Scores, measure: Callable[[Callable[[str, str, int], float]], float]) -> float | None:
+    """The mean of a measure over all sizes; None while a run is missing."""
+    values = []
+    for scale in dict.fromkeys(scale for _, scale, _ in scores):
+        try:
+            values.append(measure(partial(score_at, scores, scale)))
+        except KeyError:
+            return None
+    return sum(values) / len(values) if values else None
+
+
+def score_at(scores: Scores, scale: str, arm: str, way: str, seed: int) -> float:
+    return scores[arm, scale, way][seed]
+
+
+def ratio_1(scores: Scores, scale: str, seed: int) -> float | None:
+    above, below = (scores.get((arm, scale, "ltr"), {}).get(seed) for arm in ("ltr", ARM))
+    return above / below if above is not None and below is not None else None
+
+
+def slope_of_ratio_1(scores: Scores, sizes: Mapping[str, ScaleSize], seed: int) -> float | None:
+    """Least squares over the sizes."""
+    points = [
+        (math.log10(size.parameters), ratio_1(scores, scale, seed)) for scale, size in sizes.items() if size.parameters
+    ]
+    if any(ratio is None for _, ratio in points) or len(points) < 2:
+        return None
+    xs, ys = [x for x, _ in points], [float(y) for _, y in points if y is not None]
+    middle_x, middle_y = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - middle_x) ** 2 for x in xs)
+    return sum((x - middle_x) * (y - middle_y) for x, y in zip(xs, ys, strict=True)) / spread
+
+
+def width_less_depth(scores: Scores, sizes: Mapping[str, ScaleSize], seed: int) -> float | None:
+    """|ratio 1 at the widest - at the narrowest|, mean over depths, less the same of depth over widths."""
+    ratios: dict[tuple[int, int], float] = {}
+    for scale, size in sizes.items():
+        ratio = ratio_1(scores, scale, seed)
+        if ratio is not None and size.depth is not None and size.width is not None:
+            ratios[size.depth, size.width] = ratio
+    depths, widths = sorted({depth for depth, _ in ratios}), sorted({width for _, width in ratios})
+    if not ratios or len(ratios) != len(sizes) or len(ratios) != len(depths) * len(widths):
+        return None
+    by_width = [abs(ratios[depth, widths[-1]] - ratios[depth, widths[0]]) for depth in depths]
+    by_depth = [abs(ratios[depths[-1], width] - ratios[depths[0], width]) for width in widths]
+    return math.fsum(by_width) / len(by_width) - math.fsum(by_depth) / len(by_depth)
+
+
+def cut_claim(
+    record: ExperimentRecord,
+    name: str,
+    claim: str,
+    measured: str,
+    measure: Callable[[Callable[[str, str, float | None], float]], float],
+    *,
+    holds: Callable[[float, float], bool],
+    fails: Callable[[float, float], bool],
+) -> Claim:
+    """A claim about layer cuts: the measure of each seed, averaged over the deepest sizes."""
+    cuts = layer_cuts(record, "validation").filter(head="refitted")
+    sizes = scale_sizes(record)
+    deepest = max((size.depth or 0 for size in sizes.values()), default=0)
+    scales = [scale for scale, size in sizes.items() if size.depth == deepest]
+    values = []
+    for seed in sorted(set(cuts["seed"])):
+        one = cuts.filter(seed=seed)
+        found = [measured_on_cuts(one, scale, deepest, measure) for scale in scales]
+        if found and None not in found:
+            values.append(math.fsum(value for value in found if value is not None) / len(found))
+    return judged(name, claim, measured, values, holds=holds, fails=fails)
+
+
+def measured_on_cuts(
+    cuts: pl.DataFrame, scale: str, deepest: int, measure: Callable[[Callable[[str, str, float | None], float]], float]
+) -> float | None:
+    """The measure at one size; None while a run is missing."""
+    nats = {
+        (row["arm"], row["direction"], row["blocks"]): row["nats_per_token"]
+        for row in cuts.filter(scale=scale).iter_rows(named=True)
+    }
+    try:
+        return measure(lambda arm, way, left: nats[arm, way, blocks_left(left, deepest)])
+    except KeyError:
+        return None
+
+
+def blocks_left(left: float | None, deepest: int) -> int:
+    """1 is one block, a fraction that share of the model, None the whole."""
+    return deepest if left is None else 1 if left == 1 else max(1, round(left * deepest))
+
+
+def judged(
+    name: str,
+    claim: str,
+    measured: str,
+    values: Sequence[float],
+    *,
+    holds: Callable[[float, float], bool],
+    fails: Callable[[float, float], bool],
+) -> Claim:
+    """The mean over seeds, its t interval, and what the interval allows to say."""
+    interval: Interval | None = t_interval(list(values), CONFIDENCE)
+    verdict = CANNOT_TELL
+    if interval is not None:
+        inside = (interval.low, interval.high)
+        verdict = "holds" if holds(*inside) else "does not hold" if fails(*inside) else verdict
+    effect = math.fsum(values) / len(values) if values else None
+    low, high = (None, None) if interval is None else (interval.low, interval.high)
+    return Claim(name, claim, measured, effect, low, high, len(values), verdict)
