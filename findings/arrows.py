@@ -9,11 +9,13 @@ Writes findings/arrows-<size>.md and the numbers beside it as JSON; no number on
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from again import again
+from ending import ending
 
 from palinode.analysis.context import direction_ratios
 from palinode.base import fsio
@@ -130,4 +132,4 @@ def percent(share: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ending(main))

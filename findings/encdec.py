@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from encdec_numbers import (
     published_row,
     records_of,
 )
+from ending import ending
 
 from palinode.analysis.embeddings import POSITION_COSINE
 from palinode.analysis.verdict import rule_of
@@ -251,4 +253,4 @@ def cell(row: Mapping[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ending(main))

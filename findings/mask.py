@@ -11,6 +11,7 @@ typed by hand.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,7 @@ from statistics import mean, stdev
 
 from again import again
 from cells import between, signed, table, whole
+from ending import ending
 from mask_numbers import ARM, CONFIDENCE, Claim, claims, token_frequencies
 
 from palinode.analysis.ratios import final_scores
@@ -131,4 +133,4 @@ def verdict_table(record: ExperimentRecord) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ending(main))

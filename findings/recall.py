@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from again import again
 from cells import between, plain, signed, table, whole
+from ending import ending
 from recall_numbers import ALL_MIXERS, PUBLISHED_WAY, R1, R2, R3, RECALL, numbers, records_of
 
 from palinode.analysis.verdict import rule_of
@@ -246,4 +248,4 @@ def percent(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(ending(main))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,11 @@ R2 = "Recall needs no causality: a model that reads without a direction learns i
 R3 = "Accuracy on recall predicts how well a mixer models text."
 ALL_KNOWN = "both know every answer in every seed"
 NOTHING_LEARNED = "neither arm is above what is scored without learning"
+NO_PAIRS = "no seed can be compared in every mixer"
+NO_TEXT = "the mixers were not trained on text"
+LEAST_MIXERS = (
+    6  # with fewer, resamples of unrelated mixers say "holds" more often than the confidence allows: 1 in 6 with three
+)
 ALL_MIXERS, ALL_SCALES = "mean of mixers", "mean of scales"
 MOST_EXACT = 8  # mixers whose resamples are counted one by one: 6435 multisets
 
@@ -108,6 +113,7 @@ def compared(
     rule = rule_of(record.entry)
     for scale in record.entry.scales:
         differences: dict[str, dict[int, float]] = {}
+        unlearned = True
         for mixer in mixers_of(record):
             arm, against = arm_name(mixer, *one), arm_name(mixer, *other)
             if not {arm, against} <= arm_names(record):
@@ -120,10 +126,12 @@ def compared(
                 differences[mixer] = {pair.seed: pair.difference for pair in pairs}
                 known = all(pair.arm_value == pair.baseline_value == 1.0 for pair in pairs)
                 reasons = (ALL_KNOWN,) if known else ()
+            unlearned &= NOTHING_LEARNED in reasons
             judged = CANNOT_TELL if outcome == "cannot tell" else outcomes.get(outcome, FAILS)
             effect = (said.comparison.mean, *ends(said.comparison.interval))
             yield Claim(name, claim, mixer, where, scale, arm, against, *effect, len(pairs), judged, reasons)
-        yield over_mixers(differences, rule, name, claim, where, scale, one, other, outcomes)
+        told = over_mixers(differences, rule, name, claim, where, scale, one, other, outcomes)
+        yield told if told.pairs else replace(told, reasons=(NOTHING_LEARNED if unlearned else NO_PAIRS,))
 
 
 def over_mixers(
@@ -143,7 +151,7 @@ def over_mixers(
     interval = t_interval(per_seed, rule.confidence)
     said = decide(interval, rule)
     outcome = CANNOT_TELL if said == "cannot tell" else outcomes.get(said, FAILS)
-    effect, reasons = (mean(per_seed), (f"{len(differences)} mixers",)) if per_seed else (None, (NOTHING_LEARNED,))
+    effect, reasons = (mean(per_seed), (f"{len(differences)} mixers",)) if per_seed else (None, ())
     sides = ("-".join(one), "-".join(other))
     return Claim(
         name, claim, ALL_MIXERS, where, scale, *sides, effect, *ends(interval), len(per_seed), outcome, reasons
@@ -152,8 +160,7 @@ def over_mixers(
 
 def r3(record: ExperimentRecord, text: ExperimentRecord | None) -> Iterator[Claim]:
     """Rank correlation over mixers of the accuracy of the published way and of less loss on text."""
-    losses = text_losses(text)
-    means = accuracies(record)
+    losses, means, rule = text_losses(text), accuracies(record), rule_of(record.entry)
     for scale in (*record.entry.scales, ALL_SCALES):
         scales = record.entry.scales if scale == ALL_SCALES else (scale,)
         if scale == ALL_SCALES and len(record.entry.scales) < 2:
@@ -164,11 +171,14 @@ def r3(record: ExperimentRecord, text: ExperimentRecord | None) -> Iterator[Clai
             if mixer in losses and all((mixer, at) in means for at in scales)
         ]
         effect = spearman(rows)
-        interval = resampled_mixers(rows, rule_of(record.entry).confidence)
+        interval = resampled_mixers(rows, rule.confidence) if len(rows) >= LEAST_MIXERS else None
+        learned = any(beats(record, arm_name(mixer, *PUBLISHED_WAY), at, rule) for mixer in losses for at in scales)
+        reasons = () if rows and learned else (NOTHING_LEARNED if rows else NO_TEXT,)
+        if 0 < len(rows) < LEAST_MIXERS:
+            reasons = (*reasons, f"an interval over mixers wants {LEAST_MIXERS} of them")
         outcome = CANNOT_TELL
-        if interval is not None:
+        if interval is not None and not reasons:
             outcome = HOLDS if interval.low > 0 else FAILS if interval.high < 0 else CANNOT_TELL
-        reasons = () if rows else ("the mixers were not trained on text",)
         sides = ("-".join(PUBLISHED_WAY), "text")
         yield Claim(
             "R3", R3, "rank correlation", "causal", scale, *sides, effect, *ends(interval), len(rows), outcome, reasons

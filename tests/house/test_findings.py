@@ -271,7 +271,37 @@ def test_recall_and_text_are_correlated_over_mixers(recalled):
     assert [c["scale"] for c in claims] == ["v10", "v30", "mean of scales"]
     for claim in claims:
         assert claim["pairs"] == 4
-        assert -1 <= claim["low"] <= claim["effect"] <= claim["high"] <= 1
+        assert -1 <= claim["effect"] <= 1
+        assert (claim["low"], claim["verdict"]) == (None, TELLS_NOT)
+        assert claim["reasons"] == ("an interval over mixers wants 6 of them",)
+
+
+def test_few_mixers_would_claim_a_correlation_too_often(recall):
+    """All orders of unrelated mixers: one side of a 95 % interval should be wrong 2.5 times in a hundred."""
+    module = sys.modules["recall_numbers"]
+    orders = list(itertools.permutations(range(3)))
+    wrong = sum(module.resampled_mixers(list(enumerate(order)), 0.95).low > 0 for order in orders)
+    assert wrong / len(orders) == pytest.approx(1 / 6)
+    assert module.LEAST_MIXERS > 3
+
+
+def test_missing_pairs_are_not_told_as_arms_that_learned_nothing(recall, tmp_path):
+    store = recall_store(tmp_path, text=False, vocabularies=(10,))
+    entry = store.entry("recall")
+    left = [run for run in entry.runs if "-full-" not in run.arm or run.seed == 1]
+    store.write_experiment(entry.with_(runs=tuple(left)))
+    module = sys.modules["recall_numbers"]
+    numbers = recall.numbers(recall.records_of(store, SIZE), json.loads(recall.PUBLISHED.read_text()))
+    told = [c for c in numbers["claims"] if c["name"] == "R2" and c["mixer"] == module.ALL_MIXERS]
+    assert {c["reasons"] for c in told} == {(module.NO_PAIRS,)}
+
+
+def test_a_store_without_the_experiment_is_one_line(tmp_path, monkeypatch, capsys):
+    for name in ("arrows", "encdec", "mask", "recall"):
+        with loaded(name) as module:
+            monkeypatch.setattr(sys, "argv", [name, "--store", str(tmp_path)])
+            assert module.ending(module.main) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_published_accuracies_stand_beside_ours_with_chance(recalled):
