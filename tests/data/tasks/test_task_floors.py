@@ -1,6 +1,7 @@
 """Entropies, floors and trivial accuracies: against counting every outcome of small tasks, and against the tables of the design."""
 
 import math
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from palinode.base.seeds import generator
 from palinode.data.tasks import (
+    TASKS,
     Addition,
     AssociativeRecall,
     Compression,
@@ -326,3 +328,23 @@ def test_every_baseline_against_a_loop():
         "uniform": task.chance(),
     }
     assert baselines(task, fit, sample) == pytest.approx(wanted)
+
+
+def test_very_many_answers_are_represented_by_the_first(monkeypatch):
+    """What compares every answer with every token before it would take minutes at long sequences; the rest is counted in full."""
+    task, rows = TASKS["mad-recall"](length=64), 3000
+    fit, sample = drawn(task, rows, "fit"), drawn(task, rows)
+    every = baselines(task, fit, sample)
+    assert int(sample.answers.sum()) > 20_000
+    monkeypatch.setattr(sys.modules[baselines.__module__], "MOST_COMPARED", 64 * 20_000)
+    some = baselines(task, fit, sample)
+    assert {name for name, value in some.items() if value != every[name]} >= {"in_context_mode", "cache_1"} - {
+        name for name, value in every.items() if value == 1
+    }
+    assert some == pytest.approx(every, abs=4 * 0.5 / 20_000**0.5)
+
+
+def test_the_places_of_very_long_sequences_need_no_square():
+    task = AssociativeRecall(vocabulary=10, length=2**17)
+    found = position_only(drawn(task, 8, "fit"), drawn(task, 8))
+    assert 0 <= found <= 1
