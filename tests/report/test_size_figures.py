@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import vl_convert
 
+from palinode.analysis.layer_cuts import layer_cut_ratios
 from palinode.analysis.ratios import RATIO_1, final_ratios
 from palinode.analysis.verdict import rule_of, verdicts
 from palinode.report import build_report, theme
@@ -69,6 +70,32 @@ def test_the_squares_of_a_map_are_the_final_ratios(record, figures):
         assert row["value"] == pytest.approx(expected, rel=1e-5)
         assert row["label"] == f"{expected:.3f}"
         assert "over 3 seeds" in row["text"]
+
+
+def test_the_squares_of_a_strip_are_the_ratios_of_the_blocks_left(record, figures):
+    for ratio, score in (("ratio-1", "perplexity"), ("ratio-2", "nats_per_token")):
+        figure = figures[f"layer-cut-strip-{ratio}--both"]
+        known = {
+            (f"{way}-{row['head']}", row["scale"], str(row["blocks"])): row[way]
+            for row in layer_cut_ratios(record, "validation", score).iter_rows(named=True)
+            for way in ("ratio_then_mean", "mean_then_ratio")
+            if (row["ratio"], row["arm"]) == (ratio.replace("-", "_"), "both")
+        }
+        drawn = {(row["choice"], row["series"].partition(",")[0], row["blocks"]): row["value"] for row in figure.rows}
+        assert drawn == {place: pytest.approx(value, rel=1e-4) for place, value in known.items()}
+        assert set(figure.variants) == {choice for choice, _, _ in known}
+        assert all("over 3 seeds" in row["text"] and " to " in row["text"] for row in figure.rows)
+
+
+def test_a_leak_does_not_wash_out_the_colours_of_the_honest_arms(figures):
+    charts = [figures[f"layer-cut-strip-ratio-2--{arm}"].variants for arm in ("both", "both-published-mask")]
+    domains = [
+        chart["layer"][0]["encoding"]["color"]["scale"]["domain"] for found in charts for chart in found.values()
+    ]
+    assert all(domain == domains[0] for domain in domains)
+    assert (
+        max(domains[0]) < 2 < max(row["value"] for row in figures["layer-cut-strip-ratio-2--both-published-mask"].rows)
+    )
 
 
 def test_pooled_points_are_labelled_as_published_and_the_window_is_said(figures):

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
-from palinode.analysis.ratios import RATIO_2, RATIOS
+from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS
 from palinode.analysis.verdict import Rule
-from palinode.report import size_charts, theme
+from palinode.report import size_charts, size_figures, theme
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, file_name, rounded
 from palinode.report.look import Look
 from palinode.report.size_figures import RATIO_WORDS, over_seeds, series_of, spread_of, trained_arms
-from palinode.report.words import SCORE_UNITS, score_of
+from palinode.report.words import SCORE_UNITS, number, score_of
 from palinode.results.record import ExperimentRecord
 
 BLOCKS = Axis("blocks", "blocks left, counted from the input", "d")
 CUT_SCORES = {"nats_per_token": "loss", "perplexity": "perplexity"}  # the tables hold the other scores too
 MEANS = {"ratio_then_mean": "", "mean_then_ratio": ", means first"}
+MEAN_WORDS = {"ratio_then_mean": "ratios averaged", "mean_then_ratio": "means first"}
+STRIP_SCORES = {RATIO_1: "perplexity", RATIO_2: "nats_per_token"}  # as published
 HEAD_DASHES: dict[str, list[int]] = {"trained": [1, 0], "refitted": [2, 2]}
 HEAD_WORDS = {"trained": "head as trained", "refitted": "head refitted"}
 
 
 def cut_figures(record: ExperimentRecord, rule: Rule, look: Look) -> Iterator[Figure]:
-    """The strips over blocks left; nothing where no run was cut."""
+    """Lines and strips over blocks left; nothing where no run was cut."""
     split, _, _ = score_of(rule.metric)
     cuts = layer_cuts(record, split)
     if cuts.filter(pl.col("of_blocks") > 1).is_empty():
@@ -35,9 +37,9 @@ def cut_figures(record: ExperimentRecord, rule: Rule, look: Look) -> Iterator[Fi
     yield from _loss_figures(record, rule, look, cuts)
     ratios = {score: layer_cut_ratios(record, split, score, cuts) for score in CUT_SCORES}
     for ratio in RATIOS:
-        yield from _ratio_figures(
-            record, rule, look, ratio, {score: found.filter(ratio=ratio) for score, found in ratios.items()}
-        )
+        mine = {score: _told(record, ratio, found.filter(ratio=ratio)) for score, found in ratios.items()}
+        yield from _ratio_figures(record, rule, look, ratio, mine)
+        yield from _strips(record, rule, look, ratio, mine[STRIP_SCORES[ratio]])
 
 
 def _loss_figures(record: ExperimentRecord, rule: Rule, look: Look, cuts: pl.DataFrame) -> Iterator[Figure]:
@@ -107,9 +109,6 @@ def _ratio_figures(
     record: ExperimentRecord, rule: Rule, look: Look, ratio: str, found: Mapping[str, pl.DataFrame]
 ) -> Iterator[Figure]:
     """One ratio over blocks left, on loss and perplexity, with both ways to average; refitted heads dashed."""
-    if ratio == RATIO_2:
-        both_ways = trained_arms(record, "rtl") & trained_arms(record, "ltr")
-        found = {score: frame.filter(pl.col("arm").is_in(both_ways)) for score, frame in found.items()}
     present = {arm for frame in found.values() for arm in frame["arm"]}
     arms = [arm.name for arm in record.entry.arms if arm.name in present]
     scores = [score for score, frame in found.items() if not frame.is_empty()]
@@ -134,6 +133,78 @@ def _ratio_figures(
             notes=_ratio_notes(ratio, rule, [seeds for frame in frames.values() for seeds in frame["seeds"]], heads),
             arm=arm or None,
         )
+
+
+def _told(record: ExperimentRecord, ratio: str, found: pl.DataFrame) -> pl.DataFrame:
+    """Ratio 2 of an arm that never trained on one of the directions says nothing but that."""
+    if ratio != RATIO_2:
+        return found
+    return found.filter(pl.col("arm").is_in(trained_arms(record, "rtl") & trained_arms(record, "ltr")))
+
+
+def _strips(record: ExperimentRecord, rule: Rule, look: Look, ratio: str, found: pl.DataFrame) -> Iterator[Figure]:
+    """A row per size (per arm where there is one size), a square per number of blocks left; one scale of colour for all."""
+    score = STRIP_SCORES[ratio]
+    present = set(found["arm"])
+    arms = [arm.name for arm in record.entry.arms if arm.name in present]
+    honest = found.filter(~pl.col("arm").is_in(sorted(look.leaking)))
+    shown = (
+        found if honest.is_empty() else honest
+    )  # the ratios of a leak may be 30: beside them all others would look the same
+    domain = size_figures.around_one([value for way in MEANS for value in shown[way].drop_nulls()])
+    for arm, said, names, colours, kind in series_of(record, look, arms) if arms else ():
+        here = found.filter(arm=arm) if arm else found
+        rows = [
+            square
+            for row in here.sort("blocks").iter_rows(named=True)
+            for way in MEANS
+            if (square := _square(row, names, way)) is not None
+        ]
+        heads = [head for head in reversed(HEAD_WORDS) if head in set(here["head"])]
+        choices = {f"{way}-{head}": _choice_words(way, head, heads) for head in heads for way in MEANS}
+        sizes = list(_present(colours, rows))
+        blocks = [str(count) for count in sorted({int(row["blocks"]) for row in rows})]
+        ramp, height = size_charts.AROUND_ONE, size_charts.STRIP_ROW_PIXELS
+        what = f"{RATIO_WORDS[ratio]}, {SCORE_UNITS[score]}"
+        yield Figure(
+            name=file_name(f"layer-cut-strip-{ratio.replace('_', '-')}", arm),
+            kind="cuts",
+            title=f"{RATIO_WORDS[ratio].capitalize()} of {CUT_SCORES[score]}, blocks left{said}",
+            rows=rows,
+            variants={
+                choice: size_charts.heat_map(
+                    Axis("series", kind, ""), sizes, BLOCKS, blocks, what, ramp, domain, {"choice": choice}, height
+                )
+                for choice in choices
+            },
+            labels=choices,
+            choice="with",
+            notes=_ratio_notes(ratio, rule, here["seeds"].to_list(), heads),
+            arm=arm or None,
+        )
+
+
+def _square(row: Mapping[str, Any], names: Mapping[tuple[str, str], str], way: str) -> dict[str, Any] | None:
+    value = row[way]
+    if value is None:
+        return None
+    name, low, high = names[row["arm"], row["scale"]], row["interval_low"], row["interval_high"]
+    spread = "" if low is None else f" ({number(low)} to {number(high)})"
+    left = f"{row['blocks']} of {row['of_blocks']} blocks"
+    return {
+        "series": name,
+        "choice": f"{way}-{row['head']}",
+        "blocks": str(row["blocks"]),
+        "value": rounded(value),
+        "label": f"{value:.3f}",
+        "dark": False,
+        "text": f"{name}, {left}: {number(value)}{spread} over {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}",
+    }
+
+
+def _choice_words(way: str, head: str, heads: Sequence[str]) -> str:
+    mean = MEAN_WORDS[way]
+    return f"{HEAD_WORDS[head]}, {mean}" if len(heads) > 1 else mean
 
 
 def _chart(choice: str, ratio: str, colours: Mapping[str, str], heads: list[str], kind: str) -> dict[str, Any]:

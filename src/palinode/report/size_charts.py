@@ -17,6 +17,7 @@ AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]  # below on
 VIOLIN_HALF_WIDTH = 0.4
 DOUBLING = ("context_tokens", "distance", "length_factor")  # axes with a tick at every power of 2
 HEAT_ROW_PIXELS = 46
+STRIP_ROW_PIXELS = 30
 
 
 def ratio_lines(
@@ -128,23 +129,33 @@ def violins(
 
 
 def heat_map(
-    depths: Sequence[str], widths: Sequence[str], title: str, ramp: Sequence[str], domain: Sequence[float]
+    rows: Axis,
+    row_order: Sequence[str],
+    columns: Axis,
+    column_order: Sequence[str],
+    title: str,
+    ramp: Sequence[str],
+    domain: Sequence[float],
+    chosen: Mapping[str, str] | None = None,
+    row_pixels: int = HEAT_ROW_PIXELS,
 ) -> dict[str, Any]:
-    """Depth by width: a coloured square per size with its number.
+    """A coloured square per row and column with its number: depth by width, or size by blocks left.
 
-    Rows: `depth` and `width` as texts, `value`, `label`, `dark` (whether the square needs light ink), `text`.
+    Rows: the fields of both axes as texts, `value`, `label`, `dark` (whether the square needs light ink), `text`, and the fields of
+    `chosen`.
+
+    Args:
+        title: what a square is, for the tooltip.
+        chosen: field -> value: the rows of this variant.
     """
     gap = alt.Scale(paddingInner=0.03)
-    base = alt.Chart(alt.NamedData(ROWS)).encode(
-        x=alt.X(
-            "width",
-            type="ordinal",
-            title="width",
-            sort=list(widths),
-            axis=alt.Axis(labelAngle=0, grid=False),
-            scale=gap,
-        ),
-        y=alt.Y("depth", type="ordinal", title="blocks", sort=list(depths), axis=alt.Axis(grid=False), scale=gap),
+    flat, no_grid = alt.Axis(labelAngle=0, grid=False), alt.Axis(grid=False, labelLimit=150)
+    base = alt.Chart(alt.NamedData(ROWS))
+    for field, value in (chosen or {}).items():
+        base = base.transform_filter(alt.FieldEqualPredicate(field=field, equal=value))
+    base = base.encode(
+        x=alt.X(columns.field, type="ordinal", title=columns.title, sort=list(column_order), axis=flat, scale=gap),
+        y=alt.Y(rows.field, type="ordinal", title=rows.title, sort=list(row_order), axis=no_grid, scale=gap),
         tooltip=[said("text", title)],
     )
     colour = alt.Color(
@@ -157,7 +168,7 @@ def heat_map(
     ink = alt.when(alt.datum.dark).then(alt.value("#ffffff")).otherwise(alt.value("#26241f"))
     numbers = base.mark_text(fontSize=12.5).encode(text="label:N", color=ink)
     layers = [squares.properties(name="squares"), numbers.properties(name="numbers")]
-    return plain(alt.layer(*layers).properties(width="container", height=HEAT_ROW_PIXELS * len(depths)))
+    return plain(alt.layer(*layers).properties(width="container", height=row_pixels * len(row_order)))
 
 
 def with_log_axes(

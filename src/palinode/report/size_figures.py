@@ -22,6 +22,7 @@ from palinode.report.look import Look, millions, size_labels
 from palinode.report.words import SCORE_UNITS, X_SHORT, X_TITLES, metric_words, number, score_of
 from palinode.results.record import ExperimentRecord
 
+DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
 MOST_VIOLIN_POINTS = 2_000  # of one arm; the tables hold the quartiles of all of them
 RATIO_WORDS = {RATIO_1: "ratio 1", RATIO_2: "ratio 2"}
 SOLID = {"": [1, 0]}
@@ -252,6 +253,12 @@ def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) ->
     return {"kind": kind, "value": rounded(row["ratio_1"], 5), **where} | said
 
 
+def around_one(values: Sequence[float]) -> list[float]:
+    """Where the colours of ratios lie: one in the middle, as far to both sides as the furthest of them."""
+    reach = max((abs(value - 1) for value in values), default=0.0) or 1.0
+    return [1 - reach, 1 - reach / 2, 1, 1 + reach / 2, 1 + reach]
+
+
 def _score_maps(record: ExperimentRecord, rule: Rule, look: Look, sizes: dict[str, ScaleSize]) -> Iterator[Figure]:
     """The final score by depth and width, on one scale of colour for all arms of a direction."""
     split, _, score = score_of(rule.metric)
@@ -283,8 +290,7 @@ def _ratio_maps(record: ExperimentRecord, rule: Rule, look: Look, sizes: dict[st
     known = [
         e.ratio_then_mean for (ratio, _, _), e in found.items() if ratio == RATIO_1 and e.ratio_then_mean is not None
     ]
-    reach = max((abs(value - 1) for value in known), default=0.0) or 1.0
-    domain = [1 - reach, 1 - reach / 2, 1, 1 + reach / 2, 1 + reach]
+    domain = around_one(known)
     for arm in (arm.name for arm in record.entry.arms):
         here = {
             scale: (estimate.ratio_then_mean, estimate.seeds)
@@ -321,7 +327,7 @@ def _map_figure(
         kind="grids",
         title=f"{title[:1].upper()}{title[1:]}, {look.labels[arm]}",
         rows=rows,
-        variants={"": size_charts.heat_map(depths, widths, "size", ramp, domain)},
+        variants={"": size_charts.heat_map(DEPTH, depths, WIDTH, widths, "size", ramp, domain)},
         notes=notes,
         arm=arm,
     )
