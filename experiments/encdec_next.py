@@ -1,7 +1,7 @@
 """What the author of the encoder-decoder wanted to try next, each as an arm against the combined configuration.
 
 Unequal sides, and sides whose share is learned; rotary positions with a table of their own to subtract; subtraction in a decoder;
-other aggregations than the mean; other scores; dropout; and the same model trained to read in both directions.
+other aggregations than the mean; other scores; dropout; and the same model trained to read in both directions, or from gaps.
 """
 
 from encdec import BASE, METRIC, MSE, SCALES, SMALLEST_EFFECT, Shape, arm, sizes
@@ -14,6 +14,7 @@ from palinode import (
     EmbeddingLoss,
     EncoderDecoderConfig,
     Experiment,
+    MaskedInputObjective,
 )
 
 LOSS = MSE.with_(coefficient=8.0)
@@ -68,6 +69,7 @@ experiment = Experiment(
             combined,
             change={"objective": BothObjective(p=Constant(p=0.1))},
         ),
+        arm("masked-input", "15 % of the inputs hidden", combined, change={"objective": MaskedInputObjective()}),
     ),
     scales=SCALES,
     seeds=(1, 2, 3, 4, 5),

@@ -7,6 +7,7 @@ from palinode.audit.subject import small_config
 from palinode.base.visibility import FlippedLowerTriangle
 from palinode.models.decoder import DecoderConfig, modern
 from palinode.objectives.directional import LtrObjective, RtlObjective
+from palinode.objectives.masked_input import MaskedInputObjective
 from palinode.objectives.mixture import BothObjective, ChooseObjective
 from palinode.objectives.probability import Constant
 
@@ -20,6 +21,7 @@ OBJECTIVES = {
     "bare rtl": RtlObjective(direction_token=False),
     "both": BothObjective(p=Constant(p=0.05)),
     "choose": ChooseObjective(p=Constant(p=0.5)),
+    "masked input": MaskedInputObjective(rate=0.3),
 }
 PUBLISHED = BothObjective(rtl_sees=FlippedLowerTriangle())
 FLOW = FlowSettings(lengths=(1, 2, 3, 33, 65), train_passes=4)

@@ -149,7 +149,7 @@ MISTAKES = [
         "did you mean 'right'?",
     ),
     ({"steps": 1, "objective": {"kind": "bth"}}, "objective", "did you mean 'both'?"),
-    ({"steps": 1, "objective": {}}, "objective", "needs kind = one of both, choose, ltr, masked, rtl"),
+    ({"steps": 1, "objective": {}}, "objective", "needs kind = one of both, choose, ltr, masked, masked-input, rtl"),
     ({"steps": True}, "steps", "valid integer"),
     ({"steps": 2.0}, "steps", "valid integer"),
     ({"steps": "2"}, "steps", "valid integer"),

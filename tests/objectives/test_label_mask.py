@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinode import BothObjective, ChooseObjective, Constant, LtrObjective, RtlObjective
+from palinode import BothObjective, ChooseObjective, Constant, LtrObjective, MaskedInputObjective, RtlObjective
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import generator
@@ -22,6 +22,7 @@ OBJECTIVES = (
     BothObjective(p=Constant(p=1.0)),
     BothObjective(p=Constant(p=1.0), combine="mean"),
     ChooseObjective(p=Constant(p=0.5)),
+    MaskedInputObjective(rate=0.4),
 )
 
 

@@ -16,6 +16,7 @@ from palinode.objectives import (
     BothObjective,
     ChooseObjective,
     LtrObjective,
+    MaskedInputObjective,
     MaskedObjective,
     Progress,
     RtlObjective,
@@ -53,6 +54,20 @@ src  1 2 3 4 5
 ts   0 1 2 3 4
 wt   1 1 1 1 1
 """
+MASKED_INPUT = """
+in  [L] a [M] c [M] e
+tgt  a  b  c  d  e  f
+src  .  0  .  2  .  4
+ts   0  1  2  3  4  5
+wt   1  1  1  1  1  1
+"""
+MASKED_INPUT_BARE = """
+in   a [M] c [M] e
+tgt  b  c  d  e  f
+src  0  .  2  .  4
+ts   1  2  3  4  5
+wt   1  1  1  1  1
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +82,11 @@ class Table:
 
     @classmethod
     def of(cls, text):
-        names = {letter: i for i, letter in enumerate("abcdef")} | {"[L]": SPECIALS["[L]"], "[R]": SPECIALS["[R]"]}
+        names = {letter: i for i, letter in enumerate("abcdef")} | {
+            "[L]": SPECIALS["[L]"],
+            "[R]": SPECIALS["[R]"],
+            "[M]": SPECIALS["[MASK]"],
+        }
         numbers = {".": NO_SOURCE} | {str(i): i for i in range(6)}
         rows = [line.split()[1:] for line in text.strip().splitlines()]
         return cls(
@@ -104,6 +123,23 @@ def test_ltr_and_rtl_as_written(objective, table, expected):
     assert example.window_row.tolist() == [0]
     assert example.denominator == sum(Table.of(table).loss_weight)
     assert objective.groups() == (expected[0],)
+
+
+@pytest.mark.parametrize(("token", "table"), [(True, MASKED_INPUT), (False, MASKED_INPUT_BARE)])
+def test_masked_input_as_written(token, table):
+    """Hidden where it is read, and still a target: what follows it is predicted without it."""
+    objective = MaskedInputObjective(rate=0.3, direction_token=token)
+    draw = Draw({"hidden": torch.tensor([[False, True, False, True, False, False]])})
+    example = objective.example(WINDOW, draw, SPECIALS)
+    assert row_of(example, 0) == Table.of(table)
+    assert passes(example) == [("ltr", Ltr, 1)]
+    one = Draw({"hidden": draw["hidden"][0]})
+    told = objective.may_inform(torch.arange(6)[:, None], torch.arange(6), "ltr", one)
+    assert told.nonzero().tolist() == [[s, t] for s in (0, 2, 4, 5) for t in range(s + 1, 6)]
+    assert objective.evaluation() == LtrObjective(direction_token=token).evaluation()
+    hidden = objective.draw(500, 20, generator(0, "hidden"), Progress())["hidden"]
+    assert set(hidden.sum(1).tolist()) == {6}
+    assert hidden.double().mean(0).tolist() == pytest.approx([0.3] * 20, abs=0.1)
 
 
 @pytest.mark.parametrize(("token", "ltr", "rtl"), [(True, LTR, RTL), (False, LTR_BARE, RTL_BARE)])

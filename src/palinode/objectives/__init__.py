@@ -6,10 +6,12 @@ from palinode.objectives.base import Objective as Objective
 from palinode.objectives.base import Progress as Progress
 from palinode.objectives.directional import LtrObjective as LtrObjective
 from palinode.objectives.directional import RtlObjective as RtlObjective
+from palinode.objectives.masked_input import MaskedInputObjective as MaskedInputObjective
 from palinode.objectives.masked_input import MaskedObjective as MaskedObjective
 from palinode.objectives.mixture import BothObjective as BothObjective
 from palinode.objectives.mixture import ChooseObjective as ChooseObjective
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
-    cls.kind: cls for cls in (LtrObjective, RtlObjective, BothObjective, ChooseObjective, MaskedObjective)
+    cls.kind: cls
+    for cls in (LtrObjective, RtlObjective, BothObjective, ChooseObjective, MaskedObjective, MaskedInputObjective)
 }

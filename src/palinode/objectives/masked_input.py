@@ -1,9 +1,15 @@
-"""Masked tokens are predicted where they stand, from all that is shown: what a model without a reading direction can learn.
+"""Tokens hidden from the input: predicted where they stand from both sides, or left to right like all others.
+
+`masked`: what a model without a reading direction can learn.
 
     window a b c d e f, hidden {b, e}:   in a [M] c d [M] f    target a b c d e f    scored 0 1 0 0 1 0    sees full
 
 The hidden tokens of a task are its answers, and a random share of the others where asked: the first trains a classifier of the
 answer, the second a masked language model that is asked for everything.
+
+`masked-input`: next-token prediction of every token with some of the inputs missing (MEAP, arXiv 2502.07490).
+
+    window a b c d e f, hidden {b, d}:   in [L] a [M] c [M] e   target a b c d e f    scored 1 1 1 1 1 1    sees ltr
 """
 
 from __future__ import annotations
@@ -16,8 +22,9 @@ from torch import Generator, Tensor
 
 from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
-from palinode.base.visibility import Full
+from palinode.base.visibility import Full, Ltr
 from palinode.objectives.base import Objective, Progress
+from palinode.objectives.directional import LtrObjective
 
 GROUP = "masked"
 STAND_IN_SHARE = (
@@ -78,6 +85,41 @@ class MaskedObjective(Objective):
 
     def _hidden(self, draw: Draw) -> Tensor:
         return draw["hidden"] | draw["answers"] if self.hide_answers else draw["hidden"]
+
+
+class MaskedInputObjective(Objective):
+    """Next-token prediction with a random share of the inputs hidden in training; evaluation hides nothing.
+
+    Attributes:
+        rate: of the N tokens of a window, round(rate N) are hidden where they are read; as targets they stay.
+        direction_token: start with `[L]`, so that the first token is scored too.
+    """
+
+    kind: ClassVar[str] = "masked-input"
+    rate: float = Field(default=0.15, ge=0.0, lt=1.0)
+    direction_token: bool = True
+
+    def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
+        return Draw({"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)})
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        index = torch.arange(windows.shape[1])
+        sources, targets = (index - 1, index) if self.direction_token else (index[:-1], index[1:])
+        hidden = draw["hidden"][:, sources.clamp_min(0)] & (sources != NO_SOURCE)
+        return one_pass(
+            windows,
+            name="ltr",
+            sees=Ltr(),
+            input_source=torch.where(hidden, NO_SOURCE, sources),
+            target_source=targets,
+            special_input=torch.where(hidden, specials["[MASK]"], specials["[L]"]),
+        )
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        return (source < target) & ~draw["hidden"][source]
+
+    def evaluation(self) -> dict[str, Objective]:
+        return LtrObjective(direction_token=self.direction_token).evaluation()
 
 
 def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
