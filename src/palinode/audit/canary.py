@@ -225,7 +225,7 @@ class Canary:
         entries: Sequence[Entry],
     ) -> Scored:
         """The predictions of targets that may not see themselves, with their floor."""
-        contexts = [self._context(entry, group) for entry in entries]
+        contexts = [self.context(entry, group) for entry in entries]
         left, right = (torch.stack([getattr(c, side) for c in contexts]) for side in ("left", "right"))
         floor_nats = -self.language.log_probability(windows, left, right)
         bets = torch.stack([c.bets for c in contexts])
@@ -242,7 +242,7 @@ class Canary:
             time=_times(window * windows.shape[1] + target),
         )
 
-    def _context(self, entry: Entry, group: str) -> Context:
+    def context(self, entry: Entry, group: str) -> Context:
         """What the targets of such a window may see; worked out once."""
         if (entry, group) not in self.contexts:
             length = self.subject.window_tokens

@@ -27,7 +27,7 @@ from palinode.audit.languages import AlternatingLanguage, ChainLanguage, Neighbo
 from palinode.audit.subject import Subject
 from palinode.base.example import NO_SOURCE
 from palinode.base.finding import Finding, Outcome
-from palinode.data.tasks.markov import MarkovChain, asymmetric_chain, symmetric_chain
+from palinode.data.tasks.markov import NO_NEIGHBOUR, MarkovChain, asymmetric_chain, symmetric_chain
 
 UNIFORM_LAW = "on i.i.d. uniform tokens no honest model beats ln V: evidence against it stays below e^20.7 (P <= 1e-9)"
 FROZEN_LAW = "with frozen weights the mean loss on fresh uniform tokens is not below ln V by more than ln(1e9) / tokens"
@@ -192,16 +192,18 @@ def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
 
 
 def _holds_what_informs(canary: Canary, group: str) -> bool:
-    """Whether the slots that predict hold a token that may inform: the stack then needs no attention to use it.
+    """Whether the slots that predict hold a token, wherever a token may inform: the stack then needs no attention to use one.
 
-    Where they hold `[MASK]`, finding the neighbours is itself learned, late and all at once: a loss that stands still says nothing.
+    Where some hold `[MASK]`, finding the neighbours is itself learned, late and all at once: a loss that stands still says nothing.
     """
     entry = next(entry for entry in canary.bank.entries if group in entry.groups)
     windows = torch.zeros(1, canary.subject.window_tokens, dtype=torch.long)
     example = canary.subject.example(windows, entry.draw)
     rows = next(rows for found, rows in example.by_group() if found.name == group)
-    scored = example.loss_weight[rows] > 0
-    return bool((example.input_source[rows][scored] != NO_SOURCE).double().mean() > 0.5)
+    context, target = canary.context(entry, group), example.target_source[rows]
+    informed = (context.left != NO_NEIGHBOUR) | (context.right != NO_NEIGHBOUR)
+    asked = (example.loss_weight[rows] > 0) & (target != NO_SOURCE) & informed[target.clamp_min(0)]
+    return bool((example.input_source[rows][asked] != NO_SOURCE).all())
 
 
 def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[str, float, float]:
