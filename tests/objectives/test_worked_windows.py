@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Draw, SpecialTokens, Windows
@@ -123,6 +124,14 @@ def test_ltr_and_rtl_as_written(objective, table, expected):
     assert example.window_row.tolist() == [0]
     assert example.denominator == sum(Table.of(table).loss_weight)
     assert objective.groups() == (expected[0],)
+
+
+def test_a_number_is_a_constant_probability():
+    for objective in (BothObjective, ChooseObjective):
+        assert objective(p=0.25) == objective(p=Constant(p=0.25))
+        for wrong in (1.5, -0.1, float("nan"), True):
+            with pytest.raises(ValidationError, match="p"):
+                objective(p=wrong)
 
 
 @pytest.mark.parametrize(("token", "table"), [(True, MASKED_INPUT), (False, MASKED_INPUT_BARE)])

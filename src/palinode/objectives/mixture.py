@@ -7,9 +7,10 @@ triangle at the current length (there a flipped lower triangle); the losses are 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import field_validator
 from torch import Generator, Tensor
 
 from palinode.base.config import one_of
@@ -37,6 +38,12 @@ class Mixture(Objective):
     granularity: Granularity = "batch"
     direction_token: bool = True
     rtl_sees: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
+
+    @field_validator("p", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return {"kind": Constant.kind, "p": value} if is_number else value
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
         coins = 1 if self.granularity == "batch" else batch
