@@ -67,7 +67,8 @@ def lines(
     yield (
         f"Validation loss in nats per token; differences are paired by seed, with {CONFIDENCE:.0%} t intervals over seeds. "
         f"Ratio 1 is the loss of `ltr` by that of `{ARM}`, both left to right; ratio 2 is ltr by rtl of one model. A claim "
-        "holds, or does not, where the whole interval says so."
+        "holds, or does not, where the whole interval says so. How far rtl lies from ltr where each has a model of its own: "
+        f"`arrows-{size}.md`."
     )
     for name, record in records.items():
         entry, done = record.entry, sum(run.outcome == "done" for run in record.runs)

@@ -72,6 +72,18 @@ def test_the_squares_of_a_map_are_the_final_ratios(record, figures):
         assert "over 3 seeds" in row["text"]
 
 
+def test_an_arm_that_never_read_left_to_right_has_no_ratio(tmp_path):
+    """Its ltr loss is that of a model that was never asked for it."""
+    store = make_store(tmp_path / "runs", grid((2, 4), (64, 128), refitted=True))
+    for run in store.experiment("grid").runs:
+        if run.entry.arm == "both":
+            store.write_result(run.result.with_(counters={**run.result.counters, "tokens_scored_ltr": 0}))
+    found = figures_of(store.experiment("grid"))
+    told = {figure.arm for name, figure in found.items() if "ratio" in name}
+    assert told == {"both-published-mask"}
+    assert any(figure.arm == "both" for figure in found.values())
+
+
 def test_the_squares_of_a_strip_are_the_ratios_of_the_blocks_left(record, figures):
     for ratio, score in (("ratio-1", "perplexity"), ("ratio-2", "nats_per_token")):
         figure = figures[f"layer-cut-strip-{ratio}--both"]

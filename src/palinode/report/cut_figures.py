@@ -15,7 +15,7 @@ from palinode.report import size_charts, size_figures, theme
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, file_name, rounded
 from palinode.report.look import Look
-from palinode.report.size_figures import RATIO_WORDS, over_seeds, series_of, spread_of, trained_arms
+from palinode.report.size_figures import RATIO_WORDS, over_seeds, series_of, spread_of, told_by
 from palinode.report.words import SCORE_UNITS, number, score_of
 from palinode.results.record import ExperimentRecord
 
@@ -37,7 +37,10 @@ def cut_figures(record: ExperimentRecord, rule: Rule, look: Look) -> Iterator[Fi
     yield from _loss_figures(record, rule, look, cuts)
     ratios = {score: layer_cut_ratios(record, split, score, cuts) for score in CUT_SCORES}
     for ratio in RATIOS:
-        mine = {score: _told(record, ratio, found.filter(ratio=ratio)) for score, found in ratios.items()}
+        mine = {
+            score: found.filter(pl.col("arm").is_in(sorted(told_by(record, ratio))), ratio=ratio)
+            for score, found in ratios.items()
+        }
         yield from _ratio_figures(record, rule, look, ratio, mine)
         yield from _strips(record, rule, look, ratio, mine[STRIP_SCORES[ratio]])
 
@@ -133,13 +136,6 @@ def _ratio_figures(
             notes=_ratio_notes(ratio, rule, [seeds for frame in frames.values() for seeds in frame["seeds"]], heads),
             arm=arm or None,
         )
-
-
-def _told(record: ExperimentRecord, ratio: str, found: pl.DataFrame) -> pl.DataFrame:
-    """Ratio 2 of an arm that never trained on one of the directions says nothing but that."""
-    if ratio != RATIO_2:
-        return found
-    return found.filter(pl.col("arm").is_in(trained_arms(record, "rtl") & trained_arms(record, "ltr")))
 
 
 def _strips(record: ExperimentRecord, rule: Rule, look: Look, ratio: str, found: pl.DataFrame) -> Iterator[Figure]:

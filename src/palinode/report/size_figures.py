@@ -65,6 +65,12 @@ def trained_arms(record: ExperimentRecord, direction: str) -> set[str]:
     return {run.entry.arm for run in record.runs if direction in trained_directions(run)}
 
 
+def told_by(record: ExperimentRecord, ratio: str) -> set[str]:
+    """The arms of which a ratio says something: those that trained in each of its directions, ltr and for ratio 2 rtl as well."""
+    ltr = trained_arms(record, "ltr")
+    return ltr & trained_arms(record, "rtl") if ratio == RATIO_2 else ltr
+
+
 def series_of(
     record: ExperimentRecord, look: Look, arms: Sequence[str]
 ) -> Iterator[tuple[str, str, dict[tuple[str, str], str], dict[str, str], str]]:
@@ -100,11 +106,9 @@ def spread_of(row: Mapping[str, Any]) -> dict[str, Any]:
 def _ratio_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look) -> Iterator[Figure]:
     split, _, score = score_of(rule.metric)
     found = ratio_curves(record, split, score, curves=curves)
-    both_ways = trained_arms(record, "rtl") & trained_arms(record, "ltr")
     for ratio in RATIOS:
         mine = found.filter(ratio=ratio)
-        if ratio == RATIO_2:  # of an arm that never trained on rtl it says nothing but that
-            mine = mine.filter(pl.col("arm").is_in(both_ways))
+        mine = mine.filter(pl.col("arm").is_in(sorted(told_by(record, ratio))))
         present = set(mine["arm"])
         arms = [arm.name for arm in record.entry.arms if arm.name in present]
         for arm, said, names, colours, kind in series_of(record, look, arms) if arms else ():
@@ -169,7 +173,8 @@ def _violin_figures(
     if not by or window is None:
         return
     pooled = as_published(record, split, score, axis, window, curves=curves)
-    for arm in (arm.name for arm in record.entry.arms if arm.name in set(pooled["arm"])):
+    present = set(pooled["arm"]) & told_by(record, RATIO_1)
+    for arm in (arm.name for arm in record.entry.arms if arm.name in present):
         mine = pooled.filter(arm=arm).drop_nulls(list(by))
         usable = [name for name in by if mine[name].n_unique() > 1]
         if usable:
@@ -286,10 +291,11 @@ def _score_maps(record: ExperimentRecord, rule: Rule, look: Look, sizes: dict[st
 
 def _ratio_maps(record: ExperimentRecord, rule: Rule, look: Look, sizes: dict[str, ScaleSize]) -> Iterator[Figure]:
     split, _, score = score_of(rule.metric)
-    found = final_ratios(record, split, score)
-    known = [
-        e.ratio_then_mean for (ratio, _, _), e in found.items() if ratio == RATIO_1 and e.ratio_then_mean is not None
-    ]
+    told = told_by(record, RATIO_1)
+    found = {
+        place: e for place, e in final_ratios(record, split, score).items() if place[0] == RATIO_1 and place[1] in told
+    }
+    known = [e.ratio_then_mean for e in found.values() if e.ratio_then_mean is not None]
     domain = around_one(known)
     for arm in (arm.name for arm in record.entry.arms):
         here = {
