@@ -162,8 +162,10 @@ def own_sizes() -> dict[str, Size]:
         **limits(10 * STEPS * STEP_TOKENS),
     }
     some = ("ltr", "both-05", OFTEN.name, PUBLISHED.name)
+    every = {name: size.with_(arms=IN_EVERY_SIZE) for name, size in sizes().items()}
     return {
-        **{name: size.with_(arms=IN_EVERY_SIZE) for name, size in sizes().items()},
+        **every,
+        "smoke": every["smoke"].with_(arms=tuple(name for name in IN_EVERY_SIZE if name != "both-10")),
         "long": Size(change=longer, arms=some, scales=("2x64",), seeds=(1, 2, 3)),
     }
 

@@ -158,7 +158,8 @@ MISTAKES = [
     ({"steps": 1, "inner": {"rate": float("nan")}}, "inner.rate", "finite"),
     ({"steps": 1, "inner": {"rate": 1.5}}, "inner.rate", "less than or equal to 1"),
     ({"steps": 1, "inner": {"names": "abc"}}, "inner.names", "valid tuple"),
-    ({"steps": 1, "objective": {"kind": "both", "p": 0.05}}, "objective.p", "Probability"),
+    ({"steps": 1, "objective": {"kind": "both", "p": True}}, "objective.p", "Probability"),
+    ({"steps": 1, "objective": {"kind": "both", "p": 1.5}}, "objective.p.p", "less than or equal to 1"),
     ({"steps": 1, "sees": {"kind": "prefix", "length_slots": -1}}, "sees.length_slots", "greater than or equal to 0"),
     ({}, "steps", "required"),
 ]

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palinode.base.config import decode, encode
+from palinode.base.errors import BadInput
 from palinode.base.visibility import (
     VISIBILITIES,
     Flipped,
@@ -135,7 +136,7 @@ def test_the_published_mask_is_no_mirror():
 
 
 def test_the_published_mask_ends_at_its_size():
-    with pytest.raises(ValueError, match="1024 slots, the window needs 1025"):
+    with pytest.raises(BadInput, match="1024 slots, a row of 1025 does not fit"):
         FlippedLowerTriangle().mask(1025)
 
 
