@@ -9,7 +9,11 @@ from palinode.base.seeds import generator
 from palinode.base.visibility import Full, Ltr
 from palinode.models import MODELS, modern
 from palinode.models.base import LanguageModel
+from palinode.models.decoder import DecoderConfig
 from palinode.models.direction import finished, logits_for, read, residuals
+from palinode.models.mixers.attention import AttentionConfig
+from palinode.models.mixers.h3 import H3Config
+from palinode.models.mixers.hyena import HyenaConfig
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
 
 SPECIALS = SpecialTokens(20)
@@ -91,6 +95,17 @@ def test_one_reading_equals_removing_blocks_at_every_depth(case, reading):
         assert (states - read(alone, example)).abs().max() < 1e-12
         assert (whole.logits(states) - logits_for(alone, example)).abs().max() < 1e-12
     assert (whole.logits(whole.finished(seen[0])) - whole.logits(whole.finished(seen[-1]))).abs().max() > 0.1
+
+
+def test_a_hybrid_stack_is_cut_like_any_other():
+    """Mixers that have no form for an explicit mask are read left to right alone; the first k of the list stay."""
+    mixers = (HyenaConfig(), AttentionConfig(), H3Config())
+    config = DecoderConfig(**SMALL, position="none", mixers=mixers)
+    windows = torch.randint(0, 20, (2, SLOTS), generator=generator(0, "windows"))
+    example, whole = LtrObjective().example(windows, Draw(), SPECIALS), built(config)
+    for blocks, residual in enumerate(residuals(whole, example), 1):
+        alone = built(config.with_(layers=blocks, mixers=mixers[:blocks]))
+        assert (finished(example, residual, whole.finished) - read(alone, example)).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("case", CASES)
