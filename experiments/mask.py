@@ -78,6 +78,14 @@ BASE = RunSettings(
     evaluation=EvaluationConfig(max_tokens=50_000, layer_cut=True, layer_cut_refit_steps=50),
 )
 
+DECISION = Decision(
+    metric="validation.ltr.nats_per_token",
+    baseline="ltr",
+    better="lower",
+    equal="tokens_scored_ltr",
+    smallest_effect=0.01,
+)
+
 LARGE = {
     "data": DataConfig(corpus="wikitext-103", tokenizer="gpt2", window_tokens=1024, split="given"),
     "recipe.growth": LengthGrowth(),
@@ -177,12 +185,6 @@ experiment = Experiment(
     arms=(*arms(UNTIL_LTR_TOKENS), PUBLISHED, OFTEN),
     scales=SCALES,
     seeds=(1, 2, 3),
-    decision=Decision(
-        metric="validation.ltr.nats_per_token",
-        baseline="ltr",
-        better="lower",
-        equal="tokens_scored_ltr",
-        smallest_effect=0.01,
-    ),
+    decision=DECISION,
     sizes=own_sizes(),
 )

@@ -4,8 +4,8 @@ The author of the mask experiments tried several without comparing them. Setting
 the same left-to-right tokens.
 """
 
-from mask import BASE, FIVE, SCALES, UNTIL_LTR_TOKENS, sizes
-from palinode import Adaptive, Arm, BothObjective, ChooseObjective, Cooldown, Decision, Experiment, Objective
+from mask import BASE, DECISION, FIVE, SCALES, UNTIL_LTR_TOKENS, sizes
+from palinode import Adaptive, Arm, BothObjective, ChooseObjective, Cooldown, Experiment, Objective
 
 
 def mixing(name: str, note: str, objective: Objective) -> Arm:
@@ -28,12 +28,6 @@ experiment = Experiment(
     ),
     scales=SCALES,
     seeds=(1, 2, 3),
-    decision=Decision(
-        metric="validation.ltr.nats_per_token",
-        baseline="ltr",
-        better="lower",
-        equal="tokens_scored_ltr",
-        smallest_effect=0.01,
-    ),
+    decision=DECISION,
     sizes={name: size.with_(scales=("2x32",)) if name == "smoke" else size for name, size in sizes().items()},
 )

@@ -3,8 +3,8 @@
 The other half of `mask.py`, whose settings it takes, and whose runs of `ltr` serve both.
 """
 
-from mask import BASE, SCALES, arms, sizes
-from palinode import Decision, Experiment
+from mask import BASE, DECISION, SCALES, arms, sizes
+from palinode import Experiment
 
 experiment = Experiment(
     name="mask_total",
@@ -13,12 +13,6 @@ experiment = Experiment(
     arms=arms({}),
     scales=SCALES,
     seeds=(1, 2, 3),
-    decision=Decision(
-        metric="validation.ltr.nats_per_token",
-        baseline="ltr",
-        better="lower",
-        equal="tokens_read",
-        smallest_effect=0.01,
-    ),
+    decision=DECISION.with_(equal="tokens_read"),
     sizes=sizes(),
 )

@@ -256,12 +256,9 @@ class Attempt:
         Raises:
             DivergedError: the last update left weights whose loss is not finite.
         """
-        with self._timed("evaluate"):
-            training, spec = self.training, self.spec
-            try:
-                evaluation = evaluate_split(spec, training.model, self.data, training.specials, split, spec.seed)
-            except FloatingPointError:
-                raise DivergedError(training.step, f"the {split} loss") from None
+        training, spec = self.training, self.spec
+        with self._timed("evaluate"), self._finite(f"the {split} loss"):
+            evaluation = evaluate_split(spec, training.model, self.data, training.specials, split, spec.seed)
         self.evaluations += split == self.spec.evaluation.split
         self._write({"event": "eval", "split": split, "final": final, "scores": evaluation.as_rows()})
         return evaluation
@@ -274,7 +271,7 @@ class Attempt:
             for length in spec.evaluation.context_lengths:
                 alone = spec.evaluation.with_(context_lengths=())
                 shorter = spec.settings.with_(data=spec.data.with_(window_tokens=length), evaluation=alone)
-                with self._timed("evaluate"):
+                with self._timed("evaluate"), self._finite(f"the {split} loss in windows of {length} tokens"):
                     found = evaluate_split(shorter, training.model, self.data, training.specials, split, spec.seed)
                 scores[str(length)] = found.as_rows()
             self._write({"event": CONTEXT_LENGTHS_EVENT, "split": split, "final": True, "scores": scores})
@@ -283,7 +280,7 @@ class Attempt:
         """Score splits with the first 1, 2, .. L blocks alone and write their rows."""
         spec, training = self.spec, self.training
         subject = (spec, training.model, self.data, training.specials)
-        with self._timed("evaluate"):
+        with self._timed("evaluate"), self._finite("the loss with fewer blocks"):
             refits = refit_for_cuts(*subject, spec.seed) if spec.evaluation.layer_cut_refit_steps else None
             cuts = {split: cut_split(*subject, split, spec.seed, refits) for split in splits}
         for split, cut in cuts.items():
@@ -383,6 +380,14 @@ class Attempt:
         full = {**row, "attempt": self.number, "step": step, **counters, "seconds": self.seconds["train"]}
         self.store.append_metrics(self.spec.run_id, full)
         self.emit(full)
+
+    @contextmanager
+    def _finite(self, what: str) -> Iterator[None]:
+        """What an evaluation finds not finite is how a run diverged: the same spec would end the same way again."""
+        try:
+            yield
+        except FloatingPointError:
+            raise DivergedError(self.training.step, what) from None
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

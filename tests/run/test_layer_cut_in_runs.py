@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_run import tiny_spec
 
-from palinode import EvaluationConfig, Store, modern
+from palinode import EvaluationConfig, Store, modern, run
 from palinode.base import fsio
 from palinode.base.errors import BadInput, Damaged
 from palinode.models.decoder import Decoder, DecoderConfig
@@ -29,6 +29,17 @@ def steady_rows(store, spec, *, without_cuts=False):
 def cut_run(corpus, tmp_path):
     spec, store = tiny_spec(corpus, STEPS, model=MODEL, evaluation=CUT), Store(tmp_path / "cut")
     return spec, store, run_one(spec, store)
+
+
+def test_a_cut_whose_loss_is_not_finite_ends_the_run_for_good(corpus, tmp_path, monkeypatch):
+    """Tried again it would end the same way: `failed` would be trained anew at every call."""
+
+    def overflowing(*_):
+        raise FloatingPointError("inf")
+
+    monkeypatch.setattr(run, "cut_split", overflowing)
+    result = run_one(tiny_spec(corpus, 2, None, model=MODEL, evaluation=CUT), Store(tmp_path))
+    assert (result.outcome, result.reason) == ("diverged", "the loss with fewer blocks is not finite at step 2")
 
 
 def test_the_cut_is_recorded_and_typed(cut_run):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2
+from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2, run
 from palinode.auditing import audit_arm
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
@@ -12,6 +12,7 @@ from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall, Copy
 from palinode.objectives import MaskedObjective
 from palinode.run import run_one
+from palinode.scoring import evaluate_split
 from palinode.spec.run_spec import RunSettings
 from palinode.train.growth import LengthGrowth
 
@@ -152,6 +153,24 @@ def test_an_accuracy_stands_beside_chance_slices_and_longer_sequences(tmp_path):
         assert sum(row["hits"] for row in rows) == scores["hits"]
     assert placed["by_pass"]["ltr"]["exact_match"] == scores["accuracy"]
     assert {factor: row["ltr"]["tokens_scored"] for factor, row in placed["lengths"].items()} == {"2": 200, "4": 200}
+
+
+def test_a_loss_that_is_not_finite_beyond_the_trained_length_is_a_note_and_no_score(tmp_path, monkeypatch):
+    chosen = EvaluationConfig(directions=("ltr",), labels="answer", length_factors=(2, 4))
+    rotary = gpt2(layers=1, width=16, heads=2).with_(position="rotary")
+    spec, events = RunSpec.of(settings(evaluation=chosen, model=rotary), 1), []
+
+    def overflowing(given, *subject):
+        if given.data == spec.data.longer(4):
+            raise FloatingPointError("inf")
+        return evaluate_split(given, *subject)
+
+    monkeypatch.setattr(run, "evaluate_split", overflowing)
+    store = Store(tmp_path)
+    assert run_one(spec, store, on_event=events.append).outcome == "done"
+    assert list(store.record(spec.run_id).task["validation"]["lengths"]) == ["2"]
+    (note,) = [event["message"] for event in events if event["event"] == "note"]
+    assert note.startswith("4 times its length the validation loss is not finite")
 
 
 def test_a_model_with_a_table_of_positions_is_not_scored_on_longer_sequences(tmp_path):

@@ -132,9 +132,9 @@ class Speedrun(Recipe):
 class Hlb(Recipe):
     """hlb-gpt's recipe as the mask experiments used it: AdamW by size, growing rows, batches steered by the gradient norm.
 
-    Made for `latent` models. Corrected: the loss that drives weight decay is nats per token, and everything resumes. Left out: dividing
-    the embedding's gradient by each token's count in its micro-batch, which would depend on how a batch is cut. A part has 55 windows
-    of 1024 tokens' worth, as at 46 million parameters; published code guesses that number from the GPU's memory.
+    Made for `latent` models. Corrected: the loss that drives weight decay is nats per token, and everything resumes. Left out:
+    dividing the embedding's gradient by each token's count in its micro-batch, which would depend on how a batch is cut. A part has
+    55 windows of 1024 tokens' worth, as at 46 million parameters; published code guesses that number from the GPU's memory.
     """
 
     kind: ClassVar[str] = "hlb-gpt"
