@@ -38,8 +38,8 @@ def test_a_cut_whose_loss_is_not_finite_ends_the_run_for_good(corpus, tmp_path, 
         raise FloatingPointError("inf")
 
     monkeypatch.setattr(run, "cut_split", overflowing)
-    result = run_one(tiny_spec(corpus, 2, None, model=MODEL, evaluation=CUT), Store(tmp_path))
-    assert (result.outcome, result.reason) == ("diverged", "the loss with fewer blocks is not finite at step 2")
+    result = run_one(tiny_spec(corpus, STEPS, model=MODEL, evaluation=CUT), Store(tmp_path))
+    assert (result.outcome, result.reason) == ("diverged", f"the loss with fewer blocks is not finite at step {STEPS}")
 
 
 def test_the_cut_is_recorded_and_typed(cut_run):
