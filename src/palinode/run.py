@@ -300,7 +300,7 @@ class Attempt:
                     try:
                         lengths[str(factor)] = evaluate_split(settings, *subject, split, spec.seed).as_rows()
                     except FloatingPointError:  # what was trained is sound; beyond it anything may happen
-                        told = f"{factor} times its length the {split} loss is not finite: no score there"
+                        told = f"at {factor} times its length the {split} loss is not finite: no score there"
                         self.emit({"event": "note", "message": told})
                 placed = {
                     "levels": levels(data.config.task, held_out),

@@ -170,7 +170,7 @@ def test_a_loss_that_is_not_finite_beyond_the_trained_length_is_a_note_and_no_sc
     assert run_one(spec, store, on_event=events.append).outcome == "done"
     assert list(store.record(spec.run_id).task["validation"]["lengths"]) == ["2"]
     (note,) = [event["message"] for event in events if event["event"] == "note"]
-    assert note.startswith("4 times its length the validation loss is not finite")
+    assert note.startswith("at 4 times its length the validation loss is not finite")
 
 
 def test_a_model_with_a_table_of_positions_is_not_scored_on_longer_sequences(tmp_path):
