@@ -144,9 +144,7 @@ def _strips(record: ExperimentRecord, rule: Rule, look: Look, ratio: str, found:
     present = set(found["arm"])
     arms = [arm.name for arm in record.entry.arms if arm.name in present]
     honest = found.filter(~pl.col("arm").is_in(sorted(look.leaking)))
-    shown = (
-        found if honest.is_empty() else honest
-    )  # the ratios of a leak may be 30: beside them all others would look the same
+    shown = found if honest.is_empty() else honest  # beside the ratios of a leak, 30 say, all others look the same
     domain = size_figures.around_one([value for way in MEANS for value in shown[way].drop_nulls()])
     for arm, said, names, colours, kind in series_of(record, look, arms) if arms else ():
         here = found.filter(arm=arm) if arm else found

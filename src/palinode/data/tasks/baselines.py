@@ -127,9 +127,7 @@ def position_only(fitted_on: Sample, sample: Sample) -> float:
     """A copy from the place that most often holds the answer at this place, blind to all tokens."""
     size = fitted_on.tokens.shape[1]
     places, row_of = fitted_on.answers.any(0).nonzero().flatten(), torch.zeros(size, dtype=torch.long)
-    row_of[places] = torch.arange(
-        len(places)
-    )  # a table for places that hold answers: of every pair of places it would be S x S
+    row_of[places] = torch.arange(len(places))  # only of places that hold answers: of all of them it would be S x S
     held = torch.zeros(len(places), size, dtype=torch.long)
     for asked in _asked(fitted_on):
         held.index_add_(0, row_of[asked.place], (asked.before & (asked.tokens == asked.truth[:, None])).long())
