@@ -21,6 +21,7 @@ lint: $(DEV)
 
 test-nightly: $(DEV)
 	$(BIN)/python -m pytest -m nightly
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly" --hypothesis-profile explore
 
 bench: $(DEV)
 	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
