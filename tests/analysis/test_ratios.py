@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palinode.analysis import intervals
-from palinode.analysis.curves import X_AXES
+from palinode.analysis.curves import X_AXES, evaluation_curves
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.ratio_curves import (
     Curve,
@@ -22,8 +22,10 @@ from palinode.analysis.ratio_curves import (
 from palinode.analysis.ratios import (
     RATIO_1,
     RATIO_2,
+    best_scores,
     estimate,
     final_ratios,
+    final_scores,
     mean_then_ratio,
     ratio_table,
     ratio_then_mean,
@@ -157,6 +159,28 @@ def test_final_ratios_are_the_scores_divided_seed_by_seed(record, score):
     interval = intervals.t_interval(list(np.divide(theirs, ours)), 0.95)
     assert (first.low, first.high) == pytest.approx((interval.low, interval.high))
     assert first.seeds == 3
+
+
+@pytest.mark.parametrize("score", ["nats_per_token", "accuracy"])
+def test_the_best_score_is_the_best_evaluation_of_each_finished_run(record, score):
+    measured = evaluation_curves(record)
+    # One early evaluation of every run is the best by far, one says nothing, one is of no finished run.
+    lucky = 1e-6 if score == "nats_per_token" else 0.99
+    first = pl.col("step") == measured["step"].min()
+    bent = measured.with_columns(pl.when(first).then(lucky).otherwise(pl.col(score)).alias(score))
+    broken = measured.head(1).with_columns(pl.lit(math.nan).alias(score))
+    stranger = measured.head(1).with_columns(pl.lit(99, pl.Int64).alias("seed"))
+    finals = final_scores(record, "validation", score)
+    best = best_scores(record, "validation", score, pl.concat([bent, broken, stranger]))
+    assert {place: set(seeds) for place, seeds in best.items()} == {
+        place: set(seeds) for place, seeds in finals.items()
+    }
+    assert all(value == lucky for seeds in best.values() for value in seeds.values())
+    better = min if score == "nats_per_token" else max
+    for (arm, scale, direction), seeds in best_scores(record, "validation", score, measured).items():
+        for seed, value in seeds.items():
+            mine = measured.filter(arm=arm, scale=scale, direction=direction, seed=seed, split="validation")
+            assert value == better(mine[score].drop_nulls())
 
 
 def test_the_table_has_a_row_per_arm_and_scale(record):

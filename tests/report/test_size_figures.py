@@ -6,8 +6,9 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import vl_convert
 
+from palinode.analysis.curves import evaluation_curves
 from palinode.analysis.layer_cuts import layer_cut_ratios
-from palinode.analysis.ratios import RATIO_1, final_ratios
+from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores
 from palinode.analysis.verdict import rule_of, verdicts
 from palinode.report import build_report, theme
 from palinode.report.charts import ROWS
@@ -70,6 +71,20 @@ def test_the_squares_of_a_map_are_the_final_ratios(record, figures):
         assert row["value"] == pytest.approx(expected, rel=1e-5)
         assert row["label"] == f"{expected:.3f}"
         assert "over 3 seeds" in row["text"]
+
+
+def test_the_squares_of_a_score_map_are_the_final_and_the_best_scores(record, figures):
+    figure = figures["grid-rtl--both"]
+    split, score = "validation", "nats_per_token"
+    known = {
+        "final": final_scores(record, split, score),
+        "best": best_scores(record, split, score, evaluation_curves(record)),
+    }
+    assert set(figure.variants) == set(figure.labels) == set(known)
+    assert len(figure.rows) == 8
+    for row in figure.rows:
+        seeds = known[row["when"]]["both", f"{row['depth']}x{row['width']}", "rtl"]
+        assert row["value"] == pytest.approx(sum(seeds.values()) / len(seeds), rel=1e-5)
 
 
 def test_an_arm_that_never_read_left_to_right_has_no_ratio(tmp_path):

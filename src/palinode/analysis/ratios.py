@@ -100,6 +100,28 @@ def final_scores(record: ExperimentRecord, split: str, score: str) -> dict[tuple
     return found
 
 
+def best_scores(
+    record: ExperimentRecord, split: str, score: str, curves: pl.DataFrame
+) -> dict[tuple[str, str, str], dict[int, float]]:
+    """(arm, scale, direction) -> seed -> the best score that a finished run had at any evaluation.
+
+    It is the luckiest of many looks, so it flatters, noisy runs most: verdicts use the final score.
+
+    Args:
+        curves: what `evaluation_curves` finds in this record.
+    """
+    finals = final_scores(record, split, score)
+    best = pl.col(score).max() if score == "accuracy" else pl.col(score).min()
+    measured = curves.filter(split=split).drop_nulls(score).filter(pl.col(score).is_finite())
+    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    for arm, scale, direction, seed, value in (
+        measured.group_by("arm", "scale", "direction", "seed", maintain_order=True).agg(best).iter_rows()
+    ):
+        if seed in finals.get((arm, scale, direction), {}):
+            found.setdefault((arm, scale, direction), {})[seed] = value
+    return found
+
+
 def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple[str, str, str], Estimate]:
     """(ratio, arm, scale) -> the ratio at the end of training; absent where no seed has both numbers."""
     rule, finals = rule_of(record.entry), final_scores(record, split, score)

@@ -11,7 +11,7 @@ import polars as pl
 from palinode.analysis import intervals
 from palinode.analysis.curves import SCORES, X_AXES, trained_directions
 from palinode.analysis.ratio_curves import as_published, ratio_curves
-from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, final_ratios, final_scores
+from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, best_scores, final_ratios, final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes, varying
 from palinode.analysis.tasks import on_a_task
 from palinode.analysis.verdict import Rule
@@ -27,6 +27,7 @@ MOST_VIOLIN_POINTS = 2_000  # of one arm; the tables hold the quartiles of all o
 RATIO_WORDS = {RATIO_1: "ratio 1", RATIO_2: "ratio 2"}
 SOLID = {"": [1, 0]}
 Window = tuple[float, float]  # from and to, as shares of training
+BEST_WORDS = "Best is the best of all evaluations, which flatters noisy runs; verdicts use the final one."
 LATE = (0.5, 1.0)  # as the published text looks at epochs 5 to 10
 
 
@@ -56,7 +57,7 @@ def size_figures(
         yield from _ratio_figures(record, curves, rule, look)
         yield from _violin_figures(record, curves, rule, look, sizes, window)
     if {"depth", "width"} <= set(varying(sizes)):
-        yield from _score_maps(record, rule, look, sizes)
+        yield from _score_maps(record, curves, rule, look, sizes)
         yield from _ratio_maps(record, rule, look, sizes)
 
 
@@ -264,15 +265,18 @@ def around_one(values: Sequence[float]) -> list[float]:
     return [1 - reach, 1 - reach / 2, 1, 1 + reach / 2, 1 + reach]
 
 
-def _score_maps(record: ExperimentRecord, rule: Rule, look: Look, sizes: dict[str, ScaleSize]) -> Iterator[Figure]:
-    """The final score by depth and width, on one scale of colour for all arms of a direction."""
+def _score_maps(
+    record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look, sizes: dict[str, ScaleSize]
+) -> Iterator[Figure]:
+    """The final and the best score by depth and width, on one scale of colour for all arms of a direction."""
     split, _, score = score_of(rule.metric)
-    finals = final_scores(record, split, score)
+    both = {"final": final_scores(record, split, score), "best": best_scores(record, split, score, curves)}
     for direction in ("ltr", "rtl"):
         trained = trained_arms(record, direction)
         means = {
-            (arm, scale): (intervals.mean(list(seeds.values())), len(seeds))
-            for (arm, scale, way), seeds in finals.items()
+            (when, arm, scale): (intervals.mean(list(seeds.values())), len(seeds))
+            for when, scores in both.items()
+            for (arm, scale, way), seeds in scores.items()
             if way == direction and arm in trained
         }
         if not means:
@@ -281,11 +285,18 @@ def _score_maps(record: ExperimentRecord, rule: Rule, look: Look, sizes: dict[st
         domain = [span[0] + (span[1] - span[0]) * share / 4 for share in range(5)]
         what, unit = metric_words(f"{split}.{direction}.{score}")
         for arm in (arm.name for arm in record.entry.arms):
-            here = {scale: value for (name, scale), value in means.items() if name == arm}
-            rows = _squares(here, sizes, span[0] + 0.55 * (span[1] - span[0]))
-            notes = (f"At the end, {unit}; mean over the seeds of each size ({_seed_counts(here)}). Darker is higher.",)
+            here = {
+                when: {scale: value for (at, name, scale), value in means.items() if (at, name) == (when, arm)}
+                for when in both
+            }
+            dark_from = span[0] + 0.55 * (span[1] - span[0])
+            rows = [row | {"when": when} for when, values in here.items() for row in _squares(values, sizes, dark_from)]
+            notes = (
+                f"{unit[:1].upper()}{unit[1:]}, mean over the seeds of each size ({_seed_counts(here['final'])}). Darker is higher.",
+                BEST_WORDS,
+            )
             yield from _map_figure(
-                f"grid-{direction}", f"{what} by size", arm, look, rows, size_charts.LOSSES, domain, notes
+                f"grid-{direction}", f"{what} by size", arm, look, rows, size_charts.LOSSES, domain, notes, tuple(both)
             )
 
 
@@ -323,8 +334,9 @@ def _map_figure(
     ramp: Sequence[str],
     domain: Sequence[float],
     notes: tuple[str, ...],
+    moments: tuple[str, ...] = (),
 ) -> Iterator[Figure]:
-    """A heat map, where at least two depths and two widths have a number."""
+    """A heat map, where at least two depths and two widths have a number; with `moments`, one of each value of `when`."""
     depths, widths = ([str(v) for v in sorted({int(row[side]) for row in rows})] for side in ("depth", "width"))
     if len(depths) < 2 or len(widths) < 2:
         return
@@ -333,7 +345,14 @@ def _map_figure(
         kind="grids",
         title=f"{title[:1].upper()}{title[1:]}, {look.labels[arm]}",
         rows=rows,
-        variants={"": size_charts.heat_map(DEPTH, depths, WIDTH, widths, "size", ramp, domain)},
+        variants={
+            when: size_charts.heat_map(
+                DEPTH, depths, WIDTH, widths, "size", ramp, domain, {"when": when} if when else None
+            )
+            for when in moments or ("",)
+        },
+        labels={when: when for when in moments},
+        choice="score",
         notes=notes,
         arm=arm,
     )
