@@ -292,7 +292,7 @@ def _score_maps(
             dark_from = span[0] + 0.55 * (span[1] - span[0])
             rows = [row | {"when": when} for when, values in here.items() for row in _squares(values, sizes, dark_from)]
             notes = (
-                f"{unit[:1].upper()}{unit[1:]}, mean over the seeds of each size ({_seed_counts(here['final'])}). Darker is higher.",
+                f"Means over the seeds of each size ({_seed_counts(here['final'])}), {unit}. Darker is higher.",
                 BEST_WORDS,
             )
             yield from _map_figure(
