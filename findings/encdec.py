@@ -76,6 +76,7 @@ def lines(
         f"A claim holds where the interval lies below 0 and reaches -{least}; it does not hold where the interval lies above 0 or "
         f"inside {least} on both sides; otherwise more seeds are needed."
     )
+    yield from claims_in_short(found, list(records))
     for name in records:
         yield from claim_table(name, [claim for claim in found["claims"] if claim["comparison"] == name])
     yield from published_table(found, published)
@@ -87,6 +88,20 @@ def lines(
     for record in records.values():
         yield f"    {again(record.entry.command)}"
     yield f"    python findings/encdec.py --size {size}"
+
+
+def claims_in_short(found: Mapping[str, Any], comparisons: Sequence[str]) -> Iterator[str]:
+    """Every claim once, a column for each comparison."""
+    said: dict[tuple[str, ...], dict[str, str]] = {}
+    for claim in found["claims"]:
+        asked = (f"{claim['name']}. {claim['claim']}", claim["scale"], claim["arm"], claim["against"])
+        effect = f"{signed(claim['effect'])} ({between(claim, signed)})" if claim["low"] is not None else ""
+        said.setdefault(asked, {})[claim["comparison"]] = ": ".join(filter(None, (claim["verdict"], effect)))
+    yield ""
+    yield from table(
+        ["claim", "scale", "arm", "against", *(COMPARISONS[name] for name in comparisons)],
+        [(*asked, *(cells.get(name, "not asked again") for name in comparisons)) for asked, cells in said.items()],
+    )
 
 
 def claim_table(comparison: str, found: Sequence[Mapping[str, Any]]) -> Iterator[str]:

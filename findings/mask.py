@@ -77,6 +77,7 @@ def lines(
         if (bar := bars[name]) is not None:
             yield f"Token frequencies alone reach {bar:.3f} nats: above that, nothing of the order of tokens is learned."
         yield from claim_table(found[name])
+        yield from ["", honest_in_short(record)]
         yield from verdict_table(record)
         yield from loss_table(record)
     yield from ["", "## Again", ""]
@@ -118,6 +119,20 @@ def spread(values: Sequence[float]) -> str:
     if len(values) < 2:
         return "".join(f"{value:.3f}" for value in values)
     return f"{mean(values):.3f} ± {stdev(values):.3f}"
+
+
+def honest_in_short(record: ExperimentRecord) -> str:
+    """What all arms without a leak have in common, in one sentence."""
+    compared = [verdict.comparison for verdict in verdicts(record) if verdict.leak == "none"]
+    means = [one.mean for one in compared if one.mean is not None]
+    intervals = [one.interval for one in compared if one.interval is not None]
+    if not means or not intervals:
+        return "No honest arm can be compared yet."
+    worse, better = sum(one.low > 0 for one in intervals), sum(one.high < 0 for one in intervals)
+    return (
+        f"Honest arms against the baseline: {signed(min(means))} to {signed(max(means))} nats; of {len(intervals)} intervals "
+        f"{worse} lie above 0 (worse) and {better} below."
+    )
 
 
 def verdict_table(record: ExperimentRecord) -> Iterator[str]:

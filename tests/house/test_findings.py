@@ -170,6 +170,20 @@ def test_the_page_is_made_of_whole_tables(found):
     for said in ("| holds |", "| does not hold |", "16,036,800", "4.14e-09", "python findings/encdec.py --size laptop"):
         assert said in text, said
     assert len(records) == 2
+    asked = [
+        line
+        for line in page
+        if line.startswith("| E1. The combined encoder-decoder has a lower loss than the decoder. | ")
+    ]
+    [short, tokens, parameters] = [line.split(" | ") for line in asked]
+    for told, cell in ((tokens, short[-2]), (parameters, short[-1])):
+        assert any(
+            cell.startswith(f"{verdict}: ") for verdict in told if verdict in ("holds", "does not hold", TELLS_NOT)
+        )
+    [same] = [
+        line for line in page if line.startswith("| E3. Subtracting the next position helps. | ") and "asked" in line
+    ]
+    assert same.endswith("not asked again |")
 
 
 MIXERS = {"attention": -0.3, "h3": 0.0, "hyena": -0.1, "s4d": 0.2}  # mixer -> nats added on text
@@ -399,6 +413,9 @@ def test_the_page_of_the_mask_says_what_the_runs_say(mask, tmp_path):
     assert sum("| both-05 | 2x32 | " in line and "worse" in line for line in page) == 2
     assert sum("LEAK: " in line for line in page) == 8
     assert len([line for line in page if line.startswith("| ltr | 4x64 |")]) == 2
+    said = [line for line in page if line.startswith("Honest arms against the baseline: ")]
+    worse = [line for line in page if line.endswith("| worse |")]
+    assert sum(int(line.split(" lie above 0")[0].split()[-1]) for line in said) == len(worse) == 8
 
 
 def test_an_rtl_loss_above_token_frequencies_says_nothing(mask, tmp_path):
