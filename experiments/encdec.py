@@ -2,8 +2,9 @@
 
 The question and the eight configurations of yiphei's autoregressive encoder-decoder (its README: fewer parameters and a lower
 validation loss than a decoder; an embedding loss and subtracting the next position help, together more; and it beats dropout),
-asked again: no dropout in evaluation, embedding norms that cannot collapse, a rate tuned for every arm on text that nothing else
-looks at, and several paired seeds. `encdec-mse-published` keeps the published norms: the audit catches their collapse.
+asked again: no dropout in evaluation, an embedding loss of centred states whose norms learn no gain, a rate tuned for every arm on
+text that nothing else looks at, and several paired seeds. `encdec-mse-published` keeps the published norms: the audit catches their
+collapse.
 
 Here every arm reads the same tokens, and the decoders have the published shares of parameters: one a little more, one a little
 less. `encdec_parameters.py` compares at equal parameters, `encdec_flops.py` at equal FLOPs; `encdec_next.py` asks what its author
@@ -80,7 +81,7 @@ class Shape:
         return gpt2(layers=2 * self.layers, width=self.smaller_width, heads=self.smaller_heads)
 
 
-SMOKE = Shape("2+2x32", 40, 5, 256, 64, 2, 32, 2, 36, 2, 35, 5)
+SMOKE = Shape("2+2x32", 40, 5, 256, 64, 2, 32, 2, 36, 2, 34, 2)
 LAPTOP = Shape("4+4x64", 600, 100, 2048, 128, 4, 64, 4, 69, 3, 68, 4)
 PAPER = Shape("13+13x150", 9000, 300, 50257, 200, 13, 150, 5, 160, 10, 156, 12)
 GPU = replace(PAPER, name="13+13x150-short", steps=3000)
@@ -159,7 +160,8 @@ def sizes() -> Mapping[str, Size]:
         "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64, tuning_fraction=0.02),
         "evaluation.max_tokens": 10_000,
     }
-    tried = (0.002, 0.004, 0.008, 0.016)
+    # Two seeds each, and none above .008: at .016 one run of an arm can do best and the next end a nat higher.
+    tuning = Tuning(values=(0.002, 0.004, 0.008), seeds=(0, 6))
     return {
         "smoke": Size(
             change=smoke,
@@ -167,7 +169,7 @@ def sizes() -> Mapping[str, Size]:
             seeds=(1, 2),
             tuning=Tuning(values=(0.004, 0.016), change={"recipe.steps": 15}),
         ),
-        "laptop": Size(scales=(LAPTOP.name,), seeds=(1, 2, 3, 4, 5), tuning=Tuning(values=tried)),
+        "laptop": Size(scales=(LAPTOP.name,), seeds=(1, 2, 3, 4, 5), tuning=tuning),
         "gpu": Size(
             change=LARGE,
             scales=(GPU.name,),
@@ -198,7 +200,7 @@ experiment = Experiment(
         COMBINED,
         Arm(
             name="encdec-mse-published",
-            change={"model.embedding_loss": MSE.with_(norm_affine=True)},
+            change={"model.embedding_loss": MSE.with_(norm_affine=True, centred=False)},
             note="with the MSE embedding loss through the published norms, which can vanish",
             expect_collapse=True,
         ),

@@ -191,16 +191,17 @@ PUBLISHED_RECIPE = Gpt2AdamW(
     precision="bfloat16",
     evaluate_every_steps=250,
 )
-MUON_RATE = "recipe.optimizer.matrix_learning_rate"
+# All rates together: what a mixer has in matrices for Muon, in filters and in states differs from mixer to mixer.
+RATES = "recipe.optimizer.rate_factor"
 
 
 def names(shapes: tuple[Shape, ...]) -> tuple[str, ...]:
     return tuple(shape.name for shape in shapes)
 
 
-def tuning(field: str, values: tuple[float, ...], steps: int) -> Tuning:
+def tuning(values: tuple[float, ...], steps: int) -> Tuning:
     """A trial is scored once, at its end."""
-    return Tuning(field=field, values=values, change={"recipe.steps": steps, "recipe.evaluate_every_steps": None})
+    return Tuning(field=RATES, values=values, change={"recipe.steps": steps, "recipe.evaluate_every_steps": None})
 
 
 def sizes() -> Mapping[str, Size]:
@@ -222,19 +223,19 @@ def sizes() -> Mapping[str, Size]:
             arms=arm_names(ON_A_LAPTOP),
             scales=names(LAPTOP),
             seeds=(1, 2, 3, 4, 5),
-            tuning=tuning(MUON_RATE, (0.008, 0.02, 0.05), 300),
+            tuning=tuning((0.4, 1.0, 2.5), 300),
         ),
         "gpu": Size(
             change={"recipe.precision": "bfloat16", "device": "auto"},
             scales=names(GPU),
             seeds=(1, 2, 3),
-            tuning=tuning(MUON_RATE, (0.005, 0.01, 0.02, 0.04), 2000),
+            tuning=tuning((0.25, 0.5, 1.0, 2.0), 2000),
         ),
         "paper": Size(
             change=published,
             scales=names(PAPER),
             seeds=(1, 2, 3),
-            tuning=tuning("recipe.optimizer.learning_rate", (2e-4, 5e-4, 1e-3, 2e-3), PAPER[0].steps // 2),
+            tuning=tuning((0.4, 1.0, 2.0, 4.0), PAPER[0].steps // 2),
         ),
     }
 

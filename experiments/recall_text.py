@@ -21,7 +21,7 @@ from palinode import (
     Speedrun,
     Tuning,
 )
-from recall import IN_SMOKE, MIXERS, MUON_RATE, ON_A_LAPTOP, rotary
+from recall import IN_SMOKE, MIXERS, ON_A_LAPTOP, RATES, rotary
 
 METRIC = "validation.ltr.nats_per_token"
 SMALLEST_EFFECT = 0.01  # nats
@@ -62,7 +62,7 @@ def sizes() -> Mapping[str, Size]:
         "evaluation.max_tokens": None,
         "device": "auto",
     }
-    tried = (0.01, 0.02, 0.04)
+    tried = (0.5, 1.0, 2.0)
     few = {"recipe.evaluate_every_steps": None}
     return {
         "smoke": Size(
@@ -70,19 +70,19 @@ def sizes() -> Mapping[str, Size]:
             arms=IN_SMOKE,
             scales=("smoke",),
             seeds=(1, 2),
-            tuning=Tuning(field=MUON_RATE, values=(0.01, 0.04), change={"recipe.steps": 12, **few}),
+            tuning=Tuning(field=RATES, values=(0.5, 2.0), change={"recipe.steps": 12, **few}),
         ),
         "laptop": Size(
             arms=ON_A_LAPTOP,
             scales=("laptop",),
             seeds=(1, 2, 3),
-            tuning=Tuning(field=MUON_RATE, values=tried, change={"recipe.steps": 400, **few}),
+            tuning=Tuning(field=RATES, values=tried, change={"recipe.steps": 400, **few}),
         ),
         "gpu": Size(
             change=large,
             scales=("gpu",),
             seeds=(1, 2, 3),
-            tuning=Tuning(field=MUON_RATE, values=tried, change={"recipe.steps": 2000, **few}),
+            tuning=Tuning(field=RATES, values=tried, change={"recipe.steps": 2000, **few}),
         ),
     }
 

@@ -39,13 +39,26 @@ def test_m39_norms_with_gain_vanish_on_unrelated_noise(score):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"score": "cosine", "detach": "none"}, {"norm_affine": True, "variance_floor": 1.0}, {"input_norm": "after"}],
-    ids=["no gain", "no gain, both sides trained", "variance floor", "norm after the mean"],
+    [
+        {},
+        {"detach": "none"},
+        {"score": "cosine", "detach": "none"},
+        {"norm_affine": True, "variance_floor": 1.0},
+        {"input_norm": "after"},
+    ],
+    ids=["no gain", "both sides trained", "cosine, both sides trained", "variance floor", "norm after the mean"],
 )
-def test_norms_without_gain_and_a_variance_floor_hold(options):
+def test_centred_norms_without_gain_and_a_variance_floor_hold(options):
     found = probed(**options)
     assert found.outcome == "pass"
     assert abs(found.numbers["affinity"]) < 0.05, "unrelated states have none"
+
+
+def test_norms_without_gain_vanish_by_a_vector_that_both_sides_share():
+    """What is left of a state when it is normalised beside something large: the same on both sides."""
+    found = probed(centred=False, detach="none")
+    assert found.outcome == "fail"
+    assert found.numbers["last_gain"] == 1.0
 
 
 def test_without_any_norm_two_trained_sides_shrink_together():
@@ -75,7 +88,7 @@ def trained_rows(score_of_states: bool, steps: int = 1500, **options):
 def test_m39_a_run_whose_norms_vanish_is_caught_from_its_rows():
     [found] = check_collapse(trained_rows(False, steps=2000, norm_affine=True))
     assert (found.check, found.outcome) == ("C7.collapse", "fail")
-    assert found.message.startswith("embedding_loss at step 2001: collapsed")
+    assert found.message.startswith("embedding_loss at step 2001 and 1 more of 9 logged: collapsed")
 
 
 def test_pairs_that_come_to_agree_are_no_collapse():
@@ -111,6 +124,13 @@ def test_what_a_collapse_is(last, outcome):
     [found] = check_collapse(rows)
     assert found.outcome == outcome
     assert found.threshold == 0.01
+
+
+def test_a_run_that_recovered_has_collapsed_all_the_same():
+    rows = [row(1, 1.0, 1.0), row(21, 0.009, 0.01), row(41, 1e-3, 1e-3), row(61, 0.066, 0.07), row(81, 0.5, 0.9)]
+    [found] = check_collapse(rows)
+    assert found.outcome == "fail"
+    assert found.message.startswith("x at step 41 and 1 more of 5 logged: collapsed")
 
 
 def test_too_few_rows_cannot_tell_unless_they_show_it():

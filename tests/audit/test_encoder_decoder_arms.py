@@ -39,6 +39,7 @@ MODELS = {
     "gated, weighted, matrix": EncoderDecoderConfig(
         **SMALL, cross_gate=True, memory="weighted", embedding_loss=EmbeddingLoss(aggregate="matrix", detach="none")
     ),
+    "gated, over the stack": EncoderDecoderConfig(**SMALL, cross_gate=True, memory="stack"),
     "added, normed, window, infonce": EncoderDecoderConfig(
         **SMALL,
         add_next_position=True,
@@ -100,6 +101,28 @@ class SeesAhead(CrossAttention):
 
     def forward(self, x, memory, reading):
         return super().forward(x, memory, replace(reading, native="full"))
+
+
+class OwnSeesAhead(Attention):
+    """M19 in a stack's own attention."""
+
+    def forward(self, x, reading):
+        return super().forward(x, replace(reading, native="full"))
+
+
+@pytest.mark.parametrize("place", ["encoder", "decoder"])
+def test_m19_one_block_that_reads_itself_without_causal_mask(place):
+    honest = arm(MODELS["self first"], OBJECTIVES["ltr"])
+
+    def broken(vocab_size, slots, seed):
+        model = honest.rebuild_small(vocab_size, slots, seed)
+        (model.encoder if place == "encoder" else model.blocks)[0].mixer.__class__ = OwnSeesAhead
+        return model
+
+    subject = replace(honest, module=broken(75, 24, 0), rebuild=broken, rebuild_small=broken)
+    report = audit_subject(subject, checks=("C1",), flow=FLOW)
+    failed = {f.check: f.message for f in report.findings if f.outcome == "fail"}
+    assert "targets see themselves" in failed["C1.perturbation"]
 
 
 @pytest.mark.parametrize("order", ["self_first", "cross_first"])

@@ -52,6 +52,7 @@ CONFIGS = {
     ),
     "encoder-decoder, rotary": EncoderDecoderConfig(**TWO_STACKS, subtract_position="norm", **ROTARY),
     "encoder-decoder, gates, weighted memory": EncoderDecoderConfig(**TWO_STACKS, cross_gate=True, memory="weighted"),
+    "encoder-decoder, memory of the stack": EncoderDecoderConfig(**TWO_STACKS, cross_gate=True, memory="stack"),
     **{
         f"mixer {kind}": DecoderConfig(**SMALL, position="none", mixer=made(**MIXER_OPTIONS.get(kind, {})))
         for kind, made in MIXERS.items()

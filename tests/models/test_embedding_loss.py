@@ -159,22 +159,30 @@ NORMS = [
 ]
 
 
+def less_its_means(x: torch.Tensor) -> torch.Tensor:
+    """Each slot less the mean of those up to it."""
+    return x - torch.stack([x[:, : t + 1].mean(1) for t in range(x.shape[1])], 1)
+
+
+@pytest.mark.parametrize("centred", [False, True])
 @pytest.mark.parametrize(("input_norm", "output_norm", "norm_affine"), NORMS)
-def test_the_loss_is_that_of_the_formulas(input_norm, output_norm, norm_affine):
-    term = term_of(input_norm=input_norm, output_norm=output_norm, norm_affine=norm_affine)
+def test_the_loss_is_that_of_the_formulas(input_norm, output_norm, norm_affine, centred):
+    term = term_of(input_norm=input_norm, output_norm=output_norm, norm_affine=norm_affine, centred=centred)
     with torch.no_grad():
         for name, parameter in term.named_parameters():
             parameter.copy_(noise(*parameter.shape, name=name))
 
     def normed(x, norm):
-        return F.layer_norm(x, (WIDTH,), norm.gain, norm.shift)
+        return F.layer_norm(x, (WIDTH,), norm.gain, norm.shift, 1e-8 if centred else 1e-5)
 
-    x, o = noise(3, 5, WIDTH, name="x"), noise(3, 5, WIDTH, name="o")
+    x, o = given = noise(3, 5, WIDTH, name="x"), noise(3, 5, WIDTH, name="o")
+    if centred:
+        x, o = less_its_means(x), less_its_means(o)
     before = normed(x, term.input_norm) if input_norm == "before" else x
     means = torch.stack([before[:, : t + 1].mean(1) for t in range(5)], 1)
     means = normed(means, term.input_norm) if input_norm == "after" else means
     states = normed(o, term.output_norm) if output_norm else o
-    found = term(x, o, CAUSAL)
+    found = term(*given, CAUSAL)
     assert found.value.item() == pytest.approx((means - states).square().mean().item(), abs=1e-12)
     assert found.measured["shuffled"].item() == pytest.approx((means - states.roll(1, 0)).square().mean().item())
     gains = [norm.gain.abs() for norm in (term.input_norm, term.output_norm) if norm is not None and norm_affine]
@@ -182,12 +190,40 @@ def test_the_loss_is_that_of_the_formulas(input_norm, output_norm, norm_affine):
     assert found.measured["least_gain"].item() == pytest.approx(min((gain.min().item() for gain in gains), default=1.0))
     spread = min(one.flatten(0, 1).var(0, correction=0).mean().item() for one in (means, states))
     assert found.measured["variance"].item() == pytest.approx(spread)
-    assert (term.aggregated(x, CAUSAL) - means).abs().max() < 1e-12
+    assert (term.aggregated(given[0], CAUSAL) - means).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("score", ["mse", "cosine", "log_cosine", "infonce"])
+def test_a_vector_that_all_slots_share_changes_nothing_and_makes_the_loss_vanish_where_nothing_is_centred(score):
+    x, o, shared = noise(4, 9, WIDTH, name="x"), noise(4, 9, WIDTH, name="o"), 1e3 * noise(WIDTH, name="shared")
+    values = {
+        centred: [
+            term_of(score=score, centred=centred)(x + c, o + c, CAUSAL).value.item() for c in (0 * shared, shared)
+        ]
+        for centred in (True, False)
+    }
+    assert values[True][1] == pytest.approx(values[True][0], rel=1e-6)
+    if score != "infonce":  # strangers are as near: it cannot vanish so
+        assert values[False][1] < 1e-4 < 0.05 < values[False][0]
+
+
+@pytest.mark.parametrize("score", ["mse", "cosine", "log_cosine", "infonce"])
+@pytest.mark.parametrize("detach", ["none", "encoder"])
+def test_the_first_slot_of_which_nothing_is_left_does_not_spoil_the_gradient(score, detach):
+    """A norm at 0 is as steep as 1 / sqrt(epsilon): in float32 its slopes would drown those of the other slots."""
+    x, o = noise(2, 7, WIDTH, name="x"), noise(2, 7, WIDTH, name="o")
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        leaf = x.to(dtype).requires_grad_()
+        term_of(score=score, detach=detach).to(dtype)(leaf, o.to(dtype), CAUSAL).value.backward()
+        found[dtype] = leaf.grad.double()
+    assert found[torch.float64].abs().max() > 1e-3
+    assert (found[torch.float32] - found[torch.float64]).abs().max() < 1e-5 * found[torch.float64].abs().max()
 
 
 def test_the_variance_floor_holds_both_sides_open_and_is_not_part_of_the_score():
     x, o = noise(3, 5, WIDTH, name="x"), 0.01 * noise(3, 5, WIDTH, name="o")
-    options = {"input_norm": "none", "output_norm": False}
+    options = {"input_norm": "none", "output_norm": False, "centred": False}
     plain, floored = term_of(**options)(x, o, CAUSAL), term_of(**options, variance_floor=2.0)(x, o, CAUSAL)
     means = torch.stack([x[:, : t + 1].mean(1) for t in range(5)], 1)
     lacking = sum((1 - (z.flatten(0, 1).var(0, correction=0) + 1e-4).sqrt()).clamp_min(0).mean() for z in (means, o))

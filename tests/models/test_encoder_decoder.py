@@ -33,6 +33,7 @@ OPTIONS = {
     "rotary": {"position": "rotary", "subtract_table": "separate", "cross_heads": 2},
     "rotary, nothing subtracted": {"position": "rotary", "subtract_position": "none"},
     "gated and weighted": {"cross_gate": True, "memory": "weighted", "cross_heads": 8},
+    "gated, over the whole stack": {"cross_gate": True, "memory": "stack"},
     "bias": {"bias": True, "subtract_position": "norm", "bridge_norm": True},
 }
 
@@ -114,10 +115,12 @@ class ByHand:
         y = y + table[1 : slots + 1] if config.add_next_position else y
         for layer in range(config.decoder_layers):
             block = f"blocks.{layer}"
-            steps = [self.own, lambda y, block: self.across(y, block, encoded)]
+            steps = [self.own, lambda y, block, known=tuple(encoded): self.across(y, block, known)]
             for step in steps if config.order == "self_first" else steps[::-1]:
                 y = y + step(y, block)
             y = y + self.mlp(self.norm(y, f"{block}.mlp_norm"), f"{block}.mlp")
+            if config.memory == "stack":
+                encoded.append(y)
         return self.subtracted(self.norm(y, "final_norm"), table)
 
     def own(self, x, block):
@@ -211,7 +214,9 @@ def test_the_formula_of_the_number_of_parameters(encoder_layers, loss, options):
     expected += (11 * e + 17 * d + 2) * width * bias
     if loss is not None and loss.norm_affine:
         expected += 2 * width * ((loss.input_norm != "none") + loss.output_norm)
-    expected += d * config.cross_gate + d * e * (config.memory == "weighted")
+    expected += (
+        d * config.cross_gate + d * e * (config.memory != "last") + 3 * (config.memory == "stack")
+    )  # 0 + 1 + 2 below
     assert count(config, VOCABULARY, SLOTS) == expected
 
 

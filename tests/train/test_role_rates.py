@@ -56,6 +56,16 @@ def test_a_user_may_give_any_role_a_rate(config):
     assert "rates" not in identity(config)
 
 
+@pytest.mark.parametrize("config", OPTIMIZERS, ids=lambda config: config.kind)
+def test_one_factor_multiplies_the_rates_of_every_role(config):
+    given = config.with_(rates=(RoleRate(role="mine", learning_rate=0.25),))
+    for role in ("matrix", "vector", "kernel", "features", "mine"):
+        peak = group_of(given, role)["peak_lr"]
+        tripled = group_of(given.with_(rate_factor=3.0), role)
+        assert tripled["peak_lr"] == tripled["lr"] == pytest.approx(3 * peak)
+    assert "rate_factor" not in identity(config)
+
+
 def test_the_usual_rule_holds_for_roles_that_no_rate_names():
     assert group_of(AdamW(), "mine")["weight_decay"] == AdamW().weight_decay
     assert group_of(AdamW(), "vector")["weight_decay"] == 0.0

@@ -3,13 +3,14 @@
 A score of pairs says something only beside the same score on shuffled pairs: affinity = 1 - value / shuffled. Two forms:
 
 - before training, `probe_collapse` trains the arm's own term on two unrelated random states, new ones at every step (each through
-  a trainable linear map, where the term's gradient reaches it). They cannot come to agree, so a term that still vanishes will do
-  so in a run;
-- after training, `check_collapse` reads what the run recorded of each term.
+  a trainable linear map, plus one trainable vector that both share as they would through a residual stream). They cannot come to
+  agree, so a term that still vanishes will do so in a run;
+- after training, `check_collapse` reads what the run recorded of each term, at every step that it logged.
 
 A term has collapsed when it fell below .01 of its first value and the score of shuffled pairs below .05 of its first, or the mean
-gain of a norm that feeds it below .05 of its first: the value fell, but not because of the pairing. A collapse is no leak: the
-losses of the run are honest, the term's value is not what it is taken for.
+gain of a norm that feeds it below .05 of its first: the value fell, but not because of the pairing. One such step is enough: a run
+that recovered has still been driven by it. A collapse is no leak: the losses of the run are honest, the term's value is not what it
+is taken for.
 Legend: R rows, S slots, D width.
 """
 
@@ -35,6 +36,7 @@ CAUSAL_LAW = "what a slot is compared with depends on no later slot, and not on 
 PROBE_ROWS, PROBE_SLOTS = 8, 32
 PROBE_STEPS = 2000
 PROBE_LEARNING_RATE = 9e-4
+PROBE_SHARED = 0.1  # standard deviation of the vector that both sides share, of theirs: what training has to start from
 PROBE_LOOKS_EVERY = 100  # steps
 CAUSAL_TOLERANCE = 1e-9  # float64; of values around 1
 
@@ -47,9 +49,13 @@ def check_collapse(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     names = dict.fromkeys(name for row in with_terms for name in row["auxiliary"])
     findings = []
     for name in names:
-        series = [row["auxiliary"][name] for row in with_terms if name in row["auxiliary"]]
-        where = f"step {with_terms[-1].get('step')}"
-        findings.append(_judged("collapse", name, series, where, enough=len(series) >= LEAST_ROWS))
+        mine = [row for row in with_terms if name in row["auxiliary"]]
+        series = [row["auxiliary"][name] for row in mine]
+        fallen = [index for index, found in enumerate(series) if _has_collapsed(series[0], found)]
+        told = fallen[-1] if fallen else len(series) - 1
+        where = f"step {mine[told].get('step')}"
+        where += f" and {len(fallen) - 1} more of {len(series)} logged" if len(fallen) > 1 else ""
+        findings.append(_judged("collapse", name, series[: told + 1], where, enough=len(series) >= LEAST_ROWS))
     return findings
 
 
@@ -61,11 +67,12 @@ def probe_collapse(name: str, term: PairTerm, seed: int, *, steps: int = PROBE_S
     """
     rng, shape = generator(seed, "audit", "collapse"), (PROBE_ROWS, PROBE_SLOTS, term.width)
     maps = [nn.Parameter(torch.eye(term.width)) for _ in range(2)]
-    optimizer = torch.optim.Adam([*term.parameters(), *maps], lr=PROBE_LEARNING_RATE)
+    shared = nn.Parameter(PROBE_SHARED * torch.randn(term.width, generator=rng))
+    optimizer = torch.optim.Adam([*term.parameters(), *maps, shared], lr=PROBE_LEARNING_RATE)
     reading, series = Reading("causal"), []
     term.train()
     for step in range(steps + 1):
-        left, right = (torch.randn(shape, generator=rng) @ each for each in maps)
+        left, right = (torch.randn(shape, generator=rng) @ each + shared for each in maps)
         found = term(left, right, reading)
         if step % PROBE_LOOKS_EVERY == 0 or step == steps:
             measured = {"value": found.value.detach(), **found.measured}

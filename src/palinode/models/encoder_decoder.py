@@ -70,10 +70,10 @@ class EncoderDecoderConfig(ModelConfig):
             `separate` one, which rotary positions need (`parts/next_position.py`); `norm`: and one more norm follows.
         add_next_position: P[t + 1] is added to what the decoder starts from.
         bridge_norm: a norm of the encoder's state before the bridge W_b.
-        cross_gate: each cross-attention is multiplied by tanh(g), g learned from 0: a block whose gate stays shut is one more
-            block of the encoder.
-        memory: cross-attention reads the `last` state of the encoder, or each block a `weighted` mean of the states after each of
-            its blocks. Gates and weights together learn how much of the stack encodes and how much decodes.
+        cross_gate: each cross-attention is multiplied by tanh(g), g learned from 0.
+        memory: cross-attention reads the `last` state of the encoder; or each block a `weighted` mean of the states after each
+            of the encoder's blocks; or, `stack`, of those and of the states after the decoder's blocks below it: a block whose
+            gate stays shut is then one more that encodes. With gates and one block in the encoder it is learned how many do.
         residual_init: maps that write into the stream start with .02 / sqrt(2 L) of their own side (`per_stack`, although a
             decoder block has three), or .02 / sqrt(2 L_e + 3 L_d) (`total`).
         bias: linear maps have biases and norms have shifts.
@@ -95,7 +95,7 @@ class EncoderDecoderConfig(ModelConfig):
     add_next_position: bool = False
     bridge_norm: bool = False
     cross_gate: bool = False
-    memory: Literal["last", "weighted"] = "last"
+    memory: Literal["last", "weighted", "stack"] = "last"
     residual_init: Literal["per_stack", "total"] = "per_stack"
     bias: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -204,10 +204,7 @@ class EncoderDecoder(LanguageModel):
     def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
         readings = self._readings(tokens, sees)
         encoded = self._encoded(self._embedded(tokens), readings)
-        y = self._bridged(encoded[-1])
-        for block in self.blocks:
-            y = block(y, encoded, readings)
-            yield y
+        yield from self._decoded(encoded, readings)
 
     def finished(self, residual: Tensor, positions: Tensor | None = None) -> Tensor:
         states: Tensor = self.final_norm(residual)
@@ -234,6 +231,7 @@ class EncoderDecoder(LanguageModel):
         y = self._bridged(x, positions)
         for block, held in zip(self.blocks, state.blocks, strict=True):
             y, after = block.extend(y, encoded, readings, held)  # type: ignore[operator]
+            encoded = self._known_after(encoded, y)
             blocks.append(after)
         read = state.read + tokens.shape[1]
         return self.finished(y, positions), replace(state, read=read, encoder=tuple(encoder), blocks=tuple(blocks))
@@ -261,10 +259,20 @@ class EncoderDecoder(LanguageModel):
         """The last states, the embeddings, and the encoder's last state, each (R, S, D)."""
         readings, x = self._readings(tokens, sees), self._embedded(tokens)
         encoded = self._encoded(x, readings)
-        y = self._bridged(encoded[-1])
-        for block in self.blocks:
-            y = block(y, encoded, readings)
+        *_, y = self._decoded(encoded, readings)
         return self.finished(y), x, encoded[-1]
+
+    def _decoded(self, known: list[Tensor], readings: Readings) -> Iterator[Tensor]:
+        """The (R, S, D) after each block of the decoder, over the states after each block of the encoder."""
+        y = self._bridged(known[-1])
+        for block in self.blocks:
+            y = block(y, known, readings)
+            known = self._known_after(known, y)
+            yield y
+
+    def _known_after(self, known: list[Tensor], y: Tensor) -> list[Tensor]:
+        """The states that the next block of the decoder may read across."""
+        return [*known, y] if self.config.memory == "stack" else known
 
     def _check_length(self, slots: int) -> None:
         refuse_long_rows(slots, self.max_length, self.position, self.next_position)
@@ -343,12 +351,17 @@ def _decoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) ->
     return DecoderBlock(
         Attention(_place(config, layer, config.decoder_layers, max_length)),
         cross,
-        Memory(config.encoder_layers if config.memory == "weighted" else None),
+        Memory(_states_known(config, layer)),
         Mlp(config.width, "gelu", 4.0, bias=config.bias),
         (_norm(config), _norm(config), _norm(config), _norm(config)),
         self_first=config.order == "self_first",
         dropout=config.dropout,
     )
+
+
+def _states_known(config: EncoderDecoderConfig, layer: int) -> int | None:
+    """How many states this block of the decoder weighs; None: it reads the encoder's last one."""
+    return {"last": None, "weighted": config.encoder_layers, "stack": config.encoder_layers + layer}[config.memory]
 
 
 def _encoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) -> Block:

@@ -65,10 +65,13 @@ class OptimizerConfig(Part):
 
     Attributes:
         rates: rate and decay of single roles, instead of what `ROLE_RATES` or the optimizer itself says.
+        rate_factor: every peak rate, of every role and those of `rates` too, is multiplied by it: one number to tune for models
+            whose parameters have different roles.
     """
 
     weight_decay: float = Field(default=0.1, ge=0.0)
     rates: Annotated[tuple[RoleRate, ...], LATER] = ()
+    rate_factor: Annotated[float, LATER] = Field(default=1.0, gt=0.0)
 
     def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
         """The optimizers for these parameters."""
@@ -243,6 +246,9 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) ->
         ValueError: a parameter is in no group or in two, or there is none to train.
     """
     optimizers = config.build(roles)
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        group["peak_lr"] *= config.rate_factor
+        group["lr"] = group["peak_lr"]
     owned = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     wanted = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not wanted:

@@ -3,12 +3,13 @@
 A_t = mean of N_a(x_0), .., N_a(x_t); z_t = N_b(o_t); the loss is how far apart they are, over all rows and slots, with x the
 embeddings (positions and dropout included) and o the encoder's last state, without a norm.
 
-With norms that have a learned gain (published) the optimum is a gain of 0 on both sides: on two unrelated random tensors the loss
-falls from 1.07 to 4e-9 in 2000 steps of Adam. The published values of 4e-9 are that collapse and say nothing of the states. Here
-the norms learn no gain by default, a variance floor can hold both sides open, and every step measures the same score on shuffled
-pairs (`models/auxiliary.py`).
+Two ways lead to 0 without any agreement, and the defaults close both. Norms with a learned gain (published) can be shut: on two
+unrelated random tensors the loss falls from 1.07 to 4e-9 in 2000 steps of Adam; the published values of 4e-9 are that collapse and
+say nothing of the states. And a vector that all slots come to share, which the encoder's state inherits through the residual
+stream, is all that a norm leaves once it is large: so each side is first rid of its mean over the slots seen (`centred`). A
+variance floor can hold both sides open as well, and every step measures the same score on shuffled pairs (`models/auxiliary.py`).
 Source: yiphei's autoregressive encoder-decoder, from its formulas. Differs in: norms without gain (`norm_affine` = true has
-them), no norm is made that nothing uses, log-cosine is clamped.
+them), centring (`centred` = false is without), no norm is made that nothing uses, log-cosine is clamped.
 Legend: R rows, S slots, D width, C longest row.
 """
 
@@ -24,17 +25,18 @@ from torch.nn import functional as F
 from palinode.base.config import Config
 from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
 from palinode.models.mixers.base import Reading
-from palinode.models.parts.aggregate import AggregateKind, Matrix, aggregate_of
-from palinode.models.parts.norm import Norm
+from palinode.models.parts.aggregate import AggregateKind, Matrix, Mean, aggregate_of
+from palinode.models.parts.norm import LAYER_NORM_EPSILON, Norm
 
 Score = Literal["mse", "cosine", "log_cosine", "infonce"]
 LEAST_LOG = 1e-6  # log-cosine's argument is not below it
 VARIANCE_EPSILON = 1e-4  # under the root of the variance floor
+CENTRED_EPSILON = 1e-8  # of norms of centred states: nothing is gained by making what is left of them small
 INFONCE_PAIRS = 256  # pairs that are told apart from each other: one right answer among so many
 
 
 class EmbeddingLoss(Config):
-    """Options of the loss. The defaults are the published ones but for `norm_affine` (there: true).
+    """Options of the loss. The defaults are the published ones but for `norm_affine` (there: true) and `centred` (there: false).
 
     Attributes:
         score: `mse`; `cosine` mean of 1 - (c + 1) / 2; `log_cosine` mean of -log((c + 1) / 2); `infonce`: which of up to 256 pairs
@@ -44,6 +46,9 @@ class EmbeddingLoss(Config):
         input_norm: of the embeddings `before` or `after` the mean, or `none`.
         output_norm: a norm of the encoder's state.
         norm_affine: these norms learn gain and shift: the loss can then be made 0 by making both sides vanish.
+        centred: each side is first taken less its mean over the slots that its own slot may see (for causal rows those up to it, so
+            that nothing later is read; the first slot is left with 0). Without it the loss can be made 0 by one vector that all
+            slots share.
         aggregate, window_slots: the mean, or something learned that starts as it (`parts/aggregate.py`).
         variance_floor: mu mean_d max(0, 1 - sqrt(variance_d + 1e-4)) is added for both sides.
         temperature: of `infonce`.
@@ -54,6 +59,7 @@ class EmbeddingLoss(Config):
     detach: Literal["none", "input", "encoder"] = "encoder"
     input_norm: Literal["none", "before", "after"] = "before"
     norm_affine: bool = False
+    centred: bool = True
     output_norm: bool = True
     aggregate: AggregateKind = "mean"
     window_slots: int | None = Field(default=None, ge=1)
@@ -81,12 +87,14 @@ class EmbeddingTerm(PairTerm):
         self.input_norm = None if config.input_norm == "none" else _norm(config, width)
         self.output_norm = _norm(config, width) if config.output_norm else None
         self.aggregate = aggregate_of(config.aggregate, width, longest, config.window_slots)
+        self.mean = Mean()
 
     def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
         with torch.autocast(left.device.type, enabled=False):
             detach = self.config.detach
             means = self.aggregated(left.detach() if detach == "input" else left, reading)
-            states = self._normed(_exact(right.detach() if detach == "encoder" else right), self.output_norm)
+            states = self._centred(_exact(right.detach() if detach == "encoder" else right), reading)
+            states = _normed(states, self.output_norm)
             score = self._score(means, states)
             value = score
             if self.config.variance_floor:
@@ -96,10 +104,10 @@ class EmbeddingTerm(PairTerm):
         return AuxiliaryTerm(value, self.config.coefficient, len(left), measured)
 
     def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
-        x = _exact(left)
+        x = self._centred(_exact(left), reading)
         if self.config.input_norm == "after":
-            return self._normed(self.aggregate(x, reading), self.input_norm)
-        means: Tensor = self.aggregate(self._normed(x, self.input_norm), reading)
+            return _normed(self.aggregate(x, reading), self.input_norm)
+        means: Tensor = self.aggregate(_normed(x, self.input_norm), reading)
         return means
 
     def flops_per_slot(self, slots: int) -> float:
@@ -129,8 +137,9 @@ class EmbeddingTerm(PairTerm):
             "variance": torch.minimum(_variance(means).mean(), _variance(states).mean()),
         }
 
-    def _normed(self, x: Tensor, norm: Norm | None) -> Tensor:
-        return x if norm is None else norm(x)
+    def _centred(self, x: Tensor, reading: Reading) -> Tensor:
+        """Less the mean of what each slot may see. A slot that sees itself alone is left with 0."""
+        return x - self.mean(x, reading) if self.config.centred else x
 
 
 def shuffled(states: Tensor) -> Tensor:
@@ -165,7 +174,16 @@ def _variance(z: Tensor) -> Tensor:
 
 
 def _norm(config: EmbeddingLoss, width: int) -> Norm:
-    return Norm(width, "layer", gain=config.norm_affine, shift=config.norm_affine)
+    epsilon = CENTRED_EPSILON if config.centred else LAYER_NORM_EPSILON
+    return Norm(width, "layer", gain=config.norm_affine, shift=config.norm_affine, epsilon=epsilon)
+
+
+def _normed(x: Tensor, norm: Norm | None) -> Tensor:
+    """Slots of which nothing is left get no gradient: there a norm's slope is 1 / sqrt(epsilon)."""
+    if norm is None:
+        return x
+    normed: Tensor = norm(x)
+    return torch.where((x == 0).all(-1, keepdim=True), normed.detach(), normed)
 
 
 def _exact(x: Tensor) -> Tensor:

@@ -17,16 +17,22 @@ class Norm(nn.Module):
 
     `layer`: subtract the mean, divide by the standard deviation (epsilon 1e-5). `rms`: divide by the root mean square
     (epsilon of the dtype). A shift belongs to `layer` alone.
+
+    Args:
+        epsilon: of `layer`: a variance near it and below is not brought to 1.
     """
 
-    def __init__(self, width: int, kind: NormKind, *, gain: bool, shift: bool = False):
+    def __init__(
+        self, width: int, kind: NormKind, *, gain: bool, shift: bool = False, epsilon: float = LAYER_NORM_EPSILON
+    ):
         super().__init__()
         self.kind: NormKind = kind
+        self.epsilon = epsilon
         self.width = (width,)
         self.gain = nn.Parameter(torch.empty(width)) if gain else None
         self.shift = nn.Parameter(torch.empty(width)) if gain and shift and kind == "layer" else None
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kind == "layer":
-            return F.layer_norm(x, self.width, self.gain, self.shift, LAYER_NORM_EPSILON)
+            return F.layer_norm(x, self.width, self.gain, self.shift, self.epsilon)
         return F.rms_norm(x, self.width, self.gain)
