@@ -31,6 +31,7 @@ from encdec_numbers import (
     records_of,
 )
 from ending import ending
+from frequencies import token_frequencies
 
 from palinode.analysis.embeddings import POSITION_COSINE
 from palinode.analysis.verdict import rule_of
@@ -40,7 +41,7 @@ from palinode.results.store import Store
 
 HERE = Path(__file__).parent
 PUBLISHED = HERE / "encdec-published.json"
-AT_THE_EDGE = "the edge of what was tried"  # a caution that has a table of its own
+AT_THE_EDGE = "the edge of what was tried"  # a caution that stands with its claim, and in a table of its own
 
 
 def main() -> None:
@@ -49,9 +50,10 @@ def main() -> None:
     arguments.add_argument("--size", default="laptop")
     arguments.add_argument("--out", type=Path, default=HERE)
     given = arguments.parse_args()
-    records = records_of(Store(given.store), given.size)
+    store = Store(given.store)
+    records = records_of(store, given.size)
     published = json.loads(PUBLISHED.read_text(encoding="utf-8"))
-    found = numbers(records, published)
+    found = numbers(records, published, {name: token_frequencies(store, record) for name, record in records.items()})
     page = "\n".join(lines(given.size, records, found, published)) + "\n"
     fsio.write_text(given.out / f"encdec-{given.size}.md", page)
     fsio.write_json(given.out / f"encdec-{given.size}.json", found)
@@ -74,7 +76,8 @@ def lines(
     yield (
         f"Difference of the validation loss in nats per token, arm less other, paired by seed, {rule.confidence:.0%} t interval. "
         f"A claim holds where the interval lies below 0 and reaches -{least}; it does not hold where the interval lies above 0 or "
-        f"inside {least} on both sides; otherwise more seeds are needed."
+        f"inside {least} on both sides; otherwise more seeds are needed. Nothing is told of runs that are not below what the "
+        f"frequencies of tokens reach, {plain(found['token_frequencies']['encdec'], 3) or 'not known here'} nats."
     )
     yield from claims_in_short(found, list(records))
     for name in records:
@@ -121,7 +124,7 @@ def claim_table(comparison: str, found: Sequence[Mapping[str, Any]]) -> Iterator
                 between(claim, signed),
                 claim["pairs"],
                 claim["verdict"],
-                "; ".join((claim["outcome"], *claim["reasons"])),
+                "; ".join((claim["outcome"], *claim["reasons"], *at_the_edge(claim))),
             )
             for claim in found
         ],
@@ -132,6 +135,13 @@ def claim_table(comparison: str, found: Sequence[Mapping[str, Any]]) -> Iterator
     cautions = dict.fromkeys(said for claim in found for said in claim["cautions"] if AT_THE_EDGE not in said)
     if cautions:
         yield from ["", f"To know: {'; '.join(cautions)}."]
+
+
+def at_the_edge(claim: Mapping[str, Any]) -> Iterator[str]:
+    """Which of the two may be better than this at a setting that was not tried."""
+    arms = [said.partition(" ")[0] for said in claim["cautions"] if AT_THE_EDGE in said]
+    if arms:
+        yield f"{' and '.join(arms)} at the edge of the rates tried"
 
 
 def published_table(found: Mapping[str, Any], published: Mapping[str, Any]) -> Iterator[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from palinode.analysis.audits import arm_audit
@@ -87,11 +87,18 @@ def records_of(store: Store, size: str) -> dict[str, ExperimentRecord]:
     }
 
 
-def numbers(records: Mapping[str, ExperimentRecord], published: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that the page prints, as plain data."""
+def numbers(
+    records: Mapping[str, ExperimentRecord], published: Mapping[str, Any], bars: Mapping[str, float | None]
+) -> dict[str, Any]:
+    """Everything that the page prints, as plain data.
+
+    Args:
+        bars: for each comparison the loss of token frequencies, None where it is not known.
+    """
     first = records["encdec"]
     return {
-        "claims": [asdict(claim) for claim in claims(records, published)],
+        "token_frequencies": dict(bars),
+        "claims": [asdict(claim) for claim in claims(records, published, bars)],
         "arms": {name: arm_rows(record) for name, record in records.items()},
         "terms": term_rows(first),
         "embeddings": geometry_rows(first),
@@ -99,7 +106,9 @@ def numbers(records: Mapping[str, ExperimentRecord], published: Mapping[str, Any
     }
 
 
-def claims(records: Mapping[str, ExperimentRecord], published: Mapping[str, Any]) -> list[Claim]:
+def claims(
+    records: Mapping[str, ExperimentRecord], published: Mapping[str, Any], bars: Mapping[str, float | None]
+) -> list[Claim]:
     """E1 to E5 in every comparison that has both arms. Two arms whose runs were compared before are not compared again."""
     found, seen = [], set()
     for comparison, record in records.items():
@@ -112,8 +121,22 @@ def claims(records: Mapping[str, ExperimentRecord], published: Mapping[str, Any]
                 runs = frozenset(run.entry.run_id for side in (arm, against) for run in record.runs_of(side, scale))
                 if (name, runs) not in seen:
                     seen.add((name, runs))
-                    found.append(judged(record, comparison, scale, name, text, arm, against, published))
+                    claim = judged(record, comparison, scale, name, text, arm, against, published)
+                    reasons = why_unlearned(record, scale, (arm, against), bars[comparison])
+                    found.append(replace(claim, verdict=CANNOT_TELL, reasons=reasons) if reasons else claim)
     return found
+
+
+def why_unlearned(record: ExperimentRecord, scale: str, arms: Sequence[str], bar: float | None) -> tuple[str, ...]:
+    """Which of the arms have a run that learned nothing of the order of tokens: a difference to it is not one of the idea."""
+    if bar is None:
+        return ()
+    above = {arm: sum(loss >= bar for loss in finals(record, arm, scale)) for arm in arms}
+    return tuple(
+        f"{count} of the runs of {arm} {'is' if count == 1 else 'are'} not below the loss of token frequencies, {bar:.3f}"
+        for arm, count in above.items()
+        if count
+    )
 
 
 def judged(

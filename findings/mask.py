@@ -20,7 +20,8 @@ from statistics import mean, stdev
 from again import again
 from cells import between, signed, table, whole
 from ending import ending
-from mask_numbers import ARM, CONFIDENCE, Claim, claims, token_frequencies
+from frequencies import token_frequencies
+from mask_numbers import ARM, CONFIDENCE, Claim, claims
 
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.sizes import scale_sizes

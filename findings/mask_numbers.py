@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean
-from typing import Any
 
 import polars as pl
 
@@ -15,17 +14,11 @@ from palinode.analysis.intervals import Interval, t_interval
 from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
-from palinode.results.record import ExperimentRecord, ExperimentRun
-from palinode.results.store import Store
+from palinode.results.record import ExperimentRecord
 
 ARM = "both-05"
 CONFIDENCE = 0.95
 CANNOT_TELL = "cannot tell at this scale"
-FLOOR, REFERENCE, ORDER_1 = (
-    "C8.text_floor",
-    "C8.reference",
-    "nats_per_token_order_1",
-)  # where audits keep what counting reaches
 UNLEARNED = "the rtl pass is not below the loss of token frequencies at every size: nothing of it was learned yet"
 NO_BAR = "the loss of token frequencies is not in the store"
 ALMOST_PERFECT = 0.02  # rtl within 2 % of ltr: twice what Arrows of Time finds between models of either direction
@@ -59,29 +52,6 @@ def claims(record: ExperimentRecord, bar: float | None) -> list[Claim]:
     found = [m1(scores), m2(scores, sizes), m3(scores, sizes), m4(record), m5(record)]
     unlearned = why_unlearned(scores, sizes, bar)
     return [untold(claim, unlearned) if claim.name in ("M1", "M4") and unlearned else claim for claim in found]
-
-
-def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
-    """Nats per token that the train split's token frequencies reach on the validation tokens, as the audits counted them."""
-    wanted = next((numbers for run in record.runs for numbers in [ngrams_of(run)] if numbers), None)
-    if wanted is None:
-        return None
-    order = f"nats_per_token_order_{wanted['ngram_order']:.0f}"
-    for audit_hash in store.audits():
-        report = store.audit(audit_hash)
-        for finding in report.findings if report else ():
-            known = finding.numbers if finding.check == REFERENCE else {}
-            same = known.get("train_tokens") == wanted["ngram_train_tokens"]
-            if same and known.get(order) == wanted["ngram_nats"]:
-                return float(known[ORDER_1] or 0.0)
-    return None
-
-
-def ngrams_of(run: ExperimentRun) -> Mapping[str, Any] | None:
-    """What the audit of a run held its losses against."""
-    report = run.record.audit_report() if run.record is not None else None
-    findings = report.findings if report is not None else ()
-    return next((found.numbers for found in findings if found.check == FLOOR and "ngram_nats" in found.numbers), None)
 
 
 def why_unlearned(scores: Scores, sizes: Mapping[str, ScaleSize], bar: float | None) -> str:

@@ -106,7 +106,7 @@ def encdec_store(root, names=("encdec", "encdec_parameters")):
 def found(encdec, tmp_path_factory):
     records = encdec.records_of(encdec_store(tmp_path_factory.mktemp("encdec") / "runs"), SIZE)
     published = json.loads(encdec.PUBLISHED.read_text())
-    numbers = encdec.numbers(records, published)
+    numbers = encdec.numbers(records, published, dict.fromkeys(records))
     return records, published, numbers, list(encdec.lines(SIZE, records, numbers, published))
 
 
@@ -142,10 +142,25 @@ def test_a_claim_on_runs_that_may_not_be_believed_is_not_made(encdec, tmp_path):
     store.write_run_audit(run.run_id, AuditReport(subject="encdec-sub", findings=(finding,)))
     records = encdec.records_of(store, SIZE)
     published = json.loads(encdec.PUBLISHED.read_text())
-    [claim] = [c for c in encdec.numbers(records, published)["claims"] if c["name"] == "E3"]
+    [claim] = [c for c in encdec.numbers(records, published, dict.fromkeys(records))["claims"] if c["name"] == "E3"]
     assert claim["verdict"] == TELLS_NOT
     assert "sees its own answer" in claim["reasons"][0]
     assert set(records) == {"encdec"}, "comparisons that were not run are left out"
+
+
+def test_runs_that_learned_nothing_of_the_order_of_tokens_are_told_nothing_of(encdec, found):
+    records, published, honest, _ = found
+    worst = max(honest["arms"]["encdec"], key=lambda row: row["validation"])
+    numbers = encdec.numbers(records, published, {"encdec": worst["validation"], "encdec_parameters": None})
+    told = {(c["comparison"], c["arm"], c["against"]): c for c in numbers["claims"]}
+    for key, claim in told.items():
+        before = next(c for c in honest["claims"] if (c["comparison"], c["arm"], c["against"]) == key)
+        if key[0] == "encdec" and worst["arm"] in key:
+            assert claim["verdict"] == TELLS_NOT
+            assert worst["arm"] in claim["reasons"][0]
+        else:
+            assert claim == before
+    assert any(claim["verdict"] == TELLS_NOT for claim in told.values())
 
 
 def test_a_collapsed_term_has_no_affinity_beside_honest_ones(found):

@@ -170,6 +170,12 @@ def test_probabilities_obey_temperature_top_k_and_top_p(seed, temperature, top_k
         assert torch.all(held - smallest < top_p + 1e-12), "one token fewer would not have sufficed"
 
 
+def test_a_temperature_near_0_is_that_of_0():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [-5.0, -7.0, -5.5]], dtype=torch.float64)
+    coldest = probabilities(logits, Sampling(temperature=1e-310))
+    assert torch.equal(coldest, probabilities(logits, Sampling(temperature=0.0)))
+
+
 def test_text_in_text_out():
     model = gpt2(layers=1, width=16, heads=2).build(SpecialTokens(256).vocab_size, 8, 0)
     (ltr,) = generate_text(model, ByteTokenizer(), "ab", 5, 0)

@@ -148,7 +148,9 @@ def probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature == 0:
         best = logits.argmax(dim=-1, keepdim=True)
         return torch.zeros_like(logits).scatter(1, best, 1.0)
-    chances = (logits if sampling.temperature == 1 else logits / sampling.temperature).softmax(dim=-1)
+    # The largest is 0 before it is divided: no temperature, however small, makes it infinite.
+    below = logits - logits.amax(dim=-1, keepdim=True)
+    chances = (below if sampling.temperature == 1 else below / sampling.temperature).softmax(dim=-1)
     if sampling.top_k is None and sampling.top_p is None:
         return chances
     chances, order = chances.sort(dim=-1, descending=True, stable=True)
