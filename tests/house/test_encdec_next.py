@@ -62,7 +62,7 @@ def test_every_weight_of_the_learned_sides_is_learned(following):
         for block in model.blocks:
             block.cross.gate.fill_(0.5)
     tokens = torch.randint(0, 2048, (2, 32), generator=generator(0, "weights"))
-    model(tokens, Ltr()).logsumexp(-1).sum().backward()
+    model.logits(model.hidden(tokens, Ltr())).logsumexp(-1).sum().backward()
     for below, block in enumerate(model.blocks):
         assert block.memory.logits.shape == (1 + below,)
         assert below == 0 or bool((block.memory.logits.grad != 0).all())
