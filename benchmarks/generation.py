@@ -40,11 +40,16 @@ class Case:
 
 
 TWO_STACKS = EncoderDecoderConfig(encoder_layers=2, decoder_layers=2, width=128, heads=4)
+# The models of experiments/encdec.py at laptop size: so narrow that a slot costs calls rather than arithmetic.
+NARROW_DECODER = gpt2(layers=8, width=69, heads=3)
+NARROW_STACKS = EncoderDecoderConfig(encoder_layers=4, decoder_layers=4, width=64, heads=4)
 CASES = (
     Case("gpt2 4 x 128", gpt2(layers=4, width=128, heads=4), 1, 5),
     Case("gpt2 4 x 128", gpt2(layers=4, width=128, heads=4), 8, 3),
     Case("modern 4 x 128", modern(layers=4, width=128, heads=4), 1, 5),
     Case("encoder-decoder 2 + 2 x 128", TWO_STACKS, 1, 5),
+    Case("gpt2 8 x 69", NARROW_DECODER, 1, 5),
+    Case("encoder-decoder 4 + 4 x 64", NARROW_STACKS, 1, 5),
     Case("latent 8 x 256", LatentConfig(layers=8, width=256), 1, 3),
 )
 
