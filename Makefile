@@ -1,5 +1,6 @@
 # Two commands matter: `make demo` and `make test`. Each sets up what it needs, once; without a network it uses what is there.
 PYTHON ?= python3
+TORCH_INDEX ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-core
@@ -26,10 +27,10 @@ test-nightly: $(DEV)
 bench: $(DEV)
 	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
-# torch first and alone: a resolver left to itself may fetch another build with gigabytes of GPU libraries.
+# torch first and alone: the build that is there then stays, whatever else is resolved. TORCH_INDEX names the index of another build.
 $(VENV)/.installed-torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	@touch $@
 
 $(STAMP): $(VENV)/.installed-torch pyproject.toml

@@ -87,11 +87,12 @@ def claim_tables(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator
     least = f"{rule.smallest_effect:g}"
     said = {
         "R1": f"{R1} Accuracy on the answer of the arm trained on all tokens less that of the arm trained on the answer alone.",
-        "R2": f"{R2} Accuracy without a direction less ltr, trained on the same targets.",
+        "R2": f"{R2} Accuracy without a direction less ltr. Trained on `all`, ltr scores every token, and without a direction the "
+        "hidden ones and the answer; mixers that read both ways have weights for what comes after.",
     }
     rules = {
         "R1": f"Holds where the interval lies above 0 and reaches {least}; does not hold where it lies below 0 or inside "
-        f"{least} on both sides.",
+        f"{least} on both sides; where both are at the ceiling, the next table asks instead which came there sooner.",
         "R2": f"Holds where the interval lies above 0 and reaches {least}, or inside {least} on both sides; does not hold where it "
         f"lies below 0 and reaches -{least}.",
     }
@@ -105,6 +106,34 @@ def claim_tables(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator
         rows = [claim for claim in found["claims"] if claim["name"] == name and claim["mixer"] != ALL_MIXERS]
         heads = ["mixer", "asked", "scale", "difference", "interval", "pairs", "verdict", "because"]
         yield from table(heads, [mixer_row(claim) for claim in rows])
+        cautions = dict.fromkeys(said for claim in rows for said in claim["cautions"])
+        if cautions:
+            yield from ["", f"To know: {'; '.join(cautions)}."]
+        if name == "R1":
+            yield from sooner_table(found)
+
+
+def sooner_table(found: Mapping[str, Any]) -> Iterator[str]:
+    yield from ["", "## R1, by when they learned it", ""]
+    yield (
+        "Steps to half-way (as below) of the arm trained on all tokens over those of the arm trained on the answer alone: the "
+        "geometric mean over the seeds in which both came so far, and the t interval of its logarithm. Holds below 1 where no seed "
+        "learned it from the answer alone only, does not hold above 1 where none learned it from all tokens only."
+    )
+    yield ""
+    heads = "mixer, visibility, scale, all / answer, interval, seeds, only all, only answer, verdict"
+    counts = ("both", "only_all", "only_answer")
+    rows = [
+        (
+            *(row[name] for name in ("mixer", "visibility", "scale")),
+            plain(row["ratio"], 2),
+            between(row, lambda value: plain(value, 2)),
+            *(row[name] for name in counts),
+            row["verdict"],
+        )
+        for row in found["sooner"]
+    ]
+    yield from table(heads.split(", "), rows)
 
 
 def mixer_row(claim: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -142,7 +171,8 @@ def published_table(found: Mapping[str, Any]) -> Iterator[str]:
     sources = "; ".join(found["published"]["sources"].values())
     yield (
         f"Ours: `{'-'.join(PUBLISHED_WAY)}`. They agree where the published accuracy lies inside our interval, or nearer to it "
-        f"than the smallest effect. Published: {sources}. {' '.join(found['published']['remarks'])}"
+        "than the smallest effect; sequences of another length, or of one that was not published, cannot tell. Published: "
+        f"{sources}. {' '.join(found['published']['remarks'])}"
     )
     yield ""
     rows = [
@@ -161,6 +191,17 @@ def published_table(found: Mapping[str, Any]) -> Iterator[str]:
         )
         for row in found["accuracy"]
         for theirs in row["published"]
+    ]
+    rows += [
+        (
+            row["mixer"],
+            row["vocabulary"],
+            *("", "not run", "", "", "", ""),
+            f"{row['model']}: {percent(row['accuracy'])}",
+            "" if row["length"] is None else row["length"],
+            "",
+        )
+        for row in found["not_run"]
     ]
     heads = (
         "mixer, vocabulary, length, ours, interval, seeds, chance, best without learning, published, its length, agree"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from palinode.analysis.compare import Comparison
 from palinode.analysis.intervals import Interval, mean, t_interval
 from palinode.analysis.tasks import above_trivial, levels_at, settings_of, task_lengths, task_means
 from palinode.analysis.verdict import Rule, decide, rule_of, verdict
@@ -26,7 +27,9 @@ HOLDS, FAILS, CANNOT_TELL = "holds", "does not hold", "cannot tell at this scale
 R1 = "Training on all tokens makes recall easier to learn than training on the answer alone."
 R2 = "Recall needs no causality: a model that reads without a direction learns it as well."
 R3 = "Accuracy on recall predicts how well a mixer models text."
-ALL_KNOWN = "both know every answer in every seed"
+AT_THE_CEILING = (
+    "both know all answers, or all but what does not matter: accuracy at the end cannot tell which learned easier"
+)
 NOTHING_LEARNED = "neither arm is above what is scored without learning"
 NO_PAIRS = "no seed can be compared in every mixer"
 NO_TEXT = "the mixers were not trained on text"
@@ -46,6 +49,7 @@ class Claim:
             its interval, None where there is none.
         pairs: seeds finished in both arms; of R3 mixers.
         reasons: why it cannot be told, where that is not the interval alone.
+        cautions: what a reader must know beside the outcome.
     """
 
     name: str
@@ -61,6 +65,29 @@ class Claim:
     pairs: int
     verdict: str
     reasons: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sooner:
+    """How much sooner a mixer learns from all tokens than from the answer alone, of the seeds in which both came half-way.
+
+    Attributes:
+        ratio: steps to half-way of `all` over those of `answer`, geometric mean over seeds; below 1 the claim is favoured. `low`
+            and `high` are its t interval (of the logarithm), None with fewer than two seeds.
+        both, only_all, only_answer: seeds in which both came half-way, or one alone.
+    """
+
+    mixer: str
+    visibility: str
+    scale: str
+    ratio: float | None
+    low: float | None
+    high: float | None
+    both: int
+    only_all: int
+    only_answer: int
+    verdict: str
 
 
 def records_of(store: Store, size: str) -> dict[str, ExperimentRecord]:
@@ -74,9 +101,12 @@ def numbers(records: Mapping[str, ExperimentRecord], published: Mapping[str, Any
     """Everything that the page prints, as plain data."""
     record = records[RECALL]
     claims = [*r1(record), *r2(record), *r3(record, records.get(TEXT))]
+    rows = accuracy_rows(record, published)
     return {
         "claims": [asdict(claim) for claim in claims],
-        "accuracy": accuracy_rows(record, published),
+        "accuracy": rows,
+        "not_run": not_run(published, rows),
+        "sooner": [asdict(row) for row in sooner(record)],
         "learned": learned_rows(record),
         "longer": longer_rows(record),
         "text": text_rows(record, records.get(TEXT)),
@@ -88,7 +118,31 @@ def r1(record: ExperimentRecord) -> Iterator[Claim]:
     """All less answer for every mixer, visibility and scale, and over all mixers that learned anything."""
     for visibility in VISIBILITIES:
         sides = ((visibility, "all"), (visibility, "answer"))
-        yield from compared(record, "R1", R1, visibility, *sides, outcomes={"better": HOLDS})
+        yield from compared(record, "R1", R1, visibility, *sides, outcomes={"better": HOLDS}, ceiling_tells=False)
+
+
+def sooner(record: ExperimentRecord) -> Iterator[Sooner]:
+    """R1 by when each arm learned, which accuracy at the end cannot tell once both know everything."""
+    confidence = rule_of(record.entry).confidence
+    for scale in record.entry.scales:
+        bar = half_way(record, scale)
+        for mixer, visibility in itertools.product(mixers_of(record) if bar is not None else (), VISIBILITIES):
+            steps = [steps_to(record, arm_name(mixer, visibility, labels), scale, bar or 0.0) for labels in LABELS]
+            paired = sorted(steps[0].keys() & steps[1].keys())
+            came = [{seed for seed in paired if of_one[seed] is not None} for of_one in steps]
+            logs = [math.log((steps[0][seed] or 0) / (steps[1][seed] or 0)) for seed in sorted(came[0] & came[1])]
+            interval = t_interval(logs, confidence)
+            low, high = (None if end is None else math.exp(end) for end in ends(interval))
+            ratio = math.exp(mean(logs)) if logs else None
+            counts = (len(logs), len(came[0] - came[1]), len(came[1] - came[0]))
+            yield Sooner(mixer, visibility, scale, ratio, low, high, *counts, told_sooner(low, high, *counts[1:]))
+
+
+def told_sooner(low: float | None, high: float | None, only_all: int, only_answer: int) -> str:
+    """A seed in which the other side alone came half-way speaks against what the interval of the others says."""
+    if high is not None and high < 1 and not only_answer:
+        return HOLDS
+    return FAILS if low is not None and low > 1 and not only_all else CANNOT_TELL
 
 
 def r2(record: ExperimentRecord) -> Iterator[Claim]:
@@ -108,8 +162,13 @@ def compared(
     other: tuple[str, str],
     *,
     outcomes: Mapping[str, str],
+    ceiling_tells: bool = True,
 ) -> Iterator[Claim]:
-    """One way of training against another: for every mixer, then for their mean."""
+    """One way of training against another: for every mixer, then for their mean.
+
+    Args:
+        ceiling_tells: whether arms that both know everything say something of the claim.
+    """
     rule = rule_of(record.entry)
     for scale in record.entry.scales:
         differences: dict[str, dict[int, float]] = {}
@@ -122,16 +181,23 @@ def compared(
             outcome, reasons, pairs = said.outcome, said.reasons, said.comparison.pairs
             if not any(beats(record, side, scale, rule) for side in (arm, against)):
                 outcome, reasons = "cannot tell", (*reasons, NOTHING_LEARNED)
+            elif not ceiling_tells and at_the_ceiling(said.comparison, rule):
+                outcome, reasons = "cannot tell", (*reasons, AT_THE_CEILING)
             elif not reasons:
                 differences[mixer] = {pair.seed: pair.difference for pair in pairs}
-                known = all(pair.arm_value == pair.baseline_value == 1.0 for pair in pairs)
-                reasons = (ALL_KNOWN,) if known else ()
             unlearned &= NOTHING_LEARNED in reasons
             judged = CANNOT_TELL if outcome == "cannot tell" else outcomes.get(outcome, FAILS)
             effect = (said.comparison.mean, *ends(said.comparison.interval))
-            yield Claim(name, claim, mixer, where, scale, arm, against, *effect, len(pairs), judged, reasons)
+            who = (name, claim, mixer, where, scale, arm, against)
+            yield Claim(*who, *effect, len(pairs), judged, reasons, said.cautions)
         told = over_mixers(differences, rule, name, claim, where, scale, one, other, outcomes)
         yield told if told.pairs else replace(told, reasons=(NOTHING_LEARNED if unlearned else NO_PAIRS,))
+
+
+def at_the_ceiling(comparison: Comparison, rule: Rule) -> bool:
+    """Whether neither arm has more left to learn than the smallest effect that matters, in the mean over seeds."""
+    sides = [[getattr(pair, side) for pair in comparison.pairs] for side in ("arm_value", "baseline_value")]
+    return all(values and mean(values) >= 1 - rule.smallest_effect for values in sides)
 
 
 def over_mixers(
@@ -241,10 +307,7 @@ def accuracy_rows(record: ExperimentRecord, published: Mapping[str, Any]) -> lis
             "best_trivial",
             "best_trivial_name",
         )
-        found = [
-            {**one, "agrees": None if low is None else low - nearly <= one["accuracy"] <= high + nearly}
-            for one in theirs
-        ]
+        found = [{**one, "agrees": agrees(one, task["length"], low, high, nearly)} for one in theirs]
         rows.append({**{name: row[name] for name in kept}, **known, "low": low, "high": high, "published": found})
     return rows
 
@@ -258,20 +321,52 @@ def published_of(published: Mapping[str, Any], mixer: str, vocabulary: Any) -> l
     ]
 
 
+def agrees(theirs: Mapping[str, Any], length: Any, low: float | None, high: float | None, nearly: float) -> bool | None:
+    """Whether a published accuracy lies in our interval, or nearer to it than matters; None where the lengths are not the same."""
+    if low is None or high is None or theirs["length"] != length:
+        return None
+    return bool(low - nearly <= theirs["accuracy"] <= high + nearly)
+
+
+def not_run(published: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Published accuracies beside which no run of ours stands."""
+    ours = {(row["mixer"], str(row["vocabulary"])) for row in rows if row["published"]}
+    return [
+        {
+            **{name: row[name] for name in ("model", "mixer", "length")},
+            "vocabulary": int(vocabulary),
+            "accuracy": accuracy,
+        }
+        for row in published["rows"]
+        for vocabulary, accuracy in row["accuracy"].items()
+        if (row["mixer"], vocabulary) not in ours
+    ]
+
+
 def learned_rows(record: ExperimentRecord) -> list[dict[str, Any]]:
     """When each arm learned: the first evaluation half-way between what is scored without learning and 1."""
     rows = []
     for scale in record.entry.scales:
-        levels, _ = levels_at(record, SPLIT, scale)
-        if levels is None or levels.to_beat is None:
+        if (bar := half_way(record, scale)) is None:
             continue
-        bar = (levels.to_beat + 1) / 2
         for arm in (entry.name for entry in record.entry.arms):
-            runs = [run for run in record.runs_of(arm, scale) if run.outcome == "done"]
-            steps = [step for run in runs if (step := first_step(run, bar)) is not None]
-            row = {"arm": arm, "scale": scale, "bar": bar, "seeds": len(runs), "learned": len(steps)}
-            rows.append({**row, "step": mean(steps) if steps else None})
+            steps = steps_to(record, arm, scale, bar)
+            came = [step for step in steps.values() if step is not None]
+            row = {"arm": arm, "scale": scale, "bar": bar, "seeds": len(steps), "learned": len(came)}
+            rows.append({**row, "step": mean(came) if came else None})
     return rows
+
+
+def half_way(record: ExperimentRecord, scale: str) -> float | None:
+    """The accuracy half-way between what is scored without learning and 1."""
+    levels, _ = levels_at(record, SPLIT, scale)
+    return None if levels is None or levels.to_beat is None else (levels.to_beat + 1) / 2
+
+
+def steps_to(record: ExperimentRecord, arm: str, scale: str, bar: float) -> dict[int, float | None]:
+    """Seed -> the first evaluated step at the bar, None where it never came there; of the runs that are done."""
+    runs = [run for run in record.runs if (run.entry.arm, run.entry.scale, run.outcome) == (arm, scale, "done")]
+    return {run.entry.seed: first_step(run, bar) for run in runs}
 
 
 def first_step(run: ExperimentRun, bar: float) -> float | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from palinode.analysis.compare import Comparison, Pair
+from palinode.analysis.verdict import Rule
 from palinode.base.finding import AuditReport, Finding
 from synthetic_store import Synthetic, SyntheticArm, add_geometry, add_terms, make_store
 from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
@@ -257,6 +259,48 @@ def test_claims_on_recall_follow_from_the_runs(recalled):
     assert claims_on(numbers, "R1", "mean of mixers", "v30")["full"]["reasons"] == ("4 mixers",)
 
 
+@pytest.mark.parametrize(
+    ("low", "high", "only_all", "only_answer", "verdict"),
+    [
+        (0.4, 0.9, 0, 0, "holds"),
+        (0.4, 0.9, 3, 0, "holds"),
+        (0.4, 0.9, 0, 1, TELLS_NOT),
+        (1.1, 2.0, 0, 1, "does not hold"),
+        (1.1, 2.0, 1, 0, TELLS_NOT),
+        (0.9, 1.1, 0, 0, TELLS_NOT),
+        (None, None, 5, 0, TELLS_NOT),
+    ],
+)
+def test_who_learned_sooner_follows_from_the_interval_and_from_who_learned_at_all(
+    recall, low, high, only_all, only_answer, verdict
+):
+    assert sys.modules["recall_numbers"].told_sooner(low, high, only_all, only_answer) == verdict
+
+
+def test_sooner_is_counted_in_steps_seed_by_seed(recalled):
+    numbers = recalled[1]
+    learned = {(row["arm"], row["scale"]): row for row in numbers["learned"]}
+    for row in numbers["sooner"]:
+        arms = [learned[f"{row['mixer']}-{row['visibility']}-{labels}", row["scale"]] for labels in ("all", "answer")]
+        assert row["both"] + row["only_all"] == arms[0]["learned"]
+        assert row["both"] + row["only_answer"] == arms[1]["learned"]
+        assert row["ratio"] is None or (row["both"] and row["ratio"] > 0)
+    assert {(row["only_all"], row["both"]) for row in numbers["sooner"] if row["scale"] == "v30"} == {(2, 1)}
+
+
+def test_at_the_ceiling_accuracy_says_nothing_of_what_is_easier(recall):
+    module = sys.modules["recall_numbers"]
+    rule = Rule(baseline="b", metric="validation.own.accuracy", better="higher", smallest_effect=0.02)
+
+    def comparison(*values):
+        pairs = tuple(Pair(seed, *both) for seed, both in enumerate(values))
+        return Comparison("a", "b", "v10", rule.metric, 0.95, pairs)
+
+    assert module.at_the_ceiling(comparison((1.0, 0.99), (0.99, 1.0)), rule)
+    assert not module.at_the_ceiling(comparison((1.0, 0.97), (0.99, 0.98)), rule)
+    assert not module.at_the_ceiling(comparison(), rule)
+
+
 def test_arms_that_learned_nothing_allow_no_claim(recall, tmp_path):
     store = recall_store(tmp_path, text=False, vocabularies=(30,))
     seeds = [run for run in store.entry("recall").runs if run.seed != 2]  # without the seed that learned
@@ -336,7 +380,15 @@ def test_a_store_without_the_experiment_is_one_line(tmp_path, monkeypatch, capsy
 def test_published_accuracies_stand_beside_ours_with_chance(recalled):
     rows = {(row["arm"], row["scale"]): row for row in recalled[1]["accuracy"]}
     ours = rows["hyena-causal-all", "v10"]
-    assert [(theirs["accuracy"], theirs["agrees"]) for theirs in ours["published"]] == [(1.0, False)]
+    assert [(theirs["accuracy"], theirs["agrees"]) for theirs in ours["published"]] == [(1.0, None)], "another length"
+    agrees = sys.modules["recall_numbers"].agrees
+    theirs = {"accuracy": 0.9, "length": 40}
+    assert [agrees(theirs, length, 0.91, 0.95, 0.02) for length in (40, 20)] == [True, None]
+    assert agrees(theirs, 40, 0.95, 0.97, 0.02) is False
+    assert agrees({"accuracy": 0.9, "length": None}, 40, 0.91, 0.95, 0.02) is None
+    missing = recalled[1]["not_run"]
+    assert {"gss"} < {row["mixer"] for row in missing}, "no published accuracy is left out"
+    assert ("hyena", 10) not in {(row["mixer"], row["vocabulary"]) for row in missing}
     assert (ours["chance"], ours["vocabulary"], ours["seeds"]) == (0.25, 10, 3)
     assert rows["hyena-causal-answer", "v10"]["published"] == []
 
