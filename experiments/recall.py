@@ -12,10 +12,11 @@ Arms are named `<mixer>-<visibility>-<labels>`.
     full-answer      the same with nothing but the answer hidden: a classifier of the answer
 
 All of them are scored on the answer alone, with nothing else hidden, on sequences whose prompts no training sequence has. Training
-sequences never repeat, but for `paper`, which trains 200 epochs over 2000. The learning rate is chosen for every arm by as many
-trials on prompts of their own.
+sequences are drawn afresh, but for `paper`, which trains 200 epochs over 2000. The learning rates are chosen for every arm, all by
+one factor, by as many trials on prompts of their own.
 
-The blocks are those of `modern` with an untied head, the optimizer is Muon and its rate is tuned; `paper` has the published AdamW.
+The blocks are those of `modern` with an untied head, the optimizer is Muon with AdamW; `paper` has the published AdamW. Monarch
+Mixer has its block-diagonal MLP: without a direction it is the recall that its authors describe and did not release.
 Convolutions and recurrences know the order of slots by themselves. Mixers that no length is too long for are also scored on
 sequences 2 and 4 times as long.
 
@@ -52,6 +53,8 @@ from palinode.models.mixers.gated_rnn import GatedRnnConfig
 from palinode.models.mixers.h3 import H3Config
 from palinode.models.mixers.hyena import HyenaConfig
 from palinode.models.mixers.linear_attention import LinearAttentionConfig
+from palinode.models.mixers.monarch import MonarchConfig
+from palinode.models.mixers.s4d import S4dConfig
 from palinode.models.mixers.selective_ssm import SelectiveSsmConfig
 from palinode.train.schedule import Cosine
 
@@ -114,17 +117,24 @@ def short_then_long(width: int, two_sided: bool) -> DecoderConfig:
     return plain(width).with_(mixers=(BaseConvConfig(), BaseConvConfig(conv="implicit", two_sided=two_sided)))
 
 
+def monarch(width: int, two_sided: bool) -> DecoderConfig:
+    """As published: a second long convolution beside the products, and an MLP of blocks."""
+    return plain(width).with_(mixer=MonarchConfig(residual_conv=True, two_sided=two_sided), mlp="block_diagonal")
+
+
 MIXERS: Mapping[str, Callable[[int, bool], DecoderConfig]] = {
     "attention": lambda width, two_sided: rotary(width),
     "linear_attention": lambda width, two_sided: plain(width).with_(position="learned", mixer=LinearAttentionConfig()),
     "base_conv": short_then_long,
     "hyena": of_mixer(lambda two_sided: HyenaConfig(two_sided=two_sided)),
     "h3": of_mixer(lambda two_sided: H3Config(two_sided=two_sided)),
+    "s4d": of_mixer(lambda two_sided: S4dConfig(two_sided=two_sided)),
+    "monarch": monarch,
     "gated_rnn": of_mixer(lambda two_sided: GatedRnnConfig(two_sided=two_sided)),
     "selective_ssm": of_mixer(lambda two_sided: SelectiveSsmConfig(two_sided=two_sided)),
 }
 IN_SMOKE = ("attention", "linear_attention", "base_conv")
-NO_LONGEST_ROW = ("attention", "h3", "gated_rnn", "selective_ssm")  # neither lags nor positions are a table
+NO_LONGEST_ROW = ("attention", "h3", "s4d", "gated_rnn", "selective_ssm")  # neither lags nor positions are a table
 LENGTH_FACTORS = (2, 4)  # how much longer than in training they are also scored
 LONGEST_SCORED_LONGER = 512
 ON_A_LAPTOP = tuple(mixer for mixer in MIXERS if mixer != "selective_ssm")  # its scan is ten times as slow on a CPU
