@@ -36,6 +36,7 @@ from palinode.data.tasks import (
     XorLanguage,
 )
 from palinode.data.tasks.baselines import baselines
+from palinode.data.tasks.splits import repeated_share
 
 PAGE = Path(__file__).parent / "tasks.md"
 SMALL: tuple[Task, ...] = (  # one of each kind, short enough to be read
@@ -62,6 +63,7 @@ SMALL: tuple[Task, ...] = (  # one of each kind, short enough to be read
     Reversed(of=AssociativeRecall(vocabulary=8, length=10)),
 )
 MOST_SEQUENCES = 4000
+FRESH = 100_000  # of draws, for repeats
 MOST_ANSWERS = 60_000
 HEAD = """# Synthetic tasks
 
@@ -70,8 +72,9 @@ import AssociativeRecall`; every field of its config is described in its class.
 
 Sequences include their answers; `^` marks the answers below. Which tokens are trained on is the label mask, what may be read is the
 objective: a task is the same for all of them. Splits are by a hash of the prompt, so that train, tuning, validation and test share
-none; training reads a stream that never repeats, or epochs over a fixed number of sequences. `with_length(2)` is the task twice as
-long with everything else as it was; `Reversed(of=task)` is its mirror image: ltr on it is rtl on the original.
+none. Training reads fresh draws, or epochs over a fixed number of sequences (`train_sequences`). Fresh draws are independent: a
+task with few prompts shows some of them again (`again` below). `with_length(2)` is the task twice as long with everything else as
+it was; `Reversed(of=task)` is its mirror image: ltr on it is rtl on the original.
 
 As the data of an experiment, here trained and scored on the answers alone:
 
@@ -85,18 +88,30 @@ RunSettings(
 )
 ```
 
-`Decision(metric="validation.own.accuracy", better="higher", ...)` compares accuracies; the page draws chance and the
-trivial levels on every chart.
+`Decision(metric="validation.own.accuracy", better="higher", ...)` compares accuracies. Charts of an accuracy on answers draw
+chance, the best level that needs no learning (dashed), the levels of the simplest guessers, unigram, bigram, copy last and most
+recent value (thin; those within 0.01 of another share its rule), and the best possible; of longer sequences chance alone is known.
+A guesser sees what the run sees: the tokens that its own pass reads before an answer, or without a direction the whole prompt. It
+counts no more sequences than `train_sequences`.
+
+Labels and objectives go together freely: labels change what is scored, never what is hidden or read. A masked language model
+(`hide_answers=False`) scores a labelled token where chance has hidden it; a batch in which nothing is scored takes a step that
+changes nothing, counted in `empty_steps`. Pairs that could never score anything are refused, such as `answer` where the answer is
+the token read first and there is no direction token to read it from.
+
+Accuracies are also told by slice: by the `gap` to where an answer was seen, of every answer its own, by `pairs`, the number of
+different keys in a sequence, and by others that a task has.
 """
 LEVELS = """## Levels
 
 The default config of each task. Chance is a uniform guess among the legal answers; the other accuracies are measured on
 {sequences} sequences (fewer where there are many answers), so that the third digit is noise. `unigram`: the most frequent answer;
 `bigram`: the answer most frequent after the token before; `position`: a copy from the best fixed place; `recent`: the last token
-that may be an answer; `mode`: the most frequent such token; `cache n`: what last followed the same n tokens in the sequence. A
-cache, and for copies a fixed place, is the skill that is asked for; an accuracy at the level of any other guess is no evidence
-of it. `floor` is the least mean loss over all tokens but the first, read ltr or rtl, in nats a token; `best` the highest accuracy
-over them read ltr; empty where not known.
+that may be an answer; `mode`: the most frequent such token; `cache n`: what last followed the same n tokens in the sequence.
+Numbers in brackets are the very skill that is asked for (`solved_by`) and no level to beat; an accuracy at the level of any other
+guess is no evidence of it. `floor` is the least mean loss over all tokens but the first, read ltr or rtl, in nats a token; `best`
+the highest accuracy over them read ltr; `again` the expected share of {fresh} fresh draws whose prompt came before, or more where
+some prompts are likelier than others; empty where not known.
 """
 COLUMNS = {
     "unigram": "unigram",
@@ -120,7 +135,7 @@ def page() -> str:
     lines = [HEAD]
     for task in SMALL:
         lines += example(task)
-    lines.append(LEVELS.format(sequences=MOST_SEQUENCES))
+    lines.append(LEVELS.format(sequences=MOST_SEQUENCES, fresh=f"{FRESH:,}"))
     lines += levels([cls() for kind, cls in TASKS.items() if kind != Reversed.kind])
     return "\n".join(lines) + "\n"
 
@@ -144,16 +159,23 @@ def example(task: Task) -> Iterator[str]:
 
 def levels(tasks: list[Task]) -> Iterator[str]:
     """One row for each task."""
-    names = ["task", "ids", "tokens", "chance", *COLUMNS.values(), "floor ltr", "floor rtl", "best"]
+    names = ["task", "ids", "tokens", "chance", *COLUMNS.values(), "floor ltr", "floor rtl", "best", "again"]
     yield "| " + " | ".join(names) + " |"
     yield "|---|" + "--:|" * (len(names) - 1)
     for task in tasks:
         fit, fresh = (task.sample(sequences(task), generator(seed, "page")) for seed in (2, 3))
         found = baselines(task, fit, fresh)
         floors = [task.floor_nats_all_tokens(direction) for direction in ("ltr", "rtl")]
-        numbers = [task.chance(), *(found[name] for name in COLUMNS), *floors, task.best_accuracy_all_tokens()]
-        shown = [f"`{task.kind_name()}`", str(task.vocab_size), str(task.length_tokens)]
-        yield "| " + " | ".join(shown + ["" if number is None else f"{number:.3f}" for number in numbers]) + " |"
+        accuracies = [f"({found[name]:.3f})" if name in task.solved_by else f"{found[name]:.3f}" for name in COLUMNS]
+        known = (*floors, task.best_accuracy_all_tokens(), repeated_share(task, FRESH))
+        numbers = [
+            f"{task.chance():.3f}",
+            *accuracies,
+            *("" if number is None else f"{number:.3f}" for number in known),
+        ]
+        yield (
+            "| " + " | ".join([f"`{task.kind_name()}`", str(task.vocab_size), str(task.length_tokens), *numbers]) + " |"
+        )
 
 
 def sequences(task: Task) -> int:

@@ -157,7 +157,7 @@ def correlation(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator[
     )
     yield ""
     if not found["text"]:
-        yield "The mixers were not trained on text: `palinode run experiments/recall_text.py`."
+        yield f"The mixers were not trained on text: `palinode run experiments/recall_text.py --size {record.entry.size}`."
         return
     heads = ["mixer", "loss on text, nats per token", *(f"accuracy at {scale}" for scale in record.entry.scales)]
     rows = sorted(found["text"], key=lambda row: float(row["loss"]))

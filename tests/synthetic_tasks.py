@@ -22,6 +22,7 @@ LEVELS = {
     20: (1 / 9, 0.285),
     30: (1 / 14, 0.202),
 }  # vocabulary -> chance, the most frequent in context
+RECENT = 0.75  # what the most recent value scores, as a share of the most frequent in context
 LENGTHS = {2: 0.7, 4: 0.4, 8: 0.1}  # factor -> the share of what was learned that is kept
 
 
@@ -45,7 +46,13 @@ TASK_ARMS = (
 
 @dataclass(frozen=True)
 class SyntheticTask:
-    """What to make. `levels` False: runs of before levels were measured; `scored` is what the evaluation scores."""
+    """What to make.
+
+    Attributes:
+        levels: False: runs of before levels were measured.
+        declared: False: levels of before tasks said what solves them, how a run reads, and what chance is at other lengths.
+        scored: what the evaluation scores.
+    """
 
     arms: tuple[TaskArm, ...] = TASK_ARMS
     vocabularies: tuple[int, ...] = (10, 20, 30)
@@ -54,6 +61,7 @@ class SyntheticTask:
     scored: str = "answer"
     lengths: bool = True
     levels: bool = True
+    declared: bool = True
 
 
 def make_task_store(root: Path, wanted: SyntheticTask | None = None) -> Store:
@@ -109,7 +117,7 @@ def _entry(wanted: SyntheticTask, runs: tuple[RunEntry, ...]) -> ExperimentEntry
 
 def _write_run(store: Store, wanted: SyntheticTask, arm: TaskArm, vocabulary: int, seed: int, run_id: str) -> None:
     store.write_spec(run_id, _spec(wanted, arm, vocabulary, seed))
-    way = "masked" if arm.objective == "masked" else "ltr"
+    way = arm.objective
     last, jump = final_accuracy(arm, vocabulary, seed), 120 + 6 * vocabulary + 20 * seed
     rows: list[dict[str, Any]] = []
     for step in range(EVERY, STEPS + 1, EVERY):
@@ -124,7 +132,7 @@ def _write_run(store: Store, wanted: SyntheticTask, arm: TaskArm, vocabulary: in
         )
     if wanted.levels:
         placed = {
-            "levels": _levels(vocabulary),
+            "levels": _levels(wanted, way, vocabulary),
             "by_pass": {way: _by_pass(last)},
             "lengths": _lengths(wanted, way, last, vocabulary),
         }
@@ -133,6 +141,7 @@ def _write_run(store: Store, wanted: SyntheticTask, arm: TaskArm, vocabulary: in
     counters = {
         "tokens_scored_ltr": 0,
         **_counters(STEPS, way),
+        "tokens_scored_rtl": STEPS if way == "rtl" else 0,
         "optimizer_steps": STEPS,
         "passes": STEPS,
         "evaluations": 12,
@@ -183,16 +192,22 @@ def _scores(accuracy: float) -> dict[str, Any]:
     }
 
 
-def _levels(vocabulary: int) -> dict[str, Any]:
+def _levels(wanted: SyntheticTask, way: str, vocabulary: int) -> dict[str, Any]:
     chance, in_context = LEVELS[vocabulary]
-    trivial = {"uniform": chance, "unigram": chance, "copy_last": 0.0, "in_context_mode": in_context, "cache_1": 1.0}
-    return {
+    trivial = {"uniform": chance, "unigram": chance, "bigram": chance - 0.005, "copy_last": 0.0}
+    trivial |= {"most_recent_value": RECENT * in_context, "in_context_mode": in_context, "cache_1": 1.0, "cache_2": 0.0}
+    found = {
         "chance": chance,
         "best": 1.0,
         "entropy_nats_per_token": 0.85,
         "floor_nats_all_tokens": 0.9,
         "trivial": trivial,
     }
+    if not wanted.declared:
+        return found
+    lengths = {str(factor): chance for factor in LENGTHS} if wanted.lengths else {}
+    reading = "ltr" if way == "ltr" else "prompt"
+    return {**found, "reading": reading, "solved_by": ["cache_1", "cache_2", "cache_3"], "chance_by_length": lengths}
 
 
 def _by_pass(accuracy: float) -> dict[str, Any]:

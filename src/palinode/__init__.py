@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from palinode.models.parts.embedding_loss import EmbeddingLoss
     from palinode.objectives import (
         BothObjective,
+        BottleneckObjective,
         ChooseObjective,
         LtrObjective,
         MaskedInputObjective,
@@ -51,6 +52,7 @@ _HOMES = {
     "palinode.models.parts.embedding_loss": ("EmbeddingLoss",),
     "palinode.objectives": (
         "BothObjective",
+        "BottleneckObjective",
         "ChooseObjective",
         "LtrObjective",
         "MaskedInputObjective",
@@ -74,6 +76,7 @@ __all__ = [
     "Adaptive",
     "Arm",
     "BothObjective",
+    "BottleneckObjective",
     "ChooseObjective",
     "Constant",
     "Cooldown",

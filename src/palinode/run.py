@@ -26,7 +26,7 @@ from palinode.data.task_store import TaskStore
 from palinode.evaluate.embeddings import check_has_embeddings, embedding_geometry
 from palinode.evaluate.layer_cut import check_can_be_cut
 from palinode.evaluate.losses import Evaluation, evaluating
-from palinode.evaluate.tasks import by_slice, levels
+from palinode.evaluate.tasks import by_slice, levels, own_reading
 from palinode.models.base import LanguageModel
 from palinode.objectives.probability import Probability
 from palinode.results.layer_cut import LAYER_CUT_EVENT
@@ -289,6 +289,8 @@ class Attempt:
     def place_on_task(self, data: TaskStore, found: Mapping[Split, Evaluation]) -> None:
         """Write what the accuracy on a task stands beside: levels, exact matches, slices, and scores on longer sequences."""
         spec, training = self.spec, self.training
+        counted = training.counters
+        reading = own_reading(spec.objective, counted.tokens_scored_ltr, counted.tokens_scored_rtl)
         for split, evaluation in found.items():
             held_out = data.held_out(split)
             lengths = {}
@@ -303,7 +305,7 @@ class Attempt:
                         told = f"at {factor} times its length the {split} loss is not finite: no score there"
                         self.emit({"event": "note", "message": told})
                 placed = {
-                    "levels": levels(data.config.task, held_out),
+                    "levels": levels(data.config, held_out, reading, spec.evaluation.length_factors),
                     "by_pass": by_slice(evaluation, held_out.slices),
                     "lengths": lengths,
                 }

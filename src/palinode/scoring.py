@@ -10,6 +10,7 @@ from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import derive
 from palinode.data.config import Split
 from palinode.data.source import Source
+from palinode.data.task_store import TaskData
 from palinode.evaluate.layer_cut import cut_layers
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes
 from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
@@ -23,8 +24,9 @@ Scored = TypeVar("Scored")
 def evaluate_split(
     settings: RunSettings, model: LanguageModel, data: Source, specials: SpecialTokens, split: Split, seed: int
 ) -> Evaluation:
-    """Score a whole split as the spec's evaluation says: fixed windows, the objective's own passes."""
-    return _score_split(evaluate, settings, model, data, specials, split, seed)
+    """Score a whole split as the spec's evaluation says: fixed windows, the objective's own passes; of a task, every answer."""
+    score = partial(evaluate, keep_tokens=isinstance(settings.data, TaskData))
+    return _score_split(score, settings, model, data, specials, split, seed)
 
 
 def cut_split(

@@ -7,8 +7,9 @@ from palinode.analysis.intervals import share_interval, t_interval
 from palinode.analysis.tables import all_tables
 from palinode.analysis.task_effects import task_effects
 from palinode.analysis.tasks import difficulty, levels_at, slice_means, task_accuracy, task_lengths, task_means
+from palinode.base import fsio
 from palinode.base.errors import Damaged
-from palinode.results.record import TASK_EVENT
+from palinode.results.record import METRICS_FILE, TASK_EVENT
 from synthetic_store import Synthetic, make_store
 from synthetic_tasks import LENGTHS, LEVELS, SyntheticTask, TaskArm, final_accuracy, make_task_store
 
@@ -143,6 +144,76 @@ def test_lengths_begin_at_the_one_that_was_trained(record, tmp_path):
     assert found["accuracy"][0] == pytest.approx(final_accuracy(TaskArm("all"), 10, 1), abs=5e-4)
     assert found["accuracy"][1] == pytest.approx(0.25 + 0.7 * (found["accuracy"][0] - 0.25), abs=1e-3)
     assert task_lengths(made(tmp_path, lengths=False), SPLIT).is_empty()
+
+
+def with_levels(root, changes, **wanted):
+    """A record whose stored levels are changed: a number by its name, or a name left out (None)."""
+    store = make_task_store(root / "runs", SyntheticTask(vocabularies=(10,), seeds=(1,), **wanted))
+    for run in store.experiment(NAME).runs:
+        path = store.run_directory(run.entry.run_id) / METRICS_FILE
+        rows = fsio.read_lines(path)
+        for row in (row for row in rows if row["event"] == TASK_EVENT):
+            levels = {**row["levels"], **{name: value for name, value in changes.items() if name != "trivial"}}
+            levels["trivial"] = {**levels["trivial"], **changes.get("trivial", {})}
+            row["levels"] = {name: value for name, value in levels.items() if value is not None}
+        fsio.rewrite_lines(path, rows)
+    return store.experiment(NAME)
+
+
+COPY = {"trivial": {"position_only": 1.0, "in_context_mode": 0.14, "cache_1": 0.39}}
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_what_solves_a_task_is_no_level_to_beat(tmp_path, declared):
+    """Copying from a fixed place solves a copy: a model that does has learned it. Old records do not say so, but are perfect."""
+    changes = COPY | {"solved_by": ["position_only", "cache_1", "cache_2", "cache_3"] if declared else None}
+    record = with_levels(tmp_path, changes, arms=(TaskArm("all"),))
+    levels, _ = levels_at(record, SPLIT, "v10")
+    assert levels.best_trivial == ("most_recent_value", pytest.approx(0.75 * 0.505))
+    assert levels.asked_for == ("position_only", 1.0)
+    assert task_accuracy(record, SPLIT)["above_trivial"].to_list() == [True]
+
+
+def test_a_look_up_that_does_not_solve_a_task_counts(tmp_path):
+    """Fuzzy recall: two tokens looked up are right in .63 of the answers, and no model has learned the task that is."""
+    fuzzy = {"trivial": {"cache_1": 0.34, "cache_2": 0.628}, "solved_by": [], "best": None}
+    levels, _ = levels_at(with_levels(tmp_path, fuzzy, arms=(TaskArm("all"),)), SPLIT, "v10")
+    assert levels.best_trivial == ("cache_2", 0.628)
+    assert levels.asked_for is None
+
+
+def test_records_of_before_levels_were_declared_keep_theirs(tmp_path, record):
+    old = made(tmp_path, declared=False)
+    for scale, (chance, in_context) in zip(("v10", "v20", "v30"), LEVELS.values(), strict=True):
+        found, _ = levels_at(old, SPLIT, scale)
+        assert (found.chance, found.best_trivial, found.reading) == (chance, ("in_context_mode", in_context), None)
+        assert found.best_trivial == levels_at(record, SPLIT, scale)[0].best_trivial
+    assert set(task_lengths(old, SPLIT)["chance"].unique()) == {None, *(chance for chance, _ in LEVELS.values())}
+
+
+def test_old_levels_of_a_run_that_reads_rtl_are_those_that_see_nothing(tmp_path):
+    """They were measured on what ltr reads before an answer."""
+    arms = (TaskArm("rtl", objective="rtl"),)
+    old, _ = levels_at(with_levels(tmp_path / "old", {}, arms=arms, declared=False), SPLIT, "v10")
+    assert set(old.trivial) == {"uniform", "unigram"}
+    assert old.best is None
+    new, _ = levels_at(with_levels(tmp_path / "new", {"reading": "rtl"}, arms=arms), SPLIT, "v10")
+    assert (new.best, new.best_trivial[0]) == (1.0, "in_context_mode")
+
+
+def test_a_length_has_its_own_chance(tmp_path):
+    chances = {"chance_by_length": {"2": 0.2, "4": 0.1, "8": 0.05}}
+    found = task_lengths(with_levels(tmp_path, chances, arms=(TaskArm("all"),)), SPLIT)
+    assert found.select("length_factor", "chance").rows() == [(1, 0.25), (2, 0.2), (4, 0.1), (8, 0.05)]
+
+
+@pytest.mark.parametrize(
+    "stranger", [{"solved_by": "cache_1"}, {"solved_by": [3]}, {"chance_by_length": [1]}, {"reading": 7}]
+)
+def test_levels_of_a_stranger_do_no_harm(tmp_path, stranger):
+    levels, _ = levels_at(with_levels(tmp_path, stranger, arms=(TaskArm("all"),)), SPLIT, "v10")
+    assert levels.chance == 0.25
+    assert levels.reading in ("ltr", None)
 
 
 @pytest.mark.parametrize(("scored", "chance"), [("answer", 0.25), ("last", 0.25), ("all", None)])

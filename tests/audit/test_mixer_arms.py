@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from palinode.audit import FlowSettings, Subject, audit_subject, subject_of_config
+from palinode.audit import CanarySettings, FlowSettings, Subject, audit_subject, subject_of_config
 from palinode.base.errors import BadInput
 from palinode.base.example import Group
 from palinode.base.finding import AuditReport
@@ -27,6 +27,10 @@ from palinode.objectives import BothObjective, LtrObjective, MaskedObjective
 
 LTR, FULL = Group("ltr", Ltr(), 1), Group("masked", Full(), 1)
 QUICK = FlowSettings(lengths=(2, 3, 17), train_passes=2, draws=2)
+# what a leak tells one slot is shared by fewer tokens where windows are short
+SHORT_WINDOWS = CanarySettings(
+    window_tokens=8, rows=32, steps=160, neighbour_steps=0, markov_steps=0, frozen_tokens=512
+)
 ARMS: dict[str, MixerConfig] = {
     **{kind: made() for kind, made in MIXERS.items()},
     "sliding_window": SlidingWindowConfig(window=5),
@@ -102,7 +106,11 @@ def leaks(report: AuditReport) -> set[str]:
     return {finding.check for finding in report.leaks}
 
 
-LONG = [HyenaConfig(), LongConvConfig(), MonarchConfig(), BaseConvConfig(conv="explicit"), S4dConfig(), H3Config()]
+def canary_leaks(audited: Subject) -> set[str]:
+    return leaks(audit_subject(audited, checks=("C2",), canary=SHORT_WINDOWS))
+
+
+LONG = [HyenaConfig(), MonarchConfig(), LongConvConfig(), BaseConvConfig(conv="explicit"), S4dConfig(), H3Config()]
 SHORT = [HyenaConfig(), BaseConvConfig(), MonarchConfig()]
 
 
@@ -117,6 +125,17 @@ def test_too_few_points_leak_at_the_lengths_where_they_are_too_few(points, mixer
     assert any("targets see themselves" in finding.message for finding in report.leaks)
 
 
+@pytest.mark.parametrize("mixer", LONG[2:], ids=lambda mixer: mixer.kind)
+def test_the_canary_catches_lags_that_wrap(mixer, monkeypatch):
+    """M12, where a filter has each lag as a number or as a few modes.
+
+    A network that makes all lags learns one of them too late: Hyena after 231 updates on windows of 4 tokens, Monarch Mixer not
+    in 600. There C1 stands alone.
+    """
+    monkeypatch.setattr(fft_conv, "fast_length", lambda least: least // 2)
+    assert canary_leaks(subject(mixer, LtrObjective())) == {"C2.canary"}
+
+
 @pytest.mark.parametrize("mixer", SHORT, ids=lambda mixer: mixer.kind)
 def test_taps_padded_on_both_sides_leak(mixer, monkeypatch):
     """M11."""
@@ -125,6 +144,7 @@ def test_taps_padded_on_both_sides_leak(mixer, monkeypatch):
     report = flow(subject(mixer, LtrObjective()))
     assert "C1.perturbation" in leaks(report)
     assert any("targets see themselves" in finding.message for finding in report.leaks)
+    assert canary_leaks(subject(mixer, LtrObjective())) == {"C2.canary"}
 
 
 @pytest.mark.parametrize(
@@ -147,3 +167,4 @@ def test_a_mean_over_all_slots_leaks_and_over_those_read_does_not(mixer, made, m
     assert leaks(flow(audited)) == set()
     monkeypatch.setattr(made, "forward", with_mean("all"))
     assert "C1.perturbation" in leaks(flow(audited))
+    assert canary_leaks(audited) == {"C2.canary"}

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_mixer_arms import SHORT_WINDOWS
 
 from palinode.audit import FlowSettings, StepwiseSettings, audit_subject, check_stepwise, subject_of_config
 from palinode.models import DecoderConfig
@@ -125,14 +126,30 @@ LEAKS = {
 }
 
 
+def leaking(defect):
+    name, broken = LEAKS[defect]
+    honest = arm(CONFIGS[name], BothObjective())
+
+    def planted(vocab_size, slots, seed):
+        model = honest.rebuild_small(vocab_size, slots, seed)
+        model.blocks[1].mixer.__class__ = broken
+        return model
+
+    return replace(honest, module=planted(honest.vocab_size, 65, 0), rebuild=planted, rebuild_small=planted)
+
+
 @pytest.mark.parametrize("defect", LEAKS)
 def test_a_planted_leak_is_caught_in_both_directions(defect):
-    name, broken = LEAKS[defect]
-    subject = arm(CONFIGS[name], BothObjective())
-    subject = replace(subject, rebuild=None)
-    subject.module.blocks[1].mixer.__class__ = broken
-    leaks = audit_subject(subject, checks=("C1",), flow=QUICK).leaks
+    leaks = audit_subject(leaking(defect), checks=("C1",), flow=QUICK).leaks
     assert {f.reproduce["pass"] for f in leaks if f.check == "C1.perturbation"} == {"ltr", "rtl"}
+
+
+@pytest.mark.parametrize(
+    "defect", [pytest.param(one, marks=[] if one == "wraps" else pytest.mark.nightly) for one in LEAKS]
+)
+def test_the_canary_catches_it_too(defect):
+    alarms = audit_subject(leaking(defect), checks=("C2",), canary=SHORT_WINDOWS).leaks
+    assert [(f.check, f.reproduce["pass"]) for f in alarms] == [("C2.canary", "ltr"), ("C2.canary", "rtl")]
 
 
 class DecaysOnceForAChunk(S4d):

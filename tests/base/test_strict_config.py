@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from palinode.base.config import (
     LATER,
@@ -149,7 +149,7 @@ MISTAKES = [
         "did you mean 'right'?",
     ),
     ({"steps": 1, "objective": {"kind": "bth"}}, "objective", "did you mean 'both'?"),
-    ({"steps": 1, "objective": {}}, "objective", "needs kind = one of both, choose, ltr, masked, masked-input, rtl"),
+    ({"steps": 1, "objective": {}}, "objective", f"needs kind = one of {', '.join(sorted(OBJECTIVES))}"),
     ({"steps": True}, "steps", "valid integer"),
     ({"steps": 2.0}, "steps", "valid integer"),
     ({"steps": "2"}, "steps", "valid integer"),
@@ -157,12 +157,29 @@ MISTAKES = [
     ({"steps": 1, "mode": "medium"}, "mode", "fast"),
     ({"steps": 1, "inner": {"rate": float("nan")}}, "inner.rate", "finite"),
     ({"steps": 1, "inner": {"rate": 1.5}}, "inner.rate", "less than or equal to 1"),
-    ({"steps": 1, "inner": {"names": "abc"}}, "inner.names", "valid tuple"),
+    ({"steps": 1, "inner": {"names": "abc"}}, "inner.names", "must be a list, got 'abc' (such as [\"abc\"])"),
+    ({"steps": 1, "table": {"x": "16, 32"}}, "table.x", "(such as [16, 32])"),
+    ({"steps": 1, "table": {"x": 3}}, "table.x", "(such as [3])"),
+    ({"steps": 1e3}, "steps", "got 1000.0 (write 1000)"),
+    ({"steps": 1, "objective": LtrObjective}, "objective", "is the class LtrObjective, not an object of it (write Ltr"),
+    ({"steps": 1, "inner": Inner}, "inner", "(write Inner())"),
     ({"steps": 1, "objective": {"kind": "both", "p": True}}, "objective.p", "Probability"),
-    ({"steps": 1, "objective": {"kind": "both", "p": 1.5}}, "objective.p.p", "less than or equal to 1"),
+    ({"steps": 1, "objective": {"kind": "both", "p": 1.5}}, "objective.p", "less than or equal to 1"),
+    (
+        {"steps": 1, "objective": {"kind": "both", "p": {"kind": "constant", "p": 1.5}}},
+        "objective.p.p",
+        "less than or equal to 1",
+    ),
     ({"steps": 1, "sees": {"kind": "prefix", "length_slots": -1}}, "sees.length_slots", "greater than or equal to 0"),
     ({}, "steps", "required"),
 ]
+
+
+class Three(Config):
+    one: int
+    two: int
+    three: int
+    four: str = ""
 
 
 @pytest.mark.parametrize(("data", "field", "told"), MISTAKES)
@@ -173,6 +190,61 @@ def test_mistakes_name_their_field_at_any_depth(data, field, told):
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
+
+
+def test_missing_fields_are_all_named():
+    for data, told in (
+        ({}, "one: is required, and so are two, three"),
+        ({"two": 1}, "one: is required, and so is three"),
+        ({"two": 1, "three": 1}, "one: is required"),
+        ({"four": 4}, "one: is required, and so are two, three; and 1 more"),
+    ):
+        with pytest.raises(BadInput) as caught:
+            decode(Three, data)
+        assert str(caught.value) == told
+
+
+class Picky(Part):
+    """A part that refuses a field in its own words, which pydantic gives no place."""
+
+    kind: ClassVar[str] = "picky"
+    length: int = 2
+
+    @model_validator(mode="after")
+    def _long_enough(self):
+        if self.length < 2:
+            raise BadInput("too short", field="length")
+        return self
+
+
+class HoldsPicky(Config):
+    part: Annotated[Picky, one_of(lambda: {"picky": Picky}, "part")]
+
+
+class HoldsTwice(Config):
+    outer: Annotated[Part, one_of(lambda: {"holder": Holder}, "part")]
+
+
+class Holder(Part):
+    kind: ClassVar[str] = "holder"
+    part: Annotated[Picky, one_of(lambda: {"picky": Picky}, "part")]
+
+
+def test_a_refusal_of_a_part_itself_gets_the_place_of_the_part():
+    with pytest.raises(BadInput) as caught:
+        decode(HoldsPicky, {"part": {"kind": "picky", "length": 1}})
+    assert caught.value.field == "part.length"
+    with pytest.raises(BadInput) as caught:
+        decode(HoldsTwice, {"outer": {"kind": "holder", "part": {"kind": "picky", "length": 1}}})
+    assert caught.value.field == "outer.part.length"
+
+
+def test_a_field_is_inside_a_place_once():
+    assert BadInput("x", field="length").inside("data").field == "data.length"
+    assert BadInput("x", field="data.length").inside("data").field == "data.length"
+    assert BadInput("x", field="database").inside("data").field == "data.database"
+    assert BadInput("x").inside("data").field == "data"
+    assert BadInput("x", field="data").inside("").field == "data"
 
 
 @pytest.mark.parametrize("data", [[], None, 3, "steps", {1: 2}])

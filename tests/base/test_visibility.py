@@ -9,6 +9,7 @@ from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
 from palinode.base.visibility import (
     VISIBILITIES,
+    Bottleneck,
     Flipped,
     FlippedLowerTriangle,
     Full,
@@ -21,8 +22,10 @@ from palinode.base.visibility import (
 )
 
 LENGTHS = st.integers(0, 20)
-SIMPLE = st.sampled_from([Ltr(), Rtl(), Full(), FlippedLowerTriangle(size=20)]) | st.builds(
-    Prefix, length_slots=st.integers(0, 25)
+SIMPLE = (
+    st.sampled_from([Ltr(), Rtl(), Full(), FlippedLowerTriangle(size=20)])
+    | st.builds(Prefix, length_slots=st.integers(0, 25))
+    | st.builds(Bottleneck, slot=st.integers(0, 25), sealed=st.booleans())
 )
 ANY = st.recursive(
     SIMPLE,
@@ -42,6 +45,9 @@ def cells(sees, length):
         "rtl": lambda i, j: j >= i,
         "full": lambda i, j: True,
         "prefix": lambda i, j: j <= i or (i < sees.length_slots and j < sees.length_slots),
+        "bottleneck": lambda i, j: (
+            i == j or (j == sees.slot if i > sees.slot else j < i and not (sees.sealed and i == sees.slot))
+        ),
         "flipped-lower-triangle": lambda i, j: j <= sees.size - 1 - i,
     }
     index = range(length)
@@ -97,6 +103,21 @@ def test_every_visibility_survives_a_spec(sees):
     data = encode(sees)
     assert data.pop("kind") == sees.kind
     assert decode(type(sees), data) == sees
+
+
+def test_a_bottleneck_as_it_is_drawn():
+    """Behind slot 2 a slot reads slot 2 and itself; sealed, slot 2 reads itself."""
+    assert Bottleneck(slot=2).mask(5).int().tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 1, 0, 1],
+    ]
+    sealed = Bottleneck(slot=2, sealed=True).mask(5)
+    assert sealed[2].int().tolist() == [0, 0, 1, 0, 0]
+    others = [0, 1, 3, 4]
+    assert torch.equal(sealed[others], Bottleneck(slot=2).mask(5)[others])
 
 
 def test_what_runs_natively():

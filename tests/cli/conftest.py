@@ -27,6 +27,7 @@ def here(tmp_path, monkeypatch, cache) -> Path:
     """An empty project directory with a small text in it; caches lie elsewhere."""
     monkeypatch.setenv("PALINODE_CACHE", str(cache))
     monkeypatch.delenv("PALINODE_STORE", raising=False)
+    monkeypatch.delenv("PALINODE_DATA", raising=False)
     monkeypatch.setattr(sys, "path", list(sys.path))
     project = tmp_path / "project"
     project.mkdir()

@@ -299,6 +299,19 @@ COMMANDS = [
     options("set without a value", "run", FILE, "--set", "a.b", names=("--set", "a.b")),
     options("set unknown", "run", FILE, "--set", "recipe.stps=3", names=(FILE, "--set recipe.stps", "'steps'")),
     options("set out of range", "run", FILE, "--set", "recipe.steps=-3", names=(FILE, "--set recipe.steps")),
+    options("tokenizer without a size", "run", FILE, "--set", "data.tokenizer=bpe", names=("data.tokenizer", "a size")),
+    options(
+        "fields that clash", "run", FILE, "--set", "recipe.micro_batches=3", names=("--set recipe.micro_batches: ",)
+    ),
+    options("set in one arm", "run", FILE, "--set", "objective.p=1", names=("--set objective.p", "in arm 'ltr'")),
+    options("nothing to decide on", "run", FILE, "--set", "data.validation_fraction=0", names=("data.validation_fr",)),
+    options("set a number for a list", "run", FILE, "--set", "evaluation.context_lengths=8", names=("such as [8]",)),
+    options("arms made equal", "run", FILE, "--set", "objective=both", names=("arms.both.change", "--set objective")),
+    options("report over a file", "report", "tiny", "--store", ".", "--out", "text.txt", names=("--out: is a file",)),
+    options(
+        "report below a file", "report", "tiny", "--store", ".", "--out", "text.txt/a", names=("--out: is a file",)
+    ),
+    options("report as a page", "report", "tiny", "--store", ".", "--out", "a.html", names=("--out", "(such as a)")),
     options("set twice", "run", FILE, "--set", "threads=1", "--set", "threads=2", names=("--set", "threads")),
     options("size unknown", "run", FILE, "--size", "smoke", names=(FILE, "--size")),
     options("seeds text", "run", FILE, "--seeds", "one", names=(FILE, "--seeds")),
@@ -309,7 +322,8 @@ COMMANDS = [
     options("arm unknown", "audit", FILE, "--arm", "bth", names=(FILE, "--arm", "'both'")),
     options("new over a file", "new", "text.txt", names=("text.txt",)),
     options("sample without a store", "sample", "abc", names=("runs",)),
-    options("direction unknown", "sample", "abc", "--direction", "up", names=("--direction",)),
+    options("direction unknown", "sample", "abc", "--direction", "up", names=("'--direction': 'up' is not",)),
+    options("data below a variable", "run", FILE, "--set", "data.corpus=data:a/b", names=("that holds a)",), code=5),
     options("data unknown", "data", "show", "nothing", names=("nothing",)),
     options("data add nothing", "data", "add", "gone.txt", names=("gone.txt",)),
     options("data get unknown", "data", "get", "wikitext-3", names=("wikitext-3", "wikitext-2")),

@@ -57,6 +57,17 @@ def test_the_program_and_its_groups_show_examples(palinode):
         assert "palinode" in shown
 
 
+def test_help_says_what_is_true(palinode):
+    listed = {
+        line.split()[0]: line for line in palinode("--help").out.splitlines() if line.startswith("  ") and line.split()
+    }
+    assert "with only its first blocks" in listed["cut"]
+    told = " ".join(palinode("plan", "--help").out.split())
+    assert "null is no value" in told
+    assert "A size that the file defines" in told
+    assert "then further ones" in told
+
+
 def test_version_names_the_program_torch_and_python(palinode):
     told = palinode("--version")
     assert told.code == 0

@@ -1,6 +1,8 @@
 """`palinode new` writes an experiment that is worth starting from."""
 
 import ast
+import re
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,6 +11,7 @@ import pytest
 
 from palinode.cli.main import app  # noqa: F401 - the program imports before the test changes directory
 from palinode.spec import load
+from palinode.spec.load import parse_overrides
 
 
 def test_it_resolves_with_an_objective_of_the_users_own(palinode):
@@ -21,6 +24,48 @@ def test_it_resolves_with_an_objective_of_the_users_own(palinode):
     assert kinds == {"ltr": "ltr", "further": "user:LookFurther"}
     assert len(source.resolve().runs) == 10
     assert palinode("new", "my idea.py").code == 2
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("my_idea.py", "my_idea"),
+        ("a  b--c.py", "a-b-c"),
+        ('it\'s "so".py', "it-s-so"),
+        ("ä.py", "idea"),
+        ("a\\b.py", "a-b"),
+    ],
+)
+def test_what_it_prints_can_be_pasted(palinode, file, name):
+    printed = palinode("new", file).out.split("`")[1]
+    assert shlex.split(printed) == ["palinode", "run", file, "--size", "smoke"]
+    assert load(Path(file)).resolve("smoke").name == name
+    commands = [shlex.split(line) for line in ast.get_docstring(ast.parse(Path(file).read_text())).splitlines()[2:]]
+    assert [command[:3] for command in commands] == [
+        *(["palinode", command, file] for command in ("plan", "audit", "run")),
+        ["palinode", "report", f"{name}--smoke"],
+    ]
+
+
+def test_the_laptop_size_asks_more_than_smoke_and_as_many_seeds_as_a_verdict_needs(palinode):
+    palinode("new", "my_idea.py")
+    source = load(Path("my_idea.py"))
+    smoke, laptop = source.resolve("smoke"), source.resolve("laptop")
+    assert laptop.runs[0].spec.recipe.steps >= 5 * smoke.runs[0].spec.recipe.steps
+    assert len(laptop.seeds) >= 3
+    told = palinode("plan", "my_idea.py", "--size", "laptop", "--no-measure")
+    assert (told.code, told.err) == (0, "")
+    assert "10 of 10 runs are left" in told.out
+
+
+def test_the_command_of_the_mixers_page_fits_it(palinode):
+    page = Path(__file__).parents[2] / "docs" / "mixers.md"
+    (command,) = re.findall(r"^palinode plan (?:.*\\\n)*.*$", page.read_text(), re.MULTILINE)
+    _, _, file, *options = shlex.split(command.replace("\\\n", " "))
+    palinode("new", file)
+    assert options[::2] == ["--set"] * len(options[1::2])
+    runs = load(Path(file)).resolve(overrides=parse_overrides(options[1::2])).runs
+    assert {run.spec.model.mixer.kind_name() for run in runs} == {"hyena"}
 
 
 def test_the_objective_has_at_most_30_lines(palinode):

@@ -118,6 +118,34 @@ def test_compare_two_runs(palinode, store):
     assert palinode("compare", first, second, first).code == 2
 
 
+def test_a_run_where_an_experiment_is_named_and_the_other_way_round(palinode, store):
+    entry, run_id = store.experiments()[0], store.run_ids()[0]
+    cases = {
+        ("compare", "demo", "other"): "NAME: 'demo' is an experiment (its runs: `palinode show demo`)",
+        ("sample", "demo"): "RUN: 'demo' is an experiment (its runs: `palinode show demo`)",
+        (
+            "cut",
+            entry.full_name,
+        ): f"RUN: '{entry.full_name}' is an experiment (its runs: `palinode show {entry.full_name}`)",
+        ("compare", run_id): f"NAME: '{run_id}' is a run (its experiment: `palinode compare {entry.full_name}`)",
+        ("report", run_id): f"NAME: '{run_id}' is a run (its experiment: `palinode report {entry.full_name}`)",
+        ("report", "ideas/idea.py"): "NAME: the name, not the file (`palinode report idea`)",
+        ("compare", "demmo"): "NAME: no experiment 'demmo' in runs (did you mean 'demo'?)",
+        ("cut", "zz"): "RUN: no run 'zz' in runs (`palinode ls --runs` lists them)",
+        ("compare", run_id, "zz"): "NAME: no run 'zz' in runs (`palinode ls --runs` lists them)",
+        ("sample", run_id, "--top-p", "3"): "--top-p: Input should be less than or equal to 1, got 3.0",
+    }
+    for arguments, line in cases.items():
+        told = palinode(*arguments)
+        assert (told.code, told.out, told.err) == (2, "", f"{line}\n")
+
+
+def test_a_run_of_no_experiment_is_shown(palinode, store):
+    entry, run_id = store.experiments()[0], store.run_ids()[0]
+    (store.root / "experiments" / f"{entry.full_name}.json").unlink()
+    assert palinode("report", run_id).err == f"NAME: '{run_id}' is a run (`palinode show {run_id}`)\n"
+
+
 def test_report_hands_over_and_prints_the_path(palinode, store, monkeypatch):
     asked = []
     monkeypatch.setattr("palinode.report.build_report", lambda *given: asked.append(given) or Path("page/report.html"))

@@ -133,7 +133,8 @@ def test_a_hub_set_that_is_not_here_says_how_to_get_it(tmp_path):
 
 def test_data_below_a_variable_needs_the_variable(tmp_path, monkeypatch):
     monkeypatch.delenv("PALINODE_DATA", raising=False)
-    assert_names(refusal(tmp_path, "data:some/file.txt"), "data.corpus", "PALINODE_DATA")
+    line = refusal(tmp_path, "data:some/file.txt", error=EnvironmentProblem)
+    assert_names(line, "data.corpus", "PALINODE_DATA", "(set it to the folder that holds some)")
 
 
 def test_a_folder_without_readable_files(tmp_path):
@@ -328,7 +329,7 @@ def test_gpt2_without_its_files_says_where_to_put_them(tmp_path, monkeypatch):
     monkeypatch.delenv("PALINODE_DATA", raising=False)
     monkeypatch.setenv("PALINODE_CACHE", str(tmp_path / "nothing"))
     corpus = put(tmp_path / "a.txt", "text " * 50)
-    line = refusal(tmp_path, corpus, split="contiguous", tokenizer="gpt2")
+    line = refusal(tmp_path, corpus, error=EnvironmentProblem, split="contiguous", tokenizer="gpt2")
     assert_names(line, "data.tokenizer", "not on this machine", "gpt2-bpe")
 
 

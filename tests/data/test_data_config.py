@@ -18,6 +18,8 @@ def test_it_survives_encoding():
         ({"tokenizer": "bpe:many"}, ["tokenizer", "bpe:<vocabulary size>", "'many'"]),
         ({"tokenizer": "bpe:255"}, ["tokenizer", "from 256"]),
         ({"tokenizer": "bpe:"}, ["tokenizer"]),
+        ({"tokenizer": "bpe"}, ["tokenizer", "bpe:<vocabulary size> needs a size", "'bpe'"]),
+        ({"tokenizer": "ids"}, ["tokenizer", "ids:<vocabulary size> needs a size", "'ids'"]),
         ({"tokenizer": "bpe:99999999999999999999999"}, ["tokenizer", "16777216"]),
         ({"tokenizer": "ids:1"}, ["tokenizer", "from 2"]),
         ({"tokenizer": "ids:-3"}, ["tokenizer"]),
@@ -43,3 +45,17 @@ def test_bad_fields_are_named(fields, words):
     line = str(caught.value)
     assert "\n" not in line
     assert all(word in line for word in ["spec.toml", *words]), line
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({}, {"validation", "test"}),
+        ({"validation_fraction": 0.0}, {"test"}),
+        ({"test_fraction": 0.0, "tuning_fraction": 0.1}, {"validation", "tuning"}),
+        ({"validation_fraction": 0.0, "test_fraction": 0.0, "split": "given"}, {"validation", "test"}),
+    ],
+)
+def test_which_splits_are_kept_back(fields, kept):
+    config = DataConfig(**fields)
+    assert {split for split in ("validation", "test", "tuning") if config.keeps(split)} == kept

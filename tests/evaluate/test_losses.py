@@ -154,3 +154,22 @@ def test_decisions_of_a_window_do_not_depend_on_the_batch(model, tokens, bytes_p
     assert 0 < reference.tokens_scored < len(tokens)
     assert other.tokens_scored == reference.tokens_scored
     assert other.nats_sum == pytest.approx(reference.nats_sum, rel=1e-6)
+
+
+def test_the_hits_of_single_tokens_are_kept_on_request_alone(model, tokens, bytes_per_token):
+    """A text has too many of them. Where they are kept they add up to the hits of every window."""
+    assert scored(model, tokens, bytes_per_token).token_hits == {}
+    kept = evaluate(
+        model,
+        evaluation_windows(tokens, WINDOW, batch_windows=4),
+        evaluation_passes(LtrObjective(direction_token=False), ("ltr", "rtl")),
+        specials=SPECIALS,
+        bytes_per_token=bytes_per_token,
+        seed=0,
+        device=torch.device("cpu"),
+        keep_tokens=True,
+    )
+    for way, hits in kept.token_hits.items():
+        assert hits.window.bincount(hits.hit.long()).tolist() == kept.window_hits[way]
+        assert hits.window.bincount().tolist() == kept.window_scored[way]
+        assert (hits.place.min(), hits.place.max()) == ((1, WINDOW - 1) if way == "ltr" else (0, WINDOW - 2))

@@ -13,7 +13,7 @@ from palinode.evaluate.layer_cut import cut_layers
 from palinode.evaluate.losses import evaluation_passes
 from palinode.evaluate.refit import refit
 from palinode.models import gpt2, modern, read
-from palinode.objectives import LtrObjective
+from palinode.objectives import LtrObjective, MaskedObjective
 from palinode.objectives.loss import weighted_nats
 
 VOCABULARY, WINDOW, BLOCKS = 24, 16, 3
@@ -137,3 +137,18 @@ def test_at_a_large_vocabulary_the_head_is_trained_in_pieces(trained, monkeypatc
     for name, curve in found.refitted.items():
         nats = [item.nats_per_token for item in expected.refitted[name]]
         assert [item.nats_per_token for item in curve] == pytest.approx(nats, abs=1e-3)
+
+
+def test_a_batch_with_nothing_to_score_moves_no_readout():
+    """One token in sixteen is hidden, and the last one alone is scored: of one window a batch, hardly any has something."""
+    model, windows = CONFIGS["untied"].build(SPECIALS.vocab_size, WINDOW, 0), TrainWindows(TRAIN, WINDOW, 1)
+    passes = {"masked": MaskedObjective(hide_answers=False, rate=1 / WINDOW)}
+
+    def after(steps):
+        arguments = {"steps": steps, "specials": SPECIALS, "seed": 0, "device": DEVICE, "labels": "last"}
+        made = refit(model, lambda step: windows.read(step, 1), passes, **arguments)
+        return torch.cat([value.flatten() for value in made["masked"][0].parameters.values()])
+
+    assert torch.isfinite(after(100)).all()
+    assert not torch.equal(after(100), after(0))
+    assert torch.equal(after(2), after(0)), "the first two windows hide another token"

@@ -29,7 +29,7 @@ def test_the_toml_file_of_the_page_is_an_experiment(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(text)
     experiment = load(file)
-    assert len(experiment.resolve(None).runs) == 2 * 2 * 3
+    assert len(experiment.resolve().runs) == 2 * 2 * 3
     assert len(experiment.resolve("smoke").runs) == 2 * 2
 
 
@@ -43,5 +43,6 @@ def test_the_way_of_the_readme_can_be_walked(tmp_path, monkeypatch, capsys):
     assert entry(new[1:]) == 0
     experiment = load(Path(new[2]))
     assert run[-2:] == plan[-2:] == ["--size", report[2].rpartition("--")[2]]
-    assert report[2] == experiment.resolve(run[-1]).full_name
+    resolved = experiment.resolve(run[-1])
+    assert report[2] == f"{resolved.name}--{resolved.size}"
     capsys.readouterr()

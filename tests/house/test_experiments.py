@@ -27,7 +27,7 @@ def test_there_are_experiments():
 def test_every_size_expands(path):
     experiment = load(path).experiment
     assert experiment.name == path.stem
-    for size in (None, *experiment.sizes):
+    for size in experiment.sizes:
         resolved = experiment.resolve(size)
         assert len(resolved.runs) == len(resolved.arms) * len(resolved.scales) * len(resolved.seeds)
 

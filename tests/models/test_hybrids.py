@@ -13,6 +13,8 @@ from palinode.models import DecoderConfig
 from palinode.models.cost import LayerCost
 from palinode.models.mixers.attention import Attention, AttentionConfig
 from palinode.models.mixers.base import Mixer, MixerConfig
+from palinode.models.mixers.linear_attention import LinearAttentionConfig
+from palinode.models.mixers.sliding_window import SlidingWindowConfig
 
 SMALL = {"width": 16, "heads": 2, "position": "none"}
 
@@ -72,10 +74,30 @@ def test_a_visibility_that_one_layer_cannot_read_is_refused_by_name():
 
 def test_options_need_one_reader_among_the_layers_and_mixer_may_not_be_set_too():
     DecoderConfig(layers=2, **SMALL, mixers=HYBRID, qk_norm=True)
-    with pytest.raises(BadInput, match="qk_norm is set, but the mixer user:ShiftConfig does not read it"):
+    with pytest.raises(BadInput, match="the mixer user:ShiftConfig does not read qk_norm: set"):
         decode(DecoderConfig, {"mixers": [ShiftConfig()], "qk_norm": True})
     with pytest.raises(BadInput, match=r"mixer = user:ShiftConfig has no layer"):
         decode(DecoderConfig, {"mixers": [AttentionConfig()], "mixer": ShiftConfig()})
+
+
+def test_all_unread_options_are_told_at_once_with_what_takes_them_back():
+    options = {"width": 16, "heads": 2, "qk_norm": True, "attention_scale": 2.0, "position": "rotary"}
+    with pytest.raises(BadInput) as caught:
+        decode(DecoderConfig, {**options, "mixers": [ShiftConfig()]})
+    assert str(caught.value) == (
+        "the mixer user:ShiftConfig does not read qk_norm, rotary, attention_scale: "
+        'set model.qk_norm = false, model.position = "none", model.attention_scale = 1'
+    )
+
+
+def test_every_attention_of_a_hybrid_reads_the_options_that_are_set():
+    two = {"width": 16, "heads": 2, "mixers": (AttentionConfig(), SlidingWindowConfig(window=4))}
+    for read in ({"qk_norm": True}, {"position": "rotary"}, {"attention_scale": 2.0}, {"position": "learned"}):
+        DecoderConfig(layers=2, **(two | read))
+    with pytest.raises(BadInput, match="the mixer sliding_window does not read alibi: set model.position"):
+        decode(DecoderConfig, {"layers": 2, **two, "position": "alibi"})
+    beside = two | {"mixers": (AttentionConfig(), LinearAttentionConfig(), ShiftConfig())}
+    DecoderConfig(layers=3, **beside, position="alibi", qk_norm=True)  # those two read no such option at all
 
 
 def test_from_plain_data_and_back():

@@ -312,8 +312,11 @@ def test_kernels_are_float32_under_autocast():
         ({"mixer": {"kind": "hyena", "order": 1}}, "greater than or equal to 2"),
         ({"mixer": {"kind": "hyena", "filter": {"features": 3}}}, "greater than or equal to 5"),
         ({"mixer": {"kind": "base_conv", "two_sided": True}}, "short taps are centred"),
-        ({"mixer": {"kind": "hyena"}, "qk_norm": True}, "qk_norm is set, but the mixer hyena does not read it"),
-        ({"mixer": {"kind": "hyena"}, "position": "alibi"}, "alibi is set, but the mixer hyena"),
+        (
+            {"mixer": {"kind": "hyena"}, "qk_norm": True},
+            "the mixer hyena does not read qk_norm: set model.qk_norm = false",
+        ),
+        ({"mixer": {"kind": "hyena"}, "position": "alibi"}, "the mixer hyena does not read alibi"),
         ({"mixer": {"kind": "hyenna"}}, "unknown mixer 'hyenna'"),
     ],
 )

@@ -2,19 +2,22 @@
 
 import json
 import xml.etree.ElementTree as ElementTree
+from itertools import pairwise
 
 import pytest
 import vl_convert
 from headless import CHROMIUM, Browser
 
-from palinode.analysis.tasks import task_means
+from palinode.analysis.tasks import Levels, task_means
 from palinode.analysis.verdict import rule_of, verdicts
-from palinode.report import build_report, theme
-from palinode.report.charts import ROWS, columns_that_fit
+from palinode.report import build_report, charts, theme
+from palinode.report.charts import ROWS, Axis, columns_that_fit
 from palinode.report.export import drawings
 from palinode.report.figures import all_figures
+from palinode.report.task_charts import with_levels
+from palinode.report.task_levels import Mark, every_mark
 from synthetic_store import Synthetic, make_store
-from synthetic_tasks import LEVELS, SyntheticTask, TaskArm, make_task_store
+from synthetic_tasks import LEVELS, RECENT, SyntheticTask, TaskArm, make_task_store
 
 KINDS = {"tasks", "effects", "jumps", "slices"}
 NAME = "recall--laptop"
@@ -72,14 +75,64 @@ def test_one_scale_has_no_difficulty_and_no_lengths_where_none_were_scored(tmp_p
 
 def test_chance_and_the_best_trivial_level_are_on_every_chart_of_an_accuracy(figures):
     for vocabulary, (chance, trivial) in LEVELS.items():
-        expected = {"chance": chance, "trivial": trivial, "best": 1.0}
+        expected = {"chance": chance, "trivial": trivial, "best": 1.0, "simple": RECENT * trivial}
         for name in ("learning-curves", "final--ltr", "final--masked", "jump-accuracy", "accuracy-by-slice"):
             for chart in figures[f"{name}--v{vocabulary}"].variants.values():
                 assert levels_in(chart) == expected, name
         [lengths] = figures[f"accuracy-by-length--v{vocabulary}"].variants.values()
-        assert levels_in(lengths) == {"chance": chance}
+        [stops] = [layer for layer in lengths["layer"] if layer["name"] == "level_chance"]
+        assert [row["level"] for row in stops["data"]["values"]] == [chance] * 4
         [loss, _] = figures[f"jump-loss--v{vocabulary}"].variants.values()
         assert levels_in(loss) == {"best": 0.9}, "the floor on all tokens"
+
+
+def names_of(marks):
+    return [(mark.kind, mark.text) for mark in marks]
+
+
+def test_levels_that_are_about_equal_share_a_rule_and_its_name():
+    trivial = {
+        "unigram": 0.107,
+        "bigram": 0.111,
+        "copy_last": 0.001,
+        "most_recent_value": 0.214,
+        "in_context_mode": 0.29,
+    }
+    levels = Levels(chance=1 / 9, best=1.0, trivial=trivial | {"cache_1": 1.0}, solved_by=frozenset({"cache_1"}))
+    assert names_of(every_mark(levels)) == [
+        ("chance", "chance, unigram, bigram 0.111"),
+        ("trivial", "the most frequent value in context 0.29"),
+        ("best", "best possible 1"),
+        ("simple", "most recent value 0.214"),
+    ]
+    # of memorisation the bigram is the answer; the best of the others is drawn once, under its own name
+    learned = Levels(chance=0.01, trivial={"bigram": 1.0, "most_recent_value": 0.06}, solved_by=frozenset({"bigram"}))
+    assert names_of(every_mark(learned)) == [("chance", "chance 0.01"), ("trivial", "the most recent value 0.06")]
+
+
+@pytest.mark.parametrize("values", [(0.1, 0.12, 0.14, 0.16, 0.18, 0.2), (0.05, 0.3, 0.36, 0.4, 0.9, 1.0), (0.5,)])
+def test_no_name_of_a_lying_rule_lies_on_another(values):
+    kinds = ("chance", *["simple"] * 4, "best")
+    chart = with_levels(
+        charts.learning_curves(Axis("step", "s"), Axis("value", "v"), {"a": "#000"}, {"ltr": [1, 0]}),
+        [Mark(kind, value, f"level {place}") for place, (kind, value) in enumerate(zip(kinds, values, strict=False))],
+    )
+    labels = [layer for layer in chart["layer"] if layer["name"].endswith("_label")]
+    told = " ".join(layer["data"]["values"][0]["text"] for layer in labels)
+    assert all(f"level {place} {value:g}" in told for place, value in enumerate(values)), "each is named somewhere"
+    assert len({layer["name"] for layer in chart["layer"]}) == len(chart["layer"])
+    for end in ("left", "right"):
+        heights = sorted(
+            layer["data"]["values"][0]["level"] - 0.03 * (1 if layer["mark"]["dy"] > 0 else -1)
+            for layer in labels
+            if layer["mark"]["align"] == end
+        )
+        assert all(higher - lower >= 0.05 - 1e-9 for lower, higher in pairwise(heights))
+
+
+def test_a_level_that_solves_the_task_is_said_to_be_no_level_to_beat(figures):
+    [note] = [note for note in figures["learning-curves--v10"].notes if note.startswith("No level to beat")]
+    assert note == "No level to beat, for it is what the task asks for: looking up what followed the same token (1)."
 
 
 def test_what_is_scored_on_all_tokens_has_no_levels_and_the_caption_says_why(tmp_path):

@@ -9,8 +9,8 @@ from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
 from palinode.data.source import prepare
 from palinode.data.task_store import TaskData
-from palinode.data.tasks import AssociativeRecall, Copy
-from palinode.objectives import MaskedObjective
+from palinode.data.tasks import AssociativeRecall, Copy, MadRecall
+from palinode.objectives import MaskedObjective, RtlObjective
 from palinode.run import run_one
 from palinode.scoring import evaluate_split
 from palinode.spec.run_spec import RunSettings
@@ -153,6 +153,35 @@ def test_an_accuracy_stands_beside_chance_slices_and_longer_sequences(tmp_path):
         assert sum(row["hits"] for row in rows) == scores["hits"]
     assert placed["by_pass"]["ltr"]["exact_match"] == scores["accuracy"]
     assert {factor: row["ltr"]["tokens_scored"] for factor, row in placed["lengths"].items()} == {"2": 200, "4": 200}
+
+
+@pytest.mark.parametrize(
+    ("objective", "way", "reading"),
+    [
+        (LtrObjective(), "ltr", "ltr"),
+        (RtlObjective(), "rtl", "rtl"),
+        (MaskedObjective(), "masked", "prompt"),
+        (MaskedObjective(hide_answers=False, rate=0.5), "masked", "others"),
+    ],
+    ids=repr,
+)
+def test_levels_and_slices_are_those_of_the_pass_a_run_is_judged_by(objective, way, reading, tmp_path, monkeypatch):
+    """Answers of one sequence are seen over different gaps: each is counted at its own."""
+    monkeypatch.setattr(run.Attempt, "audit", lambda self: None)
+    recall = TaskData(task=MadRecall(vocabulary=6, length=12), train_sequences=50, validation_sequences=100)
+    chosen = EvaluationConfig(directions=("ltr", "rtl"), labels="answer")
+    recipe = Gpt2AdamW(steps=2, batch_windows=4, schedule=Gpt2AdamW().schedule.with_(warmup_steps=0))
+    spec = RunSpec.of(settings(data=recall, objective=objective, evaluation=chosen, recipe=recipe), 1)
+    store = Store(tmp_path)
+    scores = run_one(spec, store).scores["validation"]
+    placed = store.record(spec.run_id).task["validation"]
+    assert placed["levels"]["reading"] == reading
+    assert placed["levels"]["solved_by"] == ["cache_1", "cache_2", "cache_3"]
+    assert (placed["levels"]["trivial"]["cache_1"] == 1.0) == (reading != "rtl")
+    gaps = placed["by_pass"][way]["slices"]["gap"]
+    assert len(gaps) > 3
+    assert sum(row["tokens_scored"] for row in gaps) == scores[way]["tokens_scored"] > 100
+    assert sum(row["hits"] for row in gaps) == scores[way]["hits"]
 
 
 def test_a_loss_that_is_not_finite_beyond_the_trained_length_is_a_note_and_no_score(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall
 from palinode.objectives import OBJECTIVES
 from palinode.objectives.mixture import BothObjective
-from palinode.spec import Arm, Decision, EvaluationConfig, Experiment, RunSpec, Scale, Size
+from palinode.spec import Arm, Decision, EvaluationConfig, RunSpec, Scale, Size
 from palinode.spec.change import changed
 from palinode.train.recipe import Speedrun
 
@@ -152,6 +152,70 @@ def test_a_wrong_change_names_where_it_was_written_and_the_nearest_name(experime
     assert hint in str(error)
 
 
+def test_a_change_for_all_arms_that_one_refuses_names_it(experiment):
+    def told(overrides, of=experiment):
+        return str(refused("--set", lambda: of.resolve(overrides=overrides)))
+
+    assert told({"objective.p.p": 0.3}) == (
+        "--set objective.p.p: unknown key 'p', in arm 'ltr' (--set changes every arm; valid: direction_token)"
+    )
+    assert ", in arm" not in told({"recipe.stps": 3})  # every arm refuses it: it is of none
+    wide = Arm(name="wide", change={"model.width": 48}, at={"d3": {"model.width": 34}})
+    three = experiment.with_(arms=(*experiment.arms, wide))
+    assert "3 heads do not divide width 32, in arm 'ltr' (" in told({"model.heads": 3}, three)
+    even = told({"model.heads": 16}, three.with_(arms=(experiment.arms[0], wide)))
+    assert "16 heads do not divide width 34, in arm 'wide' at scale 'd3' (--set changes every arm)" in even
+
+
+def test_a_change_that_only_the_base_refuses_says_so(experiment):
+    arms = tuple(Arm(name=name, change={"objective": BothObjective(p=p)}) for name, p in (("ltr", 0.1), ("b", 0.2)))
+    both = experiment.with_(arms=arms)
+    error = refused("--set objective.granularity", lambda: both.resolve(overrides={"objective.granularity": "row"}))
+    assert "in the base (--set changes every arm" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "place"),
+    [
+        ({"recipe.steps": 50}, "--set recipe.steps: schedule.warmup_steps"),
+        ({"recipe.steps": 50, "recipe.log_every_steps": 3}, "--set recipe.steps: "),
+        ({"recipe.steps": 150, "recipe.checkpoint_every_steps": 160}, "--set recipe.steps, recipe.checkpoint_every_"),
+        ({"recipe": {"steps": 50}}, "--set recipe: schedule.warmup_steps"),
+        (
+            {"model.mixer": {"kind": "hyena"}, "model.qk_norm": True, "model.bias": True},
+            "--set model.mixer, model.qk_norm: ",
+        ),
+    ],
+)
+def test_fields_that_do_not_go_together_are_those_given(experiment, overrides, place):
+    assert str(refused("--set", lambda: experiment.resolve(overrides=overrides))).startswith(place)
+
+
+def test_fields_of_an_arm_that_do_not_go_together_are_those_written(experiment):
+    error = refused("arms.arm0", with_arms(experiment, {"recipe.steps": 50, "threads": 2}).resolve)
+    assert error.field == "arms.arm0.change.recipe.steps"
+
+
+def test_a_refusal_of_a_task_has_the_whole_path(experiment):
+    task = experiment.base.with_(data=TaskData(task=AssociativeRecall(vocabulary=10, length=8)))
+    recall = experiment.with_(base=task, sizes={}, arms=experiment.arms[:1])
+    whole = {"kind": "associative-recall", "length": 1}
+    for overrides in ({"data.task.length": 1}, {"data.task": whole}, {"data": {"task": whole}}):
+        error = refused("a pair has 2 tokens", lambda overrides=overrides: recall.resolve(overrides=overrides))
+        assert error.field == "--set data.task.length"
+
+
+def test_arms_that_the_command_line_makes_equal_say_so(experiment):
+    error = refused(
+        "arms.both.change", lambda: experiment.resolve(overrides={"objective": "both", "objective.p.p": 0.3})
+    )
+    assert error.hint == "what this arm changes is replaced by --set objective, objective.p.p"
+    one = with_arms(experiment, {"recipe.steps": 300}).resolve
+    error = refused("arms.arm0.change", lambda: one(overrides={"recipe.steps": 310, "threads": 2}))
+    assert error.hint == "what this arm changes is replaced by --set recipe.steps"
+    assert refused("arms.arm0.change", with_arms(experiment, {}).resolve).hint is None
+
+
 def test_arms_that_are_the_same_runs_are_refused(experiment):
     refused("arms.arm0.change", with_arms(experiment, {}).resolve)
     same = with_arms(experiment, {"recipe.steps": 300}, {"recipe.steps": 300})
@@ -195,12 +259,42 @@ def test_a_metric_must_be_measured(experiment):
     refused("decision.metric", lambda: rtl.resolve(overrides={"evaluation.directions": ["ltr"]}))
 
 
+def test_what_decides_needs_something_to_be_scored_on(experiment):
+    nothing = {"data.validation_fraction": 0.0}
+    error = refused("decision.metric", lambda: experiment.resolve(overrides=nothing))
+    assert error.message == "validation.ltr.nats_per_token needs data.validation_fraction above 0"
+    test = {"evaluation.test": True, "data.test_fraction": 0.0}
+    error = refused("evaluation.test", lambda: experiment.resolve(overrides=test))
+    assert error.message == "needs data.test_fraction above 0"
+    for overrides in (nothing | {"data.split": "given"}, test | {"data.split": "given"}, {"data.test_fraction": 0.0}):
+        assert experiment.resolve(overrides=overrides).runs
+    on_test = experiment.with_(decision=experiment.decision.with_(metric="test.ltr.nats_per_token"))
+    assert on_test.resolve(overrides=nothing | {"evaluation.test": True}).runs
+    task = TaskData(task=AssociativeRecall(vocabulary=10, length=8))
+    assert experiment.with_(sizes={}).resolve(overrides={"data": task, "evaluation.test": True}).runs
+
+
 def test_too_many_runs_need_a_yes_and_are_counted_before_they_are_made(experiment):
     many = tuple(range(10**6))
     error = refused("seeds", lambda: experiment.resolve(seeds=many, runs_limit=1000))
     assert "4,000,000" in str(error)
     assert "--yes" in str(error)
     assert len(experiment.resolve(seeds=(1, 2), runs_limit=8).runs) == 8
+
+
+def test_sizes_with_scales_of_their_own_are_not_run_all_at_once(experiment):
+    scales = tuple(Scale(name=name, change={"recipe.steps": steps}) for name, steps in (("small", 200), ("large", 300)))
+
+    def with_sizes(**chosen):
+        sizes = {name: Size(scales=of_it) for name, of_it in chosen.items()}
+        return experiment.with_(scales=scales, sizes=sizes)
+
+    with pytest.raises(BadInput, match="--size: each size has scales of its own") as caught:
+        with_sizes(smoke=("small",), gpu=("large",)).resolve()
+    assert "smoke, gpu" in str(caught.value.hint)
+    for allowed in (with_sizes(smoke=("small",)), with_sizes(smoke=("small",), laptop=None)):
+        assert set(allowed.resolve().scales) == {"small", "large"}
+    assert with_sizes(smoke=("small",), gpu=("large",)).resolve("gpu").scales == ("large",)
 
 
 def test_unknown_sizes_name_the_nearest(experiment):
@@ -256,18 +350,6 @@ def test_an_experiment_needs_arms_and_scales(experiment):
     refused("scales", lambda: experiment.with_(scales=()))
     refused("sizes.s.scales", lambda: experiment.with_(sizes={"s": Size(scales=("d9",))}))
     refused("sizes.s.seeds", lambda: experiment.with_(sizes={"s": Size(seeds=())}))
-
-
-def test_every_shipped_experiment_resolves_at_every_size():
-    from pathlib import Path
-
-    from palinode.spec import load
-
-    for path in sorted((Path(__file__).parents[2] / "experiments").glob("*.py")):
-        source = load(path)
-        assert isinstance(source.experiment, Experiment)
-        for size in (None, *source.experiment.sizes):
-            assert source.resolve(size).runs
 
 
 def test_an_arm_has_another_shape_at_one_scale(experiment):

@@ -18,9 +18,9 @@ from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 NON_CAUSAL = "masked"  # the objective that reads in no direction
-LOOKUPS = (
-    "cache_"  # guessers that look up what followed the same tokens: on recall that is the answer, no level to beat
-)
+# Records of before tasks said what solves them: look-ups of what followed the same tokens, and levels of before runs said how they
+# read: these hold in any direction.
+OLD_LOOKUPS, BLIND = "cache_", ("uniform", "unigram")
 _RUN: dict[str, Any] = {
     "arm": pl.String,
     "scale": pl.String,
@@ -57,18 +57,31 @@ class Levels:
         best: what no reader can exceed.
         trivial: accuracies without learning, by name.
         floor_nats: the least mean loss over all tokens.
+        solved_by: those of `trivial` that are the very skill the task asks for.
+        chance_by_length: that of sequences so many times as long.
+        reading: what a guesser sees: ltr, rtl, prompt or others; None where that was not recorded.
     """
 
     chance: float | None = None
     best: float | None = None
     trivial: Mapping[str, float] = field(default_factory=dict)
     floor_nats: float | None = None
+    solved_by: frozenset[str] = frozenset()
+    chance_by_length: Mapping[int, float] = field(default_factory=dict)
+    reading: str | None = None
 
     @property
     def best_trivial(self) -> tuple[str, float] | None:
-        """The best guess without learning and without looking up what followed before."""
-        known = {name: value for name, value in self.trivial.items() if not name.startswith(LOOKUPS)}
+        """The best guess that is not the skill which is asked for."""
+        known = {name: value for name, value in self.trivial.items() if name not in self.solved_by}
         return max(known.items(), key=lambda item: item[1]) if known else None
+
+    @property
+    def asked_for(self) -> tuple[str, float] | None:
+        """The best of those that are the skill itself, where it is above all that are not."""
+        known = {name: value for name, value in self.trivial.items() if name in self.solved_by}
+        best = max(known.items(), key=lambda item: item[1], default=None)
+        return best if best is not None and best[1] > (self.to_beat or 0.0) else None
 
     @property
     def to_beat(self) -> float | None:
@@ -97,15 +110,35 @@ def levels_of(run: ExperimentRun, split: str) -> Levels | None:
     if stored is None or scored == "all":
         return None
     found = stored["levels"]
+    by_length = _by_length(found.get("chance_by_length"))
     if scored == "last":
-        return Levels(chance=_number(found.get("chance")))
+        return Levels(chance=_number(found.get("chance")), chance_by_length=by_length)
     trivial = {name: float(value) for name, value in found.get("trivial", {}).items() if _number(value) is not None}
+    best = _number(found.get("best"))
+    if "reading" not in found and run.result is not None and run.result.own_pass(split) == "rtl":
+        trivial, best = {name: trivial[name] for name in BLIND if name in trivial}, None
     return Levels(
         chance=_number(found.get("chance")),
-        best=_number(found.get("best")),
+        best=best,
         trivial=trivial,
         floor_nats=_number(found.get("floor_nats_all_tokens")),
+        solved_by=_solved_by(found.get("solved_by"), trivial, best),
+        chance_by_length=by_length,
+        reading=found.get("reading") if isinstance(found.get("reading"), str) else None,
     )
+
+
+def _solved_by(declared: Any, trivial: Mapping[str, float], best: float | None) -> frozenset[str]:
+    """The guessers that a task declares to be what it asks for; in records of before it did, look-ups and what is always right."""
+    if isinstance(declared, list):
+        return frozenset(name for name in declared if isinstance(name, str))
+    perfect = 1.0 if best is None else best
+    return frozenset(name for name, value in trivial.items() if name.startswith(OLD_LOOKUPS) or value >= perfect)
+
+
+def _by_length(stored: Any) -> dict[int, float]:
+    found = stored.items() if isinstance(stored, Mapping) else ()
+    return {int(factor): float(value) for factor, value in found if factor.isdecimal() and _number(value) is not None}
 
 
 def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | None:
@@ -224,15 +257,19 @@ def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
 def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """One row per finished run and length, in lengths it was trained at; 1 is the score itself (LENGTH_SCHEMA).
 
-    Empty where no run was scored at another length. `chance` is that of the length it was trained at.
+    Empty where no run was scored at another length. `chance` is that of this length, null where it was not recorded.
     """
     rows = []
     for run, who, scores in _finished(record, split):
         stored = run.record.task.get(split, {}) if run.record is not None else {}
-        chance = {"chance": (levels_of(run, split) or Levels()).chance}
+        levels = levels_of(run, split) or Levels()
+        chances = {1: levels.chance, **levels.chance_by_length}
         longer = {int(factor): found.get(who["direction"], {}) for factor, found in stored.get("lengths", {}).items()}
         if longer:
-            rows += [who | chance | _counts(found) | {"length_factor": n} for n, found in {1: scores, **longer}.items()]
+            every = {1: scores, **longer}
+            rows += [
+                who | {"length_factor": n, "chance": chances.get(n)} | _counts(found) for n, found in every.items()
+            ]
     return pl.DataFrame(rows, schema=LENGTH_SCHEMA).sort("arm", "scale", "seed", "length_factor")
 
 

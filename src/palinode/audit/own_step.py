@@ -65,7 +65,12 @@ def rows_with_a_state(subject: Subject, group: str, reads: str, entry: Entry, to
     example = rows.example(torch.zeros(2, total, dtype=torch.long))
     if example.groups[0].sees.native != "causal" or example.window_row.tolist() != [0, 1]:
         return None
-    return None if rows.next_slot(example, total - 1) is None else rows
+    return rows if all(_has_next_slot(rows, known) for known in range(1, total)) else None
+
+
+def _has_next_slot(rows: Rows, known: int) -> bool:
+    """Whether the next token is scored where so many are known: label masks and hidden prompts leave some out."""
+    return rows.next_slot(rows.example(torch.zeros(2, known + 1, dtype=torch.long)), known) is not None
 
 
 @dataclass

@@ -158,7 +158,7 @@ def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
     assert isinstance(data, TokenStore)
     assert isinstance(config, DataConfig)
     unit = {"byte": BYTE, "char": CHARACTER}.get(config.tokenizer, BPE_TOKEN)
-    held_out = {split: data.tokens(split) for split in (VALIDATION, TEST, *((TUNING,) if config.keeps_tuning else ()))}
+    held_out = {split: data.tokens(split) for split in (VALIDATION, TEST, *((TUNING,) if config.keeps(TUNING) else ()))}
     return check_contamination(data.tokens(TRAIN), held_out, window_tokens=config.window_tokens, unit=unit)
 
 

@@ -37,6 +37,7 @@ EVALUATION_WINDOWS = 12  # of the validation split, and a short one: the checks 
 SMALL_LAYERS, SMALL_WIDTH = 2, 32
 MOVED_STEPS, LEAST_STEPS = 3, 8
 ROWS_OF_SUMS = 6
+MOST_EMPTY_STEPS = 256
 
 
 def bench_model(model: ModelConfig) -> ModelConfig:
@@ -125,7 +126,7 @@ class TrainerBench:
     def training_loss(self) -> tuple[Example, Tensor, float]:
         """One micro-batch, its logits, and the loss that the trainer reports for it."""
         training = self.moved()
-        [example, *_] = batch_examples(training)
+        example = _scored_micro_batch(training)
         with torch.no_grad():
             logits = logits_for(training.model, example)
         return example, logits.float(), accumulate_gradients(training, [example]).loss_nats
@@ -190,6 +191,15 @@ class TrainerBench:
                 with torch.no_grad():
                     pairs.append((example, logits_for(model, example).float()))
         return pairs
+
+
+def _scored_micro_batch(training: Training) -> Example:
+    """The next micro-batch that scores anything: a label mask may leave some with nothing to check."""
+    for _ in range(MOST_EMPTY_STEPS):
+        if scored := [example for example in batch_examples(training) if example.denominator]:
+            return scored[0]
+        training.counters.optimizer_steps += 1
+    return batch_examples(training)[0]
 
 
 def _batches(windows: Sequence[Windows], size: int) -> list[Windows]:

@@ -14,7 +14,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
@@ -29,9 +29,9 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
-from pydantic_core import PydanticCustomError, PydanticSerializationError
+from pydantic_core import ErrorDetails, PydanticCustomError, PydanticSerializationError
 
-from palinode.base.errors import BadInput, nearest
+from palinode.base.errors import BadInput, nearest, printable
 
 C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
@@ -107,7 +107,10 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
             )
         if kind.startswith(USER_PREFIX) and written_with not in (None, source_sha256(known[kind])):
             raise ValueError(f"the source of {kind} has changed since this spec was written")
-        return known[kind].model_validate(fields, context=info.context)
+        try:
+            return known[kind].model_validate(fields, context=info.context)
+        except BadInput as refusal:  # pydantic gives places to its own errors alone
+            raise refusal.inside(info.field_name) from None
 
     return BeforeValidator(decode_part)
 
@@ -123,16 +126,21 @@ def decode(
     try:
         return cls.model_validate(data, context={"user_parts": dict(user_parts or {})})
     except ValidationError as error:
-        raise bad_input(cls, error, file=file) from None
+        raise bad_input(cls, error, file=file, data=data) from None
 
 
-def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None = None) -> BadInput:
-    """One BadInput for the first unknown key, or else pydantic's first error; the nearest valid field name is its hint."""
-    unknown = [one for one in error.errors() if one["type"] in ("extra_forbidden", UNKNOWN_PART_KEY)]
-    first = (unknown or error.errors())[0]
-    path = [str(step) for step in first["loc"]]
+def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None = None, data: Any = None) -> BadInput:
+    """One BadInput for the first unknown key, or else pydantic's first error; the nearest valid field name is its hint.
+
+    Args:
+        data: what was decoded; the field ends where it does, whatever a validator made of it.
+    """
+    problems = error.errors()
+    unknown = [one for one in problems if one["type"] in ("extra_forbidden", UNKNOWN_PART_KEY)]
+    first = (unknown or problems)[0]
+    path = _written(first["loc"], data)
     field = ".".join(path) or None
-    extra = len(error.errors()) - 1
+    extra = len(problems) - 1
     more = f"; and {extra} more" if extra else ""
     if first["type"] == UNKNOWN_PART_KEY:
         context = first["ctx"]
@@ -141,10 +149,10 @@ def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None 
     if first["type"] == "extra_forbidden":
         siblings = _fields_at(cls, path[:-1])
         return BadInput(f"unknown key {path[-1]!r}{more}", file=file, field=field, hint=nearest(path[-1], siblings))
-    message = first["msg"].removeprefix("Value error, ")
-    shown = repr(first["input"])
-    got = f", got {shown[:60]}" if first["type"] not in ("missing", "value_error") else ""
-    return BadInput(message + got + more, file=file, field=field)
+    if first["type"] == "missing":
+        return BadInput(_required(problems), file=file, field=field)
+    message, hint = _refusal(first)
+    return BadInput(message + more, file=file, field=field, hint=hint)
 
 
 def encode(config: BaseModel) -> dict[str, Any]:
@@ -225,6 +233,48 @@ def source_sha256(cls: type) -> str:
 def finite(value: float | None) -> float | None:
     """The value when it is a finite number, else None: JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
+
+
+def _written(loc: tuple[int | str, ...], data: Any) -> list[str]:
+    """The steps of a place as far as the data goes: `p = 2` has nothing inside, although it is read as a table."""
+    steps: list[str] = []
+    for step in loc:
+        if steps and data is not None and not isinstance(data, (Mapping, list, tuple)):
+            break
+        steps.append(str(step))
+        data = data.get(step) if isinstance(data, Mapping) else data[step] if _is_entry(data, step) else None
+    return steps
+
+
+def _is_entry(data: Any, step: int | str) -> bool:
+    return isinstance(data, (list, tuple)) and isinstance(step, int) and step < len(data)
+
+
+def _required(problems: Sequence[ErrorDetails]) -> str:
+    """What to say of the first missing field: the other missing ones by name."""
+    others = [".".join(map(str, one["loc"])) for one in problems if one["type"] == "missing"][1:]
+    named = f", and so {'is' if len(others) == 1 else 'are'} {', '.join(others)}" if others else ""
+    extra = len(problems) - 1 - len(others)
+    return f"is required{named}" + (f"; and {extra} more" if extra else "")
+
+
+def _refusal(problem: ErrorDetails) -> tuple[str, str | None]:
+    """What is wrong with a value, in a researcher's words, and what to write instead."""
+    given, kind = problem["input"], problem["type"]
+    if inspect.isclass(given) and issubclass(given, BaseModel):
+        return f"is the class {given.__name__}, not an object of it", f"write {given.__name__}()"
+    if kind == "tuple_type":
+        return f"must be a list, got {repr(given)[:60]}", f"such as {_listed(given)}"
+    got = f", got {repr(given)[:60]}" if kind != "value_error" else ""
+    whole = kind == "int_type" and isinstance(given, float) and given.is_integer()
+    return problem["msg"].removeprefix("Value error, ") + got, f"write {int(given)}" if whole else None
+
+
+def _listed(given: Any) -> str:
+    """A value as the list that may have been meant: `16,32` as [16, 32]."""
+    texts = [text.strip() for text in given.split(",")] if isinstance(given, str) else []
+    entries = [int(text) if text.isdecimal() else text for text in texts] or [given]
+    return printable(json.dumps(entries, default=str), 60)
 
 
 def _without_later(value: Any, encoded: Any) -> Any:

@@ -8,6 +8,7 @@ Exit codes: 0 ok, 1 finished but some runs failed or diverged, 2 bad input, 3 au
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
 MOST_SUGGESTIONS = 3
 LONGEST_TYPO_CHARACTERS = 100  # a longer name is no typo of a field
@@ -36,6 +37,12 @@ class PalinodeError(Exception):
         """The same error with its place filled in where it was still unknown."""
         self.file = self.file or file
         self.field = self.field or field
+        return self
+
+    def inside(self, place: str | None) -> Self:
+        """The same error with its field taken as one inside `place`, unless it begins there already."""
+        if place and not f"{self.field or ''}.".startswith(f"{place}."):
+            self.field = ".".join(step for step in (place, self.field) if step)
         return self
 
     def __str__(self) -> str:

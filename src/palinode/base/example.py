@@ -49,7 +49,8 @@ class Windows:
     Attributes:
         tokens: (B, N) token ids.
         answers: (B, N) boolean, of a task: the tokens that a reader is asked for; None for text.
-        slices: by name one number for each window of a task (B,), such as how far back the answer was seen.
+        slices: by name one number for each window of a task (B,), such as how many answers it has, or for each token (B, N), such
+            as how far back an answer was seen, -1 where a token has none.
     """
 
     tokens: Tensor

@@ -93,6 +93,28 @@ class Prefix(Visibility):
         return mask
 
 
+class Bottleneck(Visibility):
+    """Left to right up to `slot`; each slot behind it reads that one slot and itself.
+
+    What stands behind knows of what came before only what the states at `slot` hold. In a stack of L layers it reads L - 1 of
+    them that have read anything, so one layer passes nothing on.
+
+    Attributes:
+        slot: the narrow place.
+        sealed: it reads itself alone: whatever still arrives behind it has gone round it.
+    """
+
+    kind: ClassVar[str] = "bottleneck"
+    slot: int = Field(ge=0)
+    sealed: bool = False
+
+    def mask(self, length: int) -> Tensor:
+        index = torch.arange(length)
+        narrow, own = (index == self.slot).expand(length, length), torch.eye(length, dtype=torch.bool)
+        mask = torch.where(index[:, None] > self.slot, narrow | own, Ltr().mask(length))
+        return torch.where(index[:, None] == self.slot, own, mask) if self.sealed else mask
+
+
 class FlippedLowerTriangle(Visibility):
     """The published "backward" mask, kept to be caught: `tril(ones(size, size)).flip(0)` cut to the window.
 
@@ -146,5 +168,5 @@ class Union(Visibility):
 
 
 VISIBILITIES: Mapping[str, type[Visibility]] = {
-    cls.kind: cls for cls in (Ltr, Rtl, Full, Prefix, FlippedLowerTriangle, Flipped, Intersection, Union)
+    cls.kind: cls for cls in (Ltr, Rtl, Full, Prefix, Bottleneck, FlippedLowerTriangle, Flipped, Intersection, Union)
 }

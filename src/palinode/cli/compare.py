@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palinode.base.errors import BadInput
+from palinode.cli.names import experiment_named, run_named
 from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist, shown
 from palinode.cli.texttable import text_table
 
@@ -31,10 +32,11 @@ def compare(
     if len(names) > 2:
         raise BadInput(f"one experiment or two runs can be compared, not {len(names)} things", field="NAME")
     if len(names) == 2:
-        first, second = (place.record(place.find(name)) for name in names)
+        first, second = (place.record(run_named(place, name, "NAME")) for name in names)
         typer.echo(as_json(_differences(first, second)) if json else _runs_text(first, second))
         return
-    typer.echo(verdict_json(place, names[0]) if json else verdict_text(place, names[0]))
+    name = experiment_named(place, names[0], "compare").full_name
+    typer.echo(verdict_json(place, name) if json else verdict_text(place, name))
 
 
 def verdict_text(store: Store, name: str) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palinode.cli.names import run_named
 from palinode.cli.options import DEFAULT_STORE, AllowCodeOption, JsonOption, StoreOption, as_json, must_exist
 from palinode.cli.texttable import text_table
 
@@ -23,12 +24,12 @@ def cut(
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a run's model scores with its first 1, 2, .. blocks: as recorded, else measured now on the validation split."""
+    """Show what a run's model scores with only its first blocks: as recorded, else measured now on the validation split."""
     must_exist(store)
     from palinode.results.store import Store
 
     place = Store(store)
-    run_id = place.find(run)
+    run_id = run_named(place, run, "RUN")
     found = place.record(run_id).layer_cut or {"validation": _measured(run_id, place, allow_code)}
     if blocks is not None:
         found = {split: scores.with_blocks(blocks) for split, scores in found.items()}

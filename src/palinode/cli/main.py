@@ -106,7 +106,7 @@ def _refused(error: PalinodeError) -> int:
 def _misused(error: Exception) -> int:
     """A wrong command line, as the parser tells it."""
     place = getattr(getattr(error, "ctx", None), "command_path", "palinode")
-    told = " ".join(str(error.format_message()).split())  # type: ignore[attr-defined]
+    told = " ".join(str(error.format_message()).split()).replace(" Value error, ", " ")  # type: ignore[attr-defined]
     _say(f"{place}: {told}", LONGEST_LINE_CHARACTERS)
     return BadInput.exit_code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -27,7 +28,9 @@ def new(
 
     from palinode.base import fsio
 
-    name = re.sub(r"[^A-Za-z0-9]+", "-", file.stem).strip("-") or "idea"
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", file.stem).strip("-") or "idea"
     template = resources.files("palinode.cli").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
-    fsio.write_text(file, Template(template).substitute(file=file, name=name))
-    typer.echo(f"wrote {file}: try `palinode run {file} --size smoke`")
+    argument = shlex.quote(str(file))
+    in_text = argument.replace("\\", "\\\\").replace('"', '\\"')  # it stands in a docstring
+    fsio.write_text(file, Template(template).substitute(file=in_text, name=name))
+    typer.echo(f"wrote {file}: try `palinode run {argument} --size smoke`")

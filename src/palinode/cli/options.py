@@ -22,18 +22,22 @@ MOST_STACKED = 256
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
 SizeOption = Annotated[
-    str | None, typer.Option("--size", metavar="NAME", help="A size of the experiment: smoke, laptop, gpu, paper.")
+    str | None, typer.Option("--size", metavar="NAME", help="A size that the file defines (a wrong name lists them).")
 ]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="NAME=VALUE", help="Change a field for all arms, such as recipe.steps=100. Repeatable."
+        "--set",
+        metavar="NAME=VALUE",
+        help="Change a field for all arms, such as recipe.steps=100; null is no value. Repeatable.",
     ),
 ]
 SeedsOption = Annotated[
     str | None,
     typer.Option(
-        "--seeds", metavar="1,2,3 | 3", help="These seeds, or so many of the experiment's (`7,` is one seed)."
+        "--seeds",
+        metavar="1,2,3 | 3",
+        help="These seeds, or so many: the experiment's first, then further ones (`7,` is one seed).",
     ),
 ]
 StoreOption = Annotated[
@@ -92,10 +96,14 @@ def may_be_store(store: Path) -> Path:
     Raises:
         BadInput: something else is there.
     """
-    place = next(place for place in (store, *store.absolute().parents) if place.exists() or place.is_symlink())
-    if not place.is_dir():
-        raise BadInput("is not a directory, so it cannot hold results", file=str(place), field="--store")
+    if not nearest_place(store).is_dir():
+        raise BadInput("is not a directory, so it cannot hold results", file=str(nearest_place(store)), field="--store")
     return store
+
+
+def nearest_place(path: Path) -> Path:
+    """The path, or the first above it where something is: what a directory of this name would be made in."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists() or place.is_symlink())
 
 
 def must_exist(store: Path) -> Path:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from palinode.base.errors import BadInput, printable
-from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist
+from palinode.cli.names import experiment_named
+from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist, nearest_place
 
 EXAMPLE = (
     "\b\nExample:\n  palinode report demo--default\n  palinode report my_idea --out pages/my_idea\n"
@@ -32,11 +34,25 @@ def report(
     """Write report.html (offline, self-contained), with figures as SVG and PDF and all numbers as CSV and parquet."""
     must_exist(store)
     share = share_of_training(window)
-    from palinode.report import build_report
+    if out is not None:
+        _check_directory(out)
     from palinode.results.store import Store
 
-    page = build_report(Store(store), name, out, share)
+    place = Store(store)
+    experiment_named(place, name, "report")
+    from palinode.report import build_report
+
+    page = build_report(place, name, out, share)
     typer.echo(as_json({"report": str(page)}) if json else str(page))
+
+
+def _check_directory(out: Path) -> None:
+    """Refuse what cannot be a directory, and what was meant to be the page itself."""
+    if out.suffix.lower() in (".html", ".htm"):
+        told = "name the directory that report.html goes into"
+        raise BadInput(told, file=str(out), field="--out", hint=f"such as {shlex.quote(str(out.with_suffix('')))}")
+    if not (place := nearest_place(out)).is_dir():
+        raise BadInput("is a file; name a directory", file=str(place), field="--out")
 
 
 def share_of_training(text: str) -> tuple[float, float]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palinode.cli.names import run_named
 from palinode.cli.options import DEFAULT_STORE, AllowCodeOption, JsonOption, StoreOption, as_json, must_exist
+
+if TYPE_CHECKING:
+    from palinode.use.generate import Sampling
 
 EXAMPLE = (
     '\b\nExample:\n  palinode sample 3f2a --text "Return the "\n'
@@ -45,15 +49,13 @@ def sample(
     from palinode.results.store import Store
 
     place = Store(store)
-    directory = place.run_directory(place.find(run))
-    from palinode.base.config import decode
+    directory = place.run_directory(run_named(place, run, "RUN"))
     from palinode.base.errors import BadInput
     from palinode.run import load_trained
     from palinode.spec.load import load_run
-    from palinode.use.generate import Sampling, generate_text
+    from palinode.use.generate import generate_text
 
-    asked = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    sampling = decode(Sampling, {name: value for name, value in asked.items() if value is not None})
+    sampling = _sampling({"temperature": temperature, "top_k": top_k, "top_p": top_p})
     spec = load_run(directory, allow_code=allow_code)
     if not spec.objective.reads_in_a_direction:
         told = f"was trained on {spec.objective.kind_name()!r}, in no reading direction: it cannot continue a text"
@@ -71,3 +73,20 @@ def sample(
         rows=rows,
     )
     typer.echo(as_json(written) if json else "\n\n".join(written))
+
+
+def _sampling(asked: dict[str, float | None]) -> Sampling:
+    """How to draw, from the options that were given.
+
+    Raises:
+        BadInput: naming the option.
+    """
+    from palinode.base.config import decode
+    from palinode.base.errors import BadInput
+    from palinode.use.generate import Sampling
+
+    try:
+        return decode(Sampling, {name: value for name, value in asked.items() if value is not None})
+    except BadInput as refusal:
+        option = f"--{(refusal.field or '').replace('_', '-')}"
+        raise BadInput(refusal.message, field=option, hint=refusal.hint) from None

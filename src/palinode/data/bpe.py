@@ -19,7 +19,7 @@ import tokenizers
 from numpy.typing import NDArray
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.data.cache import DATA_VARIABLE, cache_directory
 from palinode.data.pieces import cut, in_chunks
 
@@ -144,7 +144,7 @@ def gpt2_file() -> Path:
     """GPT-2's tokenizer.json or encoder.json, below $PALINODE_DATA or in the cache.
 
     Raises:
-        BadInput: it is in neither.
+        EnvironmentProblem: it is in neither.
     """
     data = os.environ.get(DATA_VARIABLE)
     roots = [*([Path(data)] if data else []), cache_directory()]
@@ -152,7 +152,7 @@ def gpt2_file() -> Path:
         if found := file_in(folder):
             return found
     hint = f"put tokenizer.json in ${DATA_VARIABLE}/gpt2-bpe or {roots[-1] / 'gpt2-bpe'}, or name its path"
-    raise BadInput("GPT-2's tokenizer.json is not on this machine", field="data.tokenizer", hint=hint)
+    raise EnvironmentProblem("GPT-2's tokenizer.json is not on this machine", field="data.tokenizer", hint=hint)
 
 
 def file_in(folder: Path) -> Path | None:

@@ -49,20 +49,21 @@ class DataConfig(Config):
     max_train_tokens: Annotated[int, Field(ge=1)] | None = None
     tuning_fraction: Annotated[Fraction, LATER] = 0.0
 
-    @property
-    def keeps_tuning(self) -> bool:
-        """Whether there is a tuning split."""
-        return self.tuning_fraction > 0
+    def keeps(self, split: Split) -> bool:
+        """Whether anything is kept back for a split that is scored; a corpus with splits of its own is taken to have them."""
+        if split == TUNING:
+            return self.tuning_fraction > 0
+        return self.split == "given" or (self.test_fraction if split == TEST else self.validation_fraction) > 0
 
     @field_validator("tokenizer")
     @classmethod
     def _size_is_a_number(cls, value: str) -> str:
         """`bpe:` and `ids:` carry a vocabulary size; a bad one is known before any text is read."""
-        kind, colon, size = value.partition(":")
-        least = {"bpe": BYTE_VALUES, "ids": 2}.get(kind) if colon else None
+        kind, _, size = value.partition(":")
+        least = {"bpe": BYTE_VALUES, "ids": 2}.get(kind)
         if least is not None and not (size.isascii() and size.isdigit() and least <= int(size[:18]) <= MOST_TOKEN_IDS):
             raise ValueError(
-                f"{kind}:<vocabulary size> needs a size from {least} to {MOST_TOKEN_IDS}, got {size[:40]!r}"
+                f"{kind}:<vocabulary size> needs a size from {least} to {MOST_TOKEN_IDS}, got {(size or value)[:40]!r}"
             )
         return value
 

@@ -17,7 +17,7 @@ def find_corpus(name: str, cache: Path | None = None) -> Corpus:
 
     Raises:
         BadInput: no such corpus, or its files cannot be read as one (file and line named).
-        EnvironmentProblem: a Hugging Face set that was not fetched yet.
+        EnvironmentProblem: a Hugging Face set that was not fetched yet, or `data:` without $PALINODE_DATA.
     """
     if name == PYTHON_DOCS:
         return python_docs(cache)

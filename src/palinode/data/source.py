@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, ValidationInfo
 
+from palinode.base.errors import BadInput
 from palinode.base.example import Windows
 from palinode.data import store
 from palinode.data.config import DataConfig, Split
@@ -59,7 +60,10 @@ def _chosen(value: Any, info: ValidationInfo) -> Any:
     if not isinstance(value, Mapping):
         return value
     chosen: type[DataConfig] | type[TaskData] = TaskData if "task" in value else DataConfig
-    return chosen.model_validate(dict(value), context=info.context)
+    try:
+        return chosen.model_validate(dict(value), context=info.context)
+    except BadInput as refusal:  # pydantic gives places to its own errors alone
+        raise refusal.inside(info.field_name) from None
 
 
 DATA = BeforeValidator(_chosen)  # for a field that holds either: `Annotated[Data, DATA]`

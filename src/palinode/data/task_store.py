@@ -31,7 +31,8 @@ class TaskData(Config):
 
     Attributes:
         task: which, with its options.
-        train_sequences: so many different ones, repeated in epochs; None: no sequence is seen twice.
+        train_sequences: so many draws, read again and again in epochs; None: every sequence is a fresh draw, and comes again only
+            by the chance that few prompts make (`tasks.splits.repeated_share`).
         validation_sequences, test_sequences, tuning_sequences: how many are scored.
     """
 
@@ -46,9 +47,8 @@ class TaskData(Config):
         """N: tokens of a sequence."""
         return self.task.length_tokens
 
-    @property
-    def keeps_tuning(self) -> bool:
-        """Whether there is a tuning split: always, prompts are set aside for it."""
+    def keeps(self, split: Split) -> bool:
+        """Whether there is anything in a split: always, prompts are set aside for each."""
         return True
 
     def longer(self, factor: int) -> TaskData:

@@ -169,6 +169,7 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
 
     Raises:
         BadInput: unknown name, missing or malformed file.
+        EnvironmentProblem: see `tokenizer_file`.
     """
     kind, _, size = name.partition(":")
     if name == "byte":
@@ -187,6 +188,7 @@ def tokenizer_identity(name: str) -> str:
 
     Raises:
         BadInput: unknown name or missing file.
+        EnvironmentProblem: see `tokenizer_file`.
     """
     if name in ("byte", "char") or name.partition(":")[0] in ("bpe", "ids"):
         return name
@@ -198,6 +200,7 @@ def tokenizer_file(name: str) -> Path:
 
     Raises:
         BadInput: there is none.
+        EnvironmentProblem: GPT-2's is not on this machine, or `data:` without $PALINODE_DATA.
     """
     from palinode.data import bpe
 

@@ -56,14 +56,27 @@ class DirectionScores(Config):
         return {**self.model_dump(), **ratios}
 
 
+@dataclass(frozen=True)
+class TokenHits:
+    """Every scored token of a pass, each (A,): the number of its window, its place in it, and whether it was hit."""
+
+    window: Tensor
+    place: Tensor
+    hit: Tensor
+
+
 @dataclass
 class Evaluation:
-    """The scores of every pass; and of every window its nats (paired comparisons, determinism audit), scored tokens and hits."""
+    """The scores of every pass; and of every window its nats (paired comparisons, determinism audit), scored tokens and hits.
+
+    `token_hits`: the same token by token, where they were kept.
+    """
 
     scores: dict[str, DirectionScores]
     window_nats: dict[str, list[float]] = field(default_factory=dict)
     window_scored: dict[str, list[int]] = field(default_factory=dict)
     window_hits: dict[str, list[int]] = field(default_factory=dict)
+    token_hits: dict[str, TokenHits] = field(default_factory=dict)
 
     def as_rows(self) -> dict[str, dict[str, float | int | None]]:
         """Scores by pass, as they stand in records."""
@@ -92,6 +105,7 @@ def evaluate(
     device: torch.device,
     labels: Labels = "all",
     numbers: Sequence[int] | None = None,
+    keep_tokens: bool = False,
 ) -> Evaluation:
     """Score every window once for every pass, in eval mode without gradients; the model's mode is restored.
 
@@ -103,12 +117,13 @@ def evaluate(
             that neither the batch size nor the order of the windows changes a decision.
         labels: which targets are scored.
         numbers: the number of each window, in the order they come; default 0, 1, 2, ..
+        keep_tokens: keep the hit of every scored token (24 bytes each): for tasks, where few are answers.
 
     Raises:
         FloatingPointError: a loss is not finite.
     """
     bytes_of = bytes_of_ids(specials, bytes_per_token)
-    sums = {name: Sums() for name in passes}
+    sums = {name: Sums(tokens_kept=[] if keep_tokens else None) for name in passes}
     with evaluating(model):
         for name, example in examples_of(windows, passes, specials=specials, seed=seed, labels=labels, numbers=numbers):
             here = example.to(device)
@@ -119,6 +134,7 @@ def evaluate(
         {name: total.window_nats for name, total in told.items()},
         {name: total.window_scored for name, total in told.items()},
         {name: total.window_hits for name, total in told.items()},
+        {name: hits for name, total in told.items() if (hits := total.token_hits()) is not None},
     )
 
 
@@ -170,7 +186,7 @@ def window_draws(objective: Objective, window_tokens: int, seed: int, numbers: I
 
 @dataclass
 class Sums:
-    """What scored targets add up to."""
+    """What scored targets add up to; `tokens_kept`: a list to keep each of them in, or None."""
 
     tokens: int = 0
     nats: float = 0.0
@@ -179,6 +195,7 @@ class Sums:
     window_nats: list[float] = field(default_factory=list)
     window_scored: list[int] = field(default_factory=list)
     window_hits: list[int] = field(default_factory=list)
+    tokens_kept: list[Tensor] | None = None
 
     def add(
         self,
@@ -201,11 +218,22 @@ class Sums:
         self.tokens += int(scored.sum())
         self.nats += float(per_row.sum())
         self.bytes += int(bytes_of[example.targets.cpu()][scored.cpu()].sum())
+        if self.tokens_kept is not None:
+            row, slot = scored.nonzero(as_tuple=True)
+            places = (row + len(self.window_nats), example.target_source[row, slot], hit[row, slot].long())
+            self.tokens_kept.append(torch.stack(places).cpu())
         right = (hit & scored).sum(-1)
         self.hits += int(right.sum())
         self.window_nats.extend(per_row.tolist())
         self.window_scored.extend(scored.sum(-1).tolist())
         self.window_hits.extend(right.tolist())
+
+    def token_hits(self) -> TokenHits | None:
+        """Every scored token, where they were kept."""
+        if not self.tokens_kept:
+            return None
+        window, place, hit = torch.cat(self.tokens_kept, 1)
+        return TokenHits(window, place, hit.bool())
 
     def scores(self) -> DirectionScores:
         """The sums as they are recorded.

@@ -117,6 +117,8 @@ def _train(
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
         example = example_at(step)
+        if not example.denominator:  # a label mask left nothing to score
+            continue
         for depth, residual in zip(range(depths.stop), residuals(model, example), strict=False):
             if depth in depths:
                 readout = readouts[depth - depths.start]

@@ -24,7 +24,7 @@ from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import InitRule, SchemeName, initialise
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import AttentionConfig
-from palinode.models.mixers.base import MixerConfig, Place, Reading
+from palinode.models.mixers.base import MixerConfig, Place, Reading, refuse_unread
 from palinode.models.parts.distance import alibi_slopes, distance_table
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.mlp import Mlp, MlpKind, hidden_width
@@ -133,10 +133,7 @@ class DecoderConfig(ModelConfig):
             "alibi": self.position == "alibi",
             "attention_scale": self.attention_scale != 1.0,
         }
-        for name, is_set in set_options.items():
-            if is_set and not any(name in mixer.reads for mixer in used):
-                named = " or ".join(dict.fromkeys(mixer.kind_name() for mixer in used))
-                raise ValueError(f"{name} is set, but the mixer {named} does not read it")
+        refuse_unread([name for name, is_set in set_options.items() if is_set], used)
         refuse_subtraction(self.subtract_position, self.subtract_table, self.position == "learned")
         widths = (self.width, hidden_width(self.width, self.mlp, self.mlp_mult))
         if self.mlp == "block_diagonal" and any(width % self.mlp_blocks for width in widths):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from palinode.objectives.base import Objective as Objective
 from palinode.objectives.base import Progress as Progress
+from palinode.objectives.bottleneck import BottleneckObjective as BottleneckObjective
 from palinode.objectives.directional import LtrObjective as LtrObjective
 from palinode.objectives.directional import RtlObjective as RtlObjective
 from palinode.objectives.masked_input import MaskedInputObjective as MaskedInputObjective
@@ -13,5 +14,13 @@ from palinode.objectives.mixture import ChooseObjective as ChooseObjective
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
     cls.kind: cls
-    for cls in (LtrObjective, RtlObjective, BothObjective, ChooseObjective, MaskedObjective, MaskedInputObjective)
+    for cls in (
+        LtrObjective,
+        RtlObjective,
+        BothObjective,
+        ChooseObjective,
+        MaskedObjective,
+        MaskedInputObjective,
+        BottleneckObjective,
+    )
 }

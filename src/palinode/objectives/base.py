@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Generator, Tensor
 
 from palinode.base.config import Part
@@ -53,6 +54,13 @@ class Objective(Part):
             draw: the decisions made for this one window.
         """
         raise NotImplementedError(f"{type(self).__name__} must define may_inform(source, target, group, draw)")
+
+    def scorable(self, window_tokens: int) -> Tensor:
+        """(N,) boolean: the places of a window of N tokens that may be scored, by any pass and any draw.
+
+        A label mask that keeps none of them is refused before anything is trained.
+        """
+        return torch.ones(window_tokens, dtype=torch.bool)
 
     def groups(self) -> tuple[str, ...]:
         """The names of the passes this objective can make."""

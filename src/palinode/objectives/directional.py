@@ -30,6 +30,9 @@ class LtrObjective(Objective):
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return source < target
 
+    def scorable(self, window_tokens: int) -> Tensor:
+        return scored_ltr(window_tokens, self.direction_token)
+
     def evaluation(self) -> dict[str, Objective]:
         return {"ltr": self, "rtl": RtlObjective(direction_token=self.direction_token)}
 
@@ -52,11 +55,24 @@ class RtlObjective(Objective):
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return source > target
 
+    def scorable(self, window_tokens: int) -> Tensor:
+        return scored_rtl(window_tokens, self.direction_token)
+
     def groups(self) -> tuple[str, ...]:
         return ("rtl",)
 
     def evaluation(self) -> dict[str, Objective]:
         return {"ltr": LtrObjective(direction_token=self.direction_token), "rtl": self}
+
+
+def scored_ltr(window_tokens: int, direction_token: bool) -> Tensor:
+    """(N,) boolean: the places of a window that an ltr pass scores: bare, all but the first."""
+    return torch.arange(window_tokens) >= (0 if direction_token else 1)
+
+
+def scored_rtl(window_tokens: int, direction_token: bool) -> Tensor:
+    """(N,) boolean: the places of a window that an rtl pass scores: bare, all but the last."""
+    return scored_ltr(window_tokens, direction_token).flip(0)
 
 
 def ltr_pass(windows: Tensor, specials: SpecialTokens, direction_token: bool, rows: Tensor | None = None) -> Example:

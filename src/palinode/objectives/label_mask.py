@@ -3,10 +3,14 @@
 `all`: every target; `answer`: those that a task marks as answers; `last`: of each window the last answer token, or the last
 token of a window of text. Inputs, visibility and passes stay what they were, so the question "is it better to learn from
 every token, or from the answer alone?" is asked at the same tokens read.
+
+So a masked language model scores a labelled token where chance has hidden it, and a batch may have nothing to score: such a step
+changes nothing (`Counters.empty_steps`). Where no batch can ever have anything, `check_scores_some` refuses.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
 
@@ -15,6 +19,7 @@ from torch import Tensor
 
 from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Example, Windows
+from palinode.objectives.base import Objective
 
 Labels = Literal["all", "answer", "last"]
 
@@ -36,6 +41,36 @@ def masked(example: Example, windows: Windows, labels: Labels) -> Example:
     if denominator is not None:
         denominator *= float(weight.sum() / example.loss_weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
     return replace(example, loss_weight=weight, loss_denominator=denominator)
+
+
+def check_scores_some(
+    objective: Objective, labels: Labels, windows_of: Callable[[], Windows], window_tokens: int, field: str
+) -> None:
+    """Refuse an objective that never scores a token, or none of those that the labels leave.
+
+    Args:
+        windows_of: some windows of the data; asked only where an objective leaves places out.
+        field: which labels these are.
+
+    Raises:
+        BadInput: nothing can ever be scored.
+    """
+    places = objective.scorable(window_tokens)
+    if bool(places.all()):
+        return
+    kind = objective.kind_name()
+    if not places.any():
+        raise BadInput(
+            f"{kind} hides none of {window_tokens} tokens at this rate, so it scores none", field="objective"
+        )
+    left = chosen_tokens(windows_of(), labels).any(0) & places
+    if not left.any():
+        never = ", ".join(str(place) for place in (~places).nonzero().flatten().tolist())
+        raise BadInput(
+            f"nothing is left to score: {kind} never scores token {never} of {window_tokens}, and '{labels}' keeps no other",
+            field=field,
+            hint="let it begin with a direction token",
+        )
 
 
 def chosen_tokens(windows: Windows, labels: Labels) -> Tensor:

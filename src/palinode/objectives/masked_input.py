@@ -24,7 +24,7 @@ from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.visibility import Full, Ltr
 from palinode.objectives.base import Objective, Progress
-from palinode.objectives.directional import LtrObjective
+from palinode.objectives.directional import LtrObjective, scored_ltr
 
 GROUP = "masked"
 STAND_IN_SHARE = (
@@ -76,6 +76,11 @@ class MaskedObjective(Objective):
         shown = ~self._hidden(draw)[source]
         return shown & torch.ones_like(target, dtype=torch.bool)
 
+    def scorable(self, window_tokens: int) -> Tensor:
+        """Every place where anything is hidden, though not in every batch: labels change what is scored, not what is hidden."""
+        hides = self.hide_answers or round(self.rate * window_tokens) > 0
+        return torch.full((window_tokens,), hides)
+
     def groups(self) -> tuple[str, ...]:
         return (GROUP,)
 
@@ -117,6 +122,9 @@ class MaskedInputObjective(Objective):
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return (source < target) & ~draw["hidden"][source]
+
+    def scorable(self, window_tokens: int) -> Tensor:
+        return scored_ltr(window_tokens, self.direction_token)
 
     def evaluation(self) -> dict[str, Objective]:
         return LtrObjective(direction_token=self.direction_token).evaluation()

@@ -17,7 +17,14 @@ from palinode.base.config import one_of
 from palinode.base.example import Draw, Example, SpecialTokens, joined
 from palinode.base.visibility import VISIBILITIES, Rtl, Visibility
 from palinode.objectives.base import Objective, Progress
-from palinode.objectives.directional import LtrObjective, RtlObjective, ltr_pass, rtl_pass
+from palinode.objectives.directional import (
+    LtrObjective,
+    RtlObjective,
+    ltr_pass,
+    rtl_pass,
+    scored_ltr,
+    scored_rtl,
+)
 from palinode.objectives.probability import PROBABILITIES, Constant, Probability
 
 Granularity = Literal["batch", "row"]
@@ -55,6 +62,15 @@ class Mixture(Objective):
 
     def groups(self) -> tuple[str, ...]:
         return ("ltr", "rtl")
+
+    def scorable(self, window_tokens: int) -> Tensor:
+        """What either pass scores; of a p that never moves, what those that are ever made do."""
+        made = (
+            self.pass_probabilities(Progress()) if isinstance(self.p, Constant) else dict.fromkeys(self.groups(), 1.0)
+        )
+        by_pass = {"ltr": scored_ltr, RTL: scored_rtl}
+        places = [by_pass[name](window_tokens, self.direction_token) for name, chance in made.items() if chance]
+        return torch.stack(places).any(0)
 
     def state(self) -> dict[str, float]:
         return self.p.state()

@@ -26,7 +26,7 @@ from palinode.report.charts import Axis
 from palinode.report.figure import MOST_CURVE_ROWS, Figure, Rows, at_scale, file_name, kept_inside, rounded, scale_part
 from palinode.report.look import Look
 from palinode.report.size_figures import over_seeds
-from palinode.report.task_levels import Mark, level_marks, level_notes, marks_of, trivial_words
+from palinode.report.task_levels import Mark, every_mark, level_marks, level_notes, trivial_words
 from palinode.report.words import MINUS, X_SHORT, X_TITLES, number, score_of, signed
 from palinode.results.record import ExperimentRecord
 
@@ -87,12 +87,13 @@ def _difficulty_figure(record: ExperimentRecord, rule: Rule, look: Look, split: 
     levels = {scale: levels_at(record, split, scale) for scale in record.entry.scales}
     legend: dict[str, str] = {}
     for scale, (found, _) in levels.items():
-        for mark in marks_of(found) if found is not None else ():
-            legend.setdefault(
-                mark.kind, {"trivial": "best trivial level", "best": "best possible"}.get(mark.kind, mark.kind)
-            )
-            text = f"{scale}: {mark.text}"
-            rows.append({"kind": mark.kind, "x": places[scale], "value": rounded(mark.value), "text": text})
+        for mark in every_mark(found) if found is not None else ():
+            if mark.kind != "simple":
+                legend.setdefault(
+                    mark.kind, {"trivial": "best trivial level", "best": "best possible"}.get(mark.kind, mark.kind)
+                )
+            row = {"kind": mark.kind, "x": places[scale], "value": rounded(mark.value), "text": f"{scale}: {mark.text}"}
+            rows.append(row | {"name": mark.words if places[scale] == min(places.values()) else ""})
     present = {row["series"] for row in rows if row["kind"] == "arm"}
     names = [] if field else list(record.entry.scales)
     title = field.rpartition(".")[2].replace("_", " ") if field else "scale"
@@ -155,7 +156,8 @@ def _bimodal(means: pl.DataFrame) -> list[str]:
 
 def _level_names(means: pl.DataFrame) -> list[str]:
     names = dict.fromkeys(means["best_trivial_name"].drop_nulls())
-    return [f"The best trivial level: {', or '.join(trivial_words(name) for name in names)}."] if names else []
+    told = ", or ".join(trivial_words(name) for name in names)
+    return [f"The best trivial level: {told}; ticks are the others that need no learning."] if names else []
 
 
 def _effect_figures(record: ExperimentRecord, rule: Rule, look: Look, split: str) -> Iterator[Figure]:
@@ -275,7 +277,7 @@ def _floor(record: ExperimentRecord, split: str, scale: str) -> list[Mark]:
     )
     if levels is None or levels.floor_nats is None or not reached:
         return []
-    return [Mark("best", levels.floor_nats, f"floor of all tokens {number(levels.floor_nats, 3)}")]
+    return [Mark("best", levels.floor_nats, "floor of all tokens")]
 
 
 def _loss_notes(levels: Sequence[Mark]) -> list[str]:
@@ -357,15 +359,15 @@ def _length_figure(record: ExperimentRecord, rule: Rule, look: Look, split: str,
     colours = _colours(look, {row["series"] for row in rows})
     drawn = _drawn_for(colours)
     chart = size_charts.ratio_lines(LENGTH, y, colours, {}, SOLID, "arm", reference=None, **drawn)
-    marks = [mark for mark in level_marks(record, _metric(split), scale) if mark.kind == "chance"]
+    chart, told = task_charts.with_chance_by_length(chart, LENGTH.field, levels_at(record, split, scale)[0])
     yield Figure(
         name=file_name("accuracy-by-length", scale_part(record, scale)),
         kind="slices",
         title="Accuracy on longer sequences" + at_scale(record, scale),
         rows=rows,
-        variants={"": task_charts.with_levels(size_charts.with_log_axes(chart, LENGTH.field, ("x",)), marks)},
+        variants={"": size_charts.with_log_axes(chart, LENGTH.field, ("x",))},
         notes=(
-            "Trained at length 1. Chance is that of this length; trivial levels at others were not measured.",
+            f"Trained at length 1. {told}",
             over_seeds([row["seeds"] for row in rows], rule),
             *([] if drawn["band"] else [COLOURS_ABOVE]),
             *cut,

@@ -39,6 +39,7 @@ from palinode.results.record import (
 DEFAULT_ROOT = Path("runs")
 EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+LISTED = "`palinode ls --runs` lists them"  # a hash is no typo of another
 LONGEST_NAME_BYTES = 100  # two names, a separator and a temporary's suffix must fit the 255 bytes of a file name
 
 
@@ -77,7 +78,7 @@ class Store:
         """
         record = self._record(run_id)
         if record is None:
-            raise BadInput(f"no run {run_id!r} in {self.root}", field="run_id", hint=nearest(run_id, self.run_ids()))
+            raise BadInput(f"no run {run_id!r} in {self.root}", field="run_id", hint=LISTED)
         if record.damage is not None:
             raise record.damage
         return record
@@ -92,8 +93,8 @@ class Store:
         if prefix in found or len(found) == 1:
             return prefix if prefix in found else found[0]
         if not found:
-            raise BadInput(f"no run {prefix!r} in {self.root}", field="run_id", hint=nearest(prefix, self.run_ids()))
-        raise BadInput(f"{len(found)} runs begin with {prefix!r}", field="run_id", hint=", ".join(found[:4]))
+            raise BadInput(f"no run {prefix!r} in {self.root}", hint=LISTED)
+        raise BadInput(f"{len(found)} runs begin with {prefix!r}", hint=", ".join(found[:4]))
 
     def records(self) -> list[Record]:
         """Every run, by id; those that do not decode carry their damage (outcome `damaged`)."""
@@ -125,13 +126,9 @@ class Store:
         matching = [stem for stem in paths if stem == name or stem.rpartition("--")[0] == name]
         if not matching:
             known = sorted({stem.rpartition("--")[0] for stem in paths} | set(paths))
-            raise BadInput(f"no experiment {name!r} in {self.root}", field="experiment", hint=nearest(name, known))
+            raise BadInput(f"no experiment {name!r} in {self.root}", hint=nearest(name, known))
         if len(matching) > 1:
-            raise BadInput(
-                f"{name!r} was run at {len(matching)} sizes",
-                field="experiment",
-                hint=f"name one: {', '.join(matching)}",
-            )
+            raise BadInput(f"{name!r} was run at {len(matching)} sizes", hint=f"name one: {', '.join(matching)}")
         entry = self._entry(paths[matching[0]])
         if isinstance(entry, Damaged):
             raise entry

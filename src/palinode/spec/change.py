@@ -81,8 +81,10 @@ def _validated(config: C, fields: dict[str, Any], at: str, user_parts: Mapping[s
     try:
         return type(config).model_validate(fields, context={"user_parts": dict(user_parts)})
     except ValidationError as error:
-        told = bad_input(type(config), error)
+        told = bad_input(type(config), error, data=fields)
         raise BadInput(told.message, field=_join(at, told.field or "") or None, hint=told.hint) from None
+    except BadInput as refusal:
+        raise refusal.inside(at) from None
 
 
 def _join(at: str, name: str) -> str:

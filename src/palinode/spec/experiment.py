@@ -134,7 +134,8 @@ class Experiment(Config):
         name: names files and pages: letters, digits, `.`, `_` and `-`.
         base: the settings that arms and scales change.
         tuning: a field that is chosen for every arm first, with as many trials for each; None: nothing is chosen.
-        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base itself is run.
+        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale, which is refused where
+            each of them has scales of its own.
 
     Where changes meet: a whole part is put in place first, then fields inside it; for one and the same path `--set` wins over
     the arm, the arm over the scale, the scale over the size.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,6 +25,7 @@ from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.tuning import trials
 
+Cell = tuple[str, str]  # arm, scale
 Layers = dict[str, Mapping[str, Any]]  # where a change was written -> dotted path -> value, weakest first
 # What arms may differ in although it lies in the data or the evaluation: what is trained on, and further scores at the end, which
 # not every model can have (a table of positions ends somewhere).
@@ -46,12 +48,8 @@ def expand(
     check_seeds(chosen_seeds, field="--seeds" if seeds is not None else "seeds")
     _refuse_too_many(len(experiment.arms) * len(scales) * len(chosen_seeds), runs_limit)
     size_layer = {f"sizes.{size_name}.change": size.change} if size_name else {}
-    settings = {
-        (arm.name, scale.name): _settings(experiment.base, size_layer, scale, arm, overrides)
-        for scale in scales
-        for arm in experiment.arms
-    }
-    _check_arms(experiment, scales, settings)
+    settings = _all_settings(experiment, size_layer, scales, overrides)
+    _check_arms(experiment, scales, settings, overrides)
     runs = tuple(
         ResolvedRun(arm=arm.name, scale=scale.name, spec=RunSpec.of(settings[arm.name, scale.name], seed))
         for seed in chosen_seeds
@@ -59,7 +57,7 @@ def expand(
         for arm in experiment.arms
     )
     tuning = size.tuning or experiment.tuning
-    plain = _settings(experiment.base, size_layer, scales[0], None, overrides)
+    plain = _plain_settings(experiment.base, size_layer, scales[0], overrides)
     resolved = ResolvedExperiment(
         name=experiment.name,
         size=size_name or DEFAULT_SIZE,
@@ -78,6 +76,7 @@ def expand(
 
 def _size(experiment: Experiment, name: str | None) -> Size:
     if name is None:
+        _refuse_all_sizes_at_once(experiment)
         return Size()
     if name not in experiment.sizes:
         hint = nearest(name, experiment.sizes) or "the experiment defines no sizes"
@@ -85,11 +84,59 @@ def _size(experiment: Experiment, name: str | None) -> Size:
     return experiment.sizes[name]
 
 
+def _refuse_all_sizes_at_once(experiment: Experiment) -> None:
+    """Where every size takes scales of its own, all of them together are a smoke test and a cluster's work in one."""
+    every = {scale.name for scale in experiment.scales}
+    taken = [set(size.scales) if size.scales is not None else every for size in experiment.sizes.values()]
+    if len(taken) > 1 and all(scales < every for scales in taken):
+        names = ", ".join(experiment.sizes)
+        raise BadInput(
+            "each size has scales of its own, so one must be chosen", field="--size", hint=f"choose: {names}"
+        )
+
+
 def _refuse_too_many(runs: int, runs_limit: int | None) -> None:
     if runs_limit is not None and runs > runs_limit:
         raise BadInput(
             f"{runs:,} runs are more than {runs_limit:,}", field="seeds", hint="add --yes to run them all the same"
         )
+
+
+def _all_settings(
+    experiment: Experiment, size_layer: Layers, scales: list[Scale], overrides: Mapping[str, Any]
+) -> dict[Cell, RunSettings]:
+    """The settings of every arm at every scale; a change that only some of them refuse is said of the first that does."""
+    settings: dict[Cell, RunSettings] = {}
+    refused: dict[Cell, BadInput] = {}
+    for scale in scales:
+        for arm in experiment.arms:
+            try:
+                settings[arm.name, scale.name] = _settings(experiment.base, size_layer, scale, arm, overrides)
+            except BadInput as refusal:
+                refused[arm.name, scale.name] = refusal
+    if not refused:
+        return settings
+    (arm_name, scale_name), first = next(iter(refused.items()))
+    alike = {cell for cell, refusal in refused.items() if str(refusal) == str(first)}
+    if len(alike) == len(scales) * len(experiment.arms) or (first.field or "").startswith("arms."):
+        raise first
+    at_every_scale = all((arm_name, scale.name) in alike for scale in scales)
+    raise _said_of(f"arm {arm_name!r}" + ("" if at_every_scale else f" at scale {scale_name!r}"), first)
+
+
+def _plain_settings(base: RunSettings, size_layer: Layers, scale: Scale, overrides: Mapping[str, Any]) -> RunSettings:
+    """What arms are told apart from: the base with every change but theirs."""
+    try:
+        return _settings(base, size_layer, scale, None, overrides)
+    except BadInput as refusal:
+        raise _said_of("the base", refusal) from None
+
+
+def _said_of(who: str, refusal: BadInput) -> BadInput:
+    """The refusal of a change that others take: who refuses it."""
+    everyone = "--set changes every arm" if (refusal.field or "").startswith("--set") else None
+    hint = "; ".join(told for told in (everyone, refusal.hint) if told)
+    return BadInput(f"{refusal.message}, in {who}", file=refusal.file, field=refusal.field, hint=hint or None)
 
 
 def _settings(
@@ -105,9 +152,8 @@ def _settings(
     try:
         return changed(base, _merged(base, layers))
     except PalinodeError as error:
-        raise BadInput(
-            error.message, file=error.file, field=_written_at(layers, error.field), hint=error.hint
-        ) from None
+        field = _written_at(layers, error.field, error.message)
+        raise BadInput(error.message, file=error.file, field=field, hint=error.hint) from None
 
 
 def _merged(base: RunSettings, layers: Layers) -> dict[str, Any]:
@@ -140,16 +186,32 @@ def _at(base: RunSettings, path: str) -> Any:
     return found
 
 
-def _written_at(layers: Layers, field: str | None) -> str | None:
-    """The place of the strongest change that concerns a field: `arms.both.change.objective.p`."""
+def _written_at(layers: Layers, field: str | None, message: str) -> str | None:
+    """The place of the strongest change that concerns a field: `arms.both.change.objective.p`.
+
+    A part refuses how its fields go together: then the place is that of the fields given, those that the message names.
+    """
     for origin, change in reversed(layers.items()):
-        for path in change:
-            if field is not None and (f"{field}.".startswith(f"{path}.") or f"{path}.".startswith(f"{field}.")):
-                return f"{origin} {field}" if origin.startswith("--") else f"{origin}.{field}"
+        if field is None or not (given := [path for path in change if _inside(path, field) or _inside(field, path)]):
+            continue
+        fields = [path for path in given if _inside(path, field)]
+        named = [path for path in fields if path.rpartition(".")[2] in re.findall(r"\w+", message)]
+        place = ", ".join(named or fields) if len(fields) == len(given) else field
+        return f"{origin} {place}" if origin.startswith("--") else f"{origin}.{place}"
     return f"base.{field}" if field else next(reversed(layers))
 
 
-def _check_arms(experiment: Experiment, scales: list[Scale], settings: Mapping[tuple[str, str], RunSettings]) -> None:
+def _inside(path: str, place: str) -> bool:
+    """Whether a dotted path is a place or leads to something in it."""
+    return f"{path}.".startswith(f"{place}.")
+
+
+def _check_arms(
+    experiment: Experiment,
+    scales: list[Scale],
+    settings: Mapping[Cell, RunSettings],
+    overrides: Mapping[str, Any],
+) -> None:
     decision = experiment.decision
     for scale in scales:
         of_arm = {arm.name: settings[arm.name, scale.name] for arm in experiment.arms}
@@ -158,12 +220,21 @@ def _check_arms(experiment: Experiment, scales: list[Scale], settings: Mapping[t
             _refuse_unmeasured(decision, name, ours)
         for first, second in _equal(of_arm):
             who = "the baseline" if decision.baseline in (first, second) else f"arm {first!r}"
-            other = first if second == decision.baseline else second
+            other = experiment.arm(first if second == decision.baseline else second)
             raise BadInput(
-                f"resolves to the same runs as {who}: nothing differs between them", field=f"arms.{other}.change"
+                f"resolves to the same runs as {who}: nothing differs between them",
+                field=f"arms.{other.name}.change",
+                hint=_replaced(other, scale, overrides),
             )
     for first, second in _equal({scale.name: settings[decision.baseline, scale.name] for scale in scales}):
         raise BadInput(f"resolves to the same runs as scale {first!r}", field=f"scales.{second}.change")
+
+
+def _replaced(arm: Arm, scale: Scale, overrides: Mapping[str, Any]) -> str | None:
+    """What to say where the command line takes the place of an arm's own change."""
+    own = [*arm.change, *arm.at.get(scale.name, {})]
+    taken = [path for path in overrides if any(_inside(path, mine) or _inside(mine, path) for mine in own)]
+    return f"what this arm changes is replaced by --set {', '.join(taken)}" if taken else None
 
 
 def _equal(settings: Mapping[str, RunSettings]) -> Iterator[tuple[str, str]]:
@@ -199,6 +270,10 @@ def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> 
         raise BadInput(told, field="decision.metric")
     if split == "test" and not settings.evaluation.test:
         raise BadInput(f"{decision.metric} is not measured", field="decision.metric", hint="set evaluation.test = true")
+    if split == "validation" and not settings.data.keeps("validation"):
+        raise BadInput(f"{decision.metric} needs data.validation_fraction above 0", field="decision.metric")
+    if settings.evaluation.test and not settings.data.keeps("test"):
+        raise BadInput("needs data.test_fraction above 0", field="evaluation.test")
 
 
 def _resolved_arm(arm: Arm, plain: RunSettings, settings: RunSettings) -> ResolvedArm:

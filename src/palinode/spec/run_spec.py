@@ -8,22 +8,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from palinode.base.config import LATER, Config, content_hash, identity, one_of
 from palinode.base.errors import BadInput
-from palinode.base.seeds import NUMERICS_VERSION
+from palinode.base.example import Windows
+from palinode.base.seeds import NUMERICS_VERSION, generator
 from palinode.data.source import DATA, Data
 from palinode.data.task_store import TaskData
+from palinode.evaluate.losses import evaluation_passes
 from palinode.models import MODELS
 from palinode.models.base import ModelConfig
 from palinode.objectives import OBJECTIVES, Objective
-from palinode.objectives.label_mask import Labels
+from palinode.objectives.label_mask import Labels, check_scores_some
 from palinode.train.recipe import RECIPES, Recipe
 
 SPEC_VERSION = 1
 RUN_ID_CHARACTERS = 16  # 64 bits: two of a million different runs collide with probability 3e-8
 SEED_LIMIT = 2**63  # what a torch generator takes
+SEQUENCES_LOOKED_AT = 64  # of a task, for the places of its answers
 
 Direction = Literal["ltr", "rtl"]
 
@@ -92,7 +96,7 @@ class RunSettings(Config):
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> RunSettings:
-        if self.evaluation.split == "tuning" and not self.data.keeps_tuning:
+        if self.evaluation.split == "tuning" and not self.data.keeps("tuning"):
             raise BadInput("the tuning split needs data.tuning_fraction", field="evaluation.split")
         answers = isinstance(self.data, TaskData)
         for field, labels in (("labels", self.labels), ("evaluation.labels", self.evaluation.labels)):
@@ -102,6 +106,10 @@ class RunSettings(Config):
             raise BadInput(
                 "text marks no answers to hide; set it to false and give a rate", field="objective.hide_answers"
             )
+        if not answers and getattr(self.objective, "needs_answers", False):
+            raise BadInput(
+                f"{self.objective.kind_name()} asks for the answers of a task, and text marks none", field="objective"
+            )
         if answers and self.recipe.growth is not None:
             raise BadInput("a task is read in whole sequences: their length cannot grow", field="recipe.growth")
         if self.evaluation.length_factors:
@@ -110,6 +118,7 @@ class RunSettings(Config):
             for factor in self.evaluation.length_factors:
                 self.data.longer(factor)
         self._model_reads_what_is_asked()
+        self._labels_leave_something_to_score()
         longest = max(self.evaluation.context_lengths, default=0)
         if longest and isinstance(self.data, TaskData):
             raise BadInput("a task is read in whole sequences", field="evaluation.context_lengths")
@@ -120,12 +129,29 @@ class RunSettings(Config):
             )
         return self
 
+    def _labels_leave_something_to_score(self) -> None:
+        """In training, and in the passes of its own that a run is judged by."""
+        passes = evaluation_passes(self.objective, self.evaluation.directions)
+        own = [made for name, made in passes.items() if name in self.objective.groups()] or list(passes.values())
+        window = self.data.window_tokens
+        check_scores_some(self.objective, self.labels, self._some_windows, window, "labels")
+        if len(own) == 1:  # of several, one that scores nothing is left out
+            check_scores_some(own[0], self.evaluation.labels, self._some_windows, window, "evaluation.labels")
+
+    def _some_windows(self) -> Windows:
+        """Of a task: enough to see where answers stand. All windows of text are alike."""
+        if not isinstance(self.data, TaskData):
+            return Windows(torch.zeros(1, self.data.window_tokens, dtype=torch.long))
+        sample = self.data.task.sample(SEQUENCES_LOOKED_AT, generator(0, "label check"))
+        return Windows(sample.tokens, sample.answers)
+
     def _model_reads_what_is_asked(self) -> None:
-        """Without a direction every slot sees every other: a mixer needs a form for that."""
+        """Without a direction every slot sees every other, or what the objective says: a mixer needs a form for that."""
         if self.objective.reads_in_a_direction:
             return
+        form = getattr(self.objective, "native", "full")
         for mixer in getattr(self.model, "layer_mixers", tuple)():
-            if why := mixer.refusal("full"):
+            if why := mixer.refusal(form):
                 raise BadInput(
                     f"the mixer {mixer.kind_name()} cannot be read without a direction: {why}", field="model.mixer"
                 )

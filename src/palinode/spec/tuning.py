@@ -88,7 +88,7 @@ class Tuning(Config):
         Raises:
             BadInput: no tuning split is kept back, or a changed field refuses its value.
         """
-        if not settings.data.keeps_tuning:
+        if not settings.data.keeps("tuning"):
             raise BadInput("tuning needs a part of the train text that is kept back", field="data.tuning_fraction")
         return _changed(settings, {**self.change, **ONLY_THE_LOSS, self.field: value})
 

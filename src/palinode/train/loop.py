@@ -25,7 +25,7 @@ from palinode.models.direction import read_and_terms
 from palinode.objectives import Objective, Progress
 from palinode.objectives.label_mask import Labels, masked
 from palinode.objectives.loss import weighted_nats
-from palinode.train.growth import Reads
+from palinode.train.growth import WINDOWS_DRAWN, Reads
 from palinode.train.optim import set_learning_rates
 from palinode.train.parallel import autocast
 from palinode.train.recipe import Recipe
@@ -45,6 +45,7 @@ class Counters:
     tokens_scored_rtl: int = 0
     passes: float = 0.0
     train_flops: float = 0.0
+    empty_steps: int = 0  # of the optimizer steps: their batch had nothing to score, so they changed nothing
 
 
 @dataclass
@@ -158,27 +159,44 @@ def take_step(training: Training) -> StepReport:
 def update(training: Training, examples: list[Example], loss: BatchLoss) -> StepReport:
     """What follows once the gradients are there: clip them, move the parameters, count. Its seconds are left at 0.
 
+    A batch in which a label mask left nothing to score moves nothing: no weight, no momentum, no decay, no schedule that follows
+    the loss. It is counted, as read and among `empty_steps`.
+
     Raises:
         DivergedError: the gradient norm is not finite.
     """
     step, recipe, reads = training.step, training.recipe, training.reads()
+    scheduled, norm = training.schedule_step, 0.0
+    if loss.tokens_scored:
+        norm = _move(training, scheduled)
+        training.objective_state = training.objective.after_step(training.objective_state, loss.nats_by_group)
+        training.recipe_state = {**_recipe_state(training, reads, norm), LAST_LOSS: loss.nats_per_token}
+    else:
+        kept = {name: value for name, value in training.recipe_state.items() if name != WINDOWS_DRAWN}
+        training.recipe_state = {**_recipe_state(training, reads, norm), **kept}
+    for optimizer in training.optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    _count(training, examples, reads, loss.scored_by_group)
+    factor = recipe.schedule.factor(scheduled, recipe.steps)
+    return StepReport(step, loss.nats_by_group, factor, norm, 0.0, loss.auxiliary)
+
+
+def _move(training: Training, scheduled: int) -> float:
+    """Clip the gradients and take the optimizers' steps; the gradient norm before clipping."""
+    recipe = training.recipe
     norm = _gradient_norm(training.optimizers, recipe.gradient_clip)
     if not math.isfinite(norm):
-        raise DivergedError(step, "the gradient norm")
-    scheduled = training.schedule_step
+        raise DivergedError(training.step, "the gradient norm")
     set_learning_rates(training.optimizers, recipe.schedule, scheduled, recipe.steps)
     recipe.optimizer.before_step(training.optimizers, training.recipe_state.get(LAST_LOSS, 0.0))
     for optimizer in training.optimizers:
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    training.objective_state = training.objective.after_step(training.objective_state, loss.nats_by_group)
-    training.recipe_state = {
-        **recipe.after_step(training.recipe_state, step, reads, training.windows.window_tokens, norm, _size(training)),
-        LAST_LOSS: loss.nats_per_token,
-    }
-    _count(training, examples, reads, loss.scored_by_group)
-    factor = recipe.schedule.factor(scheduled, recipe.steps)
-    return StepReport(step, loss.nats_by_group, factor, norm, 0.0, loss.auxiliary)
+    return norm
+
+
+def _recipe_state(training: Training, reads: Reads, norm: float) -> dict[str, float]:
+    full = training.windows.window_tokens
+    return training.recipe.after_step(training.recipe_state, training.step, reads, full, norm, _size(training))
 
 
 def batch_examples(training: Training) -> list[Example]:
@@ -202,6 +220,7 @@ class BatchLoss:
 
     Attributes:
         loss_nats: weighted mean of the nats; with `terms_nats`, the sum of coefficient * term, this is what was differentiated.
+        nats_by_group: of the passes that scored something.
         auxiliary: what was measured of each auxiliary term.
     """
 
@@ -212,10 +231,15 @@ class BatchLoss:
     auxiliary: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
+    def tokens_scored(self) -> int:
+        """Of all passes; 0 where a label mask left nothing."""
+        return sum(self.scored_by_group.values())
+
+    @property
     def nats_per_token(self) -> float:
         """Over all scored tokens of all passes."""
-        scored = sum(self.scored_by_group.values())
-        return sum(self.nats_by_group[name] * count for name, count in self.scored_by_group.items()) / max(1, scored)
+        total = sum(nats * self.scored_by_group[name] for name, nats in self.nats_by_group.items())
+        return total / max(1, self.tokens_scored)
 
 
 def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLoss:
@@ -226,7 +250,7 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
     Raises:
         DivergedError: the loss or an auxiliary term is not finite.
     """
-    denominator = sum(example.denominator for example in examples)
+    denominator = batch_denominator(examples)
     rows = sum(len(example.inputs) for example in examples)
     nats: dict[str, Tensor] = {}
     scored: dict[str, int] = {}
@@ -244,6 +268,11 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
     return batch_loss(training.step, denominator, rows, nats, scored, terms)
 
 
+def batch_denominator(examples: Sequence[Example]) -> float:
+    """What the weighted nats of a whole batch are divided by; 1 where nothing is scored: the loss and its gradient are then 0."""
+    return sum(example.denominator for example in examples) or 1.0
+
+
 def batch_loss(
     step: int,
     denominator: float,
@@ -257,7 +286,7 @@ def batch_loss(
     Raises:
         DivergedError: something is not finite.
     """
-    means = {name: float(total) / max(1, scored[name]) for name, total in nats.items()}
+    means = {name: float(total) / scored[name] for name, total in nats.items() if scored[name]}
     if not all(math.isfinite(value) for value in means.values()):
         raise DivergedError(step, "the loss")
     names = dict.fromkeys(name for some in terms for name in some)
@@ -317,6 +346,7 @@ def _count(training: Training, examples: list[Example], reads: Reads, scored: di
     counters = training.counters
     windows = reads.windows * reads.parts
     counters.optimizer_steps += 1
+    counters.empty_steps += not sum(scored.values())
     counters.window_tokens += windows * reads.window_tokens
     counters.tokens_scored += sum(scored.values())
     counters.tokens_scored_ltr += scored.get("ltr", 0)

@@ -34,6 +34,7 @@ from palinode.train.loop import (
     StepReport,
     Training,
     accumulate_gradients,
+    batch_denominator,
     batch_examples,
     batch_loss,
     update,
@@ -123,7 +124,7 @@ class Stack:
 
     def gradients(self, examples: Sequence[Sequence[Example]]) -> list[BatchLoss | DivergedError]:
         """Every member's gradients, as `accumulate_gradients` would leave them, and its loss."""
-        denominators = [sum(example.denominator for example in batch) for batch in examples]
+        denominators = [batch_denominator(batch) for batch in examples]
         rows = sum(len(example.inputs) for example in examples[0])
         gradients: dict[str, Tensor] = {}
         nats: list[Tensor] = []

@@ -34,6 +34,8 @@ from palinode.data.tasks import (
     SelectiveCopy,
     XorLanguage,
 )
+from palinode.data.tasks.base import NO_VALUE
+from palinode.data.tasks.draws import previous_places
 
 ROWS = 6
 
@@ -202,7 +204,10 @@ def test_shapes_ids_and_determinism(task, seed, count, flipped):
     assert (sample.tokens.dtype, sample.answers.dtype) == (torch.int64, torch.bool)
     assert 0 <= int(sample.tokens.min()) <= int(sample.tokens.max()) < task.vocab_size
     assert sample.answers.any(1).all()
-    assert all(values.shape == (count,) and values.dtype == torch.int64 for values in sample.slices.values())
+    assert all(values.dtype == torch.int64 for values in sample.slices.values())
+    assert {values.shape for values in sample.slices.values()} <= {(count,), sample.tokens.shape}
+    for values in (values for values in sample.slices.values() if values.dim() == 2):
+        assert torch.equal(values != NO_VALUE, sample.answers), "every answer has a value, and nothing else"
     assert torch.equal(sample.tokens, again.tokens)
     assert torch.equal(sample.answers, again.answers)
     assert 0 < task.chance() <= 1
@@ -219,6 +224,62 @@ def test_reversed_is_the_mirror_image(task, seed):
     assert mirrored.floor_nats_all_tokens("ltr") == task.floor_nats_all_tokens("rtl")
     assert mirrored.sequence_nats() == task.sequence_nats()
     assert torch.equal(mirrored.split_key(flipped), task.split_key(sample))
+    for name, values in sample.slices.items():
+        assert torch.equal(values.flip(1) if values.dim() == 2 else values, flipped.slices[name])
+
+
+@settings(max_examples=60)
+@given(
+    task=st.one_of(
+        st.builds(
+            MultiQueryRecall, vocabulary=sizes(20, 60), length=st.just(54), pairs=sizes(1, 9), passes=sizes(1, 2)
+        ),
+        st.builds(MadRecall, vocabulary=sizes(5, 12), length=st.just(40), multi_query=st.booleans()),
+        st.builds(MadNoisyRecall, vocabulary=sizes(5, 12), length=st.just(40), multi_query=st.booleans()),
+    ),
+    seed=SEEDS,
+)
+def test_every_answer_has_the_gap_to_the_last_time_its_key_was_shown(task, seed):
+    """By search: the key stands before the answer, and so many tokens before it once more, with no other in between."""
+    sample = task.sample(ROWS, generator(seed, "test"))
+    for row, gaps in zip(sample.tokens.tolist(), sample.slices["gap"].tolist(), strict=True):
+        for place, gap in ((place, gap) for place, gap in enumerate(gaps) if gap != NO_VALUE):
+            key = row[place - 1]
+            assert gap == row[: place - 1][::-1].index(key) + 1
+            assert row[place - gap] == row[place]
+    if "pairs" in sample.slices:
+        shown = sample.tokens.where(sample.tokens < task.keys, task.keys)
+        assert sample.slices["pairs"].tolist() == [len(set(row) - {task.keys}) for row in shown.tolist()]
+
+
+@settings(max_examples=40)
+@given(length=sizes(20, 40), content=sizes(1, 9), as_published=st.booleans(), seed=SEEDS)
+def test_every_copied_token_has_the_gap_to_where_it_stood(length, content, as_published, seed):
+    task = SelectiveCopy(length=length, content_tokens=content, as_published=as_published)
+    sample = task.sample(ROWS, generator(seed, "test"))
+    for row, gaps in zip(sample.tokens.tolist(), sample.slices["gap"].tolist(), strict=True):
+        stood = [place for place, token in enumerate(row[: task.body]) if token < task.vocabulary - 2]
+        assert [place - gap for place, gap in enumerate(gaps) if gap != NO_VALUE] == stood
+
+
+@settings(max_examples=40)
+@given(
+    task=st.builds(
+        AssociativeRecall, vocabulary=sizes(6, 60), length=sizes(6, 40), key_tokens=sizes(1, 2), allow_dot=st.booleans()
+    ),
+    seed=SEEDS,
+)
+def test_pairs_are_the_different_keys_of_a_sequence(task, seed):
+    sample, width = task.sample(ROWS, generator(seed, "test")), task.key_tokens + 1
+    for row, pairs in zip(sample.tokens.tolist(), sample.slices["pairs"].tolist(), strict=True):
+        assert pairs == len({tuple(row[i : i + width - 1]) for i in range(0, task.pairs * width, width)})
+
+
+@settings(max_examples=40)
+@given(rows=st.lists(st.lists(st.integers(0, 5), min_size=7, max_size=7), min_size=1, max_size=4))
+def test_the_previous_place_of_a_kind(rows):
+    found = previous_places(torch.tensor(rows)).tolist()
+    assert found == [[max((j for j in range(i) if row[j] == row[i]), default=-1) for i in range(7)] for row in rows]
 
 
 @settings(max_examples=80)
@@ -236,7 +297,9 @@ def test_reversed_is_the_mirror_image(task, seed):
 def test_fuzzy_recall_repeats_what_it_planted(task, seed):
     """Parsed greedily into letters of keys, then of values: runs that hold several keys cannot be told apart, the end can."""
     sample = task.sample(ROWS, generator(seed, "test"))
-    for row, marked, gap in zip(sample.tokens.tolist(), sample.answers.tolist(), sample.slices["gap"], strict=True):
+    for row, marked, gap in zip(
+        sample.tokens.tolist(), sample.answers.tolist(), sample.slices["gap"][:, -1], strict=True
+    ):
         value_size = next(i for i in itertools.count() if not marked[-1 - i])
         key_start = len(row) - value_size
         while row[key_start - 1] < task.keys and key_start > len(row) - value_size - task.most_tokens:

@@ -19,7 +19,9 @@ from palinode.data.tasks import (
     Grammar,
     Hierarchy,
     InductionHead,
+    MadFuzzyRecall,
     MadNoisyRecall,
+    MadRecall,
     Majority,
     MarkovLanguage,
     Memorisation,
@@ -328,6 +330,108 @@ def test_every_baseline_against_a_loop():
         "uniform": task.chance(),
     }
     assert baselines(task, fit, sample) == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("sees", ["prompt", "others"])
+def test_every_baseline_that_sees_both_sides_against_a_loop(sees, flipped):
+    """The prompt alone, or all but the answer itself; one end, then the other, and the better of the two."""
+    task = MadRecall(vocabulary=8, length=16)
+    task = Reversed(of=task) if flipped else task
+    fit, sample = drawn(task, 60, "fit"), drawn(task, 80)
+    legal, size = set(task.legal_answers().tolist()), task.length_tokens
+
+    def asked_of(part):
+        """(what is seen: None elsewhere, place, answer) of every answer."""
+        for row, marks in zip(part.tokens.tolist(), part.answers.tolist(), strict=True):
+            for place in (place for place, mark in enumerate(marks) if mark):
+                hidden = [mark if sees == "prompt" else at == place for at, mark in enumerate(marks)]
+                yield [None if hide else token for token, hide in zip(row, hidden, strict=True)], place, row[place]
+
+    def from_one_end(fit, sample):
+        fitted, answers = list(asked_of(fit)), list(asked_of(sample))
+
+        def share(guess):
+            return sum(guess(seen, place) == answer for seen, place, answer in answers) / len(answers)
+
+        def before(seen, place):
+            return seen[place - 1] if place else None
+
+        def cache(order):
+            def guess(seen, place):
+                known = seen[max(place - order, 0) : place]
+                if len(known) < order or None in known:
+                    return None
+                places = [i for i in range(order, size) if seen[i] is not None and seen[i - order : i] == known]
+                return seen[places[-1]] if places else None
+
+            return guess
+
+        def mode(seen, place):
+            held = [token for token in seen if token in legal]
+            return max(sorted(set(held)), key=held.count, default=None)
+
+        def after(seen, place):
+            counts = [sum(a == t and before(s, p) == before(seen, place) for s, p, a in fitted) for t in range(8)]
+            return counts.index(max(counts)) if max(counts) else None
+
+        def copied(seen, place):
+            held = [sum(p == place and s[u] is not None and s[u] == a for s, p, a in fitted) for u in range(size)]
+            return seen[held.index(max(held))] if max(held) else None
+
+        most = max(range(8), key=lambda token: sum(a == token for _, _, a in fitted))
+        return {
+            "uniform": task.chance(),
+            "unigram": share(lambda seen, place: most),
+            "bigram": share(after),
+            "position_only": share(copied),
+            "copy_last": share(before),
+            "most_recent_value": share(lambda seen, place: next((t for t in seen[:place][::-1] if t in legal), None)),
+            "in_context_mode": share(mode),
+            **{f"cache_{order}": share(cache(order)) for order in (1, 2, 3)},
+        }
+
+    one, other = from_one_end(fit, sample), from_one_end(fit.flipped(), sample.flipped())
+    better, worse = (other, one) if flipped else (one, other)
+    assert better["cache_1"] > worse["cache_1"] + 0.3
+    assert baselines(task, fit, sample, sees) == pytest.approx({name: max(one[name], other[name]) for name in one})
+
+
+SOLVED = {
+    AssociativeRecall(): {"cache_1"},
+    AssociativeRecall(key_tokens=2): {"cache_2"},
+    InductionHead(): {"cache_1"},
+    MultiQueryRecall(): {"cache_1"},
+    MadRecall(): {"cache_1"},
+    MadRecall(multi_query=False): {"cache_1"},
+    MadNoisyRecall(): {"cache_1"},
+    MadFuzzyRecall(): set(),
+    SelectiveCopy(): set(),
+    Compression(): {"position_only"},
+    Compression(as_published=True): {"position_only"},
+    Memorisation(): {"bigram"},
+    Copy(): {"position_only"},
+    Reversal(): {"position_only"},
+    Parity(): set(),
+    Majority(): {"in_context_mode"},
+    Majority(length=15): {"in_context_mode"},
+    Majority(cumulative=True): set(),
+    Counting(): set(),
+    Addition(): set(),
+    XorLanguage(): set(),
+    ProductLanguage(): set(),
+}
+
+
+@pytest.mark.parametrize(("task", "wanted"), SOLVED.items(), ids=str)
+def test_what_solves_a_task_is_declared(task, wanted):
+    """What gets every answer right is what the task says it is solved by; nothing else does, so a level is left to beat."""
+    found = baselines(task, drawn(task, 2000, "fit"), drawn(task, 400))
+    perfect = {name for name, value in found.items() if value > 0.9999}
+    assert perfect == wanted
+    assert wanted <= set(task.solved_by) <= set(found)
+    assert task.solved_by == Reversed(of=task).solved_by
+    assert wanted or not task.solved_by
 
 
 def test_very_many_answers_are_represented_by_the_first(monkeypatch):

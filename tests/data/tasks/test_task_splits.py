@@ -11,6 +11,7 @@ from palinode.audit.contamination import check_prompt_splits
 from palinode.base.config import decode
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
+from palinode.data.task_store import TaskData
 from palinode.data.tasks import (
     TASKS,
     Addition,
@@ -32,7 +33,7 @@ from palinode.data.tasks import (
     SelectiveCopy,
     XorLanguage,
 )
-from palinode.data.tasks.splits import BUCKETS_OF, buckets, check_support, draw, in_split
+from palinode.data.tasks.splits import BUCKETS_OF, buckets, check_support, draw, in_split, repeated_share
 from palinode.data.tasks.stream import TaskStream
 
 PLENTY = {  # of every kind one with prompts enough, few enough that careless splits would share some
@@ -264,6 +265,40 @@ def test_a_taller_tree_keeps_the_rules_below():
     assert torch.equal(short.rules(2), tall.rules(2))
 
 
-def test_an_impossible_chain_is_refused():
-    with pytest.raises(ValueError, match="sharpness"):
-        MarkovLanguage(sharpness=30.0)
+@pytest.mark.parametrize("count", [300, 2000, 20_000])
+def test_fresh_draws_repeat_as_often_as_is_said(count):
+    """1024 prompts, about 870 of them in train: each stream is drawn and its repeats are counted."""
+    task = Parity(length=10)
+    shares = []
+    for seed in range(3):
+        tokens = TaskStream(task, seed).batch(0, count).tokens
+        shares.append(1 - len(tokens.unique(dim=0)) / count)
+    assert sum(shares) / 3 == pytest.approx(repeated_share(task, count), abs=0.02)
+
+
+def test_repeats_of_very_many_prompts_are_counted_by_pairs():
+    """The two formulas meet, no digit is lost, and what has no number of prompts has no share."""
+    task = Copy(vocabulary=2, length=40)
+    prompts = task.support() * 0.85
+    assert repeated_share(task, 1000) == pytest.approx(999 / (2 * prompts), rel=1e-9)
+    near = [repeated_share(Copy(vocabulary=2, length=30), count) for count in (900, 950)]
+    assert near[1] / near[0] == pytest.approx(949 / 899, rel=1e-3)
+    assert repeated_share(Copy(vocabulary=2, length=1), 1) == 0.0
+    assert repeated_share(MultiQueryRecall(), 10) is None
+
+
+@pytest.mark.parametrize(
+    "fields", [{"sharpness": 10}, {"sharpness": 20.0}, {"symmetric": False, "states": 2, "sharpness": 20.0}]
+)
+def test_an_impossible_chain_is_refused_with_its_config(fields):
+    """Within the bounds of the field, and still no chain: said where the config is read, not in the middle of a run."""
+    with pytest.raises(BadInput, match="sharpness") as refused:
+        decode(TaskData, {"task": {"kind": "markov", **fields}})
+    assert refused.value.field in ("sharpness", "task.sharpness")
+    assert refused.value.exit_code == 2
+
+
+def test_a_table_of_order_2_that_does_not_settle_is_refused_with_its_config():
+    """Independent draws of a table are all but periodic for some seeds."""
+    with pytest.raises(BadInput, match="sharpness"):
+        [MarkovLanguage(states=2, symmetric=False, order=2, sharpness=20.0, chain_seed=seed) for seed in range(10)]

@@ -25,6 +25,7 @@ T = TypeVar("T", bound="Task")
 Direction = Literal["ltr", "rtl"]
 LARGEST = math.log(1e300)
 BLANK = -1  # stands for an answer in a prompt
+NO_VALUE = -1  # of a slice that has one number for each token, where it has none
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Sample:
     Attributes:
         tokens: (n, S) int64 ids, the whole sequences with their answers.
         answers: (n, S) bool: the tokens that a reader is asked for.
-        slices: by name one number for each sequence, (n,) int64, such as how far back the answer was seen.
+        slices: by name int64 numbers that accuracy is told apart by: one for each sequence (n,), such as how many keys it shows,
+            or one for each token (n, S), such as how far back an answer was seen; NO_VALUE where a token has none.
     """
 
     tokens: Tensor
@@ -51,7 +53,8 @@ class Sample:
 
     def flipped(self) -> Sample:
         """The same sequences, last token first."""
-        return Sample(self.tokens.flip(1), self.answers.flip(1), self.slices)
+        slices = {name: values.flip(1) if values.dim() == 2 else values for name, values in self.slices.items()}
+        return Sample(self.tokens.flip(1), self.answers.flip(1), slices)
 
     @classmethod
     def together(cls, parts: Sequence[Sample]) -> Sample:
@@ -98,6 +101,11 @@ class Task(Part):
             train_sequences: how many sequences were seen in training; None for an endless stream.
         """
         return 1.0
+
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        """The baselines (`baselines.py`) that are the very skill this task asks for: their level is no level to beat."""
+        return ()
 
     def sequence_nats(self) -> float | None:
         """Entropy of a whole sequence; None where there is no closed form."""

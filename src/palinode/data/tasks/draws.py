@@ -77,6 +77,14 @@ def first_places(kinds: Tensor, count: int) -> Tensor:
     return torch.empty_like(kinds).scatter_(1, order, firsts)
 
 
+def previous_places(kinds: Tensor) -> Tensor:
+    """(n, P): where the kind at each place last occurred before it in its row; -1 where it had not."""
+    ordered, order = kinds.sort(dim=1, stable=True)
+    before = torch.full_like(order, -1)
+    before[:, 1:] = torch.where(ordered[:, 1:] == ordered[:, :-1], order[:, :-1], -1)
+    return torch.empty_like(order).scatter_(1, order, before)
+
+
 def digits_of(numbers: Tensor, count: int, base: int = 10) -> Tensor:
     """(..., count): the digits of each number, most significant first."""
     powers = base ** torch.arange(count - 1, -1, -1)

@@ -16,6 +16,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
+from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.data.tasks.base import Direction, Language, Sample, Task, power, require
 from palinode.data.tasks.draws import digits_of, integers
@@ -56,6 +57,10 @@ class MarkovLanguage(Language):
         few = self.states**self.order <= MOST_CONTEXTS
         require(few, f"{self.states} states and order {self.order} have over {MOST_CONTEXTS} contexts", "order")
         require(self.length >= self.order, f"order {self.order} needs as many tokens", "length")
+        try:
+            self.table()  # made now, and kept: a chain that cannot be made is a mistake in the config
+        except ValueError as problem:
+            raise BadInput(str(problem), field="sharpness", hint="a smaller one") from None
         return self
 
     @property
@@ -65,6 +70,10 @@ class MarkovLanguage(Language):
     @property
     def length_tokens(self) -> int:
         return self.length
+
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return ("bigram",) if self.order == 1 else ()
 
     def chain(self) -> MarkovChain:
         """The chain of order 1."""

@@ -14,7 +14,8 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
 from palinode.base.seeds import generator
-from palinode.data.tasks.base import Sample, Task, exp, power, require
+from palinode.data.tasks.base import NO_VALUE, Sample, Task, exp, power, require
+from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import integers, subset
 from palinode.data.tasks.laws import log_choose, mixture_nats
 from palinode.data.tasks.strings import answers_after
@@ -68,7 +69,9 @@ class SelectiveCopy(Task):
         tokens.scatter_(1, places, content)
         tokens[:, self.body] = self.vocabulary - 1
         tokens[:, self.body + 1 :] = content
-        return Sample(tokens, answers_after(tokens, self.body + 1), {"gap": self.body + 1 - places[:, 0]})
+        gap = torch.full_like(tokens, NO_VALUE)
+        gap[:, self.body + 1 :] = torch.arange(self.body + 1, self.length) - places
+        return Sample(tokens, answers_after(tokens, self.body + 1), {"gap": gap})
 
     def _places(self, count: int, rng: Generator) -> Tensor:
         if not self.as_published:
@@ -103,7 +106,8 @@ class SelectiveCopy(Task):
 class Compression(Task):
     """Uniform tokens and a compression token, then all again: a reader that must pass through one state shows what it holds.
 
-    The task gives the tokens; that only the compression token may be read when they are said again is the visibility's affair.
+    The task gives the tokens; that they may be said again from the compression token alone is the objective's affair: `bottleneck`
+    trains the task that is meant, any other reads the tokens themselves and copies them.
 
     Attributes:
         vocabulary: ids; the last is the compression token.
@@ -127,6 +131,10 @@ class Compression(Task):
 
     def legal_answers(self) -> Tensor:
         return torch.arange(self.vocabulary if self.as_published else self.vocabulary - 1)
+
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return ("position_only", *CACHES)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         content = integers(self.vocabulary - 1, (count, self.length - 1), rng)
@@ -180,6 +188,10 @@ class Memorisation(Task):
 
     def legal_answers(self) -> Tensor:
         return torch.arange(self.keys, self.vocabulary - 1)
+
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return ("bigram",)  # the map, as far as the sequences it is counted on show it
 
     def value_of(self) -> Tensor:
         """(keys,): the value of each key; no two share one."""

@@ -13,8 +13,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import Sample, Task, require
-from palinode.data.tasks.draws import distinct, first_places, integers, one_true
+from palinode.data.tasks.base import NO_VALUE, Sample, Task, require
+from palinode.data.tasks.baselines import CACHES
+from palinode.data.tasks.draws import distinct, first_places, integers, one_true, previous_places
 
 MOST_LENGTH = 2**22
 
@@ -67,6 +68,10 @@ class MadRecall(Task):
     def length_tokens(self) -> int:
         return self.length + (not self.multi_query)
 
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return CACHES
+
     def legal_answers(self) -> Tensor:
         return torch.arange(self.keys, self.keys + self.values)
 
@@ -85,8 +90,9 @@ class MadRecall(Task):
             meaningless = integers(self.noise_vocabulary, (count, shown, 2), rng) + self.vocabulary
             pairs[:, :-1] = torch.where(noisy[..., None], meaningless, pairs[:, :-1])
         known = torch.cat([~new & ~noisy, torch.ones(count, 1, dtype=torch.bool)], 1)
-        last = (((kinds == keys[:, -1:]) & ~noisy) * torch.arange(1, shown + 1)).amax(1) - 1
-        return self._assembled(pairs, known, {"gap": 2 * (shown - last) + (not self.multi_query)})
+        before = previous_places(torch.cat([kinds, keys[:, -1:]], 1))
+        back = torch.where(known, 2 * (torch.arange(shown + 1) - before), NO_VALUE)
+        return self._assembled(pairs, back, (new & ~noisy).sum(1))
 
     def _noisy(self, count: int, pairs: int, rng: Generator) -> Tensor:
         """(n, P): which pairs are replaced by noise."""
@@ -95,15 +101,17 @@ class MadRecall(Task):
         noisy = torch.rand(count, pairs, generator=rng) < self.noise
         return noisy.scatter_(1, integers(pairs, (count, 1), rng), False)
 
-    def _assembled(self, pairs: Tensor, known: Tensor, slices: dict[str, Tensor]) -> Sample:
+    def _assembled(self, pairs: Tensor, back: Tensor, shown: Tensor) -> Sample:
+        """The sequences of (n, P + 1, 2) pairs, each so many tokens behind the last with its key: the values of these are asked."""
         count = len(pairs)
-        tokens, answers = pairs.view(count, -1), torch.stack([torch.zeros_like(known), known], 2).view(count, -1)
+        tokens, gap = pairs.view(count, -1), torch.stack([torch.full_like(back, NO_VALUE), back], 2).view(count, -1)
         if not self.multi_query:
             copy = torch.full((count, 1), self.vocabulary - 1)
             tokens = torch.cat([tokens[:, :-2], copy, tokens[:, -2:]], 1)
-            answers = torch.zeros_like(tokens, dtype=torch.bool)
-            answers[:, -1] = True
-        return Sample(tokens, answers, {**slices, "asked": answers.sum(1)})
+            gap = torch.full_like(tokens, NO_VALUE)
+            gap[:, -1] = back[:, -1] + 1  # for the copy token
+        answers = gap != NO_VALUE
+        return Sample(tokens, answers, {"gap": gap, "pairs": shown, "asked": answers.sum(1)})
 
 
 class MadNoisyRecall(MadRecall):
@@ -185,9 +193,9 @@ class MadFuzzyRecall(Task):
         fits = torch.cat([torch.ones(count, 1, dtype=torch.bool), fits, torch.ones(count, 1, dtype=torch.bool)], 1)
         again = torch.cat([torch.arange(sizes.shape[1]), torch.zeros(1, dtype=torch.long)])  # the end repeats pair 0
         pad = self.length - (starts[:, -1:] + planted)
-        known = self._known(keys, key_sizes, starts, fits, again)
+        back = self._back(keys, key_sizes, starts, fits, again)
         return self._written(
-            keys[:, again], key_sizes[:, again], values[:, again], value_sizes[:, again], starts + pad, fits, known
+            keys[:, again], key_sizes[:, again], values[:, again], value_sizes[:, again], starts + pad, fits, back
         )
 
     def _pairs(self, count: int, rng: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -207,15 +215,15 @@ class MadFuzzyRecall(Task):
         letters = (keys + 1) * (torch.arange(most) < sizes[..., None])
         return first_places((letters * base ** torch.arange(most)).sum(2), base**most)
 
-    def _known(self, keys: Tensor, sizes: Tensor, starts: Tensor, fits: Tensor, again: Tensor) -> Tensor:
-        """(n, M + 1): an earlier pair in the sequence has the same key; of single queries only the last is asked."""
+    def _back(self, keys: Tensor, sizes: Tensor, starts: Tensor, fits: Tensor, again: Tensor) -> Tensor:
+        """(n, M + 1): tokens back to the last pair before it with the same key, NO_VALUE where there is none or it is not asked."""
         kinds = self._first_with_key(keys, sizes)[:, again]
-        if not self.multi_query:
-            return (torch.arange(len(again)) == len(again) - 1).expand(kinds.shape)
         order = torch.where(fits, starts, self.length).sort(dim=1, stable=True).indices
-        ordered = kinds.gather(1, order)
-        seen = first_places(ordered, len(again)) != torch.arange(len(again))
-        return torch.zeros_like(seen).scatter_(1, order, seen)
+        before, places = previous_places(kinds.gather(1, order)), starts.gather(1, order)
+        back = torch.where(before < 0, NO_VALUE, places - places.gather(1, before.clamp_min(0)))
+        back = torch.empty_like(back).scatter_(1, order, back)
+        asked = torch.arange(len(again)) >= (0 if self.multi_query else len(again) - 1)
+        return torch.where(asked, back, NO_VALUE)
 
     def _written(
         self,
@@ -225,23 +233,23 @@ class MadFuzzyRecall(Task):
         value_sizes: Tensor,
         starts: Tensor,
         fits: Tensor,
-        known: Tensor,
+        back: Tensor,
     ) -> Sample:
         """Letters put where they belong; those that do not count fall off the end."""
         count, most = len(keys), self.most_tokens
         letter, outside = torch.arange(most), self.length
         tokens = torch.full((count, self.length + 1), self.vocabulary - 1)
-        answers = torch.zeros(count, self.length + 1, dtype=torch.bool)
-        for letters, sizes, begin, asked in (
-            (keys, key_sizes, starts, torch.zeros_like(known)),
-            (values, value_sizes, starts + key_sizes, known),
+        gap = torch.full_like(tokens, NO_VALUE)
+        for letters, sizes, begin, told in (
+            (keys, key_sizes, starts, torch.full_like(back, NO_VALUE)),
+            (values, value_sizes, starts + key_sizes, back),
         ):
             real = (letter < sizes[..., None]) & fits[..., None]
             place = torch.where(real, begin[..., None] + letter, outside).view(count, -1)
             tokens.scatter_(1, place, letters.reshape(count, -1))
-            answers.scatter_(1, place, asked[..., None].expand(letters.shape).reshape(count, -1))
+            gap.scatter_(1, place, told[..., None].expand(letters.shape).reshape(count, -1))
         if not self.multi_query:
             tokens.scatter_(1, starts[:, -1:] - 1, self.vocabulary - 2)
-        tokens, answers = tokens[:, :-1], answers[:, :-1]
-        gap = starts[:, -1] - starts[:, 0]
-        return Sample(tokens.contiguous(), answers.contiguous(), {"gap": gap, "asked": answers.sum(1)})
+        tokens, gap = tokens[:, :-1].contiguous(), gap[:, :-1].contiguous()
+        answers = gap != NO_VALUE
+        return Sample(tokens, answers, {"gap": gap, "asked": answers.sum(1)})

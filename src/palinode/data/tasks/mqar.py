@@ -15,7 +15,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import Sample, Task, require
+from palinode.data.tasks.base import NO_VALUE, Sample, Task, require
+from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import distinct, integers
 
 
@@ -63,6 +64,10 @@ class MultiQueryRecall(Task):
     def length_tokens(self) -> int:
         return self.length
 
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return CACHES
+
     def legal_answers(self) -> Tensor:
         return torch.arange(self.vocabulary // 2, self.vocabulary)
 
@@ -79,7 +84,8 @@ class MultiQueryRecall(Task):
         tokens.scatter_(1, places, keys).scatter_(1, places + 1, values)
         answers = torch.zeros_like(tokens, dtype=torch.bool).scatter_(1, places + 1, True)
         seen = shown - 2 * self.pairs + 2 * torch.arange(self.pairs)  # a pair's key the last time it is shown
-        return Sample(tokens, answers, {"gap": (places - seen).sum(1) // self.pairs})
+        gap = torch.full_like(tokens, NO_VALUE).scatter_(1, places + 1, places - seen)
+        return Sample(tokens, answers, {"gap": gap})
 
     def _slots(self, count: int, rng: Generator) -> Tensor:
         """(n, N): the slot of each pair. The first N of exponential clocks of these rates ring in the order of such draws."""

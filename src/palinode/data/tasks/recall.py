@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
 from palinode.data.tasks.base import Sample, Task, exp, require
+from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import digits_of, first_places, integers, one_true
 from palinode.data.tasks.laws import distinct_law, mixture_nats
 
@@ -86,13 +87,17 @@ class AssociativeRecall(Task):
     def length_tokens(self) -> int:
         return self.pairs * (self.key_tokens + 1) + self.key_tokens + 2
 
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return CACHES
+
     def legal_answers(self) -> Tensor:
         values = torch.arange(1 + self.keys, 1 + self.keys + self.values)
         return torch.cat([torch.tensor([DOT]), values]) if self.allow_dot else values
 
     def sample(self, count: int, rng: Generator) -> Sample:
         keys = integers(self.key_tuples, (count, self.pairs), rng)
-        values, query = self._values_and_query(keys, rng)
+        values, query, shown = self._values_and_query(keys, rng)
         asked = keys == query[:, None]
         last = (asked * torch.arange(1, self.pairs + 1, dtype=torch.int32)).amax(
             1
@@ -108,22 +113,22 @@ class AssociativeRecall(Task):
         answers = torch.zeros_like(tokens, dtype=torch.bool)
         answers[:, -1] = True
         gap = torch.where(last < 0, 0, self.length_tokens - (last + 1) * width)
-        return Sample(tokens, answers, {"gap": gap, "shown": asked.sum(1)})
+        return Sample(tokens, answers, {"gap": gap, "shown": asked.sum(1), "pairs": shown})
 
-    def _values_and_query(self, keys: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
-        """The id of the value of every pair (n, P), and the key tuple that is asked for (n,)."""
+    def _values_and_query(self, keys: Tensor, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """The id of the value of every pair (n, P), the key tuple that is asked for (n,), and how many different ones there are."""
         count, first_value = len(keys), 1 + self.keys
         if self.key_tuples <= TABLE_SHARE * self.pairs:
             table = integers(self.values, (count, self.key_tuples), rng) + first_value
             values = table.gather(1, keys)
-            shown = torch.zeros(count, self.key_tuples, dtype=torch.bool).scatter_(1, keys, True)
-            query = one_true(shown, rng) if not self.allow_dot else None
+            first = torch.zeros(count, self.key_tuples, dtype=torch.bool).scatter_(1, keys, True)
+            query = one_true(first, rng) if not self.allow_dot else None
         else:
             firsts = first_places(keys, self.key_tuples)
             values = integers(self.values, (count, self.pairs), rng).gather(1, firsts) + first_value
             first = firsts == torch.arange(self.pairs)
             query = keys.gather(1, one_true(first, rng)[:, None])[:, 0] if not self.allow_dot else None
-        return values, integers(self.key_tuples, (count,), rng) if query is None else query
+        return values, integers(self.key_tuples, (count,), rng) if query is None else query, first.sum(1)
 
     def _key_ids(self, tuples: Tensor) -> Tensor:
         return 1 + (tuples[..., None] if self.key_tokens == 1 else digits_of(tuples, self.key_tokens, self.keys))
@@ -215,6 +220,10 @@ class InductionHead(Task):
     @property
     def length_tokens(self) -> int:
         return self.length + 1 + self.answer_tokens
+
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return CACHES
 
     def legal_answers(self) -> Tensor:
         return torch.arange(1, 1 + self.content)

@@ -44,6 +44,10 @@ class Reversed(Task):
         """Not known: the answers are now read first, and are no function of what came before."""
         return None
 
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return self.of.solved_by
+
     def sequence_nats(self) -> float | None:
         return self.of.sequence_nats()
 
@@ -68,3 +72,8 @@ class Reversed(Task):
 
     def split_identity(self) -> str:
         return self.of.split_identity()
+
+
+def mirrored(task: Task) -> Task:
+    """The task whose sequences are this one's, last token first."""
+    return task.of if isinstance(task, Reversed) else Reversed(of=task)

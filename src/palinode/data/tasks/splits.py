@@ -30,6 +30,7 @@ MARGIN = 1.1  # drawn above the expected need, so that one round mostly suffices
 CALL_SEQUENCES = 256  # drawn at once, or more of short ones:
 CALL_TOKENS = 2**15  # temporaries above a megabyte go back to the system and are faulted in again, at half the speed
 MOST_EMPTY_ROUNDS = 100
+RARE = 1e-6  # draws a prompt below which repeats are counted by pairs
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 
@@ -102,6 +103,23 @@ def check_support(task: Task, held_out: Mapping[Split, int]) -> None:
         f"{LEAST_PROMPTS_PER_SEQUENCE * wanted}",
         field=_size_field(task),
     )
+
+
+def repeated_share(task: Task, sequences: int) -> float | None:
+    """The expected share of so many fresh draws of the train split whose prompt an earlier one had; None where it is not known.
+
+    M prompts drawn n times show M (1 - (1 - 1/M)^n) of them. A law that prefers some prompts repeats more: this is a lower bound.
+    """
+    support = task.support()
+    if support is None:
+        return None
+    prompts = max(1.0, support * len(BUCKETS_OF[TRAIN]) / BUCKETS)
+    if sequences < prompts * RARE:
+        return (sequences - 1) / (
+            2 * prompts
+        )  # the first term of the series: the difference below would lose its digits
+    different = -prompts * math.expm1(sequences * math.log1p(-1 / prompts)) if prompts > 1 else 1.0
+    return 1 - different / sequences
 
 
 def _size_field(task: Task) -> str:

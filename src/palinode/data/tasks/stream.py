@@ -1,4 +1,6 @@
-"""The sequences that training reads: a stream that never repeats, or epochs over a fixed number of sequences.
+"""The sequences that training reads: fresh draws without an end, or epochs over a fixed number of sequences.
+
+Fresh draws are independent of one another, so where there are few prompts some come again (`splits.repeated_share`).
 
 Sequence i is a pure function of (task, seed, split, i): sequences are drawn in blocks of a fixed size, each with its own generator.
 So the stream is the same for any batch size and micro-batching, and can be entered anywhere.
@@ -31,8 +33,8 @@ class TaskStream:
         task: the task.
         seed: the run's seed; each split has a stream of its own.
         split: the split that every sequence belongs to.
-        sequences: None never repeats; a number reads the first so many of that stream again and again, each epoch in an order of
-            its own, as published training sets of a fixed size are read.
+        sequences: None draws every sequence anew; a number reads the first so many of that stream again and again, each epoch in
+            an order of its own, as published training sets of a fixed size are read.
 
     Raises:
         BadInput: fewer than one sequence.

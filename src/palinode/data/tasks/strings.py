@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
 from palinode.data.tasks.base import Sample, Task, power, require
+from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import integers
 from palinode.data.tasks.laws import binomial_law, entropy_nats
 
@@ -51,6 +52,10 @@ class Copy(Task):
     def legal_answers(self) -> Tensor:
         return torch.arange(self.vocabulary)
 
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return ("position_only", *CACHES)
+
     def sample(self, count: int, rng: Generator) -> Sample:
         string = integers(self.vocabulary, (count, self.length), rng)
         separator = torch.full((count, 1), self.vocabulary)
@@ -80,6 +85,10 @@ class Reversal(Copy):
     """A string, a separator, and the string from its end: its own mirror image, so ltr and rtl must agree."""
 
     kind: ClassVar[str] = "reversal"
+
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return ("position_only",)
 
     def _said(self, string: Tensor) -> Tensor:
         return string.flip(1)
@@ -156,6 +165,10 @@ class Majority(BitTask):
     """1 where more than half of the bits are ones; cumulative: at least half so far. A tie makes 0 the better guess."""
 
     kind: ClassVar[str] = "majority"
+
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return () if self.cumulative else ("in_context_mode",)
 
     def _answer(self, ones: Tensor, bits: Tensor) -> Tensor:
         return ((2 * ones >= bits) if self.cumulative else (2 * ones > bits)).long()

@@ -8,7 +8,7 @@ Legend: R rows, S slots, s new slots, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,6 +20,13 @@ from palinode.models.cost import LayerCost
 from palinode.models.parts.distance import DistanceTable
 from palinode.models.parts.rotary import RotaryTable
 from palinode.models.parts.state import MixerState, continues
+
+UNSET = {  # the options of the model that attention reads -> what takes them away
+    "qk_norm": "qk_norm = false",
+    "rotary": 'position = "none"',
+    "alibi": 'position = "none"',
+    "attention_scale": "attention_scale = 1",
+}
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,28 @@ class MixerConfig(Part):
         if native in self.visibilities:
             return None
         return "it has no form for explicit masks" if native == "mask" else f"it has no {native} form"
+
+
+def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> None:
+    """Refuse set options of attention that no mixer reads, or that one of several attentions does not.
+
+    Args:
+        options: names of those that are set, as in `reads`.
+        mixers: of all layers. One that reads none of these options, set or not, is no attention: it may stand beside one.
+
+    Raises:
+        ValueError: naming all of them, and what takes them away.
+    """
+    without: dict[str, list[str]] = {}
+    for option in options:
+        readers = [mixer for mixer in mixers if option in mixer.reads]
+        asked = [mixer for mixer in mixers if mixer.reads & UNSET.keys()] if readers else mixers
+        if lacking := [mixer.kind_name() for mixer in asked if option not in mixer.reads]:
+            without[option] = lacking
+    if without:
+        who = " or ".join(dict.fromkeys(name for names in without.values() for name in names))
+        cure = ", ".join(f"model.{UNSET[option]}" for option in without)
+        raise ValueError(f"the mixer {who} does not read {', '.join(without)}: set {cure}")
 
 
 class TwoSidedConfig(MixerConfig):
