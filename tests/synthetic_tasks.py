@@ -152,7 +152,10 @@ def _write_run(store: Store, wanted: SyntheticTask, arm: TaskArm, vocabulary: in
 
 
 def _spec(wanted: SyntheticTask, arm: TaskArm, vocabulary: int, seed: int) -> dict[str, Any]:
-    masked = {"kind": "masked", "hide_answers": True, "rate": arm.rate}
+    without_direction = {
+        "masked": {"kind": "masked", "hide_answers": True, "rate": arm.rate},
+        "bottleneck": {"kind": "bottleneck", "sealed": False},
+    }
     place = wanted.arms.index(arm)
     return {
         "version": 1,
@@ -162,7 +165,7 @@ def _spec(wanted: SyntheticTask, arm: TaskArm, vocabulary: int, seed: int) -> di
             "validation_sequences": SEQUENCES,
         },
         "model": {"kind": "decoder", "layers": 2, "width": 64, "heads": 1},
-        "objective": masked if arm.objective == "masked" else {"kind": "ltr", "direction_token": True},
+        "objective": without_direction.get(arm.objective, {"kind": "ltr", "direction_token": True}),
         "labels": arm.labels,
         "recipe": {"kind": "gpt2-adamw", "steps": STEPS, "learning_rate": 1e-3 * (1 + place) * vocabulary},  # tuned
         "evaluation": {"labels": wanted.scored, "directions": ["ltr"]},

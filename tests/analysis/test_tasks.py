@@ -6,7 +6,15 @@ from scipy import special
 from palinode.analysis.intervals import share_interval, t_interval
 from palinode.analysis.tables import all_tables
 from palinode.analysis.task_effects import task_effects
-from palinode.analysis.tasks import difficulty, levels_at, slice_means, task_accuracy, task_lengths, task_means
+from palinode.analysis.tasks import (
+    difficulty,
+    levels_at,
+    levels_of,
+    slice_means,
+    task_accuracy,
+    task_lengths,
+    task_means,
+)
 from palinode.base import fsio
 from palinode.base.errors import Damaged
 from palinode.results.record import METRICS_FILE, TASK_EVENT
@@ -224,6 +232,14 @@ def test_levels_of_answers_stand_beside_scores_of_answers_alone(tmp_path, scored
     assert others == ()
     if scored == "last":
         assert levels.best_trivial is None, "measured over all answer tokens"
+
+
+@pytest.mark.parametrize("objective", ["masked", "bottleneck"])
+def test_what_has_answers_alone_for_targets_scores_answers_alone(tmp_path, objective):
+    record = made(tmp_path, scored="all", arms=(TaskArm("all", objective=objective), TaskArm("ltr")))
+    told = {run.entry.arm: levels_of(run, SPLIT) for run in record.runs}
+    assert told["all"].chance > 0
+    assert told["ltr"] is None
 
 
 def test_a_text_has_none_of_this_and_the_tables_keep_their_shape(record, tmp_path):

@@ -18,6 +18,7 @@ from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 NON_CAUSAL = "masked"  # the objective that reads in no direction
+ANSWERS_ALONE = "bottleneck"  # and the one that has no other targets
 # Records of before tasks said what solves them: look-ups of what followed the same tokens, and levels of before runs said how they
 # read: these hold in any direction.
 OLD_LOOKUPS, BLIND = "cache_", ("uniform", "unigram")
@@ -336,7 +337,8 @@ def _scored(run: ExperimentRun) -> str:
     spec = run.record.spec if run.record is not None else {}
     labels = str((spec.get("evaluation") or {}).get("labels", "all"))
     objective = spec.get("objective") or {}
-    hides = objective.get("kind") == NON_CAUSAL and objective.get("hide_answers", True)
+    kind = objective.get("kind")
+    hides = kind == ANSWERS_ALONE or (kind == NON_CAUSAL and objective.get("hide_answers", True))
     return "answer" if labels == "all" and hides else labels
 
 

@@ -75,7 +75,7 @@ def _with_stops(chart: dict[str, Any], x_field: str, chances: Mapping[int, float
     label = {
         "name": "level_chance_label",
         "data": {"values": values[:1]},
-        "mark": {"type": "text", "fontSize": FONT_PIXELS, "color": GREY, "align": "left", "dx": 4, "dy": 9},
+        "mark": {"type": "text", "fontSize": FONT_PIXELS, "color": GREY, "align": "left", "dx": 4, "dy": -8},
         "encoding": {**places, "text": {"field": "text", "type": "nominal"}},
     }
     layers = [_from_zero(layer) for layer in chart["layer"]]
@@ -88,7 +88,8 @@ def accuracy_by_difficulty(
     """A line per arm over difficulty, with the interval over seeds and every seed at every point; levels as steps, simple ones as
     ticks.
 
-    Rows: `kind` (arm, seed, or chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`, `text`.
+    Rows: `kind` (arm, seed, or chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`, `text`, and of levels
+    `name`.
 
     Args:
         scales: the names under places 0, 1, .. of the axis; empty where the axis holds a number of its own.
@@ -119,6 +120,13 @@ def accuracy_by_difficulty(
     lines = arms.mark_line(strokeWidth=2.2)
     points = arms.mark_point(filled=True, size=64, opacity=1).encode(tooltip=tooltip)
     dots = seeds.mark_point(size=26, opacity=0.8, strokeWidth=1.2).encode(tooltip=tooltip)
+    named = {**_steps_and_ticks(base, marked), "intervals": ends, "lines": lines, "seeds": dots, "points": points}
+    layers = [layer.properties(name=name) for name, layer in named.items()]
+    return plain(alt.layer(*layers).properties(width="container", height=330))
+
+
+def _steps_and_ticks(base: alt.Chart, marked: Mapping[str, str]) -> dict[str, alt.Chart]:
+    """The levels of a chart over difficulty: lines of those in the legend, ticks of the simple ones, named at the first."""
     drawn = base.transform_filter(alt.FieldOneOfPredicate(field="kind", oneOf=list(marked)))
     dash = alt.StrokeDash(
         "kind",
@@ -136,18 +144,7 @@ def accuracy_by_difficulty(
         tooltip=[said("text", "level")]
     )
     words = thin.mark_text(align="left", dx=9, fontSize=FONT_PIXELS, color=GREY).encode(text="name:N")
-    named = {
-        "steps": steps,
-        "stops": stops,
-        "ticks": ticks,
-        "names": words,
-        "intervals": ends,
-        "lines": lines,
-        "seeds": dots,
-        "points": points,
-    }
-    layers = [layer.properties(name=name) for name, layer in named.items()]
-    return plain(alt.layer(*layers).properties(width="container", height=330))
+    return {"steps": steps, "stops": stops, "ticks": ticks, "names": words}
 
 
 def with_counts(chart: dict[str, Any], counts: Mapping[str, str]) -> dict[str, Any]:
