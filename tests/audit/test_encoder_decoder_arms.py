@@ -170,7 +170,7 @@ def test_m20_what_is_compared_depends_on_no_later_slot(kind):
         planted.aggregate = broken
         finding = check_aggregated("embedding_loss", planted, 0)
         assert (finding.outcome, finding.check) == ("fail", "C9.auxiliary_causal")
-        assert "is another in a row of 1" in finding.message
+        assert "is another in a row of" in finding.message
 
 
 def test_m20_is_invisible_in_the_logits():

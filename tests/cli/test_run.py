@@ -103,7 +103,7 @@ def test_it_trains_compares_and_does_nothing_twice(quick, here):
     assert quick("sample", next(iter(first)), "--text", "the ", "--tokens", "5", "--seed", "3").out == ltr.out
     rtl = quick("sample", next(iter(first)), "--text", " end", "--tokens", "5", "--direction", "rtl", "--json")
     assert json.loads(rtl.out)[0].endswith(" end")
-    assert "top_p" in quick("sample", next(iter(first)), "--top-p", "1.5").err
+    assert "--top-p" in quick("sample", next(iter(first)), "--top-p", "1.5").err
     other = ONE_SEED.replace('"tiny"', '"other"').replace('name = "both"', 'name = "renamed"')
     Path("other.toml").write_text(other)
     assert quick("run", "other.toml").code == 0
