@@ -236,12 +236,12 @@ def _stands_below(mark: Mark, marks: Sequence[Mark]) -> bool:
 
 
 def _above(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
-    """Where the names of standing rules stand: over the chart, one above the other, the last to the left of its rule. There is no
-    room for those of simple guessers; hovering tells them."""
+    """Where the names of standing rules stand: over the chart, one above the other, all but the lowest to the left of their rules,
+    where there is more room than to the right. There is none for those of simple guessers; hovering tells them."""
     ordered = sorted((mark for mark in marks if mark.kind != "simple"), key=lambda mark: mark.value)
     found: list[tuple[Mark, str, dict[str, Any]]] = []
     for place, mark in enumerate(ordered):
-        align = RIGHT if place == len(ordered) - 1 and place else LEFT
+        align = RIGHT if place else LEFT
         found.append(
             (mark, mark.text, {"align": align, "y": 0, "dx": 3 if align == LEFT else -3, "dy": -6 - 13 * place})
         )
