@@ -160,7 +160,7 @@ def sizes() -> Mapping[str, Size]:
         "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64, tuning_fraction=0.02),
         "evaluation.max_tokens": 10_000,
     }
-    # Two seeds each, and none above .008: at .016 one run of an arm can do best and the next end a nat higher.
+    # Two seeds each, and none above .008: what one trial liked at .016 was not what the next seed did there (docs/log.md).
     tuning = Tuning(values=(0.002, 0.004, 0.008), seeds=(0, 6))
     return {
         "smoke": Size(
