@@ -72,6 +72,26 @@ def test_a_sum_of_two_directions_stays_a_sum():
     assert float(found.loss_weight.sum()) == 2 * float(windows.answers.sum())
 
 
+@pytest.mark.parametrize("granularity", ["batch", "row"])
+def test_a_sum_of_two_directions_counts_what_its_ltr_pass_scores(granularity):
+    objective = BothObjective(p=Constant(p=0.7), granularity=granularity)
+    windows = windows_of(3)
+    found = masked(example_of(objective, windows), windows, "answer")
+    assert found.denominator == pytest.approx(float(windows.answers.sum()))
+
+
+@pytest.mark.parametrize(("answer_at", "scorer"), [(0, RtlObjective), (8, LtrObjective)])
+def test_a_pass_that_can_score_no_label_does_not_weaken_the_other(answer_at, scorer):
+    """Without a direction token ltr never scores the first token, nor rtl the last: their sum is then the other's mean loss."""
+    answers = torch.zeros(5, 9, dtype=torch.bool)
+    answers[:, answer_at] = True
+    windows = Windows(windows_of(3).tokens, answers)
+    both = masked(example_of(BothObjective(p=Constant(p=1.0), direction_token=False), windows), windows, "answer")
+    alone = masked(example_of(scorer(direction_token=False), windows), windows, "answer")
+    assert both.denominator == pytest.approx(alone.denominator) == 5
+    assert float(both.loss_weight.sum()) == float(alone.loss_weight.sum())
+
+
 def test_the_last_label_of_text_is_the_last_token():
     windows = windows_of(0, marked=False)
     assert chosen_tokens(windows, "last").nonzero()[:, 1].tolist() == [8] * 5

@@ -27,7 +27,8 @@ Labels = Literal["all", "answer", "last"]
 def masked(example: Example, windows: Windows, labels: Labels) -> Example:
     """The example with the loss on these labels alone.
 
-    A loss that is divided by a number of its own is divided by the same share of it.
+    A loss that is divided by a number of its own is divided by the share of it that its first pass keeps, or the first pass that
+    keeps any: where one of two can score none of the labels, the sum of their mean losses is the other's.
 
     Raises:
         BadInput: the data marks no answers.
@@ -39,8 +40,13 @@ def masked(example: Example, windows: Windows, labels: Labels) -> Example:
     weight = example.loss_weight * kept
     denominator = example.loss_denominator
     if denominator is not None:
-        denominator *= float(weight.sum() / example.loss_weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
+        shares = (_share(weight[part], example.loss_weight[part]) for _, part in example.by_group())
+        denominator *= next((share for share in shares if share), 0.0)
     return replace(example, loss_weight=weight, loss_denominator=denominator)
+
+
+def _share(kept: Tensor, weight: Tensor) -> float:
+    return float(kept.sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
 
 
 def check_scores_some(
