@@ -24,14 +24,6 @@ from palinode.base.seeds import generator
 VOCABULARY, WINDOW, FULL_WINDOWS = 16, 8, 20
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @dataclass
 class Sums:
     tokens_scored: int = 0

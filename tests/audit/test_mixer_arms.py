@@ -41,14 +41,6 @@ ARMS: dict[str, MixerConfig] = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def subject(mixer: MixerConfig, objective=None, position: str = "none", **options) -> Subject:
     config = DecoderConfig(layers=2, width=16, heads=2, position=position, mixer=mixer, **options)
     return subject_of_config(config, objective or BothObjective(), tokenizer_vocab=64, window_tokens=16)

@@ -39,14 +39,6 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def arm(config, objective=None):
     return subject_of_config(config, objective or LtrObjective(), tokenizer_vocab=64, window_tokens=24)
 

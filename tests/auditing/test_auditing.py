@@ -28,9 +28,7 @@ def demo():
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    threads = torch.get_num_threads()
-    yield Store(tmp_path_factory.mktemp("store"))
-    torch.set_num_threads(threads)
+    return Store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,6 @@ def config(request):
     return request.param
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def mixer_of(config, dtype: torch.dtype = torch.float64):
     """A mixer with random weights: with weights that start at zero, or decay, the tests would pass on nothing."""
     mixer = config.build(Place(width=WIDTH, heads=HEADS, max_length=LONGEST)).to(dtype)

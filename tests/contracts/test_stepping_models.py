@@ -99,14 +99,6 @@ def difference(model, tokens, chunks, room=None) -> float:
         return float((in_chunks(model, tokens, chunks, room) - whole).abs().max() / whole.std())
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_every_kind_and_every_mixer_is_in_this_suite():
     assert {type(config) for config in CONFIGS.values()} == set(MODELS.values())
     assert {type(config.mixer) for config in CONFIGS.values() if isinstance(config, DecoderConfig)} == set(

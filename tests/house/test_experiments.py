@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from palinode import Store
 from palinode.run import run_one
@@ -35,9 +34,7 @@ def test_every_size_expands(path):
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_the_smallest_run_of_every_arm_takes_two_steps(path, tmp_path):
     resolved = load(path).experiment.resolve("smoke", TWO_STEPS, (1,))
-    threads = torch.get_num_threads()
     for run in (run for run in resolved.runs if run.scale == resolved.scales[0]):
         assert run.spec.threads >= 1
         result = run_one(run.spec, Store(tmp_path))
         assert (result.outcome, result.counters["optimizer_steps"]) == ("done", 2)
-    torch.set_num_threads(threads)

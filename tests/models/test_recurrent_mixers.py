@@ -26,14 +26,6 @@ TWO_SIDED = tuple(config.with_(two_sided=True) for config in RECURRENT)
 ALL = (*RECURRENT, LinearAttentionConfig(features=4))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def mixer_of(config, width=4, heads=2, bias=False, seed=0):
     """At its start, in float64; skips and biases are random, so that none is silent."""
     mixer = config.build(Place(width=width, heads=heads, max_length=512, bias=bias))

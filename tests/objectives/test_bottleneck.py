@@ -23,14 +23,6 @@ MASK = SPECIALS["[MASK]"]
 FORMS = [BottleneckObjective(), BottleneckObjective(sealed=True)]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def marked(window_tokens: int, answers: int, batch: int = 1) -> Draw:
     """Decisions of windows whose last so many tokens are answers."""
     return Draw({"answers": (torch.arange(window_tokens) >= window_tokens - answers).expand(batch, window_tokens)})

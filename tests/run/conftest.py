@@ -1,10 +1,9 @@
-"""A small corpus, a private cache, one thread."""
+"""A small corpus and a private cache."""
 
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -16,6 +15,4 @@ def corpus(tmp_path, monkeypatch):
     monkeypatch.setenv("PALINODE_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "birds.txt"
     path.write_text(TEXT, encoding="utf-8")
-    threads = torch.get_num_threads()
-    yield path
-    torch.set_num_threads(threads)
+    return path
