@@ -7,20 +7,20 @@ calibration; disk is what the checkpoints that are kept will take.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import groupby
 from statistics import fmean
 from typing import Any
-
-import torch
 
 from palinode.base.errors import PalinodeError
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Visibility
 from palinode.calibrate import Predicted, calibrate, expected_steps
-from palinode.data.source import prepare
-from palinode.objectives import Objective, Progress
+from palinode.data.source import Source, prepare
+from palinode.objectives import Progress
+from palinode.objectives.label_mask import masked
 from palinode.results.store import Store
 from palinode.run import build_model
 from palinode.spec.code import Code
@@ -30,8 +30,10 @@ from palinode.spec.tuning import trials_of
 
 DECLARED_TOLERANCE = 0.001  # arms must match to .1 % on the axis that the decision declares equal
 LISTED_ABOVE = 0.01  # and every other axis on which they differ by more than 1 % is named
+MOST_ARMS_LISTED = 12  # more lines than these hide each other: 62 for 8 mixers x 4 ways of training x 2 scales
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
+WINDOWS_COUNTED = 64  # of how many windows the labels are counted: a task's answers differ from one to the next
 GROUP_DRAWS = 50  # batches of decisions drawn to meet every pass that an objective makes
 PARITY_AXES = ("parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps")
 
@@ -205,22 +207,61 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
 
 
 def parity_warnings(cells: Sequence[Cell], resolved: ResolvedExperiment) -> list[str]:
-    """A line for each way in which an arm differs from the baseline: on the declared axis, or much on another."""
+    """A line for each arm off the declared axis; one for each arm off another, or, of many arms, one for each axis."""
     declared, baseline = resolved.decision.equal, resolved.decision.baseline
-    found: dict[str, list[str]] = {}  # "<arm> <what>" -> the scales at which it is so
+    differences: list[_Difference] = []
     for cell in cells:
         against = next(other for other in cells if (other.arm, other.scale) == (baseline, cell.scale))
-        share = {axis: getattr(cell, axis) / max(1, getattr(against, axis)) - 1 for axis in PARITY_AXES}
-        others = [
-            f"{axis} {share[axis]:+.0%}" for axis in PARITY_AXES if axis != declared and abs(share[axis]) > LISTED_ABOVE
-        ]
-        if abs(share[declared]) > DECLARED_TOLERANCE:
-            told = f"{declared} {share[declared]:+.1%}, but the arms are to be equal in it"
-            found.setdefault(f"{cell.arm}: {told}", []).append(cell.scale)
-        if others:
-            found.setdefault(f"{cell.arm} differs from {baseline} in {', '.join(others)}", []).append(cell.scale)
-    everywhere = set(resolved.scales)
-    return [what if set(at) == everywhere else f"{what} (at {', '.join(at)})" for what, at in found.items()]
+        for axis in PARITY_AXES:
+            share = getattr(cell, axis) / max(1, getattr(against, axis)) - 1
+            if abs(share) > (DECLARED_TOLERANCE if axis == declared else LISTED_ABOVE):
+                differences.append(_Difference(cell, axis, share))
+    unfair = [
+        (f"{one.cell.arm}: {declared} {one.share:+.1%}, but the arms are to be equal in it", one.cell.scale)
+        for one in differences
+        if one.axis == declared
+    ]
+    others = [one for one in differences if one.axis != declared]
+    by_arm = _at_scales(_by_arm(others, baseline), resolved.scales)
+    return _at_scales(unfair, resolved.scales) + (
+        by_arm if len(by_arm) <= MOST_ARMS_LISTED else _by_axis(others, baseline, len(cells))
+    )
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """By what share of the baseline's a cell differs from it on an axis."""
+
+    cell: Cell
+    axis: str
+    share: float
+
+
+def _by_arm(differences: Sequence[_Difference], baseline: str) -> Iterator[tuple[str, str]]:
+    """(what is said of an arm, a scale at which it is so)."""
+    for (arm, scale), of_cell in groupby(differences, key=lambda one: (one.cell.arm, one.cell.scale)):
+        listed = ", ".join(f"{one.axis} {one.share:+.0%}" for one in of_cell)
+        yield f"{arm} differs from {baseline} in {listed}", scale
+
+
+def _at_scales(said: Iterable[tuple[str, str]], scales: Sequence[str]) -> list[str]:
+    """Every line once, with the scales it is true at where these are not all."""
+    found: dict[str, list[str]] = {}
+    for line, scale in said:
+        found.setdefault(line, []).append(scale)
+    return [line if set(at) == set(scales) else f"{line} (at {', '.join(at)})" for line, at in found.items()]
+
+
+def _by_axis(differences: Sequence[_Difference], baseline: str, cells: int) -> list[str]:
+    """A line for each axis: in how many of the cells it differs, and between what. The table above it holds the numbers."""
+    lines = []
+    for axis in PARITY_AXES:
+        shares = [one for one in differences if one.axis == axis]
+        if shares:
+            ends = min(shares, key=lambda one: one.share), max(shares, key=lambda one: one.share)
+            between = " to ".join(f"{end.share:+.0%} ({end.cell.arm} at {end.cell.scale})" for end in ends)
+            lines.append(f"{axis} differ from {baseline} in {len(shares)} of {cells} settings: {between}")
+    return lines
 
 
 def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seconds: Mapping[str, float]) -> Cell:
@@ -233,7 +274,7 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
     steps = expected_steps(spec)
     windows = steps * recipe.batch_windows
     read, scored_ltr, flops = 0.0, 0.0, 0.0
-    for name, (slots, scored, sees) in _passes(spec.objective, spec.data.window_tokens, specials).items():
+    for name, (slots, scored, sees) in _passes(spec, data, specials).items():
         passes = windows * _mean_probability(spec, name)
         read += passes * slots
         scored_ltr += passes * scored if name == "ltr" else 0.0
@@ -257,19 +298,18 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
     )
 
 
-def _passes(
-    objective: Objective, window_tokens: int, specials: SpecialTokens
-) -> dict[str, tuple[int, int, Visibility]]:
-    """Each pass an objective makes: slots and scored targets of one row, and what its slots see."""
-    windows = torch.zeros(8, window_tokens, dtype=torch.long)
-    found: dict[str, tuple[int, int, Visibility]] = {}
+def _passes(spec: RunSpec, data: Source, specials: SpecialTokens) -> dict[str, tuple[int, float, Visibility]]:
+    """Each pass that is made: slots and targets that the labels leave of one row, on average, and what its slots see."""
+    objective, window_tokens = spec.objective, spec.data.window_tokens
+    windows = data.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
+    found: dict[str, tuple[int, float, Visibility]] = {}
     for attempt in range(GROUP_DRAWS):
         draw = objective.draw(
-            windows.shape[0], window_tokens, generator(0, "plan", attempt), Progress(0, 1, objective.state())
+            WINDOWS_COUNTED, window_tokens, generator(0, "plan", attempt), Progress(0, 1, objective.state())
         )
-        example = objective.example(windows, draw, specials)
+        example = masked(objective.example(windows.tokens, windows.decisions(draw), specials), windows, spec.labels)
         for group, rows in example.by_group():
-            scored = int((example.loss_weight[rows][:1] > 0).sum())
+            scored = int((example.loss_weight[rows] > 0).sum()) / group.rows
             found.setdefault(group.name, (example.inputs.shape[1], scored, group.sees))
         if set(found) >= set(objective.groups()):
             break

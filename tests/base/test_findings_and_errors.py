@@ -109,5 +109,6 @@ def test_nearest():
     assert nearest("stpes", names) == "did you mean 'steps'?"
     assert nearest("Steps", names) == "did you mean 'steps'?"
     assert nearest("zzzzzzzz", names) == "valid: batch_windows, optimizer, steps"
+    assert nearest("multi_query_recall", [*names, "mad-recall", "recall"]) == "did you mean 'mad-recall' or 'recall'?"
     assert nearest("zzzzzzzz", []) is None
     assert nearest("zzzzzzzz", [f"field_number_{i}" for i in range(40)]) is None

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_experiment import TOML
 
+from palinode import Store
 from palinode.calibrate import shares
 from palinode.cli.plan import plan_text
-from palinode.plan import Plan, makespan
+from palinode.plan import MOST_ARMS_LISTED, Plan, makespan
 
 
 def planned(palinode, *options: str) -> dict:
@@ -42,6 +43,74 @@ def test_equal_arms_give_no_warning(palinode):
     data = planned(palinode, "--no-measure")
     (warning,) = data["warnings"]
     assert warning == "both differs from ltr in tokens_scored_ltr -50%"
+
+
+TASK = """
+name = "labels"
+question = "Are labels counted?"
+seeds = [1]
+[base.data]
+validation_sequences = 20
+[base.data.task]
+kind = "mad-recall"
+length = 16
+[base.model]
+kind = "decoder"
+layers = 1
+width = 16
+heads = 2
+[base.objective]
+kind = "both"
+direction_token = false
+p = 0.5
+[base.recipe]
+kind = "gpt2-adamw"
+steps = 8
+batch_windows = 16
+schedule = { kind = "cosine", warmup_steps = 1 }
+[base.evaluation]
+labels = "answer"
+[[arms]]
+name = "all"
+[[arms]]
+name = "answer"
+change = { labels = "answer" }
+[[arms]]
+name = "last"
+change = { labels = "last" }
+[decision]
+baseline = "all"
+metric = "validation.own.accuracy"
+better = "higher"
+equal = "optimizer_steps"
+"""
+
+
+def test_labels_are_counted_as_a_run_scores_them(palinode):
+    Path("x.toml").write_text(TASK)
+    told = {cell["arm"]: cell["tokens_scored_ltr"] for cell in planned(palinode, "--no-measure")["cells"]}
+    done = palinode("run", "x.toml", "--workers", "1")
+    assert done.code == 0, done.err
+    for record in Store(Path("runs")).records():
+        assert record.result
+        expected = told.pop(record.spec["labels"])
+        assert record.result.counters["tokens_scored_ltr"] == pytest.approx(expected, rel=0.1)
+        assert (record.spec["labels"] == "last") == (expected == 8 * 16)
+    assert not told
+
+
+def test_many_differences_are_said_by_axis(palinode):
+    arms = "".join(
+        f'\n[[arms]]\nname = "wide{number}"\nchange = {{ "model.width" = {width} }}\n'
+        for number, width in enumerate(range(18, 18 + 2 * (MOST_ARMS_LISTED + 1), 2))
+    )
+    Path("x.toml").write_text(TOML + arms)
+    warnings = planned(palinode, "--no-measure")["warnings"]
+    assert warnings[0].startswith("both: tokens_read +50.0%")
+    (parameters,) = [line for line in warnings if line.startswith("parameters")]
+    assert "(wide0 at base) to " in parameters
+    assert f"in {MOST_ARMS_LISTED + 1} of {MOST_ARMS_LISTED + 3} settings" in parameters
+    assert not any("wide1 differs" in line for line in warnings)
 
 
 def test_parameters_are_those_of_the_model(palinode):

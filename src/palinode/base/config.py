@@ -98,7 +98,8 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
         if not isinstance(kind, str):
             raise ValueError(f"this {what} needs kind = one of {', '.join(sorted(known))}")
         if kind not in known:
-            raise ValueError(f"unknown {what} {kind!r}; {nearest(kind, known) or ''}")
+            hint = nearest(kind, known)
+            raise ValueError(f"unknown {what} {kind!r}" + (f"; {hint}" if hint else ""))
         written_with = fields.pop("source_sha256", None)
         if stray := [key for key in fields if key not in known[kind].model_fields]:
             hint = nearest(stray[0], known[kind].model_fields) or ""

@@ -7,10 +7,12 @@ Exit codes: 0 ok, 1 finished but some runs failed or diverged, 2 bad input, 3 au
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Self
 
 MOST_SUGGESTIONS = 3
+MOST_LISTED = 24  # names in a hint: all tasks, all arms of a table of 24
 LONGEST_TYPO_CHARACTERS = 100  # a longer name is no typo of a field
 
 
@@ -83,7 +85,10 @@ def printable(text: str, limit_characters: int = 1000) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """A hint naming the valid names closest to `name`, or listing all when there are few; None when there is nothing to say."""
+    """A hint naming the valid names closest to `name`, then those that share a word with it, or listing all when there are few.
+
+    None when there is nothing to say.
+    """
     names = sorted(valid)
     edits = {
         known: _edits(name.casefold(), known.casefold()) for known in names if len(name) <= LONGEST_TYPO_CHARACTERS
@@ -93,9 +98,14 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     if begun and fewest > 2:  # no typo, but the beginning of a name
         return f"did you mean {min(begun, key=len)!r}?"
     closest = [known for known, count in edits.items() if count == fewest <= max(1, min(len(name), len(known)) // 2)]
-    if closest:
-        return f"did you mean {' or '.join(repr(known) for known in closest[:MOST_SUGGESTIONS])}?"
-    return f"valid: {', '.join(names)}" if 0 < len(names) <= 16 else None
+    if suggested := closest or [known for known in names if _words(known) & _words(name)]:
+        return f"did you mean {' or '.join(repr(known) for known in suggested[:MOST_SUGGESTIONS])}?"
+    return f"valid: {', '.join(names)}" if 0 < len(names) <= MOST_LISTED else None
+
+
+def _words(name: str) -> set[str]:
+    """The words of a name that say something: `multi_query_recall` and `mad-recall` share one."""
+    return {word for word in re.split(r"[^a-z0-9]+", name.casefold()) if len(word) > 2}
 
 
 def _edits(left: str, right: str) -> int:
