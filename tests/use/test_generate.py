@@ -125,6 +125,23 @@ def test_dropout_is_off_while_writing_and_the_mode_is_put_back():
     assert model.training
 
 
+def test_onednn_is_put_back_even_when_writing_fails(monkeypatch):
+    model = gpt2(layers=1, width=16, heads=2).build(SPECIALS.vocab_size, 8, 0)
+    seen = []
+
+    def broken(hidden):
+        seen.append(torch.backends.mkldnn.enabled)
+        raise ArithmeticError("no logits")
+
+    monkeypatch.setattr(model, "logits", broken)
+    for before in (True, False):
+        monkeypatch.setattr(torch.backends.mkldnn, "enabled", before)
+        with pytest.raises(ArithmeticError):
+            generate(model, SPECIALS, [1], 2, 0)
+        assert torch.backends.mkldnn.enabled is before
+    assert seen == [False, False]
+
+
 def test_frequencies_follow_the_model():
     model = gpt2(layers=1, width=16, heads=2).build(SPECIALS.vocab_size, 8, 0)
     with torch.no_grad():

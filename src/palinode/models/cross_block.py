@@ -13,10 +13,10 @@ from torch.nn import functional as F
 from palinode.models.cost import LayerCost
 from palinode.models.mixers.attention import Attention
 from palinode.models.mixers.base import Reading
-from palinode.models.parts.cross_attention import CrossAttention, Memory
+from palinode.models.parts.cross_attention import CrossAttention, CrossState, Memory
 from palinode.models.parts.mlp import Mlp
 from palinode.models.parts.norm import Norm
-from palinode.models.parts.state import KeysValues, MixerState, continues
+from palinode.models.parts.state import MixerState, continues
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DecoderBlockState:
     """What a decoder block keeps of its own slots, and of the encoder's."""
 
     own: MixerState
-    across: KeysValues
+    across: CrossState
 
 
 class DecoderBlock(nn.Module):

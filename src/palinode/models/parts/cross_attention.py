@@ -7,6 +7,7 @@ Legend: R rows, S slots, s new slots, D width.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
@@ -17,6 +18,15 @@ from palinode.models.mixers.base import Reading
 from palinode.models.parts.linear import Linear
 from palinode.models.parts.own_start import OwnStart
 from palinode.models.parts.state import KeysValues, chunk_mask, continues
+
+
+@dataclass(frozen=True)
+class CrossState:
+    """Keys and values of the memory, (R, heads, C, head width), and the joined maps of k and v: one product a slot, not two."""
+
+    kept: KeysValues
+    weight: Tensor
+    bias: Tensor | None
 
 
 class CrossAttention(OwnStart):
@@ -41,22 +51,30 @@ class CrossAttention(OwnStart):
 
     def forward(self, x: Tensor, memory: Tensor, reading: Reading) -> Tensor:
         """(R, S, D) of the reading stack and (R, S, D) of the memory -> (R, S, D)."""
-        return self._mixed(*self._placed(x, memory, reading), reading.mask, is_causal=reading.native == "causal")
+        k, v = self._by_head(self.k(memory)), self._by_head(self.v(memory))
+        q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
+        return self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal")
 
     def can_step(self) -> bool:
         """Whether `extend` continues what `forward` does."""
         return continues(self, "forward")
 
-    def begin(self, rows: int, slots: int) -> KeysValues:
+    def begin(self, rows: int, slots: int) -> CrossState:
         """What is kept of the memory before its first slot."""
-        return KeysValues.empty(self.k.weight, (rows, self.heads, slots), self.width // self.heads)
+        kept = KeysValues.empty(self.k.weight, (rows, self.heads, slots), self.width // self.heads)
+        weight = torch.cat((self.k.weight, self.v.weight)).detach()
+        if self.k.bias is None or self.v.bias is None:
+            return CrossState(kept, weight, None)
+        return CrossState(kept, weight, torch.cat((self.k.bias, self.v.bias)).detach())
 
-    def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: KeysValues) -> tuple[Tensor, KeysValues]:
+    def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: CrossState) -> tuple[Tensor, CrossState]:
         """The next (R, s, D) slots, from the same slots of the memory and those before, and the state after them."""
-        q, k, v = self._placed(x, memory, reading)
-        kept = state.with_next(k, v)
-        mask = chunk_mask(state.filled, x.shape[1], x.device)
-        return self._mixed(q, *kept.seen(), mask, is_causal=state.filled == 0), kept
+        before = state.kept.filled
+        k, v = F.linear(memory, state.weight, state.bias).view(*memory.shape[:2], 2, self.heads, -1).unbind(2)
+        q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
+        kept = state.kept.with_next(k, v)
+        out = self._mixed(q, *kept.seen(), chunk_mask(before, x.shape[1], x.device), is_causal=before == 0)
+        return out, CrossState(kept, state.weight, state.bias)
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """As of self-attention: the four maps, and scores and values of the pairs."""
@@ -70,9 +88,8 @@ class CrossAttention(OwnStart):
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         parameter.zero_()
 
-    def _placed(self, x: Tensor, memory: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """q of x, k and v of the memory, (R, heads, S, head width) each."""
-        q, k, v = self._by_head(self.q(x)), self._by_head(self.k(memory)), self._by_head(self.v(memory))
+    def _placed(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, S, heads, head width) turned by their positions -> (R, heads, S, head width)."""
         if reading.rotary is not None:
             exact = torch.promote_types(q.dtype, torch.float32)
             q, k = (reading.rotary.turn(one.to(exact)).to(v.dtype) for one in (q, k))
