@@ -16,6 +16,7 @@ from pathlib import Path
 
 from again import again
 from ending import ending
+from ours import ours
 
 from palinode.analysis.context import direction_ratios
 from palinode.base import fsio
@@ -108,6 +109,8 @@ def lines(size: str, record: ExperimentRecord, found: Sequence[Gap], claims: Seq
     yield f"{entry.question} {done} of {len(record.runs)} runs done; seeds {', '.join(map(str, entry.seeds))}."
     yield "One model for each direction, trained at the longest context and scored in windows of every length; validation split."
     yield f"Published: {SOURCE}."
+    yield ""
+    yield f"Ours: {ours([record]) or 'none yet'}."
     yield ""
     yield "| context, tokens | rtl / ltr - 1 | 95 % interval | seeds | published |"
     yield "|--:|--:|--:|--:|--:|"

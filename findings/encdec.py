@@ -32,6 +32,7 @@ from encdec_numbers import (
 )
 from ending import ending
 from frequencies import token_frequencies
+from ours import ours
 
 from palinode.analysis.embeddings import POSITION_COSINE
 from palinode.analysis.verdict import rule_of
@@ -67,6 +68,8 @@ def lines(
     yield f"# encdec, size {size}: an autoregressive encoder-decoder against decoders"
     yield ""
     yield f"Published: {published['source']}."
+    yield ""
+    yield f"Ours: {ours(records.values()) or 'none yet'}."
     yield ""
     for name, record in records.items():
         finished, seeds = sum(run.outcome == "done" for run in record.runs), ", ".join(map(str, record.entry.seeds))

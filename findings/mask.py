@@ -22,6 +22,7 @@ from cells import between, signed, table, whole
 from ending import ending
 from frequencies import token_frequencies
 from mask_numbers import ARM, CONFIDENCE, Claim, claims
+from ours import ours
 
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.sizes import scale_sizes
@@ -64,6 +65,8 @@ def lines(
         f"Published: {SOURCE}. There the right-to-left loss lay far below the left-to-right loss, as the mask of that pass let "
         "every slot see its own target (`both-05-published-mask` has that mask, and is stamped LEAK)."
     )
+    yield ""
+    yield f"Ours: {ours(records.values()) or 'none yet'}."
     yield ""
     yield (
         f"Validation loss in nats per token; differences are paired by seed, with {CONFIDENCE:.0%} t intervals over seeds. "
