@@ -26,10 +26,8 @@ LEVEL_DASHES: dict[str, list[int]] = {
 LEVEL_OPACITY = {"chance": 1.0, "guess": 1.0, "trivial": 1.0, "simple": 0.8, "best": 0.45}
 THIN, THICK = 0.8, 1.3
 FONT_PIXELS = 10.5
-LABEL_HEIGHT, ROOM = (
-    0.05,
-    0.08,
-)  # of an axis of accuracy: labels at one end are no nearer to each other; between two rules
+LABEL_HEIGHT = 0.05  # of an axis of accuracy: labels at one end are no nearer to each other
+ROOM = 0.08  # of the same, between two rules, for a label
 LEFT, RIGHT = "left", "right"
 
 
