@@ -4,7 +4,7 @@ The question and the eight configurations of yiphei's autoregressive encoder-dec
 validation loss than a decoder; an embedding loss and subtracting the next position help, together more; and it beats dropout),
 asked again: no dropout in evaluation, an embedding loss of centred states whose norms learn no gain, a rate tuned for every arm on
 text that nothing else looks at, and several paired seeds. `encdec-mse-published` keeps the published norms: the audit catches their
-collapse.
+collapse. `encdec-mse8` tells the combination from the weight of its embedding loss.
 
 Here every arm reads the same tokens, and the decoders have the published shares of parameters: one a little more, one a little
 less. `encdec_parameters.py` compares at equal parameters, `encdec_flops.py` at equal FLOPs; `encdec_next.py` asks what its author
@@ -110,6 +110,11 @@ DECODER = arm("decoder", "decoder only, as many blocks as both sides together", 
 ENCDEC = Arm(name="encdec", note="encoder-decoder, neither embedding loss nor subtraction")
 WITH_COSINE = Arm(name="encdec-cosine", change={"model.embedding_loss": COSINE}, note="with the cosine embedding loss")
 WITH_MSE = Arm(name="encdec-mse", change={"model.embedding_loss": MSE}, note="with the MSE embedding loss")
+WITH_MSE8 = Arm(
+    name="encdec-mse8",
+    change={"model.embedding_loss": MSE.with_(coefficient=8.0)},
+    note="with the MSE embedding loss times 8: what the combination has without its subtraction; not published",
+)
 SUBTRACTING = Arm(
     name="encdec-sub",
     change={"model.subtract_position": "plain"},
@@ -117,7 +122,7 @@ SUBTRACTING = Arm(
 )
 COMBINED = Arm(
     name="encdec-mse8-sub",
-    change={"model.embedding_loss": MSE.with_(coefficient=8.0), "model.subtract_position": "plain"},
+    change={**WITH_MSE8.change, **SUBTRACTING.change},
     note="subtraction, and the MSE embedding loss times 8",
 )
 
@@ -151,6 +156,7 @@ LARGE = {
     ),
     "recipe": PUBLISHED_RECIPE,
     "evaluation.max_tokens": None,
+    "device": "auto",
 }
 
 
@@ -198,6 +204,7 @@ experiment = Experiment(
         WITH_MSE,
         SUBTRACTING,
         COMBINED,
+        WITH_MSE8,
         Arm(
             name="encdec-mse-published",
             change={"model.embedding_loss": MSE.with_(norm_affine=True, centred=False)},

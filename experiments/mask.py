@@ -96,6 +96,7 @@ LARGE = {
     "recipe.evaluate_every_steps": 100,
     "evaluation.max_tokens": None,
     "evaluation.layer_cut_refit_steps": 200,
+    "device": "auto",
 }
 
 

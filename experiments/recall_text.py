@@ -25,7 +25,7 @@ from recall import IN_SMOKE, MIXERS, ON_A_LAPTOP, RATES, rotary
 
 METRIC = "validation.ltr.nats_per_token"
 SMALLEST_EFFECT = 0.01  # nats
-WIDTHS = {"smoke": 16, "laptop": 64, "gpu": 256}
+WIDTHS = {"smoke": 16, "laptop": 64, "gpu": 64}
 
 
 def scale(name: str, steps: int, evaluations: int = 10) -> Scale:

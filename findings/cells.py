@@ -1,4 +1,4 @@
-"""Tables of the pages, and how a number stands in a cell: nothing where it was not measured."""
+"""Tables of the pages, how a number stands in a cell (nothing where it was not measured), and what is said of many of them."""
 
 from __future__ import annotations
 
@@ -29,3 +29,12 @@ def whole(value: float | None) -> str:
 def between(row: Mapping[str, Any], said: Callable[[float], str]) -> str:
     """The interval `low` to `high` of a row."""
     return "" if row["low"] is None else f"{said(row['low'])} to {said(row['high'])}"
+
+
+def not_adjusted(rows: Sequence[Mapping[str, Any]], confidence: float) -> str:
+    """How many intervals stand on a page, for whoever looks for the one that does not hold 0."""
+    count = sum(row["low"] is not None for row in rows)
+    return (
+        f"{count} intervals of {confidence:.0%} each, none of them adjusted for the others; those against the same arm share its "
+        "runs."
+    )

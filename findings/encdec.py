@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from again import again
-from cells import between, plain, signed, table, whole
+from cells import between, not_adjusted, plain, signed, table, whole
 from encdec_numbers import (
     COMPARISONS,
     DECODER,
@@ -83,12 +83,13 @@ def lines(
         f"frequencies of tokens reach, {plain(found['token_frequencies']['encdec'], 3) or 'not known here'} nats."
     )
     yield from claims_in_short(found, list(records))
+    yield from ["", not_adjusted(found["claims"], rule.confidence), "", *last_rates(records)]
     for name in records:
         yield from claim_table(name, [claim for claim in found["claims"] if claim["comparison"] == name])
     yield from published_table(found, published)
     yield from cost_tables(found)
     yield from term_table(found, published)
-    yield from geometry_table(found)
+    yield from geometry_table(records["encdec"], found)
     yield from rate_table(records)
     yield from ["", "## Again", ""]
     for record in records.values():
@@ -108,6 +109,15 @@ def claims_in_short(found: Mapping[str, Any], comparisons: Sequence[str]) -> Ite
         ["claim", "scale", "arm", "against", *(COMPARISONS[name] for name in comparisons)],
         [(*asked, *(cells.get(name, "not asked again") for name in comparisons)) for asked, cells in said.items()],
     )
+
+
+def last_rates(records: Mapping[str, ExperimentRecord]) -> Iterator[str]:
+    """Whose settings may be better still beyond what was tried."""
+    edges = dict.fromkeys(
+        choice.arm for record in records.values() for choice in record.entry.choices if choice.at_the_edge
+    )
+    if edges:
+        yield f"Best at the last rate tried, so perhaps better at another: {', '.join(edges)}. Why none beyond: docs/log.md."
 
 
 def claim_table(comparison: str, found: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -200,7 +210,7 @@ def term_table(found: Mapping[str, Any], published: Mapping[str, Any]) -> Iterat
     yield from ["", "## What the embedding loss measured", ""]
     yield (
         "Means over seeds at the last logged step. Affinity is 1 - value / shuffled: 0 where pairs agree no more than strangers, "
-        "none where both vanished. Alone on noise: the audit trains the term by itself on unrelated states before any run."
+        "none where they vanished. Alone on noise: the audit trains the term by itself on unrelated states before any run."
     )
     yield ""
     rows = [
@@ -222,9 +232,14 @@ def term_table(found: Mapping[str, Any], published: Mapping[str, Any]) -> Iterat
     yield from table(heads.split(", "), rows)
 
 
-def geometry_table(found: Mapping[str, Any]) -> Iterator[str]:
+def geometry_table(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator[str]:
     yield from ["", "## Token and position vectors", ""]
-    yield "Means over seeds with their intervals; in brackets what random directions of the same width make."
+    slots = {run.record.spec["data"]["window_tokens"] for run in record.runs if run.record is not None}
+    by_chance = ", ".join(f"{-1 / (count - 1):.4f} for {count} of them" for count in sorted(slots))
+    yield (
+        "Means over seeds with their intervals; in brackets what random directions of the same width make. Cosines of two "
+        f"positions are taken about the mean of all: n unrelated ones have -1 / (n - 1), {by_chance}."
+    )
     yield ""
     numbers_of = {(row["arm"], row["scale"], row["number"], row["distance"]): row for row in found["embeddings"]}
     places = dict.fromkeys((row["arm"], row["scale"]) for row in found["embeddings"])

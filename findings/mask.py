@@ -11,6 +11,7 @@ typed by hand.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -18,7 +19,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from again import again
-from cells import between, signed, table, whole
+from cells import between, not_adjusted, signed, table, whole
 from ending import ending
 from frequencies import token_frequencies
 from mask_numbers import ARM, CONFIDENCE, Claim, claims
@@ -32,6 +33,9 @@ from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 HERE = Path(__file__).parent
+RATES = HERE.parent / "benchmarks" / "results" / "mask_rates.json"
+PUBLISHED_MASK = "both-05-published-mask"
+PUBLISHED_RATIO_1 = "Published: about .93 where it was lowest, about 1 at 626 million parameters."
 SOURCE = "snimu/mask on hlb-gpt 0.4.1, WikiText-103, 46 to 626 million parameters"
 
 
@@ -63,7 +67,7 @@ def lines(
     yield ""
     yield (
         f"Published: {SOURCE}. There the right-to-left loss lay far below the left-to-right loss, as the mask of that pass let "
-        "every slot see its own target (`both-05-published-mask` has that mask, and is stamped LEAK)."
+        f"slots see their own targets (`{PUBLISHED_MASK}` has that mask, and is stamped LEAK)."
     )
     yield ""
     yield f"Ours: {ours(records.values()) or 'none yet'}."
@@ -81,9 +85,11 @@ def lines(
         if (bar := bars[name]) is not None:
             yield f"Token frequencies alone reach {bar:.3f} nats: above that, nothing of the order of tokens is learned."
         yield from claim_table(found[name])
-        yield from ["", honest_in_short(record)]
+        yield from ["", *level_of_ratio_1(record), "", honest_in_short(record)]
         yield from verdict_table(record)
         yield from loss_table(record)
+        yield from published_mask(record)
+    yield from rates()
     yield from ["", "## Again", ""]
     for record in records.values():
         yield f"    {again(record.entry.command)}"
@@ -115,7 +121,61 @@ def loss_table(record: ExperimentRecord) -> Iterator[str]:
         means = (whole(mean(column)) for column in zip(*tokens, strict=True))
         rows.append((arm, scale, whole(sizes[scale].parameters), *means, *losses, len(tokens)))
     yield ""
+    yield "Losses: mean ± standard deviation over seeds."
+    yield ""
     yield from table(["arm", "size", "parameters", "tokens read", "of them rtl", "ltr", "rtl", "seeds"], rows)
+
+
+def level_of_ratio_1(record: ExperimentRecord) -> Iterator[str]:
+    """Where ratio 1 is lowest and where highest: M2 says how it moves, not where it is."""
+    scores = final_scores(record, "validation", "nats_per_token")
+    found = {}
+    for scale in scale_sizes(record):
+        paired = [scores.get((arm, scale, "ltr"), {}) for arm in ("ltr", ARM)]
+        ratios = [paired[0][seed] / paired[1][seed] for seed in paired[0].keys() & paired[1].keys()]
+        if ratios:
+            found[scale] = mean(ratios)
+    if found:
+        low, high = min(found, key=lambda scale: found[scale]), max(found, key=lambda scale: found[scale])
+        yield f"Ratio 1 lies between {found[low]:.4f} ({low}) and {found[high]:.4f} ({high}). {PUBLISHED_RATIO_1}"
+
+
+def published_mask(record: ExperimentRecord) -> Iterator[str]:
+    """What the leak did to the losses here, which is not what it did in the published runs."""
+    scores = final_scores(record, "validation", "nats_per_token")
+    means = {
+        way: [
+            mean(of.values())
+            for (arm, _, of_way), of in scores.items()
+            if (arm, of_way) == (PUBLISHED_MASK, way) and of
+        ]
+        for way in ("ltr", "rtl")
+    }
+    if all(means.values()):
+        rtl, ltr = (f"{min(means[way]):.3f} to {max(means[way]):.3f}" for way in ("rtl", "ltr"))
+        below = (
+            ""
+            if min(means["rtl"]) < min(means["ltr"])
+            else "So short a training does not find the leak that the audit shows."
+        )
+        yield from ["", f"Through the published mask rtl ends at {rtl} nats, ltr at {ltr}. {below}".rstrip()]
+
+
+def rates() -> Iterator[str]:
+    """What half and twice the rate of all arms do to the arm that reads ltr only."""
+    measured = json.loads(RATES.read_text(encoding="utf-8"))
+    yield from ["", "## How the rate was chosen", ""]
+    yield (
+        "All arms train at one rate, the first of each size here; nothing was tuned for an arm. The arm that reads ltr only, "
+        f"seeds {', '.join(map(str, measured['seeds']))}, `python benchmarks/mask_rates.py`: which rate is best turns with the "
+        "width, so a trend over the width (M2, M3) may be one of the rate."
+    )
+    yield ""
+    rows = [
+        (row["scale"], f"{row['learning_rate']:g}", f"{row['nats_per_token']:.4f}", f"{row['difference']['mean']:+.4f}")
+        for row in measured["rows"]
+    ]
+    yield from table(["size", "rate", "ltr loss", "less that at the first rate"], rows)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -150,6 +210,10 @@ def verdict_table(record: ExperimentRecord) -> Iterator[str]:
         rows.append(row)
     yield ""
     yield from table(["arm", "size", "difference in ltr loss, nats", "95 % interval", "pairs", "verdict"], rows)
+    said = verdicts(record)
+    told = dict.fromkeys(f"{one.arm}: {text}" for one in said for text in (*one.reasons, *one.cautions))
+    intervals = [{"low": one.comparison.interval and one.comparison.interval.low} for one in said]
+    yield from ["", not_adjusted(intervals, CONFIDENCE), *([f"To know: {'; '.join(told)}."] if told else [])]
 
 
 if __name__ == "__main__":

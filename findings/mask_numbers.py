@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from statistics import mean
@@ -14,6 +14,8 @@ from palinode.analysis.intervals import Interval, t_interval
 from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
+from palinode.analysis.verdict import rule_of, verdict
+from palinode.audit.loss_floor import RATIO_FAIL
 from palinode.results.record import ExperimentRecord
 
 ARM = "both-05"
@@ -22,6 +24,9 @@ CANNOT_TELL = "cannot tell at this scale"
 UNLEARNED = "the rtl pass is not below the loss of token frequencies at every size: nothing of it was learned yet"
 NO_BAR = "the loss of token frequencies is not in the store"
 ALMOST_PERFECT = 0.02  # rtl within 2 % of ltr: twice what Arrows of Time finds between models of either direction
+TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: a leak until proven otherwise"
+HEADS = {"refitted": "heads refitted", "trained": "the head as trained, as published"}
+LEAST_BLOCKS = 4  # of fewer, one block, a quarter and half of them are not three things
 Scores = Mapping[tuple[str, str, str], Mapping[int, float]]  # (arm, scale, direction) -> seed -> nats per token
 
 
@@ -49,9 +54,19 @@ class Claim:
 def claims(record: ExperimentRecord, bar: float | None) -> list[Claim]:
     """M1 to M5 on the finished runs of one experiment. What rests on the rtl loss is judged where rtl was learned at all."""
     scores, sizes = final_scores(record, "validation", "nats_per_token"), scale_sizes(record)
-    found = [m1(scores), m2(scores, sizes), m3(scores, sizes), m4(record), m5(record)]
+    found = [m1(scores), m2(scores, sizes), m3(scores, sizes), *m4(record), *m5(record)]
     unlearned = why_unlearned(scores, sizes, bar)
-    return [untold(claim, unlearned) if claim.name in ("M1", "M4") and unlearned else claim for claim in found]
+    found = [untold(claim, unlearned) if claim.name in ("M1", "M4") and unlearned else claim for claim in found]
+    unbelieved = "; ".join(reasons_against(record))
+    return [untold(claim, unbelieved) for claim in found] if unbelieved else found
+
+
+def reasons_against(record: ExperimentRecord) -> list[str]:
+    """Why nothing can be told of the p = .05 arm: an audit that failed, runs that are missing."""
+    rule = rule_of(record.entry)
+    return list(
+        dict.fromkeys(reason for scale in record.entry.scales for reason in verdict(record, ARM, scale, rule).reasons)
+    )
 
 
 def why_unlearned(scores: Scores, sizes: Mapping[str, ScaleSize], bar: float | None) -> str:
@@ -67,11 +82,11 @@ def untold(claim: Claim, because: str) -> Claim:
 
 
 def m1(scores: Scores) -> Claim:
-    """The published rtl loss lies 77 % below the ltr loss; an honest one lies above it."""
+    """The published rtl loss lies 77 % below the ltr loss, as a leak does; an honest one lies above it."""
     gaps = per_seed(
         lambda seed: mean_over_scales(scores, lambda of: of(ARM, "rtl", seed) / of(ARM, "ltr", seed) - 1), scores
     )
-    return judged(
+    found = judged(
         "M1",
         "Reading one batch in twenty right to left is enough to learn the backward task almost perfectly.",
         "rtl / ltr - 1 of the p = .05 arm, mean over all sizes",
@@ -79,6 +94,7 @@ def m1(scores: Scores) -> Claim:
         holds=lambda low, high: high <= ALMOST_PERFECT,
         fails=lambda low, high: low > ALMOST_PERFECT,
     )
+    return untold(found, TOO_GOOD) if found.low is not None and found.low < RATIO_FAIL - 1 else found
 
 
 def m2(scores: Scores, sizes: Mapping[str, ScaleSize]) -> Claim:
@@ -107,30 +123,56 @@ def m3(scores: Scores, sizes: Mapping[str, ScaleSize]) -> Claim:
     )
 
 
-def m4(record: ExperimentRecord) -> Claim:
-    """Ratio 2 with one block left less ratio 2 of the whole model, deepest models, heads refitted."""
-    return cut_claim(
-        record,
-        "M4",
-        "Ratio 2 falls as layers are cut: the later layers do the backward task.",
-        f"ltr / rtl of {ARM} with one block left less that of the whole model, heads refitted, deepest sizes",
-        lambda cut: cut(ARM, "ltr", 1) / cut(ARM, "rtl", 1) - cut(ARM, "ltr", None) / cut(ARM, "rtl", None),
-        holds=lambda low, high: high < 0,
-        fails=lambda low, high: low > 0,
-    )
+def m4(record: ExperimentRecord) -> Iterator[Claim]:
+    """Ratio 2 with one block left less ratio 2 of the whole model, deepest models."""
+    for head, with_head in HEADS.items():
+        yield cut_claim(
+            record,
+            "M4",
+            "Ratio 2 falls as layers are cut: the later layers do the backward task.",
+            f"ltr / rtl of {ARM} with one block left less that of the whole model, {with_head}, deepest sizes",
+            lambda cut: cut(ARM, "ltr", 1) / cut(ARM, "rtl", 1) - cut(ARM, "ltr", None) / cut(ARM, "rtl", None),
+            head,
+            holds=below_0,
+            fails=above_0,
+        )
 
 
-def m5(record: ExperimentRecord) -> Claim:
-    """Ratio 1 with a quarter of the blocks left less ratio 1 with half of them, deepest models, heads refitted."""
-    return cut_claim(
-        record,
-        "M5",
-        "Early layers of p = .05 models are stronger than those of p = 0 models, middle ones weaker.",
-        f"ratio 1 of {ARM} with a quarter of the blocks left less that with half of them, heads refitted, deepest sizes",
-        lambda cut: cut("ltr", "ltr", 0.25) / cut(ARM, "ltr", 0.25) - cut("ltr", "ltr", 0.5) / cut(ARM, "ltr", 0.5),
-        holds=lambda low, high: low > 0,
-        fails=lambda low, high: high < 0,
-    )
+def m5(record: ExperimentRecord) -> Iterator[Claim]:
+    """Ratio 1 with some of the blocks left, deepest models: above 1 the p = .05 model is the stronger one."""
+    for what, share, left, holds, fails in (
+        (
+            "Early layers of p = .05 models are stronger than those of p = 0 models.",
+            0.25,
+            "a quarter",
+            above_0,
+            below_0,
+        ),
+        ("Middle layers of p = .05 models are weaker than those of p = 0 models.", 0.5, "half", below_0, above_0),
+    ):
+        for head, with_head in HEADS.items():
+            yield cut_claim(
+                record,
+                "M5",
+                what,
+                f"ratio 1 of {ARM} with {left} of the blocks left, less 1, {with_head}, deepest sizes",
+                partial(ratio_1_less_1, share),
+                head,
+                holds=holds,
+                fails=fails,
+            )
+
+
+def ratio_1_less_1(share: float, cut: Callable[[str, str, float | None], float]) -> float:
+    return cut("ltr", "ltr", share) / cut(ARM, "ltr", share) - 1
+
+
+def above_0(low: float, high: float) -> bool:
+    return low > 0
+
+
+def below_0(low: float, high: float) -> bool:
+    return high < 0
 
 
 def per_seed(measure: Callable[[int], float | None], scores: Scores) -> list[float]:
@@ -180,7 +222,7 @@ def width_less_depth(scores: Scores, sizes: Mapping[str, ScaleSize], seed: int) 
         if ratio is not None and size.depth is not None and size.width is not None:
             ratios[size.depth, size.width] = ratio
     depths, widths = sorted({depth for depth, _ in ratios}), sorted({width for _, width in ratios})
-    if not ratios or len(ratios) != len(sizes) or len(ratios) != len(depths) * len(widths):
+    if len(ratios) != len(sizes) or len(ratios) != len(depths) * len(widths) or min(len(depths), len(widths)) < 2:
         return None
     by_width = [abs(ratios[depth, widths[-1]] - ratios[depth, widths[0]]) for depth in depths]
     by_depth = [abs(ratios[depths[-1], width] - ratios[depths[0], width]) for width in widths]
@@ -193,15 +235,16 @@ def cut_claim(
     claim: str,
     measured: str,
     measure: Callable[[Callable[[str, str, float | None], float]], float],
+    head: str,
     *,
     holds: Callable[[float, float], bool],
     fails: Callable[[float, float], bool],
 ) -> Claim:
-    """A claim about layer cuts: the measure of each seed, averaged over the deepest sizes."""
-    cuts = layer_cuts(record, "validation").filter(head="refitted")
+    """A claim about layer cuts: the measure of each seed, averaged over the deepest sizes, of LEAST_BLOCKS blocks at least."""
+    cuts = layer_cuts(record, "validation").filter(head=head)
     sizes = scale_sizes(record)
     deepest = max((size.depth or 0 for size in sizes.values()), default=0)
-    scales = [scale for scale, size in sizes.items() if size.depth == deepest]
+    scales = [scale for scale, size in sizes.items() if size.depth == deepest and deepest >= LEAST_BLOCKS]
     values = []
     for seed in sorted(set(cuts["seed"])):
         one = cuts.filter(seed=seed)

@@ -20,7 +20,7 @@ from typing import Any
 from again import again
 from cells import between, plain, signed, table, whole
 from ending import ending
-from recall_numbers import ALL_MIXERS, PUBLISHED_WAY, R1, R2, R3, RECALL, numbers, records_of
+from recall_numbers import ALL_MIXERS, PUBLISHED_WAY, R1, R2, R3, RECALL, WIDEST, numbers, records_of
 
 from palinode.analysis.verdict import rule_of
 from palinode.base import fsio
@@ -110,18 +110,26 @@ def claim_tables(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator
         if cautions:
             yield from ["", f"To know: {'; '.join(cautions)}."]
         if name == "R1":
-            yield from sooner_table(found)
+            yield from sooner_table(record, found)
 
 
-def sooner_table(found: Mapping[str, Any]) -> Iterator[str]:
+def looked(record: ExperimentRecord) -> str:
+    """How finely the step is known at which a run came half-way."""
+    recipes = (run.record.spec["recipe"] for run in record.runs if run.record is not None)
+    every = sorted({steps for recipe in recipes if (steps := recipe.get("evaluate_every_steps"))})
+    return f"Runs were looked at every {' or '.join(map(str, every))} steps." if every else ""
+
+
+def sooner_table(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator[str]:
     yield from ["", "## R1, by when they learned it", ""]
     yield (
         "Steps to half-way (as below) of the arm trained on all tokens over those of the arm trained on the answer alone: the "
         "geometric mean over the seeds in which both came so far, and the t interval of its logarithm. Holds below 1 where no seed "
-        "learned it from the answer alone only, does not hold above 1 where none learned it from all tokens only."
+        "learned it from the answer alone only, does not hold above 1 where none learned it from all tokens only. "
+        f"{looked(record)}"
     )
     yield ""
-    heads = "mixer, visibility, scale, all / answer, interval, seeds, only all, only answer, verdict"
+    heads = "mixer, visibility, scale, all / answer, interval, seeds, only all, only answer, verdict, because"
     counts = ("both", "only_all", "only_answer")
     rows = [
         (
@@ -130,6 +138,7 @@ def sooner_table(found: Mapping[str, Any]) -> Iterator[str]:
             between(row, lambda value: plain(value, 2)),
             *(row[name] for name in counts),
             row["verdict"],
+            row["because"],
         )
         for row in found["sooner"]
     ]
@@ -171,7 +180,8 @@ def published_table(found: Mapping[str, Any]) -> Iterator[str]:
     sources = "; ".join(found["published"]["sources"].values())
     yield (
         f"Ours: `{'-'.join(PUBLISHED_WAY)}`. They agree where the published accuracy lies inside our interval, or nearer to it "
-        "than the smallest effect; sequences of another length, or of one that was not published, cannot tell. Published: "
+        "than the smallest effect; sequences of another length, or of one that was not published, cannot tell, nor can an "
+        f"interval wider than {percent(WIDEST)}. Published: "
         f"{sources}. {' '.join(found['published']['remarks'])}"
     )
     yield ""

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from palinode.analysis.compare import Comparison
 from palinode.analysis.intervals import Interval, mean, t_interval
@@ -37,7 +37,9 @@ LEAST_MIXERS = (
     6  # with fewer, resamples of unrelated mixers say "holds" more often than the confidence allows: 1 in 6 with three
 )
 ALL_MIXERS, ALL_SCALES = "mean of mixers", "mean of scales"
-MOST_EXACT = 8  # mixers whose resamples are counted one by one: 6435 multisets
+MOST_MIXERS = 10  # whose resamples are counted one by one: 92,378 multisets
+ALL_THE_SAME = "all seeds came there at the same ratio of steps: they measure no spread"
+WIDEST = 0.2  # of an accuracy: an interval that is wider agrees with nearly everything
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Sooner:
     only_all: int
     only_answer: int
     verdict: str
+    because: str = ""
 
 
 def records_of(store: Store, size: str) -> dict[str, ExperimentRecord]:
@@ -135,11 +138,18 @@ def sooner(record: ExperimentRecord) -> Iterator[Sooner]:
             low, high = (None if end is None else math.exp(end) for end in ends(interval))
             ratio = math.exp(mean(logs)) if logs else None
             counts = (len(logs), len(came[0] - came[1]), len(came[1] - came[0]))
-            yield Sooner(mixer, visibility, scale, ratio, low, high, *counts, told_sooner(low, high, *counts[1:]))
+            said = told_sooner(low, high, *counts[1:])
+            because = ALL_THE_SAME if low is not None and low == high else ""
+            yield Sooner(mixer, visibility, scale, ratio, low, high, *counts, said, because)
 
 
 def told_sooner(low: float | None, high: float | None, only_all: int, only_answer: int) -> str:
-    """A seed in which the other side alone came half-way speaks against what the interval of the others says."""
+    """A seed in which the other side alone came half-way speaks against what the interval of the others says.
+
+    Runs are looked at every so many steps, so seeds may well come to one ratio: that is no interval.
+    """
+    if low == high:
+        return CANNOT_TELL
     if high is not None and high < 1 and not only_answer:
         return HOLDS
     return FAILS if low is not None and low > 1 and not only_all else CANNOT_TELL
@@ -172,7 +182,7 @@ def compared(
     rule = rule_of(record.entry)
     for scale in record.entry.scales:
         differences: dict[str, dict[int, float]] = {}
-        unlearned = True
+        left_out: list[str] = []  # why each mixer is not in the mean
         for mixer in mixers_of(record):
             arm, against = arm_name(mixer, *one), arm_name(mixer, *other)
             if not {arm, against} <= arm_names(record):
@@ -185,13 +195,20 @@ def compared(
                 outcome, reasons = "cannot tell", (*reasons, AT_THE_CEILING)
             elif not reasons:
                 differences[mixer] = {pair.seed: pair.difference for pair in pairs}
-            unlearned &= NOTHING_LEARNED in reasons
+            if mixer not in differences:
+                left_out.append(reasons[-1] if reasons[-1] in (NOTHING_LEARNED, AT_THE_CEILING) else NO_PAIRS)
             judged = CANNOT_TELL if outcome == "cannot tell" else outcomes.get(outcome, FAILS)
             effect = (said.comparison.mean, *ends(said.comparison.interval))
             who = (name, claim, mixer, where, scale, arm, against)
             yield Claim(*who, *effect, len(pairs), judged, reasons, said.cautions)
         told = over_mixers(differences, rule, name, claim, where, scale, one, other, outcomes)
-        yield told if told.pairs else replace(told, reasons=(NOTHING_LEARNED if unlearned else NO_PAIRS,))
+        yield told if told.pairs else replace(told, reasons=why_no_mean(left_out, differences))
+
+
+def why_no_mean(left_out: Sequence[str], differences: Mapping[str, Any]) -> tuple[str, ...]:
+    """What every mixer has in common that is not in a mean, or that there is no seed for one."""
+    known = dict.fromkeys(left_out)
+    return (NO_PAIRS,) if differences or not known or NO_PAIRS in known else tuple(known)
 
 
 def at_the_ceiling(comparison: Comparison, rule: Rule) -> bool:
@@ -242,6 +259,8 @@ def r3(record: ExperimentRecord, text: ExperimentRecord | None) -> Iterator[Clai
         reasons = () if rows and learned else (NOTHING_LEARNED if rows else NO_TEXT,)
         if 0 < len(rows) < LEAST_MIXERS:
             reasons = (*reasons, f"an interval over mixers wants {LEAST_MIXERS} of them")
+        if len(rows) > MOST_MIXERS:
+            reasons = (*reasons, f"resamples of more than {MOST_MIXERS} mixers are not counted")
         outcome = CANNOT_TELL
         if interval is not None and not reasons:
             outcome = HOLDS if interval.low > 0 else FAILS if interval.high < 0 else CANNOT_TELL
@@ -264,26 +283,25 @@ def spearman(rows: Sequence[tuple[float, float]]) -> float | None:
 def resampled_mixers(rows: Sequence[tuple[float, float]], confidence: float) -> Interval | None:
     """Percentiles of the correlation over every resample of the mixers, each counted as often as it comes.
 
-    Resamples in which a side is all the same have no correlation and are left out. None below three mixers.
+    Resamples in which a side is all the same have no correlation and are left out. None below 3 mixers, and above MOST_MIXERS.
     """
     count = len(rows)
-    if not 3 <= count <= MOST_EXACT:
+    if not 3 <= count <= MOST_MIXERS:
         return None
-    values: list[float] = []
-    weights: list[float] = []
-    for chosen in itertools.combinations_with_replacement(range(count), count):
-        found = spearman([rows[index] for index in chosen])
-        if found is not None:
-            values.append(found)
-            times = [chosen.count(index) for index in set(chosen)]
-            weights.append(math.factorial(count) / math.prod(math.factorial(n) for n in times))
-    if not values:
+    chosen = np.asarray(list(itertools.combinations_with_replacement(range(count), count)))
+    ranks = [stats.rankdata(np.asarray(side)[chosen], axis=1) for side in zip(*rows, strict=True)]
+    deviations = [side - side.mean(axis=1, keepdims=True) for side in ranks]
+    scale = np.sqrt((deviations[0] ** 2).sum(axis=1) * (deviations[1] ** 2).sum(axis=1))
+    known = scale > 0
+    if not known.any():
         return None
-    order = np.argsort(np.asarray(values))
-    shares = np.cumsum(np.asarray(weights)[order]) / sum(weights)
+    values = (deviations[0] * deviations[1]).sum(axis=1)[known] / scale[known]
+    times = (chosen[known][:, :, None] == np.arange(count)).sum(axis=1)
+    weights = math.factorial(count) / special.factorial(times).prod(axis=1)
+    order = np.argsort(values)
+    shares = np.cumsum(weights[order]) / weights.sum()
     low, high = (int(np.searchsorted(shares, share - 1e-12)) for share in ((1 - confidence) / 2, (1 + confidence) / 2))
-    ranked = np.asarray(values)[order]
-    return Interval(float(ranked[low]), float(ranked[min(high, len(ranked) - 1)]))
+    return Interval(float(values[order][low]), float(values[order][min(high, len(values) - 1)]))
 
 
 def accuracy_rows(record: ExperimentRecord, published: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -322,8 +340,11 @@ def published_of(published: Mapping[str, Any], mixer: str, vocabulary: Any) -> l
 
 
 def agrees(theirs: Mapping[str, Any], length: Any, low: float | None, high: float | None, nearly: float) -> bool | None:
-    """Whether a published accuracy lies in our interval, or nearer to it than matters; None where the lengths are not the same."""
-    if low is None or high is None or theirs["length"] != length:
+    """Whether a published accuracy lies in our interval, or nearer to it than matters.
+
+    None where the lengths are not the same, and where the interval, of what an accuracy can be, is wider than WIDEST.
+    """
+    if low is None or high is None or theirs["length"] != length or min(high, 1.0) - max(low, 0.0) > WIDEST:
         return None
     return bool(low - nearly <= theirs["accuracy"] <= high + nearly)
 

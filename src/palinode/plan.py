@@ -278,7 +278,7 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
         passes = windows * _mean_probability(spec, name)
         read += passes * slots
         scored_ltr += passes * scored if name == "ltr" else 0.0
-        flops += passes * model.cost(slots, sees).train_flops(slots)
+        flops += model.cost(slots, sees).train_flops(passes * slots, passes * scored)
     cost = model.cost(spec.data.window_tokens, sees)
     return Cell(
         arm=arm,

@@ -42,7 +42,15 @@ from palinode.results.record import (
 from palinode.results.store import Store
 from palinode.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.run_spec import RunSettings, RunSpec
-from palinode.train.checkpoint import Saved, load_newest, load_weights, newest_first, save_checkpoint, weights_sha256
+from palinode.train.checkpoint import (
+    Saved,
+    is_whole,
+    load_newest,
+    load_weights,
+    newest_first,
+    save_checkpoint,
+    weights_sha256,
+)
 from palinode.train.loop import Counters, DivergedError, StepReport, Training, train
 from palinode.train.optim import build_optimizers
 from palinode.train.parallel import compiled, fingerprint, resolve_device, use_threads
@@ -122,7 +130,7 @@ class Trained:
 
 
 def load_trained(spec: RunSpec, store: Store) -> Trained:
-    """The newest good weights of a run, in eval mode.
+    """The newest good weights of a run, in eval mode; of a run that is done those that it ended with.
 
     Raises:
         Damaged: the run has no checkpoint that can be used.
@@ -130,15 +138,19 @@ def load_trained(spec: RunSpec, store: Store) -> Trained:
     data = prepare(spec.data)
     model, specials = build_model(spec, data, spec.seed)
     directory = store.run_directory(spec.run_id)
-    problem = Damaged("no checkpoint to load", file=str(directory), hint="train the run first")
+    problems: list[Damaged] = []
+    result = store.record(spec.run_id).result if directory.exists() else None
+    ended = result.weights_sha256 if result is not None and result.outcome == "done" else None
     for checkpoint in newest_first(directory / CHECKPOINTS):
         try:
             load_weights(checkpoint, model)
+            if ended is not None and ended != weights_sha256(model):
+                raise Damaged("these are not the weights that the run ended with", file=str(checkpoint))
         except Damaged as damage:
-            problem = damage
+            problems.append(damage)
         else:
             return Trained(spec, model.eval(), specials, data)
-    raise problem
+    raise problems[0] if problems else Damaged("no checkpoint", file=str(directory), hint="train the run first")
 
 
 class Attempt:
@@ -326,13 +338,12 @@ class Attempt:
         self.store.write_run_audit(self.spec.run_id, report)
 
     def save(self) -> None:
-        """Write a checkpoint of this step, unless there is one."""
+        """Write a checkpoint of this step, unless there is a whole one: a kill may have left part of it."""
         step = self.training.step
         training = self.training
         states = (training.objective_state, training.recipe_state)
         saved = Saved(self.spec.run_id, step, asdict(training.counters), *states, self.seconds, self.runs_together)
-        newest = next(iter(newest_first(self.directory / CHECKPOINTS)), None)
-        if newest is not None and newest.name == f"step-{step}":
+        if is_whole(self.directory / CHECKPOINTS / f"step-{step}"):
             return
         with self._timed("checkpoint"):
             root, keep = self.directory / CHECKPOINTS, self.spec.recipe.keep_checkpoints

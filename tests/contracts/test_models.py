@@ -139,7 +139,18 @@ def test_the_loss_is_given_the_same_logits_as_everyone(config):
     assert isinstance(model.logits_map(), LinearHead)
     assert torch.equal(model.logits_map()(states), model.logits(states))
     with torch.autocast("cpu", torch.bfloat16):
-        assert model.logits(model.hidden(tokens_of(2, 12), Ltr())).dtype == torch.float32
+        states = model.hidden(tokens_of(2, 12), Ltr())
+        assert model.logits(states).dtype == torch.float32
+    assert model.logits(states).dtype == torch.float32, "training makes the logits outside"
+
+
+def test_the_stream_of_a_model_is_not_rounded(config):
+    """What blocks add up is float32, whatever the precision of their products: else depths differ in more than depth."""
+    model = model_of(config)
+    if not model.can_be_cut():
+        pytest.skip("this model shows no stream")
+    with torch.autocast("cpu", torch.bfloat16):
+        assert {states.dtype for states in residuals(model, example_of(2, 12))} == {torch.float32}
 
 
 def test_a_cut_is_a_shorter_model_and_the_last_one_the_whole(config):

@@ -59,7 +59,10 @@ TELLS_NOT = "cannot tell at this scale"
 )
 def test_the_verdict_on_the_arrow_follows_from_the_intervals(arrows, intervals, above, within):
     found = [arrows.Gap(16 * 2**i, 0.0, low, high, 3, None) for i, (low, high) in enumerate(intervals)]
-    assert [claim.verdict for claim in arrows.judged(found)] == [above, within]
+    assert [claim.verdict for claim in arrows.judged(found, [])] == [above, within]
+    assert {claim.verdict for claim in arrows.judged(found, ["ltr failed its audit: C1.flow"])} == {
+        "cannot tell: ltr failed its audit: C1.flow"
+    }
 
 
 SIZE = "laptop"
@@ -269,6 +272,7 @@ def test_claims_on_recall_follow_from_the_runs(recalled):
         (1.1, 2.0, 1, 0, TELLS_NOT),
         (0.9, 1.1, 0, 0, TELLS_NOT),
         (None, None, 5, 0, TELLS_NOT),
+        (0.5, 0.5, 0, 0, TELLS_NOT),
     ],
 )
 def test_who_learned_sooner_follows_from_the_interval_and_from_who_learned_at_all(
@@ -337,6 +341,23 @@ def test_resamples_of_mixers_are_counted_as_often_as_they_come(recall):
     assert found.high == pytest.approx(known[math.ceil(0.75 * len(known)) - 1])
 
 
+@pytest.mark.parametrize("count", [9, 10])
+def test_as_many_mixers_as_there_are_have_an_interval(recall, count):
+    module = sys.modules["recall_numbers"]
+    falling = module.resampled_mixers([(place, -place) for place in range(count)], 0.95)
+    assert (falling.low, falling.high) == pytest.approx((-1, -1))
+    assert module.resampled_mixers([(place, place) for place in range(module.MOST_MIXERS + 1)], 0.95) is None
+
+
+def test_a_mean_that_is_missing_says_why(recall):
+    module = sys.modules["recall_numbers"]
+    learned, ceiling, pairs = module.NOTHING_LEARNED, module.AT_THE_CEILING, module.NO_PAIRS
+    assert module.why_no_mean([ceiling, ceiling], {}) == (ceiling,)
+    assert module.why_no_mean([learned, ceiling], {}) == (learned, ceiling)
+    assert module.why_no_mean([learned, pairs], {}) == (pairs,)
+    assert module.why_no_mean([learned], {"h3": {}}) == (pairs,)
+
+
 def test_recall_and_text_are_correlated_over_mixers(recalled):
     numbers = recalled[1]
     assert {row["mixer"] for row in numbers["text"]} == set(MIXERS)
@@ -386,6 +407,8 @@ def test_published_accuracies_stand_beside_ours_with_chance(recalled):
     assert [agrees(theirs, length, 0.91, 0.95, 0.02) for length in (40, 20)] == [True, None]
     assert agrees(theirs, 40, 0.95, 0.97, 0.02) is False
     assert agrees({"accuracy": 0.9, "length": None}, 40, 0.91, 0.95, 0.02) is None
+    assert agrees(theirs, 40, -0.5, 1.5, 0.02) is None, "an interval that holds everything"
+    assert agrees(theirs, 40, 0.85, 1.5, 0.02) is True, "no accuracy is above 1"
     missing = recalled[1]["not_run"]
     assert {"gss"} < {row["mixer"] for row in missing}, "no published accuracy is left out"
     assert ("hyena", 10) not in {(row["mixer"], row["vocabulary"]) for row in missing}
@@ -505,7 +528,7 @@ def test_what_is_not_measured_yet_is_left_empty(mask, tmp_path):
         for seed in range(3)
     }
     found, page = mask_page(mask, tmp_path / "runs", outcomes=every)
-    assert [claim.effect for claim in found["mask_total"]] == [None] * 5
+    assert {claim.effect for claim in found["mask_total"]} == {None}
     assert {claim.verdict for claim in found["mask_total"]} == {TELLS_NOT}
     assert not any("nan" in line.lower().split() for line in page)
 

@@ -11,6 +11,7 @@ import pytest
 from tiny_run import tiny_spec
 
 from palinode import Gpt2AdamW, Store
+from palinode.base.errors import Damaged
 from palinode.base.fsio import CRASH_POINT_VARIABLE, TEMPORARY_MARK
 from palinode.run import load_trained, run_one
 from palinode.train.checkpoint import weights_sha256
@@ -170,9 +171,28 @@ def test_a_diverged_run_is_a_result_with_its_step(corpus, tmp_path, steps, evalu
     assert result.scores == {}
 
 
-def test_trained_weights_can_be_loaded_and_damage_falls_back(uninterrupted):
+def test_trained_weights_are_those_the_run_ended_with_or_none(uninterrupted):
     spec, store, result = uninterrupted
     assert weights_sha256(load_trained(spec, store).model) == result.weights_sha256
     newest = store.run_directory(spec.run_id) / "ckpt" / "step-40" / "model.safetensors"
-    newest.write_bytes(newest.read_bytes()[:-1])
-    assert weights_sha256(load_trained(spec, store).model) != result.weights_sha256
+    whole = newest.read_bytes()
+    newest.write_bytes(whole[:-1])
+    with pytest.raises(Damaged, match="hash does not match") as refused:
+        load_trained(spec, store)
+    assert refused.value.file == str(newest)
+    newest.write_bytes(whole)
+    assert weights_sha256(load_trained(spec, store).model) == result.weights_sha256
+
+
+def test_part_of_a_checkpoint_is_written_again(corpus, tmp_path):
+    """A kill between the files of a checkpoint: the next attempt, which comes to the same step, completes it."""
+    spec, store = tiny_spec(corpus), Store(tmp_path / "runs")
+    run_one(spec, store)
+    [*_, newest] = sorted((store.run_directory(spec.run_id) / "ckpt").iterdir(), key=lambda path: int(path.name[5:]))
+    (store.run_directory(spec.run_id) / "result.json").unlink()
+    (newest / "manifest.json").unlink()
+    (newest / "optimizer.safetensors").unlink()
+    result = run_one(spec, store)
+    assert result.outcome == "done"
+    assert (newest / "manifest.json").is_file()
+    assert weights_sha256(load_trained(spec, store).model) == result.weights_sha256

@@ -1,5 +1,7 @@
 """A setting is chosen by as many trials for every arm, scored where no run trains and no verdict looks."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -15,8 +17,10 @@ from palinode import (
     Size,
     modern,
 )
+from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
 from palinode.data.store import prepare
+from palinode.results.record import ChoiceEntry
 from palinode.spec.tuning import Tuning, trials, trials_of, with_chosen
 from palinode.train.optim import AdamW
 from palinode.train.recipe import Gpt2AdamW
@@ -114,6 +118,17 @@ def test_a_number_that_is_counted_is_tried_at_whole_numbers():
         found = trials(experiment(tuning).resolve())
         assert {type(run.spec.recipe.steps) for run in found.runs} == {int}
         assert {run.spec.recipe.steps for run in found.runs} == {120, 200}
+
+
+def test_a_counted_number_comes_back_from_a_record_as_one():
+    resolved = experiment(Tuning(field="recipe.steps", values=(120, 200))).resolve()
+    entry = ChoiceEntry(
+        arm="ltr", scale="base", field="recipe.steps", values=(120, 200), scores=(1, 2), chosen=120, runs=()
+    )
+    chosen = decode(ChoiceEntry, json.loads(json.dumps(encode(entry)))).chosen
+    found = with_chosen(resolved, dict.fromkeys(((run.arm, run.scale) for run in resolved.runs), chosen))
+    assert {run.spec.recipe.steps for run in found.runs} == {120}
+    assert {type(run.spec.recipe.steps) for run in found.runs} == {int}
 
 
 @pytest.mark.parametrize(

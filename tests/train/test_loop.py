@@ -9,7 +9,7 @@ from torch import nn
 
 from palinode.base.seeds import derive
 from palinode.objectives import BothObjective, ChooseObjective, LtrObjective
-from palinode.objectives.probability import Constant
+from palinode.objectives.probability import Constant, Linear
 from palinode.train.checkpoint import weights_sha256
 from palinode.train.loop import batch_examples, take_step, train
 from palinode.train.optim import OPTIMIZERS, AdamW, MuonAdamW, build_optimizers
@@ -44,8 +44,28 @@ def test_flops_are_asked_of_the_model_once_for_each_shape_and_visibility():
     training.model.cost = lambda slots, sees: asked.append((slots, sees)) or honest(slots, sees)
     train(training, after_step=lambda report: None)
     assert len(asked) == len(set(asked)) == 2, "ltr and rtl, once each"
-    [kept] = set(training.flops_per_row.values())
+    [kept] = {cost.train_flops(WINDOW_TOKENS) for cost in training.costs.values()}
     assert training.counters.train_flops == pytest.approx(kept * training.counters.tokens_read / WINDOW_TOKENS)
+
+
+def test_the_head_is_counted_where_a_slot_is_scored():
+    training = make_training("gpt2-adamw", steps=8)
+    training.objective, training.objective_state, training.labels = LtrObjective(), {}, "last"
+    train(training, after_step=lambda report: None)
+    counters = training.counters
+    [cost] = training.costs.values()
+    assert 0 < counters.tokens_scored < counters.tokens_read
+    assert counters.train_flops == pytest.approx(cost.train_flops(counters.tokens_read, counters.tokens_scored))
+
+
+def test_a_schedule_of_p_ends_with_a_run_that_a_token_limit_ends():
+    training = make_training("gpt2-adamw", steps=40, max_ltr_tokens=10 * 4 * WINDOW_TOKENS)
+    training.objective = BothObjective(p=Linear(p_start=1.0, p_end=0.0))
+    training.objective_state = training.objective.state()
+    met = []
+    train(training, after_step=lambda report: met.append(training.objective.p.at(training.progress())))
+    assert len(met) == 10
+    assert met[-1] == pytest.approx(0.0, abs=0.05)
 
 
 def test_the_dropout_stream_is_that_of_torchs_global_generator_and_differs_by_step():

@@ -22,7 +22,11 @@ NUMBERS = (
     ABSOLUTE_COSINE,
     SHARE,
 )
-CHANCE = {ABSOLUTE_COSINE: "chance_absolute_cosine", SHARE: "chance_share"}
+CHANCE = {
+    ABSOLUTE_COSINE: "chance_absolute_cosine",
+    SHARE: "chance_share",
+    POSITION_COSINE: "chance_position_cosine",  # absent from runs of before it was written
+}
 _WHAT: dict[str, Any] = {"number": pl.String, "distance": pl.Int64}
 EMBEDDING_SCHEMA: dict[str, Any] = (
     {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String}
@@ -87,4 +91,5 @@ def _numbers(geometry: dict[str, Any]) -> Iterator[dict[str, Any]]:
             chance = geometry.get(CHANCE.get(name, ""))
             yield {"number": name, "distance": None, "value": float(geometry[name]), "chance": chance}
     for distance, cosine in geometry.get("position_cosine_by_distance", {}).items():
-        yield {"number": POSITION_COSINE, "distance": int(distance), "value": float(cosine), "chance": None}
+        chance = geometry.get(CHANCE[POSITION_COSINE])
+        yield {"number": POSITION_COSINE, "distance": int(distance), "value": float(cosine), "chance": chance}

@@ -23,10 +23,11 @@ TOP_SHARE = 0.25  # of the D directions in which the tokens vary most
 def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
     """Numbers of the table of tokens and, where there is one, of learned positions.
 
-    token_norm, position_norm: mean length of a row. token_position_cosine, token_position_absolute_cosine: mean over all pairs.
+    token_norm, position_norm: mean length of a row; position_norm_about_mean: of a position less the mean of all.
+    token_position_cosine, token_position_absolute_cosine: mean over all pairs.
     position_share: of the positions' variance in the quarter of directions in which the tokens vary most; by chance that
-    quarter. position_cosine_by_distance: mean cosine of two positions 1, 2, 4, .. apart. Norms and cosines of positions are
-    taken about their mean: a vector that all positions share carries no position.
+    quarter. position_cosine_by_distance: mean cosine of two positions 1, 2, 4, .. apart, by chance -1 / (positions - 1). Share
+    and cosines of positions are taken about their mean: a vector that all positions share carries no position.
 
     Raises:
         BadInput: the model has no table of tokens.
@@ -50,6 +51,7 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
         "position_share": _share_in_top(tokens, centred),
         "chance_share": _top_directions(width) / width,
         "position_cosine_by_distance": _cosine_by_distance(centred),
+        "chance_position_cosine": -1 / max(1, len(positions) - 1),
     }
 
 
@@ -64,8 +66,8 @@ def check_has_embeddings(model: LanguageModel) -> None:
 
 
 def _table(model: LanguageModel, group: str) -> Tensor | None:
-    """The first table of this group, (rows, D) float64; of positions the ones that are read, where those are learned."""
-    named = model.parameter_groups().get(group, [])
+    """The first table of this group, (rows, D) float64; of positions those that are read, none that is only subtracted."""
+    named = [one for one in model.parameter_groups().get(group, []) if not one[0].startswith("next_position.")]
     return named[0][1].detach().double().cpu() if named else None
 
 

@@ -73,12 +73,12 @@ class Cost:
         left_out = ("embedding", "position", "head")
         return sum(count for group, count in self.parameters.items() if group not in left_out)
 
-    def forward_flops(self, slots: int, head_slots: int | None = None) -> float:
+    def forward_flops(self, slots: float, head_slots: float | None = None) -> float:
         """Executed FLOPs of reading `slots` slots and evaluating the head on `head_slots` of them (default: all)."""
         scored = slots if head_slots is None else head_slots
         return self.executed_flops_per_slot * slots + self.head_flops_per_slot * scored
 
-    def train_flops(self, slots: int, head_slots: int | None = None) -> float:
+    def train_flops(self, slots: float, head_slots: float | None = None) -> float:
         """Executed FLOPs of forward and backward: three times the forward pass (chunked recomputation not counted)."""
         return TRAINING_FACTOR * (self.forward_flops(slots, head_slots) + self.terms_flops_per_slot * slots)
 

@@ -36,6 +36,7 @@ from palinode.models.mixers.attention import Attention
 from palinode.models.mixers.base import Place, Reading
 from palinode.models.parts.cross_attention import CrossAttention, Memory
 from palinode.models.parts.embedding_loss import EmbeddingLoss, EmbeddingTerm
+from palinode.models.parts.exact import exact
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.mlp import Mlp
 from palinode.models.parts.next_position import (
@@ -240,7 +241,7 @@ class EncoderDecoder(LanguageModel):
         return self.linear_head()(hidden)
 
     def linear_head(self) -> LinearHead:
-        return LinearHead(self.embedding.weight, None, _exact)
+        return LinearHead(self.embedding.weight, None, exact)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, width = visible_pairs(sees, slots), self.config.width
@@ -295,8 +296,8 @@ class EncoderDecoder(LanguageModel):
         return states
 
     def _bridged(self, encoded: Tensor, positions: Tensor | None = None) -> Tensor:
-        """What the decoder starts from. There is no skip: it starts small."""
-        y: Tensor = self.bridge(encoded if self.bridge_norm is None else self.bridge_norm(encoded))
+        """What the decoder starts from, in float32 as every stream. There is no skip: it starts small."""
+        y = exact(self.bridge(encoded if self.bridge_norm is None else self.bridge_norm(encoded)))
         if self.config.add_next_position:
             assert self.position is not None
             weight = self.position.weight
@@ -369,8 +370,3 @@ def _encoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) ->
     return Block(
         attention, Mlp(config.width, "gelu", 4.0, bias=config.bias), _norm(config), _norm(config), config.dropout
     )
-
-
-def _exact(x: Tensor) -> Tensor:
-    """float32 or better."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

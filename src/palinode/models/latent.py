@@ -31,6 +31,7 @@ from palinode.models.decoder import explicit_mask
 from palinode.models.init import InitRule, initialise
 from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.distance import distance_table
+from palinode.models.parts.exact import exact
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.norm import Norm
 from palinode.models.parts.state import KeysValues, MixerState, ModelState, StackState, continues
@@ -139,7 +140,7 @@ class Latent(LanguageModel):
         return self.linear_head()(hidden)
 
     def linear_head(self) -> LinearHead:
-        return LinearHead(self.head.weight, None, _exact)
+        return LinearHead(self.head.weight, None, exact)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, computed = visible_pairs(sees, slots), computed_pairs(sees.native, slots)
@@ -253,7 +254,7 @@ class LatentAttention(Mixer):
 
     def _bias(self, reading: Reading) -> Tensor:
         assert reading.distance is not None
-        return reading.distance.bias(F.softplus(_exact(self.raw_slope)))
+        return reading.distance.bias(F.softplus(exact(self.raw_slope)))
 
     def _projected(self, local: Tensor, attended: Tensor) -> Tensor:
         out: Tensor = self.project(torch.cat((local, self._together(attended)), dim=-1))
@@ -282,7 +283,7 @@ class LatentAttention(Mixer):
         """Attention weights in the dtype of q. Bias and softmax stay in float32 or better, under autocast too."""
         if q.dtype == bias.dtype:
             return torch.baddbmm(bias.expand(len(q), -1, -1), q, k.mT, alpha=self.scale).softmax(dim=-1)
-        return (_exact(q @ k.mT) * self.scale + bias).softmax(dim=-1).to(q.dtype)
+        return (exact(q @ k.mT) * self.scale + bias).softmax(dim=-1).to(q.dtype)
 
 
 def computed_pairs(native: Native, slots: int) -> int:
@@ -314,8 +315,3 @@ def _blocks(native: Native, slots: int, before: int = 0) -> list[tuple[int, int,
     ends = [*range(BLOCK_SLOTS, slots, BLOCK_SLOTS), slots]
     read = [before + (end if native == "causal" else slots) for end in ends]
     return list(zip([0, *ends[:-1]], ends, read, strict=True))
-
-
-def _exact(x: Tensor) -> Tensor:
-    """float32 or better."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -19,11 +19,25 @@ from palinode.base.example import Draw, Example, SpecialTokens
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: the optimizer step, the planned steps, and the objective's own state (adaptive p)."""
+    """Where training stands.
+
+    Attributes:
+        step, total_steps: the optimizer step, and the planned ones.
+        state: the objective's own (adaptive p).
+        schedule_step: how far the learning rate's schedule is, which may be further than the step: a limit of tokens ends a run
+            before its planned steps. None: at the step.
+    """
 
     step: int = 0
     total_steps: int = 1
     state: Mapping[str, float] = field(default_factory=dict)
+    schedule_step: int | None = None
+
+    @property
+    def share(self) -> float:
+        """How far the run is, from 0 at the first step to 1 at the last."""
+        reached = self.step if self.schedule_step is None else self.schedule_step
+        return min(1.0, reached / max(1, self.total_steps - 1))
 
 
 class Objective(Part):

@@ -49,7 +49,7 @@ class Linear(Probability):
     p_end: float = Field(ge=0.0, le=1.0)
 
     def at(self, progress: Progress) -> float:
-        return self.p_start + (self.p_end - self.p_start) * _share(progress)
+        return self.p_start + (self.p_end - self.p_start) * progress.share
 
 
 class Cosine(Probability):
@@ -60,7 +60,7 @@ class Cosine(Probability):
     p_end: float = Field(ge=0.0, le=1.0)
 
     def at(self, progress: Progress) -> float:
-        return self.p_end + (self.p_start - self.p_end) * 0.5 * (1 + math.cos(math.pi * _share(progress)))
+        return self.p_end + (self.p_start - self.p_end) * 0.5 * (1 + math.cos(math.pi * progress.share))
 
 
 class StepAt(Probability):
@@ -83,7 +83,7 @@ class Cooldown(Probability):
     share: float = Field(default=0.2, gt=0.0, le=1.0)
 
     def at(self, progress: Progress) -> float:
-        left = (1.0 - _share(progress)) / self.share
+        left = (1.0 - progress.share) / self.share
         return self.p * min(1.0, max(0.0, left))
 
 
@@ -114,11 +114,6 @@ class Adaptive(Probability):
         gap = self.ema * state["gap_nats"] + (1 - self.ema) * now if "gap_nats" in state else now
         raw = math.exp(min(gap, 0.0)) if self.rule == "ratio" else gap / self.scale_nats
         return {"gap_nats": gap, "p": min(1.0, max(self.floor, raw))}
-
-
-def _share(progress: Progress) -> float:
-    """How far the run is, from 0 at the first step to 1 at the last."""
-    return min(1.0, progress.step / max(1, progress.total_steps - 1))
 
 
 PROBABILITIES: Mapping[str, type[Probability]] = {

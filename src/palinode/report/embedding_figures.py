@@ -129,7 +129,7 @@ def _distance_figures(record: ExperimentRecord, means: pl.DataFrame, rule: Rule,
             rows=rows,
             variants={"": size_charts.with_log_axes(chart, DISTANCE.field, ("x",))},
             notes=(
-                "Taken about the mean of all positions: 0 is what positions that know nothing of each other would have.",
+                "Taken about the mean of all positions: n that know nothing of each other would have -1 / (n - 1), just below 0.",
                 over_seeds(here["seeds"].to_list(), rule),
                 *cut,
                 *_without_positions(record, means),

@@ -75,12 +75,11 @@ class Tuning(Config):
         tried = self.values or tuple(own * factor for factor in self.factors)
         if len(set(tried)) < len(tried):
             raise BadInput(f"{self.field} is {own!r}: these factors do not change it", field="tuning.factors")
-        counted = isinstance(own, int) and is_number
-        return tuple(int(value) if counted and float(value).is_integer() else value for value in tried)
+        return tuple(_like(own, value) for value in tried)
 
     def with_value(self, settings: RunSettings, value: float) -> RunSettings:
-        """The settings with the field at this value."""
-        return _changed(settings, {self.field: value})
+        """The settings with the field at this value, which may come from a record: there all numbers are floats."""
+        return _changed(settings, {self.field: _like(_value_at(settings, self.field), value)})
 
     def trial(self, settings: RunSettings, value: float) -> RunSettings:
         """The settings of the trial of this value.
@@ -160,6 +159,12 @@ def _changed(settings: RunSettings, change: Mapping[str, Any]) -> RunSettings:
         return changed(settings, change)
     except PalinodeError as error:
         raise BadInput(error.message, field=f"tuning: {error.field}", hint=error.hint) from None
+
+
+def _like(own: Any, value: float) -> float:
+    """4.0 as 4 for a field that counts."""
+    counts = isinstance(own, int) and not isinstance(own, bool)
+    return int(value) if counts and float(value).is_integer() else value
 
 
 def _value_at(settings: RunSettings, path: str) -> Any:

@@ -87,6 +87,15 @@ def load_weights(directory: Path, model: nn.Module) -> Saved:
     return saved
 
 
+def is_whole(directory: Path) -> bool:
+    """Whether this checkpoint is there and every hash of it holds."""
+    try:
+        _verified(directory)
+    except Damaged:
+        return False
+    return True
+
+
 def newest_first(root: Path) -> list[Path]:
     """Checkpoint directories, newest step first."""
     found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdigit()]

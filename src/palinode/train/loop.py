@@ -21,6 +21,7 @@ from palinode.base.visibility import Visibility
 from palinode.data.windows import Stream
 from palinode.models.auxiliary import AuxiliaryTerm, mean_measured
 from palinode.models.base import LanguageModel
+from palinode.models.cost import Cost
 from palinode.models.direction import read_and_terms
 from palinode.objectives import Objective, Progress
 from palinode.objectives.label_mask import Labels, masked
@@ -64,7 +65,7 @@ class Training:
     counters: Counters = field(default_factory=Counters)
     objective_state: dict[str, float] = field(default_factory=dict)
     recipe_state: dict[str, float] = field(default_factory=dict)
-    flops_per_row: dict[tuple[int, Visibility], float] = field(default_factory=dict)
+    costs: dict[tuple[int, Visibility], Cost] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
@@ -96,13 +97,16 @@ class Training:
 
     def progress(self) -> Progress:
         """Where training stands, for objectives with schedules."""
-        return Progress(self.step, self.recipe.steps, dict(self.objective_state))
+        return Progress(self.step, self.recipe.steps, dict(self.objective_state), self.schedule_step)
 
-    def train_flops(self, rows: int, slots: int, sees: Visibility) -> float:
-        """FLOPs of training on some rows. Asked at every step, so the model's answer is kept: it takes 2 ms to count."""
-        if (slots, sees) not in self.flops_per_row:
-            self.flops_per_row[slots, sees] = self.model.cost(slots, sees).train_flops(slots)
-        return rows * self.flops_per_row[slots, sees]
+    def train_flops(self, rows: int, slots: int, sees: Visibility, scored: int) -> float:
+        """FLOPs of training on some rows, the head on the slots that are scored.
+
+        Asked at every step, so the model's answer is kept: it takes 2 ms to count.
+        """
+        if (slots, sees) not in self.costs:
+            self.costs[slots, sees] = self.model.cost(slots, sees)
+        return self.costs[slots, sees].train_flops(rows * slots, scored)
 
 
 @dataclass(frozen=True)
@@ -355,5 +359,6 @@ def _count(training: Training, examples: list[Example], reads: Reads, scored: di
         rows, slots = example.inputs.shape
         counters.tokens_read += rows * slots
         counters.passes += rows / windows
-        for group, _ in example.by_group():
-            counters.train_flops += training.train_flops(group.rows, slots, group.sees)
+        for group, part in example.by_group():
+            scored_slots = int(example.loss_weight[part].count_nonzero())
+            counters.train_flops += training.train_flops(group.rows, slots, group.sees, scored_slots)

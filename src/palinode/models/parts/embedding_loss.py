@@ -26,6 +26,7 @@ from palinode.base.config import Config
 from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.aggregate import AggregateKind, Matrix, Mean, aggregate_of
+from palinode.models.parts.exact import exact
 from palinode.models.parts.norm import LAYER_NORM_EPSILON, Norm
 
 Score = Literal["mse", "cosine", "log_cosine", "infonce"]
@@ -93,7 +94,7 @@ class EmbeddingTerm(PairTerm):
         with torch.autocast(left.device.type, enabled=False):
             detach = self.config.detach
             means = self.aggregated(left.detach() if detach == "input" else left, reading)
-            states = self._centred(_exact(right.detach() if detach == "encoder" else right), reading)
+            states = self._centred(exact(right.detach() if detach == "encoder" else right), reading)
             states = _normed(states, self.output_norm)
             score = self._score(means, states)
             value = score
@@ -104,7 +105,7 @@ class EmbeddingTerm(PairTerm):
         return AuxiliaryTerm(value, self.config.coefficient, len(left), measured)
 
     def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
-        x = self._centred(_exact(left), reading)
+        x = self._centred(exact(left), reading)
         if self.config.input_norm == "after":
             return _normed(self.aggregate(x, reading), self.input_norm)
         means: Tensor = self.aggregate(_normed(x, self.input_norm), reading)
@@ -184,8 +185,3 @@ def _normed(x: Tensor, norm: Norm | None) -> Tensor:
         return x
     normed: Tensor = norm(x)
     return torch.where((x == 0).all(-1, keepdim=True), normed.detach(), normed)
-
-
-def _exact(x: Tensor) -> Tensor:
-    """float32 or better."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
