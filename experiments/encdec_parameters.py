@@ -1,7 +1,7 @@
 """The encoder-decoder against a decoder with the same parameters, to .1 %, at the same tokens.
 
 `encdec.py`, whose settings this takes and whose encoder-decoder runs serve both, has the published shapes; here the decoder is
-matched by the width of its MLP.
+matched by the width of its MLP. At `smoke` one hidden unit more or less is .2 %.
 """
 
 from encdec import (

@@ -17,13 +17,14 @@ from palinode.base.seeds import generator
 from palinode.data.config import TRAIN, Split
 from palinode.data.tasks import TASKS
 from palinode.data.tasks.base import Sample, Task
-from palinode.data.tasks.splits import draw
+from palinode.data.tasks.splits import check_support, draw
 from palinode.data.tasks.stream import TaskStream
 from palinode.data.tokenizer import IdsTokenizer, Tokenizer
 from palinode.data.windows import Stream
 
 EVALUATION_SEED = 0  # of the sequences that are scored: the same for every run
 STREAM = "task"
+HELD_OUT: tuple[Split, ...] = ("validation", "test", "tuning")
 
 
 class TaskData(Config):
@@ -70,9 +71,14 @@ class TaskData(Config):
 
 
 class TaskStore:
-    """The sequences of a task, made when they are asked for. See `data.store.Source`."""
+    """The sequences of a task, made when they are asked for. See `data.store.Source`.
+
+    Raises:
+        BadInput: the held-out splits together would show more than a twentieth of all prompts.
+    """
 
     def __init__(self, config: TaskData):
+        check_support(config.task, {split: config.sequences(split) for split in HELD_OUT})
         self.config = config
         self.vocab_size = config.task.vocab_size
         self.tokenizer: Tokenizer = IdsTokenizer(self.vocab_size)

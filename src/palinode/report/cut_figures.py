@@ -183,7 +183,8 @@ def _square(row: Mapping[str, Any], names: Mapping[tuple[str, str], str], way: s
     if value is None:
         return None
     name, low, high = names[row["arm"], row["scale"]], row["interval_low"], row["interval_high"]
-    spread = "" if low is None else f" ({number(low)} to {number(high)})"
+    of_these = low is not None and way == "ratio_then_mean"  # an interval is that of averaged ratios
+    spread = f" ({number(low)} to {number(high)})" if of_these else ""
     left = f"{row['blocks']} of {row['of_blocks']} blocks"
     return {
         "series": name,
@@ -225,7 +226,9 @@ def _ratio_notes(ratio: str, rule: Rule, seeds: list[int], heads: list[str]) -> 
         if ratio == RATIO_2
         else f"the baseline {rule.baseline} over the arm, both on ltr"
     )
-    means = "The ratios of single seeds are averaged; “means first” divides the means over seeds instead."
+    means = (
+        "Ratios of single seeds are averaged, with their interval; “means first” divides the means over seeds instead."
+    )
     return (f"{RATIO_WORDS[ratio].capitalize()}: {what}.", means, over_seeds(seeds, rule), *_head_notes(heads))
 
 

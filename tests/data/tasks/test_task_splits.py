@@ -11,7 +11,7 @@ from palinode.audit.contamination import check_prompt_splits
 from palinode.base.config import decode
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
-from palinode.data.task_store import TaskData
+from palinode.data.task_store import TaskData, TaskStore
 from palinode.data.tasks import (
     TASKS,
     Addition,
@@ -302,3 +302,10 @@ def test_a_table_of_order_2_that_does_not_settle_is_refused_with_its_config():
     """Independent draws of a table are all but periodic for some seeds."""
     with pytest.raises(BadInput, match="sharpness"):
         [MarkovLanguage(states=2, symmetric=False, order=2, sharpness=20.0, chain_seed=seed) for seed in range(10)]
+
+
+def test_held_out_splits_are_counted_together():
+    task = XorLanguage(bits=15)
+    with pytest.raises(BadInput, match="validation and test and tuning need"):
+        TaskStore(TaskData(task=task))
+    assert TaskStore(TaskData(task=task, validation_sequences=500, test_sequences=500, tuning_sequences=500))
