@@ -13,7 +13,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from palinode.base.errors import PalinodeError
+from palinode.base.errors import BadInput, PalinodeError
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Visibility
@@ -27,6 +27,7 @@ from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials_of
+from palinode.train.optim import build_optimizers
 
 DECLARED_TOLERANCE = 0.001  # arms must match to .1 % on the axis that the decision declares equal
 LISTED_ABOVE = 0.01  # and every other axis on which they differ by more than 1 % is named
@@ -124,6 +125,17 @@ class Plan:
             "warnings": list(self.warnings),
             "cells": [{field.name: getattr(cell, field.name) for field in fields(cell)} for cell in self.cells],
         }
+
+
+def refuse_what_cannot_be(resolved: ResolvedExperiment, store: Store) -> None:
+    """Build the model and the optimizers of every arm at every scale, before anything is measured, audited or written.
+
+    Raises:
+        BadInput: parts do not fit together, or a model refuses what is to be scored.
+    """
+    for scale in resolved.scales:
+        for arm in resolved.arms:
+            _cell(resolved, arm.name, scale, store, {})
 
 
 def plan(
@@ -271,6 +283,10 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
     data = prepare(spec.data)
     model, specials = build_model(spec, data, spec.seed)
     recipe = spec.recipe
+    try:
+        build_optimizers(recipe.optimizer, model, model.parameter_groups())
+    except BadInput as refused:
+        raise refused.inside("recipe.optimizer") from None
     steps = expected_steps(spec)
     windows = steps * recipe.batch_windows
     read, scored_ltr, flops = 0.0, 0.0, 0.0

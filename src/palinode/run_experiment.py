@@ -19,7 +19,7 @@ from palinode.auditing.ahead import audit_ahead
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import AuditFailed, BadInput, EnvironmentProblem
 from palinode.base.finding import AuditReport, Finding
-from palinode.plan import Plan, plan
+from palinode.plan import Plan, plan, refuse_what_cannot_be
 from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.run_together import stack_key
@@ -83,6 +83,7 @@ def run_experiment(
     )  # also when it is not used: a device that is not there is said before the audits
     at_a_time = workers or default
     resolved = pinned(resolved)
+    refuse_what_cannot_be(resolved, store)
     audits = audit_arms(resolved, store, on_event, code=code, workers=at_a_time)
     choices: tuple[ChoiceEntry, ...] = ()
     if resolved.tuning is not None and (found := tuned(resolved, store)) is not None:

@@ -37,7 +37,10 @@ def experiment(tuning=None, tuning_fraction=0.1, **changes) -> Experiment:
             recipe=Gpt2AdamW(steps=400, optimizer=AdamW(learning_rate=0.01)),
             evaluation=EvaluationConfig(test=True, layer_cut=True, context_lengths=(8,)),
         ),
-        "arms": (Arm(name="ltr"), Arm(name="slow", change={"recipe.optimizer.learning_rate": 0.001})),
+        "arms": (
+            Arm(name="ltr"),
+            Arm(name="slow", change={"recipe.optimizer.learning_rate": 0.001, "model.dropout": 0.1}),
+        ),
         "scales": (Scale(name="one"), Scale(name="two", change={"model.width": 32})),
         "seeds": (1, 2),
         "decision": Decision(baseline="ltr", metric="test.own.nats_per_token"),
@@ -111,6 +114,15 @@ def test_what_is_tested_on_is_not_tuned():
             Tuning(field=field, values=(0.1, 0.2))
     looking = Tuning(values=(0.1, 0.2), change={"evaluation": {"split": "validation", "test": True}})
     assert {run.spec.evaluation.split for run in trials(experiment(looking).resolve()).runs} == {"tuning"}
+
+
+def test_arms_that_differ_only_in_what_is_tuned_are_refused():
+    """Each would be given the same value by the same trials: an arm compared with itself."""
+    arms = (Arm(name="ltr"), Arm(name="slow", change={"recipe.optimizer.learning_rate": 0.001}))
+    with pytest.raises(BadInput, match="differ only in recipe.optimizer.learning_rate") as refused:
+        experiment(Tuning(values=(0.01, 0.02)), arms=arms).resolve()
+    assert refused.value.field == "tuning.field"
+    assert experiment(Tuning(factors=(0.5, 2.0)), arms=arms).resolve().tuning is not None
 
 
 def test_a_number_that_is_counted_is_tried_at_whole_numbers():

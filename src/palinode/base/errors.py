@@ -60,6 +60,18 @@ class BadInput(PalinodeError):
     exit_code = 2
 
 
+class Unfinished(BadInput, NotImplementedError):
+    """A class that a user wrote lacks a method, or one of its parts does not say what it must: exit 2.
+
+    Args:
+        part: the object.
+        lacks: what to say of its class, such as "must define cost(slots, sees)".
+    """
+
+    def __init__(self, part: object, lacks: str):
+        super().__init__(f"{type(part).__name__} {lacks}", hint="docs/adding.md shows one")
+
+
 class AuditFailed(PalinodeError):
     """An arm can see its own answer, or an audit check failed where none was expected: exit 3."""
 

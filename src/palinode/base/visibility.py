@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from palinode.base.config import Part, one_of
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, Unfinished
 
 Native = Literal["causal", "full", "mask"]
 
@@ -28,7 +28,7 @@ class Visibility(Part):
 
     def mask(self, length: int) -> Tensor:
         """Boolean (length, length): entry [i, j] is True when slot i may read slot j."""
-        raise NotImplementedError(f"{type(self).__name__} must define mask(length)")
+        raise Unfinished(self, "must define mask(length)")
 
     def flipped(self) -> Visibility:
         """The same visibility for the sequence read from its other end."""

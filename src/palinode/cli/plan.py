@@ -19,6 +19,7 @@ from palinode.cli.options import (
     YesOption,
     as_json,
     may_be_store,
+    of_file,
     resolve,
 )
 from palinode.cli.texttable import text_table
@@ -51,17 +52,18 @@ def plan(
     from palinode.spec.pin import pinned
     from palinode.tune import tuned
 
-    resolved, place = pinned(resolved), Store(store)
-    if resolved.tuning is not None and (found := tuned(resolved, place)) is not None:
-        resolved, _ = found
-    planned = make_plan(
-        resolved,
-        place,
-        workers=workers or default_at_a_time(resolved),
-        code=source.code,
-        measure=measure,
-        on_failure=lambda line: typer.echo(line, err=True),
-    )
+    with of_file(file):
+        resolved, place = pinned(resolved), Store(store)
+        if resolved.tuning is not None and (found := tuned(resolved, place)) is not None:
+            resolved, _ = found
+        planned = make_plan(
+            resolved,
+            place,
+            workers=workers or default_at_a_time(resolved),
+            code=source.code,
+            measure=measure,
+            on_failure=lambda line: typer.echo(line, err=True),
+        )
     typer.echo(as_json(planned.as_data()) if json else plan_text(planned, resolved.decision.equal))
 
 

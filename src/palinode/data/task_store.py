@@ -38,7 +38,7 @@ class TaskData(Config):
     """
 
     task: Annotated[Task, one_of(lambda: TASKS, "task")]
-    train_sequences: int | None = Field(default=None, ge=1)
+    train_sequences: int | None = Field(default=None, ge=1, le=10**7)
     validation_sequences: int = Field(default=1000, ge=1, le=10**7)
     test_sequences: int = Field(default=1000, ge=1, le=10**7)
     tuning_sequences: int = Field(default=1000, ge=1, le=10**7)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 
 from palinode.base.config import Part
+from palinode.base.errors import Unfinished
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Visibility
 from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
@@ -35,7 +36,7 @@ class ModelConfig(Part):
             max_length: slots of the longest row the model must take.
             seed: the run's seed; the weights come from its `init` stream.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define build(vocab_size, max_length, seed)")
+        raise Unfinished(self, "must define build(vocab_size, max_length, seed)")
 
     def with_terms_times(self, factor: float) -> ModelConfig:
         """The same model with the coefficients of its auxiliary terms multiplied; itself when it has none."""
@@ -51,7 +52,7 @@ class LanguageModel(nn.Module):
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
         """(R, S) token ids -> (R, S, D) states, each depending only on the slots that `sees` allows."""
-        raise NotImplementedError(f"{type(self).__name__} must define hidden(tokens, sees)")
+        raise Unfinished(self, "must define hidden(tokens, sees)")
 
     def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Mapping[str, AuxiliaryTerm]]:
         """What `hidden` gives and, in training mode only, auxiliary terms of the loss by name. Evaluation never calls it."""
@@ -101,7 +102,7 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V), float32 or better, soft-cap included."""
-        raise NotImplementedError(f"{type(self).__name__} must define logits(hidden)")
+        raise Unfinished(self, "must define logits(hidden)")
 
     def linear_head(self) -> LinearHead | None:
         """The map of this class's own `logits` where it is a matrix: saves the loss memory at large vocabularies."""
@@ -114,7 +115,7 @@ class LanguageModel(nn.Module):
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         """What reading rows of `slots` slots costs."""
-        raise NotImplementedError(f"{type(self).__name__} must define cost(slots, sees)")
+        raise Unfinished(self, "must define cost(slots, sees)")
 
     def parameter_groups(self) -> dict[str, list[tuple[str, Parameter]]]:
         """Group name -> its (name, parameter) pairs; every parameter is in exactly one group, a tied one where it is made.

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
+from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.models.mixers.base import Mixer
 from palinode.models.parts.linear import BlockLinear, Linear, Role, Table
@@ -51,7 +52,7 @@ def initialise(model: nn.Module, rule: InitRule, seed: int, parts: Mapping[str, 
         parts: name of a child of the model -> its own rule, instead of `rule`.
 
     Raises:
-        TypeError: a module owns parameters and says nowhere how they start.
+        BadInput: a module owns parameters and says nowhere how they start.
     """
     own_rules = parts or {}
     with torch.no_grad():
@@ -72,7 +73,8 @@ def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng:
     elif isinstance(module, (Mixer, OwnStart)):
         module.start(name, parameter, rng)
     else:
-        raise TypeError(f"no rule says how {name} of {type(module).__name__} starts")
+        hint = "use palinode.models.parts.linear, or give its module a start(name, parameter, rng)"
+        raise BadInput(f"no rule says how {name} of {type(module).__name__} starts", field="model", hint=hint)
 
 
 def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitRule, rng: Generator) -> None:

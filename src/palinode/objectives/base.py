@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from palinode.base.config import Part
+from palinode.base.errors import Unfinished
 from palinode.base.example import Draw, Example, SpecialTokens
 
 
@@ -57,7 +58,7 @@ class Objective(Part):
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
         """Turn (B, N) windows into an Example, with these decisions and no others."""
-        raise NotImplementedError(f"{type(self).__name__} must define example(windows, draw, specials)")
+        raise Unfinished(self, "must define example(windows, draw, specials)")
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         """Boolean, broadcast over `source` and `target`: may window token `source` influence the prediction of `target`?
@@ -67,7 +68,7 @@ class Objective(Part):
             group: the name of the pass.
             draw: the decisions made for this one window.
         """
-        raise NotImplementedError(f"{type(self).__name__} must define may_inform(source, target, group, draw)")
+        raise Unfinished(self, "must define may_inform(source, target, group, draw)")
 
     def scorable(self, window_tokens: int) -> Tensor:
         """(N,) boolean: the places of a window of N tokens that may be scored, by any pass and any draw.

@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from palinode.base.config import Part
+from palinode.base.errors import Unfinished
 from palinode.objectives.base import Progress
 
 
@@ -20,7 +21,7 @@ class Probability(Part):
 
     def at(self, progress: Progress) -> float:
         """p in [0, 1] at this point of training."""
-        raise NotImplementedError(f"{type(self).__name__} must define at(progress)")
+        raise Unfinished(self, "must define at(progress)")
 
     def state(self) -> dict[str, float]:
         """The state before the first step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palinode.base.config import Config, content_hash, diff
@@ -23,7 +23,7 @@ from palinode.spec.experiment import (
 )
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
-from palinode.spec.tuning import trials
+from palinode.spec.tuning import Tuning, trials
 
 Cell = tuple[str, str]  # arm, scale
 Layers = dict[str, Mapping[str, Any]]  # where a change was written -> dotted path -> value, weakest first
@@ -71,7 +71,24 @@ def expand(
     )
     if tuning is not None:
         trials(resolved)  # a trial that cannot be is said now
+        _refuse_tuned_alike(tuning, scales, settings)
     return resolved
+
+
+def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mapping[Cell, RunSettings]) -> None:
+    """Arms that differ only in the setting that is then chosen for each by the same trials are one arm."""
+    if not tuning.values:  # factors are of each arm's own value
+        return
+    for scale in scales:
+        of_arm = {
+            arm: tuning.with_value(ours, tuning.values[0]) for (arm, at), ours in settings.items() if at == scale.name
+        }
+        for first, second in _equal(of_arm):
+            raise BadInput(
+                f"arms {first!r} and {second!r} differ only in {tuning.field}, which is chosen for both by the same trials",
+                field="tuning.field",
+                hint="give factors, or no tuning",
+            )
 
 
 def _size(experiment: Experiment, name: str | None) -> Size:

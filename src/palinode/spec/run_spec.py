@@ -11,16 +11,17 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from palinode.base.config import LATER, Config, content_hash, identity, one_of
+from palinode.base.config import LATER, USER_PREFIX, Config, content_hash, identity, one_of
 from palinode.base.errors import BadInput
-from palinode.base.example import Windows
+from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.seeds import NUMERICS_VERSION, generator
 from palinode.data.source import DATA, Data
 from palinode.data.task_store import TaskData
+from palinode.data.tasks.base import check_sample
 from palinode.evaluate.losses import evaluation_passes
 from palinode.models import MODELS
 from palinode.models.base import ModelConfig
-from palinode.objectives import OBJECTIVES, Objective
+from palinode.objectives import OBJECTIVES, Objective, Progress
 from palinode.objectives.label_mask import Labels, check_scores_some
 from palinode.train.recipe import RECIPES, Recipe
 
@@ -117,6 +118,7 @@ class RunSettings(Config):
                 raise BadInput("only the sequences of a task can be made longer", field="evaluation.length_factors")
             for factor in self.evaluation.length_factors:
                 self.data.longer(factor)
+        self._users_parts_give_what_they_must()
         self._model_reads_what_is_asked()
         self._labels_leave_something_to_score()
         longest = max(self.evaluation.context_lengths, default=0)
@@ -143,7 +145,32 @@ class RunSettings(Config):
         if not isinstance(self.data, TaskData):
             return Windows(torch.zeros(1, self.data.window_tokens, dtype=torch.long))
         sample = self.data.task.sample(SEQUENCES_LOOKED_AT, generator(0, "label check"))
+        check_sample(self.data.task, sample, SEQUENCES_LOOKED_AT)
         return Windows(sample.tokens, sample.answers)
+
+    def _users_parts_give_what_they_must(self) -> None:
+        """Of a user's own task some sequences, of a user's own objective an Example of them."""
+        if isinstance(self.data, TaskData) and self.data.task.kind_name().startswith(USER_PREFIX):
+            answers = self._some_windows().answers
+            asked = {"labels": self.labels, "evaluation.labels": self.evaluation.labels}
+            if answers is not None and not answers.any():
+                for field in (name for name, labels in asked.items() if labels != "all"):
+                    told = f"{self.data.task.kind_name()} marks no answers in {SEQUENCES_LOOKED_AT} sequences"
+                    raise BadInput(told, field=field)
+        kind = self.objective.kind_name()
+        if not kind.startswith(USER_PREFIX):
+            return
+        windows = self._some_windows()
+        progress = Progress(0, self.recipe.steps, self.objective.state())
+        count, length = windows.tokens.shape
+        draw = self.objective.draw(count, length, generator(0, "objective check"), progress)
+        specials = SpecialTokens(int(windows.tokens.max()) + 1)
+        example = self.objective.example(windows.tokens, windows.decisions(draw), specials)
+        if not isinstance(example, Example):
+            raise BadInput(f"example of {kind} gives {type(example).__name__}, not an Example", field="objective")
+        if not example.inputs.numel():
+            told = f"{kind} makes rows without slots of windows of {self.data.window_tokens} tokens"
+            raise BadInput(told, field="objective")
 
     def _model_reads_what_is_asked(self) -> None:
         """Without a direction every slot sees every other, or what the objective says: a mixer needs a form for that."""

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import nn
 
 from palinode.base.config import LATER, Config, Part
-from palinode.base.errors import BadInput, nearest
+from palinode.base.errors import BadInput, Unfinished, nearest
 from palinode.train.muon import Muon
 from palinode.train.schedule import ExponentialDecay, PowerDecay, Schedule
 
@@ -75,7 +75,7 @@ class OptimizerConfig(Part):
 
     def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
         """The optimizers for these parameters."""
-        raise NotImplementedError(f"{type(self).__name__} must define build(roles)")
+        raise Unfinished(self, "must define build(roles)")
 
     def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
         """Change what depends on the loss of the step before (0 before the first one). Most change nothing."""

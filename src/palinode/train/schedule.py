@@ -9,6 +9,7 @@ from typing import ClassVar
 from pydantic import Field, model_validator
 
 from palinode.base.config import Part
+from palinode.base.errors import Unfinished
 
 
 class Schedule(Part):
@@ -28,7 +29,7 @@ class Schedule(Part):
 
     def decayed(self, progress: float) -> float:
         """The factor after the warm-up; `progress` runs from 0 to 1 at the last step."""
-        raise NotImplementedError(f"{type(self).__name__} must define decayed(progress)")
+        raise Unfinished(self, "must define decayed(progress)")
 
 
 class Constant(Schedule):

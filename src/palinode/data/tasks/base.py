@@ -12,7 +12,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pydantic import ValidationError
@@ -65,6 +65,25 @@ class Sample:
             torch.cat([part.answers for part in parts]),
             {name: torch.cat([part.slices[name] for part in parts]) for name in names},
         )
+
+
+def check_sample(task: Task, sample: Any, count: int) -> None:
+    """Refuse what a task of a user's own gives where it is not `count` sequences of it.
+
+    Raises:
+        BadInput: naming what is not as `Task` says.
+    """
+    kind, shape = task.kind_name(), (count, task.length_tokens)
+    if not isinstance(sample, Sample):
+        raise BadInput(f"sample of {kind} gives {type(sample).__name__}, not a Sample", field="data.task")
+    for name, wanted in (("tokens", torch.int64), ("answers", torch.bool)):
+        given = getattr(sample, name)
+        if given.shape != shape or given.dtype != wanted:
+            told = f"{tuple(given.shape)} {given.dtype}, not {shape} {wanted}"
+            raise BadInput(f"{name} of {kind} are {told}", field="data.task")
+    low, high = int(sample.tokens.min()), int(sample.tokens.max())
+    if low < 0 or high >= task.vocab_size:
+        raise BadInput(f"ids of {kind} go from {low} to {high}, its vocab_size is {task.vocab_size}", field="data.task")
 
 
 class Task(Part):

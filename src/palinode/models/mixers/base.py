@@ -15,6 +15,7 @@ from typing import ClassVar
 from torch import Generator, Tensor, nn
 
 from palinode.base.config import Part
+from palinode.base.errors import Unfinished
 from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost
 from palinode.models.parts.distance import DistanceTable
@@ -73,7 +74,7 @@ class MixerConfig(Part):
 
     def build(self, place: Place) -> Mixer:
         """The mixer with empty weights; `models/init.py` fills them."""
-        raise NotImplementedError(f"{type(self).__name__} must define build(place)")
+        raise Unfinished(self, "must define build(place)")
 
     def check_width(self, width: int) -> None:
         """Raise ValueError where the options do not fit this width."""
@@ -130,7 +131,7 @@ class Mixer(nn.Module):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         """(R, S, D) -> (R, S, D); slot i depends on slot j only where the reading allows it."""
-        raise NotImplementedError(f"{type(self).__name__} must define forward(x, reading)")
+        raise Unfinished(self, "must define forward(x, reading)")
 
     def can_step(self) -> bool:
         """Whether `extend` continues what `forward` does: not when there is none, or a subclass has replaced `forward` alone."""
@@ -149,7 +150,7 @@ class Mixer(nn.Module):
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """FLOPs for one slot and elements of state, in a row of `slots` slots with `pairs` visible pairs."""
-        raise NotImplementedError(f"{type(self).__name__} must define cost(slots, pairs)")
+        raise Unfinished(self, "must define cost(slots, pairs)")
 
     def reach_slots(self, native: Native) -> int | None:
         """How far from a slot the slots that it reads may be; None: as far as the row goes."""
@@ -157,7 +158,7 @@ class Mixer(nn.Module):
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """Fill one of this module's own parameters (not those of a `Linear` inside it), in place."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how {name} starts")
+        raise Unfinished(self, f"does not say how {name} starts")
 
     def special_groups(self) -> Mapping[str, str]:
         """Parameter name (inside this mixer) -> training group, where the role of its weight does not say it."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Generator, Tensor, nn
 
+from palinode.base.errors import Unfinished
+
 
 class OwnStart(nn.Module):
     """Base of such modules."""
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """Fill one of this module's own parameters (not those of a module inside it), in place."""
-        raise NotImplementedError(f"{type(self).__name__} does not say how {name} starts")
+        raise Unfinished(self, f"does not say how {name} starts")
