@@ -116,6 +116,16 @@ FIELDS = [
         "base.recipe.optimizer.learning_rte",
         "'learning_rate'",
     ),
+    replaced(
+        'corpus = "text.txt"\nsplit = "contiguous"\nwindow_tokens = 16',
+        'task = { kind = "parity" }\ntrain_sequencs = 8',
+        "22 in a task",
+        "base.data.train_sequencs",
+        "'train_sequences'",
+    ),
+    replaced(
+        "window_tokens = 16", 'task = { kind = "parity" }', "22 of text in a task", "base.data.corpus", "valid: task"
+    ),
     replaced('question = "Does it help?"\n', "", "23 required key", "question"),
     replaced("layers = 1", 'layers = "1"', "24 text for int", "base.model.layers"),
     replaced("layers = 1", "layers = true", "25 bool for int", "base.model.layers"),

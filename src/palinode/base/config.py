@@ -148,7 +148,7 @@ def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None 
         message = f"unknown key {context['key']!r} of {context['kind']}{more}"
         return BadInput(message, file=file, field=".".join([*path, context["key"]]), hint=context["hint"] or None)
     if first["type"] == "extra_forbidden":
-        siblings = _fields_at(cls, path[:-1])
+        siblings = _fields_at(cls, path[:-1], data)
         return BadInput(f"unknown key {path[-1]!r}{more}", file=file, field=field, hint=nearest(path[-1], siblings))
     if first["type"] == "missing":
         return BadInput(_required(problems), file=file, field=field)
@@ -311,28 +311,37 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
     return found
 
 
-def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
+def _fields_at(cls: type[BaseModel], path: list[str], data: Any) -> list[str]:
     """The field names valid at a dotted path below `cls`; empty where the path leads through a chosen part."""
     annotation: Any = cls
     for step in path:
-        annotation = _one_step_in(annotation, step)
+        inside = isinstance(data, Mapping) or (step.isdecimal() and _is_entry(data, int(step)))
+        data = (data.get(step) if isinstance(data, Mapping) else data[int(step)]) if inside else None
+        annotation = _one_step_in(annotation, step, data)
     return list(annotation.model_fields) if _is_model(annotation) else []
 
 
-def _one_step_in(annotation: Any, step: str) -> Any:
+def _one_step_in(annotation: Any, step: str, data: Any) -> Any:
     """The type found at a field of a model, or at an entry of a tuple or table; None where that cannot be told."""
     if _is_model(annotation):
         field = annotation.model_fields.get(step)
-        return None if field is None else _without_none(field.annotation)
+        return None if field is None else _meant(field.annotation, data)
     entries = [argument for argument in get_args(annotation) if argument is not Ellipsis]
-    return _without_none(entries[-1]) if entries else None
+    return _meant(entries[-1], data) if entries else None
 
 
-def _without_none(annotation: Any) -> Any:
-    kinds = (
-        [kind for kind in get_args(annotation) if kind is not type(None)] if get_origin(annotation) in UNIONS else []
-    )
-    return kinds[0] if kinds else annotation
+def _meant(annotation: Any, data: Any) -> Any:
+    """Of several types the one whose required fields the data has, else the first; None is no type."""
+    if get_origin(annotation) not in UNIONS:
+        return annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return max(kinds, key=functools.partial(_required_given, data)) if kinds else annotation
+
+
+def _required_given(data: Any, kind: Any) -> int:
+    """How many required fields of a type the data has."""
+    fields = kind.model_fields.items() if _is_model(kind) and isinstance(data, Mapping) else ()
+    return sum(field.is_required() and name in data for name, field in fields)
 
 
 def _is_model(annotation: Any) -> bool:
