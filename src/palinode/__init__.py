@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Prefix, Rtl, Visibility
     from palinode.data.config import DataConfig
     from palinode.data.task_store import TaskData
+    from palinode.data.tasks.base import Task
     from palinode.models.base import LanguageModel, ModelConfig
     from palinode.models.decoder import DecoderConfig, gpt2, modern
     from palinode.models.encoder_decoder import EncoderDecoderConfig
     from palinode.models.latent import LatentConfig, hlb
+    from palinode.models.mixers.base import Mixer, MixerConfig
     from palinode.models.parts.embedding_loss import EmbeddingLoss
     from palinode.objectives import (
         BothObjective,
@@ -45,10 +47,12 @@ _HOMES = {
     "palinode.base.visibility": ("FlippedLowerTriangle", "Full", "Ltr", "Prefix", "Rtl", "Visibility"),
     "palinode.data.config": ("DataConfig",),
     "palinode.data.task_store": ("TaskData",),
+    "palinode.data.tasks.base": ("Task",),
     "palinode.models.base": ("LanguageModel", "ModelConfig"),
     "palinode.models.decoder": ("DecoderConfig", "gpt2", "modern"),
     "palinode.models.encoder_decoder": ("EncoderDecoderConfig",),
     "palinode.models.latent": ("LatentConfig", "hlb"),
+    "palinode.models.mixers.base": ("Mixer", "MixerConfig"),
     "palinode.models.parts.embedding_loss": ("EmbeddingLoss",),
     "palinode.objectives": (
         "BothObjective",
@@ -100,6 +104,8 @@ __all__ = [
     "LtrObjective",
     "MaskedInputObjective",
     "MaskedObjective",
+    "Mixer",
+    "MixerConfig",
     "ModelConfig",
     "MuonAdamW",
     "Objective",
@@ -116,6 +122,7 @@ __all__ = [
     "Speedrun",
     "StepAt",
     "Store",
+    "Task",
     "TaskData",
     "Tuning",
     "Visibility",

@@ -81,6 +81,16 @@ def test_only_python_files_are_written(palinode, here, name):
     assert not Path(name).exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "such"),
+    [(".", "my_idea.py"), ("..", "my_idea.py"), ("/", "my_idea.py"), ("", "my_idea.py"), ("a.b", "a.py")],
+)
+def test_what_is_no_python_file_is_told_in_one_line_with_a_name_that_would_do(palinode, name, such):
+    told = palinode("new", name)
+    assert (told.code, told.out) == (2, "")
+    assert told.err == f"{Path(name)}: FILE: an experiment is a Python file (such as {such})\n"
+
+
 def test_it_is_formatted_as_this_project_is(palinode):
     ruff = shutil.which("ruff") or str(Path(__import__("sys").executable).with_name("ruff"))
     palinode("new", "idea.py")

@@ -1,11 +1,21 @@
 """What the pages tell a reader to do can be done."""
 
+import json
 import re
+import sys
+import tomllib
 from pathlib import Path
+from typing import Literal, get_args, get_origin
 
 import pytest
+import torch
 
+import palinode
+from palinode import Draw, EmbeddingLoss, EncoderDecoderConfig, Ltr, SpecialTokens, TaskData, gpt2
+from palinode.base.seeds import generator
 from palinode.cli.main import entry
+from palinode.data.task_store import TaskStore
+from palinode.spec.code import run_file, user_parts_in
 from palinode.spec.load import load
 
 ROOT = Path(__file__).parents[2]
@@ -16,6 +26,31 @@ PAGES = sorted(
     if path.name != "CHANGELOG.md"
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
+ADDING = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
+EXAMPLES = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
+WHOLE = [text for text in EXAMPLES if "experiment = Experiment(" in text]
+PIECES = [text for text in EXAMPLES if text not in WHOLE]
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """The cells of every row of a page's tables."""
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("|")
+    ]
+
+
+def own_part(text: str) -> type:
+    """The class of the user's own in an example, run as a file."""
+    Path("example.py").write_text(text)
+    (part,) = run_file(Path("example.py")).user_parts.values()
+    return part
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty directory; what a user's file adds to the search path of modules is taken back."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -46,3 +81,85 @@ def test_the_way_of_the_readme_can_be_walked(tmp_path, monkeypatch, capsys):
     resolved = experiment.resolve(run[-1])
     assert report[2] == f"{resolved.name}--{resolved.size}"
     capsys.readouterr()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(0, "user:Largest"), (1, "user:LookBack")])
+def test_a_whole_file_of_the_adding_page_is_an_experiment(number, kind, here, capsys):
+    """Planning builds the model of every arm: weights that nothing starts are refused there."""
+    file = Path("example.py")
+    file.write_text(WHOLE[number])
+    assert {name for run in load(file).resolve().runs for name, _ in user_parts_in(run.spec)} == {kind}
+    assert entry(["plan", file.name, "--no-measure", "--json"]) == 0
+    told = capsys.readouterr()
+    assert (json.loads(told.out)["runs"], told.err) == (6, "")
+
+
+def test_the_task_of_the_adding_page_asks_for_the_largest_number(here):
+    task = own_part(WHOLE[0])()
+    sample = task.sample(50, generator(0, "page"))
+    assert torch.equal(sample.tokens[sample.answers], sample.tokens[:, : task.length].amax(1))
+    assert len(TaskStore(TaskData(task=task)).held_out("validation")) == 1000
+
+
+def test_the_mixer_of_the_adding_page_reads_as_far_as_it_says(here):
+    config = own_part(WHOLE[1])(back=2)
+    model = gpt2(layers=1, width=8, heads=2).with_(mixer=config, position="none").build(5, 6, 0)
+    row = torch.tensor([[0, 1, 2, 3, 4, 0]])
+    before, after = model.hidden(row, Ltr()), model.hidden(row.index_fill(1, torch.tensor([1]), 4), Ltr())
+    assert (before != after).any(-1)[0].tolist() == [False, True, False, True, False, False]
+    assert model.reach_slots(Ltr()) == 2
+
+
+def test_the_objective_of_the_adding_page_predicts_the_token_after_next(here):
+    example = own_part(PIECES[0])().example(torch.arange(6)[None], Draw({}), SpecialTokens(6))
+    assert (example.inputs.tolist(), example.targets.tolist()) == ([[0, 1, 2, 3]], [[2, 3, 4, 5]])
+
+
+def test_the_visibility_of_the_adding_page_is_every_other_slot(here):
+    mask = own_part(PIECES[1])().mask(4)
+    assert mask.tolist() == [[i >= j and (i - j) % 2 == 0 for j in range(4)] for i in range(4)]
+
+
+@pytest.mark.parametrize("config", [EncoderDecoderConfig, EmbeddingLoss])
+def test_every_choice_of_the_encoder_decoder_is_on_its_page(config):
+    for name, field in config.model_fields.items():
+        if choices := get_args(field.annotation) if get_origin(field.annotation) is Literal else ():
+            (row,) = [cells for cells in rows_of(ADDING) if f"`{name}`" in cells[0]]
+            assert [choice for choice in choices if f"`{choice}`" not in row[1]] == [], name
+
+
+def test_the_page_has_every_option_of_the_embedding_loss_with_its_default_first():
+    page = ADDING[ADDING.index("| option of `EmbeddingLoss`") :]
+    rows = rows_of(page[: page.index("\n\n")])[2:]
+    told = {cells[0].strip("`"): re.match(r"`?([\w.]+)", cells[1]).group(1) for cells in rows}
+    assert told == {name: written(field.default) for name, field in EmbeddingLoss.model_fields.items()}
+
+
+def written(value) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_the_defaults_on_the_page_of_experiments_are_those_of_the_classes():
+    """As TOML writes them, and `null` for no value."""
+    checked = []
+    for cells in rows_of((ROOT / "docs" / "experiment.md").read_text(encoding="utf-8")):
+        if (named := re.match(r"`(\w+)`: ", cells[-1])) is None:
+            continue
+        cls = getattr(palinode, named.group(1))
+        fields = re.findall(r"`(\w+)(?: = ([^`]*))?`", cells[-1][named.end() :])
+        assert sorted(name for name, _ in fields) == sorted(cls.model_fields)
+        for name, default in fields:
+            field = cls.model_fields[name]
+            assert bool(default) != field.is_required(), name
+            if default:
+                assert field.get_default(call_default_factory=True) == as_default(default, field), name
+        checked.append(cls.__name__)
+    assert checked == ["RunSettings", "Arm", "Scale", "Size", "Tuning", "Decision"]
+
+
+def as_default(text: str, field):
+    """What TOML reads; a list is a tuple, and an empty table of a config is that config's own defaults."""
+    value = None if text == "null" else tomllib.loads(f"value = {text}")["value"]
+    if value == {} and isinstance(field.annotation, type):
+        return field.annotation()
+    return tuple(value) if isinstance(value, list) else value

@@ -21,7 +21,8 @@ def new(
 ) -> None:
     """Write a commented experiment file, with an objective of your own in it, that runs as it is."""
     if file.suffix != ".py":
-        raise BadInput("an experiment is a Python file", file=str(file), hint=f"such as {file.with_suffix('.py').name}")
+        stem = Path(file.name.strip(".")).stem or "my_idea"  # `.`, `..` and `/` name nothing
+        raise BadInput("an experiment is a Python file", file=str(file), field="FILE", hint=f"such as {stem}.py")
     if file.exists() or file.is_symlink():
         raise BadInput("is there already and is not overwritten", file=str(file), hint="choose another name")
     from importlib import resources

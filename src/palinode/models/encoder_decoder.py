@@ -6,8 +6,8 @@ any other: for causal rows slot t reads slots s <= t everywhere, and rows with a
 same visibility in all three.
 
 Source: yiphei's autoregressive encoder-decoder (no licence: its formulas only), written anew. Differs in: no dropout on attention
-probabilities in evaluation (there it stayed on), no norm that nothing uses, an embedding loss whose norms learn no gain
-(`parts/embedding_loss.py`).
+probabilities in evaluation (there it stayed on), no norm that nothing uses, an embedding loss whose norms learn no gain and whose
+two sides are centred (`parts/embedding_loss.py`).
 Legend: R rows, S slots, s new slots, D width, V vocabulary, L_e and L_d blocks of encoder and decoder, C longest row.
 """
 
@@ -60,7 +60,9 @@ def _none_is_no_value(value: Any) -> Any:
 
 
 class EncoderDecoderConfig(ModelConfig):
-    """Options of the model; the defaults are its author's, but that the norms of the embedding loss learn no gain.
+    """Options of the model; the defaults are its author's but for two options of the embedding loss.
+
+    Its norms learn no gain (`norm_affine` false; published: true), and its sides are centred (`centred` true; published: false).
 
     Attributes:
         encoder_layers, decoder_layers, width: L_e and L_d blocks of width D.
