@@ -15,7 +15,7 @@ from typing import Any
 
 from palinode.audit.budget import Tuning
 from palinode.auditing import audit_arm, audit_comparison
-from palinode.auditing.ahead import audit_ahead
+from palinode.auditing.ahead import audit_ahead, unmeasured
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import AuditFailed, BadInput, EnvironmentProblem
 from palinode.base.finding import AuditReport, Finding
@@ -149,6 +149,9 @@ def audit_arms(
         BadInput: the parts of an arm do not fit together.
     """
     first_run = {(run.arm, run.scale): run.spec for run in reversed(resolved.runs)}
+    if (count := len(unmeasured(tuple(first_run.values()), store))) > 1:
+        told = f"measuring {count} audits, {min(count, workers)} at a time, before anything is trained"
+        on_event({"event": "note", "message": told})
     audit_ahead(tuple(first_run.values()), store, code, workers=workers)
     found = []
     for scale in resolved.scales:

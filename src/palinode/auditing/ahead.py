@@ -27,18 +27,23 @@ def audit_ahead(specs: Sequence[RunSpec], store: Store, code: Code | None, *, wo
         specs: a run of each arm at each scale.
         code: the user's Python that parts of the specs were written in.
     """
-    wanted: list[RunSpec] = []
-    claimed: set[str] = set()
-    for spec in specs:
-        missing = missing_parts(spec.settings, store) - claimed
-        if missing:
-            wanted.append(spec)
-            claimed |= missing
+    wanted = unmeasured(specs, store)
     if min(workers, len(wanted)) < 2:
         return
     given_out = [list(range(number, len(wanted), workers)) for number in range(min(workers, len(wanted)))]
     place = ["--store", str(store.create().root.resolve())]
     fan_out("palinode.auditing.ahead", place, wanted, code, given_out, on_failure=lambda reason: None)
+
+
+def unmeasured(specs: Sequence[RunSpec], store: Store) -> list[RunSpec]:
+    """Those whose audits have a part that the store does not hold, nor one before them will have measured."""
+    wanted: list[RunSpec] = []
+    claimed: set[str] = set()
+    for spec in specs:
+        if missing := missing_parts(spec.settings, store) - claimed:
+            wanted.append(spec)
+            claimed |= missing
+    return wanted
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

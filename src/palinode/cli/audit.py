@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -58,7 +58,7 @@ def audit(
         audits = audit_arms(
             pinned(wanted),
             Store(store),
-            lambda event: typer.echo(f"audited {shown(event['arm'])}: {event['outcome']}", err=True),
+            lambda event: typer.echo(_progress(event), err=True),
             code=source.code,
             workers=default_at_a_time(resolved),
         )
@@ -70,6 +70,12 @@ def audit(
             file=str(file),
             hint="mark a leak that is the point expect_leak, a collapse expect_collapse",
         )
+
+
+def _progress(event: Mapping[str, Any]) -> str:
+    if event["event"] == "note":
+        return str(event["message"])
+    return f"audited {shown(event['arm'])}: {event['outcome']}"
 
 
 def audit_text(audited: ArmAudit) -> str:
