@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from palinode.auditing import audit_trained
 from palinode.base import fsio
 from palinode.base.config import encode
-from palinode.base.errors import BadInput, Damaged
+from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
 from palinode.base.visibility import Ltr
 from palinode.data.config import Split
@@ -46,8 +46,6 @@ from palinode.train.checkpoint import (
     Saved,
     is_whole,
     load_newest,
-    load_weights,
-    newest_first,
     save_checkpoint,
     weights_sha256,
 )
@@ -117,40 +115,6 @@ def _check_takes(model: LanguageModel, slots: int) -> None:
             model.hidden(torch.zeros(1, slots, dtype=torch.long), Ltr())
     except BadInput as refused:
         raise BadInput(refused.message, field="evaluation.length_factors", hint=refused.hint) from None
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A trained model with what is needed to use it."""
-
-    spec: RunSpec
-    model: LanguageModel
-    specials: SpecialTokens
-    data: Source
-
-
-def load_trained(spec: RunSpec, store: Store) -> Trained:
-    """The newest good weights of a run, in eval mode; of a run that is done those that it ended with.
-
-    Raises:
-        Damaged: the run has no checkpoint that can be used.
-    """
-    data = prepare(spec.data)
-    model, specials = build_model(spec, data, spec.seed)
-    directory = store.run_directory(spec.run_id)
-    problems: list[Damaged] = []
-    result = store.record(spec.run_id).result if directory.exists() else None
-    ended = result.weights_sha256 if result is not None and result.outcome == "done" else None
-    for checkpoint in newest_first(directory / CHECKPOINTS):
-        try:
-            load_weights(checkpoint, model)
-            if ended is not None and ended != weights_sha256(model):
-                raise Damaged("these are not the weights that the run ended with", file=str(checkpoint))
-        except Damaged as damage:
-            problems.append(damage)
-        else:
-            return Trained(spec, model.eval(), specials, data)
-    raise problems[0] if problems else Damaged("no checkpoint", file=str(directory), hint="train the run first")
 
 
 class Attempt:

@@ -78,9 +78,7 @@ def run_experiment(
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine refused.
     """
-    default = default_at_a_time(
-        resolved
-    )  # also when it is not used: a device that is not there is said before the audits
+    default = default_at_a_time(resolved)  # even unused: a device that is not there is said before the audits
     at_a_time = workers or default
     resolved = pinned(resolved)
     refuse_what_cannot_be(resolved, store)

@@ -13,9 +13,10 @@ from palinode.auditing.bench import TrainerBench
 from palinode.base.config import encode
 from palinode.data.store import prepare
 from palinode.models.decoder import Decoder
-from palinode.run import load_trained, run_one
+from palinode.run import run_one
 from palinode.spec import load
 from palinode.spec.run_spec import RunSpec
+from palinode.trained import load_trained
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
 SMALL = {"model.width": 32, "model.layers": 1, "recipe.steps": 20, "recipe.evaluate_every_steps": 10}

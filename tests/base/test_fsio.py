@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import zlib
 
 import pytest
 from hypothesis import given
@@ -242,8 +243,82 @@ def test_a_torn_tail_costs_itself_and_no_later_row(tmp_path_factory, rows, data)
     path.write_bytes(whole[:cut])
     kept = rows[: sum(end - 1 <= cut for end in ends)]  # a row is whole even without its line end
     assert fsio.read_lines(path) == kept
+    assert fsio.read_rows(path) == (kept, None)
     fsio.append_line(path, {"later": 1})
     assert fsio.read_lines(path) == [*kept, {"later": 1}]
+    assert fsio.read_rows(path) == ([*kept, {"later": 1}], None)
+
+
+@given(cuts=st.lists(st.integers(1, 60), max_size=6))
+def test_whatever_killed_writers_leave_is_no_damage(tmp_path_factory, cuts):
+    path = tmp_path_factory.mktemp("killed") / "m.jsonl"
+    for number, cut in enumerate(cuts):  # each writer is killed in its second row, and the next one goes on after it
+        fsio.append_line(path, {"attempt": number, "step": 1})
+        begun = path.stat().st_size
+        fsio.append_line(path, {"attempt": number, "step": 2, "text": '{"crc":'})
+        os.truncate(path, min(begun + cut, path.stat().st_size))
+        assert fsio.read_rows(path).damaged is None
+        assert fsio.read_last_rows(path).damaged is None
+    fsio.append_line(path, {"attempt": "last"})
+    rows, damaged = fsio.read_rows(path)
+    assert damaged is None
+    assert [row["attempt"] for row in rows if row.get("step") == 1] == list(range(len(cuts)))
+    assert rows[-1] == fsio.read_last_rows(path).rows[-1] == {"attempt": "last"}
+
+
+WRITTEN = b"".join(
+    b'{"crc":%d,"row":%s}\n' % (zlib.crc32(body), body) for body in (b'{"step":1}', b'{"step":2}', b'{"step":3}')
+)
+FIRST, SECOND, THIRD = WRITTEN.splitlines(keepends=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "damaged"),
+    [
+        (b"", None),
+        (WRITTEN, None),
+        (WRITTEN[:-1], None),
+        (WRITTEN[:-9], None),
+        (FIRST + SECOND[:9] + THIRD, None),
+        (FIRST + SECOND[:3] + SECOND[:9] + SECOND[:-1] + THIRD, None),
+        (b"garbage\n" * 50, "line 1"),
+        (WRITTEN + b"garbage\n", "line 4"),
+        (WRITTEN + b"garbage", "line 4"),
+        (WRITTEN + b"\0" * 40, "line 4"),
+        (WRITTEN + b"\n", "line 4"),
+        (FIRST + SECOND[:9] + b"\n" + THIRD, "line 2"),
+        (FIRST + b"garbage" + THIRD, "line 2"),
+        (FIRST + SECOND[:9] + b"\0\0" + THIRD, "line 2"),
+        (FIRST + SECOND[:9] + "é".encode() + THIRD, "line 2"),
+        (FIRST + SECOND[:-1] + b"garbage\n" + THIRD, "line 2"),
+        (FIRST + SECOND.replace(b"2", b"4") + THIRD, "line 2"),
+        (b"[1]\n" + WRITTEN, "line 1"),
+        (b'{"crc":' * 5000 + b"\0", "line 1"),
+    ],
+)
+def test_what_no_writer_leaves_is_damage(tmp_path, content, damaged):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(content)
+    assert fsio.read_rows(path).damaged == damaged
+    assert fsio.read_last_rows(path).damaged is None or damaged is not None
+
+
+def test_the_end_of_a_long_file_is_read_alone(tmp_path, monkeypatch):
+    path = tmp_path / "m.jsonl"
+    path.write_bytes(b"garbage\n" + FIRST * 3000 + WRITTEN)
+    assert fsio.read_rows(path).damaged == "line 1"
+    with monkeypatch.context() as patched:
+        patched.setattr(fsio, "read_rows", lambda path: pytest.fail("read all of it"))
+        assert fsio.read_last_rows(path) == ([{"step": 3}], None)
+        path.write_bytes(path.read_bytes() + SECOND[:-1])
+        assert fsio.read_last_rows(path) == ([{"step": 3}, {"step": 2}], None)
+        path.write_bytes(FIRST * 3000 + b"garbage\n")
+        assert fsio.read_last_rows(path) == ([], "the last line")
+    path.unlink()
+    fsio.append_line(path, {"long": "x" * fsio.TAIL_BYTES})
+    assert fsio.read_last_rows(path).rows == [{"long": "x" * fsio.TAIL_BYTES}], (
+        "longer than what is read: all of it then"
+    )
 
 
 def test_no_single_bit_makes_another_row(tmp_path):
@@ -259,6 +334,7 @@ def test_no_single_bit_makes_another_row(tmp_path):
         path.write_bytes(damaged)
         found = fsio.read_lines(path)
         assert all(row in rows for row in found)
+        assert found == rows or fsio.read_rows(path).damaged is not None, bit
         assert len(found) >= len(rows) - 1
         lost += len(found) < len(rows)
     assert lost > 0.9 * 8 * len(whole)
@@ -275,7 +351,8 @@ def test_two_processes_append_whole_lines(tmp_path):
     header = "import sys\nfrom pathlib import Path\nfrom palinode.base import fsio\n"
     writers = [subprocess.Popen([sys.executable, "-c", header + APPEND, str(path), name, "400"]) for name in ("a", "b")]
     assert [writer.wait(60) for writer in writers] == [0, 0]
-    rows = fsio.read_lines(path)
+    rows, damaged = fsio.read_rows(path)
+    assert damaged is None
     for name in ("a", "b"):
         assert [row["i"] for row in rows if row["who"] == name] == list(range(400))
 
@@ -306,6 +383,9 @@ def test_reading_what_is_not_there_or_not_ours(tmp_path):
         fsio.read_json(tmp_path / "missing")
     with pytest.raises(Damaged):
         fsio.read_json(tmp_path)
+    with pytest.raises(Damaged, match="Is a directory"):
+        fsio.read_lines(tmp_path)
+    assert fsio.read_last_rows(tmp_path / "none") == ([], None)
 
 
 def test_appending_refuses_what_json_cannot_say(tmp_path):

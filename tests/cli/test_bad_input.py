@@ -428,6 +428,6 @@ def test_parts_that_fit_one_by_one_and_not_together_name_file_and_arm(palinode, 
     write(TOML.replace(BOTH, f"{BOTH}, rtl_sees = {sees}"))()
     found = palinode("audit", FILE, "--arm", "both")
     assert (found.code, found.out) == (2, "")
-    (line,) = found.err.splitlines()
+    *_, line = found.err.splitlines()
     assert line.startswith(f"{FILE}: arms.both: objective: ")
     assert told in line

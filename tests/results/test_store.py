@@ -209,8 +209,94 @@ def test_pipes_and_links_in_place_of_metrics_and_audit_are_not_followed(tmp_path
     os.mkfifo(store.run_directory(RUN) / "metrics.jsonl")
     (store.run_directory(RUN) / "audit.json").symlink_to("/etc/passwd")
     record = store.record(RUN)
-    assert record.metrics == ()
+    with pytest.raises(Damaged, match=r"metrics\.jsonl: is not a regular file"):
+        assert record.metrics
     assert record.audit is None
+
+
+def replaced_by(make):
+    def act(path):
+        path.unlink()
+        make(path)
+
+    return act
+
+
+DESTROYED = {
+    "garbage": (lambda path: path.write_text("garbage\n" * 50), "line 1 is"),
+    "zeros": (lambda path: path.write_bytes(b"\0" * path.stat().st_size), "line 1 is"),
+    "emptied": (lambda path: path.write_text(""), "ends at step 0, the run at step 600"),
+    "halved": (lambda path: os.truncate(path, path.stat().st_size // 2), "the run at step 600"),
+    "gone": (lambda path: path.unlink(), "is missing, though the run is done"),
+    "a directory": (replaced_by(lambda path: path.mkdir()), "is not a regular file"),
+    "a pipe": (replaced_by(os.mkfifo), "is not a regular file"),
+    "a link": (replaced_by(lambda path: path.symlink_to("/etc/passwd")), "is not a regular file"),
+    "a link to nothing": (replaced_by(lambda path: path.symlink_to("nothing")), "is not a regular file"),
+}
+
+
+@pytest.mark.parametrize("destroyed", DESTROYED)
+def test_destroyed_metrics_of_a_finished_run_are_damage_wherever_it_is_shown(tmp_path, destroyed):
+    act, says = DESTROYED[destroyed]
+    store = make_store(tmp_path / "runs")
+    run_id = store.experiment("demo").runs[0].entry.run_id
+    assert {row.outcome for row in store.listing()} == {"done"}
+    act(store.run_directory(run_id) / "metrics.jsonl")
+    with pytest.raises(Damaged, match=says):
+        assert store.record(run_id).metrics
+    run = store.experiment("demo").runs[0]
+    assert (run.outcome, run.result, run.record.metrics) == ("damaged", None, ())
+    assert says in run.record.reason
+    assert f"{run_id}/metrics.jsonl: " in run.record.reason
+    assert [record.run_id for record in store.records() if record.outcome == "damaged"] == [run_id]
+    [row] = [row for row in store.listing() if row.outcome == "damaged"]
+    assert row.run_id == run_id
+    assert row.reason.startswith("metrics.jsonl: ")
+    assert says in row.reason
+    (store.root / "index.sqlite").unlink()
+    assert row in store.listing()
+
+
+def test_a_line_lost_in_the_middle_is_found_where_the_metrics_are_read(tmp_path):
+    store = make_store(tmp_path / "runs")
+    run_id = store.experiment("demo").runs[0].entry.run_id
+    path = store.run_directory(run_id) / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:3], lines[3][:40] + b"\n", *lines[4:]]))
+    assert store.experiment("demo").runs[0].outcome == "damaged"
+    assert "line 4 is" in store.experiment("demo").runs[0].record.reason
+    assert store.record(run_id).outcome == "done", "what a sweep asks: the metrics were not read"
+
+
+def test_what_a_kill_leaves_is_no_damage(tmp_path):
+    store = make_store(tmp_path / "runs", Synthetic(outcomes={("ltr", "base", 1): "unfinished"}))
+    for seed, tail in ((0, b'{"crc":12,"ro'), (1, b'{"crc":12,"ro')):
+        run = store.experiment("demo").runs[seed]
+        path = store.run_directory(run.entry.run_id) / "metrics.jsonl"
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(
+            b"".join([*lines[:4], tail, *lines[4:], tail])
+        )  # the next attempt wrote on after the torn line
+        again = store.experiment("demo").runs[seed]
+        assert (again.outcome, again.record.metrics) == (run.outcome, run.record.metrics)
+    assert sorted({row.outcome for row in store.listing()}) == ["done", "unfinished"]
+
+
+def test_a_listing_reads_the_end_of_the_metrics_once(store, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(fsio, "read_rows", lambda path: pytest.fail("read all of it"))
+        rows = store.listing()
+    monkeypatch.setattr(fsio, "read_last_rows", lambda path: pytest.fail("read it again"))
+    assert store.listing() == rows
+
+
+def test_a_run_with_a_result_and_no_spec_is_damaged(store):
+    run_id = next(row.run_id for row in store.listing() if row.outcome == "done")
+    (store.run_directory(run_id) / "spec.json").unlink()
+    assert next(row for row in store.listing() if row.run_id == run_id).reason.startswith("spec.json: cannot be read")
+    assert [record.run_id for record in store.records() if record.outcome == "damaged"] == [run_id]
+    with pytest.raises(Damaged, match=r"spec\.json"):
+        store.record(run_id)
 
 
 def test_a_link_is_not_a_run_directory(tmp_path):
@@ -265,6 +351,29 @@ def test_damaged_experiments_are_shown_and_do_not_hide_the_others(store):
         store.entry("broken--smoke")
 
 
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"audits": {"ltr": {"base": "../x"}}}, "audits.ltr.base: '../x' is not the hash of an audit"),
+        ({"comparison": "../x"}, "comparison: '../x'"),
+        ({"runs": [{"arm": "ltr", "scale": "base", "seed": 0, "run_id": "../x"}]}, "runs: '../x' is not a run id"),
+        ({"decision": {"baseline": "ltr", "confidence": 2}}, "decision.confidence: "),
+        ({"decision": {"baseline": "ltr", "smallest_effect": -1}}, "decision.smallest_effect: "),
+        ({"decision": {"baseline": "ltr", "better": "up"}}, "decision.better: "),
+        ({"decision": {"confidence": 0.9}}, "decision.baseline: "),
+        ({"decision": {"baseline": "lrt"}}, "decision.baseline: no arm is named 'lrt' (did you mean 'ltr'?)"),
+    ],
+)
+def test_an_entry_that_holds_what_none_can_is_damage(store, changes, field):
+    path = store.root / "experiments" / "demo--laptop.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(Damaged) as caught:
+        store.entry("demo")
+    assert str(caught.value).startswith(f"{path}: {field}")
+    assert [str(problem) for problem in store.damaged_experiments()] == [str(caught.value)]
+    assert store.experiments() == []
+
+
 def test_a_damaged_audit_is_reported_with_the_experiment(store):
     audit_hash = store.entry("demo").audits["ltr"]["base"]
     (store.root / "audits" / f"{audit_hash}.json").write_text('{"subject": 3}')
@@ -310,7 +419,7 @@ def test_metrics_keep_the_later_attempt_and_come_in_order(tmp_path):
         store.append_metrics(RUN, {"event": "train", "attempt": attempt, "step": step, "value": value})
     store.append_metrics(RUN, {"event": "eval", "split": "validation", "attempt": 2, "step": 30})
     with open(store.run_directory(RUN) / "metrics.jsonl", "ab") as handle:
-        handle.write(b'{"crc":1,"row":{"event":"train","step":40}}\n{"crc":12,"ro')
+        handle.write(b'{"crc":1,"row":{"event":"train","step":40}}{"crc":12,"ro')
     rows = store.record(RUN).metrics
     assert [(row["event"], row["step"], row["attempt"]) for row in rows] == [
         ("train", 10, 1),

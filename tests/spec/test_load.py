@@ -219,7 +219,54 @@ def test_a_user_part_without_its_code_is_an_unknown_kind(write):
     assert "objective" in refusal(load_run, directory)
 
 
-def test_an_experiment_entry_resolves_to_its_runs(write):
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda text: text.replace('"seed": 1', '"seed": 2'), "holds the spec of run "),
+        (lambda text: text.replace('"steps": 10', '"steps": 11'), "holds the spec of run "),
+        (lambda text: text[:-20], "not JSON"),
+        (lambda text: "", "is empty"),
+        (None, "there is no such file"),
+    ],
+)
+def test_a_stored_run_whose_spec_is_altered_or_gone_is_damaged(write, content, says):
+    spec = load(write("t.toml", TOML)).resolve().runs[0].spec
+    directory = Store("runs").write_spec(spec.run_id, encode(spec))
+    assert load_run(directory) == spec
+    path = directory / "spec.json"
+    if content is None:
+        path.unlink()
+    else:
+        text = path.read_text()
+        path.write_text(content(text))
+        assert path.read_text() != text
+    with pytest.raises(Damaged, match=says) as caught:
+        load_run(directory)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("objective", [{"kind": "masked"}, {"kind": "bottleneck"}])
+def test_the_spec_of_a_run_without_a_direction_is_an_experiment(write, objective):
+    data = parse_toml(TOML, "t.toml")
+    own = {"baseline": "own", "metric": "validation.own.nats_per_token"}
+    base = {"objective": objective, "data": {"task": {"kind": "copy", "length": 8}}}
+    changed = {"base": data["base"] | base, "arms": [{"name": "own"}], "decision": own}
+    spec = load(write("t.json", json.dumps(data | changed))).resolve().runs[0].spec
+    assert not spec.objective.reads_in_a_direction
+    resolved = load(write("spec.json", json.dumps(encode(spec)))).resolve()
+    assert [run.spec for run in resolved.runs] == [spec]
+    assert resolved.decision.metric == own["metric"]
+
+
+def test_the_spec_of_a_run_with_a_direction_keeps_its_own_metric(write):
+    spec = load(write("t.toml", TOML)).resolve().runs[0].spec
+    rtl = spec.with_(evaluation=spec.evaluation.with_(directions=("rtl",)))
+    resolved = load(write("spec.json", json.dumps(encode(rtl)))).resolve()
+    assert resolved.decision.metric == "validation.rtl.nats_per_token"
+
+
+def stored_entry(write):
     from palinode.results.record import ExperimentEntry
 
     resolved = load(write("t.toml", TOML)).resolve()
@@ -236,13 +283,43 @@ def test_an_experiment_entry_resolves_to_its_runs(write):
         seeds=resolved.seeds,
         runs=tuple({"arm": r.arm, "scale": r.scale, "seed": r.seed, "run_id": r.spec.run_id} for r in resolved.runs),
     )
-    source = load(store.write_experiment(entry))
+    return store, resolved, store.write_experiment(entry)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"runs": []}, "runs: there are none"),
+        ({"runs": [], "arms": [], "decision": {}}, "runs: there are none"),
+        ({"seeds": [1, 2]}, "runs: these are not the 2 arms x 1 scales x 2 seeds"),
+        ({"scales": ["base", "other"]}, "runs: these are not"),
+        ({"arms": []}, "decision.baseline: no arm is named 'ltr'"),
+        ({"decision": {}}, "decision.baseline: "),
+        ({"decision": {"baseline": "ltr", "confidence": 2}}, "decision.confidence: "),
+        ({"decision": {"baseline": "ltr", "metric": "validation.up.accuracy"}}, "decision.metric: "),
+        ({"decision": {"baseline": "ltr", "metric": "validation.ltr.accuracy"}}, "decision.better: "),
+        ({"audits": {"ltr": {"base": "../x"}}}, "audits.ltr.base: "),
+        ({"runs": [{"arm": "ltr", "scale": "base", "seed": 1, "run_id": "../x"}]}, "runs: '../x'"),
+        ({"size": 3}, "size: "),
+    ],
+)
+def test_an_entry_that_holds_what_none_can_is_damage_that_names_it(write, changes, says):
+    _, _, path = stored_entry(write)
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(Damaged) as caught:
+        load(path)
+    assert str(caught.value).startswith(f"{path}: {says}")
+
+
+def test_an_experiment_entry_resolves_to_its_runs(write):
+    store, resolved, path = stored_entry(write)
+    source = load(path)
     assert [run.spec for run in source.resolve().runs] == [run.spec for run in resolved.runs]
     assert "--size" in refusal(source.resolve, "smoke")
     spec_file = store.run_directory(resolved.runs[0].spec.run_id) / "spec.json"
     tampered = json.loads(spec_file.read_text()) | {"seed": 99}
     spec_file.write_text(json.dumps(tampered))
-    with pytest.raises((BadInput, Damaged), match="holds the spec of run"):
+    with pytest.raises(Damaged, match="holds the spec of run"):
         load(Path("runs/experiments/t--default.json"))
 
 

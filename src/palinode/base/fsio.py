@@ -2,6 +2,11 @@
 
 Commit: write to a temporary name in the same directory, fsync the file, rename over the target, fsync the directory.
 Append (metrics): one write call per line, each line with a CRC-32, so that a torn tail is found and dropped on reading.
+
+What a torn tail is, and what is damage: a writer that is killed, or finds the disk full, leaves the beginning of a line
+and no line end. Nobody cuts it off: the writer that goes on appends its first row to it. So the beginning of a row is
+sound at the end of the file, and in the middle just before a whole row on the same line. The line end is the last byte
+of a write, so every line that has one ends with a whole row. Whatever else is no row was written by nobody: damage.
 """
 
 from __future__ import annotations
@@ -9,17 +14,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from palinode.base.errors import Damaged, EnvironmentProblem
 
 TEMPORARY_MARK = ".palinode-tmp-"
 CRASH_POINT_VARIABLE = "PALINODE_CRASH_POINT"
 ROW_MARK = '{"crc":'
+TORN_MARKS = re.compile(r'(?:\{(?:"(?:c(?:r(?:c"?)?)?)?)?)*')  # beginnings of ROW_MARK, one after the other
+TAIL_BYTES = 2**16  # what a listing reads of a file: the last rows of a run that cuts layers are some 10 kB long
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -82,15 +90,45 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
         raise EnvironmentProblem(f"cannot append: {error.strerror or error}", file=str(path)) from error
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of an appended file whose CRC holds; a torn or damaged line is skipped (its rows are recomputed on resume)."""
-    if not path.exists():
-        return []
+class Rows(NamedTuple):
+    """What an appended file holds: the rows whose CRC holds, and the first line that no writer left, such as "line 3"."""
+
+    rows: list[dict[str, Any]]
+    damaged: str | None = None
+
+
+def read_rows(path: Path) -> Rows:
+    """The rows of an appended file and where it is damaged; a torn line (see the top of this file) is no damage.
+
+    Raises:
+        Damaged: the file is there and cannot be read.
+    """
+    lines = _lines_from(path, 0)
     rows: list[dict[str, Any]] = []
-    for line in path.read_bytes().split(b"\n"):
-        row = _checked_row(line)
-        rows += [row] if row is not None else _rows_of_damaged(line)
-    return rows
+    damaged = None
+    for number, line in enumerate(lines, start=1):
+        found, is_sound = _rows_of_line(line, ends=number < len(lines))
+        rows += found
+        damaged = damaged or (None if is_sound else f"line {number}")
+    return Rows(rows, damaged)
+
+
+def read_last_rows(path: Path) -> Rows:
+    """The rows of the last line of an appended file, and of what was torn after it: a listing reads no more than this.
+
+    Raises:
+        Damaged: the file is there and cannot be read.
+    """
+    lines = _lines_from(path, -TAIL_BYTES)
+    if len(lines) < 3:  # one line, or a line longer than what was read
+        return read_rows(path)
+    (last, is_sound), (torn, is_torn) = _rows_of_line(lines[-2], ends=True), _rows_of_line(lines[-1], ends=False)
+    return Rows([*last, *torn], None if is_sound and is_torn else "the last line")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of an appended file whose CRC holds; all else is skipped (what a resumed run lost it computes again)."""
+    return read_rows(path).rows
 
 
 def rewrite_lines(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -133,26 +171,53 @@ def _kill_now() -> None:
     os.kill(os.getpid(), 9)
 
 
+def _lines_from(path: Path, start: int) -> list[bytes]:
+    """The lines of a file from this byte on, or from its end where it is negative; none of a file that is not there."""
+    try:
+        with open(path, "rb") as handle:
+            size = handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, size + start) if start < 0 else start)
+            return handle.read().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise Damaged(f"cannot be read: {error.strerror}", file=str(path)) from error
+
+
+def _rows_of_line(line: bytes, *, ends: bool) -> tuple[list[dict[str, Any]], bool]:
+    """The whole rows of a line, and whether a writer can have left it; `ends`: it has a line end."""
+    if (row := _checked_row(line)) is not None:
+        return [row], True
+    text, decoder = line.decode("utf-8", "replace"), json.JSONDecoder()
+    rows: list[dict[str, Any]] = []
+    others: list[str] = []  # what stands before, between and after the rows
+    end, at = 0, text.find(ROW_MARK)
+    while at >= 0:
+        try:
+            wrapped, after = decoder.raw_decode(text, at)
+            row = _with_true_crc(wrapped)
+        except (ValueError, RecursionError):
+            row, after = None, at + 1
+        if row is not None:
+            rows.append(row)
+            others.append(text[end:at])
+            end = after
+        at = text.find(ROW_MARK, after)
+    others.append(text[end:])
+    ends_well = bool(rows) and not others[-1] if ends else True
+    return rows, ends_well and all(map(_is_torn, others))
+
+
+def _is_torn(text: str) -> bool:
+    """Whether this is the beginning of a row, or several of them: rows are ASCII without control codes."""
+    return text.isascii() and text.isprintable() and TORN_MARKS.fullmatch(text.partition(ROW_MARK)[0]) is not None
+
+
 def _checked_row(line: bytes) -> dict[str, Any] | None:
     try:
         return _with_true_crc(json.loads(line))
     except (ValueError, RecursionError):
         return None
-
-
-def _rows_of_damaged(line: bytes) -> Iterator[dict[str, Any]]:
-    """Whole rows in a line that is no row: after a torn tail, the next row appended stands on the same line."""
-    text, decoder = line.decode("utf-8", "replace"), json.JSONDecoder()
-    at = text.find(ROW_MARK)
-    while at >= 0:
-        try:
-            wrapped, end = decoder.raw_decode(text, at)
-            row = _with_true_crc(wrapped)
-        except (ValueError, RecursionError):
-            row, end = None, at + 1
-        if row is not None:
-            yield row
-        at = text.find(ROW_MARK, end)
 
 
 def _with_true_crc(wrapped: Any) -> dict[str, Any] | None:

@@ -2,8 +2,11 @@
 
 The index is a whole SQLite file, replaced atomically when a row changed: readers open it immutable, nobody locks, and
 two writers leave one of two valid caches (also on network disks, where SQLite's own locks do not hold). A row counts
-only while the (inode, size, time of change) of the two files it was made from are what they were. A missing,
-damaged, foreign or unwritable index is never an error.
+only while the (inode, size, time of change) of the files it was made from are what they were. A missing, damaged,
+foreign or unwritable index is never an error.
+
+Of the metrics a listing reads the last line, and only of a run that has ended: that a file is gone, destroyed or cut
+short is seen here, a line lost in its middle only where the metrics are read.
 """
 
 from __future__ import annotations
@@ -19,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base import fsio
-from palinode.base.config import decode
-from palinode.base.errors import Damaged, EnvironmentProblem, PalinodeError
-from palinode.results.record import RESULT_FILE, SPEC_FILE, RecordOutcome, Result, read_table
+from palinode.base.errors import Damaged, EnvironmentProblem
+from palinode.results.files import read_metrics
+from palinode.results.record import METRICS_FILE, RESULT_FILE, SPEC_FILE, RecordOutcome, ended_at_step, read_run
 
 INDEX_FILE = "index.sqlite"
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 SCHEMA = "CREATE TABLE runs (run_id TEXT PRIMARY KEY, signature TEXT NOT NULL, row TEXT NOT NULL) WITHOUT ROWID"
 
 
@@ -109,30 +112,31 @@ def logical_dump(root: Path) -> str:
 
 
 def signature(directory: Path) -> str:
-    """Changes whenever the run's spec or result was replaced (every write makes a new inode)."""
-    return "/".join(_file_signature(directory / name) for name in (SPEC_FILE, RESULT_FILE))
+    """Changes whenever the run's spec or result was replaced (every write makes a new inode), or the metrics of a run that
+    has ended; those of others grow all the time."""
+    spec, result = (_file_signature(directory / name) for name in (SPEC_FILE, RESULT_FILE))
+    return "/".join((spec, result, *([] if result == "none" else [_file_signature(directory / METRICS_FILE)])))
 
 
 def read_row(directory: Path) -> RunRow:
     """The row of one run, read from its directory. Damage is an outcome."""
     run_id = directory.name
     try:
-        spec = read_table(directory / SPEC_FILE) if (directory / SPEC_FILE).exists() else {}
-        begun = RunRow(
-            run_id=run_id,
-            outcome="unfinished",
-            seed=_int(spec.get("seed")),
-            model=_kind(spec, "model"),
-            objective=_kind(spec, "objective"),
-        )
-        if not (directory / RESULT_FILE).exists():
-            return begun
-        result = decode(Result, read_table(directory / RESULT_FILE), file=RESULT_FILE)
-        if result.run_id != run_id:
-            raise Damaged(f"belongs to run {result.run_id!r}", file=RESULT_FILE)
-    except PalinodeError as error:
+        spec, result = read_run(directory)
+        if result is not None:
+            _look_at_metrics(directory / METRICS_FILE, ended_at_step(result))
+    except Damaged as error:
         place = Path(error.file).name if error.file else SPEC_FILE
         return RunRow(run_id=run_id, outcome="damaged", reason=f"{place}: {error.message}")
+    begun = RunRow(
+        run_id=run_id,
+        outcome="unfinished",
+        seed=_int(spec.get("seed")),
+        model=_kind(spec, "model"),
+        objective=_kind(spec, "objective"),
+    )
+    if result is None:
+        return begun
     return replace(
         begun,
         outcome=result.outcome,
@@ -143,6 +147,14 @@ def read_row(directory: Path) -> RunRow:
         seconds=result.seconds.get("total"),
         attempts=result.attempts,
     )
+
+
+def _look_at_metrics(path: Path, ended_at: float) -> None:
+    """Raise Damaged, as reading all of them does; where their end looks well that is enough for a listing."""
+    try:
+        read_metrics(path, ended_at, fsio.read_last_rows)
+    except Damaged:
+        read_metrics(path, ended_at)
 
 
 def _open(path: Path) -> sqlite3.Connection:

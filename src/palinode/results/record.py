@@ -6,19 +6,19 @@ unfinished, a run whose files do not decode is damaged: both are outcomes that e
 
 from __future__ import annotations
 
-import stat
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from pydantic import Field
 
-from palinode.base import fsio
-from palinode.base.config import Config, decode
+from palinode.base.config import Config
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import AuditReport
+from palinode.results.files import decode_stored, is_regular, read_metrics, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut, is_layer_cut_row
 from palinode.results.row_shapes import is_geometry, is_placed, is_scores
 
@@ -26,13 +26,11 @@ RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
 RecordOutcome = Literal["done", "diverged", "failed", "stopped", "oom", "unfinished", "damaged", "missing"]
 Number = float | int | None
 
-C = TypeVar("C", bound=Config)
 CONTEXT_LENGTHS_EVENT = "context_lengths"
 EMBEDDINGS_EVENT = "embeddings"
 TASK_EVENT = "task"
 TASK_PARTS = ("levels", "by_pass", "lengths")
 SPEC_FILE, METRICS_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "metrics.jsonl", "audit.json", "result.json"
-LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures is a few MB; a file beyond this is not one of ours
 
 
 class Result(Config):
@@ -88,8 +86,9 @@ class Record:
     """Everything one run left behind; metrics and audit are read from disk on first use.
 
     Attributes:
-        spec: the resolved spec as plain data (empty when damaged or not written yet).
-        result: None while the run is unfinished, or when `damage` says why it cannot be read.
+        spec: the resolved spec as plain data (empty when it is damaged or not written yet).
+        result: None while the run is unfinished, or when `damage` says why it cannot be read or believed.
+        damage: what is wrong with a file of this run.
     """
 
     run_id: str
@@ -110,22 +109,34 @@ class Record:
         """Why the run did not end well, when it did not."""
         return str(self.damage) if self.damage is not None else (self.result.reason if self.result else None)
 
+    def with_metrics(self) -> Record:
+        """This record after its metrics were read too: it carries their damage, where they have any."""
+        if self.damage is None:
+            try:
+                self._rows  # noqa: B018 - read now, and kept for `metrics`
+            except Damaged as error:
+                return replace(self, result=None, damage=error)
+        return self
+
+    @cached_property
+    def _rows(self) -> list[dict[str, Any]]:
+        return read_metrics(self.directory / METRICS_FILE, ended_at_step(self.result))
+
     @cached_property
     def metrics(self) -> tuple[dict[str, Any], ...]:
         """The rows of metrics.jsonl by step; of two rows for the same step the later attempt's counts.
 
+        None of a record that carries its `damage`: no curve is drawn with some rows of a file that lost others.
+
         Raises:
-            Damaged: a row whose checksum holds does not have the shape of a metrics row.
+            Damaged: the file lost rows, or a row whose checksum holds does not have the shape of a metrics row.
         """
-        path = self.directory / METRICS_FILE
-        if not _is_there(path):
-            return ()
         latest: dict[tuple[str, str, int], dict[str, Any]] = {}
-        for row in fsio.read_lines(path):
+        for row in () if self.damage is not None else self._rows:
             if not _is_metrics_row(row):
-                raise Damaged("holds a row that is not a metrics row", file=str(path))
-            key = (str(row.get("event")), str(row.get("split", "")), _whole(row.get("step")))
-            if key not in latest or _whole(row.get("attempt")) >= _whole(latest[key].get("attempt")):
+                raise Damaged("holds a row that is not a metrics row", file=str(self.directory / METRICS_FILE))
+            key = (str(row.get("event")), str(row.get("split", "")), whole(row.get("step")))
+            if key not in latest or whole(row.get("attempt")) >= whole(latest[key].get("attempt")):
                 latest[key] = row
         return tuple(latest[key] for key in sorted(latest, key=lambda key: (key[2], key[0], key[1])))
 
@@ -169,7 +180,7 @@ class Record:
             Damaged: naming the file.
         """
         path = self.directory / AUDIT_FILE
-        return read_table(path) if _is_there(path) else None
+        return read_table(path) if is_regular(path) else None
 
     def audit_report(self) -> AuditReport | None:
         """The run's own audit, decoded."""
@@ -219,6 +230,17 @@ class ChoiceEntry(Config):
     def at_the_edge(self) -> bool:
         """Whether a value further out might have been better still."""
         return self.chosen in (min(self.values), max(self.values))
+
+
+class DecisionEntry(Config):
+    """The rule of an experiment as its entry holds it: what it may say, without the meaning (`analysis.verdict.Rule`)."""
+
+    metric: str = ""
+    baseline: str
+    better: Literal["lower", "higher"] = "lower"
+    confidence: float = Field(default=0.95, gt=0, lt=1)
+    smallest_effect: float = Field(default=0.0, ge=0)
+    equal: str = ""
 
 
 class ExperimentEntry(Config):
@@ -318,43 +340,24 @@ class ExperimentRecord:
         return any(report.leaks for (audited, _), report in self.audits.items() if audited == arm)
 
 
-def read_table(path: Path) -> dict[str, Any]:
-    """A JSON file of ours whose top level is a table. Links, pipes and devices are refused: stores come from strangers.
+def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:
+    """The spec of a run (empty while it is not written yet) and its result (None while it is unfinished).
 
     Raises:
-        Damaged: naming the file.
+        Damaged: naming the file that does not decode, or is of another run; a run with a result has a spec.
     """
-    try:
-        status = path.lstat()
-    except OSError as error:
-        raise Damaged(f"cannot be read: {error.strerror}", file=str(path)) from error
-    if not stat.S_ISREG(status.st_mode):
-        raise Damaged("is not a regular file", file=str(path))
-    if status.st_size > LARGEST_JSON_BYTES:
-        raise Damaged(f"holds {status.st_size} bytes; ours never pass {LARGEST_JSON_BYTES}", file=str(path))
-    value = fsio.read_json(path)
-    if not isinstance(value, dict):
-        raise Damaged("is not a table", file=str(path))
-    return value
+    spec_path, path = directory / SPEC_FILE, directory / RESULT_FILE
+    has_ended = os.path.lexists(path)
+    spec = read_table(spec_path) if has_ended or os.path.lexists(spec_path) else {}
+    result = decode_stored(Result, read_table(path), path) if has_ended else None
+    if result is not None and result.run_id != directory.name:
+        raise Damaged(f"belongs to run {result.run_id!r}", file=str(path), field="run_id")
+    return spec, result
 
 
-def decode_stored(cls: type[C], data: Any, path: Path) -> C:
-    """Decode what the store holds.
-
-    Raises:
-        Damaged: it does not have the shape of `cls` (a stored file that does not decode is damage, not bad input).
-    """
-    try:
-        return decode(cls, data, file=str(path))
-    except BadInput as error:
-        raise Damaged(error.message, file=str(path), field=error.field) from error
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.lstat().st_mode)
-    except OSError:
-        return False
+def ended_at_step(result: Result | None) -> float:
+    """The last step of a run that is done, which its metrics reach too (the last step is always logged); 0 of any other."""
+    return (result.counters.get("optimizer_steps") or 0) if result is not None and result.outcome == "done" else 0
 
 
 def _is_metrics_row(row: Any) -> bool:
@@ -370,7 +373,3 @@ def _is_metrics_row(row: Any) -> bool:
         return is_geometry(row.get("geometry"))
     scores, groups = row.get("scores", {}), row.get("nats_by_group", {})
     return isinstance(groups, dict) and is_scores(scores) and is_scores(row.get("auxiliary", {}))
-
-
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) else 0

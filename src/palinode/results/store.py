@@ -17,23 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base import fsio
-from palinode.base.config import canonical_json, encode
+from palinode.base.config import canonical_json, decode, encode
 from palinode.base.errors import BadInput, Damaged, nearest
 from palinode.base.finding import AuditReport
 from palinode.results import index
+from palinode.results.files import decode_stored, read_table
 from palinode.results.index import RunRow
 from palinode.results.record import (
     AUDIT_FILE,
     METRICS_FILE,
     RESULT_FILE,
     SPEC_FILE,
+    DecisionEntry,
     ExperimentEntry,
     ExperimentRecord,
     ExperimentRun,
     Record,
     Result,
-    decode_stored,
-    read_table,
+    read_run,
 )
 
 DEFAULT_ROOT = Path("runs")
@@ -74,7 +75,8 @@ class Store:
 
         Raises:
             BadInput: there is no such run.
-            Damaged: its spec or result does not decode (the file is named).
+            Damaged: its spec or result does not decode, or it has a result and no spec (the file is named). What is wrong with
+                its metrics is raised where they are asked for.
         """
         record = self._record(run_id)
         if record is None:
@@ -97,9 +99,9 @@ class Store:
         raise BadInput(f"{len(found)} runs begin with {prefix!r}", hint=", ".join(found[:4]))
 
     def records(self) -> list[Record]:
-        """Every run, by id; those that do not decode carry their damage (outcome `damaged`)."""
+        """Every run, by id, with its metrics; those that do not decode carry their damage (outcome `damaged`)."""
         found = (self._record(run_id) for run_id in self.run_ids())
-        return [record for record in found if record is not None]
+        return [record.with_metrics() for record in found if record is not None]
 
     def listing(self) -> list[RunRow]:
         """One row per run, by id, from the index, which is brought up to date first."""
@@ -120,29 +122,18 @@ class Store:
 
         Raises:
             BadInput: there is none, or several sizes match.
-            Damaged: its file does not decode.
+            Damaged: its file does not decode, or holds what no experiment of a store can have.
         """
-        paths = {path.stem: path for path in self._entry_paths()}
-        matching = [stem for stem in paths if stem == name or stem.rpartition("--")[0] == name]
-        if not matching:
-            known = sorted({stem.rpartition("--")[0] for stem in paths} | set(paths))
-            raise BadInput(f"no experiment {name!r} in {self.root}", hint=nearest(name, known))
-        if len(matching) > 1:
-            raise BadInput(f"{name!r} was run at {len(matching)} sizes", hint=f"name one: {', '.join(matching)}")
-        entry = self._entry(paths[matching[0]])
-        if isinstance(entry, Damaged):
-            raise entry
-        return entry
+        return self._read_entry(self._entry_path(name))
 
     def experiment(self, name: str) -> ExperimentRecord:
-        """An experiment with all its runs (missing and damaged ones included) and audits; names as in `entry`.
+        """An experiment with all its runs (missing and damaged ones included, metrics read) and audits; names as in `entry`.
 
         While a setting is still to be chosen it has no runs yet: what lies under their ids was trained without it.
         """
-        entry = self.entry(name)
-        runs = tuple(
-            ExperimentRun(entry=run, record=None if entry.to_choose else self._record(run.run_id)) for run in entry.runs
-        )
+        entry = self._read_entry(self._entry_path(name), with_rule=False)  # whoever applies its rule checks that
+        found = ((run, None if entry.to_choose else self._record(run.run_id)) for run in entry.runs)
+        runs = tuple(ExperimentRun(run, record.with_metrics() if record is not None else None) for run, record in found)
         audits: dict[tuple[str, str], AuditReport] = {}
         damaged: list[Damaged] = []
         for arm, by_scale in entry.audits.items():
@@ -227,11 +218,7 @@ class Store:
         if directory.is_symlink() or not directory.is_dir():
             return None
         try:
-            spec = read_table(directory / SPEC_FILE) if (directory / SPEC_FILE).exists() else {}
-            path = directory / RESULT_FILE
-            result = decode_stored(Result, read_table(path), path) if path.exists() else None
-            if result is not None and result.run_id != run_id:
-                raise Damaged(f"belongs to run {result.run_id!r}", file=str(path), field="run_id")
+            spec, result = read_run(directory)
         except Damaged as error:
             return Record(run_id=run_id, directory=directory, spec={}, result=None, damage=error)
         return Record(run_id=run_id, directory=directory, spec=spec, result=result)
@@ -239,14 +226,27 @@ class Store:
     def _entry_paths(self) -> list[Path]:
         return sorted((self.root / EXPERIMENTS).glob("*--*.json"))
 
+    def _entry_path(self, name: str) -> Path:
+        paths = {path.stem: path for path in self._entry_paths()}
+        matching = [stem for stem in paths if stem == name or stem.rpartition("--")[0] == name]
+        if not matching:
+            known = sorted({stem.rpartition("--")[0] for stem in paths} | set(paths))
+            raise BadInput(f"no experiment {name!r} in {self.root}", hint=nearest(name, known))
+        if len(matching) > 1:
+            raise BadInput(f"{name!r} was run at {len(matching)} sizes", hint=f"name one: {', '.join(matching)}")
+        return paths[matching[0]]
+
+    def _read_entry(self, path: Path, *, with_rule: bool = True) -> ExperimentEntry:
+        entry = decode_entry(read_table(path), path, with_rule=with_rule)
+        if entry.full_name != path.stem:
+            raise Damaged(f"holds experiment {entry.full_name!r}", file=str(path), field="name")
+        return entry
+
     def _entry(self, path: Path) -> ExperimentEntry | Damaged:
         try:
-            entry = decode_stored(ExperimentEntry, read_table(path), path)
+            return self._read_entry(path)
         except Damaged as error:
             return error
-        if entry.full_name != path.stem:
-            return Damaged(f"holds experiment {entry.full_name!r}", file=str(path), field="name")
-        return entry
 
     def _audit_path(self, audit_hash: str) -> Path:
         if not RUN_ID.fullmatch(audit_hash):
@@ -257,6 +257,47 @@ class Store:
 def is_run_id(name: str) -> bool:
     """Whether a name can be a run's directory (not one of the store's own)."""
     return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
+
+
+def decode_entry(data: Any, path: Path, *, with_rule: bool = True) -> ExperimentEntry:
+    """What an experiment's file in a store holds.
+
+    Args:
+        with_rule: check its decision rule too.
+
+    Raises:
+        Damaged: it does not decode, or holds what no experiment of a store can have.
+    """
+    entry = decode_stored(ExperimentEntry, data, path)
+    try:
+        _check_names(entry)
+        if with_rule and entry.decision:
+            _check_rule(entry)
+    except BadInput as error:
+        raise Damaged(error.message, file=str(path), field=error.field, hint=error.hint) from None
+    return entry
+
+
+def _check_names(entry: ExperimentEntry) -> None:
+    """What an entry names must lie in its store."""
+    _entry_stem(entry)
+    for run in entry.runs:
+        if not is_run_id(run.run_id):
+            raise BadInput(f"{run.run_id!r} is not a run id", field="runs")
+    hashes = {f"audits.{arm}.{scale}": known for arm, of_arm in entry.audits.items() for scale, known in of_arm.items()}
+    for field, known in (hashes | ({"comparison": entry.comparison} if entry.comparison else {})).items():
+        if not RUN_ID.fullmatch(known):
+            raise BadInput(f"{known!r} is not the hash of an audit", field=field)
+
+
+def _check_rule(entry: ExperimentEntry) -> None:
+    try:
+        rule = decode(DecisionEntry, dict(entry.decision))
+    except BadInput as error:
+        raise error.inside("decision") from None
+    if rule.baseline not in (names := [arm.name for arm in entry.arms]):
+        hint = nearest(rule.baseline, names)
+        raise BadInput(f"no arm is named {rule.baseline!r}", field="decision.baseline", hint=hint)
 
 
 def check_name(name: str, field: str) -> None:

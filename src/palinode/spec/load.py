@@ -10,15 +10,16 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-from palinode.base import fsio
 from palinode.base.config import decode
-from palinode.base.errors import BadInput, PalinodeError, nearest
+from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.results.record import ExperimentEntry
+from palinode.results.store import decode_entry
 from palinode.spec.code import Code, kept_code, run_file, user_parts_in
-from palinode.spec.experiment import Arm, Decision, Experiment, ResolvedArm, ResolvedExperiment, ResolvedRun
+from palinode.spec.experiment import OWN, Arm, Decision, Experiment, ResolvedArm, ResolvedExperiment, ResolvedRun
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.text import parse_json, parse_toml, read_text
@@ -105,10 +106,10 @@ def load_run(directory: Path, *, allow_code: bool = False) -> RunSpec:
     """The spec of a run in a store, with the user's code it needs.
 
     Raises:
+        Damaged: its file cannot be read, or holds the spec of another run.
         BadInput: the spec does not decode, or its code may not be run.
     """
-    path = directory / SPEC_FILE
-    return _run_spec(parse_json(read_text(path), str(path)), path, allow_code=allow_code)[0]
+    return _stored_run(directory, allow_code=allow_code)[0]
 
 
 def parse_seeds(text: str, own: tuple[int, ...]) -> tuple[int, ...]:
@@ -193,7 +194,22 @@ def _from_run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> Sou
 
 
 def _measured_metric(spec: RunSpec) -> str:
-    return f"{spec.evaluation.split}.{spec.evaluation.directions[0]}.nats_per_token"
+    way = spec.evaluation.directions[0] if spec.objective.reads_in_a_direction else OWN
+    return f"{spec.evaluation.split}.{way}.nats_per_token"
+
+
+def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
+    """What a run's directory holds. Its name is the hash of its spec: weights under it were trained by no other."""
+    path = directory / SPEC_FILE
+    try:
+        data = parse_json(read_text(path), str(path))
+    except BadInput as error:
+        raise Damaged(error.message, file=str(path), field=error.field) from None
+    spec, code = _run_spec(data, path, allow_code=allow_code)
+    if spec.run_id != (run_id := directory.absolute().name):
+        hint = "it was changed, or another version of palinode wrote it"
+        raise Damaged(f"holds the spec of run {spec.run_id}, not {run_id}", file=str(path), hint=hint)
+    return spec, code
 
 
 def _run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
@@ -211,18 +227,19 @@ def names_user_code(data: Any) -> bool:
 
 def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
     """An experiment's entry in a store: the specs are in the run directories beside it."""
-    entry = decode(ExperimentEntry, data, file=str(path))
+    entry = decode_entry(data, path)
     store = path.resolve().parent.parent
     runs: list[ResolvedRun] = []
     needed: Code | None = None
     for run in entry.runs:
-        spec_path = store / Path(run.run_id).name / SPEC_FILE
-        spec, code = _run_spec(fsio.read_json(spec_path), spec_path, allow_code=allow_code)
-        if spec.run_id != run.run_id:
-            raise BadInput(f"holds the spec of run {spec.run_id}, not {run.run_id}", file=str(spec_path))
+        spec, code = _stored_run(store / run.run_id, allow_code=allow_code)
         runs.append(ResolvedRun(arm=run.arm, scale=run.scale, spec=spec))
         needed = needed or code
-    decision = decode(Decision, dict(entry.decision), file=str(path))
+    _check_runs(entry, runs, path)
+    try:
+        decision = decode(Decision, dict(entry.decision))
+    except BadInput as error:
+        raise Damaged(error.message, file=str(path), field=error.inside("decision").field) from None
     fixed = ResolvedExperiment(
         name=entry.name,
         size=entry.size,
@@ -238,7 +255,13 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
         seeds=entry.seeds,
         runs=tuple(runs),
     )
-    if decision.baseline not in (names := [arm.name for arm in entry.arms]):
-        hint = nearest(decision.baseline, names)
-        raise BadInput(f"no arm is named {decision.baseline!r}", file=str(path), field="decision.baseline", hint=hint)
     return Source(str(path), None, fixed=fixed, code=needed)
+
+
+def _check_runs(entry: ExperimentEntry, runs: Sequence[ResolvedRun], path: Path) -> None:
+    """Raise Damaged unless there is one run of every arm at every scale with every seed."""
+    arms = [arm.name for arm in entry.arms]
+    found = sorted((run.arm, run.scale, run.seed) for run in runs)
+    if not runs or found != sorted(product(arms, entry.scales, entry.seeds)):
+        planned = f"not the {len(arms)} arms x {len(entry.scales)} scales x {len(entry.seeds)} seeds"
+        raise Damaged(f"these are {planned}" if runs else "there are none", file=str(path), field="runs")
