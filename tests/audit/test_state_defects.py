@@ -107,7 +107,7 @@ class StaleMemory(CrossAttention):
 
     def extend(self, x, memory, reading, state):
         mixed, after = super().extend(x, memory, reading, state)
-        return mixed, after if state.filled == 0 else state
+        return mixed, after if state.kept.filled == 0 else state
 
 
 def model(cls):
