@@ -8,9 +8,11 @@ in turn; the ratio is the median over pairs. Run: python benchmarks/generation.p
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 from unittest.mock import patch
 
 import torch
@@ -21,6 +23,7 @@ from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.models import EncoderDecoderConfig, LatentConfig, ModelConfig, gpt2, modern
 from palinode.models.base import LanguageModel
+from palinode.use import generate as generation
 from palinode.use.generate import generate
 
 RESULT = Path(__file__).parent / "results" / "generation.json"
@@ -39,6 +42,14 @@ class Case:
     pairs: int
 
 
+class Way(NamedTuple):
+    """How a text is written: by a pass over the row for every token, or from a state with oneDNN left on."""
+
+    reread: bool = False
+    onednn: bool = False
+
+
+WAYS = (Way(), Way(reread=True), Way(onednn=True))
 TWO_STACKS = EncoderDecoderConfig(encoder_layers=2, decoder_layers=2, width=128, heads=4)
 # The models of experiments/encdec.py at laptop size: so narrow that a slot costs calls rather than arithmetic.
 NARROW_DECODER = gpt2(layers=8, width=69, heads=3)
@@ -71,33 +82,38 @@ def main() -> None:
 def measure(case: Case) -> dict[str, object]:
     """Tokens a second of each, over all rows, and the ratio of each pair."""
     model = opened(case.config)
-    for reread in (False, True):
-        written(model, case.rows, 5, reread=reread)
+    for way in WAYS:
+        written(model, case.rows, 5, **way._asdict())
     pairs = []
     for index in range(case.pairs):
         seconds, texts = {}, []
-        for reread in (False, True) if index % 2 else (True, False):
+        for way in WAYS if index % 2 else reversed(WAYS):
             started = time.process_time()
-            texts.append(written(model, case.rows, NEW_TOKENS, reread=reread))
-            seconds[reread] = time.process_time() - started
-        assert torch.equal(*texts), "the state wrote another text"
-        pairs.append((seconds[False], seconds[True]))
+            texts.append(written(model, case.rows, NEW_TOKENS, **way._asdict()))
+            seconds[way] = time.process_time() - started
+        assert all(torch.equal(texts[0], text) for text in texts), "the state wrote another text"
+        pairs.append([seconds[way] for way in WAYS])
     tokens = case.rows * NEW_TOKENS
     return {
         "case": case.name,
         "rows": case.rows,
         "pairs": case.pairs,
-        "state_tokens_per_second": spread([tokens / state for state, _ in pairs]),
-        "reread_tokens_per_second": spread([tokens / reread for _, reread in pairs]),
-        "ratio": spread([reread / state for state, reread in pairs]),
+        "state_tokens_per_second": spread([tokens / state for state, _, _ in pairs]),
+        "reread_tokens_per_second": spread([tokens / reread for _, reread, _ in pairs]),
+        "ratio": spread([reread / state for state, reread, _ in pairs]),
+        "onednn_ratio": spread([onednn / state for state, _, onednn in pairs]),
     }
 
 
-def written(model: LanguageModel, rows: int, new_tokens: int, *, reread: bool) -> torch.Tensor:
+def written(
+    model: LanguageModel, rows: int, new_tokens: int, *, reread: bool = False, onednn: bool = False
+) -> torch.Tensor:
     prompt = list(range(PROMPT_TOKENS))
-    if not reread:
-        return generate(model, SPECIALS, prompt, new_tokens, 1, rows=rows)
-    with patch.object(type(model), "can_step", lambda self: False):
+    with ExitStack() as patched:
+        if reread:
+            patched.enter_context(patch.object(type(model), "can_step", lambda self: False))
+        if onednn:
+            patched.enter_context(patch.object(generation, "_for_single_slots", lambda model: nullcontext()))
         return generate(model, SPECIALS, prompt, new_tokens, 1, rows=rows)
 
 

@@ -267,7 +267,14 @@ def generation(found: Row) -> Iterator[str]:
     )
     yield ""
     yield from table(
-        ("model", "texts at once", "reread, tokens/s", "from its state, tokens/s", "times faster"),
+        (
+            "model",
+            "texts at once",
+            "reread, tokens/s",
+            "from its state, tokens/s",
+            "times faster",
+            "with oneDNN, times the seconds",
+        ),
         [
             [
                 row["case"],
@@ -275,6 +282,7 @@ def generation(found: Row) -> Iterator[str]:
                 f"{row['reread_tokens_per_second']['median']:.0f}",
                 f"{row['state_tokens_per_second']['median']:.0f}",
                 ranged(row["ratio"], 1),
+                ranged(row["onednn_ratio"], 2),
             ]
             for row in rows
         ],

@@ -42,13 +42,7 @@ from palinode.results.record import (
 from palinode.results.store import Store
 from palinode.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.run_spec import RunSettings, RunSpec
-from palinode.train.checkpoint import (
-    Saved,
-    is_whole,
-    load_newest,
-    save_checkpoint,
-    weights_sha256,
-)
+from palinode.train.checkpoint import Saved, is_whole, load_newest, save_checkpoint, weights_sha256
 from palinode.train.loop import Counters, DivergedError, StepReport, Training, train
 from palinode.train.optim import build_optimizers
 from palinode.train.parallel import compiled, fingerprint, resolve_device, use_threads

@@ -45,31 +45,15 @@ def test_equal_arms_give_no_warning(palinode):
     assert warning == "both differs from ltr in tokens_scored_ltr -50%"
 
 
-TASK = """
-name = "labels"
-question = "Are labels counted?"
-seeds = [1]
-[base.data]
-validation_sequences = 20
-[base.data.task]
-kind = "mad-recall"
-length = 16
-[base.model]
-kind = "decoder"
-layers = 1
-width = 16
-heads = 2
-[base.objective]
-kind = "both"
-direction_token = false
-p = 0.5
-[base.recipe]
-kind = "gpt2-adamw"
-steps = 8
-batch_windows = 16
-schedule = { kind = "cosine", warmup_steps = 1 }
-[base.evaluation]
-labels = "answer"
+ANSWERS = (
+    TOML.replace("seeds = [1, 2]", "seeds = [1]")
+    .replace('corpus = "text.txt"\nsplit = "contiguous"\nwindow_tokens = 16', "validation_sequences = 20")
+    .replace("[base.model]", '[base.data.task]\nkind = "mad-recall"\nlength = 16\n\n[base.model]')
+    .replace('kind = "ltr"', 'kind = "both"\ndirection_token = false\np = 0.5')
+    .replace("steps = 4\nbatch_windows = 2", "steps = 8\nbatch_windows = 16")
+    .replace("max_tokens = 400", 'labels = "answer"')
+    .partition("[[arms]]")[0]
+    + """
 [[arms]]
 name = "all"
 [[arms]]
@@ -84,10 +68,11 @@ metric = "validation.own.accuracy"
 better = "higher"
 equal = "optimizer_steps"
 """
+)
 
 
 def test_labels_are_counted_as_a_run_scores_them(palinode):
-    Path("x.toml").write_text(TASK)
+    Path("x.toml").write_text(ANSWERS)
     told = {cell["arm"]: cell["tokens_scored_ltr"] for cell in planned(palinode, "--no-measure")["cells"]}
     done = palinode("run", "x.toml", "--workers", "1")
     assert done.code == 0, done.err

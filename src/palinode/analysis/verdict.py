@@ -16,37 +16,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import Field
-
 from palinode.analysis.audits import ArmAudit, Leak, arm_audit
 from palinode.analysis.compare import Comparison, compare
 from palinode.analysis.intervals import Interval, seeds_needed
 from palinode.analysis.parity import Parity, parity
-from palinode.base.config import Config, decode
+from palinode.base.config import decode
 from palinode.base.errors import BadInput, nearest
-from palinode.results.record import ExperimentEntry, ExperimentRecord
+from palinode.results.record import DecisionEntry, ExperimentEntry, ExperimentRecord
 
 Outcome = Literal["better", "worse", "no difference found", "cannot tell"]
 
 
-class Rule(Config):
-    """The decision of an experiment, as its entry keeps it.
-
-    Attributes:
-        metric: path of the score that decides, such as `validation.ltr.nats_per_token`.
-        baseline: the arm the others are compared with.
-        better: which way is better.
-        confidence: of the interval.
-        smallest_effect: the smallest difference that matters, in the metric's unit.
-        equal: the cost axis that must match.
-    """
-
-    metric: str = "validation.ltr.nats_per_token"
-    baseline: str
-    better: Literal["lower", "higher"] = "lower"
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    smallest_effect: float = Field(default=0.0, ge=0)
-    equal: str = "tokens_read"
+class Rule(DecisionEntry):
+    """How an arm is judged: the decision that the entry of an experiment keeps."""
 
 
 @dataclass(frozen=True)

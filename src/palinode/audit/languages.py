@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from palinode.base.errors import Unfinished
 from palinode.data.tasks.markov import NO_NEIGHBOUR, MarkovChain
 
 
@@ -59,11 +58,11 @@ class Language:
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
         """(B, N) states, and (B,) which windows are learned from and bet on; they must be independent of one another."""
-        raise Unfinished(self, "must define windows(count, length_tokens, rng)")
+        raise NotImplementedError(f"{type(self).__name__} must define windows(count, length_tokens, rng)")
 
     def log_probability(self, windows: Tensor, left: Tensor, right: Tensor) -> Tensor:
         """(B, N) nats (negative): the true ln probability of every token given its nearest allowed neighbours."""
-        raise Unfinished(self, "must define log_probability(windows, left, right)")
+        raise NotImplementedError(f"{type(self).__name__} must define log_probability(windows, left, right)")
 
     def in_sequence(self, context: Context) -> bool:
         """May the targets of such a window be bet on one after the other?"""

@@ -69,7 +69,7 @@ class Unfinished(BadInput, NotImplementedError):
     """
 
     def __init__(self, part: object, lacks: str):
-        super().__init__(f"{type(part).__name__} {lacks}", hint="docs/adding.md shows one")
+        super().__init__(f"{type(part).__name__} {lacks}", hint="see docs/adding.md")
 
 
 class AuditFailed(PalinodeError):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from palinode.base.errors import Unfinished
 from palinode.models.mixers.base import Reading
 
 
@@ -51,11 +50,11 @@ class PairTerm(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
         """The term of two (R, S, D) states of the same slots."""
-        raise Unfinished(self, "must define forward(left, right, reading)")
+        raise NotImplementedError(f"{type(self).__name__} must define forward(left, right, reading)")
 
     def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
         """(R, S, D) of what `right` is compared with; slot t may depend on the slots that the reading allows it only."""
-        raise Unfinished(self, "must define aggregated(left, reading)")
+        raise NotImplementedError(f"{type(self).__name__} must define aggregated(left, reading)")
 
 
 def together(readings: Sequence[Terms]) -> dict[str, AuxiliaryTerm]:

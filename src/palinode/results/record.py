@@ -233,14 +233,23 @@ class ChoiceEntry(Config):
 
 
 class DecisionEntry(Config):
-    """The rule of an experiment as its entry holds it: what it may say, without the meaning (`analysis.verdict.Rule`)."""
+    """The decision of an experiment, as its entry keeps it; `analysis.verdict` applies it.
 
-    metric: str = ""
+    Attributes:
+        metric: path of the score that decides, such as `validation.ltr.nats_per_token`.
+        baseline: the arm the others are compared with.
+        better: which way is better.
+        confidence: of the interval.
+        smallest_effect: the smallest difference that matters, in the metric's unit.
+        equal: the cost axis that must match.
+    """
+
+    metric: str = "validation.ltr.nats_per_token"
     baseline: str
     better: Literal["lower", "higher"] = "lower"
     confidence: float = Field(default=0.95, gt=0, lt=1)
     smallest_effect: float = Field(default=0.0, ge=0)
-    equal: str = ""
+    equal: str = "tokens_read"
 
 
 class ExperimentEntry(Config):

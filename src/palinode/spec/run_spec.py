@@ -28,6 +28,7 @@ from palinode.train.recipe import RECIPES, Recipe
 SPEC_VERSION = 1
 RUN_ID_CHARACTERS = 16  # 64 bits: two of a million different runs collide with probability 3e-8
 SEED_LIMIT = 2**63  # what a torch generator takes
+WINDOWS_LOOKED_AT = 8  # of text: all are alike, and an objective may want several
 SEQUENCES_LOOKED_AT = 64  # of a task, for the places of its answers
 
 Direction = Literal["ltr", "rtl"]
@@ -143,7 +144,7 @@ class RunSettings(Config):
     def _some_windows(self) -> Windows:
         """Of a task: enough to see where answers stand. All windows of text are alike."""
         if not isinstance(self.data, TaskData):
-            return Windows(torch.zeros(1, self.data.window_tokens, dtype=torch.long))
+            return Windows(torch.zeros(WINDOWS_LOOKED_AT, self.data.window_tokens, dtype=torch.long))
         sample = self.data.task.sample(SEQUENCES_LOOKED_AT, generator(0, "label check"))
         check_sample(self.data.task, sample, SEQUENCES_LOOKED_AT)
         return Windows(sample.tokens, sample.answers)
@@ -168,7 +169,7 @@ class RunSettings(Config):
         example = self.objective.example(windows.tokens, windows.decisions(draw), specials)
         if not isinstance(example, Example):
             raise BadInput(f"example of {kind} gives {type(example).__name__}, not an Example", field="objective")
-        if not example.inputs.numel():
+        if not example.inputs.shape[-1]:
             told = f"{kind} makes rows without slots of windows of {self.data.window_tokens} tokens"
             raise BadInput(told, field="objective")
 

@@ -205,8 +205,8 @@ def _without_gradients(model: LanguageModel) -> AbstractContextManager[None]:
 def _for_single_slots(model: LanguageModel) -> Iterator[None]:
     """oneDNN off inside, for a model that reads a slot at a time on the CPU.
 
-    torch has it do GELU, and it takes 20 us to begin, whatever the number of elements: with eight blocks of width 64 a sixth of
-    all the time of a token. Above some 32,000 elements it is the faster one.
+    torch has it do GELU, and it takes longer to begin than a slot has arithmetic; for whole rows it is the faster one.
+    What that costs a token: `benchmarks/generation.py`.
     """
     before = torch.backends.mkldnn.enabled
     if model.can_step():

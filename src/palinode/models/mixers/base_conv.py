@@ -18,7 +18,6 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from palinode.base.errors import Unfinished
 from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost, sides_read
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
@@ -148,7 +147,7 @@ class LongKernel(OwnStart):
     group: ClassVar[str]
 
     def forward(self, slots: int) -> Tensor:
-        raise Unfinished(self, "must define forward(slots)")
+        raise NotImplementedError(f"{type(self).__name__} must define forward(slots)")
 
     def flops(self, slots: int) -> float:
         """FLOPs of the matrix products in it."""

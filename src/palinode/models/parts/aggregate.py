@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from palinode.base.errors import BadInput, Unfinished
+from palinode.base.errors import BadInput
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.own_start import OwnStart
 
@@ -34,7 +34,7 @@ class Aggregate(OwnStart):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         """Slot t of the result depends on the slots that the reading allows it."""
-        raise Unfinished(self, "must define forward(x, reading)")
+        raise NotImplementedError(f"{type(self).__name__} must define forward(x, reading)")
 
     def flops_per_slot(self, slots: int) -> float:
         """Forward FLOPs of its products for one slot."""
@@ -68,7 +68,7 @@ class ByLag(Aggregate):
 
     def log_weights(self, lags: int) -> Tensor:
         """(D, lags), the slot itself first; at most about 20 apart from each other upwards."""
-        raise Unfinished(self, "must define log_weights(lags)")
+        raise NotImplementedError(f"{type(self).__name__} must define log_weights(lags)")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         if reading.native != "causal":
