@@ -19,6 +19,7 @@ from palinode.base.seeds import generator
 from palinode.base.visibility import Visibility
 from palinode.calibrate import Predicted, calibrate, expected_steps
 from palinode.data.source import Source, prepare
+from palinode.memory import refuse_too_large
 from palinode.objectives import Progress
 from palinode.objectives.label_mask import masked
 from palinode.results.store import Store
@@ -132,6 +133,7 @@ def refuse_what_cannot_be(resolved: ResolvedExperiment, store: Store) -> None:
 
     Raises:
         BadInput: parts do not fit together, or a model refuses what is to be scored.
+        EnvironmentProblem: a model is larger than this machine's memory.
     """
     for scale in resolved.scales:
         for arm in resolved.arms:
@@ -281,6 +283,7 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
     known = [seconds[run.spec.run_id] for run in runs if run.spec.run_id in seconds]
     spec = runs[0].spec
     data = prepare(spec.data)
+    refuse_too_large(spec, SpecialTokens(data.vocab_size))
     model, specials = build_model(spec, data, spec.seed)
     recipe = spec.recipe
     try:

@@ -87,6 +87,7 @@ def run_experiment(
     if resolved.tuning is not None and (found := tuned(resolved, store)) is not None:
         resolved, choices = found
     entry = _entry(resolved, code, command, audits, choices, earlier=_earlier(resolved, store))
+    _tell_what_is_replaced(entry, store, on_event)
     store.write_experiment(entry)
     refuse_leaks(audits)
     planned = plan(
@@ -283,6 +284,19 @@ def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | No
         if (entry.name, entry.size) == (resolved.name, resolved.size) and [run.run_id for run in entry.runs] == wanted:
             return entry
     return None
+
+
+def _tell_what_is_replaced(entry: ExperimentEntry, store: Store, on_event: OnEvent) -> None:
+    """`--set` and `--seeds` can make other runs under the same name; those it had are kept, and are in its verdict no longer."""
+    wanted = {run.run_id for run in entry.runs}
+    for before in store.experiments():
+        if before.full_name != entry.full_name or before.to_choose or entry.to_choose:
+            continue
+        if gone := [run for run in before.runs if run.run_id not in wanted]:
+            told = f"{entry.full_name} had {len(gone)} other runs, of `{' '.join(before.command)}`"
+            on_event(
+                {"event": "note", "message": f"{told}; they stay in the store, and it shows the new ones from now on"}
+            )
 
 
 def _entry(

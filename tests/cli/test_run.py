@@ -325,3 +325,26 @@ def test_a_refused_run_leaves_the_entry_of_a_finished_experiment_alone(quick, ch
         assert refused.err.startswith(told)
         assert len(refused.err.splitlines()) == 1
     assert everything_in(Path("runs")) == before
+
+
+def test_other_runs_under_the_same_name_are_said_and_kept(quick):
+    Path("x.toml").write_text(ONE_SEED)
+    assert quick("run", "x.toml", "--workers", "1").code == 0
+    first = weights(Store("runs"))
+    more = quick("run", "x.toml", "--workers", "1", "--seeds", "1,2")
+    assert (more.code, "other runs" in more.err) == (0, False)
+    other = quick("run", "x.toml", "--workers", "1", "--seeds", "2,3")
+    assert other.code == 0
+    assert "tiny--default had 2 other runs, of `palinode run x.toml --workers 1 --seeds 1,2`" in other.err
+    assert first.items() <= weights(Store("runs")).items()
+
+
+@pytest.mark.parametrize("width", [10**6, 10**9])  # terabytes, and more bytes than 64 bits count
+def test_a_model_beyond_the_machines_memory_is_refused_before_it_is_made(quick, width):
+    Path("x.toml").write_text(TOML)
+    for command in (("plan", "x.toml", "--no-measure"), ("run", "x.toml")):
+        told = quick(*command, "--set", f"model.width={width}")
+        assert told.code == 5
+        assert told.err.startswith("model: ")
+        assert "to train, and this machine has" in told.err
+    assert not Path("runs").exists()

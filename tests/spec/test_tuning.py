@@ -99,6 +99,7 @@ def test_a_size_has_trials_of_its_own():
         ({}, "two or more different values"),
         ({"values": (1.0,)}, "two or more different values"),
         ({"values": (1.0, 1.0)}, "two or more different values"),
+        ({"values": (0.01, 0.0100000001)}, "named by six digits"),
         ({"values": (1.0, 2.0), "factors": (1.0, 2.0)}, "not both"),
         ({"factors": (1.0, 2.0), "seeds": ()}, "at least one seed"),
     ],

@@ -13,6 +13,7 @@ from typing import Self
 
 MOST_SUGGESTIONS = 3
 MOST_LISTED = 24  # names in a hint: all tasks, all arms of a table of 24
+OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 LONGEST_TYPO_CHARACTERS = 100  # a longer name is no typo of a field
 
 
@@ -88,6 +89,13 @@ class EnvironmentProblem(PalinodeError):
     """The machine refused: disk, memory, device or network: exit 5."""
 
     exit_code = 5
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine, or an accelerator, had no memory left: PyTorch says so by a RuntimeError or a class of its own."""
+    named = any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
+    told = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+    return isinstance(error, MemoryError) or named or told
 
 
 def printable(text: str, limit_characters: int = 1000) -> str:

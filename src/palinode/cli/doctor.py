@@ -66,11 +66,11 @@ def _packages() -> Iterator[Line]:
 def _machine() -> Iterator[Line]:
     import torch
 
+    from palinode.memory import machine_memory_bytes
     from palinode.sweep.local import usable_cores
 
     yield "ok", "cores", f"{usable_cores()} ({torch.backends.cpu.get_cpu_capability()})"
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if (memory := machine_memory_bytes()) is not None:
         yield "ok", "memory", f"{memory / 1e9:.1f} GB"
     if torch.cuda.is_available():
         yield "ok", "GPU", ", ".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from palinode.base.errors import BadInput, PalinodeError, printable
+from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
 from palinode.cli import audit, compare, cut, data, doctor, import_, ls, new, plan, report, run, sample, show
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
@@ -91,8 +91,16 @@ def entry(arguments: Sequence[str]) -> int:
             return 0
         if hasattr(error, "format_message"):
             return _misused(error)
-        return _users_mistake(error) or _bug(error)
+        return _too_large(error) or _users_mistake(error) or _bug(error)
     return returned if isinstance(returned, int) else 0
+
+
+def _too_large(error: Exception) -> int | None:
+    """Memory that ran out in this process is the machine's limit, no bug; None for anything else."""
+    if not ran_out_of_memory(error):
+        return None
+    told = "the machine ran out of memory: a smaller model or window, fewer windows a batch or workers take less"
+    return _refused(EnvironmentProblem(told))
 
 
 def _refused(error: PalinodeError) -> int:

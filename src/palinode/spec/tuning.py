@@ -56,10 +56,12 @@ class Tuning(Config):
         tried = self.values or self.factors
         if bool(self.values) == bool(self.factors) or len(tried) < 2 or len(set(tried)) < len(tried):
             raise BadInput("tuning needs two or more different values, or factors, not both", field="tuning.values")
+        if len({told(value) for value in tried}) < len(tried):
+            raise BadInput("trials are named by six digits of a value: two of these are alike", field="tuning.values")
         check_seeds(self.seeds, field="tuning.seeds")
         if self.field.partition(".")[0] in TESTED:
-            told = f"{self.field} is part of what arms are tested on: a value for each arm would be a test for each"
-            raise BadInput(told, field="tuning.field")
+            why = "part of what arms are tested on: a value for each arm would be a test for each"
+            raise BadInput(f"{self.field} is {why}", field="tuning.field")
         return self
 
     def tried(self, settings: RunSettings) -> tuple[float, ...]:
@@ -92,6 +94,11 @@ class Tuning(Config):
         return _changed(settings, {**self.change, **ONLY_THE_LOSS, self.field: value})
 
 
+def told(value: float) -> str:
+    """A value as a trial's name has it."""
+    return f"{value:g}"
+
+
 def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
     """The experiment that chooses: an arm `<arm> at <value>` for each value of each arm.
 
@@ -109,7 +116,7 @@ def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
             for arm in resolved.arms:
                 settings = resolved.settings(arm.name, scale)
                 for value in tuning.tried(settings):
-                    name = f"{arm.name} at {value:g}"
+                    name = f"{arm.name} at {told(value)}"
                     diff = (*(d for d in arm.diff if d[0] != tuning.field), (tuning.field, None, value))
                     arms.setdefault(name, arm.with_(name=name, diff=diff))
                     spec = RunSpec.of(tuning.trial(settings, value), seed)

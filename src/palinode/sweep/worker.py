@@ -21,8 +21,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from palinode.base.errors import EnvironmentProblem, PalinodeError
-from palinode.results.record import RESULT_FILE, Result, RunOutcome
+from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
+from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
 from palinode.sweep.lease import Lease, acquire
 
@@ -35,7 +35,6 @@ FINAL_OUTCOMES = frozenset(
 )  # the same spec would end the same way again; anything else is tried again
 ORPHAN_SECONDS = 120.0  # a run whose driver is gone and that has not ended by then is ended
 LONGEST_REASON_CHARACTERS = 20_000
-OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 
 
 def train_runs(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool]) -> Sequence[Result]:
@@ -92,7 +91,9 @@ def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], boo
         if len(left) > 1:
             reason = _reason(error).splitlines()[0]
             return [{"event": "alone", "run_id": directory.name, "reason": reason} for directory in directories]
-        result = Result(run_id=left[0].name, outcome=_outcome_of(error), reason=_reason(error))
+        result = Result(
+            run_id=left[0].name, outcome="oom" if ran_out_of_memory(error) else "failed", reason=_reason(error)
+        )
         Store(left[0].parent).write_result(result)
         return [*map(_finished, ended.values()), _finished(result)]
 
@@ -108,12 +109,6 @@ def _earlier(directory: Path) -> Result | None:
 
 def _finished(result: Result) -> Event:
     return {"event": "finished", "run_id": result.run_id, "outcome": result.outcome, "reason": result.reason}
-
-
-def _outcome_of(error: BaseException) -> RunOutcome:
-    named = any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
-    told = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
-    return "oom" if isinstance(error, MemoryError) or named or told else "failed"
 
 
 def _reason(error: Exception) -> str:
