@@ -68,7 +68,8 @@ MOST_ANSWERS = 60_000
 HEAD = """# Synthetic tasks
 
 Made by `python docs/tasks.py`: no number on this page is typed by hand. A task is chosen by its kind, `from palinode.data.tasks
-import AssociativeRecall`; every field of its config is described in its class.
+import AssociativeRecall`; every field of its config is described in its class. One of your own:
+[adding.md](adding.md#a-task).
 
 Sequences include their answers; `^` marks the answers below. Which tokens are trained on is the label mask, what may be read is the
 objective: a task is the same for all of them. Splits are by a hash of the prompt, so that train, tuning, validation and test share

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from again import again
-from cells import between, plain, signed, table, whole
+from cells import between, not_adjusted, plain, signed, table, whole
 from ending import ending
+from ours import ours
 from recall_numbers import ALL_MIXERS, PUBLISHED_WAY, R1, R2, R3, RECALL, WIDEST, numbers, records_of
 
 from palinode.analysis.verdict import rule_of
@@ -50,8 +51,11 @@ def lines(size: str, records: Mapping[str, ExperimentRecord], found: Mapping[str
     yield ""
     for record in records.values():
         finished, seeds = sum(run.outcome == "done" for run in record.runs), ", ".join(map(str, record.entry.seeds))
-        yield f"- `{record.entry.name}`: {finished} of {len(record.runs)} runs done, seeds {seeds}."
+        what = f": {said}" if (said := ours([record])) else ""
+        yield f"- `{record.entry.name}`: {finished} of {len(record.runs)} runs done, seeds {seeds}{what}."
     yield from claims_in_short(found)
+    intervals = [row for kind in ("claims", "sooner") for row in found[kind]]
+    yield from ["", not_adjusted(intervals, rule_of(records[RECALL].entry).confidence)]
     yield from claim_tables(records[RECALL], found)
     yield from correlation(records[RECALL], found)
     yield from published_table(found)
