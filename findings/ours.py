@@ -28,7 +28,7 @@ def ours(records: Iterable[ExperimentRecord]) -> str:
 def read(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     """What one run was trained on."""
     if "task" in data:
-        task, sequences = data["task"], data.get("train_sequences")
+        task, sequences = data["task"], data["train_sequences"]
         options = ", ".join(f"{name} {value}" for name, value in task.items() if type(value) is int)
         drawn = f"{sequences:,} sequences again and again" if sequences else "drawn afresh"
         return f"{task['kind']} ({options}), {drawn}, {recipe['batch_windows']} sequences a step"

@@ -16,7 +16,7 @@ from palinode.results.record import METRICS_FILE, TASK_EVENT, ArmEntry, ChoiceEn
 from palinode.results.store import Store
 from synthetic_store import SyntheticArm, audit_of
 
-SEQUENCES, STEPS, EVERY = 1000, 600, 50
+SEQUENCES, STEPS, EVERY, BATCH = 1000, 600, 50, 32
 LEVELS = {
     10: (0.25, 0.505),
     20: (1 / 9, 0.285),
@@ -147,7 +147,13 @@ def _write_run(store: Store, wanted: SyntheticTask, arm: TaskArm, vocabulary: in
         "evaluations": 12,
     }
     store.write_result(
-        Result(run_id=run_id, outcome="done", scores={"validation": {way: _scores(last)}}, counters=counters)
+        Result(
+            run_id=run_id,
+            outcome="done",
+            scores={"validation": {way: _scores(last)}},
+            counters=counters,
+            parameters={"total": 100_000, "non_embedding": 98_000},
+        )
     )
 
 
@@ -162,18 +168,24 @@ def _spec(wanted: SyntheticTask, arm: TaskArm, vocabulary: int, seed: int) -> di
         "seed": seed,
         "data": {
             "task": {"kind": "associative-recall", "vocabulary": vocabulary, "length": 20},
+            "train_sequences": None,
             "validation_sequences": SEQUENCES,
         },
         "model": {"kind": "decoder", "layers": 2, "width": 64, "heads": 1},
         "objective": without_direction.get(arm.objective, {"kind": "ltr", "direction_token": True}),
         "labels": arm.labels,
-        "recipe": {"kind": "gpt2-adamw", "steps": STEPS, "learning_rate": 1e-3 * (1 + place) * vocabulary},  # tuned
+        "recipe": {
+            "kind": "gpt2-adamw",
+            "steps": STEPS,
+            "batch_windows": BATCH,
+            "learning_rate": 1e-3 * (1 + place) * vocabulary,  # tuned
+        },
         "evaluation": {"labels": wanted.scored, "directions": ["ltr"]},
     }
 
 
 def _counters(step: int, way: str) -> dict[str, Any]:
-    read = step * 32 * 23
+    read = step * BATCH * 23
     return {
         "step": step,
         "window_tokens": read,
