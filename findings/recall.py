@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 HERE = Path(__file__).parent
+AT_THE_EDGE, COULD_NOT_TELL = "the edge of what was tried", " could not tell on "  # of cautions
 PUBLISHED = HERE / "recall-published.json"
 
 
@@ -110,11 +111,25 @@ def claim_tables(record: ExperimentRecord, found: Mapping[str, Any]) -> Iterator
         rows = [claim for claim in found["claims"] if claim["name"] == name and claim["mixer"] != ALL_MIXERS]
         heads = ["mixer", "asked", "scale", "difference", "interval", "pairs", "verdict", "because"]
         yield from table(heads, [mixer_row(claim) for claim in rows])
-        cautions = dict.fromkeys(said for claim in rows for said in claim["cautions"])
-        if cautions:
+        if cautions := to_know(rows):
             yield from ["", f"To know: {'; '.join(cautions)}."]
         if name == "R1":
             yield from sooner_table(record, found)
+
+
+def to_know(claims: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The cautions of many claims, each once: of rates at the edge that there are any, what could not be told with all its arms."""
+    said = dict.fromkeys(caution for claim in claims for caution in claim["cautions"])
+    edges = [caution for caution in said if AT_THE_EDGE in caution]
+    untold: dict[str, dict[str, None]] = {}
+    for caution in said:
+        checks, on, arms = caution.partition(COULD_NOT_TELL)
+        if on:
+            untold.setdefault(checks, {}).update(dict.fromkeys(arms.split(" and ")))
+    others = [caution for caution in said if caution not in edges and COULD_NOT_TELL not in caution]
+    told = [f"{checks}{COULD_NOT_TELL}{', '.join(arms)}" for checks, arms in untold.items()]
+    last = ["some arms were best at the last rate tried, so perhaps better at another (the last table)"] if edges else []
+    return [*others, *told, *last]
 
 
 def looked(record: ExperimentRecord) -> str:
