@@ -128,7 +128,9 @@ def to_know(claims: Sequence[Mapping[str, Any]]) -> list[str]:
             untold.setdefault(checks, {}).update(dict.fromkeys(arms.split(" and ")))
     others = [caution for caution in said if caution not in edges and COULD_NOT_TELL not in caution]
     told = [f"{checks}{COULD_NOT_TELL}{', '.join(arms)}" for checks, arms in untold.items()]
-    last = ["some arms were best at the last rate tried, so perhaps better at another (the last table)"] if edges else []
+    last = (
+        ["some arms were best at the last rate tried, so perhaps better at another (the last table)"] if edges else []
+    )
     return [*others, *told, *last]
 
 

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ElementTree
 from itertools import pairwise
 
+import altair as alt
 import pytest
 import vl_convert
 from headless import CHROMIUM, Browser
@@ -287,3 +288,12 @@ def test_colours_of_more_arms_than_there_are_colours():
 )
 def test_a_legend_has_as_many_columns_as_fit(names, pixels, columns):
     assert columns_that_fit(names, pixels) == columns
+
+
+def test_a_legend_of_many_arms_names_them_all():
+    arms = [f"arm{number:02}" for number in range(40)]
+    colour = alt.Color("arm:N", legend=charts.line_legend(columns=3))
+    rows = [{"x": x, "y": x, "arm": arm} for arm in arms for x in (0, 1)]
+    drawn = alt.Chart(alt.Data(values=rows)).mark_line().encode(x="x:Q", y="y:Q", color=colour)
+    svg = vl_convert.vegalite_to_svg(drawn.to_dict(), allowed_base_urls=[])
+    assert [arm for arm in arms if f">{arm}</text>" not in svg] == []

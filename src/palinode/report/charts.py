@@ -218,7 +218,10 @@ def columns_that_fit(names: Iterable[str], pixels: int, most: int = 3) -> int:
 
 
 def line_legend(**more: Any) -> alt.Legend:
-    return alt.Legend(symbolType="stroke", symbolOpacity=1, symbolSize=420, symbolStrokeWidth=2.6, **more)
+    """Of lines, with every entry: Vega leaves out those after the 30th."""
+    return alt.Legend(
+        symbolType="stroke", symbolOpacity=1, symbolSize=420, symbolStrokeWidth=2.6, symbolLimit=0, **more
+    )
 
 
 def _arm_rows(arms: Sequence[str]) -> alt.Y:
