@@ -107,6 +107,18 @@ def test_the_direction_switch_shows_one_direction(browser):
     browser.wait("document.querySelectorAll('[data-figure=learning-curves] .mark-line path').length === 20")
 
 
+def test_a_name_clicked_in_the_legend_is_seen_alone(browser):
+    lines = "[...document.querySelectorAll('[data-figure=learning-curves] .mark-line path')]"
+    faint = f"{lines}.filter(line => Number(line.getAttribute('opacity')) < 0.1).length"
+    name = "[...document.querySelectorAll('[data-figure=learning-curves] .role-legend-label text')].find(t => t.textContent === 'both')"
+    click = f"{name}.dispatchEvent(new PointerEvent('click', {{bubbles: true}}))"
+    assert browser.run(faint) == 0
+    browser.run(click)
+    browser.wait(f"{faint} === 20 - 8")  # of three arms with three seeds and a mean, two of them in both directions
+    browser.run(click)
+    browser.wait(f"{faint} === 0")
+
+
 def test_the_log_switch_stretches_both_axes_and_back(browser):
     """On a log axis equal ratios are equally far apart: the labels' places tell which axis it is."""
     figure = "[data-figure=learning-curves]"

@@ -7,7 +7,7 @@ must give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,9 @@ import altair as alt
 SYMBOL_PIXELS, LETTER_PIXELS = 42.0, 6.1  # of an entry of a legend
 ROWS = "rows"  # the name under which every chart finds its data
 ROW_PIXELS = 44
+TRACE = 0.08  # of its opacity, of a series that is not picked
+MANY = 8  # series, from which on a reader is told that they can be picked
+HOW_TO_PICK = "Click names to see those alone, and once more for all."
 LEAK_COLOUR = "#c8372d"
 INK_BLUES = ["#eef1f4", "#b9c7d6", "#7f9ab8", "#4a6a8f", "#22405f"]
 LEAK_REDS = ["#f6c1b6", "#e8806f", "#c8372d", "#7d1512"]
@@ -62,8 +65,15 @@ def learning_curves(
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
     )
-    thin = base.transform_filter(alt.datum.line == "seed").mark_line(strokeWidth=1, opacity=0.4).encode(strokeDash=dash)
-    thick = base.transform_filter(alt.datum.line == "mean").mark_line(strokeWidth=2.6).encode(strokeDash=dash)
+    picked = picked_in_legend("arm") if legend_pixels else None
+    thin, thick = (
+        base.transform_filter(alt.datum.line == line)
+        .mark_line(strokeWidth=width)
+        .encode(strokeDash=dash, opacity=if_picked(picked, opacity))
+        for line, width, opacity in (("seed", 1, 0.4), ("mean", 2.6, 1.0))
+    )
+    if picked is not None:
+        thick = thick.add_params(picked)
     points = (
         base.transform_filter(alt.datum.line == "seed")
         .mark_point(filled=True, size=46)
@@ -215,6 +225,24 @@ def columns_that_fit(names: Iterable[str], pixels: int, most: int = 3) -> int:
     """Columns of a legend with these names, between 1 and `most`."""
     widest = SYMBOL_PIXELS + LETTER_PIXELS * max(map(len, names), default=0)
     return max(1, min(most, int(pixels / widest)))
+
+
+def picked_in_legend(field: str) -> alt.Parameter:
+    """The series whose names were clicked in the legend, once; all of them where none is."""
+    return alt.selection_point(name="picked", fields=[field], bind="legend", toggle="true")
+
+
+def how_to_pick(series: Collection[str]) -> Iterator[str]:
+    """What a chart's reader is told when there are many."""
+    if len(series) >= MANY:
+        yield HOW_TO_PICK
+
+
+def if_picked(picked: alt.Parameter | None, opacity: float) -> Any:
+    """The opacity of a series; of those that were not picked a trace is left."""
+    if picked is None:
+        return alt.value(opacity)
+    return alt.when(picked).then(alt.value(opacity)).otherwise(alt.value(TRACE * opacity))
 
 
 def line_legend(**more: Any) -> alt.Legend:

@@ -88,7 +88,12 @@ def _curve_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
             },
             labels={axis.field: X_SHORT[axis.field] for axis in axes},
             log_axes=True,
-            notes=(*thinned, *_untrained_notes(here, score), *level_notes(record, rule.metric, scale)),
+            notes=(
+                *thinned,
+                *charts.how_to_pick(colours),
+                *_untrained_notes(here, score),
+                *level_notes(record, rule.metric, scale),
+            ),
             scale=scale,
         )
 

@@ -11,7 +11,7 @@ from typing import Any
 import altair as alt
 
 from palinode.analysis.tasks import Levels
-from palinode.report.charts import ROWS, Axis, columns_that_fit, line_legend, plain, said
+from palinode.report.charts import ROWS, Axis, columns_that_fit, if_picked, line_legend, picked_in_legend, plain, said
 from palinode.report.task_levels import Mark
 
 LEGEND_PIXELS = 560  # for the arms, beside the levels
@@ -109,15 +109,19 @@ def accuracy_by_difficulty(
         scale=alt.Scale(domain=list(colours), range=list(colours.values())),
         legend=line_legend(columns=columns_that_fit(colours, LEGEND_PIXELS, most=4)),
     )
+    picked = picked_in_legend("series")
     arms = base.transform_filter(alt.datum.kind == "arm").encode(color=colour)
     seeds = base.transform_filter(alt.datum.kind == "seed").encode(color=colour)
     tooltip = [said("series", "arm"), said("text", y.title)]
-    ends = arms.mark_rule(strokeWidth=2.2, opacity=0.5).encode(
-        y=alt.Y("low", type="quantitative", title=y.title), y2="high:Q", tooltip=tooltip
+    ends = arms.mark_rule(strokeWidth=2.2).encode(
+        y=alt.Y("low", type="quantitative", title=y.title),
+        y2="high:Q",
+        tooltip=tooltip,
+        opacity=if_picked(picked, 0.5),
     )
-    lines = arms.mark_line(strokeWidth=2.2)
-    points = arms.mark_point(filled=True, size=64, opacity=1).encode(tooltip=tooltip)
-    dots = seeds.mark_point(size=26, opacity=0.8, strokeWidth=1.2).encode(tooltip=tooltip)
+    lines = arms.mark_line(strokeWidth=2.2).encode(opacity=if_picked(picked, 1)).add_params(picked)
+    points = arms.mark_point(filled=True, size=64).encode(tooltip=tooltip, opacity=if_picked(picked, 1))
+    dots = seeds.mark_point(size=26, strokeWidth=1.2).encode(tooltip=tooltip, opacity=if_picked(picked, 0.8))
     named = {**_steps_and_ticks(base, marked), "intervals": ends, "lines": lines, "seeds": dots, "points": points}
     layers = [layer.properties(name=name) for name, layer in named.items()]
     return plain(alt.layer(*layers).properties(width="container", height=330))

@@ -113,6 +113,7 @@ def _difficulty_figure(record: ExperimentRecord, rule: Rule, look: Look, split: 
         },
         notes=(
             f"At the end of training; circles are seeds, bars {rule.confidence:.0%} intervals of their mean.",
+            *charts.how_to_pick(present),
             *_bimodal(means),
             *_level_names(means),
             *cut,
