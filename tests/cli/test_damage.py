@@ -34,7 +34,8 @@ def test_destroyed_metrics_are_named_by_ls_compare_and_report(palinode, here, de
     assert f"{len(listed)} damaged" in palinode("ls").out
     compared = palinode("compare", "demo")
     assert compared.code == 0
-    assert "3 of 3 pairs cannot be compared (seed 0: both: damaged" in compared.out
+    first = next(run.run_id for run in store.entry("demo").runs if (run.arm, run.seed) == ("both", 0))
+    assert f"3 of 3 pairs cannot be compared (seed 0: both: damaged ({first}/metrics.jsonl)" in compared.out
     assert palinode("report", "demo").code == 0
     page = Path("runs/reports/demo--laptop/report.html").read_text()
     assert all(f"{run_id}/metrics.jsonl: " in page for run_id in store.run_ids())

@@ -110,7 +110,8 @@ def test_the_direction_switch_shows_one_direction(browser):
 def test_a_name_clicked_in_the_legend_is_seen_alone(browser):
     lines = "[...document.querySelectorAll('[data-figure=learning-curves] .mark-line path')]"
     faint = f"{lines}.filter(line => Number(line.getAttribute('opacity')) < 0.1).length"
-    name = "[...document.querySelectorAll('[data-figure=learning-curves] .role-legend-label text')].find(t => t.textContent === 'both')"
+    names = "[...document.querySelectorAll('[data-figure=learning-curves] .role-legend-label text')]"
+    name = f"{names}.find(text => text.textContent === 'both')"
     click = f"{name}.dispatchEvent(new PointerEvent('click', {{bubbles: true}}))"
     assert browser.run(faint) == 0
     browser.run(click)

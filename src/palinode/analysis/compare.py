@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from palinode.analysis import intervals
 from palinode.analysis.intervals import Interval
@@ -105,10 +106,18 @@ def _problem(arm: str, run: ExperimentRun | None, metric: str) -> str | None:
     if run is None:
         return f"{arm} has no run with this seed"
     if run.outcome != "done":
-        return f"{arm}: {run.outcome}"
+        return f"{arm}: {run.outcome}{_where_damaged(run)}"
     if run.result is None or run.result.score(metric) is None:
         return f"{arm} has no {metric}"
     return None
+
+
+def _where_damaged(run: ExperimentRun) -> str:
+    """The file, as it is called in the store."""
+    damage = run.record.damage if run.record is not None else None
+    if damage is None or damage.file is None:
+        return ""
+    return f" ({run.entry.run_id}/{Path(damage.file).name})"
 
 
 def _value(run: ExperimentRun, metric: str) -> float:
