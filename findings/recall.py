@@ -212,7 +212,7 @@ def published_table(found: Mapping[str, Any]) -> Iterator[str]:
             row["vocabulary"],
             row["length"],
             percent(row["accuracy"]),
-            between(row, percent),
+            between(row, cut),
             row["seeds"],
             percent(row["chance"]),
             percent(row["best_trivial"]),
@@ -242,7 +242,10 @@ def published_table(found: Mapping[str, Any]) -> Iterator[str]:
 
 def accuracy_table(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ["", "## Every arm", ""]
-    yield "Accuracy on the answer; in brackets how many seeds are above what is scored without learning."
+    yield (
+        "Accuracy on the answer; in brackets how many seeds are above what is scored without learning. Intervals are cut at 0 and "
+        "100 %. Where some seeds learned it and others did not, the mean is that of no seed."
+    )
     yield ""
     levels = {row["scale"]: row for row in found["accuracy"] if row["chance"] is not None}
     for scale, row in levels.items():
@@ -257,7 +260,7 @@ def accuracy_table(found: Mapping[str, Any]) -> Iterator[str]:
     yield from table(
         heads,
         [
-            (row["arm"], row["scale"], percent(row["accuracy"]), between(row, percent), learned_of(row))
+            (row["arm"], row["scale"], percent(row["accuracy"]), between(row, cut), learned_of(row))
             for row in found["accuracy"]
         ],
     )
@@ -313,6 +316,11 @@ def rate_table(records: Mapping[str, ExperimentRecord]) -> Iterator[str]:
         edge = "edge" if choice.at_the_edge else ""
         rows.append((name, choice.arm, choice.scale, f"`{choice.field}`", tried, f"{choice.chosen:g}", edge))
     yield from table(heads, rows)
+
+
+def cut(value: float) -> str:
+    """The end of an interval of an accuracy, which lies nowhere below 0 or above 1."""
+    return percent(min(1.0, max(0.0, value)))
 
 
 def percent(value: float | None) -> str:

@@ -39,6 +39,7 @@ LEAST_MIXERS = (
 ALL_MIXERS, ALL_SCALES = "mean of mixers", "mean of scales"
 MOST_MIXERS = 10  # whose resamples are counted one by one: 92,378 multisets
 ALL_THE_SAME = "all seeds came there at the same ratio of steps: they measure no spread"
+NO_RATIO = "in no seed did both come there: the accuracy at the end tells (above)"
 WIDEST = 0.2  # of an accuracy: an interval that is wider agrees with nearly everything
 
 
@@ -140,6 +141,8 @@ def sooner(record: ExperimentRecord) -> Iterator[Sooner]:
             counts = (len(logs), len(came[0] - came[1]), len(came[1] - came[0]))
             said = told_sooner(low, high, *counts[1:])
             because = ALL_THE_SAME if low is not None and low == high else ""
+            if not counts[0] and any(counts):
+                because = NO_RATIO
             yield Sooner(mixer, visibility, scale, ratio, low, high, *counts, said, because)
 
 
