@@ -65,15 +65,7 @@ def learning_curves(
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
     )
-    picked = picked_in_legend("arm") if legend_pixels else None
-    thin, thick = (
-        base.transform_filter(alt.datum.line == line)
-        .mark_line(strokeWidth=width)
-        .encode(strokeDash=dash, opacity=if_picked(picked, opacity))
-        for line, width, opacity in (("seed", 1, 0.4), ("mean", 2.6, 1.0))
-    )
-    if picked is not None:
-        thick = thick.add_params(picked)
+    thin, thick = _seeds_and_means(base.encode(strokeDash=dash), picked_in_legend("arm") if legend_pixels else None)
     points = (
         base.transform_filter(alt.datum.line == "seed")
         .mark_point(filled=True, size=46)
@@ -97,6 +89,17 @@ def learning_curves(
         points.properties(name="points"),
     ]
     return plain(alt.layer(*layers).properties(width="container", height=330))
+
+
+def _seeds_and_means(base: alt.Chart, picked: alt.Parameter | None) -> tuple[alt.Chart, alt.Chart]:
+    """Thin lines and thick ones."""
+    thin, thick = (
+        base.transform_filter(alt.datum.line == line)
+        .mark_line(strokeWidth=width)
+        .encode(opacity=if_picked(picked, opacity))
+        for line, width, opacity in (("seed", 1, 0.4), ("mean", 2.6, 1.0))
+    )
+    return thin, thick if picked is None else thick.add_params(picked)
 
 
 def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4) -> dict[str, Any]:

@@ -77,12 +77,9 @@ def _difficulty_figure(record: ExperimentRecord, rule: Rule, look: Look, split: 
     aside = _aside([arm.name for arm in record.entry.arms if arm.name in set(means["arm"])], places)
     rows, cut = kept_inside([_difficulty_row(row, look, rule, aside) for row in means.iter_rows(named=True)], 0, 1)
     for row in accuracy.iter_rows(named=True):
-        who = {
-            "kind": "seed",
-            "series": look.labels[row["arm"]],
-            "x": rounded(places[row["scale"]] + aside[row["arm"]]),
-        }
+        x = rounded(places[row["scale"]] + aside[row["arm"]])
         said = f"{row['scale']}, seed {row['seed']}: {number(row[ACCURACY])}"
+        who = {"kind": "seed", "series": look.labels[row["arm"]], "x": x}
         rows.append({**who, "value": rounded(row[ACCURACY]), "text": said})
     levels = {scale: levels_at(record, split, scale) for scale in record.entry.scales}
     legend: dict[str, str] = {}
