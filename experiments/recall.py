@@ -89,7 +89,7 @@ class Shape:
 
 
 SMOKE = (Shape(10, 12, 16, 48, 16, 6), Shape(20, 16, 16, 48, 16, 6))
-# Many small steps: which mixers learn shows early in some, and never in a few large ones (docs/log.md).
+# At vocabulary 30, length 40 and 600 steps of 64 taught nothing (docs/log.md).
 LAPTOP = (Shape(10, 20, 64, 600, 64), Shape(30, 20, 64, 1500, 32))
 GPU = tuple(Shape(vocabulary, length, 64, 4000, 64, 40) for length in (128, 512) for vocabulary in (10, 20, 30, 40))
 # Published: 2 layers of width 64, 2000 sequences in batches of 32, 200 epochs.
