@@ -339,6 +339,13 @@ def test_names_differ_in_more_than_case(experiment):
     refused("sizes", lambda: experiment.with_(sizes={"Smoke": Size(), "smoke": Size()}))
 
 
+@pytest.mark.parametrize("name", ["default", "Default"])
+def test_no_size_takes_the_name_of_a_run_without_one(experiment, name):
+    """Both would be one entry of the store: the second would take the place of the first."""
+    assert experiment.with_(sizes={}).resolve().size == "default"
+    refused(f"sizes.{name}", lambda: experiment.with_(sizes={name: Size()}))
+
+
 @pytest.mark.parametrize("seeds", [(), (1, 1), (-1,), (2**63,), (True,), ("1",), (1.0,)])
 def test_bad_seeds(experiment, seeds):
     with pytest.raises(ValueError, match="seed"):
