@@ -42,7 +42,7 @@ from palinode.results.record import (
 from palinode.results.store import Store
 from palinode.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.run_spec import RunSettings, RunSpec
-from palinode.train.checkpoint import Saved, is_whole, load_newest, save_checkpoint, weights_sha256
+from palinode.train.checkpoint import Saved, delete_checkpoints, is_whole, load_newest, save_checkpoint, weights_sha256
 from palinode.train.loop import Counters, DivergedError, StepReport, Training, train
 from palinode.train.optim import build_optimizers
 from palinode.train.parallel import compiled, fingerprint, resolve_device, use_threads
@@ -161,16 +161,30 @@ class Attempt:
         return cls(spec, store, data, training, emit, runs_together)
 
     def resume(self) -> None:
-        """Go on from the newest good checkpoint; rows that a later attempt will write again are dropped."""
+        """Go on from the newest good checkpoint; rows that a later attempt will write again are dropped.
+
+        A damaged line among the rows may have been one that is kept: then all of them are computed again.
+        """
         fsio.remove_stray_temporaries(self.directory)
+        path = self.directory / METRICS_FILE
+        rows, damaged = fsio.read_rows(path)
+        self.number = 1 + max((int(row["attempt"]) for row in rows), default=0)
+        if damaged is not None:
+            self.emit({"event": "note", "message": f"{METRICS_FILE}, {damaged} is damaged: trained from the start"})
+            delete_checkpoints(self.directory / CHECKPOINTS)
+        self._restore()
+        kept = [row for row in rows if row["step"] <= self.training.step and not row.get("final")]
+        self.evaluations = sum(row["event"] == "eval" for row in kept)
+        if kept != rows or damaged is not None:
+            fsio.rewrite_lines(path, kept)
+
+    def _restore(self) -> None:
+        """What the newest good checkpoint holds, where there is one."""
         saved, passed_over = load_newest(
             self.directory / CHECKPOINTS, self.spec.run_id, self.training.model, self.training.optimizers
         )
         for problem in passed_over:
             self.emit({"event": "note", "message": f"damaged checkpoint passed over: {problem}"})
-        path = self.directory / METRICS_FILE
-        rows = fsio.read_lines(path)
-        self.number = 1 + max((int(row["attempt"]) for row in rows), default=0)
         if saved is not None:
             self.training.counters = Counters(**saved.counters)  # type: ignore[arg-type]
             self.training.objective_state = dict(saved.objective_state)
@@ -178,10 +192,6 @@ class Attempt:
             self.seconds = dict.fromkeys(TIMED, 0.0) | saved.seconds
             self.runs_together = max(self.runs_together, saved.runs_together)
             self.emit({"event": "note", "message": f"going on from step {saved.step}"})
-        kept = [row for row in rows if row["step"] <= self.training.step and not row.get("final")]
-        self.evaluations = sum(row["event"] == "eval" for row in kept)
-        if kept != rows:
-            fsio.rewrite_lines(path, kept)
 
     def after_step(self, report: StepReport) -> None:
         """Log, evaluate and save, when their turn has come; the training row is written before the checkpoint."""

@@ -58,7 +58,7 @@ def test_half_a_character_is_kept_as_its_escape(tmp_path):
         fsio.write_json(tmp_path / "j", {"name": value})
         assert fsio.read_json(tmp_path / "j") == {"name": value}
         fsio.append_line(tmp_path / "m", {"name": value})
-        assert fsio.read_lines(tmp_path / "m")[-1] == {"name": value}
+        assert fsio.read_rows(tmp_path / "m").rows[-1] == {"name": value}
 
 
 class FailingCalls:
@@ -144,11 +144,11 @@ def test_no_room_for_another_line(tmp_path):
     path = tmp_path / "metrics.jsonl"
     done = in_another_process(FILL, path, 1000)
     assert "cannot append: File too large" in done.stdout, done.stderr
-    rows = fsio.read_lines(path)
+    rows = fsio.read_rows(path).rows
     assert rows == [{"i": i} for i in range(len(rows))]
     assert 20 < len(rows) < 40
     fsio.append_line(path, {"i": "after room was made"})
-    assert fsio.read_lines(path) == [*rows, {"i": "after room was made"}]
+    assert fsio.read_rows(path).rows == [*rows, {"i": "after room was made"}]
 
 
 @pytest.mark.parametrize(("label", "expected"), [("written", OLD), ("before_rename", OLD), ("after_rename", NEW)])
@@ -172,9 +172,9 @@ def test_killed_before_an_append(tmp_path):
     fsio.append_line(path, {"step": 1})
     append = "fsio.append_line(Path(sys.argv[1]), {'step': 2})"
     assert in_another_process(append, path, crash_point="metrics.jsonl.before_append").returncode == -signal.SIGKILL
-    assert fsio.read_lines(path) == [{"step": 1}]
+    assert fsio.read_rows(path).rows == [{"step": 1}]
     assert in_another_process(append, path).returncode == 0
-    assert fsio.read_lines(path) == [{"step": 1}, {"step": 2}]
+    assert fsio.read_rows(path).rows == [{"step": 1}, {"step": 2}]
 
 
 def test_other_crash_points_do_nothing(tmp_path):
@@ -236,16 +236,16 @@ def test_a_torn_tail_costs_itself_and_no_later_row(tmp_path_factory, rows, data)
     path = tmp_path_factory.mktemp("torn") / "m.jsonl"
     for row in rows:
         fsio.append_line(path, row)
-    assert fsio.read_lines(path) == rows
+    assert fsio.read_rows(path).rows == rows
     whole = path.read_bytes()
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     cut = data.draw(st.integers(0, len(whole)))
     path.write_bytes(whole[:cut])
     kept = rows[: sum(end - 1 <= cut for end in ends)]  # a row is whole even without its line end
-    assert fsio.read_lines(path) == kept
+    assert fsio.read_rows(path).rows == kept
     assert fsio.read_rows(path) == (kept, None)
     fsio.append_line(path, {"later": 1})
-    assert fsio.read_lines(path) == [*kept, {"later": 1}]
+    assert fsio.read_rows(path).rows == [*kept, {"later": 1}]
     assert fsio.read_rows(path) == ([*kept, {"later": 1}], None)
 
 
@@ -332,7 +332,7 @@ def test_no_single_bit_makes_another_row(tmp_path):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        found = fsio.read_lines(path)
+        found = fsio.read_rows(path).rows
         assert all(row in rows for row in found)
         assert found == rows or fsio.read_rows(path).damaged is not None, bit
         assert len(found) >= len(rows) - 1
@@ -363,16 +363,16 @@ def test_rewriting_drops_rows_atomically(tmp_path):
         fsio.append_line(path, {"i": i})
     with open(path, "ab") as handle:
         handle.write(b'{"crc":1,"row":{"to')
-    fsio.rewrite_lines(path, [row for row in fsio.read_lines(path) if row["i"] < 3])
-    assert fsio.read_lines(path) == [{"i": 0}, {"i": 1}, {"i": 2}]
+    fsio.rewrite_lines(path, [row for row in fsio.read_rows(path).rows if row["i"] < 3])
+    assert fsio.read_rows(path).rows == [{"i": 0}, {"i": 1}, {"i": 2}]
     assert path.read_bytes().count(b"\n") == 3
     assert temporaries(tmp_path) == []
 
 
 def test_reading_what_is_not_there_or_not_ours(tmp_path):
-    assert fsio.read_lines(tmp_path / "none") == []
+    assert fsio.read_rows(tmp_path / "none").rows == []
     (tmp_path / "other").write_text('[1]\n"x"\n{"crc": 1}\n\n{"crc": "a", "row": {}}\nnull\n' + "[" * 100_000)
-    assert fsio.read_lines(tmp_path / "other") == []
+    assert fsio.read_rows(tmp_path / "other").rows == []
     for name, content in {"empty": b"", "half": b'{"a":', "latin": b'{"a": "\xe9"}', "deep": b"[" * 100_000}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(Damaged) as caught:
@@ -384,7 +384,7 @@ def test_reading_what_is_not_there_or_not_ours(tmp_path):
     with pytest.raises(Damaged):
         fsio.read_json(tmp_path)
     with pytest.raises(Damaged, match="Is a directory"):
-        fsio.read_lines(tmp_path)
+        fsio.read_rows(tmp_path)
     assert fsio.read_last_rows(tmp_path / "none") == ([], None)
 
 

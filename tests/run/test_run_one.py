@@ -78,6 +78,22 @@ def test_a_stopped_run_goes_on_to_the_same_bits(uninterrupted, corpus, tmp_path,
     assert steady_rows(store, spec) == steady_rows(reference, spec)
 
 
+@pytest.mark.parametrize("line", [0, 2])
+def test_a_row_that_was_damaged_is_computed_again(uninterrupted, corpus, tmp_path, line):
+    """A checkpoint would go on behind the hole."""
+    spec, reference, expected = uninterrupted
+    store, seen, told = Store(tmp_path / "damaged"), [], []
+    run_one(spec, store, should_stop=lambda: seen.append(0) or len(seen) > 27)
+    metrics = store.run_directory(spec.run_id) / "metrics.jsonl"
+    rows = metrics.read_bytes().splitlines(keepends=True)
+    rows[line] = rows[line].replace(b'"step":', b'"stop":')
+    metrics.write_bytes(b"".join(rows))
+    finished = run_one(spec, store, on_event=told.append)
+    assert [f"line {line + 1} is damaged" in event["message"] for event in told if event["event"] == "note"] == [True]
+    assert finished.weights_sha256 == expected.weights_sha256
+    assert steady_rows(store, spec) == steady_rows(reference, spec)
+
+
 def test_evaluation_never_touches_the_training_stream(uninterrupted, corpus, tmp_path):
     spec, _, expected = uninterrupted
     without = run_one(tiny_spec(corpus, evaluate_every=None), Store(tmp_path / "without"))

@@ -49,7 +49,7 @@ def run(store: Store, *jobs: Job, workers: int = 2):
 
 
 def attempts(store: Store, name: str) -> int:
-    return len(fsio.read_lines(store.run_directory(name) / "attempts.jsonl"))
+    return len(fsio.read_rows(store.run_directory(name) / "attempts.jsonl").rows)
 
 
 def alive(pid: int) -> bool:

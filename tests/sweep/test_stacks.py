@@ -31,7 +31,7 @@ def run(store: Store, *jobs: Job, workers: int = 1, stack: int = 8):
 
 
 def processes(store: Store, name: str) -> list[int]:
-    return [row["pid"] for row in fsio.read_lines(store.run_directory(name) / "attempts.jsonl")]
+    return [row["pid"] for row in fsio.read_rows(store.run_directory(name) / "attempts.jsonl").rows]
 
 
 def shared(store: Store, names: list[str]) -> list[set[str]]:

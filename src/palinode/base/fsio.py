@@ -126,11 +126,6 @@ def read_last_rows(path: Path) -> Rows:
     return Rows([*last, *torn], None if is_sound and is_torn else "the last line")
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of an appended file whose CRC holds; all else is skipped (what a resumed run lost it computes again)."""
-    return read_rows(path).rows
-
-
 def rewrite_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     """Replace an appended file by these rows, atomically (used on resume, to drop rows after the checkpoint)."""
     bodies = [json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False) for row in rows]

@@ -234,7 +234,9 @@ class Experiment(Config):
         for name, size in self.sizes.items():
             check_file_name(name, field=f"sizes.{name}")
             if name.lower() == DEFAULT_SIZE:
-                raise BadInput("this is the name of a run without --size", field=f"sizes.{name}", hint="name it otherwise")
+                raise BadInput(
+                    "this is the name of a run without --size", field=f"sizes.{name}", hint="name it otherwise"
+                )
             _check_chosen("scale", size.scales, scales, field=f"sizes.{name}.scales")
             _check_chosen("arm", size.arms, arms, field=f"sizes.{name}.arms")
             if size.arms is not None and self.decision.baseline not in size.arms:

@@ -76,6 +76,12 @@ def load_newest(
     return None, passed_over
 
 
+def delete_checkpoints(root: Path) -> None:
+    """Delete all checkpoints, so that what is trained next begins at step 0."""
+    for directory in newest_first(root):
+        shutil.rmtree(directory)
+
+
 def load_weights(directory: Path, model: nn.Module) -> Saved:
     """Load the weights of one checkpoint directory.
 
