@@ -243,8 +243,9 @@ def published_table(found: Mapping[str, Any]) -> Iterator[str]:
 def accuracy_table(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ["", "## Every arm", ""]
     yield (
-        "Accuracy on the answer; in brackets how many seeds are above what is scored without learning. Intervals are cut at 0 and "
-        "100 %. Where some seeds learned it and others did not, the mean is that of no seed."
+        "Accuracy on the answer; in brackets how many seeds, each asked by itself, are above what is scored without learning (the "
+        "claims above ask all runs of a comparison together). Intervals are cut at 0 and 100 %. Where some seeds learned it and "
+        "others did not, the mean is that of no seed."
     )
     yield ""
     levels = {row["scale"]: row for row in found["accuracy"] if row["chance"] is not None}

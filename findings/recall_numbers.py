@@ -13,7 +13,7 @@ from scipy import special, stats
 
 from palinode.analysis.compare import Comparison
 from palinode.analysis.intervals import Interval, mean, t_interval
-from palinode.analysis.tasks import above_trivial, levels_at, settings_of, task_lengths, task_means
+from palinode.analysis.tasks import any_above_trivial, levels_at, settings_of, task_lengths, task_means
 from palinode.analysis.verdict import Rule, decide, rule_of, verdict
 from palinode.results.record import ExperimentRecord, ExperimentRun
 from palinode.results.store import Store
@@ -192,7 +192,7 @@ def compared(
                 continue
             said = verdict(record, arm, scale, rule.with_(baseline=against))
             outcome, reasons, pairs = said.outcome, said.reasons, said.comparison.pairs
-            if not any(beats(record, side, scale, rule) for side in (arm, against)):
+            if not beat(record, (arm, against), (scale,), rule):
                 outcome, reasons = "cannot tell", (*reasons, NOTHING_LEARNED)
             elif not ceiling_tells and at_the_ceiling(said.comparison, rule):
                 outcome, reasons = "cannot tell", (*reasons, AT_THE_CEILING)
@@ -258,7 +258,7 @@ def r3(record: ExperimentRecord, text: ExperimentRecord | None) -> Iterator[Clai
         ]
         effect = spearman(rows)
         interval = resampled_mixers(rows, rule.confidence) if len(rows) >= LEAST_MIXERS else None
-        learned = any(beats(record, arm_name(mixer, *PUBLISHED_WAY), at, rule) for mixer in losses for at in scales)
+        learned = beat(record, [arm_name(mixer, *PUBLISHED_WAY) for mixer in losses], scales, rule)
         reasons = () if rows and learned else (NOTHING_LEARNED if rows else NO_TEXT,)
         if 0 < len(rows) < LEAST_MIXERS:
             reasons = (*reasons, f"an interval over mixers wants {LEAST_MIXERS} of them")
@@ -457,9 +457,10 @@ def accuracies(record: ExperimentRecord) -> dict[tuple[str, str], float]:
     }
 
 
-def beats(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> bool:
-    """Whether any run of the arm is above what is scored without learning."""
-    return any(above_trivial(run, SPLIT, rule.confidence) for run in record.runs_of(arm, scale))
+def beat(record: ExperimentRecord, arms: Sequence[str], scales: Sequence[str], rule: Rule) -> bool:
+    """Whether any run of these arms is above what is scored without learning, at a confidence that they share."""
+    runs = [run for arm in arms for scale in scales for run in record.runs_of(arm, scale)]
+    return bool(any_above_trivial(runs, SPLIT, rule.confidence))
 
 
 def ends(interval: Interval | None) -> tuple[float | None, float | None]:

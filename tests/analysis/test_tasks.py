@@ -1,5 +1,8 @@
 """Accuracy on tasks: what stands beside it, which arms are set against each other, slices and lengths, by hand."""
 
+import random
+from dataclasses import replace
+
 import pytest
 from scipy import special
 
@@ -7,6 +10,7 @@ from palinode.analysis.intervals import share_interval, t_interval
 from palinode.analysis.tables import all_tables
 from palinode.analysis.task_effects import task_effects
 from palinode.analysis.tasks import (
+    any_above_trivial,
     difficulty,
     levels_at,
     levels_of,
@@ -64,6 +68,23 @@ def test_means_say_how_many_seeds_learned(record):
     assert answer["accuracy"] == pytest.approx(sum(values) / 3)
     assert (answer["interval_low"], answer["interval_high"]) == pytest.approx((interval.low, interval.high))
     assert means.filter(arm="all", scale="v30")["seeds_above_trivial"].item() == 3
+
+
+def test_runs_that_guess_are_seldom_taken_for_one_that_learned(record):
+    """Of comparisons of ten runs at the trivial level, no more than 1 in 40 may say that one is above, as of one run alone."""
+    runs = record.runs_of("answer", "v30") * 4
+    levels = levels_of(runs[0], SPLIT)
+    draws = random.Random(0)
+
+    def guessing(run):
+        hits = sum(draws.random() < levels.to_beat for _ in range(500))
+        scores = {SPLIT: {run.result.own_pass(SPLIT): {"hits": hits, "tokens_scored": 500}}}
+        return replace(run, record=replace(run.record, result=run.result.with_(scores=scores)))
+
+    said = [any_above_trivial([guessing(run) for run in runs[:10]], SPLIT, 0.95) for _ in range(400)]
+    assert sum(said) / 400 < 0.025 + 2 * (0.025 * 0.975 / 400) ** 0.5
+    assert any_above_trivial(runs, SPLIT, 0.95), "one seed learned it"
+    assert any_above_trivial([], SPLIT, 0.95) is None
 
 
 def test_a_little_above_the_trivial_level_is_not_above_it(tmp_path):
@@ -159,7 +180,7 @@ def with_levels(root, changes, **wanted):
     store = make_task_store(root / "runs", SyntheticTask(vocabularies=(10,), seeds=(1,), **wanted))
     for run in store.experiment(NAME).runs:
         path = store.run_directory(run.entry.run_id) / METRICS_FILE
-        rows = fsio.read_lines(path)
+        rows = fsio.read_rows(path).rows
         for row in (row for row in rows if row["event"] == TASK_EVENT):
             levels = {**row["levels"], **{name: value for name, value in changes.items() if name != "trivial"}}
             levels["trivial"] = {**levels["trivial"], **changes.get("trivial", {})}

@@ -97,7 +97,7 @@ def test_killed_around_the_cut_it_ends_with_the_same_rows(cut_run, tmp_path, mon
     again = run_one(spec, store)
     assert again.weights_sha256 == expected.weights_sha256
     assert steady_rows(store, spec) == steady_rows(reference, spec)
-    written = fsio.read_lines(store.run_directory(spec.run_id) / "metrics.jsonl")
+    written = fsio.read_rows(store.run_directory(spec.run_id) / "metrics.jsonl").rows
     assert sum(row["event"] == LAYER_CUT_EVENT for row in written) == 1
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import polars as pl
 
 from palinode.analysis.compare import Comparison, compare
-from palinode.analysis.tasks import NON_CAUSAL, above_trivial, on_a_task, settings_of
+from palinode.analysis.tasks import NON_CAUSAL, any_above_trivial, on_a_task, settings_of
 from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord
 
@@ -38,8 +38,8 @@ class Effect:
     Attributes:
         what: labels or objective.
         said: which minus which, such as `all - answer`.
-        above_trivial: whether any run of either arm is above chance and the best trivial level; None where these are
-            not known. Two arms that learned nothing do not differ, which says nothing.
+        above_trivial: whether any run of either arm is above chance and the best trivial level, at a confidence that they share;
+            None where these are not known. Two arms that learned nothing do not differ, which says nothing.
     """
 
     what: What
@@ -139,5 +139,4 @@ def _trained(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] |
 
 def _above_trivial(record: ExperimentRecord, comparison: Comparison, split: str) -> bool | None:
     runs = [run for arm in (comparison.arm, comparison.baseline) for run in record.runs_of(arm, comparison.scale)]
-    known = [beaten for run in runs if (beaten := above_trivial(run, split, comparison.confidence)) is not None]
-    return any(known) if known else None
+    return any_above_trivial(runs, split, comparison.confidence)

@@ -7,7 +7,7 @@ answers were scored.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,6 +151,16 @@ def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | N
     scores = run.result.scores.get(split, {}).get(run.result.own_pass(split), {})
     interval = intervals.share_interval(int(scores.get("hits") or 0), int(scores.get("tokens_scored") or 0), confidence)
     return None if interval is None else interval.low > levels.to_beat
+
+
+def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: float) -> bool | None:
+    """Whether any of several runs is, at a confidence that all of them share (Bonferroni); None where it cannot be said of any.
+
+    Of ten runs that guess as well as the best trivial level, one would be above it at 95 % for itself in one of five cases.
+    """
+    shared = 1 - (1 - confidence) / max(1, len(runs))
+    known = [beaten for run in runs if (beaten := above_trivial(run, split, shared)) is not None]
+    return any(known) if known else None
 
 
 def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels | None, tuple[str, ...]]:
