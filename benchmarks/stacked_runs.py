@@ -42,7 +42,7 @@ Row = dict[str, Any]
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--batches", type=int, nargs="+", default=[4, 8, 32], help="windows a step")
+    arguments.add_argument("--batches", type=int, nargs="+", default=[4, 32], help="windows a step")
     arguments.add_argument("--stack", type=int, default=8)
     arguments.add_argument("--steps", type=int, default=400)
     arguments.add_argument("--pairs", type=int, default=3, help="how often both ways are measured")
