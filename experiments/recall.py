@@ -20,8 +20,8 @@ Mixer has its block-diagonal MLP: without a direction it is the recall that its 
 Convolutions and recurrences know the order of slots by themselves. Mixers that no length is too long for are also scored on
 sequences 2 and 4 times as long.
 
-Sizes: `smoke` shows every chart in minutes, and tunes nothing; `laptop` takes hours on two cores; `gpu` and `paper` want
-an accelerator.
+Sizes: `smoke` shows every chart in minutes, and tunes nothing; `laptop` takes an hour and a half on two cores; `gpu` and
+`paper` want an accelerator.
 """
 
 from collections.abc import Callable, Mapping

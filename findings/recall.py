@@ -76,6 +76,12 @@ def claims_in_short(found: Mapping[str, Any]) -> Iterator[str]:
     rows = [claim for claim in found["claims"] if claim["mixer"] == ALL_MIXERS or claim["name"] == "R3"]
     heads = ["claim", "asked", "scale", "effect", "interval", "n", "verdict", "because"]
     yield from table(heads, [short_row(claim) for claim in rows])
+    yield ""
+    yield (
+        "R1 and R2 are means over the mixers named, seed by seed: those in which either arm is above what is scored without "
+        "learning, and of R1 those that are not both at the ceiling. Which they are is known only after the runs; the tables below "
+        "have every mixer."
+    )
 
 
 def short_row(claim: Mapping[str, Any]) -> tuple[Any, ...]:

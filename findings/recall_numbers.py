@@ -237,7 +237,7 @@ def over_mixers(
     interval = t_interval(per_seed, rule.confidence)
     said = decide(interval, rule)
     outcome = CANNOT_TELL if said == "cannot tell" else outcomes.get(said, FAILS)
-    effect, reasons = (mean(per_seed), (f"{len(differences)} mixers",)) if per_seed else (None, ())
+    effect, reasons = (mean(per_seed), (f"mean of {', '.join(differences)}",)) if per_seed else (None, ())
     sides = ("-".join(one), "-".join(other))
     return Claim(
         name, claim, ALL_MIXERS, where, scale, *sides, effect, *ends(interval), len(per_seed), outcome, reasons

@@ -259,7 +259,7 @@ def test_claims_on_recall_follow_from_the_runs(recalled):
     assert hard["effect"] > 0.3
     assert hard["verdict"] == TELLS_NOT, "one seed of three learned it from answers too"
     assert claims_on(numbers, "R2", "h3", "v10")["trained on all"]["verdict"] == "holds"
-    assert claims_on(numbers, "R1", "mean of mixers", "v30")["full"]["reasons"] == ("4 mixers",)
+    assert claims_on(numbers, "R1", "mean of mixers", "v30")["full"]["reasons"] == (f"mean of {', '.join(MIXERS)}",)
 
 
 @pytest.mark.parametrize(
