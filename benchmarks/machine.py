@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from palinode.train.parallel import fingerprint
+from palinode.train.device import fingerprint
 
 
 def described() -> dict[str, str | int | float]:

@@ -20,7 +20,7 @@ from machine import described
 from palinode import RunSettings
 from palinode.base import fsio
 from palinode.data.store import prepare
-from palinode.scoring import evaluate_split
+from palinode.run.scoring import evaluate_split
 from palinode.spec.load import load
 from palinode.train.loop import DivergedError, take_step
 from palinode.train.optim import HlbAdamW

@@ -17,8 +17,8 @@ from palinode import DataConfig, EvaluationConfig, LtrObjective, RunSettings
 from palinode.data.store import TokenStore, prepare
 from palinode.data.windows import TrainWindows
 from palinode.models import DecoderConfig
-from palinode.run import build_model
-from palinode.scoring import evaluate_split
+from palinode.run.one import build_model
+from palinode.run.scoring import evaluate_split
 from palinode.train.loop import Training, take_step
 from palinode.train.optim import build_optimizers
 from palinode.train.recipe import Recipe

@@ -15,7 +15,7 @@ from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import rule_of, verdict
-from palinode.audit.loss_floor import RATIO_FAIL
+from palinode.checks.loss_floor import RATIO_FAIL
 from palinode.results.record import ExperimentRecord
 
 ARM = "both-05"

@@ -2,12 +2,13 @@
 
 import sys
 
-from palinode import plan, run_experiment
-from palinode.auditing import AuditedArm
+from palinode.audit import AuditedArm
 from palinode.base.config import content_hash, encode
 from palinode.base.finding import AuditReport, Finding
-from palinode.calibrate import Predicted
 from palinode.cli.main import entry
+from palinode.experiment import plan
+from palinode.experiment import run as run_experiment
+from palinode.experiment.calibrate import Predicted
 
 
 def quick_audit_arm(settings, *, name, store=None) -> AuditedArm:

@@ -7,9 +7,9 @@ import pytest
 import quick_audit
 from tiny_experiment import TOML
 
-from palinode import run_experiment
 from palinode.cli.audit import audit_text
-from palinode.run_experiment import ArmAudit
+from palinode.experiment import run as run_experiment
+from palinode.experiment.run import ArmAudit
 from palinode.spec.experiment import ResolvedArm
 from synthetic_store import DEMO_ARMS, audit_of
 

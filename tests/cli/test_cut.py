@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from palinode import DataConfig, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2
-from palinode.run import run_one
+from palinode.run.one import run_one
 from palinode.train.schedule import Cosine
 
 

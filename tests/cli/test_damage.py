@@ -8,7 +8,7 @@ from tiny_experiment import TOML
 
 from palinode import DataConfig, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2
 from palinode.base.config import encode
-from palinode.run import run_one
+from palinode.run.one import run_one
 from palinode.spec import load
 from palinode.train.schedule import Cosine
 from synthetic_store import make_store

@@ -7,7 +7,7 @@ import random
 import pytest
 from tiny_experiment import everything_in
 
-from palinode.results.mask_csv import CUT_SCORES, DIRECTIONS, EVAL, EVAL_SCORES, TRAIN
+from palinode.published.mask_csv import CUT_SCORES, DIRECTIONS, EVAL, EVAL_SCORES, TRAIN
 from palinode.results.store import Store
 
 LISTS = {place.format(way) for places in (EVAL_SCORES, CUT_SCORES) for place in places.values() for way in ("fw", "bw")}

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tiny_experiment import TOML
 
 from palinode import Store
-from palinode.calibrate import shares
 from palinode.cli.plan import plan_text
-from palinode.plan import MOST_ARMS_LISTED, Plan, makespan
+from palinode.experiment.calibrate import shares
+from palinode.experiment.plan import MOST_ARMS_LISTED, Plan, makespan
 
 
 def planned(palinode, *options: str) -> dict:

@@ -13,7 +13,8 @@ import pytest
 import quick_audit
 from tiny_experiment import TOML, everything_in
 
-from palinode import plan, run_experiment
+from palinode.experiment import plan
+from palinode.experiment import run as run_experiment
 from palinode.results.store import Store
 
 PROGRAM = (sys.executable, str(Path(__file__).with_name("quick_audit.py")))

@@ -13,7 +13,7 @@ import torch
 
 from palinode import Store
 from palinode.base import fsio
-from palinode.run import run_one
+from palinode.run.one import run_one
 from palinode.spec import load
 from palinode.spec.pin import pinned
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from palinode import Store
-from palinode.run import run_one
+from palinode.run.one import run_one
 from palinode.spec import load
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ from palinode.data.source import prepare
 from palinode.models.direction import logits_for
 from palinode.objectives import MaskedObjective, Progress
 from palinode.objectives.label_mask import masked
-from palinode.run import build_model
+from palinode.run.one import build_model
 from palinode.spec import load
 from palinode.spec.tuning import trials
 

@@ -10,7 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "palinode"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LONGEST_FILE_LINES = 400
 LONGEST_FUNCTION_LINES = 50
 FORBIDDEN_CALLS = {"eval", "exec", "compile"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "shelve", "marshal", "yaml"}
@@ -33,8 +32,8 @@ def test_there_are_modules_to_scan():
     assert len(MODULES) > 40
 
 
-def test_files_and_functions_stay_short():
-    long = [f"{path.relative_to(ROOT)}" for path in MODULES if len(path.read_text().splitlines()) > LONGEST_FILE_LINES]
+def test_functions_stay_short():
+    long = []
     for path in MODULES:
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.FunctionDef) and lines_without_docstring(node) > LONGEST_FUNCTION_LINES:

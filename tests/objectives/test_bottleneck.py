@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palinode import BottleneckObjective, DataConfig, DecoderConfig, EvaluationConfig, Gpt2AdamW, RunSettings, TaskData
-from palinode.audit.copies import trainable_copy
 from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Draw, SpecialTokens, Windows
 from palinode.base.seeds import generator
 from palinode.base.visibility import Bottleneck
+from palinode.checks.copies import trainable_copy
 from palinode.data.tasks import Compression, Copy, MultiQueryRecall, Reversed
 from palinode.evaluate.losses import evaluation_passes
 from palinode.models.direction import logits_for, read

@@ -5,7 +5,7 @@ from tiny_run import tiny_spec
 
 from palinode import EvaluationConfig, Store
 from palinode.base.errors import BadInput
-from palinode.run import run_one
+from palinode.run.one import run_one
 from palinode.spec.run_spec import RunSettings
 
 STEPS = 60

@@ -7,9 +7,9 @@ import torch
 from tiny_run import tiny_spec
 
 from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2
-from palinode.audit.aggregation import check_training_loss
-from palinode.auditing.bench import TrainerBench
+from palinode.audit.trainer_bench import TrainerBench
 from palinode.base.errors import BadInput
+from palinode.checks.aggregation import check_training_loss
 from palinode.data.source import prepare
 from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall, Compression, MultiQueryRecall, Reversed
@@ -23,7 +23,7 @@ from palinode.objectives import (
     RtlObjective,
 )
 from palinode.objectives.probability import Constant
-from palinode.run import Attempt, run_one
+from palinode.run.one import Attempt, run_one
 from palinode.train.checkpoint import weights_sha256
 from palinode.train.loop import take_step
 from palinode.train.stacked import train_together

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from tiny_run import tiny_spec
 
-from palinode.fan_out import fan_out
+from palinode.experiment.fan_out import fan_out
 
 CHILD = """
 import pathlib, sys, time
-from palinode.fan_out import end_with_the_driver, say
+from palinode.experiment.fan_out import end_with_the_driver, say
 end_with_the_driver()
 for directory in sys.argv[2:]:
     spec = (pathlib.Path(directory) / "spec.json").read_text()
@@ -29,7 +29,7 @@ import sys
 sys.path[:0] = [{tests!r}]
 from pathlib import Path
 from tiny_run import tiny_spec
-from palinode.fan_out import fan_out
+from palinode.experiment.fan_out import fan_out
 fan_out("child", ["stay"], [tiny_spec(Path({corpus!r}))], None, [[0]], print)
 """
 

@@ -6,14 +6,15 @@ import pytest
 import torch
 from tiny_run import tiny_spec
 
-from palinode import EvaluationConfig, Store, modern, run
+from palinode import EvaluationConfig, Store, modern
 from palinode.base import fsio
 from palinode.base.errors import BadInput, Damaged
 from palinode.models.decoder import Decoder, DecoderConfig
 from palinode.results.layer_cut import LAYER_CUT_EVENT
-from palinode.run import Attempt, run_one
-from palinode.scoring import cut_split
-from palinode.trained import load_trained
+from palinode.run import one as run
+from palinode.run.one import Attempt, run_one
+from palinode.run.scoring import cut_split
+from palinode.run.trained import load_trained
 
 CUT = EvaluationConfig(max_tokens=500, layer_cut=True, layer_cut_refit_steps=3)
 MODEL = modern(layers=3, width=16, heads=2, dropout=0.1)

@@ -13,11 +13,11 @@ from tiny_run import tiny_spec
 from palinode import Gpt2AdamW, Store
 from palinode.base.errors import Damaged
 from palinode.base.fsio import CRASH_POINT_VARIABLE, TEMPORARY_MARK
-from palinode.run import run_one
+from palinode.run.one import run_one
+from palinode.run.trained import load_trained
 from palinode.train.checkpoint import weights_sha256
 from palinode.train.optim import AdamW
 from palinode.train.schedule import Cosine
-from palinode.trained import load_trained
 
 PROGRAM = Path(__file__).parent / "tiny_run.py"
 UNSTABLE = ("attempt", "seconds")

@@ -3,16 +3,17 @@
 import pytest
 import torch
 
-from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2, run
-from palinode.auditing import audit_arm
+from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2
+from palinode.audit import audit_arm
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
 from palinode.data.source import prepare
 from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall, Copy, MadRecall
 from palinode.objectives import MaskedObjective, RtlObjective
-from palinode.run import run_one
-from palinode.scoring import evaluate_split
+from palinode.run import one as run
+from palinode.run.one import run_one
+from palinode.run.scoring import evaluate_split
 from palinode.spec.run_spec import RunSettings
 from palinode.train.growth import LengthGrowth
 

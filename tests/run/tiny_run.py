@@ -43,7 +43,7 @@ def tiny_spec(corpus: Path, steps: int = 40, evaluate_every: int | None = 15, **
 
 
 if __name__ == "__main__":
-    from palinode.run import run_one
+    from palinode.run.one import run_one
 
     corpus, store, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     result = run_one(tiny_spec(corpus, steps), Store(store))

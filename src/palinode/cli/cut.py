@@ -39,9 +39,9 @@ def cut(
 
 
 def _measured(run_id: str, store: Store, allow_code: bool) -> LayerCut:
-    from palinode.scoring import cut_split
+    from palinode.run.scoring import cut_split
+    from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
-    from palinode.trained import load_trained
 
     spec = load_run(store.run_directory(run_id), allow_code=allow_code)
     trained = load_trained(spec, store)

@@ -29,7 +29,7 @@ def mask(
 ) -> None:
     """Import the published results of the mask system: a run per row, one experiment; twice changes nothing."""
     may_be_store(store)
-    from palinode.import_mask import import_mask, leak_lines
+    from palinode.published.import_mask import import_mask, leak_lines
     from palinode.results.store import Store, check_name
 
     check_name(name, "--name")

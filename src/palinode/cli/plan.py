@@ -25,7 +25,7 @@ from palinode.cli.options import (
 from palinode.cli.texttable import text_table
 
 if TYPE_CHECKING:
-    from palinode.plan import Plan
+    from palinode.experiment.plan import Plan
 
 EXAMPLE = "\b\nExample:\n  palinode plan my_idea.py --size laptop --workers 2"
 COLUMNS = ("arm", "scale", "runs", "done", "parameters", "tokens read", "ltr tokens", "FLOPs", "steps", "time per run")
@@ -46,11 +46,11 @@ def plan(
     """Show runs, parameters, tokens, FLOPs, fairness of the comparison, predicted hours, and disk."""
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
-    from palinode.plan import plan as make_plan
+    from palinode.experiment.plan import plan as make_plan
+    from palinode.experiment.run import default_at_a_time
+    from palinode.experiment.tune import tuned
     from palinode.results.store import Store
-    from palinode.run_experiment import default_at_a_time
     from palinode.spec.pin import pinned
-    from palinode.tune import tuned
 
     with of_file(file):
         resolved, place = pinned(resolved), Store(store)

@@ -53,8 +53,8 @@ def run(
     """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
+    from palinode.experiment.run import run_experiment
     from palinode.results.store import Store
-    from palinode.run_experiment import run_experiment
 
     place = Store(store)
     command = ["palinode", *(context.obj or [])]

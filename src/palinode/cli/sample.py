@@ -51,8 +51,8 @@ def sample(
     place = Store(store)
     directory = place.run_directory(run_named(place, run, "RUN"))
     from palinode.base.errors import BadInput
+    from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
-    from palinode.trained import load_trained
     from palinode.use.generate import generate_text
 
     sampling = _sampling({"temperature": temperature, "top_k": top_k, "top_p": top_p})

@@ -39,7 +39,7 @@ LONGEST_REASON_CHARACTERS = 20_000
 
 def train_runs(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool]) -> Sequence[Result]:
     """Train the runs of some directories as their specs say (imports torch, so not before it is needed)."""
-    from palinode.run_together import run_together
+    from palinode.run.together import run_together
     from palinode.spec.load import load_run
 
     # The driver has decided whose code may run before it started this process.

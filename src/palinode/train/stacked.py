@@ -28,6 +28,7 @@ from palinode.models.auxiliary import AuxiliaryTerm
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read_and_terms
 from palinode.objectives.loss import every_nats, leaves_of
+from palinode.train.device import autocast
 from palinode.train.loop import (
     BatchLoss,
     DivergedError,
@@ -40,7 +41,6 @@ from palinode.train.loop import (
     update,
     with_terms,
 )
-from palinode.train.parallel import autocast
 
 Outcome = bool | DivergedError
 Values = dict[str, Tensor]

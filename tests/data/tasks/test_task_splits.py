@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from palinode.audit.contamination import check_prompt_splits
 from palinode.base.config import decode
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
+from palinode.checks.contamination import check_prompt_splits
 from palinode.data.task_store import TaskData, TaskStore
 from palinode.data.tasks import (
     TASKS,

@@ -1,0 +1,172 @@
+"""Before training: every arm is audited in three parts, each cached under the hash of what it depends on.
+
+The model with its objective (C1, C2, C6), the trainer and the evaluator on this data (C3, C9), and the data alone (C4), which
+arms usually share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from palinode.audit.cache import cached_part, part_key
+from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
+from palinode.base.config import content_hash, encode
+from palinode.base.finding import AuditReport, Finding
+from palinode.base.seeds import generator
+from palinode.checks.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
+from palinode.checks.check_canary import check_canary
+from palinode.checks.collapse import check_aggregated, probe_collapse
+from palinode.checks.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination, check_prompt_splits
+from palinode.checks.determinism import check_determinism
+from palinode.checks.flow import check_flow
+from palinode.checks.labels import check_copies, check_streams
+from palinode.checks.stepwise import check_stepwise
+from palinode.checks.subject import subject_of_config
+from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
+from palinode.data.source import Source, prepare
+from palinode.data.store import TokenStore
+from palinode.data.task_store import TaskStore
+from palinode.data.tasks.splits import BUCKETS_OF, buckets
+from palinode.data.tasks.stream import TaskStream
+from palinode.evaluate.losses import evaluation_passes
+from palinode.results.store import Store
+from palinode.spec.run_spec import RunSettings
+from palinode.train.device import use_threads
+
+TERM_SLOTS = 64  # of the longest row that a term under audit takes
+
+
+@dataclass(frozen=True)
+class AuditedArm:
+    """An arm's audit and the hash it is stored under."""
+
+    hash: str
+    report: AuditReport
+
+
+def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
+    """Audit an arm before any training; parts that the store already holds are not measured again."""
+    use_threads(settings.threads)
+    parts = _parts(settings, name)
+    reports = [cached_part(store, name, key, check) for key, check in parts]
+    whole = AuditReport(
+        subject=name,
+        findings=tuple(finding for report in reports for finding in report.findings),
+        seconds=sum(report.seconds for report in reports),
+    )
+    key = content_hash([name, *(key for key, _ in parts)])
+    if store is not None:
+        store.write_audit(key, whole)
+    return AuditedArm(key, whole)
+
+
+def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
+    """Measure and store what an audit of this arm would find missing."""
+    use_threads(settings.threads)
+    for key, check in _parts(settings, name):
+        cached_part(store, name, key, check)
+
+
+def missing_parts(settings: RunSettings, store: Store) -> frozenset[str]:
+    """The hashes of the parts that the store does not hold."""
+    held = set(store.audits())
+    return frozenset(key for key, _ in _parts(settings, "")) - held
+
+
+def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tuple[Finding, ...]]], ...]:
+    """The three parts: the hash each is stored under, and how it is measured."""
+    data = prepare(settings.data)
+    return (
+        (_model_key(settings, data), partial(_model_findings, settings, data, name)),
+        (_evaluation_key(settings, data), partial(_evaluation_findings, settings, data)),
+        (_data_key(settings, data), partial(_data_findings, settings, data)),
+    )
+
+
+def _model_key(settings: RunSettings, data: Source) -> str:
+    window = settings.data.window_tokens
+    return part_key("model", encode(settings.model), encode(settings.objective), window, data.vocab_size)
+
+
+def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Finding, ...]:
+    subject = subject_of_config(
+        settings.model,
+        settings.objective,
+        tokenizer_vocab=data.vocab_size,
+        window_tokens=settings.data.window_tokens,
+        seed=AUDIT_SEED,
+        name=name,
+    )
+    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject), *_term_findings(settings))
+
+
+def _term_findings(settings: RunSettings) -> Iterator[Finding]:
+    """C7 and C9 on the arm's own auxiliary terms that compare two states, each on a fresh small copy."""
+    small = bench_model(settings.model)
+    for name in small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms():
+        for check in (probe_collapse, check_aggregated):
+            yield check(name, small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms()[name], AUDIT_SEED)
+
+
+def _evaluation_key(settings: RunSettings, data: Source) -> str:
+    small = settings.with_(threads=1, model=bench_model(settings.model))  # what is really built, at every scale
+    return part_key("evaluation", encode(small), data.sha256, data.vocab_size)
+
+
+def _evaluation_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
+    bench = TrainerBench(settings, data)
+    fresh, moved = bench.training(), bench.moved()
+    passes = evaluation_passes(settings.objective, settings.evaluation.directions)
+    evaluate_moved = partial(bench.evaluate, moved.model, passes)
+    initial = bench.evaluate(fresh.model, passes, None, None)
+    streams = {stream: generator(AUDIT_SEED, stream, 0) for stream in ("data", "objective", "evaluation", "init")}
+    findings = [
+        *check_determinism(evaluate_moved, moved.model, moved.optimizers, bench.train),
+        check_copies(settings.objective, bench.specials, settings.data.window_tokens),
+        check_streams(streams),
+        check_training_loss(*bench.training_loss()),
+        check_sum_over_sum(bench.loss_and_gradient, bench.several_rows()),
+        *bench.sums_findings(moved.model, passes),
+        *filter(None, [bench.auxiliary(passes)]),
+    ]
+    if "ltr" in initial.scores:
+        zero_head = bool(getattr(settings.model, "zero_head", False))
+        nats = initial.scores["ltr"].nats_per_token
+        findings.append(check_initial_loss(nats, bench.specials.vocab_size, zero_head=zero_head))
+    return tuple(findings)
+
+
+def _data_key(settings: RunSettings, data: Source) -> str:
+    config = settings.data
+    if not isinstance(data, TokenStore):
+        return part_key("data", encode(config))
+    tokens = {split: len(data.tokens(split)) for split in (TRAIN, VALIDATION, TEST)}
+    return part_key("data", encode(config), data.sha256, tokens)
+
+
+def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
+    """C4: on text common stretches, on a task common prompts."""
+    if isinstance(data, TaskStore):
+        return (_prompt_finding(data),)
+    config = settings.data
+    assert isinstance(data, TokenStore)
+    assert isinstance(config, DataConfig)
+    unit = {"byte": BYTE, "char": CHARACTER}.get(config.tokenizer, BPE_TOKEN)
+    held_out = {split: data.tokens(split) for split in (VALIDATION, TEST, *((TUNING,) if config.keeps(TUNING) else ()))}
+    return check_contamination(data.tokens(TRAIN), held_out, window_tokens=config.window_tokens, unit=unit)
+
+
+def _prompt_finding(data: TaskStore) -> Finding:
+    """C4 iv on the sequences that are scored, and on as many of the training stream."""
+    task = data.config.task
+    train = TaskStream(task, AUDIT_SEED, TRAIN, data.config.train_sequences).batch(0, data.config.sequences(VALIDATION))
+    samples = {TRAIN: train, **{split: data.held_out(split) for split in (VALIDATION, TEST, TUNING)}}
+    prompts: dict[str, NDArray[np.int64]] = {name: task.split_key(sample).numpy() for name, sample in samples.items()}
+    allowed: dict[str, range] = {name: BUCKETS_OF[name] for name in samples}
+    return check_prompt_splits(prompts, lambda keys: buckets(task, torch.from_numpy(keys)).numpy(), allowed)

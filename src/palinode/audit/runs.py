@@ -1,0 +1,168 @@
+"""After training: C1, C6 and C8 on the real weights and losses, and C5 on what the arms of an experiment consumed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from palinode.audit.text_floor import floor_of
+from palinode.audit.trainer_bench import AUDIT_SEED
+from palinode.base.example import SpecialTokens
+from palinode.base.finding import AuditReport, Finding
+from palinode.base.seeds import generator
+from palinode.checks.budget import Expected, RunBudget, Tuning, added_up, check_budget, expected_counters
+from palinode.checks.collapse import check_collapse
+from palinode.checks.flow import FlowSettings, check_flow
+from palinode.checks.loss_floor import check_directions, check_falls, check_text_floor
+from palinode.checks.stepwise import check_stepwise
+from palinode.checks.subject import Subject, default_forward
+from palinode.data.source import Source
+from palinode.data.store import TokenStore
+from palinode.models.base import LanguageModel
+from palinode.objectives import Progress
+from palinode.results.record import Record
+from palinode.results.store import Store
+from palinode.spec.run_spec import RunSpec
+
+# The stack was audited before training at every length; here it is the trained weights that are new.
+TRAINED_FLOW = FlowSettings(
+    lengths=(),
+    gains=(),
+    draws=4,
+    train_passes=0,
+    sampled_sources_of_used=16,
+    all_sources_of_used_up_to=33,
+    own_weights=True,
+)
+
+
+def audit_trained(
+    spec: RunSpec,
+    model: LanguageModel,
+    data: Source,
+    specials: SpecialTokens,
+    rows: Sequence[Mapping[str, Any]],
+    store: Store | None = None,
+) -> AuditReport:
+    """C1 and C6 on trained weights, C7 on the auxiliary terms of the run, and C8 on the losses it reached.
+
+    Args:
+        rows: the run's metric rows, evaluations included.
+        store: keeps what every run on the same text is held against; without one it is measured.
+    """
+    began = time.perf_counter()
+    window = spec.data.window_tokens
+    subject = Subject(
+        name=spec.run_id,
+        module=model,
+        objective=spec.objective,
+        forward=default_forward(model),
+        specials=specials,
+        vocab_size=specials.vocab_size,
+        window_tokens=window,
+        evaluation_tokens=window,
+        max_window_tokens=window,
+        seed=AUDIT_SEED,
+    )
+    findings = (
+        *check_flow(subject, TRAINED_FLOW),
+        *check_stepwise(subject),
+        *check_collapse(rows),
+        *_loss_findings(spec, data, rows, store),
+    )
+    return AuditReport(subject=spec.run_id, findings=findings, seconds=time.perf_counter() - began)
+
+
+def audit_comparison(
+    runs: Sequence[tuple[str, str, RunSpec, Record | None]],
+    *,
+    equal: str,
+    models_differ: bool,
+    tuning: Mapping[str, Tuning] | None = None,
+) -> AuditReport:
+    """C5 on the runs of an experiment: (arm, scale, spec, record or None), and how each arm was tuned."""
+    began = time.perf_counter()
+    budgets = [_budget(arm, scale, spec, record) for arm, scale, spec, record in runs if record is not None]
+    planned = [(arm, scale, spec.seed) for arm, scale, spec, _ in runs]
+    findings = check_budget(
+        budgets, equal=equal, planned=planned, tuning=tuning, model_differs_on_purpose=models_differ
+    )
+    return AuditReport(subject="comparison", findings=findings, seconds=time.perf_counter() - began)
+
+
+def _loss_findings(
+    spec: RunSpec, data: Source, rows: Sequence[Mapping[str, Any]], store: Store | None
+) -> list[Finding]:
+    """C8 on text: the directions against each other, the loss against n-grams and a compressor, sudden falls.
+
+    None of it holds for a task: its answers may cost 0 nats, its directions may differ, and learning to recall is a sudden fall.
+    """
+    if not isinstance(data, TokenStore):
+        return []
+    evaluations = [row for row in rows if row["event"] == "eval" and row["split"] == "validation"]
+    if not evaluations:
+        return []
+    scores: Mapping[str, Mapping[str, float]] = evaluations[-1]["scores"]
+    findings = []
+    if {"ltr", "rtl"} <= set(scores) and {"ltr", "rtl"} <= set(spec.objective.groups()):
+        trained = {name: float(evaluations[-1][f"tokens_scored_{name}"]) for name in ("ltr", "rtl")}
+        nats = {name: scores[name]["nats_per_token"] for name in ("ltr", "rtl")}
+        tokens = {name: int(scores[name]["tokens_scored"]) for name in ("ltr", "rtl")}
+        findings.append(check_directions(nats, tokens, trained))
+    judged = [name for name in scores if name in spec.objective.groups()]
+    if judged:
+        floor = floor_of(spec, data, store)
+        for name in judged:
+            findings.append(check_text_floor(scores[name]["nats_per_token"], scores[name]["bits_per_byte"], floor))
+            curve = [(int(row["step"]), float(row["scores"][name]["nats_per_token"])) for row in evaluations]
+            findings.append(check_falls(curve))
+    return findings
+
+
+def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
+    result = record.result
+    known = {name: float(value) for name, value in (result.counters if result else {}).items() if value is not None}
+    return RunBudget(
+        arm=arm,
+        scale=scale,
+        seed=spec.seed,
+        outcome=record.outcome,
+        counters=known,
+        parameters=dict(result.parameters) if result else {},
+        expected=_expected(spec) if record.outcome == "done" else {},
+        seconds=float(result.seconds.get("train") or 0) if result else None,
+    )
+
+
+def _expected(spec: RunSpec) -> Mapping[str, Expected]:
+    """What the counters of a finished run must be by its spec; nothing where that depends on what was met on the way."""
+    recipe = spec.recipe
+    limits = (recipe.max_tokens_read, recipe.max_ltr_tokens)
+    if spec.objective.state() or recipe.accumulation or any(limit is not None for limit in limits):
+        return {}
+    if spec.labels != "all" or not spec.objective.reads_in_a_direction:  # what is scored differs from window to window
+        return {}
+    full = spec.data.window_tokens
+    phases = recipe.growth.phases(recipe.steps, full) if recipe.growth else [(0, recipe.steps, full)]
+    return added_up([_expected_phase(spec, *phase) for phase in phases])
+
+
+def _expected_phase(spec: RunSpec, first: int, steps: int, length: int) -> Mapping[str, Expected]:
+    """A stretch of steps with rows of one length."""
+    recipe, objective = spec.recipe, spec.objective
+    shares = [objective.pass_probabilities(Progress(step, recipe.steps)) for step in range(first, first + steps)]
+    window = torch.zeros(1, length, dtype=torch.long)
+    draw = objective.draw(1, length, generator(AUDIT_SEED, "audit", "slots"), Progress())
+    example = objective.example(window, draw, SpecialTokens(1))
+    return expected_counters(
+        steps=steps,
+        batch_windows=recipe.reads(first, {}, spec.seed, spec.data.window_tokens).windows * recipe.micro_batches,
+        window_tokens=length,
+        slots=example.inputs.shape[1],
+        scored=int((example.loss_weight[0] > 0).sum()),
+        passes_per_window={name: [share.get(name, 0.0) for share in shares] for name in shares[0]},
+        micro_batches=recipe.micro_batches,
+    )

@@ -1,0 +1,213 @@
+"""The arm's own trainer and evaluator around a small model of its kind, as the functions that the checks ask for."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from palinode.base.example import Example, SpecialTokens, Windows
+from palinode.base.finding import Finding
+from palinode.checks.aggregation import (
+    COEFFICIENT_FACTOR,
+    check_auxiliary,
+    check_evaluation_sums,
+    check_split_bytes,
+    hand_sums,
+)
+from palinode.checks.determinism import state_hashes
+from palinode.checks.subject import small_config
+from palinode.data.source import Source
+from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes, window_draws
+from palinode.models.base import LanguageModel, ModelConfig
+from palinode.models.direction import logits_for
+from palinode.objectives import Objective
+from palinode.objectives.label_mask import masked
+from palinode.spec.run_spec import RunSettings
+from palinode.train.loop import Training, accumulate_gradients, batch_examples, train
+from palinode.train.optim import build_optimizers
+
+AUDIT_SEED = 0
+EVALUATION_WINDOWS = 12  # of the validation split, and a short one: the checks repeat an evaluation nine times
+SMALL_LAYERS, SMALL_WIDTH = 2, 32
+MOVED_STEPS, LEAST_STEPS = 3, 8
+ROWS_OF_SUMS = 6
+MOST_EMPTY_STEPS = 256
+
+
+def bench_model(model: ModelConfig) -> ModelConfig:
+    """The model that the trainer and the evaluator are checked on: the arm's own, made small."""
+    return small_config(model, SMALL_LAYERS, SMALL_WIDTH)
+
+
+class TrainerBench:
+    """Small enough that six training steps and nine evaluations take a second."""
+
+    def __init__(self, settings: RunSettings, data: Source):
+        self.settings = settings
+        self.data = data
+        self.specials = SpecialTokens(data.vocab_size)
+        self.config = bench_model(settings.model)
+        window = settings.data.window_tokens
+        some = EVALUATION_WINDOWS * window + window // 2
+        self.windows = list(data.evaluation("validation", window, batch_windows=1, max_tokens=some))
+        self.tokens = torch.cat([one.tokens.flatten() for one in self.windows]).numpy()
+
+    def training(self, config: ModelConfig | None = None) -> Training:
+        """A fresh start of the bench's model (or another): the arm's objective and recipe, two windows a micro-batch."""
+        recipe = self.settings.recipe
+        recipe = recipe.with_(
+            batch_windows=2 * recipe.micro_batches,
+            growth=None,  # full windows, like those of the evaluation; other lengths are C1's
+            accumulation=None,
+            max_tokens_read=None,
+            max_ltr_tokens=None,
+            steps=max(recipe.steps, LEAST_STEPS),
+            precision="float32",  # sums are compared to 1e-6
+            compile=False,
+        )
+        model = (config or self.config).build(self.specials.vocab_size, self.settings.data.window_tokens, AUDIT_SEED)
+        return Training(
+            model=model,
+            optimizers=build_optimizers(recipe.optimizer, model, model.parameter_groups()),
+            objective=self.settings.objective,
+            recipe=recipe,
+            windows=self.data.training(self.settings.data.window_tokens, AUDIT_SEED),
+            labels=self.settings.labels,
+            specials=self.specials,
+            seed=AUDIT_SEED,
+            device=torch.device("cpu"),  # audits compare bits, and the CPU is always there
+            objective_state=self.settings.objective.state(),
+        )
+
+    def train(self, steps: int, evaluates: bool) -> dict[str, str]:
+        """Hashes of weights, optimizer and next batch after some steps, with or without an evaluation after each."""
+        training = self.training()
+        passes = evaluation_passes(self.settings.objective, self.settings.evaluation.directions)
+
+        def after_step(report: object) -> None:
+            if evaluates:
+                self.evaluate(training.model, passes, None, None)
+
+        train(training, after_step=after_step, should_stop=lambda: training.step >= steps)
+        hashes = state_hashes(training.model, training.optimizers)
+        batch = torch.cat([example.inputs.flatten() for example in batch_examples(training)])
+        return {**hashes, "next batch": hashlib.sha256(batch.numpy().tobytes()).hexdigest()}
+
+    def evaluate(
+        self, model: LanguageModel, passes: Mapping[str, Objective], batch: int | None, order: Sequence[int] | None
+    ) -> Evaluation:
+        """The real evaluation of the small part, in batches of this size and in this order of windows."""
+        windows = [self.windows[index] for index in order] if order is not None else self.windows
+        return evaluate(
+            model,
+            _batches(windows, batch or len(windows)),
+            passes,
+            specials=self.specials,
+            bytes_per_token=self.data.bytes_per_token,
+            seed=AUDIT_SEED,
+            device=torch.device("cpu"),
+            labels=self.settings.evaluation.labels,
+            numbers=order,
+        )
+
+    def moved(self) -> Training:
+        """A start whose weights have left their initial values (a zero head gives every batch the same loss), without dropout."""
+        training = self.training()
+        train(training, after_step=lambda report: None, should_stop=lambda: training.step >= MOVED_STEPS)
+        training.model.eval()  # dropout is part of training, not of the arithmetic that is checked
+        return training
+
+    def training_loss(self) -> tuple[Example, Tensor, float]:
+        """One micro-batch, its logits, and the loss that the trainer reports for it."""
+        training = self.moved()
+        example = _scored_micro_batch(training)
+        with torch.no_grad():
+            logits = logits_for(training.model, example)
+        return example, logits.float(), accumulate_gradients(training, [example]).loss_nats
+
+    def auxiliary(self, passes: Mapping[str, Objective]) -> Finding | None:
+        """C9 vi, on fresh weights, for a model with auxiliary terms."""
+        if self.config.with_terms_times(COEFFICIENT_FACTOR) == self.config:
+            return None
+
+        def scaled(factor: float) -> Training:
+            return self.training(self.config.with_terms_times(factor))
+
+        def evaluation_nats(factor: float) -> float:
+            return sum(
+                scores.nats_sum for scores in self.evaluate(scaled(factor).model, passes, None, None).scores.values()
+            )
+
+        def training_nats(factor: float) -> float:
+            training = scaled(factor)
+            loss = accumulate_gradients(training, batch_examples(training)[:1])
+            return loss.loss_nats + loss.terms_nats
+
+        return check_auxiliary(evaluation_nats, training_nats)
+
+    def several_rows(self) -> Example:
+        """An Example of several rows: of a task each may score one token alone."""
+        training = self.training()
+        recipe = training.recipe.with_(batch_windows=ROWS_OF_SUMS * training.recipe.micro_batches)
+        return batch_examples(replace(training, recipe=recipe))[0]
+
+    def loss_and_gradient(self, examples: Sequence[Example]) -> tuple[float, NDArray[np.float64]]:
+        """The trainer's loss and gradient of one batch that comes in these micro-batches."""
+        training = self.moved()
+        loss = accumulate_gradients(training, list(examples)).loss_nats
+        gradients = [p.grad.flatten().double() for p in training.model.parameters() if p.grad is not None]
+        return loss, torch.cat(gradients).numpy()
+
+    def sums_findings(self, model: LanguageModel, passes: Mapping[str, Objective]) -> list[Finding]:
+        """C9 iv and vii: the evaluator's sums against those counted by hand, for every pass."""
+        reported, table = self.evaluate(model, passes, None, None).scores, self.data.bytes_per_token
+        findings = []
+        for name, objective in passes.items():
+            if name in reported:
+                sums = check_evaluation_sums(
+                    reported[name], hand_sums(self._read_by_hand(model, objective), self.specials, table)
+                )
+                findings.append(sums.with_(message=f"{name}: {sums.message}"))
+                if reported[name].tokens_scored == len(self.tokens):
+                    split = check_split_bytes(reported[name].bytes_scored, self.tokens, table)
+                    findings.append(split.with_(message=f"{name}: {split.message}"))
+        return findings
+
+    def _read_by_hand(self, model: LanguageModel, objective: Objective) -> list[tuple[Example, Tensor]]:
+        """Each window on its own, with its logits."""
+        model.eval()
+        pairs = []
+        for number, window in enumerate(self.windows):
+            draw = window.decisions(window_draws(objective, window.tokens.shape[1], AUDIT_SEED, [number]))
+            example = objective.example(window.tokens, draw, self.specials)
+            example = masked(example, window, self.settings.evaluation.labels)
+            if example.inputs.numel():
+                with torch.no_grad():
+                    pairs.append((example, logits_for(model, example).float()))
+        return pairs
+
+
+def _scored_micro_batch(training: Training) -> Example:
+    """The next micro-batch that scores anything: a label mask may leave some with nothing to check."""
+    for _ in range(MOST_EMPTY_STEPS):
+        if scored := [example for example in batch_examples(training) if example.denominator]:
+            return scored[0]
+        training.counters.optimizer_steps += 1
+    return batch_examples(training)[0]
+
+
+def _batches(windows: Sequence[Windows], size: int) -> list[Windows]:
+    """Consecutive windows of one length, at most `size` in a batch."""
+    batches: list[list[Windows]] = []
+    for window in windows:
+        if batches and len(batches[-1]) < size and batches[-1][0].tokens.shape == window.tokens.shape:
+            batches[-1].append(window)
+        else:
+            batches.append([window])
+    return [Windows.together(batch) for batch in batches]

@@ -1,0 +1,127 @@
+"""What the forms of C1 share: the subject, its banks of Draws by length, randomised copies, and how finely it can be measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor, nn
+
+from palinode.base.errors import BadInput
+from palinode.base.seeds import generator
+from palinode.checks.copies import exact_arithmetic, randomised_copy, rounding_noise, seeded_passes
+from palinode.checks.draws import DrawBank, draw_bank
+from palinode.checks.subject import Subject
+
+TOLERANCE = (
+    1e-12  # of the logits' spread; clean models reach 1e-14, the smallest planted leak that gain 1 shows is 2e-12
+)
+COARSE_TOLERANCE = 1e-4  # arithmetic coarser than float64: a check can fail, it cannot pass
+COARSE_ROUNDING = 1e-11  # curvature leaves 1e-14 in float64, a hidden float32 leaves 1e-8
+BANK_ENTRIES = 64
+SHORT_TOKENS = 33  # long enough for the forms that need one length only
+REFUSALS = (BadInput, ValueError, IndexError, RuntimeError, ArithmeticError)
+
+
+@dataclass
+class Bench:
+    """One subject on the bench. Banks and copies are made once and kept."""
+
+    subject: Subject
+    banks: dict[int, DrawBank] = field(default_factory=dict)
+    copies: dict[float, nn.Module] = field(default_factory=dict)
+    refused: dict[int, bool] = field(default_factory=dict)
+    coarse: bool = False
+
+    @classmethod
+    def of(cls, subject: Subject) -> Bench:
+        """A bench whose arithmetic has been tried out."""
+        bench = cls(subject)
+        bench.coarse = bench._rounds_coarsely()
+        return bench
+
+    @property
+    def bank(self) -> DrawBank:
+        """The decisions at the training length; which passes exist is read from here."""
+        return self.bank_at(self.subject.window_tokens)
+
+    @property
+    def tolerance(self) -> float:
+        """The bound on what must be equal."""
+        return COARSE_TOLERANCE if self.coarse else TOLERANCE
+
+    def bank_at(self, length_tokens: int) -> DrawBank:
+        """The decisions for windows of this length; every pass of the training length is sought."""
+        if length_tokens not in self.banks:
+            training = self.subject.window_tokens
+            wanted = None if length_tokens == training else self.bank_at(training).groups
+            self.banks[length_tokens] = draw_bank(self.subject, length_tokens, most_entries=BANK_ENTRIES, wanted=wanted)
+        return self.banks[length_tokens]
+
+    def reach_tokens(self, group: str) -> int | None:
+        """How far the subject is meant to see in one of its passes; None: the whole window."""
+        subject = self.subject
+        entry = next(entry for entry in self.bank.entries if group in entry.groups)
+        example = subject.example(torch.zeros(1, subject.window_tokens, dtype=torch.long), entry.draw)
+        return next(subject.reach_in(one) for one, _ in example.by_group() if one.name == group)
+
+    @property
+    def short_tokens(self) -> int:
+        """A length of at most 33 tokens that the subject takes, else the training length."""
+        short = min(SHORT_TOKENS, self.subject.window_tokens)
+        return short if self.accepts(short) else self.subject.window_tokens
+
+    def accepts(self, length_tokens: int) -> bool:
+        """Do the objective and the module take windows of this length? The lengths that the arm uses are not asked: they must."""
+        subject = self.subject
+        if length_tokens in (subject.window_tokens, subject.evaluation_tokens):
+            return True
+        if length_tokens not in self.refused:
+            self.refused[length_tokens] = not 1 <= length_tokens <= subject.max_window_tokens or self._raises(
+                length_tokens
+            )
+        return not self.refused[length_tokens]
+
+    def copy(self, gain: float) -> nn.Module:
+        """The module with every path open, its random matrices scaled by `gain`."""
+        if gain not in self.copies:
+            rng = generator(self.subject.seed, "audit", "weights", f"{gain}")
+            self.copies[gain] = randomised_copy(self.subject.module, gain, rng)
+        return self.copies[gain]
+
+    def window(self, kind: str, length_tokens: int, rng: Generator) -> Tensor:
+        """(N,) ids: `random`, `repeats` (three ids in turn), `equal` (one id) or `distinct` (no id twice)."""
+        vocabulary = self.subject.content_tokens
+        if kind == "repeats":
+            return torch.randint(vocabulary, (3,), generator=rng).repeat(length_tokens // 3 + 1)[:length_tokens]
+        if kind == "equal":
+            return torch.randint(vocabulary, (1,), generator=rng).repeat(length_tokens)
+        if kind == "distinct":
+            return torch.randperm(vocabulary, generator=rng)[:length_tokens]
+        return torch.randint(vocabulary, (length_tokens,), generator=rng)
+
+    def _raises(self, length_tokens: int) -> bool:
+        window = torch.zeros(1, length_tokens, dtype=torch.long)
+        try:
+            for entry in self.bank_at(length_tokens).covering(1):
+                with torch.no_grad(), exact_arithmetic(), seeded_passes(self.subject.seed, "accepts"):
+                    self.subject.logits(self.copy(1.0).eval(), self.subject.example(window, entry.draw))
+        except REFUSALS:
+            return True
+        return False
+
+    def _rounds_coarsely(self) -> bool:
+        """Is some step inside the module rounded more coarsely than float64?"""
+        subject = self.subject
+        rng = generator(subject.seed, "audit", "rounding")
+        length = self.short_tokens
+        entry = self.bank_at(length).covering(1)[0]
+        example = subject.example(self.window("random", length, rng)[None], entry.draw)
+        module = self.copy(1.0).eval()
+
+        def logits_of(copied: nn.Module) -> Tensor:
+            with torch.no_grad(), seeded_passes(subject.seed, "rounding"):
+                return subject.logits(copied, example)
+
+        with exact_arithmetic():
+            return rounding_noise(logits_of, module, rng) > COARSE_ROUNDING

@@ -1,0 +1,153 @@
+"""Which decisions an objective makes: a bank of distinct Draws that covers every pass it can make, however rare.
+
+An objective that reads rtl in one batch of twenty would be audited on ltr alone by the first draw that comes. The bank goes
+on drawing, over the whole schedule, until every pass has been seen, or says which never came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from palinode.base.example import Draw
+from palinode.base.seeds import generator
+from palinode.checks.subject import Subject
+from palinode.objectives import Objective, Progress
+
+CALL_WINDOWS = 8
+FEWEST_CALLS = 64
+MOST_CALLS = 8192  # a pass drawn once in a thousand batches is missed with probability 3e-4
+SCHEDULE_STEPS = 1_000_000
+
+Key = tuple[tuple[str, tuple[int, ...], bytes], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """The decisions for one window (tensors keep a leading dimension of 1) and the passes they lead to."""
+
+    draw: Draw
+    groups: tuple[str, ...]
+
+    @property
+    def shapes(self) -> tuple[tuple[str, torch.Size], ...]:
+        """Names and shapes of the decisions: only entries with equal shapes fit in one batch."""
+        return tuple((name, decision.shape) for name, decision in sorted(self.draw.decisions.items()))
+
+
+@dataclass(frozen=True)
+class DrawBank:
+    """Distinct entries for windows of one length.
+
+    Attributes:
+        by_row: windows of one batch get decisions of their own (else one decision for the whole batch).
+        never_drawn: passes that the objective names but did not make in `calls` batches.
+    """
+
+    entries: tuple[Entry, ...]
+    by_row: bool
+    never_drawn: tuple[str, ...]
+    calls: int
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """Every pass that was drawn."""
+        return tuple(dict.fromkeys(group for entry in self.entries for group in entry.groups))
+
+    def covering(self, most: int) -> list[Entry]:
+        """The few entries that make every pass, and others up to `most`."""
+        chosen: list[Entry] = []
+        missing = set(self.groups)
+        while missing:
+            best = max(self.entries, key=lambda entry: len(missing & set(entry.groups)))
+            chosen.append(best)
+            missing -= set(best.groups)
+        others = [entry for entry in self.entries if entry not in chosen]
+        return chosen + others[: max(0, most - len(chosen))]
+
+    def batch(self, windows: int, step: int, rng: Generator, group: str | None = None) -> list[Entry]:
+        """One entry for each window of a batch, all with the pass `group`; without it every pass gets an equal share."""
+        entries = [entry for entry in self.entries if group is None or group in entry.groups]
+        shapes = list(dict.fromkeys(entry.shapes for entry in entries))
+        family = [entry for entry in entries if entry.shapes == shapes[step % len(shapes)]]
+        groups = [group] if group else list(dict.fromkeys(name for entry in family for name in entry.groups))
+        if not self.by_row:
+            return [_choose(family, groups[step % len(groups)], rng)] * windows
+        return [_choose(family, groups[window % len(groups)], rng) for window in range(windows)]
+
+
+def draw_bank(
+    subject: Subject, window_tokens: int, *, most_entries: int = 256, wanted: Sequence[str] | None = None
+) -> DrawBank:
+    """Draw until every pass in `wanted` (default: all that the objective names) was seen.
+
+    Raises:
+        ValueError, IndexError, RuntimeError: whatever the objective raises for windows of this length.
+    """
+    objective = subject.objective
+    missing = set(objective.groups() if wanted is None else wanted)
+    entries: dict[Key, Entry] = {}
+    by_row, calls = False, 0
+    for calls, draw in enumerate(_draws(objective, window_tokens, subject.seed), 1):
+        keys = _keys(draw)
+        by_row = by_row or len(set(keys)) > 1
+        if any(key not in entries for key in keys):
+            for key, entry in zip(keys, _entries(subject, draw, window_tokens), strict=True):
+                if len(entries) < most_entries or missing & set(entry.groups):
+                    entries.setdefault(key, entry)
+                    missing -= set(entry.groups)
+        if not missing and (calls >= FEWEST_CALLS or len(entries) >= most_entries or not draw.decisions):
+            break
+    return DrawBank(tuple(entries.values()), by_row, tuple(sorted(missing)), calls)
+
+
+def joined_draw(entries: Sequence[Entry]) -> Draw:
+    """The entries' decisions as those of one batch, in order."""
+    names = entries[0].draw.decisions
+    return Draw({name: torch.cat([entry.draw[name] for entry in entries]) for name in names})
+
+
+def contract(objective: Objective, entry: Entry, group: str, window_tokens: int) -> Tensor:
+    """Boolean (N, N) by source and target: what the objective's definition allows under these decisions."""
+    index = torch.arange(window_tokens)
+    allowed = objective.may_inform(index[:, None], index[None, :], group, entry.draw.of_row(0))
+    return torch.as_tensor(allowed).expand(window_tokens, window_tokens)
+
+
+def _draws(objective: Objective, window_tokens: int, seed: int) -> Iterator[Draw]:
+    """Draws at steps spread over a long schedule, evenly and by powers of ten (a pass may begin late)."""
+    for call in range(MOST_CALLS):
+        even = (call // 2 * 104_729) % SCHEDULE_STEPS
+        progress = Progress(10 ** (call // 2 % 6) - 1 if call % 2 else even, SCHEDULE_STEPS, objective.state())
+        windows = CALL_WINDOWS
+        yield objective.draw(windows, window_tokens, generator(seed, "audit", "draws", window_tokens, call), progress)
+
+
+def _keys(draw: Draw) -> list[Key]:
+    """What makes two windows' decisions the same."""
+    named = sorted(draw.decisions.items())
+    return [
+        tuple((name, tuple(d.shape), d[row].contiguous().numpy().tobytes()) for name, d in named)
+        for row in range(CALL_WINDOWS)
+    ]
+
+
+def _entries(subject: Subject, draw: Draw, window_tokens: int) -> list[Entry]:
+    """One entry per window, with the passes that an Example of these windows makes of it."""
+    example = subject.example(torch.zeros(CALL_WINDOWS, window_tokens, dtype=torch.long), draw)
+    groups: list[list[str]] = [[] for _ in range(CALL_WINDOWS)]
+    for group, rows in example.by_group():
+        for window in set(example.window_row[rows].tolist()):
+            groups[window].append(group.name)
+    return [
+        Entry(Draw({name: d[row : row + 1] for name, d in draw.decisions.items()}), tuple(groups[row]))
+        for row in range(CALL_WINDOWS)
+    ]
+
+
+def _choose(entries: Sequence[Entry], group: str, rng: Generator) -> Entry:
+    fitting = [entry for entry in entries if group in entry.groups]
+    return fitting[int(torch.randint(len(fitting), (), generator=rng))]

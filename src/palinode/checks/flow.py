@@ -1,0 +1,164 @@
+"""C1, information flow: which window tokens move which predictions, measured on the real stack from ids to logits.
+
+For a window w, row 0 is w and row s+1 is w with token s replaced; every row's Example is rebuilt with the same Draw; the
+module runs in float64 with weights that leave every path open. What changes at the slots predicting w_t by replacing w_s is the
+influence of s on t. A run is one such batch, for every pass that the Draw makes. Which runs are made:
+
+- 16 tokens, all sources, gain 1: the picture.
+- The train and evaluation lengths: gain 1, all sources up to 65 tokens, else 64 of them.
+- Every other length in `lengths` that the model takes: gain 1, all sources up to 33 tokens, else 8. Padding and wrap-around
+  faults depend on the length, and begin at the ends and at powers of two: those sources are always among the 8.
+- Gains 4 and 16: all sources at 8 tokens, 8 sources at the train and evaluation lengths. Soft masks need large scores to show.
+- 16 Draws at 24 tokens, when the objective makes that many: one Draw may not hold the kept or hidden token that leaks.
+- 16 passes in train mode at 8 tokens, each with its own state of torch's generator: a leak may fire on some passes only.
+- Windows of repeated and of equal ids at 33 tokens: random ids do not trigger comparisons of ids.
+
+Beside them: law (c) in `provenance.py`, batch neighbours and prefix agreement in `invariance.py`, gradients in `gradient.py`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from pydantic import Field
+from torch import nn
+
+from palinode.base.config import Config
+from palinode.base.errors import BadInput
+from palinode.base.finding import Finding
+from palinode.base.seeds import generator
+from palinode.checks.bench import Bench
+from palinode.checks.copies import double_copy, exact_arithmetic, seeded_passes
+from palinode.checks.draws import contract
+from palinode.checks.gradient import check_gradient
+from palinode.checks.influence import influence, sampled_sources
+from palinode.checks.invariance import check_neighbours, check_prefix
+from palinode.checks.provenance import check_provenance
+from palinode.checks.subject import Subject, slots_needed
+from palinode.checks.tally import Setting, Tally
+
+
+class FlowSettings(Config):
+    """How much of C1 is run; the defaults are the list above. `own_weights` adds runs with the module's own weights."""
+
+    lengths: tuple[int, ...] = (1, 2, 3, 31, 32, 33, 48, 64, 65, 96, 129)
+    gains: tuple[float, ...] = (4.0, 16.0)
+    picture_tokens: int = Field(default=16, ge=1)
+    small_tokens: int = Field(default=8, ge=1)
+    draws: int = Field(default=16, ge=1)
+    draws_tokens: int = Field(default=24, ge=1)
+    train_passes: int = Field(default=16, ge=0)
+    all_sources_up_to: int = 33
+    all_sources_of_used_up_to: int = 65
+    sampled_sources: int = Field(default=8, ge=2)
+    sampled_sources_of_used: int = Field(default=64, ge=2)
+    own_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One setting, how many sources to perturb, and with how many Draws."""
+
+    setting: Setting
+    most_sources: int
+    draws: int = 1
+
+
+def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[Finding, ...]:
+    """All of C1 on one subject: two findings per pass (law and control) and one for each of the other forms.
+
+    Raises:
+        BadInput: fewer than two content ids, or a forward that does not return logits.
+    """
+    settings = settings or FlowSettings()
+    if subject.content_tokens < 2:
+        raise BadInput("needs at least two content ids, to replace one by another", field="vocab_size")
+    bench = Bench.of(_stretched(subject, settings))
+    tallies = _measured(bench, settings)
+    notes = _notes(bench)
+    flow = [finding for tally in tallies for finding in (tally.law(subject.seed), tally.control(subject.seed))]
+    return (
+        *check_provenance(bench),
+        *(finding.with_(numbers={**finding.numbers, **notes}) for finding in flow),
+        check_neighbours(bench),
+        *check_prefix(bench),
+        check_gradient(bench),
+    )
+
+
+def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
+    """The runs, in the order in which a reader wants to hear of a leak."""
+    longest = subject.max_window_tokens
+    used = tuple(dict.fromkeys((subject.window_tokens, subject.evaluation_tokens)))
+    small = min(settings.small_tokens, longest)
+    runs = [Planned(Setting(min(settings.picture_tokens, longest)), longest)]
+    for length in used:
+        every = length <= settings.all_sources_of_used_up_to
+        runs.append(Planned(Setting(length), length if every else settings.sampled_sources_of_used))
+    for length in (n for n in settings.lengths if n <= longest and n not in used):
+        every = length <= settings.all_sources_up_to
+        runs.append(Planned(Setting(length), length if every else settings.sampled_sources))
+    for gain in settings.gains:
+        runs.append(Planned(Setting(small, gain), small))
+        runs += [Planned(Setting(length, gain), settings.sampled_sources) for length in used]
+    if settings.draws > 1:
+        runs.append(Planned(Setting(min(settings.draws_tokens, longest)), longest, settings.draws))
+    runs += [Planned(Setting(small, training=True, pass_seed=seed), small) for seed in range(settings.train_passes)]
+    runs += [Planned(Setting(min(33, longest), window=kind), longest) for kind in ("repeats", "equal")]
+    if settings.own_weights:
+        runs += [Planned(Setting(length, None), settings.sampled_sources_of_used) for length in used]
+    return runs
+
+
+def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
+    """Run the plan. A length that the objective or the module refuses is skipped, unless the arm uses it."""
+    tallies = {group: Tally.of(bench, group) for group in bench.bank.groups}
+    for item in plan(bench.subject, settings):
+        if bench.accepts(item.setting.length_tokens):
+            _run(bench, item, tallies)
+    return [tally for tally in tallies.values() if tally.runs]
+
+
+def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
+    subject, setting = bench.subject, item.setting
+    length = setting.length_tokens
+    module = _module(bench, setting)
+    entries = bench.bank_at(length).covering(item.draws)
+    if item.draws > 1 and len(entries) < 3:
+        return  # a coin has two faces, and the other runs hold both
+    for index, entry in enumerate(entries):
+        rng = generator(subject.seed, "audit", "flow", length, f"{setting.gain}", setting.window, index)
+        window = bench.window(setting.window, length, rng)
+        sources = sampled_sources(length, item.most_sources, rng)
+        with exact_arithmetic(), seeded_passes(subject.seed, "flow", setting.pass_seed):
+            found = influence(subject, module, window, entry, sources, rng)
+        for one in found:
+            if one.scored.any() and one.group in tallies:
+                allowed = contract(subject.objective, entry, one.group, length)
+                tallies[one.group].add(replace(setting, draw=index), one, allowed)
+
+
+def _module(bench: Bench, setting: Setting) -> nn.Module:
+    own = setting.gain is None
+    module = double_copy(bench.subject.module) if own else bench.copy(setting.gain or 1.0)
+    return module.train(setting.training)
+
+
+def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
+    """The subject with its module rebuilt for the longest length of the plan, where it can be."""
+    longest = max(subject.max_window_tokens, *settings.lengths, settings.draws_tokens, settings.picture_tokens)
+    if subject.rebuild is None or settings.own_weights:
+        return subject
+    module = subject.rebuild(subject.vocab_size, slots_needed(subject, longest), subject.seed)
+    return replace(subject, module=module, max_window_tokens=longest)
+
+
+def _notes(bench: Bench) -> dict[str, str | int]:
+    """What was not measured, for the reader of the numbers."""
+    notes: dict[str, str | int] = {}
+    if refused := sorted(length for length, is_refused in bench.refused.items() if is_refused):
+        notes["lengths_refused"] = ", ".join(map(str, refused))
+    if bench.bank.never_drawn:
+        notes["passes_never_drawn"] = ", ".join(bench.bank.never_drawn)
+        notes["batches_drawn"] = bench.bank.calls
+    return notes

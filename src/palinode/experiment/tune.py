@@ -1,0 +1,72 @@
+"""What the trials of an experiment chose: for each arm at each scale the value with the best score on the tuning split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from palinode.base.errors import BadInput
+from palinode.results.record import ChoiceEntry
+from palinode.results.store import Store
+from palinode.run.one import FINAL_OUTCOMES
+from palinode.spec.experiment import ResolvedExperiment
+from palinode.spec.run_spec import RunSpec
+from palinode.spec.tuning import trials_of, tuning_metric, with_chosen
+
+Tried = Sequence[tuple[float, Sequence[RunSpec]]]
+
+
+def tuned(resolved: ResolvedExperiment, store: Store) -> tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]] | None:
+    """The experiment at the chosen values, and how they were chosen; None while a trial is left to do.
+
+    Raises:
+        BadInput: no trial of an arm came to a score.
+    """
+    cells = [(arm.name, scale) for scale in resolved.scales for arm in resolved.arms]
+    tried = {cell: trials_of(resolved, *cell) for cell in cells}
+    if not all(_ended(spec, store) for values in tried.values() for _, specs in values for spec in specs):
+        return None
+    choices = tuple(_choice(resolved, arm, scale, tried[arm, scale], store) for arm, scale in cells)
+    return with_chosen(resolved, {(choice.arm, choice.scale): choice.chosen for choice in choices}), choices
+
+
+def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, store: Store) -> ChoiceEntry:
+    tuning, decision = resolved.tuning, resolved.decision
+    assert tuning is not None
+    scores = {value: _mean_score(specs, tuning_metric(decision), store) for value, specs in tried}
+    known = {value: score for value, score in scores.items() if score is not None}
+    if not known:
+        told = f"no trial of arm {arm!r} at scale {scale} came to a score"
+        raise BadInput(told, field="tuning.values", hint="`palinode show` on the trials says why")
+    sign = 1 if decision.better == "lower" else -1
+    runs = tuple(spec.run_id for _, specs in tried for spec in specs)
+    return ChoiceEntry(
+        arm=arm,
+        scale=scale,
+        field=tuning.field,
+        values=tuple(scores),
+        scores=tuple(scores.values()),
+        chosen=min(known, key=lambda value: (sign * known[value], value)),
+        runs=runs,
+        tokens_read=sum(_tokens_read(run_id, store) for run_id in runs),
+    )
+
+
+def _mean_score(specs: Sequence[RunSpec], metric: str, store: Store) -> float | None:
+    """Over the seeds; None when one of them diverged: a value at which runs diverge is not chosen."""
+    results = [store.record(spec.run_id).result for spec in specs]
+    scores = [result.score(metric) if result is not None and result.outcome == "done" else None for result in results]
+    known = [score for score in scores if score is not None]
+    return fmean(known) if len(known) == len(scores) else None
+
+
+def _ended(spec: RunSpec, store: Store) -> bool:
+    if not store.run_directory(spec.run_id).exists():
+        return False
+    result = store.record(spec.run_id).result
+    return result is not None and result.outcome in FINAL_OUTCOMES
+
+
+def _tokens_read(run_id: str, store: Store) -> float:
+    result = store.record(run_id).result
+    return float((result.counters.get("tokens_read") or 0) if result else 0)

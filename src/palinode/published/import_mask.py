@@ -1,0 +1,270 @@
+"""Published results become records: one run per row of the file, under an experiment that every command can read.
+
+Nothing was trained here, so nothing was audited before training; what the numbers themselves allow is checked at import: an
+rtl loss far below ltr is a leak until proven otherwise (C8), and the report stamps the arm with it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from palinode.base import fsio
+from palinode.base.config import content_hash
+from palinode.base.errors import BadInput
+from palinode.base.finding import AuditReport, Finding
+from palinode.checks.loss_floor import check_directions
+from palinode.published.mask_csv import DIRECTIONS, EVAL, PROBABILITIES, TRAIN, MaskFile, MaskRow, read_mask_csv
+from palinode.results.record import METRICS_FILE, RESULT_FILE, ArmEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.store import Store
+
+FORMAT = "mask-csv"
+NAME, SIZE = "mask-published", "imported"
+QUESTION = (
+    "Published: does reading right to left with probability p, beside left to right, help the left-to-right task?"
+)
+EVALUATION_TOKENS = 153_600  # two thirds of the published accuracies are whole numbers of this many targets
+RUN_ID_CHARACTERS = 16
+
+
+@dataclass(frozen=True)
+class Imported:
+    """What an import found and where it lies.
+
+    Attributes:
+        findings: (arm, scale, seed) -> the check of its two losses against each other.
+        written: how many runs were new to the store.
+    """
+
+    entry: ExperimentEntry
+    findings: dict[tuple[str, str, int], Finding]
+    written: int
+
+    @property
+    def leaking_arms(self) -> tuple[str, ...]:
+        """The arms with a run whose rtl loss no honest model reaches."""
+        return tuple(dict.fromkeys(arm for (arm, _, _), finding in self.findings.items() if finding.shows_leak))
+
+
+def import_mask(file: Path, store: Store, name: str = NAME) -> Imported:
+    """Read the published CSV of the mask system into the store; a second time changes nothing.
+
+    Args:
+        name: of the experiment; its size is `imported`.
+
+    Raises:
+        BadInput: the file cannot be used (file, line and column are named), or the store holds another experiment of this name.
+        EnvironmentProblem: the disk refused. Whatever was written is finished by the same import again.
+    """
+    table = read_mask_csv(file)
+    arms = {row.line: arm_name(row) for row in table.rows}
+    _refuse_twins(table, arms, file)
+    entry = _entry(table, arms, file, name)
+    before = _entry_there(store, entry)
+    findings = {(arms[row.line], row.scale, row.seed): _finding(row) for row in table.rows}
+    written = sum(_write_run(store, table, row, file) for row in table.rows)
+    entry = entry.model_copy(update={"created": before.created if before else time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    if before != entry:
+        store.write_experiment(entry)
+    return Imported(entry, findings, written)
+
+
+def arm_name(row: MaskRow) -> str:
+    """`p=0.05`, with what else sets the arm apart: the mask, an adaptive p, direction tokens left off."""
+    parts = [f"p={row.probability:g}"]
+    parts += [] if row.mask == "bidirectional" else [f"{row.directions[0]} only"]
+    parts += ["adaptive"] if row.adjusted else []
+    parts += [] if row.direction_tokens else ["no direction tokens"]
+    return ", ".join(parts)
+
+
+def spec_of(table: MaskFile, row: MaskRow, file: Path) -> dict[str, Any]:
+    """The resolved spec of a published run, as far as it was published."""
+    return {
+        "imported": _source(table, row, file) | {"run_number": row.run_number},
+        "seed": row.seed,
+        "data": {"corpus": "wikitext-103", "tokenizer": "gpt2"},
+        "model": {
+            "kind": "hlb-gpt 0.4.1",
+            "layers": row.depth,
+            "width": row.width,
+            "model_scale": row.model_scale,
+            "direction_tokens": row.direction_tokens,
+        },
+        "objective": {
+            "kind": f"published {row.mask} mask",
+            "directions": list(row.directions),
+            "p": {"kind": "adaptive" if row.adjusted else "constant", "value": row.probability},
+        },
+    }
+
+
+def _source(table: MaskFile, row: MaskRow, file: Path) -> dict[str, str | int]:
+    return {"format": FORMAT, "file": file.name, "sha256": table.sha256, "line": row.line}
+
+
+def _run_id(table: MaskFile, row: MaskRow) -> str:
+    """The same row of the same bytes is the same run, whatever the file is called."""
+    return content_hash([FORMAT, table.sha256, row.line])[:RUN_ID_CHARACTERS]
+
+
+def _refuse_twins(table: MaskFile, arms: dict[int, str], file: Path) -> None:
+    seen: dict[tuple[str, str, int], int] = {}
+    for row in table.rows:
+        place = (arms[row.line], row.scale, row.seed)
+        if place in seen:
+            said = f"is line {seen[place]} again: {place[0]}, {place[1]}, seed {row.seed}"
+            raise BadInput(said, file=str(file), field=f"line {row.line}, column seed")
+        seen[place] = row.line
+
+
+def _entry(table: MaskFile, arms: dict[int, str], file: Path, name: str) -> ExperimentEntry:
+    by_size = sorted(table.rows, key=lambda row: (row.parameters, row.depth))
+    of_arm = {
+        arm: list(rows) for arm, rows in groupby(sorted(by_size, key=lambda r: arms[r.line]), lambda r: arms[r.line])
+    }
+    baseline = next((arm for arm, rows in of_arm.items() if "rtl" not in rows[0].directions), None)
+    absent = ArmEntry(name="p=0", note="Left to right only: the baseline. The file holds no such run.")
+    entries = [ArmEntry(name=arm, note=_note(rows[0]), diff=_diff(rows[0])) for arm, rows in of_arm.items()]
+    entries = sorted(entries, key=lambda arm: arm.name != baseline)
+    return ExperimentEntry(
+        name=name,
+        size=SIZE,
+        question=QUESTION,
+        command=("palinode", "import", "mask", file.name),
+        decision={
+            "metric": "validation.ltr.nats_per_token",
+            "baseline": baseline or absent.name,
+            "better": "lower",
+            "confidence": 0.95,
+            "equal": "tokens_read",
+        },
+        arms=tuple(entries) if baseline else (absent, *entries),
+        scales=tuple(dict.fromkeys(row.scale for row in by_size)),
+        seeds=tuple(sorted({row.seed for row in table.rows})),
+        runs=tuple(
+            RunEntry(arm=arm, scale=row.scale, seed=row.seed, run_id=_run_id(table, row))
+            for arm, rows in of_arm.items()
+            for row in rows
+        ),
+        source={"format": FORMAT, "file": file.name, "sha256": table.sha256},
+    )
+
+
+def _note(row: MaskRow) -> str:
+    if "rtl" not in row.directions:
+        return "Published: left to right only."
+    how = "p follows the ratio of the perplexities" if row.adjusted else f"p = {row.probability:g} throughout"
+    return f"Published: ltr on every window, rtl beside it with probability p; {how}."
+
+
+def _diff(row: MaskRow) -> tuple[tuple[str, Any, Any], ...]:
+    p_kind = (("objective.p.kind", "constant", "adaptive"),) if row.adjusted else ()
+    tokens = () if row.direction_tokens else (("model.direction_tokens", True, False),)
+    return (("objective.p.value", 0, row.probability), *p_kind, *tokens)
+
+
+def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None:
+    """The entry of an earlier import of the same bytes.
+
+    Raises:
+        BadInput: something else has this name.
+    """
+    before = next((known for known in store.experiments() if known.full_name == entry.full_name), None)
+    if before is not None and before.source.get("sha256") != entry.source["sha256"]:
+        raise BadInput(
+            f"experiment {entry.full_name!r} is there already and came from something else",
+            file=str(store.root),
+            hint="choose another --name",
+        )
+    return before
+
+
+def _write_run(store: Store, table: MaskFile, row: MaskRow, file: Path) -> bool:
+    """Write one run, its result last; False when it is there already."""
+    run_id = _run_id(table, row)
+    directory = store.run_directory(run_id)
+    if (directory / RESULT_FILE).exists():
+        return False
+    store.write_spec(run_id, spec_of(table, row, file))
+    fsio.rewrite_lines(directory / METRICS_FILE, list(_metrics(row)))
+    store.write_run_audit(run_id, AuditReport(subject=run_id, findings=(_finding(row),)))
+    store.write_result(_result(run_id, table, row, file))
+    return True
+
+
+def _metrics(row: MaskRow) -> Iterable[dict[str, Any]]:
+    """Every curve of the row. The published training loss is of the last pass of a step, whichever way it read."""
+    lists, last_step = row.lists, int(row.lists[EVAL["steps"]][-1])
+    names = {field: lists[column] for field, column in TRAIN.items()}
+    for index, step in enumerate(names["steps"]):
+        yield {
+            "event": "train",
+            **_place(int(step), names["tokens_read"][index], names["epochs"][index]),
+            "nats_by_group": {"as published": names["nats"][index]},
+            "accuracy": names["accuracy"][index],
+            "p": None if row.adjusted else row.probability,
+        }
+    names = {field: lists[column] for field, column in EVAL.items()}
+    for index, step in enumerate(names["steps"]):
+        yield {
+            "event": "eval",
+            "split": "validation",
+            "final": step == last_step,
+            **_place(int(step), names["tokens_read"][index], names["epochs"][index]),
+            "seconds": names["seconds"][index],
+            "scores": {direction: row.scores(direction, index) for direction in DIRECTIONS},
+        }
+    cuts = {direction: row.cuts(direction) for direction in DIRECTIONS}
+    yield {"event": "layer_cut", "step": last_step, "split": "validation", "final": True, "scores": cuts}
+    passes = [[value, len(list(equal))] for value, equal in groupby(lists[PROBABILITIES])]
+    yield {"event": "rtl_probability", "step": last_step, "p_and_passes": passes}
+
+
+def _place(step: int, tokens_read: float, epochs: float) -> dict[str, Any]:
+    return {"step": step, "tokens_read": int(tokens_read), "epochs": epochs}
+
+
+def _finding(row: MaskRow) -> Finding:
+    """C8 on the final losses; a direction that was not trained proves nothing."""
+    nats = {direction: row.final_nats[direction] for direction in row.directions}
+    return check_directions(nats, dict.fromkeys(DIRECTIONS, EVALUATION_TOKENS))
+
+
+def _result(run_id: str, table: MaskFile, row: MaskRow, file: Path) -> Result:
+    final = {direction: row.scores(direction, -1) for direction in DIRECTIONS}
+    for direction, scores in final.items():
+        if scores["nats_per_token"] != row.final_nats[direction]:  # another evaluation: its other scores are not known
+            final[direction] = {"nats_per_token": row.final_nats[direction]}
+    steps, seconds = int(row.lists[EVAL["steps"]][-1]), row.lists[EVAL["seconds"]][-1]
+    return Result(
+        run_id=run_id,
+        outcome="done",
+        scores={"validation": final},
+        counters={
+            "tokens_read": int(row.lists[EVAL["tokens_read"]][-1]),
+            "optimizer_steps": steps,
+            "evaluations": len(row.lists[EVAL["steps"]]),
+        },
+        parameters={"total": row.parameters},
+        seconds={"total": seconds},
+        provenance="imported",
+        source=_source(table, row, file),
+    )
+
+
+def leak_lines(imported: Imported) -> Sequence[str]:
+    """One line per arm whose numbers give the alarm."""
+    lines = []
+    for arm in imported.leaking_arms:
+        mine = {place: finding for place, finding in imported.findings.items() if place[0] == arm}
+        failed = {place: finding for place, finding in mine.items() if finding.shows_leak}
+        (_, scale, seed), worst = min(failed.items(), key=lambda item: float(item[1].numbers["ratio"] or 0))
+        lines.append(
+            f"LEAK  {arm}: rtl far below ltr in {len(failed)} of {len(mine)} runs; {scale}, seed {seed}: {worst.message}"
+        )
+    return lines

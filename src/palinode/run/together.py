@@ -1,0 +1,80 @@
+"""Several runs of one shape in one process, their weights stacked; each leaves the files it would leave alone.
+
+A start of Python and torch takes seconds, as long as a tiny run trains, and is shared; so are the calls of every step
+(`train/stacked.py`). Bits differ from those of a run alone, as sums are taken in another order: `runs_together` in the
+fingerprint says of how many runs the weights were stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from palinode.base.config import content_hash, encode
+from palinode.results.record import Result
+from palinode.results.store import Store
+from palinode.run.one import Attempt, Event, already_ended, run_one
+from palinode.spec.run_spec import RunSpec
+from palinode.train.loop import DivergedError, StepReport
+from palinode.train.stacked import train_together
+
+FREE = ("seed", "labels")  # runs that differ in these alone make the same calls on tensors of the same shapes
+FREE_OF_RECIPE = ("optimizer", "schedule")
+
+
+def stack_key(spec: RunSpec) -> str | None:
+    """Runs with the same key may be trained together; None where one is better off alone: its step is compiled."""
+    if spec.recipe.compile:
+        return None
+    plain = encode(spec)
+    recipe = {name: value for name, value in plain["recipe"].items() if name not in FREE_OF_RECIPE}
+    return content_hash({name: value for name, value in plain.items() if name not in FREE} | {"recipe": recipe})
+
+
+def run_together(
+    specs: Sequence[RunSpec],
+    store: Store,
+    on_event: Callable[[Event], None] = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> list[Result]:
+    """Train, evaluate and record runs with one `stack_key`, or go on with them; arguments as of `run_one`.
+
+    Every event names its `run_id`. A run that diverges is recorded and leaves; the others go on.
+    """
+    results = {spec.run_id: ended for spec in specs if (ended := already_ended(spec, store)) is not None}
+    left = [spec for spec in specs if spec.run_id not in results]
+    if len(left) == 1:
+        results[left[0].run_id] = run_one(left[0], store, _named(on_event, left[0]), should_stop)
+    elif left:
+        attempts = [Attempt.begin(spec, store, _named(on_event, spec), len(left)) for spec in left]
+        results |= {result.run_id: result for result in _trained(attempts, should_stop)}
+    return [results[spec.run_id] for spec in specs]
+
+
+def _trained(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> list[Result]:
+    """What became of each."""
+    for attempt in attempts:
+        attempt.resume()
+
+    def after_step(index: int, report: StepReport) -> None:
+        attempts[index].after_step(report)
+
+    trainings = [attempt.training for attempt in attempts]
+    ends = train_together(trainings, after_step=after_step, should_stop=should_stop)
+    results = []
+    for attempt, end in zip(attempts, ends, strict=True):
+        try:
+            if isinstance(end, DivergedError):
+                raise end
+            results.append(attempt.finish() if end else attempt.stop())
+        except DivergedError as problem:
+            results.append(attempt.record("diverged", reason=str(problem)))
+    return results
+
+
+def _named(on_event: Callable[[Event], None], spec: RunSpec) -> Callable[[Event], None]:
+    return partial(_tell, on_event, spec.run_id)
+
+
+def _tell(on_event: Callable[[Event], None], run_id: str, event: Event) -> None:
+    on_event({**event, "run_id": run_id})

@@ -1,0 +1,171 @@
+"""The arms of the demo through their own trainer and evaluator: honest arms pass, the published mask fails, caches hold."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from palinode import Store
+from palinode.audit import arms, audit_arm, audit_comparison, audit_trained, text_floor
+from palinode.audit.trainer_bench import TrainerBench
+from palinode.base.config import encode
+from palinode.data.store import prepare
+from palinode.experiment.audit_ahead import audit_ahead
+from palinode.models.decoder import Decoder
+from palinode.run.one import run_one
+from palinode.run.trained import load_trained
+from palinode.spec import load
+from palinode.spec.run_spec import RunSpec
+
+DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"
+SMALL = {"model.width": 32, "model.layers": 1, "recipe.steps": 20, "recipe.evaluate_every_steps": 10}
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load(DEMO).experiment.resolve(None, SMALL, (1, 2))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return Store(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def measured_ahead(demo, store) -> None:
+    """Both cores at work; what the tests below look at was measured by other processes."""
+    specs = [RunSpec.of(demo.settings(arm.name, "base"), seed=1) for arm in demo.arms]
+    audit_ahead(specs, store, None, workers=2)
+    assert not any(arms.missing_parts(spec.settings, store) for spec in specs)
+
+
+@pytest.fixture(scope="module")
+def audited(demo, store, measured_ahead):
+    return {arm.name: audit_arm(demo.settings(arm.name, "base"), name=arm.name, store=store) for arm in demo.arms}
+
+
+@pytest.mark.parametrize("arm", ["ltr", "both"])
+def test_every_check_passes_on_an_honest_arm(audited, arm):
+    findings = audited[arm].report.findings
+    assert [(f.check, f.message) for f in findings if f.outcome != "pass"] == []
+    assert {f.check.partition(".")[0] for f in findings} == {"C1", "C2", "C3", "C4", "C6", "C9"}
+
+
+def test_the_published_mask_is_caught_by_flow_and_canary_with_the_positions_named(audited):
+    report = audited["both-published-mask"].report
+    failed = {f.check for f in report.leaks}
+    assert {"C1.perturbation", "C2.canary"} <= failed
+    named = next(f for f in report.leaks if f.check == "C1.perturbation")
+    assert "15 of 16 targets see themselves" in named.message
+    assert all("rtl" in f.message for f in report.leaks if f.check in ("C1.perturbation", "C2.canary"))
+
+
+def test_a_stored_audit_is_not_measured_again(demo, store, audited, monkeypatch):
+    for name in ("_model_findings", "_evaluation_findings", "_data_findings"):
+        monkeypatch.setattr(arms, name, lambda *arguments: pytest.fail("measured again"))
+    again = audit_arm(demo.settings("ltr", "base"), name="ltr", store=store)
+    assert again == audited["ltr"]
+
+
+def test_the_cache_key_follows_what_an_audit_depends_on(demo):
+    settings = demo.settings("ltr", "base")
+    data = prepare(settings.data)
+    wider = settings.with_(model=settings.model.with_(width=64))
+    longer = settings.with_(data=settings.data.with_(window_tokens=96))
+    assert arms._model_key(settings, data) != arms._model_key(wider, data)
+    assert arms._model_key(settings, data) != arms._model_key(longer, data)
+    assert arms._data_key(settings, data) == arms._data_key(wider, data)
+    larger = wider.with_(model=wider.model.with_(width=512))
+    assert arms._evaluation_key(wider, data) == arms._evaluation_key(larger, data), "both are checked on a small one"
+    other = settings.with_(recipe=settings.recipe.with_(micro_batches=2))
+    assert arms._evaluation_key(settings, data) != arms._evaluation_key(other, data)
+    assert arms._data_key(settings, data) != arms._data_key(longer, data)
+
+
+def test_an_evaluation_that_draws_from_the_global_generator_is_caught(demo, monkeypatch):
+    """M35 through the real wiring: the real evaluator, made to draw a number."""
+    settings = demo.settings("ltr", "base")
+    honest = TrainerBench.evaluate
+
+    def draws(bench, model, passes, batch, order):
+        torch.rand(1)
+        return honest(bench, model, passes, batch, order)
+
+    monkeypatch.setattr(TrainerBench, "evaluate", draws)
+    findings = arms._evaluation_findings(settings, prepare(settings.data))
+    failed = {f.check for f in findings if f.outcome == "fail"}
+    assert "C3.leaves_no_trace" in failed
+
+
+def test_trained_runs_and_their_comparison_are_audited(demo, store):
+    records = []
+    for run in demo.runs:
+        if run.arm in ("ltr", "both"):
+            run_one(run.spec, store)
+            records.append((run.arm, run.scale, run.spec, store.record(run.spec.run_id)))
+    report = store.record(records[0][2].run_id).audit_report()
+    assert report.outcome == "pass"
+    assert {f.check.partition(".")[0] for f in report.findings} == {"C1", "C6", "C8"}
+    compared = audit_comparison(records, equal="window_tokens", models_differ=False)
+    assert [(f.check, f.message) for f in compared.findings if f.outcome != "pass"] == []
+    missing = [*records[:-1], (*records[-1][:3], None)]
+    unequal = audit_comparison(records, equal="tokens_read", models_differ=False)
+    assert {
+        f.check
+        for f in audit_comparison(missing, equal="window_tokens", models_differ=False).findings
+        if f.outcome == "fail"
+    }
+    assert {f.check for f in unequal.findings if f.outcome == "fail"}
+
+
+def test_trained_weights_that_peek_are_caught(demo, store, monkeypatch):
+    """The real wiring of the audit after training, on a stack that adds the mean over time to every state."""
+    spec = next(run.spec for run in demo.runs if run.arm == "ltr")
+    trained = load_trained(spec, store)
+    honest = Decoder.hidden
+
+    def peeks(model, tokens, sees):
+        states = honest(model, tokens, sees)
+        return states + states.mean(dim=1, keepdim=True)
+
+    monkeypatch.setattr(Decoder, "hidden", peeks)
+    rows = store.record(spec.run_id).metrics
+    report = audit_trained(spec, trained.model, trained.data, trained.specials, rows)
+    assert any(f.check == "C1.perturbation" for f in report.leaks)
+
+
+def test_the_floor_of_a_text_is_counted_once_for_all_runs_on_it(demo, tmp_path, monkeypatch):
+    """The second run takes the same numbers, to the last bit; another split or another share of it is counted anew."""
+    whole, counted = demo.settings("ltr", "base"), []
+    settings = whole.with_(data=whole.data.with_(max_train_tokens=20_000))
+    data, honest, store = prepare(settings.data), text_floor.text_floor, Store(tmp_path)
+    monkeypatch.setattr(text_floor, "text_floor", lambda *args: counted.append(len(args[1])) or honest(*args))
+    first = text_floor.floor_of(settings, data, store)
+    assert first == honest(data.tokens("train"), data.tokens("validation")[: counted[0]], data.vocab_size)
+    wider = settings.with_(model=settings.model.with_(width=64))
+    assert text_floor.floor_of(wider, data, store) == first
+    assert len(counted) == 1
+    shorter = settings.with_(evaluation=settings.evaluation.with_(max_tokens=500))
+    assert text_floor.floor_of(shorter, data, store) != first
+    other = settings.with_(data=settings.data.with_(max_train_tokens=2_000))
+    assert text_floor.floor_of(other, prepare(other.data), store) != first
+    assert len(counted) == 3
+    [kept] = [key for key in store.audits() if key == text_floor._key(settings, data)]
+    (tmp_path / "audits" / f"{kept}.json").write_text("{")
+    assert text_floor.floor_of(settings, data, store) == first, "a damaged part is measured again"
+    text_floor.floor_of(settings, data, None)
+    assert len(counted) == 5, "without a store nothing is kept"
+
+
+def test_a_run_keeps_the_floor_of_its_text(demo, store):
+    spec = next(run.spec for run in demo.runs if run.arm == "ltr")
+    run_one(spec, store)
+    held = store.audit(text_floor._key(spec, prepare(spec.data)))
+    assert held is not None
+    assert held.findings[0].numbers["nats_per_token_order_1"] > 1
+
+
+def test_reports_are_plain_json(audited):
+    for arm in audited.values():
+        assert json.loads(json.dumps(encode(arm.report), allow_nan=False))

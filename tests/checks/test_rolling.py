@@ -1,0 +1,60 @@
+"""Hashes of n-grams against the n-grams themselves."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palinode.checks import rolling
+from palinode.checks.rolling import distinct, is_in, ngram_hashes, occurrences, row_hashes, span_hashes
+
+TOKENS = st.lists(st.integers(0, 2), max_size=60).map(lambda ids: np.array(ids, np.uint16))
+
+
+def grams(tokens, n):
+    return [tuple(tokens[i : i + n].tolist()) for i in range(len(tokens) - n + 1)]
+
+
+@given(TOKENS, st.integers(1, 6))
+def test_equal_hashes_are_equal_ngrams(tokens, n):
+    hashes = ngram_hashes(tokens, n)
+    names = grams(tokens, n)
+    assert len(hashes) == len(names)
+    assert len(set(hashes.tolist())) == len(set(names))
+    assert len(set(zip(hashes.tolist(), names, strict=True))) == len(set(names))
+
+
+@given(TOKENS, st.integers(1, 6), st.integers(1, 7))
+@settings(deadline=None)
+def test_occurrences_cross_block_seams(tokens, n, block_tokens):
+    wanted = set(grams(tokens, n)[::3])
+    hashes = distinct(ngram_hashes(tokens, n)[::3])
+    positions, found = occurrences(tokens, hashes, n, block_tokens)
+    assert positions.tolist() == [i for i, gram in enumerate(grams(tokens, n)) if gram in wanted]
+    assert found.tolist() == ngram_hashes(tokens, n)[positions].tolist()
+
+
+@given(TOKENS, st.data())
+def test_a_span_hashes_like_itself_alone(tokens, data):
+    start = data.draw(st.integers(0, len(tokens)))
+    end = data.draw(st.integers(start, len(tokens)))
+    alone = ngram_hashes(tokens[start:end], end - start)
+    assert span_hashes(tokens, np.array([start]), np.array([end])).tolist() == alone.tolist()
+
+
+def test_rows_hash_like_ngrams():
+    rows = np.arange(12).reshape(3, 4)
+    assert row_hashes(rows).tolist() == ngram_hashes(rows.reshape(-1), 4)[::4].tolist()
+
+
+def test_dtype_and_base_do_not_matter():
+    ids = [3, 1, 4, 1, 5, 9, 2, 6]
+    hashes = [ngram_hashes(np.array(ids, kind), 3).tolist() for kind in (np.uint8, np.int32, np.uint64)]
+    assert hashes[0] == hashes[1] == hashes[2]
+    assert rolling.BASE * rolling.INVERSE % 2**64 == 1
+
+
+def test_membership_of_nothing():
+    nothing = np.zeros(0, np.uint64)
+    assert is_in(ngram_hashes(np.arange(4), 2), nothing).tolist() == [False] * 3
+    assert distinct(nothing).tolist() == []
+    assert distinct(np.array([5, 1, 5, 1, 1], np.uint64)).tolist() == [1, 5]
