@@ -3,7 +3,7 @@
 A term that compares two states can be made small by making both vanish, which says nothing about them. So every term is measured
 beside itself: the same score with the pairs shuffled across the rows, the gains of the norms that feed it, and the variance of
 both sides.
-Legend: R rows, S slots, D width.
+Legend: B rows, T slots, D width.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ class PairTerm(nn.Module):
     width: int
 
     def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
-        """The term of two (R, S, D) states of the same slots."""
+        """The term of two (B, T, D) states of the same slots."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(left, right, reading)")
 
     def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
-        """(R, S, D) of what `right` is compared with; slot t may depend on the slots that the reading allows it only."""
+        """(B, T, D) of what `right` is compared with; slot t may depend on the slots that the reading allows it only."""
         raise NotImplementedError(f"{type(self).__name__} must define aggregated(left, reading)")
 
 

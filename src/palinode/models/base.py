@@ -1,6 +1,6 @@
 """What a language model is here: tokens and a visibility in, hidden states and logits out. It knows no losses, data or steps.
 
-Legend: R rows, S slots, s new slots, D width, V vocabulary.
+Legend: B rows, T slots, T_new new slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class LanguageModel(nn.Module):
     max_length: int
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """(R, S) token ids -> (R, S, D) states, each depending only on the slots that `sees` allows."""
+        """(B, T) token ids -> (B, T, D) states, each depending only on the slots that `sees` allows."""
         raise Unfinished(self, "must define hidden(tokens, sees)")
 
     def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Mapping[str, AuxiliaryTerm]]:
@@ -67,11 +67,11 @@ class LanguageModel(nn.Module):
         return 0
 
     def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        """One reading's (R, S, D) after 1, 2, .. L blocks, each before the final norm; no block runs before it is asked for."""
+        """One reading's (B, T, D) after 1, 2, .. L blocks, each before the final norm; no block runs before it is asked for."""
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def finished(self, residual: Tensor) -> Tensor:
-        """(R, S, D) after any number of blocks -> the states that `hidden` would give if those were all."""
+        """(B, T, D) after any number of blocks -> the states that `hidden` would give if those were all."""
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def can_be_cut(self) -> bool:
@@ -91,7 +91,7 @@ class LanguageModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        """(R, s, D) states of the next (R, s) tokens, and what is kept after them.
+        """(B, T_new, D) states of the next (B, T_new) tokens, and what is kept after them.
 
         They equal the last s of `hidden` over all tokens so far, seen left to right. The state that was given is used up.
 

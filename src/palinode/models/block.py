@@ -13,7 +13,7 @@ from palinode.models.parts.state import MixerState, continues
 
 
 class Block(nn.Module):
-    """Pre-norm residual block, (R, S, D) -> (R, S, D). Dropout on both branch outputs, in training only. It may have no MLP."""
+    """Pre-norm residual block, (B, T, D) -> (B, T, D). Dropout on both branch outputs, in training only. It may have no MLP."""
 
     def __init__(self, mixer: Mixer, mlp: Mlp | None, mixer_norm: Norm, mlp_norm: Norm | None, dropout: float):
         super().__init__()
@@ -32,7 +32,7 @@ class Block(nn.Module):
         return continues(self, "forward") and self.mixer.can_step() and all(type(part) in (Norm, Mlp) for part in alone)
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        """The next (R, s, D) slots, and the mixer's state after them."""
+        """The next (B, T_new, D) slots, and the mixer's state after them."""
         mixed, kept = self.mixer.extend(self.mixer_norm(x), reading, state)
         return self._through_mlp(x + self._dropped(mixed)), kept
 

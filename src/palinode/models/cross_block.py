@@ -1,6 +1,6 @@
 """One block of the decoder that reads an encoder: self-attention, cross-attention and an MLP on one residual stream.
 
-Legend: R rows, S slots, s new slots, D width.
+Legend: B rows, T slots, T_new new slots, D width.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class DecoderBlock(nn.Module):
         self.mlp = mlp
 
     def forward(self, y: Tensor, encoded: list[Tensor], readings: Readings) -> Tensor:
-        """(R, S, D) of the decoder and of the encoder after each of its blocks -> (R, S, D)."""
+        """(B, T, D) of the decoder and of the encoder after each of its blocks -> (B, T, D)."""
         if self.self_first:
             y = y + self._own(y, readings)
         y = y + self._across(y, encoded, readings)
@@ -78,7 +78,7 @@ class DecoderBlock(nn.Module):
     def extend(
         self, y: Tensor, encoded: list[Tensor], readings: Readings, state: DecoderBlockState
     ) -> tuple[Tensor, DecoderBlockState]:
-        """The next (R, s, D) slots, from the same slots of the encoder and what is kept, and the state after them."""
+        """The next (B, T_new, D) slots, from the same slots of the encoder and what is kept, and the state after them."""
         own, memory = state.own, self.memory_norm(self.memory(encoded))
         if self.self_first:
             out, own = self.mixer.extend(self.mixer_norm(y), readings.own, own)

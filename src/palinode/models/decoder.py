@@ -1,6 +1,6 @@
 """The decoder: embedding, blocks, norm, head. Two presets: `gpt2` (nanoGPT's layout) and `modern` (rotary, QK-norm, ReLU squared).
 
-Legend: R rows, S slots, s new slots, D width, V vocabulary, L layers, C longest row.
+Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L layers, C longest row.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class Decoder(LanguageModel):
         self.head = None if config.tied_head else Linear(config.width, vocab_size, bias=config.bias, role="head")
 
     def hidden(self, tokens: Tensor, sees: Visibility, positions: Tensor | None = None) -> Tensor:
-        """States of (R, S) tokens. `positions` (S,) replaces the slots' own indices 0..S-1.
+        """States of (B, T) tokens. `positions` (T,) replaces the slots' own indices 0..T-1.
 
         Raises:
             BadInput: the row is longer than the table of learned positions, a mixer has no form for the visibility, or a slot of
@@ -255,7 +255,7 @@ class Decoder(LanguageModel):
         return self._embedded(tokens, positions), reading
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
-        """(R, S, D) before the first block."""
+        """(B, T, D) before the first block."""
         dropout = self.config.dropout
         self._check_length(tokens.shape[1])
         x: Tensor = self.embedding(tokens)
@@ -284,7 +284,7 @@ class Decoder(LanguageModel):
         )
 
     def _bias(self, slots: int, native: Native, mask: Tensor | None, first: int = 0) -> Tensor | None:
-        """(heads, S - first, S) of the last slots, when positions are fixed linear biases."""
+        """(heads, T - first, T) of the last slots, when positions are fixed linear biases."""
         if self.config.position != "alibi":
             return None
         weight = self.embedding.weight
@@ -301,7 +301,7 @@ class Decoder(LanguageModel):
         return rotary_table(positions, config.width // config.heads, config.rotary, config.rotary_base, dtype)
 
     def _learned_positions(self, slots: int, positions: Tensor | None) -> Tensor:
-        """(S, D)."""
+        """(T, D)."""
         assert self.position is not None
         return self.position.weight[:slots] if positions is None else self.position.weight[positions]
 
@@ -323,7 +323,7 @@ def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:
 
 
 def explicit_mask(sees: Visibility, slots: int) -> Tensor:
-    """The boolean (S, S) mask of a visibility.
+    """The boolean (T, T) mask of a visibility.
 
     Raises:
         BadInput: a slot may see nothing: its softmax would be uniform or NaN.

@@ -2,7 +2,7 @@
 
 Every causal mixer thereby reads both ways at full speed, and ltr and rtl rows run as one batch. Flipping equals the
 upper-triangular mask with positions counted from the right end (tested to 1e-12).
-Legend: R rows, S slots, D width, V vocabulary.
+Legend: B rows, T slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from palinode.models.base import LanguageModel
 
 
 def read(model: LanguageModel, example: Example) -> Tensor:
-    """(R, S, D) states in the example's own slot order; all causal passes run as one batch, the others one by one."""
+    """(B, T, D) states in the example's own slot order; all causal passes run as one batch, the others one by one."""
     return _ordered(example, [model.hidden(tokens, sees) for tokens, sees in _readings(example)])
 
 
@@ -30,7 +30,7 @@ def read_and_terms(model: LanguageModel, example: Example) -> tuple[Tensor, dict
 
 
 def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
-    """The same from one reading for every depth: (R, S, D) after 1, 2, .. L blocks, each before `finished`.
+    """The same from one reading for every depth: (B, T, D) after 1, 2, .. L blocks, each before `finished`.
 
     Raises:
         NotImplementedError: the model cannot be cut.
@@ -40,7 +40,7 @@ def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
 
 
 def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
-    """(R, S, D) residuals in the example's own slot order -> states in that order.
+    """(B, T, D) residuals in the example's own slot order -> states in that order.
 
     Args:
         finish: `model.finished`, or another readout; it is given slots in the order in which they were read, as it may count them.
@@ -56,7 +56,7 @@ def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tens
 
 
 def logits_for(model: LanguageModel, example: Example) -> Tensor:
-    """(R, S, V) logits in the example's own slot order."""
+    """(B, T, V) logits in the example's own slot order."""
     return model.logits(read(model, example))
 
 
@@ -75,7 +75,7 @@ def _readings(example: Example) -> Iterator[tuple[Tensor, Visibility]]:
 
 
 def _ordered(example: Example, read_states: Sequence[Tensor]) -> Tensor:
-    """(R, S, D) in the example's order of rows and slots, from the states of each of its readings."""
+    """(B, T, D) in the example's order of rows and slots, from the states of each of its readings."""
     passes = list(example.by_group())
     causal = [(group, rows) for group, rows in passes if group.sees.native == "causal"]
     alone = [rows for group, rows in passes if group.sees.native != "causal"]

@@ -8,7 +8,7 @@ same visibility in all three.
 Source: yiphei's autoregressive encoder-decoder (no licence: its formulas only), written anew. Differs in: no dropout on attention
 probabilities in evaluation (there it stayed on), no norm that nothing uses, an embedding loss whose norms learn no gain and whose
 two sides are centred (`parts/embedding_loss.py`).
-Legend: R rows, S slots, s new slots, D width, V vocabulary, L_e and L_d blocks of encoder and decoder, C longest row.
+Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L_e and L_d blocks of encoder and decoder, C longest row.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class EncoderDecoder(LanguageModel):
         self.embedding_loss = None if loss is None else EmbeddingTerm(loss, width, max_length)
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """States of (R, S) tokens.
+        """States of (B, T) tokens.
 
         Raises:
             BadInput: the row is longer than a table of positions, or a slot of an explicit mask may see nothing.
@@ -259,14 +259,14 @@ class EncoderDecoder(LanguageModel):
         )
 
     def _read(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Tensor, Tensor]:
-        """The last states, the embeddings, and the encoder's last state, each (R, S, D)."""
+        """The last states, the embeddings, and the encoder's last state, each (B, T, D)."""
         readings, x = self._readings(tokens, sees), self._embedded(tokens)
         encoded = self._encoded(x, readings)
         *_, y = self._decoded(encoded, readings)
         return self.finished(y), x, encoded[-1]
 
     def _decoded(self, known: list[Tensor], readings: Readings) -> Iterator[Tensor]:
-        """The (R, S, D) after each block of the decoder, over the states after each block of the encoder."""
+        """The (B, T, D) after each block of the decoder, over the states after each block of the encoder."""
         y = self._bridged(known[-1])
         for block in self.blocks:
             y = block(y, known, readings)
@@ -281,7 +281,7 @@ class EncoderDecoder(LanguageModel):
         refuse_long_rows(slots, self.max_length, self.position, self.next_position)
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """(R, S, D) before the encoder; `positions` (S,) are those of the slots, by default 0..S-1."""
+        """(B, T, D) before the encoder; `positions` (T,) are those of the slots, by default 0..T-1."""
         slots, dropout = tokens.shape[1], self.config.dropout
         self._check_length(slots)
         x: Tensor = self.embedding(tokens)
@@ -290,7 +290,7 @@ class EncoderDecoder(LanguageModel):
         return F.dropout(x, dropout) if self.training and dropout else x
 
     def _encoded(self, x: Tensor, readings: Readings) -> list[Tensor]:
-        """The (R, S, D) after each block of the encoder."""
+        """The (B, T, D) after each block of the encoder."""
         states = []
         for block in self.encoder:
             x = block(x, readings.own)

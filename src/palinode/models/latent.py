@@ -8,7 +8,7 @@ Source: hlb-gpt 0.4.1 (a9f158f) and the options of the mask experiments (337850f
 - every direction has the bias -slope |i - j| (published, right to left: the ltr table with its rows flipped, which prefers what is
   far) and rtl is a flipped row (published: an anti-triangular mask through which the targets leak);
 - with `linear_value` the half of `a` that nothing would read is left out: D^2 parameters less in each layer.
-Legend: R rows, S slots, s new slots, D width, V vocabulary, H heads.
+Legend: B rows, T slots, T_new new slots, D width, V vocabulary, H heads.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Latent(LanguageModel):
         self.head = Linear(config.width, vocab_size, bias=False, role="head")
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """States of (R, S) tokens.
+        """States of (B, T) tokens.
 
         Raises:
             BadInput: a slot of an explicit mask may see nothing.
@@ -166,7 +166,7 @@ class Latent(LanguageModel):
 
 
 class LatentBlock(nn.Module):
-    """x + attention(norm x), (R, S, D) -> (R, S, D). There is no MLP: the gate is its place."""
+    """x + attention(norm x), (B, T, D) -> (B, T, D). There is no MLP: the gate is its place."""
 
     def __init__(self, config: LatentConfig):
         super().__init__()
@@ -182,13 +182,13 @@ class LatentBlock(nn.Module):
         return continues(self, "forward") and self.attention.can_step() and type(self.norm) is Norm
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        """The next (R, s, D) slots, and the attention's state after them."""
+        """The next (B, T_new, D) slots, and the attention's state after them."""
         mixed, kept = self.attention.extend(self.norm(x), reading, state)
         return x + mixed, kept
 
 
 class LatentAttention(Mixer):
-    """W_p (local, attended value), (R, S, D) -> (R, S, D).
+    """W_p (local, attended value), (B, T, D) -> (B, T, D).
 
     The slope is softplus of a parameter of the training group `slope`, which wants a rate of its own: 100 times the matrices'.
     """
@@ -243,7 +243,7 @@ class LatentAttention(Mixer):
         self.raw_slope.copy_(AUDIT_RAW_SLOPE + 0.1 * noise)
 
     def _expanded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The local part (R, S, D); q, k and the value (R H, S, ..)."""
+        """The local part (B, T, D); q, k and the value (B H, T, ..)."""
         q, k, linear, gate = self.expand(x).split(self.parts, dim=-1)
         if self.linear_value:
             gate, value = gate.split(self.width, dim=-1)
@@ -261,15 +261,15 @@ class LatentAttention(Mixer):
         return out
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(R, S, H h) -> (R H, S, h)."""
+        """(B, T, H h) -> (B H, T, h)."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2).flatten(0, 1)
 
     def _together(self, x: Tensor) -> Tensor:
-        """(R H, S, h) -> (R, S, H h)."""
+        """(B H, T, h) -> (B, T, H h)."""
         return x.view(-1, self.heads, *x.shape[1:]).transpose(1, 2).flatten(2)
 
     def _attended(self, q: Tensor, k: Tensor, value: Tensor, bias: Tensor, native: Native) -> Tensor:
-        """(R H, S, h), block by block: half of a causal square is never computed, and evaluation holds one block of scores.
+        """(B H, T, h), block by block: half of a causal square is never computed, and evaluation holds one block of scores.
 
         There may be fewer slots of q than of k: they are the last ones.
         """

@@ -57,7 +57,7 @@ class Objective(Part):
         return Draw()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        """Turn (B, N) windows into an Example, with these decisions and no others."""
+        """Turn (B, window_tokens) windows into an Example, with these decisions and no others."""
         raise Unfinished(self, "must define example(windows, draw, specials)")
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
@@ -71,7 +71,7 @@ class Objective(Part):
         raise Unfinished(self, "must define may_inform(source, target, group, draw)")
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """(N,) boolean: the places of a window of N tokens that may be scored, by any pass and any draw.
+        """(window_tokens,) boolean: the places of a window of N tokens that may be scored, by any pass and any draw.
 
         A label mask that keeps none of them is refused before anything is trained.
         """

@@ -73,7 +73,7 @@ class BottleneckObjective(Objective):
 
 
 def _narrow(answers: Tensor) -> int:
-    """The window token before the answers (B, N), the same in every window.
+    """The window token before the answers (B, window_tokens), the same in every window.
 
     Raises:
         BadInput: the answers are not the last so many tokens of each window, or no token stands before them.

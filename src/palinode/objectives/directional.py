@@ -66,12 +66,12 @@ class RtlObjective(Objective):
 
 
 def scored_ltr(window_tokens: int, direction_token: bool) -> Tensor:
-    """(N,) boolean: the places of a window that an ltr pass scores: bare, all but the first."""
+    """(window_tokens,) boolean: the places of a window that an ltr pass scores: bare, all but the first."""
     return torch.arange(window_tokens) >= (0 if direction_token else 1)
 
 
 def scored_rtl(window_tokens: int, direction_token: bool) -> Tensor:
-    """(N,) boolean: the places of a window that an rtl pass scores: bare, all but the last."""
+    """(window_tokens,) boolean: the places of a window that an rtl pass scores: bare, all but the last."""
     return scored_ltr(window_tokens, direction_token).flip(0)
 
 

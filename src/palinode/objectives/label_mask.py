@@ -80,7 +80,7 @@ def check_scores_some(
 
 
 def chosen_tokens(windows: Windows, labels: Labels) -> Tensor:
-    """(B, N): the window tokens that are scored under these labels."""
+    """(B, window_tokens): the window tokens that are scored under these labels."""
     if labels == "answer" and windows.answers is None:
         raise BadInput("only a task marks answers; text has 'all' and 'last'", field="labels")
     answers = torch.ones_like(windows.tokens, dtype=torch.bool) if windows.answers is None else windows.answers

@@ -6,7 +6,7 @@ at once, in the forward pass (the loss is a sum, so the gradient that will arriv
 head is a matrix (`LinearHead`) its gradient is added up in place: at GPT-2's size that matrix alone has 147 MiB. Against the
 alternatives: checkpointing each chunk makes its logits twice and adds up a head gradient for each in autograd's buffers;
 `torch.nn.functional.linear_cross_entropy` knows neither soft-cap nor weights. Measured in benchmarks/loss_memory.py.
-Legend: R rows, S slots, D width, V vocabulary.
+Legend: B rows, T slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ScoredLoss:
 
 
 def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_slots: int | None = None) -> ScoredLoss:
-    """Score (R, S, D) states against the example's targets; slots with weight 0 never reach the head.
+    """Score (B, T, D) states against the example's targets; slots with weight 0 never reach the head.
 
     Args:
         logits_of: (slots, D) -> (slots, V), usually `model.logits_map()`; each slot's logits depend on its state alone.
@@ -64,7 +64,7 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
 
 
 def every_nats(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """(R, S) weighted nats of all slots from their (R, S, V) logits: no slot is left out, so every batch takes the same way."""
+    """(B, T) weighted nats of all slots from their (B, T, V) logits: no slot is left out, so every batch takes the same way."""
     return _nats(logits.flatten(0, 1), targets.flatten()).view(targets.shape) * weight
 
 
@@ -212,7 +212,7 @@ def _slots_at_once(slots: int, vocab_size: int, *, on_gpu: bool) -> int:
 
 
 def _by_group(example: Example, total: Tensor, nats: Tensor) -> ScoredLoss:
-    """The sums of (R, S) weighted nats; passes of one name are added up."""
+    """The sums of (B, T) weighted nats; passes of one name are added up."""
     nats_by_group: dict[str, Tensor] = {}
     scored_by_group: dict[str, int] = {}
     for group, rows in example.by_group():

@@ -131,6 +131,6 @@ class MaskedInputObjective(Objective):
 
 
 def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
-    """(B, N): `count` true entries in each row, uniformly placed."""
+    """(B, window_tokens): `count` true entries in each row, uniformly placed."""
     order = torch.rand(batch, window_tokens, generator=generator).argsort(1).argsort(1)
     return order < count

@@ -33,7 +33,7 @@ class AttentionConfig(MixerConfig):
 
 @dataclass(frozen=True)
 class AttentionState(MixerState):
-    """Keys and values, (R, heads, C, head width), and the joined maps of q, k and v: joining them costs as much as a slot."""
+    """Keys and values, (B, heads, C, head width), and the joined maps of q, k and v: joining them costs as much as a slot."""
 
     kept: KeysValues
     weight: Tensor
@@ -92,7 +92,7 @@ class Attention(Mixer):
     def _by_head(
         self, x: Tensor, reading: Reading, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v from the joined maps, (R, heads, S, head width) each."""
+        """q, k and v from the joined maps, (B, heads, T, head width) each."""
         qkv = F.linear(x, weight, bias).view(*x.shape[:2], 3 * self.heads, self.head_width)
         if self.qk_norm or reading.rotary is not None:
             q, k, v = self._placed(qkv, reading)
@@ -101,7 +101,7 @@ class Attention(Mixer):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-        """(R, S, D): the values read, and the output map."""
+        """(B, T, D): the values read, and the output map."""
         dropout = self.dropout if self.training else 0.0
         mixed = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=is_causal, scale=self.scale
@@ -110,7 +110,7 @@ class Attention(Mixer):
         return out
 
     def _biased(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """The same with (heads, S, S) added to the scores, in float32 or better: bf16 would make equal what differs by 1 in 300."""
+        """The same with (heads, T, T) added to the scores, in float32 or better: bf16 would make equal what differs by 1 in 300."""
         with exact_products(q):
             dropout = self.dropout if self.training else 0.0
             mixed = F.scaled_dot_product_attention(

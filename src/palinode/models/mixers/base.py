@@ -1,9 +1,9 @@
-"""What a mixer is: a layer (R, S, D) -> (R, S, D) that moves information between slots, without residual or norm.
+"""What a mixer is: a layer (B, T, D) -> (B, T, D) that moves information between slots, without residual or norm.
 
 To write one: a `MixerConfig` (the options a user may set) whose `build(place)` makes a `Mixer`. It answers what it costs, and
 how parameters that are not plain `Linear` weights start. It never sees a direction: rtl is the causal form of a flipped row.
 With `begin` and `extend` it can also read on, slot by slot, from a state of its own; without them everything is read anew.
-Legend: R rows, S slots, s new slots, D width.
+Legend: B rows, T slots, T_new new slots, D width.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Reading:
 
     Attributes:
         native: `causal`, `full`, or `mask`.
-        mask: (S, S) boolean when native is `mask`: entry [i, j] is True when slot i may read slot j.
+        mask: (T, T) boolean when native is `mask`: entry [i, j] is True when slot i may read slot j.
         rotary: turning tables when the model has rotary positions.
         distance: distances between slots when the model learns slopes of linear position biases.
-        bias: (heads, S, S), added to the scores of attention when its linear biases are fixed: -inf where a slot may not read.
+        bias: (heads, T, T), added to the scores of attention when its linear biases are fixed: -inf where a slot may not read.
     """
 
     native: Native
@@ -130,7 +130,7 @@ class Mixer(nn.Module):
     """Base of all mixers."""
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        """(R, S, D) -> (R, S, D); slot i depends on slot j only where the reading allows it."""
+        """(B, T, D) -> (B, T, D); slot i depends on slot j only where the reading allows it."""
         raise Unfinished(self, "must define forward(x, reading)")
 
     def can_step(self) -> bool:
@@ -142,7 +142,7 @@ class Mixer(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        """The next (R, s, D) slots, and the state after them: equal to the last s slots of causal `forward` over all so far.
+        """The next (B, T_new, D) slots, and the state after them: equal to the last T_new slots of causal `forward` over all so far.
 
         s is 1, or all of a prompt. The state that was given is used up: its buffers may be written on.
         """

@@ -4,7 +4,7 @@ y = conv(u) (W u + b) + u. The convolution is short, or long with an implicit ke
 explicit one; long ones add u to what they give. Full: short taps are centred, long kernels have a second one for later lags.
 Source: Arora et al., Zoology (2023), in the form of its code (HazyResearch/zoology), written anew. Differs in: explicit kernels are
 cut to the slots there are (there they read the future) and start with variance 1 / C (there 1).
-Legend: R rows, S slots, s new slots, D width, K taps, C longest row.
+Legend: B rows, T slots, T_new new slots, D width, K taps, C longest row.
 """
 
 from __future__ import annotations
@@ -136,13 +136,13 @@ class BaseConv(Mixer):
 
 @dataclass(frozen=True)
 class LastInputs(MixerState):
-    """(R, K - 1, D): what short taps still read."""
+    """(B, K - 1, D): what short taps still read."""
 
     last: Tensor
 
 
 class LongKernel(OwnStart):
-    """Makes a kernel (D, S), in float32 or better."""
+    """Makes a kernel (D, T), in float32 or better."""
 
     group: ClassVar[str]
 

@@ -6,7 +6,7 @@ added.
 Sources: Qin et al., HGRN (arXiv 2311.04823): one sigmoid decides what is kept; De et al., Griffin's RG-LRU (arXiv 2402.19427):
 the scale sqrt(1 - f^2), decays that start uniform in .9 .. .999, the short convolution. Written from the papers. Left out: HGRN's
 complex state and lower bounds by layer; RG-LRU's second gate, fixed power 8 and block-diagonal gates.
-Legend: R rows, S slots, s new slots, D width, K taps.
+Legend: B rows, T slots, T_new new slots, D width, K taps.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class GatedRnnConfig(TwoSidedConfig):
 
 @dataclass(frozen=True)
 class GatedState(MixerState):
-    """The last K - 1 inputs of the short convolution (R, K - 1, D), and h (R, D)."""
+    """The last K - 1 inputs of the short convolution (B, K - 1, D), and h (B, D)."""
 
     last: Tensor
     h: Tensor
@@ -99,7 +99,7 @@ class GatedRnn(Mixer):
 
 
 class Recurrence(OwnStart):
-    """(R, S, D) -> (R, S, D) float32 or better: the states h. Causal."""
+    """(B, T, D) -> (B, T, D) float32 or better: the states h. Causal."""
 
     def __init__(self, config: GatedRnnConfig, place: Place):
         super().__init__()
@@ -117,7 +117,7 @@ class Recurrence(OwnStart):
         return GatedState(exact(self.conv.begin(rows)), exact(self.keep_bias).new_zeros(rows, len(self.keep_bias)))
 
     def extend(self, x: Tensor, state: GatedState) -> tuple[Tensor, GatedState]:
-        """The states of the next (R, s, D) slots, and what is kept after them."""
+        """The states of the next (B, T_new, D) slots, and what is kept after them."""
         conv, last = self.conv.extend(self.value(x), state.last)
         h = self._scanned(x, conv, state.h)
         return h, GatedState(last, h[:, -1])

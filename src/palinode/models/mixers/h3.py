@@ -6,7 +6,7 @@ taps kappa_j = sum_i b_i c_(i+j), which starts with b = (1, 0, ..), kappa = c.
 Source: Fu et al., Hungry Hungry Hippos (arXiv 2212.14052), in the form of the safari code (02220c6), read, and written anew.
 Differs in: the output map starts as every map into the residual stream does (there .02 at any depth); a full form (a second C of
 each state-space layer for what comes after, with the same dt, A and b); stepping with e > 1 (there an error).
-Legend: R rows, S slots, s new slots, D width, N numbers of state, n = N / 2 conjugate pairs, G groups of e channels.
+Legend: B rows, T slots, T_new new slots, D width, N numbers of state, n = N / 2 conjugate pairs, G groups of e channels.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class H3Config(TwoSidedConfig):
 
 @dataclass(frozen=True)
 class H3State(MixerState):
-    """The last N keys (R, D, N), the oldest first, the shift's taps (D, N), and the diagonal layer's state."""
+    """The last N keys (B, D, N), the oldest first, the shift's taps (D, N), and the diagonal layer's state."""
 
     keys: Tensor
     taps: Tensor
@@ -178,22 +178,22 @@ class H3(Mixer):
         return full_conv(pairs, kernel, self.modes(self.c_future).kernel(slots)[:, None, None])
 
     def _pairs(self, k: Tensor, v: Tensor) -> Tensor:
-        """(R, G, e, e, S) products of each group's keys and values, from (R, D, S) each."""
+        """(B, G, e, e, T) products of each group's keys and values, from (B, D, T) each."""
         return self._by_group(k)[:, :, :, None] * self._by_group(v)[:, :, None]
 
     def _read_out(self, q: Tensor, mixed: Tensor, pairs: Tensor) -> Tensor:
-        """(R, S, D): the queries sum over the key's index, then the output map."""
+        """(B, T, D): the queries sum over the key's index, then the output map."""
         held = mixed + self.skip[:, None, None, None] * pairs
         out: Tensor = self.out((self._by_group(q)[:, :, :, None] * held).sum(2).flatten(1, 2).mT)
         return out
 
     def _by_group(self, x: Tensor) -> Tensor:
-        """(R, D, S) -> (R, G, e, S)."""
+        """(B, D, T) -> (B, G, e, T)."""
         return torch.unflatten(x, 1, (-1, self.config.head_width))
 
 
 def _filtered(k: Tensor, state: H3State) -> tuple[Tensor, Tensor]:
-    """(R, D, s) shifted keys of the next slots, and the last N keys after them."""
+    """(B, D, T_new) shifted keys of the next slots, and the last N keys after them."""
     taps = state.taps
     lined = torch.cat((state.keys, k.to(taps.dtype)), -1)
     slots = k.shape[-1]

@@ -6,7 +6,7 @@ a slot, and centred short convolutions.
 Source: Poli et al., Hyena Hierarchy (2023), in the form of safari (02220c6), read, and written anew. Differs in: no heads and no
 blocks (blocks read the future there), rows beyond the longest are refused (there C outputs came back), the full form (a flag there,
 and a missing method), the projections are single matrices, so that Muon may take them.
-Legend: R rows, S slots, s new slots, D width, O order, K short taps, C longest row.
+Legend: B rows, T slots, T_new new slots, D width, O order, K short taps, C longest row.
 """
 
 from __future__ import annotations
@@ -111,6 +111,6 @@ class Hyena(Mixer):
         return self.filter.roles("filter")
 
     def _by_conv(self, kernel: Tensor) -> tuple[Tensor, ...]:
-        """(D, S) for each long convolution, in the order in which they are made; each has all rates of decay."""
+        """(D, T) for each long convolution, in the order in which they are made; each has all rates of decay."""
         convs, width = self.skip.shape
         return kernel.view(width, convs, -1).unbind(1)

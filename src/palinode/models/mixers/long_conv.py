@@ -4,7 +4,7 @@ y_c = softshrink(k_c) * u + s_c u for c channels; GELU; dropout; W (c D -> 2 D);
 slot. The kernel is cut to the slots there are: published modules transform all C taps whatever the row, and read the future.
 Source: Fu et al., Simple Hardware-Efficient Long Convolutions (2023), in the form of safari (02220c6), read, and written anew.
 Differs in: the cut, no smoothing of the kernel (off there).
-Legend: R rows, S slots, s new slots, D width, C longest row.
+Legend: B rows, T slots, T_new new slots, D width, C longest row.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class LongConv(Mixer):
                 kernel.copy_(noise * gain / kernel.shape[-1] ** 0.5 + noise.sign() * self.config.squash)
 
     def _squashed(self, kernel: Tensor, slots: int) -> Tensor:
-        """(c, D, S) in float32 or better."""
+        """(c, D, T) in float32 or better."""
         check_lags(slots, kernel.shape[-1])
         squashed = F.softshrink(exact(kernel[..., :slots]), self.config.squash)
         return F.dropout(squashed, self.config.kernel_dropout) if self.training else squashed
@@ -127,7 +127,7 @@ class LongConv(Mixer):
         return DECAYED_STD * torch.exp(-rate[:, None] * time)
 
     def _read_out(self, y: Tensor, x: Tensor) -> Tensor:
-        """(R, S, D) from (R, c, D, S)."""
+        """(B, T, D) from (B, c, D, T)."""
         y = F.gelu(y + self.skip[..., None] * x.mT[:, None]).flatten(1, 2).mT
         dropped = F.dropout(y, self.dropout) if self.training and self.dropout else y
         return F.glu(self.out(dropped), dim=-1)

@@ -5,7 +5,7 @@ network of the same frequencies for the lags after a slot; the short convolution
 (`parts/mlp.py`).
 Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differs in: the block around it is the
 pre-norm one with a skip (there none), every network is in the group `filter` (there the one for later lags was in none).
-Legend: R rows, S slots, s new slots, D width, C longest row.
+Legend: B rows, T slots, T_new new slots, D width, C longest row.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Monarch(Mixer):
 
 
 class FilterConv(OwnStart):
-    """k * u + beta u along the slots of (R, S, D), k from a network of sines."""
+    """k * u + beta u along the slots of (B, T, D), k from a network of sines."""
 
     def __init__(self, config: MonarchConfig, width: int, longest: int):
         super().__init__()

@@ -5,7 +5,7 @@ dt and C are each channel's own. Full: a second C for what comes after, with the
 Source: Gu, Gupta, Goel, Re, On the Parameterization and Initialization of Diagonal State Space Models (arXiv 2206.11893), in the
 form of the safari code (02220c6), read, and written anew. Differs in: the output map starts as every map into the residual stream
 does (there .02 at any depth); B, which only scales the start of C, is drawn anew for the second C.
-Legend: R rows, S slots, s new slots, D width, N numbers of state a channel, in n = N / 2 conjugate pairs.
+Legend: B rows, T slots, T_new new slots, D width, N numbers of state a channel, in n = N / 2 conjugate pairs.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ y silu(gate). Full: a second of everything between the maps reads the row from i
 Source: Gu and Dao, Mamba (arXiv 2312.00752), written from the paper. Differs in: the scan is `parts/selective_scan.py`, plain
 PyTorch (there one GPU kernel); A's rate is at most 1e-3 (there the general one, both without decay); linear maps start as the
 model's scheme says. Each direction's own conv and state space follow Vision Mamba (arXiv 2401.09417).
-Legend: R rows, S slots, s new slots, D width, E inner width, N numbers of state a channel, K taps, r step rank.
+Legend: B rows, T slots, T_new new slots, D width, E inner width, N numbers of state a channel, K taps, r step rank.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class SelectiveSsmConfig(TwoSidedConfig):
 
 @dataclass(frozen=True)
 class SelectiveState(MixerState):
-    """The last K - 1 inputs of the short convolution (R, K - 1, E), and h (R, E, N)."""
+    """The last K - 1 inputs of the short convolution (B, K - 1, E), and h (B, E, N)."""
 
     last: Tensor
     h: Tensor
@@ -106,7 +106,7 @@ class SelectiveSsm(Mixer):
 
 
 class Selective(OwnStart):
-    """(R, S, E) -> (R, S, E): short convolution, SiLU, the selective recurrence. Causal."""
+    """(B, T, E) -> (B, T, E): short convolution, SiLU, the selective recurrence. Causal."""
 
     def __init__(self, config: SelectiveSsmConfig, width: int):
         super().__init__()
@@ -129,7 +129,7 @@ class Selective(OwnStart):
         )
 
     def extend(self, value: Tensor, state: SelectiveState) -> tuple[Tensor, SelectiveState]:
-        """The next (R, s, E) slots, and the state after them."""
+        """The next (B, T_new, E) slots, and the state after them."""
         conv, last = self.conv.extend(value, state.last)
         y, h = self._scanned(conv.to(value.dtype), state.h)
         return y, SelectiveState(last, h)
@@ -168,7 +168,7 @@ class Selective(OwnStart):
         return self.conv.state_elements() + self.log_decay.numel()
 
     def _scanned(self, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(R, S, E) in the dtype of `conv`, and h after the last slot; dt, A and h are float32 or better."""
+        """(B, T, E) in the dtype of `conv`, and h after the last slot; dt, A and h are float32 or better."""
         u = F.silu(conv)
         rank, into, out_of = (exact(part) for part in self.read(u).split(self.parts, dim=-1))
         fine = exact(u)

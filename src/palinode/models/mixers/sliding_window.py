@@ -1,7 +1,7 @@
-"""Attention to the nearest slots alone: W slots up to the own one, or W - 1 to each side; time and memory grow with S W, not S^2.
+"""Attention to the nearest slots alone: W slots up to the own one, or W - 1 to each side; time and memory grow with T W, not T^2.
 
 Differs from masked attention in cost only: rows longer than the window are read in blocks of W slots, each over those beside it.
-Legend: R rows, S slots, s new slots, D width, H heads, W window.
+Legend: B rows, T slots, T_new new slots, D width, H heads, W window.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class SlidingWindowConfig(MixerConfig):
 
 @dataclass(frozen=True)
 class WindowState(MixerState):
-    """A ring of the last W keys and values, (R, H, W, head width): slot t is at t mod W. And the joined maps of q, k and v."""
+    """A ring of the last W keys and values, (B, H, W, head width): slot t is at t mod W. And the joined maps of q, k and v."""
 
     keys: Tensor
     values: Tensor
@@ -54,7 +54,7 @@ class WindowState(MixerState):
         return self.keys[:, :, at], self.values[:, :, at]
 
     def with_next(self, k: Tensor, v: Tensor) -> WindowState:
-        """The state after (R, H, s, head width) new ones, of which the last W are kept."""
+        """The state after (B, H, T_new, head width) new ones, of which the last W are kept."""
         window, end = self.keys.shape[2], self.read + k.shape[2]
         at = torch.arange(max(self.read, end - window), end, device=k.device) % window
         self.keys[:, :, at] = k[:, :, -len(at) :].to(self.keys.dtype)
@@ -109,7 +109,7 @@ class SlidingWindow(Attention):
         return self.window - 1
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, native: Native) -> Tensor:
-        """(R, S, D) from (R, H, S, head width)."""
+        """(B, T, D) from (B, H, T, head width)."""
         rows, slots, window = len(q), q.shape[2], self.window
         if slots <= window:
             return self._mixed(q, k, v, None, is_causal=native == "causal")
@@ -130,7 +130,7 @@ class SlidingWindow(Attention):
 
 
 def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tensor:
-    """(R, H, S, h) -> (R * blocks, H, W n, h): each block with so many neighbours before and after it, zeros beyond the ends."""
+    """(B, H, T, h) -> (B * blocks, H, W n, h): each block with so many neighbours before and after it, zeros beyond the ends."""
     before, after = sides
     padded = F.pad(x, (0, 0, before * window, (blocks + after) * window - x.shape[2]))
     alone = torch.unflatten(padded, 2, (-1, window))

@@ -7,7 +7,7 @@
 
 A sum over slots that is divided by the length of the row, and not by the slots that were added, would depend on what comes later.
 Beside causal rows, `mean` and `matrix` take any visibility; `window` and `ema` have an order.
-Legend: R rows, S slots, D width, W window, C longest row.
+Legend: B rows, T slots, D width, W window, C longest row.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SMALLEST = 1e-30  # of a sum of weights
 
 
 class Aggregate(OwnStart):
-    """(R, S, D) -> (R, S, D), in the dtype it is given."""
+    """(B, T, D) -> (B, T, D), in the dtype it is given."""
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         """Slot t of the result depends on the slots that the reading allows it."""
@@ -81,7 +81,7 @@ class ByLag(Aggregate):
         lags = min(self.longest, slots)
         weights = self.log_weights(lags).to(x.dtype).exp()
         summed = F.conv1d(F.pad(x.mT, (lags - 1, 0)), weights.flip(1)[:, None], groups=self.width)
-        there = F.pad(weights, (0, slots - lags)).cumsum(1)  # (D, S): the weights of the slots 0..t
+        there = F.pad(weights, (0, slots - lags)).cumsum(1)  # (D, T): the weights of the slots 0..t
         return (summed / there.clamp_min(SMALLEST)).mT
 
     def flops_per_slot(self, slots: int) -> float:
@@ -138,7 +138,7 @@ class Matrix(Aggregate):
         return logits.softmax(-1) @ x
 
     def flops_per_slot(self, slots: int) -> float:
-        """Of (S, S) by (S, D), for each unit of width."""
+        """Of (T, T) by (T, D), for each unit of width."""
         return 2.0 * slots
 
 

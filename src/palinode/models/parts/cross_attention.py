@@ -1,7 +1,7 @@
 """Cross-attention: the slots of one stack read the states of another, at the same positions and with the same visibility.
 
-Slot t reads the memory's slots s <= t in causal rows: the memory was read causally itself, but its later slots know later tokens.
-Legend: R rows, S slots, s new slots, D width.
+Slot t reads the memory'T_new slots s <= t in causal rows: the memory was read causally itself, but its later slots know later tokens.
+Legend: B rows, T slots, T_new new slots, D width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from palinode.models.parts.state import KeysValues, chunk_mask, continues
 
 @dataclass(frozen=True)
 class CrossState:
-    """Keys and values of the memory, (R, heads, C, head width), and the joined maps of k and v: one product a slot, not two."""
+    """Keys and values of the memory, (B, heads, C, head width), and the joined maps of k and v: one product a slot, not two."""
 
     kept: KeysValues
     weight: Tensor
@@ -50,7 +50,7 @@ class CrossAttention(OwnStart):
         self.gate = nn.Parameter(torch.empty(1)) if gated else None
 
     def forward(self, x: Tensor, memory: Tensor, reading: Reading) -> Tensor:
-        """(R, S, D) of the reading stack and (R, S, D) of the memory -> (R, S, D)."""
+        """(B, T, D) of the reading stack and (B, T, D) of the memory -> (B, T, D)."""
         k, v = self._by_head(self.k(memory)), self._by_head(self.v(memory))
         q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
         return self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal")
@@ -68,7 +68,7 @@ class CrossAttention(OwnStart):
         return CrossState(kept, weight, torch.cat((self.k.bias, self.v.bias)).detach())
 
     def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: CrossState) -> tuple[Tensor, CrossState]:
-        """The next (R, s, D) slots, from the same slots of the memory and those before, and the state after them."""
+        """The next (B, T_new, D) slots, from the same slots of the memory and those before, and the state after them."""
         before = state.kept.filled
         k, v = F.linear(memory, state.weight, state.bias).view(*memory.shape[:2], 2, self.heads, -1).unbind(2)
         q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
@@ -89,14 +89,14 @@ class CrossAttention(OwnStart):
         parameter.zero_()
 
     def _placed(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, S, heads, head width) turned by their positions -> (R, heads, S, head width)."""
+        """(B, T, heads, head width) turned by their positions -> (B, heads, T, head width)."""
         if reading.rotary is not None:
             exact = torch.promote_types(q.dtype, torch.float32)
             q, k = (reading.rotary.turn(one.to(exact)).to(v.dtype) for one in (q, k))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-        """(R, S, D): the values read, the output map and the gate."""
+        """(B, T, D): the values read, the output map and the gate."""
         mixed = F.scaled_dot_product_attention(
             q,
             k,
@@ -110,7 +110,7 @@ class CrossAttention(OwnStart):
         return out if self.gate is None else out * torch.tanh(self.gate)
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(R, S, D) -> (R, S, heads, D / heads)."""
+        """(B, T, D) -> (B, T, heads, D / heads)."""
         return x.view(*x.shape[:2], self.heads, -1)
 
 
@@ -126,7 +126,7 @@ class Memory(OwnStart):
         self.logits = None if depths is None else nn.Parameter(torch.empty(depths))
 
     def forward(self, states: list[Tensor]) -> Tensor:
-        """(R, S, D) from the (R, S, D) after each block of the encoder."""
+        """(B, T, D) from the (B, T, D) after each block of the encoder."""
         if self.logits is None:
             return states[-1]
         mixed = states[0] * self.logits.softmax(0)[0]

@@ -10,7 +10,7 @@ stream, is all that a norm leaves once it is large: so each side is first rid of
 variance floor can hold both sides open as well, and every step measures the same score on shuffled pairs (`models/auxiliary.py`).
 Source: yiphei's autoregressive encoder-decoder, from its formulas. Differs in: norms without gain (`norm_affine` = true has
 them), centring (`centred` = false is without), no norm is made that nothing uses, log-cosine is clamped.
-Legend: R rows, S slots, D width, C longest row.
+Legend: B rows, T slots, D width, C longest row.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class EmbeddingTerm(PairTerm):
 
 
 def shuffled(states: Tensor) -> Tensor:
-    """(R, S, D) with each row in the place of the next one; a single row is turned by half its slots. No random number is drawn."""
+    """(B, T, D) with each row in the place of the next one; a single row is turned by half its slots. No random number is drawn."""
     return states.roll(1, 0) if len(states) > 1 else states.roll(max(1, states.shape[1] // 2), 1)
 
 

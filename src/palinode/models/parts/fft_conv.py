@@ -1,10 +1,10 @@
 """Convolutions along the slots, exact at every length: long ones by FFT, short ones by shifted sums.
 
-A long kernel is cut to the S slots that there are and both sides are padded with zeros to at least 2 S points, so that nothing
+A long kernel is cut to the T slots that there are and both sides are padded with zeros to at least 2 T points, so that nothing
 wraps around; published modules that transform the whole kernel, or too few points, read the future. Transforms are float32 or
 better under any autocast, and the result has the dtype of the input. A kernel made in the frequency domain has no first half:
 always make it in time. Rounding leaves 1e-7 (float32) or 1e-16 (float64) of the largest output on slots that see nothing of it.
-Legend: R rows, S slots, s new slots, C slots there is room for, D width, K taps.
+Legend: B rows, T slots, T_new new slots, C slots there is room for, D width, K taps.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def causal_conv(u: Tensor, kernel: Tensor) -> Tensor:
     """y_i = sum over j <= i of kernel_(i-j) u_j, along the last dimension.
 
     Args:
-        u: (.., S), any real dtype; the result has it too.
-        kernel: (.., K), broadcast over the dimensions of `u`; taps from S on are not used, taps that are missing are 0.
+        u: (.., T), any real dtype; the result has it too.
+        kernel: (.., K), broadcast over the dimensions of `u`; taps from T on are not used, taps that are missing are 0.
     """
     slots, exact = u.shape[-1], _exact_dtype(u, kernel)
     points = fast_length(2 * slots)
@@ -39,7 +39,7 @@ def full_conv(u: Tensor, past: Tensor, future: Tensor) -> Tensor:
     """y_i = sum over j <= i of past_(i-j) u_j + sum over j > i of future_(j-i-1) u_j: the own slot is counted once, in `past`.
 
     Args:
-        u: (.., S), any real dtype; the result has it too.
+        u: (.., T), any real dtype; the result has it too.
         past, future: (.., K) and (.., K'), cut and extended as in `causal_conv`.
     """
     slots, exact = u.shape[-1], _exact_dtype(u, past)
@@ -51,7 +51,7 @@ def full_conv(u: Tensor, past: Tensor, future: Tensor) -> Tensor:
 
 
 def conv_flops(slots: int) -> float:
-    """FLOPs for each slot of one channel: two transforms of n = 2 S points, 5/2 n log2 n each, and a complex product."""
+    """FLOPs for each slot of one channel: two transforms of n = 2 T points, 5/2 n log2 n each, and a complex product."""
     return 10.0 * math.log2(2 * slots) + 6.0
 
 
@@ -78,7 +78,7 @@ class KeptInputs(MixerState):
         return cls(kernel.new_empty(shape), F.pad(kernel, (0, shape[-1] - kernel.shape[-1])))
 
     def extend(self, u: Tensor) -> tuple[Tensor, Self]:
-        """The last s slots of `causal_conv` over all inputs so far, for (.., s) new ones; and the state after them."""
+        """The last T_new slots of `causal_conv` over all inputs so far, for (.., T_new) new ones; and the state after them."""
         count = u.shape[-1]
         end = self.filled + count
         self.inputs.narrow(-1, self.filled, count).copy_(u)
@@ -91,11 +91,11 @@ class KeptInputs(MixerState):
 
 
 class ShortConv(OwnStart):
-    """Depthwise convolution of K taps along the slots of (R, S, D): y_i = bias + sum over k < K of taps_k x_(i-k).
+    """Depthwise convolution of K taps along the slots of (B, T, D): y_i = bias + sum over k < K of taps_k x_(i-k).
 
     Causal: the K - 1 slots before the first are 0. Full: centred, from (K - 1) / 2 slots before to as many after; `causal_only`
     has no such form, and K may be even.
-    A chain of shifted sums on (R, S, D) as it lies takes .55 of the time of PyTorch's depthwise kernel on one core, forward and
+    A chain of shifted sums on (B, T, D) as it lies takes .55 of the time of PyTorch's depthwise kernel on one core, forward and
     backward, and knows nothing of later slots, not even by rounding.
     """
 
@@ -112,11 +112,11 @@ class ShortConv(OwnStart):
         return self._summed(F.pad(x, (0, 0, count - 1 - after, after)), x.shape[1])
 
     def begin(self, rows: int) -> Tensor:
-        """(R, K - 1, D): the zeros before the first slot."""
+        """(B, K - 1, D): the zeros before the first slot."""
         return self.taps.new_zeros(rows, self.taps.shape[1] - 1, self.taps.shape[0])
 
     def extend(self, x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """The next (R, s, D) slots, and the last K - 1 inputs after them."""
+        """The next (B, T_new, D) slots, and the last K - 1 inputs after them."""
         padded = torch.cat((last.to(x.dtype), x), 1)
         return self._summed(padded, x.shape[1]), padded[:, x.shape[1] :].to(last.dtype)
 
@@ -134,7 +134,7 @@ class ShortConv(OwnStart):
         return self.taps.numel() - self.taps.shape[0]
 
     def _summed(self, padded: Tensor, slots: int) -> Tensor:
-        """(R, S, D) from (R, S + K - 1, D)."""
+        """(B, T, D) from (B, T + K - 1, D)."""
         taps = self.taps.to(padded.dtype)
         count = taps.shape[1]
         y = padded[:, count - 1 :] * taps[:, 0]

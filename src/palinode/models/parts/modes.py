@@ -3,7 +3,7 @@
 The state is x_t = multiplier x_(t-1) + u_t for each pair of conjugate modes, the output 2 Re sum weight x_t: the convolution of u
 with kappa. Input and output maps are folded into the weights. Powers are made in float64 from the exponents, as the phase of a
 fast mode grows to thousands of radians (float32 would be wrong by 1e-3 of a turn at slot 100); what is summed is float32 or better.
-Legend: R rows, s new slots, S slots, G systems, n pairs of modes.
+Legend: B rows, T_new new slots, T slots, G systems, n pairs of modes.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class Modes:
     dtype: torch.dtype
 
     def kernel(self, slots: int) -> Tensor:
-        """(G, S) real taps 0..S-1.
+        """(G, T) real taps 0..T-1.
 
-        l = a b + r for b about sqrt(S): powers of two short ranges are made, and multiplied as matrices. That takes
-        4 G n sqrt(S) exponentials instead of 2 G n S, and no memory for S powers of n modes.
+        l = a b + r for b about sqrt(T): powers of two short ranges are made, and multiplied as matrices. That takes
+        4 G n sqrt(T) exponentials instead of 2 G n T, and no memory for T powers of n modes.
         """
         size = math.isqrt(slots - 1) + 1
         starts = self._powers(torch.arange(0, slots, size, device=self.exponent.device), self.weight)
@@ -47,11 +47,11 @@ class Modes:
         return 2 * kernel.flatten(-2)[..., :slots]
 
     def answer(self, slots: int) -> Tensor:
-        """(G, 2n, s): what a state says of the s slots after it, if nothing more came in; multiplies (real, imaginary) parts."""
+        """(G, 2n, T_new): what a state says of the T_new slots after it, if nothing more came in; multiplies (real, imaginary) parts."""
         return 2 * _opposed(self._powers(torch.arange(1, slots + 1, device=self.exponent.device), self.weight))
 
     def arrival(self, slots: int) -> Tensor:
-        """(G, 2n, s): what inputs of s slots leave in the state after them."""
+        """(G, 2n, T_new): what inputs of T_new slots leave in the state after them."""
         return self._powers(torch.arange(slots - 1, -1, -1, device=self.exponent.device))
 
     def over(self, slots: int) -> Tensor:
@@ -67,7 +67,7 @@ class Modes:
 
 @dataclass(frozen=True)
 class ModeState(MixerState):
-    """(R, G, c, n, 2) states of c channels of each system, and the layer as it is: making it anew costs more than a slot.
+    """(B, G, c, n, 2) states of c channels of each system, and the layer as it is: making it anew costs more than a slot.
 
     The kernel (G, 128) and the tables of a block are for reading many slots at once.
     """
@@ -88,7 +88,7 @@ class ModeState(MixerState):
         return cls(state, modes, modes.over(1), weight, modes.kernel(BLOCK_SLOTS))
 
     def extend(self, u: Tensor) -> tuple[Tensor, ModeState]:
-        """(R, G, c, s) outputs of the next (R, G, c, s) inputs, and the state after them."""
+        """(B, G, c, T_new) outputs of the next (B, G, c, T_new) inputs, and the state after them."""
         u, parts, held = u.to(self.state.dtype), [], self
         for block in torch.split(u, BLOCK_SLOTS, -1):
             y, held = held._step(block) if block.shape[-1] == 1 else held._block(block)

@@ -4,7 +4,7 @@ z_t <- z_t - P[t + 1], then one more norm where asked. With a tied head this giv
 logits = E z_t - E P[t + 1]. P is the model's own table of positions, which then has one row more (row 0 is never subtracted, the
 last row is never an input), or a table of its own: the control that tells the bias from the sharing.
 Source: yiphei's autoregressive encoder-decoder, as read in its description.
-Legend: S slots, D width.
+Legend: T slots, D width.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SubtractTable = Literal["shared", "separate"]
 
 
 class NextPosition(nn.Module):
-    """(.., S, D) -> (.., S, D).
+    """(.., T, D) -> (.., T, D).
 
     Args:
         rows: of a table of its own, whose row t is taken from slot t; None: the caller hands the table of positions over.
@@ -38,7 +38,7 @@ class NextPosition(nn.Module):
     def forward(self, states: Tensor, shared: Table | None, positions: Tensor | None = None) -> Tensor:
         """Args:
         shared: the table of positions where there is no own one: its row t + 1 is taken from slot t.
-        positions: (S,) of these slots; default 0..S-1.
+        positions: (T,) of these slots; default 0..T-1.
         """
         slots = states.shape[-2]
         if self.table is not None:

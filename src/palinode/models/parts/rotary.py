@@ -18,13 +18,13 @@ HALF_SLOWEST = 1 / 1024  # radians per slot of the slowest turning pair of `half
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """cos and signed sin, each (S, 1, head width), ready for (..., S, heads, head width)."""
+    """cos and signed sin, each (T, 1, head width), ready for (..., T, heads, head width)."""
 
     cos: Tensor
     sin: Tensor
 
     def turn(self, x: Tensor) -> Tensor:
-        """Rotate (..., S, heads, head width) by the positions of the S slots."""
+        """Rotate (..., T, heads, head width) by the positions of the T slots."""
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 
     def part(self, first: int, end: int) -> RotaryTable:
@@ -36,7 +36,7 @@ def rotary_table(positions: Tensor, head_width: int, kind: RotaryKind, base: flo
     """The table of these positions.
 
     Args:
-        positions: (S,) slot positions.
+        positions: (T,) slot positions.
         kind: `full` turns every pair, by base^(-2i / head_width) radians a slot; `half` turns half of the pairs,
             geometrically from 1 to 1/1024 radians a slot, and leaves the others still.
     """

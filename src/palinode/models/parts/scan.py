@@ -1,10 +1,10 @@
 """The recurrence h_t = decay_t h_(t-1) + added_t, elementwise, for every slot of a row.
 
-Rows are cut into about sqrt(S) chunks of sqrt(S) slots. All chunks run side by side from a state of zero; then the state before
+Rows are cut into about sqrt(T) chunks of sqrt(T) slots. All chunks run side by side from a state of zero; then the state before
 each chunk is carried in, times the product of the decays since. Only products of decays are ever made: with decays in [0, 1] they
 vanish and never overflow, whereas exp(-sum log decay), which a cumulative sum needs, is infinite after a few hundred slots.
 Backward is the same recurrence from the other end and keeps decay and h alone.
-Legend: R rows, S slots.
+Legend: B rows, T slots.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.autograd.function import FunctionCtx
 
 
 def linear_scan(decay: Tensor, added: Tensor, first: Tensor | None = None) -> Tensor:
-    """(R, S, ..) states after each slot.
+    """(B, T, ..) states after each slot.
 
     Args:
-        decay, added: (R, S, ..), of one shape and dtype; decays in [0, 1].
-        first: (R, ..) the state before the first slot, 0 by default.
+        decay, added: (B, T, ..), of one shape and dtype; decays in [0, 1].
+        first: (B, ..) the state before the first slot, 0 by default.
     """
     if first is not None and added.shape[1] == 1:
         return torch.addcmul(added, decay, first[:, None])
@@ -59,7 +59,7 @@ def scanned_back(decay: Tensor, grads: Tensor) -> Tensor:
 
 
 def scanned(decay: Tensor, added: Tensor) -> Tensor:
-    """The states from a state of zero, (R, S, ..), without a gradient of their own."""
+    """The states from a state of zero, (B, T, ..), without a gradient of their own."""
     slots = added.shape[1]
     size = math.isqrt(slots - 1) + 1
     chunks = -(-slots // size)
@@ -77,7 +77,7 @@ def scanned(decay: Tensor, added: Tensor) -> Tensor:
 
 
 def _chunked(x: Tensor, chunks: int, size: int) -> Tensor:
-    """(R, S, ..) -> (R, chunks, size, ..), zeros after the last slot."""
+    """(B, T, ..) -> (B, chunks, size, ..), zeros after the last slot."""
     missing = chunks * size - x.shape[1]
     if missing:
         x = torch.cat((x, torch.zeros_like(x[:, :1]).expand(-1, missing, *x.shape[2:])), 1)

@@ -4,7 +4,7 @@ h_t = exp(-step_t rate) h_(t-1) + step_t u_t into_t; y_t = sum over N of out_of_
 are independent, so rows and channels are read in blocks that fit a core's cache, and backward makes the states of each block anew.
 One layer of E = 128, N = 16, 32 rows of 128 slots, forward and backward on one busy core: 1.02 s with the states of all slots kept
 as tensors of 33 MB, .55 s in blocks of 1 MiB (.76 of 256 KiB, .57 of 4 MiB).
-Legend: R rows, S slots, E channels, N numbers of state a channel.
+Legend: B rows, T slots, E channels, N numbers of state a channel.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from torch.autograd.function import FunctionCtx
 from palinode.models.parts.exact import exact_products
 from palinode.models.parts.scan import scanned, scanned_back
 
-BLOCK_NUMBERS = 1 << 18  # of R S E N: 1 MiB of float32
+BLOCK_NUMBERS = 1 << 18  # of B T E N: 1 MiB of float32
 BLOCK_NUMBERS_ELSEWHERE = 1 << 26  # where kernels are started one by one and memory is wide
 
 
 def selective_scan(
     u: Tensor, step: Tensor, rate: Tensor, into: Tensor, out_of: Tensor, first: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(R, S, E) y, and the (R, E, N) state after the last slot, which takes no gradient.
+    """(B, T, E) y, and the (B, E, N) state after the last slot, which takes no gradient.
 
     Args:
-        u, step: (R, S, E), the step above 0.
+        u, step: (B, T, E), the step above 0.
         rate: (E, N), above 0.
-        into, out_of: (R, S, N).
-        first: (R, E, N) the state before the first slot; it is given no gradient either.
+        into, out_of: (B, T, N).
+        first: (B, E, N) the state before the first slot; it is given no gradient either.
     """
     y, last = _SelectiveScan.apply(u, step, rate, into, out_of, first)  # type: ignore[no-untyped-call]
     return y, last
@@ -108,7 +108,7 @@ def _slices(count: int, size: int) -> Iterator[slice]:
 
 
 def _states(u: Tensor, step: Tensor, rate: Tensor, into: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """(R, S, E, N) decays and states."""
+    """(B, T, E, N) decays and states."""
     decay = torch.exp(step[..., None] * -rate)
     added = (step * u)[..., None] * into[:, :, None]
     if added.shape[1] == 1:

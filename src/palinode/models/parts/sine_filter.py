@@ -1,8 +1,8 @@
 """Implicit kernels: a small network of sines maps each lag to the taps of all channels, under a window that decays.
 
-Lags are absolute: at S < C slots a kernel is the first S taps of the one at C, never a rescaled one; there is none beyond C. Every
+Lags are absolute: at T < C slots a kernel is the first T taps of the one at C, never a rescaled one; there is none beyond C. Every
 product is made in float32 or better. Source: Poli et al., Hyena Hierarchy (2023), in the form of the safari code, written anew.
-Legend: C longest row, S slots, D width, E position features, F width of the network.
+Legend: C longest row, T slots, D width, E position features, F width of the network.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class FilterMap(OwnStart):
 
 
 class SineFilter(OwnStart):
-    """Kernels of some channels, (channels, S), for one side or for both; both sides share frequencies and features."""
+    """Kernels of some channels, (channels, T), for one side or for both; both sides share frequencies and features."""
 
     def __init__(self, config: SineFilterConfig, channels: int, longest: int, *, two_sided: bool):
         super().__init__()
@@ -93,7 +93,7 @@ class SineFilter(OwnStart):
         self.features = nn.Parameter(table) if config.trained_features else None
 
     def kernel(self, slots: int) -> Tensor:
-        """(channels, S): the taps at lags 0..S-1.
+        """(channels, T): the taps at lags 0..T-1.
 
         Raises:
             BadInput: the filter has no so long lags.
@@ -139,13 +139,13 @@ class SineFilter(OwnStart):
             return taps.mT
 
     def _window(self, slots: int, like: Tensor) -> Tensor:
-        """(S, channels): exp(-rate t), rates evenly spaced over the channels, t from 0 to 1 at the last lag of the longest row."""
+        """(T, channels): exp(-rate t), rates evenly spaced over the channels, t from 0 to 1 at the last lag of the longest row."""
         rates = torch.linspace(SLOWEST_DECAY, FASTEST_DECAY, self.channels, device=like.device, dtype=like.dtype)
         return torch.exp(-_times(slots, self.longest, like)[:, None] * rates)
 
 
 def position_features(slots: int, longest: int, count: int, *, like: Tensor) -> Tensor:
-    """(S, E): the lag t = i / (C - 1), then cosines and minus sines of 2 pi i / C at frequencies from 1e-4 to (E - 1) / 2 - 1."""
+    """(T, E): the lag t = i / (C - 1), then cosines and minus sines of 2 pi i / C at frequencies from 1e-4 to (E - 1) / 2 - 1."""
     bands = (count - 1) // 2
     turns = torch.linspace(1e-4, bands - 1, bands, device=like.device, dtype=like.dtype)
     angle = 2 * math.pi / longest * torch.arange(slots, device=like.device, dtype=like.dtype)[:, None] * turns
@@ -159,7 +159,7 @@ def check_lags(slots: int, longest: int) -> None:
 
 
 def convolved(u: Tensor, past: Tensor, future: Tensor | None) -> Tensor:
-    """The convolution along the slots of (R, S, D) with kernels (D, S) of one side or both."""
+    """The convolution along the slots of (B, T, D) with kernels (D, T) of one side or both."""
     return (causal_conv(u.mT, past) if future is None else full_conv(u.mT, past, future)).mT
 
 

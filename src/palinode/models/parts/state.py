@@ -2,7 +2,7 @@
 
 A state is a value: reading on gives a new one, and no module holds any. Buffers are made once, for all slots there will be; the
 new state shares them with the old one, which is used up. States are for evaluation: no gradient is taken through them.
-Legend: R rows, s new slots, C slots there is room for, D width.
+Legend: B rows, T_new new slots, C slots there is room for, D width.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class KeysValues(MixerState):
         return KeysValues(like.new_empty(*shape, key_width), values)
 
     def with_next(self, keys: Tensor, values: Tensor) -> KeysValues:
-        """The state with (.., s, width) of the next s slots written behind the others."""
+        """The state with (.., T_new, width) of the next T_new slots written behind the others."""
         count = keys.shape[-2]
         self.keys.narrow(-2, self.filled, count).copy_(keys)
         self.values.narrow(-2, self.filled, count).copy_(values)
@@ -54,7 +54,7 @@ class ModelState:
     read: int
 
     def next_positions(self, tokens: Tensor) -> Tensor:
-        """(s,) positions of the next (R, s) tokens.
+        """(T_new,) positions of the next (B, T_new) tokens.
 
         Raises:
             ValueError: there is no room for them.
@@ -63,7 +63,7 @@ class ModelState:
         return torch.arange(self.read, self.read + tokens.shape[1], device=tokens.device)
 
     def check_room(self, tokens: Tensor) -> None:
-        """Refuse more (R, s) tokens than there is room for."""
+        """Refuse more (B, T_new) tokens than there is room for."""
         if self.read + tokens.shape[1] > self.slots:
             raise ValueError(
                 f"the state has room for {self.slots} slots, {self.read} are read, {tokens.shape[1]} do not fit"
@@ -77,7 +77,7 @@ class StackState(ModelState):
     layers: tuple[MixerState, ...]
 
     def through(self, blocks: Iterable[Any], x: Tensor, reading: Any) -> tuple[Tensor, Self]:
-        """(R, s, D) of the next slots through all blocks, each of which has `extend(x, reading, state)`."""
+        """(B, T_new, D) of the next slots through all blocks, each of which has `extend(x, reading, state)`."""
         layers = []
         for block, kept in zip(blocks, self.layers, strict=True):
             x, after = block.extend(x, reading, kept)
