@@ -279,7 +279,7 @@ def test_rows_that_read_from_the_end_or_see_nothing_are_refused():
 
 def bias_of(model: Latent, slots: int) -> torch.Tensor:
     """The (slots, slots) causal bias of the first layer, as its attention uses it."""
-    _, reading = model._start(tokens_of(1, slots), Ltr())
+    reading = model._reading(tokens_of(1, slots), Ltr())
     return reading.distance.bias(F.softplus(model.blocks[0].attention.raw_slope.float()))
 
 

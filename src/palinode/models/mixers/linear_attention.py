@@ -4,7 +4,7 @@ psi(x) = (1, x / f^(1/4), x x^T / sqrt(2 f)) makes the weight a product of featu
 1 + f + f^2 rows: y_t = psi(q_t) sum psi(k_j) v_j^T / (psi(q_t) sum psi(k_j) + 1e-12). Rows shorter than Phi are read through the
 square of weights, which costs less; longer ones in chunks of 128 slots, square inside, sums before. Full: the sums over all slots.
 Source: Arora et al., Based (arXiv 2402.18668), in the form of the zoology code (d88d6f5), read, and written anew. Differs in: the
-state's size is told as it is (there: as if the features were symmetric); sums are float32 under autocast.
+size of the state is counted in full (there: as if the features were symmetric); sums are float32 under autocast.
 Legend: B rows, T slots, T_new new slots, H heads, f features of q and k a head, h = D / H numbers of v a head.
 """
 
@@ -33,7 +33,7 @@ class LinearAttentionConfig(MixerConfig):
     """Linear attention. 2 D f H + 2 D^2 parameters, + 2 f H + 2 D with biases.
 
     Attributes:
-        features: f of each head; the state has 1 + f + f^2 rows of D + H numbers.
+        features: f of q and k of each head; the state has 1 + f + f^2 rows of D + H numbers.
     """
 
     kind: ClassVar[str] = "linear_attention"
@@ -67,7 +67,7 @@ class LinearAttention(Mixer):
 
     @property
     def rows(self) -> int:
-        """Phi."""
+        """Phi: how many features psi has."""
         return 1 + self.features + self.features**2
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
@@ -123,7 +123,7 @@ class LinearAttention(Mixer):
         return v.new_zeros(v.shape[0], self.heads, self.rows, v.shape[-1])
 
     def _chunked(self, q: Tensor, k: Tensor, v: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, T, h) causal, behind what is already summed; and the sums after them."""
+        """(B, H, T, h) causal, behind the slots already in `sums`; and the sums after these slots."""
         mixed = []
         for queries, keys, values in zip(*(torch.split(part, CHUNK_SLOTS, 2) for part in (q, k, v)), strict=True):
             inside = weights(queries, keys).tril() @ values
@@ -132,8 +132,7 @@ class LinearAttention(Mixer):
         return torch.cat(tuple(mixed), 2), sums
 
     def _read_out(self, mixed: Tensor, x: Tensor) -> Tensor:
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2).to(x.dtype))
-        return out
+        return self.out(mixed.transpose(1, 2).flatten(2).to(x.dtype))
 
 
 def taylor(x: Tensor) -> Tensor:
