@@ -193,9 +193,7 @@ mixer_variants.VARIANTS[added.kind] = added()
 sys.exit(pytest.main(["-q", "-k", f"{{added.kind}} or of_the_table", {str(ROOT / "tests" / "contracts" / "test_mixers.py")!r}]))
 """
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 

@@ -116,7 +116,7 @@ def test_the_dial_starts_at_the_published_size_and_refuses_what_gives_no_model()
         with pytest.raises(BadInput, match="size: .*must be a positive number"):
             hlb(size)
     for size in (0.059, 0.01):
-        with pytest.raises(BadInput, match="gives width 0 and [01] layers; the least is about 0.06"):
+        with pytest.raises(BadInput, match="gives width 0 and [01] layers; the smallest is about 0.06"):
             hlb(size)
 
 

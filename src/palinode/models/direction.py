@@ -1,7 +1,7 @@
-"""Reading an Example: rows that read from the end are flipped into the model and flipped back, once, at its edge.
+"""Reading an Example: rows that read from the end are flipped before the model, and its states are flipped back.
 
-Every causal mixer thereby reads both ways at full speed, and ltr and rtl rows run as one batch. Flipping equals the
-upper-triangular mask with positions counted from the right end (tested to 1e-12).
+So every causal mixer reads both ways at full speed, and ltr and rtl rows run as one batch. Flipping equals the upper-triangular
+mask with positions counted from the right end (tested to 1e-12).
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -19,18 +19,18 @@ from palinode.models.base import LanguageModel
 
 
 def read(model: LanguageModel, example: Example) -> Tensor:
-    """(B, T, D) states in the example's own slot order; all causal passes run as one batch, the others one by one."""
+    """(B, T, D) states in the slot order of the example; all causal passes run as one batch, the others one by one."""
     return _ordered(example, [model.hidden(tokens, sees) for tokens, sees in _readings(example)])
 
 
 def read_and_terms(model: LanguageModel, example: Example) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
-    """What `read` gives and the model's auxiliary terms, means over all rows; there are none in eval mode."""
+    """The states of `read` and the model's auxiliary terms, averaged over all rows; there are no terms in eval mode."""
     states, terms = zip(*(model.hidden_and_terms(tokens, sees) for tokens, sees in _readings(example)), strict=True)
     return _ordered(example, states), together(terms)
 
 
 def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
-    """The same from one reading for every depth: (B, T, D) after 1, 2, .. L blocks, each before `finished`.
+    """`read` for every depth from one reading: (B, T, D) after 1, 2, .. L blocks, each before `finished`.
 
     Raises:
         NotImplementedError: the model cannot be cut.
@@ -40,10 +40,10 @@ def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
 
 
 def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
-    """(B, T, D) residuals in the example's own slot order -> states in that order.
+    """(B, T, D) residuals in the slot order of the example -> states in that order.
 
     Args:
-        finish: `model.finished`, or another readout; it is given slots in the order in which they were read, as it may count them.
+        finish: `model.finished`, or another readout. It gets the slots in the order of reading, since it may depend on positions.
     """
     turns = [group.sees.reads_from_end and group.sees.native == "causal" for group, _ in example.by_group()]
     if not any(turns):
@@ -56,12 +56,12 @@ def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tens
 
 
 def logits_for(model: LanguageModel, example: Example) -> Tensor:
-    """(B, T, V) logits in the example's own slot order."""
+    """(B, T, V) logits in the slot order of the example."""
     return model.logits(read(model, example))
 
 
 def _readings(example: Example) -> Iterator[tuple[Tensor, Visibility]]:
-    """What the model is given, one after the other: all causal passes as one batch read from the left, then the others."""
+    """The inputs of the model, in turn: all causal passes as one batch read from the left, then each of the others."""
     causal = [
         _turned(example.inputs[rows], group.sees.reads_from_end)
         for group, rows in example.by_group()
@@ -92,5 +92,5 @@ def _ordered(example: Example, read_states: Sequence[Tensor]) -> Tensor:
 
 
 def _turned(x: Tensor, reads_from_end: bool) -> Tensor:
-    """The slots in the order in which they are read (or back again)."""
+    """The slots in the order of reading, or back in the order of the example."""
     return x.flip(1) if reads_from_end else x

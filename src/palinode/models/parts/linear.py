@@ -1,7 +1,7 @@
 """Weights with a role: linear maps and a lookup table that draw no random numbers when they are made.
 
-PyTorch's own layers fill themselves from the global generator; here a weight stays empty until `models/init.py` fills it
-from the run's seed. The role says what a weight is for, which decides how it starts and which group it is trained in.
+PyTorch's own layers draw their weights from the global generator; here a weight stays empty until `models/init.py` fills it from
+the run's seed. The role says what a weight is for; it decides how the weight starts and in which group it is trained.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The recurrence h_t = decay_t h_(t-1) + added_t, elementwise, for every slot of a row.
 
-Rows are cut into about sqrt(T) chunks of sqrt(T) slots. All chunks run side by side from a state of zero; then the state before
-each chunk is carried in, times the product of the decays since. Only products of decays are ever made: with decays in [0, 1] they
-vanish and never overflow, whereas exp(-sum log decay), which a cumulative sum needs, is infinite after a few hundred slots.
-Backward is the same recurrence from the other end and keeps decay and h alone.
+Rows are cut into about sqrt(T) chunks of sqrt(T) slots. All chunks run in parallel from a state of zero; then the state before each
+chunk is added, times the product of the decays since. The code makes only products of decays: with decays in [0, 1] these vanish
+and never overflow, whereas exp(-sum log decay), which a cumulative sum needs, is infinite after a few hundred slots. Backward is
+the same recurrence from the other end and keeps only decay and h.
 Legend: B rows, T slots.
 """
 
@@ -53,13 +53,13 @@ class _Scan(torch.autograd.Function):
 
 
 def scanned_back(decay: Tensor, grads: Tensor) -> Tensor:
-    """Gradients for what was added, from those for the states: g_t = grads_t + decay_(t+1) g_(t+1)."""
+    """Gradients of `added` from the gradients of the states: g_t = grads_t + decay_(t+1) g_(t+1)."""
     later = torch.cat((decay[:, 1:], torch.zeros_like(decay[:, :1])), 1)
     return scanned(later.flip(1), grads.flip(1)).flip(1)
 
 
 def scanned(decay: Tensor, added: Tensor) -> Tensor:
-    """The states from a state of zero, (B, T, ..), without a gradient of their own."""
+    """The states (B, T, ..) from a state of zero; no gradient goes through them."""
     slots = added.shape[1]
     size = math.isqrt(slots - 1) + 1
     chunks = -(-slots // size)
