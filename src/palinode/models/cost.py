@@ -20,29 +20,29 @@ class LayerCost:
     """One block or mixer: forward FLOPs for each slot (executed, useful), and elements of state to emit one more token.
 
     Attributes:
-        beside: the part of `executed` that is not a matrix product, so that PyTorch's counter does not see it.
-        once: FLOPs of matrix products made once for a pass, however many rows it has (the kernel of an implicit filter); not in
+        non_matmul: the part of `executed` that is not a matrix product, so that PyTorch's counter does not see it.
+        per_pass: FLOPs of matrix products made once for a pass, however many rows it has (the kernel of an implicit filter); not in
             `executed`, which is for each slot of each row.
     """
 
     executed: float
     useful: float
     state_elements: int
-    beside: float = 0.0
-    once: float = 0.0
+    non_matmul: float = 0.0
+    per_pass: float = 0.0
 
     @classmethod
-    def of(cls, products: float, state_elements: int, beside: float = 0.0, once: float = 0.0) -> LayerCost:
-        """A layer all of whose FLOPs are useful: `products` of matrix products and those `beside`."""
-        return cls(products + beside, products + beside, state_elements, beside, once)
+    def of(cls, products: float, state_elements: int, non_matmul: float = 0.0, per_pass: float = 0.0) -> LayerCost:
+        """A layer all of whose FLOPs are useful: `products` of matrix products and the rest (`non_matmul`)."""
+        return cls(products + non_matmul, products + non_matmul, state_elements, non_matmul, per_pass)
 
     def __add__(self, other: LayerCost) -> LayerCost:
         return LayerCost(
             self.executed + other.executed,
             self.useful + other.useful,
             self.state_elements + other.state_elements,
-            self.beside + other.beside,
-            self.once + other.once,
+            self.non_matmul + other.non_matmul,
+            self.per_pass + other.per_pass,
         )
 
 

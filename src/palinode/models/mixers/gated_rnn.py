@@ -63,7 +63,7 @@ class GatedRnn(TwoWays):
         maps = 4.0 * width * width * (1 + sides)
         conv = self.past.conv.flops_per_slot() * sides
         executed, least = (conv + each * width * sides for each in (7.0, 4.0))
-        return LayerCost(maps + executed, maps + least, self.past.state_elements(), beside=executed)
+        return LayerCost(maps + executed, maps + least, self.past.state_elements(), non_matmul=executed)
 
     def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
         return super()._read_out(h.to(x.dtype), x)

@@ -81,9 +81,9 @@ class GatedConv(Mixer):
     def streams_cost(self, slots: int, convs: int, adds: int, once: float) -> LayerCost:
         """The cost of streams, output map, and `convs` long convolutions with `adds` FLOPs after each, for each channel."""
         width = self.shorts[0].taps.shape[0]
-        beside = convs * width * (conv_flops(slots) + adds) + sum(short.flops_per_slot() for short in self.shorts)
+        non_matmul = convs * width * (conv_flops(slots) + adds) + sum(short.flops_per_slot() for short in self.shorts)
         state = convs * width * slots + sum(short.state_elements() for short in self.shorts)
-        return LayerCost.of(2.0 * (len(self.maps) + 1) * width**2, state, beside, once)
+        return LayerCost.of(2.0 * (len(self.maps) + 1) * width**2, state, non_matmul, once)
 
 
 class Hyena(GatedConv):

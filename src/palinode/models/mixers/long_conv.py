@@ -80,8 +80,8 @@ class LongConv(Mixer):
         return self._read_out(y, x), after
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
-        beside = conv_flops(slots) * self.skip.numel()
-        return LayerCost.of(2.0 * self.out.weight.numel(), self.skip.shape[1] * slots, beside)
+        non_matmul = conv_flops(slots) * self.skip.numel()
+        return LayerCost.of(2.0 * self.out.weight.numel(), self.skip.shape[1] * slots, non_matmul)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """Kernels by `kernel_start`, s N(0, 1).

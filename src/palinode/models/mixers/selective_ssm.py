@@ -71,9 +71,11 @@ class SelectiveSsm(TwoWays):
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         sides = sides_read(pairs, slots)
-        products, beside, least = self.past.flops_per_slot()
+        products, non_matmul, least = self.past.flops_per_slot()
         maps = 2.0 * sum(part.weight.numel() for part in (self.value, self.gate, self.out)) + sides * products
-        return LayerCost(maps + sides * beside, maps + sides * least, self.past.state_elements(), beside=sides * beside)
+        return LayerCost(
+            maps + sides * non_matmul, maps + sides * least, self.past.state_elements(), non_matmul=sides * non_matmul
+        )
 
     def _read(self, x: Tensor) -> Tensor:
         return self.value(x)
@@ -129,8 +131,8 @@ class Selective(Recurrence):
         """FLOPs of matrix products, of everything else as executed (recurrence in chunks), and of everything else at the least."""
         inner, state = self.log_decay.shape
         products = 2.0 * (self.read.weight.numel() + self.step_weight.numel() + inner * state)
-        beside = self.conv.flops_per_slot() + 2.0 * inner
-        return products, beside + 7.0 * inner * state, beside + 4.0 * inner * state
+        non_matmul = self.conv.flops_per_slot() + 2.0 * inner
+        return products, non_matmul + 7.0 * inner * state, non_matmul + 4.0 * inner * state
 
     def _scanned(self, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, E) in the dtype of `conv`, and h after the last slot; dt, A and h are float32 or better."""
