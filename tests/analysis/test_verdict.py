@@ -178,7 +178,10 @@ def test_parity_on_the_declared_axis_is_flagged_when_it_does_not_hold(tmp_path):
     unequal = only(experiment(tmp_path / "unequal", equal="tokens_read"))
     assert unequal.parity.holds is False
     assert any(caution.startswith("not at equal tokens_read: it differs by +5") for caution in unequal.cautions)
-    unknown = only(experiment(tmp_path / "unknown", equal="tuning_trials"))
+    store = make_store(tmp_path / "unknown" / "runs", Synthetic(equal="tokens_read"))
+    result = store.experiment("demo").runs_of("both", "base")[0].result
+    store.write_result(result.with_(counters={**result.counters, "tokens_read": None}))
+    unknown = only(store.experiment("demo"))
     assert unknown.parity.holds is None
     assert any("was not counted" in caution for caution in unknown.cautions)
 
