@@ -25,7 +25,7 @@ def test_a_trial_whose_result_is_damaged_is_still_to_do(tmp_path):
         data=DataConfig(window_tokens=16, tuning_fraction=0.1),
         model=modern(layers=1, width=16, heads=2),
         objective=LtrObjective(),
-        recipe=Gpt2AdamW(steps=10),
+        recipe=Gpt2AdamW(),
     )
     resolved = Experiment(
         name="x",

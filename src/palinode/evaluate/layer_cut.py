@@ -85,7 +85,10 @@ def _slots_at_once(specials: SpecialTokens, device: torch.device) -> int:
 
 def _curves(sums: Mapping[str, Sequence[Sums]]) -> dict[str, tuple[CutScores, ...]]:
     return {
-        name: tuple(CutScores(blocks=blocks, **total.scores().as_row()) for blocks, total in enumerate(totals, 1))
+        name: tuple(
+            CutScores.model_validate({"blocks": blocks, **total.scores().as_row()})
+            for blocks, total in enumerate(totals, 1)
+        )
         for name, totals in sums.items()
         if totals and totals[0].tokens
     }
