@@ -107,7 +107,7 @@ def test_windows_without_a_narrow_place_are_refused():
         with pytest.raises(BadInput, match="windows that all end with equally many answers and have a token"):
             BottleneckObjective().example(torch.zeros(windows, 4, dtype=torch.long), draw, SPECIALS)
     for task in (MultiQueryRecall(vocabulary=20, length=16), Reversed(of=Compression(vocabulary=6, length=5))):
-        with pytest.raises(BadInput, match="a bottleneck needs windows that end with their answers"):
+        with pytest.raises(BadInput, match="a bottleneck needs windows that all end with equally many answers"):
             of_task(task, BottleneckObjective())
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from palinode.base.example import Example
+from palinode.base.example import Example, Group
 from palinode.base.visibility import Ltr, Visibility
 from palinode.models.auxiliary import AuxiliaryTerm, together
 from palinode.models.base import LanguageModel
@@ -45,14 +45,11 @@ def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tens
     Args:
         finish: `model.finished`, or another readout. It gets the slots in the order of reading, since it may depend on positions.
     """
-    turns = [group.sees.reads_from_end and group.sees.native == "causal" for group, _ in example.by_group()]
-    if not any(turns):
+    turned = [_is_turned(group) for group, _ in example.by_group()]
+    if not any(turned):
         return finish(residual)
-    pieces = [
-        _turned(finish(_turned(residual[rows], turn)), turn)
-        for (_, rows), turn in zip(example.by_group(), turns, strict=True)
-    ]
-    return torch.cat(pieces)
+    pieces = zip((residual[rows] for _, rows in example.by_group()), turned, strict=True)
+    return torch.cat([finish(piece.flip(1)).flip(1) if turn else finish(piece) for piece, turn in pieces])
 
 
 def logits_for(model: LanguageModel, example: Example) -> Tensor:
@@ -62,35 +59,28 @@ def logits_for(model: LanguageModel, example: Example) -> Tensor:
 
 def _readings(example: Example) -> Iterator[tuple[Tensor, Visibility]]:
     """The inputs of the model, in turn: all causal passes as one batch read from the left, then each of the others."""
-    causal = [
-        _turned(example.inputs[rows], group.sees.reads_from_end)
-        for group, rows in example.by_group()
-        if group.sees.native == "causal"
-    ]
+    passes = [(group, example.inputs[rows]) for group, rows in example.by_group()]
+    causal = [tokens.flip(1) if _is_turned(group) else tokens for group, tokens in passes if _is_causal(group)]
     if causal:
         yield causal[0] if len(causal) == 1 else torch.cat(causal), Ltr()
-    for group, rows in example.by_group():
-        if group.sees.native != "causal":
-            yield example.inputs[rows], group.sees
+    yield from ((tokens, group.sees) for group, tokens in passes if not _is_causal(group))
 
 
 def _ordered(example: Example, read_states: Sequence[Tensor]) -> Tensor:
     """(B, T, D) in the example's order of rows and slots, from the states of each of its readings."""
-    passes = list(example.by_group())
-    causal = [(group, rows) for group, rows in passes if group.sees.native == "causal"]
-    alone = [rows for group, rows in passes if group.sees.native != "causal"]
+    groups = [group for group, _ in example.by_group()]
     waiting = iter(read_states)
-    states: dict[int, Tensor] = {}
-    if causal:
-        parts = torch.split(next(waiting), [group.rows for group, _ in causal])
-        for (group, rows), part in zip(causal, parts, strict=True):
-            states[rows.start] = _turned(part, group.sees.reads_from_end)
-    for rows, part in zip(alone, waiting, strict=True):
-        states[rows.start] = part
-    ordered = [states[rows.start] for _, rows in passes]
+    counts = [group.rows for group in groups if _is_causal(group)]
+    causal = iter(torch.split(next(waiting), counts) if counts else ())
+    states = [next(causal if _is_causal(group) else waiting) for group in groups]
+    ordered = [part.flip(1) if _is_turned(group) else part for group, part in zip(groups, states, strict=True)]
     return ordered[0] if len(ordered) == 1 else torch.cat(ordered)
 
 
-def _turned(x: Tensor, reads_from_end: bool) -> Tensor:
-    """The slots in the order of reading, or back in the order of the example."""
-    return x.flip(1) if reads_from_end else x
+def _is_causal(group: Group) -> bool:
+    return group.sees.native == "causal"
+
+
+def _is_turned(group: Group) -> bool:
+    """Whether its rows are flipped before the model: causal rows that read from the end."""
+    return _is_causal(group) and group.sees.reads_from_end

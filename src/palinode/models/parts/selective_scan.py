@@ -89,21 +89,16 @@ class _SelectiveScan(torch.autograd.Function):
 
 
 def _rows(u: Tensor, rate: Tensor) -> Iterator[slice]:
-    rows, slots, _ = u.shape
-    yield from _slices(rows, _most(u) // (slots * rate.numel()))
+    yield from _slices(len(u), u, u.shape[1] * rate.numel())
 
 
 def _channels(u: Tensor, rate: Tensor) -> Iterator[slice]:
-    yield from _slices(len(rate), _most(u) // (u.shape[1] * rate.shape[1]))
+    yield from _slices(len(rate), u, u.shape[1] * rate.shape[1])
 
 
-def _most(u: Tensor) -> int:
-    return BLOCK_NUMBERS if u.device.type == "cpu" else BLOCK_NUMBERS_ELSEWHERE
-
-
-def _slices(count: int, size: int) -> Iterator[slice]:
-    """Slices that cover 0..count - 1, of `size` each, at least 1."""
-    size = max(1, size)
+def _slices(count: int, u: Tensor, numbers_each: int) -> Iterator[slice]:
+    """Slices that cover 0..count - 1, each with as many items as a block holds, at least 1."""
+    size = max(1, (BLOCK_NUMBERS if u.device.type == "cpu" else BLOCK_NUMBERS_ELSEWHERE) // numbers_each)
     yield from (slice(start, start + size) for start in range(0, count, size))
 
 
