@@ -23,11 +23,11 @@ import torch
 
 from palinode.base.example import NO_SOURCE
 from palinode.base.finding import Finding, Outcome
+from palinode.base.markov import NO_NEIGHBOUR, MarkovChain, asymmetric_chain, symmetric_chain
 from palinode.checks.canary import Canary, CanarySettings, Tiny
 from palinode.checks.evidence import ALARM_NATS, plain_margin_nats
 from palinode.checks.languages import AlternatingLanguage, ChainLanguage, NeighbourLanguage, UniformLanguage
 from palinode.checks.subject import Subject
-from palinode.data.tasks.markov import NO_NEIGHBOUR, MarkovChain, asymmetric_chain, symmetric_chain
 
 UNIFORM_LAW = "on i.i.d. uniform tokens no honest model beats ln V: evidence against it stays below e^20.7 (P <= 1e-9)"
 FROZEN_LAW = "with frozen weights the mean loss on fresh uniform tokens is not below ln V by more than ln(1e9) / tokens"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from palinode.data.tasks.markov import NO_NEIGHBOUR, MarkovChain
+from palinode.base.markov import NO_NEIGHBOUR, MarkovChain
 
 
 @dataclass(frozen=True)
