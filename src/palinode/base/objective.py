@@ -1,4 +1,4 @@
-"""What an objective is: a window in, an Example out, and a contract that says what may inform what.
+"""The interface of an objective: a window in, an Example out, and a contract that says which token may inform which.
 
 To write one: subclass `Objective`, define `example` (usually one call of `base.example.one_pass` per direction) and
 `may_inform`. If it makes random decisions, define `draw`; nothing in a Draw may depend on token ids.
@@ -20,13 +20,13 @@ from palinode.base.example import Draw, Example, SpecialTokens
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands.
+    """How far training has come.
 
     Attributes:
-        step, total_steps: the optimizer step, and the planned ones.
-        state: the objective's own (adaptive p).
-        schedule_step: how far the learning rate's schedule is, which may be further than the step: a limit of tokens ends a run
-            before its planned steps. None: at the step.
+        step, total_steps: the optimizer step, and the number of planned steps.
+        state: the objective's own state (of an adaptive p).
+        schedule_step: the step that the learning rate schedule has reached. It is ahead of `step` where a limit of tokens ends
+            the run before its planned steps. None: the same as `step`.
     """
 
     step: int = 0
@@ -44,8 +44,8 @@ class Progress:
 class Objective(Part):
     """Base class of all objectives.
 
-    `may_inform` is written from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit
-    would check the code against itself. `scores_itself` is True only if predicting a token one can see is the point.
+    Write `may_inform` from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit compares
+    the code with itself. `scores_itself` is True only if the objective is meant to predict tokens that the model sees.
     `reads_in_a_direction` is False if a model trained on it can neither continue a text nor be scored ltr or rtl.
     """
 
@@ -57,7 +57,7 @@ class Objective(Part):
         return Draw()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        """Turn (B, N) windows into an Example, with these decisions and no others."""
+        """Turn (B, T) windows into an Example, with these decisions and no others."""
         raise Unfinished(self, "must define example(windows, draw, specials)")
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
@@ -71,9 +71,9 @@ class Objective(Part):
         raise Unfinished(self, "must define may_inform(source, target, group, draw)")
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """(N,) boolean: the places of a window of N tokens that may be scored, by any pass and any draw.
+        """(window_tokens,) boolean: the tokens of a window that some pass of some draw may score.
 
-        A label mask that keeps none of them is refused before anything is trained.
+        A label mask that keeps none of them is refused before any training.
         """
         return torch.ones(window_tokens, dtype=torch.bool)
 
@@ -86,17 +86,17 @@ class Objective(Part):
         return {}
 
     def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
-        """The state after a step with these training losses (nats per token of each pass that was made)."""
+        """The state after a step with these training losses (nats per token of each pass of that step)."""
         return dict(state)
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
-        """How likely each pass is for a window at this point of training, by name: for planning and for checking counters."""
+        """The probability of each pass for a window at this point of training, by name: for plans and for checks of counters."""
         return {self.groups()[0]: 1.0}
 
     def evaluation(self) -> dict[str, Objective]:
-        """How a model trained on this objective is evaluated, by name. Empty: the honest ltr and rtl passes.
+        """The passes that a model trained on this objective is evaluated in, by name. Empty: the plain ltr and rtl passes.
 
-        An objective that trains through another visibility evaluates through it too; an objective of another kind adds
-        itself under its own name.
+        An objective that trains with another visibility is evaluated with it too. An objective of another kind adds itself
+        under its own name.
         """
         return {}

@@ -1,7 +1,7 @@
-"""A canary: a tiny copy of the real stack, trained on the real objective, whose every batch is bet on before it learns from it.
+"""A canary: a tiny copy of the model, trained on its real objective. Every batch is bet on before the canary learns from it.
 
-`check_canary.py` says which canaries are trained and what their fate means.
-Legend: B windows, N tokens of a window, V ids the canary uses, n scored tokens.
+`check_canary.py` says which canaries are trained and how their results are judged.
+Legend: B windows, T tokens of a window, V ids that the canary uses, n scored tokens.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from palinode.base.config import Config
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.checks.copies import seeded_passes, trainable_copy
-from palinode.checks.draws import DrawBank, Entry, contract, draw_bank, joined_draw
+from palinode.checks.draws import DrawBank, Entry, contract, draw_bank, itself, joined_draw
 from palinode.checks.evidence import ALARM_NATS, Evidence, combined_nats
 from palinode.checks.influence import only_pass, scored_targets
 from palinode.checks.languages import Context, Language
-from palinode.checks.subject import Subject, slots_needed
+from palinode.checks.subject import Subject
 
 BETAS = (0.9, 0.95)
 NOT_AN_ID = -1
@@ -36,10 +36,10 @@ class CanarySettings(Config):
 
     Attributes:
         vocabulary: ids used; the softmax is restricted to them.
-        window_tokens, rows: N, and rows of a batch.
+        window_tokens, rows: length of a window, and rows of a batch.
         steps: updates of a uniform canary, for each pass; its control must alarm within a quarter of them.
         neighbour_steps: updates of a canary on eight rows, two of them among shifted copies.
-        frozen_tokens: scored with frozen weights afterwards, in each mode.
+        frozen_tokens: tokens scored with frozen weights afterwards, in each mode.
         markov_steps: updates of the Markov canary in one round (0 leaves it out), at most three rounds.
         chains: `symmetric` and `asymmetric` Markov chains.
     """
@@ -75,7 +75,7 @@ class Scored:
 
 @dataclass
 class Trace:
-    """What a canary's training left behind.
+    """The record of a canary's training.
 
     Attributes:
         streams: the evidence of every pass, and of every time that it predicts a token.
@@ -121,13 +121,12 @@ class Tiny:
             specials, length = SpecialTokens(settings.vocabulary), settings.window_tokens
             ids = torch.arange(settings.vocabulary)
             tiny = replace(subject, specials=specials, vocab_size=specials.vocab_size, window_tokens=length)
-            module = rebuild(specials.vocab_size, slots_needed(tiny, length), subject.seed)
-            tiny = replace(tiny, module=module)
+            tiny = replace(tiny, module=rebuild(specials.vocab_size, tiny.slots_of(length), subject.seed))
         return cls(tiny, ids, draw_bank(tiny, tiny.window_tokens))
 
 
 class Canary:
-    """A tiny stack in training on one language: on one pass of its objective alone, or on all of them together."""
+    """A tiny model in training on one language: on one pass of its objective alone, or on all of them together."""
 
     def __init__(self, tiny: Tiny, settings: CanarySettings, language: Language, group: str | None = None):
         self.settings, self.language, self.group = settings, language, group
@@ -144,7 +143,7 @@ class Canary:
         self.trace = Trace()
 
     def train(self, steps: int, *, decay: bool = False, threshold_nats: float = ALARM_NATS) -> Trace:
-        """Go on for `steps` updates, or until the alarm. `decay`: the learning rate falls to zero over the last 40 %."""
+        """Train for `steps` more updates, or until the alarm. `decay`: the learning rate falls to 0 over the last 40 %."""
         first = self.trace.updates
         with seeded_passes(self.subject.seed, "canary", self.language.name, first):
             for step in range(steps):
@@ -157,14 +156,28 @@ class Canary:
         return self.trace
 
     def frozen(self, tokens: int, *, training: bool = False) -> list[Scored]:
-        """Predictions of at least so many fresh tokens with the weights as they are, batch by batch."""
-        found: list[Scored] = []
+        """Predictions of at least so many new tokens with the weights as they are, batch by batch."""
+        predictions: list[Scored] = []
         step = 0
         with torch.no_grad(), seeded_passes(self.subject.seed, "frozen", self.language.name):
-            while sum(len(scored.nats) for scored in found) < tokens and step < tokens:
-                found += self._read("frozen", step, training)[0]
+            while sum(len(scored.nats) for scored in predictions) < tokens and step < tokens:
+                predictions += self._read("frozen", step, training)[0]
                 step += 1
-        return found
+        return predictions
+
+    def context(self, entry: Entry, group: str) -> Context:
+        """What the targets of a window with these decisions may see; computed once."""
+        if (entry, group) not in self.contexts:
+            length = self.subject.window_tokens
+            scored = torch.zeros(length, dtype=torch.bool)
+            if group in entry.groups:
+                example = only_pass(self.subject.example(self.ids[:1].repeat(1, length), entry.draw), group)
+                scored[example.target_source[scored_targets(example)]] = True
+            allowed = contract(self.subject.objective, entry, group, length)
+            if not self.subject.objective.scores_itself:
+                allowed = allowed & ~itself(length)
+            self.contexts[entry, group] = Context.of(allowed, scored)
+        return self.contexts[entry, group]
 
     def _step(self, threshold_nats: float) -> None:
         """Bet on a batch, then learn from it."""
@@ -192,7 +205,7 @@ class Canary:
         self.trace.excess_nats[scored.group] = float((nats - scored.floor_nats).mean()) if len(nats) else 0.0
 
     def _read(self, stream: str, step: int, training: bool) -> tuple[list[Scored], Tensor]:
-        """One fresh batch through the module: what may be bet on by pass, and the training loss."""
+        """One new batch through the module: what may be bet on by pass, and the training loss."""
         subject = self.subject
         rng = generator(subject.seed, "audit", "canary", self.language.name, self.group or "all", stream, step)
         windows, counts = self.language.windows(self.windows, subject.window_tokens, rng)
@@ -212,26 +225,19 @@ class Canary:
             where = scored[rows]
             window = example.window_row[rows][:, None].expand_as(where)[where]
             target = example.target_source[rows][where]
-            passes.append(self._scored(group.name, nats[rows][where], window, target, windows, entries))
+            passes.append(self._scored(group.name, nats[rows][where], (window, target), windows, entries))
         return passes, loss
 
     def _scored(
-        self,
-        group: str,
-        nats: Tensor,
-        window: Tensor,
-        target: Tensor,
-        windows: Tensor,
-        entries: Sequence[Entry],
+        self, group: str, nats: Tensor, places: tuple[Tensor, Tensor], windows: Tensor, entries: Sequence[Entry]
     ) -> Scored:
-        """The predictions of targets that may not see themselves, with their floor."""
+        """The predictions of targets that may not see themselves, with their floor. `places`: (n,) windows and targets."""
         contexts = [self.context(entry, group) for entry in entries]
-        left, right = (torch.stack([getattr(c, side) for c in contexts]) for side in ("left", "right"))
+        left, right, bets = (torch.stack([getattr(c, name) for c in contexts]) for name in ("left", "right", "bets"))
         floor_nats = -self.language.log_probability(windows, left, right)
-        bets = torch.stack([c.bets for c in contexts])
-        in_sequence = torch.tensor([self.language.in_sequence(c) for c in contexts])
-        kept = bets[window, target]
-        window, target = window[kept], target[kept]
+        in_sequence = torch.tensor([self.language.in_sequence(context) for context in contexts])
+        kept = bets[places]
+        window, target = (place[kept] for place in places)
         return Scored(
             group=group,
             nats=nats[kept],
@@ -242,22 +248,8 @@ class Canary:
             time=_times(window * windows.shape[1] + target),
         )
 
-    def context(self, entry: Entry, group: str) -> Context:
-        """What the targets of such a window may see; worked out once."""
-        if (entry, group) not in self.contexts:
-            length = self.subject.window_tokens
-            scored = torch.zeros(length, dtype=torch.bool)
-            if group in entry.groups:
-                example = only_pass(self.subject.example(self.ids[:1].repeat(1, length), entry.draw), group)
-                scored[example.target_source[scored_targets(example)]] = True
-            allowed = contract(self.subject.objective, entry, group, length)
-            if not self.subject.objective.scores_itself:
-                allowed = allowed & ~torch.eye(length, dtype=torch.bool)
-            self.contexts[entry, group] = Context.of(allowed, scored)
-        return self.contexts[entry, group]
-
     def _windows_per_batch(self) -> int:
-        """So many windows that a batch has about `rows` rows, more where few tokens are scored; at least 8, a multiple of 4."""
+        """Windows for about `rows` rows a batch, more where few tokens are scored; at least 8, a multiple of 4."""
         window = self.ids[:1].repeat(1, self.subject.window_tokens)
         examples = [self.subject.example(window, entry.draw) for entry in self.bank.covering(1)]
         if self.group is not None:
@@ -273,9 +265,7 @@ def _times(keys: Tensor) -> Tensor:
     order = keys.argsort(stable=True)
     ordered = keys[order]
     index = torch.arange(len(keys))
-    starts = torch.where(
-        torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])[: len(keys)], index, 0
-    )
+    is_first = torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])[: len(keys)]
     times = torch.empty_like(keys)
-    times[order] = index - starts.cummax(0).values
+    times[order] = index - torch.where(is_first, index, 0).cummax(0).values
     return times

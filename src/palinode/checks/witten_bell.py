@@ -1,4 +1,4 @@
-"""Interpolated Witten-Bell n-grams: how well counting alone predicts a text. No model of language should do absurdly better.
+"""Interpolated Witten-Bell n-grams: how well counting alone predicts a text. No small model of language is far better.
 
     p_j(w | h) = (count(h w) + kinds(h) * p_(j-1)(w | h without its first token)) / (count(h) + kinds(h))
 
@@ -22,7 +22,7 @@ MAX_HELD_OUT_TOKENS = 400_000
 
 @dataclass(frozen=True)
 class NgramScores:
-    """Mean nats per token of the held-out tokens, for orders 1, 2, ..; how many tokens were used, and whether train was cut."""
+    """Mean nats per token of the held-out tokens, for orders 1, 2, ..; the tokens used, and whether train was cut."""
 
     nats_by_order: tuple[float, ...]
     train_tokens: int
@@ -47,11 +47,11 @@ def witten_bell(
     max_train_tokens: int = MAX_TRAIN_TOKENS,
     max_held_out_tokens: int = MAX_HELD_OUT_TOKENS,
 ) -> NgramScores:
-    """Train on one split, score the other, token by token from left to right; a token at the start has a shorter context.
+    """Count one split and score the other, token by token from left to right; a token at the start has a shorter context.
 
     Args:
-        vocab_size: V of the uniform order 0: the tokenizer's, special tokens not counted.
-        max_train_tokens, max_held_out_tokens: only the first so many are used.
+        vocab_size: V of the uniform order 0: that of the tokenizer, special tokens not counted.
+        max_train_tokens, max_held_out_tokens: only that many tokens are used, from the start.
     """
     truncated = len(train) > max_train_tokens
     train, held_out = np.asarray(train[:max_train_tokens]), np.asarray(held_out[:max_held_out_tokens])
@@ -73,12 +73,12 @@ def _interpolate(
     counts = _Counts.of(train, order, token_bits)
     ngrams = _keys(held_out, order, token_bits)
     contexts = ngrams >> np.uint64(token_bits)
-    seen = _looked_up(ngrams, counts.ngrams, counts.ngram_counts)
+    times_seen = _looked_up(ngrams, counts.ngrams, counts.ngram_counts)
     after = _looked_up(contexts, counts.contexts, counts.context_counts)
     kinds = _looked_up(contexts, counts.contexts, counts.context_kinds)
-    known = after > 0
+    counted = after > 0
     lower = probability[order - 1 :]
-    lower[known] = (seen[known] + kinds[known] * lower[known]) / (after[known] + kinds[known])
+    lower[counted] = (times_seen + kinds * lower)[counted] / (after + kinds)[counted]
 
 
 @dataclass(frozen=True)
