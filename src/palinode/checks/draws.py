@@ -131,6 +131,14 @@ def forbidden_pairs(allowed: Tensor, scores_itself: bool) -> Tensor:
     return ~allowed if scores_itself else ~allowed | itself(len(allowed))
 
 
+def direction_of(objective: Objective, entry: Entry, group: str, window_tokens: int) -> str | None:
+    """`ltr` or `rtl` when the contract of this pass is exactly that, else None."""
+    allowed = contract(objective, entry, group, window_tokens)
+    every_pair = torch.ones(window_tokens, window_tokens, dtype=torch.bool)
+    directions = {"ltr": every_pair.triu(1), "rtl": every_pair.tril(-1)}
+    return next((name for name, triangle in directions.items() if torch.equal(allowed, triangle)), None)
+
+
 def itself(window_tokens: int) -> Tensor:
     """The pairs of a token with itself."""
     return torch.eye(window_tokens, dtype=torch.bool)

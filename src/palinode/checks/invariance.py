@@ -18,10 +18,9 @@ from palinode.base.finding import Finding
 from palinode.base.seeds import generator
 from palinode.checks.bench import Bench
 from palinode.checks.copies import exact_arithmetic, seeded_passes
-from palinode.checks.draws import Entry, joined_draw
+from palinode.checks.draws import Entry, direction_of, joined_draw
 from palinode.checks.influence import largest_change, scored_targets, spread
 from palinode.checks.laws import LARGEST, finding, outcome_of
-from palinode.checks.one_way import direction_of
 
 BATCH = 8
 PLACE = 4  # of the window among its companions: there are rows before it and after it
@@ -91,7 +90,7 @@ def _prefix_differences(bench: Bench) -> Iterator[Difference]:
                 continue
             window = bench.window("random", length, rng)
             for group, whole in _read(bench, module, window[None], [entry], 0).items():
-                if (reads := direction_of(subject, entry, group, length)) is not None:
+                if (reads := direction_of(subject.objective, entry, group, length)) is not None:
                     yield from _shorter(bench, module, window, entry, group, whole, reads == "ltr")
 
 

@@ -149,7 +149,7 @@ def check_exact_floor(
 def check_text_floor(
     nats_per_token: float, bits_per_byte: float | None, floor: TextFloor, train_nats_per_token: float | None = None
 ) -> Finding:
-    """C8.text_floor: a loss on text against n-grams (warns below 0.7, fails below 0.45), xz (warns below 0.35) and 0.5 bits per byte.
+    """C8.text_floor: a loss on text against n-grams (warns below 0.7, fails below 0.45), xz (warns below 0.35), 0.5 bits per byte.
 
     Good small transformers reach 0.88 of the n-gram loss on a 1.1 MB play corpus; the published leak reached 0.2.
     """

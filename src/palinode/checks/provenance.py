@@ -87,10 +87,10 @@ def _wrong_id(example: Example, windows: Tensor) -> str | None:
 
 
 def _place(example: Example, wrong: Tensor, sources: Tensor | None = None) -> str:
-    """Where the first wrong entry is: pass, slot, named source."""
+    """Where the first wrong entry is: pass, slot, claimed source."""
     if wrong.dim() == 1:
         return f"of row {int(wrong.nonzero()[0])}"
     row, slot = (int(i) for i in wrong.nonzero()[0])
     name = next(group.name for group, rows in example.by_group() if rows.start <= row < rows.stop)
-    named = "" if sources is None else f", which names source {int(sources[row, slot])}"
-    return f"at slot {slot} of pass {name}{named}"
+    claimed = "" if sources is None else f", which claims source {int(sources[row, slot])}"
+    return f"at slot {slot} of pass {name}{claimed}"

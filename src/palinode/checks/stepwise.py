@@ -3,33 +3,34 @@
 Four prompts of unequal lengths (one of a single token) are continued, each alone; then one pass reads all four. A model that looks
 ahead, whose padding or positions depend on the length, or whose cache is wrong, gives two answers. rtl grows to the left.
 A model that keeps a state is continued from it, and the state is also read in chunks (C6.state).
-Legend: B rows, V vocabulary.
+Legend: B rows, T slots, V vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
 from palinode.base.config import Config
+from palinode.base.example import Example
 from palinode.base.finding import Finding
 from palinode.base.seeds import generator
-from palinode.checks.bench import Bench
+from palinode.checks.bench import REFUSALS, Bench
 from palinode.checks.copies import exact_arithmetic, randomised_copy, seeded_passes
-from palinode.checks.influence import largest_change, scored_targets, spread
+from palinode.checks.draws import Entry, direction_of, joined_draw
+from palinode.checks.influence import largest_change, only_pass, scored_targets, spread
 from palinode.checks.laws import LARGEST, finding, outcome_of
-from palinode.checks.one_way import OneWay, one_way_passes
-from palinode.checks.own_step import OwnStep, check_state, state_reader
-from palinode.checks.subject import Subject
+from palinode.checks.subject import StateReader, Subject
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 NATS_TOLERANCE = 1e-5  # mean nats per token of 8 windows, both ways, in float32
-WINDOWS = 8
+WINDOWS, STATE_WINDOWS = 8, 4
 
 Step = Callable[[nn.Module, Tensor, str], Tensor]
 """(module, (B, n) known tokens in window order, pass) -> (B, V) logits of the next token in reading order (rtl: the one before).
@@ -47,6 +48,57 @@ class StepwiseSettings(Config):
 
 
 @dataclass(frozen=True)
+class OneWay:
+    """A pass whose contract is exactly that of ltr or of rtl (`reads`), with its decisions, on windows of `total_tokens`.
+
+    Windows and known tokens are (B, tokens) in window order; reading order is the reverse of it for rtl.
+    """
+
+    subject: Subject
+    group: str
+    reads: str
+    entry: Entry
+    total_tokens: int
+
+    def example(self, windows: Tensor) -> Example:
+        """The rows of this pass alone."""
+        return only_pass(self.subject.example(windows, joined_draw([self.entry] * len(windows))), self.group)
+
+    def in_reading_order(self, by_token: Tensor) -> Tensor:
+        """(B, tokens, ..) from window order to reading order, or back."""
+        return by_token if self.reads == "ltr" else by_token.flip(1)
+
+    def slots_in_reading_order(self, example: Example, by_slot: Tensor) -> Tensor:
+        """(B, T, ..) from slot order to the order in which the model reads the slots."""
+        return by_slot.flip(1) if example.groups[0].sees.reads_from_end else by_slot
+
+    def slot_ids(self, example: Example) -> Tensor:
+        """(B, T) ids of the slots in the order in which the model reads them, where the model is."""
+        return self.slots_in_reading_order(example, example.inputs).to(self.subject.device)
+
+    def grown(self, known: Tensor, token: Tensor | None = None) -> Tensor:
+        """The known tokens and the one read next (default: id 0, as long as it is unknown)."""
+        token = torch.zeros(len(known), 1, dtype=torch.long) if token is None else token
+        return torch.cat([known, token] if self.reads == "ltr" else [token, known], 1)
+
+    def next_slot(self, example: Example, known_tokens: int) -> int | None:
+        """The slot, in reading order, that predicts the token after the known ones; None if rows differ in it or have none."""
+        target = known_tokens if self.reads == "ltr" else 0
+        predicts = scored_targets(example) & (example.target_source == target)
+        predicts = self.slots_in_reading_order(example, predicts)
+        slots = set(predicts.nonzero()[:, 1].tolist())
+        return slots.pop() if len(slots) == 1 and bool((predicts.sum(1) == 1).all()) else None
+
+    def finding(
+        self, check: str, wrong: bool, message: str, numbers: Mapping[str, float | int], threshold: float
+    ) -> Finding:
+        """A finding about this pass; C6 needs no positive control, since two answers are compared."""
+        reproduce = {"pass": self.group, "seed": self.subject.seed, "total_tokens": self.total_tokens}
+        outcome = outcome_of(wrong=wrong, can_tell=True)
+        return finding(check, outcome, f"{self.group}: {message}", numbers, threshold, reproduce=reproduce)
+
+
+@dataclass(frozen=True)
 class Route:
     """A one-way pass read by one module, in one pass or step by step. Without a `step` each token reads all before it again."""
 
@@ -55,7 +107,7 @@ class Route:
     step: Step | None
 
     def one_pass(self, windows: Tensor) -> Tensor:
-        """(rows, tokens, V) logits by target in reading order; zero where a target is not scored."""
+        """(B, tokens, V) logits by target in reading order; zero where a target is not scored."""
         example = self.one_way.example(windows)
         logits = self.one_way.subject.logits(self.module, example)
         row, slot = scored_targets(example).nonzero(as_tuple=True)
@@ -83,35 +135,42 @@ def check_stepwise(
     total = total if bench.accepts(total) else subject.window_tokens
     takes_any = step is not None or all(bench.accepts(length) for length in {2, total // 2, total - 1} if length > 1)
     findings: list[Finding] = []
-    for one_way in one_way_passes(bench, total):
+    for one_way in _one_way_passes(bench, total):
         if not takes_any or total < 2:
-            findings.append(_cannot_grow(one_way))
+            message = (
+                "the model does not take windows of any length, so it cannot be read step by step; hand in a `step`"
+            )
+            cannot = one_way.finding("C6.generation", False, message, {}, TOLERANCES[torch.float64])
+            findings.append(cannot.with_(outcome="could_not_tell"))
             continue
         rng = generator(subject.seed, "audit", "stepwise", one_way.group)
         opened = randomised_copy(subject.module, 1.0, rng).eval()
         own = copy.deepcopy(subject.module).eval()
-        reader = state_reader(one_way, total) if step is None else None
-        taken = step if reader is None else OwnStep(one_way, reader, total)
+        reader = _state_reader(one_way) if step is None else None
+        taken = step if reader is None else OwnStep(one_way, reader)
         with torch.no_grad(), seeded_passes(subject.seed, "stepwise"):
             with exact_arithmetic():
-                findings.append(_generation(Route(one_way, opened, taken), settings, total, rng))
+                findings.append(_generation(Route(one_way, opened, taken), settings.prompt_tokens, rng))
                 if reader is not None:
-                    findings.append(check_state(one_way, reader, opened, total, rng))
-            findings.append(_teacher_forced(Route(one_way, own, taken), total, rng))
+                    findings.append(_state(one_way, reader, opened, rng))
+            findings.append(_teacher_forced(Route(one_way, own, taken), rng))
     return tuple(findings)
 
 
-def _cannot_grow(one_way: OneWay) -> Finding:
-    message = f"{one_way.group}: the model does not take windows of any length, so it cannot be read step by step; hand in a `step`"
-    reproduce = {"pass": one_way.group, "seed": one_way.subject.seed}
-    return finding("C6.generation", "could_not_tell", message, {}, reproduce=reproduce)
+def _one_way_passes(bench: Bench, total_tokens: int) -> Iterator[OneWay]:
+    bank = bench.bank_at(total_tokens)
+    for group in bank.groups:
+        entry = bank.with_pass(group)
+        reads = None if entry.decides_tokens else direction_of(bench.subject.objective, entry, group, total_tokens)
+        if reads is not None:
+            yield OneWay(bench.subject, group, reads, entry, total_tokens)
 
 
-def _generation(route: Route, settings: StepwiseSettings, total: int, rng: Generator) -> Finding:
+def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> Finding:
     """Continue the prompts one by one, then read all of them at once."""
-    one_way = route.one_way
-    prompts = sorted({min(prompt, total - 1) for prompt in settings.prompt_tokens})
-    texts, stepped = zip(*(_continued(route, prompt, total, rng) for prompt in prompts), strict=True)
+    one_way, total = route.one_way, route.one_way.total_tokens
+    prompts = sorted({min(prompt, total - 1) for prompt in prompt_tokens})
+    texts, stepped = zip(*(_continued(route, prompt, rng) for prompt in prompts), strict=True)
     whole = route.one_pass(torch.cat(texts))
     tolerance = TOLERANCES.get(whole.dtype, TOLERANCES[torch.float16])
     worst, place, steps, disagreements = 0.0, "", 0, 0
@@ -120,18 +179,49 @@ def _generation(route: Route, settings: StepwiseSettings, total: int, rng: Gener
         disagreements += other_choices
         steps += len(change)
         if float(change.max()) > worst:
-            worst = float(change.max())
-            place = f"at target {one_way.target(prompt + int(change.argmax()), total)}, prompt of {prompt}"
+            worst, position = float(change.max()), prompt + int(change.argmax())
+            target = position if one_way.reads == "ltr" else total - 1 - position
+            place = f"at target {target}, prompt of {prompt}"
     failed = worst > tolerance or disagreements > 0
     verdict = f"differ {place}" if failed else "agree"
-    return finding(
-        "C6.generation",
-        outcome_of(wrong=failed, can_tell=True),
-        f"{one_way.group}: step by step and in one pass {verdict} ({worst:.1e}, allowed {tolerance:.0e}, {steps} steps)",
-        {"largest_difference": min(worst, LARGEST), "steps": steps, "argmax_disagreements": disagreements},
-        tolerance,
-        reproduce={"pass": one_way.group, "seed": one_way.subject.seed, "total_tokens": total},
+    message = f"step by step and in one pass {verdict} ({worst:.1e}, allowed {tolerance:.0e}, {steps} steps)"
+    numbers = {"largest_difference": min(worst, LARGEST), "steps": steps, "argmax_disagreements": disagreements}
+    return one_way.finding("C6.generation", failed, message, numbers, tolerance)
+
+
+def _continued(route: Route, prompt: int, rng: Generator) -> tuple[Tensor, Tensor]:
+    """One prompt, sampled on to the whole length: the (1, tokens) text, and the (steps, V) logits in reading order."""
+    content = route.one_way.subject.content_tokens
+    known = torch.randint(content, (1, prompt), generator=rng)
+    steps = []
+    while known.shape[1] < route.one_way.total_tokens:
+        steps.append(logits := route.next_logits(known))
+        chances = torch.nan_to_num(logits[:, :content].double()).softmax(-1)
+        known = route.one_way.grown(known, torch.multinomial(chances, 1, generator=rng))
+    return known, torch.cat(steps)
+
+
+def _teacher_forced(route: Route, rng: Generator) -> Finding:
+    """Fixed windows with the weights as they are: known tokens fed one by one, and in one pass; logits and mean nats."""
+    one_way, total = route.one_way, route.one_way.total_tokens
+    windows = torch.randint(one_way.subject.content_tokens, (WINDOWS, total), generator=rng)
+    reading = one_way.in_reading_order(windows)
+    whole = route.one_pass(windows)[:, 1:]
+    fed = torch.stack([route.next_logits(one_way.in_reading_order(reading[:, :known])) for known in range(1, total)], 1)
+    tolerance = TOLERANCES.get(whole.dtype, TOLERANCES[torch.float16])
+    change, disagreements = _difference(fed, whole, tolerance)
+    worst = float(change.max())
+    fed_nats, whole_nats = (
+        float(-logits.double().log_softmax(-1).gather(-1, reading[:, 1:, None]).mean()) for logits in (fed, whole)
     )
+    nats_tolerance = NATS_TOLERANCE * max(1.0, tolerance / TOLERANCES[torch.float32])
+    failed = worst > tolerance or abs(fed_nats - whole_nats) > nats_tolerance or disagreements > 0
+    message = (
+        f"{fed_nats:.6f} nats per token step by step, {whole_nats:.6f} in one pass; logits differ by {worst:.1e} "
+        f"(allowed {tolerance:.0e}, {WINDOWS} windows, {str(whole.dtype).removeprefix('torch.')})"
+    )
+    numbers = {"difference_nats": abs(fed_nats - whole_nats), "largest_difference": min(worst, LARGEST)}
+    return one_way.finding("C6.nats", failed, message, numbers, nats_tolerance)
 
 
 def _difference(stepped: Tensor, whole: Tensor, tolerance: float) -> tuple[Tensor, int]:
@@ -143,41 +233,95 @@ def _difference(stepped: Tensor, whole: Tensor, tolerance: float) -> tuple[Tenso
     return largest_change(stepped, whole) / spread(whole), disagreements
 
 
-def _continued(route: Route, prompt: int, total: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """One prompt, sampled on to `total` tokens: the (1, total) text, and the (steps, V) logits in reading order."""
-    content = route.one_way.subject.content_tokens
-    known = torch.randint(content, (1, prompt), generator=rng)
-    steps = []
-    while known.shape[1] < total:
-        steps.append(logits := route.next_logits(known))
-        chances = torch.nan_to_num(logits[:, :content].double()).softmax(-1)
-        known = route.one_way.grown(known, torch.multinomial(chances, 1, generator=rng))
-    return known, torch.cat(steps)
+def _state_reader(one_way: OneWay) -> StateReader | None:
+    """How this pass is read in pieces. None where the model keeps no state, or the pass is not one causal row per window.
+
+    Nor where some next token is not scored: label masks and hidden prompts leave some out.
+    """
+    subject, total = one_way.subject, one_way.total_tokens
+    if subject.state is None or not subject.state.keeps_state(subject.module):
+        return None
+    examples = {tokens: one_way.example(torch.zeros(2, tokens, dtype=torch.long)) for tokens in range(2, total + 1)}
+    if examples[total].groups[0].sees.native != "causal" or examples[total].window_row.tolist() != [0, 1]:
+        return None
+    always_scored = all(one_way.next_slot(examples[known + 1], known) is not None for known in range(1, total))
+    return subject.state if always_scored else None
 
 
-def _teacher_forced(route: Route, total: int, rng: Generator) -> Finding:
-    """Fixed windows with the weights as they are: known tokens fed one by one, and in one pass; logits and mean nats."""
-    one_way = route.one_way
-    windows = torch.randint(one_way.subject.content_tokens, (WINDOWS, total), generator=rng)
-    reading = one_way.in_reading_order(windows)
-    whole = route.one_pass(windows)[:, 1:]
-    fed = torch.stack([route.next_logits(one_way.in_reading_order(reading[:, :known])) for known in range(1, total)], 1)
-    tolerance = TOLERANCES.get(whole.dtype, TOLERANCES[torch.float16])
-    change, disagreements = _difference(fed, whole, tolerance)
-    worst = float(change.max())
-    stepped_nats, whole_nats = _mean_nats(fed, reading[:, 1:]), _mean_nats(whole, reading[:, 1:])
-    nats_tolerance = NATS_TOLERANCE * max(1.0, tolerance / TOLERANCES[torch.float32])
-    failed = worst > tolerance or abs(stepped_nats - whole_nats) > nats_tolerance or disagreements > 0
-    return finding(
-        "C6.nats",
-        outcome_of(wrong=failed, can_tell=True),
-        f"{one_way.group}: {stepped_nats:.6f} nats per token step by step, {whole_nats:.6f} in one pass; logits differ by "
-        f"{worst:.1e} (allowed {tolerance:.0e}, {WINDOWS} windows, {str(whole.dtype).removeprefix('torch.')})",
-        {"difference_nats": abs(stepped_nats - whole_nats), "largest_difference": min(worst, LARGEST)},
-        nats_tolerance,
-        reproduce={"pass": one_way.group, "seed": one_way.subject.seed, "total_tokens": total},
+@dataclass
+class OwnStep:
+    """A `Step` from the model's own state. A call whose tokens continue those of the last one reads the new ones only."""
+
+    one_way: OneWay
+    reader: StateReader
+    module: nn.Module | None = None
+    held: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    state: Any = None
+
+    def __call__(self, module: nn.Module, known: Tensor, group: str) -> Tensor:
+        """(B, V) logits of the token after (rtl: before) the known ones."""
+        tokens = self._tokens_before_the_next(known)
+        count = self.held.shape[1]
+        fits = len(tokens) == len(self.held) and count < tokens.shape[1]
+        continues = fits and torch.equal(tokens[:, :count].cpu(), self.held)
+        if self.state is None or module is not self.module or not continues:
+            slots = self.one_way.example(torch.zeros(1, self.one_way.total_tokens, dtype=torch.long)).inputs.shape[1]
+            self.module, self.state, count = module, self.reader.begin(module, len(tokens), slots), 0
+        hidden, self.state = self.reader.extend(module, tokens[:, count:], self.state)
+        self.held = tokens.cpu()
+        return self.reader.logits(module, hidden[:, -1])
+
+    def _tokens_before_the_next(self, known: Tensor) -> Tensor:
+        """(B, slots) ids up to the slot that predicts the next token, in the order in which slots are read."""
+        example = self.one_way.example(self.one_way.grown(known.cpu()))
+        slot = self.one_way.next_slot(example, known.shape[1])
+        assert slot is not None
+        return self.one_way.slot_ids(example)[:, : slot + 1]
+
+
+def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generator) -> Finding:
+    """C6.state: four windows at once, read in chunks of several sizes, up to the last slot there is room for and one beyond."""
+    subject, tolerance = one_way.subject, TOLERANCES[torch.float64]
+    windows = torch.randint(subject.content_tokens, (STATE_WINDOWS, one_way.total_tokens), generator=rng)
+    example = one_way.example(windows)
+    whole = one_way.slots_in_reading_order(example, subject.logits(module, example)).double()
+    worst, place, scale = 0.0, "", spread(whole)
+    for way, logits in _ways(reader, module, one_way.slot_ids(example)):
+        change = largest_change(logits.cpu().double(), whole[:, : logits.shape[1]]) / scale
+        if float(change.max()) > worst:
+            worst, (row, slot) = float(change.max()), divmod(int(change.argmax()), change.shape[1])
+            place = f"at slot {slot} of row {row}, {way}"
+    verdict = f"differ {place}" if worst > tolerance else "agree"
+    message = f"logits from its state and in one pass {verdict} ({worst:.1e}, allowed {tolerance:.0e})"
+    return one_way.finding(
+        "C6.state", worst > tolerance, message, {"largest_difference": min(worst, LARGEST)}, tolerance
     )
 
 
-def _mean_nats(logits: Tensor, targets: Tensor) -> float:
-    return float(-logits.double().log_softmax(-1).gather(-1, targets[..., None]).mean())
+def _ways(reader: StateReader, module: nn.Module, tokens: Tensor) -> Iterator[tuple[str, Tensor]]:
+    """Each way to read the rows, and its (B, T, V) logits; fewer slots where room was short and the model refused them."""
+    slots = tokens.shape[1]
+    half = slots // 2
+    growing = [size for size in range(1, slots) if size * (size + 1) // 2 <= slots]
+    for way, chunks, room in (
+        ("read slot by slot", [1] * slots, slots),
+        ("with half of it read at once", [half] + [1] * (slots - half), slots),
+        ("read in growing chunks", [*growing, slots - sum(growing)], slots),
+        ("with room for half of it", [1] * slots, slots - half),
+    ):
+        yield way, _read(reader, module, tokens, chunks, room)
+
+
+def _read(reader: StateReader, module: nn.Module, tokens: Tensor, chunks: Sequence[int], room: int) -> Tensor:
+    """Logits of the slots that were read: all, or those before the first one that is refused for lack of room."""
+    state, first, logits = reader.begin(module, len(tokens), room), 0, []
+    for size in filter(None, chunks):
+        try:
+            hidden, state = reader.extend(module, tokens[:, first : first + size], state)
+        except REFUSALS:
+            if first + size <= room:
+                raise
+            break
+        logits.append(reader.logits(module, hidden))
+        first += size
+    return torch.cat(logits, 1)
