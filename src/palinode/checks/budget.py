@@ -212,13 +212,12 @@ def _unequal_evaluations(runs: Sequence[RunBudget]) -> list[str]:
 
 def list_differences(runs: Sequence[RunBudget], equal: str) -> Finding:
     """C5.differences: every other quantity that differs by more than 1 %. It judges nothing and always passes."""
-    listed: dict[str, float] = {}
-    for scale, means in _means(runs).items():
-        names = dict.fromkeys(name for values in means.values() for name in values if name != equal)
-        for name in names:
-            spread = _spread(values[name] for values in means.values() if name in values)
-            if spread > LISTED_ABOVE:
-                listed[f"{name}_{scale}_relative"] = spread
+    spreads = {
+        f"{name}_{scale}_relative": _spread(values[name] for values in means.values() if name in values)
+        for scale, means in _means(runs).items()
+        for name in dict.fromkeys(name for values in means.values() for name in values if name != equal)
+    }
+    listed = {name: spread for name, spread in spreads.items() if spread > LISTED_ABOVE}
     differences = ", ".join(f"{name.removesuffix('_relative')} {spread:.1%}" for name, spread in listed.items())
     return finding(
         "C5.differences",
@@ -271,7 +270,7 @@ def added_up(phases: Sequence[Mapping[str, Expected]]) -> dict[str, Expected]:
     """The counters of a run from those of its phases, which are independent: means add up, and so do variances."""
     return {
         name: Expected(
-            sum(phase[name].mean for phase in phases), math.sqrt(sum(phase[name].deviation ** 2 for phase in phases))
+            sum(phase[name].mean for phase in phases), math.hypot(*(phase[name].deviation for phase in phases))
         )
         for name in phases[0]
     }
@@ -308,15 +307,12 @@ def _means(runs: Sequence[RunBudget]) -> dict[str, dict[str, dict[str, float]]]:
     for run in runs:
         if run.outcome == "done":
             grouped.setdefault(run.scale, {}).setdefault(run.arm, []).append(run.values)
-    return {
-        scale: {
-            arm: {
-                name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)
-            }
-            for arm, rows in arms.items()
-        }
-        for scale, arms in grouped.items()
-    }
+    return {scale: {arm: _mean_of_each(rows) for arm, rows in arms.items()} for scale, arms in grouped.items()}
+
+
+def _mean_of_each(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every quantity that all rows have."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
 
 
 def _full_grid(runs: Sequence[RunBudget]) -> set[tuple[str, str, int]]:

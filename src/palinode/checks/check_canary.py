@@ -51,18 +51,9 @@ class Report:
         """One finding, with the evidence and the excess over the floor among its numbers."""
         trace = self.canary.trace
         excess = {f"excess_nats_{group}": value for group, value in trace.excess_nats.items()}
-        return finding(
-            check,
-            outcome,
-            f"{self.name}: {message}",
-            {"evidence_nats": trace.nats, "updates": trace.updates, **excess, **extra},
-            threshold,
-            reproduce={
-                "pass": self.name,
-                "seed": self.canary.subject.seed,
-                "language": self.canary.language.name,
-            },
-        )
+        numbers = {"evidence_nats": trace.nats, "updates": trace.updates, **excess, **extra}
+        reproduce = {"pass": self.name, "seed": self.canary.subject.seed, "language": self.canary.language.name}
+        return finding(check, outcome, f"{self.name}: {message}", numbers, threshold, reproduce=reproduce)
 
     def early_end(self, check: str) -> list[Finding]:
         """The finding that ends a canary early: an alarm, or a loss that is no number; empty when it went to its end."""
@@ -113,10 +104,8 @@ def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats
         return ended
     limit = settings.steps // 4
     control = Canary(tiny, settings, AlternatingLanguage(len(tiny.ids)), group).train(limit)
-    if control.alarmed:
-        message = f"{_no_leak(trace)}; the control alarmed after {control.updates}"
-    else:
-        message = f"{_no_leak(trace)}, but the control did not alarm within {limit} updates: too weak to tell"
+    too_weak = f", but the control did not alarm within {limit} updates: too weak to tell"
+    message = _no_leak(trace) + (f"; the control alarmed after {control.updates}" if control.alarmed else too_weak)
     extra = {"control_updates_to_alarm": control.updates if control.alarmed else None}
     outcome = outcome_of(wrong=False, can_tell=control.alarmed)
     return [report.finding("C2.canary", outcome, message, ALARM_NATS, extra), _plain(report, settings)]

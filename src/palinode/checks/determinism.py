@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from palinode.base.finding import Finding
+from palinode.checks.aggregation import Sums
 from palinode.checks.laws import finding, outcome_of
 
 BATCHING_TOLERANCE = 1e-6  # relative, float32: sums of another order differ by a few 1e-7
@@ -27,20 +28,11 @@ SHOWN = 5
 SAME_EVERYWHERE = "but these windows look alike to this model: use at least three, and a head that is not zero"
 
 
-class PassSums(Protocol):
-    """The sums of one evaluated pass."""
-
-    @property
-    def tokens_scored(self) -> int: ...
-    @property
-    def nats_sum(self) -> float: ...
-
-
 class Evaluated(Protocol):
     """The result of one evaluation: sums by pass, and the nats of every window in the order in which they were read."""
 
     @property
-    def scores(self) -> Mapping[str, PassSums]: ...
+    def scores(self) -> Mapping[str, Sums]: ...
     @property
     def window_nats(self) -> Mapping[str, Sequence[float]]: ...
 
@@ -159,11 +151,12 @@ def state_hashes(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] =
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         hashes["generator.cuda"] = _sha256(torch.cuda.get_rng_state_all())
-    hashes |= {f"model.{name}": _sha256(tensor) for name, tensor in model.state_dict().items()}
-    hashes |= {f"training flag of {name or 'model'}": str(module.training) for name, module in model.named_modules()}
-    for i, optimizer in enumerate(optimizers):
-        hashes |= {f"optimizer{i}.{name}": _sha256(state) for name, state in optimizer.state_dict().items()}
-    return hashes
+    states = {"model": model.state_dict()} | {f"optimizer{i}": each.state_dict() for i, each in enumerate(optimizers)}
+    for owner, named in states.items():
+        hashes |= {f"{owner}.{name}": _sha256(state) for name, state in named.items()}
+    return hashes | {
+        f"training flag of {name or 'model'}": str(module.training) for name, module in model.named_modules()
+    }
 
 
 def _finding(
@@ -194,10 +187,8 @@ def _bits(result: Evaluated) -> dict[str, str]:
 
 def _with_last_bit_changed(bits: Mapping[str, str]) -> dict[str, str]:
     """The positive control: the last bit of one sum is another."""
-    name = next((name for name in bits if name.endswith("nats_sum")), None)
-    if name is None:
-        return dict(bits)
-    return {**bits, name: math.nextafter(float.fromhex(bits[name]), math.inf).hex()}
+    names = [name for name in bits if name.endswith("nats_sum")][:1]
+    return {**bits, **{name: math.nextafter(float.fromhex(bits[name]), math.inf).hex() for name in names}}
 
 
 def _different(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
@@ -237,7 +228,7 @@ def _disturb(model: nn.Module, before: Mapping[str, str], optimizers: list[torch
 
 @dataclass(frozen=True)
 class _Result:
-    scores: Mapping[str, PassSums]
+    scores: Mapping[str, Sums]
     window_nats: Mapping[str, Sequence[float]]
 
 
@@ -291,16 +282,11 @@ def _missing_window_shows(whole: Evaluated) -> bool:
 
 def _relative(a: float, b: float) -> float:
     scale = max(abs(a), abs(b))
-    if a == b:
-        return 0.0
-    return abs(a - b) / scale if math.isfinite(scale) else math.inf
+    return 0.0 if a == b else abs(a - b) / scale if math.isfinite(scale) else math.inf
 
 
 def _sha256(value: Any) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(value):
-        digest.update(piece)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(_pieces(value))).hexdigest()
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
@@ -311,12 +297,8 @@ def _pieces(value: Any) -> Iterator[bytes]:
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype}{value.shape}".encode()
         yield value.tobytes()
-    elif isinstance(value, Mapping):
-        for key in value:
-            yield str(key).encode()
-            yield from _pieces(value[key])
-    elif isinstance(value, (list, tuple)):
-        for item in value:
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.items() if isinstance(value, Mapping) else value:
             yield from _pieces(item)
     else:
         yield repr(value).encode()

@@ -28,23 +28,17 @@ Reach = Callable[[nn.Module, Group], int | None]
 
 
 class StateReader(Protocol):
-    """How a model that keeps a state between calls is read in pieces. The checks hand its states back unopened."""
+    """How a model that keeps a state between calls is read in pieces. The checks hand its states back unopened.
 
-    def keeps_state(self, module: nn.Module) -> bool:
-        """Whether this module can be read in pieces."""
-        ...
+    `keeps_state` says whether this module can be read in pieces. `begin` makes the state before the first slot of `rows` rows, with
+    room for `slots` slots each. `extend` reads the next (B, T) tokens: their (B, T, D) hidden states, and the state after them.
+    `logits` maps (.., D) hidden states to (.., V).
+    """
 
-    def begin(self, module: nn.Module, rows: int, slots: int) -> Any:
-        """The state before the first slot of `rows` rows, with room for `slots` slots each."""
-        ...
-
-    def extend(self, module: nn.Module, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        """Read the next (B, T) tokens: their (B, T, D) hidden states, and the state after them."""
-        ...
-
-    def logits(self, module: nn.Module, hidden: Tensor) -> Tensor:
-        """Logits of hidden states: the last dimension goes from D to V."""
-        ...
+    def keeps_state(self, module: nn.Module) -> bool: ...
+    def begin(self, module: nn.Module, rows: int, slots: int) -> Any: ...
+    def extend(self, module: nn.Module, tokens: Tensor, state: Any) -> tuple[Tensor, Any]: ...
+    def logits(self, module: nn.Module, hidden: Tensor) -> Tensor: ...
 
 
 def plain_forward(module: nn.Module, example: Example) -> Tensor:
@@ -58,10 +52,8 @@ def plain_forward(module: nn.Module, example: Example) -> Tensor:
     parts = []
     for group, rows in example.by_group():
         if group.sees.native == "mask":
-            raise BadInput(
-                f"the pass {group.name!r} needs an explicit mask; give check(...) a `forward` that applies it",
-                field="forward",
-            )
+            message = f"the pass {group.name!r} needs an explicit mask; give check(...) a `forward` that applies it"
+            raise BadInput(message, field="forward")
         tokens = example.inputs[rows]
         logits = _logits(module(tokens.flip(1) if group.sees.reads_from_end else tokens))
         parts.append(logits.flip(1) if group.sees.reads_from_end else logits)

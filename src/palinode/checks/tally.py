@@ -8,7 +8,7 @@ network would pass. A model may be meant to see its nearest tokens only: its use
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -57,11 +57,6 @@ class Setting:
         """Whether the bounds of the control hold here: they are calibrated for gain 1."""
         return self.gain == 1.0 and not self.training and self.window == "random"
 
-    def reproduce(self) -> dict[str, Any]:
-        """The finding's `reproduce` table."""
-        fields = {"length_tokens": self.length_tokens, "gain": self.gain, "mode": self.mode}
-        return {**fields, "window": self.window, "draw": self.draw, "pass_seed": self.pass_seed}
-
 
 @dataclass(frozen=True)
 class Pair:
@@ -84,8 +79,9 @@ class Pair:
         return self if kept is None or self.influence < kept.influence else kept
 
     def reproduce(self) -> dict[str, Any]:
-        """Where it was seen."""
-        return {"source": self.source, "target": self.target, **self.setting.reproduce()}
+        """What is needed to see it again."""
+        circumstances = {name: value for name, value in asdict(self.setting).items() if name != "training"}
+        return {"source": self.source, "target": self.target, **circumstances, "mode": self.setting.mode}
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ class Leak:
     leaking_pairs: int
     scored_targets: int
     leaking_targets: int
-    targets_seeing_themselves: int
+    seeing_themselves: int
 
 
 @dataclass
@@ -152,9 +148,7 @@ class Tally:
                 "runs": self.runs,
                 "leaking_runs": len(self.leaks),
                 "most_leaking_pairs": max((leak.leaking_pairs for leak in self.leaks), default=0),
-                "most_targets_seeing_themselves": max(
-                    (leak.targets_seeing_themselves for leak in self.leaks), default=0
-                ),
+                "most_targets_seeing_themselves": max((leak.seeing_themselves for leak in self.leaks), default=0),
                 "smallest_leaking_gain": min(gains, default=None),
             },
             first.tolerance if first else TOLERANCE,
@@ -212,7 +206,7 @@ class Tally:
 
     def _headline(self) -> Leak | None:
         """The first leak that shows a target seeing itself, else the first."""
-        return next((leak for leak in self.leaks if leak.targets_seeing_themselves), next(iter(self.leaks), None))
+        return next((leak for leak in self.leaks if leak.seeing_themselves), next(iter(self.leaks), None))
 
     def _law_verdict(self) -> tuple[Outcome, str]:
         if (first := self._headline()) is not None:
@@ -220,10 +214,8 @@ class Tally:
         if self.coarse_runs:
             return "could_not_tell", f"the arithmetic is too coarse to rule a leak out ({self.coarse_runs[0].phrase})"
         if self.weakest_nearest is None or self.weakest_nearest.influence <= NEAREST_SEEN:
-            return (
-                "could_not_tell",
-                "nothing forbidden was seen, but neither were the nearest allowed tokens (C1.two-sided)",
-            )
+            text = "nothing forbidden was seen, but neither were the nearest allowed tokens (C1.two-sided)"
+            return "could_not_tell", text
         return (
             "pass",
             f"no target sees itself or a forbidden token ({self.runs} runs, at most {self.largest_clean:.1e})",
@@ -253,10 +245,10 @@ class Tally:
 def _leak_sentence(first: Leak, leaks: Iterable[Leak]) -> str:
     pair = first.shown
     lengths = ", ".join(str(n) for n in sorted({leak.shown.setting.length_tokens for leak in leaks}))
-    themselves = f"{first.targets_seeing_themselves} of {first.scored_targets} targets see themselves, "
+    themselves = f"{first.seeing_themselves} of {first.scored_targets} targets see themselves, "
     return (
         f"target {pair.target} is seen from source {pair.source} (influence {pair.influence:.2g}, allowed {first.tolerance:.0e}; "
-        f"{pair.setting.phrase}); {themselves if first.targets_seeing_themselves else ''}{first.leaking_targets} of "
+        f"{pair.setting.phrase}); {themselves if first.seeing_themselves else ''}{first.leaking_targets} of "
         f"{first.scored_targets} see a token they may not ({first.leaking_pairs} of {first.forbidden_pairs} forbidden pairs); "
         f"leaks at length {lengths}"
     )
