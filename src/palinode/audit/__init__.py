@@ -10,7 +10,7 @@ from palinode.audit.palinode_models import subject_of_config as subject_of_confi
 from palinode.audit.runs import audit_comparison as audit_comparison
 from palinode.audit.runs import audit_trained as audit_trained
 from palinode.checks.canary import CanarySettings as CanarySettings
-from palinode.checks.check_canary import check_canary as check_canary
+from palinode.checks.canary import check_canary as check_canary
 from palinode.checks.flow import FlowSettings as FlowSettings
 from palinode.checks.flow import check_flow as check_flow
 from palinode.checks.stepwise import StepwiseSettings as StepwiseSettings

@@ -18,8 +18,7 @@ from palinode.base.errors import BadInput, nearest
 from palinode.base.example import SpecialTokens
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.objective import Objective
-from palinode.checks.canary import CanarySettings
-from palinode.checks.check_canary import check_canary
+from palinode.checks.canary import CanarySettings, check_canary
 from palinode.checks.draws import draw_bank
 from palinode.checks.flow import FlowSettings, check_flow
 from palinode.checks.stepwise import Step, StepwiseSettings, check_stepwise

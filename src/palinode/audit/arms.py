@@ -21,7 +21,7 @@ from palinode.base.config import content_hash, encode
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.seeds import generator
 from palinode.checks.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
-from palinode.checks.check_canary import check_canary
+from palinode.checks.canary import check_canary
 from palinode.checks.collapse import check_aggregated, probe_collapse
 from palinode.checks.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination, check_prompt_splits
 from palinode.checks.determinism import check_determinism

@@ -53,8 +53,8 @@ class Bench:
         """The decisions for windows of this length; it draws until every pass of the training length was seen."""
         if length_tokens not in self.banks:
             training = self.subject.window_tokens
-            wanted = None if length_tokens == training else self.bank_at(training).groups
-            self.banks[length_tokens] = draw_bank(self.subject, length_tokens, most_entries=BANK_ENTRIES, wanted=wanted)
+            passes = None if length_tokens == training else self.bank_at(training).groups
+            self.banks[length_tokens] = draw_bank(self.subject, length_tokens, most_entries=BANK_ENTRIES, passes=passes)
         return self.banks[length_tokens]
 
     def reach_tokens(self, group: str) -> int | None:

@@ -123,19 +123,20 @@ def check_budget(
 
 def check_runs_complete(runs: Sequence[RunBudget], planned: Iterable[tuple[str, str, int]] | None = None) -> Finding:
     """C5.runs: every planned run left a record, and every arm has the same seeds. Runs that did not end well are named."""
-    wanted = set(planned) if planned is not None else _full_grid(runs)
-    missing = sorted(wanted - {(run.arm, run.scale, run.seed) for run in runs})
+    grid = {(arm, run.scale, run.seed) for arm in {run.arm for run in runs} for run in runs}
+    planned_runs = grid if planned is None else set(planned)
+    missing = sorted(planned_runs - {(run.arm, run.scale, run.seed) for run in runs})
     unfinished = [f"{run.name} {run.outcome}" for run in runs if run.outcome != "done"]
-    message = f"{len(wanted) - len(missing)} of {len(wanted)} planned runs left a record"
+    message = f"{len(planned_runs) - len(missing)} of {len(planned_runs)} planned runs left a record"
     if missing:
         message += "; missing " + ", ".join("/".join(map(str, run)) for run in missing[:5])
     if unfinished:
         message += "; not finished: " + ", ".join(unfinished[:5])
     return finding(
         "C5.runs",
-        outcome_of(wrong=missing, can_tell=wanted and not unfinished),
+        outcome_of(wrong=missing, can_tell=planned_runs and not unfinished),
         message,
-        {"missing_runs": len(missing), "planned_runs": len(wanted), "unfinished_runs": len(unfinished)},
+        {"missing_runs": len(missing), "planned_runs": len(planned_runs), "unfinished_runs": len(unfinished)},
         0.0,
     )
 
@@ -313,10 +314,6 @@ def _means(runs: Sequence[RunBudget]) -> dict[str, dict[str, dict[str, float]]]:
 def _mean_of_each(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of every quantity that all rows have."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
-
-
-def _full_grid(runs: Sequence[RunBudget]) -> set[tuple[str, str, int]]:
-    return {(arm, run.scale, run.seed) for arm in {run.arm for run in runs} for run in runs}
 
 
 def _spread(values: Iterable[float]) -> float:

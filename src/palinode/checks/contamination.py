@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -125,7 +124,10 @@ def check_exact_windows(
     """
     starts = np.arange(0, len(held_out) - window_tokens + 1, window_tokens)
     matches = _exact_matches(train, held_out, starts, window_tokens)
-    natural = _natural_window_share(train, len(held_out), window_tokens) if matches else 0.0
+    natural = 0.0
+    if matches:
+        parts = _natural_parts(train, len(held_out))
+        natural = common_ngrams(parts.train, parts.held_out, window_tokens).share
     planted, seen = _control_finds_planted_windows(train, held_out, starts, window_tokens)
     explained = len(matches) <= min(NATURAL_FACTOR * natural, SHARE_NEVER_ALLOWED) * len(starts)
     control = 0 < planted <= seen
@@ -276,11 +278,10 @@ def _natural_parts(train: Tokens, held_out_tokens: int) -> _Parts:
         held += [train[start:cursor], np.array([mark + 2 * i + 1])]
     kept.append(train[cursor:])
     block_starts = np.arange(len(starts), dtype=np.int64) * (length + 1)
-    return _Parts(_joined(kept, kind), _joined(held, kind), block_starts)
-
-
-def _joined(pieces: list[Tokens], kind: np.dtype[Any]) -> Tokens:
-    return np.concatenate([piece.astype(kind) for piece in pieces]) if pieces else np.zeros(0, kind)
+    train_part, held_part = (
+        np.concatenate([np.zeros(0, kind), *(p.astype(kind) for p in part)]) for part in (kept, held)
+    )
+    return _Parts(train_part, held_part, block_starts)
 
 
 def _longest_in_each_block(common: Common, parts: _Parts, n: int) -> list[int]:
@@ -330,17 +331,13 @@ def _both(train: Places, held_out: Places) -> tuple[Places, Places] | None:
 
 def _exact_matches(train: Tokens, held_out: Tokens, starts: NDArray[np.int64], n: int) -> dict[int, int]:
     """Held-out offset -> a train offset with the same n tokens (compared token by token)."""
-    wanted = span_hashes(held_out, starts, starts + n)
-    positions, hashes = occurrences(train, distinct(wanted), n)
+    window_hashes = span_hashes(held_out, starts, starts + n)
+    positions, hashes = occurrences(train, distinct(window_hashes), n)
     at = dict(zip(hashes[::-1].tolist(), positions[::-1].tolist(), strict=True))  # the first place wins
-    pairs = [(start, at[name]) for start, name in zip(starts.tolist(), wanted.tolist(), strict=True) if name in at]
+    pairs = [
+        (start, at[name]) for start, name in zip(starts.tolist(), window_hashes.tolist(), strict=True) if name in at
+    ]
     return {held: q for held, q in pairs if np.array_equal(train[q : q + n], held_out[held : held + n])}
-
-
-def _natural_window_share(train: Tokens, held_out_tokens: int, n: int) -> float:
-    """The share of windows (at every offset) of one part of train that occur in the other part."""
-    parts = _natural_parts(train, held_out_tokens)
-    return common_ngrams(parts.train, parts.held_out, n).share
 
 
 def _control_finds_planted_windows(

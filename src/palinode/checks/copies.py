@@ -135,16 +135,16 @@ def rounding_noise(logits_of: Callable[[nn.Module], Tensor], module: nn.Module, 
     disappear, which counts as infinite.
     """
     base = logits_of(module)
-    moved = copy.deepcopy(module)
+    stepped = copy.deepcopy(module)
     steps = [
-        PROBE_STEP * torch.randn(p.shape, generator=rng, dtype=p.dtype).to(p.device) * p for p in moved.parameters()
+        PROBE_STEP * torch.randn(p.shape, generator=rng, dtype=p.dtype).to(p.device) * p for p in stepped.parameters()
     ]
     logits = []
     for _ in range(2):
         with torch.no_grad():
-            for parameter, step in zip(moved.parameters(), steps, strict=True):
+            for parameter, step in zip(stepped.parameters(), steps, strict=True):
                 parameter.add_(step)
-        logits.append(logits_of(moved))
+        logits.append(logits_of(stepped))
     if steps and torch.equal(logits[1], base):
         return math.inf
     bent = (logits[1] - 2 * logits[0] + base).abs()

@@ -89,15 +89,15 @@ class DrawBank:
 
 
 def draw_bank(
-    subject: Subject, window_tokens: int, *, most_entries: int = 256, wanted: Sequence[str] | None = None
+    subject: Subject, window_tokens: int, *, most_entries: int = 256, passes: Sequence[str] | None = None
 ) -> DrawBank:
-    """Draw until every pass in `wanted` was seen (default: all passes that the objective names).
+    """Draw until every pass in `passes` was seen (default: all passes that the objective names).
 
     Raises:
         ValueError, IndexError, RuntimeError: whatever the objective raises for windows of this length.
     """
     objective = subject.objective
-    missing = set(objective.groups() if wanted is None else wanted)
+    missing = set(objective.groups() if passes is None else passes)
     entries: dict[Key, Entry] = {}
     by_row, calls = False, 0
     for calls, draw in enumerate(_draws(objective, window_tokens, subject.seed), 1):

@@ -48,14 +48,14 @@ def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: i
     copied to its own slot's input must fail.
     """
     counts = {"random ids": _Copies(), "no repeats": _Copies()}
-    planted, missing = _Copies(), set(objective.groups())
+    control_copies, missing = _Copies(), set(objective.groups())
     for kind, example in _examples(objective, specials, window_tokens, seed, missing):
         chance = 0.0 if kind == "no repeats" else 1 / specials.first_id
         counts[kind].add(example, chance)
-        planted.add(replace(example, inputs=example.targets, input_source=example.target_source), chance)
+        control_copies.add(replace(example, inputs=example.targets, input_source=example.target_source), chance)
     scores_itself = objective.scores_itself
     problems = [f"{kind}: {problem}" for kind, one in counts.items() if (problem := one.problem(scores_itself))]
-    control = planted.problem(scores_itself) is not None or scores_itself
+    control = control_copies.problem(scores_itself) is not None or scores_itself
     random, distinct = counts["random ids"], counts["no repeats"]
     message = "; ".join(problems) or random.text
     if missing:

@@ -95,17 +95,17 @@ class NeighbourLanguage(UniformLanguage):
     name = "neighbours"
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        windows, counts = super().windows(count, length_tokens, rng)
-        counts.fill_(False)
+        windows, bet_on = super().windows(count, length_tokens, rng)
+        bet_on.fill_(False)
         half = count // 2
         for first in (0, half):
             row = first + half // 2  # with copies before it and after it
-            counts[row] = True
+            bet_on[row] = True
             for copy in range(first, first + half):
                 if copy != row:
                     fresh = windows[copy, :1]
                     windows[copy] = torch.cat([fresh, windows[row, :-1]] if first else [windows[row, 1:], fresh])
-        return windows, counts
+        return windows, bet_on
 
 
 @dataclass(frozen=True)

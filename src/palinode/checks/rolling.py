@@ -17,7 +17,7 @@ Hashes = NDArray[np.uint64]
 BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 INVERSE = pow(BASE, -1, 1 << 64)
 BLOCK_TOKENS = 1 << 20  # 8 MiB for each of the five arrays a block needs
-FILTER_BITS = 24  # 16 MiB of booleans drop nearly every unwanted hash before the binary search
+FILTER_BITS = 24  # 16 MiB of booleans drop nearly every other hash before the binary search
 
 
 def mixed(values: Tokens) -> Hashes:
@@ -50,19 +50,19 @@ def row_hashes(rows: NDArray[Any]) -> Hashes:
 
 
 def occurrences(
-    tokens: Tokens, wanted: Hashes, n: int, block_tokens: int = BLOCK_TOKENS
+    tokens: Tokens, references: Hashes, n: int, block_tokens: int = BLOCK_TOKENS
 ) -> tuple[NDArray[np.int64], Hashes]:
-    """Every offset whose n-gram hash is in `wanted` (sorted, distinct), with that hash; offsets ascend.
+    """Every offset whose n-gram hash is in `references` (sorted, distinct), with that hash; offsets ascend.
 
     Works in blocks of bounded memory.
     """
     positions, matches = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     maybe = np.zeros(1 << FILTER_BITS, np.bool_)
-    maybe[_slot(wanted)] = True
+    maybe[_slot(references)] = True
     for start in range(0, len(tokens) - n + 1, block_tokens):
         hashes = ngram_hashes(np.asarray(tokens[start : start + block_tokens + n - 1]), n)
         near = np.flatnonzero(maybe[_slot(hashes)])
-        hit = near[is_in(hashes[near], wanted)]
+        hit = near[is_in(hashes[near], references)]
         positions.append(hit + start)
         matches.append(hashes[hit])
     return np.concatenate(positions), np.concatenate(matches)
@@ -74,12 +74,12 @@ def distinct(hashes: Hashes) -> Hashes:
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
 
 
-def is_in(hashes: Hashes, wanted: Hashes) -> NDArray[np.bool_]:
-    """For each hash, whether it is in `wanted` (sorted)."""
-    if not len(wanted):
+def is_in(hashes: Hashes, references: Hashes) -> NDArray[np.bool_]:
+    """For each hash, whether it is in `references` (sorted)."""
+    if not len(references):
         return np.zeros(len(hashes), np.bool_)
-    place = np.minimum(np.searchsorted(wanted, hashes), len(wanted) - 1)
-    return np.asarray(wanted[place] == hashes)
+    place = np.minimum(np.searchsorted(references, hashes), len(references) - 1)
+    return np.asarray(references[place] == hashes)
 
 
 def _prefix_sums(tokens: Tokens) -> Hashes:

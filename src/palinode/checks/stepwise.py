@@ -33,7 +33,7 @@ NATS_TOLERANCE = 1e-5  # mean nats per token of 8 windows, both ways, in float32
 WINDOWS, STATE_WINDOWS = 8, 4
 
 Step = Callable[[nn.Module, Tensor, str], Tensor]
-"""(module, (B, n) known tokens in window order, pass) -> (B, V) logits of the next token in reading order (rtl: the one before).
+"""(module, (B, n) prefix ids in window order, pass) -> (B, V) logits of the next token in reading order (rtl: the one before).
 
 Each call has one token more than the last, so that an implementation with a cache can keep it between calls. A call with another or
 a shorter prefix starts anew.
@@ -51,7 +51,7 @@ class StepwiseSettings(Config):
 class OneWay:
     """A pass whose contract is exactly that of ltr or of rtl (`reads`), with its decisions, on windows of `total_tokens`.
 
-    Windows and known tokens are (B, tokens) in window order; reading order is the reverse of it for rtl.
+    Windows and prefixes are (B, tokens) in window order; reading order is the reverse of it for rtl.
     """
 
     subject: Subject
@@ -76,14 +76,14 @@ class OneWay:
         """(B, T) ids of the slots in the order in which the model reads them, where the model is."""
         return self.slots_in_reading_order(example, example.inputs).to(self.subject.device)
 
-    def grown(self, known: Tensor, token: Tensor | None = None) -> Tensor:
-        """The known tokens and the one read next (default: id 0, as long as it is unknown)."""
-        token = torch.zeros(len(known), 1, dtype=torch.long) if token is None else token
-        return torch.cat([known, token] if self.reads == "ltr" else [token, known], 1)
+    def grown(self, prefix: Tensor, token: Tensor | None = None) -> Tensor:
+        """The prefix and the token read next (default: id 0, as long as it is unknown)."""
+        token = torch.zeros(len(prefix), 1, dtype=torch.long) if token is None else token
+        return torch.cat([prefix, token] if self.reads == "ltr" else [token, prefix], 1)
 
-    def next_slot(self, example: Example, known_tokens: int) -> int | None:
-        """The slot, in reading order, that predicts the token after the known ones; None if rows differ in it or have none."""
-        target = known_tokens if self.reads == "ltr" else 0
+    def next_slot(self, example: Example, prefix_tokens: int) -> int | None:
+        """The slot, in reading order, that predicts the token after the prefix; None if rows differ in it or have none."""
+        target = prefix_tokens if self.reads == "ltr" else 0
         predicts = scored_targets(example) & (example.target_source == target)
         predicts = self.slots_in_reading_order(example, predicts)
         slots = set(predicts.nonzero()[:, 1].tolist())
@@ -115,11 +115,11 @@ class Route:
         by_target[example.window_row[row], example.target_source[row, slot]] = logits[row, slot]
         return self.one_way.in_reading_order(by_target)
 
-    def next_logits(self, known: Tensor) -> Tensor:
-        """(B, V) logits of the token that follows (rtl: precedes) the known ones."""
+    def next_logits(self, prefix: Tensor) -> Tensor:
+        """(B, V) logits of the token that follows (rtl: precedes) the prefix."""
         if self.step is not None:
-            return self.step(self.module, known.to(self.one_way.subject.device), self.one_way.group).cpu()
-        return self.one_pass(self.one_way.grown(known))[:, -1]
+            return self.step(self.module, prefix.to(self.one_way.subject.device), self.one_way.group).cpu()
+        return self.one_pass(self.one_way.grown(prefix))[:, -1]
 
 
 def check_stepwise(
@@ -192,22 +192,24 @@ def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> F
 def _continued(route: Route, prompt: int, rng: Generator) -> tuple[Tensor, Tensor]:
     """One prompt, sampled on to the whole length: the (1, tokens) text, and the (steps, V) logits in reading order."""
     content = route.one_way.subject.content_tokens
-    known = torch.randint(content, (1, prompt), generator=rng)
+    prefix = torch.randint(content, (1, prompt), generator=rng)
     steps = []
-    while known.shape[1] < route.one_way.total_tokens:
-        steps.append(logits := route.next_logits(known))
+    while prefix.shape[1] < route.one_way.total_tokens:
+        steps.append(logits := route.next_logits(prefix))
         chances = torch.nan_to_num(logits[:, :content].double()).softmax(-1)
-        known = route.one_way.grown(known, torch.multinomial(chances, 1, generator=rng))
-    return known, torch.cat(steps)
+        prefix = route.one_way.grown(prefix, torch.multinomial(chances, 1, generator=rng))
+    return prefix, torch.cat(steps)
 
 
 def _teacher_forced(route: Route, rng: Generator) -> Finding:
-    """Fixed windows with the weights as they are: known tokens fed one by one, and in one pass; logits and mean nats."""
+    """Fixed windows with the weights as they are: tokens fed one by one, and in one pass; logits and mean nats."""
     one_way, total = route.one_way, route.one_way.total_tokens
     windows = torch.randint(one_way.subject.content_tokens, (WINDOWS, total), generator=rng)
     reading = one_way.in_reading_order(windows)
     whole = route.one_pass(windows)[:, 1:]
-    fed = torch.stack([route.next_logits(one_way.in_reading_order(reading[:, :known])) for known in range(1, total)], 1)
+    fed = torch.stack(
+        [route.next_logits(one_way.in_reading_order(reading[:, :prefix])) for prefix in range(1, total)], 1
+    )
     tolerance = TOLERANCES.get(whole.dtype, TOLERANCES[torch.float16])
     change, disagreements = _difference(fed, whole, tolerance)
     worst = float(change.max())
@@ -244,7 +246,7 @@ def _state_reader(one_way: OneWay) -> StateReader | None:
     examples = {tokens: one_way.example(torch.zeros(2, tokens, dtype=torch.long)) for tokens in range(2, total + 1)}
     if examples[total].groups[0].sees.native != "causal" or examples[total].window_row.tolist() != [0, 1]:
         return None
-    always_scored = all(one_way.next_slot(examples[known + 1], known) is not None for known in range(1, total))
+    always_scored = all(one_way.next_slot(examples[prefix + 1], prefix) is not None for prefix in range(1, total))
     return subject.state if always_scored else None
 
 
@@ -258,9 +260,9 @@ class OwnStep:
     held: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     state: Any = None
 
-    def __call__(self, module: nn.Module, known: Tensor, group: str) -> Tensor:
-        """(B, V) logits of the token after (rtl: before) the known ones."""
-        tokens = self._tokens_before_the_next(known)
+    def __call__(self, module: nn.Module, prefix: Tensor, group: str) -> Tensor:
+        """(B, V) logits of the token after (rtl: before) the prefix."""
+        tokens = self._tokens_before_the_next(prefix)
         count = self.held.shape[1]
         fits = len(tokens) == len(self.held) and count < tokens.shape[1]
         continues = fits and torch.equal(tokens[:, :count].cpu(), self.held)
@@ -271,10 +273,10 @@ class OwnStep:
         self.held = tokens.cpu()
         return self.reader.logits(module, hidden[:, -1])
 
-    def _tokens_before_the_next(self, known: Tensor) -> Tensor:
+    def _tokens_before_the_next(self, prefix: Tensor) -> Tensor:
         """(B, slots) ids up to the slot that predicts the next token, in the order in which slots are read."""
-        example = self.one_way.example(self.one_way.grown(known.cpu()))
-        slot = self.one_way.next_slot(example, known.shape[1])
+        example = self.one_way.example(self.one_way.grown(prefix.cpu()))
+        slot = self.one_way.next_slot(example, prefix.shape[1])
         assert slot is not None
         return self.one_way.slot_ids(example)[:, : slot + 1]
 

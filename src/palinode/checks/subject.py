@@ -136,8 +136,8 @@ class Subject:
             return torch.zeros(*example.inputs.shape, self.vocab_size)
         logits = self.forward(module, example.to(self.device))
         if logits.shape[:2] != example.inputs.shape or logits.dim() != 3:
-            wanted = (*example.inputs.shape, "V")
-            raise BadInput(f"forward must return logits of shape {wanted}, got {tuple(logits.shape)}", field="forward")
+            shape = (*example.inputs.shape, "V")
+            raise BadInput(f"forward must return logits of shape {shape}, got {tuple(logits.shape)}", field="forward")
         return logits.cpu()
 
     def slots_of(self, window_tokens: int) -> int:
