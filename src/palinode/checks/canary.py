@@ -104,9 +104,9 @@ def check_canary(subject: Subject, settings: CanarySettings | None = None) -> tu
 
 def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats: float) -> list[Finding]:
     """Train one uniform canary; without an alarm, its control and the plain form."""
-    report = _report(tiny, settings, UniformLanguage(len(tiny.ids)), group)
-    trace = report.canary.train(settings.steps, threshold_nats=alarm_nats)
-    if ended := report.early_end("C2.canary"):
+    canary = Canary(tiny, settings, UniformLanguage(len(tiny.ids)), group)
+    trace = canary.train(settings.steps, threshold_nats=alarm_nats)
+    if ended := canary.early_end("C2.canary"):
         return ended
     limit = settings.steps // 4
     control = Canary(tiny, settings, AlternatingLanguage(len(tiny.ids)), group).train(limit)
@@ -114,70 +114,66 @@ def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats
     message = _no_leak(trace) + (f"; the control alarmed after {control.updates}" if control.alarmed else too_weak)
     extra = {"control_updates_to_alarm": control.updates if control.alarmed else None}
     outcome = outcome_of(wrong=False, can_tell=control.alarmed)
-    return [report.finding("C2.canary", outcome, message, ALARM_NATS, extra), _plain(report, settings)]
+    return [canary.finding("C2.canary", outcome, message, ALARM_NATS, extra), _plain(canary)]
 
 
 def _neighbours(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats: float) -> Finding:
     """Train one canary on rows among their shifted copies. Its control is that of the uniform canary: the same model learns."""
-    report = _report(tiny, settings.with_(rows=8), NeighbourLanguage(len(tiny.ids)), group)
-    trace = report.canary.train(settings.neighbour_steps, threshold_nats=alarm_nats)
-    if ended := report.early_end("C2.neighbours"):
+    canary = Canary(tiny, settings.with_(rows=8), NeighbourLanguage(len(tiny.ids)), group)
+    trace = canary.train(settings.neighbour_steps, threshold_nats=alarm_nats)
+    if ended := canary.early_end("C2.neighbours"):
         return ended[0]
     message = _no_leak(trace, "no evidence that rows read each other")
-    return report.finding("C2.neighbours", "pass", message, ALARM_NATS, {})
-
-
-def _report(tiny: Tiny, settings: CanarySettings, language: Language, group: str | None) -> Report:
-    return Report(Canary(tiny, settings, language, group), group or "all passes")
+    return canary.finding("C2.neighbours", "pass", message, ALARM_NATS, {})
 
 
 def _no_leak(trace: Trace, verdict: str = "no evidence of a leak") -> str:
     return f"{verdict} in {trace.updates} updates (ln E {trace.nats:.1f}, alarm at {ALARM_NATS:.1f})"
 
 
-def _plain(report: Report, settings: CanarySettings) -> Finding:
+def _plain(canary: Canary) -> Finding:
     """C2.frozen: mean loss against the floor with the weights as they are, the lower of the two modes."""
     modes = {}
     for training in (False, True):
         kept = [
             (scored.nats.double() - scored.floor_nats)[scored.in_sequence & (scored.time == 0)]
-            for scored in report.canary.frozen(settings.frozen_tokens, training=training)
+            for scored in canary.frozen(canary.settings.frozen_tokens, training=training)
         ]
         modes["train" if training else "eval"] = torch.cat(kept)
     mode, excess = min(modes.items(), key=lambda item: float(item[1].mean()) if len(item[1]) else math.inf)
     if not len(excess):
         message = "no targets that may be bet on one after the other"
-        return report.finding("C2.frozen", "could_not_tell", message, 0.0, {})
+        return canary.finding("C2.frozen", "could_not_tell", message, 0.0, {})
     lowest, margin = float(excess.mean()), plain_margin_nats(len(excess))
     where = f"{len(excess)} new tokens in {mode} mode"
-    message = f"{lowest:+.5f} nats above ln {len(report.canary.ids)} on {where} (bound {-margin:.5f})"
+    message = f"{lowest:+.5f} nats above ln {len(canary.ids)} on {where} (bound {-margin:.5f})"
     extra = {"frozen_excess_nats": lowest, "frozen_tokens": len(excess)}
     outcome = outcome_of(wrong=lowest < -margin, can_tell=True)
-    return report.finding("C2.frozen", outcome, message, -margin, extra)
+    return canary.finding("C2.frozen", outcome, message, -margin, extra)
 
 
 def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
     """Train one Markov canary; up to three rounds while it is still above its floor."""
     chain = CHAINS[name](len(tiny.ids))
-    report = Report(Canary(tiny, settings, ChainLanguage(chain)), f"{name} Markov chain")
+    canary = Canary(tiny, settings, ChainLanguage(chain), title=f"{name} Markov chain")
     excess, stuck = math.inf, False
     for _ in range(MARKOV_ROUNDS):
-        trace = report.canary.train(settings.markov_steps, decay=True)
-        if ended := report.early_end("C2.markov"):
+        trace = canary.train(settings.markov_steps, decay=True)
+        if ended := canary.early_end("C2.markov"):
             return ended
         before = excess
-        group, excess, knowable = _largest_excess(report.canary, chain, settings.frozen_tokens)
+        group, excess, knowable = _largest_excess(canary, chain, settings.frozen_tokens)
         stuck = excess > STUCK_SHARE * before
         if excess <= MARKOV_EXCESS_NATS or stuck:
             break
     at_floor = excess <= MARKOV_EXCESS_NATS
-    uses_too_little = not at_floor and stuck and _slots_hold_tokens(report.canary, group)
+    uses_too_little = not at_floor and stuck and _slots_hold_tokens(canary, group)
     upper = f"{group} ends {excess:+.4f} nats above its floor; its visible tokens are worth {knowable:.2f} nats"
     if not at_floor:
         upper += ": it does not use what it may see" if uses_too_little else ": training may be too short"
     return [
-        report.finding("C2.markov", outcome_of(wrong=False, can_tell=at_floor), _no_leak(trace), ALARM_NATS, {}),
-        report.finding(
+        canary.finding("C2.markov", outcome_of(wrong=False, can_tell=at_floor), _no_leak(trace), ALARM_NATS, {}),
+        canary.finding(
             "C2.markov-excess",
             outcome_of(wrong=uses_too_little, can_tell=at_floor),
             upper,
@@ -195,12 +191,11 @@ def _slots_hold_tokens(canary: Canary, group: str) -> bool:
     """
     entry = canary.bank.with_pass(group)
     windows = torch.zeros(1, canary.subject.window_tokens, dtype=torch.long)
-    example = canary.subject.example(windows, entry.draw)
-    rows = next(rows for one, rows in example.by_group() if one.name == group)
-    context, target = canary.context(entry, group), example.target_source[rows]
+    example = only_pass(canary.subject.example(windows, entry.draw), group)
+    context = canary.context(entry, group)
     informed = (context.left != NO_NEIGHBOUR) | (context.right != NO_NEIGHBOUR)
-    judged = scored_targets(example)[rows] & informed[target.clamp_min(0)]
-    return bool((example.input_source[rows][judged] != NO_SOURCE).all())
+    judged = scored_targets(example) & informed[example.target_source.clamp_min(0)]
+    return bool((example.input_source[judged] != NO_SOURCE).all())
 
 
 def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[str, float, float]:
@@ -214,46 +209,6 @@ def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[st
         if excess > worst[1]:
             worst = (group, excess, chain.token_entropy_nats() - float(floor.mean()))
     return worst
-
-
-@dataclass(frozen=True)
-class Report:
-    """What the findings of one canary share."""
-
-    canary: Canary
-    name: str
-
-    def finding(
-        self, check: str, outcome: Outcome, message: str, threshold: float, extra: Mapping[str, float | int | None]
-    ) -> Finding:
-        """One finding, with the evidence and the excess over the floor among its numbers."""
-        trace = self.canary.trace
-        excess = {f"excess_nats_{group}": value for group, value in trace.excess_nats.items()}
-        numbers = {"evidence_nats": trace.nats, "updates": trace.updates, **excess, **extra}
-        reproduce = {"pass": self.name, "seed": self.canary.subject.seed, "language": self.canary.language.name}
-        return finding(check, outcome, f"{self.name}: {message}", numbers, threshold, reproduce=reproduce)
-
-    def early_end(self, check: str) -> list[Finding]:
-        """The finding that ends a canary early: an alarm, or a loss that is no number; empty when it went to its end."""
-        trace = self.canary.trace
-        if trace.alarmed:
-            return [self.finding(check, "fail", self._alarm_sentence(), ALARM_NATS, {})]
-        if not trace.finite:
-            message = f"training diverged after {trace.updates} updates"
-            return [self.finding(check, "could_not_tell", message, ALARM_NATS, {})]
-        return []
-
-    def _alarm_sentence(self) -> str:
-        """Which pass, how soon, how far below its floor, and where."""
-        trace = self.canary.trace
-        group, time = trace.richest
-        who = "" if group == self.name else f"the pass {group} "
-        again = " (a token that the pass predicts again)" if time else ""
-        return (
-            f"{who}predicts what it cannot know: after {trace.updates} updates ln E = {trace.nats:.1f} (alarm at "
-            f"{ALARM_NATS:.1f}), loss {trace.excess_nats[group]:+.3f} nats from its floor on the last batch, most evidence at "
-            f"target {trace.streams[group, time].richest_position}{again}"
-        )
 
 
 @dataclass(frozen=True)
@@ -326,10 +281,16 @@ class Tiny:
 
 
 class Canary:
-    """A tiny model in training on one language: on one pass of its objective alone, or on all of them together."""
+    """A tiny model in training on one language: on one pass of its objective alone, or on all of them together.
 
-    def __init__(self, tiny: Tiny, settings: CanarySettings, language: Language, group: str | None = None):
+    `title` is its name in findings; default: the pass.
+    """
+
+    def __init__(
+        self, tiny: Tiny, settings: CanarySettings, language: Language, group: str | None = None, title: str = ""
+    ):
         self.settings, self.language, self.group = settings, language, group
+        self.title = title or group or "all passes"
         self.subject, self.ids, self.bank = tiny.subject, tiny.ids, tiny.bank
         self.rank = torch.full((self.subject.specials.vocab_size + self.subject.vocab_size,), NOT_AN_ID)
         self.rank[self.ids] = torch.arange(len(self.ids))
@@ -365,6 +326,26 @@ class Canary:
                 step += 1
         return predictions
 
+    def finding(
+        self, check: str, outcome: Outcome, message: str, threshold: float, extra: Mapping[str, float | int | None]
+    ) -> Finding:
+        """One finding, with the evidence and the excess over the floor among its numbers."""
+        trace = self.trace
+        excess = {f"excess_nats_{group}": value for group, value in trace.excess_nats.items()}
+        numbers = {"evidence_nats": trace.nats, "updates": trace.updates, **excess, **extra}
+        reproduce = {"pass": self.title, "seed": self.subject.seed, "language": self.language.name}
+        return finding(check, outcome, f"{self.title}: {message}", numbers, threshold, reproduce=reproduce)
+
+    def early_end(self, check: str) -> list[Finding]:
+        """The finding that ends a canary early: an alarm, or a loss that is no number; empty when it went to its end."""
+        trace = self.trace
+        if trace.alarmed:
+            return [self.finding(check, "fail", self._alarm_sentence(), ALARM_NATS, {})]
+        if not trace.finite:
+            message = f"training diverged after {trace.updates} updates"
+            return [self.finding(check, "could_not_tell", message, ALARM_NATS, {})]
+        return []
+
     def context(self, entry: Entry, group: str) -> Context:
         """What the targets of a window with these decisions may see; computed once."""
         if (entry, group) not in self.contexts:
@@ -378,6 +359,18 @@ class Canary:
                 allowed = allowed & ~itself(length)
             self.contexts[entry, group] = Context.of(allowed, scored)
         return self.contexts[entry, group]
+
+    def _alarm_sentence(self) -> str:
+        """Which pass, how soon, how far below its floor, and where."""
+        trace = self.trace
+        group, time = trace.richest
+        who = "" if group == self.title else f"the pass {group} "
+        again = " (a token that the pass predicts again)" if time else ""
+        return (
+            f"{who}predicts what it cannot know: after {trace.updates} updates ln E = {trace.nats:.1f} (alarm at "
+            f"{ALARM_NATS:.1f}), loss {trace.excess_nats[group]:+.3f} nats from its floor on the last batch, most evidence at "
+            f"target {trace.streams[group, time].richest_position}{again}"
+        )
 
     def _step(self, threshold_nats: float) -> None:
         """Bet on a batch, then learn from it."""
