@@ -236,16 +236,10 @@ def _rebatched(evaluate: Evaluate, sizes: Sequence[int], order: list[int]) -> It
     for size in sizes:
         yield f"batches of {size}", evaluate(size, None)
     permuted = evaluate(None, order)
-    back = {name: _in_split_order(nats, order) for name, nats in permuted.window_nats.items()}
-    yield "permuted windows", _Result(permuted.scores, back)
-
-
-def _in_split_order(nats: Sequence[float], order: list[int]) -> list[float]:
-    """The nats of permuted windows in the split's order again."""
-    back = [0.0] * len(nats)
-    for value, window in zip(nats, order, strict=False):
-        back[window] = value
-    return back
+    in_split_order = {
+        name: [nats[place] for place in np.argsort(order[: len(nats)])] for name, nats in permuted.window_nats.items()
+    }
+    yield "permuted windows", _Result(permuted.scores, in_split_order)
 
 
 def _differences(one: Evaluated, other: Evaluated) -> Iterator[tuple[str, float, float]]:

@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pydantic import Field
-from torch import nn
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
@@ -122,7 +121,8 @@ def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
 def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
     subject, setting = bench.subject, item.setting
     length = setting.length_tokens
-    module = _module(bench, setting)
+    module = double_copy(subject.module) if setting.gain is None else bench.copy(setting.gain)
+    module.train(setting.training)
     entries = bench.bank_at(length).covering(item.draws)
     if item.draws > 1 and len(entries) < 3:
         return  # at most two decisions: the other runs hold both
@@ -136,12 +136,6 @@ def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
             if one.scored.any() and one.group in tallies:
                 allowed = contract(subject.objective, entry, one.group, length)
                 tallies[one.group].add(replace(setting, draw=index), one, allowed)
-
-
-def _module(bench: Bench, setting: Setting) -> nn.Module:
-    own = setting.gain is None
-    module = double_copy(bench.subject.module) if own else bench.copy(setting.gain or 1.0)
-    return module.train(setting.training)
 
 
 def _stretched(subject: Subject, settings: FlowSettings) -> Subject:

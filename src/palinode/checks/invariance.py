@@ -8,7 +8,6 @@ it: logits on a shorter window are compared with those on the longer one.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,17 +26,7 @@ PLACE = 4  # of the window among its companions: there are rows before it and af
 PREFIX_TOKENS = (33, 65)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A difference in standard deviations of the logits, and where it is."""
-
-    value: float
-    where: str
-
-    @classmethod
-    def between(cls, changed: Tensor, base: Tensor, scale: float, where: str) -> Difference:
-        """The largest change of any logit."""
-        return cls(float(largest_change(changed, base).max()) / scale, where)
+Difference = tuple[float, str]  # in standard deviations of the logits, and where it is
 
 
 def check_neighbours(bench: Bench) -> Finding:
@@ -106,7 +95,8 @@ def _shorter(
         logits = _read(bench, module, shorter[None], [entry], 0).get(group)
         if logits is not None and len(logits):
             scored = whole[: len(logits)] if is_ltr else whole[-len(logits) :]
-            yield Difference.between(logits, scored, spread(whole), f"{group}: {part} of {length} tokens")
+            change = float(largest_change(logits, scored).max()) / spread(whole)
+            yield change, f"{group}: {part} of {length} tokens"
 
 
 def _read(
@@ -129,20 +119,18 @@ def _of_window(example: Example, logits: Tensor, rows: slice, place: int) -> Ten
 def _compared(first: dict[str, Tensor], second: dict[str, Tensor], where: str) -> Iterator[Difference]:
     for group, logits in first.items():
         if group in second and logits.shape == second[group].shape and len(logits):
-            yield Difference.between(second[group], logits, spread(logits), f"{group}: {where}")
+            yield float(largest_change(second[group], logits).max()) / spread(logits), f"{group}: {where}"
 
 
 def _finding(bench: Bench, check: str, differences: list[Difference], failure: str) -> Finding:
-    worst = max(differences, key=lambda one: one.value, default=Difference(0.0, "nothing was compared"))
-    failed = worst.value > bench.tolerance
-    size = f"{worst.value:.1e}, allowed {bench.tolerance:.0e}"
+    worst, where = max(differences, key=lambda one: one[0], default=(0.0, "nothing was compared"))
+    failed = worst > bench.tolerance
+    size = f"{worst:.1e}, allowed {bench.tolerance:.0e}"
     return finding(
         check,
         outcome_of(wrong=failed, can_tell=differences and not bench.coarse),
-        f"{failure} ({worst.where}: {size})"
-        if failed
-        else f"{len(differences)} comparisons, largest difference {size}",
-        {"largest_difference": min(worst.value, LARGEST), "comparisons": len(differences)},
+        f"{failure} ({where}: {size})" if failed else f"{len(differences)} comparisons, largest difference {size}",
+        {"largest_difference": min(worst, LARGEST), "comparisons": len(differences)},
         bench.tolerance,
-        reproduce={"seed": bench.subject.seed, "where": worst.where},
+        reproduce={"seed": bench.subject.seed, "where": where},
     )
