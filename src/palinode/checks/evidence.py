@@ -30,7 +30,6 @@ class Evidence:
         self.stakes = torch.tensor(LAMBDAS, dtype=torch.float64)
         self.total_nats = torch.zeros(len(LAMBDAS), dtype=torch.float64)
         self.position_nats = torch.zeros(positions, len(LAMBDAS), dtype=torch.float64)
-        self.bets = 0
 
     def bet(self, ratios: Tensor, positions: Tensor, windows: Tensor, in_sequence: Tensor) -> None:
         """One batch of bets, made before the update that learns from it.
@@ -47,7 +46,6 @@ class Evidence:
         self.total_nats += gains[in_sequence].sum(0)
         if not bool(in_sequence.all()):
             self.total_nats += self._mean_bets(ratios[~in_sequence], windows[~in_sequence])
-        self.bets += len(ratios)
 
     @property
     def nats(self) -> float:

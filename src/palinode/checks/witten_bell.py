@@ -70,32 +70,16 @@ def _interpolate(
     """Raise the order of `probability` (one entry for each held-out token) by one, in place."""
     if len(train) < order or len(held_out) < order:
         return
-    counts = _Counts.of(train, order, token_bits)
+    counted_ngrams, _, ngram_counts = _runs(np.sort(_keys(train, order, token_bits)))
+    counted_contexts, starts, context_kinds = _runs(counted_ngrams >> np.uint64(token_bits))
     ngrams = _keys(held_out, order, token_bits)
     contexts = ngrams >> np.uint64(token_bits)
-    times_seen = _looked_up(ngrams, counts.ngrams, counts.ngram_counts)
-    after = _looked_up(contexts, counts.contexts, counts.context_counts)
-    kinds = _looked_up(contexts, counts.contexts, counts.context_kinds)
+    times_seen = _looked_up(ngrams, counted_ngrams, ngram_counts)
+    after = _looked_up(contexts, counted_contexts, np.add.reduceat(ngram_counts, starts))
+    kinds = _looked_up(contexts, counted_contexts, context_kinds)
     counted = after > 0
     lower = probability[order - 1 :]
     lower[counted] = (times_seen + kinds * lower)[counted] / (after + kinds)[counted]
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Sorted keys of n-grams and of their contexts, with how often each occurred and how many tokens followed."""
-
-    ngrams: Hashes
-    ngram_counts: NDArray[np.int64]
-    contexts: Hashes
-    context_counts: NDArray[np.int64]
-    context_kinds: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, train: Tokens, order: int, token_bits: int) -> _Counts:
-        ngrams, _, counts = _runs(np.sort(_keys(train, order, token_bits)))
-        contexts, starts, kinds = _runs(ngrams >> np.uint64(token_bits))
-        return cls(ngrams, counts, contexts, np.add.reduceat(counts, starts), kinds)
 
 
 def _keys(tokens: Tokens, order: int, token_bits: int) -> Hashes:
