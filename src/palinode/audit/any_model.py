@@ -107,7 +107,7 @@ def check(
         seed=options.seed,
     )
     return audit_subject(
-        palinode_subject(subject, options.forward),
+        palinode_subject(subject),
         checks=checks,
         step=options.step,
         flow=options.flow,

@@ -17,7 +17,7 @@ from palinode.base.errors import BadInput
 from palinode.base.example import Example, Group, SpecialTokens
 from palinode.base.objective import Objective
 from palinode.checks.collapse import PairScore
-from palinode.checks.subject import Forward, Subject
+from palinode.checks.subject import Subject, plain_forward
 from palinode.models.auxiliary import PairTerm
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
@@ -50,16 +50,15 @@ class PalinodeState:
         return _language_model(module).logits(hidden)
 
 
-def palinode_subject(subject: Subject, forward: Forward | None = None) -> Subject:
+def palinode_subject(subject: Subject) -> Subject:
     """The subject with what only Palinode's own models offer; any other module is left as it is.
 
-    Args:
-        forward: a reading given by the user. The state a model keeps is not checked against it.
+    A forward of the user's own stays, and the model's state is then not checked against it.
     """
     if not isinstance(subject.module, LanguageModel):
         return subject
-    known = replace(subject, reach=_reach)
-    return known if forward is not None else replace(known, forward=_forward, state=PalinodeState())
+    subject = replace(subject, reach=_reach)
+    return replace(subject, forward=_forward, state=PalinodeState()) if subject.forward is plain_forward else subject
 
 
 def subject_of_config(
