@@ -11,23 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from palinode.base.finding import Finding
+from palinode.base.measures import COST_AXES, EQUAL_WITHIN, REMARKED_ABOVE, ParityAxis
 from palinode.checks.laws import finding, outcome_of
 
-DECLARED_TOLERANCE = 0.001
-LISTED_ABOVE = 0.01
-PARAMETER_TOLERANCE = 0.01
-FLOP_TOLERANCE = 0.02
+COMPARED_COUNTERS = [name for name, axis in COST_AXES.items() if axis.compared]
 DEVIATIONS_ALLOWED = 6.0  # of a random counter from its expectation: 2e-9 two-sided
-COMPARED = (
-    "window_tokens",
-    "tokens_read",
-    "tokens_scored",
-    "tokens_scored_ltr",
-    "passes",
-    "train_flops",
-    "optimizer_steps",
-)
-PARAMETERS = ("parameters", "parameters_non_embedding")
+# name in findings -> key in a record
+PARAMETERS = {"parameters": "total", "parameters_non_embedding": "non_embedding"}
 
 
 @dataclass(frozen=True)
@@ -79,9 +69,8 @@ class RunBudget:
     @property
     def values(self) -> dict[str, float]:
         """Every quantity that is compared between arms, by name."""
-        sizes = {"parameters": "total", "parameters_non_embedding": "non_embedding"}
-        values = {name: float(self.parameters[key]) for name, key in sizes.items() if key in self.parameters}
-        values |= {name: float(self.counters[name]) for name in COMPARED if self.counters.get(name) is not None}
+        values = {name: float(self.parameters[key]) for name, key in PARAMETERS.items() if key in self.parameters}
+        values |= {name: float(value) for name in COMPARED_COUNTERS if (value := self.counters.get(name)) is not None}
         return values | ({"seconds": self.seconds} if self.seconds is not None else {})
 
 
@@ -96,7 +85,7 @@ class Tuning:
 def check_budget(
     runs: Sequence[RunBudget],
     *,
-    equal: str,
+    equal: ParityAxis,
     planned: Iterable[tuple[str, str, int]] | None = None,
     tuning: Mapping[str, Tuning] | None = None,
     model_differs_on_purpose: bool = False,
@@ -105,8 +94,7 @@ def check_budget(
 
     Args:
         runs: every record there is, failed ones included.
-        equal: the cost declared equal: `parameters`, `window_tokens`, `tokens_read`, `tokens_scored_ltr`, `train_flops`,
-            `optimizer_steps`.
+        equal: the cost declared equal.
         planned: (arm, scale, seed) of every run that the spec asks for; default: all arms x the union of seeds at each scale.
         tuning: per arm; an arm that is not in it had one trial.
         model_differs_on_purpose: some arm changes the model: parameters are then listed, not judged.
@@ -159,14 +147,14 @@ def check_counters(runs: Sequence[RunBudget]) -> Finding:
     )
 
 
-def check_declared_axis(runs: Sequence[RunBudget], equal: str) -> Finding:
+def check_declared_axis(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
     """C5.declared_axis: the cost that the spec declares equal matches between arms to 0.1 %, at every scale."""
-    return _compared(runs, (equal,), DECLARED_TOLERANCE, "C5.declared_axis")
+    return _compared(runs, (equal,), EQUAL_WITHIN, "C5.declared_axis")
 
 
 def check_parameters(runs: Sequence[RunBudget], *, judged: bool = True) -> Finding:
     """C5.parameters, total and without embeddings, match to 1 %; `judged` False lists the difference and passes."""
-    result = _compared(runs, PARAMETERS, PARAMETER_TOLERANCE, "C5.parameters")
+    result = _compared(runs, tuple(PARAMETERS), REMARKED_ABOVE, "C5.parameters")
     if judged or result.outcome != "fail":
         return result
     return result.with_(outcome="pass", message=f"{result.message} (the arms change the model on purpose)")
@@ -180,7 +168,7 @@ def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> 
     unequal = []
     if len(set(trials.values())) > 1:
         unequal.append("tuning trials " + _listed(trials))
-    if _spread(tokens.values()) > LISTED_ABOVE:
+    if _spread(tokens.values()) > REMARKED_ABOVE:
         unequal.append("tokens read in tuning " + _listed(tokens))
     unequal += _unequal_evaluations(runs)
     equal = f"{len(arms)} arms had {max(trials.values(), default=0)} trials each and equal evaluations"
@@ -211,21 +199,21 @@ def _unequal_evaluations(runs: Sequence[RunBudget]) -> list[str]:
     ]
 
 
-def list_differences(runs: Sequence[RunBudget], equal: str) -> Finding:
+def list_differences(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
     """C5.differences: every other quantity that differs by more than 1 %. It judges nothing and always passes."""
     spreads = {
         f"{name}_{scale}_relative": _spread(values[name] for values in means.values() if name in values)
         for scale, means in _means(runs).items()
         for name in dict.fromkeys(name for values in means.values() for name in values if name != equal)
     }
-    listed = {name: spread for name, spread in spreads.items() if spread > LISTED_ABOVE}
+    listed = {name: spread for name, spread in spreads.items() if spread > REMARKED_ABOVE}
     differences = ", ".join(f"{name.removesuffix('_relative')} {spread:.1%}" for name, spread in listed.items())
     return finding(
         "C5.differences",
         "pass",
         f"the arms also differ in {differences}" if differences else "nothing else differs by more than 1 %",
         listed,
-        LISTED_ABOVE,
+        REMARKED_ABOVE,
     )
 
 

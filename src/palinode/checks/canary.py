@@ -29,8 +29,9 @@ from torch import Tensor
 
 from palinode.base.config import Config
 from palinode.base.example import NO_SOURCE, SpecialTokens
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
 from palinode.base.markov import NO_NEIGHBOUR, MarkovChain, asymmetric_chain, symmetric_chain
+from palinode.base.measures import CheckOutcome
 from palinode.base.seeds import generator
 from palinode.checks.copies import seeded_passes, trainable_copy
 from palinode.checks.draws import DrawBank, Entry, contract, draw_bank, itself, joined_draw
@@ -327,7 +328,7 @@ class Canary:
         return predictions
 
     def finding(
-        self, check: str, outcome: Outcome, message: str, threshold: float, extra: Mapping[str, float | int | None]
+        self, check: str, outcome: CheckOutcome, message: str, threshold: float, extra: Mapping[str, float | int | None]
     ) -> Finding:
         """One finding, with the evidence and the excess over the floor among its numbers."""
         trace = self.trace

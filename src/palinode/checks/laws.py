@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 
 LARGEST = 1e9  # an undefined difference counts as this much
 LAWS: Mapping[str, str] = {
@@ -62,7 +63,7 @@ LAWS: Mapping[str, str] = {
 
 def finding(
     check: str,
-    outcome: Outcome,
+    outcome: CheckOutcome,
     message: str,
     numbers: Mapping[str, Any],
     threshold: float | None = None,
@@ -88,7 +89,7 @@ def finding(
     )
 
 
-def outcome_of(*, wrong: object, can_tell: object) -> Outcome:
+def outcome_of(*, wrong: object, can_tell: object) -> CheckOutcome:
     """The one rule: a violation fails; without one the check passes only if its positive control worked."""
     return "fail" if wrong else "pass" if can_tell else "could_not_tell"
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 from palinode.checks.laws import finding, outcome_of
 from palinode.checks.rolling import Tokens
 from palinode.checks.witten_bell import NgramScores, witten_bell
@@ -89,7 +90,7 @@ def check_directions(
     error_nats = DEVIATIONS * DIRECTION_DEVIATION_NATS / math.sqrt(max(1, scored))
     trained = trained_tokens or {}
     message = f"rtl / ltr = {ratio:.4f} on {scored} tokens"
-    outcome: Outcome = "pass"
+    outcome: CheckOutcome = "pass"
     if tokens_scored["ltr"] != tokens_scored["rtl"]:
         outcome, message = "could_not_tell", f"{message}, but the two directions scored different tokens"
     elif ratio < RATIO_FAIL and trained.get("rtl", 0) > trained.get("ltr", math.inf):
