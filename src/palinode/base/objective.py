@@ -23,10 +23,10 @@ class Progress:
     """How far training has come.
 
     Attributes:
-        step, total_steps: the optimizer step, and the number of planned steps.
-        state: the objective's own state (of an adaptive p).
-        schedule_step: the step that the learning rate schedule has reached. It is ahead of `step` where a limit of tokens ends
-            the run before its planned steps. None: the same as `step`.
+        step, total_steps: the optimizer step, and the planned ones.
+        state: the state of the objective (adaptive p).
+        schedule_step: the step that the learning rate's schedule has reached. It may be ahead of `step`, since a limit of tokens
+            can end a run before its planned steps. None: equal to `step`.
     """
 
     step: int = 0
@@ -36,7 +36,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How far the run is, from 0 at the first step to 1 at the last."""
+        """The share of the run that is done, from 0 at the first step to 1 at the last."""
         reached = self.step if self.schedule_step is None else self.schedule_step
         return min(1.0, reached / max(1, self.total_steps - 1))
 
@@ -44,9 +44,12 @@ class Progress:
 class Objective(Part):
     """Base class of all objectives.
 
-    Write `may_inform` from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit compares
-    the code with itself. `scores_itself` is True only if the objective is meant to predict tokens that the model sees.
-    `reads_in_a_direction` is False if a model trained on it can neither continue a text nor be scored ltr or rtl.
+    `may_inform` is written from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit
+    would compare the code with itself.
+
+    Attributes:
+        scores_itself: True only if the model is meant to predict tokens that it sees.
+        reads_in_a_direction: False if a model trained on it can neither continue a text nor be scored ltr or rtl.
     """
 
     scores_itself: ClassVar[bool] = False
@@ -57,21 +60,21 @@ class Objective(Part):
         return Draw()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        """Turn (B, T) windows into an Example, with these decisions and no others."""
+        """(B, window_tokens) windows -> an Example, by the decisions of `draw` alone."""
         raise Unfinished(self, "must define example(windows, draw, specials)")
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        """Boolean, broadcast over `source` and `target`: may window token `source` influence the prediction of `target`?
+        """Boolean of the broadcast shape: may window token `source` influence the prediction of window token `target`?
 
         Args:
-            source, target: window indices (any broadcastable shapes).
+            source, target: window indices of any shapes that broadcast.
             group: the name of the pass.
-            draw: the decisions made for this one window.
+            draw: the decisions made for this window.
         """
         raise Unfinished(self, "must define may_inform(source, target, group, draw)")
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """(window_tokens,) boolean: the tokens of a window that some pass of some draw may score.
+        """(window_tokens,) boolean: the tokens of a window that any pass can score, with any draw.
 
         A label mask that keeps none of them is refused before any training.
         """
@@ -86,17 +89,17 @@ class Objective(Part):
         return {}
 
     def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
-        """The state after a step with these training losses (nats per token of each pass of that step)."""
+        """The state after a step with these training losses (nats per token, by pass)."""
         return dict(state)
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
-        """The probability of each pass for a window at this point of training, by name: for plans and for checks of counters."""
+        """The probability of each pass for a window at this point of training: for planning and for checking counters."""
         return {self.groups()[0]: 1.0}
 
     def evaluation(self) -> dict[str, Objective]:
-        """The passes that a model trained on this objective is evaluated in, by name. Empty: the plain ltr and rtl passes.
+        """The objectives that a model trained on this one is evaluated with, by name. Empty: the honest ltr and rtl passes.
 
-        An objective that trains with another visibility is evaluated with it too. An objective of another kind adds itself
-        under its own name.
+        An objective that trains with another visibility is evaluated with it too; an objective of another kind adds itself under
+        its own name.
         """
         return {}
