@@ -19,7 +19,7 @@ from typing import Literal
 from palinode.analysis.audits import ArmAudit, Leak, arm_audit
 from palinode.analysis.compare import Comparison, compare
 from palinode.analysis.intervals import Interval, seeds_needed
-from palinode.analysis.parity import Parity, parity
+from palinode.analysis.parity import EQUAL_TOLERANCE, Parity, parity
 from palinode.base.config import decode
 from palinode.base.errors import BadInput, nearest
 from palinode.results.record import DecisionEntry, ExperimentEntry, ExperimentRecord
@@ -207,8 +207,10 @@ def _incomplete(comparison: Comparison) -> list[str]:
 def _cost_cautions(cost: Parity) -> list[str]:
     if cost.holds is None:
         return [f"{cost.axis} was not counted in every run: equal cost cannot be checked"]
-    if not cost.holds and cost.deviation is not None:
-        return [f"not at equal {cost.axis}: it differs by {cost.deviation:+.1%}"]
+    if not cost.holds and cost.of_means is not None:
+        if abs(cost.of_means) > EQUAL_TOLERANCE:
+            return [f"not at equal {cost.axis}: it differs by {cost.of_means:+.1%}"]
+        return [f"not at equal {cost.axis} in every pair of seeds, though the means over all seeds are equal"]
     return []
 
 

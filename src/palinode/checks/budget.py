@@ -213,13 +213,16 @@ def _unequal_looks(runs: Sequence[RunBudget]) -> list[str]:
 def list_differences(runs: Sequence[RunBudget], equal: str) -> Finding:
     """Every other quantity that differs by more than 1 %: nothing is judged, all of it belongs beside the figures."""
     listed: dict[str, float] = {}
+    ends = []
     for scale, means in _means(runs).items():
         names = dict.fromkeys(name for values in means.values() for name in values if name != equal)
         for name in names:
-            spread = _spread(values[name] for values in means.values() if name in values)
-            if spread > LISTED_ABOVE:
+            values = {arm: found[name] for arm, found in means.items() if name in found}
+            if (spread := _spread(values.values())) > LISTED_ABOVE:
                 listed[f"{name}_{scale}_relative"] = spread
-    told = ", ".join(f"{name.removesuffix('_relative')} {spread:.1%}" for name, spread in listed.items())
+                least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+                ends.append(f"{name} at {scale}: {values[least]:.5g} ({least}) to {values[most]:.5g} ({most})")
+    told = "; ".join(ends)
     return _finding(
         "differences",
         "every other difference above 1 % is printed",
@@ -299,7 +302,7 @@ def _judge(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float, ch
             if (spread := _spread(values.values())) >= worst:
                 worst, told = spread, f"{name} at scale {scale}: {_listed(values)}"
     outcome: Outcome = "fail" if worst > tolerance else "pass" if compared and not lacking else "could_not_tell"
-    message = f"largest difference {worst:.2%}, {told}" if compared else "fewer than two arms to compare"
+    message = f"largest difference in {told}" if compared else "fewer than two arms to compare"
     message = f"{message}; {'; '.join(lacking[:3])}" if lacking else message
     return _finding(check, law, outcome, message, {"relative_difference": worst}, tolerance)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask"
 WIDEST_MAP_POSITIONS = 64
+MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
 MARKS = {"pass": "ok  ", "fail": "FAIL", "could_not_tell": "?   "}
 
 
@@ -62,7 +63,7 @@ def audit(
             code=source.code,
             workers=default_at_a_time(resolved),
         )
-    typer.echo(as_json([_as_data(one) for one in audits]) if json else "\n\n".join(map(audit_text, audits)))
+    typer.echo(as_json([_as_data(one) for one in audits]) if json else "\n\n".join([*map(audit_text, audits), MEANING]))
     if unexpected := [one for one in audits if one.unexpected]:
         failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].check})" for one in unexpected))
         raise AuditFailed(

@@ -22,20 +22,18 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from palinode.analysis.verdict import Rule, Verdict
-from palinode.report import content, theme
+from palinode.report import theme
 from palinode.report.charts import ROWS
+from palinode.report.content import Page
 from palinode.report.figure import Figure, Rows
-from palinode.results.record import ExperimentRecord
+from palinode.report.sections import page_content
 
 TEMPLATES = "templates"
 LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what the bundle hands to report.js
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 
-def render_page(
-    record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict], figures: Sequence[Figure], files: Sequence[str]
-) -> str:
+def render_page(page: Page) -> str:
     """The whole HTML text."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
@@ -47,10 +45,10 @@ def render_page(
     scripts = {"library": vl_convert.javascript_bundle(LIBRARY_SNIPPET), "script": _source("report.js")}
     style = _source("report.css")
     return environment.get_template("report.html").render(
-        page=content.page_content(record, rule, verdicts, figures, files),
+        page=page_content(page),
         policy=_policy(list(scripts.values()), style),
         style=Markup(style),  # noqa: S704  our own file
-        data=packed(embedded_json(_chart_data(figures))),
+        data=packed(embedded_json(_chart_data(page.figures))),
         written=_written(),
         version=_version(),
         **{name: Markup(text) for name, text in scripts.items()},  # noqa: S704  our own file and the packaged library

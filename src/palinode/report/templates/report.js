@@ -1,8 +1,9 @@
 "use strict";
 // Draws the charts of the page. The data is JSON under gzip in base64. It comes by column (texts as indices into a list of words) and is turned into rows here.
 (() => {
+  const LETTER_PIXELS = 6.6; // of a title
   let page = null;
-  const darkPaper = window.matchMedia("(prefers-color-scheme: dark)");
+  const darkPaper = window.matchMedia("screen and (prefers-color-scheme: dark)");
 
   async function unpacked(text) {
     const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
@@ -45,6 +46,28 @@
     return { ...chart, layer, transform: [...(chart.transform || []), ...positive] };
   }
 
+  // Titles of the x-axis broken into lines that are no wider than the plot: Vega neither breaks nor shortens them.
+  function withShortTitles(chart, pixels) {
+    const most = Math.max(12, Math.floor(pixels / LETTER_PIXELS));
+    const broken = (title) => {
+      const lines = [""];
+      for (const word of title.split(" ")) {
+        const longer = `${lines.at(-1)} ${word}`.trim();
+        if (longer.length <= most || !lines.at(-1)) lines[lines.length - 1] = longer; else lines.push(word);
+      }
+      return lines.length > 1 ? lines : title;
+    };
+    const layer = chart.layer.map((one) => {
+      const x = one.encoding?.x;
+      return typeof x?.title === "string" ? { ...one, encoding: { ...one.encoding, x: { ...x, title: broken(x.title) } } } : one;
+    });
+    return { ...chart, layer };
+  }
+
+  function titlesFit(chart, pixels) {
+    return chart.layer.every((one) => typeof one.encoding?.x?.title !== "string" || one.encoding.x.title.length * LETTER_PIXELS <= pixels);
+  }
+
   async function draw(figure) {
     const described = page.figures[figure.dataset.figure];
     const canvas = figure.querySelector(".canvas");
@@ -56,7 +79,7 @@
     const places = described.charts;
     const linear = page.specifications[axis in places ? places[axis] : Object.values(places)[0]];
     const chart = { ...(log ? withLogAxes(linear, axis) : linear), datasets: { [page.rows_name]: rows } };
-    const drawn = await window.vegaEmbed(canvas, chart, {
+    const options = {
       mode: "vega-lite",
       ast: true, // expressions are interpreted: the page's policy forbids making code from text
       renderer: "svg",
@@ -64,7 +87,13 @@
       defaultStyle: false,
       tooltip: { disableDefaultStyle: true },
       config: darkPaper.matches ? page.config.dark : page.config.light,
-    });
+    };
+    let drawn = await window.vegaEmbed(canvas, chart, options);
+    const plot = drawn.view.width();
+    if (!titlesFit(chart, plot)) {
+      drawn.finalize();
+      drawn = await window.vegaEmbed(canvas, withShortTitles(chart, plot), options);
+    }
     figure.view = drawn;
     figure.dataset.drawn = axis || "yes";
     figure.dataset.axes = log ? "log" : "linear";
