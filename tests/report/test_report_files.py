@@ -18,9 +18,12 @@ from palinode.analysis.verdict import verdicts
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import Finding
 from palinode.report import build_report, words
+from palinode.report.content import Page
 from palinode.report.export import guarded
+from palinode.report.figures import all_figures
 from palinode.report.maps import law_boundary, map_rows
-from palinode.report.page import columns, embedded_json
+from palinode.report.page import columns, embedded_json, render_page
+from palinode.report.study import Study
 from palinode.results.record import Result
 from synthetic_store import DEMO_ARMS, Synthetic, SyntheticArm, make_store
 
@@ -91,7 +94,7 @@ def test_every_section_says_what_it_must(demo):
         "objective.rtl_sees.kind",
         "flipped-lower-triangle",
         "must match",
-        "+50.0 %",
+        "+50.0%",
         "9 done",
         "AVX512",
         "palinode run experiments/demo.py --size laptop",
@@ -218,7 +221,7 @@ def test_a_hundred_runs_fit_on_a_page(tmp_path, page_only):
 
 
 def test_thinned_curves_say_so_and_keep_first_and_last(tmp_path, page_only, monkeypatch):
-    monkeypatch.setattr("palinode.report.figures.MOST_CURVE_ROWS", 100)
+    monkeypatch.setattr("palinode.report.study.MOST_CURVE_ROWS", 100)
     report, page = built(tmp_path, arms=(LTR,), steps=60, evaluate_every=1, seeds=(0, 1, 2))
     assert "One evaluation in 3 is drawn; the tables hold all of them." in page.text
     steps = _chart_data(report)["figures"]["learning-curves"]["columns"]["step"]
@@ -401,13 +404,8 @@ def plain(tmp_path_factory):
 
 def _page_of(store):
     """The page only, without drawing figures: what the tests of all payloads can afford."""
-    from palinode.analysis.verdict import rule_of
-    from palinode.report.figures import all_figures
-    from palinode.report.page import render_page
-
-    record = store.experiment("demo")
-    found = verdicts(record)
-    return render_page(record, rule_of(record.entry), found, all_figures(record, rule_of(record.entry), found), [])
+    study = Study.of(store.experiment("demo"))
+    return render_page(Page(study, all_figures(study), []))
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)

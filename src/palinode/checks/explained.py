@@ -1,4 +1,4 @@
-"""What each family of checks asks, in plain words: the one home of the text of docs/checks.md and of the folded text in a report."""
+"""What each family of checks asks, in plain words: the text of docs/checks.md, and the folded text in a report."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 DOCS_PAGE = "docs/checks.md"
 OPENING = """# The checks
 
-An audit asks whether a result may be believed. A check has a code: the family (C1 to C9) and, after a dot, one question of it, such as
-`C2.canary`. Its outcome is one of three:
+An audit asks whether a result may be believed. A check has a code: the family (C1 to C9) and, after a dot, one question of it, such
+as `C2.canary`. Its outcome is one of three:
 
 - **pass**: the law holds, and a planted fault would have been seen.
 - **fail**: the law is broken. The message says where: a pair of positions, a step, a file.
 - **could not tell**: the check could not measure. This is no pass: the verdict lists it.
 
-Most checks carry a positive control: a fault that the check plants itself and has to find. Where it does not find its own fault, the
-outcome is "could not tell". `palinode audit FILE` prints every finding; the report of an experiment prints them under "Audit", with the
-numbers and the words "To see it again" that say which seed, length and pass give the same finding.
+Most checks carry a positive control: a fault that the check plants itself and has to find. Where it does not find its own fault,
+the outcome is "could not tell". `palinode audit FILE` prints every finding. The report of an experiment prints them under "Audit",
+with the numbers and the words "To see it again" that say which seed, length and pass give the same finding.
 
 The times are of a model of 100,000 to 1,000,000 parameters on one CPU core.
 """
@@ -89,8 +89,8 @@ EXPLANATIONS = (
         "Leaks that a small model does not learn to use within the steps of the canary, such as one wrong position at a great "
         "distance. C1 sees those.",
         "5 to 40 seconds an arm; more for models without a fast pass over a whole row.",
-        "A failure of `canary`, `markov`, `frozen` or `neighbours` means that the model won: something gives it the answer. The message tells the "
-        "pass and at which update the alarm came. The earlier, the wider the leak. A failure of `markov-excess` is no leak: "
+        "A failure of `canary`, `markov`, `frozen` or `neighbours` means that the model won: something gives it the answer. "
+        "The message tells the pass and at which update the alarm came. The earlier, the wider the leak. A failure of `markov-excess` is no leak: "
         "the model stays above what it could reach, so a mask may be too strict or a shift wrong.",
         {
             "canary": "the bets on uniform random tokens",

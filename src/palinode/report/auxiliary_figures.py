@@ -11,7 +11,7 @@ from palinode.analysis.curves import AFFINITY, auxiliary_curves, mean_curves
 from palinode.report import charts
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, at_scale, file_name, scale_part
-from palinode.report.study import Study
+from palinode.report.study import CurvePart, Study
 from palinode.report.words import X_TITLES
 
 TOKENS = Axis("tokens_read", X_TITLES["tokens_read"])
@@ -52,7 +52,7 @@ def auxiliary_figures(study: Study) -> Iterator[Figure]:
 
 
 def _rows(study: Study, curves: pl.DataFrame) -> tuple[Rows, list[str]]:
-    parts = []
+    parts: list[CurvePart] = []
     for panel, (_, columns) in PANELS.items():
         for column, name in columns.items():
             seeds = curves.drop_nulls(column)

@@ -11,7 +11,7 @@ from palinode.report import charts, theme
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, at_scale, file_name, scale_part
 from palinode.report.levels import level_marks, level_notes, with_levels
-from palinode.report.study import Study, kept_inside
+from palinode.report.study import CurvePart, Study, kept_inside
 from palinode.report.words import X_SHORT, X_TITLES, metric_words, number
 
 
@@ -56,7 +56,7 @@ def learning_figures(study: Study) -> Iterator[Figure]:
             continue
         axes = [Axis(axis, X_TITLES[axis]) for axis in X_AXES if drawn[axis].count()]
         marks = level_marks(record, study.rule.metric, scale)
-        parts = [("seed", score, drawn, {}), ("mean", score, mean_curves(drawn, score), {})]
+        parts: list[CurvePart] = [("seed", score, drawn, {}), ("mean", score, mean_curves(drawn, score), {})]
         rows, thinned = study.curve_rows(parts, "evaluation")
         dashes = theme.direction_dashes(sorted(drawn["direction"].unique()))
         colours = study.look.shown({row["arm"] for row in rows})

@@ -23,6 +23,7 @@ from palinode.report.words import interval_words, number, plural, score_of, sign
 from palinode.results.record import ExperimentRecord
 
 MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
+CurvePart = tuple[str, str, pl.DataFrame, Mapping[str, str]]
 LATE = (0.5, 1.0)  # of training, as the published text looks at epochs 5 to 10
 Window = tuple[float, float]  # from and to, as shares of training
 
@@ -165,9 +166,7 @@ class Study:
         seeds = [{"kind": "seed", "arm": label, "seed": seed, "value": rounded(v)} for seed, v in values.items()]
         return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
 
-    def curve_rows(
-        self, parts: Sequence[tuple[str, str, pl.DataFrame, Mapping[str, str]]], what: str
-    ) -> tuple[Rows, list[str]]:
+    def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:
         """Rows of single seeds and of means, evenly thinned where there are too many to draw, and the note that says so.
 
         Args:

@@ -32,7 +32,7 @@ from palinode.report.levels import (
     with_chance_by_length,
     with_levels,
 )
-from palinode.report.study import Study, kept_inside
+from palinode.report.study import CurvePart, Study, kept_inside
 from palinode.report.words import MINUS, X_SHORT, X_TITLES, interval_words, number, plural, signed
 
 ACCURACY = "accuracy"
@@ -250,7 +250,7 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
         ),
     )
     for name, title, frame, score, y, levels, notes in panels:
-        parts = [("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})]
+        parts: list[CurvePart] = [("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})]
         rows, thinned = study.curve_rows(parts, "step")
         dashes = theme.direction_dashes(sorted({row["direction"] for row in rows}))
         colours = study.look.shown({row["arm"] for row in rows})
