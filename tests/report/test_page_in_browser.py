@@ -189,6 +189,40 @@ def test_a_narrow_page_does_not_scroll_sideways(browser):
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
+def test_no_title_of_an_axis_is_cut_on_a_narrow_page(browser):
+    browser.call("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=True)
+    browser.run("document.documentElement.dataset.charts = ''")
+    browser.call("Page.reload")
+    browser.wait("document.documentElement?.dataset.charts === 'drawn'")
+    cut = browser.run(
+        "[...document.querySelectorAll('figure[data-figure]')].flatMap(f => { const box = f.querySelector('.canvas svg')"
+        ".getBoundingClientRect(); return [...f.querySelectorAll('.role-axis-title text')].filter(t => { const r = "
+        "t.getBoundingClientRect(); return r.left < box.left - 1 || r.right > box.right + 1; }).map(t => t.textContent); })"
+    )
+    assert cut == []
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.call("Page.reload")
+    browser.wait("document.documentElement?.dataset.charts === 'drawn'")
+
+
+def test_the_first_screen_shows_a_chart_and_what_was_trained(browser):
+    browser.call("Emulation.setDeviceMetricsOverride", width=1400, height=900, deviceScaleFactor=1, mobile=False)
+    browser.run("window.scrollTo(0, 0)")
+    bottoms = "['[data-figure=differences] .canvas', '#trained dl'].map(s => document.querySelector(s).getBoundingClientRect().bottom)"
+    assert max(browser.run(bottoms)) <= 900
+    browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_on_paper_charts_are_no_wider_than_the_page(browser):
+    widths = (
+        "[...document.querySelectorAll('figure[data-figure] svg.marks')].map(svg => Number(svg.getAttribute('width')))"
+    )
+    browser.run("window.dispatchEvent(new Event('beforeprint'))")
+    browser.wait(f"Math.max(...{widths}) <= 645")
+    browser.run("window.dispatchEvent(new Event('afterprint'))")
+    browser.wait(f"Math.max(...{widths}) > 700")
+
+
 def test_dark_paper_is_drawn_with_light_ink(browser):
     def ink():
         return browser.run("getComputedStyle(document.querySelector('[data-figure=differences] svg text')).fill")

@@ -89,9 +89,9 @@ EXPLANATIONS = (
         "Leaks that a small model does not learn to use within the steps of the canary, such as one wrong position at a great "
         "distance. C1 sees those.",
         "5 to 40 seconds an arm; more for models without a fast pass over a whole row.",
-        "A failure of `canary`, `markov`, `frozen` or `neighbours` means that the model won: something gives it the answer. "
-        "The message tells the pass and at which update the alarm came. The earlier, the wider the leak. A failure of `markov-excess` is no leak: "
-        "the model stays above what it could reach, so a mask may be too strict or a shift wrong.",
+        "A failure of `canary`, `markov`, `frozen` or `neighbours` means that the model won: something gives it the answer. The "
+        "message tells the pass and at which update the alarm came. The earlier, the wider the leak. A failure of "
+        "`markov-excess` is no leak: the model stays above what it could reach, so a mask may be too strict or a shift wrong.",
         {
             "canary": "the bets on uniform random tokens",
             "frozen": "with frozen weights, the loss on fresh random tokens is not below ln V",

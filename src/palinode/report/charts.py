@@ -231,7 +231,7 @@ def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4, table
     axis.labelExpr = "split(datum.label, '\\n')"
     base = _rows().encode(
         y=alt.Y(
-            "arm:N", sort=arms, scale=alt.Scale(domain=arms, **({"paddingInner": 0.3} if tables else {})), axis=axis
+            "arm:N", sort=arms, scale=alt.Scale(domain=arms, paddingInner=0.3 if tables else alt.Undefined), axis=axis
         ),
         color=alt.Color("arm:N", scale=alt.Scale(domain=arms, range=list(colours.values())), legend=None),
     )

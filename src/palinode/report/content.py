@@ -11,7 +11,7 @@ from typing import Any
 from palinode.analysis.audits import Audited, arm_audit
 from palinode.analysis.parity import COST_AXES, EQUAL_TOLERANCE, Cost, costs
 from palinode.analysis.pictures import pictures
-from palinode.analysis.verdict import Verdict
+from palinode.analysis.verdict import Rule, Verdict
 from palinode.base.finding import Finding
 from palinode.checks.explained import code_of, explanation
 from palinode.report import words
@@ -19,13 +19,12 @@ from palinode.report.figure import Figure
 from palinode.report.levels import reached
 from palinode.report.maps import map_notes
 from palinode.report.study import Study
-from palinode.report.trained import plain, what_was_trained
-from palinode.results.record import ArmEntry, ExperimentRecord, ExperimentRun
+from palinode.report.trained import what_was_trained
+from palinode.results.record import ArmEntry, ExperimentRecord
 
 Content = dict[str, Any]
 SMOKE = "smoke"  # the size that shows that everything works, and decides nothing
 ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
-OUTCOME_WORDS = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}
 SCALES_WORDS = {
     "better": "better than",
     "worse": "worse than",
@@ -59,15 +58,16 @@ def head(page: Page) -> Content:
     parts = (("arm", entry.arms), ("scale", entry.scales), ("seed", entry.seeds))
     counted = Counter(run.outcome for run in runs)
     return {
-        "name": entry.name,
-        "size": entry.size,
+        "entry": entry,
+        "record": page.record,
+        "rule": page.study.rule,
+        "colours": page.colours,
         "decides_nothing": entry.size == SMOKE,
         "question": entry.question or entry.name,
         "planned": words.plural(len(runs), "run"),
         "extent": ", ".join(words.plural(len(items), word) for word, items in parts),
         "outcomes": sorted(counted.items(), key=lambda item: (item[0] != "done", item)),
         "many_scales": len(entry.scales) > 1,
-        "source": {name: words.without_home(value) for name, value in entry.source.items()},
     }
 
 
@@ -87,7 +87,7 @@ def verdict(page: Page) -> Content:
         "comparisons": len(verdicts),
         "baseline": rule.baseline,
         "baseline_is_missing": not any(run.entry.arm == rule.baseline for run in page.record.runs),
-        "damaged": [words.without_home(str(problem)) for problem in page.record.damaged],
+        "damaged": page.record.damaged,
         "trained": what_was_trained(page.study),
     }
 
@@ -105,29 +105,7 @@ def _card(page: Page, arm: str, verdicts: Sequence[Verdict]) -> Content:
         "tone": "leak" if leak != "none" else tone,
         "title": _title(verdicts[0]) if len(verdicts) == 1 else _title_of_scales(verdicts, outcomes),
         "seen": _seen(page.record, arm) if leak != "none" else [],
-        "scales": [_verdict(page.record, one) for one in verdicts],
-    }
-
-
-def _verdict(record: ExperimentRecord, verdict: Verdict) -> Content:
-    comparison = verdict.comparison
-    interval = comparison.interval
-    others = verdict.parity.others.items()
-    return {
-        "scale": verdict.scale,
-        "outcome": verdict.outcome,
-        "tone": verdict.outcome.replace(" ", "-"),
-        "headline": words.headline(verdict),
-        "effect": words.effect(verdict),
-        "mean": words.signed(comparison.mean),
-        "interval": f"{words.signed(interval.low)} to {words.signed(interval.high)}" if interval else "–",
-        "p": words.number(comparison.sign_flip_p, 2),
-        "pairs": len(comparison.pairs),
-        "more": words.more_seeds(verdict),
-        "reached": reached(record, verdict),
-        "reasons": [words.without_home(reason) for reason in verdict.reasons],
-        "cautions": verdict.cautions,
-        "others": [f"{words.COST_TITLES[axis]} {words.percent(value)}" for axis, value in others],
+        "verdicts": [(one, reached(page.record, one)) for one in verdicts],
     }
 
 
@@ -188,31 +166,28 @@ def audit(page: Page) -> Content:
 def _audit(page: Page, arm: ArmEntry) -> Content:
     record, audited = page.record, arm_audit(page.record, arm.name)
     findings = _findings(sorted(audited.findings, key=lambda item: (ORDER[item.finding.outcome], item.finding.check)))
-    counted = Counter(finding["outcome"] for finding in findings)
-    seconds = sum(report.seconds for (name, _), report in record.audits.items() if name == arm.name)
+    counted = Counter(finding.outcome for finding, _ in findings)
     return {
         "arm": arm.name,
         "colour": page.colours[arm.name],
-        "leak": audited.leak,
-        "collapse": audited.collapse,
+        "audit": audited,
         "missing": [scale for scale in record.entry.scales if scale not in audited.scales_audited],
-        "damaged": [words.without_home(problem) for problem in audited.damaged],
-        "counts": [(word, outcome, counted[outcome]) for outcome, word in OUTCOME_WORDS.items() if counted[outcome]],
-        "seconds": words.duration(seconds),
+        "counts": [(outcome, counted[outcome]) for outcome in ORDER if counted[outcome]],
+        "seconds": sum(report.seconds for (name, _), report in record.audits.items() if name == arm.name),
         "maps": [figure for figure in page.figures if figure.section == "audit" and figure.arm == arm.name],
-        "findings": [finding for finding in findings if finding["outcome"] != "pass"],
-        "passed": [finding for finding in findings if finding["outcome"] == "pass"],
+        "findings": [(finding, where) for finding, where in findings if finding.outcome != "pass"],
+        "passed": [(finding, where) for finding, where in findings if finding.outcome == "pass"],
     }
 
 
-def _findings(items: Sequence[Audited]) -> list[Content]:
-    """Findings for the page; one that several runs or scales share is printed once, with every place."""
+def _findings(items: Sequence[Audited]) -> list[tuple[Finding, str]]:
+    """Findings with where they were made; one that several runs or scales share is printed once, with every place."""
     alike: dict[tuple[str, ...], list[Audited]] = {}
     for item in items:
         finding = item.finding
         numbers, reproduce = str(dict(finding.numbers)), str(dict(finding.reproduce))
         alike.setdefault((finding.check, finding.outcome, finding.message, numbers, reproduce), []).append(item)
-    return [_finding(group[0].finding, _places(group)) for group in alike.values()]
+    return [(group[0].finding, _places(group)) for group in alike.values()]
 
 
 def _places(group: Sequence[Audited]) -> str:
@@ -226,68 +201,12 @@ def _places(group: Sequence[Audited]) -> str:
     )
 
 
-def _finding(finding: Finding, where: str) -> Content:
-    return {
-        "check": finding.check,
-        "code": code_of(finding.check),
-        "outcome": finding.outcome,
-        "word": OUTCOME_WORDS[finding.outcome],
-        "where": where,
-        "trained": "after training" in where,
-        "message": finding.message,
-        "law": finding.law,
-        "threshold": None if finding.threshold is None else words.number(finding.threshold),
-        "numbers": [(name.replace("_", " "), _value(value)) for name, value in finding.numbers.items()],
-        "reproduce": ", ".join(f"{name} = {plain(value)}" for name, value in finding.reproduce.items()),
-    }
-
-
-# --- arms, tuning, cost ---------------------------------------------------------------------------------------------
-
-
-def arms(page: Page) -> Content:
-    """Every arm with its whole difference from the base of the file."""
-    return {"arms": [_arm(page, arm) for arm in page.record.entry.arms]}
-
-
-def _arm(page: Page, arm: ArmEntry) -> Content:
-    return {
-        "name": arm.name,
-        "colour": page.colours[arm.name],
-        "note": arm.note,
-        "is_baseline": arm.name == page.study.rule.baseline,
-        "expect_leak": arm.expect_leak,
-        "expect_collapse": arm.expect_collapse,
-        "diff": [(path, plain(before), plain(after)) for path, before, after in arm.diff],
-    }
-
-
-def chosen(page: Page) -> Content | None:
-    """What trials on the tuning split chose; nothing where nothing was tuned."""
-    choices = [
-        {
-            "arm": choice.arm,
-            "scale": choice.scale,
-            "field": choice.field,
-            "chosen": words.number(choice.chosen),
-            "at_the_edge": choice.at_the_edge,
-            "tried": [
-                (words.number(value), words.number(score, 4), value == choice.chosen)
-                for value, score in zip(choice.values, choice.scores, strict=True)
-            ],
-        }
-        for choice in page.record.entry.choices
-    ]
-    return {"choices": choices} if choices else None
+# --- cost -----------------------------------------------------------------------------------------------------------
 
 
 def cost(page: Page) -> Content:
     """What every arm cost, against the baseline, and the audit of the finished runs against one another."""
-    comparison = page.record.comparison
-    return {
-        "blocks": [_costs_at(page, scale) for scale in page.record.entry.scales],
-        "comparison": [_finding(finding, "all arms") for finding in comparison.findings] if comparison else [],
-    }
+    return {"blocks": [_costs_at(page, scale) for scale in page.record.entry.scales]}
 
 
 def _costs_at(page: Page, scale: str) -> Content:
@@ -297,60 +216,28 @@ def _costs_at(page: Page, scale: str) -> Content:
     for axis in COST_AXES:
         cells = [here[arm, axis] for arm in arms]
         if any(cell.mean for cell in cells):
-            largest = max(cell.mean or 0.0 for cell in cells)
-            shown = [_cost(cell, largest, arm == rule.baseline) for arm, cell in zip(arms, cells, strict=True)]
+            largest = max(cell.mean or 0.0 for cell in cells) or 1.0
+            shown = [(cell, round(BAR_PIXELS * (cell.mean or 0.0) / largest, 1), *_away(cell, rule)) for cell in cells]
             rows.append({"title": words.COST_TITLES[axis], "declared": axis == rule.equal, "cells": shown})
     return {"scale": scale, "arms": arms, "rows": rows}
 
 
-def _cost(cost: Cost, largest: float, is_baseline: bool) -> Content:
-    away = None if cost.ratio is None or is_baseline else cost.ratio - 1
-    unequal = away is not None and abs(away) > EQUAL_TOLERANCE
-    return {
-        "mean": words.number(cost.mean),
-        "bar": round(BAR_PIXELS * (cost.mean or 0.0) / largest, 1) if largest else 0,
-        "away": "" if away is None else words.percent(away) if unequal else "equal",
-        "unequal": unequal,
-    }
+def _away(cost: Cost, rule: Rule) -> tuple[str, bool]:
+    """How far a cost is from the baseline's, and whether they are unequal."""
+    if cost.ratio is None or cost.arm == rule.baseline:
+        return "", False
+    unequal = abs(cost.ratio - 1) > EQUAL_TOLERANCE
+    return words.percent(cost.ratio - 1) if unequal else "equal", unequal
 
 
-# --- runs, again ----------------------------------------------------------------------------------------------------
-
-
-def runs(page: Page) -> Content:
-    """Every run with its outcome and its score."""
-    return {
-        "runs": [_run(page, run) for run in page.record.runs],
-        "metric": ", ".join(words.metric_words(page.study.rule.metric)),
-    }
-
-
-def _run(page: Page, run: ExperimentRun) -> Content:
-    result = run.result
-    reason = run.record.reason if run.record is not None else None
-    return {
-        "arm": run.entry.arm,
-        "scale": run.entry.scale,
-        "seed": run.entry.seed,
-        "run_id": run.entry.run_id,
-        "outcome": run.outcome,
-        "reason": words.without_home(reason) if reason else "",
-        "value": words.aligned(result.score(page.study.rule.metric) if result else None),
-        "steps": words.number(result.counters.get("optimizer_steps") if result else None),
-        "seconds": words.duration(_float(result.seconds.get("total")) if result else None),
-        "attempts": result.attempts if result else "–",
-        "imported": result is not None and result.provenance == "imported",
-        "weights": result.weights_sha256[:12] if result and result.weights_sha256 else "–",
-    }
+# --- again ----------------------------------------------------------------------------------------------------------
 
 
 def again(page: Page) -> Content:
     """What is needed to do it again: the command, the machine, the plan, the files beside the page."""
     entry, folders = page.record.entry, ("figures", "tables")
     return {
-        "command": words.without_home(shlex.join(entry.command)) if entry.command else None,
-        "code": words.without_home(entry.code) if entry.code else None,
-        "created": entry.created,
+        "command": shlex.join(entry.command),
         "environment": _environment(page.record),
         "plan": _plan(page.record),
         "files": {folder: [f for f in page.files if f.startswith(f"{folder}/")] for folder in folders},
@@ -380,7 +267,7 @@ def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:
         for name, value in record.entry.plan.items()
         if isinstance(value, str | int | float)
     ]
-    took = [_float(run.result.seconds.get("total")) for run in record.runs if run.result is not None]
+    took = [run.result.seconds.get("total") for run in record.runs if run.result is not None]
     known = [seconds for seconds in took if seconds is not None]
     return [*rows, *([("taken by the runs, added up", words.duration(sum(known)))] if known else [])]
 
@@ -391,11 +278,3 @@ def _amount(name: str, value: str | int | float) -> str:
     if name.endswith("_seconds"):
         return words.duration(float(value))
     return f"{words.number(value / 1e6, 3)} MB" if name.endswith("_bytes") else words.number(value)
-
-
-def _value(value: Any) -> str:
-    return words.number(value) if isinstance(value, int | float) and not isinstance(value, bool) else plain(value)
-
-
-def _float(value: float | int | None) -> float | None:
-    return None if value is None else float(value)

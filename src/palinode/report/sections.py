@@ -36,6 +36,11 @@ class Section:
     fill: Callable[[Page], Content | None] = lambda page: None
 
 
+def _always(page: Page) -> Content:
+    """For a section that its template fills from the record."""
+    return {}
+
+
 SECTIONS = (
     Section("verdict", "Verdict", template="verdict.html", fill=content.verdict),
     Section(
@@ -82,7 +87,7 @@ SECTIONS = (
         "make a number too, the chart shows what chance makes.",
     ),
     Section("audit", "Audit", "Audit: may these runs be believed?", template="audit.html", fill=content.audit),
-    Section("arms", "Arms", "What differs between the arms", template="arms.html", fill=content.arms),
+    Section("arms", "Arms", "What differs between the arms", template="arms.html", fill=_always),
     Section(
         "chosen",
         "Tuning",
@@ -90,7 +95,7 @@ SECTIONS = (
         "Every arm had as many trials, scored on the tuning split: the end of the train text, on which nothing trains. "
         "Validation and test were scored only with the chosen value.",
         "chosen.html",
-        content.chosen,
+        lambda page: {} if page.record.entry.choices else None,
     ),
     Section(
         "cost",
@@ -101,7 +106,7 @@ SECTIONS = (
         "cost.html",
         content.cost,
     ),
-    Section("runs", "Runs", "Every run", template="runs.html", fill=content.runs),
+    Section("runs", "Runs", "Every run", template="runs.html", fill=_always),
     Section("again", "Again", "To do it again", template="again.html", fill=content.again),
 )
 

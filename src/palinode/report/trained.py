@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +9,7 @@ from palinode.analysis.parity import cost_of
 from palinode.analysis.tasks import settings_of
 from palinode.report import words
 from palinode.report.study import Study, millions
+from palinode.report.words import plain
 from palinode.results.record import ArmEntry
 
 MOST_CHANGES = 5  # of an arm, on the first screen; the section about the arms lists all of them
@@ -144,13 +144,6 @@ def changes_against(arm: ArmEntry, base: ArmEntry) -> list[tuple[str, Any, Any]]
         for path in (*mine, *(path for path in other if path not in mine))
     }
     return [(path, before, after) for path, (before, after) in pairs.items() if before != after]
-
-
-def plain(value: Any) -> str:
-    """A setting as text; a dash for one that is not there."""
-    if value is None:
-        return "–"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _options(settings: Settings, part: str) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 from palinode.analysis.verdict import Rule, Verdict
 from palinode.base.errors import BadInput
@@ -188,6 +190,18 @@ def verdict_lines(verdict: Verdict, beside: str = "") -> list[str]:
     lines += [f"Note: {caution}" for caution in verdict.cautions]
     more = more_seeds(verdict)
     return lines + ([more] if more else [])
+
+
+def plain(value: Any) -> str:
+    """A stored value as text; a dash for one that is not there."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def value(value: Any) -> str:
+    """The same, but numbers for reading."""
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else plain(value)
 
 
 def duration(seconds: float | None) -> str:

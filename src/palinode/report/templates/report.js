@@ -2,6 +2,7 @@
 // Draws the charts of the page. The data is JSON under gzip in base64. It comes by column (texts as indices into a list of words) and is turned into rows here.
 (() => {
   const LETTER_PIXELS = 6.6; // of a title
+  const PAPER_PIXELS = 640; // of a chart on a printed page, A4 or letter
   let page = null;
   const darkPaper = window.matchMedia("screen and (prefers-color-scheme: dark)");
 
@@ -104,6 +105,16 @@
     document.documentElement.dataset.charts = "drawn";
   }
 
+  // On paper a chart is as wide as the paper, so that its letters keep their size.
+  function forPaper(figure, pixels) {
+    const view = figure.view?.view;
+    if (!view || figure.classList.contains("map")) return;
+    const beside = figure.querySelector("svg.marks").clientWidth - view.width();
+    figure.screenPixels ??= view.width();
+    view.width(pixels ? Math.min(figure.screenPixels, pixels - beside) : figure.screenPixels).run();
+    if (!pixels) delete figure.screenPixels;
+  }
+
   async function start() {
     const figures = document.querySelectorAll("figure[data-figure]");
     if (!window.DecompressionStream) {
@@ -113,6 +124,8 @@
     }
     page = await unpacked(document.getElementById("palinode-data").textContent);
     for (const figure of figures) figure.addEventListener("change", () => draw(figure));
+    window.addEventListener("beforeprint", () => figures.forEach((figure) => forPaper(figure, PAPER_PIXELS)));
+    window.addEventListener("afterprint", () => figures.forEach((figure) => forPaper(figure, 0)));
     darkPaper.addEventListener("change", drawAll);
     await drawAll();
   }
