@@ -208,8 +208,8 @@ def test_no_title_of_an_axis_is_cut_on_a_narrow_page(browser):
 def test_the_first_screen_shows_a_chart_and_what_was_trained(browser):
     browser.call("Emulation.setDeviceMetricsOverride", width=1400, height=900, deviceScaleFactor=1, mobile=False)
     browser.run("window.scrollTo(0, 0)")
-    bottoms = "['[data-figure=differences] .canvas', '#trained dl'].map(s => document.querySelector(s).getBoundingClientRect().bottom)"
-    assert max(browser.run(bottoms)) <= 900
+    for selector in ("[data-figure=differences] .canvas", "#trained dl"):
+        assert browser.run(f"document.querySelector('{selector}').getBoundingClientRect().bottom") <= 900
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
