@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from palinode.analysis.audits import Audited, arm_audit
-from palinode.analysis.parity import COST_AXES, EQUAL_TOLERANCE, Cost, costs
+from palinode.analysis.parity import Cost, costs
 from palinode.analysis.pictures import pictures
 from palinode.analysis.verdict import Rule, Verdict
 from palinode.base.finding import Finding
+from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.checks.explained import code_of, explanation
 from palinode.report import words
 from palinode.report.figure import Figure
@@ -24,7 +25,7 @@ from palinode.results.record import ArmEntry, ExperimentRecord
 
 Content = dict[str, Any]
 SMOKE = "smoke"  # the size that shows that everything works, and decides nothing
-ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
+ORDER = list(CHECK_WORDS)  # what failed comes first
 SCALES_WORDS = {
     "better": "better than",
     "worse": "worse than",
@@ -128,7 +129,7 @@ def _seen(record: ExperimentRecord, arm: str) -> list[str]:
     shown = [p for p in pictures(record, arm) if p.leaks]
     seen = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
     families = {code_of(p.check) for p in shown}
-    for item in arm_audit(record, arm).failed():
+    for item in arm_audit(record, arm).failed:
         check = item.finding.check
         if item.finding.shows_leak and code_of(check) not in families:
             families.add(code_of(check))
@@ -165,15 +166,17 @@ def audit(page: Page) -> Content:
 
 def _audit(page: Page, arm: ArmEntry) -> Content:
     record, audited = page.record, arm_audit(page.record, arm.name)
-    findings = _findings(sorted(audited.findings, key=lambda item: (ORDER[item.finding.outcome], item.finding.check)))
-    counted = Counter(finding.outcome for finding, _ in findings)
+    findings = _findings(
+        sorted(audited.findings, key=lambda item: (ORDER.index(item.finding.outcome), item.finding.check))
+    )
+    counted: Counter[str] = Counter(finding.outcome for finding, _ in findings)
     return {
         "arm": arm.name,
         "colour": page.colours[arm.name],
         "audit": audited,
-        "missing": [scale for scale in record.entry.scales if scale not in audited.scales_audited],
+        "missing": [scale for scale in record.entry.scales if scale not in audited.reports],
         "counts": [(outcome, counted[outcome]) for outcome in ORDER if counted[outcome]],
-        "seconds": sum(report.seconds for (name, _), report in record.audits.items() if name == arm.name),
+        "seconds": sum(report.seconds for report in audited.reports.values()),
         "maps": [figure for figure in page.figures if figure.section == "audit" and figure.arm == arm.name],
         "findings": [(finding, where) for finding, where in findings if finding.outcome != "pass"],
         "passed": [(finding, where) for finding, where in findings if finding.outcome == "pass"],
@@ -226,7 +229,7 @@ def _away(cost: Cost, rule: Rule) -> tuple[str, bool]:
     """How far a cost is from the baseline's, and whether they are unequal."""
     if cost.ratio is None or cost.arm == rule.baseline:
         return "", False
-    unequal = abs(cost.ratio - 1) > EQUAL_TOLERANCE
+    unequal = abs(cost.ratio - 1) > EQUAL_WITHIN
     return words.percent(cost.ratio - 1) if unequal else "equal", unequal
 
 

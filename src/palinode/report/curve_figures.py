@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import polars as pl
 
-from palinode.analysis.curves import SCORES, X_AXES, mean_curves
+from palinode.analysis.curves import mean_curves
+from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, at_scale, file_name, scale_part
@@ -46,15 +47,14 @@ def difference_figures(study: Study) -> Iterator[Figure]:
 def learning_figures(study: Study) -> Iterator[Figure]:
     """The curves of a scale, over every x-axis that was counted."""
     record, split, score = study.record, study.split, study.score
-    if score not in SCORES:
-        return
-    y = Axis("value", f"{_loss(split, score)}, {metric_words(study.rule.metric)[1]}", ".4f")
+    what = f"{split} loss" if MEASURES[score].is_loss else split
+    y = Axis("value", f"{what}, {MEASURES[score].unit}", ".4f")
     for scale in study.scales:
         here = study.curves.filter(split=split, scale=scale).drop_nulls(score)
         drawn = here.filter(pl.col("trained"))
         if drawn.is_empty():
             continue
-        axes = [Axis(axis, X_TITLES[axis]) for axis in X_AXES if drawn[axis].count()]
+        axes = [Axis(axis, X_TITLES[axis]) for axis in CURVE_AXES if drawn[axis].count()]
         marks = level_marks(record, study.rule.metric, scale)
         parts: list[CurvePart] = [("seed", score, drawn, {}), ("mean", score, mean_curves(drawn, score), {})]
         rows, thinned = study.curve_rows(parts, "evaluation")
@@ -92,7 +92,7 @@ def final_figures(study: Study) -> Iterator[Figure]:
             if not shown:
                 continue
             rows = [row for arm in shown for row in study.dots(look.labels[arm], values[arm, direction])]
-            rows, cut = kept_inside(rows, 0, 1) if score == "accuracy" else (rows, [])
+            rows, cut = kept_inside(rows, 0, 1) if MEASURES[score].has_chance_levels else (rows, [])
             x = Axis("value", ", ".join(metric_words(f"{split}.{direction}.{score}")), ".4~g")
             chart = charts.final_scores(x, look.shown({row["arm"] for row in rows}))
             yield Figure(
@@ -104,10 +104,6 @@ def final_figures(study: Study) -> Iterator[Figure]:
                 half=True,
                 notes=(*cut, *([_not_drawn(direction, hidden)] if hidden else [])),
             )
-
-
-def _loss(split: str, score: str) -> str:
-    return f"{split} loss" if score in ("nats_per_token", "bits_per_byte") else split
 
 
 def _not_drawn(direction: str, arms: list[str]) -> str:

@@ -10,6 +10,7 @@ import polars as pl
 from palinode.analysis import intervals
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS
+from palinode.base.measures import MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis, Heat
 from palinode.report.figure import Figure, file_name, rounded
@@ -18,7 +19,7 @@ from palinode.report.study import Lines, Study
 from palinode.report.words import SCORE_UNITS, number, plural
 
 BLOCKS = Axis("blocks", "blocks left, counted from the input", "d")
-CUT_SCORES = {"nats_per_token": "loss", "perplexity": "perplexity"}  # the tables hold the other scores too
+CUT_SCORES = ("nats_per_token", "perplexity")  # the tables hold the other scores too
 MEANS = {"ratio_then_mean": "ratios averaged", "mean_then_ratio": "means first"}
 STRIP_SCORES = {RATIO_1: "perplexity", RATIO_2: "nats_per_token"}  # as published
 HEAD_WORDS = {"trained": "head as trained", "refitted": "head refitted"}
@@ -110,7 +111,7 @@ def _ratio_figures(study: Study, ratio: str, found: Mapping[str, pl.DataFrame]) 
         heads = _heads(lines)
         dashes = {HEAD_WORDS[head]: HEAD_DASHES[HEAD_WORDS[head]] for head in heads}
         labels = {
-            f"{score}-{way}": CUT_SCORES[score] + (", means first" if way == "mean_then_ratio" else "")
+            f"{score}-{way}": MEASURES[score].title + (", means first" if way == "mean_then_ratio" else "")
             for score in scores
             for way in MEANS
         }
@@ -159,7 +160,7 @@ def _strips(study: Study, ratio: str, found: pl.DataFrame) -> Iterator[Figure]:
         yield Figure(
             name=file_name(f"layer-cut-strip-{ratio.replace('_', '-')}", lines.file),
             section="cuts",
-            title=f"{RATIO_WORDS[ratio].capitalize()} of {CUT_SCORES[score]}, blocks left{lines.title_end}",
+            title=f"{RATIO_WORDS[ratio].capitalize()} of {MEASURES[score].title}, blocks left{lines.title_end}",
             rows=rows,
             variants={
                 choice: charts.heat_map(

@@ -10,11 +10,11 @@ import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.context import direction_ratios
-from palinode.analysis.curves import SCORES, X_AXES
 from palinode.analysis.ratio_curves import as_published, ratio_curves
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, best_scores, final_ratios, final_scores
 from palinode.analysis.sizes import varying
 from palinode.analysis.tasks import on_a_task
+from palinode.base.measures import CURVE_AXES
 from palinode.report import charts
 from palinode.report.charts import AROUND_ONE, INK_BLUES, Axis, Heat
 from palinode.report.figure import Figure, Rows, file_name, rounded
@@ -39,13 +39,12 @@ def size_figures(study: Study) -> Iterator[Figure]:
     Accuracies on a task jump: they have effects and difficulties of their own, to which ratios add nothing.
     """
     sizes = varying(study.sizes)
-    if study.score in SCORES:
-        if not on_a_task(study.record) and (sizes or study.trained_on("rtl")):
-            yield from _ratio_figures(study)
-            yield from _violin_figures(study, sizes)
-        if {"depth", "width"} <= set(sizes):
-            yield from _score_maps(study)
-            yield from _ratio_maps(study)
+    if not on_a_task(study.record) and (sizes or study.trained_on("rtl")):
+        yield from _ratio_figures(study)
+        yield from _violin_figures(study, sizes)
+    if {"depth", "width"} <= set(sizes):
+        yield from _score_maps(study)
+        yield from _ratio_maps(study)
     yield from _context_figures(study)
 
 
@@ -61,7 +60,7 @@ def around_one(values: Sequence[float]) -> list[float]:
 
 
 def _ratio_words(study: Study, ratio: str) -> str:
-    unit = SCORE_UNITS.get(study.score, study.score)
+    unit = SCORE_UNITS[study.score]
     if ratio == RATIO_1:
         return (
             f"Ratio 1: {unit} on ltr, the baseline {study.rule.baseline} over the arm; below 1 the arm's number is the "
@@ -77,7 +76,7 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
             here = lines.frame
             y = Axis("value", f"{RATIO_WORDS[ratio]}, {SCORE_UNITS[study.score]}", ".4f")
-            axes = [axis for axis in X_AXES if axis in set(here["axis"])]
+            axes = [axis for axis in CURVE_AXES if axis in set(here["axis"])]
             yield Figure(
                 name=file_name(ratio.replace("_", "-"), "over-training", lines.file),
                 section="sizes",
@@ -102,7 +101,7 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
 
 def _between(here: pl.DataFrame) -> list[str]:
     """Which axes were read between measured points."""
-    axes = [X_SHORT[axis] for axis in X_AXES if here.filter(axis=axis)["interpolated"].any()]
+    axes = [X_SHORT[axis] for axis in CURVE_AXES if here.filter(axis=axis)["interpolated"].any()]
     if not axes:
         return ["Every point was measured; nothing is interpolated."]
     return [

@@ -14,9 +14,10 @@ import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.curves import X_AXES, evaluation_curves, trained_directions
+from palinode.analysis.curves import evaluation_curves, trained_directions
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import Rule, Verdict, rule_of, verdicts
+from palinode.base.measures import CURVE_AXES
 from palinode.report import theme
 from palinode.report.figure import Rows, rounded
 from palinode.report.words import interval_words, number, plural, score_of, signed
@@ -99,11 +100,11 @@ class Study:
 
     @property
     def split(self) -> str:
-        return score_of(self.rule.metric)[0]
+        return score_of(self.rule.metric).split
 
     @property
     def score(self) -> str:
-        return score_of(self.rule.metric)[2]
+        return score_of(self.rule.metric).measure
 
     @property
     def scales(self) -> tuple[str, ...]:
@@ -180,7 +181,7 @@ class Study:
         for line, column, frame, more in parts:
             for row in frame.filter(pl.col("step").is_in(kept)).iter_rows(named=True):
                 who = {name: row[name] for name in ("direction", "seed") if name in row}
-                where = {axis: rounded(row[axis]) for axis in X_AXES}
+                where = {axis: rounded(row[axis]) for axis in CURVE_AXES}
                 shown = {"line": line, "key": len(rows), "arm": self.look.labels[row["arm"]], **more}
                 rows.append(shown | who | where | {"value": rounded(row[column])})
         return rows, [f"One {what} in {every} is drawn; the tables hold all of them."] if every > 1 else []

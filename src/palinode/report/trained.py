@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from palinode.analysis.parity import cost_of
 from palinode.analysis.tasks import settings_of
+from palinode.base.measures import COST_AXES
 from palinode.report import words
 from palinode.report.study import Study, millions
 from palinode.report.words import plain
@@ -103,10 +103,11 @@ def _budget(study: Study, scale: str) -> str:
     runs = [run.result for run in study.record.runs_of(study.rule.baseline, scale) if run.outcome == "done"]
     spent = []
     for axis in dict.fromkeys((study.rule.equal, "train_flops")):
-        values = [value for result in runs if result is not None and (value := cost_of(result, axis)) is not None]
+        cost = COST_AXES[axis]
+        values = [value for result in runs if result is not None and (value := result.cost(cost)) is not None]
         if values:
             meant = " (meant to be equal in all arms)" if axis == study.rule.equal else ""
-            spent.append(f"{words.number(sum(values) / len(values))} {words.COST_TITLES.get(axis, axis)}{meant}")
+            spent.append(f"{words.number(sum(values) / len(values))} {cost.title}{meant}")
     return ", ".join(spent)
 
 
