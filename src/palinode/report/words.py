@@ -68,8 +68,8 @@ def plural(count: int, word: str) -> str:
 
 
 def metric_words(metric: str) -> tuple[str, str]:
-    """(what, unit) of a metric path: ("validation ltr loss", "nats per token")."""
-    split, direction, name = Metric.parse(metric)
+    """(what, unit) of a metric path: ("validation ltr loss", "nats per token"); the direction may be any pass of an objective."""
+    split, direction, name = metric.split(".")
     measure = MEASURES[name]
     direction = "own-direction" if direction == OWN else direction
     return " ".join([split, direction, *(["loss"] if measure.is_loss else [])]), measure.unit
