@@ -201,13 +201,16 @@ def _unequal_evaluations(runs: Sequence[RunBudget]) -> list[str]:
 
 def list_differences(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
     """C5.differences: every other quantity that differs by more than 1 %. It judges nothing and always passes."""
-    spreads = {
-        f"{name}_{scale}_relative": _spread(values[name] for values in means.values() if name in values)
-        for scale, means in _means(runs).items()
-        for name in dict.fromkeys(name for values in means.values() for name in values if name != equal)
-    }
-    listed = {name: spread for name, spread in spreads.items() if spread > REMARKED_ABOVE}
-    differences = ", ".join(f"{name.removesuffix('_relative')} {spread:.1%}" for name, spread in listed.items())
+    listed: dict[str, float] = {}
+    ends = []
+    for scale, means in _means(runs).items():
+        for name in dict.fromkeys(name for values in means.values() for name in values if name != equal):
+            values = {arm: quantities[name] for arm, quantities in means.items() if name in quantities}
+            if (spread := _spread(values.values())) > REMARKED_ABOVE:
+                listed[f"{name}_{scale}_relative"] = spread
+                least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+                ends.append(f"{name} at {scale}: {values[least]:.5g} ({least}) to {values[most]:.5g} ({most})")
+    differences = "; ".join(ends)
     return finding(
         "C5.differences",
         "pass",
@@ -284,7 +287,7 @@ def _compared(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float,
             compared += 1
             if (spread := _spread(values.values())) >= worst:
                 worst, place = spread, f"{name} at scale {scale}: {_listed(values)}"
-    message = f"largest difference {worst:.2%}, {place}" if compared else "fewer than two arms to compare"
+    message = f"largest difference in {place}" if compared else "fewer than two arms to compare"
     message = f"{message}; {'; '.join(lacking[:3])}" if lacking else message
     outcome = outcome_of(wrong=worst > tolerance, can_tell=compared and not lacking)
     return finding(check, outcome, message, {"relative_difference": worst}, tolerance)

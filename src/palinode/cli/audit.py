@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from palinode.results.record import ArmEntry
 
 EXAMPLE = "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask"
+MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
 WIDEST_MAP_POSITIONS = 64
 
 
@@ -63,9 +64,8 @@ def audit(
             code=source.code,
             workers=default_at_a_time(resolved),
         )
-    typer.echo(
-        as_json([data for one in audits for data in _as_data(one)]) if json else "\n\n".join(map(audit_text, audits))
-    )
+    text = "\n\n".join([*map(audit_text, audits), MEANING])
+    typer.echo(as_json([data for one in audits for data in _as_data(one)]) if json else text)
     if unexpected := [one for one in audits if one.unexpected]:
         failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].finding.check})" for one in unexpected))
         raise AuditFailed(

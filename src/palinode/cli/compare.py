@@ -42,7 +42,7 @@ def compare(
 def verdict_text(store: Store, name: str) -> str:
     """Every verdict of an experiment, for a terminal."""
     from palinode.analysis.verdict import verdicts
-    from palinode.report.task_levels import reached
+    from palinode.report.levels import reached
     from palinode.report.words import verdict_lines
 
     record = store.experiment(name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from statistics import fmean
 from typing import Any
@@ -18,7 +18,9 @@ from palinode.base.example import SpecialTokens
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
 from palinode.base.seeds import generator
 from palinode.base.visibility import Visibility
-from palinode.data.source import Source, prepare
+from palinode.data.config import Split
+from palinode.data.source import Data, Source, prepare
+from palinode.data.task_store import TaskData
 from palinode.experiment.calibrate import Predicted, calibrate, expected_steps
 from palinode.experiment.memory import refuse_too_large
 from palinode.objectives import Progress
@@ -45,6 +47,7 @@ class Cell:
     Attributes:
         runs, done: how many seeds there are, and how many of them the store holds already.
         seconds: predicted for one run; None where nothing was measured.
+        split_tokens: split -> its tokens; of a task with fresh training sequences, `train` is 0.
     """
 
     arm: str
@@ -60,6 +63,7 @@ class Cell:
     runs: int
     done: int
     seconds: float | None = None
+    split_tokens: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Plan:
             "settings": self.settings,
             "settings_measured": self.settings_measured,
             "warnings": list(self.warnings),
-            "cells": [{field.name: getattr(cell, field.name) for field in fields(cell)} for cell in self.cells],
+            "cells": [{one.name: getattr(cell, one.name) for one in fields(cell)} for cell in self.cells],
         }
 
 
@@ -301,7 +305,18 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
         runs=len(runs),
         done=sum(store.ended(run.spec.run_id) is not None for run in runs),
         seconds=fmean(known) if known else None,
+        split_tokens=_split_tokens(spec.data, data),
     )
+
+
+def _split_tokens(config: Data, data: Source) -> dict[str, int]:
+    """Split -> its tokens; 0 for the train split of a task that draws its sequences afresh."""
+    held_out: tuple[Split, ...] = ("tuning", "validation", "test")
+    if isinstance(config, TaskData):
+        train = (config.train_sequences or 0) * config.window_tokens
+    else:
+        train = data.scored_tokens("train", None)
+    return {"train": train} | {split: data.scored_tokens(split, None) for split in held_out}
 
 
 def _passes(spec: RunSpec, data: Source, specials: SpecialTokens) -> dict[str, tuple[int, float, Visibility]]:
