@@ -21,12 +21,12 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from palinode.base import fsio
-from palinode.base.config import USER_PREFIX, Config, Part, bad_input, source_sha256
+from palinode.base.config import USER_PREFIX, Config, Part, bad_input, code_of, source_sha256
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.spec.text import read_text
 
 USER_MODULE = "palinode_user_"  # what the names of modules made from users' files begin with
-RECORD_FILE = "code.json"  # beside spec.json: where the code was, and its hash
+RECORD_FILE = "code.json"  # beside spec.json: where the code was, its hash, and what each part depends on
 COPY_FILE = "code.py"  # beside spec.json: the code itself
 # Everything a mistake in the user's file can raise; an error of this program itself is none of them by its place.
 MISTAKES = (
@@ -87,13 +87,17 @@ def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None
         raise _mistake(error, path, file) from error
     parts = dict(_user_parts(module))
     for cls in parts.values():
-        source_sha256(cls)  # now, while the file is what was run
+        source_sha256(cls), code_of(cls)  # both are kept from now on: the file is still what was run
     return Code(path=path, content=content, names=vars(module), user_parts=parts)
 
 
 def keep_code(directory: Path, code: Code) -> None:
     """Record in a run's directory which code its spec needs, with a copy. Keeping the same code again changes nothing."""
-    record = {"file": str(code.path), "sha256": _sha256(code.content)}
+    parts = {}
+    for kind, cls in code.user_parts.items():
+        depends = code_of(cls)
+        parts[kind] = {"sha256": depends.sha256, "names": dict(depends.names), "doubts": list(depends.doubts)}
+    record = {"file": str(code.path), "sha256": _sha256(code.content), "parts": parts}
     path = directory / RECORD_FILE
     if not path.is_file() or fsio.read_json(path) != record:
         fsio.write_bytes(directory / COPY_FILE, code.content)
@@ -101,7 +105,7 @@ def keep_code(directory: Path, code: Code) -> None:
 
 
 def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
-    """Run the code recorded beside a spec: the file itself while it is unchanged, else its copy; None without a record.
+    """Run the code recorded beside a spec: the file itself while its parts are unchanged, else its copy; None without a record.
 
     Raises:
         BadInput: running it was not allowed, or it is gone.
@@ -113,30 +117,69 @@ def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
     if not isinstance(recorded, str) or not recorded.isprintable():
         raise BadInput("names no code file", file=str(directory / RECORD_FILE), field="file")
     original, copy = Path(recorded), directory / COPY_FILE
-    if original.is_file() and _sha256(read_text(original).encode()) == record.get("sha256"):
-        permit_code(original, allow_code=allow_code, store=directory.parent, shown=shown)
-        return run_file(original)
+    if original.is_file():
+        unchanged = _sha256(read_text(original).encode()) == record.get("sha256")
+        if unchanged or may_run(original, allow_code=allow_code, store=directory.parent):
+            permit_code(original, allow_code=allow_code, store=directory.parent, shown=shown)
+            with contextlib.nullcontext() if unchanged else contextlib.suppress(BadInput):
+                code = run_file(original)
+                if unchanged or (_parts(record) and not changed_parts(directory, code)):
+                    return code
     if not copy.is_file():
         raise BadInput(f"needs the code of {recorded}, which is gone or has changed", file=shown)
     if not allow_code:
-        raise BadInput(
-            "would run the copy of its code kept in the store", file=shown, hint="add --allow-code to permit it"
-        )
+        hint = "add --allow-code to permit it"
+        raise BadInput("would run the copy of its code kept in the store", file=shown, hint=hint)
     return run_file(copy, beside=original.parent)
 
 
+def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
+    """What has changed in the user's parts since their code was recorded beside a run.
+
+    Returns:
+        kind -> the names that changed, came or went, and why a whole module counts; parts that are as they were are left out.
+    """
+    if not (directory / RECORD_FILE).is_file():
+        return {}
+    if not (recorded := _parts(fsio.read_json(directory / RECORD_FILE))):
+        return dict.fromkeys(code.user_parts, ["an earlier version of palinode counted the whole file"])
+    changed = {}
+    for kind, before in recorded.items():
+        if (cls := code.user_parts.get(kind)) is None:
+            changed[kind] = ["it is gone"]
+        elif (now := code_of(cls)).sha256 != before.get("sha256"):
+            names = before.get("names", {})
+            every = [*now.names, *(name for name in names if name not in now.names)]
+            different = [name for name in every if now.names.get(name) != names.get(name)]
+            changed[kind] = [*(different or ["the order of its code"]), *now.doubts]
+    return changed
+
+
+def may_run(code: Path, *, allow_code: bool, store: Path) -> bool:
+    """Whether code that a stored spec names may be run: it was allowed, or lies in the current project and not in the store."""
+    place = code.resolve()
+    in_project = place.is_relative_to(Path.cwd().resolve()) and not place.is_relative_to(store.resolve())
+    return allow_code or in_project
+
+
 def permit_code(code: Path, *, allow_code: bool, store: Path, shown: str) -> None:
-    """Refuse code that a stored spec names unless it was allowed, or lies in the current project and not in the store.
+    """Refuse code that may not be run.
 
     Raises:
         BadInput: naming the code and `--allow-code`.
     """
-    place = code.resolve()
-    in_project = place.is_relative_to(Path.cwd().resolve()) and not place.is_relative_to(store.resolve())
-    if not (allow_code or in_project):
-        raise BadInput(
-            f"would run {code}, which is not in this project", file=shown, hint="add --allow-code to permit it"
-        )
+    if not may_run(code, allow_code=allow_code, store=store):
+        hint = "add --allow-code to permit it"
+        raise BadInput(f"would run {code}, which is not in this project", file=shown, hint=hint)
+
+
+def user_kinds(encoded: Any) -> set[str]:
+    """The kinds of the user's parts in encoded data, at any depth."""
+    if isinstance(encoded, dict):
+        kind = encoded.get("kind")
+        own = {kind} if isinstance(kind, str) and kind.startswith(USER_PREFIX) else set()
+        return own.union(*map(user_kinds, encoded.values()))
+    return set().union(*map(user_kinds, encoded)) if isinstance(encoded, (list, tuple)) else set()
 
 
 def user_parts_in(value: Any) -> Iterator[tuple[str, type[Part]]]:
@@ -194,6 +237,12 @@ def _config_named(title: str) -> type[Config]:
             return cls
         waiting.extend(cls.__subclasses__())
     return Config
+
+
+def _parts(record: Any) -> dict[str, dict[str, Any]]:
+    """What a record says of each part; nothing in one that an earlier version wrote."""
+    parts = record.get("parts") if isinstance(record, dict) else None
+    return parts if isinstance(parts, dict) and all(isinstance(one, dict) for one in parts.values()) else {}
 
 
 def _sha256(content: bytes) -> str:

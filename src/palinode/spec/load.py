@@ -18,7 +18,7 @@ from palinode.base.config import decode
 from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.results.record import ExperimentEntry
 from palinode.results.store import decode_entry
-from palinode.spec.code import Code, kept_code, run_file, user_parts_in
+from palinode.spec.code import Code, kept_code, run_file, user_kinds, user_parts_in
 from palinode.spec.experiment import OWN, Arm, Decision, Experiment, ResolvedArm, ResolvedExperiment, ResolvedRun
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSpec
@@ -213,16 +213,8 @@ def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | N
 
 
 def _run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
-    code = kept_code(path.parent, allow_code=allow_code, shown=str(path)) if names_user_code(data) else None
+    code = kept_code(path.parent, allow_code=allow_code, shown=str(path)) if user_kinds(data) else None
     return decode(RunSpec, data, file=str(path), user_parts=code.user_parts if code else {}), code
-
-
-def names_user_code(data: Any) -> bool:
-    """Whether encoded data holds a part that the user wrote."""
-    if isinstance(data, dict):
-        kind = data.get("kind")
-        return (isinstance(kind, str) and kind.startswith("user:")) or any(map(names_user_code, data.values()))
-    return isinstance(data, list) and any(map(names_user_code, data))
 
 
 def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
