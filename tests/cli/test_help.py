@@ -68,6 +68,16 @@ def test_help_says_what_is_true(palinode):
     assert "then further ones" in told
 
 
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("group", [(), ("data",), ("import",)])
+def test_no_description_of_a_command_is_cut(columns, group, palinode, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, _, listed = palinode(*group, "--help").out.partition("Commands:\n")
+    assert listed
+    assert "..." not in listed
+    assert all(len(line) <= columns for line in listed.splitlines())
+
+
 def test_version_names_the_program_torch_and_python(palinode):
     told = palinode("--version")
     assert told.code == 0

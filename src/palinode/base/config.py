@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, PydanticSerializationError
 
-from palinode.base.errors import BadInput, nearest, printable
+from palinode.base.errors import BadInput, UnknownKey, nearest, printable
 from palinode.base.user_code import UserCode, user_code
 
 C = TypeVar("C", bound="Config")
@@ -108,10 +108,8 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
             raise ValueError(f"unknown {what} {kind!r}" + (f"; {hint}" if hint else ""))
         hashes = {key: fields.pop(key) for key in (CODE_KEY, WHOLE_FILE_KEY) if key in fields}
         if stray := [key for key in fields if key not in known[kind].model_fields]:
-            hint = nearest(stray[0], known[kind].model_fields) or ""
-            raise PydanticCustomError(
-                UNKNOWN_PART_KEY, "unknown key of {kind!r}", {"kind": kind, "key": stray[0], "hint": hint}
-            )
+            context = {"kind": kind, "key": stray[0], "valid": tuple(known[kind].model_fields)}
+            raise PydanticCustomError(UNKNOWN_PART_KEY, "unknown key of {kind!r}", context)
         if kind.startswith(USER_PREFIX) and any(CODE_HASHES[key](known[kind]) != hashes[key] for key in hashes):
             raise ValueError(f"the code of {kind} has changed since this spec was written")
         try:
@@ -152,12 +150,12 @@ def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None 
     extra = len(problems) - 1
     more = f"; and {extra} more" if extra else ""
     if first["type"] == UNKNOWN_PART_KEY:
-        context = first["ctx"]
-        message = f"unknown key {context['key']!r} of {context['kind']}{more}"
-        return BadInput(message, file=file, field=".".join([*path, context["key"]]), hint=context["hint"] or None)
+        key, context = first["ctx"]["key"], first["ctx"]
+        return UnknownKey(
+            key, context["valid"], f" of {context['kind']}{more}", file=file, field=".".join([*path, key])
+        )
     if first["type"] == "extra_forbidden":
-        siblings = _fields_at(cls, path[:-1], data)
-        return BadInput(f"unknown key {path[-1]!r}{more}", file=file, field=field, hint=nearest(path[-1], siblings))
+        return UnknownKey(path[-1], _fields_at(cls, path[:-1], data), more, file=file, field=".".join(path))
     if first["type"] == "missing":
         return BadInput(_required(problems), file=file, field=field)
     message, hint = _refusal(first)

@@ -17,6 +17,7 @@ from palinode.cli.options import (
     SizeOption,
     StoreOption,
     as_json,
+    audits_are_kept,
     may_be_store,
     of_file,
     resolve,
@@ -42,7 +43,10 @@ def audit(
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Check every arm: which positions see what, and whether one sees its own answer. Exit 3 on an unexpected fail."""
+    """Show which positions of every arm see what, and leaks.
+
+    Exit 3 when an arm fails a check that it was not expected to fail.
+    """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, None, allow_code=allow_code)
     names = [one.name for one in resolved.arms]
@@ -54,7 +58,7 @@ def audit(
     from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
-    with of_file(file):
+    with audits_are_kept("makes the others"), of_file(file):
         audits = audit_arms(
             pinned(wanted),
             Store(store),

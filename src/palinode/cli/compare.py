@@ -24,7 +24,10 @@ def compare(
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Print the verdict on every arm of an experiment, or how two runs differ in spec and in scores."""
+    """Print the verdict on each arm, or how two runs differ.
+
+    Two runs are compared in their specs and in their scores.
+    """
     must_exist(store)
     from palinode.results.store import Store
 

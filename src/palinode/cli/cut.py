@@ -24,7 +24,10 @@ def cut(
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a run's model scores with only its first blocks: as recorded, else measured now on the validation split."""
+    """Score a run's model with only its first blocks.
+
+    Scores that the run recorded are shown; those it did not are measured now, on the validation split.
+    """
     must_exist(store)
     from palinode.results.store import Store
 

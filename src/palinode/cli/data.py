@@ -15,7 +15,7 @@ from palinode.cli.texttable import text_table
 EXAMPLE = (
     "\b\nExample:\n  palinode data add my_corpus.txt --name mine\n  palinode data get wikitext-2\n  palinode data ls"
 )
-app = typer.Typer(help="Corpora by name: add your own, fetch a known one, list and show them.", no_args_is_help=True)
+app = typer.Typer(help="Add, fetch, list and show corpora by name.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The corpus' name, as data.corpus says it.")]
 
 
@@ -51,7 +51,10 @@ def get(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Fetch a known data set once: wikitext-2, wikitext-103, tinystories or fineweb-edu."""
+    """Fetch a known data set and keep it.
+
+    The known ones are wikitext-2, wikitext-103, tinystories and fineweb-edu.
+    """
     from palinode.data import catalogue
 
     if source is not None and not source.is_dir():
@@ -63,7 +66,7 @@ def get(
 
 @app.command(epilog="\b\nExample:\n  palinode data ls")
 def ls(json: JsonOption = False) -> None:
-    """List the corpora that have a name, and those that can be fetched."""
+    """List the corpora with a name, kept or to be fetched."""
     from palinode.data import catalogue
 
     entries = catalogue.entries()

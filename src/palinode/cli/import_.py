@@ -10,12 +10,12 @@ import typer
 from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, may_be_store, shown
 
 EXAMPLE = "\b\nExample:\n  palinode import mask results.csv\n  palinode report mask-published"
-app = typer.Typer(help="Published results as records of the store: nothing is trained.", no_args_is_help=True)
+app = typer.Typer(help="Read published results into the store.", no_args_is_help=True)
 
 
 @app.callback()
 def _every_subject() -> None:
-    """Published results as records of the store: nothing is trained."""
+    """Read published results into the store."""
 
 
 @app.command(
@@ -27,7 +27,10 @@ def mask(
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Import the published results of the mask system: a run per row, one experiment; twice changes nothing."""
+    """Read the published results of the mask system.
+
+    Each row becomes a run, and all of them one experiment. Nothing is trained. The same file again changes nothing.
+    """
     may_be_store(store)
     from palinode.published.import_mask import import_mask, leak_lines
     from palinode.results.store import Store, check_name

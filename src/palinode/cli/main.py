@@ -106,8 +106,7 @@ def _too_large(error: Exception) -> int | None:
 def _refused(error: PalinodeError) -> int:
     if error.file is not None:
         error.file = _short_path(error.file)
-    limit = LONGEST_LINE_CHARACTERS if isinstance(error, BadInput) else 10 * LONGEST_LINE_CHARACTERS
-    _say(str(error), limit)
+    _say(str(error), error.longest_characters)
     return error.exit_code
 
 

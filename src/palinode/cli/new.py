@@ -19,7 +19,10 @@ TEMPLATE = "idea.py.txt"
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file to write; its name ends in .py.")],
 ) -> None:
-    """Write a commented experiment file, with an objective of your own in it, that runs as it is."""
+    """Write a commented experiment file that runs as it is.
+
+    It holds an objective of your own, to change.
+    """
     if file.suffix != ".py":
         stem = Path(file.name.strip(".")).stem or "my_idea"  # `.`, `..` and `/` name nothing
         raise BadInput("an experiment is a Python file", file=str(file), field="FILE", hint=f"such as {stem}.py")

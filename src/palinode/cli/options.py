@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.base.errors import BadInput, printable
+from palinode.base.errors import BadInput, EnvironmentProblem, printable
 from palinode.cli.texttable import with_plain_spaces
 
 if TYPE_CHECKING:
@@ -95,10 +96,29 @@ def may_be_store(store: Path) -> Path:
 
     Raises:
         BadInput: something else is there.
+        EnvironmentProblem: it cannot be written.
     """
-    if not nearest_place(store).is_dir():
-        raise BadInput("is not a directory, so it cannot hold results", file=str(nearest_place(store)), field="--store")
+    place = nearest_place(store)
+    if not place.is_dir():
+        raise BadInput("is not a directory, so it cannot hold results", file=str(place), field="--store")
+    try:
+        tempfile.TemporaryFile(dir=place).close()  # permissions do not tell of a read-only disk
+    except OSError as error:
+        hint = "name another store with --store"
+        raise EnvironmentProblem(
+            f"cannot be written: {error.strerror}", file=str(place), field="--store", hint=hint
+        ) from None
     return store
+
+
+@contextmanager
+def audits_are_kept(then: str) -> Iterator[None]:
+    """Say what the next start will do when Ctrl-C ends a command while it audits."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: the audits that were finished are kept; the same command {then}", err=True)
+        raise
 
 
 def nearest_place(path: Path) -> Path:

@@ -43,7 +43,10 @@ def plan(
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show runs, parameters, tokens, FLOPs, fairness of the comparison, predicted hours, and disk."""
+    """Show what an experiment will cost: tokens, hours, disk.
+
+    Also its runs, parameters and FLOPs, and whether the comparison of its arms is fair. Nothing is trained.
+    """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
     from palinode.experiment.plan import plan as make_plan

@@ -9,18 +9,17 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palinode.cli.options import shown
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from palinode.cli.texttable import text_table
 
 Event = dict[str, Any]
 Show = Callable[[Event], None]
 PLAIN_EVERY_SECONDS = 10.0  # a line per run and ten seconds: a log of hours stays readable
 MOST_ROWS = 24
 GOING, WAITING = "running", "elsewhere"
+COLUMNS = ("run", "", "step", "loss (nats)", "seconds")
 
 
 @dataclass
@@ -94,10 +93,15 @@ def _live() -> Iterator[Show]:
     """A table that is drawn again as events come; what is said once scrolls above it."""
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     console = Console(stderr=True)
     lines: dict[str, Line] = {}
-    with Live(console=console, refresh_per_second=4, get_renderable=lambda: _table(lines), transient=True) as live:
+
+    def table() -> Text:  # names hold no markup
+        return Text(_table(lines, console.width), no_wrap=True, overflow="ellipsis")
+
+    with Live(console=console, refresh_per_second=4, get_renderable=table, transient=True) as live:
 
         def show(event: Event) -> None:
             if text := _once(event) or _failure(event):
@@ -115,36 +119,21 @@ def _live() -> Iterator[Show]:
         yield show
 
 
-def _table(lines: dict[str, Line]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title, justify in (
-        ("run", "left"),
-        ("", "left"),
-        ("step", "right"),
-        ("loss (nats)", "left"),
-        ("seconds", "right"),
-    ):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
+def _table(lines: dict[str, Line], most_characters: int) -> str:
+    """The runs that are at work, below those that ended last."""
     going = [line for line in lines.values() if line.state in (GOING, WAITING)]
     ended = [line for line in lines.values() if line.state not in (GOING, WAITING)]
+    rows = []
     for line in (*ended[-max(0, MOST_ROWS - len(going)) :], *going):
         step = f"{line.step} of {line.steps}" if line.steps else str(line.step)
-        table.add_row(
-            *(_plain_cell(cell) for cell in (line.name, line.state, step, line.losses, f"{line.seconds:.0f}"))
-        )
-    if len(ended) > MOST_ROWS:
-        counted = ", ".join(f"{count} {state}" for state, count in Counter(line.state for line in ended).items())
-        table.caption = f"in all: {counted}"
-    return table
-
-
-def _plain_cell(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)  # names hold no markup
+        rows.append([line.name, line.state, step, line.losses, f"{line.seconds:.0f}"])
+    if not rows:
+        return ""
+    table = text_table(COLUMNS, rows, right=("step", "seconds"), most_characters=most_characters)
+    if len(ended) <= MOST_ROWS:
+        return table
+    counts = Counter(line.state for line in ended).items()
+    return f"{table}\nin all: {', '.join(f'{count} {state}' for state, count in counts)}"
 
 
 def _once(event: Event) -> str | None:

@@ -31,7 +31,10 @@ def report(
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Write report.html (offline, self-contained), with figures as SVG and PDF and all numbers as CSV and parquet."""
+    """Write the report of an experiment: one HTML page.
+
+    The page needs no network and no other file. Figures as SVG and PDF, and all numbers as CSV and parquet, lie beside it.
+    """
     must_exist(store)
     share = share_of_training(window)
     if out is not None:

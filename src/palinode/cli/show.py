@@ -21,7 +21,10 @@ def show(
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Show an experiment (question, arms, runs) or a run (spec, outcome, scores, cost, machine)."""
+    """Show one experiment or one run in full.
+
+    Of an experiment: its question, arms and runs. Of a run: its spec, outcome, scores, cost and machine.
+    """
     must_exist(store)
     from palinode.base.config import encode
     from palinode.base.errors import BadInput

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from palinode.base.config import Config, Part, bad_input
-from palinode.base.errors import BadInput, nearest
+from palinode.base.errors import BadInput, UnknownKey
 
 C = TypeVar("C", bound=Config)
 Changes = Mapping[str, Any]
@@ -48,8 +48,7 @@ def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any]
     for path, value in changes.items():
         name, _, rest = path.partition(".")
         if name not in type(config).model_fields:
-            hint = nearest(name, type(config).model_fields)
-            raise BadInput(f"unknown key {name!r}", field=_join(at, path), hint=hint)
+            raise UnknownKey(name, type(config).model_fields, field=_join(at, path))
         now = getattr(config, name)
         if rest == "kind" and isinstance(now, Part):
             whole[name] = {"kind": value}
@@ -81,8 +80,9 @@ def _validated(config: C, fields: dict[str, Any], at: str, user_parts: Mapping[s
     try:
         return type(config).model_validate(fields, context={"user_parts": dict(user_parts)})
     except ValidationError as error:
-        told = bad_input(type(config), error, data=fields)
-        raise BadInput(told.message, field=_join(at, told.field or "") or None, hint=told.hint) from None
+        refusal = bad_input(type(config), error, data=fields)
+        refusal.field = _join(at, refusal.field or "") or None
+        raise refusal from None
     except BadInput as refusal:
         raise refusal.inside(at) from None
 
