@@ -1,4 +1,4 @@
-"""`palinode audit FILE`: may these arms be believed? Which positions see what, as text; exit 3 on an unexpected fail."""
+"""`palinode audit FILE`: the audit of every arm as text, with a map of which positions see which; exit 3 on a failure."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def audit(
         raise AuditFailed(
             f"failed its audit: {failed}",
             file=str(file),
-            hint="mark a leak that is the point expect_leak, a collapse expect_collapse",
+            hint="mark an arm that is meant to leak expect_leak, one that is meant to collapse expect_collapse",
         )
 
 
@@ -83,7 +83,7 @@ def _progress(event: Mapping[str, Any]) -> str:
 
 
 def audit_text(audited: ArmAudit) -> str:
-    """One arm at one scale: the outcome, a line per check, and a map of who sees whom for each pass."""
+    """One arm at one scale: the outcome, a line per check, and a map for each pass."""
     report, arm = audited.report, audited.arm
     lines = [f"{shown(arm.name)} at {shown(audited.scale)}: {_stamp(audited)} ({report.seconds:.1f} s)"]
     lines += [f"  {MARKS[finding.outcome]} {finding.check}: {shown(finding.message)}" for finding in report.findings]
@@ -95,18 +95,18 @@ def audit_text(audited: ArmAudit) -> str:
 
 def _stamp(audited: ArmAudit) -> str:
     report, arm = audited.report, audited.arm
-    found = (("LEAK", report.leaks, arm.expect_leak), ("COLLAPSE", report.collapses, arm.expect_collapse))
-    stamps = [f"{word}{', as expected' if expected else ''}" for word, findings, expected in found if findings]
+    stamps_by_kind = (("LEAK", report.leaks, arm.expect_leak), ("COLLAPSE", report.collapses, arm.expect_collapse))
+    stamps = [f"{word}{', as expected' if expected else ''}" for word, findings, expected in stamps_by_kind if findings]
     return "; ".join(stamps) or report.outcome.replace("_", " ")
 
 
 def picture_text(picture: Picture) -> Iterator[str]:
-    """Who sees whom: a line per target position, a column per source position."""
+    """A map of what each target sees: a line per target position, a column per source position."""
     from palinode.analysis.pictures import ranges
 
     length = min(picture.length, WIDEST_MAP_POSITIONS)
     yield f"{shown(picture.group)}: rows are targets, columns are the tokens they are predicted from"
-    yield "# sees it   ! sees it and may not   . may see it and does not"
+    yield "# sees it   ! sees it and must not   . may see it and does not"
     for target in range(length):
         yield f"{target:4d} " + "".join(_mark(picture, target, source) for source in range(length))
     if picture.length > length:
@@ -114,7 +114,7 @@ def picture_text(picture: Picture) -> Iterator[str]:
     if own := picture.targets_that_see_themselves:
         yield f"targets that see themselves: {ranges(own)}"
     if others := picture.targets_that_leak:
-        yield f"targets that see what they may not: {ranges(others)}"
+        yield f"targets that see what they must not see: {ranges(others)}"
 
 
 def _mark(picture: Picture, target: int, source: int) -> str:

@@ -1,4 +1,4 @@
-"""`palinode compare`: the verdicts of an experiment, or two runs side by side."""
+"""`palinode compare`: the verdicts of an experiment, or the differences between two runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def compare(
 
 
 def verdict_text(store: Store, name: str) -> str:
-    """Every verdict of an experiment, for a terminal."""
+    """Every verdict of an experiment as text."""
     from palinode.analysis.verdict import verdicts
     from palinode.report.task_levels import reached
     from palinode.report.words import verdict_lines
@@ -52,8 +52,8 @@ def verdict_text(store: Store, name: str) -> str:
     found = verdicts(record)
     if not found:
         return "One arm alone: there is nothing to compare it with."
-    told = [verdict_lines(one, beside=reached(record, one)) for one in found]
-    return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in told)
+    texts = [verdict_lines(one, beside=reached(record, one)) for one in found]
+    return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in texts)
 
 
 def verdict_json(store: Store, name: str) -> str:

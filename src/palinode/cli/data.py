@@ -16,7 +16,7 @@ EXAMPLE = (
     "\b\nExample:\n  palinode data add my_corpus.txt --name mine\n  palinode data get wikitext-2\n  palinode data ls"
 )
 app = typer.Typer(help="Add, fetch, list and show corpora by name.", no_args_is_help=True)
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The corpus' name, as data.corpus says it.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the corpus, as in data.corpus.")]
 
 
 @app.command(epilog="\b\nExample:\n  palinode data add my_corpus.txt --name mine")
@@ -25,7 +25,7 @@ def add(
         Path, typer.Argument(metavar="PATH", help="A txt, md, jsonl, csv or parquet file, or a folder of them.")
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="The name to keep it under. Default: the file's own.")
+        str | None, typer.Option("--name", help="The name of the corpus. Default: the name of the file.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -47,7 +47,7 @@ def get(
         Path | None, typer.Option("--from", metavar="DIRECTORY", help="A local copy of the hub's repository.")
     ] = None,
     limit_characters: Annotated[
-        int | None, typer.Option(min=1, help="Keep only so many characters of train text.")
+        int | None, typer.Option(min=1, help="The most characters of train text to keep.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -60,8 +60,8 @@ def get(
     if source is not None and not source.is_dir():
         raise BadInput("there is no such directory", file=str(source), field="--from")
     fetched = catalogue.get(name, source=source, max_characters=limit_characters)
-    told = f"{fetched.name}: {fetched.documents} documents, {fetched.characters} characters"
-    typer.echo(as_json(asdict(fetched)) if json else told)
+    text = f"{fetched.name}: {fetched.documents} documents, {fetched.characters} characters"
+    typer.echo(as_json(asdict(fetched)) if json else text)
 
 
 @app.command(epilog="\b\nExample:\n  palinode data ls")

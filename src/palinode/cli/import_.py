@@ -1,4 +1,4 @@
-"""`palinode import mask FILE`: published results into the store, as records that every command reads."""
+"""`palinode import mask FILE`: write published results into the store, as records that every command reads."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _every_subject() -> None:
 )
 def mask(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The published CSV: a trained model per row.")],
-    name: Annotated[str, typer.Option("--name", help="What the experiment is called.")] = "mask-published",
+    name: Annotated[str, typer.Option("--name", help="The name of the experiment.")] = "mask-published",
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
@@ -42,6 +42,6 @@ def mask(
         done = {"experiment": entry.full_name, "runs": len(entry.runs), "written": imported.written}
         typer.echo(as_json(done | {"leaking_arms": list(imported.leaking_arms)}))
         return
-    typer.echo(f"{entry.full_name}: {len(entry.runs)} runs, {imported.written} of them new here")
+    typer.echo(f"{entry.full_name}: {len(entry.runs)} runs, {imported.written} of them new in this store")
     for line in leak_lines(imported):
         typer.echo(shown(line))

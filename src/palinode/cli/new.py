@@ -1,4 +1,4 @@
-"""`palinode new FILE`: a commented experiment that works, to change into one's own."""
+"""`palinode new FILE`: write a commented experiment that runs as it is, as a start for your own."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ def new(
     name = re.sub(r"[^A-Za-z0-9_]+", "-", file.stem).strip("-") or "idea"
     template = resources.files("palinode.cli").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
     argument = shlex.quote(str(file))
-    in_text = argument.replace("\\", "\\\\").replace('"', '\\"')  # it stands in a docstring
+    in_text = argument.replace("\\", "\\\\").replace('"', '\\"')  # it is put into a docstring
     fsio.write_text(file, Template(template).substitute(file=in_text, name=name))
     typer.echo(f"wrote {file}: try `palinode run {argument} --size smoke`")

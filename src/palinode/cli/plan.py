@@ -1,4 +1,4 @@
-"""`palinode plan FILE`: what an experiment will cost, before anything is trained."""
+"""`palinode plan FILE`: the cost of an experiment, before anything is trained."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def plan(
     seeds: SeedsOption = None,
     store: StoreOption = DEFAULT_STORE,
     workers: WorkersOption = None,
-    measure: Annotated[bool, typer.Option(help="Take a few steps, to predict hours.")] = True,
+    measure: Annotated[bool, typer.Option(help="Time a few steps, to predict the hours.")] = True,
     yes: YesOption = False,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,

@@ -1,4 +1,4 @@
-"""`palinode run FILE`: audit, train and compare every arm; the same command again goes on and does nothing twice."""
+"""`palinode run FILE`: audit, train and compare every arm. The same command again continues, and repeats nothing."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def run(
 ) -> int:
     """Audit, train and compare every arm of an experiment.
 
-    Every arm is trained at every scale with every seed, and the verdict is printed. What is done is not done again; what
-    was interrupted goes on. An arm that sees its own answer is refused (exit 3) unless it is marked expect_leak. An arm
+    Every arm is trained at every scale with every seed, and the verdict is printed. Finished runs are not repeated;
+    interrupted runs continue. An arm that sees its own answer is refused (exit 3) unless it is marked expect_leak. An arm
     whose auxiliary term vanishes is refused unless it is marked expect_collapse. Exit 1 when some runs failed or diverged.
     """
     may_be_store(store)
@@ -65,7 +65,7 @@ def run(
             resolved, place, code=source.code, command=command, workers=workers, stack=stack, on_event=show
         )
     if end.interrupted is not None:
-        typer.echo("interrupted: the same command goes on where this one stopped", err=True)
+        typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code
     from palinode.cli.compare import verdict_json, verdict_text
     from palinode.spec.tuning import TRIALS_SUFFIX

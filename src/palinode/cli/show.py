@@ -65,7 +65,7 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
 
 
 def _stamps(entry: ExperimentEntry, store: Store) -> dict[str, str]:
-    """arm -> what stands behind its name: a leak or a collapse is shown wherever the arm is."""
+    """arm -> the text behind its name that says whether its audit showed a leak or a collapse."""
     from palinode.analysis.audits import arm_audit
 
     record = store.experiment(entry.full_name)
@@ -77,8 +77,8 @@ def _stamps(entry: ExperimentEntry, store: Store) -> dict[str, str]:
     }
 
 
-def _stamp(word: str, found: str, declared: str) -> str:
-    return {"unexpected": f"  {word}", "expected": f"  {word}, as expected"}.get(found, declared)
+def _stamp(word: str, outcome: str, if_neither: str) -> str:
+    return {"unexpected": f"  {word}", "expected": f"  {word}, as expected"}.get(outcome, if_neither)
 
 
 def _run_text(record: Record) -> str:
