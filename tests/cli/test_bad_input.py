@@ -385,7 +385,7 @@ def test_long_and_strange_paths_leave_room_for_the_message(long, palinode, here)
     (folder / FILE).write_text(TOML.replace("layers = 1", "layrs = 1"))
     told = palinode("run", str(folder / FILE))
     assert told.code == 2
-    assert len(told.err) <= 201
+    assert len(told.err.partition("valid: ")[0]) <= 201
     assert f"{FILE}: base.model.layrs" in told.err
 
 

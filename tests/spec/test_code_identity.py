@@ -186,6 +186,7 @@ CHANGED = {
         "helper",
     ),
     "where a name is imported from": ("own.py", "from torch import nn", "import torch.nn as nn", "nn"),
+    "star import of a package": ("own.py", "import os", "from os.path import *", "*"),
     "setting of a package": ("own.py", 'DEVICE = "cpu"', "torch.manual_seed(1)", "torch"),
     "attribute of a package": ("own.py", 'DEVICE = "cpu"', "torch.backends.flag = 1", "torch"),
     "attribute of the class": ("own.py", 'DEVICE = "cpu"', 'DEVICE = "cpu"\nMine.weight = 2', "Mine"),
@@ -225,7 +226,7 @@ DOUBTS = {
         "return getattr(own_tools, x) + FACTOR",
         "getattr()",
     ),
-    "star import": ("own.py", "import os", "from os.path import *", "from os.path import *"),
+    "star import": ("own.py", "import os", "from own_tools import *", "from own_tools import *"),
     "metaclass": ("own.py", "class Shape:", "class Shape(metaclass=type):", "metaclass"),
     "subclass hook": (
         "own.py",

@@ -5,8 +5,8 @@ bases, the functions, classes and constants that it reads, what these read in tu
 the statements that change one of them. Comments, docstrings, blank lines and the width of an indentation do not count. An
 installed package counts by the name under which it is imported.
 
-In doubt more code counts: a module that uses `globals()`, a star import or the like counts whole (`UserCode.doubts` says why).
-The files are read and not run. Python 3.11 and later versions give one hash.
+In doubt more code counts: a module that uses `globals()`, a star import of a module of the user, or the like, counts whole, and
+`UserCode.doubts` says why. The files are read and not run. Python 3.11 and later versions give one hash.
 """
 
 from __future__ import annotations
@@ -313,8 +313,6 @@ def _doubt(nodes: Sequence[ast.AST], reads: frozenset[str]) -> str | None:
             return inner.name
         elif isinstance(inner, ast.ClassDef) and any(keyword.arg == "metaclass" for keyword in inner.keywords):
             return "metaclass"
-        elif isinstance(inner, ast.ImportFrom) and any(alias.name == "*" for alias in inner.names):
-            return f"from {inner.module} import *"
         elif isinstance(inner, (ast.Import, ast.ImportFrom)):
             names = [inner.module or ""] if isinstance(inner, ast.ImportFrom) else [alias.name for alias in inner.names]
             if dynamic := [name for name in names if name.partition(".")[0] in DYNAMIC_MODULES]:
@@ -546,8 +544,8 @@ class _Search:
                 self._take(module, index)
 
     def _acts_outside(self, module: Module, statement: Statement) -> bool:
-        """Whether a statement changes something that was imported, such as a setting of torch, or how Python reads the file."""
-        if any(one.module == "__future__" for one in statement.imports):
+        """Whether a statement changes something that was imported, such as a setting of torch, or what the file's names mean."""
+        if any(one.module == "__future__" or one.name == "*" for one in statement.imports):
             return True
         return any(module.kinds(name) == {"import"} for name in statement.sets)
 
@@ -573,7 +571,8 @@ class _Search:
         """Read the user's modules that this one imports: what they change counts, whoever reads them."""
         for statement in module.statements:
             for one in statement.imports:
-                self._user_module(one.module)
+                if self._user_module(one.module) is not None and one.name == "*":
+                    self.take_whole(module, f"it uses from {one.module} import *")
 
     def _user_module(self, name: str) -> Module | None:
         if name not in self.files:

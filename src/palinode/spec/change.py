@@ -1,9 +1,9 @@
-"""Changes to a config by dotted path, applied all at once: only the result has to be valid, not each step towards it.
+"""Change a config by dotted paths. All changes are applied at once: only the result must be valid.
 
     changed(settings, {"objective": Rtl(), "recipe.steps": 100, "model": {"kind": "decoder", "width": 64, "layers": 2}})
 
-A whole part is put in place first, then fields inside it. A table without `kind` changes the fields it names and leaves
-the others; a text where a part stands chooses the part of that kind, with its defaults.
+A change of a whole part is made before changes of its fields. A table without `kind` changes the fields that it names and
+keeps the others. A text in the place of a part chooses the part of that kind, with its defaults.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _changed(config: C, changes: Changes, at: str, user_parts: Mapping[str, type
 
 
 def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Changes of whole fields, and changes further inside them, by field name."""
+    """Split changes into (field name -> new value) and (field name -> changes inside that field)."""
     whole: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
@@ -69,7 +69,7 @@ def _without_fields(field: str, value: Any, wanted: str) -> BadInput:
 
 
 def _decoded(config: Config, name: str, value: Any, at: str, user_parts: Mapping[str, type[Part]]) -> Any:
-    """A whole value as its field holds it, so that fields inside it can be changed next."""
+    """A new value of a field as a config object, so that its fields can be changed next."""
     if isinstance(value, Config):
         return value
     fields = {key: getattr(config, key) for key in type(config).model_fields}

@@ -1,7 +1,7 @@
 """The user's own Python: experiment files, and the code file that a stored spec with `user:` parts needs.
 
-A file that the user names is run. A file that a stored spec names is run only when it lies in the current project, or with
-`--allow-code`: a spec from a stranger must not be able to start a program.
+A file that the user names on the command line is run. A file that a stored spec names is run only when it lies in the current
+project, or with `--allow-code`, so that the spec of a stranger cannot start a program.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from palinode.base.config import USER_PREFIX, Config, Part, bad_input, code_of, 
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.spec.text import read_text
 
-USER_MODULE = "palinode_user_"  # what the names of modules made from users' files begin with
+USER_MODULE = "palinode_user_"  # how the name of a module made from a user's file begins
 RECORD_FILE = "code.json"  # beside spec.json: where the code was, its hash, and what each part depends on
 COPY_FILE = "code.py"  # beside spec.json: the code itself
-# Everything a mistake in the user's file can raise; an error of this program itself is none of them by its place.
+# What a mistake in the user's file can raise.
 MISTAKES = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, NameError),
     *(OSError, RuntimeError, StopIteration, SyntaxError, SystemExit, TypeError, ValueError, Warning),
@@ -41,8 +41,8 @@ class Code:
 
     Attributes:
         path: where it is, absolute.
-        content: what it held when it was run: what a run's directory keeps, however soon the file is edited.
-        names: what it defines at its top level.
+        content: its bytes when it was run; a run's directory keeps these, also when the file is edited soon after.
+        names: its top-level names -> their values.
         user_parts: kind (`user:ClassName`) -> class, for decoding specs that name them.
     """
 
@@ -53,21 +53,21 @@ class Code:
 
 
 class _FromSource(importlib.machinery.SourceFileLoader):
-    """Always compiles the source: reads no stale bytecode, writes none beside the user's file."""
+    """Compiles the source each time: reads no old bytecode, and writes none into the user's folder."""
 
     def path_stats(self, path: Any) -> NoReturn:
         raise OSError("bytecode is not used")
 
 
-def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None) -> Code:
-    """Run a Python file of the user as a module of its own.
+def run_file(path: Path, *, shown: str | None = None, neighbours: Path | None = None) -> Code:
+    """Run a Python file of the user as a module.
 
     Args:
-        shown: how errors name the file; default the path as given.
-        beside: the directory that its imports of neighbours are found in; default the file's own.
+        shown: the file's name in errors; default the path.
+        neighbours: the directory of the user's other modules, which it may import; default its own directory.
 
     Raises:
-        BadInput: it cannot be read, or raises; names the line.
+        BadInput: the file cannot be read, or it raises an error; the message names the line.
     """
     file = shown or str(path)
     content = read_text(path).encode()
@@ -77,8 +77,8 @@ def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None
     if spec is None or spec.loader is None:
         raise BadInput("is not a Python file", file=file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # classes find their source through this entry
-    _find_neighbours_in(beside or path.parent)
+    sys.modules[name] = module  # a class finds its file through this entry
+    _import_from(neighbours or path.parent)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for results, which may be read as JSON
             spec.loader.exec_module(module)
@@ -105,10 +105,13 @@ def keep_code(directory: Path, code: Code) -> None:
 
 
 def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
-    """Run the code recorded beside a spec: the file itself while its parts are unchanged, else its copy; None without a record.
+    """Run the code that is recorded beside a spec: the user's file while its parts are unchanged, else the kept copy.
+
+    Returns:
+        None when no code is recorded.
 
     Raises:
-        BadInput: running it was not allowed, or it is gone.
+        BadInput: the code may not be run, or it is gone.
     """
     if not (directory / RECORD_FILE).is_file():
         return None
@@ -130,14 +133,14 @@ def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
     if not allow_code:
         hint = "add --allow-code to permit it"
         raise BadInput("would run the copy of its code kept in the store", file=shown, hint=hint)
-    return run_file(copy, beside=original.parent)
+    return run_file(copy, neighbours=original.parent)
 
 
 def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
     """What has changed in the user's parts since their code was recorded beside a run.
 
     Returns:
-        kind -> the names that changed, came or went, and why a whole module counts; parts that are as they were are left out.
+        kind -> the names that changed, are new or are gone, then why a whole module counts. Unchanged parts are left out.
     """
     if not (directory / RECORD_FILE).is_file():
         return {}
@@ -207,8 +210,8 @@ def _is_user_kind(cls: type[Part]) -> bool:
     return cls.kind_name().startswith(USER_PREFIX) and not cls.__module__.startswith("palinode.")
 
 
-def _find_neighbours_in(directory: Path) -> None:
-    """As for a script: imports of files beside it work, now and later inside functions."""
+def _import_from(directory: Path) -> None:
+    """Let a file import its neighbours, as a script can, now and later inside its functions."""
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
@@ -229,7 +232,7 @@ def _mistake(error: BaseException, path: Path, file: str) -> BadInput:
 
 
 def _config_named(title: str) -> type[Config]:
-    """The config class of this name (for the nearest valid field); the bare base when it is not one of ours."""
+    """The config class of this name, whose fields a hint can name; `Config` when there is none."""
     waiting: list[type[Config]] = [Config]
     while waiting:
         cls = waiting.pop()

@@ -88,7 +88,7 @@ def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], boo
     except EnvironmentProblem as error:  # no fault of the runs: they continue when, say, the disk has room again
         problem = {"event": "problem", "exit_code": error.exit_code, "message": str(error)}
         return [{**problem, "run_id": directory.name} for directory in directories]
-    except Exception as error:  # noqa: BLE001 - the one place where any exception is a result
+    except Exception as error:  # noqa: BLE001 - any exception of a run becomes its result
         if len(left) > 1:
             reason = _reason(error).splitlines()[0]
             return [{"event": "alone", "run_id": directory.name, "reason": reason} for directory in directories]
