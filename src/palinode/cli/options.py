@@ -58,6 +58,7 @@ YesOption = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_L
 AllowCodeOption = Annotated[
     bool, typer.Option("--allow-code", help="Allow code that a stored spec names outside this project.")
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 DEFAULT_STORE = Path("runs")

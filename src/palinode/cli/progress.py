@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from palinode.base.measures import FINE_OUTCOMES
 from palinode.cli.options import shown
 from palinode.cli.texttable import text_table
 
@@ -169,7 +170,7 @@ def _audit_words(event: Event) -> str:
 
 def _failure(event: Event) -> str | None:
     """One line that says why a run failed; None for any other event."""
-    if event["event"] != "finished" or event["outcome"] in ("done", "stopped") or not event.get("reason"):
+    if event["event"] != "finished" or event["outcome"] in FINE_OUTCOMES or not event.get("reason"):
         return None
     return f"{_name(event)}: {event['outcome']}: {str(event['reason']).splitlines()[0]}"
 

@@ -9,7 +9,6 @@ several runs does not show which run caused it, so the driver then tries each of
 from __future__ import annotations
 
 import argparse
-import contextlib
 import faulthandler
 import json
 import os
@@ -30,8 +29,6 @@ Event = dict[str, Any]
 Emit = Callable[[Event], None]
 Work = Callable[[Sequence[Path], Emit, Callable[[], bool]], Sequence[Result]]
 
-# The same spec would end the same way again; a run with another outcome is tried again.
-FINAL_OUTCOMES = frozenset(["done", "diverged"])
 ORPHAN_SECONDS = 120.0  # a run that has not ended this long after a request to stop is ended
 LONGEST_REASON_CHARACTERS = 20_000
 
@@ -78,7 +75,11 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
 
 def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], work: Work) -> list[Event]:
     """The last event of each run: `finished` with the outcome, `alone`, or `problem` when a disk or a device failed."""
-    ended = {directory: earlier for directory in directories if (earlier := _final_result(directory)) is not None}
+    ended = {
+        directory: result
+        for directory in directories
+        if (result := Store(directory.parent).ended(directory.name)) is not None
+    }
     left = [directory for directory in directories if directory not in ended]
     for directory in left:
         (directory / RESULT_FILE).unlink(missing_ok=True)
@@ -97,15 +98,6 @@ def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], boo
         )
         Store(left[0].parent).write_result(result)
         return [*map(_finished_event, ended.values()), _finished_event(result)]
-
-
-def _final_result(directory: Path) -> Result | None:
-    """The result of a run that needs no more work; None of another run."""
-    with contextlib.suppress(PalinodeError):  # a result that does not decode is replaced
-        earlier = Store(directory.parent).record(directory.name).result
-        if earlier is not None and earlier.outcome in FINAL_OUTCOMES:
-            return earlier
-    return None
 
 
 def _finished_event(result: Result) -> Event:
