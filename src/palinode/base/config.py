@@ -199,9 +199,19 @@ def content_hash(value: Any) -> str:
 
 def diff(before: BaseModel, after: BaseModel) -> list[tuple[str, Any, Any]]:
     """The leaves that differ between two configs: (dotted path, value before, value after); None for an absent leaf."""
-    left, right = _leaves(encode(before)), _leaves(encode(after))
+    left, right = leaves(encode(before)), leaves(encode(after))
     paths = [*left, *(path for path in right if path not in left)]
     return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested tables as one: dotted path -> value. An empty table is a value."""
+    if not isinstance(value, Mapping) or not value:
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= leaves(item, f"{path}.{key}" if path else str(key))
+    return flat
 
 
 def replace_at(data: dict[str, Any], path: str, value: Any, *, file: str | None = None) -> dict[str, Any]:
@@ -327,15 +337,6 @@ def _as_tuples(value: Any) -> Any:
     if isinstance(value, dict):  # a table of lists, such as a finding's pictures
         return {key: _as_tuples(item) for key, item in value.items()}
     return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {path: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _leaves(item, f"{path}.{key}" if path else str(key))
-    return found
 
 
 def _fields_at(cls: type[BaseModel], path: list[str], data: Any) -> list[str]:

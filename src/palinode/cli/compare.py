@@ -86,8 +86,10 @@ def verdict_data(verdict: Verdict) -> dict[str, Any]:
 
 
 def _differences(first: Record, second: Record) -> dict[str, Any]:
-    left, right = dict(_flat(first.spec)), dict(_flat(second.spec))
-    scores = [dict(_flat(record.result.scores)) if record.result else {} for record in (first, second)]
+    from palinode.base.config import leaves
+
+    left, right = leaves(first.spec), leaves(second.spec)
+    scores = [leaves(record.result.scores) if record.result else {} for record in (first, second)]
     return {
         "runs": [first.run_id, second.run_id],
         "spec": {path: [left.get(path), right.get(path)] for path in left | right if left.get(path) != right.get(path)},
@@ -101,9 +103,3 @@ def _runs_text(first: Record, second: Record) -> str:
         [path, str(before), str(after)] for table in ("spec", "scores") for path, (before, after) in data[table].items()
     ]
     return text_table(("", first.run_id, second.run_id), rows)
-
-
-def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    if not hasattr(value, "items"):
-        return [(path, value)]
-    return [leaf for key, item in value.items() for leaf in _flat(item, f"{path}.{key}" if path else str(key))]

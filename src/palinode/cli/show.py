@@ -82,11 +82,13 @@ def _stamp(word: str, outcome: str, if_neither: str) -> str:
 
 
 def _run_text(record: Record) -> str:
+    from palinode.base.config import leaves
+
     imported = record.result is not None and record.result.provenance == "imported"
     lines = [f"run {record.run_id}: {record.outcome}{', imported: not trained here' if imported else ''}"]
     if record.reason:
         lines.append(f"  {shown(record.reason.splitlines()[0])}")
-    lines += [f"  {path}: {_brief(value)}" for path, value in _leaves(dict(record.spec))]
+    lines += [f"  {path}: {_brief(value)}" for path, value in leaves(record.spec).items()]
     if (result := record.result) is not None:
         scores = [
             [split, direction, name, f"{value:.6g}" if value is not None else "–"]
@@ -99,12 +101,6 @@ def _run_text(record: Record) -> str:
             lines += ["", title, *(f"  {name}: {_brief(value)}" for name, value in getattr(result, title).items())]
         lines.append(f"weights SHA-256: {result.weights_sha256}, attempts: {result.attempts}")
     return "\n".join(lines)
-
-
-def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
-    if not isinstance(value, dict):
-        return [(path, value)]
-    return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else str(key))]
 
 
 def _brief(value: object) -> str:
