@@ -65,7 +65,7 @@ def test_help_says_what_is_true(palinode):
     told = " ".join(palinode("plan", "--help").out.split())
     assert "null is no value" in told
     assert "A size that the file defines" in told
-    assert "then further ones" in told
+    assert "then new ones" in told
 
 
 @pytest.mark.parametrize("columns", [80, 120])
