@@ -160,7 +160,7 @@ def test_a_run_where_an_experiment_is_named_and_the_other_way_round(palinode, st
         ): f"RUN: '{entry.full_name}' is an experiment (its runs: `palinode show {entry.full_name}`)",
         ("compare", run_id): f"NAME: '{run_id}' is a run (its experiment: `palinode compare {entry.full_name}`)",
         ("report", run_id): f"NAME: '{run_id}' is a run (its experiment: `palinode report {entry.full_name}`)",
-        ("report", "ideas/idea.py"): "NAME: the name, not the file (`palinode report idea`)",
+        ("report", "ideas/idea.py"): "NAME: give the name of the experiment, not its file (`palinode report idea`)",
         ("compare", "demmo"): "NAME: no experiment 'demmo' in runs (did you mean 'demo'?)",
         ("cut", "zz"): "RUN: no run 'zz' in runs (`palinode ls --runs` lists them)",
         ("compare", run_id, "zz"): "NAME: no run 'zz' in runs (`palinode ls --runs` lists them)",
