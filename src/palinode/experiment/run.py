@@ -6,6 +6,7 @@ and a run that was interrupted goes on.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import shutil
 import time
@@ -15,7 +16,7 @@ from typing import Any
 from palinode.analysis.audits import ArmAudit
 from palinode.audit import audit_arm, audit_comparison
 from palinode.base.config import content_hash, encode
-from palinode.base.errors import AuditFailed, BadInput, EnvironmentProblem
+from palinode.base.errors import AuditFailed, BadInput, EnvironmentProblem, PalinodeError
 from palinode.checks.budget import Tuning
 from palinode.experiment.audit_ahead import audit_ahead, unmeasured
 from palinode.experiment.plan import Plan, plan, refuse_what_cannot_be
@@ -23,7 +24,7 @@ from palinode.experiment.tune import tuned
 from palinode.results.record import ChoiceEntry, ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.run.together import stack_key
-from palinode.spec.code import Code, keep_code
+from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.pin import pinned
 from palinode.spec.tuning import trials
@@ -68,7 +69,7 @@ def run_experiment(
     if resolved.tuning is not None and (found := tuned(resolved, store)) is not None:
         resolved, choices = found
     entry = _entry(resolved, code, command, audits, choices, earlier=_earlier(resolved, store))
-    _tell_what_is_replaced(entry, store, on_event)
+    _tell_what_is_replaced(entry, store, code, on_event)
     store.write_experiment(entry)
     refuse_leaks(audits)
     planned = plan(
@@ -267,7 +268,7 @@ def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | No
     return None
 
 
-def _tell_what_is_replaced(entry: ExperimentEntry, store: Store, on_event: OnEvent) -> None:
+def _tell_what_is_replaced(entry: ExperimentEntry, store: Store, code: Code | None, on_event: OnEvent) -> None:
     """`--set` and `--seeds` can make other runs under the same name; those it had are kept, and are in its verdict no longer."""
     wanted = {run.run_id for run in entry.runs}
     for before in store.experiments():
@@ -278,6 +279,20 @@ def _tell_what_is_replaced(entry: ExperimentEntry, store: Store, on_event: OnEve
             on_event(
                 {"event": "note", "message": f"{told}; they stay in the store, and it shows the new ones from now on"}
             )
+            if code is not None and (changed := _changed_code(gone, store, code)):
+                on_event({"event": "note", "message": changed})
+
+
+def _changed_code(runs: Sequence[RunEntry], store: Store, code: Code) -> str:
+    """Which of the user's names changed since these runs; empty when none did."""
+    changed: dict[str, list[str]] = {}
+    for run in runs:
+        with contextlib.suppress(PalinodeError):  # a run that is gone or damaged says nothing of the code
+            kinds = user_kinds(dict(store.record(run.run_id).spec))
+            parts = changed_parts(store.run_directory(run.run_id), code)
+            changed |= {kind: names for kind, names in parts.items() if kind in kinds}
+    texts = [f"{kind} ({', '.join(names)})" for kind, names in sorted(changed.items())]
+    return f"runs have new ids, as code of {code.path.name} changed: {'; '.join(texts)}" if texts else ""
 
 
 def _entry(

@@ -8,7 +8,7 @@ from typing import Any
 
 from palinode.base.config import Config, content_hash, diff
 from palinode.base.decision import Decision
-from palinode.base.errors import BadInput, PalinodeError, nearest
+from palinode.base.errors import BadInput, nearest
 from palinode.base.measures import OWN
 from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
@@ -152,8 +152,9 @@ def _plain_settings(base: RunSettings, size_layer: Layers, scale: Scale, overrid
 def _said_of(who: str, refusal: BadInput) -> BadInput:
     """The refusal of a change that others take: who refuses it."""
     everyone = "--set changes every arm" if (refusal.field or "").startswith("--set") else None
-    hint = "; ".join(told for told in (everyone, refusal.hint) if told)
-    return BadInput(f"{refusal.message}, in {who}", file=refusal.file, field=refusal.field, hint=hint or None)
+    refusal.hint = "; ".join(told for told in (everyone, refusal.hint) if told) or None
+    refusal.message = f"{refusal.message}, in {who}"
+    return refusal
 
 
 def _settings(
@@ -168,9 +169,9 @@ def _settings(
         layers["--set"] = overrides
     try:
         return changed(base, _merged(base, layers))
-    except PalinodeError as error:
-        field = _written_at(layers, error.field, error.message)
-        raise BadInput(error.message, file=error.file, field=field, hint=error.hint) from None
+    except BadInput as error:
+        error.field = _written_at(layers, error.field, error.message)
+        raise
 
 
 def _merged(base: RunSettings, layers: Layers) -> dict[str, Any]:
