@@ -8,8 +8,8 @@ import quick_audit
 from tiny_experiment import TOML
 
 from palinode.cli.audit import audit_text
-from palinode.experiment import run as run_experiment
-from palinode.experiment.run import ArmAudit
+from palinode.experiment import audits
+from palinode.experiment.audits import ArmAudit
 from palinode.spec.experiment import ResolvedArm
 from synthetic_store import DEMO_ARMS, audit_of
 
@@ -24,8 +24,8 @@ rtl_sees = {{ kind = "flipped-lower-triangle" }}
 
 @pytest.fixture
 def audit(palinode, monkeypatch):
-    monkeypatch.setattr(run_experiment, "audit_arm", quick_audit.quick_audit_arm)
-    monkeypatch.setattr(run_experiment, "audit_ahead", quick_audit.no_audit_ahead)
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
     return lambda *options: palinode("audit", "x.toml", *options)
 
 

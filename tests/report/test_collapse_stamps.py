@@ -8,7 +8,7 @@ from palinode.base.finding import AuditReport, Finding
 from palinode.cli.audit import audit_text
 from palinode.cli.progress import _once
 from palinode.cli.show import _stamps
-from palinode.experiment.run import ArmAudit, refuse_leaks
+from palinode.experiment.audits import ArmAudit, refuse_leaks
 from palinode.report import build_report, words
 from palinode.spec.experiment import ResolvedArm
 from synthetic_store import DEMO_ARMS, Synthetic, make_store

@@ -21,17 +21,15 @@ from statistics import fmean, median
 from typing import Any
 
 from palinode.audit import audit_trained
-from palinode.base.config import content_hash, encode
 from palinode.data.source import Source
 from palinode.evaluate.losses import Evaluation
-from palinode.experiment.effort import Setting, Work, filled_in, spanning_order, work_of
+from palinode.experiment.cells import Cell, expected_passes, expected_steps
+from palinode.experiment.effort import Setting, filled_in, setting_of, spanning_order
 from palinode.experiment.fan_out import end_with_the_driver, fan_out, say
-from palinode.objectives import Progress
 from palinode.results.store import Store
 from palinode.run.one import Attempt
 from palinode.run.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.code import Code
-from palinode.spec.experiment import ResolvedRun
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.loop import Training, batch_examples, take_step
@@ -84,52 +82,49 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was found before the runs.
+    """The seconds that runs are predicted to take.
 
     Attributes:
-        seconds: of each run, by run id; a run whose setting could not be measured is missing.
+        seconds: (arm, scale) -> of one run; a cell that could not be measured is missing.
         settings, measured: how many distinct settings there are, and how many of them were measured.
     """
 
-    seconds: Mapping[str, float]
+    seconds: Mapping[tuple[str, str], float]
     settings: int
     measured: int
 
 
 def calibrate(
-    runs: Sequence[ResolvedRun],
+    cells: Sequence[Cell],
+    runs: int,
     code: Code | None = None,
     *,
     workers: int = 1,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> Predicted:
-    """Predicted seconds of each run; runs that differ in their seed alone are measured once.
-
-    A setting that could not be measured has no prediction, and `on_failure` is told why.
+    """Predicted seconds of a run of each cell: runs that differ in their seed alone are measured once.
 
     Args:
+        runs: how many runs of these cells are left to do.
         code: the user's Python that parts of the specs were written in.
         workers: how many runs there will be at a time.
+        on_failure: called with the reason why a cell could not be measured; it then has no prediction.
     """
-    distinct: dict[str, ResolvedRun] = {}
-    for run in runs:
-        distinct.setdefault(_key(run.spec), run)
-    if not distinct:
+    if not cells:
         return Predicted({}, 0, 0)
-    settings = _settings(list(distinct.values()))
-    specs = [run.spec for run in distinct.values()]
-    found = _measured_in_processes(
-        [specs[index] for index in spanning_order(settings)], code, min(workers, len(runs)), len(runs), on_failure
+    settings = [setting_of(cell) for cell in cells]
+    by_run = _measured_in_processes(
+        [cells[index].spec for index in spanning_order(settings)], code, min(workers, runs), runs, on_failure
     )
-    measured = {index: known for index, spec in enumerate(specs) if (known := found.get(spec.run_id)) is not None}
-    failed = {index for index, spec in enumerate(specs) if found.get(spec.run_id, ...) is None}
-    by_key = {
-        key: calibration.predicted_seconds(run.spec)
-        for (key, run), calibration in zip(distinct.items(), completed(settings, measured, failed), strict=True)
+    by_index = {index: by_run[id_] for index, cell in enumerate(cells) if (id_ := cell.spec.run_id) in by_run}
+    measured = {index: calibration for index, calibration in by_index.items() if calibration is not None}
+    failed = by_index.keys() - measured.keys()
+    seconds = {
+        (cell.arm.name, cell.scale): calibration.predicted_seconds(cell.spec)
+        for cell, calibration in zip(cells, completed(settings, measured, failed), strict=True)
         if calibration is not None
     }
-    seconds = {run.spec.run_id: by_key[key] for run in runs if (key := _key(run.spec)) in by_key}
-    return Predicted(seconds, len(distinct), len(measured))
+    return Predicted(seconds, len(cells), len(measured))
 
 
 def completed(
@@ -165,48 +160,10 @@ def goes_on(took: Sequence[float], spent: float, worth: float, least: int) -> bo
     return not took or spent + fmean(took) <= limit
 
 
-def expected_passes(settings: RunSettings) -> float:
-    """Passes per window, averaged over the schedule of the run (an adaptive p counts as it starts)."""
-    steps, objective = settings.recipe.steps, settings.objective
-    asked = range(0, steps, max(1, steps // 200))
-    return fmean(sum(objective.pass_probabilities(Progress(step, steps, objective.state())).values()) for step in asked)
-
-
-def expected_steps(settings: RunSettings) -> float:
-    """Optimizer steps until the first limit: the recipe's steps, or its token limits at what a step reads on average.
-
-    With batches that grow by the gradient norm this counts the batch they start with: fewer steps may reach a token limit.
-    """
-    recipe, step_tokens = settings.recipe, settings.recipe.batch_windows * settings.data.window_tokens
-    ltr = settings.objective.pass_probabilities(Progress(0, recipe.steps, settings.objective.state())).get("ltr", 0.0)
-    limits = (
-        (recipe.max_tokens_read, step_tokens * expected_passes(settings)),
-        (recipe.max_ltr_tokens, step_tokens * ltr),
-    )
-    reached = [limit / tokens for limit, tokens in limits if limit is not None and tokens > 0]
-    return min([float(recipe.steps), *reached])
-
-
 def shares(count: int, processes: int) -> list[list[int]]:
     """Which settings each process measures: every one at least once, and all processes busy to the end."""
     rounds = -(-count // processes)
     return [[(turn * processes + number) % count for turn in range(rounds)] for number in range(processes)]
-
-
-def _key(spec: RunSpec) -> str:
-    return content_hash(encode(spec.settings))
-
-
-def _settings(runs: Sequence[ResolvedRun]) -> list[Setting]:
-    """The grid; arms with the same model share its work."""
-    works: dict[str, Work] = {}
-    found = []
-    for run in runs:
-        key = content_hash([encode(run.spec.model), encode(run.spec.data)])
-        if key not in works:
-            works[key] = work_of(run.spec)
-        found.append(Setting(run.arm, run.scale, works[key]))
-    return found
 
 
 def _measured_in_processes(

@@ -15,10 +15,7 @@ from dataclasses import astuple, dataclass
 import numpy as np
 from scipy.optimize import nnls  # type: ignore[attr-defined]
 
-from palinode.base.visibility import Ltr
-from palinode.data.source import prepare
-from palinode.run.one import build_model
-from palinode.spec.run_spec import RunSettings
+from palinode.experiment.cells import Cell
 
 ROUNDS = 20  # of prices and factors in turn
 
@@ -48,18 +45,19 @@ class Setting:
     work: Work
 
 
-def work_of(settings: RunSettings) -> Work:
-    """The work of a setting's model at the full window."""
-    data = prepare(settings.data)
-    model, _ = build_model(settings, data, seed=0)
-    cost = model.cost(settings.data.window_tokens, Ltr())
-    tensors = float(len(list(model.parameters())))
-    return Work(
-        tensors=tensors,
-        parameters=float(cost.total_parameters),
-        stack_flops=cost.executed_flops_per_slot,
-        head_flops=cost.head_flops_per_slot,
-        cut=tensors * cost.head_flops_per_slot,
+def setting_of(cell: Cell) -> Setting:
+    """The place of a cell, with the work of its model at the full window."""
+    tensors, cost = float(cell.model.parameter_tensors), cell.cost
+    return Setting(
+        cell.arm.name,
+        cell.scale,
+        Work(
+            tensors=tensors,
+            parameters=float(cost.total_parameters),
+            stack_flops=cost.executed_flops_per_slot,
+            head_flops=cost.head_flops_per_slot,
+            cut=tensors * cost.head_flops_per_slot,
+        ),
     )
 
 
