@@ -82,7 +82,7 @@ class Description:
         self.answer(read)
 
     def answer(self, question: Callable[[LanguageModel], Answer]) -> Answer:
-        """The answer of the model without numbers. Where a user's class needs the numbers for it, a real model is built and asked.
+        """The answer of the model without numbers. Where a class needs the numbers for it, a real model is built and asked.
 
         Raises:
             PalinodeError: the model refuses what is asked.
@@ -98,7 +98,8 @@ class Description:
 def described(config: ModelConfig, vocab_size: int, slots: int) -> Description:
     """The description of a model; the same one for every config of the same content.
 
-    A model that computes with its numbers while it is built (only a user's can) is really built, once.
+    A model that looks at its numbers while it is built is really built, once: a user's may do so, and the mixer `long_conv`, which
+    refuses a kernel that would never learn.
 
     Args:
         vocab_size: V, special tokens included.
