@@ -94,37 +94,22 @@ class Cell:
         """Optimizer steps of one run."""
         return expected_steps(self.spec)
 
-    @property
-    def windows(self) -> float:
-        """Windows that one run reads, each counted once, however many passes it gets."""
-        return self.steps * self.spec.recipe.batch_windows
-
-    @property
-    def window_tokens(self) -> float:
-        """Tokens in these windows."""
-        return float(self.windows * self.spec.data.window_tokens)
-
-    @property
-    def tokens_read(self) -> float:
-        """Slots that one run reads in training, all passes together."""
-        return float(sum(self.windows * one.share * one.slots for one in self.passes.values()))
-
-    @property
-    def tokens_scored_ltr(self) -> float:
-        """Targets that one run is trained on, left to right."""
-        ltr = self.passes.get("ltr")
-        return 0.0 if ltr is None else self.windows * ltr.share * ltr.scored
-
-    @property
-    def train_flops(self) -> float:
-        """Forward and backward FLOPs of one run."""
-        read = ((self.windows * one.share, one) for one in self.passes.values())
-        return float(
-            sum(
-                self.model.cost(one.slots, one.sees).train_flops(times * one.slots, times * one.scored)
-                for times, one in read
-            )
-        )
+    @cached_property
+    def counters(self) -> Mapping[str, float]:
+        """What one run will count of tokens and training FLOPs, by the names that a plan has for them."""
+        windows = self.steps * self.spec.recipe.batch_windows
+        read, scored_ltr, flops = 0.0, 0.0, 0.0
+        for name, one in self.passes.items():
+            times = windows * one.share
+            read += times * one.slots
+            scored_ltr += times * one.scored if name == "ltr" else 0.0
+            flops += self.model.cost(one.slots, one.sees).train_flops(times * one.slots, times * one.scored)
+        return {
+            "window_tokens": float(windows * self.spec.data.window_tokens),
+            "tokens_read": read,
+            "tokens_scored_ltr": scored_ltr,
+            "train_flops": flops,
+        }
 
 
 def cells_of(resolved: ResolvedExperiment) -> tuple[Cell, ...]:

@@ -85,7 +85,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     if resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
         resolved, choices = chosen
         cells = cells_of(resolved)
-    entry = _entry(resolved, how, audits, choices, earlier=_earlier(resolved, store))
+    entry = _entry(resolved, store, how, audits, choices)
     _note_replaced_runs(entry, store, how)
     store.write_experiment(entry)
     refuse_leaks(audits)
@@ -126,7 +126,7 @@ def default_at_a_time(resolved: ResolvedExperiment) -> int:
 def _run_trials(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
     """Run the trials that choose, as an experiment of their own in the store; the arms were audited already."""
     chooser = trials(resolved)
-    store.write_experiment(_entry(chooser, how, (), (), earlier=_earlier(chooser, store)))
+    store.write_experiment(_entry(chooser, store, how))
     return _sweep(chooser, store, how, at_a_time)
 
 
@@ -207,12 +207,13 @@ def _note_replaced_runs(entry: ExperimentEntry, store: Store, how: HowToRun) -> 
 
 def _entry(
     resolved: ResolvedExperiment,
+    store: Store,
     how: HowToRun,
-    audits: Sequence[ArmAudit],
-    choices: Sequence[ChoiceEntry],
-    *,
-    earlier: ExperimentEntry | None,
+    audits: Sequence[ArmAudit] = (),
+    choices: Sequence[ChoiceEntry] = (),
 ) -> ExperimentEntry:
+    """What the store keeps of an experiment; the date, command and plan of an earlier entry with the same runs stay."""
+    earlier = _earlier(resolved, store)
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
         hashes.setdefault(audit.arm.name, {})[audit.scale] = audit.hash
