@@ -10,39 +10,19 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from palinode.analysis.audits import ArmAudit
 from palinode.audit import AuditedArm, audit_arm
 from palinode.audit.arms import measure_parts, missing_parts
 from palinode.base.errors import AuditFailed, BadInput
-from palinode.base.finding import AuditReport, Finding
 from palinode.experiment.cells import Cell
 from palinode.experiment.fan_out import end_with_the_driver, fan_out
 from palinode.results.store import Store
 from palinode.spec.code import Code
-from palinode.spec.experiment import ResolvedArm
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSpec
-
-
-@dataclass(frozen=True)
-class ArmAudit:
-    """The audit of one arm at one scale, and the hash it is stored under."""
-
-    arm: ResolvedArm
-    scale: str
-    hash: str
-    report: AuditReport
-
-    @property
-    def unexpected(self) -> tuple[Finding, ...]:
-        """Failed checks of an arm that is not there to be caught."""
-        if self.arm.expect_leak:
-            return ()
-        failed = (finding for finding in self.report.findings if finding.outcome == "fail")
-        return tuple(finding for finding in failed if not (self.arm.expect_collapse and finding.shows_collapse))
 
 
 def audit_cells(
@@ -70,7 +50,7 @@ def audit_cells(
     audits = []
     for cell in cells:
         audited = _audited(cell, store)
-        audits.append(ArmAudit(cell.arm, cell.scale, audited.hash, audited.report))
+        audits.append(ArmAudit(cell.arm, {cell.scale: audited.report}, {cell.scale: audited.hash}))
         on_event(
             {
                 "event": "audit",
@@ -147,9 +127,9 @@ def refuse_leaks(audits: Sequence[ArmAudit]) -> None:
     for audit in audits:
         if not audit.unexpected:
             continue
-        finding = next(iter(audit.report.leaks), audit.unexpected[0])
+        finding = next(iter(audit.leaks), audit.unexpected[0]).finding
         name = audit.arm.name
-        if audit.report.leaks:
+        if audit.leaks:
             raise AuditFailed(
                 f"the audit shows that arm {name!r} sees its own answer: {finding.message}. Its loss would be impossibly "
                 "low and a comparison with it would mean nothing, so nothing was trained. Correct the visibility or the "

@@ -20,7 +20,8 @@ from palinode.models.cost import Cost
 from palinode.models.described import Description, described
 from palinode.objectives import Progress
 from palinode.objectives.label_mask import masked
-from palinode.spec.experiment import ResolvedArm, ResolvedExperiment
+from palinode.results.record import ArmEntry
+from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSettings, RunSpec
 
 WINDOWS_COUNTED = 64  # of how many windows the labels are counted: a task's answers differ from one to the next
@@ -54,7 +55,7 @@ class Cell:
         source: their data, ready to be read.
     """
 
-    arm: ResolvedArm
+    arm: ArmEntry
     scale: str
     specs: tuple[RunSpec, ...]
     source: Source

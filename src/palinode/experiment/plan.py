@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from palinode.base.errors import PalinodeError
+from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
 from palinode.experiment.calibrate import Predicted, calibrate
 from palinode.experiment.cells import Cell, expected_steps
 from palinode.results.store import Store
@@ -20,12 +20,9 @@ from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.tuning import trials_of
 
-DECLARED_TOLERANCE = 0.001  # arms must match to .1 % on the axis that the decision declares equal
-LISTED_ABOVE = 0.01  # and every other axis on which they differ by more than 1 % is named
 MOST_ARMS_LISTED = 12  # more lines than these hide each other: 62 for 8 mixers x 4 ways of training x 2 scales
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
-PARITY_AXES = ("parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps")
 
 
 @dataclass(frozen=True)
@@ -134,14 +131,14 @@ def plan(
         measure: take a few steps in the distinct settings, to predict seconds; in a large grid not in every one.
         on_failure: called with the reason why a cell could not be measured.
     """
-    left = [(run.arm, run.scale) for run in resolved.runs if not is_done(store, run.spec.run_id)]
+    left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
     unfinished = [cell for cell in cells if (cell.arm.name, cell.scale) in left]
     predicted = Predicted({}, 0, 0)
     if measure:
         predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure)
     planned = tuple(_planned(cell, left, predicted.seconds) for cell in cells)
     trials = [] if resolved.tuning is None else _trials(resolved, zip(cells, planned, strict=True))
-    first = [trial for trial in trials if not is_done(store, trial.run_id)]
+    first = [trial for trial in trials if store.ended(trial.run_id) is None]
     seconds = [predicted.seconds[place] for place in left if place in predicted.seconds]
     wall = makespan([trial.seconds for trial in first], workers) + makespan(seconds, workers)
     return Plan(
@@ -194,17 +191,6 @@ def _trials(resolved: ResolvedExperiment, cells: Iterable[tuple[Cell, PlannedCel
     ]
 
 
-def is_done(store: Store, run_id: str) -> bool:
-    """Whether the store holds a result of this run that the same spec would only repeat."""
-    if not store.run_directory(run_id).exists():
-        return False
-    try:
-        result = store.record(run_id).result
-    except PalinodeError:  # damaged: it will be run again
-        return False
-    return result is not None and result.outcome in ("done", "diverged")
-
-
 def makespan(seconds: Sequence[float], workers: int) -> float:
     """Wall time when each run in turn is given to the worker that is free first."""
     busy = [0.0] * max(1, workers)
@@ -221,7 +207,7 @@ def parity_warnings(cells: Sequence[PlannedCell], resolved: ResolvedExperiment) 
         against = next(other for other in cells if (other.arm, other.scale) == (baseline, cell.scale))
         for axis in PARITY_AXES:
             share = getattr(cell, axis) / max(1, getattr(against, axis)) - 1
-            if abs(share) > (DECLARED_TOLERANCE if axis == declared else LISTED_ABOVE):
+            if abs(share) > (EQUAL_WITHIN if axis == declared else REMARKED_ABOVE):
                 differences.append(_Difference(cell, axis, share))
     unfair = [
         (f"{one.cell.arm}: {declared} {one.share:+.1%}, but the arms are to be equal in it", one.cell.scale)

@@ -12,15 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from palinode.analysis.audits import ArmAudit
 from palinode.audit import audit_comparison
 from palinode.base.config import content_hash, encode
 from palinode.checks.budget import Tuning
-from palinode.experiment.audits import ArmAudit, audit_cells, refuse_leaks
+from palinode.experiment.audits import audit_cells, refuse_leaks
 from palinode.experiment.cells import cells_of
 from palinode.experiment.plan import Plan, plan
 from palinode.experiment.refuse import refuse_full_disk, refuse_what_cannot_be
 from palinode.experiment.tune import tuned
-from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentEntry, RunEntry
+from palinode.results.record import ChoiceEntry, ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.run.together import stack_key
 from palinode.spec.code import Code, keep_code
@@ -216,7 +217,7 @@ def _entry(
     earlier = _earlier(resolved, store)
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
-        hashes.setdefault(audit.arm.name, {})[audit.scale] = audit.hash
+        hashes.setdefault(audit.arm.name, {}).update(audit.hashes)
     return ExperimentEntry(
         name=resolved.name,
         size=resolved.size,
@@ -225,12 +226,7 @@ def _entry(
         command=earlier.command if earlier else tuple(how.command),
         code=str(how.code.path) if how.code else None,
         decision=encode(resolved.decision),
-        arms=tuple(
-            ArmEntry(
-                name=a.name, expect_leak=a.expect_leak, expect_collapse=a.expect_collapse, note=a.note, diff=a.diff
-            )
-            for a in resolved.arms
-        ),
+        arms=resolved.arms,
         scales=resolved.scales,
         seeds=resolved.seeds,
         runs=_run_entries(resolved),
