@@ -60,8 +60,8 @@ class Plan:
         warnings: where arms are not compared at equal cost, one line each.
         settings, settings_measured: distinct settings of the runs that are left, and how many of them were measured; the time of
             the others is predicted from these.
-        trials, trials_left: that choose a setting first, and how many of them the store does not hold; `seconds` and `disk_bytes`
-            hold their part.
+        trials, trials_left: how many trials choose a setting first, and how many of them are left to do; `seconds` and
+            `disk_bytes` include these.
     """
 
     cells: tuple[PlannedCell, ...]
@@ -174,7 +174,7 @@ def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a trial takes: a run's predicted seconds for as many steps (0 where unknown), and a run's disk."""
+    """A trial: a run's predicted seconds for so many steps (0 where unknown), and the disk of a run."""
 
     run_id: str
     seconds: float
@@ -200,7 +200,7 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
 
 
 def parity_warnings(cells: Sequence[PlannedCell], resolved: ResolvedExperiment) -> list[str]:
-    """A line for each arm off the declared axis; one for each arm off another, or, of many arms, one for each axis."""
+    """A line for each arm that differs on the declared axis. For other axes a line for each arm or, of many arms, for each axis."""
     declared, baseline = resolved.decision.equal, resolved.decision.baseline
     differences: list[_Difference] = []
     for cell in cells:
@@ -231,22 +231,22 @@ class _Difference:
 
 
 def _by_arm(differences: Sequence[_Difference], baseline: str) -> Iterator[tuple[str, str]]:
-    """(what is said of an arm, a scale at which it is so)."""
+    """(a line about an arm, a scale at which it holds)."""
     for (arm, scale), of_cell in groupby(differences, key=lambda one: (one.cell.arm, one.cell.scale)):
         listed = ", ".join(f"{one.axis} {one.share:+.0%}" for one in of_cell)
         yield f"{arm} differs from {baseline} in {listed}", scale
 
 
-def _at_scales(said: Iterable[tuple[str, str]], scales: Sequence[str]) -> list[str]:
-    """Every line once, with the scales it is true at where these are not all."""
-    found: dict[str, list[str]] = {}
-    for line, scale in said:
-        found.setdefault(line, []).append(scale)
-    return [line if set(at) == set(scales) else f"{line} (at {', '.join(at)})" for line, at in found.items()]
+def _at_scales(lines: Iterable[tuple[str, str]], scales: Sequence[str]) -> list[str]:
+    """Every line once; one that does not hold at every scale names its scales."""
+    where: dict[str, list[str]] = {}
+    for line, scale in lines:
+        where.setdefault(line, []).append(scale)
+    return [line if set(at) == set(scales) else f"{line} (at {', '.join(at)})" for line, at in where.items()]
 
 
 def _by_axis(differences: Sequence[_Difference], baseline: str, cells: int) -> list[str]:
-    """A line for each axis: in how many of the cells it differs, and between what. The table above it holds the numbers."""
+    """A line for each axis: in how many of the cells it differs, and the least and the largest difference."""
     lines = []
     for axis in PARITY_AXES:
         shares = [one for one in differences if one.axis == axis]

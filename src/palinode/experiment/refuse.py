@@ -1,7 +1,7 @@
 """What an experiment refuses before it measures, audits, writes or trains anything: parts that do not fit together, and models or
 checkpoints that do not fit into the machine.
 
-Every refusal names the field, and is found without allocating anything of the size of the model.
+No refusal needs the weights of a model.
 """
 
 from __future__ import annotations

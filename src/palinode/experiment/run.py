@@ -181,8 +181,8 @@ def _tuning(choices: Sequence[ChoiceEntry]) -> dict[str, Tuning]:
     for choice in choices:
         of_arm.setdefault(choice.arm, []).append(choice)
     return {
-        arm: Tuning(sum(len(choice.runs) for choice in found), sum(choice.tokens_read for choice in found))
-        for arm, found in of_arm.items()
+        arm: Tuning(sum(len(choice.runs) for choice in own), sum(choice.tokens_read for choice in own))
+        for arm, own in of_arm.items()
     }
 
 
