@@ -13,7 +13,7 @@ import pytest
 import quick_audit
 from tiny_experiment import TOML, everything_in
 
-from palinode.experiment import plan
+from palinode.experiment import audits, plan
 from palinode.experiment import run as run_experiment
 from palinode.results.store import Store
 
@@ -61,8 +61,8 @@ experiment = Experiment(
 @pytest.fixture
 def quick(palinode, monkeypatch):
     """`palinode` in this process, with the quick audit and calibration."""
-    monkeypatch.setattr(run_experiment, "audit_arm", quick_audit.quick_audit_arm)
-    monkeypatch.setattr(run_experiment, "audit_ahead", quick_audit.no_audit_ahead)
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
     monkeypatch.setattr(plan, "calibrate", quick_audit.quick_calibrate)
     return palinode
 

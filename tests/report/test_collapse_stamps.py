@@ -9,7 +9,7 @@ from palinode.base.finding import AuditReport, Finding
 from palinode.cli.audit import audit_text
 from palinode.cli.progress import _message
 from palinode.cli.show import _stamps
-from palinode.experiment.run import refuse_leaks
+from palinode.experiment.audits import refuse_leaks
 from palinode.report import build_report, words
 from palinode.results.record import ArmEntry
 from synthetic_store import DEMO_ARMS, Synthetic, make_store

@@ -55,14 +55,16 @@ def audit(
     for name in arm or []:
         if name not in names:
             raise BadInput(f"no arm is named {name!r}", file=str(file), field="--arm", hint=nearest(name, names))
-    from palinode.experiment.run import audit_arms, default_at_a_time
+    from palinode.experiment.audits import audit_cells
+    from palinode.experiment.cells import cells_of
+    from palinode.experiment.run import default_at_a_time
     from palinode.results.store import Store
     from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
     with audits_are_kept("makes the others"), of_file(file):
-        audits = audit_arms(
-            pinned(wanted),
+        audits = audit_cells(
+            cells_of(pinned(wanted)),
             Store(store),
             lambda event: typer.echo(_progress(event), err=True),
             code=source.code,

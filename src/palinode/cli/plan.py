@@ -49,7 +49,9 @@ def plan(
     """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
+    from palinode.experiment.cells import cells_of
     from palinode.experiment.plan import plan as make_plan
+    from palinode.experiment.refuse import refuse_what_cannot_be
     from palinode.experiment.run import default_at_a_time
     from palinode.experiment.tune import tuned
     from palinode.results.store import Store
@@ -57,10 +59,13 @@ def plan(
 
     with of_file(file):
         resolved, place = pinned(resolved), Store(store)
-        if resolved.tuning is not None and (found := tuned(resolved, place)) is not None:
-            resolved, _ = found
+        if resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
+            resolved, _ = chosen
+        cells = cells_of(resolved)
+        refuse_what_cannot_be(cells)
         planned = make_plan(
             resolved,
+            cells,
             place,
             workers=workers or default_at_a_time(resolved),
             code=source.code,

@@ -61,14 +61,20 @@ def check_has_embeddings(model: LanguageModel) -> None:
     Raises:
         BadInput: naming the setting that asks for it.
     """
-    if _table(model, "embedding") is None:
+    if not _tables(model, "embedding"):
         raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
 
 
 def _table(model: LanguageModel, group: str) -> Tensor | None:
-    """The first table of this group, (rows, D) float64; of positions those that are read, none that is only subtracted."""
-    named = [one for one in model.parameter_groups().get(group, []) if not one[0].startswith("next_position.")]
-    return named[0][1].detach().double().cpu() if named else None
+    """The first table of this group, (rows, D) float64."""
+    tables = _tables(model, group)
+    return tables[0].detach().double().cpu() if tables else None
+
+
+def _tables(model: LanguageModel, group: str) -> list[Tensor]:
+    """The tables of this group that the model reads; one that is only subtracted from states is left out."""
+    named = model.parameter_groups().get(group, [])
+    return [table for name, table in named if not name.startswith("next_position.")]
 
 
 def _share_in_top(tokens: Tensor, positions: Tensor) -> float:

@@ -12,23 +12,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from palinode.audit import audit_trained
 from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
 from palinode.base.measures import RunOutcome
-from palinode.base.visibility import Ltr
 from palinode.data.config import Split
 from palinode.data.source import Source, prepare
 from palinode.data.task_store import TaskStore
 from palinode.evaluate.embeddings import check_has_embeddings, embedding_geometry
 from palinode.evaluate.layer_cut import check_can_be_cut
-from palinode.evaluate.losses import Evaluation, evaluating
+from palinode.evaluate.losses import Evaluation
 from palinode.evaluate.tasks import by_slice, levels, own_reading
 from palinode.models.base import LanguageModel
+from palinode.models.described import described
 from palinode.objectives.probability import Probability
 from palinode.results.layer_cut import LAYER_CUT_EVENT
 from palinode.results.record import (
@@ -83,23 +81,30 @@ def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[Languag
         BadInput: its evaluation asks for what this model cannot do.
     """
     specials = SpecialTokens(data.vocab_size)
+    refuse_evaluation(settings, specials)
     model = settings.model.build(specials.vocab_size, settings.data.window_tokens, seed)
-    if settings.evaluation.layer_cut:
-        check_can_be_cut(model)
-    if settings.evaluation.embeddings:
-        check_has_embeddings(model)
-    if settings.evaluation.length_factors:
-        _check_takes(model, max(settings.evaluation.length_factors) * settings.data.window_tokens)
     return model.to(resolve_device(settings.device)), specials
 
 
-def _check_takes(model: LanguageModel, slots: int) -> None:
-    """Raise BadInput now, not after the training, where a model has a longest row below so many slots."""
-    try:
-        with evaluating(model):
-            model.hidden(torch.zeros(1, slots, dtype=torch.long), Ltr())
-    except BadInput as refused:
-        raise BadInput(refused.message, field="evaluation.length_factors", hint=refused.hint) from None
+def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
+    """Refuse before the training what the evaluation asks for and this model cannot do.
+
+    Raises:
+        BadInput: naming the setting.
+    """
+    evaluation, window_tokens = settings.evaluation, settings.data.window_tokens
+    if not (evaluation.layer_cut or evaluation.embeddings or evaluation.length_factors):
+        return
+    model = described(settings.model, specials.vocab_size, window_tokens)
+    if evaluation.layer_cut:
+        model.answer(check_can_be_cut)
+    if evaluation.embeddings:
+        model.answer(check_has_embeddings)
+    if evaluation.length_factors:
+        try:
+            model.refuse_longer_rows(max(evaluation.length_factors) * window_tokens)
+        except BadInput as refused:
+            raise BadInput(refused.message, field="evaluation.length_factors", hint=refused.hint) from None
 
 
 class Attempt:
