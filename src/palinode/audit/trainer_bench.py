@@ -23,7 +23,7 @@ from palinode.checks.aggregation import (
 from palinode.checks.determinism import state_hashes
 from palinode.checks.subject import small_config
 from palinode.data.source import Source
-from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes, window_draws
+from palinode.evaluate.losses import Evaluation, Scoring, evaluate, evaluation_passes, window_draws
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
 from palinode.objectives import Objective
@@ -108,11 +108,7 @@ class TrainerBench:
             model,
             _batches(windows, batch or len(windows)),
             passes,
-            specials=self.specials,
-            bytes_per_token=self.data.bytes_per_token,
-            seed=AUDIT_SEED,
-            device=torch.device("cpu"),
-            labels=self.settings.evaluation.labels,
+            Scoring(self.specials, self.data.bytes_per_token, AUDIT_SEED, self.settings.evaluation.labels),
             numbers=order,
         )
 
