@@ -1,4 +1,4 @@
-"""After training: C1, C6 and C8 on the real weights and losses, and C5 on what the arms of an experiment consumed."""
+"""Audits after training: C1, C6, C7 and C8 on a run's trained weights and losses, and C5 on what the arms of an experiment used."""
 
 from __future__ import annotations
 
@@ -77,7 +77,13 @@ def audit_comparison(
     models_differ: bool,
     tuning: Mapping[str, Tuning] | None = None,
 ) -> AuditReport:
-    """C5 on the runs of an experiment: (arm, scale, spec, record or None), and how each arm was tuned."""
+    """C5 on the runs of an experiment.
+
+    Args:
+        runs: (arm, scale, spec, record or None) of each.
+        equal: the cost axis that must match.
+        tuning: arm -> how it was tuned.
+    """
     began = time.perf_counter()
     budgets = [_budget(arm, scale, spec, record) for arm, scale, spec, record in runs if record is not None]
     planned = [(arm, scale, spec.seed) for arm, scale, spec, _ in runs]
