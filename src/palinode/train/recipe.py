@@ -13,6 +13,8 @@ from palinode.train.optim import OPTIMIZERS, AdamW, HlbAdamW, MuonAdamW, Optimiz
 from palinode.train.schedule import SCHEDULES, Cosine, PowerDecay, Schedule, WarmDown
 
 Precision = Literal["float32", "bfloat16"]
+AnyOptimizer = Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
+AnySchedule = Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
 
 
 class Recipe(Part):
@@ -42,8 +44,8 @@ class Recipe(Part):
     accumulation: NormAccumulation | None = None
     max_tokens_read: int | None = Field(default=None, ge=1)
     max_ltr_tokens: int | None = Field(default=None, ge=1)
-    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
-    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
+    optimizer: AnyOptimizer
+    schedule: AnySchedule
     gradient_clip: float | None = Field(default=None, gt=0.0)
     precision: Precision = "float32"
     compile: bool = False
@@ -54,10 +56,9 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        if self.batch_windows % self.micro_batches:
-            raise ValueError(
-                f"micro_batches: {self.batch_windows} windows do not divide into {self.micro_batches} parts"
-            )
+        windows, parts = self.batch_windows, self.micro_batches
+        if windows % parts:
+            raise ValueError(f"micro_batches: {windows} windows do not divide into {parts} parts")
         if self.schedule.warmup_steps >= self.steps > 1:
             raise ValueError(f"schedule.warmup_steps: {self.schedule.warmup_steps} must be below steps = {self.steps}")
         for name in ("evaluate_every_steps", "checkpoint_every_steps"):
@@ -109,10 +110,8 @@ class Gpt2AdamW(Recipe):
     kind: ClassVar[str] = "gpt2-adamw"
     steps: int = Field(default=2000, ge=1, le=10**9)
     batch_windows: int = Field(default=12, ge=1, le=10**6)
-    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = AdamW(
-        learning_rate=1e-3, beta1=0.9, beta2=0.99, weight_decay=0.1
-    )
-    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = Cosine(warmup_steps=100, floor=0.1)
+    optimizer: AnyOptimizer = AdamW(learning_rate=1e-3, beta1=0.9, beta2=0.99, weight_decay=0.1)
+    schedule: AnySchedule = Cosine(warmup_steps=100, floor=0.1)
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
 
 
@@ -125,8 +124,8 @@ class Speedrun(Recipe):
     kind: ClassVar[str] = "speedrun"
     steps: int = Field(default=240, ge=1, le=10**9)
     batch_windows: int = Field(default=16, ge=1, le=10**6)
-    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = MuonAdamW()
-    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = WarmDown(share=0.5)
+    optimizer: AnyOptimizer = MuonAdamW()
+    schedule: AnySchedule = WarmDown(share=0.5)
 
 
 class Hlb(Recipe):
@@ -142,8 +141,8 @@ class Hlb(Recipe):
     batch_windows: int = Field(default=55, ge=1, le=10**6)
     growth: LengthGrowth | None = LengthGrowth()
     accumulation: NormAccumulation | None = NormAccumulation()
-    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = HlbAdamW()
-    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = PowerDecay()
+    optimizer: AnyOptimizer = HlbAdamW()
+    schedule: AnySchedule = PowerDecay()
 
 
 RECIPES: Mapping[str, type[Recipe]] = {cls.kind: cls for cls in (Recipe, Gpt2AdamW, Speedrun, Hlb)}
