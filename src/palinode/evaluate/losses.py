@@ -19,6 +19,7 @@ from torch import Tensor
 
 from palinode.base.config import Config
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, Windows
+from palinode.base.measures import MEASURES
 from palinode.base.seeds import generator
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read
@@ -56,8 +57,7 @@ class DirectionScores(Config):
 
     def as_row(self) -> dict[str, float | int | None]:
         """The sums and the ratios, as records hold them."""
-        ratios = {name: getattr(self, name) for name in ("nats_per_token", "bits_per_byte", "accuracy", "perplexity")}
-        return {**self.model_dump(), **ratios}
+        return {**self.model_dump(), **{name: getattr(self, name) for name in MEASURES}}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
+from palinode.base.measures import RunOutcome
 from palinode.base.visibility import Ltr
 from palinode.data.config import VALIDATION
 from palinode.data.source import Source, prepare
@@ -26,7 +27,7 @@ from palinode.evaluate.layer_cut import check_can_be_cut
 from palinode.evaluate.losses import evaluating
 from palinode.models.base import LanguageModel
 from palinode.objectives.probability import Probability
-from palinode.results.record import METRICS_FILE, RESULT_FILE, Result, RunOutcome
+from palinode.results.record import METRICS_FILE, Result
 from palinode.results.store import Store
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -37,7 +38,6 @@ from palinode.train.loop import Counters, DivergedError, StepReport, Training, t
 from palinode.train.optim import build_optimizers
 
 CHECKPOINTS = "ckpt"
-FINAL_OUTCOMES = ("done", "diverged")  # the same spec would end the same way again
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 OUTSIDE_ROLES = ("embedding", "position", "head")  # parameters that `non_embedding` leaves out
 Event = dict[str, Any]
@@ -57,7 +57,7 @@ def run_one(
         should_stop: asked before every step. When it returns True, a checkpoint is written and the result is `stopped`; that
             result is not recorded, so the same call goes on later.
     """
-    if (ended := already_ended(spec, store)) is not None:
+    if (ended := store.ended(spec.run_id)) is not None:
         return ended
     attempt = Attempt.begin(spec, store, on_event)
     attempt.resume()
@@ -66,13 +66,6 @@ def run_one(
         return attempt.finish() if reached_end else attempt.stop()
     except DivergedError as problem:
         return attempt.record("diverged", reason=str(problem))
-
-
-def already_ended(spec: RunSpec, store: Store) -> Result | None:
-    """The result of a run that would end the same way again; None when there is still work to do."""
-    there = (store.run_directory(spec.run_id) / RESULT_FILE).exists()
-    ended = store.record(spec.run_id).result if there else None
-    return ended if ended is not None and ended.outcome in FINAL_OUTCOMES else None
 
 
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
