@@ -28,7 +28,7 @@ def trained(model, *, direction_token=True):
     """This model as that of a run; only the objective of its spec matters here."""
     spec = RunSpec(
         data=TaskData(task=Copy(length=4)),
-        model=gpt2(),
+        model=gpt2(layers=1, width=16, heads=2),
         objective=LtrObjective(direction_token=direction_token),
         recipe=Gpt2AdamW(),
         seed=0,
