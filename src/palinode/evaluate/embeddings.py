@@ -32,7 +32,9 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
     Raises:
         BadInput: the model has no table of tokens.
     """
-    tokens, positions = check_has_embeddings(model), _table(model, "position")
+    check_has_embeddings(model)
+    tokens, positions = _table(model, "embedding"), _table(model, "position")
+    assert tokens is not None
     width = tokens.shape[1]
     geometry: dict[str, Any] = {"width": width, "token_norm": float(tokens.norm(dim=1).mean())}
     if positions is None:
@@ -52,21 +54,26 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
     }
 
 
-def check_has_embeddings(model: LanguageModel) -> Tensor:
-    """The table of tokens, (V, D) float64.
+def check_has_embeddings(model: LanguageModel) -> None:
+    """Refuse a model whose tables cannot be read; only their names are looked at, so a meta model will do.
 
     Raises:
-        BadInput: the model has none; names the setting that asks for it.
+        BadInput: naming the setting that asks for it.
     """
-    if (tokens := _table(model, "embedding")) is None:
+    if not _tables(model, "embedding"):
         raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
-    return tokens
 
 
 def _table(model: LanguageModel, group: str) -> Tensor | None:
-    """The first table of this group, (rows, D) float64; a table of next positions is only subtracted, so it does not count."""
-    named = [one for one in model.parameter_groups().get(group, []) if not one[0].startswith("next_position.")]
-    return named[0][1].detach().double().cpu() if named else None
+    """The first table of this group, (rows, D) float64."""
+    tables = _tables(model, group)
+    return tables[0].detach().double().cpu() if tables else None
+
+
+def _tables(model: LanguageModel, group: str) -> list[Tensor]:
+    """The tables of this group that the model reads; one that is only subtracted from states is left out."""
+    named = model.parameter_groups().get(group, [])
+    return [table for name, table in named if not name.startswith("next_position.")]
 
 
 def _share_in_top(tokens: Tensor, positions: Tensor) -> float:
