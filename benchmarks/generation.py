@@ -113,7 +113,9 @@ def measure(case: Case) -> dict[str, object]:
 def written(
     model: LanguageModel, rows: int, new_tokens: int, *, reread: bool = False, onednn: bool = False
 ) -> torch.Tensor:
-    spec = RunSpec(data=TaskData(task=Copy()), model=NARROW_DECODER, objective=LtrObjective(), recipe=Gpt2AdamW(), seed=0)
+    spec = RunSpec(
+        data=TaskData(task=Copy()), model=NARROW_DECODER, objective=LtrObjective(), recipe=Gpt2AdamW(), seed=0
+    )
     trained = Trained(spec, model, SPECIALS, prepare(spec.data))
     with ExitStack() as patched:
         if reread:
