@@ -131,7 +131,7 @@ def test_trained_weights_that_peek_are_caught(demo, store, monkeypatch):
 
     monkeypatch.setattr(Decoder, "hidden", peeks)
     rows = store.record(spec.run_id).metrics
-    report = audit_trained(spec, trained.model, trained.data, trained.specials, rows)
+    report = audit_trained(trained, rows)
     assert any(f.check == "C1.perturbation" for f in report.leaks)
 
 

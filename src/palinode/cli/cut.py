@@ -47,8 +47,7 @@ def _measure(run_id: str, store: Store, allow_code: bool) -> LayerCut:
     from palinode.spec.load import load_run
 
     spec = load_run(store.run_directory(run_id), allow_code=allow_code)
-    trained = load_trained(spec, store)
-    return cut_split(spec, trained.model, trained.data, trained.specials, "validation", spec.seed)
+    return cut_split(load_trained(spec, store), "validation")
 
 
 def _text(cuts: dict[str, LayerCut]) -> str:

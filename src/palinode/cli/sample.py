@@ -61,17 +61,7 @@ def sample(
         message = f"was trained on {spec.objective.kind_name()!r}, in no reading direction: it cannot continue a text"
         raise BadInput(message, file=run, field="objective")
     trained = load_trained(spec, place)
-    written = generate_text(
-        trained.model,
-        trained.data.tokenizer,
-        text,
-        tokens,
-        seed,
-        direction=direction.value,
-        sampling=sampling,
-        direction_token=bool(getattr(trained.spec.objective, "direction_token", True)),
-        rows=rows,
-    )
+    written = generate_text(trained, text, tokens, seed, direction=direction.value, sampling=sampling, rows=rows)
     typer.echo(as_json(written) if json else "\n\n".join(written))
 
 

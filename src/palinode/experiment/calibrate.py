@@ -248,29 +248,24 @@ def _seconds_per_slot(training: Training) -> float:
 
 def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
     """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
-    spec, training = attempt.spec, attempt.training
-    total, sample = _split_tokens(spec, attempt.data)
-    settings = spec.settings.with_(evaluation=spec.evaluation.with_(max_tokens=sample))
-    subject = (training.model, attempt.data, training.specials)
+    asked = attempt.spec.evaluation
+    total, sample = _split_tokens(attempt.spec, attempt.trained.data)
+    short = attempt.trained.with_spec(evaluation=asked.with_(max_tokens=sample))
     started = time.perf_counter()
-    evaluation = evaluate_split(settings, *subject, spec.evaluation.split, spec.seed)
+    evaluation = evaluate_split(short, asked.split)
     return evaluation, (time.perf_counter() - started) * total / max(1, sample)
 
 
 def _cut_seconds(attempt: Attempt) -> float:
     """A layer cut of a few batches, scaled to the whole split, and a few refitting steps, scaled to all of them."""
-    spec, training = attempt.spec, attempt.training
-    subject = (training.model, attempt.data, training.specials)
-    total, sample = _split_tokens(spec, attempt.data)
-    short = spec.evaluation.with_(
-        max_tokens=sample, layer_cut_refit_steps=min(2, spec.evaluation.layer_cut_refit_steps)
-    )
-    settings = spec.settings.with_(evaluation=short)
-    seconds = _timed(lambda: cut_split(settings, *subject, "validation", spec.seed)) * total / max(1, sample)
-    if not short.layer_cut_refit_steps:
+    asked = attempt.spec.evaluation
+    total, sample = _split_tokens(attempt.spec, attempt.trained.data)
+    refit_steps = min(2, asked.layer_cut_refit_steps)
+    short = attempt.trained.with_spec(evaluation=asked.with_(max_tokens=sample, layer_cut_refit_steps=refit_steps))
+    seconds = _timed(lambda: cut_split(short, "validation")) * total / max(1, sample)
+    if not refit_steps:
         return seconds
-    refitting = _timed(lambda: refit_for_cuts(settings, *subject, spec.seed))
-    return seconds + refitting * spec.evaluation.layer_cut_refit_steps / short.layer_cut_refit_steps
+    return seconds + _timed(lambda: refit_for_cuts(short)) * asked.layer_cut_refit_steps / refit_steps
 
 
 def _split_tokens(spec: RunSpec, data: Source) -> tuple[int, int]:
@@ -289,7 +284,7 @@ def _audit(attempt: Attempt, evaluation: Evaluation) -> None:
         "step": training.step,
         "scores": evaluation.as_rows(),
     }
-    audit_trained(attempt.spec, training.model, attempt.data, training.specials, [row])
+    audit_trained(attempt.trained, [row])
 
 
 def _timed(work: Callable[[], object]) -> float:
