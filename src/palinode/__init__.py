@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         RtlObjective,
     )
     from palinode.objectives.probability import Adaptive, Constant, Cooldown, Cosine, Linear, StepAt
+    from palinode.results.claim import Claim
     from palinode.results.store import Store
     from palinode.spec.experiment import Arm, Decision, Experiment, Scale, Size
     from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
@@ -66,6 +67,7 @@ _HOMES = {
         "RtlObjective",
     ),
     "palinode.objectives.probability": ("Adaptive", "Constant", "Cooldown", "Cosine", "Linear", "StepAt"),
+    "palinode.results.claim": ("Claim",),
     "palinode.results.store": ("Store",),
     "palinode.spec.experiment": ("Arm", "Decision", "Experiment", "Scale", "Size"),
     "palinode.spec.run_spec": ("EvaluationConfig", "RunSettings", "RunSpec"),
@@ -82,6 +84,7 @@ __all__ = [
     "BothObjective",
     "BottleneckObjective",
     "ChooseObjective",
+    "Claim",
     "Constant",
     "Cooldown",
     "Cosine",

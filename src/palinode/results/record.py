@@ -18,6 +18,7 @@ from pydantic import Field
 from palinode.base.config import Config
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import AuditReport
+from palinode.results.claim import Claim
 from palinode.results.files import decode_stored, is_regular, read_metrics, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut, is_layer_cut_row
 from palinode.results.row_shapes import is_geometry, is_placed, is_scores
@@ -266,6 +267,7 @@ class ExperimentEntry(Config):
         to_choose: the setting that trials are still to choose: until then `runs` stand for what is planned, and nothing that the
             store holds under their ids belongs to this experiment. Empty where nothing is left to choose.
         plan: what was predicted before the runs (hours, tokens, FLOPs, disk).
+        claims: the sentences that the runs are judged on; empty in entries written before claims existed.
         source: of an experiment that was imported, not run: format, file, sha256.
     """
 
@@ -285,6 +287,7 @@ class ExperimentEntry(Config):
     choices: tuple[ChoiceEntry, ...] = ()
     to_choose: str = ""
     plan: Mapping[str, Any] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
     source: Mapping[str, str] = Field(default_factory=dict)
 
     @property
