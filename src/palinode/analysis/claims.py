@@ -20,6 +20,7 @@ HOLDS_WHERE: Mapping[str, frozenset[str]] = {
     "not worse": frozenset(["better", "no difference found"]),
 }
 EVERY_ROW = "every row"
+UNDECIDED = "the interval allows both answers"
 WIDEST_SHARE = 0.2  # an interval of an accuracy that is wider agrees with nearly every published number
 
 
@@ -53,6 +54,7 @@ class JudgedClaim:
             "measure": self.claim.measure,
             "measured": self.words,
             "group": measured.group,
+            "of_one_group": measured.group in self.claim.groups,
             "scale": measured.scale,
             "arm": measured.arm,
             "against": measured.against,
@@ -63,7 +65,7 @@ class JudgedClaim:
             "published": self.published,
             "outcome": measured.outcome,
             "verdict": self.judgement,
-            "reasons": list(measured.reasons),
+            "reasons": list(measured.reasons) or ([UNDECIDED] if self.judgement == "cannot tell" else []),
             "cautions": list(measured.cautions),
         }
 

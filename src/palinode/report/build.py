@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from palinode.analysis.claims import judged_claims
 from palinode.analysis.tables import all_tables
 from palinode.analysis.verdict import rule_of, verdicts
 from palinode.base import fsio
@@ -38,6 +39,7 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
     figures = all_figures(record, rule, found, window)
     directory = out if out is not None else store.report_directory(record.entry)
     files = [*write_figures(figures, directory / "figures"), *write_tables(tables, directory / "tables")]
-    page = render_page(record, rule, found, figures, [path.relative_to(directory).as_posix() for path in files])
+    names = [path.relative_to(directory).as_posix() for path in files]
+    page = render_page(record, rule, found, figures, names, judged_claims(store, record))
     fsio.write_text(directory / REPORT_FILE, page)
     return directory / REPORT_FILE

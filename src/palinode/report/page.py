@@ -22,8 +22,9 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.verdict import Rule, Verdict
-from palinode.report import content, theme
+from palinode.report import content, findings, theme
 from palinode.report.charts import ROWS
 from palinode.report.figure import Figure, Rows
 from palinode.results.record import ExperimentRecord
@@ -34,7 +35,12 @@ ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u202
 
 
 def render_page(
-    record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict], figures: Sequence[Figure], files: Sequence[str]
+    record: ExperimentRecord,
+    rule: Rule,
+    verdicts: Sequence[Verdict],
+    figures: Sequence[Figure],
+    files: Sequence[str],
+    claims: Sequence[JudgedClaim] = (),
 ) -> str:
     """The whole HTML text."""
     environment = jinja2.Environment(
@@ -44,10 +50,12 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= {"signed": findings.signed, "between": findings.between}
     scripts = {"library": vl_convert.javascript_bundle(LIBRARY_SNIPPET), "script": _source("report.js")}
     style = _source("report.css")
     return environment.get_template("report.html").render(
         page=content.page_content(record, rule, verdicts, figures, files),
+        claims=[claim.row() for claim in claims],
         policy=_policy(list(scripts.values()), style),
         style=Markup(style),  # noqa: S704  our own file
         data=packed(embedded_json(_chart_data(figures))),
