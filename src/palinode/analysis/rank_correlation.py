@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from palinode.analysis.intervals import Interval
 
@@ -51,7 +51,8 @@ def resampled_interval(pairs: Pairs, confidence: float) -> Interval | None:
 
 def _correlations(samples: NDArray[np.float64]) -> NDArray[np.float64]:
     """The rank correlation of each sample, of shape (samples, pairs, 2); NaN where a side has no spread."""
-    ranks = stats.rankdata(samples, axis=1)
+    one, other = samples[:, :, None], samples[:, None, :]
+    ranks = (one > other).sum(axis=2) + ((one == other).sum(axis=2) + 1) / 2
     deviations = ranks - ranks.mean(axis=1, keepdims=True)
     scale = np.sqrt((deviations**2).sum(axis=1).prod(axis=1))
     products = deviations.prod(axis=2).sum(axis=1)

@@ -93,6 +93,8 @@ class Claim(Config):
                 raise BadInput(f"the measure {self.measure} does not read this", field=option)
         if "against" in MEASURES[self.measure] and not self.against:
             raise BadInput(f"the measure {self.measure} needs an arm to compare with", field="against")
+        if self.measure == "difference" and self.arm in self.against:
+            raise BadInput("an arm does not differ from itself", field="against")
         if self.expect in BY_THE_RULE and self.measure != "difference":
             hint = "above, below, within, published or shown"
             raise BadInput(f"the decision rule judges differences, not {self.measure}", field="expect", hint=hint)
