@@ -150,7 +150,7 @@ def test_arms_that_both_know_everything_allow_no_claim_on_which_is_better(tmp_pa
     assert of_groups.row()["reasons"] == one.row()["reasons"]
     assert one.judgement == of_groups.judgement == OPEN
     [as_good, _] = judged(store, "recall", ALL_AGAINST_ANSWER.with_(expect="not worse"))
-    assert as_good.judgement == HOLDS
+    assert AT_THE_CEILING not in as_good.measured.reasons
 
 
 def test_arms_that_learned_nothing_allow_no_claim(tmp_path):
