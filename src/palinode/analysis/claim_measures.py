@@ -9,14 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+import polars as pl
 
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.compare import Comparison
 from palinode.analysis.context import direction_ratios
-from palinode.analysis.curves import auxiliary_curves
+from palinode.analysis.curves import auxiliary_curves, evaluation_curves
 from palinode.analysis.intervals import Interval, mean, t_interval
 from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.rank_correlation import LEAST_PAIRS, MOST_PAIRS, rank_correlation, resampled_interval
@@ -37,7 +36,6 @@ AT_THE_CEILING = (
 )
 TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: that is a leak until proven otherwise"
 NO_FREQUENCIES = "no audit in the store counted the loss of token frequencies"
-SAME_IN_EVERY_SEED = "the value is exactly equal in all seeds, so they measure no spread"
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,6 @@ class Evidence:
     @property
     def split(self) -> str:
         return self.rule.metric.partition(".")[0]
-
-    @property
-    def measures_loss(self) -> bool:
-        return self.rule.better == "lower"
 
 
 @dataclass(frozen=True)
@@ -101,66 +95,59 @@ Sides = tuple[str, str, tuple[str, ...]]  # group, arm, the arms it is compared 
 def difference(claim: Claim, evidence: Evidence) -> Rows:
     """The metric of the decision rule: arm less the other, paired by seed, at every scale; then the mean over groups."""
     for scale in evidence.scales:
-        rows, differences = [], {}
-        for group, arm, others in sides(claim, evidence.record):
-            if (against := _best_of(evidence, scale, others)) is None:
-                reason = f"no finished run of {' or '.join(others)} to compare with"
-                rows.append(Measured(scale, arm, ", ".join(others), None, None, 0, group, reasons=(reason,)))
-                continue
-            row, comparison = _difference(claim, evidence, scale, arm, against)
-            if len(others) > 1:
-                caution = (
-                    f"{against} is the better of {len(others)} on these same runs, so its mean is lower by chance too"
-                )
-                row = replace(row, cautions=(*row.cautions, caution))
-            rows.append(replace(row, group=group))
-            if not row.reasons:
-                differences[group] = {pair.seed: pair.difference for pair in comparison.pairs}
-        yield from rows
+        rows = [_difference(claim, evidence, scale, *names) for names in sides(claim, evidence.record)]
+        yield from (row for row, _ in rows)
         if claim.groups and rows:
-            yield _mean_of_groups(claim, evidence.rule, scale, differences, rows)
+            yield _mean_of_groups(claim, evidence.rule, scale, rows)
 
 
-def _difference(claim: Claim, evidence: Evidence, scale: str, arm: str, against: str) -> tuple[Measured, Comparison]:
-    by_rule = verdict(evidence.record, arm, scale, evidence.rule.with_(baseline=against))
-    comparison, reasons = by_rule.comparison, by_rule.reasons
+def _difference(
+    claim: Claim, evidence: Evidence, scale: str, group: str, arm: str, others: tuple[str, ...]
+) -> tuple[Measured, Mapping[int, float]]:
+    """The row of one group, and seed -> difference."""
+    rule = evidence.rule
+    if (against := _best_of(evidence, scale, others)) is None:
+        reason = f"no finished run of {' or '.join(others)} to compare with"
+        return Measured(scale, arm, ", ".join(others), None, None, 0, group, reasons=(reason,)), {}
+    by_rule = verdict(evidence.record, arm, scale, rule.with_(baseline=against))
+    pairs, reasons, cautions = by_rule.comparison.pairs, by_rule.reasons, by_rule.cautions
     if claim.needs_learning:
-        reasons = (*reasons, *unlearned(evidence, [(name, evidence.rule.metric) for name in (arm, against)], (scale,)))
-    if claim.expect == "better" and not evidence.measures_loss and _at_the_ceiling(comparison, evidence.rule):
+        reasons = (*reasons, *unlearned(evidence, [(name, rule.metric) for name in (arm, against)], (scale,)))
+    means = [mean([getattr(pair, side) for pair in pairs]) for side in ("arm_value", "baseline_value") if pairs]
+    if claim.expect == "better" and rule.better == "higher" and pairs and min(means) >= 1 - rule.smallest_effect:
         reasons = (*reasons, AT_THE_CEILING)
+    if len(others) > 1:
+        cautions = (
+            *cautions,
+            f"{against} is the better of {len(others)} on these same runs, so its mean is too good by chance",
+        )
     outcome: Outcome = "cannot tell" if reasons else by_rule.outcome
-    count, ends = len(comparison.pairs), comparison.interval
-    row = Measured(scale, arm, against, comparison.mean, ends, count, "", outcome, reasons, by_rule.cautions)
-    return row, comparison
+    numbers = (by_rule.comparison.mean, by_rule.comparison.interval, len(pairs))
+    row = Measured(scale, arm, against, *numbers, group, outcome, reasons, cautions)
+    return row, {pair.seed: pair.difference for pair in pairs}
 
 
 def _mean_of_groups(
-    claim: Claim, rule: Rule, scale: str, differences: Mapping[str, Mapping[int, float]], rows: Sequence[Measured]
+    claim: Claim, rule: Rule, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
 ) -> Measured:
     """The mean over the groups that can be judged, seed by seed: the same groups, other seeds."""
-    seeds = sorted(set.intersection(*map(set, differences.values()))) if differences else []
-    values = [mean([of_group[seed] for of_group in differences.values()]) for seed in seeds]
+    judged = {row.group: differences for row, differences in rows if not row.reasons}
+    seeds = sorted(set.intersection(*map(set, judged.values()))) if judged else []
+    values = [mean([of_group[seed] for of_group in judged.values()]) for seed in seeds]
     interval = t_interval(values, rule.confidence)
-    reasons = () if values else tuple(dict.fromkeys(reason for row in rows for reason in row.reasons))
-    effect, group = (mean(values) if values else None), f"mean of {', '.join(differences) or 'no group'}"
-    outcome = decide(interval, rule)
-    names = (claim.arm.replace("{}-", ""), claim.against[0].replace("{}-", ""))
-    return Measured(scale, *names, effect, interval, len(values), group, outcome, reasons)
+    reasons = () if values else tuple(dict.fromkeys(reason for row, _ in rows for reason in row.reasons))
+    arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))
+    effect, group = (mean(values) if values else None), f"mean of {', '.join(judged) or 'no group'}"
+    return Measured(scale, arm, against, effect, interval, len(values), group, decide(interval, rule), reasons)
 
 
 def _best_of(evidence: Evidence, scale: str, arms: Sequence[str]) -> str | None:
     """The arm with the best mean score; None before every one of several has a score."""
     if len(arms) == 1:
         return arms[0]
-    scores = {arm: list(scores_of(evidence.record, arm, scale, evidence.rule.metric).values()) for arm in arms}
-    best = min if evidence.measures_loss else max
-    return best(scores, key=lambda arm: mean(scores[arm])) if all(scores.values()) else None
-
-
-def _at_the_ceiling(comparison: Comparison, rule: Rule) -> bool:
-    """Whether the mean accuracy of both arms is 1, or lower by no more than the smallest effect that matters."""
-    sides_of = [[getattr(pair, side) for pair in comparison.pairs] for side in ("arm_value", "baseline_value")]
-    return all(values and mean(values) >= 1 - rule.smallest_effect for values in sides_of)
+    scores = {arm: _mean_score(evidence.record, arm, scale) for arm in arms}
+    known = {arm: value for arm, value in scores.items() if value is not None}
+    return max(known, key=lambda arm: known[arm]) if len(known) == len(arms) else None
 
 
 def score(claim: Claim, evidence: Evidence) -> Rows:
@@ -176,29 +163,19 @@ def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], 
 
     def measured(claim: Claim, evidence: Evidence) -> Rows:
         losses, sizes = final_scores(evidence.record, evidence.split, NATS), scale_sizes(evidence.record)
-        numerator, denominator = zip((claim.arm, claim.against[0]), claim.directions, strict=True)
+        names = ((claim.arm, claim.directions[0]), (claim.against[0], claim.directions[1]))
         values = []
         for seed in evidence.record.entry.seeds:
-            ratios = {
-                scale: above / below
-                for scale in evidence.scales
-                if (above := _loss(losses, numerator, scale, seed))
-                and (below := _loss(losses, denominator, scale, seed))
-            }
+            sides_of = {at: [losses.get((arm, at, way), {}).get(seed) for arm, way in names] for at in sizes}
+            ratios = {at: above / below for at, (above, below) in sides_of.items() if above and below}
             if len(ratios) == len(sizes) and (value := summary(ratios, sizes)) is not None:
                 values.append(value)
         row = over_seeds(evidence, ALL_SCALES, claim.arm, claim.against[0], values)
-        reasons = (*row.reasons, *_ratio_reasons(claim, evidence))
         low = row.interval.low if row.interval is not None else 0.0
-        if claim.measure == "ratio" and claim.directions == ("rtl", "ltr") and low < RATIO_FAIL - 1:
-            reasons = (*reasons, TOO_GOOD)
-        yield replace(row, reasons=reasons)
+        leak = claim.measure == "ratio" and claim.directions == ("rtl", "ltr") and low < RATIO_FAIL - 1
+        yield replace(row, reasons=(*row.reasons, *_ratio_reasons(claim, evidence), *((TOO_GOOD,) if leak else ())))
 
     return measured
-
-
-def _loss(losses: Mapping[Any, Mapping[int, float]], side: tuple[str, str], scale: str, seed: int) -> float | None:
-    return losses.get((side[0], scale, side[1]), {}).get(seed)
 
 
 def mean_less_1(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float:
@@ -238,10 +215,10 @@ def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
         (row["arm"], row["direction"], row["scale"], row["blocks"], row["seed"]): row[NATS]
         for row in layer_cuts(evidence.record, evidence.split).filter(head=claim.head).iter_rows(named=True)
     }
-    numerator, denominator = zip((claim.arm, claim.against[0]), claim.directions, strict=True)
+    names = ((claim.arm, claim.directions[0]), (claim.against[0], claim.directions[1]))
 
     def ratio(scale: str, blocks: int, seed: int) -> float:
-        above, below = (losses[*side, scale, blocks, seed] for side in (numerator, denominator))
+        above, below = (losses[*name, scale, blocks, seed] for name in names)
         return float(above / below)
 
     values = []
@@ -292,21 +269,25 @@ def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
 
     The geometric mean over the seeds in which both arms came there, and the t interval of its logarithm.
     """
+    curves = evaluation_curves(evidence.record).filter(split=evidence.split, trained=True).drop_nulls("accuracy")
     for scale in evidence.scales:
         levels, _ = levels_at(evidence.record, evidence.split, scale)
         if levels is None or levels.to_beat is None:
             continue
-        half_way = (levels.to_beat + 1) / 2
-        for group, arm, others in sides(claim, evidence.record):
-            steps = [_steps_to(evidence, name, scale, half_way) for name in (arm, others[0])]
-            paired = sorted(steps[0].keys() & steps[1].keys())
-            came = [{seed for seed in paired if of_arm[seed] is not None} for of_arm in steps]
-            logs = [math.log((steps[0][seed] or 0) / (steps[1][seed] or 0)) for seed in sorted(came[0] & came[1])]
+        reached = curves.filter(pl.col("accuracy") >= (levels.to_beat + 1) / 2, scale=scale)
+        first = {
+            (arm, seed): step
+            for arm, seed, step in reached.group_by("arm", "seed").agg(pl.col("step").min()).iter_rows()
+        }
+        for group, arm, (other, *_) in sides(claim, evidence.record):
+            finished = [{run.entry.seed for run in done(evidence.record, name, scale)} for name in (arm, other)]
+            ours, theirs = ({s for s in set.intersection(*finished) if (name, s) in first} for name in (arm, other))
+            logs = [math.log(first[arm, seed] / first[other, seed]) for seed in sorted(ours & theirs)]
             interval = t_interval(logs, evidence.rule.confidence)
             ends = None if interval is None else Interval(math.exp(interval.low), math.exp(interval.high))
-            reasons = _sooner_reasons(ends, arm, others[0], len(came[0] - came[1]), len(came[1] - came[0]))
+            reasons = _sooner_reasons(ends, arm, other, len(ours - theirs), len(theirs - ours))
             effect = math.exp(mean(logs)) if logs else None
-            yield Measured(scale, arm, others[0], effect, ends, len(logs), group, reasons=reasons)
+            yield Measured(scale, arm, other, effect, ends, len(logs), group, reasons=reasons)
 
 
 def _sooner_reasons(ratio: Interval | None, arm: str, other: str, only_arm: int, only_other: int) -> tuple[str, ...]:
@@ -317,27 +298,10 @@ def _sooner_reasons(ratio: Interval | None, arm: str, other: str, only_arm: int,
     if ratio is None:
         return ("fewer than two seeds in which both arms came half-way",)
     if ratio.low == ratio.high:
-        return (SAME_IN_EVERY_SEED,)
+        return ("the ratio is exactly equal in all seeds, so they measure no spread",)
     if ratio.high < 1 and only_other:
         return (f"{other} alone came half-way in {only_other} seeds",)
     return (f"{arm} alone came half-way in {only_arm} seeds",) if ratio.low > 1 and only_arm else ()
-
-
-def _steps_to(evidence: Evidence, arm: str, scale: str, accuracy: float) -> dict[int, float | None]:
-    """Seed -> the first evaluated step at this accuracy, None where it was never reached; of the finished runs."""
-    return {run.entry.seed: _first_step(run, evidence.split, accuracy) for run in done(evidence.record, arm, scale)}
-
-
-def _first_step(run: ExperimentRun, split: str, accuracy: float) -> float | None:
-    assert run.record is not None
-    assert run.result is not None
-    own = run.result.own_pass(split)
-    for row in run.record.metrics:
-        if row["event"] == "eval" and row.get("split") == split:
-            reached = row["scores"].get(own, {}).get("accuracy")
-            if reached is not None and reached >= accuracy:
-                return float(row["step"])
-    return None
 
 
 def over_groups(claim: Claim, evidence: Evidence) -> Rows:
@@ -352,22 +316,18 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
         return
     for scale in (*evidence.scales, *((MEAN_OF_SCALES,) if len(evidence.scales) > 1 else ())):
         scales = evidence.scales if scale == MEAN_OF_SCALES else (scale,)
-        pairs: list[tuple[float, float]] = []
-        arms = []
+        pairs, arms = [], []
         for group in claim.groups:
-            arm, partner = in_group(claim.arm, group), in_group(claim.against[0], group)
-            ours = [_mean_score(evidence.record, arm, at) for at in scales]
+            arm, partner = (in_group(name, group) for name in (claim.arm, claim.against[0]))
+            ours = [value for at in scales if (value := _mean_score(evidence.record, arm, at)) is not None]
             theirs = _mean_score(other, partner, other.entry.scales[0])
-            known = [value for value in ours if value is not None]
-            if len(known) == len(scales) and theirs is not None:
-                pairs.append((mean(known), theirs))
+            if len(ours) == len(scales) and theirs is not None:
+                pairs.append((mean(ours), theirs))
                 arms.append((arm, evidence.rule.metric))
-        reasons = unlearned(evidence, arms, scales) if claim.needs_learning and pairs else ()
-        if not LEAST_PAIRS <= len(pairs) <= MOST_PAIRS:
-            reasons = (*reasons, f"an interval needs {LEAST_PAIRS} to {MOST_PAIRS} groups, there are {len(pairs)}")
-            interval = None
-        else:
-            interval = resampled_interval(pairs, evidence.rule.confidence)
+        few = not LEAST_PAIRS <= len(pairs) <= MOST_PAIRS
+        reasons = unlearned(evidence, arms, scales) if claim.needs_learning else ()
+        reasons += (f"an interval needs {LEAST_PAIRS} to {MOST_PAIRS} groups, there are {len(pairs)}",) if few else ()
+        interval = None if few else resampled_interval(pairs, evidence.rule.confidence)
         yield Measured(scale, *names, rank_correlation(pairs), interval, len(pairs), reasons=reasons)
 
 
@@ -412,7 +372,7 @@ def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequ
     """Why the scores of some (arm, metric) say nothing of what can be learned; see `Claim.needs_learning`."""
     if not asked:
         return ()
-    if not evidence.measures_loss:
+    if evidence.rule.better == "higher":
         runs = [run for arm, _ in asked for scale in scales for run in evidence.record.runs_of(arm, scale)]
         return () if any_above_trivial(runs, evidence.split, evidence.rule.confidence) else (NOTHING_LEARNED,)
     least = evidence.frequencies_nats

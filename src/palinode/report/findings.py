@@ -12,9 +12,9 @@ from typing import Any
 
 import jinja2
 
-from palinode.analysis.audits import arm_audit
 from palinode.analysis.claims import JudgedClaim, judged_claims
 from palinode.analysis.frequencies import token_frequencies
+from palinode.analysis.parity import costs
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.verdict import Verdict, rule_of, verdicts
 from palinode.base import fsio
@@ -29,7 +29,6 @@ LOCAL_OPTIONS = (
     "--workers",
     "--stack",
 )  # where records lie and how many runs train at a time: not what was run
-AT_THE_EDGE = "the edge of what was tried"
 Row = dict[str, Any]
 
 
@@ -88,9 +87,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
         "arms": [_arm_row(verdict) for verdict in by_rule],
         "intervals": sum(row["low"] is not None for row in rows)
         + sum(v.comparison.interval is not None for v in by_rule),
-        "audits": {arm.name: _audit(record, arm.name) for arm in entry.arms},
         "scores": _scores(record),
-        "choices": [_choice(choice) for choice in entry.choices],
         "command": without_local_options(entry.command),
     }
 
@@ -146,12 +143,15 @@ def what_was_run(record: ExperimentRecord) -> str:
     done = [(run.record.spec, run.result) for run in record.runs if run.record and run.result and run.outcome == "done"]
     if not done:
         return ""
-    data = dict.fromkeys(_data(spec["data"], spec["recipe"]) for spec, _ in done)
+    data = "; ".join(dict.fromkeys(_data(spec["data"], spec["recipe"]) for spec, _ in done))
     parameters = _span([result.parameters["total"] for _, result in done])
-    steps, tokens = (
-        _span([result.counters[name] or 0 for _, result in done]) for name in ("optimizer_steps", "tokens_read")
-    )
-    return f"{'; '.join(data)}; {parameters} parameters, {steps} steps, {tokens} tokens read by each run"
+    steps, tokens = (_span([r.counters[name] or 0 for _, r in done]) for name in ("optimizer_steps", "tokens_read"))
+    return f"{data}; {parameters} parameters, {steps} steps, {tokens} tokens read by each run"
+
+
+def _span(values: Sequence[float]) -> str:
+    """One number, or the least to the most."""
+    return " to ".join(f"{end:,.0f}" for end in sorted({min(values), max(values)}))
 
 
 def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
@@ -161,11 +161,6 @@ def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
         drawn = f"the same {sequences:,} sequences in every epoch" if sequences else "new sequences at every step"
         return f"{task['kind']} ({options}), {drawn}, {recipe['batch_windows']} sequences a step"
     return f"{data['corpus']} as {data['tokenizer']} in windows of {data['window_tokens']} tokens"
-
-
-def _span(values: Sequence[float]) -> str:
-    """One number, or the least to the most."""
-    return " to ".join(f"{value:,.0f}" for value in dict.fromkeys((min(values), max(values))))
 
 
 def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
@@ -178,12 +173,10 @@ def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
 
 
 def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list[str]:
-    """What a reader must know beside the outcomes, each once; that of settings at the edge once for all arms."""
-    said = dict.fromkeys(caution for row in claims for caution in row.measured.cautions)
-    for verdict in by_rule:
-        said |= {f"{verdict.arm}: {caution}": None for caution in verdict.cautions if caution not in said}
-    edge = "some arms did best at the last setting that was tried, so another may be better (the table of settings)"
-    return list(dict.fromkeys(edge if AT_THE_EDGE in caution else caution for caution in said))
+    """What a reader must know besides the outcomes, each once."""
+    of_claims = [caution for row in claims for caution in row.measured.cautions]
+    of_arms = [f"{arm.arm}: {caution}" for arm in by_rule for caution in arm.cautions if caution not in of_claims]
+    return list(dict.fromkeys([*of_claims, *of_arms]))
 
 
 def _arm_row(verdict: Verdict) -> Row:
@@ -201,35 +194,23 @@ def _arm_row(verdict: Verdict) -> Row:
     }
 
 
-def _audit(record: ExperimentRecord, arm: str) -> str:
-    audit = arm_audit(record, arm)
-    if audit.leak != "none" or audit.collapse != "none":
-        return " and ".join(what for what in ("leak", "collapse") if getattr(audit, what) != "none")
-    return "not audited" if not audit.scales_audited else "failed" if audit.failed() else "passed"
-
-
 def _scores(record: ExperimentRecord) -> list[Row]:
-    """Every arm and scale: the score of every direction that was measured, and what the runs cost."""
+    """Every arm, scale and direction: the final score, and the size of the model."""
     split, _, score = rule_of(record.entry).metric.split(".")
-    by_cell: dict[tuple[str, str], Row] = {}
-    for (arm, scale, direction), of_seed in final_scores(record, split, score).items():
-        results = [run.result for run in record.runs_of(arm, scale) if run.outcome == "done" and run.result]
-        row = by_cell.setdefault((arm, scale), {"arm": arm, "scale": scale, "seeds": len(results), "scores": {}})
-        row["parameters"] = mean(result.parameters.get("total", 0) for result in results)
-        for counter in ("tokens_read", "train_flops"):
-            row[counter] = mean(result.counters.get(counter) or 0 for result in results)
-        values = list(of_seed.values())
-        row["scores"][direction] = {"mean": mean(values), "deviation": stdev(values) if len(values) > 1 else None}
-    return list(by_cell.values())
-
-
-def _choice(choice: Any) -> Row:
-    scored = zip(choice.values, choice.scores, strict=True)
-    return {
-        "arm": choice.arm,
-        "scale": choice.scale,
-        "field": choice.field,
-        "tried": {f"{value:g}": score for value, score in scored},
-        "chosen": choice.chosen,
-        "at_the_edge": choice.at_the_edge,
+    sizes = {
+        (cost.arm, cost.scale): cost.mean
+        for cost in costs(record, record.entry.arms[0].name)
+        if cost.axis == "parameters"
     }
+    return [
+        {
+            "arm": arm,
+            "scale": scale,
+            "direction": direction,
+            "parameters": sizes[arm, scale],
+            "mean": mean(of_seed.values()),
+            "deviation": stdev(of_seed.values()) if len(of_seed) > 1 else None,
+            "seeds": len(of_seed),
+        }
+        for (arm, scale, direction), of_seed in final_scores(record, split, score).items()
+    ]
