@@ -1,15 +1,16 @@
 # Two commands matter: `make demo` and `make test`. Each sets up what it needs, once; without a network it uses what is there.
 PYTHON ?= python3
 TORCH_INDEX ?=
+TORCH  := $(shell sed -n 's/^torch==//p' constraints.txt)
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-core
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: demo test lint test-nightly bench clean
+.PHONY: demo test lint docs test-nightly bench clean
 
 demo: $(STAMP)
-	$(BIN)/palinode run experiments/demo.py --report
+	$(BIN)/palinode demo
 
 test: $(DEV) lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly"
@@ -20,6 +21,10 @@ lint: $(DEV)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
+docs: $(DEV)
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo build/docs/index.html
+
 test-nightly: $(DEV)
 	$(BIN)/python -m pytest -m nightly
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly" --hypothesis-profile explore
@@ -27,14 +32,17 @@ test-nightly: $(DEV)
 bench: $(DEV)
 	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs page; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
-# torch first and alone: the build that is there then stays, whatever else is resolved. TORCH_INDEX names the index of another build.
+# torch first and alone: the build that is there then stays, whatever else is resolved. TORCH_INDEX names the index of a build;
+# without it tools/torch_index.py takes PyTorch's CPU build where no NVIDIA driver could use the other one, and says so in one line.
 $(VENV)/.installed-torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	index="$(TORCH_INDEX)"; [ -n "$$index" ] || index="$$($(BIN)/python tools/torch_index.py $(TORCH))"; \
+	if [ -z "$$index" ]; then $(BIN)/python -m pip install --quiet torch==$(TORCH); \
+	else $(BIN)/python -m pip install --quiet torch==$(TORCH) --index-url "$$index" $(if $(TORCH_INDEX),,|| $(BIN)/python -m pip install --quiet torch==$(TORCH)); fi
 	@touch $@
 
 $(STAMP): $(VENV)/.installed-torch pyproject.toml
-	$(BIN)/python -m pip install --quiet -c constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet -c constraints.txt hatchling editables
 	$(BIN)/python -m pip install --quiet -c constraints.txt --no-build-isolation -e .
 	@touch $@
 

@@ -10,6 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palinode.base.claim import Claim
+    from palinode.base.decision import Decision
     from palinode.base.example import Draw, Example, SpecialTokens, joined, one_pass
     from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Prefix, Rtl, Visibility
     from palinode.data.config import DataConfig
@@ -33,9 +35,8 @@ if TYPE_CHECKING:
         RtlObjective,
     )
     from palinode.objectives.probability import Adaptive, Constant, Cooldown, Cosine, Linear, StepAt
-    from palinode.results.claim import Claim
     from palinode.results.store import Store
-    from palinode.spec.experiment import Arm, Decision, Experiment, Scale, Size
+    from palinode.spec.experiment import Arm, Experiment, Scale, Size
     from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
     from palinode.spec.tuning import Tuning
     from palinode.train.optim import AdamW, MuonAdamW
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "palinode.base.decision": ("Decision",),
     "palinode.base.example": ("Draw", "Example", "SpecialTokens", "joined", "one_pass"),
     "palinode.base.visibility": ("FlippedLowerTriangle", "Full", "Ltr", "Prefix", "Rtl", "Visibility"),
     "palinode.data.config": ("DataConfig",),
@@ -67,9 +69,9 @@ _HOMES = {
         "RtlObjective",
     ),
     "palinode.objectives.probability": ("Adaptive", "Constant", "Cooldown", "Cosine", "Linear", "StepAt"),
-    "palinode.results.claim": ("Claim",),
+    "palinode.base.claim": ("Claim",),
     "palinode.results.store": ("Store",),
-    "palinode.spec.experiment": ("Arm", "Decision", "Experiment", "Scale", "Size"),
+    "palinode.spec.experiment": ("Arm", "Experiment", "Scale", "Size"),
     "palinode.spec.run_spec": ("EvaluationConfig", "RunSettings", "RunSpec"),
     "palinode.spec.tuning": ("Tuning",),
     "palinode.train.optim": ("AdamW", "MuonAdamW"),

@@ -8,14 +8,15 @@ from palinode import Claim
 from palinode.analysis.claim_measures import AT_THE_CEILING, MEASURES, NOTHING_LEARNED, Measured, _sooner_reasons
 from palinode.analysis.claims import UNDECIDED, JudgedClaim, _of_all, judge, judged_claims
 from palinode.analysis.intervals import Interval
-from palinode.analysis.verdict import Rule, rule_of
+from palinode.analysis.verdict import rule_of
+from palinode.base import claim as claim_file
+from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
-from palinode.results import claim as claim_file
 from palinode.spec import load
 from synthetic_store import Synthetic, SyntheticArm, make_store
 from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
 
-RULE = Rule(baseline="ltr", smallest_effect=0.02)
+RULE = Decision(baseline="ltr", smallest_effect=0.02)
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 
 
@@ -81,7 +82,7 @@ def test_a_claim_on_all_rows_holds_where_every_row_does():
 
 
 def test_a_published_accuracy_agrees_where_it_lies_in_our_interval_or_nearer_to_it_than_matters():
-    rule = Rule(baseline="b", metric="validation.own.accuracy", better="higher", smallest_effect=0.02)
+    rule = Decision(baseline="b", metric="validation.own.accuracy", better="higher", smallest_effect=0.02)
     theirs = claim(measure="score", expect="published", published={"512": 0.9})
     assert judge(theirs, row(0.91, 0.95), rule) == HOLDS
     assert judge(theirs, row(0.95, 0.97), rule) == FAILS

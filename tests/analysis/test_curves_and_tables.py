@@ -3,9 +3,10 @@
 import polars as pl
 import pytest
 
-from palinode.analysis.curves import X_AXES, evaluation_curves, mean_curves, training_curves
+from palinode.analysis.curves import evaluation_curves, mean_curves, training_curves
 from palinode.analysis.tables import all_tables
 from palinode.base.errors import Damaged
+from palinode.base.measures import CURVE_AXES
 from synthetic_store import Synthetic, make_store
 
 
@@ -20,7 +21,7 @@ def test_every_point_of_a_curve_was_measured(tmp_path):
     for row in curves.iter_rows(named=True):
         matches = [m for m in by_run[row["run_id"]] if m["event"] == "eval" and m["step"] == row["step"]]
         assert [m["scores"][row["direction"]]["nats_per_token"] for m in matches] == [row["nats_per_token"]]
-        assert all(matches[0][axis] == row[axis] for axis in X_AXES)
+        assert all(matches[0][axis] == row[axis] for axis in CURVE_AXES)
     steps = dict(curves.group_by("run_id").agg(pl.col("step").n_unique()).iter_rows())
     assert sorted(set(steps.values())) == [6, 12]
     assert set(steps) == {run.entry.run_id for run in record.runs}

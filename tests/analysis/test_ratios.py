@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palinode.analysis import intervals
-from palinode.analysis.curves import X_AXES, evaluation_curves
+from palinode.analysis.curves import evaluation_curves
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.ratio_curves import (
     Curve,
@@ -32,6 +32,7 @@ from palinode.analysis.ratios import (
 )
 from palinode.analysis.sizes import scale_sizes, varying
 from palinode.base import fsio
+from palinode.base.measures import CURVE_AXES
 from palinode.results.record import METRICS_FILE, RESULT_FILE
 from synthetic_store import DEMO_ARMS, Synthetic, grid, make_store
 
@@ -209,7 +210,7 @@ def test_curves_on_the_step_axis_are_measured_points(record):
 def test_other_axes_interpolate_inside_the_common_range_and_say_so(record):
     """The arm reads half as much again as the baseline: on tokens read their curves share only a part."""
     found = ratio_curves(record, "validation", "nats_per_token")
-    assert set(found["axis"]) == set(X_AXES)
+    assert set(found["axis"]) == set(CURVE_AXES)
     line = found.filter(ratio=RATIO_1, arm="both", scale="4x64", axis="tokens_read").sort("x")
     assert line["interpolated"].all()
     last_baseline = 600 * 16 * 128

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from palinode.analysis.compare import compare
 from palinode.analysis.intervals import Interval
 from palinode.analysis.parity import costs, parity
-from palinode.analysis.verdict import Rule, decide, rule_of, verdict, verdicts
+from palinode.analysis.verdict import decide, rule_of, verdict, verdicts
+from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
+from palinode.base.measures import MEASURES, Metric
 from synthetic_store import DEMO_ARMS, Synthetic, SyntheticArm, make_store
 
 LTR, BOTH, MASK = DEMO_ARMS
@@ -24,6 +26,12 @@ def experiment(tmp_path, **changes):
 
 def only(record, arm="both", scale="base"):
     return verdict(record, arm, scale, rule_of(record.entry))
+
+
+def rule(better, smallest_effect=0.0):
+    measure = next(name for name, measure in MEASURES.items() if measure.better == better)
+    metric = str(Metric("validation", "ltr", measure))
+    return Decision(baseline="a", metric=metric, better=better, smallest_effect=smallest_effect)
 
 
 @pytest.mark.parametrize(
@@ -42,21 +50,20 @@ def only(record, arm="both", scale="base"):
     ],
 )
 def test_the_rule(low, high, better, least, outcome):
-    assert decide(Interval(low, high), Rule(baseline="a", better=better, smallest_effect=least)) == outcome
+    assert decide(Interval(low, high), rule(better, least)) == outcome
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.5))
 def test_turning_the_metric_round_turns_the_verdict_round(centre, half, least):
     interval, mirrored = Interval(centre - half, centre + half), Interval(-centre - half, -centre + half)
-    lower = Rule(baseline="a", better="lower", smallest_effect=least)
-    higher = Rule(baseline="a", better="higher", smallest_effect=least)
+    lower, higher = rule("lower", least), rule("higher", least)
     assert decide(interval, lower) == decide(mirrored, higher)
     opposite = {"better": "worse", "worse": "better"}
     assert decide(mirrored, lower) == opposite.get(decide(interval, lower), decide(interval, lower))
 
 
 def test_no_interval_no_claim():
-    assert decide(None, Rule(baseline="a")) == "cannot tell"
+    assert decide(None, rule("lower")) == "cannot tell"
 
 
 def test_pairs_are_formed_by_seed_whatever_the_order(tmp_path):
@@ -171,7 +178,10 @@ def test_parity_on_the_declared_axis_is_flagged_when_it_does_not_hold(tmp_path):
     unequal = only(experiment(tmp_path / "unequal", equal="tokens_read"))
     assert unequal.parity.holds is False
     assert any(caution.startswith("not at equal tokens_read: it differs by +5") for caution in unequal.cautions)
-    unknown = only(experiment(tmp_path / "unknown", equal="tuning_trials"))
+    store = make_store(tmp_path / "unknown" / "runs", Synthetic(equal="tokens_read"))
+    result = store.experiment("demo").runs_of("both", "base")[0].result
+    store.write_result(result.with_(counters={**result.counters, "tokens_read": None}))
+    unknown = only(store.experiment("demo"))
     assert unknown.parity.holds is None
     assert any("was not counted" in caution for caution in unknown.cautions)
 

@@ -7,10 +7,10 @@ import pytest
 import quick_audit
 from tiny_experiment import TOML
 
+from palinode.analysis.audits import ArmAudit
 from palinode.cli.audit import audit_text
 from palinode.experiment import run as run_experiment
-from palinode.experiment.run import ArmAudit
-from palinode.spec.experiment import ResolvedArm
+from palinode.results.record import ArmEntry
 from synthetic_store import DEMO_ARMS, audit_of
 
 LEAK = f"""{TOML}
@@ -62,8 +62,8 @@ def test_one_arm_can_be_picked(audit):
 @pytest.mark.parametrize("arm", DEMO_ARMS, ids=lambda arm: arm.name)
 def test_the_map_shows_who_sees_whom(arm):
     length = 32
-    resolved = ResolvedArm(name=arm.name, expect_leak=arm.expect_leak, note="", diff=())
-    text = audit_text(ArmAudit(resolved, "base", "0" * 64, audit_of(arm, length)))
+    entry = ArmEntry(name=arm.name, expect_leak=arm.expect_leak)
+    text = audit_text(ArmAudit(entry, {"base": audit_of(arm, length)}))
     rows = [line for line in text.splitlines() if line[:6].strip().isdigit()]
     assert len(rows) == length * (1 if arm.rtl is None else 2)
     ltr = [row[7:] for row in rows[:length]]

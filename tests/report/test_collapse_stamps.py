@@ -2,15 +2,16 @@
 
 import pytest
 
+from palinode.analysis.audits import ArmAudit
 from palinode.analysis.verdict import rule_of, verdict
 from palinode.base.errors import AuditFailed
 from palinode.base.finding import AuditReport, Finding
 from palinode.cli.audit import audit_text
 from palinode.cli.progress import _once
 from palinode.cli.show import _stamps
-from palinode.experiment.run import ArmAudit, refuse_leaks
+from palinode.experiment.run import refuse_leaks
 from palinode.report import build_report, words
-from palinode.spec.experiment import ResolvedArm
+from palinode.results.record import ArmEntry
 from synthetic_store import DEMO_ARMS, Synthetic, make_store
 
 LTR, BOTH, MASK = DEMO_ARMS
@@ -80,8 +81,8 @@ def test_the_page_and_show_are_stamped(tmp_path, monkeypatch, expected):
 
 
 def audited(*findings, **expects) -> ArmAudit:
-    arm = ResolvedArm(name="x", note="", diff=(), **{"expect_leak": False, **expects})
-    return ArmAudit(arm, "base", "0" * 64, AuditReport(subject="x", findings=findings))
+    arm = ArmEntry(name="x", **expects)
+    return ArmAudit(arm, {"base": AuditReport(subject="x", findings=findings)})
 
 
 def test_an_arm_is_refused_unless_what_it_fails_was_expected():

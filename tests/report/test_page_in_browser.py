@@ -5,6 +5,7 @@ import json
 import pytest
 from headless import CHROMIUM, Browser
 
+from palinode.base.measures import CURVE_AXES
 from palinode.report import build_report
 from synthetic_store import Synthetic, SyntheticArm, grid, make_store
 
@@ -85,16 +86,14 @@ def test_hovering_the_final_scores_and_the_map_answers(browser):
     assert "influence" in text
 
 
-@pytest.mark.parametrize("axis", ["tokens_read", "tokens_scored_ltr", "train_flops", "seconds", "step"])
+@pytest.mark.parametrize("axis", sorted(CURVE_AXES))
 def test_the_axis_switch_redraws_the_curves(browser, axis):
     browser.run(f"document.querySelector('[data-figure=learning-curves] input[value={axis}]').click()")
     browser.wait(f"document.querySelector('[data-figure=learning-curves]').dataset.drawn === '{axis}'")
-    title = {"tokens_read": "Tokens read", "tokens_scored_ltr": "ltr tokens scored", "train_flops": "Training FLOPs"}
-    title |= {"seconds": "Training seconds", "step": "Optimizer steps"}
     titles = browser.run(
         "[...document.querySelectorAll('[data-figure=learning-curves] svg text')].map(t => t.textContent)"
     )
-    assert title[axis] in titles
+    assert CURVE_AXES[axis].heading in titles
     lines = browser.run("document.querySelectorAll('[data-figure=learning-curves] .mark-line path').length")
     assert lines == 20  # 15 seeds' lines and 5 means
     assert browser.problems == []

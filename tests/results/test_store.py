@@ -7,12 +7,15 @@ import shutil
 import sqlite3
 import time
 from dataclasses import asdict
+from typing import get_args
 
 import pytest
 
 from palinode.base import fsio
+from palinode.base.config import encode
 from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 from palinode.base.finding import AuditReport, Finding
+from palinode.base.measures import RunOutcome
 from palinode.results import index
 from palinode.results.record import ExperimentEntry, Record, Result
 from palinode.results.store import Store
@@ -290,6 +293,50 @@ def test_a_listing_reads_the_end_of_the_metrics_once(store, monkeypatch):
     assert store.listing() == rows
 
 
+@pytest.mark.parametrize("outcome", get_args(RunOutcome))
+def test_a_run_is_finished_when_its_spec_would_only_give_its_result_again(tmp_path, outcome):
+    store = make_store(tmp_path / "runs", Synthetic(outcomes={("ltr", "base", 0): outcome}))
+    result = store.experiment("demo").runs_of("ltr", "base")[0].result
+    assert store.ended(result.run_id) == (result if outcome in ("done", "diverged") else None)
+
+
+def test_a_run_that_is_missing_unfinished_or_damaged_is_not_finished(tmp_path):
+    store = Store(tmp_path)
+    assert store.ended(RUN) is None
+    store.write_spec(RUN, {"seed": 1})
+    assert store.ended(RUN) is None
+    store.write_result(Result(run_id=RUN, outcome="done"))
+    assert store.ended(RUN) is not None
+    for name in ("spec.json", "result.json"):
+        path = store.run_directory(RUN) / name
+        sound = path.read_bytes()
+        path.write_bytes(sound[:-2])
+        assert store.ended(RUN) is None
+        path.write_bytes(sound)
+    assert store.ended(RUN) is not None
+
+
+def test_the_entry_of_an_early_version_reads_with_its_rule(tmp_path):
+    """As it was written before arms could collapse and before anything was tuned."""
+    stored = {
+        "name": "demo",
+        "size": "smoke",
+        "arms": [{"name": "ltr", "expect_leak": False, "note": "", "diff": []}],
+        "decision": {
+            "metric": "validation.ltr.nats_per_token",
+            "baseline": "ltr",
+            "better": "lower",
+            "confidence": 0.9,
+            "smallest_effect": 0.01,
+            "equal": "window_tokens",
+        },
+    }
+    fsio.write_json(tmp_path / "experiments" / "demo--smoke.json", stored)
+    entry = Store(tmp_path).entry("demo")
+    assert encode(entry.rule) == stored["decision"]
+    assert Store(tmp_path).damaged_experiments() == []
+
+
 def test_a_run_with_a_result_and_no_spec_is_damaged(store):
     run_id = next(row.run_id for row in store.listing() if row.outcome == "done")
     (store.run_directory(run_id) / "spec.json").unlink()
@@ -360,6 +407,9 @@ def test_damaged_experiments_are_shown_and_do_not_hide_the_others(store):
         ({"decision": {"baseline": "ltr", "confidence": 2}}, "decision.confidence: "),
         ({"decision": {"baseline": "ltr", "smallest_effect": -1}}, "decision.smallest_effect: "),
         ({"decision": {"baseline": "ltr", "better": "up"}}, "decision.better: "),
+        ({"decision": {"baseline": "ltr", "better": "higher"}}, "decision.better: nats_per_token is better when lower"),
+        ({"decision": {"baseline": "ltr", "metric": "test.ltr.acuracy"}}, "decision.metric: "),
+        ({"decision": {"baseline": "ltr", "equal": "tokens"}}, "decision.equal: "),
         ({"decision": {"confidence": 0.9}}, "decision.baseline: "),
         ({"decision": {"baseline": "lrt"}}, "decision.baseline: no arm is named 'lrt' (did you mean 'ltr'?)"),
     ],

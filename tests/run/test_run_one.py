@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -62,6 +63,16 @@ def test_a_finished_run_is_not_trained_again(uninterrupted):
     assert run_one(spec, store, on_event=events.append) == result
     assert events == []
     assert before == {path: path.stat().st_mtime_ns for path in store.run_directory(spec.run_id).rglob("*")}
+
+
+def test_a_run_whose_result_is_damaged_is_done_again(uninterrupted, corpus, tmp_path):
+    spec, reference, expected = uninterrupted
+    store = Store(tmp_path / "damaged")
+    shutil.copytree(reference.run_directory(spec.run_id), store.run_directory(spec.run_id))
+    (store.run_directory(spec.run_id) / "result.json").write_text("{")
+    again = run_one(spec, store)
+    assert (again.weights_sha256, again.scores) == (expected.weights_sha256, expected.scores)
+    assert store.ended(spec.run_id) == again
 
 
 @pytest.mark.parametrize("stop_at", [1, 10, 27, 39])

@@ -22,9 +22,10 @@ from palinode.analysis.rank_correlation import LEAST_PAIRS, MOST_PAIRS, rank_cor
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.tasks import any_above_trivial, levels_at
-from palinode.analysis.verdict import Outcome, Rule, decide, verdict
+from palinode.analysis.verdict import Outcome, decide, verdict
+from palinode.base.claim import Claim, in_group
+from palinode.base.decision import Decision
 from palinode.checks.loss_floor import RATIO_FAIL
-from palinode.results.claim import Claim, in_group
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 NATS = "nats_per_token"
@@ -48,7 +49,7 @@ class Evidence:
     """
 
     record: ExperimentRecord
-    rule: Rule
+    rule: Decision
     frequencies_nats: float | None
     other: Callable[[str], ExperimentRecord | None]
 
@@ -128,7 +129,7 @@ def _difference(
 
 
 def _mean_of_groups(
-    claim: Claim, rule: Rule, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
+    claim: Claim, rule: Decision, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
 ) -> Measured:
     """The mean over the groups that can be judged, seed by seed: the same groups, other seeds."""
     judged = {row.group: differences for row, differences in rows if not row.reasons}

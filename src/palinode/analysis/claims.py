@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
 from palinode.analysis.frequencies import token_frequencies
-from palinode.analysis.verdict import Rule, rule_of
-from palinode.results.claim import Claim
+from palinode.analysis.verdict import rule_of
+from palinode.base.claim import Claim
+from palinode.base.decision import Decision
 from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
@@ -113,7 +114,7 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
     return judged
 
 
-def judge(claim: Claim, row: Measured, rule: Rule) -> Judgement:
+def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
     """What one row says of its claim."""
     if claim.expect == "shown":
         return "not judged"
@@ -134,7 +135,7 @@ def judge(claim: Claim, row: Measured, rule: Rule) -> Judgement:
     return "holds" if holds else "does not hold" if fails else "cannot tell"
 
 
-def _agrees(published: float | None, low: float, high: float, rule: Rule) -> Judgement:
+def _agrees(published: float | None, low: float, high: float, rule: Decision) -> Judgement:
     """Whether the interval holds the published number, or misses it by no more than the smallest effect that matters."""
     too_wide = rule.metric.endswith(".accuracy") and min(high, 1.0) - max(low, 0.0) > WIDEST_SHARE
     if published is None or too_wide:

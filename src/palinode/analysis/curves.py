@@ -12,19 +12,18 @@ from typing import Any
 import polars as pl
 
 from palinode.base.affinity import affinity
+from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
-X_AXES = ("step", "tokens_read", "tokens_scored_ltr", "train_flops", "seconds")
-SCORES = ("nats_per_token", "bits_per_byte", "accuracy", "perplexity")
 _WHO: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String}
 _WHERE: dict[str, Any] = {"step": pl.Int64, "window_tokens": pl.Float64, "epochs": pl.Float64} | {
-    axis: pl.Float64 for axis in X_AXES if axis != "step"
+    axis: pl.Float64 for axis in CURVE_AXES if axis != "step"
 }
 EVALUATION_SCHEMA = (
     _WHO
     | {"split": pl.String, "direction": pl.String, "trained": pl.Boolean}
     | _WHERE
-    | dict.fromkeys(SCORES, pl.Float64)
+    | dict.fromkeys(MEASURES, pl.Float64)
 )
 MEASURED = ("value", "shuffled", "gain", "least_gain", "variance")  # of an auxiliary term
 AFFINITY = "affinity"
@@ -48,7 +47,7 @@ def evaluation_curves(record: ExperimentRecord) -> pl.DataFrame:
         for row in _rows(run, "eval"):
             for direction, scores in row.get("scores", {}).items():
                 who = _who(run) | {"split": row.get("split"), "direction": direction, "trained": direction in trained}
-                rows.append(who | _where(row) | {score: _number(scores.get(score)) for score in SCORES})
+                rows.append(who | _where(row) | {score: _number(scores.get(score)) for score in MEASURES})
     return pl.DataFrame(rows, schema=EVALUATION_SCHEMA).sort("arm", "scale", "seed", "split", "direction", "step")
 
 
@@ -90,7 +89,7 @@ def mean_curves(
     line = list(by)
     scored = curves.drop_nulls(score)
     lines = scored.group_by(line).agg(pl.col("seed").n_unique().alias("planned"))
-    axes = [axis for axis in X_AXES if axis != "step"]
+    axes = [axis for axis in CURVE_AXES if axis != "step"]
     means = scored.group_by([*line, "step"]).agg(
         *(pl.col(axis).mean() for axis in axes),
         pl.col(score).mean(),
@@ -127,7 +126,7 @@ def _who(run: ExperimentRun) -> dict[str, Any]:
 
 
 def _where(row: dict[str, Any]) -> dict[str, Any]:
-    others = ("window_tokens", "epochs", *(axis for axis in X_AXES if axis != "step"))
+    others = ("window_tokens", "epochs", *(axis for axis in CURVE_AXES if axis != "step"))
     return {"step": row.get("step")} | {axis: _number(row.get(axis)) for axis in others}
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis.curves import SCORES, trained_directions
+from palinode.analysis.curves import trained_directions
 from palinode.analysis.ratios import ESTIMATE_SCHEMA, RATIOS, arms_with, estimate, sides
 from palinode.analysis.verdict import rule_of
+from palinode.base.measures import MEASURES
 from palinode.results.layer_cut import LAYER_CUT_EVENT
 from palinode.results.record import ExperimentRecord, Record
 
@@ -17,7 +18,7 @@ HEADS = {"scores": "trained", "refitted": "refitted"}
 LAYER_CUT_SCHEMA: dict[str, Any] = (
     {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String, "split": pl.String}
     | {"direction": pl.String, "trained": pl.Boolean, "head": pl.String, "blocks": pl.Int64, "of_blocks": pl.Int64}
-    | dict.fromkeys(SCORES, pl.Float64)
+    | dict.fromkeys(MEASURES, pl.Float64)
 )
 CUT_RATIO_SCHEMA: dict[str, Any] = (
     {"ratio": pl.String, "arm": pl.String, "scale": pl.String, "score": pl.String, "head": pl.String}
@@ -42,7 +43,7 @@ def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
                     who
                     | what
                     | {"blocks": item["blocks"], "of_blocks": deepest}
-                    | {name: item.get(name) for name in SCORES}
+                    | {name: item.get(name) for name in MEASURES}
                     for item in scores
                 ]
     return pl.DataFrame(rows, schema=LAYER_CUT_SCHEMA, strict=False)

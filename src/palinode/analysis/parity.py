@@ -8,26 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from palinode.analysis import intervals
-from palinode.results.record import ExperimentRecord, Result
-
-EQUAL_TOLERANCE = 0.001
-REMARKABLE = 0.01
-PARITY_AXES = ("parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps")
-COST_AXES = (
-    "parameters",
-    "non_embedding",
-    "window_tokens",
-    "tokens_read",
-    "tokens_scored",
-    "tokens_scored_ltr",
-    "tokens_scored_rtl",
-    "passes",
-    "train_flops",
-    "optimizer_steps",
-    "evaluations",
-    "train_seconds",
-    "total_seconds",
-)
+from palinode.base.measures import COST_AXES, EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE, ParityAxis
+from palinode.results.record import ExperimentRecord
 
 
 @dataclass(frozen=True)
@@ -58,21 +40,10 @@ class Parity:
         others: axis -> (arm mean / baseline mean - 1) for the other axes that differ by more than 1 %.
     """
 
-    axis: str
+    axis: ParityAxis
     deviation: float | None
     holds: bool | None
-    others: dict[str, float]
-
-
-def cost_of(result: Result, axis: str) -> float | None:
-    """What one run spent on an axis; None when it was not counted."""
-    if axis in ("parameters", "non_embedding"):
-        value: float | int | None = result.parameters.get("total" if axis == "parameters" else axis)
-    elif axis.endswith("_seconds"):
-        value = result.seconds.get(axis.removesuffix("_seconds"))
-    else:
-        value = result.counters.get(axis)
-    return None if value is None else float(value)
+    others: dict[ParityAxis, float]
 
 
 def costs(record: ExperimentRecord, baseline: str) -> tuple[Cost, ...]:
@@ -87,14 +58,14 @@ def costs(record: ExperimentRecord, baseline: str) -> tuple[Cost, ...]:
     return tuple(found)
 
 
-def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: str) -> Parity:
+def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: ParityAxis) -> Parity:
     """Compare two arms on the declared axis pair by pair, and on the other axes by their means."""
     theirs = {run.entry.seed: run.result for run in record.runs_of(baseline, scale) if run.outcome == "done"}
     deviations = []
     for run in record.runs_of(arm, scale):
         other = theirs.get(run.entry.seed)
         if run.outcome == "done" and run.result is not None and other is not None:
-            ratio = _ratio(cost_of(run.result, axis), cost_of(other, axis))
+            ratio = _ratio(run.result.cost(COST_AXES[axis]), other.cost(COST_AXES[axis]))
             deviations.append(None if ratio is None else ratio - 1)
     known = [deviation for deviation in deviations if deviation is not None]
     worst = max(known, key=abs) if known and len(known) == len(deviations) else None
@@ -104,14 +75,14 @@ def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: 
         if name != axis
         and (ratio := _ratio(_mean_cost(record, arm, scale, name)[0], _mean_cost(record, baseline, scale, name)[0]))
         is not None
-        and abs(ratio - 1) > REMARKABLE
+        and abs(ratio - 1) > REMARKED_ABOVE
     }
-    return Parity(axis, worst, None if worst is None else abs(worst) <= EQUAL_TOLERANCE, others)
+    return Parity(axis, worst, None if worst is None else abs(worst) <= EQUAL_WITHIN, others)
 
 
 def _mean_cost(record: ExperimentRecord, arm: str, scale: str, axis: str) -> tuple[float | None, int]:
     finished = [run.result for run in record.runs_of(arm, scale) if run.outcome == "done" and run.result is not None]
-    values = [value for result in finished if (value := cost_of(result, axis)) is not None]
+    values = [value for result in finished if (value := result.cost(COST_AXES[axis])) is not None]
     return (intervals.mean(values) if values else None), len(values)
 
 

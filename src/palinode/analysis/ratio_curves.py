@@ -19,10 +19,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from palinode.analysis.curves import X_AXES, evaluation_curves
+from palinode.analysis.curves import evaluation_curves
 from palinode.analysis.ratios import ESTIMATE_SCHEMA, RATIO_1, RATIOS, arms_with, estimate, sides
 from palinode.analysis.sizes import scale_sizes
 from palinode.analysis.verdict import rule_of
+from palinode.base.measures import CURVE_AXES
 from palinode.results.record import ExperimentRecord
 
 PUBLISHED_POINTS = 500
@@ -85,7 +86,11 @@ def common_positions(curves: Sequence[Curve]) -> tuple[Array, bool]:
 
 
 def ratio_curves(
-    record: ExperimentRecord, split: str, score: str, axes: Sequence[str] = X_AXES, curves: pl.DataFrame | None = None
+    record: ExperimentRecord,
+    split: str,
+    score: str,
+    axes: Iterable[str] = CURVE_AXES,
+    curves: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Both ratios along every x-axis, over the seeds that finished in both arms (RATIO_CURVE_SCHEMA).
 

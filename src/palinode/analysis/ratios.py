@@ -10,7 +10,7 @@ evaluated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +18,9 @@ import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.curves import SCORES
 from palinode.analysis.sizes import scale_sizes
 from palinode.analysis.verdict import Rule, rule_of
+from palinode.base.measures import MEASURES
 from palinode.results.record import ExperimentRecord
 
 RATIO_1, RATIO_2 = "ratio_1", "ratio_2"
@@ -112,7 +112,7 @@ def best_scores(
         curves: the frame of `evaluation_curves` for this record.
     """
     finals = final_scores(record, split, score)
-    best = pl.col(score).max() if score == "accuracy" else pl.col(score).min()
+    best = pl.col(score).max() if MEASURES[score].better == "higher" else pl.col(score).min()
     measured = curves.filter(split=split).drop_nulls(score).filter(pl.col(score).is_finite())
     found: dict[tuple[str, str, str], dict[int, float]] = {}
     for arm, scale, direction, seed, value in (
@@ -137,7 +137,7 @@ def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple
     return found
 
 
-def ratio_table(record: ExperimentRecord, split: str, scores: Sequence[str] = SCORES) -> pl.DataFrame:
+def ratio_table(record: ExperimentRecord, split: str, scores: Iterable[str] = MEASURES) -> pl.DataFrame:
     """One row per arm, scale and score: the size of the model, and both ratios at the end with both estimates and the interval."""
     who = {"arm": pl.String, "baseline": pl.String, "scale": pl.String}
     size = {"depth": pl.Int64, "width": pl.Int64, "parameters": pl.Int64}

@@ -8,16 +8,17 @@ import polars as pl
 
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.context import direction_ratios
-from palinode.analysis.curves import SCORES, auxiliary_curves, evaluation_curves, training_curves
+from palinode.analysis.curves import auxiliary_curves, evaluation_curves, training_curves
 from palinode.analysis.embeddings import embedding_means, embedding_numbers
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
-from palinode.analysis.parity import COST_AXES, cost_of, costs
+from palinode.analysis.parity import costs
 from palinode.analysis.ratio_curves import as_published, published_summary, ratio_curves
 from palinode.analysis.ratios import ratio_table
 from palinode.analysis.task_effects import effect_table, task_effects
 from palinode.analysis.tasks import slice_means, task_accuracy, task_lengths, task_levels, task_means, task_slices
 from palinode.analysis.verdict import Verdict, rule_of, verdicts
 from palinode.base.config import canonical_json
+from palinode.base.measures import COST_AXES
 from palinode.results.record import ExperimentRecord
 
 Row = dict[str, Any]
@@ -30,8 +31,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         BadInput: the decision rule cannot be applied.
     """
     found, rule, curves = verdicts(record), rule_of(record.entry), evaluation_curves(record)
-    split, score = rule.metric.partition(".")[0], rule.metric.rpartition(".")[2]
-    score = score if score in SCORES else SCORES[0]  # curves and cuts hold these four
+    split, _, score = rule.score
     cuts, geometry = layer_cuts(record, split), embedding_numbers(record)
     pooled_axis = "epochs" if curves["epochs"].count() else "step"
     pooled = as_published(record, split, score, pooled_axis, curves=curves)
@@ -147,7 +147,7 @@ def run_table(record: ExperimentRecord) -> pl.DataFrame:
         row["reason"] = run.record.reason if run.record is not None else None
         if result is not None:
             row |= {"value": result.score(metric), "attempts": result.attempts, "weights_sha256": result.weights_sha256}
-            row |= {axis: cost_of(result, axis) for axis in COST_AXES}
+            row |= {name: result.cost(axis) for name, axis in COST_AXES.items()}
         rows.append(row)
     return pl.DataFrame(rows, schema=schema)
 

@@ -20,15 +20,11 @@ from palinode.analysis.audits import ArmAudit, Leak, arm_audit
 from palinode.analysis.compare import Comparison, compare
 from palinode.analysis.intervals import Interval, seeds_needed
 from palinode.analysis.parity import Parity, parity
-from palinode.base.config import decode
-from palinode.base.errors import BadInput, nearest
-from palinode.results.record import DecisionEntry, ExperimentEntry, ExperimentRecord
+from palinode.base.decision import Decision
+from palinode.results.record import ExperimentEntry, ExperimentRecord
 
 Outcome = Literal["better", "worse", "no difference found", "cannot tell"]
-
-
-class Rule(DecisionEntry):
-    """How an arm is judged: the decision that the entry of an experiment keeps."""
+Rule = Decision
 
 
 @dataclass(frozen=True)
@@ -58,7 +54,7 @@ class Verdict:
     """
 
     comparison: Comparison
-    rule: Rule
+    rule: Decision
     outcome: Outcome
     leak: Leak
     parity: Parity
@@ -76,19 +72,9 @@ class Verdict:
         return self.comparison.scale
 
 
-def rule_of(entry: ExperimentEntry) -> Rule:
-    """The entry's decision rule, checked against its arms.
-
-    Raises:
-        BadInput: a field is wrong, or the baseline is not an arm.
-    """
-    rule = decode(Rule, dict(entry.decision), file=f"experiment {entry.full_name}")
-    names = [arm.name for arm in entry.arms]
-    if rule.baseline not in names:
-        raise BadInput(
-            f"baseline {rule.baseline!r} is not an arm", field="decision.baseline", hint=nearest(rule.baseline, names)
-        )
-    return rule
+def rule_of(entry: ExperimentEntry) -> Decision:
+    """The entry's decision rule; see `ExperimentEntry.rule`."""
+    return entry.rule
 
 
 def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
@@ -102,7 +88,7 @@ def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
     )
 
 
-def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdict:
+def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> Verdict:
     """Apply the rule to one arm at one scale.
 
     Raises:
@@ -139,7 +125,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Rule) -> Verdi
     )
 
 
-def decide(interval: Interval | None, rule: Rule) -> Outcome:
+def decide(interval: Interval | None, rule: Decision) -> Outcome:
     """The outcome for runs that may be believed; see the top of this file."""
     if interval is None:
         return "cannot tell"
@@ -154,7 +140,7 @@ def decide(interval: Interval | None, rule: Rule) -> Outcome:
     return "cannot tell" if least > 0 else "no difference found"
 
 
-def plan_seeds(comparison: Comparison, rule: Rule) -> SeedsNeeded | None:
+def plan_seeds(comparison: Comparison, rule: Decision) -> SeedsNeeded | None:
     """Seeds for the smallest effect that matters, or for the observed one where none was named; None below two pairs."""
     deviation, observed = comparison.spread, comparison.mean
     if deviation is None or observed is None:
@@ -167,14 +153,16 @@ def plan_seeds(comparison: Comparison, rule: Rule) -> SeedsNeeded | None:
 
 def _disbelief(audit: ArmAudit, scale: str) -> list[str]:
     """Why the audits forbid a claim about this arm; an arm that is expected to leak is expected to fail its audit."""
-    reasons = [f"the audit of {audit.arm} cannot be read: {problem}" for problem in audit.damaged]
-    if scale not in audit.scales_audited:
-        reasons.append(f"{audit.arm} was not audited")
+    reasons = [f"the audit of {audit.arm.name} cannot be read: {problem}" for problem in audit.damaged]
+    if scale not in audit.reports:
+        reasons.append(f"{audit.arm.name} was not audited")
     if audit.leak == "unexpected":
-        reasons.append(f"{audit.arm} sees its own answer: its audit failed and the experiment does not expect a leak")
-    elif failed := audit.unexpected_failures():
+        reasons.append(
+            f"{audit.arm.name} sees its own answer: its audit failed and the experiment does not expect a leak"
+        )
+    elif failed := audit.unexpected:
         names = dict.fromkeys(item.finding.check for item in failed)
-        reasons.append(f"{audit.arm} failed its audit: {', '.join(names)}")
+        reasons.append(f"{audit.arm.name} failed its audit: {', '.join(names)}")
     return reasons
 
 
@@ -183,7 +171,7 @@ def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
     if here.leak != "none" or anywhere.leak != "unexpected":
         return []
     scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)
-    return [f"{here.arm} sees its own answer at {', '.join(scales)}"]
+    return [f"{here.arm.name} sees its own answer at {', '.join(scales)}"]
 
 
 def _unchosen(record: ExperimentRecord) -> list[str]:
@@ -214,18 +202,18 @@ def _cost_cautions(cost: Parity) -> list[str]:
 
 def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
     cautions = []
-    if arm.expect_leak and arm.leak == "none" and arm.scales_audited:
-        cautions.append(f"{arm.arm} is marked expect_leak, but no check found a leak")
-    if arm.expect_collapse and arm.collapse == "none" and arm.scales_audited:
-        cautions.append(f"{arm.arm} is marked expect_collapse, but no check found a collapse")
+    if arm.arm.expect_leak and arm.leak == "none" and arm.reports:
+        cautions.append(f"{arm.arm.name} is marked expect_leak, but no check found a leak")
+    if arm.arm.expect_collapse and arm.collapse == "none" and arm.reports:
+        cautions.append(f"{arm.arm.name} is marked expect_collapse, but no check found a collapse")
     if baseline.collapse == "expected":
-        cautions.append(f"an auxiliary term of the baseline {baseline.arm} collapsed, as the experiment expects")
+        cautions.append(f"an auxiliary term of the baseline {baseline.arm.name} collapsed, as the experiment expects")
     if baseline.leak == "expected":
-        cautions.append(f"the baseline {baseline.arm} sees its own answer, as the experiment expects")
+        cautions.append(f"the baseline {baseline.arm.name} sees its own answer, as the experiment expects")
     untold: dict[str, list[str]] = {}
     for side in (arm, baseline):
-        for check in dict.fromkeys(item.finding.check for item in side.untold()):
-            untold.setdefault(check, []).append(side.arm)
+        for check in dict.fromkeys(item.finding.check for item in side.untold):
+            untold.setdefault(check, []).append(side.arm.name)
     together: dict[str, list[str]] = {}
     for check, arms in untold.items():
         together.setdefault(" and ".join(arms), []).append(check)

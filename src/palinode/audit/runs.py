@@ -12,6 +12,7 @@ from palinode.audit.text_floor import floor_of
 from palinode.audit.trainer_bench import AUDIT_SEED
 from palinode.base.example import SpecialTokens
 from palinode.base.finding import AuditReport, Finding
+from palinode.base.measures import ParityAxis
 from palinode.base.seeds import generator
 from palinode.checks.budget import Expected, RunBudget, Tuning, added_up, check_budget, expected_counters
 from palinode.checks.collapse import check_collapse
@@ -79,7 +80,7 @@ def audit_trained(
 def audit_comparison(
     runs: Sequence[tuple[str, str, RunSpec, Record | None]],
     *,
-    equal: str,
+    equal: ParityAxis,
     models_differ: bool,
     tuning: Mapping[str, Tuning] | None = None,
 ) -> AuditReport:

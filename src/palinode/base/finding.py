@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from palinode.base.config import Config
+from palinode.base.measures import CheckOutcome
 
-Outcome = Literal["pass", "fail", "could_not_tell"]
 TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # fail when a model does not see what it may: wrong, but no leak
 SHOW_COLLAPSE = "C7"  # the losses are honest; an auxiliary term's value is not what it is taken for
 SHOW_LEAKS = ("C1", "C2", "C8.directions")  # C8: an rtl loss far below ltr is a leak until proven otherwise
@@ -30,7 +30,7 @@ class Finding(Config):
     """
 
     check: str
-    outcome: Outcome
+    outcome: CheckOutcome
     law: str
     message: str
     numbers: Mapping[str, float | int | str | None] = Field(default_factory=dict)
@@ -57,7 +57,7 @@ class AuditReport(Config):
     seconds: float = 0.0
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> CheckOutcome:
         """fail if anything failed; else could_not_tell if anything could not be told; else pass."""
         outcomes = {finding.outcome for finding in self.findings}
         if "fail" in outcomes:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from palinode.base.example import NO_SOURCE, Example, SpecialTokens, joined
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 
 HAND_TOLERANCE = 1e-6  # relative, float32 logits
 GRADIENT_TOLERANCE = 1e-5  # of the largest entry: a gradient entry sums over many slots
@@ -123,7 +124,7 @@ def check_evaluation_sums(reported: Sums, hand: HandSums) -> Finding:
         differs.append(f"bits_per_byte is {reported.bits_per_byte}, by hand {hand.bits_per_byte}")
     if hand.special_targets:
         differs.append(f"{hand.special_targets} scored targets are special ids")
-    outcome: Outcome = "fail" if differs else "pass" if hand.tells_targets_apart else "could_not_tell"
+    outcome: CheckOutcome = "fail" if differs else "pass" if hand.tells_targets_apart else "could_not_tell"
     fine = f"{hand.tokens_scored} tokens, {hand.bytes_scored} bytes, {hand.nats_sum / max(1, hand.tokens_scored):.6f} nats/token"
     fine = f"as by hand: {fine}" + (
         "" if hand.tells_targets_apart else "; but this model gives every target the same loss"
@@ -294,7 +295,7 @@ def _known(value: float) -> float | None:
 
 
 def _finding(
-    check: str, law: str, outcome: Outcome, message: str, numbers: Mapping[str, Any], threshold: float
+    check: str, law: str, outcome: CheckOutcome, message: str, numbers: Mapping[str, Any], threshold: float
 ) -> Finding:
     return Finding(
         check=f"C9.{check}", outcome=outcome, law=law, message=message, numbers=dict(numbers), threshold=threshold

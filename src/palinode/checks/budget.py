@@ -11,23 +11,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import COST_AXES, EQUAL_WITHIN, REMARKED_ABOVE, CheckOutcome, ParityAxis
 
-DECLARED_TOLERANCE = 0.001
-LISTED_ABOVE = 0.01
-PARAMETER_TOLERANCE = 0.01
-FLOP_TOLERANCE = 0.02
+COMPARED_COUNTERS = [name for name, axis in COST_AXES.items() if axis.compared]
 DEVIATIONS_ALLOWED = 6.0  # of a random counter from its expectation: 2e-9 two-sided
-COMPARED = (
-    "window_tokens",
-    "tokens_read",
-    "tokens_scored",
-    "tokens_scored_ltr",
-    "passes",
-    "train_flops",
-    "optimizer_steps",
-)
-PARAMETERS = ("parameters", "parameters_non_embedding")
+PARAMETERS = {
+    "parameters": "total",
+    "parameters_non_embedding": "non_embedding",
+}  # as findings name them -> in a record
 
 
 @dataclass(frozen=True)
@@ -67,9 +59,8 @@ class RunBudget:
     @property
     def values(self) -> dict[str, float]:
         """Everything that is compared between arms, by name."""
-        sizes = {"parameters": "total", "parameters_non_embedding": "non_embedding"}
-        found = {name: float(self.parameters[key]) for name, key in sizes.items() if key in self.parameters}
-        found |= {name: float(self.counters[name]) for name in COMPARED if self.counters.get(name) is not None}
+        found = {name: float(self.parameters[key]) for name, key in PARAMETERS.items() if key in self.parameters}
+        found |= {name: float(value) for name in COMPARED_COUNTERS if (value := self.counters.get(name)) is not None}
         return found | ({"seconds": self.seconds} if self.seconds is not None else {})
 
 
@@ -84,7 +75,7 @@ class Tuning:
 def check_budget(
     runs: Sequence[RunBudget],
     *,
-    equal: str,
+    equal: ParityAxis,
     planned: Iterable[tuple[str, str, int]] | None = None,
     tuning: Mapping[str, Tuning] | None = None,
     model_differs_on_purpose: bool = False,
@@ -93,8 +84,7 @@ def check_budget(
 
     Args:
         runs: every record there is, failed ones included.
-        equal: the declared axis: `parameters`, `window_tokens`, `tokens_read`, `tokens_scored_ltr`, `train_flops`,
-            `optimizer_steps`.
+        equal: the declared axis.
         planned: (arm, scale, seed) of every run the spec asks for; default: all arms x the union of seeds at each scale.
         tuning: per arm; an arm that is not named had one trial.
         model_differs_on_purpose: an arm's diff changes the model: parameters are listed then, not judged.
@@ -115,7 +105,7 @@ def check_runs_complete(runs: Sequence[RunBudget], planned: Iterable[tuple[str, 
     recorded = {(run.arm, run.scale, run.seed) for run in runs}
     missing = sorted(wanted - recorded)
     ended = [f"{run.arm}/{run.scale}/{run.seed} {run.outcome}" for run in runs if run.outcome != "done"]
-    outcome: Outcome = "fail" if missing else "could_not_tell" if ended or not wanted else "pass"
+    outcome: CheckOutcome = "fail" if missing else "could_not_tell" if ended or not wanted else "pass"
     message = f"{len(wanted) - len(missing)} of {len(wanted)} planned runs left a record"
     if missing:
         message += "; missing " + ", ".join("/".join(map(str, run)) for run in missing[:5])
@@ -141,7 +131,7 @@ def check_counters(runs: Sequence[RunBudget]) -> Finding:
         if name in run.counters and not expected.allows(run.counters[name])
     ]
     compared = sum(name in run.counters for run in done for name in run.expected)
-    outcome: Outcome = "fail" if wrong else "pass" if compared else "could_not_tell"
+    outcome: CheckOutcome = "fail" if wrong else "pass" if compared else "could_not_tell"
     message = "; ".join(wrong[:3]) or f"{compared} counters of {len(done)} runs are what their specs imply"
     return _finding(
         "counters",
@@ -153,14 +143,14 @@ def check_counters(runs: Sequence[RunBudget]) -> Finding:
     )
 
 
-def check_declared_axis(runs: Sequence[RunBudget], equal: str) -> Finding:
+def check_declared_axis(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
     """The axis of equality that the spec declares matches between arms to .1 %, at every scale."""
-    return _judge(runs, (equal,), DECLARED_TOLERANCE, "declared_axis", f"every arm has the same {equal} to .1 %")
+    return _judge(runs, (equal,), EQUAL_WITHIN, "declared_axis", f"every arm has the same {equal} to .1 %")
 
 
 def check_parameters(runs: Sequence[RunBudget], *, judged: bool = True) -> Finding:
     """Parameters, total and without embeddings, match to 1 %; `judged` False lists what differs and passes."""
-    finding = _judge(runs, PARAMETERS, PARAMETER_TOLERANCE, "parameters", "every arm has the same parameters to 1 %")
+    finding = _judge(runs, tuple(PARAMETERS), REMARKED_ABOVE, "parameters", "every arm has the same parameters to 1 %")
     if judged or finding.outcome != "fail":
         return finding
     return finding.with_(outcome="pass", message=f"{finding.message} (the arms change the model on purpose)")
@@ -174,10 +164,10 @@ def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> 
     unequal = []
     if len(set(trials.values())) > 1:
         unequal.append("tuning trials " + _listed(trials))
-    if budgets and _spread(budgets.values()) > LISTED_ABOVE:
+    if budgets and _spread(budgets.values()) > REMARKED_ABOVE:
         unequal.append("tokens read in tuning " + _listed(budgets))
     unequal += _unequal_looks(runs)
-    outcome: Outcome = "fail" if unequal else "pass" if len(arms) > 1 else "could_not_tell"
+    outcome: CheckOutcome = "fail" if unequal else "pass" if len(arms) > 1 else "could_not_tell"
     message = (
         "; ".join(unequal)
         or f"{len(arms)} arms had {max(trials.values(), default=0)} trials each and equal evaluations"
@@ -210,14 +200,14 @@ def _unequal_looks(runs: Sequence[RunBudget]) -> list[str]:
     ]
 
 
-def list_differences(runs: Sequence[RunBudget], equal: str) -> Finding:
+def list_differences(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
     """Every other quantity that differs by more than 1 %: nothing is judged, all of it belongs beside the figures."""
     listed: dict[str, float] = {}
     for scale, means in _means(runs).items():
         names = dict.fromkeys(name for values in means.values() for name in values if name != equal)
         for name in names:
             spread = _spread(values[name] for values in means.values() if name in values)
-            if spread > LISTED_ABOVE:
+            if spread > REMARKED_ABOVE:
                 listed[f"{name}_{scale}_relative"] = spread
     told = ", ".join(f"{name.removesuffix('_relative')} {spread:.1%}" for name, spread in listed.items())
     return _finding(
@@ -226,7 +216,7 @@ def list_differences(runs: Sequence[RunBudget], equal: str) -> Finding:
         "pass",
         f"the arms also differ in {told}" if told else "nothing else differs by more than 1 %",
         listed,
-        LISTED_ABOVE,
+        REMARKED_ABOVE,
     )
 
 
@@ -298,7 +288,7 @@ def _judge(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float, ch
             compared += 1
             if (spread := _spread(values.values())) >= worst:
                 worst, told = spread, f"{name} at scale {scale}: {_listed(values)}"
-    outcome: Outcome = "fail" if worst > tolerance else "pass" if compared and not lacking else "could_not_tell"
+    outcome: CheckOutcome = "fail" if worst > tolerance else "pass" if compared and not lacking else "could_not_tell"
     message = f"largest difference {worst:.2%}, {told}" if compared else "fewer than two arms to compare"
     message = f"{message}; {'; '.join(lacking[:3])}" if lacking else message
     return _finding(check, law, outcome, message, {"relative_difference": worst}, tolerance)
@@ -343,7 +333,7 @@ def _text(expected: Expected) -> str:
 
 
 def _finding(
-    check: str, law: str, outcome: Outcome, message: str, numbers: Mapping[str, Any], threshold: float
+    check: str, law: str, outcome: CheckOutcome, message: str, numbers: Mapping[str, Any], threshold: float
 ) -> Finding:
     return Finding(
         check=f"C5.{check}", outcome=outcome, law=law, message=message, numbers=dict(numbers), threshold=threshold

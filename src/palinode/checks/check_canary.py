@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import torch
 
 from palinode.base.example import NO_SOURCE
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 from palinode.checks.canary import Canary, CanarySettings, Tiny
 from palinode.checks.evidence import ALARM_NATS, plain_margin_nats
 from palinode.checks.languages import AlternatingLanguage, ChainLanguage, NeighbourLanguage, UniformLanguage
@@ -51,7 +52,7 @@ class Report:
     def finding(
         self,
         check: str,
-        outcome: Outcome,
+        outcome: CheckOutcome,
         law: str,
         message: str,
         threshold: float,
@@ -126,7 +127,7 @@ def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, passes: in
     else:
         message = f"{found}, but the control did not alarm within {limit} updates: too weak to tell"
     extra = {"control_updates_to_alarm": control.updates if control.alarmed else None}
-    outcome: Outcome = "pass" if control.alarmed else "could_not_tell"
+    outcome: CheckOutcome = "pass" if control.alarmed else "could_not_tell"
     return [
         report.finding("C2.canary", outcome, UNIFORM_LAW, message, ALARM_NATS, extra),
         _plain(report, settings),
@@ -184,7 +185,7 @@ def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
     upper = f"{group} ends {excess:+.4f} nats above its floor, of {knowable:.2f} nats that its visible tokens tell"
     if not learned:
         upper += ": it does not use what it may see" if judged else ": training may be too short"
-    outcome: Outcome = "pass" if learned else "fail" if judged else "could_not_tell"
+    outcome: CheckOutcome = "pass" if learned else "fail" if judged else "could_not_tell"
     return [
         report.finding("C2.markov", "pass" if learned else "could_not_tell", MARKOV_LAW, lower, ALARM_NATS, {}),
         report.finding("C2.markov-excess", outcome, EXCESS_LAW, upper, MARKOV_EXCESS_NATS, {"excess_nats": excess}),

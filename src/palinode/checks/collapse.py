@@ -23,7 +23,8 @@ import torch
 from torch import nn
 
 from palinode.base.affinity import affinity
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 from palinode.base.seeds import generator
 from palinode.models.auxiliary import PairTerm
 from palinode.models.mixers.base import Reading
@@ -109,7 +110,7 @@ def check_aggregated(name: str, term: PairTerm, seed: int, *, slots: int = 33) -
             ):
                 if found > worst:
                     worst, place = found, what
-    outcome: Outcome = "fail" if worst > CAUSAL_TOLERANCE else "pass"
+    outcome: CheckOutcome = "fail" if worst > CAUSAL_TOLERANCE else "pass"
     return Finding(
         check="C9.auxiliary_causal",
         outcome=outcome,
@@ -125,7 +126,7 @@ def _judged(check: str, name: str, series: Sequence[Measured], where: str, *, en
     first, last = series[0], series[-1]
     found = affinity(last["value"], last["shuffled"]) if "shuffled" in last else None
     collapsed = _has_collapsed(first, last)
-    outcome: Outcome = "fail" if collapsed else "pass" if enough and found is not None else "could_not_tell"
+    outcome: CheckOutcome = "fail" if collapsed else "pass" if enough and found is not None else "could_not_tell"
     numbers: dict[str, float | int | str | None] = {"affinity": found, "looks": len(series)}
     for key in ("value", "shuffled", "gain", "least_gain", "variance"):
         numbers |= {f"first_{key}": first.get(key), f"last_{key}": last.get(key)}

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 from palinode.checks.rolling import (
     BLOCK_TOKENS,
     Hashes,
@@ -124,7 +125,7 @@ def check_exact_windows(
     planted, seen = _control_finds_planted_windows(train, held_out, starts, window_tokens)
     explained = min(NATURAL_FACTOR * natural, SHARE_NEVER_ALLOWED) * len(starts)
     if planted == 0 or seen < planted or 0 < len(found) <= explained:
-        outcome: Outcome = "could_not_tell"
+        outcome: CheckOutcome = "could_not_tell"
     else:
         outcome = "fail" if found else "pass"
     first = ", ".join(f"train {t} = {split} {h}" for h, t in list(found.items())[:MATCHES_SHOWN])
@@ -176,7 +177,7 @@ def check_prompt_splits(
     }
     wrong = {name: count for name, count in (shared | stray).items() if count}
     control = bool(names) and bool(np.isin(row_hashes(prompts[names[0]][:1].copy()), keys[names[0]]).all())
-    outcome: Outcome = "fail" if wrong else "pass" if control and len(names) > 1 else "could_not_tell"
+    outcome: CheckOutcome = "fail" if wrong else "pass" if control and len(names) > 1 else "could_not_tell"
     told = ", ".join(f"{name}: {count}" for name, count in wrong.items()) or "no prompt is shared between splits"
     return Finding(
         check="C4.prompt_splits",
@@ -225,7 +226,7 @@ def _judge_share(shared: Common, natural: Common, unit: Unit, split: str, contro
     limit = min(max(SHARE_ALWAYS_ALLOWED, NATURAL_FACTOR * natural.share), SHARE_NEVER_ALLOWED)
     n = f"{unit.ngram_tokens} {unit.plural}"
     message = f"{shared.share:.3%} of {split} n-grams of {n} occur in train; natural for this text {natural.share:.3%}"
-    outcome: Outcome = (
+    outcome: CheckOutcome = (
         "fail" if shared.share > limit else "pass" if controlled and shared.held_out_ngrams else "could_not_tell"
     )
     return Finding(
@@ -252,7 +253,7 @@ def _judge_longest_run(shared: Common, natural_runs: list[int], unit: Unit, spli
     shown = (
         f"the longest: {'; '.join(map(str, runs))}" if runs else f"none of {unit.ngram_tokens} {unit.plural} or more"
     )
-    outcome: Outcome = "fail" if longest > limit else "pass" if controlled else "could_not_tell"
+    outcome: CheckOutcome = "fail" if longest > limit else "pass" if controlled else "could_not_tell"
     return Finding(
         check="C4.longest_run",
         outcome=outcome,

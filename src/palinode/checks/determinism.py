@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 
 BATCHING_TOLERANCE = 1e-6  # relative, float32: sums of another order differ by a few 1e-7
 WINDOW_TOLERANCE = 1e-5  # of the mean window: the sum of one window averages over fewer rounding errors
@@ -141,7 +142,7 @@ def check_batching(evaluate: Evaluate, batch_sizes: Sequence[int] = (1, 7), seed
     nothing = (0.0, BATCHING_TOLERANCE, "nothing was scored")
     relative, limit, place = max(told, key=lambda difference: difference[0] / difference[1], default=nothing)
     control = _tells_windows_apart(whole) and _without_a_window_differs(whole)
-    outcome: Outcome = "fail" if relative > limit else "pass" if control else "could_not_tell"
+    outcome: CheckOutcome = "fail" if relative > limit else "pass" if control else "could_not_tell"
     message = f"largest relative difference {relative:.1e} ({place}), allowed {limit:.0e}"
     return Finding(
         check="C3.batching",
@@ -173,7 +174,7 @@ def state_hashes(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] =
 def _finding(
     name: str, law: str, different: list[str], fine: str, *, control: bool, numbers: Mapping[str, float | int]
 ) -> Finding:
-    outcome: Outcome = "fail" if different else "pass" if control else "could_not_tell"
+    outcome: CheckOutcome = "fail" if different else "pass" if control else "could_not_tell"
     message = f"{len(different)} differ, first {', '.join(different[:SHOWN])}" if different else fine
     if not different and not control:
         message += "; the positive control did not show"

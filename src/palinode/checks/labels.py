@@ -13,7 +13,8 @@ import torch
 from torch import Generator, Tensor
 
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 from palinode.base.seeds import generator
 from palinode.objectives import Objective, Progress
 
@@ -57,7 +58,7 @@ def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: i
     declared = objective.scores_itself
     problems = {kind: problem for kind, found in counts.items() if (problem := found.problem(declared))}
     seen = control.problem(declared) is not None or declared
-    outcome: Outcome = "fail" if problems else "pass" if seen and not missing else "could_not_tell"
+    outcome: CheckOutcome = "fail" if problems else "pass" if seen and not missing else "could_not_tell"
     told = "; ".join(f"{kind}: {problem}" for kind, problem in problems.items()) or counts["random ids"].text
     if missing:
         told += f"; never drawn: {', '.join(sorted(missing))}"
@@ -92,7 +93,7 @@ def check_streams(streams: Mapping[str, Generator]) -> Finding:
     ]
     twin = next(iter(streams.values()), None)
     control = twin is not None and _first_numbers(twin) == _first_numbers(twin)
-    outcome: Outcome = "fail" if shared else "pass" if control and len(starts) > 1 else "could_not_tell"
+    outcome: CheckOutcome = "fail" if shared else "pass" if control and len(starts) > 1 else "could_not_tell"
     return Finding(
         check="C9.streams",
         outcome=outcome,

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 from palinode.checks.rolling import Tokens
 from palinode.checks.witten_bell import NgramScores, witten_bell
 
@@ -95,7 +96,7 @@ def check_directions(
         "warnings": int(ratio < RATIO_WARN),
     }
     message = f"rtl / ltr = {ratio:.4f} on {scored} tokens"
-    outcome: Outcome = "pass"
+    outcome: CheckOutcome = "pass"
     if tokens_scored["ltr"] != tokens_scored["rtl"]:
         outcome, message = "could_not_tell", f"{message}, but the two directions scored different tokens"
     elif ratio < RATIO_FAIL and seen.get("rtl", 0) > seen.get("ltr", math.inf):
@@ -121,7 +122,7 @@ def check_exact_floor(
     """
     allowed = math.log(1 / FALSE_ALARM) / max(1, tokens_scored)
     below = floor_nats - nats_per_token
-    outcome: Outcome = "fail" if below > allowed else "pass"
+    outcome: CheckOutcome = "fail" if below > allowed else "pass"
     message = f"loss {nats_per_token:.4f} nats, floor {floor_nats:.4f}, chance allows {allowed:.4f} below"
     if outcome == "fail" and trained_on:
         outcome, message = "pass", f"warning: memorised training data: {message}"
@@ -213,7 +214,7 @@ def check_falls(evaluations: Sequence[tuple[int, float]]) -> Finding:
     )
 
 
-def _directions_finding(outcome: Outcome, message: str, numbers: Mapping[str, float | int | None]) -> Finding:
+def _directions_finding(outcome: CheckOutcome, message: str, numbers: Mapping[str, float | int | None]) -> Finding:
     return Finding(
         check="C8.directions",
         outcome=outcome,

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from palinode.base.finding import Finding, Outcome
+from palinode.base.finding import Finding
+from palinode.base.measures import CheckOutcome
 from palinode.checks.bench import COARSE_TOLERANCE, TOLERANCE, Bench
 from palinode.checks.influence import Influence
 
@@ -206,7 +207,7 @@ class Tally:
         """The first leak that shows a target seeing itself, else the first."""
         return next((leak for leak in self.leaks if leak.targets_seeing_themselves), next(iter(self.leaks), None))
 
-    def _law_verdict(self) -> tuple[Outcome, str]:
+    def _law_verdict(self) -> tuple[CheckOutcome, str]:
         if (first := self._headline()) is not None:
             return "fail", _leak_sentence(first, self.leaks)
         if self.coarse_runs:
@@ -221,7 +222,7 @@ class Tally:
             f"no target sees itself or a forbidden token ({self.runs} runs, at most {self.largest_clean:.1e})",
         )
 
-    def _control_verdict(self) -> tuple[Outcome, str, Pair | None]:
+    def _control_verdict(self) -> tuple[CheckOutcome, str, Pair | None]:
         nearest, blind = self.weakest_nearest, self.blindest
         if nearest is None:
             return "could_not_tell", "no allowed pair was measured", None

@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from palinode.base.finding import AuditReport, Finding
+from palinode.base.measures import CHECK_WORDS, CheckOutcome
 
 LEGEND = "# sees it   ! sees it and may not   . may see it and does not"
 SEEN = 1e-9
-WORDS = {"pass": "pass", "fail": "FAIL", "could_not_tell": "could not tell"}
 
 Matrix = Sequence[Sequence[float]]
 
 
 def audit_text(report: AuditReport, *, verbose: bool = False) -> str:
     """The whole audit of one arm: one line per finding that did not pass (all with `verbose`), and a picture of each pass."""
-    lines = [f"{report.subject}: {WORDS[report.outcome]} ({len(report.findings)} findings, {report.seconds:.1f} s)"]
+    lines = [f"{report.subject}: {_word(report.outcome)} ({len(report.findings)} findings, {report.seconds:.1f} s)"]
     shown = [finding for finding in report.findings if verbose or finding.outcome != "pass"]
-    lines += [f"  {WORDS[finding.outcome]:<14} {finding.check:<18} {finding.message}" for finding in shown]
+    lines += [f"  {_word(finding.outcome):<14} {finding.check:<18} {finding.message}" for finding in shown]
     for finding in report.findings:
         for name in passes_pictured(finding):
             seen, allowed = finding.pictures[f"{name} influence"], finding.pictures[f"{name} allowed"]
@@ -74,6 +74,10 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             parts.append([number])
     return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
+
+
+def _word(outcome: CheckOutcome) -> str:
+    return "FAIL" if outcome == "fail" else CHECK_WORDS[outcome]
 
 
 def _mark(seen: bool, may: bool) -> str:

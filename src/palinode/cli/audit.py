@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palinode.base.errors import AuditFailed, BadInput, nearest
+from palinode.base.measures import CHECK_WORDS, CheckOutcome
 from palinode.cli.options import (
     DEFAULT_STORE,
     AllowCodeOption,
@@ -24,13 +25,13 @@ from palinode.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from palinode.analysis.audits import ArmAudit
     from palinode.analysis.pictures import Picture
-    from palinode.base.finding import Finding
-    from palinode.experiment.run import ArmAudit
+    from palinode.base.finding import AuditReport
+    from palinode.results.record import ArmEntry
 
 EXAMPLE = "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask"
 WIDEST_MAP_POSITIONS = 64
-MARKS = {"pass": "ok  ", "fail": "FAIL", "could_not_tell": "?   "}
 
 
 def audit(
@@ -62,9 +63,11 @@ def audit(
             code=source.code,
             workers=default_at_a_time(resolved),
         )
-    typer.echo(as_json([_as_data(one) for one in audits]) if json else "\n\n".join(map(audit_text, audits)))
+    typer.echo(
+        as_json([data for one in audits for data in _as_data(one)]) if json else "\n\n".join(map(audit_text, audits))
+    )
     if unexpected := [one for one in audits if one.unexpected]:
-        failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].check})" for one in unexpected))
+        failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].finding.check})" for one in unexpected))
         raise AuditFailed(
             f"failed its audit: {failed}",
             file=str(file),
@@ -79,21 +82,30 @@ def _progress(event: Mapping[str, Any]) -> str:
 
 
 def audit_text(audited: ArmAudit) -> str:
-    """One arm at one scale: the outcome, a line per check, and a map of who sees whom for each pass."""
-    report, arm = audited.report, audited.arm
-    lines = [f"{shown(arm.name)} at {shown(audited.scale)}: {_stamp(audited)} ({report.seconds:.1f} s)"]
-    lines += [f"  {MARKS[finding.outcome]} {finding.check}: {shown(finding.message)}" for finding in report.findings]
-    for finding in report.findings:
-        for picture in _pictures(finding, audited):
-            lines += ["", *(f"  {line}" for line in picture_text(picture))]
+    """One arm: for each scale the outcome, a line per check, and a map of who sees whom for each pass."""
+    from palinode.analysis.audits import Audited
+    from palinode.analysis.pictures import pictures_of
+
+    lines: list[str] = []
+    for scale, report in audited.reports.items():
+        name = shown(audited.arm.name)
+        lines.append(f"{name} at {shown(scale)}: {_stamp(audited.arm, report)} ({report.seconds:.1f} s)")
+        lines += [f"  {_mark_of(one.outcome)} {one.check}: {shown(one.message)}" for one in report.findings]
+        for finding in report.findings:
+            for picture in pictures_of(Audited(finding, scale), audited.arm.name):
+                lines += ["", *(f"  {line}" for line in picture_text(picture))]
     return "\n".join(lines)
 
 
-def _stamp(audited: ArmAudit) -> str:
-    report, arm = audited.report, audited.arm
+def _mark_of(outcome: CheckOutcome) -> str:
+    """What begins the line of a check, always four characters."""
+    return "FAIL" if outcome == "fail" else "ok  " if outcome == "pass" else "?   "
+
+
+def _stamp(arm: ArmEntry, report: AuditReport) -> str:
     found = (("LEAK", report.leaks, arm.expect_leak), ("COLLAPSE", report.collapses, arm.expect_collapse))
     stamps = [f"{word}{', as expected' if expected else ''}" for word, findings, expected in found if findings]
-    return "; ".join(stamps) or report.outcome.replace("_", " ")
+    return "; ".join(stamps) or CHECK_WORDS[report.outcome]
 
 
 def picture_text(picture: Picture) -> Iterator[str]:
@@ -120,24 +132,21 @@ def _mark(picture: Picture, target: int, source: int) -> str:
     return "#" if seen else "." if picture.is_allowed(target, source) else " "
 
 
-def _pictures(finding: Finding, audited: ArmAudit) -> list[Picture]:
-    from palinode.analysis.audits import Audited
-    from palinode.analysis.pictures import pictures_of
-
-    return pictures_of(Audited(finding, audited.scale), audited.arm.name)
-
-
-def _as_data(audited: ArmAudit) -> dict[str, Any]:
+def _as_data(audited: ArmAudit) -> list[dict[str, Any]]:
+    """One table per scale."""
     from palinode.base.config import encode
 
-    return {
-        "arm": audited.arm.name,
-        "scale": audited.scale,
-        "hash": audited.hash,
-        "expect_leak": audited.arm.expect_leak,
-        "outcome": audited.report.outcome,
-        "leaks": bool(audited.report.leaks),
-        "expect_collapse": audited.arm.expect_collapse,
-        "collapses": bool(audited.report.collapses),
-        "report": encode(audited.report),
-    }
+    return [
+        {
+            "arm": audited.arm.name,
+            "scale": scale,
+            "hash": audited.hashes[scale],
+            "expect_leak": audited.arm.expect_leak,
+            "outcome": report.outcome,
+            "leaks": bool(report.leaks),
+            "expect_collapse": audited.arm.expect_collapse,
+            "collapses": bool(report.collapses),
+            "report": encode(report),
+        }
+        for scale, report in audited.reports.items()
+    ]

@@ -17,7 +17,23 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import audit, compare, cut, data, doctor, findings, import_, ls, new, plan, report, run, sample, show
+from palinode.cli import (
+    audit,
+    compare,
+    cut,
+    data,
+    demo,
+    doctor,
+    findings,
+    import_,
+    ls,
+    new,
+    plan,
+    report,
+    run,
+    sample,
+    show,
+)
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 LONGEST_LINE_CHARACTERS = 200
@@ -31,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+app.command(epilog=demo.EXAMPLE)(demo.demo)
 app.command(epilog=new.EXAMPLE)(new.new)
 app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=audit.EXAMPLE)(audit.audit)

@@ -1,9 +1,11 @@
-"""`palinode new FILE`: a commented experiment that works, to change into one's own."""
+"""`palinode new FILE`: an experiment that works, to change into one's own: a commented template, or a shipped experiment."""
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from string import Template
 from typing import Annotated
@@ -12,26 +14,85 @@ import typer
 
 from palinode.base.errors import BadInput
 
-EXAMPLE = "\b\nExample:\n  palinode new my_idea.py\n  palinode run my_idea.py --size smoke"
+EXAMPLE = "\b\nExample:\n  palinode new my_idea.py\n  palinode new my_mask.py --from mask\n  palinode run my_idea.py --size smoke"
 TEMPLATE = "idea.py.txt"
 
 
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment file to write; its name ends in .py.")],
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="NAME", help="Copy a shipped experiment, such as mask, encdec or recall."),
+    ] = None,
 ) -> None:
-    """Write a commented experiment file, with an objective of your own in it, that runs as it is."""
+    """Write an experiment file that runs as it is: a commented one with an objective of your own, or a shipped one."""
     if file.suffix != ".py":
         stem = Path(file.name.strip(".")).stem or "my_idea"  # `.`, `..` and `/` name nothing
         raise BadInput("an experiment is a Python file", file=str(file), field="FILE", hint=f"such as {stem}.py")
-    if file.exists() or file.is_symlink():
-        raise BadInput("is there already and is not overwritten", file=str(file), hint="choose another name")
-    from importlib import resources
-
+    _refuse_existing(file)
     from palinode.base import fsio
 
     name = re.sub(r"[^A-Za-z0-9_]+", "-", file.stem).strip("-") or "idea"
+    texts = {file: _from_template(file, name)} if start is None else _from_shipped(file, name, start)
+    for path, text in texts.items():
+        fsio.write_text(path, text)
+        if path != file:
+            typer.echo(f"wrote {path}: {file} imports it")
+    typer.echo(f"wrote {file}: try `palinode run {shlex.quote(str(file))} --size smoke`")
+
+
+def _refuse_existing(file: Path) -> None:
+    if file.exists() or file.is_symlink():
+        raise BadInput("is there already and is not overwritten", file=str(file), hint="choose another name")
+
+
+def _from_template(file: Path, name: str) -> str:
+    from importlib import resources
+
     template = resources.files("palinode.cli").joinpath("templates", TEMPLATE).read_text(encoding="utf-8")
-    argument = shlex.quote(str(file))
-    in_text = argument.replace("\\", "\\\\").replace('"', '\\"')  # it stands in a docstring
-    fsio.write_text(file, Template(template).substitute(file=in_text, name=name))
-    typer.echo(f"wrote {file}: try `palinode run {argument} --size smoke`")
+    in_docstring = shlex.quote(str(file)).replace("\\", "\\\\").replace('"', '\\"')
+    return Template(template).substitute(file=in_docstring, name=name)
+
+
+def _from_shipped(file: Path, name: str, start: str) -> dict[Path, str]:
+    """The text of the shipped experiment under the new name, and of the files beside it that it imports.
+
+    Raises:
+        BadInput: no such experiment; another file stands where an imported one would go.
+    """
+    from palinode.cli.shipped import shipped_experiment, shipped_experiments
+
+    source, others = shipped_experiment(start), shipped_experiments()
+    texts = {}
+    for module in _imported(source, others):
+        path, text = file.with_name(f"{module}.py"), others[module].read_text(encoding="utf-8")
+        if path == file:
+            hint = f"choose another name: {start} imports {module}.py"
+            raise BadInput("the experiment cannot have the name of a file that it imports", file=str(file), hint=hint)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            _refuse_existing(path)
+            texts[path] = text
+    return texts | {file: _renamed(source.read_text(encoding="utf-8"), name)}
+
+
+def _imported(source: Path, others: dict[str, Path]) -> Iterator[str]:
+    """The shipped files that this one imports, those that they import included; each once."""
+    waiting, met = [source], {source.stem}
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module in others and node.module not in met:
+                met.add(node.module)
+                waiting.append(others[node.module])
+                yield node.module
+
+
+def _renamed(text: str, name: str) -> str:
+    """The file with another name for its experiment, so that its runs do not mix with those of the shipped one."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Experiment":
+            (value,) = (keyword.value for keyword in node.keywords if keyword.arg == "name")
+            lines = text.splitlines(keepends=True)
+            line = lines[value.lineno - 1].encode()  # positions in a syntax tree count bytes
+            changed = line[: value.col_offset] + f'"{name}"'.encode() + line[value.end_col_offset :]
+            return "".join([*lines[: value.lineno - 1], changed.decode(), *lines[value.lineno :]])
+    raise ValueError("a shipped experiment file calls Experiment(name=...)")

@@ -59,6 +59,7 @@ YesOption = Annotated[bool, typer.Option("--yes", help=f"Go on with more than {R
 AllowCodeOption = Annotated[
     bool, typer.Option("--allow-code", help="Run the code that a stored spec names, wherever it lies.")
 ]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 DEFAULT_STORE = Path("runs")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from palinode.base.measures import FINE_OUTCOMES
 from palinode.cli.options import shown
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _audit_words(event: Event) -> str:
 
 def _failure(event: Event) -> str | None:
     """Why a run did not end well, in one line."""
-    if event["event"] != "finished" or event["outcome"] in ("done", "stopped") or not event.get("reason"):
+    if event["event"] != "finished" or event["outcome"] in FINE_OUTCOMES or not event.get("reason"):
         return None
     return f"{_name(event)}: {event['outcome']}: {str(event['reason']).splitlines()[0]}"
 

@@ -11,6 +11,7 @@ from palinode.cli.options import (
     AllowCodeOption,
     FileArgument,
     JsonOption,
+    QuietOption,
     SeedsOption,
     SetOption,
     SizeOption,
@@ -42,7 +43,7 @@ def run(
     report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
     yes: YesOption = False,
     allow_code: AllowCodeOption = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")] = False,
+    quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> int:
     """Audit every arm, train every arm at every scale with every seed, and print the verdict.

@@ -15,7 +15,7 @@ import torch
 
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens, Windows
-from palinode.evaluate.losses import DirectionScores, Sums, bytes_of_ids, evaluating, examples_of
+from palinode.evaluate.losses import Sums, bytes_of_ids, evaluating, examples_of
 from palinode.evaluate.refit import Readout, Refits
 from palinode.models.base import LanguageModel
 from palinode.models.direction import finished, residuals
@@ -85,21 +85,10 @@ def _slots_at_once(specials: SpecialTokens, device: torch.device) -> int:
 
 def _curves(sums: Mapping[str, Sequence[Sums]]) -> dict[str, tuple[CutScores, ...]]:
     return {
-        name: tuple(_cut_scores(blocks, total.scores()) for blocks, total in enumerate(totals, 1))
+        name: tuple(
+            CutScores.model_validate({"blocks": blocks, **total.scores().as_row()})
+            for blocks, total in enumerate(totals, 1)
+        )
         for name, totals in sums.items()
         if totals and totals[0].tokens
     }
-
-
-def _cut_scores(blocks: int, scores: DirectionScores) -> CutScores:
-    return CutScores(
-        blocks=blocks,
-        tokens_scored=scores.tokens_scored,
-        nats_sum=scores.nats_sum,
-        bytes_scored=scores.bytes_scored,
-        hits=scores.hits,
-        nats_per_token=scores.nats_per_token,
-        bits_per_byte=scores.bits_per_byte,
-        accuracy=scores.accuracy,
-        perplexity=scores.perplexity,
-    )

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from palinode.base.config import Config
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, Windows
+from palinode.base.measures import MEASURES
 from palinode.base.seeds import generator
 from palinode.models.base import LanguageModel
 from palinode.models.direction import read
@@ -52,7 +53,7 @@ class DirectionScores(Config):
 
     def as_row(self) -> dict[str, float | int | None]:
         """Sums and ratios, as they stand in records."""
-        ratios = {name: getattr(self, name) for name in ("nats_per_token", "bits_per_byte", "accuracy", "perplexity")}
+        ratios = {name: getattr(self, name) for name in MEASURES}
         return {**self.model_dump(), **ratios}
 
 

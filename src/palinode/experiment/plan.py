@@ -13,8 +13,9 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from palinode.base.errors import BadInput, PalinodeError
+from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
+from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
 from palinode.base.seeds import generator
 from palinode.base.visibility import Visibility
 from palinode.data.source import Source, prepare
@@ -30,14 +31,11 @@ from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials_of
 from palinode.train.optim import build_optimizers
 
-DECLARED_TOLERANCE = 0.001  # arms must match to .1 % on the axis that the decision declares equal
-LISTED_ABOVE = 0.01  # and every other axis on which they differ by more than 1 % is named
 MOST_ARMS_LISTED = 12  # more lines than these hide each other: 62 for 8 mixers x 4 ways of training x 2 scales
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
 WINDOWS_COUNTED = 64  # of how many windows the labels are counted: a task's answers differ from one to the next
 GROUP_DRAWS = 50  # batches of decisions drawn to meet every pass that an objective makes
-PARITY_AXES = ("parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps")
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,7 @@ def plan(
         measure: take a few steps of the distinct settings, to predict seconds; of a large grid not of every one.
         on_failure: told why an arm could not be measured.
     """
-    left = [run for run in resolved.runs if not is_done(store, run.spec.run_id)]
+    left = [run for run in resolved.runs if store.ended(run.spec.run_id) is None]
     found = calibrate(left, code, workers=workers, on_failure=on_failure) if measure else Predicted({}, 0, 0)
     seconds = found.seconds
     cells = tuple(
@@ -197,19 +195,8 @@ def _trials(resolved: ResolvedExperiment, store: Store, cells: Sequence[Cell]) -
         for _, specs in trials_of(resolved, cell.arm, cell.scale):
             for spec in specs:
                 seconds = (cell.seconds or 0.0) * expected_steps(spec) / run_steps
-                found.append(_Trial(seconds, cell.disk_bytes, is_done(store, spec.run_id)))
+                found.append(_Trial(seconds, cell.disk_bytes, store.ended(spec.run_id) is not None))
     return found
-
-
-def is_done(store: Store, run_id: str) -> bool:
-    """Whether the store holds a result of this run that the same spec would only repeat."""
-    if not store.run_directory(run_id).exists():
-        return False
-    try:
-        result = store.record(run_id).result
-    except PalinodeError:  # damaged: it will be run again
-        return False
-    return result is not None and result.outcome in ("done", "diverged")
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
@@ -228,7 +215,7 @@ def parity_warnings(cells: Sequence[Cell], resolved: ResolvedExperiment) -> list
         against = next(other for other in cells if (other.arm, other.scale) == (baseline, cell.scale))
         for axis in PARITY_AXES:
             share = getattr(cell, axis) / max(1, getattr(against, axis)) - 1
-            if abs(share) > (DECLARED_TOLERANCE if axis == declared else LISTED_ABOVE):
+            if abs(share) > (EQUAL_WITHIN if axis == declared else REMARKED_ABOVE):
                 differences.append(_Difference(cell, axis, share))
     unfair = [
         (f"{one.cell.arm}: {declared} {one.share:+.1%}, but the arms are to be equal in it", one.cell.scale)
@@ -312,7 +299,7 @@ def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seco
         disk_bytes=OTHER_BYTES_PER_RUN
         + recipe.keep_checkpoints * CHECKPOINT_BYTES_PER_PARAMETER * cost.total_parameters,
         runs=len(runs),
-        done=sum(is_done(store, run.spec.run_id) for run in runs),
+        done=sum(store.ended(run.spec.run_id) is not None for run in runs),
         seconds=fmean(known) if known else None,
     )
 

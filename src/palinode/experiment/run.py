@@ -10,22 +10,21 @@ import datetime
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from palinode.analysis.audits import ArmAudit
 from palinode.audit import audit_arm, audit_comparison
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import AuditFailed, BadInput, EnvironmentProblem
-from palinode.base.finding import AuditReport, Finding
 from palinode.checks.budget import Tuning
 from palinode.experiment.audit_ahead import audit_ahead, unmeasured
 from palinode.experiment.plan import Plan, plan, refuse_what_cannot_be
 from palinode.experiment.tune import tuned
-from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentEntry, RunEntry
+from palinode.results.record import ChoiceEntry, ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.run.together import stack_key
 from palinode.spec.code import Code, keep_code
-from palinode.spec.experiment import ResolvedArm, ResolvedExperiment
+from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.pin import pinned
 from palinode.spec.tuning import trials
 from palinode.sweep.local import SweepEnd, default_workers, sweep
@@ -34,24 +33,6 @@ from palinode.train.device import resolve_device
 
 Event = dict[str, Any]
 OnEvent = Callable[[Event], None]
-
-
-@dataclass(frozen=True)
-class ArmAudit:
-    """The audit of one arm at one scale, and the hash it is stored under."""
-
-    arm: ResolvedArm
-    scale: str
-    hash: str
-    report: AuditReport
-
-    @property
-    def unexpected(self) -> tuple[Finding, ...]:
-        """Failed checks of an arm that is not there to be caught."""
-        if self.arm.expect_leak:
-            return ()
-        failed = (finding for finding in self.report.findings if finding.outcome == "fail")
-        return tuple(finding for finding in failed if not (self.arm.expect_collapse and finding.shows_collapse))
 
 
 def run_experiment(
@@ -162,7 +143,7 @@ def audit_arms(
             ) as problem:  # parts that fit one by one and not together: a mask and a window, a mixer and a mask
                 field = f"arms.{arm.name}: {problem.field}" if problem.field else f"arms.{arm.name}"
                 raise BadInput(problem.message, file=problem.file, field=field, hint=problem.hint) from None
-            found.append(ArmAudit(arm, scale, audited.hash, audited.report))
+            found.append(ArmAudit(arm, {scale: audited.report}, {scale: audited.hash}))
             on_event(
                 {
                     "event": "audit",
@@ -188,9 +169,9 @@ def refuse_leaks(audits: Sequence[ArmAudit]) -> None:
     for audit in audits:
         if not audit.unexpected:
             continue
-        finding = next(iter(audit.report.leaks), audit.unexpected[0])
+        finding = next(iter(audit.leaks), audit.unexpected[0]).finding
         name = audit.arm.name
-        if audit.report.leaks:
+        if audit.leaks:
             raise AuditFailed(
                 f"the audit shows that arm {name!r} sees its own answer: {finding.message}. Its loss would be impossibly "
                 "low and a comparison with it would mean nothing, so nothing was trained. Correct the visibility or the "
@@ -310,7 +291,7 @@ def _entry(
 ) -> ExperimentEntry:
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
-        hashes.setdefault(audit.arm.name, {})[audit.scale] = audit.hash
+        hashes.setdefault(audit.arm.name, {}).update(audit.hashes)
     return ExperimentEntry(
         name=resolved.name,
         size=resolved.size,
@@ -319,12 +300,7 @@ def _entry(
         command=earlier.command if earlier else tuple(command),
         code=str(code.path) if code else None,
         decision=encode(resolved.decision),
-        arms=tuple(
-            ArmEntry(
-                name=a.name, expect_leak=a.expect_leak, expect_collapse=a.expect_collapse, note=a.note, diff=a.diff
-            )
-            for a in resolved.arms
-        ),
+        arms=resolved.arms,
         scales=resolved.scales,
         seeds=resolved.seeds,
         runs=_run_entries(resolved),

@@ -8,7 +8,6 @@ from statistics import fmean
 from palinode.base.errors import BadInput
 from palinode.results.record import ChoiceEntry
 from palinode.results.store import Store
-from palinode.run.one import FINAL_OUTCOMES
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials_of, tuning_metric, with_chosen
@@ -24,7 +23,7 @@ def tuned(resolved: ResolvedExperiment, store: Store) -> tuple[ResolvedExperimen
     """
     cells = [(arm.name, scale) for scale in resolved.scales for arm in resolved.arms]
     tried = {cell: trials_of(resolved, *cell) for cell in cells}
-    if not all(_ended(spec, store) for values in tried.values() for _, specs in values for spec in specs):
+    if not all(store.ended(spec.run_id) for values in tried.values() for _, specs in values for spec in specs):
         return None
     choices = tuple(_choice(resolved, arm, scale, tried[arm, scale], store) for arm, scale in cells)
     return with_chosen(resolved, {(choice.arm, choice.scale): choice.chosen for choice in choices}), choices
@@ -58,13 +57,6 @@ def _mean_score(specs: Sequence[RunSpec], metric: str, store: Store) -> float | 
     scores = [result.score(metric) if result is not None and result.outcome == "done" else None for result in results]
     known = [score for score in scores if score is not None]
     return fmean(known) if len(known) == len(scores) else None
-
-
-def _ended(spec: RunSpec, store: Store) -> bool:
-    if not store.run_directory(spec.run_id).exists():
-        return False
-    result = store.record(spec.run_id).result
-    return result is not None and result.outcome in FINAL_OUTCOMES
 
 
 def _tokens_read(run_id: str, store: Store) -> float:

@@ -7,7 +7,8 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis.curves import AFFINITY, X_AXES, auxiliary_curves, mean_curves
+from palinode.analysis.curves import AFFINITY, auxiliary_curves, mean_curves
+from palinode.base.measures import CURVE_AXES
 from palinode.report import charts
 from palinode.report.charts import Axis
 from palinode.report.figure import MOST_CURVE_ROWS, Figure, Rows, at_scale, file_name, rounded, scale_part
@@ -95,7 +96,7 @@ def _rows(curves: pl.DataFrame, look: Look) -> tuple[Rows, list[str]]:
         panel, said = columns[column]
         for row in frame.filter(pl.col("step").is_in(kept)).iter_rows(named=True):
             who = {"line": line, "panel": panel, "look": said, "arm": look.labels[row["arm"]], "seed": row.get("seed")}
-            where = {axis: rounded(row[axis]) for axis in X_AXES}
+            where = {axis: rounded(row[axis]) for axis in CURVE_AXES}
             rows.append(who | {"key": len(rows)} | where | {"value": rounded(row[column])})
     notes = [f"One logged step in {keep_every} is drawn; the tables hold all of them."] if keep_every > 1 else []
     return rows, notes

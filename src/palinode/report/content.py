@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from palinode.analysis.audits import ArmAudit, Audited, arm_audit
-from palinode.analysis.parity import COST_AXES, EQUAL_TOLERANCE, Cost, costs
+from palinode.analysis.audits import Audited, arm_audit
+from palinode.analysis.parity import Cost, costs
 from palinode.analysis.pictures import pictures
 from palinode.analysis.verdict import Rule, Verdict
 from palinode.base.finding import Finding
+from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.report import words
 from palinode.report.figure import Figure
 from palinode.report.look import look_of
@@ -21,8 +22,7 @@ from palinode.report.task_levels import reached
 from palinode.results.record import ArmEntry, ChoiceEntry, ExperimentRecord, ExperimentRun
 
 Content = dict[str, Any]
-ORDER = {"fail": 0, "could_not_tell": 1, "pass": 2}
-OUTCOME_WORDS = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}
+ORDER = list(CHECK_WORDS)  # what failed comes first
 BAR_PIXELS = 72
 PLACES = (
     *("differences", "curves", "final", "tasks", "effects", "jumps", "slices"),
@@ -149,7 +149,7 @@ def _seen(record: ExperimentRecord, arm: str) -> list[str]:
     shown = [p for p in pictures(record, arm) if p.leaks]
     seen = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
     families = {_family(p.check) for p in shown}
-    for item in arm_audit(record, arm).failed():
+    for item in arm_audit(record, arm).failed:
         check = item.finding.check
         if item.finding.shows_leak and _family(check) not in families:
             families.add(_family(check))
@@ -196,7 +196,7 @@ def _directions(figure: Figure) -> list[str]:
 
 def _audit(record: ExperimentRecord, arm: ArmEntry, figures: Sequence[Figure], colours: Mapping[str, str]) -> Content:
     audit = arm_audit(record, arm.name)
-    items = sorted(audit.findings, key=lambda item: (ORDER[item.finding.outcome], item.finding.check))
+    items = sorted(audit.findings, key=lambda item: (ORDER.index(item.finding.outcome), item.finding.check))
     findings = _findings(items)
     counted = Counter(finding["outcome"] for finding in findings)
     return {
@@ -205,18 +205,14 @@ def _audit(record: ExperimentRecord, arm: ArmEntry, figures: Sequence[Figure], c
         "leak": audit.leak,
         "collapse": audit.collapse,
         "expect_leak": arm.expect_leak,
-        "missing": [scale for scale in record.entry.scales if scale not in audit.scales_audited],
+        "missing": [scale for scale in record.entry.scales if scale not in audit.reports],
         "damaged": [words.without_home(problem) for problem in audit.damaged],
-        "counts": [(said, outcome, counted[outcome]) for outcome, said in OUTCOME_WORDS.items() if counted[outcome]],
-        "seconds": words.duration(_audit_seconds(record, audit)),
+        "counts": [(said, outcome, counted[outcome]) for outcome, said in CHECK_WORDS.items() if counted[outcome]],
+        "seconds": words.duration(sum(report.seconds for report in audit.reports.values())),
         "maps": [_figure(figure) for figure in figures if figure.kind == "map" and figure.arm == arm.name],
         "findings": [finding for finding in findings if finding["outcome"] != "pass"],
         "passed": [finding for finding in findings if finding["outcome"] == "pass"],
     }
-
-
-def _audit_seconds(record: ExperimentRecord, audit: ArmAudit) -> float:
-    return sum(report.seconds for (arm, _), report in record.audits.items() if arm == audit.arm)
 
 
 def _findings(items: Sequence[Audited]) -> list[Content]:
@@ -250,7 +246,7 @@ def _finding(finding: Finding, where: str) -> Content:
     return {
         "check": finding.check,
         "outcome": finding.outcome,
-        "said": OUTCOME_WORDS[finding.outcome],
+        "said": CHECK_WORDS[finding.outcome],
         "where": where,
         "trained": "after training" in where,
         "message": finding.message,
@@ -305,10 +301,8 @@ def _cost(cost: Cost, largest: float, is_baseline: bool) -> Content:
     return {
         "mean": words.number(cost.mean),
         "bar": round(BAR_PIXELS * (cost.mean or 0.0) / largest, 1) if largest else 0,
-        "away": ""
-        if is_baseline or away is None
-        else ("equal" if abs(away) <= EQUAL_TOLERANCE else words.percent(away)),
-        "unequal": away is not None and abs(away) > EQUAL_TOLERANCE,
+        "away": "" if is_baseline or away is None else ("equal" if abs(away) <= EQUAL_WITHIN else words.percent(away)),
+        "unequal": away is not None and abs(away) > EQUAL_WITHIN,
     }
 
 

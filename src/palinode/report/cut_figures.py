@@ -11,6 +11,7 @@ from palinode.analysis import intervals
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS
 from palinode.analysis.verdict import Rule
+from palinode.base.measures import MEASURES
 from palinode.report import size_charts, size_figures, theme
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, file_name, rounded
@@ -20,7 +21,7 @@ from palinode.report.words import SCORE_UNITS, number, score_of
 from palinode.results.record import ExperimentRecord
 
 BLOCKS = Axis("blocks", "blocks left, counted from the input", "d")
-CUT_SCORES = {"nats_per_token": "loss", "perplexity": "perplexity"}  # the tables hold the other scores too
+CUT_SCORES = ("nats_per_token", "perplexity")  # the tables hold the other scores too
 MEANS = {"ratio_then_mean": "", "mean_then_ratio": ", means first"}
 MEAN_WORDS = {"ratio_then_mean": "ratios averaged", "mean_then_ratio": "means first"}
 STRIP_SCORES = {RATIO_1: "perplexity", RATIO_2: "nats_per_token"}  # as published
@@ -124,7 +125,7 @@ def _ratio_figures(
         ]
         rows = [row | {"key": key} for key, row in enumerate(rows)]
         heads = [head for head in HEAD_DASHES if any(row["look"] == HEAD_WORDS[head] for row in rows)]
-        choices = {f"{score}-{way}": f"{CUT_SCORES[score]}{MEANS[way]}" for score in frames for way in MEANS}
+        choices = {f"{score}-{way}": f"{MEASURES[score].title}{MEANS[way]}" for score in frames for way in MEANS}
         yield Figure(
             name=file_name(f"layer-cut-{ratio.replace('_', '-')}", arm),
             kind="cuts",
@@ -163,7 +164,7 @@ def _strips(record: ExperimentRecord, rule: Rule, look: Look, ratio: str, found:
         yield Figure(
             name=file_name(f"layer-cut-strip-{ratio.replace('_', '-')}", arm),
             kind="cuts",
-            title=f"{RATIO_WORDS[ratio].capitalize()} of {CUT_SCORES[score]}, blocks left{said}",
+            title=f"{RATIO_WORDS[ratio].capitalize()} of {MEASURES[score].title}, blocks left{said}",
             rows=rows,
             variants={
                 choice: size_charts.heat_map(

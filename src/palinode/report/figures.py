@@ -8,8 +8,9 @@ from dataclasses import replace
 import polars as pl
 
 from palinode.analysis import intervals
-from palinode.analysis.curves import SCORES, X_AXES, evaluation_curves, mean_curves
+from palinode.analysis.curves import evaluation_curves, mean_curves
 from palinode.analysis.verdict import Rule, Verdict
+from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts, theme
 from palinode.report.auxiliary_figures import auxiliary_figures
 from palinode.report.charts import Axis
@@ -63,16 +64,14 @@ def all_figures(
 
 def _curve_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look) -> Iterator[Figure]:
     split, _, score = score_of(rule.metric)
-    if score not in SCORES:
-        return
-    what = f"{split} loss" if score in ("nats_per_token", "bits_per_byte") else split
+    what = f"{split} loss" if MEASURES[score].is_loss else split
     y = Axis("value", f"{what}, {metric_words(rule.metric)[1]}", ".4f")
     for scale in record.entry.scales:
         here = curves.filter(split=split, scale=scale).drop_nulls(score)
         drawn = here.filter(pl.col("trained"))
         if drawn.is_empty():
             continue
-        axes = [Axis(axis, X_TITLES[axis]) for axis in X_AXES if drawn[axis].count()]
+        axes = [Axis(axis, X_TITLES[axis]) for axis in CURVE_AXES if drawn[axis].count()]
         marks = level_marks(record, rule.metric, scale)
         rows, thinned = _curve_rows(drawn, score, look)
         dashes = theme.direction_dashes(sorted(drawn["direction"].unique()))
@@ -111,7 +110,7 @@ def _curve_rows(drawn: pl.DataFrame, score: str, look: Look) -> tuple[Rows, list
     for line, frame in (("seed", drawn), ("mean", means)):
         for row in frame.iter_rows(named=True):
             who = {"line": line, "arm": look.labels[row["arm"]], "direction": row["direction"], "seed": row.get("seed")}
-            where = {axis: rounded(row[axis]) for axis in X_AXES}
+            where = {axis: rounded(row[axis]) for axis in CURVE_AXES}
             rows.append(who | {"key": len(rows)} | where | {"value": rounded(row[score])})
     return rows, notes
 
@@ -137,7 +136,7 @@ def _final_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
             if not shown:
                 continue
             rows = [row for arm in shown for row in _dots(look.labels[arm], values[arm, direction], rule.confidence)]
-            rows, cut = kept_inside(rows, 0, 1) if score == "accuracy" else (rows, [])
+            rows, cut = kept_inside(rows, 0, 1) if MEASURES[score].has_chance_levels else (rows, [])
             x = Axis("value", ", ".join(metric_words(f"{split}.{direction}.{score}")), ".4~g")
             colours = {look.labels[arm]: look.colours[arm] for arm in shown}
             chart = with_levels(charts.final_scores(x, colours), level_marks(record, rule.metric, scale), "x")

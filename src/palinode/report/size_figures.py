@@ -9,12 +9,13 @@ import numpy as np
 import polars as pl
 
 from palinode.analysis import intervals
-from palinode.analysis.curves import SCORES, X_AXES, trained_directions
+from palinode.analysis.curves import trained_directions
 from palinode.analysis.ratio_curves import as_published, ratio_curves
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, best_scores, final_ratios, final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes, varying
 from palinode.analysis.tasks import on_a_task
 from palinode.analysis.verdict import Rule
+from palinode.base.measures import CURVE_AXES
 from palinode.report import size_charts, theme
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, file_name, rounded
@@ -48,8 +49,6 @@ def size_figures(
         window: which share of training the violins pool.
     """
     split, _, score = score_of(rule.metric)
-    if score not in SCORES:
-        return
     sizes = scale_sizes(record)
     if not on_a_task(
         record
@@ -127,7 +126,7 @@ def _ratio_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, l
                     axis: size_charts.ratio_lines(
                         Axis("x", X_TITLES[axis]), y, drawn, {"axis": axis}, {"mean": [1, 0]}, kind
                     )
-                    for axis in X_AXES
+                    for axis in CURVE_AXES
                     if axis in set(here["axis"])
                 },
                 labels={axis: name for axis, name in X_SHORT.items() if axis in set(here["axis"])},
@@ -150,7 +149,7 @@ def _ratio_row(row: dict[str, Any], names: dict[tuple[str, str], str], key: int)
 
 def _between(here: pl.DataFrame) -> list[str]:
     """Which axes were read between measured points."""
-    axes = [X_SHORT[axis] for axis in X_AXES if here.filter(axis=axis)["interpolated"].any()]
+    axes = [X_SHORT[axis] for axis in CURVE_AXES if here.filter(axis=axis)["interpolated"].any()]
     if not axes:
         return ["Every point was measured; nothing is interpolated."]
     return [

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from palinode.analysis import intervals
 from palinode.analysis.tasks import Levels, levels_at, on_a_task
 from palinode.analysis.verdict import Verdict
+from palinode.base.measures import MEASURES
 from palinode.report.words import number, score_of
 from palinode.results.record import ExperimentRecord
 
@@ -71,7 +72,7 @@ def _marks(
         return []
     if score == "nats_per_token" and levels.chance:
         return [Mark("guess", -math.log(levels.chance), "a guess")]
-    return of_accuracy(levels) if score == "accuracy" else []
+    return of_accuracy(levels) if MEASURES[score].has_chance_levels else []
 
 
 def marks_of(levels: Levels) -> list[Mark]:
@@ -114,7 +115,8 @@ def reached(record: ExperimentRecord, verdict: Verdict) -> str:
     levels = ", ".join(mark.text for mark in marks if (mark.kind, mark.value) != ("best", 1.0))
     said = f"{comparison.arm} {number(arm, 3)}, {comparison.baseline} {number(baseline, 3)}; {levels}."
     to_beat = max((mark.value for mark in marks if mark.kind != "best"), default=None)
-    if score_of(verdict.rule.metric)[2] == "accuracy" and to_beat is not None and max(arm, baseline) <= to_beat:
+    measure = MEASURES[verdict.rule.score.measure]
+    if measure.has_chance_levels and to_beat is not None and max(arm, baseline) <= to_beat:
         said += " Neither is above what needs no learning."
     return said
 
@@ -122,7 +124,7 @@ def reached(record: ExperimentRecord, verdict: Verdict) -> str:
 def level_notes(record: ExperimentRecord, metric: str, scale: str) -> list[str]:
     """What a caption says of the levels: where they are another arm's, where there are none, and what can be looked up."""
     split, _, score = score_of(metric)
-    if score != "accuracy" or not on_a_task(record):
+    if not MEASURES[score].has_chance_levels or not on_a_task(record):
         return []
     levels, others = levels_at(record, split, scale)
     if levels is None:

@@ -6,44 +6,13 @@ import math
 from pathlib import Path
 
 from palinode.analysis.verdict import Rule, Verdict
-from palinode.base.errors import BadInput
+from palinode.base.measures import COST_AXES, CURVE_AXES, MEASURES, OWN, Metric
 
 MINUS = "\N{MINUS SIGN}"
-X_TITLES = {
-    "step": "Optimizer steps",
-    "tokens_read": "Tokens read",
-    "tokens_scored_ltr": "ltr tokens scored",
-    "train_flops": "Training FLOPs",
-    "seconds": "Training seconds",
-}
-X_SHORT = {
-    "step": "steps",
-    "tokens_read": "tokens read",
-    "tokens_scored_ltr": "ltr tokens",
-    "train_flops": "FLOPs",
-    "seconds": "seconds",
-}
-SCORE_UNITS = {
-    "nats_per_token": "nats per token",
-    "bits_per_byte": "bits per byte",
-    "accuracy": "accuracy",
-    "perplexity": "perplexity",
-}
-COST_TITLES = {
-    "parameters": "parameters",
-    "non_embedding": "without embeddings",
-    "window_tokens": "window tokens",
-    "tokens_read": "tokens read",
-    "tokens_scored": "tokens scored",
-    "tokens_scored_ltr": "tokens scored, ltr",
-    "tokens_scored_rtl": "tokens scored, rtl",
-    "passes": "passes",
-    "train_flops": "training FLOPs",
-    "optimizer_steps": "optimizer steps",
-    "evaluations": "evaluations",
-    "train_seconds": "training seconds",
-    "total_seconds": "seconds in all",
-}
+X_TITLES = {column: axis.heading for column, axis in CURVE_AXES.items()}
+X_SHORT = {column: axis.short for column, axis in CURVE_AXES.items()}
+SCORE_UNITS = {name: measure.unit for name, measure in MEASURES.items()}
+COST_TITLES = {name: axis.title for name, axis in COST_AXES.items()}
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
@@ -90,11 +59,10 @@ def percent(ratio_minus_one: float | None) -> str:
 
 def metric_words(metric: str) -> tuple[str, str]:
     """(what, unit) of a metric path: ("validation ltr loss", "nats per token")."""
-    split, _, rest = metric.partition(".")
-    direction, _, score = rest.partition(".")
-    direction = "own-direction" if direction == "own" else direction
-    kind = "loss" if score in ("nats_per_token", "bits_per_byte") else ""
-    return " ".join(part for part in (split, direction, kind) if part), SCORE_UNITS.get(score, score.replace("_", " "))
+    split, direction, name = Metric.parse(metric)
+    measure = MEASURES[name]
+    direction = "own-direction" if direction == OWN else direction
+    return " ".join([split, direction, *(["loss"] if measure.is_loss else [])]), measure.unit
 
 
 def headline(verdict: Verdict) -> str:
@@ -161,7 +129,7 @@ def rule_words(rule: Rule) -> str:
     )
     return (
         f"{what}, {unit}, {rule.better} is better; every arm against {rule.baseline}, paired by seed; "
-        f"{rule.confidence:.0%} t interval; {least}; meant to be equal in {COST_TITLES.get(rule.equal, rule.equal)}"
+        f"{rule.confidence:.0%} t interval; {least}; meant to be equal in {COST_TITLES[rule.equal]}"
     )
 
 
@@ -199,16 +167,13 @@ def without_home(text: str) -> str:
     return text if home in ("", "/") else text.replace(home, "~")
 
 
-def score_of(metric: str) -> tuple[str, str, str]:
+def score_of(metric: str) -> Metric:
     """(split, direction, score) of a metric path.
 
     Raises:
-        BadInput: it does not have three parts.
+        BadInput: there is no such metric.
     """
-    parts = metric.split(".")
-    if len(parts) != 3 or not all(parts):
-        raise BadInput(f"{metric!r} is not split.direction.score", field="decision.metric")
-    return parts[0], parts[1], parts[2]
+    return Metric.parse(metric)
 
 
 def _scientific(size: float, digits: int) -> str:

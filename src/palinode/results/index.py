@@ -23,8 +23,9 @@ from typing import Any
 
 from palinode.base import fsio
 from palinode.base.errors import Damaged, EnvironmentProblem
+from palinode.base.measures import RecordOutcome
 from palinode.results.files import read_metrics
-from palinode.results.record import METRICS_FILE, RESULT_FILE, SPEC_FILE, RecordOutcome, ended_at_step, read_run
+from palinode.results.record import METRICS_FILE, RESULT_FILE, SPEC_FILE, ended_at_step, read_run
 
 INDEX_FILE = "index.sqlite"
 INDEX_VERSION = 2

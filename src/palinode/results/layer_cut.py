@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
@@ -14,24 +14,21 @@ LAYER_CUT_EVENT = "layer_cut"
 
 
 class CutScores(Config):
-    """The scores of a model with this many blocks left; fields as in `evaluate.losses.DirectionScores`.
+    """The scores of a model with this many blocks left.
 
     Attributes:
         blocks: how many are left, counted from the input.
-        bits_per_byte: None when the targets have no bytes; `perplexity` is None when it would overflow.
+        accuracy: an imported run may lack it.
 
-    An imported run may lack any of them but the first two.
+    Every other measure and every sum of an evaluation that its row holds is kept beside these.
     """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float | int | None]
 
     blocks: int = Field(ge=1)
     nats_per_token: float
-    bits_per_byte: float | None = None
     accuracy: float | None = None
-    perplexity: float | None = None
-    tokens_scored: int | None = None
-    nats_sum: float | None = None
-    bytes_scored: int | None = None
-    hits: int | None = None
 
 
 Curves = Mapping[str, tuple[CutScores, ...]]

@@ -15,16 +15,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from palinode.base.config import Config
-from palinode.base.errors import BadInput, Damaged
+from palinode.base.claim import Claim
+from palinode.base.config import Config, decode
+from palinode.base.decision import Decision
+from palinode.base.errors import BadInput, Damaged, nearest
 from palinode.base.finding import AuditReport
-from palinode.results.claim import Claim
+from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
 from palinode.results.files import decode_stored, is_regular, read_metrics, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut, is_layer_cut_row
 from palinode.results.row_shapes import is_geometry, is_placed, is_scores
 
-RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
-RecordOutcome = Literal["done", "diverged", "failed", "stopped", "oom", "unfinished", "damaged", "missing"]
 Number = float | int | None
 
 CONTEXT_LENGTHS_EVENT = "context_lengths"
@@ -71,13 +71,23 @@ class Result(Config):
         split, _, rest = metric.partition(".")
         direction, _, name = rest.partition(".")
         measured = self.scores.get(split, {})
-        direction = self.own_pass(split) if direction == "own" else direction
+        direction = self.own_pass(split) if direction == OWN else direction
         value = measured.get(direction, {}).get(name)
+        return None if value is None else float(value)
+
+    def cost(self, axis: CostAxis) -> float | None:
+        """What the run spent on an axis; None where it was not counted."""
+        tables: Mapping[str, Mapping[str, Number]] = {
+            "counters": self.counters,
+            "parameters": self.parameters,
+            "seconds": self.seconds,
+        }
+        value = tables[axis.table].get(axis.stored_key)
         return None if value is None else float(value)
 
     def own_pass(self, split: str) -> str:
         """The pass in which most targets were scored in training; of a run that read in no direction, its own."""
-        counted = {way: self.counters.get(f"tokens_scored_{way}") or 0 for way in ("ltr", "rtl")}
+        counted = {way: self.counters.get(f"tokens_scored_{way}") or 0 for way in DIRECTIONS}
         others = [way for way in self.scores.get(split, {}) if way not in counted]
         return others[0] if others and not any(counted.values()) else max(counted, key=lambda way: counted[way])
 
@@ -233,34 +243,13 @@ class ChoiceEntry(Config):
         return self.chosen in (min(self.values), max(self.values))
 
 
-class DecisionEntry(Config):
-    """The decision of an experiment, as its entry keeps it; `analysis.verdict` applies it.
-
-    Attributes:
-        metric: path of the score that decides, such as `validation.ltr.nats_per_token`.
-        baseline: the arm the others are compared with.
-        better: which way is better.
-        confidence: of the interval.
-        smallest_effect: the smallest difference that matters, in the metric's unit.
-        equal: the cost axis that must match.
-    """
-
-    metric: str = "validation.ltr.nats_per_token"
-    baseline: str
-    better: Literal["lower", "higher"] = "lower"
-    confidence: float = Field(default=0.95, gt=0, lt=1)
-    smallest_effect: float = Field(default=0.0, ge=0)
-    equal: str = "tokens_read"
-
-
 class ExperimentEntry(Config):
     """A resolved experiment (experiments/<name>--<size>.json), written before its first run.
 
     Attributes:
         created: ISO 8601 time.
         command: the command line that wrote this entry; `code`: the experiment file.
-        decision: the rule fixed before the runs, as plain data: metric, baseline, better, confidence, smallest_effect,
-            equal.
+        decision: the rule fixed before the runs, as plain data; `rule` is the same, checked.
         audits: arm -> scale -> hash of the cached audit.
         comparison: hash of the audit of the finished runs against one another (C5); empty before that.
         choices: what was chosen by trials on the tuning split, for each arm and scale; empty where nothing was tuned.
@@ -307,6 +296,22 @@ class ExperimentEntry(Config):
         raise BadInput(
             f"no arm named {name!r}", field="arms", hint=f"valid: {', '.join(arm.name for arm in self.arms)}"
         )
+
+    @property
+    def rule(self) -> Decision:
+        """The decision, checked against the arms.
+
+        Raises:
+            BadInput: a field of it is wrong, or its baseline is not an arm.
+        """
+        try:
+            rule = decode(Decision, dict(self.decision))
+        except BadInput as error:
+            raise error.inside("decision") from None
+        if rule.baseline not in (names := [arm.name for arm in self.arms]):
+            hint = nearest(rule.baseline, names)
+            raise BadInput(f"no arm is named {rule.baseline!r}", field="decision.baseline", hint=hint)
+        return rule
 
 
 @dataclass(frozen=True)

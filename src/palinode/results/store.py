@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base import fsio
-from palinode.base.config import canonical_json, decode, encode
+from palinode.base.config import canonical_json, encode
 from palinode.base.errors import BadInput, Damaged, nearest
 from palinode.base.finding import AuditReport
+from palinode.base.measures import FINAL_OUTCOMES
 from palinode.results import index
 from palinode.results.files import decode_stored, read_table
 from palinode.results.index import RunRow
@@ -28,7 +29,6 @@ from palinode.results.record import (
     METRICS_FILE,
     RESULT_FILE,
     SPEC_FILE,
-    DecisionEntry,
     ExperimentEntry,
     ExperimentRecord,
     ExperimentRun,
@@ -84,6 +84,15 @@ class Store:
         if record.damage is not None:
             raise record.damage
         return record
+
+    def ended(self, run_id: str) -> Result | None:
+        """The result of a run that is finished: the same spec would only give it again. None where there is work to do.
+
+        A run that failed, was stopped or is damaged is not finished: it is done again, and what is damaged is replaced.
+        """
+        record = self._record(run_id)
+        result = record.result if record is not None else None
+        return result if result is not None and result.outcome in FINAL_OUTCOMES else None
 
     def find(self, prefix: str) -> str:
         """The one run id that begins with `prefix`.
@@ -272,7 +281,7 @@ def decode_entry(data: Any, path: Path, *, with_rule: bool = True) -> Experiment
     try:
         _check_names(entry)
         if with_rule and entry.decision:
-            _check_rule(entry)
+            entry.rule  # noqa: B018 - raises where it is wrong
     except BadInput as error:
         raise Damaged(error.message, file=str(path), field=error.field, hint=error.hint) from None
     return entry
@@ -288,16 +297,6 @@ def _check_names(entry: ExperimentEntry) -> None:
     for field, known in (hashes | ({"comparison": entry.comparison} if entry.comparison else {})).items():
         if not RUN_ID.fullmatch(known):
             raise BadInput(f"{known!r} is not the hash of an audit", field=field)
-
-
-def _check_rule(entry: ExperimentEntry) -> None:
-    try:
-        rule = decode(DecisionEntry, dict(entry.decision))
-    except BadInput as error:
-        raise error.inside("decision") from None
-    if rule.baseline not in (names := [arm.name for arm in entry.arms]):
-        hint = nearest(rule.baseline, names)
-        raise BadInput(f"no arm is named {rule.baseline!r}", field="decision.baseline", hint=hint)
 
 
 def check_name(name: str, field: str) -> None:

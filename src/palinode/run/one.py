@@ -19,6 +19,7 @@ from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
+from palinode.base.measures import RunOutcome
 from palinode.base.visibility import Ltr
 from palinode.data.config import Split
 from palinode.data.source import Source, prepare
@@ -34,10 +35,8 @@ from palinode.results.record import (
     CONTEXT_LENGTHS_EVENT,
     EMBEDDINGS_EVENT,
     METRICS_FILE,
-    RESULT_FILE,
     TASK_EVENT,
     Result,
-    RunOutcome,
 )
 from palinode.results.store import Store
 from palinode.run.scoring import cut_split, evaluate_split, refit_for_cuts
@@ -48,7 +47,6 @@ from palinode.train.loop import Counters, DivergedError, StepReport, Training, t
 from palinode.train.optim import build_optimizers
 
 CHECKPOINTS = "ckpt"
-FINAL_OUTCOMES = ("done", "diverged")  # the same spec would end the same way again
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 Event = dict[str, Any]
 Scores = Mapping[str, Mapping[str, Mapping[str, float | int | None]]]
@@ -67,7 +65,7 @@ def run_one(
         should_stop: asked between steps; at a yes a checkpoint is written and the result is `stopped`, which is not
             recorded: the same call goes on later.
     """
-    if (ended := already_ended(spec, store)) is not None:
+    if (ended := store.ended(spec.run_id)) is not None:
         return ended
     attempt = Attempt.begin(spec, store, on_event)
     attempt.resume()
@@ -76,13 +74,6 @@ def run_one(
         return attempt.finish() if reached_end else attempt.stop()
     except DivergedError as problem:
         return attempt.record("diverged", reason=str(problem))
-
-
-def already_ended(spec: RunSpec, store: Store) -> Result | None:
-    """The result of a run that would end the same way again; None where there is work to do."""
-    there = (store.run_directory(spec.run_id) / RESULT_FILE).exists()
-    ended = store.record(spec.run_id).result if there else None
-    return ended if ended is not None and ended.outcome in FINAL_OUTCOMES else None
 
 
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:

@@ -13,7 +13,7 @@ from functools import partial
 from palinode.base.config import content_hash, encode
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.run.one import Attempt, Event, already_ended, run_one
+from palinode.run.one import Attempt, Event, run_one
 from palinode.spec.run_spec import RunSpec
 from palinode.train.loop import DivergedError, StepReport
 from palinode.train.stacked import train_together
@@ -41,7 +41,7 @@ def run_together(
 
     Every event names its `run_id`. A run that diverges is recorded and leaves; the others go on.
     """
-    results = {spec.run_id: ended for spec in specs if (ended := already_ended(spec, store)) is not None}
+    results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
     left = [spec for spec in specs if spec.run_id not in results]
     if len(left) == 1:
         results[left[0].run_id] = run_one(left[0], store, _named(on_event, left[0]), should_stop)

@@ -1,7 +1,7 @@
 """Experiments as data: what a researcher writes, and the runs it resolves to."""
 
+from palinode.base.decision import Decision as Decision
 from palinode.spec.experiment import Arm as Arm
-from palinode.spec.experiment import Decision as Decision
 from palinode.spec.experiment import Experiment as Experiment
 from palinode.spec.experiment import ResolvedExperiment as ResolvedExperiment
 from palinode.spec.experiment import Scale as Scale

@@ -7,31 +7,20 @@ anything is read, trained or written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from palinode.base.claim import Claim
 from palinode.base.config import Config
+from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, nearest
-from palinode.results.claim import Claim
+from palinode.results.record import ArmEntry
 from palinode.spec.names import check_file_name, check_seeds, distinct_names, good_file_name, good_name, good_seeds
-from palinode.spec.run_spec import SPEC_VERSION, Direction, RunSettings, RunSpec, known_version
+from palinode.spec.run_spec import SPEC_VERSION, RunSettings, RunSpec, known_version
 from palinode.spec.tuning import Tuning
 
 DEFAULT_SIZE = "default"  # the name a size has when none was chosen
-
-MEASURES: Mapping[str, Literal["lower", "higher"]] = {
-    "nats_per_token": "lower",
-    "bits_per_byte": "lower",
-    "perplexity": "lower",
-    "accuracy": "higher",
-}
-OWN = "own"  # the direction that an arm was trained in
-METRIC_SPLITS = ("validation", "test", "tuning")
-
-ParityAxis = Literal[
-    "parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps"
-]
 
 
 class Arm(Config):
@@ -77,55 +66,6 @@ class Size(Config):
     scales: tuple[str, ...] | None = None
     seeds: tuple[int, ...] | None = None
     tuning: Tuning | None = None
-
-
-class Decision(Config):
-    """How the verdict will be reached, said before the first run.
-
-    Attributes:
-        baseline: the arm every other arm is compared with.
-        metric: `<validation|test|tuning>.<ltr|rtl|own>.<nats_per_token|bits_per_byte|perplexity|accuracy>`; `own` is the
-            direction that an arm was trained in most.
-        better: which way is better; `accuracy` needs "higher".
-        confidence: of the interval, between 0 and 1.
-        smallest_effect: differences below this, in units of the metric, do not matter.
-        equal: the cost at which arms are meant to be compared; the audit warns where they differ in it.
-    """
-
-    baseline: str
-    metric: str = "validation.ltr.nats_per_token"
-    better: Literal["lower", "higher"] = "lower"
-    confidence: float = 0.95
-    smallest_effect: float = Field(default=0.0, ge=0.0)
-    equal: ParityAxis = "tokens_read"
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, metric: str) -> str:
-        known = [
-            f"{split}.{way}.{measure}"
-            for split in METRIC_SPLITS
-            for way in (*get_args(Direction), OWN)
-            for measure in MEASURES
-        ]
-        if metric not in known:
-            raise ValueError(f"unknown metric {metric!r}; {nearest(metric, known) or 'such as ' + known[0]}")
-        return metric
-
-    @field_validator("confidence")
-    @classmethod
-    def _a_probability(cls, confidence: float) -> float:
-        if not 0.0 < confidence < 1.0:
-            meant = f"; did you mean {confidence / 100:g}?" if 1.0 < confidence < 100.0 else ""
-            raise ValueError(f"confidence is a probability between 0 and 1, got {confidence:g}{meant}")
-        return confidence
-
-    @model_validator(mode="after")
-    def _better_fits_the_metric(self) -> Decision:
-        measure = self.metric.rpartition(".")[2]
-        if self.better != MEASURES[measure]:
-            raise BadInput(f"{measure} is better when {MEASURES[measure]}, not {self.better}", field="decision.better")
-        return self
 
 
 class Experiment(Config):
@@ -264,16 +204,6 @@ def _check_chosen(what: str, wanted: tuple[str, ...] | None, names: list[str], *
         raise BadInput(f"no {what}s: leave it out to run all", field=field)
 
 
-class ResolvedArm(Config):
-    """An arm with its difference from the base spelled out: [(dotted path, before, after), ...]."""
-
-    name: str
-    expect_leak: bool
-    expect_collapse: bool = False
-    note: str
-    diff: tuple[tuple[str, Any, Any], ...]
-
-
 class ResolvedRun(Config):
     """One run and the place it has in the experiment."""
 
@@ -297,7 +227,7 @@ class ResolvedExperiment(Config):
     size: str
     question: str
     decision: Decision
-    arms: tuple[ResolvedArm, ...]
+    arms: tuple[ArmEntry, ...]
     scales: tuple[str, ...]
     seeds: tuple[int, ...]
     runs: tuple[ResolvedRun, ...]

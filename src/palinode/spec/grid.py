@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palinode.base.config import Config, content_hash, diff
+from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, PalinodeError, nearest
+from palinode.base.measures import OWN
+from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
 from palinode.spec.experiment import (
     DEFAULT_SIZE,
-    OWN,
     Arm,
-    Decision,
     Experiment,
-    ResolvedArm,
     ResolvedExperiment,
     ResolvedRun,
     Scale,
@@ -276,7 +276,7 @@ def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> No
 
 
 def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> None:
-    split, direction, measure = decision.metric.split(".")
+    split, direction, measure = decision.score
     if direction != OWN and direction not in settings.evaluation.directions:
         raise BadInput(
             f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}", field="decision.metric"
@@ -295,8 +295,8 @@ def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> 
         raise BadInput("needs data.test_fraction above 0", field="evaluation.test")
 
 
-def _resolved_arm(arm: Arm, plain: RunSettings, settings: RunSettings) -> ResolvedArm:
-    return ResolvedArm(
+def _resolved_arm(arm: Arm, plain: RunSettings, settings: RunSettings) -> ArmEntry:
+    return ArmEntry(
         name=arm.name,
         expect_leak=arm.expect_leak,
         expect_collapse=arm.expect_collapse,

@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base.config import decode
+from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, Damaged, PalinodeError
+from palinode.base.measures import OWN, Metric
 from palinode.results.record import ExperimentEntry
 from palinode.results.store import decode_entry
 from palinode.spec.code import Code, kept_code, run_file, user_parts_in
-from palinode.spec.experiment import OWN, Arm, Decision, Experiment, ResolvedArm, ResolvedExperiment, ResolvedRun
+from palinode.spec.experiment import Arm, Experiment, ResolvedExperiment, ResolvedRun
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.text import parse_json, parse_toml, read_text
@@ -194,8 +196,8 @@ def _from_run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> Sou
 
 
 def _measured_metric(spec: RunSpec) -> str:
-    way = spec.evaluation.directions[0] if spec.objective.reads_in_a_direction else OWN
-    return f"{spec.evaluation.split}.{way}.nats_per_token"
+    direction = spec.evaluation.directions[0] if spec.objective.reads_in_a_direction else OWN
+    return str(Metric(spec.evaluation.split, direction, "nats_per_token"))
 
 
 def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
@@ -237,20 +239,15 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
         needed = needed or code
     _check_runs(entry, runs, path)
     try:
-        decision = decode(Decision, dict(entry.decision))
+        decision = entry.rule
     except BadInput as error:
-        raise Damaged(error.message, file=str(path), field=error.inside("decision").field) from None
+        raise Damaged(error.message, file=str(path), field=error.field, hint=error.hint) from None
     fixed = ResolvedExperiment(
         name=entry.name,
         size=entry.size,
         question=entry.question,
         decision=decision,
-        arms=tuple(
-            ResolvedArm(
-                name=a.name, expect_leak=a.expect_leak, expect_collapse=a.expect_collapse, note=a.note, diff=a.diff
-            )
-            for a in entry.arms
-        ),
+        arms=entry.arms,
         scales=entry.scales,
         seeds=entry.seeds,
         runs=tuple(runs),

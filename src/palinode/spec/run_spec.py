@@ -14,6 +14,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from palinode.base.config import LATER, USER_PREFIX, Config, content_hash, identity, one_of
 from palinode.base.errors import BadInput
 from palinode.base.example import Example, SpecialTokens, Windows
+from palinode.base.measures import Direction
 from palinode.base.seeds import NUMERICS_VERSION, generator
 from palinode.data.source import DATA, Data
 from palinode.data.task_store import TaskData
@@ -30,8 +31,6 @@ RUN_ID_CHARACTERS = 16  # 64 bits: two of a million different runs collide with 
 SEED_LIMIT = 2**63  # what a torch generator takes
 WINDOWS_LOOKED_AT = 8  # of text: all are alike, and an objective may want several
 SEQUENCES_LOOKED_AT = 64  # of a task, for the places of its answers
-
-Direction = Literal["ltr", "rtl"]
 
 
 class EvaluationConfig(Config):

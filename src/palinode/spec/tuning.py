@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from palinode.base.config import Config
+from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, PalinodeError, nearest
+from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
 
 if TYPE_CHECKING:
-    from palinode.spec.experiment import Decision, ResolvedExperiment, ResolvedRun
+    from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 
 TRIALS_SUFFIX = "-tuning"
 TESTED = ("data", "evaluation")
@@ -105,11 +107,11 @@ def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
     Raises:
         BadInput: see `Tuning.trial`.
     """
-    from palinode.spec.experiment import ResolvedArm, ResolvedExperiment, ResolvedRun
+    from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 
     tuning = resolved.tuning
     assert tuning is not None
-    arms: dict[str, ResolvedArm] = {}
+    arms: dict[str, ArmEntry] = {}
     runs: list[ResolvedRun] = []
     for seed in tuning.seeds:
         for scale in resolved.scales:
@@ -158,7 +160,7 @@ def with_chosen(resolved: ResolvedExperiment, chosen: Mapping[tuple[str, str], f
 
 def tuning_metric(decision: Decision) -> str:
     """The metric that decides, on the tuning split."""
-    return f"tuning.{decision.metric.partition('.')[2]}"
+    return str(decision.score._replace(split="tuning"))
 
 
 def _changed(settings: RunSettings, change: Mapping[str, Any]) -> RunSettings:

@@ -28,7 +28,6 @@ from palinode.results.record import Result
 from palinode.results.store import Store
 from palinode.sweep.lease import Watch, clear_dead, holder
 from palinode.sweep.process import Job, Process
-from palinode.sweep.worker import FINAL_OUTCOMES
 
 Event = dict[str, Any]
 WORKER = (sys.executable, "-P", "-m", "palinode.sweep.worker")
@@ -210,7 +209,7 @@ class _Driver:
 
     def _free(self, job: Job) -> str | None:
         """The nonce of a stale lease to take over, "" where there is none; None: the run is done, or another process has it."""
-        if (result := _result(self.store, job)) is not None and result.outcome in FINAL_OUTCOMES:
+        if (result := self.store.ended(job.run_id)) is not None:
             self._reuse(job, result)
             return None
         held_by, stale_nonce = holder(job.directory, self.watch)

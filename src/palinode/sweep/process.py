@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from palinode.base.errors import EnvironmentProblem
-from palinode.results.record import RunOutcome
+from palinode.base.measures import RunOutcome
 
 LAST_LINES = 40  # of what a worker printed, kept to explain its death
 

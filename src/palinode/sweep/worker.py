@@ -9,7 +9,6 @@ meets several runs says nothing of any of them, so each is handed back to be don
 from __future__ import annotations
 
 import argparse
-import contextlib
 import faulthandler
 import json
 import os
@@ -30,9 +29,6 @@ Event = dict[str, Any]
 Emit = Callable[[Event], None]
 Work = Callable[[Sequence[Path], Emit, Callable[[], bool]], Sequence[Result]]
 
-FINAL_OUTCOMES = frozenset(
-    ["done", "diverged"]
-)  # the same spec would end the same way again; anything else is tried again
 ORPHAN_SECONDS = 120.0  # a run whose driver is gone and that has not ended by then is ended
 LONGEST_REASON_CHARACTERS = 20_000
 
@@ -77,7 +73,11 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
 
 def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], work: Work) -> list[Event]:
     """The last event of each run: `finished` with the outcome, `alone`, or `problem` when the machine refused."""
-    ended = {directory: earlier for directory in directories if (earlier := _earlier(directory)) is not None}
+    ended = {
+        directory: result
+        for directory in directories
+        if (result := Store(directory.parent).ended(directory.name)) is not None
+    }
     left = [directory for directory in directories if directory not in ended]
     for directory in left:
         (directory / RESULT_FILE).unlink(missing_ok=True)
@@ -96,15 +96,6 @@ def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], boo
         )
         Store(left[0].parent).write_result(result)
         return [*map(_finished, ended.values()), _finished(result)]
-
-
-def _earlier(directory: Path) -> Result | None:
-    """How a run ended that needs no more work."""
-    with contextlib.suppress(PalinodeError):  # a result that does not decode is replaced
-        earlier = Store(directory.parent).record(directory.name).result
-        if earlier is not None and earlier.outcome in FINAL_OUTCOMES:
-            return earlier
-    return None
 
 
 def _finished(result: Result) -> Event:

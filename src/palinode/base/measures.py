@@ -1,0 +1,162 @@
+"""The words that every room shares: what is measured, what a run costs, how a run ends, what a check says.
+
+Each list of such words stands here once. A new measure or a new cost is one more entry of its table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from palinode.base.errors import BadInput, nearest
+
+# --- what is measured -------------------------------------------------------------------------------------------
+
+Better = Literal["lower", "higher"]
+Direction = Literal["ltr", "rtl"]
+DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
+OWN = "own"  # in a metric: the direction that an arm was trained in most
+METRIC_SPLITS = ("validation", "test", "tuning")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that an evaluation gives for every split and direction.
+
+    Attributes:
+        name: its key in the scores of a record.
+        title: what a heading calls it.
+        unit: what an axis and a sentence call it.
+        better: which way is better.
+        is_loss: it is a mean of -log p of the targets, in some unit.
+        has_chance_levels: it is a share from 0 to 1, and a task says what guessing reaches.
+    """
+
+    name: str
+    title: str
+    unit: str
+    better: Better = "lower"
+    is_loss: bool = False
+    has_chance_levels: bool = False
+
+
+MEASURES: Mapping[str, Measure] = {
+    measure.name: measure
+    for measure in (
+        Measure("nats_per_token", "loss", "nats per token", is_loss=True),
+        Measure("bits_per_byte", "loss", "bits per byte", is_loss=True),
+        Measure("accuracy", "accuracy", "accuracy", better="higher", has_chance_levels=True),
+        Measure("perplexity", "perplexity", "perplexity"),
+    )
+}
+
+
+class Metric(NamedTuple):
+    """One score of a run: on which split, in which direction, by which measure."""
+
+    split: str
+    direction: str
+    measure: str
+
+    @classmethod
+    def parse(cls, path: str) -> Metric:
+        """The metric of a path such as `validation.ltr.nats_per_token`.
+
+        Raises:
+            BadInput: there is no such metric; names the nearest.
+        """
+        metric = cls(*parts) if len(parts := path.split(".")) == len(cls._fields) else None
+        if metric is None or metric not in METRICS:
+            hint = nearest(path, map(str, METRICS)) or f"such as {METRICS[0]}"
+            raise BadInput(f"unknown metric {path!r}", field="metric", hint=hint)
+        return metric
+
+    def __str__(self) -> str:
+        return ".".join(self)
+
+
+METRICS = tuple(
+    Metric(split, direction, measure)
+    for split in METRIC_SPLITS
+    for direction in (*DIRECTIONS, OWN)
+    for measure in MEASURES
+)
+
+# --- what a run costs -------------------------------------------------------------------------------------------
+
+EQUAL_WITHIN = 0.001  # the cost that the decision declares equal may differ by .1 % between arms
+REMARKED_ABOVE = 0.01  # any other cost that differs by more than 1 % is named
+ParityAxis = Literal[
+    "parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps"
+]
+PARITY_AXES: tuple[ParityAxis, ...] = get_args(ParityAxis)  # a decision may declare one of them equal
+
+
+@dataclass(frozen=True)
+class CostAxis:
+    """Something that a run spends.
+
+    Attributes:
+        name: its name in tables.
+        title: what a heading calls it.
+        short: what a button calls it.
+        table: the table of a result that holds it.
+        key: its key in that table, where that is not its name.
+        compared: C5 compares arms in it.
+    """
+
+    name: str
+    title: str
+    short: str = ""
+    table: Literal["counters", "parameters", "seconds"] = "counters"
+    key: str = ""
+    compared: bool = False
+
+    @property
+    def stored_key(self) -> str:
+        """Its key in its table of a result."""
+        return self.key or self.name
+
+    @property
+    def heading(self) -> str:
+        """The title with a capital letter."""
+        return self.title[:1].upper() + self.title[1:]
+
+
+COST_AXES: Mapping[str, CostAxis] = {
+    axis.name: axis
+    for axis in (
+        CostAxis("parameters", "parameters", table="parameters", key="total"),
+        CostAxis("non_embedding", "without embeddings", table="parameters"),
+        CostAxis("window_tokens", "window tokens", compared=True),
+        CostAxis("tokens_read", "tokens read", "tokens read", compared=True),
+        CostAxis("tokens_scored", "tokens scored", compared=True),
+        CostAxis("tokens_scored_ltr", "tokens scored, ltr", "ltr tokens", compared=True),
+        CostAxis("tokens_scored_rtl", "tokens scored, rtl"),
+        CostAxis("passes", "passes", compared=True),
+        CostAxis("train_flops", "training FLOPs", "FLOPs", compared=True),
+        CostAxis("optimizer_steps", "optimizer steps", "steps", compared=True),
+        CostAxis("evaluations", "evaluations"),
+        CostAxis("train_seconds", "training seconds", "seconds", table="seconds", key="train"),
+        CostAxis("total_seconds", "seconds in all", table="seconds", key="total"),
+    )
+}
+# Column of a metrics row -> what a learning curve can be drawn over; the first is shown first.
+CURVE_AXES: Mapping[str, CostAxis] = {
+    "step": COST_AXES["optimizer_steps"],
+    "tokens_read": COST_AXES["tokens_read"],
+    "tokens_scored_ltr": COST_AXES["tokens_scored_ltr"],
+    "train_flops": COST_AXES["train_flops"],
+    "seconds": COST_AXES["train_seconds"],
+}
+
+# --- how a run ends, and what a check says ------------------------------------------------------------------------
+
+RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
+RecordOutcome = Literal[RunOutcome, "unfinished", "damaged", "missing"]
+FINAL_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "diverged"))  # the same spec would end the same way again
+FINE_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "stopped"))  # there is nothing to explain
+
+CheckOutcome = Literal["pass", "fail", "could_not_tell"]
+CHECK_WORDS: Mapping[CheckOutcome, str] = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}

@@ -1,0 +1,56 @@
+"""The documentation site builds without a warning, its reference is complete, and its walks and its notebook work."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import palinode
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "palinode"
+STOPS = re.findall(r"^\| \d+ \| `([\w/.]+)`: `(\w+)` \|", (ROOT / "docs" / "reading.md").read_text(), re.MULTILINE)
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_the_site_builds_with_warnings_as_errors(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", str(tmp_path / "cache")]
+    done = subprocess.run([*command, str(ROOT / "docs"), str(tmp_path / "site")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "class=" in (tmp_path / "site" / "index.html").read_text()
+
+
+def test_the_reference_has_every_public_name():
+    listed = re.findall(r"^\.\. auto\w+:: palinode\.([\w.]+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE)
+    assert sorted(set(listed)) == sorted(listed)
+    assert [name for name in palinode.__all__ if name not in listed] == []
+
+
+def test_the_walks_have_stops():
+    assert len(STOPS) > 20
+
+
+@pytest.mark.parametrize(("path", "name"), STOPS, ids=lambda value: str(value))
+def test_a_stop_of_a_walk_is_where_the_page_says(path, name):
+    tree = ast.parse((PACKAGE / path).read_text(encoding="utf-8"))
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    assert name in defined
+
+
+def test_there_is_a_notebook():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("PALINODE_CACHE", str(tmp_path))
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    errors = [cell for cell in notebook.cells for out in cell.get("outputs", ()) if out["output_type"] == "error"]
+    assert errors == []
