@@ -29,8 +29,10 @@ def row(low, high, **fields):
     return Measured("512", "rtl", "ltr", 0.0, interval, 3, **fields)
 
 
-def test_every_measure_is_in_both_tables():
+def test_every_measure_is_in_both_tables_and_on_the_page():
     assert MEASURES.keys() == claim_file.MEASURES.keys()
+    page = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text()
+    assert [name for name in MEASURES if f"| `{name}` | " not in page] == []
 
 
 @pytest.mark.parametrize(

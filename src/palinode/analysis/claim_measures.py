@@ -310,10 +310,11 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
 
     Both scores count upwards: of a loss the negative is taken. The interval resamples the groups, not the seeds.
     """
-    other, names = evidence.other(claim.experiment), (claim.arm, f"{claim.experiment} {claim.against[0]}")
+    other = evidence.other(claim.experiment)
+    one, two = (in_group(name, "GROUP") for name in (claim.arm, f"{claim.experiment} {claim.against[0]}"))
     if other is None:
         reason = f"the store has no experiment {claim.experiment} of size {evidence.record.entry.size}"
-        yield Measured(ALL_SCALES, *names, None, None, 0, reasons=(reason,))
+        yield Measured(ALL_SCALES, one, two, None, None, 0, reasons=(reason,))
         return
     for scale in (*evidence.scales, *((MEAN_OF_SCALES,) if len(evidence.scales) > 1 else ())):
         scales = evidence.scales if scale == MEAN_OF_SCALES else (scale,)
@@ -329,7 +330,7 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
         reasons = unlearned(evidence, arms, scales) if claim.needs_learning else ()
         reasons += (f"an interval needs {LEAST_PAIRS} to {MOST_PAIRS} groups, there are {len(pairs)}",) if few else ()
         interval = None if few else resampled_interval(pairs, evidence.rule.confidence)
-        yield Measured(scale, *names, rank_correlation(pairs), interval, len(pairs), reasons=reasons)
+        yield Measured(scale, one, two, rank_correlation(pairs), interval, len(pairs), reasons=reasons)
 
 
 def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:
@@ -365,7 +366,11 @@ def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: S
     """The mean of one value per seed, with its t interval."""
     interval = t_interval(list(values), evidence.rule.confidence)
     count = len(values)
-    reasons = () if count > 1 else (f"an interval needs 2 finished seeds, there {'is 1' if count else 'are none'}",)
+    reasons = (
+        ()
+        if count > 1
+        else (f"an interval needs 2 seeds with all scores of this measure, there {'is 1' if count else 'are none'}",)
+    )
     return Measured(scale, arm, against, mean(list(values)) if values else None, interval, count, reasons=reasons)
 
 

@@ -24,11 +24,11 @@ from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 TEMPLATE = "findings.md"
-LOCAL_OPTIONS = (
-    "--store",
-    "--workers",
-    "--stack",
-)  # where records lie and how many runs train at a time: not what was run
+# Where records lie, and how many runs train at a time: not what was run.
+LOCAL_OPTIONS = ("--store", "--workers", "--stack")
+# Endings of cautions that name arms: such cautions are gathered, one line for all arms.
+COULD_NOT_TELL, AT_THE_EDGE = " could not tell on ", ", the edge of what was tried"
+BEST_AT_THE_EDGE = "best at the edge of what was tried, so another setting may be better: "
 Row = dict[str, Any]
 
 
@@ -63,7 +63,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
     """
     entry, rule = record.entry, rule_of(record.entry)
     if not entry.claims:
-        hint = f"write claims=(Claim(...),) in its file and `palinode run` it again with --size {entry.size}: finished runs stay"
+        hint = "write claims=(Claim(...),) in its file and `palinode run` it again: no finished run is trained twice"
         raise BadInput(f"{entry.full_name} has no claims", field="claims", hint=hint)
     claims, by_rule = judged_claims(store, record), verdicts(record)
     rows = [claim.row() for claim in claims]
@@ -173,10 +173,19 @@ def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
 
 
 def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list[str]:
-    """What a reader must know besides the outcomes, each once."""
-    of_claims = [caution for row in claims for caution in row.measured.cautions]
-    of_arms = [f"{arm.arm}: {caution}" for arm in by_rule for caution in arm.cautions if caution not in of_claims]
-    return list(dict.fromkeys([*of_claims, *of_arms]))
+    """What a reader must know besides the outcomes, each once; one line for all arms of which a check could not tell, or that
+    did best at the last setting tried."""
+    said: list[tuple[str | None, str]] = [(None, caution) for row in claims for caution in row.measured.cautions]
+    said += [(arm.arm, caution) for arm in by_rule for caution in arm.cautions]
+    lines: dict[str, dict[str, None]] = {}
+    for of_arm, caution in said:
+        text, gathered, arms = caution.partition(COULD_NOT_TELL)
+        if caution.endswith(AT_THE_EDGE):
+            text, arms = BEST_AT_THE_EDGE, caution.split()[0]
+        elif not gathered and of_arm is not None and caution not in lines:
+            text = f"{of_arm}: {caution}"
+        lines.setdefault(text + gathered, {}).update(dict.fromkeys(arms.split(" and ") if arms else ()))
+    return [text + ", ".join(arms) for text, arms in lines.items()]
 
 
 def _arm_row(verdict: Verdict) -> Row:
