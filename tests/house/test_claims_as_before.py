@@ -2,9 +2,10 @@
 
 `claims/stores.tar.xz` holds two stores and what the programs that were `findings/*.py` at commit b3a04bb wrote of them:
 
-    smoke/      `palinode run experiments/NAME.py --size smoke` of the experiments below at that commit, without weights; of the
-                metrics only the rows that are read: final evaluations (of tasks every evaluation), layer cuts, context lengths,
-                tasks, and training rows with auxiliary terms. At this size nothing is learned, so that most verdicts are open.
+    smoke/      `palinode run experiments/NAME.py --size smoke` of arrows, encdec, mask, recall and recall_text at that commit,
+                without weights; of the metrics only the rows that are read: final evaluations (of tasks every evaluation), layer
+                cuts, context lengths, tasks, training rows with auxiliary terms, and the last row. At this size nothing is
+                learned, so that most verdicts are open.
     made/       made-up runs of `tests/house/test_findings.py` at that commit, size laptop, whose claims hold and fail: its
                 `encdec_store`, `recall_store`, and mask stores of four scales; in `mask_total` one run of `both-05` diverged. Every
                 audit has a loss of token frequencies of 50 nats.
@@ -150,6 +151,14 @@ def test_recall(unpacked, kind):
     for before, row in sooner:
         agree({**before, "effect": before["ratio"]}, row)
         assert row["count"] == before["both"]
+    accuracies = {(one["arm"], one["scale"]): one for one in old["accuracy"]}
+    verdicts = {True: "holds", False: "does not hold"}  # of a published accuracy: whether it agreed with ours
+    for row in (row for row in rows if row["measure"] == "score"):
+        before = accuracies[row["arm"], row["scale"]]
+        agree({**before, "effect": before["accuracy"]}, row, verdict=False)
+        agreed = {verdicts.get(one["agrees"], "not judged") for one in before["published"]}
+        assert row["verdict"] in agreed
+        assert row["published"] in [one["accuracy"] for one in before["published"]]
 
 
 @pytest.mark.parametrize("kind", SIZES)
