@@ -80,12 +80,16 @@ it was; `Reversed(of=task)` is its mirror image: ltr on it is rtl on the origina
 As the data of an experiment, here trained and scored on the answers alone:
 
 ```python
-RunSettings(
+from palinode import EvaluationConfig, LtrObjective, RunSettings, Speedrun, TaskData, modern
+from palinode.data.tasks import AssociativeRecall
+
+settings = RunSettings(
     data=TaskData(task=AssociativeRecall(vocabulary=10, length=20)),
+    model=modern(layers=2, width=32, heads=2),
     objective=LtrObjective(),  # or MaskedObjective(): the answers hidden, everything else seen
     labels="answer",  # or "all", "last": which targets are trained on
+    recipe=Speedrun(steps=200),
     evaluation=EvaluationConfig(directions=("ltr",), labels="answer", length_factors=(2, 4)),
-    ...,
 )
 ```
 
