@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from palinode.base.example import Draw, SpecialTokens, one_pass
+from palinode.base.objective import Objective
 from palinode.base.seeds import generator
 from palinode.base.visibility import FlippedLowerTriangle, Ltr
 from palinode.data.windows import evaluation_windows
@@ -15,7 +16,6 @@ from palinode.evaluate.losses import evaluate, evaluation_passes
 from palinode.models.decoder import modern
 from palinode.models.direction import logits_for
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
-from palinode.objectives.base import Objective
 
 VOCABULARY, WINDOW = 20, 12
 SPECIALS = SpecialTokens(VOCABULARY)

@@ -6,7 +6,7 @@ arms usually share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 
 from palinode.audit.cache import cached_part, part_key
+from palinode.audit.palinode_models import pair_score, subject_of_config
 from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
 from palinode.base.config import content_hash, encode
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.seeds import generator
 from palinode.checks.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
-from palinode.checks.check_canary import check_canary
+from palinode.checks.canary import check_canary
 from palinode.checks.collapse import check_aggregated, probe_collapse
 from palinode.checks.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination, check_prompt_splits
 from palinode.checks.determinism import check_determinism
 from palinode.checks.flow import check_flow
 from palinode.checks.labels import check_copies, check_streams
 from palinode.checks.stepwise import check_stepwise
-from palinode.checks.subject import subject_of_config
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
 from palinode.data.source import Source, prepare
 from palinode.data.store import TokenStore
@@ -35,6 +35,7 @@ from palinode.data.task_store import TaskStore
 from palinode.data.tasks.splits import BUCKETS_OF, buckets
 from palinode.data.tasks.stream import TaskStream
 from palinode.evaluate.losses import evaluation_passes
+from palinode.models.auxiliary import PairTerm
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads
@@ -109,9 +110,13 @@ def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Fin
 def _term_findings(settings: RunSettings) -> Iterator[Finding]:
     """C7 and C9 on the arm's own auxiliary terms that compare two states, each on a fresh small copy."""
     small = bench_model(settings.model)
-    for name in small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms():
-        for check in (probe_collapse, check_aggregated):
-            yield check(name, small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms()[name], AUDIT_SEED)
+
+    def terms() -> Mapping[str, PairTerm]:
+        return small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms()
+
+    for name in terms():
+        yield probe_collapse(name, pair_score(terms()[name]), AUDIT_SEED)
+        yield check_aggregated(name, pair_score(terms()[name].double()), AUDIT_SEED)
 
 
 def _evaluation_key(settings: RunSettings, data: Source) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from palinode.audit.palinode_models import subject_of_model
 from palinode.audit.text_floor import floor_of
 from palinode.audit.trainer_bench import AUDIT_SEED
 from palinode.base.example import SpecialTokens
@@ -19,7 +20,6 @@ from palinode.checks.collapse import check_collapse
 from palinode.checks.flow import FlowSettings, check_flow
 from palinode.checks.loss_floor import check_directions, check_falls, check_text_floor
 from palinode.checks.stepwise import check_stepwise
-from palinode.checks.subject import Subject, default_forward
 from palinode.data.source import Source
 from palinode.data.store import TokenStore
 from palinode.models.base import LanguageModel
@@ -55,18 +55,8 @@ def audit_trained(
         store: keeps what every run on the same text is held against; without one it is measured.
     """
     began = time.perf_counter()
-    window = spec.data.window_tokens
-    subject = Subject(
-        name=spec.run_id,
-        module=model,
-        objective=spec.objective,
-        forward=default_forward(model),
-        specials=specials,
-        vocab_size=specials.vocab_size,
-        window_tokens=window,
-        evaluation_tokens=window,
-        max_window_tokens=window,
-        seed=AUDIT_SEED,
+    subject = subject_of_model(
+        model, spec.objective, specials, spec.data.window_tokens, name=spec.run_id, seed=AUDIT_SEED
     )
     findings = (
         *check_flow(subject, TRAINED_FLOW),

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from palinode.audit.palinode_models import small_config
 from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.finding import Finding
 from palinode.checks.aggregation import (
@@ -21,7 +22,6 @@ from palinode.checks.aggregation import (
     hand_sums,
 )
 from palinode.checks.determinism import state_hashes
-from palinode.checks.subject import small_config
 from palinode.data.source import Source
 from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes, window_draws
 from palinode.models.base import LanguageModel, ModelConfig

@@ -3,7 +3,7 @@
 `symmetric_chain` is its own mirror image (P = P^T, uniform tokens), `asymmetric_chain` is not: read from the end it follows
 another kernel, with the same entropy. Because only the nearest known neighbour on each side matters, the true probability of
 a token given *any* set of visible tokens is two rows of powers of P: the floor of every objective, not only of ltr.
-Legend: V states, n sequences, N tokens of a sequence.
+Legend: V states, B sequences, T tokens of a sequence.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ class MarkovChain:
         return float(-torch.special.xlogy(self.stationary, self.stationary).sum())
 
     def entropy_production_nats(self) -> float:
-        """How far the chain is from its mirror image: 0 when it is time-symmetric, positive otherwise."""
+        """The entropy production in nats per step: 0 when the chain is its own mirror image, positive otherwise."""
         forward = self.stationary[:, None] * self.transition
         return float((torch.special.xlogy(forward, forward) - torch.special.xlogy(forward, forward.T)).sum())
 
     def window_floor_nats(self, window_tokens: int) -> float:
-        """Nats per token of a whole window when its first token is scored too: (H(pi) + (N - 1) h) / N."""
+        """Nats per token of a whole window when its first token is scored too: (H(pi) + (T - 1) h) / T."""
         return (self.token_entropy_nats() + (window_tokens - 1) * self.entropy_nats()) / window_tokens
 
     def sample(self, count: int, length_tokens: int, rng: Generator) -> Tensor:
-        """(n, N) stationary sequences, one table lookup for all rows at every token."""
+        """(B, T) stationary sequences, one table lookup for all rows at every token."""
         noise = torch.rand(length_tokens, count, generator=rng, dtype=torch.float64)
         start, steps = self.stationary.cumsum(0), self.transition.cumsum(1)
         tokens = torch.empty(count, length_tokens, dtype=torch.long)
@@ -67,11 +67,11 @@ class MarkovChain:
         return tokens
 
     def log_probability(self, tokens: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """(n, N) nats (negative): ln P(token t | its nearest known neighbours), exactly.
+        """(B, T) nats (negative): ln P(token t | its nearest known neighbours), exactly.
 
         Args:
-            tokens: (n, N) sequences.
-            left, right: (N,) or (n, N): index of the nearest known token before and after t; -1 where there is none.
+            tokens: (B, T) sequences.
+            left, right: (T,) or (B, T): index of the nearest known token before and after t; -1 where there is none.
         """
         count, length = tokens.shape
         index = torch.arange(length)

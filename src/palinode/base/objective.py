@@ -1,4 +1,4 @@
-"""What an objective is: a window in, an Example out, and a contract that says what may inform what.
+"""The interface of an objective: a window in, an Example out, and a contract that says which token may inform which.
 
 To write one: subclass `Objective`, define `example` (usually one call of `base.example.one_pass` per direction) and
 `may_inform`. If it makes random decisions, define `draw`; nothing in a Draw may depend on token ids.
@@ -20,7 +20,7 @@ from palinode.base.example import Draw, Example, SpecialTokens
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands.
+    """How far training has come.
 
     Attributes:
         step, total_steps: the optimizer step, and the planned ones.
@@ -76,7 +76,7 @@ class Objective(Part):
     def scorable(self, window_tokens: int) -> Tensor:
         """(window_tokens,) boolean: the tokens of a window that any pass can score, with any draw.
 
-        A label mask that keeps none of them is refused before anything is trained.
+        A label mask that keeps none of them is refused before any training.
         """
         return torch.ones(window_tokens, dtype=torch.bool)
 
