@@ -17,7 +17,23 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import audit, compare, cut, data, demo, doctor, import_, ls, new, plan, report, run, sample, show
+from palinode.cli import (
+    audit,
+    compare,
+    cut,
+    data,
+    demo,
+    doctor,
+    findings,
+    import_,
+    ls,
+    new,
+    plan,
+    report,
+    run,
+    sample,
+    show,
+)
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 LONGEST_LINE_CHARACTERS = 200
@@ -37,6 +53,7 @@ app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=audit.EXAMPLE)(audit.audit)
 app.command(epilog=run.EXAMPLE)(run.run)
 app.command(epilog=report.EXAMPLE)(report.report)
+app.command(epilog=findings.EXAMPLE)(findings.findings)
 app.command(epilog=ls.EXAMPLE)(ls.ls)
 app.command(epilog=show.EXAMPLE)(show.show)
 app.command(epilog=compare.EXAMPLE)(compare.compare)

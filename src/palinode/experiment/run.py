@@ -250,6 +250,7 @@ def _entry(
         choices=tuple(choices),
         to_choose=resolved.tuning.field if resolved.tuning is not None else "",
         plan=earlier.plan if earlier else {},
+        claims=resolved.claims,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from palinode.analysis.claims import judged_claims
 from palinode.analysis.tables import all_tables
 from palinode.base import fsio
 from palinode.report.content import Page
@@ -37,6 +38,7 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
     figures, tables = all_figures(study), all_tables(record)
     directory = out if out is not None else store.report_directory(record.entry)
     files = [*write_figures(figures, directory / "figures"), *write_tables(tables, directory / "tables")]
-    page = render_page(Page(study, figures, [path.relative_to(directory).as_posix() for path in files]))
+    names = [path.relative_to(directory).as_posix() for path in files]
+    page = render_page(Page(study, figures, names, judged_claims(store, record)))
     fsio.write_text(directory / REPORT_FILE, page)
     return directory / REPORT_FILE

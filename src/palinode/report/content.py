@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palinode.analysis.audits import Audited, arm_audit
+from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.parity import Cost, costs
 from palinode.analysis.pictures import pictures
 from palinode.analysis.verdict import Rule, Verdict
@@ -17,6 +18,7 @@ from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.checks.explained import code_of, explanation
 from palinode.report import words
 from palinode.report.figure import Figure
+from palinode.report.findings import between, signed
 from palinode.report.levels import reached
 from palinode.report.maps import map_notes
 from palinode.report.study import Study
@@ -38,11 +40,12 @@ ALARM = "C8.directions"
 
 @dataclass(frozen=True)
 class Page:
-    """What the page is made of: the study, its figures, and the paths of the files beside the page."""
+    """What the page is made of: the study, its figures, the paths of the files beside the page, and its judged claims."""
 
     study: Study
     figures: Sequence[Figure]
     files: Sequence[str]
+    claims: Sequence[JudgedClaim] = ()
 
     @property
     def record(self) -> ExperimentRecord:
@@ -152,6 +155,15 @@ def _alarm(record: ExperimentRecord, arm: str) -> str:
 
 
 # --- audit ----------------------------------------------------------------------------------------------------------
+
+
+def claims(page: Page) -> Content | None:
+    """The judged claims of the experiment, a row each; None where it has no claims."""
+    rows = [claim.row() for claim in page.claims]
+    numbers = (
+        {name: signed(row[name]) for name in ("effect", "published")} | {"interval": between(row)} for row in rows
+    )
+    return {"claims": [row | shown for row, shown in zip(rows, numbers, strict=True)]} if rows else None
 
 
 def audit(page: Page) -> Content:

@@ -42,6 +42,7 @@ def _where_tuned(page: Page) -> Content | None:
 
 SECTIONS = (
     Section("verdict", "Verdict", fill=content.verdict),
+    Section("claims", "Claims", "Claims", content.claims),
     Section("curves", "Curves", "Learning curves and final scores"),
     Section("task", "Task", "The task"),
     Section("sizes", "Ratios", "Ratios and sizes"),

@@ -40,9 +40,10 @@ def expand(
     runs_limit: int | None,
 ) -> ResolvedExperiment:
     """See `Experiment.resolve`."""
-    size = _size(experiment, size_name)
+    size, claims = _size(experiment, size_name), experiment.claims
     if size.arms is not None:
-        experiment = experiment.with_(arms=tuple(arm for arm in experiment.arms if arm.name in size.arms), sizes={})
+        arms = tuple(arm for arm in experiment.arms if arm.name in size.arms)
+        experiment = experiment.with_(arms=arms, sizes={}, claims=())
     scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
     chosen_seeds = seeds if seeds is not None else size.seeds if size.seeds is not None else experiment.seeds
     check_seeds(chosen_seeds, field="--seeds" if seeds is not None else "seeds")
@@ -68,6 +69,7 @@ def expand(
         seeds=chosen_seeds,
         runs=runs,
         tuning=tuning,
+        claims=claims,
     )
     if tuning is not None:
         trials(resolved)  # a trial that cannot be is said now

@@ -248,6 +248,7 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
         scales=entry.scales,
         seeds=entry.seeds,
         runs=tuple(runs),
+        claims=entry.claims,
     )
     return Source(str(path), None, fixed=fixed, code=needed)
 
