@@ -24,7 +24,7 @@ from palinode.evaluate.layer_cut import check_can_be_cut
 from palinode.models.base import LanguageModel
 from palinode.models.described import described
 from palinode.objectives.probability import Probability
-from palinode.results.record import METRICS_FILE, Result
+from palinode.results.record import METRICS_FILE, RESULT_FILE, Result
 from palinode.results.store import Store
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -148,9 +148,11 @@ class Attempt:
     def resume(self) -> None:
         """Go on from the newest undamaged checkpoint; metrics rows that this attempt will write again are dropped.
 
-        When a line of the metrics file is damaged, it may have been a row to keep: then the run is trained from the start.
+        When a line of the metrics file is damaged, it may have been a row to keep: then the run is trained from the start. The
+        result of an attempt that failed, or a damaged one, is deleted: what this attempt records takes its place.
         """
         fsio.remove_stray_temporaries(self.directory)
+        (self.directory / RESULT_FILE).unlink(missing_ok=True)
         path = self.directory / METRICS_FILE
         rows, damaged = fsio.read_rows(path)
         self.number = 1 + max((int(row["attempt"]) for row in rows), default=0)
