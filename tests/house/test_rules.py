@@ -13,7 +13,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 LONGEST_FUNCTION_LINES = 50
 MOST_PARAMETERS = 8
 USERS_CALL = {"one_pass"}  # the objectives that users wrote call it by these nine names
-STILL_WIDE = {"check", "heat_map", "lines", "ratio_lines"}  # nothing may be added here
+STILL_WIDE = {"lines"}  # of the report; nothing may be added here
 FORBIDDEN_CALLS = {"eval", "exec", "compile"}
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "shelve", "marshal", "yaml"}
 
