@@ -210,10 +210,10 @@ class InductionHead(SizedTask):
         answer = tokens.gather(1, places[:, :1] + torch.arange(1, self.answer_tokens + 1))
         insert = torch.cat([torch.full((count, 1), self.vocabulary - 1), answer], 1)
         last = places[:, 0]
-        for place, use in zip(places.split(1, 1), used.split(1, 1), strict=True):
-            inside = place + torch.arange(self.answer_tokens + 1)
-            tokens.scatter_(1, inside, torch.where(use, insert, tokens.gather(1, inside)))
-            last = torch.where(use[:, 0], place[:, 0], last)
+        for place, use in zip(places.unbind(1), used.unbind(1), strict=True):
+            inside = place[:, None] + torch.arange(self.answer_tokens + 1)
+            tokens.scatter_(1, inside, torch.where(use[:, None], insert, tokens.gather(1, inside)))
+            last = torch.where(use, place, last)
         tokens[:, self.length + 1 :] = answer
         return Sample.answered_from(tokens, self.length + 1, gap=self.length - last, triggers=used.sum(1))
 
@@ -226,10 +226,10 @@ class InductionHead(SizedTask):
         single = torch.rand(count, 1, generator=rng) < 0.5
         # The least of several draws is no uniform draw: a single trigger is the one drawn first, unsorted.
         places = torch.where(single, places[:, :1], places.sort(1).values)
-        last = places[:, :1]
-        for place in places[:, 1:].split(1, 1):
+        last = places[:, 0]
+        for place in places[:, 1:].unbind(1):
             use = place > last + self.answer_tokens
-            used = torch.cat([used, use], 1)
+            used = torch.cat([used, use[:, None]], 1)
             last = torch.where(use, place, last)
         return places, used
 
