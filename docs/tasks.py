@@ -58,22 +58,16 @@ long; everything else stays. `Reversed(of=task)` is its mirror image: ltr on it 
 A task as the data of an experiment, here with the answers alone trained and scored:
 
 ```python
-from palinode import Arm, Decision, EvaluationConfig, Experiment, LtrObjective, RunSettings, Speedrun, TaskData, modern
+from palinode import EvaluationConfig, LtrObjective, RunSettings, Speedrun, TaskData, modern
 from palinode.data.tasks import AssociativeRecall
 
-experiment = Experiment(
-    name="recall",
-    question="Does a second layer help recall?",
-    base=RunSettings(
-        data=TaskData(task=AssociativeRecall(vocabulary=10, length=20)),
-        model=modern(layers=1, width=32, heads=2),
-        objective=LtrObjective(),  # or MaskedObjective(): hides the answers and shows everything else
-        recipe=Speedrun(steps=200, batch_windows=32),
-        labels="answer",  # or "all", "last": the targets that the model is trained on
-        evaluation=EvaluationConfig(directions=("ltr",), labels="answer", length_factors=(2, 4)),
-    ),
-    arms=(Arm(name="one"), Arm(name="two", change={"model.layers": 2})),
-    decision=Decision(baseline="one", metric="validation.own.accuracy", better="higher", smallest_effect=0.01),
+settings = RunSettings(
+    data=TaskData(task=AssociativeRecall(vocabulary=10, length=20)),
+    model=modern(layers=2, width=32, heads=2),
+    objective=LtrObjective(),  # or MaskedObjective(): hides the answers and shows everything else
+    labels="answer",  # or "all", "last": the targets that the model is trained on
+    recipe=Speedrun(steps=200),
+    evaluation=EvaluationConfig(directions=("ltr",), labels="answer", length_factors=(2, 4)),
 )
 ```
 

@@ -1,7 +1,9 @@
 """Palinode: a laboratory for language-model ideas on a small budget.
 
-The names below are what an experiment file needs. They are imported when first used, so that `import palinode` costs
-nothing and a finished store can be read without torch.
+The names below are what an experiment file needs. Each is imported when it is first used, so that `import palinode` costs
+nothing and a finished store can be read without torch. Two names are namespaces: `palinode.p` holds the schedules of p, the
+probability of a second direction, and `palinode.rate` those of the learning rate. `palinode.Linear` and the other schedules
+without a namespace are the classes of `palinode.p`, under their older names.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palinode import p, rate
     from palinode.base.decision import Decision
     from palinode.base.example import Draw, Example, SpecialTokens, joined, one_pass
     from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Prefix, Rtl, Visibility
@@ -75,6 +78,7 @@ _HOMES = {
     "palinode.train.optim": ("AdamW", "MuonAdamW"),
     "palinode.train.recipe": ("Gpt2AdamW", "Recipe", "Speedrun"),
 }
+_NAMESPACES = ("p", "rate")
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -133,10 +137,18 @@ __all__ = [
     "joined",
     "modern",
     "one_pass",
+    "p",
+    "rate",
 ]
 
 
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
 def __getattr__(name: str) -> Any:
+    if name in _NAMESPACES:
+        return importlib.import_module(f"palinode.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'palinode' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)

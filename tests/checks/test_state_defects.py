@@ -54,7 +54,7 @@ class DistanceWithoutOffset(Latent):
     """Distances are measured from the slot's place in its chunk. (One added to all distances of a slot would change nothing.)"""
 
     def extend(self, tokens, state):
-        reading = self._start(tokens, Ltr(), state.read)[1]
+        reading = self._reading(tokens, Ltr(), state.read)
         table = reading.distance
         slots = torch.arange(table.minus_distance.shape[1], dtype=table.minus_distance.dtype)
         chunk = torch.arange(tokens.shape[1], dtype=slots.dtype)

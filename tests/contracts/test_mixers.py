@@ -186,7 +186,7 @@ def test_cost_equals_the_counter(config, slots, native):
     ):  # it does not know the fused CPU kernel
         mixer(states(3, slots, torch.float32), Reading(native))
     cost = mixer.cost(slots, slots * (slots + 1) // 2 if native == "causal" else slots * slots)
-    products = (cost.executed - cost.beside) * 3 * slots + cost.once
+    products = (cost.executed - cost.non_matmul) * 3 * slots + cost.per_pass
     assert products == pytest.approx(counter.get_total_flops(), rel=1e-12)
     assert 0 < cost.useful <= cost.executed
     assert cost.state_elements >= 0

@@ -13,7 +13,7 @@ from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
 from palinode.models import MODELS, DecoderConfig, EncoderDecoderConfig, LatentConfig, gpt2, modern
 from palinode.models.base import LanguageModel
-from palinode.models.cross_block import DecoderBlock
+from palinode.models.block import DecoderBlock
 from palinode.models.decoder import Decoder
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import Attention, AttentionConfig

@@ -1,7 +1,9 @@
 """What the pages tell a reader to do can be done."""
 
 import json
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 import torch
 
 import palinode
-from palinode import Draw, EmbeddingLoss, EncoderDecoderConfig, Ltr, SpecialTokens, TaskData, gpt2
+from palinode import Draw, EmbeddingLoss, EncoderDecoderConfig, Ltr, LtrObjective, SpecialTokens, TaskData, gpt2
+from palinode.audit import FlowSettings, audit_subject, subject_of_config
 from palinode.base.seeds import generator
 from palinode.cli.main import entry
 from palinode.data.task_store import TaskStore
@@ -27,9 +30,13 @@ PAGES = sorted(
 )
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 ADDING = (ROOT / "docs" / "adding.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"```python\n(.*?)```", ADDING, re.DOTALL)
+BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
+# tests/checks/test_audit_docs.py runs the blocks of audit.md, because it also compares what they print with the page.
+RUN_HERE = [page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "audit.md"]
+EXAMPLES = BLOCK.findall(ADDING)
 WHOLE = [text for text in EXAMPLES if "experiment = Experiment(" in text]
-PIECES = [text for text in EXAMPLES if text not in WHOLE]
+USER_CLASSES = ["Largest", "LookBack", "SigmoidAttentionConfig", "GruConfig", "HfLlamaConfig"]
+FLOW = FlowSettings(lengths=(1, 2, 3, 17), train_passes=1, draws=2)
 
 
 def rows_of(text: str) -> list[list[str]]:
@@ -39,11 +46,24 @@ def rows_of(text: str) -> list[list[str]]:
     ]
 
 
-def own_part(text: str) -> type:
-    """The class of the user's own in an example, run as a file."""
-    Path("example.py").write_text(text)
-    (part,) = run_file(Path("example.py")).user_parts.values()
-    return part
+def example_of(name: str) -> str:
+    """The block that defines this class."""
+    (text,) = [text for text in EXAMPLES if f"class {name}(" in text]
+    return text
+
+
+def own_part(name: str) -> type:
+    """The user's class of this name, from its block run as a file."""
+    Path("example.py").write_text(example_of(name))
+    return run_file(Path("example.py")).user_parts[f"user:{name}"]
+
+
+def leaks(model, objective) -> set[str]:
+    """The checks of what flows where that this arm does not pass."""
+    report = audit_subject(
+        subject_of_config(model, objective, tokenizer_vocab=32, window_tokens=16), checks=("C1",), flow=FLOW
+    )
+    return {finding.check for finding in report.findings if finding.outcome != "pass"}
 
 
 @pytest.fixture
@@ -83,26 +103,39 @@ def test_the_way_of_the_readme_can_be_walked(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
 
 
-@pytest.mark.parametrize(("number", "kind"), [(0, "user:Largest"), (1, "user:LookBack")])
-def test_a_whole_file_of_the_adding_page_is_an_experiment(number, kind, here, capsys):
+@pytest.mark.parametrize("page", RUN_HERE, ids=lambda page: page.name)
+def test_every_python_block_of_a_page_runs(page, here):
+    """In order, in one namespace, as a reader would run them; a block that cannot run is not marked as Python."""
+    names: dict[str, object] = {"__name__": page.stem}
+    for number, block in enumerate(BLOCK.findall(page.read_text(encoding="utf-8"))):
+        exec(compile(block, f"docs/{page.name}, block {number}", "exec"), names)
+
+
+def test_every_whole_file_of_the_adding_page_is_planned():
+    assert [name for name in USER_CLASSES if example_of(name) in WHOLE] == USER_CLASSES
+    assert len(WHOLE) == len(USER_CLASSES)
+
+
+@pytest.mark.parametrize("name", USER_CLASSES)
+def test_a_whole_file_of_the_adding_page_is_an_experiment(name, here, capsys):
     """Planning builds the model of every arm: weights that nothing starts are refused there."""
     file = Path("example.py")
-    file.write_text(WHOLE[number])
-    assert {name for run in load(file).resolve().runs for name, _ in user_parts_in(run.spec)} == {kind}
+    file.write_text(example_of(name))
+    assert {name for run in load(file).resolve().runs for name, _ in user_parts_in(run.spec)} == {f"user:{name}"}
     assert entry(["plan", file.name, "--no-measure", "--json"]) == 0
-    told = capsys.readouterr()
-    assert (json.loads(told.out)["runs"], told.err) == (6, "")
+    printed = capsys.readouterr()
+    assert (json.loads(printed.out)["runs"], printed.err) == (6, "")
 
 
 def test_the_task_of_the_adding_page_asks_for_the_largest_number(here):
-    task = own_part(WHOLE[0])()
+    task = own_part("Largest")()
     sample = task.sample(50, generator(0, "page"))
     assert torch.equal(sample.tokens[sample.answers], sample.tokens[:, : task.length].amax(1))
     assert len(TaskStore(TaskData(task=task)).held_out("validation")) == 1000
 
 
 def test_the_mixer_of_the_adding_page_reads_as_far_as_it_says(here):
-    config = own_part(WHOLE[1])(back=2)
+    config = own_part("LookBack")(back=2)
     model = gpt2(layers=1, width=8, heads=2).with_(mixer=config, position="none").build(5, 6, 0)
     row = torch.tensor([[0, 1, 2, 3, 4, 0]])
     before, after = model.hidden(row, Ltr()), model.hidden(row.index_fill(1, torch.tensor([1]), 4), Ltr())
@@ -111,13 +144,57 @@ def test_the_mixer_of_the_adding_page_reads_as_far_as_it_says(here):
 
 
 def test_the_objective_of_the_adding_page_predicts_the_token_after_next(here):
-    example = own_part(PIECES[0])().example(torch.arange(6)[None], Draw({}), SpecialTokens(6))
+    example = own_part("SkipOne")().example(torch.arange(6)[None], Draw({}), SpecialTokens(6))
     assert (example.inputs.tolist(), example.targets.tolist()) == ([[0, 1, 2, 3]], [[2, 3, 4, 5]])
 
 
 def test_the_visibility_of_the_adding_page_is_every_other_slot(here):
-    mask = own_part(PIECES[1])().mask(4)
+    mask = own_part("EveryOther")().mask(4)
     assert mask.tolist() == [[i >= j and (i - j) % 2 == 0 for j in range(4)] for i in range(4)]
+
+
+def test_the_own_pass_of_the_adding_page_reads_a_prefix_both_ways_and_predicts_the_rest(here):
+    objective = own_part("PrefixLm")(prefix_tokens=3)
+    example = objective.example(torch.arange(6)[None], Draw({}), SpecialTokens(6))
+    assert example.inputs.tolist() == [[SpecialTokens(6)["[L]"], 0, 1, 2, 3, 4]]
+    assert (example.targets.tolist(), example.loss_weight.tolist()) == ([[0, 1, 2, 3, 4, 5]], [[0, 0, 0, 1, 1, 1]])
+    mask = example.groups[0].sees.mask(6)
+    assert mask[:3, :3].all()
+    assert torch.equal(mask[3:], Ltr().mask(6)[3:])
+    assert torch.equal(objective.scorable(6), example.loss_weight[0] > 0)
+    assert leaks(gpt2(layers=2, width=16, heads=2), objective) == set()
+
+
+@pytest.mark.parametrize("name", ["GruConfig", "HfLlamaConfig"])
+def test_a_model_of_the_adding_page_is_a_function_of_its_seed_and_leaks_nothing(name, here):
+    config = own_part(name)(width=16)
+    before = torch.get_rng_state()
+    one, same, other = (config.build(20, 16, seed).state_dict() for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before), "the global generator was touched"
+    assert all(torch.equal(one[key], same[key]) for key in one)
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+    assert leaks(config, LtrObjective()) == set()
+
+
+def test_the_mixer_of_the_adding_page_passes_the_contract_suite_when_it_stands_in_the_table(here):
+    """Its block as printed, run as a module of the package; then the suite that every built-in mixer passes."""
+    Path("printed.py").write_text(example_of("SigmoidAttentionConfig"))
+    program = f"""
+import sys, types
+import pytest
+sys.path.insert(0, {str(ROOT / "tests" / "contracts")!r})
+import mixer_variants
+from palinode.models.mixers import MIXERS
+module = types.ModuleType("palinode.models.mixers.sigmoid_attention")
+exec(compile(open("printed.py").read(), "printed.py", "exec"), vars(module))
+added = module.SigmoidAttentionConfig
+MIXERS[added.kind] = added
+mixer_variants.VARIANTS[added.kind] = added()
+sys.exit(pytest.main(["-q", "-k", f"{{added.kind}} or of_the_table", {str(ROOT / "tests" / "contracts" / "test_mixers.py")!r}]))
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
 @pytest.mark.parametrize("config", [EncoderDecoderConfig, EmbeddingLoss])

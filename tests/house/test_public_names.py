@@ -1,21 +1,53 @@
 """`import palinode` is cheap and complete: every public name resolves, nothing heavy is loaded before it is used."""
 
+import ast
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 import palinode
+from palinode.objectives.probability import PROBABILITIES
+from palinode.train.schedule import SCHEDULES
+
+TABLES = {"p": PROBABILITIES, "rate": SCHEDULES}
 
 
 def test_every_public_name_resolves():
     for name in palinode.__all__:
-        assert getattr(palinode, name).__name__ == name
+        assert getattr(palinode, name).__name__.removeprefix("palinode.") == name
 
 
 def test_every_home_is_listed_and_nothing_else():
-    assert sorted(palinode._HOME_OF) == sorted(palinode.__all__)
+    assert sorted([*palinode._HOME_OF, *palinode._NAMESPACES]) == sorted(palinode.__all__)
+
+
+def test_dir_lists_the_public_names_alone():
+    assert dir(palinode) == sorted([*palinode.__all__, "__version__"])
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_namespace_holds_the_built_in_schedules_and_nothing_else(name):
+    namespace = getattr(palinode, name)
+    assert {getattr(namespace, one) for one in namespace.__all__} == set(TABLES[name].values())
+    assert [one for one in dir(namespace) if not one.startswith("_")] == sorted(namespace.__all__)
+
+
+def test_the_older_names_are_the_schedules_of_p():
+    assert all(getattr(palinode, name) is getattr(palinode.p, name) for name in palinode.p.__all__)
 
 
 def test_importing_palinode_loads_no_torch():
-    program = "import sys, palinode; print('torch' in sys.modules)"
+    program = "import sys, palinode; dir(palinode); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_a_type_checker_sees_every_public_name_where_it_is_imported_from():
+    """`if TYPE_CHECKING` imports what `__getattr__` gives, and the package is marked as typed."""
+    tree = ast.parse(Path(palinode.__file__).read_text())
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {alias.name: one.module for one in block.body for alias in one.names}
+    assert seen == palinode._HOME_OF | dict.fromkeys(palinode._NAMESPACES, "palinode")
+    assert Path(palinode.__file__).with_name("py.typed").exists()

@@ -111,7 +111,7 @@ def test_other_visibilities_give_the_mean_of_what_may_be_read(kind):
 
 @pytest.mark.parametrize("kind", ["window", "ema"])
 def test_aggregations_with_an_order_refuse_other_visibilities_by_name(kind):
-    with pytest.raises(BadInput, match=f"model.embedding_loss.aggregate: '{kind}' has an order"):
+    with pytest.raises(BadInput, match=f"model.embedding_loss.aggregate: '{kind}' needs causal rows"):
         aggregate(kind)(noise(1, 4, WIDTH), Reading("full"))
 
 

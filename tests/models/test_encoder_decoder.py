@@ -350,7 +350,7 @@ def test_cross_attentions_probabilities_alone_are_dropped_in_training_only():
             {"width": 12, "heads": 2, "position": "rotary"},
             "cross_heads: rotary positions need an even head width, not 3",
         ),
-        ({"position": "rotary"}, "subtract_table: there is no table of learned positions to share"),
+        ({"position": "rotary"}, "subtract_table: the model has no table of learned positions to share"),
         (
             {"position": "rotary", "subtract_position": "none", "add_next_position": True},
             "add_next_position: there is no table",

@@ -116,7 +116,7 @@ def test_the_dial_starts_at_the_published_size_and_refuses_what_gives_no_model()
         with pytest.raises(BadInput, match="size: .*must be a positive number"):
             hlb(size)
     for size in (0.059, 0.01):
-        with pytest.raises(BadInput, match="gives width 0 and [01] layers; the least is about 0.06"):
+        with pytest.raises(BadInput, match="gives width 0 and [01] layers; the smallest is about 0.06"):
             hlb(size)
 
 
@@ -279,7 +279,7 @@ def test_rows_that_read_from_the_end_or_see_nothing_are_refused():
 
 def bias_of(model: Latent, slots: int) -> torch.Tensor:
     """The (slots, slots) causal bias of the first layer, as its attention uses it."""
-    _, reading = model._start(tokens_of(1, slots), Ltr())
+    reading = model._reading(tokens_of(1, slots), Ltr())
     return reading.distance.bias(F.softplus(model.blocks[0].attention.raw_slope.float()))
 
 

@@ -141,7 +141,7 @@ def test_the_sine_filter_equals_its_formula_and_never_rescales_lags(slots, train
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             parameter.normal_(0.0, 0.5, generator=generator(0, "filter", name))
-    past, future = made.kernels(slots, full=True)
+    past, future = made.kernels(slots, "full")
     assert torch.allclose(past, sine_kernel(made, made.past, slots), atol=1e-12)
     assert torch.allclose(future, sine_kernel(made, made.future, slots), atol=1e-12)
     assert torch.allclose(past, made.kernel(LONGEST)[:, :slots], atol=1e-13)

@@ -94,7 +94,7 @@ def test_the_ids_of_earlier_runs_stay_and_options_survive_a_round_trip():
     [
         (
             {"position": "rotary", "subtract_position": "plain"},
-            "subtract_table: there is no table of learned positions",
+            "subtract_table: the model has no table of learned positions",
         ),
         ({"position": "none", "subtract_position": "norm"}, 'subtract_table: .* set subtract_table = "separate"'),
         ({"subtract_table": "separate"}, "subtract_table is 'separate', but subtract_position is 'none'"),

@@ -104,10 +104,10 @@ def test_windows_without_a_narrow_place_are_refused():
     uneven = Draw({"answers": torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1]]).bool()})
     inside = Draw({"answers": torch.tensor([[0, 1, 0, 1]]).bool()})
     for draw, windows in ((uneven, 2), (inside, 1), (marked(4, 0), 1), (marked(4, 4), 1)):
-        with pytest.raises(BadInput, match="windows that end with their answers, equally many in each, and a token"):
+        with pytest.raises(BadInput, match="windows that all end with equally many answers and have a token"):
             BottleneckObjective().example(torch.zeros(windows, 4, dtype=torch.long), draw, SPECIALS)
     for task in (MultiQueryRecall(vocabulary=20, length=16), Reversed(of=Compression(vocabulary=6, length=5))):
-        with pytest.raises(BadInput, match="a bottleneck needs windows that end with their answers"):
+        with pytest.raises(BadInput, match="a bottleneck needs windows that all end with equally many answers"):
             of_task(task, BottleneckObjective())
 
 

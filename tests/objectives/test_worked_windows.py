@@ -425,5 +425,5 @@ def test_the_random_part_of_masked_has_its_exact_size_and_leaves_evaluation_alon
     assert objective.evaluation() == {"masked": MaskedObjective()}
     whole = MaskedObjective(hide_answers=False, rate=0.3)
     assert whole.evaluation() == {"masked": whole}
-    with pytest.raises(BadInput, match="nothing is hidden"):
+    with pytest.raises(BadInput, match="no token is hidden"):
         MaskedObjective(hide_answers=False)

@@ -1,4 +1,4 @@
-"""Configuration that refuses nonsense: frozen, strict, no unknown keys, with the field's full path in every error.
+"""Configurations: frozen, strictly typed, without unknown keys. Every error names the full path of the field.
 
 A `Config` is a plain frozen record. A `Part` is a config that can be chosen by name (an objective, a mixer, a recipe): it
 encodes to a table with its `kind`, and a field declared with `one_of(...)` decodes such a table to the right class.
@@ -42,20 +42,20 @@ UNKNOWN_PART_KEY = "unknown_part_key"  # our own error type: pydantic does not s
 
 
 class Config(BaseModel):
-    """Base of all configuration: frozen, strict types, unknown keys raise. Lists are accepted for tuples."""
+    """Base class of all configurations. Types are strict, unknown keys raise, and a list is accepted where a tuple is meant."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
 
     @model_validator(mode="before")
     @classmethod
     def _lists_are_tuples(cls, value: Any) -> Any:
-        """TOML, JSON and hasty Python give lists; frozen configs hold tuples, so that they can be hashed."""
+        """TOML and JSON give lists; a frozen config holds tuples, so that it can be hashed."""
         if not isinstance(value, dict):
             return value
         return {key: _as_tuples(item) for key, item in value.items()}
 
     def with_(self: C, **changes: Any) -> C:
-        """A validated copy with some fields replaced (a variant is a function of its base)."""
+        """A validated copy with some fields replaced."""
         fields = {name: getattr(self, name) for name in type(self).model_fields}
         return type(self).model_validate({**fields, **changes})
 
@@ -84,9 +84,10 @@ class Part(Config):
 
 
 def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
-    """For a field that holds a Part, `Annotated[Objective, one_of(table, "objective")]`: the object, or a table with a `kind`.
+    """The annotation of a field that holds a Part: it takes the object, or a table with a `kind`.
 
-    `table` is called late, so that a field can name a table whose module imports the field's own module.
+    Use it as `Annotated[Objective, one_of(table, "objective")]`. `table` is called when a value is decoded, so its module may
+    import the module of the field.
     """
 
     def decode_part(value: Any, info: ValidationInfo) -> Any:
@@ -131,10 +132,10 @@ def decode(
 
 
 def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None = None, data: Any = None) -> BadInput:
-    """One BadInput for the first unknown key, or else pydantic's first error; the nearest valid field name is its hint.
+    """One BadInput: for the first unknown key, or else for pydantic's first error. The hint is the nearest valid field name.
 
     Args:
-        data: what was decoded; the field ends where it does, whatever a validator made of it.
+        data: the decoded data. The named field never leads further than the data does.
     """
     problems = error.errors()
     unknown = [one for one in problems if one["type"] in ("extra_forbidden", UNKNOWN_PART_KEY)]
@@ -171,17 +172,16 @@ def encode(config: BaseModel) -> dict[str, Any]:
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
-    """What a config is known by: its encoding without the fields marked `LATER` that stand at their defaults.
+    """What the id of a config is made of: its encoding without the fields that are marked `LATER` and have their defaults.
 
-    An option that is added with its default meaning "as before" leaves the ids of earlier runs as they were, so a store
-    outlives an upgrade.
+    A new option whose default means "as before" so changes no id of an earlier run, and a store outlives an upgrade.
     """
     known: dict[str, Any] = _without_later(config, encode(config))
     return known
 
 
 def canonical_json(value: Any) -> str:
-    """One text per value: sorted keys, no spaces, no NaN. The only form that is ever hashed."""
+    """The one text of a value that is hashed: sorted keys, no spaces, no NaN."""
     plain = encode(value) if isinstance(value, BaseModel) else value
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -192,17 +192,17 @@ def content_hash(value: Any) -> str:
 
 
 def diff(before: BaseModel, after: BaseModel) -> list[tuple[str, Any, Any]]:
-    """The leaves that differ between two configs: (dotted path, value before, value after); None for an absent leaf."""
+    """The fields that differ between two configs: (dotted path, value before, value after). A missing value is None."""
     left, right = _leaves(encode(before)), _leaves(encode(after))
     paths = [*left, *(path for path in right if path not in left)]
     return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
 
 
 def replace_at(data: dict[str, Any], path: str, value: Any, *, file: str | None = None) -> dict[str, Any]:
-    """A copy of encoded data with the value at a dotted path replaced. The path must exist, or name a field of a table.
+    """A copy of encoded data with another value at a dotted path. All but the last name of the path must exist.
 
     Raises:
-        BadInput: when a step of the path leads into something that is not a table.
+        BadInput: the path is empty somewhere, or leads through something that is not a table.
     """
     head, dot, rest = path.partition(".")
     if not head or (dot and not rest):
@@ -232,12 +232,12 @@ def source_sha256(cls: type) -> str:
 
 
 def finite(value: float | None) -> float | None:
-    """The value when it is a finite number, else None: JSON has no NaN."""
+    """The value if it is a finite number, else None: JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _written(loc: tuple[int | str, ...], data: Any) -> list[str]:
-    """The steps of a place as far as the data goes: `p = 2` has nothing inside, although it is read as a table."""
+    """The names of a path as far as the data goes. `p = 2` has nothing inside, although a schedule of p is a table."""
     steps: list[str] = []
     for step in loc:
         if steps and data is not None and not isinstance(data, (Mapping, list, tuple)):
@@ -252,7 +252,7 @@ def _is_entry(data: Any, step: int | str) -> bool:
 
 
 def _required(problems: Sequence[ErrorDetails]) -> str:
-    """What to say of the first missing field: the other missing ones by name."""
+    """The message for the first missing field; it names the other missing fields."""
     others = [".".join(map(str, one["loc"])) for one in problems if one["type"] == "missing"][1:]
     named = f", and so {'is' if len(others) == 1 else 'are'} {', '.join(others)}" if others else ""
     extra = len(problems) - 1 - len(others)
@@ -260,7 +260,7 @@ def _required(problems: Sequence[ErrorDetails]) -> str:
 
 
 def _refusal(problem: ErrorDetails) -> tuple[str, str | None]:
-    """What is wrong with a value, in a researcher's words, and what to write instead."""
+    """What is wrong with a value, in plain words, and what to write instead."""
     given, kind = problem["input"], problem["type"]
     if inspect.isclass(given) and issubclass(given, BaseModel):
         return f"is the class {given.__name__}, not an object of it", f"write {given.__name__}()"
@@ -272,14 +272,14 @@ def _refusal(problem: ErrorDetails) -> tuple[str, str | None]:
 
 
 def _listed(given: Any) -> str:
-    """A value as the list that may have been meant: `16,32` as [16, 32]."""
+    """The list that a value may have been meant as: `16,32` as [16, 32]."""
     texts = [text.strip() for text in given.split(",")] if isinstance(given, str) else []
     entries = [int(text) if text.isdecimal() else text for text in texts] or [given]
     return printable(json.dumps(entries, default=str), 60)
 
 
 def _without_later(value: Any, encoded: Any) -> Any:
-    """The encoding of a value, later fields at their defaults left out at every depth."""
+    """The encoding of a value without the `LATER` fields that have their defaults, at every depth."""
     if isinstance(value, BaseModel):
         kept = dict(encoded)
         for name, field in type(value).model_fields.items():
@@ -312,7 +312,7 @@ def _leaves(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def _fields_at(cls: type[BaseModel], path: list[str], data: Any) -> list[str]:
-    """The field names valid at a dotted path below `cls`; empty where the path leads through a chosen part."""
+    """The valid field names at a dotted path below `cls`; empty where the path leads through a part chosen by kind."""
     annotation: Any = cls
     for step in path:
         inside = isinstance(data, Mapping) or (step.isdecimal() and _is_entry(data, int(step)))
@@ -322,7 +322,7 @@ def _fields_at(cls: type[BaseModel], path: list[str], data: Any) -> list[str]:
 
 
 def _one_step_in(annotation: Any, step: str, data: Any) -> Any:
-    """The type found at a field of a model, or at an entry of a tuple or table; None where that cannot be told."""
+    """The type of a field of a model, or of an entry of a tuple or table; None where it is not known."""
     if _is_model(annotation):
         field = annotation.model_fields.get(step)
         return None if field is None else _meant(field.annotation, data)
@@ -331,7 +331,7 @@ def _one_step_in(annotation: Any, step: str, data: Any) -> Any:
 
 
 def _meant(annotation: Any, data: Any) -> Any:
-    """Of several types the one whose required fields the data has, else the first; None is no type."""
+    """Of several types, the one with most required fields in the data, or else the first. None does not count."""
     if get_origin(annotation) not in UNIONS:
         return annotation
     kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
@@ -339,7 +339,7 @@ def _meant(annotation: Any, data: Any) -> Any:
 
 
 def _required_given(data: Any, kind: Any) -> int:
-    """How many required fields of a type the data has."""
+    """The number of required fields of a type that the data has."""
     fields = kind.model_fields.items() if _is_model(kind) and isinstance(data, Mapping) else ()
     return sum(field.is_required() and name in data for name, field in fields)
 

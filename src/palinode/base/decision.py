@@ -1,4 +1,4 @@
-"""How the arms of an experiment are judged: the rule that is written down before the first run."""
+"""The rule that gives a verdict. It is written down before the first run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from palinode.base.measures import MEASURES, Better, Metric, ParityAxis
 
 
 class Decision(Config):
-    """How the verdict will be reached. A spec declares it, the entry of the experiment keeps it, `analysis.verdict` applies it.
+    """The rule of a verdict. An experiment declares it, its entry in the store keeps it, and `analysis.verdict` applies it.
 
     Attributes:
         baseline: the arm every other arm is compared with.
-        metric: `<validation|test|tuning>.<ltr|rtl|own>.<a measure of base.measures>`; `own` is the direction that an arm was
-            trained in most.
+        metric: `<validation|test|tuning>.<ltr|rtl|own>.<a measure of base.measures>`; `own` is the direction in which an arm
+            was trained most.
         better: which way is better; `accuracy` needs "higher".
-        confidence: of the interval, between 0 and 1.
-        smallest_effect: differences below this, in units of the metric, do not matter.
-        equal: the cost at which arms are meant to be compared; the audit warns where they differ in it.
+        confidence: the confidence of the interval, between 0 and 1.
+        smallest_effect: a smaller difference, in units of the metric, does not matter.
+        equal: the cost at which the arms are meant to be compared; the audit warns where they differ in it.
     """
 
     baseline: str
@@ -55,5 +55,5 @@ class Decision(Config):
 
     @property
     def score(self) -> Metric:
-        """The metric, taken apart."""
+        """The three parts of the metric."""
         return Metric.parse(self.metric)

@@ -1,6 +1,6 @@
-"""What can go wrong for a user, and the exit code each kind of trouble ends with.
+"""The errors that a user can cause or meet, and the exit code of each.
 
-Every error a user can cause or meet is one line: which file, which field, what is wrong, and what to do about it.
+Every such error is one line: which file, which field, what is wrong, and what to do about it.
 Exit codes: 0 ok, 1 finished but some runs failed or diverged, 2 bad input, 3 audit failed, 4 damaged data,
 5 environment, 70 internal bug, 130 SIGINT, 143 SIGTERM.
 """
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Self
 
 MOST_SUGGESTIONS = 3
-MOST_LISTED = 24  # names in a hint: all tasks, all arms of a table of 24
+MOST_LISTED = 24  # the most names that a hint lists: there are 24 tasks
 OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
 LONGEST_TYPO_CHARACTERS = 100  # a longer name is no typo of a field
 
@@ -37,13 +37,13 @@ class PalinodeError(Exception):
         self.hint = hint
 
     def at(self, *, file: str | None = None, field: str | None = None) -> PalinodeError:
-        """The same error with its place filled in where it was still unknown."""
+        """The same error; its file and field are set where they were missing."""
         self.file = self.file or file
         self.field = self.field or field
         return self
 
     def inside(self, place: str | None) -> Self:
-        """The same error with its field taken as one inside `place`, unless it begins there already."""
+        """The same error; its field becomes one inside `place`, unless it begins with that already."""
         if place and not f"{self.field or ''}.".startswith(f"{place}."):
             self.field = ".".join(step for step in (place, self.field) if step)
         return self
@@ -62,11 +62,11 @@ class BadInput(PalinodeError):
 
 
 class Unfinished(BadInput, NotImplementedError):
-    """A class that a user wrote lacks a method, or one of its parts does not say what it must: exit 2.
+    """A class that a user wrote lacks a method that is needed: exit 2.
 
     Args:
-        part: the object.
-        lacks: what to say of its class, such as "must define cost(slots, sees)".
+        part: an object of the class.
+        lacks: what the class must do, such as "must define cost(slots, sees)".
     """
 
     def __init__(self, part: object, lacks: str):
@@ -80,43 +80,43 @@ class AuditFailed(PalinodeError):
 
 
 class Damaged(PalinodeError):
-    """Stored data is damaged and there is no good copy to fall back on: exit 4."""
+    """Stored data is damaged, and there is no good copy to use instead: exit 4."""
 
     exit_code = 4
 
 
 class EnvironmentProblem(PalinodeError):
-    """The machine refused: disk, memory, device or network: exit 5."""
+    """The machine lacks something or refused: disk, memory, device or network: exit 5."""
 
     exit_code = 5
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine, or an accelerator, had no memory left: PyTorch says so by a RuntimeError or a class of its own."""
+    """Whether the machine or an accelerator had no memory left. PyTorch raises a RuntimeError then, or a class of its own."""
     named = any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
-    told = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
-    return isinstance(error, MemoryError) or named or told
+    described = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
+    return isinstance(error, MemoryError) or named or described
 
 
 def printable(text: str, limit_characters: int = 1000) -> str:
-    """One line without control characters: names from files must not be able to drive the terminal."""
+    """The text as one line without control characters, which could change the terminal."""
     flat = "".join(character if character.isprintable() else "?" for character in text.replace("\n", " "))
     return flat if len(flat) <= limit_characters else flat[: limit_characters - 1] + "…"
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """A hint naming the valid names closest to `name`, then those that share a word with it, or listing all when there are few.
+    """A hint: the valid names closest to `name`, or those that share a word with it, or all of them when there are few.
 
-    None when there is nothing to say.
+    None when none of these is possible.
     """
     names = sorted(valid)
     edits = {
         known: _edits(name.casefold(), known.casefold()) for known in names if len(name) <= LONGEST_TYPO_CHARACTERS
     }
     fewest = min(edits.values(), default=0)
-    begun = [known for known in names if len(name) > 2 and known.startswith(name)]
-    if begun and fewest > 2:  # no typo, but the beginning of a name
-        return f"did you mean {min(begun, key=len)!r}?"
+    longer = [known for known in names if len(name) > 2 and known.startswith(name)]
+    if longer and fewest > 2:  # no typo, but the beginning of a name
+        return f"did you mean {min(longer, key=len)!r}?"
     closest = [known for known, count in edits.items() if count == fewest <= max(1, min(len(name), len(known)) // 2)]
     if suggested := closest or [known for known in names if _words(known) & _words(name)]:
         return f"did you mean {' or '.join(repr(known) for known in suggested[:MOST_SUGGESTIONS])}?"
@@ -124,12 +124,12 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
 
 
 def _words(name: str) -> set[str]:
-    """The words of a name that say something: `multi_query_recall` and `mad-recall` share one."""
+    """The words of more than two letters in a name: `multi_query_recall` and `mad-recall` share one."""
     return {word for word in re.split(r"[^a-z0-9]+", name.casefold()) if len(word) > 2}
 
 
 def _edits(left: str, right: str) -> int:
-    """How many letters must be dropped, added, changed or swapped with their neighbour (optimal string alignment)."""
+    """The number of letters to delete, add, change or swap with their neighbour (optimal string alignment distance)."""
     before: list[int] = []
     row = list(range(len(right) + 1))
     for i, letter in enumerate(left):

@@ -1,7 +1,7 @@
-"""The hinge: an Example says what is predicted from what, where every token came from, and what each slot may see.
+"""An Example: what is predicted from what, where every token came from, and what each slot may see.
 
-Objectives make Examples, models read them, losses sum over them, the audit checks them; none of these rooms knows another.
-Legend: B windows, N tokens a window, R rows (a window may be read twice: R >= B), S slots a row.
+Objectives make Examples, models read them, losses sum over them, and the audit checks them. These four rooms share nothing else.
+Letters: B rows, T slots of a row. A row is made from one window of `window_tokens` tokens; a window may make several rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SPECIAL_NAMES = ("[L]", "[R]", "[MASK]", "[PRE]", "[SUF]", "[MID]", "[EOM]", "[R
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the special tokens, appended to the tokenizer's vocabulary: the same for every arm, used or not."""
+    """Ids of the special tokens. They follow the ids of the tokenizer and are the same in every arm, used or not."""
 
     first_id: int
 
@@ -29,13 +29,13 @@ class SpecialTokens:
 
     @property
     def vocab_size(self) -> int:
-        """The model's vocabulary: the tokenizer's and the special tokens."""
+        """V, the size of the model's vocabulary: the ids of the tokenizer and the special tokens."""
         return self.first_id + len(SPECIAL_NAMES)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Consecutive rows of an Example that are read the same way: one pass, with a name such as `ltr` or `rtl`."""
+    """One pass: consecutive rows of an Example that are read in the same way. Its name is such as `ltr` or `rtl`."""
 
     name: str
     sees: Visibility
@@ -44,13 +44,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Windows:
-    """A batch of windows, as the data has them.
+    """A batch of windows as the data gives them. Here B counts windows, and T is `window_tokens`.
 
     Attributes:
-        tokens: (B, N) token ids.
-        answers: (B, N) boolean, of a task: the tokens that a reader is asked for; None for text.
-        slices: by name one number for each window of a task (B,), such as how many answers it has, or for each token (B, N), such
-            as how far back an answer was seen, -1 where a token has none.
+        tokens: (B, T) token ids.
+        answers: (B, T) boolean. True marks the answers of a task, the tokens the model is scored on; None for text.
+        slices: numbers of a task by name: one per window (B,), such as its number of answers, or one per token (B, T), such as
+            how many tokens ago an answer was seen (-1 for a token without such a number).
     """
 
     tokens: Tensor
@@ -62,7 +62,7 @@ class Windows:
 
     @classmethod
     def together(cls, parts: Sequence[Windows]) -> Windows:
-        """Windows of one length and one kind as one batch."""
+        """Several batches of windows of one length as one batch."""
         answers = [part.answers for part in parts if part.answers is not None]
         return cls(
             torch.cat([part.tokens for part in parts]),
@@ -71,15 +71,15 @@ class Windows:
         )
 
     def decisions(self, draw: Draw) -> Draw:
-        """The draw for these windows, with the `answers` that the data marks, for objectives that hide them."""
+        """The draw for these windows. The `answers` that the data marks are added for objectives that hide them."""
         return draw if self.answers is None else Draw({**draw.decisions, "answers": self.answers})
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Every decision of one batch, by name; each tensor has one entry per window (B, ...), none is computed from token ids.
+    """Every decision of one batch by name. Each tensor has one entry per window, and none is computed from token ids.
 
-    All but `answers` are random; those are marked by the data, where it is a task.
+    The decisions are random, except `answers`: the data of a task marks them.
     """
 
     decisions: Mapping[str, Tensor] = field(default_factory=dict)
@@ -88,11 +88,11 @@ class Draw:
         return self.decisions[name]
 
     def of_row(self, window: int) -> Draw:
-        """The decisions made for one window (the leading dimension is dropped)."""
+        """The decisions for one window, without the leading dimension."""
         return Draw({name: decision[window] for name, decision in self.decisions.items()})
 
     def repeated(self, count: int) -> Draw:
-        """The decisions of the first window for `count` windows: the audit rebuilds perturbed copies with one Draw."""
+        """The decisions of the first window, `count` times. The audit uses them for changed copies of one window."""
         return Draw(
             {name: decision[:1].expand(count, *decision.shape[1:]) for name, decision in self.decisions.items()}
         )
@@ -100,17 +100,17 @@ class Draw:
 
 @dataclass(frozen=True)
 class Example:
-    """One batch, ready to be read and scored.
+    """One batch that a model can read and a loss can score.
 
     Attributes:
-        inputs: (R, S) token ids, in natural window order where the objective has one.
-        input_source: (R, S) window index each input came from, -1 for a special, masked or random token.
-        targets: (R, S) id to predict at that slot.
-        target_source: (R, S) window index of the target, -1 for a special target.
-        loss_weight: (R, S) float32; 0 is not scored.
-        window_row: (R,) which window of the batch each row was made from.
-        groups: the passes; their rows add up to R, in order.
-        loss_denominator: what the weighted sum of nats is divided by; None means the sum of the weights.
+        inputs: (B, T) token ids, in the order of the window where the objective keeps it.
+        input_source: (B, T) the index in the window of each input; -1 for a special, masked or random token.
+        targets: (B, T) the id to predict at each slot.
+        target_source: (B, T) the index in the window of each target; -1 for a special target.
+        loss_weight: (B, T) float32; a slot with weight 0 is not scored.
+        window_row: (B,) the window of the batch that each row was made from.
+        groups: the passes, in the order of their rows; the rows add up to B.
+        loss_denominator: the weighted sum of nats is divided by it; None: by the sum of the weights.
     """
 
     inputs: Tensor
@@ -132,11 +132,11 @@ class Example:
 
     @property
     def denominator(self) -> float:
-        """What the weighted sum of nats is divided by."""
+        """The number by which the weighted sum of nats is divided."""
         return float(self.loss_weight.sum()) if self.loss_denominator is None else self.loss_denominator
 
     def by_group(self) -> Iterator[tuple[Group, slice]]:
-        """Each pass with the slice of rows it covers (passes without rows are left out)."""
+        """Each pass and the slice of its rows. A pass without rows is left out."""
         start = 0
         for group in self.groups:
             if group.rows:
@@ -164,14 +164,14 @@ def one_pass(
     loss_weight: Tensor | None = None,
     window_row: Tensor | None = None,
 ) -> Example:
-    """Build an Example of one pass from index arrays; ids are gathered from the windows, so provenance is true by construction.
+    """Build an Example of one pass from index arrays. The ids are gathered from the windows, so the sources cannot be wrong.
 
     Args:
-        windows: (B, N) token ids.
-        input_source, target_source: (S,) or (R, S) window indices, -1 where the slot holds a special token.
+        windows: (windows, window_tokens) token ids.
+        input_source, target_source: (T,) or (B, T) indices in the window; -1 where the slot holds a special token.
         special_input, special_target: the id, or ids of the same shape, where the source is -1.
-        loss_weight: (S,) or (R, S); default 1 wherever the target has a source.
-        window_row: (R,) which window each row reads; default all windows once, in order.
+        loss_weight: (T,) or (B, T); default 1 wherever the target has a source.
+        window_row: (B,) the window that each row reads; default: every window once, in order.
     """
     rows = torch.arange(windows.shape[0], device=windows.device) if window_row is None else window_row
     chosen = windows[rows]
@@ -183,7 +183,7 @@ def one_pass(
 
 
 def joined(examples: list[Example], loss_denominator: float | None = None) -> Example:
-    """Several passes over the same batch as one Example, so that a model can read them together."""
+    """Several passes over the same batch as one Example, which a model reads at once."""
     if len(examples) == 1:
         return replace(examples[0], loss_denominator=loss_denominator)
     fields = ("inputs", "input_source", "targets", "target_source", "loss_weight", "window_row")
@@ -193,7 +193,7 @@ def joined(examples: list[Example], loss_denominator: float | None = None) -> Ex
 
 
 def _gather(chosen: Tensor, source: Tensor, special: int | Tensor) -> tuple[Tensor, Tensor]:
-    """(R, S) sources and ids from (R, N) windows; `special` where the source is -1."""
+    """(B, T) sources and ids from (B, window_tokens) windows, with `special` where the source is -1."""
     source = source.to(chosen.device)
     spread = (source if source.dim() == 2 else source[None]).expand(chosen.shape[0], source.shape[-1])
     ids = chosen.gather(1, spread.clamp_min(0)) if chosen.shape[1] else torch.zeros_like(spread)

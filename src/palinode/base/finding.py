@@ -1,4 +1,4 @@
-"""What an audit check found: pass, fail or could_not_tell, with its law, its numbers, and how to see it again."""
+"""The result of an audit check: pass, fail or could_not_tell, with its law, its numbers, and how to reproduce it."""
 
 from __future__ import annotations
 
@@ -10,23 +10,26 @@ from pydantic import Field
 from palinode.base.config import Config
 from palinode.base.measures import CheckOutcome
 
-TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # fail when a model does not see what it may: wrong, but no leak
-SHOW_COLLAPSE = "C7"  # the losses are honest; an auxiliary term's value is not what it is taken for
-SHOW_LEAKS = ("C1", "C2", "C8.directions")  # C8: an rtl loss far below ltr is a leak until proven otherwise
+TOO_LITTLE = (
+    "C1.two-sided",
+    "C2.markov-excess",
+)  # these fail when a model does not see what it may: a defect, but no leak
+SHOW_COLLAPSE = "C7"  # the losses are honest; the value of an auxiliary term means nothing
+SHOW_LEAKS = ("C1", "C2", "C8.directions")  # C8: an rtl loss far below the ltr loss is taken for a leak
 
 
 class Finding(Config):
-    """One check on one subject.
+    """The result of one check on one subject.
 
     Attributes:
-        check: id and name, such as `C1.perturbation`.
-        outcome: pass, fail or could_not_tell (a check without its positive control could not tell).
+        check: code and name, such as `C1.perturbation`.
+        outcome: pass, fail or could_not_tell. A check whose positive control did not fail could not tell.
         law: the sentence that must hold.
-        message: one line a reader understands: what was found and where.
+        message: one line for people: what was measured, and where.
         numbers: measured values by name, units in the names.
-        threshold: the bound that decided, in the same unit as the first number.
-        reproduce: seed, length, mode, pair of positions: enough to see it again.
-        pictures: named square matrices (rows: target position, columns: source position) with influence in [0, inf).
+        threshold: the bound that decided, in the unit of the first number.
+        reproduce: the seed, length, mode and positions that reproduce it.
+        pictures: named square matrices of influence, 0 or more; a row is a target position, a column a source position.
     """
 
     check: str
@@ -40,17 +43,17 @@ class Finding(Config):
 
     @property
     def shows_leak(self) -> bool:
-        """Whether it failed in a way that shows an arm seeing what it may not."""
+        """Whether the check failed because the arm sees what it may not."""
         return self.outcome == "fail" and self.check not in TOO_LITTLE and self.check.startswith(SHOW_LEAKS)
 
     @property
     def shows_collapse(self) -> bool:
-        """Whether it failed because an auxiliary term vanished."""
+        """Whether the check failed because an auxiliary term vanished."""
         return self.outcome == "fail" and self.check.startswith(SHOW_COLLAPSE)
 
 
 class AuditReport(Config):
-    """All findings on one arm (or one model)."""
+    """All findings on one arm or one model."""
 
     subject: str
     findings: tuple[Finding, ...]
@@ -58,7 +61,7 @@ class AuditReport(Config):
 
     @property
     def outcome(self) -> CheckOutcome:
-        """fail if anything failed; else could_not_tell if anything could not be told; else pass."""
+        """fail if a check failed; else could_not_tell if a check could not tell, or there was none; else pass."""
         outcomes = {finding.outcome for finding in self.findings}
         if "fail" in outcomes:
             return "fail"
@@ -66,10 +69,10 @@ class AuditReport(Config):
 
     @property
     def leaks(self) -> tuple[Finding, ...]:
-        """The failed checks that show an arm seeing what it may not (not those that show it seeing too little)."""
+        """The failed checks that show a leak. A check that shows an arm seeing too little is not among them."""
         return tuple(finding for finding in self.findings if finding.shows_leak)
 
     @property
     def collapses(self) -> tuple[Finding, ...]:
-        """The failed checks that show an auxiliary term that vanished."""
+        """The failed checks that show a vanished auxiliary term."""
         return tuple(finding for finding in self.findings if finding.shows_collapse)

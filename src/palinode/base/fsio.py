@@ -1,12 +1,12 @@
-"""The only place that writes files. A reader never sees half a file; a crash leaves the old one or the new one.
+"""The one module that writes files. A reader never sees half a file: after a crash there is the old file or the new one.
 
-Commit: write to a temporary name in the same directory, fsync the file, rename over the target, fsync the directory.
-Append (metrics): one write call per line, each line with a CRC-32, so that a torn tail is found and dropped on reading.
+A whole file is written to a temporary name in the same directory, synced to disk, and renamed over the old one.
+A row of metrics is appended with one write call. Each row has a CRC-32, so that a reader can tell a whole row from a torn one.
 
-What a torn tail is, and what is damage: a writer that is killed, or finds the disk full, leaves the beginning of a line
-and no line end. Nobody cuts it off: the writer that goes on appends its first row to it. So the beginning of a row is
-sound at the end of the file, and in the middle just before a whole row on the same line. The line end is the last byte
-of a write, so every line that has one ends with a whole row. Whatever else is no row was written by nobody: damage.
+Torn rows and damage: a writer that is killed, or finds the disk full, leaves the beginning of a row without a line end. Nobody
+removes it; the next writer appends its first row to it. So the beginning of a row is sound at the end of the file, and just before
+a whole row on the same line. The line end is the last byte of a write, so every line with a line end ends with a whole row.
+Anything else is damage.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ TEMPORARY_MARK = ".palinode-tmp-"
 CRASH_POINT_VARIABLE = "PALINODE_CRASH_POINT"
 ROW_MARK = '{"crc":'
 TORN_MARKS = re.compile(r'(?:\{(?:"(?:c(?:r(?:c"?)?)?)?)?)*')  # beginnings of ROW_MARK, one after the other
-TAIL_BYTES = 2**16  # what a listing reads of a file: the last rows of a run that cuts layers are some 10 kB long
+TAIL_BYTES = 2**16  # a listing reads this much of a file: the last rows of a run with a layer cut are about 10 kB long
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file atomically and durably.
+    """Write a whole file: atomic (the old file or the new one), and synced to disk.
 
     Raises:
-        EnvironmentProblem: the disk refused (full, read-only, no permission); the old file is intact, no temporary stays.
+        EnvironmentProblem: the disk is full or read-only, or permission is missing. The old file stays intact.
     """
     with committed(path) as temporary, open(temporary, "wb") as handle:
         handle.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole UTF-8 text file atomically and durably."""
+    """Write a whole text file in UTF-8, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON (sorted keys, no NaN) atomically and durably."""
+    """Write a JSON file with sorted keys and without NaN, as `write_bytes` does."""
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode("utf-8", "backslashreplace"))  # half a character is kept as its JSON escape
+    write_bytes(path, (text + "\n").encode("utf-8", "backslashreplace"))  # half a character stays as its JSON escape
 
 
 @contextlib.contextmanager
 def committed(path: Path) -> Iterator[Path]:
-    """A temporary path to write to; on leaving without an error it becomes `path`, whole and durable.
+    """A temporary path to write to. When the block ends without an error, the file is synced and renamed to `path`.
 
-    For writers that need a real file (memory maps, safetensors, parquet). The temporary name holds pid and nonce.
+    For writers that need a path: memory maps, safetensors, parquet. The temporary name holds the process id and a random number.
     """
     temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -75,7 +75,7 @@ def committed(path: Path) -> Iterator[Path]:
 
 
 def append_line(path: Path, row: dict[str, Any]) -> None:
-    """Append one JSON row with its CRC-32 (of the row without it) as one write call."""
+    """Append one JSON row and its CRC-32 with one write call."""
     body = json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False)
     line = f'{{"crc":{zlib.crc32(body.encode())},"row":{body}}}\n'.encode()
     try:
@@ -91,14 +91,14 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
 
 
 class Rows(NamedTuple):
-    """What an appended file holds: the rows whose CRC holds, and the first line that no writer left, such as "line 3"."""
+    """The content of an appended file: the rows with a true CRC-32, and the first damaged line, such as "line 3"."""
 
     rows: list[dict[str, Any]]
     damaged: str | None = None
 
 
 def read_rows(path: Path) -> Rows:
-    """The rows of an appended file and where it is damaged; a torn line (see the top of this file) is no damage.
+    """The rows of an appended file, and its first damaged line. A torn row is no damage (see the top of this file).
 
     Raises:
         Damaged: the file is there and cannot be read.
@@ -114,26 +114,26 @@ def read_rows(path: Path) -> Rows:
 
 
 def read_last_rows(path: Path) -> Rows:
-    """The rows of the last line of an appended file, and of what was torn after it: a listing reads no more than this.
+    """The rows of the last line of an appended file, and of a torn row after it: all that a listing needs.
 
     Raises:
         Damaged: the file is there and cannot be read.
     """
     lines = _lines_from(path, -TAIL_BYTES)
-    if len(lines) < 3:  # one line, or a line longer than what was read
+    if len(lines) < 3:  # one line, or a line longer than the bytes that were read
         return read_rows(path)
     (last, is_sound), (torn, is_torn) = _rows_of_line(lines[-2], ends=True), _rows_of_line(lines[-1], ends=False)
     return Rows([*last, *torn], None if is_sound and is_torn else "the last line")
 
 
 def rewrite_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace an appended file by these rows, atomically (used on resume, to drop rows after the checkpoint)."""
+    """Replace an appended file by these rows. A run that resumes drops the rows after its checkpoint in this way."""
     bodies = [json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False) for row in rows]
     write_text(path, "".join(f'{{"crc":{zlib.crc32(body.encode())},"row":{body}}}\n' for body in bodies))
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file of ours.
+    """Read a JSON file that this module wrote.
 
     Raises:
         Damaged: it is missing, unreadable, not UTF-8 or not JSON.
@@ -145,7 +145,7 @@ def read_json(path: Path) -> Any:
 
 
 def remove_stray_temporaries(directory: Path) -> list[Path]:
-    """Delete temporaries in a directory whose process is gone; returns what was deleted."""
+    """Delete the temporaries of processes that have ended; returns the paths of the deleted files."""
     removed = []
     for path in directory.glob(f"*{TEMPORARY_MARK}*"):
         pid = path.name.rpartition(TEMPORARY_MARK)[2].partition("-")[0]
@@ -157,7 +157,7 @@ def remove_stray_temporaries(directory: Path) -> list[Path]:
 
 
 def crash_point(label: str, act: Callable[[], None] | None = None) -> None:
-    """Where a test may kill this process: nothing happens unless PALINODE_CRASH_POINT names this label."""
+    """A place where a test can kill this process. Nothing happens unless PALINODE_CRASH_POINT names this label."""
     if os.environ.get(CRASH_POINT_VARIABLE) == label:
         (act or _kill_now)()
 
@@ -167,7 +167,7 @@ def _kill_now() -> None:
 
 
 def _lines_from(path: Path, start: int) -> list[bytes]:
-    """The lines of a file from this byte on, or from its end where it is negative; none of a file that is not there."""
+    """The lines of a file from the byte `start` on; a negative `start` counts from the end. Empty for a missing file."""
     try:
         with open(path, "rb") as handle:
             size = handle.seek(0, os.SEEK_END)
@@ -180,12 +180,12 @@ def _lines_from(path: Path, start: int) -> list[bytes]:
 
 
 def _rows_of_line(line: bytes, *, ends: bool) -> tuple[list[dict[str, Any]], bool]:
-    """The whole rows of a line, and whether a writer can have left it; `ends`: it has a line end."""
+    """The whole rows of a line, and whether a writer can have left this line. `ends`: the line has a line end."""
     if (row := _checked_row(line)) is not None:
         return [row], True
     text, decoder = line.decode("utf-8", "replace"), json.JSONDecoder()
     rows: list[dict[str, Any]] = []
-    others: list[str] = []  # what stands before, between and after the rows
+    others: list[str] = []  # the text before, between and after the rows
     end, at = 0, text.find(ROW_MARK)
     while at >= 0:
         try:
@@ -204,7 +204,7 @@ def _rows_of_line(line: bytes, *, ends: bool) -> tuple[list[dict[str, Any]], boo
 
 
 def _is_torn(text: str) -> bool:
-    """Whether this is the beginning of a row, or several of them: rows are ASCII without control codes."""
+    """Whether this text is the beginning of one or several rows. Rows are ASCII without control codes."""
     return text.isascii() and text.isprintable() and TORN_MARKS.fullmatch(text.partition(ROW_MARK)[0]) is not None
 
 
@@ -216,7 +216,7 @@ def _checked_row(line: bytes) -> dict[str, Any] | None:
 
 
 def _with_true_crc(wrapped: Any) -> dict[str, Any] | None:
-    """The row of `{"crc": .., "row": {..}}` when the checksum is that of the row."""
+    """The row in `{"crc": .., "row": {..}}`, or None where the checksum is not that of the row."""
     if not isinstance(wrapped, dict) or not isinstance(wrapped.get("row"), dict):
         return None
     body = json.dumps(wrapped["row"], sort_keys=True, separators=(",", ":"))

@@ -1,6 +1,6 @@
-"""The last map of a model, states to logits, when it is a matrix: the loss can then add up that matrix's gradient in place.
+"""The head of a model where it is a matrix. The loss can then make its gradient piece by piece (`objectives/loss.py`).
 
-Legend: D width, V vocabulary.
+Letters: D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class LinearHead:
-    """Logits of (..., D) states: finish(states W^T + b).
+    """The logits of (..., D) states: finish(states W^T + b).
 
     Attributes:
         weight: (V, D).
         bias: (V,), or None.
-        finish: elementwise, such as a cast or a soft-cap.
+        finish: a function of each logit by itself, such as a cast or a soft-cap.
     """
 
     weight: Tensor
@@ -30,5 +30,5 @@ class LinearHead:
         return self.finish(self.raw(states))
 
     def raw(self, states: Tensor) -> Tensor:
-        """What is finished: (..., V)."""
+        """(..., V) logits before `finish`."""
         return F.linear(states, self.weight, self.bias)

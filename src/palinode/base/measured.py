@@ -1,4 +1,4 @@
-"""A measurement or the reason there is none: missing is a kind of result, never a zero."""
+"""A measurement, or the reason why there is none. A missing measurement is never written as zero."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measured:
-    """A value with its unit, or `missing` with the reason. Exactly one of `value` and `missing` is set."""
+    """A value with its unit, or the reason why it is missing. Exactly one of `value` and `missing` is set."""
 
     value: float | None = None
     unit: str = ""
@@ -20,7 +20,7 @@ class Measured:
 
     @classmethod
     def of(cls, value: float, unit: str) -> Measured:
-        """The value, or missing with the reason when it is not finite."""
+        """The value; where it is not finite, that is the reason why it is missing."""
         return cls(value, unit) if math.isfinite(value) else cls(unit=unit, missing=f"not finite: {value}")
 
     def __str__(self) -> str:

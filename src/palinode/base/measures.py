@@ -1,6 +1,6 @@
-"""The words that every room shares: what is measured, what a run costs, how a run ends, what a check says.
+"""The shared vocabulary: measures, costs, outcomes of a run, outcomes of a check.
 
-Each list of such words stands here once. A new measure or a new cost is one more entry of its table.
+Each of these lists stands here and nowhere else. A new measure or a new cost is one more entry of its table.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from palinode.base.errors import BadInput, nearest
 Better = Literal["lower", "higher"]
 Direction = Literal["ltr", "rtl"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
-OWN = "own"  # in a metric: the direction that an arm was trained in most
+OWN = "own"  # in a metric: the direction in which an arm was trained most
 METRIC_SPLITS = ("validation", "test", "tuning")
 
 
@@ -29,8 +29,8 @@ class Measure:
         title: what a heading calls it.
         unit: what an axis and a sentence call it.
         better: which way is better.
-        is_loss: it is a mean of -log p of the targets, in some unit.
-        has_chance_levels: it is a share from 0 to 1, and a task says what guessing reaches.
+        is_loss: whether it is a mean of -log p of the targets.
+        has_chance_levels: whether it is a share from 0 to 1 for which a task knows what guessing reaches.
     """
 
     name: str
@@ -85,8 +85,8 @@ METRICS = tuple(
 
 # --- what a run costs -------------------------------------------------------------------------------------------
 
-EQUAL_WITHIN = 0.001  # the cost that the decision declares equal may differ by .1 % between arms
-REMARKED_ABOVE = 0.01  # any other cost that differs by more than 1 % is named
+EQUAL_WITHIN = 0.001  # between arms, the cost that the decision declares equal may differ by .1 %
+REMARKED_ABOVE = 0.01  # any other cost is named when it differs by more than 1 %
 ParityAxis = Literal[
     "parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps"
 ]
@@ -95,15 +95,15 @@ PARITY_AXES: tuple[ParityAxis, ...] = get_args(ParityAxis)  # a decision may dec
 
 @dataclass(frozen=True)
 class CostAxis:
-    """Something that a run spends.
+    """A cost of a run.
 
     Attributes:
         name: its name in tables.
         title: what a heading calls it.
         short: what a button calls it.
         table: the table of a result that holds it.
-        key: its key in that table, where that is not its name.
-        compared: C5 compares arms in it.
+        key: its key in that table; empty: its name.
+        compared: whether check C5 compares the arms in it.
     """
 
     name: str
@@ -142,7 +142,7 @@ COST_AXES: Mapping[str, CostAxis] = {
         CostAxis("total_seconds", "seconds in all", table="seconds", key="total"),
     )
 }
-# Column of a metrics row -> what a learning curve can be drawn over; the first is shown first.
+# The columns of a metrics row over which a learning curve can be drawn; the first one is shown first.
 CURVE_AXES: Mapping[str, CostAxis] = {
     "step": COST_AXES["optimizer_steps"],
     "tokens_read": COST_AXES["tokens_read"],
@@ -155,8 +155,8 @@ CURVE_AXES: Mapping[str, CostAxis] = {
 
 RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
 RecordOutcome = Literal[RunOutcome, "unfinished", "damaged", "missing"]
-FINAL_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "diverged"))  # the same spec would end the same way again
-FINE_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "stopped"))  # there is nothing to explain
+FINAL_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "diverged"))  # the same spec would end in the same way
+FINE_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "stopped"))  # these need no explanation
 
 CheckOutcome = Literal["pass", "fail", "could_not_tell"]
 CHECK_WORDS: Mapping[CheckOutcome, str] = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}

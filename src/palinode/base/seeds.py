@@ -1,8 +1,8 @@
-"""One run seed becomes independent named streams: data, init, dropout, objective, eval, audit.
+"""Random streams: the seed of a run gives an independent stream for data, init, dropout, objective, evaluation and audit.
 
-Every random number in Palinode comes from `generator(seed, name, *position)`. The position (a step, a micro-batch, a
-row block) is part of the derivation, so any stream can be entered anywhere: resuming at step 731 needs no stored state,
-and changing how often one evaluates cannot move the training data.
+Every random number in Palinode comes from `generator(seed, name, *position)`. The position is a step, a micro-batch or a block of
+rows. So a stream can be entered anywhere: a run that resumes at step 731 needs no stored state, and a run that evaluates more often
+still reads the same training data.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ NUMERICS_VERSION = 1  # raised when the same spec would give other bits; part of
 
 
 def derive(seed: int, name: str, *position: int | str) -> int:
-    """A 63-bit integer from SHA-256 of (seed, name, position)."""
+    """A 63-bit whole number from the SHA-256 of (seed, name, position)."""
     text = "/".join(str(item) for item in (NUMERICS_VERSION, seed, name, *position))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def generator(seed: int, name: str, *position: int | str) -> torch.Generator:
-    """A fresh CPU torch.Generator for this stream at this position."""
+    """A new torch.Generator on the CPU for this stream at this position."""
     import torch
 
     made = torch.Generator()

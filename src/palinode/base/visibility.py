@@ -1,7 +1,7 @@
-"""What a slot may see: a small algebra of visibilities, each of which can be turned into a boolean mask.
+"""Visibilities: which slot may read which. Each gives a boolean mask, and two of them combine with `&` and `|`.
 
-`mask(T)[i, j]` is True when slot i may read slot j. Two visibilities are native to every mixer: causal and full. `Rtl` is
-causal read from the other end (models flip at their edge); everything else is run through its explicit mask.
+`mask(T)[i, j]` is True when slot i may read slot j. Every mixer runs two visibilities without a mask: causal and full. `Rtl` is
+causal, read from the other end: models flip the row before and after. All others are run through their explicit mask.
 A user's own visibility is a subclass with a `mask` method.
 """
 
@@ -21,17 +21,17 @@ Native = Literal["causal", "full", "mask"]
 
 
 class Visibility(Part):
-    """Base class. `native` tells a model how it may run this: causal kernels, no mask at all, or the explicit mask."""
+    """Base class. `native` tells a model how to run it: as causal, as full (without a mask), or with the explicit mask."""
 
     native: ClassVar[Native] = "mask"
     reads_from_end: ClassVar[bool] = False
 
     def mask(self, length: int) -> Tensor:
-        """Boolean (length, length): entry [i, j] is True when slot i may read slot j."""
+        """(T, T) boolean for T = `length`: entry [i, j] is True when slot i may read slot j."""
         raise Unfinished(self, "must define mask(length)")
 
     def flipped(self) -> Visibility:
-        """The same visibility for the sequence read from its other end."""
+        """The same visibility for a row that is read from its other end."""
         return Flipped(of=self)
 
     def __and__(self, other: Visibility) -> Visibility:
@@ -82,7 +82,7 @@ class Full(Visibility):
 
 
 class Prefix(Visibility):
-    """The first `length_slots` slots see one another; the rest is left to right."""
+    """The first `length_slots` slots read one another; every other slot reads left to right."""
 
     kind: ClassVar[str] = "prefix"
     length_slots: int = Field(ge=0)
@@ -94,14 +94,14 @@ class Prefix(Visibility):
 
 
 class Bottleneck(Visibility):
-    """Left to right up to `slot`; each slot behind it reads that one slot and itself.
+    """Left to right up to `slot`; each later slot reads that one slot and itself.
 
-    What stands behind knows of what came before only what the states at `slot` hold. In a stack of L layers it reads L - 1 of
-    them that have read anything, so one layer passes nothing on.
+    Later slots learn about earlier ones only through the states at `slot`. In a stack of L layers, L - 1 of these states have read
+    something, so a single layer passes nothing on.
 
     Attributes:
-        slot: the narrow place.
-        sealed: it reads itself alone: whatever still arrives behind it has gone round it.
+        slot: the index of the bottleneck.
+        sealed: the bottleneck reads itself alone. Then nothing should arrive behind it; what arrives has gone round it.
     """
 
     kind: ClassVar[str] = "bottleneck"
@@ -116,7 +116,7 @@ class Bottleneck(Visibility):
 
 
 class FlippedLowerTriangle(Visibility):
-    """The published "backward" mask, kept to be caught: `tril(ones(size, size)).flip(0)` cut to the window.
+    """The published "backward" mask, `tril(ones(size, size)).flip(0)` cut to the window. It leaks: the audit must catch it.
 
     Row i reads columns j <= size - 1 - i, so for windows up to half of `size` every slot reads everything, its own target
     included. It is anti-triangular; the mirror of the lower triangle is the upper triangle (`Rtl`).
@@ -127,13 +127,13 @@ class FlippedLowerTriangle(Visibility):
 
     def mask(self, length: int) -> Tensor:
         if length > self.size:
-            told = f"{self.kind_name()} has {self.size} slots, a row of {length} does not fit"
-            raise BadInput(told, field="objective", hint="give it a larger size, or shorten data.window_tokens")
+            message = f"{self.kind_name()} has {self.size} slots, a row of {length} does not fit"
+            raise BadInput(message, field="objective", hint="give it a larger size, or shorten data.window_tokens")
         return torch.ones(self.size, self.size, dtype=torch.bool).tril().flip(0)[:length, :length]
 
 
 class Flipped(Visibility):
-    """Another visibility, for the sequence read from its other end."""
+    """Another visibility, for a row that is read from its other end."""
 
     kind: ClassVar[str] = "flipped"
     of: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
@@ -146,7 +146,7 @@ class Flipped(Visibility):
 
 
 class Intersection(Visibility):
-    """What both allow."""
+    """A slot may read what both visibilities allow."""
 
     kind: ClassVar[str] = "intersection"
     left: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
@@ -157,7 +157,7 @@ class Intersection(Visibility):
 
 
 class Union(Visibility):
-    """What either allows."""
+    """A slot may read what one of the two visibilities allows."""
 
     kind: ClassVar[str] = "union"
     left: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]

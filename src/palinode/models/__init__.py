@@ -1,4 +1,5 @@
-"""Models: tokens and a visibility in, hidden states and logits out. The table is all there is; own classes are objects."""
+"""Models: tokens and a visibility in, hidden states and logits out. The table lists the built-in ones; a user's own class is
+passed as an object."""
 
 from collections.abc import Mapping
 

@@ -1,9 +1,9 @@
-"""Auxiliary terms: what a model adds to the loss while it trains, never while it is evaluated, and what shows that one collapsed.
+"""Auxiliary terms: what a model adds to the loss in training, never in evaluation, and the measurements that show a collapse.
 
-A term that compares two states can be made small by making both vanish, which says nothing about them. So every term is measured
-beside itself: the same score with the pairs shuffled across the rows, the gains of the norms that feed it, and the variance of
-both sides.
-Legend: R rows, S slots, D width.
+A term that compares two states can be made small by making both vanish, which says nothing about their agreement. So every term
+comes with measurements: the same score with the pairs shuffled across the rows, the gains of the norms before it, and the variance
+of both sides.
+Legend: B rows, T slots, D width.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from palinode.models.mixers.base import Reading
 
 @dataclass(frozen=True)
 class AuxiliaryTerm:
-    """One term of one or several readings.
+    """One term, from one reading or several.
 
     Attributes:
-        value: scalar with gradient, the mean over what was read; training adds coefficient * value to the loss.
+        value: scalar with gradient, the mean over all rows and slots read; training adds coefficient * value to the loss.
         coefficient: above 0.
-        rows: how many rows the mean is over: its weight beside the means of other rows.
-        measured: detached scalars for the record. Known names: `value` (the score alone), `shuffled` (the same score with the
-            pairs shuffled across rows), `gain` and `least_gain` (the smallest mean, and the smallest, of |gain| of the norms that
-            feed it; 1 without learned gains), `variance` (over rows and slots, mean over the features, of the side that has less).
+        rows: how many rows the mean is over; its weight when means are averaged.
+        measured: detached scalars for the record. Names in use: `value` (the score without a variance floor), `shuffled` (the same
+            score with the pairs shuffled across rows), `gain` and `least_gain` (of |gain| of the norms before the term: the
+            smallest mean, and the smallest entry; 1 without learned gains), `variance` (over rows and slots, mean over the
+            features, of the side with the smaller one).
     """
 
     value: Tensor
@@ -40,7 +41,7 @@ Terms = Mapping[str, AuxiliaryTerm]
 
 
 class PairTerm(nn.Module):
-    """Base of the terms that compare two states, so that the audit can train one on noise before anything else is trained.
+    """Base of the terms that compare two states. The audit trains each of them on noise before a run.
 
     Attributes:
         width: D of both states.
@@ -49,16 +50,16 @@ class PairTerm(nn.Module):
     width: int
 
     def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
-        """The term of two (R, S, D) states of the same slots."""
+        """The term of two (B, T, D) states of the same slots."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(left, right, reading)")
 
     def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
-        """(R, S, D) of what `right` is compared with; slot t may depend on the slots that the reading allows it only."""
+        """(B, T, D) that `right` is compared with; slot i may depend only on the slots that the reading allows it."""
         raise NotImplementedError(f"{type(self).__name__} must define aggregated(left, reading)")
 
 
 def together(readings: Sequence[Terms]) -> dict[str, AuxiliaryTerm]:
-    """The terms of several readings as one: means weighted by rows."""
+    """The terms of several readings, averaged by name with the rows as weights."""
     names = dict.fromkeys(name for terms in readings for name in terms)
     return {name: _mean([terms[name] for terms in readings if name in terms]) for name in names}
 
@@ -76,12 +77,11 @@ def _mean(terms: Sequence[AuxiliaryTerm]) -> AuxiliaryTerm:
 
 
 def mean_measured(terms: Sequence[AuxiliaryTerm]) -> dict[str, Tensor]:
-    """What was measured of several terms of one name, weighted by rows."""
+    """The measurements of several terms of one name, averaged with the rows as weights."""
     rows = sum(term.rows for term in terms)
-    found = [{"value": term.value.detach(), **term.measured} for term in terms]
-    shares = [term.rows / rows for term in terms]
-    names = dict.fromkeys(name for measured in found for name in measured)
+    weighted = [({"value": term.value.detach(), **term.measured}, term.rows / rows) for term in terms]
+    names = dict.fromkeys(name for scalars, _ in weighted for name in scalars)
     return {
-        name: torch.stack([one[name] * share for one, share in zip(found, shares, strict=True) if name in one]).sum()
+        name: torch.stack([scalars[name] * share for scalars, share in weighted if name in scalars]).sum()
         for name in names
     }

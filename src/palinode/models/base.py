@@ -1,6 +1,6 @@
 """What a language model is here: tokens and a visibility in, hidden states and logits out. It knows no losses, data or steps.
 
-Legend: R rows, S slots, s new slots, D width, V vocabulary.
+Legend: B rows, T slots, T_new new slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -33,29 +33,30 @@ class ModelConfig(Part):
 
         Args:
             vocab_size: V, special tokens included.
-            max_length: slots of the longest row the model must take.
+            max_length: slots of the longest row that the model must take.
             seed: the run's seed; the weights come from its `init` stream.
         """
         raise Unfinished(self, "must define build(vocab_size, max_length, seed)")
 
     def with_terms_times(self, factor: float) -> ModelConfig:
-        """The same model with the coefficients of its auxiliary terms multiplied; itself when it has none."""
+        """The same model with the coefficients of its auxiliary terms multiplied; the config itself when it has no terms."""
         return self
 
 
 class LanguageModel(nn.Module):
     """Base of all models. Rows that read from the end never reach it: `models/direction.py` flips them at the edge."""
 
-    compiled_methods: ClassVar[tuple[str, ...]] = ("hidden",)  # what `compile` of a recipe runs through torch.compile
+    # The methods that a recipe with `compile` runs through torch.compile.
+    compiled_methods: ClassVar[tuple[str, ...]] = ("hidden",)
     vocab_size: int
     max_length: int
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """(R, S) token ids -> (R, S, D) states, each depending only on the slots that `sees` allows."""
+        """(B, T) token ids -> (B, T, D) states, each depending only on the slots that `sees` allows."""
         raise Unfinished(self, "must define hidden(tokens, sees)")
 
     def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Mapping[str, AuxiliaryTerm]]:
-        """What `hidden` gives and, in training mode only, auxiliary terms of the loss by name. Evaluation never calls it."""
+        """The states of `hidden` and, in training mode only, auxiliary terms of the loss by name. Evaluation never calls it."""
         return self.hidden(tokens, sees), {}
 
     def pair_terms(self) -> Mapping[str, PairTerm]:
@@ -63,65 +64,72 @@ class LanguageModel(nn.Module):
         return {}
 
     def depths(self) -> int:
-        """How many blocks L can be cut off from the top, one by one; 0: this model cannot be cut, and the two below are missing."""
+        """How many blocks L can be cut off from the top, one by one; 0: the model has no `residuals` and `finished`, so none."""
         return 0
 
     def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        """One reading's (R, S, D) after 1, 2, .. L blocks, each before the final norm; no block runs before it is asked for."""
+        """The (B, T, D) after 1, 2, .. L blocks, each before the final norm; a block runs when its states are requested."""
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def finished(self, residual: Tensor) -> Tensor:
-        """(R, S, D) after any number of blocks -> the states that `hidden` would give if those were all."""
+        """(B, T, D) after any number of blocks -> the states that `hidden` would give if there were no more blocks."""
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def can_be_cut(self) -> bool:
-        """Whether `residuals` tells what `hidden` does: not when a subclass has replaced `hidden` alone."""
+        """Whether `residuals` shows what `hidden` does: False when a subclass has replaced `hidden` alone."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
 
     def reach_slots(self, sees: Visibility) -> int | None:
-        """How far from a slot the slots may be that its state depends on, through all layers; None: as far as the row goes."""
+        """The greatest distance in slots at which a slot's state depends on another slot, through all layers; None: no limit."""
         return None
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `hidden` does, so that one more token costs one slot; else `models.stepping` rereads."""
+        """Whether `extend` continues what `hidden` does, so that one more token costs one slot.
+
+        Otherwise `models.stepping` reads the whole row again for each token.
+        """
         return continues(self, "hidden")
 
     def begin(self, rows: int, slots: int) -> ModelState:
-        """What is kept before the first token of `rows` rows of at most `slots` slots, read left to right."""
+        """The state before the first token of `rows` rows of at most `slots` slots, read left to right."""
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        """(R, s, D) states of the next (R, s) tokens, and what is kept after them.
+        """(B, T_new, D) states of the next (B, T_new) tokens, and the next state.
 
-        They equal the last s of `hidden` over all tokens so far, seen left to right. The state that was given is used up.
+        They equal the last T_new slots of `hidden` over all tokens so far, left to right. The given state must not be used again.
 
         Raises:
-            ValueError: the state has no room for them.
+            ValueError: the state has no room for the tokens.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V), float32 or better, soft-cap included."""
-        raise Unfinished(self, "must define logits(hidden)")
+        """(..., D) -> (..., V), float32 or better, soft-cap included. By default the linear head."""
+        head = self.linear_head()
+        if head is None:
+            raise Unfinished(self, "must define logits(hidden)")
+        return head(hidden)
 
     def linear_head(self) -> LinearHead | None:
-        """The map of this class's own `logits` where it is a matrix: saves the loss memory at large vocabularies."""
+        """The map from states to logits where it is a matrix: it saves the loss memory at large vocabularies."""
         return None
 
     def logits_map(self) -> Callable[[Tensor], Tensor]:
         """`logits` for the loss: its matrix form, unless a subclass or the object itself has replaced `logits` alone."""
-        replaced = "logits" in vars(self) or _defined_in(self, "logits") is not _defined_in(self, "linear_head")
+        own = _defined_in(self, "logits")
+        replaced = "logits" in vars(self) or own not in (LanguageModel, _defined_in(self, "linear_head"))
         return self.logits if replaced else self.linear_head() or self.logits
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
-        """What reading rows of `slots` slots costs."""
+        """The cost of reading rows of `slots` slots with this visibility."""
         raise Unfinished(self, "must define cost(slots, sees)")
 
     def parameter_groups(self) -> dict[str, list[tuple[str, Parameter]]]:
-        """Group name -> its (name, parameter) pairs; every parameter is in exactly one group, a tied one where it is made.
+        """Group name -> its (name, parameter) pairs; each parameter is in exactly one group, a tied one in its first owner's.
 
-        embedding and head: the token tables; position: learned positions; matrix: every other 2-D weight of a linear map (what Muon
-        may take); vector: gains, biases, scalars and everything else. A mixer may name more (slope, kernel, filter, features).
+        embedding and head: the token tables; position: learned positions; matrix: every other 2-D weight of a linear map (Muon
+        may take these); vector: gains, biases, scalars and the rest. A mixer may add groups (slope, kernel, filter, features).
         """
         groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
         special = self._special_groups()
@@ -152,13 +160,13 @@ class LanguageModel(nn.Module):
                     yield name, module, parameter
 
     def _special_groups(self) -> dict[str, str]:
-        """Full parameter name -> group, as the mixers declare them."""
+        """Full parameter name -> group, for the parameters that a mixer puts into a group."""
         mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
         return {f"{prefix}.{name}": group for prefix, mixer in mixers for name, group in mixer.special_groups().items()}
 
 
 def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
-    """The group of a module's own parameter, from the module's role (or its class, in a user's model)."""
+    """The group of a module's own parameter: from the module's role, or from its class where it has no role."""
     if parameter.ndim != 2:
         return "vector"
     role = getattr(module, "role", "embedding" if isinstance(module, nn.Embedding) else None)

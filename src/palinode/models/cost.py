@@ -1,8 +1,8 @@
 """What a model costs: parameters by group, FLOPs for each slot, and the state that one more token needs.
 
-FLOPs count the matrix products (one multiply-add is 2) and whatever a mixer adds of its own; norms, activations and
-softmax are left out, as `torch.utils.flop_counter` does, against which the tests hold these numbers. Attention has two
-numbers: *executed* is the full square of slots, *useful* only the pairs that the visibility allows.
+FLOPs count the matrix products (one multiply-add is 2) and what a mixer adds (transforms, short convolutions, scans); norms,
+activations and softmax are left out, as in `torch.utils.flop_counter`, which the tests compare with. Attention has two numbers:
+*executed* counts the full square of slots, *useful* the pairs that the visibility allows.
 """
 
 from __future__ import annotations
@@ -20,25 +20,29 @@ class LayerCost:
     """One block or mixer: forward FLOPs for each slot (executed, useful), and elements of state to emit one more token.
 
     Attributes:
-        beside: the part of `executed` that is no matrix product and that PyTorch's counter does not see: transforms, short
-            convolutions, scans.
-        once: FLOPs of matrix products made once for a pass, whatever its rows (the kernel of an implicit filter); not in
+        non_matmul: the part of `executed` that is not a matrix product, so that PyTorch's counter does not see it.
+        per_pass: FLOPs of matrix products made once for a pass, however many rows it has (the kernel of an implicit filter); not in
             `executed`, which is for each slot of each row.
     """
 
     executed: float
     useful: float
     state_elements: int
-    beside: float = 0.0
-    once: float = 0.0
+    non_matmul: float = 0.0
+    per_pass: float = 0.0
+
+    @classmethod
+    def of(cls, products: float, state_elements: int, non_matmul: float = 0.0, per_pass: float = 0.0) -> LayerCost:
+        """A layer all of whose FLOPs are useful: `products` of matrix products and the rest (`non_matmul`)."""
+        return cls(products + non_matmul, products + non_matmul, state_elements, non_matmul, per_pass)
 
     def __add__(self, other: LayerCost) -> LayerCost:
         return LayerCost(
             self.executed + other.executed,
             self.useful + other.useful,
             self.state_elements + other.state_elements,
-            self.beside + other.beside,
-            self.once + other.once,
+            self.non_matmul + other.non_matmul,
+            self.per_pass + other.per_pass,
         )
 
 
@@ -50,9 +54,9 @@ class Cost:
         parameters: number of parameters by group; the groups add up to the model's total.
         executed_flops_per_slot: forward FLOPs of everything before the head, for one slot.
         useful_flops_per_slot: the same, counting only visible pairs in the mixers.
-        head_flops_per_slot: forward FLOPs of the head, for one slot it is evaluated on.
-        state_elements: numbers kept, all layers together, to emit one more token of a row of this length exactly.
-        terms_flops_per_slot: forward FLOPs of the auxiliary terms, for one slot: made in training only.
+        head_flops_per_slot: forward FLOPs of the head, for one slot that it is evaluated on.
+        state_elements: numbers kept by all layers together to emit one more token after a row of this length.
+        terms_flops_per_slot: forward FLOPs of the auxiliary terms, for one slot; in training only.
     """
 
     parameters: Mapping[str, int]
@@ -84,8 +88,18 @@ class Cost:
 
 
 def sides_read(pairs: int, slots: int) -> int:
-    """2 when so many visible pairs of slots are more than the causal form has, else 1: kernels that are made for it."""
+    """How many sides a slot reads: 2 when there are more visible pairs of slots than in the causal form, else 1."""
     return 2 if pairs > slots * (slots + 1) // 2 else 1
+
+
+def attention_cost(width: int, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
+    """Softmax attention with four D x D maps; `computed` of the pairs of slots get a score, by default all T^2."""
+    maps = 8.0 * width * width
+    return LayerCost(
+        executed=maps + 4.0 * width * (slots * slots if computed is None else computed) / slots,
+        useful=maps + 4.0 * width * pairs / slots,
+        state_elements=2 * width * slots,
+    )
 
 
 def visible_pairs(sees: Visibility, slots: int) -> int:

@@ -1,6 +1,6 @@
 """The decoder: embedding, blocks, norm, head. Two presets: `gpt2` (nanoGPT's layout) and `modern` (rotary, QK-norm, ReLU squared).
 
-Legend: R rows, S slots, s new slots, D width, V vocabulary, L layers, C longest row.
+Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L layers, C longest row.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from palinode.base.config import LATER, one_of
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Native, Visibility
-from palinode.models.base import LanguageModel, ModelConfig
+from palinode.models.base import ModelConfig
 from palinode.models.block import Block
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import InitRule, SchemeName, initialise
@@ -26,18 +25,14 @@ from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import AttentionConfig
 from palinode.models.mixers.base import MixerConfig, Place, Reading, refuse_unread
 from palinode.models.parts.distance import alibi_slopes, distance_table
+from palinode.models.parts.exact import exact, exact_dtype
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.mlp import Mlp, MlpKind, hidden_width
-from palinode.models.parts.next_position import (
-    SubtractPosition,
-    SubtractTable,
-    next_position_of,
-    refuse_long_rows,
-    refuse_subtraction,
-)
+from palinode.models.parts.next_position import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
 from palinode.models.parts.norm import Norm, NormKind
-from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
+from palinode.models.parts.rotary import RotaryKind, RotaryTable
 from palinode.models.parts.state import ModelState, StackState
+from palinode.models.stack import Stack, mask_of, slots_of
 
 PositionKind = Literal["learned", "rotary", "alibi", "none"]
 SoftCap = Literal["none", "rsqrt", "tanh"]
@@ -49,7 +44,7 @@ class DecoderConfig(ModelConfig):
     Attributes:
         layers, width: L blocks of width D.
         heads: heads of the mixer; must divide the width.
-        mlp, mlp_mult: activation, and hidden width as a multiple of D (two thirds of it for `swiglu`); `none`: blocks without.
+        mlp, mlp_mult: activation, and hidden width as a multiple of D (two thirds of it for `swiglu`); `none`: no MLP.
         mlp_blocks: blocks of a `block_diagonal` MLP.
         position: `learned` table of C rows, `rotary`, `alibi` (scores fall linearly with distance, at a fixed rate for each
             head), or `none`.
@@ -64,9 +59,10 @@ class DecoderConfig(ModelConfig):
         init, zero_residual, zero_head: see `models.init.InitRule`.
         dropout: on the embedding, the attention probabilities and both branch outputs; in training only.
         mixer: what moves information between slots, the same in every layer.
-        mixers: a hybrid instead: layer l has mixers[l mod how many there are].
-        subtract_position: the next slot's position is taken from each state (`parts/next_position.py`), `norm`: and one more
-            norm follows; subtract_table: the positions' own table, with one row more, or a `separate` one.
+        mixers: a hybrid instead: layer l has mixers[l mod len(mixers)].
+        subtract_position: `plain` subtracts the next slot's position from each state (`parts/next_position.py`), `norm` also
+            adds a norm after it.
+        subtract_table: the table to subtract from: the one of the positions (`shared`, with one more row) or a `separate` one.
     """
 
     kind: ClassVar[str] = "decoder"
@@ -122,7 +118,7 @@ class DecoderConfig(ModelConfig):
             )
         if self.mixers and self.mixer != AttentionConfig():
             raise ValueError(
-                f"mixers lists what each layer has, so mixer = {self.mixer.kind_name()} has no layer; set one"
+                f"mixers lists the mixer of each layer, so mixer = {self.mixer.kind_name()} has no layer; set only one"
             )
         used = self.layer_mixers()
         for mixer in dict.fromkeys(used):
@@ -155,19 +151,17 @@ class DecoderConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class DecoderState(StackState):
-    """With the turning table of all positions there is room for."""
+    """Also the turning table of all positions that there is room for."""
 
     rotary: RotaryTable | None
 
 
-class Decoder(LanguageModel):
+class Decoder(Stack):
     """x = E[tokens] + P; blocks; norm; head. Weights are empty until `DecoderConfig.build` fills them."""
 
     def __init__(self, config: DecoderConfig, vocab_size: int, max_length: int):
-        super().__init__()
+        super().__init__(vocab_size, max_length, config.dropout)
         self.config = config
-        self.vocab_size = vocab_size
-        self.max_length = max_length
         learned = config.position == "learned"
         self.embedding = Table(vocab_size, config.width, role="embedding")
         subtraction = (config.subtract_position, config.subtract_table)
@@ -180,34 +174,27 @@ class Decoder(LanguageModel):
         self.head = None if config.tied_head else Linear(config.width, vocab_size, bias=config.bias, role="head")
 
     def hidden(self, tokens: Tensor, sees: Visibility, positions: Tensor | None = None) -> Tensor:
-        """States of (R, S) tokens. `positions` (S,) replaces the slots' own indices 0..S-1.
+        """States of (B, T) tokens. `positions` (T,) replaces the slots' own indices 0..T-1.
 
         Raises:
             BadInput: the row is longer than the table of learned positions, a mixer has no form for the visibility, or a slot of
                 an explicit mask may see nothing.
             ValueError: the rows still read from the end.
         """
-        x, reading = self._start(tokens, sees, positions)
-        for block in self.blocks:
+        reading, x = self._reading(tokens, sees, positions), self._embedded(tokens, positions)
+        for block in self.stack:
             x = block(x, reading)
         return self.finished(x, positions)
 
     def reach_slots(self, sees: Visibility) -> int | None:
-        reaches = [block.mixer.reach_slots(sees.native) for block in self.blocks]  # type: ignore[union-attr, operator]
+        reaches = [block.mixer.reach_slots(sees.native) for block in self.stack]
         return None if None in reaches else sum(reaches)
 
-    def depths(self) -> int:
-        return len(self.blocks)
-
     def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        x, reading = self._start(tokens, sees, None)
-        for block in self.blocks:
+        reading, x = self._reading(tokens, sees, None), self._embedded(tokens)
+        for block in self.stack:
             x = block(x, reading)
             yield x
-
-    def finished(self, residual: Tensor, positions: Tensor | None = None) -> Tensor:
-        states: Tensor = self.final_norm(residual)
-        return states if self.next_position is None else self.next_position(states, self.position, positions)
 
     def can_step(self) -> bool:
         return super().can_step() and all(isinstance(block, Block) and block.can_step() for block in self.blocks)
@@ -219,20 +206,16 @@ class Decoder(LanguageModel):
             BadInput: rows of so many slots are longer than the table of learned positions.
         """
         self._check_length(slots)
-        layers = tuple(block.mixer.begin(rows, slots) for block in self.blocks)  # type: ignore[union-attr, operator]
-        return DecoderState(slots, 0, layers, self._rotary(torch.arange(slots, device=self.embedding.weight.device)))
+        layers = tuple(block.begin(rows, slots) for block in self.stack)
+        return DecoderState(slots, 0, layers, self._turning(torch.arange(slots, device=self.embedding.weight.device)))
 
     def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         assert isinstance(state, DecoderState)
-        positions = state.next_positions(tokens)
-        turning = None if state.rotary is None else state.rotary.part(state.read, state.read + tokens.shape[1])
-        bias = self._bias(state.read + tokens.shape[1], "causal", None, first=state.read)
-        reading = Reading("causal", rotary=turning, bias=bias)
+        positions, end = state.next_positions(tokens), state.read + tokens.shape[1]
+        turning = None if state.rotary is None else state.rotary.part(state.read, end)
+        reading = Reading("causal", rotary=turning, bias=self._bias(end, "causal", None, first=state.read))
         x, after = state.through(self.blocks, self._embedded(tokens, positions), reading)
         return self.finished(x, positions), after
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.linear_head()(hidden)
 
     def linear_head(self) -> LinearHead:
         made_by = self.embedding if self.head is None else self.head
@@ -240,104 +223,52 @@ class Decoder(LanguageModel):
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs = visible_pairs(sees, slots)
-        stack = sum((block.cost(slots, pairs) for block in self.blocks), LayerCost(0.0, 0.0, 0))  # type: ignore[operator]
-        return Cost(
-            parameters=self.parameter_counts(),
-            executed_flops_per_slot=stack.executed,
-            useful_flops_per_slot=stack.useful,
-            head_flops_per_slot=2.0 * self.config.width * self.vocab_size,
-            state_elements=stack.state_elements,
-        )
-
-    def _start(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> tuple[Tensor, Reading]:
-        """What the first block reads, and how."""
-        reading = self._reading(tokens, sees, positions)
-        return self._embedded(tokens, positions), reading
-
-    def _embedded(self, tokens: Tensor, positions: Tensor | None) -> Tensor:
-        """(R, S, D) before the first block."""
-        dropout = self.config.dropout
-        self._check_length(tokens.shape[1])
-        x: Tensor = self.embedding(tokens)
-        if self.position is not None:
-            x = x + self._learned_positions(tokens.shape[1], positions)
-        if self.embed_norm is not None:
-            x = self.embed_norm(x)
-        return F.dropout(x, dropout) if self.training and dropout else x
+        return self._cost(sum((block.cost(slots, pairs) for block in self.stack), LayerCost(0.0, 0.0, 0)))
 
     def _capped(self, raw: Tensor) -> Tensor:
-        exact = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        return capped(exact, self.config.soft_cap, self.config.cap_value)
+        return capped(exact(raw), self.config.soft_cap, self.config.cap_value)
 
     def _reading(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> Reading:
-        if sees.reads_from_end:
-            raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
-        self._check_mixers(sees)
-        mask = explicit_mask(sees, tokens.shape[1]).to(tokens.device) if sees.native == "mask" else None
+        mask = mask_of(sees, tokens)
+        for mixer in self.config.layer_mixers():
+            if why := mixer.refusal(sees.native):
+                raise BadInput(f"the mixer {mixer.kind_name()} cannot read {sees.kind_name()}: {why}", field="mixer")
         return Reading(
             native=sees.native,
             mask=mask,
-            rotary=self._rotary(
-                torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
-            ),
+            rotary=self._turning(slots_of(tokens) if positions is None else positions),
             bias=self._bias(tokens.shape[1], sees.native, mask),
         )
 
     def _bias(self, slots: int, native: Native, mask: Tensor | None, first: int = 0) -> Tensor | None:
-        """(heads, S - first, S) of the last slots, when positions are fixed linear biases."""
+        """(heads, T - first, T) of the last slots, when positions are fixed linear biases."""
         if self.config.position != "alibi":
             return None
-        weight = self.embedding.weight
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        table = distance_table(slots, native, mask, device=weight.device, dtype=dtype, first=first)
-        slopes = torch.tensor(alibi_slopes(self.config.heads), device=weight.device, dtype=dtype)
+        device, dtype = self.embedding.weight.device, exact_dtype(self.embedding.weight)
+        table = distance_table(slots, native, mask, device=device, dtype=dtype, first=first)
+        slopes = torch.tensor(alibi_slopes(self.config.heads), device=device, dtype=dtype)
         return table.bias(slopes[:, None, None])
 
-    def _rotary(self, positions: Tensor) -> RotaryTable | None:
+    def _turning(self, positions: Tensor) -> RotaryTable | None:
         config = self.config
         if config.position != "rotary":
             return None
-        dtype = torch.promote_types(self.embedding.weight.dtype, torch.float32)
-        return rotary_table(positions, config.width // config.heads, config.rotary, config.rotary_base, dtype)
-
-    def _learned_positions(self, slots: int, positions: Tensor | None) -> Tensor:
-        """(S, D)."""
-        assert self.position is not None
-        return self.position.weight[:slots] if positions is None else self.position.weight[positions]
-
-    def _check_mixers(self, sees: Visibility) -> None:
-        """Refuse a visibility that one of the layers has no form for."""
-        for mixer in self.config.layer_mixers():
-            if why := mixer.refusal(sees.native):
-                raise BadInput(f"the mixer {mixer.kind_name()} cannot read {sees.kind_name()}: {why}", field="mixer")
-
-    def _check_length(self, slots: int) -> None:
-        refuse_long_rows(slots, self.max_length, self.position, self.next_position)
+        return self._rotary(positions, config.heads, config.rotary, config.rotary_base)
 
 
 def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:
-    """Logits squeezed smoothly into (-cap, cap), or as they are."""
+    """Logits squeezed smoothly into (-cap, cap), or unchanged for `none`."""
     if soft_cap == "rsqrt":
         return cap * logits * torch.rsqrt(logits.square() + cap * cap)
     return cap * torch.tanh(logits / cap) if soft_cap == "tanh" else logits
 
 
-def explicit_mask(sees: Visibility, slots: int) -> Tensor:
-    """The boolean (S, S) mask of a visibility.
-
-    Raises:
-        BadInput: a slot may see nothing: its softmax would be uniform or NaN.
-    """
-    mask = sees.mask(slots)
-    blind = (~mask.any(dim=1)).nonzero().flatten().tolist()
-    if blind:
-        told = f"visibility {sees.kind_name()} lets slot {blind[0]} of {slots} see nothing ({len(blind)} such slots)"
-        raise BadInput(told, field="objective")
-    return mask
-
-
 def gpt2(*, layers: int, width: int, heads: int, dropout: float = 0.0, bias: bool = False) -> DecoderConfig:
-    """nanoGPT's layout: LayerNorm, GELU, learned positions, tied head. V D + C D + L (12 D^2 + 2 D) + D parameters."""
+    """nanoGPT's layout: LayerNorm, GELU, learned positions, tied head. V D + C D + L (12 D^2 + 2 D) + D parameters.
+
+    Args:
+        layers, width, heads: L blocks of width D.
+    """
     return DecoderConfig(layers=layers, width=width, heads=heads, dropout=dropout, bias=bias)
 
 

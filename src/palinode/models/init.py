@@ -1,7 +1,7 @@
-"""The first weights: each parameter is drawn from its own stream, `init` / its name, of the run's seed.
+"""The first weights: each parameter is drawn from its own stream of the run's seed, `init` / its name.
 
-Arms that share a seed therefore share the first value of every parameter that they share by name and shape, whatever else
-differs between them. Nothing here touches the global generator.
+So arms that share a seed start with equal values in every parameter that they share by name and shape, whatever else differs
+between them. The global generator is not used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from torch import Generator, Tensor, nn
 
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
-from palinode.models.mixers.base import Mixer
 from palinode.models.parts.linear import BlockLinear, Linear, Role, Table
 from palinode.models.parts.norm import Norm
 from palinode.models.parts.own_start import OwnStart
@@ -52,7 +51,7 @@ def initialise(model: nn.Module, rule: InitRule, seed: int, parts: Mapping[str, 
         parts: name of a child of the model -> its own rule, instead of `rule`.
 
     Raises:
-        BadInput: a module owns parameters and says nowhere how they start.
+        BadInput: a module has parameters of a kind that no rule here starts.
     """
     own_rules = parts or {}
     with torch.no_grad():
@@ -70,7 +69,7 @@ def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng:
         _start_weight(module, name, parameter, rule, rng)
     elif isinstance(module, BlockLinear):
         _start_blocks(module, name, parameter, rule, rng)
-    elif isinstance(module, (Mixer, OwnStart)):
+    elif isinstance(module, OwnStart):
         module.start(name, parameter, rng)
     else:
         hint = "use palinode.models.parts.linear, or give its module a start(name, parameter, rng)"

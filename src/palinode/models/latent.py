@@ -1,20 +1,20 @@
-"""The latent attention model of hlb-gpt: gate, attention and MLP in one block of two matrices; position is a learned slope.
+"""The latent attention model of hlb-gpt: gate, attention and MLP in one block of two matrices; a learned slope gives positions.
 
 Block, with q = width // 8: (Q, K, a, g) = W_e LN(x); u = a * gelu(g), of which the first half is local and the second the value;
 x + W_p (local, softmax(Q K^T / sqrt(q) - slope |i - j|) value). One slope for each layer is the only position signal.
 
 Source: hlb-gpt 0.4.1 (a9f158f) and the options of the mask experiments (337850f), read, and written anew. Differs in:
 - distances in float32 at the current length (published: bf16, cut from a longer table);
-- every direction has the bias -slope |i - j| (published, right to left: the ltr table with its rows flipped, which prefers what is
-  far) and rtl is a flipped row (published: an anti-triangular mask through which the targets leak);
-- with `linear_value` the half of `a` that nothing would read is left out: D^2 parameters less in each layer.
-Legend: R rows, S slots, s new slots, D width, V vocabulary, H heads.
+- every direction has the bias -slope |i - j| (published, right to left: the ltr table with its rows flipped, which favours distant
+  slots), and rtl is a flipped row (published: an anti-triangular mask through which the targets leak);
+- with `linear_value` the unused half of `a` is left out: D^2 fewer parameters in each layer.
+Legend: B rows, T slots, T_new new slots, D width, V vocabulary, H heads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -25,16 +25,17 @@ from torch.nn import functional as F
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Native, Visibility
-from palinode.models.base import LanguageModel, ModelConfig
+from palinode.models.base import ModelConfig
 from palinode.models.cost import Cost, LayerCost, visible_pairs
-from palinode.models.decoder import explicit_mask
 from palinode.models.init import InitRule, initialise
 from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.distance import distance_table
-from palinode.models.parts.exact import exact
+from palinode.models.parts.exact import exact, exact_dtype
 from palinode.models.parts.linear import Linear, Table
 from palinode.models.parts.norm import Norm
+from palinode.models.parts.own_start import open_near
 from palinode.models.parts.state import KeysValues, MixerState, ModelState, StackState, continues
+from palinode.models.stack import Stack, mask_of
 
 QUERY_SHARE = 8  # the width is this many times that of Q and K
 START_RAW_SLOPE = 1.0  # slope softplus(1) = 1.3133
@@ -55,8 +56,8 @@ class LatentConfig(ModelConfig):
 
     Attributes:
         layers, width: L blocks of width D.
-        heads: of Q, K and the value, contiguous, with one slope; must divide the width and width // 8.
-        linear_value: the value is not gated: taken from g before the GELU.
+        heads: of Q, K and the value, contiguous, with one slope for all; must divide the width and width // 8.
+        linear_value: the value is not gated: it is the second half of g, before the GELU.
     """
 
     kind: ClassVar[str] = "latent"
@@ -85,88 +86,64 @@ class LatentConfig(ModelConfig):
         return model
 
 
-class Latent(LanguageModel):
+class Latent(Stack):
     """x = E[tokens]; blocks; norm; head. Takes rows of any length. Weights are empty until `LatentConfig.build` fills them."""
 
     def __init__(self, config: LatentConfig, vocab_size: int, max_length: int):
-        super().__init__()
+        super().__init__(vocab_size, max_length)
         self.config = config
-        self.vocab_size = vocab_size
-        self.max_length = max_length
         self.embedding = Table(vocab_size, config.width, role="embedding")
         self.blocks = nn.ModuleList(LatentBlock(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width, "layer", gain=True)
         self.head = Linear(config.width, vocab_size, bias=False, role="head")
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """States of (R, S) tokens.
+        """States of (B, T) tokens.
 
         Raises:
             BadInput: a slot of an explicit mask may see nothing.
             ValueError: the rows still read from the end.
         """
-        x, reading = self._start(tokens, sees)
-        for block in self.blocks:
+        x, reading = self.embedding(tokens), self._reading(tokens, sees)
+        for block in self.stack:
             x = block(x, reading)
         return self.finished(x)
 
-    def depths(self) -> int:
-        return len(self.blocks)
-
     def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        x, reading = self._start(tokens, sees)
-        for block in self.blocks:
+        x, reading = self.embedding(tokens), self._reading(tokens, sees)
+        for block in self.stack:
             x = block(x, reading)
             yield x
-
-    def finished(self, residual: Tensor) -> Tensor:
-        states: Tensor = self.final_norm(residual)
-        return states
 
     def can_step(self) -> bool:
         return super().can_step() and all(isinstance(block, LatentBlock) and block.can_step() for block in self.blocks)
 
     def begin(self, rows: int, slots: int) -> ModelState:
-        return StackState(slots, 0, tuple(block.attention.begin(rows, slots) for block in self.blocks))  # type: ignore[union-attr, operator]
+        return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.stack))
 
     def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         assert isinstance(state, StackState)
-        state.check_room(tokens)
-        x, reading = self._start(tokens, Ltr(), state.read)
-        x, after = state.through(self.blocks, x, reading)
+        state.next_positions(tokens)
+        x, after = state.through(self.blocks, self.embedding(tokens), self._reading(tokens, Ltr(), state.read))
         return self.finished(x), after
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        return self.linear_head()(hidden)
 
     def linear_head(self) -> LinearHead:
         return LinearHead(self.head.weight, None, exact)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, computed = visible_pairs(sees, slots), computed_pairs(sees.native, slots)
-        costs = (block.attention.cost(slots, pairs, computed) for block in self.blocks)  # type: ignore[union-attr, operator]
-        stack = sum(costs, LayerCost(0.0, 0.0, 0))
-        return Cost(
-            parameters=self.parameter_counts(),
-            executed_flops_per_slot=stack.executed,
-            useful_flops_per_slot=stack.useful,
-            head_flops_per_slot=2.0 * self.config.width * self.vocab_size,
-            state_elements=stack.state_elements,
-        )
+        return self._cost(sum((block.cost(slots, pairs, computed) for block in self.stack), LayerCost(0.0, 0.0, 0)))
 
-    def _start(self, tokens: Tensor, sees: Visibility, before: int = 0) -> tuple[Tensor, Reading]:
-        """What the first block reads, and how; `before` slots were read earlier."""
-        if sees.reads_from_end:
-            raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
-        slots, device = before + tokens.shape[1], tokens.device
-        mask = explicit_mask(sees, slots).to(device) if sees.native == "mask" else None
-        dtype = torch.promote_types(self.embedding.weight.dtype, torch.float32)
-        distance = distance_table(slots, sees.native, mask, device=device, dtype=dtype, first=before)
-        return self.embedding(tokens), Reading(sees.native, mask, distance=distance)
+    def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
+        """How the blocks read (B, T_new) tokens behind `before` earlier ones."""
+        mask, slots = mask_of(sees, tokens), before + tokens.shape[1]
+        dtype = exact_dtype(self.embedding.weight)
+        distance = distance_table(slots, sees.native, mask, device=tokens.device, dtype=dtype, first=before)
+        return Reading(sees.native, mask, distance=distance)
 
 
 class LatentBlock(nn.Module):
-    """x + attention(norm x), (R, S, D) -> (R, S, D). There is no MLP: the gate is its place."""
+    """x + attention(norm x), (B, T, D) -> (B, T, D). There is no MLP: the gate takes its place."""
 
     def __init__(self, config: LatentConfig):
         super().__init__()
@@ -174,24 +151,33 @@ class LatentBlock(nn.Module):
         self.attention = LatentAttention(config)
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        out: Tensor = x + self.attention(self.norm(x), reading)
-        return out
+        return x + self.attention(self.norm(x), reading)  # type: ignore[no-any-return]
 
     def can_step(self) -> bool:
         """Whether `extend` continues what `forward` does."""
         return continues(self, "forward") and self.attention.can_step() and type(self.norm) is Norm
 
+    def cost(self, slots: int, pairs: int, computed: int) -> LayerCost:
+        """FLOPs for one slot and elements of state."""
+        return self.attention.cost(slots, pairs, computed)
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        """The state before the first slot."""
+        return self.attention.begin(rows, slots)
+
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        """The next (R, s, D) slots, and the attention's state after them."""
+        """(B, T_new, D) of the next slots -> (B, T_new, D), and the attention's next state."""
         mixed, kept = self.attention.extend(self.norm(x), reading, state)
         return x + mixed, kept
 
 
 class LatentAttention(Mixer):
-    """W_p (local, attended value), (R, S, D) -> (R, S, D).
+    """W_p (local, attended value), (B, T, D) -> (B, T, D).
 
-    The slope is softplus of a parameter of the training group `slope`, which wants a rate of its own: 100 times the matrices'.
+    The slope is softplus of a parameter in the training group `slope`, whose rate is 100 times that of the matrices.
     """
+
+    group_of: ClassVar = {"raw_slope": "slope"}
 
     def __init__(self, config: LatentConfig):
         super().__init__()
@@ -202,7 +188,7 @@ class LatentAttention(Mixer):
         self.linear_value = config.linear_value
         self.scale = 1 / math.sqrt(self.query_width // config.heads)
         gated = width if config.linear_value else 2 * width
-        self.parts = (self.query_width, self.query_width, gated, 2 * width)
+        self.parts = [self.query_width, self.query_width, gated, 2 * width]
         self.expand = Linear(width, sum(self.parts), bias=False)
         self.project = Linear(2 * width, width, bias=False, role="residual")
         self.raw_slope = nn.Parameter(torch.empty(1))
@@ -222,7 +208,7 @@ class LatentAttention(Mixer):
         return self._projected(local, self._attended(q, *kept.seen(), self._bias(reading), "causal")), kept
 
     def cost(self, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
-        """`computed` pairs of slots have a score at all, by default all of them."""
+        """`computed` of the pairs of slots get a score, by default all of them."""
         maps = 2.0 * (self.expand.weight.numel() + self.project.weight.numel())
         each = 2.0 * (self.query_width + self.width)
         return LayerCost(
@@ -234,22 +220,18 @@ class LatentAttention(Mixer):
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         parameter.fill_(START_RAW_SLOPE)
 
-    def special_groups(self) -> Mapping[str, str]:
-        return {"raw_slope": "slope"}
-
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """A slope near .01: e^-10 is left at a distance of 1024. The start's 1.31 leaves 1e-17 at 30, where no leak would show."""
-        noise = torch.randn(1, generator=rng, dtype=self.raw_slope.dtype).to(self.raw_slope.device)
-        self.raw_slope.copy_(AUDIT_RAW_SLOPE + 0.1 * noise)
+        """A slope near .01: e^-10 is left at a distance of 1024. The start, 1.31, leaves 1e-17 at 30, where no leak would show."""
+        open_near(self.raw_slope, AUDIT_RAW_SLOPE, rng)
 
     def _expanded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The local part (R, S, D); q, k and the value (R H, S, ..)."""
-        q, k, linear, gate = self.expand(x).split(self.parts, dim=-1)
+        """The local part (B, T, D); q, k and the value (B H, T, ..)."""
+        q, k, linear, gate = torch.split(self.expand(x), self.parts, -1)
         if self.linear_value:
-            gate, value = gate.split(self.width, dim=-1)
+            gate, value = torch.split(gate, self.width, -1)
             local = linear * F.gelu(gate)
         else:
-            local, value = (linear * F.gelu(gate)).split(self.width, dim=-1)
+            local, value = torch.split(linear * F.gelu(gate), self.width, -1)
         return local, self._by_head(q), self._by_head(k), self._by_head(value)
 
     def _bias(self, reading: Reading) -> Tensor:
@@ -257,21 +239,20 @@ class LatentAttention(Mixer):
         return reading.distance.bias(F.softplus(exact(self.raw_slope)))
 
     def _projected(self, local: Tensor, attended: Tensor) -> Tensor:
-        out: Tensor = self.project(torch.cat((local, self._together(attended)), dim=-1))
-        return out
+        return self.project(torch.cat((local, self._together(attended)), dim=-1))
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(R, S, H h) -> (R H, S, h)."""
+        """(B, T, H h) -> (B H, T, h)."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2).flatten(0, 1)
 
     def _together(self, x: Tensor) -> Tensor:
-        """(R H, S, h) -> (R, S, H h)."""
+        """(B H, T, h) -> (B, T, H h)."""
         return x.view(-1, self.heads, *x.shape[1:]).transpose(1, 2).flatten(2)
 
     def _attended(self, q: Tensor, k: Tensor, value: Tensor, bias: Tensor, native: Native) -> Tensor:
-        """(R H, S, h), block by block: half of a causal square is never computed, and evaluation holds one block of scores.
+        """(B H, T, h), block by block: half of a causal square is never computed, and evaluation holds one block of scores.
 
-        There may be fewer slots of q than of k: they are the last ones.
+        Where q has fewer slots than k, they are the last ones.
         """
         blocks = []
         for first, end, read in _blocks(native, q.shape[1], k.shape[1] - q.shape[1]):
@@ -287,7 +268,7 @@ class LatentAttention(Mixer):
 
 
 def computed_pairs(native: Native, slots: int) -> int:
-    """How many (reader, read) pairs of slots get a score, visible or not."""
+    """How many (reader, read) pairs of slots get a score, whether visible or not."""
     return sum((end - first) * read for first, end, read in _blocks(native, slots))
 
 
@@ -305,13 +286,13 @@ def hlb(size: float = 1.0) -> LatentConfig:
     width, layers = 64 * round(6 * doublings), round(8 * doublings)
     if width < 64 or layers < 1:
         raise BadInput(
-            f"hlb's size {size} gives width {width} and {layers} layers; the least is about 0.06", field="size"
+            f"hlb's size {size} gives width {width} and {layers} layers; the smallest is about 0.06", field="size"
         )
     return LatentConfig(layers=layers, width=width)
 
 
 def _blocks(native: Native, slots: int, before: int = 0) -> list[tuple[int, int, int]]:
-    """Slots first..end - 1, counted behind `before` others, are computed together, over the first `read` of all."""
+    """(first, end, read): slots first..end - 1, behind `before` others, are computed together over the first `read` slots."""
     ends = [*range(BLOCK_SLOTS, slots, BLOCK_SLOTS), slots]
     read = [before + (end if native == "causal" else slots) for end in ends]
     return list(zip([0, *ends[:-1]], ends, read, strict=True))

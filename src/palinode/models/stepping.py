@@ -1,9 +1,9 @@
 """Reading on: a row is read once, left to right, and each further token costs one slot.
 
-`begin` makes an empty state, `extend` reads the next tokens, a whole prompt or a single one: the states it gives are the last ones
-of a pass over all tokens so far. A model that cannot step (its own `hidden`, a mixer without `extend`) reads everything anew each
-time, with the same result. rtl rows are flipped before they come here.
-Legend: R rows, s new slots, S slots so far, D width.
+`begin` makes an empty state. `extend` reads the next tokens, a whole prompt or one token, and gives the last states of a pass over
+all tokens so far. A model that cannot step (its own `hidden`, a mixer without `extend`) reads all tokens again each time, with the
+same result. rtl rows are flipped before they come here.
+Legend: B rows, T_new new slots, T slots so far, D width.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from palinode.models.parts.state import ModelState
 
 @dataclass(frozen=True)
 class Reread(ModelState):
-    """The state of a model that keeps nothing: the (R, slots) tokens, for reading them again."""
+    """The state of a model that cannot step: the (B, slots) tokens, to read them again."""
 
     tokens: Tensor | None = None
 
@@ -35,10 +35,10 @@ def begin(model: LanguageModel, rows: int, slots: int | None = None) -> ModelSta
 
 
 def extend(model: LanguageModel, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-    """(R, s, D) states of the next (R, s) tokens, and the state after them; the one given is used up.
+    """(B, T_new, D) states of the next (B, T_new) tokens, and the next state; the given state must not be used again.
 
     Raises:
-        ValueError: the state has no room for them.
+        ValueError: the state has no room for the tokens.
     """
     return _reread(model, tokens, state) if isinstance(state, Reread) else model.extend(tokens, state)
 

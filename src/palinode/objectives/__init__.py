@@ -1,4 +1,4 @@
-"""Objectives: a window in, an Example out. The table below is all there is; a user's own class is passed as an object."""
+"""Objectives: a window in, an Example out. The table lists the built-in ones; a user's own class is passed as an object."""
 
 from collections.abc import Mapping
 

@@ -24,9 +24,9 @@ class Progress:
 
     Attributes:
         step, total_steps: the optimizer step, and the planned ones.
-        state: the objective's own (adaptive p).
-        schedule_step: how far the learning rate's schedule is, which may be further than the step: a limit of tokens ends a run
-            before its planned steps. None: at the step.
+        state: the state of the objective (adaptive p).
+        schedule_step: the step that the learning rate's schedule has reached. It may be ahead of `step`, since a limit of tokens
+            can end a run before its planned steps. None: equal to `step`.
     """
 
     step: int = 0
@@ -36,7 +36,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How far the run is, from 0 at the first step to 1 at the last."""
+        """The share of the run that is done, from 0 at the first step to 1 at the last."""
         reached = self.step if self.schedule_step is None else self.schedule_step
         return min(1.0, reached / max(1, self.total_steps - 1))
 
@@ -45,8 +45,11 @@ class Objective(Part):
     """Base class of all objectives.
 
     `may_inform` is written from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit
-    would check the code against itself. `scores_itself` is True only if predicting a token one can see is the point.
-    `reads_in_a_direction` is False if a model trained on it can neither continue a text nor be scored ltr or rtl.
+    would compare the code with itself.
+
+    Attributes:
+        scores_itself: True only if the model is meant to predict tokens that it sees.
+        reads_in_a_direction: False if a model trained on it can neither continue a text nor be scored ltr or rtl.
     """
 
     scores_itself: ClassVar[bool] = False
@@ -57,21 +60,21 @@ class Objective(Part):
         return Draw()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        """Turn (B, N) windows into an Example, with these decisions and no others."""
+        """(B, window_tokens) windows -> an Example, by the decisions of `draw` alone."""
         raise Unfinished(self, "must define example(windows, draw, specials)")
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        """Boolean, broadcast over `source` and `target`: may window token `source` influence the prediction of `target`?
+        """Boolean of the broadcast shape: may window token `source` influence the prediction of window token `target`?
 
         Args:
-            source, target: window indices (any broadcastable shapes).
+            source, target: window indices of any shapes that broadcast.
             group: the name of the pass.
-            draw: the decisions made for this one window.
+            draw: the decisions made for this window.
         """
         raise Unfinished(self, "must define may_inform(source, target, group, draw)")
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """(N,) boolean: the places of a window of N tokens that may be scored, by any pass and any draw.
+        """(window_tokens,) boolean: the tokens of a window that any pass can score, with any draw.
 
         A label mask that keeps none of them is refused before anything is trained.
         """
@@ -86,17 +89,17 @@ class Objective(Part):
         return {}
 
     def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
-        """The state after a step with these training losses (nats per token of each pass that was made)."""
+        """The state after a step with these training losses (nats per token, by pass)."""
         return dict(state)
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
-        """How likely each pass is for a window at this point of training, by name: for planning and for checking counters."""
+        """The probability of each pass for a window at this point of training: for planning and for checking counters."""
         return {self.groups()[0]: 1.0}
 
     def evaluation(self) -> dict[str, Objective]:
-        """How a model trained on this objective is evaluated, by name. Empty: the honest ltr and rtl passes.
+        """The objectives that a model trained on this one is evaluated with, by name. Empty: the honest ltr and rtl passes.
 
-        An objective that trains through another visibility evaluates through it too; an objective of another kind adds
-        itself under its own name.
+        An objective that trains with another visibility is evaluated with it too; an objective of another kind adds itself under
+        its own name.
         """
         return {}

@@ -1,16 +1,16 @@
-"""The answers that end every window, predicted from one slot's state: how much of a text does it hold?
+"""The answers at the end of every window are predicted from the state of one slot: how much of a text does that state hold?
 
-`bottleneck`: a reader of MAD's compression task, where C is the compression token and a, b, c are asked for again.
+`bottleneck` is for MAD's compression task, where C is the compression token and the tokens a, b, c before it are the answers.
 
     window a b c C a b c    in a b c C [M] [M] [M]    target         a b c    scored 0 0 0 0 1 1 1
 
-Up to the token before the answers (C) each slot sees those before it; each slot behind sees C and itself. The answers stand as
-`[MASK]`: a slot knows its place and no token, so that an answer can be copied from no input, neither its own slot's nor that of an
-earlier answer. MAD (arXiv 2403.17844) gives its decoder the last state and a position as well.
+Up to C, the token before the answers, each slot sees the slots before it; each later slot sees C and itself. The answers are
+replaced by `[MASK]`: their slots have a position and no token, so that no answer can be copied from an input. MAD (arXiv
+2403.17844) also gives its decoder the last state and a position.
 
-Differs from MAD in: there an MLP reads one state, here the blocks of the stack itself read C at every depth (L - 1 states that have
-read something in a stack of L layers, so two layers are MAD's case and one passes nothing on); the stack needs positions, else
-the answers' slots are all the same; a mixer without a form for explicit masks is refused.
+Differs from MAD in: there an MLP reads one state, here the blocks of the stack read C at every depth (in a stack of L layers C has
+L - 1 states that have read something, so two layers are MAD's case and one layer passes nothing on); the stack needs positions,
+because without them the slots of the answers are all equal; a mixer without a form for explicit masks is refused.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ GROUP = "bottleneck"
 class BottleneckObjective(Objective):
     """Predict the answers at the end of a task's windows through the token before them.
 
-    Audits and plans, which hold for every task, take the second half of a window for its answers.
+    Audits and plans hold for every task: they take the second half of a window for its answers.
 
     Attributes:
-        sealed: that token sees itself alone, so that nothing of the text before it may inform an answer: a control. What is
-            answered above chance has gone round the bottleneck.
+        sealed: a control: the token before the answers sees itself alone, so that the text before it may inform no answer. A score
+            above chance then shows a way around the bottleneck.
     """
 
     kind: ClassVar[str] = "bottleneck"
@@ -73,16 +73,16 @@ class BottleneckObjective(Objective):
 
 
 def _narrow(answers: Tensor) -> int:
-    """The window token before the answers (B, N), the same in every window.
+    """The index of the token before the answers, which are (B, window_tokens) boolean; the same in every window.
 
     Raises:
-        BadInput: the answers are not the last so many tokens of each window, or no token stands before them.
+        BadInput: the windows do not all end with equally many answers, or no token stands before them.
     """
     first = int((~answers[0]).sum())
     at_the_end = torch.arange(answers.shape[1], device=answers.device) >= first
     if not 0 < first < answers.shape[1] or not bool((answers == at_the_end).all()):
         raise BadInput(
-            "a bottleneck needs windows that end with their answers, equally many in each, and a token before them",
+            "a bottleneck needs windows that all end with equally many answers and have a token before them",
             field="objective",
         )
     return first - 1

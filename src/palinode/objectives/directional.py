@@ -1,13 +1,13 @@
 """ltr and rtl: predict every token of the window from those before it, or from those after it.
 
-With a direction token the window's N tokens are all scored (N slots); bare, one of them cannot be (N - 1 slots):
+With a direction token all tokens of the window are scored (as many slots as tokens); bare, one of them cannot be (one slot fewer):
 
     ltr  in [L] a b c d e   target a b c d e f        rtl  in b c d e f [R]   target a b c d e f
 """
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,8 @@ from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_p
 from palinode.base.visibility import VISIBILITIES, Ltr, Rtl, Visibility
 from palinode.objectives.base import Objective
 
+Direction = Literal["ltr", "rtl"]
+
 
 class LtrObjective(Objective):
     """Next-token prediction. `direction_token`: start with `[L]`, so that the first token is scored too."""
@@ -25,13 +27,13 @@ class LtrObjective(Objective):
     direction_token: bool = True
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        return ltr_pass(windows, specials, self.direction_token)
+        return directional_pass(windows, specials, "ltr", Ltr(), direction_token=self.direction_token)
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return source < target
 
     def scorable(self, window_tokens: int) -> Tensor:
-        return scored_ltr(window_tokens, self.direction_token)
+        return scored("ltr", window_tokens, self.direction_token)
 
     def evaluation(self) -> dict[str, Objective]:
         return {"ltr": self, "rtl": RtlObjective(direction_token=self.direction_token)}
@@ -41,8 +43,8 @@ class RtlObjective(Objective):
     """Previous-token prediction, reading from the end.
 
     Attributes:
-        direction_token: the text ends with `[R]`, which is the start of the reading.
-        sees: the visibility of the pass; anything but `rtl` is there to be caught by the audit.
+        direction_token: the text ends with `[R]`, where the reading starts.
+        sees: the visibility of the pass; any but `rtl` is an error for the audit to find.
     """
 
     kind: ClassVar[str] = "rtl"
@@ -50,13 +52,13 @@ class RtlObjective(Objective):
     sees: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        return rtl_pass(windows, specials, self.direction_token, sees=self.sees)
+        return directional_pass(windows, specials, "rtl", self.sees, direction_token=self.direction_token)
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return source > target
 
     def scorable(self, window_tokens: int) -> Tensor:
-        return scored_rtl(window_tokens, self.direction_token)
+        return scored("rtl", window_tokens, self.direction_token)
 
     def groups(self) -> tuple[str, ...]:
         return ("rtl",)
@@ -65,52 +67,38 @@ class RtlObjective(Objective):
         return {"ltr": LtrObjective(direction_token=self.direction_token), "rtl": self}
 
 
-def scored_ltr(window_tokens: int, direction_token: bool) -> Tensor:
-    """(N,) boolean: the places of a window that an ltr pass scores: bare, all but the first."""
-    return torch.arange(window_tokens) >= (0 if direction_token else 1)
+def shifted(direction: Direction, window_tokens: int, direction_token: bool) -> tuple[Tensor, Tensor]:
+    """(slots,) window indices that the slots read, and those that they predict; the direction token has no source."""
+    targets = torch.arange(window_tokens)
+    sources = targets - (1 if direction == "ltr" else -1)
+    inside = (sources >= 0) & (sources < window_tokens)
+    return (torch.where(inside, sources, NO_SOURCE), targets) if direction_token else (sources[inside], targets[inside])
 
 
-def scored_rtl(window_tokens: int, direction_token: bool) -> Tensor:
-    """(N,) boolean: the places of a window that an rtl pass scores: bare, all but the last."""
-    return scored_ltr(window_tokens, direction_token).flip(0)
+def scored(direction: Direction, window_tokens: int, direction_token: bool) -> Tensor:
+    """(window_tokens,) boolean: the tokens that a pass scores. Bare, an ltr pass cannot score the first, an rtl pass the last."""
+    places = torch.zeros(window_tokens, dtype=torch.bool)
+    places[shifted(direction, window_tokens, direction_token)[1]] = True
+    return places
 
 
-def ltr_pass(windows: Tensor, specials: SpecialTokens, direction_token: bool, rows: Tensor | None = None) -> Example:
-    """One left-to-right pass over `rows` of the windows (default: all)."""
-    index = torch.arange(windows.shape[1])
-    sources, targets = (index - 1, index) if direction_token else (index[:-1], index[1:])
-    return one_pass(
-        windows,
-        name="ltr",
-        sees=Ltr(),
-        input_source=sources,
-        target_source=targets,
-        special_input=specials["[L]"],
-        window_row=rows,
-    )
-
-
-def rtl_pass(
+def directional_pass(
     windows: Tensor,
     specials: SpecialTokens,
+    direction: Direction,
+    sees: Visibility,
+    *,
     direction_token: bool,
     rows: Tensor | None = None,
-    *,
-    sees: Visibility,
 ) -> Example:
-    """One right-to-left pass over `rows` of the windows (None: all)."""
-    index = torch.arange(windows.shape[1])
-    if direction_token:
-        targets = index
-        sources = torch.where(index + 1 < windows.shape[1], index + 1, NO_SOURCE)
-    else:
-        sources, targets = index[1:], index[:-1]
+    """One pass over `rows` of the windows (None: all)."""
+    sources, targets = shifted(direction, windows.shape[1], direction_token)
     return one_pass(
         windows,
-        name="rtl",
+        name=direction,
         sees=sees,
         input_source=sources,
         target_source=targets,
-        special_input=specials["[R]"],
+        special_input=specials["[L]" if direction == "ltr" else "[R]"],
         window_row=rows,
     )

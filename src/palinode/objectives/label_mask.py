@@ -1,11 +1,12 @@
-"""Label masks: which of the targets that an objective makes are scored. They change the weights of the loss and nothing else.
+"""Label masks: which of an objective's targets are scored. They change the weights of the loss and nothing else.
 
-`all`: every target; `answer`: those that a task marks as answers; `last`: of each window the last answer token, or the last
-token of a window of text. Inputs, visibility and passes stay what they were, so the question "is it better to learn from
-every token, or from the answer alone?" is asked at the same tokens read.
+`all`: every target. `answer`: the targets that a task marks as answers. `last`: the last answer of each window, or the last token
+of a window of text. Inputs, visibility and passes stay the same, so that learning from every token and learning from the answer
+alone are compared at equal tokens read.
 
-So a masked language model scores a labelled token where chance has hidden it, and a batch may have nothing to score: such a step
-changes nothing (`Counters.empty_steps`). Where no batch can ever have anything, `check_scores_some` refuses.
+A masked language model therefore scores a labelled token only where chance has hidden it, and a batch may have nothing to score.
+Such a step changes nothing (`Counters.empty_steps`). `check_scores_some` refuses a run in which no batch can have anything to
+score.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ Labels = Literal["all", "answer", "last"]
 def masked(example: Example, windows: Windows, labels: Labels) -> Example:
     """The example with the loss on these labels alone.
 
-    A loss that is divided by a number of its own is divided by the share of it that its first pass keeps, or the first pass that
-    keeps any: where one of two can score none of the labels, the sum of their mean losses is the other's.
+    An example may have a fixed `loss_denominator` (the sum of two mean losses). It is then multiplied by the share of its weight
+    that the first pass keeps under the labels. If that pass keeps none, the share of the next pass counts: the sum of the two
+    means is then the mean of that pass alone.
 
     Raises:
-        BadInput: the data marks no answers.
+        BadInput: the labels are `answer`, but the data marks no answers.
     """
     if labels == "all":
         return example
@@ -52,11 +54,11 @@ def _share(kept: Tensor, weight: Tensor) -> float:
 def check_scores_some(
     objective: Objective, labels: Labels, windows_of: Callable[[], Windows], window_tokens: int, field: str
 ) -> None:
-    """Refuse an objective that never scores a token, or none of those that the labels leave.
+    """Refuse an objective that never scores a token, or none of the tokens that the labels keep.
 
     Args:
-        windows_of: some windows of the data; asked only where an objective leaves places out.
-        field: which labels these are.
+        windows_of: makes some windows of the data; called only where the objective never scores some token.
+        field: the setting that holds the labels, for the message.
 
     Raises:
         BadInput: nothing can ever be scored.
@@ -80,9 +82,9 @@ def check_scores_some(
 
 
 def chosen_tokens(windows: Windows, labels: Labels) -> Tensor:
-    """(B, N): the window tokens that are scored under these labels."""
+    """(B, window_tokens) boolean: the tokens that these labels keep."""
     if labels == "answer" and windows.answers is None:
-        raise BadInput("only a task marks answers; text has 'all' and 'last'", field="labels")
+        raise BadInput("only a task marks answers; on text, labels are 'all' or 'last'", field="labels")
     answers = torch.ones_like(windows.tokens, dtype=torch.bool) if windows.answers is None else windows.answers
     if labels == "all":
         return torch.ones_like(answers)

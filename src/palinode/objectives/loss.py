@@ -1,12 +1,12 @@
-"""The loss of an Example: the weighted sum of nats, by pass, without ever holding all logits when they are large.
+"""The loss of an Example: the weighted sum of nats, by pass. Where logits are large, they are never all in memory.
 
 Logits are the largest tensor of small-model training: 1024 slots of GPT-2's vocabulary are 196 MiB, three times that with their
 log-softmax and gradient. When they are large, the slots go through the head chunk by chunk, and each chunk's gradient is taken
-at once, in the forward pass (the loss is a sum, so the gradient that will arrive is one number, multiplied in later). Where the
-head is a matrix (`LinearHead`) its gradient is added up in place: at GPT-2's size that matrix alone has 147 MiB. Against the
-alternatives: checkpointing each chunk makes its logits twice and adds up a head gradient for each in autograd's buffers;
-`torch.nn.functional.linear_cross_entropy` knows neither soft-cap nor weights. Measured in benchmarks/loss_memory.py.
-Legend: R rows, S slots, D width, V vocabulary.
+at once, in the forward pass: the loss is a sum, so the gradient that arrives in the backward pass is one number, multiplied in
+later. Where the head is a matrix (`LinearHead`) its gradient is added up in place: at GPT-2's size that matrix alone has 147 MiB.
+Alternatives: checkpointing each chunk makes its logits twice and adds up a head gradient for each in autograd's buffers;
+`torch.nn.functional.linear_cross_entropy` has neither soft-cap nor weights. Measured in benchmarks/loss_memory.py.
+Legend: B rows, T slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ LogitsOf = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ScoredLoss:
-    """Sums over the scored slots of a batch; dividing is left to whoever knows the whole batch.
+    """Sums over the scored slots of a batch; the caller, which has all parts of the batch, divides.
 
     Attributes:
-        total: sum of weight * nats, with gradient (first derivatives only where it was chunked).
+        total: sum of weight * nats, with gradient (first derivatives only if it was made in chunks).
         nats_by_group: the part of each pass in the total, detached scalars, by group name.
         scored_by_group: slots with a weight other than 0, by group name.
     """
@@ -46,11 +46,11 @@ class ScoredLoss:
 
 
 def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_slots: int | None = None) -> ScoredLoss:
-    """Score (R, S, D) states against the example's targets; slots with weight 0 never reach the head.
+    """The loss of (B, T, D) states on the example's targets; slots with weight 0 never reach the head.
 
     Args:
         logits_of: (slots, D) -> (slots, V), usually `model.logits_map()`; each slot's logits depend on its state alone.
-        chunk_slots: slots whose logits exist at once. Default: all of them up to 8 million logits, else 4 million logits' worth.
+        chunk_slots: slots whose logits exist at once. Default: all slots up to 8 million logits, else as many as make 4 million.
     """
     weight = example.loss_weight.flatten()
     states, targets = hidden.flatten(0, 1), example.targets.flatten()
@@ -64,7 +64,7 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
 
 
 def every_nats(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """(R, S) weighted nats of all slots from their (R, S, V) logits: no slot is left out, so every batch takes the same way."""
+    """(B, T) weighted nats of all slots from their (B, T, V) logits: none is left out, so that all batches take the same path."""
     return _nats(logits.flatten(0, 1), targets.flatten()).view(targets.shape) * weight
 
 
@@ -140,11 +140,11 @@ def _chunk(
     nats, upstream = _nats_and_gradient(logits, targets, weight)
     del logits  # one tensor of this size at a time while the head's gradient is made
     inputs = leaves if state_gradient is None else (*leaves, states)
-    found = list(torch.autograd.grad(made_by, inputs, upstream, retain_graph=True))
+    gradients = list(torch.autograd.grad(made_by, inputs, upstream, retain_graph=True))
     if state_gradient is not None:
-        state_gradient.copy_(found.pop())
+        state_gradient.copy_(gradients.pop())
     for total in reversed(sums):
-        total += found.pop()
+        total += gradients.pop()
     return nats
 
 
@@ -156,7 +156,7 @@ def _linear_chunk(
     head: LinearHead,
     sums: list[Tensor],
 ) -> Tensor:
-    """The same for a matrix: its gradient is added up in place, so there is one tensor of the matrix's size, not two."""
+    """`_chunk` for a matrix: its gradient is added up in place, so that there is one tensor of the matrix's size and not two."""
     raw = head.raw(states).requires_grad_()
     with torch.enable_grad():
         logits = head.finish(raw)
@@ -188,10 +188,10 @@ def _exact(logits: Tensor) -> Tensor:
 
 
 def leaves_of(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
-    """What the logits are made with and that wants a gradient: a matrix and its bias, or the leaves of a slot's graph."""
+    """The parameters of the head that need a gradient: a matrix and its bias, or the leaves of one slot's graph."""
     if isinstance(logits_of, LinearHead):
         return [part for part in (logits_of.weight, logits_of.bias) if part is not None and part.requires_grad]
-    found: list[Tensor] = []
+    leaves: list[Tensor] = []
     waiting, seen = [logits_of(states[:1].detach()).grad_fn], set()
     while waiting:
         node = waiting.pop()
@@ -199,9 +199,9 @@ def leaves_of(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
             continue
         seen.add(node)
         if hasattr(node, "variable"):
-            found.append(node.variable)
+            leaves.append(node.variable)
         waiting += [following for following, _ in node.next_functions]
-    return found
+    return leaves
 
 
 def _slots_at_once(slots: int, vocab_size: int, *, on_gpu: bool) -> int:
@@ -212,7 +212,7 @@ def _slots_at_once(slots: int, vocab_size: int, *, on_gpu: bool) -> int:
 
 
 def _by_group(example: Example, total: Tensor, nats: Tensor) -> ScoredLoss:
-    """The sums of (R, S) weighted nats; passes of one name are added up."""
+    """The sums of (B, T) weighted nats by pass; passes of one name are added up."""
     nats_by_group: dict[str, Tensor] = {}
     scored_by_group: dict[str, int] = {}
     for group, rows in example.by_group():

@@ -1,11 +1,11 @@
-"""Tokens hidden from the input: predicted where they stand from both sides, or left to right like all others.
+"""Tokens hidden from the input: predicted in place from both sides, or left to right like all others.
 
-`masked`: what a model without a reading direction can learn.
+`masked`: for a model without a reading direction.
 
     window a b c d e f, hidden {b, e}:   in a [M] c d [M] f    target a b c d e f    scored 0 1 0 0 1 0    sees full
 
-The hidden tokens of a task are its answers, and a random share of the others where asked: the first trains a classifier of the
-answer, the second a masked language model that is asked for everything.
+On a task the answers are hidden, which trains a classifier of the answer. A `rate` hides a random share of all tokens, which
+trains a masked language model.
 
 `masked-input`: next-token prediction of every token with some of the inputs missing (MEAP, arXiv 2502.07490).
 
@@ -24,12 +24,11 @@ from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.visibility import Full, Ltr
 from palinode.objectives.base import Objective, Progress
-from palinode.objectives.directional import LtrObjective, scored_ltr
+from palinode.objectives.directional import LtrObjective, scored, shifted
 
 GROUP = "masked"
-STAND_IN_SHARE = (
-    0.25  # of the tokens are answers where no task marks any: in audits and plans, which hold for all of them
-)
+# Audits and plans hold for every task: they take this share of the tokens for its answers.
+STAND_IN_SHARE = 0.25
 
 
 class MaskedObjective(Objective):
@@ -37,7 +36,7 @@ class MaskedObjective(Objective):
 
     Attributes:
         hide_answers: the answers that a task marks are hidden, in training and in evaluation.
-        rate: of all tokens, round(rate N) are hidden as well, in training alone.
+        rate: round(rate * window_tokens) of all tokens are hidden as well, in training only.
     """
 
     kind: ClassVar[str] = "masked"
@@ -48,7 +47,7 @@ class MaskedObjective(Objective):
     @model_validator(mode="after")
     def _hides_something(self) -> MaskedObjective:
         if not self.hide_answers and not self.rate:
-            raise BadInput("nothing is hidden: hide the answers of a task, or give a rate", field="objective.rate")
+            raise BadInput("no token is hidden: set hide_answers = true, or a rate", field="objective.rate")
         return self
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
@@ -77,7 +76,7 @@ class MaskedObjective(Objective):
         return shown & torch.ones_like(target, dtype=torch.bool)
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """Every place where anything is hidden, though not in every batch: labels change what is scored, not what is hidden."""
+        """Every token, as chance may hide any: labels change what is scored, not what is hidden. None if nothing is hidden."""
         hides = self.hide_answers or round(self.rate * window_tokens) > 0
         return torch.full((window_tokens,), hides)
 
@@ -85,7 +84,7 @@ class MaskedObjective(Objective):
         return (GROUP,)
 
     def evaluation(self) -> dict[str, Objective]:
-        """The answers alone, nothing else hidden; without answers, what training hides."""
+        """Only the answers hidden; without `hide_answers`, the tokens that training hides."""
         return {GROUP: self.with_(rate=0.0) if self.hide_answers else self}
 
     def _hidden(self, draw: Draw) -> Tensor:
@@ -96,7 +95,7 @@ class MaskedInputObjective(Objective):
     """Next-token prediction with a random share of the inputs hidden in training; evaluation hides nothing.
 
     Attributes:
-        rate: of the N tokens of a window, round(rate N) are hidden where they are read; as targets they stay.
+        rate: round(rate * window_tokens) tokens of a window are hidden as inputs; they stay targets.
         direction_token: start with `[L]`, so that the first token is scored too.
     """
 
@@ -108,8 +107,7 @@ class MaskedInputObjective(Objective):
         return Draw({"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)})
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        index = torch.arange(windows.shape[1])
-        sources, targets = (index - 1, index) if self.direction_token else (index[:-1], index[1:])
+        sources, targets = shifted("ltr", windows.shape[1], self.direction_token)
         hidden = draw["hidden"][:, sources.clamp_min(0)] & (sources != NO_SOURCE)
         return one_pass(
             windows,
@@ -124,13 +122,13 @@ class MaskedInputObjective(Objective):
         return (source < target) & ~draw["hidden"][source]
 
     def scorable(self, window_tokens: int) -> Tensor:
-        return scored_ltr(window_tokens, self.direction_token)
+        return scored("ltr", window_tokens, self.direction_token)
 
     def evaluation(self) -> dict[str, Objective]:
         return LtrObjective(direction_token=self.direction_token).evaluation()
 
 
 def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
-    """(B, N): `count` true entries in each row, uniformly placed."""
+    """(B, window_tokens) boolean: `count` True entries in each row, at uniformly random places."""
     order = torch.rand(batch, window_tokens, generator=generator).argsort(1).argsort(1)
     return order < count

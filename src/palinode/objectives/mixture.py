@@ -1,7 +1,7 @@
-"""Both directions in one training run: `both(p)` reads rtl beside ltr, `choose(p)` reads rtl instead of ltr.
+"""Both directions in one training run: `both(p)` reads rtl as well as ltr, `choose(p)` reads rtl instead of ltr.
 
-Differs from the published implementation in: p = 0 never draws rtl (there it fired once in a thousand); rtl sees the upper
-triangle at the current length (there a flipped lower triangle); the losses are kept apart by pass.
+Differs from the published implementation in: p = 0 never draws rtl (there it was drawn once in a thousand); rtl sees the upper
+triangle at the current length (there a flipped lower triangle); the losses are reported for each pass.
 """
 
 from __future__ import annotations
@@ -15,16 +15,9 @@ from torch import Generator, Tensor
 
 from palinode.base.config import one_of
 from palinode.base.example import Draw, Example, SpecialTokens, joined
-from palinode.base.visibility import VISIBILITIES, Rtl, Visibility
+from palinode.base.visibility import VISIBILITIES, Ltr, Rtl, Visibility
 from palinode.objectives.base import Objective, Progress
-from palinode.objectives.directional import (
-    LtrObjective,
-    RtlObjective,
-    ltr_pass,
-    rtl_pass,
-    scored_ltr,
-    scored_rtl,
-)
+from palinode.objectives.directional import Direction, LtrObjective, RtlObjective, directional_pass, scored
 from palinode.objectives.probability import PROBABILITIES, Constant, Probability
 
 Granularity = Literal["batch", "row"]
@@ -32,13 +25,13 @@ RTL = "rtl"  # the name of the decision: does this window read right to left?
 
 
 class Mixture(Objective):
-    """What `both` and `choose` share: the coin, the tokens, and the contract of each pass.
+    """What `both` and `choose` share: the random choice, the tokens, and the contract of each pass.
 
     Attributes:
         p: probability of the rtl pass: a number, a schedule, or `adaptive`.
-        granularity: one coin per micro-batch (as published) or per window.
-        direction_token: `[L]` / `[R]` mark the direction and let all N tokens be scored.
-        rtl_sees: the visibility of the rtl pass; anything but `rtl` is there to be caught by the audit.
+        granularity: one choice for each micro-batch (as published) or for each window.
+        direction_token: `[L]` / `[R]` mark the direction, so that all tokens can be scored.
+        rtl_sees: the visibility of the rtl pass; any but `rtl` is an error for the audit to find.
     """
 
     p: Annotated[Probability, one_of(lambda: PROBABILITIES, "probability")] = Constant(p=0.05)
@@ -53,9 +46,9 @@ class Mixture(Objective):
         return {"kind": Constant.kind, "p": value} if is_number else value
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
-        coins = 1 if self.granularity == "batch" else batch
-        heads = torch.rand(coins, generator=generator, dtype=torch.float64) < self.p.at(progress)
-        return Draw({RTL: heads.expand(batch)})
+        choices = 1 if self.granularity == "batch" else batch
+        is_rtl = torch.rand(choices, generator=generator, dtype=torch.float64) < self.p.at(progress)
+        return Draw({RTL: is_rtl.expand(batch)})
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return source < target if group == "ltr" else source > target
@@ -64,13 +57,12 @@ class Mixture(Objective):
         return ("ltr", "rtl")
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """What either pass scores; of a p that never moves, what those that are ever made do."""
-        made = (
-            self.pass_probabilities(Progress()) if isinstance(self.p, Constant) else dict.fromkeys(self.groups(), 1.0)
-        )
-        by_pass = {"ltr": scored_ltr, RTL: scored_rtl}
-        places = [by_pass[name](window_tokens, self.direction_token) for name, chance in made.items() if chance]
-        return torch.stack(places).any(0)
+        """The tokens that either pass scores; with a constant p, a pass whose probability is 0 is left out."""
+        passes: tuple[Direction, ...] = ("ltr", "rtl")
+        if isinstance(self.p, Constant):
+            chances = self.pass_probabilities(Progress())
+            passes = tuple(name for name in passes if chances[name])
+        return torch.stack([scored(name, window_tokens, self.direction_token) for name in passes]).any(0)
 
     def state(self) -> dict[str, float]:
         return self.p.state()
@@ -82,26 +74,30 @@ class Mixture(Objective):
         rtl = RtlObjective(direction_token=self.direction_token, sees=self.rtl_sees)
         return {"ltr": LtrObjective(direction_token=self.direction_token), "rtl": rtl}
 
-    def _rtl(self, windows: Tensor, rows: Tensor, specials: SpecialTokens) -> Example:
-        return rtl_pass(windows, specials, self.direction_token, rows, sees=self.rtl_sees)
+    def _pass(
+        self, direction: Direction, windows: Tensor, specials: SpecialTokens, rows: Tensor | None = None
+    ) -> Example:
+        sees = Ltr() if direction == "ltr" else self.rtl_sees
+        return directional_pass(windows, specials, direction, sees, direction_token=self.direction_token, rows=rows)
 
 
 class BothObjective(Mixture):
     """Every window is read ltr; with probability p it is *also* read rtl, in the same optimizer step.
 
-    `combine`: `sum` adds the two mean losses (as published; the gradient grows on those steps), `mean` divides by all scored
-    tokens.
+    Attributes:
+        combine: `sum` adds the two mean losses (as published; the gradient is larger at those steps), `mean` divides by all
+            scored tokens.
     """
 
     kind: ClassVar[str] = "both"
     combine: Literal["sum", "mean"] = "sum"
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        ltr = ltr_pass(windows, specials, self.direction_token)
+        ltr = self._pass("ltr", windows, specials)
         rows = draw[RTL].to(windows.device).nonzero().flatten()
         if not len(rows):
             return ltr
-        rtl = self._rtl(windows, rows, specials)
+        rtl = self._pass("rtl", windows, specials, rows)
         denominator = float(ltr.loss_weight.sum()) if self.combine == "sum" else None
         return joined([ltr, rtl], denominator)
 
@@ -110,19 +106,16 @@ class BothObjective(Mixture):
 
 
 class ChooseObjective(Mixture):
-    """Every window is read once: rtl with probability p, else ltr. Equal compute with ltr alone, so the clean comparison."""
+    """Every window is read once: rtl with probability p, else ltr. The compute is that of ltr alone, so the comparison is clean."""
 
     kind: ClassVar[str] = "choose"
     granularity: Granularity = "row"
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        reads_rtl = draw[RTL].to(windows.device)
-        passes = []
-        if len(rows := (~reads_rtl).nonzero().flatten()):
-            passes.append(ltr_pass(windows, specials, self.direction_token, rows))
-        if len(rows := reads_rtl.nonzero().flatten()):
-            passes.append(self._rtl(windows, rows, specials))
-        return joined(passes)
+        is_rtl = draw[RTL].to(windows.device)
+        chosen: tuple[tuple[Direction, Tensor], ...] = (("ltr", ~is_rtl), ("rtl", is_rtl))
+        rows_of = [(direction, rows.nonzero().flatten()) for direction, rows in chosen]
+        return joined([self._pass(direction, windows, specials, rows) for direction, rows in rows_of if len(rows)])
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
         p = self.p.at(progress)

@@ -17,7 +17,7 @@ from palinode.objectives.base import Progress
 
 
 class Probability(Part):
-    """Base class: `at(progress)` is p at that step, exactly 0 or 1 where it says so."""
+    """Base class: `at(progress)` is p at that step; 0 and 1 are exact."""
 
     def at(self, progress: Progress) -> float:
         """p in [0, 1] at this point of training."""
@@ -28,7 +28,7 @@ class Probability(Part):
         return {}
 
     def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
-        """The state after a step with these losses."""
+        """The state after a step with these losses, in nats by pass."""
         return dict(state)
 
 
@@ -65,7 +65,7 @@ class Cosine(Probability):
 
 
 class StepAt(Probability):
-    """p_before until optimizer step `at_step`, then p_after. `p_before = 0` is "only after"."""
+    """p_before until optimizer step `at_step`, then p_after. With `p_before = 0` there is no rtl pass before that step."""
 
     kind: ClassVar[str] = "step"
     at_step: int = Field(ge=0)
@@ -91,9 +91,10 @@ class Cooldown(Probability):
 class Adaptive(Probability):
     """p from the running difference of the two losses, starting at 1.
 
-    rule `ratio` (as published): p = clip(exp(rtl - ltr), floor, 1). An honest rtl loss is a little above ltr, so this sits at 1.
-    rule `difference`: p = clip((rtl - ltr) / scale_nats, floor, 1), which has an interior fixed point.
-    `ema` smooths the difference of losses (0: the last step alone, as published).
+    Attributes:
+        rule: `ratio` (as published): p = clip(exp(rtl - ltr), floor, 1). An honest rtl loss is a little above ltr, so that p stays
+            at 1. `difference`: p = clip((rtl - ltr) / scale_nats, floor, 1), which has a fixed point between the two.
+        ema: how strongly the difference of the losses is smoothed (0: the last step alone, as published).
     """
 
     kind: ClassVar[str] = "adaptive"

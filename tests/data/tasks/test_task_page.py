@@ -1,14 +1,12 @@
 """docs/tasks.md is what its script writes, and shows every task."""
 
 import importlib.util
-import re
 import sys
 from pathlib import Path
 
 import pytest
 
 from palinode.data.tasks import TASKS
-from palinode.spec.load import load
 
 SCRIPT = Path(__file__).parents[3] / "docs" / "tasks.py"
 
@@ -30,10 +28,3 @@ def test_the_page_is_what_its_script_writes(script):
 def test_every_task_has_an_example(script):
     """A new task needs its entry in docs/tasks.py."""
     assert list(script.SMALL) == list(TASKS)
-
-
-def test_the_python_of_the_page_is_an_experiment(script, tmp_path):
-    (text,) = re.findall(r"```python\n(.*?)```", script.PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    file = tmp_path / "recall.py"
-    file.write_text(text)
-    assert len(load(file).resolve().runs) == 2 * 3

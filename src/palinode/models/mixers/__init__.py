@@ -1,4 +1,4 @@
-"""Mixers: the table below is all there is; a user's own config is passed as an object."""
+"""Mixers: the table lists the built-in ones; a user's own config is passed as an object."""
 
 from collections.abc import Mapping
 

@@ -1,9 +1,9 @@
-"""What a mixer is: a layer (R, S, D) -> (R, S, D) that moves information between slots, without residual or norm.
+"""What a mixer is: a layer (B, T, D) -> (B, T, D) that moves information between slots, without residual or norm.
 
-To write one: a `MixerConfig` (the options a user may set) whose `build(place)` makes a `Mixer`. It answers what it costs, and
-how parameters that are not plain `Linear` weights start. It never sees a direction: rtl is the causal form of a flipped row.
-With `begin` and `extend` it can also read on, slot by slot, from a state of its own; without them everything is read anew.
-Legend: R rows, S slots, s new slots, D width.
+A mixer is two classes: a `MixerConfig` holds the options a user may set, and its `build(place)` makes the `Mixer`. The mixer says
+what it costs and how its own parameters start. It never sees a direction: right to left is its causal form on a flipped row.
+With `begin` and `extend` it reads on, slot by slot, from a state; without them the whole row is read again for each new slot.
+Legend: B rows, T slots, T_new new slots, D width.
 """
 
 from __future__ import annotations
@@ -12,17 +12,19 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
 from palinode.base.config import Part
 from palinode.base.errors import Unfinished
 from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost
 from palinode.models.parts.distance import DistanceTable
+from palinode.models.parts.own_start import OwnStart
 from palinode.models.parts.rotary import RotaryTable
 from palinode.models.parts.state import MixerState, continues
 
-UNSET = {  # the options of the model that attention reads -> what takes them away
+# Each option of the model that attention reads, and the setting that switches it off.
+UNSET = {
     "qk_norm": "qk_norm = false",
     "rotary": 'position = "none"',
     "alibi": 'position = "none"',
@@ -32,7 +34,7 @@ UNSET = {  # the options of the model that attention reads -> what takes them aw
 
 @dataclass(frozen=True)
 class Place:
-    """Where a mixer sits and what the model's config says about all its layers."""
+    """Where a mixer sits, and the options of the model that hold for all its layers."""
 
     width: int
     heads: int
@@ -49,14 +51,14 @@ class Place:
 class Reading:
     """How the stack reads one batch; made once for each pass and shared by all layers.
 
-    In `extend` it is causal, and its tables are of the new slots alone (distances: from each of them to all slots so far).
+    In `extend` the form is causal and the tables cover the new slots alone (distances: from each new slot to all slots so far).
 
     Attributes:
-        native: `causal`, `full`, or `mask`.
-        mask: (S, S) boolean when native is `mask`: entry [i, j] is True when slot i may read slot j.
+        native: the form of reading: `causal`, `full`, or `mask`.
+        mask: (T, T) boolean when native is `mask`: entry [i, j] is True when slot i may read slot j.
         rotary: turning tables when the model has rotary positions.
         distance: distances between slots when the model learns slopes of linear position biases.
-        bias: (heads, S, S), added to the scores of attention when its linear biases are fixed: -inf where a slot may not read.
+        bias: (heads, T, T), added to the scores of attention when its linear biases are fixed: -inf where a slot may not read.
     """
 
     native: Native
@@ -67,7 +69,12 @@ class Reading:
 
 
 class MixerConfig(Part):
-    """Base of all mixer configs. `reads` lists the model-wide options this mixer uses: others may not be set for it."""
+    """Base of all mixer configs.
+
+    Attributes:
+        reads: the options of the model that this mixer reads; the others may not be set for it.
+        visibilities: the forms of reading that it has.
+    """
 
     reads: ClassVar[frozenset[str]] = frozenset()
     visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full", "mask"})
@@ -87,20 +94,23 @@ class MixerConfig(Part):
 
 
 def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> None:
-    """Refuse set options of attention that no mixer reads, or that one of several attentions does not.
+    """Refuse options of attention that are set but not read.
+
+    An option needs at least one mixer that reads it. Where there is one, every other mixer that reads any option of attention
+    must read this one too; mixers that read none (convolutions, recurrences) may be mixed with attention freely.
 
     Args:
-        options: names of those that are set, as in `reads`.
-        mixers: of all layers. One that reads none of these options, set or not, is no attention: it may stand beside one.
+        options: names of the options that are set, as in `reads`.
+        mixers: those of all layers.
 
     Raises:
-        ValueError: naming all of them, and what takes them away.
+        ValueError: naming all such options, and the settings that switch them off.
     """
     without: dict[str, list[str]] = {}
     for option in options:
-        readers = [mixer for mixer in mixers if option in mixer.reads]
-        asked = [mixer for mixer in mixers if mixer.reads & UNSET.keys()] if readers else mixers
-        if lacking := [mixer.kind_name() for mixer in asked if option not in mixer.reads]:
+        is_read = any(option in mixer.reads for mixer in mixers)
+        bound = [mixer for mixer in mixers if mixer.reads & UNSET.keys()] if is_read else mixers
+        if lacking := [mixer.kind_name() for mixer in bound if option not in mixer.reads]:
             without[option] = lacking
     if without:
         who = " or ".join(dict.fromkeys(name for names in without.values() for name in names))
@@ -109,12 +119,12 @@ def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> 
 
 
 class TwoSidedConfig(MixerConfig):
-    """Base of configs whose mixer has weights of its own for what comes after a slot.
+    """Base of configs whose mixer has separate weights for what comes after a slot.
 
-    Without them one rule would serve both sides, and a slot could not tell what stands before it from what stands after it.
+    With one set of weights for both sides, a slot could not tell what stands before it from what stands after it.
 
     Attributes:
-        two_sided: has the second set of weights, which the full form needs; the causal form leaves it unused.
+        two_sided: make the second set of weights, which the full form needs; the causal form leaves it unused.
     """
 
     visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full"})
@@ -126,25 +136,25 @@ class TwoSidedConfig(MixerConfig):
         return super().refusal(native)
 
 
-class Mixer(nn.Module):
+class Mixer(OwnStart):
     """Base of all mixers."""
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        """(R, S, D) -> (R, S, D); slot i depends on slot j only where the reading allows it."""
+        """(B, T, D) -> (B, T, D); slot i depends on slot j only where the reading allows it."""
         raise Unfinished(self, "must define forward(x, reading)")
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `forward` does: not when there is none, or a subclass has replaced `forward` alone."""
+        """Whether `extend` continues what `forward` does: False where `extend` is missing or only `forward` was replaced."""
         return continues(self, "forward")
 
     def begin(self, rows: int, slots: int) -> MixerState:
-        """What is kept before the first of at most `slots` slots of `rows` rows, in the dtype and on the device of the weights."""
+        """The state before the first slot of `rows` rows of at most `slots` slots, in the weights' dtype and on their device."""
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        """The next (R, s, D) slots, and the state after them: equal to the last s slots of causal `forward` over all so far.
+        """(B, T_new, D) of the next slots -> the last T_new slots of causal `forward` over all slots so far, and the next state.
 
-        s is 1, or all of a prompt. The state that was given is used up: its buffers may be written on.
+        T_new is 1, or the length of a prompt. The given state is used up: its buffers may be overwritten.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
@@ -153,13 +163,15 @@ class Mixer(nn.Module):
         raise Unfinished(self, "must define cost(slots, pairs)")
 
     def reach_slots(self, native: Native) -> int | None:
-        """How far from a slot the slots that it reads may be; None: as far as the row goes."""
+        """The greatest distance in slots at which a slot reads another; None: no limit."""
         return None
 
-    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
-        """Fill one of this module's own parameters (not those of a `Linear` inside it), in place."""
-        raise Unfinished(self, f"does not say how {name} starts")
-
     def special_groups(self) -> Mapping[str, str]:
-        """Parameter name (inside this mixer) -> training group, where the role of its weight does not say it."""
-        return {}
+        """Parameter name (inside this mixer) -> training group: the `group_of` tables of this module and of the modules in it."""
+        return {
+            f"{prefix}.{name}" if prefix else name: group
+            for prefix, module in self.named_modules()
+            if isinstance(module, OwnStart)
+            for name, group in module.group_of.items()
+            if getattr(module, name, None) is not None
+        }

@@ -1,15 +1,14 @@
-"""BaseConv: a convolution times a linear map of the same input, and the input itself.
+"""BaseConv: a convolution of the input times a linear map of it, plus the input.
 
 y = conv(u) (W u + b) + u. The convolution is short, or long with an implicit kernel (a small network of the lag, no decay) or an
-explicit one; long ones add u to what they give. Full: short taps are centred, long kernels have a second one for later lags.
+explicit one; to a long one u is added. Full: short taps are centred; a long kernel has a second one for later lags.
 Source: Arora et al., Zoology (2023), in the form of its code (HazyResearch/zoology), written anew. Differs in: explicit kernels are
 cut to the slots there are (there they read the future) and start with variance 1 / C (there 1).
-Legend: R rows, S slots, s new slots, D width, K taps, C longest row.
+Legend: B rows, T slots, T_new new slots, D width, K taps, C longest row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -22,10 +21,10 @@ from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost, sides_read
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
 from palinode.models.parts.exact import exact, exact_products
-from palinode.models.parts.fft_conv import KeptInputs, ShortConv, conv_flops
+from palinode.models.parts.fft_conv import KeptInputs, ShortConv, conv_flops, convolve, sides
 from palinode.models.parts.linear import Linear
 from palinode.models.parts.own_start import OwnStart
-from palinode.models.parts.sine_filter import FilterMap, Odd, check_lags, convolved, position_features
+from palinode.models.parts.sine_filter import FilterMap, Odd, check_lags, position_features
 from palinode.models.parts.state import MixerState
 
 FEATURES, FILTER_WIDTH, FILTER_STD = 3, 16, 0.02
@@ -50,7 +49,7 @@ class BaseConvConfig(TwoSidedConfig):
     @model_validator(mode="after")
     def _only_long_kernels_have_sides(self) -> BaseConvConfig:
         if self.two_sided and self.conv == "short":
-            raise ValueError("two_sided: short taps are centred in the full form and need no second kernel")
+            raise ValueError("two_sided: short taps are centred in the full form, so they need no second kernel")
         return self
 
     def refusal(self, native: Native) -> str | None:
@@ -81,11 +80,8 @@ class BaseConv(Mixer):
         if self.short is not None:
             return self._product(self.short(x, reading.native), x)
         assert self.past is not None
-        past, future = self.past(x.shape[1]), None
-        if reading.native == "full":
-            assert self.future is not None
-            future = self.future(x.shape[1])
-        return self._product(convolved(x, past, future) + x, x)
+        kernels = (kernel(x.shape[1]) for kernel in sides(reading.native, self.past, self.future))
+        return self._product(convolve(x.mT, *kernels).mT + x, x)
 
     def begin(self, rows: int, slots: int) -> MixerState:
         if self.short is not None:
@@ -106,29 +102,18 @@ class BaseConv(Mixer):
     def cost(self, slots: int, pairs: int) -> LayerCost:
         maps = 2.0 * self.width**2
         if self.short is not None:
-            flops = maps + self.short.flops_per_slot()
-            return LayerCost(flops, flops, self.short.state_elements(), self.short.flops_per_slot())
+            return LayerCost.of(maps, self.short.state_elements(), self.short.flops_per_slot())
         assert self.past is not None
-        beside = self.width * conv_flops(slots)
         once = sides_read(pairs, slots) * self.past.flops(slots)
-        return LayerCost(maps + beside, maps + beside, self.width * slots, beside, once)
+        return LayerCost.of(maps, self.width * slots, self.width * conv_flops(slots), once)
 
     def reach_slots(self, native: Native) -> int | None:
         if self.short is None:
             return None
         return (self.config.taps - 1) // (2 if native == "full" else 1)
 
-    def special_groups(self) -> Mapping[str, str]:
-        sides = (("past", self.past), ("future", self.future))
-        return {
-            f"{side}.{name}": kernel.group
-            for side, kernel in sides
-            if kernel is not None
-            for name, _ in kernel.named_parameters()
-        }
-
     def _product(self, convolution: Tensor, x: Tensor) -> Tensor:
-        gate: Tensor = self.gate(x)
+        gate = self.gate(x)
         if self.config.silu:
             convolution, gate = F.silu(convolution), F.silu(gate)
         return convolution * gate + x
@@ -136,28 +121,24 @@ class BaseConv(Mixer):
 
 @dataclass(frozen=True)
 class LastInputs(MixerState):
-    """(R, K - 1, D): what short taps still read."""
+    """(B, K - 1, D): the inputs that short taps still read."""
 
     last: Tensor
 
 
 class LongKernel(OwnStart):
-    """Makes a kernel (D, S), in float32 or better."""
-
-    group: ClassVar[str]
+    """Makes a kernel (D, T), in float32 or better."""
 
     def forward(self, slots: int) -> Tensor:
         raise NotImplementedError(f"{type(self).__name__} must define forward(slots)")
 
     def flops(self, slots: int) -> float:
-        """FLOPs of the matrix products in it."""
+        """FLOPs of the matrix products that make the kernel."""
         return 0.0
 
 
 class ImplicitKernel(LongKernel):
-    """W relu(W' z + b') + b of three position features z; the map of both starts at std .02, so the kernel starts near 0."""
-
-    group: ClassVar[str] = "filter"
+    """W relu(W' z + b') + b of three position features z; both maps start with std .02, so the kernel starts near 0."""
 
     def __init__(self, width: int, longest: int):
         super().__init__()
@@ -169,8 +150,7 @@ class ImplicitKernel(LongKernel):
         check_lags(slots, self.longest)
         with exact_products(self.inner.weight):
             z = position_features(slots, self.longest, FEATURES, like=exact(self.inner.weight))
-            taps: Tensor = self.outer(F.relu(self.inner(z)))
-        return taps.mT
+            return self.outer(F.relu(self.inner(z))).mT
 
     def flops(self, slots: int) -> float:
         return 2.0 * slots * (self.inner.weight.numel() + self.outer.weight.numel())
@@ -179,7 +159,7 @@ class ImplicitKernel(LongKernel):
 class ExplicitKernel(LongKernel):
     """A tap for every lag, N(0, 1 / C)."""
 
-    group: ClassVar[str] = "kernel"
+    group_of: ClassVar = {"taps": "kernel"}
 
     def __init__(self, width: int, longest: int):
         super().__init__()

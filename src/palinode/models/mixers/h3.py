@@ -6,12 +6,11 @@ taps kappa_j = sum_i b_i c_(i+j), which starts with b = (1, 0, ..), kappa = c.
 Source: Fu et al., Hungry Hungry Hippos (arXiv 2212.14052), in the form of the safari code (02220c6), read, and written anew.
 Differs in: the output map starts as every map into the residual stream does (there .02 at any depth); a full form (a second C of
 each state-space layer for what comes after, with the same dt, A and b); stepping with e > 1 (there an error).
-Legend: R rows, S slots, s new slots, D width, N numbers of state, n = N / 2 conjugate pairs, G groups of e channels.
+Legend: B rows, T slots, T_new new slots, D width, N numbers of state, n = N / 2 conjugate pairs, G groups of e channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -19,45 +18,32 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 
-from palinode.models.cost import LayerCost
-from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
-from palinode.models.parts.exact import exact
-from palinode.models.parts.fft_conv import causal_conv, conv_flops, full_conv
+from palinode.models.cost import LayerCost, sides_read
+from palinode.models.mixers.base import Mixer, Place, Reading
+from palinode.models.mixers.diagonal import DiagonalMixer, ModesConfig
+from palinode.models.parts.exact import exact, exact_dtype
+from palinode.models.parts.fft_conv import causal_conv, conv_flops, convolve, sides
 from palinode.models.parts.linear import Linear
-from palinode.models.parts.modes import (
-    Frequencies,
-    Modes,
-    ModeState,
-    complex_of,
-    exact_dtype,
-    exponents,
-    kernel_flops,
-    open_modes,
-    start_mode,
-)
+from palinode.models.parts.modes import Frequencies, Modes, ModeState, complex_of, kernel_flops
 from palinode.models.parts.state import MixerState
 
 Discretisation = Literal["bilinear", "zoh"]
 
 
-class H3Config(TwoSidedConfig):
+class H3Config(ModesConfig):
     """H3. 4 D^2 + 2 D N + D + G (2 + 3 N) parameters, + D N + G N when two-sided, + 4 D with biases.
 
+    The shift has N taps.
+
     Attributes:
-        state: N, even: taps of the shift and numbers of state of a diagonal channel.
         head_width: e, a divisor of the width.
-        frequencies: `linear` pi n or `inverse` N/pi (N/(2n+1) - 1); every real part starts at -1/2.
         discretisation: `bilinear`, or `zoh` (the input held over a step).
-        least_step, most_step: dt starts log-uniform between them.
     """
 
     kind: ClassVar[str] = "h3"
-    state: int = Field(default=64, ge=2, multiple_of=2)
     head_width: int = Field(default=1, ge=1)
     frequencies: Frequencies = "linear"
     discretisation: Discretisation = "bilinear"
-    least_step: float = Field(default=0.001, gt=0)
-    most_step: float = Field(default=0.1, gt=0)
 
     def build(self, place: Place) -> Mixer:
         return H3(self, place)
@@ -69,21 +55,23 @@ class H3Config(TwoSidedConfig):
 
 @dataclass(frozen=True)
 class H3State(MixerState):
-    """The last N keys (R, D, N), the oldest first, the shift's taps (D, N), and the diagonal layer's state."""
+    """The last N keys (B, D, N), the oldest first, the shift's taps (D, N), and the diagonal layer's state."""
 
     keys: Tensor
     taps: Tensor
     modes: ModeState
 
 
-class H3(Mixer):
-    """W (q (diagonal(k' v^T) + s k' v^T)). dt, A, b and the shift's b are trained in the group `state`."""
+class H3(DiagonalMixer):
+    """W (q (diagonal(k' v^T) + s k' v^T))."""
+
+    group_of: ClassVar = {**DiagonalMixer.group_of, "b": "state", "shift_b": "state"}
 
     def __init__(self, config: H3Config, place: Place):
         super().__init__()
         width, state, pairs = place.width, config.state, config.state // 2
         groups = width // config.head_width
-        self.config = config
+        self.config: H3Config = config
         self.q = Linear(width, width, bias=place.bias)
         self.k = Linear(width, width, bias=place.bias)
         self.v = Linear(width, width, bias=place.bias)
@@ -102,9 +90,10 @@ class H3(Mixer):
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         q, k, v = self.q(x).mT, self.k(x).mT, self.v(x).mT
-        k = self._shifted(k, reading) + self.shift_skip[:, None] * k
-        pairs = self._pairs(k, v)
-        return self._read_out(q, self._diagonal(pairs, reading), pairs)
+        pairs = self._pairs(self._shifted(k, reading) + self.shift_skip[:, None] * k, v)
+        readers = sides(reading.native, self.c, self.c_future)
+        kernels = (self.modes(c).kernel(x.shape[1])[:, None, None] for c in readers)
+        return self._read_out(q, convolve(pairs, *kernels), pairs)
 
     def begin(self, rows: int, slots: int) -> MixerState:
         taps = self.taps(self.shift_c).detach()
@@ -114,19 +103,19 @@ class H3(Mixer):
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
         assert isinstance(state, H3State)
         q, k, v = self.q(x).mT, self.k(x).mT, self.v(x).mT
-        shifted, keys = _filtered(k, state)
+        shifted, keys = _next_shifted(k, state)
         pairs = self._pairs(shifted.to(k.dtype) + self.shift_skip[:, None] * k, v)
         mixed, modes = state.modes.extend(pairs.flatten(2, 3))
         mixed = torch.unflatten(mixed, 2, pairs.shape[2:4]).to(pairs.dtype)
         return self._read_out(q, mixed, pairs), H3State(keys, state.taps, modes)
 
     def taps(self, c: Tensor) -> Tensor:
-        """(D, N) taps of the shift: what b writes into a line of N places, moved on by one a slot, as c reads it."""
+        """(D, N) taps of the shift: b writes an input into a line of N places, which moves by one a slot, and c reads the line."""
         return causal_conv(exact(c).flip(-1), self.shift_b).flip(-1)
 
     def modes(self, c: Tensor) -> Modes:
         """The diagonal layer's exponents log A' and weights c b', discretised."""
-        step, poles, exponent = exponents(self.log_step, self.log_decay, self.frequency)
+        step, poles, exponent = self.exponents()
         reads = complex_of(c) * complex_of(self.b)
         if self.config.discretisation == "zoh":
             return Modes(exponent, reads * (exponent.exp() - 1) / poles, exact_dtype(c))
@@ -134,10 +123,10 @@ class H3(Mixer):
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width, state, each = self.shift_skip.numel(), self.config.state, self.config.head_width
-        beside = conv_flops(slots) * (1 + each) * width
-        flops = 8.0 * width * width + beside
-        once = (2 if pairs > slots * (slots + 1) // 2 else 1) * kernel_flops(width // each, state, slots)
-        return LayerCost(flops, flops, (1 + each) * width * state, beside, once)
+        once = sides_read(pairs, slots) * kernel_flops(width // each, state, slots)
+        return LayerCost.of(
+            8.0 * width * width, (1 + each) * width * state, conv_flops(slots) * (1 + each) * width, once
+        )
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         if name in ("skip", "shift_skip"):
@@ -151,49 +140,32 @@ class H3(Mixer):
             parameter.zero_()
             parameter[..., 0] = 1.0
         else:
-            steps = (self.config.least_step, self.config.most_step)
-            start_mode(name, parameter, self.config.frequencies, steps, rng)
-
-    def special_groups(self) -> Mapping[str, str]:
-        return dict.fromkeys(("log_step", "log_decay", "frequency", "b", "shift_b"), "state")
+            self.start_mode(name, parameter, rng)
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Slow decay and b = 1, so that what leaks at a distance shows."""
-        readers = [c for c in (self.c, self.c_future) if c is not None]
-        open_modes(self.log_step, self.log_decay, self.frequency, readers, gain, rng)
+        """As for every diagonal layer, and b = 1."""
+        super().open_for_audit(gain, rng)
         self.start("b", self.b, rng)
 
     def _shifted(self, k: Tensor, reading: Reading) -> Tensor:
-        if reading.native != "full":
-            return causal_conv(k, self.taps(self.shift_c))
-        assert self.shift_c_future is not None
-        return full_conv(k, self.taps(self.shift_c), self.taps(self.shift_c_future))
-
-    def _diagonal(self, pairs: Tensor, reading: Reading) -> Tensor:
-        slots = pairs.shape[-1]
-        kernel = self.modes(self.c).kernel(slots)[:, None, None]
-        if reading.native != "full":
-            return causal_conv(pairs, kernel)
-        assert self.c_future is not None
-        return full_conv(pairs, kernel, self.modes(self.c_future).kernel(slots)[:, None, None])
+        return convolve(k, *(self.taps(c) for c in sides(reading.native, self.shift_c, self.shift_c_future)))
 
     def _pairs(self, k: Tensor, v: Tensor) -> Tensor:
-        """(R, G, e, e, S) products of each group's keys and values, from (R, D, S) each."""
+        """(B, G, e, e, T) products of each group's keys and values, from (B, D, T) each."""
         return self._by_group(k)[:, :, :, None] * self._by_group(v)[:, :, None]
 
     def _read_out(self, q: Tensor, mixed: Tensor, pairs: Tensor) -> Tensor:
-        """(R, S, D): the queries sum over the key's index, then the output map."""
+        """(B, T, D): the queries sum over the key's index, then the output map."""
         held = mixed + self.skip[:, None, None, None] * pairs
-        out: Tensor = self.out((self._by_group(q)[:, :, :, None] * held).sum(2).flatten(1, 2).mT)
-        return out
+        return self.out((self._by_group(q)[:, :, :, None] * held).sum(2).flatten(1, 2).mT)
 
     def _by_group(self, x: Tensor) -> Tensor:
-        """(R, D, S) -> (R, G, e, S)."""
+        """(B, D, T) -> (B, G, e, T)."""
         return torch.unflatten(x, 1, (-1, self.config.head_width))
 
 
-def _filtered(k: Tensor, state: H3State) -> tuple[Tensor, Tensor]:
-    """(R, D, s) shifted keys of the next slots, and the last N keys after them."""
+def _next_shifted(k: Tensor, state: H3State) -> tuple[Tensor, Tensor]:
+    """(B, D, T_new) shifted keys of the next slots, and the last N keys after them."""
     taps = state.taps
     lined = torch.cat((state.keys, k.to(taps.dtype)), -1)
     slots = k.shape[-1]

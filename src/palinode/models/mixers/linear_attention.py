@@ -4,8 +4,8 @@ psi(x) = (1, x / f^(1/4), x x^T / sqrt(2 f)) makes the weight a product of featu
 1 + f + f^2 rows: y_t = psi(q_t) sum psi(k_j) v_j^T / (psi(q_t) sum psi(k_j) + 1e-12). Rows shorter than Phi are read through the
 square of weights, which costs less; longer ones in chunks of 128 slots, square inside, sums before. Full: the sums over all slots.
 Source: Arora et al., Based (arXiv 2402.18668), in the form of the zoology code (d88d6f5), read, and written anew. Differs in: the
-state's size is told as it is (there: as if the features were symmetric); sums are float32 under autocast.
-Legend: R rows, S slots, s new slots, H heads, f features of q and k a head, h = D / H numbers of v a head.
+size of the state is counted in full (there: as if the features were symmetric); sums are float32 under autocast.
+Legend: B rows, T slots, T_new new slots, H heads, f features of q and k a head, h = D / H numbers of v a head.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class LinearAttentionConfig(MixerConfig):
     """Linear attention. 2 D f H + 2 D^2 parameters, + 2 f H + 2 D with biases.
 
     Attributes:
-        features: f of each head; the state has 1 + f + f^2 rows of D + H numbers.
+        features: f of q and k of each head; the state has 1 + f + f^2 rows of D + H numbers.
     """
 
     kind: ClassVar[str] = "linear_attention"
@@ -47,7 +47,7 @@ class LinearAttentionConfig(MixerConfig):
 
 @dataclass(frozen=True)
 class Sums(MixerState):
-    """(R, H, Phi, h + 1): sums of psi(k) v^T and, in the last column, of psi(k)."""
+    """(B, H, Phi, h + 1): sums of psi(k) v^T and, in the last column, of psi(k)."""
 
     sums: Tensor
 
@@ -67,7 +67,7 @@ class LinearAttention(Mixer):
 
     @property
     def rows(self) -> int:
-        """Phi."""
+        """Phi: how many features psi has."""
         return 1 + self.features + self.features**2
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
@@ -113,7 +113,7 @@ class LinearAttention(Mixer):
         return LayerCost(maps + executed, maps + useful, heads * self.rows * (width // heads + 1))
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q and k (R, H, S, f), and v (R, H, S, h + 1) with a column of ones, whose sums are the norm; float32 or better."""
+        """q and k (B, H, T, f), and v (B, H, T, h + 1) with a column of ones, whose sums are the norm; float32 or better."""
         q, k, v = (
             exact(part(x)).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in (self.q, self.k, self.v)
         )
@@ -123,7 +123,7 @@ class LinearAttention(Mixer):
         return v.new_zeros(v.shape[0], self.heads, self.rows, v.shape[-1])
 
     def _chunked(self, q: Tensor, k: Tensor, v: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """(R, H, S, h) causal, behind what is already summed; and the sums after them."""
+        """(B, H, T, h) causal, behind the slots already in `sums`; and the sums after these slots."""
         mixed = []
         for queries, keys, values in zip(*(torch.split(part, CHUNK_SLOTS, 2) for part in (q, k, v)), strict=True):
             inside = weights(queries, keys).tril() @ values
@@ -132,8 +132,7 @@ class LinearAttention(Mixer):
         return torch.cat(tuple(mixed), 2), sums
 
     def _read_out(self, mixed: Tensor, x: Tensor) -> Tensor:
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2).to(x.dtype))
-        return out
+        return self.out(mixed.transpose(1, 2).flatten(2).to(x.dtype))
 
 
 def taylor(x: Tensor) -> Tensor:
@@ -144,7 +143,7 @@ def taylor(x: Tensor) -> Tensor:
 
 
 def weights(q: Tensor, k: Tensor) -> Tensor:
-    """(.., S, S) psi(q) psi(k) = 1 + s + s^2 / 2, without the features."""
+    """(.., T, T) psi(q) psi(k) = 1 + s + s^2 / 2, without the features."""
     s = q @ k.mT / math.sqrt(q.shape[-1])
     return 1 + s + s.square() / 2
 

@@ -3,13 +3,12 @@
 y_c = softshrink(k_c) * u + s_c u for c channels; GELU; dropout; W (c D -> 2 D); GLU. Full: a second kernel for the lags after a
 slot. The kernel is cut to the slots there are: published modules transform all C taps whatever the row, and read the future.
 Source: Fu et al., Simple Hardware-Efficient Long Convolutions (2023), in the form of safari (02220c6), read, and written anew.
-Differs in: the cut, no smoothing of the kernel (off there).
-Legend: R rows, S slots, s new slots, D width, C longest row.
+Differs in: the cut; no smoothing of the kernel (it is off there).
+Legend: B rows, T slots, T_new new slots, D width, C longest row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
@@ -21,8 +20,9 @@ from palinode.base.errors import BadInput
 from palinode.models.cost import LayerCost
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
 from palinode.models.parts.exact import exact
-from palinode.models.parts.fft_conv import KeptInputs, causal_conv, conv_flops, full_conv
+from palinode.models.parts.fft_conv import KeptInputs, conv_flops, convolve, sides
 from palinode.models.parts.linear import Linear
+from palinode.models.parts.own_start import noise_like
 from palinode.models.parts.sine_filter import check_lags
 from palinode.models.parts.state import MixerState
 
@@ -34,8 +34,8 @@ class LongConvConfig(TwoSidedConfig):
 
     Attributes:
         channels: c, convolutions of each of the D inputs.
-        squash: taps of the kernel are moved towards 0 by this, and stay there within it. The published class has .1, at which a
-            kernel of the usual start is 0 and never learns: that is refused.
+        squash: every tap is moved towards 0 by this much, and smaller taps are 0. The published class has .1; with it a kernel
+            of the usual start is 0 and never learns, which is refused.
         kernel_dropout: share of the taps left out, in training only.
         kernel_start: `double_exp` .02 N(0, 1) exp(-t (D/2)^(d/D)), t from 0 to 1 over the longest row, d the channel; or `random`
             .002 N(0, 1).
@@ -52,7 +52,9 @@ class LongConvConfig(TwoSidedConfig):
 
 
 class LongConv(Mixer):
-    """See the top of this file. The kernel is trained in the group `kernel`."""
+    """See the top of this file."""
+
+    group_of: ClassVar = {"kernel": "kernel", "kernel_future": "kernel"}
 
     def __init__(self, config: LongConvConfig, place: Place):
         super().__init__()
@@ -64,12 +66,9 @@ class LongConv(Mixer):
         self.out = Linear(config.channels * place.width, 2 * place.width, bias=place.bias, role="residual")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        u, slots = x.mT[:, None], x.shape[1]
-        past = self._squashed(self.kernel, slots)
-        if reading.native == "full":
-            assert self.kernel_future is not None
-            return self._read_out(full_conv(u, past, self._squashed(self.kernel_future, slots)), x)
-        return self._read_out(causal_conv(u, past), x)
+        both = sides(reading.native, self.kernel, self.kernel_future)
+        kernels = [self._squashed(kernel, x.shape[1]) for kernel in both]
+        return self._read_out(convolve(x.mT[:, None], *kernels), x)
 
     def begin(self, rows: int, slots: int) -> MixerState:
         kernel = self._squashed(self.kernel, slots)
@@ -81,15 +80,14 @@ class LongConv(Mixer):
         return self._read_out(y, x), after
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
-        beside = conv_flops(slots) * self.skip.numel()
-        flops = 2.0 * self.out.weight.numel() + beside
-        return LayerCost(flops, flops, self.skip.shape[1] * slots, beside)
+        non_matmul = conv_flops(slots) * self.skip.numel()
+        return LayerCost.of(2.0 * self.out.weight.numel(), self.skip.shape[1] * slots, non_matmul)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """Kernels by `kernel_start`, s N(0, 1).
 
         Raises:
-            BadInput: no tap is above `squash`: the kernel would be zero, and its gradient with it.
+            BadInput: no tap is above `squash`, so that the kernel and its gradient would be zero.
         """
         parameter.normal_(generator=rng)
         if name == "skip":
@@ -102,18 +100,15 @@ class LongConv(Mixer):
                 hint="published runs had 0.003",
             )
 
-    def special_groups(self) -> Mapping[str, str]:
-        return {name: "kernel" for name in ("kernel", "kernel_future") if getattr(self, name) is not None}
-
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Taps above the squash at every lag: at their start nine of ten pass nothing on."""
+        """Taps above the squash at every lag: as they start, nine of ten are squashed to 0."""
         for kernel in (self.kernel, self.kernel_future):
             if kernel is not None:
-                noise = torch.randn(kernel.shape, generator=rng, dtype=kernel.dtype).to(kernel.device)
+                noise = noise_like(kernel, rng)
                 kernel.copy_(noise * gain / kernel.shape[-1] ** 0.5 + noise.sign() * self.config.squash)
 
     def _squashed(self, kernel: Tensor, slots: int) -> Tensor:
-        """(c, D, S) in float32 or better."""
+        """(c, D, T) in float32 or better."""
         check_lags(slots, kernel.shape[-1])
         squashed = F.softshrink(exact(kernel[..., :slots]), self.config.squash)
         return F.dropout(squashed, self.config.kernel_dropout) if self.training else squashed
@@ -127,7 +122,7 @@ class LongConv(Mixer):
         return DECAYED_STD * torch.exp(-rate[:, None] * time)
 
     def _read_out(self, y: Tensor, x: Tensor) -> Tensor:
-        """(R, S, D) from (R, c, D, S)."""
+        """(B, T, D) from (B, c, D, T)."""
         y = F.gelu(y + self.skip[..., None] * x.mT[:, None]).flatten(1, 2).mT
         dropped = F.dropout(y, self.dropout) if self.training and self.dropout else y
         return F.glu(self.out(dropped), dim=-1)

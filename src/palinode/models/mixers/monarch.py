@@ -1,16 +1,15 @@
-"""Monarch Mixer: Hyena of order 2, with an optional long convolution of the input itself beside it.
+"""Monarch Mixer: Hyena of order 2, with an optional long convolution of the input itself added to it.
 
 [x1, x2, v] = short convolutions of W_in u; y = W_out (x2 (k * (x1 v) + beta (x1 v)) [+ k2 * u + beta2 u]). Full: a second
 network of the same frequencies for the lags after a slot; the short convolutions stay causal. Its MLP is `block_diagonal`
 (`parts/mlp.py`).
 Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differs in: the block around it is the
-pre-norm one with a skip (there none), every network is in the group `filter` (there the one for later lags was in none).
-Legend: R rows, S slots, s new slots, D width, C longest row.
+pre-norm one with a skip (there none); every network is in the group `filter` (there the one for later lags was in none).
+Legend: B rows, T slots, T_new new slots, D width, C longest row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
@@ -19,14 +18,12 @@ from torch import Generator, Tensor, nn
 
 from palinode.models.cost import LayerCost, sides_read
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
-from palinode.models.mixers.hyena import GatedConvState
-from palinode.models.parts.fft_conv import KeptInputs, ShortConv, conv_flops
+from palinode.models.mixers.hyena import GatedConv, GatedConvState
+from palinode.models.parts.fft_conv import KeptInputs, convolve
 from palinode.models.parts.linear import Linear
 from palinode.models.parts.own_start import OwnStart
-from palinode.models.parts.sine_filter import SineFilter, SineFilterConfig, convolved
+from palinode.models.parts.sine_filter import SineFilter, SineFilterConfig
 from palinode.models.parts.state import MixerState
-
-STREAMS = 3
 
 
 class MonarchConfig(TwoSidedConfig):
@@ -34,8 +31,8 @@ class MonarchConfig(TwoSidedConfig):
 
     Attributes:
         taps: of the short convolutions, which are causal in both forms.
-        residual_conv: the long convolution beside the products; on in all published runs.
-        filter: the networks of the long ones; published: features learned, width 16 to 128.
+        residual_conv: add the long convolution of the input; all published runs have it.
+        filter: the networks of the long convolutions; published: features learned, width 16 to 128.
     """
 
     kind: ClassVar[str] = "monarch"
@@ -47,79 +44,56 @@ class MonarchConfig(TwoSidedConfig):
         return Monarch(self, place)
 
 
-class Monarch(Mixer):
+class Monarch(GatedConv):
     """See the top of this file. The filters are trained in the group `filter`, their features in `features`."""
 
     def __init__(self, config: MonarchConfig, place: Place):
-        super().__init__()
+        super().__init__(place, 3, config.taps, causal_only=True)
         width = place.width
-        self.maps = nn.ModuleList(Linear(width, width, bias=place.bias) for _ in range(STREAMS))
-        self.short = nn.ModuleList(ShortConv(width, config.taps, causal_only=True) for _ in range(STREAMS))
         self.conv = FilterConv(config, width, place.max_length)
         self.residual_conv = FilterConv(config, width, place.max_length) if config.residual_conv else None
         self.out = Linear(width, width, bias=place.bias, role="residual")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        full = reading.native == "full"
-        first, second, v = (short(into(x)) for into, short in zip(self.maps, self.short, strict=True))
-        y = second * self.conv(first * v, full=full)
+        first, second, v = self.streams(x, "causal")
+        y = second * self.conv(first * v, reading)
         if self.residual_conv is not None:
-            y = y + self.residual_conv(x, full=full)
-        out: Tensor = self.out(y)
-        return out
+            y = y + self.residual_conv(x, reading)
+        return self.out(y)
 
     def begin(self, rows: int, slots: int) -> MixerState:
-        short = tuple(short.begin(rows) for short in self.short)  # type: ignore[operator]
+        short = tuple(short.begin(rows) for short in self.shorts)
         return GatedConvState(short, tuple(conv.begin(rows, slots) for conv in self._convs()))
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
         assert isinstance(state, GatedConvState)
-        streams, last = [], []
-        for into, short, before in zip(self.maps, self.short, state.short, strict=True):
-            stream, after = short.extend(into(x), before)  # type: ignore[operator]
-            streams.append(stream)
-            last.append(after)
-        first, second, v = streams
+        (first, second, v), last = self.next_streams(x, state.short)
         y, kept = self.conv.extend(first * v, state.long[0])
         y, long = second * y, [kept]
         if self.residual_conv is not None:
-            beside, kept = self.residual_conv.extend(x, state.long[1])
-            y, long = y + beside, [*long, kept]
-        return self.out(y), GatedConvState(tuple(last), tuple(long))
+            residual, kept = self.residual_conv.extend(x, state.long[1])
+            y, long = y + residual, [*long, kept]
+        return self.out(y), GatedConvState(last, tuple(long))
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         convs = self._convs()
-        width = convs[0].filter.channels
-        beside = len(convs) * width * (conv_flops(slots) + 2)
-        beside += sum(short.flops_per_slot() for short in self.short)  # type: ignore[operator]
-        flops = 2.0 * (STREAMS + 1) * width**2 + beside
-        state = len(convs) * width * slots + sum(short.state_elements() for short in self.short)  # type: ignore[operator]
         once = sides_read(pairs, slots) * sum(conv.filter.flops(slots) for conv in convs)
-        return LayerCost(flops, flops, state, beside, once)
-
-    def special_groups(self) -> Mapping[str, str]:
-        named = (("conv", self.conv), ("residual_conv", self.residual_conv))
-        return {
-            parameter: role
-            for name, conv in named
-            if conv is not None
-            for parameter, role in conv.filter.roles(f"{name}.filter").items()
-        }
+        return self.streams_cost(slots, len(convs), 2, once)
 
     def _convs(self) -> list[FilterConv]:
         return [self.conv] if self.residual_conv is None else [self.conv, self.residual_conv]
 
 
 class FilterConv(OwnStart):
-    """k * u + beta u along the slots of (R, S, D), k from a network of sines."""
+    """k * u + beta u along the slots of (B, T, D), with k from a network of sines."""
 
     def __init__(self, config: MonarchConfig, width: int, longest: int):
         super().__init__()
         self.filter = SineFilter(config.filter, width, longest, two_sided=config.two_sided)
         self.skip = nn.Parameter(torch.empty(width))
 
-    def forward(self, u: Tensor, *, full: bool) -> Tensor:
-        return convolved(u, *self.filter.kernels(u.shape[1], full=full)) + self.skip * u
+    def forward(self, u: Tensor, reading: Reading) -> Tensor:
+        return convolve(u.mT, *self.filter.kernels(u.shape[1], reading.native)).mT + self.skip * u
 
     def begin(self, rows: int, slots: int) -> KeptInputs:
         kernel = self.filter.kernel(slots)

@@ -1,12 +1,12 @@
-"""Attention to the nearest slots alone: W slots up to the own one, or W - 1 to each side; time and memory grow with S W, not S^2.
+"""Attention to the nearest W slots (the slot itself included), or to W - 1 on each side; time and memory grow with T W, not T^2.
 
-Differs from masked attention in cost only: rows longer than the window are read in blocks of W slots, each over those beside it.
-Legend: R rows, S slots, s new slots, D width, H heads, W window.
+Differs from masked attention in cost only: rows longer than the window are read in blocks of W slots, each over its neighbours.
+Legend: B rows, T slots, T_new new slots, D width, H heads, W window.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palinode.base.visibility import Native
-from palinode.models.cost import LayerCost, sides_read
+from palinode.models.cost import LayerCost, attention_cost, sides_read
 from palinode.models.mixers.attention import Attention
 from palinode.models.mixers.base import Mixer, MixerConfig, Place, Reading
+from palinode.models.parts.linear import joined
 from palinode.models.parts.state import MixerState
 
 
@@ -39,7 +40,7 @@ class SlidingWindowConfig(MixerConfig):
 
 @dataclass(frozen=True)
 class WindowState(MixerState):
-    """A ring of the last W keys and values, (R, H, W, head width): slot t is at t mod W. And the joined maps of q, k and v."""
+    """A ring of the last W keys and values, (B, H, W, D / H), with slot i at i mod W, and the joined maps of q, k and v."""
 
     keys: Tensor
     values: Tensor
@@ -54,12 +55,12 @@ class WindowState(MixerState):
         return self.keys[:, :, at], self.values[:, :, at]
 
     def with_next(self, k: Tensor, v: Tensor) -> WindowState:
-        """The state after (R, H, s, head width) new ones, of which the last W are kept."""
+        """The state after (B, H, T_new, D / H) new keys and values, of which the last W are kept."""
         window, end = self.keys.shape[2], self.read + k.shape[2]
         at = torch.arange(max(self.read, end - window), end, device=k.device) % window
         self.keys[:, :, at] = k[:, :, -len(at) :].to(self.keys.dtype)
         self.values[:, :, at] = v[:, :, -len(at) :].to(self.values.dtype)
-        return WindowState(self.keys, self.values, end, self.weight, self.bias)
+        return replace(self, read=end)
 
 
 class SlidingWindow(Attention):
@@ -70,13 +71,13 @@ class SlidingWindow(Attention):
         self.window = window
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        q, k, v = self._by_head(x, reading, self._weight(), self._bias())
+        q, k, v = self._by_head(x, reading, *joined(*self._maps()))
         return self._windowed(q, k, v, reading.native)
 
     def begin(self, rows: int, slots: int) -> MixerState:
         shape = (rows, self.heads, self.window, self.head_width)
-        like = self.k.weight
-        return WindowState(like.new_zeros(shape), like.new_zeros(shape), 0, self._weight().detach(), self._bias())
+        like, (weight, bias) = self.k.weight, joined(*self._maps())
+        return WindowState(like.new_zeros(shape), like.new_zeros(shape), 0, weight.detach(), bias)
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
         assert isinstance(state, WindowState)
@@ -93,44 +94,31 @@ class SlidingWindow(Attention):
         return mixed, state.with_next(k, v)
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
-        width, sides = self.heads * self.head_width, sides_read(pairs, slots)
-        maps = 8.0 * width * width
-        blocks = -(-slots // self.window)
+        sides, blocks = sides_read(pairs, slots), -(-slots // self.window)
         computed = slots * slots if blocks == 1 else blocks * self.window**2 * (1 + sides)
-        cut = max(0, slots - self.window)  # slots that are out of sight of one who stands at the end
+        cut = max(0, slots - self.window)  # slots that the last slot does not see
         unseen = sides * cut * (cut + 1) // 2
-        return LayerCost(
-            executed=maps + 4.0 * width * computed / slots,
-            useful=maps + 4.0 * width * (pairs - unseen) / slots,
-            state_elements=2 * width * min(slots, self.window),
-        )
+        cost = attention_cost(self.width, slots, pairs - unseen, computed)
+        return replace(cost, state_elements=2 * self.width * min(slots, self.window))
 
     def reach_slots(self, native: Native) -> int | None:
         return self.window - 1
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, native: Native) -> Tensor:
-        """(R, S, D) from (R, H, S, head width)."""
+        """(B, T, D) from (B, H, T, D / H)."""
         rows, slots, window = len(q), q.shape[2], self.window
         if slots <= window:
             return self._mixed(q, k, v, None, is_causal=native == "causal")
         blocks, sides = -(-slots // window), (1, 1 if native == "full" else 0)
         visible = _block_mask(window, native, slots, blocks, q.device).repeat(rows, 1, 1, 1)
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(
-            _blocks(q, window, blocks, (0, 0)),
-            _blocks(k, window, blocks, sides),
-            _blocks(v, window, blocks, sides),
-            attn_mask=visible,
-            dropout_p=dropout,
-            scale=self.scale,
-        )
-        in_line = mixed.transpose(1, 2).reshape(rows, blocks * window, -1)[:, :slots]
-        out: Tensor = self.out(in_line)
-        return out
+        q = _blocks(q, window, blocks, (0, 0))
+        k, v = _blocks(k, window, blocks, sides), _blocks(v, window, blocks, sides)
+        mixed = self._attended(q, k, v, visible)
+        return self.out(mixed.transpose(1, 2).reshape(rows, blocks * window, -1)[:, :slots])
 
 
 def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tensor:
-    """(R, H, S, h) -> (R * blocks, H, W n, h): each block with so many neighbours before and after it, zeros beyond the ends."""
+    """(B, H, T, h) -> (B * blocks, H, W n, h): n blocks each: itself and its neighbours before and after, zeros beyond the ends."""
     before, after = sides
     padded = F.pad(x, (0, 0, before * window, (blocks + after) * window - x.shape[2]))
     alone = torch.unflatten(padded, 2, (-1, window))

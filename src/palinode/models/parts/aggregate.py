@@ -1,13 +1,13 @@
-"""Aggregations: each slot gets a weighted mean of the slots it may read, and all of them start as the plain mean.
+"""Aggregations: each slot gets a weighted mean of the slots that it may read. All of them start as the plain mean.
 
-    mean    1 / t                                           nothing to learn
+    mean    1 / (number of visible slots)                   nothing to learn
     window  softmax over the last W slots, by channel       (D, W) logits, start 0
-    ema     weight d^(t - k), normalised, by channel        d = sigmoid(a + s) / sigmoid(s), (D,) a, start 0: d = 1
+    ema     weight d^(i - j), normalised, by channel        d = sigmoid(a + s) / sigmoid(s), (D,) a, start 0: d = 1
     matrix  softmax over each row of a triangular matrix    (C, C) logits, start 0
 
-A sum over slots that is divided by the length of the row, and not by the slots that were added, would depend on what comes later.
-Beside causal rows, `mean` and `matrix` take any visibility; `window` and `ema` have an order.
-Legend: R rows, S slots, D width, W window, C longest row.
+The sums are divided by the slots that were added, not by the length of the row: they would otherwise depend on later slots.
+`mean` and `matrix` take any visibility, `window` and `ema` causal rows only.
+Legend: B rows, T slots, D width, W window, C longest row.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SMALLEST = 1e-30  # of a sum of weights
 
 
 class Aggregate(OwnStart):
-    """(R, S, D) -> (R, S, D), in the dtype it is given."""
+    """(B, T, D) -> (B, T, D), in the dtype it is given."""
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        """Slot t of the result depends on the slots that the reading allows it."""
+        """Slot i of the result depends on the slots that the reading allows it."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(x, reading)")
 
     def flops_per_slot(self, slots: int) -> float:
@@ -58,7 +58,7 @@ class Mean(Aggregate):
 
 
 class ByLag(Aggregate):
-    """Weights that depend on the channel and on how far back a slot lies, normalised over the slots that there are."""
+    """Weights that depend on the channel and on how far back a slot lies, normalised over the slots of the row so far."""
 
     def __init__(self, width: int, longest: int, kind: AggregateKind):
         super().__init__()
@@ -67,22 +67,22 @@ class ByLag(Aggregate):
         self.width = width
 
     def log_weights(self, lags: int) -> Tensor:
-        """(D, lags), the slot itself first; at most about 20 apart from each other upwards."""
+        """(D, lags), lag 0 first; no entry is more than about 20 above another one before it."""
         raise NotImplementedError(f"{type(self).__name__} must define log_weights(lags)")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         if reading.native != "causal":
             raise BadInput(
-                f"{self.kind!r} has an order, but rows are read with another visibility",
+                f"{self.kind!r} needs causal rows, but rows are read with another visibility",
                 field="model.embedding_loss.aggregate",
-                hint="mean and matrix take any",
+                hint="mean and matrix take any visibility",
             )
         slots = x.shape[1]
         lags = min(self.longest, slots)
         weights = self.log_weights(lags).to(x.dtype).exp()
         summed = F.conv1d(F.pad(x.mT, (lags - 1, 0)), weights.flip(1)[:, None], groups=self.width)
-        there = F.pad(weights, (0, slots - lags)).cumsum(1)  # (D, S): the weights of the slots 0..t
-        return (summed / there.clamp_min(SMALLEST)).mT
+        total = F.pad(weights, (0, slots - lags)).cumsum(1)  # (D, T): the sum of the weights up to each slot
+        return (summed / total.clamp_min(SMALLEST)).mT
 
     def flops_per_slot(self, slots: int) -> float:
         return 2.0 * self.width * min(self.longest, slots)
@@ -115,7 +115,7 @@ class Ema(ByLag):
 
 
 class Matrix(Aggregate):
-    """A learned weight for every pair of slots, normalised over what each slot may read."""
+    """A learned weight for every pair of slots, normalised over the slots that each slot may read."""
 
     def __init__(self, longest: int):
         super().__init__()
@@ -138,12 +138,12 @@ class Matrix(Aggregate):
         return logits.softmax(-1) @ x
 
     def flops_per_slot(self, slots: int) -> float:
-        """Of (S, S) by (S, D), for each unit of width."""
+        """FLOPs of the product of (T, T) and (T, D), for each unit of width."""
         return 2.0 * slots
 
 
 def aggregate_of(kind: AggregateKind, width: int, longest: int, window_slots: int | None) -> Aggregate:
-    """The aggregation of this name; a window without a length holds the whole row."""
+    """The aggregation of this name; a window without a length covers the whole row."""
     if kind == "window":
         return Window(width, min(window_slots or longest, longest))
     if kind == "ema":

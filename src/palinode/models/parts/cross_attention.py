@@ -1,124 +1,80 @@
 """Cross-attention: the slots of one stack read the states of another, at the same positions and with the same visibility.
 
-Slot t reads the memory's slots s <= t in causal rows: the memory was read causally itself, but its later slots know later tokens.
-Legend: R rows, S slots, s new slots, D width.
+In causal rows slot i reads slots j <= i of the memory: a later state of the memory has read later tokens.
+Legend: B rows, T slots, T_new new slots, D width, H heads.
 """
 
 from __future__ import annotations
-
-import math
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from palinode.models.cost import LayerCost
-from palinode.models.mixers.base import Reading
-from palinode.models.parts.linear import Linear
+from palinode.models.mixers.attention import Heads
+from palinode.models.mixers.base import Place, Reading
+from palinode.models.parts.exact import exact
 from palinode.models.parts.own_start import OwnStart
-from palinode.models.parts.state import KeysValues, chunk_mask, continues
+from palinode.models.parts.state import JoinedState, chunk_mask, continues
 
 
-@dataclass(frozen=True)
-class CrossState:
-    """Keys and values of the memory, (R, heads, C, head width), and the joined maps of k and v: one product a slot, not two."""
-
-    kept: KeysValues
-    weight: Tensor
-    bias: Tensor | None
-
-
-class CrossAttention(OwnStart):
-    """softmax(q k^T / sqrt(head width)) v with q from x and k, v from the memory, over `heads` heads of width D / heads.
+class CrossAttention(Heads):
+    """softmax(q k^T / sqrt(head width)) v with q from x and k, v from the memory.
 
     q and k are turned by the same positions where the model has rotary ones.
 
     Args:
-        gated: what it gives is multiplied by tanh(gate), a learned number that starts at 0.
+        gated: the output is multiplied by tanh(gate), a learned number that starts at 0.
     """
 
-    def __init__(self, width: int, heads: int, *, bias: bool, dropout: float, gated: bool):
-        super().__init__()
-        self.heads = heads
-        self.width = width
-        self.dropout = dropout
-        self.q = Linear(width, width, bias=bias)
-        self.k = Linear(width, width, bias=bias)
-        self.v = Linear(width, width, bias=bias)
-        self.out = Linear(width, width, bias=bias, role="residual")
+    def __init__(self, place: Place, *, gated: bool):
+        super().__init__(place)
         self.gate = nn.Parameter(torch.empty(1)) if gated else None
 
     def forward(self, x: Tensor, memory: Tensor, reading: Reading) -> Tensor:
-        """(R, S, D) of the reading stack and (R, S, D) of the memory -> (R, S, D)."""
+        """(B, T, D) of the reading stack and (B, T, D) of the memory -> (B, T, D)."""
         k, v = self._by_head(self.k(memory)), self._by_head(self.v(memory))
         q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
-        return self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal")
+        return self._gated(self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal"))
 
     def can_step(self) -> bool:
         """Whether `extend` continues what `forward` does."""
         return continues(self, "forward")
 
-    def begin(self, rows: int, slots: int) -> CrossState:
-        """What is kept of the memory before its first slot."""
-        kept = KeysValues.empty(self.k.weight, (rows, self.heads, slots), self.width // self.heads)
-        weight = torch.cat((self.k.weight, self.v.weight)).detach()
-        if self.k.bias is None or self.v.bias is None:
-            return CrossState(kept, weight, None)
-        return CrossState(kept, weight, torch.cat((self.k.bias, self.v.bias)).detach())
+    def begin(self, rows: int, slots: int) -> JoinedState:
+        """The state before the first slot of the memory."""
+        return self.empty_state(rows, slots, (self.k, self.v))
 
-    def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: CrossState) -> tuple[Tensor, CrossState]:
-        """The next (R, s, D) slots, from the same slots of the memory and those before, and the state after them."""
+    def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: JoinedState) -> tuple[Tensor, JoinedState]:
+        """(B, T_new, D) of the next slots of both stacks -> (B, T_new, D), and the next state."""
         before = state.kept.filled
         k, v = F.linear(memory, state.weight, state.bias).view(*memory.shape[:2], 2, self.heads, -1).unbind(2)
         q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
-        kept = state.kept.with_next(k, v)
-        out = self._mixed(q, *kept.seen(), chunk_mask(before, x.shape[1], x.device), is_causal=before == 0)
-        return out, CrossState(kept, state.weight, state.bias)
-
-    def cost(self, slots: int, pairs: int) -> LayerCost:
-        """As of self-attention: the four maps, and scores and values of the pairs."""
-        maps = 8.0 * self.width * self.width
-        return LayerCost(
-            executed=maps + 4.0 * self.width * slots,
-            useful=maps + 4.0 * self.width * pairs / slots,
-            state_elements=2 * self.width * slots,
-        )
+        after = state.with_next(k, v)
+        mask = chunk_mask(before, x.shape[1], x.device)
+        return self._gated(self._mixed(q, *after.kept.seen(), mask, is_causal=before == 0)), after
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         parameter.zero_()
 
     def _placed(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """(R, S, heads, head width) turned by their positions -> (R, heads, S, head width)."""
+        """(B, T, H, D / H), with q and k turned by their positions -> (B, H, T, D / H)."""
         if reading.rotary is not None:
-            exact = torch.promote_types(q.dtype, torch.float32)
-            q, k = (reading.rotary.turn(one.to(exact)).to(v.dtype) for one in (q, k))
+            q, k = (reading.rotary.turn(exact(one)).to(v.dtype) for one in (q, k))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
-    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-        """(R, S, D): the values read, the output map and the gate."""
-        mixed = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=is_causal,
-            scale=1 / math.sqrt(self.width // self.heads),
-        )
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+    def _gated(self, out: Tensor) -> Tensor:
         return out if self.gate is None else out * torch.tanh(self.gate)
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(R, S, D) -> (R, S, heads, D / heads)."""
+        """(B, T, D) -> (B, T, H, D / H)."""
         return x.view(*x.shape[:2], self.heads, -1)
 
 
 class Memory(OwnStart):
-    """Which state of the encoder is read: the last one, or a softmax-weighted mean of those after each of its blocks.
+    """Which state of the encoder is read: the last one, or a softmax-weighted mean of the states after each of its blocks.
 
     Args:
-        depths: how many states there are to weigh; None: the last one.
+        depths: how many states are weighed; None: the last state is read.
     """
 
     def __init__(self, depths: int | None):
@@ -126,7 +82,7 @@ class Memory(OwnStart):
         self.logits = None if depths is None else nn.Parameter(torch.empty(depths))
 
     def forward(self, states: list[Tensor]) -> Tensor:
-        """(R, S, D) from the (R, S, D) after each block of the encoder."""
+        """(B, T, D) from the (B, T, D) after each block of the encoder."""
         if self.logits is None:
             return states[-1]
         mixed = states[0] * self.logits.softmax(0)[0]

@@ -1,7 +1,7 @@
 """Distances between slots, for attention whose scores fall linearly with distance.
 
-Made once for each pass in float32 or better, from 0..S-1 at the current length: the published table was made in bf16, where
-integers above 256 are rounded, and cut from a longer one, so 32 distances had 9 values. Legend: S slots.
+The tables are made for each pass in float32 or better, at the length of its rows. (The published table was made in bf16, where
+integers above 256 are rounded, and cut from a longer one, so that 32 distances had 9 values.) Legend: T slots.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ SLOPE_BITS = 8  # the slopes of a power of two of heads run down to 2^-8
 
 @dataclass(frozen=True)
 class DistanceTable:
-    """Both (S, S), or the last rows of it: minus |i - j|, and the wall: 0 where slot i may read slot j, -inf elsewhere."""
+    """Two tables (T, T), or their last rows: -|i - j|, and the wall, which is 0 where slot i may read slot j and -inf elsewhere."""
 
     minus_distance: Tensor
     wall: Tensor
 
     def bias(self, slope: Tensor) -> Tensor:
-        """(S, S): -slope |i - j| for what may be read, the same rule in every direction; the gradient reaches the slope."""
+        """(T, T): -slope |i - j| where slot i may read slot j, else -inf; the slope gets a gradient."""
         return torch.addcmul(self.wall, self.minus_distance, slope)
 
 
 def alibi_slopes(heads: int) -> list[float]:
     """Fixed slopes of H heads: 2^(-8 h / H), h = 1..H.
 
-    Where H is no power of two: those of the next lower one, then every other one of twice it.
+    Where H is not a power of two: the slopes of the next lower power, then every other slope of twice that power.
 
     Source: Press, Smith and Lewis, Train short, test long (2022).
     """
@@ -47,8 +47,8 @@ def distance_table(
     """The table of rows of this length.
 
     Args:
-        mask: (S, S) boolean, when native is `mask`.
-        first: the table's rows are those of slots first..S-1.
+        mask: (T, T) boolean, when native is `mask`.
+        first: the table has the rows of slots first..T-1.
     """
     slot = torch.arange(slots, device=device, dtype=dtype)
     wall = torch.zeros(slots - first, slots, device=device, dtype=dtype)

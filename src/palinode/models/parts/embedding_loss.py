@@ -1,16 +1,17 @@
-"""The embedding loss: the encoder's state at a slot is drawn towards the mean of the embeddings up to it. In training only.
+"""The embedding loss: it pulls the encoder's state at a slot towards the mean of the embeddings up to that slot. In training only.
 
-A_t = mean of N_a(x_0), .., N_a(x_t); z_t = N_b(o_t); the loss is how far apart they are, over all rows and slots, with x the
+A_i = mean of N_a(x_0), .., N_a(x_i); z_i = N_b(o_i); the loss is the distance of A and z over all rows and slots, with x the
 embeddings (positions and dropout included) and o the encoder's last state, without a norm.
 
-Two ways lead to 0 without any agreement, and the defaults close both. Norms with a learned gain (published) can be shut: on two
-unrelated random tensors the loss falls from 1.07 to 4e-9 in 2000 steps of Adam; the published values of 4e-9 are that collapse and
-say nothing of the states. And a vector that all slots come to share, which the encoder's state inherits through the residual
-stream, is all that a norm leaves once it is large: so each side is first rid of its mean over the slots seen (`centred`). A
-variance floor can hold both sides open as well, and every step measures the same score on shuffled pairs (`models/auxiliary.py`).
-Source: yiphei's autoregressive encoder-decoder, from its formulas. Differs in: norms without gain (`norm_affine` = true has
-them), centring (`centred` = false is without), no norm is made that nothing uses, log-cosine is clamped.
-Legend: R rows, S slots, D width, C longest row.
+The loss can reach 0 in two ways without any agreement; the defaults prevent both. First, norms with a learned gain (published) can
+set it to 0: on two unrelated random tensors the loss falls from 1.07 to 4e-9 in 2000 steps of Adam. The published values of 4e-9
+are that collapse and say nothing about the states. Second, all slots can come to share one vector, which the encoder's state
+inherits through the residual stream; once it is large, a norm leaves nothing else. So the mean over the visible slots is first
+subtracted from each side (`centred`). A variance floor can also keep both sides from vanishing, and every step measures the same
+score on shuffled pairs (`models/auxiliary.py`).
+Source: yiphei's autoregressive encoder-decoder, from its formulas. Differs in: norms without gain (`norm_affine = true` has gains);
+centring (`centred = false` has none); no unused norm; a clamped log-cosine.
+Legend: B rows, T slots, D width, C longest row.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from palinode.models.parts.exact import exact
 from palinode.models.parts.norm import LAYER_NORM_EPSILON, Norm
 
 Score = Literal["mse", "cosine", "log_cosine", "infonce"]
-LEAST_LOG = 1e-6  # log-cosine's argument is not below it
+LEAST_LOG = 1e-6  # the smallest argument of the logarithm in log-cosine
 VARIANCE_EPSILON = 1e-4  # under the root of the variance floor
-CENTRED_EPSILON = 1e-8  # of norms of centred states: nothing is gained by making what is left of them small
-INFONCE_PAIRS = 256  # pairs that are told apart from each other: one right answer among so many
+CENTRED_EPSILON = 1e-8  # of norms of centred states: so small that making these states small does not lower the loss
+INFONCE_PAIRS = 256  # pairs in a group: one right answer among so many
 
 
 class EmbeddingLoss(Config):
@@ -43,14 +44,13 @@ class EmbeddingLoss(Config):
         score: `mse`; `cosine` mean of 1 - (c + 1) / 2; `log_cosine` mean of -log((c + 1) / 2); `infonce`: which of up to 256 pairs
             of rows and slots belong together, by cosine / temperature.
         coefficient: what it is multiplied by in the loss.
-        detach: the side no gradient goes through: the `input` embeddings, the `encoder`, or `none`.
-        input_norm: of the embeddings `before` or `after` the mean, or `none`.
+        detach: the side that gets no gradient: the `input` embeddings, the `encoder`, or `none`.
+        input_norm: a norm of the embeddings `before` or `after` the mean, or `none`.
         output_norm: a norm of the encoder's state.
-        norm_affine: these norms learn gain and shift: the loss can then be made 0 by making both sides vanish.
-        centred: each side is first taken less its mean over the slots that its own slot may see (for causal rows those up to it, so
-            that nothing later is read; the first slot is left with 0). Without it the loss can be made 0 by one vector that all
-            slots share.
-        aggregate, window_slots: the mean, or something learned that starts as it (`parts/aggregate.py`).
+        norm_affine: these norms learn gain and shift; the loss can then reach 0 because both sides vanish.
+        centred: from each side its mean over the visible slots is subtracted first (in causal rows the slots up to the slot itself;
+            the first slot becomes 0). Without it the loss can reach 0 because all slots share one vector.
+        aggregate, window_slots: the mean, or a learned aggregation that starts as the mean (`parts/aggregate.py`).
         variance_floor: mu mean_d max(0, 1 - sqrt(variance_d + 1e-4)) is added for both sides.
         temperature: of `infonce`.
     """
@@ -79,7 +79,7 @@ class EmbeddingLoss(Config):
 
 
 class EmbeddingTerm(PairTerm):
-    """The loss of embeddings (left) and encoder states (right), float32 or better, with what shows its collapse."""
+    """The loss of embeddings (left) and encoder states (right), float32 or better, with measurements that show a collapse."""
 
     def __init__(self, config: EmbeddingLoss, width: int, longest: int):
         super().__init__()
@@ -139,19 +139,19 @@ class EmbeddingTerm(PairTerm):
         }
 
     def _centred(self, x: Tensor, reading: Reading) -> Tensor:
-        """Less the mean of what each slot may see. A slot that sees itself alone is left with 0."""
+        """The states less their mean over the slots that each slot may see. A slot that sees itself alone becomes 0."""
         return x - self.mean(x, reading) if self.config.centred else x
 
 
 def shuffled(states: Tensor) -> Tensor:
-    """(R, S, D) with each row in the place of the next one; a single row is turned by half its slots. No random number is drawn."""
+    """(B, T, D) with each row moved to the place of the next; a single row is rotated by half its slots. Nothing is random."""
     return states.roll(1, 0) if len(states) > 1 else states.roll(max(1, states.shape[1] // 2), 1)
 
 
 def infonce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
-    """Mean nats of telling which of the others each one belongs to, both ways, for (N, D) pairs.
+    """Mean nats of finding the partner of each of (pairs, D) vectors among the others of its group, in both directions.
 
-    The pairs are dealt into groups of at most 256, evenly over rows and slots, and told apart within their group.
+    The pairs are split into groups of at most 256, evenly over rows and slots.
     """
     groups = -(-len(left) // INFONCE_PAIRS)
     left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
@@ -180,7 +180,7 @@ def _norm(config: EmbeddingLoss, width: int) -> Norm:
 
 
 def _normed(x: Tensor, norm: Norm | None) -> Tensor:
-    """Slots of which nothing is left get no gradient: there a norm's slope is 1 / sqrt(epsilon)."""
+    """The normed states. Slots that are 0 get no gradient: the slope of a norm is 1 / sqrt(epsilon) there."""
     if norm is None:
         return x
     normed: Tensor = norm(x)

@@ -9,8 +9,16 @@ from torch import Tensor
 
 
 def exact(x: Tensor) -> Tensor:
-    """The tensor in float32, or better where it is already."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    """The tensor in float32, or in its own dtype where that is better."""
+    return x.to(exact_dtype(x))
+
+
+def exact_dtype(*tensors: Tensor) -> torch.dtype:
+    """Float32, or the best dtype among these tensors where that is better."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
 
 
 def exact_products(like: Tensor) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from palinode.models.parts.linear import BlockLinear, Linear
+from palinode.models.parts.linear import BlockLinear, Linear, Slotwise
 
 MlpKind = Literal["gelu", "relu2", "swiglu", "block_diagonal", "none"]
 SWIGLU_MULTIPLE = 64  # hidden widths are rounded up to this
@@ -20,8 +20,10 @@ class Mlp(nn.Module):
     `gelu`: W2 gelu(W1 x), the exact erf form. `relu2`: W2 relu(W1 x)^2. `swiglu`: W2 (silu(Wg x) * W1 x), whose hidden width
     is two thirds of the others', so that the parameters are about equal. `block_diagonal`: W2 (gelu(a) * b), where [a, b] = W1 x
     and both matrices are block-diagonal, without a shuffle between: each block of a or b comes from one block of x. W1 has no
-    bias. A block without an MLP (`none`) makes none of these.
+    bias. A block with `none` has no MLP.
     """
+
+    __call__: Slotwise
 
     def __init__(self, width: int, kind: MlpKind, mult: float, *, bias: bool, blocks: int = 1):
         super().__init__()
@@ -47,8 +49,7 @@ class Mlp(nn.Module):
             active = F.silu(self.gate(x)) * up
         else:
             active = F.gelu(up) if self.kind == "gelu" else relu2(up)
-        out: Tensor = self.down(active)
-        return out
+        return self.down(active)
 
     def flops_per_slot(self) -> float:
         """Forward FLOPs of the matrix products for one slot."""

@@ -1,20 +1,19 @@
-"""A diagonal state-space layer's kernel: a sum of decaying oscillations, kappa_l = 2 Re sum over n of weight_n multiplier_n^l.
+"""Diagonal state-space layers: the kernel is a sum of decaying oscillations, kappa_l = 2 Re sum over n of weight_n multiplier_n^l.
 
-The state is x_t = multiplier x_(t-1) + u_t for each pair of conjugate modes, the output 2 Re sum weight x_t: the convolution of u
-with kappa. Input and output maps are folded into the weights. Powers are made in float64 from the exponents, as the phase of a
-fast mode grows to thousands of radians (float32 would be wrong by 1e-3 of a turn at slot 100); what is summed is float32 or better.
-Legend: R rows, s new slots, S slots, G systems, n pairs of modes.
+Each pair of conjugate modes has the state x_t = multiplier x_(t-1) + u_t; the output 2 Re sum weight x_t is the convolution of u
+with kappa. Input and output maps are folded into the weights. Powers are made in float64 from the exponents: the phase of a fast
+mode grows to thousands of radians, and float32 would be wrong by 1e-3 of a turn at slot 100. Sums are float32 or better.
+Legend: B rows, T slots, T_new new slots, G systems, N numbers of state, n = N / 2 pairs of modes, c channels.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from palinode.models.parts.exact import exact_products
 from palinode.models.parts.fft_conv import causal_conv
@@ -22,7 +21,7 @@ from palinode.models.parts.state import MixerState
 
 Frequencies = Literal["inverse", "linear"]
 START_DECAY = 0.5 + 1e-4  # as published
-BLOCK_SLOTS = 128  # slots that are read at once from a state: its tables are G x 2n x 128 numbers
+BLOCK_SLOTS = 128  # slots read at once from a state; its tables are G x 2n x 128 numbers
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,10 @@ class Modes:
     dtype: torch.dtype
 
     def kernel(self, slots: int) -> Tensor:
-        """(G, S) real taps 0..S-1.
+        """(G, T) real taps 0..T-1.
 
-        l = a b + r for b about sqrt(S): powers of two short ranges are made, and multiplied as matrices. That takes
-        4 G n sqrt(S) exponentials instead of 2 G n S, and no memory for S powers of n modes.
+        A lag is l = a b + r with b about sqrt(T): the powers for a b and for r are made and multiplied as matrices. That takes
+        4 G n sqrt(T) exponentials instead of 2 G n T, and no memory for T powers of n modes.
         """
         size = math.isqrt(slots - 1) + 1
         starts = self._powers(torch.arange(0, slots, size, device=self.exponent.device), self.weight)
@@ -47,15 +46,15 @@ class Modes:
         return 2 * kernel.flatten(-2)[..., :slots]
 
     def answer(self, slots: int) -> Tensor:
-        """(G, 2n, s): what a state says of the s slots after it, if nothing more came in; multiplies (real, imaginary) parts."""
+        """(G, 2n, T_new): (real, imaginary) parts of a state -> the outputs of the next T_new slots, without further input."""
         return 2 * _opposed(self._powers(torch.arange(1, slots + 1, device=self.exponent.device), self.weight))
 
     def arrival(self, slots: int) -> Tensor:
-        """(G, 2n, s): what inputs of s slots leave in the state after them."""
+        """(G, 2n, T_new): the inputs of T_new slots -> their part of the state after these slots."""
         return self._powers(torch.arange(slots - 1, -1, -1, device=self.exponent.device))
 
     def over(self, slots: int) -> Tensor:
-        """(G, n, 2): multiplier^s."""
+        """(G, n, 2): multiplier^slots, as (real, imaginary) pairs."""
         return torch.view_as_real(torch.exp(self.exponent * slots)).to(self.dtype)
 
     def _powers(self, lags: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -67,9 +66,9 @@ class Modes:
 
 @dataclass(frozen=True)
 class ModeState(MixerState):
-    """(R, G, c, n, 2) states of c channels of each system, and the layer as it is: making it anew costs more than a slot.
+    """(B, G, c, n, 2) states of c channels of each system, and the discretised layer: making it again costs more than a slot.
 
-    The kernel (G, 128) and the tables of a block are for reading many slots at once.
+    The kernel (G, 128) serves to read many slots at once.
     """
 
     state: Tensor
@@ -80,7 +79,7 @@ class ModeState(MixerState):
 
     @classmethod
     def empty(cls, modes: Modes, rows: int, channels: int = 1) -> ModeState:
-        """Nothing read."""
+        """The state before the first slot."""
         systems, count = modes.exponent.shape
         modes = Modes(modes.exponent.detach(), modes.weight.detach(), modes.dtype)
         state = torch.zeros(rows, systems, channels, count, 2, dtype=modes.dtype, device=modes.exponent.device)
@@ -88,7 +87,7 @@ class ModeState(MixerState):
         return cls(state, modes, modes.over(1), weight, modes.kernel(BLOCK_SLOTS))
 
     def extend(self, u: Tensor) -> tuple[Tensor, ModeState]:
-        """(R, G, c, s) outputs of the next (R, G, c, s) inputs, and the state after them."""
+        """(B, G, c, T_new) of the next inputs -> as many outputs, and the next state."""
         u, parts, held = u.to(self.state.dtype), [], self
         for block in torch.split(u, BLOCK_SLOTS, -1):
             y, held = held._step(block) if block.shape[-1] == 1 else held._block(block)
@@ -124,20 +123,8 @@ def complex_of(pair: Tensor) -> Tensor:
     return torch.view_as_complex(pair.to(torch.float64))
 
 
-def exact_dtype(parameter: Tensor) -> torch.dtype:
-    """float32, or better where the parameter is."""
-    return torch.promote_types(parameter.dtype, torch.float32)
-
-
-def exponents(log_step: Tensor, log_decay: Tensor, frequency: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(step, A, step A) in float64 from log step (G,), log(-Re A) and Im A, (n,) or (G, n); A = -exp(log decay) + i frequency."""
-    step = log_step.double().exp()[:, None]
-    poles = torch.complex(-log_decay.double().exp(), frequency.double())
-    return step, poles, step * poles
-
-
 def _opposed(parts: Tensor) -> Tensor:
-    """(.., 2n, k) with the imaginary half negated: so that a plain product of two such tables is the real part of theirs."""
+    """(.., 2n, k) with the imaginary half negated: its plain product with another table is the real part of the complex product."""
     real, imaginary = parts.chunk(2, -2)
     return torch.cat((real, -imaginary), -2)
 
@@ -153,40 +140,5 @@ def start_poles(pairs: int, frequencies: Frequencies) -> tuple[Tensor, Tensor]:
     """Real and imaginary part of A, (n,) float64, at the start: -(1/2 + 1e-4) + i frequency."""
     index, state = torch.arange(pairs, dtype=torch.float64), 2 * pairs
     inverse = state / math.pi * (state / (2 * index + 1) - 1)
-    return torch.full((pairs,), -START_DECAY, dtype=torch.float64), (
-        inverse if frequencies == "inverse" else math.pi * index
-    )
-
-
-def start_mode(
-    name: str, parameter: Tensor, frequencies: Frequencies, steps: tuple[float, float], rng: Generator
-) -> None:
-    """Fill log_step, log_decay or frequency.
-
-    Raises:
-        ValueError: it is none of the three.
-    """
-    if name == "log_step":
-        parameter.uniform_(math.log(steps[0]), math.log(steps[1]), generator=rng)
-    elif name == "log_decay":
-        parameter.fill_(math.log(START_DECAY))
-    elif name == "frequency":
-        parameter.copy_(start_poles(parameter.shape[-1], frequencies)[1])
-    else:
-        raise ValueError(f"{name} is no parameter of the modes")
-
-
-def open_modes(
-    log_step: Tensor, log_decay: Tensor, frequency: Tensor, readers: Iterable[Tensor], gain: float, rng: Generator
-) -> None:
-    """Steps near .1, decays near .1: a half is left after 70 slots. Readers (weights C) of variance gain^2 / n."""
-
-    def noise(like: Tensor) -> Tensor:
-        return torch.randn(like.shape, generator=rng, dtype=like.dtype).to(like.device)
-
-    for parameter in (log_step, log_decay):
-        parameter.copy_(math.log(0.1) + 0.1 * noise(parameter))
-    lines = math.pi * torch.arange(frequency.shape[-1], dtype=frequency.dtype, device=frequency.device)
-    frequency.copy_(lines + 0.1 * noise(frequency))
-    for reader in readers:
-        reader.copy_(gain / math.sqrt(2 * log_decay.shape[-1]) * noise(reader))
+    chosen = inverse if frequencies == "inverse" else math.pi * index
+    return torch.full((pairs,), -START_DECAY, dtype=torch.float64), chosen

@@ -1,10 +1,10 @@
-"""Positional subtraction: from the state of slot t the position of slot t + 1, which it predicts, is taken away.
+"""Positional subtraction: the position of slot i + 1, which slot i predicts, is subtracted from the state of slot i.
 
-z_t <- z_t - P[t + 1], then one more norm where asked. With a tied head this gives each position a bias on every token, of rank D:
-logits = E z_t - E P[t + 1]. P is the model's own table of positions, which then has one row more (row 0 is never subtracted, the
-last row is never an input), or a table of its own: the control that tells the bias from the sharing.
+z_i <- z_i - P[i + 1], then one more norm if set. With a tied head this gives each position a bias on every token, of rank D:
+logits = E z_i - E P[i + 1]. P is the model's table of positions, which then has one more row (row 0 is never subtracted, the
+last row is never an input), or a separate table: a control that separates the effect of the bias from that of sharing.
 Source: yiphei's autoregressive encoder-decoder, as read in its description.
-Legend: S slots, D width.
+Legend: T slots, D width.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ SubtractTable = Literal["shared", "separate"]
 
 
 class NextPosition(nn.Module):
-    """(.., S, D) -> (.., S, D).
+    """(.., T, D) -> (.., T, D).
 
     Args:
-        rows: of a table of its own, whose row t is taken from slot t; None: the caller hands the table of positions over.
-        norm: what follows, if anything.
+        rows: of a separate table, whose row i is subtracted from slot i; None: the caller passes the table of positions.
+        norm: the norm after the subtraction, if any.
     """
 
     def __init__(self, width: int, *, rows: int | None, norm: Norm | None):
@@ -36,9 +36,11 @@ class NextPosition(nn.Module):
         self.norm = norm
 
     def forward(self, states: Tensor, shared: Table | None, positions: Tensor | None = None) -> Tensor:
-        """Args:
-        shared: the table of positions where there is no own one: its row t + 1 is taken from slot t.
-        positions: (S,) of these slots; default 0..S-1.
+        """The states less the next positions.
+
+        Args:
+            shared: the table of positions where there is no separate one: its row i + 1 is subtracted from slot i.
+            positions: (T,) of these slots; default 0..T-1.
         """
         slots = states.shape[-2]
         if self.table is not None:
@@ -46,14 +48,14 @@ class NextPosition(nn.Module):
         else:
             assert shared is not None
             taken = shared.weight[1 : slots + 1] if positions is None else shared.weight[positions + 1]
-        out: Tensor = states - taken
+        out = states - taken
         return out if self.norm is None else self.norm(out)
 
 
 def next_position_of(
     subtract: SubtractPosition, table: SubtractTable, width: int, longest: int, norm: Callable[[], Norm]
 ) -> NextPosition | None:
-    """What these options ask for."""
+    """The module of these options, if they set one."""
     if subtract == "none":
         return None
     rows = longest if table == "separate" else None
@@ -64,7 +66,7 @@ def refuse_long_rows(slots: int, longest: int, position: Table | None, next_posi
     """Refuse rows beyond a table of positions, of a model that has one.
 
     Raises:
-        BadInput: naming the field that says so.
+        BadInput: naming the field of that table.
     """
     if slots > longest and (position is not None or next_position is not None):
         field = "model.position" if position is not None else "model.subtract_table"
@@ -72,7 +74,7 @@ def refuse_long_rows(slots: int, longest: int, position: Table | None, next_posi
 
 
 def refuse_subtraction(subtract: SubtractPosition, table: SubtractTable, learned: bool) -> None:
-    """Refuse a table that there is not, or that nothing reads.
+    """Refuse a shared table that does not exist, and a table that nothing reads.
 
     Raises:
         ValueError: naming the field.
@@ -81,5 +83,5 @@ def refuse_subtraction(subtract: SubtractPosition, table: SubtractTable, learned
         raise ValueError(f"subtract_table is {table!r}, but subtract_position is 'none'")
     if subtract != "none" and table == "shared" and not learned:
         raise ValueError(
-            'subtract_table: there is no table of learned positions to share; set subtract_table = "separate"'
+            'subtract_table: the model has no table of learned positions to share; set subtract_table = "separate"'
         )

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from palinode.models.parts.linear import Slotwise
+
 NormKind = Literal["layer", "rms"]
 LAYER_NORM_EPSILON = 1e-5
 
@@ -19,8 +21,10 @@ class Norm(nn.Module):
     (epsilon of the dtype). A shift belongs to `layer` alone.
 
     Args:
-        epsilon: of `layer`: a variance near it and below is not brought to 1.
+        epsilon: of `layer`: variances near it and below are not scaled to 1.
     """
+
+    __call__: Slotwise
 
     def __init__(
         self, width: int, kind: NormKind, *, gain: bool, shift: bool = False, epsilon: float = LAYER_NORM_EPSILON

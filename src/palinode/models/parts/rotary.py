@@ -2,6 +2,7 @@
 
 The pairs are (i, i + half): y1 = x1 cos + x2 sin, y2 = x2 cos - x1 sin. Tables are made in float64 at every pass (a few
 microseconds) and used in float32 or better, so that no cast of the model can round a position.
+Legend: T slots, H heads, D / H head width.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ HALF_SLOWEST = 1 / 1024  # radians per slot of the slowest turning pair of `half
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """cos and signed sin, each (S, 1, head width), ready for (..., S, heads, head width)."""
+    """cos and signed sin, each (T, 1, D / H), ready for (..., T, H, D / H)."""
 
     cos: Tensor
     sin: Tensor
 
     def turn(self, x: Tensor) -> Tensor:
-        """Rotate (..., S, heads, head width) by the positions of the S slots."""
+        """Rotate (..., T, H, D / H) by the positions of the T slots."""
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 
     def part(self, first: int, end: int) -> RotaryTable:
-        """The table of positions first..end - 1 of this one."""
+        """The part of the table for positions first..end - 1."""
         return RotaryTable(self.cos[first:end], self.sin[first:end])
 
 
@@ -36,9 +37,9 @@ def rotary_table(positions: Tensor, head_width: int, kind: RotaryKind, base: flo
     """The table of these positions.
 
     Args:
-        positions: (S,) slot positions.
+        positions: (T,) slot positions.
         kind: `full` turns every pair, by base^(-2i / head_width) radians a slot; `half` turns half of the pairs,
-            geometrically from 1 to 1/1024 radians a slot, and leaves the others still.
+            geometrically from 1 to 1/1024 radians a slot, and not the others.
     """
     angles = positions.to(torch.float64)[:, None] * _radians_per_slot(head_width, kind, base, positions.device)
     cos, sin = angles.cos(), angles.sin()

@@ -1,10 +1,10 @@
 """The recurrence h_t = decay_t h_(t-1) + added_t, elementwise, for every slot of a row.
 
-Rows are cut into about sqrt(S) chunks of sqrt(S) slots. All chunks run side by side from a state of zero; then the state before
-each chunk is carried in, times the product of the decays since. Only products of decays are ever made: with decays in [0, 1] they
-vanish and never overflow, whereas exp(-sum log decay), which a cumulative sum needs, is infinite after a few hundred slots.
-Backward is the same recurrence from the other end and keeps decay and h alone.
-Legend: R rows, S slots.
+Rows are cut into about sqrt(T) chunks of sqrt(T) slots. All chunks run in parallel from a state of zero; then the state before each
+chunk is added, times the product of the decays since. The code makes only products of decays: with decays in [0, 1] these vanish
+and never overflow, whereas exp(-sum log decay), which a cumulative sum needs, is infinite after a few hundred slots. Backward is
+the same recurrence from the other end and keeps only decay and h.
+Legend: B rows, T slots.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from torch.autograd.function import FunctionCtx
 
 
 def linear_scan(decay: Tensor, added: Tensor, first: Tensor | None = None) -> Tensor:
-    """(R, S, ..) states after each slot.
+    """(B, T, ..) states after each slot.
 
     Args:
-        decay, added: (R, S, ..), of one shape and dtype; decays in [0, 1].
-        first: (R, ..) the state before the first slot, 0 by default.
+        decay, added: (B, T, ..), of one shape and dtype; decays in [0, 1].
+        first: (B, ..) the state before the first slot, 0 by default.
     """
     if first is not None and added.shape[1] == 1:
         return torch.addcmul(added, decay, first[:, None])
@@ -53,13 +53,13 @@ class _Scan(torch.autograd.Function):
 
 
 def scanned_back(decay: Tensor, grads: Tensor) -> Tensor:
-    """Gradients for what was added, from those for the states: g_t = grads_t + decay_(t+1) g_(t+1)."""
+    """Gradients of `added` from the gradients of the states: g_t = grads_t + decay_(t+1) g_(t+1)."""
     later = torch.cat((decay[:, 1:], torch.zeros_like(decay[:, :1])), 1)
     return scanned(later.flip(1), grads.flip(1)).flip(1)
 
 
 def scanned(decay: Tensor, added: Tensor) -> Tensor:
-    """The states from a state of zero, (R, S, ..), without a gradient of their own."""
+    """The states (B, T, ..) from a state of zero; no gradient goes through them."""
     slots = added.shape[1]
     size = math.isqrt(slots - 1) + 1
     chunks = -(-slots // size)
@@ -77,7 +77,7 @@ def scanned(decay: Tensor, added: Tensor) -> Tensor:
 
 
 def _chunked(x: Tensor, chunks: int, size: int) -> Tensor:
-    """(R, S, ..) -> (R, chunks, size, ..), zeros after the last slot."""
+    """(B, T, ..) -> (B, chunks, size, ..), zeros after the last slot."""
     missing = chunks * size - x.shape[1]
     if missing:
         x = torch.cat((x, torch.zeros_like(x[:, :1]).expand(-1, missing, *x.shape[2:])), 1)

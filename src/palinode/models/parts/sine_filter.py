@@ -1,15 +1,15 @@
 """Implicit kernels: a small network of sines maps each lag to the taps of all channels, under a window that decays.
 
-Lags are absolute: at S < C slots a kernel is the first S taps of the one at C, never a rescaled one; there is none beyond C. Every
-product is made in float32 or better. Source: Poli et al., Hyena Hierarchy (2023), in the form of the safari code, written anew.
-Legend: C longest row, S slots, D width, E position features, F width of the network.
+Lags are absolute: the kernel of a row of T < C slots is the first T taps of the kernel for C slots, never rescaled; longer rows are
+refused. Every product is made in float32 or better.
+Source: Poli et al., Hyena Hierarchy (2023), in the form of the safari code, written anew.
+Legend: C longest row, T slots, D width, E position features, F width of the network.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import AfterValidator, Field
@@ -18,14 +18,14 @@ from torch.nn import functional as F
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
+from palinode.base.visibility import Native
 from palinode.models.parts.exact import exact, exact_products
-from palinode.models.parts.fft_conv import causal_conv, full_conv
+from palinode.models.parts.fft_conv import sides
+from palinode.models.parts.linear import Slotwise
 from palinode.models.parts.own_start import OwnStart
 
-SLOWEST_DECAY, FASTEST_DECAY = (
-    math.log(100) / 1.5,
-    math.log(100) / 0.3,
-)  # over the longest row: 1 % is left at 1.5 or .3 of it
+# Rates over the longest row: 1 % of the window is left at 1.5 or at .3 of that length.
+SLOWEST_DECAY, FASTEST_DECAY = math.log(100) / 1.5, math.log(100) / 0.3
 
 
 def _odd(number: int) -> int:
@@ -41,13 +41,13 @@ class SineFilterConfig(Config):
     """The network of an implicit kernel. The defaults are those of the published synthetic runs.
 
     Attributes:
-        features: E, odd. 3 hold little but the lag itself (the cosine is 1, the sine spans 6e-4), so 5 are the least.
+        features: E, odd, at least 5: 3 features hold little but the lag itself (the cosine is 1, the sine spans 6e-4).
         width: F.
         inner_layers: sine layers after the first.
-        sharpness: at which every frequency of the sines starts; learned.
-        trained_features: position features are parameters (role `features`), not constants.
+        sharpness: the start of every frequency of the sines, which are learned.
+        trained_features: position features are parameters (group `features`), not constants.
         start_std: maps start N(0, start_std^2) with biases 0; None: uniform within 1 / sqrt(fan in). The published runs started at
-            .02, which the language model's own start had put over the class's: taps five times smaller.
+            .02, because the language model's init overwrote the filter's own: taps five times smaller.
     """
 
     features: Odd = Field(default=5, ge=5)
@@ -60,6 +60,9 @@ class SineFilterConfig(Config):
 
 class FilterMap(OwnStart):
     """y = x W^T + b in float32 or better."""
+
+    __call__: Slotwise
+    group_of: ClassVar = {"weight": "filter", "bias": "filter"}
 
     def __init__(self, in_width: int, out_width: int, *, bias: bool = True, start_std: float | None = None):
         super().__init__()
@@ -81,7 +84,9 @@ class FilterMap(OwnStart):
 
 
 class SineFilter(OwnStart):
-    """Kernels of some channels, (channels, S), for one side or for both; both sides share frequencies and features."""
+    """Kernels (channels, T) for one side or for both; both sides share frequencies and features."""
+
+    group_of: ClassVar = {"frequency": "filter", "features": "features"}
 
     def __init__(self, config: SineFilterConfig, channels: int, longest: int, *, two_sided: bool):
         super().__init__()
@@ -93,19 +98,16 @@ class SineFilter(OwnStart):
         self.features = nn.Parameter(table) if config.trained_features else None
 
     def kernel(self, slots: int) -> Tensor:
-        """(channels, S): the taps at lags 0..S-1.
+        """(channels, T): the taps at lags 0..T-1.
 
         Raises:
-            BadInput: the filter has no so long lags.
+            BadInput: the row is longer than the lags of the filter.
         """
         return self._made(self.past, slots)
 
-    def kernels(self, slots: int, *, full: bool) -> tuple[Tensor, Tensor | None]:
+    def kernels(self, slots: int, native: Native) -> list[Tensor]:
         """The kernel of the past and, for the full form, that of the future."""
-        if not full:
-            return self._made(self.past, slots), None
-        assert self.future is not None
-        return self._made(self.past, slots), self._made(self.future, slots)
+        return [self._made(maps, slots) for maps in sides(native, self.past, self.future)]
 
     def flops(self, slots: int) -> float:
         """FLOPs of the matrix products that make the kernels of one side."""
@@ -118,11 +120,6 @@ class SineFilter(OwnStart):
             parameter.fill_(self.config.sharpness)
         else:  # the features
             parameter.copy_(position_features(self.longest, self.longest, self.config.features, like=parameter))
-
-    def roles(self, prefix: str) -> Mapping[str, str]:
-        """Parameter name, behind a prefix -> training group."""
-        names = (name for name, _ in self.named_parameters())
-        return {f"{prefix}.{name}": "features" if name == "features" else "filter" for name in names}
 
     def _made(self, maps: nn.ModuleList, slots: int) -> Tensor:
         check_lags(slots, self.longest)
@@ -139,13 +136,13 @@ class SineFilter(OwnStart):
             return taps.mT
 
     def _window(self, slots: int, like: Tensor) -> Tensor:
-        """(S, channels): exp(-rate t), rates evenly spaced over the channels, t from 0 to 1 at the last lag of the longest row."""
+        """(T, channels): exp(-rate t), rates evenly spaced over the channels, t from 0 to 1 at the last lag of the longest row."""
         rates = torch.linspace(SLOWEST_DECAY, FASTEST_DECAY, self.channels, device=like.device, dtype=like.dtype)
         return torch.exp(-_times(slots, self.longest, like)[:, None] * rates)
 
 
 def position_features(slots: int, longest: int, count: int, *, like: Tensor) -> Tensor:
-    """(S, E): the lag t = i / (C - 1), then cosines and minus sines of 2 pi i / C at frequencies from 1e-4 to (E - 1) / 2 - 1."""
+    """(T, E): the lag t = i / (C - 1), then cosines and minus sines of 2 pi i / C at frequencies from 1e-4 to (E - 1) / 2 - 1."""
     bands = (count - 1) // 2
     turns = torch.linspace(1e-4, bands - 1, bands, device=like.device, dtype=like.dtype)
     angle = 2 * math.pi / longest * torch.arange(slots, device=like.device, dtype=like.dtype)[:, None] * turns
@@ -153,14 +150,9 @@ def position_features(slots: int, longest: int, count: int, *, like: Tensor) -> 
 
 
 def check_lags(slots: int, longest: int) -> None:
-    """Refuse a row that is longer than the lags a kernel was made for: there it would read only some of its slots, unsaid."""
+    """Refuse a row that is longer than the lags a kernel was made for: it would read only some of its slots, without a warning."""
     if slots > longest:
         raise BadInput(f"a row of {slots} slots is longer than the {longest} lags of its convolutions")
-
-
-def convolved(u: Tensor, past: Tensor, future: Tensor | None) -> Tensor:
-    """The convolution along the slots of (R, S, D) with kernels (D, S) of one side or both."""
-    return (causal_conv(u.mT, past) if future is None else full_conv(u.mT, past, future)).mT
 
 
 def _times(slots: int, longest: int, like: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""What is kept of the slots that were read, so that one more slot costs one slot and not a pass over all of them.
+"""States: what a model keeps of the slots that it has read, so that one more slot costs one slot and not a pass over all of them.
 
-A state is a value: reading on gives a new one, and no module holds any. Buffers are made once, for all slots there will be; the
-new state shares them with the old one, which is used up. States are for evaluation: no gradient is taken through them.
-Legend: R rows, s new slots, C slots there is room for, D width.
+A state is a value: reading on returns a new one, and no module holds any. Buffers are made once, for all slots there will be; the
+new state shares them with the old one, which must not be used again. States are for evaluation: no gradient goes through them.
+Legend: B rows, T_new new slots, C slots there is room for, D width, H heads.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class MixerState:
 
 @dataclass(frozen=True)
 class KeysValues(MixerState):
-    """Keys and values of the slots read, in buffers (.., C, width) of which the first `filled` slots hold something."""
+    """Keys and values of the slots read, in buffers (.., C, width) of which the first `filled` slots are set."""
 
     keys: Tensor
     values: Tensor
@@ -30,12 +30,12 @@ class KeysValues(MixerState):
 
     @classmethod
     def empty(cls, like: Tensor, shape: tuple[int, ...], key_width: int, value_width: int | None = None) -> KeysValues:
-        """Room for keys and values (*shape, width), the last of the shape is C, in the dtype and on the device of a weight."""
+        """Room for keys and values (*shape, width), where `shape` ends with C, in the dtype and on the device of a weight."""
         values = like.new_empty(*shape, key_width if value_width is None else value_width)
         return KeysValues(like.new_empty(*shape, key_width), values)
 
     def with_next(self, keys: Tensor, values: Tensor) -> KeysValues:
-        """The state with (.., s, width) of the next s slots written behind the others."""
+        """The state with the keys and values (.., T_new, width) of the next slots added."""
         count = keys.shape[-2]
         self.keys.narrow(-2, self.filled, count).copy_(keys)
         self.values.narrow(-2, self.filled, count).copy_(values)
@@ -47,27 +47,36 @@ class KeysValues(MixerState):
 
 
 @dataclass(frozen=True)
+class JoinedState(MixerState):
+    """Keys and values (B, H, C, D / H), and the joined maps that make them: joining costs as much as reading a slot."""
+
+    kept: KeysValues
+    weight: Tensor
+    bias: Tensor | None
+
+    def with_next(self, keys: Tensor, values: Tensor) -> Self:
+        """The state with the keys and values of the next slots added."""
+        return replace(self, kept=self.kept.with_next(keys, values))
+
+
+@dataclass(frozen=True)
 class ModelState:
-    """What a model keeps of rows it has begun to read: room for `slots` slots a row, of which it has read `read`."""
+    """What a model keeps of rows that it has begun to read: room for `slots` slots a row, of which it has read `read`."""
 
     slots: int
     read: int
 
     def next_positions(self, tokens: Tensor) -> Tensor:
-        """(s,) positions of the next (R, s) tokens.
+        """(T_new,) positions of the next (B, T_new) tokens.
 
         Raises:
             ValueError: there is no room for them.
         """
-        self.check_room(tokens)
-        return torch.arange(self.read, self.read + tokens.shape[1], device=tokens.device)
-
-    def check_room(self, tokens: Tensor) -> None:
-        """Refuse more (R, s) tokens than there is room for."""
         if self.read + tokens.shape[1] > self.slots:
             raise ValueError(
                 f"the state has room for {self.slots} slots, {self.read} are read, {tokens.shape[1]} do not fit"
             )
+        return torch.arange(self.read, self.read + tokens.shape[1], device=tokens.device)
 
 
 @dataclass(frozen=True)
@@ -77,7 +86,7 @@ class StackState(ModelState):
     layers: tuple[MixerState, ...]
 
     def through(self, blocks: Iterable[Any], x: Tensor, reading: Any) -> tuple[Tensor, Self]:
-        """(R, s, D) of the next slots through all blocks, each of which has `extend(x, reading, state)`."""
+        """(B, T_new, D) of the next slots through all blocks, each with `extend(x, reading, state)`, and the next state."""
         layers = []
         for block, kept in zip(blocks, self.layers, strict=True):
             x, after = block.extend(x, reading, kept)
@@ -86,16 +95,16 @@ class StackState(ModelState):
 
 
 def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
-    """(new, before + new) boolean: what slots behind `before` others may read; None where the causal kernel or no mask does it."""
+    """(new, before + new) boolean: what `new` slots behind `before` others may read; None where no mask is needed."""
     if before == 0 or new == 1:
         return None
     return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
 
 
 def continues(module: nn.Module, reads: str) -> bool:
-    """Whether the module's `extend` tells what its method `reads` does.
+    """Whether the module's `extend` still continues its method `reads`.
 
-    Not when a subclass, the object itself or a hook has replaced that method alone.
+    False when a subclass, the object itself or a hook has replaced that method alone.
     """
     hooked = module._forward_hooks or module._forward_pre_hooks
     replaced = hooked or reads in vars(module)
@@ -103,5 +112,5 @@ def continues(module: nn.Module, reads: str) -> bool:
 
 
 def defined_in(module: nn.Module, name: str) -> type:
-    """The class whose method of this name the module has."""
+    """The class that defines the module's method of this name."""
     return next(cls for cls in type(module).__mro__ if name in vars(cls))

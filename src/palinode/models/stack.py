@@ -1,0 +1,135 @@
+"""What the models of this package share: token and position tables, a stack of blocks, a final norm, shared options.
+
+Legend: B rows, T slots, D width, V vocabulary, C longest row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from palinode.base.errors import BadInput
+from palinode.base.visibility import Visibility
+from palinode.models.base import LanguageModel
+from palinode.models.cost import Cost, LayerCost
+from palinode.models.parts.exact import exact_dtype
+from palinode.models.parts.linear import Table
+from palinode.models.parts.next_position import NextPosition, refuse_long_rows
+from palinode.models.parts.norm import Norm
+from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
+
+
+class AnyBlock(Protocol):
+    """A block of any of the stacks; what it reads besides (B, T, D) states differs from stack to stack."""
+
+    mixer: Any
+
+    def __call__(self, x: Tensor, *read: Any) -> Tensor: ...
+
+    def begin(self, rows: int, slots: int) -> Any:
+        """The state before the first slot."""
+
+    def extend(self, x: Tensor, *read: Any) -> tuple[Tensor, Any]:
+        """(B, T_new, D) of the next slots, what they read, and the state -> (B, T_new, D), and the next state."""
+
+    def cost(self, slots: int, pairs: int, *more: int) -> LayerCost:
+        """FLOPs for one slot and elements of state."""
+
+
+class Stack(LanguageModel):
+    """Base of models with one table of tokens, a stack `blocks` and a final norm.
+
+    Attributes:
+        position: the table of learned positions, if any.
+        embed_norm: a norm of the embedding, if any.
+        next_position: what is done with the next slot's position after the final norm, if anything.
+    """
+
+    embedding: Table
+    blocks: nn.ModuleList
+    final_norm: Norm
+
+    def __init__(self, vocab_size: int, max_length: int, embedding_dropout: float = 0.0):
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.max_length = max_length
+        self.embedding_dropout = embedding_dropout
+        self.position: Table | None = None
+        self.embed_norm: Norm | None = None
+        self.next_position: NextPosition | None = None
+
+    @property
+    def stack(self) -> Sequence[AnyBlock]:
+        """The blocks, with their type: a ModuleList does not say what it holds."""
+        return cast(Sequence[AnyBlock], self.blocks)
+
+    def depths(self) -> int:
+        return len(self.blocks)
+
+    def finished(self, residual: Tensor, positions: Tensor | None = None) -> Tensor:
+        states = self.final_norm(residual)
+        return states if self.next_position is None else self.next_position(states, self.position, positions)
+
+    def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
+        """(B, T, D) before the first block; `positions` (T,) are those of the slots, by default 0..T-1."""
+        slots, dropout = tokens.shape[1], self.embedding_dropout
+        self._check_length(slots)
+        x = self.embedding(tokens)
+        if self.position is not None:
+            x = x + (self.position.weight[:slots] if positions is None else self.position.weight[positions])
+        if self.embed_norm is not None:
+            x = self.embed_norm(x)
+        return F.dropout(x, dropout) if self.training and dropout else x
+
+    def _rotary(self, positions: Tensor, heads: int, kind: RotaryKind, base: float) -> RotaryTable:
+        weight = self.embedding.weight
+        return rotary_table(positions, weight.shape[1] // heads, kind, base, exact_dtype(weight))
+
+    def _check_length(self, slots: int) -> None:
+        refuse_long_rows(slots, self.max_length, self.position, self.next_position)
+
+    def _cost(self, stack: LayerCost, terms_flops_per_slot: float = 0.0) -> Cost:
+        """The cost of the model, from that of its layers."""
+        return Cost(
+            parameters=self.parameter_counts(),
+            executed_flops_per_slot=stack.executed,
+            useful_flops_per_slot=stack.useful,
+            head_flops_per_slot=2.0 * self.embedding.weight.numel(),
+            state_elements=stack.state_elements,
+            terms_flops_per_slot=terms_flops_per_slot,
+        )
+
+
+def mask_of(sees: Visibility, tokens: Tensor) -> Tensor | None:
+    """The explicit mask of a visibility that has no form of its own, on the device of the (B, T) tokens.
+
+    Raises:
+        BadInput: a slot may see nothing.
+        ValueError: the rows still read from the end.
+    """
+    if sees.reads_from_end:
+        raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
+    return explicit_mask(sees, tokens.shape[1]).to(tokens.device) if sees.native == "mask" else None
+
+
+def explicit_mask(sees: Visibility, slots: int) -> Tensor:
+    """The boolean (T, T) mask of a visibility.
+
+    Raises:
+        BadInput: a slot may see nothing: its softmax would be uniform or NaN.
+    """
+    mask = sees.mask(slots)
+    blind = (~mask.any(dim=1)).nonzero().flatten().tolist()
+    if blind:
+        message = f"visibility {sees.kind_name()} lets slot {blind[0]} of {slots} see nothing ({len(blind)} such slots)"
+        raise BadInput(message, field="objective")
+    return mask
+
+
+def slots_of(tokens: Tensor) -> Tensor:
+    """(T,) positions 0..T-1 of (B, T) tokens."""
+    return torch.arange(tokens.shape[1], device=tokens.device)
