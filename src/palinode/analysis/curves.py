@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from palinode.base.affinity import affinity
-from palinode.base.measures import CURVE_AXES, MEASURES
+from palinode.base.measures import CURVE_AXES, DIRECTIONS, MEASURES
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 _WHO: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String}
@@ -100,8 +100,17 @@ def mean_curves(
 
 
 def trained_directions(run: ExperimentRun) -> frozenset[str]:
-    """The directions this run scored in training: from its counters, or from its training rows while it is unfinished. An
-    imported run says them in its spec."""
+    """The passes that this run trained on, by the names they are evaluated under.
+
+    ltr and rtl: from its counters, or from its training rows while it is unfinished; an imported run names them in its spec.
+    Every other pass that is evaluated is made by the run's own objective, so the run trains on it, whatever the objective
+    calls that pass in training (`evaluate.losses.evaluation_passes`).
+    """
+    own = {name for row in _rows(run, "eval") for name in row.get("scores", {}) if name not in DIRECTIONS}
+    return _trained_ways(run) | own
+
+
+def _trained_ways(run: ExperimentRun) -> frozenset[str]:
     if run.result is not None and run.result.provenance == "imported" and run.record is not None:
         objective = run.record.spec.get("objective", {})
         return frozenset(objective.get("directions", ()) if isinstance(objective, dict) else ())

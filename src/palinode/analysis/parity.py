@@ -38,12 +38,14 @@ class Parity:
         deviation: the largest |arm / baseline - 1| over the pairs, signed; None when it cannot be computed.
         holds: deviation is at most 0.1 %; None when it cannot be computed.
         others: axis -> (arm mean / baseline mean - 1) for the other axes that differ by more than 1 %.
+        of_means: the same for the declared axis: the percentage that pages print.
     """
 
     axis: ParityAxis
     deviation: float | None
     holds: bool | None
     others: dict[ParityAxis, float]
+    of_means: float | None = None
 
 
 def costs(record: ExperimentRecord, baseline: str) -> tuple[Cost, ...]:
@@ -69,15 +71,15 @@ def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: 
             deviations.append(None if ratio is None else ratio - 1)
     known = [deviation for deviation in deviations if deviation is not None]
     worst = max(known, key=abs) if known and len(known) == len(deviations) else None
-    others = {
+    means = {
         name: ratio - 1
         for name in PARITY_AXES
-        if name != axis
-        and (ratio := _ratio(_mean_cost(record, arm, scale, name)[0], _mean_cost(record, baseline, scale, name)[0]))
+        if (ratio := _ratio(_mean_cost(record, arm, scale, name)[0], _mean_cost(record, baseline, scale, name)[0]))
         is not None
-        and abs(ratio - 1) > REMARKED_ABOVE
     }
-    return Parity(axis, worst, None if worst is None else abs(worst) <= EQUAL_WITHIN, others)
+    of_means = means.pop(axis, None)
+    others = {name: share for name, share in means.items() if abs(share) > REMARKED_ABOVE}
+    return Parity(axis, worst, None if worst is None else abs(worst) <= EQUAL_WITHIN, others, of_means)
 
 
 def _mean_cost(record: ExperimentRecord, arm: str, scale: str, axis: str) -> tuple[float | None, int]:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from palinode.base.claim import Claim
 from palinode.base.config import Config, decode
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, Damaged, nearest
@@ -255,6 +256,7 @@ class ExperimentEntry(Config):
         to_choose: the setting that trials are still to choose: until then `runs` stand for what is planned, and nothing that the
             store holds under their ids belongs to this experiment. Empty where nothing is left to choose.
         plan: what was predicted before the runs (hours, tokens, FLOPs, disk).
+        claims: the sentences that the runs are judged on; empty in entries written before claims existed.
         source: of an experiment that was imported, not run: format, file, sha256.
     """
 
@@ -274,6 +276,7 @@ class ExperimentEntry(Config):
     choices: tuple[ChoiceEntry, ...] = ()
     to_choose: str = ""
     plan: Mapping[str, Any] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
     source: Mapping[str, str] = Field(default_factory=dict)
 
     @property

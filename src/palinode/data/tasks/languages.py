@@ -19,11 +19,11 @@ from pydantic import Field
 from torch import Generator, Tensor
 
 from palinode.base.errors import BadInput
+from palinode.base.markov import MarkovChain, asymmetric_chain, stationary_law, symmetric_chain
 from palinode.base.seeds import generator
 from palinode.data.tasks.base import Direction, Language, Sample, Task, UniformTask, power
 from palinode.data.tasks.draws import digits_of, integers
 from palinode.data.tasks.laws import entropy_nats
-from palinode.data.tasks.markov import MarkovChain, asymmetric_chain, stationary_law, symmetric_chain
 
 MOST_CONTEXTS = 2**16
 TIMES, EQUALS = 10, 11
