@@ -5,79 +5,57 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from palinode.base import fsio
+from palinode.base.config import decode
 from palinode.base.seeds import generator
-from palinode.data.tasks import (
-    TASKS,
-    Addition,
-    AssociativeRecall,
-    Compression,
-    Copy,
-    Counting,
-    Grammar,
-    Hierarchy,
-    InductionHead,
-    MadFuzzyRecall,
-    MadNoisyRecall,
-    MadRecall,
-    Majority,
-    MarkovLanguage,
-    Memorisation,
-    MultiQueryRecall,
-    Parity,
-    ProductLanguage,
-    Reversal,
-    Reversed,
-    SelectiveCopy,
-    Task,
-    XorLanguage,
-)
+from palinode.data.tasks import TASKS, Reversed, Task
 from palinode.data.tasks.baselines import baselines
 from palinode.data.tasks.splits import repeated_share
 
 PAGE = Path(__file__).parent / "tasks.md"
-SMALL: tuple[Task, ...] = (  # one of each kind, short enough to be read
-    AssociativeRecall(vocabulary=8, length=10),
-    InductionHead(vocabulary=8, length=9),
-    MultiQueryRecall(vocabulary=12, length=14, pairs=3),
-    MadRecall(vocabulary=6, length=14),
-    MadNoisyRecall(vocabulary=6, length=14, noise=0.3, noise_vocabulary=3),
-    MadFuzzyRecall(vocabulary=9, length=21),
-    SelectiveCopy(vocabulary=7, length=15, content_tokens=4),
-    Compression(vocabulary=6, length=6),
-    Memorisation(vocabulary=11, pairs=6),
-    Copy(vocabulary=6, length=5),
-    Reversal(vocabulary=6, length=5),
-    Parity(length=8),
-    Majority(length=8),
-    Counting(alphabet=3, length=8),
-    Addition(digits=3),
-    MarkovLanguage(states=5, length=12),
-    XorLanguage(bits=6),
-    ProductLanguage(digits=2),
-    Hierarchy(symbols=4, productions=2, levels=3),
-    Grammar(nonterminals=3, rules=2, terminals=4, length=14),
-    Reversed(of=AssociativeRecall(vocabulary=8, length=10)),
-)
+SMALL: dict[str, dict[str, Any]] = {  # options by kind that make sequences short enough to read
+    "associative-recall": {"vocabulary": 8, "length": 10},
+    "induction-head": {"vocabulary": 8, "length": 9},
+    "mqar": {"vocabulary": 12, "length": 14, "pairs": 3},
+    "mad-recall": {"vocabulary": 6, "length": 14},
+    "mad-noisy-recall": {"vocabulary": 6, "length": 14, "noise": 0.3, "noise_vocabulary": 3},
+    "mad-fuzzy-recall": {"vocabulary": 9, "length": 21},
+    "mad-selective-copy": {"vocabulary": 7, "length": 15, "content_tokens": 4},
+    "mad-compression": {"vocabulary": 6, "length": 6},
+    "mad-memorisation": {"vocabulary": 11, "pairs": 6},
+    "copy": {"vocabulary": 6, "length": 5},
+    "reversal": {"vocabulary": 6, "length": 5},
+    "parity": {"length": 8},
+    "majority": {"length": 8},
+    "counting": {"alphabet": 3, "length": 8},
+    "addition": {"digits": 3},
+    "markov": {"states": 5, "length": 12},
+    "xor": {"bits": 6},
+    "product": {"digits": 2},
+    "hierarchy": {"symbols": 4, "productions": 2, "levels": 3},
+    "grammar": {"nonterminals": 3, "rules": 2, "terminals": 4, "length": 14},
+    "reversed": {"of": {"kind": "associative-recall", "vocabulary": 8, "length": 10}},
+}
 MOST_SEQUENCES = 4000
 FRESH = 100_000  # of draws, for repeats
 MOST_ANSWERS = 60_000
 HEAD = """# Synthetic tasks
 
-Made by `python docs/tasks.py`: no number on this page is typed by hand. A task is chosen by its kind, `from palinode.data.tasks
-import AssociativeRecall`; every field of its config is described in its class. One of your own:
-[adding.md](adding.md#a-task).
+Made by `python docs/tasks.py`: no number on this page is typed by hand. A task is chosen by its kind, or in Python by its class:
+`from palinode.data.tasks import AssociativeRecall`. The class describes every option. [adding.md](adding.md#a-task) shows how to
+write a task of your own.
 
-Sequences include their answers; `^` marks the answers below. Which tokens are trained on is the label mask, what may be read is the
-objective: a task is the same for all of them. Splits are by a hash of the prompt, so that train, tuning, validation and test share
-none. Training reads fresh draws, or epochs over a fixed number of sequences (`train_sequences`). Fresh draws are independent: a
-task with few prompts shows some of them again (`again` below). `with_length(2)` is the task twice as long with everything else as
-it was; `Reversed(of=task)` is its mirror image: ltr on it is rtl on the original.
+A sequence contains its answers; `^` marks them below. The labels of a run say which tokens it is trained on, and its objective
+says what the model may read: a task is the same for all of them. A hash of the prompt decides the split, so train, tuning,
+validation and test share no prompt. Training reads fresh draws, or epochs over a fixed number of sequences (`train_sequences`).
+Fresh draws are independent: a task with few prompts repeats some of them (`again` below). `with_length(2)` is the task twice as
+long; everything else stays. `Reversed(of=task)` is its mirror image: ltr on it is rtl on the original.
 
-As the data of an experiment, here trained and scored on the answers alone:
+A task as the data of an experiment, here with the answers alone trained and scored:
 
 ```python
 from palinode import EvaluationConfig, LtrObjective, RunSettings, Speedrun, TaskData, modern
@@ -86,37 +64,38 @@ from palinode.data.tasks import AssociativeRecall
 settings = RunSettings(
     data=TaskData(task=AssociativeRecall(vocabulary=10, length=20)),
     model=modern(layers=2, width=32, heads=2),
-    objective=LtrObjective(),  # or MaskedObjective(): the answers hidden, everything else seen
-    labels="answer",  # or "all", "last": which targets are trained on
+    objective=LtrObjective(),  # or MaskedObjective(): hides the answers and shows everything else
+    labels="answer",  # or "all", "last": the targets that the model is trained on
     recipe=Speedrun(steps=200),
     evaluation=EvaluationConfig(directions=("ltr",), labels="answer", length_factors=(2, 4)),
 )
 ```
 
-`Decision(metric="validation.own.accuracy", better="higher", ...)` compares accuracies. Charts of an accuracy on answers draw
-chance, the best level that needs no learning (dashed), the levels of the simplest guessers, unigram, bigram, copy last and most
-recent value (thin; those within 0.01 of another share its rule), and the best possible; of longer sequences chance alone is known.
-A guesser sees what the run sees: the tokens that its own pass reads before an answer, or without a direction the whole prompt. It
-counts no more sequences than `train_sequences`.
+Charts of an accuracy on answers show chance, the best level that needs no learning (dashed), and the best possible accuracy. They
+also show the levels of the simplest guessers, unigram, bigram, copy last and most recent value, as thin lines; levels within 0.01
+of one another share a line. For longer sequences only chance is known. A guesser sees what the run's model sees: the tokens that
+its own pass reads before an answer, or the whole prompt if there is no direction. A guesser is fitted on at most
+`train_sequences` sequences.
 
-Labels and objectives go together freely: labels change what is scored, never what is hidden or read. A masked language model
-(`hide_answers=False`) scores a labelled token where chance has hidden it; a batch in which nothing is scored takes a step that
-changes nothing, counted in `empty_steps`. Pairs that could never score anything are refused, such as `answer` where the answer is
-the token read first and there is no direction token to read it from.
+Labels and objectives combine freely: labels change what is scored, never what is hidden or read. A masked language model
+(`hide_answers=False`) scores a labelled token where chance has hidden it. A batch in which nothing is scored is a step that
+changes nothing, counted in `empty_steps`. Combinations that could never score anything are refused, such as `answer` where the
+answer is the token read first and no direction token comes before it.
 
-Accuracies are also told by slice: by the `gap` to where an answer was seen, of every answer its own, by `pairs`, the number of
-different keys in a sequence, and by others that a task has.
+Accuracies are also given by slice: by `gap`, the distance from an answer back to where it was shown; by `pairs`, the number of
+different keys in a sequence; and by other numbers that a task has.
 """
 LEVELS = """## Levels
 
-The default config of each task. Chance is a uniform guess among the legal answers; the other accuracies are measured on
-{sequences} sequences (fewer where there are many answers), so that the third digit is noise. `unigram`: the most frequent answer;
-`bigram`: the answer most frequent after the token before; `position`: a copy from the best fixed place; `recent`: the last token
-that may be an answer; `mode`: the most frequent such token; `cache n`: what last followed the same n tokens in the sequence.
-Numbers in brackets are the very skill that is asked for (`solved_by`) and no level to beat; an accuracy at the level of any other
-guess is no evidence of it. `floor` is the least mean loss over all tokens but the first, read ltr or rtl, in nats a token; `best`
-the highest accuracy over them read ltr; `again` the expected share of {fresh} fresh draws whose prompt came before, or more where
-some prompts are likelier than others; empty where not known.
+The default config of each task. Chance is a uniform guess among the legal answers. The other accuracies are measured on
+{sequences} sequences (fewer where there are many answers), so the third digit is noise. The guessers: `unigram`, the most
+frequent answer; `bigram`, the most frequent answer after the token before; `position`, a copy from the best fixed place;
+`recent`, the last token that is a legal answer; `mode`, the most frequent such token; `cache n`, the token that last followed the
+same n tokens in the sequence. A number in brackets is the very skill that the task tests (`solved_by`), not a level to beat. A
+model at the level of any other guesser shows no sign of that skill. `floor` is the least mean loss over all tokens but the first,
+read ltr or rtl, in nats a token; `best` is the highest accuracy over them, read ltr; `again` is the expected share of {fresh}
+fresh draws that repeat an earlier prompt, or more where some prompts are likelier than others. A cell is empty where the number
+is not known.
 """
 COLUMNS = {
     "unigram": "unigram",
@@ -138,8 +117,8 @@ def page() -> str:
     """The whole page."""
     torch.set_num_threads(1)
     lines = [HEAD]
-    for task in SMALL:
-        lines += example(task)
+    for kind, cls in TASKS.items():
+        lines += example(decode(cls, SMALL[kind]))
     lines.append(LEVELS.format(sequences=MOST_SEQUENCES, fresh=f"{FRESH:,}"))
     lines += levels([cls() for kind, cls in TASKS.items() if kind != Reversed.kind])
     return "\n".join(lines) + "\n"
@@ -149,7 +128,7 @@ def example(task: Task) -> Iterator[str]:
     """A heading, the first line of its class, and one sequence with its answers marked."""
     sample = task.sample(1, generator(1, "page"))
     tokens = [str(token) for token in sample.tokens[0].tolist()]
-    marks = ["^" if asked else "" for asked in sample.answers[0].tolist()]
+    marks = ["^" if is_answer else "" for is_answer in sample.answers[0].tolist()]
     width = max(map(len, tokens))
     yield f"## `{task.kind_name()}`"
     yield ""
@@ -169,23 +148,23 @@ def levels(tasks: list[Task]) -> Iterator[str]:
     yield "|---|" + "--:|" * (len(names) - 1)
     for task in tasks:
         fit, fresh = (task.sample(sequences(task), generator(seed, "page")) for seed in (2, 3))
-        found = baselines(task, fit, fresh)
+        shares = baselines(task, fit, fresh)
         floors = [task.floor_nats_all_tokens(direction) for direction in ("ltr", "rtl")]
-        accuracies = [f"({found[name]:.3f})" if name in task.solved_by else f"{found[name]:.3f}" for name in COLUMNS]
-        known = (*floors, task.best_accuracy_all_tokens(), repeated_share(task, FRESH))
+        accuracies = [f"({shares[name]:.3f})" if name in task.solved_by else f"{shares[name]:.3f}" for name in COLUMNS]
+        optional = (*floors, task.best_accuracy_all_tokens(), repeated_share(task, FRESH))
         numbers = [
             f"{task.chance():.3f}",
             *accuracies,
-            *("" if number is None else f"{number:.3f}" for number in known),
+            *("" if number is None else f"{number:.3f}" for number in optional),
         ]
-        yield (
-            "| " + " | ".join([f"`{task.kind_name()}`", str(task.vocab_size), str(task.length_tokens), *numbers]) + " |"
-        )
+        cells = [f"`{task.kind_name()}`", str(task.vocab_size), str(task.length_tokens), *numbers]
+        yield "| " + " | ".join(cells) + " |"
 
 
 def sequences(task: Task) -> int:
-    asked = int(task.sample(1, generator(0, "page")).answers.sum())
-    return min(MOST_SEQUENCES, MOST_ANSWERS // asked)
+    """How many sequences the levels of a task are measured on."""
+    answers = int(task.sample(1, generator(0, "page")).answers.sum())
+    return min(MOST_SEQUENCES, MOST_ANSWERS // answers)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ TOKEN_FILES = {
         lambda p: put(p / "header.bin", np.array([20240520, 1, 9] + [0] * 253, "<i4").tobytes() + b"\0" * 4),
         ["its header announces 9 tokens, it holds 2"],
     ),
-    "negative.npy": (lambda p: npy_file(p, "negative.npy", np.array([3, -1] * 9)), ["negative id -1", "token 1"]),
+    "negative.npy": (lambda p: npy_file(p, "negative.npy", np.array([3, -1] * 9)), ["id -1", "token 1"]),
     "object.npy": (lambda p: npy_file(p, "object.npy", np.array([{}, []], dtype=object)), ["is not a .npy file"]),
     "float.npy": (lambda p: npy_file(p, "float.npy", np.zeros(9)), ["1-D integer array"]),
     "square.npy": (lambda p: npy_file(p, "square.npy", np.zeros((3, 3), int)), ["1-D integer array"]),

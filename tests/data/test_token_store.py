@@ -85,7 +85,7 @@ def test_a_lossy_tokenizer_is_caught(folder, cache, monkeypatch):
     monkeypatch.setattr(lossy, "encode_array", lambda text: np.frombuffer(text.encode()[:-1], dtype=np.uint8))
     monkeypatch.setattr(store_module, "make_tokenizer", lambda *_: lossy)
     with pytest.raises(
-        BadInput, match=r"data\.tokenizer: tokens stand for .* bytes, the text has .*: the tokenizer is lossy"
+        BadInput, match=r"data\.tokenizer: tokens have .* bytes, the text has .*: the tokenizer is lossy"
     ):
         prepare(config_for(folder), cache)
     assert written_files(cache) == []

@@ -1,13 +1,14 @@
-"""Markov chains: languages whose entropy is known exactly, in both reading directions and for any set of visible tokens.
+"""Markov chains: languages with an exact entropy, in both reading directions and for any set of visible tokens.
 
-`symmetric_chain` is its own mirror image (P = P^T, uniform tokens), `asymmetric_chain` is not: read from the end it follows
-another kernel, with the same entropy. Because only the nearest known neighbour on each side matters, the true probability of
-a token given *any* set of visible tokens is two rows of powers of P: the floor of every objective, not only of ltr.
-Legend: V states, B sequences, T tokens of a sequence.
+`symmetric_chain` is its own mirror image (P = P^T, uniform tokens). `asymmetric_chain` is not: read from the end it follows another
+kernel, with the same entropy. Only the nearest visible token on each side matters, so two rows of powers of P give the true
+probability of a token given *any* set of visible tokens. That is the floor of every objective, not only of ltr.
+Shapes: V states, B sequences, T tokens of a sequence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,7 @@ from torch import Generator, Tensor
 from palinode.base.seeds import generator
 
 NO_NEIGHBOUR = -1
-BALANCED = 1e-13  # row sums of the symmetric chain are 1 to this
+TOLERANCE = 1e-13  # of the row sums of the symmetric chain, and of a stationary law
 MOST_ROUNDS = 10_000
 
 
@@ -35,16 +36,16 @@ class MarkovChain:
 
     @cached_property
     def reverse(self) -> Tensor:
-        """(V, V): P(previous j | now i) = pi_j P_ji / pi_i, the kernel that rtl reads."""
+        """(V, V): P(previous j | now i) = pi_j P_ji / pi_i, the kernel of the chain read rtl."""
         return self.transition.T * self.stationary[None, :] / self.stationary[:, None]
 
     def entropy_nats(self, steps: int = 1) -> float:
-        """Nats of a token given the one `steps` before it (or after it: the same number). steps=2 is the floor of a wrong shift."""
+        """Nats of a token given the one `steps` before it, or after it: both are equal. steps=2 is the floor of a wrong shift."""
         kernel = torch.linalg.matrix_power(self.transition, steps)
         return float(-(self.stationary[:, None] * torch.special.xlogy(kernel, kernel)).sum())
 
     def token_entropy_nats(self) -> float:
-        """Nats of a token when nothing is known."""
+        """Nats of a token when no other token is visible."""
         return float(-torch.special.xlogy(self.stationary, self.stationary).sum())
 
     def entropy_production_nats(self) -> float:
@@ -53,11 +54,11 @@ class MarkovChain:
         return float((torch.special.xlogy(forward, forward) - torch.special.xlogy(forward, forward.T)).sum())
 
     def window_floor_nats(self, window_tokens: int) -> float:
-        """Nats per token of a whole window when its first token is scored too: (H(pi) + (T - 1) h) / T."""
+        """Nats per token of a window whose first token is scored too: (H(pi) + (window_tokens - 1) h) / window_tokens."""
         return (self.token_entropy_nats() + (window_tokens - 1) * self.entropy_nats()) / window_tokens
 
     def sample(self, count: int, length_tokens: int, rng: Generator) -> Tensor:
-        """(B, T) stationary sequences, one table lookup for all rows at every token."""
+        """(B, T) stationary sequences, with one table lookup for all rows at every token."""
         noise = torch.rand(length_tokens, count, generator=rng, dtype=torch.float64)
         start, steps = self.stationary.cumsum(0), self.transition.cumsum(1)
         tokens = torch.empty(count, length_tokens, dtype=torch.long)
@@ -67,11 +68,11 @@ class MarkovChain:
         return tokens
 
     def log_probability(self, tokens: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """(B, T) nats (negative): ln P(token t | its nearest known neighbours), exactly.
+        """(B, T) nats (negative): ln P(token t | its nearest visible neighbours), exactly.
 
         Args:
             tokens: (B, T) sequences.
-            left, right: (T,) or (B, T): index of the nearest known token before and after t; -1 where there is none.
+            left, right: (T,) or (B, T): index of the nearest visible token before and after t; -1 where there is none.
         """
         count, length = tokens.shape
         index = torch.arange(length)
@@ -99,14 +100,14 @@ def symmetric_chain(vocab_size: int = 16, sharpness: float = 1.5, seed: int = 0)
     """A time-symmetric chain: exp(sharpness * symmetric Gaussian), scaled d_i W_ij d_j until every row sums to 1.
 
     Raises:
-        ValueError: the scaling did not settle (a sharpness of hundreds).
+        ValueError: the scaling did not converge (a sharpness of hundreds).
     """
     noise = _gaussian(vocab_size, seed)
     weights = (sharpness * (noise + noise.T) / 2**0.5).exp()
     scale = weights.sum(1).rsqrt()
     for _ in range(MOST_ROUNDS):
         sums = scale * (weights @ scale)
-        if (sums - 1).abs().max() < BALANCED:
+        if (sums - 1).abs().max() < TOLERANCE:
             transition = scale[:, None] * weights * scale[None, :]
             return MarkovChain(transition, torch.full((vocab_size,), 1 / vocab_size, dtype=torch.float64))
         scale = scale * sums.rsqrt()
@@ -114,15 +115,28 @@ def symmetric_chain(vocab_size: int = 16, sharpness: float = 1.5, seed: int = 0)
 
 
 def asymmetric_chain(vocab_size: int = 16, sharpness: float = 1.5, seed: int = 0) -> MarkovChain:
-    """A chain that differs from its mirror image: exp(sharpness * Gaussian) with rows scaled to 1; pi by power iteration."""
+    """A chain that differs from its mirror image: exp(sharpness * Gaussian) with rows scaled to 1; pi by power iteration.
+
+    Raises:
+        ValueError: see `stationary_law`.
+    """
     transition = (sharpness * _gaussian(vocab_size, seed)).softmax(1)
-    stationary = torch.full((vocab_size,), 1 / vocab_size, dtype=torch.float64)
+    start = torch.full((vocab_size,), 1 / vocab_size, dtype=torch.float64)
+    return MarkovChain(transition, stationary_law(start, lambda law: law @ transition, sharpness))
+
+
+def stationary_law(law: Tensor, step: Callable[[Tensor], Tensor], sharpness: float) -> Tensor:
+    """The law that a step of the chain leaves as it is, by power iteration from this one.
+
+    Raises:
+        ValueError: the iteration did not converge.
+    """
     for _ in range(MOST_ROUNDS):
-        following = stationary @ transition
-        settled = (following - stationary).abs().max() < BALANCED
-        stationary = following / following.sum()
-        if settled:
-            return MarkovChain(transition, stationary)
+        following = step(law)
+        converged = (following - law).abs().max() < TOLERANCE
+        law = following / following.sum()
+        if converged:
+            return law
     raise ValueError(f"sharpness {sharpness}: the stationary law did not settle")
 
 

@@ -1,9 +1,8 @@
 """Byte-level byte-pair encoding: trained here, or read from a tokenizer.json or from GPT-2's encoder.json and vocab.bpe.
 
-A token is written with one printable stand-in character per byte (Radford et al. 2019), which is how it is known what each
-id stands for. A file is read as data, piece by piece: what is not a lossless byte-level BPE is refused with the reason,
-and so is an unknown splitting pattern, because a stranger's regular expression can run for ever. The encoding itself is
-Hugging Face `tokenizers`.
+A token is written with one printable stand-in character for each byte (Radford et al. 2019), so the bytes of each id are known.
+Every part of a file is checked: a file that is no lossless byte-level BPE is refused with the reason. So is an unknown splitting
+pattern, because a stranger's regular expression can run for ever. Hugging Face `tokenizers` does the encoding itself.
 """
 
 from __future__ import annotations
@@ -22,14 +21,15 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.data.cache import DATA_VARIABLE, cache_directory
 from palinode.data.pieces import cut, in_chunks
+from palinode.data.tokenizer import Tokenizer
 
 GPT2_FOLDERS = ("gpt2-bpe", "gpt2")
 GPT2_PAIR = ("encoder.json", "vocab.bpe")
 LARGEST_FILE_BYTES = 64 * 2**20
 PIECE_CHARACTERS = 1 << 17  # what one thread encodes at a time: fast, and flat in memory
-FEWEST_OCCURRENCES = 2  # a pair seen once is not worth an id
+FEWEST_OCCURRENCES = 2  # a pair that occurs once gets no id
 PROBE = "It's 3.14  \n\n\tÄß 漢字 \U0001f600 don't\x00<|endoftext|>"
-# Splitting patterns that are known to end in linear time: GPT-2's is built in; cl100k's and Llama 3's are these.
+# Splitting patterns that end in linear time: GPT-2's, which `tokenizers` has too, cl100k's and Llama 3's.
 KNOWN_PATTERNS = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -37,35 +37,30 @@ KNOWN_PATTERNS = (
 )
 
 
-class BpeTokenizer:
-    """A byte-level BPE tokenizer. Text that spells a special token is encoded as the text it is.
+class BpeTokenizer(Tokenizer):
+    """A byte-level BPE tokenizer. Text that spells a special token is encoded as ordinary text.
 
     Args:
-        inner: what encodes; knows ordinary tokens only.
+        inner: the encoder; it has the ordinary tokens only.
         specials: ids of tokens that are not text (GPT-2's <|endoftext|>), with their names.
-        written: the tokenizer.json it is kept as.
+        json_text: the tokenizer.json that `to_json` returns, as Hugging Face reads it.
     """
 
     kind = "bpe"
 
-    def __init__(self, inner: tokenizers.Tokenizer, specials: dict[int, str], written: str):
+    def __init__(self, inner: tokenizers.Tokenizer, specials: dict[int, str], json_text: str):
         self._inner = inner
         self._specials = specials
-        self._written = written
+        self._json_text = json_text
         names = {number: token for token, number in inner.get_vocab().items()} | specials
         byte_of = {character: byte for byte, character in enumerate(byte_alphabet())}
         self._content = [
             specials[number].encode() if number in specials else bytes(byte_of[stand_in] for stand_in in names[number])
             for number in range(len(names))
         ]
-
-    @property
-    def vocab_size(self) -> int:
-        """All ids, the file's own special tokens included."""
-        return len(self._content)
+        self.vocab_size = len(self._content)  # the file's own special tokens included
 
     def encode(self, text: str) -> list[int]:
-        """The ids."""
         return list(self._inner.encode(text, add_special_tokens=False).ids)
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
@@ -75,21 +70,18 @@ class BpeTokenizer:
         return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; bytes that are not UTF-8 become U+FFFD."""
         return b"".join(self._content[token] for token in ids).decode("utf-8", errors="replace")
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """(vocab_size,) the bytes each id stands for; 0 for special tokens."""
         lengths = [0 if number in self._specials else len(content) for number, content in enumerate(self._content)]
         return np.array(lengths, dtype=np.int64)
 
     def to_json(self) -> str:
-        """The tokenizer.json, as Hugging Face reads it."""
-        return self._written
+        return self._json_text
 
 
 def train(texts: Iterator[str], vocab_size: int) -> BpeTokenizer:
-    """Train on this text; the same text gives the same tokenizer. A small text gives fewer than `vocab_size` ids."""
+    """Train on a text. The same text gives the same tokenizer; a small text gives fewer than `vocab_size` ids."""
     inner = _inner(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -102,16 +94,16 @@ def train(texts: Iterator[str], vocab_size: int) -> BpeTokenizer:
 
 
 def load(path: Path) -> BpeTokenizer:
-    """Read a tokenizer.json, or GPT-2's encoder.json with the vocab.bpe beside it.
+    """Read a tokenizer.json, or GPT-2's encoder.json and the vocab.bpe in the same folder.
 
     Raises:
-        BadInput: it is not a lossless byte-level BPE tokenizer's file.
+        BadInput: it is not the file of a lossless byte-level BPE tokenizer.
     """
     text = _text(path)
     if path.name != GPT2_PAIR[0]:
         return parse(text, str(path))
     _, *lines = _text(path.with_name(GPT2_PAIR[1])).splitlines()
-    vocabulary = _plain(text, str(path))
+    vocabulary = _json_table(text, str(path))
     ends = [{"id": number, "content": name, "special": True} for name, number in vocabulary.items() if name[:2] == "<|"]
     model = {"type": "BPE", "vocab": vocabulary, "merges": [line for line in lines if line]}
     whole = {"model": model, "pre_tokenizer": {"type": "ByteLevel"}, "added_tokens": ends}
@@ -122,22 +114,22 @@ def parse(text: str, file: str) -> BpeTokenizer:
     """Read the text of a tokenizer.json.
 
     Raises:
-        BadInput: it is not a lossless byte-level BPE tokenizer's; the field is named.
+        BadInput: it is not that of a lossless byte-level BPE tokenizer; the error names the field.
     """
-    written = _plain(text, file)
-    if written.get("normalizer"):
+    fields = _json_table(text, file)
+    if fields.get("normalizer"):
         raise BadInput("rewrites text before encoding it, so bytes would not add up", file=file, field="normalizer")
-    model = _table(written, "model", file)
-    specials = _specials(written, file)
+    model = _table(fields, "model", file)
+    specials = _specials(fields, file)
     vocabulary = _vocabulary(model, specials, file)
     merges = _merges(model, vocabulary, file)
     bpe = models.BPE(vocabulary, merges, ignore_merges=bool(model.get("ignore_merges")))
-    inner = _inner(bpe, _pre_tokenizer(written.get("pre_tokenizer"), file))
-    made = BpeTokenizer(inner, specials, text)
-    found = int(made.bytes_per_token()[made.encode_array(PROBE)].sum())
-    if found != len(PROBE.encode()):
+    inner = _inner(bpe, _pre_tokenizer(fields.get("pre_tokenizer"), file))
+    tokenizer = BpeTokenizer(inner, specials, text)
+    size_bytes = int(tokenizer.bytes_per_token()[tokenizer.encode_array(PROBE)].sum())
+    if size_bytes != len(PROBE.encode()):
         raise BadInput("adds or drops text", file=file, field="model")
-    return made
+    return tokenizer
 
 
 def gpt2_file() -> Path:
@@ -149,21 +141,21 @@ def gpt2_file() -> Path:
     data = os.environ.get(DATA_VARIABLE)
     roots = [*([Path(data)] if data else []), cache_directory()]
     for folder in (root / name for root in roots for name in GPT2_FOLDERS):
-        if found := file_in(folder):
-            return found
+        if file := file_in(folder):
+            return file
     hint = f"put tokenizer.json in ${DATA_VARIABLE}/gpt2-bpe or {roots[-1] / 'gpt2-bpe'}, or name its path"
     raise EnvironmentProblem("GPT-2's tokenizer.json is not on this machine", field="data.tokenizer", hint=hint)
 
 
 def file_in(folder: Path) -> Path | None:
-    """The tokenizer file of a folder: tokenizer.json, or encoder.json beside vocab.bpe."""
+    """The tokenizer file of a folder: tokenizer.json, or encoder.json if vocab.bpe is there too; None if it has neither."""
     if (folder / "tokenizer.json").is_file():
         return folder / "tokenizer.json"
     return folder / GPT2_PAIR[0] if all((folder / name).is_file() for name in GPT2_PAIR) else None
 
 
 def byte_alphabet() -> list[str]:
-    """The 256 stand-in characters, one per byte: itself where it is printable, else the next one from U+0100 on."""
+    """The 256 stand-in characters, one for each byte: the byte itself if it is printable, else the next one from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -176,33 +168,33 @@ def _inner(model: models.BPE, pre_tokenizer: pre_tokenizers.PreTokenizer) -> tok
     return inner
 
 
-def _specials(written: dict[str, Any], file: str) -> dict[int, str]:
-    """The added tokens by id. One that is not special would be cut out of text before encoding: refused."""
-    found: dict[int, str] = {}
-    listed = written.get("added_tokens") or []
-    if not isinstance(listed, list):
+def _specials(fields: dict[str, Any], file: str) -> dict[int, str]:
+    """The added tokens by id. One that is not special is refused: it would be cut out of text before encoding."""
+    specials: dict[int, str] = {}
+    added = fields.get("added_tokens") or []
+    if not isinstance(added, list):
         raise BadInput("is no list", file=file, field="added_tokens")
-    for place, token in enumerate(listed):
+    for place, token in enumerate(added):
         field = f"added_tokens.{place}"
         if not isinstance(token, dict) or not isinstance(token.get("content"), str) or type(token.get("id")) is not int:
             raise BadInput("needs an id and a content", file=file, field=field)
         if not token.get("special"):
             raise BadInput(f"{token['content']!r} is an added token but not special", file=file, field=field)
-        found[token["id"]] = token["content"]
-    return found
+        specials[token["id"]] = token["content"]
+    return specials
 
 
 def _vocabulary(model: dict[str, Any], specials: dict[int, str], file: str) -> dict[str, int]:
-    """The ordinary tokens; with the special ones their ids are 0 to V - 1."""
-    written = _table(model, "vocab", file)
+    """The ordinary tokens. Their ids and those of the special tokens are together 0 to V - 1."""
+    numbers = _table(model, "vocab", file)
     if model.get("type", "BPE") != "BPE":
         raise BadInput(f"is {model['type']!r}, only BPE is read", file=file, field="model.type")
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(option):
             raise BadInput("is not read: it must be absent or empty", file=file, field=f"model.{option}")
-    if any(type(number) is not int for number in written.values()):
+    if any(type(number) is not int for number in numbers.values()):
         raise BadInput("ids must be whole numbers", file=file, field="model.vocab")
-    vocabulary = {token: number for token, number in written.items() if number not in specials}
+    vocabulary = {token: number for token, number in numbers.items() if number not in specials}
     ids = sorted([*vocabulary.values(), *specials])
     if ids != list(range(len(ids))):
         raise BadInput(f"the {len(ids)} token ids are not 0 to {len(ids) - 1}", file=file, field="model.vocab")
@@ -213,11 +205,11 @@ def _vocabulary(model: dict[str, Any], specials: dict[int, str], file: str) -> d
 
 
 def _merges(model: dict[str, Any], vocabulary: dict[str, int], file: str) -> list[tuple[str, str]]:
-    written = model.get("merges")
-    if not isinstance(written, list):
+    lines = model.get("merges")
+    if not isinstance(lines, list):
         raise BadInput("is missing or no list", file=file, field="model.merges")
     merges = []
-    for place, merge in enumerate(written):
+    for place, merge in enumerate(lines):
         pair = merge.split(" ") if isinstance(merge, str) else merge
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise BadInput("must be a pair of tokens", file=file, field=f"model.merges.{place}")
@@ -227,44 +219,43 @@ def _merges(model: dict[str, Any], vocabulary: dict[str, int], file: str) -> lis
     return merges
 
 
-def _pre_tokenizer(written: Any, file: str) -> pre_tokenizers.PreTokenizer:
-    """GPT-2's word splitting, or one of the known patterns followed by the byte-level step."""
-    steps = (
-        written.get("pretokenizers") if isinstance(written, dict) and written.get("type") == "Sequence" else [written]
-    )
+def _pre_tokenizer(fields: Any, file: str) -> pre_tokenizers.PreTokenizer:
+    """GPT-2's word splitting, or one of the known patterns and then the byte-level step."""
+    is_sequence = isinstance(fields, dict) and fields.get("type") == "Sequence"
+    steps = fields.get("pretokenizers") if is_sequence else [fields]
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
         raise BadInput("is missing or malformed", file=file, field="pre_tokenizer")
     *splits, last = steps
     if last.get("type") != "ByteLevel" or last.get("add_prefix_space"):
         raise BadInput("must end in ByteLevel without a prefix space", file=file, field="pre_tokenizer")
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=bool(last.get("use_regex", True)))
-    made = []
+    patterns = []
     for step in splits:
         pattern = step["pattern"].get("Regex") if isinstance(step.get("pattern"), dict) else None
         if step.get("type") != "Split" or step.get("invert") or step.get("behavior") != "Isolated":
             raise BadInput(f"has a step {step.get('type')!r} that is not read", file=file, field="pre_tokenizer")
         if pattern not in KNOWN_PATTERNS:
             raise BadInput(f"splits by an unknown pattern {str(pattern)[:40]!r}", file=file, field="pre_tokenizer")
-        made.append(pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"))
-    return pre_tokenizers.Sequence([*made, byte_level]) if made else byte_level
+        patterns.append(pre_tokenizers.Split(tokenizers.Regex(pattern), behavior="isolated"))
+    return pre_tokenizers.Sequence([*patterns, byte_level]) if patterns else byte_level
 
 
-def _table(written: dict[str, Any], key: str, file: str) -> dict[str, Any]:
-    if not isinstance(written.get(key), dict):
+def _table(fields: dict[str, Any], key: str, file: str) -> dict[str, Any]:
+    if not isinstance(fields.get(key), dict):
         raise BadInput("is missing or no table", file=file, field=key)
-    table: dict[str, Any] = written[key]
+    table: dict[str, Any] = fields[key]
     return table
 
 
-def _plain(text: str, file: str) -> dict[str, Any]:
+def _json_table(text: str, file: str) -> dict[str, Any]:
     try:
-        written = json.loads(text)
+        fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise BadInput(f"is not JSON{place}", file=file) from error
-    if not isinstance(written, dict):
+    if not isinstance(fields, dict):
         raise BadInput("is not a tokenizer.json", file=file)
-    return written
+    return fields
 
 
 def _text(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Where Palinode keeps what it can build again (token stores) and what a user added by name (corpora)."""
+"""The folders of token stores, which can be built again, and of corpora that a user added by name."""
 
 from __future__ import annotations
 
@@ -13,29 +13,25 @@ DATA_PREFIX = "data:"
 
 
 def cache_directory(cache: Path | None = None) -> Path:
-    """Where token stores are kept: the given folder, $PALINODE_CACHE, or the user's XDG cache folder.
+    """The folder of token stores: `cache`, $PALINODE_CACHE, or the user's XDG cache folder.
 
-    Token stores can be deleted at any time, and are built again. The whole folder can be only where it is the XDG one: in a folder
-    placed by hand lies `corpora_directory` too, which cannot be built again.
+    Token stores can be deleted at any time; they are built again. The whole folder can be deleted only if it is the XDG one: any
+    other contains `corpora_directory` too, which cannot be built again.
     """
-    if chosen := _chosen(cache):
-        return chosen
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("palinode"))
+    return _from_user(cache) or Path(platformdirs.user_cache_dir("palinode"))
 
 
 def corpora_directory(cache: Path | None = None) -> Path:
-    """Corpora added or fetched by name: the user's XDG data folder, or `corpora` in the given folder or $PALINODE_CACHE."""
-    if chosen := _chosen(cache):
-        return chosen / "corpora"
+    """The folder of corpora added or fetched by name: `corpora` in `cache`, $PALINODE_CACHE or the user's XDG data folder."""
     import platformdirs
 
-    return Path(platformdirs.user_data_dir("palinode")) / "corpora"
+    return (_from_user(cache) or Path(platformdirs.user_data_dir("palinode"))) / "corpora"
 
 
 def data_path(name: str, field: str) -> Path | None:
-    """The path a user's `name` means: itself, or below $PALINODE_DATA after `data:`; None for a plain name without a file.
+    """The path that a user's `name` means: itself, or below $PALINODE_DATA after `data:`; None for a plain name without a file.
 
     Raises:
         EnvironmentProblem: `data:` without $PALINODE_DATA.
@@ -43,8 +39,8 @@ def data_path(name: str, field: str) -> Path | None:
     if name.startswith(DATA_PREFIX):
         root = os.environ.get(DATA_VARIABLE)
         if not root:
-            held = Path(name.removeprefix(DATA_PREFIX)).parts[:1]
-            hint = f"set it to the folder that holds {held[0]}" if held else None
+            first = Path(name.removeprefix(DATA_PREFIX)).parts[:1]
+            hint = f"set it to the folder that holds {first[0]}" if first else None
             raise EnvironmentProblem(f"{name!r} needs the environment variable {DATA_VARIABLE}", field=field, hint=hint)
         return Path(root) / name.removeprefix(DATA_PREFIX)
     path = Path(name).expanduser()
@@ -52,8 +48,8 @@ def data_path(name: str, field: str) -> Path | None:
     return path if looks_like_a_path or path.exists() else None
 
 
-def _chosen(cache: Path | None) -> Path | None:
+def _from_user(cache: Path | None) -> Path | None:
     if cache is not None:
         return cache
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else None
+    variable = os.environ.get(CACHE_VARIABLE)
+    return Path(variable) if variable else None

@@ -1,4 +1,4 @@
-"""Which text, cut into which tokens, split how: everything about the data that decides what a run learns from."""
+"""The text of a run, its tokenizer and its splits: everything about text data that decides what a run learns from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Split = Literal["train", "validation", "test", "tuning"]
 TRAIN: Split = "train"
 VALIDATION: Split = "validation"
 TEST: Split = "test"
-TUNING: Split = "tuning"  # the end of the train text, when some is kept back to choose settings on
+TUNING: Split = "tuning"  # the end of the train text, if a share of it is reserved to choose settings on
 SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)  # as they are stored
 
 BYTE_VALUES = 256
@@ -29,12 +29,12 @@ class DataConfig(Config):
             `palinode data add`, or a Hugging Face set: wikitext-2, wikitext-103, tinystories, fineweb-edu.
         tokenizer: `byte`, `char`, `bpe:<vocabulary size>` (trained on the train split), `gpt2`, the path of a tokenizer.json
             or of a folder that holds one, or `ids:<vocabulary size>` for a file of token ids whose tokenizer is unknown.
-        window_tokens: tokens in a window (N).
-        split: `documents` (each document whole into one split, by the hash of its content), `contiguous` (first part train,
-            then validation, then test, as nanoGPT does), or `given` (the corpus comes with its own splits).
+        window_tokens: tokens in a window.
+        split: `documents` (each document is whole in one split, by the hash of its content), `contiguous` (train is the first part
+            of the text, then validation, then test, as in nanoGPT), or `given` (the corpus has its own splits).
         validation_fraction, test_fraction: shares of the documents, or of the text for a contiguous split.
         corpus_sha256, tokenizer_sha256: filled in when a spec is resolved; other data under the same name is then refused.
-        max_train_tokens: use only the first so many train tokens.
+        max_train_tokens: use only this many train tokens, from the first.
         tuning_fraction: share of the train tokens, at their end, that no run trains on: settings are chosen by the loss there.
     """
 
@@ -50,7 +50,7 @@ class DataConfig(Config):
     tuning_fraction: Annotated[Fraction, LATER] = 0.0
 
     def keeps(self, split: Split) -> bool:
-        """Whether anything is kept back for a split that is scored; a corpus with splits of its own is taken to have them."""
+        """Whether a split that is scored has text; a corpus with its own splits is assumed to have them all."""
         if split == TUNING:
             return self.tuning_fraction > 0
         return self.split == "given" or (self.test_fraction if split == TEST else self.validation_fraction) > 0
@@ -58,7 +58,7 @@ class DataConfig(Config):
     @field_validator("tokenizer")
     @classmethod
     def _size_is_a_number(cls, value: str) -> str:
-        """`bpe:` and `ids:` carry a vocabulary size; a bad one is known before any text is read."""
+        """`bpe:` and `ids:` are followed by a vocabulary size; a bad one is refused before any text is read."""
         kind, _, size = value.partition(":")
         least = {"bpe": BYTE_VALUES, "ids": 2}.get(kind)
         if least is not None and not (size.isascii() and size.isdigit() and least <= int(size[:18]) <= MOST_TOKEN_IDS):

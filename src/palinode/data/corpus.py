@@ -1,7 +1,7 @@
-"""What text comes as: documents in a fixed order, each read as a stream of pieces, and a fingerprint of the source.
+"""A corpus: documents in a fixed order, each a stream of pieces, and a fingerprint of the source.
 
-A document's pieces are text, or arrays of token ids when the corpus is a token file. Nothing here holds a corpus in
-memory: `documents()` can be called again and again, and each pass streams.
+The pieces of a document are text, or arrays of token ids if the corpus is a token file. No corpus is ever in memory as a whole:
+`documents()` can be called again and again, and each call streams.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from palinode.data.config import Split
 
 Piece = str | NDArray[np.integer]
 PYTHON_DOCS = "python-docs"
-HUB_NAMES = ("wikitext-2", "wikitext-103", "tinystories", "fineweb-edu")
-TEXT_SEPARATOR = "\n\n"  # between documents; it is encoded, scored and counted as two bytes like any other text
+TEXT_SEPARATOR = "\n\n"  # between documents; encoded, scored and counted as two bytes, like any other text
 
 
 @dataclass(frozen=True)
@@ -25,9 +24,9 @@ class Document:
     """One document.
 
     Attributes:
-        name: where it is, for messages: a file, `file:line`, or a title.
-        pieces: a fresh stream of its content, in order; joined, they are the document.
-        split: the split the corpus itself puts it in, or None.
+        name: for messages: a file, `file:line`, or a title.
+        pieces: a fresh stream of its content, in order; joined, the pieces are the document.
+        split: the split that the corpus itself puts it in, or None.
     """
 
     name: str
@@ -36,7 +35,7 @@ class Document:
 
     @classmethod
     def of(cls, name: str, text: str, split: Split | None = None) -> Document:
-        """A document small enough to be held as one string."""
+        """A document of one piece, small enough to be one string."""
         return cls(name, lambda: iter((text,)), split)
 
     @property
@@ -51,11 +50,12 @@ class Corpus:
 
     Attributes:
         name: as the user wrote it.
-        fingerprint: changes whenever the source's bytes or the way they are read may have changed; names the cached store.
+        fingerprint: another one whenever the source's bytes, or how they are read, may have changed; part of the name of the
+            cached store.
         documents: a fresh stream of the documents, always in the same order.
         separator: the text between two documents of a split.
-        holds: "text", or "ids" when the pieces are token ids.
-        has_splits: every document says which split it belongs to.
+        holds: "text", or "ids" if the pieces are token ids.
+        has_splits: every document has a `split` of the corpus' own.
         source, licence: for people.
     """
 

@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub, by short name: streamed once, at a pinned revision, and kept as text.
+"""Data sets of the Hugging Face hub, by short name: streamed once, at a fixed revision, and stored as text.
 
-Needs the extra `hf` and a network once; after that nothing here is called. A local copy of a hub repository works too.
-Only data files are read (`datasets` >= 4 runs no code of a repository).
+This needs the extra `hf` and a network once; later runs read the stored text. A local copy of a hub repository works too. Only data
+files are read (`datasets` >= 4 runs no code of a repository).
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from types import ModuleType
 from typing import Any
 
 from palinode.base.errors import BadInput, EnvironmentProblem
-from palinode.data.config import TEST, TRAIN, VALIDATION, Split
+from palinode.data.config import SPLITS, TRAIN, VALIDATION, Split
 from palinode.data.corpus import TEXT_SEPARATOR, Document
 from palinode.data.text_files import TEXT_FIELD, articles
-
-THREE_SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,9 @@ class HubSet:
 
     Attributes:
         repository, configuration, revision: what is loaded; the revision is a commit, so it cannot change.
-        splits: those of its own that are read; a set with only one split is split by Palinode's own rule.
+        splits: the set's own splits that are read; a set with only one is split by Palinode's own rule.
         licence: as its card states it.
+        size: about how much text the whole set has, for people.
         rows_are_lines: a row is a line of an article (WikiText), not a document.
     """
 
@@ -38,24 +37,30 @@ class HubSet:
     revision: str
     splits: tuple[Split, ...]
     licence: str
+    size: str
     rows_are_lines: bool = False
 
     @property
     def separator(self) -> str:
-        """Lines of WikiText bring their own ends."""
+        """The text between two documents: nothing for WikiText, whose lines have their own ends."""
         return "" if self.rows_are_lines else TEXT_SEPARATOR
 
 
-WIKITEXT = ("Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3", "CC BY-SA 3.0 and GFDL")
+def _wikitext(configuration: str, size: str) -> HubSet:
+    revision, licence = "b08601e04326c79dfdd32d625aee71d232d685c3", "CC BY-SA 3.0 and GFDL"
+    return HubSet("Salesforce/wikitext", configuration, revision, SPLITS, licence, size, rows_are_lines=True)
+
+
 HUB_SETS = {
-    "wikitext-2": HubSet(WIKITEXT[0], "wikitext-2-raw-v1", WIKITEXT[1], THREE_SPLITS, WIKITEXT[2], True),
-    "wikitext-103": HubSet(WIKITEXT[0], "wikitext-103-raw-v1", WIKITEXT[1], THREE_SPLITS, WIKITEXT[2], True),
+    "wikitext-2": _wikitext("wikitext-2-raw-v1", "13 MB"),
+    "wikitext-103": _wikitext("wikitext-103-raw-v1", "550 MB"),
     "tinystories": HubSet(
         "roneneldan/TinyStories",
         None,
         "f54c09fd23315a6f9c86f9dc80f725de7d8f9c64",
         (TRAIN, VALIDATION),
         "CDLA-Sharing-1.0",
+        "1.9 GB",
     ),
     "fineweb-edu": HubSet(
         "HuggingFaceFW/fineweb-edu",
@@ -63,49 +68,48 @@ HUB_SETS = {
         "87f09149ef4734204d70ed1d046ddc9ca3f2b8f9",
         (TRAIN,),
         "ODC-By 1.0",
+        "48 GB; use a limit",
     ),
 }
 
 
-def hub_documents(name: str, wanted: HubSet, source: Path | None, max_characters: int | None) -> Iterator[Document]:
+def hub_documents(name: str, hub_set: HubSet, source: Path | None, max_characters: int | None) -> Iterator[Document]:
     """Stream the documents of a hub set, or of a local copy of its repository.
 
     Args:
-        max_characters: stop the train split after so many characters (whole documents).
+        max_characters: end the train split after this many characters (whole documents).
 
     Raises:
         BadInput: a local copy that does not hold the set.
         EnvironmentProblem: `datasets` is not installed, or the hub cannot be reached.
     """
     library = _datasets()
-    own_splits = len(wanted.splits) > 1
-    for split in wanted.splits:
-        rows = _rows(library, name, wanted, source, split)
-        given = split if own_splits else None
-        documents = articles(_lines(rows), name, given) if wanted.rows_are_lines else _whole(rows, name, given)
-        done = 0
+    for split in hub_set.splits:
+        rows = _rows(library, name, hub_set, source, split)
+        own_split = split if len(hub_set.splits) > 1 else None
+        documents = articles(_lines(rows), name, own_split) if hub_set.rows_are_lines else _whole(rows, name, own_split)
+        characters = 0
         for document in documents:
             yield document
-            done += len(document.text)
-            if split == TRAIN and max_characters is not None and done >= max_characters:
+            characters += len(document.text)
+            if split == TRAIN and max_characters is not None and characters >= max_characters:
                 break
 
 
-def _rows(library: ModuleType, name: str, wanted: HubSet, source: Path | None, split: Split) -> Iterator[str]:
-    """The text column of one split; every failure of the library on the way becomes one line."""
-    place = str(source) if source else wanted.repository
-    revision = None if source else wanted.revision
+def _rows(library: ModuleType, name: str, hub_set: HubSet, source: Path | None, split: Split) -> Iterator[str]:
+    """The text column of one split; every failure of the library becomes one line."""
+    place = str(source) if source else hub_set.repository
+    revision = None if source else hub_set.revision
     try:
         with _quiet():
             table = library.load_dataset(
-                place, name=wanted.configuration, split=split, streaming=True, revision=revision
+                place, name=hub_set.configuration, split=split, streaming=True, revision=revision
             )
             for number, row in enumerate(table):
                 yield _text(row, number, place)
-    except (ValueError, library.exceptions.DatasetsError) as error:
-        raise _failed(name, source, error) from error
-    except OSError as error:  # no network, a repository that is not there, a file that cannot be read
-        raise _failed(name, source, error) from error
+    # An OSError is a missing network, a missing repository, or a file that cannot be read.
+    except (ValueError, OSError, library.exceptions.DatasetsError) as error:
+        raise _failure(name, source, error) from error
 
 
 def _whole(rows: Iterator[str], name: str, split: Split | None) -> Iterator[Document]:
@@ -114,7 +118,7 @@ def _whole(rows: Iterator[str], name: str, split: Split | None) -> Iterator[Docu
 
 
 def _lines(rows: Iterator[str]) -> Iterator[str]:
-    """Rows of WikiText as the lines of its file: the hub keeps a blank line (` \\n` there) as an empty row."""
+    """Rows of WikiText as the lines of its file; the hub stores a blank line (` \\n` in the file) as an empty row."""
     for text in rows:
         yield text if text.endswith("\n") else text + "\n"
 
@@ -127,7 +131,7 @@ def _text(row: dict[str, Any], number: int, place: str) -> str:
     return text
 
 
-def _failed(name: str, source: Path | None, error: Exception) -> BadInput | EnvironmentProblem:
+def _failure(name: str, source: Path | None, error: Exception) -> BadInput | EnvironmentProblem:
     reason = str(error).partition("\n")[0] or type(error).__name__
     if source is not None:
         return BadInput(f"is not a local copy of {name}: {reason}", file=str(source))
@@ -147,7 +151,7 @@ def _datasets() -> ModuleType:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The hub's client logs every retry; the one line that matters is the error at the end."""
+    """Silences the hub's client, which logs every retry; the error at the end says what matters."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

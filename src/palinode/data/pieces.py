@@ -1,4 +1,4 @@
-"""Cutting a stream of text where no tokenizer's word ends up on both sides."""
+"""Cuts a stream of text into chunks at places where no tokenizer's word is cut."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ LOOK_AHEAD_CHARACTERS = 2  # what the pattern must see behind a cut
 
 
 class Chunks:
-    """Pieces of a text, however they come, as chunks of at least `characters` that end at safe places; then the rest."""
+    """Collects pieces of a text, of any sizes, and gives chunks of about `characters` that end at safe places; then the rest."""
 
     def __init__(self, characters: int):
         self.characters = characters
-        self._held: list[str] = []
+        self._waiting: list[str] = []
         self._length = 0
 
     def feed(self, piece: str) -> Iterator[str]:
         """Take the next piece; gives the chunks that are complete now."""
-        self._held.append(piece)
+        self._waiting.append(piece)
         self._length += len(piece)
         if self._length <= self.characters + LOOK_AHEAD_CHARACTERS:
             return
@@ -31,17 +31,17 @@ class Chunks:
             end = safe_end(text, start, start + self.characters)
             yield text[start:end]
             start = end
-        self._held, self._length = [text[start:]], len(text) - start
+        self._waiting, self._length = [text[start:]], len(text) - start
 
     def rest(self) -> str:
-        """What is left after the last piece."""
-        text = "".join(self._held)
-        self._held, self._length = [], 0
+        """The text after the last chunk."""
+        text = "".join(self._waiting)
+        self._waiting, self._length = [], 0
         return text
 
 
 def in_chunks(pieces: Iterable[str], characters: int) -> Iterator[str]:
-    """The same text in chunks of about `characters`, wherever its pieces ended."""
+    """The same text in chunks of about `characters`, wherever its pieces end."""
     chunks = Chunks(characters)
     for piece in pieces:
         yield from chunks.feed(piece)
@@ -50,7 +50,7 @@ def in_chunks(pieces: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def cut(text: str, most_characters: int) -> Iterator[str]:
-    """Consecutive parts of at most `most_characters` that join to the text, cut at safe places wherever there is one."""
+    """Consecutive parts of at most `most_characters` that join to the text, cut at a safe place wherever there is one."""
     start = 0
     while len(text) - start > most_characters:
         end = safe_end(text, start, start + most_characters)
@@ -61,7 +61,7 @@ def cut(text: str, most_characters: int) -> Iterator[str]:
 
 
 def safe_end(text: str, start: int, end: int) -> int:
-    """The last safe place to cut in (start, end], or `end` where the text has none for a long stretch."""
+    """The last safe place to cut in (start, end], or `end` if there is none in the last SEARCHED_CHARACTERS."""
     low = max(start + 1, end - SEARCHED_CHARACTERS)
     places = [match.start() for match in SAFE_CUT.finditer(text, low, min(end + 2, len(text)))]
     usable = [place for place in places if start < place <= end]

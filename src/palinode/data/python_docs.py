@@ -1,10 +1,10 @@
-"""The embedded corpus: English prose that is on every machine with CPython, found by parsing its source, never importing it.
+"""The embedded corpus: English prose that is on every machine with CPython. Its source files are parsed, never imported.
 
-Documents: one for each topic of `pydoc_data.topics` (the language reference as `help()` shows it), then one for each module
-of the standard library: its docstrings in the order they are written. Doctests and tables are left out, and so is any
-paragraph that mostly repeats an earlier one: topics quote each other and modules copy docstrings, and a split by document
-would then put the same paragraphs on both sides. Measured on CPython 3.11: without this 0.8 % of the validation text (in
-runs of 50 characters, longest 236) stands in train; with it 0.03 % (longest 64), as much as within train itself.
+There is one document for each topic of `pydoc_data.topics` (the language reference as `help()` shows it), then one for each module
+of the standard library: its docstrings in the order of the file. Doctests and tables are left out, and so is any paragraph that
+mostly repeats an earlier one: topics quote each other and modules copy docstrings, so a split by document would put the same
+paragraphs on both sides. On CPython 3.11, with repeats 0.8 % of the validation text (in runs of 50 characters, longest 236) is in
+train too; without them 0.03 % (longest 64), as much as within train itself.
 """
 
 from __future__ import annotations
@@ -24,35 +24,39 @@ from palinode.base.config import content_hash
 from palinode.base.errors import Damaged, EnvironmentProblem
 from palinode.data.cache import cache_directory
 from palinode.data.corpus import PYTHON_DOCS, Corpus, Document
-from palinode.data.text_store import read_manifest, read_text_store, write_text_store
+from palinode.data.text_store import read_text_store, text_manifest, write_text_store
 
 BUILDER_VERSION = 3
 TOPICS = Path("pydoc_data") / "topics.py"
-# Tests, and what Linux distributions ship apart from the interpreter: with them the corpus would depend on the packager.
+# Tests, and packages that Linux distributions ship apart from the interpreter: with these the corpus would depend on the packager.
 LEFT_OUT = {
     *("test", "tests", "idlelib", "lib2to3", "turtledemo", "tkinter", "distutils", "ensurepip", "pydoc_data"),
     *("site-packages", "dist-packages", "__pycache__"),
 }
-SHORTEST_DOCUMENT = 200  # characters; 100 codec modules say one sentence each
-LEAST_LETTERS = 0.5  # of the characters that are not white space; tables, rules and grammar lines fall below
-SHINGLE_WORDS = 8
-MOST_REPEATED = 0.1  # of a paragraph's shingles, so that a paragraph edited a little still counts as repeated
-SHORTEST_TO_COMPARE = 20  # characters; shorter paragraphs ("Returns:") repeat by nature
+SHORTEST_DOCUMENT = 200  # characters; 100 codec modules have one sentence each
+LEAST_LETTERS = (
+    0.5  # share of the characters that are not white space; tables, rules and grammar lines have fewer letters
+)
+SHINGLE_WORDS = 8  # a shingle is this many consecutive words
+MOST_REPEATED = (
+    0.1  # share of a paragraph's shingles; so low that a paragraph with small edits still counts as repeated
+)
+SHORTEST_TO_COMPARE = 20  # characters; shorter paragraphs ("Returns:") often repeat by chance
 DOCTEST = re.compile(r"^[ \t]*(>>>|\.\.\. ).*\Z", re.MULTILINE | re.DOTALL)  # to the end of its paragraph
 FEWEST_WORDS = 4  # a docstring of fewer words is a label, not prose
 
 
 def python_docs(cache: Path | None = None) -> Corpus:
-    """The embedded corpus, parsed once per interpreter and then read from the cache.
+    """The embedded corpus; parsed once per interpreter, then read from the cache.
 
     Raises:
-        EnvironmentProblem: this Python comes without the source of its standard library.
+        EnvironmentProblem: this Python has no source of its standard library.
     """
     return read_text_store(python_docs_directory(cache), PYTHON_DOCS)
 
 
 def python_docs_directory(cache: Path | None = None) -> Path:
-    """The text store of the embedded corpus, written if it is not there yet."""
+    """The folder of the embedded corpus' text store, which is written first if there is none."""
     library = Path(sysconfig.get_path("stdlib"))
     listing = [(str(path.relative_to(library)), path.stat().st_size) for path in _sources(library)]
     fingerprint = content_hash([BUILDER_VERSION, sys.version, listing])
@@ -94,14 +98,16 @@ def _modules(library: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sources(library: Path) -> list[Path]:
-    """The files that are read, sorted by their place in the library."""
-    kept = []
+    """The files to read, sorted by their path in the library."""
+    paths = []
     for folder, folders, files in os.walk(library):
         folders[:] = [name for name in folders if name not in LEFT_OUT]
-        kept += [Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")]
-    if not kept or not (library / TOPICS).is_file():
+        paths += [
+            Path(folder, name) for name in files if name.endswith(".py") and not name.startswith("_sysconfigdata")
+        ]
+    if not paths or not (library / TOPICS).is_file():
         raise EnvironmentProblem("this Python has no source of its standard library, so there is no python-docs corpus")
-    return sorted([*kept, library / TOPICS], key=lambda path: path.relative_to(library).parts)
+    return sorted([*paths, library / TOPICS], key=lambda path: path.relative_to(library).parts)
 
 
 def _parsed(path: Path) -> ast.Module:
@@ -115,7 +121,7 @@ def _parsed(path: Path) -> ast.Module:
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
-    """Docstrings below a node, in source order. Only statements are visited: expressions hold none."""
+    """Docstrings below a node, in source order. Only statements are visited: expressions have none."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         text = ast.get_docstring(node)
         if text:
@@ -127,8 +133,8 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _fresh_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
-    """The paragraphs of prose, in order, that do not repeat what was seen before; what is seen here is added to `seen`."""
-    text = text.encode("utf-8", "replace").decode()  # a docstring may spell half a surrogate pair
+    """The paragraphs of prose, in order, that do not mostly repeat the shingles in `seen`; adds their own shingles to it."""
+    text = text.encode("utf-8", "replace").decode()  # a docstring may contain half a surrogate pair
     for paragraph in re.split(r"\n\s*\n", text):
         prose = DOCTEST.sub("", paragraph).rstrip()
         if sum(map(str.isalpha, prose)) < LEAST_LETTERS * len("".join(prose.split())):
@@ -144,6 +150,6 @@ def _fresh_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
 
 def _usable(directory: Path, fingerprint: str) -> bool:
     try:
-        return bool(read_manifest(directory).get("fingerprint") == fingerprint)
+        return bool(text_manifest(directory).get("fingerprint") == fingerprint)
     except Damaged:
         return False

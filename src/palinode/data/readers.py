@@ -1,12 +1,11 @@
 """Local files and folders as corpora: txt, md, jsonl, csv, parquet, WikiText's own layout, and files of token ids.
 
-A folder is read as the first of these that it is: `wiki.{train,valid,test}.tokens` (or .raw), or `{train,val,test}.bin`,
-which bring their own splits; otherwise every readable file below it, in the order of their paths.
+A folder with `wiki.{train,valid,test}.tokens` (or .raw), or with `{train,val,test}.bin`, has its own splits. The first layout that
+fits is used. Any other folder is all readable files below it, in the order of their paths.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,12 +15,18 @@ from palinode.base.config import content_hash
 from palinode.base.errors import BadInput
 from palinode.data.config import TEST, TRAIN, VALIDATION, Split
 from palinode.data.corpus import TEXT_SEPARATOR, Corpus, Document
+from palinode.data.manifest import file_sha256
 from palinode.data.text_files import READERS, wikitext
 from palinode.data.token_files import SUFFIXES, token_file
 
-READER_VERSION = 1  # raised when the same files would give other documents
+READER_VERSION = 1  # must be raised when a change makes other documents of the same files
 SPLIT_WORDS: dict[str, Split] = {"train": TRAIN, "valid": VALIDATION, "val": VALIDATION, "test": TEST}
-WIKITEXT_ENDINGS = (".tokens", ".raw")  # word level with <unk>, or raw text; a folder may hold both
+# Folders with splits of their own: how file names begin and end, what reads them, and what they hold. WikiText comes at word level
+# with <unk> (.tokens) or as raw text; a folder may have both.
+SPLIT_LAYOUTS: tuple[tuple[str, tuple[str, ...], Callable[[Path, Split], Iterator[Document]], str], ...] = (
+    ("wiki.", (".tokens", ".raw"), wikitext, "text"),
+    ("", (".u32.bin", *SUFFIXES), token_file, "ids"),
+)
 READABLE = (*READERS, *SUFFIXES)
 
 Reader = Callable[[], Iterator[Document]]
@@ -36,38 +41,28 @@ def local_corpus(path: Path, name: str) -> Corpus:
     if not path.exists():
         raise BadInput("no such file or folder", file=str(path), field="data.corpus")
     if path.is_dir():
-        return _wikitext_folder(path, name) or _token_folder(path, name) or _folder(path, name)
+        return _split_folder(path, name) or _folder(path, name)
     return _of_files([path], path.name, name)
 
 
-def _wikitext_folder(folder: Path, name: str) -> Corpus | None:
-    """`wiki.train.tokens` and its siblings (those that end like the train file), or None."""
-    for ending in WIKITEXT_ENDINGS:
-        if (folder / f"wiki.train{ending}").is_file():
-            found = _split_files(folder, "wiki.", ending)
-            readers = [partial(wikitext, path, split) for path, split in found]
-            return _corpus(name, folder.name, [path for path, _ in found], readers, separator="", has_splits=True)
+def _split_folder(folder: Path, name: str) -> Corpus | None:
+    """The train file of a layout and its siblings with the same ending, or None."""
+    for beginning, endings, read, holds in SPLIT_LAYOUTS:
+        for ending in endings:
+            if (folder / f"{beginning}train{ending}").is_file():
+                files = _split_files(folder, beginning, ending)
+                readers = [partial(read, path, split) for path, split in files.items()]
+                return _corpus(name, folder.name, list(files), readers, has_splits=True, holds=holds)
     return None
 
 
-def _token_folder(folder: Path, name: str) -> Corpus | None:
-    """`train.bin` and its siblings, or None."""
-    for ending in (".u32.bin", *SUFFIXES):
-        if (folder / f"train{ending}").is_file():
-            found = _split_files(folder, "", ending)
-            readers = [partial(token_file, path, split) for path, split in found]
-            paths = [path for path, _ in found]
-            return _corpus(name, folder.name, paths, readers, separator="", has_splits=True, holds="ids")
-    return None
-
-
-def _split_files(folder: Path, before: str, ending: str) -> list[tuple[Path, Split]]:
-    named = [(folder / f"{before}{word}{ending}", split) for word, split in SPLIT_WORDS.items()]
-    found = [(path, split) for path, split in named if path.is_file()]
-    if VALIDATION not in {split for _, split in found}:
-        expected = " or ".join(f"{before}{word}{ending}" for word in ("val", "valid"))
+def _split_files(folder: Path, beginning: str, ending: str) -> dict[Path, Split]:
+    named = {folder / f"{beginning}{word}{ending}": split for word, split in SPLIT_WORDS.items()}
+    files = {path: split for path, split in named.items() if path.is_file()}
+    if VALIDATION not in files.values():
+        expected = " or ".join(f"{beginning}{word}{ending}" for word in ("val", "valid"))
         raise BadInput(f"has a train file but no {expected}", file=str(folder), field="data.corpus")
-    return found
+    return files
 
 
 def _folder(folder: Path, name: str) -> Corpus:
@@ -85,11 +80,11 @@ def _of_files(files: list[Path], source: str, name: str) -> Corpus:
     """A corpus of files of text, or of files of token ids."""
     ids = [path for path in files if path.suffix in SUFFIXES]
     if ids and len(ids) < len(files):
-        other = next(path for path in files if path not in ids)
-        raise BadInput(f"mixes token files ({ids[0].name}) and text files ({other.name})", file=str(files[0].parent))
+        text = next(path for path in files if path not in ids)
+        raise BadInput(f"mixes token files ({ids[0].name}) and text files ({text.name})", file=str(files[0].parent))
     readers = [partial(_reader(path), path) for path in files]
     if ids:
-        return _corpus(name, source, files, readers, separator="", holds="ids")
+        return _corpus(name, source, files, readers, holds="ids")
     return _corpus(name, source, files, readers, separator=TEXT_SEPARATOR)
 
 
@@ -108,11 +103,11 @@ def _corpus(
     files: list[Path],
     readers: Sequence[Reader],
     *,
-    separator: str,
+    separator: str = "",
     has_splits: bool = False,
     holds: str = "text",
 ) -> Corpus:
-    hashes = [(path.name, _file_sha256(path)) for path in files]
+    hashes = [(path.name, _sha256(path)) for path in files]
 
     def documents() -> Iterator[Document]:
         for read in readers:
@@ -122,8 +117,8 @@ def _corpus(
     return Corpus(name, fingerprint, documents, separator, holds, has_splits, source)
 
 
-def _file_sha256(path: Path) -> str:
-    """The hash of a file's content: a changed file is another corpus, whatever its date says.
+def _sha256(path: Path) -> str:
+    """The hash of a file's content: a file with other content is another corpus, whatever its date is.
 
     Raises:
         BadInput: it is empty, not a regular file, or cannot be read.
@@ -133,7 +128,6 @@ def _file_sha256(path: Path) -> str:
     try:
         if path.stat().st_size == 0:
             raise BadInput("is empty", file=str(path), field="data.corpus")
-        with open(path, "rb") as handle:
-            return hashlib.file_digest(handle, "sha256").hexdigest()
+        return file_sha256(path)
     except OSError as error:
         raise BadInput(f"cannot be read: {error.strerror}", file=str(path), field="data.corpus") from error

@@ -1,6 +1,6 @@
-"""What a run reads: text cut into windows, or a synthetic task whose sequences are the windows. One interface for both.
+"""The data that a run reads, with one interface: text cut into windows, or a synthetic task whose sequences are the windows.
 
-A `data` table with a `task` is a task, any other is text.
+A `data` table with a `task` is a task; any other is text.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Source(Protocol):
     """Data that is ready to be read.
 
     Attributes:
-        vocab_size: ids of the data, without the special tokens of objectives.
+        vocab_size: V: ids of the data, without the special tokens of objectives.
         tokenizer: turns text into ids and back; ids of a task are written as numbers.
-        bytes_per_token: (vocab_size,) int64; all 0 where ids have no text.
-        sha256: hash of what it holds.
+        bytes_per_token: (V,) int64; all 0 where ids have no text.
+        sha256: hash of its content.
     """
 
     tokenizer: Tokenizer
@@ -49,28 +49,28 @@ class Source(Protocol):
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches that cover a split, or its first tokens."""
+        """Fixed batches that cover a split, or its first `max_tokens`."""
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
         """How many tokens an evaluation of a split reads."""
 
 
-def _chosen(value: Any, info: ValidationInfo) -> Any:
-    """A table becomes text or a task by what it holds, so that its mistakes are said as that kind's."""
+def _text_or_task(value: Any, info: ValidationInfo) -> Any:
+    """A table with a `task` becomes a task and any other becomes text, so that error messages fit that kind."""
     if not isinstance(value, Mapping):
         return value
-    chosen: type[DataConfig] | type[TaskData] = TaskData if "task" in value else DataConfig
+    kind: type[DataConfig] | type[TaskData] = TaskData if "task" in value else DataConfig
     try:
-        return chosen.model_validate(dict(value), context=info.context)
-    except BadInput as refusal:  # pydantic gives places to its own errors alone
+        return kind.model_validate(dict(value), context=info.context)
+    except BadInput as refusal:  # pydantic adds the place of a field to its own errors only
         raise refusal.inside(info.field_name) from None
 
 
-DATA = BeforeValidator(_chosen)  # for a field that holds either: `Annotated[Data, DATA]`
+DATA = BeforeValidator(_text_or_task)  # for a field that holds either: `Annotated[Data, DATA]`
 
 
 def prepare(config: Data, cache: Path | None = None) -> Source:
-    """The data of a config, ready to be read; text is tokenised on first use.
+    """The data of a config, ready to be read; the first call tokenises a text.
 
     Raises:
         BadInput, EnvironmentProblem: see `data.store.prepare`.
@@ -79,5 +79,5 @@ def prepare(config: Data, cache: Path | None = None) -> Source:
 
 
 def resolve(config: Data) -> Data:
-    """The config with the hashes of its text filled in; a task is what its config says."""
+    """The config with the hashes of its text filled in; a task needs none."""
     return config if isinstance(config, TaskData) else store.resolve(config)

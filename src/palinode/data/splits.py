@@ -1,8 +1,9 @@
-"""Which document goes into which split, decided by content alone; and the guard that no document is in two of them.
+"""The split of each document, which depends on content alone; no document is in two splits.
 
-A survey streams the corpus once and keeps a few numbers per document. Two documents that are equal up to case and white
-space count as one: the first is kept, the others are dropped. A corpus with splits of its own keeps them whole, except that
-train loses what validation or test has too, and validation what test has.
+A survey streams the corpus once and stores a few numbers for each document. Two documents that are equal up to case and white
+space count as one: the first stays, the others are dropped. A corpus with its own splits keeps them, but train loses the documents
+that validation or test has too, and validation loses those that test has too.
+Shapes: n documents.
 """
 
 from __future__ import annotations
@@ -21,25 +22,25 @@ from palinode.data.corpus import Corpus, Document, Piece
 
 KEY_BYTES = 16  # of SHA-256: two different documents among 10^9 share a key with probability 10^-21
 DROPPED = -1
-NOT_GIVEN = -1
+NO_SPLIT = -1
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What one pass over a corpus of n documents tells.
+    """The result of one pass over a corpus of n documents.
 
     Attributes:
         keys: (n, KEY_BYTES) uint8, a hash of each document without case and white space.
         lengths: (n,) characters, or token ids for a corpus of ids.
-        given: (n,) index into SPLITS, or NOT_GIVEN.
-        blank: (n,) nothing but white space.
-        sha256: hash of all documents' content, in order.
-        characters: every character that occurs, if asked for.
+        own_split: (n,) index into SPLITS of the split that the corpus puts the document in, or NO_SPLIT.
+        blank: (n,) true for a document of nothing but white space.
+        sha256: hash of the content of all documents, in order.
+        characters: every character of the corpus, sorted; empty unless the survey is to collect them.
     """
 
     keys: NDArray[np.uint8]
     lengths: NDArray[np.int64]
-    given: NDArray[np.int8]
+    own_split: NDArray[np.int8]
     blank: NDArray[np.bool_]
     sha256: str
     characters: str
@@ -47,12 +48,12 @@ class Survey:
 
 @dataclass(frozen=True)
 class Plan:
-    """Where everything goes.
+    """The split of every document.
 
     Attributes:
-        split_of: (n,) index into SPLITS of each document, DROPPED for blanks and duplicates; all train when contiguous.
-        ends: where each split ends in the joined text, for a contiguous split; None otherwise.
-        duplicates: documents dropped because another is the same up to case and white space.
+        split_of: (n,) index into SPLITS of each document, DROPPED for blanks and duplicates; train for all if contiguous.
+        ends: the place in the joined text where each split ends, for a contiguous split; None otherwise.
+        duplicates: number of documents dropped because another is the same up to case and white space.
     """
 
     split_of: NDArray[np.int8]
@@ -66,7 +67,7 @@ def survey(corpus: Corpus, want_characters: bool = False) -> Survey:
     Raises:
         BadInput: it holds no text, or text that cannot be written as UTF-8.
     """
-    keys, lengths, given, blank = bytearray(), [], [], []
+    keys, lengths, own_split, blank = bytearray(), [], [], []
     everything = hashlib.sha256(f"{corpus.holds}\0{corpus.separator}\0".encode())
     characters: set[str] = set(corpus.separator) if want_characters else set()
     for document in corpus.documents():
@@ -82,45 +83,45 @@ def survey(corpus: Corpus, want_characters: bool = False) -> Survey:
         everything.update(f"{document.split or ''}\0".encode() + content.digest())
         keys += bare.digest()[:KEY_BYTES]
         lengths.append(length)
-        given.append(SPLITS.index(document.split) if document.split else NOT_GIVEN)
+        own_split.append(SPLITS.index(document.split) if document.split else NO_SPLIT)
         blank.append(empty)
     if all(blank):
         raise BadInput("the corpus holds no text", file=corpus.name, field="data.corpus")
     return Survey(
         np.frombuffer(bytes(keys), dtype=np.uint8).reshape(-1, KEY_BYTES),
         np.array(lengths, dtype=np.int64),
-        np.array(given, dtype=np.int8),
+        np.array(own_split, dtype=np.int8),
         np.array(blank, dtype=np.bool_),
         everything.hexdigest(),
         "".join(sorted(characters)),
     )
 
 
-def plan(found: Survey, corpus: Corpus, config: DataConfig) -> Plan:
-    """Assign the documents.
+def plan(facts: Survey, corpus: Corpus, config: DataConfig) -> Plan:
+    """Assign each document to a split.
 
     Raises:
-        BadInput: the corpus does not fit the split rule (its own splits ignored, or too few documents).
+        BadInput: the split rule would ignore the corpus' own splits, the corpus has none, or it has too few documents.
     """
     if corpus.has_splits != (config.split == "given"):
-        wanted, hint = ("has", "split = 'given'") if corpus.has_splits else ("has no", "'documents' or 'contiguous'")
-        message = f"split = {config.split!r}, but this corpus {wanted} splits of its own"
+        verb, hint = ("has", "split = 'given'") if corpus.has_splits else ("has no", "'documents' or 'contiguous'")
+        message = f"split = {config.split!r}, but this corpus {verb} splits of its own"
         raise BadInput(message, file=corpus.name, field="data.split", hint=hint)
-    kept = _without_copies(found) & ~found.blank
-    duplicates = int((~found.blank).sum() - kept.sum())
+    stays = _without_copies(facts) & ~facts.blank
+    duplicates = int((~facts.blank).sum() - stays.sum())
     if config.split == "given":
-        return Plan(np.where(kept, found.given, DROPPED).astype(np.int8), None, duplicates)
+        return Plan(np.where(stays, facts.own_split, DROPPED).astype(np.int8), None, duplicates)
     if config.split == "contiguous":
-        joined = int(found.lengths[kept].sum()) + len(corpus.separator) * (int(kept.sum()) - 1)
-        split_of = np.where(kept, SPLITS.index(TRAIN), DROPPED).astype(np.int8)
+        joined = int(facts.lengths[stays].sum()) + len(corpus.separator) * (int(stays.sum()) - 1)
+        split_of = np.where(stays, SPLITS.index(TRAIN), DROPPED).astype(np.int8)
         return Plan(split_of, _contiguous_ends(joined, config), duplicates)
-    return Plan(_by_hash(found, kept, corpus, config), None, duplicates)
+    return Plan(_by_hash(facts, stays, corpus, config), None, duplicates)
 
 
-def stream(corpus: Corpus, chosen: Plan) -> Iterator[tuple[Split, Piece]]:
-    """The content of all splits, piece by piece: each split's pieces join to its documents with the separator between them."""
-    pieces = _by_document(corpus, chosen)
-    return pieces if chosen.ends is None else _by_position(pieces, chosen.ends)
+def stream(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piece]]:
+    """The content of all splits in pieces; the pieces of a split join to its documents with the separator between them."""
+    pieces = _by_document(corpus, assignment)
+    return pieces if assignment.ends is None else _by_position(pieces, assignment.ends)
 
 
 def _hashable(piece: Piece, document: Document) -> tuple[bytes, bytes]:
@@ -134,37 +135,34 @@ def _hashable(piece: Piece, document: Document) -> tuple[bytes, bytes]:
         raise BadInput("holds half a surrogate pair, which is not text", file=document.name) from error
 
 
-def _without_copies(found: Survey) -> NDArray[np.bool_]:
-    """(n,) which documents stay: the first of equals; with given splits, all but those that a later split has too."""
-    _, first, group = np.unique(found.keys, axis=0, return_index=True, return_inverse=True)
-    kept = np.zeros(len(found.lengths), dtype=np.bool_)
-    kept[first] = True
-    if (found.given == NOT_GIVEN).any():
-        return kept
+def _without_copies(facts: Survey) -> NDArray[np.bool_]:
+    """(n,) which documents stay: the first of equal ones; if the corpus has splits, all that no later split has too."""
+    _, first, group = np.unique(facts.keys, axis=0, return_index=True, return_inverse=True)
+    if (facts.own_split == NO_SPLIT).any():
+        is_first = np.zeros(len(facts.lengths), dtype=np.bool_)
+        is_first[first] = True
+        return is_first
     group = group.reshape(-1)  # numpy 2.0 gives a column
-    last_split = np.full(len(first), NOT_GIVEN, dtype=np.int8)
-    np.maximum.at(last_split, group, found.given)
-    latest: NDArray[np.bool_] = found.given == last_split[group]
-    return latest
+    last_split = np.full(len(first), NO_SPLIT, dtype=np.int8)
+    np.maximum.at(last_split, group, facts.own_split)
+    in_last: NDArray[np.bool_] = facts.own_split == last_split[group]
+    return in_last
 
 
-def _by_hash(found: Survey, kept: NDArray[np.bool_], corpus: Corpus, config: DataConfig) -> NDArray[np.int8]:
+def _by_hash(facts: Survey, stays: NDArray[np.bool_], corpus: Corpus, config: DataConfig) -> NDArray[np.int8]:
     """(n,) splits: documents in the order of their hashes; the first are test, the next validation, the rest train.
 
-    The order of hashes has nothing to do with the order, the length or the name of a document, so this is a random split
-    that depends on nothing but content; cutting by rank gives exact fractions and no empty split.
+    The order of hashes is independent of the order, the length and the name of a document, so this is a random split that depends
+    on content alone; a cut by rank gives exact fractions and no empty split.
     """
-    index = np.flatnonzero(kept)
-    ranked = index[np.lexsort(found.keys[index].T[::-1])]
-    tests, validations = (
-        _count(fraction, len(ranked)) for fraction in (config.test_fraction, config.validation_fraction)
-    )
+    index = np.flatnonzero(stays)
+    ranked = index[np.lexsort(facts.keys[index].T[::-1])]
+    tests, validations = _count(config.test_fraction, len(ranked)), _count(config.validation_fraction, len(ranked))
     if tests + validations >= len(ranked):
         message = f"{len(ranked)} document(s) cannot be split into train, validation and test by document"
-        raise BadInput(
-            message, file=corpus.name, field="data.split", hint="split = 'contiguous' cuts inside a document"
-        )
-    split_of = np.full(len(kept), DROPPED, dtype=np.int8)
+        hint = "split = 'contiguous' cuts inside a document"
+        raise BadInput(message, file=corpus.name, field="data.split", hint=hint)
+    split_of = np.full(len(stays), DROPPED, dtype=np.int8)
     split_of[ranked] = SPLITS.index(TRAIN)
     split_of[ranked[:tests]] = SPLITS.index(TEST)
     split_of[ranked[tests : tests + validations]] = SPLITS.index(VALIDATION)
@@ -176,15 +174,15 @@ def _count(fraction: float, documents: int) -> int:
 
 
 def _contiguous_ends(length: int, config: DataConfig) -> tuple[int, int, int]:
-    """Where train, validation and test end; exact decimals, so that .1 of 1,115,394 leaves 1,003,854 as nanoGPT has it."""
+    """Where train, validation and test end. The decimals are exact: .1 of 1,115,394 leaves 1,003,854, as in nanoGPT."""
     test, validation = Fraction(str(config.test_fraction)), Fraction(str(config.validation_fraction))
     return int(length * (1 - test - validation)), int(length * (1 - test)), length
 
 
-def _by_document(corpus: Corpus, chosen: Plan) -> Iterator[tuple[Split, Piece]]:
+def _by_document(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piece]]:
     started = [False] * len(SPLITS)
     count = 0
-    for document, index in zip(corpus.documents(), chosen.split_of, strict=False):
+    for document, index in zip(corpus.documents(), assignment.split_of, strict=False):
         count += 1
         if index == DROPPED:
             continue
@@ -194,7 +192,7 @@ def _by_document(corpus: Corpus, chosen: Plan) -> Iterator[tuple[Split, Piece]]:
         started[index] = True
         for piece in document.pieces():
             yield split, piece
-    if count != len(chosen.split_of):
+    if count != len(assignment.split_of):
         raise BadInput("the corpus changed while it was being read", file=corpus.name, field="data.corpus")
 
 

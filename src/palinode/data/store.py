@@ -1,8 +1,8 @@
-"""The token store: each split's token ids as one memory-mapped file, with a manifest that says what they are.
+"""The token store: the token ids of each split in one memory-mapped file, and a manifest that describes them.
 
-Built once per (corpus content, tokenizer, split rule) and cached. Text streams through: survey (hashes, duplicates), plan
-(which document where), tokenizer (trained on the train split if need be), tokens to disk. The manifest is written last;
-without it there is no store. Nothing larger than a chunk of text is held, however large the corpus.
+A store is built once per (corpus content, tokenizer, split rule) and cached. Text streams through four steps: survey (hashes,
+duplicates), plan (the split of each document), tokenizer (trained on the train split if need be), tokens to disk. The manifest is
+written last; a directory without one is no store. Memory holds at most a chunk of text, however large the corpus.
 """
 
 from __future__ import annotations
@@ -23,27 +23,28 @@ from palinode.data.cache import cache_directory
 from palinode.data.config import SPLITS, TRAIN, TUNING, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Piece
 from palinode.data.find_corpus import find_corpus
+from palinode.data.manifest import MANIFEST, check_sha256, check_size, read_manifest
 from palinode.data.pieces import Chunks
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
 
-if TYPE_CHECKING:  # a text is tokenised and looked at without torch
+if TYPE_CHECKING:  # to tokenise a text and to look at it needs no torch
     from palinode.base.example import Windows
     from palinode.data.windows import Stream
 
 STORE_VERSION = 1
-MANIFEST, TOKENIZER = "manifest.json", "tokenizer.json"
-MANIFEST_HASH = "manifest_sha256"  # of the manifest without this line
+TOKENIZER = "tokenizer.json"
+MANIFEST_HASH = "manifest_sha256"  # the entry with the hash of all other entries
 LARGEST_UINT16_VOCAB = 1 << 16
 CHUNK_CHARACTERS = 1 << 20  # encoded at a time: 1 MiB of text, some 50 MB while a BPE tokenizer works on it
-HASHED_ON_OPENING_BYTES = 64 * 2**20  # stores up to this size are checked bit by bit on opening (about 0.1 s)
+HASHED_ON_OPENING_BYTES = 64 * 2**20  # on opening, every byte of a store up to this size is checked (about 0.1 s)
 
 
 def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
     """The token store of this data, built on first use and then opened from the cache.
 
     Args:
-        cache: where stores are kept; default $PALINODE_CACHE or the XDG cache folder.
+        cache: the folder of stores; default $PALINODE_CACHE or the XDG cache folder.
 
     Raises:
         BadInput: the corpus, tokenizer or split cannot be used, or is not the one the config was resolved with.
@@ -53,7 +54,7 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
     directory = cache_directory(cache) / "tokens" / _key(corpus, config)
     try:
         store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
-    except Damaged:  # missing, cut short by a crash, or rotten: it can always be built again
+    except Damaged:  # missing, cut short by a crash, or changed on disk: it can always be built again
         build(corpus, config, directory)
         store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
     _check_identity(store, config)
@@ -62,19 +63,19 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
 
 
 def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
-    """The config with the hashes of its corpus and tokenizer filled in: what a run's identity is made of."""
+    """The config with the hashes of its corpus and tokenizer filled in, which are part of a run's identity."""
     store = prepare(config, cache)
     return config.with_(corpus_sha256=store.sha256, tokenizer_sha256=store.tokenizer_sha256)
 
 
 class TokenStore:
-    """Token ids of the three splits, and of what is kept back of train for tuning, read from disk as they are used.
+    """Token ids of the three splits and of the tuning split, read from disk as they are used.
 
     Attributes:
-        directory: where it is.
+        directory: the folder of this store.
         manifest: counts, hashes and provenance, as written.
-        tokenizer: the tokenizer it was made with.
-        bytes_per_token: (vocab_size,) int64; all 0 when the ids' text is unknown (`ids:`).
+        tokenizer: the tokenizer that made the ids.
+        bytes_per_token: (V,) int64; all 0 when the ids' text is unknown (`ids:`).
 
     Raises:
         Damaged: the manifest, the tokenizer or a split is missing, or not what was written.
@@ -88,8 +89,9 @@ class TokenStore:
         total_bytes = sum(self.manifest["splits"][split]["file_bytes"] for split in SPLITS)
         if total_bytes <= HASHED_ON_OPENING_BYTES:
             self.verify()
-        text = _read_text(directory / TOKENIZER, self.tokenizer_sha256)
-        self.tokenizer: Tokenizer = from_json(text, str(directory / TOKENIZER))
+        file = directory / TOKENIZER
+        check_sha256(file, self.tokenizer_sha256)
+        self.tokenizer: Tokenizer = from_json(file.read_text(encoding="utf-8"), str(file))
         self.bytes_per_token = self.tokenizer.bytes_per_token()
 
     @property
@@ -99,7 +101,7 @@ class TokenStore:
 
     @property
     def sha256(self) -> str:
-        """Hash of the corpus' documents."""
+        """Hash of the documents of the corpus."""
         return str(self.manifest["corpus_sha256"])
 
     @property
@@ -120,7 +122,7 @@ class TokenStore:
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches that cover a split, or its first tokens; see `data.windows.evaluation_windows`."""
+        """Fixed batches that cover a split, or its first `max_tokens`; see `data.windows.evaluation_windows`."""
         from palinode.data.windows import evaluation_windows
 
         return evaluation_windows(self.tokens(split), window_tokens, max_tokens, batch_windows)
@@ -131,14 +133,14 @@ class TokenStore:
         return total if max_tokens is None else min(total, max_tokens)
 
     def tokens(self, split: Split) -> NDArray[np.integer]:
-        """(T,) ids of a split, memory-mapped; of train at most the configured number. Empty if the split has none.
+        """1-D ids of a split, memory-mapped; of train at most `max_train_tokens`. Empty if the split has none.
 
-        The tuning split is the end of the train text; what is left of train never reaches into it.
+        The tuning split is the end of the train text; the train split ends before it.
         """
         if split in (TRAIN, TUNING):
             whole = self._stored(TRAIN)
-            kept = len(whole) - self._tuning_tokens
-            return whole[kept:] if split == TUNING else whole[:kept][: self._max_train_tokens]
+            end = len(whole) - self._tuning_tokens
+            return whole[end:] if split == TUNING else whole[:end][: self._max_train_tokens]
         return self._stored(split)
 
     def _stored(self, split: Split) -> NDArray[np.integer]:
@@ -151,12 +153,10 @@ class TokenStore:
         """Check every byte of every split.
 
         Raises:
-            Damaged: naming the file.
+            Damaged: a file is not what was written.
         """
         for split in SPLITS:
-            found = file_sha256(self._path(split))
-            if found != self.manifest["splits"][split]["sha256"]:
-                raise Damaged("is not what was written (SHA-256 differs)", file=str(self._path(split)))
+            check_sha256(self._path(split), self.manifest["splits"][split]["sha256"])
 
     def _path(self, split: Split) -> Path:
         return self.directory / f"{split}.bin"
@@ -169,24 +169,25 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
         BadInput: see `prepare`.
     """
     _check_kinds(corpus, config)
-    found = survey(corpus, want_characters=config.tokenizer == "char")
-    chosen = plan(found, corpus, config)
-    train_text = (piece for split, piece in stream(corpus, chosen) if split == TRAIN and isinstance(piece, str))
-    tokenizer = make_tokenizer(config.tokenizer, lambda: train_text, found.characters)
+    facts = survey(corpus, want_characters=config.tokenizer == "char")
+    assignment = plan(facts, corpus, config)
+    train_text = (piece for split, piece in stream(corpus, assignment) if split == TRAIN and isinstance(piece, str))
+    tokenizer = make_tokenizer(config.tokenizer, lambda: train_text, facts.characters)
     dtype = "<u2" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "<u4"
     fsio.remove_stray_temporaries(directory)
-    splits = _write_splits(stream(corpus, chosen), directory, tokenizer, dtype, corpus)
+    splits = _write_splits(stream(corpus, assignment), directory, tokenizer, dtype, corpus)
     fsio.write_text(directory / TOKENIZER, tokenizer.to_json())
-    for split, facts in splits.items():
-        facts["documents"] = int((chosen.split_of == SPLITS.index(split)).sum()) if chosen.ends is None else None
+    for name, entry in splits.items():
+        documents = int((assignment.split_of == SPLITS.index(name)).sum())
+        entry["documents"] = documents if assignment.ends is None else None
     manifest = {
         "version": STORE_VERSION,
-        "corpus_sha256": found.sha256,
+        "corpus_sha256": facts.sha256,
         "source": corpus.source,
         "licence": corpus.licence,
         "separator": corpus.separator,
-        "duplicates_dropped": chosen.duplicates,
-        "documents": int((chosen.split_of >= 0).sum()),
+        "duplicates_dropped": assignment.duplicates,
+        "documents": int((assignment.split_of >= 0).sum()),
         "tokenizer": {
             "name": config.tokenizer,
             "kind": tokenizer.kind,
@@ -213,7 +214,7 @@ def _check_kinds(corpus: Corpus, config: DataConfig) -> None:
 
 
 class _SplitWriter:
-    """Encodes one split's pieces as they come and writes the ids; counts, hashes and checks on the way."""
+    """Encodes the pieces of one split as they come, and writes, counts, hashes and checks the ids."""
 
     def __init__(self, handle: BinaryIO, tokenizer: Tokenizer, dtype: str, corpus: Corpus):
         self.handle, self.tokenizer, self.dtype, self.corpus = handle, tokenizer, dtype, corpus
@@ -223,7 +224,7 @@ class _SplitWriter:
         self.chunks = Chunks(CHUNK_CHARACTERS)
 
     def feed(self, piece: Piece) -> None:
-        """Take a piece; text is encoded once a chunk has come together."""
+        """Take the next piece. Text waits until it fills a chunk, and is then encoded."""
         if not isinstance(piece, str):
             self._write(self._checked(piece))
             return
@@ -231,16 +232,14 @@ class _SplitWriter:
             self._encode(chunk)
 
     def finish(self) -> dict[str, Any]:
-        """Encode what is left and return the split's facts.
+        """Encode the rest and return the split's entry in the manifest.
 
         Raises:
-            BadInput: the tokens do not stand for the bytes of the text.
+            BadInput: the tokens have another number of bytes than the text.
         """
         self._encode(self.chunks.rest())
         if self.corpus.holds == "text" and self.text_bytes != self.token_bytes:
-            message = (
-                f"tokens stand for {self.token_bytes} bytes, the text has {self.text_bytes}: the tokenizer is lossy"
-            )
+            message = f"tokens have {self.token_bytes} bytes, the text has {self.text_bytes}: the tokenizer is lossy"
             raise BadInput(message, file=self.corpus.name, field="data.tokenizer")
         return {
             "tokens": self.tokens,
@@ -255,12 +254,12 @@ class _SplitWriter:
             self._write(self.tokenizer.encode_array(text))
 
     def _checked(self, ids: NDArray[np.integer]) -> NDArray[np.integer]:
-        for bad, what in ((ids < 0, "negative id"), (ids >= self.tokenizer.vocab_size, "id")):
-            if bad.any():
-                place = int(np.argmax(bad))
-                message = f"{what} {int(ids[place])} at token {self.tokens + place} of its split"
-                message += f"; the vocabulary is 0 to {self.tokenizer.vocab_size - 1}"
-                raise BadInput(message, file=self.corpus.name, field="data.tokenizer")
+        wrong = (ids < 0) | (ids >= self.tokenizer.vocab_size)
+        if wrong.any():
+            place = int(np.argmax(wrong))
+            message = f"id {int(ids[place])} at token {self.tokens + place} of its split"
+            message += f"; the vocabulary is 0 to {self.tokenizer.vocab_size - 1}"
+            raise BadInput(message, file=self.corpus.name, field="data.tokenizer")
         return ids
 
     def _write(self, ids: NDArray[np.integer]) -> None:
@@ -286,65 +285,41 @@ def _write_splits(
 
 
 def _key(corpus: Corpus, config: DataConfig) -> str:
-    """The name of a store: what its bytes depend on, and nothing else."""
+    """The name of a store's folder: a hash of all that its bytes depend on."""
     fractions = None if config.split == "given" else [config.validation_fraction, config.test_fraction]
     tokenizer = tokenizer_identity(config.tokenizer)
     return content_hash([STORE_VERSION, corpus.fingerprint, tokenizer, config.split, fractions])[:24]
 
 
 def _check_identity(store: TokenStore, config: DataConfig) -> None:
-    for field, expected, found in (
-        ("corpus_sha256", config.corpus_sha256, store.sha256),
-        ("tokenizer_sha256", config.tokenizer_sha256, store.tokenizer_sha256),
+    for field, name, expected, sha256 in (
+        ("corpus_sha256", config.corpus, config.corpus_sha256, store.sha256),
+        ("tokenizer_sha256", config.tokenizer, config.tokenizer_sha256, store.tokenizer_sha256),
     ):
-        if expected not in (None, found):
-            what = config.corpus if field == "corpus_sha256" else config.tokenizer
-            message = f"{what!r} is {found[:12]}... here, the spec was resolved with {str(expected)[:12]}..."
+        if expected not in (None, sha256):
+            message = f"{name!r} is {sha256[:12]}... here, the spec was resolved with {str(expected)[:12]}..."
             raise BadInput(message, field=f"data.{field}", hint="other data needs a new resolved spec")
 
 
 def _check_size(store: TokenStore, config: DataConfig) -> None:
-    """A train split shorter than a window, or a validation split without a token, is found before anything is trained."""
-    train = len(store.tokens(TRAIN))
+    """Refuse a train split shorter than a window, and a tuning or validation split without tokens to score, before any training."""
+    train, tuning = len(store.tokens(TRAIN)), len(store.tokens(TUNING))
     if train < config.window_tokens:
         message = f"a window has {config.window_tokens} tokens, the train split only {train}"
         raise BadInput(message, file=config.corpus, field="data.window_tokens")
-    if config.tuning_fraction and len(store.tokens(TUNING)) < 2:
-        message = f"the corpus is too small: its tuning split holds {len(store.tokens(TUNING))} tokens"
+    if config.tuning_fraction and tuning < 2:
+        message = f"the corpus is too small: its tuning split holds {tuning} tokens"
         raise BadInput(message, file=config.corpus, field="data.tuning_fraction")
     if config.split != "given" and config.validation_fraction > 0 and len(store.tokens(VALIDATION)) == 0:
-        message = "the corpus is too small: its validation split holds no token"
+        message = "the corpus is too small: its validation split has no token"
         raise BadInput(message, file=config.corpus, field="data.validation_fraction")
 
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST
-    manifest = fsio.read_json(path)
-    if not isinstance(manifest, dict) or manifest.get("version") != STORE_VERSION:
-        raise Damaged(f"is not the manifest of a token store of version {STORE_VERSION}", file=str(path))
-    if content_hash({key: value for key, value in manifest.items() if key != MANIFEST_HASH}) != manifest.get(
-        MANIFEST_HASH
-    ):
-        raise Damaged("is not what was written (SHA-256 differs)", file=str(path))
+    manifest = read_manifest(directory, "token", STORE_VERSION)
+    entries = {key: value for key, value in manifest.items() if key != MANIFEST_HASH}
+    if content_hash(entries) != manifest.get(MANIFEST_HASH):
+        raise Damaged("is not what was written (SHA-256 differs)", file=str(directory / MANIFEST))
     for split in SPLITS:
-        written, file = manifest["splits"][split]["file_bytes"], directory / f"{split}.bin"
-        size = file.stat().st_size if file.is_file() else -1
-        if size != written:
-            raise Damaged(f"has {size} bytes, {written} were written", file=str(file))
+        check_size(directory / f"{split}.bin", manifest["splits"][split]["file_bytes"])
     return manifest
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, streamed."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _read_text(path: Path, sha256: str) -> str:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise Damaged("cannot be read", file=str(path)) from error
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise Damaged("is not what was written (SHA-256 differs)", file=str(path))
-    return content.decode("utf-8")

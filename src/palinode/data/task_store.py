@@ -1,7 +1,7 @@
 """A synthetic task as the data of a run: an endless or a fixed stream to train on, and fixed sequences to score.
 
-The splits share no prompt: a hash of the prompt says which split a sequence may be in (`tasks/splits.py`). Every run scores the
-same sequences; which ones it trains on follows from its seed.
+The splits share no prompt: a hash of the prompt decides the split of a sequence (`tasks/splits.py`). Every run scores the same
+sequences; the seed of a run decides which it trains on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import Field
 from palinode.base.config import Config, content_hash, identity, one_of
 from palinode.base.example import Windows
 from palinode.base.seeds import generator
-from palinode.data.config import TRAIN, Split
+from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, Split
 from palinode.data.tasks import TASKS
 from palinode.data.tasks.base import Sample, Task
 from palinode.data.tasks.splits import check_support, draw
@@ -22,19 +22,19 @@ from palinode.data.tasks.stream import TaskStream
 from palinode.data.tokenizer import IdsTokenizer, Tokenizer
 from palinode.data.windows import Stream
 
-EVALUATION_SEED = 0  # of the sequences that are scored: the same for every run
+EVALUATION_SEED = 0  # of the scored sequences: the same for every run
 STREAM = "task"
-HELD_OUT: tuple[Split, ...] = ("validation", "test", "tuning")
+HELD_OUT: tuple[Split, ...] = (VALIDATION, TEST, TUNING)
 
 
 class TaskData(Config):
     """A task as data. A window is one sequence.
 
     Attributes:
-        task: which, with its options.
-        train_sequences: so many draws, read again and again in epochs; None: every sequence is a fresh draw, and comes again only
-            by the chance that few prompts make (`tasks.splits.repeated_share`).
-        validation_sequences, test_sequences, tuning_sequences: how many are scored.
+        task: the task with its options.
+        train_sequences: this many draws are read again and again in epochs; None: every sequence is a fresh draw, which repeats an
+            earlier one by chance (`tasks.splits.repeated_share`).
+        validation_sequences, test_sequences, tuning_sequences: how many sequences of each split are scored.
     """
 
     task: Annotated[Task, one_of(lambda: TASKS, "task")]
@@ -45,15 +45,15 @@ class TaskData(Config):
 
     @property
     def window_tokens(self) -> int:
-        """N: tokens of a sequence."""
+        """Tokens of a sequence."""
         return self.task.length_tokens
 
     def keeps(self, split: Split) -> bool:
-        """Whether there is anything in a split: always, prompts are set aside for each."""
+        """Whether a split has sequences: always, each has its own prompts."""
         return True
 
     def longer(self, factor: int) -> TaskData:
-        """The same task with sequences `factor` times as long, everything else as it was.
+        """The same task with sequences `factor` times as long; everything else stays.
 
         Raises:
             BadInput: the task has no length, or cannot be that long.
@@ -61,17 +61,16 @@ class TaskData(Config):
         return self.with_(task=self.task.with_length(factor))
 
     def sequences(self, split: Split) -> int:
-        """How many are scored of a split."""
-        held_out = {
-            "validation": self.validation_sequences,
-            "test": self.test_sequences,
-            "tuning": self.tuning_sequences,
-        }
-        return held_out[split]
+        """How many sequences of a held-out split are scored."""
+        return {
+            VALIDATION: self.validation_sequences,
+            TEST: self.test_sequences,
+            TUNING: self.tuning_sequences,
+        }[split]
 
 
 class TaskStore:
-    """The sequences of a task, made when they are asked for. See `data.store.Source`.
+    """The sequences of a task, drawn when they are read. See `data.source.Source`.
 
     Raises:
         BadInput: the held-out splits together would show more than a twentieth of all prompts.
@@ -90,21 +89,22 @@ class TaskStore:
         """The stream of training sequences.
 
         Raises:
-            BadInput: of another length than the task's.
+            BadInput: `window_tokens` is not the length of the task's sequences.
         """
         return TaskStream(self.config.task, seed, TRAIN, self.config.train_sequences).of_length(window_tokens)
 
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches of a split's sequences, as many as fit into `max_tokens` (at least one)."""
+        """Fixed batches of a split's sequences, as many sequences as fit into `max_tokens` (at least one)."""
         sample = self.held_out(split)
         count = self.scored_tokens(split, max_tokens) // self.config.window_tokens
         for first in range(0, count, batch_windows):
-            yield _windows(sample.rows(slice(first, min(count, first + batch_windows))))
+            rows = sample.rows(slice(first, min(count, first + batch_windows)))
+            yield Windows(rows.tokens, rows.answers, rows.slices)
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
-        """How many tokens an evaluation of a split reads: whole sequences."""
+        """How many tokens an evaluation of a split reads; it reads whole sequences."""
         sequences = self.config.sequences(split)
         if max_tokens is not None:
             sequences = min(sequences, max(1, max_tokens // self.config.window_tokens))
@@ -116,7 +116,3 @@ class TaskStore:
             rng = generator(EVALUATION_SEED, STREAM, split)
             self._held_out[split] = draw(self.config.task, split, self.config.sequences(split), rng)
         return self._held_out[split]
-
-
-def _windows(sample: Sample) -> Windows:
-    return Windows(sample.tokens, sample.answers, sample.slices)

@@ -1,4 +1,4 @@
-"""Text files as documents, in bounded memory; whatever is wrong with one is told with its file and line."""
+"""Text files as documents, in bounded memory. Every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from palinode.data.corpus import Document
 TEXT_FIELD = "text"  # the column or key that holds a document
 READ_BYTES = 1 << 20
 PARQUET_ROWS = 4096  # read at a time
-LONGEST_LINE_BYTES = 1 << 28  # of a jsonl file; a longer "line" is another kind of file
+LONGEST_LINE_BYTES = 1 << 28  # of a jsonl file; a file with a longer line is of another kind
 LONGEST_CSV_FIELD_CHARACTERS = 1 << 28  # the csv module's own limit, 131,072, is shorter than many documents
 WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # sections have two or more equals signs
 
@@ -38,7 +38,7 @@ def json_lines(path: Path) -> Iterator[Document]:
 
 
 def comma_separated(path: Path) -> Iterator[Document]:
-    """Each row's `text` column is a document; the first row names the columns."""
+    """The `text` column of each row is a document; the first row names the columns."""
     csv.field_size_limit(LONGEST_CSV_FIELD_CHARACTERS)
     reader = csv.reader(_lines(path), strict=True)
     try:
@@ -55,7 +55,7 @@ def comma_separated(path: Path) -> Iterator[Document]:
 
 
 def parquet(path: Path) -> Iterator[Document]:
-    """Each row's `text` column is a document; rows are read some thousands at a time."""
+    """The `text` column of each row is a document; some thousand rows are read at a time."""
     import polars
 
     try:
@@ -76,47 +76,47 @@ def parquet(path: Path) -> Iterator[Document]:
 
 
 def wikitext(path: Path, split: Split | None = None) -> Iterator[Document]:
-    """A `wiki.*.tokens` or `.raw` file: one document for each article, so that a split's documents join to the file."""
+    """A `wiki.*.tokens` or `.raw` file: one document for each article. The documents of a split join to the file."""
     return articles(_lines(path), str(path), split)
 
 
 def articles(lines: Iterator[str], name: str, split: Split | None) -> Iterator[Document]:
     """Lines of WikiText, cut into a document at each title: ` = Title = ` after a blank line (tables have ` = W = ` too)."""
-    held: list[str] = []
+    article: list[str] = []
     title = ""
     for line in lines:
-        if WIKITEXT_TITLE.match(line) and (not held or not held[-1].strip()):
+        if WIKITEXT_TITLE.match(line) and (not article or not article[-1].strip()):
             if title:
-                yield Document.of(f"{name}: {title}", "".join(held), split)
-                held = []
+                yield Document.of(f"{name}: {title}", "".join(article), split)
+                article = []
             title = line.strip()
-        held.append(line)
-    if held:
-        yield Document.of(f"{name}: {title}", "".join(held), split)
+        article.append(line)
+    if article:
+        yield Document.of(f"{name}: {title}", "".join(article), split)
 
 
 def decoded(path: Path) -> Iterator[str]:
-    """UTF-8 text in pieces; a byte order mark is dropped, line ends are kept as they are.
+    """UTF-8 text in pieces, without a byte order mark; line ends stay as they are.
 
     Raises:
         BadInput: it is not UTF-8 text, or cannot be read.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    done = 0
+    start_byte = 0
     for content in _contents(path):
         try:
             text = decoder.decode(content, final=not content)
         except UnicodeDecodeError as error:
-            raise BadInput(f"is not UTF-8 text (near byte {done + error.start})", file=str(path)) from error
+            raise BadInput(f"is not UTF-8 text (near byte {start_byte + error.start})", file=str(path)) from error
         if "\0" in text:
-            raise BadInput(f"holds a NUL near byte {done + text.index(chr(0))}: not a text file", file=str(path))
-        done += len(content)
+            raise BadInput(f"holds a NUL near byte {start_byte + text.index(chr(0))}: not a text file", file=str(path))
+        start_byte += len(content)
         if text:
             yield text
 
 
 def _contents(path: Path) -> Iterator[bytes]:
-    """The file in pieces, then once nothing."""
+    """The file in pieces, and one empty piece at its end."""
     try:
         with open(path, "rb") as handle:
             while content := handle.read(READ_BYTES):
@@ -128,21 +128,20 @@ def _contents(path: Path) -> Iterator[bytes]:
 
 def _lines(path: Path) -> Iterator[str]:
     """Lines with their ends, cut at newlines only (`splitlines` would cut at form feeds too)."""
-    held = ""
+    rest = ""
     for piece in decoded(path):
-        *whole, held = (held + piece).split("\n")
-        for line in whole:
+        *lines, rest = (rest + piece).split("\n")
+        for line in lines:
             yield line + "\n"
-    if held:
-        yield held
+    if rest:
+        yield rest
 
 
 def _text_of_line(line: bytes, number: int, path: Path) -> str:
-    content = line.decode("utf-8-sig" if number == 1 else "utf-8", errors="strict") if _is_utf8(line) else None
-    if content is None:
-        raise BadInput(f"line {number} is not UTF-8 text", file=str(path))
     try:
-        row = json.loads(content)
+        row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+    except UnicodeDecodeError as error:
+        raise BadInput(f"line {number} is not UTF-8 text", file=str(path)) from error
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise BadInput(f"line {number} is not JSON: {reason}", file=str(path)) from error
@@ -152,14 +151,6 @@ def _text_of_line(line: bytes, number: int, path: Path) -> str:
         message = f"line {number}: must be text, got {type(row[TEXT_FIELD]).__name__}"
         raise BadInput(message, file=str(path), field=TEXT_FIELD)
     return str(row[TEXT_FIELD])
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _column(columns: list[str], path: Path) -> int:

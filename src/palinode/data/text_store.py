@@ -1,7 +1,7 @@
-"""A corpus kept as text, whatever it was made from: documents.jsonl, one {"name", "text", "split"} a line, and a manifest.
+"""The text store: a corpus as text, whatever it was made from. documents.jsonl has one {"name", "text", "split"} a line.
 
-A document that came in pieces keeps them as rows in a row ("more": true on all but the last), so that neither writing nor
-reading ever holds a large document.
+A document that comes in pieces has one line for each, with "more": true on all but the last. So neither writing nor reading ever
+holds a large document in memory.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
 from palinode.data.config import SPLITS
 from palinode.data.corpus import TEXT_SEPARATOR, Corpus, Document
+from palinode.data.manifest import MANIFEST, check_sha256, check_size, read_manifest
 
 TEXT_STORE_VERSION = 1
-MANIFEST, DOCUMENTS = "manifest.json", "documents.jsonl"
+DOCUMENTS = "documents.jsonl"
 
 
 def write_text_store(
@@ -30,12 +31,12 @@ def write_text_store(
     """Write documents and return the manifest, which is written last.
 
     Args:
-        facts: `source`, `licence`, and what else people or caches want to know.
+        facts: more entries of the manifest, such as `source` and `licence`.
 
     Raises:
-        BadInput: there was no document.
+        BadInput: there is no text.
     """
-    digest, count, size, characters, given = hashlib.sha256(), 0, 0, 0, 0
+    digest, count, size, characters, with_split = hashlib.sha256(), 0, 0, 0, 0
     fsio.remove_stray_temporaries(directory)
     with ExitStack() as stack:
         temporary = stack.enter_context(fsio.committed(directory / DOCUMENTS))
@@ -46,7 +47,7 @@ def write_text_store(
                 handle.write(line)
                 digest.update(line)
                 size, characters = size + len(line), characters + len(row["text"])
-            count, given = count + 1, given + (document.split is not None)
+            count, with_split = count + 1, with_split + (document.split is not None)
         if not characters:
             raise BadInput("holds no text", file=facts.get("source"))
     manifest = {
@@ -55,7 +56,7 @@ def write_text_store(
         "characters": characters,
         "file_bytes": size,
         "sha256": digest.hexdigest(),
-        "has_splits": given == count,
+        "has_splits": with_split == count,
         "separator": separator,
         **facts,
     }
@@ -64,17 +65,15 @@ def write_text_store(
 
 
 def read_text_store(directory: Path, name: str) -> Corpus:
-    """The corpus in a text store; its size is checked now, its hash by `verify_text_store`.
+    """The corpus in a text store. Only its size is checked; `verify_text_store` checks every byte.
 
     Raises:
-        Damaged: the manifest or the text is missing, or not of the size that was written.
+        Damaged: see `text_manifest`.
     """
-    manifest = read_manifest(directory)
+    manifest = text_manifest(directory)
     return Corpus(
         name=name,
-        fingerprint=content_hash(
-            [manifest["version"], manifest["sha256"], manifest["separator"], manifest["has_splits"]]
-        ),
+        fingerprint=content_hash([manifest[key] for key in ("version", "sha256", "separator", "has_splits")]),
         documents=lambda: _documents(directory / DOCUMENTS),
         separator=manifest["separator"],
         has_splits=manifest["has_splits"],
@@ -83,16 +82,15 @@ def read_text_store(directory: Path, name: str) -> Corpus:
     )
 
 
-def read_manifest(directory: Path) -> dict[str, Any]:
-    """The manifest of a text store, checked against the size of its file."""
-    manifest = fsio.read_json(directory / MANIFEST)
-    needed = {"version", "documents", "file_bytes", "sha256", "has_splits", "separator"}
-    if not isinstance(manifest, dict) or not needed <= manifest.keys() or manifest["version"] != TEXT_STORE_VERSION:
-        raise Damaged("is not the manifest of a text store of this version", file=str(directory / MANIFEST))
-    path = directory / DOCUMENTS
-    size = path.stat().st_size if path.is_file() else -1
-    if size != manifest["file_bytes"]:
-        raise Damaged(f"has {size} bytes, {manifest['file_bytes']} were written", file=str(path))
+def text_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a text store.
+
+    Raises:
+        Damaged: the manifest or the text is missing, or the text is not of the size that was written.
+    """
+    keys = ("documents", "file_bytes", "sha256", "has_splits", "separator")
+    manifest = read_manifest(directory, "text", TEXT_STORE_VERSION, keys)
+    check_size(directory / DOCUMENTS, manifest["file_bytes"])
     return manifest
 
 
@@ -102,26 +100,27 @@ def verify_text_store(directory: Path) -> dict[str, Any]:
     Raises:
         Damaged: the content is not what was written.
     """
-    manifest = read_manifest(directory)
-    with open(directory / DOCUMENTS, "rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if found != manifest["sha256"]:
-        raise Damaged(f"sha256 is {found[:12]}, {manifest['sha256'][:12]} was written", file=str(directory / DOCUMENTS))
+    manifest = text_manifest(directory)
+    check_sha256(directory / DOCUMENTS, manifest["sha256"])
     return manifest
 
 
 def _rows(document: Document) -> Iterator[dict[str, Any]]:
-    """One row, or for a document that comes in pieces one row each; all but the last say that more follows."""
-    held = None
+    """The lines of a document, one for each piece."""
+    last = None
     for piece in document.pieces():
-        if held is not None:
-            yield {"name": document.name, "text": held, "split": document.split, "more": True}
-        held = str(piece)
-    yield {"name": document.name, "text": held or "", "split": document.split}
+        if last is not None:
+            yield {"name": document.name, "text": last, "split": document.split, "more": True}
+        last = str(piece)
+    yield {"name": document.name, "text": last or "", "split": document.split}
 
 
 def _documents(path: Path) -> Iterator[Document]:
-    start, end, rows = 0, 0, 0  # where the current document begins, where its last row ends, and how many it has
+    start, end, rows = (
+        0,
+        0,
+        0,
+    )  # the byte where the current document begins, the byte after its last row, its number of rows
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
             row = _row(line, number, path)
@@ -144,11 +143,9 @@ def _parts(path: Path, start: int, rows: int) -> Iterator[str]:
 
 def _row(line: bytes, number: int, path: Path) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-        sound = isinstance(row["name"], str) and isinstance(row["text"], str) and row["split"] in (*SPLITS, None)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise Damaged(f"line {number} is not a document", file=str(path)) from error
-    if not sound:
-        raise Damaged(f"line {number} is not a document", file=str(path))
-    checked: dict[str, Any] = row
-    return checked
+        row: dict[str, Any] = json.loads(line)
+        if isinstance(row["name"], str) and isinstance(row["text"], str) and row["split"] in (*SPLITS, None):
+            return row
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise Damaged(f"line {number} is not a document", file=str(path))

@@ -1,8 +1,8 @@
 """Files of token ids: nanoGPT's header-free .bin, the .bin with a header of llm.c and modded-nanogpt, and .npy.
 
-A .bin holds little-endian uint16, unless its name ends in `.u32.bin`: then uint32. Nothing in the file says what the ids
-mean, so `tokenizer` must: the one that wrote the file (`gpt2`, a path), or `ids:<vocabulary size>` when it is not here.
-Each file is one document; a folder of `train.bin`, `val.bin` and perhaps `test.bin` brings its own splits.
+A .bin holds little-endian uint16, or uint32 if its name ends in `.u32.bin`. The file does not say what the ids mean, so
+`data.tokenizer` must: the tokenizer that wrote the file (`gpt2`, a path), or `ids:<vocabulary size>` if it is not here.
+Each file is one document; a folder of `train.bin`, `val.bin` and perhaps `test.bin` has its own splits.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ def token_file(path: Path, split: Split | None = None) -> Iterator[Document]:
         BadInput: the file cannot be a list of token ids.
     """
     ids = _npy(path) if path.suffix == ".npy" else _bin(path)
+    if not len(ids):
+        raise BadInput("holds no token", file=str(path))
     yield Document(str(path), lambda: _in_pieces(ids), split)
 
 
@@ -45,16 +47,14 @@ def _bin(path: Path) -> NDArray[np.integer]:
     start = _header_bytes(path, size)
     if (size - start) % kind.itemsize:
         raise BadInput(f"has {size} bytes, which is no whole number of {kind.itemsize}-byte token ids", file=str(path))
-    if size == start:
-        raise BadInput("holds no token", file=str(path))
-    return np.memmap(path, dtype=kind, mode="r", offset=start)
+    return np.memmap(path, dtype=kind, mode="r", offset=start) if size > start else np.empty(0, dtype=kind)
 
 
 def _header_bytes(path: Path, size: int) -> int:
     """The length of the header: 0 for a file without one.
 
     Raises:
-        BadInput: it announces another number of tokens than the file holds.
+        BadInput: the header names another number of tokens than the file holds.
     """
     with open(path, "rb") as handle:
         header = np.frombuffer(handle.read(12), dtype=np.uint8)
@@ -75,6 +75,4 @@ def _npy(path: Path) -> NDArray[np.integer]:
         raise BadInput(f"is not a .npy file of numbers: {error}", file=str(path)) from error
     if not isinstance(ids, np.ndarray) or ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
         raise BadInput("must hold one row of whole numbers (a 1-D integer array)", file=str(path))
-    if not len(ids):
-        raise BadInput("holds no token", file=str(path))
     return ids

@@ -1,4 +1,4 @@
-"""Text to token ids and back, and how many bytes of text each id stands for.
+"""Tokenizers: text to token ids and back, and the number of bytes of text of each id.
 
 Every tokenizer here is lossless on bytes: for any text it accepts, the bytes of its tokens add up to the bytes of the
 text in UTF-8. That makes bits per byte comparable between tokenizers, and the token store checks it on the whole corpus.
@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,142 +26,124 @@ KINDS = ("byte", "char", "bpe:<vocabulary size>", "gpt2", "ids:<vocabulary size>
 
 
 class Tokenizer(Protocol):
-    """What the rest of Palinode knows of a tokenizer.
+    """What the rest of Palinode uses of a tokenizer.
 
     Attributes:
         kind: byte, char, bpe or ids.
-        vocab_size: ids are 0 .. vocab_size - 1 (the special tokens of objectives come after them).
+        vocab_size: V; ids are 0 .. V - 1 (the special tokens of objectives come after them).
     """
 
     kind: str
-
-    @property
-    def vocab_size(self) -> int: ...
+    vocab_size: int
 
     def encode(self, text: str) -> list[int]:
-        """The ids of a text. Raises BadInput for text outside a closed vocabulary (char)."""
+        """The ids of a text.
+
+        Raises:
+            BadInput: the text cannot be written in this vocabulary (char, ids).
+        """
+        ids: list[int] = self.encode_array(text).tolist()
+        return ids
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The same ids as an array, for bulk work."""
+        """The same ids as an array, for large texts."""
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; bytes that are not UTF-8 become U+FFFD."""
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """(vocab_size,) bytes of UTF-8 text each id stands for; 0 for an id that is not text."""
+        """(V,) bytes of UTF-8 text of each id; 0 for an id that is not text."""
 
     def to_json(self) -> str:
         """What `from_json` reads."""
 
 
-class ByteTokenizer:
-    """One id per byte of UTF-8."""
+class ByteTokenizer(Tokenizer):
+    """One id for each byte of UTF-8."""
 
     kind = "byte"
     vocab_size = BYTE_VALUES
 
-    def encode(self, text: str) -> list[int]:
-        """The bytes."""
-        return list(text.encode())
-
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The bytes as uint8."""
         return np.frombuffer(text.encode(), dtype=np.uint8)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text; bytes that are not UTF-8 become U+FFFD."""
         return bytes(ids).decode("utf-8", errors="replace")
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """One byte each."""
         return np.ones(BYTE_VALUES, dtype=np.int64)
 
     def to_json(self) -> str:
-        """Nothing but its kind."""
         return json.dumps({"kind": self.kind})
 
 
-class CharTokenizer:
-    """One id per character of a closed alphabet, in code point order (as nanoGPT numbers them)."""
+class CharTokenizer(Tokenizer):
+    """One id for each character of a closed alphabet, in code point order (as nanoGPT numbers them)."""
 
     kind = "char"
 
     def __init__(self, characters: str):
         self.characters = "".join(sorted(set(characters)))
+        self.vocab_size = len(self.characters)
         code_points = np.frombuffer(self.characters.encode("utf-32-le"), dtype=np.uint32)
         self._id_of = np.full(UNICODE_VALUES, NOT_A_CHARACTER, dtype=np.int32)
         self._id_of[code_points] = np.arange(len(code_points))
 
-    @property
-    def vocab_size(self) -> int:
-        """The size of the alphabet."""
-        return len(self.characters)
-
-    def encode(self, text: str) -> list[int]:
-        """The ids; raises BadInput for a character outside the alphabet."""
-        return [int(token) for token in self.encode_array(text)]
-
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The ids as int32; raises BadInput for a character outside the alphabet."""
+        """The ids as int32.
+
+        Raises:
+            BadInput: a character is not in the alphabet.
+        """
         ids: NDArray[np.int32] = self._id_of[np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)]
         if (ids == NOT_A_CHARACTER).any():
-            stranger = text[int(np.argmax(ids == NOT_A_CHARACTER))]
-            message = f"the character {stranger!r} is not among the {self.vocab_size} characters of the corpus"
+            unknown = text[int(np.argmax(ids == NOT_A_CHARACTER))]
+            message = f"the character {unknown!r} is not among the {self.vocab_size} characters of the corpus"
             raise BadInput(message, field=TOKENIZER_FIELD)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The characters."""
         return "".join(self.characters[token] for token in ids)
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """The length of each character in UTF-8."""
         return np.array([len(character.encode()) for character in self.characters], dtype=np.int64)
 
     def to_json(self) -> str:
-        """Its alphabet."""
         return json.dumps({"kind": self.kind, "characters": self.characters})
 
 
-class IdsTokenizer:
-    """Token ids without text: a vocabulary size and nothing else. They are written as numbers, and have no bits per byte."""
+class IdsTokenizer(Tokenizer):
+    """Token ids without text: only a vocabulary size. Ids are written as numbers, and have no bits per byte."""
 
     kind = "ids"
 
     def __init__(self, vocab_size: int):
         self.vocab_size = vocab_size
 
-    def encode(self, text: str) -> list[int]:
-        """The numbers of a text such as `3 17 4`, or `<3> <17> <4>` as `decode` writes them.
+    def encode_array(self, text: str) -> NDArray[np.integer]:
+        """The numbers in a text such as `3 17 4`, or `<3> <17> <4>` as `decode` writes them.
 
         Raises:
-            BadInput: it holds anything else.
+            BadInput: a word is no number.
         """
         words = [word.strip("<>") for word in text.split()]
         if wrong := next((word for word in words if not word.isdecimal()), None):
-            told = f"ids without text are written as numbers, such as 3 17 4, not {wrong[:20]!r}"
-            raise BadInput(told, field=TOKENIZER_FIELD)
-        return [int(word) for word in words]
-
-    def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The same as an array."""
-        return np.array(self.encode(text))
+            message = f"ids without text are written as numbers, such as 3 17 4, not {wrong[:20]!r}"
+            raise BadInput(message, field=TOKENIZER_FIELD)
+        return np.array([int(word) for word in words], dtype=np.int64)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The ids themselves, as numbers."""
         return " ".join(f"<{token}>" for token in ids)
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """All 0: not known."""
         return np.zeros(self.vocab_size, dtype=np.int64)
 
     def to_json(self) -> str:
-        """Its vocabulary size."""
         return json.dumps({"kind": self.kind, "vocab_size": self.vocab_size})
 
 
 def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], characters: str) -> Tokenizer:
-    """The tokenizer a config names, trained where it has to be.
+    """The tokenizer that a config names; `bpe:<size>` is trained here.
 
     Args:
         train_text: a stream of the train split's text, for `bpe:<size>`.
@@ -184,7 +166,7 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
 
 
 def tokenizer_identity(name: str) -> str:
-    """What names a tokenizer in a cache key: its name, or the hash of the file it is read from.
+    """What a cache key has of a tokenizer: its name, or the hash of its file.
 
     Raises:
         BadInput: unknown name or missing file.
@@ -196,10 +178,10 @@ def tokenizer_identity(name: str) -> str:
 
 
 def tokenizer_file(name: str) -> Path:
-    """The file `gpt2`, a path or a folder stands for.
+    """The tokenizer file that a name means: `gpt2`, a path, or a folder.
 
     Raises:
-        BadInput: there is none.
+        BadInput: there is no such file.
         EnvironmentProblem: GPT-2's is not on this machine, or `data:` without $PALINODE_DATA.
     """
     from palinode.data import bpe
@@ -210,33 +192,29 @@ def tokenizer_file(name: str) -> Path:
     if path is None:
         hint = nearest(name, ("byte", "char", "gpt2")) or f"valid: {', '.join(KINDS)}"
         raise BadInput(f"unknown tokenizer {name!r}", field=TOKENIZER_FIELD, hint=hint)
-    found = bpe.file_in(path) if path.is_dir() else path
-    if found is None or not found.is_file():
-        raise BadInput("no such tokenizer file", file=str(found or path / "tokenizer.json"), field=TOKENIZER_FIELD)
-    return found
+    file = bpe.file_in(path) if path.is_dir() else path
+    if file is None or not file.is_file():
+        raise BadInput("no such tokenizer file", file=str(file or path / "tokenizer.json"), field=TOKENIZER_FIELD)
+    return file
 
 
 def from_json(text: str, file: str) -> Tokenizer:
-    """The tokenizer a store or a checkpoint holds.
+    """The tokenizer that `to_json` wrote into a store or a checkpoint.
 
     Raises:
-        BadInput: it is not one.
+        BadInput: the text is not one.
     """
     try:
-        written = json.loads(text)
-        return _from_plain(written, text, file)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        fields = json.loads(text)
+        kind = fields.get("kind")
+        if kind == "byte":
+            return ByteTokenizer()
+        if kind == "char":
+            return CharTokenizer(fields["characters"])
+        if kind == "ids":
+            return IdsTokenizer(int(fields["vocab_size"]))
+        from palinode.data import bpe
+
+        return bpe.parse(text, file)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"is not a tokenizer: {type(error).__name__}", file=file) from error
-
-
-def _from_plain(written: dict[str, Any], text: str, file: str) -> Tokenizer:
-    kind = written.get("kind")
-    if kind == "byte":
-        return ByteTokenizer()
-    if kind == "char":
-        return CharTokenizer(written["characters"])
-    if kind == "ids":
-        return IdsTokenizer(int(written["vocab_size"]))
-    from palinode.data import bpe
-
-    return bpe.parse(text, file)

@@ -1,9 +1,10 @@
 """Which windows of the tokens are read, and in which order: pure functions of (seed, window index).
 
 Training: window i of the stream belongs to epoch i // n. An epoch shifts the tiling of the train split by its own random
-offset and visits its n windows in the order of a keyed permutation that is computed, never stored: a Feistel network over
-the next power of four, walked until it lands below n (Black and Rogaway 2002, cycle walking). So the stream is the same
-for any batch size and micro-batching, and can be entered anywhere.
+offset and visits its n windows in the order of a keyed permutation. The permutation is computed, never stored: a Feistel network
+over the next power of four, applied again until the result is below n (Black and Rogaway 2002, cycle walking). So the stream is the
+same for any batch size and micro-batching, and reading can start at any window.
+Shapes: B windows; a window has `window_tokens` tokens.
 """
 
 from __future__ import annotations
@@ -21,13 +22,13 @@ from palinode.base.example import Windows
 from palinode.base.seeds import derive
 
 STREAM = "data"
-ROUNDS = 8  # four make a pseudorandom permutation of large halves (Luby and Rackoff 1988); small domains want more
+ROUNDS = 8  # four give a pseudorandom permutation of large halves (Luby and Rackoff 1988); small domains need more
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 EVALUATION_BATCH_WINDOWS = 32
 
 
 class Stream(Protocol):
-    """What training reads: windows in an order that any step can enter anywhere."""
+    """What training reads: windows in a fixed order; reading can start at any of them."""
 
     window_tokens: int
 
@@ -42,8 +43,8 @@ class TrainWindows:
     """The endless stream of training windows over a 1-D array of token ids.
 
     Args:
-        tokens: (T,) ids, usually a memory map.
-        window_tokens: N.
+        tokens: (total tokens,) ids, usually a memory map.
+        window_tokens: tokens of a window.
         seed: the run's seed.
 
     Raises:
@@ -58,7 +59,7 @@ class TrainWindows:
         self.tokens = tokens
         self.window_tokens = window_tokens
         self.seed = seed
-        # One window fewer than would fit, so that the tiling can be shifted by any offset below N.
+        # One window fewer than would fit, so that the tiling can shift by any offset below `window_tokens`.
         self.windows_per_epoch = max(1, (total - window_tokens + 1) // window_tokens)
 
     def of_length(self, window_tokens: int) -> TrainWindows:
@@ -70,26 +71,26 @@ class TrainWindows:
         return Windows(self.batch(first, count))
 
     def batch(self, first: int, count: int) -> Tensor:
-        """(count, N) int64 token ids of windows `first`, `first + 1`, ... of the stream."""
+        """(count, window_tokens) int64 token ids of windows `first`, `first + 1`, ... of the stream."""
         return self.windows(np.arange(first, first + count, dtype=np.int64))
 
     def windows(self, index: NDArray[np.int64]) -> Tensor:
-        """(len(index), N) int64 token ids of these windows of the stream."""
+        """(B, window_tokens) int64 token ids of the B windows of the stream with these indices."""
         places = self.starts(index)[:, None] + np.arange(self.window_tokens)
         return torch.from_numpy(self.tokens[places].astype(np.int64))
 
     def starts(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where each of these windows of the stream begins in the tokens."""
+        """(B,): the place in the tokens where each of these windows of the stream begins."""
         epochs, places = np.divmod(index, self.windows_per_epoch)
         starts = np.empty_like(index)
         for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            tiles = permuted(places[chosen], self.windows_per_epoch, self._keys(int(epoch)))
-            starts[chosen] = self.offset(int(epoch)) + tiles * self.window_tokens
+            in_epoch = epochs == epoch
+            tiles = permuted(places[in_epoch], self.windows_per_epoch, self._keys(int(epoch)))
+            starts[in_epoch] = self.offset(int(epoch)) + tiles * self.window_tokens
         return starts
 
     def offset(self, epoch: int) -> int:
-        """How far the tiling of this epoch is shifted: 0 up to the tokens that the windows leave over."""
+        """How many tokens the tiling of this epoch is shifted by: from 0 up to the number of tokens that no window covers."""
         left_over = len(self.tokens) - self.windows_per_epoch * self.window_tokens
         return derive(self.seed, STREAM, epoch, "offset") % (left_over + 1)
 
@@ -99,7 +100,7 @@ class TrainWindows:
 
 
 def permuted(places: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The image of each place (0 .. size-1) under the permutation of 0 .. size-1 that belongs to these keys."""
+    """The image of each place (0 .. size - 1) under the permutation of 0 .. size - 1 that these keys define."""
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     images = _feistel(places.astype(np.uint64), half_bits, keys)
     while (outside := images >= size).any():  # the domain is at most 4 times `size`: a few rounds at most
@@ -113,10 +114,10 @@ def evaluation_windows(
     max_tokens: int | None = None,
     batch_windows: int = EVALUATION_BATCH_WINDOWS,
 ) -> Iterator[Windows]:
-    """Fixed batches of (B, N) that cover every token exactly once, in order; the last short window is a batch of its own.
+    """Fixed (B, window_tokens) batches that cover every token exactly once, in order; a last short window is a batch of its own.
 
     Args:
-        max_tokens: cover only the first so many tokens.
+        max_tokens: cover only this many tokens, from the first.
     """
     total = len(tokens) if max_tokens is None else min(len(tokens), max_tokens)
     whole = total // window_tokens
@@ -133,14 +134,14 @@ def _feistel(values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64
     shift, mask = np.uint64(half_bits), np.uint64((1 << half_bits) - 1)
     left, right = values >> shift, values & mask
     for key in keys:
-        left, right = right, left ^ (_mixed(right + key) & mask)
+        left, right = right, left ^ (mixed(right + key) & mask)
     joined: NDArray[np.uint64] = (left << shift) | right
     return joined
 
 
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """splitmix64's finaliser (Steele, Lea and Flood 2014): every input bit reaches every output bit; wraps at 64 bits."""
     values = (values ^ (values >> np.uint64(30))) * MIX_1
     values = (values ^ (values >> np.uint64(27))) * MIX_2
-    mixed: NDArray[np.uint64] = values ^ (values >> np.uint64(31))
-    return mixed
+    bits: NDArray[np.uint64] = values ^ (values >> np.uint64(31))
+    return bits

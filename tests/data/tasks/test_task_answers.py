@@ -20,6 +20,7 @@ from palinode.data.tasks import (
     Grammar,
     Hierarchy,
     InductionHead,
+    Language,
     MadFuzzyRecall,
     MadNoisyRecall,
     MadRecall,
@@ -182,6 +183,12 @@ CONFIGS = st.one_of(
 )
 SEEDS = st.integers(0, 1000)
 DEFAULTS = [cls() for kind, cls in TASKS.items() if kind != "reversed"]
+
+
+def test_every_task_with_a_prompt_has_a_second_formula():
+    """A new task needs its entry in SECOND_FORMULA and CONFIGS. Fuzzy recall and reversed tasks have tests of their own."""
+    prompted = {cls for cls in TASKS.values() if not issubclass(cls, Language)}
+    assert set(SECOND_FORMULA) == prompted - {MadFuzzyRecall, Reversed}
 
 
 @settings(max_examples=300)

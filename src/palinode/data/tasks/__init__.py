@@ -1,6 +1,6 @@
-"""Synthetic tasks: what a sequence is made of, what is asked, chance and trivial levels, and the floor where it is known.
+"""Synthetic tasks: their sequences and answers, their chance and trivial levels, and their floor where it is known.
 
-The table below is all there is; a user's own class is passed as an object.
+The table at the end lists all built-in tasks; a user's own class is passed as an object.
 """
 
 from collections.abc import Mapping

@@ -1,9 +1,9 @@
 """What a synthetic task is: sequences that include their answers, drawn by a pure function of a config and a generator.
 
-A task knows its chance level and, where a closed form exists, the entropy of its sequences: a model can then be compared with
-the optimum and not only with other models. The entropy of a whole sequence is the same read from either end; only its split
-over the positions differs.
-Legend: n sequences, S tokens of a sequence, nats are natural-log units.
+A task knows its chance level and, where there is a closed form, the entropy of its sequences. So a model can be compared with the
+optimum, and not only with other models. The entropy of a whole sequence is the same in both reading directions; only its split over
+the positions differs.
+Shapes: B sequences, T tokens of a sequence. Entropies are in nats (natural logarithm).
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import ValidationError
+from pydantic import ValidationError, model_validator
 from torch import Generator, Tensor
 
 from palinode.base.config import Part, bad_input, content_hash, identity
 from palinode.base.errors import BadInput
 
-T = TypeVar("T", bound="Task")
 Direction = Literal["ltr", "rtl"]
 LARGEST = math.log(1e300)
-BLANK = -1  # stands for an answer in a prompt
-NO_VALUE = -1  # of a slice that has one number for each token, where it has none
+BLANK = -1  # replaces an answer in a prompt
+NO_VALUE = -1  # in a slice that has one number for each token: this token has none
 
 
 @dataclass(frozen=True)
@@ -33,10 +32,10 @@ class Sample:
     """Sequences of a task.
 
     Attributes:
-        tokens: (n, S) int64 ids, the whole sequences with their answers.
-        answers: (n, S) bool: the tokens that a reader is asked for.
-        slices: by name int64 numbers that accuracy is told apart by: one for each sequence (n,), such as how many keys it shows,
-            or one for each token (n, S), such as how far back an answer was seen; NO_VALUE where a token has none.
+        tokens: (B, T) int64 ids: whole sequences with their answers.
+        answers: (B, T) bool: true at the tokens that are answers.
+        slices: by name, int64 numbers by which accuracies are grouped: one for each sequence (B,), such as its number of keys,
+            or one for each token (B, T), such as the distance to where an answer was shown; NO_VALUE where a token has none.
     """
 
     tokens: Tensor
@@ -45,6 +44,23 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @classmethod
+    def answered_from(cls, tokens: Tensor, place: int, **slices: Tensor) -> Sample:
+        """Sequences whose tokens from this place on are the answers."""
+        answers = (torch.arange(tokens.shape[1]) >= place).expand(tokens.shape).clone()
+        return cls(tokens, answers, slices)
+
+    @classmethod
+    def of_pairs(cls, questions: Tensor, replies: Tensor, **slices: Tensor) -> Sample:
+        """The sequences q1 r1 q2 r2 ... of two (B, T / 2) tensors; every reply is an answer."""
+        tokens = torch.stack([questions, replies], 2).view(len(questions), -1)
+        return cls(tokens, torch.arange(tokens.shape[1]).remainder(2).bool().expand(tokens.shape).clone(), slices)
+
+    @classmethod
+    def with_gaps(cls, tokens: Tensor, gap: Tensor, **slices: Tensor) -> Sample:
+        """Sequences whose answers are the tokens that have a gap, (B, T) tokens back to where each answer was shown."""
+        return cls(tokens, gap != NO_VALUE, {"gap": gap, **slices})
 
     def rows(self, chosen: Tensor | slice) -> Sample:
         """The sequences at these indices, or where this mask is true."""
@@ -59,37 +75,36 @@ class Sample:
     @classmethod
     def together(cls, parts: Sequence[Sample]) -> Sample:
         """Several samples of one task as one."""
-        names = parts[0].slices
         return cls(
             torch.cat([part.tokens for part in parts]),
             torch.cat([part.answers for part in parts]),
-            {name: torch.cat([part.slices[name] for part in parts]) for name in names},
+            {name: torch.cat([part.slices[name] for part in parts]) for name in parts[0].slices},
         )
 
 
 def check_sample(task: Task, sample: Any, count: int) -> None:
-    """Refuse what a task of a user's own gives where it is not `count` sequences of it.
+    """Check that what a user's own task returned is `count` sequences of that task.
 
     Raises:
-        BadInput: naming what is not as `Task` says.
+        BadInput: it is not; the message names what is wrong.
     """
     kind, shape = task.kind_name(), (count, task.length_tokens)
     if not isinstance(sample, Sample):
         raise BadInput(f"sample of {kind} gives {type(sample).__name__}, not a Sample", field="data.task")
-    for name, wanted in (("tokens", torch.int64), ("answers", torch.bool)):
-        given = getattr(sample, name)
-        if given.shape != shape or given.dtype != wanted:
-            told = f"{tuple(given.shape)} {given.dtype}, not {shape} {wanted}"
-            raise BadInput(f"{name} of {kind} are {told}", field="data.task")
+    for name, dtype in (("tokens", torch.int64), ("answers", torch.bool)):
+        values = getattr(sample, name)
+        if values.shape != shape or values.dtype != dtype:
+            message = f"{name} of {kind} are {tuple(values.shape)} {values.dtype}, not {shape} {dtype}"
+            raise BadInput(message, field="data.task")
     low, high = int(sample.tokens.min()), int(sample.tokens.max())
     if low < 0 or high >= task.vocab_size:
         raise BadInput(f"ids of {kind} go from {low} to {high}, its vocab_size is {task.vocab_size}", field="data.task")
 
 
 class Task(Part):
-    """A synthetic task. Ids run from 0 to `vocab_size` - 1; `[MASK]` and direction tokens are appended elsewhere."""
+    """A synthetic task. Ids run from 0 to `vocab_size` - 1; other code appends `[MASK]` and direction tokens."""
 
-    length_field: ClassVar[str] = ""  # the field that `with_length` multiplies
+    length_field: ClassVar[str] = ""  # the name of the field that `with_length` multiplies
 
     @property
     @abstractmethod
@@ -99,7 +114,7 @@ class Task(Part):
     @property
     @abstractmethod
     def length_tokens(self) -> int:
-        """S, the same for every sequence."""
+        """T, the same for every sequence."""
 
     @abstractmethod
     def sample(self, count: int, rng: Generator) -> Sample:
@@ -109,21 +124,33 @@ class Task(Part):
     def legal_answers(self) -> Tensor:
         """The ids that may be an answer, ascending."""
 
+    def check_sizes(self) -> None:
+        """Check that the fields go together. Runs whenever a task is made.
+
+        Raises:
+            BadInput: they do not; the error names the field.
+        """
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        self.check_sizes()
+        return self
+
     def chance(self) -> float:
-        """Accuracy of guessing uniformly among the legal answers."""
+        """Accuracy of a uniform guess among the legal answers."""
         return 1 / len(self.legal_answers())
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float | None:
-        """Accuracy that no reader of the tokens before an answer can exceed; None where it is not known.
+        """The highest accuracy on answers that is possible given the tokens before them; None where it has no closed form.
 
         Args:
-            train_sequences: how many sequences were seen in training; None for an endless stream.
+            train_sequences: how many sequences training showed; None for an endless stream.
         """
         return 1.0
 
     @property
     def solved_by(self) -> tuple[str, ...]:
-        """The baselines (`baselines.py`) that are the very skill this task asks for: their level is no level to beat."""
+        """The baselines (`baselines.py`) that are the very skill this task tests: their level is none that a model should beat."""
         return ()
 
     def sequence_nats(self) -> float | None:
@@ -135,25 +162,25 @@ class Task(Part):
         return None
 
     def last_token_nats(self) -> float | None:
-        """Entropy of the last token alone, the first that rtl reads."""
+        """Entropy of the last token alone: rtl reads it first."""
         return None
 
     def nats_by_position(self, direction: Direction) -> Tensor | None:
-        """(S,) float64: mean entropy of each token given those read before it; sums to `sequence_nats` either way."""
+        """(T,) float64: mean entropy of each token given the tokens read before it; the sum is `sequence_nats`."""
         return None
 
     def entropy_nats_per_token(self) -> float | None:
-        """Entropy of a sequence over its S tokens: the floor of a loss that scores them all, in either direction."""
+        """`sequence_nats` / T: the floor of a loss that scores all T tokens, in either direction."""
         total = self.sequence_nats()
         return None if total is None else total / self.length_tokens
 
     def floor_nats_all_tokens(self, direction: Direction = "ltr", first_scored: bool = False) -> float | None:
-        """The least mean loss over the scored tokens of a sequence, in nats a token.
+        """The least possible mean loss over the scored tokens of a sequence, in nats a token.
 
         Args:
-            direction: which end is read first.
-            first_scored: bare sequences (False) leave the token that is read first unscored, S - 1 are scored; with a direction
-                token (True) all S are.
+            direction: ltr reads the first token first, rtl the last.
+            first_scored: False for bare sequences: the token read first is not scored, T - 1 are. True with a direction token: all
+                T are scored.
         """
         total = self.sequence_nats()
         if total is None or first_scored:
@@ -162,15 +189,15 @@ class Task(Part):
         return None if unscored is None else (total - unscored) / (self.length_tokens - 1)
 
     def best_accuracy_all_tokens(self) -> float | None:
-        """The best accuracy over all tokens but the first, read ltr: "train accuracy 41 %" can be perfection."""
+        """The best possible accuracy over all tokens but the first, read ltr: a train accuracy of 41 % can be the optimum."""
         return None
 
     def support(self) -> float | None:
-        """Number of different prompts (infinity where it overflows); None where it is not known."""
+        """Number of different prompts (infinity where a float cannot hold it); None where it has no closed form."""
         return None
 
-    def with_length(self: T, factor: int) -> T:
-        """The task `factor` times as long, everything else as it was.
+    def with_length(self, factor: int) -> Self:
+        """The task `factor` times as long; everything else stays.
 
         Raises:
             BadInput: the task has no length, or cannot be that long.
@@ -181,7 +208,7 @@ class Task(Part):
             raise BadInput(f"{self.kind_name()} has no length to extrapolate", field="factor")
         return self.resized(**{self.length_field: getattr(self, self.length_field) * factor})
 
-    def resized(self: T, **changes: int) -> T:
+    def resized(self, **changes: int) -> Self:
         """The task with other sizes.
 
         Raises:
@@ -193,12 +220,65 @@ class Task(Part):
             raise bad_input(type(self), error) from None
 
     def split_key(self, sample: Sample) -> Tensor:
-        """(n, k) int64: what decides the split of each sequence: the prompt, its answers blanked."""
+        """(B, any) int64: what decides the split of each sequence: its prompt, that is the tokens with the answers blanked."""
         return sample.tokens.masked_fill(sample.answers, BLANK)
 
     def split_identity(self) -> str:
-        """What tells this task's prompts from another's in the hash of the splits."""
+        """What the hash of the splits adds to a prompt: two tasks with different identities have different splits."""
         return content_hash(identity(self))
+
+    def require(self, holds: bool, message: str, field: str) -> None:
+        """Refuse a field of this task, in one line.
+
+        Raises:
+            BadInput: `holds` is false.
+        """
+        if not holds:
+            raise BadInput(message, field=field)
+
+    def require_at_least(self, field: str, least: int, reason: str) -> None:
+        """Refuse a field below its least value; the reason says what it must have room for."""
+        value = getattr(self, field)
+        self.require(value >= least, f"{value} is too few, {least} are needed: {reason}", field)
+
+
+class SizedTask(Task):
+    """A task with a `vocabulary`, its number of ids, and a `length`, its tokens. A subclass may add ids or tokens to them."""
+
+    length_field: ClassVar[str] = "length"
+    vocabulary: int
+    length: int
+
+    @property
+    def vocab_size(self) -> int:
+        return self.vocabulary
+
+    @property
+    def length_tokens(self) -> int:
+        return self.length
+
+
+class UniformTask(Task):
+    """A task whose sequences are a one-to-one function of independent uniform tokens, which also stand at both ends."""
+
+    @property
+    @abstractmethod
+    def drawn(self) -> tuple[int, int]:
+        """How many uniform tokens a sequence is made of, and how many ids each is drawn from."""
+
+    def sequence_nats(self) -> float | None:
+        tokens, ids = self.drawn
+        return tokens * math.log(ids)
+
+    def first_token_nats(self) -> float | None:
+        return math.log(self.drawn[1])
+
+    def last_token_nats(self) -> float | None:
+        return math.log(self.drawn[1])
+
+    def support(self) -> float | None:
+        tokens, ids = self.drawn
+        return power(ids, tokens)
 
 
 class Language(Task):
@@ -212,16 +292,6 @@ class Language(Task):
 
     def split_key(self, sample: Sample) -> Tensor:
         return sample.tokens
-
-
-def require(holds: bool, message: str, field: str) -> None:
-    """One line about a field of a task that cannot be.
-
-    Raises:
-        BadInput: it does not hold.
-    """
-    if not holds:
-        raise BadInput(message, field=field)
 
 
 def power(base: float, exponent: float) -> float:

@@ -1,6 +1,6 @@
-"""Draws for many sequences at once, each equal in law to what a loop over the sequences would draw.
+"""Draws for many sequences at once. Each has the same law as a loop over the sequences would have.
 
-Legend: n sequences, P draws of a sequence.
+Shapes: B sequences (`rows`), P draws of a sequence (`count`).
 """
 
 from __future__ import annotations
@@ -8,63 +8,65 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-DENSE = 4  # draws without replacement from up to so many times their number are sorted noise, sparser ones are redrawn
-FEW = 4  # so many are drawn one after the other
-TABLE_KINDS = 1024  # up to so many kinds a table per sequence beats a sort
+FEW = 4  # up to this many draws without replacement are made one after the other
+DENSE = (
+    4  # from a pool up to this many times their number, draws are sorted noise; from a larger pool repeats are redrawn
+)
+TABLE_KINDS = 1024  # up to this many kinds, a table for each sequence is faster than a sort
 
 
 def integers(high: int, shape: tuple[int, ...], rng: Generator) -> Tensor:
-    """Uniform int64 numbers below `high`. 32 random bits where they suffice: twice as fast, biased by at most high / 2^32."""
+    """Uniform int64 numbers below `high`. Where 32 random bits suffice: twice as fast, with a bias of at most high / 2^32."""
     if high <= 1 << 16:
         return torch.randint(high, shape, generator=rng, dtype=torch.int32).long()
     return torch.randint(high, shape, generator=rng)
 
 
 def distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
-    """(rows, count) numbers below `pool`, no two of a row equal, uniform over ordered choices.
+    """(B, P) numbers below `pool`, no two of a row equal, uniform over ordered choices.
 
-    Sparse draws redraw every number that an earlier one of its row has: renaming the pool renames the outcome and changes no
-    probability, so all ordered choices are equally likely.
+    Draws from a large pool are redrawn where they repeat an earlier one of their row. To rename the numbers of the pool renames the
+    result and changes no probability, so all ordered choices are equally likely.
     """
     if count <= FEW:
         return _few_distinct(rows, count, pool, rng)
     if pool <= DENSE * count:
         return torch.rand(rows, pool, generator=rng).topk(count, dim=1).indices
     numbers = integers(pool, (rows, count), rng)
-    at = torch.arange(rows)
-    while len(at):
-        repeated = first_places(numbers[at], pool) != torch.arange(count)
-        again = repeated.any(1)
-        at, repeated = at[again], repeated[again]
-        fresh = integers(pool, (len(at), count), rng)
-        numbers[at] = torch.where(repeated, fresh, numbers[at])
+    open_rows = torch.arange(rows)
+    while len(open_rows):
+        repeats = first_places(numbers[open_rows], pool) != torch.arange(count)
+        again = repeats.any(1)
+        open_rows, repeats = open_rows[again], repeats[again]
+        fresh = integers(pool, (len(open_rows), count), rng)
+        numbers[open_rows] = torch.where(repeats, fresh, numbers[open_rows])
     return numbers
 
 
 def _few_distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
-    """Each among what is left: the r-th of the numbers that the earlier ones did not take."""
-    chosen = integers(pool, (rows, 1), rng)
-    for drawn in range(1, count):
-        number = integers(pool - drawn, (rows, 1), rng)
-        for taken in chosen.sort(1).values.T:
-            number = number + (number >= taken[:, None])
-        chosen = torch.cat([chosen, number], 1)
-    return chosen
+    """Each is the r-th of the numbers that the earlier draws left, for a uniform r."""
+    numbers = integers(pool, (rows, 1), rng)
+    for draws in range(1, count):
+        number = integers(pool - draws, (rows, 1), rng)
+        for earlier in numbers.sort(1).values.T:
+            number = number + (number >= earlier[:, None])
+        numbers = torch.cat([numbers, number], 1)
+    return numbers
 
 
 def subset(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
-    """(rows, count) ascending: a uniform subset of the numbers below `pool`."""
+    """(B, P) ascending: a uniform subset of the numbers below `pool`."""
     return torch.rand(rows, pool, generator=rng).topk(count, dim=1).indices.sort(1).values
 
 
 def one_true(allowed: Tensor, rng: Generator) -> Tensor:
-    """(n,): the index of one true entry of each row, uniform among them. Every row needs one."""
+    """(B,): the index of one true entry of each row, uniform among them. Every row must have one."""
     noise = torch.rand(allowed.shape, generator=rng) + 1.0
     return (noise * allowed).argmax(1)
 
 
 def first_places(kinds: Tensor, count: int) -> Tensor:
-    """(n, P): where the kind at each place (a number below `count`) occurs first in its row."""
+    """(B, P): the first place in its row of the kind at each place. Kinds are numbers below `count`."""
     rows, places = kinds.shape
     index = torch.arange(places).expand(rows, places)
     if count <= TABLE_KINDS:
@@ -78,7 +80,7 @@ def first_places(kinds: Tensor, count: int) -> Tensor:
 
 
 def previous_places(kinds: Tensor) -> Tensor:
-    """(n, P): where the kind at each place last occurred before it in its row; -1 where it had not."""
+    """(B, P): the last place before it in its row of the kind at each place; -1 where there is none."""
     ordered, order = kinds.sort(dim=1, stable=True)
     before = torch.full_like(order, -1)
     before[:, 1:] = torch.where(ordered[:, 1:] == ordered[:, :-1], order[:, :-1], -1)

@@ -1,7 +1,9 @@
 """Languages with structure over many scales: a random hierarchy, and a context-free grammar; both with exact entropies.
 
-hierarchy   a tree of 2^levels leaves; every symbol has m equally likely pairs of symbols below it, and no pair two parents
-grammar     streams of sentences of a simple grammar, each closed by an end token
+hierarchy   a tree of 2^levels leaves; every symbol has equally likely pairs of symbols below it, and every pair has one parent
+grammar     a stream of sentences of a simple grammar; an end token closes each
+
+Shapes: B sequences, T tokens, V ids; M nonterminals, R rules of each.
 """
 
 from __future__ import annotations
@@ -11,26 +13,26 @@ import math
 from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Generator, Tensor
 
 from palinode.base.seeds import generator
-from palinode.data.tasks.base import Direction, Language, Sample, exp, require
+from palinode.data.tasks.base import Direction, Language, Sample, exp
 from palinode.data.tasks.draws import integers
 from palinode.data.tasks.laws import entropy_nats
 
 NONE = -1
-MOST_GROWTH = 0.85  # spectral radius of the expected children of one expansion: sentences end
+MOST_GROWTH = 0.85  # spectral radius of the expected children of one expansion; below 1, so that sentences end
 
 
 class Hierarchy(Language):
     """Sentences of 2^levels tokens. All pairs of a level are different, so a sentence has one derivation.
 
     Attributes:
-        symbols: v, of every level and of the sentence.
-        productions: m pairs below each symbol.
+        symbols: V symbols of every level; those of the lowest are the tokens.
+        productions: pairs below each symbol.
         levels: of the tree.
-        rules_seed: which rules. A tree with one more level keeps those of the levels below.
+        rules_seed: chooses the rules. A tree with one more level keeps the rules of the levels below.
     """
 
     kind: ClassVar[str] = "hierarchy"
@@ -39,11 +41,9 @@ class Hierarchy(Language):
     levels: int = Field(default=4, ge=1, le=16)
     rules_seed: int = Field(default=0, ge=0)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Hierarchy:
-        fits = self.productions <= self.symbols
-        require(fits, f"{self.symbols} symbols have pairs for at most as many productions each", "productions")
-        return self
+    def check_sizes(self) -> None:
+        message = f"{self.symbols} symbols have pairs for at most {self.symbols} productions each"
+        self.require(self.productions <= self.symbols, message, "productions")
 
     @property
     def vocab_size(self) -> int:
@@ -54,24 +54,24 @@ class Hierarchy(Language):
         return int(2**self.levels)
 
     def rules(self, level: int) -> Tensor:
-        """(v, m, 2): the pairs below each symbol of a level; level 1 is above the tokens."""
+        """(V, productions, 2): the pairs below each symbol of a level; level 1 is just above the tokens."""
         return _pairs_below(self.symbols, self.productions, level, self.rules_seed)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         symbols = integers(self.symbols, (count, 1), rng)
         for level in range(self.levels, 0, -1):
-            chosen = integers(self.productions, tuple(symbols.shape), rng)
-            symbols = self.rules(level)[symbols, chosen].view(count, -1)
-        return Sample(symbols, torch.ones_like(symbols, dtype=torch.bool))
+            choice = integers(self.productions, tuple(symbols.shape), rng)
+            symbols = self.rules(level)[symbols, choice].view(count, -1)
+        return Sample.answered_from(symbols, 0)
 
     def with_length(self, factor: int) -> Hierarchy:
         """Twice as long is one level more."""
         more = factor.bit_length() - 1
-        require(factor >= 1 and factor == 1 << more, f"a tree grows by powers of 2, not {factor} times", "factor")
+        self.require(factor >= 1 and factor == 1 << more, f"a tree grows by powers of 2, not {factor} times", "factor")
         return self.resized(levels=self.levels + more)
 
     def sequence_nats(self) -> float:
-        """The root, and one choice at each of 2^levels - 1 nodes."""
+        """The entropy of the root, and of one choice at each of 2^levels - 1 nodes."""
         return math.log(self.symbols) + (self.length_tokens - 1) * math.log(self.productions)
 
     def first_token_nats(self) -> float:
@@ -93,17 +93,17 @@ class Hierarchy(Language):
 
 
 class Grammar(Language):
-    """A stream of sentences of a random simple grammar, cut to S tokens; the first sentence starts at the first token.
+    """A stream of sentences of a random simple grammar, cut to T tokens; the first sentence starts at the first token.
 
-    Every rule is one terminal and then up to two nonterminals, and the rules of a nonterminal start differently: a reader of a
-    sentence knows its derivation, so no sentence has two. Windows end wherever S tokens end.
+    Every rule is one terminal and then up to two nonterminals. The rules of a nonterminal start with different terminals, so every
+    sentence has one derivation, which can be read off it. A sequence ends after T tokens, also inside a sentence.
 
     Attributes:
-        nonterminals: sentences start from the first.
-        rules: of each nonterminal.
-        terminals: ids 0 .. T - 1; the end of a sentence is T.
-        length: S.
-        rules_seed: which grammar.
+        nonterminals: M; sentences start from the first.
+        rules: R of each nonterminal.
+        terminals: number of terminals, the ids from 0; the next id ends a sentence.
+        length: T.
+        rules_seed: chooses the grammar.
     """
 
     kind: ClassVar[str] = "grammar"
@@ -114,11 +114,9 @@ class Grammar(Language):
     length: int = Field(default=64, ge=2, le=2**12)
     rules_seed: int = Field(default=0, ge=0)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Grammar:
-        enough = self.rules <= self.terminals
-        require(enough, f"{self.rules} rules need as many terminals, there are {self.terminals}", "rules")
-        return self
+    def check_sizes(self) -> None:
+        message = f"{self.rules} rules need as many terminals, there are {self.terminals}"
+        self.require(self.rules <= self.terminals, message, "rules")
 
     @property
     def vocab_size(self) -> int:
@@ -135,7 +133,7 @@ class Grammar(Language):
     def sample(self, count: int, rng: Generator) -> Sample:
         chances, terminals, children = self.table()
         bounds = chances.cumsum(1)
-        stack = torch.zeros(count, self.length + 3, dtype=torch.long)  # an expansion makes it one higher at most
+        stack = torch.zeros(count, self.length + 3, dtype=torch.long)  # an expansion makes it at most one higher
         height = torch.ones(count, dtype=torch.long)
         tokens = torch.empty(count, self.length, dtype=torch.long)
         noise = torch.rand(self.length, count, 1, generator=rng, dtype=torch.float64)
@@ -147,12 +145,12 @@ class Grammar(Language):
             tokens[:, t] = torch.where(inside, terminals[top, rule], self.terminals)
             first, second = children[top, rule].unbind(1)
             height = (height - 1).clamp_min(0)
-            # what is read first lies on top; after an end the next sentence starts; NONE is written above the top, and not counted
+            # The first child lies on top; after an end token the next sentence starts; NONE is written above the top, uncounted.
             for child in (torch.where(inside, second, NONE), torch.where(inside, first, 0)):
                 stack[rows, height] = child
                 height = height + (child != NONE)
             sentences += ~inside
-        return Sample(tokens, torch.ones_like(tokens, dtype=torch.bool), {"sentences": sentences})
+        return Sample.answered_from(tokens, 0, sentences=sentences)
 
     def rule_nats(self) -> Tensor:
         """(M,): entropy of the choice of a rule."""
@@ -161,7 +159,7 @@ class Grammar(Language):
         return -nats
 
     def rate_nats(self) -> float:
-        """Nats a token of an endless stream: h_S / (E[length] + 1), in either direction."""
+        """Nats a token of an endless stream, in either direction: entropy of a sentence / (its mean length + 1)."""
         chances, _, children = self.table()
         expansions = torch.eye(self.nonterminals, dtype=torch.float64) - _expected_children(chances, children)
         inverse = torch.linalg.inv(expansions)
@@ -169,11 +167,11 @@ class Grammar(Language):
         return float(nats[0] / (lengths[0] + 1))
 
     def tops(self) -> tuple[Tensor, Tensor]:
-        """P(nonterminal M on top at token t), (S, M), and P(token t ends a sentence), (S,)."""
+        """P(a nonterminal is on top of the stack at token t), (T, M), and P(token t ends a sentence), (T,)."""
         return _tops(self)
 
     def nats_by_position(self, direction: Direction) -> Tensor | None:
-        """ltr: the choice of the rule on top of the stack. rtl has no closed form (its total is the same)."""
+        """ltr: the entropy of the choice of a rule for the top of the stack. rtl has no closed form (its total is the same)."""
         return self._step_nats() if direction == "ltr" else None
 
     def _step_nats(self) -> Tensor:
@@ -196,8 +194,8 @@ class Grammar(Language):
 
 @functools.cache
 def _pairs_below(symbols: int, productions: int, level: int, seed: int) -> Tensor:
-    chosen = torch.randperm(symbols**2, generator=generator(seed, "hierarchy", level))[: symbols * productions]
-    return torch.stack([chosen // symbols, chosen % symbols], 1).view(symbols, productions, 2)
+    pairs = torch.randperm(symbols**2, generator=generator(seed, "hierarchy", level))[: symbols * productions]
+    return torch.stack([pairs // symbols, pairs % symbols], 1).view(symbols, productions, 2)
 
 
 @functools.cache
@@ -207,34 +205,32 @@ def _simple_grammar(nonterminals: int, rules: int, terminals: int, seed: int) ->
     leading = torch.rand(nonterminals, terminals, generator=rng).argsort(1)[:, :rules]
     children = torch.randint(nonterminals, (*shape, 2), generator=rng)
     children[..., 1] = torch.where(torch.rand(shape, generator=rng) < 0.5, children[..., 1], NONE)
-    children[:, 0] = NONE  # one rule of each ends it
+    children[:, 0] = NONE  # the first rule of each nonterminal has no children
     chances = torch.randn(shape, generator=rng, dtype=torch.float64).softmax(1)
     growth = float(torch.linalg.eigvals(_expected_children(chances, children)).abs().max())
-    kept = min(1.0, MOST_GROWTH / growth) if growth else 1.0
-    chances = chances * kept
-    chances[:, 0] += 1 - kept
+    factor = min(1.0, MOST_GROWTH / growth) if growth else 1.0
+    chances = chances * factor
+    chances[:, 0] += 1 - factor
     return chances, leading, children
 
 
 def _expected_children(chances: Tensor, children: Tensor) -> Tensor:
     """(M, M): how many of each nonterminal one expansion makes on average."""
-    many = len(chances)
-    made = torch.zeros(many, many, dtype=torch.float64)
+    counts = torch.zeros(len(chances), len(chances), dtype=torch.float64)
     for child in children.unbind(2):
-        share = torch.where(child != NONE, chances, 0.0)
-        made.scatter_add_(1, child.clamp_min(0), share)
-    return made
+        counts.scatter_add_(1, child.clamp_min(0), torch.where(child != NONE, chances, 0.0))
+    return counts
 
 
 @functools.cache
 def _tops(grammar: Grammar) -> tuple[Tensor, Tensor]:
-    """Renewal: the law of a nonterminal's size, of what is on top inside it, and of where sentences start."""
+    """By renewal: the law of a nonterminal's size, of what is on top of the stack inside it, and of where sentences start."""
     chances, _, children = grammar.table()
     many, size = len(chances), grammar.length
     first, second = children.clamp_min(0).unbind(2)
     one, two = (children != NONE).double().unbind(2)
-    sizes = torch.zeros(many, size, dtype=torch.float64)  # P(size k); size 0 never is
-    inside = torch.zeros(many, size, many, dtype=torch.float64)  # P(Y is on top t tokens after X was)
+    sizes = torch.zeros(many, size, dtype=torch.float64)  # (M, T): P(size t); size 0 has probability 0
+    inside = torch.zeros(many, size, many, dtype=torch.float64)  # (M, T, M): P(Y is on top t tokens after X was)
     inside[:, 0] = torch.eye(many, dtype=torch.float64)
     for t in range(1, size):
         left = sizes[first, :t].flip(2)  # the first child has size t - 1 - j ..

@@ -1,8 +1,10 @@
 """Languages whose entropy is exact: Markov chains, sparse XOR, and products of primes.
 
-markov    every token from the one before (or the k before); the same entropy from either end
+markov    every token depends on the one before (or the k before); the entropy is the same from either end
 xor       x1 .. xn y1 .. yn      y = Mx over bits; M is sparse and its inverse is not: easy ltr, hard rtl, equal floors
-product   p * q = pq             multiplying ltr, factoring rtl, equal floors
+product   p * q = pq             ltr multiplies, rtl factors; equal floors
+
+Shapes: B sequences, T tokens, V ids, k the order of a chain.
 """
 
 from __future__ import annotations
@@ -13,20 +15,17 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Generator, Tensor
 
 from palinode.base.errors import BadInput
-from palinode.base.markov import MarkovChain, asymmetric_chain, symmetric_chain
+from palinode.base.markov import MarkovChain, asymmetric_chain, stationary_law, symmetric_chain
 from palinode.base.seeds import generator
-from palinode.data.tasks.base import Direction, Language, Sample, Task, power, require
+from palinode.data.tasks.base import Direction, Language, Sample, Task, UniformTask, power
 from palinode.data.tasks.draws import digits_of, integers
 from palinode.data.tasks.laws import entropy_nats
-from palinode.data.tasks.strings import answers_after
 
 MOST_CONTEXTS = 2**16
-SETTLED = 1e-13
-MOST_ROUNDS = 10_000
 TIMES, EQUALS = 10, 11
 
 
@@ -34,12 +33,12 @@ class MarkovLanguage(Language):
     """A stationary Markov chain of order k.
 
     Attributes:
-        states: V tokens.
-        length: S.
+        states: V ids.
+        length: T.
         symmetric: the chain is its own mirror image (order 1 only); otherwise the tables are independent noise.
-        order: how many tokens decide the next.
-        sharpness: 0 is uniform noise; larger is more predictable.
-        chain_seed: which chain.
+        order: k, how many tokens decide the next.
+        sharpness: 0 is uniform noise; a larger one is easier to predict.
+        chain_seed: chooses the chain.
     """
 
     kind: ClassVar[str] = "markov"
@@ -51,17 +50,15 @@ class MarkovLanguage(Language):
     sharpness: float = Field(default=1.5, ge=0, le=20)
     chain_seed: int = Field(default=0, ge=0)
 
-    @model_validator(mode="after")
-    def _fits(self) -> MarkovLanguage:
-        require(self.order == 1 or not self.symmetric, "a symmetric chain has order 1", "symmetric")
-        few = self.states**self.order <= MOST_CONTEXTS
-        require(few, f"{self.states} states and order {self.order} have over {MOST_CONTEXTS} contexts", "order")
-        require(self.length >= self.order, f"order {self.order} needs as many tokens", "length")
+    def check_sizes(self) -> None:
+        self.require(self.order == 1 or not self.symmetric, "a symmetric chain has order 1", "symmetric")
+        message = f"{self.states} states and order {self.order} have over {MOST_CONTEXTS} contexts"
+        self.require(self.states**self.order <= MOST_CONTEXTS, message, "order")
+        self.require_at_least("length", self.order, "the first context")
         try:
-            self.table()  # made now, and kept: a chain that cannot be made is a mistake in the config
+            self.table()  # computed here and cached: a chain that does not exist is a mistake in the config
         except ValueError as problem:
             raise BadInput(str(problem), field="sharpness", hint="a smaller one") from None
-        return self
 
     @property
     def vocab_size(self) -> int:
@@ -80,17 +77,14 @@ class MarkovLanguage(Language):
         return _chain(self.states, self.sharpness, self.chain_seed, self.symmetric)
 
     def table(self) -> tuple[Tensor, Tensor]:
-        """P(next | k tokens), (V^k, V), and the law of k tokens (V^k,); the oldest token is the highest digit."""
+        """P(next | k tokens), (V^k, V), and the law of k tokens (V^k,). The oldest token is the highest digit of a context."""
         if self.order == 1:
             return self.chain().transition, self.chain().stationary
         return _order_table(self.states, self.order, self.sharpness, self.chain_seed)
 
     def sample(self, count: int, rng: Generator) -> Sample:
-        if self.order == 1:
-            tokens = self.chain().sample(count, self.length, rng)
-        else:
-            tokens = self._of_order(count, rng)
-        return Sample(tokens, torch.ones_like(tokens, dtype=torch.bool))
+        draw = self.chain().sample(count, self.length, rng) if self.order == 1 else self._of_order(count, rng)
+        return Sample.answered_from(draw, 0)
 
     def _of_order(self, count: int, rng: Generator) -> Tensor:
         table, start = self.table()
@@ -106,15 +100,15 @@ class MarkovLanguage(Language):
         return tokens
 
     def step_nats(self) -> float:
-        """h: entropy of a token given all before it, or all after it."""
+        """Entropy of a token given all tokens before it, or all after it."""
         table, start = self.table()
         return float(-(start[:, None] * torch.special.xlogy(table, table)).sum())
 
     def nats_by_position(self, direction: Direction) -> Tensor:
         start = self.table()[1].reshape([self.states] * self.order)
         totals = [0.0]
-        for known in range(1, self.order + 1):
-            law = start.sum(tuple(range(known, self.order))) if known < self.order else start
+        for tokens in range(1, self.order + 1):
+            law = start.sum(tuple(range(tokens, self.order))) if tokens < self.order else start
             totals.append(entropy_nats(law.flatten().tolist()))
         nats = torch.full((self.length,), self.step_nats(), dtype=torch.float64)
         nats[: self.order] = torch.tensor(totals, dtype=torch.float64).diff()
@@ -133,12 +127,12 @@ class MarkovLanguage(Language):
         return power(self.states, self.length)
 
 
-class XorLanguage(Task):
+class XorLanguage(UniformTask):
     """Uniform bits x, then y = Mx over GF(2); rows of M have one to three ones, those of its inverse far more.
 
     Attributes:
-        bits: n.
-        matrix_seed: which M.
+        bits: of x, and of y.
+        matrix_seed: chooses M.
     """
 
     kind: ClassVar[str] = "xor"
@@ -153,43 +147,34 @@ class XorLanguage(Task):
     def length_tokens(self) -> int:
         return 2 * self.bits
 
+    @property
+    def drawn(self) -> tuple[int, int]:
+        return self.bits, 2
+
     def legal_answers(self) -> Tensor:
         return torch.arange(2)
 
     def matrix(self) -> Tensor:
-        """M, (n, n) of 0 and 1."""
+        """M, (bits, bits) of 0 and 1."""
         return _sparse_matrix(self.bits, self.matrix_seed)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         x = integers(2, (count, self.bits), rng)
-        tokens = torch.cat([x, x @ self.matrix().T % 2], 1)
-        return Sample(tokens, answers_after(tokens, self.bits))
+        return Sample.answered_from(torch.cat([x, x @ self.matrix().T % 2], 1), self.bits)
 
     def nats_by_position(self, direction: Direction) -> Tensor:
         nats = torch.zeros(2 * self.bits, dtype=torch.float64)
         nats[: self.bits] = math.log(2)
         return nats if direction == "ltr" else nats.flip(0)
 
-    def sequence_nats(self) -> float:
-        return self.bits * math.log(2)
-
-    def first_token_nats(self) -> float:
-        return math.log(2)
-
-    def last_token_nats(self) -> float:
-        return math.log(2)
-
-    def support(self) -> float:
-        return power(2, self.bits)
-
 
 class ProductLanguage(Task):
-    """Two primes p < q of D digits, uniform over such pairs, and their product of 2 D digits.
+    """Two primes p < q of `digits` digits, uniform over such pairs, and their product, twice as long.
 
-    The floor is that of a reader who does not know which pairs the splits keep apart.
+    The floor is that of a model that does not know which pairs are in its split.
 
     Attributes:
-        digits: D.
+        digits: of each prime.
     """
 
     kind: ClassVar[str] = "product"
@@ -211,21 +196,21 @@ class ProductLanguage(Task):
         one = integers(len(primes), (count,), rng)
         other = integers(len(primes) - 1, (count,), rng)
         other = other + (other >= one)
-        tokens = self._said(primes[torch.minimum(one, other)], primes[torch.maximum(one, other)])
-        return Sample(tokens, answers_after(tokens, 2 * self.digits + 2))
+        tokens = self._tokens(primes[torch.minimum(one, other)], primes[torch.maximum(one, other)])
+        return Sample.answered_from(tokens, 2 * self.digits + 2)
 
-    def _said(self, p: Tensor, q: Tensor) -> Tensor:
+    def _tokens(self, p: Tensor, q: Tensor) -> Tensor:
         sign = torch.full((len(p), 1), TIMES)
         product = digits_of(p * q, 2 * self.digits)
         return torch.cat([digits_of(p, self.digits), sign, digits_of(q, self.digits), sign + 1, product], 1)
 
     def nats_by_position(self, direction: Direction) -> Tensor | None:
-        """By counting all pairs; None from D = 5 on, where they are tens of millions."""
+        """Counts all pairs; None from 5 digits on, where there are tens of millions."""
         if self.digits > 4:
             return None
         primes = _primes(self.digits)
         index = torch.triu_indices(len(primes), len(primes), 1)
-        tokens = self._said(primes[index[0]], primes[index[1]])
+        tokens = self._tokens(primes[index[0]], primes[index[1]])
         return _prefix_nats(tokens) if direction == "ltr" else _prefix_nats(tokens.flip(1)).flip(0)
 
     def sequence_nats(self) -> float:
@@ -234,16 +219,12 @@ class ProductLanguage(Task):
     def first_token_nats(self) -> float:
         primes = _primes(self.digits)
         larger = torch.arange(len(primes) - 1, -1, -1)  # the i-th prime is the smaller of so many pairs
-        leading = primes // 10 ** (self.digits - 1)
-        counts = torch.zeros(10, dtype=torch.long).scatter_add_(0, leading, larger)
-        return entropy_nats((counts / counts.sum()).tolist())
+        return _digit_nats(primes // 10 ** (self.digits - 1), larger)
 
     def last_token_nats(self) -> float:
         ends = torch.bincount(_primes(self.digits) % 10, minlength=10)
         ordered = torch.outer(ends, ends) - torch.diag(ends)
-        last = torch.outer(torch.arange(10), torch.arange(10)) % 10
-        counts = torch.zeros(10, dtype=torch.long).scatter_add_(0, last.flatten(), ordered.flatten())
-        return entropy_nats((counts / counts.sum()).tolist())
+        return _digit_nats(torch.outer(torch.arange(10), torch.arange(10)).flatten() % 10, ordered.flatten())
 
     def support(self) -> float:
         many = len(_primes(self.digits))
@@ -260,19 +241,13 @@ def _order_table(states: int, order: int, sharpness: float, seed: int) -> tuple[
     shape = (states**order, states)
     noise = torch.randn(shape, generator=generator(seed, "markov", order), dtype=torch.float64)
     table = (sharpness * noise).softmax(1)
-    law = torch.full((states**order,), float(states) ** -order, dtype=torch.float64)
-    for _ in range(MOST_ROUNDS):
-        following = (law[:, None] * table).view(states, -1).sum(0)
-        settled = (following - law).abs().max() < SETTLED
-        law = following / following.sum()
-        if settled:
-            return table, law
-    raise ValueError(f"sharpness {sharpness}: the stationary law did not settle")
+    start = torch.full((states**order,), float(states) ** -order, dtype=torch.float64)
+    return table, stationary_law(start, lambda law: (law[:, None] * table).view(states, -1).sum(0), sharpness)
 
 
 @functools.cache
 def _sparse_matrix(bits: int, seed: int) -> Tensor:
-    """Ones on the diagonal and below it, and with probability a half one more to the left; rows and columns shuffled."""
+    """Ones on the diagonal and just below it, with probability 1/2 one more to the left; then rows and columns are shuffled."""
     rng = generator(seed, "xor-matrix")
     matrix = torch.eye(bits, dtype=torch.long)
     row = torch.arange(2, bits)
@@ -284,19 +259,25 @@ def _sparse_matrix(bits: int, seed: int) -> Tensor:
 
 @functools.cache
 def _primes(digits: int) -> Tensor:
-    """All primes of so many digits, ascending."""
+    """All primes with this number of digits, ascending."""
     limit = 10**digits
-    prime = np.ones(limit, dtype=bool)
-    prime[:2] = False
+    is_prime = np.ones(limit, dtype=bool)
+    is_prime[:2] = False
     for number in range(2, int(limit**0.5) + 1):
-        if prime[number]:
-            prime[number * number :: number] = False
-    found = np.flatnonzero(prime)
-    return torch.from_numpy(found[found >= limit // 10])
+        if is_prime[number]:
+            is_prime[number * number :: number] = False
+    primes = np.flatnonzero(is_prime)
+    return torch.from_numpy(primes[primes >= limit // 10])
+
+
+def _digit_nats(digits: Tensor, weights: Tensor) -> float:
+    """Entropy of a digit that is each of these with a chance proportional to its weight."""
+    counts = torch.zeros(10, dtype=torch.long).scatter_add_(0, digits, weights)
+    return entropy_nats((counts / counts.sum()).tolist())
 
 
 def _prefix_nats(tokens: Tensor) -> Tensor:
-    """(S,): entropy of each token given those before it, the rows being equally likely."""
+    """(T,): entropy of each token given those before it, when the rows are equally likely."""
     group = torch.zeros(len(tokens), dtype=torch.long)
     totals = [0.0]
     for column in tokens.T:

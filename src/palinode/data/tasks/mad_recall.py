@@ -1,8 +1,10 @@
 """In-context recall, noisy and fuzzy, as the mad-lab repository defines them.
 
-multi-query    k1 v1 k2 v2 k1 v1 ...            every value whose key was shown before is asked for
-single-query   k1 v1 k2 v2 ... COPY k1 v1       the last one alone
-fuzzy          PAD k k v k v v ... k k v        keys and values of one to three tokens, in no recognisable frame
+multi-query    k1 v1 k2 v2 k1 v1 ...            every value whose key came before is an answer
+single-query   k1 v1 k2 v2 ... COPY k1 v1       only the last value is
+fuzzy          PAD k k v k v v ... k k v        keys and values of one to three tokens, with nothing between them
+
+Shapes: B sequences, T tokens, P pairs before the last, M pairs that fuzzy recall draws, L `most_tokens`.
 """
 
 from __future__ import annotations
@@ -10,54 +12,51 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import NO_VALUE, Sample, Task, require
+from palinode.data.tasks.base import NO_VALUE, Sample, SizedTask
 from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import distinct, first_places, integers, one_true, previous_places
 
 MOST_LENGTH = 2**22
 
 
-class MadRecall(Task):
-    """Pairs of a key and a value; the last pair repeats a key that is uniform over the different keys shown.
+class MadRecall(SizedTask):
+    """Pairs of a key and a value; the key of the last pair is uniform over the different keys of the pairs before it.
 
     Attributes:
-        vocabulary: ids of keys (the first half) and values; single-query takes the last of them for the copy token.
+        vocabulary: ids of keys (the first half) and values; single-query takes the last id for the copy token.
         length: tokens of the pairs; even.
-        multi_query: every value whose key was shown before is an answer, not the last alone.
-        noise: share of pairs replaced by two noise ids; one pair is never replaced (the original draws which among all with the
-            last, so that in one sequence of 64 none is protected).
+        multi_query: every value whose key came before is an answer; otherwise only the last is.
+        noise: share of pairs that two noise ids replace. One pair is never replaced; the original draws that one among all pairs
+            with the last, so in one sequence of 64 it protects none.
         noise_vocabulary: ids of the noise, after all others.
     """
 
     kind: ClassVar[str] = "mad-recall"
-    length_field: ClassVar[str] = "length"
+    solved_by: ClassVar[tuple[str, ...]] = CACHES
     vocabulary: int = Field(default=16, ge=1, le=2**20)
     length: int = Field(default=128, ge=1, le=MOST_LENGTH)
     multi_query: bool = True
     noise: float = Field(default=0.0, ge=0, lt=1)
     noise_vocabulary: int = Field(default=0, ge=0, le=2**20)
 
-    @model_validator(mode="after")
-    def _fits(self) -> MadRecall:
-        least = 4 if self.multi_query else 5
-        require(self.vocabulary >= least, f"{self.vocabulary} ids are too few, {least} make 2 keys", "vocabulary")
-        require(self.length >= 4, f"{self.length} tokens are too few: two pairs have 4", "length")
-        require(self.length % 2 == 0, f"{self.length} tokens are not whole pairs of a key and a value", "length")
-        voiced = self.noise_vocabulary >= 1 or self.noise == 0
-        require(voiced, f"noise {self.noise:g} needs ids of its own", "noise_vocabulary")
-        return self
+    def check_sizes(self) -> None:
+        self.require_at_least("vocabulary", 4 + (not self.multi_query), "2 keys, 2 values and perhaps the copy token")
+        self.require_at_least("length", 4, "two pairs")
+        self.require(self.length % 2 == 0, f"{self.length} is odd, a pair has 2 tokens", "length")
+        has_ids = self.noise_vocabulary >= 1 or self.noise == 0
+        self.require(has_ids, f"noise {self.noise:g} needs ids of its own", "noise_vocabulary")
 
     @property
     def keys(self) -> int:
-        """Ids of keys."""
+        """Number of ids that are keys."""
         return (self.vocabulary - (not self.multi_query)) // 2
 
     @property
     def values(self) -> int:
-        """Ids of values."""
+        """Number of ids that are values."""
         return self.vocabulary - (not self.multi_query) - self.keys
 
     @property
@@ -68,10 +67,6 @@ class MadRecall(Task):
     def length_tokens(self) -> int:
         return self.length + (not self.multi_query)
 
-    @property
-    def solved_by(self) -> tuple[str, ...]:
-        return CACHES
-
     def legal_answers(self) -> Tensor:
         return torch.arange(self.keys, self.keys + self.values)
 
@@ -79,80 +74,75 @@ class MadRecall(Task):
         shown = self.length // 2 - 1
         keys = integers(self.keys, (count, shown), rng)
         noisy = self._noisy(count, shown, rng)
-        # a noisy pair is a key of its own kind, so that it is neither shown nor asked for
+        # A noisy pair counts as one more kind of key, which is never new and never the query.
         kinds = torch.where(noisy, self.keys, keys)
-        new = first_places(kinds, self.keys + 1) == torch.arange(shown)
-        asked = one_true(new & ~noisy, rng)[:, None]
-        keys = torch.cat([keys, keys.gather(1, asked)], 1)
+        new = (first_places(kinds, self.keys + 1) == torch.arange(shown)) & ~noisy
+        query = one_true(new, rng)[:, None]
+        keys = torch.cat([keys, keys.gather(1, query)], 1)
         table = integers(self.values, (count, self.keys), rng) + self.keys
         pairs = torch.stack([keys, table.gather(1, keys)], 2)
         if self.noise:
             meaningless = integers(self.noise_vocabulary, (count, shown, 2), rng) + self.vocabulary
             pairs[:, :-1] = torch.where(noisy[..., None], meaningless, pairs[:, :-1])
-        known = torch.cat([~new & ~noisy, torch.ones(count, 1, dtype=torch.bool)], 1)
+        repeated = torch.cat([~new & ~noisy, torch.ones(count, 1, dtype=torch.bool)], 1)
         before = previous_places(torch.cat([kinds, keys[:, -1:]], 1))
-        back = torch.where(known, 2 * (torch.arange(shown + 1) - before), NO_VALUE)
-        return self._assembled(pairs, back, (new & ~noisy).sum(1))
+        back = torch.where(repeated, 2 * (torch.arange(shown + 1) - before), NO_VALUE)
+        return self._assembled(pairs, back, new.sum(1))
 
     def _noisy(self, count: int, pairs: int, rng: Generator) -> Tensor:
-        """(n, P): which pairs are replaced by noise."""
+        """(B, P): which pairs noise replaces."""
         if not self.noise:
             return torch.zeros(count, pairs, dtype=torch.bool)
         noisy = torch.rand(count, pairs, generator=rng) < self.noise
         return noisy.scatter_(1, integers(pairs, (count, 1), rng), False)
 
-    def _assembled(self, pairs: Tensor, back: Tensor, shown: Tensor) -> Sample:
-        """The sequences of (n, P + 1, 2) pairs, each so many tokens behind the last with its key: the values of these are asked."""
+    def _assembled(self, pairs: Tensor, back: Tensor, different: Tensor) -> Sample:
+        """The sequences of (B, P + 1, 2) pairs. `back` (B, P + 1): tokens from each answer back to the last pair with its key."""
         count = len(pairs)
         tokens, gap = pairs.view(count, -1), torch.stack([torch.full_like(back, NO_VALUE), back], 2).view(count, -1)
         if not self.multi_query:
             copy = torch.full((count, 1), self.vocabulary - 1)
             tokens = torch.cat([tokens[:, :-2], copy, tokens[:, -2:]], 1)
             gap = torch.full_like(tokens, NO_VALUE)
-            gap[:, -1] = back[:, -1] + 1  # for the copy token
-        answers = gap != NO_VALUE
-        return Sample(tokens, answers, {"gap": gap, "pairs": shown, "asked": answers.sum(1)})
+            gap[:, -1] = back[:, -1] + 1  # the copy token stands between
+        return Sample.with_gaps(tokens, gap, pairs=different, asked=(gap != NO_VALUE).sum(1))
 
 
 class MadNoisyRecall(MadRecall):
-    """In-context recall with a fifth of the pairs replaced by noise."""
+    """In-context recall in which noise replaces a fifth of the pairs."""
 
     kind: ClassVar[str] = "mad-noisy-recall"
     noise: float = Field(default=0.2, ge=0, lt=1)
     noise_vocabulary: int = Field(default=16, ge=0, le=2**20)
 
 
-class MadFuzzyRecall(Task):
-    """Keys and values of several tokens without separators; one pair is planted at a random place and asked for at the end.
+class MadFuzzyRecall(SizedTask):
+    """Keys and values of several tokens without separators; one pair is planted at a random place and is the query at the end.
 
-    The place is uniform among those between pairs (the original draws a token offset, and may then plant nothing). Parsing is
-    ambiguous on purpose, so that no floor is known.
+    The place is uniform among those between pairs (the original draws a token offset, and may then plant nothing). Where a key
+    ends is ambiguous on purpose, so there is no known floor.
 
     Attributes:
         vocabulary: ids; the last pads from the left, single-query takes the one before for the copy token, the first half of the
             others are letters of keys, the rest letters of values.
-        length: S tokens.
-        most_tokens: longest key and longest value; letters of one are all different.
+        length: T tokens.
+        most_tokens: longest key and longest value; the letters of one are all different.
         key_sizes: `mixed` lengths of keys, or all `longest` (the original trains on the first and tests on the second).
-        multi_query: every value whose key was shown before is an answer, not the last alone.
+        multi_query: every value whose key came before is an answer; otherwise only the last is.
     """
 
     kind: ClassVar[str] = "mad-fuzzy-recall"
-    length_field: ClassVar[str] = "length"
     vocabulary: int = Field(default=16, ge=1, le=2**16)
     length: int = Field(default=128, ge=1, le=MOST_LENGTH)
     most_tokens: int = Field(default=3, ge=1, le=3)
     key_sizes: Literal["mixed", "longest"] = "mixed"
     multi_query: bool = True
 
-    @model_validator(mode="after")
-    def _fits(self) -> MadFuzzyRecall:
-        least = 2 * self.most_tokens + 2 - self.multi_query
+    def check_sizes(self) -> None:
         enough = self.keys >= max(self.most_tokens, 2)
-        require(enough, f"{self.vocabulary} ids are too few for keys of {self.most_tokens} letters", "vocabulary")
-        least = 6 * self.most_tokens + 1
-        require(self.length >= least, f"{self.length} tokens are too few: three pairs may have {least}", "length")
-        return self
+        message = f"{self.vocabulary} ids are too few for keys of {self.most_tokens} letters"
+        self.require(enough, message, "vocabulary")
+        self.require_at_least("length", 6 * self.most_tokens + 1, "three pairs of the longest and the copy token")
 
     @property
     def _letters(self) -> int:
@@ -160,16 +150,8 @@ class MadFuzzyRecall(Task):
 
     @property
     def keys(self) -> int:
-        """Letters of keys."""
+        """Number of letters of keys."""
         return self._letters // 2
-
-    @property
-    def vocab_size(self) -> int:
-        return self.vocabulary
-
-    @property
-    def length_tokens(self) -> int:
-        return self.length
 
     def legal_answers(self) -> Tensor:
         return torch.arange(self.keys, self._letters)
@@ -178,78 +160,66 @@ class MadFuzzyRecall(Task):
         return None
 
     def sample(self, count: int, rng: Generator) -> Sample:
-        keys, key_sizes, values, value_sizes = self._pairs(count, rng)
-        sizes = key_sizes + value_sizes
-        planted, slot = sizes[:, :1], torch.arange(sizes.shape[1] - 1)
-        before = sizes[:, 1:].cumsum(1) - sizes[:, 1:]
-        fits = (
-            before < self.length - 2 * planted - 2 * self.most_tokens
-        )  # the longest pair still leaves room for the end
+        letters, sizes = self._pairs(count, rng)
+        widths = sizes.sum(2)
+        planted, slot = widths[:, :1], torch.arange(widths.shape[1] - 1)
+        before = widths[:, 1:].cumsum(1) - widths[:, 1:]
+        room = self.length - 2 * planted - 2 * self.most_tokens  # the longest pair still leaves room for the end
+        fits = before < room
         place = (torch.rand(count, 1, generator=rng) * (fits.sum(1, keepdim=True) + 1)).long()
         starts = before + planted * (slot >= place)
-        probe_start = (sizes[:, 1:] * (fits & (slot < place))).sum(1, keepdim=True)
-        used = (sizes[:, 1:] * fits).sum(1, keepdim=True) + planted
-        starts = torch.cat([probe_start, starts, used + (not self.multi_query)], 1)
-        fits = torch.cat([torch.ones(count, 1, dtype=torch.bool), fits, torch.ones(count, 1, dtype=torch.bool)], 1)
-        again = torch.cat([torch.arange(sizes.shape[1]), torch.zeros(1, dtype=torch.long)])  # the end repeats pair 0
+        planted_start = (widths[:, 1:] * (fits & (slot < place))).sum(1, keepdim=True)
+        end_start = (widths[:, 1:] * fits).sum(1, keepdim=True) + planted + (not self.multi_query)
+        starts = torch.cat([planted_start, starts, end_start], 1)
+        always = torch.ones(count, 1, dtype=torch.bool)
+        fits = torch.cat([always, fits, always], 1)
+        order = torch.cat([torch.arange(widths.shape[1]), torch.zeros(1, dtype=torch.long)])  # the end repeats pair 0
+        back = self._back(self._first_with_key(letters, sizes)[:, order], starts, fits)
         pad = self.length - (starts[:, -1:] + planted)
-        back = self._back(keys, key_sizes, starts, fits, again)
-        return self._written(
-            keys[:, again], key_sizes[:, again], values[:, again], value_sizes[:, again], starts + pad, fits, back
-        )
+        return self._written(letters[:, order], sizes[:, order], starts + pad, fits, back)
 
-    def _pairs(self, count: int, rng: Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Letters (n, M, most) and sizes (n, M) of keys and values. Pair 0 is the planted one; equal keys have equal values."""
+    def _pairs(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
+        """Letters (B, M, 2, L) and sizes (B, M, 2) of keys and values. Pair 0 is the planted one; equal keys have equal values."""
         most, pairs = self.most_tokens, 1 + self.length // 2
         shape = (count, pairs)
         key_sizes = integers(most, shape, rng) + 1 if self.key_sizes == "mixed" else torch.full(shape, most)
         value_sizes = integers(most, shape, rng) + 1
         keys = distinct(count * pairs, most, self.keys, rng).view(count, pairs, most)
         values = distinct(count * pairs, most, self._letters - self.keys, rng).view(count, pairs, most) + self.keys
-        firsts = self._first_with_key(keys, key_sizes)
-        values = values.gather(1, firsts[..., None].expand(values.shape))
-        return keys, key_sizes, values, value_sizes.gather(1, firsts)
+        letters, sizes = torch.stack([keys, values], 2), torch.stack([key_sizes, value_sizes], 2)
+        firsts = self._first_with_key(letters, sizes)
+        letters[:, :, 1] = values.gather(1, firsts[..., None].expand(values.shape))
+        sizes[:, :, 1] = value_sizes.gather(1, firsts)
+        return letters, sizes
 
-    def _first_with_key(self, keys: Tensor, sizes: Tensor) -> Tensor:
+    def _first_with_key(self, letters: Tensor, sizes: Tensor) -> Tensor:
+        """(B, M): the first pair with the same key."""
         most, base = self.most_tokens, self.keys + 1
-        letters = (keys + 1) * (torch.arange(most) < sizes[..., None])
-        return first_places((letters * base ** torch.arange(most)).sum(2), base**most)
+        digits = (letters[:, :, 0] + 1) * (torch.arange(most) < sizes[:, :, :1])
+        return first_places((digits * base ** torch.arange(most)).sum(2), base**most)
 
-    def _back(self, keys: Tensor, sizes: Tensor, starts: Tensor, fits: Tensor, again: Tensor) -> Tensor:
-        """(n, M + 1): tokens back to the last pair before it with the same key, NO_VALUE where there is none or it is not asked."""
-        kinds = self._first_with_key(keys, sizes)[:, again]
+    def _back(self, kinds: Tensor, starts: Tensor, fits: Tensor) -> Tensor:
+        """(B, M + 1): tokens back to the last pair before it with the same key; NO_VALUE where there is none, or no answer."""
         order = torch.where(fits, starts, self.length).sort(dim=1, stable=True).indices
         before, places = previous_places(kinds.gather(1, order)), starts.gather(1, order)
         back = torch.where(before < 0, NO_VALUE, places - places.gather(1, before.clamp_min(0)))
         back = torch.empty_like(back).scatter_(1, order, back)
-        asked = torch.arange(len(again)) >= (0 if self.multi_query else len(again) - 1)
-        return torch.where(asked, back, NO_VALUE)
+        if not self.multi_query:
+            back[:, :-1] = NO_VALUE
+        return back
 
-    def _written(
-        self,
-        keys: Tensor,
-        key_sizes: Tensor,
-        values: Tensor,
-        value_sizes: Tensor,
-        starts: Tensor,
-        fits: Tensor,
-        back: Tensor,
-    ) -> Sample:
-        """Letters put where they belong; those that do not count fall off the end."""
-        count, most = len(keys), self.most_tokens
-        letter, outside = torch.arange(most), self.length
+    def _written(self, letters: Tensor, sizes: Tensor, starts: Tensor, fits: Tensor, back: Tensor) -> Sample:
+        """The letters at their places; letters beyond the size of a key or a value, and pairs that do not fit, are dropped."""
+        count, letter, outside = len(letters), torch.arange(self.most_tokens), self.length
         tokens = torch.full((count, self.length + 1), self.vocabulary - 1)
         gap = torch.full_like(tokens, NO_VALUE)
-        for letters, sizes, begin, told in (
-            (keys, key_sizes, starts, torch.full_like(back, NO_VALUE)),
-            (values, value_sizes, starts + key_sizes, back),
-        ):
-            real = (letter < sizes[..., None]) & fits[..., None]
-            place = torch.where(real, begin[..., None] + letter, outside).view(count, -1)
-            tokens.scatter_(1, place, letters.reshape(count, -1))
-            gap.scatter_(1, place, told[..., None].expand(letters.shape).reshape(count, -1))
+        begins = torch.stack([starts, starts + sizes[:, :, 0]], 2)
+        real = (letter < sizes[..., None]) & fits[..., None, None]
+        places = torch.where(real, begins[..., None] + letter, outside).view(count, -1)
+        gaps = torch.stack([torch.full_like(back, NO_VALUE), back], 2)[..., None].expand(letters.shape)
+        tokens.scatter_(1, places, letters.reshape(count, -1))
+        gap.scatter_(1, places, gaps.reshape(count, -1))
         if not self.multi_query:
             tokens.scatter_(1, starts[:, -1:] - 1, self.vocabulary - 2)
         tokens, gap = tokens[:, :-1].contiguous(), gap[:, :-1].contiguous()
-        answers = gap != NO_VALUE
-        return Sample(tokens, answers, {"gap": gap, "asked": answers.sum(1)})
+        return Sample.with_gaps(tokens, gap, asked=(gap != NO_VALUE).sum(1))

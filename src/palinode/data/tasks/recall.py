@@ -1,9 +1,10 @@
 """Associative recall and the induction head, as the safari repository defines them.
 
-    associative recall   k1 v1 k2 v2 k1 v1 ... => k2 v2        what value followed this key?
-    induction head       a b => c d e ... f => c               what followed the trigger?
+    associative recall   k1 v1 k2 v2 k1 v1 ... => k2 v2        which value followed this key?
+    induction head       a b => c d e ... f => c               which token followed the trigger?
 
 Ids: `.` is 0, then keys and values (or content), `=>` is the last.
+Shapes: B sequences, T tokens, P pairs.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ import math
 from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import Sample, Task, exp, require
+from palinode.data.tasks.base import Sample, SizedTask, exp
 from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import digits_of, first_places, integers, one_true
 from palinode.data.tasks.laws import distinct_law, mixture_nats
@@ -23,73 +24,59 @@ from palinode.data.tasks.laws import distinct_law, mixture_nats
 DOT = 0
 SPECIAL = 2  # `.` and `=>`
 MOST_KEY_TUPLES = 2**20
-TABLE_SHARE = 4  # a table of all key tuples is drawn while it has at most so many times the entries of a sequence
+TABLE_SHARE = 4  # a table over all key tuples is drawn while it has at most this many times the entries of a sequence
 MOST_LENGTH = 2**22
 
 
-class AssociativeRecall(Task):
-    """Pairs of a key and a value, then a key that was shown: its value is the answer.
+class AssociativeRecall(SizedTask):
+    """Pairs of a key and a value, then one of the keys again: its value is the answer.
 
-    Every key tuple has one value in a sequence, drawn uniformly (two keys may share it); the pairs draw key tuples uniformly with
-    replacement; the query is uniform over the *different* tuples shown.
+    A key is a tuple of `key_tokens` ids. Every tuple has one value in a sequence, drawn uniformly (two tuples may share it). The
+    pairs draw tuples uniformly with replacement; the query is uniform over the *different* tuples of the pairs.
 
     Attributes:
         vocabulary: ids, `.` and `=>` included; of the others the first half are keys, the rest values.
         length: tokens of the pairs, rounded down to whole pairs.
         key_tokens: tokens of a key.
-        allow_dot: the query is uniform over all key tuples, and `.` is the answer to one that was not shown.
+        allow_dot: the query is uniform over all key tuples, and `.` is the answer where the pairs do not have it.
     """
 
     kind: ClassVar[str] = "associative-recall"
-    length_field: ClassVar[str] = "length"
+    solved_by: ClassVar[tuple[str, ...]] = CACHES
     vocabulary: int = Field(default=20, ge=1, le=2**16)
     length: int = Field(default=40, ge=1, le=MOST_LENGTH)
     key_tokens: int = Field(default=1, ge=1, le=16)
     allow_dot: bool = False
 
-    @model_validator(mode="after")
-    def _fits(self) -> AssociativeRecall:
-        require(
-            self.vocabulary >= 6, f"{self.vocabulary} ids are too few: `.`, `=>`, 2 keys and 2 values", "vocabulary"
-        )
-        require(self.pairs >= 1, f"a pair has {self.key_tokens + 1} tokens, the length is {self.length}", "length")
-        few = self.key_tuples <= MOST_KEY_TUPLES
-        require(
-            few, f"{self.keys} keys of {self.key_tokens} tokens are more than {MOST_KEY_TUPLES} tuples", "key_tokens"
-        )
-        return self
+    def check_sizes(self) -> None:
+        self.require_at_least("vocabulary", 6, "`.`, `=>`, 2 keys and 2 values")
+        self.require_at_least("length", self.key_tokens + 1, "a key and a value")
+        message = f"{self.keys} keys of {self.key_tokens} tokens are more than {MOST_KEY_TUPLES} tuples"
+        self.require(self.key_tuples <= MOST_KEY_TUPLES, message, "key_tokens")
 
     @property
     def keys(self) -> int:
-        """Ids that keys are made of."""
+        """Number of ids that keys are made of."""
         return (self.vocabulary - SPECIAL) // 2
 
     @property
     def values(self) -> int:
-        """Ids that are values."""
+        """Number of ids that are values."""
         return self.vocabulary - SPECIAL - self.keys
 
     @property
     def key_tuples(self) -> int:
-        """C, different keys."""
+        """C: number of possible keys."""
         return int(self.keys**self.key_tokens)
 
     @property
     def pairs(self) -> int:
-        """P, pairs of a sequence."""
+        """P: pairs of a sequence."""
         return self.length // (self.key_tokens + 1)
-
-    @property
-    def vocab_size(self) -> int:
-        return self.vocabulary
 
     @property
     def length_tokens(self) -> int:
         return self.pairs * (self.key_tokens + 1) + self.key_tokens + 2
-
-    @property
-    def solved_by(self) -> tuple[str, ...]:
-        return CACHES
 
     def legal_answers(self) -> Tensor:
         values = torch.arange(1 + self.keys, 1 + self.keys + self.values)
@@ -97,11 +84,10 @@ class AssociativeRecall(Task):
 
     def sample(self, count: int, rng: Generator) -> Sample:
         keys = integers(self.key_tuples, (count, self.pairs), rng)
-        values, query, shown = self._values_and_query(keys, rng)
-        asked = keys == query[:, None]
-        last = (asked * torch.arange(1, self.pairs + 1, dtype=torch.int32)).amax(
-            1
-        ).long() - 1  # -1 where it was not shown
+        values, query, different = self._values_and_query(keys, rng)
+        matches = keys == query[:, None]
+        places = torch.arange(1, self.pairs + 1, dtype=torch.int32)
+        last = (matches * places).amax(1).long() - 1  # -1 where no pair has the key of the query
         answer = values.gather(1, last.clamp_min(0)[:, None])[:, 0].masked_fill(last < 0, DOT)
         tokens, width = torch.empty(count, self.length_tokens, dtype=torch.long), self.key_tokens + 1
         body = tokens[:, : self.pairs * width].view(count, self.pairs, width)
@@ -110,13 +96,12 @@ class AssociativeRecall(Task):
         tokens[:, -width - 1] = self.vocabulary - 1
         tokens[:, -width:-1] = self._key_ids(query)
         tokens[:, -1] = answer
-        answers = torch.zeros_like(tokens, dtype=torch.bool)
-        answers[:, -1] = True
         gap = torch.where(last < 0, 0, self.length_tokens - (last + 1) * width)
-        return Sample(tokens, answers, {"gap": gap, "shown": asked.sum(1), "pairs": shown})
+        last_place = self.length_tokens - 1
+        return Sample.answered_from(tokens, last_place, gap=gap, shown=matches.sum(1), pairs=different)
 
     def _values_and_query(self, keys: Tensor, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The id of the value of every pair (n, P), the key tuple that is asked for (n,), and how many different ones there are."""
+        """The id of the value of every pair (B, P), the key tuple of the query (B,), and the number of different tuples (B,)."""
         count, first_value = len(keys), 1 + self.keys
         if self.key_tuples <= TABLE_SHARE * self.pairs:
             table = integers(self.values, (count, self.key_tuples), rng) + first_value
@@ -134,7 +119,7 @@ class AssociativeRecall(Task):
         return 1 + (tuples[..., None] if self.key_tokens == 1 else digits_of(tuples, self.key_tokens, self.keys))
 
     def share_absent(self) -> float:
-        """P(the query was not shown), with allow_dot."""
+        """The probability that no pair has the key of the query; 0 without allow_dot."""
         return float((1 - 1 / self.key_tuples) ** self.pairs) if self.allow_dot else 0.0
 
     def _query_nats(self) -> float:
@@ -147,7 +132,7 @@ class AssociativeRecall(Task):
         return float(self.key_tuples * (1 - (1 - 1 / self.key_tuples) ** self.pairs))
 
     def sequence_nats(self) -> float:
-        """Keys P ln C, a value ln V for each different key, and the query."""
+        """P ln C of the keys, ln(values) for each different key, and the entropy of the query."""
         pairs = self.pairs * math.log(self.key_tuples) + self._mean_distinct() * math.log(self.values)
         return pairs + self._query_nats()
 
@@ -158,7 +143,7 @@ class AssociativeRecall(Task):
         return mixture_nats(1 - self.share_absent(), math.log(self.values))
 
     def best_accuracy_all_tokens(self) -> float | None:
-        """Keys of one token, no `.`: guess each key and each new value, know the rest."""
+        """The optimum guesses each key and the value of each new key, and knows the rest. None for longer keys and with `.`."""
         if self.key_tokens > 1 or self.allow_dot:
             return None
         new = self._mean_distinct()
@@ -178,94 +163,78 @@ class AssociativeRecall(Task):
         return exp(total + self.pairs * math.log(self.key_tuples))
 
 
-class InductionHead(Task):
+class InductionHead(SizedTask):
     """Random tokens with a trigger `=>` among them; after a second trigger at the end, what followed the first is the answer.
 
     Attributes:
         vocabulary: ids, `.` (never drawn) and `=>` included.
         length: random tokens before the last trigger.
-        answer_tokens: how many tokens after the trigger are asked for.
-        triggers: above 1, half of the sequences have one, half draw so many places with replacement, sort them and drop those
-            within `answer_tokens` of the one before; all triggers are followed by the same tokens.
+        answer_tokens: how many tokens after the trigger are the answer.
+        triggers: above 1, half of the sequences have one trigger; the other half draw this many places with replacement, sort them
+            and drop each within `answer_tokens` of the one before. The same tokens follow every trigger.
     """
 
     kind: ClassVar[str] = "induction-head"
-    length_field: ClassVar[str] = "length"
+    solved_by: ClassVar[tuple[str, ...]] = CACHES
     vocabulary: int = Field(default=20, ge=1, le=2**16)
     length: int = Field(default=30, ge=1, le=MOST_LENGTH)
     answer_tokens: int = Field(default=1, ge=1)
     triggers: int = Field(default=1, ge=1, le=1024)
 
-    @model_validator(mode="after")
-    def _fits(self) -> InductionHead:
-        require(self.vocabulary >= 4, f"{self.vocabulary} ids are too few: `.`, `=>` and 2 others", "vocabulary")
-        least = self.answer_tokens + 2
-        require(self.length >= least, f"{self.length} tokens are too few: trigger and answer need {least}", "length")
-        return self
+    def check_sizes(self) -> None:
+        self.require_at_least("vocabulary", 4, "`.`, `=>` and 2 others")
+        self.require_at_least("length", self.answer_tokens + 2, "the trigger, the answer and a place to choose")
 
     @property
     def places(self) -> int:
-        """Where a trigger may stand."""
+        """Number of places where a trigger may stand."""
         return self.length - 1 - self.answer_tokens
 
     @property
     def content(self) -> int:
-        """Ids that are drawn."""
+        """Number of ids that are drawn."""
         return self.vocabulary - SPECIAL
-
-    @property
-    def vocab_size(self) -> int:
-        return self.vocabulary
 
     @property
     def length_tokens(self) -> int:
         return self.length + 1 + self.answer_tokens
 
-    @property
-    def solved_by(self) -> tuple[str, ...]:
-        return CACHES
-
     def legal_answers(self) -> Tensor:
         return torch.arange(1, 1 + self.content)
 
     def sample(self, count: int, rng: Generator) -> Sample:
-        size, asked = self.length_tokens, self.answer_tokens
-        tokens = torch.empty(count, size, dtype=torch.long)
+        tokens = torch.empty(count, self.length_tokens, dtype=torch.long)
         tokens[:, : self.length] = 1 + integers(self.content, (count, self.length), rng)
         tokens[:, self.length] = self.vocabulary - 1
-        places, kept = self._triggers(count, rng)
-        offsets = torch.arange(1, asked + 1)
-        answer = tokens.gather(1, places[:, :1] + offsets)
+        places, used = self._triggers(count, rng)
+        answer = tokens.gather(1, places[:, :1] + torch.arange(1, self.answer_tokens + 1))
+        insert = torch.cat([torch.full((count, 1), self.vocabulary - 1), answer], 1)
         last = places[:, 0]
-        for i in range(places.shape[1]):
-            here, used = places[:, i : i + 1], kept[:, i : i + 1]
-            inside = here + torch.arange(asked + 1)
-            written = torch.cat([torch.full((count, 1), self.vocabulary - 1), answer], 1)
-            tokens.scatter_(1, inside, torch.where(used, written, tokens.gather(1, inside)))
-            last = torch.where(used[:, 0], here[:, 0], last)
+        for place, use in zip(places.unbind(1), used.unbind(1), strict=True):
+            inside = place[:, None] + torch.arange(self.answer_tokens + 1)
+            tokens.scatter_(1, inside, torch.where(use[:, None], insert, tokens.gather(1, inside)))
+            last = torch.where(use, place, last)
         tokens[:, self.length + 1 :] = answer
-        answers = torch.zeros_like(tokens, dtype=torch.bool)
-        answers[:, self.length + 1 :] = True
-        return Sample(tokens, answers, {"gap": self.length - last, "triggers": kept.sum(1)})
+        return Sample.answered_from(tokens, self.length + 1, gap=self.length - last, triggers=used.sum(1))
 
     def _triggers(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Places (n, triggers) ascending, and which of them are kept; the first always is."""
-        if self.triggers == 1:
-            return integers(self.places, (count, 1), rng), torch.ones(count, 1, dtype=torch.bool)
+        """Places (B, triggers) ascending, and which of them are used; the first always is."""
         places = integers(self.places, (count, self.triggers), rng)
+        used = torch.ones(count, 1, dtype=torch.bool)
+        if self.triggers == 1:
+            return places, used
         single = torch.rand(count, 1, generator=rng) < 0.5
         # The least of several draws is no uniform draw: a single trigger is the one drawn first, unsorted.
         places = torch.where(single, places[:, :1], places.sort(1).values)
-        kept = torch.zeros_like(places, dtype=torch.bool)
-        kept[:, 0] = True
         last = places[:, 0]
-        for i in range(1, self.triggers):
-            kept[:, i] = places[:, i] > last + self.answer_tokens
-            last = torch.where(kept[:, i], places[:, i], last)
-        return places, kept
+        for place in places[:, 1:].unbind(1):
+            use = place > last + self.answer_tokens
+            used = torch.cat([used, use[:, None]], 1)
+            last = torch.where(use, place, last)
+        return places, used
 
     def sequence_nats(self) -> float | None:
-        """The place of the trigger and the other tokens; the answer adds nothing."""
+        """The entropy of the trigger's place and of the other tokens; the answer adds nothing."""
         if self.triggers > 1:
             return None
         return math.log(self.places) + (self.length - 1) * math.log(self.content)
@@ -277,17 +246,16 @@ class InductionHead(Task):
         return math.log(self.content) if self.triggers == 1 else None
 
     def best_accuracy_all_tokens(self) -> float | None:
-        """One trigger: at each place guess the trigger or a token, whichever is likelier; know the end."""
+        """For one trigger: at each place guess the trigger or a token, whichever is likelier; know the end."""
         if self.triggers > 1:
             return None
         hits = 1.0 + self.answer_tokens
         for place in range(1, self.length):
-            before = max(self.places - place, 0) / self.places  # the trigger has not come yet
-            come = 1 / (self.places - place) if before else 0.0
-            hits += before * max(come, (1 - come) / self.content) + (1 - before) / self.content
+            before = max(self.places - place, 0) / self.places  # P(the trigger is still to come)
+            here = 1 / (self.places - place) if before else 0.0
+            hits += before * max(here, (1 - here) / self.content) + (1 - before) / self.content
         return hits / (self.length_tokens - 1)
 
     def support(self) -> float | None:
-        if self.triggers > 1:
-            return None
-        return exp(math.log(self.places) + (self.length - 1) * math.log(self.content))
+        total = self.sequence_nats()
+        return None if total is None else exp(total)

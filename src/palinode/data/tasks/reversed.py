@@ -12,13 +12,13 @@ from palinode.data.tasks.base import Direction, Sample, Task
 
 
 def _tasks() -> Mapping[str, type[Part]]:
-    from palinode.data.tasks import TASKS  # that table lists this file's class too
+    from palinode.data.tasks import TASKS  # imported late, because that table lists this file's class too
 
     return TASKS
 
 
 class Reversed(Task):
-    """Another task with its tokens and answers flipped. The same generator gives the same sequences, the same splits too."""
+    """Another task with its tokens and answers flipped. The same generator gives the same sequences, in the same splits."""
 
     kind: ClassVar[str] = "reversed"
     of: Annotated[Task, one_of(_tasks, "task")]
@@ -41,7 +41,7 @@ class Reversed(Task):
         return self.of.chance()
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float | None:
-        """Not known: the answers are now read first, and are no function of what came before."""
+        """None: the answers are now read first, and are no function of the tokens before them."""
         return None
 
     @property

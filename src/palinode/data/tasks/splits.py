@@ -1,6 +1,8 @@
 """Splits that cannot share a prompt: a hash of the prompt decides, so they are disjoint for endless streams and any seed.
 
-The key of a sequence is a 64-bit hash of its prompt (its answers blanked) and of the task's config; its bucket is the key mod 100.
+A 64-bit hash of a sequence's prompt (its tokens with the answers blanked) and of the task's config, mod 100, is its bucket. Every
+split has its own buckets.
+Shapes: B sequences.
 """
 
 from __future__ import annotations
@@ -10,13 +12,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from palinode.base.errors import BadInput
 from palinode.base.seeds import derive
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, Split
 from palinode.data.tasks.base import Sample, Task
+from palinode.data.windows import mixed
 
 BUCKETS = 100
 BUCKETS_OF: Mapping[Split, range] = {
@@ -25,34 +27,33 @@ BUCKETS_OF: Mapping[Split, range] = {
     VALIDATION: range(90, 95),
     TEST: range(95, 100),
 }
-LEAST_PROMPTS_PER_SEQUENCE = 20  # of the held-out splits together
-MARGIN = 1.1  # drawn above the expected need, so that one round mostly suffices
-CALL_SEQUENCES = 256  # drawn at once, or more of short ones:
+LEAST_PROMPTS_PER_SEQUENCE = 20  # of all held-out sequences together
+MARGIN = 1.1  # times the expected need are drawn, so that one round mostly suffices
+CALL_SEQUENCES = 256  # most sequences of one draw, or more of short ones:
 CALL_TOKENS = 2**15  # temporaries above a megabyte go back to the system and are faulted in again, at half the speed
 MOST_EMPTY_ROUNDS = 100
-RARE = 1e-6  # draws a prompt below which repeats are counted by pairs
+RARE = 1e-6  # below this many draws for each prompt, repeats are counted by pairs
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 
 
 def buckets(task: Task, keys: Tensor) -> Tensor:
-    """(n,) int64, the bucket of each row of `task.split_key(sample)`: 0 .. 99."""
+    """(B,) int64: the bucket, 0 .. 99, of each row of `task.split_key(sample)`."""
     start = np.uint64(derive(0, "task-split", task.split_identity()))
     columns = np.arange(1, keys.shape[1] + 1, dtype=np.uint64)
-    factors = _mixed(start + columns * GOLDEN) | np.uint64(1)
-    # A sum of products with random odd factors, modulo 2^64, tells rows apart; the finaliser spreads it over all bits.
+    factors = mixed(start + columns * GOLDEN) | np.uint64(1)
+    # A sum of products with random odd factors, modulo 2^64, differs between rows; the finaliser spreads it over all bits.
     sums = (keys @ torch.from_numpy(factors.view(np.int64))).numpy().view(np.uint64)
-    return torch.from_numpy((_mixed(sums) % np.uint64(BUCKETS)).astype(np.int64))
+    return torch.from_numpy((mixed(sums) % np.uint64(BUCKETS)).astype(np.int64))
 
 
 def in_split(task: Task, sample: Sample, split: Split) -> Tensor:
-    """(n,) bool: the sequences of a sample that belong to a split."""
-    found, allowed = buckets(task, task.split_key(sample)), BUCKETS_OF[split]
-    return (found >= allowed.start) & (found < allowed.stop)
+    """(B,) bool: the sequences of a sample that belong to a split."""
+    bucket, allowed = buckets(task, task.split_key(sample)), BUCKETS_OF[split]
+    return (bucket >= allowed.start) & (bucket < allowed.stop)
 
 
 def draw(task: Task, split: Split, count: int, rng: Generator) -> Sample:
-    """`count` sequences of a split: the task's own law, given the split.
+    """`count` sequences of a split: the task's own law, conditioned on the split.
 
     Raises:
         BadInput: a held-out split would show more than a twentieth of all prompts, or no prompt falls into the split.
@@ -63,7 +64,7 @@ def draw(task: Task, split: Split, count: int, rng: Generator) -> Sample:
 
 
 def drawn_until_full(task: Task, split: Split, count: int, rng: Generator) -> Sample:
-    """Draws, keeps what belongs to the split, until there are enough; however few prompts there are.
+    """`count` sequences of a split, however few prompts the task has: draws again until enough belong to the split.
 
     Raises:
         BadInput: no prompt falls into the split.
@@ -71,64 +72,51 @@ def drawn_until_full(task: Task, split: Split, count: int, rng: Generator) -> Sa
     share = len(BUCKETS_OF[split]) / BUCKETS
     most = max(CALL_SEQUENCES, CALL_TOKENS // task.length_tokens)
     parts: list[Sample] = []
-    found = empty = 0
-    while found < count or not parts:
-        drawn = task.sample(min(most, math.ceil((count - found) / share * MARGIN) + 16), rng)
-        kept = drawn.rows(in_split(task, drawn, split))
-        parts.append(kept)
-        found += len(kept)
-        empty = 0 if len(kept) else empty + 1
-        if empty > MOST_EMPTY_ROUNDS:
-            raise BadInput(
-                f"{task.kind_name()} has too few prompts: none of them is in {split}", field=_size_field(task)
-            )
+    total = empty_rounds = 0
+    while total < count or not parts:
+        sample = task.sample(min(most, math.ceil((count - total) / share * MARGIN) + 16), rng)
+        parts.append(sample.rows(in_split(task, sample, split)))
+        total += len(parts[-1])
+        empty_rounds = 0 if len(parts[-1]) else empty_rounds + 1
+        if empty_rounds > MOST_EMPTY_ROUNDS:
+            message = f"{task.kind_name()} has too few prompts: none of them is in {split}"
+            raise BadInput(message, field=_size_field(task))
     return Sample.together(parts).rows(slice(count))
 
 
 def check_support(task: Task, held_out: Mapping[Split, int]) -> None:
-    """The held-out splits together may show at most a twentieth of all prompts, where their number is known.
+    """Check that the held-out splits together show at most a twentieth of all prompts, where the number of prompts is known.
 
     Args:
         held_out: how many sequences each held-out split draws.
 
     Raises:
-        BadInput: naming the field that makes the task larger.
+        BadInput: they show more; the error names the field that makes the task larger.
     """
-    support, wanted = task.support(), sum(held_out.values())
-    if support is None or support >= LEAST_PROMPTS_PER_SEQUENCE * wanted:
-        return
-    names = " and ".join(held_out)
-    raise BadInput(
-        f"{task.kind_name()} has {support:.0f} prompts; {wanted} sequences of {names} need "
-        f"{LEAST_PROMPTS_PER_SEQUENCE * wanted}",
-        field=_size_field(task),
-    )
+    support, sequences = task.support(), sum(held_out.values())
+    need = LEAST_PROMPTS_PER_SEQUENCE * sequences
+    if support is not None and support < need:
+        splits = " and ".join(held_out)
+        message = f"{task.kind_name()} has {support:.0f} prompts; {sequences} sequences of {splits} need {need}"
+        raise BadInput(message, field=_size_field(task))
 
 
 def repeated_share(task: Task, sequences: int) -> float | None:
-    """The expected share of so many fresh draws of the train split whose prompt an earlier one had; None where it is not known.
+    """The expected share of this many fresh draws of the train split that repeat an earlier prompt; None without `support`.
 
-    M prompts drawn n times show M (1 - (1 - 1/M)^n) of them. A law that prefers some prompts repeats more: this is a lower bound.
+    n draws among M equally likely prompts show M (1 - (1 - 1/M)^n) of them. Where some prompts are likelier than others, more draws
+    repeat, so this is a lower bound.
     """
     support = task.support()
     if support is None:
         return None
     prompts = max(1.0, support * len(BUCKETS_OF[TRAIN]) / BUCKETS)
     if sequences < prompts * RARE:
-        return (sequences - 1) / (
-            2 * prompts
-        )  # the first term of the series: the difference below would lose its digits
+        # The first term of the series. The difference below would lose its digits here.
+        return (sequences - 1) / (2 * prompts)
     different = -prompts * math.expm1(sequences * math.log1p(-1 / prompts)) if prompts > 1 else 1.0
     return 1 - different / sequences
 
 
 def _size_field(task: Task) -> str:
     return task.length_field or next(iter(type(task).model_fields))
-
-
-def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele, Lea and Flood 2014): every input bit reaches every output bit; wraps at 64 bits."""
-    values = (values ^ (values >> np.uint64(30))) * MIX_1
-    values = (values ^ (values >> np.uint64(27))) * MIX_2
-    mixed: NDArray[np.uint64] = values ^ (values >> np.uint64(31))
-    return mixed

@@ -1,9 +1,9 @@
 """The sequences that training reads: fresh draws without an end, or epochs over a fixed number of sequences.
 
-Fresh draws are independent of one another, so where there are few prompts some come again (`splits.repeated_share`).
+Fresh draws are independent of one another, so a task with few prompts repeats some of them (`splits.repeated_share`).
 
 Sequence i is a pure function of (task, seed, split, i): sequences are drawn in blocks of a fixed size, each with its own generator.
-So the stream is the same for any batch size and micro-batching, and can be entered anywhere.
+So the stream is the same for any batch size and micro-batching, and reading can start at any sequence.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class TaskStream:
         task: the task.
         seed: the run's seed; each split has a stream of its own.
         split: the split that every sequence belongs to.
-        sequences: None draws every sequence anew; a number reads the first so many of that stream again and again, each epoch in
-            an order of its own, as published training sets of a fixed size are read.
+        sequences: None: every sequence is a fresh draw. A number: only the first `sequences` of them are read, again and again,
+            each epoch in its own order, as for published training sets of a fixed size.
 
     Raises:
         BadInput: fewer than one sequence.
@@ -67,15 +67,15 @@ class TaskStream:
         return self._fixed.rows(self.places(first, count))
 
     def read(self, first: int, count: int) -> Windows:
-        """The same as windows."""
+        """The sequences of `batch`, as windows."""
         sample = self.batch(first, count)
         return Windows(sample.tokens, sample.answers, sample.slices)
 
     def of_length(self, window_tokens: int) -> TaskStream:
-        """This stream, if that is its length.
+        """This stream, which has one length: its sequences are not cut.
 
         Raises:
-            BadInput: a task's sequences have one length; they are not cut.
+            BadInput: another length.
         """
         if window_tokens == self.window_tokens:
             return self
@@ -83,13 +83,13 @@ class TaskStream:
         raise BadInput(message, field="window_tokens")
 
     def places(self, first: int, count: int) -> Tensor:
-        """(count,): which of the fixed sequences each of these is."""
-        many = self.sequences or 1
-        epochs, places = np.divmod(np.arange(first, first + count, dtype=np.int64), many)
+        """(count,): the index, among the fixed sequences, of each sequence of the stream."""
+        total = self.sequences or 1
+        epochs, places = np.divmod(np.arange(first, first + count, dtype=np.int64), total)
         for epoch in np.unique(epochs):
             keys = [derive(self.seed, STREAM, self.split, "order", int(epoch), number) for number in range(ROUNDS)]
-            chosen = epochs == epoch
-            places[chosen] = permuted(places[chosen], many, np.array(keys, dtype=np.uint64))
+            in_epoch = epochs == epoch
+            places[in_epoch] = permuted(places[in_epoch], total, np.array(keys, dtype=np.uint64))
         return torch.from_numpy(places)
 
     def _drawn(self, first: int, count: int) -> Sample:

@@ -6,15 +6,14 @@ reversal  x1 .. xn SEP xn .. x1          majority   b1 .. bn END m         count
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import ClassVar
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import Sample, Task, power, require
+from palinode.data.tasks.base import Sample, SizedTask, UniformTask
 from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import integers
 from palinode.data.tasks.laws import binomial_law, entropy_nats
@@ -23,21 +22,16 @@ MOST_LENGTH = 2**22
 BITS = 2
 
 
-def answers_after(tokens: Tensor, place: int) -> Tensor:
-    """(n, S) bool: everything from a place on."""
-    return (torch.arange(tokens.shape[1]) >= place).expand(tokens.shape).clone()
-
-
-class Copy(Task):
+class Copy(UniformTask, SizedTask):
     """A string, a separator, and the string again.
 
     Attributes:
-        vocabulary: V ids of the string; the separator is V.
-        length: n tokens of the string.
+        vocabulary: ids of the string; the separator is the next id.
+        length: tokens of the string.
     """
 
     kind: ClassVar[str] = "copy"
-    length_field: ClassVar[str] = "length"
+    solved_by: ClassVar[tuple[str, ...]] = ("position_only", *CACHES)
     vocabulary: int = Field(default=16, ge=2, le=2**20)
     length: int = Field(default=16, ge=1, le=MOST_LENGTH)
 
@@ -49,57 +43,41 @@ class Copy(Task):
     def length_tokens(self) -> int:
         return 2 * self.length + 1
 
+    @property
+    def drawn(self) -> tuple[int, int]:
+        return self.length, self.vocabulary
+
     def legal_answers(self) -> Tensor:
         return torch.arange(self.vocabulary)
-
-    @property
-    def solved_by(self) -> tuple[str, ...]:
-        return ("position_only", *CACHES)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         string = integers(self.vocabulary, (count, self.length), rng)
         separator = torch.full((count, 1), self.vocabulary)
-        tokens = torch.cat([string, separator, self._said(string)], 1)
-        return Sample(tokens, answers_after(tokens, self.length + 1))
+        return Sample.answered_from(torch.cat([string, separator, self._answer(string)], 1), self.length + 1)
 
-    def _said(self, string: Tensor) -> Tensor:
+    def _answer(self, string: Tensor) -> Tensor:
         return string
-
-    def sequence_nats(self) -> float:
-        return self.length * math.log(self.vocabulary)
-
-    def first_token_nats(self) -> float:
-        return math.log(self.vocabulary)
-
-    def last_token_nats(self) -> float:
-        return math.log(self.vocabulary)
 
     def best_accuracy_all_tokens(self) -> float:
         return ((self.length - 1) / self.vocabulary + 1 + self.length) / (2 * self.length)
-
-    def support(self) -> float:
-        return power(self.vocabulary, self.length)
 
 
 class Reversal(Copy):
     """A string, a separator, and the string from its end: its own mirror image, so ltr and rtl must agree."""
 
     kind: ClassVar[str] = "reversal"
+    solved_by: ClassVar[tuple[str, ...]] = ("position_only",)
 
-    @property
-    def solved_by(self) -> tuple[str, ...]:
-        return ("position_only",)
-
-    def _said(self, string: Tensor) -> Tensor:
+    def _answer(self, string: Tensor) -> Tensor:
         return string.flip(1)
 
 
-class BitTask(Task):
-    """n random bits and a question about them.
+class BitTask(UniformTask):
+    """Random bits and a question about them.
 
     Attributes:
-        length: n bits.
-        cumulative: the answer after every bit, `b1 a1 b2 a2 ..`; read with its earlier answers it is far easier.
+        length: number of bits.
+        cumulative: the answer follows every bit, `b1 a1 b2 a2 ..`; a model that reads earlier answers has a far easier task.
     """
 
     length_field: ClassVar[str] = "length"
@@ -114,6 +92,10 @@ class BitTask(Task):
     def length_tokens(self) -> int:
         return 2 * self.length if self.cumulative else self.length + 2
 
+    @property
+    def drawn(self) -> tuple[int, int]:
+        return self.length, BITS
+
     def legal_answers(self) -> Tensor:
         return torch.arange(BITS)
 
@@ -121,39 +103,24 @@ class BitTask(Task):
         bits = integers(BITS, (count, self.length), rng)
         ones = bits.cumsum(1)
         if self.cumulative:
-            tokens = torch.stack([bits, self._answer(ones, torch.arange(1, self.length + 1))], 2).view(count, -1)
-            answers = torch.arange(2 * self.length).remainder(2).bool().expand(tokens.shape).clone()
-        else:
-            end = torch.full((count, 1), BITS)
-            tokens = torch.cat([bits, end, self._answer(ones[:, -1:], torch.tensor([self.length]))], 1)
-            answers = answers_after(tokens, self.length + 1)
-        return Sample(tokens, answers, {"ones": ones[:, -1]})
+            return Sample.of_pairs(bits, self._answer(ones, torch.arange(1, self.length + 1)), ones=ones[:, -1])
+        end = torch.full((count, 1), BITS)
+        answer = self._answer(ones[:, -1:], torch.tensor([self.length]))
+        return Sample.answered_from(torch.cat([bits, end, answer], 1), self.length + 1, ones=ones[:, -1])
 
     @abstractmethod
     def _answer(self, ones: Tensor, bits: Tensor) -> Tensor:
-        """The answer (0 or 1) where so many of so many bits are ones."""
-
-    def _last_answer(self) -> float:
-        """P(the last answer is 1)."""
-        law = binomial_law(self.length, 0.5)
-        says = self._answer(torch.arange(self.length + 1), torch.tensor([self.length]))
-        return float((torch.from_numpy(law) * says).sum())
-
-    def sequence_nats(self) -> float:
-        return self.length * math.log(BITS)
-
-    def first_token_nats(self) -> float:
-        return math.log(BITS)
+        """The answer (0 or 1) when this many of this many bits are ones."""
 
     def last_token_nats(self) -> float:
-        return entropy_nats((self._last_answer(), 1 - self._last_answer()))
-
-    def support(self) -> float:
-        return power(BITS, self.length)
+        law = binomial_law(self.length, 0.5)
+        answers = self._answer(torch.arange(self.length + 1), torch.tensor([self.length]))
+        chance_of_one = float((torch.from_numpy(law) * answers).sum())
+        return entropy_nats((chance_of_one, 1 - chance_of_one))
 
 
 class Parity(BitTask):
-    """1 where the ones are odd in number: no statistic of fewer than n bits helps."""
+    """1 where the number of ones is odd: no statistic of fewer than all bits helps."""
 
     kind: ClassVar[str] = "parity"
 
@@ -174,13 +141,13 @@ class Majority(BitTask):
         return ((2 * ones >= bits) if self.cumulative else (2 * ones > bits)).long()
 
 
-class Counting(Task):
-    """A string, `?`, one of its letters: how often does it occur, as one token.
+class Counting(UniformTask):
+    """A string, `?`, and one letter: the answer, one token, is how often the letter occurs in the string.
 
     Attributes:
-        alphabet: A letters, ids 0 .. A - 1; `?` is A; the count k is A + 1 + k.
-        length: n letters.
-        most: the largest count that has an id; None for n. A task that is to be extrapolated needs room.
+        alphabet: number of letters A, ids 0 .. A - 1; `?` is A; the count k is A + 1 + k.
+        length: letters of the string.
+        most: the largest count that has an id; None for `length`. To be made longer, the task needs a `most` with room.
     """
 
     kind: ClassVar[str] = "counting"
@@ -189,11 +156,12 @@ class Counting(Task):
     length: int = Field(default=32, ge=1, le=2**16)
     most: int | None = Field(default=None, ge=1, le=2**20)
 
-    @model_validator(mode="after")
-    def _fits(self) -> Counting:
-        enough = self.most is None or self.most >= self.length
-        require(enough, f"counts up to {self.length} need as many ids, there is room up to {self.most}", "most")
-        return self
+    def check_sizes(self) -> None:
+        self._check_room(self.length)
+
+    def _check_room(self, length: int) -> None:
+        message = f"counts up to {length} need as many ids, there is room up to {self._room}"
+        self.require(length <= self._room, message, "most")
 
     @property
     def _room(self) -> int:
@@ -207,31 +175,26 @@ class Counting(Task):
     def length_tokens(self) -> int:
         return self.length + 3
 
+    @property
+    def drawn(self) -> tuple[int, int]:
+        return self.length + 1, self.alphabet
+
     def legal_answers(self) -> Tensor:
         return torch.arange(self.alphabet + 1, self.alphabet + 2 + self.length)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         letters = integers(self.alphabet, (count, self.length), rng)
-        asked = integers(self.alphabet, (count, 1), rng)
-        found = (letters == asked).sum(1, keepdim=True)
-        question = torch.full((count, 1), self.alphabet)
-        tokens = torch.cat([letters, question, asked, found + self.alphabet + 1], 1)
-        return Sample(tokens, answers_after(tokens, self.length + 2), {"count": found[:, 0]})
+        query = integers(self.alphabet, (count, 1), rng)
+        occurrences = (letters == query).sum(1, keepdim=True)
+        mark = torch.full((count, 1), self.alphabet)
+        tokens = torch.cat([letters, mark, query, occurrences + self.alphabet + 1], 1)
+        return Sample.answered_from(tokens, self.length + 2, count=occurrences[:, 0])
 
     def with_length(self, factor: int) -> Counting:
-        """Longer, with the same ids: `most` must leave room, so that a model has seen the ids it is asked for."""
-        wanted = self.length * factor
-        require(wanted <= self._room, f"counts up to {wanted} need as many ids, there are {self._room}", "most")
-        return self.resized(length=wanted, most=self._room)
-
-    def sequence_nats(self) -> float:
-        return (self.length + 1) * math.log(self.alphabet)
-
-    def first_token_nats(self) -> float:
-        return math.log(self.alphabet)
+        """Longer, with the same ids: `most` must have room, so that training shows every id that is an answer."""
+        length = self.length * factor
+        self._check_room(length)
+        return self.resized(length=length, most=self._room)
 
     def last_token_nats(self) -> float:
         return entropy_nats(binomial_law(self.length, 1 / self.alphabet).tolist())
-
-    def support(self) -> float:
-        return power(self.alphabet, self.length + 1)
