@@ -18,11 +18,16 @@ from unittest.mock import patch
 import torch
 
 from machine import described
+from palinode import Gpt2AdamW, LtrObjective, RunSpec
 from palinode.base import fsio
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
+from palinode.data.source import prepare
+from palinode.data.task_store import TaskData
+from palinode.data.tasks import Copy
 from palinode.models import EncoderDecoderConfig, LatentConfig, ModelConfig, gpt2, modern
 from palinode.models.base import LanguageModel
+from palinode.spec.trained import Trained
 from palinode.use import generate as generation
 from palinode.use.generate import generate
 
@@ -108,13 +113,16 @@ def measure(case: Case) -> dict[str, object]:
 def written(
     model: LanguageModel, rows: int, new_tokens: int, *, reread: bool = False, onednn: bool = False
 ) -> torch.Tensor:
-    prompt = list(range(PROMPT_TOKENS))
+    spec = RunSpec(
+        data=TaskData(task=Copy()), model=NARROW_DECODER, objective=LtrObjective(), recipe=Gpt2AdamW(), seed=0
+    )
+    trained = Trained(spec, model, SPECIALS, prepare(spec.data))
     with ExitStack() as patched:
         if reread:
             patched.enter_context(patch.object(type(model), "can_step", lambda self: False))
         if onednn:
             patched.enter_context(patch.object(generation, "_for_single_slots", lambda model: nullcontext()))
-        return generate(model, SPECIALS, prompt, new_tokens, 1, rows=rows)
+        return generate(trained, range(PROMPT_TOKENS), new_tokens, 1, rows=rows)
 
 
 def opened(config: ModelConfig) -> LanguageModel:

@@ -20,7 +20,7 @@ from palinode.base import fsio
 from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import generator
 from palinode.evaluate.layer_cut import cut_layers
-from palinode.evaluate.losses import Sums, bytes_of_ids, evaluate, evaluating, evaluation_passes, examples_of
+from palinode.evaluate.losses import Scoring, Sums, evaluate, evaluating, evaluation_passes
 from palinode.models import DecoderConfig, gpt2, read
 from palinode.models.base import LanguageModel
 from palinode.objectives import LtrObjective
@@ -30,7 +30,6 @@ BYTES, GPT2 = 256, 50257
 WINDOW = 128
 REPEATS = 7
 MOST_COST, LEAST_SPEEDUP = 1.1, 4.0
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,8 @@ class Bench:
         tokens = torch.randint(0, case.vocabulary, (case.windows, WINDOW), generator=generator(0, "windows"))
         self.windows = Windows(tokens)
         self.passes = evaluation_passes(LtrObjective(), ("ltr", "rtl"))
-        self.bytes_per_token = np.ones(case.vocabulary)
-        examples = examples_of([self.windows], self.passes, specials=self.specials, seed=0)
-        self.examples = [example for _, example in examples]
+        self.scoring = Scoring(self.specials, np.ones(case.vocabulary, dtype=np.int64), seed=0)
+        self.examples = [example for _, example in self.scoring.examples([self.windows], self.passes)]
         with evaluating(self.model):
             self.states = [read(self.model, example) for example in self.examples]
         self.shorter = [self.cut(blocks) for blocks in range(1, case.config.layers + 1)]
@@ -76,22 +74,20 @@ class Bench:
         return model
 
     def layer_cut(self) -> None:
-        measured = {"specials": self.specials, "bytes_per_token": self.bytes_per_token, "seed": 0, "device": CPU}
-        cut_layers(self.model, [self.windows], self.passes, **measured)  # type: ignore[arg-type]
+        cut_layers(self.model, [self.windows], self.passes, self.scoring)
 
     def one_by_one(self) -> None:
-        measured = {"specials": self.specials, "bytes_per_token": self.bytes_per_token, "seed": 0, "device": CPU}
         for model in self.shorter:
-            evaluate(model, [self.windows], self.passes, **measured)  # type: ignore[arg-type]
+            evaluate(model, [self.windows], self.passes, self.scoring)
 
     def stack(self) -> None:
         with evaluating(self.model):
-            for _, example in examples_of([self.windows], self.passes, specials=self.specials, seed=0):
+            for _, example in self.scoring.examples([self.windows], self.passes):
                 read(self.model, example)
 
     def heads(self) -> None:
         """One pass of head and scoring for each number of blocks."""
-        bytes_of = bytes_of_ids(self.specials, self.bytes_per_token)
+        bytes_of = self.scoring.bytes_of_ids()
         with evaluating(self.model):
             for _ in self.shorter:
                 for example, states in zip(self.examples, self.states, strict=True):

@@ -25,7 +25,7 @@ from palinode.spec.load import load
 from palinode.train.loop import DivergedError, take_step
 from palinode.train.optim import HlbAdamW
 from palinode.train.recipe import Hlb
-from shakespeare import new_training, no_data
+from shakespeare import as_trained, new_training, no_data
 
 RESULT = Path(__file__).parent / "results" / "mask_rates.json"
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "mask.py"
@@ -103,7 +103,7 @@ def final_nats(chosen: RunSettings, seed: int) -> float | None:
             take_step(training)
     except DivergedError:
         return None
-    scores = evaluate_split(chosen, training.model, data, training.specials, "validation", seed).scores
+    scores = evaluate_split(as_trained(chosen, training, data), "validation").scores
     return scores["ltr"].nats_per_token
 
 

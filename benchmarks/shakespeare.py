@@ -13,12 +13,13 @@ from typing import Any
 
 import torch
 
-from palinode import DataConfig, EvaluationConfig, LtrObjective, RunSettings
+from palinode import DataConfig, EvaluationConfig, LtrObjective, RunSettings, RunSpec
 from palinode.data.store import TokenStore, prepare
 from palinode.data.windows import TrainWindows
 from palinode.models import DecoderConfig
 from palinode.run.one import build_model
 from palinode.run.scoring import evaluate_split
+from palinode.spec.trained import Trained
 from palinode.train.loop import Training, take_step
 from palinode.train.optim import build_optimizers
 from palinode.train.recipe import Recipe
@@ -69,7 +70,7 @@ def trained(chosen: RunSettings, seed: int, threads: int, evaluations: int) -> R
             seconds += take_step(training).seconds
             cpu_seconds += time.process_time() - cpu
             if training.step % every == 0:
-                scores = evaluate_split(chosen, training.model, data, training.specials, "validation", seed).scores
+                scores = evaluate_split(as_trained(chosen, training, data), "validation").scores
                 counted = {"step": training.step, "tokens_read": training.counters.tokens_read}
                 spent = {"seconds": seconds, "cpu_seconds": cpu_seconds}
                 rows.append({**counted, **spent, "nats_per_token": scores["ltr"].nats_per_token})
@@ -81,6 +82,11 @@ def trained(chosen: RunSettings, seed: int, threads: int, evaluations: int) -> R
         "train_flops": training.counters.train_flops,
         "load_average": round(os.getloadavg()[0], 2),
     }
+
+
+def as_trained(chosen: RunSettings, training: Training, data: TokenStore) -> Trained:
+    """The model of a training as evaluations take it."""
+    return Trained(RunSpec.of(chosen, training.seed), training.model, training.specials, data)
 
 
 def new_training(chosen: RunSettings, data: TokenStore, seed: int) -> Training:

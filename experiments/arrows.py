@@ -1,13 +1,13 @@
 """Is English harder to predict backwards, and does that grow with context? One model per direction, scored at many context lengths.
 
-Arrows of Time (2401.17505) measured rtl / ltr - 1 for English at .07 / .18 / .48 / .84 / .90 / 1.02 % for contexts of 16 / 32 /
-64 / 128 / 256 / 512 tokens, with a model trained for each. Here two arms are trained at the full window, one direction each, and
-scored in windows of every length; the report shows the ratio over the length with an interval over seeds. rtl below ltr means
-a leak until proven otherwise.
+Arrows of Time (2401.17505) measured how much higher the loss is right to left, with a model trained for each context length.
+Here two arms are trained at the full window, one direction each, and scored in windows of every length; the report shows the ratio
+over the length with an interval over seeds. An rtl loss below the ltr loss is a leak until proven otherwise.
 """
 
 from palinode import (
     Arm,
+    Claim,
     DataConfig,
     Decision,
     EvaluationConfig,
@@ -20,7 +20,35 @@ from palinode import (
     modern,
 )
 
-LENGTHS = (16, 32, 64, 128, 256, 512)
+# rtl / ltr - 1 by context length in tokens.
+PUBLISHED = {"16": 0.0007, "32": 0.0018, "64": 0.0048, "128": 0.0084, "256": 0.0090, "512": 0.0102}
+LENGTHS = tuple(map(int, PUBLISHED))
+SOURCE = "Arrows of Time (arXiv 2401.17505), English, one model trained for each context; read from its figure"
+FEW_PERCENT = 0.05
+CLAIMS = (
+    Claim(
+        name="A1",
+        sentence="The honest rtl loss lies above the honest ltr loss at the longest context.",
+        measure="context",
+        arm="rtl",
+        longest=True,
+        expect="above",
+        published=PUBLISHED,
+        source=SOURCE,
+        note="every row is the same runs, trained at the longest length and scored in windows of another",
+    ),
+    Claim(
+        name="A2",
+        sentence=f"The two losses differ by at most {FEW_PERCENT:.0%}, at every context length.",
+        measure="context",
+        arm="rtl",
+        expect="within",
+        bound=FEW_PERCENT,
+        published=PUBLISHED,
+        source=SOURCE,
+        note="an rtl loss below the ltr loss is a leak until the audits of what each target sees have passed",
+    ),
+)
 
 experiment = Experiment(
     name="arrows",
@@ -50,4 +78,5 @@ experiment = Experiment(
         ),
         "laptop": Size(),
     },
+    claims=CLAIMS,
 )

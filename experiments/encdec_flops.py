@@ -5,6 +5,8 @@ encoder-decoder attends twice, so that it pays more for each token. At `smoke` t
 """
 
 from encdec import (
+    AGAINST_DECODER,
+    AGAINST_DROPOUT,
     BASE,
     COMBINED,
     DROPOUT,
@@ -60,4 +62,6 @@ experiment = Experiment(
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(metric=METRIC, baseline="decoder", equal="train_flops", smallest_effect=SMALLEST_EFFECT),
     sizes=sizes(),
+    # Claims among the encoder-decoders are those of encdec.py: the runs are the same.
+    claims=(AGAINST_DECODER, AGAINST_DROPOUT),
 )

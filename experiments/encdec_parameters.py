@@ -5,6 +5,8 @@ matched by the width of its MLP. At `smoke` one hidden unit more or less is .2 %
 """
 
 from encdec import (
+    AGAINST_DECODER,
+    AGAINST_DROPOUT,
     BASE,
     COMBINED,
     DROPOUT,
@@ -61,4 +63,6 @@ experiment = Experiment(
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(metric=METRIC, baseline="decoder", equal="parameters", smallest_effect=SMALLEST_EFFECT),
     sizes=sizes(),
+    # Claims among the encoder-decoders are those of encdec.py: the runs are the same.
+    claims=(AGAINST_DECODER, AGAINST_DROPOUT),
 )

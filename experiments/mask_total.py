@@ -3,7 +3,7 @@
 The other half of `mask.py`, whose settings it takes, and whose runs of `ltr` serve both.
 """
 
-from mask import BASE, DECISION, SCALES, arms, sizes
+from mask import BASE, DECISION, SCALES, arms, claims, sizes
 from palinode import Experiment
 
 experiment = Experiment(
@@ -15,4 +15,5 @@ experiment = Experiment(
     seeds=(1, 2, 3),
     decision=DECISION.with_(equal="tokens_read"),
     sizes=sizes(),
+    claims=claims(),
 )

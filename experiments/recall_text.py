@@ -1,7 +1,7 @@
 """The mixers of `recall.py` as causal models of text: does accuracy on recall predict the loss on text (R3)?
 
-The same two layers of the same width as on recall, the same optimizer, a rate chosen for every mixer. `findings/recall.py` sets
-the two against each other. All but smoke read WikiText: `palinode data get wikitext-2`, or --set data.corpus=FOLDER.
+The same two layers of the same width as on recall, the same optimizer, a rate chosen for every mixer. R3, a claim
+of `recall.py`, compares the two. All but smoke read WikiText: `palinode data get wikitext-2`, or --set data.corpus=FOLDER.
 """
 
 from collections.abc import Mapping

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from palinode import p, rate
+    from palinode.base.claim import Claim
     from palinode.base.decision import Decision
     from palinode.base.example import Draw, Example, SpecialTokens, joined, one_pass
     from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Prefix, Rtl, Visibility
@@ -71,6 +72,7 @@ _HOMES = {
         "RtlObjective",
     ),
     "palinode.objectives.probability": ("Adaptive", "Constant", "Cooldown", "Cosine", "Linear", "StepAt"),
+    "palinode.base.claim": ("Claim",),
     "palinode.results.store": ("Store",),
     "palinode.spec.experiment": ("Arm", "Experiment", "Scale", "Size"),
     "palinode.spec.run_spec": ("EvaluationConfig", "RunSettings", "RunSpec"),
@@ -88,6 +90,7 @@ __all__ = [
     "BothObjective",
     "BottleneckObjective",
     "ChooseObjective",
+    "Claim",
     "Constant",
     "Cooldown",
     "Cosine",

@@ -11,7 +11,7 @@ from palinode.audit import arms, audit_arm, audit_comparison, audit_trained, tex
 from palinode.audit.trainer_bench import TrainerBench
 from palinode.base.config import encode
 from palinode.data.store import prepare
-from palinode.experiment.audit_ahead import audit_ahead
+from palinode.experiment.audits import audit_ahead
 from palinode.models.decoder import Decoder
 from palinode.run.one import run_one
 from palinode.run.trained import load_trained
@@ -131,7 +131,7 @@ def test_trained_weights_that_peek_are_caught(demo, store, monkeypatch):
 
     monkeypatch.setattr(Decoder, "hidden", peeks)
     rows = store.record(spec.run_id).metrics
-    report = audit_trained(spec, trained.model, trained.data, trained.specials, rows)
+    report = audit_trained(trained, rows)
     assert any(f.check == "C1.perturbation" for f in report.leaks)
 
 

@@ -16,6 +16,7 @@ from palinode.base.config import (
     Config,
     Part,
     canonical_json,
+    code_of,
     content_hash,
     decode,
     diff,
@@ -24,7 +25,6 @@ from palinode.base.config import (
     identity,
     one_of,
     replace_at,
-    source_sha256,
 )
 from palinode.base.errors import BadInput
 from palinode.base.visibility import VISIBILITIES, Flipped, Full, Intersection, Ltr, Prefix, Rtl, Union, Visibility
@@ -321,10 +321,10 @@ def test_a_users_part_carries_its_source(user):
     one, two = user("idea_one"), user("idea_two", strength=2.0)
     encoded = encode(Outer(steps=1, objective=one.Mine()))["objective"]
     assert encoded["kind"] == "user:Mine"
-    assert encoded["source_sha256"] == source_sha256(one.Mine)
+    assert encoded["code_sha256"] == code_of(one.Mine).sha256
     same_fields = one.Mine(strength=2.0), two.Mine()
     hashes = {content_hash(Outer(steps=1, objective=part)) for part in same_fields}
-    assert len(hashes) == 2  # another file, another run
+    assert len(hashes) == 2  # other code, another run
 
 
 def test_a_users_part_decodes_only_with_the_source_it_was_written_with(user):

@@ -1,6 +1,6 @@
 """Small models to plant defects in: a residual stack whose mixer is handed in, and the mixers, broken and whole.
 
-Every mixer maps (R, S, D) and a boolean (S, S) mask to (R, S, D). A defect and its clean twin differ in one argument.
+Every mixer maps (B, T, D) and a boolean (T, T) mask to (B, T, D). A defect and its clean twin differ in one argument.
 """
 
 from __future__ import annotations

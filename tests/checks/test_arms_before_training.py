@@ -3,8 +3,8 @@
 import pytest
 
 from palinode.audit import CanarySettings, FlowSettings, audit_subject, subject_of_config
+from palinode.audit.palinode_models import small_config
 from palinode.base.visibility import FlippedLowerTriangle
-from palinode.checks.subject import small_config
 from palinode.models.decoder import DecoderConfig, modern
 from palinode.objectives.directional import LtrObjective, RtlObjective
 from palinode.objectives.masked_input import MaskedInputObjective

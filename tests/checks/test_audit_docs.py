@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from palinode import audit
+from palinode.checks.laws import LAWS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "audit.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
@@ -36,7 +37,4 @@ def test_the_quoted_output_is_what_the_audit_prints(printed):
 
 def test_the_page_lists_every_check():
     listed = set(re.findall(r"C\d\.[a-z-]+", PAGE))
-    made = set()
-    for file in Path(audit.__file__).parent.glob("*.py"):
-        made |= set(re.findall(r'"(C[126]\.[a-z-]+)"', file.read_text(encoding="utf-8")))
-    assert made == listed
+    assert listed == {check for check in LAWS if check[:2] in audit.CHECKS}

@@ -11,10 +11,10 @@ from test_planted_defects import next_power_of_two, published, without_flipping_
 
 from palinode.audit import CanarySettings, Subject, audit_subject
 from palinode.base.example import SpecialTokens
+from palinode.base.markov import asymmetric_chain, symmetric_chain
 from palinode.base.visibility import Full
 from palinode.checks.canary import Canary, Tiny
 from palinode.checks.languages import ChainLanguage, UniformLanguage
-from palinode.data.tasks.markov import asymmetric_chain, symmetric_chain
 from palinode.objectives.directional import LtrObjective, RtlObjective
 
 pytestmark = pytest.mark.nightly

@@ -10,7 +10,7 @@ from small_stacks import Attention, SmallStack, read_by_mask
 from torch import nn
 
 from palinode import audit
-from palinode.audit import CanarySettings, FlowSettings, StepwiseSettings
+from palinode.audit import CanarySettings, CheckOptions, FlowSettings, StepwiseSettings
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
@@ -26,8 +26,11 @@ def plain(vocab_size=32, **options) -> nn.Module:
     return SmallStack(vocab_size, [Attention], **options)
 
 
-def check(model, objective=None, **options):
-    return audit.check(model, objective, **{"vocab_size": 32, "window_tokens": 16, **QUICK, **options})
+def check(model, objective=None, *, vocab_size=32, checks=audit.CHECKS, name="model", **options):
+    options = CheckOptions(**{**QUICK, **options})
+    return audit.check(
+        model, objective, vocab_size=vocab_size, window_tokens=16, checks=checks, name=name, options=options
+    )
 
 
 def test_a_plain_module_passes_every_check():

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from palinode.audit.palinode_models import pair_score
 from palinode.base.finding import AuditReport
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
@@ -23,7 +24,7 @@ def term_of(**options):
 
 
 def probed(**options):
-    return probe_collapse("embedding_loss", term_of(**options), 0)
+    return probe_collapse("embedding_loss", pair_score(term_of(**options)), 0)
 
 
 @pytest.mark.parametrize("score", ["mse", "cosine", "log_cosine"])

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 from palinode.audit import audit_subject, check_flow
 from palinode.audit.arms import _evaluation_findings
+from palinode.audit.palinode_models import pair_score, small_config
 from palinode.audit.trainer_bench import TrainerBench
 from palinode.base.seeds import generator
 from palinode.checks.aggregation import check_auxiliary, check_training_loss
 from palinode.checks.collapse import check_aggregated
 from palinode.checks.copies import randomised_copy
 from palinode.checks.determinism import check_determinism
-from palinode.checks.subject import small_config
 from palinode.data.config import DataConfig
 from palinode.data.store import prepare
 from palinode.evaluate.losses import evaluation_passes
@@ -164,13 +164,13 @@ def test_m20_what_is_compared_depends_on_no_later_slot(kind):
         model = MODELS["self first"].with_(embedding_loss=EmbeddingLoss(aggregate=kind)).build(20, 40, 0)
         return model.pair_terms()[EMBEDDING_LOSS]
 
-    assert check_aggregated("embedding_loss", term(), 0).outcome == "pass"
+    assert check_aggregated("embedding_loss", pair_score(term().double()), 0).outcome == "pass"
     for broken in (DividedByLength(), OfAllSlots()):
         planted = term()
         planted.aggregate = broken
-        finding = check_aggregated("embedding_loss", planted, 0)
+        finding = check_aggregated("embedding_loss", pair_score(planted.double()), 0)
         assert (finding.outcome, finding.check) == ("fail", "C9.auxiliary_causal")
-        assert "is another in a row of" in finding.message
+        assert "is different in a row of" in finding.message
 
 
 def test_m20_is_invisible_in_the_logits():
@@ -277,5 +277,5 @@ def test_the_term_of_a_users_own_aggregation_is_checked_too():
 
     term = EmbeddingTerm(EmbeddingLoss(), 8, 40)
     term.aggregate = Last()
-    assert check_aggregated("own", term, 0).outcome == "fail"
+    assert check_aggregated("own", pair_score(term.double()), 0).outcome == "fail"
     assert torch.is_grad_enabled()

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from palinode.base.markov import symmetric_chain
 from palinode.base.seeds import generator
 from palinode.checks.languages import AlternatingLanguage, ChainLanguage, Context, NeighbourLanguage, UniformLanguage
-from palinode.data.tasks.markov import symmetric_chain
 
 EVERY = torch.ones(6, dtype=torch.bool)
 INDEX = torch.arange(6)

@@ -7,8 +7,8 @@ from planted_objectives import TokenAtWrongEnd
 from test_arms_before_training import CANARY, FLOW, OBJECTIVES, PUBLISHED, arm
 
 from palinode.audit import FlowSettings, StepwiseSettings, audit_subject, check_flow, check_stepwise
+from palinode.audit.palinode_models import small_config
 from palinode.base.visibility import FlippedLowerTriangle, Ltr
-from palinode.checks.subject import small_config
 from palinode.models import LatentConfig, hlb
 from palinode.objectives.directional import RtlObjective
 from palinode.objectives.mixture import ChooseObjective

@@ -6,8 +6,7 @@ from palinode.audit import AuditedArm
 from palinode.base.config import content_hash, encode
 from palinode.base.finding import AuditReport, Finding
 from palinode.cli.main import entry
-from palinode.experiment import plan
-from palinode.experiment import run as run_experiment
+from palinode.experiment import audits, plan
 from palinode.experiment.calibrate import Predicted
 
 
@@ -34,15 +33,15 @@ def no_audit_ahead(specs, store, code, *, workers) -> None:
     """The quick audit takes no time."""
 
 
-def quick_calibrate(runs, code=None, *, workers=1, on_failure=lambda line: None) -> Predicted:
+def quick_calibrate(cells, runs, code=None, *, workers=1, on_failure=lambda line: None) -> Predicted:
     """A second for every run."""
-    return Predicted({run.spec.run_id: 1.0 for run in runs}, settings=len(runs), measured=len(runs))
+    return Predicted({(cell.arm.name, cell.scale): 1.0 for cell in cells}, settings=len(cells), measured=len(cells))
 
 
 def install() -> None:
     """Replace the audit and the calibration of this process."""
-    run_experiment.audit_arm = quick_audit_arm
-    run_experiment.audit_ahead = no_audit_ahead
+    audits.audit_arm = quick_audit_arm
+    audits.audit_ahead = no_audit_ahead
     plan.calibrate = quick_calibrate
 
 

@@ -9,7 +9,7 @@ from tiny_experiment import TOML
 
 from palinode.analysis.audits import ArmAudit
 from palinode.cli.audit import audit_text
-from palinode.experiment import run as run_experiment
+from palinode.experiment import audits
 from palinode.results.record import ArmEntry
 from synthetic_store import DEMO_ARMS, audit_of
 
@@ -24,8 +24,8 @@ rtl_sees = {{ kind = "flipped-lower-triangle" }}
 
 @pytest.fixture
 def audit(palinode, monkeypatch):
-    monkeypatch.setattr(run_experiment, "audit_arm", quick_audit.quick_audit_arm)
-    monkeypatch.setattr(run_experiment, "audit_ahead", quick_audit.no_audit_ahead)
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
     return lambda *options: palinode("audit", "x.toml", *options)
 
 

@@ -65,7 +65,17 @@ def test_help_says_what_is_true(palinode):
     told = " ".join(palinode("plan", "--help").out.split())
     assert "null is no value" in told
     assert "A size that the file defines" in told
-    assert "then further ones" in told
+    assert "then new ones" in told
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("group", [(), ("data",), ("import",)])
+def test_no_description_of_a_command_is_cut(columns, group, palinode, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    _, _, listed = palinode(*group, "--help").out.partition("Commands:\n")
+    assert listed
+    assert "..." not in listed
+    assert all(len(line) <= columns for line in listed.splitlines())
 
 
 def test_version_names_the_program_torch_and_python(palinode):

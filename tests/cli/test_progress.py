@@ -100,6 +100,13 @@ def test_a_terminal_gets_a_table_and_keeps_what_was_said_once(monkeypatch):
 
 def test_a_table_of_many_runs_stays_on_the_screen():
     lines = {str(n): Line(f"run {n}", "done") for n in range(100)} | {"x": Line("now", "running")}
-    table = module._table(lines)
-    assert table.row_count == module.MOST_ROWS
-    assert "100 done" in table.caption
+    header, *rows, caption = module._table(lines, 80).splitlines()
+    assert header.split()[0] == "run"
+    assert len(rows) == module.MOST_ROWS
+    assert rows[-1].startswith("now")
+    assert "100 done" in caption
+
+
+def test_a_table_is_as_wide_as_the_terminal():
+    lines = {"x": Line("a name that is long " * 3, "running", losses="train " + "ltr 2.345 " * 6)}
+    assert all(len(line) <= 80 for line in module._table(lines, 80).splitlines())

@@ -13,7 +13,7 @@ import pytest
 import quick_audit
 from tiny_experiment import TOML, everything_in
 
-from palinode.experiment import plan
+from palinode.experiment import audits, plan
 from palinode.experiment import run as run_experiment
 from palinode.results.store import Store
 
@@ -61,8 +61,8 @@ experiment = Experiment(
 @pytest.fixture
 def quick(palinode, monkeypatch):
     """`palinode` in this process, with the quick audit and calibration."""
-    monkeypatch.setattr(run_experiment, "audit_arm", quick_audit.quick_audit_arm)
-    monkeypatch.setattr(run_experiment, "audit_ahead", quick_audit.no_audit_ahead)
+    monkeypatch.setattr(audits, "audit_arm", quick_audit.quick_audit_arm)
+    monkeypatch.setattr(audits, "audit_ahead", quick_audit.no_audit_ahead)
     monkeypatch.setattr(plan, "calibrate", quick_audit.quick_calibrate)
     return palinode
 
@@ -349,3 +349,48 @@ def test_a_model_beyond_the_machines_memory_is_refused_before_it_is_made(quick, 
         assert told.err.startswith("model: ")
         assert "to train, and this machine has" in told.err
     assert not Path("runs").exists()
+
+
+OWN = (
+    FAILING.replace("class Breaks", "GAIN = 2\n\n\ndef helper():\n    return GAIN  # why\n\n\nclass Breaks")
+    .replace('raise RuntimeError("this idea does not work")', "helper()")
+    .replace("steps=3", "steps=1")
+)
+
+
+def test_a_comment_trains_nothing_and_a_changed_name_is_said(quick, here):
+    Path("own.py").write_text(OWN)
+    told = quick("run", "own.py")
+    assert told.code == 0, told.err
+    before = weights(Store("runs"))
+    Path("own.py").write_text(OWN.replace("# why", "# because").replace('question="?"', 'question="Does it help?"'))
+    told = quick("run", "own.py")
+    assert told.code == 0
+    assert "0 of 2 runs to do" in told.err
+    assert "changed" not in told.err
+    Path("own.py").write_text(OWN.replace("GAIN = 2", "GAIN = 3"))
+    told = quick("run", "own.py")
+    assert told.code == 0
+    assert "runs have new ids, as code of own.py changed: user:Breaks (GAIN)" in told.err.splitlines()
+    assert len(weights(Store("runs"))) == len(before) + 1  # the arm without code of the user is not trained again
+
+
+def test_an_interrupt_during_audits_says_what_the_next_start_does(quick, here, monkeypatch):
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_experiment, "audit_arm", interrupted)
+    Path("x.toml").write_text(ONE_SEED)
+    for command, then in (("run", "makes the others and then trains"), ("audit", "makes the others")):
+        told = quick(command, "x.toml")
+        assert told.code == 130
+        assert f"the audits that were finished are kept; the same command {then}" in told.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", ["plan", "audit", "run"])
+def test_a_store_that_cannot_be_written_is_said_before_anything_is_measured(quick, here, command):
+    Path("x.toml").write_text(ONE_SEED)
+    told = quick(command, "x.toml", "--store", "/proc/runs")  # nobody can make a file there, not even root
+    assert told.code == 5
+    [line] = told.err.splitlines()
+    assert line.startswith("/proc: --store: cannot be written")

@@ -34,7 +34,38 @@ def test_ls_counts_what_the_experiments_hold(palinode, store):
     assert listed == {"name": entry.full_name, "runs": {"done": len(entry.runs)}}
     runs = json.loads(palinode("ls", "--runs", "--json").out)
     assert sorted(run["run_id"] for run in runs) == sorted(run.run_id for run in entry.runs)
-    assert len(palinode("ls", "--runs").out.splitlines()) == 1 + len(runs)
+    header, *lines = palinode("ls", "--runs").out.splitlines()
+    assert header.split() == ["run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min", "left"]
+    assert len(lines) == len(runs)
+    of_run = {run.run_id: run for run in entry.runs}
+    for line in lines:
+        run_id, outcome, name, *_, left = line.split()
+        assert (outcome, name, left) == ("done", entry.full_name, "-")
+        assert of_run[run_id].arm in line
+
+
+def test_a_run_at_work_shows_how_far_it_is(palinode, store):
+    from palinode.sweep.lease import acquire
+
+    run_id = store.entry("demo").runs[0].run_id
+    (store.run_directory(run_id) / "result.json").unlink()
+    steps = store.record(run_id).spec["recipe"]["steps"]
+    row = {"event": "train", "step": steps // 4, "seconds": 60.0, "nats_by_group": {"ltr": 2.5}, "attempt": 9}
+    store.append_metrics(run_id, row)
+
+    def listed() -> dict:
+        return next(run for run in json.loads(palinode("ls", "--runs", "--json").out) if run["run_id"] == run_id)
+
+    assert (listed()["outcome"], listed()["step"], listed()["minutes_left"]) == ("unfinished", steps // 4, None)
+    lease = acquire(store.run_directory(run_id))
+    try:
+        found = listed()
+        assert (found["outcome"], found["loss"]) == ("running", 2.5)
+        assert found["minutes_left"] == pytest.approx((steps - steps // 4) / (steps // 4))
+        (line,) = (line for line in palinode("ls", "--runs").out.splitlines() if run_id in line)
+        assert f"{steps // 4}/{steps}" in line
+    finally:
+        lease.release()
 
 
 def test_ls_names_damage_and_lists_the_rest(palinode, store):
@@ -129,7 +160,7 @@ def test_a_run_where_an_experiment_is_named_and_the_other_way_round(palinode, st
         ): f"RUN: '{entry.full_name}' is an experiment (its runs: `palinode show {entry.full_name}`)",
         ("compare", run_id): f"NAME: '{run_id}' is a run (its experiment: `palinode compare {entry.full_name}`)",
         ("report", run_id): f"NAME: '{run_id}' is a run (its experiment: `palinode report {entry.full_name}`)",
-        ("report", "ideas/idea.py"): "NAME: the name, not the file (`palinode report idea`)",
+        ("report", "ideas/idea.py"): "NAME: give the name of the experiment, not its file (`palinode report idea`)",
         ("compare", "demmo"): "NAME: no experiment 'demmo' in runs (did you mean 'demo'?)",
         ("cut", "zz"): "RUN: no run 'zz' in runs (`palinode ls --runs` lists them)",
         ("compare", run_id, "zz"): "NAME: no run 'zz' in runs (`palinode ls --runs` lists them)",

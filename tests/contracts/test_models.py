@@ -5,15 +5,20 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from palinode import Gpt2AdamW, RunSpec
 from palinode.audit import FlowSettings, audit_subject, subject_of_config
 from palinode.base.config import decode, encode
 from palinode.base.example import Draw, SpecialTokens, joined
 from palinode.base.head import LinearHead
 from palinode.base.seeds import generator
 from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Prefix, Rtl
+from palinode.data.source import prepare
+from palinode.data.task_store import TaskData
+from palinode.data.tasks import Copy
 from palinode.models import MODELS, logits_for, read
 from palinode.models.direction import finished, residuals
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
+from palinode.spec.trained import Trained
 from palinode.train.checkpoint import Saved, load_newest, save_checkpoint, weights_sha256
 from palinode.train.optim import AdamW, MuonAdamW, build_optimizers
 from palinode.use.generate import generate, next_logits
@@ -63,9 +68,12 @@ def test_the_published_mask_leaks_through_it_and_is_caught(config):
 @pytest.mark.parametrize("direction", ["ltr", "rtl"])
 def test_step_by_step_generation_takes_what_one_pass_would(config, direction):
     model = model_of(config).double()
-    written = generate(model, SPECIALS, [1, 2], 9, 7, direction=direction, rows=3)
-    assert torch.equal(written, generate(model, SPECIALS, [1, 2], 9, 7, direction=direction, rows=3))
     objective = LtrObjective() if direction == "ltr" else RtlObjective()
+    data = TaskData(task=Copy())
+    spec = RunSpec(data=data, model=config, objective=objective, recipe=Gpt2AdamW(), seed=0)
+    trained = Trained(spec, model, SPECIALS, prepare(data))
+    written = generate(trained, [1, 2], 9, 7, direction=direction, rows=3)
+    assert torch.equal(written, generate(trained, [1, 2], 9, 7, direction=direction, rows=3))
     with torch.no_grad():
         whole = logits_for(model, objective.example(written, Draw(), SPECIALS))
         read_order, whole = (written, whole) if direction == "ltr" else (written.flip(1), whole.flip(1))

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
+from palinode.base.markov import NO_NEIGHBOUR, MarkovChain, asymmetric_chain, symmetric_chain
 from palinode.base.seeds import generator
-from palinode.data.tasks.markov import NO_NEIGHBOUR, MarkovChain, asymmetric_chain, symmetric_chain
 
 CHAINS = {"symmetric": symmetric_chain, "asymmetric": asymmetric_chain}
 both_chains = pytest.mark.parametrize("make", CHAINS.values(), ids=CHAINS)

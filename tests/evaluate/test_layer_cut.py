@@ -12,7 +12,7 @@ from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.data.windows import evaluation_windows
 from palinode.evaluate.layer_cut import cut_layers
-from palinode.evaluate.losses import evaluate, evaluation_passes
+from palinode.evaluate.losses import Scoring, evaluate, evaluation_passes
 from palinode.models import gpt2, modern
 from palinode.models.base import LanguageModel
 from palinode.objectives import BothObjective, LtrObjective
@@ -37,10 +37,7 @@ def measured(measure, model, objective=None, **changes):
         model,
         evaluation_windows(TOKENS, WINDOW, batch_windows=4),
         evaluation_passes(objective or BothObjective(), ("ltr", "rtl")),
-        specials=SPECIALS,
-        bytes_per_token=np.arange(1, VOCABULARY + 1),
-        seed=0,
-        device=torch.device("cpu"),
+        Scoring(SPECIALS, np.arange(1, VOCABULARY + 1), seed=0),
         **changes,
     )
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from palinode.base.example import Draw, SpecialTokens, one_pass
+from palinode.base.objective import Objective
 from palinode.base.seeds import generator
 from palinode.base.visibility import FlippedLowerTriangle, Ltr
 from palinode.data.windows import evaluation_windows
-from palinode.evaluate.losses import evaluate, evaluation_passes
+from palinode.evaluate.losses import Scoring, evaluate, evaluation_passes
 from palinode.models.decoder import modern
 from palinode.models.direction import logits_for
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
-from palinode.objectives.base import Objective
 
 VOCABULARY, WINDOW = 20, 12
 SPECIALS = SpecialTokens(VOCABULARY)
@@ -42,10 +42,7 @@ def scored(model, tokens, bytes_per_token, objective=None, batch_windows=4, dire
         model,
         evaluation_windows(tokens, WINDOW, batch_windows=batch_windows),
         evaluation_passes(objective or LtrObjective(), directions),
-        specials=SPECIALS,
-        bytes_per_token=bytes_per_token,
-        seed=0,
-        device=torch.device("cpu"),
+        Scoring(SPECIALS, bytes_per_token, seed=0),
     )
 
 
@@ -163,13 +160,10 @@ def test_the_hits_of_single_tokens_are_kept_on_request_alone(model, tokens, byte
         model,
         evaluation_windows(tokens, WINDOW, batch_windows=4),
         evaluation_passes(LtrObjective(direction_token=False), ("ltr", "rtl")),
-        specials=SPECIALS,
-        bytes_per_token=bytes_per_token,
-        seed=0,
-        device=torch.device("cpu"),
+        Scoring(SPECIALS, bytes_per_token, seed=0),
         keep_tokens=True,
     )
     for way, hits in kept.token_hits.items():
         assert hits.window.bincount(hits.hit.long()).tolist() == kept.window_hits[way]
         assert hits.window.bincount().tolist() == kept.window_scored[way]
-        assert (hits.place.min(), hits.place.max()) == ((1, WINDOW - 1) if way == "ltr" else (0, WINDOW - 2))
+        assert (hits.index.min(), hits.index.max()) == ((1, WINDOW - 1) if way == "ltr" else (0, WINDOW - 2))

@@ -1,5 +1,7 @@
 """The refitted readout: reads what a shallow state holds, changes nothing of the model, and is the same every time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from palinode.base.example import Draw, SpecialTokens
 from palinode.base.seeds import generator
 from palinode.data.windows import TrainWindows, evaluation_windows
 from palinode.evaluate.layer_cut import cut_layers
-from palinode.evaluate.losses import evaluation_passes
+from palinode.evaluate.losses import Scoring, evaluation_passes
 from palinode.evaluate.refit import refit
 from palinode.models import gpt2, modern, read
 from palinode.objectives import LtrObjective, MaskedObjective
@@ -18,7 +20,7 @@ from palinode.objectives.loss import weighted_nats
 
 VOCABULARY, WINDOW, BLOCKS = 24, 16, 3
 SPECIALS = SpecialTokens(VOCABULARY)
-DEVICE = torch.device("cpu")
+SCORING = Scoring(SPECIALS, np.ones(VOCABULARY, dtype=np.int64), seed=0)
 PASSES = evaluation_passes(LtrObjective(), ("ltr", "rtl"))
 CONFIGS = {
     "tied": gpt2(layers=BLOCKS, width=32, heads=2),
@@ -57,9 +59,7 @@ def trained(request):
 
 def refitted(model, steps=120):
     windows = TrainWindows(TRAIN, WINDOW, 1)
-    return refit(
-        model, lambda step: windows.read(step, 32), PASSES, steps=steps, specials=SPECIALS, seed=0, device=DEVICE
-    )
+    return refit(model, lambda step: windows.read(step, 32), PASSES, SCORING, steps)
 
 
 def cut(model, refits):
@@ -67,11 +67,8 @@ def cut(model, refits):
         model,
         evaluation_windows(HELD_OUT, WINDOW),
         PASSES,
-        specials=SPECIALS,
-        bytes_per_token=np.ones(VOCABULARY),
-        seed=0,
-        device=DEVICE,
-        refits=refits,
+        SCORING,
+        refits,
     )
 
 
@@ -145,8 +142,7 @@ def test_a_batch_with_nothing_to_score_moves_no_readout():
     passes = {"masked": MaskedObjective(hide_answers=False, rate=1 / WINDOW)}
 
     def after(steps):
-        arguments = {"steps": steps, "specials": SPECIALS, "seed": 0, "device": DEVICE, "labels": "last"}
-        made = refit(model, lambda step: windows.read(step, 1), passes, **arguments)
+        made = refit(model, lambda step: windows.read(step, 1), passes, replace(SCORING, labels="last"), steps)
         return torch.cat([value.flatten() for value in made["masked"][0].parameters.values()])
 
     assert torch.isfinite(after(100)).all()

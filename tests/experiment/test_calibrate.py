@@ -49,9 +49,9 @@ def test_a_process_measures_no_longer_than_its_budget(durations, worth, least):
 
 
 def test_short_runs_are_not_measured_for_longer_than_a_tenth_of_them():
-    assert goes_on([2.0] * 3, 6.0, worth=10.0, least=4)
-    assert not goes_on([2.0] * 4, 8.0, worth=10.0, least=4)
-    assert goes_on([2.0] * 4, 8.0, worth=101.0, least=4)
+    assert goes_on([2.0] * 3, 6.0, runs_seconds=10.0, least=4)
+    assert not goes_on([2.0] * 4, 8.0, runs_seconds=10.0, least=4)
+    assert goes_on([2.0] * 4, 8.0, runs_seconds=101.0, least=4)
 
 
 def test_any_beginning_of_the_order_spans_the_grid():

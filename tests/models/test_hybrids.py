@@ -5,10 +5,10 @@ from typing import ClassVar
 import pytest
 import torch
 
+from palinode.audit.palinode_models import small_config
 from palinode.base.config import decode, encode, identity
 from palinode.base.errors import BadInput
 from palinode.base.visibility import Full, Ltr, Prefix
-from palinode.checks.subject import small_config
 from palinode.models import DecoderConfig
 from palinode.models.cost import LayerCost
 from palinode.models.mixers.attention import Attention, AttentionConfig

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from palinode.audit.palinode_models import small_config
 from palinode.base.config import decode
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
-from palinode.checks.subject import small_config
 from palinode.models import DecoderConfig
 from palinode.models.init import InitRule, initialise
 from palinode.models.mixers.base import Place, Reading

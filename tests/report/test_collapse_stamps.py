@@ -7,9 +7,9 @@ from palinode.analysis.verdict import rule_of, verdict
 from palinode.base.errors import AuditFailed
 from palinode.base.finding import AuditReport, Finding
 from palinode.cli.audit import audit_text
-from palinode.cli.progress import _once
+from palinode.cli.progress import _message
 from palinode.cli.show import _stamps
-from palinode.experiment.run import refuse_leaks
+from palinode.experiment.audits import refuse_leaks
 from palinode.report import build_report, words
 from palinode.results.record import ArmEntry
 from synthetic_store import DEMO_ARMS, Synthetic, make_store
@@ -102,6 +102,6 @@ def test_the_commands_say_it():
     assert "x at base: fail (" in audit_text(audited(OTHER))
     event = {"event": "audit", "arm": "x", "scale": "base", "outcome": "fail", "seconds": 2.0}
     said = {"leaks": False, "expect_leak": False, "collapses": True, "expect_collapse": True}
-    assert _once(event | said) == "audit of x at base: COLLAPSE (expected) (2.0 s)"
-    assert _once(event | said | {"leaks": True}) == "audit of x at base: LEAK, COLLAPSE (expected) (2.0 s)"
-    assert _once(event | said | {"collapses": False}) == "audit of x at base: fail (2.0 s)"
+    assert _message(event | said) == "audit of x at base: COLLAPSE (expected) (2.0 s)"
+    assert _message(event | said | {"leaks": True}) == "audit of x at base: LEAK, COLLAPSE (expected) (2.0 s)"
+    assert _message(event | said | {"collapses": False}) == "audit of x at base: fail (2.0 s)"

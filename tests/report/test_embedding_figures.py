@@ -8,21 +8,20 @@ import vl_convert
 from headless import CHROMIUM, Browser
 
 from palinode.analysis.embeddings import embedding_means
-from palinode.analysis.verdict import rule_of, verdicts
 from palinode.base.finding import AuditReport, Finding
 from palinode.report import build_report
 from palinode.report.charts import ROWS
 from palinode.report.export import drawings
 from palinode.report.figures import all_figures
+from palinode.report.study import Study
 from synthetic_store import Synthetic, add_geometry, add_terms, make_store
 
-KINDS = {"angles", "embeddings", "auxiliary"}
+SECTIONS = {"embeddings", "auxiliary"}
 TERMS = {"both": "honest", "both-published-mask": "collapse"}
 
 
 def figures_of(record):
-    found = all_figures(record, rule_of(record.entry), verdicts(record))
-    return {figure.name: figure for figure in found if figure.kind in KINDS}
+    return {figure.name: figure for figure in all_figures(Study.of(record)) if figure.section in SECTIONS}
 
 
 def measured(root, *, without=("ltr",), terms=TERMS, **changes):
@@ -55,7 +54,7 @@ def test_nothing_is_drawn_of_what_was_not_measured(tmp_path):
 
 
 def test_every_arm_stands_beside_chance_and_one_without_positions_is_named(record, figures):
-    assert {name for name, figure in figures.items() if figure.kind != "auxiliary"} == {
+    assert {name for name, figure in figures.items() if figure.section != "auxiliary"} == {
         "embedding-cosine",
         "embedding-share",
         "embedding-lengths",
@@ -112,7 +111,7 @@ def test_scales_get_figures_of_their_own_or_lines_of_their_own(tmp_path):
 
 
 def test_a_term_is_drawn_beside_its_shuffled_pairs_on_an_axis_that_shows_a_collapse(figures):
-    [figure] = [figure for figure in figures.values() if figure.kind == "auxiliary"]
+    [figure] = [figure for figure in figures.values() if figure.section == "auxiliary"]
     assert list(figure.variants) == ["score", "gain", "variance", "affinity"]
     score = [row for row in figure.rows if row["panel"] == "score"]
     assert {row["look"] for row in score} == {"pairs", "shuffled pairs"}
@@ -139,9 +138,9 @@ def test_a_collapse_is_stamped_in_the_names_of_the_charts(tmp_path):
 
 
 def test_too_many_logged_steps_are_thinned_and_the_caption_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("palinode.report.auxiliary_figures.MOST_CURVE_ROWS", 100)
+    monkeypatch.setattr("palinode.report.study.MOST_CURVE_ROWS", 100)
     figures = figures_of(measured(tmp_path).experiment("demo"))
-    [figure] = [figure for figure in figures.values() if figure.kind == "auxiliary"]
+    [figure] = [figure for figure in figures.values() if figure.section == "auxiliary"]
     assert len(figure.rows) < 200
     assert any("the tables hold all of them" in note for note in figure.notes)
     assert max(row["step"] for row in figure.rows) == 600

@@ -122,6 +122,8 @@ def test_a_name_clicked_in_the_legend_is_seen_alone(browser):
 def test_the_log_switch_stretches_both_axes_and_back(browser):
     """On a log axis equal ratios are equally far apart: the labels' places tell which axis it is."""
     figure = "[data-figure=learning-curves]"
+    browser.run(f"document.querySelector('{figure} input[value=step]').click()")
+    browser.wait(f"document.querySelector('{figure}').dataset.drawn === 'step'")
     before = browser.run(f"document.querySelector('{figure} .mark-line path').getAttribute('d')")
     for axis in ("step", "train_flops"):
         browser.run(f"document.querySelector('{figure} input[value={axis}]').click()")
@@ -186,6 +188,39 @@ def test_a_narrow_page_does_not_scroll_sideways(browser):
     browser.wait("document.querySelector('[data-figure=learning-curves] svg').clientWidth <= 390")
     assert browser.run("document.documentElement.scrollWidth") <= 390
     browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_no_title_of_an_axis_is_cut_on_a_narrow_page(browser):
+    browser.call("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=True)
+    browser.run("document.documentElement.dataset.charts = ''")
+    browser.call("Page.reload")
+    browser.wait("document.documentElement?.dataset.charts === 'drawn'")
+    cut = browser.run(
+        "[...document.querySelectorAll('figure[data-figure]')].flatMap(f => { const box = f.querySelector('.canvas svg')"
+        ".getBoundingClientRect(); return [...f.querySelectorAll('.role-axis-title text')].filter(t => { const r = "
+        "t.getBoundingClientRect(); return r.left < box.left - 1 || r.right > box.right + 1; }).map(t => t.textContent); })"
+    )
+    assert cut == []
+    browser.call("Emulation.clearDeviceMetricsOverride")
+    browser.call("Page.reload")
+    browser.wait("document.documentElement?.dataset.charts === 'drawn'")
+
+
+def test_the_first_screen_shows_a_chart_and_what_was_trained(browser):
+    browser.call("Emulation.setDeviceMetricsOverride", width=1400, height=900, deviceScaleFactor=1, mobile=False)
+    browser.run("window.scrollTo(0, 0)")
+    for selector in ("[data-figure=differences] .canvas", "#trained dl"):
+        assert browser.run(f"document.querySelector('{selector}').getBoundingClientRect().bottom") <= 900
+    browser.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_on_paper_charts_are_no_wider_than_the_page(browser):
+    widths = (
+        "[...document.querySelectorAll('figure[data-figure] svg.marks')].map(svg => Number(svg.getAttribute('width')))"
+    )
+    # again and again: a window that was just resized gives its charts their width a moment later
+    browser.wait(f"window.dispatchEvent(new Event('beforeprint')), Math.max(...{widths}) <= 645")
+    browser.wait(f"window.dispatchEvent(new Event('afterprint')), Math.max(...{widths}) > 700")
 
 
 def test_dark_paper_is_drawn_with_light_ink(browser):

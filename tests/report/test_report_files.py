@@ -17,10 +17,14 @@ from palinode.analysis.pictures import Picture, pictures, ranges
 from palinode.analysis.verdict import verdicts
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import Finding
+from palinode.checks.explained import explanation
 from palinode.report import build_report, words
+from palinode.report.content import Page
 from palinode.report.export import guarded
+from palinode.report.figures import all_figures
 from palinode.report.maps import law_boundary, map_rows
-from palinode.report.page import columns, embedded_json
+from palinode.report.page import columns, embedded_json, render_page
+from palinode.report.study import Study
 from palinode.results.record import Result
 from synthetic_store import DEMO_ARMS, Synthetic, SyntheticArm, make_store
 
@@ -91,13 +95,83 @@ def test_every_section_says_what_it_must(demo):
         "objective.rtl_sees.kind",
         "flipped-lower-triangle",
         "must match",
-        "+50.0 %",
+        "+50.0%",
         "9 done",
         "AVX512",
         "palinode run experiments/demo.py --size laptop",
         "Never trained on rtl, so not drawn: ltr (at the end",
     ):
         assert piece in page.text, piece
+
+
+def test_what_was_trained_is_said_once_and_each_arm_by_its_change(demo):
+    _, _, page = demo
+    start = page.text[page.text.index("What was trained") : page.text.index("The rule")]
+    assert start.count("objective.kind ltr → both") == 2, "two arms change it"
+    assert "objective.rtl_sees.kind = flipped-lower-triangle" in start
+    assert "(meant to be equal in all arms)" in start
+
+
+def test_only_the_smoke_size_says_that_it_decides_nothing(tmp_path, demo, page_only):
+    _, page = built(tmp_path, size="smoke", arms=(LTR, BOTH), steps=100)
+    assert "it decides nothing" in page.text
+    assert "it decides nothing" not in demo[2].text
+
+
+def test_an_experiment_without_two_directions_has_no_ratios_and_no_legend_of_directions(tmp_path, page_only):
+    report, page = built(tmp_path, arms=(LTR, SyntheticArm("wide")), steps=200)
+    assert "Ratios" not in page.text
+    assert not [name for name in _chart_data(report)["figures"] if name.startswith("ratio")]
+    layers = [layer for one in _chart_data(report)["specifications"] for layer in one["layer"]]
+    dashes = [layer["encoding"]["strokeDash"] for layer in layers if "strokeDash" in layer.get("encoding", {})]
+    assert dashes
+    assert all(dash["legend"] is None for dash in dashes)
+
+
+def test_a_chart_is_on_the_first_screen_where_there_is_one(tmp_path, page_only):
+    report, page = built(tmp_path, arms=(LTR,), steps=200)
+    verdict = report.read_text(encoding="utf-8").partition('<section id="curves"')[0]
+    assert 'data-figure="learning-curves"' in verdict
+    assert "There is one arm only" in page.text
+
+
+def test_a_pass_of_a_users_own_objective_is_drawn(tmp_path, page_only):
+    """It is trained under a name of its own, and evaluated under `own`."""
+    store = make_store(tmp_path / "runs", Synthetic(arms=(LTR, SyntheticArm("skip")), steps=200))
+    for run in store.experiment("demo").runs:
+        if run.entry.arm != "skip":
+            continue
+        store.write_result(
+            run.result.with_(
+                counters={**run.result.counters, "tokens_scored_ltr": 0},
+                scores={split: {"own": scores["ltr"]} for split, scores in run.result.scores.items()},
+            )
+        )
+        for row in run.record.metrics:
+            changed = {"scores": {"own": row["scores"]["ltr"]}} if "scores" in row else {}
+            changed |= {"nats_by_group": {"skip": 1.0}} if "nats_by_group" in row else {}
+            store.append_metrics(run.entry.run_id, {**row, **changed})
+    figures = {figure.name: figure for figure in all_figures(Study.of(store.experiment("demo")))}
+    drawn = {(row["arm"], row["direction"]) for row in figures["learning-curves"].rows}
+    assert drawn == {("ltr", "ltr"), ("skip", "own")}
+    assert "final--own" in figures
+    assert not [note for note in figures["learning-curves"].notes if "skip" in note]
+
+
+def test_one_fact_has_one_percentage(tmp_path, page_only):
+    """The difference in the declared cost: on the card, and in the table of costs."""
+    _, page = built(tmp_path, arms=(LTR, BOTH), equal="tokens_read", steps=200)
+    card = re.search(r"not at equal tokens_read: it differs by (\S+)", page.text)
+    table = re.search(r"tokens read must match \S+ \S+ (?:\S+ )*?(\+\S+%)", page.text.replace("\u202f", ""))
+    assert card[1] == table[1]
+
+
+def test_the_text_about_the_checks_that_were_made_is_folded_into_the_page(demo):
+    _, _, page = demo
+    about = page.text[page.text.index("What the checks are") :]
+    for code in ("C1", "C2", "C3", "C4", "C9"):
+        assert explanation(code).failure in about.replace("\n", " ")
+    assert explanation("C6").asks not in about
 
 
 def test_the_page_is_one_offline_file_of_at_most_two_megabytes(demo):
@@ -218,7 +292,7 @@ def test_a_hundred_runs_fit_on_a_page(tmp_path, page_only):
 
 
 def test_thinned_curves_say_so_and_keep_first_and_last(tmp_path, page_only, monkeypatch):
-    monkeypatch.setattr("palinode.report.figures.MOST_CURVE_ROWS", 100)
+    monkeypatch.setattr("palinode.report.study.MOST_CURVE_ROWS", 100)
     report, page = built(tmp_path, arms=(LTR,), steps=60, evaluate_every=1, seeds=(0, 1, 2))
     assert "One evaluation in 3 is drawn; the tables hold all of them." in page.text
     steps = _chart_data(report)["figures"]["learning-curves"]["columns"]["step"]
@@ -401,13 +475,8 @@ def plain(tmp_path_factory):
 
 def _page_of(store):
     """The page only, without drawing figures: what the tests of all payloads can afford."""
-    from palinode.analysis.verdict import rule_of
-    from palinode.report.figures import all_figures
-    from palinode.report.page import render_page
-
-    record = store.experiment("demo")
-    found = verdicts(record)
-    return render_page(record, rule_of(record.entry), found, all_figures(record, rule_of(record.entry), found), [])
+    study = Study.of(store.experiment("demo"))
+    return render_page(Page(study, all_figures(study), []))
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)

@@ -9,18 +9,16 @@ import vl_convert
 from palinode.analysis.curves import evaluation_curves
 from palinode.analysis.layer_cuts import layer_cut_ratios
 from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores
-from palinode.analysis.verdict import rule_of, verdicts
 from palinode.report import build_report, theme
-from palinode.report.charts import ROWS
+from palinode.report.charts import ROWS, with_log_axes
 from palinode.report.export import drawings
 from palinode.report.figures import all_figures
-from palinode.report.look import millions
-from palinode.report.size_charts import with_log_axes
+from palinode.report.study import Study, millions
 from synthetic_store import Synthetic, grid, make_store
 
 
 def figures_of(record):
-    return {figure.name: figure for figure in all_figures(record, rule_of(record.entry), verdicts(record))}
+    return {figure.name: figure for figure in all_figures(Study.of(record))}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,8 @@ def figures(record):
 
 
 def kinds(figures):
-    return {figure.kind for figure in figures.values()}
+    """Sections that have figures; those of the sizes that are maps of depth and width count as `grids`."""
+    return {"grids" if name.startswith("grid") else figure.section for name, figure in figures.items()}
 
 
 def test_a_chart_appears_only_where_its_data_are(tmp_path, record, figures):
@@ -46,7 +45,7 @@ def test_a_chart_appears_only_where_its_data_are(tmp_path, record, figures):
 
     assert {"sizes", "grids", "cuts"} <= kinds(figures)
     single = of()
-    assert {name for name, figure in single.items() if figure.kind == "sizes"} == {
+    assert {name for name, figure in single.items() if figure.section == "sizes"} == {
         "ratio-1--over-training",
         "ratio-2--over-training",
     }
@@ -139,7 +138,7 @@ def test_pooled_points_are_labelled_as_published_and_the_window_is_said(figures)
 
 
 def test_the_window_of_the_violins_can_be_chosen(record, figures):
-    late = all_figures(record, rule_of(record.entry), verdicts(record), window=(0.8, 1.0))
+    late = all_figures(Study.of(record, window=(0.8, 1.0)))
     [figure] = [figure for figure in late if figure.name == "ratio-1-by-size--both"]
     assert "between step 480 and 600 (80% to 100% of training)" in " ".join(figure.notes)
     points = [row for row in figure.rows if row["kind"] == "point"]
@@ -155,7 +154,7 @@ def test_captions_say_how_many_seeds_and_what_was_interpolated(tmp_path, figures
 
 
 def test_a_leaking_arm_is_stamped_and_red(figures):
-    mine = [figure for figure in figures.values() if figure.arm == "both-published-mask" and figure.kind != "map"]
+    mine = [figure for figure in figures.values() if figure.arm == "both-published-mask" and figure.section != "audit"]
     assert len(mine) >= 8
     assert all("(LEAK)" in figure.title for figure in mine)
     assert set(theme.size_colours(["a", "b"], leaking=True).values()) == {
@@ -177,7 +176,7 @@ def test_the_whole_model_ends_every_line_of_the_cut(record, figures):
 def test_every_drawing_draws(record, figures):
     drawn = 0
     for figure in figures.values():
-        if figure.kind in ("sizes", "grids", "cuts") and figure.arm == "both":
+        if figure.section in ("sizes", "cuts") and figure.arm == "both":
             for name, specification in drawings(figure):
                 rows = {**specification, "width": 600, "datasets": {ROWS: figure.rows}}
                 svg = ElementTree.fromstring(vl_convert.vegalite_to_svg(json.dumps(rows, allow_nan=False)))

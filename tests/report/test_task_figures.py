@@ -10,27 +10,25 @@ import vl_convert
 from headless import CHROMIUM, Browser
 
 from palinode.analysis.tasks import Levels, task_means
-from palinode.analysis.verdict import rule_of, verdicts
 from palinode.report import build_report, charts, theme
 from palinode.report.charts import ROWS, Axis, columns_that_fit
 from palinode.report.export import drawings
 from palinode.report.figures import all_figures
-from palinode.report.task_charts import with_levels
-from palinode.report.task_levels import Mark, every_mark
+from palinode.report.levels import Mark, every_mark, with_levels
+from palinode.report.study import Study
 from synthetic_store import Synthetic, make_store
 from synthetic_tasks import LEVELS, RECENT, SyntheticTask, TaskArm, make_task_store
 
-KINDS = {"tasks", "effects", "jumps", "slices"}
 NAME = "recall--laptop"
 SHORT = {"vocabularies": (10, 30), "seeds": (1, 2)}
 
 
 def every_figure(record):
-    return {figure.name: figure for figure in all_figures(record, rule_of(record.entry), verdicts(record))}
+    return {figure.name: figure for figure in all_figures(Study.of(record))}
 
 
 def figures_of(record):
-    return {name: figure for name, figure in every_figure(record).items() if figure.kind in KINDS}
+    return {name: figure for name, figure in every_figure(record).items() if figure.section == "task"}
 
 
 def made(root, **changes):

@@ -11,7 +11,7 @@ from palinode.base import fsio
 from palinode.base.errors import BadInput, Damaged
 from palinode.models.decoder import Decoder, DecoderConfig
 from palinode.results.layer_cut import LAYER_CUT_EVENT
-from palinode.run import one as run
+from palinode.run import measure
 from palinode.run.one import Attempt, run_one
 from palinode.run.scoring import cut_split
 from palinode.run.trained import load_trained
@@ -39,7 +39,7 @@ def test_a_cut_whose_loss_is_not_finite_ends_the_run_for_good(corpus, tmp_path, 
     def overflowing(*_):
         raise FloatingPointError("inf")
 
-    monkeypatch.setattr(run, "cut_split", overflowing)
+    monkeypatch.setattr(measure, "cut_split", overflowing)
     result = run_one(tiny_spec(corpus, STEPS, model=MODEL, evaluation=CUT), Store(tmp_path))
     assert (result.outcome, result.reason) == ("diverged", f"the loss with fewer blocks is not finite at step {STEPS}")
 
@@ -74,8 +74,7 @@ def test_it_leaves_no_trace_in_training_or_in_other_rows(cut_run, corpus, tmp_pa
 
 def test_what_was_recorded_is_what_the_loaded_weights_give(cut_run):
     spec, store, _ = cut_run
-    trained = load_trained(spec, store)
-    again = cut_split(spec, trained.model, trained.data, trained.specials, "validation", spec.seed)
+    again = cut_split(load_trained(spec, store), "validation")
     assert again.scores == store.record(spec.run_id).layer_cut["validation"].scores
 
 
@@ -83,8 +82,8 @@ class KilledError(Exception):
     """Stands for the death of the process."""
 
 
-@pytest.mark.parametrize("moment", ["cut_layers", "record"])
-def test_killed_around_the_cut_it_ends_with_the_same_rows(cut_run, tmp_path, monkeypatch, moment):
+@pytest.mark.parametrize(("place", "moment"), [(measure, "cut_split"), (Attempt, "record")])
+def test_killed_around_the_cut_it_ends_with_the_same_rows(cut_run, tmp_path, monkeypatch, place, moment):
     spec, reference, expected = cut_run
     store = Store(tmp_path / "killed")
 
@@ -92,7 +91,7 @@ def test_killed_around_the_cut_it_ends_with_the_same_rows(cut_run, tmp_path, mon
         raise KilledError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Attempt, moment, killed)
+        patched.setattr(place, moment, killed)
         with pytest.raises(KilledError):
             run_one(spec, store)
     again = run_one(spec, store)

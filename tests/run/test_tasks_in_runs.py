@@ -11,6 +11,7 @@ from palinode.data.source import prepare
 from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall, Copy, MadRecall
 from palinode.objectives import MaskedObjective, RtlObjective
+from palinode.run import measure
 from palinode.run import one as run
 from palinode.run.one import run_one
 from palinode.run.scoring import evaluate_split
@@ -190,17 +191,17 @@ def test_a_loss_that_is_not_finite_beyond_the_trained_length_is_a_note_and_no_sc
     rotary = gpt2(layers=1, width=16, heads=2).with_(position="rotary")
     spec, events = RunSpec.of(settings(evaluation=chosen, model=rotary), 1), []
 
-    def overflowing(given, *subject):
-        if given.data == spec.data.longer(4):
+    def overflowing(trained, split):
+        if trained.spec.data == spec.data.longer(4):
             raise FloatingPointError("inf")
-        return evaluate_split(given, *subject)
+        return evaluate_split(trained, split)
 
-    monkeypatch.setattr(run, "evaluate_split", overflowing)
+    monkeypatch.setattr(measure, "evaluate_split", overflowing)
     store = Store(tmp_path)
     assert run_one(spec, store, on_event=events.append).outcome == "done"
     assert list(store.record(spec.run_id).task["validation"]["lengths"]) == ["2"]
     (note,) = [event["message"] for event in events if event["event"] == "note"]
-    assert note.startswith("at 4 times its length the validation loss is not finite")
+    assert note.startswith("at 4 times the trained length the validation loss is not finite")
 
 
 def test_a_model_with_a_table_of_positions_is_not_scored_on_longer_sequences(tmp_path):

@@ -15,7 +15,7 @@ from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput, Damaged
 from palinode.results.store import Store
 from palinode.spec import Experiment, load
-from palinode.spec.code import keep_code
+from palinode.spec.code import changed_parts, keep_code
 from palinode.spec.load import load_run, parse_overrides, parse_seeds
 from palinode.spec.pin import pinned
 from palinode.spec.text import parse_json, parse_toml, read_text
@@ -173,7 +173,55 @@ def test_a_users_class_is_user_code(write):
     assert encoded["strength"] == 2.0
     before = source.resolve().runs[1].spec.run_id
     assert load(write("mine.py", USER)).resolve().runs[1].spec.run_id == before
-    assert load(write("mine.py", USER + "# edited\n")).resolve().runs[1].spec.run_id != before
+    assert load(write("mine.py", USER + "# edited\n")).resolve().runs[1].spec.run_id == before
+    assert load(write("mine.py", USER.replace("= 1.0", "= 1.5"))).resolve().runs[1].spec.run_id != before
+
+
+OLD_ID = "410c1de508f06149"  # of the run below, as version 0.1 named it by the hash of the whole file
+OLD_FILE = "5f0400042816183c93ae490981011eb6f24dd06bf249d78d9c27ad322d858cf0"
+
+
+def old_run(write):
+    """A run of the user's class as an earlier version stored it: named by the hash of the whole file."""
+    source = load(write("mine.py", USER))
+    spec = source.resolve().runs[1].spec
+    encoded = encode(spec)
+    del encoded["objective"]["code_sha256"]
+    encoded["objective"]["source_sha256"] = OLD_FILE
+    directory = Store("runs").write_spec(OLD_ID, encoded)
+    write(f"runs/{OLD_ID}/code.py", USER)
+    write(f"runs/{OLD_ID}/code.json", json.dumps({"file": str(source.code.path), "sha256": OLD_FILE}))
+    return spec, directory
+
+
+def test_a_stored_spec_with_the_hash_of_the_whole_file_keeps_its_id(write):
+    now, directory = old_run(write)
+    spec = load_run(directory)
+    assert spec.run_id == OLD_ID != now.run_id
+    assert spec.with_(data=spec.data.with_(window_tokens=128)).with_(data=spec.data).run_id == OLD_ID
+    assert [run.spec.run_id for run in load(directory / "spec.json").resolve().runs] == [OLD_ID]
+    write("mine.py", USER + "# changed\n")
+    assert "--allow-code" in refusal(load_run, directory)
+    assert load_run(directory, allow_code=True).run_id == OLD_ID
+
+
+def test_what_changed_since_a_run_is_named(write):
+    _, directory = stored_user_run(write)
+    assert changed_parts(directory, load(Path("mine.py")).code) == {}
+    code = load(
+        write(
+            "mine.py",
+            USER.replace("class Mine(LtrObjective)", "G = 1.0\n\n\nclass Mine(LtrObjective)").replace(
+                "= 1.0\n\nexp", "= G\n\nexp"
+            ),
+        )
+    ).code
+    assert changed_parts(directory, code) == {"user:Mine": ["G", "Mine"]}
+    assert changed_parts(directory, load(write("mine.py", USER.replace("Mine", "Own"))).code) == {
+        "user:Mine": ["it is gone"]
+    }
+    _, old = old_run(write)
+    assert "an earlier version" in changed_parts(old, load(Path("mine.py")).code)["user:Mine"][0]
 
 
 def stored_user_run(write, code_path="mine.py"):
@@ -194,8 +242,11 @@ def test_a_stored_run_finds_its_code_again(write):
 def test_a_changed_file_is_replaced_by_the_kept_copy_only_when_allowed(write):
     spec, directory = stored_user_run(write)
     write("mine.py", USER + "# changed\n")
-    assert "--allow-code" in refusal(load_run, directory)
-    assert load_run(directory, allow_code=True).run_id == spec.run_id
+    assert load_run(directory).run_id == spec.run_id
+    for changed in (USER.replace("= 1.0", "= 1.5"), "raise ValueError\n"):
+        write("mine.py", changed)
+        assert "--allow-code" in refusal(load_run, directory)
+        assert load_run(directory, allow_code=True).run_id == spec.run_id
 
 
 @pytest.mark.parametrize("place", ["elsewhere/mine.py", "project/runs/x/mine.py"])

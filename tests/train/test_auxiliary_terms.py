@@ -10,7 +10,7 @@ from tiny_training import VOCABULARY, WINDOW_TOKENS, make_training
 
 from palinode.base.seeds import generator
 from palinode.data.windows import evaluation_windows
-from palinode.evaluate.losses import evaluate, evaluation_passes
+from palinode.evaluate.losses import Scoring, evaluate, evaluation_passes
 from palinode.models import EmbeddingLoss, EncoderDecoderConfig
 from palinode.models.auxiliary import AuxiliaryTerm
 from palinode.models.direction import read, read_and_terms
@@ -158,8 +158,5 @@ def test_evaluation_never_asks_for_a_term():
         training.model,
         evaluation_windows(tokens, WINDOW_TOKENS, batch_windows=3),
         evaluation_passes(training.objective, ("ltr", "rtl")),
-        specials=training.specials,
-        bytes_per_token=np.ones(VOCABULARY, dtype=np.int64),
-        seed=0,
-        device=torch.device("cpu"),
+        Scoring(training.specials, np.ones(VOCABULARY, dtype=np.int64), seed=0),
     )

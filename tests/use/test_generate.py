@@ -1,19 +1,39 @@
 """Sampling: the right distribution, the right direction, the same text for the same seed."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palinode import Gpt2AdamW, LtrObjective, RunSpec
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
+from palinode.data.source import prepare
+from palinode.data.task_store import TaskData
+from palinode.data.tasks import Copy
 from palinode.data.tokenizer import ByteTokenizer
 from palinode.models import EncoderDecoderConfig, LatentConfig, gpt2, modern
 from palinode.models.base import LanguageModel
+from palinode.spec.trained import Trained
 from palinode.use.generate import Sampling, generate, generate_text, next_logits, probabilities
 
 SPECIALS = SpecialTokens(10)
+
+
+def trained(model, *, direction_token=True):
+    """This model as that of a run; only the objective of its spec matters here."""
+    spec = RunSpec(
+        data=TaskData(task=Copy(length=4)),
+        model=gpt2(layers=1, width=16, heads=2),
+        objective=LtrObjective(direction_token=direction_token),
+        recipe=Gpt2AdamW(),
+        seed=0,
+    )
+    return Trained(spec, model, SPECIALS, prepare(spec.data))
 
 
 class Counter(LanguageModel):
@@ -41,24 +61,24 @@ class Counter(LanguageModel):
 
 
 def test_ltr_grows_to_the_right_and_rtl_to_the_left():
-    assert generate(Counter(), SPECIALS, [3, 4], 3, 0).tolist() == [[3, 4, 5, 6, 7]]
-    assert generate(Counter(), SPECIALS, [4, 3], 3, 0, direction="rtl").tolist() == [[7, 6, 5, 4, 3]]
+    assert generate(trained(Counter()), [3, 4], 3, 0).tolist() == [[3, 4, 5, 6, 7]]
+    assert generate(trained(Counter()), [4, 3], 3, 0, direction="rtl").tolist() == [[7, 6, 5, 4, 3]]
 
 
 def test_special_tokens_are_never_written():
-    assert generate(Counter(), SPECIALS, [], 12, 0, rows=2).max() < 10
+    assert generate(trained(Counter()), [], 12, 0, rows=2).max() < 10
 
 
 def test_reading_starts_with_the_direction_token_and_keeps_the_newest_tokens():
     model = Counter()
-    generate(model, SPECIALS, [3, 4], 3, 0)
+    generate(trained(model), [3, 4], 3, 0)
     left = SPECIALS["[L]"]
     assert model.rows_read == [[left, 3, 4], [left, 3, 4, 5], [left, 4, 5, 6]]
     model = Counter()
-    generate(model, SPECIALS, [4, 3], 1, 0, direction="rtl")
+    generate(trained(model), [4, 3], 1, 0, direction="rtl")
     assert model.rows_read == [[SPECIALS["[R]"], 3, 4]]
     model = Counter()
-    generate(model, SPECIALS, [3, 4], 3, 0, direction_token=False)
+    generate(trained(model, direction_token=False), [3, 4], 3, 0)
     assert model.rows_read == [[3, 4], [3, 4, 5], [3, 4, 5, 6]]
 
 
@@ -67,11 +87,11 @@ def test_same_seed_same_text_and_rows_do_not_depend_on_their_number(direction):
     model = gpt2(layers=1, width=16, heads=2).build(SPECIALS.vocab_size, 8, 0)
     call = {"direction": direction, "sampling": Sampling(temperature=2.0)}
     state = torch.get_rng_state()
-    four = generate(model, SPECIALS, [1, 2], 12, 7, rows=4, **call)
+    four = generate(trained(model), [1, 2], 12, 7, rows=4, **call)
     assert torch.equal(torch.get_rng_state(), state), "the global generator was touched"
-    assert torch.equal(four, generate(model, SPECIALS, [1, 2], 12, 7, rows=4, **call))
-    assert torch.equal(four[:2], generate(model, SPECIALS, [1, 2], 12, 7, rows=2, **call))
-    assert not torch.equal(four, generate(model, SPECIALS, [1, 2], 12, 8, rows=4, **call))
+    assert torch.equal(four, generate(trained(model), [1, 2], 12, 7, rows=4, **call))
+    assert torch.equal(four[:2], generate(trained(model), [1, 2], 12, 7, rows=2, **call))
+    assert not torch.equal(four, generate(trained(model), [1, 2], 12, 8, rows=4, **call))
     assert len({tuple(row) for row in four.tolist()}) == 4
     kept = four[:, :2] if direction == "ltr" else four[:, -2:]
     assert kept.tolist() == [[1, 2]] * 4
@@ -93,16 +113,12 @@ SAMPLINGS = {"plain": Sampling(), "greedy": Sampling(temperature=0), "cut": Samp
 def test_the_text_is_that_of_a_pass_for_every_token(name, sampling, direction, prompt, monkeypatch):
     """Beyond the longest row too (12 slots): then the oldest tokens are dropped, and every token is a pass."""
     model = STEPPING[name].build(SPECIALS.vocab_size, 12, 0).double()
-    call = {
-        "direction": direction,
-        "sampling": SAMPLINGS[sampling],
-        "rows": 2,
-        "direction_token": not prompt or name != "latent",
-    }
+    call = {"direction": direction, "sampling": SAMPLINGS[sampling], "rows": 2}
+    subject = trained(model, direction_token=not prompt or name != "latent")
     assert model.can_step()
-    written = generate(model, SPECIALS, prompt, 15, 3, **call)
+    written = generate(subject, prompt, 15, 3, **call)
     monkeypatch.setattr(model, "can_step", lambda: False)
-    assert torch.equal(written, generate(model, SPECIALS, prompt, 15, 3, **call))
+    assert torch.equal(written, generate(subject, prompt, 15, 3, **call))
 
 
 def test_each_token_is_read_once_until_the_row_is_full(monkeypatch):
@@ -111,7 +127,7 @@ def test_each_token_is_read_once_until_the_row_is_full(monkeypatch):
     monkeypatch.setattr(model, "extend", lambda tokens, state: read.append(tokens.shape[1]) or extend(tokens, state))
     monkeypatch.setattr(type(model), "can_step", lambda self: True)
     monkeypatch.setattr(type(model), "hidden", lambda *a, **k: passes.append(a[1].shape[1]) or hidden(*a, **k))
-    written = generate(model, SPECIALS, [1, 2, 3], 9, 0)
+    written = generate(trained(model), [1, 2, 3], 9, 0)
     assert read == [4, 1, 1, 1, 1]
     assert passes == [8, 8, 8, 8]
     assert not written.is_inference()
@@ -120,7 +136,7 @@ def test_each_token_is_read_once_until_the_row_is_full(monkeypatch):
 def test_dropout_is_off_while_writing_and_the_mode_is_put_back():
     model = modern(layers=1, width=16, heads=2, dropout=0.5).with_(zero_head=False).build(SPECIALS.vocab_size, 8, 0)
     model.train()
-    texts = [generate(model, SPECIALS, [1], 8, 3) for _ in range(2)]
+    texts = [generate(trained(model), [1], 8, 3) for _ in range(2)]
     assert torch.equal(*texts)
     assert model.training
 
@@ -137,7 +153,7 @@ def test_onednn_is_put_back_even_when_writing_fails(monkeypatch):
     for before in (True, False):
         monkeypatch.setattr(torch.backends.mkldnn, "enabled", before)
         with pytest.raises(ArithmeticError):
-            generate(model, SPECIALS, [1], 2, 0)
+            generate(trained(model), [1], 2, 0)
         assert torch.backends.mkldnn.enabled is before
     assert seen == [False, False]
 
@@ -148,7 +164,7 @@ def test_frequencies_follow_the_model():
         for name, parameter in model.named_parameters():
             parameter.normal_(0.0, 0.5, generator=generator(0, "w", name))
     rows = 4000
-    drawn = generate(model, SPECIALS, [1], 1, 0, rows=rows)[:, 1]
+    drawn = generate(trained(model), [1], 1, 0, rows=rows)[:, 1]
     with torch.no_grad():
         wanted = next_logits(model, torch.tensor([[1]]), SPECIALS["[L]"])[0, :10].double().softmax(-1)
     found = torch.bincount(drawn, minlength=10).double() / rows
@@ -195,8 +211,9 @@ def test_a_temperature_near_0_is_that_of_0():
 
 def test_text_in_text_out():
     model = gpt2(layers=1, width=16, heads=2).build(SpecialTokens(256).vocab_size, 8, 0)
-    (ltr,) = generate_text(model, ByteTokenizer(), "ab", 5, 0)
-    (rtl,) = generate_text(model, ByteTokenizer(), "ab", 5, 0, direction="rtl")
+    subject = replace(trained(model), specials=SpecialTokens(256), data=SimpleNamespace(tokenizer=ByteTokenizer()))
+    (ltr,) = generate_text(subject, "ab", 5, 0)
+    (rtl,) = generate_text(subject, "ab", 5, 0, direction="rtl")
     assert ltr.startswith("ab")
     assert rtl.endswith("ab")
 
@@ -204,14 +221,15 @@ def test_text_in_text_out():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"prompt": [10]}, "token 10 is not in the vocabulary of 10"),
-        ({"prompt": [-1]}, "token -1"),
-        ({"prompt": [], "direction_token": False}, "empty prompt"),
+        ({"prompt_ids": [10]}, "token 10 is not in the vocabulary of 10"),
+        ({"prompt_ids": [-1]}, "token -1"),
+        ({"prompt_ids": [], "direction_token": False}, "empty prompt"),
         ({"new_tokens": -1}, "cannot write -1 tokens"),
         ({"rows": 0}, "in 0 rows"),
     ],
 )
 def test_bad_requests_are_refused(change, message):
-    call = {"prompt": [1], "new_tokens": 1, "seed": 0} | change
+    call = {"prompt_ids": [1], "new_tokens": 1, "seed": 0} | change
+    subject = trained(Counter(), direction_token=call.pop("direction_token", True))
     with pytest.raises(BadInput, match=message):
-        generate(Counter(), SPECIALS, **call)
+        generate(subject, **call)

@@ -1,4 +1,4 @@
-"""How much harder a text is right to left than left to right, over the length of the windows (metrics rows `context_lengths`)."""
+"""How much higher the loss is right to left than left to right, by window length (metrics rows `context_lengths`)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ CONTEXT_SCHEMA: dict[str, Any] = {
     "scale": pl.String,
     "context_tokens": pl.Int64,
 } | ESTIMATE_SCHEMA
-Losses = dict[tuple[str, str, str, int], dict[int, float]]  # (arm, scale, direction, length) -> seed -> nats per token
+# (arm, scale, direction, window length in tokens) -> seed -> nats per token.
+Losses = dict[tuple[str, str, str, int], dict[int, float]]
 
 
 def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """rtl / ltr of the losses at every length that was scored; a row per arm that trained on rtl, scale and length.
+    """rtl loss / ltr loss: one row per arm that trained on rtl, scale and window length (CONTEXT_SCHEMA).
 
-    The ltr loss is the arm's own where it trained on ltr as well, else the baseline's at the same seed.
+    The ltr loss is that of the same arm if it trained on ltr too, otherwise that of the baseline with the same seed.
     """
     rule, losses = rule_of(record.entry), _losses(record, split)
     rows = []
@@ -39,7 +40,7 @@ def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def _losses(record: ExperimentRecord, split: str) -> Losses:
-    """Of finished runs, in the directions that each was trained in."""
+    """The losses of finished runs, in the directions in which each run was trained."""
     losses: Losses = {}
     for run in record.runs:
         if run.outcome != "done" or run.record is None:

@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 
 from palinode.base.affinity import affinity
-from palinode.base.measures import CURVE_AXES, MEASURES
+from palinode.base.measures import CURVE_AXES, DIRECTIONS, MEASURES
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 Row = dict[str, Any]
@@ -102,10 +102,17 @@ def mean_curves(
 
 
 def trained_directions(run: ExperimentRun) -> frozenset[str]:
-    """The directions in which this run was trained: those with scored tokens in its counters.
+    """The passes on which this run was trained, by the names under which they are evaluated.
 
-    An unfinished run gives them in its training rows, an imported run in its spec.
+    ltr and rtl: those with scored tokens in its counters. An unfinished run gives them in its training rows, an imported run in
+    its spec. Every other evaluated pass is made by the run's own objective, so the run trains on it, under whatever name
+    (`evaluate.losses.evaluation_passes`).
     """
+    own = {name for row in _rows(run, "eval") for name in row.get("scores", {}) if name not in DIRECTIONS}
+    return _trained_ways(run) | own
+
+
+def _trained_ways(run: ExperimentRun) -> frozenset[str]:
     if run.result is not None and run.result.provenance == "imported" and run.record is not None:
         objective = run.record.spec.get("objective", {})
         return frozenset(objective.get("directions", ()) if isinstance(objective, dict) else ())

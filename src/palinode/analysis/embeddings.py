@@ -1,4 +1,4 @@
-"""How the trained tables of tokens and positions lie to each other (metrics rows `embeddings`), by run and over seeds."""
+"""Norms and cosines of the trained token and position vectors (metrics rows `embeddings`), by run and over seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from palinode.results.record import ExperimentRecord
 
 TOKEN_NORM, POSITION_NORM = "token_norm", "position_norm"
 ABSOLUTE_COSINE, SHARE = "token_position_absolute_cosine", "position_share"
-POSITION_COSINE = "position_cosine"  # of two positions so far apart
+POSITION_COSINE = "position_cosine"  # of two positions; `distance` says how far apart they are
 NUMBERS = (
     TOKEN_NORM,
     POSITION_NORM,
@@ -25,7 +25,7 @@ NUMBERS = (
 CHANCE = {
     ABSOLUTE_COSINE: "chance_absolute_cosine",
     SHARE: "chance_share",
-    POSITION_COSINE: "chance_position_cosine",  # absent from runs of before it was written
+    POSITION_COSINE: "chance_position_cosine",  # absent from older runs
 }
 _WHAT: dict[str, Any] = {"number": pl.String, "distance": pl.Int64}
 EMBEDDING_SCHEMA: dict[str, Any] = (
@@ -42,9 +42,10 @@ EMBEDDING_MEANS_SCHEMA: dict[str, Any] = (
 
 
 def embedding_numbers(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per finished run and number; of the cosines of two positions one per distance (EMBEDDING_SCHEMA).
+    """One row per finished run and number; the cosine of two positions has one row per distance (EMBEDDING_SCHEMA).
 
-    A model without a table of positions has a norm of tokens only. `chance` is what random directions make, where that is known.
+    A model without position vectors has the norm of its tokens only. `chance` is the number for vectors of random directions, null
+    where it was not recorded.
     """
     rows = []
     for run in record.runs:
@@ -58,7 +59,7 @@ def embedding_means(record: ExperimentRecord, numbers: pl.DataFrame | None = Non
     """One row per arm, scale and number: the mean over seeds with its interval (EMBEDDING_MEANS_SCHEMA).
 
     Args:
-        numbers: `embedding_numbers` of this record, where it is known already.
+        numbers: the frame of `embedding_numbers` for this record; None computes it.
     """
     confidence = rule_of(record.entry).confidence
     frame = embedding_numbers(record) if numbers is None else numbers

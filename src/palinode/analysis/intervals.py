@@ -1,6 +1,6 @@
-"""What a handful of paired differences says: mean, t interval, exact sign-flip test, and how many seeds would be needed.
+"""Statistics of a few paired differences: mean, t interval, exact sign-flip test, and the number of seeds that would be needed.
 
-Everything is two-sided. Only scipy.special is used (it imports in a third of the time of scipy.stats).
+All tests and intervals are two-sided. Only scipy.special is used, which imports in a third of the time of scipy.stats.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-POWER = 0.8  # the chance to see the effect that `seeds_needed` plans for; the custom of the field
-MOST_SEEDS = 10_000  # beyond this the honest answer is "not by more seeds"
-MOST_EXACT = 40  # two halves of 2^20 sums: 16 MB and a second; nobody trains 40 paired seeds of an expensive run
-TIE_TOLERANCE = 1e-12  # of the sum of |differences|: sums that differ by rounding only are ties
+POWER = 0.8  # the probability with which `seeds_needed` seeds show the effect; the usual choice
+MOST_SEEDS = 10_000  # if more were needed, more seeds are not the answer
+MOST_EXACT = 40  # two halves of 2^20 sums take 16 MB and a second
+TIE_TOLERANCE = 1e-12  # as a share of the sum of |differences|: sums that differ by rounding alone are ties
 
 
 @dataclass(frozen=True)
 class Interval:
-    """From low to high, in the unit of the values."""
+    """An interval from `low` to `high`, in the unit of the values."""
 
     low: float
     high: float
@@ -47,7 +47,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def t_interval(values: Sequence[float], confidence: float) -> Interval | None:
-    """Student's interval for the mean; None below two values."""
+    """The t interval of the mean; None below two values."""
     deviation = spread(values)
     if deviation is None:
         return None
@@ -57,24 +57,23 @@ def t_interval(values: Sequence[float], confidence: float) -> Interval | None:
 
 
 def share_interval(hits: int, count: int, confidence: float) -> Interval | None:
-    """Wilson's interval for a share of which `hits` in `count` independent draws were seen; None without draws."""
+    """Wilson's interval of a share, from `hits` in `count` independent draws; None without draws."""
     if count < 1:
         return None
     z = float(special.ndtri((1 + confidence) / 2))
     share, shrunk = hits / count, 1 + z * z / count
     centre = (share + z * z / (2 * count)) / shrunk
     half = z / shrunk * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Interval(
-        max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
-    )  # they may differ by rounding
+    # By rounding alone an end could lie on the wrong side of the share.
+    return Interval(max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
     """Exact p of the sign-flip test: the share of the 2^n sign patterns whose |sum| reaches the observed one.
 
-    Needs no normal distribution, only that a difference is as likely as its negative when the arms are equal. With n pairs
-    it cannot fall below 2 / 2^n: three seeds never give less than 0.25. None without values or beyond 40 of them.
-    Counted by meeting in the middle: the sums of either half are sorted, pairs of them are counted by bisection.
+    It assumes only that a difference is as likely as its negative if the arms are equal. With n pairs, p is at least 2 / 2^n:
+    0.25 for three seeds. None without values or with more than 40. The patterns are counted in two halves: the sums of one half are
+    sorted, and for each sum of the other half a bisection counts the partners.
     """
     if not 0 < len(differences) <= MOST_EXACT:
         return None
@@ -84,16 +83,15 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     if observed <= 0:
         return 1.0
     below = int(np.searchsorted(right, observed - left, side="left").sum())
-    return float(
-        2 * (len(right) * len(left) - below) / 2 ** len(differences)
-    )  # the sums are symmetric: as many reach below
+    # The sums are symmetric, so as many reach the negative of the observed one.
+    return float(2 * (len(right) * len(left) - below) / 2 ** len(differences))
 
 
 def seeds_needed(effect: float, deviation: float, confidence: float, power: float = POWER) -> int | None:
-    """The least number of paired seeds whose t interval excludes zero with probability `power`, if `effect` is true.
+    """The least number of paired seeds with a t interval that excludes 0 with probability `power` if the true mean is `effect`.
 
     Args:
-        effect: the true mean difference to detect, not zero.
+        effect: not zero.
         deviation: the standard deviation of the paired differences.
 
     Returns:
@@ -115,7 +113,7 @@ def seeds_needed(effect: float, deviation: float, confidence: float, power: floa
 
 
 def _power(standardised: float, count: int, confidence: float) -> float:
-    """Chance that the interval of `count` pairs excludes zero on the effect's side (the other side is below 2.5 %)."""
+    """The probability that the interval of `count` pairs excludes 0 on the side of the effect (on the other it is below 2.5 %)."""
     shift = abs(standardised) * math.sqrt(count)
     bound = float(special.stdtrit(count - 1, (1 + confidence) / 2))
     return 1.0 - float(special.nctdtr(count - 1, min(shift, 1e3), bound))

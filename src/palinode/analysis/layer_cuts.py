@@ -1,4 +1,4 @@
-"""What a model scores with its first blocks alone, with the head as it was trained and, where it was measured, refitted."""
+"""The scores of a model with only its first blocks: with the head as trained and, where it was measured, with a refitted head."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from palinode.base.measures import MEASURES
 from palinode.results.layer_cut import LAYER_CUT_EVENT
 from palinode.results.record import ExperimentRecord, Record
 
-HEADS = {"scores": "trained", "refitted": "refitted"}  # part of the row -> which final norm and head read the blocks
+# Part of a stored row -> which final norm and head turn the remaining blocks into predictions.
+HEADS = {"scores": "trained", "refitted": "refitted"}
 LAYER_CUT_SCHEMA: dict[str, Any] = (
     {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String, "split": pl.String}
     | {"direction": pl.String, "trained": pl.Boolean, "head": pl.String, "blocks": pl.Int64, "of_blocks": pl.Int64}
@@ -27,7 +28,7 @@ CUT_RATIO_SCHEMA: dict[str, Any] = (
 
 
 def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per finished run, direction, head and number of blocks that remain (LAYER_CUT_SCHEMA)."""
+    """One row per finished run, direction, head and number of remaining blocks (LAYER_CUT_SCHEMA)."""
     rows = []
     for run in record.runs:
         if run.outcome != "done" or run.record is None:
@@ -51,7 +52,7 @@ def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
 def layer_cut_ratios(
     record: ExperimentRecord, split: str, score: str, cuts: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """Both ratios for every number of blocks, head and scale, paired by seed (CUT_RATIO_SCHEMA)."""
+    """Both ratios for every number of remaining blocks, head and scale, paired by seed (CUT_RATIO_SCHEMA)."""
     rule = rule_of(record.entry)
     frame = (layer_cuts(record, split) if cuts is None else cuts).drop_nulls(score)
     known: dict[tuple[Any, ...], dict[int, float]] = {}
@@ -76,6 +77,6 @@ def layer_cut_ratios(
 
 
 def _last_cut(record: Record, split: str) -> dict[str, Any]:
-    """The row of the latest step; published rows hold fewer fields than `Record.layer_cut` asks for."""
+    """The layer cut of the latest step. Imported rows lack fields that `Record.layer_cut` requires, so the row itself is read."""
     rows = [row for row in record.metrics if row["event"] == LAYER_CUT_EVENT and row.get("split") == split]
     return rows[-1] if rows else {}

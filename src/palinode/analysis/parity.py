@@ -38,12 +38,14 @@ class Parity:
         deviation: arm / baseline - 1 of the seed where it is farthest from 0; None when a run did not count the cost.
         holds: whether |deviation| is at most 0.1 %; None without a deviation.
         others: axis -> arm mean / baseline mean - 1, for the other axes where it exceeds 1 %.
+        of_means: arm mean / baseline mean - 1 on the declared axis: the percentage that pages print.
     """
 
     axis: ParityAxis
     deviation: float | None
     holds: bool | None
     others: dict[ParityAxis, float]
+    of_means: float | None = None
 
 
 def costs(record: ExperimentRecord, baseline: str) -> tuple[Cost, ...]:
@@ -65,15 +67,15 @@ def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: 
     pairs = [_ratio(ours[seed].cost(cost), theirs[seed].cost(cost)) for seed in ours if seed in theirs]
     counted = [ratio - 1 for ratio in pairs if ratio is not None]
     worst = max(counted, key=abs) if counted and len(counted) == len(pairs) else None
-    others = {
+    means = {
         name: ratio - 1
         for name in PARITY_AXES
-        if name != axis
-        and (ratio := _ratio(_mean_cost(record, arm, scale, name)[0], _mean_cost(record, baseline, scale, name)[0]))
+        if (ratio := _ratio(_mean_cost(record, arm, scale, name)[0], _mean_cost(record, baseline, scale, name)[0]))
         is not None
-        and abs(ratio - 1) > REMARKED_ABOVE
     }
-    return Parity(axis, worst, None if worst is None else abs(worst) <= EQUAL_WITHIN, others)
+    of_means = means.pop(axis, None)
+    others = {name: share for name, share in means.items() if abs(share) > REMARKED_ABOVE}
+    return Parity(axis, worst, None if worst is None else abs(worst) <= EQUAL_WITHIN, others, of_means)
 
 
 def _finished(record: ExperimentRecord, arm: str, scale: str) -> dict[int, Result]:

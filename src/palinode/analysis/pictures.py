@@ -1,7 +1,7 @@
-"""The audit's influence pictures: which target positions hear which source positions, and which of that is a leak.
+"""The influence pictures of an audit: which source tokens change the prediction of which target, and where that is a leak.
 
-The audit stores two square matrices per group of targets on one finding, rows by target and columns by source:
-`<group> influence` (0 and up) and `<group> allowed` (1 where the objective lets the source inform the target).
+A finding stores two square matrices for each group of targets; a row is a target, a column is a source: `<group> influence` (0 or
+more) and `<group> allowed` (1 where the objective lets the target depend on the source).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Picture:
-    """One influence matrix with its law.
+    """One influence matrix and what is allowed in it; T is the number of positions.
 
     Attributes:
         group: which targets, such as `rtl`.
-        influence: (T, T), rows by target position, columns by source position.
-        allowed: (T, T), above 0 where influence is lawful; None when the audit stored no law, then only a target that
-            hears itself can be called a leak.
-        failed: whether the finding failed; without that no cell is called a leak.
+        influence: (T, T), target by source.
+        allowed: (T, T), above 0 where influence is allowed. None if the audit did not store it: then only the influence of a target
+            on its own prediction counts as a leak.
+        failed: whether the finding failed. If it did not, no cell counts as a leak.
     """
 
     arm: str
@@ -43,12 +43,12 @@ class Picture:
         return len(self.influence)
 
     def is_allowed(self, target: int, source: int) -> bool:
-        """Whether the law lets `source` inform `target`."""
+        """Whether the prediction of `target` may depend on `source`."""
         return source != target if self.allowed is None else self.allowed[target][source] > 0
 
     @cached_property
     def leaks(self) -> frozenset[tuple[int, int]]:
-        """The (target, source) cells with influence that the law forbids."""
+        """The (target, source) cells with influence that is not allowed."""
         if not self.failed:
             return frozenset()
         cells = ((target, source) for target in range(self.length) for source in range(self.length))
@@ -56,17 +56,17 @@ class Picture:
 
     @property
     def targets_that_see_themselves(self) -> tuple[int, ...]:
-        """The positions whose prediction is influenced by their own token, in order."""
+        """The positions whose prediction depends on their own token, in order."""
         return tuple(sorted(target for target, source in self.leaks if target == source))
 
     @property
     def targets_that_leak(self) -> tuple[int, ...]:
-        """The positions whose prediction is influenced by any forbidden token, in order."""
+        """The positions whose prediction depends on a token that is not allowed, in order."""
         return tuple(sorted({target for target, _ in self.leaks}))
 
 
 def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
-    """The arm's pictures, one per check and group: at the first scale where it leaks, else at the first scale."""
+    """One picture of an arm per check and group: at the first scale with a leak, otherwise at the first scale."""
     chosen: dict[tuple[str, str], Picture] = {}
     for item in arm_audit(record, arm).findings:
         for picture in pictures_of(item, arm):

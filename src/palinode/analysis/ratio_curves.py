@@ -1,11 +1,12 @@
-"""The two ratios along training, at positions that all the runs concerned were measured at, or between such positions.
+"""The two ratios of the mask study over the course of training.
 
-Where the runs of an arm and of the baseline were evaluated at the same positions, nothing is interpolated. Where they were not
-(arms read different numbers of tokens), each run's curve is joined by straight lines and read at evenly spaced positions
-inside the range that all of them cover, no more positions than the most sparsely evaluated run has there (but both ends);
-`interpolated` says so. Such positions are places on a line, never samples: intervals are over seeds.
+A position is a place on an x-axis, such as a step. If all runs of a comparison were evaluated at the same positions, the ratio is
+taken at these and nothing is interpolated. Otherwise (arms that read different numbers of tokens) straight lines join the points of
+each run, and the ratio is taken at evenly spaced positions inside the range that all runs cover: as many as the run with the fewest
+evaluations has there, at least both ends. The column `interpolated` marks such rows. Interpolated positions are no samples, so
+intervals are over seeds.
 
-`as_published` is the exception, kept to compare with what was published: 500 interpolated positions of every run, pooled.
+`as_published` repeats the published method for comparison: it pools 500 interpolated positions of every run.
 """
 
 from __future__ import annotations
@@ -47,16 +48,16 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curve:
-    """The measured points of one run: positions that grow, and the score at each."""
+    """The measured points of one run: increasing positions `x`, and the score `y` at each."""
 
     x: Array
     y: Array
 
     def at(self, positions: Array) -> Array:
-        """The score on the straight lines between measured points.
+        """The scores at some positions, on the straight lines between measured points.
 
         Raises:
-            ValueError: a position outside the measured range (a curve is never continued).
+            ValueError: a position lies outside the measured range.
         """
         if len(positions) and not (self.x[0] <= positions.min() and positions.max() <= self.x[-1]):
             raise ValueError(f"positions outside the measured range from {self.x[0]} to {self.x[-1]}")
@@ -73,7 +74,7 @@ def common_range(curves: Iterable[Curve]) -> tuple[float, float] | None:
 
 
 def common_positions(curves: Sequence[Curve]) -> tuple[Array, bool]:
-    """Where curves are compared, and whether that is between measured points."""
+    """(positions at which curves are compared, whether scores there are interpolated)."""
     span = common_range(curves)
     if span is None:
         return np.empty(0), False
@@ -91,10 +92,10 @@ def ratio_curves(
     axes: Iterable[str] = CURVE_AXES,
     curves: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Both ratios along every x-axis, over the finished runs that have a partner (RATIO_CURVE_SCHEMA).
+    """Both ratios along every x-axis, over the seeds that finished in both arms (RATIO_CURVE_SCHEMA).
 
     Args:
-        curves: the frame of `evaluation_curves`, where the caller has it already.
+        curves: the frame of `evaluation_curves`; None computes it.
     """
     rule = rule_of(record.entry)
     rows: list[dict[str, Any]] = []
@@ -118,13 +119,13 @@ def as_published(
     points: int = PUBLISHED_POINTS,
     curves: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
-    """Ratio 1 as it was published: `points` interpolated positions of every pair of runs, pooled (POOLED_SCHEMA).
+    """Ratio 1 by the published method: `points` interpolated positions of every pair of runs, pooled (POOLED_SCHEMA).
 
-    These are not independent samples: the points of one run move together, and no interval may be made from them.
+    The points of one run are not independent samples, so no interval may be computed from them.
 
     Args:
-        axis: `epochs`, or `step` where epochs were not counted.
-        window: first and last position that is kept; None keeps all.
+        axis: `epochs`, or `step` if epochs were not counted.
+        window: the first and the last position to keep; None keeps all.
     """
     rule, sizes = rule_of(record.entry), scale_sizes(record)
     frame = evaluation_curves(record) if curves is None else curves
@@ -143,7 +144,7 @@ def as_published(
 
 
 def published_summary(pooled: pl.DataFrame) -> pl.DataFrame:
-    """One row per arm and scale: the quartiles of the pooled points, how many there are, and of how many runs they really are."""
+    """One row per arm and scale: quartiles of the pooled points, how many points there are, and from how many runs."""
     value = pl.col("ratio_1")
     found = pooled.group_by("arm", "scale", "depth", "width", "parameters", "axis", maintain_order=True)
     return found.agg(

@@ -1,10 +1,10 @@
-"""The two ratios of the mask study, on any score, paired by seed.
+"""The two ratios of the mask study, for any score, paired by seed.
 
-    ratio 1 = score(baseline, ltr) / score(arm, ltr)     what reading rtl too does to the ltr task; below 1 the loss is worse
-    ratio 2 = score(arm, ltr) / score(arm, rtl)          how much better the arm is at ltr than at rtl
+    ratio 1 = score(baseline, ltr) / score(arm, ltr)     below 1, reading rtl as well makes the ltr loss worse
+    ratio 2 = score(arm, ltr) / score(arm, rtl)          below 1, the ltr loss of the arm is lower than its rtl loss
 
-Over several seeds either the means are divided (`mean_then_ratio`, which squashes outliers) or the ratios are averaged
-(`ratio_then_mean`). The interval is Student's over the ratios of single seeds: one run is one sample, however often it was
+Two estimates combine several seeds: the ratio of the means (`mean_then_ratio`, on which outliers weigh less) and the mean of the
+ratios (`ratio_then_mean`). The t interval is over the ratios of single seeds, because one run is one sample, however often it was
 evaluated.
 """
 
@@ -36,10 +36,11 @@ ESTIMATE_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio over the seeds that have both numbers.
+    """A ratio over the seeds that have both scores.
 
     Attributes:
-        low, high: Student's interval of `ratio_then_mean`; None below two seeds.
+        low, high: the t interval of `ratio_then_mean`; None below two seeds.
+        seeds: how many seeds have both scores.
     """
 
     mean_then_ratio: float | None
@@ -55,7 +56,7 @@ class Estimate:
 
 
 def mean_then_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float | None:
-    """The mean of the one over the mean of the other; None without values or where that divides by zero."""
+    """The mean of the numerators over the mean of the denominators; None without values or if that divides by zero."""
     if not numerators or not denominators:
         return None
     below = intervals.mean(denominators)
@@ -63,14 +64,14 @@ def mean_then_ratio(numerators: Sequence[float], denominators: Sequence[float]) 
 
 
 def ratio_then_mean(numerators: Sequence[float], denominators: Sequence[float]) -> float | None:
-    """The mean of the single ratios; None without values or where one of them divides by zero."""
+    """The mean of the ratios of single seeds; None without values or if one of them divides by zero."""
     if not numerators or not all(denominators):
         return None
     return intervals.mean([above / below for above, below in zip(numerators, denominators, strict=True)])
 
 
 def estimate(numerators: Mapping[int, float], denominators: Mapping[int, float], confidence: float) -> Estimate:
-    """The ratio by seed -> score. Seeds that lack one of the two numbers, or divide by zero, are left out of everything."""
+    """The ratio of two scores, each given as seed -> score. A seed without both scores, or with a denominator of 0, is left out."""
     seeds = [seed for seed in numerators if denominators.get(seed)]
     above, below = [numerators[seed] for seed in seeds], [denominators[seed] for seed in seeds]
     interval = intervals.t_interval([a / b for a, b in zip(above, below, strict=True)], confidence)
@@ -79,12 +80,12 @@ def estimate(numerators: Mapping[int, float], denominators: Mapping[int, float],
 
 
 def sides(ratio: str, arm: str, rule: Rule) -> tuple[tuple[str, str], tuple[str, str]]:
-    """(arm, direction) above and below the line."""
+    """The (arm, direction) of the numerator and of the denominator of a ratio."""
     return ((rule.baseline, "ltr"), (arm, "ltr")) if ratio == RATIO_1 else ((arm, "ltr"), (arm, "rtl"))
 
 
 def arms_with(record: ExperimentRecord, ratio: str) -> tuple[str, ...]:
-    """The arms a ratio is asked of: ratio 1 of every arm but the baseline, ratio 2 of every arm."""
+    """The arms that have a ratio: every arm has ratio 2, every arm but the baseline has ratio 1."""
     baseline = rule_of(record.entry).baseline
     return tuple(arm.name for arm in record.entry.arms if ratio == RATIO_2 or arm.name != baseline)
 
@@ -105,10 +106,10 @@ def best_scores(
 ) -> dict[tuple[str, str, str], dict[int, float]]:
     """(arm, scale, direction) -> seed -> the best score that a finished run had at any evaluation.
 
-    It is the luckiest of many looks, so it flatters, noisy runs most: verdicts use the final score.
+    The best of many evaluations is too good by chance, in noisy runs most, so verdicts use the final score.
 
     Args:
-        curves: what `evaluation_curves` finds in this record.
+        curves: the frame of `evaluation_curves` for this record.
     """
     finals = final_scores(record, split, score)
     best = pl.col(score).max() if MEASURES[score].better == "higher" else pl.col(score).min()
@@ -123,7 +124,7 @@ def best_scores(
 
 
 def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple[str, str, str], Estimate]:
-    """(ratio, arm, scale) -> the ratio at the end of training; absent where no seed has both numbers."""
+    """(ratio, arm, scale) -> the ratio at the end of training; absent where no seed has both scores."""
     rule, finals = rule_of(record.entry), final_scores(record, split, score)
     found = {}
     for ratio in RATIOS:
@@ -137,7 +138,7 @@ def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple
 
 
 def ratio_table(record: ExperimentRecord, split: str, scores: Iterable[str] = MEASURES) -> pl.DataFrame:
-    """One row per arm, scale and score: its size, both ratios at the end, each in both ways and with its interval."""
+    """One row per arm, scale and score: the size of the model, and both ratios at the end with both estimates and the interval."""
     who = {"arm": pl.String, "baseline": pl.String, "scale": pl.String}
     size = {"depth": pl.Int64, "width": pl.Int64, "parameters": pl.Int64}
     what = {"split": pl.String, "score": pl.String, "leak": pl.String, "confidence": pl.Float64}

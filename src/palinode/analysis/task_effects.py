@@ -1,8 +1,8 @@
-"""What training on all tokens does beside training on answers, and reading without a direction beside reading in one.
+"""Two effects on the accuracy on a task: of training on all tokens instead of answers, and of reading without a direction.
 
-Arms are set against each other where their specs differ in that alone: in `labels`, or in the objective. What was tuned for each
-arm (a learning rate) may differ as well, and what goes with the difference: what else a masked objective hides, and the weights of
-a mixer for what comes after a slot. A masked objective that hides answers alone trains on answers whatever its labels say.
+Two arms are compared if their specs differ only in `labels`, or only in the objective. Three differences are ignored: settings that
+were tuned for each arm, the share of further tokens that a masked objective hides, and the weights with which a mixer reads later
+tokens. A masked objective that hides only answers trains on answers, whatever its labels are.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord
 
 What = Literal["labels", "objective"]
-LABELS = ("all", "answer", "last")  # an effect is that of the first of two
+LABELS = ("all", "answer", "last")  # an effect is the earlier of two minus the later
 CAUSAL = ("ltr", "rtl")
-IGNORED = ("evaluation.directions",)  # of a run without a direction it says nothing
-TWO_SIDED = "two_sided"  # option of a mixer: weights that the causal form leaves unused
-HIDDEN_RATE = "objective.rate"  # how much is hidden beside the answers: all that labels mean without a direction
+IGNORED = ("evaluation.directions",)  # a run without a direction does not use it
+TWO_SIDED = "two_sided"  # option of a mixer: weights for later tokens, unused in the causal form
+HIDDEN_RATE = (
+    "objective.rate"  # the share of tokens hidden besides the answers; without a direction these are the labels
+)
 EFFECT_SCHEMA: dict[str, Any] = (
     {"what": pl.String, "effect_of": pl.String, "arm": pl.String, "against": pl.String, "scale": pl.String}
     | dict.fromkeys(("mean_difference", "interval_low", "interval_high", "confidence", "sign_flip_p"), pl.Float64)
@@ -33,13 +35,13 @@ EFFECT_SCHEMA: dict[str, Any] = (
 
 @dataclass(frozen=True)
 class Effect:
-    """The accuracy of one arm minus that of another, paired over seeds, which differ in one thing.
+    """The accuracy of one arm minus that of another, paired by seed; the arms differ in one thing.
 
     Attributes:
-        what: labels or objective.
-        said: which minus which, such as `all - answer`.
-        above_trivial: whether any run of either arm is above chance and the best trivial level, at a confidence that they share;
-            None where these are not known. Two arms that learned nothing do not differ, which says nothing.
+        what: the thing: labels or objective.
+        said: which arm minus which, such as `all - answer`.
+        above_trivial: whether any run of either arm is above the trivial level (`any_above_trivial`); None if the levels are not
+            known. If both arms learned nothing, no difference between them means nothing.
     """
 
     what: What
@@ -49,7 +51,7 @@ class Effect:
 
 
 def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
-    """Every pair of arms at every scale that differs in labels or in the objective alone; empty where no run is on a task."""
+    """Every pair of arms, at every scale, that differs only in labels or only in the objective; empty if no run is on a task."""
     if not on_a_task(record):
         return ()
     confidence = rule_of(record.entry).confidence
@@ -88,7 +90,7 @@ def effect_table(found: tuple[Effect, ...]) -> pl.DataFrame:
 
 
 def _pairs(record: ExperimentRecord, scale: str) -> Iterator[tuple[What, str, str, str]]:
-    """(what, which minus which, arm, the arm it is set against), in the order of the arms."""
+    """(what, which arm minus which, arm, the arm it is compared with), in the order of the arms."""
     known = {arm.name: _trained(record, arm.name, scale) for arm in record.entry.arms}
     specs = [(arm, spec) for arm, spec in known.items() if spec is not None]
     for place, (first, one) in enumerate(specs):
@@ -107,7 +109,7 @@ def _pairs(record: ExperimentRecord, scale: str) -> Iterator[tuple[What, str, st
 
 
 def _without_sides(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
-    """Paths at which two specs differ, whatever their mixers have for what comes after a slot."""
+    """Paths at which two specs differ, apart from the weights of mixers for later tokens."""
     return {
         path
         for path in {*one, *other}
@@ -116,14 +118,14 @@ def _without_sides(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 def _plain(leaf: Any) -> Any:
-    """A leaf without that option of the mixers in it (a list of mixers is one leaf)."""
+    """A value without the option TWO_SIDED of the mixers in it (a list of mixers is one value)."""
     if isinstance(leaf, dict):
         return {name: _plain(value) for name, value in leaf.items() if name != TWO_SIDED}
     return [_plain(value) for value in leaf] if isinstance(leaf, list | tuple) else leaf
 
 
 def _trained(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
-    """What the arm trained on and how, as leaves."""
+    """The settings of an arm as dotted path -> value; `labels` says what it trained on."""
     spec = settings_of(record, arm, scale)
     if spec is None:
         return None

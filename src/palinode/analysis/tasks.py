@@ -1,7 +1,7 @@
-"""Accuracy on a synthetic task, beside chance and what is scored without learning: by run, scale, slice and length.
+"""Accuracy on a synthetic task, with the levels that chance and simple guessers reach: by run, scale, slice and length.
 
-An accuracy is that of a run's own pass (`Result.own_pass`). The levels are of answers: they stand beside an accuracy only where
-answers were scored.
+The accuracy of a run is that of its own pass (`Result.own_pass`). Levels are accuracies on answers, so they are given only if the
+evaluation scored answers.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from palinode.analysis import intervals
 from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
-NON_CAUSAL = "masked"  # the objective that reads in no direction
-ANSWERS_ALONE = "bottleneck"  # and the one that has no other targets
-# Records of before tasks said what solves them: look-ups of what followed the same tokens, and levels of before runs said how they
-# read: these hold in any direction.
+NON_CAUSAL = "masked"  # the objective that reads without a direction
+ANSWERS_ALONE = "bottleneck"  # the objective whose only targets are answers
+# For older records. Guessers whose name begins with OLD_LOOKUPS look up what followed the same tokens: they solve the task. The
+# guessers in BLIND ignore the order of tokens, so their level holds in either direction.
 OLD_LOOKUPS, BLIND = "cache_", ("uniform", "unigram")
 _RUN: dict[str, Any] = {
     "arm": pl.String,
@@ -51,16 +51,16 @@ LENGTH_SCHEMA = _RUN | {"length_factor": pl.Int64} | _COUNTS | {"chance": pl.Flo
 
 @dataclass(frozen=True)
 class Levels:
-    """What an accuracy on answers stands beside; None where it is not known.
+    """The accuracies on answers that a run is compared with; None where a level is not known.
 
     Attributes:
-        chance: of a uniform guess among the legal answers.
-        best: what no reader can exceed.
-        trivial: accuracies without learning, by name.
-        floor_nats: the least mean loss over all tokens.
-        solved_by: those of `trivial` that are the very skill the task asks for.
-        chance_by_length: that of sequences so many times as long.
-        reading: what a guesser sees: ltr, rtl, prompt or others; None where that was not recorded.
+        chance: of a uniform guess among the valid answers.
+        best: the highest accuracy that is possible.
+        trivial: name of a guesser that learns nothing -> its accuracy.
+        floor_nats: the lowest possible mean loss over all tokens.
+        solved_by: the guessers in `trivial` that do what the task tests.
+        chance_by_length: length factor -> chance on sequences that are this many times as long.
+        reading: what a guesser sees: ltr, rtl, prompt or others; None where it was not recorded.
     """
 
     chance: float | None = None
@@ -73,25 +73,25 @@ class Levels:
 
     @property
     def best_trivial(self) -> tuple[str, float] | None:
-        """The best guess that is not the skill which is asked for."""
+        """(name, accuracy) of the best guesser that does not do what the task tests."""
         known = {name: value for name, value in self.trivial.items() if name not in self.solved_by}
         return max(known.items(), key=lambda item: item[1]) if known else None
 
     @property
     def asked_for(self) -> tuple[str, float] | None:
-        """The best of those that are the skill itself, where it is above all that are not."""
+        """(name, accuracy) of the best guesser that does what the task tests, if it is above all others."""
         known = {name: value for name, value in self.trivial.items() if name in self.solved_by}
         best = max(known.items(), key=lambda item: item[1], default=None)
         return best if best is not None and best[1] > (self.to_beat or 0.0) else None
 
     @property
     def to_beat(self) -> float | None:
-        """The higher of chance and the best trivial accuracy."""
+        """The accuracy without learning: the higher of chance and the best trivial accuracy."""
         known = [level for level in (self.chance, self.best_trivial and self.best_trivial[1]) if level is not None]
         return max(known, default=None)
 
     def columns(self) -> dict[str, Any]:
-        """As they stand in a row of a table."""
+        """The levels as columns of a table."""
         name, value = self.best_trivial or (None, None)
         return {"chance": self.chance, "best_trivial": value, "best_trivial_name": name, "best_possible": self.best}
 
@@ -102,9 +102,9 @@ def on_a_task(record: ExperimentRecord) -> bool:
 
 
 def levels_of(run: ExperimentRun, split: str) -> Levels | None:
-    """What this run's accuracy stands beside; None where it is on no task, did not end, or did not score answers alone.
+    """The levels for a run; None if it is on no task, is not finished, or scored other tokens than answers.
 
-    Scored on the last answer token alone, only chance is the same.
+    If only the last token of each answer was scored, chance is the only level that applies.
     """
     stored = run.record.task.get(split) if run.record is not None and run.outcome == "done" else None
     scored = _scored(run)
@@ -130,7 +130,7 @@ def levels_of(run: ExperimentRun, split: str) -> Levels | None:
 
 
 def _solved_by(declared: Any, trivial: Mapping[str, float], best: float | None) -> frozenset[str]:
-    """The guessers that a task declares to be what it asks for; in records of before it did, look-ups and what is always right."""
+    """The guessers that do what the task tests, as it declares them; in older records, look-ups and those that are always right."""
     if isinstance(declared, list):
         return frozenset(name for name in declared if isinstance(name, str))
     perfect = 1.0 if best is None else best
@@ -143,8 +143,10 @@ def _by_length(stored: Any) -> dict[int, float]:
 
 
 def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | None:
-    """Whether a run's accuracy lies above chance and the best trivial level by more than the number of answers explains; None
-    where that cannot be said."""
+    """Whether a run scores higher than without learning: the Wilson interval of its accuracy lies above `Levels.to_beat`.
+
+    None if the levels or the counts are not known.
+    """
     levels = levels_of(run, split)
     if levels is None or levels.to_beat is None or run.result is None:
         return None
@@ -154,9 +156,10 @@ def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | N
 
 
 def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: float) -> bool | None:
-    """Whether any of several runs is, at a confidence that all of them share (Bonferroni); None where it cannot be said of any.
+    """Whether any of several runs is above the trivial level; None if that is known of none.
 
-    Of ten runs that guess as well as the best trivial level, one would be above it at 95 % for itself in one of five cases.
+    The confidence is shared among the runs (Bonferroni): of ten runs that score exactly the trivial level, one
+    would lie above it at 95 % each in one of five cases.
     """
     shared = 1 - (1 - confidence) / max(1, len(runs))
     known = [beaten for run in runs if (beaten := above_trivial(run, split, shared)) is not None]
@@ -164,7 +167,7 @@ def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: flo
 
 
 def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels | None, tuple[str, ...]]:
-    """(levels at a scale, arms with other levels): the baseline's, or where it has none those of the first arm that has."""
+    """(levels at a scale, arms whose levels differ). The levels are those of the baseline, or of the first arm that has some."""
     baseline = rule_of(record.entry).baseline
     runs = sorted((run for run in record.runs if run.entry.scale == scale), key=lambda run: run.entry.arm != baseline)
     known = [(run.entry.arm, found) for run in runs if (found := levels_of(run, split)) is not None]
@@ -187,9 +190,9 @@ def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def task_means(record: ExperimentRecord, split: str, accuracy: pl.DataFrame | None = None) -> pl.DataFrame:
-    """One row per arm and scale: the mean over seeds with its interval, and how many seeds are above what is trivial.
+    """One row per arm and scale: the mean over seeds with its interval, and how many seeds are above the trivial level.
 
-    Accuracy on recall jumps: the mean of seeds that did and seeds that did not is that of no seed.
+    Accuracy on recall jumps in training, so a mean over seeds before and after the jump is the accuracy of no seed.
     """
     confidence, places = rule_of(record.entry).confidence, difficulty(record)[1]
     frame = task_accuracy(record, split) if accuracy is None else accuracy
@@ -229,7 +232,7 @@ def task_levels(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def task_slices(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per finished run, slice and value of it: sequences, answer tokens scored, hits (SLICE_SCHEMA)."""
+    """One row per finished run, slice and value of that slice: sequences, scored answer tokens, hits (SLICE_SCHEMA)."""
     rows = []
     for run, who, _ in _finished(record, split):
         stored = run.record.task.get(split, {}) if run.record is not None else {}
@@ -241,9 +244,9 @@ def task_slices(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per arm, scale, slice and value: hits of all seeds, with Wilson's interval.
+    """One row per arm, scale, slice and value: the accuracy over all seeds, with Wilson's interval.
 
-    Every seed scores the same sequences, so the interval counts those of one seed.
+    Every seed scores the same sequences, so the interval uses the number of sequences of one seed.
     """
     confidence = rule_of(record.entry).confidence
     rows = []
@@ -266,9 +269,10 @@ def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per finished run and length, in lengths it was trained at; 1 is the score itself (LENGTH_SCHEMA).
+    """One row per finished run and length factor, as a multiple of the length in training (LENGTH_SCHEMA).
 
-    Empty where no run was scored at another length. `chance` is that of this length, null where it was not recorded.
+    Factor 1 is the score at the training length. Empty if no run was scored at another length. `chance` is chance at this length,
+    null where it was not recorded.
     """
     rows = []
     for run, who, scores in _finished(record, split):
@@ -285,7 +289,7 @@ def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
-    """(the one number in which the scales differ, scale -> its value), or (None, scale -> its place in the experiment)."""
+    """(dotted path of the only number in which scales differ, scale -> its value), or (None, scale -> its index)."""
     baseline, scales = rule_of(record.entry).baseline, record.entry.scales
     specs = {scale: known for scale in scales if (known := settings_of(record, baseline, scale)) is not None}
     places = {scale: float(place) for place, scale in enumerate(scales)}
@@ -301,7 +305,7 @@ def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
 
 
 def settings_of(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
-    """The spec of an arm's runs at a scale as dotted path -> leaf, without its seed and what was tuned; None without a run."""
+    """The spec of an arm at a scale as dotted path -> value, without the seed and the tuned settings; None without a run."""
     spec = next(
         (run.record.spec for run in record.runs_of(arm, scale) if run.record is not None and run.record.spec), None
     )
@@ -322,7 +326,7 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
 def _finished(
     record: ExperimentRecord, split: str
 ) -> Iterator[tuple[ExperimentRun, dict[str, Any], Mapping[str, Any]]]:
-    """Finished runs on a task: the run, who it is with its own pass, and the scores of that pass."""
+    """Finished runs on a task: (run, its columns with the direction of its own pass, the scores of that pass)."""
     for run in record.runs:
         if run.outcome == "done" and run.result is not None and _task(run) is not None:
             own = run.result.own_pass(split)
@@ -343,7 +347,7 @@ def _task(run: ExperimentRun) -> Mapping[str, Any] | None:
 
 
 def _scored(run: ExperimentRun) -> str:
-    """Which targets the evaluation scored: all, answer or last. What hides answers alone scores answers alone."""
+    """Which targets the evaluation scored: all, answer or last. An objective that hides only answers scores only answers."""
     spec = run.record.spec if run.record is not None else {}
     labels = str((spec.get("evaluation") or {}).get("labels", "all"))
     objective = spec.get("objective") or {}

@@ -21,6 +21,7 @@ from palinode.analysis.compare import Comparison, compare
 from palinode.analysis.intervals import Interval, seeds_needed
 from palinode.analysis.parity import Parity, parity
 from palinode.base.decision import Decision
+from palinode.base.measures import EQUAL_WITHIN
 from palinode.results.record import ExperimentEntry, ExperimentRecord
 
 Outcome = Literal["better", "worse", "no difference found", "cannot tell"]
@@ -195,8 +196,10 @@ def _incomplete(comparison: Comparison) -> list[str]:
 def _cost_cautions(cost: Parity) -> list[str]:
     if cost.holds is None:
         return [f"{cost.axis} was not counted in every run: equal cost cannot be checked"]
-    if not cost.holds and cost.deviation is not None:
-        return [f"not at equal {cost.axis}: it differs by {cost.deviation:+.1%}"]
+    if not cost.holds and cost.of_means is not None:
+        if abs(cost.of_means) > EQUAL_WITHIN:
+            return [f"not at equal {cost.axis}: it differs by {cost.of_means:+.1%}"]
+        return [f"not at equal {cost.axis} in every pair of seeds, though the means over all seeds are equal"]
     return []
 
 
@@ -212,7 +215,7 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
         cautions.append(f"the baseline {baseline.arm.name} sees its own answer, as the experiment expects")
     untold: dict[str, list[str]] = {}
     for side in (arm, baseline):
-        for check in dict.fromkeys(item.finding.check for item in side.untold):
+        for check in dict.fromkeys(item.finding.check for item in side.undecided):
             untold.setdefault(check, []).append(side.arm.name)
     together: dict[str, list[str]] = {}
     for check, arms in untold.items():

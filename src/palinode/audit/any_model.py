@@ -1,29 +1,65 @@
-"""The audit: may this run be believed? Every check says pass, fail or could_not_tell, with its evidence.
+"""One call for anyone's model: can it see its own answer? `check` audits a torch module, `audit_subject` a subject made elsewhere.
 
-`check(model, ...)` audits any torch module in one call; `audit_subject` audits an arm before it is trained.
+Every check says pass, fail or could_not_tell, with its evidence.
+Legend: B rows, T slots, V vocabulary.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from palinode.audit.palinode_models import palinode_subject
 from palinode.base.errors import BadInput, nearest
 from palinode.base.example import SpecialTokens
 from palinode.base.finding import AuditReport, Finding
-from palinode.checks.canary import CanarySettings
-from palinode.checks.check_canary import check_canary
+from palinode.base.objective import Objective
+from palinode.checks.canary import CanarySettings, check_canary
 from palinode.checks.draws import draw_bank
 from palinode.checks.flow import FlowSettings, check_flow
 from palinode.checks.stepwise import Step, StepwiseSettings, check_stepwise
-from palinode.checks.subject import Forward, Rebuild, Subject, default_forward
-from palinode.objectives import Objective
-from palinode.objectives.directional import LtrObjective
+from palinode.checks.subject import Forward, Rebuild, Subject, plain_forward
+from palinode.objectives import LtrObjective
 
 CHECKS = ("C1", "C2", "C6")
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How an unusual model is read, and how much of it is measured.
+
+    The model:
+        evaluation_tokens: length of an evaluation window; default: that of a training window.
+        max_window_tokens: longest window that the model takes; default: the longer of those two. Give it when the model can
+            take more: C1 then also tries lengths up to 129.
+        specials: where special ids start, for objectives that use them; default: no special ids.
+        reach_tokens: how many tokens back the model is meant to see, when that is less than the window.
+        forward: reads an Example through the model, (module, example) -> (B, T, V); default: the module itself on the ids,
+            flipped for passes that read from the end. Needed for objectives with explicit masks.
+        rebuild: (vocab_size, slots, seed) -> a new model of the same kind; C2 then runs at its own small size.
+        step: one step of generation with a cache, which C6 compares with one pass; default: from the state that one of
+            Palinode's models keeps, else everything is read again.
+
+    The amount:
+        flow, canary, stepwise: the settings of C1, C2 and C6.
+        seed: of every random number in the audit.
+    """
+
+    evaluation_tokens: int | None = None
+    max_window_tokens: int | None = None
+    specials: SpecialTokens | None = None
+    reach_tokens: int | None = None
+    forward: Forward | None = None
+    rebuild: Rebuild | None = None
+    step: Step | None = None
+    flow: FlowSettings | None = None
+    canary: CanarySettings | None = None
+    stepwise: StepwiseSettings | None = None
+    seed: int = 0
 
 
 def check(
@@ -32,64 +68,52 @@ def check(
     *,
     vocab_size: int,
     window_tokens: int,
-    evaluation_tokens: int | None = None,
-    max_window_tokens: int | None = None,
-    specials: SpecialTokens | None = None,
-    reach_tokens: int | None = None,
-    forward: Forward | None = None,
-    rebuild: Rebuild | None = None,
-    step: Step | None = None,
     checks: Sequence[str] = CHECKS,
-    seed: int = 0,
     name: str = "model",
-    flow: FlowSettings | None = None,
-    canary: CanarySettings | None = None,
-    stepwise: StepwiseSettings | None = None,
+    options: CheckOptions | None = None,
 ) -> AuditReport:
     """Can this model see its own answer? C1 information flow, C2 canary training, C6 step by step against one pass.
 
     The model is never changed: C1 measures float64 copies with redrawn weights, C2 trains a copy for some hundred steps, C6
-    reads the weights as they are too. A model of a million parameters takes seconds on one core; audit a small configuration
+    also reads the weights as they are. A model of a million parameters takes seconds on one core; audit a small configuration
     of a large one.
 
     Args:
-        model: any module that maps (R, S) token ids to (R, S, V) logits, or to an object with `.logits`.
-        objective: what it is trained on; default next-token prediction without a direction token.
-        vocab_size: ids the model takes.
-        window_tokens: tokens of a training window; `evaluation_tokens` of an evaluation window (default: the same).
-        max_window_tokens: longest window the model takes (default: the longer of those two). Give it when the model can take
-            more: C1 then also looks at lengths up to 129.
-        specials: where special ids start, for objectives that use them; default: no special ids.
-        reach_tokens: how many tokens back the model is meant to see, when that is less than the window.
-        forward: reads an Example through the model, (module, example) -> (R, S, V); default: the module itself on the ids,
-            flipped for passes that read from the end. Needed for objectives with explicit masks.
-        rebuild: (vocab_size, slots, seed) -> a fresh model of the same kind; C2 then runs at its own small size.
-        step: one step of generation with a cache, compared with one pass by C6; default: from the state that the model keeps,
-            else recompute.
+        model: any module that maps (B, T) token ids to (B, T, V) logits, or to an object with `.logits`.
+        objective: what it is trained on; default: next-token prediction without a direction token.
+        vocab_size: V, the number of ids that the model takes.
+        window_tokens: tokens of a training window.
         checks: which of C1, C2, C6.
-        seed: of every random number in the audit.
-        name: what the report calls the model.
-        flow, canary, stepwise: how much is measured.
+        name: the model's name in the report.
+        options: everything a usual model does not need.
 
     Raises:
-        BadInput: unknown check, ids beyond the vocabulary, a forward that does not return logits.
+        BadInput: an unknown check, ids beyond the vocabulary, a forward that does not return logits.
     """
-    evaluation = evaluation_tokens or window_tokens
+    options = options or CheckOptions()
+    evaluation = options.evaluation_tokens or window_tokens
     subject = Subject(
         name=name,
         module=model,
         objective=objective or LtrObjective(direction_token=False),
-        forward=forward or default_forward(model),
-        specials=specials or SpecialTokens(vocab_size),
+        specials=options.specials or SpecialTokens(vocab_size),
         vocab_size=vocab_size,
         window_tokens=window_tokens,
         evaluation_tokens=evaluation,
-        max_window_tokens=max_window_tokens or max(window_tokens, evaluation),
-        reach_tokens=reach_tokens,
-        rebuild=rebuild,
-        seed=seed,
+        max_window_tokens=options.max_window_tokens or max(window_tokens, evaluation),
+        forward=options.forward or plain_forward,
+        reach_tokens=options.reach_tokens,
+        rebuild=options.rebuild,
+        seed=options.seed,
     )
-    return audit_subject(subject, checks=checks, step=step, flow=flow, canary=canary, stepwise=stepwise)
+    return audit_subject(
+        palinode_subject(subject),
+        checks=checks,
+        step=options.step,
+        flow=options.flow,
+        canary=options.canary,
+        stepwise=options.stepwise,
+    )
 
 
 def audit_subject(
@@ -105,7 +129,7 @@ def audit_subject(
     for chosen in checks:
         if chosen not in CHECKS:
             raise BadInput(f"unknown check {chosen!r}", field="checks", hint=nearest(chosen, CHECKS))
-    _ids_fit(subject)
+    _require_ids_within_vocabulary(subject)
     started = time.perf_counter()
     findings: list[Finding] = []
     if "C1" in checks:
@@ -117,8 +141,8 @@ def audit_subject(
     return AuditReport(subject=subject.name, findings=tuple(findings), seconds=time.perf_counter() - started)
 
 
-def _ids_fit(subject: Subject) -> None:
-    """Every id that the objective makes must be one the model takes.
+def _require_ids_within_vocabulary(subject: Subject) -> None:
+    """Refuse an objective that makes ids which the model does not take.
 
     Raises:
         BadInput: a special token lies beyond the vocabulary.
@@ -130,5 +154,5 @@ def _ids_fit(subject: Subject) -> None:
             raise BadInput(
                 f"the objective uses the special id {highest}, the model takes ids below {subject.vocab_size}",
                 field="specials",
-                hint="pass specials=SpecialTokens(first id) within the vocabulary, or direction_token=False",
+                hint="pass options=CheckOptions(specials=SpecialTokens(first id)) within the vocabulary, or direction_token=False",
             )

@@ -1,12 +1,12 @@
-"""Before training: every arm is audited in three parts, each cached under the hash of what it depends on.
+"""The audit of an arm before training, in three parts. Each is stored under the hash of everything that it depends on.
 
-The model with its objective (C1, C2, C6), the trainer and the evaluator on this data (C3, C9), and the data alone (C4), which
-arms usually share.
+The parts: the model with its objective (C1, C2, C6); the trainer and the evaluator on this data (C3, C9); and the data alone (C4),
+which arms usually share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -15,19 +15,19 @@ import torch
 from numpy.typing import NDArray
 
 from palinode.audit.cache import cached_part, part_key
+from palinode.audit.palinode_models import pair_score, subject_of_config
 from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
 from palinode.base.config import content_hash, encode
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.seeds import generator
 from palinode.checks.aggregation import check_initial_loss, check_sum_over_sum, check_training_loss
-from palinode.checks.check_canary import check_canary
+from palinode.checks.canary import check_canary
 from palinode.checks.collapse import check_aggregated, probe_collapse
 from palinode.checks.contamination import BPE_TOKEN, BYTE, CHARACTER, check_contamination, check_prompt_splits
 from palinode.checks.determinism import check_determinism
 from palinode.checks.flow import check_flow
 from palinode.checks.labels import check_copies, check_streams
 from palinode.checks.stepwise import check_stepwise
-from palinode.checks.subject import subject_of_config
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
 from palinode.data.source import Source, prepare
 from palinode.data.store import TokenStore
@@ -35,23 +35,24 @@ from palinode.data.task_store import TaskStore
 from palinode.data.tasks.splits import BUCKETS_OF, buckets
 from palinode.data.tasks.stream import TaskStream
 from palinode.evaluate.losses import evaluation_passes
+from palinode.models.auxiliary import PairTerm
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads
 
-TERM_SLOTS = 64  # of the longest row that a term under audit takes
+TERM_SLOTS = 64  # longest row of the model whose auxiliary terms are audited
 
 
 @dataclass(frozen=True)
 class AuditedArm:
-    """An arm's audit and the hash it is stored under."""
+    """The audit of an arm and the hash it is stored under."""
 
     hash: str
     report: AuditReport
 
 
 def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
-    """Audit an arm before any training; parts that the store already holds are not measured again."""
+    """Audit an arm before training; parts that the store holds already are not measured again."""
     use_threads(settings.threads)
     parts = _parts(settings, name)
     reports = [cached_part(store, name, key, check) for key, check in parts]
@@ -67,7 +68,7 @@ def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -
 
 
 def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
-    """Measure and store what an audit of this arm would find missing."""
+    """Measure and store the parts of this arm's audit that the store does not hold."""
     use_threads(settings.threads)
     for key, check in _parts(settings, name):
         cached_part(store, name, key, check)
@@ -80,7 +81,7 @@ def missing_parts(settings: RunSettings, store: Store) -> frozenset[str]:
 
 
 def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tuple[Finding, ...]]], ...]:
-    """The three parts: the hash each is stored under, and how it is measured."""
+    """The three parts: the hash that each is stored under, and the function that measures it."""
     data = prepare(settings.data)
     return (
         (_model_key(settings, data), partial(_model_findings, settings, data, name)),
@@ -107,15 +108,21 @@ def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Fin
 
 
 def _term_findings(settings: RunSettings) -> Iterator[Finding]:
-    """C7 and C9 on the arm's own auxiliary terms that compare two states, each on a fresh small copy."""
+    """C7 and C9 on each auxiliary term of the arm that compares two states, on a fresh small model every time."""
     small = bench_model(settings.model)
-    for name in small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms():
-        for check in (probe_collapse, check_aggregated):
-            yield check(name, small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms()[name], AUDIT_SEED)
+
+    def terms() -> Mapping[str, PairTerm]:
+        return small.build(1, TERM_SLOTS, AUDIT_SEED).pair_terms()
+
+    for name in terms():
+        yield probe_collapse(name, pair_score(terms()[name]), AUDIT_SEED)
+        yield check_aggregated(name, pair_score(terms()[name].double()), AUDIT_SEED)
 
 
 def _evaluation_key(settings: RunSettings, data: Source) -> str:
-    small = settings.with_(threads=1, model=bench_model(settings.model))  # what is really built, at every scale
+    small = settings.with_(
+        threads=1, model=bench_model(settings.model)
+    )  # the model that the bench builds, at every scale
     return part_key("evaluation", encode(small), data.sha256, data.vocab_size)
 
 
@@ -151,7 +158,7 @@ def _data_key(settings: RunSettings, data: Source) -> str:
 
 
 def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
-    """C4: on text common stretches, on a task common prompts."""
+    """C4: on text, stretches that two splits share; on a task, prompts that two splits share."""
     if isinstance(data, TaskStore):
         return (_prompt_finding(data),)
     config = settings.data
@@ -163,7 +170,7 @@ def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
 
 
 def _prompt_finding(data: TaskStore) -> Finding:
-    """C4 iv on the sequences that are scored, and on as many of the training stream."""
+    """C4 iv on the scored sequences, and on as many training sequences as are scored for validation."""
     task = data.config.task
     train = TaskStream(task, AUDIT_SEED, TRAIN, data.config.train_sequences).batch(0, data.config.sequences(VALIDATION))
     samples = {TRAIN: train, **{split: data.held_out(split) for split in (VALIDATION, TEST, TUNING)}}

@@ -1,4 +1,4 @@
-"""What an audit has measured is kept in the store under a hash of everything that it depends on, the source included."""
+"""Parts of audits in the store, each under a hash of everything that it depends on, source code included."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ AUDITED_ROOMS = ("base", "objectives", "models", "checks", "audit", "train", "ev
 
 
 def part_key(part: str, *depends_on: object) -> str:
-    """The hash of a part: its name and what it depends on, with the code and the arithmetic that measure it."""
+    """The hash of a part: its name, what it depends on, and the code and the torch version that measure it."""
     return content_hash([part, NUMERICS_VERSION, source_of_rooms(), torch.__version__, list(depends_on)])
 
 
 def cached_part(store: Store | None, subject: str, key: str, check: Callable[[], tuple[Finding, ...]]) -> AuditReport:
-    """The stored part under this key, or a new measurement that is stored; a damaged one is measured again."""
+    """The part stored under this key; when it is missing or damaged it is measured, and stored."""
     if store is not None:
         try:
             if (held := store.audit(key)) is not None:
@@ -41,10 +41,9 @@ def cached_part(store: Store | None, subject: str, key: str, check: Callable[[],
 
 @cache
 def source_of_rooms() -> str:
-    """SHA-256 of the source of every room whose code an audit judges or runs: new code, new audit."""
+    """SHA-256 of the source of every room whose code an audit judges or runs, so that new code is audited anew."""
     package = Path(__file__).parents[1]
-    paths = sorted(path for room in AUDITED_ROOMS for path in (package / room).rglob("*.py"))
     digest = hashlib.sha256()
-    for path in paths:
+    for path in sorted(path for room in AUDITED_ROOMS for path in (package / room).rglob("*.py")):
         digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()

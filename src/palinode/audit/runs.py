@@ -1,4 +1,4 @@
-"""After training: C1, C6 and C8 on the real weights and losses, and C5 on what the arms of an experiment consumed."""
+"""Audits after training: C1, C6, C7 and C8 on a run's trained weights and losses, and C5 on what the arms of an experiment used."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from palinode.audit.palinode_models import subject_of_model
 from palinode.audit.text_floor import floor_of
 from palinode.audit.trainer_bench import AUDIT_SEED
 from palinode.base.example import SpecialTokens
@@ -19,16 +20,15 @@ from palinode.checks.collapse import check_collapse
 from palinode.checks.flow import FlowSettings, check_flow
 from palinode.checks.loss_floor import check_directions, check_falls, check_text_floor
 from palinode.checks.stepwise import check_stepwise
-from palinode.checks.subject import Subject, default_forward
-from palinode.data.source import Source
+from palinode.data.config import VALIDATION
 from palinode.data.store import TokenStore
-from palinode.models.base import LanguageModel
 from palinode.objectives import Progress
 from palinode.results.record import Record
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSpec
+from palinode.spec.trained import Trained
 
-# The stack was audited before training at every length; here it is the trained weights that are new.
+# Before training the stack was audited at every length. Here only the trained weights are new.
 TRAINED_FLOW = FlowSettings(
     lengths=(),
     gains=(),
@@ -40,39 +40,28 @@ TRAINED_FLOW = FlowSettings(
 )
 
 
-def audit_trained(
-    spec: RunSpec,
-    model: LanguageModel,
-    data: Source,
-    specials: SpecialTokens,
-    rows: Sequence[Mapping[str, Any]],
-    store: Store | None = None,
-) -> AuditReport:
-    """C1 and C6 on trained weights, C7 on the auxiliary terms of the run, and C8 on the losses it reached.
+def audit_trained(trained: Trained, rows: Sequence[Mapping[str, Any]], store: Store | None = None) -> AuditReport:
+    """C1 and C6 on the trained weights, C7 on the auxiliary terms of the run, and C8 on the losses it reached.
 
     Args:
-        rows: the run's metric rows, evaluations included.
-        store: keeps what every run on the same text is held against; without one it is measured.
+        rows: the run's metrics rows, evaluations included.
+        store: keeps the references that all runs on one text share; without a store they are measured.
     """
     began = time.perf_counter()
-    window = spec.data.window_tokens
-    subject = Subject(
+    spec = trained.spec
+    subject = subject_of_model(
+        trained.model,
+        spec.objective,
+        trained.specials,
+        spec.data.window_tokens,
         name=spec.run_id,
-        module=model,
-        objective=spec.objective,
-        forward=default_forward(model),
-        specials=specials,
-        vocab_size=specials.vocab_size,
-        window_tokens=window,
-        evaluation_tokens=window,
-        max_window_tokens=window,
         seed=AUDIT_SEED,
     )
     findings = (
         *check_flow(subject, TRAINED_FLOW),
         *check_stepwise(subject),
         *check_collapse(rows),
-        *_loss_findings(spec, data, rows, store),
+        *_loss_findings(trained, rows, store),
     )
     return AuditReport(subject=spec.run_id, findings=findings, seconds=time.perf_counter() - began)
 
@@ -84,7 +73,13 @@ def audit_comparison(
     models_differ: bool,
     tuning: Mapping[str, Tuning] | None = None,
 ) -> AuditReport:
-    """C5 on the runs of an experiment: (arm, scale, spec, record or None), and how each arm was tuned."""
+    """C5 on the runs of an experiment.
+
+    Args:
+        runs: (arm, scale, spec, record or None) of each.
+        equal: the cost axis that must match.
+        tuning: arm -> how it was tuned.
+    """
     began = time.perf_counter()
     budgets = [_budget(arm, scale, spec, record) for arm, scale, spec, record in runs if record is not None]
     planned = [(arm, scale, spec.seed) for arm, scale, spec, _ in runs]
@@ -94,25 +89,24 @@ def audit_comparison(
     return AuditReport(subject="comparison", findings=findings, seconds=time.perf_counter() - began)
 
 
-def _loss_findings(
-    spec: RunSpec, data: Source, rows: Sequence[Mapping[str, Any]], store: Store | None
-) -> list[Finding]:
+def _loss_findings(trained: Trained, rows: Sequence[Mapping[str, Any]], store: Store | None) -> list[Finding]:
     """C8 on text: the directions against each other, the loss against n-grams and a compressor, sudden falls.
 
     None of it holds for a task: its answers may cost 0 nats, its directions may differ, and learning to recall is a sudden fall.
     """
+    spec, data = trained.spec, trained.data
     if not isinstance(data, TokenStore):
         return []
-    evaluations = [row for row in rows if row["event"] == "eval" and row["split"] == "validation"]
+    evaluations = [row for row in rows if row["event"] == "eval" and row["split"] == VALIDATION]
     if not evaluations:
         return []
     scores: Mapping[str, Mapping[str, float]] = evaluations[-1]["scores"]
     findings = []
     if {"ltr", "rtl"} <= set(scores) and {"ltr", "rtl"} <= set(spec.objective.groups()):
-        trained = {name: float(evaluations[-1][f"tokens_scored_{name}"]) for name in ("ltr", "rtl")}
+        trained_tokens = {name: float(evaluations[-1][f"tokens_scored_{name}"]) for name in ("ltr", "rtl")}
         nats = {name: scores[name]["nats_per_token"] for name in ("ltr", "rtl")}
         tokens = {name: int(scores[name]["tokens_scored"]) for name in ("ltr", "rtl")}
-        findings.append(check_directions(nats, tokens, trained))
+        findings.append(check_directions(nats, tokens, trained_tokens))
     judged = [name for name in scores if name in spec.objective.groups()]
     if judged:
         floor = floor_of(spec, data, store)
@@ -125,13 +119,13 @@ def _loss_findings(
 
 def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
     result = record.result
-    known = {name: float(value) for name, value in (result.counters if result else {}).items() if value is not None}
+    counters = {name: float(value) for name, value in (result.counters if result else {}).items() if value is not None}
     return RunBudget(
         arm=arm,
         scale=scale,
         seed=spec.seed,
         outcome=record.outcome,
-        counters=known,
+        counters=counters,
         parameters=dict(result.parameters) if result else {},
         expected=_expected(spec) if record.outcome == "done" else {},
         seconds=float(result.seconds.get("train") or 0) if result else None,
@@ -139,12 +133,12 @@ def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
 
 
 def _expected(spec: RunSpec) -> Mapping[str, Expected]:
-    """What the counters of a finished run must be by its spec; nothing where that depends on what was met on the way."""
+    """The counters that a finished run must have by its spec; empty when they depend on what happened during training."""
     recipe = spec.recipe
     limits = (recipe.max_tokens_read, recipe.max_ltr_tokens)
     if spec.objective.state() or recipe.accumulation or any(limit is not None for limit in limits):
         return {}
-    if spec.labels != "all" or not spec.objective.reads_in_a_direction:  # what is scored differs from window to window
+    if spec.labels != "all" or not spec.objective.reads_in_a_direction:  # windows differ in how many tokens are scored
         return {}
     full = spec.data.window_tokens
     phases = recipe.growth.phases(recipe.steps, full) if recipe.growth else [(0, recipe.steps, full)]
@@ -152,7 +146,7 @@ def _expected(spec: RunSpec) -> Mapping[str, Expected]:
 
 
 def _expected_phase(spec: RunSpec, first: int, steps: int, length: int) -> Mapping[str, Expected]:
-    """A stretch of steps with rows of one length."""
+    """The counters of consecutive steps with rows of one length."""
     recipe, objective = spec.recipe, spec.objective
     shares = [objective.pass_probabilities(Progress(step, recipe.steps)) for step in range(first, first + steps)]
     window = torch.zeros(1, length, dtype=torch.long)

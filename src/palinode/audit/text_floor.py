@@ -1,4 +1,4 @@
-"""What counting reaches on the evaluated split: the same for every run on one text, so a sweep counts once."""
+"""The loss that n-gram counts and a compressor reach on the evaluated split. All runs on one text share it, so it is stored."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 
 CHECK = "C8.reference"
-LAW = "A reference is measured on the same two splits as the losses that are held against it."
+LAW = "A reference is measured on the same two splits as the losses that are compared with it."
 ORDER = "nats_per_token_order_"
 
 
 def floor_of(settings: RunSettings, data: TokenStore, store: Store | None) -> TextFloor:
-    """The floor of the tokens that this evaluation reads, from the store where it was measured before."""
+    """The floor of the tokens that this evaluation reads; taken from the store when it holds it."""
     report = cached_part(store, "text floor", _key(settings, data), lambda: (_measured(settings, data),))
     return _decoded(report.findings[0].numbers)
 

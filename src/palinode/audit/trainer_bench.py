@@ -1,4 +1,4 @@
-"""The arm's own trainer and evaluator around a small model of its kind, as the functions that the checks ask for."""
+"""The arm's own trainer and evaluator on a small model of its kind, as the functions that the checks call."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from palinode.audit.palinode_models import small_config
 from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.finding import Finding
 from palinode.checks.aggregation import (
@@ -21,9 +22,8 @@ from palinode.checks.aggregation import (
     hand_sums,
 )
 from palinode.checks.determinism import state_hashes
-from palinode.checks.subject import small_config
 from palinode.data.source import Source
-from palinode.evaluate.losses import Evaluation, evaluate, evaluation_passes, window_draws
+from palinode.evaluate.losses import Evaluation, Scoring, evaluate, evaluation_passes, window_draws
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
 from palinode.objectives import Objective
@@ -33,7 +33,7 @@ from palinode.train.loop import Training, accumulate_gradients, batch_examples, 
 from palinode.train.optim import build_optimizers
 
 AUDIT_SEED = 0
-EVALUATION_WINDOWS = 12  # of the validation split, and a short one: the checks repeat an evaluation nine times
+EVALUATION_WINDOWS = 12  # full windows of the validation split, before a short one; the checks evaluate them nine times
 SMALL_LAYERS, SMALL_WIDTH = 2, 32
 MOVED_STEPS, LEAST_STEPS = 3, 8
 ROWS_OF_SUMS = 6
@@ -41,12 +41,12 @@ MOST_EMPTY_STEPS = 256
 
 
 def bench_model(model: ModelConfig) -> ModelConfig:
-    """The model that the trainer and the evaluator are checked on: the arm's own, made small."""
+    """The arm's model made small: the trainer and the evaluator are checked on it."""
     return small_config(model, SMALL_LAYERS, SMALL_WIDTH)
 
 
 class TrainerBench:
-    """Small enough that six training steps and nine evaluations take a second."""
+    """A trainer and an evaluator so small that six training steps and nine evaluations take a second."""
 
     def __init__(self, settings: RunSettings, data: Source):
         self.settings = settings
@@ -54,16 +54,16 @@ class TrainerBench:
         self.specials = SpecialTokens(data.vocab_size)
         self.config = bench_model(settings.model)
         window = settings.data.window_tokens
-        some = EVALUATION_WINDOWS * window + window // 2
-        self.windows = list(data.evaluation("validation", window, batch_windows=1, max_tokens=some))
+        evaluated = EVALUATION_WINDOWS * window + window // 2
+        self.windows = list(data.evaluation("validation", window, batch_windows=1, max_tokens=evaluated))
         self.tokens = torch.cat([one.tokens.flatten() for one in self.windows]).numpy()
 
     def training(self, config: ModelConfig | None = None) -> Training:
-        """A fresh start of the bench's model (or another): the arm's objective and recipe, two windows a micro-batch."""
+        """A fresh training of the bench's model (or another) by the arm's objective and recipe, with two windows a micro-batch."""
         recipe = self.settings.recipe
         recipe = recipe.with_(
             batch_windows=2 * recipe.micro_batches,
-            growth=None,  # full windows, like those of the evaluation; other lengths are C1's
+            growth=None,  # full windows, as in the evaluation; C1 checks other lengths
             accumulation=None,
             max_tokens_read=None,
             max_ltr_tokens=None,
@@ -81,12 +81,12 @@ class TrainerBench:
             labels=self.settings.labels,
             specials=self.specials,
             seed=AUDIT_SEED,
-            device=torch.device("cpu"),  # audits compare bits, and the CPU is always there
+            device=torch.device("cpu"),  # audits compare bits, and every machine has a CPU
             objective_state=self.settings.objective.state(),
         )
 
     def train(self, steps: int, evaluates: bool) -> dict[str, str]:
-        """Hashes of weights, optimizer and next batch after some steps, with or without an evaluation after each."""
+        """Hashes of weights, optimizer and next batch after `steps` steps, with or without an evaluation after each."""
         training = self.training()
         passes = evaluation_passes(self.settings.objective, self.settings.evaluation.directions)
 
@@ -102,25 +102,21 @@ class TrainerBench:
     def evaluate(
         self, model: LanguageModel, passes: Mapping[str, Objective], batch: int | None, order: Sequence[int] | None
     ) -> Evaluation:
-        """The real evaluation of the small part, in batches of this size and in this order of windows."""
+        """The arm's own evaluation of the bench's windows, in batches of this size and in this order of windows."""
         windows = [self.windows[index] for index in order] if order is not None else self.windows
         return evaluate(
             model,
             _batches(windows, batch or len(windows)),
             passes,
-            specials=self.specials,
-            bytes_per_token=self.data.bytes_per_token,
-            seed=AUDIT_SEED,
-            device=torch.device("cpu"),
-            labels=self.settings.evaluation.labels,
+            Scoring(self.specials, self.data.bytes_per_token, AUDIT_SEED, self.settings.evaluation.labels),
             numbers=order,
         )
 
     def moved(self) -> Training:
-        """A start whose weights have left their initial values (a zero head gives every batch the same loss), without dropout."""
+        """A training after a few steps, without dropout: with initial weights, a zero head gives every batch the same loss."""
         training = self.training()
         train(training, after_step=lambda report: None, should_stop=lambda: training.step >= MOVED_STEPS)
-        training.model.eval()  # dropout is part of training, not of the arithmetic that is checked
+        training.model.eval()  # the checks compare sums, which dropout would change
         return training
 
     def training_loss(self) -> tuple[Example, Tensor, float]:
@@ -132,7 +128,7 @@ class TrainerBench:
         return example, logits.float(), accumulate_gradients(training, [example]).loss_nats
 
     def auxiliary(self, passes: Mapping[str, Objective]) -> Finding | None:
-        """C9 vi, on fresh weights, for a model with auxiliary terms."""
+        """C9 vi on fresh weights; None for a model without auxiliary terms."""
         if self.config.with_terms_times(COEFFICIENT_FACTOR) == self.config:
             return None
 
@@ -140,9 +136,8 @@ class TrainerBench:
             return self.training(self.config.with_terms_times(factor))
 
         def evaluation_nats(factor: float) -> float:
-            return sum(
-                scores.nats_sum for scores in self.evaluate(scaled(factor).model, passes, None, None).scores.values()
-            )
+            evaluation = self.evaluate(scaled(factor).model, passes, None, None)
+            return sum(scores.nats_sum for scores in evaluation.scores.values())
 
         def training_nats(factor: float) -> float:
             training = scaled(factor)
@@ -152,35 +147,31 @@ class TrainerBench:
         return check_auxiliary(evaluation_nats, training_nats)
 
     def several_rows(self) -> Example:
-        """An Example of several rows: of a task each may score one token alone."""
+        """An Example of several rows, because a row of a task may score only one token."""
         training = self.training()
         recipe = training.recipe.with_(batch_windows=ROWS_OF_SUMS * training.recipe.micro_batches)
         return batch_examples(replace(training, recipe=recipe))[0]
 
     def loss_and_gradient(self, examples: Sequence[Example]) -> tuple[float, NDArray[np.float64]]:
-        """The trainer's loss and gradient of one batch that comes in these micro-batches."""
+        """The trainer's loss and gradient of a batch that consists of these micro-batches."""
         training = self.moved()
         loss = accumulate_gradients(training, list(examples)).loss_nats
         gradients = [p.grad.flatten().double() for p in training.model.parameters() if p.grad is not None]
         return loss, torch.cat(gradients).numpy()
 
     def sums_findings(self, model: LanguageModel, passes: Mapping[str, Objective]) -> list[Finding]:
-        """C9 iv and vii: the evaluator's sums against those counted by hand, for every pass."""
+        """C9 iv and vii: the evaluator's sums against sums computed here one window at a time, for every pass."""
         reported, table = self.evaluate(model, passes, None, None).scores, self.data.bytes_per_token
         findings = []
-        for name, objective in passes.items():
-            if name in reported:
-                sums = check_evaluation_sums(
-                    reported[name], hand_sums(self._read_by_hand(model, objective), self.specials, table)
-                )
-                findings.append(sums.with_(message=f"{name}: {sums.message}"))
-                if reported[name].tokens_scored == len(self.tokens):
-                    split = check_split_bytes(reported[name].bytes_scored, self.tokens, table)
-                    findings.append(split.with_(message=f"{name}: {split.message}"))
-        return findings
+        for name, scores in reported.items():
+            by_hand = hand_sums(self._read_by_hand(model, passes[name]), self.specials, table)
+            findings.append((name, check_evaluation_sums(scores, by_hand)))
+            if scores.tokens_scored == len(self.tokens):
+                findings.append((name, check_split_bytes(scores.bytes_scored, self.tokens, table)))
+        return [finding.with_(message=f"{name}: {finding.message}") for name, finding in findings]
 
     def _read_by_hand(self, model: LanguageModel, objective: Objective) -> list[tuple[Example, Tensor]]:
-        """Each window on its own, with its logits."""
+        """(Example, logits) of each window, read on its own."""
         model.eval()
         pairs = []
         for number, window in enumerate(self.windows):
@@ -194,7 +185,7 @@ class TrainerBench:
 
 
 def _scored_micro_batch(training: Training) -> Example:
-    """The next micro-batch that scores anything: a label mask may leave some with nothing to check."""
+    """The next micro-batch that scores a token, because a label mask may leave some without any."""
     for _ in range(MOST_EMPTY_STEPS):
         if scored := [example for example in batch_examples(training) if example.denominator]:
             return scored[0]

@@ -2,8 +2,8 @@
 
 A `Config` is a plain frozen record. A `Part` is a config that can be chosen by name (an objective, a mixer, a recipe): it
 encodes to a table with its `kind`, and a field declared with `one_of(...)` decodes such a table to the right class.
-A user's own `Part` subclass is passed as an object; its kind is `user:ClassName` and the hash of the source file it was
-written in enters everything that is hashed, so editing an idea makes new runs.
+A user's own `Part` subclass is passed as an object; its kind is `user:ClassName`, and the hash of the code that the class
+depends on (`user_code.py`) enters everything that is hashed, so editing an idea makes new runs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
@@ -31,7 +32,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, PydanticSerializationError
 
-from palinode.base.errors import BadInput, nearest, printable
+from palinode.base.errors import BadInput, UnknownKey, nearest, printable
+from palinode.base.user_code import UserCode, user_code
 
 C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
@@ -64,6 +66,9 @@ class Part(Config):
     """A config chosen by name. Built-in parts set `kind`; a user's subclass gets `user:ClassName`."""
 
     kind: ClassVar[str] = ""
+    _whole_file: bool = PrivateAttr(
+        False
+    )  # decoded from a spec that names the hash of the whole file: it keeps its ids
 
     @classmethod
     def kind_name(cls) -> str:
@@ -78,7 +83,8 @@ class Part(Config):
     def _with_kind(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         encoded: dict[str, Any] = {"kind": self.kind_name()}
         if encoded["kind"].startswith(USER_PREFIX):
-            encoded["source_sha256"] = source_sha256(type(self))
+            key = WHOLE_FILE_KEY if self._whole_file else CODE_KEY
+            encoded[key] = CODE_HASHES[key](type(self))
         encoded.update(handler(self))
         return encoded
 
@@ -101,18 +107,18 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
         if kind not in known:
             hint = nearest(kind, known)
             raise ValueError(f"unknown {what} {kind!r}" + (f"; {hint}" if hint else ""))
-        written_with = fields.pop("source_sha256", None)
+        hashes = {key: fields.pop(key) for key in (CODE_KEY, WHOLE_FILE_KEY) if key in fields}
         if stray := [key for key in fields if key not in known[kind].model_fields]:
-            hint = nearest(stray[0], known[kind].model_fields) or ""
-            raise PydanticCustomError(
-                UNKNOWN_PART_KEY, "unknown key of {kind!r}", {"kind": kind, "key": stray[0], "hint": hint}
-            )
-        if kind.startswith(USER_PREFIX) and written_with not in (None, source_sha256(known[kind])):
-            raise ValueError(f"the source of {kind} has changed since this spec was written")
+            context = {"kind": kind, "key": stray[0], "valid": tuple(known[kind].model_fields)}
+            raise PydanticCustomError(UNKNOWN_PART_KEY, "unknown key of {kind!r}", context)
+        if kind.startswith(USER_PREFIX) and any(CODE_HASHES[key](known[kind]) != hashes[key] for key in hashes):
+            raise ValueError(f"the code of {kind} has changed since this spec was written")
         try:
-            return known[kind].model_validate(fields, context=info.context)
+            part = known[kind].model_validate(fields, context=info.context)
         except BadInput as refusal:  # pydantic gives places to its own errors alone
             raise refusal.inside(info.field_name) from None
+        part._whole_file = WHOLE_FILE_KEY in hashes
+        return part
 
     return BeforeValidator(decode_part)
 
@@ -145,12 +151,12 @@ def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None 
     extra = len(problems) - 1
     more = f"; and {extra} more" if extra else ""
     if first["type"] == UNKNOWN_PART_KEY:
-        context = first["ctx"]
-        message = f"unknown key {context['key']!r} of {context['kind']}{more}"
-        return BadInput(message, file=file, field=".".join([*path, context["key"]]), hint=context["hint"] or None)
+        key, context = first["ctx"]["key"], first["ctx"]
+        return UnknownKey(
+            key, context["valid"], f" of {context['kind']}{more}", file=file, field=".".join([*path, key])
+        )
     if first["type"] == "extra_forbidden":
-        siblings = _fields_at(cls, path[:-1], data)
-        return BadInput(f"unknown key {path[-1]!r}{more}", file=file, field=field, hint=nearest(path[-1], siblings))
+        return UnknownKey(path[-1], _fields_at(cls, path[:-1], data), more, file=file, field=".".join(path))
     if first["type"] == "missing":
         return BadInput(_required(problems), file=file, field=field)
     message, hint = _refusal(first)
@@ -193,9 +199,19 @@ def content_hash(value: Any) -> str:
 
 def diff(before: BaseModel, after: BaseModel) -> list[tuple[str, Any, Any]]:
     """The fields that differ between two configs: (dotted path, value before, value after). A missing value is None."""
-    left, right = _leaves(encode(before)), _leaves(encode(after))
+    left, right = leaves(encode(before)), leaves(encode(after))
     paths = [*left, *(path for path in right if path not in left)]
     return [(path, left.get(path), right.get(path)) for path in paths if left.get(path) != right.get(path)]
+
+
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """Nested tables as one: dotted path -> value. An empty table is a value."""
+    if not isinstance(value, Mapping) or not value:
+        return {path: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= leaves(item, f"{path}.{key}" if path else str(key))
+    return flat
 
 
 def replace_at(data: dict[str, Any], path: str, value: Any, *, file: str | None = None) -> dict[str, Any]:
@@ -220,15 +236,36 @@ def replace_at(data: dict[str, Any], path: str, value: Any, *, file: str | None 
 
 @functools.cache  # the file as it was when the class was made: editing it during a run must not rename the run
 def source_sha256(cls: type) -> str:
-    """SHA-256 of the file a user's class was written in: editing the idea makes new runs.
+    """SHA-256 of the file that a user's class was written in: what specs named up to version 0.1.
 
     Raises:
         BadInput: when the class was not written in a file (its source cannot be recorded).
     """
+    return hashlib.sha256(_source_file(cls).read_bytes()).hexdigest()
+
+
+@functools.cache  # as above
+def code_of(cls: type) -> UserCode:
+    """The code that a user's class depends on: editing it makes new runs.
+
+    Raises:
+        BadInput: when the class was not written in a file.
+    """
+    return user_code(cls.__module__, _source_file(cls), cls.__qualname__)
+
+
+def _source_file(cls: type) -> Path:
     path = inspect.getsourcefile(cls) if cls.__module__ in sys.modules else None
     if path is None or not Path(path).is_file():
         raise BadInput(f"class {cls.__name__} must be written in a file, so that its source can be recorded")
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return Path(path)
+
+
+CODE_KEY, WHOLE_FILE_KEY = "code_sha256", "source_sha256"  # of an encoded user's part; the second one in older specs
+CODE_HASHES: Mapping[str, Callable[[type], str]] = {
+    CODE_KEY: lambda cls: code_of(cls).sha256,
+    WHOLE_FILE_KEY: source_sha256,
+}
 
 
 def finite(value: float | None) -> float | None:
@@ -300,15 +337,6 @@ def _as_tuples(value: Any) -> Any:
     if isinstance(value, dict):  # a table of lists, such as a finding's pictures
         return {key: _as_tuples(item) for key, item in value.items()}
     return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {path: value}
-    found: dict[str, Any] = {}
-    for key, item in value.items():
-        found |= _leaves(item, f"{path}.{key}" if path else str(key))
-    return found
 
 
 def _fields_at(cls: type[BaseModel], path: list[str], data: Any) -> list[str]:

@@ -28,6 +28,7 @@ class PalinodeError(Exception):
     """
 
     exit_code = 70
+    longest_characters = 2000  # of the line that says it
 
     def __init__(self, message: str, *, file: str | None = None, field: str | None = None, hint: str | None = None):
         super().__init__(message)
@@ -59,6 +60,26 @@ class BadInput(PalinodeError):
     """The user's input cannot be used: exit 2, nothing was written."""
 
     exit_code = 2
+    longest_characters = 200
+
+
+class UnknownKey(BadInput):
+    """A key that its level does not have; the hint names the nearest one, and all others.
+
+    Args:
+        key: as the user wrote it.
+        valid: the keys of this level.
+        more: what else the message says, after the key.
+    """
+
+    longest_characters = 1000
+
+    def __init__(self, key: str, valid: Iterable[str], more: str = "", *, file: str | None = None, field: str):
+        keys = sorted(valid)
+        closest = nearest(key, keys) or ""
+        hints = ([closest] if closest.startswith("did") else []) + ([f"valid: {', '.join(keys)}"] if keys else [])
+        message = f"unknown key {printable(key, 60)!r}{more}"
+        super().__init__(message, file=file, field=printable(field, 100), hint="; ".join(hints) or None)
 
 
 class Unfinished(BadInput, NotImplementedError):

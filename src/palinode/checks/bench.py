@@ -1,4 +1,4 @@
-"""What the forms of C1 share: the subject, its banks of Draws by length, randomised copies, and how finely it can be measured."""
+"""What all forms of C1 share: the subject, its banks of Draws by length, randomised copies, and the precision of its arithmetic."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from palinode.checks.copies import exact_arithmetic, randomised_copy, rounding_n
 from palinode.checks.draws import DrawBank, draw_bank
 from palinode.checks.subject import Subject
 
-TOLERANCE = (
-    1e-12  # of the logits' spread; clean models reach 1e-14, the smallest planted leak that gain 1 shows is 2e-12
-)
-COARSE_TOLERANCE = 1e-4  # arithmetic coarser than float64: a check can fail, it cannot pass
+# of the logits' spread: clean models reach 1e-14, the smallest planted leak that gain 1 shows is 2e-12
+TOLERANCE = 1e-12
+COARSE_TOLERANCE = 1e-4  # where the arithmetic is coarser than float64: a check can then fail, not pass
 COARSE_ROUNDING = 1e-11  # curvature leaves 1e-14 in float64, a hidden float32 leaves 1e-8
 BANK_ENTRIES = 64
-SHORT_TOKENS = 33  # long enough for the forms that need one length only
+SHORT_TOKENS = 33  # for the forms that need one length only
 REFUSALS = (BadInput, ValueError, IndexError, RuntimeError, ArithmeticError)
 
 
 @dataclass
 class Bench:
-    """One subject on the bench. Banks and copies are made once and kept."""
+    """One subject under measurement. Banks and copies are made once and kept."""
 
     subject: Subject
     banks: dict[int, DrawBank] = field(default_factory=dict)
@@ -35,34 +34,34 @@ class Bench:
 
     @classmethod
     def of(cls, subject: Subject) -> Bench:
-        """A bench whose arithmetic has been tried out."""
+        """A bench that knows whether the subject's arithmetic is coarse."""
         bench = cls(subject)
         bench.coarse = bench._rounds_coarsely()
         return bench
 
     @property
     def bank(self) -> DrawBank:
-        """The decisions at the training length; which passes exist is read from here."""
+        """The decisions at the training length. The passes drawn here are those that are audited."""
         return self.bank_at(self.subject.window_tokens)
 
     @property
     def tolerance(self) -> float:
-        """The bound on what must be equal."""
+        """The largest difference between values that must be equal."""
         return COARSE_TOLERANCE if self.coarse else TOLERANCE
 
     def bank_at(self, length_tokens: int) -> DrawBank:
-        """The decisions for windows of this length; every pass of the training length is sought."""
+        """The decisions for windows of this length; it draws until every pass of the training length was seen."""
         if length_tokens not in self.banks:
             training = self.subject.window_tokens
-            wanted = None if length_tokens == training else self.bank_at(training).groups
-            self.banks[length_tokens] = draw_bank(self.subject, length_tokens, most_entries=BANK_ENTRIES, wanted=wanted)
+            passes = None if length_tokens == training else self.bank_at(training).groups
+            self.banks[length_tokens] = draw_bank(self.subject, length_tokens, most_entries=BANK_ENTRIES, passes=passes)
         return self.banks[length_tokens]
 
     def reach_tokens(self, group: str) -> int | None:
         """How far the subject is meant to see in one of its passes; None: the whole window."""
         subject = self.subject
-        entry = next(entry for entry in self.bank.entries if group in entry.groups)
-        example = subject.example(torch.zeros(1, subject.window_tokens, dtype=torch.long), entry.draw)
+        windows = torch.zeros(1, subject.window_tokens, dtype=torch.long)
+        example = subject.example(windows, self.bank.with_pass(group).draw)
         return next(subject.reach_in(one) for one, _ in example.by_group() if one.name == group)
 
     @property
@@ -72,14 +71,12 @@ class Bench:
         return short if self.accepts(short) else self.subject.window_tokens
 
     def accepts(self, length_tokens: int) -> bool:
-        """Do the objective and the module take windows of this length? The lengths that the arm uses are not asked: they must."""
-        subject = self.subject
-        if length_tokens in (subject.window_tokens, subject.evaluation_tokens):
+        """Whether the objective and the module take windows of this length. They must take those the model is used at."""
+        if length_tokens in self.subject.used_lengths:
             return True
         if length_tokens not in self.refused:
-            self.refused[length_tokens] = not 1 <= length_tokens <= subject.max_window_tokens or self._raises(
-                length_tokens
-            )
+            fits = 1 <= length_tokens <= self.subject.max_window_tokens
+            self.refused[length_tokens] = not fits or self._raises(length_tokens)
         return not self.refused[length_tokens]
 
     def copy(self, gain: float) -> nn.Module:
@@ -90,7 +87,7 @@ class Bench:
         return self.copies[gain]
 
     def window(self, kind: str, length_tokens: int, rng: Generator) -> Tensor:
-        """(N,) ids: `random`, `repeats` (three ids in turn), `equal` (one id) or `distinct` (no id twice)."""
+        """(length_tokens,) ids: `random`, `repeats` (three ids in turn), `equal` (one id) or `distinct` (no id twice)."""
         vocabulary = self.subject.content_tokens
         if kind == "repeats":
             return torch.randint(vocabulary, (3,), generator=rng).repeat(length_tokens // 3 + 1)[:length_tokens]
@@ -111,7 +108,7 @@ class Bench:
         return False
 
     def _rounds_coarsely(self) -> bool:
-        """Is some step inside the module rounded more coarsely than float64?"""
+        """Whether some step inside the module rounds more coarsely than float64."""
         subject = self.subject
         rng = generator(subject.seed, "audit", "rounding")
         length = self.short_tokens

@@ -1,7 +1,7 @@
 """C5: did every arm get the same budget, and the one the spec says?
 
-Pure arithmetic on what runs recorded. One axis is declared equal and must match to .1 %; parameters match to 1 % unless the
-experiment changes the model on purpose; every other difference above 1 % is listed, to be printed beside the figures.
+Arithmetic on the numbers that runs recorded. The cost that the experiment declares equal must match to 0.1 %. Parameters match to
+1 % unless the experiment changes the model on purpose. Every other difference above 1 % is listed, to be printed with the figures.
 """
 
 from __future__ import annotations
@@ -9,22 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from palinode.base.finding import Finding
-from palinode.base.measures import COST_AXES, EQUAL_WITHIN, REMARKED_ABOVE, CheckOutcome, ParityAxis
+from palinode.base.measures import COST_AXES, EQUAL_WITHIN, REMARKED_ABOVE, ParityAxis
+from palinode.checks.laws import finding, outcome_of
 
 COMPARED_COUNTERS = [name for name, axis in COST_AXES.items() if axis.compared]
 DEVIATIONS_ALLOWED = 6.0  # of a random counter from its expectation: 2e-9 two-sided
-PARAMETERS = {
-    "parameters": "total",
-    "parameters_non_embedding": "non_embedding",
-}  # as findings name them -> in a record
+# name in findings -> key in a record
+PARAMETERS = {"parameters": "total", "parameters_non_embedding": "non_embedding"}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a counter should be: exactly `mean` when `deviation` is 0, else within 6 standard deviations."""
+    """The expected value of a counter: exactly `mean` when `deviation` is 0, else within 6 standard deviations."""
 
     mean: float
     deviation: float = 0.0
@@ -33,10 +31,17 @@ class Expected:
         # 1e-9 relative: passes are a sum of fractions
         return abs(value - self.mean) <= DEVIATIONS_ALLOWED * self.deviation + 1e-9 * max(1.0, abs(self.mean))
 
+    def times(self, factor: float) -> Expected:
+        """The expected value of a multiple of the counter."""
+        return Expected(self.mean * factor, self.deviation * factor)
+
+    def __str__(self) -> str:
+        return f"{self.mean:.12g}" + (f" +- {self.deviation:.4g}" if self.deviation else "")
+
 
 @dataclass(frozen=True)
 class RunBudget:
-    """What one run recorded.
+    """The costs that one run recorded.
 
     Attributes:
         outcome: `done`, or how it ended otherwise.
@@ -57,16 +62,21 @@ class RunBudget:
     seconds: float | None = None
 
     @property
+    def name(self) -> str:
+        """Arm, scale and seed in one word."""
+        return f"{self.arm}/{self.scale}/{self.seed}"
+
+    @property
     def values(self) -> dict[str, float]:
-        """Everything that is compared between arms, by name."""
-        found = {name: float(self.parameters[key]) for name, key in PARAMETERS.items() if key in self.parameters}
-        found |= {name: float(value) for name in COMPARED_COUNTERS if (value := self.counters.get(name)) is not None}
-        return found | ({"seconds": self.seconds} if self.seconds is not None else {})
+        """Every quantity that is compared between arms, by name."""
+        values = {name: float(self.parameters[key]) for name, key in PARAMETERS.items() if key in self.parameters}
+        values |= {name: float(value) for name in COMPARED_COUNTERS if (value := self.counters.get(name)) is not None}
+        return values | ({"seconds": self.seconds} if self.seconds is not None else {})
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How an arm's settings were chosen: trials, and the tokens all of them read together."""
+    """How an arm's settings were chosen: the number of trials, and the tokens that all of them read together."""
 
     trials: int = 1
     tokens_read: float = 0.0
@@ -84,10 +94,10 @@ def check_budget(
 
     Args:
         runs: every record there is, failed ones included.
-        equal: the declared axis.
-        planned: (arm, scale, seed) of every run the spec asks for; default: all arms x the union of seeds at each scale.
-        tuning: per arm; an arm that is not named had one trial.
-        model_differs_on_purpose: an arm's diff changes the model: parameters are listed then, not judged.
+        equal: the cost declared equal.
+        planned: (arm, scale, seed) of every run that the spec asks for; default: all arms x the union of seeds at each scale.
+        tuning: per arm; an arm that is not in it had one trial.
+        model_differs_on_purpose: some arm changes the model: parameters are then listed, not judged.
     """
     return (
         check_runs_complete(runs, planned),
@@ -100,100 +110,89 @@ def check_budget(
 
 
 def check_runs_complete(runs: Sequence[RunBudget], planned: Iterable[tuple[str, str, int]] | None = None) -> Finding:
-    """Every planned run left a record, and every arm has the same seeds. Runs that did not end well are named."""
-    wanted = set(planned) if planned is not None else _full_grid(runs)
-    recorded = {(run.arm, run.scale, run.seed) for run in runs}
-    missing = sorted(wanted - recorded)
-    ended = [f"{run.arm}/{run.scale}/{run.seed} {run.outcome}" for run in runs if run.outcome != "done"]
-    outcome: CheckOutcome = "fail" if missing else "could_not_tell" if ended or not wanted else "pass"
-    message = f"{len(wanted) - len(missing)} of {len(wanted)} planned runs left a record"
+    """C5.runs: every planned run left a record, and every arm has the same seeds. Runs that did not end well are named."""
+    grid = {(arm, run.scale, run.seed) for arm in {run.arm for run in runs} for run in runs}
+    planned_runs = grid if planned is None else set(planned)
+    missing = sorted(planned_runs - {(run.arm, run.scale, run.seed) for run in runs})
+    unfinished = [f"{run.name} {run.outcome}" for run in runs if run.outcome != "done"]
+    message = f"{len(planned_runs) - len(missing)} of {len(planned_runs)} planned runs left a record"
     if missing:
         message += "; missing " + ", ".join("/".join(map(str, run)) for run in missing[:5])
-    if ended:
-        message += "; not finished: " + ", ".join(ended[:5])
-    return _finding(
-        "runs",
-        "no arm has dropped or missing runs",
-        outcome,
+    if unfinished:
+        message += "; not finished: " + ", ".join(unfinished[:5])
+    return finding(
+        "C5.runs",
+        outcome_of(wrong=missing, can_tell=planned_runs and not unfinished),
         message,
-        {"missing_runs": len(missing), "planned_runs": len(wanted), "unfinished_runs": len(ended)},
+        {"missing_runs": len(missing), "planned_runs": len(planned_runs), "unfinished_runs": len(unfinished)},
         0.0,
     )
 
 
 def check_counters(runs: Sequence[RunBudget]) -> Finding:
-    """The recorded counters are those the spec implies: p = 0 draws no rtl, every pass counts."""
+    """C5.counters: the recorded counters are those the spec implies. With p = 0 no rtl is drawn, and every pass counts."""
     done = [run for run in runs if run.outcome == "done"]
+    compared = [(run, name) for run in done for name in run.expected if name in run.counters]
     wrong = [
-        f"{run.arm}/{run.scale}/{run.seed} {name} is {run.counters[name]:.12g}, expected {_text(expected)}"
-        for run in done
-        for name, expected in run.expected.items()
-        if name in run.counters and not expected.allows(run.counters[name])
+        f"{run.name} {name} is {run.counters[name]:.12g}, expected {run.expected[name]}"
+        for run, name in compared
+        if not run.expected[name].allows(run.counters[name])
     ]
-    compared = sum(name in run.counters for run in done for name in run.expected)
-    outcome: CheckOutcome = "fail" if wrong else "pass" if compared else "could_not_tell"
-    message = "; ".join(wrong[:3]) or f"{compared} counters of {len(done)} runs are what their specs imply"
-    return _finding(
-        "counters",
-        "what a run counted is what its spec implies",
-        outcome,
-        message,
-        {"counters_wrong": len(wrong), "counters_compared": compared},
+    return finding(
+        "C5.counters",
+        outcome_of(wrong=wrong, can_tell=compared),
+        "; ".join(wrong[:3]) or f"{len(compared)} counters of {len(done)} runs are those their specs imply",
+        {"counters_wrong": len(wrong), "counters_compared": len(compared)},
         0.0,
     )
 
 
 def check_declared_axis(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
-    """The axis of equality that the spec declares matches between arms to .1 %, at every scale."""
-    return _judge(runs, (equal,), EQUAL_WITHIN, "declared_axis", f"every arm has the same {equal} to .1 %")
+    """C5.declared_axis: the cost that the spec declares equal matches between arms to 0.1 %, at every scale."""
+    return _compared(runs, (equal,), EQUAL_WITHIN, "C5.declared_axis")
 
 
 def check_parameters(runs: Sequence[RunBudget], *, judged: bool = True) -> Finding:
-    """Parameters, total and without embeddings, match to 1 %; `judged` False lists what differs and passes."""
-    finding = _judge(runs, tuple(PARAMETERS), REMARKED_ABOVE, "parameters", "every arm has the same parameters to 1 %")
-    if judged or finding.outcome != "fail":
-        return finding
-    return finding.with_(outcome="pass", message=f"{finding.message} (the arms change the model on purpose)")
+    """C5.parameters, total and without embeddings, match to 1 %; `judged` False lists the difference and passes."""
+    result = _compared(runs, tuple(PARAMETERS), REMARKED_ABOVE, "C5.parameters")
+    if judged or result.outcome != "fail":
+        return result
+    return result.with_(outcome="pass", message=f"{result.message} (the arms change the model on purpose)")
 
 
 def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> Finding:
-    """Every arm was tuned over as many trials with as many tokens, and looked at the validation split as often."""
+    """C5.selection: every arm had as many tuning trials, as many tuning tokens and as many evaluations."""
     arms = sorted({run.arm for run in runs} | set(tuning))
     trials = {arm: tuning.get(arm, Tuning()).trials for arm in arms}
-    budgets = {arm: tuning.get(arm, Tuning()).tokens_read for arm in arms}
+    tokens = {arm: tuning.get(arm, Tuning()).tokens_read for arm in arms}
     unequal = []
     if len(set(trials.values())) > 1:
         unequal.append("tuning trials " + _listed(trials))
-    if budgets and _spread(budgets.values()) > REMARKED_ABOVE:
-        unequal.append("tokens read in tuning " + _listed(budgets))
-    unequal += _unequal_looks(runs)
-    outcome: CheckOutcome = "fail" if unequal else "pass" if len(arms) > 1 else "could_not_tell"
-    message = (
-        "; ".join(unequal)
-        or f"{len(arms)} arms had {max(trials.values(), default=0)} trials each and equal evaluations"
-    )
-    return _finding(
-        "selection",
-        "every arm had the same number of tuning trials, tuning tokens and evaluations",
-        outcome,
-        message,
+    if _spread(tokens.values()) > REMARKED_ABOVE:
+        unequal.append("tokens read in tuning " + _listed(tokens))
+    unequal += _unequal_evaluations(runs)
+    equal = f"{len(arms)} arms had {max(trials.values(), default=0)} trials each and equal evaluations"
+    return finding(
+        "C5.selection",
+        outcome_of(wrong=unequal, can_tell=len(arms) > 1),
+        "; ".join(unequal) or equal,
         {"unequal": len(unequal), "arms": len(arms)} | {f"trials_{arm}": count for arm, count in trials.items()},
         0.0,
     )
 
 
-def _unequal_looks(runs: Sequence[RunBudget]) -> list[str]:
-    """How often each arm looked at the validation split, where arms differ: a line for all scales at which it is the same."""
+def _unequal_evaluations(runs: Sequence[RunBudget]) -> list[str]:
+    """How often each arm was evaluated, where arms differ: one line for all scales at which it is the same."""
     by_line: dict[str, list[str]] = {}
     scales = list(dict.fromkeys(run.scale for run in runs))
     for scale in scales:
-        looks: dict[str, set[float]] = {}
+        counts: dict[str, set[float]] = {}
         for run in runs:
             if run.scale == scale and run.outcome == "done" and run.counters.get("evaluations") is not None:
-                looks.setdefault(run.arm, set()).add(run.counters["evaluations"])
-        if len(set().union(*looks.values())) > 1:
-            told = [f"{arm} {' or '.join(f'{count:g}' for count in sorted(counts))}" for arm, counts in looks.items()]
-            by_line.setdefault(", ".join(told), []).append(scale)
+                counts.setdefault(run.arm, set()).add(run.counters["evaluations"])
+        if len(set().union(*counts.values())) > 1:
+            arms = [f"{arm} {' or '.join(f'{count:g}' for count in sorted(some))}" for arm, some in counts.items()]
+            by_line.setdefault(", ".join(arms), []).append(scale)
     return [
         f"evaluations {line}" + (f" at {', '.join(at)}" if len(at) < len(scales) else "")
         for line, at in by_line.items()
@@ -201,20 +200,21 @@ def _unequal_looks(runs: Sequence[RunBudget]) -> list[str]:
 
 
 def list_differences(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
-    """Every other quantity that differs by more than 1 %: nothing is judged, all of it belongs beside the figures."""
+    """C5.differences: every other quantity that differs by more than 1 %. It judges nothing and always passes."""
     listed: dict[str, float] = {}
+    ends = []
     for scale, means in _means(runs).items():
-        names = dict.fromkeys(name for values in means.values() for name in values if name != equal)
-        for name in names:
-            spread = _spread(values[name] for values in means.values() if name in values)
-            if spread > REMARKED_ABOVE:
+        for name in dict.fromkeys(name for values in means.values() for name in values if name != equal):
+            values = {arm: quantities[name] for arm, quantities in means.items() if name in quantities}
+            if (spread := _spread(values.values())) > REMARKED_ABOVE:
                 listed[f"{name}_{scale}_relative"] = spread
-    told = ", ".join(f"{name.removesuffix('_relative')} {spread:.1%}" for name, spread in listed.items())
-    return _finding(
-        "differences",
-        "every other difference above 1 % is printed",
+                least, most = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+                ends.append(f"{name} at {scale}: {values[least]:.5g} ({least}) to {values[most]:.5g} ({most})")
+    differences = "; ".join(ends)
+    return finding(
+        "C5.differences",
         "pass",
-        f"the arms also differ in {told}" if told else "nothing else differs by more than 1 %",
+        f"the arms also differ in {differences}" if differences else "nothing else differs by more than 1 %",
         listed,
         REMARKED_ABOVE,
     )
@@ -230,68 +230,67 @@ def expected_counters(
     passes_per_window: Mapping[str, Sequence[float]],
     micro_batches: int = 1,
 ) -> dict[str, Expected]:
-    """The counters a run must show, from its spec alone.
+    """The counters that a run must have, from its spec alone.
 
     Args:
         steps, batch_windows: optimizer steps, and windows in each.
-        window_tokens, slots, scored: N, and the slots and scored targets of one pass over one window.
+        window_tokens, slots, scored: tokens of a window, and the slots and scored targets of one pass over it.
         passes_per_window: pass name -> the probability of that pass at every step (`both`: ltr 1, rtl p; `choose`: ltr 1 - p,
-            rtl p). 0 and 1 are exact; in between the spread allows for one coin per micro-batch, the coarsest there is.
-        micro_batches: how many of them a step is cut into.
+            rtl p). 0 and 1 are exact; in between the deviation allows for one coin per micro-batch, the coarsest there is.
+        micro_batches: the number of them in a step.
     """
     windows = steps * batch_windows
-    counts = {
-        name: Expected(*_coins(shares, batch_windows, micro_batches)) for name, shares in passes_per_window.items()
-    }
     totals = [sum(step) for step in zip(*passes_per_window.values(), strict=True)]
-    together = Expected(*_coins(totals, batch_windows, micro_batches))
-    expected = {
+    together = _windows_read(totals, batch_windows, micro_batches)
+    scored_by_pass = {
+        f"tokens_scored_{name}": _windows_read(shares, batch_windows, micro_batches).times(scored)
+        for name, shares in passes_per_window.items()
+    }
+    return {
         "optimizer_steps": Expected(steps),
         "window_tokens": Expected(windows * window_tokens),
-        "tokens_read": Expected(together.mean * slots, together.deviation * slots),
-        "tokens_scored": Expected(together.mean * scored, together.deviation * scored),
+        "tokens_read": together.times(slots),
+        "tokens_scored": together.times(scored),
         "passes": Expected(together.mean / batch_windows, together.deviation / batch_windows),
+        "tokens_scored_ltr": Expected(0),
+        "tokens_scored_rtl": Expected(0),
+        **scored_by_pass,
     }
-    scored_by_pass = {
-        f"tokens_scored_{name}": Expected(count.mean * scored, count.deviation * scored)
-        for name, count in counts.items()
-    }
-    return expected | {f"tokens_scored_{name}": Expected(0) for name in ("ltr", "rtl")} | scored_by_pass
 
 
 def added_up(phases: Sequence[Mapping[str, Expected]]) -> dict[str, Expected]:
-    """The counters of a run from those of its stretches, which are independent: means add up, and so do variances."""
+    """The counters of a run from those of its phases, which are independent: means add up, and so do variances."""
     return {
         name: Expected(
-            sum(phase[name].mean for phase in phases), math.sqrt(sum(phase[name].deviation ** 2 for phase in phases))
+            sum(phase[name].mean for phase in phases), math.hypot(*(phase[name].deviation for phase in phases))
         )
         for name in phases[0]
     }
 
 
-def _coins(shares: Sequence[float], batch_windows: int, micro_batches: int) -> tuple[float, float]:
-    """Mean and standard deviation of the windows read, with one coin per micro-batch for the fractional part."""
+def _windows_read(shares: Sequence[float], batch_windows: int, micro_batches: int) -> Expected:
+    """The windows read, with one coin per micro-batch for the fractional part of each step's share."""
     coin = batch_windows / micro_batches
     variance = sum(micro_batches * coin**2 * (share % 1) * (1 - share % 1) for share in shares)
-    return sum(shares) * batch_windows, math.sqrt(variance)
+    return Expected(sum(shares) * batch_windows, math.sqrt(variance))
 
 
-def _judge(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float, check: str, law: str) -> Finding:
+def _compared(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float, check: str) -> Finding:
     """Compare arms on some quantities at every scale; one arm, or an arm without the number, cannot be compared."""
-    worst, told, compared, lacking = 0.0, "", 0, []
+    worst, place, compared, lacking = 0.0, "", 0, []
     for scale, means in _means(runs).items():
         for name in names:
-            values = {arm: found[name] for arm, found in means.items() if name in found}
+            values = {arm: quantities[name] for arm, quantities in means.items() if name in quantities}
             lacking += [f"{arm} at {scale} has no {name}" for arm in means if arm not in values]
             if len(values) < 2 or max(values.values()) <= 0:
                 continue  # nothing that could differ
             compared += 1
             if (spread := _spread(values.values())) >= worst:
-                worst, told = spread, f"{name} at scale {scale}: {_listed(values)}"
-    outcome: CheckOutcome = "fail" if worst > tolerance else "pass" if compared and not lacking else "could_not_tell"
-    message = f"largest difference {worst:.2%}, {told}" if compared else "fewer than two arms to compare"
+                worst, place = spread, f"{name} at scale {scale}: {_listed(values)}"
+    message = f"largest difference in {place}" if compared else "fewer than two arms to compare"
     message = f"{message}; {'; '.join(lacking[:3])}" if lacking else message
-    return _finding(check, law, outcome, message, {"relative_difference": worst}, tolerance)
+    outcome = outcome_of(wrong=worst > tolerance, can_tell=compared and not lacking)
+    return finding(check, outcome, message, {"relative_difference": worst}, tolerance)
 
 
 def _means(runs: Sequence[RunBudget]) -> dict[str, dict[str, dict[str, float]]]:
@@ -300,41 +299,20 @@ def _means(runs: Sequence[RunBudget]) -> dict[str, dict[str, dict[str, float]]]:
     for run in runs:
         if run.outcome == "done":
             grouped.setdefault(run.scale, {}).setdefault(run.arm, []).append(run.values)
-    return {
-        scale: {
-            arm: {
-                name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)
-            }
-            for arm, rows in arms.items()
-        }
-        for scale, arms in grouped.items()
-    }
+    return {scale: {arm: _mean_of_each(rows) for arm, rows in arms.items()} for scale, arms in grouped.items()}
 
 
-def _full_grid(runs: Sequence[RunBudget]) -> set[tuple[str, str, int]]:
-    arms = {run.arm for run in runs}
-    return {(arm, run.scale, run.seed) for arm in arms for run in runs}
+def _mean_of_each(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every quantity that all rows have."""
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
 
 
 def _spread(values: Iterable[float]) -> float:
     """(largest - smallest) / largest; 0 when there is nothing to compare."""
-    known = list(values)
-    largest = max(known, default=0.0)
-    return (largest - min(known)) / largest if largest > 0 else 0.0
+    numbers = list(values)
+    largest = max(numbers, default=0.0)
+    return (largest - min(numbers)) / largest if largest > 0 else 0.0
 
 
 def _listed(values: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {value:.12g}" for name, value in values.items())
-
-
-def _text(expected: Expected) -> str:
-    spread = f" +- {expected.deviation:.4g}" if expected.deviation else ""
-    return f"{expected.mean:.12g}{spread}"
-
-
-def _finding(
-    check: str, law: str, outcome: CheckOutcome, message: str, numbers: Mapping[str, Any], threshold: float
-) -> Finding:
-    return Finding(
-        check=f"C5.{check}", outcome=outcome, law=law, message=message, numbers=dict(numbers), threshold=threshold
-    )

@@ -1,12 +1,25 @@
-"""A canary: a tiny copy of the real stack, trained on the real objective, whose every batch is bet on before it learns from it.
+"""C2, canary training: on tokens whose true probabilities are known no honest model can beat them; a leaking one soon does.
 
-`check_canary.py` says which canaries are trained and what their fate means.
-Legend: B windows, N tokens of a window, V ids the canary uses, n scored tokens.
+A canary is a tiny copy of the model, trained on its real objective. Every batch is bet on with an exact test (`evidence.py`) before
+the canary learns from it. Canaries are trained on four languages (`languages.py`):
+
+- uniform: independent tokens, floor ln 16, for each pass of the objective alone (a leaking pass that shares its steps with an
+  honest one is caught five times later). Then the weights are frozen, and the plain loss on new tokens must not be below the
+  floor, in eval and in train mode.
+- alternating: windows of two ids in turn, bet on as if they were uniform: the positive control. A model that does not alarm within
+  a quarter of the canary's steps could not have shown a leak either.
+- neighbours: uniform rows among copies of themselves shifted by one token; only the rows are bet on. Rows that read each other show
+  here, and never on independent rows.
+- Markov: all passes together, as in training; the floor is the chain's true conditional given all that the objective allows. A
+  leak beats it as before. A model that stays above it does not use what it is allowed (a wrong shift, a mask too strict).
+
+Legend: B windows, T tokens of a window, V ids that the canary uses, n scored tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -15,15 +28,31 @@ from pydantic import Field
 from torch import Tensor
 
 from palinode.base.config import Config
-from palinode.base.example import SpecialTokens
+from palinode.base.example import NO_SOURCE, SpecialTokens
+from palinode.base.finding import Finding
+from palinode.base.markov import NO_NEIGHBOUR, MarkovChain, asymmetric_chain, symmetric_chain
+from palinode.base.measures import CheckOutcome
 from palinode.base.seeds import generator
 from palinode.checks.copies import seeded_passes, trainable_copy
-from palinode.checks.draws import DrawBank, Entry, contract, draw_bank, joined_draw
-from palinode.checks.evidence import ALARM_NATS, Evidence, combined_nats
+from palinode.checks.draws import DrawBank, Entry, contract, draw_bank, itself, joined_draw
+from palinode.checks.evidence import ALARM_NATS, Evidence, combined_nats, plain_margin_nats
 from palinode.checks.influence import only_pass, scored_targets
-from palinode.checks.languages import Context, Language
-from palinode.checks.subject import Subject, slots_needed
+from palinode.checks.languages import (
+    AlternatingLanguage,
+    ChainLanguage,
+    Context,
+    Language,
+    NeighbourLanguage,
+    UniformLanguage,
+)
+from palinode.checks.laws import finding, outcome_of
+from palinode.checks.subject import Subject
 
+MOST_SEPARATE_PASSES = 4  # an objective with more is trained on all of them together
+MARKOV_EXCESS_NATS = 0.05
+MARKOV_ROUNDS = 3
+STUCK_SHARE = 0.75  # an excess that another round does not bring below this share of its value will not go away
+CHAINS = {"symmetric": symmetric_chain, "asymmetric": asymmetric_chain}
 BETAS = (0.9, 0.95)
 NOT_AN_ID = -1
 # tokens of a batch, with up to four times the rows: an objective that scores two tokens of a window learns too slowly
@@ -36,10 +65,10 @@ class CanarySettings(Config):
 
     Attributes:
         vocabulary: ids used; the softmax is restricted to them.
-        window_tokens, rows: N, and rows of a batch.
+        window_tokens, rows: length of a window, and rows of a batch.
         steps: updates of a uniform canary, for each pass; its control must alarm within a quarter of them.
         neighbour_steps: updates of a canary on eight rows, two of them among shifted copies.
-        frozen_tokens: scored with frozen weights afterwards, in each mode.
+        frozen_tokens: tokens scored with frozen weights afterwards, in each mode.
         markov_steps: updates of the Markov canary in one round (0 leaves it out), at most three rounds.
         chains: `symmetric` and `asymmetric` Markov chains.
     """
@@ -54,6 +83,133 @@ class CanarySettings(Config):
     frozen_tokens: int = Field(default=8192, ge=1)
     markov_steps: int = Field(default=120, ge=0)
     chains: tuple[Literal["symmetric", "asymmetric"], ...] = ("symmetric",)
+
+
+def check_canary(subject: Subject, settings: CanarySettings | None = None) -> tuple[Finding, ...]:
+    """All of C2 on one subject: C2.canary, C2.frozen and C2.neighbours for each pass, C2.markov and C2.markov-excess together."""
+    settings = settings or CanarySettings()
+    tiny = Tiny.of(subject, settings)
+    groups = tiny.bank.groups
+    separate: tuple[str | None, ...] = groups if len(groups) <= MOST_SEPARATE_PASSES else (None,)
+    alarm_nats = ALARM_NATS + math.log(len(separate))
+    findings: list[Finding] = []
+    for group in separate:
+        uniform = _uniform(tiny, settings, group, alarm_nats)
+        findings += uniform
+        if settings.neighbour_steps and uniform[0].outcome != "fail":
+            findings.append(_neighbours(tiny, settings, group, alarm_nats))
+    for name in settings.chains if settings.markov_steps else ():
+        findings += _markov(tiny, settings, name)
+    return tuple(findings)
+
+
+def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats: float) -> list[Finding]:
+    """Train one uniform canary; without an alarm, its control and the plain form."""
+    canary = Canary(tiny, settings, UniformLanguage(len(tiny.ids)), group)
+    trace = canary.train(settings.steps, threshold_nats=alarm_nats)
+    if ended := canary.early_end("C2.canary"):
+        return ended
+    limit = settings.steps // 4
+    control = Canary(tiny, settings, AlternatingLanguage(len(tiny.ids)), group).train(limit)
+    too_weak = f", but the control did not alarm within {limit} updates: too weak to tell"
+    message = _no_leak(trace) + (f"; the control alarmed after {control.updates}" if control.alarmed else too_weak)
+    extra = {"control_updates_to_alarm": control.updates if control.alarmed else None}
+    outcome = outcome_of(wrong=False, can_tell=control.alarmed)
+    return [canary.finding("C2.canary", outcome, message, ALARM_NATS, extra), _plain(canary)]
+
+
+def _neighbours(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats: float) -> Finding:
+    """Train one canary on rows among their shifted copies. Its control is that of the uniform canary: the same model learns."""
+    canary = Canary(tiny, settings.with_(rows=8), NeighbourLanguage(len(tiny.ids)), group)
+    trace = canary.train(settings.neighbour_steps, threshold_nats=alarm_nats)
+    if ended := canary.early_end("C2.neighbours"):
+        return ended[0]
+    message = _no_leak(trace, "no evidence that rows read each other")
+    return canary.finding("C2.neighbours", "pass", message, ALARM_NATS, {})
+
+
+def _no_leak(trace: Trace, verdict: str = "no evidence of a leak") -> str:
+    return f"{verdict} in {trace.updates} updates (ln E {trace.nats:.1f}, alarm at {ALARM_NATS:.1f})"
+
+
+def _plain(canary: Canary) -> Finding:
+    """C2.frozen: mean loss against the floor with the weights as they are, the lower of the two modes."""
+    modes = {}
+    for training in (False, True):
+        kept = [
+            (scored.nats.double() - scored.floor_nats)[scored.in_sequence & (scored.time == 0)]
+            for scored in canary.frozen(canary.settings.frozen_tokens, training=training)
+        ]
+        modes["train" if training else "eval"] = torch.cat(kept)
+    mode, excess = min(modes.items(), key=lambda item: float(item[1].mean()) if len(item[1]) else math.inf)
+    if not len(excess):
+        message = "no targets that may be bet on one after the other"
+        return canary.finding("C2.frozen", "could_not_tell", message, 0.0, {})
+    lowest, margin = float(excess.mean()), plain_margin_nats(len(excess))
+    where = f"{len(excess)} new tokens in {mode} mode"
+    message = f"{lowest:+.5f} nats above ln {len(canary.ids)} on {where} (bound {-margin:.5f})"
+    extra = {"frozen_excess_nats": lowest, "frozen_tokens": len(excess)}
+    outcome = outcome_of(wrong=lowest < -margin, can_tell=True)
+    return canary.finding("C2.frozen", outcome, message, -margin, extra)
+
+
+def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
+    """Train one Markov canary; up to three rounds while it is still above its floor."""
+    chain = CHAINS[name](len(tiny.ids))
+    canary = Canary(tiny, settings, ChainLanguage(chain), title=f"{name} Markov chain")
+    excess, stuck = math.inf, False
+    for _ in range(MARKOV_ROUNDS):
+        trace = canary.train(settings.markov_steps, decay=True)
+        if ended := canary.early_end("C2.markov"):
+            return ended
+        before = excess
+        group, excess, knowable = _largest_excess(canary, chain, settings.frozen_tokens)
+        stuck = excess > STUCK_SHARE * before
+        if excess <= MARKOV_EXCESS_NATS or stuck:
+            break
+    at_floor = excess <= MARKOV_EXCESS_NATS
+    uses_too_little = not at_floor and stuck and _slots_hold_tokens(canary, group)
+    upper = f"{group} ends {excess:+.4f} nats above its floor; its visible tokens are worth {knowable:.2f} nats"
+    if not at_floor:
+        upper += ": it does not use what it may see" if uses_too_little else ": training may be too short"
+    return [
+        canary.finding("C2.markov", outcome_of(wrong=False, can_tell=at_floor), _no_leak(trace), ALARM_NATS, {}),
+        canary.finding(
+            "C2.markov-excess",
+            outcome_of(wrong=uses_too_little, can_tell=at_floor),
+            upper,
+            MARKOV_EXCESS_NATS,
+            {"excess_nats": excess},
+        ),
+    ]
+
+
+def _slots_hold_tokens(canary: Canary, group: str) -> bool:
+    """Whether the predicting slots hold a token wherever some token may inform: the model can then use one without attention.
+
+    Where some slots hold `[MASK]`, the model must first learn to find the neighbours, late and all at once: a loss that stands
+    still then proves nothing.
+    """
+    entry = canary.bank.with_pass(group)
+    windows = torch.zeros(1, canary.subject.window_tokens, dtype=torch.long)
+    example = only_pass(canary.subject.example(windows, entry.draw), group)
+    context = canary.context(entry, group)
+    informed = (context.left != NO_NEIGHBOUR) | (context.right != NO_NEIGHBOUR)
+    judged = scored_targets(example) & informed[example.target_source.clamp_min(0)]
+    return bool((example.input_source[judged] != NO_SOURCE).all())
+
+
+def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[str, float, float]:
+    """The pass furthest above its floor: name, mean excess, and mean nats its contexts are worth, with frozen weights."""
+    worst = ("", -math.inf, 0.0)
+    batches = canary.frozen(tokens)
+    for group in dict.fromkeys(scored.group for scored in batches):
+        nats = torch.cat([scored.nats.double() for scored in batches if scored.group == group])
+        floor = torch.cat([scored.floor_nats for scored in batches if scored.group == group])
+        excess = float((nats - floor).mean()) if len(nats) else -math.inf
+        if excess > worst[1]:
+            worst = (group, excess, chain.token_entropy_nats() - float(floor.mean()))
+    return worst
 
 
 @dataclass(frozen=True)
@@ -75,7 +231,7 @@ class Scored:
 
 @dataclass
 class Trace:
-    """What a canary's training left behind.
+    """The record of a canary's training.
 
     Attributes:
         streams: the evidence of every pass, and of every time that it predicts a token.
@@ -121,16 +277,21 @@ class Tiny:
             specials, length = SpecialTokens(settings.vocabulary), settings.window_tokens
             ids = torch.arange(settings.vocabulary)
             tiny = replace(subject, specials=specials, vocab_size=specials.vocab_size, window_tokens=length)
-            module = rebuild(specials.vocab_size, slots_needed(tiny, length), subject.seed)
-            tiny = replace(tiny, module=module)
+            tiny = replace(tiny, module=rebuild(specials.vocab_size, tiny.slots_of(length), subject.seed))
         return cls(tiny, ids, draw_bank(tiny, tiny.window_tokens))
 
 
 class Canary:
-    """A tiny stack in training on one language: on one pass of its objective alone, or on all of them together."""
+    """A tiny model in training on one language: on one pass of its objective alone, or on all of them together.
 
-    def __init__(self, tiny: Tiny, settings: CanarySettings, language: Language, group: str | None = None):
+    `title` is its name in findings; default: the pass.
+    """
+
+    def __init__(
+        self, tiny: Tiny, settings: CanarySettings, language: Language, group: str | None = None, title: str = ""
+    ):
         self.settings, self.language, self.group = settings, language, group
+        self.title = title or group or "all passes"
         self.subject, self.ids, self.bank = tiny.subject, tiny.ids, tiny.bank
         self.rank = torch.full((self.subject.specials.vocab_size + self.subject.vocab_size,), NOT_AN_ID)
         self.rank[self.ids] = torch.arange(len(self.ids))
@@ -144,7 +305,7 @@ class Canary:
         self.trace = Trace()
 
     def train(self, steps: int, *, decay: bool = False, threshold_nats: float = ALARM_NATS) -> Trace:
-        """Go on for `steps` updates, or until the alarm. `decay`: the learning rate falls to zero over the last 40 %."""
+        """Train for `steps` more updates, or until the alarm. `decay`: the learning rate falls to 0 over the last 40 %."""
         first = self.trace.updates
         with seeded_passes(self.subject.seed, "canary", self.language.name, first):
             for step in range(steps):
@@ -157,14 +318,60 @@ class Canary:
         return self.trace
 
     def frozen(self, tokens: int, *, training: bool = False) -> list[Scored]:
-        """Predictions of at least so many fresh tokens with the weights as they are, batch by batch."""
-        found: list[Scored] = []
+        """Predictions of at least so many new tokens with the weights as they are, batch by batch."""
+        predictions: list[Scored] = []
         step = 0
         with torch.no_grad(), seeded_passes(self.subject.seed, "frozen", self.language.name):
-            while sum(len(scored.nats) for scored in found) < tokens and step < tokens:
-                found += self._read("frozen", step, training)[0]
+            while sum(len(scored.nats) for scored in predictions) < tokens and step < tokens:
+                predictions += self._read("frozen", step, training)[0]
                 step += 1
-        return found
+        return predictions
+
+    def finding(
+        self, check: str, outcome: CheckOutcome, message: str, threshold: float, extra: Mapping[str, float | int | None]
+    ) -> Finding:
+        """One finding, with the evidence and the excess over the floor among its numbers."""
+        trace = self.trace
+        excess = {f"excess_nats_{group}": value for group, value in trace.excess_nats.items()}
+        numbers = {"evidence_nats": trace.nats, "updates": trace.updates, **excess, **extra}
+        reproduce = {"pass": self.title, "seed": self.subject.seed, "language": self.language.name}
+        return finding(check, outcome, f"{self.title}: {message}", numbers, threshold, reproduce=reproduce)
+
+    def early_end(self, check: str) -> list[Finding]:
+        """The finding that ends a canary early: an alarm, or a loss that is no number; empty when it went to its end."""
+        trace = self.trace
+        if trace.alarmed:
+            return [self.finding(check, "fail", self._alarm_sentence(), ALARM_NATS, {})]
+        if not trace.finite:
+            message = f"training diverged after {trace.updates} updates"
+            return [self.finding(check, "could_not_tell", message, ALARM_NATS, {})]
+        return []
+
+    def context(self, entry: Entry, group: str) -> Context:
+        """What the targets of a window with these decisions may see; computed once."""
+        if (entry, group) not in self.contexts:
+            length = self.subject.window_tokens
+            scored = torch.zeros(length, dtype=torch.bool)
+            if group in entry.groups:
+                example = only_pass(self.subject.example(self.ids[:1].repeat(1, length), entry.draw), group)
+                scored[example.target_source[scored_targets(example)]] = True
+            allowed = contract(self.subject.objective, entry, group, length)
+            if not self.subject.objective.scores_itself:
+                allowed = allowed & ~itself(length)
+            self.contexts[entry, group] = Context.of(allowed, scored)
+        return self.contexts[entry, group]
+
+    def _alarm_sentence(self) -> str:
+        """Which pass, how soon, how far below its floor, and where."""
+        trace = self.trace
+        group, time = trace.richest
+        who = "" if group == self.title else f"the pass {group} "
+        again = " (a token that the pass predicts again)" if time else ""
+        return (
+            f"{who}predicts what it cannot know: after {trace.updates} updates ln E = {trace.nats:.1f} (alarm at "
+            f"{ALARM_NATS:.1f}), loss {trace.excess_nats[group]:+.3f} nats from its floor on the last batch, most evidence at "
+            f"target {trace.streams[group, time].richest_position}{again}"
+        )
 
     def _step(self, threshold_nats: float) -> None:
         """Bet on a batch, then learn from it."""
@@ -192,17 +399,17 @@ class Canary:
         self.trace.excess_nats[scored.group] = float((nats - scored.floor_nats).mean()) if len(nats) else 0.0
 
     def _read(self, stream: str, step: int, training: bool) -> tuple[list[Scored], Tensor]:
-        """One fresh batch through the module: what may be bet on by pass, and the training loss."""
+        """One new batch through the module: what may be bet on by pass, and the training loss."""
         subject = self.subject
         rng = generator(subject.seed, "audit", "canary", self.language.name, self.group or "all", stream, step)
-        windows, counts = self.language.windows(self.windows, subject.window_tokens, rng)
+        windows, bet_on = self.language.windows(self.windows, subject.window_tokens, rng)
         entries = self.bank.batch(self.windows, step, rng, self.group)
         example = subject.example(self.ids[windows], joined_draw(entries))
         if self.group is not None:
             example = only_pass(example, self.group)
         logits = subject.logits(self.module.train(training), example)[..., self.ids]
         rank = self.rank[example.targets]
-        scored = scored_targets(example) & (rank != NOT_AN_ID) & counts[example.window_row][:, None]
+        scored = scored_targets(example) & (rank != NOT_AN_ID) & bet_on[example.window_row][:, None]
         nats = torch.zeros(scored.shape)
         chosen = logits[scored].float().log_softmax(-1).gather(-1, rank[scored][:, None])
         nats = nats.masked_scatter(scored, -chosen)
@@ -212,26 +419,19 @@ class Canary:
             where = scored[rows]
             window = example.window_row[rows][:, None].expand_as(where)[where]
             target = example.target_source[rows][where]
-            passes.append(self._scored(group.name, nats[rows][where], window, target, windows, entries))
+            passes.append(self._scored(group.name, nats[rows][where], (window, target), windows, entries))
         return passes, loss
 
     def _scored(
-        self,
-        group: str,
-        nats: Tensor,
-        window: Tensor,
-        target: Tensor,
-        windows: Tensor,
-        entries: Sequence[Entry],
+        self, group: str, nats: Tensor, places: tuple[Tensor, Tensor], windows: Tensor, entries: Sequence[Entry]
     ) -> Scored:
-        """The predictions of targets that may not see themselves, with their floor."""
+        """The predictions of targets that may not see themselves, with their floor. `places`: (n,) windows and targets."""
         contexts = [self.context(entry, group) for entry in entries]
-        left, right = (torch.stack([getattr(c, side) for c in contexts]) for side in ("left", "right"))
+        left, right, bets = (torch.stack([getattr(c, name) for c in contexts]) for name in ("left", "right", "bets"))
         floor_nats = -self.language.log_probability(windows, left, right)
-        bets = torch.stack([c.bets for c in contexts])
-        in_sequence = torch.tensor([self.language.in_sequence(c) for c in contexts])
-        kept = bets[window, target]
-        window, target = window[kept], target[kept]
+        in_sequence = torch.tensor([self.language.in_sequence(context) for context in contexts])
+        kept = bets[places]
+        window, target = (place[kept] for place in places)
         return Scored(
             group=group,
             nats=nats[kept],
@@ -242,22 +442,8 @@ class Canary:
             time=_times(window * windows.shape[1] + target),
         )
 
-    def context(self, entry: Entry, group: str) -> Context:
-        """What the targets of such a window may see; worked out once."""
-        if (entry, group) not in self.contexts:
-            length = self.subject.window_tokens
-            scored = torch.zeros(length, dtype=torch.bool)
-            if group in entry.groups:
-                example = only_pass(self.subject.example(self.ids[:1].repeat(1, length), entry.draw), group)
-                scored[example.target_source[scored_targets(example)]] = True
-            allowed = contract(self.subject.objective, entry, group, length)
-            if not self.subject.objective.scores_itself:
-                allowed = allowed & ~torch.eye(length, dtype=torch.bool)
-            self.contexts[entry, group] = Context.of(allowed, scored)
-        return self.contexts[entry, group]
-
     def _windows_per_batch(self) -> int:
-        """So many windows that a batch has about `rows` rows, more where few tokens are scored; at least 8, a multiple of 4."""
+        """Windows for about `rows` rows a batch, more where few tokens are scored; at least 8, a multiple of 4."""
         window = self.ids[:1].repeat(1, self.subject.window_tokens)
         examples = [self.subject.example(window, entry.draw) for entry in self.bank.covering(1)]
         if self.group is not None:
@@ -273,9 +459,7 @@ def _times(keys: Tensor) -> Tensor:
     order = keys.argsort(stable=True)
     ordered = keys[order]
     index = torch.arange(len(keys))
-    starts = torch.where(
-        torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])[: len(keys)], index, 0
-    )
+    is_first = torch.cat([torch.ones(1, dtype=torch.bool), ordered[1:] != ordered[:-1]])[: len(keys)]
     times = torch.empty_like(keys)
-    times[order] = index - starts.cummax(0).values
+    times[order] = index - torch.where(is_first, index, 0).cummax(0).values
     return times

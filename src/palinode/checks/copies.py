@@ -1,8 +1,7 @@
-"""Copies of a module made fit for measuring: float64 throughout, weights drawn so that every path is open, no dropout.
+"""Copies of a module for measurement: float64 throughout, weights drawn so that every path is open, no dropout.
 
-A model as it is first built can hide a leak: a zero-initialised projection passes nothing on, and float32 rounding hides
-whatever is smaller than 1e-6. So flow is measured on a deep copy whose every weight is redrawn and whose every cast to a lower
-precision is undone.
+A newly built model can hide a leak: a projection that starts at zero passes nothing on, and float32 rounding hides everything
+below 1e-6. So flow is measured on a deep copy with every weight redrawn and every cast to a lower precision undone.
 """
 
 from __future__ import annotations
@@ -27,22 +26,14 @@ RAISED = {
     torch.complex64: torch.complex128,
 }
 LOWERING_CALLS = (Tensor.float, Tensor.half, Tensor.bfloat16)
-DROPOUT_CALLS = (
-    F.dropout,
-    F.dropout1d,
-    F.dropout2d,
-    F.dropout3d,
-    F.alpha_dropout,
-    F.feature_alpha_dropout,
-    torch.dropout,
-)
-PROBE_STEP = (
-    1e-9  # weights are moved by this share: rounding inside float32 shows as 1e-7, in float64 nothing above 1e-13
-)
+DROPOUT_NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+DROPOUT_CALLS = (*(getattr(F, name) for name in DROPOUT_NAMES), torch.dropout)
+# the share by which weights are changed: rounding in float32 then shows as 1e-7, in float64 nothing above 1e-13
+PROBE_STEP = 1e-9
 
 
 class Float64Throughout(TorchFunctionMode):
-    """While active, code that casts to a lower precision (norms, softmax, logits often do) stays in float64.
+    """While active, casts to a lower precision (common in norms, softmax and logits) stay in float64.
 
     `dropout`: False turns functional dropout off as well.
     """
@@ -66,7 +57,7 @@ class Float64Throughout(TorchFunctionMode):
 
 @contextmanager
 def exact_arithmetic(*, dropout: bool = False) -> Iterator[None]:
-    """float64 for everything that runs inside, factory functions included; the default dtype is put back afterwards."""
+    """float64 for everything inside, factory functions included; the default dtype is put back afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -78,7 +69,7 @@ def exact_arithmetic(*, dropout: bool = False) -> Iterator[None]:
 
 @contextmanager
 def seeded_passes(seed: int, *position: int | str) -> Iterator[None]:
-    """A known state of torch's own generators, which modules under audit may draw from (dropout); put back afterwards."""
+    """A fixed state of torch's own generators, which modules under audit may draw from (dropout); put back afterwards."""
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.set_rng_state(generator(seed, "audit", *position).get_state())
@@ -89,12 +80,10 @@ def seeded_passes(seed: int, *position: int | str) -> Iterator[None]:
 def randomised_copy(module: nn.Module, gain: float, rng: Generator) -> nn.Module:
     """A float64 copy with open paths: matrices N(0, gain^2 / fan in), vectors 1 + 0.1 N, embeddings N(0, 1).
 
-    A submodule with a method `open_for_audit(gain, generator)` fills its own parameters (long filters must not decay to zero).
+    A submodule with a method `open_for_audit(gain, generator)` fills its own parameters: long filters must not decay to zero.
     """
     copied = double_copy(module)
-    tables = {
-        id(parameter) for part in copied.modules() if _is_table(part) for parameter in part.parameters(recurse=False)
-    }
+    tables = _table_parameters(copied)
     with torch.no_grad():
         for parameter in copied.parameters():
             parameter.copy_(_open_weights(parameter, id(parameter) in tables, gain, rng))
@@ -105,9 +94,9 @@ def randomised_copy(module: nn.Module, gain: float, rng: Generator) -> nn.Module
 
 
 def double_copy(module: nn.Module) -> nn.Module:
-    """A float64 deep copy with the same weights, gradients on. Dropout is turned off by `exact_arithmetic`, not here.
+    """A float64 deep copy with the same weights and gradients on. Dropout is turned off by `exact_arithmetic`.
 
-    Only `nn.MultiheadAttention` loses its own: it drops inside a function that a mode cannot look into.
+    Only the dropout of `nn.MultiheadAttention` is removed here: it is inside a function that a mode cannot see.
     """
     copied = copy.deepcopy(module).double().requires_grad_(True)
     for tensor in (*copied.parameters(), *copied.buffers()):
@@ -120,16 +109,14 @@ def double_copy(module: nn.Module) -> nn.Module:
 
 
 def trainable_copy(module: nn.Module, vocab_size: int, rng: Generator) -> nn.Module:
-    """A deep copy that learns at once: weights of maps N(0, 1 / fan in), tables N(0, 1 / width), an untied head zero.
+    """A deep copy that learns quickly: weights of maps N(0, 1 / fan in), tables N(0, 1 / width), an untied head zero.
 
-    Small initial weights (0.02 is common) keep attention uniform for hundreds of steps, and a leak unfound with it: the published
-    mask was caught at step 27 from here, not in 200 steps from GPT-2's start. Tables of N(0, 0.5^2) need twice the steps, and
-    ten times under a tied head.
+    Small initial weights (0.02 is common) keep attention uniform for hundreds of steps, and so hide a leak: the published mask
+    was caught at step 27 from this start, and not within 200 steps from that of GPT-2. Tables of N(0, 0.5^2) need twice the
+    steps, and ten times under a tied head.
     """
     copied = copy.deepcopy(module).requires_grad_(True)
-    tables = {
-        id(parameter) for part in copied.modules() if _is_table(part) for parameter in part.parameters(recurse=False)
-    }
+    tables = _table_parameters(copied)
     with torch.no_grad():
         for name, parameter in copied.named_parameters():
             if parameter.dim() < 2 or not name.endswith("weight"):
@@ -142,35 +129,36 @@ def trainable_copy(module: nn.Module, vocab_size: int, rng: Generator) -> nn.Mod
 
 
 def rounding_noise(logits_of: Callable[[nn.Module], Tensor], module: nn.Module, rng: Generator) -> float:
-    """How coarsely a module computes: |f(2h) - 2 f(h) + f(0)| / std for a tiny step h of all weights.
+    """The size of a module's rounding errors: |f(2h) - 2 f(h) + f(0)| / std for a tiny step h of all weights.
 
-    A smooth function leaves 1e-14; a hidden cast to float32 leaves 1e-7 whatever dtype the logits have, or swallows the step
-    whole, which is infinitely coarse.
+    A smooth function leaves 1e-14. A hidden cast to float32 leaves 1e-7 whatever dtype the logits have, or makes the step
+    disappear, which counts as infinite.
     """
     base = logits_of(module)
-    moved = copy.deepcopy(module)
+    stepped = copy.deepcopy(module)
     steps = [
-        PROBE_STEP * torch.randn(p.shape, generator=rng, dtype=p.dtype).to(p.device) * p for p in moved.parameters()
+        PROBE_STEP * torch.randn(p.shape, generator=rng, dtype=p.dtype).to(p.device) * p for p in stepped.parameters()
     ]
-    found = []
+    logits = []
     for _ in range(2):
         with torch.no_grad():
-            for parameter, step in zip(moved.parameters(), steps, strict=True):
+            for parameter, step in zip(stepped.parameters(), steps, strict=True):
                 parameter.add_(step)
-        found.append(logits_of(moved))
-    if steps and torch.equal(found[1], base):
+        logits.append(logits_of(stepped))
+    if steps and torch.equal(logits[1], base):
         return math.inf
-    bent = (found[1] - 2 * found[0] + base).abs()
+    bent = (logits[1] - 2 * logits[0] + base).abs()
     return float(torch.nan_to_num(bent).max()) / (float(base[base.isfinite()].std()) or 1.0)
 
 
-def is_embedding(module: nn.Module) -> bool:
-    """Is this a lookup table of token ids (or of positions)?"""
-    return isinstance(module, nn.Embedding) or getattr(module, "role", None) == "embedding"
-
-
-def _is_table(module: nn.Module) -> bool:
-    return is_embedding(module) or getattr(module, "role", None) == "position"
+def _table_parameters(module: nn.Module) -> set[int]:
+    """Identities of the parameters of lookup tables, of token ids or of positions."""
+    tables = (
+        part
+        for part in module.modules()
+        if isinstance(part, nn.Embedding) or getattr(part, "role", None) in ("embedding", "position")
+    )
+    return {id(parameter) for part in tables for parameter in part.parameters(recurse=False)}
 
 
 def _open_weights(parameter: Tensor, is_table: bool, gain: float, rng: Generator) -> Tensor:

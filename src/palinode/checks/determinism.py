@@ -1,7 +1,6 @@
 """C3: an evaluation gives the same numbers twice, changes nothing it touches, and does not depend on how it is batched.
 
-The evaluation and the training under audit are handed in as functions, so any trainer can be checked; nothing is imported
-from the rooms that are being judged.
+The evaluation and the training under audit are handed in as functions, so any trainer can be checked.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from palinode.base.finding import Finding
-from palinode.base.measures import CheckOutcome
+from palinode.checks.aggregation import Sums
+from palinode.checks.laws import finding, outcome_of
 
 BATCHING_TOLERANCE = 1e-6  # relative, float32: sums of another order differ by a few 1e-7
 WINDOW_TOLERANCE = 1e-5  # of the mean window: the sum of one window averages over fewer rounding errors
@@ -27,34 +28,25 @@ SHOWN = 5
 SAME_EVERYWHERE = "but these windows look alike to this model: use at least three, and a head that is not zero"
 
 
-class PassSums(Protocol):
-    """The sums of one evaluated pass."""
-
-    @property
-    def tokens_scored(self) -> int: ...
-    @property
-    def nats_sum(self) -> float: ...
-
-
 class Evaluated(Protocol):
-    """What one evaluation returns: sums by pass, and the nats of every window in the order they were read."""
+    """The result of one evaluation: sums by pass, and the nats of every window in the order in which they were read."""
 
     @property
-    def scores(self) -> Mapping[str, PassSums]: ...
+    def scores(self) -> Mapping[str, Sums]: ...
     @property
     def window_nats(self) -> Mapping[str, Sequence[float]]: ...
 
 
-# (windows in a batch or None for all at once, order of the windows or None for the split's own) -> result. Same split every time.
+# (windows in a batch, or None for all at once; order of the windows, or None for the split's own) -> result of the same split
 Evaluate = Callable[[int | None, Sequence[int] | None], Evaluated]
-# (steps, evaluate after every step?) -> a hash for each of the weights, the optimizer and the next batch, from a fresh start.
+# (steps, evaluate after every step?) -> a hash for each of the weights, the optimizer and the next batch, from a new start
 Train = Callable[[int, bool], Mapping[str, str]]
 
 
 def check_determinism(
     evaluate: Evaluate, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = (), train: Train | None = None
 ) -> tuple[Finding, ...]:
-    """C3 i to v; (iii) only when `train` is given."""
+    """All of C3; C3.training_undisturbed only when `train` is given."""
     findings = [check_repeats(evaluate), check_leaves_no_trace(evaluate, model, optimizers)]
     if train is not None:
         findings.append(check_training_undisturbed(train))
@@ -62,30 +54,29 @@ def check_determinism(
 
 
 def check_repeats(evaluate: Evaluate) -> Finding:
-    """C3 i: two evaluations of the same weights are equal in every bit.
+    """C3.repeats: two evaluations of the same weights are equal in every bit.
 
-    Positive control: the last bit of a sum is compared, and the model does not give every window the same loss (a zero head
-    does, and would hide dropout, masks and another order).
+    Positive control: a change of the last bit of a sum is seen, and the model does not give every window the same loss (with a
+    zero head it does, which would hide dropout, masks and another order).
     """
     first, second = evaluate(None, None), evaluate(None, None)
-    different = _different(_bits(first), _bits(second))
-    nudge_seen = bool(_different(_bits(first), _nudged(_bits(first))))
-    apart = _tells_windows_apart(first)
-    same = f"every one of {len(_bits(first))} sums is the same twice"
+    bits = _bits(first)
+    different = _different(bits, _bits(second))
+    losses_differ = _losses_differ(first)
+    same = f"every one of {len(bits)} sums is the same twice"
     return _finding(
-        "repeats",
-        "two evaluations of the same weights give the same bits",
+        "C3.repeats",
         different,
-        same if apart else f"{same}, {SAME_EVERYWHERE}",
-        control=nudge_seen and apart,
-        numbers={"values_compared": len(_bits(first)), "values_different": len(different)},
+        same if losses_differ else f"{same}, {SAME_EVERYWHERE}",
+        control=bool(_different(bits, _with_last_bit_changed(bits))) and losses_differ,
+        numbers={"values_compared": len(bits), "values_different": len(different)},
     )
 
 
 def check_leaves_no_trace(
     evaluate: Evaluate, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
 ) -> Finding:
-    """C3 ii: random generators, parameters, optimizer state and train/eval flags are the same before and after.
+    """C3.leaves_no_trace: random generators, parameters, optimizer state and train/eval flags are the same before and after.
 
     Positive control: one number drawn from every generator and one flipped flag are seen, and undone.
     """
@@ -99,8 +90,7 @@ def check_leaves_no_trace(
             unseen = _disturb(model, after, held)
     different = _different(before, after)
     return _finding(
-        "leaves_no_trace",
-        "evaluation changes no parameter, no optimizer state, no mode flag and no random generator",
+        "C3.leaves_no_trace",
         different,
         f"all {len(before)} states are as before",
         control=not unseen,
@@ -109,15 +99,14 @@ def check_leaves_no_trace(
 
 
 def check_training_undisturbed(train: Train, steps: int = TRAINING_STEPS) -> Finding:
-    """C3 iii: training with an evaluation after every step ends with the same bits as training without.
+    """C3.training_undisturbed: training with an evaluation after every step ends with the same bits as training without.
 
-    Positive control: one step fewer ends elsewhere.
+    Positive control: training for one step fewer ends with other bits.
     """
     without, with_evaluation, shorter = train(steps, False), train(steps, True), train(steps - 1, False)
     different = _different(without, with_evaluation)
     return _finding(
-        "training_undisturbed",
-        "evaluating after every step changes neither the weights nor the next batch",
+        "C3.training_undisturbed",
         different,
         f"after {steps} steps all {len(without)} states are the same with and without evaluation",
         control=bool(_different(without, shorter)),
@@ -126,7 +115,7 @@ def check_training_undisturbed(train: Train, steps: int = TRAINING_STEPS) -> Fin
 
 
 def check_batching(evaluate: Evaluate, batch_sizes: Sequence[int] = (1, 7), seed: int = 0) -> Finding:
-    """C3 iv and v: batches of 1, 7 and all, and windows in another order, give the same sums (last short window included).
+    """C3.batching: batches of 1, 7 and all, and windows in another order, give the same sums (last short window included).
 
     Positive control: leaving one window out would have been seen, and the windows have different losses.
     """
@@ -134,23 +123,21 @@ def check_batching(evaluate: Evaluate, batch_sizes: Sequence[int] = (1, 7), seed
     windows = max((len(nats) for nats in whole.window_nats.values()), default=0)
     order = list(range(windows))
     random.Random(seed).shuffle(order)  # noqa: S311  a fixed permutation, no secret
-    told = [
+    differences = [
         (relative, limit, f"{place} with {name}")
         for name, other in _rebatched(evaluate, batch_sizes, order)
         for place, relative, limit in _differences(whole, other)
     ]
     nothing = (0.0, BATCHING_TOLERANCE, "nothing was scored")
-    relative, limit, place = max(told, key=lambda difference: difference[0] / difference[1], default=nothing)
-    control = _tells_windows_apart(whole) and _without_a_window_differs(whole)
-    outcome: CheckOutcome = "fail" if relative > limit else "pass" if control else "could_not_tell"
+    relative, limit, place = max(differences, key=lambda one: one[0] / one[1], default=nothing)
+    control = _losses_differ(whole) and _missing_window_shows(whole)
     message = f"largest relative difference {relative:.1e} ({place}), allowed {limit:.0e}"
-    return Finding(
-        check="C3.batching",
-        outcome=outcome,
-        law="the loss does not depend on the batch size or on the order of the windows",
-        message=message if control else f"{message}, {SAME_EVERYWHERE}",
-        numbers={"relative_difference": min(relative, 1e300), "windows": windows, "dropped_window_seen": int(control)},
-        threshold=limit,
+    return finding(
+        "C3.batching",
+        outcome_of(wrong=relative > limit, can_tell=control),
+        message if control else f"{message}, {SAME_EVERYWHERE}",
+        {"relative_difference": min(relative, 1e300), "windows": windows, "dropped_window_seen": int(control)},
+        limit,
         reproduce={"batch_windows": [*batch_sizes, "all"], "permutation_seed": seed},
     )
 
@@ -164,27 +151,26 @@ def state_hashes(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] =
     }
     if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         hashes["generator.cuda"] = _sha256(torch.cuda.get_rng_state_all())
-    hashes |= {f"model.{name}": _sha256(tensor) for name, tensor in model.state_dict().items()}
-    hashes |= {f"training flag of {name or 'model'}": str(module.training) for name, module in model.named_modules()}
-    for i, optimizer in enumerate(optimizers):
-        hashes |= {f"optimizer{i}.{name}": _sha256(state) for name, state in optimizer.state_dict().items()}
-    return hashes
+    states = {"model": model.state_dict()} | {f"optimizer{i}": each.state_dict() for i, each in enumerate(optimizers)}
+    for owner, named in states.items():
+        hashes |= {f"{owner}.{name}": _sha256(state) for name, state in named.items()}
+    return hashes | {
+        f"training flag of {name or 'model'}": str(module.training) for name, module in model.named_modules()
+    }
 
 
 def _finding(
-    name: str, law: str, different: list[str], fine: str, *, control: bool, numbers: Mapping[str, float | int]
+    check: str, different: list[str], fine: str, *, control: bool, numbers: Mapping[str, float | int]
 ) -> Finding:
-    outcome: CheckOutcome = "fail" if different else "pass" if control else "could_not_tell"
     message = f"{len(different)} differ, first {', '.join(different[:SHOWN])}" if different else fine
     if not different and not control:
         message += "; the positive control did not show"
-    return Finding(
-        check=f"C3.{name}",
-        outcome=outcome,
-        law=law,
-        message=message,
-        numbers=dict(numbers) | {"planted_change_seen": int(control)},
-        threshold=0.0,
+    return finding(
+        check,
+        outcome_of(wrong=different, can_tell=control),
+        message,
+        {**numbers, "planted_change_seen": int(control)},
+        0.0,
     )
 
 
@@ -199,17 +185,14 @@ def _bits(result: Evaluated) -> dict[str, str]:
     return bits
 
 
-def _nudged(bits: Mapping[str, str]) -> dict[str, str]:
-    """The positive control: one sum moved by its last bit."""
-    name = next((name for name in bits if name.endswith("nats_sum")), None)
-    if name is None:
-        return dict(bits)
-    return {**bits, name: math.nextafter(float.fromhex(bits[name]), math.inf).hex()}
+def _with_last_bit_changed(bits: Mapping[str, str]) -> dict[str, str]:
+    """The positive control: the last bit of one sum is another."""
+    names = [name for name in bits if name.endswith("nats_sum")][:1]
+    return {**bits, **{name: math.nextafter(float.fromhex(bits[name]), math.inf).hex() for name in names}}
 
 
 def _different(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    names = [*before, *(name for name in after if name not in before)]
-    return [name for name in names if before.get(name) != after.get(name)]
+    return [name for name in dict.fromkeys([*before, *after]) if before.get(name) != after.get(name)]
 
 
 @contextmanager
@@ -243,31 +226,24 @@ def _disturb(model: nn.Module, before: Mapping[str, str], optimizers: list[torch
     return planted - set(_different(before, state_hashes(model, optimizers)))
 
 
+@dataclass(frozen=True)
+class _Result:
+    scores: Mapping[str, Sums]
+    window_nats: Mapping[str, Sequence[float]]
+
+
 def _rebatched(evaluate: Evaluate, sizes: Sequence[int], order: list[int]) -> Iterator[tuple[str, Evaluated]]:
     for size in sizes:
         yield f"batches of {size}", evaluate(size, None)
-    yield "permuted windows", _put_back(evaluate(None, order), order)
-
-
-def _put_back(result: Evaluated, order: list[int]) -> Evaluated:
-    """A result on permuted windows, with its per-window nats in the split's order again."""
-    window_nats = {}
-    for name, nats in result.window_nats.items():
-        back = [0.0] * len(nats)
-        for value, window in zip(nats, order, strict=False):
-            back[window] = value
-        window_nats[name] = back
-    return _Result(result.scores, window_nats)
-
-
-class _Result:
-    def __init__(self, scores: Mapping[str, PassSums], window_nats: Mapping[str, Sequence[float]]):
-        self.scores = scores
-        self.window_nats = window_nats
+    permuted = evaluate(None, order)
+    in_split_order = {
+        name: [nats[place] for place in np.argsort(order[: len(nats)])] for name, nats in permuted.window_nats.items()
+    }
+    yield "permuted windows", _Result(permuted.scores, in_split_order)
 
 
 def _differences(one: Evaluated, other: Evaluated) -> Iterator[tuple[str, float, float]]:
-    """(place, relative difference, what is allowed); another number of tokens or windows is an infinite difference."""
+    """(place, relative difference, allowed difference); another number of tokens or windows is an infinite difference."""
     for name in dict.fromkeys([*one.scores, *other.scores]):
         if name not in one.scores or name not in other.scores:
             yield f"{name} is missing", math.inf, BATCHING_TOLERANCE
@@ -285,13 +261,13 @@ def _differences(one: Evaluated, other: Evaluated) -> Iterator[tuple[str, float,
             yield f"{name} window {worst}", float(apart[worst] / max(nats.mean(), 1e-300)), WINDOW_TOLERANCE
 
 
-def _tells_windows_apart(whole: Evaluated) -> bool:
-    """Whether every pass has windows of more than two losses (two may be: full windows and a short one)."""
+def _losses_differ(whole: Evaluated) -> bool:
+    """Whether every pass has windows of more than two losses (two may be full windows and a short one)."""
     kinds = [len({f"{value:.6g}" for value in nats}) for nats in whole.window_nats.values()]
     return bool(kinds) and min(kinds) > 2
 
 
-def _without_a_window_differs(whole: Evaluated) -> bool:
+def _missing_window_shows(whole: Evaluated) -> bool:
     sums = {name: float(np.sum(nats)) for name, nats in whole.window_nats.items()}
     return all(
         _relative(sums[name], sums[name] - nats[-1]) > BATCHING_TOLERANCE for name, nats in whole.window_nats.items()
@@ -300,32 +276,23 @@ def _without_a_window_differs(whole: Evaluated) -> bool:
 
 def _relative(a: float, b: float) -> float:
     scale = max(abs(a), abs(b))
-    if a == b:
-        return 0.0
-    return abs(a - b) / scale if math.isfinite(scale) else math.inf
+    return 0.0 if a == b else abs(a - b) / scale if math.isfinite(scale) else math.inf
 
 
 def _sha256(value: Any) -> str:
-    digest = hashlib.sha256()
-    for piece in _pieces(value):
-        digest.update(piece)
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(_pieces(value))).hexdigest()
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
-    """Bytes that name a nested value exactly: tensors and arrays by content, the rest by its text."""
+    """Bytes that identify a nested value exactly: tensors and arrays by content, the rest by its text."""
     if isinstance(value, Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
         yield value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype}{value.shape}".encode()
         yield value.tobytes()
-    elif isinstance(value, Mapping):
-        for key in value:
-            yield str(key).encode()
-            yield from _pieces(value[key])
-    elif isinstance(value, (list, tuple)):
-        for item in value:
+    elif isinstance(value, (Mapping, list, tuple)):
+        for item in value.items() if isinstance(value, Mapping) else value:
             yield from _pieces(item)
     else:
         yield repr(value).encode()

@@ -1,7 +1,7 @@
-"""Which decisions an objective makes: a bank of distinct Draws that covers every pass it can make, however rare.
+"""The random decisions of an objective: a bank of distinct Draws that covers every pass it can make, however rare.
 
-An objective that reads rtl in one batch of twenty would be audited on ltr alone by the first draw that comes. The bank goes
-on drawing, over the whole schedule, until every pass has been seen, or says which never came.
+An objective may read rtl in one batch of twenty; a single draw would then show ltr alone. The bank draws over the whole schedule
+until it has seen every pass, and names the passes that never came.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import torch
 from torch import Generator, Tensor
 
 from palinode.base.example import Draw
+from palinode.base.objective import Objective, Progress
 from palinode.base.seeds import generator
 from palinode.checks.subject import Subject
-from palinode.objectives import Objective, Progress
 
 CALL_WINDOWS = 8
 FEWEST_CALLS = 64
@@ -27,7 +27,7 @@ Key = tuple[tuple[str, tuple[int, ...], bytes], ...]
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """The decisions for one window (tensors keep a leading dimension of 1) and the passes they lead to."""
+    """The decisions for one window (tensors keep a leading dimension of 1) and the passes that they lead to."""
 
     draw: Draw
     groups: tuple[str, ...]
@@ -37,13 +37,18 @@ class Entry:
         """Names and shapes of the decisions: only entries with equal shapes fit in one batch."""
         return tuple((name, decision.shape) for name, decision in sorted(self.draw.decisions.items()))
 
+    @property
+    def decides_tokens(self) -> bool:
+        """Whether some decision is about single tokens; such decisions do not carry over to another length."""
+        return any(decision.dim() > 1 for decision in self.draw.decisions.values())
+
 
 @dataclass(frozen=True)
 class DrawBank:
     """Distinct entries for windows of one length.
 
     Attributes:
-        by_row: windows of one batch get decisions of their own (else one decision for the whole batch).
+        by_row: each window of a batch gets decisions of its own (else one decision holds for the whole batch).
         never_drawn: passes that the objective names but did not make in `calls` batches.
     """
 
@@ -57,8 +62,12 @@ class DrawBank:
         """Every pass that was drawn."""
         return tuple(dict.fromkeys(group for entry in self.entries for group in entry.groups))
 
+    def with_pass(self, group: str) -> Entry:
+        """The first entry that makes this pass."""
+        return next(entry for entry in self.entries if group in entry.groups)
+
     def covering(self, most: int) -> list[Entry]:
-        """The few entries that make every pass, and others up to `most`."""
+        """The few entries that make every pass, and others until there are `most`."""
         chosen: list[Entry] = []
         missing = set(self.groups)
         while missing:
@@ -80,15 +89,15 @@ class DrawBank:
 
 
 def draw_bank(
-    subject: Subject, window_tokens: int, *, most_entries: int = 256, wanted: Sequence[str] | None = None
+    subject: Subject, window_tokens: int, *, most_entries: int = 256, passes: Sequence[str] | None = None
 ) -> DrawBank:
-    """Draw until every pass in `wanted` (default: all that the objective names) was seen.
+    """Draw until every pass in `passes` was seen (default: all passes that the objective names).
 
     Raises:
         ValueError, IndexError, RuntimeError: whatever the objective raises for windows of this length.
     """
     objective = subject.objective
-    missing = set(objective.groups() if wanted is None else wanted)
+    missing = set(objective.groups() if passes is None else passes)
     entries: dict[Key, Entry] = {}
     by_row, calls = False, 0
     for calls, draw in enumerate(_draws(objective, window_tokens, subject.seed), 1):
@@ -105,32 +114,51 @@ def draw_bank(
 
 
 def joined_draw(entries: Sequence[Entry]) -> Draw:
-    """The entries' decisions as those of one batch, in order."""
+    """The decisions of the entries as those of one batch, in order."""
     names = entries[0].draw.decisions
     return Draw({name: torch.cat([entry.draw[name] for entry in entries]) for name in names})
 
 
 def contract(objective: Objective, entry: Entry, group: str, window_tokens: int) -> Tensor:
-    """Boolean (N, N) by source and target: what the objective's definition allows under these decisions."""
+    """What the objective's definition allows: boolean (window_tokens, window_tokens), by source and target."""
     index = torch.arange(window_tokens)
     allowed = objective.may_inform(index[:, None], index[None, :], group, entry.draw.of_row(0))
     return torch.as_tensor(allowed).expand(window_tokens, window_tokens)
 
 
+def forbidden_pairs(allowed: Tensor, scores_itself: bool) -> Tensor:
+    """What the law forbids, by source and target: all that is not allowed, and a target itself unless it scores itself."""
+    return ~allowed if scores_itself else ~allowed | itself(len(allowed))
+
+
+def direction_of(objective: Objective, entry: Entry, group: str, window_tokens: int) -> str | None:
+    """`ltr` or `rtl` when the contract of this pass is exactly that, else None."""
+    allowed = contract(objective, entry, group, window_tokens)
+    every_pair = torch.ones(window_tokens, window_tokens, dtype=torch.bool)
+    directions = {"ltr": every_pair.triu(1), "rtl": every_pair.tril(-1)}
+    return next((name for name, triangle in directions.items() if torch.equal(allowed, triangle)), None)
+
+
+def itself(window_tokens: int) -> Tensor:
+    """The pairs of a token with itself."""
+    return torch.eye(window_tokens, dtype=torch.bool)
+
+
 def _draws(objective: Objective, window_tokens: int, seed: int) -> Iterator[Draw]:
     """Draws at steps spread over a long schedule, evenly and by powers of ten (a pass may begin late)."""
     for call in range(MOST_CALLS):
-        even = (call // 2 * 104_729) % SCHEDULE_STEPS
-        progress = Progress(10 ** (call // 2 % 6) - 1 if call % 2 else even, SCHEDULE_STEPS, objective.state())
-        windows = CALL_WINDOWS
-        yield objective.draw(windows, window_tokens, generator(seed, "audit", "draws", window_tokens, call), progress)
+        step = 10 ** (call // 2 % 6) - 1 if call % 2 else (call // 2 * 104_729) % SCHEDULE_STEPS
+        progress = Progress(step, SCHEDULE_STEPS, objective.state())
+        yield objective.draw(
+            CALL_WINDOWS, window_tokens, generator(seed, "audit", "draws", window_tokens, call), progress
+        )
 
 
 def _keys(draw: Draw) -> list[Key]:
-    """What makes two windows' decisions the same."""
-    named = sorted(draw.decisions.items())
+    """One key per window: windows with equal keys have equal decisions."""
+    by_name = sorted(draw.decisions.items())
     return [
-        tuple((name, tuple(d.shape), d[row].contiguous().numpy().tobytes()) for name, d in named)
+        tuple((name, tuple(d.shape), d[row].contiguous().numpy().tobytes()) for name, d in by_name)
         for row in range(CALL_WINDOWS)
     ]
 

@@ -1,14 +1,14 @@
-"""The exact test behind the canary: a bet against honesty that an honest model can win only by luck of a known size.
+"""The exact test behind the canary: a bet against honesty, which an honest model wins with a small known probability only.
 
-For a scored token y let p be its true probability given everything the model may see, and q the model's. Given the past,
-r = q(y) / p(y) has mean 1, so the product of (1 + lambda (r - 1)) over tokens is a non-negative martingale that starts at 1: by
-Ville's inequality P(it ever exceeds 1 / delta) <= delta, at any stopping time, for any model, any learning rate. The evidence E
-of a stream is the average over lambda of that product over all tokens, averaged again with the same for each target position
-(a leak at one position is diluted otherwise). Averages of such martingales are such martingales. lambda = 1 alone is "cumulated
-floor minus loss"; small lambdas survive an early draw-down of hundreds of nats.
+For a scored token y let p be its true probability given everything the model may see, and q the probability the model gives it.
+Given the past, r = q(y) / p(y) has mean 1. So the product of (1 + lambda (r - 1)) over tokens is a non-negative martingale that
+starts at 1, and by Ville's inequality P(it ever exceeds 1 / delta) <= delta: at any stopping time, for any model and any learning
+rate. The evidence E of a stream is the average over lambda of that product over all tokens, averaged again with the same product
+for each target position (else a leak at one position is diluted). Averages of such martingales are such martingales. lambda = 1
+alone is the sum of floor minus loss; small lambdas survive an early loss of hundreds of nats.
 
-Tokens whose contexts are not nested (each may inform the other) cannot be bet on one after the other; a row's tokens are then
-one bet on their mean, which is exact whatever their dependence.
+Tokens that may each inform the other cannot be bet on one after the other. The tokens of such a row are then one bet on their
+mean, which is exact whatever their dependence.
 """
 
 from __future__ import annotations
@@ -24,30 +24,28 @@ ALARM_NATS = math.log(1 / FALSE_ALARM_PROBABILITY)  # 20.7
 
 
 class Evidence:
-    """ln E of one stream of bets: one pass of one objective, over rows that are independent."""
+    """ln E of one stream of bets: one pass of one objective, over independent windows."""
 
     def __init__(self, positions: int):
         self.stakes = torch.tensor(LAMBDAS, dtype=torch.float64)
         self.total_nats = torch.zeros(len(LAMBDAS), dtype=torch.float64)
         self.position_nats = torch.zeros(positions, len(LAMBDAS), dtype=torch.float64)
-        self.bets = 0
 
-    def bet(self, ratios: Tensor, positions: Tensor, rows: Tensor, in_sequence: Tensor) -> None:
+    def bet(self, ratios: Tensor, positions: Tensor, windows: Tensor, in_sequence: Tensor) -> None:
         """One batch of bets, made before the update that learns from it.
 
         Args:
             ratios: (n,) q(y) / p(y) of the scored tokens.
             positions: (n,) their target positions.
-            rows: (n,) the row each belongs to.
-            in_sequence: (n,) boolean: the tokens of this row may be bet on one after the other.
+            windows: (n,) the window each belongs to.
+            in_sequence: (n,) boolean: the tokens of this window may be bet on one after the other.
         """
         ratios = ratios.double()
         gains = torch.log1p(self.stakes * (ratios[:, None] - 1))
         self.position_nats.index_add_(0, positions, gains)
         self.total_nats += gains[in_sequence].sum(0)
         if not bool(in_sequence.all()):
-            self.total_nats += self._mean_bets(ratios[~in_sequence], rows[~in_sequence])
-        self.bets += len(ratios)
+            self.total_nats += self._mean_bets(ratios[~in_sequence], windows[~in_sequence])
 
     @property
     def nats(self) -> float:
@@ -58,13 +56,13 @@ class Evidence:
 
     @property
     def richest_position(self) -> int:
-        """The target position whose own bets won most."""
+        """The target position whose bets won most."""
         return int(torch.logsumexp(self.position_nats, 1).argmax())
 
-    def _mean_bets(self, ratios: Tensor, rows: Tensor) -> Tensor:
-        row = torch.unique(rows, return_inverse=True)[1]
-        count = torch.bincount(row).double()
-        mean = torch.zeros_like(count).index_add_(0, row, ratios) / count
+    def _mean_bets(self, ratios: Tensor, windows: Tensor) -> Tensor:
+        window = torch.unique(windows, return_inverse=True)[1]
+        count = torch.bincount(window).double()
+        mean = torch.zeros_like(count).index_add_(0, window, ratios) / count
         return torch.log1p(self.stakes * (mean[:, None] - 1)).sum(0)
 
 
@@ -75,5 +73,5 @@ def combined_nats(streams: list[Evidence]) -> float:
 
 
 def plain_margin_nats(tokens: int) -> float:
-    """How far below its floor the mean loss of n tokens may fall by luck: ln(1 / delta) / n."""
+    """How far the mean loss of n tokens may fall below its floor by luck: ln(1 / delta) / n."""
     return ALARM_NATS / tokens

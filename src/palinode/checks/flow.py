@@ -1,19 +1,19 @@
-"""C1, information flow: which window tokens move which predictions, measured on the real stack from ids to logits.
+"""C1, information flow: which window tokens change which predictions, measured on the whole model from ids to logits.
 
-For a window w, row 0 is w and row s+1 is w with token s replaced; every row's Example is rebuilt with the same Draw; the
-module runs in float64 with weights that leave every path open. What changes at the slots predicting w_t by replacing w_s is the
-influence of s on t. A run is one such batch, for every pass that the Draw makes. Which runs are made:
+For a window w, row 0 is w and row s+1 is w with token s replaced. The Example of every row is rebuilt with the same Draw, and the
+module runs in float64 with weights that leave every path open. The change at the slots that predict w_t, after w_s was replaced,
+is the influence of s on t. A run is one such batch, for every pass that the Draw makes. The runs are:
 
 - 16 tokens, all sources, gain 1: the picture.
 - The train and evaluation lengths: gain 1, all sources up to 65 tokens, else 64 of them.
-- Every other length in `lengths` that the model takes: gain 1, all sources up to 33 tokens, else 8. Padding and wrap-around
-  faults depend on the length, and begin at the ends and at powers of two: those sources are always among the 8.
+- Every other length in `lengths` that the model takes: gain 1, all sources up to 33 tokens, else 8. Faults of padding and
+  wrap-around depend on the length, and begin at the ends and at powers of two: those sources are always among the 8.
 - Gains 4 and 16: all sources at 8 tokens, 8 sources at the train and evaluation lengths. Soft masks need large scores to show.
 - 16 Draws at 24 tokens, when the objective makes that many: one Draw may not hold the kept or hidden token that leaks.
-- 16 passes in train mode at 8 tokens, each with its own state of torch's generator: a leak may fire on some passes only.
+- 16 passes in train mode at 8 tokens, each with its own state of torch's generator: some leaks occur on some passes only.
 - Windows of repeated and of equal ids at 33 tokens: random ids do not trigger comparisons of ids.
 
-Beside them: law (c) in `provenance.py`, batch neighbours and prefix agreement in `invariance.py`, gradients in `gradient.py`.
+The other forms of C1 are in `provenance.py`, `invariance.py` (batch neighbours, prefixes) and `gradient.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from pydantic import Field
-from torch import nn
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
@@ -34,12 +33,12 @@ from palinode.checks.gradient import check_gradient
 from palinode.checks.influence import influence, sampled_sources
 from palinode.checks.invariance import check_neighbours, check_prefix
 from palinode.checks.provenance import check_provenance
-from palinode.checks.subject import Subject, slots_needed
+from palinode.checks.subject import Subject
 from palinode.checks.tally import Setting, Tally
 
 
 class FlowSettings(Config):
-    """How much of C1 is run; the defaults are the list above. `own_weights` adds runs with the module's own weights."""
+    """How much C1 measures; the defaults are the list above. `own_weights` adds runs with the module's own weights."""
 
     lengths: tuple[int, ...] = (1, 2, 3, 31, 32, 33, 48, 64, 65, 96, 129)
     gains: tuple[float, ...] = (4.0, 16.0)
@@ -57,7 +56,7 @@ class FlowSettings(Config):
 
 @dataclass(frozen=True)
 class Planned:
-    """One setting, how many sources to perturb, and with how many Draws."""
+    """One setting, how many sources to replace, and with how many Draws."""
 
     setting: Setting
     most_sources: int
@@ -65,7 +64,7 @@ class Planned:
 
 
 def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[Finding, ...]:
-    """All of C1 on one subject: two findings per pass (law and control) and one for each of the other forms.
+    """All of C1 on one subject: two findings per pass (law and control), and those of the other forms.
 
     Raises:
         BadInput: fewer than two content ids, or a forward that does not return logits.
@@ -87,9 +86,9 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
 
 
 def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
-    """The runs, in the order in which a reader wants to hear of a leak."""
+    """The runs; of several leaks a message names the first, so the plainest run comes first."""
     longest = subject.max_window_tokens
-    used = tuple(dict.fromkeys((subject.window_tokens, subject.evaluation_tokens)))
+    used = subject.used_lengths
     small = min(settings.small_tokens, longest)
     runs = [Planned(Setting(min(settings.picture_tokens, longest)), longest)]
     for length in used:
@@ -122,26 +121,21 @@ def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
 def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
     subject, setting = bench.subject, item.setting
     length = setting.length_tokens
-    module = _module(bench, setting)
+    module = double_copy(subject.module) if setting.gain is None else bench.copy(setting.gain)
+    module.train(setting.training)
     entries = bench.bank_at(length).covering(item.draws)
     if item.draws > 1 and len(entries) < 3:
-        return  # a coin has two faces, and the other runs hold both
+        return  # at most two decisions: the other runs hold both
     for index, entry in enumerate(entries):
         rng = generator(subject.seed, "audit", "flow", length, f"{setting.gain}", setting.window, index)
         window = bench.window(setting.window, length, rng)
         sources = sampled_sources(length, item.most_sources, rng)
         with exact_arithmetic(), seeded_passes(subject.seed, "flow", setting.pass_seed):
-            found = influence(subject, module, window, entry, sources, rng)
-        for one in found:
+            influences = influence(subject, module, window, entry, sources, rng)
+        for one in influences:
             if one.scored.any() and one.group in tallies:
                 allowed = contract(subject.objective, entry, one.group, length)
                 tallies[one.group].add(replace(setting, draw=index), one, allowed)
-
-
-def _module(bench: Bench, setting: Setting) -> nn.Module:
-    own = setting.gain is None
-    module = double_copy(bench.subject.module) if own else bench.copy(setting.gain or 1.0)
-    return module.train(setting.training)
 
 
 def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
@@ -149,12 +143,12 @@ def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
     longest = max(subject.max_window_tokens, *settings.lengths, settings.draws_tokens, settings.picture_tokens)
     if subject.rebuild is None or settings.own_weights:
         return subject
-    module = subject.rebuild(subject.vocab_size, slots_needed(subject, longest), subject.seed)
+    module = subject.rebuild(subject.vocab_size, subject.slots_of(longest), subject.seed)
     return replace(subject, module=module, max_window_tokens=longest)
 
 
 def _notes(bench: Bench) -> dict[str, str | int]:
-    """What was not measured, for the reader of the numbers."""
+    """Lengths and passes that were not measured, for the reader of the numbers."""
     notes: dict[str, str | int] = {}
     if refused := sorted(length for length, is_refused in bench.refused.items() if is_refused):
         notes["lengths_refused"] = ", ".join(map(str, refused))

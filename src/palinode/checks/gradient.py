@@ -1,8 +1,9 @@
-"""C1, the gradient form: a second opinion on information flow that looks at derivatives instead of replaced ids.
+"""C1, the gradient form: a second opinion on information flow, by derivatives instead of replaced ids.
 
-Rows are copies of one window of distinct ids; row t sends a random projection of the logits at target t backwards, and the
-gradient on the embedding of token s is what s does to t. It sees dropout (each row has one fixed mask) and saturated regions,
-and misses everything that an integer, an index, a sort or a comparison decides.
+The rows are copies of one window of distinct ids. Row t sends a random projection of the logits at target t backwards; the
+gradient on the embedding of token s is the effect of s on t. This form sees through dropout (each row has one fixed mask) and
+saturated regions. It misses everything that an integer, an index, a sort or a comparison decides.
+Legend: B rows, T slots.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from palinode.base.finding import Finding
 from palinode.base.seeds import generator
 from palinode.checks.bench import TOLERANCE, Bench
 from palinode.checks.copies import exact_arithmetic, seeded_passes
-from palinode.checks.draws import Entry, contract
+from palinode.checks.draws import contract, forbidden_pairs, itself
 from palinode.checks.influence import only_pass, scored_targets, spread
+from palinode.checks.laws import LARGEST, finding, outcome_of
 
 SEEN = 1e-9
-LAW = "no gradient flows from a target's logits to the embedding of itself or of a forbidden token"
 
 
 @dataclass(frozen=True)
 class Flow:
-    """Largest gradients of one pass: over forbidden pairs, and the smallest over each target's nearest allowed one."""
+    """The gradients of one pass: the largest over forbidden pairs, and the smallest over each target's nearest allowed token."""
 
-    words: str
+    where: str
+    training: bool
     forbidden: float
     source: int
     target: int
     nearest: float
-    found_embedding: bool
 
 
 def check_gradient(bench: Bench) -> Finding:
@@ -45,50 +46,57 @@ def check_gradient(bench: Bench) -> Finding:
     length = min(bench.short_tokens, subject.content_tokens)
     length = length if bench.accepts(length) else 0  # a fixed window longer than the vocabulary has no distinct ids
     flows = [flow for training in (False, True) for flow in _flows(bench, length, training)] if length else []
-    seen = [flow for flow in flows if flow.found_embedding]
-    worst = max(seen, key=lambda flow: flow.forbidden, default=None)
-    control = bool(seen) and all(flow.nearest > SEEN for flow in seen if "eval" in flow.words)
+    worst = max(flows, key=lambda flow: flow.forbidden, default=None)
+    control = bool(flows) and all(flow.nearest > SEEN for flow in flows if not flow.training)
     failed = worst is not None and worst.forbidden > TOLERANCE
-    if failed and worst is not None:
-        message = f"{worst.words}: target {worst.target} sends gradient {worst.forbidden:.1e} to source {worst.source}"
-    elif worst is None:
+    if worst is None:
         message = (
-            "no embedding layer of distinct ids was found to take gradients at: the perturbation form stands alone"
+            "no layer that embeds distinct ids was found, so no gradient could be taken: C1.perturbation alone decides"
         )
+    elif failed:
+        message = f"{worst.where}: target {worst.target} sends gradient {worst.forbidden:.1e} to source {worst.source}"
     else:
-        message = f"no gradient beyond {worst.forbidden:.1e} reaches a forbidden token ({len(seen)} passes)"
-    return Finding(
-        check="C1.gradient",
-        outcome="fail" if failed else "pass" if control else "could_not_tell",
-        law=LAW,
-        message=message,
-        numbers={
-            "worst_forbidden_gradient": min(worst.forbidden, 1e9) if worst else None,
-            "nearest_gradient": min((flow.nearest for flow in seen), default=None),
-            "passes": len(seen),
+        message = f"no gradient above {worst.forbidden:.1e} reaches a forbidden token ({len(flows)} passes)"
+    return finding(
+        "C1.gradient",
+        outcome_of(wrong=failed, can_tell=control),
+        message,
+        {
+            "worst_forbidden_gradient": min(worst.forbidden, LARGEST) if worst else None,
+            "nearest_gradient": min((flow.nearest for flow in flows), default=None),
+            "passes": len(flows),
         },
-        threshold=TOLERANCE,
-        reproduce={"seed": subject.seed, "length_tokens": length, "where": worst.words if worst else None},
+        TOLERANCE,
+        reproduce={"seed": subject.seed, "length_tokens": length, "where": worst.where if worst else None},
     )
 
 
 def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
+    """One Flow for each pass whose embedding was found."""
     subject = bench.subject
     rng = generator(subject.seed, "audit", "gradient")
     module = bench.copy(1.0).train(training)
-    mode = f"{'train' if training else 'eval'} mode, length {length}"
     for entry in bench.bank_at(length).covering(1):
         window = bench.window("distinct", length, rng)
         example = subject.example(window.repeat(length, 1), entry.draw.repeated(length))
-        for group, rows in example.by_group():
+        for group, _ in example.by_group():
+            one = only_pass(example, group.name)
             with exact_arithmetic(dropout=True), seeded_passes(subject.seed, "gradient"):
-                matrix = _gradients(bench, module, only_pass(example, group.name), window, rng)
-            yield _judged(bench, entry, group.name, matrix, f"{group.name}: {mode}", length, example, rows)
+                matrix = _gradients(bench, module, one, window, rng)
+            if matrix is not None:
+                scored = torch.zeros(length, dtype=torch.bool)
+                scored[one.target_source[scored_targets(one)]] = True
+                allowed = contract(subject.objective, entry, group.name, length)
+                where = f"{group.name}: {'train' if training else 'eval'} mode, length {length}"
+                yield Flow(where, training, *_judged(matrix, allowed, scored, subject.objective.scores_itself))
 
 
 def _gradients(bench: Bench, module: nn.Module, example: Example, window: Tensor, rng: Generator) -> Tensor | None:
-    """(N, N) by source and target: largest gradient on the source's embedding; None when no embedding was found."""
-    with _embedded(module, example) as calls:
+    """(window_tokens, window_tokens) by source and target: largest gradient on the source's embedding.
+
+    None when no embedding was found.
+    """
+    with _embedding_calls(module, example) as calls:
         logits = bench.subject.logits(module, example)
     if not calls:
         return None
@@ -110,18 +118,15 @@ def _gradients(bench: Bench, module: nn.Module, example: Example, window: Tensor
 
 
 @contextmanager
-def _embedded(module: nn.Module, example: Example) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect (ids, embedding output) of every leaf module that is given the rows' own ids, in any order within a row."""
+def _embedding_calls(module: nn.Module, example: Example) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect (ids, embeddings) of every leaf module that is given the ids of the rows, in any order within a row."""
     calls: list[tuple[Tensor, Tensor]] = []
 
     def keep(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         ids = inputs[0] if inputs else None
-        if (
-            isinstance(ids, Tensor)
-            and not ids.is_floating_point()
-            and isinstance(output, Tensor)
-            and output.requires_grad
-        ):
+        if not isinstance(ids, Tensor) or ids.is_floating_point():
+            return
+        if isinstance(output, Tensor) and output.requires_grad:
             rows = _rows_of_ids(ids.cpu(), example.inputs)
             if rows is not None:
                 calls.append((rows, output))
@@ -135,7 +140,7 @@ def _embedded(module: nn.Module, example: Example) -> Iterator[list[tuple[Tensor
 
 
 def _rows_of_ids(ids: Tensor, inputs: Tensor) -> Tensor | None:
-    """The ids as (R, n) when each row holds ids of the example's row (positions and hashes do not)."""
+    """The ids as (B, n) when each row holds ids of the example's row (positions and hashes do not), else None."""
     count = len(inputs)
     if ids.numel() == 0 or ids.numel() % count or (ids.shape[0] != count and ids.numel() != inputs.numel()):
         return None
@@ -144,29 +149,14 @@ def _rows_of_ids(ids: Tensor, inputs: Tensor) -> Tensor | None:
     return rows if bool(held.all()) else None
 
 
-def _judged(
-    bench: Bench,
-    entry: Entry,
-    group: str,
-    matrix: Tensor | None,
-    words: str,
-    length: int,
-    example: Example,
-    rows: slice,
-) -> Flow:
-    if matrix is None:
-        return Flow(words, 0.0, 0, 0, 0.0, False)
-    allowed = contract(bench.subject.objective, entry, group, length)
-    itself = torch.eye(length, dtype=torch.bool)
-    outside = ~allowed if bench.subject.objective.scores_itself else ~allowed | itself
-    forbidden = matrix.masked_fill(~outside, 0.0)
+def _judged(matrix: Tensor, allowed: Tensor, scored: Tensor, scores_itself: bool) -> tuple[float, int, int, float]:
+    """The largest forbidden gradient, its source and target, and the smallest gradient of a nearest allowed token."""
+    length = len(matrix)
+    forbidden = matrix.masked_fill(~forbidden_pairs(allowed, scores_itself), 0.0)
     source, target = divmod(int(forbidden.argmax()), length)
-    inside = allowed & ~itself
-    scored = torch.zeros(length, dtype=torch.bool)
-    scored[example.target_source[rows][scored_targets(example)[rows]]] = True
+    inside = allowed & ~itself(length)
     index = torch.arange(length)
     distance = (index[:, None] - index).abs().masked_fill(~inside, length + 1)
     nearest = matrix.masked_fill(~inside | (distance > distance.min(0).values), 0.0).max(0).values
     judged = nearest[scored & inside.any(0)]
-    smallest = float(judged.min()) if len(judged) else 0.0
-    return Flow(words, float(forbidden[source, target]), source, target, smallest, True)
+    return float(forbidden[source, target]), source, target, float(judged.min()) if len(judged) else 0.0

@@ -1,8 +1,8 @@
-"""How much each window token moves each prediction: one token replaced per row, the same Draw, one pass, logits compared.
+"""How much each window token changes each prediction: one token replaced per row, the same Draw, one pass, logits compared.
 
-Nothing but logits is looked at, so a token that reaches its own prediction by any road (mask, shift, padding, a second copy)
-shows in the same matrix, on its diagonal.
-Legend: K perturbed sources, N tokens of the window, k rows a window has in a pass, S slots, V vocabulary.
+Only logits are compared. So a token that reaches its own prediction by any road (mask, shift, padding, a second copy) shows in
+the same matrix, on its diagonal.
+Legend: K replaced sources, R rows that a window has in a pass, T slots, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor, nn
 
-from palinode.base.example import NO_SOURCE, Example
+from palinode.base.example import NO_SOURCE, Example, Group
 from palinode.checks.draws import Entry
 from palinode.checks.subject import Subject
 
@@ -21,13 +21,14 @@ LOGITS_AT_ONCE = 1 << 25  # elements: 256 MiB of float64
 
 @dataclass(frozen=True)
 class Influence:
-    """What the perturbed sources did to one pass.
+    """The effect of the replaced sources on one pass.
 
     Attributes:
         sources: (K,) the window tokens that were replaced, one at a time.
-        matrix: (K, N) largest change of any logit at the slots that predict a target, in standard deviations of the logits.
-        scored: (N,) which targets the pass scores.
-        noise: the same for an unchanged row at another place of the batch.
+        matrix: (K, window_tokens) largest change of any logit at the slots that predict a target, in standard deviations of
+            the logits.
+        scored: (window_tokens,) which targets the pass scores.
+        noise: the same change for an unchanged row at another place of the batch.
     """
 
     group: str
@@ -40,7 +41,7 @@ class Influence:
 def influence(
     subject: Subject, module: nn.Module, window: Tensor, entry: Entry, sources: Tensor, rng: Generator
 ) -> list[Influence]:
-    """Perturb each of `sources` in `window` (N,) and compare every pass with the unperturbed one."""
+    """Replace each of `sources` in a (window_tokens,) window and compare every pass with the unchanged one."""
     slots = subject.example(window[None], entry.draw).inputs.numel()
     rows_at_once = max(1, LOGITS_AT_ONCE // max(1, 3 * slots * subject.vocab_size) - 2)
     chunks = [_influence(subject, module, window, entry, chunk, rng) for chunk in torch.split(sources, rows_at_once)]
@@ -48,28 +49,34 @@ def influence(
 
 
 def scored_targets(example: Example) -> Tensor:
-    """(R, S) boolean: slots whose target is a window token and counts in the loss."""
+    """(B, T) boolean: slots whose target is a window token and counts in the loss."""
     return (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
 
 
 def only_pass(example: Example, name: str) -> Example:
     """The example with one of its passes."""
     group, rows = next((group, rows) for group, rows in example.by_group() if group.name == name)
+    return only_rows(example, group, rows)
+
+
+def only_rows(example: Example, group: Group, rows: slice) -> Example:
+    """The example with some rows of one of its passes."""
     fields = ("inputs", "input_source", "targets", "target_source", "loss_weight", "window_row")
-    return replace(example, groups=(group,), **{field: getattr(example, field)[rows] for field in fields})
+    kept = {field: getattr(example, field)[rows] for field in fields}
+    return replace(example, groups=(replace(group, rows=rows.stop - rows.start),), **kept)
 
 
 def largest_change(changed: Tensor, base: Tensor) -> Tensor:
-    """max over the vocabulary of |changed - base|; equal infinities are no change, anything undefined is infinite."""
+    """max over the vocabulary of |changed - base|. Equal infinities are no change; anything undefined is infinite."""
     change = (changed - base).abs().masked_fill(changed == base, 0.0)
     return torch.nan_to_num(change, nan=torch.inf, posinf=torch.inf).amax(-1)
 
 
 def spread(logits: Tensor) -> float:
-    """Standard deviation of the logits that are finite; 1 where there is none, so that a change is still a change."""
+    """Standard deviation of the finite logits; 1 where it is 0 or undefined, so that a change still counts."""
     finite = logits[logits.isfinite()].double()
-    found = float(finite.std()) if finite.numel() > 1 else 0.0
-    return found or 1.0
+    deviation = float(finite.std()) if finite.numel() > 1 else 0.0
+    return deviation or 1.0
 
 
 def replaced_ids(ids: Tensor, vocabulary: int, rng: Generator) -> Tensor:
@@ -98,11 +105,11 @@ def _influence(
     example = subject.example(windows, entry.draw.repeated(count))
     with torch.no_grad():
         logits = subject.logits(module, example)
-    found = {}
-    for group, rows in example.by_group():
-        if group.rows % count == 0:  # else the number of rows depends on the ids, which law (c) reports
-            found[group.name] = _of_pass(group.name, example, logits, rows, sources, len(window))
-    return found
+    return {
+        group.name: _of_pass(group.name, example, logits, rows, sources, len(window))
+        for group, rows in example.by_group()
+        if group.rows % count == 0  # else the number of rows depends on the ids, which C1.provenance reports
+    }
 
 
 def _of_pass(
@@ -110,13 +117,16 @@ def _of_pass(
 ) -> Influence:
     count = len(sources) + 2
     order = torch.argsort(example.window_row[rows], stable=True)
-    by_window = torch.unflatten(logits[rows][order], 0, (count, -1))  # (K + 2, k, S, V)
-    scored_slots = torch.unflatten(scored_targets(example)[rows][order], 0, (count, -1))[0]
-    targets = torch.unflatten(example.target_source[rows][order], 0, (count, -1))[0][scored_slots]
-    base = by_window[0][scored_slots]
-    changes = largest_change(by_window[:, scored_slots], base)
-    nothing = torch.zeros(count, window_tokens, dtype=changes.dtype)
-    matrix = nothing.scatter_reduce(1, targets.expand_as(changes), changes, "amax") / spread(base)
+
+    def by_window(values: Tensor) -> Tensor:
+        return torch.unflatten(values[rows][order], 0, (count, -1))  # (K + 2, R, T, ..)
+
+    scored_slots = by_window(scored_targets(example))[0]
+    targets = by_window(example.target_source)[0][scored_slots]
+    scored_logits = by_window(logits)[:, scored_slots]
+    changes = largest_change(scored_logits, scored_logits[0])
+    no_change = torch.zeros(count, window_tokens, dtype=changes.dtype)
+    matrix = no_change.scatter_reduce(1, targets.expand_as(changes), changes, "amax") / spread(scored_logits[0])
     scored = torch.zeros(window_tokens, dtype=torch.bool)
     scored[targets] = True
     return Influence(name, sources, matrix[1:-1], scored, float(matrix[-1].max()) if len(targets) else 0.0)
@@ -125,10 +135,9 @@ def _of_pass(
 def _merged(parts: list[Influence]) -> Influence:
     if len(parts) == 1:
         return parts[0]
-    return Influence(
-        parts[0].group,
-        torch.cat([part.sources for part in parts]),
-        torch.cat([part.matrix for part in parts]),
-        parts[0].scored,
-        max(part.noise for part in parts),
+    return replace(
+        parts[0],
+        sources=torch.cat([part.sources for part in parts]),
+        matrix=torch.cat([part.matrix for part in parts]),
+        noise=max(part.noise for part in parts),
     )

@@ -1,7 +1,4 @@
-"""C9, the part that needs no model: what a slot is asked, shown as text; copies of the target in its own input; random streams.
-
-C9 (i), the truth of the sources, is checked with law (c) in `provenance`; sums and shares are checked in `aggregation`.
-"""
+"""C9, the part that needs no model: predictions shown as text, copies of the target in its own input, and random streams."""
 
 from __future__ import annotations
 
@@ -12,11 +9,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens
+from palinode.base.example import NO_SOURCE, Example, SpecialTokens
 from palinode.base.finding import Finding
-from palinode.base.measures import CheckOutcome
+from palinode.base.objective import Objective, Progress
 from palinode.base.seeds import generator
-from palinode.objectives import Objective, Progress
+from palinode.checks.influence import scored_targets
+from palinode.checks.laws import finding, outcome_of
 
 WINDOWS = 8
 FEWEST_BATCHES, MOST_BATCHES = 16, 2048  # a pass drawn once in a hundred batches is missed with probability 1e-9
@@ -27,7 +25,7 @@ COMPARED_NUMBERS = 16
 
 
 def aligned_text(example: Example, text_of: Callable[[int], str], rows: int = 3, slots: int = 12) -> str:
-    """The first rows of every pass as lines `slot: sees.. -> target`, for people to read (C9 ii).
+    """The first rows of every pass for people to read, as lines `slot: visible tokens -> target`.
 
     Args:
         text_of: the text of one id, special ids included.
@@ -44,47 +42,45 @@ def aligned_text(example: Example, text_of: Callable[[int], str], rows: int = 3,
 
 
 def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: int, seed: int = 0) -> Finding:
-    """C9 iii: how often a scored target is the very id at its own slot's input: by chance only.
+    """C9.copies: a scored target equals the id at its own slot's input only by chance.
 
-    On random ids the share is 1 / V; on windows without repeats it is 0. Positive control: the same examples with every slot
-    shown its own target must fail.
+    On random ids the share is 1 / V; on windows without repeats it is 0. Positive control: the same examples with every target
+    copied to its own slot's input must fail.
     """
     counts = {"random ids": _Copies(), "no repeats": _Copies()}
-    control, missing = _Copies(), set(objective.groups())
+    control_copies, missing = _Copies(), set(objective.groups())
     for kind, example in _examples(objective, specials, window_tokens, seed, missing):
-        counts[kind].add(example, specials.first_id, without_repeats=kind == "no repeats")
-        copied = replace(example, inputs=example.targets, input_source=example.target_source)
-        control.add(copied, specials.first_id, without_repeats=kind == "no repeats")
-    declared = objective.scores_itself
-    problems = {kind: problem for kind, found in counts.items() if (problem := found.problem(declared))}
-    seen = control.problem(declared) is not None or declared
-    outcome: CheckOutcome = "fail" if problems else "pass" if seen and not missing else "could_not_tell"
-    told = "; ".join(f"{kind}: {problem}" for kind, problem in problems.items()) or counts["random ids"].text
+        chance = 0.0 if kind == "no repeats" else 1 / specials.first_id
+        counts[kind].add(example, chance)
+        control_copies.add(replace(example, inputs=example.targets, input_source=example.target_source), chance)
+    scores_itself = objective.scores_itself
+    problems = [f"{kind}: {problem}" for kind, one in counts.items() if (problem := one.problem(scores_itself))]
+    control = control_copies.problem(scores_itself) is not None or scores_itself
+    random, distinct = counts["random ids"], counts["no repeats"]
+    message = "; ".join(problems) or random.text
     if missing:
-        told += f"; never drawn: {', '.join(sorted(missing))}"
-    random = counts["random ids"]
-    return Finding(
-        check="C9.copies",
-        outcome=outcome,
-        law="a scored target is the id at its own slot only by chance",
-        message=told,
-        numbers={
+        message += f"; never drawn: {', '.join(sorted(missing))}"
+    return finding(
+        "C9.copies",
+        outcome_of(wrong=problems, can_tell=control and not missing),
+        message,
+        {
             "share": random.share,
             "expected_share": random.expected_share,
             "scored_targets": random.scored,
-            "share_without_repeats": counts["no repeats"].share if counts["no repeats"].scored else None,
-            "planted_copies_seen": int(seen),
+            "share_without_repeats": distinct.share if distinct.scored else None,
+            "planted_copies_seen": int(control),
         },
-        threshold=random.expected_share + random.allowed,
+        random.expected_share + random.allowed,
         reproduce={"seed": seed, "window_tokens": window_tokens},
     )
 
 
 def check_streams(streams: Mapping[str, Generator]) -> Finding:
-    """C9 ix: the generators of data, objective, evaluation, .. are different streams, and none is torch's global one.
+    """C9.streams: the generators of data, objective, evaluation, .. are different streams, and none is torch's global one.
 
     Args:
-        streams: freshly made generators by name, at the same position of a run. They are not drawn from.
+        streams: newly made generators by name, at the same position of a run. They are not drawn from.
     """
     starts = {name: _first_numbers(stream) for name, stream in streams.items()}
     shared = [f"{a} and {b}" for i, a in enumerate(starts) for b in list(starts)[i + 1 :] if starts[a] == starts[b]]
@@ -93,14 +89,12 @@ def check_streams(streams: Mapping[str, Generator]) -> Finding:
     ]
     twin = next(iter(streams.values()), None)
     control = twin is not None and _first_numbers(twin) == _first_numbers(twin)
-    outcome: CheckOutcome = "fail" if shared else "pass" if control and len(starts) > 1 else "could_not_tell"
-    return Finding(
-        check="C9.streams",
-        outcome=outcome,
-        law="every random stream of a run is its own",
-        message=f"the same numbers come from {', '.join(shared)}" if shared else f"{len(starts)} different streams",
-        numbers={"shared_streams": len(shared), "streams": len(starts), "equal_streams_seen": int(control)},
-        threshold=0.0,
+    return finding(
+        "C9.streams",
+        outcome_of(wrong=shared, can_tell=control and len(starts) > 1),
+        f"the same numbers come from {', '.join(shared)}" if shared else f"{len(starts)} different streams",
+        {"shared_streams": len(shared), "streams": len(starts), "equal_streams_seen": int(control)},
+        0.0,
     )
 
 
@@ -112,13 +106,13 @@ def _row_lines(example: Example, row: int, visible: Tensor, text_of: Callable[[i
         if slot > before + 1:
             yield f"  .. {slot - before - 1} slots .."
         seen = [inputs[j] for j in visible[slot].nonzero().flatten().tolist()]
-        middle = [] if len(seen) <= SHOWN_TOKENS else [".."]
-        kept = seen if not middle else seen[: SHOWN_TOKENS // 2] + middle + seen[-SHOWN_TOKENS // 2 :]
+        if len(seen) > SHOWN_TOKENS:
+            seen = [*seen[: SHOWN_TOKENS // 2], "..", *seen[-SHOWN_TOKENS // 2 :]]
         source = int(example.target_source[row, slot])
         place = f"w{source}" if source != NO_SOURCE else "special"
         target = f"{text_of(int(example.targets[row, slot]))} ({place})"
         scored = "" if example.loss_weight[row, slot] > 0 else ", not scored"
-        yield f"  slot {slot:>3}: {' '.join(kept)} -> {target}{scored}"
+        yield f"  slot {slot:>3}: {' '.join(seen)} -> {target}{scored}"
 
 
 @dataclass
@@ -131,10 +125,10 @@ class _Copies:
     variance: float = 0.0
     own: int = 0  # targets whose source is their own slot's input
 
-    def add(self, example: Example, vocab_size: int, *, without_repeats: bool) -> None:
-        scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
+    def add(self, example: Example, chance: float) -> None:
+        """Count an example. `chance`: the probability that two different tokens of a window are the same id."""
+        scored = scored_targets(example)
         own = scored & (example.input_source == example.target_source)
-        chance = 0.0 if without_repeats else 1 / vocab_size
         other = int((scored & ~own & (example.input_source != NO_SOURCE)).sum())
         self.scored += int(scored.sum())
         self.equal += int((scored & (example.inputs == example.targets)).sum())
@@ -152,7 +146,7 @@ class _Copies:
 
     @property
     def allowed(self) -> float:
-        """How far the share may be from what is expected (1 more for the discreteness of counts)."""
+        """How far the share may be from the expected one (1 more for the discreteness of counts)."""
         slack = 1.0 if self.variance else 0.0
         return (DEVIATIONS_ALLOWED * math.sqrt(self.variance) + slack) / max(1, self.scored)
 
@@ -174,14 +168,15 @@ def _examples(
 ) -> Iterator[tuple[str, Example]]:
     """Examples of random windows, and of windows without repeats where the vocabulary allows, until every pass was seen.
 
-    `missing` loses the passes that were made.
+    Steps are spread over a schedule, since a pass may begin late. Passes that were made are removed from `missing`.
     """
     rng = generator(seed, "audit", "copies")
     vocab_size = specials.first_id
     for step in range(MOST_BATCHES):
         if step >= FEWEST_BATCHES and not missing:
             return
-        draw = _draw(objective, window_tokens, step, rng)
+        progress = Progress(step * 619 % SCHEDULE_STEPS, SCHEDULE_STEPS, objective.state())
+        draw = objective.draw(WINDOWS, window_tokens, rng, progress)
         windows = torch.randint(vocab_size, (WINDOWS, window_tokens), generator=rng)
         example = objective.example(windows, draw, specials)
         groups = {group.name for group, _ in example.by_group()}
@@ -192,12 +187,6 @@ def _examples(
         if window_tokens <= vocab_size:
             different = torch.rand(WINDOWS, vocab_size, generator=rng).argsort(dim=1)[:, :window_tokens]
             yield "no repeats", objective.example(different, draw, specials)
-
-
-def _draw(objective: Objective, window_tokens: int, step: int, rng: Generator) -> Draw:
-    """Decisions at steps spread over a schedule: a pass may begin late."""
-    progress = Progress(step * 619 % SCHEDULE_STEPS, SCHEDULE_STEPS, objective.state())
-    return objective.draw(WINDOWS, window_tokens, rng, progress)
 
 
 def _first_numbers(stream: Generator) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""What the canary is trained on: languages whose true probabilities are known for any set of visible tokens.
+"""The languages that canaries are trained on: their true probabilities are known for any set of visible tokens.
 
-Legend: B windows, N tokens of a window, V states.
+Legend: B windows, T tokens of a window, V states.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from palinode.data.tasks.markov import NO_NEIGHBOUR, MarkovChain
+from palinode.base.markov import NO_NEIGHBOUR, MarkovChain
 
 
 @dataclass(frozen=True)
 class Context:
-    """What one window's targets of one pass may see.
+    """What the targets of one window may see in one pass.
 
     Attributes:
-        left, right: (N,) nearest allowed token before and after each target, -1 where there is none.
-        bets: (N,) scored targets that may not see themselves.
-        acyclic: the targets can be put in an order in which none is seen by an earlier one.
-        nested: they can be put in an order in which each sees all that the earlier ones saw, and those themselves.
+        left, right: (T,) nearest allowed token before and after each target, -1 where there is none.
+        bets: (T,) scored targets that may not see themselves.
+        acyclic: there is an order of the targets in which no target is seen by an earlier one.
+        nested: there is an order in which each target sees the earlier ones and all that they saw.
     """
 
     left: Tensor
@@ -33,7 +33,7 @@ class Context:
 
     @classmethod
     def of(cls, allowed: Tensor, scored: Tensor) -> Context:
-        """From the (N, N) contract by source and target, and which targets are scored."""
+        """From the (T, T) contract by source and target, and which targets are scored."""
         length = len(scored)
         index = torch.arange(length)
         before = allowed & (index[:, None] < index)
@@ -57,15 +57,15 @@ class Language:
     name = "language"
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        """(B, N) states, and (B,) which windows are learned from and bet on; they must be independent of one another."""
+        """(B, T) states, and (B,) which windows are learned from and bet on; those must be independent of one another."""
         raise NotImplementedError(f"{type(self).__name__} must define windows(count, length_tokens, rng)")
 
     def log_probability(self, windows: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """(B, N) nats (negative): the true ln probability of every token given its nearest allowed neighbours."""
+        """(B, T) nats (negative): the true ln probability of every token given its nearest allowed neighbours."""
         raise NotImplementedError(f"{type(self).__name__} must define log_probability(windows, left, right)")
 
     def in_sequence(self, context: Context) -> bool:
-        """May the targets of such a window be bet on one after the other?"""
+        """Whether the targets of such a window may be bet on one after the other."""
         return context.acyclic
 
 
@@ -86,34 +86,34 @@ class UniformLanguage(Language):
 
 @dataclass(frozen=True)
 class NeighbourLanguage(UniformLanguage):
-    """Two uniform rows, each among copies of itself shifted by one token: to the left for one, to the right for the other.
+    """Two uniform windows, each among copies of itself shifted by one token: to the left for one, to the right for the other.
 
-    A copy shifted to the left holds at every slot what ltr predicts there. Only the two rows are learned from and bet on: a
-    copy has nothing to gain from its neighbours, and outweighs its row when both are learned from.
+    A copy shifted to the left holds at every slot the token that ltr predicts there. Only the two windows are learned from and
+    bet on: a copy gains nothing from its neighbours, and would outweigh its window if both were learned from.
     """
 
     name = "neighbours"
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        windows, counts = super().windows(count, length_tokens, rng)
-        counts.fill_(False)
+        windows, bet_on = super().windows(count, length_tokens, rng)
+        bet_on.fill_(False)
         half = count // 2
         for first in (0, half):
-            row = first + half // 2  # copies before it and after it
-            counts[row] = True
+            row = first + half // 2  # with copies before it and after it
+            bet_on[row] = True
             for copy in range(first, first + half):
                 if copy != row:
                     fresh = windows[copy, :1]
                     windows[copy] = torch.cat([fresh, windows[row, :-1]] if first else [windows[row, 1:], fresh])
-        return windows, counts
+        return windows, bet_on
 
 
 @dataclass(frozen=True)
 class AlternatingLanguage(UniformLanguage):
-    """Windows of two ids in turn, half the vocabulary apart, claimed to be uniform: what any stack that learns is caught on.
+    """Windows of two ids in turn, half the vocabulary apart, bet on as if they were uniform: any model that learns is caught.
 
-    Every visible token tells every hidden one, whatever the objective's shift. Never the same id twice: a tied head says "the
-    same again" before it has learned anything.
+    Every visible token determines every hidden one, whatever the objective's shift. Neighbours are never equal: a tied head
+    predicts "the same again" before it has learned anything.
     """
 
     name = "alternating"
@@ -126,7 +126,7 @@ class AlternatingLanguage(UniformLanguage):
 
 @dataclass(frozen=True)
 class ChainLanguage(Language):
-    """A Markov chain; contexts that are not nested may not be bet on one after the other, because hidden neighbours depend."""
+    """A Markov chain. Only nested contexts may be bet on one after the other: hidden neighbours depend on each other."""
 
     chain: MarkovChain
     name: str = "Markov"
@@ -142,7 +142,7 @@ class ChainLanguage(Language):
 
 
 def _acyclic(relation: Tensor) -> bool:
-    """Is a boolean relation free of cycles? Then some power of it is empty."""
+    """Whether a boolean relation is free of cycles: then some power of it is empty."""
     power = relation.double()
     for _ in range(max(1, len(relation) - 1).bit_length()):
         power = (power @ power).clamp_max(1)
@@ -150,7 +150,7 @@ def _acyclic(relation: Tensor) -> bool:
 
 
 def _nested(allowed: Tensor, targets: Tensor) -> bool:
-    """Sorted by how much they see, does each target see what the one before saw, and that one itself?"""
+    """Whether each target, sorted by how much they see, sees the target before it and all that it saw."""
     if len(targets) < 2:
         return True
     order = allowed.sum(0).argsort()

@@ -1,7 +1,8 @@
-"""An audit as text: the verdict, what failed and where, and who is seen from where as a small picture.
+"""An audit as text: the verdict, what failed and where, and a small picture of which target sees which source.
 
-rtl  source 0123456789   o allowed and seen   X seen and not allowed   - allowed, not seen   . neither
-target 0    .ooooooooo
+    0123        columns: sources
+0
+1  #!           rows: targets; # sees it, ! sees it and may not, . may see it and does not
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ Matrix = Sequence[Sequence[float]]
 
 
 def audit_text(report: AuditReport, *, verbose: bool = False) -> str:
-    """The whole audit of one arm: one line per finding that did not pass (all with `verbose`), and a picture of each pass."""
+    """The audit of one arm: one line per finding that did not pass (all with `verbose`), and a picture of each pass."""
     lines = [f"{report.subject}: {_word(report.outcome)} ({len(report.findings)} findings, {report.seconds:.1f} s)"]
     shown = [finding for finding in report.findings if verbose or finding.outcome != "pass"]
     lines += [f"  {_word(finding.outcome):<14} {finding.check:<18} {finding.message}" for finding in shown]
@@ -33,7 +34,7 @@ def audit_text(report: AuditReport, *, verbose: bool = False) -> str:
 
 
 def passes_pictured(finding: Finding) -> list[str]:
-    """Names of the passes that a finding has an influence picture and its contract of."""
+    """The passes for which a finding has a picture of influence and one of the contract."""
     names = [name.removesuffix(" influence") for name in finding.pictures if name.endswith(" influence")]
     return [name for name in names if f"{name} allowed" in finding.pictures]
 
@@ -50,7 +51,7 @@ def picture_lines(seen: Matrix, allowed: Matrix) -> list[str]:
 
 
 def sight_sentence(seen: Matrix, allowed: Matrix) -> str:
-    """Which targets see what, in words: themselves, tokens they may not, all that they may."""
+    """In words: targets that see themselves, targets that see forbidden tokens, targets that do not see all they may."""
     count = len(seen)
     themselves = [t for t in range(count) if seen[t][t] > SEEN and not allowed[t][t]]
     leaking = [t for t in range(count) if any(v > SEEN and not may for v, may in zip(seen[t], allowed[t], strict=True))]
@@ -66,7 +67,7 @@ def sight_sentence(seen: Matrix, allowed: Matrix) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Sorted whole numbers in few words: [0, 1, 2, 5] is `0-2, 5`."""
+    """Sorted whole numbers as ranges: [0, 1, 2, 5] is `0-2, 5`."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:

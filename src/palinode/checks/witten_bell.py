@@ -1,4 +1,4 @@
-"""Interpolated Witten-Bell n-grams: how well counting alone predicts a text. No model of language should do absurdly better.
+"""Interpolated Witten-Bell n-grams: how well counting alone predicts a text. No small model of language is far better.
 
     p_j(w | h) = (count(h w) + kinds(h) * p_(j-1)(w | h without its first token)) / (count(h) + kinds(h))
 
@@ -22,7 +22,7 @@ MAX_HELD_OUT_TOKENS = 400_000
 
 @dataclass(frozen=True)
 class NgramScores:
-    """Mean nats per token of the held-out tokens, for orders 1, 2, ..; how many tokens were used, and whether train was cut."""
+    """Mean nats per token of the held-out tokens, for orders 1, 2, ..; the tokens used, and whether train was cut."""
 
     nats_by_order: tuple[float, ...]
     train_tokens: int
@@ -47,11 +47,11 @@ def witten_bell(
     max_train_tokens: int = MAX_TRAIN_TOKENS,
     max_held_out_tokens: int = MAX_HELD_OUT_TOKENS,
 ) -> NgramScores:
-    """Train on one split, score the other, token by token from left to right; a token at the start has a shorter context.
+    """Count one split and score the other, token by token from left to right; a token at the start has a shorter context.
 
     Args:
-        vocab_size: V of the uniform order 0: the tokenizer's, special tokens not counted.
-        max_train_tokens, max_held_out_tokens: only the first so many are used.
+        vocab_size: V of the uniform order 0: that of the tokenizer, special tokens not counted.
+        max_train_tokens, max_held_out_tokens: only that many tokens are used, from the start.
     """
     truncated = len(train) > max_train_tokens
     train, held_out = np.asarray(train[:max_train_tokens]), np.asarray(held_out[:max_held_out_tokens])
@@ -70,32 +70,16 @@ def _interpolate(
     """Raise the order of `probability` (one entry for each held-out token) by one, in place."""
     if len(train) < order or len(held_out) < order:
         return
-    counts = _Counts.of(train, order, token_bits)
+    counted_ngrams, _, ngram_counts = _runs(np.sort(_keys(train, order, token_bits)))
+    counted_contexts, starts, context_kinds = _runs(counted_ngrams >> np.uint64(token_bits))
     ngrams = _keys(held_out, order, token_bits)
     contexts = ngrams >> np.uint64(token_bits)
-    seen = _looked_up(ngrams, counts.ngrams, counts.ngram_counts)
-    after = _looked_up(contexts, counts.contexts, counts.context_counts)
-    kinds = _looked_up(contexts, counts.contexts, counts.context_kinds)
-    known = after > 0
+    times_seen = _looked_up(ngrams, counted_ngrams, ngram_counts)
+    after = _looked_up(contexts, counted_contexts, np.add.reduceat(ngram_counts, starts))
+    kinds = _looked_up(contexts, counted_contexts, context_kinds)
+    counted = after > 0
     lower = probability[order - 1 :]
-    lower[known] = (seen[known] + kinds[known] * lower[known]) / (after[known] + kinds[known])
-
-
-@dataclass(frozen=True)
-class _Counts:
-    """Sorted keys of n-grams and of their contexts, with how often each occurred and how many tokens followed."""
-
-    ngrams: Hashes
-    ngram_counts: NDArray[np.int64]
-    contexts: Hashes
-    context_counts: NDArray[np.int64]
-    context_kinds: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, train: Tokens, order: int, token_bits: int) -> _Counts:
-        ngrams, _, counts = _runs(np.sort(_keys(train, order, token_bits)))
-        contexts, starts, kinds = _runs(ngrams >> np.uint64(token_bits))
-        return cls(ngrams, counts, contexts, np.add.reduceat(counts, starts), kinds)
+    lower[counted] = (times_seen + kinds * lower)[counted] / (after + kinds)[counted]
 
 
 def _keys(tokens: Tokens, order: int, token_bits: int) -> Hashes:

@@ -1,4 +1,4 @@
-"""`palinode audit FILE`: may these arms be believed? Which positions see what, as text; exit 3 on an unexpected fail."""
+"""`palinode audit FILE`: the audit of every arm as text, with a map of which positions see which; exit 3 on a failure."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from palinode.cli.options import (
     SizeOption,
     StoreOption,
     as_json,
+    audits_are_kept,
     may_be_store,
     of_file,
     resolve,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from palinode.results.record import ArmEntry
 
 EXAMPLE = "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask"
+MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
 WIDEST_MAP_POSITIONS = 64
 
 
@@ -43,35 +45,39 @@ def audit(
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Check every arm: which positions see what, and whether one sees its own answer. Exit 3 on an unexpected fail."""
+    """Show which positions of every arm see what, and leaks.
+
+    Exit 3 when an arm fails a check that it was not expected to fail.
+    """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, None, allow_code=allow_code)
     names = [one.name for one in resolved.arms]
     for name in arm or []:
         if name not in names:
             raise BadInput(f"no arm is named {name!r}", file=str(file), field="--arm", hint=nearest(name, names))
-    from palinode.experiment.run import audit_arms, default_at_a_time
+    from palinode.experiment.audits import audit_cells
+    from palinode.experiment.cells import cells_of
+    from palinode.experiment.run import default_at_a_time
     from palinode.results.store import Store
     from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
-    with of_file(file):
-        audits = audit_arms(
-            pinned(wanted),
+    with audits_are_kept("makes the others"), of_file(file):
+        audits = audit_cells(
+            cells_of(pinned(wanted)),
             Store(store),
             lambda event: typer.echo(_progress(event), err=True),
             code=source.code,
             workers=default_at_a_time(resolved),
         )
-    typer.echo(
-        as_json([data for one in audits for data in _as_data(one)]) if json else "\n\n".join(map(audit_text, audits))
-    )
+    text = "\n\n".join([*map(audit_text, audits), MEANING])
+    typer.echo(as_json([data for one in audits for data in _as_data(one)]) if json else text)
     if unexpected := [one for one in audits if one.unexpected]:
         failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].finding.check})" for one in unexpected))
         raise AuditFailed(
             f"failed its audit: {failed}",
             file=str(file),
-            hint="mark a leak that is the point expect_leak, a collapse expect_collapse",
+            hint="mark an arm that is meant to leak expect_leak, one that is meant to collapse expect_collapse",
         )
 
 
@@ -82,7 +88,7 @@ def _progress(event: Mapping[str, Any]) -> str:
 
 
 def audit_text(audited: ArmAudit) -> str:
-    """One arm: for each scale the outcome, a line per check, and a map of who sees whom for each pass."""
+    """One arm: for each scale the outcome, a line per check, and a map for each pass."""
     from palinode.analysis.audits import Audited
     from palinode.analysis.pictures import pictures_of
 
@@ -103,18 +109,18 @@ def _mark_of(outcome: CheckOutcome) -> str:
 
 
 def _stamp(arm: ArmEntry, report: AuditReport) -> str:
-    found = (("LEAK", report.leaks, arm.expect_leak), ("COLLAPSE", report.collapses, arm.expect_collapse))
-    stamps = [f"{word}{', as expected' if expected else ''}" for word, findings, expected in found if findings]
+    stamps_by_kind = (("LEAK", report.leaks, arm.expect_leak), ("COLLAPSE", report.collapses, arm.expect_collapse))
+    stamps = [f"{word}{', as expected' if expected else ''}" for word, findings, expected in stamps_by_kind if findings]
     return "; ".join(stamps) or CHECK_WORDS[report.outcome]
 
 
 def picture_text(picture: Picture) -> Iterator[str]:
-    """Who sees whom: a line per target position, a column per source position."""
+    """A map of what each target sees: a line per target position, a column per source position."""
     from palinode.analysis.pictures import ranges
 
     length = min(picture.length, WIDEST_MAP_POSITIONS)
     yield f"{shown(picture.group)}: rows are targets, columns are the tokens they are predicted from"
-    yield "# sees it   ! sees it and may not   . may see it and does not"
+    yield "# sees it   ! sees it and must not   . may see it and does not"
     for target in range(length):
         yield f"{target:4d} " + "".join(_mark(picture, target, source) for source in range(length))
     if picture.length > length:
@@ -122,7 +128,7 @@ def picture_text(picture: Picture) -> Iterator[str]:
     if own := picture.targets_that_see_themselves:
         yield f"targets that see themselves: {ranges(own)}"
     if others := picture.targets_that_leak:
-        yield f"targets that see what they may not: {ranges(others)}"
+        yield f"targets that see what they must not see: {ranges(others)}"
 
 
 def _mark(picture: Picture, target: int, source: int) -> str:

@@ -1,4 +1,4 @@
-"""`palinode compare`: the verdicts of an experiment, or two runs side by side."""
+"""`palinode compare`: the verdicts of an experiment, or the differences between two runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def compare(
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Print the verdict on every arm of an experiment, or how two runs differ in spec and in scores."""
+    """Print the verdict on each arm, or how two runs differ.
+
+    Two runs are compared in their specs and in their scores.
+    """
     must_exist(store)
     from palinode.results.store import Store
 
@@ -40,17 +43,17 @@ def compare(
 
 
 def verdict_text(store: Store, name: str) -> str:
-    """Every verdict of an experiment, for a terminal."""
+    """Every verdict of an experiment as text."""
     from palinode.analysis.verdict import verdicts
-    from palinode.report.task_levels import reached
+    from palinode.report.levels import reached
     from palinode.report.words import verdict_lines
 
     record = store.experiment(name)
     found = verdicts(record)
     if not found:
         return "One arm alone: there is nothing to compare it with."
-    told = [verdict_lines(one, beside=reached(record, one)) for one in found]
-    return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in told)
+    texts = [verdict_lines(one, beside=reached(record, one)) for one in found]
+    return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in texts)
 
 
 def verdict_json(store: Store, name: str) -> str:
@@ -83,8 +86,10 @@ def verdict_data(verdict: Verdict) -> dict[str, Any]:
 
 
 def _differences(first: Record, second: Record) -> dict[str, Any]:
-    left, right = dict(_flat(first.spec)), dict(_flat(second.spec))
-    scores = [dict(_flat(record.result.scores)) if record.result else {} for record in (first, second)]
+    from palinode.base.config import leaves
+
+    left, right = leaves(first.spec), leaves(second.spec)
+    scores = [leaves(record.result.scores) if record.result else {} for record in (first, second)]
     return {
         "runs": [first.run_id, second.run_id],
         "spec": {path: [left.get(path), right.get(path)] for path in left | right if left.get(path) != right.get(path)},
@@ -98,9 +103,3 @@ def _runs_text(first: Record, second: Record) -> str:
         [path, str(before), str(after)] for table in ("spec", "scores") for path, (before, after) in data[table].items()
     ]
     return text_table(("", first.run_id, second.run_id), rows)
-
-
-def _flat(value: Any, path: str = "") -> list[tuple[str, Any]]:
-    if not hasattr(value, "items"):
-        return [(path, value)]
-    return [leaf for key, item in value.items() for leaf in _flat(item, f"{path}.{key}" if path else str(key))]

@@ -1,4 +1,4 @@
-"""`palinode cut RUN`: what a model scores with only its first blocks."""
+"""`palinode cut RUN`: the scores of a model with only its first blocks."""
 
 from __future__ import annotations
 
@@ -19,39 +19,41 @@ EXAMPLE = "\b\nExample:\n  palinode cut 3f2a\n  palinode cut 3f2a --blocks 2"
 
 def cut(
     run: Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id.")],
-    blocks: Annotated[int | None, typer.Option(help="Only the scores with so many blocks left.")] = None,
+    blocks: Annotated[int | None, typer.Option(help="Show only the scores with this number of blocks.")] = None,
     store: StoreOption = DEFAULT_STORE,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a run's model scores with only its first blocks: as recorded, else measured now on the validation split."""
+    """Score a run's model with only its first blocks.
+
+    Scores that the run recorded are shown; those it did not are measured now, on the validation split.
+    """
     must_exist(store)
     from palinode.results.store import Store
 
     place = Store(store)
     run_id = run_named(place, run, "RUN")
-    found = place.record(run_id).layer_cut or {"validation": _measured(run_id, place, allow_code)}
+    cuts = place.record(run_id).layer_cut or {"validation": _measure(run_id, place, allow_code)}
     if blocks is not None:
-        found = {split: scores.with_blocks(blocks) for split, scores in found.items()}
+        cuts = {split: scores.with_blocks(blocks) for split, scores in cuts.items()}
     from palinode.base.config import encode
 
-    typer.echo(as_json({split: encode(scores) for split, scores in found.items()}) if json else _text(found))
+    typer.echo(as_json({split: encode(scores) for split, scores in cuts.items()}) if json else _text(cuts))
 
 
-def _measured(run_id: str, store: Store, allow_code: bool) -> LayerCut:
+def _measure(run_id: str, store: Store, allow_code: bool) -> LayerCut:
     from palinode.run.scoring import cut_split
     from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
 
     spec = load_run(store.run_directory(run_id), allow_code=allow_code)
-    trained = load_trained(spec, store)
-    return cut_split(spec, trained.model, trained.data, trained.specials, "validation", spec.seed)
+    return cut_split(load_trained(spec, store), "validation")
 
 
-def _text(found: dict[str, LayerCut]) -> str:
+def _text(cuts: dict[str, LayerCut]) -> str:
     rows = [
         [split, name, str(item.blocks), readout, f"{item.nats_per_token:.4f}", _share(item.accuracy)]
-        for split, scores in found.items()
+        for split, scores in cuts.items()
         for readout, curves in (("as trained", scores.scores), ("refitted", scores.refitted))
         for name, curve in curves.items()
         for item in curve

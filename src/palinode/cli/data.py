@@ -15,8 +15,8 @@ from palinode.cli.texttable import text_table
 EXAMPLE = (
     "\b\nExample:\n  palinode data add my_corpus.txt --name mine\n  palinode data get wikitext-2\n  palinode data ls"
 )
-app = typer.Typer(help="Corpora by name: add your own, fetch a known one, list and show them.", no_args_is_help=True)
-NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The corpus' name, as data.corpus says it.")]
+app = typer.Typer(help="Add, fetch, list and show corpora by name.", no_args_is_help=True)
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the corpus, as in data.corpus.")]
 
 
 @app.command(epilog="\b\nExample:\n  palinode data add my_corpus.txt --name mine")
@@ -25,7 +25,7 @@ def add(
         Path, typer.Argument(metavar="PATH", help="A txt, md, jsonl, csv or parquet file, or a folder of them.")
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="The name to keep it under. Default: the file's own.")
+        str | None, typer.Option("--name", help="The name of the corpus. Default: the name of the file.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
@@ -47,23 +47,26 @@ def get(
         Path | None, typer.Option("--from", metavar="DIRECTORY", help="A local copy of the hub's repository.")
     ] = None,
     limit_characters: Annotated[
-        int | None, typer.Option(min=1, help="Keep only so many characters of train text.")
+        int | None, typer.Option(min=1, help="The most characters of train text to keep.")
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Fetch a known data set once: wikitext-2, wikitext-103, tinystories or fineweb-edu."""
+    """Fetch a known data set and keep it.
+
+    The known ones are wikitext-2, wikitext-103, tinystories and fineweb-edu.
+    """
     from palinode.data import catalogue
 
     if source is not None and not source.is_dir():
         raise BadInput("there is no such directory", file=str(source), field="--from")
     fetched = catalogue.get(name, source=source, max_characters=limit_characters)
-    told = f"{fetched.name}: {fetched.documents} documents, {fetched.characters} characters"
-    typer.echo(as_json(asdict(fetched)) if json else told)
+    text = f"{fetched.name}: {fetched.documents} documents, {fetched.characters} characters"
+    typer.echo(as_json(asdict(fetched)) if json else text)
 
 
 @app.command(epilog="\b\nExample:\n  palinode data ls")
 def ls(json: JsonOption = False) -> None:
-    """List the corpora that have a name, and those that can be fetched."""
+    """List the corpora with a name, kept or to be fetched."""
     from palinode.data import catalogue
 
     entries = catalogue.entries()

@@ -18,5 +18,8 @@ def demo(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> int:
-    """Train, audit and compare three arms in about three minutes; the last line is the report to open."""
+    """Train, audit and compare three arms in three minutes.
+
+    The last line that is printed is the report to open.
+    """
     return run(context, shipped_experiment("demo"), store=store, workers=workers, report=True, quiet=quiet, json=json)

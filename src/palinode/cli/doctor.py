@@ -1,4 +1,4 @@
-"""`palinode doctor`: is this machine ready?"""
+"""`palinode doctor`: check that this machine can run experiments."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def _packages() -> Iterator[Line]:
 def _machine() -> Iterator[Line]:
     import torch
 
-    from palinode.experiment.memory import machine_memory_bytes
+    from palinode.experiment.refuse import machine_memory_bytes
     from palinode.sweep.local import usable_cores
 
     yield "ok", "cores", f"{usable_cores()} ({torch.backends.cpu.get_cpu_capability()})"
@@ -82,9 +82,9 @@ def _places(store: Path) -> Iterator[Line]:
     from palinode.data.cache import cache_directory
 
     for what, directory in (("store", store), ("cache", cache_directory())):
-        there = next(place for place in (directory, *directory.absolute().parents) if place.exists())
-        free = shutil.disk_usage(there).free
-        writable = there.is_dir() and os.access(there, os.W_OK)
+        existing = next(place for place in (directory, *directory.absolute().parents) if place.exists())
+        free = shutil.disk_usage(existing).free
+        writable = existing.is_dir() and os.access(existing, os.W_OK)
         state: State = "problem" if not writable else "note" if free < LEAST_FREE_BYTES else "ok"
         yield state, what, f"{directory}: {free / 1e9:.1f} GB free{'' if writable else ', cannot be written'}"
 

@@ -1,4 +1,4 @@
-"""`palinode import mask FILE`: published results into the store, as records that every command reads."""
+"""`palinode import mask FILE`: write published results into the store, as records that every command reads."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import typer
 from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, may_be_store, shown
 
 EXAMPLE = "\b\nExample:\n  palinode import mask results.csv\n  palinode report mask-published"
-app = typer.Typer(help="Published results as records of the store: nothing is trained.", no_args_is_help=True)
+app = typer.Typer(help="Read published results into the store.", no_args_is_help=True)
 
 
 @app.callback()
 def _every_subject() -> None:
-    """Published results as records of the store: nothing is trained."""
+    """Read published results into the store."""
 
 
 @app.command(
@@ -23,11 +23,14 @@ def _every_subject() -> None:
 )
 def mask(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The published CSV: a trained model per row.")],
-    name: Annotated[str, typer.Option("--name", help="What the experiment is called.")] = "mask-published",
+    name: Annotated[str, typer.Option("--name", help="The name of the experiment.")] = "mask-published",
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Import the published results of the mask system: a run per row, one experiment; twice changes nothing."""
+    """Read the published results of the mask system.
+
+    Each row becomes a run, and all of them one experiment. Nothing is trained. The same file again changes nothing.
+    """
     may_be_store(store)
     from palinode.published.import_mask import import_mask, leak_lines
     from palinode.results.store import Store, check_name
@@ -39,6 +42,6 @@ def mask(
         done = {"experiment": entry.full_name, "runs": len(entry.runs), "written": imported.written}
         typer.echo(as_json(done | {"leaking_arms": list(imported.leaking_arms)}))
         return
-    typer.echo(f"{entry.full_name}: {len(entry.runs)} runs, {imported.written} of them new here")
+    typer.echo(f"{entry.full_name}: {len(entry.runs)} runs, {imported.written} of them new in this store")
     for line in leak_lines(imported):
         typer.echo(shown(line))

@@ -1,7 +1,7 @@
-"""`palinode`: thin commands over the rooms. Parse, call, print; nothing heavy is imported before a command needs it.
+"""The `palinode` program. Each command parses its options, calls other rooms and prints; torch is imported only when needed.
 
-One handler turns everything that goes wrong into one line on standard error and an exit code: 0 ok, 1 finished but some
-runs failed or diverged, 2 bad input, 3 audit failed, 4 damaged data, 5 environment, 70 internal bug, 130 SIGINT, 143 SIGTERM.
+`entry` turns every error into one line on standard error and an exit code: 0 ok, 1 finished but some runs failed or
+diverged, 2 bad input, 3 audit failed, 4 damaged data, 5 environment, 70 internal bug, 130 SIGINT, 143 SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,7 +17,23 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import audit, compare, cut, data, demo, doctor, import_, ls, new, plan, report, run, sample, show
+from palinode.cli import (
+    audit,
+    compare,
+    cut,
+    data,
+    demo,
+    doctor,
+    findings,
+    import_,
+    ls,
+    new,
+    plan,
+    report,
+    run,
+    sample,
+    show,
+)
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 LONGEST_LINE_CHARACTERS = 200
@@ -37,6 +53,7 @@ app.command(epilog=plan.EXAMPLE)(plan.plan)
 app.command(epilog=audit.EXAMPLE)(audit.audit)
 app.command(epilog=run.EXAMPLE)(run.run)
 app.command(epilog=report.EXAMPLE)(report.report)
+app.command(epilog=findings.EXAMPLE)(findings.findings)
 app.command(epilog=ls.EXAMPLE)(ls.ls)
 app.command(epilog=show.EXAMPLE)(show.show)
 app.command(epilog=compare.EXAMPLE)(compare.compare)
@@ -47,8 +64,8 @@ app.add_typer(import_.app, name="import", epilog=import_.EXAMPLE)
 app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
 
 
-def _show_version(asked: bool) -> None:
-    if asked:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from palinode.cli.doctor import versions
 
         typer.echo(", ".join(f"{name} {version}" for name, version in versions().items()))
@@ -73,13 +90,13 @@ def main() -> None:
 
 
 def entry(arguments: Sequence[str]) -> int:
-    """Run one command line and return its exit code; nothing is ever raised through here but SystemExit."""
+    """Run one command line and return its exit code. No exception leaves this function."""
     try:
         returned = app(args=list(arguments), prog_name="palinode", standalone_mode=False, obj=list(arguments))
         sys.stdout.flush()
     except PalinodeError as error:
-        return _refused(error)
-    except (BrokenPipeError, SystemExit):  # whoever read our output has gone (the parser exits then): say nothing more
+        return _say_refusal(error)
+    except (BrokenPipeError, SystemExit):  # the reader of our output ended (the parser exits then): print nothing more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
@@ -91,64 +108,65 @@ def entry(arguments: Sequence[str]) -> int:
             print(error.format_message())  # type: ignore[attr-defined]
             return 0
         if hasattr(error, "format_message"):
-            return _misused(error)
-        return _too_large(error) or _users_mistake(error) or _bug(error)
+            return _say_misuse(error)
+        return _say_out_of_memory(error) or _say_users_mistake(error) or _say_bug(error)
     return returned if isinstance(returned, int) else 0
 
 
-def _too_large(error: Exception) -> int | None:
-    """Memory that ran out in this process is the machine's limit, no bug; None for anything else."""
+def _say_out_of_memory(error: Exception) -> int | None:
+    """Memory that ran out is a limit of the machine and no bug; None for any other error."""
     if not ran_out_of_memory(error):
         return None
-    told = "the machine ran out of memory: a smaller model or window, fewer windows a batch or workers take less"
-    return _refused(EnvironmentProblem(told))
+    message = "the machine ran out of memory: use a smaller model, shorter windows, smaller batches or fewer workers"
+    return _say_refusal(EnvironmentProblem(message))
 
 
-def _refused(error: PalinodeError) -> int:
+def _say_refusal(error: PalinodeError) -> int:
     if error.file is not None:
         error.file = _short_path(error.file)
-    limit = LONGEST_LINE_CHARACTERS if isinstance(error, BadInput) else 10 * LONGEST_LINE_CHARACTERS
-    _say(str(error), limit)
+    _say(str(error), error.longest_characters)
     return error.exit_code
 
 
-def _misused(error: Exception) -> int:
-    """A wrong command line, as the parser tells it."""
+def _say_misuse(error: Exception) -> int:
+    """Print what the parser found wrong in the command line."""
     place = getattr(getattr(error, "ctx", None), "command_path", "palinode")
-    told = " ".join(str(error.format_message()).split()).replace(" Value error, ", " ")  # type: ignore[attr-defined]
-    _say(f"{place}: {told}", LONGEST_LINE_CHARACTERS)
+    message = " ".join(str(error.format_message()).split()).replace(" Value error, ", " ")  # type: ignore[attr-defined]
+    _say(f"{place}: {message}", LONGEST_LINE_CHARACTERS)
     return BadInput.exit_code
 
 
-def _users_mistake(error: Exception) -> int | None:
-    """An exception that came through the user's own code is theirs: the line in their file; None when it did not."""
+def _say_users_mistake(error: Exception) -> int | None:
+    """Print the line of the user's file that an exception came through; None when it came through no code of the user."""
     if "palinode.spec.code" not in sys.modules:
         return None
     from palinode.spec.code import USER_MODULE
 
     frames = list(traceback.walk_tb(error.__traceback__))
-    own = [(frame, line) for frame, line in frames if str(frame.f_globals.get("__name__")).startswith(USER_MODULE)]
-    if not own:
+    user_frames = [
+        (frame, line) for frame, line in frames if str(frame.f_globals.get("__name__")).startswith(USER_MODULE)
+    ]
+    if not user_frames:
         return None
-    frame, line = own[-1]
+    frame, line = user_frames[-1]
     place = f"{_short_path(frame.f_code.co_filename)}, line {line}"
     _say(f"{place}: {type(error).__name__}: {error}", LONGEST_LINE_CHARACTERS)
     return BadInput.exit_code
 
 
-def _bug(error: Exception) -> int:
-    """A defect of this program: the traceback goes to a file, its path to the user."""
+def _say_bug(error: Exception) -> int:
+    """A defect of this program: write the traceback to a file, and print where that is."""
     from palinode.base import fsio
     from palinode.data.cache import cache_directory
 
     path = cache_directory() / "crashes" / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt"
-    told = f"internal error: {type(error).__name__}: {error}"
+    message = f"internal error: {type(error).__name__}: {error}"
     try:
         fsio.write_text(path, "".join(traceback.format_exception(error)))
     except PalinodeError:
-        _say(told, LONGEST_LINE_CHARACTERS)
+        _say(message, LONGEST_LINE_CHARACTERS)
     else:
-        _say(f"{printable(told, LONGEST_LINE_CHARACTERS // 2)} (traceback: {path})", 2 * LONGEST_LINE_CHARACTERS)
+        _say(f"{printable(message, LONGEST_LINE_CHARACTERS // 2)} (traceback: {path})", 2 * LONGEST_LINE_CHARACTERS)
     return INTERNAL_BUG
 
 
@@ -160,14 +178,14 @@ def _say(text: str, limit_characters: int) -> None:
 
 
 def _short_path(file: str) -> str:
-    """A long path keeps its end: the name of the file is what the user needs to see."""
+    """Cut a long path at its beginning, so that the name of the file stays."""
     if len(file) <= LONGEST_PATH_CHARACTERS:
         return file
     try:
-        near = os.path.relpath(file) if Path(file).is_absolute() else file
+        relative = os.path.relpath(file) if Path(file).is_absolute() else file
     except ValueError:
-        near = file
-    return near if len(near) <= LONGEST_PATH_CHARACTERS else f"…{near[-LONGEST_PATH_CHARACTERS + 1 :]}"
+        relative = file
+    return relative if len(relative) <= LONGEST_PATH_CHARACTERS else f"…{relative[-LONGEST_PATH_CHARACTERS + 1 :]}"
 
 
 if __name__ == "__main__":

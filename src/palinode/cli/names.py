@@ -1,4 +1,4 @@
-"""What a user calls a run or an experiment, and what is said when it is the other, or a file, or nothing here."""
+"""Find the run or the experiment that the user named. The errors say when the name is of the other kind, or of a file."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ EXPERIMENT_FILES = (".py", ".toml", ".json")
 
 
 def run_named(store: Store, name: str, argument: str) -> str:
-    """The id of the one run that begins so.
+    """The id of the one run whose id begins with `name`.
 
     Args:
-        argument: what the command calls it, for the message.
+        argument: the name of the command's argument, for the message.
 
     Raises:
-        BadInput: no run does, or several do; says so when it is an experiment's name.
+        BadInput: there is no such run, or several; the message says when it is the name of an experiment.
     """
     try:
         return store.find(name)
@@ -34,28 +34,28 @@ def run_named(store: Store, name: str, argument: str) -> str:
 
 
 def experiment_named(store: Store, name: str, command: str) -> ExperimentEntry:
-    """The experiment called so.
+    """The experiment of this name.
 
     Args:
-        command: the one that was given the name, for the message.
+        command: the name of the command, for the message.
 
     Raises:
-        BadInput: there is none, or it was run at several sizes; says so when it is a run's id or a file.
+        BadInput: there is none, or it was run at several sizes; the message says when it is the id of a run, or a file.
     """
     try:
         return store.entry(name)
     except BadInput as refusal:
         if name and any(run_id.startswith(name) for run_id in store.run_ids()):
-            raise BadInput(f"{name!r} is a run", field="NAME", hint=_of_run(store, name, command)) from None
+            raise BadInput(f"{name!r} is a run", field="NAME", hint=_hint_for_run(store, name, command)) from None
         if Path(name).suffix in EXPERIMENT_FILES:
             hint = f"`palinode {command} {shlex.quote(Path(name).stem)}`"
-            raise BadInput("the name, not the file", field="NAME", hint=hint) from None
+            raise BadInput("give the name of the experiment, not its file", field="NAME", hint=hint) from None
         raise refusal.at(field="NAME") from None
 
 
-def _of_run(store: Store, begin: str, command: str) -> str:
-    """Where to go on with a run: the experiment that it is of, or the run itself."""
+def _hint_for_run(store: Store, prefix: str, command: str) -> str:
+    """A hint for a run's id: the command for its experiment, or `palinode show` where it belongs to none."""
     for entry in store.experiments():
-        if any(run.run_id.startswith(begin) for run in entry.runs):
+        if any(run.run_id.startswith(prefix) for run in entry.runs):
             return f"its experiment: `palinode {command} {shlex.quote(entry.full_name)}`"
-    return f"`palinode show {shlex.quote(begin)}`"
+    return f"`palinode show {shlex.quote(prefix)}`"

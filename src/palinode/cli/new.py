@@ -1,4 +1,4 @@
-"""`palinode new FILE`: an experiment that works, to change into one's own: a commented template, or a shipped experiment."""
+"""`palinode new FILE`: write an experiment that runs as it is, as a start for your own: a template, or a shipped one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ def new(
         typer.Option("--from", metavar="NAME", help="Copy a shipped experiment, such as mask, encdec or recall."),
     ] = None,
 ) -> None:
-    """Write an experiment file that runs as it is: a commented one with an objective of your own, or a shipped one."""
+    """Write an experiment file that runs as it is.
+
+    It is a commented one with an objective of your own, or with --from a shipped one.
+    """
     if file.suffix != ".py":
         stem = Path(file.name.strip(".")).stem or "my_idea"  # `.`, `..` and `/` name nothing
         raise BadInput("an experiment is a Python file", file=str(file), field="FILE", hint=f"such as {stem}.py")

@@ -1,7 +1,8 @@
-"""Options that several commands share, and what they mean."""
+"""Options that several commands share, and the checks of their values."""
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.base.errors import BadInput, printable
+from palinode.base.errors import BadInput, EnvironmentProblem, printable
 from palinode.cli.texttable import with_plain_spaces
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ MOST_STACKED = 256
 
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
 SizeOption = Annotated[
-    str | None, typer.Option("--size", metavar="NAME", help="A size that the file defines (a wrong name lists them).")
+    str | None, typer.Option("--size", metavar="NAME", help="A size that the file defines. A wrong name lists all.")
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -37,7 +38,7 @@ SeedsOption = Annotated[
     typer.Option(
         "--seeds",
         metavar="1,2,3 | 3",
-        help="These seeds, or so many: the experiment's first, then further ones (`7,` is one seed).",
+        help="A list of seeds, or how many seeds: the first ones of the experiment, then new ones. `7,` is seed 7.",
     ),
 ]
 StoreOption = Annotated[
@@ -51,13 +52,11 @@ WorkersOption = Annotated[
 ]
 StackOption = Annotated[
     int,
-    typer.Option(
-        "--stack", min=1, max=MOST_STACKED, help="Train up to so many runs of one shape together in each process."
-    ),
+    typer.Option("--stack", min=1, max=MOST_STACKED, help="The most runs of one shape to train together in a process."),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", help=f"Go on with more than {RUNS_LIMIT:,} runs.")]
+YesOption = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_LIMIT:,} runs.")]
 AllowCodeOption = Annotated[
-    bool, typer.Option("--allow-code", help="Run the code that a stored spec names, wherever it lies.")
+    bool, typer.Option("--allow-code", help="Allow code that a stored spec names outside this project.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -84,7 +83,7 @@ def resolve(
 
 @contextmanager
 def of_file(file: Path) -> Iterator[None]:
-    """What is wrong with an experiment, wherever it is found out, names its file."""
+    """Add the experiment's file to an error that does not name one."""
     try:
         yield
     except BadInput as problem:
@@ -92,23 +91,42 @@ def of_file(file: Path) -> Iterator[None]:
 
 
 def may_be_store(store: Path) -> Path:
-    """The store's directory, for commands that write: it need not exist yet.
+    """Check the store's directory for a command that writes. It need not exist yet.
 
     Raises:
-        BadInput: something else is there.
+        BadInput: the path is not a directory.
+        EnvironmentProblem: it cannot be written.
     """
-    if not nearest_place(store).is_dir():
-        raise BadInput("is not a directory, so it cannot hold results", file=str(nearest_place(store)), field="--store")
+    place = nearest_place(store)
+    if not place.is_dir():
+        raise BadInput("is not a directory, so it cannot hold results", file=str(place), field="--store")
+    try:
+        tempfile.TemporaryFile(dir=place).close()  # permissions do not tell of a read-only disk
+    except OSError as error:
+        hint = "name another store with --store"
+        raise EnvironmentProblem(
+            f"cannot be written: {error.strerror}", file=str(place), field="--store", hint=hint
+        ) from None
     return store
 
 
+@contextmanager
+def audits_are_kept(then: str) -> Iterator[None]:
+    """Say what the next start will do when Ctrl-C ends a command while it audits."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo(f"interrupted: the audits that were finished are kept; the same command {then}", err=True)
+        raise
+
+
 def nearest_place(path: Path) -> Path:
-    """The path, or the first above it where something is: what a directory of this name would be made in."""
+    """The path itself if it exists, else its nearest parent that does."""
     return next(place for place in (path, *path.absolute().parents) if place.exists() or place.is_symlink())
 
 
 def must_exist(store: Path) -> Path:
-    """The store's directory, for commands that only read.
+    """Check the store's directory for a command that only reads.
 
     Raises:
         BadInput: there is no such directory.

@@ -1,4 +1,4 @@
-"""`palinode plan FILE`: what an experiment will cost, before anything is trained."""
+"""`palinode plan FILE`: the cost of an experiment, before anything is trained."""
 
 from __future__ import annotations
 
@@ -38,15 +38,20 @@ def plan(
     seeds: SeedsOption = None,
     store: StoreOption = DEFAULT_STORE,
     workers: WorkersOption = None,
-    measure: Annotated[bool, typer.Option(help="Take a few steps, to predict hours.")] = True,
+    measure: Annotated[bool, typer.Option(help="Time a few steps, to predict the hours.")] = True,
     yes: YesOption = False,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
-    """Show runs, parameters, tokens, FLOPs, fairness of the comparison, predicted hours, and disk."""
+    """Show what an experiment will cost: tokens, hours, disk.
+
+    Also its runs, parameters and FLOPs, and whether the comparison of its arms is fair. Nothing is trained.
+    """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
+    from palinode.experiment.cells import cells_of
     from palinode.experiment.plan import plan as make_plan
+    from palinode.experiment.refuse import refuse_what_cannot_be
     from palinode.experiment.run import default_at_a_time
     from palinode.experiment.tune import tuned
     from palinode.results.store import Store
@@ -54,10 +59,13 @@ def plan(
 
     with of_file(file):
         resolved, place = pinned(resolved), Store(store)
-        if resolved.tuning is not None and (found := tuned(resolved, place)) is not None:
-            resolved, _ = found
+        if resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
+            resolved, _ = chosen
+        cells = cells_of(resolved)
+        refuse_what_cannot_be(cells)
         planned = make_plan(
             resolved,
+            cells,
             place,
             workers=workers or default_at_a_time(resolved),
             code=source.code,

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: a live table on a terminal, plain lines elsewhere, JSON lines for programs."""
+"""The progress of a sweep: a live table on a terminal, plain lines in a file, JSON lines for programs."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from palinode.base.measures import FINE_OUTCOMES
 from palinode.cli.options import shown
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from palinode.cli.texttable import text_table
 
 Event = dict[str, Any]
 Show = Callable[[Event], None]
-PLAIN_EVERY_SECONDS = 10.0  # a line per run and ten seconds: a log of hours stays readable
+PLAIN_EVERY_SECONDS = 10.0  # at most one line a run in this time, so that a log of hours stays readable
 MOST_ROWS = 24
-GOING, WAITING = "running", "elsewhere"
+RUNNING, WAITING = "running", "elsewhere"
+COLUMNS = ("run", "", "step", "loss (nats)", "seconds")
 
 
 @dataclass
 class Line:
-    """One run, as it stands."""
+    """One run: its state and its last numbers."""
 
     name: str
     state: str
@@ -34,10 +33,10 @@ class Line:
     steps: int = 0
     losses: str = ""
     seconds: float = 0.0
-    told_at: float = 0.0
+    printed_at: float = 0.0
 
-    def heard(self, event: Event) -> None:
-        """Take in a metrics row."""
+    def update(self, event: Event) -> None:
+        """Take the numbers of a metrics row."""
         self.step = int(event.get("step", self.step))
         self.seconds = float(event.get("seconds", self.seconds))
         if event["event"] == "train":
@@ -49,7 +48,7 @@ class Line:
 
 @contextlib.contextmanager
 def progress(*, as_json: bool, quiet: bool) -> Iterator[Show]:
-    """A function to hand events to. Everything but JSON goes to standard error."""
+    """A function that shows an event. JSON goes to standard output, all else to standard error."""
     if as_json:
         yield _print_json
     elif quiet:
@@ -66,90 +65,80 @@ def _print_json(event: Event) -> None:
 
 
 class _Plain:
-    """Lines: what began, what ended, and now and then where a run stands."""
+    """Prints a line when a run starts or ends, and its step and loss from time to time."""
 
     def __init__(self) -> None:
         self.lines: dict[str, Line] = {}
 
     def show(self, event: Event) -> None:
         kind = event["event"]
-        if text := _once(event):
-            _tell(text)
+        if text := _message(event):
+            _print_line(text)
         if "run_id" not in event:
             return
         line = _line(self.lines, event)
         if kind in ("train", "eval"):
-            line.heard(event)
-            if time.monotonic() - line.told_at >= PLAIN_EVERY_SECONDS:
-                line.told_at = time.monotonic()
-                _tell(f"{line.name}: step {line.step} of {line.steps}, {line.losses}")
+            line.update(event)
+            if time.monotonic() - line.printed_at >= PLAIN_EVERY_SECONDS:
+                line.printed_at = time.monotonic()
+                _print_line(f"{line.name}: step {line.step} of {line.steps}, {line.losses}")
         elif kind == "started":
-            line.told_at = time.monotonic()
-            _tell(f"{line.name}: started")
+            line.printed_at = time.monotonic()
+            _print_line(f"{line.name}: started")
         elif kind in ("finished", "reused"):
-            _tell(_failure(event) or f"{line.name}: {_end_words(event, line)}")
+            _print_line(_failure(event) or f"{line.name}: {_end_words(event, line)}")
 
 
 @contextlib.contextmanager
 def _live() -> Iterator[Show]:
-    """A table that is drawn again as events come; what is said once scrolls above it."""
+    """A table that is drawn again after each event; single messages scroll above it."""
     from rich.console import Console
     from rich.live import Live
+    from rich.text import Text
 
     console = Console(stderr=True)
     lines: dict[str, Line] = {}
-    with Live(console=console, refresh_per_second=4, get_renderable=lambda: _table(lines), transient=True) as live:
+
+    def table() -> Text:  # names hold no markup
+        return Text(_table(lines, console.width), no_wrap=True, overflow="ellipsis")
+
+    with Live(console=console, refresh_per_second=4, get_renderable=table, transient=True) as live:
 
         def show(event: Event) -> None:
-            if text := _once(event) or _failure(event):
+            if text := _message(event) or _failure(event):
                 live.console.print(shown(text, 1000), markup=False, highlight=False)
             if "run_id" not in event:
                 return
             line = _line(lines, event)
             if event["event"] in ("train", "eval"):
-                line.heard(event)
+                line.update(event)
             elif event["event"] in ("started", "elsewhere"):
-                line.state = GOING if event["event"] == "started" else WAITING
+                line.state = RUNNING if event["event"] == "started" else WAITING
             elif event["event"] in ("finished", "reused"):
                 line.state = "done before" if event["event"] == "reused" else str(event["outcome"])
 
         yield show
 
 
-def _table(lines: dict[str, Line]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title, justify in (
-        ("run", "left"),
-        ("", "left"),
-        ("step", "right"),
-        ("loss (nats)", "left"),
-        ("seconds", "right"),
-    ):
-        table.add_column(title, justify=justify)  # type: ignore[arg-type]
-    going = [line for line in lines.values() if line.state in (GOING, WAITING)]
-    ended = [line for line in lines.values() if line.state not in (GOING, WAITING)]
-    for line in (*ended[-max(0, MOST_ROWS - len(going)) :], *going):
+def _table(lines: dict[str, Line], most_characters: int) -> str:
+    """The runs that ended last, and below them those that are running."""
+    running = [line for line in lines.values() if line.state in (RUNNING, WAITING)]
+    ended = [line for line in lines.values() if line.state not in (RUNNING, WAITING)]
+    rows = []
+    for line in (*ended[-max(0, MOST_ROWS - len(running)) :], *running):
         step = f"{line.step} of {line.steps}" if line.steps else str(line.step)
-        table.add_row(
-            *(_plain_cell(cell) for cell in (line.name, line.state, step, line.losses, f"{line.seconds:.0f}"))
-        )
-    if len(ended) > MOST_ROWS:
-        counted = ", ".join(f"{count} {state}" for state, count in Counter(line.state for line in ended).items())
-        table.caption = f"in all: {counted}"
-    return table
+        rows.append([line.name, line.state, step, line.losses, f"{line.seconds:.0f}"])
+    if not rows:
+        return ""
+    table = text_table(COLUMNS, rows, right=("step", "seconds"), most_characters=most_characters)
+    if len(ended) <= MOST_ROWS:
+        return table
+    counts = Counter(line.state for line in ended).items()
+    return f"{table}\nin all: {', '.join(f'{count} {state}' for state, count in counts)}"
 
 
-def _plain_cell(text: str) -> Any:
-    from rich.text import Text
-
-    return Text(text)  # names hold no markup
-
-
-def _once(event: Event) -> str | None:
-    """What is told once, on its own line, whatever the display."""
+def _message(event: Event) -> str | None:
+    """The message that an event gets on a line of its own in every display; None for other events."""
     kind = event["event"]
     if kind == "audit":
         return f"audit of {event['arm']} at {event['scale']}: {_audit_words(event)} ({event['seconds']:.1f} s)"
@@ -170,22 +159,24 @@ def _once(event: Event) -> str | None:
 
 
 def _audit_words(event: Event) -> str:
-    found = (("LEAK", "leaks", "expect_leak"), ("COLLAPSE", "collapses", "expect_collapse"))
+    stamps_by_key = (("LEAK", "leaks", "expect_leak"), ("COLLAPSE", "collapses", "expect_collapse"))
     stamps = [
-        f"{word}{' (expected)' if event.get(expected) else ''}" for word, key, expected in found if event.get(key)
+        f"{word}{' (expected)' if event.get(expected) else ''}"
+        for word, key, expected in stamps_by_key
+        if event.get(key)
     ]
     return ", ".join(stamps) or str(event["outcome"]).replace("_", " ")
 
 
 def _failure(event: Event) -> str | None:
-    """Why a run did not end well, in one line."""
+    """One line that says why a run failed; None for any other event."""
     if event["event"] != "finished" or event["outcome"] in FINE_OUTCOMES or not event.get("reason"):
         return None
     return f"{_name(event)}: {event['outcome']}: {str(event['reason']).splitlines()[0]}"
 
 
 def _choice_words(event: Event) -> str:
-    """Which value an arm runs at, and what else was tried."""
+    """Which value tuning chose for an arm, and the score of each value."""
     scores = zip(event["values"], event["scores"], strict=True)
     tried = ", ".join(f"{value:g}: {'no score' if score is None else f'{score:.4f}'}" for value, score in scores)
     edge = "; the best is at the edge" if event["chosen"] in (min(event["values"]), max(event["values"])) else ""
@@ -202,7 +193,7 @@ def _plan_words(event: Event) -> str:
 
 
 def _line(lines: dict[str, Line], event: Event) -> Line:
-    line = lines.setdefault(event["run_id"], Line(_name(event), GOING))
+    line = lines.setdefault(event["run_id"], Line(_name(event), RUNNING))
     line.steps = int(event.get("steps", line.steps))
     return line
 
@@ -222,5 +213,5 @@ def _losses(losses: dict[str, float | None], prefix: str) -> str:
     return " ".join([prefix, *(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)])
 
 
-def _tell(text: str) -> None:
+def _print_line(text: str) -> None:
     print(shown(text, 1000), file=sys.stderr, flush=True)

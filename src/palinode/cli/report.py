@@ -26,12 +26,18 @@ def report(
         Path | None, typer.Option("--out", metavar="DIRECTORY", help="Where to write. Default: reports/ in the store.")
     ] = None,
     window: Annotated[
-        str, typer.Option("--window", metavar="FROM..TO", help="The share of training whose points the violins pool.")
+        str,
+        typer.Option(
+            "--window", metavar="FROM..TO", help="The part of training whose evaluations the violin plots show."
+        ),
     ] = "0.5..1",
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Write report.html (offline, self-contained), with figures as SVG and PDF and all numbers as CSV and parquet."""
+    """Write the report of an experiment: one HTML page.
+
+    The page needs no network and no other file. Figures as SVG and PDF, and all numbers as CSV and parquet, lie beside it.
+    """
     must_exist(store)
     share = share_of_training(window)
     if out is not None:
@@ -47,19 +53,19 @@ def report(
 
 
 def _check_directory(out: Path) -> None:
-    """Refuse what cannot be a directory, and what was meant to be the page itself."""
+    """Refuse a file, and a name that ends like a page."""
     if out.suffix.lower() in (".html", ".htm"):
-        told = "name the directory that report.html goes into"
-        raise BadInput(told, file=str(out), field="--out", hint=f"such as {shlex.quote(str(out.with_suffix('')))}")
+        message = "name the directory that report.html goes into"
+        raise BadInput(message, file=str(out), field="--out", hint=f"such as {shlex.quote(str(out.with_suffix('')))}")
     if not (place := nearest_place(out)).is_dir():
         raise BadInput("is a file; name a directory", file=str(place), field="--out")
 
 
 def share_of_training(text: str) -> tuple[float, float]:
-    """`0.5..1` as two shares of training.
+    """Read a share of training such as `0.5..1`.
 
     Raises:
-        BadInput: not two numbers between 0 and 1, the first below the second.
+        BadInput: these are not two numbers between 0 and 1, the first one smaller.
     """
     first, dots, last = text.partition("..")
     try:

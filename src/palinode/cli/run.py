@@ -1,4 +1,4 @@
-"""`palinode run FILE`: audit, train and compare every arm; the same command again goes on and does nothing twice."""
+"""`palinode run FILE`: audit, train and compare every arm. The same command again continues, and repeats nothing."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from palinode.cli.options import (
     StoreOption,
     WorkersOption,
     YesOption,
+    audits_are_kept,
     may_be_store,
     of_file,
     resolve,
@@ -46,25 +47,24 @@ def run(
     quiet: QuietOption = False,
     json: JsonOption = False,
 ) -> int:
-    """Audit every arm, train every arm at every scale with every seed, and print the verdict.
+    """Audit, train and compare every arm of an experiment.
 
-    What is done is not done again; what was interrupted goes on. An arm that sees its own answer is refused (exit 3)
-    unless it is marked expect_leak, one whose auxiliary term vanishes unless it is marked expect_collapse. Exit 1 when
-    some runs failed or diverged.
+    Every arm is trained at every scale with every seed, and the verdict is printed. Finished runs are not repeated;
+    interrupted runs continue. An arm that sees its own answer is refused (exit 3) unless it is marked expect_leak. An arm
+    whose auxiliary term vanishes is refused unless it is marked expect_collapse. Exit 1 when some runs failed or diverged.
     """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
-    from palinode.experiment.run import run_experiment
+    from palinode.experiment.run import HowToRun, Workers, run_experiment
     from palinode.results.store import Store
 
     place = Store(store)
     command = ["palinode", *(context.obj or [])]
-    with of_file(file), progress(as_json=json, quiet=quiet) as show:
-        end = run_experiment(
-            resolved, place, code=source.code, command=command, workers=workers, stack=stack, on_event=show
-        )
+    then = "makes the others and then trains"
+    with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
+        end = run_experiment(resolved, place, HowToRun(Workers(workers, stack), source.code, command, show))
     if end.interrupted is not None:
-        typer.echo("interrupted: the same command goes on where this one stopped", err=True)
+        typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code
     from palinode.cli.compare import verdict_json, verdict_text
     from palinode.spec.tuning import TRIALS_SUFFIX

@@ -1,4 +1,4 @@
-"""`palinode sample RUN`: let a trained model write, to the right or to the left."""
+"""`palinode sample RUN`: continue a text with a trained model, to the right or to the left."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLE = (
 
 
 class Direction(StrEnum):
-    """Which way the text grows."""
+    """The end of the text at which the model writes."""
 
     ltr = "ltr"
     rtl = "rtl"
@@ -28,9 +28,9 @@ class Direction(StrEnum):
 
 def sample(
     run: Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id.")],
-    text: Annotated[str, typer.Option(help="The text to go on from; with rtl, the text to arrive at.")] = "",
+    text: Annotated[str, typer.Option(help="The text to continue; with rtl, the text to write before.")] = "",
     direction: Annotated[
-        Direction, typer.Option(help="ltr writes on at the right end, rtl at the left end.")
+        Direction, typer.Option(help="ltr writes at the right end, rtl at the left end.")
     ] = Direction.ltr,
     tokens: Annotated[int, typer.Option(min=0, max=10**6, help="How many tokens to write.")] = 200,
     rows: Annotated[int, typer.Option(min=1, max=1000, help="How many texts.")] = 1,
@@ -39,7 +39,7 @@ def sample(
     top_p: Annotated[
         float | None, typer.Option(help="Draw from the most probable tokens that reach this probability.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed writes the same text.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 1,
     store: StoreOption = DEFAULT_STORE,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
@@ -58,25 +58,15 @@ def sample(
     sampling = _sampling({"temperature": temperature, "top_k": top_k, "top_p": top_p})
     spec = load_run(directory, allow_code=allow_code)
     if not spec.objective.reads_in_a_direction:
-        told = f"was trained on {spec.objective.kind_name()!r}, in no reading direction: it cannot continue a text"
-        raise BadInput(told, file=run, field="objective")
+        message = f"was trained on {spec.objective.kind_name()!r}, in no reading direction: it cannot continue a text"
+        raise BadInput(message, file=run, field="objective")
     trained = load_trained(spec, place)
-    written = generate_text(
-        trained.model,
-        trained.data.tokenizer,
-        text,
-        tokens,
-        seed,
-        direction=direction.value,
-        sampling=sampling,
-        direction_token=bool(getattr(trained.spec.objective, "direction_token", True)),
-        rows=rows,
-    )
+    written = generate_text(trained, text, tokens, seed, direction=direction.value, sampling=sampling, rows=rows)
     typer.echo(as_json(written) if json else "\n\n".join(written))
 
 
-def _sampling(asked: dict[str, float | None]) -> Sampling:
-    """How to draw, from the options that were given.
+def _sampling(options: dict[str, float | None]) -> Sampling:
+    """The sampling options that were set, checked.
 
     Raises:
         BadInput: naming the option.
@@ -86,7 +76,7 @@ def _sampling(asked: dict[str, float | None]) -> Sampling:
     from palinode.use.generate import Sampling
 
     try:
-        return decode(Sampling, {name: value for name, value in asked.items() if value is not None})
+        return decode(Sampling, {name: value for name, value in options.items() if value is not None})
     except BadInput as refusal:
         option = f"--{(refusal.field or '').replace('_', '-')}"
         raise BadInput(refusal.message, field=option, hint=refusal.hint) from None

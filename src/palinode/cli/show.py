@@ -21,7 +21,10 @@ def show(
     store: StoreOption = DEFAULT_STORE,
     json: JsonOption = False,
 ) -> None:
-    """Show an experiment (question, arms, runs) or a run (spec, outcome, scores, cost, machine)."""
+    """Show one experiment or one run in full.
+
+    Of an experiment: its question, arms and runs. Of a run: its spec, outcome, scores, cost and machine.
+    """
     must_exist(store)
     from palinode.base.config import encode
     from palinode.base.errors import BadInput
@@ -62,7 +65,7 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
 
 
 def _stamps(entry: ExperimentEntry, store: Store) -> dict[str, str]:
-    """arm -> what stands behind its name: a leak or a collapse is shown wherever the arm is."""
+    """arm -> the text behind its name that says whether its audit showed a leak or a collapse."""
     from palinode.analysis.audits import arm_audit
 
     record = store.experiment(entry.full_name)
@@ -74,16 +77,18 @@ def _stamps(entry: ExperimentEntry, store: Store) -> dict[str, str]:
     }
 
 
-def _stamp(word: str, found: str, declared: str) -> str:
-    return {"unexpected": f"  {word}", "expected": f"  {word}, as expected"}.get(found, declared)
+def _stamp(word: str, outcome: str, if_neither: str) -> str:
+    return {"unexpected": f"  {word}", "expected": f"  {word}, as expected"}.get(outcome, if_neither)
 
 
 def _run_text(record: Record) -> str:
+    from palinode.base.config import leaves
+
     imported = record.result is not None and record.result.provenance == "imported"
     lines = [f"run {record.run_id}: {record.outcome}{', imported: not trained here' if imported else ''}"]
     if record.reason:
         lines.append(f"  {shown(record.reason.splitlines()[0])}")
-    lines += [f"  {path}: {_brief(value)}" for path, value in _leaves(dict(record.spec))]
+    lines += [f"  {path}: {_brief(value)}" for path, value in leaves(record.spec).items()]
     if (result := record.result) is not None:
         scores = [
             [split, direction, name, f"{value:.6g}" if value is not None else "–"]
@@ -96,12 +101,6 @@ def _run_text(record: Record) -> str:
             lines += ["", title, *(f"  {name}: {_brief(value)}" for name, value in getattr(result, title).items())]
         lines.append(f"weights SHA-256: {result.weights_sha256}, attempts: {result.attempts}")
     return "\n".join(lines)
-
-
-def _leaves(value: object, path: str = "") -> list[tuple[str, object]]:
-    if not isinstance(value, dict):
-        return [(path, value)]
-    return [leaf for key, item in value.items() for leaf in _leaves(item, f"{path}.{key}" if path else str(key))]
 
 
 def _brief(value: object) -> str:

@@ -1,8 +1,8 @@
-"""What a trained model's tables of tokens and positions look like beside each other: lengths, angles, shared directions.
+"""The geometry of a trained model's tables of tokens and positions: lengths of rows, angles, shared directions.
 
-Read from the weights alone. Next to each number that chance would make too stands what chance makes: random directions of D
+Only the weights are read. Each number that chance alone would give too comes with its value by chance: random directions of D
 dimensions have a mean |cosine| of Gamma(D/2) / (sqrt(pi) Gamma((D+1)/2)), about sqrt(2 / (pi D)).
-Legend: V tokens, C positions, D width.
+Legend: D width.
 """
 
 from __future__ import annotations
@@ -21,28 +21,27 @@ TOP_SHARE = 0.25  # of the D directions in which the tokens vary most
 
 
 def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
-    """Numbers of the table of tokens and, where there is one, of learned positions.
+    """Numbers of the table of tokens and, when the model learns positions, of their table.
 
-    token_norm, position_norm: mean length of a row; position_norm_about_mean: of a position less the mean of all.
-    token_position_cosine, token_position_absolute_cosine: mean over all pairs.
-    position_share: of the positions' variance in the quarter of directions in which the tokens vary most; by chance that
-    quarter. position_cosine_by_distance: mean cosine of two positions 1, 2, 4, .. apart, by chance -1 / (positions - 1). Share
-    and cosines of positions are taken about their mean: a vector that all positions share carries no position.
+    token_norm, position_norm: mean length of a row; position_norm_about_mean: the same after the mean of all positions is
+    subtracted. token_position_cosine, token_position_absolute_cosine: mean over all pairs. position_share: the share of the
+    positions' variance in the quarter of the directions in which tokens vary most (a quarter by chance).
+    position_cosine_by_distance: mean cosine of two positions 1, 2, 4, .. apart (by chance -1 / (positions - 1)).
+    Share and cosines of positions are taken about their mean, because a vector that all positions share tells no position.
 
     Raises:
         BadInput: the model has no table of tokens.
     """
-    tables = {group: _table(model, group) for group in ("embedding", "position")}
-    tokens, positions = tables["embedding"], tables["position"]
-    if tokens is None:
-        raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
+    check_has_embeddings(model)
+    tokens, positions = _table(model, "embedding"), _table(model, "position")
+    assert tokens is not None
     width = tokens.shape[1]
-    found: dict[str, Any] = {"width": width, "token_norm": float(tokens.norm(dim=1).mean())}
+    geometry: dict[str, Any] = {"width": width, "token_norm": float(tokens.norm(dim=1).mean())}
     if positions is None:
-        return found
+        return geometry
     centred = positions - positions.mean(0)
     cosines = F.normalize(tokens, dim=1) @ F.normalize(positions, dim=1).T
-    return found | {
+    return geometry | {
         "position_norm": float(positions.norm(dim=1).mean()),
         "position_norm_about_mean": float(centred.norm(dim=1).mean()),
         "token_position_cosine": float(cosines.mean()),
@@ -56,23 +55,29 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
 
 
 def check_has_embeddings(model: LanguageModel) -> None:
-    """Refuse a model whose tables cannot be read.
+    """Refuse a model whose tables cannot be read; only their names are looked at, so a meta model will do.
 
     Raises:
         BadInput: naming the setting that asks for it.
     """
-    if _table(model, "embedding") is None:
+    if not _tables(model, "embedding"):
         raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
 
 
 def _table(model: LanguageModel, group: str) -> Tensor | None:
-    """The first table of this group, (rows, D) float64; of positions those that are read, none that is only subtracted."""
-    named = [one for one in model.parameter_groups().get(group, []) if not one[0].startswith("next_position.")]
-    return named[0][1].detach().double().cpu() if named else None
+    """The first table of this group, (rows, D) float64."""
+    tables = _tables(model, group)
+    return tables[0].detach().double().cpu() if tables else None
+
+
+def _tables(model: LanguageModel, group: str) -> list[Tensor]:
+    """The tables of this group that the model reads; one that is only subtracted from states is left out."""
+    named = model.parameter_groups().get(group, [])
+    return [table for name, table in named if not name.startswith("next_position.")]
 
 
 def _share_in_top(tokens: Tensor, positions: Tensor) -> float:
-    """The part of the positions' variance that lies in the leading directions of the tokens."""
+    """The share of the positions' variance that lies in the leading directions of the tokens."""
     _, _, directions = torch.linalg.svd(tokens - tokens.mean(0), full_matrices=False)
     leading = directions[: _top_directions(tokens.shape[1])]
     return float((positions @ leading.T).square().sum() / positions.square().sum())

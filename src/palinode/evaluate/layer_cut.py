@@ -1,26 +1,24 @@
-"""What the model scores with only its first k blocks, for every k = 1 .. L, from one reading of the split.
+"""The scores of a model with only its first k blocks, for every k = 1 .. L, from one reading of the split.
 
-The state after block k does not depend on the blocks above it, so one pass of the stack holds every shorter model; the final
-norm and the head are applied to each, in pieces, so that the logits of all depths never exist at once. A raw cut mixes what the
+The state after block k does not depend on the blocks above it, so one pass of the stack holds every shorter model. The final norm
+and the head are applied to each state, in pieces, so that the logits of all depths never exist at once. A raw cut mixes what the
 state holds with how well a head trained for L blocks can read it: `refit.refit` makes the control.
-Legend: R rows, S slots, D width, V vocabulary, L blocks.
+Legend: L blocks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 
 from palinode.base.errors import BadInput
 from palinode.base.example import SpecialTokens, Windows
-from palinode.evaluate.losses import Sums, bytes_of_ids, evaluating, examples_of
+from palinode.evaluate.losses import Scoring, Sums, device_of, evaluating
 from palinode.evaluate.refit import Readout, Refits
 from palinode.models.base import LanguageModel
 from palinode.models.direction import finished, residuals
 from palinode.objectives import Objective
-from palinode.objectives.label_mask import Labels
 from palinode.objectives.loss import CHUNK_LOGITS, GPU_FACTOR
 from palinode.results.layer_cut import CutScores, LayerCut
 
@@ -29,53 +27,49 @@ def cut_layers(
     model: LanguageModel,
     windows: Iterable[Windows],
     passes: Mapping[str, Objective],
-    *,
-    specials: SpecialTokens,
-    bytes_per_token: np.ndarray,
-    seed: int,
-    device: torch.device,
-    labels: Labels = "all",
+    scoring: Scoring,
     refits: Refits | None = None,
 ) -> LayerCut:
-    """Score every window for every pass and every number of blocks; at L blocks these are the scores of `evaluate`.
+    """Score every window for every pass and every number of blocks; with L blocks these are the scores of `evaluate`.
 
     Args:
-        windows, passes, specials, bytes_per_token, seed, device: as in `evaluate`.
-        refits: pass -> a readout for each number of blocks (`refit.refit`), scored beside the trained one.
+        windows, passes, scoring: as in `evaluate`.
+        refits: pass -> a readout for each number of blocks (`refit.refit`), scored as well as the trained one.
 
     Raises:
         BadInput: the model cannot be cut.
+        FloatingPointError: a loss is not finite.
     """
     check_can_be_cut(model)
-    refits = refits or {}
-    bytes_of, at_once = bytes_of_ids(specials, bytes_per_token), _slots_at_once(specials, device)
-    trained = Readout(model, {})
-    sums = {name: [Sums() for _ in range(model.depths())] for name in passes}
-    refitted_sums = {name: [Sums() for _ in refits[name]] for name in passes if name in refits}
+    device = device_of(model)
+    bytes_of, at_once = scoring.bytes_of_ids(), _slots_at_once(scoring.specials, device)
+    trained = [Readout(model, {})] * model.depths()
+    sums: dict[str, list[Sums]] = {name: [Sums() for _ in trained] for name in passes}
+    refitted = {name: [Sums() for _ in readouts] for name, readouts in (refits or {}).items() if name in passes}
     with evaluating(model):
-        for name, example in examples_of(windows, passes, specials=specials, seed=seed, labels=labels):
+        for name, example in scoring.examples(windows, passes):
             here = example.to(device)
+            scored = [(sums[name], trained)]
+            if refits is not None and name in refitted:
+                scored.append((refitted[name], list(refits[name])))
             for depth, residual in enumerate(residuals(model, here)):
-                states = finished(here, residual, trained.finished)
-                sums[name][depth].add(here, states, trained.logits, bytes_of, at_once)
-                if name in refits:
-                    own = refits[name][depth]
-                    states = finished(here, residual, own.finished)
-                    refitted_sums[name][depth].add(here, states, own.logits, bytes_of, at_once)
-    return LayerCut(scores=_curves(sums), refitted=_curves(refitted_sums))
+                for totals, readouts in scored:
+                    states = finished(here, residual, readouts[depth].finished)
+                    totals[depth].add(here, states, readouts[depth].logits, bytes_of, at_once)
+    return LayerCut(scores=_curves(sums), refitted=_curves(refitted))
 
 
 def check_can_be_cut(model: LanguageModel) -> None:
     """Refuse a model whose blocks cannot be taken off one by one.
 
     Raises:
-        BadInput: naming the setting that asks for it.
+        BadInput: naming the setting that asks for the cut.
     """
     if not model.can_be_cut():
         raise BadInput(
             f"a {type(model).__name__} cannot be cut",
             field="evaluation.layer_cut",
-            hint="a model that can defines depths, residuals and finished beside its own hidden",
+            hint="a model that can be cut defines depths, residuals and finished as well as its own hidden",
         )
 
 

@@ -1,7 +1,8 @@
-"""Losses on a split: every token, fixed windows, sum over sum. Parameters are read only, and no random number is drawn.
+"""Losses on a split: every token, in fixed windows. Parameters are only read, and no number of a global stream is drawn.
 
 nats/token = sum of nats / tokens scored; bits/byte = sum of nats / (ln 2 * bytes of the scored targets), one division of two
-sums; perplexity = exp(nats/token). Auxiliary terms cannot enter: this code is handed logits and Examples, nothing else.
+sums; perplexity = exp(nats/token). Auxiliary terms cannot enter: this code gets logits and Examples, nothing else.
+Legend: B rows, T slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from palinode.base.config import Config
@@ -24,9 +26,11 @@ from palinode.models.direction import read
 from palinode.objectives import LtrObjective, Objective, Progress, RtlObjective
 from palinode.objectives.label_mask import Labels, masked
 
+LARGEST_EXPONENT = 700  # exp of a little more overflows float64
+
 
 class DirectionScores(Config):
-    """Sums over all scored targets of one evaluation pass; ratios are computed from them, never averaged."""
+    """Sums over all scored targets of one evaluation pass. Ratios are computed from these sums, never averaged."""
 
     tokens_scored: int
     nats_sum: float
@@ -49,28 +53,27 @@ class DirectionScores(Config):
     @property
     def perplexity(self) -> float | None:
         """None when it would overflow."""
-        return math.exp(self.nats_per_token) if self.nats_per_token < 700 else None
+        return math.exp(self.nats_per_token) if self.nats_per_token < LARGEST_EXPONENT else None
 
     def as_row(self) -> dict[str, float | int | None]:
-        """Sums and ratios, as they stand in records."""
-        ratios = {name: getattr(self, name) for name in MEASURES}
-        return {**self.model_dump(), **ratios}
+        """The sums and the ratios, as records hold them."""
+        return {**self.model_dump(), **{name: getattr(self, name) for name in MEASURES}}
 
 
 @dataclass(frozen=True)
 class TokenHits:
-    """Every scored token of a pass, each (A,): the number of its window, its place in it, and whether it was hit."""
+    """Every scored token of a pass, each field (tokens,): the number of its window, its index in it, and whether it was hit."""
 
     window: Tensor
-    place: Tensor
+    index: Tensor
     hit: Tensor
 
 
 @dataclass
 class Evaluation:
-    """The scores of every pass; and of every window its nats (paired comparisons, determinism audit), scored tokens and hits.
+    """The scores of every pass, and for every window its nats, scored tokens and hits (for paired comparisons and the audit).
 
-    `token_hits`: the same token by token, where they were kept.
+    `token_hits`: the hit of every scored token, where these were kept.
     """
 
     scores: dict[str, DirectionScores]
@@ -80,13 +83,58 @@ class Evaluation:
     token_hits: dict[str, TokenHits] = field(default_factory=dict)
 
     def as_rows(self) -> dict[str, dict[str, float | int | None]]:
-        """Scores by pass, as they stand in records."""
+        """The scores of each pass, as records hold them."""
         return {name: scores.as_row() for name, scores in self.scores.items()}
 
 
+@dataclass(frozen=True)
+class Scoring:
+    """How windows become scored Examples, the same for every pass.
+
+    Attributes:
+        bytes_per_token: (tokenizer vocabulary,) bytes of each id; special ids count 0.
+        seed: of the random decisions that an objective makes.
+        labels: which targets are scored.
+    """
+
+    specials: SpecialTokens
+    bytes_per_token: NDArray[np.int64]
+    seed: int
+    labels: Labels = "all"
+
+    def bytes_of_ids(self) -> Tensor:
+        """(V,) bytes of each id."""
+        table = torch.zeros(self.specials.vocab_size, dtype=torch.int64)
+        table[: len(self.bytes_per_token)] = torch.from_numpy(np.asarray(self.bytes_per_token, dtype=np.int64))
+        return table
+
+    def example(self, objective: Objective, windows: Windows, draw: Draw) -> Example:
+        """The Example of some windows with these decisions; only the labels keep their weight."""
+        example = objective.example(windows.tokens, windows.decisions(draw), self.specials)
+        return masked(example, windows, self.labels)
+
+    def examples(
+        self, windows: Iterable[Windows], passes: Mapping[str, Objective], numbers: Sequence[int] | None = None
+    ) -> Iterator[tuple[str, Example]]:
+        """(name of the pass, Example) of every batch and pass (`evaluate`); one without a slot is left out."""
+        first = 0
+        for batch in windows:
+            last = first + len(batch)
+            own_numbers = range(first, last) if numbers is None else numbers[first:last]
+            first = last
+            for name, objective in passes.items():
+                draw = window_draws(objective, batch.tokens.shape[1], self.seed, own_numbers)
+                example = self.example(objective, batch, draw)
+                if example.inputs.numel():
+                    yield name, example
+
+
 def evaluation_passes(objective: Objective, directions: Iterable[str]) -> dict[str, Objective]:
-    """Which passes to evaluate: the asked-for directions as the objective defines them (none for one without a direction),
-    and the objective itself when it makes passes that are neither ltr nor rtl."""
+    """The passes of an evaluation, by name.
+
+    These are the given directions as the objective defines them (none for an objective without a direction), and the objective
+    itself when it makes passes that are neither ltr nor rtl.
+    """
     defined = {"ltr": LtrObjective(), "rtl": RtlObjective()} | objective.evaluation()
     passes = {name: defined[name] for name in directions if objective.reads_in_a_direction}
     passes |= {name: other for name, other in defined.items() if name not in ("ltr", "rtl")}
@@ -99,48 +147,48 @@ def evaluate(
     model: LanguageModel,
     windows: Iterable[Windows],
     passes: Mapping[str, Objective],
+    scoring: Scoring,
     *,
-    specials: SpecialTokens,
-    bytes_per_token: np.ndarray,
-    seed: int,
-    device: torch.device,
-    labels: Labels = "all",
     numbers: Sequence[int] | None = None,
     keep_tokens: bool = False,
 ) -> Evaluation:
     """Score every window once for every pass, in eval mode without gradients; the model's mode is restored.
 
+    Window n draws its decisions at position n of the `evaluation` stream, so that neither the batch size nor the order of the
+    windows changes a decision.
+
     Args:
-        windows: batches of (B, n) windows; the last may be short in both dimensions.
+        windows: batches of (B, window_tokens) windows; the last may be smaller in both dimensions.
         passes: name -> objective whose Examples are scored.
-        bytes_per_token: (tokenizer vocabulary,) bytes of each id; special ids count 0.
-        seed: of the `evaluation` stream, for objectives with random decisions: window n draws its own at position n, so
-            that neither the batch size nor the order of the windows changes a decision.
-        labels: which targets are scored.
         numbers: the number of each window, in the order they come; default 0, 1, 2, ..
-        keep_tokens: keep the hit of every scored token (24 bytes each): for tasks, where few are answers.
+        keep_tokens: keep the hit of every scored token (24 bytes each): for tasks, where few tokens are answers.
 
     Raises:
         FloatingPointError: a loss is not finite.
     """
-    bytes_of = bytes_of_ids(specials, bytes_per_token)
+    bytes_of, device = scoring.bytes_of_ids(), device_of(model)
     sums = {name: Sums(tokens_kept=[] if keep_tokens else None) for name in passes}
     with evaluating(model):
-        for name, example in examples_of(windows, passes, specials=specials, seed=seed, labels=labels, numbers=numbers):
+        for name, example in scoring.examples(windows, passes, numbers):
             here = example.to(device)
             sums[name].add(here, read(model, here), model.logits, bytes_of)
-    told = {name: total for name, total in sums.items() if total.tokens}
+    scored = {name: total for name, total in sums.items() if total.tokens}
     return Evaluation(
-        {name: total.scores() for name, total in told.items()},
-        {name: total.window_nats for name, total in told.items()},
-        {name: total.window_scored for name, total in told.items()},
-        {name: total.window_hits for name, total in told.items()},
-        {name: hits for name, total in told.items() if (hits := total.token_hits()) is not None},
+        {name: total.scores() for name, total in scored.items()},
+        {name: total.window_nats for name, total in scored.items()},
+        {name: total.window_scored for name, total in scored.items()},
+        {name: total.window_hits for name, total in scored.items()},
+        {name: hits for name, total in scored.items() if (hits := total.token_hits()) is not None},
     )
 
 
+def device_of(model: torch.nn.Module) -> torch.device:
+    """Where the parameters of a model are."""
+    return next(model.parameters()).device
+
+
 @contextmanager
-def evaluating(model: LanguageModel) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Eval mode without gradients; the model's mode is restored."""
     was_training = model.training
     model.eval()
@@ -151,43 +199,15 @@ def evaluating(model: LanguageModel) -> Iterator[None]:
         model.train(was_training)
 
 
-def bytes_of_ids(specials: SpecialTokens, bytes_per_token: np.ndarray) -> Tensor:
-    """(V,) bytes of each id; special ids count 0."""
-    table = torch.zeros(specials.vocab_size, dtype=torch.int64)
-    table[: len(bytes_per_token)] = torch.from_numpy(np.asarray(bytes_per_token, dtype=np.int64))
-    return table
-
-
-def examples_of(
-    windows: Iterable[Windows],
-    passes: Mapping[str, Objective],
-    *,
-    specials: SpecialTokens,
-    seed: int,
-    labels: Labels = "all",
-    numbers: Sequence[int] | None = None,
-) -> Iterator[tuple[str, Example]]:
-    """Every batch of windows through every pass (arguments: `evaluate`); what is too short to score anything is left out."""
-    first = 0
-    for batch in windows:
-        places = range(first, first + len(batch)) if numbers is None else numbers[first : first + len(batch)]
-        first += len(batch)
-        for name, objective in passes.items():
-            draw = batch.decisions(window_draws(objective, batch.tokens.shape[1], seed, places))
-            example = masked(objective.example(batch.tokens, draw, specials), batch, labels)
-            if example.inputs.numel():
-                yield name, example
-
-
 def window_draws(objective: Objective, window_tokens: int, seed: int, numbers: Iterable[int]) -> Draw:
-    """The decisions of these windows, each drawn on its own from the `evaluation` stream."""
+    """The decisions of the windows with these numbers, each drawn on its own from the `evaluation` stream."""
     draws = [objective.draw(1, window_tokens, generator(seed, "evaluation", n), Progress()) for n in numbers]
     return Draw({name: torch.cat([draw[name] for draw in draws]) for name in draws[0].decisions})
 
 
 @dataclass
 class Sums:
-    """What scored targets add up to; `tokens_kept`: a list to keep each of them in, or None."""
+    """Running sums over scored targets; `tokens_kept`: a list that keeps the hit of each, or None."""
 
     tokens: int = 0
     nats: float = 0.0
@@ -206,7 +226,7 @@ class Sums:
         bytes_of: Tensor,
         slots_at_once: int | None = None,
     ) -> None:
-        """Score (R, S, D) states against the example's targets.
+        """Score (B, T, D) states against the example's targets.
 
         Args:
             logits_of: (..., D) -> (..., V).
@@ -215,26 +235,26 @@ class Sums:
         """
         scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
         nats, hit = _nats_and_hits(logits_of, states, example.targets, slots_at_once)
-        per_row = torch.where(scored, nats, 0.0).sum(-1).cpu()
+        row_nats = torch.where(scored, nats, 0.0).sum(-1).cpu()
         self.tokens += int(scored.sum())
-        self.nats += float(per_row.sum())
+        self.nats += float(row_nats.sum())
         self.bytes += int(bytes_of[example.targets.cpu()][scored.cpu()].sum())
         if self.tokens_kept is not None:
             row, slot = scored.nonzero(as_tuple=True)
-            places = (row + len(self.window_nats), example.target_source[row, slot], hit[row, slot].long())
-            self.tokens_kept.append(torch.stack(places).cpu())
-        right = (hit & scored).sum(-1)
-        self.hits += int(right.sum())
-        self.window_nats.extend(per_row.tolist())
+            kept = (row + len(self.window_nats), example.target_source[row, slot], hit[row, slot].long())
+            self.tokens_kept.append(torch.stack(kept).cpu())
+        row_hits = (hit & scored).sum(-1)
+        self.hits += int(row_hits.sum())
+        self.window_nats.extend(row_nats.tolist())
         self.window_scored.extend(scored.sum(-1).tolist())
-        self.window_hits.extend(right.tolist())
+        self.window_hits.extend(row_hits.tolist())
 
     def token_hits(self) -> TokenHits | None:
         """Every scored token, where they were kept."""
         if not self.tokens_kept:
             return None
-        window, place, hit = torch.cat(self.tokens_kept, 1)
-        return TokenHits(window, place, hit.bool())
+        window, index, hit = torch.cat(self.tokens_kept, 1)
+        return TokenHits(window, index, hit.bool())
 
     def scores(self) -> DirectionScores:
         """The sums as they are recorded.
@@ -250,13 +270,12 @@ class Sums:
 def _nats_and_hits(
     logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor, slots_at_once: int | None
 ) -> tuple[Tensor, Tensor]:
-    """(R, S) float64 nats of the targets, and whether the most probable id (of equals the lowest) is the target."""
+    """(B, T) float64 nats of the targets, and whether the most probable id (of equals the lowest) is the target."""
     if slots_at_once is not None and slots_at_once < targets.numel():
-        pieces = zip(
-            torch.split(states.flatten(0, 1), slots_at_once), torch.split(targets.flatten(), slots_at_once), strict=True
-        )
-        found = [_nats_and_hits(logits_of, some, wanted, None) for some, wanted in pieces]
-        nats, hit = (torch.cat(parts).view(targets.shape) for parts in zip(*found, strict=True))
+        states, flat = states.flatten(0, 1), targets.flatten()
+        pieces = zip(torch.split(states, slots_at_once), torch.split(flat, slots_at_once), strict=True)
+        scored = [_nats_and_hits(logits_of, some, wanted, None) for some, wanted in pieces]
+        nats, hit = (torch.cat(parts).view(targets.shape) for parts in zip(*scored, strict=True))
         return nats, hit
     log_probabilities = torch.log_softmax(logits_of(states).float(), dim=-1)
     nats = -log_probabilities.gather(-1, targets[..., None])[..., 0].double()

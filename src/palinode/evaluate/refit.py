@@ -1,9 +1,9 @@
-"""The control of the layer cut: a final norm and head trained for each number of blocks, on a trunk that does not change.
+"""The control of the layer cut: a final norm and head trained for each number of blocks, while the blocks stay as they are.
 
 Each starts as a copy of the trained ones and takes a few hundred steps of AdamW on windows of the train split, for one pass at a
-time: what that direction can read out of the state after k blocks. The model's own weights and the random streams of its
+time. It shows what that pass can read out of the state after k blocks. The model's own weights and the random streams of its
 training are not touched.
-Legend: R rows, S slots, D width, V vocabulary, L blocks.
+Legend: B rows, T slots, D width, V vocabulary, L blocks.
 """
 
 from __future__ import annotations
@@ -16,18 +16,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from palinode.base.example import Example, SpecialTokens, Windows
+from palinode.base.example import Example, Windows
 from palinode.base.seeds import generator
-from palinode.evaluate.losses import evaluating
+from palinode.evaluate.losses import Scoring, device_of, evaluating
 from palinode.models.base import LanguageModel
 from palinode.models.direction import finished, residuals
 from palinode.objectives import Objective, Progress
-from palinode.objectives.label_mask import Labels, masked
 from palinode.objectives.loss import weighted_nats
 
 STREAM = "layer cut refit"
-REFIT_TOKENS = 2048  # of a step
-LEARNING_RATE = 2e-3  # falls to 0 along a line
+REFIT_TOKENS = 2048  # tokens of one step
+LEARNING_RATE = 2e-3  # falls to 0 in a straight line
 BETAS = (0.9, 0.99)
 BYTES_AT_ONCE = 2**30  # of readouts, their gradients and AdamW's two moments; the depths are trained in groups that fit
 BYTES_PER_PARAMETER = 16
@@ -35,13 +34,13 @@ BYTES_PER_PARAMETER = 16
 
 @dataclass(frozen=True)
 class Readout:
-    """A model's way from the residual to the logits, with some of its parameters replaced."""
+    """The final norm and head of a model, with some of the parameters replaced."""
 
     model: LanguageModel
     parameters: Mapping[str, Tensor]
 
     def finished(self, residual: Tensor) -> Tensor:
-        """(R, S, D) after some blocks -> states that `logits` takes."""
+        """(B, T, D) residual after some blocks -> states that `logits` takes."""
         return self._called(residual, "finished")
 
     def logits(self, states: Tensor) -> Tensor:
@@ -62,25 +61,22 @@ def refit(
     model: LanguageModel,
     windows_at: Callable[[int], Windows],
     passes: Mapping[str, Objective],
-    *,
+    scoring: Scoring,
     steps: int,
-    specials: SpecialTokens,
-    seed: int,
-    device: torch.device,
-    labels: Labels = "all",
 ) -> dict[str, list[Readout]]:
     """A trained readout for each pass and each number of blocks 1, 2, .. L.
 
     Args:
-        windows_at: step -> windows of the train split, about `REFIT_TOKENS`; every depth and every pass sees the same.
-        seed: of the stream of decisions, for objectives that make some.
+        windows_at: step -> windows of the train split, about `REFIT_TOKENS`; every depth and every pass reads the same.
+        scoring: its labels are trained on, its seed is that of the objectives' decisions.
     """
+    device = device_of(model)
 
     def example_at(objective: Objective, step: int) -> Example:
         windows = windows_at(step)
-        draw = objective.draw(len(windows), windows.tokens.shape[1], generator(seed, STREAM, step), Progress())
-        example = objective.example(windows.tokens, windows.decisions(draw), specials)
-        return masked(example, windows, labels).to(device)
+        decisions = generator(scoring.seed, STREAM, step)
+        draw = objective.draw(len(windows), windows.tokens.shape[1], decisions, Progress())
+        return scoring.example(objective, windows, draw).to(device)
 
     with evaluating(model):
         return {name: _refit_pass(model, partial(example_at, objective), steps) for name, objective in passes.items()}
@@ -90,18 +86,15 @@ def _refit_pass(model: LanguageModel, example_at: Callable[[int], Example], step
     names = _readout_names(model, example_at(0))
     trained = dict(model.named_parameters())
     parameters = sum(trained[name].numel() for name in names)
-    at_once = max(1, BYTES_AT_ONCE // (BYTES_PER_PARAMETER * parameters)) if names else model.depths()
-    made: list[Readout] = []
-    while len(made) < model.depths():
-        last = min(model.depths(), len(made) + at_once)
-        fresh = [
-            Readout(model, {name: trained[name].detach().clone().requires_grad_() for name in names})
-            for _ in range(len(made), last)
-        ]
-        if names:
-            _train(model, fresh, range(len(made), last), example_at, steps)
-        made += fresh
-    return made
+    at_once = max(1, BYTES_AT_ONCE // (BYTES_PER_PARAMETER * max(1, parameters)))
+    readouts = [
+        Readout(model, {name: trained[name].detach().clone().requires_grad_() for name in names})
+        for _ in range(model.depths())
+    ]
+    for first in range(0, len(readouts) if names else 0, at_once):
+        depths = range(first, min(first + at_once, len(readouts)))
+        _train(model, readouts[first : depths.stop], depths, example_at, steps)
+    return readouts
 
 
 def _train(
@@ -111,7 +104,7 @@ def _train(
     example_at: Callable[[int], Example],
     steps: int,
 ) -> None:
-    """Train readouts of consecutive depths together: the blocks run once a step, those above the last depth not at all."""
+    """Train readouts of consecutive depths together. The blocks run once a step, those above the last depth not at all."""
     owned = [parameter for readout in readouts for parameter in readout.parameters.values()]
     optimizer = torch.optim.AdamW(owned, lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0)
     for step in range(steps):
@@ -131,7 +124,7 @@ def _train(
 
 
 def _readout_names(model: LanguageModel, example: Example) -> list[str]:
-    """The parameters between residual and logits, found from the gradient: final norm, and head or tied embedding."""
+    """The parameters that the logits depend on, given the residual: final norm, and head or tied embedding."""
     residual = next(residuals(model, example))
     named = dict(model.named_parameters())
     with torch.enable_grad():
@@ -142,7 +135,7 @@ def _readout_names(model: LanguageModel, example: Example) -> list[str]:
 
 
 class _Calling(nn.Module):
-    """A method of a model as a module: what `functional_call` can replace parameters in."""
+    """A method of a model as a module, because `functional_call` replaces the parameters of modules only."""
 
     def __init__(self, model: LanguageModel, method: str):
         super().__init__()

@@ -1,6 +1,6 @@
-"""What an accuracy on a task stands beside: exact matches, slices, longer sequences, chance and what is scored without learning.
+"""The numbers an accuracy on a task is compared with: chance, the best possible, baselines, exact matches, and slices.
 
-Legend: n sequences, S tokens of a sequence.
+Legend: B sequences, T tokens of a sequence.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from palinode.data.tasks.splits import draw
 from palinode.evaluate.losses import Evaluation, TokenHits
 from palinode.objectives import Objective
 
-FITTED_ON = 2000  # at most so many sequences of the train split are counted by guessers that have something to count
-MOST_SLICES = 32  # values of one slice that are told apart; more are put into that many bins of equal counts
+FITTED_ON = 2000  # baselines that count something count it in at most so many sequences of the train split
+MOST_SLICES = 32  # rows of one slice; when it has more values, they are put into that many bins of equal counts
 Rows = list[dict[str, int]]
 Reading = Literal["ltr", "rtl", "prompt", "others"]
 SEED = 0  # of the sequences that baselines are fitted on: the same for every run
 
 
 def own_reading(objective: Objective, scored_ltr: int, scored_rtl: int) -> Reading:
-    """How a run that trained on so many tokens of each direction reads in its own pass (`results.record.Result.own_pass`)."""
+    """What the pass that a run is judged by sees (`results.record.Result.own_pass`), from the tokens trained on per direction."""
     if scored_ltr or scored_rtl:
         return "ltr" if scored_ltr >= scored_rtl else "rtl"
     return "prompt" if getattr(objective, "hide_answers", True) else "others"
@@ -39,15 +39,15 @@ def own_reading(objective: Objective, scored_ltr: int, scored_rtl: int) -> Readi
 def levels(
     data: TaskData, held_out: Sample, reading: Reading = "ltr", length_factors: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """Chance, the best that can be known, and every trivial accuracy on the sequences that are scored.
+    """The accuracy of chance, the best possible accuracy, and that of every baseline on the scored sequences.
 
     Args:
-        reading: what a guesser sees: the tokens that ltr or rtl reads before an answer; the `prompt`, on both sides of an answer;
-            or all `others`, answers included.
-        length_factors: chance is told for sequences so many times as long, too.
+        reading: what a baseline sees: the tokens that `ltr` or `rtl` reads before an answer; the `prompt`, on both sides of an
+            answer; or all `others`, answers included.
+        length_factors: chance is also given for sequences so many times as long.
     """
     task, seen = data.task, data.train_sequences
-    count = FITTED_ON if seen is None else min(FITTED_ON, seen)  # a guesser counts no more than the run is shown
+    count = FITTED_ON if seen is None else min(FITTED_ON, seen)  # a baseline counts no more than the run reads
     fitted_on = draw(task, "train", count, generator(SEED, "task levels"))
     if reading == "rtl":
         task, fitted_on, held_out = mirrored(task), fitted_on.flipped(), held_out.flipped()
@@ -70,17 +70,17 @@ def by_slice(evaluation: Evaluation, slices: Mapping[str, Tensor]) -> dict[str, 
     """For each pass: the share of sequences whose every scored token is right, and hits by the value of each slice.
 
     Args:
-        slices: name -> a number for each sequence of the split, in order (n,), or for each of their tokens (n, S); the first
-            sequences were scored.
+        slices: name -> one number for each sequence of the split (B,), or for each of its tokens (B, T). Sequences are in the
+            order of the split, and the first of them were scored.
     """
-    found = {}
+    by_pass = {}
     for name, scored in evaluation.window_scored.items():
         hits = evaluation.window_hits[name]
-        asked = [index for index, count in enumerate(scored) if count]
-        exact = sum(hits[index] == scored[index] for index in asked)
-        found[name] = {
-            "exact_match": exact / len(asked) if asked else None,
-            "sequences": len(asked),
+        counted = [index for index, count in enumerate(scored) if count]
+        exact = sum(hits[index] == scored[index] for index in counted)
+        by_pass[name] = {
+            "exact_match": exact / len(counted) if counted else None,
+            "sequences": len(counted),
             "slices": {
                 slice_name: _by_token(values, evaluation.token_hits[name])
                 if values.dim() == 2
@@ -88,18 +88,18 @@ def by_slice(evaluation: Evaluation, slices: Mapping[str, Tensor]) -> dict[str, 
                 for slice_name, values in slices.items()
             },
         }
-    return found
+    return by_pass
 
 
 def _by_token(values: Tensor, hits: TokenHits) -> Rows:
-    """Rows of a slice that has a value for each token; scored tokens without one are in none."""
-    known = values[hits.window, hits.place]
-    kept = known != NO_VALUE
-    return _sums(known[kept], hits.window[kept], torch.ones_like(known[kept]), hits.hit[kept])
+    """Rows of a slice that has a value for each token; scored tokens without a value are in no row."""
+    scored = values[hits.window, hits.index]
+    kept = scored != NO_VALUE
+    return _sums(scored[kept], hits.window[kept], torch.ones_like(scored[kept]), hits.hit[kept])
 
 
 def _sums(values: Tensor, sequences: Tensor, scored: Tensor, hits: Tensor) -> Rows:
-    """One row for each value, or bin of values: different sequences, tokens scored, hits."""
+    """One row for each value, or bin of values: number of sequences, tokens scored, hits."""
     rows = []
     binned = _binned(values.numpy())
     for value in np.unique(binned).tolist():
@@ -110,7 +110,7 @@ def _sums(values: Tensor, sequences: Tensor, scored: Tensor, hits: Tensor) -> Ro
 
 
 def _binned(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The values, or where there are many the least value of the bin that each is in."""
+    """The values; where there are too many, the smallest value of each one's bin instead."""
     if len(np.unique(values)) <= MOST_SLICES:
         return values
     ordered = np.sort(values)

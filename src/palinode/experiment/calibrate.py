@@ -1,9 +1,8 @@
-"""How long will it take? A few real steps, evaluation batches, a save and an audit of every arm, scaled to the whole run.
+"""How long the runs will take: a few real steps, evaluation batches, a save and an audit of each cell, scaled to the whole run.
 
-Measured as the runs themselves will run: in processes of their own with the spec's threads, and as many at a time as there
-will be workers, because two runs on one machine slow each other down. The prediction is stored before the runs and shown
-beside what they took. A large grid is not measured whole: when the time for it is up, what is left is predicted from what was
-measured (see `effort`).
+They are measured as the runs will run: in processes of their own with the spec's threads, and as many at a time as there will be
+workers, because two runs on one machine slow each other down. In a large grid there is time for some of the cells; the others are
+predicted from these (see `effort`).
 """
 
 from __future__ import annotations
@@ -21,17 +20,15 @@ from statistics import fmean, median
 from typing import Any
 
 from palinode.audit import audit_trained
-from palinode.base.config import content_hash, encode
 from palinode.data.source import Source
 from palinode.evaluate.losses import Evaluation
-from palinode.experiment.effort import Setting, Work, filled_in, spanning_order, work_of
+from palinode.experiment.cells import Cell, expected_passes, expected_steps
+from palinode.experiment.effort import Setting, filled_in, setting_of, spanning_order
 from palinode.experiment.fan_out import end_with_the_driver, fan_out, say
-from palinode.objectives import Progress
 from palinode.results.store import Store
 from palinode.run.one import Attempt
 from palinode.run.scoring import cut_split, evaluate_split, refit_for_cuts
 from palinode.spec.code import Code
-from palinode.spec.experiment import ResolvedRun
 from palinode.spec.load import load_run
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.loop import Training, batch_examples, take_step
@@ -40,20 +37,20 @@ WARM_UP_STEPS = 2  # the first steps allocate; they are several times slower
 LEAST_STEPS, MOST_STEPS = 4, 40
 BUDGET_SECONDS = 1.5  # of training steps per distinct arm and scale
 EVALUATION_BATCHES = 3
-MOST_SECONDS = 60.0  # from which on no further setting is begun, whatever the grid
-SHARE_OF_RUNS = 0.1  # nor beyond this share of what the runs will take,
-FEW_SETTINGS = 8  # unless there are so few of them: these are all measured
+MOST_SECONDS = 60.0  # no further setting is begun after these
+SHARE_OF_RUNS = 0.1  # nor after this share of the seconds that the runs will take,
+FEW_SETTINGS = 8  # unless fewer settings than these were measured
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured for one distinct setting.
+    """What was measured for one cell.
 
     Attributes:
-        startup_seconds: a process that imports torch, opens the data and builds the model.
+        startup_seconds: to start a process, import torch, open the data and build the model.
         seconds_per_slot: of training, for each slot read.
-        evaluation_seconds, checkpoint_seconds, audit_seconds: one of each; the audit is that of the trained weights.
-        cut_seconds: the layer cut of one split, and its refits; 0 where none is asked for.
+        evaluation_seconds, checkpoint_seconds, audit_seconds: of one evaluation, save, and audit of trained weights.
+        cut_seconds: of the layer cut of one split and its refits; 0 where the evaluation has none.
     """
 
     startup_seconds: float
@@ -84,64 +81,61 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Predicted:
-    """What was found before the runs.
+    """The seconds that runs are predicted to take.
 
     Attributes:
-        seconds: of each run, by run id; a run whose setting could not be measured is missing.
+        seconds: (arm, scale) -> of one run; a cell that could not be measured is missing.
         settings, measured: how many distinct settings there are, and how many of them were measured.
     """
 
-    seconds: Mapping[str, float]
+    seconds: Mapping[tuple[str, str], float]
     settings: int
     measured: int
 
 
 def calibrate(
-    runs: Sequence[ResolvedRun],
+    cells: Sequence[Cell],
+    runs: int,
     code: Code | None = None,
     *,
     workers: int = 1,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> Predicted:
-    """Predicted seconds of each run; runs that differ in their seed alone are measured once.
-
-    A setting that could not be measured has no prediction, and `on_failure` is told why.
+    """Predicted seconds of a run of each cell: runs that differ in their seed alone are measured once.
 
     Args:
+        runs: how many runs of these cells are left to do.
         code: the user's Python that parts of the specs were written in.
         workers: how many runs there will be at a time.
+        on_failure: called with the reason why a cell could not be measured; it then has no prediction.
     """
-    distinct: dict[str, ResolvedRun] = {}
-    for run in runs:
-        distinct.setdefault(_key(run.spec), run)
-    if not distinct:
+    if not cells:
         return Predicted({}, 0, 0)
-    settings = _settings(list(distinct.values()))
-    specs = [run.spec for run in distinct.values()]
-    found = _measured_in_processes(
-        [specs[index] for index in spanning_order(settings)], code, min(workers, len(runs)), len(runs), on_failure
+    settings = [setting_of(cell) for cell in cells]
+    by_run = _measured_in_processes(
+        [cells[index].spec for index in spanning_order(settings)], code, min(workers, runs), runs, on_failure
     )
-    measured = {index: known for index, spec in enumerate(specs) if (known := found.get(spec.run_id)) is not None}
-    failed = {index for index, spec in enumerate(specs) if found.get(spec.run_id, ...) is None}
-    by_key = {
-        key: calibration.predicted_seconds(run.spec)
-        for (key, run), calibration in zip(distinct.items(), completed(settings, measured, failed), strict=True)
+    by_index = {index: by_run[id_] for index, cell in enumerate(cells) if (id_ := cell.spec.run_id) in by_run}
+    measured = {index: calibration for index, calibration in by_index.items() if calibration is not None}
+    failed = by_index.keys() - measured.keys()
+    seconds = {
+        (cell.arm.name, cell.scale): calibration.predicted_seconds(cell.spec)
+        for cell, calibration in zip(cells, completed(settings, measured, failed), strict=True)
         if calibration is not None
     }
-    seconds = {run.spec.run_id: by_key[key] for run in runs if (key := _key(run.spec)) in by_key}
-    return Predicted(seconds, len(distinct), len(measured))
+    return Predicted(seconds, len(cells), len(measured))
 
 
 def completed(
     settings: Sequence[Setting], measured: Mapping[int, Calibration], failed: Set[int]
 ) -> list[Calibration | None]:
-    """The calibration of every setting: as measured, else predicted; None where measuring it or all of its arm failed."""
+    """The calibration of every setting: the measured one, else a predicted one; None where it or all of its arm failed."""
     arms = {settings[index].arm for index in measured}
     hopeless = {settings[index].arm for index in failed} - arms
     if not measured:
         return [None] * len(settings)
     by_name = {
-        field.name: filled_in(settings, {index: getattr(known, field.name) for index, known in measured.items()})
+        field.name: filled_in(settings, {index: getattr(one, field.name) for index, one in measured.items()})
         for field in fields(Calibration)
     }
     return [
@@ -152,69 +146,31 @@ def completed(
     ]
 
 
-def goes_on(took: Sequence[float], spent: float, worth: float, least: int) -> bool:
+def goes_on(each_seconds: Sequence[float], spent_seconds: float, runs_seconds: float, least: int) -> bool:
     """Whether a process begins to measure another setting.
 
     Args:
-        took: seconds of each that it has measured, the largest first; the next is taken to be as slow as their mean.
-        spent: seconds since it was asked for, its imports included.
-        worth: seconds that the runs will take, as far as it knows.
-        least: so many are measured however short the runs are.
+        each_seconds: of every setting that it has measured, the largest setting first; the next may take as long as their mean.
+        spent_seconds: since the process was started, its imports included.
+        runs_seconds: what the runs will take, as predicted so far.
+        least: this many settings are measured even if the runs are short.
     """
-    limit = MOST_SECONDS if len(took) < least else min(MOST_SECONDS, SHARE_OF_RUNS * worth)
-    return not took or spent + fmean(took) <= limit
-
-
-def expected_passes(settings: RunSettings) -> float:
-    """Passes per window, averaged over the schedule of the run (an adaptive p counts as it starts)."""
-    steps, objective = settings.recipe.steps, settings.objective
-    asked = range(0, steps, max(1, steps // 200))
-    return fmean(sum(objective.pass_probabilities(Progress(step, steps, objective.state())).values()) for step in asked)
-
-
-def expected_steps(settings: RunSettings) -> float:
-    """Optimizer steps until the first limit: the recipe's steps, or its token limits at what a step reads on average.
-
-    With batches that grow by the gradient norm this counts the batch they start with: fewer steps may reach a token limit.
-    """
-    recipe, step_tokens = settings.recipe, settings.recipe.batch_windows * settings.data.window_tokens
-    ltr = settings.objective.pass_probabilities(Progress(0, recipe.steps, settings.objective.state())).get("ltr", 0.0)
-    limits = (
-        (recipe.max_tokens_read, step_tokens * expected_passes(settings)),
-        (recipe.max_ltr_tokens, step_tokens * ltr),
-    )
-    reached = [limit / tokens for limit, tokens in limits if limit is not None and tokens > 0]
-    return min([float(recipe.steps), *reached])
+    limit = MOST_SECONDS if len(each_seconds) < least else min(MOST_SECONDS, SHARE_OF_RUNS * runs_seconds)
+    return not each_seconds or spent_seconds + fmean(each_seconds) <= limit
 
 
 def shares(count: int, processes: int) -> list[list[int]]:
-    """Which settings each process measures: every one at least once, and all processes busy to the end."""
+    """The settings that each process measures: each setting is measured by some process, and every process has as many."""
     rounds = -(-count // processes)
     return [[(turn * processes + number) % count for turn in range(rounds)] for number in range(processes)]
-
-
-def _key(spec: RunSpec) -> str:
-    return content_hash(encode(spec.settings))
-
-
-def _settings(runs: Sequence[ResolvedRun]) -> list[Setting]:
-    """The grid; arms with the same model share its work."""
-    works: dict[str, Work] = {}
-    found = []
-    for run in runs:
-        key = content_hash([encode(run.spec.model), encode(run.spec.data)])
-        if key not in works:
-            works[key] = work_of(run.spec)
-        found.append(Setting(run.arm, run.scale, works[key]))
-    return found
 
 
 def _measured_in_processes(
     specs: Sequence[RunSpec], code: Code | None, processes: int, runs: int, on_failure: Callable[[str], None]
 ) -> dict[str, Calibration | None]:
-    """Calibrations by run id, None for those that failed; what two processes measured is averaged."""
+    """Run id -> its calibration, None where it failed; the mean where two processes measured the same run."""
     limits = {"--started": time.monotonic(), "--runs": runs / processes, "--least": -(-FEW_SETTINGS // processes)}
-    said = fan_out(
+    messages = fan_out(
         "palinode.experiment.calibrate",
         [str(word) for option in limits.items() for word in option],
         specs,
@@ -222,43 +178,41 @@ def _measured_in_processes(
         shares(len(specs), processes),
         lambda reason: on_failure(f"could not measure an arm, so its time is not predicted: {reason}"),
     )
-    found: dict[str, list[dict[str, float]]] = {}
-    for row in said:
-        rows = found.setdefault(row["run_id"], [])
-        if row["calibration"] is not None:
-            rows.append(row["calibration"])
+    rows: dict[str, list[dict[str, float]]] = {}
+    for message in messages:
+        rows.setdefault(message["run_id"], []).extend(filter(None, [message["calibration"]]))
     return {
-        run_id: Calibration(**{name: fmean(row[name] for row in rows) for name in rows[0]}) if rows else None
-        for run_id, rows in found.items()
+        run_id: Calibration(**{name: fmean(row[name] for row in of_run) for name in of_run[0]}) if of_run else None
+        for run_id, of_run in rows.items()
     }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the runs of these directories, one after the other while there is time, and print what was found."""
+    """Measure the runs of these directories, one after the other while there is time, and print each calibration."""
     parser = argparse.ArgumentParser(prog="python -m palinode.experiment.calibrate", description=__doc__)
-    parser.add_argument("--started", type=float, required=True, help="time.monotonic() when this process was asked for")
+    parser.add_argument("--started", type=float, required=True, help="time.monotonic() when this process was started")
     parser.add_argument("--runs", type=float, required=True, help="how many runs each worker will do")
     parser.add_argument("--least", type=int, required=True, help="settings to measure however short the runs are")
     parser.add_argument("directories", type=Path, nargs="+", help="each holds a run's spec")
     options = parser.parse_args(arguments)
     end_with_the_driver()
     importing_seconds = time.monotonic() - options.started
-    took, predicted = list[float](), list[float]()
+    each_seconds, predicted = list[float](), list[float]()
     for directory in options.directories:
         spent = time.monotonic() - options.started
-        if not goes_on(took, spent, options.runs * fmean(predicted or [0.0]), options.least):
+        if not goes_on(each_seconds, spent, options.runs * fmean(predicted or [0.0]), options.least):
             break
-        say({"run_id": directory.name, "calibration": None})  # begun: what fails from here on is this
+        say({"run_id": directory.name, "calibration": None})  # a run that was begun and has no calibration failed
         with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
             calibration = measure(spec, Store(directory.parent), importing_seconds)
         say({"run_id": spec.run_id, "calibration": asdict(calibration)})
-        took.append(time.monotonic() - options.started - spent)
+        each_seconds.append(time.monotonic() - options.started - spent)
         predicted.append(calibration.predicted_seconds(spec))
 
 
 def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibration:
-    """One setting, on the machinery that its runs use."""
+    """The calibration of one run, with the same `Attempt` that trains it."""
     began = time.perf_counter()
     attempt = Attempt.begin(spec, store, lambda event: None)
     building_seconds = time.perf_counter() - began
@@ -294,29 +248,24 @@ def _seconds_per_slot(training: Training) -> float:
 
 def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
     """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
-    spec, training = attempt.spec, attempt.training
-    total, sample = _split_tokens(spec, attempt.data)
-    settings = spec.settings.with_(evaluation=spec.evaluation.with_(max_tokens=sample))
-    subject = (training.model, attempt.data, training.specials)
+    asked = attempt.spec.evaluation
+    total, sample = _split_tokens(attempt.spec, attempt.trained.data)
+    short = attempt.trained.with_spec(evaluation=asked.with_(max_tokens=sample))
     started = time.perf_counter()
-    evaluation = evaluate_split(settings, *subject, spec.evaluation.split, spec.seed)
+    evaluation = evaluate_split(short, asked.split)
     return evaluation, (time.perf_counter() - started) * total / max(1, sample)
 
 
 def _cut_seconds(attempt: Attempt) -> float:
     """A layer cut of a few batches, scaled to the whole split, and a few refitting steps, scaled to all of them."""
-    spec, training = attempt.spec, attempt.training
-    subject = (training.model, attempt.data, training.specials)
-    total, sample = _split_tokens(spec, attempt.data)
-    short = spec.evaluation.with_(
-        max_tokens=sample, layer_cut_refit_steps=min(2, spec.evaluation.layer_cut_refit_steps)
-    )
-    settings = spec.settings.with_(evaluation=short)
-    seconds = _timed(lambda: cut_split(settings, *subject, "validation", spec.seed)) * total / max(1, sample)
-    if not short.layer_cut_refit_steps:
+    asked = attempt.spec.evaluation
+    total, sample = _split_tokens(attempt.spec, attempt.trained.data)
+    refit_steps = min(2, asked.layer_cut_refit_steps)
+    short = attempt.trained.with_spec(evaluation=asked.with_(max_tokens=sample, layer_cut_refit_steps=refit_steps))
+    seconds = _timed(lambda: cut_split(short, "validation")) * total / max(1, sample)
+    if not refit_steps:
         return seconds
-    refitting = _timed(lambda: refit_for_cuts(settings, *subject, spec.seed))
-    return seconds + refitting * spec.evaluation.layer_cut_refit_steps / short.layer_cut_refit_steps
+    return seconds + _timed(lambda: refit_for_cuts(short)) * asked.layer_cut_refit_steps / refit_steps
 
 
 def _split_tokens(spec: RunSpec, data: Source) -> tuple[int, int]:
@@ -335,7 +284,7 @@ def _audit(attempt: Attempt, evaluation: Evaluation) -> None:
         "step": training.step,
         "scores": evaluation.as_rows(),
     }
-    audit_trained(attempt.spec, training.model, attempt.data, training.specials, [row])
+    audit_trained(attempt.trained, [row])
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -1,4 +1,4 @@
-"""Work on run specs in processes of their own, several at a time: what calibration and audits share.
+"""Work on run specs in processes of their own, several at a time. Calibration and audits both use it.
 
 Each process is `python -m <module> [arguments] <directory>...`; a directory holds a spec and the user's code that it needs.
 It prints a JSON line for each directory on standard output.
@@ -22,7 +22,7 @@ from palinode.results.store import Store
 from palinode.spec.code import Code, keep_code
 from palinode.spec.run_spec import RunSpec
 
-Said = dict[str, Any]
+Message = dict[str, Any]
 
 
 def fan_out(
@@ -32,25 +32,25 @@ def fan_out(
     code: Code | None,
     given_out: Sequence[Sequence[int]],
     on_failure: Callable[[str], None],
-) -> list[Said]:
-    """Start a process for each share of the specs at once; returns what all of them said.
+) -> list[Message]:
+    """Start a process for each share of the specs, all at once; returns the messages of all of them.
 
     Args:
         given_out: for each process the indexes of its specs, in the order in which it works on them.
-        on_failure: told the last line that a process printed before it failed; what it said before that counts.
+        on_failure: called with the last line that a process printed before it failed. Its messages before that count.
     """
     with _directories(specs, code) as directories, _started(module, arguments, directories, given_out) as processes:
-        said: list[Said] = []
+        messages: list[Message] = []
         for process in processes:
             out, printed = process.communicate()
-            said += [json.loads(line) for line in out.splitlines()]
+            messages += [json.loads(line) for line in out.splitlines()]
             if process.returncode:
                 on_failure(next(reversed(printed.strip().splitlines()), f"exit code {process.returncode}"))
-    return said
+    return messages
 
 
 def end_with_the_driver() -> None:
-    """In such a process, first of all: when whoever started it is gone, so that its standard input ends, it ends as well."""
+    """Called first in such a process: it ends when the process that started it has ended, which closes its standard input."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 4096):
@@ -60,9 +60,9 @@ def end_with_the_driver() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def say(said: Said) -> None:
-    """In such a process: one thing said. What the user's code prints must go to standard error meanwhile."""
-    sys.stdout.write(json.dumps(said) + "\n")
+def say(message: Message) -> None:
+    """Called in such a process: send one message. Anything that the user's code prints must go to standard error."""
+    sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
@@ -81,7 +81,7 @@ def _directories(specs: Sequence[RunSpec], code: Code | None) -> Iterator[list[P
 def _started(
     module: str, arguments: Sequence[str], directories: Sequence[Path], given_out: Sequence[Sequence[int]]
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """The processes; none outlives the block, nor this process: they read its end from a pipe that it holds open."""
+    """The processes; none outlives the block, nor this process: it holds a pipe open, and they end when the pipe does."""
     command = [sys.executable, "-P", "-m", module, *arguments]
     processes: list[subprocess.Popen[str]] = []
     lifeline, held = os.pipe()

@@ -1,50 +1,38 @@
 """Before the first run: what an experiment will cost, and whether its arms are compared at equal cost.
 
-Counters are expectations from the specs (an adaptive p counts as it starts); seconds come from a short measured
-calibration; disk is what the checkpoints that are kept will take.
+Counters are expectations from the settings (an adaptive p counts as it starts); seconds are predicted from a few measured steps;
+disk is what the checkpoints that are kept will take.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from statistics import fmean
 from typing import Any
 
-from palinode.base.errors import BadInput
-from palinode.base.example import SpecialTokens
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
-from palinode.base.seeds import generator
-from palinode.base.visibility import Visibility
-from palinode.data.source import Source, prepare
-from palinode.experiment.calibrate import Predicted, calibrate, expected_steps
-from palinode.experiment.memory import refuse_too_large
-from palinode.objectives import Progress
-from palinode.objectives.label_mask import masked
+from palinode.experiment.calibrate import Predicted, calibrate
+from palinode.experiment.cells import Cell, expected_steps
 from palinode.results.store import Store
-from palinode.run.one import build_model
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
-from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials_of
-from palinode.train.optim import build_optimizers
 
 MOST_ARMS_LISTED = 12  # more lines than these hide each other: 62 for 8 mixers x 4 ways of training x 2 scales
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
-WINDOWS_COUNTED = 64  # of how many windows the labels are counted: a task's answers differ from one to the next
-GROUP_DRAWS = 50  # batches of decisions drawn to meet every pass that an objective makes
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedCell:
     """One run of an arm at a scale, as expected; the same for every seed.
 
     Attributes:
         runs, done: how many seeds there are, and how many of them the store holds already.
         seconds: predicted for one run; None where nothing was measured.
+        split_tokens: split -> its tokens; of a task with fresh training sequences, `train` is 0.
     """
 
     arm: str
@@ -60,6 +48,7 @@ class Cell:
     runs: int
     done: int
     seconds: float | None = None
+    split_tokens: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -73,11 +62,11 @@ class Plan:
         warnings: where arms are not compared at equal cost, one line each.
         settings, settings_measured: distinct settings of the runs that are left, and how many of them were measured; the time of
             the others is predicted from these.
-        trials, trials_left: that choose a setting first, and how many of them the store does not hold; `seconds` and `disk_bytes`
-            hold their part.
+        trials, trials_left: how many trials choose a setting first, and how many of them are left to do; `seconds` and
+            `disk_bytes` include these.
     """
 
-    cells: tuple[Cell, ...]
+    cells: tuple[PlannedCell, ...]
     workers: int
     seconds: float | None
     warnings: tuple[str, ...]
@@ -122,24 +111,13 @@ class Plan:
             "settings": self.settings,
             "settings_measured": self.settings_measured,
             "warnings": list(self.warnings),
-            "cells": [{field.name: getattr(cell, field.name) for field in fields(cell)} for cell in self.cells],
+            "cells": [asdict(cell) for cell in self.cells],
         }
-
-
-def refuse_what_cannot_be(resolved: ResolvedExperiment, store: Store) -> None:
-    """Build the model and the optimizers of every arm at every scale, before anything is measured, audited or written.
-
-    Raises:
-        BadInput: parts do not fit together, or a model refuses what is to be scored.
-        EnvironmentProblem: a model is larger than this machine's memory.
-    """
-    for scale in resolved.scales:
-        for arm in resolved.arms:
-            _cell(resolved, arm.name, scale, store, {})
 
 
 def plan(
     resolved: ResolvedExperiment,
+    cells: Sequence[Cell],
     store: Store,
     *,
     workers: int,
@@ -150,53 +128,70 @@ def plan(
     """What a pinned experiment will cost.
 
     Args:
+        cells: of this experiment, refused by nothing.
         code: the user's Python that parts of the experiment were written in.
-        measure: take a few steps of the distinct settings, to predict seconds; of a large grid not of every one.
-        on_failure: told why an arm could not be measured.
+        measure: take a few steps in the distinct settings, to predict seconds; in a large grid not in every one.
+        on_failure: called with the reason why a cell could not be measured.
     """
-    left = [run for run in resolved.runs if store.ended(run.spec.run_id) is None]
-    found = calibrate(left, code, workers=workers, on_failure=on_failure) if measure else Predicted({}, 0, 0)
-    seconds = found.seconds
-    cells = tuple(
-        _cell(resolved, arm.name, scale, store, seconds) for scale in resolved.scales for arm in resolved.arms
+    left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
+    unfinished = [cell for cell in cells if (cell.arm.name, cell.scale) in left]
+    predicted = Predicted({}, 0, 0)
+    if measure:
+        predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure)
+    planned = tuple(_planned(cell, left, predicted.seconds) for cell in cells)
+    trials = [] if resolved.tuning is None else _trials(resolved, zip(cells, planned, strict=True))
+    first = [trial for trial in trials if store.ended(trial.run_id) is None]
+    seconds = [predicted.seconds[place] for place in left if place in predicted.seconds]
+    wall = makespan([trial.seconds for trial in first], workers) + makespan(seconds, workers)
+    return Plan(
+        cells=planned,
+        workers=workers,
+        seconds=wall if measure and len(seconds) == len(left) else None,
+        warnings=(*parity_warnings(planned, resolved), *_growth_warnings(cells)),
+        settings=predicted.settings,
+        settings_measured=predicted.measured,
+        trials=len(trials),
+        trials_left=len(first),
+        trials_disk_bytes=sum(trial.disk_bytes for trial in first),
     )
-    known = [seconds[run.spec.run_id] for run in left if run.spec.run_id in seconds]
-    trials = _trials(resolved, store, cells)
-    first = [trial for trial in trials if not trial.done]
-    trial_seconds = makespan([trial.seconds for trial in first], workers)
-    wall = trial_seconds + makespan(known, workers) if measure and len(known) == len(left) else None
-    growing = sorted({run.arm for run in resolved.runs if run.spec.recipe.accumulation})
-    unknown = (
-        [f"batches of {', '.join(growing)} grow with the noise of their gradients: what is counted here is the least"]
-        if growing
-        else []
+
+
+def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple[str, str], float]) -> PlannedCell:
+    """What a cell's runs will cost, with `left` naming the arm and scale of every run that is left to do."""
+    place, runs, parameters = (cell.arm.name, cell.scale), len(cell.specs), cell.cost.total_parameters
+    checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
+    return PlannedCell(
+        arm=cell.arm.name,
+        scale=cell.scale,
+        parameters=parameters,
+        non_embedding=cell.cost.non_embedding_parameters,
+        **cell.counters,
+        optimizer_steps=math.ceil(cell.steps),
+        disk_bytes=OTHER_BYTES_PER_RUN + cell.spec.recipe.keep_checkpoints * checkpoint_bytes,
+        runs=runs,
+        done=runs - left.count(place),
+        seconds=seconds.get(place),
+        split_tokens=cell.split_tokens,
     )
-    warnings = (*parity_warnings(cells, resolved), *unknown)
-    disk = sum(trial.disk_bytes for trial in first)
-    return Plan(cells, workers, wall, warnings, found.settings, found.measured, len(trials), len(first), disk)
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """What a trial takes: a run's predicted seconds for as many steps (0 where unknown), and a run's disk."""
+    """A trial: a run's predicted seconds for so many steps (0 where unknown), and the disk of a run."""
 
+    run_id: str
     seconds: float
     disk_bytes: int
-    done: bool
 
 
-def _trials(resolved: ResolvedExperiment, store: Store, cells: Sequence[Cell]) -> list[_Trial]:
-    """Every trial that chooses a setting; none where nothing is tuned."""
-    if resolved.tuning is None:
-        return []
-    found = []
-    for cell in cells:
-        run_steps = expected_steps(resolved.settings(cell.arm, cell.scale))
-        for _, specs in trials_of(resolved, cell.arm, cell.scale):
-            for spec in specs:
-                seconds = (cell.seconds or 0.0) * expected_steps(spec) / run_steps
-                found.append(_Trial(seconds, cell.disk_bytes, store.ended(spec.run_id) is not None))
-    return found
+def _trials(resolved: ResolvedExperiment, cells: Iterable[tuple[Cell, PlannedCell]]) -> list[_Trial]:
+    """Every trial that chooses a setting."""
+    return [
+        _Trial(spec.run_id, (planned.seconds or 0.0) * expected_steps(spec) / cell.steps, planned.disk_bytes)
+        for cell, planned in cells
+        for _, specs in trials_of(resolved, planned.arm, planned.scale)
+        for spec in specs
+    ]
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:
@@ -207,8 +202,8 @@ def makespan(seconds: Sequence[float], workers: int) -> float:
     return max(busy)
 
 
-def parity_warnings(cells: Sequence[Cell], resolved: ResolvedExperiment) -> list[str]:
-    """A line for each arm off the declared axis; one for each arm off another, or, of many arms, one for each axis."""
+def parity_warnings(cells: Sequence[PlannedCell], resolved: ResolvedExperiment) -> list[str]:
+    """A line for each arm that differs on the declared axis. For other axes a line for each arm or, of many arms, for each axis."""
     declared, baseline = resolved.decision.equal, resolved.decision.baseline
     differences: list[_Difference] = []
     for cell in cells:
@@ -233,28 +228,28 @@ def parity_warnings(cells: Sequence[Cell], resolved: ResolvedExperiment) -> list
 class _Difference:
     """By what share of the baseline's a cell differs from it on an axis."""
 
-    cell: Cell
+    cell: PlannedCell
     axis: str
     share: float
 
 
 def _by_arm(differences: Sequence[_Difference], baseline: str) -> Iterator[tuple[str, str]]:
-    """(what is said of an arm, a scale at which it is so)."""
+    """(a line about an arm, a scale at which it holds)."""
     for (arm, scale), of_cell in groupby(differences, key=lambda one: (one.cell.arm, one.cell.scale)):
         listed = ", ".join(f"{one.axis} {one.share:+.0%}" for one in of_cell)
         yield f"{arm} differs from {baseline} in {listed}", scale
 
 
-def _at_scales(said: Iterable[tuple[str, str]], scales: Sequence[str]) -> list[str]:
-    """Every line once, with the scales it is true at where these are not all."""
-    found: dict[str, list[str]] = {}
-    for line, scale in said:
-        found.setdefault(line, []).append(scale)
-    return [line if set(at) == set(scales) else f"{line} (at {', '.join(at)})" for line, at in found.items()]
+def _at_scales(lines: Iterable[tuple[str, str]], scales: Sequence[str]) -> list[str]:
+    """Every line once; one that does not hold at every scale names its scales."""
+    where: dict[str, list[str]] = {}
+    for line, scale in lines:
+        where.setdefault(line, []).append(scale)
+    return [line if set(at) == set(scales) else f"{line} (at {', '.join(at)})" for line, at in where.items()]
 
 
 def _by_axis(differences: Sequence[_Difference], baseline: str, cells: int) -> list[str]:
-    """A line for each axis: in how many of the cells it differs, and between what. The table above it holds the numbers."""
+    """A line for each axis: in how many of the cells it differs, and the least and the largest difference."""
     lines = []
     for axis in PARITY_AXES:
         shares = [one for one in differences if one.axis == axis]
@@ -265,65 +260,10 @@ def _by_axis(differences: Sequence[_Difference], baseline: str, cells: int) -> l
     return lines
 
 
-def _cell(resolved: ResolvedExperiment, arm: str, scale: str, store: Store, seconds: Mapping[str, float]) -> Cell:
-    runs = [run for run in resolved.runs if (run.arm, run.scale) == (arm, scale)]
-    known = [seconds[run.spec.run_id] for run in runs if run.spec.run_id in seconds]
-    spec = runs[0].spec
-    data = prepare(spec.data)
-    refuse_too_large(spec, SpecialTokens(data.vocab_size))
-    model, specials = build_model(spec, data, spec.seed)
-    recipe = spec.recipe
-    try:
-        build_optimizers(recipe.optimizer, model, model.parameter_groups())
-    except BadInput as refused:
-        raise refused.inside("recipe.optimizer") from None
-    steps = expected_steps(spec)
-    windows = steps * recipe.batch_windows
-    read, scored_ltr, flops = 0.0, 0.0, 0.0
-    for name, (slots, scored, sees) in _passes(spec, data, specials).items():
-        passes = windows * _mean_probability(spec, name)
-        read += passes * slots
-        scored_ltr += passes * scored if name == "ltr" else 0.0
-        flops += model.cost(slots, sees).train_flops(passes * slots, passes * scored)
-    cost = model.cost(spec.data.window_tokens, sees)
-    return Cell(
-        arm=arm,
-        scale=scale,
-        parameters=cost.total_parameters,
-        non_embedding=cost.non_embedding_parameters,
-        window_tokens=float(windows * spec.data.window_tokens),
-        tokens_read=read,
-        tokens_scored_ltr=scored_ltr,
-        train_flops=flops,
-        optimizer_steps=math.ceil(steps),
-        disk_bytes=OTHER_BYTES_PER_RUN
-        + recipe.keep_checkpoints * CHECKPOINT_BYTES_PER_PARAMETER * cost.total_parameters,
-        runs=len(runs),
-        done=sum(store.ended(run.spec.run_id) is not None for run in runs),
-        seconds=fmean(known) if known else None,
-    )
-
-
-def _passes(spec: RunSpec, data: Source, specials: SpecialTokens) -> dict[str, tuple[int, float, Visibility]]:
-    """Each pass that is made: slots and targets that the labels leave of one row, on average, and what its slots see."""
-    objective, window_tokens = spec.objective, spec.data.window_tokens
-    windows = data.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
-    found: dict[str, tuple[int, float, Visibility]] = {}
-    for attempt in range(GROUP_DRAWS):
-        draw = objective.draw(
-            WINDOWS_COUNTED, window_tokens, generator(0, "plan", attempt), Progress(0, 1, objective.state())
-        )
-        example = masked(objective.example(windows.tokens, windows.decisions(draw), specials), windows, spec.labels)
-        for group, rows in example.by_group():
-            scored = int((example.loss_weight[rows] > 0).sum()) / group.rows
-            found.setdefault(group.name, (example.inputs.shape[1], scored, group.sees))
-        if set(found) >= set(objective.groups()):
-            break
-    return found
-
-
-def _mean_probability(spec: RunSpec, name: str) -> float:
-    """How likely a pass is for a window, averaged over the schedule of the run."""
-    steps, state = spec.recipe.steps, spec.objective.state()
-    asked = range(0, steps, max(1, steps // 200))
-    return fmean(spec.objective.pass_probabilities(Progress(step, steps, state)).get(name, 0.0) for step in asked)
+def _growth_warnings(cells: Sequence[Cell]) -> list[str]:
+    growing = sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation})
+    if not growing:
+        return []
+    return [
+        f"batches of {', '.join(growing)} grow with the noise of their gradients: what is counted here is the least"
+    ]

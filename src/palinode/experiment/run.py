@@ -1,4 +1,4 @@
-"""One experiment, from spec to verdict, readable top to bottom: pin the data, audit every arm, plan, run, record.
+"""One experiment, readable top to bottom: pin the data, make the cells, refuse, audit, tune, plan, run, compare, record.
 
 The same call again does nothing twice: audits are cached, runs that are done are reused (whichever experiment did them),
 and a run that was interrupted goes on.
@@ -6,24 +6,27 @@ and a run that was interrupted goes on.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from palinode.analysis.audits import ArmAudit
-from palinode.audit import audit_arm, audit_comparison
+from palinode.audit import audit_comparison
 from palinode.base.config import content_hash, encode
-from palinode.base.errors import AuditFailed, BadInput, EnvironmentProblem
+from palinode.base.errors import PalinodeError
 from palinode.checks.budget import Tuning
-from palinode.experiment.audit_ahead import audit_ahead, unmeasured
-from palinode.experiment.plan import Plan, plan, refuse_what_cannot_be
+from palinode.experiment.audits import audit_cells, refuse_leaks
+from palinode.experiment.cells import cells_of
+from palinode.experiment.plan import Plan, plan
+from palinode.experiment.refuse import refuse_full_disk, refuse_what_cannot_be
 from palinode.experiment.tune import tuned
 from palinode.results.record import ChoiceEntry, ExperimentEntry, RunEntry
 from palinode.results.store import Store
 from palinode.run.together import stack_key
-from palinode.spec.code import Code, keep_code
+from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.pin import pinned
 from palinode.spec.tuning import trials
@@ -32,69 +35,80 @@ from palinode.sweep.process import Job
 from palinode.train.device import resolve_device
 
 Event = dict[str, Any]
-OnEvent = Callable[[Event], None]
 
 
-def run_experiment(
-    resolved: ResolvedExperiment,
-    store: Store,
-    *,
-    code: Code | None = None,
-    command: Sequence[str] = (),
-    workers: int | None = None,
-    stack: int = 1,
-    on_event: OnEvent = lambda event: None,
-) -> SweepEnd:
-    """Audit, plan, tune and run an experiment; its entry in the store says what was asked, predicted, chosen and found.
+@dataclass(frozen=True)
+class Workers:
+    """How many runs are trained side by side.
 
-    Args:
+    Attributes:
+        at_a_time: processes; None: see `default_at_a_time`.
+        stack: so many runs of one shape at most are trained together in one process (`run_together`).
+    """
+
+    at_a_time: int | None = None
+    stack: int = 1
+
+
+@dataclass(frozen=True)
+class HowToRun:
+    """How an experiment is run; none of it changes a result.
+
+    Attributes:
         code: the user's Python that parts of the experiment were written in.
         command: the command line, for the record.
-        workers: processes at a time; default see `default_at_a_time`.
-        stack: so many runs of one shape at most are trained together in a process (`run_together`).
         on_event: called with `audit`, `plan`, `choice`, `note` events and those of `sweep.local.sweep`.
+    """
+
+    workers: Workers = Workers()
+    code: Code | None = None
+    command: Sequence[str] = ()
+    on_event: Callable[[Event], None] = lambda event: None
+
+    def note(self, message: str) -> None:
+        """Send a `note` event."""
+        self.on_event({"event": "note", "message": message})
+
+
+def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = HowToRun()) -> SweepEnd:
+    """Audit, tune, plan and run an experiment; its entry in the store says what was asked, predicted, chosen and measured.
 
     Raises:
-        BadInput: the data cannot be used.
+        BadInput: the data cannot be used, or parts of an arm do not fit together.
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine refused.
     """
-    default = default_at_a_time(resolved)  # even unused: a device that is not there is said before the audits
-    at_a_time = workers or default
+    default = default_at_a_time(resolved)  # even unused: a missing device is refused before the audits
+    at_a_time = how.workers.at_a_time or default
     resolved = pinned(resolved)
-    refuse_what_cannot_be(resolved, store)
-    audits = audit_arms(resolved, store, on_event, code=code, workers=at_a_time)
+    cells = cells_of(resolved)
+    refuse_what_cannot_be(cells)
+    audits = audit_cells(cells, store, how.on_event, code=how.code, workers=at_a_time)
     choices: tuple[ChoiceEntry, ...] = ()
-    if resolved.tuning is not None and (found := tuned(resolved, store)) is not None:
-        resolved, choices = found
-    entry = _entry(resolved, code, command, audits, choices, earlier=_earlier(resolved, store))
-    _tell_what_is_replaced(entry, store, on_event)
+    if resolved.tuning is not None and (chosen := tuned(resolved, store)) is not None:
+        resolved, choices = chosen
+        cells = cells_of(resolved)
+    entry = _entry(resolved, store, how, audits, choices)
+    _note_replaced_runs(entry, store, how)
     store.write_experiment(entry)
     refuse_leaks(audits)
-    planned = plan(
-        resolved,
-        store,
-        workers=at_a_time,
-        code=code,
-        on_failure=lambda line: on_event({"event": "note", "message": line}),
-    )
-    _refuse_full_disk(planned, store)
+    planned = plan(resolved, cells, store, workers=at_a_time, code=how.code, on_failure=how.note)
+    refuse_full_disk(planned.disk_bytes, store)
     if planned.left or not entry.plan:  # with nothing left to do, what was predicted for the runs stays
         entry = entry.with_(plan=planned.as_data())
         store.write_experiment(entry)
-    on_event({"event": "plan", **planned.as_data()})
+    how.on_event({"event": "plan", **planned.as_data()})
     began = time.perf_counter()
     if resolved.tuning is not None:
-        end = _run_trials(resolved, store, code, command, (at_a_time, stack), on_event)
-        if end.interrupted is not None or (found := tuned(resolved, store)) is None:
+        end = _run_trials(resolved, store, how, at_a_time)
+        if end.interrupted is not None or (chosen := tuned(resolved, store)) is None:
             return end
-        resolved, choices = found
+        resolved, choices = chosen
         entry = entry.with_(runs=_run_entries(resolved), choices=choices, to_choose="")
         store.write_experiment(entry)
     for choice in choices:
-        on_event({"event": "choice", **encode(choice)})
-    events = _labelled(resolved, on_event)
-    end = sweep(_jobs(resolved, store, code), store, workers=at_a_time, stack=stack, on_event=events)
+        how.on_event({"event": "choice", **encode(choice)})
+    end = _sweep(resolved, store, how, at_a_time)
     measured = _measured(planned, time.perf_counter() - began, end)
     compared = _compared(resolved, store, choices) if end.interrupted is None else entry.comparison
     store.write_experiment(entry.with_(plan=dict(entry.plan) | measured, comparison=compared))
@@ -112,110 +126,37 @@ def default_at_a_time(resolved: ResolvedExperiment) -> int:
     return default_workers(max(run.spec.threads for run in resolved.runs))
 
 
-def audit_arms(
-    resolved: ResolvedExperiment,
-    store: Store,
-    on_event: OnEvent = lambda event: None,
-    *,
-    code: Code | None = None,
-    workers: int = 1,
-) -> list[ArmAudit]:
-    """Audit every arm of a pinned experiment at every scale; what the store holds is not measured again.
-
-    Args:
-        workers: arms audited at a time, where several are to be measured.
-
-    Raises:
-        BadInput: the parts of an arm do not fit together.
-    """
-    first_run = {(run.arm, run.scale): run.spec for run in reversed(resolved.runs)}
-    if (count := len(unmeasured(tuple(first_run.values()), store))) > 1:
-        told = f"measuring {count} audits, {min(count, workers)} at a time, before anything is trained"
-        on_event({"event": "note", "message": told})
-    audit_ahead(tuple(first_run.values()), store, code, workers=workers)
-    found = []
-    for scale in resolved.scales:
-        for arm in resolved.arms:
-            try:
-                audited = audit_arm(resolved.settings(arm.name, scale), name=arm.name, store=store)
-            except (
-                BadInput
-            ) as problem:  # parts that fit one by one and not together: a mask and a window, a mixer and a mask
-                field = f"arms.{arm.name}: {problem.field}" if problem.field else f"arms.{arm.name}"
-                raise BadInput(problem.message, file=problem.file, field=field, hint=problem.hint) from None
-            found.append(ArmAudit(arm, {scale: audited.report}, {scale: audited.hash}))
-            on_event(
-                {
-                    "event": "audit",
-                    "arm": arm.name,
-                    "scale": scale,
-                    "outcome": audited.report.outcome,
-                    "leaks": bool(audited.report.leaks),
-                    "expect_leak": arm.expect_leak,
-                    "collapses": bool(audited.report.collapses),
-                    "expect_collapse": arm.expect_collapse,
-                    "seconds": audited.report.seconds,
-                }
-            )
-    return found
+def _run_trials(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
+    """Run the trials that choose, as an experiment of their own in the store; the arms were audited already."""
+    chooser = trials(resolved)
+    store.write_experiment(_entry(chooser, store, how))
+    return _sweep(chooser, store, how, at_a_time)
 
 
-def refuse_leaks(audits: Sequence[ArmAudit]) -> None:
-    """Stop an experiment whose arms cannot be compared.
-
-    Raises:
-        AuditFailed: one paragraph: which arm, what was found, and what to do.
-    """
-    for audit in audits:
-        if not audit.unexpected:
-            continue
-        finding = next(iter(audit.leaks), audit.unexpected[0]).finding
-        name = audit.arm.name
-        if audit.leaks:
-            raise AuditFailed(
-                f"the audit shows that arm {name!r} sees its own answer: {finding.message}. Its loss would be impossibly "
-                "low and a comparison with it would mean nothing, so nothing was trained. Correct the visibility or the "
-                "sources of its objective (`palinode audit` shows which positions see what), or, if the leak is the point, "
-                "mark the arm expect_leak=True: it is then run, and stamped LEAK everywhere",
-                field=f"arms.{name}",
-            )
-        if finding.shows_collapse:
-            raise AuditFailed(
-                f"an auxiliary term of arm {name!r} vanishes by itself: {finding.message}. Its value would say nothing of what "
-                "it compares, so nothing was trained. Let its norms learn no gain or set a variance floor, or, if the collapse "
-                "is the point, mark the arm expect_collapse=True: it is then run, and stamped COLLAPSE everywhere",
-                field=f"arms.{name}",
-            )
-        raise AuditFailed(
-            f"arm {name!r} failed {finding.check}: {finding.message}. Nothing was trained",
-            field=f"arms.{name}",
-            hint="`palinode audit` shows the evidence",
-        )
-
-
-def _labelled(resolved: ResolvedExperiment, on_event: OnEvent) -> OnEvent:
-    """Events of a run say which cell of the experiment it is."""
+def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
+    """Run what is left of an experiment; every event of a run carries the arm, scale, seed and steps of it."""
     labels = {
         run.spec.run_id: {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": run.spec.recipe.steps}
         for run in resolved.runs
     }
-    return lambda event: on_event({**event, **labels[event["run_id"]]})
+    return sweep(
+        _jobs(resolved, store, how.code),
+        store,
+        workers=at_a_time,
+        stack=how.workers.stack,
+        on_event=lambda event: how.on_event({**event, **labels[event["run_id"]]}),
+    )
 
 
-def _run_trials(
-    resolved: ResolvedExperiment,
-    store: Store,
-    code: Code | None,
-    command: Sequence[str],
-    at_a_time: tuple[int, int],
-    on_event: OnEvent,
-) -> SweepEnd:
-    """Run the trials that choose, as an experiment of their own in the store; the arms were audited already."""
-    chooser = trials(resolved)
-    store.write_experiment(_entry(chooser, code, command, (), (), earlier=_earlier(chooser, store)))
-    workers, stack = at_a_time
-    events = _labelled(chooser, on_event)
-    return sweep(_jobs(chooser, store, code), store, workers=workers, stack=stack, on_event=events)
+def _jobs(resolved: ResolvedExperiment, store: Store, code: Code | None) -> list[Job]:
+    """Write every run's spec, and the user's code it needs, and hand the directories over."""
+    jobs = []
+    for run in resolved.runs:
+        directory = store.write_spec(run.spec.run_id, encode(run.spec))
+        if code is not None:
+            keep_code(directory, code)
+        jobs.append(Job(run.spec.run_id, directory, run.spec.threads, stack_key(run.spec)))
+    return jobs
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
@@ -242,20 +183,9 @@ def _tuning(choices: Sequence[ChoiceEntry]) -> dict[str, Tuning]:
     for choice in choices:
         of_arm.setdefault(choice.arm, []).append(choice)
     return {
-        arm: Tuning(sum(len(choice.runs) for choice in found), sum(choice.tokens_read for choice in found))
-        for arm, found in of_arm.items()
+        arm: Tuning(sum(len(choice.runs) for choice in own), sum(choice.tokens_read for choice in own))
+        for arm, own in of_arm.items()
     }
-
-
-def _jobs(resolved: ResolvedExperiment, store: Store, code: Code | None) -> list[Job]:
-    """Write every run's spec, and the user's code it needs, and hand the directories over."""
-    jobs = []
-    for run in resolved.runs:
-        directory = store.write_spec(run.spec.run_id, encode(run.spec))
-        if code is not None:
-            keep_code(directory, code)
-        jobs.append(Job(run.spec.run_id, directory, run.spec.threads, stack_key(run.spec)))
-    return jobs
 
 
 def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | None:
@@ -267,28 +197,40 @@ def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | No
     return None
 
 
-def _tell_what_is_replaced(entry: ExperimentEntry, store: Store, on_event: OnEvent) -> None:
-    """`--set` and `--seeds` can make other runs under the same name; those it had are kept, and are in its verdict no longer."""
+def _note_replaced_runs(entry: ExperimentEntry, store: Store, how: HowToRun) -> None:
+    """`--set` and `--seeds` can make other runs under the same name: the earlier ones stay in the store, outside of the verdict."""
     wanted = {run.run_id for run in entry.runs}
     for before in store.experiments():
         if before.full_name != entry.full_name or before.to_choose or entry.to_choose:
             continue
         if gone := [run for run in before.runs if run.run_id not in wanted]:
-            told = f"{entry.full_name} had {len(gone)} other runs, of `{' '.join(before.command)}`"
-            on_event(
-                {"event": "note", "message": f"{told}; they stay in the store, and it shows the new ones from now on"}
-            )
+            earlier = f"{entry.full_name} had {len(gone)} other runs, of `{' '.join(before.command)}`"
+            how.note(f"{earlier}; they stay in the store, and it shows the new ones from now on")
+            if how.code is not None and (changed := _changed_code(gone, store, how.code)):
+                how.note(changed)
+
+
+def _changed_code(runs: Sequence[RunEntry], store: Store, code: Code) -> str:
+    """Which of the user's names changed since these runs; empty when none did."""
+    changed: dict[str, list[str]] = {}
+    for run in runs:
+        with contextlib.suppress(PalinodeError):  # a run that is gone or damaged says nothing of the code
+            kinds = user_kinds(dict(store.record(run.run_id).spec))
+            parts = changed_parts(store.run_directory(run.run_id), code)
+            changed |= {kind: names for kind, names in parts.items() if kind in kinds}
+    texts = [f"{kind} ({', '.join(names)})" for kind, names in sorted(changed.items())]
+    return f"runs have new ids, as code of {code.path.name} changed: {'; '.join(texts)}" if texts else ""
 
 
 def _entry(
     resolved: ResolvedExperiment,
-    code: Code | None,
-    command: Sequence[str],
-    audits: Sequence[ArmAudit],
-    choices: Sequence[ChoiceEntry],
-    *,
-    earlier: ExperimentEntry | None,
+    store: Store,
+    how: HowToRun,
+    audits: Sequence[ArmAudit] = (),
+    choices: Sequence[ChoiceEntry] = (),
 ) -> ExperimentEntry:
+    """What the store keeps of an experiment; the date, command and plan of an earlier entry with the same runs stay."""
+    earlier = _earlier(resolved, store)
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
         hashes.setdefault(audit.arm.name, {}).update(audit.hashes)
@@ -297,8 +239,8 @@ def _entry(
         size=resolved.size,
         question=resolved.question,
         created=earlier.created if earlier else datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=earlier.command if earlier else tuple(command),
-        code=str(code.path) if code else None,
+        command=earlier.command if earlier else tuple(how.command),
+        code=str(how.code.path) if how.code else None,
         decision=encode(resolved.decision),
         arms=resolved.arms,
         scales=resolved.scales,
@@ -308,21 +250,12 @@ def _entry(
         choices=tuple(choices),
         to_choose=resolved.tuning.field if resolved.tuning is not None else "",
         plan=earlier.plan if earlier else {},
+        claims=resolved.claims,
     )
 
 
 def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:
     return tuple(RunEntry(arm=run.arm, scale=run.scale, seed=run.seed, run_id=run.spec.run_id) for run in resolved.runs)
-
-
-def _refuse_full_disk(planned: Plan, store: Store) -> None:
-    free = shutil.disk_usage(store.create().root).free
-    if planned.disk_bytes > free:
-        raise EnvironmentProblem(
-            f"the runs need about {planned.disk_bytes:,} bytes and {free:,} are free",
-            file=str(store.root),
-            hint="free some space, or name another store with --store",
-        )
 
 
 def _measured(planned: Plan, seconds: float, end: SweepEnd) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the trials of an experiment chose: for each arm at each scale the value with the best score on the tuning split."""
+"""The choice that trials make: for each arm at each scale the value with the best score on the tuning split."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, st
     tuning, decision = resolved.tuning, resolved.decision
     assert tuning is not None
     scores = {value: _mean_score(specs, tuning_metric(decision), store) for value, specs in tried}
-    known = {value: score for value, score in scores.items() if score is not None}
-    if not known:
-        told = f"no trial of arm {arm!r} at scale {scale} came to a score"
-        raise BadInput(told, field="tuning.values", hint="`palinode show` on the trials says why")
+    scored = {value: score for value, score in scores.items() if score is not None}
+    if not scored:
+        message = f"no trial of arm {arm!r} at scale {scale} came to a score"
+        raise BadInput(message, field="tuning.values", hint="`palinode show` on the trials says why")
     sign = 1 if decision.better == "lower" else -1
     runs = tuple(spec.run_id for _, specs in tried for spec in specs)
     return ChoiceEntry(
@@ -45,7 +45,7 @@ def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, st
         field=tuning.field,
         values=tuple(scores),
         scores=tuple(scores.values()),
-        chosen=min(known, key=lambda value: (sign * known[value], value)),
+        chosen=min(scored, key=lambda value: (sign * scored[value], value)),
         runs=runs,
         tokens_read=sum(_tokens_read(run_id, store) for run_id in runs),
     )
@@ -55,8 +55,8 @@ def _mean_score(specs: Sequence[RunSpec], metric: str, store: Store) -> float | 
     """Over the seeds; None when one of them diverged: a value at which runs diverge is not chosen."""
     results = [store.record(spec.run_id).result for spec in specs]
     scores = [result.score(metric) if result is not None and result.outcome == "done" else None for result in results]
-    known = [score for score in scores if score is not None]
-    return fmean(known) if len(known) == len(scores) else None
+    finished = [score for score in scores if score is not None]
+    return fmean(finished) if len(finished) == len(scores) else None
 
 
 def _tokens_read(run_id: str, store: Store) -> float:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from palinode.objectives.base import Objective as Objective
-from palinode.objectives.base import Progress as Progress
+from palinode.base.objective import Objective as Objective
+from palinode.base.objective import Progress as Progress
 from palinode.objectives.bottleneck import BottleneckObjective as BottleneckObjective
 from palinode.objectives.directional import LtrObjective as LtrObjective
 from palinode.objectives.directional import RtlObjective as RtlObjective

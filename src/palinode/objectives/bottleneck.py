@@ -22,8 +22,8 @@ from torch import Generator, Tensor
 
 from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
+from palinode.base.objective import Objective, Progress
 from palinode.base.visibility import Bottleneck, Native
-from palinode.objectives.base import Objective, Progress
 
 GROUP = "bottleneck"
 

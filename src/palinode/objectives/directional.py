@@ -14,8 +14,8 @@ from torch import Tensor
 
 from palinode.base.config import one_of
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
+from palinode.base.objective import Objective
 from palinode.base.visibility import VISIBILITIES, Ltr, Rtl, Visibility
-from palinode.objectives.base import Objective
 
 Direction = Literal["ltr", "rtl"]
 

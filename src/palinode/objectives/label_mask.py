@@ -20,7 +20,7 @@ from torch import Tensor
 
 from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Example, Windows
-from palinode.objectives.base import Objective
+from palinode.base.objective import Objective
 
 Labels = Literal["all", "answer", "last"]
 

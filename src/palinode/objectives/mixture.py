@@ -15,8 +15,8 @@ from torch import Generator, Tensor
 
 from palinode.base.config import one_of
 from palinode.base.example import Draw, Example, SpecialTokens, joined
+from palinode.base.objective import Objective, Progress
 from palinode.base.visibility import VISIBILITIES, Ltr, Rtl, Visibility
-from palinode.objectives.base import Objective, Progress
 from palinode.objectives.directional import Direction, LtrObjective, RtlObjective, directional_pass, scored
 from palinode.objectives.probability import PROBABILITIES, Constant, Probability
 

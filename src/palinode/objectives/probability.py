@@ -13,7 +13,7 @@ from pydantic import Field
 
 from palinode.base.config import Part
 from palinode.base.errors import Unfinished
-from palinode.objectives.base import Progress
+from palinode.base.objective import Progress
 
 
 class Probability(Part):

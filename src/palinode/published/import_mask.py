@@ -1,7 +1,7 @@
-"""Published results become records: one run per row of the file, under an experiment that every command can read.
+"""Published results as records: each row of the file becomes a run, and all of them an experiment that every command reads.
 
-Nothing was trained here, so nothing was audited before training; what the numbers themselves allow is checked at import: an
-rtl loss far below ltr is a leak until proven otherwise (C8), and the report stamps the arm with it.
+These models were not trained here, so they were not audited. One check needs only their losses and is made at import: an rtl
+loss far below the ltr loss counts as a leak (C8), and the report marks the arm with it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ NAME, SIZE = "mask-published", "imported"
 QUESTION = (
     "Published: does reading right to left with probability p, beside left to right, help the left-to-right task?"
 )
-EVALUATION_TOKENS = 153_600  # two thirds of the published accuracies are whole numbers of this many targets
+EVALUATION_TOKENS = 153_600  # two thirds of the published accuracies, times this, are whole numbers
 RUN_ID_CHARACTERS = 16
 
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import found and where it lies.
+    """The experiment that an import made, and the check of its losses.
 
     Attributes:
-        findings: (arm, scale, seed) -> the check of its two losses against each other.
-        written: how many runs were new to the store.
+        findings: (arm, scale, seed) -> the check of its ltr loss against its rtl loss.
+        written: how many runs were new in the store.
     """
 
     entry: ExperimentEntry
@@ -46,19 +46,19 @@ class Imported:
 
     @property
     def leaking_arms(self) -> tuple[str, ...]:
-        """The arms with a run whose rtl loss no honest model reaches."""
+        """The arms with a run whose rtl loss is too low for a model without a leak."""
         return tuple(dict.fromkeys(arm for (arm, _, _), finding in self.findings.items() if finding.shows_leak))
 
 
 def import_mask(file: Path, store: Store, name: str = NAME) -> Imported:
-    """Read the published CSV of the mask system into the store; a second time changes nothing.
+    """Read the published CSV of the mask system into the store. The same file again changes nothing.
 
     Args:
         name: of the experiment; its size is `imported`.
 
     Raises:
-        BadInput: the file cannot be used (file, line and column are named), or the store holds another experiment of this name.
-        EnvironmentProblem: the disk refused. Whatever was written is finished by the same import again.
+        BadInput: the file is wrong (the message names line and column), or the store has another experiment of this name.
+        EnvironmentProblem: the disk cannot be written. The same import again completes what was written.
     """
     table = read_mask_csv(file)
     arms = {row.line: arm_name(row) for row in table.rows}
@@ -74,7 +74,7 @@ def import_mask(file: Path, store: Store, name: str = NAME) -> Imported:
 
 
 def arm_name(row: MaskRow) -> str:
-    """`p=0.05`, with what else sets the arm apart: the mask, an adaptive p, direction tokens left off."""
+    """The name of a row's arm: `p=0.05`, then its mask, an adaptive p and missing direction tokens, where it has these."""
     parts = [f"p={row.probability:g}"]
     parts += [] if row.mask == "bidirectional" else [f"{row.directions[0]} only"]
     parts += ["adaptive"] if row.adjusted else []
@@ -83,7 +83,7 @@ def arm_name(row: MaskRow) -> str:
 
 
 def spec_of(table: MaskFile, row: MaskRow, file: Path) -> dict[str, Any]:
-    """The resolved spec of a published run, as far as it was published."""
+    """The spec of a published run, with the fields that were published."""
     return {
         "imported": _source(table, row, file) | {"run_number": row.run_number},
         "seed": row.seed,
@@ -108,7 +108,7 @@ def _source(table: MaskFile, row: MaskRow, file: Path) -> dict[str, str | int]:
 
 
 def _run_id(table: MaskFile, row: MaskRow) -> str:
-    """The same row of the same bytes is the same run, whatever the file is called."""
+    """The id of a row's run: it depends on the bytes of the file and not on the file's name."""
     return content_hash([FORMAT, table.sha256, row.line])[:RUN_ID_CHARACTERS]
 
 
@@ -117,8 +117,8 @@ def _refuse_twins(table: MaskFile, arms: dict[int, str], file: Path) -> None:
     for row in table.rows:
         place = (arms[row.line], row.scale, row.seed)
         if place in seen:
-            said = f"is line {seen[place]} again: {place[0]}, {place[1]}, seed {row.seed}"
-            raise BadInput(said, file=str(file), field=f"line {row.line}, column seed")
+            message = f"is line {seen[place]} again: {place[0]}, {place[1]}, seed {row.seed}"
+            raise BadInput(message, file=str(file), field=f"line {row.line}, column seed")
         seen[place] = row.line
 
 
@@ -169,15 +169,15 @@ def _diff(row: MaskRow) -> tuple[tuple[str, Any, Any], ...]:
 
 
 def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None:
-    """The entry of an earlier import of the same bytes.
+    """The entry of an earlier import of the same bytes; None when there is none.
 
     Raises:
-        BadInput: something else has this name.
+        BadInput: another experiment has this name.
     """
     before = next((known for known in store.experiments() if known.full_name == entry.full_name), None)
     if before is not None and before.source.get("sha256") != entry.source["sha256"]:
         raise BadInput(
-            f"experiment {entry.full_name!r} is there already and came from something else",
+            f"experiment {entry.full_name!r} exists already and came from another file",
             file=str(store.root),
             hint="choose another --name",
         )
@@ -185,7 +185,7 @@ def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None
 
 
 def _write_run(store: Store, table: MaskFile, row: MaskRow, file: Path) -> bool:
-    """Write one run, its result last; False when it is there already."""
+    """Write one run, its result last; False when the store has it already."""
     run_id = _run_id(table, row)
     directory = store.run_directory(run_id)
     if (directory / RESULT_FILE).exists():
@@ -198,7 +198,7 @@ def _write_run(store: Store, table: MaskFile, row: MaskRow, file: Path) -> bool:
 
 
 def _metrics(row: MaskRow) -> Iterable[dict[str, Any]]:
-    """Every curve of the row. The published training loss is of the last pass of a step, whichever way it read."""
+    """The metrics rows of a run. The published training loss is that of a step's last pass, in either direction."""
     lists, last_step = row.lists, int(row.lists[EVAL["steps"]][-1])
     names = {field: lists[column] for field, column in TRAIN.items()}
     for index, step in enumerate(names["steps"]):
@@ -230,7 +230,7 @@ def _place(step: int, tokens_read: float, epochs: float) -> dict[str, Any]:
 
 
 def _finding(row: MaskRow) -> Finding:
-    """C8 on the final losses; a direction that was not trained proves nothing."""
+    """Check C8 on the final losses of the directions that were trained."""
     nats = {direction: row.final_nats[direction] for direction in row.directions}
     return check_directions(nats, dict.fromkeys(DIRECTIONS, EVALUATION_TOKENS))
 
@@ -238,7 +238,9 @@ def _finding(row: MaskRow) -> Finding:
 def _result(run_id: str, table: MaskFile, row: MaskRow, file: Path) -> Result:
     final = {direction: row.scores(direction, -1) for direction in DIRECTIONS}
     for direction, scores in final.items():
-        if scores["nats_per_token"] != row.final_nats[direction]:  # another evaluation: its other scores are not known
+        if (
+            scores["nats_per_token"] != row.final_nats[direction]
+        ):  # of another evaluation, whose other scores are not published
             final[direction] = {"nats_per_token": row.final_nats[direction]}
     steps, seconds = int(row.lists[EVAL["steps"]][-1]), row.lists[EVAL["seconds"]][-1]
     return Result(
@@ -258,7 +260,7 @@ def _result(run_id: str, table: MaskFile, row: MaskRow, file: Path) -> Result:
 
 
 def leak_lines(imported: Imported) -> Sequence[str]:
-    """One line per arm whose numbers give the alarm."""
+    """One line for each arm that leaks."""
     lines = []
     for arm in imported.leaking_arms:
         mine = {place: finding for place, finding in imported.findings.items() if place[0] == arm}

@@ -1,8 +1,7 @@
-"""The published results of the mask system: a CSV with one trained model per row and its curves as lists in the cells.
+"""The published results of the mask system: a CSV with a trained model in each row, and its curves as lists in the cells.
 
-Read without trust: nothing is evaluated, every number must be finite, every list must be as long as the others of its group,
-and the first thing that is wrong is named by file, line and column. Columns speak of forward and backward (fw, bw); everything
-that leaves this module speaks of ltr and rtl, nats and tokens.
+The file is not trusted: no cell is evaluated as code, every number must be finite, and the lists of a group must be equally
+long. An error names file, line and column. The file says forward and backward (fw, bw); this module gives ltr and rtl.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from palinode.base.errors import BadInput, nearest
 
 LARGEST_BYTES = 2**30  # the published file has 4 MB
 LARGEST_CELL_CHARACTERS = 2**28
-LARGEST_WHOLE, LARGEST_REAL = 2**53, 1e300  # above the first a float no longer tells neighbours apart
+LARGEST_WHOLE, LARGEST_REAL = 2**53, 1e300  # above 2**53 a float cannot hold every whole number
 MASKS = ("bidirectional", "forward", "backward")
 
-# unit of a list -> its columns; all lists of one group have the same length
+# name of a curve -> its column; all lists of one group have the same length
 TRAIN = {
     "steps": "steps_train",
     "tokens_read": "tokens_seen_train",
@@ -55,10 +54,10 @@ class MaskRow:
     """One trained model of the published table.
 
     Attributes:
-        line: where its row begins in the file.
+        line: the line of the file where its row begins.
         mask: `bidirectional` trained both directions, `forward` and `backward` one.
-        probability: of also reading a window rtl, at the start of training; it is `adjusted` later or stays.
-        direction_tokens: whether a token told the model which direction it reads.
+        probability: that a window is also read rtl, at the start of training; with `adjusted` it changes later.
+        direction_tokens: whether a token gave the model the direction of reading.
         lists: column -> numbers.
     """
 
@@ -93,7 +92,7 @@ class MaskRow:
         return {name: self.lists[place.format(DIRECTIONS[direction])][index] for name, place in EVAL_SCORES.items()}
 
     def cuts(self, direction: str) -> list[dict[str, float | int]]:
-        """The scores with 1, 2, .. blocks left; with all of them it is the last evaluation."""
+        """The scores with 1, 2, .. blocks kept; those with all blocks are of the last evaluation."""
         fields = {name: self.lists[place.format(DIRECTIONS[direction])] for name, place in CUT_SCORES.items()}
         left = [self.depth - int(removed) for removed in self.lists[REMOVED]]
         found: list[dict[str, float | int]] = [
@@ -149,7 +148,7 @@ def read_mask_csv(path: Path) -> MaskFile:
 
 @dataclass(frozen=True)
 class _Cells:
-    """The texts of one row by column, and where it stands."""
+    """One row of the file: column -> text, and the line where it begins."""
 
     file: str
     line: int
@@ -188,8 +187,10 @@ def _cells(text: str, file: str) -> Iterator[_Cells]:
                     header = _header(texts, file)
                 elif texts:
                     if len(texts) != len(header):
-                        said = f"has {len(texts)} cells, the header {len(header)}"
-                        raise BadInput(said, file=file, field=f"line {line}, column {min(len(texts), len(header)) + 1}")
+                        message = f"has {len(texts)} cells, the header {len(header)}"
+                        raise BadInput(
+                            message, file=file, field=f"line {line}, column {min(len(texts), len(header)) + 1}"
+                        )
                     yield _Cells(file, line, dict(zip(header, texts, strict=True)))
                 line = reader.line_num + 1
         except csv.Error as error:
@@ -200,7 +201,7 @@ def _header(names: Sequence[str], file: str) -> list[str]:
     found = [name.strip() for name in names]
     for name in COLUMNS:
         if found.count(name) != 1:
-            wrong = "is missing" if name not in found else "stands twice"
+            wrong = "is missing" if name not in found else "is there twice"
             raise BadInput(wrong, file=file, field=f"line 1, column {name}", hint=nearest(name, found))
     return found
 
@@ -235,7 +236,7 @@ def _row(cells: _Cells) -> MaskRow:
 
 
 def _check_lists(cells: _Cells, lists: Mapping[str, tuple[float, ...]], depth: int) -> None:
-    """Equal lengths in a group, steps and tokens that grow, cuts that leave a block, shares between 0 and 1."""
+    """Check that the lists of a group are equally long, steps grow, a cut keeps a block, and shares lie between 0 and 1."""
     for first, *others in list_groups():
         for name in others:
             if len(lists[name]) != len(lists[first]):
@@ -256,7 +257,7 @@ def _check_lists(cells: _Cells, lists: Mapping[str, tuple[float, ...]], depth: i
 
 @contextmanager
 def _long_cells() -> Iterator[None]:
-    """Cells of any length: the module's own limit of 131 072 characters is below a long run's list."""
+    """Allow long cells: the csv module's limit of 131,072 characters is too low for the list of a long run."""
     before = csv.field_size_limit(LARGEST_CELL_CHARACTERS)
     try:
         yield

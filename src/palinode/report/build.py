@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from palinode.analysis.claims import judged_claims
 from palinode.analysis.tables import all_tables
-from palinode.analysis.verdict import rule_of, verdicts
 from palinode.base import fsio
+from palinode.report.content import Page
 from palinode.report.export import write_figures, write_tables
 from palinode.report.figures import all_figures
 from palinode.report.page import render_page
-from palinode.report.size_figures import LATE, Window
+from palinode.report.study import LATE, Study, Window
 from palinode.results.store import Store
 
 REPORT_FILE = "report.html"
@@ -33,11 +34,11 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
         Damaged: a stored file does not decode.
         EnvironmentProblem: the disk refused.
     """
-    record = store.experiment(name)
-    rule, found, tables = rule_of(record.entry), verdicts(record), all_tables(record)
-    figures = all_figures(record, rule, found, window)
+    study = Study.of(record := store.experiment(name), window)
+    figures, tables = all_figures(study), all_tables(record)
     directory = out if out is not None else store.report_directory(record.entry)
     files = [*write_figures(figures, directory / "figures"), *write_tables(tables, directory / "tables")]
-    page = render_page(record, rule, found, figures, [path.relative_to(directory).as_posix() for path in files])
+    names = [path.relative_to(directory).as_posix() for path in files]
+    page = render_page(Page(study, figures, names, judged_claims(store, record)))
     fsio.write_text(directory / REPORT_FILE, page)
     return directory / REPORT_FILE

@@ -1,27 +1,45 @@
 """The charts, each defined once: the same definition is drawn on the page and written as SVG and PDF.
 
-A chart reads rows by the name of a data set and carries no data itself; it is as wide as its column on the page. Every
-view and parameter is named here, because Altair numbers unnamed ones with a counter of the process, and the same store
-must give the same bytes.
+A chart reads rows by the name of a data set and carries no data itself. It is as wide as its column on the page. Every view
+and parameter has a name here, because Altair numbers unnamed ones with a counter of the process, and the same store must
+give the same bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
 
-SYMBOL_PIXELS, LETTER_PIXELS = 42.0, 6.1  # of an entry of a legend
 ROWS = "rows"  # the name under which every chart finds its data
-ROW_PIXELS = 44
-TRACE = 0.08  # of its opacity, of a series that is not picked
-MANY = 8  # series, from which on a reader is told that they can be picked
-HOW_TO_PICK = "Click names to see those alone, and once more for all."
-LEAK_COLOUR = "#c8372d"
+GREY = "#8c8678"
 INK_BLUES = ["#eef1f4", "#b9c7d6", "#7f9ab8", "#4a6a8f", "#22405f"]
 LEAK_REDS = ["#f6c1b6", "#e8806f", "#c8372d", "#7d1512"]
+AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]  # below one, one, above one
+TABLE_SHAPES = {"tokens": "circle", "positions": "diamond"}
+LEVEL_DASHES = {"chance": [2, 3], "guess": [2, 3], "trivial": [7, 4], "simple": [3, 3], "best": [1, 0]}
+SOLID = {"mean": [1, 0]}
+
+SYMBOL_PIXELS, LETTER_PIXELS = 42.0, 6.1  # of an entry of a legend
+ROW_PIXELS, LEAST_ROW_PIXELS, LINE_PIXELS = 44, 16, 15  # of a row of dots; of a line of its name
+ROWS_PIXELS = 330  # rows of dots get thinner where they would be higher than this together
+HEAT_ROW_PIXELS, STRIP_ROW_PIXELS = 46, 30
+FONT_PIXELS = 10.5
+VIOLIN_HALF_WIDTH = 0.4
+TRACE = 0.08  # of its opacity, of a series that is not picked
+MANY = 8  # series, from which on the caption says that they can be picked
+HOW_TO_PICK = "Click names to see those alone, and once more for all."
+WHOLE_TICKS: dict[str, dict[str, Any]] = {  # axes of whole numbers
+    name: {"format": "d", "values": [2**power for power in range(21)], "labelOverlap": True}
+    for name in ("context_tokens", "distance", "length_factor")
+} | {
+    "blocks": {"format": "d", "tickMinStep": 1, "tickCount": 16, "labelOverlap": True},
+    "slice_value": {"format": "d", "tickMinStep": 1, "tickCount": 10, "labelOverlap": True},
+}
+FITTED = alt.Scale(zero=False, nice=True)
+EXACT = alt.Scale(zero=False, nice=False)
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,17 @@ class Axis:
     field: str
     title: str
     format: str = "~s"
+
+    def on(self, channel: Callable[..., Any], field: str = "", **more: Any) -> Any:
+        """The channel (alt.X, alt.Y) that shows this axis, or another field under the same title."""
+        return channel(f"{field or self.field}:Q", title=self.title, **more)
+
+    @property
+    def tooltip(self) -> alt.Tooltip:
+        return alt.Tooltip(f"{self.field}:Q", title=self.title, format=self.format)
+
+
+# --- curves ---------------------------------------------------------------------------------------------------------
 
 
 def learning_curves(
@@ -50,95 +79,186 @@ def learning_curves(
         legend_pixels: room for the names of the arms; 0 leaves them out.
     """
     dashes_title = "direction" if dashed_by == "direction" else "line"
-    base = alt.Chart(alt.NamedData(ROWS)).encode(
-        x=alt.X(x.field, type="quantitative", title=x.title, axis=alt.Axis(format=x.format, tickCount=6)),
-        y=alt.Y("value", type="quantitative", title=y.title, scale=alt.Scale(zero=False, nice=True)),
-        color=_arm_colour(colours, legend_pixels),
+    base = _rows().encode(
+        x=x.on(alt.X, axis=alt.Axis(format=x.format, tickCount=6)),
+        y=y.on(alt.Y, scale=FITTED),
+        color=_colour("arm", "arm", colours, legend_pixels, most_columns=3),
     )
-    dash = alt.StrokeDash(
-        dashed_by,
-        type="nominal",
-        title=dashes_title,
-        scale=alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()]),
-        legend=line_legend(symbolStrokeColor="#8c8678") if len(dashes) > 1 or dashed_by == "direction" else None,
-    )
-    nearest = alt.selection_point(
-        name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
-    )
-    thin, thick = _seeds_and_means(base.encode(strokeDash=dash), picked_in_legend("arm") if legend_pixels else None)
-    points = (
-        base.transform_filter(alt.datum.line == "seed")
-        .mark_point(filled=True, size=46)
-        .encode(
-            opacity=alt.when(nearest).then(alt.value(1)).otherwise(alt.value(0)),
-            tooltip=[
-                said("arm", "arm"),
-                said("seed", "seed"),
-                said(dashed_by, dashes_title),
-                alt.Tooltip("value", type="quantitative", title=y.title, format=y.format),
-                alt.Tooltip("step", type="quantitative", title="step", format=",d"),
-                alt.Tooltip("tokens_read", type="quantitative", title="tokens read", format=".4s"),
-                alt.Tooltip("seconds", type="quantitative", title="seconds", format=".3~s"),
-            ],
-        )
-        .add_params(nearest)
-    )
-    layers = [
-        thin.encode(detail="seed:N").properties(name="seeds"),
-        thick.properties(name="means"),
-        points.properties(name="points"),
-    ]
-    return plain(alt.layer(*layers).properties(width="container", height=330))
-
-
-def _seeds_and_means(base: alt.Chart, picked: alt.Parameter | None) -> tuple[alt.Chart, alt.Chart]:
-    """Thin lines and thick ones."""
+    picked = picked_in_legend("arm") if legend_pixels else None
+    dashed = base.encode(strokeDash=_dash(dashed_by, dashes, dashes_title))
     thin, thick = (
-        base.transform_filter(alt.datum.line == line)
+        dashed.transform_filter(alt.datum.line == line)
         .mark_line(strokeWidth=width)
         .encode(opacity=if_picked(picked, opacity))
         for line, width, opacity in (("seed", 1, 0.4), ("mean", 2.6, 1.0))
     )
-    return thin, thick if picked is None else thick.add_params(picked)
+    places = (
+        Axis("step", "step", ",d"),
+        Axis("tokens_read", "tokens read", ".4s"),
+        Axis("seconds", "seconds", ".3~s"),
+    )
+    who = [words("arm", "arm"), words("seed", "seed"), words(dashed_by, dashes_title)]
+    points = base.transform_filter(alt.datum.line == "seed").mark_point(filled=True, size=46)
+    return _layered(
+        {
+            "seeds": thin.encode(detail="seed:N"),
+            "means": thick if picked is None else thick.add_params(picked),
+            "points": _answering(points.encode(tooltip=[*who, y.tooltip, *(place.tooltip for place in places)]), 0),
+        },
+        height=330,
+    )
 
 
-def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4) -> dict[str, Any]:
+def lines(
+    x: Axis,
+    y: Axis,
+    colours: Mapping[str, str],
+    what: str,
+    *,
+    chosen: Mapping[str, str] | None = None,
+    dashes: Mapping[str, Sequence[int]] = SOLID,
+    reference: float | None = None,
+    band: bool = False,
+    legend_pixels: int | None = None,
+) -> dict[str, Any]:
+    """A line per series over x, with its points, dashed by `look`.
+
+    Rows: `series`, `look`, `key`, the x field, the y field, `seeds`, `low` and `high` (the interval, where there is one),
+    and the fields of `chosen`.
+
+    Args:
+        colours: series -> colour, in the order of the legend; `what`: what a series is.
+        chosen: field -> value: the rows of this variant.
+        reference: where a level line is drawn: 1 for ratios, 0 for differences.
+        band: draw the interval as well, behind the line.
+        legend_pixels: room for the names of the series, 0 leaves them out; None: five columns, or three beside dashes.
+    """
+    columns = 5 if len(dashes) == 1 else 3  # beside it stands the legend of the dashes
+    base = _chosen(chosen).encode(
+        x=x.on(alt.X, axis=alt.Axis(**WHOLE_TICKS.get(x.field, {"format": x.format, "tickCount": 6})), scale=EXACT),
+        y=y.on(alt.Y, scale=FITTED),
+        color=_colour("series", what, colours, legend_pixels, most_columns=columns),
+        detail="look:N",
+    )
+    spread = (Axis("low", "interval from", y.format), Axis("high", "to", y.format), Axis("seeds", "seeds", "d"))
+    place = Axis(x.field, x.title, ".4~s")
+    tooltip = [words("series", what), words("look", "line"), *(one.tooltip for one in (place, y, *spread))]
+    points = base.mark_point(filled=True, size=46).encode(tooltip=tooltip)
+    dash = _dash("look", dashes, None)
+    layers: dict[str, Any] = {
+        "lines": base.mark_line(strokeWidth=2.2).encode(strokeDash=dash),
+        "points": _answering(points, 0.25 if x.field in WHOLE_TICKS else 0),
+    }
+    if band:
+        area = base.mark_area(opacity=max(0.05, 0.16 / max(1, len(colours) / 3)))
+        layers = {"bands": area.encode(y=y.on(alt.Y, "low"), y2="high:Q")} | layers
+    chart = _layered(layers, height=300)
+    return chart if reference is None else with_reference(chart, reference)
+
+
+def accuracy_by_difficulty(
+    x: Axis, y: Axis, colours: Mapping[str, str], scales: Sequence[str], marked: Mapping[str, str]
+) -> dict[str, Any]:
+    """A line per arm over difficulty, with the interval over seeds and every seed; levels as steps, simple ones as ticks.
+
+    Rows: `kind` (arm, seed, or chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`, `text`, and of
+    levels `name`.
+
+    Args:
+        scales: the names under places 0, 1, .. of the axis; empty where the axis holds a number of its own.
+        marked: kind of level -> its name in the legend.
+    """
+    axis = alt.Axis(format=x.format, tickCount=6)
+    if scales:
+        axis = alt.Axis(values=list(range(len(scales))), labelExpr=f"{list(scales)}[datum.value]", grid=False)
+    base = _rows().encode(
+        x=x.on(alt.X, axis=axis, scale=alt.Scale(nice=False, zero=False, padding=24)),
+        y=y.on(alt.Y, scale=alt.Scale(zero=True, nice=True)),
+    )
+    picked = picked_in_legend("series")
+    coloured = base.encode(color=_colour("series", "arm", colours, 560, most_columns=4))
+    arms = coloured.transform_filter(alt.datum.kind == "arm")
+    seeds = coloured.transform_filter(alt.datum.kind == "seed")
+    tooltip = [words("series", "arm"), words("text", y.title)]
+    ends = arms.mark_rule(strokeWidth=2.2).encode(y=y.on(alt.Y, "low"), y2="high:Q", opacity=if_picked(picked, 0.5))
+    points = arms.mark_point(filled=True, size=64).encode(opacity=if_picked(picked, 1), tooltip=tooltip)
+    circles = seeds.mark_point(size=26, strokeWidth=1.2).encode(opacity=if_picked(picked, 0.8), tooltip=tooltip)
+    return _layered(
+        {
+            **_steps_and_ticks(base, marked),
+            "intervals": ends.encode(tooltip=tooltip),
+            "lines": arms.mark_line(strokeWidth=2.2).encode(opacity=if_picked(picked, 1)).add_params(picked),
+            "seeds": circles,
+            "points": points,
+        },
+        height=330,
+    )
+
+
+def _steps_and_ticks(base: alt.Chart, marked: Mapping[str, str]) -> dict[str, alt.Chart]:
+    """The levels over difficulty: lines of those in the legend, ticks of the simple ones with a name at the first."""
+    drawn = base.transform_filter(alt.FieldOneOfPredicate(field="kind", oneOf=list(marked)))
+    thin = base.transform_filter(alt.datum.kind == "simple")
+    dash = alt.StrokeDash(
+        "kind:N",
+        title="level",
+        scale=alt.Scale(domain=list(marked), range=[LEVEL_DASHES[kind] for kind in marked]),
+        legend=line_legend(symbolStrokeColor=GREY, labelExpr=f"{dict(marked)}[datum.label]"),
+    )
+    tooltip = words("text", "level")
+    stroke: dict[str, Any] = {"shape": "stroke", "color": GREY}
+    return {
+        "steps": drawn.mark_line(interpolate="step", color=GREY, strokeWidth=1.4).encode(strokeDash=dash),
+        "stops": drawn.mark_point(size=180, strokeWidth=1.6, **stroke).encode(tooltip=tooltip),
+        "ticks": thin.mark_point(size=110, strokeWidth=0.8, **stroke).encode(tooltip=tooltip),
+        "names": thin.mark_text(align="left", dx=9, fontSize=FONT_PIXELS, color=GREY).encode(text="name:N"),
+    }
+
+
+# --- rows of dots ---------------------------------------------------------------------------------------------------
+
+
+def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4, tables: bool = False) -> dict[str, Any]:
     """One row per arm: every seed as a dot, the mean as a tick, its t interval as a bar.
 
     Rows: `kind` ("seed" or "mean"), `arm`, `seed`, `value`, `low`, `high`, `text`.
+
+    Args:
+        tables: give each arm two lines, by `table`: the table of tokens (circles), of positions below it (diamonds).
     """
-    y = _arm_rows(list(colours))
-    colour = alt.Color(
-        "arm", type="nominal", scale=alt.Scale(domain=list(colours), range=list(colours.values())), legend=None
-    )
-    scale = alt.Scale(zero=False, nice=True, padding=14)
-    base = alt.Chart(alt.NamedData(ROWS)).encode(y=y, color=colour)
-    means = base.transform_filter(alt.datum.kind == "mean")
-    interval = means.mark_bar(height=9, opacity=0.28, cornerRadius=4).encode(
-        x=alt.X(
-            "low",
-            type="quantitative",
-            title=x.title,
-            scale=scale,
-            axis=alt.Axis(format=x.format, tickCount=tick_count, labelOverlap="greedy", labelSeparation=10),
+    arms, pixels = list(colours), _row_pixels(colours)
+    axis = alt.Axis(title=None, grid=False, labelLimit=230, labelFontSize=12, labelPadding=10, labelLineHeight=13)
+    axis.labelExpr = "split(datum.label, '\\n')"
+    base = _rows().encode(
+        y=alt.Y(
+            "arm:N", sort=arms, scale=alt.Scale(domain=arms, paddingInner=0.3 if tables else alt.Undefined), axis=axis
         ),
-        x2="high:Q",
-        tooltip=_mean_tooltip(x),
+        color=alt.Color("arm:N", scale=alt.Scale(domain=arms, range=list(colours.values())), legend=None),
     )
-    tick = means.mark_tick(thickness=2.5, size=22).encode(
-        x=alt.X("value", type="quantitative", title=x.title), tooltip=_mean_tooltip(x)
+    who = [words("arm", "arm")]
+    seeds = base.transform_filter(alt.datum.kind == "seed").mark_point(filled=True, size=58, opacity=0.9)
+    if tables:
+        names = list(TABLE_SHAPES)
+        look = alt.Scale(domain=names, range=list(TABLE_SHAPES.values()))
+        legend = alt.Legend(symbolFillColor=GREY, symbolStrokeColor=GREY, symbolSize=70)
+        beside = alt.YOffset("table:N", sort=names, scale=alt.Scale(domain=names))
+        base, seeds = base.encode(yOffset=beside), seeds.encode(yOffset=beside)
+        seeds = seeds.encode(shape=alt.Shape("table:N", title=None, scale=look, legend=legend))
+        who.append(words("table", "table"))
+    means = base.transform_filter(alt.datum.kind == "mean").encode(tooltip=[*who, words("text", x.title)])
+    ticks = alt.Axis(format=x.format, tickCount=tick_count, labelOverlap="greedy", labelSeparation=10)
+    scale = alt.Scale(zero=False, nice=True, padding=14)
+    interval = means.mark_bar(height=7 if tables else 9, opacity=0.28, cornerRadius=4)
+    tick = means.mark_tick(thickness=2.5, size=14 if tables else min(22, pixels))
+    value = Axis("value", x.title, ".4f").tooltip
+    return _layered(
+        {
+            "intervals": interval.encode(x=x.on(alt.X, "low", scale=scale, axis=ticks), x2="high:Q"),
+            "means": tick.encode(x=x.on(alt.X, "value")),
+            "seeds": seeds.encode(x=x.on(alt.X, "value"), tooltip=[*who, words("seed", "seed"), value]),
+        },
+        height=pixels * len(arms),
     )
-    dots = (
-        base.transform_filter(alt.datum.kind == "seed")
-        .mark_point(filled=True, size=58, opacity=0.9)
-        .encode(x=alt.X("value", type="quantitative", title=x.title), tooltip=_seed_tooltip(x))
-    )
-    layers = [
-        interval.properties(name="intervals"),
-        tick.properties(name="means"),
-        dots.properties(name="seeds"),
-    ]
-    return plain(alt.layer(*layers).properties(width="container", height=ROW_PIXELS * len(colours)))
 
 
 def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> dict[str, Any]:
@@ -157,11 +277,118 @@ def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> 
     band = {
         "name": "band",
         "data": everywhere,
-        "mark": {"type": "rect", "color": "#8c8678", "opacity": 0.14},
+        "mark": {"type": "rect", "color": GREY, "opacity": 0.14},
         "encoding": {"x": {"field": "minus", "type": "quantitative"}, "x2": {"field": "least"}},
     }
     chart["layer"] = [*([band] if smallest_effect > 0 else []), zero, *chart["layer"]]
     return chart
+
+
+def beside_chance(x: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
+    """`final_scores` with a grey mark in every row where chance would put it.
+
+    Rows as for `final_scores`, and of `kind` "chance": `arm`, `value`, `text`.
+    """
+    chart = final_scores(x, colours, tick_count=6)
+    mark = _rows().transform_filter(alt.datum.kind == "chance").mark_point(shape="diamond", size=95, strokeWidth=1.8)
+    tooltip = [words("arm", "arm"), words("text", "by chance")]
+    chance = plain(mark.encode(x="value:Q", color=alt.value(GREY), tooltip=tooltip).properties(name="chance"))
+    chance.pop("data")
+    chance["encoding"]["y"] = chart["layer"][0]["encoding"]["y"]
+    chart["layer"].insert(1, chance)
+    return chart
+
+
+def _row_pixels(names: Collection[str]) -> int:
+    least = max(LEAST_ROW_PIXELS, *(LINE_PIXELS * (1 + name.count("\n")) for name in names), 0)
+    return max(least, min(ROW_PIXELS, ROWS_PIXELS // max(1, len(names))))
+
+
+# --- areas ----------------------------------------------------------------------------------------------------------
+
+
+def violins(
+    x: Axis, y: Axis, categories: Sequence[Sequence[str]], colour: str, extent: tuple[float, float]
+) -> dict[str, Any]:
+    """Densities of pooled values, one per category, around the category's place; medians as ticks.
+
+    Rows: `kind` ("point", "median" or "run"), `value`, and the x field: the place 0, 1, .. of the category.
+
+    Args:
+        categories: the lines under each place, made of numbers; `extent`: where the densities begin and end.
+    """
+    half = f"{VIOLIN_HALF_WIDTH} * datum.density / datum.densest"
+    labels = f"{[list(lines) for lines in categories]}[datum.value]"
+    places = alt.Axis(values=list(range(len(categories))), labelExpr=labels, grid=False, labelFontSize=12)
+    span = alt.Scale(domain=[-0.6, len(categories) - 0.4], nice=False, zero=False)
+    base = _rows()
+    bodies = (
+        base.transform_filter(alt.datum.kind == "point")
+        .transform_density("value", as_=["value", "density"], groupby=[x.field], extent=list(extent), steps=80)
+        .transform_joinaggregate(densest="max(density)", groupby=[x.field])
+        .transform_calculate(left=f"datum.{x.field} - {half}", right=f"datum.{x.field} + {half}")
+        .transform_filter("datum.density > datum.densest / 500")
+        .mark_area(orient="horizontal", opacity=0.32, color=colour, aria=False)
+        .encode(
+            x=x.on(alt.X, "left", axis=places, scale=span),
+            x2="right:Q",
+            y=y.on(alt.Y, "value", scale=FITTED),
+            detail=f"{x.field}:Q",
+        )
+    )
+    at = base.encode(x=f"{x.field}:Q", y="value:Q")
+    medians = at.transform_filter(alt.datum.kind == "median").transform_filter(f"isValid(datum.{x.field})")
+    tick_pixels = max(16, min(54, 360 // len(categories)))
+    runs = at.transform_filter(alt.datum.kind == "run").mark_point(filled=True, size=34, opacity=0.95, color=colour)
+    named = {
+        "violins": bodies,
+        "medians": medians.mark_tick(orient="horizontal", thickness=2.5, size=tick_pixels, color=colour),
+        "runs": runs.encode(tooltip=[words("text", "run")]),
+    }
+    return with_reference(_layered(named, height=300), 1.0)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """How the squares of a heat map are coloured, named and laid out.
+
+    Attributes:
+        what: what a square is, for the tooltip.
+        ramp, domain: colours, and the values they stand at.
+        row_pixels: height of a row.
+    """
+
+    what: str
+    ramp: Sequence[str]
+    domain: Sequence[float]
+    row_pixels: int = HEAT_ROW_PIXELS
+
+
+def heat_map(
+    rows: Axis,
+    row_order: Sequence[str],
+    columns: Axis,
+    column_order: Sequence[str],
+    heat: Heat,
+    chosen: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A coloured square per row and column with its number: depth by width, or size by blocks left.
+
+    Rows: the fields of both axes as texts, `value`, `label`, `dark` (whether the square needs light ink), `text`, and the
+    fields of `chosen`.
+    """
+    gap = alt.Scale(paddingInner=0.03)
+    flat, no_grid = alt.Axis(labelAngle=0, grid=False), alt.Axis(grid=False, labelLimit=150)
+    base = _chosen(chosen).encode(
+        x=alt.X(f"{columns.field}:O", title=columns.title, sort=list(column_order), axis=flat, scale=gap),
+        y=alt.Y(f"{rows.field}:O", title=rows.title, sort=list(row_order), axis=no_grid, scale=gap),
+        tooltip=[words("text", heat.what)],
+    )
+    ramp = alt.Scale(domain=list(heat.domain), range=list(heat.ramp), interpolate="lab", clamp=True)
+    squares = base.mark_rect(strokeWidth=0).encode(color=alt.Color("value:Q", legend=None, scale=ramp))
+    ink = alt.when(alt.datum.dark).then(alt.value("#ffffff")).otherwise(alt.value("#26241f"))
+    numbers = base.mark_text(fontSize=12.5).encode(text="label:N", color=ink)
+    return _layered({"squares": squares, "numbers": numbers}, height=heat.row_pixels * len(row_order))
 
 
 def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pixels: int) -> dict[str, Any]:
@@ -172,56 +399,84 @@ def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pix
     Args:
         boundary: segments (x, y, x2, y2) in positions, around the region that the law allows.
     """
-    ticks = list(range(0, length + 1, _tick_step(length)))
-    x_axis = alt.Axis(values=ticks, grid=False, format="d", labelOverlap=True)
-    base = alt.Chart(alt.NamedData(ROWS)).encode(
-        x=alt.X(
-            "source",
-            type="quantitative",
-            title="source position",
-            scale=alt.Scale(domain=[0, length], nice=False, zero=False),
-            axis=x_axis,
-        ),
+    step = next(step for step in (*(2**power for power in range(11)), 2**30) if length / step <= 8)
+    axis = alt.Axis(values=list(range(0, length + 1, step)), grid=False, format="d", labelOverlap=True)
+
+    def side(domain: list[int]) -> dict[str, Any]:
+        return {"scale": alt.Scale(domain=domain, nice=False, zero=False), "axis": axis}
+
+    base = _rows().encode(
+        x=Axis("source", "source position").on(alt.X, **side([0, length])),
         x2="source_end:Q",
-        y=alt.Y(
-            "target",
-            type="quantitative",
-            title="target position",
-            scale=alt.Scale(domain=[length, 0], nice=False, zero=False),
-            axis=x_axis,
-        ),
+        y=Axis("target", "target position").on(alt.Y, **side([length, 0])),
         y2="target_end:Q",
         tooltip=[
-            said("targets", "target"),
-            said("sources", "source"),
-            alt.Tooltip("influence", type="quantitative", title="influence", format=".2~g"),
-            said("state", "the law says"),
+            words("targets", "target"),
+            words("sources", "source"),
+            Axis("influence", "influence", ".2~g").tooltip,
+            words("state", "the law says"),
         ],
     )
     layers = []
     for state, ramp in (("allowed", INK_BLUES), ("LEAK", LEAK_REDS)):
-        colour = alt.Color(
-            "shade", type="quantitative", legend=None, scale=alt.Scale(domain=[0, 1], range=ramp, interpolate="lab")
-        )
-        cells = (
-            base.transform_filter(alt.datum.state == state).mark_rect(strokeWidth=0, aria=False).encode(color=colour)
-        )
-        layers.append(cells.properties(name=f"cells_{state.lower()}"))
-    edge = (
-        alt.Chart(alt.NamedData("boundary"), name="law")
-        .mark_rule(strokeWidth=1.4, opacity=1, aria=False)
-        .encode(x="x:Q", y="y:Q", x2="x2:Q", y2="y2:Q")
-    )
-    chart = alt.layer(*layers, edge).resolve_scale(color="independent")
+        shade = alt.Color("shade:Q", legend=None, scale=alt.Scale(domain=[0, 1], range=ramp, interpolate="lab"))
+        cells = base.transform_filter(alt.datum.state == state).mark_rect(strokeWidth=0, aria=False)
+        layers.append(cells.encode(color=shade).properties(name=f"cells_{state.lower()}"))
+    edge = alt.Chart(alt.NamedData("boundary"), name="law").mark_rule(strokeWidth=1.4, opacity=1, aria=False)
+    layers.append(edge.encode(x="x:Q", y="y:Q", x2="x2:Q", y2="y2:Q"))
+    chart = alt.layer(*layers).resolve_scale(color="independent")
     drawn = plain(chart.properties(width=side_pixels, height=side_pixels))
     drawn["layer"][-1]["data"] = {"values": list(boundary)}
     return drawn
 
 
-def _arm_colour(colours: Mapping[str, str], legend_pixels: int) -> alt.Color:
-    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
-    legend = line_legend(columns=columns_that_fit(colours, legend_pixels)) if legend_pixels else None
-    return alt.Color("arm", type="nominal", title="arm", scale=scale, legend=legend)
+# --- changes to a chart ---------------------------------------------------------------------------------------------
+
+
+def with_reference(chart: dict[str, Any], value: float) -> dict[str, Any]:
+    """The chart with a dashed level line behind it."""
+    rule = {
+        "name": "same",
+        "data": {"values": [{"same": value}]},
+        "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.55, "strokeDash": [3, 3]},
+        "encoding": {"y": {"field": "same", "type": "quantitative"}},
+    }
+    return {**chart, "layer": [rule, *chart["layer"]]}
+
+
+def with_log_axes(
+    specification: Mapping[str, Any], x_field: str, channels: Sequence[str] = ("x", "y")
+) -> dict[str, Any]:
+    """The same chart on logarithmic axes; what lies at 0 cannot be drawn there. `report.js` does the same on the page."""
+
+    def stretched(layer: Mapping[str, Any]) -> dict[str, Any]:
+        encoding = dict(layer.get("encoding", {}))
+        for channel in channels:
+            if channel in encoding:
+                old = encoding[channel]
+                kept = {name: value for name, value in (old.get("scale") or {}).items() if name != "zero"}
+                encoding[channel] = {**old, "scale": {**kept, "type": "log", "nice": False}}
+        return {**layer, "encoding": encoding}
+
+    fields = {"x": x_field, "y": "value"}
+    positive = [{"filter": {"field": fields[channel], "gt": 0}} for channel in channels]
+    return {
+        **specification,
+        "transform": [*specification.get("transform", []), *positive],
+        "layer": [stretched(layer) for layer in specification["layer"]],
+    }
+
+
+def with_counts(chart: dict[str, Any], counts: Mapping[str, str]) -> dict[str, Any]:
+    """The chart whose points also show these fields of their row, under these titles."""
+    more = [{"field": name, "type": "quantitative", "title": title, "format": ",d"} for name, title in counts.items()]
+    for layer in chart["layer"]:
+        if layer["name"] == "points":
+            layer["encoding"]["tooltip"] = [*layer["encoding"]["tooltip"], *more]
+    return chart
+
+
+# --- parts of charts ------------------------------------------------------------------------------------------------
 
 
 def columns_that_fit(names: Iterable[str], pixels: int, most: int = 3) -> int:
@@ -236,7 +491,7 @@ def picked_in_legend(field: str) -> alt.Parameter:
 
 
 def how_to_pick(series: Collection[str]) -> Iterator[str]:
-    """What a chart's reader is told when there are many."""
+    """The sentence of a caption that tells how to see few of many series."""
     if len(series) >= MANY:
         yield HOW_TO_PICK
 
@@ -255,31 +510,55 @@ def line_legend(**more: Any) -> alt.Legend:
     )
 
 
-def _arm_rows(arms: Sequence[str]) -> alt.Y:
-    axis = alt.Axis(title=None, grid=False, labelLimit=230, labelFontSize=12, labelPadding=10)
-    return alt.Y("arm", type="nominal", sort=list(arms), scale=alt.Scale(domain=list(arms)), axis=axis)
+def words(field: str, title: str) -> alt.Tooltip:
+    """A line of a tooltip: a field that holds words, under a title."""
+    return alt.Tooltip(f"{field}:N", title=title)
 
 
-def said(field: str, title: str) -> alt.Tooltip:
-    return alt.Tooltip(field, type="nominal", title=title)
-
-
-def _seed_tooltip(x: Axis) -> list[alt.Tooltip]:
-    value = alt.Tooltip("value", type="quantitative", title=x.title, format=".4f")
-    return [said("arm", "arm"), said("seed", "seed"), value]
-
-
-def _mean_tooltip(x: Axis) -> list[alt.Tooltip]:
-    return [said("arm", "arm"), said("text", x.title)]
-
-
-def _tick_step(length: int) -> int:
-    return next(step for step in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2**30) if length / step <= 8)
-
-
-def plain(chart: alt.LayerChart | alt.FacetChart) -> dict[str, Any]:
+def plain(chart: Any) -> dict[str, Any]:
     """The Vega-Lite specification, without the schema's address: the report names nothing outside itself."""
     specification: dict[str, Any] = chart.to_dict(validate=False)  # a third of the time; the tests draw every chart
     for key in ("$schema", "config", "datasets"):
         specification.pop(key, None)
     return specification
+
+
+def _rows() -> alt.Chart:
+    return alt.Chart(alt.NamedData(ROWS))
+
+
+def _chosen(fields: Mapping[str, str] | None) -> alt.Chart:
+    chart = _rows()
+    for field, value in (fields or {}).items():
+        chart = chart.transform_filter(alt.FieldEqualPredicate(field=field, equal=value))
+    return chart
+
+
+def _layered(layers: Mapping[str, Any], height: int) -> dict[str, Any]:
+    named = [layer.properties(name=name) for name, layer in layers.items()]
+    return plain(alt.layer(*named).properties(width="container", height=height))
+
+
+def _answering(points: alt.Chart, hidden: float) -> alt.Chart:
+    """Points of which the one nearest to the mouse is shown, and answers; the others are as faint as `hidden`."""
+    nearest = alt.selection_point(
+        name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
+    )
+    shown = alt.when(nearest).then(alt.value(1)).otherwise(alt.value(hidden))
+    return points.encode(opacity=shown).add_params(nearest)
+
+
+def _colour(
+    field: str, title: str, colours: Mapping[str, str], legend_pixels: int | None, most_columns: int
+) -> alt.Color:
+    columns = columns_that_fit(colours, legend_pixels, most_columns) if legend_pixels else most_columns
+    legend = None if legend_pixels == 0 else line_legend(columns=columns)
+    scale = alt.Scale(domain=list(colours), range=list(colours.values()))
+    return alt.Color(f"{field}:N", title=title, sort=list(colours), scale=scale, legend=legend)
+
+
+def _dash(field: str, dashes: Mapping[str, Sequence[int]], title: str | None) -> alt.StrokeDash:
+    """Dashes by field; there is a legend where there are two of them."""
+    scale = alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()])
+    legend = line_legend(symbolStrokeColor=GREY) if len(dashes) > 1 else None
+    return alt.StrokeDash(f"{field}:N", title=title, scale=scale, legend=legend)

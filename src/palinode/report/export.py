@@ -14,9 +14,8 @@ import vl_convert
 
 from palinode.base import fsio
 from palinode.report import theme
-from palinode.report.charts import ROWS
+from palinode.report.charts import ROWS, with_log_axes
 from palinode.report.figure import Figure
-from palinode.report.size_charts import with_log_axes
 
 FIGURE_PIXELS = 640  # width of SVG and PDF
 RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")

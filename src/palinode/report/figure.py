@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from palinode.report.words import number, signed
 from palinode.results.record import ExperimentRecord
 
 SIGNIFICANT_DIGITS = 6  # of numbers in charts; the tables hold them in full
-MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
 
 Rows = list[dict[str, Any]]
 
@@ -23,31 +21,37 @@ class Figure:
 
     Attributes:
         name: its file name, without an ending.
-        kind: curves, final, differences, tasks, effects, jumps, slices, sizes, grids, cuts, angles, embeddings, auxiliary or map:
-            where on the page it belongs.
+        section: the section of the page it belongs to (`sections.SECTIONS`).
         rows: the data that all variants share.
         variants: x-axis ("" where there is no choice) -> specification, without data.
         labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
         log_axes: whether both axes can be made logarithmic.
+        half: half as wide as the page, with another one beside it.
         notes: what a reader must know to read it right.
     """
 
     name: str
-    kind: str
+    section: str
     title: str
     rows: Rows
     variants: Mapping[str, dict[str, Any]]
     labels: Mapping[str, str] = field(default_factory=dict)
     choice: str = "against"
     log_axes: bool = False
+    half: bool = False
     notes: tuple[str, ...] = ()
     arm: str | None = None
-    scale: str | None = None
 
     @property
     def description(self) -> str:
         """For readers who do not see the chart."""
         return " ".join((f"{self.title}.", *self.notes))
+
+    @property
+    def directions(self) -> list[str]:
+        """The directions the chart can be narrowed to: none where it shows only one."""
+        present = sorted({row["direction"] for row in self.rows if "direction" in row})
+        return present if len(present) > 1 else []
 
 
 def rounded(value: float | int | None, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
@@ -72,13 +76,3 @@ def scale_part(record: ExperimentRecord, scale: str) -> str:
 def at_scale(record: ExperimentRecord, scale: str) -> str:
     """What the scale adds to a title."""
     return f", scale {scale}" if len(record.entry.scales) > 1 else ""
-
-
-def kept_inside(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
-    """The rows with their intervals inside what the number can be, and what is said where one was not."""
-    inside = []
-    for row in rows:
-        ends = {side: row[side] for side in ("low", "high") if row.get(side) is not None}
-        inside.append(row | {side: min(max(end, least), most) for side, end in ends.items()})
-    said = f"Intervals are cut at {signed(least)} and {number(most)}: the number cannot lie beyond."
-    return inside, [] if inside == rows else [said]

@@ -1,4 +1,4 @@
-"""The audit's heat maps: which target positions hear which sources, leaks in red, the law's edge as a line."""
+"""The audit's heat maps: which target positions depend on which sources, leaks in red, the law's edge as a line."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ from typing import Any
 from palinode.analysis.pictures import Picture, pictures, ranges
 from palinode.report import charts
 from palinode.report.figure import Figure, Rows, file_name, rounded
+from palinode.report.study import Study
 from palinode.report.words import number
-from palinode.results.record import ExperimentRecord
 
 MAP_PIXELS = 280
 SHADE_EXPONENT = 0.35  # weak influence stays visible beside strong
 
 
-def map_figures(record: ExperimentRecord) -> Iterator[Figure]:
+def map_figures(study: Study) -> Iterator[Figure]:
     """One figure per arm and group of targets. The more there are, the coarser: the page has to stay small."""
-    found = [picture for arm in record.entry.arms for picture in pictures(record, arm.name)]
+    found = [picture for arm in study.arms() for picture in pictures(study.record, arm)]
     most_cells = 64 if len(found) <= 6 else 48 if len(found) <= 12 else 32 if len(found) <= 30 else 16
     for picture in found:
         block = -(-picture.length // most_cells)
         chart = charts.influence_map(picture.length, law_boundary(picture), MAP_PIXELS)
         yield Figure(
             name=file_name("influence", picture.arm, picture.group),
-            kind="map",
-            title=f"{picture.group}: which targets hear which sources",
+            section="audit",
+            title=f"{picture.group}: which targets depend on which sources",
             rows=map_rows(picture, block),
             variants={"": chart},
             notes=map_notes(picture, block),
             arm=picture.arm,
-            scale=picture.scale,
         )
 
 

@@ -22,20 +22,31 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
-from palinode.analysis.verdict import Rule, Verdict
-from palinode.report import content, theme
+from palinode.checks.explained import code_of
+from palinode.report import theme, words
 from palinode.report.charts import ROWS
+from palinode.report.content import Page
 from palinode.report.figure import Figure, Rows
-from palinode.results.record import ExperimentRecord
+from palinode.report.sections import page_content
 
 TEMPLATES = "templates"
 LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what the bundle hands to report.js
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
+FILTERS = {
+    "number": words.number,
+    "signed": words.signed,
+    "aligned": words.aligned,
+    "percent": words.percent,
+    "duration": words.duration,
+    "plain": words.plain,
+    "value": words.value,
+    "home": lambda text: words.without_home(str(text)),
+    "metric": lambda metric: ", ".join(words.metric_words(metric)),
+}
 
-def render_page(
-    record: ExperimentRecord, rule: Rule, verdicts: Sequence[Verdict], figures: Sequence[Figure], files: Sequence[str]
-) -> str:
+
+def render_page(page: Page) -> str:
     """The whole HTML text."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
@@ -44,13 +55,16 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= FILTERS
+    environment.globals |= {"effect": words.effect, "headline": words.headline, "more_seeds": words.more_seeds}
+    environment.globals |= {"cost_titles": words.COST_TITLES, "code_of": code_of}
     scripts = {"library": vl_convert.javascript_bundle(LIBRARY_SNIPPET), "script": _source("report.js")}
     style = _source("report.css")
     return environment.get_template("report.html").render(
-        page=content.page_content(record, rule, verdicts, figures, files),
+        page=page_content(page),
         policy=_policy(list(scripts.values()), style),
         style=Markup(style),  # noqa: S704  our own file
-        data=packed(embedded_json(_chart_data(figures))),
+        data=packed(embedded_json(_chart_data(page.figures))),
         written=_written(),
         version=_version(),
         **{name: Markup(text) for name, text in scripts.items()},  # noqa: S704  our own file and the packaged library

@@ -1,4 +1,4 @@
-"""Figures over sizes: both ratios along training, pooled ratio 1 by size, final scores by depth and width."""
+"""Figures over sizes: both ratios along training and over context, pooled ratio 1 by size, final scores by depth and width."""
 
 from __future__ import annotations
 
@@ -9,142 +9,94 @@ import numpy as np
 import polars as pl
 
 from palinode.analysis import intervals
-from palinode.analysis.curves import trained_directions
+from palinode.analysis.context import direction_ratios
 from palinode.analysis.ratio_curves import as_published, ratio_curves
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, best_scores, final_ratios, final_scores
-from palinode.analysis.sizes import ScaleSize, scale_sizes, varying
+from palinode.analysis.sizes import varying
 from palinode.analysis.tasks import on_a_task
-from palinode.analysis.verdict import Rule
 from palinode.base.measures import CURVE_AXES
-from palinode.report import size_charts, theme
-from palinode.report.charts import Axis
+from palinode.report import charts
+from palinode.report.charts import AROUND_ONE, INK_BLUES, Axis, Heat
 from palinode.report.figure import Figure, Rows, file_name, rounded
-from palinode.report.look import Look, millions, size_labels
-from palinode.report.words import SCORE_UNITS, X_SHORT, X_TITLES, metric_words, number, score_of
-from palinode.results.record import ExperimentRecord
+from palinode.report.study import Study, millions
+from palinode.report.words import SCORE_UNITS, X_SHORT, X_TITLES, metric_words, number, plural
 
 DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
+CONTEXT = Axis("context_tokens", "tokens in a window", "d")
 MOST_VIOLIN_POINTS = 2_000  # of one arm; the tables hold the quartiles of all of them
 RATIO_WORDS = {RATIO_1: "ratio 1", RATIO_2: "ratio 2"}
-SOLID = {"": [1, 0]}
-Window = tuple[float, float]  # from and to, as shares of training
 BEST_WORDS = "Best is the best of all evaluations, which flatters noisy runs; verdicts use the final one."
-LATE = (0.5, 1.0)  # as the published text looks at epochs 5 to 10
+CONTEXT_NOTE = (
+    "The same model scored in windows of every length. Against the arm's own ltr loss where it trained on ltr, else the "
+    "baseline's at the same seed. Below zero means a leak until proven otherwise."
+)
+Means = Mapping[str, tuple[float, int]]  # scale -> mean over seeds, and of how many
 
 
-def ratio_words(ratio: str, rule: Rule, score: str) -> str:
-    """What a ratio is, in a sentence that begins with its name."""
-    unit = SCORE_UNITS.get(score, score)
+def size_figures(study: Study) -> Iterator[Figure]:
+    """Ratios where the experiment has two directions or several sizes, maps where it has depths and widths.
+
+    Accuracies on a task jump: they have effects and difficulties of their own, to which ratios add nothing.
+    """
+    sizes = varying(study.sizes)
+    if not on_a_task(study.record) and (sizes or study.trained_on("rtl")):
+        yield from _ratio_figures(study)
+        yield from _violin_figures(study, sizes)
+    if {"depth", "width"} <= set(sizes):
+        yield from _score_maps(study)
+        yield from _ratio_maps(study)
+    yield from _context_figures(study)
+
+
+def in_ratio(study: Study, ratio: str) -> set[str]:
+    """The arms for which a ratio means something: those that trained on ltr, and for ratio 2 on rtl as well."""
+    return study.trained_on("ltr", "rtl") if ratio == RATIO_2 else study.trained_on("ltr")
+
+
+def around_one(values: Sequence[float]) -> list[float]:
+    """Where the colours of ratios lie: one in the middle, as far to both sides as the furthest of them."""
+    reach = max((abs(value - 1) for value in values), default=0.0) or 1.0
+    return [1 - reach, 1 - reach / 2, 1, 1 + reach / 2, 1 + reach]
+
+
+def _ratio_words(study: Study, ratio: str) -> str:
+    unit = SCORE_UNITS[study.score]
     if ratio == RATIO_1:
-        return f"Ratio 1: {unit} on ltr, the baseline {rule.baseline} over the arm; below 1 the arm's number is the higher one."
+        return (
+            f"Ratio 1: {unit} on ltr, the baseline {study.rule.baseline} over the arm; below 1 the arm's number is the "
+            "higher one."
+        )
     return f"Ratio 2: {unit} on ltr over {unit} on rtl, within the arm; below 1 its rtl number is the higher one."
 
 
-def size_figures(
-    record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look, window: Window = LATE
-) -> Iterator[Figure]:
-    """Every figure of this file that the experiment has data for.
-
-    Args:
-        window: which share of training the violins pool.
-    """
-    split, _, score = score_of(rule.metric)
-    sizes = scale_sizes(record)
-    if not on_a_task(
-        record
-    ):  # accuracies that jump have effects and difficulties of their own; their ratios say nothing more
-        yield from _ratio_figures(record, curves, rule, look)
-        yield from _violin_figures(record, curves, rule, look, sizes, window)
-    if {"depth", "width"} <= set(varying(sizes)):
-        yield from _score_maps(record, curves, rule, look, sizes)
-        yield from _ratio_maps(record, rule, look, sizes)
-
-
-def trained_arms(record: ExperimentRecord, direction: str) -> set[str]:
-    """The arms of which a run trained in this direction."""
-    return {run.entry.arm for run in record.runs if direction in trained_directions(run)}
-
-
-def told_by(record: ExperimentRecord, ratio: str) -> set[str]:
-    """The arms of which a ratio says something: those that trained in each of its directions, ltr and for ratio 2 rtl as well."""
-    ltr = trained_arms(record, "ltr")
-    return ltr & trained_arms(record, "rtl") if ratio == RATIO_2 else ltr
-
-
-def series_of(
-    record: ExperimentRecord, look: Look, arms: Sequence[str]
-) -> Iterator[tuple[str, str, dict[tuple[str, str], str], dict[str, str], str]]:
-    """How lines are shared out: with several scales a figure per arm and a line per size, else one figure, a line per arm.
-
-    Yields:
-        (arm or "", what stands in the title, (arm, scale) -> series, series -> colour, what a series is).
-    """
-    if len(record.entry.scales) == 1:
-        scale = record.entry.scales[0]
-        names = {(arm, scale): look.labels[arm] for arm in arms}
-        yield "", "", names, {look.labels[arm]: look.colours[arm] for arm in arms}, "arm"
-        return
-    labels = size_labels(scale_sizes(record))
-    for arm in arms:
-        colours = theme.size_colours(list(labels.values()), leaking=arm in look.leaking)
-        names = {(arm, scale): label for scale, label in labels.items()}
-        yield arm, f", {look.labels[arm]}", names, colours, "size"
-
-
-def over_seeds(counts: Sequence[int], rule: Rule | None = None) -> str:
-    """`Each point is over 3 seeds; hovering gives its 95% interval.`"""
-    low, high = min(counts), max(counts)
-    said = f"{low} to {high} seeds" if low != high else f"{low} seed{'' if low == 1 else 's'}"
-    return f"Each point is over {said}{f'; hovering gives its {rule.confidence:.0%} interval' if rule and high > 1 else ''}."
-
-
-def spread_of(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What hovering says beside the value: the interval and the number of seeds."""
-    return {"low": rounded(row["interval_low"], 5), "high": rounded(row["interval_high"], 5), "seeds": row["seeds"]}
-
-
-def _ratio_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look) -> Iterator[Figure]:
-    split, _, score = score_of(rule.metric)
-    found = ratio_curves(record, split, score, curves=curves)
+def _ratio_figures(study: Study) -> Iterator[Figure]:
+    """Both ratios along training."""
+    curves = ratio_curves(study.record, study.split, study.score, curves=study.curves)
     for ratio in RATIOS:
-        mine = found.filter(ratio=ratio)
-        mine = mine.filter(pl.col("arm").is_in(sorted(told_by(record, ratio))))
-        present = set(mine["arm"])
-        arms = [arm.name for arm in record.entry.arms if arm.name in present]
-        for arm, said, names, colours, kind in series_of(record, look, arms) if arms else ():
-            here = mine.filter(arm=arm) if arm else mine
-            shown = {names[place] for place in here.select("arm", "scale").unique().iter_rows()}
-            rows = [_ratio_row(row, names, index) for index, row in enumerate(here.iter_rows(named=True))]
-            y = Axis("value", f"{RATIO_WORDS[ratio]}, {SCORE_UNITS[score]}", ".4f")
-            drawn = {name: colour for name, colour in colours.items() if name in shown}
+        for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
+            here = lines.frame
+            y = Axis("value", f"{RATIO_WORDS[ratio]}, {SCORE_UNITS[study.score]}", ".4f")
+            axes = [axis for axis in CURVE_AXES if axis in set(here["axis"])]
             yield Figure(
-                name=file_name(ratio.replace("_", "-"), "over-training", arm),
-                kind="sizes",
-                title=f"{RATIO_WORDS[ratio].capitalize()} over training{said}",
-                rows=rows,
-                variants={
-                    axis: size_charts.ratio_lines(
-                        Axis("x", X_TITLES[axis]), y, drawn, {"axis": axis}, {"mean": [1, 0]}, kind
+                name=file_name(ratio.replace("_", "-"), "over-training", lines.file),
+                section="sizes",
+                title=f"{RATIO_WORDS[ratio].capitalize()} over training{lines.title_end}",
+                rows=[
+                    lines.row(
+                        row, key=key, axis=row["axis"], x=rounded(row["x"]), value=rounded(row["ratio_then_mean"], 5)
                     )
-                    for axis in CURVE_AXES
-                    if axis in set(here["axis"])
+                    for key, row in enumerate(here.iter_rows(named=True))
+                ],
+                variants={
+                    axis: charts.lines(
+                        Axis("x", X_TITLES[axis]), y, lines.colours, lines.what, chosen={"axis": axis}, reference=1.0
+                    )
+                    for axis in axes
                 },
-                labels={axis: name for axis, name in X_SHORT.items() if axis in set(here["axis"])},
-                notes=(ratio_words(ratio, rule, score), over_seeds(here["seeds"].to_list(), rule), *_between(here)),
-                arm=arm or None,
+                labels={axis: X_SHORT[axis] for axis in axes},
+                notes=(_ratio_words(study, ratio), study.over_seeds(here["seeds"].to_list()), *_between(here)),
+                arm=lines.arm,
             )
-
-
-def _ratio_row(row: dict[str, Any], names: dict[tuple[str, str], str], key: int) -> dict[str, Any]:
-    return {
-        "series": names[row["arm"], row["scale"]],
-        "look": "mean",
-        "key": key,
-        "axis": row["axis"],
-        "x": rounded(row["x"]),
-        "value": rounded(row["ratio_then_mean"], 5),
-        **spread_of(row),
-    }
 
 
 def _between(here: pl.DataFrame) -> list[str]:
@@ -158,54 +110,80 @@ def _between(here: pl.DataFrame) -> list[str]:
     ]
 
 
-def _violin_figures(
-    record: ExperimentRecord,
-    curves: pl.DataFrame,
-    rule: Rule,
-    look: Look,
-    sizes: dict[str, ScaleSize],
-    share: Window,
-) -> Iterator[Figure]:
-    split, _, score = score_of(rule.metric)
-    axis = "epochs" if curves["epochs"].count() else "step"
-    window = _positions(curves, axis, share)
-    by = varying(sizes)
-    if not by or window is None:
+def _context_figures(study: Study) -> Iterator[Figure]:
+    """rtl / ltr - 1 in percent over the length of the windows; nothing where no run was scored at several."""
+    found = direction_ratios(study.record, study.split)
+    if found["context_tokens"].n_unique() < 2:
         return
-    pooled = as_published(record, split, score, axis, window, curves=curves)
-    present = set(pooled["arm"]) & told_by(record, RATIO_1)
-    for arm in (arm.name for arm in record.entry.arms if arm.name in present):
+    y = Axis("value", f"{study.split} loss, rtl / ltr - 1, percent", ".2f")
+    for lines in study.lines(found):
+        rows = []
+        for key, row in enumerate(lines.frame.iter_rows(named=True)):
+            columns = {"value": "ratio_then_mean", "low": "interval_low", "high": "interval_high"}
+            percents = {
+                name: None if row[column] is None else round(100 * (row[column] - 1), 4)
+                for name, column in columns.items()
+            }
+            rows.append(lines.row(row, "rtl / ltr", key=key, context_tokens=row["context_tokens"]) | percents)
+        dashes = {"rtl / ltr": [1, 0]}
+        chart = charts.lines(CONTEXT, y, lines.colours, lines.what, dashes=dashes, reference=0.0, band=True)
+        yield Figure(
+            name=file_name("direction-by-context", lines.file),
+            section="sizes",
+            title=f"How much harder right to left, by context{lines.title_end}",
+            rows=rows,
+            variants={"": charts.with_log_axes(chart, CONTEXT.field, ("x",))},
+            notes=(CONTEXT_NOTE, study.over_seeds(lines.frame["seeds"].to_list())),
+            arm=lines.arm,
+        )
+
+
+# --- pooled ratios --------------------------------------------------------------------------------------------------
+
+
+def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
+    """Ratio 1 of the arms, pooled over a share of training, by each axis of size that varies."""
+    axis = "epochs" if study.curves["epochs"].count() else "step"
+    last = study.curves[axis].max()
+    if not by or not isinstance(last, int | float):
+        return
+    window = (study.window[0] * last, study.window[1] * last)
+    pooled = as_published(study.record, study.split, study.score, axis, window, curves=study.curves)
+    for arm in study.arms(set(pooled["arm"]) & in_ratio(study, RATIO_1)):
         mine = pooled.filter(arm=arm).drop_nulls(list(by))
-        usable = [name for name in by if mine[name].n_unique() > 1]
-        if usable:
-            notes = (ratio_words(RATIO_1, rule, score), _pooled_words(mine, axis, window, share))
-            yield _violin_figure(mine, arm, usable, f"ratio 1, {SCORE_UNITS[score]}", look, notes)
+        if usable := [name for name in by if mine[name].n_unique() > 1]:
+            yield _violin_figure(study, mine, arm, usable, _pooled_words(study, mine, axis, window))
 
 
-def _violin_figure(
-    mine: pl.DataFrame, arm: str, usable: Sequence[str], title: str, look: Look, notes: tuple[str, ...]
-) -> Figure:
+def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[str], pooled: str) -> Figure:
     places = {name: sorted(set(mine[name])) for name in usable}
     medians = {name: _medians(mine, name, places[name]) for name in usable}
-    rows: Rows = [_violin_row("point", row, places) for row in mine.gather_every(_every(mine)).iter_rows(named=True)]
+    points = mine.gather_every(_every(mine)).iter_rows(named=True)
+    means = mine.group_by("scale", "seed", *usable, maintain_order=True).agg(pl.col("ratio_1").mean())
+    rows: Rows = [_violin_row("point", row, places) for row in points]
     rows += [{"kind": "median", name: i, "value": rounded(v)} for name in usable for i, v in enumerate(medians[name])]
-    rows += [_violin_row("run", row, places) for row in _means_of_runs(mine, usable)]
+    for row in means.iter_rows(named=True):
+        text = f"{row['scale']}, seed {row['seed']}: {number(row['ratio_1'])}"
+        rows.append(_violin_row("run", row, places) | {"text": text})
+    values = mine["ratio_1"].to_numpy()
+    low, high = float(values.min()), float(values.max())
+    margin = 0.3 * (high - low) or 1e-6  # for the tails of the densities
     variants = {}
     for name in usable:
         x = Axis(name, f"{'blocks' if name == 'depth' else name}; below, the median")
-        said = [millions(place) if name == "parameters" else str(place) for place in places[name]]
-        lines = [(place, f"{median:.4f}") for place, median in zip(said, medians[name], strict=True)]
-        y = Axis("value", title, ".4f")
-        variants[name] = size_charts.violins(x, y, lines, look.colours[arm], _extent(mine["ratio_1"]))
+        labels = [millions(place) if name == "parameters" else str(place) for place in places[name]]
+        categories = [(label, f"{median:.4f}") for label, median in zip(labels, medians[name], strict=True)]
+        y = Axis("value", f"ratio 1, {SCORE_UNITS[study.score]}", ".4f")
+        variants[name] = charts.violins(x, y, categories, study.look.colours[arm], (low - margin, high + margin))
     return Figure(
         name=file_name("ratio-1-by-size", arm),
-        kind="sizes",
-        title=f"Ratio 1 by size, as published, {look.labels[arm]}",
+        section="sizes",
+        title=f"Ratio 1 by size, as published, {study.look.labels[arm]}",
         rows=rows,
         variants=variants,
         labels={name: name for name in usable},
         choice="by",
-        notes=notes,
+        notes=(_ratio_words(study, RATIO_1), pooled),
         arm=arm,
     )
 
@@ -214,9 +192,9 @@ def _every(mine: pl.DataFrame) -> int:
     return -(-mine.height // MOST_VIOLIN_POINTS)
 
 
-def _pooled_words(mine: pl.DataFrame, axis: str, window: tuple[float, float], share: Window) -> str:
+def _pooled_words(study: Study, mine: pl.DataFrame, axis: str, window: tuple[float, float]) -> str:
     """What the shapes are made of, and that they are no samples."""
-    runs = mine.select("scale", "seed").unique().height
+    runs, share = mine.select("scale", "seed").unique().height, study.window
     thinned = f" One in {_every(mine)} of them is drawn." if _every(mine) > 1 else ""
     where = f"between {axis} {number(window[0])} and {number(window[1])} ({share[0]:.0%} to {share[1]:.0%} of training)"
     return (
@@ -231,47 +209,20 @@ def _medians(mine: pl.DataFrame, name: str, places: Sequence[int]) -> list[float
     return [float(np.median(mine.filter(pl.col(name) == place)["ratio_1"].to_numpy())) for place in places]
 
 
-def _extent(values: pl.Series) -> tuple[float, float]:
-    """Wide enough for the tails of the densities."""
-    low, high = float(values.to_numpy().min()), float(values.to_numpy().max())
-    margin = 0.3 * (high - low) or 1e-6
-    return low - margin, high + margin
-
-
-def _positions(curves: pl.DataFrame, axis: str, share: Window) -> tuple[float, float] | None:
-    """Where on the axis this share of the longest training lies."""
-    last = curves[axis].max()
-    return None if not isinstance(last, int | float) else (share[0] * last, share[1] * last)
-
-
-def _means_of_runs(mine: pl.DataFrame, usable: Sequence[str]) -> list[dict[str, Any]]:
-    means = mine.group_by("scale", "seed", *usable, maintain_order=True).agg(pl.col("ratio_1").mean())
-    return [
-        row | {"text": f"{row['scale']}, seed {row['seed']}: {number(row['ratio_1'])}"}
-        for row in means.iter_rows(named=True)
-    ]
-
-
 def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) -> dict[str, Any]:
-    where = {name: known.index(row[name]) for name, known in places.items()}
-    said = {"text": row["text"]} if kind == "run" else {}
-    return {"kind": kind, "value": rounded(row["ratio_1"], 5), **where} | said
+    where = {name: values.index(row[name]) for name, values in places.items()}
+    return {"kind": kind, "value": rounded(row["ratio_1"], 5), **where}
 
 
-def around_one(values: Sequence[float]) -> list[float]:
-    """Where the colours of ratios lie: one in the middle, as far to both sides as the furthest of them."""
-    reach = max((abs(value - 1) for value in values), default=0.0) or 1.0
-    return [1 - reach, 1 - reach / 2, 1, 1 + reach / 2, 1 + reach]
+# --- maps of depth and width ----------------------------------------------------------------------------------------
 
 
-def _score_maps(
-    record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look, sizes: dict[str, ScaleSize]
-) -> Iterator[Figure]:
+def _score_maps(study: Study) -> Iterator[Figure]:
     """The final and the best score by depth and width, on one scale of colour for all arms of a direction."""
-    split, _, score = score_of(rule.metric)
-    both = {"final": final_scores(record, split, score), "best": best_scores(record, split, score, curves)}
+    record, split, score = study.record, study.split, study.score
+    both = {"final": final_scores(record, split, score), "best": best_scores(record, split, score, study.curves)}
     for direction in ("ltr", "rtl"):
-        trained = trained_arms(record, direction)
+        trained = study.trained_on(direction)
         means = {
             (when, arm, scale): (intervals.mean(list(seeds.values())), len(seeds))
             for when, scores in both.items()
@@ -280,58 +231,43 @@ def _score_maps(
         }
         if not means:
             continue
-        span = [min(value for value, _ in means.values()), max(value for value, _ in means.values())]
-        domain = [span[0] + (span[1] - span[0]) * share / 4 for share in range(5)]
+        low, high = min(value for value, _ in means.values()), max(value for value, _ in means.values())
+        heat = Heat("size", INK_BLUES, [low + (high - low) * share / 4 for share in range(5)])
         what, unit = metric_words(f"{split}.{direction}.{score}")
-        for arm in (arm.name for arm in record.entry.arms):
+        for arm in study.arms():
             here = {
                 when: {scale: value for (at, name, scale), value in means.items() if (at, name) == (when, arm)}
                 for when in both
             }
-            dark_from = span[0] + 0.55 * (span[1] - span[0])
-            rows = [row | {"when": when} for when, values in here.items() for row in _squares(values, sizes, dark_from)]
-            notes = (
-                f"Means over the seeds of each size ({_seed_counts(here['final'])}), {unit}. Darker is higher.",
-                BEST_WORDS,
-            )
+            dark_from = low + 0.55 * (high - low)
+            rows = [row | {"when": when} for when in both for row in _squares(study, here[when], dark_from)]
+            counted = f"Means over the seeds of each size ({_seed_counts(here['final'])}), {unit}. Darker is higher."
             yield from _map_figure(
-                f"grid-{direction}", f"{what} by size", arm, look, rows, size_charts.LOSSES, domain, notes, tuple(both)
+                study, f"grid-{direction}", f"{what} by size", arm, rows, heat, (counted, BEST_WORDS), tuple(both)
             )
 
 
-def _ratio_maps(record: ExperimentRecord, rule: Rule, look: Look, sizes: dict[str, ScaleSize]) -> Iterator[Figure]:
-    split, _, score = score_of(rule.metric)
-    told = told_by(record, RATIO_1)
-    found = {
-        place: e for place, e in final_ratios(record, split, score).items() if place[0] == RATIO_1 and place[1] in told
-    }
-    known = [e.ratio_then_mean for e in found.values() if e.ratio_then_mean is not None]
-    domain = around_one(known)
-    for arm in (arm.name for arm in record.entry.arms):
-        here = {
-            scale: (estimate.ratio_then_mean, estimate.seeds)
-            for (ratio, name, scale), estimate in found.items()
-            if (ratio, name) == (RATIO_1, arm) and estimate.ratio_then_mean is not None
-        }
-        rows = _squares(here, sizes, float("inf"))
-        notes = (
-            (ratio_words(RATIO_1, rule, score), f"At the end, mean over paired seeds ({_seed_counts(here)}).")
-            if here
-            else ()
-        )
-        yield from _map_figure(
-            "grid-ratio-1", "Ratio 1 by size", arm, look, rows, size_charts.AROUND_ONE, domain, notes
-        )
+def _ratio_maps(study: Study) -> Iterator[Figure]:
+    """Ratio 1 at the end by depth and width, on one scale of colour for all arms."""
+    arms = in_ratio(study, RATIO_1)
+    means: dict[str, dict[str, tuple[float, int]]] = {}
+    for (ratio, arm, scale), estimate in final_ratios(study.record, study.split, study.score).items():
+        if ratio == RATIO_1 and arm in arms and estimate.ratio_then_mean is not None:
+            means.setdefault(arm, {})[scale] = (estimate.ratio_then_mean, estimate.seeds)
+    heat = Heat("size", AROUND_ONE, around_one([value for here in means.values() for value, _ in here.values()]))
+    for arm in study.arms(means):
+        rows = _squares(study, means[arm], float("inf"))
+        notes = (_ratio_words(study, RATIO_1), f"At the end, mean over paired seeds ({_seed_counts(means[arm])}).")
+        yield from _map_figure(study, "grid-ratio-1", "Ratio 1 by size", arm, rows, heat, notes)
 
 
 def _map_figure(
+    study: Study,
     name: str,
     title: str,
     arm: str,
-    look: Look,
     rows: Rows,
-    ramp: Sequence[str],
-    domain: Sequence[float],
+    heat: Heat,
     notes: tuple[str, ...],
     moments: tuple[str, ...] = (),
 ) -> Iterator[Figure]:
@@ -341,41 +277,34 @@ def _map_figure(
         return
     yield Figure(
         name=file_name(name, arm),
-        kind="grids",
-        title=f"{title[:1].upper()}{title[1:]}, {look.labels[arm]}",
+        section="sizes",
+        title=f"{title[:1].upper()}{title[1:]}, {study.look.labels[arm]}",
         rows=rows,
         variants={
-            when: size_charts.heat_map(
-                DEPTH, depths, WIDTH, widths, "size", ramp, domain, {"when": when} if when else None
-            )
+            when: charts.heat_map(DEPTH, depths, WIDTH, widths, heat, {"when": when} if when else None)
             for when in moments or ("",)
         },
         labels={when: when for when in moments},
         choice="score",
+        half=True,
         notes=notes,
         arm=arm,
     )
 
 
-def _squares(values: dict[str, tuple[float, int]], sizes: dict[str, ScaleSize], dark_from: float) -> Rows:
+def _squares(study: Study, means: Means, dark_from: float) -> Rows:
     rows: Rows = []
-    for scale, (value, seeds) in values.items():
-        size = sizes[scale]
-        if size.depth is not None and size.width is not None:
-            parameters = f", {millions(size.parameters)} parameters" if size.parameters else ""
-            rows.append(
-                {
-                    "depth": str(size.depth),
-                    "width": str(size.width),
-                    "value": rounded(value),
-                    "label": f"{value:.3f}",
-                    "dark": value >= dark_from,
-                    "text": f"{scale}{parameters}: {number(value)} over {seeds} seed{'' if seeds == 1 else 's'}",
-                }
-            )
+    for scale, (value, seeds) in means.items():
+        size = study.sizes[scale]
+        if size.depth is None or size.width is None:
+            continue
+        parameters = f", {millions(size.parameters)} parameters" if size.parameters else ""
+        place = {"depth": str(size.depth), "width": str(size.width)}
+        text = f"{scale}{parameters}: {number(value)} over {plural(seeds, 'seed')}"
+        shown = {"value": rounded(value), "label": f"{value:.3f}", "dark": value >= dark_from, "text": text}
+        rows.append(place | shown)
     return rows
 
 
-def _seed_counts(values: dict[str, tuple[float, int]]) -> str:
-    counts = sorted({seeds for _, seeds in values.values()})
-    return " or ".join(str(count) for count in counts)
+def _seed_counts(means: Means) -> str:
+    return " or ".join(str(count) for count in sorted({seeds for _, seeds in means.values()}))

@@ -20,97 +20,95 @@ from palinode.analysis.tasks import (
     task_lengths,
     task_means,
 )
-from palinode.analysis.verdict import Rule
-from palinode.report import charts, size_charts, task_charts, theme
+from palinode.report import charts, theme
 from palinode.report.charts import Axis
-from palinode.report.figure import MOST_CURVE_ROWS, Figure, Rows, at_scale, file_name, kept_inside, rounded, scale_part
-from palinode.report.look import Look
-from palinode.report.size_figures import over_seeds
-from palinode.report.task_levels import Mark, every_mark, level_marks, level_notes, trivial_words
-from palinode.report.words import MINUS, X_SHORT, X_TITLES, number, score_of, signed
-from palinode.results.record import ExperimentRecord
+from palinode.report.figure import Figure, Rows, at_scale, file_name, rounded, scale_part
+from palinode.report.levels import (
+    Mark,
+    every_mark,
+    level_marks,
+    level_notes,
+    trivial_words,
+    with_chance_by_length,
+    with_levels,
+)
+from palinode.report.study import CurvePart, Study, kept_inside
+from palinode.report.words import MINUS, X_SHORT, X_TITLES, interval_words, number, plural, signed
 
 ACCURACY = "accuracy"
 LENGTH = Axis("length_factor", "length, in lengths it was trained at", "d")
+LOSS = Axis("value", "train loss, nats per token trained on", ".4f")
 JUMP_AXES = ("step", "tokens_read")
 COUNTS = {"hits": "right", "tokens_scored": "answers, all seeds"}
-EFFECTS = {
-    "labels": ("effect-of-labels", "What training on more than the answers does"),
-    "objective": ("effect-of-causality", "What reading without a direction does"),
+EFFECTS = {  # what differs -> file name, title, note
+    "labels": (
+        "effect-of-labels",
+        "What training on more than the answers does",
+        "Two arms whose specs differ in their labels alone (without a direction: in what is hidden), paired by seed",
+    ),
+    "objective": (
+        "effect-of-causality",
+        "What reading without a direction does",
+        "Two arms whose specs differ in the objective alone, paired by seed: non-causal minus causal",
+    ),
 }
-EFFECT_NOTES = {
-    "labels": "Two arms whose specs differ in their labels alone (without a direction: in what is hidden), paired by seed",
-    "objective": "Two arms whose specs differ in the objective alone, paired by seed: non-causal minus causal",
-}
-ASIDE = 0.02
-HALF_WIDTH_PIXELS = 300  # for names, beside those of the directions
+LOSSES_NOTE = (
+    "The loss on what each arm trains on: that of answers alone and that of all tokens are different quantities."
+)
+FLOOR_NOTE = "No causal reader of fresh sequences gets below the floor on all tokens."
+BANDS_NOTE = "Bands are Wilson's intervals for the answers of one seed: all seeds score the same sequences."
 COLOURS_ABOVE = "Colours as in the learning curves."
+ASIDE = 0.02  # of the axis: how far beside its place an arm is drawn
+HALF_WIDTH_PIXELS = 300  # for names, beside those of the directions
 MOST_NAMED = 8  # arms in the legend of a chart of half the width
-SOLID = {"mean": [1, 0]}
 
 
-def task_figures(record: ExperimentRecord, curves: pl.DataFrame, rule: Rule, look: Look) -> Iterator[Figure]:
+def task_figures(study: Study) -> Iterator[Figure]:
     """Nothing where no run is on a task."""
-    if not on_a_task(record):
+    if not on_a_task(study.record):
         return
-    split = score_of(rule.metric)[0]
-    yield from _difficulty_figure(record, rule, look, split)
-    yield from _effect_figures(record, rule, look, split)
-    for scale in record.entry.scales:
-        yield from _jump_figures(record, curves, look, split, scale)
-    for scale in record.entry.scales:
-        yield from _slice_figure(record, look, split, scale)
-        yield from _length_figure(record, rule, look, split, scale)
+    yield from _difficulty_figure(study)
+    yield from _effect_figures(study)
+    for scale in study.scales:
+        yield from _jump_figures(study, scale)
+    for scale in study.scales:
+        yield from _slice_figure(study, scale)
+        yield from _length_figure(study, scale)
 
 
-def _metric(split: str) -> str:
-    return f"{split}.own.{ACCURACY}"
+def _accuracy(study: Study) -> Axis:
+    return Axis("value", f"{study.split} accuracy", ".4f")
 
 
-def _difficulty_figure(record: ExperimentRecord, rule: Rule, look: Look, split: str) -> Iterator[Figure]:
+def _marks(study: Study, scale: str) -> list[Mark]:
+    return level_marks(study.record, f"{study.split}.own.{ACCURACY}", scale)
+
+
+# --- by difficulty --------------------------------------------------------------------------------------------------
+
+
+def _difficulty_figure(study: Study) -> Iterator[Figure]:
     """Accuracy over the scales, in their order or over the one number in which they differ."""
-    means = task_means(record, split)
+    means = task_means(study.record, study.split)
     if means["scale"].n_unique() < 2:
         return
-    field, places = difficulty(record)
-    accuracy = task_accuracy(record, split).drop_nulls(ACCURACY)
-    aside = _aside([arm.name for arm in record.entry.arms if arm.name in set(means["arm"])], places)
-    rows, cut = kept_inside([_difficulty_row(row, look, rule, aside) for row in means.iter_rows(named=True)], 0, 1)
-    for row in accuracy.iter_rows(named=True):
-        x = rounded(places[row["scale"]] + aside[row["arm"]])
-        said = f"{row['scale']}, seed {row['seed']}: {number(row[ACCURACY])}"
-        who = {"kind": "seed", "series": look.labels[row["arm"]], "x": x}
-        rows.append({**who, "value": rounded(row[ACCURACY]), "text": said})
-    levels = {scale: levels_at(record, split, scale) for scale in record.entry.scales}
-    legend: dict[str, str] = {}
-    for scale, (found, _) in levels.items():
-        for mark in every_mark(found) if found is not None else ():
-            if mark.kind != "simple":
-                legend.setdefault(
-                    mark.kind, {"trivial": "best trivial level", "best": "best possible"}.get(mark.kind, mark.kind)
-                )
-            row = {"kind": mark.kind, "x": places[scale], "value": rounded(mark.value), "text": f"{scale}: {mark.text}"}
-            rows.append(row | {"name": mark.words if places[scale] == min(places.values()) else ""})
-    present = {row["series"] for row in rows if row["kind"] == "arm"}
-    names = [] if field else list(record.entry.scales)
+    field, places = difficulty(study.record)
+    aside = _aside(study.arms(set(means["arm"])), places)
+    arms, cut = kept_inside([_difficulty_row(study, row, aside) for row in means.iter_rows(named=True)], 0, 1)
+    levels, legend = _level_rows(study, places)
+    colours = study.look.shown({row["series"] for row in arms})
     title = field.rpartition(".")[2].replace("_", " ") if field else "scale"
+    y = Axis("value", f"{study.split} accuracy on the answers", ".4f")
+    names = [] if field else list(study.scales)
     yield Figure(
         name="accuracy-by-difficulty",
-        kind="tasks",
+        section="task",
         title=f"Accuracy by {title}",
-        rows=rows,
-        variants={
-            "": task_charts.accuracy_by_difficulty(
-                Axis("x", title, "~s"),
-                Axis("value", f"{split} accuracy on the answers", ".4f"),
-                _colours(look, present),
-                names,
-                legend,
-            )
-        },
+        rows=[*arms, *_seed_rows(study, places, aside), *levels],
+        variants={"": charts.accuracy_by_difficulty(Axis("x", title, "~s"), y, colours, names, legend)},
         notes=(
-            f"At the end of training; circles are seeds, bars {rule.confidence:.0%} intervals of their mean.",
-            *charts.how_to_pick(present),
+            f"At the end of training; circles are seeds, bars {study.rule.confidence:.0%} intervals of their mean.",
+            *charts.how_to_pick(colours),
             *_bimodal(means),
             *_level_names(means),
             *cut,
@@ -125,95 +123,105 @@ def _aside(arms: Sequence[str], places: Mapping[str, float]) -> dict[str, float]
     return {arm: span * ASIDE * (index - middle) / max(1.0, middle) for index, arm in enumerate(arms)}
 
 
-def _difficulty_row(row: Mapping[str, Any], look: Look, rule: Rule, aside: Mapping[str, float]) -> dict[str, Any]:
+def _difficulty_row(study: Study, row: Mapping[str, Any], aside: Mapping[str, float]) -> dict[str, Any]:
     low, high, mean = row["interval_low"], row["interval_high"], row["accuracy"]
-    said = f"{row['scale']}: {number(mean)}"
-    if low is not None:
-        said += f"; {rule.confidence:.0%} interval {signed(low)} to {signed(high)}"
-    said += f"; {row['seeds']} seed{'' if row['seeds'] == 1 else 's'}"
-    if row["seeds_above_trivial"] is not None:
-        said += f", {row['seeds_above_trivial']} above the trivial levels"
+    spread = f"; {interval_words(low, high, study.rule.confidence)}" if low is not None else ""
+    above = row["seeds_above_trivial"]
+    learned = "" if above is None else f", {above} above the trivial levels"
     ends = {"low": rounded(mean if low is None else low), "high": rounded(mean if high is None else high)}
-    who: dict[str, Any] = {"kind": "arm", "series": look.labels[row["arm"]], "value": rounded(mean)}
-    who["x"] = rounded(row["difficulty"] + aside[row["arm"]])
-    return {**who, **ends, "seeds": row["seeds"], "text": said}
+    return {
+        "kind": "arm",
+        "series": study.look.labels[row["arm"]],
+        "value": rounded(mean),
+        "x": rounded(row["difficulty"] + aside[row["arm"]]),
+        "seeds": row["seeds"],
+        "text": f"{row['scale']}: {number(mean)}{spread}; {plural(row['seeds'], 'seed')}{learned}",
+    } | ends
+
+
+def _seed_rows(study: Study, places: Mapping[str, float], aside: Mapping[str, float]) -> Iterator[dict[str, Any]]:
+    for row in task_accuracy(study.record, study.split).drop_nulls(ACCURACY).iter_rows(named=True):
+        who = {"kind": "seed", "series": study.look.labels[row["arm"]], "value": rounded(row[ACCURACY])}
+        text = f"{row['scale']}, seed {row['seed']}: {number(row[ACCURACY])}"
+        yield who | {"x": rounded(places[row["scale"]] + aside[row["arm"]]), "text": text}
+
+
+def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[str, str]]:
+    """The levels of every scale, and what the legend calls those that it names."""
+    rows: Rows = []
+    legend: dict[str, str] = {}
+    for scale in study.scales:
+        levels, _ = levels_at(study.record, study.split, scale)
+        for mark in every_mark(levels) if levels is not None else ():
+            if mark.kind != "simple":
+                names = {"trivial": "best trivial level", "best": "best possible"}
+                legend.setdefault(mark.kind, names.get(mark.kind, mark.kind))
+            place = {"kind": mark.kind, "x": places[scale], "value": rounded(mark.value)}
+            name = mark.words if places[scale] == min(places.values()) else ""
+            rows.append(place | {"text": f"{scale}: {mark.text}", "name": name})
+    return rows, legend
 
 
 def _bimodal(means: pl.DataFrame) -> list[str]:
     """Where some seeds learned the task and others did not, the mean is of no seed."""
     split = means.filter((pl.col("seeds_above_trivial") > 0) & (pl.col("seeds_above_trivial") < pl.col("seeds")))
-    if split.is_empty():
-        return []
-    said = [
+    where = ", ".join(
         f"{row['arm']} at {row['scale']} ({row['seeds_above_trivial']} of {row['seeds']})" for row in split.to_dicts()
-    ]
-    return [
-        f"Some seeds rose above the trivial levels and others did not, so the mean is that of no seed: {', '.join(said)}."
-    ]
+    )
+    note = f"Some seeds rose above the trivial levels and others did not, so the mean is that of no seed: {where}."
+    return [note] if where else []
 
 
 def _level_names(means: pl.DataFrame) -> list[str]:
     names = dict.fromkeys(means["best_trivial_name"].drop_nulls())
-    told = ", or ".join(trivial_words(name) for name in names)
-    return [f"The best trivial level: {told}; ticks are the others that need no learning."] if names else []
+    listed = ", or ".join(trivial_words(name) for name in names)
+    return [f"The best trivial level: {listed}; ticks are the others that need no learning."] if names else []
 
 
-def _effect_figures(record: ExperimentRecord, rule: Rule, look: Look, split: str) -> Iterator[Figure]:
+# --- effects --------------------------------------------------------------------------------------------------------
+
+
+def _effect_figures(study: Study) -> Iterator[Figure]:
     """One row per pair of arms and scale: every seed's difference, the mean with its interval, and zero."""
-    found = [effect for effect in task_effects(record, split) if effect.comparison.pairs]
-    arms, scales = [arm.name for arm in record.entry.arms], list(record.entry.scales)
-    for what, (name, title) in EFFECTS.items():
-        here = sorted(
-            (effect for effect in found if effect.what == what),
-            key=lambda e: (
-                arms.index(e.comparison.arm),
-                arms.index(e.comparison.baseline),
-                scales.index(e.comparison.scale),
-            ),
-        )
+    effects = [effect for effect in task_effects(study.record, study.split) if effect.comparison.pairs]
+    arms, scales = study.arms(), study.scales
+
+    def order(effect: Effect) -> tuple[int, int, int]:
+        pair = effect.comparison
+        return arms.index(pair.arm), arms.index(pair.baseline), scales.index(pair.scale)
+
+    for what, (name, title, _) in EFFECTS.items():
+        here = sorted((effect for effect in effects if effect.what == what), key=order)
         if not here:
             continue
         rows: Rows = []
         colours: dict[str, str] = {}
         for effect in here:
-            comparison = effect.comparison
-            where = f"{comparison.scale}: " if len(scales) > 1 else ""
-            label = f"{where}{look.labels[comparison.arm]}\n{MINUS} {look.labels[comparison.baseline]}"
-            colours[label] = look.colours[comparison.arm]
-            rows += _effect_rows(label, effect)
+            pair = effect.comparison
+            where = f"{pair.scale}: " if len(scales) > 1 else ""
+            label = f"{where}{study.look.labels[pair.arm]}\n{MINUS} {study.look.labels[pair.baseline]}"
+            colours[label] = study.look.colours[pair.arm]
+            rows += study.dots(label, {one.seed: one.difference for one in pair.pairs}, signed)
         rows, cut = kept_inside(rows, -1, 1)
-        x = Axis("value", f"difference in {split} accuracy", "+.3~g")
-        least = rule.smallest_effect if score_of(rule.metric)[2] == ACCURACY else 0.0
+        x = Axis("value", f"difference in {study.split} accuracy", "+.3~g")
+        least = study.rule.smallest_effect if study.score == ACCURACY else 0.0
         yield Figure(
             name=name,
-            kind="effects",
+            section="task",
             title=title,
             rows=rows,
-            variants={"": task_charts.two_lines(charts.differences(x, colours, least))},
+            variants={"": charts.differences(x, colours, least)},
             notes=(*_effect_notes(what, here), *cut),
         )
 
 
-def _effect_rows(label: str, effect: Effect) -> Rows:
-    comparison = effect.comparison
-    mean, interval = intervals.mean(comparison.differences), comparison.interval
-    low, high = (interval.low, interval.high) if interval else (mean, mean)
-    said = signed(mean)
-    if interval:
-        said += f"; {comparison.confidence:.0%} interval {signed(low)} to {signed(high)}"
-    ends = {"low": rounded(low), "high": rounded(high)}
-    centre = {"kind": "mean", "arm": label, "value": rounded(mean), **ends, "text": said}
-    pairs = [{"kind": "seed", "arm": label, "seed": p.seed, "value": rounded(p.difference)} for p in comparison.pairs]
-    return [centre, *pairs]
-
-
-def _effect_notes(what: str, found: Sequence[Effect]) -> tuple[str, ...]:
-    said = ", ".join(dict.fromkeys(effect.said.replace(" - ", " minus ") for effect in found))
-    notes = [f"{EFFECT_NOTES[what]}{f': {said}' if what == 'labels' else ''}. What was tuned for each may differ."]
-    many = len({effect.comparison.scale for effect in found}) > 1
+def _effect_notes(what: str, effects: Sequence[Effect]) -> tuple[str, ...]:
+    kinds = ", ".join(dict.fromkeys(effect.said.replace(" - ", " minus ") for effect in effects))
+    notes = [f"{EFFECTS[what][2]}{f': {kinds}' if what == 'labels' else ''}. What was tuned for each may differ."]
+    many = len({effect.comparison.scale for effect in effects}) > 1
     flat = [
         f"{e.comparison.arm} and {e.comparison.baseline}{f' at {e.comparison.scale}' if many else ''}"
-        for e in found
+        for e in effects
         if e.above_trivial is False
     ]
     if flat:
@@ -221,52 +229,54 @@ def _effect_notes(what: str, found: Sequence[Effect]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _jump_figures(
-    record: ExperimentRecord, curves: pl.DataFrame, look: Look, split: str, scale: str
-) -> Iterator[Figure]:
+# --- the jump -------------------------------------------------------------------------------------------------------
+
+
+def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
     """Train loss and accuracy over the same axis, side by side."""
-    losses = training_curves(record).filter(scale=scale).drop_nulls("nats_per_token").rename({"group": "direction"})
-    right = curves.filter(pl.col("trained"), split=split, scale=scale).drop_nulls(ACCURACY)
+    record, split = study.record, study.split
+    losses = training_curves(record).filter(scale=scale).drop_nulls("nats_per_token")
+    losses = losses.rename({"group": "direction"}).with_columns(split=pl.lit(""))
+    right = study.curves.filter(pl.col("trained"), split=split, scale=scale).drop_nulls(ACCURACY)
     if losses.is_empty() or right.is_empty():
         return
-    loss = Axis("value", "train loss, nats per token trained on", ".4f")
-    right_axis = Axis("value", f"{split} accuracy", ".4f")
+    floor, metric = _floor(study, scale), f"{split}.own.{ACCURACY}"
+    floor_notes = [LOSSES_NOTE, *([FLOOR_NOTE] if floor else [])]
     panels = (
-        ("jump-loss", "Train loss", losses, "nats_per_token", loss),
-        ("jump-accuracy", f"{split.capitalize()} accuracy", right, ACCURACY, right_axis),
+        ("jump-loss", "Train loss", losses, "nats_per_token", LOSS, floor, floor_notes),
+        (
+            *("jump-accuracy", f"{split.capitalize()} accuracy", right, ACCURACY, _accuracy(study)),
+            *(_marks(study, scale), level_notes(record, metric, scale)),
+        ),
     )
-    marks = level_marks(record, _metric(split), scale)
-    for name, title, frame, score, y in panels:
-        rows, thinned = _curve_rows(frame, score, look)
+    for name, title, frame, score, y, levels, notes in panels:
+        parts: list[CurvePart] = [("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})]
+        rows, thinned = study.curve_rows(parts, "step")
         dashes = theme.direction_dashes(sorted({row["direction"] for row in rows}))
-        colours = _colours(look, {row["arm"] for row in rows})
+        colours = study.look.shown({row["arm"] for row in rows})
         many = len(colours) > MOST_NAMED
+        pixels = 0 if many else HALF_WIDTH_PIXELS
+        axes = [axis for axis in JUMP_AXES if frame[axis].count()]
         variants = {
-            axis: charts.learning_curves(
-                Axis(axis, X_TITLES[axis]), y, colours, dashes, legend_pixels=0 if many else HALF_WIDTH_PIXELS
-            )
-            for axis in JUMP_AXES
-            if frame[axis].count()
+            axis: charts.learning_curves(Axis(axis, X_TITLES[axis]), y, colours, dashes, legend_pixels=pixels)
+            for axis in axes
         }
-        levels = marks if score == ACCURACY else _floor(record, split, scale)
-        told = [COLOURS_ABOVE] if many else []
-        notes = level_notes(record, _metric(split), scale) if score == ACCURACY else _loss_notes(levels)
         yield Figure(
             name=file_name(name, scale_part(record, scale)),
-            kind="jumps",
+            section="task",
             title=title + at_scale(record, scale),
             rows=rows,
-            variants={axis: task_charts.with_levels(chart, levels) for axis, chart in variants.items()},
-            labels={axis: X_SHORT[axis] for axis in variants},
-            notes=(*notes, *told, *thinned),
-            scale=scale,
+            variants={axis: with_levels(chart, levels) for axis, chart in variants.items()},
+            labels={axis: X_SHORT[axis] for axis in axes},
+            half=True,
+            notes=(*notes, *([COLOURS_ABOVE] if many else []), *thinned),
         )
 
 
-def _floor(record: ExperimentRecord, split: str, scale: str) -> list[Mark]:
+def _floor(study: Study, scale: str) -> list[Mark]:
     """The floor on all tokens, where an arm is trained on all of them: it counts the first, which a direction token lets score."""
-    levels, _ = levels_at(record, split, scale)
-    specs = [settings_of(record, arm.name, scale) or {} for arm in record.entry.arms]
+    levels, _ = levels_at(study.record, study.split, scale)
+    specs = [settings_of(study.record, arm, scale) or {} for arm in study.arms()]
     reached = any(
         spec.get("objective.kind") in CAUSAL
         and spec.get("objective.direction_token", True)
@@ -278,108 +288,77 @@ def _floor(record: ExperimentRecord, split: str, scale: str) -> list[Mark]:
     return [Mark("best", levels.floor_nats, "floor of all tokens")]
 
 
-def _loss_notes(levels: Sequence[Mark]) -> list[str]:
-    said = "The loss on what each arm trains on: that of answers alone and that of all tokens are different quantities."
-    return [said, *(["No causal reader of fresh sequences gets below the floor on all tokens."] if levels else [])]
+# --- slices and lengths ---------------------------------------------------------------------------------------------
 
 
-def _curve_rows(frame: pl.DataFrame, score: str, look: Look) -> tuple[Rows, list[str]]:
-    """Rows of single seeds and of means, evenly thinned where there are too many to draw."""
-    means = mean_curves(frame.with_columns(split=pl.lit("")) if "split" not in frame.columns else frame, score)
-    every = max(1, -(-(frame.height + means.height) // MOST_CURVE_ROWS))
-    steps = sorted(frame["step"].unique())
-    kept = {step for index, step in enumerate(steps) if index % every == 0 or step == steps[-1]}
-    rows: Rows = []
-    for line, found in (("seed", frame), ("mean", means)):
-        for row in found.filter(pl.col("step").is_in(kept)).iter_rows(named=True):
-            who = {"line": line, "arm": look.labels[row["arm"]], "direction": row["direction"], "seed": row.get("seed")}
-            where = {axis: rounded(row[axis]) for axis in (*JUMP_AXES, "seconds")}
-            rows.append(who | {"key": len(rows)} | where | {"value": rounded(row[score])})
-    return rows, [f"One step in {every} is drawn; the tables hold all of them."] if every > 1 else []
-
-
-def _slice_figure(record: ExperimentRecord, look: Look, split: str, scale: str) -> Iterator[Figure]:
+def _slice_figure(study: Study, scale: str) -> Iterator[Figure]:
     """Accuracy by the value of each slice: a line per arm, with the interval that the number of answers gives."""
-    found = slice_means(record, split).filter(scale=scale)
-    several = found.group_by("slice").agg(pl.col("value").n_unique()).filter(pl.col("value") > 1)
+    means = slice_means(study.record, study.split).filter(scale=scale)
+    several = means.group_by("slice").agg(pl.col("value").n_unique()).filter(pl.col("value") > 1)
     names = sorted(several["slice"])
     if not names:
         return
-    rows: Rows = []
-    for row in found.filter(pl.col("slice").is_in(names)).iter_rows(named=True):
-        who = {"series": look.labels[row["arm"]], "look": "mean", "key": len(rows), "slice": row["slice"]}
-        ends = {"low": rounded(row["interval_low"]), "high": rounded(row["interval_high"]), "seeds": row["seeds"]}
-        counts = {name: row[name] for name in COUNTS}
-        rows.append({**who, "slice_value": row["value"], "value": rounded(row[ACCURACY]), **ends, **counts})
-    colours = _colours(look, {row["series"] for row in rows})
-    y = Axis("value", f"{split} accuracy", ".4f")
-    marks = level_marks(record, _metric(split), scale)
-    variants, drawn = {}, _drawn_for(colours)
+    rows = [
+        {"series": study.look.labels[row["arm"]], "look": "mean", "key": key, "slice": row["slice"]}
+        | {"slice_value": row["value"], "value": rounded(row[ACCURACY]), "seeds": row["seeds"]}
+        | {"low": rounded(row["interval_low"]), "high": rounded(row["interval_high"])}
+        | {name: row[name] for name in COUNTS}
+        for key, row in enumerate(means.filter(pl.col("slice").is_in(names)).iter_rows(named=True))
+    ]
+    colours, options = _narrow(study, rows)
+    variants = {}
     for name in names:
         x = Axis("slice_value", name.replace("_", " "), "d")
-        chart = size_charts.ratio_lines(x, y, colours, {"slice": name}, SOLID, "arm", reference=None, **drawn)
-        variants[name] = task_charts.with_levels(task_charts.with_counts(chart, COUNTS), marks)
+        chart = charts.lines(x, _accuracy(study), colours, "arm", chosen={"slice": name}, **options)
+        variants[name] = with_levels(charts.with_counts(chart, COUNTS), _marks(study, scale))
+    bands = BANDS_NOTE if options["band"] else f"{COLOURS_ABOVE} Intervals stand in the table of slices."
     yield Figure(
-        name=file_name("accuracy-by-slice", scale_part(record, scale)),
-        kind="slices",
-        title="Accuracy by slice" + at_scale(record, scale),
+        name=file_name("accuracy-by-slice", scale_part(study.record, scale)),
+        section="task",
+        title="Accuracy by slice" + at_scale(study.record, scale),
         rows=rows,
         variants=variants,
         labels={name: name.replace("_", " ") for name in names} if len(names) > 1 else {},
         choice="by",
-        notes=(
-            "Hits of all seeds over answers.",
-            "Bands are Wilson's intervals for the answers of one seed: all seeds score the same sequences."
-            if drawn["band"]
-            else f"{COLOURS_ABOVE} Intervals stand in the table of slices.",
-            "The levels are those of all sequences together.",
-        ),
-        scale=scale,
+        half=True,
+        notes=("Hits of all seeds over answers.", bands, "The levels are those of all sequences together."),
     )
 
 
-def _length_figure(record: ExperimentRecord, rule: Rule, look: Look, split: str, scale: str) -> Iterator[Figure]:
+def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
     """Accuracy on sequences longer than those trained on."""
-    found = task_lengths(record, split).filter(scale=scale).drop_nulls(ACCURACY)
-    if found["length_factor"].n_unique() < 2:
+    scored = task_lengths(study.record, study.split).filter(scale=scale).drop_nulls(ACCURACY)
+    if scored["length_factor"].n_unique() < 2:
         return
     rows: Rows = []
-    for (arm, factor), cell in found.group_by("arm", "length_factor", maintain_order=True):
+    for (arm, factor), cell in scored.group_by("arm", "length_factor", maintain_order=True):
         values = cell[ACCURACY].to_list()
-        interval = intervals.t_interval(values, rule.confidence)
-        ends = {"low": rounded(interval.low), "high": rounded(interval.high)} if interval else {}
-        who = {"series": look.labels[str(arm)], "look": "mean", "key": len(rows), "length_factor": factor}
-        rows.append(
-            {**who, "value": rounded(intervals.mean(values)), "low": None, "high": None, **ends, "seeds": len(values)}
-        )
+        interval = intervals.t_interval(values, study.rule.confidence)
+        low, high = (rounded(interval.low), rounded(interval.high)) if interval else (None, None)
+        who = {"series": study.look.labels[str(arm)], "look": "mean", "key": len(rows), "length_factor": factor}
+        rows.append(who | {"value": rounded(intervals.mean(values)), "low": low, "high": high, "seeds": len(values)})
     rows, cut = kept_inside(rows, 0, 1)
-    y = Axis("value", f"{split} accuracy", ".4f")
-    colours = _colours(look, {row["series"] for row in rows})
-    drawn = _drawn_for(colours)
-    chart = size_charts.ratio_lines(LENGTH, y, colours, {}, SOLID, "arm", reference=None, **drawn)
-    chart, told = task_charts.with_chance_by_length(chart, LENGTH.field, levels_at(record, split, scale)[0])
+    colours, options = _narrow(study, rows)
+    chart = charts.lines(LENGTH, _accuracy(study), colours, "arm", **options)
+    chart, chance = with_chance_by_length(chart, LENGTH.field, levels_at(study.record, study.split, scale)[0])
     yield Figure(
-        name=file_name("accuracy-by-length", scale_part(record, scale)),
-        kind="slices",
-        title="Accuracy on longer sequences" + at_scale(record, scale),
+        name=file_name("accuracy-by-length", scale_part(study.record, scale)),
+        section="task",
+        title="Accuracy on longer sequences" + at_scale(study.record, scale),
         rows=rows,
-        variants={"": size_charts.with_log_axes(chart, LENGTH.field, ("x",))},
+        variants={"": charts.with_log_axes(chart, LENGTH.field, ("x",))},
+        half=True,
         notes=(
-            f"Trained at length 1. {told}",
-            over_seeds([row["seeds"] for row in rows], rule),
-            *([] if drawn["band"] else [COLOURS_ABOVE]),
+            f"Trained at length 1. {chance}",
+            study.over_seeds([row["seeds"] for row in rows]),
+            *([] if options["band"] else [COLOURS_ABOVE]),
             *cut,
         ),
-        scale=scale,
     )
 
 
-def _drawn_for(colours: Mapping[str, str]) -> dict[str, Any]:
-    """Names and bands of a chart of half the width: of many arms neither could be told apart."""
+def _narrow(study: Study, rows: Rows) -> tuple[dict[str, str], dict[str, Any]]:
+    """The colours of a chart of half the width, and its bands and names: of many arms neither could be told apart."""
+    colours = study.look.shown({row["series"] for row in rows})
     many = len(colours) > MOST_NAMED
-    return {"band": not many, "legend_pixels": 0 if many else HALF_WIDTH_PIXELS}
-
-
-def _colours(look: Look, present: set[str]) -> dict[str, str]:
-    """Label -> colour of the arms that are drawn, in the order of the experiment."""
-    return {look.labels[arm]: colour for arm, colour in look.colours.items() if look.labels[arm] in present}
+    return colours, {"band": not many, "legend_pixels": 0 if many else HALF_WIDTH_PIXELS}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
+from typing import Any
 
 from palinode.analysis.verdict import Rule, Verdict
 from palinode.base.measures import COST_AXES, CURVE_AXES, MEASURES, OWN, Metric
@@ -51,15 +53,23 @@ def signed(value: float | None, digits: int = 3) -> str:
 
 
 def percent(ratio_minus_one: float | None) -> str:
-    """+5.0 %."""
-    if ratio_minus_one is None:
-        return "–"
-    return f"{'+' if ratio_minus_one >= 0 else MINUS}{abs(ratio_minus_one) * 100:.1f} %"
+    """+5.0%."""
+    return "–" if ratio_minus_one is None else f"{ratio_minus_one:+.1%}".replace("-", MINUS)
+
+
+def interval_words(low: float, high: float, confidence: float, digits: int = 3) -> str:
+    """`95% interval +0.1 to +0.3`."""
+    return f"{confidence:.0%} interval {signed(low, digits)} to {signed(high, digits)}"
+
+
+def plural(count: int, word: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{number(count)} {word}{'' if count == 1 else 's'}"
 
 
 def metric_words(metric: str) -> tuple[str, str]:
-    """(what, unit) of a metric path: ("validation ltr loss", "nats per token")."""
-    split, direction, name = Metric.parse(metric)
+    """(what, unit) of a metric path: ("validation ltr loss", "nats per token"); the direction may be any pass of an objective."""
+    split, direction, name = metric.split(".")
     measure = MEASURES[name]
     direction = "own-direction" if direction == OWN else direction
     return " ".join([split, direction, *(["loss"] if measure.is_loss else [])]), measure.unit
@@ -84,12 +94,11 @@ def effect(verdict: Verdict) -> str:
     if comparison.mean is None:
         return "No pair of runs could be compared."
     what, unit = metric_words(comparison.metric)
-    seeds = f"{len(comparison.pairs)} paired seed{'s' if len(comparison.pairs) != 1 else ''}"
+    seeds = plural(len(comparison.pairs), "paired seed")
     text = f"Mean difference in {what}: {signed(comparison.mean)} {unit}"
     if comparison.interval is None:
         return f"{text} ({seeds}, so no interval)."
-    low, high = signed(comparison.interval.low), signed(comparison.interval.high)
-    text += f" ({comparison.confidence:.0%} interval {low} to {high}; {seeds}"
+    text += f" ({interval_words(comparison.interval.low, comparison.interval.high, comparison.confidence)}; {seeds}"
     least_p = 2 / 2 ** len(comparison.pairs)
     if comparison.sign_flip_p is not None:
         floor = ", the least that this number of seeds can give" if comparison.sign_flip_p == least_p > 0.05 else ""
@@ -149,6 +158,18 @@ def verdict_lines(verdict: Verdict, beside: str = "") -> list[str]:
     lines += [f"Note: {caution}" for caution in verdict.cautions]
     more = more_seeds(verdict)
     return lines + ([more] if more else [])
+
+
+def plain(value: Any) -> str:
+    """A stored value as text; a dash for one that is not there."""
+    if value is None:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def value(value: Any) -> str:
+    """The same, but numbers for reading."""
+    return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else plain(value)
 
 
 def duration(seconds: float | None) -> str:

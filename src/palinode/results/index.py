@@ -27,13 +27,19 @@ from palinode.results.files import read_metrics
 from palinode.results.record import METRICS_FILE, RESULT_FILE, SPEC_FILE, ended_at_step, read_run
 
 INDEX_FILE = "index.sqlite"
-INDEX_VERSION = 2
+INDEX_VERSION = 3
 SCHEMA = "CREATE TABLE runs (run_id TEXT PRIMARY KEY, signature TEXT NOT NULL, row TEXT NOT NULL) WITHOUT ROWID"
 
 
 @dataclass(frozen=True)
 class RunRow:
-    """The row of one run in a listing. None: the run does not have this value."""
+    """The row of one run in a listing. None: the run does not have this value.
+
+    Attributes:
+        steps: the optimizer steps of the whole run, by its recipe.
+        step: the optimizer step at which it ended.
+        loss: at its end, on validation, in the pass it trained most on, in nats per token.
+    """
 
     run_id: str
     outcome: RecordOutcome
@@ -46,6 +52,9 @@ class RunRow:
     nats_per_token_ltr: float | None = None
     seconds: float | None = None
     attempts: int | None = None
+    steps: int | None = None
+    step: int | None = None
+    loss: float | None = None
 
 
 def run_ids(root: Path, is_run_id: Callable[[str], bool]) -> list[str]:
@@ -135,6 +144,7 @@ def read_row(directory: Path) -> RunRow:
         seed=_int(spec.get("seed")),
         model=_kind(spec, "model"),
         objective=_kind(spec, "objective"),
+        steps=_int(recipe.get("steps")) if isinstance(recipe := spec.get("recipe"), dict) else None,
     )
     if result is None:
         return begun
@@ -147,6 +157,8 @@ def read_row(directory: Path) -> RunRow:
         nats_per_token_ltr=result.score("validation.ltr.nats_per_token"),
         seconds=result.seconds.get("total"),
         attempts=result.attempts,
+        step=_int(result.counters.get("optimizer_steps")),
+        loss=result.score("validation.own.nats_per_token"),
     )
 
 

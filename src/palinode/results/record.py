@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from palinode.base.claim import Claim
 from palinode.base.config import Config, decode
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, Damaged, check_known
@@ -272,9 +273,10 @@ class ExperimentEntry(Config):
         audits: arm -> scale -> hash of the cached audit.
         comparison: hash of the audit that compares the finished runs (C5); empty before that audit.
         choices: the values that trials on the tuning split chose, for each arm and scale; empty without tuning.
-        to_choose: the setting that the trials have not chosen yet, or empty. Until it is chosen, `runs` are only planned: a run that
+        to_choose: the setting that the trials have not chosen yet, or empty. Before that, `runs` are only planned: a run that
             the store holds under one of their ids does not belong to this experiment.
         plan: the predicted cost of the runs (hours, tokens, FLOPs, disk).
+        claims: the sentences that the runs are judged on; empty in entries written before claims existed.
         source: format, file and sha256 of an imported experiment.
     """
 
@@ -294,6 +296,7 @@ class ExperimentEntry(Config):
     choices: tuple[ChoiceEntry, ...] = ()
     to_choose: str = ""
     plan: Mapping[str, Any] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
     source: Mapping[str, str] = Field(default_factory=dict)
 
     @property

@@ -1,14 +1,12 @@
-"""Several runs of one shape in one process, their weights stacked; each leaves the files it would leave alone.
+"""Several runs of one shape in one process with stacked weights; each writes the same files as in a process of its own.
 
-A start of Python and torch takes seconds, as long as a tiny run trains, and is shared; so are the calls of every step
-(`train/stacked.py`). Bits differ from those of a run alone, as sums are taken in another order: `runs_together` in the
-fingerprint says of how many runs the weights were stacked.
+The start of Python and torch, which takes seconds, is shared, and so are the calls of every step (`train/stacked.py`). Sums are
+taken in another order than in a separate run, so bits differ: `runs_together` in the fingerprint is the number of stacked runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from palinode.base.config import content_hash, encode
 from palinode.results.record import Result
@@ -18,12 +16,12 @@ from palinode.spec.run_spec import RunSpec
 from palinode.train.loop import DivergedError, StepReport
 from palinode.train.stacked import train_together
 
-FREE = ("seed", "labels")  # runs that differ in these alone make the same calls on tensors of the same shapes
+FREE = ("seed", "labels")  # runs that differ only in these make the same calls on tensors of the same shapes
 FREE_OF_RECIPE = ("optimizer", "schedule")
 
 
 def stack_key(spec: RunSpec) -> str | None:
-    """Runs with the same key may be trained together; None where one is better off alone: its step is compiled."""
+    """Runs with the same key may be trained together; None for a run whose step is compiled, which is faster alone."""
     if spec.recipe.compile:
         return None
     plain = encode(spec)
@@ -37,22 +35,22 @@ def run_together(
     on_event: Callable[[Event], None] = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Result]:
-    """Train, evaluate and record runs with one `stack_key`, or go on with them; arguments as of `run_one`.
+    """Train, evaluate and record runs that have one `stack_key`, or go on with them; arguments as of `run_one`.
 
-    Every event names its `run_id`. A run that diverges is recorded and leaves; the others go on.
+    Every event has its `run_id`. A run that diverges is recorded, and the others go on.
     """
     results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
     left = [spec for spec in specs if spec.run_id not in results]
     if len(left) == 1:
-        results[left[0].run_id] = run_one(left[0], store, _named(on_event, left[0]), should_stop)
+        results[left[0].run_id] = run_one(left[0], store, _with_run_id(on_event, left[0]), should_stop)
     elif left:
-        attempts = [Attempt.begin(spec, store, _named(on_event, spec), len(left)) for spec in left]
-        results |= {result.run_id: result for result in _trained(attempts, should_stop)}
+        attempts = [Attempt.begin(spec, store, _with_run_id(on_event, spec), len(left)) for spec in left]
+        results |= {result.run_id: result for result in _train_attempts(attempts, should_stop)}
     return [results[spec.run_id] for spec in specs]
 
 
-def _trained(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> list[Result]:
-    """What became of each."""
+def _train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> list[Result]:
+    """Train the runs of these attempts; their results, in order."""
     for attempt in attempts:
         attempt.resume()
 
@@ -72,9 +70,6 @@ def _trained(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> li
     return results
 
 
-def _named(on_event: Callable[[Event], None], spec: RunSpec) -> Callable[[Event], None]:
-    return partial(_tell, on_event, spec.run_id)
-
-
-def _tell(on_event: Callable[[Event], None], run_id: str, event: Event) -> None:
-    on_event({**event, "run_id": run_id})
+def _with_run_id(on_event: Callable[[Event], None], spec: RunSpec) -> Callable[[Event], None]:
+    run_id = spec.run_id
+    return lambda event: on_event({**event, "run_id": run_id})

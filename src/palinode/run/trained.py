@@ -1,31 +1,18 @@
-"""The trained model of a run, for what comes after training: sampling, cutting layers."""
+"""The trained model of a finished or stopped run, read back from its checkpoints."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from palinode.base.errors import Damaged
-from palinode.base.example import SpecialTokens
-from palinode.data.source import Source, prepare
-from palinode.models.base import LanguageModel
+from palinode.data.source import prepare
 from palinode.results.store import Store
 from palinode.run.one import CHECKPOINTS, build_model
 from palinode.spec.run_spec import RunSpec
+from palinode.spec.trained import Trained
 from palinode.train.checkpoint import load_weights, newest_first, weights_sha256
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A trained model with what is needed to use it."""
-
-    spec: RunSpec
-    model: LanguageModel
-    specials: SpecialTokens
-    data: Source
-
-
 def load_trained(spec: RunSpec, store: Store) -> Trained:
-    """The newest good weights of a run, in eval mode; of a run that is done those that it ended with.
+    """The newest undamaged weights of a run, in eval mode. For a run that is done: the weights it ended with.
 
     Raises:
         Damaged: the run has no checkpoint that can be used.

@@ -1,9 +1,9 @@
-"""Changes to a config by dotted path, applied all at once: only the result has to be valid, not each step towards it.
+"""Change a config by dotted paths. All changes are applied at once: only the result must be valid.
 
     changed(settings, {"objective": Rtl(), "recipe.steps": 100, "model": {"kind": "decoder", "width": 64, "layers": 2}})
 
-A whole part is put in place first, then fields inside it. A table without `kind` changes the fields it names and leaves
-the others; a text where a part stands chooses the part of that kind, with its defaults.
+A change of a whole part is made before changes of its fields. A table without `kind` changes the fields that it names and
+keeps the others. A text in the place of a part chooses the part of that kind, with its defaults.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from palinode.base.config import Config, Part, bad_input
-from palinode.base.errors import BadInput, nearest
+from palinode.base.errors import BadInput, UnknownKey
 
 C = TypeVar("C", bound=Config)
 Changes = Mapping[str, Any]
@@ -42,14 +42,13 @@ def _changed(config: C, changes: Changes, at: str, user_parts: Mapping[str, type
 
 
 def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Changes of whole fields, and changes further inside them, by field name."""
+    """Split changes into (field name -> new value) and (field name -> changes inside that field)."""
     whole: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}
     for path, value in changes.items():
         name, _, rest = path.partition(".")
         if name not in type(config).model_fields:
-            hint = nearest(name, type(config).model_fields)
-            raise BadInput(f"unknown key {name!r}", field=_join(at, path), hint=hint)
+            raise UnknownKey(name, type(config).model_fields, field=_join(at, path))
         now = getattr(config, name)
         if rest == "kind" and isinstance(now, Part):
             whole[name] = {"kind": value}
@@ -70,7 +69,7 @@ def _without_fields(field: str, value: Any, wanted: str) -> BadInput:
 
 
 def _decoded(config: Config, name: str, value: Any, at: str, user_parts: Mapping[str, type[Part]]) -> Any:
-    """A whole value as its field holds it, so that fields inside it can be changed next."""
+    """A new value of a field as a config object, so that its fields can be changed next."""
     if isinstance(value, Config):
         return value
     fields = {key: getattr(config, key) for key in type(config).model_fields}
@@ -81,8 +80,9 @@ def _validated(config: C, fields: dict[str, Any], at: str, user_parts: Mapping[s
     try:
         return type(config).model_validate(fields, context={"user_parts": dict(user_parts)})
     except ValidationError as error:
-        told = bad_input(type(config), error, data=fields)
-        raise BadInput(told.message, field=_join(at, told.field or "") or None, hint=told.hint) from None
+        refusal = bad_input(type(config), error, data=fields)
+        refusal.field = _join(at, refusal.field or "") or None
+        raise refusal from None
     except BadInput as refusal:
         raise refusal.inside(at) from None
 

@@ -1,7 +1,7 @@
 """The user's own Python: experiment files, and the code file that a stored spec with `user:` parts needs.
 
-A file that the user names is run. A file that a stored spec names is run only when it lies in the current project, or with
-`--allow-code`: a spec from a stranger must not be able to start a program.
+A file that the user names on the command line is run. A file that a stored spec names is run only when it lies in the current
+project, or with `--allow-code`, so that the spec of a stranger cannot start a program.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from typing import Any, NoReturn
 from pydantic import ValidationError
 
 from palinode.base import fsio
-from palinode.base.config import USER_PREFIX, Config, Part, bad_input, source_sha256
+from palinode.base.config import USER_PREFIX, Config, Part, bad_input, code_of, source_sha256
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.spec.text import read_text
 
-USER_MODULE = "palinode_user_"  # what the names of modules made from users' files begin with
-RECORD_FILE = "code.json"  # beside spec.json: where the code was, and its hash
+USER_MODULE = "palinode_user_"  # how the name of a module made from a user's file begins
+RECORD_FILE = "code.json"  # beside spec.json: where the code was, its hash, and what each part depends on
 COPY_FILE = "code.py"  # beside spec.json: the code itself
-# Everything a mistake in the user's file can raise; an error of this program itself is none of them by its place.
+# What a mistake in the user's file can raise.
 MISTAKES = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, NameError),
     *(OSError, RuntimeError, StopIteration, SyntaxError, SystemExit, TypeError, ValueError, Warning),
@@ -41,8 +41,8 @@ class Code:
 
     Attributes:
         path: where it is, absolute.
-        content: what it held when it was run: what a run's directory keeps, however soon the file is edited.
-        names: what it defines at its top level.
+        content: its bytes when it was run; a run's directory keeps these, also when the file is edited soon after.
+        names: its top-level names -> their values.
         user_parts: kind (`user:ClassName`) -> class, for decoding specs that name them.
     """
 
@@ -53,21 +53,21 @@ class Code:
 
 
 class _FromSource(importlib.machinery.SourceFileLoader):
-    """Always compiles the source: reads no stale bytecode, writes none beside the user's file."""
+    """Compiles the source each time: reads no old bytecode, and writes none into the user's folder."""
 
     def path_stats(self, path: Any) -> NoReturn:
         raise OSError("bytecode is not used")
 
 
-def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None) -> Code:
-    """Run a Python file of the user as a module of its own.
+def run_file(path: Path, *, shown: str | None = None, neighbours: Path | None = None) -> Code:
+    """Run a Python file of the user as a module.
 
     Args:
-        shown: how errors name the file; default the path as given.
-        beside: the directory that its imports of neighbours are found in; default the file's own.
+        shown: the file's name in errors; default the path.
+        neighbours: the directory of the user's other modules, which it may import; default its own directory.
 
     Raises:
-        BadInput: it cannot be read, or raises; names the line.
+        BadInput: the file cannot be read, or it raises an error; the message names the line.
     """
     file = shown or str(path)
     content = read_text(path).encode()
@@ -77,8 +77,8 @@ def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None
     if spec is None or spec.loader is None:
         raise BadInput("is not a Python file", file=file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # classes find their source through this entry
-    _find_neighbours_in(beside or path.parent)
+    sys.modules[name] = module  # a class finds its file through this entry
+    _import_from(neighbours or path.parent)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for results, which may be read as JSON
             spec.loader.exec_module(module)
@@ -87,13 +87,17 @@ def run_file(path: Path, *, shown: str | None = None, beside: Path | None = None
         raise _mistake(error, path, file) from error
     parts = dict(_user_parts(module))
     for cls in parts.values():
-        source_sha256(cls)  # now, while the file is what was run
+        source_sha256(cls), code_of(cls)  # both are kept from now on: the file is still what was run
     return Code(path=path, content=content, names=vars(module), user_parts=parts)
 
 
 def keep_code(directory: Path, code: Code) -> None:
     """Record in a run's directory which code its spec needs, with a copy. Keeping the same code again changes nothing."""
-    record = {"file": str(code.path), "sha256": _sha256(code.content)}
+    parts = {}
+    for kind, cls in code.user_parts.items():
+        depends = code_of(cls)
+        parts[kind] = {"sha256": depends.sha256, "names": dict(depends.names), "doubts": list(depends.doubts)}
+    record = {"file": str(code.path), "sha256": _sha256(code.content), "parts": parts}
     path = directory / RECORD_FILE
     if not path.is_file() or fsio.read_json(path) != record:
         fsio.write_bytes(directory / COPY_FILE, code.content)
@@ -101,10 +105,13 @@ def keep_code(directory: Path, code: Code) -> None:
 
 
 def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
-    """Run the code recorded beside a spec: the file itself while it is unchanged, else its copy; None without a record.
+    """Run the code that is recorded beside a spec: the user's file while its parts are unchanged, else the kept copy.
+
+    Returns:
+        None when no code is recorded.
 
     Raises:
-        BadInput: running it was not allowed, or it is gone.
+        BadInput: the code may not be run, or it is gone.
     """
     if not (directory / RECORD_FILE).is_file():
         return None
@@ -113,30 +120,69 @@ def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
     if not isinstance(recorded, str) or not recorded.isprintable():
         raise BadInput("names no code file", file=str(directory / RECORD_FILE), field="file")
     original, copy = Path(recorded), directory / COPY_FILE
-    if original.is_file() and _sha256(read_text(original).encode()) == record.get("sha256"):
-        permit_code(original, allow_code=allow_code, store=directory.parent, shown=shown)
-        return run_file(original)
+    if original.is_file():
+        unchanged = _sha256(read_text(original).encode()) == record.get("sha256")
+        if unchanged or may_run(original, allow_code=allow_code, store=directory.parent):
+            permit_code(original, allow_code=allow_code, store=directory.parent, shown=shown)
+            with contextlib.nullcontext() if unchanged else contextlib.suppress(BadInput):
+                code = run_file(original)
+                if unchanged or (_parts(record) and not changed_parts(directory, code)):
+                    return code
     if not copy.is_file():
         raise BadInput(f"needs the code of {recorded}, which is gone or has changed", file=shown)
     if not allow_code:
-        raise BadInput(
-            "would run the copy of its code kept in the store", file=shown, hint="add --allow-code to permit it"
-        )
-    return run_file(copy, beside=original.parent)
+        hint = "add --allow-code to permit it"
+        raise BadInput("would run the copy of its code kept in the store", file=shown, hint=hint)
+    return run_file(copy, neighbours=original.parent)
+
+
+def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
+    """What has changed in the user's parts since their code was recorded beside a run.
+
+    Returns:
+        kind -> the names that changed, are new or are gone, then why a whole module counts. Unchanged parts are left out.
+    """
+    if not (directory / RECORD_FILE).is_file():
+        return {}
+    if not (recorded := _parts(fsio.read_json(directory / RECORD_FILE))):
+        return dict.fromkeys(code.user_parts, ["an earlier version of palinode counted the whole file"])
+    changed = {}
+    for kind, before in recorded.items():
+        if (cls := code.user_parts.get(kind)) is None:
+            changed[kind] = ["it is gone"]
+        elif (now := code_of(cls)).sha256 != before.get("sha256"):
+            names = before.get("names", {})
+            every = [*now.names, *(name for name in names if name not in now.names)]
+            different = [name for name in every if now.names.get(name) != names.get(name)]
+            changed[kind] = [*(different or ["the order of its code"]), *now.doubts]
+    return changed
+
+
+def may_run(code: Path, *, allow_code: bool, store: Path) -> bool:
+    """Whether code that a stored spec names may be run: it was allowed, or lies in the current project and not in the store."""
+    place = code.resolve()
+    in_project = place.is_relative_to(Path.cwd().resolve()) and not place.is_relative_to(store.resolve())
+    return allow_code or in_project
 
 
 def permit_code(code: Path, *, allow_code: bool, store: Path, shown: str) -> None:
-    """Refuse code that a stored spec names unless it was allowed, or lies in the current project and not in the store.
+    """Refuse code that may not be run.
 
     Raises:
         BadInput: naming the code and `--allow-code`.
     """
-    place = code.resolve()
-    in_project = place.is_relative_to(Path.cwd().resolve()) and not place.is_relative_to(store.resolve())
-    if not (allow_code or in_project):
-        raise BadInput(
-            f"would run {code}, which is not in this project", file=shown, hint="add --allow-code to permit it"
-        )
+    if not may_run(code, allow_code=allow_code, store=store):
+        hint = "add --allow-code to permit it"
+        raise BadInput(f"would run {code}, which is not in this project", file=shown, hint=hint)
+
+
+def user_kinds(encoded: Any) -> set[str]:
+    """The kinds of the user's parts in encoded data, at any depth."""
+    if isinstance(encoded, dict):
+        kind = encoded.get("kind")
+        own = {kind} if isinstance(kind, str) and kind.startswith(USER_PREFIX) else set()
+        return own.union(*map(user_kinds, encoded.values()))
+    return set().union(*map(user_kinds, encoded)) if isinstance(encoded, (list, tuple)) else set()
 
 
 def user_parts_in(value: Any) -> Iterator[tuple[str, type[Part]]]:
@@ -164,8 +210,8 @@ def _is_user_kind(cls: type[Part]) -> bool:
     return cls.kind_name().startswith(USER_PREFIX) and not cls.__module__.startswith("palinode.")
 
 
-def _find_neighbours_in(directory: Path) -> None:
-    """As for a script: imports of files beside it work, now and later inside functions."""
+def _import_from(directory: Path) -> None:
+    """Let a file import its neighbours, as a script can, now and later inside its functions."""
     if str(directory) not in sys.path:
         sys.path.insert(0, str(directory))
 
@@ -186,7 +232,7 @@ def _mistake(error: BaseException, path: Path, file: str) -> BadInput:
 
 
 def _config_named(title: str) -> type[Config]:
-    """The config class of this name (for the nearest valid field); the bare base when it is not one of ours."""
+    """The config class of this name, whose fields a hint can name; `Config` when there is none."""
     waiting: list[type[Config]] = [Config]
     while waiting:
         cls = waiting.pop()
@@ -194,6 +240,12 @@ def _config_named(title: str) -> type[Config]:
             return cls
         waiting.extend(cls.__subclasses__())
     return Config
+
+
+def _parts(record: Any) -> dict[str, dict[str, Any]]:
+    """What a record says of each part; nothing in one that an earlier version wrote."""
+    parts = record.get("parts") if isinstance(record, dict) else None
+    return parts if isinstance(parts, dict) and all(isinstance(one, dict) for one in parts.values()) else {}
 
 
 def _sha256(content: bytes) -> str:

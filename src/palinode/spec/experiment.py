@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from palinode.base.claim import Claim
 from palinode.base.config import Config
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, nearest
@@ -76,6 +77,7 @@ class Experiment(Config):
         tuning: a field that is chosen for every arm first, with as many trials for each; None: nothing is chosen.
         sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale, which is refused where
             each of them has scales of its own.
+        claims: sentences that the runs are judged on (`palinode findings`). They are no part of any run's settings.
 
     Where changes meet: a whole part is put in place first, then fields inside it; for one and the same path `--set` wins over
     the arm, the arm over the scale, the scale over the size.
@@ -90,6 +92,7 @@ class Experiment(Config):
     seeds: tuple[int, ...] = (1, 2, 3)
     tuning: Tuning | None = None
     sizes: Mapping[str, Size] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = ()
     version: int = SPEC_VERSION
 
     @field_validator("name")
@@ -117,6 +120,7 @@ class Experiment(Config):
         distinct_names((scale.name for scale in self.scales), field="scales")
         self._check_sizes()
         self._check_scales_of_arms()
+        self._check_claims()
         if (baseline := self.arm(self.decision.baseline, field="decision.baseline")).expect_leak:
             raise BadInput(
                 f"the baseline {baseline.name!r} cannot be an arm that is expected to leak", field="decision.baseline"
@@ -167,6 +171,13 @@ class Experiment(Config):
                     field=f"arms.{arm.name}.at",
                     hint=nearest(unknown[0], names),
                 )
+
+    def _check_claims(self) -> None:
+        names = [arm.name for arm in self.arms]
+        for claim in self.claims:
+            for arm in claim.arms():
+                if arm not in names:
+                    raise BadInput(f"no arm is named {arm!r}", field=f"claims.{claim.name}", hint=nearest(arm, names))
 
     def _check_sizes(self) -> None:
         scales, arms = [scale.name for scale in self.scales], [arm.name for arm in self.arms]
@@ -221,6 +232,7 @@ class ResolvedExperiment(Config):
     seeds: tuple[int, ...]
     runs: tuple[ResolvedRun, ...]
     tuning: Tuning | None = None
+    claims: tuple[Claim, ...] = ()
 
     def settings(self, arm: str, scale: str) -> RunSettings:
         """The settings of one arm at one scale (the same for every seed)."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from palinode.base.config import Config, content_hash, diff
 from palinode.base.decision import Decision
-from palinode.base.errors import BadInput, PalinodeError, nearest
+from palinode.base.errors import BadInput, nearest
 from palinode.base.measures import OWN
 from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
@@ -40,9 +40,10 @@ def expand(
     runs_limit: int | None,
 ) -> ResolvedExperiment:
     """See `Experiment.resolve`."""
-    size = _size(experiment, size_name)
+    size, claims = _size(experiment, size_name), experiment.claims
     if size.arms is not None:
-        experiment = experiment.with_(arms=tuple(arm for arm in experiment.arms if arm.name in size.arms), sizes={})
+        arms = tuple(arm for arm in experiment.arms if arm.name in size.arms)
+        experiment = experiment.with_(arms=arms, sizes={}, claims=())
     scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
     chosen_seeds = seeds if seeds is not None else size.seeds if size.seeds is not None else experiment.seeds
     check_seeds(chosen_seeds, field="--seeds" if seeds is not None else "seeds")
@@ -68,6 +69,7 @@ def expand(
         seeds=chosen_seeds,
         runs=runs,
         tuning=tuning,
+        claims=claims,
     )
     if tuning is not None:
         trials(resolved)  # a trial that cannot be is said now
@@ -152,8 +154,9 @@ def _plain_settings(base: RunSettings, size_layer: Layers, scale: Scale, overrid
 def _said_of(who: str, refusal: BadInput) -> BadInput:
     """The refusal of a change that others take: who refuses it."""
     everyone = "--set changes every arm" if (refusal.field or "").startswith("--set") else None
-    hint = "; ".join(told for told in (everyone, refusal.hint) if told)
-    return BadInput(f"{refusal.message}, in {who}", file=refusal.file, field=refusal.field, hint=hint or None)
+    refusal.hint = "; ".join(told for told in (everyone, refusal.hint) if told) or None
+    refusal.message = f"{refusal.message}, in {who}"
+    return refusal
 
 
 def _settings(
@@ -168,9 +171,9 @@ def _settings(
         layers["--set"] = overrides
     try:
         return changed(base, _merged(base, layers))
-    except PalinodeError as error:
-        field = _written_at(layers, error.field, error.message)
-        raise BadInput(error.message, file=error.file, field=field, hint=error.hint) from None
+    except BadInput as error:
+        error.field = _written_at(layers, error.field, error.message)
+        raise
 
 
 def _merged(base: RunSettings, layers: Layers) -> dict[str, Any]:

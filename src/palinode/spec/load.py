@@ -1,8 +1,8 @@
-"""Read an experiment from what the user names: a Python file, a TOML file, or resolved JSON.
+"""Read an experiment from a Python file, a TOML file or a JSON file.
 
-.py    a file that defines `experiment = Experiment(...)`, with the user's own classes beside it
+.py    defines `experiment = Experiment(...)`, and the user's own classes
 .toml  an experiment made of built-in parts
-.json  the same as TOML; or a run's spec.json; or an experiment's entry in a store (its runs, as they are)
+.json  the same as TOML; or the spec.json of a run; or the entry of an experiment in a store, with its runs as they are
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.base.measures import OWN, Metric
 from palinode.results.record import ExperimentEntry
 from palinode.results.store import decode_entry
-from palinode.spec.code import Code, kept_code, run_file, user_parts_in
+from palinode.spec.code import Code, kept_code, run_file, user_kinds, user_parts_in
 from palinode.spec.experiment import Arm, Experiment, ResolvedExperiment, ResolvedRun
 from palinode.spec.names import check_seeds
 from palinode.spec.run_spec import RunSpec
@@ -32,13 +32,13 @@ EXPERIMENT_NAME = "experiment"  # what a Python file must define
 
 @dataclass(frozen=True)
 class Source:
-    """What was loaded, ready to be resolved.
+    """A loaded experiment, ready to be resolved.
 
     Attributes:
         file: the path as the user gave it; errors name it.
         experiment: the experiment; None where the file is an experiment already resolved.
         fixed: the resolved experiment of such a file.
-        code: the user's Python that some of its parts were written in; None without such parts.
+        code: the user's Python that defines some of its parts; None when all parts are built in.
     """
 
     file: str
@@ -72,7 +72,7 @@ class Source:
         assert self.fixed is not None
         for option, value in (("--size", size), ("--set", overrides), ("--seeds", seeds)):
             if value:
-                raise BadInput("an experiment that is resolved already is run as it is", field=option)
+                raise BadInput("a resolved experiment takes no changes", field=option)
         return self.fixed
 
 
@@ -108,17 +108,19 @@ def load_run(directory: Path, *, allow_code: bool = False) -> RunSpec:
     """The spec of a run in a store, with the user's code it needs.
 
     Raises:
-        Damaged: its file cannot be read, or holds the spec of another run.
+        Damaged: its file cannot be read, or it holds the spec of another run.
         BadInput: the spec does not decode, or its code may not be run.
     """
     return _stored_run(directory, allow_code=allow_code)[0]
 
 
 def parse_seeds(text: str, own: tuple[int, ...]) -> tuple[int, ...]:
-    """`1,2,3` is these seeds; a single number is how many: the first of the experiment's own, and further ones if need be.
+    """Read `--seeds`: a list such as `1,2,3`, or one number n for the first n seeds of the experiment.
+
+    When the experiment has fewer than n seeds, new ones follow its largest.
 
     Raises:
-        BadInput: it is neither, or a seed is out of range or given twice.
+        BadInput: the text is neither, or a seed is out of range or there twice.
     """
     steps = [step.strip() for step in text.split(",") if step.strip()]
     if not steps or not all(step.lstrip("-").isdecimal() and step.isascii() and len(step) < 25 for step in steps):
@@ -137,10 +139,13 @@ def parse_seeds(text: str, own: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """`name.of.field=value` texts as dotted path -> value; values are read as TOML, `null` as no value, the rest as text.
+    """Read the `name.of.field=value` texts of `--set`.
+
+    Returns:
+        dotted path -> value. A value is read as TOML, `null` as None, and anything else as text.
 
     Raises:
-        BadInput: one is not name=value, or a name is given twice.
+        BadInput: a text is not name=value, or a name is there twice.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -201,7 +206,7 @@ def _measured_metric(spec: RunSpec) -> str:
 
 
 def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
-    """What a run's directory holds. Its name is the hash of its spec: weights under it were trained by no other."""
+    """The spec in a run's directory. It must hash to the directory's name: the weights there were trained with this spec."""
     path = directory / SPEC_FILE
     try:
         data = parse_json(read_text(path), str(path))
@@ -215,20 +220,12 @@ def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | N
 
 
 def _run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
-    code = kept_code(path.parent, allow_code=allow_code, shown=str(path)) if names_user_code(data) else None
+    code = kept_code(path.parent, allow_code=allow_code, shown=str(path)) if user_kinds(data) else None
     return decode(RunSpec, data, file=str(path), user_parts=code.user_parts if code else {}), code
 
 
-def names_user_code(data: Any) -> bool:
-    """Whether encoded data holds a part that the user wrote."""
-    if isinstance(data, dict):
-        kind = data.get("kind")
-        return (isinstance(kind, str) and kind.startswith("user:")) or any(map(names_user_code, data.values()))
-    return isinstance(data, list) and any(map(names_user_code, data))
-
-
 def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
-    """An experiment's entry in a store: the specs are in the run directories beside it."""
+    """Read an experiment's entry in a store; its specs are in the directories of its runs."""
     entry = decode_entry(data, path)
     store = path.resolve().parent.parent
     runs: list[ResolvedRun] = []
@@ -251,12 +248,13 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
         scales=entry.scales,
         seeds=entry.seeds,
         runs=tuple(runs),
+        claims=entry.claims,
     )
     return Source(str(path), None, fixed=fixed, code=needed)
 
 
 def _check_runs(entry: ExperimentEntry, runs: Sequence[ResolvedRun], path: Path) -> None:
-    """Raise Damaged unless there is one run of every arm at every scale with every seed."""
+    """Raise Damaged unless every arm has one run at every scale with every seed."""
     arms = [arm.name for arm in entry.arms]
     found = sorted((run.arm, run.scale, run.seed) for run in runs)
     if not runs or found != sorted(product(arms, entry.scales, entry.seeds)):

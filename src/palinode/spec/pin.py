@@ -1,4 +1,4 @@
-"""Pin the data of an experiment: the hash of every corpus and tokenizer enters its specs, and so the ids of its runs."""
+"""Pin the data of an experiment: write the hash of every corpus and tokenizer into its specs, and so into the run ids."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 
 
 def pinned(resolved: ResolvedExperiment, resolve_data: Callable[[Data], Data] = source.resolve) -> ResolvedExperiment:
-    """The same experiment with every run's data identified; tokenises what was never tokenised before.
+    """The same experiment with the hashes of its data. Data that was not tokenised before is tokenised now.
 
     Raises:
-        BadInput: a corpus is missing, too small, or not the one the spec was pinned to.
-        EnvironmentProblem: the disk refused, or a data set cannot be fetched.
+        BadInput: a corpus is missing, too small, or differs from the one whose hash is in the spec.
+        EnvironmentProblem: the disk cannot be written, or a data set cannot be fetched.
     """
     by_config: dict[Data, Data] = {}
     runs = []

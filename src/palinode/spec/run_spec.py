@@ -1,7 +1,7 @@
 """One run, fully resolved: data, model, objective, recipe, evaluation, seed. Its id is the hash of what it says.
 
 Same id, same run: an experiment reuses what another one trained. The hash covers the numerics version of this program and
-the source of every class the user wrote (a user's part encodes with the hash of the file it was written in).
+the code of every class the user wrote (a user's part encodes with the hash of the code that it depends on).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spec files as plain data: TOML and JSON, read strictly. Every refusal names the file, and the line where there is one."""
+"""Read TOML and JSON files strictly, as plain data. Every error names the file, and the line where it has one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from palinode.base.errors import BadInput
 
-LARGEST_FILE_BYTES = 10**6  # a spec is a page or two; beyond this it is some other file
+LARGEST_FILE_BYTES = 10**6  # a spec has a page or two; a larger file is something else
 DEEPEST_NESTING = 64
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 TOML_PLACE = re.compile(
@@ -21,10 +21,10 @@ TOML_PLACE = re.compile(
 
 
 def read_text(path: Path) -> str:
-    """The text of a small UTF-8 file (a byte-order mark is dropped).
+    """The text of a small UTF-8 file, without a byte-order mark.
 
     Raises:
-        BadInput: it is missing, a directory, a link that leads nowhere, unreadable, too large, empty, binary or not UTF-8.
+        BadInput: the file is missing, a directory, a broken link, unreadable, too large, empty, binary or not UTF-8.
     """
     file = str(path)
     try:
@@ -68,19 +68,19 @@ def parse_json(text: str, file: str) -> dict[str, Any]:
         BadInput: naming line and column of the first mistake, or the key.
     """
 
-    def table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table: dict[str, Any] = {}
         for key, value in pairs:
-            if key in found:
+            if key in table:
                 raise BadInput("key is given twice", file=file, field=key)
-            found[key] = value
-        return found
+            table[key] = value
+        return table
 
-    def constant(name: str) -> Any:
+    def refuse_constant(name: str) -> Any:
         raise BadInput(f"{name} is not a number in JSON", file=file)
 
     try:
-        value = json.loads(text, object_pairs_hook=table, parse_constant=constant)
+        value = json.loads(text, object_pairs_hook=without_twins, parse_constant=refuse_constant)
     except json.JSONDecodeError as error:
         raise BadInput(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}", file=file) from None
     except RecursionError:
@@ -108,14 +108,14 @@ def _decoded(content: bytes, file: str) -> str:
 
 
 def _toml_problem(error: tomllib.TOMLDecodeError) -> str:
-    if not (told := TOML_PLACE.match(str(error))):
+    if not (match := TOML_PLACE.match(str(error))):
         return f"not TOML: {error}"
-    place = "end of the file" if told["end"] else f"line {told['line']}, column {told['column']}"
-    return f"{place}: not TOML: {told['what']}"
+    place = "end of the file" if match["end"] else f"line {match['line']}, column {match['column']}"
+    return f"{place}: not TOML: {match['what']}"
 
 
 def _refuse_depth(value: Any, file: str) -> None:
-    """Walks level by level, so that depth costs no stack."""
+    """Refuse data that is nested too deep. It walks level by level, so that deep data cannot overflow the stack."""
     level, depth = [value], 0
     while level:
         if depth > DEEPEST_NESTING:

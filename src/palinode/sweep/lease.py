@@ -1,9 +1,9 @@
-"""A lease on a run directory: while one process works on a run, no other does, whoever started it.
+"""A lease on a run directory: while one process works on a run, no other process does.
 
-On one host the lease is a lock of the kernel on the directory: it ends with its process, however that dies, and a stopped
-process keeps it. For other hosts that share the store, `lease.json` says who holds it and is written again at every
-heartbeat; a lease from another host is taken over only after it was seen unchanged for longer than two heartbeats, by this
-host's own clock, so that no two clocks are ever compared.
+On one host the lease is a lock of the kernel on the directory. It ends with its process, also when that is killed, and a
+suspended process keeps it. Other hosts that share the store read `lease.json`, which names the holder and is content again at
+every heartbeat. A lease of another host is taken over only after it stayed the same for longer than two heartbeats, by the
+clock of this host: two clocks are never compared.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from palinode.base.errors import Damaged, EnvironmentProblem
 LEASE_FILE = "lease.json"
 HEARTBEAT_SECONDS = 60.0
 STALE_SECONDS = 2.5 * HEARTBEAT_SECONDS
-NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # file systems that cannot lock: heartbeats and process ids have to do
-Written = dict[str, object]
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # of file systems that cannot lock: heartbeats and process ids decide there
+LeaseContent = dict[str, object]
 
 
 class Lease:
-    """A held lease. `lost` turns true when another host took it over, because this one seemed dead for long."""
+    """A lease that this process holds. `lost` becomes true when another host took it over because the heartbeats stopped."""
 
     def __init__(self, directory: Path, descriptor: int, heartbeat_seconds: float):
         self.directory = directory
@@ -43,7 +43,7 @@ class Lease:
         self._thread.start()
 
     def release(self) -> None:
-        """Give the run back."""
+        """End the lease, so that another process may work on the run."""
         self._ended.set()
         self._thread.join()
         if not self.lost:
@@ -59,22 +59,22 @@ class Lease:
 
     def _write(self) -> None:
         self._beat += 1
-        written = {"pid": os.getpid(), "host": this_host(), "nonce": self.nonce, "beat": self._beat}
-        fsio.write_json(self.directory / LEASE_FILE, written)
+        content = {"pid": os.getpid(), "host": this_host(), "nonce": self.nonce, "beat": self._beat}
+        fsio.write_json(self.directory / LEASE_FILE, content)
 
 
 class Watch:
-    """What this process has seen of other hosts' leases, and since when (by its own clock)."""
+    """Remembers the leases of other hosts, and since when each is unchanged, by the clock of this process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
-        self._seen: dict[Path, tuple[Written, float]] = {}
+        self._unchanged_since: dict[Path, tuple[LeaseContent, float]] = {}
 
-    def is_stale(self, directory: Path, written: Written) -> bool:
-        """Whether this lease has not changed for longer than two heartbeats of watching it."""
-        last, since = self._seen.get(directory, ({}, 0.0))
-        if last != written:
-            self._seen[directory] = (written, self._clock())
+    def is_stale(self, directory: Path, content: LeaseContent) -> bool:
+        """Whether this lease stayed the same for longer than two heartbeats."""
+        last, since = self._unchanged_since.get(directory, ({}, 0.0))
+        if last != content:
+            self._unchanged_since[directory] = (content, self._clock())
             return False
         return self._clock() - since > STALE_SECONDS
 
@@ -82,57 +82,61 @@ class Watch:
 def acquire(
     directory: Path, *, stale_nonce: str | None = None, heartbeat_seconds: float = HEARTBEAT_SECONDS
 ) -> Lease | None:
-    """The lease on a run directory, or None while another process holds it.
+    """Take the lease on a run directory; None while another process holds it.
 
     Args:
-        stale_nonce: the lease of another host that was seen to be stale (`Watch`) and may be taken over.
+        stale_nonce: the nonce of another host's lease that `Watch` calls stale; it is taken over.
 
     Raises:
-        EnvironmentProblem: the directory cannot be opened or written.
+        EnvironmentProblem: the directory cannot be opened or content.
     """
     descriptor, locked = _lock(directory)
     if descriptor is None:
         return None
-    if _held_without_a_lock(read_lease(directory), stale_nonce, locked=locked):
+    if _held_by_file(read_lease(directory), stale_nonce, locked=locked):
         os.close(descriptor)
         return None
     return Lease(directory, descriptor, heartbeat_seconds)
 
 
 def holder(directory: Path, watch: Watch) -> tuple[str | None, str | None]:
-    """Who holds a run: (words, None) while somebody does, (None, nonce) when a stale lease may be taken over, else (None, None)."""
-    written = read_lease(directory)
+    """The holder of a run's lease.
+
+    Returns:
+        (text, None) that names the holder; (None, nonce) of a stale lease, which may be taken over; (None, None) of a free run.
+    """
+    content = read_lease(directory)
     descriptor, locked = _lock(directory)
     if descriptor is None:
-        return f"process {written.get('pid', '?')} on this host", None
+        return f"process {content.get('pid', '?')} on this host", None
     os.close(descriptor)
-    if not _held_without_a_lock(written, None, locked=locked):
+    if not _held_by_file(content, None, locked=locked):
         return None, None
-    if written.get("host") != this_host() and watch.is_stale(directory, written):
-        return None, str(written.get("nonce"))
-    return f"process {written.get('pid')} on {str(written.get('host')).partition('/')[0]}", None
+    if content.get("host") != this_host() and watch.is_stale(directory, content):
+        return None, str(content.get("nonce"))
+    return f"process {content.get('pid')} on {str(content.get('host')).partition('/')[0]}", None
 
 
 def clear_dead(directory: Path, pid: int) -> None:
-    """Remove what a process of this host that has ended left behind, so that no other host has to wait it out."""
-    written = read_lease(directory)
-    if (written.get("pid"), written.get("host")) == (pid, this_host()):
+    """Remove the lease.json of a process of this host that has ended, so that other hosts need not wait until it is stale."""
+    content = read_lease(directory)
+    if (content.get("pid"), content.get("host")) == (pid, this_host()):
         (directory / LEASE_FILE).unlink(missing_ok=True)
 
 
-def read_lease(directory: Path) -> Written:
-    """What lease.json says; empty when there is none (or it is damaged: then nobody can be named)."""
+def read_lease(directory: Path) -> LeaseContent:
+    """The content of lease.json; empty when it is missing or damaged."""
     if not (directory / LEASE_FILE).exists():
         return {}
     try:
-        written = fsio.read_json(directory / LEASE_FILE)
+        content = fsio.read_json(directory / LEASE_FILE)
     except Damaged:
         return {}
-    return written if isinstance(written, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def this_host() -> str:
-    """The name of this host and of this boot of it: after a restart nothing of before is alive."""
+    """The name of this host and of its current boot: no process survives a restart."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -141,7 +145,11 @@ def this_host() -> str:
 
 
 def _lock(directory: Path) -> tuple[int | None, bool]:
-    """(descriptor that holds the directory's lock, whether the lock is real); no descriptor when another process has it."""
+    """Lock a directory.
+
+    Returns:
+        (descriptor that holds the lock, whether the file system can lock); no descriptor while another process has the lock.
+    """
     try:
         descriptor = os.open(directory, os.O_RDONLY)
     except OSError as error:
@@ -159,14 +167,14 @@ def _lock(directory: Path) -> tuple[int | None, bool]:
     return descriptor, True
 
 
-def _held_without_a_lock(written: Written, stale_nonce: str | None, *, locked: bool) -> bool:
-    """Whether lease.json alone says that somebody is at work: another host, or (where nothing can be locked) a living process."""
-    if not written or written.get("nonce") == stale_nonce:
+def _held_by_file(content: LeaseContent, stale_nonce: str | None, *, locked: bool) -> bool:
+    """Whether lease.json shows a holder that the lock does not: another host, or a living process where nothing can be locked."""
+    if not content or content.get("nonce") == stale_nonce:
         return False
-    host = str(written.get("host"))
+    host = str(content.get("host"))
     if host.partition("/")[0] != platform.node():
         return True
-    pid = written.get("pid")
+    pid = content.get("pid")
     return not locked and host == this_host() and isinstance(pid, int) and _is_alive(pid)
 
 

@@ -1,8 +1,8 @@
-"""Run specs in, records out, on this machine: one process per run, or per stack of runs, at most `workers` at a time.
+"""Train runs on this machine: one process for each run, or for each stack of runs, at most `workers` at a time.
 
-A run that fails, runs out of memory or is killed becomes a result; the others go on. A run that is done is not run again,
-whichever experiment it was done for. One interrupt asks the runs to write a checkpoint and end; a second one kills them.
-No process outlives the sweep: a run ends by itself when its driver is gone.
+A run that fails, runs out of memory or is killed gets a result that says so, and the others continue. A finished run is not
+repeated, also when another experiment needed it. One interrupt asks the runs to write a checkpoint and end; a second one
+kills them. No process outlives the sweep: a run ends by itself when the driver, the process of the sweep, is gone.
 """
 
 from __future__ import annotations
@@ -33,22 +33,21 @@ Event = dict[str, Any]
 WORKER = (sys.executable, "-P", "-m", "palinode.sweep.worker")
 POLL_SECONDS = 0.05  # how soon a signal or the end of a process is noticed
 ELSEWHERE_SECONDS = 1.0  # how often a run that another process works on is looked at
-STOP_GRACE_SECONDS = (
-    30.0  # what a run gets to write its checkpoint; killing it then costs at most one checkpoint interval
-)
-CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # microseconds of computing, and the period they are for
-LAST_WORDS = ("finished", "alone", "problem", "busy")  # of a worker on a run
+# What a run gets to write its checkpoint. Killing it after that costs at most one checkpoint interval.
+STOP_GRACE_SECONDS = 30.0
+CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # two numbers: microseconds of computing allowed in a period of microseconds
+LAST_EVENTS = ("finished", "alone", "problem", "busy")  # events that end a worker's report on a run
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
 class SweepEnd:
-    """What became of a sweep.
+    """How a sweep ended.
 
     Attributes:
         outcomes: run id -> outcome of every run that has one.
-        reused: the runs that were done before.
-        interrupted: the signal that ended the sweep early, None when it came to its end.
+        reused: the runs that had finished before the sweep.
+        interrupted: the signal that ended the sweep early; None when it was not interrupted.
     """
 
     outcomes: Mapping[str, str]
@@ -64,12 +63,12 @@ class SweepEnd:
 
 
 def default_workers(threads: int) -> int:
-    """As many runs at a time as there are cores for, when each computes with so many threads."""
+    """How many runs fit on the cores at a time when each computes with this number of threads."""
     return max(1, usable_cores() // max(1, threads))
 
 
 def usable_cores(quota: Path = CPU_QUOTA) -> int:
-    """The cores this process may use: its affinity, and a container's quota where there is one."""
+    """The number of cores that this process may use, by its affinity and by the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     try:
         limit, period = quota.read_text().split()
@@ -87,17 +86,17 @@ def sweep(
     on_event: Callable[[Event], None] = lambda event: None,
     worker: Sequence[str] = WORKER,
 ) -> SweepEnd:
-    """Do these runs.
+    """Train these runs.
 
     Args:
-        stack: as many runs at most share a process, where their keys allow it.
+        stack: the most runs with one key that share a process.
         on_event: called with every event, which names its `run_id`: `reused`, `started`, `elsewhere` (another process works
             on it), the run's own metrics rows, `output` (a printed line), `alone` (its stack failed, for a `reason`; it is
             tried again by itself), `finished` (with `outcome` and `reason`).
         worker: the command of a worker; the runs' directories are appended.
 
     Raises:
-        EnvironmentProblem: the machine refused (disk, device); runs that were going were asked to stop first.
+        EnvironmentProblem: a disk or a device failed; the other runs were asked to stop first.
     """
     driver = _Driver(jobs, store, workers, stack, on_event, tuple(worker))
     with driver.listening_to_signals():
@@ -129,13 +128,13 @@ class _Driver:
         self.outcomes: dict[str, str] = {}
         self.reused: set[str] = set()
         self.signals: list[int] = []
-        self.stop_asked_at: float | None = None
+        self.stop_requested_at: float | None = None
         self.problem: EnvironmentProblem | None = None
         self.watch = Watch()
         self.selector = selectors.DefaultSelector()
 
     def loop(self) -> None:
-        """Until every run has ended, or was asked to and did."""
+        """Work until every run has ended."""
         while self.waiting or self.elsewhere or self.running:
             if self.signals or self.problem:
                 self._stop()
@@ -143,20 +142,20 @@ class _Driver:
             self._look_elsewhere()
             self._listen(POLL_SECONDS if self.running or self.elsewhere else 0.0)
             for process in [one for one in self.running if one.process.poll() is not None]:
-                self._ended(process)
+                self._conclude_process(process)
 
     def end(self) -> SweepEnd:
-        """What became of it.
+        """How the sweep ended.
 
         Raises:
-            EnvironmentProblem: as a worker met it.
+            EnvironmentProblem: the one that a worker reported.
         """
         if self.problem is not None and not self.signals:
             raise self.problem
         return SweepEnd(self.outcomes, frozenset(self.reused), self.signals[0] if self.signals else None)
 
     def end_all(self) -> None:
-        """However the loop was left: ask, wait a little, kill."""
+        """Ask what is still running to stop, wait a little, then kill it."""
         for process in self.running:
             process.ask_to_stop()
         deadline = time.monotonic() + STOP_GRACE_SECONDS
@@ -171,7 +170,7 @@ class _Driver:
 
     @contextlib.contextmanager
     def listening_to_signals(self) -> Iterator[None]:
-        """Collect interrupts instead of raising; only a main thread can (elsewhere Python's own handling stays)."""
+        """Collect interrupts instead of raising. Python allows this in the main thread only; other threads change nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -189,67 +188,67 @@ class _Driver:
     def _stop(self) -> None:
         self.waiting.clear()
         self.elsewhere.clear()
-        if self.stop_asked_at is None:
-            self.stop_asked_at = time.monotonic()
+        if self.stop_requested_at is None:
+            self.stop_requested_at = time.monotonic()
             for process in self.running:
                 process.ask_to_stop()
-        if len(self.signals) > 1 or time.monotonic() - self.stop_asked_at > STOP_GRACE_SECONDS:
+        if len(self.signals) > 1 or time.monotonic() - self.stop_requested_at > STOP_GRACE_SECONDS:
             for process in self.running:
                 process.kill()
 
     def _start_what_fits(self) -> None:
         while self.waiting and len(self.running) < self.workers:
             job = self.waiting.popleft()
-            if (stale_nonce := self._free(job)) is None:
+            if (stale_nonce := self._stale_nonce(job)) is None:
                 continue
             jobs = [job]
             if not stale_nonce:  # the lease of one run says nothing of another's
                 jobs += self._companions(job)
             self._start(jobs, stale_nonce)
 
-    def _free(self, job: Job) -> str | None:
-        """The nonce of a stale lease to take over, "" where there is none; None: the run is done, or another process has it."""
+    def _stale_nonce(self, job: Job) -> str | None:
+        """The nonce of a stale lease to take over, "" of a free run; None when the run has finished or another process has it."""
         if (result := self.store.ended(job.run_id)) is not None:
             self._reuse(job, result)
             return None
-        held_by, stale_nonce = holder(job.directory, self.watch)
-        if held_by is not None:
-            self._wait_for_other(job, held_by)
+        holder_text, stale_nonce = holder(job.directory, self.watch)
+        if holder_text is not None:
+            self._wait_for_other(job, holder_text)
             return None
         return stale_nonce or ""
 
     def _companions(self, job: Job) -> list[Job]:
-        """Waiting jobs to share a process with this one: no more than its share, among the workers that are free."""
+        """Waiting jobs that share a process with this one; the free workers get equal numbers of jobs."""
         alike = [other for other in self.waiting if job.stack is not None and other.stack == job.stack]
         most = min(self.stack, math.ceil((1 + len(alike)) / (self.workers - len(self.running)))) - 1
-        found: list[Job] = []
+        companions: list[Job] = []
         for other in alike:
-            if len(found) < most and not (_result(self.store, other) or any(holder(other.directory, self.watch))):
-                found.append(other)
-        for other in found:
+            if len(companions) < most and not (_result(self.store, other) or any(holder(other.directory, self.watch))):
+                companions.append(other)
+        for other in companions:
             self.waiting.remove(other)
-        return found
+        return companions
 
     def _reuse(self, job: Job, result: Result) -> None:
         self.outcomes[job.run_id] = result.outcome
         self.reused.add(job.run_id)
-        self._tell(job, {"event": "reused", "outcome": result.outcome, "reason": result.reason})
+        self._emit(job, {"event": "reused", "outcome": result.outcome, "reason": result.reason})
 
-    def _wait_for_other(self, job: Job, held_by: str) -> None:
+    def _wait_for_other(self, job: Job, holder_text: str) -> None:
         if job.run_id not in self.elsewhere:
-            self._tell(job, {"event": "elsewhere", "message": f"{held_by} is working on it"})
+            self._emit(job, {"event": "elsewhere", "message": f"{holder_text} is working on it"})
         self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
 
     def _look_elsewhere(self) -> None:
-        """Runs that others work on come back into the queue: they are done, still held, or free to go on with."""
+        """Look again at the runs of other processes: each has finished, is still held, or may be taken."""
         due = [job for job, when in self.elsewhere.values() if when <= time.monotonic()]
         for job in due:
-            held_by, _ = holder(job.directory, self.watch)
-            if held_by is not None:
-                self._wait_for_other(job, held_by)
+            holder_text, _ = holder(job.directory, self.watch)
+            if holder_text is not None:
+                self._wait_for_other(job, holder_text)
                 continue
             del self.elsewhere[job.run_id]
-            if (result := _result(self.store, job)) is not None:  # whatever it came to, it was tried just now
+            if (result := _result(self.store, job)) is not None:  # also a failure counts: the run was tried just now
                 self._reuse(job, result)
             else:
                 self.waiting.append(job)
@@ -261,7 +260,7 @@ class _Driver:
             self.selector.register(stream, selectors.EVENT_READ, (process, name))
         self.running.append(process)
         for job in jobs:
-            self._tell(job, {"event": "started", "pid": process.process.pid})
+            self._emit(job, {"event": "started", "pid": process.process.pid})
 
     def _listen(self, timeout_seconds: float) -> None:
         if not self.selector.get_map():
@@ -277,7 +276,7 @@ class _Driver:
                 self._read(process, name, stream)
 
     def _read(self, process: Process, name: str, stream: IO[bytes]) -> None:
-        """Take what has come; whole lines are events (out) or printed text (err)."""
+        """Read what is there; a whole line is an event (out) or printed text (err)."""
         while True:
             try:
                 content = os.read(stream.fileno(), 1 << 16)
@@ -289,56 +288,58 @@ class _Driver:
                 return
             *lines, process.buffers[name] = (process.buffers[name] + content).split(b"\n")
             for line in lines:
-                self._heard(process, name, line)
+                self._take_line(process, name, line)
 
-    def _heard(self, process: Process, name: str, line: bytes) -> None:
+    def _take_line(self, process: Process, name: str, line: bytes) -> None:
         text = line.decode("utf-8", errors="replace")
         if name == "err":
-            process.printed.append(text)
-            self._tell(next(iter(process.jobs.values())), {"event": "output", "text": text})
+            process.printed_lines.append(text)
+            self._emit(next(iter(process.jobs.values())), {"event": "output", "text": text})
             return
         try:
             event = json.loads(text)
             job = process.jobs[event["run_id"]]
-        except (ValueError, KeyError, TypeError):  # something that bypassed standard output's redirection
+        except (ValueError, KeyError, TypeError):  # printed past the redirection of standard output
             return
-        if event.get("event") in LAST_WORDS:
-            process.last[job.run_id] = event
+        if event.get("event") in LAST_EVENTS:
+            process.last_events[job.run_id] = event
         else:
-            self._tell(job, event)
+            self._emit(job, event)
 
-    def _ended(self, process: Process) -> None:
+    def _conclude_process(self, process: Process) -> None:
         self._drain(process)
         self._forget(process)
         for run_id, job in process.jobs.items():
-            self._conclude(process, job, process.last.get(run_id, {}))
+            self._conclude_run(process, job, process.last_events.get(run_id, {}))
 
-    def _conclude(self, process: Process, job: Job, said: Event) -> None:
-        if said.get("event") == "busy":
+    def _conclude_run(self, process: Process, job: Job, report: Event) -> None:
+        if report.get("event") == "busy":
             self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
-        elif said.get("event") == "problem":
-            self.problem = self.problem or EnvironmentProblem(str(said["message"]))
-        elif said.get("event") == "finished":
-            self._finish(job, str(said["outcome"]), said.get("reason"))
-        elif self.stop_asked_at is not None:
-            self._finish(job, "stopped", "stopped before it had begun, or killed: it goes on from its last checkpoint")
-        elif said.get("event") == "alone":
-            self._alone(job, str(said.get("reason")))
+        elif report.get("event") == "problem":
+            self.problem = self.problem or EnvironmentProblem(str(report["message"]))
+        elif report.get("event") == "finished":
+            self._finish(job, str(report["outcome"]), report.get("reason"))
+        elif self.stop_requested_at is not None:
+            self._finish(
+                job, "stopped", "stopped before it had begun, or killed: it continues from its last checkpoint"
+            )
+        elif report.get("event") == "alone":
+            self._try_alone(job, str(report.get("reason")))
         elif len(process.jobs) > 1:
-            self._alone(job, f"the process of {len(process.jobs)} runs {process.death()[0]}")
+            self._try_alone(job, f"the process of {len(process.jobs)} runs {process.death()[0]}")
         else:
-            self._died(process, job)
+            self._write_death(process, job)
 
-    def _alone(self, job: Job, reason: str) -> None:
-        """Try a run by itself: what ended the process of several says nothing of any of them."""
-        self._tell(job, {"event": "alone", "reason": reason})
+    def _try_alone(self, job: Job, reason: str) -> None:
+        """Try a run by itself: the failure of a process of several runs does not show which one caused it."""
+        self._emit(job, {"event": "alone", "reason": reason})
         self.waiting.append(replace(job, stack=None))
 
-    def _died(self, process: Process, job: Job) -> None:
-        """A worker that ended without a word: its death is the run's result."""
+    def _write_death(self, process: Process, job: Job) -> None:
+        """Write the result of a run whose worker ended without an event."""
         how, outcome = process.death()
         likely = ", most likely by the system because memory ran out" if outcome == "oom" else ""
-        printed = "\n".join(process.printed)
+        printed = "\n".join(process.printed_lines)
         result = Result(
             run_id=job.run_id, outcome=outcome, reason=f"the run's process {how}{likely}\n{printed}".rstrip()
         )
@@ -347,7 +348,7 @@ class _Driver:
 
     def _finish(self, job: Job, outcome: str, reason: str | None) -> None:
         self.outcomes[job.run_id] = outcome
-        self._tell(job, {"event": "finished", "outcome": outcome, "reason": reason})
+        self._emit(job, {"event": "finished", "outcome": outcome, "reason": reason})
 
     def _forget(self, process: Process) -> None:
         for stream in (process.process.stdout, process.process.stderr, process.process.stdin):
@@ -362,12 +363,12 @@ class _Driver:
         if process in self.running:
             self.running.remove(process)
 
-    def _tell(self, job: Job, event: Event) -> None:
+    def _emit(self, job: Job, event: Event) -> None:
         self.on_event({**event, "run_id": job.run_id})
 
 
 def _result(store: Store, job: Job) -> Result | None:
-    """The run's result; None when there is none, or none that decodes (then it is run again)."""
+    """The run's result; None when it is missing or does not decode (then the run is repeated)."""
     try:
         return store.record(job.run_id).result
     except PalinodeError:

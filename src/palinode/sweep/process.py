@@ -1,4 +1,4 @@
-"""A worker's process: started, listened to, asked to stop, killed; and the runs it was started for."""
+"""The process of a worker, and the runs that it works on: start it, read its output, ask it to stop, kill it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import IO, Any
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.measures import RunOutcome
 
-LAST_LINES = 40  # of what a worker printed, kept to explain its death
+LAST_LINES = 40  # of a worker's printed lines, kept to explain why it ended
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do. Its directory holds spec.json (and the code that the spec needs).
+    """One run to train. Its directory holds spec.json, and the user's code that the spec needs.
 
     Attributes:
         threads: CPU threads the run computes with, as its spec says.
-        stack: jobs with the same key may share a process; None: this one may not.
+        stack: jobs with the same key may share a process; a job with None shares with none.
     """
 
     run_id: str
@@ -35,13 +35,20 @@ class Job:
 
 @dataclass
 class Process:
-    """A running worker and what it has said so far; `last` has the last word on each run: finished, alone, problem or busy."""
+    """A running worker and its output so far.
+
+    Attributes:
+        jobs: run id -> job.
+        buffers: the unfinished last line of each stream.
+        printed_lines: the last lines of standard error.
+        last_events: run id -> the event that ended the report on this run: finished, alone, problem or busy.
+    """
 
     jobs: Mapping[str, Job]
     process: subprocess.Popen[bytes]
     buffers: dict[str, bytes] = field(default_factory=lambda: {"out": b"", "err": b""})
-    printed: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
-    last: dict[str, dict[str, Any]] = field(default_factory=dict)
+    printed_lines: deque[str] = field(default_factory=lambda: deque(maxlen=LAST_LINES))
+    last_events: dict[str, dict[str, Any]] = field(default_factory=dict)
     killed: bool = False
 
     @classmethod
@@ -49,7 +56,7 @@ class Process:
         """Start a worker for these runs.
 
         Raises:
-            EnvironmentProblem: the machine refused.
+            EnvironmentProblem: the system cannot start a process.
         """
         takeover = ("--stale-lease", stale_nonce) if stale_nonce else ()
         threads = {name: str(jobs[0].threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -67,25 +74,25 @@ class Process:
         return cls({job.run_id: job for job in jobs}, started)
 
     def streams(self) -> Iterator[tuple[str, IO[bytes]]]:
-        """What it says (out) and what it prints (err)."""
+        """Its two streams: events (out) and printed text (err)."""
         for name, stream in (("out", self.process.stdout), ("err", self.process.stderr)):
             assert stream is not None
             yield name, stream
 
     def ask_to_stop(self) -> None:
-        """Close its lifeline: it writes a checkpoint and ends."""
+        """Close its standard input: it then writes a checkpoint and ends."""
         if self.process.stdin is not None and not self.process.stdin.closed:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
 
     def kill(self) -> None:
-        """End it and whatever it started, now."""
+        """Kill it, and every process that it started."""
         self.killed = True
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def death(self) -> tuple[str, RunOutcome]:
-        """How it ended, in words, and what that makes of a run of which it has said nothing."""
+        """How it ended as a text, and the outcome of a run that it did not report on."""
         code = self.process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return how, "oom" if code in (-signal.SIGKILL, 128 + signal.SIGKILL) else "failed"

@@ -1,9 +1,9 @@
-"""One run in one process: `python -m palinode.sweep.worker <run directory>`; or several, their weights stacked.
+"""A worker: trains one run in one process, `python -m palinode.sweep.worker <run directory>`, or several with stacked weights.
 
-Each directory's spec.json says what to do. Events go to the driver as JSON lines on standard output, each with its `run_id`;
-whatever is printed goes to standard error. Standard input is the lifeline: when it closes, because the driver asks for a stop
-or because it died, the runs write a checkpoint and end. An exception becomes a result with outcome `failed` or `oom`; one that
-meets several runs says nothing of any of them, so each is handed back to be done alone.
+The spec.json of each directory says what to train. Events go to the driver as JSON lines on standard output, each with its
+`run_id`; printed text goes to standard error. When standard input closes, because the driver asks for a stop or has died, the
+runs write a checkpoint and end. An exception becomes a result with outcome `failed` or `oom`. An exception in a process of
+several runs does not show which run caused it, so the driver then tries each of them alone.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Event = dict[str, Any]
 Emit = Callable[[Event], None]
 Work = Callable[[Sequence[Path], Emit, Callable[[], bool]], Sequence[Result]]
 
-ORPHAN_SECONDS = 120.0  # a run whose driver is gone and that has not ended by then is ended
+ORPHAN_SECONDS = 120.0  # a run that has not ended this long after a request to stop is ended
 LONGEST_REASON_CHARACTERS = 20_000
 
 
 def train_runs(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool]) -> Sequence[Result]:
-    """Train the runs of some directories as their specs say (imports torch, so not before it is needed)."""
+    """Train the runs of these directories as their specs say. Imports torch, so it is called only when needed."""
     from palinode.run.together import run_together
     from palinode.spec.load import load_run
 
@@ -44,10 +44,12 @@ def train_runs(directories: Sequence[Path], emit: Emit, should_stop: Callable[[]
 
 
 def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int:
-    """Work on some runs. Returns the exit code: 0 whenever the driver was told what became of each."""
+    """Work on these runs. Returns the exit code: 0 when the driver got an event on each."""
     parser = argparse.ArgumentParser(prog="python -m palinode.sweep.worker", description=__doc__)
     parser.add_argument("directories", type=Path, nargs="+", help="the runs' directories in one store")
-    parser.add_argument("--stale-lease", default=None, help="nonce of another host's dead lease that may be taken over")
+    parser.add_argument(
+        "--stale-lease", default=None, help="the nonce of another host's stale lease, which is taken over"
+    )
     options = parser.parse_args(arguments)
     faulthandler.enable()
     channel = _Channel.open()
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
             leases[directory] = lease
 
     def should_stop() -> bool:
-        return stop.asked or channel.broken or any(lease.lost for lease in leases.values())
+        return stop.requested or channel.broken or any(lease.lost for lease in leases.values())
 
     try:
         for event in _work(list(leases), channel.emit, should_stop, work):
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
 
 
 def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], work: Work) -> list[Event]:
-    """The last event of each run: `finished` with the outcome, `alone`, or `problem` when the machine refused."""
+    """The last event of each run: `finished` with the outcome, `alone`, or `problem` when a disk or a device failed."""
     ended = {
         directory: result
         for directory in directories
@@ -83,11 +85,11 @@ def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], boo
         (directory / RESULT_FILE).unlink(missing_ok=True)
     try:
         results = [*ended.values(), *(work(left, emit, should_stop) if left else ())]
-        return [_finished(result) for result in results]
-    except EnvironmentProblem as error:  # not the runs' fault: they go on when the disk, say, has room again
+        return [_finished_event(result) for result in results]
+    except EnvironmentProblem as error:  # no fault of the runs: they continue when, say, the disk has room again
         problem = {"event": "problem", "exit_code": error.exit_code, "message": str(error)}
         return [{**problem, "run_id": directory.name} for directory in directories]
-    except Exception as error:  # noqa: BLE001 - the one place where any exception is a result
+    except Exception as error:  # noqa: BLE001 - any exception of a run becomes its result
         if len(left) > 1:
             reason = _reason(error).splitlines()[0]
             return [{"event": "alone", "run_id": directory.name, "reason": reason} for directory in directories]
@@ -95,15 +97,15 @@ def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], boo
             run_id=left[0].name, outcome="oom" if ran_out_of_memory(error) else "failed", reason=_reason(error)
         )
         Store(left[0].parent).write_result(result)
-        return [*map(_finished, ended.values()), _finished(result)]
+        return [*map(_finished_event, ended.values()), _finished_event(result)]
 
 
-def _finished(result: Result) -> Event:
+def _finished_event(result: Result) -> Event:
     return {"event": "finished", "run_id": result.run_id, "outcome": result.outcome, "reason": result.reason}
 
 
 def _reason(error: Exception) -> str:
-    """One line first, then where it happened."""
+    """The error in one line, then its traceback."""
     if isinstance(error, PalinodeError):
         return str(error)
     lines = "".join(traceback.format_exception(error))
@@ -111,32 +113,32 @@ def _reason(error: Exception) -> str:
 
 
 class _Stop:
-    """Whether this run was asked to stop: by the end of standard input, or by a signal."""
+    """Whether this worker was asked to stop, by the end of standard input or by a signal."""
 
     def __init__(self, nothing_done_yet: Callable[[], bool]) -> None:
-        self.asked = False
+        self.requested = False
         self._nothing_done_yet = nothing_done_yet
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
-            signal.signal(number, lambda *_: self._ask())
+            signal.signal(number, lambda *_: self._request())
         threading.Thread(target=self._wait_for_the_end_of_input, daemon=True).start()
 
     def _wait_for_the_end_of_input(self) -> None:
         while os.read(sys.stdin.fileno(), 4096):
             pass
-        self._ask()
+        self._request()
 
-    def _ask(self) -> None:
+    def _request(self) -> None:
         if self._nothing_done_yet():
-            os._exit(0)  # still importing or opening data, which takes seconds: there is nothing to save
-        if not self.asked:
-            self.asked = True
+            os._exit(0)  # it still imports or opens data, which takes seconds: nothing is lost
+        if not self.requested:
+            self.requested = True
             ending = threading.Timer(ORPHAN_SECONDS, os._exit, [1])
             ending.daemon = True
             ending.start()
 
 
 class _Channel:
-    """The way to the driver. When nobody reads any more, `broken` asks the run to stop."""
+    """Sends events to the driver. When the driver no longer reads, `broken` asks the run to stop."""
 
     def __init__(self, stream: TextIO):
         self.broken = False
@@ -145,7 +147,7 @@ class _Channel:
 
     @classmethod
     def open(cls) -> _Channel:
-        """Take standard output for events; what is printed from now on goes to standard error."""
+        """Use standard output for events; text that is printed from now on goes to standard error."""
         private = os.dup(sys.stdout.fileno())
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         return cls(os.fdopen(private, "w", encoding="utf-8", closefd=False))

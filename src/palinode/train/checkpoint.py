@@ -1,7 +1,7 @@
-"""Checkpoints that are whole or not there: safetensors files and a manifest with their hashes, written last.
+"""Checkpoints: safetensors files, and a manifest with their hashes that is written last. A part of one never counts as one.
 
-`ckpt/step-N/{model.safetensors, optimizer.safetensors, manifest.json}`. Loading verifies every hash and falls back to the
-newest good one; a damaged checkpoint is never loaded silently and never counts as one of those that are kept.
+`ckpt/step-N/{model.safetensors, optimizer.safetensors, manifest.json}`. Loading verifies every hash and takes the newest
+undamaged checkpoint. A damaged one is reported when it is passed over, and does not count among those to keep.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ FORMAT_VERSION = 2
 
 @dataclass
 class Saved:
-    """What a checkpoint knows besides tensors. Plain numbers only.
+    """What a checkpoint holds besides tensors: plain numbers only.
 
     Attributes:
-        runs_together: of how many runs at most the weights were stacked on the way here.
+        runs_together: the largest number of runs whose weights were stacked up to this step.
     """
 
     run_id: str
@@ -45,7 +45,7 @@ class Saved:
 def save_checkpoint(
     root: Path, saved: Saved, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int
 ) -> Path:
-    """Write `root/step-N` durably, then delete all but the newest `keep` verified checkpoints."""
+    """Write `root/step-N` durably, then delete all but the newest `keep` undamaged checkpoints."""
     directory = root / f"step-{saved.step}"
     contents = {
         MODEL_FILE: save(_contiguous(model.state_dict())),
@@ -62,22 +62,22 @@ def save_checkpoint(
 def load_newest(
     root: Path, run_id: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]
 ) -> tuple[Saved | None, list[str]]:
-    """Restore the newest checkpoint whose hashes hold; also the reasons why newer ones were passed over.
+    """Restore model and optimizers from the newest undamaged checkpoint.
 
     Returns:
-        (what was saved, or None when there is nothing to resume from; one line for each damaged checkpoint)
+        (its other contents, or None when there is nothing to resume from; one line for each damaged checkpoint passed over)
     """
-    passed_over: list[str] = []
+    problems: list[str] = []
     for directory in newest_first(root):
         try:
-            return _restore(directory, run_id, model, optimizers), passed_over
+            return _restore(directory, run_id, model, optimizers), problems
         except Damaged as problem:
-            passed_over.append(str(problem))
-    return None, passed_over
+            problems.append(str(problem))
+    return None, problems
 
 
 def delete_checkpoints(root: Path) -> None:
-    """Delete all checkpoints, so that what is trained next begins at step 0."""
+    """Delete all checkpoints, so that training starts again at step 0."""
     for directory in newest_first(root):
         shutil.rmtree(directory)
 
@@ -86,7 +86,7 @@ def load_weights(directory: Path, model: nn.Module) -> Saved:
     """Load the weights of one checkpoint directory.
 
     Raises:
-        Damaged: a hash does not hold, or the tensors do not fit the model.
+        Damaged: a hash does not match, or the tensors do not fit the model.
     """
     saved, contents = _verified(directory)
     _load_model(directory, contents[MODEL_FILE], model)
@@ -94,7 +94,7 @@ def load_weights(directory: Path, model: nn.Module) -> Saved:
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether this checkpoint is there and every hash of it holds."""
+    """Whether this checkpoint exists and every hash of it matches."""
     try:
         _verified(directory)
     except Damaged:
@@ -104,12 +104,12 @@ def is_whole(directory: Path) -> bool:
 
 def newest_first(root: Path) -> list[Path]:
     """Checkpoint directories, newest step first."""
-    found = [path for path in root.glob("step-*") if path.name.removeprefix("step-").isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+    steps = {path: path.name.removeprefix("step-") for path in root.glob("step-*")}
+    return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]), reverse=True)
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """SHA-256 of the model's tensors in safetensors form: equal bits, equal hash."""
+    """SHA-256 of the model's tensors in safetensors form: equal bits give an equal hash."""
     return _sha256(save(_contiguous(model.state_dict())))
 
 
@@ -153,7 +153,7 @@ def _load_model(directory: Path, content: bytes, model: nn.Module) -> None:
 
 
 def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
-    """Each state tensor under `<parameter name>/<state name>`: names outlive the order of groups."""
+    """Each state tensor under `<parameter name>/<state name>`; names stay valid when the order of groups changes."""
     for name, parameter, optimizer in _owners(model, optimizers):
         for key, value in optimizer.state[parameter].items():
             yield f"{name}/{key}", torch.as_tensor(value)
@@ -166,7 +166,7 @@ def _load_optimizers(tensors: Mapping[str, Tensor], model: nn.Module, optimizers
     for key, value in tensors.items():
         name, _, state_name = key.rpartition("/")
         parameter, optimizer = owners[name]
-        # Adam's step counters live on the CPU whatever the parameter's device is.
+        # Adam keeps its step counters on the CPU, whatever the device of the parameter.
         optimizer.state[parameter][state_name] = value if state_name == "step" else value.to(parameter.device)
 
 
@@ -185,16 +185,12 @@ def _contiguous(tensors: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def _keep_newest(root: Path, keep: int) -> None:
-    good = 0
+    kept = 0
     for directory in newest_first(root):
-        if good < keep:
-            try:
-                _verified(directory)
-                good += 1
-            except Damaged:
-                continue
-        else:
+        if kept == keep:
             shutil.rmtree(directory, ignore_errors=True)
+        else:
+            kept += is_whole(directory)
 
 
 def _sha256(content: bytes) -> str:

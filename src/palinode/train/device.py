@@ -1,4 +1,4 @@
-"""Where a run computes: device, threads, autocast, compilation, and the fingerprint under which bits are promised."""
+"""Where and how a run computes: device, CPU threads, autocast, compilation; and the fingerprint that its bits depend on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DeviceName = Literal["cpu", "cuda", "auto"]
 
 
 def resolve_device(name: DeviceName) -> torch.device:
-    """The device to use: `auto` takes CUDA when it is there.
+    """The device to use: `auto` takes CUDA when the machine has it.
 
     Raises:
-        EnvironmentProblem: `cuda` was asked for and there is none.
+        EnvironmentProblem: `cuda` was asked for and the machine has none.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,26 +31,26 @@ def resolve_device(name: DeviceName) -> torch.device:
 
 
 def use_threads(count: int) -> None:
-    """Compute with this many CPU threads. Part of the spec: one and two threads round differently."""
+    """Compute with this many CPU threads. Their number is part of the spec, because one and two threads round differently."""
     torch.set_num_threads(count)
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast, or nothing for float32."""
+    """bfloat16 autocast; for float32 a context that changes nothing."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device_type=device.type, dtype=torch.bfloat16)
 
 
 def compiled(model: LanguageModel) -> LanguageModel:
-    """Run the stack through torch.compile; parameters, names and checkpoints stay what they are."""
+    """The same model with its stack compiled; parameters, names and checkpoints do not change."""
     for name in model.compiled_methods:
         setattr(model, name, torch.compile(getattr(model, name), dynamic=False))
     return model
 
 
 def fingerprint(device: torch.device) -> dict[str, str | int]:
-    """What the bits depend on besides the spec: same spec and same fingerprint give the same bits."""
+    """What the bits of a run depend on besides its spec: the same spec and fingerprint give the same bits."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),

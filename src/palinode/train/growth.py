@@ -1,7 +1,7 @@
-"""Batches that change during a run: rows that get longer, and micro-batches that get more numerous.
+"""Batches that change during a run: rows that get longer, and more micro-batches in a step.
 
-Both keep what a run is a pure function of: what a step reads follows from the step number and from `state`, a table of plain
-numbers that checkpoints hold. Source: hlb-gpt 0.4.1 as the mask experiments used it (03-models 3.4).
+What a step reads is a pure function of the step number and of `state`, a table of plain numbers that checkpoints hold.
+Source: hlb-gpt 0.4.1 as the mask experiments used it (03-models 3.4).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Reads:
     """What one optimizer step reads: `parts` micro-batches of `windows` windows of `window_tokens` tokens each.
 
     Attributes:
-        first_window: where in the stream of windows of that length the step begins.
+        first_window: index of the step's first window in the stream of windows of that length.
     """
 
     window_tokens: int
@@ -35,41 +35,42 @@ class Reads:
 
 
 class LengthGrowth(Config):
-    """Short rows first: `start_tokens`, doubled after every `double_every_steps`, up to the spec's window.
+    """Rows start with `start_tokens` tokens, which double after every `double_every_steps` steps, up to the spec's window.
 
-    A step reads the same number of tokens at any length (rounded down to whole windows): half the length, twice the windows.
+    A step reads the same number of tokens at any length, rounded down to whole windows: half the length, twice the windows.
     """
 
     start_tokens: int = Field(default=32, ge=2)
     double_every_steps: int = Field(default=80, ge=1)
 
     def window_tokens(self, step: int, full: int) -> int:
-        """T at this step; `full` is the spec's window and never exceeded."""
+        """Tokens of a row at this step; never more than `full`, the spec's window."""
         doublings = min(step // self.double_every_steps, 60)
         return min(full, self.start_tokens << doublings)
 
     def first_step(self, tokens: int) -> int:
-        """The step at which rows get this long; the stream of windows of a length begins there."""
+        """The first step with rows of this length; the stream of windows of this length starts there."""
         doublings = max(0, math.ceil(math.log2(tokens / self.start_tokens)))
         return doublings * self.double_every_steps
 
     def phases(self, steps: int, full: int) -> list[tuple[int, int, int]]:
-        """(first step, steps, T) of every stretch of one length."""
-        found: list[tuple[int, int, int]] = []
+        """(first step, number of steps, tokens of a row) for every length, in order."""
+        phases: list[tuple[int, int, int]] = []
         for first in range(0, steps, self.double_every_steps):
             length = self.window_tokens(first, full)
             if length == full:
-                return [*found, (first, steps - first, full)]
-            found.append((first, min(self.double_every_steps, steps - first), length))
-        return found
+                return [*phases, (first, steps - first, full)]
+            phases.append((first, min(self.double_every_steps, steps - first), length))
+        return phases
 
 
 class NormAccumulation(Config):
-    """More micro-batches as gradients get noisier: the global norm is steered towards a falling target.
+    """More micro-batches as gradients get noisier: their number steers the global gradient norm to a falling target.
 
     Every `every_steps` steps the real number of micro-batches m (0 at first) becomes max(.1, m (1 + every_steps * gain * (r - 1)))
-    with r = (norm / sqrt P) / target(step) and target(step) = (ln P * P * (step + .01))^e, e = -.677 (ln P)^-.2. A step reads
-    max(1, floor m + a coin for the rest) times `micro_batches` parts. The law was found at about 57 000 tokens a part.
+    with r = (norm / sqrt P) / target(step) and target(step) = (ln P * P * (step + .01))^e, e = -.677 (ln P)^-.2 for P parameters.
+    A step reads max(1, floor m + c) times `micro_batches` parts, where c is 1 with the probability of m's fraction, else 0. The
+    constants were fitted with about 57 000 tokens in a part.
     """
 
     every_steps: int = Field(default=5, ge=1)
@@ -77,18 +78,18 @@ class NormAccumulation(Config):
     most: int = Field(default=64, ge=1)
 
     def target(self, step: int, parameters: int) -> float:
-        """The wanted norm over sqrt(P) after this many steps."""
+        """The target of norm / sqrt(P) after this many steps."""
         size = math.log(parameters)
         return float((size * parameters * (step + 0.01)) ** (-0.677 * size**-0.2))
 
     def factor(self, state: State, seed: int, step: int) -> int:
-        """How many times as many parts this step reads."""
+        """How many times `micro_batches` parts this step reads."""
         real = state.get(REAL_PARTS, 0.0)
         coin = float(rand((), generator=generator(seed, "accumulation", step)))
         return min(self.most, max(1, math.floor(real) + (coin < real % 1)))
 
     def after_step(self, state: MutableMapping[str, float], step: int, gradient_norm: float, parameters: int) -> None:
-        """Steer; `step` is the one just taken, counted from 0."""
+        """Update the number of micro-batches in `state`; `step` is the one just taken, counted from 0."""
         if (step + 1) % self.every_steps:
             return
         ratio = gradient_norm / math.sqrt(parameters) / self.target(step, parameters)

@@ -1,8 +1,8 @@
-"""The training loop: the only place where parameters change.
+"""The training loop: the only place where the parameters of a run change.
 
-A step is a pure function of (parameters, optimizer state, step number): windows, decisions and dropout come from named
-streams at that step, so a run that was interrupted goes on with the same bits. Evaluation is a callback that gets the
-model and touches none of those streams.
+A step is a pure function of (parameters, optimizer state, step number): windows, decisions and dropout come from named streams at
+that step, so an interrupted run goes on with the same bits. Evaluation is a callback that uses none of those streams.
+Legend: B rows, T slots.
 """
 
 from __future__ import annotations
@@ -36,7 +36,11 @@ LAST_LOSS = "last_loss_nats"
 
 @dataclass
 class Counters:
-    """What training consumed so far, counted from the batches that were really read (definitions: objectives, A2)."""
+    """What training has consumed so far, counted from the batches that were read (definitions: objectives, A2).
+
+    Attributes:
+        empty_steps: those of the optimizer steps whose batch had nothing to score, so that they changed nothing.
+    """
 
     optimizer_steps: int = 0
     window_tokens: int = 0
@@ -46,12 +50,16 @@ class Counters:
     tokens_scored_rtl: int = 0
     passes: float = 0.0
     train_flops: float = 0.0
-    empty_steps: int = 0  # of the optimizer steps: their batch had nothing to score, so they changed nothing
+    empty_steps: int = 0
 
 
 @dataclass
 class Training:
-    """Everything a run is made of between two steps."""
+    """The whole state of a run between two steps.
+
+    Attributes:
+        costs: (slots, what each sees) -> the model's cost, kept because counting it takes 2 ms and every step needs it.
+    """
 
     model: LanguageModel
     optimizers: list[torch.optim.Optimizer]
@@ -69,22 +77,22 @@ class Training:
 
     @property
     def step(self) -> int:
-        """Optimizer steps taken so far; the index of the next one."""
+        """Optimizer steps taken so far, which is the index of the next step."""
         return self.counters.optimizer_steps
 
     @property
     def finished(self) -> bool:
-        """Whether the last step was taken: the recipe's number of steps, or the first that reached one of its token limits."""
+        """Whether the last step is taken: the recipe's number of steps, or the first step that reached a token limit."""
         return self.step >= self.recipe.steps or self._share_of_limits() >= 1
 
     @property
     def schedule_step(self) -> int:
-        """Where the schedule stands: at the step, or further on where a token limit is nearer, so that it ends with the run."""
+        """The step of the schedule: this step, or a later one when a token limit is nearer, so that it ends with the run."""
         reached = int(self._share_of_limits() * self.recipe.steps)
         return min(self.recipe.steps - 1, max(self.step, reached))
 
     def _share_of_limits(self) -> float:
-        """How much of the token limit that is nearest has been used; 0 without one."""
+        """How much of its nearest token limit the run has used; 0 without a limit."""
         used = (
             (self.counters.tokens_read, self.recipe.max_tokens_read),
             (self.counters.tokens_scored_ltr, self.recipe.max_ltr_tokens),
@@ -96,14 +104,11 @@ class Training:
         return self.recipe.reads(self.step, self.recipe_state, self.seed, self.windows.window_tokens)
 
     def progress(self) -> Progress:
-        """Where training stands, for objectives with schedules."""
+        """How far training is, for objectives with schedules."""
         return Progress(self.step, self.recipe.steps, dict(self.objective_state), self.schedule_step)
 
     def train_flops(self, rows: int, slots: int, sees: Visibility, scored: int) -> float:
-        """FLOPs of training on some rows, the head on the slots that are scored.
-
-        Asked at every step, so the model's answer is kept: it takes 2 ms to count.
-        """
+        """FLOPs of training on B rows of T slots; the head counts for the scored slots alone."""
         if (slots, sees) not in self.costs:
             self.costs[slots, sees] = self.model.cost(slots, sees)
         return self.costs[slots, sees].train_flops(rows * slots, scored)
@@ -111,10 +116,10 @@ class Training:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What one optimizer step showed, measured before its update.
+    """The measurements of one optimizer step, taken before its update.
 
     Attributes:
-        auxiliary: for each auxiliary term of the model, what was measured of it (`models.auxiliary.AuxiliaryTerm`).
+        auxiliary: the measurements of each auxiliary term of the model (`models.auxiliary.AuxiliaryTerm`).
     """
 
     step: int
@@ -126,7 +131,7 @@ class StepReport:
 
 
 class DivergedError(Exception):
-    """The loss or the gradient stopped being finite at a step; the parameters are those from before that step."""
+    """A loss or gradient norm is not finite at this step; the parameters are those before the step."""
 
     def __init__(self, step: int, what: str):
         super().__init__(f"{what} is not finite at step {step}")
@@ -139,10 +144,10 @@ def train(
     after_step: Callable[[StepReport], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Take steps until training is finished; True when it got there, False when `should_stop` asked for an end.
+    """Take steps until training is finished (True) or `should_stop` returns True (False).
 
     Raises:
-        DivergedError: loss or gradient norm is not finite; the offending update was not applied.
+        DivergedError: loss or gradient norm is not finite; the update of that step is not applied.
     """
     training.model.train()
     while not training.finished:
@@ -153,7 +158,7 @@ def train(
 
 
 def take_step(training: Training) -> StepReport:
-    """One optimizer step: build the batch's Examples, add up gradients over micro-batches, clip, update."""
+    """One optimizer step: build the Examples of the batch, add up gradients over micro-batches, clip, update."""
     started = time.perf_counter()
     examples = batch_examples(training)
     report = update(training, examples, accumulate_gradients(training, examples))
@@ -161,10 +166,10 @@ def take_step(training: Training) -> StepReport:
 
 
 def update(training: Training, examples: list[Example], loss: BatchLoss) -> StepReport:
-    """What follows once the gradients are there: clip them, move the parameters, count. Its seconds are left at 0.
+    """The second half of a step, after the gradients: clip them, move the parameters, count. `seconds` stays 0.
 
-    A batch in which a label mask left nothing to score moves nothing: no weight, no momentum, no decay, no schedule that follows
-    the loss. It is counted, as read and among `empty_steps`.
+    When a label mask leaves nothing to score in a batch, the step changes nothing: no weight, no momentum, no decay, no schedule
+    that follows the loss. Its tokens count as read, and the step among `empty_steps`.
 
     Raises:
         DivergedError: the gradient norm is not finite.
@@ -174,10 +179,12 @@ def update(training: Training, examples: list[Example], loss: BatchLoss) -> Step
     if loss.tokens_scored:
         norm = _move(training, scheduled)
         training.objective_state = training.objective.after_step(training.objective_state, loss.nats_by_group)
-        training.recipe_state = {**_recipe_state(training, reads, norm), LAST_LOSS: loss.nats_per_token}
+        changed: Mapping[str, float] = {LAST_LOSS: loss.nats_per_token}
     else:
-        kept = {name: value for name, value in training.recipe_state.items() if name != WINDOWS_DRAWN}
-        training.recipe_state = {**_recipe_state(training, reads, norm), **kept}
+        changed = {name: value for name, value in training.recipe_state.items() if name != WINDOWS_DRAWN}
+    full, size = training.windows.window_tokens, sum(parameter.numel() for parameter in training.model.parameters())
+    after = recipe.after_step(training.recipe_state, step, reads, full, norm, size)
+    training.recipe_state = {**after, **changed}
     for optimizer in training.optimizers:
         optimizer.zero_grad(set_to_none=True)
     _count(training, examples, reads, loss.scored_by_group)
@@ -186,7 +193,7 @@ def update(training: Training, examples: list[Example], loss: BatchLoss) -> Step
 
 
 def _move(training: Training, scheduled: int) -> float:
-    """Clip the gradients and take the optimizers' steps; the gradient norm before clipping."""
+    """Clip the gradients and let the optimizers step; returns the gradient norm before clipping."""
     recipe = training.recipe
     norm = _gradient_norm(training.optimizers, recipe.gradient_clip)
     if not math.isfinite(norm):
@@ -196,11 +203,6 @@ def _move(training: Training, scheduled: int) -> float:
     for optimizer in training.optimizers:
         optimizer.step()
     return norm
-
-
-def _recipe_state(training: Training, reads: Reads, norm: float) -> dict[str, float]:
-    full = training.windows.window_tokens
-    return training.recipe.after_step(training.recipe_state, training.step, reads, full, norm, _size(training))
 
 
 def batch_examples(training: Training) -> list[Example]:
@@ -223,9 +225,10 @@ class BatchLoss:
     """The loss of a whole batch, and the nats per token and scored tokens of each pass.
 
     Attributes:
-        loss_nats: weighted mean of the nats; with `terms_nats`, the sum of coefficient * term, this is what was differentiated.
-        nats_by_group: of the passes that scored something.
-        auxiliary: what was measured of each auxiliary term.
+        loss_nats: weighted mean of the nats. The gradient is that of loss_nats + terms_nats.
+        nats_by_group: nats per token of each pass that scored something.
+        terms_nats: the sum of coefficient * auxiliary term.
+        auxiliary: the measurements of each auxiliary term.
     """
 
     loss_nats: float
@@ -236,20 +239,20 @@ class BatchLoss:
 
     @property
     def tokens_scored(self) -> int:
-        """Of all passes; 0 where a label mask left nothing."""
+        """Scored tokens of all passes; 0 when a label mask leaves none."""
         return sum(self.scored_by_group.values())
 
     @property
     def nats_per_token(self) -> float:
-        """Over all scored tokens of all passes."""
+        """Mean over the scored tokens of all passes."""
         total = sum(nats * self.scored_by_group[name] for name, nats in self.nats_by_group.items())
         return total / max(1, self.tokens_scored)
 
 
 def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLoss:
-    """Backward through every micro-batch of one weighted mean over the whole batch (sum over sum).
+    """The gradients of one weighted mean over the whole batch (sum over sum), added up over its micro-batches.
 
-    A model in training mode may add auxiliary terms: coefficient * their mean over the rows of the whole batch.
+    A model in training mode may add auxiliary terms, each as coefficient * its mean over the rows of the whole batch.
 
     Raises:
         DivergedError: the loss or an auxiliary term is not finite.
@@ -273,7 +276,7 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
 
 
 def batch_denominator(examples: Sequence[Example]) -> float:
-    """What the weighted nats of a whole batch are divided by; 1 where nothing is scored: the loss and its gradient are then 0."""
+    """The divisor of the weighted nats of a whole batch; 1 when nothing is scored, so that loss and gradient are 0."""
     return sum(example.denominator for example in examples) or 1.0
 
 
@@ -285,33 +288,33 @@ def batch_loss(
     scored: Mapping[str, int],
     terms: Sequence[Mapping[str, AuxiliaryTerm]],
 ) -> BatchLoss:
-    """The loss of a batch of so many rows from the sums of its passes and the auxiliary terms of its micro-batches.
+    """The loss of a batch of `rows` rows, from the sums of its passes and the auxiliary terms of its micro-batches.
 
     Raises:
-        DivergedError: something is not finite.
+        DivergedError: the loss or an auxiliary term is not finite.
     """
     means = {name: float(total) / scored[name] for name, total in nats.items() if scored[name]}
     if not all(math.isfinite(value) for value in means.values()):
         raise DivergedError(step, "the loss")
     names = dict.fromkeys(name for some in terms for name in some)
-    found = {name: [some[name] for some in terms if name in some] for name in names}
+    by_name = {name: [some[name] for some in terms if name in some] for name in names}
     total = sum(float(value) for value in nats.values())
-    return BatchLoss(total / denominator, means, dict(scored), *_told(found, rows, step))
+    return BatchLoss(total / denominator, means, dict(scored), *_measured_terms(by_name, rows, step))
 
 
 def with_terms(loss: Tensor, terms: Iterable[AuxiliaryTerm], rows: int) -> Tensor:
-    """What one micro-batch adds to the loss of a batch of so many rows."""
+    """The loss of one micro-batch with its auxiliary terms, for a batch of `rows` rows."""
     for term in terms:
         loss = loss + term.coefficient * (term.rows / rows) * term.value
     return loss
 
 
-def _told(terms: Mapping[str, list[AuxiliaryTerm]], rows: int, step: int) -> tuple[float, dict[str, dict[str, float]]]:
-    """What the terms of all micro-batches added to the loss, and what was measured of each of them."""
-    added = {name: float(with_terms(torch.zeros(()), found, rows)) for name, found in terms.items()}
-    measured = {
-        name: {key: float(value) for key, value in mean_measured(found).items()} for name, found in terms.items()
-    }
+def _measured_terms(
+    terms: Mapping[str, list[AuxiliaryTerm]], rows: int, step: int
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """The nats that the terms of all micro-batches add to the loss, and the measurements of each term."""
+    added = {name: float(with_terms(torch.zeros(()), some, rows)) for name, some in terms.items()}
+    measured = {name: {key: float(value) for key, value in mean_measured(some).items()} for name, some in terms.items()}
     for name, nats in added.items():
         if not all(map(math.isfinite, (nats, *measured[name].values()))):
             raise DivergedError(step, f"the auxiliary term {name}")
@@ -319,10 +322,10 @@ def _told(terms: Mapping[str, list[AuxiliaryTerm]], rows: int, step: int) -> tup
 
 
 def _seed_dropout(training: Training, micro: int) -> None:
-    """nn.functional.dropout draws from torch's global stream; nothing else does.
+    """Seed torch's global stream, from which nn.functional.dropout draws, and nothing else.
 
-    On the CPU that is one generator. torch.manual_seed would also queue a seed, with a stack trace, for every backend that
-    was never started: 1 ms a step and memory that grows.
+    On the CPU that is one generator. There torch.manual_seed would also queue a seed, with a stack trace, for every backend that
+    was never started: 1 ms a step, and memory that grows.
     """
     seed = derive(training.seed, "dropout", training.step, micro)
     if training.device.type == "cpu":
@@ -340,10 +343,6 @@ def _gradient_norm(optimizers: list[torch.optim.Optimizer], clip: float | None) 
             nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         )
     return float(nn.utils.clip_grad_norm_(parameters, clip))
-
-
-def _size(training: Training) -> int:
-    return sum(parameter.numel() for parameter in training.model.parameters())
 
 
 def _count(training: Training, examples: list[Example], reads: Reads, scored: dict[str, int]) -> None:

@@ -1,8 +1,8 @@
-"""Muon with matrices of one shape orthogonalised together, in float32 on the CPU.
+"""Muon that orthogonalises matrices of one shape together, in float32 on the CPU.
 
-`torch.optim.Muon` takes its matrices one by one, in bfloat16. A model of two blocks of width 64 has twelve matrices, 180
-kernel calls a step: 5 ms there, 2 ms here, of a step of 22 ms. And where a CPU has no bfloat16 arithmetic, that product is
-emulated and tens of times slower than float32. The update is the same (tested against torch's).
+`torch.optim.Muon` takes its matrices one by one, in bfloat16. A model of two blocks of width 64 has twelve matrices, which is 180
+kernel calls a step: 5 ms there and 2 ms here, of a step of 22 ms. A CPU without bfloat16 arithmetic emulates it, tens of times
+slower than float32. The update is the same (tested against torch's).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AT_ONCE = 2**22  # elements orthogonalised together (16 MiB of float32): larger matrices gain nothing from company
+AT_ONCE = 2**22  # elements orthogonalised together (16 MiB of float32); batches of larger matrices are no faster
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with its arguments, state and errors; only `step` is done in batches.
+    """`torch.optim.Muon` with the same arguments, state and errors; only `step` works in batches.
 
     m <- momentum * m + (1 - momentum) * g; u = (1 - momentum) * g + momentum * m (Nesterov);
     w <- w - lr * weight_decay * w - lr * sqrt(max(1, rows / columns)) * orthogonalised(u).
@@ -29,7 +29,7 @@ class Muon(torch.optim.Muon):
         """Move every parameter that has a gradient.
 
         Raises:
-            ValueError: a closure was given; nothing here would call it.
+            ValueError: a closure was given, which this optimizer does not call.
         """
         if closure is not None:
             raise ValueError("this Muon takes no closure")
@@ -68,7 +68,7 @@ def orthogonalised(
 
 
 def _batches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters of one shape (either way up) together, at most AT_ONCE elements."""
+    """Parameters of one shape, transposed or not, in batches of at most AT_ONCE elements."""
     by_shape: dict[tuple[int, ...], list[Tensor]] = {}
     for parameter in parameters:
         by_shape.setdefault(tuple(sorted(parameter.shape)), []).append(parameter)
@@ -84,11 +84,7 @@ def _laid_wide(matrix: Tensor) -> Tensor:
 def _move(parameter: Tensor, direction: Tensor, group: dict[str, Any]) -> None:
     """Decay the weights, then step along the orthogonalised (wide) direction."""
     rows, columns = parameter.shape
-    tall = rows > columns
-    scale = (
-        0.2 * max(rows, columns) ** 0.5
-        if group["adjust_lr_fn"] == "match_rms_adamw"
-        else max(1.0, rows / columns) ** 0.5
-    )
+    matches_adamw = group["adjust_lr_fn"] == "match_rms_adamw"
+    scale = 0.2 * max(rows, columns) ** 0.5 if matches_adamw else max(1.0, rows / columns) ** 0.5
     parameter.mul_(1 - group["lr"] * group["weight_decay"])
-    parameter.add_(direction.mT if tall else direction, alpha=-group["lr"] * scale)
+    parameter.add_(direction.mT if rows > columns else direction, alpha=-group["lr"] * scale)

@@ -1,14 +1,14 @@
-"""Which optimizer moves which parameter. Every trainable parameter is in exactly one group, or building raises.
+"""Optimizers and the parameters that each one moves. Every trainable parameter is in exactly one group, or building raises.
 
-Parameters arrive by role (`embedding`, `position`, `matrix`, `head`, `vector`, ...) from the model; an optimizer config maps
-roles to learning rates. `matrix` holds the hidden two-dimensional weights, the only ones Muon may orthogonalise. A mixer may name
-roles of its own (`kernel`, `filter`); how those are trained is a table, `ROLE_RATES`, and `OptimizerConfig.rates` overrides it.
+The model gives its parameters by role (`embedding`, `position`, `matrix`, `head`, `vector`, ...); an optimizer config maps roles
+to learning rates. `matrix` holds the hidden two-dimensional weights, the only ones that Muon may orthogonalise. A mixer may have
+roles of its own (`kernel`, `filter`). The table `ROLE_RATES` says how those are trained; `OptimizerConfig.rates` overrides it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -29,9 +29,9 @@ class RoleRate(Config):
 
     Attributes:
         role: a group of the model's `parameter_groups()`.
-        learning_rate: peak; None: what it would be without this.
+        learning_rate: the peak; None keeps the optimizer's usual peak for the role.
         most_learning_rate: the peak is at most this.
-        weight_decay: of all of them, vectors too.
+        weight_decay: of all parameters of the role, vectors included.
     """
 
     role: str
@@ -40,7 +40,7 @@ class RoleRate(Config):
     weight_decay: float = Field(default=0.0, ge=0.0)
 
     def changed(self, usual: dict[str, Any]) -> dict[str, Any]:
-        """The options of a parameter group with this rate and decay instead of its usual ones."""
+        """The options of a parameter group with this rate and decay in place of its usual ones."""
         peak = usual["peak_lr"] if self.learning_rate is None else self.learning_rate
         peak = peak if self.most_learning_rate is None else min(peak, self.most_learning_rate)
         return {**usual, "lr": peak, "peak_lr": peak, "weight_decay": self.weight_decay}
@@ -50,8 +50,8 @@ ROLE_RATES: Mapping[str, RoleRate] = {
     rate.role: rate
     for rate in (
         RoleRate(role="kernel"),  # taps of an explicit long convolution
-        RoleRate(role="filter"),  # the map that makes an implicit kernel, and its frequency
-        RoleRate(role="features", learning_rate=1e-5),  # position features that such a map reads
+        RoleRate(role="filter"),  # the map that computes an implicit kernel, and its frequency
+        RoleRate(role="features", learning_rate=1e-5),  # position features that this map reads
         RoleRate(role="state", most_learning_rate=1e-3),  # poles, steps and inputs of a state space
     )
 }
@@ -60,13 +60,13 @@ ROLE_RATES: Mapping[str, RoleRate] = {
 class OptimizerConfig(Part):
     """Base class: `build` gives the torch optimizers that together own every parameter once.
 
-    Each parameter group carries `peak_lr`; the trainer sets `lr = peak_lr * schedule factor` before every step. A group
-    that carries a `schedule` follows that one instead of the recipe's.
+    Each parameter group has a `peak_lr`; the trainer sets `lr = peak_lr * schedule factor` before every step. A group that has a
+    `schedule` follows it instead of the recipe's.
 
     Attributes:
-        rates: rate and decay of single roles, instead of what `ROLE_RATES` or the optimizer itself says.
-        rate_factor: every peak rate, of every role and those of `rates` too, is multiplied by it: one number to tune for models
-            whose parameters have different roles.
+        rates: rate and decay of single roles; they override `ROLE_RATES` and the optimizer.
+        rate_factor: every peak rate, those of `rates` included, is multiplied by it: one number to tune for models whose
+            parameters have different roles.
     """
 
     weight_decay: float = Field(default=0.1, ge=0.0)
@@ -78,10 +78,10 @@ class OptimizerConfig(Part):
         raise Unfinished(self, "must define build(roles)")
 
     def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
-        """Change what depends on the loss of the step before (0 before the first one). Most change nothing."""
+        """Change the options that depend on the previous step's loss (0 before the first step). Most optimizers change none."""
 
     def own_rates(self, roles: Roles) -> Mapping[str, RoleRate]:
-        """Role -> its own rate, of the roles that have one.
+        """Role -> its own rate, for the roles of the model that have one.
 
         Raises:
             BadInput: `rates` names a role that the model does not have, or one twice.
@@ -89,9 +89,15 @@ class OptimizerConfig(Part):
         given = {rate.role: rate for rate in self.rates}
         for rate in self.rates:
             if rate.role not in roles or given[rate.role] is not rate:
-                why = "named twice" if rate.role in roles else f"the model has {', '.join(roles)}"
+                why = "it is named twice" if rate.role in roles else f"the model has {', '.join(roles)}"
                 raise BadInput(f"no rate for role {rate.role!r}: {why}", field="rates", hint=nearest(rate.role, roles))
         return {role: rate for role, rate in {**ROLE_RATES, **given}.items() if roles.get(role)}
+
+    def role_groups(self, roles: Roles, usual: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
+        """One parameter group for each role that has parameters: `usual(role)`, changed by the role's own rate if it has one."""
+        own = self.own_rates(roles)
+        groups = {role: {"params": members(roles, role), **usual(role)} for role, named in roles.items() if named}
+        return [own[role].changed(group) if role in own else group for role, group in groups.items()]
 
 
 class AdamW(OptimizerConfig):
@@ -121,9 +127,9 @@ class AdamW(OptimizerConfig):
 class MuonAdamW(OptimizerConfig):
     """Muon (orthogonalised momentum) for hidden matrices, AdamW with a rate per role for the rest.
 
-    The form is that of modded-nanogpt's track-3 recipe (03-models 4.2). Its rates are for models of 124 million parameters and
-    nobody publishes any below 80; these were tuned at 0.1 to 0.9 million (docs/benchmarks.md says how): twice the matrix and
-    head rates, a third of the vector rate, less momentum, and Jordan's five Newton-Schulz steps instead of twelve exact ones.
+    The form is that of modded-nanogpt's track-3 recipe (03-models 4.2). Its rates are for models of 124 million parameters, and no
+    published ones are for fewer than 80 million. These were tuned at 0.1 to 0.9 million (docs/benchmarks.md says how): twice the
+    matrix and head rates, a third of the vector rate, less momentum, and Jordan's five Newton-Schulz steps instead of twelve.
     """
 
     kind: ClassVar[str] = "muon+adamw"
@@ -140,17 +146,16 @@ class MuonAdamW(OptimizerConfig):
     other_weight_decay: float = Field(default=0.001, ge=0.0)
 
     def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+        if any(rate.role == "matrix" for rate in self.rates):
+            raise BadInput("the rate of Muon's matrices is matrix_learning_rate", field="rates")
         rates = {"embedding": self.embedding_learning_rate, "head": self.head_learning_rate}
-        own = self.own_rates(roles)
-        if "matrix" in own:
-            raise BadInput("Muon has a rate of its own: set matrix_learning_rate", field="rates")
+
+        def usual(role: str) -> dict[str, Any]:
+            rate = rates.get(role, self.vector_learning_rate)
+            return {"lr": rate, "peak_lr": rate}
+
+        groups = self.role_groups({role: named for role, named in roles.items() if role != "matrix"}, usual)
         matrices = members(roles, "matrix")
-        groups: list[dict[str, Any]] = []
-        for role, named in roles.items():
-            if role != "matrix" and named:
-                rate = rates.get(role, self.vector_learning_rate)
-                group = {"params": members(roles, role), "lr": rate, "peak_lr": rate}
-                groups.append(own[role].changed(group) if role in own else group)
         optimizers: list[torch.optim.Optimizer] = []
         if groups:
             betas = (self.beta1, self.beta2)
@@ -168,14 +173,17 @@ class MuonAdamW(OptimizerConfig):
         return optimizers
 
 
+HLB_HEAD_SCHEDULE = PowerDecay(warmup_steps=0, exponent=0.2)
+
+
 class HlbAdamW(OptimizerConfig):
     """hlb-gpt's AdamW: rates from the number of parameters P, four groups, weight decay driven by the loss (03-models 3.4).
 
-    With l = ln P: rate = 2.62 * 9e7 / l^8.8 unless given; slopes (the learned position biases) 100 times that on .995^step;
-    vectors, embedding and position tables 32 times on the recipe's schedule; the head 2 times on (step + 1)^-.2 with beta1 .6;
-    matrices once on the recipe's schedule, with weight decay `weight_decay` * b^-loss, b = .007 (.01 l)^-4: strong while the
-    loss is low.
-    The loss is the step before's, in nats per scored token (published: a sum over passes, already divided by the parts).
+    With l = ln P the rate is 2.62 * 9e7 / l^8.8, unless it is given. Slopes (the learned position biases) have 100 times that rate
+    on the schedule .995^step; vectors, embedding and position tables 32 times on the recipe's schedule; the head 2 times on
+    (step + 1)^-.2 with beta1 .6; matrices once on the recipe's schedule, with weight decay `weight_decay` * b^-loss,
+    b = .007 (.01 l)^-4, which is strong while the loss is low.
+    The loss is that of the previous step, in nats per scored token (published: a sum over passes, already divided by the parts).
     """
 
     kind: ClassVar[str] = "hlb-adamw"
@@ -195,20 +203,11 @@ class HlbAdamW(OptimizerConfig):
         usual, head = (self.beta1, self.beta2), (self.head_beta1, self.beta2)
         laws: dict[str, dict[str, Any]] = {
             "slope": {"peak_lr": rate * self.slope_factor, "betas": usual, "schedule": ExponentialDecay()},
-            "head": {
-                "peak_lr": rate * self.head_factor,
-                "betas": head,
-                "schedule": PowerDecay(warmup_steps=0, exponent=0.2),
-            },
+            "head": {"peak_lr": rate * self.head_factor, "betas": head, "schedule": HLB_HEAD_SCHEDULE},
             "matrix": {"peak_lr": rate, "betas": usual, "decay_base": hlb_decay_base(size)},
         }
         others = {"peak_lr": rate * self.vector_factor, "betas": usual}
-        own = self.own_rates(roles)
-        groups: list[dict[str, Any]] = []
-        for role, named in roles.items():
-            if named:
-                group = {"params": members(roles, role), "weight_decay": 0.0, **laws.get(role, others)}
-                groups.append(own[role].changed(group) if role in own else group)
+        groups = self.role_groups(roles, lambda role: {"weight_decay": 0.0, **laws.get(role, others)})
         return [adamw(groups, betas=usual, eps=self.epsilon)]
 
     def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
@@ -231,7 +230,7 @@ def hlb_decay_base(parameters: int) -> float:
 def adamw(
     groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
 ) -> torch.optim.AdamW:
-    """torch's AdamW; its fused kernel on the CPU, where the default loop takes 1.5 ms more for 0.8 million parameters."""
+    """torch's AdamW. On the CPU its fused kernel saves 1.5 ms a step for 0.8 million parameters."""
     on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, betas=betas, eps=eps, weight_decay=weight_decay, fused=True if on_cpu else None)
 
@@ -240,7 +239,7 @@ OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {cls.kind: cls for cls in (Ada
 
 
 def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) -> list[torch.optim.Optimizer]:
-    """The optimizers of a config, after checking that the roles cover the model's parameters exactly once.
+    """The optimizers of a config, after a check that the roles cover the model's parameters exactly once.
 
     Raises:
         ValueError: a parameter is in no group or in two, or there is none to train.
@@ -260,7 +259,7 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) ->
 
 
 def set_learning_rates(optimizers: list[torch.optim.Optimizer], schedule: Schedule, step: int, steps: int) -> None:
-    """Set every group's rate for this step: its peak times the factor of its own schedule, or of the recipe's."""
+    """Set the rate of every group for this step: its peak times the factor of its own schedule, or of the recipe's."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * group.get("schedule", schedule).factor(step, steps)

@@ -1,4 +1,4 @@
-"""Recipes: everything about how a model is trained, as data. A named recipe is a class whose defaults are its numbers."""
+"""Recipes: everything about how a model is trained, as data. The defaults of a named recipe's class are its numbers."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from palinode.train.optim import OPTIMIZERS, AdamW, HlbAdamW, MuonAdamW, Optimiz
 from palinode.train.schedule import SCHEDULES, Cosine, PowerDecay, Schedule, WarmDown
 
 Precision = Literal["float32", "bfloat16"]
+AnyOptimizer = Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
+AnySchedule = Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
 
 
 class Recipe(Part):
-    """How to train: budget, optimizer, schedule, and how often to look.
+    """How to train: budget, optimizer, schedule, and how often to log, evaluate and save.
 
     Attributes:
         steps: optimizer steps.
-        batch_windows: windows per optimizer step, over all micro-batches; with `growth`, so many full ones' worth of tokens.
+        batch_windows: windows per optimizer step, over all micro-batches; with `growth`, the tokens of so many full windows.
         micro_batches: how many parts a batch is read in; the result is that of the whole batch (sum over sum).
         growth: rows that start short; None reads full windows from the start.
-        accumulation: batches that grow, by whole batches, as gradients get noisier; None keeps them.
-        max_tokens_read, max_ltr_tokens: the run also ends after the step that reaches one of these, and the schedule with it;
-            `steps` is then to be a little more than that takes.
+        accumulation: more micro-batches as gradients get noisier; None keeps their number.
+        max_tokens_read, max_ltr_tokens: the run, and its schedule, also end after the step that reaches one of these; `steps`
+            should then be a little more than that takes.
         gradient_clip: largest global gradient norm; None does not clip.
         precision: `bfloat16` runs the forward pass under autocast; parameters and loss stay float32.
         compile: run the stack through torch.compile.
-        log_every_steps: a training row in the metrics.
+        log_every_steps: how often a training row is written to the metrics.
         evaluate_every_steps: None evaluates after the last step only.
         checkpoint_every_steps: None saves ten times per run.
     """
@@ -42,8 +44,8 @@ class Recipe(Part):
     accumulation: NormAccumulation | None = None
     max_tokens_read: int | None = Field(default=None, ge=1)
     max_ltr_tokens: int | None = Field(default=None, ge=1)
-    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")]
-    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
+    optimizer: AnyOptimizer
+    schedule: AnySchedule
     gradient_clip: float | None = Field(default=None, gt=0.0)
     precision: Precision = "float32"
     compile: bool = False
@@ -54,10 +56,9 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        if self.batch_windows % self.micro_batches:
-            raise ValueError(
-                f"micro_batches: {self.batch_windows} windows do not divide into {self.micro_batches} parts"
-            )
+        windows, parts = self.batch_windows, self.micro_batches
+        if windows % parts:
+            raise ValueError(f"micro_batches: {windows} windows do not divide into {parts} parts")
         if self.schedule.warmup_steps >= self.steps > 1:
             raise ValueError(f"schedule.warmup_steps: {self.schedule.warmup_steps} must be below steps = {self.steps}")
         for name in ("evaluate_every_steps", "checkpoint_every_steps"):
@@ -69,8 +70,8 @@ class Recipe(Part):
         """What an optimizer step reads.
 
         Args:
-            state: what `after_step` left behind; empty before the first step.
-            full_tokens: N, the spec's window.
+            state: what `after_step` returned; empty before the first step.
+            full_tokens: the spec's window.
         """
         length = self.growth.window_tokens(step, full_tokens) if self.growth else full_tokens
         windows = max(1, self.batch_windows // self.micro_batches * full_tokens // length)
@@ -88,7 +89,7 @@ class Recipe(Part):
         gradient_norm: float,
         parameters: int,
     ) -> dict[str, float]:
-        """The state for the next step; without accumulation there is none."""
+        """The state for the next step; empty without accumulation."""
         if self.accumulation is None:
             return {}
         after = dict(state)
@@ -99,20 +100,18 @@ class Recipe(Part):
 
     @property
     def checkpoint_interval_steps(self) -> int:
-        """How many steps at most are trained again after a crash."""
+        """Steps from one checkpoint to the next: a crash costs at most so many."""
         return self.checkpoint_every_steps or max(1, self.steps // 10)
 
 
 class Gpt2AdamW(Recipe):
-    """nanoGPT's small-model recipe: AdamW (.9, .99), weight decay .1, clip 1, 100 warm-up steps, cosine to a tenth."""
+    """nanoGPT's recipe for small models: AdamW (.9, .99), weight decay .1, clip 1, 100 warm-up steps, cosine to a tenth."""
 
     kind: ClassVar[str] = "gpt2-adamw"
     steps: int = Field(default=2000, ge=1, le=10**9)
     batch_windows: int = Field(default=12, ge=1, le=10**6)
-    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = AdamW(
-        learning_rate=1e-3, beta1=0.9, beta2=0.99, weight_decay=0.1
-    )
-    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = Cosine(warmup_steps=100, floor=0.1)
+    optimizer: AnyOptimizer = AdamW(learning_rate=1e-3, beta1=0.9, beta2=0.99, weight_decay=0.1)
+    schedule: AnySchedule = Cosine(warmup_steps=100, floor=0.1)
     gradient_clip: float | None = Field(default=1.0, gt=0.0)
 
 
@@ -125,16 +124,16 @@ class Speedrun(Recipe):
     kind: ClassVar[str] = "speedrun"
     steps: int = Field(default=240, ge=1, le=10**9)
     batch_windows: int = Field(default=16, ge=1, le=10**6)
-    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = MuonAdamW()
-    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = WarmDown(share=0.5)
+    optimizer: AnyOptimizer = MuonAdamW()
+    schedule: AnySchedule = WarmDown(share=0.5)
 
 
 class Hlb(Recipe):
-    """hlb-gpt's recipe as the mask experiments used it: AdamW by size, growing rows, batches steered by the gradient norm.
+    """hlb-gpt's recipe as the mask experiments used it: AdamW by size, growing rows, batch sizes steered by the gradient norm.
 
-    Made for `latent` models. Corrected: the loss that drives weight decay is nats per token, and everything resumes. Left out:
-    dividing the embedding's gradient by each token's count in its micro-batch, which would depend on how a batch is cut. A part has
-    55 windows of 1024 tokens' worth, as at 46 million parameters; published code guesses that number from the GPU's memory.
+    Made for `latent` models. Two corrections: the loss that drives weight decay is in nats per token, and everything resumes. Left
+    out: dividing the embedding's gradient by each token's count in its micro-batch, which would depend on how a batch is cut. A
+    part has the tokens of 55 windows of 1024, as at 46 million parameters; the published code derives it from the GPU's memory.
     """
 
     kind: ClassVar[str] = "hlb-gpt"
@@ -142,8 +141,8 @@ class Hlb(Recipe):
     batch_windows: int = Field(default=55, ge=1, le=10**6)
     growth: LengthGrowth | None = LengthGrowth()
     accumulation: NormAccumulation | None = NormAccumulation()
-    optimizer: Annotated[OptimizerConfig, one_of(lambda: OPTIMIZERS, "optimizer")] = HlbAdamW()
-    schedule: Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")] = PowerDecay()
+    optimizer: AnyOptimizer = HlbAdamW()
+    schedule: AnySchedule = PowerDecay()
 
 
 RECIPES: Mapping[str, type[Recipe]] = {cls.kind: cls for cls in (Recipe, Gpt2AdamW, Speedrun, Hlb)}

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of (step, total steps) that give a factor of the peak rate in [0, 1]."""
+"""Learning-rate schedules: pure functions of (step, total steps) that give the rate as a share of its peak, in [0, 1]."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from palinode.base.errors import Unfinished
 class Schedule(Part):
     """Base class: linear warm-up over `warmup_steps` to 1, then `decayed(progress)`.
 
-    Step s of the warm-up has factor (s + 1) / warmup_steps, so that the first step already moves.
+    Step s of the warm-up has factor (s + 1) / warmup_steps, so that the first step already moves parameters.
     """
 
     warmup_steps: int = Field(default=0, ge=0)
 
     def factor(self, step: int, total_steps: int) -> float:
-        """The share of the peak learning rate at optimizer step `step` of `total_steps`."""
+        """The share of the peak rate at optimizer step `step` of `total_steps`."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         after_warmup = max(1, total_steps - 1 - self.warmup_steps)
@@ -42,7 +42,7 @@ class Constant(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from 1 to `floor`. The horizon is always the run itself: a decay that never happens cannot be written."""
+    """Half a cosine from 1 to `floor`. It always ends with the run, so a decay that the run never reaches cannot be configured."""
 
     kind: ClassVar[str] = "cosine"
     floor: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -52,7 +52,7 @@ class Cosine(Schedule):
 
 
 class WarmDown(Schedule):
-    """Constant, then a straight line to `floor` over the last `share` of the steps after the warm-up (WSD)."""
+    """Constant, then a straight line to `floor` over the last `share` of the steps after the warm-up (warmup-stable-decay)."""
 
     kind: ClassVar[str] = "warm-down"
     share: float = Field(default=0.7, ge=0.0, le=1.0)
@@ -65,9 +65,9 @@ class WarmDown(Schedule):
 
 
 class PowerDecay(Schedule):
-    """`start` to 1 in a straight line over the warm-up, then (steps since)^-exponent for as long as the run lasts (hlb-gpt).
+    """A straight line from `start` to 1 over the warm-up, then (steps since the warm-up)^-exponent (hlb-gpt).
 
-    The only schedule that knows no end: the run may stop at any step.
+    It does not depend on the total number of steps, so the run may stop at any step.
     """
 
     kind: ClassVar[str] = "power-decay"
@@ -82,7 +82,7 @@ class PowerDecay(Schedule):
 
 
 class ExponentialDecay(Schedule):
-    """base^step from the first step on."""
+    """base^step from the first step on, without a warm-up."""
 
     kind: ClassVar[str] = "exponential-decay"
     base: float = Field(default=0.995, gt=0.0, le=1.0)
@@ -90,7 +90,7 @@ class ExponentialDecay(Schedule):
     @model_validator(mode="after")
     def _has_no_warm_up(self) -> ExponentialDecay:
         if self.warmup_steps:
-            raise ValueError("warmup_steps: exponential-decay starts at its peak and reads no warm-up")
+            raise ValueError("warmup_steps: exponential-decay starts at its peak, so it has no warm-up")
         return self
 
     def factor(self, step: int, total_steps: int) -> float:

@@ -1,12 +1,12 @@
-"""Several runs of one shape trained together: their weights stacked, one batch for each, one pass for all.
+"""Several runs of one shape trained together: their weights are stacked, and one pass reads a batch of each.
 
-A small model leaves a processor waiting between its operations: at 64 wide and a few rows a step is made of calls, not of
-arithmetic. K models of one shape make the same calls on tensors K times as large (`torch.func.vmap` of the gradient). Everything
-else stays each run's own: windows, decisions, clipping, optimizer, counters, checkpoints. Its parameters are views into the
-stack, so its optimizer, its evaluation and its files know of nothing.
+A small model leaves a processor waiting between its operations: with width 64 and a few rows, the calls of a step take longer than
+its arithmetic. K models of one shape make the same calls on tensors K times as large (`torch.func.vmap` of the gradient). The rest
+stays separate for each run: windows, decisions, clipping, optimizer, counters, checkpoints. The parameters of a run are views into
+the stack, so its optimizer, evaluation and files need no change.
 
-The sums are those of separate runs in another order: gradients agree to 1e-5 of their size, bits do not.
-Legend: K runs, R rows, S slots, V vocabulary.
+Sums are taken in another order than in separate runs: gradients agree to 1e-5 of their size, bits differ.
+Legend: K runs, B rows, T slots.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ from palinode.train.loop import (
 
 Outcome = bool | DivergedError
 Values = dict[str, Tensor]
+Returned = TypeVar("Returned")
 
 
 def train_together(
@@ -52,15 +53,15 @@ def train_together(
     after_step: Callable[[int, StepReport], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Outcome]:
-    """Train all of them to their ends; one that was further on waits until the others have reached its step.
+    """Train every run to its end; a run that is further on waits until the others have reached its step.
 
-    A run whose examples have another shape at a step (a pass of its own number of rows, say) takes that step alone.
+    When the examples of the runs differ in shape at a step, each run takes this step alone.
 
     Args:
-        after_step: called with the index of a training and what its step showed; a DivergedError that it raises ends that one.
+        after_step: called with the index of a training and the report of its step; a DivergedError that it raises ends this one.
 
     Returns:
-        For each: True when it got to its end, False when `should_stop` asked for one before, or how it diverged.
+        For each: True when it is finished, False when `should_stop` ended it before, or the error by which it diverged.
     """
     ends: list[Outcome] = [training.finished for training in trainings]
     stack = Stack([])
@@ -74,11 +75,11 @@ def train_together(
         members = [trainings[index] for index in now]
         if [id(member) for member in members] != [id(member) for member in stack.members]:
             stack = Stack(members)
-        for index, took in zip(now, stack.step(), strict=True):
+        for index, report in zip(now, stack.step(), strict=True):
             try:
-                if isinstance(took, DivergedError):
-                    raise took
-                after_step(index, took)
+                if isinstance(report, DivergedError):
+                    raise report
+                after_step(index, report)
                 ends[index] = trainings[index].finished
             except DivergedError as problem:
                 ends[index] = problem
@@ -86,10 +87,10 @@ def train_together(
 
 
 class Stack:
-    """The models of some trainings as one: parameters (K, ...), of which their own are views from now on.
+    """The models of some trainings as one: parameters (K, ...), into which the models' own become views.
 
     Raises:
-        RuntimeError: a model has buffers: what a pass writes into them would be lost.
+        RuntimeError: a model has buffers; values that a pass writes into them would be lost.
     """
 
     def __init__(self, members: Sequence[Training]):
@@ -107,33 +108,35 @@ class Stack:
             self._own = [[each[name] for name in self._parameters] for each in named]
 
     def step(self) -> list[StepReport | DivergedError]:
-        """One optimizer step of every member; the seconds of each are its share."""
+        """One optimizer step of every member; its seconds are shared equally."""
         began = time.perf_counter()
         examples = [batch_examples(member) for member in self.members]
         alike = len({_shapes(batch) for batch in examples}) == 1
         if len(self.members) > 1 and alike:
             losses: Sequence[BatchLoss | DivergedError] = self.gradients(examples)
         else:
-            losses = [_alone(member, batch) for member, batch in zip(self.members, examples, strict=True)]
-        took = [
-            loss if isinstance(loss, DivergedError) else _updated(member, batch, loss)
+            losses = [_caught(accumulate_gradients, *pair) for pair in zip(self.members, examples, strict=True)]
+        reports = [
+            loss if isinstance(loss, DivergedError) else _caught(update, member, batch, loss)
             for member, batch, loss in zip(self.members, examples, losses, strict=True)
         ]
         share = (time.perf_counter() - began) / len(self.members)
-        return [one if isinstance(one, DivergedError) else replace(one, seconds=share) for one in took]
+        return [one if isinstance(one, DivergedError) else replace(one, seconds=share) for one in reports]
 
     def gradients(self, examples: Sequence[Sequence[Example]]) -> list[BatchLoss | DivergedError]:
-        """Every member's gradients, as `accumulate_gradients` would leave them, and its loss."""
+        """The loss of every member; its gradients are left where `accumulate_gradients` leaves them."""
         denominators = [batch_denominator(batch) for batch in examples]
         rows = sum(len(example.inputs) for example in examples[0])
         gradients: dict[str, Tensor] = {}
         nats: list[Tensor] = []
         terms: list[dict[str, AuxiliaryTerm]] = []
         for micro in zip(*examples, strict=True):
-            found, row_nats, told = self._differentiated(micro, denominators, rows)
-            gradients = {name: gradients[name] + new if name in gradients else new for name, new in found.items()}
+            new_gradients, row_nats, micro_terms = self._differentiated(micro, denominators, rows)
+            gradients = {
+                name: gradients[name] + new if name in gradients else new for name, new in new_gradients.items()
+            }
             nats.append(row_nats.cpu())
-            terms.append(told)
+            terms.append(micro_terms)
         reached = self._reached(examples[0])
         for index, own in enumerate(self._own):
             for parameter, gradient, has_one in zip(own, gradients.values(), reached, strict=True):
@@ -141,19 +144,19 @@ class Stack:
         losses = []
         for index, (member, batch) in enumerate(zip(self.members, examples, strict=True)):
             own_nats, own_terms = [each[index] for each in nats], [_of(index, each) for each in terms]
-            losses.append(_told(member, batch, denominators[index], own_nats, own_terms))
+            losses.append(_caught(_member_loss, member, batch, denominators[index], own_nats, own_terms))
         return losses
 
     def _reached(self, examples: Sequence[Example]) -> list[bool]:
-        """Which parameters a run alone would get a gradient for: an optimizer leaves the others, and their decay, alone.
+        """Whether each parameter would get a gradient in a separate run; an optimizer skips the others, and their decay.
 
-        Asked once for every list of passes: one that begins later in training may reach more.
+        This is found out once for every list of passes, because a pass that begins later in training may reach more parameters.
         """
         passes = tuple((group.name, group.sees) for example in examples for group in example.groups if group.rows)
         if passes not in self._has_gradient:
             for parameter in self._own[0]:
                 parameter.grad = None
-            with contextlib.suppress(DivergedError):  # its gradients are there nevertheless
+            with contextlib.suppress(DivergedError):  # raised after the gradients are computed
                 accumulate_gradients(self.members[0], list(examples))
             self._has_gradient[passes] = [parameter.grad is not None for parameter in self._own[0]]
         return self._has_gradient[passes]
@@ -161,7 +164,7 @@ class Stack:
     def _differentiated(
         self, micro: Sequence[Example], denominators: Sequence[float], rows: int
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, AuxiliaryTerm]]:
-        """Of one micro-batch of every member: gradients (K, ...), the nats of each row (K, R), auxiliary terms of (K,) values."""
+        """One micro-batch of every member: gradients (K, ...), nats of each row (K, B), auxiliary terms with (K,) values."""
         first, terms = self.members[0], dict[str, AuxiliaryTerm]()
         head = {name: self._parameters[name] for name in self._read_by_head(micro[0])}
         reading = partial(autocast, first.device, first.recipe.precision)  # the head and the loss stay float32
@@ -186,19 +189,20 @@ class Stack:
             with reading():
                 made: tuple[Any, ...] = vjp(read, parameters, has_aux=True)
             (hidden, values), back, measured = made
-            (found, *towards), nats = grad(loss, argnums=(0, 1, 2), has_aux=True)(head, hidden, values)
+            (head_gradients, *state_gradients), nats = grad(loss, argnums=(0, 1, 2), has_aux=True)(head, hidden, values)
             with reading():
-                (gradients,) = back(tuple(towards))
-            return gradients | {name: gradients[name] + part for name, part in found.items()}, nats, measured
+                (gradients,) = back(tuple(state_gradients))
+            gradients |= {name: gradients[name] + part for name, part in head_gradients.items()}
+            return gradients, nats, measured
 
         batch = [torch.stack([getattr(one, name) for one in micro]) for name in ("inputs", "targets", "loss_weight")]
         batch.append(torch.tensor(denominators, dtype=torch.float32, device=first.device))
         with sdpa_kernel(SDPBackend.MATH):
             gradients, nats, measured = vmap(gradients_of)(self._parameters, head, *batch)
-        told = {
+        stacked = {
             name: replace(term, value=measured[name].pop(""), measured=measured[name]) for name, term in terms.items()
         }
-        return gradients, nats, told
+        return gradients, nats, stacked
 
     def _read_by_head(self, example: Example) -> list[str]:
         """The parameters between states and logits: the head's own, or the tied table."""
@@ -212,7 +216,7 @@ class Stack:
 
 
 class _Reader(nn.Module):
-    """From an Example to its states and the model's auxiliary terms, as one call."""
+    """A module whose call maps an Example to its states and the model's auxiliary terms."""
 
     def __init__(self, model: LanguageModel):
         super().__init__()
@@ -223,7 +227,7 @@ class _Reader(nn.Module):
 
 
 class _Head(nn.Module):
-    """From states to logits; its parameters have the names that the reader's have."""
+    """A module whose call maps states to logits; its parameters have the same names as the reader's."""
 
     def __init__(self, model: LanguageModel):
         super().__init__()
@@ -234,7 +238,7 @@ class _Head(nn.Module):
 
 
 def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Parameters of one name as one tensor, in which they live from now on."""
+    """The parameters of one name as one tensor, into which they become views."""
     together = torch.stack([parameter.detach() for parameter in parameters])
     for parameter, part in zip(parameters, together, strict=True):
         parameter.data = part
@@ -242,47 +246,38 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def _shapes(examples: Sequence[Example]) -> tuple[Any, ...]:
-    """What must be the same for examples to be read together: rows, slots, and what each pass sees."""
+    """What must be equal for examples to be read together: rows, slots, and what each pass sees."""
     return tuple((tuple(example.inputs.shape), example.groups) for example in examples)
 
 
-def _alone(member: Training, examples: list[Example]) -> BatchLoss | DivergedError:
+def _caught(call: Callable[..., Returned], *arguments: Any) -> Returned | DivergedError:
+    """The result of a call, or the error by which it diverged: one run that diverges must not stop the others."""
     try:
-        return accumulate_gradients(member, examples)
+        return call(*arguments)
     except DivergedError as problem:
         return problem
 
 
-def _updated(member: Training, examples: list[Example], loss: BatchLoss) -> StepReport | DivergedError:
-    try:
-        return update(member, examples, loss)
-    except DivergedError as problem:
-        return problem
-
-
-def _told(
+def _member_loss(
     member: Training,
     examples: Sequence[Example],
     denominator: float,
     row_nats: Sequence[Tensor],
     terms: Sequence[dict[str, AuxiliaryTerm]],
-) -> BatchLoss | DivergedError:
-    """The loss of one member's batch, from the (R,) nats of the rows of each of its micro-batches."""
+) -> BatchLoss:
+    """The loss of one member's batch, from the (B,) nats of the rows of each of its micro-batches."""
     nats: dict[str, Tensor] = {}
     scored: dict[str, int] = {}
-    for example, found in zip(examples, row_nats, strict=True):
+    for example, micro_nats in zip(examples, row_nats, strict=True):
         for group, part in example.by_group():
-            nats[group.name] = nats.get(group.name, torch.zeros(())) + found[part].sum()
+            nats[group.name] = nats.get(group.name, torch.zeros(())) + micro_nats[part].sum()
             scored[group.name] = scored.get(group.name, 0) + int(example.loss_weight[part].count_nonzero())
-    try:
-        rows = sum(len(example.inputs) for example in examples)
-        return batch_loss(member.step, denominator, rows, nats, scored, terms)
-    except DivergedError as problem:
-        return problem
+    rows = sum(len(example.inputs) for example in examples)
+    return batch_loss(member.step, denominator, rows, nats, scored, terms)
 
 
 def _of(index: int, terms: dict[str, AuxiliaryTerm]) -> dict[str, AuxiliaryTerm]:
-    """One member's terms out of everybody's."""
+    """The auxiliary terms of one member, out of the stacked ones."""
     return {
         name: replace(
             term,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from palinode.base.markov import asymmetric_chain
 from palinode.base.seeds import generator
 from palinode.data.tasks import (
     TASKS,
@@ -41,7 +42,6 @@ from palinode.data.tasks.baselines import (
     position_only,
     unigram,
 )
-from palinode.data.tasks.markov import asymmetric_chain
 
 TINY = [
     AssociativeRecall(vocabulary=6, length=4),

@@ -17,11 +17,11 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
 from palinode.base.errors import BadInput
+from palinode.base.markov import MarkovChain, asymmetric_chain, symmetric_chain
 from palinode.base.seeds import generator
 from palinode.data.tasks.base import Direction, Language, Sample, Task, power, require
 from palinode.data.tasks.draws import digits_of, integers
 from palinode.data.tasks.laws import entropy_nats
-from palinode.data.tasks.markov import MarkovChain, asymmetric_chain, symmetric_chain
 from palinode.data.tasks.strings import answers_after
 
 MOST_CONTEXTS = 2**16

@@ -1,8 +1,10 @@
 "use strict";
 // Draws the charts of the page. The data is JSON under gzip in base64. It comes by column (texts as indices into a list of words) and is turned into rows here.
 (() => {
+  const LETTER_PIXELS = 6.6; // of a title
+  const PAPER_PIXELS = 640; // of a chart on a printed page, A4 or letter
   let page = null;
-  const darkPaper = window.matchMedia("(prefers-color-scheme: dark)");
+  const darkPaper = window.matchMedia("screen and (prefers-color-scheme: dark)");
 
   async function unpacked(text) {
     const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
@@ -45,6 +47,28 @@
     return { ...chart, layer, transform: [...(chart.transform || []), ...positive] };
   }
 
+  // Titles of the x-axis broken into lines that are no wider than the plot: Vega neither breaks nor shortens them.
+  function withShortTitles(chart, pixels) {
+    const most = Math.max(12, Math.floor(pixels / LETTER_PIXELS));
+    const broken = (title) => {
+      const lines = [""];
+      for (const word of title.split(" ")) {
+        const longer = `${lines.at(-1)} ${word}`.trim();
+        if (longer.length <= most || !lines.at(-1)) lines[lines.length - 1] = longer; else lines.push(word);
+      }
+      return lines.length > 1 ? lines : title;
+    };
+    const layer = chart.layer.map((one) => {
+      const x = one.encoding?.x;
+      return typeof x?.title === "string" ? { ...one, encoding: { ...one.encoding, x: { ...x, title: broken(x.title) } } } : one;
+    });
+    return { ...chart, layer };
+  }
+
+  function titlesFit(chart, pixels) {
+    return chart.layer.every((one) => typeof one.encoding?.x?.title !== "string" || one.encoding.x.title.length * LETTER_PIXELS <= pixels);
+  }
+
   async function draw(figure) {
     const described = page.figures[figure.dataset.figure];
     const canvas = figure.querySelector(".canvas");
@@ -56,7 +80,7 @@
     const places = described.charts;
     const linear = page.specifications[axis in places ? places[axis] : Object.values(places)[0]];
     const chart = { ...(log ? withLogAxes(linear, axis) : linear), datasets: { [page.rows_name]: rows } };
-    const drawn = await window.vegaEmbed(canvas, chart, {
+    const options = {
       mode: "vega-lite",
       ast: true, // expressions are interpreted: the page's policy forbids making code from text
       renderer: "svg",
@@ -64,7 +88,13 @@
       defaultStyle: false,
       tooltip: { disableDefaultStyle: true },
       config: darkPaper.matches ? page.config.dark : page.config.light,
-    });
+    };
+    let drawn = await window.vegaEmbed(canvas, chart, options);
+    const plot = drawn.view.width();
+    if (!titlesFit(chart, plot)) {
+      drawn.finalize();
+      drawn = await window.vegaEmbed(canvas, withShortTitles(chart, plot), options);
+    }
     figure.view = drawn;
     figure.dataset.drawn = axis || "yes";
     figure.dataset.axes = log ? "log" : "linear";
@@ -73,6 +103,16 @@
   async function drawAll() {
     for (const figure of document.querySelectorAll("figure[data-figure]")) await draw(figure);
     document.documentElement.dataset.charts = "drawn";
+  }
+
+  // On paper a chart is as wide as the paper, so that its letters keep their size.
+  function forPaper(figure, pixels) {
+    const view = figure.view?.view;
+    if (!view || figure.classList.contains("map")) return;
+    const beside = figure.querySelector("svg.marks").clientWidth - view.width();
+    figure.screenPixels ??= view.width();
+    view.width(pixels ? Math.min(figure.screenPixels, pixels - beside) : figure.screenPixels).run();
+    if (!pixels) delete figure.screenPixels;
   }
 
   async function start() {
@@ -84,6 +124,8 @@
     }
     page = await unpacked(document.getElementById("palinode-data").textContent);
     for (const figure of figures) figure.addEventListener("change", () => draw(figure));
+    window.addEventListener("beforeprint", () => figures.forEach((figure) => forPaper(figure, PAPER_PIXELS)));
+    window.addEventListener("afterprint", () => figures.forEach((figure) => forPaper(figure, 0)));
     darkPaper.addEventListener("change", drawAll);
     await drawAll();
   }

@@ -1,0 +1,421 @@
+"""How a claim is measured: one table of measures, each a function from a claim and its evidence to rows of numbers.
+
+A row holds an effect with its interval over seeds, or says in `reasons` why nothing can be concluded from it.
+`palinode.analysis.claims` decides what a row means for the claim.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+
+from palinode.analysis.audits import arm_audit
+from palinode.analysis.context import direction_ratios
+from palinode.analysis.curves import auxiliary_curves, evaluation_curves
+from palinode.analysis.intervals import Interval, mean, t_interval
+from palinode.analysis.layer_cuts import layer_cuts
+from palinode.analysis.rank_correlation import LEAST_PAIRS, MOST_PAIRS, rank_correlation, resampled_interval
+from palinode.analysis.ratios import final_scores
+from palinode.analysis.sizes import ScaleSize, scale_sizes
+from palinode.analysis.tasks import any_above_trivial, levels_at
+from palinode.analysis.verdict import Outcome, decide, verdict
+from palinode.base.claim import Claim, in_group
+from palinode.base.decision import Decision
+from palinode.checks.loss_floor import RATIO_FAIL
+from palinode.results.record import ExperimentRecord, ExperimentRun
+
+NATS = "nats_per_token"
+ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
+LEAST_BLOCKS = 4  # with fewer blocks, one block, a quarter and a half of them are not three different models
+NOTHING_LEARNED = "no run is above what is scored without learning"
+AT_THE_CEILING = (
+    "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
+)
+TOO_GOOD = f"rtl may lie more than {1 - RATIO_FAIL:.0%} below ltr: that is a leak until proven otherwise"
+NO_FREQUENCIES = "no audit in the store counted the loss of token frequencies"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What claims are measured on.
+
+    Attributes:
+        frequencies_nats: the loss that token frequencies alone reach; None where the store does not have it.
+        other: name of another experiment -> its record at the same size; None where the store has none.
+    """
+
+    record: ExperimentRecord
+    rule: Decision
+    frequencies_nats: float | None
+    other: Callable[[str], ExperimentRecord | None]
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        return self.record.entry.scales
+
+    @property
+    def split(self) -> str:
+        return self.rule.metric.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One row of a claim.
+
+    Attributes:
+        scale: a scale, a context length, or what was averaged over.
+        arm, against: the names with the group put in; `against` is empty where nothing is compared.
+        effect: the mean over seeds (of a rank correlation: over groups); None where nothing was measured.
+        count: seeds in the mean (of a rank correlation: groups).
+        outcome: of the decision rule, where the measure is a difference.
+        reasons: why nothing can be concluded; empty where the row can be judged.
+        cautions: what a reader must know all the same.
+    """
+
+    scale: str
+    arm: str
+    against: str
+    effect: float | None
+    interval: Interval | None
+    count: int
+    group: str = ""
+    outcome: Outcome | None = None
+    reasons: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+
+Rows = Iterator[Measured]
+Measure = Callable[[Claim, Evidence], Rows]
+Sides = tuple[str, str, tuple[str, ...]]  # group, arm, the arms it is compared with
+
+
+def difference(claim: Claim, evidence: Evidence) -> Rows:
+    """The metric of the decision rule: arm less the other, paired by seed, at every scale; then the mean over groups."""
+    for scale in evidence.scales:
+        rows = [_difference(claim, evidence, scale, *names) for names in sides(claim, evidence.record)]
+        yield from (row for row, _ in rows)
+        if claim.groups and rows:
+            yield _mean_of_groups(claim, evidence.rule, scale, rows)
+
+
+def _difference(
+    claim: Claim, evidence: Evidence, scale: str, group: str, arm: str, others: tuple[str, ...]
+) -> tuple[Measured, Mapping[int, float]]:
+    """The row of one group, and seed -> difference."""
+    rule = evidence.rule
+    if (against := _best_of(evidence, scale, others)) is None:
+        reason = f"no finished run of {' or '.join(others)} to compare with"
+        return Measured(scale, arm, ", ".join(others), None, None, 0, group, reasons=(reason,)), {}
+    by_rule = verdict(evidence.record, arm, scale, rule.with_(baseline=against))
+    pairs, reasons, cautions = by_rule.comparison.pairs, by_rule.reasons, by_rule.cautions
+    if claim.needs_learning:
+        reasons = (*reasons, *unlearned(evidence, [(name, rule.metric) for name in (arm, against)], (scale,)))
+    means = [mean([getattr(pair, side) for pair in pairs]) for side in ("arm_value", "baseline_value") if pairs]
+    if claim.expect == "better" and rule.better == "higher" and pairs and min(means) >= 1 - rule.smallest_effect:
+        reasons = (*reasons, AT_THE_CEILING)
+    if len(others) > 1:
+        cautions = (
+            *cautions,
+            f"{against} is the better of {len(others)} on these same runs, so its mean is too good by chance",
+        )
+    outcome: Outcome = "cannot tell" if reasons else by_rule.outcome
+    numbers = (by_rule.comparison.mean, by_rule.comparison.interval, len(pairs))
+    row = Measured(scale, arm, against, *numbers, group, outcome, reasons, cautions)
+    return row, {pair.seed: pair.difference for pair in pairs}
+
+
+def _mean_of_groups(
+    claim: Claim, rule: Decision, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
+) -> Measured:
+    """The mean over the groups that can be judged, seed by seed: the same groups, other seeds."""
+    judged = {row.group: differences for row, differences in rows if not row.reasons}
+    seeds = sorted(set.intersection(*map(set, judged.values()))) if judged else []
+    values = [mean([of_group[seed] for of_group in judged.values()]) for seed in seeds]
+    interval = t_interval(values, rule.confidence)
+    reasons = () if values else tuple(dict.fromkeys(reason for row, _ in rows for reason in row.reasons))
+    arm, against = (name.replace("{}-", "") for name in (claim.arm, claim.against[0]))
+    effect, group = (mean(values) if values else None), f"mean of {', '.join(judged) or 'no group'}"
+    return Measured(scale, arm, against, effect, interval, len(values), group, decide(interval, rule), reasons)
+
+
+def _best_of(evidence: Evidence, scale: str, arms: Sequence[str]) -> str | None:
+    """The arm with the best mean score; None before every one of several has a score."""
+    if len(arms) == 1:
+        return arms[0]
+    scores = {arm: _mean_score(evidence.record, arm, scale) for arm in arms}
+    known = {arm: value for arm, value in scores.items() if value is not None}
+    return max(known, key=lambda arm: known[arm]) if len(known) == len(arms) else None
+
+
+def score(claim: Claim, evidence: Evidence) -> Rows:
+    """The metric of the decision rule: the mean over seeds of one arm, at every scale that has a published number."""
+    for scale in evidence.scales:
+        if claim.published_at(scale) is not None:
+            values = list(scores_of(evidence.record, claim.arm, scale, evidence.rule.metric).values())
+            yield over_seeds(evidence, scale, claim.arm, "", values)
+
+
+def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], float | None]) -> Measure:
+    """A measure of the ratio of two losses at all scales: a summary of each seed that has all of them."""
+
+    def measured(claim: Claim, evidence: Evidence) -> Rows:
+        losses, sizes = final_scores(evidence.record, evidence.split, NATS), scale_sizes(evidence.record)
+        names = ((claim.arm, claim.directions[0]), (claim.against[0], claim.directions[1]))
+        values = []
+        for seed in evidence.record.entry.seeds:
+            sides_of = {at: [losses.get((arm, at, way), {}).get(seed) for arm, way in names] for at in sizes}
+            ratios = {at: above / below for at, (above, below) in sides_of.items() if above and below}
+            if len(ratios) == len(sizes) and (value := summary(ratios, sizes)) is not None:
+                values.append(value)
+        row = over_seeds(evidence, ALL_SCALES, claim.arm, claim.against[0], values)
+        low = row.interval.low if row.interval is not None else 0.0
+        leak = claim.measure == "ratio" and claim.directions == ("rtl", "ltr") and low < RATIO_FAIL - 1
+        yield replace(row, reasons=(*row.reasons, *_ratio_reasons(claim, evidence), *((TOO_GOOD,) if leak else ())))
+
+    return measured
+
+
+def mean_less_1(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float:
+    """The mean of the ratio over all scales, less 1."""
+    return mean(list(ratios.values())) - 1
+
+
+def slope(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float | None:
+    """Least squares: how much the ratio changes for ten times the parameters; None below two counted sizes."""
+    points = [(math.log10(size.parameters), ratios[scale]) for scale, size in sizes.items() if size.parameters]
+    if len({x for x, _ in points}) < 2:
+        return None
+    return float(np.polyfit([x for x, _ in points], [y for _, y in points], 1)[0])
+
+
+def width_less_depth(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float | None:
+    """|change of the ratio from the narrowest to the widest|, mean over depths, less the same of depth over widths.
+
+    None where the scales are no full grid of at least two depths and two widths.
+    """
+    grid = {(size.depth, size.width): ratios[scale] for scale, size in sizes.items() if size.depth and size.width}
+    depths, widths = sorted({depth for depth, _ in grid}), sorted({width for _, width in grid})
+    if not len(grid) == len(sizes) == len(depths) * len(widths) or min(len(depths), len(widths)) < 2:
+        return None
+    by_width = [abs(grid[depth, widths[-1]] - grid[depth, widths[0]]) for depth in depths]
+    by_depth = [abs(grid[depths[-1], width] - grid[depths[0], width]) for width in widths]
+    return mean(by_width) - mean(by_depth)
+
+
+def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
+    """The ratio with some blocks left less that of the whole model (or less 1): mean over the deepest scales, seed by seed."""
+    sizes = scale_sizes(evidence.record)
+    depth = max((size.depth or 0 for size in sizes.values()), default=0)
+    left = 1 if claim.blocks_left == 1 else max(1, round(claim.blocks_left * depth))
+    scales = [scale for scale, size in sizes.items() if size.depth == depth]
+    losses = {
+        (row["arm"], row["direction"], row["scale"], row["blocks"], row["seed"]): row[NATS]
+        for row in layer_cuts(evidence.record, evidence.split).filter(head=claim.head).iter_rows(named=True)
+    }
+    names = ((claim.arm, claim.directions[0]), (claim.against[0], claim.directions[1]))
+
+    def ratio(scale: str, blocks: int, seed: int) -> float:
+        above, below = (losses[*name, scale, blocks, seed] for name in names)
+        return float(above / below)
+
+    values = []
+    for seed in evidence.record.entry.seeds if depth >= LEAST_BLOCKS else ():
+        try:
+            less = [ratio(scale, depth, seed) if claim.less_whole else 1.0 for scale in scales]
+            values.append(mean([ratio(at, left, seed) - whole for at, whole in zip(scales, less, strict=True)]))
+        except KeyError:
+            continue
+    row = over_seeds(evidence, DEEPEST_SCALES, claim.arm, claim.against[0], values)
+    shallow = (f"the deepest model has {depth} blocks, fewer than {LEAST_BLOCKS}",) if depth < LEAST_BLOCKS else ()
+    yield replace(row, reasons=shallow or (*row.reasons, *_ratio_reasons(claim, evidence)))
+
+
+def _ratio_reasons(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
+    """Why a ratio says nothing: what the decision rule has against its arms at any scale, and losses that were not learned."""
+    arms = [arm for arm in dict.fromkeys((claim.arm, *claim.against)) if arm != evidence.rule.baseline]
+    by_rule = (
+        reason
+        for arm in arms
+        for scale in evidence.scales
+        for reason in verdict(evidence.record, arm, scale, evidence.rule).reasons
+    )
+    paths = [f"{evidence.split}.{direction}.{NATS}" for direction in claim.directions]
+    asked = list(zip((claim.arm, *claim.against), paths, strict=True)) if claim.needs_learning else []
+    return tuple(dict.fromkeys((*by_rule, *unlearned(evidence, asked, evidence.scales))))
+
+
+def context(claim: Claim, evidence: Evidence) -> Rows:
+    """rtl / ltr - 1 at every context length in tokens, or at the longest alone."""
+    frame, found = direction_ratios(evidence.record, evidence.split).filter(arm=claim.arm), False
+    reasons = _ratio_reasons(claim, evidence)
+    for scale in evidence.scales:
+        rows = list(frame.filter(scale=scale).iter_rows(named=True))
+        for row in rows[-1:] if claim.longest else rows:
+            low, high, found = row["interval_low"], row["interval_high"], True
+            interval = None if low is None else Interval(low - 1, high - 1)
+            numbers = (row["ratio_then_mean"] - 1, interval, row["seeds"])
+            group = scale if len(evidence.scales) > 1 else ""
+            yield Measured(str(row["context_tokens"]), claim.arm, row["against"], *numbers, group, reasons=reasons)
+    if not found:
+        reason = (*reasons, "no finished run was scored at several context lengths")
+        yield Measured(ALL_SCALES, claim.arm, evidence.rule.baseline, None, None, 0, reasons=reason)
+
+
+def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
+    """Steps until an accuracy is half-way between what is scored without learning and 1: arm over the other.
+
+    The geometric mean over the seeds in which both arms came there, and the t interval of its logarithm.
+    """
+    curves = evaluation_curves(evidence.record).filter(split=evidence.split, trained=True).drop_nulls("accuracy")
+    for scale in evidence.scales:
+        levels, _ = levels_at(evidence.record, evidence.split, scale)
+        if levels is None or levels.to_beat is None:
+            continue
+        reached = curves.filter(pl.col("accuracy") >= (levels.to_beat + 1) / 2, scale=scale)
+        first = {
+            (arm, seed): step
+            for arm, seed, step in reached.group_by("arm", "seed").agg(pl.col("step").min()).iter_rows()
+        }
+        for group, arm, (other, *_) in sides(claim, evidence.record):
+            finished = [{run.entry.seed for run in done(evidence.record, name, scale)} for name in (arm, other)]
+            ours, theirs = ({s for s in set.intersection(*finished) if (name, s) in first} for name in (arm, other))
+            logs = [math.log(first[arm, seed] / first[other, seed]) for seed in sorted(ours & theirs)]
+            interval = t_interval(logs, evidence.rule.confidence)
+            ends = None if interval is None else Interval(math.exp(interval.low), math.exp(interval.high))
+            reasons = _sooner_reasons(ends, arm, other, len(ours - theirs), len(theirs - ours))
+            effect = math.exp(mean(logs)) if logs else None
+            yield Measured(scale, arm, other, effect, ends, len(logs), group, reasons=reasons)
+
+
+def _sooner_reasons(ratio: Interval | None, arm: str, other: str, only_arm: int, only_other: int) -> tuple[str, ...]:
+    """A seed in which one arm alone came half-way contradicts an interval that says the other arm is sooner.
+
+    Runs are evaluated every so many steps, so all seeds may show one and the same ratio: that is no interval.
+    """
+    if ratio is None:
+        return ("fewer than two seeds in which both arms came half-way",)
+    if ratio.low == ratio.high:
+        return ("the ratio is exactly equal in all seeds, so they measure no spread",)
+    if ratio.high < 1 and only_other:
+        return (f"{other} alone came half-way in {only_other} seeds",)
+    return (f"{arm} alone came half-way in {only_arm} seeds",) if ratio.low > 1 and only_arm else ()
+
+
+def over_groups(claim: Claim, evidence: Evidence) -> Rows:
+    """Rank correlation over groups: the score of `arm` here with the score of `against` in another experiment.
+
+    Both scores count upwards: of a loss the negative is taken. The interval resamples the groups, not the seeds.
+    """
+    other = evidence.other(claim.experiment)
+    one, two = (in_group(name, "GROUP") for name in (claim.arm, f"{claim.experiment} {claim.against[0]}"))
+    if other is None:
+        reason = f"the store has no experiment {claim.experiment} of size {evidence.record.entry.size}"
+        yield Measured(ALL_SCALES, one, two, None, None, 0, reasons=(reason,))
+        return
+    for scale in (*evidence.scales, *((MEAN_OF_SCALES,) if len(evidence.scales) > 1 else ())):
+        scales = evidence.scales if scale == MEAN_OF_SCALES else (scale,)
+        pairs, arms = [], []
+        for group in claim.groups:
+            arm, partner = (in_group(name, group) for name in (claim.arm, claim.against[0]))
+            ours = [value for at in scales if (value := _mean_score(evidence.record, arm, at)) is not None]
+            theirs = _mean_score(other, partner, other.entry.scales[0])
+            if len(ours) == len(scales) and theirs is not None:
+                pairs.append((mean(ours), theirs))
+                arms.append((arm, evidence.rule.metric))
+        few = not LEAST_PAIRS <= len(pairs) <= MOST_PAIRS
+        reasons = unlearned(evidence, arms, scales) if claim.needs_learning else ()
+        reasons += (f"an interval needs {LEAST_PAIRS} to {MOST_PAIRS} groups, there are {len(pairs)}",) if few else ()
+        interval = None if few else resampled_interval(pairs, evidence.rule.confidence)
+        yield Measured(scale, one, two, rank_correlation(pairs), interval, len(pairs), reasons=reasons)
+
+
+def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:
+    """The mean over seeds of the metric that decides, turned so that more is better; None without a finished run."""
+    rule = record.entry.decision
+    values = list(scores_of(record, arm, scale, str(rule["metric"])).values())
+    return (mean(values) if rule["better"] == "higher" else -mean(values)) if values else None
+
+
+def term(claim: Claim, evidence: Evidence) -> Rows:
+    """The value of every auxiliary term of an arm at its last logged step. It says nothing in runs where the term collapsed."""
+    curves = auxiliary_curves(evidence.record).filter(arm=claim.arm).drop_nulls("value").sort("step")
+    for scale, name in dict.fromkeys(curves.select("scale", "term").iter_rows()):
+        last = curves.filter(scale=scale, term=name).group_by("seed", maintain_order=True).last()
+        row = over_seeds(evidence, scale, claim.arm, "", last["value"].to_list())
+        audits = [item.finding for item in arm_audit(evidence.record, claim.arm, scale).findings]
+        outcomes = [finding.outcome for finding in audits if finding.check == "C7.collapse"]
+        if failed := outcomes.count("fail"):
+            row = replace(row, reasons=(*row.reasons, f"the term collapsed in {failed} of {len(outcomes)} runs"))
+        yield replace(row, group=name)
+
+
+def sides(claim: Claim, record: ExperimentRecord) -> Iterator[Sides]:
+    """The arms of every group; groups whose arms are not in this size are left out."""
+    names = {arm.name for arm in record.entry.arms}
+    for group in claim.groups or ("",):
+        arm, *others = (in_group(name, group) for name in (claim.arm, *claim.against))
+        if {arm, *others} <= names:
+            yield group, arm, tuple(others)
+
+
+def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: Sequence[float]) -> Measured:
+    """The mean of one value per seed, with its t interval."""
+    interval = t_interval(list(values), evidence.rule.confidence)
+    count = len(values)
+    reasons = (
+        ()
+        if count > 1
+        else (f"an interval needs 2 seeds with all scores of this measure, there {'is 1' if count else 'are none'}",)
+    )
+    return Measured(scale, arm, against, mean(list(values)) if values else None, interval, count, reasons=reasons)
+
+
+def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequence[str]) -> tuple[str, ...]:
+    """Why the scores of some (arm, metric) say nothing of what can be learned; see `Claim.needs_learning`."""
+    if not asked:
+        return ()
+    if evidence.rule.better == "higher":
+        runs = [run for arm, _ in asked for scale in scales for run in evidence.record.runs_of(arm, scale)]
+        return () if any_above_trivial(runs, evidence.split, evidence.rule.confidence) else (NOTHING_LEARNED,)
+    least = evidence.frequencies_nats
+    if least is None:
+        return (NO_FREQUENCIES,)
+    reasons = []
+    for arm, metric in dict.fromkeys(asked):
+        losses = [loss for scale in scales for loss in scores_of(evidence.record, arm, scale, metric).values()]
+        if above := sum(loss >= least for loss in losses):
+            what = f"{above} of {len(losses)} {metric.split('.')[1]} losses of {arm}"
+            reasons.append(f"{what} are not below the {least:.3f} nats of token frequencies")
+    return tuple(reasons)
+
+
+def scores_of(record: ExperimentRecord, arm: str, scale: str, metric: str) -> dict[int, float]:
+    """Seed -> score of the finished runs of one arm at one scale."""
+    scores = {run.entry.seed: run.result.score(metric) for run in done(record, arm, scale) if run.result is not None}
+    return {seed: value for seed, value in scores.items() if value is not None}
+
+
+def done(record: ExperimentRecord, arm: str, scale: str) -> list[ExperimentRun]:
+    return [run for run in record.runs_of(arm, scale) if run.outcome == "done"]
+
+
+# Name -> (function, what it measures in words; fields of the claim and of the row stand in braces).
+MEASURES: Mapping[str, tuple[Measure, str]] = {
+    "difference": (difference, "{row.arm} less {row.against}, {metric}"),
+    "score": (score, "{row.arm}, {metric}"),
+    "ratio": (of_ratios(mean_less_1), "{ratio} - 1, mean over all scales"),
+    "ratio_slope": (of_ratios(slope), "change of {ratio} for ten times the parameters"),
+    "ratio_width_less_depth": (
+        of_ratios(width_less_depth),
+        "change of {ratio} over the widths less that over the depths",
+    ),
+    "layer_cut": (layer_cut, "{ratio} with {blocks} left less {less}, head {claim.head}"),
+    "context": (context, "rtl / ltr - 1 in windows of that many tokens"),
+    "steps_to_learn": (steps_to_learn, "steps to half-way, {row.arm} over {row.against}"),
+    "rank_correlation": (over_groups, "rank correlation over groups of {row.arm} with {row.against}"),
+    "term": (term, "auxiliary term {row.group} of {row.arm} at the end"),
+}

@@ -1,0 +1,166 @@
+"""The claims of an experiment, judged on its finished runs: each row holds, does not hold, or cannot be told, and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
+from palinode.analysis.frequencies import token_frequencies
+from palinode.analysis.verdict import rule_of
+from palinode.base.claim import Claim
+from palinode.base.decision import Decision
+from palinode.results.record import ExperimentRecord
+from palinode.results.store import Store
+
+Judgement = Literal["holds", "does not hold", "cannot tell", "not judged"]
+# Of the decision rule's outcomes, those in which a claim holds; in the others it does not.
+HOLDS_WHERE: Mapping[str, frozenset[str]] = {
+    "better": frozenset(["better"]),
+    "not worse": frozenset(["better", "no difference found"]),
+}
+EVERY_ROW = "every row"
+UNDECIDED = "the interval allows both answers"
+WIDEST_SHARE = 0.2  # an interval of an accuracy that is wider agrees with nearly every published number
+
+
+@dataclass(frozen=True)
+class JudgedClaim:
+    """One row of a claim with its judgement.
+
+    Attributes:
+        published: the published number of this row; None where there is none.
+        words: what was measured, in words.
+    """
+
+    claim: Claim
+    measured: Measured
+    judgement: Judgement
+    published: float | None
+    words: str
+
+    @property
+    def published_is_outside(self) -> bool:
+        """Whether our interval does not hold the published number."""
+        ends = self.measured.interval
+        return ends is not None and self.published is not None and not ends.low <= self.published <= ends.high
+
+    def row(self) -> dict[str, Any]:
+        """As plain data."""
+        measured, ends = self.measured, self.measured.interval
+        return {
+            "name": self.claim.name,
+            "claim": self.claim.sentence,
+            "measure": self.claim.measure,
+            "measured": self.words,
+            "group": measured.group,
+            "of_one_group": measured.group in self.claim.groups,
+            "scale": measured.scale,
+            "arm": measured.arm,
+            "against": measured.against,
+            "effect": measured.effect,
+            "low": None if ends is None else ends.low,
+            "high": None if ends is None else ends.high,
+            "count": measured.count,
+            "published": self.published,
+            "outcome": measured.outcome,
+            "verdict": self.judgement,
+            "reasons": list(measured.reasons) or ([UNDECIDED] if self.judgement == "cannot tell" else []),
+            "cautions": list(measured.cautions),
+        }
+
+
+def judged_claims(store: Store, record: ExperimentRecord) -> tuple[JudgedClaim, ...]:
+    """Every row of every claim of an experiment, in the order of its entry.
+
+    Raises:
+        BadInput: the decision rule of the experiment cannot be applied.
+    """
+    if not record.entry.claims:
+        return ()
+
+    def other(name: str) -> ExperimentRecord | None:
+        full_name = f"{name}--{record.entry.size}"
+        known = {entry.full_name for entry in store.experiments()}
+        return store.experiment(full_name) if full_name in known else None
+
+    evidence = Evidence(record, rule_of(record.entry), token_frequencies(store, record), other)
+    return tuple(row for claim in record.entry.claims for row in _judged(claim, evidence))
+
+
+def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
+    """The rows of one claim; where every row must lie within the bound, a last row says whether all of them do."""
+    measure, words = MEASURES[claim.measure]
+    names = {arm.name for arm in evidence.record.entry.arms}
+    missing = [arm for arm in claim.arms() if arm not in names]
+    if missing and (not claim.groups or set(missing) == set(claim.arms())):
+        reason = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not run at this size"
+        rows = [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(reason,))]
+    else:
+        rows = list(measure(claim, evidence))
+    judged = [
+        JudgedClaim(
+            claim,
+            row,
+            judge(claim, row, evidence.rule),
+            claim.published_at(row.scale),
+            _words(words, claim, row, evidence),
+        )
+        for row in rows
+    ]
+    if claim.expect == "within" and len(judged) > 1:
+        judged.append(_of_all(claim, judged))
+    return judged
+
+
+def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
+    """What one row says of its claim."""
+    if claim.expect == "shown":
+        return "not judged"
+    if row.reasons or row.interval is None:
+        return "cannot tell"
+    low, high, bound = row.interval.low, row.interval.high, claim.bound
+    if claim.expect in HOLDS_WHERE:
+        if row.outcome == "cannot tell":
+            return "cannot tell"
+        return "holds" if row.outcome in HOLDS_WHERE[claim.expect] else "does not hold"
+    if claim.expect == "published":
+        return _agrees(claim.published_at(row.scale), low, high, rule)
+    holds, fails = {
+        "above": (low > bound, high < bound),
+        "below": (high < bound, low > bound),
+        "within": (low >= -bound and high <= bound, low > bound or high < -bound),
+    }[claim.expect]
+    return "holds" if holds else "does not hold" if fails else "cannot tell"
+
+
+def _agrees(published: float | None, low: float, high: float, rule: Decision) -> Judgement:
+    """Whether the interval holds the published number, or misses it by no more than the smallest effect that matters."""
+    too_wide = rule.metric.endswith(".accuracy") and min(high, 1.0) - max(low, 0.0) > WIDEST_SHARE
+    if published is None or too_wide:
+        return "cannot tell"
+    return "holds" if low - rule.smallest_effect <= published <= high + rule.smallest_effect else "does not hold"
+
+
+def _of_all(claim: Claim, rows: Sequence[JudgedClaim]) -> JudgedClaim:
+    """The claim on all of its rows: it holds where every row does, and fails where one does."""
+    judgements = {row.judgement for row in rows}
+    judgement: Judgement = "does not hold" if "does not hold" in judgements else "cannot tell"
+    reasons = tuple(dict.fromkeys(reason for row in rows for reason in row.measured.reasons))
+    measured = Measured(EVERY_ROW, claim.arm, rows[0].measured.against, None, None, 0, reasons=reasons)
+    return JudgedClaim(claim, measured, "holds" if judgements == {"holds"} else judgement, None, rows[0].words)
+
+
+def _words(template: str, claim: Claim, row: Measured, evidence: Evidence) -> str:
+    """What a row measures, in words."""
+    numerator, denominator = zip((claim.arm, *claim.against[:1], ""), claim.directions, strict=False)
+    blocks = "one block" if claim.blocks_left == 1 else f"{claim.blocks_left:.0%} of the blocks"
+    return template.format(
+        claim=claim,
+        row=row,
+        metric=evidence.rule.metric,
+        ratio=f"{' '.join(numerator)} / {' '.join(denominator)}",
+        blocks=blocks,
+        less="that of the whole model" if claim.less_whole else "1",
+    )

@@ -1,0 +1,172 @@
+"""Palinode's own models as the checks see them: how they are read, how far they see, the state they keep, their auxiliary terms.
+
+The checks know nothing of these models; everything particular to them is handed in from here.
+Legend: B rows, T slots, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from palinode.base.errors import BadInput
+from palinode.base.example import Example, Group, SpecialTokens
+from palinode.base.objective import Objective
+from palinode.checks.collapse import PairScore
+from palinode.checks.subject import Subject, plain_forward
+from palinode.models.auxiliary import PairTerm
+from palinode.models.base import LanguageModel, ModelConfig
+from palinode.models.direction import logits_for
+from palinode.models.mixers.base import Reading
+from palinode.models.parts.state import ModelState
+from palinode.models.stepping import begin, extend
+
+# content ids for C1: enough for a window of distinct ones, few enough that the head costs nothing
+AUDIT_VOCABULARY = 64
+LEAST_HEAD_WIDTH = 16
+
+
+class PalinodeState:
+    """A `StateReader` of Palinode's own models."""
+
+    def keeps_state(self, module: nn.Module) -> bool:
+        """Whether the model and all its layers can be read in pieces."""
+        return _language_model(module).can_step()
+
+    def begin(self, module: nn.Module, rows: int, slots: int) -> ModelState:
+        """The state before the first slot."""
+        return begin(_language_model(module), rows, slots)
+
+    def extend(self, module: nn.Module, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
+        """(B, T, D) hidden states of the next (B, T) tokens, and the state after them."""
+        return extend(_language_model(module), tokens, state)
+
+    def logits(self, module: nn.Module, hidden: Tensor) -> Tensor:
+        """(.., V) logits of (.., D) hidden states."""
+        return _language_model(module).logits(hidden)
+
+
+def palinode_subject(subject: Subject) -> Subject:
+    """The subject with what only Palinode's own models offer; any other module is left as it is.
+
+    A forward of the user's own stays, and the model's state is then not checked against it.
+    """
+    if not isinstance(subject.module, LanguageModel):
+        return subject
+    subject = replace(subject, reach=_reach)
+    return replace(subject, forward=_forward, state=PalinodeState()) if subject.forward is plain_forward else subject
+
+
+def subject_of_config(
+    config: ModelConfig,
+    objective: Objective,
+    *,
+    tokenizer_vocab: int,
+    window_tokens: int,
+    evaluation_tokens: int | None = None,
+    seed: int = 0,
+    name: str = "model",
+) -> Subject:
+    """An arm as a subject, before any training: its config rebuilt small enough to audit in seconds.
+
+    C1 keeps up to 4 blocks of width 128 (every arm of the demo is audited at its own size), C2 up to 2 blocks of width 32: a
+    canary of width 64 alarms no sooner and takes twice the time.
+    """
+    evaluation = evaluation_tokens or window_tokens
+    flow_size, canary_size = small_config(config, 4, 128), small_config(config, 2, 32)
+    specials = SpecialTokens(min(tokenizer_vocab, AUDIT_VOCABULARY))
+    longest = max(window_tokens, evaluation)
+    subject = Subject(
+        name=name,
+        module=nn.Identity(),
+        objective=objective,
+        specials=specials,
+        vocab_size=specials.vocab_size,
+        window_tokens=window_tokens,
+        evaluation_tokens=evaluation,
+        max_window_tokens=longest,
+        rebuild=flow_size.build,
+        rebuild_small=canary_size.build,
+        seed=seed,
+    )
+    module = flow_size.build(specials.vocab_size, subject.slots_of(longest), seed)
+    return palinode_subject(replace(subject, module=module))
+
+
+def subject_of_model(
+    model: LanguageModel, objective: Objective, specials: SpecialTokens, window_tokens: int, *, name: str, seed: int
+) -> Subject:
+    """A trained model as a subject: its own weights, at the length it was trained on."""
+    return palinode_subject(
+        Subject(
+            name=name,
+            module=model,
+            objective=objective,
+            specials=specials,
+            vocab_size=specials.vocab_size,
+            window_tokens=window_tokens,
+            evaluation_tokens=window_tokens,
+            max_window_tokens=window_tokens,
+            seed=seed,
+        )
+    )
+
+
+def small_config(config: ModelConfig, most_layers: int, most_width: int) -> ModelConfig:
+    """The config with fewer and narrower blocks where it has such fields and is larger; heads are cut to divide the width.
+
+    `most_layers` is divided between the stacks of a model that has several (`encoder_layers`, `decoder_layers`). Where layers
+    differ (`mixers`), one of each kind of layer is kept. A config that does not allow the cut is returned as it is.
+    """
+    counts: dict[str, int] = {name: value for name, value in config if isinstance(value, int)}
+    stacks = [name for name in counts if name == "layers" or name.endswith("_layers")]
+    changes: dict[str, Any] = {
+        name: most for name in stacks if counts[name] > (most := max(1, most_layers // len(stacks)))
+    }
+    changes |= _one_of_each(getattr(config, "mixers", ()), counts.get("layers", 0), changes)
+    if counts.get("width", 0) > most_width:
+        changes["width"] = most_width
+        for name in counts:
+            if name == "heads" or name.endswith("_heads"):
+                heads = min(counts[name], max(1, most_width // LEAST_HEAD_WIDTH))
+                changes[name] = 1 << (heads.bit_length() - 1)
+    try:
+        return config.with_(**changes)
+    except (ValidationError, BadInput):
+        return config
+
+
+def pair_score(term: PairTerm) -> PairScore:
+    """An auxiliary term for C7, which trains it: hand in a copy."""
+    causal = Reading("causal")
+
+    def score(left: Tensor, right: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
+        scores = term(left, right, causal)
+        return scores.value, scores.measured
+
+    return PairScore(term.width, tuple(term.train().parameters()), score, lambda left: term.aggregated(left, causal))
+
+
+def _one_of_each(mixers: tuple[Any, ...], layers: int, changes: Mapping[str, int]) -> dict[str, Any]:
+    """The changes by which a hybrid of `layers` layers that is cut still has each of its mixers."""
+    kinds = tuple(dict.fromkeys(mixers[:layers]))
+    if not kinds or "layers" not in changes:
+        return {}
+    return {"mixers": kinds, "layers": max(changes["layers"], len(kinds))}
+
+
+def _forward(module: nn.Module, example: Example) -> Tensor:
+    return logits_for(_language_model(module), example)
+
+
+def _reach(module: nn.Module, group: Group) -> int | None:
+    return _language_model(module).reach_slots(group.sees)
+
+
+def _language_model(module: nn.Module) -> LanguageModel:
+    assert isinstance(module, LanguageModel)
+    return module

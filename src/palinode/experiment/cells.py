@@ -1,0 +1,194 @@
+"""The cells of an experiment: each is one arm at one scale, with all that follows from its settings before a run.
+
+`cells_of` makes them once, and refusals, audits, the plan and its predicted seconds read them. A cell works out each quantity
+when it is first read, from the settings, the data and the description of the model. It makes no weights.
+Legend: T slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from palinode.base.example import SpecialTokens
+from palinode.base.seeds import generator
+from palinode.base.visibility import Ltr, Visibility
+from palinode.data.config import Split
+from palinode.data.source import Data, Source, prepare
+from palinode.data.task_store import TaskData
+from palinode.models.cost import Cost
+from palinode.models.described import Description, described
+from palinode.objectives import Progress
+from palinode.objectives.label_mask import masked
+from palinode.results.record import ArmEntry
+from palinode.spec.experiment import ResolvedExperiment
+from palinode.spec.run_spec import RunSettings, RunSpec
+
+WINDOWS_COUNTED = 64  # of how many windows the labels are counted: a task's answers differ from one to the next
+GROUP_DRAWS = 50  # batches of decisions drawn to meet every pass that an objective makes
+MOMENTS = 200  # of a schedule, over which its probabilities are averaged
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One reading of a window.
+
+    Attributes:
+        slots: T of its row.
+        scored: targets that the labels leave of a row, on average.
+        sees: what its slots see.
+        share: the probability that a window is read this way, averaged over the schedule of the run.
+    """
+
+    slots: int
+    scored: float
+    sees: Visibility
+    share: float
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An arm at a scale.
+
+    Attributes:
+        specs: its runs, one for each seed; they differ in nothing else.
+        source: their data, ready to be read.
+    """
+
+    arm: ArmEntry
+    scale: str
+    specs: tuple[RunSpec, ...]
+    source: Source
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run of the first seed."""
+        return self.specs[0]
+
+    @cached_property
+    def settings(self) -> RunSettings:
+        """What the runs have in common."""
+        return self.spec.settings
+
+    @property
+    def specials(self) -> SpecialTokens:
+        """The special tokens that every arm carries, behind the ids of the data."""
+        return SpecialTokens(self.source.vocab_size)
+
+    @cached_property
+    def model(self) -> Description:
+        """The model of every run, without weights."""
+        return described(self.spec.model, self.specials.vocab_size, self.spec.data.window_tokens)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the model costs when it reads a whole window from left to right."""
+        return self.model.cost(self.spec.data.window_tokens, Ltr())
+
+    @cached_property
+    def passes(self) -> Mapping[str, Pass]:
+        """Name -> each pass that the objective makes."""
+        return _passes(self.spec, self.source, self.specials)
+
+    @cached_property
+    def split_tokens(self) -> dict[str, int]:
+        """Split -> its tokens; 0 for the train split of a task that draws every training sequence anew."""
+        held_out: tuple[Split, ...] = ("tuning", "validation", "test")
+        data = self.spec.data
+        if isinstance(data, TaskData):
+            train = (data.train_sequences or 0) * data.window_tokens
+        else:
+            train = self.source.scored_tokens("train", None)
+        return {"train": train} | {split: self.source.scored_tokens(split, None) for split in held_out}
+
+    @cached_property
+    def steps(self) -> float:
+        """Optimizer steps of one run."""
+        return expected_steps(self.spec)
+
+    @cached_property
+    def counters(self) -> Mapping[str, float]:
+        """What one run will count of tokens and training FLOPs, by the names that a plan has for them."""
+        windows = self.steps * self.spec.recipe.batch_windows
+        read, scored_ltr, flops = 0.0, 0.0, 0.0
+        for name, one in self.passes.items():
+            times = windows * one.share
+            read += times * one.slots
+            scored_ltr += times * one.scored if name == "ltr" else 0.0
+            flops += self.model.cost(one.slots, one.sees).train_flops(times * one.slots, times * one.scored)
+        return {
+            "window_tokens": float(windows * self.spec.data.window_tokens),
+            "tokens_read": read,
+            "tokens_scored_ltr": scored_ltr,
+            "train_flops": flops,
+        }
+
+
+def cells_of(resolved: ResolvedExperiment) -> tuple[Cell, ...]:
+    """The cells of an experiment whose data is pinned, scale by scale; cells with the same data share its source.
+
+    Raises:
+        BadInput, EnvironmentProblem: the data cannot be read.
+    """
+    specs: dict[tuple[str, str], list[RunSpec]] = {}
+    for run in resolved.runs:
+        specs.setdefault((run.arm, run.scale), []).append(run.spec)
+    sources: dict[Data, Source] = {}
+    cells = []
+    for scale in resolved.scales:
+        for arm in resolved.arms:
+            own = tuple(specs[arm.name, scale])
+            data = own[0].data
+            if data not in sources:
+                sources[data] = prepare(data)
+            cells.append(Cell(arm, scale, own, sources[data]))
+    return tuple(cells)
+
+
+def expected_passes(settings: RunSettings) -> float:
+    """Passes for each window, averaged over the schedule of the run (an adaptive p counts as it starts)."""
+    return fmean(sum(probabilities.values()) for probabilities in _over_the_run(settings))
+
+
+def expected_steps(settings: RunSettings) -> float:
+    """Optimizer steps until the first limit: the recipe's steps, or its token limits at what a step reads on average.
+
+    With batches that grow by the gradient norm this counts the batch they start with: fewer steps may reach a token limit.
+    """
+    recipe, step_tokens = settings.recipe, settings.recipe.batch_windows * settings.data.window_tokens
+    ltr = settings.objective.pass_probabilities(Progress(0, recipe.steps, settings.objective.state())).get("ltr", 0.0)
+    limits = (
+        (recipe.max_tokens_read, step_tokens * expected_passes(settings)),
+        (recipe.max_ltr_tokens, step_tokens * ltr),
+    )
+    reached = [limit / tokens for limit, tokens in limits if limit is not None and tokens > 0]
+    return min([float(recipe.steps), *reached])
+
+
+def _over_the_run(settings: RunSettings) -> list[Mapping[str, float]]:
+    """Pass -> its probability for a window, at moments spread evenly over the steps."""
+    steps, objective = settings.recipe.steps, settings.objective
+    moments = range(0, steps, max(1, steps // MOMENTS))
+    return [objective.pass_probabilities(Progress(step, steps, objective.state())) for step in moments]
+
+
+def _passes(spec: RunSpec, source: Source, specials: SpecialTokens) -> dict[str, Pass]:
+    """Counted on the first windows of the run, drawn until every pass of the objective was met."""
+    objective, window_tokens = spec.objective, spec.data.window_tokens
+    windows = source.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
+    shares = _over_the_run(spec)
+    passes: dict[str, Pass] = {}
+    for attempt in range(GROUP_DRAWS):
+        progress = Progress(0, 1, objective.state())
+        draw = objective.draw(WINDOWS_COUNTED, window_tokens, generator(0, "plan", attempt), progress)
+        example = masked(objective.example(windows.tokens, windows.decisions(draw), specials), windows, spec.labels)
+        for group, rows in example.by_group():
+            if group.name not in passes:
+                scored = int((example.loss_weight[rows] > 0).sum()) / group.rows
+                share = fmean(probabilities.get(group.name, 0.0) for probabilities in shares)
+                passes[group.name] = Pass(example.inputs.shape[1], scored, group.sees, share)
+        if set(passes) >= set(objective.groups()):
+            break
+    return passes

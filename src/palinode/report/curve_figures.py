@@ -1,0 +1,131 @@
+"""Figures of any experiment: differences from the baseline, learning curves, final scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import polars as pl
+
+from palinode.analysis.curves import mean_curves
+from palinode.base.measures import CURVE_AXES, MEASURES
+from palinode.report import charts, theme
+from palinode.report.charts import Axis
+from palinode.report.figure import Figure, Rows, at_scale, file_name, scale_part
+from palinode.report.levels import level_marks, level_notes, with_levels
+from palinode.report.study import CurvePart, Study, kept_inside
+from palinode.report.words import X_SHORT, X_TITLES, metric_words, number
+
+
+def difference_figures(study: Study) -> Iterator[Figure]:
+    """Every arm minus the baseline, paired by seed; nothing where no pair can be compared."""
+    rule, look = study.rule, study.look
+    shown = [verdict for verdict in study.verdicts if verdict.comparison.pairs and verdict.leak != "unexpected"]
+    if not shown:
+        return
+    many = len({verdict.scale for verdict in shown}) > 1
+    rows: Rows = []
+    colours: dict[str, str] = {}
+    for verdict in shown:
+        label = (f"{verdict.scale}: " if many else "") + look.labels[verdict.arm]
+        colours[label] = look.colours[verdict.arm]
+        rows += study.dots(label, {pair.seed: pair.difference for pair in verdict.comparison.pairs})
+    what, unit = metric_words(rule.metric)
+    side = "left" if rule.better == "lower" else "right"
+    # The precision is given: left to itself, d3 rounds .12 to .1 where .12 - .02 falls just below .1.
+    x = Axis("value", f"difference, {unit} ({side} is better)", ".4~g")
+    band = f"Inside the grey band (±{number(rule.smallest_effect)}) a difference does not matter."
+    yield Figure(
+        name="differences",
+        section="verdict",
+        title=f"Difference from {rule.baseline} in {what}, paired by seed",
+        rows=rows,
+        variants={"": charts.differences(x, colours, rule.smallest_effect)},
+        notes=(band,) if rule.smallest_effect > 0 else (),
+    )
+
+
+def learning_figures(study: Study) -> Iterator[Figure]:
+    """The curves of a scale, over every x-axis that was counted."""
+    record, split, score = study.record, study.split, study.score
+    what = f"{split} loss" if MEASURES[score].is_loss else split
+    y = Axis("value", f"{what}, {MEASURES[score].unit}", ".4f")
+    for scale in study.scales:
+        here = study.curves.filter(split=split, scale=scale).drop_nulls(score)
+        drawn = here.filter(pl.col("trained"))
+        if drawn.is_empty():
+            continue
+        axes = [Axis(axis, X_TITLES[axis]) for axis in CURVE_AXES if drawn[axis].count()]
+        marks = level_marks(record, study.rule.metric, scale)
+        parts: list[CurvePart] = [("seed", score, drawn, {}), ("mean", score, mean_curves(drawn, score), {})]
+        rows, thinned = study.curve_rows(parts, "evaluation")
+        dashes = theme.direction_dashes(sorted(drawn["direction"].unique()))
+        colours = study.look.shown({row["arm"] for row in rows})
+        yield Figure(
+            name=file_name("learning-curves", scale_part(record, scale)),
+            section="curves",
+            title="Learning curves" + at_scale(record, scale),
+            rows=rows,
+            variants={
+                axis.field: with_levels(charts.learning_curves(axis, y, colours, dashes), marks) for axis in axes
+            },
+            labels={axis.field: X_SHORT[axis.field] for axis in axes},
+            log_axes=True,
+            notes=(
+                *thinned,
+                *charts.how_to_pick(colours),
+                *_untrained_notes(here, score),
+                *level_notes(record, study.rule.metric, scale),
+            ),
+        )
+
+
+def final_figures(study: Study) -> Iterator[Figure]:
+    """The scores at the end of training, a figure per direction that an arm trained in."""
+    record, look, split, score = study.record, study.look, study.split, study.score
+    for scale in study.scales:
+        untrained = set(study.curves.filter(~pl.col("trained"), scale=scale).select("arm", "direction").iter_rows())
+        values = _final_values(study, scale)
+        for direction in sorted({direction for _, direction in values}):
+            arms = [arm for arm in study.arms() if (arm, direction) in values]
+            shown = [arm for arm in arms if (arm, direction) not in untrained]
+            hidden = [arm for arm in arms if arm not in shown]
+            if not shown:
+                continue
+            rows = [row for arm in shown for row in study.dots(look.labels[arm], values[arm, direction])]
+            rows, cut = kept_inside(rows, 0, 1) if MEASURES[score].has_chance_levels else (rows, [])
+            x = Axis("value", ", ".join(metric_words(f"{split}.{direction}.{score}")), ".4~g")
+            chart = charts.final_scores(x, look.shown({row["arm"] for row in rows}))
+            yield Figure(
+                name=file_name("final", direction, scale_part(record, scale)),
+                section="curves",
+                title=f"At the end, {direction}" + at_scale(record, scale),
+                rows=rows,
+                variants={"": with_levels(chart, level_marks(record, study.rule.metric, scale), "x")},
+                half=True,
+                notes=(*cut, *([_not_drawn(direction, hidden)] if hidden else [])),
+            )
+
+
+def _not_drawn(direction: str, arms: list[str]) -> str:
+    return f"Never trained on {direction}, so not drawn: {', '.join(arms)}."
+
+
+def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
+    """A direction that an arm never trained on has a loss but no learning curve: the caption tells its last value."""
+    last = here.filter(~pl.col("trained")).sort("step").group_by("arm", "direction").agg(pl.col(score).last())
+    hidden: dict[str, list[str]] = {}
+    for row in last.sort("arm", "direction").iter_rows(named=True):
+        hidden.setdefault(row["direction"], []).append(f"{row['arm']} (at the end {number(row[score])})")
+    return [_not_drawn(direction, arms) for direction, arms in hidden.items()]
+
+
+def _final_values(study: Study, scale: str) -> dict[tuple[str, str], dict[int, float]]:
+    """(arm, direction) -> seed -> final score of the finished runs."""
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    for run in study.record.runs:
+        if run.entry.scale != scale or run.outcome != "done" or run.result is None:
+            continue
+        for direction, scores in run.result.scores.get(study.split, {}).items():
+            if (value := scores.get(study.score)) is not None:
+                values.setdefault((run.entry.arm, direction), {})[run.entry.seed] = float(value)
+    return values

@@ -1,0 +1,225 @@
+"""The findings of an experiment: its claims with their judgements, as a dated Markdown page and the same numbers as JSON."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import jinja2
+
+from palinode.analysis.claims import JudgedClaim, judged_claims
+from palinode.analysis.frequencies import token_frequencies
+from palinode.analysis.parity import costs
+from palinode.analysis.ratios import final_scores
+from palinode.analysis.verdict import Verdict, rule_of, verdicts
+from palinode.base import fsio
+from palinode.base.errors import BadInput
+from palinode.report import words
+from palinode.results.record import ExperimentRecord
+from palinode.results.store import Store
+
+TEMPLATE = "findings.md"
+# Where records lie, and how many runs train at a time: not what was run.
+LOCAL_OPTIONS = ("--store", "--workers", "--stack")
+# Endings of cautions that name arms: such cautions are gathered, one line for all arms.
+COULD_NOT_TELL, AT_THE_EDGE = " could not tell on ", ", the edge of what was tried"
+BEST_AT_THE_EDGE = "best at the edge of what was tried, so another setting may be better: "
+Row = dict[str, Any]
+
+
+def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, Path]:
+    """Write `<name>--<size>.md` and `<name>--<size>.json`.
+
+    Args:
+        name: `<name>--<size>`, or `<name>` where the experiment was run at one size only.
+        directory: where the files go; it is made if need be.
+
+    Returns:
+        The paths of the page and of the numbers.
+
+    Raises:
+        BadInput: there is no such experiment, or it has no claims.
+        Damaged: a stored file does not decode.
+        EnvironmentProblem: the disk refused.
+    """
+    record = store.experiment(name)
+    found = findings(store, record)
+    page, numbers = (directory / f"{record.entry.full_name}.{ending}" for ending in ("md", "json"))
+    fsio.write_text(page, page_text(found))
+    fsio.write_json(numbers, found)
+    return page, numbers
+
+
+def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
+    """Everything that the page shows, as plain data.
+
+    Raises:
+        BadInput: the experiment has no claims.
+    """
+    entry, rule = record.entry, rule_of(record.entry)
+    if not entry.claims:
+        hint = "write claims=(Claim(...),) in its file and `palinode run` it again: no finished run is trained twice"
+        raise BadInput(f"{entry.full_name} has no claims", field="claims", hint=hint)
+    claims, by_rule = judged_claims(store, record), verdicts(record)
+    rows = [claim.row() for claim in claims]
+    return {
+        "experiment": entry.name,
+        "size": entry.size,
+        "question": entry.question,
+        "created": entry.created[:10],
+        "outcomes": dict(Counter(run.outcome for run in record.runs)),
+        "seeds": list(entry.seeds),
+        "runs": what_was_run(record),
+        "rule": words.rule_words(rule),
+        "confidence": rule.confidence,
+        "smallest_effect": rule.smallest_effect,
+        "token_frequencies_nats": token_frequencies(store, record),
+        "claims": rows,
+        "published_outside": [f"{row.claim.name} {row.measured.scale}" for row in claims if row.published_is_outside],
+        "sources": list(dict.fromkeys(claim.source for claim in entry.claims if claim.source)),
+        "notes": _notes(claims),
+        "cautions": _cautions(claims, by_rule),
+        "arms": [_arm_row(verdict) for verdict in by_rule],
+        "intervals": sum(row["low"] is not None for row in rows)
+        + sum(v.comparison.interval is not None for v in by_rule),
+        "scores": _scores(record),
+        "command": without_local_options(entry.command),
+    }
+
+
+def page_text(found: Mapping[str, Any]) -> str:
+    """The Markdown page of `findings`."""
+    environment = jinja2.Environment(  # noqa: S701  Markdown, not HTML
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {"table": table, "signed": signed, "between": between}
+    source = (resources.files("palinode.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
+    return environment.from_string(source).render(found)
+
+
+def table(rows: Iterable[Sequence[Any]], heads: str) -> str:
+    """A Markdown table; `heads` are separated by commas."""
+    names = heads.split(", ")
+    lines = [names, ["---"] * len(names), *([_cell(value) for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else " ".join(str(value).replace("|", "\\|").split())
+
+
+def signed(value: float | None) -> str:
+    """Four decimals and a sign; three digits where four decimals would show nothing; empty without a value."""
+    if value is None:
+        return ""
+    return f"{value:+.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:+.3g}"
+
+
+def between(row: Mapping[str, Any]) -> str:
+    """The interval of a row; empty where it has none."""
+    return "" if row["low"] is None else f"{signed(row['low'])} to {signed(row['high'])}"
+
+
+def without_local_options(command: Sequence[str]) -> str:
+    """A stored command line without the options that say nothing about the runs."""
+    kept: list[str] = []
+    is_value = False
+    for word in command:
+        option, equals, _ = word.partition("=")
+        local = option in LOCAL_OPTIONS
+        if not is_value and not local:
+            kept.append(word)
+        is_value = local and not equals and not is_value
+    return shlex.join(kept)
+
+
+def what_was_run(record: ExperimentRecord) -> str:
+    """Data, sizes and lengths of the finished runs in one sentence; empty where none is finished."""
+    done = [(run.record.spec, run.result) for run in record.runs if run.record and run.result and run.outcome == "done"]
+    if not done:
+        return ""
+    data = "; ".join(dict.fromkeys(_data(spec["data"], spec["recipe"]) for spec, _ in done))
+    parameters = _span([result.parameters["total"] for _, result in done])
+    steps, tokens = (_span([r.counters[name] or 0 for _, r in done]) for name in ("optimizer_steps", "tokens_read"))
+    return f"{data}; {parameters} parameters, {steps} steps, {tokens} tokens read by each run"
+
+
+def _span(values: Sequence[float]) -> str:
+    """One number, or the least to the most."""
+    return " to ".join(f"{end:,.0f}" for end in sorted({min(values), max(values)}))
+
+
+def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
+    if "task" in data:
+        task, sequences = data["task"], data["train_sequences"]
+        options = ", ".join(f"{name} {value}" for name, value in task.items() if type(value) is int)
+        drawn = f"the same {sequences:,} sequences in every epoch" if sequences else "new sequences at every step"
+        return f"{task['kind']} ({options}), {drawn}, {recipe['batch_windows']} sequences a step"
+    return f"{data['corpus']} as {data['tokenizer']} in windows of {data['window_tokens']} tokens"
+
+
+def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
+    """The notes of claims, each once, with the names of its claims."""
+    named: dict[str, dict[str, None]] = {}
+    for row in claims:
+        if row.claim.note:
+            named.setdefault(row.claim.note, {})[row.claim.name] = None
+    return [f"{', '.join(names)}: {note}" for note, names in named.items()]
+
+
+def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list[str]:
+    """What a reader must know besides the outcomes, each once; one line for all arms of which a check could not tell, or that
+    did best at the last setting tried."""
+    said: list[tuple[str | None, str]] = [(None, caution) for row in claims for caution in row.measured.cautions]
+    said += [(arm.arm, caution) for arm in by_rule for caution in arm.cautions]
+    lines: dict[str, dict[str, None]] = {}
+    for of_arm, caution in said:
+        text, gathered, arms = caution.partition(COULD_NOT_TELL)
+        if caution.endswith(AT_THE_EDGE):
+            text, arms = BEST_AT_THE_EDGE, caution.split()[0]
+        elif not gathered and of_arm is not None and caution not in lines:
+            text = f"{of_arm}: {caution}"
+        lines.setdefault(text + gathered, {}).update(dict.fromkeys(arms.split(" and ") if arms else ()))
+    return [text + ", ".join(arms) for text, arms in lines.items()]
+
+
+def _arm_row(verdict: Verdict) -> Row:
+    compared, ends = verdict.comparison, verdict.comparison.interval
+    stamps = {"LEAK": verdict.leak, "COLLAPSE": verdict.collapse}
+    return {
+        "arm": verdict.arm,
+        "scale": verdict.scale,
+        "difference": compared.mean,
+        "low": None if ends is None else ends.low,
+        "high": None if ends is None else ends.high,
+        "pairs": len(compared.pairs),
+        "verdict": ": ".join([stamp for stamp, state in stamps.items() if state != "none"] + [verdict.outcome]),
+        "reasons": list(verdict.reasons),
+    }
+
+
+def _scores(record: ExperimentRecord) -> list[Row]:
+    """Every arm, scale and direction: the final score, and the size of the model."""
+    split, _, score = rule_of(record.entry).metric.split(".")
+    sizes = {
+        (cost.arm, cost.scale): cost.mean
+        for cost in costs(record, record.entry.arms[0].name)
+        if cost.axis == "parameters"
+    }
+    return [
+        {
+            "arm": arm,
+            "scale": scale,
+            "direction": direction,
+            "parameters": sizes[arm, scale],
+            "mean": mean(of_seed.values()),
+            "deviation": stdev(of_seed.values()) if len(of_seed) > 1 else None,
+            "seeds": len(of_seed),
+        }
+        for (arm, scale, direction), of_seed in final_scores(record, split, score).items()
+    ]

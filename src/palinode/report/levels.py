@@ -1,0 +1,311 @@
+"""The levels of a task: chance, what needs no learning, the best possible; in charts, on cards and in the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from palinode.analysis import intervals
+from palinode.analysis.tasks import Levels, levels_at, on_a_task
+from palinode.analysis.verdict import Verdict
+from palinode.base.measures import MEASURES
+from palinode.report.charts import FONT_PIXELS, GREY, LEVEL_DASHES
+from palinode.report.words import number, score_of
+from palinode.results.record import ExperimentRecord
+
+TRIVIAL_WORDS = {
+    "uniform": "a guess",
+    "unigram": "the most frequent answer",
+    "bigram": "the most frequent answer after the token before",
+    "position_only": "the position alone",
+    "copy_last": "copying the token before",
+    "most_recent_value": "the most recent value",
+    "in_context_mode": "the most frequent value in context",
+    "cache_1": "looking up what followed the same token",
+    "cache_2": "looking up what followed the same 2 tokens",
+    "cache_3": "looking up what followed the same 3 tokens",
+}
+SIMPLE_WORDS = {
+    "unigram": "unigram",
+    "bigram": "bigram",
+    "copy_last": "copy last",
+    "most_recent_value": "most recent value",
+}
+READING_NOTES = {
+    "rtl": "A guesser sees what rtl reads before an answer.",
+    "prompt": "A guesser sees the prompt, on both sides of an answer.",
+    "others": "A guesser sees all tokens but the answer itself.",
+}
+NOT_OF_ALL_NOTE = "All tokens are scored here: chance and trivial levels are known of answers alone, so none is drawn."
+CHANCE_NOTE = (
+    "Chance is a uniform guess among the legal answers; the dashed level is the best of those that need no learning."
+)
+SAME, LEAST = 0.01, 0.005  # levels so near share a line; lower ones lie on the axis
+LEVEL_OPACITY = {"simple": 0.8, "best": 0.45}  # the others: 1
+THIN, THICK = 0.8, 1.3
+LABEL_HEIGHT = 0.05  # of an axis of accuracy: labels at one end are no nearer to each other
+ROOM = 0.08  # of the same, between two lines, for a label
+LEFT, RIGHT = "left", "right"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A level as a chart shows it.
+
+    Attributes:
+        kind: chance, trivial, simple or best, or guess: the loss of a guess.
+        words: its name.
+    """
+
+    kind: str
+    value: float
+    words: str
+
+    @property
+    def text(self) -> str:
+        """Its name and its value."""
+        return f"{self.words} {number(self.value, 3)}"
+
+
+def trivial_words(name: str) -> str:
+    """What a guesser without learning does."""
+    return TRIVIAL_WORDS.get(name, name.replace("_", " "))
+
+
+def level_marks(record: ExperimentRecord, metric: str, scale: str) -> list[Mark]:
+    """The levels that a chart of this metric shows at a scale: none where no run is on a task, or where all tokens were scored."""
+    return _marks(record, metric, scale, every_mark)
+
+
+def _marks(
+    record: ExperimentRecord, metric: str, scale: str, of_accuracy: Callable[[Levels], list[Mark]]
+) -> list[Mark]:
+    split, _, score = score_of(metric)
+    levels, _ = levels_at(record, split, scale)
+    if levels is None:
+        return []
+    if score == "nats_per_token" and levels.chance:
+        return [Mark("guess", -math.log(levels.chance), "a guess")]
+    return of_accuracy(levels) if MEASURES[score].has_chance_levels else []
+
+
+def marks_of(levels: Levels) -> list[Mark]:
+    """Chance, the best trivial level where it is above chance, and the best possible."""
+    marks = []
+    if levels.chance is not None:
+        marks.append(Mark("chance", levels.chance, "chance"))
+    if levels.best_trivial is not None and levels.best_trivial[1] > (levels.chance or 0.0):
+        name, value = levels.best_trivial
+        marks.append(Mark("trivial", value, trivial_words(name)))
+    if levels.best is not None:
+        marks.append(Mark("best", levels.best, "best possible"))
+    return marks
+
+
+def every_mark(levels: Levels) -> list[Mark]:
+    """Those of `marks_of`, and the simplest guessers each at its own level; names of levels that are about equal share a line."""
+    marks, drawn = marks_of(levels), {mark.words for mark in marks_of(levels)}
+    for name in _simple(levels):
+        words, value = SIMPLE_WORDS[name], levels.trivial[name]
+        if trivial_words(name) in drawn:
+            continue
+        near = [mark for mark in marks if mark.kind != "best" and abs(mark.value - value) <= SAME]
+        if near:
+            place = marks.index(near[0])
+            marks[place] = replace(near[0], words=f"{near[0].words}, {words}")
+        else:
+            marks.append(Mark("simple", value, words))
+    return marks
+
+
+def _simple(levels: Levels) -> list[str]:
+    """The simplest guessers that are above the axis and are not the skill the task asks for."""
+    return [name for name in SIMPLE_WORDS if levels.trivial.get(name, 0.0) >= LEAST and name not in levels.solved_by]
+
+
+def reached(record: ExperimentRecord, verdict: Verdict) -> str:
+    """What both arms of a verdict reached, and the levels; empty where the levels are not known."""
+    comparison, scale = verdict.comparison, verdict.scale
+    marks = _marks(record, verdict.rule.metric, scale, marks_of)
+    if not marks or not comparison.pairs:
+        return ""
+    arm = intervals.mean([pair.arm_value for pair in comparison.pairs])
+    baseline = intervals.mean([pair.baseline_value for pair in comparison.pairs])
+    levels = ", ".join(mark.text for mark in marks if (mark.kind, mark.value) != ("best", 1.0))
+    scores = f"{comparison.arm} {number(arm, 3)}, {comparison.baseline} {number(baseline, 3)}; {levels}."
+    to_beat = max((mark.value for mark in marks if mark.kind != "best"), default=None)
+    if (
+        MEASURES[score_of(verdict.rule.metric).measure].has_chance_levels
+        and to_beat is not None
+        and max(arm, baseline) <= to_beat
+    ):
+        scores += " Neither is above what needs no learning."
+    return scores
+
+
+def level_notes(record: ExperimentRecord, metric: str, scale: str) -> list[str]:
+    """What a caption says of the levels: what they are, for which arms they differ, and what can be looked up."""
+    split, _, score = score_of(metric)
+    if not MEASURES[score].has_chance_levels or not on_a_task(record):
+        return []
+    levels, others = levels_at(record, split, scale)
+    if levels is None:
+        return [NOT_OF_ALL_NOTE]
+    notes = [CHANCE_NOTE, *_simple_notes(levels)] if levels.trivial else []
+    if levels.asked_for is not None:
+        name, value = levels.asked_for
+        notes.append(f"No level to beat, for it is what the task asks for: {trivial_words(name)} ({number(value, 3)}).")
+    notes += [READING_NOTES[levels.reading]] if levels.reading in READING_NOTES else []
+    if others:
+        notes.append(f"The levels of {', '.join(others)} differ: see the table task_levels.")
+    return notes
+
+
+def _simple_notes(levels: Levels) -> list[str]:
+    named = [
+        words if trivial_words(name).endswith(words := SIMPLE_WORDS[name]) else f"{words} ({trivial_words(name)})"
+        for name in _simple(levels)
+    ]
+    return [f"Thin levels: {', '.join(named)}; those within {SAME:g} of another share its line."] if named else []
+
+
+# --- in charts ------------------------------------------------------------------------------------------------------
+
+
+def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y") -> dict[str, Any]:
+    """The chart with a line for each level and its name at the line: across the chart (`y`), or standing among lying bars (`x`).
+
+    An axis of accuracy that shows them begins at 0.
+    """
+    if channel == "y" and any(mark.kind == "chance" for mark in marks):
+        chart = _from_zero(chart)
+    names: dict[Mark, str] = {}
+    for place, mark in enumerate(marks):
+        before = sum(other.kind == mark.kind for other in marks[:place])
+        names[mark] = f"level_{mark.kind}{f'_{before + 1}' if before else ''}"
+    layers = [_level(mark, channel, names[mark]) for mark in marks]
+    beside = _across(marks) if channel == "y" else _above(marks)
+    labels = [_label(mark, channel, f"{names[mark]}_label", text, place) for mark, text, place in beside]
+    return {**chart, "layer": [*layers, *chart["layer"], *labels]}
+
+
+def with_chance_by_length(chart: dict[str, Any], x_field: str, levels: Levels | None) -> tuple[dict[str, Any], str]:
+    """The chart with chance at each length, or that of length 1 where no other was recorded, and which of them it is."""
+    if levels is None or levels.chance is None:
+        return chart, "Chance is known of answers alone."
+    if not levels.chance_by_length:
+        chance = Mark("chance", levels.chance, "chance")
+        return with_levels(chart, [chance]), "Chance is that of this length; others were not measured."
+    chances = {1: levels.chance, **levels.chance_by_length}
+    note = "Chance is that of each length; what needs no learning was measured at length 1 alone."
+    return _with_steps(chart, x_field, chances), note
+
+
+def _with_steps(chart: dict[str, Any], x_field: str, chances: Mapping[int, float]) -> dict[str, Any]:
+    """The chart with chance as it changes along x: a step at each place, and its name at the first."""
+    values = [
+        {x_field: x, "level": chance, "text": Mark("chance", chance, "chance").text}
+        for x, chance in sorted(chances.items())
+    ]
+    encoding = {"x": {"field": x_field, "type": "quantitative"}, **_encoding("y")}
+    point = {"shape": "stroke", "size": 180, "color": GREY}
+    look = {"color": GREY, "strokeWidth": THICK, "strokeDash": LEVEL_DASHES["chance"]}
+    steps = {
+        "name": "level_chance",
+        "data": {"values": values},
+        "mark": {"type": "line", "interpolate": "step", "point": point, **look},
+        "encoding": encoding,
+    }
+    label = {
+        "name": "level_chance_label",
+        "data": {"values": values[:1]},
+        "mark": {"type": "text", "fontSize": FONT_PIXELS, "color": GREY, "align": "left", "dx": 4, "dy": -8},
+        "encoding": {**encoding, "text": {"field": "text", "type": "nominal"}},
+    }
+    return {**chart, "layer": [steps, *_from_zero(chart)["layer"], label]}
+
+
+def _from_zero(chart: dict[str, Any]) -> dict[str, Any]:
+    def begun(layer: Mapping[str, Any]) -> dict[str, Any]:
+        encoding = dict(layer.get("encoding", {}))
+        if "scale" in encoding.get("y", {}):
+            encoding["y"] = {**encoding["y"], "scale": {**encoding["y"]["scale"], "zero": True}}
+        return {**layer, "encoding": encoding}
+
+    return {**chart, "layer": [begun(layer) for layer in chart["layer"]]}
+
+
+def _encoding(channel: str) -> dict[str, Any]:
+    tooltip = [{"field": "text", "type": "nominal", "title": "level"}]
+    return {channel: {"field": "level", "type": "quantitative"}, "tooltip": tooltip}
+
+
+def _level(mark: Mark, channel: str, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "data": {"values": [{"level": mark.value, "text": mark.text}]},
+        "mark": {
+            "type": "rule",
+            "color": GREY,
+            "strokeWidth": THIN if mark.kind == "simple" else THICK,
+            "opacity": LEVEL_OPACITY.get(mark.kind, 1.0),
+            "strokeDash": LEVEL_DASHES[mark.kind],
+        },
+        "encoding": _encoding(channel),
+    }
+
+
+def _label(mark: Mark, channel: str, name: str, text: str, place: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "data": {"values": [{"level": mark.value, "text": text}]},
+        "mark": {"type": "text", "fontSize": FONT_PIXELS, "color": GREY, **place},
+        "encoding": {
+            channel: {"field": "level", "type": "quantitative"},
+            "text": {"field": "text", "type": "nominal"},
+        },
+    }
+
+
+def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
+    """Where the names of lying lines stand.
+
+    Chance: at its right end, below. The others: above, at the left, where curves have not risen yet. Where another line or
+    name is near, a name goes to the other side or the other end; else it joins the name that is near.
+    """
+    placed: list[tuple[Mark, str, dict[str, Any]]] = []
+    taken: dict[str, list[float]] = {LEFT: [], RIGHT: []}
+    for mark in sorted(marks, key=lambda mark: (mark.kind != "chance", mark.value)):
+        below = _stands_below(mark, marks)
+        middle = mark.value + LABEL_HEIGHT * (-0.6 if below else 0.6)
+        ends = (RIGHT, LEFT) if mark.kind == "chance" else (LEFT, RIGHT)
+        free = [end for end in ends if all(abs(middle - other) >= LABEL_HEIGHT for other in taken[end])]
+        if not free:
+            near, text, place = placed[-1]
+            placed[-1] = (near, f"{text}, {mark.text}", place)
+            continue
+        taken[free[0]].append(middle)
+        end = {"align": RIGHT, "x": "width", "dx": -4} if free[0] == RIGHT else {"align": LEFT, "x": 0, "dx": 4}
+        placed.append((mark, mark.text, {**end, "baseline": "middle", "dy": 8 if below else -7}))
+    return placed
+
+
+def _stands_below(mark: Mark, marks: Sequence[Mark]) -> bool:
+    """Whether a name stands below its line: chance does, the others do where the next line leaves too little room above."""
+    above = min((other.value - mark.value for other in marks if other.value > mark.value), default=1.0)
+    under = min((mark.value - other.value for other in marks if other.value < mark.value), default=mark.value)
+    usual, other = (under, above) if mark.kind == "chance" else (above, under)
+    crowded = usual < ROOM < other
+    return (mark.kind == "chance") != crowded
+
+
+def _above(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
+    """Where the names of standing lines stand: over the chart, one above the other, all but the lowest to the left of their
+    lines, where there is more room than to the right. Simple guessers have no name there; hovering tells it."""
+    ordered = sorted((mark for mark in marks if mark.kind != "simple"), key=lambda mark: mark.value)
+    return [
+        (mark, mark.text, {"align": RIGHT if row else LEFT, "y": 0, "dx": -3 if row else 3, "dy": -6 - 13 * row})
+        for row, mark in enumerate(ordered)
+    ]

@@ -1,0 +1,223 @@
+"""What every family of figures reads: the record with its rule, the looks of its arms, and rows made the same way for all.
+
+Colours and names of arms and sizes are the same in all figures of one report.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import polars as pl
+
+from palinode.analysis import intervals
+from palinode.analysis.audits import arm_audit
+from palinode.analysis.curves import evaluation_curves, trained_directions
+from palinode.analysis.sizes import ScaleSize, scale_sizes
+from palinode.analysis.verdict import Rule, Verdict, rule_of, verdicts
+from palinode.base.measures import CURVE_AXES
+from palinode.report import theme
+from palinode.report.figure import Rows, rounded
+from palinode.report.words import interval_words, number, plural, score_of, signed
+from palinode.results.record import ExperimentRecord
+
+MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
+CurvePart = tuple[str, str, pl.DataFrame, Mapping[str, str]]
+LATE = (0.5, 1.0)  # of training, as the published text looks at epochs 5 to 10
+Window = tuple[float, float]  # from and to, as shares of training
+
+
+@dataclass(frozen=True)
+class Look:
+    """Arm -> colour, and arm -> the name that charts print."""
+
+    colours: dict[str, str]
+    labels: dict[str, str]
+    leaking: tuple[str, ...] = ()
+
+    def shown(self, labels: Collection[str]) -> dict[str, str]:
+        """Label -> colour of the arms with these labels, in the order of the experiment."""
+        return {self.labels[arm]: colour for arm, colour in self.colours.items() if self.labels[arm] in labels}
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The lines of one figure, with the rows of a frame that they show.
+
+    Attributes:
+        arm: the arm they are all of; None where each is an arm.
+        title_end: what the title says of that.
+        names: (arm, scale) -> name of the line; `colours`: name of the line -> colour, of the lines that have rows.
+        what: what a line is, `arm` or `size`.
+    """
+
+    arm: str | None
+    title_end: str
+    names: dict[tuple[str, str], str]
+    colours: dict[str, str]
+    what: str
+    frame: pl.DataFrame
+
+    @property
+    def file(self) -> str:
+        """What the arm adds to a file name."""
+        return self.arm or ""
+
+    def row(self, row: Mapping[str, Any], look: str = "mean", **more: Any) -> dict[str, Any]:
+        """A row of a chart of lines, with its interval and number of seeds."""
+        ends = {"low": rounded(row["interval_low"], 5), "high": rounded(row["interval_high"], 5), "seeds": row["seeds"]}
+        return {"series": self.names[row["arm"], row["scale"]], "look": look} | ends | more
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment as its report shows it.
+
+    Attributes:
+        verdicts: one per arm and scale.
+        window: which share of training the violins pool.
+    """
+
+    record: ExperimentRecord
+    rule: Rule
+    verdicts: Sequence[Verdict]
+    window: Window = LATE
+
+    @classmethod
+    def of(cls, record: ExperimentRecord, window: Window = LATE) -> Study:
+        """The study of a record.
+
+        Raises:
+            BadInput: its decision rule cannot be applied.
+        """
+        return cls(record, rule_of(record.entry), verdicts(record), window)
+
+    @cached_property
+    def look(self) -> Look:
+        return look_of(self.record, self.rule)
+
+    @property
+    def split(self) -> str:
+        return score_of(self.rule.metric).split
+
+    @property
+    def score(self) -> str:
+        return score_of(self.rule.metric).measure
+
+    @property
+    def scales(self) -> tuple[str, ...]:
+        return self.record.entry.scales
+
+    @cached_property
+    def curves(self) -> pl.DataFrame:
+        """Every evaluation, see `evaluation_curves`."""
+        return evaluation_curves(self.record)
+
+    @cached_property
+    def sizes(self) -> dict[str, ScaleSize]:
+        return scale_sizes(self.record)
+
+    def arms(self, present: Collection[Any] | None = None) -> list[str]:
+        """The arms in the order of the experiment; with `present`, only these."""
+        return [arm.name for arm in self.record.entry.arms if present is None or arm.name in present]
+
+    def trained_on(self, *directions: str) -> set[str]:
+        """The arms that trained in all of these directions, each in some run."""
+        ways = {arm: set[str]() for arm in self.arms()}
+        for run in self.record.runs:
+            ways[run.entry.arm] |= trained_directions(run)
+        return {arm for arm, trained in ways.items() if set(directions) <= trained}
+
+    def lines(self, frame: pl.DataFrame) -> Iterator[Lines]:
+        """How the rows of a frame become lines: with several scales a figure per arm and a line per size, else one figure
+        with a line per arm. None where the frame is empty."""
+        arms = self.arms(set(frame["arm"]))
+        labels = size_labels(self.sizes) if len(self.scales) > 1 else {}
+        for arm in arms if labels else arms[:1]:
+            here = frame.filter(arm=arm) if labels else frame
+            names = {(arm, scale): label for scale, label in labels.items()} or {
+                (one, self.scales[0]): self.look.labels[one] for one in arms
+            }
+            colours = theme.size_colours(list(labels.values()), leaking=arm in self.look.leaking)
+            if not labels:
+                colours = {self.look.labels[one]: self.look.colours[one] for one in arms}
+            present = {names[place] for place in here.select("arm", "scale").unique().iter_rows()}
+            drawn = {name: colour for name, colour in colours.items() if name in present}
+            if labels:
+                yield Lines(arm, f", {self.look.labels[arm]}", names, drawn, "size", here)
+            else:
+                yield Lines(None, "", names, drawn, "arm", here)
+
+    def over_seeds(self, counts: Collection[int], interval: bool = True) -> str:
+        """`Each point is over 3 seeds; hovering gives its 95% interval.`"""
+        low, high = min(counts), max(counts)
+        seeds = f"{low} to {high} seeds" if low != high else plural(low, "seed")
+        hovering = f"; hovering gives its {self.rule.confidence:.0%} interval" if interval and high > 1 else ""
+        return f"Each point is over {seeds}{hovering}."
+
+    def dots(self, label: str, values: Mapping[int, float], say: Any = number) -> Rows:
+        """A row per seed and one for the mean; low = high = mean where one seed gives no interval."""
+        numbers = list(values.values())
+        mean, interval = intervals.mean(numbers), intervals.t_interval(numbers, self.rule.confidence)
+        low, high = (interval.low, interval.high) if interval else (mean, mean)
+        text = f"{say(mean)}; {interval_words(low, high, self.rule.confidence, 4)}" if interval else say(mean)
+        centre: dict[str, Any] = {"kind": "mean", "arm": label, "value": rounded(mean), "text": text}
+        seeds = [{"kind": "seed", "arm": label, "seed": seed, "value": rounded(v)} for seed, v in values.items()]
+        return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
+
+    def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:
+        """Rows of single seeds and of means, evenly thinned where there are too many to draw, and the note that says so.
+
+        Args:
+            parts: (line: seed or mean, column of the value, frame, further fields of each row).
+            what: one point of a curve, such as `evaluation`.
+        """
+        every = max(1, -(-sum(frame.height for _, _, frame, _ in parts) // MOST_CURVE_ROWS))
+        steps = sorted({step for _, _, frame, _ in parts for step in frame["step"].unique()})
+        kept = {step for index, step in enumerate(steps) if index % every == 0 or step == steps[-1]}
+        rows: Rows = []
+        for line, column, frame, more in parts:
+            for row in frame.filter(pl.col("step").is_in(kept)).iter_rows(named=True):
+                who = {name: row[name] for name in ("direction", "seed") if name in row}
+                where = {axis: rounded(row[axis]) for axis in CURVE_AXES}
+                shown = {"line": line, "key": len(rows), "arm": self.look.labels[row["arm"]], **more}
+                rows.append(shown | who | where | {"value": rounded(row[column])})
+        return rows, [f"One {what} in {every} is drawn; the tables hold all of them."] if every > 1 else []
+
+
+def look_of(record: ExperimentRecord, rule: Rule) -> Look:
+    """The arms' colours and labels; an arm that leaks is red, and stamped wherever it is named, as one that collapses is."""
+    arms = [arm.name for arm in record.entry.arms]
+    audits = {arm: arm_audit(record, arm) for arm in arms}
+    leaking = [arm for arm in arms if audits[arm].leak != "none"]
+    collapsing = [arm for arm in arms if audits[arm].collapse != "none"]
+    stamps = dict.fromkeys(collapsing, " (COLLAPSE)") | dict.fromkeys(leaking, " (LEAK)")
+    labels = {arm: arm + stamps.get(arm, "") for arm in arms}
+    return Look(theme.arm_colours(arms, rule.baseline, leaking), labels, tuple(leaking))
+
+
+def size_labels(sizes: Mapping[str, ScaleSize]) -> dict[str, str]:
+    """Scale -> `16x768, 136 M`, from the smallest to the largest where sizes are known."""
+    ordered = sorted(sizes.values(), key=lambda size: size.parameters or 0)
+    return {
+        size.scale: size.scale if size.parameters is None else f"{size.scale}, {millions(size.parameters)}"
+        for size in ordered
+    }
+
+
+def millions(parameters: int) -> str:
+    """136 M, 1.25 M, 427 k: three digits."""
+    unit, letter = (1e6, "M") if parameters >= 1e6 else (1e3, "k")
+    return f"{number(float(f'{parameters / unit:.3g}'), 3)} {letter}"
+
+
+def kept_inside(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
+    """The rows with their intervals inside what the number can be, and a note where one was not."""
+    inside = []
+    for row in rows:
+        ends = {side: row[side] for side in ("low", "high") if row.get(side) is not None}
+        inside.append(row | {side: min(max(end, least), most) for side, end in ends.items()})
+    note = f"Intervals are cut at {signed(least)} and {number(most)}: the number cannot lie beyond."
+    return inside, [] if inside == rows else [note]

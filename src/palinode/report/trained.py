@@ -1,0 +1,163 @@
+"""The block "What was trained": the base once, as plain rows, and what each arm changes against it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from palinode.analysis.tasks import settings_of
+from palinode.base.measures import COST_AXES
+from palinode.report import words
+from palinode.report.study import Study, millions
+from palinode.report.words import plain
+from palinode.results.record import ArmEntry
+
+MOST_CHANGES = 5  # of an arm, on the first screen; the section about the arms lists all of them
+MOST_SCALES = 3  # of which a row lists the values one by one
+SPLITS = ("train", "tuning", "validation", "test")
+UNCOUNTED = ("source_sha256", "code_sha256")  # of a user's part: which file it stands in, not what it does
+SAME_SETTING = "the same settings"
+
+Settings = Mapping[str, Any]
+
+
+def what_was_trained(study: Study) -> dict[str, Any]:
+    """Rows (name, value) of the baseline's setting; for every other arm its note and its changes."""
+    per_scale = {scale: settings_of(study.record, study.rule.baseline, scale) or {} for scale in study.scales}
+    rows: dict[str, dict[str, str]] = {}
+    for scale, settings in per_scale.items():
+        for name, value in _rows(study, settings, scale):
+            rows.setdefault(name, {})[scale] = value
+    base = next(arm for arm in study.record.entry.arms if arm.name == study.rule.baseline)
+    return {
+        "rows": [(name, _of_scales(values)) for name, values in rows.items()],
+        "arms": [_arm(study, arm, base) for arm in study.record.entry.arms if arm is not base],
+        "baseline": base.name,
+    }
+
+
+def _rows(study: Study, settings: Settings, scale: str) -> Iterator[tuple[str, str]]:
+    """What the runs of the baseline at one scale were, as far as their spec says it."""
+    if "data.corpus" in settings:
+        yield "text", f"{settings['data.corpus']}, windows of {_count(settings.get('data.window_tokens'), 'token')}"
+        yield "tokenizer", str(settings.get("data.tokenizer"))
+    elif "data.task.kind" in settings:
+        options = _options(settings, "data.task")
+        yield "task", f"{settings['data.task.kind']}{f' ({options})' if options else ''}"
+    if splits := _splits(study, scale):
+        yield "split sizes", splits
+    if model := _model(study, settings, scale):
+        yield "model", model
+    if "objective.kind" in settings:
+        labels = settings.get("labels", "all")
+        yield "objective", f"{settings['objective.kind']}{'' if labels == 'all' else f', trained on {labels} alone'}"
+    if "recipe.kind" in settings:
+        schedule, precision = settings.get("recipe.schedule.kind"), settings.get("recipe.precision")
+        parts = (settings["recipe.kind"], settings.get("recipe.optimizer.kind"), schedule, precision)
+        yield "recipe", ", ".join(str(part) for part in parts if part)
+    if steps := settings.get("recipe.steps"):
+        yield "steps", f"{words.number(steps)}, in batches of {_batch(settings)}"
+    if budget := _budget(study, scale):
+        yield "budget of a run", budget
+
+
+def _splits(study: Study, scale: str) -> str:
+    """The tokens of every split, as the plan counted them; of older plans what an evaluation scored."""
+    cells = study.record.entry.plan.get("cells")
+    for cell in cells if isinstance(cells, list) else ():
+        if (cell.get("arm"), cell.get("scale")) == (study.rule.baseline, scale) and cell.get("split_tokens"):
+            sizes = {name: size for name in SPLITS if (size := cell["split_tokens"].get(name))}
+            listed = [f"{name} {_tokens(size)}" for name, size in sizes.items()]
+            if "train" not in sizes:
+                listed.insert(0, "train drawn afresh")
+            return f"{', '.join(listed)} tokens"
+    for run in study.record.runs_of(study.rule.baseline, scale):
+        if run.result is not None:
+            scored = [scores.get("tokens_scored") for scores in run.result.scores.get(study.split, {}).values()]
+            if scored and scored[0]:
+                return f"{words.number(scored[0])} tokens of {study.split} are scored"
+    return ""
+
+
+def _model(study: Study, settings: Settings, scale: str) -> str:
+    if "model.kind" not in settings:
+        return ""
+    shape = {"layers": "block", "heads": "head"}
+    parts = [_count(settings[f"model.{name}"], word) for name, word in shape.items() if f"model.{name}" in settings]
+    if "model.width" in settings:
+        parts.insert(1, f"width {words.number(settings['model.width'])}")
+    size = study.sizes[scale].parameters
+    parts += [f"{millions(size)} parameters"] if size else []
+    return f"{settings['model.kind']}: {', '.join(parts)}" if parts else str(settings["model.kind"])
+
+
+def _batch(settings: Settings) -> str:
+    windows, tokens = settings.get("recipe.batch_windows"), settings.get("data.window_tokens")
+    if not isinstance(tokens, int) or not isinstance(windows, int):
+        return _count(windows, "window")
+    return f"{_count(windows, 'window')} ({words.number(windows * tokens)} tokens)"
+
+
+def _budget(study: Study, scale: str) -> str:
+    """What one run of the baseline spent, and the cost at which the arms are meant to be equal."""
+    runs = [run.result for run in study.record.runs_of(study.rule.baseline, scale) if run.outcome == "done"]
+    spent = []
+    for axis in dict.fromkeys((study.rule.equal, "train_flops")):
+        cost = COST_AXES[axis]
+        values = [value for result in runs if result is not None and (value := result.cost(cost)) is not None]
+        if values:
+            meant = " (meant to be equal in all arms)" if axis == study.rule.equal else ""
+            spent.append(f"{words.number(sum(values) / len(values))} {cost.title}{meant}")
+    return ", ".join(spent)
+
+
+def _of_scales(values: Mapping[str, str]) -> str:
+    """One text where all scales agree; else each with its scale, of many scales the first and the last."""
+    if len(set(values.values())) == 1:
+        return next(iter(values.values()))
+    listed = [f"{scale}: {value}" for scale, value in values.items()]
+    return "; ".join(listed) if len(listed) <= MOST_SCALES else f"{listed[0]}; … {listed[-1]}"
+
+
+def _arm(study: Study, arm: ArmEntry, base: ArmEntry) -> dict[str, Any]:
+    changes = [
+        f"{path} {plain(before)} → {plain(after)}" if before is not None else f"{path} = {plain(after)}"
+        for path, before, after in changes_against(arm, base)
+        if path.rpartition(".")[2] not in UNCOUNTED and after is not None
+    ]
+    return {
+        "name": arm.name,
+        "colour": study.look.colours[arm.name],
+        "note": arm.note,
+        "changes": changes[:MOST_CHANGES] or [SAME_SETTING],
+        "more": len(changes[MOST_CHANGES:]),
+    }
+
+
+def changes_against(arm: ArmEntry, base: ArmEntry) -> list[tuple[str, Any, Any]]:
+    """(path, the base arm's value, this arm's value) of every leaf in which two arms differ.
+
+    An entry stores each arm's difference from the file's base, which no arm need be: what both change alike is left out.
+    """
+    mine, other = ({path: (before, after) for path, before, after in one.diff} for one in (arm, base))
+    pairs = {
+        path: (other[path][1] if path in other else mine[path][0], mine[path][1] if path in mine else other[path][0])
+        for path in (*mine, *(path for path in other if path not in mine))
+    }
+    return [(path, before, after) for path, (before, after) in pairs.items() if before != after]
+
+
+def _options(settings: Settings, part: str) -> str:
+    """`vocabulary 10, length 12`: the options of a part that say something."""
+    prefix = f"{part}."
+    leaves = {path.removeprefix(prefix): leaf for path, leaf in settings.items() if path.startswith(prefix)}
+    said = {name: leaf for name, leaf in leaves.items() if name != "kind" and not isinstance(leaf, bool) and leaf}
+    return ", ".join(f"{name.replace('_', ' ')} {plain(leaf)}" for name, leaf in said.items() if name not in UNCOUNTED)
+
+
+def _count(value: Any, word: str) -> str:
+    return words.plural(value, word) if isinstance(value, int) else f"{plain(value)} {word}s"
+
+
+def _tokens(count: int) -> str:
+    return millions(count) if count >= 100_000 else words.number(count)

@@ -1,0 +1,160 @@
+"""What is measured at the end of a run, as a table: the event that names its rows, when it applies, and the rows it gives.
+
+A new measurement is one more entry of `MEASUREMENTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from palinode.base.config import encode
+from palinode.data.config import VALIDATION, Split
+from palinode.data.source import prepare
+from palinode.data.task_store import TaskData, TaskStore
+from palinode.evaluate.embeddings import embedding_geometry
+from palinode.evaluate.losses import Evaluation
+from palinode.evaluate.tasks import by_slice, levels, own_reading
+from palinode.results.layer_cut import LAYER_CUT_EVENT
+from palinode.results.record import CONTEXT_LENGTHS_EVENT, EMBEDDINGS_EVENT, TASK_EVENT
+from palinode.run.scoring import cut_split, evaluate_split, refit_for_cuts
+from palinode.spec.run_spec import RunSpec
+from palinode.spec.trained import Trained
+from palinode.train.loop import Counters, DivergedError
+
+EVALUATION_EVENT = "eval"
+Rows = Iterator[tuple[Split | Literal[""], dict[str, Any]]]
+
+
+@dataclass
+class Snapshot:
+    """A run at one step: what its measurements read.
+
+    Attributes:
+        counters: what training has consumed so far.
+        note: reports one line to whoever watches the run.
+        evaluations: the splits scored so far, each scored once.
+    """
+
+    trained: Trained
+    counters: Counters
+    note: Callable[[str], None]
+    evaluations: dict[Split, Evaluation] = field(default_factory=dict)
+
+    def evaluation(self, split: Split) -> Evaluation:
+        """The scores of a whole split.
+
+        Raises:
+            DivergedError: the last update left weights whose loss is not finite.
+        """
+        if split not in self.evaluations:
+            with self.finite(f"the {split} loss"):
+                self.evaluations[split] = evaluate_split(self.trained, split)
+        return self.evaluations[split]
+
+    @contextmanager
+    def finite(self, what: str) -> Iterator[None]:
+        """A loss that is not finite means that the run diverged: the same spec would end the same way again."""
+        try:
+            yield
+        except FloatingPointError:
+            raise DivergedError(self.counters.optimizer_steps, what) from None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One entry of the table.
+
+    Attributes:
+        event: the name of its rows in metrics.jsonl.
+        applies: whether a run with this spec is measured so.
+        rows: (split, columns) of each row; the split is "" where the row belongs to none.
+    """
+
+    event: str
+    applies: Callable[[RunSpec], bool]
+    rows: Callable[[Snapshot], Rows]
+
+
+def final_splits(spec: RunSpec) -> tuple[Split, ...]:
+    """The splits that are scored after the last step."""
+    return (spec.evaluation.split, "test") if spec.evaluation.test else (spec.evaluation.split,)
+
+
+def split_scores(snapshot: Snapshot) -> Rows:
+    """The scores of every split."""
+    for split in final_splits(snapshot.trained.spec):
+        yield split, {"scores": snapshot.evaluation(split).as_rows()}
+
+
+def task_placement(snapshot: Snapshot) -> Rows:
+    """What an accuracy on a task is compared with: chance and baselines, exact matches, slices, and longer sequences."""
+    spec, data, counters = snapshot.trained.spec, snapshot.trained.data, snapshot.counters
+    assert isinstance(data, TaskStore)
+    reading = own_reading(spec.objective, counters.tokens_scored_ltr, counters.tokens_scored_rtl)
+    for split in final_splits(spec):
+        held_out = data.held_out(split)
+        yield (
+            split,
+            {
+                "levels": levels(data.config, held_out, reading, spec.evaluation.length_factors),
+                "by_pass": by_slice(snapshot.evaluation(split), held_out.slices),
+                "lengths": dict(_longer_sequences(snapshot, data.config, split)),
+            },
+        )
+
+
+def _longer_sequences(snapshot: Snapshot, data: TaskData, split: Split) -> Iterator[tuple[str, Any]]:
+    """(factor, scores) on sequences so many times as long; beyond the trained length a loss may well not be finite."""
+    evaluation = snapshot.trained.spec.evaluation
+    for factor in evaluation.length_factors:
+        longer = data.longer(factor)
+        trained = snapshot.trained.with_spec(data=longer, evaluation=evaluation.with_(length_factors=()))
+        try:
+            yield str(factor), evaluate_split(replace(trained, data=prepare(longer)), split).as_rows()
+        except FloatingPointError:
+            snapshot.note(f"at {factor} times the trained length the {split} loss is not finite, so it has no score")
+
+
+def context_lengths(snapshot: Snapshot) -> Rows:
+    """The scores of every split in windows of other lengths."""
+    spec = snapshot.trained.spec
+    alone = spec.evaluation.with_(context_lengths=())
+    for split in final_splits(spec):
+        scores = {}
+        for window_tokens in spec.evaluation.context_lengths:
+            trained = snapshot.trained.with_spec(data=spec.data.with_(window_tokens=window_tokens), evaluation=alone)
+            with snapshot.finite(f"the {split} loss in windows of {window_tokens} tokens"):
+                scores[str(window_tokens)] = evaluate_split(trained, split).as_rows()
+        yield split, {"scores": scores}
+
+
+def layer_cut(snapshot: Snapshot) -> Rows:
+    """The scores of every split with the first 1, 2, .. L blocks; no row is given unless all of them are finite."""
+    trained = snapshot.trained
+    with snapshot.finite("the loss with fewer blocks"):
+        refits = refit_for_cuts(trained) if trained.spec.evaluation.layer_cut_refit_steps else None
+        cuts = {split: cut_split(trained, split, refits) for split in final_splits(trained.spec)}
+    for split, cut in cuts.items():
+        yield split, encode(cut)
+
+
+def embeddings(snapshot: Snapshot) -> Rows:
+    """The geometry of the tables of tokens and positions."""
+    yield "", {"geometry": embedding_geometry(snapshot.trained.model)}
+
+
+def _is_task_run(spec: RunSpec) -> bool:
+    """A run on a task; not a trial on the tuning split, from which nothing is claimed."""
+    return isinstance(spec.data, TaskData) and spec.evaluation.split == VALIDATION
+
+
+MEASUREMENTS = (
+    Measurement(EVALUATION_EVENT, lambda spec: True, split_scores),
+    Measurement(TASK_EVENT, _is_task_run, task_placement),
+    Measurement(CONTEXT_LENGTHS_EVENT, lambda spec: bool(spec.evaluation.context_lengths), context_lengths),
+    Measurement(LAYER_CUT_EVENT, lambda spec: spec.evaluation.layer_cut, layer_cut),
+    Measurement(EMBEDDINGS_EVENT, lambda spec: spec.evaluation.embeddings, embeddings),
+)

@@ -1,0 +1,207 @@
+"""What an interval allows to say of a claim, and what keeps a claim from being judged."""
+
+from pathlib import Path
+
+import pytest
+
+from palinode import Claim
+from palinode.analysis.claim_measures import AT_THE_CEILING, MEASURES, NOTHING_LEARNED, Measured, _sooner_reasons
+from palinode.analysis.claims import UNDECIDED, JudgedClaim, _of_all, judge, judged_claims
+from palinode.analysis.intervals import Interval
+from palinode.analysis.verdict import rule_of
+from palinode.base import claim as claim_file
+from palinode.base.decision import Decision
+from palinode.base.errors import BadInput
+from palinode.spec import load
+from synthetic_store import Synthetic, SyntheticArm, make_store
+from synthetic_tasks import SyntheticTask, TaskArm, make_task_store
+
+RULE = Decision(baseline="ltr", smallest_effect=0.02)
+HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+
+
+def claim(**fields):
+    return Claim(**{"name": "C", "sentence": "s", "measure": "context", "arm": "rtl", "expect": "above", **fields})
+
+
+def row(low, high, **fields):
+    interval = None if low is None else Interval(low, high)
+    return Measured("512", "rtl", "ltr", 0.0, interval, 3, **fields)
+
+
+def test_every_measure_is_in_both_tables_and_on_the_page():
+    assert MEASURES.keys() == claim_file.MEASURES.keys()
+    page = (Path(__file__).parents[2] / "docs" / "experiment.md").read_text()
+    assert [name for name in MEASURES if f"| `{name}` | " not in page] == []
+
+
+@pytest.mark.parametrize(
+    ("expect", "bound", "low", "high", "judgement"),
+    [
+        ("above", 0.0, 0.004, 0.012, HOLDS),
+        ("above", 0.0, -0.004, 0.012, OPEN),
+        ("above", 0.0, -0.04, -0.01, FAILS),
+        ("above", 0.0, None, None, OPEN),
+        ("below", 1.0, 0.4, 0.9, HOLDS),
+        ("below", 1.0, 1.1, 2.0, FAILS),
+        ("below", 1.0, 0.9, 1.1, OPEN),
+        ("within", 0.05, -0.001, 0.002, HOLDS),
+        ("within", 0.05, 0.06, 0.09, FAILS),
+        ("within", 0.05, 0.01, 0.09, OPEN),
+        ("within", 0.05, -0.9, -0.7, FAILS),
+    ],
+)
+def test_a_bound_judges_the_whole_interval(expect, bound, low, high, judgement):
+    assert judge(claim(expect=expect, bound=bound), row(low, high), RULE) == judgement
+    against = row(low, high, reasons=("ltr failed its audit: C1.flow",))
+    assert judge(claim(expect=expect, bound=bound), against, RULE) == OPEN
+
+
+@pytest.mark.parametrize(
+    ("expect", "outcome", "judgement"),
+    [
+        ("better", "better", HOLDS),
+        ("better", "no difference found", FAILS),
+        ("better", "worse", FAILS),
+        ("better", "cannot tell", OPEN),
+        ("not worse", "better", HOLDS),
+        ("not worse", "no difference found", HOLDS),
+        ("not worse", "worse", FAILS),
+        ("not worse", "cannot tell", OPEN),
+    ],
+)
+def test_the_decision_rule_judges_differences(expect, outcome, judgement):
+    compared = claim(measure="difference", against=("ltr",), expect=expect)
+    assert judge(compared, row(-1, 1, outcome=outcome), RULE) == judgement
+
+
+def test_a_claim_on_all_rows_holds_where_every_row_does():
+    def of_all(*judgements):
+        rows = [JudgedClaim(claim(), row(0.0, 1.0), judgement, None, "") for judgement in judgements]
+        return _of_all(claim(), rows).judgement
+
+    assert [of_all(HOLDS, HOLDS), of_all(HOLDS, OPEN), of_all(OPEN, FAILS)] == [HOLDS, OPEN, FAILS]
+
+
+def test_a_published_accuracy_agrees_where_it_lies_in_our_interval_or_nearer_to_it_than_matters():
+    rule = Decision(baseline="b", metric="validation.own.accuracy", better="higher", smallest_effect=0.02)
+    theirs = claim(measure="score", expect="published", published={"512": 0.9})
+    assert judge(theirs, row(0.91, 0.95), rule) == HOLDS
+    assert judge(theirs, row(0.95, 0.97), rule) == FAILS
+    assert judge(theirs, row(-0.5, 1.5), rule) == OPEN, "an interval that holds everything"
+    assert judge(theirs, row(0.85, 1.5), rule) == HOLDS, "no accuracy is above 1"
+    assert judge(claim(measure="score", expect="shown", published=0.9), row(0.95, 0.97), rule) == "not judged"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "only_arm", "only_other", "against"),
+    [
+        (0.4, 0.9, 0, 0, False),
+        (0.4, 0.9, 3, 0, False),
+        (0.4, 0.9, 0, 1, True),
+        (1.1, 2.0, 0, 1, False),
+        (1.1, 2.0, 1, 0, True),
+        (None, None, 5, 0, True),
+        (0.5, 0.5, 0, 0, True),
+    ],
+)
+def test_who_learned_sooner_is_not_told_against_a_seed_that_learned_alone(low, high, only_arm, only_other, against):
+    interval = None if low is None else Interval(low, high)
+    assert bool(_sooner_reasons(interval, "all", "answer", only_arm, only_other)) == against
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"measure": "contexts"}, "measure"),
+        ({"head": "trained"}, "head"),
+        ({"measure": "ratio"}, "against"),
+        ({"expect": "better"}, "expect"),
+        ({"measure": "difference", "against": ("rtl",), "expect": "better"}, "against"),
+    ],
+)
+def test_a_claim_that_cannot_be_measured_is_refused(fields, field):
+    with pytest.raises(Exception, match=field):
+        claim(**fields)
+
+
+def judged(store, name, *claims):
+    entry = store.entry(name).with_(claims=claims)
+    store.write_experiment(entry)
+    return judged_claims(store, store.experiment(entry.full_name))
+
+
+TASK_ARMS = tuple(TaskArm(f"h3-causal-{labels}", labels, "ltr", 0.0) for labels in ("all", "answer"))
+ALL_AGAINST_ANSWER = Claim(
+    name="R1",
+    sentence="s",
+    measure="difference",
+    arm="{}-causal-all",
+    against=("{}-causal-answer",),
+    groups=("h3", "gss"),
+    needs_learning=True,
+)
+
+
+def test_arms_that_both_know_everything_allow_no_claim_on_which_is_better(tmp_path):
+    store = make_task_store(tmp_path, SyntheticTask(arms=TASK_ARMS, vocabularies=(10,)))
+    decision = {**store.entry("recall").decision, "smallest_effect": 0.1}
+    store.write_experiment(store.entry("recall").with_(decision=decision))
+    one, of_groups = judged(store, "recall", ALL_AGAINST_ANSWER)
+    assert (one.measured.group, of_groups.measured.group) == ("h3", "mean of no group"), "groups not run are left out"
+    assert AT_THE_CEILING in one.measured.reasons
+    assert of_groups.row()["reasons"] == one.row()["reasons"]
+    assert one.judgement == of_groups.judgement == OPEN
+    [as_good, _] = judged(store, "recall", ALL_AGAINST_ANSWER.with_(expect="not worse"))
+    assert AT_THE_CEILING not in as_good.measured.reasons
+
+
+def test_arms_that_learned_nothing_allow_no_claim(tmp_path):
+    arms = tuple(TaskArm(arm.name, "answer") for arm in TASK_ARMS)  # of vocabulary 30 only seed 2 learns from answers
+    store = make_task_store(tmp_path, SyntheticTask(arms=arms, vocabularies=(30,), seeds=(1, 3)))
+    one, _ = judged(store, "recall", ALL_AGAINST_ANSWER)
+    assert one.judgement == OPEN
+    assert NOTHING_LEARNED in one.measured.reasons
+
+
+def test_a_rank_correlation_without_its_other_experiment_says_so(tmp_path):
+    store = make_task_store(tmp_path, SyntheticTask(arms=TASK_ARMS, vocabularies=(10,)))
+    fields = {"measure": "rank_correlation", "arm": "{}-causal-all", "against": ("{}",), "groups": ("h3",)}
+    [one] = judged(store, "recall", claim(**fields, experiment="recall_text"))
+    assert (one.judgement, one.measured.count) == (OPEN, 0)
+    assert "no experiment recall_text" in one.row()["reasons"][0]
+
+
+def test_a_missing_run_and_a_missing_arm_give_their_reason(tmp_path):
+    arms = (SyntheticArm("ltr"), SyntheticArm("other", effect_nats=0.2))
+    made = Synthetic(arms=arms, scales=("base",), outcomes={("other", "base", 1): "missing"}, smallest_effect=0.01)
+    store = make_store(tmp_path, made)
+    better = claim(measure="difference", arm="other", against=("ltr",), expect="better")
+    missing, absent = judged(store, made.name, better, better.with_(arm="third"))
+    assert missing.judgement == absent.judgement == OPEN
+    assert "cannot be compared" in missing.row()["reasons"][0]
+    assert absent.row()["reasons"] == ["third is not run at this size"]
+
+
+def test_a_loss_above_that_of_token_frequencies_is_not_judged_where_learning_is_needed(tmp_path):
+    store = make_store(tmp_path, Synthetic(arms=(SyntheticArm("ltr"), SyntheticArm("other", effect_nats=-0.2))))
+    better = claim(measure="difference", arm="other", against=("ltr",), expect="better")
+    name = store.experiments()[0].full_name
+    plain, needing = judged(store, name, better, better.with_(needs_learning=True))
+    assert plain.judgement == HOLDS
+    assert needing.judgement == OPEN
+    assert "no audit in the store" in needing.row()["reasons"][0]
+    assert rule_of(store.entry(name)).baseline == "ltr"
+
+
+def test_an_open_claim_says_why(tmp_path):
+    store = make_store(tmp_path, Synthetic(arms=(SyntheticArm("ltr"), SyntheticArm("other"))))
+    wide = claim(measure="ratio", arm="other", against=("ltr",), expect="below", bound=0.0)
+    [one] = judged(store, store.experiments()[0].full_name, wide)
+    assert one.row()["reasons"] == ([UNDECIDED] if one.judgement == OPEN else [])
+
+
+def test_a_claim_on_an_arm_that_no_experiment_has_is_refused():
+    mask = load(Path(__file__).parents[2] / "experiments" / "mask.py").experiment
+    with pytest.raises(BadInput, match="no arm is named 'both-5'"):
+        mask.with_(claims=(mask.claims[1].with_(against=("both-5",)),))

@@ -1,0 +1,98 @@
+"""`palinode findings`: a page and its numbers, or one line that says why not."""
+
+import json
+
+import pytest
+
+from palinode import Claim, Store
+from synthetic_store import Synthetic, SyntheticArm, make_store
+
+COMMAND = ("palinode", "run", "an idea.py", "--store", "/here/runs", "--workers=2", "--set", "a=1", "--stack", "8")
+CLAIMS = (
+    Claim(
+        name="C1",
+        sentence="Better.",
+        measure="difference",
+        arm="other",
+        against=("base",),
+        published=-0.3,
+        source="a paper",
+        note="see it",
+    ),
+    Claim(name="C2", sentence="Lower.", measure="ratio", arm="other", against=("base",), expect="below", bound=0.0),
+    Claim(name="C3", sentence="Shown.", measure="score", arm="other", expect="shown", published=2.0),
+)
+
+
+@pytest.fixture
+def store(here):
+    arms = (SyntheticArm("base"), SyntheticArm("other", effect_nats=-0.2))
+    store = make_store(here / "runs", Synthetic(name="idea", arms=arms, command=COMMAND, smallest_effect=0.01))
+    store.write_experiment(store.entry("idea").with_(claims=CLAIMS))
+    return store
+
+
+def test_a_page_says_what_was_run_and_what_holds(store, palinode, here):
+    told = palinode("findings", "idea", "-o", "pages")
+    name = store.entry("idea").full_name
+    assert told.code == 0, told.err
+    assert told.out.split() == [f"pages/{name}.md", f"pages/{name}.json"]
+    page, numbers = (
+        (here / "pages" / f"{name}.md").read_text(),
+        json.loads((here / "pages" / f"{name}.json").read_text()),
+    )
+    verdicts = {row["name"]: row["verdict"] for row in numbers["claims"]}
+    assert verdicts == {"C1": "holds", "C2": "holds", "C3": "not judged"}
+    for text in (
+        "Published: a paper.",
+        "C1: see it",
+        "none of them adjusted",
+        "| holds |",
+        "    palinode run 'an idea.py' --set a=1\n",
+    ):
+        assert text in page
+    assert numbers["intervals"] == sum(row["low"] is not None for row in [*numbers["claims"], *numbers["arms"]])
+    assert "lies outside our interval: C1" in page
+    width = None
+    for line in page.splitlines():
+        width = (width or line.count("|")) if line.startswith("|") else None
+        assert width is None or line.count("|") == width, line
+    assert "nan" not in page.lower().split()
+
+
+def test_a_report_shows_the_claims_of_an_experiment_that_has_some(store, palinode, here):
+    for claims, shown in ((CLAIMS, True), ((), False)):
+        store.write_experiment(store.entry("idea").with_(claims=claims))
+        assert palinode("report", "idea", "--out", "report").code == 0
+        assert ('id="claims"' in (here / "report" / "report.html").read_text()) == shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("ideas",), "did you mean 'idea'"),
+        (("idea", "--store", "nowhere"), "no results store"),
+        (("idea", "--out", "runs/.gitignore"), "is a file"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line(store, palinode, arguments, says):
+    told = palinode("findings", *arguments)
+    assert told.code == 2
+    assert len(told.err.splitlines()) == 1
+    assert says in told.err
+
+
+def test_an_experiment_without_claims_says_so(store, palinode):
+    store.write_experiment(store.entry("idea").with_(claims=()))
+    told = palinode("findings", "idea")
+    assert told.code == 2
+    assert len(told.err.splitlines()) == 1
+    assert "has no claims" in told.err
+
+
+def test_entries_without_claims_are_read_as_before(store):
+    path = next((store.root / "experiments").glob("*.json"))
+    data = json.loads(path.read_text())
+    del data["claims"]
+    path.write_text(json.dumps(data))
+    assert Store(store.root).entry("idea").claims == ()
