@@ -133,7 +133,9 @@ def _frame(
     rows = []
     for run in record.runs:
         for row in _rows(run, event):
-            where = run.entry.model_dump() | {"step": row.get("step")} | {name: _number(row.get(name)) for name in numbers}
+            where = (
+                run.entry.model_dump() | {"step": row.get("step")} | {name: _number(row.get(name)) for name in numbers}
+            )
             rows += [where | point for point in points(run, row)]
     return pl.DataFrame(rows, schema=schema)
 

@@ -30,7 +30,9 @@ def read_table(path: Path) -> dict[str, Any]:
     if not stat.S_ISREG(status.st_mode):
         raise Damaged("is not a regular file", file=str(path))
     if status.st_size > LARGEST_JSON_BYTES:
-        raise Damaged(f"has {status.st_size} bytes; a store's JSON file has at most {LARGEST_JSON_BYTES}", file=str(path))
+        raise Damaged(
+            f"has {status.st_size} bytes; a store's JSON file has at most {LARGEST_JSON_BYTES}", file=str(path)
+        )
     value = fsio.read_json(path)
     if not isinstance(value, dict):
         raise Damaged("is not a table", file=str(path))

@@ -41,7 +41,9 @@ DEFAULT_ROOT = Path("runs")
 EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LISTED = "`palinode ls --runs` lists them"  # a mistyped hash has no nearest name
-LONGEST_NAME_BYTES = 100  # two names, a separator and the suffix of a temporary file fit into the 255 bytes of a file name
+LONGEST_NAME_BYTES = (
+    100  # two names, a separator and the suffix of a temporary file fit into the 255 bytes of a file name
+)
 
 
 class Store:
@@ -137,7 +139,9 @@ class Store:
         Before the trials have chosen a setting, the runs have no records: a stored run with such an id was trained without the
         chosen setting.
         """
-        entry = self._read_entry(self._entry_path(name), with_rule=False)  # `entry.rule` checks the rule where it is used
+        entry = self._read_entry(
+            self._entry_path(name), with_rule=False
+        )  # `entry.rule` checks the rule where it is used
         found = ((run, None if entry.to_choose else self._record(run.run_id)) for run in entry.runs)
         runs = tuple(ExperimentRun(run, record.with_metrics() if record is not None else None) for run, record in found)
         damaged: list[Damaged] = []
