@@ -153,7 +153,9 @@ def arm_table(record: ExperimentRecord) -> pl.DataFrame:
     schema = _columns((pl.String, "arm"), (pl.Boolean, "expect_leak"), (pl.String, "note path before after"))
     rows: list[tuple[Any, ...]] = []
     for arm in record.entry.arms:
-        changes = [(path, canonical_json(before), canonical_json(after)) for path, before, after in arm.diff]
+        changes: list[tuple[str | None, ...]] = [
+            (path, canonical_json(before), canonical_json(after)) for path, before, after in arm.diff
+        ]
         rows += [(arm.name, arm.expect_leak, arm.note, *change) for change in changes or [(None, None, None)]]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
