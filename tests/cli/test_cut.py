@@ -38,7 +38,7 @@ def test_recorded_and_measured_agree(palinode):
     for blocks in ("3", "0", "1000000"):
         told = palinode("cut", recorded, "--blocks", blocks)
         assert (told.code, told.out) == (2, "")
-        assert told.err.splitlines() == [f"blocks: the model has 2 blocks, so {blocks} cannot be left (1 to 2)"]
+        assert told.err.splitlines() == [f"blocks: the model has 2 blocks, so it cannot keep {blocks} (1 to 2)"]
     assert len(json.loads(palinode("cut", recorded, "--blocks", "1", "--json").out)["validation"]["scores"]["ltr"]) == 1
 
 

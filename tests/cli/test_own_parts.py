@@ -79,7 +79,7 @@ CASES = {
     ),
     "no Example": (
         OBJECTIVE.format("def example(self, windows, draw, specials):\n        return None"),
-        "example of user:Own gives NoneType",
+        "example of user:Own returns NoneType",
     ),
     "no slots": (
         OBJECTIVE.format(

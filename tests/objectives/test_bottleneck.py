@@ -123,7 +123,7 @@ def test_an_arm_is_scored_through_its_own_pass_alone():
 
 
 def test_text_has_no_answers_to_ask_for():
-    with pytest.raises(BadInput, match="bottleneck asks for the answers of a task, and text marks none"):
+    with pytest.raises(BadInput, match="bottleneck needs the answers of a task, and text marks none"):
         RunSettings(
             data=DataConfig(), model=DecoderConfig(), objective=BottleneckObjective(), recipe=Gpt2AdamW(), labels="all"
         )

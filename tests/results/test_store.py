@@ -1,4 +1,4 @@
-"""The store: directories are the truth, the index is a cache, every outcome is visible, reading writes nothing."""
+"""The store: the run directories count, the index is only a cache, every outcome is listed, and reading writes nothing."""
 
 import hashlib
 import json
@@ -25,17 +25,17 @@ RUN = "0123456789abcdef"
 
 
 def tree(root, skip=("index.sqlite",)):
-    """Every file below root with its bytes' hash and times: what "nothing was written" means."""
-    found = {}
+    """Path -> (hash of the bytes, time of change, inode) of every file below root. It is equal if nothing was written."""
+    files = {}
     for path in sorted(root.rglob("*")):
         if path.is_file() and path.name not in skip:
             status = path.stat()
-            found[str(path.relative_to(root))] = (
+            files[str(path.relative_to(root))] = (
                 hashlib.sha256(path.read_bytes()).hexdigest(),
                 status.st_mtime_ns,
                 status.st_ino,
             )
-    return found
+    return files
 
 
 @pytest.fixture
@@ -228,8 +228,8 @@ def replaced_by(make):
 DESTROYED = {
     "garbage": (lambda path: path.write_text("garbage\n" * 50), "line 1 is"),
     "zeros": (lambda path: path.write_bytes(b"\0" * path.stat().st_size), "line 1 is"),
-    "emptied": (lambda path: path.write_text(""), "ends at step 0, the run at step 600"),
-    "halved": (lambda path: os.truncate(path, path.stat().st_size // 2), "the run at step 600"),
+    "emptied": (lambda path: path.write_text(""), "ends at step 0, but the run ended at step 600"),
+    "halved": (lambda path: os.truncate(path, path.stat().st_size // 2), "but the run ended at step 600"),
     "gone": (lambda path: path.unlink(), "is missing, though the run is done"),
     "a directory": (replaced_by(lambda path: path.mkdir()), "is not a regular file"),
     "a pipe": (replaced_by(os.mkfifo), "is not a regular file"),
@@ -268,7 +268,7 @@ def test_a_line_lost_in_the_middle_is_found_where_the_metrics_are_read(tmp_path)
     path.write_bytes(b"".join([*lines[:3], lines[3][:40] + b"\n", *lines[4:]]))
     assert store.experiment("demo").runs[0].outcome == "damaged"
     assert "line 4 is" in store.experiment("demo").runs[0].record.reason
-    assert store.record(run_id).outcome == "done", "what a sweep asks: the metrics were not read"
+    assert store.record(run_id).outcome == "done", "a single record does not read its metrics"
 
 
 def test_what_a_kill_leaves_is_no_damage(tmp_path):
@@ -317,7 +317,7 @@ def test_a_run_that_is_missing_unfinished_or_damaged_is_not_finished(tmp_path):
 
 
 def test_the_entry_of_an_early_version_reads_with_its_rule(tmp_path):
-    """As it was written before arms could collapse and before anything was tuned."""
+    """An entry without `expect_collapse`, `choices` and `to_choose`, which came later."""
     stored = {
         "name": "demo",
         "size": "smoke",

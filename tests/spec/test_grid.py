@@ -153,17 +153,17 @@ def test_a_wrong_change_names_where_it_was_written_and_the_nearest_name(experime
 
 
 def test_a_change_for_all_arms_that_one_refuses_names_it(experiment):
-    def told(overrides, of=experiment):
+    def message(overrides, of=experiment):
         return str(refused("--set", lambda: of.resolve(overrides=overrides)))
 
-    assert told({"objective.p.p": 0.3}) == (
+    assert message({"objective.p.p": 0.3}) == (
         "--set objective.p.p: unknown key 'p', in arm 'ltr' (--set changes every arm; valid: direction_token)"
     )
-    assert ", in arm" not in told({"recipe.stps": 3})  # every arm refuses it: it is of none
+    assert ", in arm" not in message({"recipe.stps": 3})  # every arm refuses it: it is of none
     wide = Arm(name="wide", change={"model.width": 48}, at={"d3": {"model.width": 34}})
     three = experiment.with_(arms=(*experiment.arms, wide))
-    assert "3 heads do not divide width 32, in arm 'ltr' (" in told({"model.heads": 3}, three)
-    even = told({"model.heads": 16}, three.with_(arms=(experiment.arms[0], wide)))
+    assert "3 heads do not divide width 32, in arm 'ltr' (" in message({"model.heads": 3}, three)
+    even = message({"model.heads": 16}, three.with_(arms=(experiment.arms[0], wide)))
     assert "16 heads do not divide width 34, in arm 'wide' at scale 'd3' (--set changes every arm)" in even
 
 

@@ -1,4 +1,4 @@
-"""A setting is chosen by as many trials for every arm, scored where no run trains and no verdict looks."""
+"""Every arm gets the same number of trials, scored on text that no run trains on and no verdict uses."""
 
 import json
 
@@ -94,7 +94,7 @@ def test_a_size_has_trials_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({}, "two or more different values"),
         ({"values": (1.0,)}, "two or more different values"),
@@ -104,21 +104,21 @@ def test_a_size_has_trials_of_its_own():
         ({"factors": (1.0, 2.0), "seeds": ()}, "at least one seed"),
     ],
 )
-def test_lists_that_choose_nothing_are_refused(fields, told):
-    with pytest.raises(BadInput, match=told):
+def test_lists_that_choose_nothing_are_refused(fields, message):
+    with pytest.raises(BadInput, match=message):
         Tuning(**fields)
 
 
 def test_what_is_tested_on_is_not_tuned():
     for field in ("data.validation_fraction", "evaluation.max_tokens"):
-        with pytest.raises(BadInput, match="a test for each"):
+        with pytest.raises(BadInput, match="the same for every arm"):
             Tuning(field=field, values=(0.1, 0.2))
     looking = Tuning(values=(0.1, 0.2), change={"evaluation": {"split": "validation", "test": True}})
     assert {run.spec.evaluation.split for run in trials(experiment(looking).resolve()).runs} == {"tuning"}
 
 
 def test_arms_that_differ_only_in_what_is_tuned_are_refused():
-    """Each would be given the same value by the same trials: an arm compared with itself."""
+    """The same trials would choose the same value for both: an arm would be compared with itself."""
     arms = (Arm(name="ltr"), Arm(name="slow", change={"recipe.optimizer.learning_rate": 0.001}))
     with pytest.raises(BadInput, match="differ only in recipe.optimizer.learning_rate") as refused:
         experiment(Tuning(values=(0.01, 0.02)), arms=arms).resolve()

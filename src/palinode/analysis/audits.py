@@ -1,4 +1,4 @@
-"""What the audits say about an arm: those made before its runs and those the runs made of themselves."""
+"""The audits of an arm: those before its runs, and those that each run makes of its trained model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Leak = Literal["none", "expected", "unexpected"]
 
 @dataclass(frozen=True)
 class Audited:
-    """A finding and where it was made: at a scale (before the runs), or by the run of one seed."""
+    """A finding with its scale and, when a run made it, the seed of that run."""
 
     finding: Finding
     scale: str
@@ -24,13 +24,13 @@ class Audited:
 
 @dataclass(frozen=True)
 class ArmAudit:
-    """What the audits of one arm found, at some scales.
+    """The audits of one arm, at one or several scales.
 
     Attributes:
-        reports: scale -> the audit made before the runs; a scale that lacks one is not believed.
-        hashes: scale -> the hash that its report is stored under.
-        after_training: what the runs found in themselves and no report holds.
-        damaged: run audits that do not decode.
+        reports: scale -> the audit before the runs. No verdict relies on a scale without one.
+        hashes: scale -> the hash under which its report is stored.
+        after_training: the findings of the runs that are not in `reports`.
+        damaged: the errors in audits of runs.
     """
 
     arm: ArmEntry
@@ -41,23 +41,23 @@ class ArmAudit:
 
     @property
     def findings(self) -> tuple[Audited, ...]:
-        """All findings: those made before the runs come first."""
+        """All findings; those from before the runs come first."""
         before = (Audited(one, scale) for scale, report in self.reports.items() for one in report.findings)
         return (*before, *self.after_training)
 
     @property
     def leaks(self) -> tuple[Audited, ...]:
-        """The findings that show the arm seeing what it may not."""
+        """The findings that show a leak."""
         return tuple(item for item in self.findings if item.finding.shows_leak)
 
     @property
     def leak(self) -> Leak:
-        """Whether a check shows the arm seeing what it may not, and whether the experiment said so beforehand."""
+        """Whether a check shows a leak, and whether the experiment expects one."""
         return _declared(bool(self.leaks), self.arm.expect_leak)
 
     @property
     def collapse(self) -> Leak:
-        """The same of an auxiliary term that vanished."""
+        """Whether a check shows that an auxiliary term vanished, and whether the experiment expects this."""
         return _declared(any(item.finding.shows_collapse for item in self.findings), self.arm.expect_collapse)
 
     @property
@@ -67,19 +67,19 @@ class ArmAudit:
 
     @property
     def unexpected(self) -> tuple[Audited, ...]:
-        """The failed findings that the experiment did not declare: an arm that is expected to leak may fail any check."""
+        """The failed findings that the experiment does not expect. An arm that is expected to leak may fail any check."""
         if self.arm.expect_leak:
             return ()
         return tuple(item for item in self.failed if not (self.arm.expect_collapse and item.finding.shows_collapse))
 
     @property
-    def untold(self) -> tuple[Audited, ...]:
+    def undecided(self) -> tuple[Audited, ...]:
         """The findings that could not tell."""
         return tuple(item for item in self.findings if item.finding.outcome == "could_not_tell")
 
 
 def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> ArmAudit:
-    """Gather the audits of one arm, at one scale or at all of them; a finding that was made twice is kept once.
+    """The audits of one arm, at one scale or at all of them. A finding of a run that repeats an earlier one is left out.
 
     Raises:
         BadInput: the experiment has no such arm.
@@ -103,7 +103,7 @@ def _declared(happened: bool, expected: bool) -> Leak:
 
 
 def _run_audit(run: ExperimentRun) -> tuple[tuple[Finding, ...], str | None]:
-    """The findings that a run made of itself, and what is wrong with their file."""
+    """The findings in the audit of a run, and the error in its file."""
     try:
         report = run.record.audit_report() if run.record is not None else None
     except Damaged as error:

@@ -1,4 +1,4 @@
-"""Two arms at one scale, paired by seed: the differences, their interval, and every pair that had to be left out."""
+"""Two arms at one scale, paired by seed: the differences, their interval, and the seeds without a pair."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from palinode.results.record import ExperimentRecord, ExperimentRun
 
 @dataclass(frozen=True)
 class Pair:
-    """One seed, finished in both arms. Values are in the metric's unit."""
+    """The scores of one seed that is done in both arms, in the metric's unit."""
 
     seed: int
     arm_value: float
@@ -26,7 +26,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A seed that was planned but cannot be compared, and why."""
+    """A planned seed that cannot be compared, and the reason."""
 
     seed: int
     reason: str
@@ -37,9 +37,9 @@ class Comparison:
     """Arm minus baseline on one metric at one scale.
 
     Attributes:
-        pairs: seeds finished in both arms, in the entry's order.
+        pairs: the seeds that are done in both arms, in the entry's order.
         left_out: the other planned seeds.
-        confidence: of the interval, such as 0.95.
+        confidence: the confidence of the interval, such as 0.95.
     """
 
     arm: str
@@ -52,7 +52,7 @@ class Comparison:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Arm minus baseline per pair, in the metric's unit."""
+        """Arm minus baseline of each pair, in the metric's unit."""
         return tuple(pair.difference for pair in self.pairs)
 
     @property
@@ -79,7 +79,7 @@ class Comparison:
 def compare(
     record: ExperimentRecord, arm: str, baseline: str, scale: str, metric: str, confidence: float
 ) -> Comparison:
-    """Pair the runs of two arms by seed. Nothing is filled in: a seed that lacks a number on either side is left out.
+    """Pair the runs of two arms by seed. A seed without a number in one of the arms is left out.
 
     Raises:
         BadInput: the experiment has no such arm.
@@ -90,38 +90,21 @@ def compare(
     pairs: list[Pair] = []
     left_out: list[LeftOut] = []
     for seed in dict.fromkeys([*theirs, *ours]):
-        problems = [
-            problem
-            for name, run in ((arm, ours.get(seed)), (baseline, theirs.get(seed)))
-            if (problem := _problem(name, run, metric)) is not None
-        ]
-        if problems:
+        values = _score(arm, ours.get(seed), metric), _score(baseline, theirs.get(seed), metric)
+        if problems := [value for value in values if isinstance(value, str)]:
             left_out.append(LeftOut(seed, "; ".join(problems)))
         else:
-            pairs.append(Pair(seed, _value(ours[seed], metric), _value(theirs[seed], metric)))
+            pairs.append(Pair(seed, *map(float, values)))
     return Comparison(arm, baseline, scale, metric, confidence, tuple(pairs), tuple(left_out))
 
 
-def _problem(arm: str, run: ExperimentRun | None, metric: str) -> str | None:
+def _score(arm: str, run: ExperimentRun | None, metric: str) -> float | str:
+    """The score of a run, or a sentence that says why it has none."""
     if run is None:
         return f"{arm} has no run with this seed"
-    if run.outcome != "done":
-        return f"{arm}: {run.outcome}{_where_damaged(run)}"
-    if run.result is None or run.result.score(metric) is None:
-        return f"{arm} has no {metric}"
-    return None
-
-
-def _where_damaged(run: ExperimentRun) -> str:
-    """The file, as it is called in the store."""
-    damage = run.record.damage if run.record is not None else None
-    if damage is None or damage.file is None:
-        return ""
-    return f" ({run.entry.run_id}/{Path(damage.file).name})"
-
-
-def _value(run: ExperimentRun, metric: str) -> float:
-    value = run.result.score(metric) if run.result is not None else None
-    if value is None:
-        raise ValueError(f"run {run.entry.run_id} has no {metric}")
-    return value
+    if run.outcome != "done" or run.result is None:
+        damage = run.record.damage if run.record is not None else None
+        file = f" ({run.entry.run_id}/{Path(damage.file).name})" if damage is not None and damage.file else ""
+        return f"{arm}: {run.outcome}{file}"
+    score = run.result.score(metric)
+    return f"{arm} has no {metric}" if score is None else score

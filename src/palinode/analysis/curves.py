@@ -1,12 +1,12 @@
-"""Learning curves: the points that were measured, over five x-axes. Nothing is interpolated.
+"""Learning curves: points over five x-axes. Every point is a measurement, nothing is interpolated.
 
-Means are taken at an evaluation step that every run of an arm reached: the mean of the scores and, separately, the mean of
-each x-axis (arms that draw directions at random read slightly different numbers of tokens per seed).
+A mean over seeds is taken at steps that every run of an arm reached. It has the mean of the scores and, separately, the mean of
+each x-axis, because the seeds of an arm that draws directions at random read slightly different numbers of tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
@@ -15,6 +15,8 @@ from palinode.base.affinity import affinity
 from palinode.base.measures import CURVE_AXES, DIRECTIONS, MEASURES
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
+Row = dict[str, Any]
+RUN = ("arm", "scale", "seed")
 _WHO: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String}
 _WHERE: dict[str, Any] = {"step": pl.Int64, "window_tokens": pl.Float64, "epochs": pl.Float64} | {
     axis: pl.Float64 for axis in CURVE_AXES if axis != "step"
@@ -25,7 +27,7 @@ EVALUATION_SCHEMA = (
     | _WHERE
     | dict.fromkeys(MEASURES, pl.Float64)
 )
-MEASURED = ("value", "shuffled", "gain", "least_gain", "variance")  # of an auxiliary term
+MEASURED = ("value", "shuffled", "gain", "least_gain", "variance")  # the logged numbers of an auxiliary term
 AFFINITY = "affinity"
 AUXILIARY_SCHEMA = _WHO | {"term": pl.String} | _WHERE | dict.fromkeys((*MEASURED, AFFINITY), pl.Float64)
 TRAINING_SCHEMA = (
@@ -37,74 +39,74 @@ TRAINING_SCHEMA = (
 
 
 def evaluation_curves(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per run, evaluation, split and direction, unfinished and diverged runs included (EVALUATION_SCHEMA).
+    """One row for each run, evaluation, split and direction (EVALUATION_SCHEMA). Unfinished and diverged runs are included.
 
-    `trained` says whether the run trained in this direction at all: an ltr-only model has an rtl loss, but no rtl curve.
+    `trained` says whether the run trained in this direction: an ltr-only model has an rtl loss, but no rtl curve.
     """
-    rows = []
-    for run in record.runs:
+
+    def points(run: ExperimentRun, row: Row) -> Iterator[Row]:
         trained = trained_directions(run)
-        for row in _rows(run, "eval"):
-            for direction, scores in row.get("scores", {}).items():
-                who = _who(run) | {"split": row.get("split"), "direction": direction, "trained": direction in trained}
-                rows.append(who | _where(row) | {score: _number(scores.get(score)) for score in MEASURES})
-    return pl.DataFrame(rows, schema=EVALUATION_SCHEMA).sort("arm", "scale", "seed", "split", "direction", "step")
+        for direction, scores in row.get("scores", {}).items():
+            point = {"split": row.get("split"), "direction": direction, "trained": direction in trained}
+            yield point | {score: _number(scores.get(score)) for score in MEASURES}
+
+    return _frame(record, "eval", points, EVALUATION_SCHEMA).sort(*RUN, "split", "direction", "step")
 
 
 def training_curves(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per run, logged training step and group of targets (TRAINING_SCHEMA)."""
-    rows = []
-    for run in record.runs:
-        for row in _rows(run, "train"):
-            rest = {name: _number(row.get(name)) for name in ("p", "learning_rate", "gradient_norm")}
-            for group, nats in row.get("nats_by_group", {}).items():
-                rows.append(_who(run) | {"group": group} | _where(row) | {"nats_per_token": _number(nats)} | rest)
-    return pl.DataFrame(rows, schema=TRAINING_SCHEMA).sort("arm", "scale", "seed", "group", "step")
+    """One row for each run, logged training step and group of targets (TRAINING_SCHEMA)."""
+
+    def points(_: ExperimentRun, row: Row) -> Iterator[Row]:
+        others = {name: _number(row.get(name)) for name in ("p", "learning_rate", "gradient_norm")}
+        for group, nats in row.get("nats_by_group", {}).items():
+            yield {"group": group, "nats_per_token": _number(nats)} | others
+
+    return _frame(record, "train", points, TRAINING_SCHEMA).sort(*RUN, "group", "step")
 
 
 def auxiliary_curves(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per run, logged training step and auxiliary term: what was measured of it, and its affinity (AUXILIARY_SCHEMA)."""
-    rows = []
-    for run in record.runs:
-        for row in _rows(run, "train"):
-            for term, found in row.get("auxiliary", {}).items():
-                measured = {name: _number(found.get(name)) for name in MEASURED}
-                value, shuffled = measured["value"], measured["shuffled"]
-                known = None if value is None or shuffled is None else affinity(value, shuffled)
-                rows.append(_who(run) | {"term": term} | _where(row) | measured | {AFFINITY: known})
-    return pl.DataFrame(rows, schema=AUXILIARY_SCHEMA).sort("arm", "scale", "seed", "term", "step")
+    """One row for each run, logged training step and auxiliary term: its numbers and its affinity (AUXILIARY_SCHEMA)."""
+
+    def points(_: ExperimentRun, row: Row) -> Iterator[Row]:
+        for term, logged in row.get("auxiliary", {}).items():
+            numbers = {name: _number(logged.get(name)) for name in MEASURED}
+            value, shuffled = numbers["value"], numbers["shuffled"]
+            known = None if value is None or shuffled is None else affinity(value, shuffled)
+            yield {"term": term} | numbers | {AFFINITY: known}
+
+    return _frame(record, "train", points, AUXILIARY_SCHEMA).sort(*RUN, "term", "step")
 
 
 def mean_curves(
     curves: pl.DataFrame, score: str, by: Sequence[str] = ("arm", "scale", "split", "direction")
 ) -> pl.DataFrame:
-    """The mean over seeds at each step that every run of one line reached with a score.
+    """The mean over seeds at each step for which every run of a line has a score.
 
     Args:
-        by: the columns that tell the lines apart.
+        by: the columns that identify a line.
 
     Returns:
-        The columns of `by`, step, the other x-axes, `score`, and `seeds`: how many runs each mean is over.
+        The columns of `by`, step, the other x-axes, `score`, and `seeds`: the number of runs in each mean.
     """
-    line = list(by)
-    scored = curves.drop_nulls(score)
-    lines = scored.group_by(line).agg(pl.col("seed").n_unique().alias("planned"))
-    axes = [axis for axis in CURVE_AXES if axis != "step"]
-    means = scored.group_by([*line, "step"]).agg(
-        *(pl.col(axis).mean() for axis in axes),
-        pl.col(score).mean(),
-        pl.col("seed").n_unique().alias("seeds"),
+    means = (
+        curves.drop_nulls(score)
+        .with_columns(planned=pl.col("seed").n_unique().over(by))
+        .group_by([*by, "step"])
+        .agg(
+            *(pl.col(axis).mean() for axis in (*CURVE_AXES, score) if axis != "step"),
+            pl.col("seed").n_unique().alias("seeds"),
+            pl.col("planned").first(),
+        )
     )
-    complete = means.join(lines, on=line).filter(pl.col("seeds") == pl.col("planned")).drop("planned")
-    return complete.sort(*line, "step")
+    return means.filter(pl.col("seeds") == pl.col("planned")).drop("planned").sort(*by, "step")
 
 
 def trained_directions(run: ExperimentRun) -> frozenset[str]:
-    """The passes that this run trained on, by the names they are evaluated under.
+    """The passes on which this run was trained, by the names under which they are evaluated.
 
-    ltr and rtl: from its counters, or from its training rows while it is unfinished; an imported run names them in its spec.
-    Every other pass that is evaluated is made by the run's own objective, so the run trains on it, whatever the objective
-    calls that pass in training (`evaluate.losses.evaluation_passes`).
+    ltr and rtl: those with scored tokens in its counters. An unfinished run gives them in its training rows, an imported run in
+    its spec. Every other evaluated pass is made by the run's own objective, so the run trains on it, under whatever name
+    (`evaluate.losses.evaluation_passes`).
     """
     own = {name for row in _rows(run, "eval") for name in row.get("scores", {}) if name not in DIRECTIONS}
     return _trained_ways(run) | own
@@ -114,29 +116,32 @@ def _trained_ways(run: ExperimentRun) -> frozenset[str]:
     if run.result is not None and run.result.provenance == "imported" and run.record is not None:
         objective = run.record.spec.get("objective", {})
         return frozenset(objective.get("directions", ()) if isinstance(objective, dict) else ())
-    if run.result is not None:
-        prefix = "tokens_scored_"
-        counted = {
-            name.removeprefix(prefix)
-            for name, value in run.result.counters.items()
-            if name.startswith(prefix) and value
-        }
-        if counted:
-            return frozenset(counted)
-    return frozenset(group for row in _rows(run, "train") for group in row.get("nats_by_group", {}))
+    counters = run.result.counters if run.result is not None else {}
+    prefix = "tokens_scored_"
+    scored = [name.removeprefix(prefix) for name, value in counters.items() if name.startswith(prefix) and value]
+    return frozenset(scored or (group for row in _rows(run, "train") for group in row.get("nats_by_group", {})))
 
 
-def _rows(run: ExperimentRun, event: str) -> list[dict[str, Any]]:
-    return [row for row in run.record.metrics if row.get("event") == event] if run.record is not None else []
+def _frame(
+    record: ExperimentRecord,
+    event: str,
+    points: Callable[[ExperimentRun, Row], Iterator[Row]],
+    schema: Mapping[str, Any],
+) -> pl.DataFrame:
+    """The points of all metrics rows of this event, each with its run and its place on the x-axes."""
+    numbers = [name for name in _WHERE if name != "step"]
+    rows = []
+    for run in record.runs:
+        for row in _rows(run, event):
+            where = (
+                run.entry.model_dump() | {"step": row.get("step")} | {name: _number(row.get(name)) for name in numbers}
+            )
+            rows += [where | point for point in points(run, row)]
+    return pl.DataFrame(rows, schema=schema)
 
 
-def _who(run: ExperimentRun) -> dict[str, Any]:
-    return {"arm": run.entry.arm, "scale": run.entry.scale, "seed": run.entry.seed, "run_id": run.entry.run_id}
-
-
-def _where(row: dict[str, Any]) -> dict[str, Any]:
-    others = ("window_tokens", "epochs", *(axis for axis in CURVE_AXES if axis != "step"))
-    return {"step": row.get("step")} | {axis: _number(row.get(axis)) for axis in others}
+def _rows(run: ExperimentRun, event: str) -> list[Row]:
+    return [row for row in run.record.metrics if row["event"] == event] if run.record is not None else []
 
 
 def _number(value: Any) -> float | None:

@@ -1,6 +1,6 @@
-"""What each arm cost, and whether two arms may be compared on the axis that the experiment named.
+"""The cost of each arm, and whether two arms have equal cost on the axis that the experiment declares.
 
-One axis must be equal to 0.1 % (the worst pair of seeds counts); every other axis that differs by more than 1 % is said.
+On that axis, the two runs of every seed must agree to 0.1 %. Other axes are reported when their means differ by more than 1 %.
 """
 
 from __future__ import annotations
@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 from palinode.analysis import intervals
 from palinode.base.measures import COST_AXES, EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE, ParityAxis
-from palinode.results.record import ExperimentRecord
+from palinode.results.record import ExperimentRecord, Result
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The mean of one axis over the finished runs of an arm at a scale.
+    """The mean cost of an arm at a scale on one axis, over its finished runs.
 
     Attributes:
         mean: None when no finished run counted it.
-        ratio: mean over the baseline's mean on the same scale; None when either is missing or the baseline's is 0.
-        runs: how many runs the mean is over.
+        ratio: this mean divided by the mean of the baseline; None when one of them is missing, or that of the baseline is 0.
+        runs: the number of runs in the mean.
     """
 
     arm: str
@@ -32,13 +32,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Parity:
-    """Whether arm and baseline match on the declared axis, seed by seed.
+    """Whether an arm and the baseline have equal cost on the declared axis.
 
     Attributes:
-        deviation: the largest |arm / baseline - 1| over the pairs, signed; None when it cannot be computed.
-        holds: deviation is at most 0.1 %; None when it cannot be computed.
-        others: axis -> (arm mean / baseline mean - 1) for the other axes that differ by more than 1 %.
-        of_means: the same for the declared axis: the percentage that pages print.
+        deviation: arm / baseline - 1 of the seed where it is farthest from 0; None when a run did not count the cost.
+        holds: whether |deviation| is at most 0.1 %; None without a deviation.
+        others: axis -> arm mean / baseline mean - 1, for the other axes where it exceeds 1 %.
+        of_means: arm mean / baseline mean - 1 on the declared axis: the percentage that pages print.
     """
 
     axis: ParityAxis
@@ -49,28 +49,24 @@ class Parity:
 
 
 def costs(record: ExperimentRecord, baseline: str) -> tuple[Cost, ...]:
-    """Every cost axis of every arm and scale, beside the baseline's."""
-    found = []
+    """The cost of every arm at every scale on every axis, with its ratio to that of the baseline."""
+    rows = []
     for scale in record.entry.scales:
         reference = {axis: _mean_cost(record, baseline, scale, axis)[0] for axis in COST_AXES}
         for arm in record.entry.arms:
             for axis in COST_AXES:
                 mean, runs = _mean_cost(record, arm.name, scale, axis)
-                found.append(Cost(arm.name, scale, axis, mean, _ratio(mean, reference[axis]), runs))
-    return tuple(found)
+                rows.append(Cost(arm.name, scale, axis, mean, _ratio(mean, reference[axis]), runs))
+    return tuple(rows)
 
 
 def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: ParityAxis) -> Parity:
-    """Compare two arms on the declared axis pair by pair, and on the other axes by their means."""
-    theirs = {run.entry.seed: run.result for run in record.runs_of(baseline, scale) if run.outcome == "done"}
-    deviations = []
-    for run in record.runs_of(arm, scale):
-        other = theirs.get(run.entry.seed)
-        if run.outcome == "done" and run.result is not None and other is not None:
-            ratio = _ratio(run.result.cost(COST_AXES[axis]), other.cost(COST_AXES[axis]))
-            deviations.append(None if ratio is None else ratio - 1)
-    known = [deviation for deviation in deviations if deviation is not None]
-    worst = max(known, key=abs) if known and len(known) == len(deviations) else None
+    """Compare two arms: on the declared axis by pairs of seeds, on the other axes by their means."""
+    ours, theirs = _finished(record, arm, scale), _finished(record, baseline, scale)
+    cost = COST_AXES[axis]
+    pairs = [_ratio(ours[seed].cost(cost), theirs[seed].cost(cost)) for seed in ours if seed in theirs]
+    counted = [ratio - 1 for ratio in pairs if ratio is not None]
+    worst = max(counted, key=abs) if counted and len(counted) == len(pairs) else None
     means = {
         name: ratio - 1
         for name in PARITY_AXES
@@ -82,9 +78,15 @@ def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: 
     return Parity(axis, worst, None if worst is None else abs(worst) <= EQUAL_WITHIN, others, of_means)
 
 
+def _finished(record: ExperimentRecord, arm: str, scale: str) -> dict[int, Result]:
+    """Seed -> result of the runs that are done."""
+    runs = record.runs_of(arm, scale)
+    return {run.entry.seed: run.result for run in runs if run.outcome == "done" and run.result is not None}
+
+
 def _mean_cost(record: ExperimentRecord, arm: str, scale: str, axis: str) -> tuple[float | None, int]:
-    finished = [run.result for run in record.runs_of(arm, scale) if run.outcome == "done" and run.result is not None]
-    values = [value for result in finished if (value := result.cost(COST_AXES[axis])) is not None]
+    costs_of_runs = (result.cost(COST_AXES[axis]) for result in _finished(record, arm, scale).values())
+    values = [value for value in costs_of_runs if value is not None]
     return (intervals.mean(values) if values else None), len(values)
 
 

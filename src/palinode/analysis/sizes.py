@@ -1,10 +1,9 @@
-"""What a scale is in blocks, width and parameters, read from the runs themselves (of imported runs, from what was published)."""
+"""The size of the models at each scale (blocks, width, parameters), read from the specs and results of the runs."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 SIZE_AXES = ("depth", "width", "parameters")
@@ -12,10 +11,12 @@ SIZE_AXES = ("depth", "width", "parameters")
 
 @dataclass(frozen=True)
 class ScaleSize:
-    """The model of one scale. A number is None where no run says it, or where the runs that count disagree.
+    """The size of the model at one scale. A number is None where no run has it, or where the runs disagree.
 
     Attributes:
-        depth: blocks; `width`: of the residual stream; `parameters`: all of them.
+        depth: the number of blocks.
+        width: the width of the residual stream.
+        parameters: the number of all parameters.
     """
 
     scale: str
@@ -24,28 +25,28 @@ class ScaleSize:
     parameters: int | None
 
     def of(self, axis: str) -> int | None:
-        """One of depth, width, parameters."""
+        """The size on one of SIZE_AXES."""
         return {"depth": self.depth, "width": self.width, "parameters": self.parameters}[axis]
 
 
 def scale_sizes(record: ExperimentRecord) -> dict[str, ScaleSize]:
-    """The size of every scale, in the entry's order: the baseline's model where it has runs, else that of all arms."""
-    baseline = rule_of(record.entry).baseline
-    found = {}
+    """The size of every scale, in the entry's order: that of the baseline if it has runs at the scale, else that of all arms."""
+    baseline = record.entry.rule.baseline
+    sizes = {}
     for scale in record.entry.scales:
         runs = [run for run in record.runs if run.entry.scale == scale]
         counting = [run for run in runs if run.entry.arm == baseline and run.record is not None] or runs
-        found[scale] = ScaleSize(
+        sizes[scale] = ScaleSize(
             scale,
             _agreed([_model(run, "layers") for run in counting]),
             _agreed([_model(run, "width") for run in counting]),
             _agreed([run.result.parameters.get("total") if run.result is not None else None for run in counting]),
         )
-    return found
+    return sizes
 
 
 def varying(sizes: dict[str, ScaleSize]) -> tuple[str, ...]:
-    """The size axes that take at least two values."""
+    """The size axes with at least two different values."""
     return tuple(axis for axis in SIZE_AXES if len({size.of(axis) for size in sizes.values()} - {None}) > 1)
 
 

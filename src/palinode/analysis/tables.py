@@ -1,7 +1,9 @@
-"""Every number of an experiment as polars frames: what the report shows, and what is saved as CSV and parquet."""
+"""All numbers of an experiment as polars frames. The report shows them and saves them as CSV and parquet files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import asdict, astuple
 from typing import Any
 
 import polars as pl
@@ -16,22 +18,23 @@ from palinode.analysis.ratio_curves import as_published, published_summary, rati
 from palinode.analysis.ratios import ratio_table
 from palinode.analysis.task_effects import effect_table, task_effects
 from palinode.analysis.tasks import slice_means, task_accuracy, task_lengths, task_levels, task_means, task_slices
-from palinode.analysis.verdict import Verdict, rule_of, verdicts
+from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.config import canonical_json
 from palinode.base.measures import COST_AXES
-from palinode.results.record import ExperimentRecord
+from palinode.results.record import ExperimentRecord, Result
 
 Row = dict[str, Any]
+RUN_COLUMNS: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64}
 
 
 def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
-    """Name -> frame, each with a fixed schema, also when it has no rows.
+    """Name -> frame. Each frame has a fixed schema, also without rows.
 
     Raises:
         BadInput: the decision rule cannot be applied.
     """
-    found, rule, curves = verdicts(record), rule_of(record.entry), evaluation_curves(record)
-    split, _, score = rule.score
+    found, curves = verdicts(record), evaluation_curves(record)
+    split, _, score = record.entry.rule.score
     cuts, geometry = layer_cuts(record, split), embedding_numbers(record)
     pooled_axis = "epochs" if curves["epochs"].count() else "step"
     pooled = as_published(record, split, score, pooled_axis, curves=curves)
@@ -59,7 +62,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
 
 
 def task_tables(record: ExperimentRecord, split: str) -> dict[str, pl.DataFrame]:
-    """What is known of accuracy on synthetic tasks; without rows where no run is on one."""
+    """The tables on accuracy on synthetic tasks. They have no rows where no run trains on a task."""
     accuracy = task_accuracy(record, split)
     return {
         "task_accuracy": accuracy,
@@ -73,79 +76,52 @@ def task_tables(record: ExperimentRecord, split: str) -> dict[str, pl.DataFrame]
 
 
 def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
-    """One row per arm and scale: the outcome with everything it rests on."""
-    schema = {
-        "arm": pl.String,
-        "baseline": pl.String,
-        "scale": pl.String,
-        "metric": pl.String,
-        "outcome": pl.String,
-        "leak": pl.String,
-        "collapse": pl.String,
-        "mean_difference": pl.Float64,
-        "interval_low": pl.Float64,
-        "interval_high": pl.Float64,
-        "confidence": pl.Float64,
-        "sign_flip_p": pl.Float64,
-        "spread": pl.Float64,
-        "pairs": pl.Int64,
-        "left_out": pl.Int64,
-        "smallest_effect": pl.Float64,
-        "seeds_needed": pl.Int64,
-        "seeds_needed_for": pl.Float64,
-        "equal": pl.String,
-        "equal_deviation": pl.Float64,
-        "reasons": pl.String,
-        "cautions": pl.String,
-    }
+    """One row for each arm and scale: the outcome and the numbers that it depends on."""
+    schema = _columns(
+        (pl.String, "arm baseline scale metric outcome leak collapse"),
+        (pl.Float64, "mean_difference interval_low interval_high confidence sign_flip_p spread"),
+        (pl.Int64, "pairs left_out"),
+        (pl.Float64, "smallest_effect"),
+        (pl.Int64, "seeds_needed"),
+        (pl.Float64, "seeds_needed_for"),
+        (pl.String, "equal"),
+        (pl.Float64, "equal_deviation"),
+        (pl.String, "reasons cautions"),
+    )
     return pl.DataFrame([_verdict_row(item) for item in found], schema=schema)
 
 
 def difference_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
-    """One row per pair of runs: what each verdict's interval is made of."""
-    schema = {
-        "arm": pl.String,
-        "baseline": pl.String,
-        "scale": pl.String,
-        "metric": pl.String,
-        "seed": pl.Int64,
-        "arm_value": pl.Float64,
-        "baseline_value": pl.Float64,
-        "difference": pl.Float64,
-        "left_out_because": pl.String,
-    }
+    """One row for each pair of runs of each verdict, and for each seed that was left out."""
+    schema = _columns(
+        (pl.String, "arm baseline scale metric"),
+        (pl.Int64, "seed"),
+        (pl.Float64, "arm_value baseline_value difference"),
+        (pl.String, "left_out_because"),
+    )
     rows: list[Row] = []
-    for item in found:
-        comparison = item.comparison
-        who = {"arm": item.arm, "baseline": comparison.baseline, "scale": item.scale, "metric": comparison.metric}
-        for pair in comparison.pairs:
-            values = {"arm_value": pair.arm_value, "baseline_value": pair.baseline_value, "difference": pair.difference}
-            rows.append(who | {"seed": pair.seed} | values)
+    for comparison in (item.comparison for item in found):
+        who = {name: getattr(comparison, name) for name in ("arm", "baseline", "scale", "metric")}
+        rows += [who | asdict(pair) | {"difference": pair.difference} for pair in comparison.pairs]
         rows += [who | {"seed": missing.seed, "left_out_because": missing.reason} for missing in comparison.left_out]
     return pl.DataFrame(rows, schema=schema)
 
 
 def run_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per planned run, whatever became of it, with its costs."""
-    metric = rule_of(record.entry).metric
-    schema: dict[str, Any] = {
-        "arm": pl.String,
-        "scale": pl.String,
-        "seed": pl.Int64,
-        "run_id": pl.String,
-        "outcome": pl.String,
-        "reason": pl.String,
-        "metric": pl.String,
-        "value": pl.Float64,
-        "attempts": pl.Int64,
-        "weights_sha256": pl.String,
-    } | dict.fromkeys(COST_AXES, pl.Float64)
+    """One row for each planned run, whatever its outcome, with its costs."""
+    metric = record.entry.rule.metric
+    schema = RUN_COLUMNS | _columns(
+        (pl.String, "run_id outcome reason metric"),
+        (pl.Float64, "value"),
+        (pl.Int64, "attempts"),
+        (pl.String, "weights_sha256"),
+        (pl.Float64, " ".join(COST_AXES)),
+    )
     rows = []
     for run in record.runs:
-        result = run.result
         row: Row = run.entry.model_dump() | {"outcome": run.outcome, "metric": metric}
         row["reason"] = run.record.reason if run.record is not None else None
-        if result is not None:
+        if (result := run.result) is not None:
             row |= {"value": result.score(metric), "attempts": result.attempts, "weights_sha256": result.weights_sha256}
             row |= {name: result.cost(axis) for name, axis in COST_AXES.items()}
         rows.append(row)
@@ -153,139 +129,83 @@ def run_table(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def score_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per finished run, split, direction and score."""
-    schema = {
-        "arm": pl.String,
-        "scale": pl.String,
-        "seed": pl.Int64,
-        "split": pl.String,
-        "direction": pl.String,
-        "score": pl.String,
-        "value": pl.Float64,
-    }
+    """One row for each finished run, split, direction and score."""
+    schema = RUN_COLUMNS | _columns((pl.String, "split direction score"), (pl.Float64, "value"))
     rows = [
-        {
-            "arm": run.entry.arm,
-            "scale": run.entry.scale,
-            "seed": run.entry.seed,
-            "split": split,
-            "direction": direction,
-            "score": score,
-            "value": None if value is None else float(value),
-        }
-        for run in record.runs
-        if run.result is not None
-        for split, by_direction in run.result.scores.items()
+        (*who, split, direction, score, None if value is None else float(value))
+        for who, result in _finished(record)
+        for split, by_direction in result.scores.items()
         for direction, scores in by_direction.items()
         for score, value in scores.items()
     ]
-    return pl.DataFrame(rows, schema=schema)
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def cost_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per arm, scale and cost axis: the mean over finished runs and its ratio to the baseline's."""
-    schema = {
-        "arm": pl.String,
-        "scale": pl.String,
-        "axis": pl.String,
-        "mean": pl.Float64,
-        "ratio_to_baseline": pl.Float64,
-        "runs": pl.Int64,
-    }
-    rows = [
-        {"arm": c.arm, "scale": c.scale, "axis": c.axis, "mean": c.mean, "ratio_to_baseline": c.ratio, "runs": c.runs}
-        for c in costs(record, rule_of(record.entry).baseline)
-    ]
-    return pl.DataFrame(rows, schema=schema)
+    """One row for each arm, scale and cost axis: the mean over finished runs, and its ratio to that of the baseline."""
+    schema = _columns((pl.String, "arm scale axis"), (pl.Float64, "mean ratio_to_baseline"), (pl.Int64, "runs"))
+    rows = [astuple(cost) for cost in costs(record, record.entry.rule.baseline)]
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def arm_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per changed leaf of each arm (an arm without changes has one row without a path)."""
-    schema = {
-        "arm": pl.String,
-        "expect_leak": pl.Boolean,
-        "note": pl.String,
-        "path": pl.String,
-        "before": pl.String,
-        "after": pl.String,
-    }
-    rows: list[Row] = []
+    """One row for each changed field of each arm. An arm without changes has one row without a path."""
+    schema = _columns((pl.String, "arm"), (pl.Boolean, "expect_leak"), (pl.String, "note path before after"))
+    rows: list[tuple[Any, ...]] = []
     for arm in record.entry.arms:
-        who = {"arm": arm.name, "expect_leak": arm.expect_leak, "note": arm.note}
-        changes = [
-            {"path": path, "before": canonical_json(before), "after": canonical_json(after)}
-            for path, before, after in arm.diff
+        changes: list[tuple[str | None, ...]] = [
+            (path, canonical_json(before), canonical_json(after)) for path, before, after in arm.diff
         ]
-        rows += [who | change for change in changes or [{}]]
-    return pl.DataFrame(rows, schema=schema)
+        rows += [(arm.name, arm.expect_leak, arm.note, *change) for change in changes or [(None, None, None)]]
+    return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def audit_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per finding on each arm; pictures are left to the report."""
-    schema = {
-        "arm": pl.String,
-        "scale": pl.String,
-        "seed": pl.Int64,
-        "check": pl.String,
-        "outcome": pl.String,
-        "expect_leak": pl.Boolean,
-        "message": pl.String,
-        "law": pl.String,
-        "threshold": pl.Float64,
-        "numbers": pl.String,
-        "reproduce": pl.String,
-    }
-    rows = []
-    for arm in record.entry.arms:
-        for item in arm_audit(record, arm.name).findings:
-            finding = item.finding
-            rows.append(
-                {
-                    "arm": arm.name,
-                    "scale": item.scale,
-                    "seed": item.seed,
-                    "check": finding.check,
-                    "outcome": finding.outcome,
-                    "expect_leak": arm.expect_leak,
-                    "message": finding.message,
-                    "law": finding.law,
-                    "threshold": finding.threshold,
-                    "numbers": canonical_json(dict(finding.numbers)),
-                    "reproduce": canonical_json(dict(finding.reproduce)),
-                }
-            )
+    """One row for each finding on each arm, without the pictures."""
+    schema = RUN_COLUMNS | _columns(
+        (pl.String, "check outcome"),
+        (pl.Boolean, "expect_leak"),
+        (pl.String, "message law"),
+        (pl.Float64, "threshold"),
+        (pl.String, "numbers reproduce"),
+    )
+    rows = [
+        {"arm": arm.name, "scale": item.scale, "seed": item.seed, "expect_leak": arm.expect_leak}
+        | item.finding.model_dump(include={"check", "outcome", "message", "law", "threshold"})
+        | {name: canonical_json(dict(getattr(item.finding, name))) for name in ("numbers", "reproduce")}
+        for arm in record.entry.arms
+        for item in arm_audit(record, arm.name).findings
+    ]
     return pl.DataFrame(rows, schema=schema)
 
 
 def fingerprint_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per run and item of its execution fingerprint."""
-    schema = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "item": pl.String, "value": pl.String}
+    """One row for each finished run and item of its execution fingerprint."""
     rows = [
-        {"arm": run.entry.arm, "scale": run.entry.scale, "seed": run.entry.seed, "item": item, "value": str(value)}
-        for run in record.runs
-        if run.result is not None
-        for item, value in sorted(run.result.fingerprint.items())
+        (*who, item, str(value))
+        for who, result in _finished(record)
+        for item, value in sorted(result.fingerprint.items())
     ]
-    return pl.DataFrame(rows, schema=schema)
+    return pl.DataFrame(rows, schema=RUN_COLUMNS | _columns((pl.String, "item value")), orient="row")
+
+
+def _finished(record: ExperimentRecord) -> Iterator[tuple[tuple[str, str, int], Result]]:
+    """((arm, scale, seed), result) of every run that has a result."""
+    for run in record.runs:
+        if run.result is not None:
+            yield (run.entry.arm, run.entry.scale, run.entry.seed), run.result
 
 
 def _verdict_row(item: Verdict) -> Row:
-    comparison, needed = item.comparison, item.seeds_needed
-    interval = comparison.interval
-    return {
-        "arm": item.arm,
-        "baseline": comparison.baseline,
-        "scale": item.scale,
-        "metric": comparison.metric,
+    comparison, needed, interval = item.comparison, item.seeds_needed, item.comparison.interval
+    same_names = ("arm", "baseline", "scale", "metric", "confidence", "sign_flip_p", "spread")
+    return {name: getattr(comparison, name) for name in same_names} | {
         "outcome": item.outcome,
         "leak": item.leak,
         "collapse": item.collapse,
         "mean_difference": comparison.mean,
         "interval_low": interval.low if interval else None,
         "interval_high": interval.high if interval else None,
-        "confidence": comparison.confidence,
-        "sign_flip_p": comparison.sign_flip_p,
-        "spread": comparison.spread,
         "pairs": len(comparison.pairs),
         "left_out": len(comparison.left_out),
         "smallest_effect": item.rule.smallest_effect,
@@ -296,3 +216,8 @@ def _verdict_row(item: Verdict) -> Row:
         "reasons": "; ".join(item.reasons),
         "cautions": "; ".join(item.cautions),
     }
+
+
+def _columns(*groups: tuple[Any, str]) -> dict[str, Any]:
+    """The schema of groups of columns: (type, names with spaces between them)."""
+    return {name: kind for kind, names in groups for name in names.split()}

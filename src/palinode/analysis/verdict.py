@@ -1,14 +1,14 @@
-"""Runs become a claim here, by the rule that the experiment fixed before the first run, and nowhere else.
+"""The verdict on each arm, by the decision rule that the experiment fixed before its first run.
 
-With `better` turned so that an improvement is positive, and d = smallest_effect:
+Differences are signed so that an improvement is positive. With d = smallest_effect:
 
     better               the interval lies above 0 and reaches d
     worse                the interval lies below 0 and reaches -d
-    no difference found  d > 0: the interval lies inside (-d, d): whatever the difference is, it is too small to matter;
-                         d = 0: the interval holds 0
-    cannot tell          d > 0: the interval holds 0 and reaches beyond d or -d: more seeds are needed;
-                         or the runs may not be believed: a seed is missing or diverged, an arm was not audited, failed its
-                         audit, or sees its own answer although the experiment does not expect it
+    no difference found  d > 0: the interval lies inside (-d, d), so the difference is too small to matter;
+                         d = 0: the interval contains 0
+    cannot tell          d > 0: the interval contains 0 and reaches beyond d or -d, so more seeds are needed;
+                         or the runs are not reliable: a seed is missing or diverged, an arm was not audited, failed its audit,
+                         or sees its own answer although the experiment does not expect it
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ Rule = Decision
 
 @dataclass(frozen=True)
 class SeedsNeeded:
-    """How many paired seeds would show an effect with probability 0.8, for the spread that was observed.
+    """The number of paired seeds that shows an effect with probability 0.8, for the observed spread.
 
     Attributes:
         seeds: None when more than 10,000 would be needed.
-        effect: the size of the effect planned for, in the metric's unit; `planned_for` says where it comes from.
+        effect: the size of that effect, in the metric's unit.
+        planned_for: whether the effect is the smallest one that matters, or the observed one.
     """
 
     seeds: int | None
@@ -44,14 +45,13 @@ class SeedsNeeded:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What may be said of one arm against the baseline at one scale.
+    """The verdict on one arm, compared with the baseline at one scale.
 
     Attributes:
-        leak: whether the arm sees what it may not, at any scale; an expected leak is compared, and stamped wherever it is
-            shown.
-        collapse: whether an auxiliary term of the arm vanished, at any scale; stamped as a leak is, but its losses are honest.
-        reasons: why nothing can be told (empty when the runs may be believed).
-        cautions: what a reader must know beside the outcome: unequal cost, checks that could not tell, mixed machines.
+        leak: whether the arm leaks at any scale. An arm with an expected leak is compared, and every page marks it.
+        collapse: whether an auxiliary term of the arm vanished at any scale. Every page marks it, but its losses are honest.
+        reasons: the reasons why the outcome is `cannot tell`; empty when the runs are reliable.
+        cautions: facts that limit the outcome: unequal cost, checks that could not tell, different machines.
     """
 
     comparison: Comparison
@@ -79,7 +79,7 @@ def rule_of(entry: ExperimentEntry) -> Decision:
 
 
 def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
-    """One verdict per arm (but the baseline) and scale, in the entry's order."""
+    """One verdict for each arm except the baseline, at each scale, in the entry's order."""
     rule = rule_of(record.entry)
     return tuple(
         verdict(record, arm.name, scale, rule)
@@ -100,11 +100,11 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> V
     cost = parity(record, arm, rule.baseline, scale, rule.equal)
     anywhere = arm_audit(record, arm)
     reasons = (
-        *_unchosen(record),
-        *_disbelief(arm_side, scale),
+        *_tuning_reasons(record),
+        *_audit_reasons(arm_side, scale),
         *_leaks_elsewhere(arm_side, anywhere),
-        *_disbelief(baseline_side, scale),
-        *_incomplete(comparison),
+        *_audit_reasons(baseline_side, scale),
+        *_pair_reasons(comparison),
     )
     return Verdict(
         comparison=comparison,
@@ -116,10 +116,10 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> V
         cautions=(
             *_cost_cautions(cost),
             *_comparison_cautions(record),
-            *_unequal_looks(record, comparison),
+            *_evaluation_cautions(record, comparison),
             *_audit_cautions(arm_side, baseline_side),
-            *_at_the_edge(record, comparison),
-            *_mixed_machines(record, comparison),
+            *_edge_cautions(record, comparison),
+            *_fingerprint_cautions(record, comparison),
         ),
         seeds_needed=plan_seeds(comparison, rule),
         collapse=anywhere.collapse,
@@ -127,7 +127,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> V
 
 
 def decide(interval: Interval | None, rule: Decision) -> Outcome:
-    """The outcome for runs that may be believed; see the top of this file."""
+    """The outcome for reliable runs; see the top of this file."""
     if interval is None:
         return "cannot tell"
     low, high = (interval.low, interval.high) if rule.better == "higher" else (-interval.high, -interval.low)
@@ -142,7 +142,7 @@ def decide(interval: Interval | None, rule: Decision) -> Outcome:
 
 
 def plan_seeds(comparison: Comparison, rule: Decision) -> SeedsNeeded | None:
-    """Seeds for the smallest effect that matters, or for the observed one where none was named; None below two pairs."""
+    """The seeds needed for the smallest effect, or for the observed effect where that is 0; None below two pairs."""
     deviation, observed = comparison.spread, comparison.mean
     if deviation is None or observed is None:
         return None
@@ -152,8 +152,8 @@ def plan_seeds(comparison: Comparison, rule: Decision) -> SeedsNeeded | None:
     return SeedsNeeded(seeds_needed(observed, deviation, rule.confidence), abs(observed), "observed effect")
 
 
-def _disbelief(audit: ArmAudit, scale: str) -> list[str]:
-    """Why the audits forbid a claim about this arm; an arm that is expected to leak is expected to fail its audit."""
+def _audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
+    """The reasons in the audits against a claim. An arm that is expected to leak may fail its audit."""
     reasons = [f"the audit of {audit.arm.name} cannot be read: {problem}" for problem in audit.damaged]
     if scale not in audit.reports:
         reasons.append(f"{audit.arm.name} was not audited")
@@ -168,34 +168,34 @@ def _disbelief(audit: ArmAudit, scale: str) -> list[str]:
 
 
 def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
-    """An arm is one change at every scale: a leak that one scale shows is not gone where it does not show."""
+    """An arm is the same change at every scale, so a leak at one scale counts at all scales."""
     if here.leak != "none" or anywhere.leak != "unexpected":
         return []
     scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)
     return [f"{here.arm.name} sees its own answer at {', '.join(scales)}"]
 
 
-def _unchosen(record: ExperimentRecord) -> list[str]:
+def _tuning_reasons(record: ExperimentRecord) -> list[str]:
     setting = record.entry.to_choose
-    return [f"{setting} is not chosen yet: some of its trials are left"] if setting else []
+    return [f"{setting} is not chosen yet: some of its trials have not run"] if setting else []
 
 
-def _incomplete(comparison: Comparison) -> list[str]:
+def _pair_reasons(comparison: Comparison) -> list[str]:
     reasons = []
     if comparison.left_out:
         planned = len(comparison.pairs) + len(comparison.left_out)
         seeds = "; ".join(f"seed {item.seed}: {item.reason}" for item in comparison.left_out)
         reasons.append(f"{len(comparison.left_out)} of {planned} pairs cannot be compared ({seeds})")
     if len(comparison.pairs) < 2:
-        reasons.append(f"an interval needs at least 2 pairs, there {'is 1' if comparison.pairs else 'are none'}")
+        reasons.append(f"an interval needs at least 2 pairs, and there {'is 1' if comparison.pairs else 'are none'}")
     elif comparison.spread == 0 and comparison.mean != 0:
-        reasons.append("all differences are exactly equal: the seeds change nothing, so they measure no spread")
+        reasons.append("all differences are exactly equal: the seed changes nothing, so there is no spread to measure")
     return reasons
 
 
 def _cost_cautions(cost: Parity) -> list[str]:
     if cost.holds is None:
-        return [f"{cost.axis} was not counted in every run: equal cost cannot be checked"]
+        return [f"{cost.axis} was not counted in every run, so equal cost cannot be checked"]
     if not cost.holds and cost.of_means is not None:
         if abs(cost.of_means) > EQUAL_WITHIN:
             return [f"not at equal {cost.axis}: it differs by {cost.of_means:+.1%}"]
@@ -213,44 +213,36 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
         cautions.append(f"an auxiliary term of the baseline {baseline.arm.name} collapsed, as the experiment expects")
     if baseline.leak == "expected":
         cautions.append(f"the baseline {baseline.arm.name} sees its own answer, as the experiment expects")
-    untold: dict[str, list[str]] = {}
-    for side in (arm, baseline):
-        for check in dict.fromkeys(item.finding.check for item in side.untold):
-            untold.setdefault(check, []).append(side.arm.name)
-    together: dict[str, list[str]] = {}
-    for check, arms in untold.items():
-        together.setdefault(" and ".join(arms), []).append(check)
-    return cautions + [f"{', '.join(checks)} could not tell on {arms}" for arms, checks in together.items()]
+    undecided = {side.arm.name: {item.finding.check for item in side.undecided} for side in (arm, baseline)}
+    checks_of: dict[str, list[str]] = {}  # arms -> the checks that could not tell on exactly these
+    for check in dict.fromkeys(item.finding.check for side in (arm, baseline) for item in side.undecided):
+        arms = " and ".join(name for name, checks in undecided.items() if check in checks)
+        checks_of.setdefault(arms, []).append(check)
+    return cautions + [f"{', '.join(checks)} could not tell on {arms}" for arms, checks in checks_of.items()]
 
 
 def _comparison_cautions(record: ExperimentRecord) -> list[str]:
-    """What the audit of the finished runs against one another found wrong, beside what is said of each pair anyway."""
+    """The failed checks that compare all finished runs (C5), without those that have a caution for each pair of arms."""
     findings = record.comparison.findings if record.comparison is not None else ()
-    said_anyway = ("C5.declared_axis", "C5.runs")
-    failed = [f for f in findings if f.outcome == "fail" and f.check not in said_anyway]
-    told = {f.check: [part for part in f.message.split("; ") if not part.startswith("evaluations ")] for f in failed}
-    return [f"{check}: {'; '.join(parts)}" for check, parts in told.items() if parts]
+    by_pair = ("C5.declared_axis", "C5.runs")
+    failed = [f for f in findings if f.outcome == "fail" and f.check not in by_pair]
+    parts = {f.check: [part for part in f.message.split("; ") if not part.startswith("evaluations ")] for f in failed}
+    return [f"{check}: {'; '.join(messages)}" for check, messages in parts.items() if messages]
 
 
-def _unequal_looks(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """C5.selection for one pair: who looked at the validation split more often could have chosen more."""
-    looks = {
-        arm: max(
-            (
-                run.result.counters.get("evaluations") or 0
-                for run in record.runs_of(arm, comparison.scale)
-                if run.result
-            ),
-            default=0,
-        )
-        for arm in (comparison.arm, comparison.baseline)
-    }
-    here, there = looks.values()
+def _evaluation_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
+    """C5.selection for one pair: an arm with more evaluations on the validation split had more to choose from."""
+
+    def most(arm: str) -> float:
+        results = (run.result for run in record.runs_of(arm, comparison.scale) if run.result)
+        return max((result.counters.get("evaluations") or 0 for result in results), default=0)
+
+    here, there = most(comparison.arm), most(comparison.baseline)
     return [f"evaluated {here:g} times, {comparison.baseline} {there:g}"] if here != there else []
 
 
-def _at_the_edge(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """A setting whose best value is the last one tried may not be at its best."""
+def _edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
+    """If the best of the tuned values is the smallest or largest of them, a value outside the range may be better."""
     sides = (comparison.arm, comparison.baseline)
     return [
         f"{choice.arm} was tuned to {choice.field} = {choice.chosen:g}, the edge of what was tried"
@@ -259,8 +251,8 @@ def _at_the_edge(record: ExperimentRecord, comparison: Comparison) -> list[str]:
     ]
 
 
-def _mixed_machines(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """Bits are promised per execution fingerprint; runs of one comparison should share one."""
+def _fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
+    """Bits are equal only under equal execution fingerprints, so the runs of a comparison should share one."""
     used = {pair.seed for pair in comparison.pairs}
     prints = {
         tuple(sorted((key, str(value)) for key, value in run.result.fingerprint.items()))

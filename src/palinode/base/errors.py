@@ -144,6 +144,12 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     return f"valid: {', '.join(names)}" if 0 < len(names) <= MOST_LISTED else None
 
 
+def check_known(name: str, names: Iterable[str], *, what: str, field: str) -> None:
+    """Raise BadInput with the nearest names unless `name` is one of `names`. `what` says what they name, such as "arm"."""
+    if name not in (valid := list(names)):
+        raise BadInput(f"no {what} is named {name!r}", field=field, hint=nearest(name, valid))
+
+
 def _words(name: str) -> set[str]:
     """The words of more than two letters in a name: `multi_query_recall` and `mad-recall` share one."""
     return {word for word in re.split(r"[^a-z0-9]+", name.casefold()) if len(word) > 2}

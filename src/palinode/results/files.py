@@ -1,4 +1,4 @@
-"""Reading the files of a store, which may come from a stranger, and may have been damaged since they were written."""
+"""Reads the files of a store. They may come from a stranger, or may have been damaged since they were written."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from palinode.base.config import Config, decode
 from palinode.base.errors import BadInput, Damaged
 
 C = TypeVar("C", bound=Config)
-LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures is a few MB; a file beyond this is not one of ours
-TRAIN_AGAIN = "delete the run's directory and run it again"  # what a run measured on its way is written nowhere else
+LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures has a few MB
+TRAIN_AGAIN = "delete the run's directory and run it again"  # there is no other copy of the metrics of a run
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """A JSON file of ours whose top level is a table. Links, pipes and devices are refused: stores come from strangers.
+    """The table in a JSON file of a store. Links, pipes and devices are refused, because a stranger may have made the store.
 
     Raises:
         Damaged: naming the file.
@@ -30,7 +30,9 @@ def read_table(path: Path) -> dict[str, Any]:
     if not stat.S_ISREG(status.st_mode):
         raise Damaged("is not a regular file", file=str(path))
     if status.st_size > LARGEST_JSON_BYTES:
-        raise Damaged(f"holds {status.st_size} bytes; ours never pass {LARGEST_JSON_BYTES}", file=str(path))
+        raise Damaged(
+            f"has {status.st_size} bytes; a store's JSON file has at most {LARGEST_JSON_BYTES}", file=str(path)
+        )
     value = fsio.read_json(path)
     if not isinstance(value, dict):
         raise Damaged("is not a table", file=str(path))
@@ -38,10 +40,10 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def decode_stored(cls: type[C], data: Any, path: Path) -> C:
-    """Decode what the store holds.
+    """Decode data that was read from the store.
 
     Raises:
-        Damaged: it does not have the shape of `cls` (a stored file that does not decode is damage, not bad input).
+        Damaged: the data does not have the shape of `cls`. In a stored file this is damage, not bad input.
     """
     try:
         return decode(cls, data, file=str(path))
@@ -55,13 +57,13 @@ def read_metrics(
     """The rows of a metrics file.
 
     Args:
-        ended_at_step: the last step of a run that is done: there are rows, and those that a run logged (they say the
-            attempt, which rows from elsewhere may lack) reach it. 0 of any other run.
-        read: `fsio.read_rows`, or `fsio.read_last_rows` for a look at the end of the file alone.
+        ended_at_step: the last step of a run that is done; the rows must reach it. 0 for any other run. Rows without an
+            `attempt` are imported, and may end earlier.
+        read: `fsio.read_rows`, or `fsio.read_last_rows` to read only the end of the file.
 
     Raises:
-        Damaged: it is not a file, holds a line that no run writes, or lacks rows. A line that a kill tore is none of these:
-            what it would have said was computed again (see `fsio` for where one can stand).
+        Damaged: it is not a file, has a damaged line, or lacks rows. A row that was torn by a kill is no damage: the next
+            attempt of the run wrote it again (see `fsio`).
     """
     if not os.path.lexists(path):
         if ended_at_step:
@@ -71,16 +73,16 @@ def read_metrics(
         raise Damaged("is not a regular file", file=str(path), hint=TRAIN_AGAIN)
     rows, damaged = read(path)
     if damaged is not None:
-        raise Damaged(f"{damaged} is nothing that a run writes", file=str(path), hint=TRAIN_AGAIN)
+        raise Damaged(f"{damaged} is damaged", file=str(path), hint=TRAIN_AGAIN)
     last = max((whole(row.get("step")) for row in rows), default=0)
     if last < ended_at_step and all("attempt" in row for row in rows):
-        told = f"ends at step {last}, the run at step {ended_at_step}"
-        raise Damaged(told, file=str(path), hint=TRAIN_AGAIN)
+        message = f"ends at step {last}, but the run ended at step {ended_at_step}"
+        raise Damaged(message, file=str(path), hint=TRAIN_AGAIN)
     return rows
 
 
 def is_regular(path: Path) -> bool:
-    """Whether a file of its own is there: links, pipes, devices and directories are not."""
+    """Whether the path is a regular file: no link, pipe, device or directory."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -88,5 +90,5 @@ def is_regular(path: Path) -> bool:
 
 
 def whole(value: Any) -> int:
-    """A whole number that a row should hold; 0 where it holds something else."""
+    """The value as a whole number; 0 if it is not one."""
     return value if isinstance(value, int) else 0

@@ -1,12 +1,11 @@
-"""A cache of one row per run, so that listing 5,000 runs reads no run directory twice.
+"""The index: a cache with one row for each run, so that a listing of 5,000 runs reads no run directory twice.
 
-The index is a whole SQLite file, replaced atomically when a row changed: readers open it immutable, nobody locks, and
-two writers leave one of two valid caches (also on network disks, where SQLite's own locks do not hold). A row counts
-only while the (inode, size, time of change) of the files it was made from are what they were. A missing, damaged,
-foreign or unwritable index is never an error.
+It is one SQLite file. When a row changes, the whole file is replaced atomically, and readers open it as immutable. So nobody
+needs a lock (SQLite's own locks fail on network disks), and of two writers one leaves a valid cache. A row is used only while
+the inode, size and time of change of its run's files stay the same. A missing, damaged, foreign or read-only index is no error.
 
-Of the metrics a listing reads the last line, and only of a run that has ended: that a file is gone, destroyed or cut
-short is seen here, a line lost in its middle only where the metrics are read.
+A listing reads only the last line of the metrics, and only for runs that have ended. It notices a file that is missing,
+destroyed or cut short. A damaged line in the middle is noticed by `Record.metrics`.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ SCHEMA = "CREATE TABLE runs (run_id TEXT PRIMARY KEY, signature TEXT NOT NULL, r
 
 @dataclass(frozen=True)
 class RunRow:
-    """What a listing shows of one run. `None` means that the run has no such number.
+    """The row of one run in a listing. None: the run does not have this value.
 
     Attributes:
-        steps: optimizer steps of the whole run, by its recipe.
+        steps: the optimizer steps of the whole run, by its recipe.
         step: the optimizer step at which it ended.
-        loss: at its end, on validation, in the pass it trained most on: nats per token.
+        loss: at its end, on validation, in the pass it trained most on, in nats per token.
     """
 
     run_id: str
@@ -59,7 +58,7 @@ class RunRow:
 
 
 def run_ids(root: Path, is_run_id: Callable[[str], bool]) -> list[str]:
-    """The names of the run directories below `root`, sorted; links are not followed."""
+    """The names of the run directories in `root`, sorted. Links are not followed."""
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:
@@ -67,21 +66,20 @@ def run_ids(root: Path, is_run_id: Callable[[str], bool]) -> list[str]:
 
 
 def listing(root: Path, is_run_id: Callable[[str], bool]) -> list[RunRow]:
-    """All rows, by run id; rows whose files changed are read again, and the index is replaced when any did."""
-    known = load(root)
-    fresh = {run_id: signature(root / run_id) for run_id in run_ids(root, is_run_id)}
+    """All rows, sorted by run id. Rows with changed files are read again, and then the index is replaced."""
+    cache = load(root)
     rows: dict[str, tuple[str, RunRow]] = {}
-    for run_id, seen in fresh.items():
-        cached = known.get(run_id)
-        rows[run_id] = cached if cached is not None and cached[0] == seen else (seen, read_row(root / run_id))
-    if rows != known:
-        with contextlib.suppress(EnvironmentProblem):  # a read-only store is listed without a cache
+    for run_id in run_ids(root, is_run_id):
+        cached, current = cache.get(run_id), signature(root / run_id)
+        rows[run_id] = cached if cached is not None and cached[0] == current else (current, read_row(root / run_id))
+    if rows != cache:
+        with contextlib.suppress(EnvironmentProblem):  # a read-only store has no cache
             save(root, rows)
     return [row for _, row in rows.values()]
 
 
 def load(root: Path) -> dict[str, tuple[str, RunRow]]:
-    """The cached rows; empty when there is no index or it is not one of this version."""
+    """Run id -> (signature, row); empty without an index of this version."""
     path = root / INDEX_FILE
     if path.is_symlink() or not path.is_file():
         return {}
@@ -90,8 +88,8 @@ def load(root: Path) -> dict[str, tuple[str, RunRow]]:
             schema = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema")]
             if connection.execute("PRAGMA user_version").fetchone() != (INDEX_VERSION,) or schema != [SCHEMA]:
                 return {}
-            found = connection.execute("SELECT run_id, signature, row FROM runs ORDER BY run_id").fetchall()
-        return {run_id: (seen, RunRow(**json.loads(row))) for run_id, seen, row in found}
+            rows = connection.execute("SELECT run_id, signature, row FROM runs ORDER BY run_id").fetchall()
+        return {run_id: (stored, RunRow(**json.loads(row))) for run_id, stored, row in rows}
     except (sqlite3.Error, ValueError, TypeError):
         return {}
 
@@ -102,12 +100,12 @@ def save(root: Path, rows: Mapping[str, tuple[str, RunRow]]) -> None:
     Raises:
         EnvironmentProblem: the store cannot be written.
     """
-    encoded = [(run_id, seen, json.dumps(asdict(row), sort_keys=True)) for run_id, (seen, row) in sorted(rows.items())]
+    encoded = [(run_id, mark, json.dumps(asdict(row), sort_keys=True)) for run_id, (mark, row) in sorted(rows.items())]
     with fsio.committed(root / INDEX_FILE) as temporary:
         try:
             with contextlib.closing(sqlite3.connect(temporary)) as connection:
-                connection.execute("PRAGMA journal_mode=OFF")  # the file is new and is thrown away if we are killed
-                connection.execute("PRAGMA synchronous=OFF")  # fsio flushes the whole file before the rename
+                connection.execute("PRAGMA journal_mode=OFF")  # a kill leaves only a temporary file
+                connection.execute("PRAGMA synchronous=OFF")  # fsio syncs the file before the rename
                 connection.execute(SCHEMA)
                 connection.executemany("INSERT INTO runs VALUES (?, ?, ?)", encoded)
                 connection.execute(f"PRAGMA user_version={INDEX_VERSION}")
@@ -117,19 +115,21 @@ def save(root: Path, rows: Mapping[str, tuple[str, RunRow]]) -> None:
 
 
 def logical_dump(root: Path) -> str:
-    """The index without what depends on this machine's files: equal after a rebuild or a copy."""
+    """The index without the signatures, which differ between machines: it is equal after a rebuild or a copy."""
     return json.dumps({run_id: asdict(row) for run_id, (_, row) in load(root).items()}, sort_keys=True)
 
 
 def signature(directory: Path) -> str:
-    """Changes whenever the run's spec or result was replaced (every write makes a new inode), or the metrics of a run that
-    has ended; those of others grow all the time."""
+    """A text that changes when the run's spec or result is replaced, because every write makes a new inode.
+
+    For a run that has ended, it also changes with the metrics. The metrics of other runs grow all the time.
+    """
     spec, result = (_file_signature(directory / name) for name in (SPEC_FILE, RESULT_FILE))
     return "/".join((spec, result, *([] if result == "none" else [_file_signature(directory / METRICS_FILE)])))
 
 
 def read_row(directory: Path) -> RunRow:
-    """The row of one run, read from its directory. Damage is an outcome."""
+    """The row of one run, read from its directory. A damaged run has the outcome `damaged`."""
     run_id = directory.name
     try:
         spec, result = read_run(directory)
@@ -163,7 +163,7 @@ def read_row(directory: Path) -> RunRow:
 
 
 def _look_at_metrics(path: Path, ended_at: float) -> None:
-    """Raise Damaged, as reading all of them does; where their end looks well that is enough for a listing."""
+    """Raise Damaged if the end of the metrics is damaged. Then all of them are read, for the same message as elsewhere."""
     try:
         read_metrics(path, ended_at, fsio.read_last_rows)
     except Damaged:

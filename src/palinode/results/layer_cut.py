@@ -1,9 +1,8 @@
-"""What a model scored with its first k blocks alone, for every k (metrics rows with the event `layer_cut`)."""
+"""The scores of a model that keeps only its first k blocks, for every k (metrics rows with the event `layer_cut`)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ConfigDict, Field
 
@@ -14,13 +13,13 @@ LAYER_CUT_EVENT = "layer_cut"
 
 
 class CutScores(Config):
-    """The scores of a model with this many blocks left.
+    """The scores of a model that keeps its first `blocks` blocks.
 
     Attributes:
-        blocks: how many are left, counted from the input.
-        accuracy: an imported run may lack it.
+        blocks: the number of blocks, counted from the input.
+        accuracy: None in some imported runs.
 
-    Every other measure and every sum of an evaluation that its row holds is kept beside these.
+    Other measures and sums of the evaluation are kept as further fields.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -35,11 +34,11 @@ Curves = Mapping[str, tuple[CutScores, ...]]
 
 
 class LayerCut(Config):
-    """A model cut off after each number of blocks 1, 2, .. L, by evaluation pass.
+    """The scores of a model of L blocks, cut after 1, 2, .. L blocks, by evaluation pass.
 
     Attributes:
-        scores: with the final norm and head as they were trained, for L blocks.
-        refitted: with a final norm and head trained for this pass and this number of blocks; empty when it was not asked for.
+        scores: with the final norm and head of the whole model.
+        refitted: with a final norm and head that were trained for this pass and this number of blocks; empty without refits.
     """
 
     scores: Curves = Field(default_factory=dict)
@@ -51,31 +50,19 @@ class LayerCut(Config):
         return max((item.blocks for curve in self.scores.values() for item in curve), default=0)
 
     def with_blocks(self, blocks: int) -> LayerCut:
-        """Only the scores with this many blocks left.
+        """Only the scores of the first `blocks` blocks.
 
         Raises:
-            BadInput: the model has fewer blocks, or none were asked for.
+            BadInput: the model has fewer blocks, or `blocks` is below 1.
         """
         if not 1 <= blocks <= self.depths:
             raise BadInput(
-                f"the model has {self.depths} blocks, so {blocks} cannot be left",
+                f"the model has {self.depths} blocks, so it cannot keep {blocks}",
                 field="blocks",
                 hint=f"1 to {self.depths}",
             )
         return LayerCut(scores=_only(self.scores, blocks), refitted=_only(self.refitted, blocks))
 
 
-def is_layer_cut_row(row: Mapping[str, Any]) -> bool:
-    """Whether a metrics row of this event has its shape: pass -> list of tables, one for each number of blocks."""
-    parts = (row.get(name, {}) for name in LayerCut.model_fields)
-    return all(isinstance(part, dict) and all(_is_curve(curve) for curve in part.values()) for part in parts)
-
-
 def _only(curves: Curves, blocks: int) -> dict[str, tuple[CutScores, ...]]:
     return {name: tuple(item for item in curve if item.blocks == blocks) for name, curve in curves.items()}
-
-
-def _is_curve(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(item, dict) and isinstance(item.get("blocks"), int) for item in value
-    )

@@ -1,7 +1,7 @@
-"""What a run and an experiment left behind, as plain frozen data.
+"""The records of runs and experiments, as plain frozen data.
 
 A run directory holds spec.json, metrics.jsonl, audit.json and, written last, result.json. A run without a result is
-unfinished, a run whose files do not decode is damaged: both are outcomes that every listing shows, never gaps.
+unfinished, and a run whose files do not decode is damaged. Both are outcomes, and every listing shows them.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from palinode.base.claim import Claim
 from palinode.base.config import Config, decode
 from palinode.base.decision import Decision
-from palinode.base.errors import BadInput, Damaged, nearest
+from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport
 from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
 from palinode.results.files import decode_stored, is_regular, read_metrics, read_table, whole
-from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut, is_layer_cut_row
-from palinode.results.row_shapes import is_geometry, is_placed, is_scores
+from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
+from palinode.results.row_shapes import ContextLengthsRow, EmbeddingsRow, LayerCutRow, MetricsRow, ScoresRow, TaskRow
 
 Number = float | int | None
 
@@ -31,6 +31,12 @@ CONTEXT_LENGTHS_EVENT = "context_lengths"
 EMBEDDINGS_EVENT = "embeddings"
 TASK_EVENT = "task"
 TASK_PARTS = ("levels", "by_pass", "lengths")
+ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
+    LAYER_CUT_EVENT: LayerCutRow,
+    CONTEXT_LENGTHS_EVENT: ContextLengthsRow,
+    EMBEDDINGS_EVENT: EmbeddingsRow,
+    TASK_EVENT: TaskRow,
+}  # of every other event: ScoresRow
 SPEC_FILE, METRICS_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "metrics.jsonl", "audit.json", "result.json"
 
 
@@ -44,10 +50,10 @@ class Result(Config):
             optimizer_steps, evaluations.
         parameters: count by group, and `total`, `non_embedding`.
         seconds: train, evaluate, audit, checkpoint, total.
-        fingerprint: what the bits depend on besides the spec: torch, python, device, cpu_capability, threads, platform.
-        attempts: how many processes worked on this run (1 = never interrupted).
-        provenance: `run` (trained here) or `imported` (read from numbers that someone published).
-        source: of an imported run: file, sha256, line, format.
+        fingerprint: all that the bits depend on besides the spec: torch, python, device, cpu_capability, threads, platform.
+        attempts: the number of processes that worked on this run (1: it was never interrupted).
+        provenance: `run` (trained by this program) or `imported` (read from published numbers).
+        source: file, sha256, line and format of an imported run.
     """
 
     run_id: str
@@ -64,19 +70,18 @@ class Result(Config):
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
     def score(self, metric: str) -> float | None:
-        """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has none.
+        """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run lacks it.
 
-        The direction `own` is that of `own_pass`.
+        The direction `own` means the direction of `own_pass`.
         """
         split, _, rest = metric.partition(".")
         direction, _, name = rest.partition(".")
-        measured = self.scores.get(split, {})
         direction = self.own_pass(split) if direction == OWN else direction
-        value = measured.get(direction, {}).get(name)
+        value = self.scores.get(split, {}).get(direction, {}).get(name)
         return None if value is None else float(value)
 
     def cost(self, axis: CostAxis) -> float | None:
-        """What the run spent on an axis; None where it was not counted."""
+        """The cost of the run on an axis; None where it was not counted."""
         tables: Mapping[str, Mapping[str, Number]] = {
             "counters": self.counters,
             "parameters": self.parameters,
@@ -86,7 +91,7 @@ class Result(Config):
         return None if value is None else float(value)
 
     def own_pass(self, split: str) -> str:
-        """The pass in which most targets were scored in training; of a run that read in no direction, its own."""
+        """The pass in which training scored most targets. A run without directions has one pass of its own, and this is it."""
         counted = {way: self.counters.get(f"tokens_scored_{way}") or 0 for way in DIRECTIONS}
         others = [way for way in self.scores.get(split, {}) if way not in counted]
         return others[0] if others and not any(counted.values()) else max(counted, key=lambda way: counted[way])
@@ -94,12 +99,12 @@ class Result(Config):
 
 @dataclass(frozen=True)
 class Record:
-    """Everything one run left behind; metrics and audit are read from disk on first use.
+    """All files of one run. Metrics and audit are read from disk on first use.
 
     Attributes:
-        spec: the resolved spec as plain data (empty when it is damaged or not written yet).
-        result: None while the run is unfinished, or when `damage` says why it cannot be read or believed.
-        damage: what is wrong with a file of this run.
+        spec: the resolved spec as plain data; empty when it is damaged or not written yet.
+        result: None while the run is unfinished, and when there is `damage`.
+        damage: the error in a file of this run.
     """
 
     run_id: str
@@ -117,14 +122,14 @@ class Record:
 
     @property
     def reason(self) -> str | None:
-        """Why the run did not end well, when it did not."""
+        """Why the run did not end well; None when it did."""
         return str(self.damage) if self.damage is not None else (self.result.reason if self.result else None)
 
     def with_metrics(self) -> Record:
-        """This record after its metrics were read too: it carries their damage, where they have any."""
+        """This record after a check of its metrics: if they are damaged, it has no result, and `damage` names their file."""
         if self.damage is None:
             try:
-                self._rows  # noqa: B018 - read now, and kept for `metrics`
+                self._rows  # noqa: B018 - reads the file; `metrics` uses the rows
             except Damaged as error:
                 return replace(self, result=None, damage=error)
         return self
@@ -135,17 +140,16 @@ class Record:
 
     @cached_property
     def metrics(self) -> tuple[dict[str, Any], ...]:
-        """The rows of metrics.jsonl by step; of two rows for the same step the later attempt's counts.
+        """The rows of metrics.jsonl by step. Where two attempts logged a step, the row of the later attempt counts.
 
-        None of a record that carries its `damage`: no curve is drawn with some rows of a file that lost others.
+        Empty for a record with `damage`: a curve must not show some rows of a file that lost others.
 
         Raises:
-            Damaged: the file lost rows, or a row whose checksum holds does not have the shape of a metrics row.
+            Damaged: the file lost rows, or a row with a true checksum does not have the shape of its event.
         """
         latest: dict[tuple[str, str, int], dict[str, Any]] = {}
         for row in () if self.damage is not None else self._rows:
-            if not _is_metrics_row(row):
-                raise Damaged("holds a row that is not a metrics row", file=str(self.directory / METRICS_FILE))
+            self._check_shape(row)
             key = (str(row.get("event")), str(row.get("split", "")), whole(row.get("step")))
             if key not in latest or whole(row.get("attempt")) >= whole(latest[key].get("attempt")):
                 latest[key] = row
@@ -153,53 +157,67 @@ class Record:
 
     @cached_property
     def layer_cut(self) -> dict[str, LayerCut]:
-        """Split -> what the model scored with its first k blocks alone; empty when it was not measured.
+        """Split -> scores of the first k blocks; empty when they were not measured.
 
         Raises:
-            Damaged: a row whose checksum holds does not have the shape of these scores.
+            Damaged: a row with a true checksum does not have the shape of these scores.
         """
-        rows = [row for row in self.metrics if row["event"] == LAYER_CUT_EVENT]
-        return {str(row.get("split")): self._layer_cut(row) for row in rows}
+        path = self.directory / METRICS_FILE
+        return {
+            split: decode_stored(LayerCut, {name: row[name] for name in LayerCut.model_fields if name in row}, path)
+            for split, row in self._rows_by_split(LAYER_CUT_EVENT).items()
+        }
 
     @cached_property
     def context_lengths(self) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
-        """Split -> window length -> direction -> scores; empty when it was not measured."""
-        rows = [row for row in self.metrics if row["event"] == CONTEXT_LENGTHS_EVENT]
-        return {str(row.get("split")): {int(length): found for length, found in row["scores"].items()} for row in rows}
+        """Split -> window length in tokens -> direction -> scores; empty when they were not measured."""
+        return {
+            split: {int(length): scores for length, scores in row["scores"].items()}
+            for split, row in self._rows_by_split(CONTEXT_LENGTHS_EVENT).items()
+        }
 
     @cached_property
     def task(self) -> dict[str, dict[str, Any]]:
-        """Split -> what stands beside the accuracy on a task: `levels`, `by_pass` (exact matches, slices) and `lengths`."""
-        rows = [row for row in self.metrics if row["event"] == TASK_EVENT]
-        return {str(row.get("split")): {name: row[name] for name in TASK_PARTS} for row in rows}
+        """Split -> the details of the accuracy on a task: `levels` (chance), `by_pass` (exact matches, slices), `lengths`."""
+        return {
+            split: {name: row[name] for name in TASK_PARTS} for split, row in self._rows_by_split(TASK_EVENT).items()
+        }
 
     @cached_property
     def embeddings(self) -> dict[str, Any]:
-        """How the trained tables of tokens and positions lie to each other; empty when it was not measured."""
+        """Numbers that describe the trained tables of tokens and positions; empty when they were not measured."""
         rows = [row for row in self.metrics if row["event"] == EMBEDDINGS_EVENT]
-        return dict(rows[-1].get("geometry", {})) if rows else {}
+        return dict(rows[-1]["geometry"]) if rows else {}
 
-    def _layer_cut(self, row: Mapping[str, Any]) -> LayerCut:
-        parts = {name: row[name] for name in LayerCut.model_fields if name in row}
-        return decode_stored(LayerCut, parts, self.directory / METRICS_FILE)
+    def _rows_by_split(self, event: str) -> dict[str, dict[str, Any]]:
+        """Split -> the last row of this event."""
+        return {str(row.get("split")): row for row in self.metrics if row["event"] == event}
+
+    def _check_shape(self, row: Mapping[str, Any]) -> None:
+        try:
+            ROW_SHAPES.get(str(row.get("event")), ScoresRow).model_validate(row)
+        except ValidationError as error:
+            place = ".".join(map(str, error.errors()[0]["loc"]))
+            message = f"holds a row of the event {row.get('event')!r} whose {place} has another shape"
+            raise Damaged(message, file=str(self.directory / METRICS_FILE)) from None
 
     @cached_property
     def audit(self) -> dict[str, Any] | None:
-        """The run's own audit (audit.json) as plain data; None when it has none.
+        """The audit of this run (audit.json) as plain data; None when it has none.
 
         Raises:
-            Damaged: naming the file.
+            Damaged: the file cannot be read.
         """
         path = self.directory / AUDIT_FILE
         return read_table(path) if is_regular(path) else None
 
     def audit_report(self) -> AuditReport | None:
-        """The run's own audit, decoded."""
+        """The audit of this run, decoded."""
         return None if self.audit is None else decode_stored(AuditReport, self.audit, self.directory / AUDIT_FILE)
 
 
 class ArmEntry(Config):
-    """One arm as it was resolved: its diff against the base is (dotted path, before, after) per changed leaf."""
+    """One resolved arm. `diff` compares it with the base: (dotted path, before, after) for each changed field."""
 
     name: str
     expect_leak: bool = False
@@ -209,7 +227,7 @@ class ArmEntry(Config):
 
 
 class RunEntry(Config):
-    """Which run is this arm at this scale with this seed."""
+    """The run of an arm at a scale with a seed."""
 
     arm: str
     scale: str
@@ -218,14 +236,15 @@ class RunEntry(Config):
 
 
 class ChoiceEntry(Config):
-    """What the trials of one arm at one scale chose.
+    """The value that trials chose for one arm at one scale.
 
     Attributes:
         field: dotted path of the setting.
-        values, scores: what was tried, and the mean score of each on the tuning split; None where a trial has none.
+        values: one for each trial.
+        scores: the mean score of each value on the tuning split; None where a trial has no score.
         chosen: the value with the best score.
-        runs: the trials.
-        tokens_read: by all of them together.
+        runs: the ids of the trials.
+        tokens_read: the sum over all trials.
     """
 
     arm: str
@@ -239,7 +258,7 @@ class ChoiceEntry(Config):
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether a value further out might have been better still."""
+        """Whether `chosen` is the smallest or the largest value: a value outside the range might be better."""
         return self.chosen in (min(self.values), max(self.values))
 
 
@@ -248,16 +267,17 @@ class ExperimentEntry(Config):
 
     Attributes:
         created: ISO 8601 time.
-        command: the command line that wrote this entry; `code`: the experiment file.
-        decision: the rule fixed before the runs, as plain data; `rule` is the same, checked.
+        command: the command line that wrote this entry.
+        code: the experiment file.
+        decision: the rule, fixed before the runs, as plain data. The property `rule` checks it.
         audits: arm -> scale -> hash of the cached audit.
-        comparison: hash of the audit of the finished runs against one another (C5); empty before that.
-        choices: what was chosen by trials on the tuning split, for each arm and scale; empty where nothing was tuned.
-        to_choose: the setting that trials are still to choose: until then `runs` stand for what is planned, and nothing that the
-            store holds under their ids belongs to this experiment. Empty where nothing is left to choose.
-        plan: what was predicted before the runs (hours, tokens, FLOPs, disk).
+        comparison: hash of the audit that compares the finished runs (C5); empty before that audit.
+        choices: the values that trials on the tuning split chose, for each arm and scale; empty without tuning.
+        to_choose: the setting that the trials have not chosen yet, or empty. Before that, `runs` are only planned: a run that
+            the store holds under one of their ids does not belong to this experiment.
+        plan: the predicted cost of the runs (hours, tokens, FLOPs, disk).
         claims: the sentences that the runs are judged on; empty in entries written before claims existed.
-        source: of an experiment that was imported, not run: format, file, sha256.
+        source: format, file and sha256 of an imported experiment.
     """
 
     name: str
@@ -281,7 +301,7 @@ class ExperimentEntry(Config):
 
     @property
     def full_name(self) -> str:
-        """`<name>--<size>`: what the entry's file and its report are called."""
+        """`<name>--<size>`: the name of the entry's file and of its report."""
         return f"{self.name}--{self.size}"
 
     def arm(self, name: str) -> ArmEntry:
@@ -290,33 +310,28 @@ class ExperimentEntry(Config):
         Raises:
             BadInput: there is none.
         """
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise BadInput(
-            f"no arm named {name!r}", field="arms", hint=f"valid: {', '.join(arm.name for arm in self.arms)}"
-        )
+        arms = {arm.name: arm for arm in self.arms}
+        check_known(name, arms, what="arm", field="arms")
+        return arms[name]
 
     @property
     def rule(self) -> Decision:
-        """The decision, checked against the arms.
+        """The decision rule, checked.
 
         Raises:
-            BadInput: a field of it is wrong, or its baseline is not an arm.
+            BadInput: a field of the rule is wrong, or its baseline is not an arm.
         """
         try:
             rule = decode(Decision, dict(self.decision))
         except BadInput as error:
             raise error.inside("decision") from None
-        if rule.baseline not in (names := [arm.name for arm in self.arms]):
-            hint = nearest(rule.baseline, names)
-            raise BadInput(f"no arm is named {rule.baseline!r}", field="decision.baseline", hint=hint)
+        check_known(rule.baseline, (arm.name for arm in self.arms), what="arm", field="decision.baseline")
         return rule
 
 
 @dataclass(frozen=True)
 class ExperimentRun:
-    """One cell of an experiment and what the store holds of it; `record` is None when nothing was written."""
+    """One planned run of an experiment and its record, which is None when nothing was written."""
 
     entry: RunEntry
     record: Record | None
@@ -333,13 +348,13 @@ class ExperimentRun:
 
 @dataclass(frozen=True)
 class ExperimentRecord:
-    """An experiment with everything its runs and audits left behind.
+    """An experiment with all its runs and audits.
 
     Attributes:
-        runs: one per (arm, scale, seed), in the entry's order, the missing and the damaged included.
-        audits: (arm, scale) -> its audit; absent where none was stored.
-        damaged: audits of this experiment that do not decode.
-        comparison: the audit of the finished runs against one another (C5); None before that.
+        runs: one for each (arm, scale, seed), in the entry's order; missing and damaged runs are included.
+        audits: (arm, scale) -> audit; a pair without a stored audit is not a key.
+        damaged: the errors in audits of this experiment.
+        comparison: the audit that compares the finished runs (C5); None before that audit.
     """
 
     entry: ExperimentEntry
@@ -353,7 +368,7 @@ class ExperimentRecord:
         return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
 
     def leaks(self, arm: str) -> bool:
-        """Whether an audit of this arm, at any scale, shows it seeing what it may not."""
+        """Whether an audit of this arm, at any scale, shows a leak."""
         return any(report.leaks for (audited, _), report in self.audits.items() if audited == arm)
 
 
@@ -361,7 +376,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:
     """The spec of a run (empty while it is not written yet) and its result (None while it is unfinished).
 
     Raises:
-        Damaged: naming the file that does not decode, or is of another run; a run with a result has a spec.
+        Damaged: a file does not decode or belongs to another run, or there is a result and no spec.
     """
     spec_path, path = directory / SPEC_FILE, directory / RESULT_FILE
     has_ended = os.path.lexists(path)
@@ -373,20 +388,5 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:
 
 
 def ended_at_step(result: Result | None) -> float:
-    """The last step of a run that is done, which its metrics reach too (the last step is always logged); 0 of any other."""
+    """The last step of a run that is done; 0 for any other run. The last step is always logged, so the metrics reach it."""
     return (result.counters.get("optimizer_steps") or 0) if result is not None and result.outcome == "done" else 0
-
-
-def _is_metrics_row(row: Any) -> bool:
-    if not isinstance(row, dict) or not isinstance(row.get("event"), str) or not isinstance(row.get("step", 0), int):
-        return False
-    if row["event"] == LAYER_CUT_EVENT:
-        return is_layer_cut_row(row)
-    if row["event"] == CONTEXT_LENGTHS_EVENT:
-        return all(length.isdigit() and is_scores(found) for length, found in dict(row.get("scores", {})).items())
-    if row["event"] == TASK_EVENT:
-        return all(isinstance(row.get(name), dict) for name in TASK_PARTS) and is_placed(row)
-    if row["event"] == EMBEDDINGS_EVENT:
-        return is_geometry(row.get("geometry"))
-    scores, groups = row.get("scores", {}), row.get("nats_by_group", {})
-    return isinstance(groups, dict) and is_scores(scores) and is_scores(row.get("auxiliary", {}))

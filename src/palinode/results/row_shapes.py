@@ -1,43 +1,85 @@
-"""Whether what a metrics row holds has the shape that readers count on: a store may come from a stranger."""
+"""The shapes that readers expect of metrics rows. A store may come from a stranger, so every row is checked.
+
+A shape names only the fields that a reader uses. Other fields are allowed.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[str, Field(pattern="^[0-9]+$")]  # a whole number that is a key of a JSON table
+Tables = dict[str, dict[str, Any]]  # such as direction -> measure -> number
 
 
-def is_geometry(geometry: Any) -> bool:
-    """Numbers by name, and a table of numbers by distance."""
-    if not isinstance(geometry, dict):
-        return False
-    by_distance = geometry.get("position_cosine_by_distance", {})
-    numbers = [value for name, value in geometry.items() if name != "position_cosine_by_distance"]
-    return (
-        isinstance(by_distance, dict)
-        and all(distance.isdecimal() for distance in by_distance)
-        and all(isinstance(value, int | float) for value in (*numbers, *by_distance.values()))
-    )
+class _Shape(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")
 
 
-def is_placed(row: dict[str, Any]) -> bool:
-    """Levels: trivial accuracies by name; passes: slices as lists of whole numbers; lengths: whole numbers with scores."""
-    trivial = row["levels"].get("trivial", {})
-    return (
-        isinstance(trivial, dict)
-        and all(value is None or isinstance(value, int | float) for value in trivial.values())
-        and all(isinstance(found, dict) and _is_slices(found.get("slices", {})) for found in row["by_pass"].values())
-        and all(length.isdecimal() and is_scores(found) for length, found in row["lengths"].items())
-    )
+class MetricsRow(_Shape):
+    """A row of any event, such as `train` and `eval`."""
+
+    event: str
+    step: int = 0
 
 
-def _is_slices(slices: Any) -> bool:
-    names = ("value", "sequences", "tokens_scored", "hits")
-    return isinstance(slices, dict) and all(
-        isinstance(cells, list)
-        and all(isinstance(cell, dict) and all(isinstance(cell.get(name), int) for name in names) for cell in cells)
-        for cells in slices.values()
-    )
+class ScoresRow(MetricsRow):
+    """A row of an evaluation or of a training step."""
+
+    scores: Tables = {}
+    auxiliary: Tables = {}
+    nats_by_group: dict[str, Any] = {}
 
 
-def is_scores(scores: Any) -> bool:
-    """A table of tables: direction -> score -> number."""
-    return isinstance(scores, dict) and all(isinstance(item, dict) for item in scores.values())
+class ContextLengthsRow(MetricsRow):
+    """The scores at each window length."""
+
+    scores: dict[Count, Tables] = {}
+
+
+class _Cut(_Shape):
+    blocks: int
+
+
+class LayerCutRow(MetricsRow):
+    """The scores of the first k blocks, by evaluation pass."""
+
+    scores: dict[str, list[_Cut]] = {}
+    refitted: dict[str, list[_Cut]] = {}
+
+
+class _Levels(_Shape):
+    trivial: dict[str, float | None] = {}
+
+
+class _SliceCell(_Shape):
+    value: int
+    sequences: int
+    tokens_scored: int
+    hits: int
+
+
+class _PassScores(_Shape):
+    slices: dict[str, list[_SliceCell]] = {}
+
+
+class TaskRow(MetricsRow):
+    """The scores on a synthetic task: chance levels, slices by evaluation pass, and scores at other lengths."""
+
+    levels: _Levels
+    by_pass: dict[str, _PassScores]
+    lengths: dict[Count, Tables]
+
+
+class _Geometry(_Shape):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, float]
+
+    position_cosine_by_distance: dict[Count, float] = {}
+
+
+class EmbeddingsRow(MetricsRow):
+    """Numbers that describe the tables of tokens and positions."""
+
+    geometry: _Geometry

@@ -1,10 +1,10 @@
-"""The results store: run directories are the truth, everything else can be rebuilt from them.
+"""The results store: a directory for each run, and files for experiments, audits and reports.
 
     <root>/<run_id>/{spec.json, metrics.jsonl, ckpt/, audit.json, result.json}
     <root>/experiments/<name>--<size>.json      resolved experiments
     <root>/audits/<hash>.json                   cached audits
-    <root>/reports/<name>--<size>/              what `palinode report` wrote
-    <root>/index.sqlite                         a cache for listings (index.py); delete it and it comes back
+    <root>/reports/<name>--<size>/              the pages of `palinode report`
+    <root>/index.sqlite                         a cache for listings (index.py); it may be deleted at any time
 
 Reading writes nothing into a run directory. Names that come from users or files never leave the root.
 """
@@ -40,16 +40,14 @@ from palinode.results.record import (
 DEFAULT_ROOT = Path("runs")
 EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-LISTED = "`palinode ls --runs` lists them"  # a hash is no typo of another
-LONGEST_NAME_BYTES = 100  # two names, a separator and a temporary's suffix must fit the 255 bytes of a file name
+LISTED = "`palinode ls --runs` lists them"  # a mistyped hash has no nearest name
+LONGEST_NAME_BYTES = (
+    100  # two names, a separator and the suffix of a temporary file fit into the 255 bytes of a file name
+)
 
 
 class Store:
-    """A results store below `root`. Making the object touches nothing; the first write creates the directory.
-
-    Args:
-        root: the store's directory.
-    """
+    """A results store in the directory `root`. The first write creates the directory."""
 
     def __init__(self, root: Path | str = DEFAULT_ROOT):
         self.root = Path(root)
@@ -57,7 +55,7 @@ class Store:
     # --- reading ------------------------------------------------------------------------------------------------
 
     def run_directory(self, run_id: str) -> Path:
-        """Where this run's files are (they need not exist).
+        """The directory of this run. It need not exist.
 
         Raises:
             BadInput: the id cannot be a directory of this store.
@@ -75,8 +73,8 @@ class Store:
 
         Raises:
             BadInput: there is no such run.
-            Damaged: its spec or result does not decode, or it has a result and no spec (the file is named). What is wrong with
-                its metrics is raised where they are asked for.
+            Damaged: its spec or result does not decode, or it has a result and no spec. Damaged metrics are raised by
+                `Record.metrics`.
         """
         record = self._record(run_id)
         if record is None:
@@ -86,9 +84,9 @@ class Store:
         return record
 
     def ended(self, run_id: str) -> Result | None:
-        """The result of a run that is finished: the same spec would only give it again. None where there is work to do.
+        """The result of a run that need not be repeated (done or diverged), else None.
 
-        A run that failed, was stopped or is damaged is not finished: it is done again, and what is damaged is replaced.
+        A run that failed, was stopped or is damaged starts again, and its damaged files are replaced.
         """
         record = self._record(run_id)
         result = record.result if record is not None else None
@@ -108,21 +106,21 @@ class Store:
         raise BadInput(f"{len(found)} runs begin with {prefix!r}", hint=", ".join(found[:4]))
 
     def records(self) -> list[Record]:
-        """Every run, by id, with its metrics; those that do not decode carry their damage (outcome `damaged`)."""
+        """All runs, sorted by id, with their metrics. Runs that do not decode have the outcome `damaged`."""
         found = (self._record(run_id) for run_id in self.run_ids())
         return [record.with_metrics() for record in found if record is not None]
 
     def listing(self) -> list[RunRow]:
-        """One row per run, by id, from the index, which is brought up to date first."""
+        """One row for each run, sorted by id, from the index, after an update of the index."""
         return index.listing(self.root, is_run_id)
 
     def experiments(self) -> list[ExperimentEntry]:
-        """The entries that decode, by name and size; `damaged_experiments` has the others."""
+        """The entries that decode, sorted by name and size. `damaged_experiments` has the others."""
         found = (self._entry(path) for path in self._entry_paths())
         return [entry for entry in found if isinstance(entry, ExperimentEntry)]
 
     def damaged_experiments(self) -> list[Damaged]:
-        """The experiment files that do not decode."""
+        """The errors of the experiment files that do not decode."""
         found = (self._entry(path) for path in self._entry_paths())
         return [entry for entry in found if isinstance(entry, Damaged)]
 
@@ -131,32 +129,33 @@ class Store:
 
         Raises:
             BadInput: there is none, or several sizes match.
-            Damaged: its file does not decode, or holds what no experiment of a store can have.
+            Damaged: its file does not decode, or holds invalid names or an invalid decision rule.
         """
         return self._read_entry(self._entry_path(name))
 
     def experiment(self, name: str) -> ExperimentRecord:
-        """An experiment with all its runs (missing and damaged ones included, metrics read) and audits; names as in `entry`.
+        """An experiment with all its audits and runs, also the missing and the damaged ones; `name` as in `entry`.
 
-        While a setting is still to be chosen it has no runs yet: what lies under their ids was trained without it.
+        Before the trials have chosen a setting, the runs have no records: a stored run with such an id was trained without the
+        chosen setting.
         """
-        entry = self._read_entry(self._entry_path(name), with_rule=False)  # whoever applies its rule checks that
+        entry = self._read_entry(
+            self._entry_path(name), with_rule=False
+        )  # `entry.rule` checks the rule where it is used
         found = ((run, None if entry.to_choose else self._record(run.run_id)) for run in entry.runs)
         runs = tuple(ExperimentRun(run, record.with_metrics() if record is not None else None) for run, record in found)
-        audits: dict[tuple[str, str], AuditReport] = {}
         damaged: list[Damaged] = []
-        for arm, by_scale in entry.audits.items():
-            for scale, audit_hash in by_scale.items():
-                try:
-                    if (report := self.audit(audit_hash)) is not None:
-                        audits[arm, scale] = report
-                except Damaged as error:
-                    damaged.append(error)
-        comparison = None
-        try:
-            comparison = self.audit(entry.comparison) if entry.comparison else None
-        except Damaged as error:
-            damaged.append(error)
+
+        def audit(audit_hash: str) -> AuditReport | None:
+            try:
+                return self.audit(audit_hash)
+            except Damaged as error:
+                damaged.append(error)
+                return None
+
+        hashes = {(arm, scale): one for arm, by_scale in entry.audits.items() for scale, one in by_scale.items()}
+        audits = {cell: report for cell, one in hashes.items() if (report := audit(one)) is not None}
+        comparison = audit(entry.comparison) if entry.comparison else None
         return ExperimentRecord(entry, runs, audits, tuple(damaged), comparison)
 
     def audit(self, audit_hash: str) -> AuditReport | None:
@@ -173,27 +172,27 @@ class Store:
         return sorted(path.stem for path in (self.root / AUDITS).glob("*.json") if RUN_ID.fullmatch(path.stem))
 
     def report_directory(self, entry: ExperimentEntry) -> Path:
-        """Where this experiment's report goes by default."""
+        """The default directory of this experiment's report."""
         return self.root / REPORTS / _entry_stem(entry)
 
     # --- writing ------------------------------------------------------------------------------------------------
 
     def create(self) -> Store:
-        """Make the root, with a .gitignore inside: results do not belong in the project's history."""
+        """Make the root, with a .gitignore inside, so that git does not track results."""
         ignore = self.root / ".gitignore"
         if not ignore.exists():
             fsio.write_text(ignore, "*\n")
         return self
 
     def write_spec(self, run_id: str, spec: Mapping[str, Any]) -> Path:
-        """Begin a run: its resolved spec. Writing the same spec again changes nothing, nor does one with options that came later.
+        """Begin a run: write its resolved spec. Nothing changes where the same spec is stored, or one without newer options.
 
         Raises:
             Damaged: the directory already holds another spec under this id.
         """
         path = self.create().run_directory(run_id) / SPEC_FILE
         if path.exists() and not _agree(read_table(path), dict(spec)):
-            raise Damaged(f"holds another spec than run {run_id} has", file=str(path))
+            raise Damaged(f"holds another spec than the one of run {run_id}", file=str(path))
         if not path.exists():
             fsio.write_json(path, dict(spec))
         return path.parent
@@ -203,19 +202,19 @@ class Store:
         fsio.append_line(self.run_directory(run_id) / METRICS_FILE, row)
 
     def write_result(self, result: Result) -> None:
-        """End a run: always the last file written."""
+        """End a run. Its result is the last file that is written."""
         fsio.write_json(self.run_directory(result.run_id) / RESULT_FILE, encode(result))
 
     def write_run_audit(self, run_id: str, report: AuditReport) -> None:
-        """The audit this run was allowed to start with."""
+        """Write the audit of this run."""
         fsio.write_json(self.run_directory(run_id) / AUDIT_FILE, encode(report))
 
     def write_audit(self, audit_hash: str, report: AuditReport) -> None:
-        """Cache an audit under the hash of what it depends on."""
+        """Cache an audit under the hash of everything it depends on."""
         fsio.write_json(self.create()._audit_path(audit_hash), encode(report))
 
     def write_experiment(self, entry: ExperimentEntry) -> Path:
-        """Write a resolved experiment (before its first run; a later call with more runs replaces it)."""
+        """Write a resolved experiment before its first run. A later call replaces it."""
         path = self.create().root / EXPERIMENTS / f"{_entry_stem(entry)}.json"
         fsio.write_json(path, encode(entry))
         return path
@@ -258,53 +257,54 @@ class Store:
             return error
 
     def _audit_path(self, audit_hash: str) -> Path:
-        if not RUN_ID.fullmatch(audit_hash):
-            raise BadInput(f"{audit_hash!r} is not the hash of an audit", field="audits")
+        _check_audit_hash(audit_hash, "audits")
         return self.root / AUDITS / f"{audit_hash}.json"
 
 
 def is_run_id(name: str) -> bool:
-    """Whether a name can be a run's directory (not one of the store's own)."""
+    """Whether a name can be the directory of a run. The names of the store's own directories cannot."""
     return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
 
 
 def decode_entry(data: Any, path: Path, *, with_rule: bool = True) -> ExperimentEntry:
-    """What an experiment's file in a store holds.
+    """Decode an experiment file of a store.
 
     Args:
-        with_rule: check its decision rule too.
+        with_rule: also check the decision rule.
 
     Raises:
-        Damaged: it does not decode, or holds what no experiment of a store can have.
+        Damaged: it does not decode, or holds invalid names or an invalid decision rule.
     """
     entry = decode_stored(ExperimentEntry, data, path)
     try:
         _check_names(entry)
         if with_rule and entry.decision:
-            entry.rule  # noqa: B018 - raises where it is wrong
+            entry.rule  # noqa: B018 - raises if the rule is wrong
     except BadInput as error:
         raise Damaged(error.message, file=str(path), field=error.field, hint=error.hint) from None
     return entry
 
 
 def _check_names(entry: ExperimentEntry) -> None:
-    """What an entry names must lie in its store."""
+    """Raise BadInput where a name or an id of the entry would lead out of its store."""
     _entry_stem(entry)
     for run in entry.runs:
         if not is_run_id(run.run_id):
             raise BadInput(f"{run.run_id!r} is not a run id", field="runs")
-    hashes = {f"audits.{arm}.{scale}": known for arm, of_arm in entry.audits.items() for scale, known in of_arm.items()}
-    for field, known in (hashes | ({"comparison": entry.comparison} if entry.comparison else {})).items():
-        if not RUN_ID.fullmatch(known):
-            raise BadInput(f"{known!r} is not the hash of an audit", field=field)
+    for arm, by_scale in entry.audits.items():
+        for scale, audit_hash in by_scale.items():
+            _check_audit_hash(audit_hash, f"audits.{arm}.{scale}")
+    if entry.comparison:
+        _check_audit_hash(entry.comparison, "comparison")
+
+
+def _check_audit_hash(audit_hash: str, field: str) -> None:
+    if not RUN_ID.fullmatch(audit_hash):
+        raise BadInput(f"{audit_hash!r} is not the hash of an audit", field=field)
 
 
 def check_name(name: str, field: str) -> None:
-    """A name that becomes part of a file name must stay inside its directory on every system.
-
-    Raises:
-        BadInput: naming what is wrong with it.
-    """
+    """Raise BadInput unless a file with this name in it stays inside its directory on every system."""
     wrong = None
     if not name or not name.isprintable():
         wrong = "must be printable and not empty"
@@ -323,7 +323,7 @@ def _entry_stem(entry: ExperimentEntry) -> str:
 
 
 def _agree(stored: Any, spec: Any) -> bool:
-    """Whether two encoded specs say the same wherever both say something: an upgrade adds options to what was stored."""
+    """Whether two encoded specs have equal values in all keys that both have. A newer program adds keys for its new options."""
     if isinstance(stored, dict) and isinstance(spec, dict):
         return all(_agree(stored[name], spec[name]) for name in stored.keys() & spec.keys())
     return canonical_json(stored) == canonical_json(spec)

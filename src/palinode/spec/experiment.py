@@ -1,7 +1,7 @@
-"""What a researcher writes: a question, a base, arms, scales, seeds, and the decision rule, fixed before the first run.
+"""An experiment as a researcher writes it: a question, a base, arms, scales, seeds, and the decision rule.
 
-`Experiment.resolve` turns it into runs. Everything here is checked when the experiment is made, so a mistake is known before
-anything is read, trained or written.
+`Experiment.resolve` turns it into runs. All of it is checked when the object is made, before anything is read, trained or
+written.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pydantic import Field, field_validator, model_validator
 from palinode.base.claim import Claim
 from palinode.base.config import Config
 from palinode.base.decision import Decision
-from palinode.base.errors import BadInput, nearest
+from palinode.base.errors import BadInput, check_known
 from palinode.results.record import ArmEntry
 from palinode.spec.names import check_file_name, check_seeds, distinct_names, good_file_name, good_name, good_seeds
 from palinode.spec.run_spec import SPEC_VERSION, RunSettings, RunSpec, known_version
 from palinode.spec.tuning import Tuning
 
-DEFAULT_SIZE = "default"  # the name a size has when none was chosen
+DEFAULT_SIZE = "default"  # the name of the size of a run without --size
 
 
 class Arm(Config):
@@ -28,9 +28,9 @@ class Arm(Config):
 
     Attributes:
         change: dotted path -> value; a value may be a part object, a table with its `kind`, or a table of further names.
-        at: scale name -> a further change at that scale alone, where the arm is of another shape than the base.
-        expect_leak: this arm is there to be caught: it is compared, and stamped LEAK everywhere.
-        expect_collapse: its auxiliary term is meant to collapse: the arm is run, and stamped COLLAPSE everywhere.
+        at: scale name -> further changes at that scale only, for an arm whose shape differs from the base.
+        expect_leak: the arm is meant to leak. It is run and compared, and every page marks it LEAK.
+        expect_collapse: its auxiliary term is meant to collapse. It is run, and every page marks it COLLAPSE.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Arm(Config):
 
 
 class Scale(Config):
-    """A named size of the model or budget; arms are compared within a scale."""
+    """A named size of the model or of the budget. Arms are compared at the same scale."""
 
     name: str
     change: Mapping[str, Any] = Field(default_factory=dict)
@@ -59,7 +59,7 @@ class Scale(Config):
 
 
 class Size(Config):
-    """A preset of budget: a change to the base, and which arms, scales, seeds and trials are run (None: the experiment's)."""
+    """A preset of the budget: a change to the base, and the arms, scales, seeds and trials (None: those of the experiment)."""
 
     change: Mapping[str, Any] = Field(default_factory=dict)
     arms: tuple[str, ...] | None = None
@@ -69,18 +69,18 @@ class Size(Config):
 
 
 class Experiment(Config):
-    """A question and everything that will be run to answer it.
+    """A question and the runs that answer it.
 
     Attributes:
-        name: names files and pages: letters, digits, `.`, `_` and `-`.
+        name: the name of files and pages, of letters, digits, `.`, `_` and `-`.
         base: the settings that arms and scales change.
-        tuning: a field that is chosen for every arm first, with as many trials for each; None: nothing is chosen.
-        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale, which is refused where
-            each of them has scales of its own.
+        tuning: a field that is chosen for every arm before the runs, with the same number of trials for each arm; None: no tuning.
+        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale. This is refused where
+            each size has its own scales.
         claims: sentences that the runs are judged on (`palinode findings`). They are no part of any run's settings.
 
-    Where changes meet: a whole part is put in place first, then fields inside it; for one and the same path `--set` wins over
-    the arm, the arm over the scale, the scale over the size.
+    Order of changes: a change of a whole part is applied first, then changes of fields inside it. For the same path, `--set` wins
+    over the arm, the arm over the scale, and the scale over the size.
     """
 
     name: str
@@ -133,10 +133,9 @@ class Experiment(Config):
         Raises:
             BadInput: there is none; names the nearest.
         """
-        for arm in self.arms:
-            if arm.name == name:
-                return arm
-        raise BadInput(f"no arm is named {name!r}", field=field, hint=nearest(name, [arm.name for arm in self.arms]))
+        arms = {arm.name: arm for arm in self.arms}
+        check_known(name, arms, what="arm", field=field)
+        return arms[name]
 
     def resolve(
         self,
@@ -146,17 +145,17 @@ class Experiment(Config):
         *,
         runs_limit: int | None = None,
     ) -> ResolvedExperiment:
-        """Arms x scales x seeds as run specs, with every rule between arms checked. Reads no data.
+        """The run specs of all arms x scales x seeds, after all checks between arms. Reads no data.
 
         Args:
             size: a name in `sizes`; None runs the base.
             overrides: dotted path -> value, stronger than arms and scales (`--set`).
-            seeds: instead of the size's or the experiment's own.
-            runs_limit: refuse more runs than this; None has no limit.
+            seeds: used instead of those of the size or the experiment.
+            runs_limit: more runs than this are refused; None: no limit.
 
         Raises:
             BadInput: unknown size or path, a value out of range, arms that resolve to the same runs, an arm that changes
-                what is evaluated on.
+                the data or options of the evaluation.
         """
         from palinode.spec.grid import expand
 
@@ -165,19 +164,14 @@ class Experiment(Config):
     def _check_scales_of_arms(self) -> None:
         names = [scale.name for scale in self.scales]
         for arm in self.arms:
-            if unknown := [name for name in arm.at if name not in names]:
-                raise BadInput(
-                    f"no scale is named {unknown[0]!r}",
-                    field=f"arms.{arm.name}.at",
-                    hint=nearest(unknown[0], names),
-                )
+            for name in arm.at:
+                check_known(name, names, what="scale", field=f"arms.{arm.name}.at")
 
     def _check_claims(self) -> None:
         names = [arm.name for arm in self.arms]
         for claim in self.claims:
             for arm in claim.arms():
-                if arm not in names:
-                    raise BadInput(f"no arm is named {arm!r}", field=f"claims.{claim.name}", hint=nearest(arm, names))
+                check_known(arm, names, what="arm", field=f"claims.{claim.name}")
 
     def _check_sizes(self) -> None:
         scales, arms = [scale.name for scale in self.scales], [arm.name for arm in self.arms]
@@ -185,9 +179,8 @@ class Experiment(Config):
         for name, size in self.sizes.items():
             check_file_name(name, field=f"sizes.{name}")
             if name.lower() == DEFAULT_SIZE:
-                raise BadInput(
-                    "this is the name of a run without --size", field=f"sizes.{name}", hint="name it otherwise"
-                )
+                message = "this is the name of a run without --size"
+                raise BadInput(message, field=f"sizes.{name}", hint="choose another name")
             _check_chosen("scale", size.scales, scales, field=f"sizes.{name}.scales")
             _check_chosen("arm", size.arms, arms, field=f"sizes.{name}.arms")
             if size.arms is not None and self.decision.baseline not in size.arms:
@@ -196,16 +189,15 @@ class Experiment(Config):
                 check_seeds(size.seeds, field=f"sizes.{name}.seeds")
 
 
-def _check_chosen(what: str, wanted: tuple[str, ...] | None, names: list[str], *, field: str) -> None:
-    for name in wanted or ():
-        if name not in names:
-            raise BadInput(f"no {what} is named {name!r}", field=field, hint=nearest(name, names))
-    if wanted == ():
-        raise BadInput(f"no {what}s: leave it out to run all", field=field)
+def _check_chosen(what: str, chosen: tuple[str, ...] | None, names: list[str], *, field: str) -> None:
+    for name in chosen or ():
+        check_known(name, names, what=what, field=field)
+    if chosen == ():
+        raise BadInput(f"chooses no {what}: leave this field out to run all", field=field)
 
 
 class ResolvedRun(Config):
-    """One run and the place it has in the experiment."""
+    """One run with its arm and scale."""
 
     arm: str
     scale: str
@@ -218,9 +210,9 @@ class ResolvedRun(Config):
 
 
 class ResolvedExperiment(Config):
-    """An experiment at one size: the runs, in the order they are started (all arms of one seed come together).
+    """An experiment at one size. The runs are in the order in which they start: first all arms of the first seed.
 
-    With `tuning` the runs are still at their own values; `spec.tuning.with_chosen` puts in what the trials chose.
+    With `tuning`, the runs have the values as written; `spec.tuning.with_chosen` replaces them by those that the trials chose.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Arms x scales x seeds -> run specs, and the rules between them: arms must differ, and be evaluated on the same data."""
+"""Makes run specs of arms x scales x seeds, and checks them: arms must differ, and are evaluated on the same data."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.tuning import Tuning, trials
 
 Cell = tuple[str, str]  # arm, scale
-Layers = dict[str, Mapping[str, Any]]  # where a change was written -> dotted path -> value, weakest first
-# What arms may differ in although it lies in the data or the evaluation: what is trained on, and further scores at the end, which
-# not every model can have (a table of positions ends somewhere).
+Layers = dict[str, Mapping[str, Any]]  # origin of a change -> dotted path -> value, weakest first
+# Arms may differ in these fields of data and evaluation: the amount of training text, and the extra scores at greater lengths,
+# which a model with a table of positions cannot have.
 NOT_COMPARED = frozenset(["data.max_train_tokens", "evaluation.length_factors"])
 
 
@@ -72,14 +72,14 @@ def expand(
         claims=claims,
     )
     if tuning is not None:
-        trials(resolved)  # a trial that cannot be is said now
+        trials(resolved)  # raises now if a trial is impossible
         _refuse_tuned_alike(tuning, scales, settings)
     return resolved
 
 
 def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mapping[Cell, RunSettings]) -> None:
-    """Arms that differ only in the setting that is then chosen for each by the same trials are one arm."""
-    if not tuning.values:  # factors are of each arm's own value
+    """Refuse arms that differ only in the tuned setting: the same trials would choose the same value for each."""
+    if not tuning.values:  # factors multiply the value of each arm, which differs
         return
     for scale in scales:
         of_arm = {
@@ -104,27 +104,25 @@ def _size(experiment: Experiment, name: str | None) -> Size:
 
 
 def _refuse_all_sizes_at_once(experiment: Experiment) -> None:
-    """Where every size takes scales of its own, all of them together are a smoke test and a cluster's work in one."""
+    """Refuse a run of all scales where every size has its own: it would mix a smoke test with the work of a cluster."""
     every = {scale.name for scale in experiment.scales}
-    taken = [set(size.scales) if size.scales is not None else every for size in experiment.sizes.values()]
-    if len(taken) > 1 and all(scales < every for scales in taken):
-        names = ", ".join(experiment.sizes)
-        raise BadInput(
-            "each size has scales of its own, so one must be chosen", field="--size", hint=f"choose: {names}"
-        )
+    by_size = [set(size.scales) if size.scales is not None else every for size in experiment.sizes.values()]
+    if len(by_size) > 1 and all(scales < every for scales in by_size):
+        hint = f"choose: {', '.join(experiment.sizes)}"
+        raise BadInput("each size has scales of its own, so one must be chosen", field="--size", hint=hint)
 
 
 def _refuse_too_many(runs: int, runs_limit: int | None) -> None:
     if runs_limit is not None and runs > runs_limit:
         raise BadInput(
-            f"{runs:,} runs are more than {runs_limit:,}", field="seeds", hint="add --yes to run them all the same"
+            f"{runs:,} runs are more than {runs_limit:,}", field="seeds", hint="add --yes to run them anyway"
         )
 
 
 def _all_settings(
     experiment: Experiment, size_layer: Layers, scales: list[Scale], overrides: Mapping[str, Any]
 ) -> dict[Cell, RunSettings]:
-    """The settings of every arm at every scale; a change that only some of them refuse is said of the first that does."""
+    """The settings of every arm at every scale. If only some cells refuse a change, the error names the first of them."""
     settings: dict[Cell, RunSettings] = {}
     refused: dict[Cell, BadInput] = {}
     for scale in scales:
@@ -140,21 +138,21 @@ def _all_settings(
     if len(alike) == len(scales) * len(experiment.arms) or (first.field or "").startswith("arms."):
         raise first
     at_every_scale = all((arm_name, scale.name) in alike for scale in scales)
-    raise _said_of(f"arm {arm_name!r}" + ("" if at_every_scale else f" at scale {scale_name!r}"), first)
+    raise _refused_by(f"arm {arm_name!r}" + ("" if at_every_scale else f" at scale {scale_name!r}"), first)
 
 
 def _plain_settings(base: RunSettings, size_layer: Layers, scale: Scale, overrides: Mapping[str, Any]) -> RunSettings:
-    """What arms are told apart from: the base with every change but theirs."""
+    """The base with all changes except those of arms. The diff of each arm is taken against it."""
     try:
         return _settings(base, size_layer, scale, None, overrides)
     except BadInput as refusal:
-        raise _said_of("the base", refusal) from None
+        raise _refused_by("the base", refusal) from None
 
 
-def _said_of(who: str, refusal: BadInput) -> BadInput:
-    """The refusal of a change that others take: who refuses it."""
+def _refused_by(who: str, refusal: BadInput) -> BadInput:
+    """The error with the name of the arm that refuses a change which other arms accept."""
     everyone = "--set changes every arm" if (refusal.field or "").startswith("--set") else None
-    refusal.hint = "; ".join(told for told in (everyone, refusal.hint) if told) or None
+    refusal.hint = "; ".join(part for part in (everyone, refusal.hint) if part) or None
     refusal.message = f"{refusal.message}, in {who}"
     return refusal
 
@@ -162,7 +160,7 @@ def _said_of(who: str, refusal: BadInput) -> BadInput:
 def _settings(
     base: RunSettings, size_layer: Layers, scale: Scale, arm: Arm | None, overrides: Mapping[str, Any]
 ) -> RunSettings:
-    """The base with every layer of changes applied at once, so that only the result has to make sense."""
+    """The base after all layers of changes. They are applied at once, so that only the result has to be valid."""
     layers: Layers = {**size_layer, f"scales.{scale.name}.change": scale.change}
     if arm is not None:
         layers[f"arms.{arm.name}.change"] = arm.change
@@ -177,9 +175,9 @@ def _settings(
 
 
 def _merged(base: RunSettings, layers: Layers) -> dict[str, Any]:
-    """One value per path, the strongest layer's, in the order of strength.
+    """One value for each path, that of the strongest layer, weakest layer first.
 
-    A table of fields counts field by field, as dotted paths do: two layers that each change another one both hold.
+    A table of fields is split into its fields, so that two layers can change different fields of it.
     """
     merged: dict[str, Any] = {}
     for change in layers.values():
@@ -199,17 +197,17 @@ def _flat(base: RunSettings, path: str, value: Any) -> Iterator[tuple[str, Any]]
 
 
 def _at(base: RunSettings, path: str) -> Any:
-    """What the base holds there; None where it has no such field."""
-    found: Any = base
+    """The value of the base at this path; None where it has no such field."""
+    value: Any = base
     for name in path.split("."):
-        found = getattr(found, name, None) if isinstance(found, Config) else None
-    return found
+        value = getattr(value, name, None) if isinstance(value, Config) else None
+    return value
 
 
 def _written_at(layers: Layers, field: str | None, message: str) -> str | None:
-    """The place of the strongest change that concerns a field: `arms.both.change.objective.p`.
+    """The place of the strongest change that sets a field, such as `arms.both.change.objective.p`.
 
-    A part refuses how its fields go together: then the place is that of the fields given, those that the message names.
+    If a part refuses a combination of its fields, the place names the fields in the change, if possible those in the message.
     """
     for origin, change in reversed(layers.items()):
         if field is None or not (given := [path for path in change if _inside(path, field) or _inside(field, path)]):
@@ -251,10 +249,10 @@ def _check_arms(
 
 
 def _replaced(arm: Arm, scale: Scale, overrides: Mapping[str, Any]) -> str | None:
-    """What to say where the command line takes the place of an arm's own change."""
+    """A hint for an arm whose own change is replaced by the command line; None for other arms."""
     own = [*arm.change, *arm.at.get(scale.name, {})]
-    taken = [path for path in overrides if any(_inside(path, mine) or _inside(mine, path) for mine in own)]
-    return f"what this arm changes is replaced by --set {', '.join(taken)}" if taken else None
+    replaced = [path for path in overrides if any(_inside(path, mine) or _inside(mine, path) for mine in own)]
+    return f"what this arm changes is replaced by --set {', '.join(replaced)}" if replaced else None
 
 
 def _equal(settings: Mapping[str, RunSettings]) -> Iterator[tuple[str, str]]:
@@ -265,7 +263,7 @@ def _equal(settings: Mapping[str, RunSettings]) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> None:
-    """An arm may change how one trains, never what one is tested on: the difference would be the test's."""
+    """Refuse an arm that changes the evaluation or its data: a difference could come from them."""
     for part in ("evaluation", "data"):
         for path, _, _ in diff(getattr(baseline, part), getattr(arm, part)):
             if (field := f"{part}.{path}") not in NOT_COMPARED:
@@ -279,15 +277,14 @@ def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> No
 def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> None:
     split, direction, measure = decision.score
     if direction != OWN and direction not in settings.evaluation.directions:
-        raise BadInput(
-            f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}", field="decision.metric"
-        )
+        message = f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}"
+        raise BadInput(message, field="decision.metric")
     if direction != OWN and not settings.objective.reads_in_a_direction:
-        told = f"{decision.metric} is not measured: arm {name!r} reads in no direction"
-        raise BadInput(told, field="decision.metric", hint=f"use {split}.{OWN}.{measure}")
+        message = f"{decision.metric} is not measured: arm {name!r} reads in no direction"
+        raise BadInput(message, field="decision.metric", hint=f"use {split}.{OWN}.{measure}")
     if split in ("validation", "tuning") and split != settings.evaluation.split:
-        told = f"{decision.metric} is not measured: evaluation.split is {settings.evaluation.split!r}"
-        raise BadInput(told, field="decision.metric")
+        message = f"{decision.metric} is not measured: evaluation.split is {settings.evaluation.split!r}"
+        raise BadInput(message, field="decision.metric")
     if split == "test" and not settings.evaluation.test:
         raise BadInput(f"{decision.metric} is not measured", field="decision.metric", hint="set evaluation.test = true")
     if split == "validation" and not settings.data.keeps("validation"):

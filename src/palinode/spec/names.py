@@ -1,4 +1,4 @@
-"""Names and seeds that are good everywhere: in a file name, on a terminal, in a report, on another system."""
+"""Checks of names and seeds. A name must work in file names, terminals and reports on every system."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ FILE_NAME_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRST
 
 
 def good_name(name: str) -> str:
-    """The name, when it can be shown and stored everywhere.
+    """The name, after a check that it can be shown and stored on every system.
 
     Raises:
-        ValueError: it is empty, too long, could be read as a path or an option, is reserved, or holds control characters.
+        ValueError: it is empty, too long or reserved, looks like a path or an option, or has control characters.
     """
     if not name or name != name.strip():
         raise ValueError(f"a name cannot be empty or begin or end with a space, got {name[:40]!r}")
     if len(name) > NAME_LIMIT_CHARACTERS:
-        raise ValueError(f"a name has at most {NAME_LIMIT_CHARACTERS} characters, this one has {len(name)}")
+        raise ValueError(f"a name has at most {NAME_LIMIT_CHARACTERS} characters, but this one has {len(name)}")
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
         raise ValueError(f"a name cannot hold control characters, got {name[:40]!r}")
     if name[0] in "-." or name.endswith(".") or ".." in name or set(name) & set("/\\"):
@@ -35,20 +35,22 @@ def good_name(name: str) -> str:
 
 
 def good_file_name(name: str) -> str:
-    """A name that becomes part of a file name on every system: letters, digits, `.`, `_` and `-` (no `--`).
+    """The name, after a check that it can be part of a file name: letters, digits, `.`, `_` and `-` (no `--`).
 
     Raises:
-        ValueError: it holds anything else.
+        ValueError: it has other characters.
     """
     if strange := sorted(set(good_name(name)) - FILE_NAME_CHARACTERS):
-        raise ValueError(f"names files: letters, digits, '.', '_' and '-', not {strange[0]!r} (in {name[:40]!r})")
+        raise ValueError(
+            f"a name of files has letters, digits, '.', '_' and '-', not {strange[0]!r} (in {name[:40]!r})"
+        )
     if "--" in name:
-        raise ValueError(f"'--' parts an experiment's name from its size; {name[:40]!r} cannot hold it")
+        raise ValueError(f"'--' separates an experiment's name from its size, so {name[:40]!r} cannot have it")
     return name
 
 
 def distinct_names(names: Iterable[str], *, field: str) -> None:
-    """Refuse two names that are the same, or differ only in case (some file systems cannot tell them apart)."""
+    """Refuse equal names, and names that differ only in case, because some file systems ignore case."""
     seen: dict[str, str] = {}
     for name in names:
         folded = unicodedata.normalize("NFC", name).casefold()
@@ -59,10 +61,10 @@ def distinct_names(names: Iterable[str], *, field: str) -> None:
 
 
 def good_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    """The seeds, when they are one or more different numbers from 0 to 2^63 - 1.
+    """The seeds, after a check that they are one or more different numbers from 0 to 2^63 - 1.
 
     Raises:
-        ValueError: none, a number twice, or a number out of range.
+        ValueError: there is none, or a seed is repeated or out of range.
     """
     if not seeds:
         raise ValueError("at least one seed is needed")

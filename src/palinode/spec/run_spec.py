@@ -1,7 +1,7 @@
-"""One run, fully resolved: data, model, objective, recipe, evaluation, seed. Its id is the hash of what it says.
+"""The full spec of one run: data, model, objective, recipe, evaluation and seed. The run's id is the hash of its spec.
 
-Same id, same run: an experiment reuses what another one trained. The hash covers the numerics version of this program and
-the code of every class the user wrote (a user's part encodes with the hash of the code that it depends on).
+Equal ids mean equal runs, so an experiment reuses the runs of others. The hash also covers the numerics version of this program
+and the code of every class of the user (a user's part encodes with the hash of the code that it depends on).
 """
 
 from __future__ import annotations
@@ -28,26 +28,27 @@ from palinode.train.recipe import RECIPES, Recipe
 
 SPEC_VERSION = 1
 RUN_ID_CHARACTERS = 16  # 64 bits: two of a million different runs collide with probability 3e-8
-SEED_LIMIT = 2**63  # what a torch generator takes
-WINDOWS_LOOKED_AT = 8  # of text: all are alike, and an objective may want several
-SEQUENCES_LOOKED_AT = 64  # of a task, for the places of its answers
+SEED_LIMIT = 2**63  # torch generators take seeds below this
+CHECKED_WINDOWS = 8  # windows of text are alike, but an objective may need several
+CHECKED_SEQUENCES = 64  # of a task: enough to find the places of its answers
 
 
 class EvaluationConfig(Config):
-    """What is measured after training, the same for every arm.
+    """The measurements during and after training. They are the same for every arm.
 
     Attributes:
-        split: the split that is scored along the way and at the end: `tuning` in trials, from which nothing is claimed.
-        directions: reading directions that are scored, each on every token.
-        max_tokens: score only the first so many tokens of a split; None scores all.
-        batch_windows: windows per evaluation batch (does not change the numbers).
+        split: the split that is scored during training and at the end: `tuning` in trials, else `validation`.
+        directions: the reading directions, each scored on every token.
+        max_tokens: the number of tokens that are scored, from the beginning of a split; None: all.
+        batch_windows: windows in an evaluation batch; it does not change the numbers.
         test: also score the test split, once, at the end.
         labels: which targets are scored: `all`, the `answer` tokens of a task, or the `last` of them.
-        layer_cut: at the end also score the model with only its first k blocks, for every k, on the same splits and passes.
-        context_lengths: at the end also score the same splits cut into windows of these lengths; none is longer than the data's.
-        length_factors: of a task: at the end also score sequences so many times as long.
-        embeddings: at the end also measure how the tables of tokens and positions lie to each other.
-        layer_cut_refit_steps: and with a final norm and head trained so many steps for each k, a short control; 0 leaves it out.
+        layer_cut: at the end, also score the model with only its first k blocks, for every k, on the same splits and passes.
+        context_lengths: at the end, also score the same splits in windows of these lengths, in tokens; at most the data's length.
+        length_factors: at the end, also score sequences of a task that are this many times as long.
+        embeddings: at the end, also measure the angles in and between the tables of tokens and positions.
+        layer_cut_refit_steps: at the end, also score each cut with a final norm and head that were trained for this many steps;
+            0: no such refits.
     """
 
     split: Annotated[Literal["validation", "tuning"], LATER] = "validation"
@@ -78,12 +79,12 @@ class EvaluationConfig(Config):
 
 
 class RunSettings(Config):
-    """Everything about a run but its seed: what an arm changes.
+    """All settings of a run except its seed. Arms change these.
 
     Attributes:
         labels: which targets are trained on: `all`, the `answer` tokens of a task, or the `last` of them.
-        threads: CPU threads of this run. Part of the spec, because one and two threads round differently.
-        device: `auto` takes CUDA when it is there.
+        threads: CPU threads of this run. They are part of the spec, because rounding depends on their number.
+        device: `auto` is CUDA where it is available, else the CPU.
     """
 
     data: Annotated[Data, DATA]
@@ -102,25 +103,26 @@ class RunSettings(Config):
         answers = isinstance(self.data, TaskData)
         for field, labels in (("labels", self.labels), ("evaluation.labels", self.evaluation.labels)):
             if labels == "answer" and not answers:
-                raise BadInput("text marks no answers; it has 'all' and 'last'", field=field)
+                raise BadInput("text marks no answers: use 'all' or 'last'", field=field)
         if not answers and getattr(self.objective, "hide_answers", False):
             raise BadInput(
                 "text marks no answers to hide; set it to false and give a rate", field="objective.hide_answers"
             )
         if not answers and getattr(self.objective, "needs_answers", False):
             raise BadInput(
-                f"{self.objective.kind_name()} asks for the answers of a task, and text marks none", field="objective"
+                f"{self.objective.kind_name()} needs the answers of a task, and text marks none", field="objective"
             )
         if answers and self.recipe.growth is not None:
-            raise BadInput("a task is read in whole sequences: their length cannot grow", field="recipe.growth")
+            raise BadInput("a task is read in whole sequences, so their length cannot grow", field="recipe.growth")
         if self.evaluation.length_factors:
             if not isinstance(self.data, TaskData):
                 raise BadInput("only the sequences of a task can be made longer", field="evaluation.length_factors")
             for factor in self.evaluation.length_factors:
                 self.data.longer(factor)
-        self._users_parts_give_what_they_must()
-        self._model_reads_what_is_asked()
-        self._labels_leave_something_to_score()
+        self._check_user_task()
+        self._check_user_objective()
+        self._check_mixers_read_both_sides()
+        self._check_labels()
         longest = max(self.evaluation.context_lengths, default=0)
         if longest and isinstance(self.data, TaskData):
             raise BadInput("a task is read in whole sequences", field="evaluation.context_lengths")
@@ -131,49 +133,54 @@ class RunSettings(Config):
             )
         return self
 
-    def _labels_leave_something_to_score(self) -> None:
-        """In training, and in the passes of its own that a run is judged by."""
+    def _check_labels(self) -> None:
+        """Refuse labels with which nothing is scored, in training or in the evaluation passes of the objective."""
         passes = evaluation_passes(self.objective, self.evaluation.directions)
         own = [made for name, made in passes.items() if name in self.objective.groups()] or list(passes.values())
         window = self.data.window_tokens
-        check_scores_some(self.objective, self.labels, self._some_windows, window, "labels")
-        if len(own) == 1:  # of several, one that scores nothing is left out
-            check_scores_some(own[0], self.evaluation.labels, self._some_windows, window, "evaluation.labels")
+        check_scores_some(self.objective, self.labels, self._sample_windows, window, "labels")
+        if len(own) == 1:  # of several passes, one that scores nothing is left out
+            check_scores_some(own[0], self.evaluation.labels, self._sample_windows, window, "evaluation.labels")
 
-    def _some_windows(self) -> Windows:
-        """Of a task: enough to see where answers stand. All windows of text are alike."""
+    def _sample_windows(self) -> Windows:
+        """Some windows to check parts with: zeros for text, real sequences with their answers for a task."""
         if not isinstance(self.data, TaskData):
-            return Windows(torch.zeros(WINDOWS_LOOKED_AT, self.data.window_tokens, dtype=torch.long))
-        sample = self.data.task.sample(SEQUENCES_LOOKED_AT, generator(0, "label check"))
-        check_sample(self.data.task, sample, SEQUENCES_LOOKED_AT)
+            return Windows(torch.zeros(CHECKED_WINDOWS, self.data.window_tokens, dtype=torch.long))
+        sample = self.data.task.sample(CHECKED_SEQUENCES, generator(0, "label check"))
+        check_sample(self.data.task, sample, CHECKED_SEQUENCES)
         return Windows(sample.tokens, sample.answers)
 
-    def _users_parts_give_what_they_must(self) -> None:
-        """Of a user's own task some sequences, of a user's own objective an Example of them."""
-        if isinstance(self.data, TaskData) and self.data.task.kind_name().startswith(USER_PREFIX):
-            answers = self._some_windows().answers
-            asked = {"labels": self.labels, "evaluation.labels": self.evaluation.labels}
-            if answers is not None and not answers.any():
-                for field in (name for name, labels in asked.items() if labels != "all"):
-                    told = f"{self.data.task.kind_name()} marks no answers in {SEQUENCES_LOOKED_AT} sequences"
-                    raise BadInput(told, field=field)
+    def _check_user_task(self) -> None:
+        """Draw sequences of a user's task, and refuse labels that need answers if it marks none."""
+        if not isinstance(self.data, TaskData) or not self.data.task.kind_name().startswith(USER_PREFIX):
+            return
+        answers = self._sample_windows().answers
+        for field, labels in (("labels", self.labels), ("evaluation.labels", self.evaluation.labels)):
+            if answers is not None and not answers.any() and labels != "all":
+                message = f"{self.data.task.kind_name()} marks no answers in {CHECKED_SEQUENCES} sequences"
+                raise BadInput(message, field=field)
+
+    def _check_user_objective(self) -> None:
+        """Make an Example with a user's objective, and refuse an objective that makes something else."""
         kind = self.objective.kind_name()
         if not kind.startswith(USER_PREFIX):
             return
-        windows = self._some_windows()
+        windows = self._sample_windows()
         progress = Progress(0, self.recipe.steps, self.objective.state())
         count, length = windows.tokens.shape
         draw = self.objective.draw(count, length, generator(0, "objective check"), progress)
         specials = SpecialTokens(int(windows.tokens.max()) + 1)
         example = self.objective.example(windows.tokens, windows.decisions(draw), specials)
         if not isinstance(example, Example):
-            raise BadInput(f"example of {kind} gives {type(example).__name__}, not an Example", field="objective")
+            raise BadInput(
+                f"the method example of {kind} returns {type(example).__name__}, not an Example", field="objective"
+            )
         if not example.inputs.shape[-1]:
-            told = f"{kind} makes rows without slots of windows of {self.data.window_tokens} tokens"
-            raise BadInput(told, field="objective")
+            message = f"{kind} makes rows without slots from windows of {self.data.window_tokens} tokens"
+            raise BadInput(message, field="objective")
 
-    def _model_reads_what_is_asked(self) -> None:
-        """Without a direction every slot sees every other, or what the objective says: a mixer needs a form for that."""
+    def _check_mixers_read_both_sides(self) -> None:
+        """Refuse a mixer that lacks the form which an objective without a direction needs, such as `full` attention."""
         if self.objective.reads_in_a_direction:
             return
         form = getattr(self.objective, "native", "full")
@@ -185,7 +192,7 @@ class RunSettings(Config):
 
 
 class RunSpec(RunSettings):
-    """Settings and a seed: enough to train, and nothing else decides the bits (on one execution fingerprint)."""
+    """Settings and a seed. Together with the execution fingerprint they determine every bit of the run."""
 
     version: int = SPEC_VERSION
     seed: int = Field(ge=0, lt=SEED_LIMIT)
@@ -207,12 +214,12 @@ class RunSpec(RunSettings):
 
     @property
     def run_id(self) -> str:
-        """16 hex characters: the hash of this spec, the numerics version, and the source of user code in it."""
+        """16 hex characters: the hash of this spec, the numerics version, and the user code in the spec."""
         return content_hash({"numerics_version": NUMERICS_VERSION, "spec": identity(self)})[:RUN_ID_CHARACTERS]
 
 
 def known_version(version: int) -> int:
-    """The version of a spec when this program can read it.
+    """The version of a spec, after a check that this program can read it.
 
     Raises:
         ValueError: it is newer than this program, or not a version.

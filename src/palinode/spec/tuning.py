@@ -1,7 +1,7 @@
-"""How a setting is chosen for every arm before the runs: the same trials for each, scored where no verdict looks.
+"""Tuning: the same trials for every arm choose a setting before the runs.
 
-Trials are runs like any other, of an experiment of their own (`<name>-tuning`), scored on the tuning split: the end of the
-train text, on which nothing trains. Validation and test see only what was chosen.
+Trials are ordinary runs of a second experiment, `<name>-tuning`. They are scored on the tuning split, which is the end of the
+train text and is never trained on. Only runs with the chosen value are scored on validation and test.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TRIALS_SUFFIX = "-tuning"
 TESTED = ("data", "evaluation")
-# What a trial leaves out of an evaluation: it is scored on one split, once, and nothing else is asked of it.
+# The evaluation of a trial: only the tuning split, and no further measurement.
 ONLY_THE_LOSS: Mapping[str, Any] = {
     "evaluation.split": "tuning",
     "evaluation.test": False,
@@ -37,14 +37,14 @@ ONLY_THE_LOSS: Mapping[str, Any] = {
 
 
 class Tuning(Config):
-    """One field, tried at the same number of values for every arm at every scale.
+    """One field, with the same number of trial values for every arm at every scale.
 
     Attributes:
         field: dotted path of a number in the settings.
-        values: what it is set to; or
-        factors: what each arm's own value is multiplied by.
-        seeds: of the trials.
-        change: of the trials alone, such as fewer steps.
+        values: the trial values; or
+        factors: numbers that multiply the value of each arm.
+        seeds: the seeds of the trials.
+        change: a change to the trials only, such as fewer steps.
     """
 
     field: str = "recipe.optimizer.learning_rate"
@@ -55,19 +55,21 @@ class Tuning(Config):
 
     @model_validator(mode="after")
     def _one_list_of_several(self) -> Tuning:
-        tried = self.values or self.factors
-        if bool(self.values) == bool(self.factors) or len(tried) < 2 or len(set(tried)) < len(tried):
-            raise BadInput("tuning needs two or more different values, or factors, not both", field="tuning.values")
-        if len({told(value) for value in tried}) < len(tried):
-            raise BadInput("trials are named by six digits of a value: two of these are alike", field="tuning.values")
+        numbers = self.values or self.factors
+        if bool(self.values) == bool(self.factors) or len(numbers) < 2 or len(set(numbers)) < len(numbers):
+            message = "tuning needs two or more different values, or two or more factors, but not both"
+            raise BadInput(message, field="tuning.values")
+        if len({value_name(value) for value in numbers}) < len(numbers):
+            message = "trials are named by six digits of their value, and two of these are equal"
+            raise BadInput(message, field="tuning.values")
         check_seeds(self.seeds, field="tuning.seeds")
         if self.field.partition(".")[0] in TESTED:
-            why = "part of what arms are tested on: a value for each arm would be a test for each"
+            why = "part of the evaluation, which must be the same for every arm"
             raise BadInput(f"{self.field} is {why}", field="tuning.field")
         return self
 
-    def tried(self, settings: RunSettings) -> tuple[float, ...]:
-        """The values of the field that an arm with these settings is tried at.
+    def values_for(self, settings: RunSettings) -> tuple[float, ...]:
+        """The trial values for an arm with these settings.
 
         Raises:
             BadInput: there is no such field, it holds no number to multiply, or several factors come to the same value.
@@ -75,34 +77,34 @@ class Tuning(Config):
         own = _value_at(settings, self.field)
         is_number = isinstance(own, (int, float)) and not isinstance(own, bool)
         if self.factors and not is_number:
-            raise BadInput(f"{self.field} is {own!r}, no number to multiply", field="tuning.field", hint="give values")
-        tried = self.values or tuple(own * factor for factor in self.factors)
-        if len(set(tried)) < len(tried):
+            raise BadInput(f"{self.field} is {own!r}, which is not a number", field="tuning.field", hint="give values")
+        values = self.values or tuple(own * factor for factor in self.factors)
+        if len(set(values)) < len(values):
             raise BadInput(f"{self.field} is {own!r}: these factors do not change it", field="tuning.factors")
-        return tuple(_like(own, value) for value in tried)
+        return tuple(_like(own, value) for value in values)
 
     def with_value(self, settings: RunSettings, value: float) -> RunSettings:
-        """The settings with the field at this value, which may come from a record: there all numbers are floats."""
+        """The settings with this value. It may come from a record, where all numbers are floats."""
         return _changed(settings, {self.field: _like(_value_at(settings, self.field), value)})
 
     def trial(self, settings: RunSettings, value: float) -> RunSettings:
-        """The settings of the trial of this value.
+        """The settings of the trial with this value.
 
         Raises:
-            BadInput: no tuning split is kept back, or a changed field refuses its value.
+            BadInput: there is no tuning split, or a field refuses its value.
         """
         if not settings.data.keeps("tuning"):
-            raise BadInput("tuning needs a part of the train text that is kept back", field="data.tuning_fraction")
+            raise BadInput("tuning needs a part of the train text for its trials", field="data.tuning_fraction")
         return _changed(settings, {**self.change, **ONLY_THE_LOSS, self.field: value})
 
 
-def told(value: float) -> str:
-    """A value as a trial's name has it."""
+def value_name(value: float) -> str:
+    """A value as it stands in the name of a trial."""
     return f"{value:g}"
 
 
 def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
-    """The experiment that chooses: an arm `<arm> at <value>` for each value of each arm.
+    """The experiment of the trials: one arm `<arm> at <value>` for each value of each arm.
 
     Raises:
         BadInput: see `Tuning.trial`.
@@ -117,8 +119,8 @@ def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
         for scale in resolved.scales:
             for arm in resolved.arms:
                 settings = resolved.settings(arm.name, scale)
-                for value in tuning.tried(settings):
-                    name = f"{arm.name} at {told(value)}"
+                for value in tuning.values_for(settings):
+                    name = f"{arm.name} at {value_name(value)}"
                     diff = (*(d for d in arm.diff if d[0] != tuning.field), (tuning.field, None, value))
                     arms.setdefault(name, arm.with_(name=name, diff=diff))
                     spec = RunSpec.of(tuning.trial(settings, value), seed)
@@ -137,17 +139,17 @@ def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
 
 
 def trials_of(resolved: ResolvedExperiment, arm: str, scale: str) -> list[tuple[float, list[RunSpec]]]:
-    """Each value that an arm is tried at, with the trials of it."""
+    """Each trial value of an arm, with its trials (one for each seed)."""
     assert resolved.tuning is not None
     settings = resolved.settings(arm, scale)
     return [
         (value, [RunSpec.of(resolved.tuning.trial(settings, value), seed) for seed in resolved.tuning.seeds])
-        for value in resolved.tuning.tried(settings)
+        for value in resolved.tuning.values_for(settings)
     ]
 
 
 def with_chosen(resolved: ResolvedExperiment, chosen: Mapping[tuple[str, str], float]) -> ResolvedExperiment:
-    """The experiment with every run at the value chosen for its arm and scale; nothing is left to tune."""
+    """The experiment without tuning: every run has the value that was chosen for its arm and scale."""
     tuning = resolved.tuning
     assert tuning is not None
 
@@ -159,7 +161,7 @@ def with_chosen(resolved: ResolvedExperiment, chosen: Mapping[tuple[str, str], f
 
 
 def tuning_metric(decision: Decision) -> str:
-    """The metric that decides, on the tuning split."""
+    """The metric of the decision, on the tuning split."""
     return str(decision.score._replace(split="tuning"))
 
 
@@ -171,16 +173,16 @@ def _changed(settings: RunSettings, change: Mapping[str, Any]) -> RunSettings:
 
 
 def _like(own: Any, value: float) -> float:
-    """4.0 as 4 for a field that counts."""
+    """The value as an int if the field holds ints: 4.0 -> 4."""
     counts = isinstance(own, int) and not isinstance(own, bool)
     return int(value) if counts and float(value).is_integer() else value
 
 
 def _value_at(settings: RunSettings, path: str) -> Any:
-    found: Any = settings
+    value: Any = settings
     for step in path.split("."):
-        if not isinstance(found, Config) or step not in type(found).model_fields:
-            hint = nearest(step, type(found).model_fields) if isinstance(found, Config) else None
-            raise BadInput(f"there is no {path}", field="tuning.field", hint=hint)
-        found = getattr(found, step)
-    return found
+        if not isinstance(value, Config) or step not in type(value).model_fields:
+            hint = nearest(step, type(value).model_fields) if isinstance(value, Config) else None
+            raise BadInput(f"there is no field {path}", field="tuning.field", hint=hint)
+        value = getattr(value, step)
+    return value
