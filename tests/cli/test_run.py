@@ -379,7 +379,7 @@ def test_an_interrupt_during_audits_says_what_the_next_start_does(quick, here, m
     def interrupted(*arguments, **named):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_experiment, "audit_arm", interrupted)
+    monkeypatch.setattr(audits, "audit_arm", interrupted)
     Path("x.toml").write_text(ONE_SEED)
     for command, then in (("run", "makes the others and then trains"), ("audit", "makes the others")):
         told = quick(command, "x.toml")

@@ -25,7 +25,9 @@ def findings(
     ] = DEFAULT_DIRECTORY,
     json: JsonOption = False,
 ) -> None:
-    """Judge the claims of an experiment on its finished runs, and write NAME.md and NAME.json.
+    """Judge the claims of an experiment and write their page.
+
+    Writes NAME.md and NAME.json from the finished runs.
 
     Each claim holds, does not hold, or cannot be told, with its effect, its interval, the published number and the reason. The
     claims are those in the experiment's file when it was last run: `palinode run` again updates them and trains nothing twice.
