@@ -227,7 +227,7 @@ def test_the_code_may_be_edited_while_it_runs(quick, here):
     Path("mine.py").write_text(good)
     program = start("mine.py", "--workers", "1")
     events_until(program, "started", 1)
-    Path("mine.py").write_text(good + "\n# edited\n")
+    Path("mine.py").write_text(good.replace("False", "(not True)"))
     out, err = program.communicate(timeout=120)
     assert program.returncode == 0, err
     assert len(Store("runs").run_ids()) == 2
