@@ -275,7 +275,7 @@ def task(text: str, number: str, *names: str, model: str = "", objective: str = 
 
 RECALL, MASKED = 'kind = "associative-recall"', 'kind = "masked"'
 TASKS = [
-    task(f"{RECALL}\nvocabulary = 5", "vocabulary below two keys and values", "vocabulary", "5 ids"),
+    task(f"{RECALL}\nvocabulary = 5", "vocabulary below two keys and values", "vocabulary", "6 are needed"),
     task(f"{RECALL}\nlength = 1", "no room for a pair", "length"),
     task(f"{RECALL}\nkey_tokens = 0", "keys of no tokens", "base.data.task.key_tokens"),
     task('kind = "mqar"\nvocabulary = 8\npairs = 4', "more pairs than keys", "4 pairs"),
