@@ -12,7 +12,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palinode import p, rate
     from palinode.base.claim import Claim
     from palinode.base.decision import Decision
     from palinode.base.example import Draw, Example, SpecialTokens, joined, one_pass
@@ -36,12 +35,14 @@ if TYPE_CHECKING:
         Objective,
         Progress,
         RtlObjective,
+        p,
     )
     from palinode.objectives.probability import Adaptive, Constant, Cooldown, Cosine, Linear, StepAt
     from palinode.results.store import Store
     from palinode.spec.experiment import Arm, Experiment, Scale, Size
     from palinode.spec.run_spec import EvaluationConfig, RunSettings, RunSpec
     from palinode.spec.tuning import Tuning
+    from palinode.train import rate
     from palinode.train.optim import AdamW, MuonAdamW
     from palinode.train.recipe import Gpt2AdamW, Recipe, Speedrun
 
@@ -80,7 +81,7 @@ _HOMES = {
     "palinode.train.optim": ("AdamW", "MuonAdamW"),
     "palinode.train.recipe": ("Gpt2AdamW", "Recipe", "Speedrun"),
 }
-_NAMESPACES = ("p", "rate")
+_NAMESPACES = {"p": "palinode.objectives", "rate": "palinode.train"}
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -151,7 +152,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name in _NAMESPACES:
-        return importlib.import_module(f"palinode.{name}")
+        return importlib.import_module(f"{_NAMESPACES[name]}.{name}")
     if name not in _HOME_OF:
         raise AttributeError(f"module 'palinode' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME_OF[name]), name)

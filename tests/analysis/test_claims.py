@@ -8,7 +8,6 @@ from palinode import Claim
 from palinode.analysis.claim_measures import AT_THE_CEILING, MEASURES, NOTHING_LEARNED, Measured, _sooner_reasons
 from palinode.analysis.claims import UNDECIDED, JudgedClaim, _of_all, judge, judged_claims
 from palinode.analysis.intervals import Interval
-from palinode.analysis.verdict import rule_of
 from palinode.base import claim as claim_file
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
@@ -191,7 +190,7 @@ def test_a_loss_above_that_of_token_frequencies_is_not_judged_where_learning_is_
     assert plain.judgement == HOLDS
     assert needing.judgement == OPEN
     assert "no audit in the store" in needing.row()["reasons"][0]
-    assert rule_of(store.entry(name)).baseline == "ltr"
+    assert store.entry(name).rule.baseline == "ltr"
 
 
 def test_an_open_claim_says_why(tmp_path):

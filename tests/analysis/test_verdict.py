@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from palinode.analysis.compare import compare
 from palinode.analysis.intervals import Interval
 from palinode.analysis.parity import costs, parity
-from palinode.analysis.verdict import decide, rule_of, verdict, verdicts
+from palinode.analysis.verdict import decide, verdict, verdicts
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
@@ -25,7 +25,7 @@ def experiment(tmp_path, **changes):
 
 
 def only(record, arm="both", scale="base"):
-    return verdict(record, arm, scale, rule_of(record.entry))
+    return verdict(record, arm, scale, record.entry.rule)
 
 
 def rule(better, smallest_effect=0.0):

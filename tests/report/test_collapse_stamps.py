@@ -3,7 +3,7 @@
 import pytest
 
 from palinode.analysis.audits import ArmAudit
-from palinode.analysis.verdict import rule_of, verdict
+from palinode.analysis.verdict import verdict
 from palinode.base.errors import AuditFailed
 from palinode.base.finding import AuditReport, Finding
 from palinode.cli.audit import audit_text
@@ -36,7 +36,7 @@ def store_of(tmp_path, *, expected: bool, findings=(COLLAPSE,), name="both"):
 
 def verdict_of(store):
     record = store.experiment("demo")
-    return verdict(record, "both", "base", rule_of(record.entry))
+    return verdict(record, "both", "base", record.entry.rule)
 
 
 def test_an_expected_collapse_is_compared_and_stamped(tmp_path):

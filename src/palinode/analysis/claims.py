@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
 from palinode.analysis.frequencies import token_frequencies
-from palinode.analysis.verdict import rule_of
 from palinode.base.claim import Claim
 from palinode.base.decision import Decision
 from palinode.results.record import ExperimentRecord
@@ -85,7 +84,7 @@ def judged_claims(store: Store, record: ExperimentRecord) -> tuple[JudgedClaim, 
         known = {entry.full_name for entry in store.experiments()}
         return store.experiment(full_name) if full_name in known else None
 
-    evidence = Evidence(record, rule_of(record.entry), token_frequencies(store, record), other)
+    evidence = Evidence(record, record.entry.rule, token_frequencies(store, record), other)
     return tuple(row for claim in record.entry.claims for row in _judged(claim, evidence))
 
 

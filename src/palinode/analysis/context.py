@@ -8,7 +8,6 @@ import polars as pl
 
 from palinode.analysis.curves import trained_directions
 from palinode.analysis.ratios import ESTIMATE_SCHEMA, estimate
-from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord
 
 CONTEXT_SCHEMA: dict[str, Any] = {
@@ -26,7 +25,7 @@ def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
     The ltr loss is that of the same arm if it trained on ltr too, otherwise that of the baseline with the same seed.
     """
-    rule, losses = rule_of(record.entry), _losses(record, split)
+    rule, losses = record.entry.rule, _losses(record, split)
     rows = []
     for arm, scale, direction, length in losses:
         if direction != "rtl":

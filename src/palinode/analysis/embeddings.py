@@ -8,7 +8,6 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis import intervals
-from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord
 
 TOKEN_NORM, POSITION_NORM = "token_norm", "position_norm"
@@ -61,7 +60,7 @@ def embedding_means(record: ExperimentRecord, numbers: pl.DataFrame | None = Non
     Args:
         numbers: the frame of `embedding_numbers` for this record; None computes it.
     """
-    confidence = rule_of(record.entry).confidence
+    confidence = record.entry.rule.confidence
     frame = embedding_numbers(record) if numbers is None else numbers
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in frame.iter_rows(named=True):

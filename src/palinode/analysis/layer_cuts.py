@@ -8,7 +8,6 @@ import polars as pl
 
 from palinode.analysis.curves import trained_directions
 from palinode.analysis.ratios import ESTIMATE_SCHEMA, RATIOS, arms_with, estimate, sides
-from palinode.analysis.verdict import rule_of
 from palinode.base.measures import MEASURES
 from palinode.results.layer_cut import LAYER_CUT_EVENT
 from palinode.results.record import ExperimentRecord, Record
@@ -53,7 +52,7 @@ def layer_cut_ratios(
     record: ExperimentRecord, split: str, score: str, cuts: pl.DataFrame | None = None
 ) -> pl.DataFrame:
     """Both ratios for every number of remaining blocks, head and scale, paired by seed (CUT_RATIO_SCHEMA)."""
-    rule = rule_of(record.entry)
+    rule = record.entry.rule
     frame = (layer_cuts(record, split) if cuts is None else cuts).drop_nulls(score)
     known: dict[tuple[Any, ...], dict[int, float]] = {}
     for row in frame.iter_rows(named=True):

@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from palinode.analysis.curves import evaluation_curves
 from palinode.analysis.ratios import ESTIMATE_SCHEMA, RATIO_1, RATIOS, arms_with, estimate, sides
 from palinode.analysis.sizes import scale_sizes
-from palinode.analysis.verdict import rule_of
 from palinode.base.measures import CURVE_AXES
 from palinode.results.record import ExperimentRecord
 
@@ -97,7 +96,7 @@ def ratio_curves(
     Args:
         curves: the frame of `evaluation_curves`; None computes it.
     """
-    rule = rule_of(record.entry)
+    rule = record.entry.rule
     rows: list[dict[str, Any]] = []
     for axis in axes:
         known = _curves_by_run(record, evaluation_curves(record) if curves is None else curves, split, score, axis)
@@ -127,7 +126,7 @@ def as_published(
         axis: `epochs`, or `step` if epochs were not counted.
         window: the first and the last position to keep; None keeps all.
     """
-    rule, sizes = rule_of(record.entry), scale_sizes(record)
+    rule, sizes = record.entry.rule, scale_sizes(record)
     frame = evaluation_curves(record) if curves is None else curves
     known = _curves_by_run(record, frame, split, score, axis)
     frames = [pl.DataFrame(schema=POOLED_SCHEMA)]

@@ -19,7 +19,7 @@ import polars as pl
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.sizes import scale_sizes
-from palinode.analysis.verdict import Rule, rule_of
+from palinode.base.decision import Decision
 from palinode.base.measures import MEASURES
 from palinode.results.record import ExperimentRecord
 
@@ -79,14 +79,14 @@ def estimate(numerators: Mapping[int, float], denominators: Mapping[int, float],
     return Estimate(mean_then_ratio(above, below), ratio_then_mean(above, below), low, high, len(seeds))
 
 
-def sides(ratio: str, arm: str, rule: Rule) -> tuple[tuple[str, str], tuple[str, str]]:
+def sides(ratio: str, arm: str, rule: Decision) -> tuple[tuple[str, str], tuple[str, str]]:
     """The (arm, direction) of the numerator and of the denominator of a ratio."""
     return ((rule.baseline, "ltr"), (arm, "ltr")) if ratio == RATIO_1 else ((arm, "ltr"), (arm, "rtl"))
 
 
 def arms_with(record: ExperimentRecord, ratio: str) -> tuple[str, ...]:
     """The arms that have a ratio: every arm has ratio 2, every arm but the baseline has ratio 1."""
-    baseline = rule_of(record.entry).baseline
+    baseline = record.entry.rule.baseline
     return tuple(arm.name for arm in record.entry.arms if ratio == RATIO_2 or arm.name != baseline)
 
 
@@ -125,7 +125,7 @@ def best_scores(
 
 def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple[str, str, str], Estimate]:
     """(ratio, arm, scale) -> the ratio at the end of training; absent where no seed has both scores."""
-    rule, finals = rule_of(record.entry), final_scores(record, split, score)
+    rule, finals = record.entry.rule, final_scores(record, split, score)
     found = {}
     for ratio in RATIOS:
         for arm in arms_with(record, ratio):
@@ -143,7 +143,7 @@ def ratio_table(record: ExperimentRecord, split: str, scores: Iterable[str] = ME
     size = {"depth": pl.Int64, "width": pl.Int64, "parameters": pl.Int64}
     what = {"split": pl.String, "score": pl.String, "leak": pl.String, "confidence": pl.Float64}
     schema = who | size | what | {f"{ratio}_{name}": kind for ratio in RATIOS for name, kind in ESTIMATE_SCHEMA.items()}
-    rule, sizes = rule_of(record.entry), scale_sizes(record)
+    rule, sizes = record.entry.rule, scale_sizes(record)
     leaks = {arm.name: arm_audit(record, arm.name).leak for arm in record.entry.arms}
     rows = []
     for score in scores:

@@ -15,7 +15,6 @@ import polars as pl
 
 from palinode.analysis.compare import Comparison, compare
 from palinode.analysis.tasks import NON_CAUSAL, any_above_trivial, on_a_task, settings_of
-from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord
 
 What = Literal["labels", "objective"]
@@ -54,7 +53,7 @@ def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
     """Every pair of arms, at every scale, that differs only in labels or only in the objective; empty if no run is on a task."""
     if not on_a_task(record):
         return ()
-    confidence = rule_of(record.entry).confidence
+    confidence = record.entry.rule.confidence
     found = []
     for scale in record.entry.scales:
         for what, said, arm, against in _pairs(record, scale):

@@ -14,7 +14,6 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis import intervals
-from palinode.analysis.verdict import rule_of
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 NON_CAUSAL = "masked"  # the objective that reads without a direction
@@ -168,7 +167,7 @@ def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: flo
 
 def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels | None, tuple[str, ...]]:
     """(levels at a scale, arms whose levels differ). The levels are those of the baseline, or of the first arm that has some."""
-    baseline = rule_of(record.entry).baseline
+    baseline = record.entry.rule.baseline
     runs = sorted((run for run in record.runs if run.entry.scale == scale), key=lambda run: run.entry.arm != baseline)
     known = [(run.entry.arm, found) for run in runs if (found := levels_of(run, split)) is not None]
     if not known:
@@ -179,7 +178,7 @@ def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels 
 
 def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """One row per finished run on a task (ACCURACY_SCHEMA)."""
-    rows, confidence = [], rule_of(record.entry).confidence
+    rows, confidence = [], record.entry.rule.confidence
     for run, who, scores in _finished(record, split):
         stored = run.record.task.get(split, {}) if run.record is not None else {}
         of_pass = stored.get("by_pass", {}).get(who["direction"], {})
@@ -194,7 +193,7 @@ def task_means(record: ExperimentRecord, split: str, accuracy: pl.DataFrame | No
 
     Accuracy on recall jumps in training, so a mean over seeds before and after the jump is the accuracy of no seed.
     """
-    confidence, places = rule_of(record.entry).confidence, difficulty(record)[1]
+    confidence, places = record.entry.rule.confidence, difficulty(record)[1]
     frame = task_accuracy(record, split) if accuracy is None else accuracy
     rows = []
     for (arm, scale), cell in frame.drop_nulls("accuracy").group_by("arm", "scale", maintain_order=True):
@@ -248,7 +247,7 @@ def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
     Every seed scores the same sequences, so the interval uses the number of sequences of one seed.
     """
-    confidence = rule_of(record.entry).confidence
+    confidence = record.entry.rule.confidence
     rows = []
     for key, cell in task_slices(record, split).group_by("arm", "scale", "slice", "value", maintain_order=True):
         hits, scored, seeds = int(cell["hits"].sum()), int(cell["tokens_scored"].sum()), cell["seed"].n_unique()
@@ -290,7 +289,7 @@ def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
     """(dotted path of the only number in which scales differ, scale -> its value), or (None, scale -> its index)."""
-    baseline, scales = rule_of(record.entry).baseline, record.entry.scales
+    baseline, scales = record.entry.rule.baseline, record.entry.scales
     specs = {scale: known for scale in scales if (known := settings_of(record, baseline, scale)) is not None}
     places = {scale: float(place) for place, scale in enumerate(scales)}
     if len(specs) < len(scales) or len(scales) < 2:

@@ -22,10 +22,9 @@ from palinode.analysis.intervals import Interval, seeds_needed
 from palinode.analysis.parity import Parity, parity
 from palinode.base.decision import Decision
 from palinode.base.measures import EQUAL_WITHIN
-from palinode.results.record import ExperimentEntry, ExperimentRecord
+from palinode.results.record import ExperimentRecord
 
 Outcome = Literal["better", "worse", "no difference found", "cannot tell"]
-Rule = Decision
 
 
 @dataclass(frozen=True)
@@ -73,14 +72,9 @@ class Verdict:
         return self.comparison.scale
 
 
-def rule_of(entry: ExperimentEntry) -> Decision:
-    """The entry's decision rule; see `ExperimentEntry.rule`."""
-    return entry.rule
-
-
 def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
     """One verdict for each arm except the baseline, at each scale, in the entry's order."""
-    rule = rule_of(record.entry)
+    rule = record.entry.rule
     return tuple(
         verdict(record, arm.name, scale, rule)
         for arm in record.entry.arms

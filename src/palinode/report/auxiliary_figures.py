@@ -8,13 +8,13 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis.curves import AFFINITY, auxiliary_curves, mean_curves
+from palinode.base.measures import CURVE_AXES
 from palinode.report import charts
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, at_scale, file_name, scale_part
 from palinode.report.study import CurvePart, Study
-from palinode.report.words import X_TITLES
 
-TOKENS = Axis("tokens_read", X_TITLES["tokens_read"])
+TOKENS = Axis("tokens_read", CURVE_AXES["tokens_read"].heading)
 LOG_LABELS = "datum.value < 0.001 ? format(datum.value, '~e') : format(datum.value, '~g')"
 PANELS: dict[str, tuple[str, Mapping[str, str]]] = {  # name on the switch -> the axis, and column -> name of its line
     "score": ("score of the pairs", {"value": "pairs", "shuffled": "shuffled pairs"}),

@@ -12,7 +12,8 @@ from palinode.analysis.audits import Audited, arm_audit
 from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.parity import Cost, costs
 from palinode.analysis.pictures import pictures
-from palinode.analysis.verdict import Rule, Verdict
+from palinode.analysis.verdict import Verdict
+from palinode.base.decision import Decision
 from palinode.base.finding import Finding
 from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.checks.explained import code_of, explanation
@@ -233,11 +234,11 @@ def _costs_at(page: Page, scale: str) -> Content:
         if any(cell.mean for cell in cells):
             largest = max(cell.mean or 0.0 for cell in cells) or 1.0
             shown = [(cell, round(BAR_PIXELS * (cell.mean or 0.0) / largest, 1), *_away(cell, rule)) for cell in cells]
-            rows.append({"title": words.COST_TITLES[axis], "declared": axis == rule.equal, "cells": shown})
+            rows.append({"title": COST_AXES[axis].title, "declared": axis == rule.equal, "cells": shown})
     return {"scale": scale, "arms": arms, "rows": rows}
 
 
-def _away(cost: Cost, rule: Rule) -> tuple[str, bool]:
+def _away(cost: Cost, rule: Decision) -> tuple[str, bool]:
     """How far a cost is from the baseline's, and whether they are unequal."""
     if cost.ratio is None or cost.arm == rule.baseline:
         return "", False

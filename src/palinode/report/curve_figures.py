@@ -13,7 +13,7 @@ from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, at_scale, file_name, scale_part
 from palinode.report.levels import level_marks, level_notes, with_levels
 from palinode.report.study import CurvePart, Study, kept_inside
-from palinode.report.words import X_SHORT, X_TITLES, metric_words, number
+from palinode.report.words import metric_words, number
 
 
 def difference_figures(study: Study) -> Iterator[Figure]:
@@ -54,7 +54,7 @@ def learning_figures(study: Study) -> Iterator[Figure]:
         drawn = here.filter(pl.col("trained"))
         if drawn.is_empty():
             continue
-        axes = [Axis(axis, X_TITLES[axis]) for axis in CURVE_AXES if drawn[axis].count()]
+        axes = [Axis(axis, CURVE_AXES[axis].heading) for axis in CURVE_AXES if drawn[axis].count()]
         marks = level_marks(record, study.rule.metric, scale)
         parts: list[CurvePart] = [("seed", score, drawn, {}), ("mean", score, mean_curves(drawn, score), {})]
         rows, thinned = study.curve_rows(parts, "evaluation")
@@ -68,7 +68,7 @@ def learning_figures(study: Study) -> Iterator[Figure]:
             variants={
                 axis.field: with_levels(charts.learning_curves(axis, y, colours, dashes), marks) for axis in axes
             },
-            labels={axis.field: X_SHORT[axis.field] for axis in axes},
+            labels={axis.field: CURVE_AXES[axis.field].short for axis in axes},
             log_axes=True,
             notes=(
                 *thinned,

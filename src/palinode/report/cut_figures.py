@@ -16,7 +16,7 @@ from palinode.report.charts import Axis, Heat
 from palinode.report.figure import Figure, file_name, rounded
 from palinode.report.size_figures import RATIO_WORDS, around_one, in_ratio
 from palinode.report.study import Lines, Study
-from palinode.report.words import SCORE_UNITS, number, plural
+from palinode.report.words import number, plural
 
 BLOCKS = Axis("blocks", "blocks left, counted from the input", "d")
 CUT_SCORES = ("nats_per_token", "perplexity")  # the tables hold the other scores too
@@ -118,7 +118,7 @@ def _ratio_figures(study: Study, ratio: str, found: Mapping[str, pl.DataFrame]) 
         variants = {}
         for choice in labels:
             score, _, way = choice.partition("-")
-            y = Axis(way, f"{RATIO_WORDS[ratio]}, {SCORE_UNITS[score]}", ".4f")
+            y = Axis(way, f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", ".4f")
             variants[choice] = charts.lines(
                 BLOCKS, y, lines.colours, lines.what, chosen={"score": score}, dashes=dashes, reference=1.0
             )
@@ -141,7 +141,7 @@ def _strips(study: Study, ratio: str, found: pl.DataFrame) -> Iterator[Figure]:
     honest = found.filter(~pl.col("arm").is_in(sorted(study.look.leaking)))
     shown = found if honest.is_empty() else honest  # beside the ratios of a leak, 30 say, all others look the same
     domain = around_one([value for way in MEANS for value in shown[way].drop_nulls()])
-    heat = Heat(f"{RATIO_WORDS[ratio]}, {SCORE_UNITS[score]}", charts.AROUND_ONE, domain, charts.STRIP_ROW_PIXELS)
+    heat = Heat(f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", charts.AROUND_ONE, domain, charts.STRIP_ROW_PIXELS)
     for lines in study.lines(found):
         rows = [
             _square(row, lines.names[row["arm"], row["scale"]], way)

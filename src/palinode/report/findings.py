@@ -16,7 +16,7 @@ from palinode.analysis.claims import JudgedClaim, judged_claims
 from palinode.analysis.frequencies import token_frequencies
 from palinode.analysis.parity import costs
 from palinode.analysis.ratios import final_scores
-from palinode.analysis.verdict import Verdict, rule_of, verdicts
+from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base import fsio
 from palinode.base.errors import BadInput
 from palinode.report import words
@@ -61,7 +61,7 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
     Raises:
         BadInput: the experiment has no claims.
     """
-    entry, rule = record.entry, rule_of(record.entry)
+    entry, rule = record.entry, record.entry.rule
     if not entry.claims:
         hint = "write claims=(Claim(...),) in its file and `palinode run` it again: no finished run is trained twice"
         raise BadInput(f"{entry.full_name} has no claims", field="claims", hint=hint)
@@ -205,7 +205,7 @@ def _arm_row(verdict: Verdict) -> Row:
 
 def _scores(record: ExperimentRecord) -> list[Row]:
     """Every arm, scale and direction: the final score, and the size of the model."""
-    split, _, score = rule_of(record.entry).metric.split(".")
+    split, _, score = record.entry.rule.metric.split(".")
     sizes = {
         (cost.arm, cost.scale): cost.mean
         for cost in costs(record, record.entry.arms[0].name)

@@ -10,9 +10,9 @@ from typing import Any
 from palinode.analysis import intervals
 from palinode.analysis.tasks import Levels, levels_at, on_a_task
 from palinode.analysis.verdict import Verdict
-from palinode.base.measures import MEASURES
+from palinode.base.measures import MEASURES, Metric
 from palinode.report.charts import FONT_PIXELS, GREY, LEVEL_DASHES
-from palinode.report.words import number, score_of
+from palinode.report.words import number
 from palinode.results.record import ExperimentRecord
 
 TRIVIAL_WORDS = {
@@ -82,7 +82,7 @@ def level_marks(record: ExperimentRecord, metric: str, scale: str) -> list[Mark]
 def _marks(
     record: ExperimentRecord, metric: str, scale: str, of_accuracy: Callable[[Levels], list[Mark]]
 ) -> list[Mark]:
-    split, _, score = score_of(metric)
+    split, _, score = Metric.parse(metric)
     levels, _ = levels_at(record, split, scale)
     if levels is None:
         return []
@@ -137,7 +137,7 @@ def reached(record: ExperimentRecord, verdict: Verdict) -> str:
     scores = f"{comparison.arm} {number(arm, 3)}, {comparison.baseline} {number(baseline, 3)}; {levels}."
     to_beat = max((mark.value for mark in marks if mark.kind != "best"), default=None)
     if (
-        MEASURES[score_of(verdict.rule.metric).measure].has_chance_levels
+        MEASURES[Metric.parse(verdict.rule.metric).measure].has_chance_levels
         and to_beat is not None
         and max(arm, baseline) <= to_beat
     ):
@@ -147,7 +147,7 @@ def reached(record: ExperimentRecord, verdict: Verdict) -> str:
 
 def level_notes(record: ExperimentRecord, metric: str, scale: str) -> list[str]:
     """What a caption says of the levels: what they are, for which arms they differ, and what can be looked up."""
-    split, _, score = score_of(metric)
+    split, _, score = Metric.parse(metric)
     if not MEASURES[score].has_chance_levels or not on_a_task(record):
         return []
     levels, others = levels_at(record, split, scale)

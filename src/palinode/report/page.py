@@ -22,6 +22,7 @@ import jinja2
 import vl_convert
 from markupsafe import Markup
 
+from palinode.base.measures import COST_AXES
 from palinode.checks.explained import code_of
 from palinode.report import theme, words
 from palinode.report.charts import ROWS
@@ -57,7 +58,7 @@ def render_page(page: Page) -> str:
     )
     environment.filters |= FILTERS
     environment.globals |= {"effect": words.effect, "headline": words.headline, "more_seeds": words.more_seeds}
-    environment.globals |= {"cost_titles": words.COST_TITLES, "code_of": code_of}
+    environment.globals |= {"cost_axes": COST_AXES, "code_of": code_of}
     scripts = {"library": vl_convert.javascript_bundle(LIBRARY_SNIPPET), "script": _source("report.js")}
     style = _source("report.css")
     return environment.get_template("report.html").render(

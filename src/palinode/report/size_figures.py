@@ -14,12 +14,12 @@ from palinode.analysis.ratio_curves import as_published, ratio_curves
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, best_scores, final_ratios, final_scores
 from palinode.analysis.sizes import varying
 from palinode.analysis.tasks import on_a_task
-from palinode.base.measures import CURVE_AXES
+from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts
 from palinode.report.charts import AROUND_ONE, INK_BLUES, Axis, Heat
 from palinode.report.figure import Figure, Rows, file_name, rounded
 from palinode.report.study import Study, millions
-from palinode.report.words import SCORE_UNITS, X_SHORT, X_TITLES, metric_words, number, plural
+from palinode.report.words import metric_words, number, plural
 
 DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
 CONTEXT = Axis("context_tokens", "tokens in a window", "d")
@@ -60,7 +60,7 @@ def around_one(values: Sequence[float]) -> list[float]:
 
 
 def _ratio_words(study: Study, ratio: str) -> str:
-    unit = SCORE_UNITS[study.score]
+    unit = MEASURES[study.score].unit
     if ratio == RATIO_1:
         return (
             f"Ratio 1: {unit} on ltr, the baseline {study.rule.baseline} over the arm; below 1 the arm's number is the "
@@ -75,7 +75,7 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
     for ratio in RATIOS:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
             here = lines.frame
-            y = Axis("value", f"{RATIO_WORDS[ratio]}, {SCORE_UNITS[study.score]}", ".4f")
+            y = Axis("value", f"{RATIO_WORDS[ratio]}, {MEASURES[study.score].unit}", ".4f")
             axes = [axis for axis in CURVE_AXES if axis in set(here["axis"])]
             yield Figure(
                 name=file_name(ratio.replace("_", "-"), "over-training", lines.file),
@@ -89,11 +89,16 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
                 ],
                 variants={
                     axis: charts.lines(
-                        Axis("x", X_TITLES[axis]), y, lines.colours, lines.what, chosen={"axis": axis}, reference=1.0
+                        Axis("x", CURVE_AXES[axis].heading),
+                        y,
+                        lines.colours,
+                        lines.what,
+                        chosen={"axis": axis},
+                        reference=1.0,
                     )
                     for axis in axes
                 },
-                labels={axis: X_SHORT[axis] for axis in axes},
+                labels={axis: CURVE_AXES[axis].short for axis in axes},
                 notes=(_ratio_words(study, ratio), study.over_seeds(here["seeds"].to_list()), *_between(here)),
                 arm=lines.arm,
             )
@@ -101,7 +106,7 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
 
 def _between(here: pl.DataFrame) -> list[str]:
     """Which axes were read between measured points."""
-    axes = [X_SHORT[axis] for axis in CURVE_AXES if here.filter(axis=axis)["interpolated"].any()]
+    axes = [CURVE_AXES[axis].short for axis in CURVE_AXES if here.filter(axis=axis)["interpolated"].any()]
     if not axes:
         return ["Every point was measured; nothing is interpolated."]
     return [
@@ -173,7 +178,7 @@ def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[
         x = Axis(name, f"{'blocks' if name == 'depth' else name}; below, the median")
         labels = [millions(place) if name == "parameters" else str(place) for place in places[name]]
         categories = [(label, f"{median:.4f}") for label, median in zip(labels, medians[name], strict=True)]
-        y = Axis("value", f"ratio 1, {SCORE_UNITS[study.score]}", ".4f")
+        y = Axis("value", f"ratio 1, {MEASURES[study.score].unit}", ".4f")
         variants[name] = charts.violins(x, y, categories, study.look.colours[arm], (low - margin, high + margin))
     return Figure(
         name=file_name("ratio-1-by-size", arm),

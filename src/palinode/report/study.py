@@ -16,11 +16,12 @@ from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.curves import evaluation_curves, trained_directions
 from palinode.analysis.sizes import ScaleSize, scale_sizes
-from palinode.analysis.verdict import Rule, Verdict, rule_of, verdicts
-from palinode.base.measures import CURVE_AXES
+from palinode.analysis.verdict import Verdict, verdicts
+from palinode.base.decision import Decision
+from palinode.base.measures import CURVE_AXES, Metric
 from palinode.report import theme
 from palinode.report.figure import Rows, rounded
-from palinode.report.words import interval_words, number, plural, score_of, signed
+from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
 
 MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
@@ -81,7 +82,7 @@ class Study:
     """
 
     record: ExperimentRecord
-    rule: Rule
+    rule: Decision
     verdicts: Sequence[Verdict]
     window: Window = LATE
 
@@ -92,7 +93,7 @@ class Study:
         Raises:
             BadInput: its decision rule cannot be applied.
         """
-        return cls(record, rule_of(record.entry), verdicts(record), window)
+        return cls(record, record.entry.rule, verdicts(record), window)
 
     @cached_property
     def look(self) -> Look:
@@ -100,11 +101,11 @@ class Study:
 
     @property
     def split(self) -> str:
-        return score_of(self.rule.metric).split
+        return Metric.parse(self.rule.metric).split
 
     @property
     def score(self) -> str:
-        return score_of(self.rule.metric).measure
+        return Metric.parse(self.rule.metric).measure
 
     @property
     def scales(self) -> tuple[str, ...]:
@@ -187,7 +188,7 @@ class Study:
         return rows, [f"One {what} in {every} is drawn; the tables hold all of them."] if every > 1 else []
 
 
-def look_of(record: ExperimentRecord, rule: Rule) -> Look:
+def look_of(record: ExperimentRecord, rule: Decision) -> Look:
     """The arms' colours and labels; an arm that leaks is red, and stamped wherever it is named, as one that collapses is."""
     arms = [arm.name for arm in record.entry.arms]
     audits = {arm: arm_audit(record, arm) for arm in arms}

@@ -20,6 +20,7 @@ from palinode.analysis.tasks import (
     task_lengths,
     task_means,
 )
+from palinode.base.measures import CURVE_AXES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
 from palinode.report.figure import Figure, Rows, at_scale, file_name, rounded, scale_part
@@ -33,7 +34,7 @@ from palinode.report.levels import (
     with_levels,
 )
 from palinode.report.study import CurvePart, Study, kept_inside
-from palinode.report.words import MINUS, X_SHORT, X_TITLES, interval_words, number, plural, signed
+from palinode.report.words import MINUS, interval_words, number, plural, signed
 
 ACCURACY = "accuracy"
 LENGTH = Axis("length_factor", "length, in lengths it was trained at", "d")
@@ -258,7 +259,7 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
         pixels = 0 if many else HALF_WIDTH_PIXELS
         axes = [axis for axis in JUMP_AXES if frame[axis].count()]
         variants = {
-            axis: charts.learning_curves(Axis(axis, X_TITLES[axis]), y, colours, dashes, legend_pixels=pixels)
+            axis: charts.learning_curves(Axis(axis, CURVE_AXES[axis].heading), y, colours, dashes, legend_pixels=pixels)
             for axis in axes
         }
         yield Figure(
@@ -267,7 +268,7 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
             title=title + at_scale(record, scale),
             rows=rows,
             variants={axis: with_levels(chart, levels) for axis, chart in variants.items()},
-            labels={axis: X_SHORT[axis] for axis in axes},
+            labels={axis: CURVE_AXES[axis].short for axis in axes},
             half=True,
             notes=(*notes, *([COLOURS_ABOVE] if many else []), *thinned),
         )

@@ -7,14 +7,11 @@ import math
 from pathlib import Path
 from typing import Any
 
-from palinode.analysis.verdict import Rule, Verdict
-from palinode.base.measures import COST_AXES, CURVE_AXES, MEASURES, OWN, Metric
+from palinode.analysis.verdict import Verdict
+from palinode.base.decision import Decision
+from palinode.base.measures import COST_AXES, MEASURES, OWN
 
 MINUS = "\N{MINUS SIGN}"
-X_TITLES = {column: axis.heading for column, axis in CURVE_AXES.items()}
-X_SHORT = {column: axis.short for column, axis in CURVE_AXES.items()}
-SCORE_UNITS = {name: measure.unit for name, measure in MEASURES.items()}
-COST_TITLES = {name: axis.title for name, axis in COST_AXES.items()}
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
@@ -128,7 +125,7 @@ def more_seeds(verdict: Verdict) -> str | None:
     )
 
 
-def rule_words(rule: Rule) -> str:
+def rule_words(rule: Decision) -> str:
     """The decision rule in one sentence."""
     what, unit = metric_words(rule.metric)
     least = (
@@ -138,7 +135,7 @@ def rule_words(rule: Rule) -> str:
     )
     return (
         f"{what}, {unit}, {rule.better} is better; every arm against {rule.baseline}, paired by seed; "
-        f"{rule.confidence:.0%} t interval; {least}; meant to be equal in {COST_TITLES[rule.equal]}"
+        f"{rule.confidence:.0%} t interval; {least}; meant to be equal in {COST_AXES[rule.equal].title}"
     )
 
 
@@ -186,15 +183,6 @@ def without_home(text: str) -> str:
     """The text with the home directory written as ~: a report is shown to others."""
     home = str(Path.home())
     return text if home in ("", "/") else text.replace(home, "~")
-
-
-def score_of(metric: str) -> Metric:
-    """(split, direction, score) of a metric path.
-
-    Raises:
-        BadInput: there is no such metric.
-    """
-    return Metric.parse(metric)
 
 
 def _scientific(size: float, digits: int) -> str:
