@@ -201,7 +201,9 @@ def test_a_refusal_of_a_task_has_the_whole_path(experiment):
     recall = experiment.with_(base=task, sizes={}, arms=experiment.arms[:1])
     whole = {"kind": "associative-recall", "length": 1}
     for overrides in ({"data.task.length": 1}, {"data.task": whole}, {"data": {"task": whole}}):
-        error = refused("2 are needed: a key and a value", lambda overrides=overrides: recall.resolve(overrides=overrides))
+        error = refused(
+            "2 are needed: a key and a value", lambda overrides=overrides: recall.resolve(overrides=overrides)
+        )
         assert error.field == "--set data.task.length"
 
 
