@@ -112,6 +112,17 @@ def test_what_was_trained_is_said_once_and_each_arm_by_its_change(demo):
     assert "(meant to be equal in all arms)" in start
 
 
+def test_the_split_sizes_of_the_plan_are_shown_as_they_are_read_from_the_store(tmp_path, page_only):
+    """The entry is written and read again: what was a list is a tuple then."""
+    store = make_store(tmp_path / "store", Synthetic(arms=(LTR, BOTH), steps=100))
+    (entry,) = store.experiments()
+    sizes = {"train": 1_340_000, "tuning": 0, "validation": 52_737, "test": 40_823}
+    cells = [{"arm": entry.rule.baseline, "scale": scale, "split_tokens": sizes} for scale in entry.scales]
+    store.write_experiment(entry.with_(plan={"cells": cells}))
+    text = Visible(build_report(store, entry.full_name).read_text(encoding="utf-8")).text
+    assert "train 1.34 M, validation 52 737, test 40 823 tokens" in text
+
+
 def test_only_the_smoke_size_says_that_it_decides_nothing(tmp_path, demo, page_only):
     _, page = built(tmp_path, size="smoke", arms=(LTR, BOTH), steps=100)
     assert "it decides nothing" in page.text

@@ -64,7 +64,7 @@ def _rows(study: Study, settings: Settings, scale: str) -> Iterator[tuple[str, s
 def _splits(study: Study, scale: str) -> str:
     """The tokens of every split, as the plan counted them; of older plans what an evaluation scored."""
     cells = study.record.entry.plan.get("cells")
-    for cell in cells if isinstance(cells, list) else ():
+    for cell in cells if isinstance(cells, list | tuple) else ():  # a stored list is read as a tuple
         if (cell.get("arm"), cell.get("scale")) == (study.rule.baseline, scale) and cell.get("split_tokens"):
             sizes = {name: size for name in SPLITS if (size := cell["split_tokens"].get(name))}
             listed = [f"{name} {_tokens(size)}" for name, size in sizes.items()]
