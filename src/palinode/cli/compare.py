@@ -52,7 +52,7 @@ def verdict_text(store: Store, name: str) -> str:
     found = verdicts(record)
     if not found:
         return "One arm alone: there is nothing to compare it with."
-    texts = [verdict_lines(one, beside=reached(record, one)) for one in found]
+    texts = [verdict_lines(one, levels=reached(record, one)) for one in found]
     return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in texts)
 
 

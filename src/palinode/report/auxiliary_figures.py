@@ -1,4 +1,4 @@
-"""Figures of auxiliary terms along training: the score beside its shuffled pairs, the gains, the variance, the affinity."""
+"""Figures of auxiliary terms over training: the score of true and of shuffled pairs, the gains, the variance, the affinity."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NOTES = (
 
 
 def auxiliary_figures(study: Study) -> Iterator[Figure]:
-    """A figure per scale and term; nothing where no arm has one."""
+    """One figure for each scale and term; none where no arm has an auxiliary term."""
     curves = auxiliary_curves(study.record)
     for scale in study.scales:
         for (term,), here in curves.filter(scale=scale).sort("term").group_by("term", maintain_order=True):
@@ -63,7 +63,7 @@ def _rows(study: Study, curves: pl.DataFrame) -> tuple[Rows, list[str]]:
 
 
 def _chart(panel: str, rows: Rows, colours: Mapping[str, str]) -> dict[str, Any]:
-    """Logarithmic but for the affinity, which has a zero."""
+    """A chart on a logarithmic axis; the affinity has a linear one, because it can be zero."""
     title, columns = PANELS[panel]
     shown = {row["look"] for row in rows if row["panel"] == panel}
     dashes = {name: [5, 4] if place else [1, 0] for place, name in enumerate(columns.values()) if name in shown}

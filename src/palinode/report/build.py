@@ -1,4 +1,4 @@
-"""A report from a finished (or unfinished) experiment in a store."""
+"""The report of an experiment in a store, finished or not."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ REPORT_FILE = "report.html"
 
 
 def build_report(store: Store, name: str, out: Path | None = None, window: Window = LATE) -> Path:
-    """Write the report of one experiment; a finished one gives the same bytes again when SOURCE_DATE_EPOCH is set.
+    """Write the report of one experiment. With SOURCE_DATE_EPOCH set, a finished experiment gives the same bytes each time.
 
     Args:
         store: where the experiment is.
         name: `<name>--<size>`, or `<name>` where it was run at one size only.
         out: directory to write to; by default `<store>/reports/<name>--<size>`.
-        window: which share of training the violins pool.
+        window: the share of training whose points the violins pool.
 
     Returns:
-        The path of report.html; beside it `figures/*.{svg,pdf}` and `tables/*.{csv,parquet}`.
+        The path of report.html. The folders `figures` (SVG, PDF) and `tables` (CSV, parquet) are written next to it.
 
     Raises:
         BadInput: there is no such experiment, or its decision rule cannot be applied.

@@ -262,7 +262,7 @@ def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4, table
 
 
 def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> dict[str, Any]:
-    """Arm minus baseline: every pair as a dot, the mean with its interval; zero and the band that does not matter.
+    """Arm minus baseline: every pair as a dot, the mean with its interval, a line at zero and the band of small effects.
 
     Rows as for `final_scores`.
     """
@@ -285,7 +285,7 @@ def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> 
 
 
 def beside_chance(x: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
-    """`final_scores` with a grey mark in every row where chance would put it.
+    """`final_scores` with a grey mark in every row for the value that chance gives.
 
     Rows as for `final_scores`, and of `kind` "chance": `arm`, `value`, `text`.
     """
@@ -350,7 +350,7 @@ def violins(
 
 @dataclass(frozen=True)
 class Heat:
-    """How the squares of a heat map are coloured, named and laid out.
+    """The colours, names and layout of the squares of a heat map.
 
     Attributes:
         what: what a square is, for the tooltip.
@@ -447,7 +447,7 @@ def with_reference(chart: dict[str, Any], value: float) -> dict[str, Any]:
 def with_log_axes(
     specification: Mapping[str, Any], x_field: str, channels: Sequence[str] = ("x", "y")
 ) -> dict[str, Any]:
-    """The same chart on logarithmic axes; what lies at 0 cannot be drawn there. `report.js` does the same on the page."""
+    """The same chart on logarithmic axes, without the points at 0. `report.js` does the same on the page."""
 
     def stretched(layer: Mapping[str, Any]) -> dict[str, Any]:
         encoding = dict(layer.get("encoding", {}))
@@ -468,7 +468,7 @@ def with_log_axes(
 
 
 def with_counts(chart: dict[str, Any], counts: Mapping[str, str]) -> dict[str, Any]:
-    """The chart whose points also show these fields of their row, under these titles."""
+    """The chart with these fields in the tooltips of its points, under these titles."""
     more = [{"field": name, "type": "quantitative", "title": title, "format": ",d"} for name, title in counts.items()]
     for layer in chart["layer"]:
         if layer["name"] == "points":
@@ -480,43 +480,43 @@ def with_counts(chart: dict[str, Any], counts: Mapping[str, str]) -> dict[str, A
 
 
 def columns_that_fit(names: Iterable[str], pixels: int, most: int = 3) -> int:
-    """Columns of a legend with these names, between 1 and `most`."""
+    """The number of columns of a legend with these names, from 1 to `most`."""
     widest = SYMBOL_PIXELS + LETTER_PIXELS * max(map(len, names), default=0)
     return max(1, min(most, int(pixels / widest)))
 
 
 def picked_in_legend(field: str) -> alt.Parameter:
-    """The series whose names were clicked in the legend, once; all of them where none is."""
+    """A selection: the series whose names were clicked in the legend; all series where none was."""
     return alt.selection_point(name="picked", fields=[field], bind="legend", toggle="true")
 
 
 def how_to_pick(series: Collection[str]) -> Iterator[str]:
-    """The sentence of a caption that tells how to see few of many series."""
+    """The sentence of a caption that explains how to show a few of many series."""
     if len(series) >= MANY:
         yield HOW_TO_PICK
 
 
 def if_picked(picked: alt.Parameter | None, opacity: float) -> Any:
-    """The opacity of a series; of those that were not picked a trace is left."""
+    """The opacity of a series: full where it is selected, faint where it is not."""
     if picked is None:
         return alt.value(opacity)
     return alt.when(picked).then(alt.value(opacity)).otherwise(alt.value(TRACE * opacity))
 
 
 def line_legend(**more: Any) -> alt.Legend:
-    """Of lines, with every entry: Vega leaves out those after the 30th."""
+    """A legend of lines with every entry; by default Vega leaves out the entries after the 30th."""
     return alt.Legend(
         symbolType="stroke", symbolOpacity=1, symbolSize=420, symbolStrokeWidth=2.6, symbolLimit=0, **more
     )
 
 
 def words(field: str, title: str) -> alt.Tooltip:
-    """A line of a tooltip: a field that holds words, under a title."""
+    """One line of a tooltip: a text field under a title."""
     return alt.Tooltip(f"{field}:N", title=title)
 
 
 def plain(chart: Any) -> dict[str, Any]:
-    """The Vega-Lite specification, without the schema's address: the report names nothing outside itself."""
+    """The Vega-Lite specification without the address of its schema, because a report names nothing outside itself."""
     specification: dict[str, Any] = chart.to_dict(validate=False)  # a third of the time; the tests draw every chart
     for key in ("$schema", "config", "datasets"):
         specification.pop(key, None)
@@ -540,7 +540,7 @@ def _layered(layers: Mapping[str, Any], height: int) -> dict[str, Any]:
 
 
 def _answering(points: alt.Chart, hidden: float) -> alt.Chart:
-    """Points of which the one nearest to the mouse is shown, and answers; the others are as faint as `hidden`."""
+    """Points of which the nearest to the mouse is shown with its tooltip; the others have the opacity `hidden`."""
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
     )
@@ -558,7 +558,7 @@ def _colour(
 
 
 def _dash(field: str, dashes: Mapping[str, Sequence[int]], title: str | None) -> alt.StrokeDash:
-    """Dashes by field; there is a legend where there are two of them."""
+    """Dashes by the values of a field, with a legend where there are two values or more."""
     scale = alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()])
     legend = line_legend(symbolStrokeColor=GREY) if len(dashes) > 1 else None
     return alt.StrokeDash(f"{field}:N", title=title, scale=scale, legend=legend)

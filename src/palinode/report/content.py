@@ -1,4 +1,4 @@
-"""What the sections of the page print, as plain values for the templates: no markup here, no arithmetic there."""
+"""The values that the sections of the page print. There is no markup here and no arithmetic in the templates."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Page:
 
 
 def head(page: Page) -> Content:
-    """The top of the page: the question, how many runs there are and how they ended."""
+    """The top of the page: the question, the number of runs, and how they ended."""
     entry, runs = page.record.entry, page.record.runs
     parts = (("arm", entry.arms), ("scale", entry.scales), ("seed", entry.seeds))
     counted = Counter(run.outcome for run in runs)
@@ -98,7 +98,7 @@ def verdict(page: Page) -> Content:
 
 
 def _card(page: Page, arm: str, verdicts: Sequence[Verdict]) -> Content:
-    """With several scales a card holds a row for each."""
+    """The card of one arm; with several scales it has a row for each."""
     leak = next((one.leak for one in verdicts if one.leak != "none"), "none")
     outcomes = Counter(one.outcome for one in verdicts)
     tone = outcomes.most_common(1)[0][0].replace(" ", "-") if len(outcomes) == 1 else "mixed"
@@ -123,13 +123,13 @@ def _title_of_scales(verdicts: Sequence[Verdict], outcomes: Counter[Any]) -> str
 
 
 def _title(verdict: Verdict) -> str:
-    """The headline with a capital, unless it begins with the arm's own name."""
+    """The headline with a capital letter, unless it begins with the name of the arm."""
     headline = words.headline(verdict)
     return headline if headline.startswith(verdict.arm) else headline[:1].upper() + headline[1:]
 
 
 def _seen(record: ExperimentRecord, arm: str) -> list[str]:
-    """Which positions see what: from the pictures where they show it, and one finding of every other family of checks."""
+    """Which positions see what they may not: from the pictures, and one finding of every other family of checks."""
     shown = [p for p in pictures(record, arm) if p.leaks]
     seen = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
     families = {code_of(p.check) for p in shown}
@@ -142,7 +142,7 @@ def _seen(record: ExperimentRecord, arm: str) -> list[str]:
 
 
 def _alarm(record: ExperimentRecord, arm: str) -> str:
-    """The losses of the two directions against each other: how many runs give the alarm, and the worst of them."""
+    """C8.directions in one sentence: how many runs raise the alarm, and the worst of them."""
     checked = [item for item in arm_audit(record, arm).findings if item.finding.check == ALARM]
     failed = [item for item in checked if item.finding.shows_leak]
     worst = min(failed, key=lambda item: float(item.finding.numbers.get("ratio") or 0))
@@ -197,7 +197,7 @@ def _audit(page: Page, arm: ArmEntry) -> Content:
 
 
 def _findings(items: Sequence[Audited]) -> list[tuple[Finding, str]]:
-    """Findings with where they were made; one that several runs or scales share is printed once, with every place."""
+    """Findings with their places. A finding that several runs or scales share is printed once, with every place."""
     alike: dict[tuple[str, ...], list[Audited]] = {}
     for item in items:
         finding = item.finding
@@ -239,7 +239,7 @@ def _costs_at(page: Page, scale: str) -> Content:
 
 
 def _away(cost: Cost, rule: Decision) -> tuple[str, bool]:
-    """How far a cost is from the baseline's, and whether they are unequal."""
+    """The difference of a cost from the cost of the baseline, and whether they count as unequal."""
     if cost.ratio is None or cost.arm == rule.baseline:
         return "", False
     unequal = abs(cost.ratio - 1) > EQUAL_WITHIN
@@ -250,7 +250,7 @@ def _away(cost: Cost, rule: Decision) -> tuple[str, bool]:
 
 
 def again(page: Page) -> Content:
-    """What is needed to do it again: the command, the machine, the plan, the files beside the page."""
+    """What a reader needs to repeat the experiment: the command, the machine, the plan, the files of the report."""
     entry, folders = page.record.entry, ("figures", "tables")
     return {
         "command": shlex.join(entry.command),
@@ -261,7 +261,7 @@ def again(page: Page) -> Content:
 
 
 def _environment(record: ExperimentRecord) -> list[Content]:
-    """Each item of the fingerprints with its values; more than one value means that machines were mixed."""
+    """Each item of the fingerprints with its values. More than one value means that several kinds of machine were used."""
     values: dict[str, Counter[str]] = {}
     for run in record.runs:
         for item, value in sorted((run.result.fingerprint if run.result else {}).items()):
@@ -277,7 +277,7 @@ def _environment(record: ExperimentRecord) -> list[Content]:
 
 
 def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:
-    """What was predicted, and what the finished runs took."""
+    """The prediction of the plan, and the time that the finished runs took."""
     rows = [
         (name.removesuffix("_seconds").removesuffix("_bytes").replace("_", " "), _amount(name, value))
         for name, value in record.entry.plan.items()

@@ -17,7 +17,7 @@ from palinode.report.words import metric_words, number
 
 
 def difference_figures(study: Study) -> Iterator[Figure]:
-    """Every arm minus the baseline, paired by seed; nothing where no pair can be compared."""
+    """Every arm minus the baseline, paired by seed; no figure where no pair can be compared."""
     rule, look = study.rule, study.look
     shown = [verdict for verdict in study.verdicts if verdict.comparison.pairs and verdict.leak != "unexpected"]
     if not shown:
@@ -45,7 +45,7 @@ def difference_figures(study: Study) -> Iterator[Figure]:
 
 
 def learning_figures(study: Study) -> Iterator[Figure]:
-    """The curves of a scale, over every x-axis that was counted."""
+    """The learning curves at a scale, over every cost that was counted."""
     record, split, score = study.record, study.split, study.score
     what = f"{split} loss" if MEASURES[score].is_loss else split
     y = Axis("value", f"{what}, {MEASURES[score].unit}", ".4f")
@@ -111,7 +111,7 @@ def _not_drawn(direction: str, arms: list[str]) -> str:
 
 
 def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
-    """A direction that an arm never trained on has a loss but no learning curve: the caption tells its last value."""
+    """The note about directions that an arm never trained on: they have a last loss, which it gives, but no learning curve."""
     last = here.filter(~pl.col("trained")).sort("step").group_by("arm", "direction").agg(pl.col(score).last())
     hidden: dict[str, list[str]] = {}
     for row in last.sort("arm", "direction").iter_rows(named=True):

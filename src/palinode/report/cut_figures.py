@@ -1,4 +1,4 @@
-"""Figures over the number of blocks that remain: the loss itself, and both ratios."""
+"""Figures of the layer cut: the loss and both ratios over the number of blocks that remain."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ REFITTED_NOTE = "Refitted: the final norm and head were trained again for each n
 
 
 def cut_figures(study: Study) -> Iterator[Figure]:
-    """Lines and strips over blocks left; nothing where no run was cut."""
+    """Lines and strips over the blocks that remain; no figure where no run was cut."""
     cuts = layer_cuts(study.record, study.split)
     if cuts.filter(pl.col("of_blocks") > 1).is_empty():
         return
@@ -46,7 +46,7 @@ def cut_figures(study: Study) -> Iterator[Figure]:
 
 
 def _loss_figures(study: Study, cuts: pl.DataFrame) -> Iterator[Figure]:
-    """The loss itself: ltr solid, rtl dashed; the head as it was trained or refitted."""
+    """The loss: ltr solid, rtl dashed; with the trained head or with a refitted one."""
     y = Axis("value", f"{study.split} loss, nats per token", ".4f")
     for lines in study.lines(_means(study, cuts.filter(pl.col("trained")).drop_nulls("nats_per_token"))):
         rows = [
@@ -93,7 +93,7 @@ def _means(study: Study, scored: pl.DataFrame) -> pl.DataFrame:
 
 
 def _ratio_figures(study: Study, ratio: str, found: Mapping[str, pl.DataFrame]) -> Iterator[Figure]:
-    """One ratio over blocks left, on loss and perplexity, with both ways to average; refitted heads dashed."""
+    """One ratio over the blocks that remain, of losses and of perplexities, averaged in both ways; refitted heads dashed."""
     scores = [score for score, frame in found.items() if not frame.is_empty()]
     both = pl.concat([found[score].with_columns(score=pl.lit(score)).sort("blocks") for score in scores or found])
     for lines in study.lines(both):
@@ -136,7 +136,7 @@ def _ratio_figures(study: Study, ratio: str, found: Mapping[str, pl.DataFrame]) 
 
 
 def _strips(study: Study, ratio: str, found: pl.DataFrame) -> Iterator[Figure]:
-    """A row per size (per arm where there is one size), a square per number of blocks left; one scale of colour for all."""
+    """A row per size, or per arm where there is one size; a square per number of blocks. All use one scale of colours."""
     score = STRIP_SCORES[ratio]
     honest = found.filter(~pl.col("arm").is_in(sorted(study.look.leaking)))
     shown = found if honest.is_empty() else honest  # beside the ratios of a leak, 30 say, all others look the same

@@ -48,7 +48,7 @@ DISTANCE_NOTE = (
 
 
 def embedding_figures(study: Study) -> Iterator[Figure]:
-    """Nothing where no run was measured."""
+    """The figures of embeddings; none where they were not measured."""
     numbers = embedding_numbers(study.record)
     if numbers.is_empty():
         return
@@ -62,7 +62,7 @@ def embedding_figures(study: Study) -> Iterator[Figure]:
 
 
 def _angle_figure(study: Study, numbers: pl.DataFrame, means: pl.DataFrame, name: str, scale: str) -> Iterator[Figure]:
-    """One number per arm, beside chance."""
+    """One number per arm, with the value that chance gives."""
     arms = study.arms(set(numbers.filter(number=name)["arm"]))
     if not arms:
         return
@@ -108,7 +108,7 @@ def _length_figure(study: Study, numbers: pl.DataFrame, scale: str) -> Iterator[
 
 
 def _distance_figures(study: Study, means: pl.DataFrame) -> Iterator[Figure]:
-    """How alike two positions are, over their distance."""
+    """The cosine of two positions over their distance."""
     for lines in study.lines(means.filter(number=POSITION_COSINE).sort("distance", maintain_order=True)):
         rows = [
             lines.row(row, key=key, distance=row["distance"], value=rounded(row["mean"]))

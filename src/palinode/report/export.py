@@ -1,4 +1,4 @@
-"""Figures as SVG and PDF, tables as CSV and parquet: the same numbers as on the page, for papers and for other tools."""
+"""Figures as SVG and PDF, tables as CSV and parquet, with the numbers of the page, for papers and other tools."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
 
 
 def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
-    """File name and specification of everything that is drawn of a figure: each variant, where it can be on log axes too."""
+    """The file name and specification of every variant of a figure, on logarithmic axes too where that is possible."""
     for variant, specification in figure.variants.items():
         name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
         yield name, specification
@@ -65,7 +65,7 @@ def write_tables(tables: dict[str, pl.DataFrame], directory: Path) -> list[Path]
 
 
 def guarded(frame: pl.DataFrame) -> pl.DataFrame:
-    """The frame with an apostrophe before every text that a spreadsheet would take for a formula. Numbers stay numbers."""
+    """The frame with an apostrophe before every text that a spreadsheet would read as a formula. Numbers stay numbers."""
     texts = [name for name, kind in frame.schema.items() if kind == pl.String]
     dangerous = f"^[{FORMULA_STARTS.replace('-', '')}-]"
     return frame.with_columns(

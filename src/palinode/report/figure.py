@@ -1,4 +1,4 @@
-"""One chart with its data, under a file name of its own."""
+"""One chart with its data and its file name."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ class Figure:
 
     @property
     def description(self) -> str:
-        """For readers who do not see the chart."""
+        """The text for readers who cannot see the chart."""
         return " ".join((f"{self.title}.", *self.notes))
 
     @property
     def directions(self) -> list[str]:
-        """The directions the chart can be narrowed to: none where it shows only one."""
+        """The directions that a reader can choose in the chart; none where it shows only one."""
         present = sorted({row["direction"] for row in self.rows if "direction" in row})
         return present if len(present) > 1 else []
 
 
 def rounded(value: float | int | None, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
-    """The number at so many significant digits; whole numbers without a point."""
+    """The number, rounded to this many significant digits; a whole number has no decimal point."""
     if value is None or isinstance(value, int):
         return value
     short = float(f"{value:.{digits}g}")
@@ -69,10 +69,10 @@ def file_name(*parts: str) -> str:
 
 
 def scale_part(record: ExperimentRecord, scale: str) -> str:
-    """What the scale adds to a file name: nothing where there is only one."""
+    """The part of a file name that names the scale; empty where there is one scale."""
     return scale if len(record.entry.scales) > 1 else ""
 
 
 def at_scale(record: ExperimentRecord, scale: str) -> str:
-    """What the scale adds to a title."""
+    """The part of a title that names the scale; empty where there is one scale."""
     return f", scale {scale}" if len(record.entry.scales) > 1 else ""

@@ -1,4 +1,4 @@
-"""The levels of a task: chance, what needs no learning, the best possible; in charts, on cards and in the terminal."""
+"""The levels of a task in charts, on cards and in the terminal: chance, the best trivial level, the best possible."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ class Mark:
 
     @property
     def text(self) -> str:
-        """Its name and its value."""
+        """The name of the level and its value."""
         return f"{self.words} {number(self.value, 3)}"
 
 
 def trivial_words(name: str) -> str:
-    """What a guesser without learning does."""
+    """What a guesser does that learns nothing."""
     return TRIVIAL_WORDS.get(name, name.replace("_", " "))
 
 
 def level_marks(record: ExperimentRecord, metric: str, scale: str) -> list[Mark]:
-    """The levels that a chart of this metric shows at a scale: none where no run is on a task, or where all tokens were scored."""
+    """The levels for a chart of this metric at a scale. There are none for text, or where all tokens were scored."""
     return _marks(record, metric, scale, every_mark)
 
 
@@ -105,7 +105,7 @@ def marks_of(levels: Levels) -> list[Mark]:
 
 
 def every_mark(levels: Levels) -> list[Mark]:
-    """Those of `marks_of`, and the simplest guessers each at its own level; names of levels that are about equal share a line."""
+    """The levels of `marks_of` and those of the simplest guessers. Levels that are about equal share one line of names."""
     marks, drawn = marks_of(levels), {mark.words for mark in marks_of(levels)}
     for name in _simple(levels):
         words, value = SIMPLE_WORDS[name], levels.trivial[name]
@@ -121,12 +121,12 @@ def every_mark(levels: Levels) -> list[Mark]:
 
 
 def _simple(levels: Levels) -> list[str]:
-    """The simplest guessers that are above the axis and are not the skill the task asks for."""
+    """The simplest guessers that reach more than 0 and do not solve the task itself."""
     return [name for name in SIMPLE_WORDS if levels.trivial.get(name, 0.0) >= LEAST and name not in levels.solved_by]
 
 
 def reached(record: ExperimentRecord, verdict: Verdict) -> str:
-    """What both arms of a verdict reached, and the levels; empty where the levels are not known."""
+    """The scores of both arms of a verdict, and the levels; empty where no levels are known."""
     comparison, scale = verdict.comparison, verdict.scale
     marks = _marks(record, verdict.rule.metric, scale, marks_of)
     if not marks or not comparison.pairs:
@@ -146,7 +146,7 @@ def reached(record: ExperimentRecord, verdict: Verdict) -> str:
 
 
 def level_notes(record: ExperimentRecord, metric: str, scale: str) -> list[str]:
-    """What a caption says of the levels: what they are, for which arms they differ, and what can be looked up."""
+    """The sentences of a caption about the levels: what they are, and for which arms they differ."""
     split, _, score = Metric.parse(metric)
     if not MEASURES[score].has_chance_levels or not on_a_task(record):
         return []
@@ -270,7 +270,7 @@ def _label(mark: Mark, channel: str, name: str, text: str, place: Mapping[str, A
 
 
 def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
-    """Where the names of lying lines stand.
+    """The places for the names of horizontal lines.
 
     Chance: at its right end, below. The others: above, at the left, where curves have not risen yet. Where another line or
     name is near, a name goes to the other side or the other end; else it joins the name that is near.
@@ -293,7 +293,7 @@ def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
 
 
 def _stands_below(mark: Mark, marks: Sequence[Mark]) -> bool:
-    """Whether a name stands below its line: chance does, the others do where the next line leaves too little room above."""
+    """Whether a name stands below its line. The name of chance does; another does where there is too little room above."""
     above = min((other.value - mark.value for other in marks if other.value > mark.value), default=1.0)
     under = min((mark.value - other.value for other in marks if other.value < mark.value), default=mark.value)
     usual, other = (under, above) if mark.kind == "chance" else (above, under)

@@ -1,4 +1,4 @@
-"""The audit's heat maps: which target positions depend on which sources, leaks in red, the law's edge as a line."""
+"""Heat maps of the audit: which target positions depend on which source positions. Leaks are red; a line shows the law."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHADE_EXPONENT = 0.35  # weak influence stays visible beside strong
 
 
 def map_figures(study: Study) -> Iterator[Figure]:
-    """One figure per arm and group of targets. The more there are, the coarser: the page has to stay small."""
+    """One figure per arm and group of targets. With more figures the maps are coarser, so that the page stays small."""
     found = [picture for arm in study.arms() for picture in pictures(study.record, arm)]
     most_cells = 64 if len(found) <= 6 else 48 if len(found) <= 12 else 32 if len(found) <= 30 else 16
     for picture in found:
@@ -52,7 +52,7 @@ def map_rows(picture: Picture, block: int) -> Rows:
 
 
 def law_boundary(picture: Picture) -> Rows:
-    """Segments (x, y, x2, y2) around the region that the law allows, straight runs merged; empty without a stored law."""
+    """The segments (x, y, x2, y2) around the region that the law allows; empty where no law was stored."""
     if picture.allowed is None:
         return []
     size = picture.length
@@ -70,7 +70,7 @@ def law_boundary(picture: Picture) -> Rows:
 
 
 def map_notes(picture: Picture, block: int) -> tuple[str, ...]:
-    """What the picture shows, in words."""
+    """The picture in words."""
     notes = []
     if picture.leaks:
         if own := picture.targets_that_see_themselves:
@@ -106,7 +106,7 @@ def _span(positions: range) -> str:
 
 
 def _stretches(flags: Sequence[bool]) -> list[tuple[int, int]]:
-    """The half-open runs of true flags."""
+    """The half-open ranges of indices whose flags are true."""
     found: list[tuple[int, int]] = []
     for index, flag in enumerate(flags):
         if flag and found and found[-1][1] == index:

@@ -48,7 +48,7 @@ FILTERS = {
 
 
 def render_page(page: Page) -> str:
-    """The whole HTML text."""
+    """The HTML text of the page."""
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(_source),
         autoescape=True,
@@ -73,19 +73,19 @@ def render_page(page: Page) -> str:
 
 
 def embedded_json(value: Any) -> str:
-    """JSON that cannot end the script block it stands in."""
+    """JSON without the characters that could end its script block."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).translate(
         ESCAPES
     )
 
 
 def packed(text: str) -> str:
-    """The text under gzip, in base64; the same bytes for the same text."""
+    """The text compressed with gzip and written in base64. The same text gives the same bytes."""
     return base64.b64encode(gzip.compress(text.encode("utf-8"), compresslevel=9, mtime=0)).decode()
 
 
 def columns(rows: Rows) -> dict[str, Any]:
-    """Rows by column, texts as indices into a list of words: a fifth of the size. `report.js` undoes it."""
+    """Rows as columns, with texts as indices into a list of words: a fifth of the size. `report.js` makes rows of them again."""
     names = dict.fromkeys(name for row in rows for name in row)
     packed: dict[str, Any] = {}
     for name in names:
@@ -100,7 +100,7 @@ def columns(rows: Rows) -> dict[str, Any]:
 
 
 def _chart_data(figures: Sequence[Figure]) -> dict[str, Any]:
-    """The charts by figure; a specification that several figures share (the curves of every scale) is kept once."""
+    """The charts by figure. A specification that several figures share, such as curves at every scale, is stored once."""
     specifications: dict[str, int] = {}
     places = {
         figure.name: {
@@ -136,7 +136,7 @@ def _source(name: str) -> str:
 
 
 def _written() -> str:
-    """The day of writing; SOURCE_DATE_EPOCH fixes it, so that the same store gives the same bytes."""
+    """The day on which the page is written, or the day of SOURCE_DATE_EPOCH, which makes the bytes repeatable."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(fixed) if fixed.isdigit() else int(time.time())
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

@@ -21,8 +21,8 @@ class Section:
 
     Attributes:
         name: the anchor, and the name by which a figure says where it belongs.
-        nav: its word in the list at the top; `title`: its heading.
-        fill: what the template prints beside the figures and the record; None: there is nothing to print.
+        nav: its name in the list at the top; `title`: its heading.
+        fill: gives the values that the template prints; None where there is nothing to print.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Section:
 
 
 def _always(page: Page) -> Content:
-    """For a section that its template fills from the record."""
+    """For a section whose template reads everything from the record."""
     return {}
 
 
@@ -59,12 +59,12 @@ SECTIONS = (
 
 
 def page_content(page: Page) -> Content:
-    """Everything the templates print: the head of the page, and its sections."""
+    """The values that the templates print: the head of the page and its sections."""
     by_section: dict[str, list[Figure]] = {}
     for figure in page.figures:
         by_section.setdefault(figure.section, []).append(figure)
     if not by_section.get("verdict") and by_section.get("curves"):
-        by_section["verdict"] = [by_section["curves"].pop(0)]  # the first screen has a chart wherever there is one
+        by_section["verdict"] = [by_section["curves"].pop(0)]  # so that the first screen has a chart
     sections = []
     for section in SECTIONS:
         figures, filled = by_section.get(section.name, []), section.fill(page)
@@ -74,5 +74,5 @@ def page_content(page: Page) -> Content:
 
 
 def in_rows(figures: Iterable[Figure]) -> list[tuple[bool, Sequence[Any]]]:
-    """Figures in their order: (half as wide as the page, the figures of one stretch of that width)."""
+    """Figures in their order, in groups of one width: (whether they are half as wide as the page, the figures)."""
     return [(half, list(stretch)) for half, stretch in groupby(figures, key=lambda figure: figure.half)]

@@ -49,12 +49,12 @@ def size_figures(study: Study) -> Iterator[Figure]:
 
 
 def in_ratio(study: Study, ratio: str) -> set[str]:
-    """The arms for which a ratio means something: those that trained on ltr, and for ratio 2 on rtl as well."""
+    """The arms that have this ratio: those trained on ltr, and for ratio 2 also on rtl."""
     return study.trained_on("ltr", "rtl") if ratio == RATIO_2 else study.trained_on("ltr")
 
 
 def around_one(values: Sequence[float]) -> list[float]:
-    """Where the colours of ratios lie: one in the middle, as far to both sides as the furthest of them."""
+    """The domain of the colours of ratios: 1 in the middle, and the furthest ratio at one of the ends."""
     reach = max((abs(value - 1) for value in values), default=0.0) or 1.0
     return [1 - reach, 1 - reach / 2, 1, 1 + reach / 2, 1 + reach]
 
@@ -70,7 +70,7 @@ def _ratio_words(study: Study, ratio: str) -> str:
 
 
 def _ratio_figures(study: Study) -> Iterator[Figure]:
-    """Both ratios along training."""
+    """Both ratios over training."""
     curves = ratio_curves(study.record, study.split, study.score, curves=study.curves)
     for ratio in RATIOS:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
@@ -105,7 +105,7 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
 
 
 def _between(here: pl.DataFrame) -> list[str]:
-    """Which axes were read between measured points."""
+    """The note about axes on which values between two measured points were interpolated."""
     axes = [CURVE_AXES[axis].short for axis in CURVE_AXES if here.filter(axis=axis)["interpolated"].any()]
     if not axes:
         return ["Every point was measured; nothing is interpolated."]
@@ -116,7 +116,7 @@ def _between(here: pl.DataFrame) -> list[str]:
 
 
 def _context_figures(study: Study) -> Iterator[Figure]:
-    """rtl / ltr - 1 in percent over the length of the windows; nothing where no run was scored at several."""
+    """rtl / ltr - 1 in percent over the window length; no figure where no run was scored at several lengths."""
     found = direction_ratios(study.record, study.split)
     if found["context_tokens"].n_unique() < 2:
         return
@@ -198,7 +198,7 @@ def _every(mine: pl.DataFrame) -> int:
 
 
 def _pooled_words(study: Study, mine: pl.DataFrame, axis: str, window: tuple[float, float]) -> str:
-    """What the shapes are made of, and that they are no samples."""
+    """The note about the points that the violins pool. Points of one run are not independent samples."""
     runs, share = mine.select("scale", "seed").unique().height, study.window
     thinned = f" One in {_every(mine)} of them is drawn." if _every(mine) > 1 else ""
     where = f"between {axis} {number(window[0])} and {number(window[1])} ({share[0]:.0%} to {share[1]:.0%} of training)"
@@ -210,7 +210,7 @@ def _pooled_words(study: Study, mine: pl.DataFrame, axis: str, window: tuple[flo
 
 
 def _medians(mine: pl.DataFrame, name: str, places: Sequence[int]) -> list[float]:
-    """Of all pooled points, also where only some are drawn."""
+    """The median of all pooled points, also where only some are drawn."""
     return [float(np.median(mine.filter(pl.col(name) == place)["ratio_1"].to_numpy())) for place in places]
 
 
@@ -223,7 +223,7 @@ def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) ->
 
 
 def _score_maps(study: Study) -> Iterator[Figure]:
-    """The final and the best score by depth and width, on one scale of colour for all arms of a direction."""
+    """The final and the best score by depth and width. All arms of a direction use one scale of colours."""
     record, split, score = study.record, study.split, study.score
     both = {"final": final_scores(record, split, score), "best": best_scores(record, split, score, study.curves)}
     for direction in ("ltr", "rtl"):
@@ -253,7 +253,7 @@ def _score_maps(study: Study) -> Iterator[Figure]:
 
 
 def _ratio_maps(study: Study) -> Iterator[Figure]:
-    """Ratio 1 at the end by depth and width, on one scale of colour for all arms."""
+    """Ratio 1 at the end by depth and width. All arms use one scale of colours."""
     arms = in_ratio(study, RATIO_1)
     means: dict[str, dict[str, tuple[float, int]]] = {}
     for (ratio, arm, scale), estimate in final_ratios(study.record, study.split, study.score).items():

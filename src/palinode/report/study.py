@@ -1,6 +1,6 @@
-"""What every family of figures reads: the record with its rule, the looks of its arms, and rows made the same way for all.
+"""The study: a record with its rule, verdicts, colours and names, and the rows that several families of figures share.
 
-Colours and names of arms and sizes are the same in all figures of one report.
+An arm and a size have the same colour and name in all figures of one report.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from palinode.results.record import ExperimentRecord
 
 MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
 CurvePart = tuple[str, str, pl.DataFrame, Mapping[str, str]]
-LATE = (0.5, 1.0)  # of training, as the published text looks at epochs 5 to 10
+LATE = (0.5, 1.0)  # the second half of training: the published text looks at epochs 5 to 10
 Window = tuple[float, float]  # from and to, as shares of training
 
 
 @dataclass(frozen=True)
 class Look:
-    """Arm -> colour, and arm -> the name that charts print."""
+    """The colour of every arm, and its name in charts."""
 
     colours: dict[str, str]
     labels: dict[str, str]
@@ -48,10 +48,10 @@ class Lines:
     """The lines of one figure, with the rows of a frame that they show.
 
     Attributes:
-        arm: the arm they are all of; None where each is an arm.
-        title_end: what the title says of that.
-        names: (arm, scale) -> name of the line; `colours`: name of the line -> colour, of the lines that have rows.
-        what: what a line is, `arm` or `size`.
+        arm: the arm to which all lines belong; None where each line is an arm.
+        title_end: the end of the title that names this arm.
+        names: (arm, scale) -> name of the line; `colours`: name of the line -> colour, for lines that have rows.
+        what: `arm` or `size`: what one line stands for.
     """
 
     arm: str | None
@@ -63,7 +63,7 @@ class Lines:
 
     @property
     def file(self) -> str:
-        """What the arm adds to a file name."""
+        """The part of a file name that names the arm."""
         return self.arm or ""
 
     def row(self, row: Mapping[str, Any], look: str = "mean", **more: Any) -> dict[str, Any]:
@@ -132,8 +132,11 @@ class Study:
         return {arm for arm, trained in ways.items() if set(directions) <= trained}
 
     def lines(self, frame: pl.DataFrame) -> Iterator[Lines]:
-        """How the rows of a frame become lines: with several scales a figure per arm and a line per size, else one figure
-        with a line per arm. None where the frame is empty."""
+        """The lines of every figure of a frame.
+
+        With several scales there is one figure per arm with a line per size, else one figure with a line per arm. An empty
+        frame gives no figure.
+        """
         arms = self.arms(set(frame["arm"]))
         labels = size_labels(self.sizes) if len(self.scales) > 1 else {}
         for arm in arms if labels else arms[:1]:
@@ -169,7 +172,7 @@ class Study:
         return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
 
     def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:
-        """Rows of single seeds and of means, evenly thinned where there are too many to draw, and the note that says so.
+        """Rows of single seeds and of means. Where there are too many to draw, every n-th is kept, and a note says so.
 
         Args:
             parts: (line: seed or mean, column of the value, frame, further fields of each row).
@@ -189,7 +192,7 @@ class Study:
 
 
 def look_of(record: ExperimentRecord, rule: Decision) -> Look:
-    """The arms' colours and labels; an arm that leaks is red, and stamped wherever it is named, as one that collapses is."""
+    """The colours and labels of the arms. A leaking arm is red. The label of a leaking or collapsing arm says so."""
     arms = [arm.name for arm in record.entry.arms]
     audits = {arm: arm_audit(record, arm) for arm in arms}
     leaking = [arm for arm in arms if audits[arm].leak != "none"]
@@ -209,13 +212,13 @@ def size_labels(sizes: Mapping[str, ScaleSize]) -> dict[str, str]:
 
 
 def millions(parameters: int) -> str:
-    """136 M, 1.25 M, 427 k: three digits."""
+    """A count with three digits: 136 M, 1.25 M, 427 k."""
     unit, letter = (1e6, "M") if parameters >= 1e6 else (1e3, "k")
     return f"{number(float(f'{parameters / unit:.3g}'), 3)} {letter}"
 
 
 def kept_inside(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
-    """The rows with their intervals inside what the number can be, and a note where one was not."""
+    """The rows with their intervals cut at the possible values of the number, and a note where one was cut."""
     inside = []
     for row in rows:
         ends = {side: row[side] for side in ("low", "high") if row.get(side) is not None}

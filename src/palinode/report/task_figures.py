@@ -65,7 +65,7 @@ MOST_NAMED = 8  # arms in the legend of a chart of half the width
 
 
 def task_figures(study: Study) -> Iterator[Figure]:
-    """Nothing where no run is on a task."""
+    """The figures of a task; none for text."""
     if not on_a_task(study.record):
         return
     yield from _difficulty_figure(study)
@@ -89,7 +89,7 @@ def _marks(study: Study, scale: str) -> list[Mark]:
 
 
 def _difficulty_figure(study: Study) -> Iterator[Figure]:
-    """Accuracy over the scales, in their order or over the one number in which they differ."""
+    """Accuracy over the scales: in their order, or over the one number in which they differ."""
     means = task_means(study.record, study.split)
     if means["scale"].n_unique() < 2:
         return
@@ -118,7 +118,7 @@ def _difficulty_figure(study: Study) -> Iterator[Figure]:
 
 
 def _aside(arms: Sequence[str], places: Mapping[str, float]) -> dict[str, float]:
-    """How far beside its place each arm is drawn, so that equal ones do not hide each other: up to 2 % of the axis."""
+    """A small shift for each arm, up to 2 % of the axis, so that equal values do not hide each other."""
     span = max(places.values()) - min(places.values())
     middle = (len(arms) - 1) / 2
     return {arm: span * ASIDE * (index - middle) / max(1.0, middle) for index, arm in enumerate(arms)}
@@ -148,7 +148,7 @@ def _seed_rows(study: Study, places: Mapping[str, float], aside: Mapping[str, fl
 
 
 def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[str, str]]:
-    """The levels of every scale, and what the legend calls those that it names."""
+    """The levels at every scale, and the names of the levels in the legend."""
     rows: Rows = []
     legend: dict[str, str] = {}
     for scale in study.scales:
@@ -164,7 +164,7 @@ def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[s
 
 
 def _bimodal(means: pl.DataFrame) -> list[str]:
-    """Where some seeds learned the task and others did not, the mean is of no seed."""
+    """The note where some seeds learned the task and others did not: the mean then describes no seed."""
     split = means.filter((pl.col("seeds_above_trivial") > 0) & (pl.col("seeds_above_trivial") < pl.col("seeds")))
     where = ", ".join(
         f"{row['arm']} at {row['scale']} ({row['seeds_above_trivial']} of {row['seeds']})" for row in split.to_dicts()
@@ -234,7 +234,7 @@ def _effect_notes(what: str, effects: Sequence[Effect]) -> tuple[str, ...]:
 
 
 def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
-    """Train loss and accuracy over the same axis, side by side."""
+    """Two charts with one axis: the training loss and the accuracy."""
     record, split = study.record, study.split
     losses = training_curves(record).filter(scale=scale).drop_nulls("nats_per_token")
     losses = losses.rename({"group": "direction"}).with_columns(split=pl.lit(""))
@@ -275,7 +275,7 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
 
 
 def _floor(study: Study, scale: str) -> list[Mark]:
-    """The floor on all tokens, where an arm is trained on all of them: it counts the first, which a direction token lets score."""
+    """The least possible loss for arms that are trained on all tokens. The first token counts: a direction token precedes it."""
     levels, _ = levels_at(study.record, study.split, scale)
     specs = [settings_of(study.record, arm, scale) or {} for arm in study.arms()]
     reached = any(
@@ -359,7 +359,7 @@ def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
 
 
 def _narrow(study: Study, rows: Rows) -> tuple[dict[str, str], dict[str, Any]]:
-    """The colours of a chart of half the width, and its bands and names: of many arms neither could be told apart."""
+    """The colours of a chart of half the width. With many arms it has no bands and no names, which would overlap."""
     colours = study.look.shown({row["series"] for row in rows})
     many = len(colours) > MOST_NAMED
     return colours, {"band": not many, "legend_pixels": 0 if many else HALF_WIDTH_PIXELS}

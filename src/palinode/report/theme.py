@@ -1,4 +1,4 @@
-"""How charts look: colours of arms and the two Vega configurations, for light and for dark paper."""
+"""The look of charts: colours of arms and sizes, and two Vega configurations, for a light and a dark background."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _family_colours(
 
 
 def size_colours(sizes: Sequence[str], leaking: bool) -> dict[str, str]:
-    """A colour per size, between the stops of a ramp; reds for an arm that leaks."""
+    """A colour per size from a ramp; reds for an arm that leaks."""
     stops = LEAKING_SIZES if leaking else SIZES
     last = max(1, len(sizes) - 1)
     return {size: _between(stops, index / last) for index, size in enumerate(sizes)}
@@ -72,14 +72,14 @@ def _between(stops: Sequence[str], share: float) -> str:
 
 
 def direction_dashes(directions: Sequence[str]) -> dict[str, list[int]]:
-    """ltr solid, rtl dashed; other groups of targets get dashes of their own."""
+    """The dashes of directions: ltr solid, rtl dashed, other passes with dashes of their own."""
     others = [direction for direction in directions if direction not in DASHES]
     known = {direction: DASHES[direction] for direction in directions if direction in DASHES}
     return known | {direction: OTHER_DASHES[index % len(OTHER_DASHES)] for index, direction in enumerate(others)}
 
 
 def vega_config(paper: dict[str, str]) -> dict[str, Any]:
-    """The Vega-Lite configuration on one kind of paper (LIGHT or DARK)."""
+    """The Vega-Lite configuration for one background (LIGHT or DARK)."""
     text = {"labelColor": paper["muted"], "titleColor": paper["ink"], "labelFont": FONT, "titleFont": FONT}
     return {
         "background": None,

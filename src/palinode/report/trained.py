@@ -1,4 +1,4 @@
-"""The block "What was trained": the base once, as plain rows, and what each arm changes against it."""
+"""The block "What was trained": the settings of the baseline as rows, and the changes of every other arm."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from palinode.report.study import Study, millions
 from palinode.report.words import plain
 from palinode.results.record import ArmEntry
 
-MOST_CHANGES = 5  # of an arm, on the first screen; the section about the arms lists all of them
-MOST_SCALES = 3  # of which a row lists the values one by one
+MOST_CHANGES = 5  # of one arm on the first screen; the section about the arms lists all
+MOST_SCALES = 3  # with more scales, a row shows the first and the last
 SPLITS = ("train", "tuning", "validation", "test")
-UNCOUNTED = ("source_sha256", "code_sha256")  # of a user's part: which file it stands in, not what it does
+UNCOUNTED = ("source_sha256", "code_sha256")  # these name the code of a user's part, not what it does
 SAME_SETTING = "the same settings"
 
 Settings = Mapping[str, Any]
 
 
 def what_was_trained(study: Study) -> dict[str, Any]:
-    """Rows (name, value) of the baseline's setting; for every other arm its note and its changes."""
+    """The settings of the baseline as rows (name, value); the note and the changes of every other arm."""
     per_scale = {scale: settings_of(study.record, study.rule.baseline, scale) or {} for scale in study.scales}
     rows: dict[str, dict[str, str]] = {}
     for scale, settings in per_scale.items():
@@ -37,7 +37,7 @@ def what_was_trained(study: Study) -> dict[str, Any]:
 
 
 def _rows(study: Study, settings: Settings, scale: str) -> Iterator[tuple[str, str]]:
-    """What the runs of the baseline at one scale were, as far as their spec says it."""
+    """The rows of the baseline at one scale, as far as its spec has them."""
     if "data.corpus" in settings:
         yield "text", f"{settings['data.corpus']}, windows of {_count(settings.get('data.window_tokens'), 'token')}"
         yield "tokenizer", str(settings.get("data.tokenizer"))
@@ -62,14 +62,14 @@ def _rows(study: Study, settings: Settings, scale: str) -> Iterator[tuple[str, s
 
 
 def _splits(study: Study, scale: str) -> str:
-    """The tokens of every split, as the plan counted them; of older plans what an evaluation scored."""
+    """The tokens of every split from the plan. An older plan lacks them: then the tokens that an evaluation scored."""
     cells = study.record.entry.plan.get("cells")
     for cell in cells if isinstance(cells, list | tuple) else ():  # a stored list is read as a tuple
         if (cell.get("arm"), cell.get("scale")) == (study.rule.baseline, scale) and cell.get("split_tokens"):
             sizes = {name: size for name in SPLITS if (size := cell["split_tokens"].get(name))}
             listed = [f"{name} {_tokens(size)}" for name, size in sizes.items()]
             if "train" not in sizes:
-                listed.insert(0, "train drawn afresh")
+                listed.insert(0, "train drawn anew")
             return f"{', '.join(listed)} tokens"
     for run in study.record.runs_of(study.rule.baseline, scale):
         if run.result is not None:
@@ -112,7 +112,7 @@ def _budget(study: Study, scale: str) -> str:
 
 
 def _of_scales(values: Mapping[str, str]) -> str:
-    """One text where all scales agree; else each with its scale, of many scales the first and the last."""
+    """One text where all scales agree; else one for each scale; with many scales, for the first and the last."""
     if len(set(values.values())) == 1:
         return next(iter(values.values()))
     listed = [f"{scale}: {value}" for scale, value in values.items()]
@@ -135,9 +135,9 @@ def _arm(study: Study, arm: ArmEntry, base: ArmEntry) -> dict[str, Any]:
 
 
 def changes_against(arm: ArmEntry, base: ArmEntry) -> list[tuple[str, Any, Any]]:
-    """(path, the base arm's value, this arm's value) of every leaf in which two arms differ.
+    """(path, value in `base`, value in `arm`) of every field in which two arms differ.
 
-    An entry stores each arm's difference from the file's base, which no arm need be: what both change alike is left out.
+    An entry stores the differences of each arm from the base of the file. A change that both arms share is left out here.
     """
     mine, other = ({path: (before, after) for path, before, after in one.diff} for one in (arm, base))
     pairs = {
@@ -148,11 +148,13 @@ def changes_against(arm: ArmEntry, base: ArmEntry) -> list[tuple[str, Any, Any]]
 
 
 def _options(settings: Settings, part: str) -> str:
-    """`vocabulary 10, length 12`: the options of a part that say something."""
+    """The options of a part that are set, such as `vocabulary 10, length 12`."""
     prefix = f"{part}."
     leaves = {path.removeprefix(prefix): leaf for path, leaf in settings.items() if path.startswith(prefix)}
-    said = {name: leaf for name, leaf in leaves.items() if name != "kind" and not isinstance(leaf, bool) and leaf}
-    return ", ".join(f"{name.replace('_', ' ')} {plain(leaf)}" for name, leaf in said.items() if name not in UNCOUNTED)
+    options = {name: leaf for name, leaf in leaves.items() if name != "kind" and not isinstance(leaf, bool) and leaf}
+    return ", ".join(
+        f"{name.replace('_', ' ')} {plain(leaf)}" for name, leaf in options.items() if name not in UNCOUNTED
+    )
 
 
 def _count(value: Any, word: str) -> str:

@@ -15,9 +15,9 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
-    """A number for reading: at most `digits` significant digits, thin groups, no exponent below a billion.
+    """A number for people: at most `digits` significant digits, thin spaces between thousands, no exponent below a billion.
 
-    None is a dash: a missing measurement is never a zero.
+    None becomes a dash: a missing measurement is never written as zero.
     """
     if value is None:
         return "–"
@@ -38,7 +38,7 @@ def number(value: float | int | None, digits: int = 4) -> str:
 
 
 def aligned(value: float | None, decimals: int = 4) -> str:
-    """A number for a column of such numbers: always so many decimals."""
+    """A number for a column: always the same number of decimals."""
     if value is None or not math.isfinite(value):
         return number(value)
     return f"{value:.{decimals}f}".replace("-", MINUS) if abs(value) < 1e6 else number(value)
@@ -65,7 +65,7 @@ def plural(count: int, word: str) -> str:
 
 
 def metric_words(metric: str) -> tuple[str, str]:
-    """(what, unit) of a metric path: ("validation ltr loss", "nats per token"); the direction may be any pass of an objective."""
+    """A metric in words, and its unit: ("validation ltr loss", "nats per token"). The direction may be any pass of an objective."""
     split, direction, name = metric.split(".")
     measure = MEASURES[name]
     direction = "own-direction" if direction == OWN else direction
@@ -104,7 +104,7 @@ def effect(verdict: Verdict) -> str:
 
 
 def more_seeds(verdict: Verdict) -> str | None:
-    """How many seeds would settle it; None where more seeds are not what is missing."""
+    """How many seeds would give an answer; None where more seeds would not help."""
     needed = verdict.seeds_needed
     if needed is None or verdict.reasons or verdict.outcome in ("better", "worse"):
         return None
@@ -139,12 +139,16 @@ def rule_words(rule: Decision) -> str:
     )
 
 
-def verdict_lines(verdict: Verdict, beside: str = "") -> list[str]:
-    """The verdict for a terminal: headline, effect, what stands beside both arms' scores, then what a reader must know."""
+def verdict_lines(verdict: Verdict, levels: str = "") -> list[str]:
+    """The verdict for a terminal: headline, effect, the levels of the task, then the reasons and cautions.
+
+    Args:
+        levels: one line with chance and the trivial level of a task; empty for text.
+    """
     stamp = "LEAK  " if verdict.leak != "none" else ""
     stamp += "COLLAPSE  " if verdict.collapse != "none" else ""
     where = "" if verdict.scale == "base" else f" [{verdict.scale}]"
-    lines = [f"{stamp}{headline(verdict)}{where}", effect(verdict), *([beside] if beside else [])]
+    lines = [f"{stamp}{headline(verdict)}{where}", effect(verdict), *([levels] if levels else [])]
     if verdict.leak == "expected":
         lines.append("It sees its own answer, as the experiment expects: its numbers are not those of an honest model.")
     if verdict.collapse == "expected":
@@ -158,14 +162,14 @@ def verdict_lines(verdict: Verdict, beside: str = "") -> list[str]:
 
 
 def plain(value: Any) -> str:
-    """A stored value as text; a dash for one that is not there."""
+    """A stored value as text; a dash for a missing one."""
     if value is None:
         return "–"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def value(value: Any) -> str:
-    """The same, but numbers for reading."""
+    """A stored value as text; numbers as `number` writes them."""
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else plain(value)
 
 
@@ -180,7 +184,7 @@ def duration(seconds: float | None) -> str:
 
 
 def without_home(text: str) -> str:
-    """The text with the home directory written as ~: a report is shown to others."""
+    """The text with ~ in place of the home directory, because other people read a report."""
     home = str(Path.home())
     return text if home in ("", "/") else text.replace(home, "~")
 
