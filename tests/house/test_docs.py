@@ -240,3 +240,14 @@ def as_default(text: str, field):
     if value == {} and isinstance(field.annotation, type):
         return field.annotation()
     return tuple(value) if isinstance(value, list) else value
+
+
+def test_the_tables_that_the_contributing_page_names_exist():
+    rows = rows_of((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))[2:]
+    assert len(rows) > 8
+    for _, written, listed, tested in ([cell.strip(" |") for cell in cells] for cells in rows):
+        name, path = re.fullmatch(r"`(\w+)` in `([\w/.]+)`", listed).groups()
+        assert re.search(rf"^{name}\b.* = ", (ROOT / "src" / "palinode" / path).read_text(), re.MULTILINE), listed
+        (place,) = re.findall(r"in `([\w/.]+)`", written)
+        assert (ROOT / "src" / "palinode" / place).exists(), written
+        assert (ROOT / tested.strip("`")).exists(), tested

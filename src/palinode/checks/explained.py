@@ -188,18 +188,17 @@ EXPLANATIONS = (
         "C8",
         "Losses that are too good",
         "Is a loss lower than an honest model can reach?",
-        "After every evaluation the loss is held against known floors: the ltr loss on the same text (reading a text from its "
-        "end is never easier), the exact floor of a synthetic task, and a loss that counting n-grams reaches.",
-        "A leak that helps little: these lines are wide.",
+        "After training, the losses of a run on text are compared with two others: the ltr loss on the same text, because reading "
+        "a text from its end is never easier, and the loss that counting n-grams reaches. Runs on tasks are not compared.",
+        "A leak that helps only a little: the limits are wide.",
         "About a second for the n-grams of a million tokens, once; then nothing.",
         "`directions`: rtl is far below ltr, so rtl reads its answers. `text_floor`: the model is far better than "
-        "counting, at a size where that does not happen. `exact_floor`: the loss is below what the task allows. A message "
-        "that starts with `warning:` passes, and is worth a look.",
+        "counting, at a size where that does not happen. A message that starts with `warning:` passes, and is worth a look.",
         {
             "directions": "the rtl loss is not below 0.97 of the ltr loss",
             "text_floor": "a small model does not halve the loss of n-grams",
             "reference": "the n-grams were counted on the same splits",
-            "exact_floor": "the loss is not below the exact floor of the task",
+            "exact_floor": "the loss is not below the exact floor of a task (no run is compared with it yet)",
             "falls": "no sudden fall between two evaluations",
         },
     ),
