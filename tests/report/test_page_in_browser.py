@@ -190,10 +190,12 @@ def test_a_narrow_page_does_not_scroll_sideways(browser):
     browser.call("Emulation.clearDeviceMetricsOverride")
 
 
-def test_no_title_of_an_axis_is_cut_on_a_narrow_page(browser):
-    browser.call("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=True)
+@pytest.mark.parametrize("reload", [True, False], ids=["opened narrow", "made narrow"])
+def test_no_title_of_an_axis_is_cut_on_a_narrow_page(browser, reload):
     browser.run("document.documentElement.dataset.charts = ''")
-    browser.call("Page.reload")
+    browser.call("Emulation.setDeviceMetricsOverride", width=420, height=900, deviceScaleFactor=1, mobile=True)
+    if reload:
+        browser.call("Page.reload")
     browser.wait("document.documentElement?.dataset.charts === 'drawn'")
     cut = browser.run(
         "[...document.querySelectorAll('figure[data-figure]')].flatMap(f => { const box = f.querySelector('.canvas svg')"

@@ -3,7 +3,10 @@
 (() => {
   const LETTER_PIXELS = 6.6; // of a title
   const PAPER_PIXELS = 640; // of a chart on a printed page, A4 or letter
+  const RESIZE_MILLISECONDS = 150; // without a change of width, before the charts are drawn for it
   let page = null;
+  let drawnAtPixels = 0;
+  let waiting = 0;
   const darkPaper = window.matchMedia("screen and (prefers-color-scheme: dark)");
 
   async function unpacked(text) {
@@ -100,9 +103,18 @@
     figure.dataset.axes = log ? "log" : "linear";
   }
 
+  // Again when the window changed its width meanwhile: Vega fits a chart to it, but not the titles of its axes.
   async function drawAll() {
-    for (const figure of document.querySelectorAll("figure[data-figure]")) await draw(figure);
+    do {
+      drawnAtPixels = window.innerWidth;
+      for (const figure of document.querySelectorAll("figure[data-figure]")) await draw(figure);
+    } while (window.innerWidth !== drawnAtPixels);
     document.documentElement.dataset.charts = "drawn";
+  }
+
+  function drawForNewWidth() {
+    clearTimeout(waiting);
+    waiting = setTimeout(() => { if (window.innerWidth !== drawnAtPixels) drawAll(); }, RESIZE_MILLISECONDS);
   }
 
   // On paper a chart is as wide as the paper, so that its letters keep their size.
@@ -126,6 +138,7 @@
     for (const figure of figures) figure.addEventListener("change", () => draw(figure));
     window.addEventListener("beforeprint", () => figures.forEach((figure) => forPaper(figure, PAPER_PIXELS)));
     window.addEventListener("afterprint", () => figures.forEach((figure) => forPaper(figure, 0)));
+    window.addEventListener("resize", drawForNewWidth);
     darkPaper.addEventListener("change", drawAll);
     await drawAll();
   }
