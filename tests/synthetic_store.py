@@ -16,7 +16,8 @@ from typing import Any
 
 from palinode.base import fsio
 from palinode.base.finding import AuditReport, Finding
-from palinode.results.record import EMBEDDINGS_EVENT, METRICS_FILE, ArmEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.record import EMBEDDINGS_EVENT, ArmEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.rows import METRICS_FILE
 from palinode.results.store import Store
 
 WINDOW, BATCH, VALIDATION_TOKENS = 128, 16, 61_440

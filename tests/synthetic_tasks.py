@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base import fsio
-from palinode.results.record import METRICS_FILE, TASK_EVENT, ArmEntry, ChoiceEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.record import TASK_EVENT, ArmEntry, ChoiceEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.rows import METRICS_FILE
 from palinode.results.store import Store
 from synthetic_store import SyntheticArm, audit_of
 

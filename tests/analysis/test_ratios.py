@@ -33,7 +33,8 @@ from palinode.analysis.ratios import (
 from palinode.analysis.sizes import scale_sizes, varying
 from palinode.base import fsio
 from palinode.base.measures import CURVE_AXES
-from palinode.results.record import METRICS_FILE, RESULT_FILE
+from palinode.results.record import RESULT_FILE
+from palinode.results.rows import METRICS_FILE
 from synthetic_store import DEMO_ARMS, Synthetic, grid, make_store
 
 LTR, BOTH, MASK = DEMO_ARMS

@@ -21,7 +21,8 @@ from palinode.analysis.tasks import (
 )
 from palinode.base import fsio
 from palinode.base.errors import Damaged
-from palinode.results.record import METRICS_FILE, TASK_EVENT
+from palinode.results.record import TASK_EVENT
+from palinode.results.rows import METRICS_FILE
 from synthetic_store import Synthetic, make_store
 from synthetic_tasks import LENGTHS, LEVELS, SyntheticTask, TaskArm, final_accuracy, make_task_store
 

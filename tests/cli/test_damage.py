@@ -7,6 +7,7 @@ import pytest
 from tiny_experiment import TOML
 
 from palinode import DataConfig, EvaluationConfig, Gpt2AdamW, LtrObjective, RunSpec, Store, gpt2
+from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.run.one import run_one
 from palinode.spec import load
@@ -58,7 +59,7 @@ def test_a_run_under_the_spec_of_another_lends_its_weights_to_nobody(palinode):
         run_one(one, Store("runs"))
     path = Path("runs") / spec.run_id / "spec.json"
     assert palinode("sample", spec.run_id, "--tokens", "3").code == 0
-    path.write_text(path.read_text().replace('"seed": 1', '"seed": 2'))
+    fsio.write_table(path, fsio.read_table(path) | {"seed": 2})
     for command in ("sample", "cut"):
         told = palinode(command, spec.run_id)
         assert (told.code, told.out) == (4, "")
@@ -80,7 +81,7 @@ def test_a_run_under_the_spec_of_another_lends_its_weights_to_nobody(palinode):
 def test_a_damaged_entry_is_named_by_every_command(palinode, here, changes, field):
     store = make_store(here / "runs")
     path = store.root.relative_to(here) / "experiments" / "demo--laptop.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    fsio.write_table(path, fsio.read_table(path) | changes)
     for arguments in (("show", "demo"), ("compare", "demo"), ("report", "demo"), ("plan", str(path))):
         told = palinode(*arguments)
         assert (told.code, told.out, len(told.err.splitlines())) == (4, "", 1)
@@ -91,7 +92,7 @@ def test_a_damaged_entry_is_named_by_every_command(palinode, here, changes, fiel
 
 def test_an_entry_without_runs_cannot_be_planned(palinode, here):
     path = make_store(here / "runs").root / "experiments" / "demo--laptop.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"runs": []}))
+    fsio.write_table(path, fsio.read_table(path) | {"runs": []})
     told = palinode("plan", "runs/experiments/demo--laptop.json")
     assert (told.code, told.out) == (4, "")
     assert told.err == "runs/experiments/demo--laptop.json: runs: there are none\n"

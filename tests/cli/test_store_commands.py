@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tiny_experiment import everything_in
 
+from palinode.base import fsio
 from palinode.results.store import Store
 from synthetic_store import make_store
 from synthetic_tasks import LEVELS, TASK_ARMS, make_task_store
@@ -45,7 +46,7 @@ def test_ls_counts_what_the_experiments_hold(palinode, store):
 
 
 def test_a_run_at_work_shows_how_far_it_is(palinode, store):
-    from palinode.sweep.lease import acquire
+    from palinode.results.holds import take
 
     run_id = store.entry("demo").runs[0].run_id
     (store.run_directory(run_id) / "result.json").unlink()
@@ -57,15 +58,12 @@ def test_a_run_at_work_shows_how_far_it_is(palinode, store):
         return next(run for run in json.loads(palinode("ls", "--runs", "--json").out) if run["run_id"] == run_id)
 
     assert (listed()["outcome"], listed()["step"], listed()["minutes_left"]) == ("unfinished", steps // 4, None)
-    lease = acquire(store.run_directory(run_id))
-    try:
+    with take(store.run_directory(run_id)):
         found = listed()
         assert (found["outcome"], found["loss"]) == ("running", 2.5)
         assert found["minutes_left"] == pytest.approx((steps - steps // 4) / (steps // 4))
         (line,) = (line for line in palinode("ls", "--runs").out.splitlines() if run_id in line)
         assert f"{steps // 4}/{steps}" in line
-    finally:
-        lease.release()
 
 
 def test_ls_names_damage_and_lists_the_rest(palinode, store):
@@ -200,10 +198,10 @@ def test_reading_writes_nothing_but_the_index(palinode, store, here):
 
 def test_names_of_a_foreign_store_cannot_drive_the_terminal(palinode, store):
     path = next((store.root / "experiments").glob("*.json"))
-    data = json.loads(path.read_text())
+    data = fsio.read_table(path)
     data["question"] = "\x1b]0;owned\x07 \x1b[2J"
     data["arms"][0]["note"] = "\x1b[31m"
-    path.write_text(json.dumps(data))
+    fsio.write_table(path, data)
     told = palinode("show", path.stem)
     assert told.code == 0
     assert "\x1b" not in told.out

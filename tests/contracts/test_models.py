@@ -197,7 +197,7 @@ def test_a_checkpoint_gives_back_weights_and_optimizer_bit_for_bit(config, tmp_p
 
     model, optimizers, steps = trained(3)
     steps()
-    save_checkpoint(tmp_path, Saved("r", 3), model, optimizers, keep=1)
+    save_checkpoint(tmp_path, Saved(run_id="r", step=3), model, optimizers, keep=1)
     other, other_optimizers, more = trained(3, seed=9)
     saved, passed_over = load_newest(tmp_path, "r", other, other_optimizers)
     assert (saved.step, passed_over) == (3, [])

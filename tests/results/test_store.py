@@ -6,7 +6,6 @@ import os
 import shutil
 import sqlite3
 import time
-from dataclasses import asdict
 from typing import get_args
 
 import pytest
@@ -90,11 +89,11 @@ def test_what_was_written_is_read_back(store):
 
 def test_deleted_index_is_rebuilt_identically(store):
     rows = store.listing()
-    before = index.logical_dump(store.root)
-    assert [asdict(row) for row in rows] == list(json.loads(before).values())
+    before = index.load(store.root)
+    assert rows == [row for _, row in before.values()]
     (store.root / "index.sqlite").unlink()
     assert store.listing() == rows
-    assert index.logical_dump(store.root) == before
+    assert index.load(store.root) == before
 
 
 def test_a_copied_store_gives_the_same_index(store, tmp_path):
@@ -102,7 +101,7 @@ def test_a_copied_store_gives_the_same_index(store, tmp_path):
     shutil.copytree(store.root, tmp_path / "copy")
     copy = Store(tmp_path / "copy")
     assert copy.listing() == store.listing()
-    assert index.logical_dump(copy.root) == index.logical_dump(store.root)
+    assert [row for _, row in index.load(copy.root).values()] == [row for _, row in index.load(store.root).values()]
 
 
 def test_reading_writes_nothing_into_run_directories(store):
@@ -416,7 +415,7 @@ def test_damaged_experiments_are_shown_and_do_not_hide_the_others(store):
 )
 def test_an_entry_that_holds_what_none_can_is_damage(store, changes, field):
     path = store.root / "experiments" / "demo--laptop.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    fsio.write_table(path, fsio.read_table(path) | changes)
     with pytest.raises(Damaged) as caught:
         store.entry("demo")
     assert str(caught.value).startswith(f"{path}: {field}")

@@ -160,12 +160,14 @@ def test_a_run_with_empty_steps_ends_the_same_when_it_was_interrupted(corpus, tm
 
 
 def test_runs_together_pass_over_the_same_batches(corpus, tmp_path):
-    def trainings():
+    def trainings(place):
         for seed in range(2):
             spec = masked_spec(corpus).with_(seed=seed)
-            yield Attempt.begin(spec, Store(tmp_path), lambda event: None).training
+            attempt = Attempt.begin(spec, Store(place), lambda event: None)
+            attempt.hold.release()
+            yield attempt.training
 
-    together, alone = list(trainings()), list(trainings())
+    together, alone = list(trainings(tmp_path / "together")), list(trainings(tmp_path / "alone"))
     assert train_together(together, after_step=lambda index, report: None) == [True, True]
     for one, other in zip(together, alone, strict=True):
         while not other.finished:

@@ -1,5 +1,6 @@
 """The layer cut as part of a run: recorded, the same after any interruption, and without a trace in the training."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,10 @@ import torch
 from tiny_run import tiny_spec
 
 from palinode import EvaluationConfig, Store, modern
-from palinode.base import fsio
 from palinode.base.errors import BadInput, Damaged
 from palinode.models.decoder import Decoder, DecoderConfig
 from palinode.results.layer_cut import LAYER_CUT_EVENT
+from palinode.results.rows import read_rows
 from palinode.run import measure
 from palinode.run.one import Attempt, run_one
 from palinode.run.scoring import cut_split
@@ -97,8 +98,9 @@ def test_killed_around_the_cut_it_ends_with_the_same_rows(cut_run, tmp_path, mon
     again = run_one(spec, store)
     assert again.weights_sha256 == expected.weights_sha256
     assert steady_rows(store, spec) == steady_rows(reference, spec)
-    written = fsio.read_rows(store.run_directory(spec.run_id) / "metrics.jsonl").rows
-    assert sum(row["event"] == LAYER_CUT_EVENT for row in written) == 1
+    rows, damaged = read_rows(store.run_directory(spec.run_id))
+    assert damaged is None
+    assert sum(row["event"] == LAYER_CUT_EVENT for row in rows) == 1
 
 
 def test_both_splits_are_cut_when_both_are_scored(corpus, tmp_path):
@@ -144,9 +146,14 @@ def test_refit_steps_without_a_cut_are_refused():
 @pytest.mark.parametrize(
     "scores", [3, {"ltr": 3}, {"ltr": [3]}, {"ltr": [{"blocks": "one"}]}, {"ltr": [{"blocks": 1}]}]
 )
-def test_rows_of_another_shape_are_damage(cut_run, scores):
-    spec, store, _ = cut_run
+def test_rows_of_another_shape_are_damage(cut_run, tmp_path, scores):
+    spec, reference, _ = cut_run
+    store = Store(tmp_path / "changed")
+    shutil.copytree(reference.run_directory(spec.run_id), store.run_directory(spec.run_id))
     row = {"event": LAYER_CUT_EVENT, "attempt": 9, "step": STEPS, "split": "validation", "scores": scores}
-    fsio.append_line(store.run_directory(spec.run_id) / "metrics.jsonl", row)
-    with pytest.raises(Damaged, match=r"metrics\.jsonl"):
+    store.append_metrics(spec.run_id, row, attempt=1)
+    with pytest.raises(Damaged, match=r"metrics-1\.jsonl: has \d+ rows of the run, and \d+ were written"):
+        _ = store.record(spec.run_id).layer_cut
+    store.write_result(store.record(spec.run_id).result.with_(rows={}))  # a result from before it counted its rows
+    with pytest.raises(Damaged, match="holds a row of the event 'layer_cut' whose scores"):
         _ = store.record(spec.run_id).layer_cut

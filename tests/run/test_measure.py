@@ -4,9 +4,9 @@ import pytest
 from tiny_run import tiny_spec
 
 from palinode import EvaluationConfig, LtrObjective, Store, gpt2
-from palinode.base import fsio
 from palinode.data.task_store import TaskData
 from palinode.data.tasks import Copy
+from palinode.results.rows import read_rows
 from palinode.run.measure import MEASUREMENTS
 from palinode.run.one import run_one
 
@@ -43,7 +43,7 @@ def test_rows_come_in_the_order_of_the_table_and_hold_the_columns_of_every_row(c
     spec = tiny_spec(corpus, STEPS, evaluate_every=5, data=data, model=model, evaluation=EVERYTHING)
     store, events = Store(tmp_path / "store"), []
     result = run_one(spec, store, on_event=events.append)
-    rows = fsio.read_rows(store.run_directory(spec.run_id) / "metrics.jsonl").rows
+    rows, _ = read_rows(store.run_directory(spec.run_id))
     assert rows == [event for event in events if event["event"] != "note"]
     final = [row for row in rows if row.get("final")]
     assert [(row["event"], row["split"]) for row in final] == [

@@ -12,8 +12,13 @@ import pytest
 from tiny_run import tiny_spec
 
 from palinode import Gpt2AdamW, Store
+from palinode.base import fsio
+from palinode.base.config import encode
 from palinode.base.errors import Damaged
 from palinode.base.fsio import CRASH_POINT_VARIABLE, TEMPORARY_MARK
+from palinode.results import holds
+from palinode.results.holds import HoldLostError, take
+from palinode.results.rows import metrics_paths, read_rows
 from palinode.run.one import run_one
 from palinode.run.trained import load_trained
 from palinode.train.checkpoint import weights_sha256
@@ -89,20 +94,91 @@ def test_a_stopped_run_goes_on_to_the_same_bits(uninterrupted, corpus, tmp_path,
     assert steady_rows(store, spec) == steady_rows(reference, spec)
 
 
-@pytest.mark.parametrize("line", [0, 2])
-def test_a_row_that_was_damaged_is_computed_again(uninterrupted, corpus, tmp_path, line):
-    """A checkpoint would go on behind the hole."""
+def flipped(line):
+    return line.replace(b'"step":', b'"stop":')
+
+
+LOST_ROWS = {
+    "the first row is damaged": lambda lines: [lines[0], flipped(lines[1]), *lines[2:]],
+    "a row before the first checkpoint is damaged": lambda lines: [*lines[:3], flipped(lines[3]), *lines[4:]],
+    "a row after the first checkpoint is damaged": lambda lines: [*lines[:5], flipped(lines[5]), *lines[6:]],
+    "the first row is gone": lambda lines: [lines[0], *lines[2:]],
+    "the last row is gone": lambda lines: lines[:-1],
+    "a row is there twice": lambda lines: [*lines[:3], lines[2], *lines[3:]],
+    "two rows have changed places": lambda lines: [*lines[:2], lines[3], lines[2], *lines[4:]],
+    "the row of the attempt is gone": lambda lines: lines[1:],
+    "all rows are gone": lambda lines: [],
+}
+
+
+@pytest.mark.parametrize("lost", LOST_ROWS)
+def test_rows_that_were_lost_are_computed_again(uninterrupted, corpus, tmp_path, lost):
+    """Training goes on from a checkpoint only where all rows from before it are there."""
     spec, reference, expected = uninterrupted
-    store, seen, told = Store(tmp_path / "damaged"), [], []
+    store, seen, notes = Store(tmp_path / "damaged"), [], []
     run_one(spec, store, should_stop=lambda: seen.append(0) or len(seen) > 27)
-    metrics = store.run_directory(spec.run_id) / "metrics.jsonl"
-    rows = metrics.read_bytes().splitlines(keepends=True)
-    rows[line] = rows[line].replace(b'"step":', b'"stop":')
-    metrics.write_bytes(b"".join(rows))
-    finished = run_one(spec, store, on_event=told.append)
-    assert [f"line {line + 1} is damaged" in event["message"] for event in told if event["event"] == "note"] == [True]
+    metrics = store.run_directory(spec.run_id) / "metrics-1.jsonl"
+    metrics.write_bytes(b"".join(LOST_ROWS[lost](metrics.read_bytes().splitlines(keepends=True))))
+    finished = run_one(spec, store, on_event=lambda event: notes.append(event.get("message", "")))
     assert finished.weights_sha256 == expected.weights_sha256
+    assert finished.counters == expected.counters
     assert steady_rows(store, spec) == steady_rows(reference, spec)
+    if lost == "the row of the attempt is gone":
+        assert any("going on from step 27" in note for note in notes)
+    else:
+        assert any("damaged checkpoint passed over" in note for note in notes)
+
+
+def test_a_run_of_the_old_form_goes_on(uninterrupted, tmp_path):
+    """Before there were holds, all attempts wrote one file, and a manifest had neither a hash of itself nor a count of rows."""
+    spec, reference, expected = uninterrupted
+    store, seen, notes = Store(tmp_path / "old"), [], []
+    run_one(spec, store, should_stop=lambda: seen.append(0) or len(seen) > 27)
+    directory = store.run_directory(spec.run_id)
+    rows, _ = read_rows(directory)
+    (directory / "metrics-1.jsonl").unlink()
+    (directory / "hold-1.json").unlink()
+    fsio.rewrite_lines(directory / "metrics.jsonl", [row | {"attempt": 3} for row in rows])
+    for path in (*(directory / "ckpt").glob("*/manifest.json"), directory / "spec.json"):
+        table = fsio.read_table(path)
+        if path.name == "manifest.json":
+            del table["rows"]
+            table["version"] = 2
+        fsio.write_json(path, table)
+    finished = run_one(spec, store, on_event=lambda event: notes.append(event.get("message", "")))
+    assert any("going on from step 27" in note for note in notes)
+    assert finished.attempts == 4
+    assert (finished.weights_sha256, finished.counters) == (expected.weights_sha256, expected.counters)
+    assert steady_rows(store, spec) == steady_rows(reference, spec)
+
+
+def test_a_holder_that_was_paused_and_goes_on_writes_nothing_into_the_files_of_its_successor(
+    uninterrupted, tmp_path, monkeypatch
+):
+    spec, reference, expected = uninterrupted
+    store, steps = Store(tmp_path / "paused"), []
+
+    def successor() -> bool:
+        """At step 20 the process was paused for so long that another host took the run over, and finished it."""
+        steps.append(0)
+        if len(steps) == 20:
+            with monkeypatch.context() as patched:
+                # Another host does not see the lock of this one.
+                patched.setattr(holds, "_lock", lambda path: (os.open(path, os.O_RDONLY), True))
+                with take(directory, stale=1) as other:
+                    results.append(run_one(spec, store, hold=other))
+        return False
+
+    results = []
+    directory = store.write_spec(spec.run_id, encode(spec))
+    hold = take(directory)
+    with pytest.raises(HoldLostError, match="lost to process"):
+        run_one(spec, store, should_stop=successor, hold=hold)
+    hold.release()
+    assert results[0].weights_sha256 == expected.weights_sha256
+    assert store.record(spec.run_id).result == results[0]
+    assert steady_rows(store, spec) == steady_rows(reference, spec)
+    assert fsio.read_rows(directory / "metrics-1.jsonl").rows[-1]["step"] >= 20
 
 
 def test_evaluation_never_touches_the_training_stream(uninterrupted, corpus, tmp_path):
@@ -124,7 +200,7 @@ QUICK = {
 CRASH_POINTS = [
     pytest.param(label, marks=[] if label in QUICK else pytest.mark.nightly)
     for label in (f"{name}.{moment}" for name in FILES for moment in MOMENTS)
-] + ["metrics.jsonl.before_append"]
+] + ["metrics-1.jsonl.before_append"]
 
 
 @pytest.mark.parametrize("label", CRASH_POINTS)
@@ -143,12 +219,13 @@ def test_killed_at_a_labelled_point_it_goes_on_to_the_same_bits(uninterrupted, c
 def kill_at_random(corpus, root, spec, kills, seed):
     """kill -9 a moment after a random row of metrics was written; returns how many kills hit a living process."""
     moments, hits = random.Random(seed), 0
-    metrics = Store(root).run_directory(spec.run_id) / "metrics.jsonl"
+    directory = Store(root).run_directory(spec.run_id)
     for _ in range(kills):
         process = start(corpus, root)
-        rows, began = moments.randint(1, 9), time.monotonic()
+        rows, began, before = moments.randint(1, 9), time.monotonic(), len(metrics_paths(directory))
         while process.poll() is None and time.monotonic() - began < 60:
-            if metrics.exists() and metrics.read_bytes().count(b"\n") >= rows:
+            paths = metrics_paths(directory)
+            if len(paths) > before and paths[-1].read_bytes().count(b"\n") >= rows:
                 break
             time.sleep(0.005)
         time.sleep(moments.uniform(0.0, 0.1))

@@ -18,13 +18,21 @@ from palinode.train.loop import Counters, DivergedError, train
 HERE = Path(__file__).parent
 
 
+def saved_at(training) -> Saved:
+    return Saved(
+        run_id="run",
+        step=training.step,
+        counters=asdict(training.counters),
+        objective_state=training.objective_state,
+        recipe_state=training.recipe_state,
+    )
+
+
 def run_to_end(recipe: str, root: Path) -> tuple[str, float, float]:
     training = make_training(recipe)
 
     def save_every_step(report):
-        saved = Saved(
-            "run", training.step, asdict(training.counters), training.objective_state, training.recipe_state, {}
-        )
+        saved = saved_at(training)
         save_checkpoint(root, saved, training.model, training.optimizers, keep=10**6)
 
     train(training, after_step=save_every_step)
@@ -60,9 +68,7 @@ def three_checkpoints(tmp_path):
 
     def save(report):
         if training.step % 2 == 0:
-            saved = Saved(
-                "run", training.step, asdict(training.counters), training.objective_state, training.recipe_state, {}
-            )
+            saved = saved_at(training)
             save_checkpoint(tmp_path, saved, training.model, training.optimizers, keep=3)
 
     train(training, after_step=save)
@@ -104,7 +110,7 @@ def test_the_last_verified_checkpoint_is_kept_when_newer_ones_are_damaged(three_
     saved, _ = load_newest(three_checkpoints, "run", training.model, training.optimizers)
     training.counters = Counters(**saved.counters)
     training.objective_state, training.recipe_state = saved.objective_state, saved.recipe_state
-    saved = Saved("run", 3, asdict(training.counters), training.objective_state, training.recipe_state, {})
+    saved = saved_at(training).with_(step=3)
     save_checkpoint(three_checkpoints, saved, training.model, training.optimizers, keep=1)
     assert (three_checkpoints / "step-3").exists()
     assert [path.name for path in newest_first(three_checkpoints)][:3] == ["step-6", "step-4", "step-3"]

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinode.audit.cache import cached_part, part_key
+from palinode.audit.cache import cached_part, part_key, stored_or_measured
 from palinode.audit.palinode_models import pair_score, subject_of_config
 from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
 from palinode.base.config import content_hash, encode
@@ -36,6 +36,7 @@ from palinode.data.tasks.splits import BUCKETS_OF, buckets
 from palinode.data.tasks.stream import TaskStream
 from palinode.evaluate.losses import evaluation_passes
 from palinode.models.auxiliary import PairTerm
+from palinode.results.holds import Watch
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads
@@ -68,9 +69,14 @@ def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -
 
 
 def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
-    """Measure and store the parts of this arm's audit that the store does not hold."""
+    """Measure and store the parts of this arm's audit that the store does not hold.
+
+    Parts that another process measures come last: then they are waited for.
+    """
     use_threads(settings.threads)
-    for key, check in _parts(settings, name):
+    parts = _parts(settings, name)
+    later = [part for part in parts if stored_or_measured(store, name, *part, Watch()) is None]
+    for key, check in later:
         cached_part(store, name, key, check)
 
 

@@ -14,8 +14,10 @@ from palinode.base.config import content_hash
 from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.seeds import NUMERICS_VERSION
+from palinode.results.holds import Watch, holder, take
 from palinode.results.store import Store
 
+LOOK_AGAIN_SECONDS = 0.5  # at the audit that another process measures
 AUDITED_ROOMS = ("base", "objectives", "models", "checks", "audit", "train", "evaluate", "data")
 
 
@@ -24,19 +26,49 @@ def part_key(part: str, *depends_on: object) -> str:
     return content_hash([part, NUMERICS_VERSION, source_of_rooms(), torch.__version__, list(depends_on)])
 
 
-def cached_part(store: Store | None, subject: str, key: str, check: Callable[[], tuple[Finding, ...]]) -> AuditReport:
-    """The part stored under this key; when it is missing or damaged it is measured, and stored."""
-    if store is not None:
-        try:
-            if (held := store.audit(key)) is not None:
-                return held
-        except Damaged:
-            pass
-    began = time.perf_counter()
-    report = AuditReport(subject=subject, findings=check(), seconds=time.perf_counter() - began)
-    if store is not None:
+Check = Callable[[], tuple[Finding, ...]]
+
+
+def cached_part(store: Store | None, subject: str, key: str, check: Check) -> AuditReport:
+    """The part stored under this key; when it is missing or damaged it is measured, and stored.
+
+    While another process measures it, this call waits for its report.
+    """
+    if store is None:
+        return _measured(subject, check)
+    watch = Watch()
+    while (report := stored_or_measured(store, subject, key, check, watch)) is None:
+        time.sleep(LOOK_AGAIN_SECONDS)
+    return report
+
+
+def stored_or_measured(store: Store, subject: str, key: str, check: Check, watch: Watch) -> AuditReport | None:
+    """The part as in `cached_part`; None while another process measures it."""
+    if (stored := _stored(store, key)) is not None:
+        return stored
+    directory = store.audit_holds(key)
+    owner, stale = holder(directory, watch)
+    if owner is not None or (hold := take(directory, stale=stale)) is None:
+        return None
+    with hold:
+        if (stored := _stored(store, key)) is not None:  # written since we looked
+            return stored
+        report = _measured(subject, check)
+        hold.check()
         store.write_audit(key, report)
     return report
+
+
+def _stored(store: Store, key: str) -> AuditReport | None:
+    try:
+        return store.audit(key)
+    except Damaged:
+        return None
+
+
+def _measured(subject: str, check: Check) -> AuditReport:
+    began = time.perf_counter()
+    return AuditReport(subject=subject, findings=check(), seconds=time.perf_counter() - began)
 
 
 @cache

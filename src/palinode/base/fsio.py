@@ -1,6 +1,7 @@
 """The one module that writes files. A reader never sees half a file: after a crash there is the old file or the new one.
 
-A whole file is written to a temporary name in the same directory, synced to disk, and renamed over the old one.
+A whole file is written to a temporary name in the same directory, synced to disk, and renamed over the old one. A table is a
+JSON file that holds the hash of its other keys under `self_sha256`, so that a reader notices when one digit of it has changed.
 A row of metrics is appended with one write call. Each row has a CRC-32, so that a reader can tell a whole row from a torn one.
 
 Torn rows and damage: a writer that is killed, or finds the disk full, leaves the beginning of a row without a line end. Nobody
@@ -12,12 +13,14 @@ Anything else is damage.
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import re
 import secrets
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +29,12 @@ from palinode.base.errors import Damaged, EnvironmentProblem
 TEMPORARY_MARK = ".palinode-tmp-"
 CRASH_POINT_VARIABLE = "PALINODE_CRASH_POINT"
 ROW_MARK = '{"crc":'
+ROW_START = re.compile(r'\{"crc":[0-9]{1,10},"row":\{')
 TORN_MARKS = re.compile(r'(?:\{(?:"(?:c(?:r(?:c"?)?)?)?)?)*')  # beginnings of ROW_MARK, one after the other
+MOST_TORN_ROWS = 1000  # on one line: each is left by a kill, and each costs an attempt to read the rest of the line
+MOST_DIGITS = 40  # of an integer in JSON: no counter comes near, and Python refuses to read 5,000
+SELF_HASH = "self_sha256"
+NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 TAIL_BYTES = 2**16  # a listing reads this much of a file: the last rows of a run with a layer cut are about 10 kB long
 
 
@@ -47,8 +55,41 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file with sorted keys and without NaN, as `write_bytes` does."""
-    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode("utf-8", "backslashreplace"))  # half a character stays as its JSON escape
+    write_bytes(path, _json_bytes(value))
+
+
+def write_table(path: Path, table: Mapping[str, Any]) -> None:
+    """Write a table: a JSON file with the hash of its content, as `write_bytes` does."""
+    write_json(path, {**table, SELF_HASH: _table_sha256(table)})
+
+
+def create_json(path: Path, value: Any) -> bool:
+    """Write a JSON file that does not exist yet, synced to disk; False, and nothing written, when it exists.
+
+    Of several processes that create one path at the same time, on one host or several, one gets True. Where the file system has
+    no hard links, the file is empty for a moment.
+
+    Raises:
+        EnvironmentProblem: the disk is full or read-only, or permission is missing.
+    """
+    temporary = _temporary(path)
+    try:
+        try:
+            temporary.write_bytes(_json_bytes(value))
+            _fsync(temporary)
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_HARD_LINKS:
+                raise
+            return _create_in_place(path, _json_bytes(value))
+        finally:
+            temporary.unlink(missing_ok=True)
+        _fsync(path.parent)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write: {error.strerror or error}", file=str(path)) from error
+    return True
 
 
 @contextlib.contextmanager
@@ -57,7 +98,7 @@ def committed(path: Path) -> Iterator[Path]:
 
     For writers that need a path: memory maps, safetensors, parquet. The temporary name holds the process id and a random number.
     """
-    temporary = path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -132,16 +173,79 @@ def rewrite_lines(path: Path, rows: list[dict[str, Any]]) -> None:
     write_text(path, "".join(f'{{"crc":{zlib.crc32(body.encode())},"row":{body}}}\n' for body in bodies))
 
 
+def make_directory(path: Path) -> Path:
+    """Make a directory and those above it, where they do not exist.
+
+    Raises:
+        EnvironmentProblem: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot be made: {error.strerror}", file=str(path)) from error
+    return path
+
+
+def sync(path: Path) -> None:
+    """Wait until the appended rows of a file, if it exists, are on the disk.
+
+    Raises:
+        EnvironmentProblem: the disk reports an error.
+    """
+    try:
+        _fsync(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write: {error.strerror or error}", file=str(path)) from error
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file that this module wrote.
 
     Raises:
-        Damaged: it is missing, unreadable, not UTF-8 or not JSON.
+        Damaged: it is missing, unreadable, not UTF-8, not JSON, or holds a number that this module does not write.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        return json.loads(path.read_text(encoding="utf-8"), parse_int=_integer, parse_constant=_no_constant)
+    except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"cannot be read as JSON: {type(error).__name__}", file=str(path)) from error
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a table, and check the hash of its content. A table from before such hashes has none, and is read as it is.
+
+    Raises:
+        Damaged: it cannot be read, is no table, or its content does not have its hash.
+    """
+    table = read_json(path)
+    if not isinstance(table, dict):
+        raise Damaged("is not a table", file=str(path))
+    return unsealed(table, str(path))
+
+
+def unsealed(table: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """The content of a table without its hash.
+
+    Raises:
+        Damaged: naming the file, when the content does not have this hash.
+    """
+    content = {key: value for key, value in table.items() if key != SELF_HASH}
+    if SELF_HASH not in table and (renamed := _renamed_hash(content)):
+        raise Damaged(f"was changed since it was written: {renamed!r} was {SELF_HASH!r}", file=file)
+    if SELF_HASH in table and table[SELF_HASH] != _table_sha256(content):
+        hint = f"after a change on purpose, delete its key {SELF_HASH}"
+        raise Damaged("was changed since it was written: its content does not have its hash", file=file, hint=hint)
+    return content
+
+
+def is_protected(path: Path) -> bool:
+    """Whether a table holds the hash of its content. Those that were written before version 0.2 do not.
+
+    Raises:
+        Damaged: it cannot be read as JSON.
+    """
+    return SELF_HASH in read_json(path)
 
 
 def remove_stray_temporaries(directory: Path) -> list[Path]:
@@ -149,11 +253,22 @@ def remove_stray_temporaries(directory: Path) -> list[Path]:
     removed = []
     for path in directory.glob(f"*{TEMPORARY_MARK}*"):
         pid = path.name.rpartition(TEMPORARY_MARK)[2].partition("-")[0]
-        if pid.isascii() and pid.isdigit() and not _alive(int(pid)):
+        if pid.isascii() and pid.isdigit() and not is_alive(int(pid)):
             with contextlib.suppress(OSError):
                 path.unlink()
                 removed.append(path)
     return removed
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process of this host has this number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):  # OverflowError: no process can have this number
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def crash_point(label: str, act: Callable[[], None] | None = None) -> None:
@@ -186,8 +301,10 @@ def _rows_of_line(line: bytes, *, ends: bool) -> tuple[list[dict[str, Any]], boo
     text, decoder = line.decode("utf-8", "replace"), json.JSONDecoder()
     rows: list[dict[str, Any]] = []
     others: list[str] = []  # the text before, between and after the rows
-    end, at = 0, text.find(ROW_MARK)
-    while at >= 0:
+    end, torn = 0, 0
+    start = ROW_START.search(text)
+    while start is not None and torn <= MOST_TORN_ROWS:
+        at = start.start()
         try:
             wrapped, after = decoder.raw_decode(text, at)
             row = _with_true_crc(wrapped)
@@ -197,10 +314,58 @@ def _rows_of_line(line: bytes, *, ends: bool) -> tuple[list[dict[str, Any]], boo
             rows.append(row)
             others.append(text[end:at])
             end = after
-        at = text.find(ROW_MARK, after)
+        torn += row is None
+        start = ROW_START.search(text, after)
     others.append(text[end:])
     ends_well = bool(rows) and not others[-1] if ends else True
     return rows, ends_well and all(map(_is_torn, others))
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{path.name}{TEMPORARY_MARK}{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _json_bytes(value: Any) -> bytes:
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode("utf-8", "backslashreplace")  # half a character stays as its JSON escape
+
+
+def _create_in_place(path: Path, content: bytes) -> bool:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:
+        return False
+    try:
+        _write_all(descriptor, content)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _table_sha256(table: Mapping[str, Any]) -> str:
+    body = json.dumps(table, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _renamed_hash(table: Mapping[str, Any]) -> str | None:
+    """The key whose value is the hash of all others, under another name than `self_sha256`."""
+    for key, value in table.items():
+        if isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2:
+            others = {name: other for name, other in table.items() if name != key}
+            if value == _table_sha256(others):
+                return key
+    return None
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits)
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(name)
 
 
 def _is_torn(text: str) -> bool:
@@ -235,13 +400,3 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # OverflowError: no process can have this number
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -75,14 +75,13 @@ def _with_cell(row: RunRow, cell: tuple[str, str, str] | None, store: Store) -> 
 
 def _so_far(row: RunRow, store: Store) -> dict[str, Any]:
     """Step and loss of the last row that a run wrote, and, while a process works on it, the minutes left at its rate so far."""
-    from palinode.base import fsio
     from palinode.base.errors import PalinodeError
-    from palinode.results.record import METRICS_FILE
-    from palinode.sweep.lease import Watch, holder
+    from palinode.results.holds import Watch, holder
+    from palinode.results.rows import read_last_rows
 
     directory = store.run_directory(row.run_id)
     try:
-        rows = fsio.read_last_rows(directory / METRICS_FILE).rows
+        rows = read_last_rows(directory)
         running = holder(directory, Watch())[0] is not None
     except PalinodeError:
         rows, running = [], False

@@ -19,7 +19,8 @@ from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
 from palinode.checks.loss_floor import check_directions
 from palinode.published.mask_csv import DIRECTIONS, EVAL, PROBABILITIES, TRAIN, MaskFile, MaskRow, read_mask_csv
-from palinode.results.record import METRICS_FILE, RESULT_FILE, ArmEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.record import RESULT_FILE, ArmEntry, ExperimentEntry, Result, RunEntry
+from palinode.results.rows import METRICS_FILE
 from palinode.results.store import Store
 
 FORMAT = "mask-csv"

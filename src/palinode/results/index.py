@@ -15,6 +15,7 @@ import json
 import os
 import sqlite3
 import stat
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,12 +24,15 @@ from typing import Any
 from palinode.base import fsio
 from palinode.base.errors import Damaged, EnvironmentProblem
 from palinode.base.measures import RecordOutcome
-from palinode.results.files import read_metrics
-from palinode.results.record import METRICS_FILE, RESULT_FILE, SPEC_FILE, ended_at_step, read_run
+from palinode.results.record import RESULT_FILE, SPEC_FILE, ended_at_step, read_run
+from palinode.results.rows import check_end, metrics_paths
 
 INDEX_FILE = "index.sqlite"
-INDEX_VERSION = 3
-SCHEMA = "CREATE TABLE runs (run_id TEXT PRIMARY KEY, signature TEXT NOT NULL, row TEXT NOT NULL) WITHOUT ROWID"
+INDEX_VERSION = 4
+SCHEMA = (
+    "CREATE TABLE runs (run_id TEXT PRIMARY KEY, signature TEXT NOT NULL, row TEXT NOT NULL, crc INTEGER NOT NULL)"
+    " WITHOUT ROWID"
+)
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,9 @@ def load(root: Path) -> dict[str, tuple[str, RunRow]]:
             schema = [sql for (sql,) in connection.execute("SELECT sql FROM sqlite_schema")]
             if connection.execute("PRAGMA user_version").fetchone() != (INDEX_VERSION,) or schema != [SCHEMA]:
                 return {}
-            rows = connection.execute("SELECT run_id, signature, row FROM runs ORDER BY run_id").fetchall()
-        return {run_id: (stored, RunRow(**json.loads(row))) for run_id, stored, row in rows}
+            rows = connection.execute("SELECT run_id, signature, row, crc FROM runs ORDER BY run_id").fetchall()
+        sound = [(run_id, mark, row) for run_id, mark, row, crc in rows if crc == _crc(run_id, mark, row)]
+        return {run_id: (mark, RunRow(**json.loads(row))) for run_id, mark, row in sound}
     except (sqlite3.Error, ValueError, TypeError):
         return {}
 
@@ -100,23 +105,19 @@ def save(root: Path, rows: Mapping[str, tuple[str, RunRow]]) -> None:
     Raises:
         EnvironmentProblem: the store cannot be written.
     """
-    encoded = [(run_id, mark, json.dumps(asdict(row), sort_keys=True)) for run_id, (mark, row) in sorted(rows.items())]
+    texts = [(run_id, mark, json.dumps(asdict(row), sort_keys=True)) for run_id, (mark, row) in sorted(rows.items())]
+    encoded = [(*columns, _crc(*columns)) for columns in texts]
     with fsio.committed(root / INDEX_FILE) as temporary:
         try:
             with contextlib.closing(sqlite3.connect(temporary)) as connection:
                 connection.execute("PRAGMA journal_mode=OFF")  # a kill leaves only a temporary file
                 connection.execute("PRAGMA synchronous=OFF")  # fsio syncs the file before the rename
                 connection.execute(SCHEMA)
-                connection.executemany("INSERT INTO runs VALUES (?, ?, ?)", encoded)
+                connection.executemany("INSERT INTO runs VALUES (?, ?, ?, ?)", encoded)
                 connection.execute(f"PRAGMA user_version={INDEX_VERSION}")
                 connection.commit()
         except sqlite3.Error as error:
             raise EnvironmentProblem(f"cannot write: {error}", file=str(root / INDEX_FILE)) from error
-
-
-def logical_dump(root: Path) -> str:
-    """The index without the signatures, which differ between machines: it is equal after a rebuild or a copy."""
-    return json.dumps({run_id: asdict(row) for run_id, (_, row) in load(root).items()}, sort_keys=True)
 
 
 def signature(directory: Path) -> str:
@@ -125,7 +126,8 @@ def signature(directory: Path) -> str:
     For a run that has ended, it also changes with the metrics. The metrics of other runs grow all the time.
     """
     spec, result = (_file_signature(directory / name) for name in (SPEC_FILE, RESULT_FILE))
-    return "/".join((spec, result, *([] if result == "none" else [_file_signature(directory / METRICS_FILE)])))
+    metrics = [] if result == "none" else [_file_signature(path) for path in metrics_paths(directory)]
+    return "/".join((spec, result, *metrics))
 
 
 def read_row(directory: Path) -> RunRow:
@@ -134,7 +136,7 @@ def read_row(directory: Path) -> RunRow:
     try:
         spec, result = read_run(directory)
         if result is not None:
-            _look_at_metrics(directory / METRICS_FILE, ended_at_step(result))
+            check_end(directory, ended_at_step(result))
     except Damaged as error:
         place = Path(error.file).name if error.file else SPEC_FILE
         return RunRow(run_id=run_id, outcome="damaged", reason=f"{place}: {error.message}")
@@ -162,19 +164,15 @@ def read_row(directory: Path) -> RunRow:
     )
 
 
-def _look_at_metrics(path: Path, ended_at: float) -> None:
-    """Raise Damaged if the end of the metrics is damaged. Then all of them are read, for the same message as elsewhere."""
-    try:
-        read_metrics(path, ended_at, fsio.read_last_rows)
-    except Damaged:
-        read_metrics(path, ended_at)
-
-
 def _open(path: Path) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     connection = sqlite3.connect(uri, uri=True)
     connection.execute("PRAGMA trusted_schema=OFF")
     return connection
+
+
+def _crc(*columns: str) -> int:
+    return zlib.crc32("\0".join(columns).encode())
 
 
 def _file_signature(path: Path) -> str:

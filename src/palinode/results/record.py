@@ -1,6 +1,6 @@
 """The records of runs and experiments, as plain frozen data.
 
-A run directory holds spec.json, metrics.jsonl, audit.json and, written last, result.json. A run without a result is
+A run directory holds spec.json, rows of metrics (rows.py), audit.json and, written last, result.json. A run without a result is
 unfinished, and a run whose files do not decode is damaged. Both are outcomes, and every listing shows them.
 """
 
@@ -21,9 +21,10 @@ from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport
 from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
-from palinode.results.files import decode_stored, is_regular, read_metrics, read_table, whole
+from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
 from palinode.results.row_shapes import ContextLengthsRow, EmbeddingsRow, LayerCutRow, MetricsRow, ScoresRow, TaskRow
+from palinode.results.rows import checked_rows
 
 Number = float | int | None
 
@@ -37,7 +38,7 @@ ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
     EMBEDDINGS_EVENT: EmbeddingsRow,
     TASK_EVENT: TaskRow,
 }  # of every other event: ScoresRow
-SPEC_FILE, METRICS_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "metrics.jsonl", "audit.json", "result.json"
+SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
 
 
 class Result(Config):
@@ -52,6 +53,7 @@ class Result(Config):
         seconds: train, evaluate, audit, checkpoint, total.
         fingerprint: all that the bits depend on besides the spec: torch, python, device, cpu_capability, threads, platform.
         attempts: the number of processes that worked on this run (1: it was never interrupted).
+        rows: count and sha256 of the rows of metrics at the end of the run; empty in results from before holds.
         provenance: `run` (trained by this program) or `imported` (read from published numbers).
         source: file, sha256, line and format of an imported run.
     """
@@ -66,6 +68,7 @@ class Result(Config):
     fingerprint: Mapping[str, str | int | float | bool | None] = Field(default_factory=dict)
     weights_sha256: str | None = None
     attempts: int = Field(default=1, ge=1)
+    rows: Mapping[str, int | str] = Field(default_factory=dict)
     provenance: Literal["run", "imported"] = "run"
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
@@ -136,11 +139,12 @@ class Record:
 
     @cached_property
     def _rows(self) -> list[dict[str, Any]]:
-        return read_metrics(self.directory / METRICS_FILE, ended_at_step(self.result))
+        seal = self.result.rows if self.result is not None else None
+        return checked_rows(self.directory, ended_at_step(self.result), seal)
 
     @cached_property
     def metrics(self) -> tuple[dict[str, Any], ...]:
-        """The rows of metrics.jsonl by step. Where two attempts logged a step, the row of the later attempt counts.
+        """The rows of metrics by step. Where two attempts logged a step, the row of the later attempt counts.
 
         Empty for a record with `damage`: a curve must not show some rows of a file that lost others.
 
@@ -162,7 +166,7 @@ class Record:
         Raises:
             Damaged: a row with a true checksum does not have the shape of these scores.
         """
-        path = self.directory / METRICS_FILE
+        path = self.directory
         return {
             split: decode_stored(LayerCut, {name: row[name] for name in LayerCut.model_fields if name in row}, path)
             for split, row in self._rows_by_split(LAYER_CUT_EVENT).items()
@@ -199,7 +203,7 @@ class Record:
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"]))
             message = f"holds a row of the event {row.get('event')!r} whose {place} has another shape"
-            raise Damaged(message, file=str(self.directory / METRICS_FILE)) from None
+            raise Damaged(message, file=str(self.directory)) from None
 
     @cached_property
     def audit(self) -> dict[str, Any] | None:

@@ -1,8 +1,9 @@
 """The results store: a directory for each run, and files for experiments, audits and reports.
 
-    <root>/<run_id>/{spec.json, metrics.jsonl, ckpt/, audit.json, result.json}
+    <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, result.json}
     <root>/experiments/<name>--<size>.json      resolved experiments
     <root>/audits/<hash>.json                   cached audits
+    <root>/audits/holds/<hash>/hold-N.json      which processes have measured an audit
     <root>/reports/<name>--<size>/              the pages of `palinode report`
     <root>/index.sqlite                         a cache for listings (index.py); it may be deleted at any time
 
@@ -26,7 +27,6 @@ from palinode.results.files import decode_stored, read_table
 from palinode.results.index import RunRow
 from palinode.results.record import (
     AUDIT_FILE,
-    METRICS_FILE,
     RESULT_FILE,
     SPEC_FILE,
     ExperimentEntry,
@@ -36,9 +36,11 @@ from palinode.results.record import (
     Result,
     read_run,
 )
+from palinode.results.rows import metrics_path
 
 DEFAULT_ROOT = Path("runs")
 EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"
+HOLDS = "holds"  # of audits, below audits
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LISTED = "`palinode ls --runs` lists them"  # a mistyped hash has no nearest name
 LONGEST_NAME_BYTES = (
@@ -194,29 +196,33 @@ class Store:
         if path.exists() and not _agree(read_table(path), dict(spec)):
             raise Damaged(f"holds another spec than the one of run {run_id}", file=str(path))
         if not path.exists():
-            fsio.write_json(path, dict(spec))
+            fsio.write_table(path, dict(spec))
         return path.parent
 
-    def append_metrics(self, run_id: str, row: dict[str, Any]) -> None:
-        """Append one row to metrics.jsonl."""
-        fsio.append_line(self.run_directory(run_id) / METRICS_FILE, row)
+    def append_metrics(self, run_id: str, row: dict[str, Any], attempt: int = 0) -> None:
+        """Append one row to the metrics of an attempt; attempt 0 is that of an imported run."""
+        fsio.append_line(metrics_path(self.run_directory(run_id), attempt), row)
 
     def write_result(self, result: Result) -> None:
         """End a run. Its result is the last file that is written."""
-        fsio.write_json(self.run_directory(result.run_id) / RESULT_FILE, encode(result))
+        fsio.write_table(self.run_directory(result.run_id) / RESULT_FILE, encode(result))
 
     def write_run_audit(self, run_id: str, report: AuditReport) -> None:
         """Write the audit of this run."""
-        fsio.write_json(self.run_directory(run_id) / AUDIT_FILE, encode(report))
+        fsio.write_table(self.run_directory(run_id) / AUDIT_FILE, encode(report))
 
     def write_audit(self, audit_hash: str, report: AuditReport) -> None:
         """Cache an audit under the hash of everything it depends on."""
-        fsio.write_json(self.create()._audit_path(audit_hash), encode(report))
+        fsio.write_table(self.create()._audit_path(audit_hash), encode(report))
+
+    def audit_holds(self, audit_hash: str) -> Path:
+        """The directory of the holds on an audit: who has one measures it. It is made where it does not exist."""
+        return fsio.make_directory(self._audit_path(audit_hash).parent / HOLDS / audit_hash)
 
     def write_experiment(self, entry: ExperimentEntry) -> Path:
         """Write a resolved experiment before its first run. A later call replaces it."""
         path = self.create().root / EXPERIMENTS / f"{_entry_stem(entry)}.json"
-        fsio.write_json(path, encode(entry))
+        fsio.write_table(path, encode(entry))
         return path
 
     # --- inside -------------------------------------------------------------------------------------------------

@@ -5,16 +5,18 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from palinode.audit import audit_trained
 from palinode.base import fsio
 from palinode.base.config import encode
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 from palinode.base.example import SpecialTokens
 from palinode.base.measures import RunOutcome
 from palinode.data.config import VALIDATION
@@ -24,7 +26,17 @@ from palinode.evaluate.layer_cut import check_can_be_cut
 from palinode.models.base import LanguageModel
 from palinode.models.described import described
 from palinode.objectives.probability import Probability
-from palinode.results.record import METRICS_FILE, RESULT_FILE, Result
+from palinode.results.holds import Hold, Watch, holder, take
+from palinode.results.record import RESULT_FILE, Result
+from palinode.results.rows import (
+    ATTEMPT_EVENT,
+    FROM_THE_START,
+    RowsSeal,
+    last_attempt,
+    metrics_path,
+    read_rows,
+    up_to_step,
+)
 from palinode.results.store import Store
 from palinode.run.measure import EVALUATION_EVENT, MEASUREMENTS, Snapshot
 from palinode.spec.run_spec import RunSettings, RunSpec
@@ -46,6 +58,7 @@ def run_one(
     store: Store,
     on_event: Callable[[Event], None] = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
+    hold: Hold | None = None,
 ) -> Result:
     """Train, evaluate and record one run, or go on with it. A run that has ended already is returned as it is.
 
@@ -53,16 +66,24 @@ def run_one(
         on_event: called with every metrics row as it is written, and with notes (`{"event": "note", ...}`).
         should_stop: asked before every step. When it returns True, a checkpoint is written and the result is `stopped`; that
             result is not recorded, so the same call goes on later.
+        hold: the hold of this process on the run's directory; without one, the directory is held until this call ends.
+
+    Raises:
+        HoldLostError: another process took over the run; nothing was written since.
+        EnvironmentProblem: another process works on the run.
     """
     if (ended := store.ended(spec.run_id)) is not None:
         return ended
-    attempt = Attempt.begin(spec, store, on_event)
-    attempt.resume()
+    attempt = Attempt.begin(spec, store, on_event, hold)
     try:
+        attempt.resume()
         reached_end = train(attempt.training, after_step=attempt.after_step, should_stop=should_stop)
         return attempt.finish() if reached_end else attempt.stop()
     except DivergedError as problem:
         return attempt.record("diverged", reason=str(problem))
+    finally:
+        if hold is None:
+            attempt.hold.release()
 
 
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
@@ -107,6 +128,7 @@ class Attempt:
         training: Training,
         store: Store,
         emit: Callable[[Event], None],
+        hold: Hold,
         runs_together: int = 1,
     ):
         self.trained = trained
@@ -115,14 +137,23 @@ class Attempt:
         self.store = store
         self.emit = emit
         self.directory = store.run_directory(self.spec.run_id)
-        self.number = 1
+        self.hold = hold
+        self.number = hold.number
+        self.rows = RowsSeal()
         self.evaluations = 0
         self.seconds = dict.fromkeys(TIMED, 0.0)
         self.runs_together = runs_together
 
     @classmethod
-    def begin(cls, spec: RunSpec, store: Store, emit: Callable[[Event], None], runs_together: int = 1) -> Attempt:
-        """Prepare data, model and optimizer; write the spec.
+    def begin(
+        cls,
+        spec: RunSpec,
+        store: Store,
+        emit: Callable[[Event], None],
+        hold: Hold | None = None,
+        runs_together: int = 1,
+    ) -> Attempt:
+        """Prepare data, model and optimizer; write the spec; hold the run's directory, unless the caller has a hold.
 
         Args:
             runs_together: how many runs, this one included, have their weights stacked; the most of all attempts is recorded.
@@ -142,37 +173,50 @@ class Attempt:
             device=resolve_device(spec.device),
             objective_state=spec.objective.state(),
         )
-        store.write_spec(spec.run_id, encode(spec))
-        return cls(Trained(spec, training.model, specials, data), training, store, emit, runs_together)
+        directory = store.write_spec(spec.run_id, encode(spec))
+        trained = Trained(spec, training.model, specials, data)
+        return cls(trained, training, store, emit, hold or _take(directory), runs_together)
 
     def resume(self) -> None:
-        """Go on from the newest undamaged checkpoint; metrics rows that this attempt will write again are dropped.
+        """Go on from the newest undamaged checkpoint whose rows of metrics are all there, or train from the start.
 
-        When a line of the metrics file is damaged, it may have been a row to keep: then the run is trained from the start. The
-        result of an attempt that failed, or a damaged one, is deleted: what this attempt records takes its place.
+        The result of an attempt that failed, or a damaged one, is deleted: what this attempt records takes its place.
         """
         fsio.remove_stray_temporaries(self.directory)
         (self.directory / RESULT_FILE).unlink(missing_ok=True)
-        path = self.directory / METRICS_FILE
-        rows, damaged = fsio.read_rows(path)
-        self.number = 1 + max((int(row["attempt"]) for row in rows), default=0)
+        self.number = self.hold.number + last_attempt(self.directory)
+        rows, damaged = read_rows(self.directory)
         if damaged is not None:
-            self._note(f"{METRICS_FILE}, {damaged} is damaged: trained from the start")
-            delete_checkpoints(self.directory / CHECKPOINTS)
-        self._restore()
-        kept = [row for row in rows if row["step"] <= self.training.step and not row.get("final")]
+            self._note(f"{damaged} is damaged")
+        from_step = self._restore(rows, damaged)
+        kept = up_to_step(rows, from_step)
         self.evaluations = sum(row["event"] == EVALUATION_EVENT for row in kept)
-        if kept != rows or damaged is not None:
-            fsio.rewrite_lines(path, kept)
+        self.rows = RowsSeal.of(kept)
+        begin = {"event": ATTEMPT_EVENT, "attempt": self.number, "step": max(0, from_step), "from_step": from_step}
+        self.store.append_metrics(self.spec.run_id, begin, self.hold.number)
 
-    def _restore(self) -> None:
-        """Load the newest undamaged checkpoint, if there is one."""
-        training = self.training
-        saved, problems = load_newest(
-            self.directory / CHECKPOINTS, self.spec.run_id, training.model, training.optimizers
-        )
+    def _restore(self, rows: Sequence[Event], damaged: str | None) -> int:
+        """Load the newest checkpoint that fits these rows, and delete those after it.
+
+        Args:
+            damaged: the damaged line of the metrics. A checkpoint that does not know how many rows are before it is not used then.
+
+        Returns:
+            the step of the checkpoint; `FROM_THE_START` when there is none.
+        """
+        training, root = self.training, self.directory / CHECKPOINTS
+
+        def check(saved: Saved) -> None:
+            whole = RowsSeal.of(up_to_step(rows, saved.step)).stored() == saved.rows if saved.rows else damaged is None
+            if not whole:
+                raise Damaged(
+                    "rows of metrics from before it are missing or changed", file=str(root / f"step-{saved.step}")
+                )
+
+        saved, problems = load_newest(root, self.spec.run_id, training.model, training.optimizers, check)
         for problem in problems:
             self._note(f"damaged checkpoint passed over: {problem}")
+        delete_checkpoints(root, after_step=saved.step if saved is not None else FROM_THE_START)
         if saved is not None:
             training.counters = Counters(**saved.counters)  # type: ignore[arg-type]
             training.objective_state = dict(saved.objective_state)
@@ -180,6 +224,7 @@ class Attempt:
             self.seconds = dict.fromkeys(TIMED, 0.0) | saved.seconds
             self.runs_together = max(self.runs_together, saved.runs_together)
             self._note(f"going on from step {saved.step}")
+        return saved.step if saved is not None else FROM_THE_START
 
     def after_step(self, report: StepReport) -> None:
         """Log, evaluate and save where this step is due for it; the training row is written before the checkpoint."""
@@ -236,10 +281,12 @@ class Attempt:
         with self._timed("audit"):
             rows = self.store.record(self.spec.run_id).metrics
             report = audit_trained(self.trained, rows, self.store)
+        self.hold.check()
         self.store.write_run_audit(self.spec.run_id, report)
 
     def save(self) -> None:
         """Write a checkpoint of this step, unless an undamaged one is there; after a kill only a part of it may be there."""
+        self.hold.check()
         training, root = self.training, self.directory / CHECKPOINTS
         if is_whole(root / f"step-{training.step}"):
             return
@@ -250,14 +297,18 @@ class Attempt:
             objective_state=training.objective_state,
             recipe_state=training.recipe_state,
             seconds=self.seconds,
+            rows=self.rows.stored(),
             runs_together=self.runs_together,
         )
         with self._timed("checkpoint"):
+            fsio.sync(metrics_path(self.directory, self.hold.number))
             save_checkpoint(root, saved, training.model, training.optimizers, self.spec.recipe.keep_checkpoints)
 
     def record(self, outcome: RunOutcome, *, scores: Scores | None = None, reason: str | None = None) -> Result:
         """Write the result: the last file of a run."""
         result = self.result(outcome, scores=scores, reason=reason)
+        fsio.sync(metrics_path(self.directory, self.hold.number))
+        self.hold.check()
         self.store.write_result(result)
         return result
 
@@ -278,6 +329,7 @@ class Attempt:
             fingerprint=fingerprint(training.device) | {"runs_together": self.runs_together},
             weights_sha256=weights_sha256(training.model),
             attempts=self.number,
+            rows=self.rows.stored(),
         )
 
     def _snapshot(self) -> Snapshot:
@@ -302,7 +354,8 @@ class Attempt:
         counters = asdict(self.training.counters)
         step = counters.pop("optimizer_steps")
         full = {**row, "attempt": self.number, "step": step, **counters, "seconds": self.seconds["train"]}
-        self.store.append_metrics(self.spec.run_id, full)
+        self.store.append_metrics(self.spec.run_id, full, self.hold.number)
+        self.rows.add(json.loads(json.dumps(full)))  # as a reader will have it: keys are texts there
         self.emit(full)
 
     def _note(self, message: str) -> None:
@@ -313,3 +366,10 @@ class Attempt:
         started = time.perf_counter()
         yield
         self.seconds[name] += time.perf_counter() - started
+
+
+def _take(directory: Path) -> Hold:
+    if (hold := take(directory)) is None:
+        owner, _ = holder(directory, Watch())
+        raise EnvironmentProblem(f"{owner or 'another process'} is working on this run", file=str(directory))
+    return hold

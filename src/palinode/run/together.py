@@ -6,9 +6,10 @@ taken in another order than in a separate run, so bits differ: `runs_together` i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from palinode.base.config import content_hash, encode
+from palinode.results.holds import Hold
 from palinode.results.record import Result
 from palinode.results.store import Store
 from palinode.run.one import Attempt, Event, run_one
@@ -34,18 +35,32 @@ def run_together(
     store: Store,
     on_event: Callable[[Event], None] = lambda event: None,
     should_stop: Callable[[], bool] = lambda: False,
+    holds: Mapping[str, Hold] | None = None,
 ) -> list[Result]:
     """Train, evaluate and record runs that have one `stack_key`, or go on with them; arguments as of `run_one`.
 
     Every event has its `run_id`. A run that diverges is recorded, and the others go on.
+
+    Args:
+        holds: run id -> the hold of this process on its directory; without one, a directory is held until this call ends.
     """
+    holds = holds or {}
     results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
     left = [spec for spec in specs if spec.run_id not in results]
     if len(left) == 1:
-        results[left[0].run_id] = run_one(left[0], store, _with_run_id(on_event, left[0]), should_stop)
+        [spec] = left
+        results[spec.run_id] = run_one(spec, store, _with_run_id(on_event, spec), should_stop, holds.get(spec.run_id))
     elif left:
-        attempts = [Attempt.begin(spec, store, _with_run_id(on_event, spec), len(left)) for spec in left]
-        results |= {result.run_id: result for result in _train_attempts(attempts, should_stop)}
+        attempts = []
+        try:
+            for spec in left:
+                hold = holds.get(spec.run_id)
+                attempts.append(Attempt.begin(spec, store, _with_run_id(on_event, spec), hold, len(left)))
+            results |= {result.run_id: result for result in _train_attempts(attempts, should_stop)}
+        finally:
+            for attempt in attempts:
+                if attempt.spec.run_id not in holds:
+                    attempt.hold.release()
     return [results[spec.run_id] for spec in specs]
 
 

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from palinode.base import fsio
 from palinode.base.config import USER_PREFIX, Config, Part, bad_input, code_of, source_sha256
-from palinode.base.errors import BadInput, PalinodeError
+from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.spec.text import read_text
 
 USER_MODULE = "palinode_user_"  # how the name of a module made from a user's file begins
@@ -99,9 +99,11 @@ def keep_code(directory: Path, code: Code) -> None:
         parts[kind] = {"sha256": depends.sha256, "names": dict(depends.names), "doubts": list(depends.doubts)}
     record = {"file": str(code.path), "sha256": _sha256(code.content), "parts": parts}
     path = directory / RECORD_FILE
-    if not path.is_file() or fsio.read_json(path) != record:
-        fsio.write_bytes(directory / COPY_FILE, code.content)
-        fsio.write_json(path, record)
+    with contextlib.suppress(Damaged):  # a damaged or missing record is written again
+        if fsio.read_table(path) == record:
+            return
+    fsio.write_bytes(directory / COPY_FILE, code.content)
+    fsio.write_table(path, record)
 
 
 def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
@@ -115,8 +117,8 @@ def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
     """
     if not (directory / RECORD_FILE).is_file():
         return None
-    record = fsio.read_json(directory / RECORD_FILE)
-    recorded = record.get("file") if isinstance(record, dict) else None
+    record = fsio.read_table(directory / RECORD_FILE)
+    recorded = record.get("file")
     if not isinstance(recorded, str) or not recorded.isprintable():
         raise BadInput("names no code file", file=str(directory / RECORD_FILE), field="file")
     original, copy = Path(recorded), directory / COPY_FILE
@@ -144,7 +146,7 @@ def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
     """
     if not (directory / RECORD_FILE).is_file():
         return {}
-    if not (recorded := _parts(fsio.read_json(directory / RECORD_FILE))):
+    if not (recorded := _parts(fsio.read_table(directory / RECORD_FILE))):
         return dict.fromkeys(code.user_parts, ["an earlier version of palinode counted the whole file"])
     changed = {}
     for kind, before in recorded.items():

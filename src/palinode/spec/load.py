@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from palinode.base import fsio
 from palinode.base.config import decode
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, Damaged, PalinodeError
@@ -96,7 +97,7 @@ def load(path: Path, *, allow_code: bool = False) -> Source:
     text = read_text(path)
     if suffix == ".toml":
         return _from_table(parse_toml(text, str(path)), path)
-    data = parse_json(text, str(path))
+    data = fsio.unsealed(parse_json(text, str(path)), str(path))
     if "runs" in data and "base" not in data:
         return _from_entry(data, path, allow_code=allow_code)
     if "seed" in data and "arms" not in data:
@@ -209,7 +210,7 @@ def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | N
     """The spec in a run's directory. It must hash to the directory's name: the weights there were trained with this spec."""
     path = directory / SPEC_FILE
     try:
-        data = parse_json(read_text(path), str(path))
+        data = fsio.unsealed(parse_json(read_text(path), str(path)), str(path))
     except BadInput as error:
         raise Damaged(error.message, file=str(path), field=error.field) from None
     spec, code = _run_spec(data, path, allow_code=allow_code)

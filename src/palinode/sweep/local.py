@@ -24,9 +24,9 @@ from types import FrameType
 from typing import IO, Any
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError
+from palinode.results.holds import Watch, end_dead, holder
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.sweep.lease import Watch, clear_dead, holder
 from palinode.sweep.process import Job, Process
 
 Event = dict[str, Any]
@@ -36,7 +36,7 @@ ELSEWHERE_SECONDS = 1.0  # how often a run that another process works on is look
 # What a run gets to write its checkpoint. Killing it after that costs at most one checkpoint interval.
 STOP_GRACE_SECONDS = 30.0
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # two numbers: microseconds of computing allowed in a period of microseconds
-LAST_EVENTS = ("finished", "alone", "problem", "busy")  # events that end a worker's report on a run
+LAST_EVENTS = ("finished", "alone", "problem", "busy", "lost")  # events that end a worker's report on a run
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
@@ -199,23 +199,16 @@ class _Driver:
     def _start_what_fits(self) -> None:
         while self.waiting and len(self.running) < self.workers:
             job = self.waiting.popleft()
-            if (stale_nonce := self._stale_nonce(job)) is None:
+            if (result := self.store.ended(job.run_id)) is not None:
+                self._reuse(job, result)
                 continue
-            jobs = [job]
-            if not stale_nonce:  # the lease of one run says nothing of another's
-                jobs += self._companions(job)
-            self._start(jobs, stale_nonce)
-
-    def _stale_nonce(self, job: Job) -> str | None:
-        """The nonce of a stale lease to take over, "" of a free run; None when the run has finished or another process has it."""
-        if (result := self.store.ended(job.run_id)) is not None:
-            self._reuse(job, result)
-            return None
-        holder_text, stale_nonce = holder(job.directory, self.watch)
-        if holder_text is not None:
-            self._wait_for_other(job, holder_text)
-            return None
-        return stale_nonce or ""
+            owner, stale_hold = holder(job.directory, self.watch)
+            if owner is not None:
+                self._wait_for_other(job, owner)
+                continue
+            # The number of the hold of one run says nothing of another's.
+            jobs = [job] if stale_hold is not None else [job, *self._companions(job)]
+            self._start(jobs, stale_hold)
 
     def _companions(self, job: Job) -> list[Job]:
         """Waiting jobs that share a process with this one; the free workers get equal numbers of jobs."""
@@ -223,7 +216,7 @@ class _Driver:
         most = min(self.stack, math.ceil((1 + len(alike)) / (self.workers - len(self.running)))) - 1
         companions: list[Job] = []
         for other in alike:
-            if len(companions) < most and not (_result(self.store, other) or any(holder(other.directory, self.watch))):
+            if len(companions) < most and not (_result(self.store, other) or _has_hold(other, self.watch)):
                 companions.append(other)
         for other in companions:
             self.waiting.remove(other)
@@ -253,8 +246,8 @@ class _Driver:
             else:
                 self.waiting.append(job)
 
-    def _start(self, jobs: Sequence[Job], stale_nonce: str) -> None:
-        process = Process.start(self.worker, jobs, stale_nonce)
+    def _start(self, jobs: Sequence[Job], stale_hold: int | None) -> None:
+        process = Process.start(self.worker, jobs, stale_hold)
         for name, stream in process.streams():
             os.set_blocking(stream.fileno(), False)
             self.selector.register(stream, selectors.EVENT_READ, (process, name))
@@ -313,7 +306,9 @@ class _Driver:
             self._conclude_run(process, job, process.last_events.get(run_id, {}))
 
     def _conclude_run(self, process: Process, job: Job, report: Event) -> None:
-        if report.get("event") == "busy":
+        if report.get("event") == "lost":
+            self._emit(job, {"event": "elsewhere", "message": str(report["reason"])})
+        if report.get("event") in ("busy", "lost"):
             self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
         elif report.get("event") == "problem":
             self.problem = self.problem or EnvironmentProblem(str(report["message"]))
@@ -336,7 +331,11 @@ class _Driver:
         self.waiting.append(replace(job, stack=None))
 
     def _write_death(self, process: Process, job: Job) -> None:
-        """Write the result of a run whose worker ended without an event."""
+        """Write the result of a run whose worker ended without an event, unless another process has taken over the run."""
+        owner, _ = holder(job.directory, self.watch)
+        if owner is not None:
+            self._wait_for_other(job, owner)
+            return
         how, outcome = process.death()
         likely = ", most likely by the system because memory ran out" if outcome == "oom" else ""
         printed = "\n".join(process.printed_lines)
@@ -359,12 +358,16 @@ class _Driver:
                     stream.close()
         process.process.wait()
         for job in process.jobs.values():
-            clear_dead(job.directory, process.process.pid)
+            end_dead(job.directory, process.process.pid)
         if process in self.running:
             self.running.remove(process)
 
     def _emit(self, job: Job, event: Event) -> None:
         self.on_event({**event, "run_id": job.run_id})
+
+
+def _has_hold(job: Job, watch: Watch) -> bool:
+    return holder(job.directory, watch) != (None, None)
 
 
 def _result(store: Store, job: Job) -> Result | None:

@@ -41,7 +41,7 @@ class Process:
         jobs: run id -> job.
         buffers: the unfinished last line of each stream.
         printed_lines: the last lines of standard error.
-        last_events: run id -> the event that ended the report on this run: finished, alone, problem or busy.
+        last_events: run id -> the event that ended the report on this run: finished, alone, problem, busy or lost.
     """
 
     jobs: Mapping[str, Job]
@@ -52,13 +52,16 @@ class Process:
     killed: bool = False
 
     @classmethod
-    def start(cls, worker: Sequence[str], jobs: Sequence[Job], stale_nonce: str) -> Process:
+    def start(cls, worker: Sequence[str], jobs: Sequence[Job], stale_hold: int | None) -> Process:
         """Start a worker for these runs.
+
+        Args:
+            stale_hold: the number of the hold that the worker takes over.
 
         Raises:
             EnvironmentProblem: the system cannot start a process.
         """
-        takeover = ("--stale-lease", stale_nonce) if stale_nonce else ()
+        takeover = ("--stale-hold", str(stale_hold)) if stale_hold is not None else ()
         threads = {name: str(jobs[0].threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         try:
             started = subprocess.Popen(

@@ -16,65 +16,67 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
+from palinode.results.holds import Hold, HoldLostError, take
 from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
-from palinode.sweep.lease import Lease, acquire
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
-Work = Callable[[Sequence[Path], Emit, Callable[[], bool]], Sequence[Result]]
+Holds = Mapping[str, Hold]
+Work = Callable[[Sequence[Path], Emit, Callable[[], bool], Holds], Sequence[Result]]
 
 ORPHAN_SECONDS = 120.0  # a run that has not ended this long after a request to stop is ended
 LONGEST_REASON_CHARACTERS = 20_000
 
 
-def train_runs(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool]) -> Sequence[Result]:
+def train_runs(
+    directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], holds: Holds
+) -> Sequence[Result]:
     """Train the runs of these directories as their specs say. Imports torch, so it is called only when needed."""
     from palinode.run.together import run_together
     from palinode.spec.load import load_run
 
     # The driver has decided whose code may run before it started this process.
     specs = [load_run(directory, allow_code=True) for directory in directories]
-    return run_together(specs, Store(directories[0].parent), emit, should_stop)
+    return run_together(specs, Store(directories[0].parent), emit, should_stop, holds)
 
 
 def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int:
     """Work on these runs. Returns the exit code: 0 when the driver got an event on each."""
     parser = argparse.ArgumentParser(prog="python -m palinode.sweep.worker", description=__doc__)
     parser.add_argument("directories", type=Path, nargs="+", help="the runs' directories in one store")
-    parser.add_argument(
-        "--stale-lease", default=None, help="the nonce of another host's stale lease, which is taken over"
-    )
+    parser.add_argument("--stale-hold", type=int, default=None, help="the number of a stale hold, which is taken over")
     options = parser.parse_args(arguments)
     faulthandler.enable()
     channel = _Channel.open()
     stop = _Stop(nothing_done_yet=lambda: channel.events == 0)
-    leases: dict[Path, Lease] = {}
+    holds: dict[str, Hold] = {}
     for directory in options.directories:
-        if (lease := acquire(directory, stale_nonce=options.stale_lease)) is None:
+        if (hold := take(directory, stale=options.stale_hold)) is None:
             channel.emit({"event": "busy", "run_id": directory.name})
         else:
-            leases[directory] = lease
+            holds[directory.name] = hold
 
     def should_stop() -> bool:
-        return stop.requested or channel.broken or any(lease.lost for lease in leases.values())
+        return stop.requested or channel.broken or any(hold.lost for hold in holds.values())
 
     try:
-        for event in _work(list(leases), channel.emit, should_stop, work):
+        for event in _work(holds, channel.emit, should_stop, work):
             channel.emit(event)
     finally:
-        for lease in leases.values():
-            lease.release()
+        for hold in holds.values():
+            hold.release()
     return 0
 
 
-def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], work: Work) -> list[Event]:
-    """The last event of each run: `finished` with the outcome, `alone`, or `problem` when a disk or a device failed."""
+def _work(holds: Holds, emit: Emit, should_stop: Callable[[], bool], work: Work) -> list[Event]:
+    """The last event of each run: `finished` with the outcome, `alone`, `lost`, or `problem` when a disk or a device failed."""
+    directories = [hold.directory for hold in holds.values()]
     ended = {
         directory: result
         for directory in directories
@@ -84,11 +86,16 @@ def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], boo
     for directory in left:
         (directory / RESULT_FILE).unlink(missing_ok=True)
     try:
-        results = [*ended.values(), *(work(left, emit, should_stop) if left else ())]
+        results = [*ended.values(), *(work(left, emit, should_stop, holds) if left else ())]
         return [_finished_event(result) for result in results]
     except EnvironmentProblem as error:  # no fault of the runs: they continue when, say, the disk has room again
         problem = {"event": "problem", "exit_code": error.exit_code, "message": str(error)}
         return [{**problem, "run_id": directory.name} for directory in directories]
+    except HoldLostError as error:
+        return [
+            {"event": "lost" if hold.lost else "alone", "run_id": run_id, "reason": str(error)}
+            for run_id, hold in holds.items()
+        ]
     except Exception as error:  # noqa: BLE001 - any exception of a run becomes its result
         if len(left) > 1:
             reason = _reason(error).splitlines()[0]
@@ -96,6 +103,10 @@ def _work(directories: Sequence[Path], emit: Emit, should_stop: Callable[[], boo
         result = Result(
             run_id=left[0].name, outcome="oom" if ran_out_of_memory(error) else "failed", reason=_reason(error)
         )
+        try:
+            holds[result.run_id].check()
+        except HoldLostError as lost:
+            return [{"event": "lost", "run_id": result.run_id, "reason": str(lost)}]
         Store(left[0].parent).write_result(result)
         return [*map(_finished_event, ended.values()), _finished_event(result)]
 

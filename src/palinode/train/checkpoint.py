@@ -8,38 +8,46 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from palinode.base import fsio
-from palinode.base.errors import Damaged
+from palinode.base.config import Config, decode, encode
+from palinode.base.errors import BadInput, Damaged
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # 2: without the seal of the rows
 
 
-@dataclass
-class Saved:
+class Saved(Config):
     """What a checkpoint holds besides tensors: plain numbers only.
 
     Attributes:
+        rows: the number and the hash of the run's rows of metrics before this checkpoint; empty in format 2.
         runs_together: the largest number of runs whose weights were stacked up to this step.
     """
 
     run_id: str
     step: int
-    counters: dict[str, float] = field(default_factory=dict)
-    objective_state: dict[str, float] = field(default_factory=dict)
-    recipe_state: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
+    counters: Mapping[str, int | float] = Field(default_factory=dict)
+    objective_state: Mapping[str, int | float] = Field(default_factory=dict)
+    recipe_state: Mapping[str, int | float] = Field(default_factory=dict)
+    seconds: Mapping[str, int | float] = Field(default_factory=dict)
+    rows: Mapping[str, int | str] = Field(default_factory=dict)
     runs_together: int = 1
+
+
+class _Manifest(Saved):
+    version: int
+    files: Mapping[str, Mapping[str, int | str]]
 
 
 def save_checkpoint(
@@ -54,15 +62,22 @@ def save_checkpoint(
     for name, content in contents.items():
         fsio.write_bytes(directory / name, content)
     files = {name: {"sha256": _sha256(content), "bytes": len(content)} for name, content in contents.items()}
-    fsio.write_json(directory / MANIFEST_FILE, {"version": FORMAT_VERSION, "files": files, **asdict(saved)})
+    fsio.write_table(directory / MANIFEST_FILE, {"version": FORMAT_VERSION, "files": files, **encode(saved)})
     _keep_newest(root, keep)
     return directory
 
 
 def load_newest(
-    root: Path, run_id: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]
+    root: Path,
+    run_id: str,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    check: Callable[[Saved], None] = lambda saved: None,
 ) -> tuple[Saved | None, list[str]]:
     """Restore model and optimizers from the newest undamaged checkpoint.
+
+    Args:
+        check: raises Damaged for a checkpoint that does not fit the other files of the run.
 
     Returns:
         (its other contents, or None when there is nothing to resume from; one line for each damaged checkpoint passed over)
@@ -70,16 +85,17 @@ def load_newest(
     problems: list[str] = []
     for directory in newest_first(root):
         try:
-            return _restore(directory, run_id, model, optimizers), problems
+            return _restore(directory, run_id, model, optimizers, check), problems
         except Damaged as problem:
             problems.append(str(problem))
     return None, problems
 
 
-def delete_checkpoints(root: Path) -> None:
-    """Delete all checkpoints, so that training starts again at step 0."""
+def delete_checkpoints(root: Path, after_step: int) -> None:
+    """Delete the checkpoints of later steps: training goes on from `after_step` and writes them again."""
     for directory in newest_first(root):
-        shutil.rmtree(directory)
+        if int(directory.name.removeprefix("step-")) > after_step:
+            shutil.rmtree(directory)
 
 
 def load_weights(directory: Path, model: nn.Module) -> Saved:
@@ -103,9 +119,11 @@ def is_whole(directory: Path) -> bool:
 
 
 def newest_first(root: Path) -> list[Path]:
-    """Checkpoint directories, newest step first."""
-    steps = {path: path.name.removeprefix("step-") for path in root.glob("step-*")}
-    return sorted((path for path in steps if steps[path].isdigit()), key=lambda path: int(steps[path]), reverse=True)
+    """Checkpoint directories, newest step first. Links are left out: they may lead to another run, or out of the store."""
+    if root.is_symlink():
+        return []
+    steps = {path: path.name.removeprefix("step-") for path in root.glob("step-*") if not path.is_symlink()}
+    return sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: int(steps[path]), reverse=True)
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -113,10 +131,17 @@ def weights_sha256(model: nn.Module) -> str:
     return _sha256(save(_contiguous(model.state_dict())))
 
 
-def _restore(directory: Path, run_id: str, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Saved:
+def _restore(
+    directory: Path,
+    run_id: str,
+    model: nn.Module,
+    optimizers: list[torch.optim.Optimizer],
+    check: Callable[[Saved], None],
+) -> Saved:
     saved, contents = _verified(directory)
     if saved.run_id != run_id:
         raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
+    check(saved)
     _load_model(directory, contents[MODEL_FILE], model)
     try:
         _load_optimizers(load(contents[OPTIMIZER_FILE]), model, optimizers)
@@ -126,22 +151,30 @@ def _restore(directory: Path, run_id: str, model: nn.Module, optimizers: list[to
 
 
 def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
-    manifest = fsio.read_json(directory / MANIFEST_FILE)
+    path = directory / MANIFEST_FILE
+    table = fsio.read_table(path)
     try:
-        if manifest["version"] != FORMAT_VERSION:
-            raise Damaged(f"checkpoint format {manifest['version']} is not {FORMAT_VERSION}", file=str(directory))
-        names = ("run_id", "step", "counters", "objective_state", "recipe_state", "seconds")
-        saved = Saved(**{name: manifest[name] for name in names}, runs_together=manifest.get("runs_together", 1))
-        hashes = {name: manifest["files"][name]["sha256"] for name in (MODEL_FILE, OPTIMIZER_FILE)}
-    except (KeyError, TypeError) as error:
-        raise Damaged(f"manifest lacks {error}", file=str(directory / MANIFEST_FILE)) from error
+        manifest = decode(_Manifest, table, file=str(path))
+    except BadInput as error:
+        raise Damaged(error.message, file=str(path), field=error.field) from None
+    if manifest.version not in READABLE_VERSIONS:
+        raise Damaged(f"checkpoint format {manifest.version} is not {FORMAT_VERSION}", file=str(path))
+    if f"step-{manifest.step}" != directory.name:
+        raise Damaged(f"is of step {manifest.step}", file=str(path))
     contents = {}
-    for name, expected in hashes.items():
-        path = directory / name
-        contents[name] = path.read_bytes() if path.is_file() else b""
-        if _sha256(contents[name]) != expected:
-            raise Damaged("hash does not match its manifest", file=str(path))
-    return saved, contents
+    for name in (MODEL_FILE, OPTIMIZER_FILE):
+        contents[name] = _content(directory / name)
+        if _sha256(contents[name]) != manifest.files.get(name, {}).get("sha256"):
+            raise Damaged("hash does not match its manifest", file=str(directory / name))
+    return manifest, contents
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file; empty when it is missing, is a link, or cannot be read."""
+    try:
+        return path.read_bytes() if path.is_file() and not path.is_symlink() else b""
+    except OSError:
+        return b""
 
 
 def _load_model(directory: Path, content: bytes, model: nn.Module) -> None:

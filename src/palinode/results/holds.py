@@ -1,0 +1,285 @@
+"""Holds: while one process works on a run or on an audit, no other process does.
+
+A directory has the files hold-1.json, hold-2.json, ...; the process that wrote the largest number owns the directory. A process
+takes the next number with one link, which the file system makes exclusive, also on a network disk. The number is the number of
+the attempt, and a fence: a process that finds a larger number than its own has lost the directory and writes nothing more.
+
+A hold is free again when its process released it, when it is of this host and its process has ended, or when its file has not
+changed for longer than two heartbeats by the clock of the process that watches it. Clocks of two hosts are never compared. On
+one host the lock of the kernel on the directory answers at once, also for a process that is suspended or was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import platform
+import re
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from palinode.base import fsio
+from palinode.base.errors import Damaged, EnvironmentProblem
+
+HOLD_FILE = re.compile(r"hold-([1-9][0-9]{0,8})\.json")
+HEARTBEAT_SECONDS = 60.0
+STALE_SECONDS = 2.5 * HEARTBEAT_SECONDS
+NO_LOCKS = (
+    errno.ENOLCK,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+)  # of file systems that cannot lock, such as some Lustre mounts
+BOOT_ID, PROCESS_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+
+
+class HoldLostError(Exception):
+    """Another process took over the directory, because the heartbeats of this one stopped. Nothing may be written."""
+
+
+@dataclass(frozen=True)
+class StoredHold:
+    """The newest hold file of a directory.
+
+    Attributes:
+        content: what the file holds; empty when the file is damaged, None when it is empty or cannot be read now.
+    """
+
+    number: int
+    content: Mapping[str, Any] | None
+
+    @property
+    def owner(self) -> str:
+        """Its process and host in words."""
+        content = self.content or {}
+        return f"process {content.get('pid', '?')} on {content.get('host', 'an unknown host')}"
+
+    def has_ended(self, *, can_lock: bool) -> bool:
+        """Whether its process cannot work any more. The caller has the lock of the directory, where the file system can lock.
+
+        Args:
+            can_lock: whether the file system can lock.
+        """
+        if self.content is None:
+            return False  # it may be written at this moment
+        if self.content.get("released"):
+            return True
+        if not self.content:
+            return can_lock
+        pid = self.content.get("pid")
+        on_this_host = all(self.content.get(name) == value for name, value in this_host().items())
+        return on_this_host and isinstance(pid, int) and not fsio.is_alive(pid)
+
+
+class Hold:
+    """A hold of this process. `release` ends it; as a context manager it is released at the end of the block.
+
+    Attributes:
+        number: N of hold-N.json, the number of the attempt.
+        lost: whether the heartbeat found a larger number.
+    """
+
+    def __init__(
+        self, directory: Path, number: int, content: dict[str, Any], descriptor: int, heartbeat_seconds: float
+    ):
+        self.directory = directory
+        self.number = number
+        self.lost = False
+        self._content = content
+        self._descriptor = descriptor
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, args=(heartbeat_seconds,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def check(self) -> None:
+        """Called before a file is written that other processes read.
+
+        Raises:
+            HoldLostError: another process has taken a larger number.
+        """
+        newest = newest_hold(self.directory)
+        if newest is not None and newest.number > self.number:
+            self.lost = True
+            raise HoldLostError(f"lost to {newest.owner}")
+
+    def release(self) -> None:
+        """End the hold, so that another process may take the directory. The file stays: it is the history of the attempts."""
+        self._ended.set()
+        self._thread.join()
+        with contextlib.suppress(HoldLostError, EnvironmentProblem):  # then it is stale after a while
+            self.check()
+            self._write(released=True)
+        os.close(self._descriptor)
+
+    def _keep(self, heartbeat_seconds: float) -> None:
+        while not self._ended.wait(heartbeat_seconds):
+            try:
+                self.check()
+                self._write()
+            except HoldLostError:
+                return
+            except EnvironmentProblem:  # a full disk may have room at the next heartbeat
+                continue
+
+    def _write(self, *, released: bool = False) -> None:
+        self._content |= {"beat": self._content["beat"] + 1, "released": released}
+        fsio.write_json(_path(self.directory, self.number), self._content)
+
+
+class Watch:
+    """Remembers the holds of other hosts, and since when each is unchanged by the clock of this process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._unchanged_since: dict[Path, tuple[StoredHold, float]] = {}
+
+    def is_stale(self, directory: Path, hold: StoredHold) -> bool:
+        """Whether this hold stayed the same for longer than two heartbeats."""
+        last, since = self._unchanged_since.get(directory, (None, 0.0))
+        if last != hold:
+            self._unchanged_since[directory] = (hold, self._clock())
+            return False
+        return self._clock() - since > STALE_SECONDS
+
+
+def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Hold | None:
+    """Take a directory; None while another process holds it.
+
+    Args:
+        stale: the number of a hold that `holder` calls stale; it is taken over.
+
+    Raises:
+        EnvironmentProblem: the directory cannot be opened or written.
+    """
+    descriptor, can_lock = _lock(directory)
+    if descriptor is None:
+        return None
+    try:
+        newest = newest_hold(directory)
+        if newest is not None and newest.number != stale and not newest.has_ended(can_lock=can_lock):
+            os.close(descriptor)
+            return None
+        number = newest.number + 1 if newest is not None else 1
+        content = {
+            **this_host(),
+            "worker": secrets.token_hex(8),
+            "pid": os.getpid(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "beat": 0,
+            "released": False,
+        }
+        if fsio.create_json(_path(directory, number), content):
+            return Hold(directory, number, content, descriptor, heartbeat_seconds)
+    except EnvironmentProblem:
+        os.close(descriptor)
+        raise
+    os.close(descriptor)  # another process was faster
+    return None
+
+
+def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:
+    """Who holds a directory.
+
+    Returns:
+        (the owner in words, None); (None, its number) for a stale hold, which may be taken over; (None, None) when it is free.
+    """
+    newest = newest_hold(directory)
+    descriptor, can_lock = _lock(directory)
+    if descriptor is None:
+        return newest.owner if newest is not None else "a process on this host", None
+    os.close(descriptor)
+    if newest is None or newest.has_ended(can_lock=can_lock):
+        return None, None
+    if watch.is_stale(directory, newest):
+        return None, newest.number
+    return newest.owner, None
+
+
+def end_dead(directory: Path, pid: int) -> bool:
+    """Release the hold of a process of this host that has ended, so that no other host waits until it is stale.
+
+    Returns:
+        whether that process was the owner of the directory.
+    """
+    newest = newest_hold(directory)
+    if newest is None or not newest.content:
+        return False
+    expected: dict[str, Any] = {**this_host(), "pid": pid}
+    if any(newest.content.get(name) != value for name, value in expected.items()):
+        return False
+    if not newest.content.get("released"):
+        with contextlib.suppress(EnvironmentProblem):
+            fsio.write_json(_path(directory, newest.number), {**newest.content, "released": True})
+    return True
+
+
+def newest_hold(directory: Path) -> StoredHold | None:
+    """The hold with the largest number; None when the directory was never held."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return None
+    number = max((int(match[1]) for name in names if (match := HOLD_FILE.fullmatch(name))), default=0)
+    if not number:
+        return None
+    path = _path(directory, number)
+    try:
+        content = fsio.read_json(path) if path.stat().st_size else None
+    except OSError:  # such as ESTALE: another host replaces the file at this moment
+        content = None
+    except Damaged:
+        content = {}
+    return StoredHold(number, content if isinstance(content, dict) or content is None else {})
+
+
+def this_host() -> dict[str, str]:
+    """What tells this host from others: its name, its boot (no process survives a restart), and its space of process ids."""
+    boot = namespace = ""
+    with contextlib.suppress(OSError):
+        boot = BOOT_ID.read_text().strip()
+    with contextlib.suppress(OSError):
+        namespace = os.readlink(PROCESS_NAMESPACE)
+    return {"host": platform.node(), "boot": boot, "namespace": namespace}
+
+
+def _path(directory: Path, number: int) -> Path:
+    return directory / f"hold-{number}.json"
+
+
+def _lock(directory: Path) -> tuple[int | None, bool]:
+    """Lock a directory.
+
+    Returns:
+        (descriptor that has the lock, whether the file system can lock); no descriptor while another process has the lock.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot be opened: {error.strerror}", file=str(directory)) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None, True
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return descriptor, False
+        os.close(descriptor)
+        raise EnvironmentProblem(f"cannot be locked: {error.strerror}", file=str(directory)) from error
+    return descriptor, True

@@ -1,0 +1,173 @@
+"""The metrics of a run: JSON rows in a file for each attempt, so that no attempt writes into the file of another.
+
+    metrics-3.jsonl    the rows of the attempt that had hold 3
+    metrics.jsonl      the rows of all attempts of a run from before there were holds, or of an imported run
+
+The first row of an attempt says from which step it went on: `{"event": "attempt", "from_step": 40, ...}`. Rows of earlier
+attempts after that step, and their rows of measurements at the end of the run, are no longer part of the run. What is left is
+the run's rows. A checkpoint and a result hold the number of rows before them and their hash, so that a lost row is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from palinode.base import fsio
+from palinode.base.errors import Damaged
+from palinode.results.files import is_regular, whole
+
+METRICS_FILE = "metrics.jsonl"
+ATTEMPT_FILE = re.compile(r"metrics-([1-9][0-9]{0,8})\.jsonl")
+ATTEMPT_EVENT = "attempt"
+FROM_THE_START = -1  # `from_step` of an attempt that trains from the start: rows of step 0 are dropped, too
+TRAIN_AGAIN = "delete the run's directory and run it again"  # there is no other copy of the metrics of a run
+Row = dict[str, Any]
+
+
+@dataclass
+class RowsSeal:
+    """The number of a run's rows up to some moment, and the hash of their content, in their order."""
+
+    count: int = 0
+    _digest: Any = field(default_factory=hashlib.sha256)
+
+    @classmethod
+    def of(cls, rows: Iterable[Mapping[str, Any]]) -> RowsSeal:
+        """The seal of these rows."""
+        seal = cls()
+        for row in rows:
+            seal.add(row)
+        return seal
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Count one more row."""
+        self.count += 1
+        self._digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n")
+
+    def stored(self) -> dict[str, Any]:
+        """The form in a checkpoint and in a result."""
+        return {"count": self.count, "sha256": self._digest.hexdigest()}
+
+
+def metrics_path(directory: Path, attempt: int) -> Path:
+    """The file of one attempt; attempt 0 is the file from before there were holds."""
+    return directory / (f"metrics-{attempt}.jsonl" if attempt else METRICS_FILE)
+
+
+def metrics_paths(directory: Path) -> list[Path]:
+    """The files of all attempts, in the order of the attempts. Links and directories are listed, too: reading refuses them."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    attempts = [0] if METRICS_FILE in names else []
+    attempts += sorted(int(match[1]) for name in names if (match := ATTEMPT_FILE.fullmatch(name)))
+    return [metrics_path(directory, attempt) for attempt in attempts]
+
+
+def last_attempt(directory: Path) -> int:
+    """The largest number of an attempt in the file from before there were holds; 0 without such rows."""
+    path = directory / METRICS_FILE
+    return max((whole(row.get("attempt")) for row in fsio.read_rows(path).rows), default=0) if is_regular(path) else 0
+
+
+def read_rows(directory: Path) -> tuple[list[Row], str | None]:
+    """The rows of a run, in the order in which they were written, and its first damaged line, such as "metrics-1.jsonl, line 3".
+
+    Raises:
+        Damaged: a file of metrics cannot be read, or is no regular file.
+    """
+    rows: list[Row] = []
+    damaged = None
+    for path in metrics_paths(directory):
+        of_attempt, line = _read(path, fsio.read_rows)
+        damaged = damaged or (f"{path.name}, {line}" if line else None)
+        for row in of_attempt:
+            if row.get("event") == ATTEMPT_EVENT:
+                rows = up_to_step(rows, whole(row.get("from_step")))
+            else:
+                rows.append(row)
+    return rows, damaged
+
+
+def up_to_step(rows: Iterable[Row], step: int) -> list[Row]:
+    """The rows that a checkpoint of this step has before it."""
+    return [row for row in rows if whole(row.get("step")) <= step and not row.get("final")]
+
+
+def read_last_rows(directory: Path) -> list[Row]:
+    """The last rows of the newest attempt that wrote any: all that a listing of unfinished runs needs.
+
+    Raises:
+        Damaged: the file cannot be read.
+    """
+    for path in reversed(metrics_paths(directory)):
+        rows = [row for row in fsio.read_last_rows(path).rows if row.get("event") != ATTEMPT_EVENT]
+        if rows:
+            return rows
+    return []
+
+
+def check_end(directory: Path, ended_at_step: float) -> None:
+    """Look at the end of the metrics of a run that is done, for a listing. `checked_rows` looks at all of them.
+
+    Raises:
+        Damaged: the end of a file is damaged, or the rows do not reach `ended_at_step`.
+    """
+    last = [_read(path, fsio.read_last_rows) for path in metrics_paths(directory)]
+    rows = [row for of_attempt, _ in last for row in of_attempt if row.get("event") != ATTEMPT_EVENT]
+    if any(damaged for _, damaged in last) or _shortage(rows, ended_at_step, directory):
+        checked_rows(directory, ended_at_step)  # for the same message as elsewhere
+
+
+def checked_rows(directory: Path, ended_at_step: float, seal: Mapping[str, Any] | None = None) -> list[Row]:
+    """The rows of a run.
+
+    Args:
+        ended_at_step: the last step of a run that is done; the rows must reach it. 0 for any other run. Rows without an
+            `attempt` are imported, and may end earlier.
+        seal: the number and the hash of the rows in the run's result; empty in results from before such seals.
+
+    Raises:
+        Damaged: a file has a damaged line, or rows are missing or changed. A row that was torn by a kill is no damage: the next
+            attempt of the run wrote it again (see `fsio`).
+    """
+    rows, damaged = read_rows(directory)
+    if damaged is not None:
+        name, _, line = damaged.partition(", ")
+        raise Damaged(f"{line} is damaged", file=str(directory / name), hint=TRAIN_AGAIN)
+    if shortage := _shortage(rows, ended_at_step, directory):
+        raise shortage
+    if seal and RowsSeal.of(rows).stored() != dict(seal):
+        message = f"has {len(rows)} rows of the run, and {seal.get('count')} were written"
+        if len(rows) == seal.get("count"):
+            message = "holds other rows than those that were written"
+        raise Damaged(message, file=str(_newest(directory)), hint=TRAIN_AGAIN)
+    return rows
+
+
+def _shortage(rows: list[Row], ended_at_step: float, directory: Path) -> Damaged | None:
+    if ended_at_step and not metrics_paths(directory):
+        return Damaged("is missing, though the run is done", file=str(_newest(directory)), hint=TRAIN_AGAIN)
+    last = max((whole(row.get("step")) for row in rows), default=0)
+    if last < ended_at_step and all("attempt" in row for row in rows):
+        message = f"ends at step {last}, but the run ended at step {ended_at_step}"
+        return Damaged(message, file=str(_newest(directory)), hint=TRAIN_AGAIN)
+    return None
+
+
+def _newest(directory: Path) -> Path:
+    return (metrics_paths(directory) or [directory / METRICS_FILE])[-1]
+
+
+def _read(path: Path, read: Callable[[Path], fsio.Rows]) -> fsio.Rows:
+    if not is_regular(path):
+        raise Damaged("is not a regular file", file=str(path), hint=TRAIN_AGAIN)
+    return read(path)
