@@ -155,5 +155,5 @@ def test_rows_of_another_shape_are_damage(cut_run, tmp_path, scores):
     with pytest.raises(Damaged, match=r"metrics-1\.jsonl: has \d+ rows of the run, and \d+ were written"):
         _ = store.record(spec.run_id).layer_cut
     store.write_result(store.record(spec.run_id).result.with_(rows={}))  # a result from before it counted its rows
-    with pytest.raises(Damaged, match="holds a row of the event 'layer_cut' whose scores"):
+    with pytest.raises(Damaged, match="scores"):
         _ = store.record(spec.run_id).layer_cut

@@ -3,9 +3,10 @@
     metrics-3.jsonl    the rows of the attempt that had hold 3
     metrics.jsonl      the rows of all attempts of a run from before there were holds, or of an imported run
 
-The first row of an attempt says from which step it went on: `{"event": "attempt", "from_step": 40, ...}`. Rows of earlier
-attempts after that step, and their rows of measurements at the end of the run, are no longer part of the run. What is left is
-the run's rows. A checkpoint and a result hold the number of rows before them and their hash, so that a lost row is noticed.
+The first row of an attempt says from which step it went on: `{"event": "attempt", "from_step": 40, "rows": {...}, ...}`. Rows of
+earlier attempts after that step, and their rows of measurements at the end of the run, are no longer part of the run. What is
+left is the run's rows. Such a first row, a checkpoint and a result hold the number of rows before them and their hash, so that a
+lost row is noticed, and damage in rows that are no longer part of the run is not.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ def read_rows(directory: Path) -> tuple[list[Row], str | None]:
         for row in of_attempt:
             if row.get("event") == ATTEMPT_EVENT:
                 rows = up_to_step(rows, whole(row.get("from_step")))
+                same = RowsSeal.of(rows).stored() == row.get("rows")
+                damaged = None if same else damaged or f"{path.name}, the row before which rows are missing or changed,"
             else:
                 rows.append(row)
     return rows, damaged

@@ -192,8 +192,8 @@ class Attempt:
         kept = up_to_step(rows, from_step)
         self.evaluations = sum(row["event"] == EVALUATION_EVENT for row in kept)
         self.rows = RowsSeal.of(kept)
-        begin = {"event": ATTEMPT_EVENT, "attempt": self.number, "step": max(0, from_step), "from_step": from_step}
-        self.store.append_metrics(self.spec.run_id, begin, self.hold.number)
+        first = {"event": ATTEMPT_EVENT, "attempt": self.number, "from_step": from_step, "rows": self.rows.stored()}
+        self.store.append_metrics(self.spec.run_id, first, self.hold.number)
 
     def _restore(self, rows: Sequence[Event], damaged: str | None) -> int:
         """Load the newest checkpoint that fits these rows, and delete those after it.
