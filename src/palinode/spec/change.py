@@ -80,7 +80,7 @@ def _validated(config: C, fields: dict[str, Any], at: str, user_parts: Mapping[s
     try:
         return type(config).model_validate(fields, context={"user_parts": dict(user_parts)})
     except ValidationError as error:
-        refusal = bad_input(type(config), error, data=fields)
+        refusal = bad_input(error, data=fields)
         refusal.field = _join(at, refusal.field or "") or None
         raise refusal from None
     except BadInput as refusal:

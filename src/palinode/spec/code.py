@@ -225,21 +225,10 @@ def _mistake(error: BaseException, path: Path, file: str) -> BadInput:
     if isinstance(error, PalinodeError):
         return BadInput(error.message, file=place, field=error.field, hint=error.hint)
     if isinstance(error, ValidationError):
-        return bad_input(_config_named(error.title), error, file=place)
+        return bad_input(error, file=place)
     if isinstance(error, SystemExit):
         return BadInput(f"ended the program (exit {error.code})", file=place)
     return BadInput(f"{type(error).__name__}: {error}", file=place)
-
-
-def _config_named(title: str) -> type[Config]:
-    """The config class of this name, whose fields a hint can name; `Config` when there is none."""
-    waiting: list[type[Config]] = [Config]
-    while waiting:
-        cls = waiting.pop()
-        if cls.__name__ == title:
-            return cls
-        waiting.extend(cls.__subclasses__())
-    return Config
 
 
 def _parts(record: Any) -> dict[str, dict[str, Any]]:

@@ -217,7 +217,7 @@ class Task(Part):
         try:
             return self.with_(**changes)
         except ValidationError as error:
-            raise bad_input(type(self), error) from None
+            raise bad_input(error) from None
 
     def split_key(self, sample: Sample) -> Tensor:
         """(B, any) int64: what decides the split of each sequence: its prompt, that is the tokens with the answers blanked."""
