@@ -133,6 +133,8 @@ def decode(
         return cls.model_validate(data, context={"user_parts": dict(user_parts or {})})
     except ValidationError as error:
         raise bad_input(error, file=file, data=data) from None
+    except BadInput as refusal:  # of a class that checks how its fields fit together
+        raise refusal.at(file=file) from None
 
 
 def bad_input(error: ValidationError, *, file: str | None = None, data: Any = None) -> BadInput:

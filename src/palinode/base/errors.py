@@ -144,10 +144,15 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     return f"valid: {', '.join(names)}" if 0 < len(names) <= MOST_LISTED else None
 
 
-def check_known(name: str, names: Iterable[str], *, what: str, field: str) -> None:
-    """Raise BadInput with the nearest names unless `name` is one of `names`. `what` says what they name, such as "arm"."""
+def check_known(name: str, names: Iterable[str], *, what: str, field: str, none: str | None = None) -> None:
+    """Raise BadInput with the nearest names unless `name` is one of `names`.
+
+    Args:
+        what: what they name, such as "arm".
+        none: the hint where no name is near.
+    """
     if name not in (valid := list(names)):
-        raise BadInput(f"no {what} is named {name!r}", field=field, hint=nearest(name, valid))
+        raise BadInput(f"no {what} is named {name!r}", field=field, hint=nearest(name, valid) or none)
 
 
 def _words(name: str) -> set[str]:

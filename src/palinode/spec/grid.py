@@ -8,7 +8,7 @@ from typing import Any
 
 from palinode.base.config import Config, content_hash, diff
 from palinode.base.decision import Decision
-from palinode.base.errors import BadInput, nearest
+from palinode.base.errors import BadInput, check_known
 from palinode.base.measures import OWN
 from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
@@ -21,7 +21,7 @@ from palinode.spec.experiment import (
     Scale,
     Size,
 )
-from palinode.spec.names import check_seeds
+from palinode.spec.names import checked, good_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.tuning import Tuning, trials
 
@@ -45,9 +45,11 @@ def expand(
         arms = tuple(arm for arm in experiment.arms if arm.name in size.arms)
         experiment = experiment.with_(arms=arms, sizes={}, claims=())
     scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
-    chosen_seeds = seeds if seeds is not None else size.seeds if size.seeds is not None else experiment.seeds
-    check_seeds(chosen_seeds, field="--seeds" if seeds is not None else "seeds")
-    _refuse_too_many(len(experiment.arms) * len(scales) * len(chosen_seeds), runs_limit)
+    chosen_seeds = size.seeds or experiment.seeds if seeds is None else checked(good_seeds, seeds, field="--seeds")
+    count = len(experiment.arms) * len(scales) * len(chosen_seeds)
+    if runs_limit is not None and count > runs_limit:
+        message = f"{count:,} runs are more than {runs_limit:,}"
+        raise BadInput(message, field="seeds", hint="add --yes to run them anyway")
     size_layer = {f"sizes.{size_name}.change": size.change} if size_name else {}
     settings = _all_settings(experiment, size_layer, scales, overrides)
     _check_arms(experiment, scales, settings, overrides)
@@ -57,23 +59,31 @@ def expand(
         for scale in scales
         for arm in experiment.arms
     )
-    tuning = size.tuning or experiment.tuning
     plain = _plain_settings(experiment.base, size_layer, scales[0], overrides)
     resolved = ResolvedExperiment(
         name=experiment.name,
         size=size_name or DEFAULT_SIZE,
         question=experiment.question,
         decision=experiment.decision,
-        arms=tuple(_resolved_arm(arm, plain, settings[arm.name, scales[0].name]) for arm in experiment.arms),
+        arms=tuple(
+            ArmEntry(
+                name=arm.name,
+                expect_leak=arm.expect_leak,
+                expect_collapse=arm.expect_collapse,
+                note=arm.note,
+                diff=tuple(diff(plain, settings[arm.name, scales[0].name])),
+            )
+            for arm in experiment.arms
+        ),
         scales=tuple(scale.name for scale in scales),
         seeds=chosen_seeds,
         runs=runs,
-        tuning=tuning,
+        tuning=size.tuning or experiment.tuning,
         claims=claims,
     )
-    if tuning is not None:
+    if resolved.tuning is not None:
         trials(resolved)  # raises now if a trial is impossible
-        _refuse_tuned_alike(tuning, scales, settings)
+        _refuse_tuned_alike(resolved.tuning, scales, settings)
     return resolved
 
 
@@ -86,37 +96,22 @@ def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mappi
             arm: tuning.with_value(ours, tuning.values[0]) for (arm, at), ours in settings.items() if at == scale.name
         }
         for first, second in _equal(of_arm):
-            raise BadInput(
-                f"arms {first!r} and {second!r} differ only in {tuning.field}, which is chosen for both by the same trials",
-                field="tuning.field",
-                hint="give factors, or no tuning",
-            )
+            who = f"arms {first!r} and {second!r} differ only in {tuning.field}"
+            message = f"{who}, which is chosen for both by the same trials"
+            raise BadInput(message, field="tuning.field", hint="give factors, or no tuning")
 
 
 def _size(experiment: Experiment, name: str | None) -> Size:
-    if name is None:
-        _refuse_all_sizes_at_once(experiment)
-        return Size()
-    if name not in experiment.sizes:
-        hint = nearest(name, experiment.sizes) or "the experiment defines no sizes"
-        raise BadInput(f"no size is named {name!r}", field="--size", hint=hint)
-    return experiment.sizes[name]
-
-
-def _refuse_all_sizes_at_once(experiment: Experiment) -> None:
-    """Refuse a run of all scales where every size has its own: it would mix a smoke test with the work of a cluster."""
+    """A size by its name. All scales at once are refused where each size has its own: a smoke test and a cluster's work."""
+    sizes = experiment.sizes
+    if name is not None:
+        check_known(name, sizes, what="size", field="--size", none="the experiment defines no sizes")
+        return sizes[name]
     every = {scale.name for scale in experiment.scales}
-    by_size = [set(size.scales) if size.scales is not None else every for size in experiment.sizes.values()]
-    if len(by_size) > 1 and all(scales < every for scales in by_size):
-        hint = f"choose: {', '.join(experiment.sizes)}"
+    if len(sizes) > 1 and all(size.scales and set(size.scales) < every for size in sizes.values()):
+        hint = f"choose: {', '.join(sizes)}"
         raise BadInput("each size has scales of its own, so one must be chosen", field="--size", hint=hint)
-
-
-def _refuse_too_many(runs: int, runs_limit: int | None) -> None:
-    if runs_limit is not None and runs > runs_limit:
-        raise BadInput(
-            f"{runs:,} runs are more than {runs_limit:,}", field="seeds", hint="add --yes to run them anyway"
-        )
+    return Size()
 
 
 def _all_settings(
@@ -230,6 +225,7 @@ def _check_arms(
     settings: Mapping[Cell, RunSettings],
     overrides: Mapping[str, Any],
 ) -> None:
+    """Refuse arms or scales that resolve to the same runs, arms that cannot be compared, and a metric that is not measured."""
     decision = experiment.decision
     for scale in scales:
         of_arm = {arm.name: settings[arm.name, scale.name] for arm in experiment.arms}
@@ -239,11 +235,9 @@ def _check_arms(
         for first, second in _equal(of_arm):
             who = "the baseline" if decision.baseline in (first, second) else f"arm {first!r}"
             other = experiment.arm(first if second == decision.baseline else second)
-            raise BadInput(
-                f"resolves to the same runs as {who}: nothing differs between them",
-                field=f"arms.{other.name}.change",
-                hint=_replaced(other, scale, overrides),
-            )
+            message = f"resolves to the same runs as {who}: nothing differs between them"
+            hint = _replaced(other, scale, overrides)
+            raise BadInput(message, field=f"arms.{other.name}.change", hint=hint)
     for first, second in _equal({scale.name: settings[decision.baseline, scale.name] for scale in scales}):
         raise BadInput(f"resolves to the same runs as scale {first!r}", field=f"scales.{second}.change")
 
@@ -267,37 +261,27 @@ def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> No
     for part in ("evaluation", "data"):
         for path, _, _ in diff(getattr(baseline, part), getattr(arm, part)):
             if (field := f"{part}.{path}") not in NOT_COMPARED:
-                raise BadInput(
-                    f"changes what is evaluated ({field}), so arms could not be compared",
-                    field=f"arms.{name}.change",
-                    hint="make it a scale, or an experiment of its own",
-                )
+                message = f"changes what is evaluated ({field}), so arms could not be compared"
+                hint = "make it a scale, or an experiment of its own"
+                raise BadInput(message, field=f"arms.{name}.change", hint=hint)
 
 
 def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> None:
+    """Refuse a metric that the runs of an arm do not measure."""
     split, direction, measure = decision.score
-    if direction != OWN and direction not in settings.evaluation.directions:
-        message = f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}"
-        raise BadInput(message, field="decision.metric")
-    if direction != OWN and not settings.objective.reads_in_a_direction:
-        message = f"{decision.metric} is not measured: arm {name!r} reads in no direction"
-        raise BadInput(message, field="decision.metric", hint=f"use {split}.{OWN}.{measure}")
-    if split in ("validation", "tuning") and split != settings.evaluation.split:
-        message = f"{decision.metric} is not measured: evaluation.split is {settings.evaluation.split!r}"
-        raise BadInput(message, field="decision.metric")
-    if split == "test" and not settings.evaluation.test:
-        raise BadInput(f"{decision.metric} is not measured", field="decision.metric", hint="set evaluation.test = true")
-    if split == "validation" and not settings.data.keeps("validation"):
-        raise BadInput(f"{decision.metric} needs data.validation_fraction above 0", field="decision.metric")
-    if settings.evaluation.test and not settings.data.keeps("test"):
+    evaluation, data = settings.evaluation, settings.data
+    why, hint = None, None
+    if direction != OWN and direction not in evaluation.directions:
+        why = f"is not measured: evaluation.directions lacks {direction!r}"
+    elif direction != OWN and not settings.objective.reads_in_a_direction:
+        why, hint = f"is not measured: arm {name!r} reads in no direction", f"use {split}.{OWN}.{measure}"
+    elif split != "test" and split != evaluation.split:
+        why = f"is not measured: evaluation.split is {evaluation.split!r}"
+    elif split == "test" and not evaluation.test:
+        why, hint = "is not measured", "set evaluation.test = true"
+    elif split == "validation" and not data.keeps("validation"):
+        why = "needs data.validation_fraction above 0"
+    if why:
+        raise BadInput(f"{decision.metric} {why}", field="decision.metric", hint=hint)
+    if evaluation.test and not data.keeps("test"):
         raise BadInput("needs data.test_fraction above 0", field="evaluation.test")
-
-
-def _resolved_arm(arm: Arm, plain: RunSettings, settings: RunSettings) -> ArmEntry:
-    return ArmEntry(
-        name=arm.name,
-        expect_leak=arm.expect_leak,
-        expect_collapse=arm.expect_collapse,
-        note=arm.note,
-        diff=tuple(diff(plain, settings)),
-    )
