@@ -205,7 +205,7 @@ def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | N
 
 
 def _run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
-    code = kept_code(path.parent, allow_code=allow_code, shown=str(path)) if user_kinds(data) else None
+    code = kept_code(path, allow_code=allow_code) if user_kinds(data) else None
     return decode(RunSpec, data, file=str(path), user_parts=code.user_parts if code else {}), code
 
 
