@@ -52,7 +52,8 @@ class Config(BaseModel):
         """Refuse unknown keys. TOML and JSON give lists; a frozen config holds tuples, so that it can be hashed."""
         if not isinstance(value, dict):
             return value
-        if stray := [str(key) for key in value if key not in cls.model_fields]:
+        stray = [str(key) for key in value if key not in cls.model_fields]
+        if stray and cls.model_config["extra"] == "forbid":
             owner = f" of {cls.kind_name()}" if issubclass(cls, Part) else ""
             context = {"key": stray[0], "count": len(stray), "valid": tuple(cls.model_fields), "owner": owner}
             raise PydanticCustomError(UNKNOWN_KEY, "unknown key '{key}'", context)

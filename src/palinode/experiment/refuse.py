@@ -13,11 +13,10 @@ from collections.abc import Sequence
 
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.experiment.cells import Cell
-from palinode.models.base import LanguageModel
 from palinode.results.store import Store
 from palinode.run.one import refuse_evaluation
 from palinode.train.device import resolve_device
-from palinode.train.optim import OptimizerConfig, build_optimizers
+from palinode.train.optim import build_optimizers
 
 # Float32 weights, their gradients and one optimizer moment: no recipe takes less.
 LEAST_BYTES_PER_PARAMETER = 12
@@ -46,11 +45,9 @@ def refuse_full_disk(bytes_needed: int, store: Store) -> None:
     """
     free = shutil.disk_usage(store.create().root).free
     if bytes_needed > free:
-        raise EnvironmentProblem(
-            f"the runs need about {bytes_needed:,} bytes and {free:,} are free",
-            file=str(store.root),
-            hint="free some space, or name another store with --store",
-        )
+        message = f"the runs need about {bytes_needed:,} bytes and {free:,} are free"
+        hint = "free some space, or name another store with --store"
+        raise EnvironmentProblem(message, file=str(store.root), hint=hint)
 
 
 def machine_memory_bytes() -> int | None:
@@ -73,19 +70,14 @@ def _refuse_too_large(cell: Cell) -> None:
     if memory is None or needed <= memory:
         return
     take = f"take at least {needed / 1e9:,.0f} GB" if math.isfinite(needed) else "take more bytes than 64 bits count"
-    raise EnvironmentProblem(
-        f"its parameters {take} to train, and this machine has {memory / 1e9:,.0f} GB", field="model"
-    )
+    message = f"its parameters {take} to train, and this machine has {memory / 1e9:,.0f} GB"
+    raise EnvironmentProblem(message, field="model")
 
 
 def _refuse_optimizer(cell: Cell) -> None:
     """Refuse an optimizer that names a role which the model does not have."""
-    config: OptimizerConfig = cell.spec.recipe.optimizer
-
-    def build(model: LanguageModel) -> None:
-        build_optimizers(config, model, model.parameter_groups())
-
+    config = cell.spec.recipe.optimizer
     try:
-        cell.model.answer(build)
+        cell.model.answer(lambda model: build_optimizers(config, model, model.parameter_groups()))
     except BadInput as refused:
         raise refused.inside("recipe.optimizer") from None
