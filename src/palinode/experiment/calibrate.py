@@ -13,7 +13,6 @@ their seconds, and one for a larger size is larger.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import math
 import sys
 import time
@@ -327,8 +326,8 @@ def _seconds_per_slot(training: Training) -> float:
     training.model.train()
     times: list[float] = []
     began = time.perf_counter()
-    for number in itertools.count():
-        if training.finished or number >= WARM_UP_STEPS + MOST_STEPS:
+    for number in range(WARM_UP_STEPS + MOST_STEPS):
+        if training.finished:
             break
         slots = sum(example.inputs.numel() for example in batch_examples(training))
         started = time.perf_counter()

@@ -100,7 +100,9 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     how.on_event({"event": "plan", **planned.as_data()})
     began = time.perf_counter()
     if resolved.tuning is not None:
-        end = _run_trials(resolved, store, how, at_a_time)
+        chooser = trials(resolved)  # an experiment of its own in the store, whose arms were audited already
+        store.write_experiment(_entry(chooser, store, how))
+        end = _sweep(chooser, store, how, at_a_time)
         if end.interrupted is not None or (chosen := tuned(resolved, store)) is None:
             return end
         resolved, choices = chosen
@@ -126,13 +128,6 @@ def default_at_a_time(resolved: ResolvedExperiment) -> int:
     return default_workers(max(run.spec.threads for run in resolved.runs))
 
 
-def _run_trials(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
-    """Run the trials that choose, as an experiment of their own in the store; the arms were audited already."""
-    chooser = trials(resolved)
-    store.write_experiment(_entry(chooser, store, how))
-    return _sweep(chooser, store, how, at_a_time)
-
-
 def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
     """Run what is left of an experiment; every event of a run carries the arm, scale, seed and steps of it."""
     labels = {
@@ -153,8 +148,7 @@ def _jobs(resolved: ResolvedExperiment, store: Store, code: Code | None) -> list
     jobs = []
     for run in resolved.runs:
         directory = store.write_spec(run.spec.run_id, encode(run.spec))
-        if code is not None:
-            keep_code(directory, code)
+        keep_code(directory, code)
         jobs.append(Job(run.spec.run_id, directory, run.spec.threads, stack_key(run.spec)))
     return jobs
 
@@ -167,25 +161,17 @@ def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[Choi
         for run in resolved.runs
     ]
     models = {run.spec.model for run in resolved.runs if run.scale == resolved.scales[0]}
-    report = audit_comparison(
-        runs, equal=resolved.decision.equal, models_differ=len(models) > 1, tuning=_tuning(choices)
-    )
+    tuning: dict[str, Tuning] = {}  # trials and tokens of each arm, all scales together
+    for choice in choices:
+        before = tuning.get(choice.arm, Tuning(0, 0))
+        tuning[choice.arm] = Tuning(before.trials + len(choice.runs), before.tokens_read + choice.tokens_read)
+    equal, models_differ = resolved.decision.equal, len(models) > 1
+    report = audit_comparison(runs, equal=equal, models_differ=models_differ, tuning=tuning)
     findings = [encode(finding) for finding in report.findings]
     audit_hash = content_hash([resolved.name, resolved.size, [run.spec.run_id for run in resolved.runs], findings])
     if audit_hash not in store.audits():  # its seconds are not in the hash: the same comparison again changes nothing
         store.write_audit(audit_hash, report)
     return audit_hash
-
-
-def _tuning(choices: Sequence[ChoiceEntry]) -> dict[str, Tuning]:
-    """Trials and tokens of each arm, all scales together."""
-    of_arm: dict[str, list[ChoiceEntry]] = {}
-    for choice in choices:
-        of_arm.setdefault(choice.arm, []).append(choice)
-    return {
-        arm: Tuning(sum(len(choice.runs) for choice in own), sum(choice.tokens_read for choice in own))
-        for arm, own in of_arm.items()
-    }
 
 
 def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from palinode.base.errors import BadInput
-from palinode.results.record import ChoiceEntry
+from palinode.results.record import ChoiceEntry, Result
 from palinode.results.store import Store
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSpec
@@ -32,13 +32,14 @@ def tuned(resolved: ResolvedExperiment, store: Store) -> tuple[ResolvedExperimen
 def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, store: Store) -> ChoiceEntry:
     tuning, decision = resolved.tuning, resolved.decision
     assert tuning is not None
-    scores = {value: _mean_score(specs, tuning_metric(decision), store) for value, specs in tried}
+    results = {spec.run_id: store.record(spec.run_id).result for _, specs in tried for spec in specs}
+    metric = tuning_metric(decision)
+    scores = {value: _mean_score([results[spec.run_id] for spec in specs], metric) for value, specs in tried}
     scored = {value: score for value, score in scores.items() if score is not None}
     if not scored:
         message = f"no trial of arm {arm!r} at scale {scale} came to a score"
         raise BadInput(message, field="tuning.values", hint="`palinode show` on the trials says why")
     sign = 1 if decision.better == "lower" else -1
-    runs = tuple(spec.run_id for _, specs in tried for spec in specs)
     return ChoiceEntry(
         arm=arm,
         scale=scale,
@@ -46,19 +47,13 @@ def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, st
         values=tuple(scores),
         scores=tuple(scores.values()),
         chosen=min(scored, key=lambda value: (sign * scored[value], value)),
-        runs=runs,
-        tokens_read=sum(_tokens_read(run_id, store) for run_id in runs),
+        runs=tuple(results),
+        tokens_read=sum(float(result.counters.get("tokens_read") or 0) for result in results.values() if result),
     )
 
 
-def _mean_score(specs: Sequence[RunSpec], metric: str, store: Store) -> float | None:
+def _mean_score(results: Sequence[Result | None], metric: str) -> float | None:
     """Over the seeds; None when one of them diverged: a value at which runs diverge is not chosen."""
-    results = [store.record(spec.run_id).result for spec in specs]
     scores = [result.score(metric) if result is not None and result.outcome == "done" else None for result in results]
     finished = [score for score in scores if score is not None]
     return fmean(finished) if len(finished) == len(scores) else None
-
-
-def _tokens_read(run_id: str, store: Store) -> float:
-    result = store.record(run_id).result
-    return float((result.counters.get("tokens_read") or 0) if result else 0)

@@ -91,8 +91,10 @@ def run_file(path: Path, *, neighbours: Path | None = None) -> Code:
     return Code(path=path, content=content, names=vars(module), user_parts=parts)
 
 
-def keep_code(directory: Path, code: Code) -> None:
+def keep_code(directory: Path, code: Code | None) -> None:
     """Record in a run's directory which code its spec needs, with a copy. Keeping the same code again changes nothing."""
+    if code is None:
+        return
     parts = {}
     for kind, cls in code.user_parts.items():
         depends = code_of(cls)
