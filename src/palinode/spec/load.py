@@ -60,19 +60,16 @@ class Source:
         """
         try:
             if self.experiment is None:
-                return self._as_it_is(size, overrides, seeds)
+                assert self.fixed is not None
+                for option, value in (("--size", size), ("--set", overrides), ("--seeds", seeds)):
+                    if value:
+                        raise BadInput("a resolved experiment takes no changes", field=option)
+                return self.fixed
             own = self.experiment.sizes[size].seeds if size is not None and size in self.experiment.sizes else None
             chosen = parse_seeds(seeds, own or self.experiment.seeds) if seeds is not None else None
             return self.experiment.resolve(size, overrides, chosen, runs_limit=runs_limit)
         except PalinodeError as error:
             raise error.at(file=self.file) from None
-
-    def _as_it_is(self, size: str | None, overrides: Mapping[str, Any] | None, seeds: str | None) -> ResolvedExperiment:
-        assert self.fixed is not None
-        for option, value in (("--size", size), ("--set", overrides), ("--seeds", seeds)):
-            if value:
-                raise BadInput("a resolved experiment takes no changes", field=option)
-        return self.fixed
 
 
 def load(path: Path, *, allow_code: bool = False) -> Source:
