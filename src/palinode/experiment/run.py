@@ -174,28 +174,19 @@ def _mean_score(results: Sequence[Result | None], metric: str) -> float | None:
 
 
 def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
-    """Run what is left of an experiment; every event of a run carries the arm, scale, seed and steps of it."""
-    labels = {
-        run.spec.run_id: {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": run.spec.recipe.steps}
-        for run in resolved.runs
-    }
-    return sweep(
-        _jobs(resolved, store, how.code),
-        store,
-        workers=at_a_time,
-        stack=how.workers.stack,
-        on_event=lambda event: how.on_event({**event, **labels[event["run_id"]]}),
-    )
-
-
-def _jobs(resolved: ResolvedExperiment, store: Store, code: Code | None) -> list[Job]:
-    """Write every run's spec, and the user's code it needs, and hand the directories over."""
-    jobs = []
+    """Write the specs with the user's code, and run what is left; an event carries the arm, scale, seed and steps of its run."""
+    jobs, labels = list[Job](), dict[str, Event]()
     for run in resolved.runs:
-        directory = store.write_spec(run.spec.run_id, encode(run.spec))
-        keep_code(directory, code)
-        jobs.append(Job(run.spec.run_id, directory, run.spec.threads, stack_key(run.spec)))
-    return jobs
+        spec = run.spec
+        directory = store.write_spec(spec.run_id, encode(spec))
+        keep_code(directory, how.code)
+        jobs.append(Job(spec.run_id, directory, spec.threads, stack_key(spec)))
+        labels[spec.run_id] = {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": spec.recipe.steps}
+
+    def on_event(event: Event) -> None:
+        how.on_event({**event, **labels[event["run_id"]]})
+
+    return sweep(jobs, store, workers=at_a_time, stack=how.workers.stack, on_event=on_event)
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
@@ -217,15 +208,6 @@ def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[Choi
     if audit_hash not in store.audits():  # its seconds are not in the hash: the same comparison again changes nothing
         store.write_audit(audit_hash, report)
     return audit_hash
-
-
-def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | None:
-    """The entry that the same runs have already, when they were asked for before."""
-    wanted = [run.spec.run_id for run in resolved.runs]
-    for entry in store.experiments():
-        if (entry.name, entry.size) == (resolved.name, resolved.size) and [run.run_id for run in entry.runs] == wanted:
-            return entry
-    return None
 
 
 def _note_replaced_runs(entry: ExperimentEntry, store: Store, how: HowToRun) -> None:
@@ -261,7 +243,11 @@ def _entry(
     choices: Sequence[ChoiceEntry] = (),
 ) -> ExperimentEntry:
     """What the store keeps of an experiment; the date, command and plan of an earlier entry with the same runs stay."""
-    earlier = _earlier(resolved, store)
+    runs = _run_entries(resolved)
+    same = (resolved.name, resolved.size, [run.run_id for run in runs])
+    earlier = next(
+        (one for one in store.experiments() if (one.name, one.size, [run.run_id for run in one.runs]) == same), None
+    )
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
         hashes.setdefault(audit.arm.name, {}).update(audit.hashes)
@@ -276,7 +262,7 @@ def _entry(
         arms=resolved.arms,
         scales=resolved.scales,
         seeds=resolved.seeds,
-        runs=_run_entries(resolved),
+        runs=runs,
         audits=hashes,
         choices=tuple(choices),
         to_choose=resolved.tuning.field if resolved.tuning is not None else "",

@@ -11,9 +11,8 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from palinode.base.claim import Claim
 from palinode.base.config import Config
-from palinode.base.decision import Decision
+from palinode.base.decision import Claim, Decision
 from palinode.base.errors import BadInput, check_known
 from palinode.results.record import ArmEntry
 from palinode.spec.names import FileName, Name, Seeds, checked, distinct_names, good_file_name

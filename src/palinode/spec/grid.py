@@ -59,22 +59,12 @@ def expand(
         for scale in scales
         for arm in experiment.arms
     )
-    plain = _plain_settings(experiment.base, size_layer, scales[0], overrides)
     resolved = ResolvedExperiment(
         name=experiment.name,
         size=size_name or DEFAULT_SIZE,
         question=experiment.question,
         decision=experiment.decision,
-        arms=tuple(
-            ArmEntry(
-                name=arm.name,
-                expect_leak=arm.expect_leak,
-                expect_collapse=arm.expect_collapse,
-                note=arm.note,
-                diff=tuple(diff(plain, settings[arm.name, scales[0].name])),
-            )
-            for arm in experiment.arms
-        ),
+        arms=_arm_entries(experiment, size_layer, scales[0], overrides, settings),
         scales=tuple(scale.name for scale in scales),
         seeds=chosen_seeds,
         runs=runs,
@@ -136,12 +126,28 @@ def _all_settings(
     raise _refused_by(f"arm {arm_name!r}" + ("" if at_every_scale else f" at scale {scale_name!r}"), first)
 
 
-def _plain_settings(base: RunSettings, size_layer: Layers, scale: Scale, overrides: Mapping[str, Any]) -> RunSettings:
-    """The base with all changes except those of arms. The diff of each arm is taken against it."""
+def _arm_entries(
+    experiment: Experiment,
+    size_layer: Layers,
+    scale: Scale,
+    overrides: Mapping[str, Any],
+    settings: Mapping[Cell, RunSettings],
+) -> tuple[ArmEntry, ...]:
+    """The arms, each with its diff against the base with all changes except those of arms."""
     try:
-        return _settings(base, size_layer, scale, None, overrides)
+        plain = _settings(experiment.base, size_layer, scale, None, overrides)
     except BadInput as refusal:
         raise _refused_by("the base", refusal) from None
+    return tuple(
+        ArmEntry(
+            name=arm.name,
+            expect_leak=arm.expect_leak,
+            expect_collapse=arm.expect_collapse,
+            note=arm.note,
+            diff=tuple(diff(plain, settings[arm.name, scale.name])),
+        )
+        for arm in experiment.arms
+    )
 
 
 def _refused_by(who: str, refusal: BadInput) -> BadInput:
