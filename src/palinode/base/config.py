@@ -103,17 +103,17 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
             return value
         fields = dict(value)
         kind = fields.pop("kind", None)
-        known = dict(table()) | (info.context or {}).get("user_parts", {})
+        parts = dict(table()) | (info.context or {}).get("user_parts", {})
         if not isinstance(kind, str):
-            raise ValueError(f"this {what} needs kind = one of {', '.join(sorted(known))}")
-        if kind not in known:
-            hint = nearest(kind, known)
+            raise ValueError(f"this {what} needs kind = one of {', '.join(sorted(parts))}")
+        if kind not in parts:
+            hint = nearest(kind, parts)
             raise ValueError(f"unknown {what} {kind!r}" + (f"; {hint}" if hint else ""))
         hashes = {key: fields.pop(key) for key in CODE_HASHES if key in fields}
-        if kind.startswith(USER_PREFIX) and any(CODE_HASHES[key](known[kind]) != hashes[key] for key in hashes):
+        if kind.startswith(USER_PREFIX) and any(CODE_HASHES[key](parts[kind]) != hashes[key] for key in hashes):
             raise ValueError(f"the code of {kind} has changed since this spec was written")
         try:
-            part = known[kind].model_validate(fields, context=info.context)
+            part = parts[kind].model_validate(fields, context=info.context)
         except BadInput as refusal:  # pydantic gives places to its own errors alone
             raise refusal.inside(info.field_name) from None
         part._whole_file = WHOLE_FILE_KEY in hashes
@@ -275,20 +275,20 @@ def _required(problems: Sequence[ErrorDetails]) -> str:
 
 def _refusal(problem: ErrorDetails) -> tuple[str, str | None]:
     """What is wrong with a value, in plain words, and what to write instead."""
-    given, kind = problem["input"], problem["type"]
-    if inspect.isclass(given) and issubclass(given, BaseModel):
-        return f"is the class {given.__name__}, not an object of it", f"write {given.__name__}()"
+    value, kind = problem["input"], problem["type"]
+    if inspect.isclass(value) and issubclass(value, BaseModel):
+        return f"is the class {value.__name__}, not an object of it", f"write {value.__name__}()"
     if kind == "tuple_type":
-        return f"must be a list, got {repr(given)[:60]}", f"such as {_listed(given)}"
-    got = f", got {repr(given)[:60]}" if kind != "value_error" else ""
-    whole = kind == "int_type" and isinstance(given, float) and given.is_integer()
-    return problem["msg"].removeprefix("Value error, ") + got, f"write {int(given)}" if whole else None
+        return f"must be a list, got {repr(value)[:60]}", f"such as {_listed(value)}"
+    got = f", got {repr(value)[:60]}" if kind != "value_error" else ""
+    whole = kind == "int_type" and isinstance(value, float) and value.is_integer()
+    return problem["msg"].removeprefix("Value error, ") + got, f"write {int(value)}" if whole else None
 
 
-def _listed(given: Any) -> str:
+def _listed(value: Any) -> str:
     """The list that a value may have been meant as: `16,32` as [16, 32]."""
-    texts = [text.strip() for text in given.split(",")] if isinstance(given, str) else []
-    entries = [int(text) if text.isdecimal() else text for text in texts] or [given]
+    texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else []
+    entries = [int(text) if text.isdecimal() else text for text in texts] or [value]
     return printable(json.dumps(entries, default=str), 60)
 
 

@@ -127,10 +127,8 @@ def _statements(text: str, package: str) -> tuple[Statement, ...]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # running the file gave them already
         tree = ast.parse(text)
-        keeps_docstrings = any(word in text for word in DOCSTRING_READERS)
-        left_out = (
-            {} if keeps_docstrings else dict(_span(node, lines) for node in ast.walk(tree) if _is_docstring(node))
-        )
+        docstrings = dict(_span(node, lines) for node in ast.walk(tree) if _is_docstring(node))
+        left_out = {} if any(word in text for word in DOCSTRING_READERS) else docstrings
         tokens = list(_tokens(text, lines, left_out))
         places = [place for place, _ in tokens]
         for node in tree.body:

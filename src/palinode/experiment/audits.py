@@ -73,13 +73,13 @@ def audit_cells(
 
 def unmeasured(specs: Sequence[RunSpec], store: Store) -> list[RunSpec]:
     """The specs whose audits have a part that is neither in the store nor a part of a spec before them."""
-    wanted: list[RunSpec] = []
+    unmeasured_specs: list[RunSpec] = []
     claimed: set[str] = set()
     for spec in specs:
         if missing := missing_parts(spec.settings, store) - claimed:
-            wanted.append(spec)
+            unmeasured_specs.append(spec)
             claimed |= missing
-    return wanted
+    return unmeasured_specs
 
 
 def audit_ahead(specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int) -> None:

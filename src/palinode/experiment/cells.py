@@ -98,19 +98,35 @@ class Cell:
 
     @cached_property
     def passes(self) -> Mapping[str, Pass]:
-        """Name -> each pass that the objective makes."""
-        return _passes(self.spec, self.source, self.specials)
+        """Name -> each pass that the objective makes, counted on the first windows of the run."""
+        spec, objective, window_tokens = self.spec, self.spec.objective, self.spec.data.window_tokens
+        windows = self.source.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
+        shares = _over_the_run(spec)
+        passes: dict[str, Pass] = {}
+        for attempt in range(GROUP_DRAWS):
+            rng = generator(0, "plan", attempt)
+            draw = objective.draw(WINDOWS_COUNTED, window_tokens, rng, Progress(0, 1, objective.state()))
+            example = objective.example(windows.tokens, windows.decisions(draw), self.specials)
+            example = masked(example, windows, spec.labels)
+            for group, rows in example.by_group():
+                if group.name not in passes:
+                    scored = int((example.loss_weight[rows] > 0).sum()) / group.rows
+                    share = fmean(probabilities.get(group.name, 0.0) for probabilities in shares)
+                    passes[group.name] = Pass(example.inputs.shape[1], scored, group.sees, share)
+            if set(passes) >= set(objective.groups()):
+                break
+        return passes
 
     @cached_property
     def split_tokens(self) -> dict[str, int]:
         """Split -> its tokens; 0 for the train split of a task that draws every training sequence anew."""
         held_out: tuple[Split, ...] = ("tuning", "validation", "test")
-        data = self.spec.data
+        data, count = self.spec.data, self.source.scored_tokens
         if isinstance(data, TaskData):
             train = (data.train_sequences or 0) * data.window_tokens
         else:
-            train = self.source.scored_tokens("train", None)
-        return {"train": train} | {split: self.source.scored_tokens(split, None) for split in held_out}
+            train = count("train", None)
+        return {"train": train} | {split: count(split, None) for split in held_out}
 
     @cached_property
     def steps(self) -> float:
@@ -181,26 +197,6 @@ def _over_the_run(settings: RunSettings) -> list[Mapping[str, float]]:
     steps, objective = settings.recipe.steps, settings.objective
     moments = range(0, steps, max(1, steps // MOMENTS))
     return [objective.pass_probabilities(Progress(step, steps, objective.state())) for step in moments]
-
-
-def _passes(spec: RunSpec, source: Source, specials: SpecialTokens) -> dict[str, Pass]:
-    """Counted on the first windows of the run, drawn until every pass of the objective was met."""
-    objective, window_tokens = spec.objective, spec.data.window_tokens
-    windows = source.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
-    shares = _over_the_run(spec)
-    passes: dict[str, Pass] = {}
-    for attempt in range(GROUP_DRAWS):
-        progress = Progress(0, 1, objective.state())
-        draw = objective.draw(WINDOWS_COUNTED, window_tokens, generator(0, "plan", attempt), progress)
-        example = masked(objective.example(windows.tokens, windows.decisions(draw), specials), windows, spec.labels)
-        for group, rows in example.by_group():
-            if group.name not in passes:
-                scored = int((example.loss_weight[rows] > 0).sum()) / group.rows
-                share = fmean(probabilities.get(group.name, 0.0) for probabilities in shares)
-                passes[group.name] = Pass(example.inputs.shape[1], scored, group.sees, share)
-        if set(passes) >= set(objective.groups()):
-            break
-    return passes
 
 
 # --- what is refused before anything is measured, audited, written or trained -----------------------------------------

@@ -39,29 +39,19 @@ Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 
 
 @dataclass(frozen=True)
-class Workers:
-    """How many runs are trained side by side.
-
-    Attributes:
-        at_a_time: processes; None: see `default_at_a_time`.
-        stack: so many runs of one shape at most are trained together in one process (`run_together`).
-    """
-
-    at_a_time: int | None = None
-    stack: int = 1
-
-
-@dataclass(frozen=True)
 class HowToRun:
     """How an experiment is run; none of it changes a result.
 
     Attributes:
+        at_a_time: how many processes train side by side; None: see `default_at_a_time`.
+        stack: at most so many runs of one shape are trained together in one process (`run_together`).
         code: the user's Python that parts of the experiment were written in.
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice`, `note` events and those of `sweep.local.sweep`.
     """
 
-    workers: Workers = Workers()
+    at_a_time: int | None = None
+    stack: int = 1
     code: Code | None = None
     command: Sequence[str] = ()
     on_event: Callable[[Event], None] = lambda event: None
@@ -72,7 +62,7 @@ class HowToRun:
 
 
 def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = HowToRun()) -> SweepEnd:
-    """Audit, tune, plan and run an experiment; its entry in the store says what was asked, predicted, chosen and measured.
+    """Audit, tune, plan and run an experiment; its entry in the store holds the question, the plan, the choices and the times.
 
     Raises:
         BadInput: the data cannot be used, or parts of an arm do not fit together.
@@ -80,7 +70,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
         EnvironmentProblem: the machine refused.
     """
     default = default_at_a_time(resolved)  # even unused: a missing device is refused before the audits
-    at_a_time = how.workers.at_a_time or default
+    at_a_time = how.at_a_time or default
     resolved = pinned(resolved)
     cells = cells_of(resolved)
     refuse_what_cannot_be(cells)
@@ -186,7 +176,7 @@ def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time:
     def on_event(event: Event) -> None:
         how.on_event({**event, **labels[event["run_id"]]})
 
-    return sweep(jobs, store, workers=at_a_time, stack=how.workers.stack, on_event=on_event)
+    return sweep(jobs, store, workers=at_a_time, stack=how.stack, on_event=on_event)
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
@@ -212,14 +202,14 @@ def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[Choi
 
 def _note_replaced_runs(entry: ExperimentEntry, store: Store, how: HowToRun) -> None:
     """`--set` and `--seeds` can make other runs under the same name: the earlier ones stay in the store, outside of the verdict."""
-    wanted = {run.run_id for run in entry.runs}
+    run_ids = {run.run_id for run in entry.runs}
     for before in store.experiments():
         if before.full_name != entry.full_name or before.to_choose or entry.to_choose:
             continue
-        if gone := [run for run in before.runs if run.run_id not in wanted]:
-            earlier = f"{entry.full_name} had {len(gone)} other runs, of `{' '.join(before.command)}`"
+        if replaced := [run for run in before.runs if run.run_id not in run_ids]:
+            earlier = f"{entry.full_name} had {len(replaced)} other runs, of `{' '.join(before.command)}`"
             how.note(f"{earlier}; they stay in the store, and it shows the new ones from now on")
-            if how.code is not None and (changed := _changed_code(gone, store, how.code)):
+            if how.code is not None and (changed := _changed_code(replaced, store, how.code)):
                 how.note(changed)
 
 
@@ -276,7 +266,7 @@ def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:
 
 
 def _measured(planned: Plan, seconds: float, end: SweepEnd) -> dict[str, Any]:
-    """What the runs really took, beside what was predicted; only when all that were predicted were done in this go."""
+    """The seconds of the runs and their ratio to the predicted ones; empty unless this call did all the runs of the plan."""
     if end.interrupted is not None or not planned.left or planned.seconds is None:
         return {}
     return {"measured_seconds": seconds, "measured_to_predicted": seconds / max(planned.seconds, 1e-9)}

@@ -62,10 +62,10 @@ def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any]
     return whole, inside
 
 
-def _without_fields(field: str, value: Any, wanted: str) -> BadInput:
+def _without_fields(field: str, value: Any, option: str) -> BadInput:
     if value is None:
         hint = f"set {field} itself too, to a table of its options; --set {field}={{}} takes the defaults"
-        return BadInput(f"has no {wanted!r} to set: it is null", field=field, hint=hint)
+        return BadInput(f"has no {option!r} to set: it is null", field=field, hint=hint)
     return BadInput(f"has no fields of its own: it is {value!r}", field=field)
 
 

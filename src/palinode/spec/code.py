@@ -26,8 +26,8 @@ from palinode.base.errors import BadInput, PalinodeError
 from palinode.spec.text import read_text
 
 USER_MODULE = "palinode_user_"  # how the name of a module made from a user's file begins
-RECORD_FILE = "code.json"  # beside spec.json: where the code was, its hash, and what each part depends on
-COPY_FILE = "code.py"  # beside spec.json: the code itself
+RECORD_FILE = "code.json"  # next to spec.json: where the code was, its hash, and what each part depends on
+COPY_FILE = "code.py"  # next to spec.json: the code itself
 # What a mistake in the user's file can raise.
 MISTAKES = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, NameError),
@@ -107,7 +107,7 @@ def keep_code(directory: Path, code: Code | None) -> None:
 
 
 def kept_code(spec_file: Path, *, allow_code: bool) -> Code | None:
-    """Run the code that is recorded beside a spec: the user's file while its parts are unchanged, else the kept copy.
+    """Run the code that is recorded next to a spec: the user's file while its parts are unchanged, else the kept copy.
 
     The user's file is run where `allow_code` permits it, or where it lies in the current project and not in the store.
 
@@ -144,7 +144,7 @@ def kept_code(spec_file: Path, *, allow_code: bool) -> Code | None:
 
 
 def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
-    """What has changed in the user's parts since their code was recorded beside a run.
+    """What has changed in the user's parts since their code was recorded next to a run.
 
     Returns:
         kind -> the names that changed, are new or are gone, then why a whole module counts. Unchanged parts are left out.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from palinode.base.config import Config, content_hash, diff
@@ -12,15 +13,7 @@ from palinode.base.errors import BadInput, check_known
 from palinode.base.measures import OWN
 from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
-from palinode.spec.experiment import (
-    DEFAULT_SIZE,
-    Arm,
-    Experiment,
-    ResolvedExperiment,
-    ResolvedRun,
-    Scale,
-    Size,
-)
+from palinode.spec.experiment import DEFAULT_SIZE, Arm, Experiment, ResolvedExperiment, ResolvedRun, Scale, Size
 from palinode.spec.names import checked, good_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.tuning import Tuning, trials
@@ -30,6 +23,29 @@ Layers = dict[str, Mapping[str, Any]]  # origin of a change -> dotted path -> va
 # Arms may differ in these fields of data and evaluation: the amount of training text, and the extra scores at greater lengths,
 # which a model with a table of positions cannot have.
 NOT_COMPARED = frozenset(["data.max_train_tokens", "evaluation.length_factors"])
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """The changes to the base of an experiment that do not depend on the arm or the scale."""
+
+    base: RunSettings
+    size: Layers
+    overrides: Mapping[str, Any]
+
+    def settings(self, scale: Scale, arm: Arm | None) -> RunSettings:
+        """The base after all layers of changes. They are applied at once, so that only the result has to be valid."""
+        layers: Layers = {**self.size, f"scales.{scale.name}.change": scale.change}
+        if arm is not None:
+            layers[f"arms.{arm.name}.change"] = arm.change
+            layers[f"arms.{arm.name}.at.{scale.name}"] = arm.at.get(scale.name, {})
+        if self.overrides:
+            layers["--set"] = self.overrides
+        try:
+            return changed(self.base, _merged(self.base, layers))
+        except BadInput as error:
+            error.field = _written_at(layers, error.field, error.message)
+            raise
 
 
 def expand(
@@ -51,7 +67,8 @@ def expand(
         message = f"{count:,} runs are more than {runs_limit:,}"
         raise BadInput(message, field="seeds", hint="add --yes to run them anyway")
     size_layer = {f"sizes.{size_name}.change": size.change} if size_name else {}
-    settings = _all_settings(experiment, size_layer, scales, overrides)
+    changes = _Changes(experiment.base, size_layer, overrides)
+    settings = _all_settings(changes, experiment.arms, scales)
     _check_arms(experiment, scales, settings, overrides)
     runs = tuple(
         ResolvedRun(arm=arm.name, scale=scale.name, spec=RunSpec.of(settings[arm.name, scale.name], seed))
@@ -64,7 +81,7 @@ def expand(
         size=size_name or DEFAULT_SIZE,
         question=experiment.question,
         decision=experiment.decision,
-        arms=_arm_entries(experiment, size_layer, scales[0], overrides, settings),
+        arms=_arm_entries(changes, experiment.arms, scales[0], settings),
         scales=tuple(scale.name for scale in scales),
         seeds=chosen_seeds,
         runs=runs,
@@ -104,38 +121,32 @@ def _size(experiment: Experiment, name: str | None) -> Size:
     return Size()
 
 
-def _all_settings(
-    experiment: Experiment, size_layer: Layers, scales: list[Scale], overrides: Mapping[str, Any]
-) -> dict[Cell, RunSettings]:
+def _all_settings(changes: _Changes, arms: Sequence[Arm], scales: Sequence[Scale]) -> dict[Cell, RunSettings]:
     """The settings of every arm at every scale. If only some cells refuse a change, the error names the first of them."""
     settings: dict[Cell, RunSettings] = {}
     refused: dict[Cell, BadInput] = {}
     for scale in scales:
-        for arm in experiment.arms:
+        for arm in arms:
             try:
-                settings[arm.name, scale.name] = _settings(experiment.base, size_layer, scale, arm, overrides)
+                settings[arm.name, scale.name] = changes.settings(scale, arm)
             except BadInput as refusal:
                 refused[arm.name, scale.name] = refusal
     if not refused:
         return settings
     (arm_name, scale_name), first = next(iter(refused.items()))
     alike = {cell for cell, refusal in refused.items() if str(refusal) == str(first)}
-    if len(alike) == len(scales) * len(experiment.arms) or (first.field or "").startswith("arms."):
+    if len(alike) == len(scales) * len(arms) or (first.field or "").startswith("arms."):
         raise first
     at_every_scale = all((arm_name, scale.name) in alike for scale in scales)
     raise _refused_by(f"arm {arm_name!r}" + ("" if at_every_scale else f" at scale {scale_name!r}"), first)
 
 
 def _arm_entries(
-    experiment: Experiment,
-    size_layer: Layers,
-    scale: Scale,
-    overrides: Mapping[str, Any],
-    settings: Mapping[Cell, RunSettings],
+    changes: _Changes, arms: Sequence[Arm], scale: Scale, settings: Mapping[Cell, RunSettings]
 ) -> tuple[ArmEntry, ...]:
     """The arms, each with its diff against the base with all changes except those of arms."""
     try:
-        plain = _settings(experiment.base, size_layer, scale, None, overrides)
+        plain = changes.settings(scale, None)
     except BadInput as refusal:
         raise _refused_by("the base", refusal) from None
     return tuple(
@@ -146,7 +157,7 @@ def _arm_entries(
             note=arm.note,
             diff=tuple(diff(plain, settings[arm.name, scale.name])),
         )
-        for arm in experiment.arms
+        for arm in arms
     )
 
 
@@ -156,23 +167,6 @@ def _refused_by(who: str, refusal: BadInput) -> BadInput:
     refusal.hint = "; ".join(part for part in (everyone, refusal.hint) if part) or None
     refusal.message = f"{refusal.message}, in {who}"
     return refusal
-
-
-def _settings(
-    base: RunSettings, size_layer: Layers, scale: Scale, arm: Arm | None, overrides: Mapping[str, Any]
-) -> RunSettings:
-    """The base after all layers of changes. They are applied at once, so that only the result has to be valid."""
-    layers: Layers = {**size_layer, f"scales.{scale.name}.change": scale.change}
-    if arm is not None:
-        layers[f"arms.{arm.name}.change"] = arm.change
-        layers[f"arms.{arm.name}.at.{scale.name}"] = arm.at.get(scale.name, {})
-    if overrides:
-        layers["--set"] = overrides
-    try:
-        return changed(base, _merged(base, layers))
-    except BadInput as error:
-        error.field = _written_at(layers, error.field, error.message)
-        raise
 
 
 def _merged(base: RunSettings, layers: Layers) -> dict[str, Any]:
@@ -211,11 +205,11 @@ def _written_at(layers: Layers, field: str | None, message: str) -> str | None:
     If a part refuses a combination of its fields, the place names the fields in the change, if possible those in the message.
     """
     for origin, change in reversed(layers.items()):
-        if field is None or not (given := [path for path in change if _inside(path, field) or _inside(field, path)]):
+        if field is None or not (paths := [path for path in change if _inside(path, field) or _inside(field, path)]):
             continue
-        fields = [path for path in given if _inside(path, field)]
+        fields = [path for path in paths if _inside(path, field)]
         named = [path for path in fields if path.rpartition(".")[2] in re.findall(r"\w+", message)]
-        place = ", ".join(named or fields) if len(fields) == len(given) else field
+        place = ", ".join(named or fields) if len(fields) == len(paths) else field
         return f"{origin} {place}" if origin.startswith("--") else f"{origin}.{place}"
     return f"base.{field}" if field else next(reversed(layers))
 
@@ -227,7 +221,7 @@ def _inside(path: str, place: str) -> bool:
 
 def _check_arms(
     experiment: Experiment,
-    scales: list[Scale],
+    scales: Sequence[Scale],
     settings: Mapping[Cell, RunSettings],
     overrides: Mapping[str, Any],
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from palinode.base.errors import PalinodeError
 from palinode.data import source
 from palinode.data.config import DataConfig
@@ -11,7 +9,7 @@ from palinode.data.source import Data
 from palinode.spec.experiment import ResolvedExperiment
 
 
-def pinned(resolved: ResolvedExperiment, resolve_data: Callable[[Data], Data] = source.resolve) -> ResolvedExperiment:
+def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
     """The same experiment with the hashes of its data. Data that was not tokenised before is tokenised now.
 
     Raises:
@@ -24,7 +22,7 @@ def pinned(resolved: ResolvedExperiment, resolve_data: Callable[[Data], Data] = 
         data = run.spec.data
         try:
             if data not in by_config:
-                by_config[data] = resolve_data(data)
+                by_config[data] = source.resolve(data)
         except PalinodeError as error:
             if error.field in DataConfig.model_fields:
                 error.inside("data")
