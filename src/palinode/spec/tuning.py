@@ -178,6 +178,7 @@ def _like(own: Any, value: float) -> float:
 
 
 def _value_at(settings: RunSettings, path: str) -> Any:
+    """The value of the settings at a dotted path."""
     value: Any = settings
     for step in path.split("."):
         if not isinstance(value, Config) or step not in type(value).model_fields:
