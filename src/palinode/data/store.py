@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from palinode.base import fsio
 from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
-from palinode.data.cache import cache_directory
+from palinode.data.cache import MANIFEST, cache_directory, check_sha256, check_size, read_manifest
+from palinode.data.catalogue import find_corpus
 from palinode.data.config import SPLITS, TRAIN, TUNING, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Piece
-from palinode.data.find_corpus import find_corpus
-from palinode.data.manifest import MANIFEST, check_sha256, check_size, read_manifest
 from palinode.data.pieces import Chunks
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
