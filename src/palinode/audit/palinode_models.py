@@ -67,7 +67,6 @@ def subject_of_config(
     *,
     tokenizer_vocab: int,
     window_tokens: int,
-    evaluation_tokens: int | None = None,
     seed: int = 0,
     name: str = "model",
 ) -> Subject:
@@ -76,10 +75,8 @@ def subject_of_config(
     C1 keeps up to 4 blocks of width 128 (every arm of the demo is audited at its own size), C2 up to 2 blocks of width 32: a
     canary of width 64 alarms no sooner and takes twice the time.
     """
-    evaluation = evaluation_tokens or window_tokens
     flow_size, canary_size = small_config(config, 4, 128), small_config(config, 2, 32)
     specials = SpecialTokens(min(tokenizer_vocab, AUDIT_VOCABULARY))
-    longest = max(window_tokens, evaluation)
     subject = Subject(
         name=name,
         module=nn.Identity(),
@@ -87,13 +84,13 @@ def subject_of_config(
         specials=specials,
         vocab_size=specials.vocab_size,
         window_tokens=window_tokens,
-        evaluation_tokens=evaluation,
-        max_window_tokens=longest,
+        evaluation_tokens=window_tokens,
+        max_window_tokens=window_tokens,
         rebuild=flow_size.build,
         rebuild_small=canary_size.build,
         seed=seed,
     )
-    module = flow_size.build(specials.vocab_size, subject.slots_of(longest), seed)
+    module = flow_size.build(specials.vocab_size, subject.slots_of(window_tokens), seed)
     return palinode_subject(replace(subject, module=module))
 
 

@@ -35,7 +35,7 @@ from palinode.base.measures import CheckOutcome
 from palinode.base.seeds import generator
 from palinode.checks.copies import seeded_passes, trainable_copy
 from palinode.checks.draws import DrawBank, Entry, contract, draw_bank, itself, joined_draw
-from palinode.checks.evidence import ALARM_NATS, Evidence, combined_nats, plain_margin_nats
+from palinode.checks.evidence import ALARM_NATS, Evidence, combined_nats
 from palinode.checks.influence import only_pass, scored_targets
 from palinode.checks.languages import (
     AlternatingLanguage,
@@ -145,7 +145,10 @@ def _plain(canary: Canary) -> Finding:
     if not len(excess):
         message = "no targets that may be bet on one after the other"
         return canary.finding("C2.frozen", "could_not_tell", message, 0.0, {})
-    lowest, margin = float(excess.mean()), plain_margin_nats(len(excess))
+    lowest = float(excess.mean())
+    margin = ALARM_NATS / len(
+        excess
+    )  # how far the mean of n losses may fall below the floor by luck: ln(1 / delta) / n
     where = f"{len(excess)} new tokens in {mode} mode"
     message = f"{lowest:+.5f} nats above ln {len(canary.ids)} on {where} (bound {-margin:.5f})"
     extra = {"frozen_excess_nats": lowest, "frozen_tokens": len(excess)}

@@ -70,8 +70,3 @@ def combined_nats(streams: list[Evidence]) -> float:
     """ln of the average E of several streams."""
     values = torch.tensor([stream.nats for stream in streams], dtype=torch.float64)
     return float(torch.logsumexp(values, 0)) - math.log(len(streams))
-
-
-def plain_margin_nats(tokens: int) -> float:
-    """How far the mean loss of n tokens may fall below its floor by luck: ln(1 / delta) / n."""
-    return ALARM_NATS / tokens

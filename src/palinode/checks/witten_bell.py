@@ -45,16 +45,15 @@ def witten_bell(
     *,
     max_order: int = MAX_ORDER,
     max_train_tokens: int = MAX_TRAIN_TOKENS,
-    max_held_out_tokens: int = MAX_HELD_OUT_TOKENS,
 ) -> NgramScores:
     """Count one split and score the other, token by token from left to right; a token at the start has a shorter context.
 
     Args:
         vocab_size: V of the uniform order 0: that of the tokenizer, special tokens not counted.
-        max_train_tokens, max_held_out_tokens: only that many tokens are used, from the start.
+        max_train_tokens: only that many tokens of train are used, from the start.
     """
     truncated = len(train) > max_train_tokens
-    train, held_out = np.asarray(train[:max_train_tokens]), np.asarray(held_out[:max_held_out_tokens])
+    train, held_out = np.asarray(train[:max_train_tokens]), np.asarray(held_out[:MAX_HELD_OUT_TOKENS])
     probability = np.full(len(held_out), 1.0 / vocab_size)
     token_bits = max(1, int(max(train.max(initial=0), held_out.max(initial=0))).bit_length())
     nats = []
