@@ -2,8 +2,7 @@
 
 import pytest
 
-from palinode.checks.loss_floor import check_directions, check_falls, check_text_floor
-from palinode.checks.witten_bell import NgramScores
+from palinode.checks.loss_floor import NgramScores, check_directions, check_falls, check_text_floor
 
 MANY = {"ltr": 100_000, "rtl": 100_000}
 NGRAMS = NgramScores((3.3, 1.669), 1_000_000, 100_000, False)

@@ -9,7 +9,7 @@ from palinode.audit.cache import cached_part, part_key
 from palinode.base.config import encode
 from palinode.base.finding import Finding
 from palinode.checks.laws import finding
-from palinode.checks.witten_bell import NgramScores, witten_bell
+from palinode.checks.loss_floor import NgramScores, witten_bell
 from palinode.data.config import VALIDATION
 from palinode.data.store import TokenStore
 from palinode.results.store import Store

@@ -1,4 +1,4 @@
-"""C2, canary training: on tokens whose true probabilities are known no honest model can beat them; a leaking one soon does.
+"""C2, canary training: no honest model predicts tokens better than their true probabilities do; a model with a leak soon does.
 
 A canary is a tiny copy of the model, trained on its real objective. Every batch is bet on with an exact test (`evidence.py`) before
 the canary learns from it. Canaries are trained on four languages (`languages.py`):
@@ -190,8 +190,8 @@ def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
 def _slots_hold_tokens(canary: Canary, group: str) -> bool:
     """Whether the predicting slots hold a token wherever some token may inform: the model can then use one without attention.
 
-    Where some slots hold `[MASK]`, the model must first learn to find the neighbours, late and all at once: a loss that stands
-    still then proves nothing.
+    Where some slots hold `[MASK]`, the model must first learn to find the neighbours, which it does late and suddenly: a
+    loss that does not fall then proves nothing.
     """
     entry = canary.bank.with_pass(group)
     windows = torch.zeros(1, canary.subject.window_tokens, dtype=torch.long)
