@@ -75,8 +75,8 @@ def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
 
 def missing_parts(settings: RunSettings, store: Store) -> frozenset[str]:
     """The hashes of the parts that the store does not hold."""
-    held = set(store.audits())
-    return frozenset(key for key, _ in _parts(settings, "")) - held
+    stored = set(store.audits())
+    return frozenset(key for key, _ in _parts(settings, "")) - stored
 
 
 def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tuple[Finding, ...]]], ...]:

@@ -28,8 +28,8 @@ def cached_part(store: Store | None, subject: str, key: str, check: Callable[[],
     """The part stored under this key; when it is missing or damaged it is measured, and stored."""
     if store is not None:
         try:
-            if (held := store.audit(key)) is not None:
-                return held
+            if (stored := store.audit(key)) is not None:
+                return stored
         except Damaged:
             pass
     began = time.perf_counter()
