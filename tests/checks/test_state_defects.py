@@ -8,11 +8,11 @@ import torch
 from palinode.audit import StepwiseSettings, check_stepwise, subject_of_config
 from palinode.base.visibility import Ltr
 from palinode.models import DecoderConfig, EncoderDecoderConfig, LatentConfig, gpt2, modern
+from palinode.models.block import CrossAttention
 from palinode.models.decoder import Decoder
 from palinode.models.latent import Latent
 from palinode.models.mixers.attention import Attention
 from palinode.models.mixers.base import Reading
-from palinode.models.parts.cross_attention import CrossAttention
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
 
 SMALL = {"layers": 2, "width": 32, "heads": 2}

@@ -12,8 +12,8 @@ from palinode.models.base import LanguageModel
 from palinode.models.decoder import DecoderConfig
 from palinode.models.direction import finished, logits_for, read, residuals
 from palinode.models.mixers.attention import AttentionConfig
-from palinode.models.mixers.h3 import H3Config
-from palinode.models.mixers.hyena import HyenaConfig
+from palinode.models.mixers.convolutional import HyenaConfig
+from palinode.models.mixers.state_space import H3Config
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
 
 SPECIALS = SpecialTokens(20)

@@ -18,7 +18,7 @@ from palinode.models.decoder import Decoder
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import Attention, AttentionConfig
 from palinode.models.mixers.base import Mixer
-from palinode.models.mixers.h3 import H3Config
+from palinode.models.mixers.state_space import H3Config
 from palinode.models.parts.mlp import Mlp
 from palinode.models.stepping import Reread, begin, extend
 

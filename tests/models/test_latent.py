@@ -15,7 +15,7 @@ from palinode.models import MODELS, LatentConfig, hlb, logits_for, read
 from palinode.models import latent as latent_module
 from palinode.models.latent import BLOCK_SLOTS, Latent, computed_pairs
 from palinode.models.parts import distance as distance_module
-from palinode.models.parts.distance import DistanceTable, distance_table
+from palinode.models.parts.positions import DistanceTable, distance_table
 from palinode.objectives import LtrObjective, RtlObjective
 from palinode.train.optim import HlbAdamW, build_optimizers
 

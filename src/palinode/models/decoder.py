@@ -24,13 +24,19 @@ from palinode.models.init import InitRule, SchemeName, initialise
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import AttentionConfig
 from palinode.models.mixers.base import MixerConfig, Place, Reading, refuse_unread
-from palinode.models.parts.distance import alibi_slopes, distance_table
 from palinode.models.parts.exact import exact, exact_dtype
-from palinode.models.parts.linear import Linear, Table
+from palinode.models.parts.linear import Linear, Norm, NormKind, Table
 from palinode.models.parts.mlp import Mlp, MlpKind, hidden_width
-from palinode.models.parts.next_position import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
-from palinode.models.parts.norm import Norm, NormKind
-from palinode.models.parts.rotary import RotaryKind, RotaryTable
+from palinode.models.parts.positions import (
+    RotaryKind,
+    RotaryTable,
+    SubtractPosition,
+    SubtractTable,
+    alibi_slopes,
+    distance_table,
+    next_position_of,
+    refuse_subtraction,
+)
 from palinode.models.parts.state import ModelState, StackState
 from palinode.models.stack import Stack, mask_of, slots_of
 
@@ -60,7 +66,7 @@ class DecoderConfig(ModelConfig):
         dropout: on the embedding, the attention probabilities and both branch outputs; in training only.
         mixer: what moves information between slots, the same in every layer.
         mixers: a hybrid instead: layer l has mixers[l mod len(mixers)].
-        subtract_position: `plain` subtracts the next slot's position from each state (`parts/next_position.py`), `norm` also
+        subtract_position: `plain` subtracts the next slot's position from each state (`parts/positions.py`), `norm` also
             adds a norm after it.
         subtract_table: the table to subtract from: the one of the positions (`shared`, with one more row) or a `separate` one.
     """

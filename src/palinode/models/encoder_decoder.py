@@ -24,18 +24,16 @@ from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
 from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
 from palinode.models.base import ModelConfig
-from palinode.models.block import Block, DecoderBlock, DecoderBlockState, Readings
+from palinode.models.block import Block, CrossAttention, DecoderBlock, DecoderBlockState, Memory, Readings
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import GPT2_STD, InitRule, initialise
 from palinode.models.mixers.attention import Attention
 from palinode.models.mixers.base import Place, Reading
-from palinode.models.parts.cross_attention import CrossAttention, Memory
 from palinode.models.parts.embedding_loss import EmbeddingLoss, EmbeddingTerm
 from palinode.models.parts.exact import exact
-from palinode.models.parts.linear import Linear, Table
+from palinode.models.parts.linear import Linear, Norm, Table
 from palinode.models.parts.mlp import Mlp
-from palinode.models.parts.next_position import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
-from palinode.models.parts.norm import Norm
+from palinode.models.parts.positions import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
 from palinode.models.parts.state import MixerState, ModelState
 from palinode.models.stack import AnyBlock, Stack, mask_of, slots_of
 
@@ -58,7 +56,7 @@ class EncoderDecoderConfig(ModelConfig):
         heads, cross_heads: of self- and of cross-attention; each must divide the width. None: twice `heads`.
         order: whether a decoder block attends to itself or to the encoder first.
         position: `learned` table, or `rotary` (base `rotary_base`): q and k are turned in all three attentions.
-        subtract_position: `plain` subtracts the next slot's position from each last state (`parts/next_position.py`), `norm` also
+        subtract_position: `plain` subtracts the next slot's position from each last state (`parts/positions.py`), `norm` also
             adds a norm after it.
         subtract_table: the table to subtract from: the one of the positions (`shared`) or a `separate` one, which rotary positions
             need.

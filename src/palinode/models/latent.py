@@ -29,11 +29,9 @@ from palinode.models.base import ModelConfig
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import InitRule, initialise
 from palinode.models.mixers.base import Mixer, Reading
-from palinode.models.parts.distance import distance_table
 from palinode.models.parts.exact import exact, exact_dtype
-from palinode.models.parts.linear import Linear, Table
-from palinode.models.parts.norm import Norm
-from palinode.models.parts.own_start import open_near
+from palinode.models.parts.linear import Linear, Norm, Table, open_near
+from palinode.models.parts.positions import distance_table
 from palinode.models.parts.state import KeysValues, MixerState, ModelState, StackState, continues
 from palinode.models.stack import Stack, mask_of
 

@@ -17,10 +17,8 @@ from palinode.base.visibility import Visibility
 from palinode.models.base import LanguageModel
 from palinode.models.cost import Cost, LayerCost
 from palinode.models.parts.exact import exact_dtype
-from palinode.models.parts.linear import Table
-from palinode.models.parts.next_position import NextPosition, refuse_long_rows
-from palinode.models.parts.norm import Norm
-from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
+from palinode.models.parts.linear import Norm, Table
+from palinode.models.parts.positions import NextPosition, RotaryKind, RotaryTable, refuse_long_rows, rotary_table
 
 
 class AnyBlock(Protocol):

@@ -1,24 +1,26 @@
-"""Multi-head softmax attention, run by PyTorch's fused kernel: causal, full, or through an explicit mask.
+"""Multi-head softmax attention, run by PyTorch's fused kernel: causal, full, through an explicit mask, or within a window.
 
 q, k and v are separate matrices, so that Muon can orthogonalise each; they are joined for one product at every pass.
 Differs from the published baseline in: no dropout on the attention probabilities in evaluation (there it stayed on).
-Legend: B rows, T slots, T_new new slots, D width, H heads.
+Legend: B rows, T slots, T_new new slots, D width, H heads, W window.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from palinode.models.cost import LayerCost, attention_cost
+from palinode.base.visibility import Native
+from palinode.models.cost import LayerCost, attention_cost, sides_read
 from palinode.models.mixers.base import Mixer, MixerConfig, Place, Reading
 from palinode.models.parts.exact import exact, exact_products
-from palinode.models.parts.linear import Linear, joined
-from palinode.models.parts.own_start import OwnStart
+from palinode.models.parts.linear import Linear, OwnStart, joined
 from palinode.models.parts.state import JoinedState, KeysValues, MixerState, chunk_mask
 
 
@@ -133,3 +135,130 @@ class Attention(Heads, Mixer):
             fine = reading.rotary.turn(fine)
         q, k = fine.to(v.dtype).chunk(2, dim=2)
         return q, k, v
+
+
+class SlidingWindowConfig(MixerConfig):
+    """Softmax attention within a window; heads, QK-norm, positions and dropout are the model's options. 4 D^2 + 4 D parameters.
+
+    Attributes:
+        window: W. Causal: slot i reads i - W + 1 .. i. Full: i - W + 1 .. i + W - 1.
+    """
+
+    kind: ClassVar[str] = "sliding_window"
+    reads: ClassVar[frozenset[str]] = frozenset({"heads", "qk_norm", "rotary", "attention_scale"})
+    visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full"})
+    window: int = Field(default=64, ge=2)
+
+    def build(self, place: Place) -> Mixer:
+        return SlidingWindow(place, self.window)
+
+
+@dataclass(frozen=True)
+class WindowState(MixerState):
+    """A ring of the last W keys and values, (B, H, W, D / H), with slot i at i mod W, and the joined maps of q, k and v."""
+
+    keys: Tensor
+    values: Tensor
+    read: int
+    weight: Tensor
+    bias: Tensor | None
+
+    def in_order(self, most: int) -> tuple[Tensor, Tensor]:
+        """The last `most` or fewer keys and values, oldest first."""
+        window = self.keys.shape[2]
+        at = torch.arange(max(0, self.read - min(most, window)), self.read, device=self.keys.device) % window
+        return self.keys[:, :, at], self.values[:, :, at]
+
+    def with_next(self, k: Tensor, v: Tensor) -> WindowState:
+        """The state after (B, H, T_new, D / H) new keys and values, of which the last W are kept."""
+        window, end = self.keys.shape[2], self.read + k.shape[2]
+        at = torch.arange(max(self.read, end - window), end, device=k.device) % window
+        self.keys[:, :, at] = k[:, :, -len(at) :].to(self.keys.dtype)
+        self.values[:, :, at] = v[:, :, -len(at) :].to(self.values.dtype)
+        return replace(self, read=end)
+
+
+class SlidingWindow(Attention):
+    """Attention to the nearest W slots, the slot itself included, or to W - 1 on each side.
+
+    Differs from masked attention in cost only: rows longer than the window are read in blocks of W slots, each over its neighbours,
+    so that time and memory grow with T W, not T^2.
+    """
+
+    def __init__(self, place: Place, window: int):
+        super().__init__(place)
+        self.window = window
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        q, k, v = self._by_head(x, reading, *joined(*self._maps()))
+        return self._windowed(q, k, v, reading.native)
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        shape = (rows, self.heads, self.window, self.head_width)
+        like, (weight, bias) = self.k.weight, joined(*self._maps())
+        return WindowState(like.new_zeros(shape), like.new_zeros(shape), 0, weight.detach(), bias)
+
+    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+        assert isinstance(state, WindowState)
+        q, k, v = self._by_head(x, reading, state.weight, state.bias)
+        if state.read == 0:
+            return self._windowed(q, k, v, "causal"), state.with_next(k, v)
+        if x.shape[1] == 1:  # the order of what is read does not matter
+            after = state.with_next(k, v)
+            held = min(after.read, self.window)
+            return self._mixed(q, after.keys[:, :, :held], after.values[:, :, :held], None, is_causal=False), after
+        keys, values = state.in_order(self.window - 1)
+        visible = _near(self.window, x.shape[1], keys.shape[2] + x.shape[1], x.device)
+        mixed = self._mixed(q, torch.cat((keys, k), 2), torch.cat((values, v), 2), visible, is_causal=False)
+        return mixed, state.with_next(k, v)
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        sides, blocks = sides_read(pairs, slots), -(-slots // self.window)
+        computed = slots * slots if blocks == 1 else blocks * self.window**2 * (1 + sides)
+        cut = max(0, slots - self.window)  # slots that the last slot does not see
+        unseen = sides * cut * (cut + 1) // 2
+        cost = attention_cost(self.width, slots, pairs - unseen, computed)
+        return replace(cost, state_elements=2 * self.width * min(slots, self.window))
+
+    def reach_slots(self, native: Native) -> int | None:
+        return self.window - 1
+
+    def _windowed(self, q: Tensor, k: Tensor, v: Tensor, native: Native) -> Tensor:
+        """(B, T, D) from (B, H, T, D / H)."""
+        rows, slots, window = len(q), q.shape[2], self.window
+        if slots <= window:
+            return self._mixed(q, k, v, None, is_causal=native == "causal")
+        blocks, sides = -(-slots // window), (1, 1 if native == "full" else 0)
+        visible = _block_mask(window, native, slots, blocks, q.device).repeat(rows, 1, 1, 1)
+        q = _blocks(q, window, blocks, (0, 0))
+        k, v = _blocks(k, window, blocks, sides), _blocks(v, window, blocks, sides)
+        mixed = self._attended(q, k, v, visible)
+        return self.out(mixed.transpose(1, 2).reshape(rows, blocks * window, -1)[:, :slots])
+
+
+def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tensor:
+    """(B, H, T, h) -> (B * blocks, H, W n, h): n blocks each: itself and its neighbours before and after, zeros beyond the ends."""
+    before, after = sides
+    padded = F.pad(x, (0, 0, before * window, (blocks + after) * window - x.shape[2]))
+    alone = torch.unflatten(padded, 2, (-1, window))
+    joined = torch.cat([alone[:, :, first : first + blocks] for first in range(1 + before + after)], dim=3)
+    return joined.transpose(1, 2).flatten(0, 1)
+
+
+def _block_mask(window: int, native: Native, slots: int, blocks: int, device: torch.device) -> Tensor:
+    """(blocks, 1, W, 2 W or 3 W): what the slots of a block may read of themselves and their neighbours. No row is empty."""
+    wide = (3 if native == "full" else 2) * window
+    first = torch.arange(blocks, device=device)[:, None, None] * window
+    key = first - window + torch.arange(wide, device=device)
+    apart = first + torch.arange(window, device=device)[:, None] - key
+    visible = (apart.abs() if native == "full" else apart) < window
+    if native == "causal":
+        visible &= apart >= 0
+    return (visible & (key >= 0) & (key < slots))[:, None]
+
+
+def _near(window: int, new: int, slots: int, device: torch.device) -> Tensor:
+    """(new, slots): what the last slots of a row may read of it."""
+    slot = torch.arange(slots, device=device)
+    apart = slot[slots - new :, None] - slot
+    return (apart >= 0) & (apart < window)

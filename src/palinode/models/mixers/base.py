@@ -18,9 +18,8 @@ from palinode.base.config import Part
 from palinode.base.errors import Unfinished
 from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost
-from palinode.models.parts.distance import DistanceTable
-from palinode.models.parts.own_start import OwnStart
-from palinode.models.parts.rotary import RotaryTable
+from palinode.models.parts.linear import OwnStart
+from palinode.models.parts.positions import DistanceTable, RotaryTable
 from palinode.models.parts.state import MixerState, continues
 
 # Each option of the model that attention reads, and the setting that switches it off.
