@@ -121,8 +121,8 @@ def test_no_block_runs_before_its_depth_is_asked_for(case):
 class Reversing(type(built(modern(**SMALL)))):
     """A user's stack that has its own way of reading, and inherits the cut of another."""
 
-    def hidden(self, tokens, sees, positions=None):
-        return super().hidden(tokens.flip(1), sees, positions)
+    def hidden(self, tokens, sees):
+        return super().hidden(tokens.flip(1), sees)
 
 
 class Uncut(LanguageModel):

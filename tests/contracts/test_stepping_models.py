@@ -165,8 +165,8 @@ def test_a_state_longer_than_the_table_of_positions_is_refused_when_it_is_begun(
 class Halved(Decoder):
     """A user's model that replaces the reading alone."""
 
-    def hidden(self, tokens, sees, positions=None):
-        return super().hidden(tokens, sees, positions) * 0.5
+    def hidden(self, tokens, sees):
+        return super().hidden(tokens, sees) * 0.5
 
 
 class Noisy(Attention):

@@ -181,7 +181,7 @@ def test_evaluation_is_silent_with_dropout_and_training_is_not(config):
 def test_attention_probabilities_alone_are_dropped_in_training_only():
     """The published defect: SDPA was given the rate in evaluation too. Here every other dropout is switched off by hand."""
     model = gpt2(**SMALL, dropout=0.2).build(50, 16, 0)
-    x, reading = torch.randn(2, 16, 32, generator=generator(0, "x")), model._reading(tokens_of(2, 16), Ltr(), None)
+    x, reading = torch.randn(2, 16, 32, generator=generator(0, "x")), model._reading(tokens_of(2, 16), Ltr())
     attention = model.blocks[0].mixer
     assert not torch.equal(attention.train()(x, reading), attention(x, reading))
     assert torch.equal(attention.eval()(x, reading), attention(x, reading))

@@ -160,7 +160,7 @@ class Readings:
 
 
 @dataclass(frozen=True)
-class DecoderBlockState:
+class DecoderBlockState(MixerState):
     """What a decoder block keeps of its own slots, and of the encoder's."""
 
     own: MixerState

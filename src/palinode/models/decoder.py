@@ -5,7 +5,6 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L layers, C lon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -179,41 +178,13 @@ class Decoder(Stack):
         self.final_norm = _norm(config)
         self.head = None if config.tied_head else Linear(config.width, vocab_size, bias=config.bias, role="head")
 
-    def hidden(self, tokens: Tensor, sees: Visibility, positions: Tensor | None = None) -> Tensor:
-        """States of (B, T) tokens. `positions` (T,) replaces the slots' own indices 0..T-1.
-
-        Raises:
-            BadInput: the row is longer than the table of learned positions, a mixer has no form for the visibility, or a slot of
-                an explicit mask may see nothing.
-            ValueError: the rows still read from the end.
-        """
-        reading, x = self._reading(tokens, sees, positions), self._embedded(tokens, positions)
-        for block in self.stack:
-            x = block(x, reading)
-        return self.finished(x, positions)
-
     def reach_slots(self, sees: Visibility) -> int | None:
         reaches = [block.mixer.reach_slots(sees.native) for block in self.stack]
         return None if None in reaches else sum(reaches)
 
-    def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        reading, x = self._reading(tokens, sees, None), self._embedded(tokens)
-        for block in self.stack:
-            x = block(x, reading)
-            yield x
-
-    def can_step(self) -> bool:
-        return super().can_step() and all(isinstance(block, Block) and block.can_step() for block in self.blocks)
-
-    def begin(self, rows: int, slots: int) -> ModelState:
-        """The state before the first token (see `LanguageModel.begin`).
-
-        Raises:
-            BadInput: rows of so many slots are longer than the table of learned positions.
-        """
-        self._check_length(slots)
-        layers = tuple(block.begin(rows, slots) for block in self.stack)
-        return DecoderState(slots, 0, layers, self._turning(torch.arange(slots, device=self.embedding.weight.device)))
+    def begin(self, rows: int, slots: int) -> DecoderState:
+        turning = self._turning(torch.arange(slots, device=self.embedding.weight.device))
+        return DecoderState(slots, 0, super().begin(rows, slots).layers, turning)
 
     def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         assert isinstance(state, DecoderState)
@@ -234,7 +205,7 @@ class Decoder(Stack):
     def _capped(self, raw: Tensor) -> Tensor:
         return capped(exact(raw), self.config.soft_cap, self.config.cap_value)
 
-    def _reading(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> Reading:
+    def _reading(self, tokens: Tensor, sees: Visibility) -> Reading:
         mask = mask_of(sees, tokens)
         for mixer in self.config.layer_mixers():
             if why := mixer.refusal(sees.native):
@@ -242,7 +213,7 @@ class Decoder(Stack):
         return Reading(
             native=sees.native,
             mask=mask,
-            rotary=self._turning(slots_of(tokens) if positions is None else positions),
+            rotary=self._turning(slots_of(tokens)),
             bias=self._bias(tokens.shape[1], sees.native, mask),
         )
 

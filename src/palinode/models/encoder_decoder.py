@@ -24,7 +24,7 @@ from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
 from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
 from palinode.models.base import ModelConfig
-from palinode.models.block import Block, CrossAttention, DecoderBlock, DecoderBlockState, Memory, Readings
+from palinode.models.block import Block, CrossAttention, DecoderBlock, Memory, Readings
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import GPT2_STD, InitRule, initialise
 from palinode.models.mixers.attention import Attention
@@ -34,8 +34,8 @@ from palinode.models.parts.exact import exact
 from palinode.models.parts.linear import Linear, Norm, Table
 from palinode.models.parts.mlp import Mlp
 from palinode.models.parts.positions import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
-from palinode.models.parts.state import MixerState, ModelState
-from palinode.models.stack import AnyBlock, Stack, mask_of, slots_of
+from palinode.models.parts.state import MixerState, ModelState, StackState
+from palinode.models.stack import Stack, can_step, mask_of, slots_of
 
 Order = Literal["self_first", "cross_first"]
 EMBEDDING_LOSS = "embedding_loss"  # the name of its term in records
@@ -133,11 +133,10 @@ class EncoderDecoderConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
-class EncoderDecoderState(ModelState):
-    """The states of the blocks of both stacks."""
+class EncoderDecoderState(StackState):
+    """Also the states of the encoder's blocks."""
 
     encoder: tuple[MixerState, ...]
-    blocks: tuple[DecoderBlockState, ...]
 
 
 class EncoderDecoder(Stack):
@@ -170,9 +169,9 @@ class EncoderDecoder(Stack):
         self.embedding_loss = None if loss is None else EmbeddingTerm(loss, width, max_length)
 
     @property
-    def encoder_stack(self) -> Sequence[AnyBlock]:
+    def encoder_stack(self) -> Sequence[Any]:
         """The blocks of the encoder, with their type."""
-        return cast(Sequence[AnyBlock], self.encoder)
+        return cast(Sequence[Any], self.encoder)
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
         """States of (B, T) tokens.
@@ -199,32 +198,28 @@ class EncoderDecoder(Stack):
         yield from self._decoded(encoded, readings)
 
     def can_step(self) -> bool:
-        blocks = (*self.encoder, *self.blocks)
-        return super().can_step() and all(isinstance(one, Block | DecoderBlock) and one.can_step() for one in blocks)
+        return super().can_step() and all(can_step(block) for block in self.encoder)
 
-    def begin(self, rows: int, slots: int) -> ModelState:
-        self._check_length(slots)
-        encoder, blocks = (
-            tuple(block.begin(rows, slots) for block in part) for part in (self.encoder_stack, self.stack)
-        )
-        return EncoderDecoderState(slots, 0, encoder, blocks)
+    def begin(self, rows: int, slots: int) -> EncoderDecoderState:
+        encoder = tuple(block.begin(rows, slots) for block in self.encoder_stack)
+        return EncoderDecoderState(slots, 0, super().begin(rows, slots).layers, encoder)
 
     def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         assert isinstance(state, EncoderDecoderState)
         positions = state.next_positions(tokens)
         readings, x = self._readings(tokens, Ltr(), positions), self._embedded(tokens, positions)
-        encoded, encoder, blocks = [], [], []
+        encoded, encoder, layers = [], [], []
         for block, kept in zip(self.encoder_stack, state.encoder, strict=True):
             x, after = block.extend(x, readings.own, kept)
             encoded.append(x)
             encoder.append(after)
         y = self._bridged(x, positions)
-        for block, held in zip(self.stack, state.blocks, strict=True):
+        for block, held in zip(self.stack, state.layers, strict=True):
             y, after = block.extend(y, encoded, readings, held)
             encoded = self._readable_after(encoded, y)
-            blocks.append(after)
+            layers.append(after)
         read = state.read + tokens.shape[1]
-        return self.finished(y, positions), replace(state, read=read, encoder=tuple(encoder), blocks=tuple(blocks))
+        return self.finished(y, positions), replace(state, read=read, encoder=tuple(encoder), layers=tuple(layers))
 
     def linear_head(self) -> LinearHead:
         return LinearHead(self.embedding.weight, None, exact)

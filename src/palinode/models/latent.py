@@ -14,7 +14,6 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, H heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -94,30 +93,6 @@ class Latent(Stack):
         self.blocks = nn.ModuleList(LatentBlock(config) for _ in range(config.layers))
         self.final_norm = Norm(config.width, "layer", gain=True)
         self.head = Linear(config.width, vocab_size, bias=False, role="head")
-
-    def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """States of (B, T) tokens.
-
-        Raises:
-            BadInput: a slot of an explicit mask may see nothing.
-            ValueError: the rows still read from the end.
-        """
-        x, reading = self.embedding(tokens), self._reading(tokens, sees)
-        for block in self.stack:
-            x = block(x, reading)
-        return self.finished(x)
-
-    def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        x, reading = self.embedding(tokens), self._reading(tokens, sees)
-        for block in self.stack:
-            x = block(x, reading)
-            yield x
-
-    def can_step(self) -> bool:
-        return super().can_step() and all(isinstance(block, LatentBlock) and block.can_step() for block in self.blocks)
-
-    def begin(self, rows: int, slots: int) -> ModelState:
-        return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.stack))
 
     def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
         assert isinstance(state, StackState)

@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from palinode.base.errors import Unfinished
 from palinode.models.cost import LayerCost, sides_read
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
 from palinode.models.parts.exact import exact, exact_products
@@ -39,26 +38,45 @@ class Recurrence(OwnStart):
 
     Attributes:
         conv: the short convolution.
-        decay: the parameter that says how fast each number of the state decays; in the training group `state`.
+        state_shape: of the state of one row.
     """
 
     conv: ShortConv
+    state_shape: tuple[int, ...]
 
-    @property
-    def decay(self) -> Tensor:
-        raise Unfinished(self, "must define decay")
+    def value_of(self, x: Tensor) -> Tensor:
+        """What the short convolution reads."""
+        return x
 
-    def extend(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """(B, T_new, ..) of the next slots -> (B, T_new, E), and the next state."""
-        raise Unfinished(self, "must define extend(x, state)")
+    def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The output (B, T, E) from the input and its short convolution, and the state after the last slot.
+
+        Args:
+            first: the state before the first slot; None: 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define scanned(x, conv, first)")
+
+    def flops_per_slot(self) -> tuple[float, float, float]:
+        """FLOPs of matrix products, of everything else as executed (recurrence in chunks), and of everything else at the least."""
+        raise NotImplementedError(f"{type(self).__name__} must define flops_per_slot()")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scanned(x, self.conv(self.value_of(x)), None)[0]
 
     def begin(self, rows: int) -> RecurrentState:
         """The state before the first slot."""
-        return RecurrentState(exact(self.conv.begin(rows)), exact(self.decay).new_zeros(rows, *self.decay.shape))
+        last = exact(self.conv.begin(rows))
+        return RecurrentState(last, last.new_zeros(rows, *self.state_shape))
+
+    def extend(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        """(B, T_new, ..) of the next slots -> (B, T_new, E), and the next state."""
+        conv, last = self.conv.extend(self.value_of(x), state.last)
+        y, h = self.scanned(x, conv, state.h)
+        return y, RecurrentState(last, h)
 
     def state_elements(self) -> int:
         """Elements kept to read one more slot."""
-        return self.conv.state_elements() + self.decay.numel()
+        return self.conv.state_elements() + math.prod(self.state_shape)
 
 
 class TwoWays(Mixer):
@@ -85,12 +103,18 @@ class TwoWays(Mixer):
         h, after = self.past.extend(self._read(x), state)
         return self._read_out(h, x), after
 
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        sides = sides_read(pairs, slots)
+        products, executed, least = (sides * flops for flops in self.past.flops_per_slot())
+        maps = 2.0 * sum(part.weight.numel() for part in self.children() if isinstance(part, Linear)) + products
+        return LayerCost(maps + executed, maps + least, self.past.state_elements(), non_matmul=executed)
+
     def _read(self, x: Tensor) -> Tensor:
         """What the recurrences read."""
         return x
 
     def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
-        return self.out(h * F.silu(self.gate(x)))
+        return self.out(h.to(x.dtype) * F.silu(self.gate(x)))
 
 
 WIDTHS_PER_RANK = 16  # the step's rank is a sixteenth of the width
@@ -141,14 +165,6 @@ class SelectiveSsm(TwoWays):
         self.future = Selective(config, width) if config.two_sided else None
         self.out = Linear(inner, width, bias=place.bias, role="residual")
 
-    def cost(self, slots: int, pairs: int) -> LayerCost:
-        sides = sides_read(pairs, slots)
-        products, non_matmul, least = self.past.flops_per_slot()
-        maps = 2.0 * sum(part.weight.numel() for part in (self.value, self.gate, self.out)) + sides * products
-        return LayerCost(
-            maps + sides * non_matmul, maps + sides * least, self.past.state_elements(), non_matmul=sides * non_matmul
-        )
-
     def _read(self, x: Tensor) -> Tensor:
         return self.value(x)
 
@@ -162,24 +178,13 @@ class Selective(Recurrence):
         super().__init__()
         inner, rank = config.expand * width, -(-width // WIDTHS_PER_RANK)
         self.parts = [rank, config.state, config.state]
+        self.state_shape = (inner, config.state)
         self.conv = ShortConv(inner, config.taps, causal_only=True)
         self.read = Linear(inner, sum(self.parts), bias=False)
         self.step_weight = nn.Parameter(torch.empty(inner, rank))
         self.step_bias = nn.Parameter(torch.empty(inner))
         self.log_decay = nn.Parameter(torch.empty(inner, config.state))
         self.skip = nn.Parameter(torch.empty(inner))
-
-    @property
-    def decay(self) -> Tensor:
-        return self.log_decay
-
-    def forward(self, value: Tensor) -> Tensor:
-        return self._scanned(self.conv(value), None)[0]
-
-    def extend(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        conv, last = self.conv.extend(x, state.last)
-        y, h = self._scanned(conv.to(x.dtype), state.h)
-        return y, RecurrentState(last, h)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """A = -1 .. -N in every channel; steps log-uniform in .001 .. .1; the step's map uniform within 1 / sqrt(rank)."""
@@ -200,13 +205,12 @@ class Selective(Recurrence):
         open_near(self.step_bias, float(_inverse_softplus(torch.tensor(AUDIT_STEP))), rng)
 
     def flops_per_slot(self) -> tuple[float, float, float]:
-        """FLOPs of matrix products, of everything else as executed (recurrence in chunks), and of everything else at the least."""
         inner, state = self.log_decay.shape
         products = 2.0 * (self.read.weight.numel() + self.step_weight.numel() + inner * state)
         non_matmul = self.conv.flops_per_slot() + 2.0 * inner
         return products, non_matmul + 7.0 * inner * state, non_matmul + 4.0 * inner * state
 
-    def _scanned(self, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+    def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
         """(B, T, E) in the dtype of `conv`, and h after the last slot; dt, A and h are float32 or better."""
         u = F.silu(conv)
         rank, into, out_of = (exact(part) for part in torch.split(self.read(u), self.parts, -1))
@@ -217,10 +221,6 @@ class Selective(Recurrence):
             step = F.softplus(F.linear(rank, exact(self.step_weight), exact(self.step_bias)))
         y, last = selective_scan(fine, step, rate, into, out_of, before)
         return (y + exact(self.skip) * fine).to(conv.dtype), last
-
-
-def _inverse_softplus(y: Tensor) -> Tensor:
-    return y + torch.log(-torch.expm1(-y))
 
 
 LEAST_DECAY_START, MOST_DECAY_START = 0.9, 0.999
@@ -262,16 +262,6 @@ class GatedRnn(TwoWays):
         self.future = Gated(config, place) if config.two_sided else None
         self.out = Linear(width, width, bias=place.bias, role="residual")
 
-    def cost(self, slots: int, pairs: int) -> LayerCost:
-        width, sides = len(self.past.keep_bias), sides_read(pairs, slots)
-        maps = 4.0 * width * width * (1 + sides)
-        conv = self.past.conv.flops_per_slot() * sides
-        executed, least = (conv + each * width * sides for each in (7.0, 4.0))
-        return LayerCost(maps + executed, maps + least, self.past.state_elements(), non_matmul=executed)
-
-    def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
-        return super()._read_out(h.to(x.dtype), x)
-
 
 class Gated(Recurrence):
     """(B, T, D) -> (B, T, D) float32 or better: the states h."""
@@ -283,20 +273,12 @@ class Gated(Recurrence):
         width = place.width
         self.keep = Linear(width, width, bias=False)
         self.keep_bias = nn.Parameter(torch.empty(width))
+        self.state_shape = (width,)
         self.value = Linear(width, width, bias=place.bias)
         self.conv = ShortConv(width, config.taps, causal_only=True)
 
-    @property
-    def decay(self) -> Tensor:
-        return self.keep_bias
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._scanned(x, self.conv(self.value(x)), None)
-
-    def extend(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        conv, last = self.conv.extend(self.value(x), state.last)
-        h = self._scanned(x, conv, state.h)
-        return h, RecurrentState(last, h[:, -1])
+    def value_of(self, x: Tensor) -> Tensor:
+        return self.value(x)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """Decays uniform in .9 .. .999."""
@@ -307,8 +289,17 @@ class Gated(Recurrence):
         """Decays near .98, so that a leak at a distance shows: .1 is left after 129 slots."""
         open_near(self.keep_bias, AUDIT_KEEPS, rng)
 
-    def _scanned(self, x: Tensor, value: Tensor, first: Tensor | None) -> Tensor:
+    def flops_per_slot(self) -> tuple[float, float, float]:
+        width, conv = len(self.keep_bias), self.conv.flops_per_slot()
+        return 4.0 * width * width, conv + 7.0 * width, conv + 4.0 * width
+
+    def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
         raw = exact(self.keep(x)) + exact(self.keep_bias)
         # sigmoid(-raw), not 1 - sigmoid(raw): that is 0 from raw = 17 on, where its root has no slope.
         kept, lost = torch.sigmoid(raw), torch.sigmoid(-raw)
-        return linear_scan(kept, (lost * (1 + kept)).sqrt() * exact(value), first)
+        h = linear_scan(kept, (lost * (1 + kept)).sqrt() * exact(conv), first)
+        return h, h[:, -1]
+
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))

@@ -14,7 +14,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from palinode.base.errors import BadInput
 from palinode.base.visibility import Native
 from palinode.models.parts.linear import Norm, Table
 
@@ -149,17 +148,6 @@ def next_position_of(
         return None
     rows = longest if table == "separate" else None
     return NextPosition(width, rows=rows, norm=norm() if subtract == "norm" else None)
-
-
-def refuse_long_rows(slots: int, longest: int, position: Table | None, next_position: NextPosition | None) -> None:
-    """Refuse rows beyond a table of positions, of a model that has one.
-
-    Raises:
-        BadInput: naming the field of that table.
-    """
-    if slots > longest and (position is not None or next_position is not None):
-        field = "model.position" if position is not None else "model.subtract_table"
-        raise BadInput(f"a row of {slots} slots is longer than the table of {longest} learned positions", field=field)
 
 
 def refuse_subtraction(subtract: SubtractPosition, table: SubtractTable, learned: bool) -> None:
