@@ -27,26 +27,46 @@ from palinode.objectives.probability import PROBABILITIES, Constant, Probability
 Direction = Literal["ltr", "rtl"]
 
 
-class LtrObjective(Objective):
+class OneWay(Objective):
+    """Base of `ltr` and `rtl`: one pass over every window.
+
+    Attributes:
+        direction_token: a token marks where the reading starts, so that all tokens can be scored.
+    """
+
+    direction: ClassVar[Direction]
+    direction_token: bool = True
+
+    def visibility(self) -> Visibility:
+        """What the slots of the pass see."""
+        return Ltr()
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        token = self.direction_token
+        return directional_pass(windows, specials, self.direction, self.visibility(), direction_token=token)
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        return precedes(self.direction, source, target)
+
+    def scorable(self, window_tokens: int) -> Tensor:
+        return scored(self.direction, window_tokens, self.direction_token)
+
+    def groups(self) -> tuple[str, ...]:
+        return (self.direction,)
+
+    def evaluation(self) -> dict[str, Objective]:
+        both = LtrObjective(direction_token=self.direction_token), RtlObjective(direction_token=self.direction_token)
+        return {"ltr": both[0], "rtl": both[1], self.direction: self}
+
+
+class LtrObjective(OneWay):
     """Next-token prediction. `direction_token`: start with `[L]`, so that the first token is scored too."""
 
     kind: ClassVar[str] = "ltr"
-    direction_token: bool = True
-
-    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        return directional_pass(windows, specials, "ltr", Ltr(), direction_token=self.direction_token)
-
-    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        return source < target
-
-    def scorable(self, window_tokens: int) -> Tensor:
-        return scored("ltr", window_tokens, self.direction_token)
-
-    def evaluation(self) -> dict[str, Objective]:
-        return {"ltr": self, "rtl": RtlObjective(direction_token=self.direction_token)}
+    direction: ClassVar[Direction] = "ltr"
 
 
-class RtlObjective(Objective):
+class RtlObjective(OneWay):
     """Previous-token prediction, reading from the end.
 
     Attributes:
@@ -55,23 +75,16 @@ class RtlObjective(Objective):
     """
 
     kind: ClassVar[str] = "rtl"
-    direction_token: bool = True
+    direction: ClassVar[Direction] = "rtl"
     sees: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")] = Rtl()
 
-    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        return directional_pass(windows, specials, "rtl", self.sees, direction_token=self.direction_token)
+    def visibility(self) -> Visibility:
+        return self.sees
 
-    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        return source > target
 
-    def scorable(self, window_tokens: int) -> Tensor:
-        return scored("rtl", window_tokens, self.direction_token)
-
-    def groups(self) -> tuple[str, ...]:
-        return ("rtl",)
-
-    def evaluation(self) -> dict[str, Objective]:
-        return {"ltr": LtrObjective(direction_token=self.direction_token), "rtl": self}
+def precedes(direction: str, source: Tensor, target: Tensor) -> Tensor:
+    """Whether the tokens `source` are read before the tokens `target`."""
+    return source < target if direction == "ltr" else source > target
 
 
 def shifted(direction: Direction, window_tokens: int, direction_token: bool) -> tuple[Tensor, Tensor]:
@@ -142,7 +155,7 @@ class Mixture(Objective):
         return Draw({RTL: is_rtl.expand(batch)})
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        return source < target if group == "ltr" else source > target
+        return precedes(group, source, target)
 
     def groups(self) -> tuple[str, ...]:
         return ("ltr", "rtl")

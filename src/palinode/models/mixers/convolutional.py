@@ -88,7 +88,7 @@ class LongConv(Mixer):
 
     def begin(self, rows: int, slots: int) -> MixerState:
         kernel = self._squashed(self.kernel, slots)
-        return KeptInputs.empty(kernel, (rows, 1, *kernel.shape[1:]))
+        return KeptInputs.empty(kernel, rows, 1, kernel.shape[1])
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
         assert isinstance(state, KeptInputs)
@@ -190,8 +190,8 @@ class BaseConv(Mixer):
         self.config, self.width = config, place.width
         self.gate = Linear(place.width, place.width, bias=place.bias)
         self.short: ShortConv | None = None
-        self.past: LongKernel | None = None
-        self.future: LongKernel | None = None
+        self.past: ImplicitKernel | ExplicitKernel | None = None
+        self.future: ImplicitKernel | ExplicitKernel | None = None
         if config.conv == "short":
             self.short = ShortConv(place.width, config.taps)
         else:
@@ -210,8 +210,7 @@ class BaseConv(Mixer):
         if self.short is not None:
             return LastInputs(self.short.begin(rows))
         assert self.past is not None
-        kernel = self.past(slots)
-        return KeptInputs.empty(kernel, (rows, *kernel.shape))
+        return KeptInputs.empty(self.past(slots), rows, self.width)
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
         if isinstance(state, KeptInputs):
@@ -249,19 +248,8 @@ class LastInputs(MixerState):
     last: Tensor
 
 
-class LongKernel(OwnStart):
-    """Makes a kernel (D, T), in float32 or better."""
-
-    def forward(self, slots: int) -> Tensor:
-        raise NotImplementedError(f"{type(self).__name__} must define forward(slots)")
-
-    def flops(self, slots: int) -> float:
-        """FLOPs of the matrix products that make the kernel."""
-        return 0.0
-
-
-class ImplicitKernel(LongKernel):
-    """W relu(W' z + b') + b of three position features z; both maps start with std .02, so the kernel starts near 0."""
+class ImplicitKernel(nn.Module):
+    """(D, T), float32 or better: W relu(W' z + b') + b of three position features z. Maps start with std .02, so it starts near 0."""
 
     def __init__(self, width: int, longest: int):
         super().__init__()
@@ -276,11 +264,12 @@ class ImplicitKernel(LongKernel):
             return self.outer(F.relu(self.inner(z))).mT
 
     def flops(self, slots: int) -> float:
+        """FLOPs of the matrix products that make the kernel."""
         return 2.0 * slots * (self.inner.weight.numel() + self.outer.weight.numel())
 
 
-class ExplicitKernel(LongKernel):
-    """A tap for every lag, N(0, 1 / C)."""
+class ExplicitKernel(OwnStart):
+    """(D, T), float32 or better: a tap for every lag, N(0, 1 / C)."""
 
     group_of: ClassVar = {"taps": "kernel"}
 
@@ -291,6 +280,9 @@ class ExplicitKernel(LongKernel):
     def forward(self, slots: int) -> Tensor:
         check_lags(slots, self.taps.shape[1])
         return exact(self.taps[:, :slots])
+
+    def flops(self, slots: int) -> float:
+        return 0.0
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         parameter.normal_(0.0, self.taps.shape[1] ** -0.5, generator=rng)
@@ -381,7 +373,7 @@ class Hyena(GatedConv):
 
     def begin(self, rows: int, slots: int) -> MixerState:
         kernels = self._by_conv(self.filter.kernel(slots))
-        long = tuple(KeptInputs.empty(kernel, (rows, *kernel.shape)) for kernel in kernels)
+        long = tuple(KeptInputs.empty(kernel, rows, len(kernel)) for kernel in kernels)
         return GatedConvState(tuple(short.begin(rows) for short in self.shorts), long)
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
@@ -486,7 +478,7 @@ class FilterConv(OwnStart):
 
     def begin(self, rows: int, slots: int) -> KeptInputs:
         kernel = self.filter.kernel(slots)
-        return KeptInputs.empty(kernel, (rows, *kernel.shape))
+        return KeptInputs.empty(kernel, rows, len(kernel))
 
     def extend(self, u: Tensor, kept: KeptInputs) -> tuple[Tensor, KeptInputs]:
         y, after = kept.extend(u.mT)

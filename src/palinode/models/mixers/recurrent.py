@@ -114,7 +114,7 @@ class TwoWays(Mixer):
         return x
 
     def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
-        return self.out(h.to(x.dtype) * F.silu(self.gate(x)))
+        return self.out(h * F.silu(self.gate(x)))
 
 
 WIDTHS_PER_RANK = 16  # the step's rank is a sixteenth of the width
@@ -261,6 +261,9 @@ class GatedRnn(TwoWays):
         self.past = Gated(config, place)
         self.future = Gated(config, place) if config.two_sided else None
         self.out = Linear(width, width, bias=place.bias, role="residual")
+
+    def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
+        return super()._read_out(h.to(x.dtype), x)
 
 
 class Gated(Recurrence):

@@ -11,7 +11,7 @@ e channels, c channels of a system.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from palinode.models.cost import LayerCost, sides_read
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
 from palinode.models.parts.exact import exact, exact_dtype, exact_products
-from palinode.models.parts.fft_conv import causal_conv, conv_flops, convolve, sides
+from palinode.models.parts.fft_conv import conv_flops, convolve, sides
 from palinode.models.parts.linear import Linear, noise_like, open_near
 from palinode.models.parts.state import MixerState
 
@@ -105,7 +105,7 @@ class ModeState(MixerState):
         state = _product(self.state, self.over[:, None])
         state = torch.stack((state[..., 0] + u, state[..., 1]), -1)
         y = 2 * (state[..., 0] * self.weight[:, None, :, 0] - state[..., 1] * self.weight[:, None, :, 1]).sum(-1)
-        return y[..., None], self._with(state)
+        return y[..., None], replace(self, state=state)
 
     def _block(self, u: Tensor) -> tuple[Tensor, ModeState]:
         slots = u.shape[-1]
@@ -113,10 +113,7 @@ class ModeState(MixerState):
             before = torch.cat((self.state[..., 0], self.state[..., 1]), -1) @ self.modes.answer(slots)
             real, imaginary = (u @ self.modes.arrival(slots).mT).chunk(2, -1)
         state = _product(self.state, self.modes.over(slots)[:, None]) + torch.stack((real, imaginary), -1)
-        return causal_conv(u, self.kernel[:, None, :slots]) + before, self._with(state)
-
-    def _with(self, state: Tensor) -> ModeState:
-        return ModeState(state, self.modes, self.over, self.weight, self.kernel)
+        return convolve(u, self.kernel[:, None, :slots]) + before, replace(self, state=state)
 
 
 def kernel_flops(systems: int, state: int, slots: int) -> float:
@@ -183,21 +180,15 @@ class DiagonalMixer(Mixer):
         poles = torch.complex(-self.log_decay.double().exp(), self.frequency.double())
         return step, poles, step * poles
 
-    def start_mode(self, name: str, parameter: Tensor, rng: Generator) -> None:
-        """Fill log_step, log_decay or frequency.
-
-        Raises:
-            ValueError: the parameter is none of the three.
-        """
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        """Fill log_step, log_decay or frequency."""
         config = self.config
         if name == "log_step":
             parameter.uniform_(math.log(config.least_step), math.log(config.most_step), generator=rng)
         elif name == "log_decay":
             parameter.fill_(math.log(START_DECAY))
-        elif name == "frequency":
-            parameter.copy_(start_poles(parameter.shape[-1], config.frequencies)[1])
         else:
-            raise ValueError(f"{name} is no parameter of the modes")
+            parameter.copy_(start_poles(parameter.shape[-1], config.frequencies)[1])
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
         """Steps and decays near .1, so that a leak at a distance shows: half is left after 70 slots. C has variance gain^2 / n."""
@@ -274,7 +265,7 @@ class S4d(DiagonalMixer):
         elif name in ("c", "c_future"):
             parameter.copy_(_scaled_start(parameter, self.config, rng))
         else:
-            self.start_mode(name, parameter, rng)
+            super().start(name, parameter, rng)
 
     def _read_out(self, y: Tensor, x: Tensor) -> Tensor:
         out = self.out(F.gelu(y + self.skip * x))
@@ -382,7 +373,7 @@ class H3(DiagonalMixer):
 
     def taps(self, c: Tensor) -> Tensor:
         """(D, N) taps of the shift: b writes an input into a line of N places, which moves by one a slot, and c reads the line."""
-        return causal_conv(exact(c).flip(-1), self.shift_b).flip(-1)
+        return convolve(exact(c).flip(-1), self.shift_b).flip(-1)
 
     def modes(self, c: Tensor) -> Modes:
         """The diagonal layer's exponents log A' and weights c b', discretised."""
@@ -411,7 +402,7 @@ class H3(DiagonalMixer):
             parameter.zero_()
             parameter[..., 0] = 1.0
         else:
-            self.start_mode(name, parameter, rng)
+            super().start(name, parameter, rng)
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
         """As for every diagonal layer, and b = 1."""
@@ -443,5 +434,5 @@ def _next_shifted(k: Tensor, state: H3State) -> tuple[Tensor, Tensor]:
     if slots == 1:
         y = (lined[..., 1:] * taps.flip(-1)).sum(-1, keepdim=True)
     else:
-        y = causal_conv(lined, taps)[..., -slots:]
+        y = convolve(lined, taps)[..., -slots:]
     return y, lined[..., slots:]

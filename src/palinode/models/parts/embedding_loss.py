@@ -125,8 +125,9 @@ class Ema(ByLag):
 class Matrix(Aggregate):
     """A learned weight for every pair of slots, normalised over the slots that each slot may read."""
 
-    def __init__(self, longest: int):
+    def __init__(self, width: int, longest: int):
         super().__init__()
+        self.width = width
         self.longest = longest
         self.logits = nn.Parameter(torch.empty(longest, longest))
 
@@ -146,8 +147,7 @@ class Matrix(Aggregate):
         return logits.softmax(-1) @ x
 
     def flops_per_slot(self, slots: int) -> float:
-        """FLOPs of the product of (T, T) and (T, D), for each unit of width."""
-        return 2.0 * slots
+        return 2.0 * self.width * slots
 
 
 def aggregate_of(kind: AggregateKind, width: int, longest: int, window_slots: int | None) -> Aggregate:
@@ -156,7 +156,7 @@ def aggregate_of(kind: AggregateKind, width: int, longest: int, window_slots: in
         return Window(width, min(window_slots or longest, longest))
     if kind == "ema":
         return Ema(width, longest)
-    return Matrix(longest) if kind == "matrix" else Mean()
+    return Matrix(width, longest) if kind == "matrix" else Mean()
 
 
 Score = Literal["mse", "cosine", "log_cosine", "infonce"]
@@ -242,9 +242,8 @@ class EmbeddingTerm(PairTerm):
 
     def flops_per_slot(self, slots: int) -> float:
         """Forward FLOPs of its matrix products for one slot."""
-        each = self.width if isinstance(self.aggregate, Matrix) else 1
         compared = 2.0 * INFONCE_PAIRS * self.width if self.config.score == "infonce" else 0.0
-        return each * self.aggregate.flops_per_slot(slots) + compared
+        return self.aggregate.flops_per_slot(slots) + compared
 
     def _score(self, means: Tensor, states: Tensor) -> Tensor:
         score = self.config.score

@@ -29,37 +29,24 @@ from palinode.models.parts.state import MixerState
 Side = TypeVar("Side")
 
 
-def causal_conv(u: Tensor, kernel: Tensor) -> Tensor:
-    """y_i = sum over j <= i of kernel_(i-j) u_j, along the last dimension.
+def convolve(u: Tensor, past: Tensor, future: Tensor | None = None) -> Tensor:
+    """y_i = sum over j <= i of past_(i-j) u_j [+ sum over j > i of future_(j-i-1) u_j], along the last dimension.
+
+    Slot i itself is counted once, in `past`.
 
     Args:
         u: (.., T), any real dtype; the result has it too.
-        kernel: (.., K), broadcast over the dimensions of `u`; taps from T on are not used, missing taps are 0.
-    """
-    slots, exact = u.shape[-1], exact_dtype(u, kernel)
-    points = fast_length(2 * slots)
-    spectrum = torch.fft.rfft(kernel[..., :slots].to(exact), points)
-    return _filtered(u, spectrum, points, exact)
-
-
-def full_conv(u: Tensor, past: Tensor, future: Tensor) -> Tensor:
-    """y_i = sum over j <= i of past_(i-j) u_j + sum over j > i of future_(j-i-1) u_j: slot i itself is counted once, in `past`.
-
-    Args:
-        u: (.., T), any real dtype; the result has it too.
-        past, future: (.., K) and (.., K'), cut and extended as in `causal_conv`.
+        past, future: (.., K) and (.., K'), broadcast over the dimensions of `u`; taps from T on are not used, missing taps are 0.
     """
     slots, exact = u.shape[-1], exact_dtype(u, past)
     points = fast_length(2 * slots)
-    before, after = past[..., :slots].to(exact), future[..., : slots - 1].to(exact)
-    between = before.new_zeros(()).expand(*before.shape[:-1], points - before.shape[-1] - after.shape[-1])
-    around = torch.cat((before, between, after.expand(*before.shape[:-1], -1).flip(-1)), -1)
-    return _filtered(u, torch.fft.rfft(around), points, exact)
-
-
-def convolve(u: Tensor, past: Tensor, future: Tensor | None = None) -> Tensor:
-    """`causal_conv` with one kernel, `full_conv` with two."""
-    return causal_conv(u, past) if future is None else full_conv(u, past, future)
+    kernel = past[..., :slots].to(exact)
+    if future is not None:
+        after = future[..., : slots - 1].to(exact)
+        between = kernel.new_zeros(()).expand(*kernel.shape[:-1], points - kernel.shape[-1] - after.shape[-1])
+        kernel = torch.cat((kernel, between, after.expand(*kernel.shape[:-1], -1).flip(-1)), -1)
+    y: Tensor = torch.fft.irfft(torch.fft.rfft(u.to(exact), points) * torch.fft.rfft(kernel, points), points)
+    return y[..., :slots].to(u.dtype)
 
 
 def sides(native: Native, past: Side, future: Side | None) -> list[Side]:
@@ -92,13 +79,12 @@ class KeptInputs(MixerState):
     filled: int = 0
 
     @classmethod
-    def empty(cls, kernel: Tensor, shape: tuple[int, ...]) -> Self:
-        """Room for inputs of a shape whose last dimension is C, in the kernel's dtype and on its device."""
-        kernel = kernel.detach()
-        return cls(kernel.new_empty(shape), F.pad(kernel, (0, shape[-1] - kernel.shape[-1])))
+    def empty(cls, kernel: Tensor, *shape: int) -> Self:
+        """Room for inputs of this shape behind a kernel (.., C), in its dtype and on its device."""
+        return cls(kernel.new_empty(*shape, kernel.shape[-1]), kernel.detach())
 
     def extend(self, u: Tensor) -> tuple[Tensor, Self]:
-        """(.., T_new) new inputs -> the last T_new slots of `causal_conv` over all inputs so far, and the next state."""
+        """(.., T_new) new inputs -> the last T_new slots of `convolve` over all inputs so far, and the next state."""
         count = u.shape[-1]
         end = self.filled + count
         self.inputs.narrow(-1, self.filled, count).copy_(u)
@@ -106,7 +92,7 @@ class KeptInputs(MixerState):
         if count == 1:
             y = (seen * self.kernel[..., :end].flip(-1)).sum(-1, keepdim=True)
         else:
-            y = causal_conv(seen, self.kernel)[..., self.filled :]
+            y = convolve(seen, self.kernel)[..., self.filled :]
         return y.to(u.dtype), type(self)(self.inputs, self.kernel, end)
 
 
@@ -164,11 +150,6 @@ class ShortConv(OwnStart):
             first = count - 1 - tap
             y = torch.addcmul(y, padded[:, first : first + slots], taps[:, tap])
         return y
-
-
-def _filtered(u: Tensor, spectrum: Tensor, points: int, exact: torch.dtype) -> Tensor:
-    y: Tensor = torch.fft.irfft(torch.fft.rfft(u.to(exact), points) * spectrum, points)
-    return y[..., : u.shape[-1]].to(u.dtype)
 
 
 def _is_smooth(length: int) -> bool:
