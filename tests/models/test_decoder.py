@@ -69,8 +69,8 @@ def test_every_parameter_is_in_exactly_one_group(config):
     assert sorted(named) == sorted(name for name, _ in model.named_parameters())
     assert set(groups) == set(GROUPS)
     assert sum(model.parameter_counts().values()) == sum(parameter.numel() for parameter in model.parameters())
-    assert all(parameter.ndim == 2 for _, parameter in model.matrix_parameters())
-    assert not any("embedding" in name or "head" in name for name, _ in model.matrix_parameters())
+    assert all(parameter.ndim == 2 for _, parameter in model.parameter_groups()["matrix"])
+    assert not any("embedding" in name or "head" in name for name, _ in model.parameter_groups()["matrix"])
 
 
 def test_the_groups_of_preset_s_are_those_of_its_source():

@@ -12,7 +12,7 @@ from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Prefix
 from palinode.models import EmbeddingLoss, EncoderDecoderConfig
-from palinode.models.auxiliary import AuxiliaryTerm, together
+from palinode.models.base import AuxiliaryTerm, together
 from palinode.models.direction import read_and_terms
 from palinode.models.encoder_decoder import EMBEDDING_LOSS
 from palinode.models.init import InitRule, initialise

@@ -1,13 +1,17 @@
 """What a language model is here: tokens and a visibility in, hidden states and logits out. It knows no losses, data or steps.
 
+A model may add auxiliary terms to the loss in training, never in evaluation. A term that compares two states can be made small by
+making both vanish, which says nothing about their agreement. So every term comes with measurements that show such a collapse.
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -15,11 +19,81 @@ from palinode.base.config import Part
 from palinode.base.errors import Unfinished
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Visibility
-from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
 from palinode.models.cost import Cost
-from palinode.models.mixers.base import Mixer
+from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.state import ModelState, continues
 from palinode.models.parts.state import defined_in as _defined_in
+
+
+@dataclass(frozen=True)
+class AuxiliaryTerm:
+    """One term, from one reading or several.
+
+    Attributes:
+        value: scalar with gradient, the mean over all rows and slots read; training adds coefficient * value to the loss.
+        coefficient: above 0.
+        rows: how many rows the mean is over; its weight when means are averaged.
+        measured: detached scalars for the record. Names in use: `value` (the score without a variance floor), `shuffled` (the same
+            score with the pairs shuffled across rows), `gain` and `least_gain` (of |gain| of the norms before the term: the
+            smallest mean, and the smallest entry; 1 without learned gains), `variance` (over rows and slots, mean over the
+            features, of the side with the smaller one).
+    """
+
+    value: Tensor
+    coefficient: float
+    rows: int
+    measured: Mapping[str, Tensor]
+
+
+Terms = Mapping[str, AuxiliaryTerm]
+
+
+class PairTerm(nn.Module):
+    """Base of the terms that compare two states. The audit trains each of them on noise before a run.
+
+    Attributes:
+        width: D of both states.
+    """
+
+    width: int
+
+    def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
+        """The term of two (B, T, D) states of the same slots."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(left, right, reading)")
+
+    def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
+        """(B, T, D) that `right` is compared with; slot i may depend only on the slots that the reading allows it."""
+        raise NotImplementedError(f"{type(self).__name__} must define aggregated(left, reading)")
+
+
+def together(readings: Sequence[Terms]) -> dict[str, AuxiliaryTerm]:
+    """The terms of several readings, averaged by name with the rows as weights."""
+    names = dict.fromkeys(name for terms in readings for name in terms)
+    return {name: _mean([terms[name] for terms in readings if name in terms]) for name in names}
+
+
+def _mean(terms: Sequence[AuxiliaryTerm]) -> AuxiliaryTerm:
+    if len(terms) == 1:
+        return terms[0]
+    rows = sum(term.rows for term in terms)
+    return AuxiliaryTerm(
+        value=torch.stack([term.value * (term.rows / rows) for term in terms]).sum(),
+        coefficient=terms[0].coefficient,
+        rows=rows,
+        measured=mean_measured(terms),
+    )
+
+
+def mean_measured(terms: Sequence[AuxiliaryTerm]) -> dict[str, Tensor]:
+    """The measurements of several terms of one name, averaged with the rows as weights."""
+    rows = sum(term.rows for term in terms)
+    weighted = [({"value": term.value.detach(), **term.measured}, term.rows / rows) for term in terms]
+    names = dict.fromkeys(name for scalars, _ in weighted for name in scalars)
+    return {
+        name: torch.stack([scalars[name] * share for scalars, share in weighted if name in scalars]).sum()
+        for name in names
+    }
+
 
 GROUPS = ("embedding", "position", "matrix", "head", "vector")
 GROUP_OF_ROLE = {"embedding": "embedding", "position": "position", "head": "head"}
@@ -94,10 +168,11 @@ class LanguageModel(nn.Module):
         """The state before the first token of `rows` rows of at most `slots` slots, read left to right."""
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
-    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+    def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
         """(B, T_new, D) states of the next (B, T_new) tokens, and the next state.
 
-        They equal the last T_new slots of `hidden` over all tokens so far, left to right. The given state must not be used again.
+        They equal the last T_new slots of `hidden` over all tokens so far, left to right. The state comes from `begin` or `extend` of
+        the same model and must not be used again.
 
         Raises:
             ValueError: the state has no room for the tokens.
@@ -133,14 +208,11 @@ class LanguageModel(nn.Module):
         """
         groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
         special = self._special_groups()
-        for name, module, parameter in self._owned_parameters():
-            group = special.get(name) or _group(module, name.rpartition(".")[2], parameter)
+        for name, parameter in self.named_parameters():
+            owner, _, own_name = name.rpartition(".")
+            group = special.get(name) or _group(self.get_submodule(owner), own_name, parameter)
             groups.setdefault(group, []).append((name, parameter))
         return groups
-
-    def matrix_parameters(self) -> list[tuple[str, Parameter]]:
-        """The hidden 2-D weights: what Muon may orthogonalise, each a single map."""
-        return self.parameter_groups()["matrix"]
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters by group; asserted to add up to the model's total."""
@@ -149,15 +221,6 @@ class LanguageModel(nn.Module):
         if sum(counts.values()) != total:
             raise AssertionError(f"the groups hold {sum(counts.values())} parameters, the model has {total}")
         return counts
-
-    def _owned_parameters(self) -> Iterator[tuple[str, nn.Module, Parameter]]:
-        """Every parameter once, with its full name and the module that owns it."""
-        seen: set[int] = set()
-        for module_name, module in self.named_modules():
-            for name, parameter in module.named_parameters(prefix=module_name, recurse=False):
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield name, module, parameter
 
     def _special_groups(self) -> dict[str, str]:
         """Full parameter name -> group, for the parameters that a mixer puts into a group."""

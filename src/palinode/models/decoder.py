@@ -37,7 +37,7 @@ from palinode.models.parts.positions import (
     refuse_subtraction,
 )
 from palinode.models.parts.state import ModelState, StackState
-from palinode.models.stack import Stack, mask_of, slots_of
+from palinode.models.stack import HeadsOfWidth, Stack, mask_of, slots_of
 
 PositionKind = Literal["learned", "rotary", "alibi", "none"]
 SoftCap = Literal["none", "rsqrt", "tanh"]
@@ -73,7 +73,7 @@ class DecoderConfig(ModelConfig):
     kind: ClassVar[str] = "decoder"
     layers: int = Field(default=4, ge=1)
     width: int = Field(default=128, ge=1)
-    heads: int = Field(default=4, ge=1)
+    heads: HeadsOfWidth = 4
     mlp: MlpKind = "gelu"
     mlp_mult: float = Field(default=4.0, gt=0)
     position: PositionKind = "learned"
@@ -97,14 +97,6 @@ class DecoderConfig(ModelConfig):
     subtract_table: Annotated[SubtractTable, LATER] = "shared"
     mixers: Annotated[tuple[Annotated[MixerConfig, one_of(lambda: MIXERS, "mixer")], ...], LATER] = ()
     mlp_blocks: Annotated[int, LATER] = Field(default=4, ge=1)
-
-    @field_validator("heads")
-    @classmethod
-    def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("width")
-        if width is not None and width % heads:
-            raise ValueError(f"{heads} heads do not divide width {width}")
-        return heads
 
     @field_validator("zero_head")
     @classmethod
@@ -174,7 +166,7 @@ class Decoder(Stack):
         shares = self.next_position is not None and config.subtract_table == "shared"
         self.position = Table(max_length + shares, config.width, role="position") if learned else None
         self.embed_norm = _norm(config) if config.embed_norm else None
-        self.blocks = nn.ModuleList(_block(config, layer, max_length) for layer in range(config.layers))
+        self.blocks = nn.ModuleList(_block(config, mixer, max_length) for mixer in config.layer_mixers())
         self.final_norm = _norm(config)
         self.head = None if config.tied_head else Linear(config.width, vocab_size, bias=config.bias, role="head")
 
@@ -186,8 +178,7 @@ class Decoder(Stack):
         turning = self._turning(torch.arange(slots, device=self.embedding.weight.device))
         return DecoderState(slots, 0, super().begin(rows, slots).layers, turning)
 
-    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        assert isinstance(state, DecoderState)
+    def extend(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, ModelState]:
         positions, end = state.next_positions(tokens), state.read + tokens.shape[1]
         turning = None if state.rotary is None else state.rotary.part(state.read, end)
         reading = Reading("causal", rotary=turning, bias=self._bias(end, "causal", None, first=state.read))
@@ -286,19 +277,17 @@ def _norm(config: DecoderConfig) -> Norm:
     return Norm(config.width, config.norm, gain=config.norm_gain, shift=config.bias)
 
 
-def _block(config: DecoderConfig, layer: int, max_length: int) -> Block:
+def _block(config: DecoderConfig, mixer_config: MixerConfig, max_length: int) -> Block:
     place = Place(
         width=config.width,
         heads=config.heads,
         max_length=max_length,
-        layer=layer,
-        layers=config.layers,
         bias=config.bias,
         dropout=config.dropout,
         qk_norm=config.qk_norm,
         attention_scale=config.attention_scale,
     )
-    mixer = config.layer_mixers()[layer].build(place)
+    mixer = mixer_config.build(place)
     if config.mlp == "none":
         return Block(mixer, None, _norm(config), None, config.dropout)
     mlp = Mlp(config.width, config.mlp, config.mlp_mult, bias=config.bias, blocks=config.mlp_blocks)

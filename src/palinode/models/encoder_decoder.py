@@ -17,13 +17,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
-from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
-from palinode.models.base import ModelConfig
+from palinode.models.base import AuxiliaryTerm, ModelConfig, PairTerm
 from palinode.models.block import Block, CrossAttention, DecoderBlock, Memory, Readings
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import GPT2_STD, InitRule, initialise
@@ -35,7 +34,7 @@ from palinode.models.parts.linear import Linear, Norm, Table
 from palinode.models.parts.mlp import Mlp
 from palinode.models.parts.positions import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
 from palinode.models.parts.state import MixerState, ModelState, StackState
-from palinode.models.stack import Stack, can_step, mask_of, slots_of
+from palinode.models.stack import HeadsOfWidth, Stack, can_step, mask_of, slots_of
 
 Order = Literal["self_first", "cross_first"]
 EMBEDDING_LOSS = "embedding_loss"  # the name of its term in records
@@ -77,8 +76,8 @@ class EncoderDecoderConfig(ModelConfig):
     encoder_layers: int = Field(default=2, ge=1)
     decoder_layers: int = Field(default=2, ge=1)
     width: int = Field(default=128, ge=1)
-    heads: int = Field(default=4, ge=1)
-    cross_heads: int | None = Field(default=None, ge=1)
+    heads: HeadsOfWidth = 4
+    cross_heads: HeadsOfWidth | None = None
     order: Order = "self_first"
     position: Literal["learned", "rotary"] = "learned"
     rotary_base: float = Field(default=10_000.0, gt=1)
@@ -92,14 +91,6 @@ class EncoderDecoderConfig(ModelConfig):
     bias: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     embedding_loss: Annotated[EmbeddingLoss | None, BeforeValidator(_none_is_no_value)] = EmbeddingLoss()
-
-    @field_validator("heads", "cross_heads")
-    @classmethod
-    def _heads_divide_width(cls, heads: int | None, info: ValidationInfo) -> int | None:
-        width = info.data.get("width")
-        if width is not None and heads is not None and width % heads:
-            raise ValueError(f"{heads} heads do not divide width {width}")
-        return heads
 
     @model_validator(mode="after")
     def _options_fit(self) -> EncoderDecoderConfig:
@@ -156,12 +147,11 @@ class EncoderDecoder(Stack):
         learned = config.position == "learned"
         self.embedding = Table(vocab_size, width, role="embedding")
         self.position = Table(max_length + needs_next, width, role="position") if learned else None
-        self.encoder = nn.ModuleList(
-            _encoder_block(config, layer, max_length) for layer in range(config.encoder_layers)
-        )
+        place = Place(width, config.heads, max_length, config.bias, config.dropout)
+        self.encoder = nn.ModuleList(_encoder_block(config, place) for _ in range(config.encoder_layers))
         self.bridge_norm = _norm(config) if config.bridge_norm else None
         self.bridge = Linear(width, width, bias=config.bias)
-        self.blocks = nn.ModuleList(_decoder_block(config, layer, max_length) for layer in range(config.decoder_layers))
+        self.blocks = nn.ModuleList(_decoder_block(config, layer, place) for layer in range(config.decoder_layers))
         self.final_norm = _norm(config)
         subtraction = (config.subtract_position, config.subtract_table)
         self.next_position = next_position_of(*subtraction, width, max_length, lambda: _norm(config))
@@ -174,12 +164,6 @@ class EncoderDecoder(Stack):
         return cast(Sequence[Any], self.encoder)
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """States of (B, T) tokens.
-
-        Raises:
-            BadInput: the row is longer than a table of positions, or a slot of an explicit mask may see nothing.
-            ValueError: the rows still read from the end.
-        """
         return self._read(tokens, sees)[0]
 
     def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
@@ -204,8 +188,7 @@ class EncoderDecoder(Stack):
         encoder = tuple(block.begin(rows, slots) for block in self.encoder_stack)
         return EncoderDecoderState(slots, 0, super().begin(rows, slots).layers, encoder)
 
-    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        assert isinstance(state, EncoderDecoderState)
+    def extend(self, tokens: Tensor, state: EncoderDecoderState) -> tuple[Tensor, ModelState]:
         positions = state.next_positions(tokens)
         readings, x = self._readings(tokens, Ltr(), positions), self._embedded(tokens, positions)
         encoded, encoder, layers = [], [], []
@@ -286,12 +269,7 @@ def _norm(config: EncoderDecoderConfig) -> Norm:
     return Norm(config.width, "layer", gain=True, shift=config.bias)
 
 
-def _place(config: EncoderDecoderConfig, layer: int, layers: int, max_length: int) -> Place:
-    return Place(config.width, config.heads, max_length, layer, layers, config.bias, config.dropout)
-
-
-def _decoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) -> DecoderBlock:
-    place = _place(config, layer, config.decoder_layers, max_length)
+def _decoder_block(config: EncoderDecoderConfig, layer: int, place: Place) -> DecoderBlock:
     weighed = {"last": None, "weighted": config.encoder_layers, "stack": config.encoder_layers + layer}[config.memory]
     return DecoderBlock(
         Attention(place),
@@ -304,7 +282,6 @@ def _decoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) ->
     )
 
 
-def _encoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) -> Block:
-    attention = Attention(_place(config, layer, config.encoder_layers, max_length))
+def _encoder_block(config: EncoderDecoderConfig, place: Place) -> Block:
     mlp = Mlp(config.width, "gelu", 4.0, bias=config.bias)
-    return Block(attention, mlp, _norm(config), _norm(config), config.dropout)
+    return Block(Attention(place), mlp, _norm(config), _norm(config), config.dropout)

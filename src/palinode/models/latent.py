@@ -94,8 +94,7 @@ class Latent(Stack):
         self.final_norm = Norm(config.width, "layer", gain=True)
         self.head = Linear(config.width, vocab_size, bias=False, role="head")
 
-    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        assert isinstance(state, StackState)
+    def extend(self, tokens: Tensor, state: StackState) -> tuple[Tensor, ModelState]:
         state.next_positions(tokens)
         x, after = state.through(self.blocks, self.embedding(tokens), self._reading(tokens, Ltr(), state.read))
         return self.finished(x), after
@@ -138,7 +137,7 @@ class LatentBlock(nn.Module):
         """The state before the first slot."""
         return self.attention.begin(rows, slots)
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+    def extend(self, x: Tensor, reading: Reading, state: KeysValues) -> tuple[Tensor, MixerState]:
         """(B, T_new, D) of the next slots -> (B, T_new, D), and the attention's next state."""
         mixed, kept = self.attention.extend(self.norm(x), reading, state)
         return x + mixed, kept
@@ -174,8 +173,7 @@ class LatentAttention(Mixer):
         widths = (self.query_width // self.heads, self.width // self.heads)
         return KeysValues.empty(self.expand.weight, (rows * self.heads, slots), *widths)
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, KeysValues)
+    def extend(self, x: Tensor, reading: Reading, state: KeysValues) -> tuple[Tensor, MixerState]:
         local, q, k, value = self._expanded(x)
         kept = state.with_next(k, value)
         return self._projected(local, self._attended(q, *kept.seen(), self._bias(reading), "causal")), kept

@@ -6,9 +6,10 @@ Legend: B rows, T slots, D width, V vocabulary, C longest row.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import torch
+from pydantic import AfterValidator, Field, ValidationInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +22,16 @@ from palinode.models.parts.exact import exact_dtype
 from palinode.models.parts.linear import Norm, Table
 from palinode.models.parts.positions import NextPosition, RotaryKind, RotaryTable, rotary_table
 from palinode.models.parts.state import StackState
+
+
+def _divides_width(heads: int, info: ValidationInfo) -> int:
+    width = info.data.get("width")
+    if width is not None and width % heads:
+        raise ValueError(f"{heads} heads do not divide width {width}")
+    return heads
+
+
+HeadsOfWidth = Annotated[int, Field(ge=1), AfterValidator(_divides_width)]
 
 
 class Stack(LanguageModel):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -95,8 +95,7 @@ class Attention(Heads, Mixer):
     def begin(self, rows: int, slots: int) -> MixerState:
         return self.empty_state(rows, slots, self._maps())
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, JoinedState)
+    def extend(self, x: Tensor, reading: Reading, state: Any) -> tuple[Tensor, MixerState]:
         before = state.kept.filled
         q, k, v = self._by_head(x, reading, state.weight, state.bias)
         after = state.with_next(k, v)
@@ -198,8 +197,7 @@ class SlidingWindow(Attention):
         like, (weight, bias) = self.k.weight, joined(*self._maps())
         return WindowState(like.new_zeros(shape), like.new_zeros(shape), 0, weight.detach(), bias)
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, WindowState)
+    def extend(self, x: Tensor, reading: Reading, state: WindowState) -> tuple[Tensor, MixerState]:
         q, k, v = self._by_head(x, reading, state.weight, state.bias)
         if state.read == 0:
             return self._windowed(q, k, v, "causal"), state.with_next(k, v)

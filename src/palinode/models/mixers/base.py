@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -38,8 +38,6 @@ class Place:
     width: int
     heads: int
     max_length: int
-    layer: int = 0
-    layers: int = 1
     bias: bool = False
     dropout: float = 0.0
     qk_norm: bool = False
@@ -150,10 +148,11 @@ class Mixer(OwnStart):
         """The state before the first slot of `rows` rows of at most `slots` slots, in the weights' dtype and on their device."""
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+    def extend(self, x: Tensor, reading: Reading, state: Any) -> tuple[Tensor, MixerState]:
         """(B, T_new, D) of the next slots -> the last T_new slots of causal `forward` over all slots so far, and the next state.
 
-        T_new is 1, or the length of a prompt. The given state is used up: its buffers may be overwritten.
+        T_new is 1, or the length of a prompt. The state comes from `begin` or `extend` of the same mixer. It is used up: its buffers
+        may be overwritten.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 

@@ -90,8 +90,7 @@ class LongConv(Mixer):
         kernel = self._squashed(self.kernel, slots)
         return KeptInputs.empty(kernel, rows, 1, kernel.shape[1])
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, KeptInputs)
+    def extend(self, x: Tensor, reading: Reading, state: KeptInputs) -> tuple[Tensor, MixerState]:
         y, after = state.extend(x.mT[:, None])
         return self._read_out(y, x), after
 
@@ -249,7 +248,7 @@ class LastInputs(MixerState):
 
 
 class ImplicitKernel(nn.Module):
-    """(D, T), float32 or better: W relu(W' z + b') + b of three position features z. Maps start with std .02, so it starts near 0."""
+    """(D, T), float32 or better: W relu(W' z + b') + b of three position features z. Maps start with std .02: it starts near 0."""
 
     def __init__(self, width: int, longest: int):
         super().__init__()
@@ -376,8 +375,7 @@ class Hyena(GatedConv):
         long = tuple(KeptInputs.empty(kernel, rows, len(kernel)) for kernel in kernels)
         return GatedConvState(tuple(short.begin(rows) for short in self.shorts), long)
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, GatedConvState)
+    def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
         kept = []
         (*gates, v), last = self.next_streams(x, state.short)
         for gate, conv, skip in zip(gates[:0:-1], state.long, self.skip, strict=True):
@@ -446,8 +444,7 @@ class Monarch(GatedConv):
         short = tuple(short.begin(rows) for short in self.shorts)
         return GatedConvState(short, tuple(conv.begin(rows, slots) for conv in self._convs()))
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, GatedConvState)
+    def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
         (first, second, v), last = self.next_streams(x, state.short)
         y, kept = self.conv.extend(first * v, state.long[0])
         y, long = second * y, [kept]

@@ -89,8 +89,7 @@ class LinearAttention(Mixer):
         weight = exact(self.v.weight)
         return Sums(weight.new_zeros(rows, self.heads, self.rows, width))
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, Sums)
+    def extend(self, x: Tensor, reading: Reading, state: Sums) -> tuple[Tensor, MixerState]:
         q, k, v = self._by_head(x)
         with exact_products(q):
             mixed, sums = self._chunked(q, k, v, state.sums)

@@ -98,8 +98,7 @@ class TwoWays(Mixer):
     def begin(self, rows: int, slots: int) -> MixerState:
         return self.past.begin(rows)
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, RecurrentState)
+    def extend(self, x: Tensor, reading: Reading, state: RecurrentState) -> tuple[Tensor, MixerState]:
         h, after = self.past.extend(self._read(x), state)
         return self._read_out(h, x), after
 

@@ -244,8 +244,7 @@ class S4d(DiagonalMixer):
     def begin(self, rows: int, slots: int) -> MixerState:
         return ModeState.empty(self.modes(self.c), rows)
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, ModeState)
+    def extend(self, x: Tensor, reading: Reading, state: ModeState) -> tuple[Tensor, MixerState]:
         y, after = state.extend(x.mT[:, :, None])
         return self._read_out(y[:, :, 0].mT.to(x.dtype), x), after
 
@@ -362,8 +361,7 @@ class H3(DiagonalMixer):
         channels = self.config.head_width**2
         return H3State(taps.new_zeros(rows, *taps.shape), taps, ModeState.empty(self.modes(self.c), rows, channels))
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, H3State)
+    def extend(self, x: Tensor, reading: Reading, state: H3State) -> tuple[Tensor, MixerState]:
         q, k, v = self.q(x).mT, self.k(x).mT, self.v(x).mT
         shifted, keys = _next_shifted(k, state)
         pairs = self._pairs(shifted.to(k.dtype) + self.shift_skip[:, None] * k, v)

@@ -8,7 +8,7 @@ set it to 0: on two unrelated random tensors the loss falls from 1.07 to 4e-9 in
 are that collapse and say nothing about the states. Second, all slots can come to share one vector, which the encoder's state
 inherits through the residual stream; once it is large, a norm leaves nothing else. So the mean over the visible slots is first
 subtracted from each side (`centred`). A variance floor can also keep both sides from vanishing, and every step measures the same
-score on shuffled pairs (`models/auxiliary.py`).
+score on shuffled pairs (`models/base.py`).
 Source: yiphei's autoregressive encoder-decoder, from its formulas. Differs in: norms without gain (`norm_affine = true` has gains);
 centring (`centred = false` has none); no unused norm; a clamped log-cosine.
 Legend: B rows, T slots, D width, C longest row.
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
-from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
+from palinode.models.base import AuxiliaryTerm, PairTerm
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.exact import exact
 from palinode.models.parts.linear import LAYER_NORM_EPSILON, Norm, OwnStart
