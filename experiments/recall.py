@@ -49,8 +49,8 @@ from palinode import (
     modern,
 )
 from palinode.data.tasks import AssociativeRecall
+from palinode.models.mixers.attention import LinearAttentionConfig
 from palinode.models.mixers.convolutional import BaseConvConfig, HyenaConfig, MonarchConfig
-from palinode.models.mixers.linear_attention import LinearAttentionConfig
 from palinode.models.mixers.recurrent import GatedRnnConfig, SelectiveSsmConfig
 from palinode.models.mixers.state_space import H3Config, S4dConfig
 from palinode.train.schedule import Cosine

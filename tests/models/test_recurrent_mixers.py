@@ -12,8 +12,8 @@ from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.models import DecoderConfig
 from palinode.models.init import InitRule, initialise
+from palinode.models.mixers.attention import LinearAttentionConfig, taylor, weights
 from palinode.models.mixers.base import Place, Reading
-from palinode.models.mixers.linear_attention import LinearAttentionConfig, taylor, weights
 from palinode.models.mixers.recurrent import GatedRnnConfig, SelectiveSsmConfig
 from palinode.models.mixers.state_space import H3Config, S4dConfig
 from palinode.train.optim import AdamW, build_optimizers

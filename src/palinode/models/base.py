@@ -96,7 +96,6 @@ def mean_measured(terms: Sequence[AuxiliaryTerm]) -> dict[str, Tensor]:
 
 
 GROUPS = ("embedding", "position", "matrix", "head", "vector")
-GROUP_OF_ROLE = {"embedding": "embedding", "position": "position", "head": "head"}
 
 
 class ModelConfig(Part):
@@ -171,8 +170,8 @@ class LanguageModel(nn.Module):
     def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
         """(B, T_new, D) states of the next (B, T_new) tokens, and the next state.
 
-        They equal the last T_new slots of `hidden` over all tokens so far, left to right. The state comes from `begin` or `extend` of
-        the same model and must not be used again.
+        They equal the last T_new slots of `hidden` over all tokens so far, left to right. The state comes from `begin` or `extend`
+        of this model and must not be used again.
 
         Raises:
             ValueError: the state has no room for the tokens.
@@ -233,6 +232,6 @@ def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
     if parameter.ndim != 2:
         return "vector"
     role = getattr(module, "role", "embedding" if isinstance(module, nn.Embedding) else None)
-    if role in GROUP_OF_ROLE:
-        return GROUP_OF_ROLE[role]
+    if role in ("embedding", "position", "head"):
+        return str(role)
     return "matrix" if name.endswith("weight") else "vector"

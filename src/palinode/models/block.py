@@ -50,12 +50,12 @@ class CrossAttention(Heads):
 
     def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: JoinedState) -> tuple[Tensor, JoinedState]:
         """(B, T_new, D) of the next slots of both stacks -> (B, T_new, D), and the next state."""
-        before = state.kept.filled
+        before = state.filled
         k, v = F.linear(memory, state.weight, state.bias).view(*memory.shape[:2], 2, self.heads, -1).unbind(2)
         q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
         after = state.with_next(k, v)
         mask = chunk_mask(before, x.shape[1], x.device)
-        return self._gated(self._mixed(q, *after.kept.seen(), mask, is_causal=before == 0)), after
+        return self._gated(self._mixed(q, *after.seen(), mask, is_causal=before == 0)), after
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         parameter.zero_()

@@ -171,7 +171,7 @@ class Decoder(Stack):
         self.head = None if config.tied_head else Linear(config.width, vocab_size, bias=config.bias, role="head")
 
     def reach_slots(self, sees: Visibility) -> int | None:
-        reaches = [block.mixer.reach_slots(sees.native) for block in self.stack]
+        reaches = [block.mixer.reach_slots(sees.native) for block in self.blocks]
         return None if None in reaches else sum(reaches)
 
     def begin(self, rows: int, slots: int) -> DecoderState:
@@ -191,7 +191,7 @@ class Decoder(Stack):
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs = visible_pairs(sees, slots)
-        return self._cost(sum((block.cost(slots, pairs) for block in self.stack), LayerCost(0.0, 0.0, 0)))
+        return self._cost(sum((block.cost(slots, pairs) for block in self.blocks), LayerCost(0.0, 0.0, 0)))
 
     def _capped(self, raw: Tensor) -> Tensor:
         return capped(exact(raw), self.config.soft_cap, self.config.cap_value)

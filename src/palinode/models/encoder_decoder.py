@@ -13,9 +13,9 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L_e and L_d blo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ class EncoderDecoder(Stack):
         self.embedding = Table(vocab_size, width, role="embedding")
         self.position = Table(max_length + needs_next, width, role="position") if learned else None
         place = Place(width, config.heads, max_length, config.bias, config.dropout)
-        self.encoder = nn.ModuleList(_encoder_block(config, place) for _ in range(config.encoder_layers))
+        self.encoder: Any = nn.ModuleList(_encoder_block(config, place) for _ in range(config.encoder_layers))
         self.bridge_norm = _norm(config) if config.bridge_norm else None
         self.bridge = Linear(width, width, bias=config.bias)
         self.blocks = nn.ModuleList(_decoder_block(config, layer, place) for layer in range(config.decoder_layers))
@@ -157,11 +157,6 @@ class EncoderDecoder(Stack):
         self.next_position = next_position_of(*subtraction, width, max_length, lambda: _norm(config))
         loss = config.embedding_loss
         self.embedding_loss = None if loss is None else EmbeddingTerm(loss, width, max_length)
-
-    @property
-    def encoder_stack(self) -> Sequence[Any]:
-        """The blocks of the encoder, with their type."""
-        return cast(Sequence[Any], self.encoder)
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
         return self._read(tokens, sees)[0]
@@ -185,19 +180,19 @@ class EncoderDecoder(Stack):
         return super().can_step() and all(can_step(block) for block in self.encoder)
 
     def begin(self, rows: int, slots: int) -> EncoderDecoderState:
-        encoder = tuple(block.begin(rows, slots) for block in self.encoder_stack)
+        encoder = tuple(block.begin(rows, slots) for block in self.encoder)
         return EncoderDecoderState(slots, 0, super().begin(rows, slots).layers, encoder)
 
     def extend(self, tokens: Tensor, state: EncoderDecoderState) -> tuple[Tensor, ModelState]:
         positions = state.next_positions(tokens)
         readings, x = self._readings(tokens, Ltr(), positions), self._embedded(tokens, positions)
         encoded, encoder, layers = [], [], []
-        for block, kept in zip(self.encoder_stack, state.encoder, strict=True):
+        for block, kept in zip(self.encoder, state.encoder, strict=True):
             x, after = block.extend(x, readings.own, kept)
             encoded.append(x)
             encoder.append(after)
         y = self._bridged(x, positions)
-        for block, held in zip(self.stack, state.layers, strict=True):
+        for block, held in zip(self.blocks, state.layers, strict=True):
             y, after = block.extend(y, encoded, readings, held)
             encoded = self._readable_after(encoded, y)
             layers.append(after)
@@ -209,7 +204,7 @@ class EncoderDecoder(Stack):
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, width = visible_pairs(sees, slots), self.config.width
-        blocks = (*self.encoder_stack, *self.stack)
+        blocks = (*self.encoder, *self.blocks)
         stack = sum((block.cost(slots, pairs) for block in blocks), LayerCost.of(2.0 * width * width, 0))
         return self._cost(stack, 0.0 if self.embedding_loss is None else self.embedding_loss.flops_per_slot(slots))
 
@@ -223,7 +218,7 @@ class EncoderDecoder(Stack):
     def _encoded(self, x: Tensor, readings: Readings) -> list[Tensor]:
         """The (B, T, D) after each block of the encoder."""
         states = []
-        for block in self.encoder_stack:
+        for block in self.encoder:
             x = block(x, readings.own)
             states.append(x)
         return states
@@ -231,7 +226,7 @@ class EncoderDecoder(Stack):
     def _decoded(self, readable: list[Tensor], readings: Readings) -> Iterator[Tensor]:
         """The (B, T, D) after each block of the decoder, from the states after each block of the encoder."""
         y = self._bridged(readable[-1])
-        for block in self.stack:
+        for block in self.blocks:
             y = block(y, readable, readings)
             readable = self._readable_after(readable, y)
             yield y

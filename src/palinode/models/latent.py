@@ -104,7 +104,7 @@ class Latent(Stack):
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, computed = visible_pairs(sees, slots), computed_pairs(sees.native, slots)
-        return self._cost(sum((block.cost(slots, pairs, computed) for block in self.stack), LayerCost(0.0, 0.0, 0)))
+        return self._cost(sum((block.cost(slots, pairs, computed) for block in self.blocks), LayerCost(0.0, 0.0, 0)))
 
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
         """How the blocks read (B, T_new) tokens behind `before` earlier ones."""
@@ -126,15 +126,12 @@ class LatentBlock(nn.Module):
         return x + self.attention(self.norm(x), reading)  # type: ignore[no-any-return]
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `forward` does."""
         return continues(self, "forward") and self.attention.can_step() and type(self.norm) is Norm
 
     def cost(self, slots: int, pairs: int, computed: int) -> LayerCost:
-        """FLOPs for one slot and elements of state."""
         return self.attention.cost(slots, pairs, computed)
 
     def begin(self, rows: int, slots: int) -> MixerState:
-        """The state before the first slot."""
         return self.attention.begin(rows, slots)
 
     def extend(self, x: Tensor, reading: Reading, state: KeysValues) -> tuple[Tensor, MixerState]:

@@ -5,12 +5,12 @@ Legend: B rows, T slots, D width, V vocabulary, C longest row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, cast
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import torch
 from pydantic import AfterValidator, Field, ValidationInfo
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from palinode.base.errors import BadInput
@@ -38,13 +38,14 @@ class Stack(LanguageModel):
     """Base of models with one table of tokens, a stack `blocks` and a final norm.
 
     Attributes:
+        blocks: a ModuleList. What a block reads besides (B, T, D) states differs from model to model, hence Any.
         position: the table of learned positions, if any.
         embed_norm: a norm of the embedding, if any.
         next_position: what is done with the next slot's position after the final norm, if anything.
     """
 
     embedding: Table
-    blocks: nn.ModuleList
+    blocks: Any
     final_norm: Norm
 
     def __init__(self, vocab_size: int, max_length: int, embedding_dropout: float = 0.0):
@@ -56,11 +57,6 @@ class Stack(LanguageModel):
         self.embed_norm: Norm | None = None
         self.next_position: NextPosition | None = None
 
-    @property
-    def stack(self) -> Sequence[Any]:
-        """The blocks. What a block reads besides (B, T, D) states differs from model to model."""
-        return cast(Sequence[Any], self.blocks)
-
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
         """States of (B, T) tokens.
 
@@ -70,13 +66,13 @@ class Stack(LanguageModel):
             ValueError: the rows still read from the end.
         """
         reading, x = self._reading(tokens, sees), self._embedded(tokens)
-        for block in self.stack:
+        for block in self.blocks:
             x = block(x, reading)
         return self.finished(x)
 
     def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
         reading, x = self._reading(tokens, sees), self._embedded(tokens)
-        for block in self.stack:
+        for block in self.blocks:
             x = block(x, reading)
             yield x
 
@@ -90,7 +86,7 @@ class Stack(LanguageModel):
             BadInput: rows of so many slots are longer than a table of positions.
         """
         self._check_length(slots)
-        return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.stack))
+        return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.blocks))
 
     def depths(self) -> int:
         return len(self.blocks)

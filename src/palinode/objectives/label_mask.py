@@ -42,13 +42,11 @@ def masked(example: Example, windows: Windows, labels: Labels) -> Example:
     weight = example.loss_weight * kept
     denominator = example.loss_denominator
     if denominator is not None:
-        shares = (_share(weight[part], example.loss_weight[part]) for _, part in example.by_group())
+        least = torch.finfo(weight.dtype).tiny
+        sums = ((weight[rows].sum(), example.loss_weight[rows].sum()) for _, rows in example.by_group())
+        shares = (float(kept_sum / whole.clamp_min(least)) for kept_sum, whole in sums)
         denominator *= next((share for share in shares if share), 0.0)
     return replace(example, loss_weight=weight, loss_denominator=denominator)
-
-
-def _share(kept: Tensor, weight: Tensor) -> float:
-    return float(kept.sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
 
 
 def check_scores_some(

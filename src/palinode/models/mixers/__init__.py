@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping
 
-from palinode.models.mixers.attention import AttentionConfig, SlidingWindowConfig
+from palinode.models.mixers.attention import AttentionConfig, LinearAttentionConfig, SlidingWindowConfig
 from palinode.models.mixers.base import MixerConfig
 from palinode.models.mixers.convolutional import BaseConvConfig, HyenaConfig, LongConvConfig, MonarchConfig
-from palinode.models.mixers.linear_attention import LinearAttentionConfig
 from palinode.models.mixers.recurrent import GatedRnnConfig, SelectiveSsmConfig
 from palinode.models.mixers.state_space import H3Config, S4dConfig
 

@@ -151,7 +151,7 @@ class Mixer(OwnStart):
     def extend(self, x: Tensor, reading: Reading, state: Any) -> tuple[Tensor, MixerState]:
         """(B, T_new, D) of the next slots -> the last T_new slots of causal `forward` over all slots so far, and the next state.
 
-        T_new is 1, or the length of a prompt. The state comes from `begin` or `extend` of the same mixer. It is used up: its buffers
+        T_new is 1, or the length of a prompt. The state comes from `begin` or `extend` of this mixer and is used up: its buffers
         may be overwritten.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")

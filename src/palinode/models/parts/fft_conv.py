@@ -193,10 +193,9 @@ class SineFilterConfig(Config):
     start_std: float | None = Field(default=None, gt=0)
 
 
-class FilterMap(OwnStart):
+class FilterMap(OwnStart, Slotwise):
     """y = x W^T + b in float32 or better."""
 
-    __call__: Slotwise
     group_of: ClassVar = {"weight": "filter", "bias": "filter"}
 
     def __init__(self, in_width: int, out_width: int, *, bias: bool = True, start_std: float | None = None):

@@ -7,7 +7,7 @@ the run's seed. A role says what a weight is for; it decides how the weight star
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -43,20 +43,20 @@ def open_near(parameter: Tensor, value: Tensor | float, rng: Generator) -> None:
 Role = Literal["inner", "mlp_in", "residual", "head", "embedding", "position"]
 
 
-class Slotwise(Protocol):
-    """The type of a call of a module that maps one tensor to one: `nn.Module` gives Any."""
+class Slotwise(nn.Module):
+    """Base of modules that map one tensor to one, so that their call has a type."""
 
-    def __call__(self, x: Tensor, /) -> Tensor: ...
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor, /) -> Tensor: ...
 
 
-class Linear(nn.Module):
+class Linear(Slotwise):
     """y = x W^T + b, (..., in_width) to (..., out_width).
 
     Args:
         role: `residual` writes into the residual stream, `mlp_in` opens an MLP, `head` makes logits, `inner` is any other.
     """
-
-    __call__: Slotwise
 
     def __init__(self, in_width: int, out_width: int, *, bias: bool, role: Role = "inner"):
         super().__init__()
@@ -68,13 +68,11 @@ class Linear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
 
-class BlockLinear(nn.Module):
+class BlockLinear(Slotwise):
     """y = x W^T + b for a block-diagonal W of equal, contiguous blocks, (..., in_width) to (..., out_width).
 
     The weight is (blocks, out_width / blocks, in_width / blocks).
     """
-
-    __call__: Slotwise
 
     def __init__(self, in_width: int, out_width: int, blocks: int, *, bias: bool, role: Role = "inner"):
         super().__init__()
@@ -88,10 +86,8 @@ class BlockLinear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-class Table(nn.Module):
+class Table(Slotwise):
     """One row of `width` numbers for each index: token embeddings, learned positions."""
-
-    __call__: Slotwise
 
     def __init__(self, rows: int, width: int, *, role: Role):
         super().__init__()
@@ -112,7 +108,7 @@ NormKind = Literal["layer", "rms"]
 LAYER_NORM_EPSILON = 1e-5
 
 
-class Norm(nn.Module):
+class Norm(Slotwise):
     """Normalise the last dimension.
 
     `layer`: subtract the mean, divide by the standard deviation (epsilon 1e-5). `rms`: divide by the root mean square
@@ -121,8 +117,6 @@ class Norm(nn.Module):
     Args:
         epsilon: of `layer`: variances near it and below are not scaled to 1.
     """
-
-    __call__: Slotwise
 
     def __init__(
         self, width: int, kind: NormKind, *, gain: bool, shift: bool = False, epsilon: float = LAYER_NORM_EPSILON

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from palinode.models.parts.linear import BlockLinear, Linear, Slotwise
@@ -14,7 +14,7 @@ MlpKind = Literal["gelu", "relu2", "swiglu", "block_diagonal", "none"]
 SWIGLU_MULTIPLE = 64  # hidden widths are rounded up to this
 
 
-class Mlp(nn.Module):
+class Mlp(Slotwise):
     """(..., width) -> (..., width).
 
     `gelu`: W2 gelu(W1 x), the exact erf form. `relu2`: W2 relu(W1 x)^2. `swiglu`: W2 (silu(Wg x) * W1 x), whose hidden width
@@ -22,8 +22,6 @@ class Mlp(nn.Module):
     and both matrices are block-diagonal, without a shuffle between: each block of a or b comes from one block of x. W1 has no
     bias. A block with `none` has no MLP.
     """
-
-    __call__: Slotwise
 
     def __init__(self, width: int, kind: MlpKind, mult: float, *, bias: bool, blocks: int = 1):
         super().__init__()

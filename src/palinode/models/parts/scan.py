@@ -10,7 +10,6 @@ Legend: B rows, T slots, E channels, N numbers of state a channel.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -117,9 +116,9 @@ class _SelectiveScan(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         outputs, last = [], []
         with exact_products(u):
-            for rows in _rows(u, rate):
+            for rows in _slices(len(u), u, u.shape[1] * rate.numel()):
                 parts = []
-                for channels in _channels(u, rate):
+                for channels in _slices(len(rate), u, u.shape[1] * rate.shape[1]):
                     one = step[rows, :, channels]
                     _, h = _states(u[rows, :, channels], one, rate[channels], into[rows], first[rows, channels])
                     parts.append(((h @ out_of[rows, :, :, None])[..., 0], h[:, -1]))
@@ -138,7 +137,7 @@ class _SelectiveScan(torch.autograd.Function):
         by_row: list[tuple[Tensor, ...]] = []
         to_rate = torch.zeros_like(rate)
         with exact_products(u):
-            for rows in _rows(u, rate):
+            for rows in _slices(len(u), u, u.shape[1] * rate.numel()):
                 parts = [
                     _gradients(
                         grads[0][rows, :, channels],
@@ -146,7 +145,7 @@ class _SelectiveScan(torch.autograd.Function):
                         out_of[rows],
                         first[rows, channels],
                     )
-                    for channels in _channels(u, rate)
+                    for channels in _slices(len(rate), u, u.shape[1] * rate.shape[1])
                 ]
                 to_u, to_step, rates, *shared = zip(*parts, strict=True)
                 to_rate = to_rate + torch.cat(rates)
@@ -156,18 +155,10 @@ class _SelectiveScan(torch.autograd.Function):
         return for_u, for_step, to_rate, for_into, for_out, None
 
 
-def _rows(u: Tensor, rate: Tensor) -> Iterator[slice]:
-    yield from _slices(len(u), u, u.shape[1] * rate.numel())
-
-
-def _channels(u: Tensor, rate: Tensor) -> Iterator[slice]:
-    yield from _slices(len(rate), u, u.shape[1] * rate.shape[1])
-
-
-def _slices(count: int, u: Tensor, numbers_each: int) -> Iterator[slice]:
+def _slices(count: int, u: Tensor, numbers_each: int) -> list[slice]:
     """Slices that cover 0..count - 1, each with as many items as a block holds, at least 1."""
     size = max(1, (BLOCK_NUMBERS if u.device.type == "cpu" else BLOCK_NUMBERS_ELSEWHERE) // numbers_each)
-    yield from (slice(start, start + size) for start in range(0, count, size))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _states(u: Tensor, step: Tensor, rate: Tensor, into: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
