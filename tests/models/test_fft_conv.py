@@ -111,8 +111,8 @@ def test_reading_on_equals_one_pass(chunks, taps):
     assert state.filled == 12
 
 
-def short(taps: int, *, bias: bool = True) -> ShortConv:
-    conv = ShortConv(WIDTH, taps, bias=bias).double()
+def short(taps: int) -> ShortConv:
+    conv = ShortConv(WIDTH, taps).double()
     with torch.no_grad():
         for name, parameter in conv.named_parameters():
             conv.start(name, parameter, generator(0, "short", name))
@@ -136,15 +136,10 @@ def test_short_convolutions_equal_their_sums(slots, taps):
 
 @pytest.mark.parametrize("chunks", [[1] * 7, [2, 5], [4, 1, 1, 1]])
 def test_short_convolutions_read_on(chunks):
-    conv, x = short(5, bias=False), noise(2, 7, WIDTH)
+    conv, x = short(5), noise(2, 7, WIDTH)
     last, parts = conv.begin(2), []
     for part in x.split(chunks, 1):
         y, last = conv.extend(part, last)
         parts.append(y)
     assert torch.allclose(torch.cat(parts, 1), conv(x), atol=1e-14)
     assert last[0].numel() == conv.state_elements()
-
-
-def test_an_even_number_of_taps_has_no_centre():
-    with pytest.raises(ValueError, match="4 taps have no centre"):
-        ShortConv(WIDTH, 4)

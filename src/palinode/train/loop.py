@@ -118,7 +118,7 @@ class StepReport:
     """The measurements of one optimizer step, taken before its update.
 
     Attributes:
-        auxiliary: the measurements of each auxiliary term of the model (`models.auxiliary.AuxiliaryTerm`).
+        auxiliary: the measurements of each auxiliary term of the model (`models.base.AuxiliaryTerm`).
     """
 
     step: int

@@ -316,16 +316,24 @@ class GatedConvState(MixerState):
 class GatedConv(Mixer):
     """Base of Hyena and Monarch Mixer: streams, each a linear map and a short convolution of the input, and long convolutions."""
 
-    def __init__(self, place: Place, streams: int, taps: int, *, causal_only: bool):
+    def __init__(self, place: Place, streams: int, taps: int):
         super().__init__()
         width = place.width
         self.maps = nn.ModuleList(Linear(width, width, bias=place.bias) for _ in range(streams))
-        self.short = nn.ModuleList(ShortConv(width, taps, causal_only=causal_only) for _ in range(streams))
+        self.short = nn.ModuleList(ShortConv(width, taps) for _ in range(streams))
 
     @property
     def shorts(self) -> Sequence[ShortConv]:
         """The short convolutions, one a stream."""
         return cast(Sequence[ShortConv], self.short)
+
+    def kernels(self, slots: int) -> Sequence[Tensor]:
+        """(D, T) of each long convolution, for what comes before a slot."""
+        raise NotImplementedError(f"{type(self).__name__} must define kernels(slots)")
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        long = tuple(KeptInputs.empty(kernel, rows, len(kernel)) for kernel in self.kernels(slots))
+        return GatedConvState(tuple(short.begin(rows) for short in self.shorts), long)
 
     def streams(self, x: Tensor, native: Native) -> list[Tensor]:
         """(B, T, D) of each stream."""
@@ -356,7 +364,7 @@ class Hyena(GatedConv):
     """
 
     def __init__(self, config: HyenaConfig, place: Place):
-        super().__init__(place, config.order + 1, config.taps, causal_only=False)
+        super().__init__(place, config.order + 1, config.taps)
         width, convs = place.width, config.order - 1
         self.filter = SineFilter(config.filter, width * convs, place.max_length, two_sided=config.two_sided)
         self.skip = nn.Parameter(torch.empty(convs, width))
@@ -370,10 +378,8 @@ class Hyena(GatedConv):
             v = convolve(u.mT, *of_conv).mT + skip * u
         return self.out(gates[0] * v)
 
-    def begin(self, rows: int, slots: int) -> MixerState:
-        kernels = self._by_conv(self.filter.kernel(slots))
-        long = tuple(KeptInputs.empty(kernel, rows, len(kernel)) for kernel in kernels)
-        return GatedConvState(tuple(short.begin(rows) for short in self.shorts), long)
+    def kernels(self, slots: int) -> Sequence[Tensor]:
+        return self._by_conv(self.filter.kernel(slots))
 
     def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
         kept = []
@@ -427,7 +433,7 @@ class Monarch(GatedConv):
     """
 
     def __init__(self, config: MonarchConfig, place: Place):
-        super().__init__(place, 3, config.taps, causal_only=True)
+        super().__init__(place, 3, config.taps)
         width = place.width
         self.conv = FilterConv(config, width, place.max_length)
         self.residual_conv = FilterConv(config, width, place.max_length) if config.residual_conv else None
@@ -440,9 +446,8 @@ class Monarch(GatedConv):
             y = y + self.residual_conv(x, reading)
         return self.out(y)
 
-    def begin(self, rows: int, slots: int) -> MixerState:
-        short = tuple(short.begin(rows) for short in self.shorts)
-        return GatedConvState(short, tuple(conv.begin(rows, slots) for conv in self._convs()))
+    def kernels(self, slots: int) -> Sequence[Tensor]:
+        return [conv.filter.kernel(slots) for conv in self._convs()]
 
     def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
         (first, second, v), last = self.next_streams(x, state.short)
@@ -472,10 +477,6 @@ class FilterConv(OwnStart):
 
     def forward(self, u: Tensor, reading: Reading) -> Tensor:
         return convolve(u.mT, *self.filter.kernels(u.shape[1], reading.native)).mT + self.skip * u
-
-    def begin(self, rows: int, slots: int) -> KeptInputs:
-        kernel = self.filter.kernel(slots)
-        return KeptInputs.empty(kernel, rows, len(kernel))
 
     def extend(self, u: Tensor, kept: KeptInputs) -> tuple[Tensor, KeptInputs]:
         y, after = kept.extend(u.mT)

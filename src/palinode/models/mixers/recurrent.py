@@ -178,7 +178,7 @@ class Selective(Recurrence):
         inner, rank = config.expand * width, -(-width // WIDTHS_PER_RANK)
         self.parts = [rank, config.state, config.state]
         self.state_shape = (inner, config.state)
-        self.conv = ShortConv(inner, config.taps, causal_only=True)
+        self.conv = ShortConv(inner, config.taps)
         self.read = Linear(inner, sum(self.parts), bias=False)
         self.step_weight = nn.Parameter(torch.empty(inner, rank))
         self.step_bias = nn.Parameter(torch.empty(inner))
@@ -277,7 +277,7 @@ class Gated(Recurrence):
         self.keep_bias = nn.Parameter(torch.empty(width))
         self.state_shape = (width,)
         self.value = Linear(width, width, bias=place.bias)
-        self.conv = ShortConv(width, config.taps, causal_only=True)
+        self.conv = ShortConv(width, config.taps)
 
     def value_of(self, x: Tensor) -> Tensor:
         return self.value(x)
