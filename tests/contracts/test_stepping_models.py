@@ -12,15 +12,13 @@ from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
 from palinode.models import MODELS, DecoderConfig, EncoderDecoderConfig, LatentConfig, gpt2, modern
-from palinode.models.base import LanguageModel
-from palinode.models.block import DecoderBlock
+from palinode.models.base import LanguageModel, Reread, begin, extend
+from palinode.models.block import DecoderBlock, Mlp
 from palinode.models.decoder import Decoder
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import Attention, AttentionConfig
 from palinode.models.mixers.base import Mixer
 from palinode.models.mixers.state_space import H3Config
-from palinode.models.parts.mlp import Mlp
-from palinode.models.stepping import Reread, begin, extend
 
 VOCABULARY, LONGEST = 30, 24
 SMALL = {"layers": 2, "width": 32, "heads": 2}

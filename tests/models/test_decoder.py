@@ -12,8 +12,8 @@ from palinode.base.seeds import generator
 from palinode.base.visibility import Flipped, FlippedLowerTriangle, Intersection, Ltr, Prefix, Rtl
 from palinode.models import MODELS, DecoderConfig, gpt2, modern
 from palinode.models.base import GROUPS, LanguageModel
+from palinode.models.block import hidden_width
 from palinode.models.decoder import Decoder, capped
-from palinode.models.parts.mlp import hidden_width
 from palinode.models.stack import explicit_mask
 
 SMALL = {"layers": 2, "width": 32, "heads": 2}

@@ -2,6 +2,9 @@
 
 A model may add auxiliary terms to the loss in training, never in evaluation. A term that compares two states can be made small by
 making both vanish, which says nothing about their agreement. So every term comes with measurements that show such a collapse.
+With `begin` and `extend` a row is read once, left to right (a row that reads from the end is flipped first), and each further token
+costs one slot. `extend` reads the next tokens, a whole prompt or one token, and gives the last states of a pass over all tokens so
+far. A model that cannot step (its own `hidden`, a mixer without `extend`) reads all tokens again each time, with the same result.
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary.
 """
 
@@ -18,7 +21,7 @@ from torch.nn import Parameter
 from palinode.base.config import Part
 from palinode.base.errors import Unfinished
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Visibility
+from palinode.base.visibility import Ltr, Visibility
 from palinode.models.cost import Cost
 from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.state import ModelState, continues
@@ -159,7 +162,7 @@ class LanguageModel(nn.Module):
     def can_step(self) -> bool:
         """Whether `extend` continues what `hidden` does, so that one more token costs one slot.
 
-        Otherwise `models.stepping` reads the whole row again for each token.
+        Otherwise the function `extend` of this file reads the whole row again for each token.
         """
         return continues(self, "hidden")
 
@@ -235,3 +238,36 @@ def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
     if role in ("embedding", "position", "head"):
         return str(role)
     return "matrix" if name.endswith("weight") else "vector"
+
+
+@dataclass(frozen=True)
+class Reread(ModelState):
+    """The state of a model that cannot step: the (B, slots) tokens, to read them again."""
+
+    tokens: Tensor | None = None
+
+
+def begin(model: LanguageModel, rows: int, slots: int | None = None) -> ModelState:
+    """The state before the first token of `rows` rows of at most `slots` slots (default: the model's longest row).
+
+    Raises:
+        BadInput: the model takes no rows of that length.
+    """
+    room = model.max_length if slots is None else slots
+    return model.begin(rows, room) if model.can_step() else Reread(slots=room, read=0)
+
+
+def extend(model: LanguageModel, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+    """(B, T_new, D) states of the next (B, T_new) tokens, and the next state; the given state must not be used again.
+
+    Raises:
+        ValueError: the state has no room for the tokens.
+    """
+    return _reread(model, tokens, state) if isinstance(state, Reread) else model.extend(tokens, state)
+
+
+def _reread(model: LanguageModel, tokens: Tensor, state: Reread) -> tuple[Tensor, ModelState]:
+    end = state.read + len(state.next_positions(tokens))
+    held = tokens.new_zeros(len(tokens), state.slots) if state.tokens is None else state.tokens
+    held[:, state.read : end] = tokens
+    return model.hidden(held[:, :end], Ltr())[:, state.read :], Reread(state.slots, end, held)

@@ -17,7 +17,7 @@ from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Native, Visibility
 from palinode.models.base import ModelConfig
-from palinode.models.block import Block
+from palinode.models.block import Block, Mlp, MlpKind, hidden_width
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import InitRule, SchemeName, initialise
 from palinode.models.mixers import MIXERS
@@ -25,7 +25,6 @@ from palinode.models.mixers.attention import AttentionConfig
 from palinode.models.mixers.base import MixerConfig, Place, Reading, refuse_unread
 from palinode.models.parts.exact import exact, exact_dtype
 from palinode.models.parts.linear import Linear, Norm, NormKind, Table
-from palinode.models.parts.mlp import Mlp, MlpKind, hidden_width
 from palinode.models.parts.positions import (
     RotaryKind,
     RotaryTable,

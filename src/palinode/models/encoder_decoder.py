@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
 from palinode.models.base import AuxiliaryTerm, ModelConfig, PairTerm
-from palinode.models.block import Block, CrossAttention, DecoderBlock, Memory, Readings
+from palinode.models.block import Block, CrossAttention, DecoderBlock, Memory, Mlp, Readings
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import GPT2_STD, InitRule, initialise
 from palinode.models.mixers.attention import Attention
@@ -31,7 +31,6 @@ from palinode.models.mixers.base import Place, Reading
 from palinode.models.parts.embedding_loss import EmbeddingLoss, EmbeddingTerm
 from palinode.models.parts.exact import exact
 from palinode.models.parts.linear import Linear, Norm, Table
-from palinode.models.parts.mlp import Mlp
 from palinode.models.parts.positions import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
 from palinode.models.parts.state import MixerState, ModelState, StackState
 from palinode.models.stack import HeadsOfWidth, Stack, can_step, mask_of, slots_of
