@@ -152,7 +152,7 @@ class LanguageModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def can_be_cut(self) -> bool:
-        """Whether `residuals` shows what `hidden` does: False when a subclass has replaced `hidden` alone."""
+        """Whether `residuals` shows what `hidden` does: False when a subclass has replaced only `hidden`."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
 
     def reach_slots(self, sees: Visibility) -> int | None:
@@ -193,7 +193,7 @@ class LanguageModel(nn.Module):
         return None
 
     def logits_map(self) -> Callable[[Tensor], Tensor]:
-        """`logits` for the loss: its matrix form, unless a subclass or the object itself has replaced `logits` alone."""
+        """`logits` for the loss: its matrix form, unless a subclass or the object itself has replaced only `logits`."""
         own = _defined_in(self, "logits")
         replaced = "logits" in vars(self) or own not in (LanguageModel, _defined_in(self, "linear_head"))
         return self.logits if replaced else self.linear_head() or self.logits
@@ -268,6 +268,6 @@ def extend(model: LanguageModel, tokens: Tensor, state: ModelState) -> tuple[Ten
 
 def _reread(model: LanguageModel, tokens: Tensor, state: Reread) -> tuple[Tensor, ModelState]:
     end = state.read + len(state.next_positions(tokens))
-    held = tokens.new_zeros(len(tokens), state.slots) if state.tokens is None else state.tokens
-    held[:, state.read : end] = tokens
-    return model.hidden(held[:, :end], Ltr())[:, state.read :], Reread(state.slots, end, held)
+    row_tokens = tokens.new_zeros(len(tokens), state.slots) if state.tokens is None else state.tokens
+    row_tokens[:, state.read : end] = tokens
+    return model.hidden(row_tokens[:, :end], Ltr())[:, state.read :], Reread(state.slots, end, row_tokens)

@@ -102,8 +102,8 @@ def hidden_width(width: int, kind: MlpKind, mult: float) -> int:
     """Width between the two matrices: mult * width, or two thirds of it rounded up to a multiple of 64 for SwiGLU."""
     if kind != "swiglu":
         return round(mult * width)
-    wanted = 2 * mult * width / 3
-    return SWIGLU_MULTIPLE * int(-(-wanted // SWIGLU_MULTIPLE))
+    two_thirds = 2 * mult * width / 3
+    return SWIGLU_MULTIPLE * int(-(-two_thirds // SWIGLU_MULTIPLE))
 
 
 class CrossAttention(Heads):

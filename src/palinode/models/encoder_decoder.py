@@ -191,8 +191,8 @@ class EncoderDecoder(Stack):
             encoded.append(x)
             encoder.append(after)
         y = self._bridged(x, positions)
-        for block, held in zip(self.blocks, state.layers, strict=True):
-            y, after = block.extend(y, encoded, readings, held)
+        for block, before in zip(self.blocks, state.layers, strict=True):
+            y, after = block.extend(y, encoded, readings, before)
             encoded = self._readable_after(encoded, y)
             layers.append(after)
         read = state.read + tokens.shape[1]

@@ -49,7 +49,7 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
     """The loss of (B, T, D) states on the example's targets; slots with weight 0 never reach the head.
 
     Args:
-        logits_of: (slots, D) -> (slots, V), usually `model.logits_map()`; each slot's logits depend on its state alone.
+        logits_of: (slots, D) -> (slots, V), usually `model.logits_map()`; each slot's logits depend only on its own state.
         chunk_slots: slots whose logits exist at once. Default: all slots up to 8 million logits, else as many as make 4 million.
     """
     weight = example.loss_weight.flatten()
@@ -82,7 +82,7 @@ def _total(
         total, terms = _ChunkedTotal.apply(states, targets, weight, logits_of, chunk, *leaves)  # type: ignore[no-untyped-call]
         return total, terms
     pieces = zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
-    nats = torch.cat([_nats(logits_of(some), wanted) for some, wanted in pieces]) * weight
+    nats = torch.cat([_nats(logits_of(some), some_targets) for some, some_targets in pieces]) * weight
     return nats.sum(), nats
 
 

@@ -143,7 +143,7 @@ class BottleneckObjective(Objective):
     Audits and plans hold for every task: they take the second half of a window for its answers.
 
     Attributes:
-        sealed: a control: the token before the answers sees itself alone, so that the text before it may inform no answer. A score
+        sealed: a control: the token before the answers sees only itself, so that the text before it may inform no answer. A score
             above chance then shows a way around the bottleneck.
     """
 
@@ -185,7 +185,7 @@ def _narrow(answers: Tensor) -> int:
     """The index of the token before the answers, which are (B, window_tokens) boolean; the same in every window.
 
     Raises:
-        BadInput: the windows do not all end with equally many answers, or no token stands before them.
+        BadInput: the windows do not all end with equally many answers, or there is no token before them.
     """
     first = int((~answers[0]).sum())
     at_the_end = torch.arange(answers.shape[1], device=answers.device) >= first

@@ -203,8 +203,8 @@ class SlidingWindow(Attention):
             return self._windowed(q, k, v, "causal"), state.with_next(k, v)
         if x.shape[1] == 1:  # the order of what is read does not matter
             after = state.with_next(k, v)
-            held = min(after.read, self.window)
-            return self._mixed(q, after.keys[:, :, :held], after.values[:, :, :held], None, is_causal=False), after
+            filled = min(after.read, self.window)
+            return self._mixed(q, after.keys[:, :, :filled], after.values[:, :, :filled], None, is_causal=False), after
         keys, values = state.in_order(self.window - 1)
         visible = _near(self.window, x.shape[1], keys.shape[2] + x.shape[1], x.device)
         mixed = self._mixed(q, torch.cat((keys, k), 2), torch.cat((values, v), 2), visible, is_causal=False)
@@ -238,9 +238,9 @@ def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tens
     """(B, H, T, h) -> (B * blocks, H, W n, h): n blocks each: itself and its neighbours before and after, zeros beyond the ends."""
     before, after = sides
     padded = F.pad(x, (0, 0, before * window, (blocks + after) * window - x.shape[2]))
-    alone = torch.unflatten(padded, 2, (-1, window))
-    joined = torch.cat([alone[:, :, first : first + blocks] for first in range(1 + before + after)], dim=3)
-    return joined.transpose(1, 2).flatten(0, 1)
+    own_blocks = torch.unflatten(padded, 2, (-1, window))
+    neighbourhoods = torch.cat([own_blocks[:, :, first : first + blocks] for first in range(1 + before + after)], dim=3)
+    return neighbourhoods.transpose(1, 2).flatten(0, 1)
 
 
 def _block_mask(window: int, native: Native, slots: int, blocks: int, device: torch.device) -> Tensor:
@@ -248,18 +248,18 @@ def _block_mask(window: int, native: Native, slots: int, blocks: int, device: to
     wide = (3 if native == "full" else 2) * window
     first = torch.arange(blocks, device=device)[:, None, None] * window
     key = first - window + torch.arange(wide, device=device)
-    apart = first + torch.arange(window, device=device)[:, None] - key
-    visible = (apart.abs() if native == "full" else apart) < window
+    distance = first + torch.arange(window, device=device)[:, None] - key
+    visible = (distance.abs() if native == "full" else distance) < window
     if native == "causal":
-        visible &= apart >= 0
+        visible &= distance >= 0
     return (visible & (key >= 0) & (key < slots))[:, None]
 
 
 def _near(window: int, new: int, slots: int, device: torch.device) -> Tensor:
     """(new, slots): what the last slots of a row may read of it."""
     slot = torch.arange(slots, device=device)
-    apart = slot[slots - new :, None] - slot
-    return (apart >= 0) & (apart < window)
+    distance = slot[slots - new :, None] - slot
+    return (distance >= 0) & (distance < window)
 
 
 CHUNK_SLOTS = 128

@@ -48,7 +48,7 @@ class Place:
 class Reading:
     """How the stack reads one batch; made once for each pass and shared by all layers.
 
-    In `extend` the form is causal and the tables cover the new slots alone (distances: from each new slot to all slots so far).
+    In `extend` the form is causal and the tables cover only the new slots (distances: from each new slot to all slots so far).
 
     Attributes:
         native: the form of reading: `causal`, `full`, or `mask`.
@@ -118,7 +118,7 @@ def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> 
 class TwoSidedConfig(MixerConfig):
     """Base of configs whose mixer has separate weights for what comes after a slot.
 
-    With one set of weights for both sides, a slot could not tell what stands before it from what stands after it.
+    With one set of weights for both sides, a slot could not distinguish the slots before it from those after it.
 
     Attributes:
         two_sided: make the second set of weights, which the full form needs; the causal form leaves it unused.

@@ -95,11 +95,11 @@ class ModeState(MixerState):
 
     def extend(self, u: Tensor) -> tuple[Tensor, ModeState]:
         """(B, G, c, T_new) of the next inputs -> as many outputs, and the next state."""
-        u, parts, held = u.to(self.state.dtype), [], self
+        u, outputs, after = u.to(self.state.dtype), [], self
         for block in torch.split(u, BLOCK_SLOTS, -1):
-            y, held = held._step(block) if block.shape[-1] == 1 else held._block(block)
-            parts.append(y)
-        return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), -1), held
+            y, after = after._step(block) if block.shape[-1] == 1 else after._block(block)
+            outputs.append(y)
+        return outputs[0] if len(outputs) == 1 else torch.cat(tuple(outputs), -1), after
 
     def _step(self, u: Tensor) -> tuple[Tensor, ModeState]:
         state = _product(self.state, self.over[:, None])
@@ -416,8 +416,8 @@ class H3(DiagonalMixer):
 
     def _read_out(self, q: Tensor, mixed: Tensor, pairs: Tensor) -> Tensor:
         """(B, T, D): the queries sum over the key's index, then the output map."""
-        held = mixed + self.skip[:, None, None, None] * pairs
-        return self.out((self._by_group(q)[:, :, :, None] * held).sum(2).flatten(1, 2).mT)
+        pairs_read = mixed + self.skip[:, None, None, None] * pairs
+        return self.out((self._by_group(q)[:, :, :, None] * pairs_read).sum(2).flatten(1, 2).mT)
 
     def _by_group(self, x: Tensor) -> Tensor:
         """(B, D, T) -> (B, G, e, T)."""

@@ -267,7 +267,7 @@ class EmbeddingTerm(PairTerm):
         }
 
     def _centred(self, x: Tensor, reading: Reading) -> Tensor:
-        """The states less their mean over the slots that each slot may see. A slot that sees itself alone becomes 0."""
+        """The states less their mean over the slots that each slot may see. A slot that sees only itself becomes 0."""
         return x - self.mean(x, reading) if self.config.centred else x
 
 

@@ -112,7 +112,7 @@ class Norm(Slotwise):
     """Normalise the last dimension.
 
     `layer`: subtract the mean, divide by the standard deviation (epsilon 1e-5). `rms`: divide by the root mean square
-    (epsilon of the dtype). A shift belongs to `layer` alone.
+    (epsilon of the dtype). Only `layer` has a shift.
 
     Args:
         epsilon: of `layer`: variances near it and below are not scaled to 1.

@@ -132,11 +132,11 @@ class NextPosition(nn.Module):
         """
         slots = states.shape[-2]
         if self.table is not None:
-            taken = self.table.weight[:slots] if positions is None else self.table.weight[positions]
+            next_positions = self.table.weight[:slots] if positions is None else self.table.weight[positions]
         else:
             assert shared is not None
-            taken = shared.weight[1 : slots + 1] if positions is None else shared.weight[positions + 1]
-        out = states - taken
+            next_positions = shared.weight[1 : slots + 1] if positions is None else shared.weight[positions + 1]
+        out = states - next_positions
         return out if self.norm is None else self.norm(out)
 
 

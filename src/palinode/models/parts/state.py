@@ -99,7 +99,7 @@ def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
 def continues(module: nn.Module, reads: str) -> bool:
     """Whether the module's `extend` still continues its method `reads`.
 
-    False when a subclass, the object itself or a hook has replaced that method alone.
+    False when a subclass, the object itself or a hook has replaced only that method.
     """
     hooked = module._forward_hooks or module._forward_pre_hooks
     replaced = hooked or reads in vars(module)
