@@ -210,7 +210,7 @@ class BothObjective(Mixture):
 
 
 class ChooseObjective(Mixture):
-    """Every window is read once: rtl with probability p, else ltr. The compute is that of ltr, so comparisons are at equal compute."""
+    """Every window is read once: rtl with probability p, else ltr. It costs what ltr costs: the comparison is at equal compute."""
 
     kind: ClassVar[str] = "choose"
     granularity: Granularity = "row"
