@@ -167,9 +167,9 @@ def test_generation_is_read_from_the_state(monkeypatch):
     passes, inner = [], Decoder.hidden
     subject = arm("gpt2")
 
-    def counted(self, tokens, sees, positions=None):
+    def counted(self, tokens, sees):
         passes.append(tokens.shape[1])
-        return inner(self, tokens, sees, positions)
+        return inner(self, tokens, sees)
 
     monkeypatch.setattr(Decoder, "hidden", counted)
     monkeypatch.setattr(Decoder, "can_step", lambda self: True)  # `hidden` was replaced alone, but only to count
