@@ -11,7 +11,7 @@ from palinode.base.errors import BadInput
 from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall
 from palinode.objectives import OBJECTIVES
-from palinode.objectives.mixture import BothObjective
+from palinode.objectives.directional import BothObjective
 from palinode.spec import Arm, Decision, EvaluationConfig, Experiment, RunSpec, Scale, Size
 from palinode.spec.change import changed
 from palinode.train.recipe import Speedrun

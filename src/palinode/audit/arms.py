@@ -34,7 +34,7 @@ from palinode.data.store import TokenStore
 from palinode.data.task_store import TaskStore, TaskStream
 from palinode.data.tasks.splits import BUCKETS_OF, buckets
 from palinode.evaluate.losses import evaluation_passes
-from palinode.models.auxiliary import PairTerm
+from palinode.models.base import PairTerm
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads

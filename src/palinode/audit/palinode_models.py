@@ -18,12 +18,10 @@ from palinode.base.example import Example, Group, SpecialTokens
 from palinode.base.objective import Objective
 from palinode.checks.collapse import PairScore
 from palinode.checks.subject import Subject, plain_forward
-from palinode.models.auxiliary import PairTerm
-from palinode.models.base import LanguageModel, ModelConfig
+from palinode.models.base import LanguageModel, ModelConfig, PairTerm, begin, extend
 from palinode.models.direction import logits_for
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.state import ModelState
-from palinode.models.stepping import begin, extend
 
 # content ids for C1: enough for a window of distinct ones, few enough that the head costs nothing
 AUDIT_VOCABULARY = 64
