@@ -23,7 +23,7 @@ from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.data.tasks import AssociativeRecall
 from palinode.models.decoder import DecoderConfig
-from palinode.models.mixers.hyena import HyenaConfig
+from palinode.models.mixers.convolutional import HyenaConfig
 from palinode.run.together import stack_key
 from palinode.sweep.local import sweep
 from palinode.sweep.process import Job

@@ -12,8 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palinode.base.claim import Claim
-    from palinode.base.decision import Decision
+    from palinode.base.decision import Claim, Decision
     from palinode.base.example import Draw, Example, SpecialTokens, joined, one_pass
     from palinode.base.visibility import FlippedLowerTriangle, Full, Ltr, Prefix, Rtl, Visibility
     from palinode.data.config import DataConfig
@@ -49,7 +48,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "palinode.base.decision": ("Decision",),
+    "palinode.base.decision": ("Claim", "Decision"),
     "palinode.base.example": ("Draw", "Example", "SpecialTokens", "joined", "one_pass"),
     "palinode.base.visibility": ("FlippedLowerTriangle", "Full", "Ltr", "Prefix", "Rtl", "Visibility"),
     "palinode.data.config": ("DataConfig",),
@@ -73,7 +72,6 @@ _HOMES = {
         "RtlObjective",
     ),
     "palinode.objectives.probability": ("Adaptive", "Constant", "Cooldown", "Cosine", "Linear", "StepAt"),
-    "palinode.base.claim": ("Claim",),
     "palinode.results.store": ("Store",),
     "palinode.spec.experiment": ("Arm", "Experiment", "Scale", "Size"),
     "palinode.spec.run_spec": ("EvaluationConfig", "RunSettings", "RunSpec"),

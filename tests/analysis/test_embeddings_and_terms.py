@@ -6,8 +6,8 @@ from palinode.analysis.curves import auxiliary_curves, mean_curves
 from palinode.analysis.embeddings import NUMBERS, embedding_means, embedding_numbers
 from palinode.analysis.intervals import t_interval
 from palinode.analysis.tables import all_tables
-from palinode.base.affinity import LEAST_SHUFFLED, affinity
 from palinode.base.errors import Damaged
+from palinode.base.measures import LEAST_SHUFFLED, affinity
 from palinode.results.record import EMBEDDINGS_EVENT
 from synthetic_store import Synthetic, add_geometry, add_terms, make_store
 

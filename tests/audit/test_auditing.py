@@ -139,8 +139,8 @@ def test_the_floor_of_a_text_is_counted_once_for_all_runs_on_it(demo, tmp_path, 
     """The second run takes the same numbers, to the last bit; another split or another share of it is counted anew."""
     whole, counted = demo.settings("ltr", "base"), []
     settings = whole.with_(data=whole.data.with_(max_train_tokens=20_000))
-    data, honest, store = prepare(settings.data), text_floor.text_floor, Store(tmp_path)
-    monkeypatch.setattr(text_floor, "text_floor", lambda *args: counted.append(len(args[1])) or honest(*args))
+    data, honest, store = prepare(settings.data), text_floor.witten_bell, Store(tmp_path)
+    monkeypatch.setattr(text_floor, "witten_bell", lambda *args: counted.append(len(args[1])) or honest(*args))
     first = text_floor.floor_of(settings, data, store)
     assert first == honest(data.tokens("train"), data.tokens("validation")[: counted[0]], data.vocab_size)
     wider = settings.with_(model=settings.model.with_(width=64))

@@ -1,4 +1,4 @@
-"""Findings, measurements and errors: what a reader is told, and that nothing is told by accident."""
+"""Findings and errors: what a reader is told, and that nothing is told by accident."""
 
 import json
 import math
@@ -18,7 +18,6 @@ from palinode.base.errors import (
     printable,
 )
 from palinode.base.finding import AuditReport, Finding
-from palinode.base.measured import Measured
 
 
 def finding(outcome, check="C1.perturbation", **fields):
@@ -72,16 +71,6 @@ def test_findings_hold_plain_finite_numbers(numbers):
 def test_outcomes_are_three():
     with pytest.raises(ValueError, match="could_not_tell"):
         finding("maybe")
-
-
-def test_measured_is_a_value_or_a_reason():
-    assert str(Measured(2.5, "nats")) == "2.5 nats"
-    assert str(Measured(missing="diverged")) == "missing (diverged)"
-    assert Measured.of(math.nan, "nats").missing == "not finite: nan"
-    assert Measured.of(0.0, "nats").value == 0.0
-    for bad in ({}, {"value": 1.0, "missing": "why"}):
-        with pytest.raises(ValueError, match="exactly one"):
-            Measured(**bad)
 
 
 def test_exit_codes():

@@ -6,9 +6,8 @@ from palinode.audit import CanarySettings, FlowSettings, audit_subject, subject_
 from palinode.audit.palinode_models import small_config
 from palinode.base.visibility import FlippedLowerTriangle
 from palinode.models.decoder import DecoderConfig, modern
-from palinode.objectives.directional import LtrObjective, RtlObjective
+from palinode.objectives.directional import BothObjective, ChooseObjective, LtrObjective, RtlObjective
 from palinode.objectives.masked_input import MaskedInputObjective
-from palinode.objectives.mixture import BothObjective, ChooseObjective
 from palinode.objectives.probability import Constant
 
 MODELS = {

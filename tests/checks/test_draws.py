@@ -6,8 +6,7 @@ from test_planted_defects import stack, subject
 
 from palinode.base.seeds import generator
 from palinode.checks.draws import contract, draw_bank, joined_draw
-from palinode.objectives.directional import LtrObjective
-from palinode.objectives.mixture import BothObjective, ChooseObjective
+from palinode.objectives.directional import BothObjective, ChooseObjective, LtrObjective
 from palinode.objectives.probability import Constant, StepAt
 
 

@@ -21,12 +21,11 @@ from palinode.data.config import DataConfig
 from palinode.data.store import prepare
 from palinode.evaluate.losses import evaluation_passes
 from palinode.models import EmbeddingLoss, EncoderDecoderConfig
+from palinode.models.block import CrossAttention
 from palinode.models.decoder import gpt2
 from palinode.models.encoder_decoder import EMBEDDING_LOSS, EncoderDecoder
 from palinode.models.mixers.attention import Attention
-from palinode.models.parts.aggregate import Mean
-from palinode.models.parts.cross_attention import CrossAttention
-from palinode.models.parts.embedding_loss import EmbeddingTerm
+from palinode.models.parts.embedding_loss import EmbeddingTerm, Mean
 from palinode.objectives.directional import LtrObjective
 from palinode.spec.run_spec import EvaluationConfig, RunSettings
 from palinode.train.recipe import Gpt2AdamW

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from palinode.base.seeds import generator
-from palinode.checks.evidence import ALARM_NATS, LAMBDAS, Evidence, combined_nats, plain_margin_nats
+from palinode.checks.evidence import ALARM_NATS, LAMBDAS, Evidence, combined_nats
 
 VOCABULARY = 4
 
@@ -97,8 +97,3 @@ def test_a_certain_wrong_answer_bankrupts_only_the_largest_stake():
 def test_streams_are_averaged():
     rich, poor = one_window([4.0] * 30), one_window([0.5] * 30)
     assert combined_nats([rich, poor]) == pytest.approx(rich.nats - math.log(2), abs=1e-6)
-
-
-def test_the_plain_margin_shrinks_with_the_tokens():
-    assert plain_margin_nats(32_768) == pytest.approx(6.3e-4, rel=0.01)
-    assert plain_margin_nats(512) == pytest.approx(0.040, rel=0.02)

@@ -1,4 +1,4 @@
-"""C9 without a model: targets copied from their own input, random streams that are one stream, and the text people read."""
+"""C9 without a model: targets copied from their own input, and random streams that are one stream."""
 
 from dataclasses import replace
 from typing import ClassVar
@@ -10,13 +10,12 @@ from torch import Generator, Tensor
 from palinode.base.example import NO_SOURCE, Draw, SpecialTokens, one_pass
 from palinode.base.seeds import generator
 from palinode.base.visibility import Full, Ltr
-from palinode.checks.labels import aligned_text, check_copies, check_streams
+from palinode.checks.labels import check_copies, check_streams
 from palinode.objectives import BothObjective, ChooseObjective, LtrObjective, Objective, RtlObjective
 from palinode.objectives.probability import Constant, StepAt
 
 SPECIALS = SpecialTokens(64)
 WINDOW = 24
-LETTERS = SpecialTokens(6)
 
 
 class CopiesItsInput(Objective):
@@ -138,50 +137,3 @@ def test_streams_are_not_drawn_from():
     check_streams({"data": stream, "objective": generator(3, "objective")})
     assert torch.equal(stream.get_state(), before)
     assert check_streams({"data": stream}).outcome == "could_not_tell"
-
-
-def text_of(token):
-    return "abcdef"[token] if token < 6 else {LETTERS["[L]"]: "[L]", LETTERS["[R]"]: "[R]"}[token]
-
-
-def test_aligned_text_of_both_directions():
-    objective = BothObjective(p=Constant(p=1.0))
-    draw = objective.draw(1, 6, generator(0, "draw"), None)
-    example = objective.example(torch.arange(6)[None], draw, LETTERS)
-    assert aligned_text(example, text_of).splitlines() == [
-        "ltr, window 0",
-        "  slot   0: [L] -> a (w0)",
-        "  slot   1: [L] a -> b (w1)",
-        "  slot   2: [L] a b -> c (w2)",
-        "  slot   3: [L] a b c -> d (w3)",
-        "  slot   4: [L] a b c d -> e (w4)",
-        "  slot   5: [L] a b c d e -> f (w5)",
-        "rtl, window 0",
-        "  slot   0: b c d e f [R] -> a (w0)",
-        "  slot   1: c d e f [R] -> b (w1)",
-        "  slot   2: d e f [R] -> c (w2)",
-        "  slot   3: e f [R] -> d (w3)",
-        "  slot   4: f [R] -> e (w4)",
-        "  slot   5: [R] -> f (w5)",
-    ]
-
-
-def test_aligned_text_of_a_long_window_shows_both_ends():
-    windows = torch.zeros(5, 40, dtype=torch.long)
-    text = aligned_text(LtrObjective().example(windows, Draw(), LETTERS), text_of, rows=2, slots=4)
-    lines = text.splitlines()
-    assert lines[:4] == [
-        "ltr, window 0",
-        "  slot   0: [L] -> a (w0)",
-        "  slot   1: [L] a -> a (w1)",
-        "  .. 36 slots ..",
-    ]
-    assert lines[4] == "  slot  38: [L] a a a .. a a a a -> a (w38)"
-    assert len(lines) == 2 * 6
-
-
-def test_aligned_text_marks_what_is_not_scored():
-    draw = Draw({"hidden": torch.tensor([[False, True]]), "kept": torch.tensor([[False, False]])})
-    example = MaskedTokens().example(torch.tensor([[0, 1]]), draw, LETTERS)
-    lines = aligned_text(example, lambda token: "_" if token >= 6 else text_of(token)).splitlines()
-    assert lines[1:] == ["  slot   0: a _ -> a (w0), not scored", "  slot   1: a _ -> b (w1)"]

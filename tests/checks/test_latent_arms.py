@@ -10,8 +10,7 @@ from palinode.audit import FlowSettings, StepwiseSettings, audit_subject, check_
 from palinode.audit.palinode_models import small_config
 from palinode.base.visibility import FlippedLowerTriangle, Ltr
 from palinode.models import LatentConfig, hlb
-from palinode.objectives.directional import RtlObjective
-from palinode.objectives.mixture import ChooseObjective
+from palinode.objectives.directional import ChooseObjective, RtlObjective
 from palinode.objectives.probability import Constant
 
 LATENTS = {

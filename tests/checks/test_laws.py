@@ -7,14 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from palinode import audit
 from palinode.base.config import encode
 from palinode.checks import laws
 from palinode.checks.laws import LAWS, finding, outcome_of
 
 
 def test_every_check_has_a_law_and_every_law_a_check():
-    room = Path(laws.__file__).parent
-    sources = [path.read_text(encoding="utf-8") for path in room.glob("*.py") if path.name != "laws.py"]
+    rooms = [Path(laws.__file__).parent, Path(audit.__file__).parent]
+    paths = [path for room in rooms for path in room.glob("*.py") if path.name != "laws.py"]
+    sources = [path.read_text(encoding="utf-8") for path in paths]
     made = {code for source in sources for code in re.findall(r'"(C[1-9]\.[a-z_-]+)"', source)}
     assert made == set(LAWS)
 

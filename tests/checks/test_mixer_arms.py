@@ -13,15 +13,18 @@ from palinode.base.visibility import Full, Ltr
 from palinode.models import DecoderConfig
 from palinode.models.decoder import Decoder
 from palinode.models.mixers import MIXERS
-from palinode.models.mixers.attention import AttentionConfig
+from palinode.models.mixers.attention import AttentionConfig, SlidingWindowConfig
 from palinode.models.mixers.base import MixerConfig, Reading, TwoSidedConfig
-from palinode.models.mixers.base_conv import BaseConv, BaseConvConfig
-from palinode.models.mixers.h3 import H3Config
-from palinode.models.mixers.hyena import Hyena, HyenaConfig
-from palinode.models.mixers.long_conv import LongConv, LongConvConfig
-from palinode.models.mixers.monarch import MonarchConfig
-from palinode.models.mixers.s4d import S4dConfig
-from palinode.models.mixers.sliding_window import SlidingWindowConfig
+from palinode.models.mixers.convolutional import (
+    BaseConv,
+    BaseConvConfig,
+    Hyena,
+    HyenaConfig,
+    LongConv,
+    LongConvConfig,
+    MonarchConfig,
+)
+from palinode.models.mixers.state_space import H3Config, S4dConfig
 from palinode.models.parts import fft_conv
 from palinode.objectives import BothObjective, LtrObjective, MaskedObjective
 

@@ -18,10 +18,9 @@ from palinode.base.finding import AuditReport
 from palinode.models import DecoderConfig
 from palinode.models.decoder import Decoder
 from palinode.models.mixers import MIXERS
-from palinode.models.mixers.attention import AttentionConfig
+from palinode.models.mixers.attention import AttentionConfig, SlidingWindowConfig
 from palinode.models.mixers.base import Mixer, MixerConfig
-from palinode.models.mixers.h3 import H3Config
-from palinode.models.mixers.sliding_window import SlidingWindowConfig
+from palinode.models.mixers.state_space import H3Config
 from palinode.objectives import BothObjective, LtrObjective, MaskedObjective, Objective, RtlObjective
 
 MIXED: dict[str, tuple[MixerConfig, ...]] = {

@@ -48,8 +48,7 @@ from palinode.base.example import SpecialTokens
 from palinode.base.finding import AuditReport, Finding
 from palinode.base.visibility import FlippedLowerTriangle
 from palinode.objectives import Objective
-from palinode.objectives.directional import LtrObjective, RtlObjective
-from palinode.objectives.mixture import ChooseObjective
+from palinode.objectives.directional import ChooseObjective, LtrObjective, RtlObjective
 from palinode.objectives.probability import Constant
 
 SPECIALS = SpecialTokens(32)

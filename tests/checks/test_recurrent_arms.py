@@ -12,12 +12,9 @@ from test_mixer_arms import SHORT_WINDOWS
 
 from palinode.audit import FlowSettings, StepwiseSettings, audit_subject, check_stepwise, subject_of_config
 from palinode.models import DecoderConfig
-from palinode.models.mixers.attention import AttentionConfig
-from palinode.models.mixers.gated_rnn import GatedRnn, GatedRnnConfig
-from palinode.models.mixers.h3 import H3, H3Config
-from palinode.models.mixers.linear_attention import LinearAttention, LinearAttentionConfig, weights
-from palinode.models.mixers.s4d import S4d, S4dConfig
-from palinode.models.mixers.selective_ssm import SelectiveSsm, SelectiveSsmConfig
+from palinode.models.mixers.attention import AttentionConfig, LinearAttention, LinearAttentionConfig, weights
+from palinode.models.mixers.recurrent import GatedRnn, GatedRnnConfig, SelectiveSsm, SelectiveSsmConfig
+from palinode.models.mixers.state_space import H3, H3Config, S4d, S4dConfig
 from palinode.objectives import BothObjective, LtrObjective, MaskedObjective
 
 SMALL = {"layers": 2, "width": 32, "heads": 2, "position": "none"}

@@ -8,11 +8,11 @@ import torch
 from palinode.audit import StepwiseSettings, check_stepwise, subject_of_config
 from palinode.base.visibility import Ltr
 from palinode.models import DecoderConfig, EncoderDecoderConfig, LatentConfig, gpt2, modern
+from palinode.models.block import CrossAttention
 from palinode.models.decoder import Decoder
 from palinode.models.latent import Latent
 from palinode.models.mixers.attention import Attention
 from palinode.models.mixers.base import Reading
-from palinode.models.parts.cross_attention import CrossAttention
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
 
 SMALL = {"layers": 2, "width": 32, "heads": 2}
@@ -67,15 +67,15 @@ class OtherRows(Attention):
     """What is kept is handed to the next row of the batch."""
 
     def extend(self, x, reading, state):
-        kept = replace(state.kept, keys=state.kept.keys.roll(1, 0), values=state.kept.values.roll(1, 0))
-        return super().extend(x, reading, replace(state, kept=kept))
+        rolled = replace(state, keys=state.keys.roll(1, 0), values=state.values.roll(1, 0))
+        return super().extend(x, reading, rolled)
 
 
 class Forgetful(Attention):
     """Only the newest chunk is seen."""
 
     def extend(self, x, reading, state):
-        fresh = replace(state, kept=replace(state.kept, filled=0))
+        fresh = replace(state, filled=0)
         return super().extend(x, reading, fresh)
 
 
@@ -84,8 +84,8 @@ class LooksAhead(Attention):
 
     def extend(self, x, reading, state):
         q, k, v = self._by_head(x, reading, state.weight, state.bias)
-        kept = state.kept.with_next(k, v)
-        return self._mixed(q, *kept.seen(), None, is_causal=False), replace(state, kept=kept)
+        after = state.with_next(k, v)
+        return self._mixed(q, *after.seen(), None, is_causal=False), after
 
 
 class Wrapping(Decoder):
@@ -99,7 +99,7 @@ class Wrapping(Decoder):
         return states, replace(after, read=state.slots)
 
     def _back(self, layer):
-        return replace(layer, kept=replace(layer.kept, filled=layer.kept.filled - 1))
+        return replace(layer, filled=layer.filled - 1)
 
 
 class StaleMemory(CrossAttention):
@@ -107,7 +107,7 @@ class StaleMemory(CrossAttention):
 
     def extend(self, x, memory, reading, state):
         mixed, after = super().extend(x, memory, reading, state)
-        return mixed, after if state.kept.filled == 0 else state
+        return mixed, after if state.filled == 0 else state
 
 
 def model(cls):
@@ -167,9 +167,9 @@ def test_generation_is_read_from_the_state(monkeypatch):
     passes, inner = [], Decoder.hidden
     subject = arm("gpt2")
 
-    def counted(self, tokens, sees, positions=None):
+    def counted(self, tokens, sees):
         passes.append(tokens.shape[1])
-        return inner(self, tokens, sees, positions)
+        return inner(self, tokens, sees)
 
     monkeypatch.setattr(Decoder, "hidden", counted)
     monkeypatch.setattr(Decoder, "can_step", lambda self: True)  # `hidden` was replaced alone, but only to count

@@ -9,8 +9,7 @@ from small_stacks import Attention, SmallStack
 from test_planted_defects import SPECIALS, stack, subject
 
 from palinode.audit import StepwiseSettings, check_stepwise
-from palinode.objectives.directional import LtrObjective, RtlObjective
-from palinode.objectives.mixture import BothObjective
+from palinode.objectives.directional import BothObjective, LtrObjective, RtlObjective
 from palinode.objectives.probability import Constant
 
 SHORT = StepwiseSettings(prompt_tokens=(1, 4), total_tokens=14)

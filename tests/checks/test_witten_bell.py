@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palinode.checks.witten_bell import witten_bell
+from palinode.checks.loss_floor import witten_bell
 
 IDS = st.lists(st.integers(0, 4), min_size=1, max_size=60)
 

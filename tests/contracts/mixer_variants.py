@@ -1,15 +1,11 @@
 """Every mixer of the table at its defaults, two-sided where it can be, and with the options that change what it computes."""
 
 from palinode.models.mixers import MIXERS
+from palinode.models.mixers.attention import SlidingWindowConfig
 from palinode.models.mixers.base import MixerConfig, TwoSidedConfig
-from palinode.models.mixers.base_conv import BaseConvConfig
-from palinode.models.mixers.h3 import H3Config
-from palinode.models.mixers.hyena import HyenaConfig
-from palinode.models.mixers.long_conv import LongConvConfig
-from palinode.models.mixers.monarch import MonarchConfig
-from palinode.models.mixers.s4d import S4dConfig
-from palinode.models.mixers.sliding_window import SlidingWindowConfig
-from palinode.models.parts.sine_filter import SineFilterConfig
+from palinode.models.mixers.convolutional import BaseConvConfig, HyenaConfig, LongConvConfig, MonarchConfig
+from palinode.models.mixers.state_space import H3Config, S4dConfig
+from palinode.models.parts.fft_conv import SineFilterConfig
 
 LEARNED = SineFilterConfig(features=7, width=8, inner_layers=1, trained_features=True)
 VARIANTS: dict[str, MixerConfig] = {

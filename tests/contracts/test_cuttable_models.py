@@ -12,8 +12,8 @@ from palinode.models.base import LanguageModel
 from palinode.models.decoder import DecoderConfig
 from palinode.models.direction import finished, logits_for, read, residuals
 from palinode.models.mixers.attention import AttentionConfig
-from palinode.models.mixers.h3 import H3Config
-from palinode.models.mixers.hyena import HyenaConfig
+from palinode.models.mixers.convolutional import HyenaConfig
+from palinode.models.mixers.state_space import H3Config
 from palinode.objectives import BothObjective, LtrObjective, RtlObjective
 
 SPECIALS = SpecialTokens(20)
@@ -121,8 +121,8 @@ def test_no_block_runs_before_its_depth_is_asked_for(case):
 class Reversing(type(built(modern(**SMALL)))):
     """A user's stack that has its own way of reading, and inherits the cut of another."""
 
-    def hidden(self, tokens, sees, positions=None):
-        return super().hidden(tokens.flip(1), sees, positions)
+    def hidden(self, tokens, sees):
+        return super().hidden(tokens.flip(1), sees)
 
 
 class Uncut(LanguageModel):

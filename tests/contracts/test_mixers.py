@@ -204,7 +204,7 @@ def test_parameters_have_a_start_a_group_and_an_optimizer(config):
     groups = model.parameter_groups()
     grouped = [name for pairs in groups.values() for name, _ in pairs]
     assert sorted(grouped) == sorted(name for name, _ in model.named_parameters())
-    assert all(parameter.dim() == 2 for _, parameter in model.matrix_parameters())
+    assert all(parameter.dim() == 2 for _, parameter in model.parameter_groups()["matrix"])
     special = model.blocks[0].mixer.special_groups()
     assert set(special) <= {name for name, _ in model.blocks[0].mixer.named_parameters()}
     for optimizer in (AdamW(), MuonAdamW()):

@@ -137,7 +137,7 @@ def test_groups_hold_every_parameter_once_and_every_optimizer_takes_them(config,
     named = [name for pairs in groups.values() for name, _ in pairs]
     assert sorted(named) == sorted(name for name, _ in model.named_parameters())
     assert sum(model.parameter_counts().values()) == sum(parameter.numel() for parameter in model.parameters())
-    assert all(parameter.dim() == 2 for _, parameter in model.matrix_parameters())
+    assert all(parameter.dim() == 2 for _, parameter in model.parameter_groups()["matrix"])
     assert build_optimizers(optimizer, model, groups)
 
 

@@ -12,15 +12,13 @@ from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
 from palinode.models import MODELS, DecoderConfig, EncoderDecoderConfig, LatentConfig, gpt2, modern
-from palinode.models.base import LanguageModel
-from palinode.models.block import DecoderBlock
+from palinode.models.base import LanguageModel, Reread, begin, extend
+from palinode.models.block import DecoderBlock, Mlp
 from palinode.models.decoder import Decoder
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import Attention, AttentionConfig
 from palinode.models.mixers.base import Mixer
-from palinode.models.mixers.h3 import H3Config
-from palinode.models.parts.mlp import Mlp
-from palinode.models.stepping import Reread, begin, extend
+from palinode.models.mixers.state_space import H3Config
 
 VOCABULARY, LONGEST = 30, 24
 SMALL = {"layers": 2, "width": 32, "heads": 2}
@@ -165,8 +163,8 @@ def test_a_state_longer_than_the_table_of_positions_is_refused_when_it_is_begun(
 class Halved(Decoder):
     """A user's model that replaces the reading alone."""
 
-    def hidden(self, tokens, sees, positions=None):
-        return super().hidden(tokens, sees, positions) * 0.5
+    def hidden(self, tokens, sees):
+        return super().hidden(tokens, sees) * 0.5
 
 
 class Noisy(Attention):

@@ -5,9 +5,9 @@ from corpora_for_tests import sentences, texts_of
 
 from palinode.base.errors import BadInput, Damaged
 from palinode.data import catalogue
+from palinode.data.catalogue import find_corpus
 from palinode.data.config import SPLITS, DataConfig
 from palinode.data.corpus import Document
-from palinode.data.find_corpus import find_corpus
 from palinode.data.store import prepare
 from palinode.data.text_store import DOCUMENTS, read_text_store, verify_text_store, write_text_store
 

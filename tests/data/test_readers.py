@@ -9,9 +9,9 @@ import polars
 import pytest
 from corpora_for_tests import sentences, texts_of
 
-from palinode.data import text_files
+from palinode.data import readers
+from palinode.data.catalogue import find_corpus
 from palinode.data.config import SPLITS, DataConfig
-from palinode.data.find_corpus import find_corpus
 from palinode.data.store import prepare
 
 TEXTS = ['First, with "quotes".\nTwo lines.', "Zweiter: äöü 漢字 😀", "  third \u2028 keeps its spaces  "]
@@ -43,7 +43,7 @@ def test_a_table_gives_a_document_per_row(tmp_path, write):
 
 
 def test_many_parquet_rows_are_read_in_parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "PARQUET_ROWS", 7)
+    monkeypatch.setattr(readers, "PARQUET_ROWS", 7)
     polars.DataFrame({"text": sentences(50)}).write_parquet(tmp_path / "a.parquet", row_group_size=9)
     assert read(tmp_path / "a.parquet") == sentences(50)
 
@@ -69,7 +69,7 @@ def test_a_byte_order_mark_is_not_text(tmp_path):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
 def test_characters_across_the_border_of_two_reads(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(text_files, "READ_BYTES", size)
+    monkeypatch.setattr(readers, "READ_BYTES", size)
     (tmp_path / "a.txt").write_text("aé漢😀\n" * 9, encoding="utf-8")
     assert read(tmp_path / "a.txt") == ["aé漢😀\n" * 9]
 

@@ -7,8 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinode.experiment.calibrate import MOST_SECONDS, SHARE_OF_RUNS, Calibration, completed, goes_on
-from palinode.experiment.effort import Setting, Work, filled_in, spanning_order
+from palinode.experiment.calibrate import (
+    MOST_SECONDS,
+    SHARE_OF_RUNS,
+    Calibration,
+    Setting,
+    Work,
+    completed,
+    filled_in,
+    goes_on,
+    spanning_order,
+)
 
 ARMS, DEPTHS, WIDTHS = ("ltr", "both", "published"), (2, 8), (64, 128, 256)
 VOCABULARY = 2048

@@ -9,11 +9,11 @@ from palinode import Store
 from palinode.audit import AuditedArm
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.finding import AuditReport
-from palinode.experiment import audits, calibrate, refuse
+from palinode.experiment import audits, calibrate
+from palinode.experiment import cells as cells_module
 from palinode.experiment import run as run_module
-from palinode.experiment.cells import cells_of, expected_passes, expected_steps
+from palinode.experiment.cells import cells_of, expected_passes, expected_steps, refuse_what_cannot_be
 from palinode.experiment.plan import plan
-from palinode.experiment.refuse import refuse_what_cannot_be
 from palinode.experiment.run import run_experiment
 from palinode.models import MODELS
 from palinode.models.described import _described
@@ -112,10 +112,10 @@ def test_what_cannot_be_is_refused_without_weights(field, builds):
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_model_is_refused_where_its_training_needs_more_than_the_memory(layers, builds, monkeypatch):
     cell = cells_of(resolved("demo", {"model.layers": layers}))[0]
-    needed = refuse.LEAST_BYTES_PER_PARAMETER * cell.cost.total_parameters
-    monkeypatch.setattr(refuse, "machine_memory_bytes", lambda: needed)
+    needed = cells_module.LEAST_BYTES_PER_PARAMETER * cell.cost.total_parameters
+    monkeypatch.setattr(cells_module, "machine_memory_bytes", lambda: needed)
     refuse_what_cannot_be([cell])
-    monkeypatch.setattr(refuse, "machine_memory_bytes", lambda: needed - 1)
+    monkeypatch.setattr(cells_module, "machine_memory_bytes", lambda: needed - 1)
     with pytest.raises(EnvironmentProblem, match="model: its parameters take at least"):
         refuse_what_cannot_be([cell])
     assert set(builds) == {"meta"}

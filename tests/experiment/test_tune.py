@@ -12,7 +12,7 @@ from palinode import (
     modern,
 )
 from palinode.base.config import encode
-from palinode.experiment.tune import tuned
+from palinode.experiment.run import tuned
 from palinode.results.record import Result
 from palinode.spec.tuning import trials
 from palinode.train.recipe import Gpt2AdamW

@@ -11,12 +11,12 @@ from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.base.visibility import Full, Ltr, Prefix
 from palinode.models import DecoderConfig, modern
+from palinode.models.base import begin, extend
+from palinode.models.block import Mlp
 from palinode.models.mixers.attention import Attention
 from palinode.models.mixers.base import Place, Reading
-from palinode.models.parts.distance import alibi_slopes, distance_table
 from palinode.models.parts.linear import BlockLinear
-from palinode.models.parts.mlp import Mlp
-from palinode.models.stepping import begin, extend
+from palinode.models.parts.positions import alibi_slopes, distance_table
 
 SMALL = {"layers": 2, "width": 32, "heads": 4}
 

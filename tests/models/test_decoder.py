@@ -12,8 +12,8 @@ from palinode.base.seeds import generator
 from palinode.base.visibility import Flipped, FlippedLowerTriangle, Intersection, Ltr, Prefix, Rtl
 from palinode.models import MODELS, DecoderConfig, gpt2, modern
 from palinode.models.base import GROUPS, LanguageModel
+from palinode.models.block import hidden_width
 from palinode.models.decoder import Decoder, capped
-from palinode.models.parts.mlp import hidden_width
 from palinode.models.stack import explicit_mask
 
 SMALL = {"layers": 2, "width": 32, "heads": 2}
@@ -69,8 +69,8 @@ def test_every_parameter_is_in_exactly_one_group(config):
     assert sorted(named) == sorted(name for name, _ in model.named_parameters())
     assert set(groups) == set(GROUPS)
     assert sum(model.parameter_counts().values()) == sum(parameter.numel() for parameter in model.parameters())
-    assert all(parameter.ndim == 2 for _, parameter in model.matrix_parameters())
-    assert not any("embedding" in name or "head" in name for name, _ in model.matrix_parameters())
+    assert all(parameter.ndim == 2 for _, parameter in model.parameter_groups()["matrix"])
+    assert not any("embedding" in name or "head" in name for name, _ in model.parameter_groups()["matrix"])
 
 
 def test_the_groups_of_preset_s_are_those_of_its_source():
@@ -181,7 +181,7 @@ def test_evaluation_is_silent_with_dropout_and_training_is_not(config):
 def test_attention_probabilities_alone_are_dropped_in_training_only():
     """The published defect: SDPA was given the rate in evaluation too. Here every other dropout is switched off by hand."""
     model = gpt2(**SMALL, dropout=0.2).build(50, 16, 0)
-    x, reading = torch.randn(2, 16, 32, generator=generator(0, "x")), model._reading(tokens_of(2, 16), Ltr(), None)
+    x, reading = torch.randn(2, 16, 32, generator=generator(0, "x")), model._reading(tokens_of(2, 16), Ltr())
     attention = model.blocks[0].mixer
     assert not torch.equal(attention.train()(x, reading), attention(x, reading))
     assert torch.equal(attention.eval()(x, reading), attention(x, reading))

@@ -1,5 +1,7 @@
 """rtl is the flip of a causal model at its edge; that equals the upper triangle with positions from the right end."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -40,6 +42,15 @@ def windows_of(rows: int, tokens: int) -> torch.Tensor:
     return torch.randint(0, VOCABULARY, (rows, tokens), generator=generator(1, "test windows"))
 
 
+def at_positions(model, tokens: torch.Tensor, sees, positions: torch.Tensor) -> torch.Tensor:
+    """The states of slots that stand at these positions, as `Decoder.extend` reads them."""
+    reading = replace(model._reading(tokens, sees), rotary=model._turning(positions))
+    x = model._embedded(tokens, positions)
+    for block in model.blocks:
+        x = block(x, reading)
+    return model.finished(x, positions)
+
+
 @pytest.mark.parametrize("options", POSITIONS, ids=str)
 @pytest.mark.parametrize("slots", [2, 3, 7, 12])
 def test_flipping_equals_the_upper_triangle_with_flipped_positions(options, slots):
@@ -49,7 +60,7 @@ def test_flipping_equals_the_upper_triangle_with_flipped_positions(options, slot
     upper = Flipped(of=Ltr())
     assert torch.equal(upper.mask(slots), torch.ones(slots, slots, dtype=torch.bool).triu())
     from_the_right = torch.arange(slots).flip(0)
-    masked = model.hidden(example.inputs, upper, positions=from_the_right)
+    masked = at_positions(model, example.inputs, upper, from_the_right)
     assert (flipped - masked).abs().max() < 1e-12
 
 

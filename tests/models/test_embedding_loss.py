@@ -12,13 +12,12 @@ from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Prefix
 from palinode.models import EmbeddingLoss, EncoderDecoderConfig
-from palinode.models.auxiliary import AuxiliaryTerm, together
+from palinode.models.base import AuxiliaryTerm, together
 from palinode.models.direction import read_and_terms
 from palinode.models.encoder_decoder import EMBEDDING_LOSS
 from palinode.models.init import InitRule, initialise
 from palinode.models.mixers.base import Reading
-from palinode.models.parts.aggregate import Ema, Mean, aggregate_of
-from palinode.models.parts.embedding_loss import EmbeddingTerm, infonce, shuffled
+from palinode.models.parts.embedding_loss import Ema, EmbeddingTerm, Mean, aggregate_of, infonce, shuffled
 from palinode.objectives import BothObjective, Progress
 
 CAUSAL = Reading("causal")

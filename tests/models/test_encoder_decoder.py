@@ -16,7 +16,7 @@ from palinode.base.visibility import Full, Ltr, Prefix
 from palinode.models import EmbeddingLoss, EncoderDecoderConfig, gpt2, logits_for
 from palinode.models.decoder import Decoder
 from palinode.models.encoder_decoder import EncoderDecoder
-from palinode.models.parts.rotary import rotary_table
+from palinode.models.parts.positions import rotary_table
 from palinode.objectives import LtrObjective, RtlObjective
 
 VOCABULARY, SLOTS = 50, 12

@@ -11,10 +11,8 @@ from palinode.base.errors import BadInput
 from palinode.base.visibility import Full, Ltr, Prefix
 from palinode.models import DecoderConfig
 from palinode.models.cost import LayerCost
-from palinode.models.mixers.attention import Attention, AttentionConfig
+from palinode.models.mixers.attention import Attention, AttentionConfig, LinearAttentionConfig, SlidingWindowConfig
 from palinode.models.mixers.base import Mixer, MixerConfig
-from palinode.models.mixers.linear_attention import LinearAttentionConfig
-from palinode.models.mixers.sliding_window import SlidingWindowConfig
 
 SMALL = {"width": 16, "heads": 2, "position": "none"}
 

@@ -14,8 +14,7 @@ from palinode.base.visibility import Flipped, FlippedLowerTriangle, Full, Inters
 from palinode.models import MODELS, LatentConfig, hlb, logits_for, read
 from palinode.models import latent as latent_module
 from palinode.models.latent import BLOCK_SLOTS, Latent, computed_pairs
-from palinode.models.parts import distance as distance_module
-from palinode.models.parts.distance import DistanceTable, distance_table
+from palinode.models.parts.positions import DistanceTable, distance_table
 from palinode.objectives import LtrObjective, RtlObjective
 from palinode.train.optim import HlbAdamW, build_optimizers
 
@@ -411,7 +410,9 @@ def test_computed_pairs_are_the_blocks():
 
 
 def test_the_table_needs_no_longest_row():
-    assert distance_module.distance_table(
-        3, "full", None, device=torch.device("cpu"), dtype=torch.float32
-    ).minus_distance.tolist() == [[0, -1, -2], [-1, 0, -1], [-2, -1, 0]]
+    assert distance_table(3, "full", None, device=torch.device("cpu"), dtype=torch.float32).minus_distance.tolist() == [
+        [0, -1, -2],
+        [-1, 0, -1],
+        [-2, -1, 0],
+    ]
     assert SMALL.build(50, 4, 0).hidden(tokens_of(1, 40), Ltr()).shape == (1, 40, 32)

@@ -11,13 +11,10 @@ from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.base.visibility import Full, Ltr
 from palinode.models import DecoderConfig
+from palinode.models.mixers.attention import SlidingWindowConfig
 from palinode.models.mixers.base import Place, Reading
-from palinode.models.mixers.base_conv import BaseConvConfig
-from palinode.models.mixers.hyena import HyenaConfig
-from palinode.models.mixers.long_conv import LongConvConfig
-from palinode.models.mixers.monarch import MonarchConfig
-from palinode.models.mixers.sliding_window import SlidingWindowConfig
-from palinode.models.parts.sine_filter import SineFilter, SineFilterConfig, position_features
+from palinode.models.mixers.convolutional import BaseConvConfig, HyenaConfig, LongConvConfig, MonarchConfig
+from palinode.models.parts.fft_conv import SineFilter, SineFilterConfig, position_features
 
 WIDTH, LONGEST = 6, 9
 FIXED = SineFilterConfig(features=5, width=4, inner_layers=1)

@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from palinode.base.seeds import generator
-from palinode.models.parts.mlp import Mlp, hidden_width, relu2
-from palinode.models.parts.norm import Norm
-from palinode.models.parts.rotary import rotary_table
+from palinode.models.block import Mlp, hidden_width, relu2
+from palinode.models.parts.linear import Norm
+from palinode.models.parts.positions import rotary_table
 
 
 def normal(*shape: int) -> torch.Tensor:

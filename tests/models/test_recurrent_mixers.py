@@ -12,12 +12,10 @@ from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.models import DecoderConfig
 from palinode.models.init import InitRule, initialise
+from palinode.models.mixers.attention import LinearAttentionConfig, taylor, weights
 from palinode.models.mixers.base import Place, Reading
-from palinode.models.mixers.gated_rnn import GatedRnnConfig
-from palinode.models.mixers.h3 import H3Config
-from palinode.models.mixers.linear_attention import LinearAttentionConfig, taylor, weights
-from palinode.models.mixers.s4d import S4dConfig
-from palinode.models.mixers.selective_ssm import SelectiveSsmConfig
+from palinode.models.mixers.recurrent import GatedRnnConfig, SelectiveSsmConfig
+from palinode.models.mixers.state_space import H3Config, S4dConfig
 from palinode.train.optim import AdamW, build_optimizers
 
 CAUSAL, FULL = Reading("causal"), Reading("full")

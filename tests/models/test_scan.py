@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from palinode.base.seeds import generator
-from palinode.models.parts.scan import linear_scan
-from palinode.models.parts.selective_scan import selective_scan
+from palinode.models.parts.scan import linear_scan, selective_scan
 
 
 def noise(name: str, *shape: int) -> torch.Tensor:
@@ -64,7 +63,7 @@ def test_stacked_runs_scan_together():
 @pytest.mark.parametrize("slots", [1, 2, 7, 30])
 @pytest.mark.parametrize("numbers", [1, 60, 1 << 18])
 def test_the_selective_scan_equals_its_definition_in_blocks_of_any_size(slots, numbers, monkeypatch):
-    monkeypatch.setattr("palinode.models.parts.selective_scan.BLOCK_NUMBERS", numbers)
+    monkeypatch.setattr("palinode.models.parts.scan.BLOCK_NUMBERS", numbers)
     shapes = {"u": (3, slots, 4), "step": (3, slots, 4), "rate": (4, 2), "into": (3, slots, 2), "out": (3, slots, 2)}
     inputs = [noise(name, *shape).requires_grad_() for name, shape in shapes.items()]
     u, step, rate, into, out_of = inputs

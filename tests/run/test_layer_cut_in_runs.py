@@ -114,8 +114,8 @@ def test_both_splits_are_cut_when_both_are_scored(corpus, tmp_path):
 class Backwards(Decoder):
     """A user's model that replaces the reading: what its blocks hold is not what `hidden` tells."""
 
-    def hidden(self, tokens, sees, positions=None):
-        return super().hidden(tokens, sees, positions) * 0.5
+    def hidden(self, tokens, sees):
+        return super().hidden(tokens, sees) * 0.5
 
 
 class BackwardsConfig(DecoderConfig):

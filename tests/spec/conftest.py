@@ -3,7 +3,7 @@ import pytest
 from palinode.data.config import DataConfig
 from palinode.models.decoder import DecoderConfig
 from palinode.objectives import LtrObjective
-from palinode.objectives.mixture import BothObjective
+from palinode.objectives.directional import BothObjective
 from palinode.spec import Arm, Decision, Experiment, RunSettings, Scale, Size
 from palinode.train.recipe import Gpt2AdamW
 

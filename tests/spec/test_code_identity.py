@@ -278,6 +278,12 @@ def test_line_ends_and_a_mark_at_the_start_do_not_count(code, tmp_path):
     assert user_code("own", tmp_path / "own.py", "Mine").sha256 == before
 
 
+def test_characters_that_only_look_like_line_ends_do_not_count(code):
+    """Python ends a line at a line feed alone; a form feed stands between the parts of some old files."""
+    fed = [("own.py", "def helper", "\x0c\ndef helper"), ("own.py", "# a comment", "# a \u2028 comment")]
+    assert code(*fed).sha256 == code().sha256
+
+
 def test_every_python_gives_the_same_hash(code):
     """Tokens differ between versions, of f-strings above all: this hash was made with 3.11, 3.12 and 3.13."""
     assert code().sha256 == "606fb3beb4bf2d49561fd3e0748099006ea6ee284f4911dd978d73cd4faa7073"

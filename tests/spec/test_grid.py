@@ -11,8 +11,8 @@ from palinode.base.errors import BadInput
 from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall
 from palinode.objectives import OBJECTIVES
-from palinode.objectives.mixture import BothObjective
-from palinode.spec import Arm, Decision, EvaluationConfig, RunSpec, Scale, Size
+from palinode.objectives.directional import BothObjective
+from palinode.spec import Arm, Decision, EvaluationConfig, Experiment, RunSpec, Scale, Size
 from palinode.spec.change import changed
 from palinode.train.recipe import Speedrun
 
@@ -355,10 +355,11 @@ def test_bad_seeds(experiment, seeds):
 
 
 def test_an_experiment_needs_arms_and_scales(experiment):
-    refused("arms", lambda: experiment.with_(arms=()))
-    refused("scales", lambda: experiment.with_(scales=()))
+    for field, value in (("arms", []), ("scales", []), ("sizes.s.seeds", {"s": {"seeds": []}})):
+        changes = {field.partition(".")[0]: value}
+        caught = refused(field, lambda changes=changes: decode(Experiment, encode(experiment) | changes))
+        assert caught.field == field
     refused("sizes.s.scales", lambda: experiment.with_(sizes={"s": Size(scales=("d9",))}))
-    refused("sizes.s.seeds", lambda: experiment.with_(sizes={"s": Size(seeds=())}))
 
 
 def test_an_arm_has_another_shape_at_one_scale(experiment):

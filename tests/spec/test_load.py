@@ -374,16 +374,17 @@ def test_an_experiment_entry_resolves_to_its_runs(write):
         load(Path("runs/experiments/t--default.json"))
 
 
-def test_data_is_pinned_once_per_config_and_changes_the_id(experiment):
-    asked = []
+def test_data_is_pinned_once_per_config_and_changes_the_id(experiment, monkeypatch):
+    configs = []
 
     def resolve_data(config):
-        asked.append(config)
+        configs.append(config)
         return config.with_(corpus_sha256="0" * 64)
 
     resolved = experiment.resolve()
-    done = pinned(resolved, resolve_data)
-    assert len(asked) == 1
+    monkeypatch.setattr("palinode.data.source.resolve", resolve_data)
+    done = pinned(resolved)
+    assert len(configs) == 1
     assert all(run.spec.data.corpus_sha256 == "0" * 64 for run in done.runs)
     assert not {run.spec.run_id for run in done.runs} & {run.spec.run_id for run in resolved.runs}
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from palinode import (
     Arm,
@@ -105,7 +106,7 @@ def test_a_size_has_trials_of_its_own():
     ],
 )
 def test_lists_that_choose_nothing_are_refused(fields, message):
-    with pytest.raises(BadInput, match=message):
+    with pytest.raises((BadInput, ValidationError), match=message):
         Tuning(**fields)
 
 

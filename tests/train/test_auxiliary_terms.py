@@ -12,7 +12,7 @@ from palinode.base.seeds import generator
 from palinode.data.windows import evaluation_windows
 from palinode.evaluate.losses import Scoring, evaluate, evaluation_passes
 from palinode.models import EmbeddingLoss, EncoderDecoderConfig
-from palinode.models.auxiliary import AuxiliaryTerm
+from palinode.models.base import AuxiliaryTerm
 from palinode.models.direction import read, read_and_terms
 from palinode.models.encoder_decoder import EMBEDDING_LOSS
 from palinode.objectives import BothObjective

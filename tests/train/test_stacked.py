@@ -8,7 +8,7 @@ from tiny_training import WINDOW_TOKENS, make_training
 
 from palinode.base.example import Draw, joined
 from palinode.models.decoder import DecoderConfig, gpt2
-from palinode.models.mixers.h3 import H3Config
+from palinode.models.mixers.state_space import H3Config
 from palinode.objectives import ChooseObjective, LtrObjective, MaskedObjective
 from palinode.objectives.probability import Constant
 from palinode.train.loop import DivergedError, take_step

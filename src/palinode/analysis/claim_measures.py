@@ -23,8 +23,7 @@ from palinode.analysis.ratios import final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.tasks import any_above_trivial, levels_at
 from palinode.analysis.verdict import Outcome, decide, verdict
-from palinode.base.claim import Claim, in_group
-from palinode.base.decision import Decision
+from palinode.base.decision import Claim, Decision, in_group
 from palinode.checks.loss_floor import RATIO_FAIL
 from palinode.results.record import ExperimentRecord, ExperimentRun
 

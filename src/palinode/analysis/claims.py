@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
 from palinode.analysis.frequencies import token_frequencies
-from palinode.base.claim import Claim
-from palinode.base.decision import Decision
+from palinode.base.decision import Claim, Decision
 from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from palinode.base.affinity import affinity
-from palinode.base.measures import CURVE_AXES, DIRECTIONS, MEASURES
+from palinode.base.measures import CURVE_AXES, DIRECTIONS, MEASURES, affinity
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 Row = dict[str, Any]

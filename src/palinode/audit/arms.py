@@ -31,11 +31,10 @@ from palinode.checks.stepwise import check_stepwise
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
 from palinode.data.source import Source, prepare
 from palinode.data.store import TokenStore
-from palinode.data.task_store import TaskStore
+from palinode.data.task_store import TaskStore, TaskStream
 from palinode.data.tasks.splits import BUCKETS_OF, buckets
-from palinode.data.tasks.stream import TaskStream
 from palinode.evaluate.losses import evaluation_passes
-from palinode.models.auxiliary import PairTerm
+from palinode.models.base import PairTerm
 from palinode.results.holds import Watch
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
@@ -82,8 +81,8 @@ def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
 
 def missing_parts(settings: RunSettings, store: Store) -> frozenset[str]:
     """The hashes of the parts that the store does not hold."""
-    held = set(store.audits())
-    return frozenset(key for key, _ in _parts(settings, "")) - held
+    stored = set(store.audits())
+    return frozenset(key for key, _ in _parts(settings, "")) - stored
 
 
 def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tuple[Finding, ...]]], ...]:
@@ -178,7 +177,7 @@ def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
 def _prompt_finding(data: TaskStore) -> Finding:
     """C4 iv on the scored sequences, and on as many training sequences as are scored for validation."""
     task = data.config.task
-    train = TaskStream(task, AUDIT_SEED, TRAIN, data.config.train_sequences).batch(0, data.config.sequences(VALIDATION))
+    train = TaskStream(task, AUDIT_SEED, data.config.train_sequences).batch(0, data.config.sequences(VALIDATION))
     samples = {TRAIN: train, **{split: data.held_out(split) for split in (VALIDATION, TEST, TUNING)}}
     prompts: dict[str, NDArray[np.int64]] = {name: task.split_key(sample).numpy() for name, sample in samples.items()}
     allowed: dict[str, range] = {name: BUCKETS_OF[name] for name in samples}

@@ -18,12 +18,10 @@ from palinode.base.example import Example, Group, SpecialTokens
 from palinode.base.objective import Objective
 from palinode.checks.collapse import PairScore
 from palinode.checks.subject import Subject, plain_forward
-from palinode.models.auxiliary import PairTerm
-from palinode.models.base import LanguageModel, ModelConfig
+from palinode.models.base import LanguageModel, ModelConfig, PairTerm, begin, extend
 from palinode.models.direction import logits_for
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.state import ModelState
-from palinode.models.stepping import begin, extend
 
 # content ids for C1: enough for a window of distinct ones, few enough that the head costs nothing
 AUDIT_VOCABULARY = 64
@@ -67,7 +65,6 @@ def subject_of_config(
     *,
     tokenizer_vocab: int,
     window_tokens: int,
-    evaluation_tokens: int | None = None,
     seed: int = 0,
     name: str = "model",
 ) -> Subject:
@@ -76,44 +73,18 @@ def subject_of_config(
     C1 keeps up to 4 blocks of width 128 (every arm of the demo is audited at its own size), C2 up to 2 blocks of width 32: a
     canary of width 64 alarms no sooner and takes twice the time.
     """
-    evaluation = evaluation_tokens or window_tokens
     flow_size, canary_size = small_config(config, 4, 128), small_config(config, 2, 32)
     specials = SpecialTokens(min(tokenizer_vocab, AUDIT_VOCABULARY))
-    longest = max(window_tokens, evaluation)
-    subject = Subject(
-        name=name,
-        module=nn.Identity(),
-        objective=objective,
-        specials=specials,
-        vocab_size=specials.vocab_size,
-        window_tokens=window_tokens,
-        evaluation_tokens=evaluation,
-        max_window_tokens=longest,
-        rebuild=flow_size.build,
-        rebuild_small=canary_size.build,
-        seed=seed,
-    )
-    module = flow_size.build(specials.vocab_size, subject.slots_of(longest), seed)
-    return palinode_subject(replace(subject, module=module))
+    subject = _subject(nn.Identity(), objective, specials, window_tokens, name=name, seed=seed)
+    module = flow_size.build(specials.vocab_size, subject.slots_of(window_tokens), seed)
+    return palinode_subject(replace(subject, module=module, rebuild=flow_size.build, rebuild_small=canary_size.build))
 
 
 def subject_of_model(
     model: LanguageModel, objective: Objective, specials: SpecialTokens, window_tokens: int, *, name: str, seed: int
 ) -> Subject:
     """A trained model as a subject: its own weights, at the length it was trained on."""
-    return palinode_subject(
-        Subject(
-            name=name,
-            module=model,
-            objective=objective,
-            specials=specials,
-            vocab_size=specials.vocab_size,
-            window_tokens=window_tokens,
-            evaluation_tokens=window_tokens,
-            max_window_tokens=window_tokens,
-            seed=seed,
-        )
-    )
+    return palinode_subject(_subject(model, objective, specials, window_tokens, name=name, seed=seed))
 
 
 def small_config(config: ModelConfig, most_layers: int, most_width: int) -> ModelConfig:
@@ -149,6 +120,23 @@ def pair_score(term: PairTerm) -> PairScore:
         return scores.value, scores.measured
 
     return PairScore(term.width, tuple(term.train().parameters()), score, lambda left: term.aggregated(left, causal))
+
+
+def _subject(
+    module: nn.Module, objective: Objective, specials: SpecialTokens, window_tokens: int, *, name: str, seed: int
+) -> Subject:
+    """A subject whose windows all have one length."""
+    return Subject(
+        name=name,
+        module=module,
+        objective=objective,
+        specials=specials,
+        vocab_size=specials.vocab_size,
+        window_tokens=window_tokens,
+        evaluation_tokens=window_tokens,
+        max_window_tokens=window_tokens,
+        seed=seed,
+    )
 
 
 def _one_of_each(mixers: tuple[Any, ...], layers: int, changes: Mapping[str, int]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def audit_comparison(
 
 
 def _loss_findings(trained: Trained, rows: Sequence[Mapping[str, Any]], store: Store | None) -> list[Finding]:
-    """C8 on text: the directions against each other, the loss against n-grams and a compressor, sudden falls.
+    """C8 on text: the directions against each other, the loss against that of n-grams, sudden falls.
 
     None of it holds for a task: its answers may cost 0 nats, its directions may differ, and learning to recall is a sudden fall.
     """

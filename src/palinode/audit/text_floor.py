@@ -1,4 +1,4 @@
-"""The loss that n-gram counts and a compressor reach on the evaluated split. All runs on one text share it, so it is stored."""
+"""The loss that n-gram counts reach on the evaluated split. All runs on one text share it, so it is stored."""
 
 from __future__ import annotations
 
@@ -8,20 +8,19 @@ from typing import Any
 from palinode.audit.cache import cached_part, part_key
 from palinode.base.config import encode
 from palinode.base.finding import Finding
-from palinode.checks.loss_floor import TextFloor, text_floor
-from palinode.checks.witten_bell import NgramScores
+from palinode.checks.laws import finding
+from palinode.checks.loss_floor import NgramScores, witten_bell
 from palinode.data.config import VALIDATION
 from palinode.data.store import TokenStore
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 
 CHECK = "C8.reference"
-LAW = "A reference is measured on the same two splits as the losses that are compared with it."
 ORDER = "nats_per_token_order_"
 
 
-def floor_of(settings: RunSettings, data: TokenStore, store: Store | None) -> TextFloor:
-    """The floor of the tokens that this evaluation reads; taken from the store when it holds it."""
+def floor_of(settings: RunSettings, data: TokenStore, store: Store | None) -> NgramScores:
+    """The n-gram loss of the tokens that this evaluation reads; taken from the store when it holds it."""
     report = cached_part(store, "text floor", _key(settings, data), lambda: (_measured(settings, data),))
     return _decoded(report.findings[0].numbers)
 
@@ -33,29 +32,25 @@ def _key(settings: RunSettings, data: TokenStore) -> str:
 
 def _measured(settings: RunSettings, data: TokenStore) -> Finding:
     held_out = data.tokens(VALIDATION)[: settings.evaluation.max_tokens]
-    floor = text_floor(data.tokens("train"), held_out, data.vocab_size)
-    ngrams = floor.ngrams
-    return Finding(
-        check=CHECK,
-        outcome="pass",
-        law=LAW,
-        message=f"n-grams of order {ngrams.best_order} reach {ngrams.nats:.4f} nats per token",
-        numbers={
+    ngrams = witten_bell(data.tokens("train"), held_out, data.vocab_size)
+    return finding(
+        CHECK,
+        "pass",
+        f"n-grams of order {ngrams.best_order} reach {ngrams.nats:.4f} nats per token",
+        {
             **{f"{ORDER}{order}": nats for order, nats in enumerate(ngrams.nats_by_order, start=1)},
             "train_tokens": ngrams.train_tokens,
             "held_out_tokens": ngrams.held_out_tokens,
             "truncated": int(ngrams.truncated),
-            "compressor_bits_per_byte": floor.compressor_bits_per_byte,
         },
     )
 
 
-def _decoded(numbers: Mapping[str, Any]) -> TextFloor:
+def _decoded(numbers: Mapping[str, Any]) -> NgramScores:
     orders = sum(name.startswith(ORDER) for name in numbers)
-    ngrams = NgramScores(
+    return NgramScores(
         nats_by_order=tuple(float(numbers[f"{ORDER}{order}"]) for order in range(1, orders + 1)),
         train_tokens=int(numbers["train_tokens"]),
         held_out_tokens=int(numbers["held_out_tokens"]),
         truncated=bool(numbers["truncated"]),
     )
-    return TextFloor(ngrams, numbers["compressor_bits_per_byte"])

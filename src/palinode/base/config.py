@@ -16,8 +16,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Any, ClassVar, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -38,9 +37,8 @@ from palinode.base.user_code import UserCode, user_code
 C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
 LONE_SURROGATES = "backslashreplace"  # JSON text may name half a character; its escape can be hashed, the half cannot
-UNIONS = (Union, UnionType)  # X | None, in both spellings
 LATER = "later"  # marks a field that came after runs had been recorded: `x: Annotated[int, LATER] = 0`, see `identity`
-UNKNOWN_PART_KEY = "unknown_part_key"  # our own error type: pydantic does not see the fields behind a `kind`
+UNKNOWN_KEY = "unknown_key"  # our own error type: it carries the valid keys, which a hint needs
 
 
 class Config(BaseModel):
@@ -50,10 +48,15 @@ class Config(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _lists_are_tuples(cls, value: Any) -> Any:
-        """TOML and JSON give lists; a frozen config holds tuples, so that it can be hashed."""
+    def _known_keys_and_tuples(cls, value: Any) -> Any:
+        """Refuse unknown keys. TOML and JSON give lists; a frozen config holds tuples, so that it can be hashed."""
         if not isinstance(value, dict):
             return value
+        stray = [str(key) for key in value if key not in cls.model_fields]
+        if stray and cls.model_config["extra"] == "forbid":
+            owner = f" of {cls.kind_name()}" if issubclass(cls, Part) else ""
+            context = {"key": stray[0], "count": len(stray), "valid": tuple(cls.model_fields), "owner": owner}
+            raise PydanticCustomError(UNKNOWN_KEY, "unknown key '{key}'", context)
         return {key: _as_tuples(item) for key, item in value.items()}
 
     def with_(self: C, **changes: Any) -> C:
@@ -66,9 +69,8 @@ class Part(Config):
     """A config chosen by name. Built-in parts set `kind`; a user's subclass gets `user:ClassName`."""
 
     kind: ClassVar[str] = ""
-    _whole_file: bool = PrivateAttr(
-        False
-    )  # decoded from a spec that names the hash of the whole file: it keeps its ids
+    # Decoded from a spec that names the hash of the whole file: the part keeps it, and so its ids.
+    _whole_file: bool = PrivateAttr(False)
 
     @classmethod
     def kind_name(cls) -> str:
@@ -101,20 +103,17 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
             return value
         fields = dict(value)
         kind = fields.pop("kind", None)
-        known = dict(table()) | (info.context or {}).get("user_parts", {})
+        parts = dict(table()) | (info.context or {}).get("user_parts", {})
         if not isinstance(kind, str):
-            raise ValueError(f"this {what} needs kind = one of {', '.join(sorted(known))}")
-        if kind not in known:
-            hint = nearest(kind, known)
+            raise ValueError(f"this {what} needs kind = one of {', '.join(sorted(parts))}")
+        if kind not in parts:
+            hint = nearest(kind, parts)
             raise ValueError(f"unknown {what} {kind!r}" + (f"; {hint}" if hint else ""))
-        hashes = {key: fields.pop(key) for key in (CODE_KEY, WHOLE_FILE_KEY) if key in fields}
-        if stray := [key for key in fields if key not in known[kind].model_fields]:
-            context = {"kind": kind, "key": stray[0], "valid": tuple(known[kind].model_fields)}
-            raise PydanticCustomError(UNKNOWN_PART_KEY, "unknown key of {kind!r}", context)
-        if kind.startswith(USER_PREFIX) and any(CODE_HASHES[key](known[kind]) != hashes[key] for key in hashes):
+        hashes = {key: fields.pop(key) for key in CODE_HASHES if key in fields}
+        if kind.startswith(USER_PREFIX) and any(CODE_HASHES[key](parts[kind]) != hashes[key] for key in hashes):
             raise ValueError(f"the code of {kind} has changed since this spec was written")
         try:
-            part = known[kind].model_validate(fields, context=info.context)
+            part = parts[kind].model_validate(fields, context=info.context)
         except BadInput as refusal:  # pydantic gives places to its own errors alone
             raise refusal.inside(info.field_name) from None
         part._whole_file = WHOLE_FILE_KEY in hashes
@@ -134,29 +133,28 @@ def decode(
     try:
         return cls.model_validate(data, context={"user_parts": dict(user_parts or {})})
     except ValidationError as error:
-        raise bad_input(cls, error, file=file, data=data) from None
+        raise bad_input(error, file=file, data=data) from None
+    except BadInput as refusal:  # of a class that checks how its fields fit together
+        raise refusal.at(file=file) from None
 
 
-def bad_input(cls: type[BaseModel], error: ValidationError, *, file: str | None = None, data: Any = None) -> BadInput:
+def bad_input(error: ValidationError, *, file: str | None = None, data: Any = None) -> BadInput:
     """One BadInput: for the first unknown key, or else for pydantic's first error. The hint is the nearest valid field name.
 
     Args:
         data: the decoded data. The named field never leads further than the data does.
     """
     problems = error.errors()
-    unknown = [one for one in problems if one["type"] in ("extra_forbidden", UNKNOWN_PART_KEY)]
+    unknown = [problem for problem in problems if problem["type"] == UNKNOWN_KEY]
     first = (unknown or problems)[0]
-    path = _written(first["loc"], data)
+    path = _path_in_data(first["loc"], data)
     field = ".".join(path) or None
-    extra = len(problems) - 1
+    extra = len(problems) - 1 + sum(problem["ctx"]["count"] - 1 for problem in unknown)
     more = f"; and {extra} more" if extra else ""
-    if first["type"] == UNKNOWN_PART_KEY:
-        key, context = first["ctx"]["key"], first["ctx"]
-        return UnknownKey(
-            key, context["valid"], f" of {context['kind']}{more}", file=file, field=".".join([*path, key])
-        )
-    if first["type"] == "extra_forbidden":
-        return UnknownKey(path[-1], _fields_at(cls, path[:-1], data), more, file=file, field=".".join(path))
+    if unknown:
+        context = first["ctx"]
+        field = ".".join([*path, context["key"]])
+        return UnknownKey(context["key"], context["valid"], context["owner"] + more, file=file, field=field)
     if first["type"] == "missing":
         return BadInput(_required(problems), file=file, field=field)
     message, hint = _refusal(first)
@@ -182,8 +180,8 @@ def identity(config: BaseModel) -> dict[str, Any]:
 
     A new option whose default means "as before" so changes no id of an earlier run, and a store outlives an upgrade.
     """
-    known: dict[str, Any] = _without_later(config, encode(config))
-    return known
+    without: dict[str, Any] = _without_later(config, encode(config))
+    return without
 
 
 def canonical_json(value: Any) -> str:
@@ -212,26 +210,6 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     for key, item in value.items():
         flat |= leaves(item, f"{path}.{key}" if path else str(key))
     return flat
-
-
-def replace_at(data: dict[str, Any], path: str, value: Any, *, file: str | None = None) -> dict[str, Any]:
-    """A copy of encoded data with another value at a dotted path. All but the last name of the path must exist.
-
-    Raises:
-        BadInput: the path is empty somewhere, or leads through something that is not a table.
-    """
-    head, dot, rest = path.partition(".")
-    if not head or (dot and not rest):
-        raise BadInput("empty name in a dotted path", file=file, field=path)
-    copy = dict(data)
-    if not rest:
-        copy[head] = value
-        return copy
-    if not isinstance(copy.get(head), dict):
-        known = [key for key, item in copy.items() if isinstance(item, dict)]
-        raise BadInput(f"no table named {head!r} to set {path!r} in", file=file, field=path, hint=nearest(head, known))
-    copy[head] = replace_at(copy[head], rest, value, file=file)
-    return copy
 
 
 @functools.cache  # the file as it was when the class was made: editing it during a run must not rename the run
@@ -273,19 +251,18 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _written(loc: tuple[int | str, ...], data: Any) -> list[str]:
+def _path_in_data(loc: tuple[int | str, ...], data: Any) -> list[str]:
     """The names of a path as far as the data goes. `p = 2` has nothing inside, although a schedule of p is a table."""
     steps: list[str] = []
     for step in loc:
         if steps and data is not None and not isinstance(data, (Mapping, list, tuple)):
             break
         steps.append(str(step))
-        data = data.get(step) if isinstance(data, Mapping) else data[step] if _is_entry(data, step) else None
+        try:
+            data = data[step]
+        except (LookupError, TypeError):
+            data = None
     return steps
-
-
-def _is_entry(data: Any, step: int | str) -> bool:
-    return isinstance(data, (list, tuple)) and isinstance(step, int) and step < len(data)
 
 
 def _required(problems: Sequence[ErrorDetails]) -> str:
@@ -298,20 +275,20 @@ def _required(problems: Sequence[ErrorDetails]) -> str:
 
 def _refusal(problem: ErrorDetails) -> tuple[str, str | None]:
     """What is wrong with a value, in plain words, and what to write instead."""
-    given, kind = problem["input"], problem["type"]
-    if inspect.isclass(given) and issubclass(given, BaseModel):
-        return f"is the class {given.__name__}, not an object of it", f"write {given.__name__}()"
+    value, kind = problem["input"], problem["type"]
+    if inspect.isclass(value) and issubclass(value, BaseModel):
+        return f"is the class {value.__name__}, not an object of it", f"write {value.__name__}()"
     if kind == "tuple_type":
-        return f"must be a list, got {repr(given)[:60]}", f"such as {_listed(given)}"
-    got = f", got {repr(given)[:60]}" if kind != "value_error" else ""
-    whole = kind == "int_type" and isinstance(given, float) and given.is_integer()
-    return problem["msg"].removeprefix("Value error, ") + got, f"write {int(given)}" if whole else None
+        return f"must be a list, got {repr(value)[:60]}", f"such as {_listed(value)}"
+    got = f", got {repr(value)[:60]}" if kind != "value_error" else ""
+    whole = kind == "int_type" and isinstance(value, float) and value.is_integer()
+    return problem["msg"].removeprefix("Value error, ") + got, f"write {int(value)}" if whole else None
 
 
-def _listed(given: Any) -> str:
+def _listed(value: Any) -> str:
     """The list that a value may have been meant as: `16,32` as [16, 32]."""
-    texts = [text.strip() for text in given.split(",")] if isinstance(given, str) else []
-    entries = [int(text) if text.isdecimal() else text for text in texts] or [given]
+    texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else []
+    entries = [int(text) if text.isdecimal() else text for text in texts] or [value]
     return printable(json.dumps(entries, default=str), 60)
 
 
@@ -337,40 +314,3 @@ def _as_tuples(value: Any) -> Any:
     if isinstance(value, dict):  # a table of lists, such as a finding's pictures
         return {key: _as_tuples(item) for key, item in value.items()}
     return tuple(_as_tuples(item) for item in value) if isinstance(value, (list, tuple)) else value
-
-
-def _fields_at(cls: type[BaseModel], path: list[str], data: Any) -> list[str]:
-    """The valid field names at a dotted path below `cls`; empty where the path leads through a part chosen by kind."""
-    annotation: Any = cls
-    for step in path:
-        inside = isinstance(data, Mapping) or (step.isdecimal() and _is_entry(data, int(step)))
-        data = (data.get(step) if isinstance(data, Mapping) else data[int(step)]) if inside else None
-        annotation = _one_step_in(annotation, step, data)
-    return list(annotation.model_fields) if _is_model(annotation) else []
-
-
-def _one_step_in(annotation: Any, step: str, data: Any) -> Any:
-    """The type of a field of a model, or of an entry of a tuple or table; None where it is not known."""
-    if _is_model(annotation):
-        field = annotation.model_fields.get(step)
-        return None if field is None else _meant(field.annotation, data)
-    entries = [argument for argument in get_args(annotation) if argument is not Ellipsis]
-    return _meant(entries[-1], data) if entries else None
-
-
-def _meant(annotation: Any, data: Any) -> Any:
-    """Of several types, the one with most required fields in the data, or else the first. None does not count."""
-    if get_origin(annotation) not in UNIONS:
-        return annotation
-    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
-    return max(kinds, key=functools.partial(_required_given, data)) if kinds else annotation
-
-
-def _required_given(data: Any, kind: Any) -> int:
-    """The number of required fields of a type that the data has."""
-    fields = kind.model_fields.items() if _is_model(kind) and isinstance(data, Mapping) else ()
-    return sum(field.is_required() and name in data for name, field in fields)
-
-
-def _is_model(annotation: Any) -> bool:
-    return inspect.isclass(annotation) and issubclass(annotation, BaseModel)

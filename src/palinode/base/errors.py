@@ -131,23 +131,31 @@ def nearest(name: str, valid: Iterable[str]) -> str | None:
     None when none of these is possible.
     """
     names = sorted(valid)
-    edits = {
-        known: _edits(name.casefold(), known.casefold()) for known in names if len(name) <= LONGEST_TYPO_CHARACTERS
-    }
+    is_short = len(name) <= LONGEST_TYPO_CHARACTERS
+    edits = {candidate: _edits(name.casefold(), candidate.casefold()) for candidate in names if is_short}
     fewest = min(edits.values(), default=0)
-    longer = [known for known in names if len(name) > 2 and known.startswith(name)]
+    longer = [candidate for candidate in names if len(name) > 2 and candidate.startswith(name)]
     if longer and fewest > 2:  # no typo, but the beginning of a name
         return f"did you mean {min(longer, key=len)!r}?"
-    closest = [known for known, count in edits.items() if count == fewest <= max(1, min(len(name), len(known)) // 2)]
-    if suggested := closest or [known for known in names if _words(known) & _words(name)]:
-        return f"did you mean {' or '.join(repr(known) for known in suggested[:MOST_SUGGESTIONS])}?"
+    closest = [
+        candidate
+        for candidate, count in edits.items()
+        if count == fewest <= max(1, min(len(name), len(candidate)) // 2)
+    ]
+    if suggested := closest or [candidate for candidate in names if _words(candidate) & _words(name)]:
+        return f"did you mean {' or '.join(repr(candidate) for candidate in suggested[:MOST_SUGGESTIONS])}?"
     return f"valid: {', '.join(names)}" if 0 < len(names) <= MOST_LISTED else None
 
 
-def check_known(name: str, names: Iterable[str], *, what: str, field: str) -> None:
-    """Raise BadInput with the nearest names unless `name` is one of `names`. `what` says what they name, such as "arm"."""
+def check_known(name: str, names: Iterable[str], *, what: str, field: str, none: str | None = None) -> None:
+    """Raise BadInput with the nearest names unless `name` is one of `names`.
+
+    Args:
+        what: what they name, such as "arm".
+        none: the hint where no name is near.
+    """
     if name not in (valid := list(names)):
-        raise BadInput(f"no {what} is named {name!r}", field=field, hint=nearest(name, valid))
+        raise BadInput(f"no {what} is named {name!r}", field=field, hint=nearest(name, valid) or none)
 
 
 def _words(name: str) -> set[str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from palinode.base.visibility import Visibility
 
 NO_SOURCE = -1
+EXAMPLE_TENSORS = ("inputs", "input_source", "targets", "target_source", "loss_weight", "window_row")
 SPECIAL_NAMES = ("[L]", "[R]", "[MASK]", "[PRE]", "[SUF]", "[MID]", "[EOM]", "[Rm]", "[Sm]", "[Xm]", "[END]")
 
 
@@ -93,9 +94,8 @@ class Draw:
 
     def repeated(self, count: int) -> Draw:
         """The decisions of the first window, `count` times. The audit uses them for changed copies of one window."""
-        return Draw(
-            {name: decision[:1].expand(count, *decision.shape[1:]) for name, decision in self.decisions.items()}
-        )
+        first = {name: decision[:1] for name, decision in self.decisions.items()}
+        return Draw({name: decision.expand(count, *decision.shape[1:]) for name, decision in first.items()})
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,9 @@ class Example:
         rows = sum(group.rows for group in self.groups)
         if rows != self.inputs.shape[0]:
             raise ValueError(f"the groups cover {rows} rows, the inputs have {self.inputs.shape[0]}")
-        for name in ("input_source", "targets", "target_source", "loss_weight"):
-            if getattr(self, name).shape != self.inputs.shape:
-                raise ValueError(f"{name} is {tuple(getattr(self, name).shape)}, inputs are {tuple(self.inputs.shape)}")
+        for name in EXAMPLE_TENSORS[:-1]:
+            if (shape := getattr(self, name).shape) != self.inputs.shape:
+                raise ValueError(f"{name} is {tuple(shape)}, inputs are {tuple(self.inputs.shape)}")
 
     @property
     def denominator(self) -> float:
@@ -145,11 +145,7 @@ class Example:
 
     def to(self, device: torch.device) -> Example:
         """The same example on another device."""
-        moved = {
-            name: getattr(self, name).to(device)
-            for name in ("inputs", "input_source", "targets", "target_source", "loss_weight", "window_row")
-        }
-        return replace(self, **moved)
+        return replace(self, **{name: getattr(self, name).to(device) for name in EXAMPLE_TENSORS})
 
 
 def one_pass(
@@ -186,8 +182,7 @@ def joined(examples: list[Example], loss_denominator: float | None = None) -> Ex
     """Several passes over the same batch as one Example, which a model reads at once."""
     if len(examples) == 1:
         return replace(examples[0], loss_denominator=loss_denominator)
-    fields = ("inputs", "input_source", "targets", "target_source", "loss_weight", "window_row")
-    together = {name: torch.cat([getattr(example, name) for example in examples]) for name in fields}
+    together = {name: torch.cat([getattr(example, name) for example in examples]) for name in EXAMPLE_TENSORS}
     groups = tuple(group for example in examples for group in example.groups)
     return Example(**together, groups=groups, loss_denominator=loss_denominator)
 

@@ -48,15 +48,6 @@ class MarkovChain:
         """Nats of a token when no other token is visible."""
         return float(-torch.special.xlogy(self.stationary, self.stationary).sum())
 
-    def entropy_production_nats(self) -> float:
-        """The entropy production in nats per step: 0 when the chain is its own mirror image, positive otherwise."""
-        forward = self.stationary[:, None] * self.transition
-        return float((torch.special.xlogy(forward, forward) - torch.special.xlogy(forward, forward.T)).sum())
-
-    def window_floor_nats(self, window_tokens: int) -> float:
-        """Nats per token of a window whose first token is scored too: (H(pi) + (window_tokens - 1) h) / window_tokens."""
-        return (self.token_entropy_nats() + (window_tokens - 1) * self.entropy_nats()) / window_tokens
-
     def sample(self, count: int, length_tokens: int, rng: Generator) -> Tensor:
         """(B, T) stationary sequences, with one table lookup for all rows at every token."""
         noise = torch.rand(length_tokens, count, generator=rng, dtype=torch.float64)

@@ -83,6 +83,14 @@ METRICS = tuple(
     for measure in MEASURES
 )
 
+LEAST_SHUFFLED = 1e-6  # below it both sides have vanished, and the ratio is rounding
+
+
+def affinity(value: float, shuffled: float) -> float | None:
+    """How much better an auxiliary term scores its true pairs than shuffled pairs: 1 - value / shuffled; None: both vanished."""
+    return None if shuffled < LEAST_SHUFFLED else 1 - value / shuffled
+
+
 # --- what a run costs -------------------------------------------------------------------------------------------
 
 EQUAL_WITHIN = 0.001  # between arms, the cost that the decision declares equal may differ by .1 %

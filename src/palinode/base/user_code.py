@@ -26,6 +26,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple, TypeGuard
 
 OWN_PACKAGE = __name__.partition(".")[0]
 INSTALLED_FOLDERS = {"site-packages", "dist-packages"}
@@ -34,11 +35,8 @@ STANDARD_LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platst
 DYNAMIC_CALLS = {"globals", "locals", "vars", "eval", "exec", "__import__", "setattr", "delattr"}
 DYNAMIC_NAMES = {"__dict__", "__subclasses__", "__init_subclass__", "__pydantic_init_subclass__", "__set_name__"}
 DYNAMIC_MODULES = {"importlib", "inspect", "gc", "ctypes", "pkgutil", "runpy"}
-DOCSTRING_READERS = (
-    "__doc__",
-    "getdoc",
-    "use_attribute_docstrings",
-)  # a file that holds one of these keeps its docstrings
+# A file that holds one of these keeps its docstrings.
+DOCSTRING_READERS = ("__doc__", "getdoc", "use_attribute_docstrings")
 # How the name of a method that changes its object begins; those of torch end with "_".
 CHANGING_METHODS = (
     *("add", "append", "clear", "discard", "extend", "insert", "load", "pop", "push", "put", "register"),
@@ -53,8 +51,7 @@ DEFINITIONS = {"function", "class"}
 METHOD, CHANGING_METHOD = ".", "!"  # how an object is passed to a call when it is not an argument
 
 
-@dataclass(frozen=True)
-class UserCode:
+class UserCode(NamedTuple):
     """The statements that a user's class depends on.
 
     Attributes:
@@ -75,7 +72,7 @@ def user_code(module_name: str, file: Path, class_name: str) -> UserCode:
         class_name: its `__qualname__`.
     """
     search = _Search()
-    module = search.module(module_name, file)
+    module = search.add(module_name, file)
     top = class_name.partition(".")[0]
     if "<locals>" in class_name or top not in module.by_name:
         search.take_whole(module, f"{class_name} is not defined at the top level")
@@ -88,16 +85,14 @@ def user_code(module_name: str, file: Path, class_name: str) -> UserCode:
 # --- statements of one module -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Import:
+class Import(NamedTuple):
     """One imported name: `from module import name`, or (`name` None) `import module`."""
 
     module: str
     name: str | None
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(NamedTuple):
     """One top-level statement, or one name of a top-level import.
 
     Attributes:
@@ -108,7 +103,7 @@ class Statement:
         sets: the names of objects whose attributes or entries it sets; of an effect also those whose method it calls.
         passes: (function, name) of the named objects that it passes to a call; `METHOD` or `CHANGING_METHOD` stands for the
             function where a method of the object is called, "" for a function without a name.
-        attributes: name -> the attributes that are read from it; None where the object itself is used.
+        attributes: name -> the attributes that are read from it, and `WHOLE` where the object itself is used.
         imports: what it imports, at any depth.
         doubt: why it may reach names that are not written in it.
     """
@@ -119,45 +114,31 @@ class Statement:
     reads: frozenset[str] = frozenset()
     sets: frozenset[str] = frozenset()
     passes: frozenset[tuple[str, str]] = frozenset()
-    attributes: Mapping[str, set[str] | None] = field(default_factory=dict)
+    attributes: Mapping[str, set[str]] = {}
     imports: tuple[Import, ...] = ()
     doubt: str | None = None
-
-
-@dataclass(frozen=True)
-class Module:
-    """A user's file, statement by statement."""
-
-    name: str
-    file: Path
-    statements: tuple[Statement, ...]
-    by_name: Mapping[str, tuple[int, ...]]
-
-    def kinds(self, name: str) -> set[str]:
-        """The kinds of the statements that define this name."""
-        return {self.statements[index].kind for index in self.by_name.get(name, ())}
 
 
 @functools.lru_cache(maxsize=64)
 def _statements(text: str, package: str) -> tuple[Statement, ...]:
     """The statements of a file, in order; its imports are made absolute with the name of its package."""
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text).readlines()  # as Python counts them: a form feed ends no line
+    statements: list[Statement] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # running the file gave them already
         tree = ast.parse(text)
-        keep_docstrings = any(word in text for word in DOCSTRING_READERS)
-        left_out = [] if keep_docstrings else [_span(node, lines) for node in ast.walk(tree) if _is_docstring(node)]
+        docstrings = dict(_span(node, lines) for node in ast.walk(tree) if _is_docstring(node))
+        left_out = {} if any(word in text for word in DOCSTRING_READERS) else docstrings
         tokens = list(_tokens(text, lines, left_out))
         places = [place for place, _ in tokens]
-        found: list[Statement] = []
         for node in tree.body:
             start, end = _span(node, lines)
             own = tuple(string for _, string in tokens[bisect_left(places, start) : bisect_left(places, end)])
             if isinstance(node, (ast.Import, ast.ImportFrom)):
-                found += _import_statements(node, package)
+                statements += _import_statements(node, package)
             elif own and not _is_script_part(node):
-                found.append(_statement(node, _slice(lines, start, end), own, package))
-    return tuple(found)
+                statements.append(_statement(node, _slice(lines, start, end), own, package))
+    return tuple(statements)
 
 
 def _statement(node: ast.stmt, text: str, tokens: tuple[str, ...], package: str) -> Statement:
@@ -168,41 +149,44 @@ def _statement(node: ast.stmt, text: str, tokens: tuple[str, ...], package: str)
     kind, nodes = _kind(node), list(ast.walk(node))
     reads = frozenset(_global_names(table)) | frozenset(_names_in_annotations(nodes))
     sets, passes = _changes(nodes, kind)
-    within = reads | binds
+    attribute_of = {id(inner.value): inner.attr for inner in nodes if isinstance(inner, ast.Attribute)}
+    attributes: dict[str, set[str]] = {}
+    imports: list[Import] = []
+    for inner in nodes:
+        if isinstance(inner, ast.Name):
+            attributes.setdefault(inner.id, set()).add(attribute_of.get(id(inner), WHOLE))
+        elif isinstance(inner, (ast.Import, ast.ImportFrom)):
+            imports += _imports(inner, package)
     return Statement(
         kind=kind,
         tokens=tokens,
         binds=binds,
         reads=reads,
-        sets=frozenset(sets & within),
-        passes=frozenset(one for one in passes if one[1] in within),
-        attributes=_attributes(nodes),
-        imports=tuple(
-            one
-            for inner in nodes
-            if isinstance(inner, (ast.Import, ast.ImportFrom))
-            for one in _imports(inner, package)
-        ),
+        sets=(reads | binds) & sets,
+        passes=frozenset(pair for pair in passes if pair[1] in reads | binds),
+        attributes=attributes,
+        imports=tuple(imports),
         doubt=_doubt(nodes, reads),
     )
 
 
 def _kind(node: ast.stmt) -> str:
-    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        return "function"
-    if isinstance(node, ast.ClassDef):
-        return "class"
-    targets: list[ast.expr] = []
-    if isinstance(node, ast.Assign):
-        targets = node.targets
-    elif isinstance(node, (ast.AnnAssign, ast.AugAssign)):
-        targets = [node.target]
-    names = [inner for target in targets for inner in ast.walk(target) if isinstance(inner, ast.expr)]
-    if not names or not all(isinstance(inner, (ast.Name, ast.Tuple, ast.List, ast.Starred)) for inner in names):
-        return "value" if type(node).__name__ == "TypeAlias" else "effect"
-    value = getattr(node, "value", None)
-    is_literal = value is not None and all(isinstance(inner, LITERALS) for inner in ast.walk(value))
-    return "literal" if is_literal and not isinstance(node, ast.AugAssign) else "value"
+    match node:
+        case ast.FunctionDef() | ast.AsyncFunctionDef():
+            return "function"
+        case ast.ClassDef():
+            return "class"
+        case ast.Assign(targets=targets):
+            pass
+        case ast.AnnAssign(target=target) | ast.AugAssign(target=target):
+            targets = [target]
+        case _:
+            return "value" if type(node).__name__ == "TypeAlias" else "effect"
+    places = [inner for target in targets for inner in ast.walk(target) if isinstance(inner, ast.expr)]
+    if not all(isinstance(inner, (ast.Name, ast.Tuple, ast.List, ast.Starred)) for inner in places):
+        return "effect"
+    value = None if isinstance(node, ast.AugAssign) else node.value
+    return "literal" if value and all(isinstance(inner, LITERALS) for inner in ast.walk(value)) else "value"
 
 
 def _changes(nodes: Sequence[ast.AST], kind: str) -> tuple[set[str], set[tuple[str, str]]]:
@@ -237,14 +221,13 @@ def _passes(call: ast.Call) -> Iterator[tuple[str, str]]:
         yield from ((function, name) for name in _objects(argument))
 
 
-def _objects(argument: ast.expr) -> Iterator[str]:
+def _objects(argument: ast.AST) -> Iterator[str]:
     """The names of the objects that are handed over in an argument, alone or in a list or a table."""
     if isinstance(argument, ast.Name):
         yield argument.id
     elif isinstance(argument, (ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred)):
         for inner in ast.iter_child_nodes(argument):
-            if isinstance(inner, ast.expr):
-                yield from _objects(inner)
+            yield from _objects(inner)
 
 
 def _root(node: ast.expr) -> str:
@@ -252,19 +235,6 @@ def _root(node: ast.expr) -> str:
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
-
-
-def _attributes(nodes: Sequence[ast.AST]) -> dict[str, set[str] | None]:
-    read = {id(inner.value): inner.attr for inner in nodes if isinstance(inner, ast.Attribute)}
-    found: dict[str, set[str] | None] = {}
-    for inner in nodes:
-        if isinstance(inner, ast.Name):
-            before = found.setdefault(inner.id, set())
-            if before is not None and id(inner) in read:
-                before.add(read[id(inner)])
-            else:
-                found[inner.id] = None
-    return found
 
 
 def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
@@ -280,43 +250,44 @@ def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
 
 def _names_in_annotations(nodes: Sequence[ast.AST]) -> Iterator[str]:
     """Names inside texts that stand for types, such as `x: "Other"` and `list["Other"]`."""
-    for inner in nodes:
-        places = [getattr(inner, name, None) for name in ("annotation", "returns", "slice")]
-        for place in places:
-            for constant in ast.walk(place) if isinstance(place, ast.expr) else ():
-                if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
-                    try:
-                        expression = ast.parse(constant.value, mode="eval")
-                    except (SyntaxError, ValueError):
-                        continue
-                    yield from (name.id for name in ast.walk(expression) if isinstance(name, ast.Name))
+    for place in [getattr(inner, name, None) for inner in nodes for name in ("annotation", "returns", "slice")]:
+        for constant in ast.walk(place) if isinstance(place, ast.expr) else ():
+            if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
+                try:
+                    expression = ast.parse(constant.value, mode="eval")
+                except (SyntaxError, ValueError):
+                    continue
+                yield from (name.id for name in ast.walk(expression) if isinstance(name, ast.Name))
 
 
 def _doubt(nodes: Sequence[ast.AST], reads: frozenset[str]) -> str | None:
     """What in a statement may reach names that are not written in it."""
     for inner in nodes:
-        if isinstance(inner, ast.Call) and isinstance(inner.func, ast.Name):
-            first = inner.args[0] if inner.args else None
-            on_self = isinstance(first, ast.Name) and first.id == "self"
-            if inner.func.id in DYNAMIC_CALLS and not on_self:
-                return f"{inner.func.id}()"
-            fixed = len(inner.args) > 1 and isinstance(inner.args[1], ast.Constant)
-            if inner.func.id == "getattr" and first is not None and not fixed and _root(first) in {*reads, ""}:
-                return "getattr()"
-        elif isinstance(inner, ast.Name) and inner.id in DYNAMIC_CALLS - {"setattr", "delattr", "vars"}:
-            return inner.id
-        elif isinstance(inner, ast.Attribute) and inner.attr in DYNAMIC_NAMES and _root(inner) != "self":
-            return inner.attr
-        elif isinstance(inner, ast.Attribute) and inner.attr == "modules" and _root(inner) == "sys":
-            return "sys.modules"
-        elif isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) and inner.name in DYNAMIC_NAMES:
-            return inner.name
-        elif isinstance(inner, ast.ClassDef) and any(keyword.arg == "metaclass" for keyword in inner.keywords):
-            return "metaclass"
-        elif isinstance(inner, (ast.Import, ast.ImportFrom)):
-            names = [inner.module or ""] if isinstance(inner, ast.ImportFrom) else [alias.name for alias in inner.names]
-            if dynamic := [name for name in names if name.partition(".")[0] in DYNAMIC_MODULES]:
-                return f"import {dynamic[0]}"
+        match inner:
+            case ast.Call(func=ast.Name(id=called), args=arguments):
+                first = arguments[0] if arguments else None
+                on_self = isinstance(first, ast.Name) and first.id == "self"
+                if called in DYNAMIC_CALLS and not on_self:
+                    return f"{called}()"
+                fixed = len(arguments) > 1 and isinstance(arguments[1], ast.Constant)
+                if called == "getattr" and first is not None and not fixed and _root(first) in {*reads, ""}:
+                    return "getattr()"
+            case ast.Name(id=name) if name in DYNAMIC_CALLS - {"setattr", "delattr", "vars"}:
+                return name
+            case ast.Attribute(attr=name) if name in DYNAMIC_NAMES and _root(inner) != "self":
+                return name
+            case ast.Attribute(attr="modules") if _root(inner) == "sys":
+                return "sys.modules"
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) if name in DYNAMIC_NAMES:
+                return name
+            case ast.ClassDef(keywords=keywords) if any(keyword.arg == "metaclass" for keyword in keywords):
+                return "metaclass"
+            case ast.ImportFrom(module=str(name)) if name.partition(".")[0] in DYNAMIC_MODULES:
+                return f"import {name}"
+            case ast.Import(names=aliases):
+                for alias in aliases:
+                    if alias.name.partition(".")[0] in DYNAMIC_MODULES:
+                        return f"import {alias.name}"
     if isinstance(nodes[0], ast.FunctionDef) and nodes[0].name == "__getattr__":
         return "__getattr__"
     return None
@@ -325,45 +296,34 @@ def _doubt(nodes: Sequence[ast.AST], reads: frozenset[str]) -> str | None:
 def _import_statements(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[Statement]:
     """A statement for each imported name, so that a further name in the list changes none of the others."""
     doubt = _doubt([node], frozenset())
-    for alias, one in zip(node.names, _imports(node, package), strict=True):
+    source = ("from", "." * node.level + (node.module or "")) if isinstance(node, ast.ImportFrom) else ()
+    for alias, imported in zip(node.names, _imports(node, package), strict=True):
         bound = alias.asname or alias.name
-        start = ("from", f"{'.' * getattr(node, 'level', 0)}{getattr(node, 'module', None) or ''}") if one.name else ()
-        imports: tuple[Import, ...] = (one,)
-        if one.name is None and "." in alias.name and alias.asname is None:
+        imports: tuple[Import, ...] = (imported,)
+        if not source and not alias.asname and "." in alias.name:
             bound = alias.name.partition(".")[0]
             imports = (Import(alias.name, WHOLE), Import(bound, WHOLE))
-        tokens = (*start, "import", alias.name, "as", bound)
+        tokens = (*source, "import", alias.name, "as", bound)
         yield Statement(kind="import", tokens=tokens, binds=frozenset([bound]), imports=imports, doubt=doubt)
 
 
-def _imports(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[Import]:
+def _imports(node: ast.Import | ast.ImportFrom, package: str) -> list[Import]:
     if isinstance(node, ast.Import):
-        yield from (Import(alias.name, None) for alias in node.names)
-        return
-    module = node.module or ""
-    if node.level:
-        parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-        module = ".".join([*parents, *([module] if module else [])])
-    yield from (Import(module, alias.name) for alias in node.names)
+        return [Import(alias.name, None) for alias in node.names]
+    parents = package.split(".")
+    above = parents[: len(parents) - node.level + 1] if node.level else []
+    module = ".".join([*above, *filter(None, [node.module])])
+    return [Import(module, alias.name) for alias in node.names]
 
 
-def _is_docstring(node: ast.AST) -> bool:
+def _is_docstring(node: ast.AST) -> TypeGuard[ast.Expr]:
     """A text that stands alone as a statement."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _is_script_part(node: ast.stmt) -> bool:
     """`if __name__ == "__main__":` never holds where palinode runs the file."""
-    return (
-        isinstance(node, ast.If)
-        and not node.orelse
-        and isinstance(node.test, ast.Compare)
-        and isinstance(node.test.left, ast.Name)
-        and node.test.left.id == "__name__"
-        and isinstance(node.test.ops[0], ast.Eq)
-        and isinstance(node.test.comparators[0], ast.Constant)
-        and node.test.comparators[0].value == "__main__"
-    )
+    return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
 # --- tokens -------------------------------------------------------------------------------------------------------
@@ -371,14 +331,16 @@ def _is_script_part(node: ast.stmt) -> bool:
 Place = tuple[int, int]  # line, from 1, and character, from 0
 
 
-def _tokens(text: str, lines: list[str], left_out: list[tuple[Place, Place]]) -> Iterator[tuple[Place, str]]:
+def _tokens(text: str, lines: list[str], left_out: Mapping[Place, Place]) -> Iterator[tuple[Place, str]]:
     """The tokens that mean something; each logical line begins with how deep it is indented.
 
     An f-string is one token up to Python 3.11 and several from 3.12 on: here it is always its text.
+
+    Args:
+        left_out: start -> end of the docstrings.
     """
-    depth, begins, opened, start = 0, True, 0, (1, 0)
-    ends = dict(left_out)
-    skip_to: Place = (0, 0)
+    depth, begins, skip_to = 0, True, (0, 0)
+    open_strings: list[Place] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         place, string = token.start, token.string
         if token.type == tokenize.INDENT:
@@ -389,13 +351,12 @@ def _tokens(text: str, lines: list[str], left_out: list[tuple[Place, Place]]) ->
             begins = True
         elif token.type not in WITHOUT_MEANING:
             if token.type in STRING_STARTS:
-                opened += 1
-                start = place if opened == 1 else start
+                open_strings.append(place)
             elif token.type in STRING_ENDS:
-                opened -= 1
-                place, string = start, _slice(lines, start, token.end)
-            skip_to = ends.get(place, skip_to)
-            if opened or place < skip_to:
+                place = open_strings.pop()
+                string = _slice(lines, place, token.end)
+            skip_to = left_out.get(place, skip_to)
+            if open_strings or place < skip_to:
                 continue
             if begins:
                 yield place, f"\n{depth}"
@@ -403,19 +364,13 @@ def _tokens(text: str, lines: list[str], left_out: list[tuple[Place, Place]]) ->
             yield place, string
 
 
-def _span(node: ast.AST, lines: list[str]) -> tuple[Place, Place]:
+def _span(node: ast.stmt, lines: list[str]) -> tuple[Place, Place]:
     """Where a statement begins, its decorators included, and where it ends; ast counts bytes, tokens count characters."""
-    assert isinstance(node, (ast.stmt, ast.expr))
-    first = min([node, *getattr(node, "decorator_list", [])], key=lambda one: one.lineno)
-    column = first.col_offset if first is node else 0
-    assert node.end_lineno is not None
-    assert node.end_col_offset is not None
-    start = (first.lineno, _characters(lines[first.lineno - 1], column))
-    return start, (node.end_lineno, _characters(lines[node.end_lineno - 1], node.end_col_offset))
-
-
-def _characters(line: str, count_bytes: int) -> int:
-    return count_bytes if line.isascii() else len(line.encode()[:count_bytes].decode())
+    start, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
+    for decorator in getattr(node, "decorator_list", ()):
+        start = min(start, (decorator.lineno, 0))
+    first, last = ((line, len(lines[line - 1].encode()[:column].decode())) for line, column in (start, end))
+    return first, last
 
 
 def _slice(lines: list[str], start: Place, end: Place) -> str:
@@ -428,45 +383,106 @@ def _slice(lines: list[str], start: Place, end: Place) -> str:
 # --- which statements count ---------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Module:
+    """A user's file, statement by statement.
+
+    Attributes:
+        by_name: name -> the indexes of the statements that define it.
+        taken: the indexes of the statements that count.
+        names: the names that count.
+        doubts: why all of it counts, at most one text.
+    """
+
+    name: str
+    file: Path
+    statements: tuple[Statement, ...]
+    by_name: Mapping[str, list[int]]
+    taken: set[int] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
+    doubts: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, name: str, file: Path) -> Module:
+        """The statements of a file."""
+        with tokenize.open(file) as opened:
+            statements = _statements(opened.read(), name if file.name == "__init__.py" else name.rpartition(".")[0])
+        by_name: dict[str, list[int]] = {}
+        for index, statement in enumerate(statements):
+            for bound in statement.binds:
+                by_name.setdefault(bound, []).append(index)
+        return cls(name, file, statements, by_name)
+
+    def definitions(self, name: str) -> list[Statement]:
+        """The statements that define this name."""
+        return [self.statements[index] for index in self.by_name.get(name, ())]
+
+    def kinds(self, name: str) -> set[str]:
+        """The kinds of the statements that define this name."""
+        return {statement.kind for statement in self.definitions(name)}
+
+    def acts_outside(self, statement: Statement) -> bool:
+        """Whether a statement changes something that was imported, such as a setting of torch, or what the file's names mean."""
+        if any(imported.module == "__future__" or imported.name == "*" for imported in statement.imports):
+            return True
+        return any(self.kinds(name) == {"import"} for name in statement.sets)
+
+    def changed_by(self, statement: Statement) -> set[str]:
+        """The names whose objects a statement certainly changes when it runs."""
+        called = {name for how, name in statement.passes if how == CHANGING_METHOD}
+        return {*statement.sets} | {name for name in called if not self.kinds(name) & {"import", "literal"}}
+
+    def can_change(self, statement: Statement) -> set[str]:
+        """The names whose objects a statement may change. A function or a class changes others only when it is called."""
+        is_definition = statement.kind in DEFINITIONS
+        constant = {"import", "literal"} | (DEFINITIONS if is_definition else set())
+        return self.changed_by(statement) | {
+            name
+            for function, name in statement.passes
+            # a function of the user may set what it is given
+            if (self.kinds(function) & DEFINITIONS or not is_definition) and not self.kinds(name) & constant
+        }
+
+
 class _Search:
     """Collects the statements that count, from module to module, until no further one does."""
 
     def __init__(self) -> None:
-        self.modules: dict[str, Module] = {}
-        self.taken: dict[str, set[int]] = {}
-        self.names: dict[str, set[str]] = {}
-        self.doubts: dict[str, str] = {}
-        self.files: dict[str, Path | None] = {}
+        self.modules: dict[str, Module | None] = {}
         self.waiting: list[tuple[Module, int]] = []
 
-    def module(self, name: str, file: Path) -> Module:
-        """The user's module of this name; read at its first mention."""
+    def add(self, name: str, file: Path) -> Module:
+        """Read a module, and the user's modules that it imports: what they change counts, whoever reads them."""
+        module = self.modules[name] = Module.read(name, file)
+        for statement in module.statements:
+            for imported in statement.imports:
+                if self.module(imported.module) is not None and imported.name == "*":
+                    self.take_whole(module, f"it uses from {imported.module} import *")
+        if doubt := next((one.doubt for one in module.statements if one.doubt not in (None, "getattr()")), None):
+            self.take_whole(module, f"it uses {doubt}")
+        return module
+
+    def module(self, name: str) -> Module | None:
+        """The module of this name, which is read when it is first needed; None for one that the user did not write."""
         if name not in self.modules:
-            is_package = file.name == "__init__.py"
-            with tokenize.open(file) as opened:
-                statements = _statements(opened.read(), name if is_package else name.rpartition(".")[0])
-            by_name: dict[str, list[int]] = {}
-            for index, statement in enumerate(statements):
-                for bound in statement.binds:
-                    by_name.setdefault(bound, []).append(index)
-            module = Module(name, file, statements, {bound: tuple(found) for bound, found in by_name.items()})
-            self.modules[name], self.taken[name], self.names[name] = module, set(), set()
-            self._reach_imports(module)
-            if doubt := next((one.doubt for one in statements if one.doubt not in (None, "getattr()")), None):
-                self.take_whole(module, f"it uses {doubt}")
+            file = _user_file(name)
+            if file is None:
+                self.modules[name] = None
+            else:
+                self.add(name, file)
         return self.modules[name]
 
     def want(self, module: Module, name: str) -> None:
         """Take every statement that defines this name; unknown names are built in."""
-        if name not in self.names[module.name]:
-            self.names[module.name].add(name)
+        if name not in module.names:
+            module.names.add(name)
             for index in module.by_name.get(name, ()):
                 self._take(module, index)
 
     def take_whole(self, module: Module, why: str) -> None:
         """Take all statements of a module."""
-        if module.name not in self.doubts:
-            self.doubts[module.name] = f"{module.file.name} counts whole: {why}"
+        if not module.doubts:
+            module.doubts.append(f"{module.file.name} counts whole: {why}")
             for index in range(len(module.statements)):
                 self._take(module, index)
 
@@ -476,109 +492,68 @@ class _Search:
             while self.waiting:
                 self._follow(*self.waiting.pop())
             for module in list(self.modules.values()):
-                self._take_changes(module)
+                if module is not None:
+                    self._take_changes(module)
 
     def result(self, first: Module) -> UserCode:
         """The statements taken, in the order of the files."""
         whole = hashlib.sha256()
         of_names: dict[str, list[str]] = {}
-        for name in sorted(self.modules, key=lambda name: (name != first.name, name)):
-            module = self.modules[name]
-            for index in sorted(self.taken[name]):
+        others = [module for _, module in sorted(self.modules.items()) if module not in (None, first)]
+        modules = [first, *filter(None, others)]
+        for module in modules:
+            prefix = "" if module is first else f"{module.name}."
+            for index in sorted(module.taken):
                 statement = module.statements[index]
                 text = json.dumps(statement.tokens)
                 whole.update(text.encode())
-                labels = sorted(statement.binds or statement.sets & self.names[name]) or ["a top-level statement"]
-                prefix = "" if module is first else f"{name}."
+                labels = sorted(statement.binds or statement.sets & module.names) or ["a top-level statement"]
                 of_names.setdefault(f"{prefix}{', '.join(labels)}", []).append(text)
         names = {label: hashlib.sha256("\n".join(texts).encode()).hexdigest() for label, texts in of_names.items()}
-        return UserCode(whole.hexdigest(), names, tuple(self.doubts[name] for name in sorted(self.doubts)))
+        doubts = [doubt for module in sorted(modules, key=lambda one: one.name) for doubt in module.doubts]
+        return UserCode(whole.hexdigest(), names, tuple(doubts))
 
     def _take(self, module: Module, index: int) -> None:
-        if index not in self.taken[module.name]:
-            self.taken[module.name].add(index)
+        if index not in module.taken:
+            module.taken.add(index)
             self.waiting.append((module, index))
 
     def _follow(self, module: Module, index: int) -> None:
         statement = module.statements[index]
-        self.names[module.name] |= statement.binds
+        module.names.update(statement.binds)
         if statement.doubt is not None:
             self.take_whole(module, f"it uses {statement.doubt}")
         for name in statement.reads | statement.binds:
             self.want(module, name)
         for name in statement.reads:
-            for definition in (module.statements[one] for one in module.by_name.get(name, ())):
+            attributes = statement.attributes.get(name, {WHOLE})
+            for definition in module.definitions(name):
                 if definition.kind == "import" and definition.imports[0].name is None:
-                    self._want_attributes(definition.imports[0].module, statement.attributes.get(name))
-        for one in statement.imports:
-            if statement.kind != "import" or one.name is not None:
-                self._want_import(one)
+                    for attribute in [WHOLE] if WHOLE in attributes else sorted(attributes):
+                        self._want_import(Import(definition.imports[0].module, attribute))
+        for imported in statement.imports:
+            if statement.kind != "import" or imported.name is not None:
+                self._want_import(imported)
 
-    def _want_import(self, one: Import) -> None:
-        target = self._user_module(one.module)
-        if one.name and target is not None and one.name in target.by_name:
-            self.want(target, one.name)
-        elif one.name and (inner := self._user_module(f"{one.module}.{one.name}")) is not None:
+    def _want_import(self, imported: Import) -> None:
+        target, name = self.module(imported.module), imported.name
+        if name and target is not None and name in target.by_name:
+            self.want(target, name)
+        elif name and (inner := self.module(f"{imported.module}.{name}")) is not None:
             self.take_whole(inner, "it is imported whole")
         elif target is not None:
-            self.take_whole(target, f"it does not define {one.name}" if one.name else "it is used as an object")
-
-    def _want_attributes(self, module_name: str, attributes: set[str] | None) -> None:
-        """What is read from a module that was imported as one; all of it where the module itself is used."""
-        for attribute in [WHOLE] if attributes is None else sorted(attributes):
-            self._want_import(Import(module_name, attribute))
+            self.take_whole(target, f"it does not define {name}" if name else "it is used as an object")
 
     def _take_changes(self, module: Module) -> None:
         """Take the statements that change what counts already, and those that call a function which does."""
-        names = self.names[module.name]
         for index, statement in enumerate(module.statements):
-            if self._acts_outside(module, statement) or self._can_change(module, statement) & names:
+            if module.acts_outside(statement) or module.can_change(statement) & module.names:
                 self._take(module, index)
-            is_definition = index in self.taken[module.name] and statement.kind in DEFINITIONS
-            if is_definition and self._changed_by(module, statement) & names:
-                self._take_users(module, statement)
-
-    def _take_users(self, module: Module, changer: Statement) -> None:
-        for index, statement in enumerate(module.statements):
-            if statement.reads & changer.binds and (changer.kind == "function" or statement.kind != "value"):
-                self._take(module, index)
-
-    def _acts_outside(self, module: Module, statement: Statement) -> bool:
-        """Whether a statement changes something that was imported, such as a setting of torch, or what the file's names mean."""
-        if any(one.module == "__future__" or one.name == "*" for one in statement.imports):
-            return True
-        return any(module.kinds(name) == {"import"} for name in statement.sets)
-
-    def _changed_by(self, module: Module, statement: Statement) -> set[str]:
-        """The names whose objects a statement certainly changes when it runs."""
-        called = {name for how, name in statement.passes if how == CHANGING_METHOD}
-        return {*statement.sets} | {name for name in called if not module.kinds(name) & {"import", "literal"}}
-
-    def _can_change(self, module: Module, statement: Statement) -> set[str]:
-        """The names whose objects a statement may change. A function or a class changes others only when it is called."""
-        changed = self._changed_by(module, statement)
-        for function, name in statement.passes:
-            kinds = module.kinds(name)
-            if statement.kind in DEFINITIONS:  # a function of the user may set what it is given
-                counts = bool(module.kinds(function) & DEFINITIONS) and not kinds & DEFINITIONS
-            else:
-                counts = True
-            if counts and not kinds & {"import", "literal"}:
-                changed.add(name)
-        return changed
-
-    def _reach_imports(self, module: Module) -> None:
-        """Read the user's modules that this one imports: what they change counts, whoever reads them."""
-        for statement in module.statements:
-            for one in statement.imports:
-                if self._user_module(one.module) is not None and one.name == "*":
-                    self.take_whole(module, f"it uses from {one.module} import *")
-
-    def _user_module(self, name: str) -> Module | None:
-        if name not in self.files:
-            self.files[name] = _user_file(name)
-        file = self.files[name]
-        return None if file is None else self.module(name, file)
+            is_definition = index in module.taken and statement.kind in DEFINITIONS
+            if is_definition and module.changed_by(statement) & module.names:
+                for user, other in enumerate(module.statements):
+                    if other.reads & statement.binds and (statement.kind == "function" or other.kind != "value"):
+                        self._take(module, user)
 
 
 def _user_file(module_name: str) -> Path | None:
@@ -595,12 +570,11 @@ def _user_file(module_name: str) -> Path | None:
 
 def _find(module_name: str) -> str | None:
     """Where a module that was not imported yet would come from. Imports nothing."""
-    steps = module_name.split(".")
-    locations: list[str] | None = None
-    spec = None
-    for depth in range(len(steps)):
-        spec = importlib.machinery.PathFinder.find_spec(".".join(steps[: depth + 1]), locations)
+    name, locations, origin = "", None, None
+    for step in module_name.split("."):
+        name = f"{name}.{step}" if name else step
+        spec = importlib.machinery.PathFinder.find_spec(name, locations)
         if spec is None:
             return None
-        locations = spec.submodule_search_locations or []
-    return spec.origin if spec is not None else None
+        locations, origin = spec.submodule_search_locations or [], spec.origin
+    return origin

@@ -145,23 +145,24 @@ class Flipped(Visibility):
         return self.of
 
 
-class Intersection(Visibility):
+class _Pair(Visibility):
+    left: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+    right: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
+
+
+class Intersection(_Pair):
     """A slot may read what both visibilities allow."""
 
     kind: ClassVar[str] = "intersection"
-    left: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
-    right: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
 
     def mask(self, length: int) -> Tensor:
         return self.left.mask(length) & self.right.mask(length)
 
 
-class Union(Visibility):
+class Union(_Pair):
     """A slot may read what one of the two visibilities allows."""
 
     kind: ClassVar[str] = "union"
-    left: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
-    right: Annotated[Visibility, one_of(lambda: VISIBILITIES, "visibility")]
 
     def mask(self, length: int) -> Tensor:
         return self.left.mask(length) | self.right.mask(length)

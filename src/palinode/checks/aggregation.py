@@ -148,25 +148,20 @@ def check_evaluation_sums(reported: Sums, hand: HandSums) -> Finding:
     )
 
 
-def check_split_bytes(
-    bytes_scored: int, split_tokens: NDArray[Any], bytes_per_token: NDArray[Any], unscored: NDArray[Any] | None = None
-) -> Finding:
-    """C9.split_bytes: an evaluation of a whole split scored the bytes of all its tokens, less those of unscored tokens.
+def check_split_bytes(bytes_scored: int, split_tokens: NDArray[Any], bytes_per_token: NDArray[Any]) -> Finding:
+    """C9.split_bytes: an evaluation that scores every token of a split scored the bytes of all these tokens.
 
     Args:
         bytes_scored: the number that the evaluation reported.
         split_tokens: the ids of the split.
-        unscored: ids that no slot predicts (ltr without a direction token: the first of every window); default none.
     """
-    table = np.asarray(bytes_per_token)
-    whole = int(table[np.asarray(split_tokens)].sum())
-    left_out = int(table[np.asarray(unscored)].sum()) if unscored is not None else 0
-    difference = bytes_scored - (whole - left_out)
+    whole = int(bytes_per_token[split_tokens].sum())
+    difference = bytes_scored - whole
     return finding(
         "C9.split_bytes",
         outcome_of(wrong=difference, can_tell=whole),
-        f"{bytes_scored} bytes scored of {whole}, {left_out} of them in unscored tokens",
-        {"bytes_difference": difference, "split_bytes": whole, "unscored_bytes": left_out},
+        f"{bytes_scored} bytes scored of {whole}",
+        {"bytes_difference": difference, "split_bytes": whole},
         0.0,
     )
 

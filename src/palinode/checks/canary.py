@@ -1,4 +1,4 @@
-"""C2, canary training: on tokens whose true probabilities are known no honest model can beat them; a leaking one soon does.
+"""C2, canary training: no honest model predicts tokens better than their true probabilities do; a model with a leak soon does.
 
 A canary is a tiny copy of the model, trained on its real objective. Every batch is bet on with an exact test (`evidence.py`) before
 the canary learns from it. Canaries are trained on four languages (`languages.py`):
@@ -35,7 +35,7 @@ from palinode.base.measures import CheckOutcome
 from palinode.base.seeds import generator
 from palinode.checks.copies import seeded_passes, trainable_copy
 from palinode.checks.draws import DrawBank, Entry, contract, draw_bank, itself, joined_draw
-from palinode.checks.evidence import ALARM_NATS, Evidence, combined_nats, plain_margin_nats
+from palinode.checks.evidence import ALARM_NATS, Evidence, combined_nats
 from palinode.checks.influence import only_pass, scored_targets
 from palinode.checks.languages import (
     AlternatingLanguage,
@@ -145,7 +145,10 @@ def _plain(canary: Canary) -> Finding:
     if not len(excess):
         message = "no targets that may be bet on one after the other"
         return canary.finding("C2.frozen", "could_not_tell", message, 0.0, {})
-    lowest, margin = float(excess.mean()), plain_margin_nats(len(excess))
+    lowest = float(excess.mean())
+    margin = ALARM_NATS / len(
+        excess
+    )  # how far the mean of n losses may fall below the floor by luck: ln(1 / delta) / n
     where = f"{len(excess)} new tokens in {mode} mode"
     message = f"{lowest:+.5f} nats above ln {len(canary.ids)} on {where} (bound {-margin:.5f})"
     extra = {"frozen_excess_nats": lowest, "frozen_tokens": len(excess)}
@@ -187,8 +190,8 @@ def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
 def _slots_hold_tokens(canary: Canary, group: str) -> bool:
     """Whether the predicting slots hold a token wherever some token may inform: the model can then use one without attention.
 
-    Where some slots hold `[MASK]`, the model must first learn to find the neighbours, late and all at once: a loss that stands
-    still then proves nothing.
+    Where some slots hold `[MASK]`, the model must first learn to find the neighbours, which it does late and suddenly: a
+    loss that does not fall then proves nothing.
     """
     entry = canary.bank.with_pass(group)
     windows = torch.zeros(1, canary.subject.window_tokens, dtype=torch.long)

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from palinode.base.affinity import affinity
 from palinode.base.finding import Finding
+from palinode.base.measures import affinity
 from palinode.base.seeds import generator
 from palinode.checks.laws import finding, outcome_of
 

@@ -58,7 +58,6 @@ class Unit:
 
 BYTE = Unit("byte", 50)
 CHARACTER = Unit("character", 50)
-WORD = Unit("word", 13, 6.0)
 BPE_TOKEN = Unit("BPE token", 32, 4.0)
 
 
@@ -210,14 +209,6 @@ def longest_runs(common: Common, n: int, count: int = MATCHES_SHOWN) -> list[Run
         apart = (positions + n <= run.held_out_offset) | (positions >= end)
         positions, hashes = positions[apart], hashes[apart]
     return runs
-
-
-def word_ids(text: bytes) -> NDArray[np.uint64]:
-    """One 64-bit id for each whitespace-separated word of the text."""
-    letters = np.frombuffer(text, np.uint8)
-    blank = np.isin(letters, np.frombuffer(b" \t\n\r\v\f", np.uint8))
-    edges = np.flatnonzero(np.diff(np.concatenate(([True], blank, [True])).astype(np.int8)))
-    return span_hashes(letters, edges[::2], edges[1::2])
 
 
 def _judged_share(shared: Common, natural: Common, unit: Unit, split: str, control: bool) -> Finding:

@@ -80,14 +80,14 @@ def check_leaves_no_trace(
 
     Positive control: one number drawn from every generator and one flipped flag are seen, and undone.
     """
-    held = list(optimizers)
+    optimizer_list = list(optimizers)
     with _flags_put_back(model):
         model.train()  # a model left in eval mode afterwards would train without dropout
-        before = state_hashes(model, held)
+        before = state_hashes(model, optimizer_list)
         evaluate(None, None)
-        after = state_hashes(model, held)
+        after = state_hashes(model, optimizer_list)
         with _generators_put_back():
-            unseen = _disturb(model, after, held)
+            unseen = _disturb(model, after, optimizer_list)
     different = _different(before, after)
     return _finding(
         "C3.leaves_no_trace",

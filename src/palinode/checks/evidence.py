@@ -1,4 +1,4 @@
-"""The exact test behind the canary: a bet against honesty, which an honest model wins with a small known probability only.
+"""The exact test behind the canary: a bet that an honest model wins only with a small probability, which can be computed.
 
 For a scored token y let p be its true probability given everything the model may see, and q the probability the model gives it.
 Given the past, r = q(y) / p(y) has mean 1. So the product of (1 + lambda (r - 1)) over tokens is a non-negative martingale that
@@ -70,8 +70,3 @@ def combined_nats(streams: list[Evidence]) -> float:
     """ln of the average E of several streams."""
     values = torch.tensor([stream.nats for stream in streams], dtype=torch.float64)
     return float(torch.logsumexp(values, 0)) - math.log(len(streams))
-
-
-def plain_margin_nats(tokens: int) -> float:
-    """How far the mean loss of n tokens may fall below its floor by luck: ln(1 / delta) / n."""
-    return ALARM_NATS / tokens

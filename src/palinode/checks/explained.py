@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from palinode.checks.laws import LAWS
+
 DOCS_PAGE = "docs/checks.md"
 OPENING = """# The checks
 
@@ -29,7 +31,6 @@ class Explanation:
     Attributes:
         asks: the question; `how`: what is done to answer it.
         blind: what it cannot see; `time`: how long it takes; `failure`: how to read a failure.
-        parts: name after the dot -> what this part of the family checks.
     """
 
     code: str
@@ -39,7 +40,11 @@ class Explanation:
     blind: str
     time: str
     failure: str
-    parts: dict[str, str]
+
+    @property
+    def laws(self) -> dict[str, str]:
+        """Check -> what has to hold, for every check of the family."""
+        return {check: law for check, law in LAWS.items() if code_of(check) == self.code}
 
     @property
     def rows(self) -> tuple[tuple[str, str], ...]:
@@ -68,15 +73,6 @@ EXPLANATIONS = (
         "The message names the pass, the source and the target: `target 3 sees itself` means that the model reads the answer at "
         "position 3. Look at the mask, the shift between inputs and targets, and the padding. A failure of `two-sided` is no "
         "leak: the model does not use a token that it may use.",
-        {
-            "perturbation": "no target depends on itself or on a forbidden token",
-            "two-sided": "every target does depend on its nearest allowed token, and on all allowed tokens within reach",
-            "gradient": "the same as `perturbation`, by derivatives instead of replaced ids: a second opinion",
-            "neighbours": "a window's logits do not depend on the other windows of its batch",
-            "prefix": "a token's logits do not depend on how much text follows it",
-            "provenance": "replacing a token changes the ids that come from it, and no other id of an Example",
-            "identity": "every id of an Example is the token of the window that it claims to be",
-        },
     ),
     Explanation(
         "C2",
@@ -92,13 +88,6 @@ EXPLANATIONS = (
         "A failure of `canary`, `markov`, `frozen` or `neighbours` means that the model won: something gives it the answer. The "
         "message tells the pass and at which update the alarm came. The earlier, the wider the leak. A failure of "
         "`markov-excess` is no leak: the model stays above what it could reach, so a mask may be too strict or a shift wrong.",
-        {
-            "canary": "the bets on uniform random tokens",
-            "frozen": "with frozen weights, the loss on fresh random tokens is not below ln V",
-            "neighbours": "a row is not predicted better when the batch holds a shifted copy of it",
-            "markov": "the bets on a Markov chain",
-            "markov-excess": "the model comes near the best loss that the chain allows",
-        },
     ),
     Explanation(
         "C3",
@@ -110,12 +99,6 @@ EXPLANATIONS = (
         "A few seconds an arm.",
         "The message names the first value or state that differs. Common causes: dropout in evaluation, a random generator "
         "that training and evaluation share, a mean over batches instead of a sum over tokens.",
-        {
-            "repeats": "two evaluations give the same bits",
-            "leaves_no_trace": "parameters, optimizer state, modes and random generators are unchanged",
-            "training_undisturbed": "training goes on as if there had been no evaluation",
-            "batching": "the loss does not depend on the size of a batch or on the order of the windows",
-        },
     ),
     Explanation(
         "C4",
@@ -127,12 +110,6 @@ EXPLANATIONS = (
         "Linear in the size of the text: about a second for a million tokens. Done once for all arms with the same data.",
         "The message gives the places of the longest match. Documents that occur twice are the usual cause: remove the copies "
         "or split by document.",
-        {
-            "exact_windows": "no held-out window occurs in the train split",
-            "ngram_overlap": "no more n-grams are shared than is natural",
-            "longest_run": "the longest common run is no longer than a quotation",
-            "prompt_splits": "the splits of a synthetic task share no prompt",
-        },
     ),
     Explanation(
         "C5",
@@ -144,14 +121,6 @@ EXPLANATIONS = (
         "Well below a second: it only reads what the runs recorded.",
         "A failure of `declared_axis` means that the comparison is not the one that was declared; the verdict repeats it. A "
         "failure of `runs` means that runs are missing. `differences` never fails: it lists what else differs.",
-        {
-            "counters": "what a run counted is what its settings imply",
-            "declared_axis": "the declared cost is equal in all arms to 0.1 %",
-            "parameters": "the arms have the same number of parameters to 1 %, unless the model is what they change",
-            "selection": "every arm had as many tuning trials, tuning tokens and evaluations",
-            "runs": "no planned run is missing",
-            "differences": "every other difference above 1 % is listed",
-        },
     ),
     Explanation(
         "C6",
@@ -163,11 +132,6 @@ EXPLANATIONS = (
         "1 to 10 seconds an arm.",
         "The two ways differ, so one of them reads something the other does not: a look into the future, a wrong cache, or "
         "positions and padding that depend on the length.",
-        {
-            "generation": "logits while writing equal those of one pass",
-            "nats": "the loss of fixed windows is the same both ways",
-            "state": "a model's own state gives the same, however much is read at once",
-        },
     ),
     Explanation(
         "C7",
@@ -179,10 +143,6 @@ EXPLANATIONS = (
         "A few seconds an arm that has such a term; no time for the others.",
         "The term fell together with the shuffled pairs or with the gains of its norms: its value does not mean what its name "
         "says. The losses of the run are honest. Remove the trainable gain, or stop the gradient on one side.",
-        {
-            "probe": "the term does not vanish on two unrelated states",
-            "collapse": "the term did not vanish in the finished run",
-        },
     ),
     Explanation(
         "C8",
@@ -194,13 +154,6 @@ EXPLANATIONS = (
         "About a second for the n-grams of a million tokens, once; then nothing.",
         "`directions`: rtl is far below ltr, so rtl reads its answers. `text_floor`: the model is far better than "
         "counting, at a size where that does not happen. A message that starts with `warning:` passes, and is worth a look.",
-        {
-            "directions": "the rtl loss is not below 0.97 of the ltr loss",
-            "text_floor": "a small model does not halve the loss of n-grams",
-            "reference": "the n-grams were counted on the same splits",
-            "exact_floor": "the loss is not below the exact floor of a task (no run is compared with it yet)",
-            "falls": "no sudden fall between two evaluations",
-        },
     ),
     Explanation(
         "C9",
@@ -213,17 +166,6 @@ EXPLANATIONS = (
         "`copies` means that targets are not shifted against the inputs. `sum_over_sum` means that a mean of means is "
         "taken where batches differ in their number of scored tokens. `initial_loss` means that an untrained model already "
         "knows something, or that its head is not what it is declared to be.",
-        {
-            "copies": "a target equals the input at its slot only by chance",
-            "streams": "every random stream of a run is its own",
-            "training_loss": "the training loss is the one computed by hand",
-            "sum_over_sum": "a batch counts by its scored tokens, however it is cut",
-            "evaluation_sums": "an evaluation is a sum over scored tokens, divided once",
-            "split_bytes": "the bytes that were scored are those of the split",
-            "initial_loss": "an untrained model predicts no better than chance",
-            "auxiliary": "a larger coefficient of an auxiliary term does not change the evaluation loss",
-            "auxiliary_causal": "an auxiliary term reads no token that its prediction may not see",
-        },
     ),
 )
 
@@ -243,6 +185,6 @@ def as_markdown() -> str:
     pieces = [OPENING]
     for one in EXPLANATIONS:
         rows = "\n\n".join(f"**{heading}.** {text}" for heading, text in one.rows)
-        parts = "\n".join(f"| `{one.code}.{name}` | {law} |" for name, law in one.parts.items())
+        parts = "\n".join(f"| `{check}` | {law} |" for check, law in one.laws.items())
         pieces.append(f"## {one.code}: {one.title}\n\n{rows}\n\n| check | what has to hold |\n|---|---|\n{parts}\n")
     return "\n".join(pieces)

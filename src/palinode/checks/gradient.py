@@ -145,8 +145,8 @@ def _rows_of_ids(ids: Tensor, inputs: Tensor) -> Tensor | None:
     if ids.numel() == 0 or ids.numel() % count or (ids.shape[0] != count and ids.numel() != inputs.numel()):
         return None
     rows = ids.reshape(count, -1)
-    held = (rows[:, :, None] == inputs[:, None, :]).any(-1)
-    return rows if bool(held.all()) else None
+    is_row_id = (rows[:, :, None] == inputs[:, None, :]).any(-1)
+    return rows if bool(is_row_id.all()) else None
 
 
 def _judged(matrix: Tensor, allowed: Tensor, scored: Tensor, scores_itself: bool) -> tuple[float, int, int, float]:

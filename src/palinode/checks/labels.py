@@ -1,13 +1,13 @@
-"""C9, the part that needs no model: predictions shown as text, copies of the target in its own input, and random streams."""
+"""C9, the part that needs no model: copies of the target in its own input, and random streams."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from palinode.base.example import NO_SOURCE, Example, SpecialTokens
 from palinode.base.finding import Finding
@@ -20,25 +20,7 @@ WINDOWS = 8
 FEWEST_BATCHES, MOST_BATCHES = 16, 2048  # a pass drawn once in a hundred batches is missed with probability 1e-9
 DEVIATIONS_ALLOWED = 6.0
 SCHEDULE_STEPS = 1000
-SHOWN_TOKENS = 8
 COMPARED_NUMBERS = 16
-
-
-def aligned_text(example: Example, text_of: Callable[[int], str], rows: int = 3, slots: int = 12) -> str:
-    """The first rows of every pass for people to read, as lines `slot: visible tokens -> target`.
-
-    Args:
-        text_of: the text of one id, special ids included.
-        rows: rows shown of each pass.
-        slots: slots shown of each row; when there are more, half from either end.
-    """
-    lines: list[str] = []
-    for group, part in example.by_group():
-        visible = group.sees.mask(example.inputs.shape[1])
-        for row in range(part.start, min(part.stop, part.start + rows)):
-            lines.append(f"{group.name}, window {int(example.window_row[row])}")
-            lines += _row_lines(example, row, visible, text_of, slots)
-    return "\n".join(lines)
 
 
 def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: int, seed: int = 0) -> Finding:
@@ -96,23 +78,6 @@ def check_streams(streams: Mapping[str, Generator]) -> Finding:
         {"shared_streams": len(shared), "streams": len(starts), "equal_streams_seen": int(control)},
         0.0,
     )
-
-
-def _row_lines(example: Example, row: int, visible: Tensor, text_of: Callable[[int], str], slots: int) -> Iterator[str]:
-    count = example.inputs.shape[1]
-    shown = [*range(count)] if count <= slots else [*range(slots // 2), *range(count - slots // 2, count)]
-    inputs = [text_of(int(token)) for token in example.inputs[row]]
-    for before, slot in zip([-1, *shown], shown, strict=False):
-        if slot > before + 1:
-            yield f"  .. {slot - before - 1} slots .."
-        seen = [inputs[j] for j in visible[slot].nonzero().flatten().tolist()]
-        if len(seen) > SHOWN_TOKENS:
-            seen = [*seen[: SHOWN_TOKENS // 2], "..", *seen[-SHOWN_TOKENS // 2 :]]
-        source = int(example.target_source[row, slot])
-        place = f"w{source}" if source != NO_SOURCE else "special"
-        target = f"{text_of(int(example.targets[row, slot]))} ({place})"
-        scored = "" if example.loss_weight[row, slot] > 0 else ", not scored"
-        yield f"  slot {slot:>3}: {' '.join(seen)} -> {target}{scored}"
 
 
 @dataclass

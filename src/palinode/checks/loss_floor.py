@@ -1,71 +1,52 @@
-"""C8: is a loss too good to be honest? Asked after every evaluation.
+"""C8: is the loss of a run on text too good to be honest?
 
-A text is a little harder to read from its end than from its start (1.000 to 1.03 times the loss), no predictor beats an exact
-floor, and no model that fits a laptop halves the loss of counted n-grams. A loss below these lines is a leak until proven
-otherwise.
+A text is a little harder to read from its end than from its start (1.000 to 1.03 times the loss), and no model that fits a laptop
+halves the loss of counted n-grams. A loss below these limits counts as a leak until the contrary is shown.
 
-A warning passes, with a message that starts with `warning:` and `warnings` above 0; only the lower lines fail.
+A warning passes, with a message that starts with `warning:` and `warnings` above 0; only the lower limits fail.
 """
 
 from __future__ import annotations
 
-import lzma
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palinode.base.finding import Finding
 from palinode.base.measures import CheckOutcome
 from palinode.checks.laws import finding, outcome_of
-from palinode.checks.rolling import Tokens
-from palinode.checks.witten_bell import NgramScores, witten_bell
+from palinode.checks.rolling import Hashes, Tokens, ngram_hashes
 
 RATIO_WARN, RATIO_FAIL = 0.995, 0.97
 NGRAM_WARN, NGRAM_FAIL = 0.7, 0.45
-COMPRESSOR_WARN = 0.35
 BITS_PER_BYTE_FAIL = 0.5
 FALL_WARN = 0.3
-NEAR_ZERO_NATS = 0.05
-FALSE_ALARM = 1e-9
 # Nats per token of the two directions differ with a standard deviation near 2 on text; a ratio is judged beyond 4 such errors.
 DIRECTION_DEVIATION_NATS, DEVIATIONS = 2.0, 4.0
-MAX_TRAIN_BYTES, MAX_HELD_OUT_BYTES = 1 << 20, 1 << 17  # xz takes about a second for each
+MAX_ORDER = 6
+MAX_TRAIN_TOKENS = 4_000_000  # 32 MB for each array, about 3 s
+MAX_HELD_OUT_TOKENS = 400_000
 
 
 @dataclass(frozen=True)
-class TextFloor:
-    """The losses that counting and compressing reach on a split, given the same train split. Made once for a corpus.
+class NgramScores:
+    """Mean nats per token of the held-out tokens, for orders 1, 2, ..; the tokens used, and whether train was cut."""
 
-    Attributes:
-        ngrams: Witten-Bell n-grams over token ids.
-        compressor_bits_per_byte: xz of (train, held-out) minus xz of train; None without the bytes of the text.
-    """
+    nats_by_order: tuple[float, ...]
+    train_tokens: int
+    held_out_tokens: int
+    truncated: bool
 
-    ngrams: NgramScores
-    compressor_bits_per_byte: float | None = None
+    @property
+    def best_order(self) -> int:
+        return int(np.argmin(self.nats_by_order)) + 1
 
-
-def text_floor(
-    train: Tokens,
-    held_out: Tokens,
-    vocab_size: int,
-    *,
-    train_text: bytes | None = None,
-    held_out_text: bytes | None = None,
-) -> TextFloor:
-    """Both references of a split. `train_text` and `held_out_text` are the same splits as bytes, when there are any."""
-    compressed = None
-    if train_text and held_out_text:
-        compressed = conditional_bits_per_byte(train_text, held_out_text)
-    return TextFloor(witten_bell(train, held_out, vocab_size), compressed)
-
-
-def conditional_bits_per_byte(train: bytes, held_out: bytes) -> float:
-    """Bits that xz needs for a byte of the held-out text after the end of train (the last 1 MiB, then the first 128 KiB)."""
-    before, new = train[-MAX_TRAIN_BYTES:], held_out[:MAX_HELD_OUT_BYTES]
-    return 8 * (len(lzma.compress(before + new)) - len(lzma.compress(before))) / len(new)
+    @property
+    def nats(self) -> float:
+        return min(self.nats_by_order)
 
 
 def check_directions(
@@ -113,48 +94,11 @@ def check_directions(
     return finding("C8.directions", outcome, message, numbers, RATIO_FAIL)
 
 
-def check_exact_floor(
-    nats_per_token: float, floor_nats: float, tokens_scored: int, *, trained_on: bool = False
-) -> Finding:
-    """C8.exact_floor: a loss is below the floor of its tokens by no more than ln(1e9) / n, a likelihood ratio bet at 1e-9.
-
-    Args:
-        floor_nats: mean of -ln p of the *same* scored tokens under the synthetic source itself, given everything that may be
-            seen: ln V for uniform tokens. Not the entropy, which is only its expectation: 500 biased coins miss it by .03.
-        trained_on: the loss is of finite training data: below the floor then means memorised, and passes with a warning.
-    """
-    allowed = math.log(1 / FALSE_ALARM) / max(1, tokens_scored)
-    below = floor_nats - nats_per_token
-    is_below = below > allowed
-    message = f"loss {nats_per_token:.4f} nats, floor {floor_nats:.4f}, chance allows {allowed:.4f} below"
-    can_tell = trained_on or allowed <= floor_nats
-    if is_below and trained_on:
-        message = f"warning: memorised training data: {message}"
-    elif not is_below and not can_tell:
-        message = f"{message}: no loss above 0 could have failed"
-    return finding(
-        "C8.exact_floor",
-        outcome_of(wrong=is_below and not trained_on, can_tell=can_tell),
-        message,
-        {
-            "nats_below_floor": below,
-            "nats_per_token": nats_per_token,
-            "floor_nats": floor_nats,
-            "tokens_scored": tokens_scored,
-            "warnings": int(is_below and trained_on),
-        },
-        allowed,
-    )
-
-
-def check_text_floor(
-    nats_per_token: float, bits_per_byte: float | None, floor: TextFloor, train_nats_per_token: float | None = None
-) -> Finding:
-    """C8.text_floor: a loss on text against n-grams (warns below 0.7, fails below 0.45), xz (warns below 0.35), 0.5 bits per byte.
+def check_text_floor(nats_per_token: float, bits_per_byte: float | None, ngram: NgramScores) -> Finding:
+    """C8.text_floor: a loss on text against that of n-grams (warns below 0.7, fails below 0.45), and against 0.5 bits per byte.
 
     Good small transformers reach 0.88 of the n-gram loss on a 1.1 MB play corpus; the published leak reached 0.2.
     """
-    ngram, compressor = floor.ngrams, floor.compressor_bits_per_byte
     share = nats_per_token / ngram.nats
     failures, warnings = [], []
     if share < NGRAM_FAIL and not ngram.truncated:
@@ -163,10 +107,6 @@ def check_text_floor(
         warnings.append(f"below {NGRAM_WARN} of the n-gram loss")
     if bits_per_byte is not None and bits_per_byte < BITS_PER_BYTE_FAIL:
         failures.append(f"{bits_per_byte:.3f} bits per byte")
-    if train_nats_per_token is not None and max(train_nats_per_token, nats_per_token) < NEAR_ZERO_NATS:
-        failures.append("train and held-out loss are both near 0")
-    if compressor is not None and bits_per_byte is not None and bits_per_byte < COMPRESSOR_WARN * compressor:
-        warnings.append(f"below {COMPRESSOR_WARN} of what xz needs")
     message = f"{nats_per_token:.4f} nats is {share:.2f} of the order-{ngram.best_order} n-gram loss {ngram.nats:.4f}"
     reasons = "; ".join([*failures, *warnings])
     prefix = "warning: " if warnings and not failures else ""
@@ -181,7 +121,6 @@ def check_text_floor(
             "ngram_order": ngram.best_order,
             "ngram_train_tokens": ngram.train_tokens,
             "bits_per_byte": bits_per_byte,
-            "compressor_bits_per_byte": compressor,
             "warnings": len(warnings),
         },
         NGRAM_FAIL,
@@ -189,7 +128,9 @@ def check_text_floor(
 
 
 def check_falls(evaluations: Sequence[tuple[int, float]]) -> Finding:
-    """C8.falls: warns of a loss that falls by more than 30 % between two evaluations. Leaks are found suddenly, language is not.
+    """C8.falls: warns of a loss that falls by more than 30 % between two evaluations.
+
+    A model begins to use a leak suddenly; it learns language slowly.
 
     Args:
         evaluations: (optimizer step, nats per token) in order. The untrained model (step 0) is left out.
@@ -211,3 +152,73 @@ def check_falls(evaluations: Sequence[tuple[int, float]]) -> Finding:
         {"largest_fall_relative": float(np.clip(worst, -1e6, 1)), "warnings": int(sudden)},
         FALL_WARN,
     )
+
+
+def witten_bell(
+    train: Tokens,
+    held_out: Tokens,
+    vocab_size: int,
+    *,
+    max_order: int = MAX_ORDER,
+    max_train_tokens: int = MAX_TRAIN_TOKENS,
+) -> NgramScores:
+    """Count one split and score the other, token by token from left to right; a token at the start has a shorter context.
+
+        p_j(w | h) = (count(h w) + kinds(h) * p_(j-1)(w | h without its first token)) / (count(h) + kinds(h))
+
+    with p_0 = 1 / V, kinds(h) the number of different tokens seen after h (Witten and Bell 1991; Chen and Goodman 1998, eq. 17).
+    Counting is sorting hashed n-grams, so a million tokens take about a second for all six orders.
+
+    Args:
+        vocab_size: V of the uniform order 0: that of the tokenizer, special tokens not counted.
+        max_train_tokens: only that many tokens of train are used, from the start.
+    """
+    truncated = len(train) > max_train_tokens
+    train, held_out = np.asarray(train[:max_train_tokens]), np.asarray(held_out[:MAX_HELD_OUT_TOKENS])
+    probability = np.full(len(held_out), 1.0 / vocab_size)
+    token_bits = max(1, int(max(train.max(initial=0), held_out.max(initial=0))).bit_length())
+    nats = []
+    for order in range(1, max_order + 1):
+        _interpolate(probability, train, held_out, order, token_bits)
+        nats.append(float(-np.log(probability).mean()))
+    return NgramScores(tuple(nats), len(train), len(held_out), truncated)
+
+
+def _interpolate(
+    probability: NDArray[np.float64], train: Tokens, held_out: Tokens, order: int, token_bits: int
+) -> None:
+    """Raise the order of `probability` (one entry for each held-out token) by one, in place."""
+    if len(train) < order or len(held_out) < order:
+        return
+    counted_ngrams, _, ngram_counts = _runs_of_equals(np.sort(_keys(train, order, token_bits)))
+    counted_contexts, starts, context_kinds = _runs_of_equals(counted_ngrams >> np.uint64(token_bits))
+    ngrams = _keys(held_out, order, token_bits)
+    contexts = ngrams >> np.uint64(token_bits)
+    times_seen = _looked_up(ngrams, counted_ngrams, ngram_counts)
+    after = _looked_up(contexts, counted_contexts, np.add.reduceat(ngram_counts, starts))
+    kinds = _looked_up(contexts, counted_contexts, context_kinds)
+    counted = after > 0
+    lower = probability[order - 1 :]
+    lower[counted] = (times_seen + kinds * lower)[counted] / (after + kinds)[counted]
+
+
+def _keys(tokens: Tokens, order: int, token_bits: int) -> Hashes:
+    """One 64-bit key for each n-gram: the hash of its context above the id of its last token, so that one sort groups both.
+
+    At 17 token bits, 4 million contexts share a 47-bit hash in .06 cases: no count of any weight is wrong.
+    """
+    contexts = ngram_hashes(tokens[: len(tokens) - 1], order - 1)[: len(tokens) - order + 1]
+    last = tokens[order - 1 :].astype(np.uint64)
+    return (contexts >> np.uint64(token_bits) << np.uint64(token_bits)) | last
+
+
+def _runs_of_equals(ordered: Hashes) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64]]:
+    """Distinct values of a sorted array, where each starts, and how many there are."""
+    starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+    return ordered[starts], starts, np.diff(np.append(starts, len(ordered)))
+
+
+def _looked_up(hashes: Hashes, names: Hashes, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The value of each hash, 0 where it has none."""
+    place = np.minimum(np.searchsorted(names, hashes), len(names) - 1)
+    return np.where(names[place] == hashes, values[place], 0)

@@ -257,20 +257,20 @@ class OwnStep:
     one_way: OneWay
     reader: StateReader
     module: nn.Module | None = None
-    held: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    read_ids: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     state: Any = None
 
     def __call__(self, module: nn.Module, prefix: Tensor, group: str) -> Tensor:
         """(B, V) logits of the token after (rtl: before) the prefix."""
         tokens = self._tokens_before_the_next(prefix)
-        count = self.held.shape[1]
-        fits = len(tokens) == len(self.held) and count < tokens.shape[1]
-        continues = fits and torch.equal(tokens[:, :count].cpu(), self.held)
+        count = self.read_ids.shape[1]
+        fits = len(tokens) == len(self.read_ids) and count < tokens.shape[1]
+        continues = fits and torch.equal(tokens[:, :count].cpu(), self.read_ids)
         if self.state is None or module is not self.module or not continues:
             slots = self.one_way.example(torch.zeros(1, self.one_way.total_tokens, dtype=torch.long)).inputs.shape[1]
             self.module, self.state, count = module, self.reader.begin(module, len(tokens), slots), 0
         hidden, self.state = self.reader.extend(module, tokens[:, count:], self.state)
-        self.held = tokens.cpu()
+        self.read_ids = tokens.cpu()
         return self.reader.logits(module, hidden[:, -1])
 
     def _tokens_before_the_next(self, prefix: Tensor) -> Tensor:

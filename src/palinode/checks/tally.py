@@ -2,7 +2,7 @@
 
 The law: a pair (source, target) that the objective's definition forbids, and a target with itself, stays below 1e-12 of the
 logits' spread. The control: the nearest allowed source changes its target by more than 1e-3; without it a dead or wrongly shifted
-network would pass. A model may be meant to see its nearest tokens only: its user is then asked to declare the reach.
+network would pass. A model may be built to see its nearest tokens only: the message then says to declare `reach_tokens`.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def _packages() -> Iterator[Line]:
 def _machine() -> Iterator[Line]:
     import torch
 
-    from palinode.experiment.refuse import machine_memory_bytes
+    from palinode.experiment.cells import machine_memory_bytes
     from palinode.sweep.local import usable_cores
 
     yield "ok", "cores", f"{usable_cores()} ({torch.backends.cpu.get_cpu_capability()})"

@@ -49,11 +49,9 @@ def plan(
     """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
-    from palinode.experiment.cells import cells_of
+    from palinode.experiment.cells import cells_of, refuse_what_cannot_be
     from palinode.experiment.plan import plan as make_plan
-    from palinode.experiment.refuse import refuse_what_cannot_be
-    from palinode.experiment.run import default_at_a_time
-    from palinode.experiment.tune import tuned
+    from palinode.experiment.run import default_at_a_time, tuned
     from palinode.results.store import Store
     from palinode.spec.pin import pinned
 

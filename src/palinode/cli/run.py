@@ -55,14 +55,14 @@ def run(
     """
     may_be_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
-    from palinode.experiment.run import HowToRun, Workers, run_experiment
+    from palinode.experiment.run import HowToRun, run_experiment
     from palinode.results.store import Store
 
     place = Store(store)
     command = ["palinode", *(context.obj or [])]
     then = "makes the others and then trains"
     with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
-        end = run_experiment(resolved, place, HowToRun(Workers(workers, stack), source.code, command, show))
+        end = run_experiment(resolved, place, HowToRun(workers, stack, source.code, command, show))
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code

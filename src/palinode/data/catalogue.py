@@ -1,4 +1,4 @@
-"""Corpora with names: added from files, or fetched from the Hugging Face hub, and stored as text."""
+"""Every corpus by name: the embedded one, those added from files or fetched from the Hugging Face hub, and paths."""
 
 from __future__ import annotations
 
@@ -7,15 +7,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palinode.base.errors import BadInput, Damaged, nearest
-from palinode.data.cache import corpora_directory
+from palinode.base.errors import BadInput, Damaged, EnvironmentProblem, nearest
+from palinode.data.cache import MANIFEST, corpora_directory, data_path
 from palinode.data.corpus import PYTHON_DOCS, Corpus
 from palinode.data.hub import HUB_SETS, hub_documents
-from palinode.data.manifest import MANIFEST
+from palinode.data.python_docs import python_docs, python_docs_directory
 from palinode.data.readers import local_corpus
 from palinode.data.text_store import read_text_store, text_manifest, verify_text_store, write_text_store
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def find_corpus(name: str, cache: Path | None = None) -> Corpus:
+    """The corpus that a config names: the embedded one, one that was added or fetched by name, or the files of a path.
+
+    Raises:
+        BadInput: no such corpus, or its files cannot be read; the error names file and line.
+        Damaged: the stored text is not as it was written.
+        EnvironmentProblem: a Hugging Face set that was not fetched yet, or `data:` without $PALINODE_DATA.
+    """
+    if name == PYTHON_DOCS:
+        return python_docs(cache)
+    if NAME.fullmatch(name) and _is_here(corpora_directory(cache) / name):
+        return read_text_store(corpora_directory(cache) / name, name)
+    if path := data_path(name, "data.corpus"):
+        return local_corpus(path, name)
+    if name in HUB_SETS:
+        # Only the user fetches a set: a run must not need a network, and a sweep would fetch it once for each process.
+        raise EnvironmentProblem(
+            f"{name} is not on this machine", field="data.corpus", hint=f"`palinode data get {name}`"
+        )
+    valid = [PYTHON_DOCS, *HUB_SETS, *names(cache)]
+    hint = nearest(name, valid) or "a path, or a name from `palinode data ls`"
+    raise BadInput(f"no corpus named {name!r}, and no such file", field="data.corpus", hint=hint)
 
 
 @dataclass(frozen=True)
@@ -109,24 +133,11 @@ def show(name: str, cache: Path | None = None, verify: bool = False) -> dict[str
     """
     directory = corpora_directory(cache) / name
     if name == PYTHON_DOCS:
-        from palinode.data.python_docs import python_docs_directory
-
         directory = python_docs_directory(cache)
     elif name not in names(cache):
         hint = f"`palinode data get {name}`" if name in HUB_SETS else nearest(name, [PYTHON_DOCS, *names(cache)])
         raise BadInput(f"no corpus named {name!r} is here", field="name", hint=hint)
     return verify_text_store(directory) if verify else text_manifest(directory)
-
-
-def find(name: str, cache: Path | None = None) -> Corpus | None:
-    """The corpus that was added or fetched under this name, or None.
-
-    Raises:
-        Damaged: its files are not as they were written.
-    """
-    if not NAME.fullmatch(name) or not _is_here(corpora_directory(cache) / name):
-        return None
-    return read_text_store(corpora_directory(cache) / name, name)
 
 
 def names(cache: Path | None = None) -> list[str]:

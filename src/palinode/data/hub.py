@@ -17,7 +17,7 @@ from typing import Any
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.data.config import SPLITS, TRAIN, VALIDATION, Split
 from palinode.data.corpus import TEXT_SEPARATOR, Document
-from palinode.data.text_files import TEXT_FIELD, articles
+from palinode.data.readers import TEXT_FIELD, articles
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,11 @@ def hub_documents(name: str, hub_set: HubSet, source: Path | None, max_character
     for split in hub_set.splits:
         rows = _rows(library, name, hub_set, source, split)
         own_split = split if len(hub_set.splits) > 1 else None
-        documents = articles(_lines(rows), name, own_split) if hub_set.rows_are_lines else _whole(rows, name, own_split)
+        if hub_set.rows_are_lines:
+            # The hub stores a blank line (` \n` in WikiText's file) as an empty row.
+            documents = articles((row if row.endswith("\n") else row + "\n" for row in rows), name, own_split)
+        else:
+            documents = (Document.of(f"{name}:{number}", row, own_split) for number, row in enumerate(rows))
         characters = 0
         for document in documents:
             yield document
@@ -110,17 +114,6 @@ def _rows(library: ModuleType, name: str, hub_set: HubSet, source: Path | None, 
     # An OSError is a missing network, a missing repository, or a file that cannot be read.
     except (ValueError, OSError, library.exceptions.DatasetsError) as error:
         raise _failure(name, source, error) from error
-
-
-def _whole(rows: Iterator[str], name: str, split: Split | None) -> Iterator[Document]:
-    for number, text in enumerate(rows):
-        yield Document.of(f"{name}:{number}", text, split)
-
-
-def _lines(rows: Iterator[str]) -> Iterator[str]:
-    """Rows of WikiText as the lines of its file; the hub stores a blank line (` \\n` in the file) as an empty row."""
-    for text in rows:
-        yield text if text.endswith("\n") else text + "\n"
 
 
 def _text(row: dict[str, Any], number: int, place: str) -> str:

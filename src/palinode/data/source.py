@@ -34,14 +34,10 @@ class Source(Protocol):
         sha256: hash of its content.
     """
 
+    vocab_size: int
     tokenizer: Tokenizer
     bytes_per_token: NDArray[np.int64]
-
-    @property
-    def vocab_size(self) -> int: ...
-
-    @property
-    def sha256(self) -> str: ...
+    sha256: str
 
     def training(self, window_tokens: int, seed: int) -> Stream:
         """The stream of training windows."""

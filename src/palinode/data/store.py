@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from palinode.base import fsio
 from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
-from palinode.data.cache import cache_directory
+from palinode.data.cache import MANIFEST, cache_directory, check_sha256, check_size, read_manifest
+from palinode.data.catalogue import find_corpus
 from palinode.data.config import SPLITS, TRAIN, TUNING, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Piece
-from palinode.data.find_corpus import find_corpus
-from palinode.data.manifest import MANIFEST, check_sha256, check_size, read_manifest
 from palinode.data.pieces import Chunks
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
@@ -69,13 +68,12 @@ def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
 
 
 class TokenStore:
-    """Token ids of the three splits and of the tuning split, read from disk as they are used.
+    """Token ids of the three splits and of the tuning split, read from disk as they are used. See `data.source.Source`.
 
     Attributes:
         directory: the folder of this store.
         manifest: counts, hashes and provenance, as written.
-        tokenizer: the tokenizer that made the ids.
-        bytes_per_token: (V,) int64; all 0 when the ids' text is unknown (`ids:`).
+        sha256, tokenizer_sha256: hashes of the documents of the corpus, and of the tokenizer that made the ids.
 
     Raises:
         Damaged: the manifest, the tokenizer or a split is missing, or not what was written.
@@ -84,6 +82,8 @@ class TokenStore:
     def __init__(self, directory: Path, max_train_tokens: int | None = None, tuning_fraction: float = 0.0):
         self.directory = directory
         self.manifest = _read_manifest(directory)
+        self.sha256 = str(self.manifest["corpus_sha256"])
+        self.tokenizer_sha256 = str(self.manifest["tokenizer"]["sha256"])
         self._max_train_tokens = max_train_tokens
         self._tuning_tokens = int(self.manifest["splits"][TRAIN]["tokens"] * tuning_fraction)
         total_bytes = sum(self.manifest["splits"][split]["file_bytes"] for split in SPLITS)
@@ -92,29 +92,11 @@ class TokenStore:
         file = directory / TOKENIZER
         check_sha256(file, self.tokenizer_sha256)
         self.tokenizer: Tokenizer = from_json(file.read_text(encoding="utf-8"), str(file))
+        self.vocab_size = self.tokenizer.vocab_size
         self.bytes_per_token = self.tokenizer.bytes_per_token()
 
-    @property
-    def vocab_size(self) -> int:
-        """The tokenizer's vocabulary, without the special tokens of objectives."""
-        return self.tokenizer.vocab_size
-
-    @property
-    def sha256(self) -> str:
-        """Hash of the documents of the corpus."""
-        return str(self.manifest["corpus_sha256"])
-
-    @property
-    def tokenizer_sha256(self) -> str:
-        """Hash of the tokenizer."""
-        return str(self.manifest["tokenizer"]["sha256"])
-
     def training(self, window_tokens: int, seed: int) -> Stream:
-        """The endless stream of training windows.
-
-        Raises:
-            BadInput: the train split is shorter than a window.
-        """
+        """The endless stream of training windows; `TrainWindows` refuses a train split that is shorter than a window."""
         from palinode.data.windows import TrainWindows
 
         return TrainWindows(self.tokens(TRAIN), window_tokens, seed)
@@ -147,7 +129,7 @@ class TokenStore:
         count = self.manifest["splits"][split]["tokens"]
         if count == 0:
             return np.empty(0, dtype=self.manifest["dtype"])
-        return np.memmap(self._path(split), dtype=self.manifest["dtype"], mode="r", shape=(count,))
+        return np.memmap(self.directory / f"{split}.bin", dtype=self.manifest["dtype"], mode="r", shape=(count,))
 
     def verify(self) -> None:
         """Check every byte of every split.
@@ -156,10 +138,7 @@ class TokenStore:
             Damaged: a file is not what was written.
         """
         for split in SPLITS:
-            check_sha256(self._path(split), self.manifest["splits"][split]["sha256"])
-
-    def _path(self, split: Split) -> Path:
-        return self.directory / f"{split}.bin"
+            check_sha256(self.directory / f"{split}.bin", self.manifest["splits"][split]["sha256"])
 
 
 def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:

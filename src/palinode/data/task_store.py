@@ -6,24 +6,31 @@ sequences; the seed of a run decides which it trains on.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Annotated
 
+import numpy as np
+import torch
 from pydantic import Field
+from torch import Tensor
 
 from palinode.base.config import Config, content_hash, identity, one_of
+from palinode.base.errors import BadInput
 from palinode.base.example import Windows
-from palinode.base.seeds import generator
+from palinode.base.seeds import derive, generator
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, Split
 from palinode.data.tasks import TASKS
 from palinode.data.tasks.base import Sample, Task
 from palinode.data.tasks.splits import check_support, draw
-from palinode.data.tasks.stream import TaskStream
 from palinode.data.tokenizer import IdsTokenizer, Tokenizer
-from palinode.data.windows import Stream
+from palinode.data.windows import ROUNDS, Stream, permuted
 
 EVALUATION_SEED = 0  # of the scored sequences: the same for every run
 STREAM = "task"
+BLOCK_TOKENS = 2**18
+MOST_BLOCK_SEQUENCES = 1024
+BLOCKS_KEPT = 2
 HELD_OUT: tuple[Split, ...] = (VALIDATION, TEST, TUNING)
 
 
@@ -62,11 +69,75 @@ class TaskData(Config):
 
     def sequences(self, split: Split) -> int:
         """How many sequences of a held-out split are scored."""
-        return {
-            VALIDATION: self.validation_sequences,
-            TEST: self.test_sequences,
-            TUNING: self.tuning_sequences,
-        }[split]
+        counts = {VALIDATION: self.validation_sequences, TEST: self.test_sequences, TUNING: self.tuning_sequences}
+        return counts[split]
+
+
+class TaskStream:
+    """The training sequences of a task, by index.
+
+    Sequence i is a pure function of (task, seed, i): sequences are drawn in blocks of a fixed size, each with its own generator. So
+    the stream is the same for any batch size and micro-batching, and reading can start at any sequence.
+
+    Args:
+        task: the task.
+        seed: the run's seed.
+        sequences: None: every sequence is a fresh, independent draw. A number: only the first `sequences` of them are read, again
+            and again, each epoch in its own order, as for published training sets of a fixed size.
+    """
+
+    def __init__(self, task: Task, seed: int, sequences: int | None = None):
+        self.task = task
+        self.seed = seed
+        self.sequences = sequences
+        self.window_tokens = task.length_tokens
+        self.block_sequences = max(1, min(MOST_BLOCK_SEQUENCES, BLOCK_TOKENS // task.length_tokens))
+        self._block = functools.lru_cache(BLOCKS_KEPT)(self._drawn_block)
+        self._fixed: Sample | None = None
+
+    def batch(self, first: int, count: int) -> Sample:
+        """Sequences `first`, `first + 1`, ... of the stream."""
+        if self.sequences is None:
+            return self._drawn(first, count)
+        if self._fixed is None:
+            self._fixed = self._drawn(0, self.sequences)
+        return self._fixed.rows(self._places(first, count, self.sequences))
+
+    def read(self, first: int, count: int) -> Windows:
+        """The sequences of `batch`, as windows."""
+        sample = self.batch(first, count)
+        return Windows(sample.tokens, sample.answers, sample.slices)
+
+    def of_length(self, window_tokens: int) -> TaskStream:
+        """This stream, which has one length: its sequences are not cut.
+
+        Raises:
+            BadInput: another length.
+        """
+        if window_tokens == self.window_tokens:
+            return self
+        message = f"sequences of {self.task.kind_name()} have {self.window_tokens} tokens, they are not cut to {window_tokens}"
+        raise BadInput(message, field="window_tokens")
+
+    def _places(self, first: int, count: int, total: int) -> Tensor:
+        """(count,): the index, among the `total` fixed sequences, of each sequence of the stream."""
+        epochs, places = np.divmod(np.arange(first, first + count, dtype=np.int64), total)
+        for epoch in np.unique(epochs):
+            keys = [derive(self.seed, STREAM, TRAIN, "order", int(epoch), number) for number in range(ROUNDS)]
+            in_epoch = epochs == epoch
+            places[in_epoch] = permuted(places[in_epoch], total, np.array(keys, dtype=np.uint64))
+        return torch.from_numpy(places)
+
+    def _drawn(self, first: int, count: int) -> Sample:
+        size = self.block_sequences
+        parts = []
+        for number in range(first // size, max(first, first + count - 1) // size + 1):
+            start = number * size
+            parts.append(self._block(number).rows(slice(max(first - start, 0), max(first + count - start, 0))))
+        return Sample.together(parts)
+
+    def _drawn_block(self, number: int) -> Sample:
+        return draw(self.task, TRAIN, self.block_sequences, generator(self.seed, STREAM, TRAIN, number))
 
 
 class TaskStore:
@@ -91,7 +162,7 @@ class TaskStore:
         Raises:
             BadInput: `window_tokens` is not the length of the task's sequences.
         """
-        return TaskStream(self.config.task, seed, TRAIN, self.config.train_sequences).of_length(window_tokens)
+        return TaskStream(self.config.task, seed, self.config.train_sequences).of_length(window_tokens)
 
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None

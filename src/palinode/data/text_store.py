@@ -17,9 +17,9 @@ from typing import Any
 from palinode.base import fsio
 from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
+from palinode.data.cache import MANIFEST, check_sha256, check_size, read_manifest
 from palinode.data.config import SPLITS
 from palinode.data.corpus import TEXT_SEPARATOR, Corpus, Document
-from palinode.data.manifest import MANIFEST, check_sha256, check_size, read_manifest
 
 TEXT_STORE_VERSION = 1
 DOCUMENTS = "documents.jsonl"

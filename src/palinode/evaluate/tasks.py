@@ -15,9 +15,8 @@ from torch import Tensor
 
 from palinode.base.seeds import generator
 from palinode.data.task_store import TaskData
-from palinode.data.tasks.base import NO_VALUE, Sample
+from palinode.data.tasks.base import NO_VALUE, Sample, mirrored
 from palinode.data.tasks.baselines import Sees, baselines
-from palinode.data.tasks.reversed import mirrored
 from palinode.data.tasks.splits import draw
 from palinode.evaluate.losses import Evaluation, TokenHits
 from palinode.objectives import Objective
@@ -59,7 +58,8 @@ def levels(
         "chance": task.chance(),
         "best": max(bests, default=None),
         "entropy_nats_per_token": task.entropy_nats_per_token(),
-        "floor_nats_all_tokens": task.floor_nats_all_tokens(first_scored=True),
+        # With direction tokens, the token that is read first is scored too.
+        "floor_nats_all_tokens": task.entropy_nats_per_token(),
         "trivial": baselines(task, fitted_on, held_out, sees),
         "solved_by": list(task.solved_by),
         "chance_by_length": {str(factor): data.longer(factor).task.chance() for factor in length_factors},

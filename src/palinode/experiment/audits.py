@@ -1,12 +1,11 @@
 """The audits of an experiment's arms: what is missing is measured, several arms at a time, and what fails is refused.
 
-`python -m palinode.experiment.audits --store STORE DIRECTORY...` is one process that measures and stores. When it fails, the
-process that started it measures the same arms again and reports the failure.
+`python -m palinode.experiment.audits STORE DIRECTORY...` is one process that measures and stores; a directory holds the spec of a
+run. When it fails, the process that started it measures the same arms again and reports the failure.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from palinode.analysis.audits import ArmAudit
-from palinode.audit import AuditedArm, audit_arm
+from palinode.audit import audit_arm
 from palinode.audit.arms import measure_parts, missing_parts
 from palinode.base.errors import AuditFailed, BadInput
 from palinode.experiment.cells import Cell
@@ -42,19 +41,24 @@ def audit_cells(
     Raises:
         BadInput: the parts of an arm do not fit together.
     """
-    specs = [cell.spec for cell in cells]
-    if (count := len(unmeasured(specs, store))) > 1:
+    missing = unmeasured([cell.spec for cell in cells], store)
+    if (count := len(missing)) > 1:
         message = f"measuring {count} audits, {min(count, workers)} at a time, before anything is trained"
         on_event({"event": "note", "message": message})
-    audit_ahead(specs, store, code, workers=workers)
+    audit_ahead(missing, store, code, workers=workers)
     audits = []
     for cell in cells:
-        audited = _audited(cell, store)
+        name = cell.arm.name
+        try:
+            audited = audit_arm(cell.settings, name=name, store=store)
+        except BadInput as refusal:  # of parts that fit one by one, and not together: a mask and a window, or a mixer
+            refusal.field = f"arms.{name}: {refusal.field}" if refusal.field else f"arms.{name}"
+            raise
         audits.append(ArmAudit(cell.arm, {cell.scale: audited.report}, {cell.scale: audited.hash}))
         on_event(
             {
                 "event": "audit",
-                "arm": cell.arm.name,
+                "arm": name,
                 "scale": cell.scale,
                 "outcome": audited.report.outcome,
                 "leaks": bool(audited.report.leaks),
@@ -67,55 +71,35 @@ def audit_cells(
     return audits
 
 
-def _audited(cell: Cell, store: Store) -> AuditedArm:
-    """One audit. Parts may fit one by one and not together (a mask and a window, a mixer and a mask): then the arm is named."""
-    name = cell.arm.name
-    try:
-        return audit_arm(cell.settings, name=name, store=store)
-    except BadInput as problem:
-        field = f"arms.{name}: {problem.field}" if problem.field else f"arms.{name}"
-        raise BadInput(problem.message, file=problem.file, field=field, hint=problem.hint) from None
-
-
-def audit_ahead(specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int) -> None:
-    """Measure what is missing of these arms' audits in processes, when there are several arms and several workers.
-
-    Args:
-        specs: a run of each arm at each scale.
-        code: the user's Python that parts of the specs were written in.
-    """
-    missing = unmeasured(specs, store)
-    processes = min(workers, len(missing))
-    if processes < 2:
-        return
-    given_out = [list(range(number, len(missing), workers)) for number in range(processes)]
-    place = ["--store", str(store.create().root.resolve())]
-    fan_out("palinode.experiment.audits", place, missing, code, given_out, on_failure=lambda reason: None)
-
-
 def unmeasured(specs: Sequence[RunSpec], store: Store) -> list[RunSpec]:
     """The specs whose audits have a part that is neither in the store nor a part of a spec before them."""
-    wanted: list[RunSpec] = []
+    unmeasured_specs: list[RunSpec] = []
     claimed: set[str] = set()
     for spec in specs:
         if missing := missing_parts(spec.settings, store) - claimed:
-            wanted.append(spec)
+            unmeasured_specs.append(spec)
             claimed |= missing
-    return wanted
+    return unmeasured_specs
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def audit_ahead(specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int) -> None:
+    """Measure the audits of these specs in processes, when there are several specs and several workers."""
+    processes = min(workers, len(specs))
+    if processes < 2:
+        return
+    shares = [list(range(number, len(specs), workers)) for number in range(processes)]
+    place = [str(store.create().root.resolve())]
+    fan_out("palinode.experiment.audits", place, specs, code, shares, on_failure=lambda reason: None)
+
+
+def main() -> None:
     """Audit the arms of these directories, one after the other."""
-    parser = argparse.ArgumentParser(prog="python -m palinode.experiment.audits", description=__doc__)
-    parser.add_argument("--store", type=Path, required=True, help="where audits are kept")
-    parser.add_argument("directories", type=Path, nargs="+", help="each holds a run's spec")
-    options = parser.parse_args(arguments)
+    root, *directories = map(Path, sys.argv[1:])
     end_with_the_driver()
-    store = Store(options.store)
     with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
-        for directory in options.directories:
+        for directory in directories:
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
-            measure_parts(spec.settings, name=spec.run_id, store=store)
+            measure_parts(spec.settings, name=spec.run_id, store=Store(root))
 
 
 def refuse_leaks(audits: Sequence[ArmAudit]) -> None:
@@ -128,27 +112,24 @@ def refuse_leaks(audits: Sequence[ArmAudit]) -> None:
         if not audit.unexpected:
             continue
         finding = next(iter(audit.leaks), audit.unexpected[0]).finding
-        name = audit.arm.name
+        name, hint = audit.arm.name, None
         if audit.leaks:
-            raise AuditFailed(
+            message = (
                 f"the audit shows that arm {name!r} sees its own answer: {finding.message}. Its loss would be impossibly "
                 "low and a comparison with it would mean nothing, so nothing was trained. Correct the visibility or the "
                 "sources of its objective (`palinode audit` shows which positions see what), or, if the leak is the point, "
-                "mark the arm expect_leak=True: it is then run, and stamped LEAK everywhere",
-                field=f"arms.{name}",
+                "mark the arm expect_leak=True: it is then run, and stamped LEAK everywhere"
             )
-        if finding.shows_collapse:
-            raise AuditFailed(
+        elif finding.shows_collapse:
+            message = (
                 f"an auxiliary term of arm {name!r} vanishes by itself: {finding.message}. Its value would say nothing of what "
                 "it compares, so nothing was trained. Let its norms learn no gain or set a variance floor, or, if the collapse "
-                "is the point, mark the arm expect_collapse=True: it is then run, and stamped COLLAPSE everywhere",
-                field=f"arms.{name}",
+                "is the point, mark the arm expect_collapse=True: it is then run, and stamped COLLAPSE everywhere"
             )
-        raise AuditFailed(
-            f"arm {name!r} failed {finding.check}: {finding.message}. Nothing was trained",
-            field=f"arms.{name}",
-            hint="`palinode audit` shows the evidence",
-        )
+        else:
+            message = f"arm {name!r} failed {finding.check}: {finding.message}. Nothing was trained"
+            hint = "`palinode audit` shows the evidence"
+        raise AuditFailed(message, field=f"arms.{name}", hint=hint)
 
 
 if __name__ == "__main__":

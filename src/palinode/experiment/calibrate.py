@@ -1,29 +1,35 @@
 """How long the runs will take: a few real steps, evaluation batches, a save and an audit of each cell, scaled to the whole run.
 
 They are measured as the runs will run: in processes of their own with the spec's threads, and as many at a time as there will be
-workers, because two runs on one machine slow each other down. In a large grid there is time for some of the cells; the others are
-predicted from these (see `effort`).
+workers, because two runs on one machine slow each other down. A process is `python -m palinode.experiment.calibrate` with the
+numbers that `main` reads and directories that hold a run's spec.
+
+In a large grid of arms by scales there is time for some of the cells. The seconds of the others are predicted: the seconds of a
+step, an evaluation, a save or an audit are fitted as a sum of a few prices (one for each call, parameter tensor, parameter and FLOP
+of the model), times a factor of the arm. No price is below zero. So a prediction for a size between two measured sizes lies between
+their seconds, and one for a larger size is larger.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import itertools
 import math
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.optimize import nnls  # type: ignore[attr-defined]
 
 from palinode.audit import audit_trained
 from palinode.data.source import Source
 from palinode.evaluate.losses import Evaluation
 from palinode.experiment.cells import Cell, expected_passes, expected_steps
-from palinode.experiment.effort import Setting, filled_in, setting_of, spanning_order
 from palinode.experiment.fan_out import end_with_the_driver, fan_out, say
 from palinode.results.store import Store
 from palinode.run.one import Attempt
@@ -40,6 +46,7 @@ EVALUATION_BATCHES = 3
 MOST_SECONDS = 60.0  # no further setting is begun after these
 SHARE_OF_RUNS = 0.1  # nor after this share of the seconds that the runs will take,
 FEW_SETTINGS = 8  # unless fewer settings than these were measured
+FIT_ROUNDS = 20  # of fitting the prices, then the factors
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,7 @@ class Calibration:
         )
 
 
-@dataclass(frozen=True)
-class Predicted:
+class Predicted(NamedTuple):
     """The seconds that runs are predicted to take.
 
     Attributes:
@@ -112,9 +118,8 @@ def calibrate(
     if not cells:
         return Predicted({}, 0, 0)
     settings = [setting_of(cell) for cell in cells]
-    by_run = _measured_in_processes(
-        [cells[index].spec for index in spanning_order(settings)], code, min(workers, runs), runs, on_failure
-    )
+    specs = [cells[index].spec for index in spanning_order(settings)]
+    by_run = _measured_in_processes(specs, code, min(workers, runs), runs, on_failure)
     by_index = {index: by_run[id_] for index, cell in enumerate(cells) if (id_ := cell.spec.run_id) in by_run}
     measured = {index: calibration for index, calibration in by_index.items() if calibration is not None}
     failed = by_index.keys() - measured.keys()
@@ -134,19 +139,108 @@ def completed(
     hopeless = {settings[index].arm for index in failed} - arms
     if not measured:
         return [None] * len(settings)
-    by_name = {
-        field.name: filled_in(settings, {index: getattr(one, field.name) for index, one in measured.items()})
+    by_name = [
+        filled_in(settings, {index: getattr(calibration, field.name) for index, calibration in measured.items()})
         for field in fields(Calibration)
-    }
+    ]
     return [
-        None
-        if index in failed or setting.arm in hopeless
-        else Calibration(**{name: seconds[index] for name, seconds in by_name.items()})
+        None if index in failed or setting.arm in hopeless else Calibration(*seconds)
+        for index, (setting, *seconds) in enumerate(zip(settings, *by_name, strict=True))
+    ]
+
+
+class Work(NamedTuple):
+    """What a model has that takes seconds.
+
+    Attributes:
+        tensors: the number of parameter tensors, which stands for the number of operations in a pass.
+        stack_flops, head_flops: forward FLOPs for one slot, of everything before the head and of the head.
+        cut: forward FLOPs for one slot of a head after every part of the stack, as in a layer cut.
+    """
+
+    tensors: float
+    parameters: float
+    stack_flops: float
+    head_flops: float
+    cut: float
+
+
+class Setting(NamedTuple):
+    """One place of the grid."""
+
+    arm: str
+    scale: str
+    work: Work
+
+
+def setting_of(cell: Cell) -> Setting:
+    """The place of a cell, with the work of its model at the full window."""
+    tensors, cost = float(cell.model.parameter_tensors), cell.cost
+    work = Work(
+        tensors=tensors,
+        parameters=float(cost.total_parameters),
+        stack_flops=cost.executed_flops_per_slot,
+        head_flops=cost.head_flops_per_slot,
+        cut=tensors * cost.head_flops_per_slot,
+    )
+    return Setting(cell.arm.name, cell.scale, work)
+
+
+def spanning_order(settings: Sequence[Setting]) -> list[int]:
+    """The order in which to measure, so that the first few settings spread over the whole grid.
+
+    The setting with the most FLOPs comes first. The next is always one whose arm and scale were chosen least often so far; among
+    several, the one whose FLOPs are farthest from those of all chosen settings.
+    """
+    flops = [math.log(1.0 + setting.work.stack_flops + setting.work.head_flops) for setting in settings]
+    order: list[int] = []
+    times: Counter[tuple[str, str]] = Counter()
+
+    def rank(index: int) -> tuple[int, float]:
+        setting = settings[index]
+        chosen_before = times["arm", setting.arm] + times["scale", setting.scale]
+        return chosen_before, -min((abs(flops[index] - flops[other]) for other in order), default=flops[index])
+
+    left = list(range(len(settings)))
+    while left:
+        chosen = min(left, key=rank)
+        left.remove(chosen)
+        order.append(chosen)
+        times.update((("arm", settings[chosen].arm), ("scale", settings[chosen].scale)))
+    return order
+
+
+def filled_in(settings: Sequence[Setting], measured: Mapping[int, float]) -> list[float]:
+    """The seconds of every setting: the measured ones, else from prices fitted to these.
+
+    The fit minimises relative errors. An arm that was never measured has the factor 1.
+
+    Args:
+        measured: index of a setting -> its seconds; at least one.
+    """
+    fitted_to = [index for index, seconds in measured.items() if seconds > 0]
+    if not fitted_to:
+        return [0.0] * len(settings)
+    table = np.array([(1.0, *setting.work) for setting in settings])
+    table /= np.maximum(table.max(axis=0), 1e-30)  # each kind of work as a share of the largest of its kind
+    seconds = np.array([measured[index] for index in fitted_to])
+    arms = [settings[index].arm for index in fitted_to]
+    factors = dict.fromkeys(arms, 1.0)
+    fitted = np.ones(len(settings))
+    for _ in range(FIT_ROUNDS):
+        of_model = seconds / np.array([factors[arm] for arm in arms])
+        prices, _ = nnls(table[fitted_to] / of_model[:, None], np.ones(len(fitted_to)))
+        fitted = table @ prices
+        above = np.log(seconds / fitted[fitted_to])
+        for arm in factors:
+            factors[arm] = float(np.exp(np.mean([log for log, name in zip(above, arms, strict=True) if name == arm])))
+    return [
+        measured.get(index, float(fitted[index]) * factors.get(setting.arm, 1.0))
         for index, setting in enumerate(settings)
     ]
 
 
-def goes_on(each_seconds: Sequence[float], spent_seconds: float, runs_seconds: float, least: int) -> bool:
+def goes_on(each_seconds: Sequence[float], spent_seconds: float, runs_seconds: float, least: float) -> bool:
     """Whether a process begins to measure another setting.
 
     Args:
@@ -169,10 +263,10 @@ def _measured_in_processes(
     specs: Sequence[RunSpec], code: Code | None, processes: int, runs: int, on_failure: Callable[[str], None]
 ) -> dict[str, Calibration | None]:
     """Run id -> its calibration, None where it failed; the mean where two processes measured the same run."""
-    limits = {"--started": time.monotonic(), "--runs": runs / processes, "--least": -(-FEW_SETTINGS // processes)}
+    limits = (time.monotonic(), runs / processes, -(-FEW_SETTINGS // processes))
     messages = fan_out(
         "palinode.experiment.calibrate",
-        [str(word) for option in limits.items() for word in option],
+        [str(limit) for limit in limits],
         specs,
         code,
         shares(len(specs), processes),
@@ -187,27 +281,26 @@ def _measured_in_processes(
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the runs of these directories, one after the other while there is time, and print each calibration."""
-    parser = argparse.ArgumentParser(prog="python -m palinode.experiment.calibrate", description=__doc__)
-    parser.add_argument("--started", type=float, required=True, help="time.monotonic() when this process was started")
-    parser.add_argument("--runs", type=float, required=True, help="how many runs each worker will do")
-    parser.add_argument("--least", type=int, required=True, help="settings to measure however short the runs are")
-    parser.add_argument("directories", type=Path, nargs="+", help="each holds a run's spec")
-    options = parser.parse_args(arguments)
+def main() -> None:
+    """Measure the runs of these directories, one after the other while there is time, and print each calibration.
+
+    The arguments: `time.monotonic()` when this process was started, how many runs each worker will do, how many settings to
+    measure even if the runs are short, and the directories.
+    """
+    started, runs, least = map(float, sys.argv[1:4])
     end_with_the_driver()
-    importing_seconds = time.monotonic() - options.started
+    importing_seconds = time.monotonic() - started
     each_seconds, predicted = list[float](), list[float]()
-    for directory in options.directories:
-        spent = time.monotonic() - options.started
-        if not goes_on(each_seconds, spent, options.runs * fmean(predicted or [0.0]), options.least):
+    for directory in map(Path, sys.argv[4:]):
+        spent = time.monotonic() - started
+        if not goes_on(each_seconds, spent, runs * fmean(predicted or [0.0]), least):
             break
         say({"run_id": directory.name, "calibration": None})  # a run that was begun and has no calibration failed
         with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run
             calibration = measure(spec, Store(directory.parent), importing_seconds)
         say({"run_id": spec.run_id, "calibration": asdict(calibration)})
-        each_seconds.append(time.monotonic() - options.started - spent)
+        each_seconds.append(time.monotonic() - started - spent)
         predicted.append(calibration.predicted_seconds(spec))
 
 
@@ -233,8 +326,8 @@ def _seconds_per_slot(training: Training) -> float:
     training.model.train()
     times: list[float] = []
     began = time.perf_counter()
-    for number in itertools.count():
-        if training.finished or number >= WARM_UP_STEPS + MOST_STEPS:
+    for number in range(WARM_UP_STEPS + MOST_STEPS):
+        if training.finished:
             break
         slots = sum(example.inputs.numel() for example in batch_examples(training))
         started = time.perf_counter()
@@ -248,24 +341,24 @@ def _seconds_per_slot(training: Training) -> float:
 
 def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
     """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
-    asked = attempt.spec.evaluation
+    config = attempt.spec.evaluation
     total, sample = _split_tokens(attempt.spec, attempt.trained.data)
-    short = attempt.trained.with_spec(evaluation=asked.with_(max_tokens=sample))
+    short = attempt.trained.with_spec(evaluation=config.with_(max_tokens=sample))
     started = time.perf_counter()
-    evaluation = evaluate_split(short, asked.split)
+    evaluation = evaluate_split(short, config.split)
     return evaluation, (time.perf_counter() - started) * total / max(1, sample)
 
 
 def _cut_seconds(attempt: Attempt) -> float:
     """A layer cut of a few batches, scaled to the whole split, and a few refitting steps, scaled to all of them."""
-    asked = attempt.spec.evaluation
+    config = attempt.spec.evaluation
     total, sample = _split_tokens(attempt.spec, attempt.trained.data)
-    refit_steps = min(2, asked.layer_cut_refit_steps)
-    short = attempt.trained.with_spec(evaluation=asked.with_(max_tokens=sample, layer_cut_refit_steps=refit_steps))
+    refit_steps = min(2, config.layer_cut_refit_steps)
+    short = attempt.trained.with_spec(evaluation=config.with_(max_tokens=sample, layer_cut_refit_steps=refit_steps))
     seconds = _timed(lambda: cut_split(short, "validation")) * total / max(1, sample)
     if not refit_steps:
         return seconds
-    return seconds + _timed(lambda: refit_for_cuts(short)) * asked.layer_cut_refit_steps / refit_steps
+    return seconds + _timed(lambda: refit_for_cuts(short)) * config.layer_cut_refit_steps / refit_steps
 
 
 def _split_tokens(spec: RunSpec, data: Source) -> tuple[int, int]:

@@ -1,17 +1,21 @@
 """The cells of an experiment: each is one arm at one scale, with all that follows from its settings before a run.
 
-`cells_of` makes them once, and refusals, audits, the plan and its predicted seconds read them. A cell works out each quantity
-when it is first read, from the settings, the data and the description of the model. It makes no weights.
+`cells_of` makes them once. Audits, the plan, its predicted seconds and the refusals at the end of this file read them. A cell works
+out each quantity when it is first read, from the settings, the data and the description of the model. It makes no weights.
 Legend: T slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 
+from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Visibility
@@ -23,12 +27,17 @@ from palinode.models.described import Description, described
 from palinode.objectives import Progress
 from palinode.objectives.label_mask import masked
 from palinode.results.record import ArmEntry
+from palinode.results.store import Store
+from palinode.run.one import refuse_evaluation
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSettings, RunSpec
+from palinode.train.device import resolve_device
+from palinode.train.optim import build_optimizers
 
 WINDOWS_COUNTED = 64  # of how many windows the labels are counted: a task's answers differ from one to the next
 GROUP_DRAWS = 50  # batches of decisions drawn to meet every pass that an objective makes
 MOMENTS = 200  # of a schedule, over which its probabilities are averaged
+LEAST_BYTES_PER_PARAMETER = 12  # float32 weights, their gradients and one optimizer moment: no recipe takes less
 
 
 @dataclass(frozen=True)
@@ -89,19 +98,35 @@ class Cell:
 
     @cached_property
     def passes(self) -> Mapping[str, Pass]:
-        """Name -> each pass that the objective makes."""
-        return _passes(self.spec, self.source, self.specials)
+        """Name -> each pass that the objective makes, counted on the first windows of the run."""
+        spec, objective, window_tokens = self.spec, self.spec.objective, self.spec.data.window_tokens
+        windows = self.source.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
+        shares = _over_the_run(spec)
+        passes: dict[str, Pass] = {}
+        for attempt in range(GROUP_DRAWS):
+            rng = generator(0, "plan", attempt)
+            draw = objective.draw(WINDOWS_COUNTED, window_tokens, rng, Progress(0, 1, objective.state()))
+            example = objective.example(windows.tokens, windows.decisions(draw), self.specials)
+            example = masked(example, windows, spec.labels)
+            for group, rows in example.by_group():
+                if group.name not in passes:
+                    scored = int((example.loss_weight[rows] > 0).sum()) / group.rows
+                    share = fmean(probabilities.get(group.name, 0.0) for probabilities in shares)
+                    passes[group.name] = Pass(example.inputs.shape[1], scored, group.sees, share)
+            if set(passes) >= set(objective.groups()):
+                break
+        return passes
 
     @cached_property
     def split_tokens(self) -> dict[str, int]:
         """Split -> its tokens; 0 for the train split of a task that draws every training sequence anew."""
         held_out: tuple[Split, ...] = ("tuning", "validation", "test")
-        data = self.spec.data
+        data, count = self.spec.data, self.source.scored_tokens
         if isinstance(data, TaskData):
             train = (data.train_sequences or 0) * data.window_tokens
         else:
-            train = self.source.scored_tokens("train", None)
-        return {"train": train} | {split: self.source.scored_tokens(split, None) for split in held_out}
+            train = count("train", None)
+        return {"train": train} | {split: count(split, None) for split in held_out}
 
     @cached_property
     def steps(self) -> float:
@@ -174,21 +199,65 @@ def _over_the_run(settings: RunSettings) -> list[Mapping[str, float]]:
     return [objective.pass_probabilities(Progress(step, steps, objective.state())) for step in moments]
 
 
-def _passes(spec: RunSpec, source: Source, specials: SpecialTokens) -> dict[str, Pass]:
-    """Counted on the first windows of the run, drawn until every pass of the objective was met."""
-    objective, window_tokens = spec.objective, spec.data.window_tokens
-    windows = source.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
-    shares = _over_the_run(spec)
-    passes: dict[str, Pass] = {}
-    for attempt in range(GROUP_DRAWS):
-        progress = Progress(0, 1, objective.state())
-        draw = objective.draw(WINDOWS_COUNTED, window_tokens, generator(0, "plan", attempt), progress)
-        example = masked(objective.example(windows.tokens, windows.decisions(draw), specials), windows, spec.labels)
-        for group, rows in example.by_group():
-            if group.name not in passes:
-                scored = int((example.loss_weight[rows] > 0).sum()) / group.rows
-                share = fmean(probabilities.get(group.name, 0.0) for probabilities in shares)
-                passes[group.name] = Pass(example.inputs.shape[1], scored, group.sees, share)
-        if set(passes) >= set(objective.groups()):
-            break
-    return passes
+# --- what is refused before anything is measured, audited, written or trained -----------------------------------------
+
+
+def refuse_what_cannot_be(cells: Sequence[Cell]) -> None:
+    """Refuse an experiment with a cell that could not be trained or measured.
+
+    Raises:
+        BadInput: parts do not fit together, or a model cannot do what its evaluation asks for.
+        EnvironmentProblem: a model is larger than this machine's memory, or a device is missing.
+    """
+    for cell in cells:
+        _refuse_too_large(cell)
+        refuse_evaluation(cell.spec, cell.specials)
+        resolve_device(cell.spec.device)
+        _refuse_optimizer(cell)
+        _ = cell.passes  # an objective that cannot make an example raises here
+
+
+def refuse_full_disk(bytes_needed: int, store: Store) -> None:
+    """Refuse runs whose checkpoints do not fit on the disk of the store.
+
+    Raises:
+        EnvironmentProblem: naming both numbers.
+    """
+    free = shutil.disk_usage(store.create().root).free
+    if bytes_needed > free:
+        message = f"the runs need about {bytes_needed:,} bytes and {free:,} are free"
+        hint = "free some space, or name another store with --store"
+        raise EnvironmentProblem(message, file=str(store.root), hint=hint)
+
+
+def machine_memory_bytes() -> int | None:
+    """The memory of this machine; None where the system does not tell."""
+    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
+        return None
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _refuse_too_large(cell: Cell) -> None:
+    """Refuse a model whose parameters alone, while they are trained, need more memory than the machine has.
+
+    Without this the system would end the program, or other programs, while the weights are written.
+    """
+    try:
+        needed = float(LEAST_BYTES_PER_PARAMETER * cell.model.total_parameters)
+    except OverflowError:
+        needed = math.inf
+    memory = machine_memory_bytes()
+    if memory is None or needed <= memory:
+        return
+    take = f"take at least {needed / 1e9:,.0f} GB" if math.isfinite(needed) else "take more bytes than 64 bits count"
+    message = f"its parameters {take} to train, and this machine has {memory / 1e9:,.0f} GB"
+    raise EnvironmentProblem(message, field="model")
+
+
+def _refuse_optimizer(cell: Cell) -> None:
+    """Refuse an optimizer that names a role which the model does not have."""
+    config = cell.spec.recipe.optimizer
+    try:
+        cell.model.answer(lambda model: build_optimizers(config, model, model.parameter_groups()))
+    except BadInput as refused:
+        raise refused.inside("recipe.optimizer") from None

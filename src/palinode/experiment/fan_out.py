@@ -7,6 +7,7 @@ It prints a JSON line for each directory on standard output.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import subprocess
@@ -39,13 +40,18 @@ def fan_out(
         given_out: for each process the indexes of its specs, in the order in which it works on them.
         on_failure: called with the last line that a process printed before it failed. Its messages before that count.
     """
-    with _directories(specs, code) as directories, _started(module, arguments, directories, given_out) as processes:
-        messages: list[Message] = []
-        for process in processes:
-            out, printed = process.communicate()
-            messages += [json.loads(line) for line in out.splitlines()]
-            if process.returncode:
-                on_failure(next(reversed(printed.strip().splitlines()), f"exit code {process.returncode}"))
+    messages: list[Message] = []
+    with tempfile.TemporaryDirectory(prefix="palinode-") as temporary:
+        directories = [str(Store(Path(temporary)).write_spec(spec.run_id, encode(spec))) for spec in specs]
+        for directory in directories:
+            keep_code(Path(directory), code)
+        shares = [[directories[index] for index in share] for share in given_out]
+        with _started([sys.executable, "-P", "-m", module, *arguments], shares) as processes:
+            for process in processes:
+                out, printed = process.communicate()
+                messages += [json.loads(line) for line in out.splitlines()]
+                if process.returncode:
+                    on_failure(next(reversed(printed.strip().splitlines()), f"exit code {process.returncode}"))
     return messages
 
 
@@ -67,32 +73,16 @@ def say(message: Message) -> None:
 
 
 @contextlib.contextmanager
-def _directories(specs: Sequence[RunSpec], code: Code | None) -> Iterator[list[Path]]:
-    with tempfile.TemporaryDirectory(prefix="palinode-") as temporary:
-        store = Store(Path(temporary))
-        directories = [store.write_spec(spec.run_id, encode(spec)) for spec in specs]
-        if code is not None:
-            for directory in directories:
-                keep_code(directory, code)
-        yield directories
-
-
-@contextlib.contextmanager
-def _started(
-    module: str, arguments: Sequence[str], directories: Sequence[Path], given_out: Sequence[Sequence[int]]
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """The processes; none outlives the block, nor this process: it holds a pipe open, and they end when the pipe does."""
-    command = [sys.executable, "-P", "-m", module, *arguments]
+def _started(command: Sequence[str], shares: Sequence[Sequence[str]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """A process for each share. None outlives the block, nor this process, which holds a pipe open: they end when it closes."""
     processes: list[subprocess.Popen[str]] = []
     lifeline, held = os.pipe()
+    start = functools.partial(
+        subprocess.Popen, stdin=lifeline, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        for share in given_out:
-            paths = [str(directories[index]) for index in share]
-            processes.append(
-                subprocess.Popen(
-                    [*command, *paths], stdin=lifeline, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-                )
-            )
+        for share in shares:
+            processes.append(start([*command, *share]))
         yield processes
     finally:
         os.close(lifeline)

@@ -7,10 +7,10 @@ disk is what the checkpoints that are kept will take.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
 from palinode.experiment.calibrate import Predicted, calibrate
@@ -91,10 +91,6 @@ class Plan:
         """What the trials and runs that are left will write."""
         return self.trials_disk_bytes + sum(cell.disk_bytes * (cell.runs - cell.done) for cell in self.cells)
 
-    def total(self, quantity: str) -> float:
-        """A counter summed over all runs."""
-        return sum(float(getattr(cell, quantity)) * cell.runs for cell in self.cells)
-
     def as_data(self) -> dict[str, Any]:
         """Plain data: for JSON, and for the experiment's entry."""
         return {
@@ -103,9 +99,9 @@ class Plan:
             "trials": self.trials,
             "trials_left": self.trials_left,
             "workers": self.workers,
-            "window_tokens": self.total("window_tokens"),
-            "tokens_read": self.total("tokens_read"),
-            "train_flops": self.total("train_flops"),
+            "window_tokens": sum(cell.window_tokens * cell.runs for cell in self.cells),
+            "tokens_read": sum(cell.tokens_read * cell.runs for cell in self.cells),
+            "train_flops": sum(cell.train_flops * cell.runs for cell in self.cells),
             "disk_bytes": self.disk_bytes,
             "predicted_seconds": self.seconds,
             "settings": self.settings,
@@ -139,20 +135,24 @@ def plan(
     if measure:
         predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure)
     planned = tuple(_planned(cell, left, predicted.seconds) for cell in cells)
-    trials = [] if resolved.tuning is None else _trials(resolved, zip(cells, planned, strict=True))
-    first = [trial for trial in trials if store.ended(trial.run_id) is None]
+    trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
+    trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]
     seconds = [predicted.seconds[place] for place in left if place in predicted.seconds]
-    wall = makespan([trial.seconds for trial in first], workers) + makespan(seconds, workers)
+    wall = makespan([trial.seconds for trial in trials_left], workers) + makespan(seconds, workers)
+    warnings = parity_warnings(planned, resolved)
+    if growing := sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation}):
+        batches = f"batches of {', '.join(growing)} grow with the noise of their gradients"
+        warnings.append(f"{batches}: what is counted here is the least")
     return Plan(
         cells=planned,
         workers=workers,
         seconds=wall if measure and len(seconds) == len(left) else None,
-        warnings=(*parity_warnings(planned, resolved), *_growth_warnings(cells)),
+        warnings=tuple(warnings),
         settings=predicted.settings,
         settings_measured=predicted.measured,
         trials=len(trials),
-        trials_left=len(first),
-        trials_disk_bytes=sum(trial.disk_bytes for trial in first),
+        trials_left=len(trials_left),
+        trials_disk_bytes=sum(trial.disk_bytes for trial in trials_left),
     )
 
 
@@ -175,8 +175,7 @@ def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple
     )
 
 
-@dataclass(frozen=True)
-class _Trial:
+class _Trial(NamedTuple):
     """A trial: a run's predicted seconds for so many steps (0 where unknown), and the disk of a run."""
 
     run_id: str
@@ -184,12 +183,12 @@ class _Trial:
     disk_bytes: int
 
 
-def _trials(resolved: ResolvedExperiment, cells: Iterable[tuple[Cell, PlannedCell]]) -> list[_Trial]:
+def _trials(resolved: ResolvedExperiment, cells: Sequence[Cell], planned: Sequence[PlannedCell]) -> list[_Trial]:
     """Every trial that chooses a setting."""
     return [
-        _Trial(spec.run_id, (planned.seconds or 0.0) * expected_steps(spec) / cell.steps, planned.disk_bytes)
-        for cell, planned in cells
-        for _, specs in trials_of(resolved, planned.arm, planned.scale)
+        _Trial(spec.run_id, (plan.seconds or 0.0) * expected_steps(spec) / cell.steps, plan.disk_bytes)
+        for cell, plan in zip(cells, planned, strict=True)
+        for _, specs in trials_of(resolved, plan.arm, plan.scale)
         for spec in specs
     ]
 
@@ -218,14 +217,17 @@ def parity_warnings(cells: Sequence[PlannedCell], resolved: ResolvedExperiment) 
         if one.axis == declared
     ]
     others = [one for one in differences if one.axis != declared]
-    by_arm = _at_scales(_by_arm(others, baseline), resolved.scales)
-    return _at_scales(unfair, resolved.scales) + (
-        by_arm if len(by_arm) <= MOST_ARMS_LISTED else _by_axis(others, baseline, len(cells))
-    )
+    of_cells: list[tuple[str, str]] = []
+    for (arm, scale), of_cell in groupby(others, key=lambda one: (one.cell.arm, one.cell.scale)):
+        listed = ", ".join(f"{one.axis} {one.share:+.0%}" for one in of_cell)
+        of_cells.append((f"{arm} differs from {baseline} in {listed}", scale))
+    by_arm = _at_scales(of_cells, resolved.scales)
+    if len(by_arm) > MOST_ARMS_LISTED:
+        by_arm = _by_axis(others, baseline, len(cells))
+    return _at_scales(unfair, resolved.scales) + by_arm
 
 
-@dataclass(frozen=True)
-class _Difference:
+class _Difference(NamedTuple):
     """By what share of the baseline's a cell differs from it on an axis."""
 
     cell: PlannedCell
@@ -233,15 +235,8 @@ class _Difference:
     share: float
 
 
-def _by_arm(differences: Sequence[_Difference], baseline: str) -> Iterator[tuple[str, str]]:
-    """(a line about an arm, a scale at which it holds)."""
-    for (arm, scale), of_cell in groupby(differences, key=lambda one: (one.cell.arm, one.cell.scale)):
-        listed = ", ".join(f"{one.axis} {one.share:+.0%}" for one in of_cell)
-        yield f"{arm} differs from {baseline} in {listed}", scale
-
-
 def _at_scales(lines: Iterable[tuple[str, str]], scales: Sequence[str]) -> list[str]:
-    """Every line once; one that does not hold at every scale names its scales."""
+    """Every line, of (line, scale at which it holds), once; one that does not hold at every scale names its scales."""
     where: dict[str, list[str]] = {}
     for line, scale in lines:
         where.setdefault(line, []).append(scale)
@@ -258,12 +253,3 @@ def _by_axis(differences: Sequence[_Difference], baseline: str, cells: int) -> l
             between = " to ".join(f"{end.share:+.0%} ({end.cell.arm} at {end.cell.scale})" for end in ends)
             lines.append(f"{axis} differ from {baseline} in {len(shares)} of {cells} settings: {between}")
     return lines
-
-
-def _growth_warnings(cells: Sequence[Cell]) -> list[str]:
-    growing = sorted({cell.arm.name for cell in cells if cell.spec.recipe.accumulation})
-    if not growing:
-        return []
-    return [
-        f"batches of {', '.join(growing)} grow with the noise of their gradients: what is counted here is the least"
-    ]

@@ -11,43 +11,31 @@ import datetime
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from palinode.analysis.audits import ArmAudit
 from palinode.audit import audit_comparison
 from palinode.base.config import content_hash, encode
-from palinode.base.errors import PalinodeError
+from palinode.base.errors import BadInput, PalinodeError
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
-from palinode.experiment.cells import cells_of
+from palinode.experiment.cells import cells_of, refuse_full_disk, refuse_what_cannot_be
 from palinode.experiment.plan import Plan, plan
-from palinode.experiment.refuse import refuse_full_disk, refuse_what_cannot_be
-from palinode.experiment.tune import tuned
-from palinode.results.record import ChoiceEntry, ExperimentEntry, RunEntry
+from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 from palinode.run.together import stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.pin import pinned
-from palinode.spec.tuning import trials
+from palinode.spec.run_spec import RunSpec
+from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
 from palinode.sweep.process import Job
 from palinode.train.device import resolve_device
 
 Event = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Workers:
-    """How many runs are trained side by side.
-
-    Attributes:
-        at_a_time: processes; None: see `default_at_a_time`.
-        stack: so many runs of one shape at most are trained together in one process (`run_together`).
-    """
-
-    at_a_time: int | None = None
-    stack: int = 1
+Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 
 
 @dataclass(frozen=True)
@@ -55,12 +43,15 @@ class HowToRun:
     """How an experiment is run; none of it changes a result.
 
     Attributes:
+        at_a_time: how many processes train side by side; None: see `default_at_a_time`.
+        stack: at most so many runs of one shape are trained together in one process (`run_together`).
         code: the user's Python that parts of the experiment were written in.
         command: the command line, for the record.
         on_event: called with `audit`, `plan`, `choice`, `note` events and those of `sweep.local.sweep`.
     """
 
-    workers: Workers = Workers()
+    at_a_time: int | None = None
+    stack: int = 1
     code: Code | None = None
     command: Sequence[str] = ()
     on_event: Callable[[Event], None] = lambda event: None
@@ -71,7 +62,7 @@ class HowToRun:
 
 
 def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = HowToRun()) -> SweepEnd:
-    """Audit, tune, plan and run an experiment; its entry in the store says what was asked, predicted, chosen and measured.
+    """Audit, tune, plan and run an experiment; its entry in the store holds the question, the plan, the choices and the times.
 
     Raises:
         BadInput: the data cannot be used, or parts of an arm do not fit together.
@@ -79,7 +70,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
         EnvironmentProblem: the machine refused.
     """
     default = default_at_a_time(resolved)  # even unused: a missing device is refused before the audits
-    at_a_time = how.workers.at_a_time or default
+    at_a_time = how.at_a_time or default
     resolved = pinned(resolved)
     cells = cells_of(resolved)
     refuse_what_cannot_be(cells)
@@ -100,7 +91,9 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     how.on_event({"event": "plan", **planned.as_data()})
     began = time.perf_counter()
     if resolved.tuning is not None:
-        end = _run_trials(resolved, store, how, at_a_time)
+        chooser = trials(resolved)  # an experiment of its own in the store, whose arms were audited already
+        store.write_experiment(_entry(chooser, store, how))
+        end = _sweep(chooser, store, how, at_a_time)
         if end.interrupted is not None or (chosen := tuned(resolved, store)) is None:
             return end
         resolved, choices = chosen
@@ -126,37 +119,64 @@ def default_at_a_time(resolved: ResolvedExperiment) -> int:
     return default_workers(max(run.spec.threads for run in resolved.runs))
 
 
-def _run_trials(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
-    """Run the trials that choose, as an experiment of their own in the store; the arms were audited already."""
-    chooser = trials(resolved)
-    store.write_experiment(_entry(chooser, store, how))
-    return _sweep(chooser, store, how, at_a_time)
+def tuned(resolved: ResolvedExperiment, store: Store) -> tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]] | None:
+    """The experiment at the chosen values, and how they were chosen; None while a trial is left to do.
+
+    Raises:
+        BadInput: no trial of an arm came to a score.
+    """
+    cells = [(arm.name, scale) for scale in resolved.scales for arm in resolved.arms]
+    tried = {cell: trials_of(resolved, *cell) for cell in cells}
+    if not all(store.ended(spec.run_id) for values in tried.values() for _, specs in values for spec in specs):
+        return None
+    choices = tuple(_choice(resolved, arm, scale, tried[arm, scale], store) for arm, scale in cells)
+    return with_chosen(resolved, {(choice.arm, choice.scale): choice.chosen for choice in choices}), choices
 
 
-def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
-    """Run what is left of an experiment; every event of a run carries the arm, scale, seed and steps of it."""
-    labels = {
-        run.spec.run_id: {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": run.spec.recipe.steps}
-        for run in resolved.runs
-    }
-    return sweep(
-        _jobs(resolved, store, how.code),
-        store,
-        workers=at_a_time,
-        stack=how.workers.stack,
-        on_event=lambda event: how.on_event({**event, **labels[event["run_id"]]}),
+def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, store: Store) -> ChoiceEntry:
+    tuning, decision = resolved.tuning, resolved.decision
+    assert tuning is not None
+    results = {spec.run_id: store.record(spec.run_id).result for _, specs in tried for spec in specs}
+    metric = tuning_metric(decision)
+    scores = {value: _mean_score([results[spec.run_id] for spec in specs], metric) for value, specs in tried}
+    scored = {value: score for value, score in scores.items() if score is not None}
+    if not scored:
+        message = f"no trial of arm {arm!r} at scale {scale} came to a score"
+        raise BadInput(message, field="tuning.values", hint="`palinode show` on the trials says why")
+    sign = 1 if decision.better == "lower" else -1
+    return ChoiceEntry(
+        arm=arm,
+        scale=scale,
+        field=tuning.field,
+        values=tuple(scores),
+        scores=tuple(scores.values()),
+        chosen=min(scored, key=lambda value: (sign * scored[value], value)),
+        runs=tuple(results),
+        tokens_read=sum(float(result.counters.get("tokens_read") or 0) for result in results.values() if result),
     )
 
 
-def _jobs(resolved: ResolvedExperiment, store: Store, code: Code | None) -> list[Job]:
-    """Write every run's spec, and the user's code it needs, and hand the directories over."""
-    jobs = []
+def _mean_score(results: Sequence[Result | None], metric: str) -> float | None:
+    """Over the seeds; None when one of them diverged: a value at which runs diverge is not chosen."""
+    scores = [result.score(metric) if result is not None and result.outcome == "done" else None for result in results]
+    finished = [score for score in scores if score is not None]
+    return fmean(finished) if len(finished) == len(scores) else None
+
+
+def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
+    """Write the specs with the user's code, and run what is left; an event carries the arm, scale, seed and steps of its run."""
+    jobs, labels = list[Job](), dict[str, Event]()
     for run in resolved.runs:
-        directory = store.write_spec(run.spec.run_id, encode(run.spec))
-        if code is not None:
-            keep_code(directory, code)
-        jobs.append(Job(run.spec.run_id, directory, run.spec.threads, stack_key(run.spec)))
-    return jobs
+        spec = run.spec
+        directory = store.write_spec(spec.run_id, encode(spec))
+        keep_code(directory, how.code)
+        jobs.append(Job(spec.run_id, directory, spec.threads, stack_key(spec)))
+        labels[spec.run_id] = {"arm": run.arm, "scale": run.scale, "seed": run.seed, "steps": spec.recipe.steps}
+
+    def on_event(event: Event) -> None:
+        how.on_event({**event, **labels[event["run_id"]]})
+
+    return sweep(jobs, store, workers=at_a_time, stack=how.stack, on_event=on_event)
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
@@ -167,9 +187,12 @@ def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[Choi
         for run in resolved.runs
     ]
     models = {run.spec.model for run in resolved.runs if run.scale == resolved.scales[0]}
-    report = audit_comparison(
-        runs, equal=resolved.decision.equal, models_differ=len(models) > 1, tuning=_tuning(choices)
-    )
+    tuning: dict[str, Tuning] = {}  # trials and tokens of each arm, all scales together
+    for choice in choices:
+        before = tuning.get(choice.arm, Tuning(0, 0))
+        tuning[choice.arm] = Tuning(before.trials + len(choice.runs), before.tokens_read + choice.tokens_read)
+    equal, models_differ = resolved.decision.equal, len(models) > 1
+    report = audit_comparison(runs, equal=equal, models_differ=models_differ, tuning=tuning)
     findings = [encode(finding) for finding in report.findings]
     audit_hash = content_hash([resolved.name, resolved.size, [run.spec.run_id for run in resolved.runs], findings])
     if audit_hash not in store.audits():  # its seconds are not in the hash: the same comparison again changes nothing
@@ -177,36 +200,16 @@ def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[Choi
     return audit_hash
 
 
-def _tuning(choices: Sequence[ChoiceEntry]) -> dict[str, Tuning]:
-    """Trials and tokens of each arm, all scales together."""
-    of_arm: dict[str, list[ChoiceEntry]] = {}
-    for choice in choices:
-        of_arm.setdefault(choice.arm, []).append(choice)
-    return {
-        arm: Tuning(sum(len(choice.runs) for choice in own), sum(choice.tokens_read for choice in own))
-        for arm, own in of_arm.items()
-    }
-
-
-def _earlier(resolved: ResolvedExperiment, store: Store) -> ExperimentEntry | None:
-    """The entry that the same runs have already, when they were asked for before."""
-    wanted = [run.spec.run_id for run in resolved.runs]
-    for entry in store.experiments():
-        if (entry.name, entry.size) == (resolved.name, resolved.size) and [run.run_id for run in entry.runs] == wanted:
-            return entry
-    return None
-
-
 def _note_replaced_runs(entry: ExperimentEntry, store: Store, how: HowToRun) -> None:
     """`--set` and `--seeds` can make other runs under the same name: the earlier ones stay in the store, outside of the verdict."""
-    wanted = {run.run_id for run in entry.runs}
+    run_ids = {run.run_id for run in entry.runs}
     for before in store.experiments():
         if before.full_name != entry.full_name or before.to_choose or entry.to_choose:
             continue
-        if gone := [run for run in before.runs if run.run_id not in wanted]:
-            earlier = f"{entry.full_name} had {len(gone)} other runs, of `{' '.join(before.command)}`"
+        if replaced := [run for run in before.runs if run.run_id not in run_ids]:
+            earlier = f"{entry.full_name} had {len(replaced)} other runs, of `{' '.join(before.command)}`"
             how.note(f"{earlier}; they stay in the store, and it shows the new ones from now on")
-            if how.code is not None and (changed := _changed_code(gone, store, how.code)):
+            if how.code is not None and (changed := _changed_code(replaced, store, how.code)):
                 how.note(changed)
 
 
@@ -230,7 +233,11 @@ def _entry(
     choices: Sequence[ChoiceEntry] = (),
 ) -> ExperimentEntry:
     """What the store keeps of an experiment; the date, command and plan of an earlier entry with the same runs stay."""
-    earlier = _earlier(resolved, store)
+    runs = _run_entries(resolved)
+    same = (resolved.name, resolved.size, [run.run_id for run in runs])
+    earlier = next(
+        (one for one in store.experiments() if (one.name, one.size, [run.run_id for run in one.runs]) == same), None
+    )
     hashes: dict[str, dict[str, str]] = {}
     for audit in audits:
         hashes.setdefault(audit.arm.name, {}).update(audit.hashes)
@@ -245,7 +252,7 @@ def _entry(
         arms=resolved.arms,
         scales=resolved.scales,
         seeds=resolved.seeds,
-        runs=_run_entries(resolved),
+        runs=runs,
         audits=hashes,
         choices=tuple(choices),
         to_choose=resolved.tuning.field if resolved.tuning is not None else "",
@@ -259,7 +266,7 @@ def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:
 
 
 def _measured(planned: Plan, seconds: float, end: SweepEnd) -> dict[str, Any]:
-    """What the runs really took, beside what was predicted; only when all that were predicted were done in this go."""
+    """The seconds of the runs and their ratio to the predicted ones; empty unless this call did all the runs of the plan."""
     if end.interrupted is not None or not planned.left or planned.seconds is None:
         return {}
     return {"measured_seconds": seconds, "measured_to_predicted": seconds / max(planned.seconds, 1e-9)}

@@ -1,28 +1,104 @@
 """What a language model is here: tokens and a visibility in, hidden states and logits out. It knows no losses, data or steps.
 
+A model may add auxiliary terms to the loss in training, never in evaluation. A term that compares two states can be made small by
+making both vanish, which says nothing about their agreement. So every term comes with measurements that show such a collapse.
+With `begin` and `extend` a row is read once, left to right (a row that reads from the end is flipped first), and each further token
+costs one slot. `extend` reads the next tokens, a whole prompt or one token, and gives the last states of a pass over all tokens so
+far. A model that cannot step (its own `hidden`, a mixer without `extend`) reads all tokens again each time, with the same result.
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
 from palinode.base.config import Part
 from palinode.base.errors import Unfinished
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Visibility
-from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
+from palinode.base.visibility import Ltr, Visibility
 from palinode.models.cost import Cost
-from palinode.models.mixers.base import Mixer
+from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.state import ModelState, continues
 from palinode.models.parts.state import defined_in as _defined_in
 
+
+@dataclass(frozen=True)
+class AuxiliaryTerm:
+    """One term, from one reading or several.
+
+    Attributes:
+        value: scalar with gradient, the mean over all rows and slots read; training adds coefficient * value to the loss.
+        coefficient: above 0.
+        rows: how many rows the mean is over; its weight when means are averaged.
+        measured: detached scalars for the record. Names in use: `value` (the score without a variance floor), `shuffled` (the same
+            score with the pairs shuffled across rows), `gain` and `least_gain` (of |gain| of the norms before the term: the
+            smallest mean, and the smallest entry; 1 without learned gains), `variance` (over rows and slots, mean over the
+            features, of the side with the smaller one).
+    """
+
+    value: Tensor
+    coefficient: float
+    rows: int
+    measured: Mapping[str, Tensor]
+
+
+Terms = Mapping[str, AuxiliaryTerm]
+
+
+class PairTerm(nn.Module):
+    """Base of the terms that compare two states. The audit trains each of them on noise before a run.
+
+    Attributes:
+        width: D of both states.
+    """
+
+    width: int
+
+    def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
+        """The term of two (B, T, D) states of the same slots."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(left, right, reading)")
+
+    def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
+        """(B, T, D) that `right` is compared with; slot i may depend only on the slots that the reading allows it."""
+        raise NotImplementedError(f"{type(self).__name__} must define aggregated(left, reading)")
+
+
+def together(readings: Sequence[Terms]) -> dict[str, AuxiliaryTerm]:
+    """The terms of several readings, averaged by name with the rows as weights."""
+    names = dict.fromkeys(name for terms in readings for name in terms)
+    return {name: _mean([terms[name] for terms in readings if name in terms]) for name in names}
+
+
+def _mean(terms: Sequence[AuxiliaryTerm]) -> AuxiliaryTerm:
+    if len(terms) == 1:
+        return terms[0]
+    rows = sum(term.rows for term in terms)
+    return AuxiliaryTerm(
+        value=torch.stack([term.value * (term.rows / rows) for term in terms]).sum(),
+        coefficient=terms[0].coefficient,
+        rows=rows,
+        measured=mean_measured(terms),
+    )
+
+
+def mean_measured(terms: Sequence[AuxiliaryTerm]) -> dict[str, Tensor]:
+    """The measurements of several terms of one name, averaged with the rows as weights."""
+    rows = sum(term.rows for term in terms)
+    weighted = [({"value": term.value.detach(), **term.measured}, term.rows / rows) for term in terms]
+    names = dict.fromkeys(name for scalars, _ in weighted for name in scalars)
+    return {
+        name: torch.stack([scalars[name] * share for scalars, share in weighted if name in scalars]).sum()
+        for name in names
+    }
+
+
 GROUPS = ("embedding", "position", "matrix", "head", "vector")
-GROUP_OF_ROLE = {"embedding": "embedding", "position": "position", "head": "head"}
 
 
 class ModelConfig(Part):
@@ -76,7 +152,7 @@ class LanguageModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def can_be_cut(self) -> bool:
-        """Whether `residuals` shows what `hidden` does: False when a subclass has replaced `hidden` alone."""
+        """Whether `residuals` shows what `hidden` does: False when a subclass has replaced only `hidden`."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
 
     def reach_slots(self, sees: Visibility) -> int | None:
@@ -86,7 +162,7 @@ class LanguageModel(nn.Module):
     def can_step(self) -> bool:
         """Whether `extend` continues what `hidden` does, so that one more token costs one slot.
 
-        Otherwise `models.stepping` reads the whole row again for each token.
+        Otherwise the function `extend` of this file reads the whole row again for each token.
         """
         return continues(self, "hidden")
 
@@ -94,10 +170,11 @@ class LanguageModel(nn.Module):
         """The state before the first token of `rows` rows of at most `slots` slots, read left to right."""
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
-    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+    def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
         """(B, T_new, D) states of the next (B, T_new) tokens, and the next state.
 
-        They equal the last T_new slots of `hidden` over all tokens so far, left to right. The given state must not be used again.
+        They equal the last T_new slots of `hidden` over all tokens so far, left to right. The state comes from `begin` or `extend`
+        of this model and must not be used again.
 
         Raises:
             ValueError: the state has no room for the tokens.
@@ -116,7 +193,7 @@ class LanguageModel(nn.Module):
         return None
 
     def logits_map(self) -> Callable[[Tensor], Tensor]:
-        """`logits` for the loss: its matrix form, unless a subclass or the object itself has replaced `logits` alone."""
+        """`logits` for the loss: its matrix form, unless a subclass or the object itself has replaced only `logits`."""
         own = _defined_in(self, "logits")
         replaced = "logits" in vars(self) or own not in (LanguageModel, _defined_in(self, "linear_head"))
         return self.logits if replaced else self.linear_head() or self.logits
@@ -133,14 +210,11 @@ class LanguageModel(nn.Module):
         """
         groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
         special = self._special_groups()
-        for name, module, parameter in self._owned_parameters():
-            group = special.get(name) or _group(module, name.rpartition(".")[2], parameter)
+        for name, parameter in self.named_parameters():
+            owner, _, own_name = name.rpartition(".")
+            group = special.get(name) or _group(self.get_submodule(owner), own_name, parameter)
             groups.setdefault(group, []).append((name, parameter))
         return groups
-
-    def matrix_parameters(self) -> list[tuple[str, Parameter]]:
-        """The hidden 2-D weights: what Muon may orthogonalise, each a single map."""
-        return self.parameter_groups()["matrix"]
 
     def parameter_counts(self) -> dict[str, int]:
         """Number of parameters by group; asserted to add up to the model's total."""
@@ -149,15 +223,6 @@ class LanguageModel(nn.Module):
         if sum(counts.values()) != total:
             raise AssertionError(f"the groups hold {sum(counts.values())} parameters, the model has {total}")
         return counts
-
-    def _owned_parameters(self) -> Iterator[tuple[str, nn.Module, Parameter]]:
-        """Every parameter once, with its full name and the module that owns it."""
-        seen: set[int] = set()
-        for module_name, module in self.named_modules():
-            for name, parameter in module.named_parameters(prefix=module_name, recurse=False):
-                if id(parameter) not in seen:
-                    seen.add(id(parameter))
-                    yield name, module, parameter
 
     def _special_groups(self) -> dict[str, str]:
         """Full parameter name -> group, for the parameters that a mixer puts into a group."""
@@ -170,6 +235,39 @@ def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
     if parameter.ndim != 2:
         return "vector"
     role = getattr(module, "role", "embedding" if isinstance(module, nn.Embedding) else None)
-    if role in GROUP_OF_ROLE:
-        return GROUP_OF_ROLE[role]
+    if role in ("embedding", "position", "head"):
+        return str(role)
     return "matrix" if name.endswith("weight") else "vector"
+
+
+@dataclass(frozen=True)
+class Reread(ModelState):
+    """The state of a model that cannot step: the (B, slots) tokens, to read them again."""
+
+    tokens: Tensor | None = None
+
+
+def begin(model: LanguageModel, rows: int, slots: int | None = None) -> ModelState:
+    """The state before the first token of `rows` rows of at most `slots` slots (default: the model's longest row).
+
+    Raises:
+        BadInput: the model takes no rows of that length.
+    """
+    room = model.max_length if slots is None else slots
+    return model.begin(rows, room) if model.can_step() else Reread(slots=room, read=0)
+
+
+def extend(model: LanguageModel, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
+    """(B, T_new, D) states of the next (B, T_new) tokens, and the next state; the given state must not be used again.
+
+    Raises:
+        ValueError: the state has no room for the tokens.
+    """
+    return _reread(model, tokens, state) if isinstance(state, Reread) else model.extend(tokens, state)
+
+
+def _reread(model: LanguageModel, tokens: Tensor, state: Reread) -> tuple[Tensor, ModelState]:
+    end = state.read + len(state.next_positions(tokens))
+    row_tokens = tokens.new_zeros(len(tokens), state.slots) if state.tokens is None else state.tokens
+    row_tokens[:, state.read : end] = tokens
+    return model.hidden(row_tokens[:, :end], Ltr())[:, state.read :], Reread(state.slots, end, row_tokens)

@@ -8,7 +8,7 @@ activations and softmax are left out, as in `torch.utils.flop_counter`, which th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from palinode.base.visibility import Visibility
 
@@ -37,13 +37,7 @@ class LayerCost:
         return cls(products + non_matmul, products + non_matmul, state_elements, non_matmul, per_pass)
 
     def __add__(self, other: LayerCost) -> LayerCost:
-        return LayerCost(
-            self.executed + other.executed,
-            self.useful + other.useful,
-            self.state_elements + other.state_elements,
-            self.non_matmul + other.non_matmul,
-            self.per_pass + other.per_pass,
-        )
+        return LayerCost(*(one + more for one, more in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)

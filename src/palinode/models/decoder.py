@@ -5,7 +5,6 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L layers, C lon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -18,21 +17,26 @@ from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Native, Visibility
 from palinode.models.base import ModelConfig
-from palinode.models.block import Block
+from palinode.models.block import Block, Mlp, MlpKind, hidden_width
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import InitRule, SchemeName, initialise
 from palinode.models.mixers import MIXERS
 from palinode.models.mixers.attention import AttentionConfig
 from palinode.models.mixers.base import MixerConfig, Place, Reading, refuse_unread
-from palinode.models.parts.distance import alibi_slopes, distance_table
 from palinode.models.parts.exact import exact, exact_dtype
-from palinode.models.parts.linear import Linear, Table
-from palinode.models.parts.mlp import Mlp, MlpKind, hidden_width
-from palinode.models.parts.next_position import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
-from palinode.models.parts.norm import Norm, NormKind
-from palinode.models.parts.rotary import RotaryKind, RotaryTable
+from palinode.models.parts.linear import Linear, Norm, NormKind, Table
+from palinode.models.parts.positions import (
+    RotaryKind,
+    RotaryTable,
+    SubtractPosition,
+    SubtractTable,
+    alibi_slopes,
+    distance_table,
+    next_position_of,
+    refuse_subtraction,
+)
 from palinode.models.parts.state import ModelState, StackState
-from palinode.models.stack import Stack, mask_of, slots_of
+from palinode.models.stack import HeadsOfWidth, Stack, mask_of, slots_of
 
 PositionKind = Literal["learned", "rotary", "alibi", "none"]
 SoftCap = Literal["none", "rsqrt", "tanh"]
@@ -60,7 +64,7 @@ class DecoderConfig(ModelConfig):
         dropout: on the embedding, the attention probabilities and both branch outputs; in training only.
         mixer: what moves information between slots, the same in every layer.
         mixers: a hybrid instead: layer l has mixers[l mod len(mixers)].
-        subtract_position: `plain` subtracts the next slot's position from each state (`parts/next_position.py`), `norm` also
+        subtract_position: `plain` subtracts the next slot's position from each state (`parts/positions.py`), `norm` also
             adds a norm after it.
         subtract_table: the table to subtract from: the one of the positions (`shared`, with one more row) or a `separate` one.
     """
@@ -68,7 +72,7 @@ class DecoderConfig(ModelConfig):
     kind: ClassVar[str] = "decoder"
     layers: int = Field(default=4, ge=1)
     width: int = Field(default=128, ge=1)
-    heads: int = Field(default=4, ge=1)
+    heads: HeadsOfWidth = 4
     mlp: MlpKind = "gelu"
     mlp_mult: float = Field(default=4.0, gt=0)
     position: PositionKind = "learned"
@@ -92,14 +96,6 @@ class DecoderConfig(ModelConfig):
     subtract_table: Annotated[SubtractTable, LATER] = "shared"
     mixers: Annotated[tuple[Annotated[MixerConfig, one_of(lambda: MIXERS, "mixer")], ...], LATER] = ()
     mlp_blocks: Annotated[int, LATER] = Field(default=4, ge=1)
-
-    @field_validator("heads")
-    @classmethod
-    def _heads_divide_width(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("width")
-        if width is not None and width % heads:
-            raise ValueError(f"{heads} heads do not divide width {width}")
-        return heads
 
     @field_validator("zero_head")
     @classmethod
@@ -169,48 +165,19 @@ class Decoder(Stack):
         shares = self.next_position is not None and config.subtract_table == "shared"
         self.position = Table(max_length + shares, config.width, role="position") if learned else None
         self.embed_norm = _norm(config) if config.embed_norm else None
-        self.blocks = nn.ModuleList(_block(config, layer, max_length) for layer in range(config.layers))
+        self.blocks = nn.ModuleList(_block(config, mixer, max_length) for mixer in config.layer_mixers())
         self.final_norm = _norm(config)
         self.head = None if config.tied_head else Linear(config.width, vocab_size, bias=config.bias, role="head")
 
-    def hidden(self, tokens: Tensor, sees: Visibility, positions: Tensor | None = None) -> Tensor:
-        """States of (B, T) tokens. `positions` (T,) replaces the slots' own indices 0..T-1.
-
-        Raises:
-            BadInput: the row is longer than the table of learned positions, a mixer has no form for the visibility, or a slot of
-                an explicit mask may see nothing.
-            ValueError: the rows still read from the end.
-        """
-        reading, x = self._reading(tokens, sees, positions), self._embedded(tokens, positions)
-        for block in self.stack:
-            x = block(x, reading)
-        return self.finished(x, positions)
-
     def reach_slots(self, sees: Visibility) -> int | None:
-        reaches = [block.mixer.reach_slots(sees.native) for block in self.stack]
+        reaches = [block.mixer.reach_slots(sees.native) for block in self.blocks]
         return None if None in reaches else sum(reaches)
 
-    def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        reading, x = self._reading(tokens, sees, None), self._embedded(tokens)
-        for block in self.stack:
-            x = block(x, reading)
-            yield x
+    def begin(self, rows: int, slots: int) -> DecoderState:
+        turning = self._turning(torch.arange(slots, device=self.embedding.weight.device))
+        return DecoderState(slots, 0, super().begin(rows, slots).layers, turning)
 
-    def can_step(self) -> bool:
-        return super().can_step() and all(isinstance(block, Block) and block.can_step() for block in self.blocks)
-
-    def begin(self, rows: int, slots: int) -> ModelState:
-        """The state before the first token (see `LanguageModel.begin`).
-
-        Raises:
-            BadInput: rows of so many slots are longer than the table of learned positions.
-        """
-        self._check_length(slots)
-        layers = tuple(block.begin(rows, slots) for block in self.stack)
-        return DecoderState(slots, 0, layers, self._turning(torch.arange(slots, device=self.embedding.weight.device)))
-
-    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        assert isinstance(state, DecoderState)
+    def extend(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, ModelState]:
         positions, end = state.next_positions(tokens), state.read + tokens.shape[1]
         turning = None if state.rotary is None else state.rotary.part(state.read, end)
         reading = Reading("causal", rotary=turning, bias=self._bias(end, "causal", None, first=state.read))
@@ -223,12 +190,12 @@ class Decoder(Stack):
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs = visible_pairs(sees, slots)
-        return self._cost(sum((block.cost(slots, pairs) for block in self.stack), LayerCost(0.0, 0.0, 0)))
+        return self._cost(sum((block.cost(slots, pairs) for block in self.blocks), LayerCost(0.0, 0.0, 0)))
 
     def _capped(self, raw: Tensor) -> Tensor:
         return capped(exact(raw), self.config.soft_cap, self.config.cap_value)
 
-    def _reading(self, tokens: Tensor, sees: Visibility, positions: Tensor | None) -> Reading:
+    def _reading(self, tokens: Tensor, sees: Visibility) -> Reading:
         mask = mask_of(sees, tokens)
         for mixer in self.config.layer_mixers():
             if why := mixer.refusal(sees.native):
@@ -236,7 +203,7 @@ class Decoder(Stack):
         return Reading(
             native=sees.native,
             mask=mask,
-            rotary=self._turning(slots_of(tokens) if positions is None else positions),
+            rotary=self._turning(slots_of(tokens)),
             bias=self._bias(tokens.shape[1], sees.native, mask),
         )
 
@@ -309,19 +276,17 @@ def _norm(config: DecoderConfig) -> Norm:
     return Norm(config.width, config.norm, gain=config.norm_gain, shift=config.bias)
 
 
-def _block(config: DecoderConfig, layer: int, max_length: int) -> Block:
+def _block(config: DecoderConfig, mixer_config: MixerConfig, max_length: int) -> Block:
     place = Place(
         width=config.width,
         heads=config.heads,
         max_length=max_length,
-        layer=layer,
-        layers=config.layers,
         bias=config.bias,
         dropout=config.dropout,
         qk_norm=config.qk_norm,
         attention_scale=config.attention_scale,
     )
-    mixer = config.layer_mixers()[layer].build(place)
+    mixer = mixer_config.build(place)
     if config.mlp == "none":
         return Block(mixer, None, _norm(config), None, config.dropout)
     mlp = Mlp(config.width, config.mlp, config.mlp_mult, bias=config.bias, blocks=config.mlp_blocks)

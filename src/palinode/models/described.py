@@ -82,10 +82,10 @@ class Description:
         self.answer(read)
 
     def answer(self, question: Callable[[LanguageModel], Answer]) -> Answer:
-        """The answer of the model without numbers. Where a class needs the numbers for it, a real model is built and asked.
+        """The answer of the model without numbers. Where a class needs numbers for it, a real model is built for this question.
 
         Raises:
-            PalinodeError: the model refuses what is asked.
+            PalinodeError: the model refuses the question.
         """
         try:
             return question(self.model)
@@ -132,7 +132,7 @@ def _without_numbers(model: LanguageModel) -> LanguageModel:
     if not tensors:
         return model
     empty = {id(tensor): _like(tensor) for tensor in tensors}
-    return copy.deepcopy(model, empty)  # the second argument says what stands in for an object, by its id
+    return copy.deepcopy(model, empty)  # the second argument maps the id of an object to its replacement
 
 
 def _like(tensor: torch.Tensor) -> torch.Tensor:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from palinode.base.example import Example, Group
 from palinode.base.visibility import Ltr, Visibility
-from palinode.models.auxiliary import AuxiliaryTerm, together
-from palinode.models.base import LanguageModel
+from palinode.models.base import AuxiliaryTerm, LanguageModel, together
 
 
 def read(model: LanguageModel, example: Example) -> Tensor:

@@ -13,31 +13,27 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L_e and L_d blo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal, cast
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
-from palinode.models.auxiliary import AuxiliaryTerm, PairTerm
-from palinode.models.base import ModelConfig
-from palinode.models.block import Block, DecoderBlock, DecoderBlockState, Readings
+from palinode.models.base import AuxiliaryTerm, ModelConfig, PairTerm
+from palinode.models.block import Block, CrossAttention, DecoderBlock, Memory, Mlp, Readings
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import GPT2_STD, InitRule, initialise
 from palinode.models.mixers.attention import Attention
 from palinode.models.mixers.base import Place, Reading
-from palinode.models.parts.cross_attention import CrossAttention, Memory
 from palinode.models.parts.embedding_loss import EmbeddingLoss, EmbeddingTerm
 from palinode.models.parts.exact import exact
-from palinode.models.parts.linear import Linear, Table
-from palinode.models.parts.mlp import Mlp
-from palinode.models.parts.next_position import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
-from palinode.models.parts.norm import Norm
-from palinode.models.parts.state import MixerState, ModelState
-from palinode.models.stack import AnyBlock, Stack, mask_of, slots_of
+from palinode.models.parts.linear import Linear, Norm, Table
+from palinode.models.parts.positions import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
+from palinode.models.parts.state import MixerState, ModelState, StackState
+from palinode.models.stack import HeadsOfWidth, Stack, can_step, mask_of, slots_of
 
 Order = Literal["self_first", "cross_first"]
 EMBEDDING_LOSS = "embedding_loss"  # the name of its term in records
@@ -58,7 +54,7 @@ class EncoderDecoderConfig(ModelConfig):
         heads, cross_heads: of self- and of cross-attention; each must divide the width. None: twice `heads`.
         order: whether a decoder block attends to itself or to the encoder first.
         position: `learned` table, or `rotary` (base `rotary_base`): q and k are turned in all three attentions.
-        subtract_position: `plain` subtracts the next slot's position from each last state (`parts/next_position.py`), `norm` also
+        subtract_position: `plain` subtracts the next slot's position from each last state (`parts/positions.py`), `norm` also
             adds a norm after it.
         subtract_table: the table to subtract from: the one of the positions (`shared`) or a `separate` one, which rotary positions
             need.
@@ -79,8 +75,8 @@ class EncoderDecoderConfig(ModelConfig):
     encoder_layers: int = Field(default=2, ge=1)
     decoder_layers: int = Field(default=2, ge=1)
     width: int = Field(default=128, ge=1)
-    heads: int = Field(default=4, ge=1)
-    cross_heads: int | None = Field(default=None, ge=1)
+    heads: HeadsOfWidth = 4
+    cross_heads: HeadsOfWidth | None = None
     order: Order = "self_first"
     position: Literal["learned", "rotary"] = "learned"
     rotary_base: float = Field(default=10_000.0, gt=1)
@@ -94,14 +90,6 @@ class EncoderDecoderConfig(ModelConfig):
     bias: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
     embedding_loss: Annotated[EmbeddingLoss | None, BeforeValidator(_none_is_no_value)] = EmbeddingLoss()
-
-    @field_validator("heads", "cross_heads")
-    @classmethod
-    def _heads_divide_width(cls, heads: int | None, info: ValidationInfo) -> int | None:
-        width = info.data.get("width")
-        if width is not None and heads is not None and width % heads:
-            raise ValueError(f"{heads} heads do not divide width {width}")
-        return heads
 
     @model_validator(mode="after")
     def _options_fit(self) -> EncoderDecoderConfig:
@@ -135,11 +123,10 @@ class EncoderDecoderConfig(ModelConfig):
 
 
 @dataclass(frozen=True)
-class EncoderDecoderState(ModelState):
-    """The states of the blocks of both stacks."""
+class EncoderDecoderState(StackState):
+    """Also the states of the encoder's blocks."""
 
     encoder: tuple[MixerState, ...]
-    blocks: tuple[DecoderBlockState, ...]
 
 
 class EncoderDecoder(Stack):
@@ -159,30 +146,18 @@ class EncoderDecoder(Stack):
         learned = config.position == "learned"
         self.embedding = Table(vocab_size, width, role="embedding")
         self.position = Table(max_length + needs_next, width, role="position") if learned else None
-        self.encoder = nn.ModuleList(
-            _encoder_block(config, layer, max_length) for layer in range(config.encoder_layers)
-        )
+        place = Place(width, config.heads, max_length, config.bias, config.dropout)
+        self.encoder: Any = nn.ModuleList(_encoder_block(config, place) for _ in range(config.encoder_layers))
         self.bridge_norm = _norm(config) if config.bridge_norm else None
         self.bridge = Linear(width, width, bias=config.bias)
-        self.blocks = nn.ModuleList(_decoder_block(config, layer, max_length) for layer in range(config.decoder_layers))
+        self.blocks = nn.ModuleList(_decoder_block(config, layer, place) for layer in range(config.decoder_layers))
         self.final_norm = _norm(config)
         subtraction = (config.subtract_position, config.subtract_table)
         self.next_position = next_position_of(*subtraction, width, max_length, lambda: _norm(config))
         loss = config.embedding_loss
         self.embedding_loss = None if loss is None else EmbeddingTerm(loss, width, max_length)
 
-    @property
-    def encoder_stack(self) -> Sequence[AnyBlock]:
-        """The blocks of the encoder, with their type."""
-        return cast(Sequence[AnyBlock], self.encoder)
-
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """States of (B, T) tokens.
-
-        Raises:
-            BadInput: the row is longer than a table of positions, or a slot of an explicit mask may see nothing.
-            ValueError: the rows still read from the end.
-        """
         return self._read(tokens, sees)[0]
 
     def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
@@ -201,39 +176,34 @@ class EncoderDecoder(Stack):
         yield from self._decoded(encoded, readings)
 
     def can_step(self) -> bool:
-        blocks = (*self.encoder, *self.blocks)
-        return super().can_step() and all(isinstance(one, Block | DecoderBlock) and one.can_step() for one in blocks)
+        return super().can_step() and all(can_step(block) for block in self.encoder)
 
-    def begin(self, rows: int, slots: int) -> ModelState:
-        self._check_length(slots)
-        encoder, blocks = (
-            tuple(block.begin(rows, slots) for block in part) for part in (self.encoder_stack, self.stack)
-        )
-        return EncoderDecoderState(slots, 0, encoder, blocks)
+    def begin(self, rows: int, slots: int) -> EncoderDecoderState:
+        encoder = tuple(block.begin(rows, slots) for block in self.encoder)
+        return EncoderDecoderState(slots, 0, super().begin(rows, slots).layers, encoder)
 
-    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        assert isinstance(state, EncoderDecoderState)
+    def extend(self, tokens: Tensor, state: EncoderDecoderState) -> tuple[Tensor, ModelState]:
         positions = state.next_positions(tokens)
         readings, x = self._readings(tokens, Ltr(), positions), self._embedded(tokens, positions)
-        encoded, encoder, blocks = [], [], []
-        for block, kept in zip(self.encoder_stack, state.encoder, strict=True):
+        encoded, encoder, layers = [], [], []
+        for block, kept in zip(self.encoder, state.encoder, strict=True):
             x, after = block.extend(x, readings.own, kept)
             encoded.append(x)
             encoder.append(after)
         y = self._bridged(x, positions)
-        for block, held in zip(self.stack, state.blocks, strict=True):
-            y, after = block.extend(y, encoded, readings, held)
+        for block, before in zip(self.blocks, state.layers, strict=True):
+            y, after = block.extend(y, encoded, readings, before)
             encoded = self._readable_after(encoded, y)
-            blocks.append(after)
+            layers.append(after)
         read = state.read + tokens.shape[1]
-        return self.finished(y, positions), replace(state, read=read, encoder=tuple(encoder), blocks=tuple(blocks))
+        return self.finished(y, positions), replace(state, read=read, encoder=tuple(encoder), layers=tuple(layers))
 
     def linear_head(self) -> LinearHead:
         return LinearHead(self.embedding.weight, None, exact)
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, width = visible_pairs(sees, slots), self.config.width
-        blocks = (*self.encoder_stack, *self.stack)
+        blocks = (*self.encoder, *self.blocks)
         stack = sum((block.cost(slots, pairs) for block in blocks), LayerCost.of(2.0 * width * width, 0))
         return self._cost(stack, 0.0 if self.embedding_loss is None else self.embedding_loss.flops_per_slot(slots))
 
@@ -247,7 +217,7 @@ class EncoderDecoder(Stack):
     def _encoded(self, x: Tensor, readings: Readings) -> list[Tensor]:
         """The (B, T, D) after each block of the encoder."""
         states = []
-        for block in self.encoder_stack:
+        for block in self.encoder:
             x = block(x, readings.own)
             states.append(x)
         return states
@@ -255,7 +225,7 @@ class EncoderDecoder(Stack):
     def _decoded(self, readable: list[Tensor], readings: Readings) -> Iterator[Tensor]:
         """The (B, T, D) after each block of the decoder, from the states after each block of the encoder."""
         y = self._bridged(readable[-1])
-        for block in self.stack:
+        for block in self.blocks:
             y = block(y, readable, readings)
             readable = self._readable_after(readable, y)
             yield y
@@ -293,12 +263,7 @@ def _norm(config: EncoderDecoderConfig) -> Norm:
     return Norm(config.width, "layer", gain=True, shift=config.bias)
 
 
-def _place(config: EncoderDecoderConfig, layer: int, layers: int, max_length: int) -> Place:
-    return Place(config.width, config.heads, max_length, layer, layers, config.bias, config.dropout)
-
-
-def _decoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) -> DecoderBlock:
-    place = _place(config, layer, config.decoder_layers, max_length)
+def _decoder_block(config: EncoderDecoderConfig, layer: int, place: Place) -> DecoderBlock:
     weighed = {"last": None, "weighted": config.encoder_layers, "stack": config.encoder_layers + layer}[config.memory]
     return DecoderBlock(
         Attention(place),
@@ -311,7 +276,6 @@ def _decoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) ->
     )
 
 
-def _encoder_block(config: EncoderDecoderConfig, layer: int, max_length: int) -> Block:
-    attention = Attention(_place(config, layer, config.encoder_layers, max_length))
+def _encoder_block(config: EncoderDecoderConfig, place: Place) -> Block:
     mlp = Mlp(config.width, "gelu", 4.0, bias=config.bias)
-    return Block(attention, mlp, _norm(config), _norm(config), config.dropout)
+    return Block(Attention(place), mlp, _norm(config), _norm(config), config.dropout)

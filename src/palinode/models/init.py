@@ -16,9 +16,7 @@ from torch import Generator, Tensor, nn
 
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
-from palinode.models.parts.linear import BlockLinear, Linear, Role, Table
-from palinode.models.parts.norm import Norm
-from palinode.models.parts.own_start import OwnStart
+from palinode.models.parts.linear import BlockLinear, Linear, Norm, OwnStart, Role, Table
 
 SchemeName = Literal["gpt2", "fan_in", "nanochat"]
 GPT2_STD = 0.02

@@ -14,7 +14,6 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, H heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
@@ -29,11 +28,9 @@ from palinode.models.base import ModelConfig
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import InitRule, initialise
 from palinode.models.mixers.base import Mixer, Reading
-from palinode.models.parts.distance import distance_table
 from palinode.models.parts.exact import exact, exact_dtype
-from palinode.models.parts.linear import Linear, Table
-from palinode.models.parts.norm import Norm
-from palinode.models.parts.own_start import open_near
+from palinode.models.parts.linear import Linear, Norm, Table, open_near
+from palinode.models.parts.positions import distance_table
 from palinode.models.parts.state import KeysValues, MixerState, ModelState, StackState, continues
 from palinode.models.stack import Stack, mask_of
 
@@ -97,32 +94,7 @@ class Latent(Stack):
         self.final_norm = Norm(config.width, "layer", gain=True)
         self.head = Linear(config.width, vocab_size, bias=False, role="head")
 
-    def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """States of (B, T) tokens.
-
-        Raises:
-            BadInput: a slot of an explicit mask may see nothing.
-            ValueError: the rows still read from the end.
-        """
-        x, reading = self.embedding(tokens), self._reading(tokens, sees)
-        for block in self.stack:
-            x = block(x, reading)
-        return self.finished(x)
-
-    def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        x, reading = self.embedding(tokens), self._reading(tokens, sees)
-        for block in self.stack:
-            x = block(x, reading)
-            yield x
-
-    def can_step(self) -> bool:
-        return super().can_step() and all(isinstance(block, LatentBlock) and block.can_step() for block in self.blocks)
-
-    def begin(self, rows: int, slots: int) -> ModelState:
-        return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.stack))
-
-    def extend(self, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-        assert isinstance(state, StackState)
+    def extend(self, tokens: Tensor, state: StackState) -> tuple[Tensor, ModelState]:
         state.next_positions(tokens)
         x, after = state.through(self.blocks, self.embedding(tokens), self._reading(tokens, Ltr(), state.read))
         return self.finished(x), after
@@ -132,7 +104,7 @@ class Latent(Stack):
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         pairs, computed = visible_pairs(sees, slots), computed_pairs(sees.native, slots)
-        return self._cost(sum((block.cost(slots, pairs, computed) for block in self.stack), LayerCost(0.0, 0.0, 0)))
+        return self._cost(sum((block.cost(slots, pairs, computed) for block in self.blocks), LayerCost(0.0, 0.0, 0)))
 
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
         """How the blocks read (B, T_new) tokens behind `before` earlier ones."""
@@ -154,18 +126,15 @@ class LatentBlock(nn.Module):
         return x + self.attention(self.norm(x), reading)  # type: ignore[no-any-return]
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `forward` does."""
         return continues(self, "forward") and self.attention.can_step() and type(self.norm) is Norm
 
     def cost(self, slots: int, pairs: int, computed: int) -> LayerCost:
-        """FLOPs for one slot and elements of state."""
         return self.attention.cost(slots, pairs, computed)
 
     def begin(self, rows: int, slots: int) -> MixerState:
-        """The state before the first slot."""
         return self.attention.begin(rows, slots)
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+    def extend(self, x: Tensor, reading: Reading, state: KeysValues) -> tuple[Tensor, MixerState]:
         """(B, T_new, D) of the next slots -> (B, T_new, D), and the attention's next state."""
         mixed, kept = self.attention.extend(self.norm(x), reading, state)
         return x + mixed, kept
@@ -201,8 +170,7 @@ class LatentAttention(Mixer):
         widths = (self.query_width // self.heads, self.width // self.heads)
         return KeysValues.empty(self.expand.weight, (rows * self.heads, slots), *widths)
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        assert isinstance(state, KeysValues)
+    def extend(self, x: Tensor, reading: Reading, state: KeysValues) -> tuple[Tensor, MixerState]:
         local, q, k, value = self._expanded(x)
         kept = state.with_next(k, value)
         return self._projected(local, self._attended(q, *kept.seen(), self._bias(reading), "causal")), kept

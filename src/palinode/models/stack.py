@@ -5,52 +5,47 @@ Legend: B rows, T slots, D width, V vocabulary, C longest row.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import torch
-from torch import Tensor, nn
+from pydantic import AfterValidator, Field, ValidationInfo
+from torch import Tensor
 from torch.nn import functional as F
 
 from palinode.base.errors import BadInput
 from palinode.base.visibility import Visibility
 from palinode.models.base import LanguageModel
 from palinode.models.cost import Cost, LayerCost
+from palinode.models.mixers.base import Reading
 from palinode.models.parts.exact import exact_dtype
-from palinode.models.parts.linear import Table
-from palinode.models.parts.next_position import NextPosition, refuse_long_rows
-from palinode.models.parts.norm import Norm
-from palinode.models.parts.rotary import RotaryKind, RotaryTable, rotary_table
+from palinode.models.parts.linear import Norm, Table
+from palinode.models.parts.positions import NextPosition, RotaryKind, RotaryTable, rotary_table
+from palinode.models.parts.state import StackState
 
 
-class AnyBlock(Protocol):
-    """A block of any of the stacks; what it reads besides (B, T, D) states differs from stack to stack."""
+def _divides_width(heads: int, info: ValidationInfo) -> int:
+    width = info.data.get("width")
+    if width is not None and width % heads:
+        raise ValueError(f"{heads} heads do not divide width {width}")
+    return heads
 
-    mixer: Any
 
-    def __call__(self, x: Tensor, *read: Any) -> Tensor: ...
-
-    def begin(self, rows: int, slots: int) -> Any:
-        """The state before the first slot."""
-
-    def extend(self, x: Tensor, *read: Any) -> tuple[Tensor, Any]:
-        """(B, T_new, D) of the next slots, what they read, and the state -> (B, T_new, D), and the next state."""
-
-    def cost(self, slots: int, pairs: int, *more: int) -> LayerCost:
-        """FLOPs for one slot and elements of state."""
+HeadsOfWidth = Annotated[int, Field(ge=1), AfterValidator(_divides_width)]
 
 
 class Stack(LanguageModel):
     """Base of models with one table of tokens, a stack `blocks` and a final norm.
 
     Attributes:
+        blocks: a ModuleList. What a block reads besides (B, T, D) states differs from model to model, hence Any.
         position: the table of learned positions, if any.
         embed_norm: a norm of the embedding, if any.
         next_position: what is done with the next slot's position after the final norm, if anything.
     """
 
     embedding: Table
-    blocks: nn.ModuleList
+    blocks: Any
     final_norm: Norm
 
     def __init__(self, vocab_size: int, max_length: int, embedding_dropout: float = 0.0):
@@ -62,10 +57,36 @@ class Stack(LanguageModel):
         self.embed_norm: Norm | None = None
         self.next_position: NextPosition | None = None
 
-    @property
-    def stack(self) -> Sequence[AnyBlock]:
-        """The blocks, with their type: a ModuleList does not say what it holds."""
-        return cast(Sequence[AnyBlock], self.blocks)
+    def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
+        """States of (B, T) tokens.
+
+        Raises:
+            BadInput: the row is longer than a table of positions, a mixer has no form for the visibility, or a slot of an explicit
+                mask may see nothing.
+            ValueError: the rows still read from the end.
+        """
+        reading, x = self._reading(tokens, sees), self._embedded(tokens)
+        for block in self.blocks:
+            x = block(x, reading)
+        return self.finished(x)
+
+    def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
+        reading, x = self._reading(tokens, sees), self._embedded(tokens)
+        for block in self.blocks:
+            x = block(x, reading)
+            yield x
+
+    def can_step(self) -> bool:
+        return super().can_step() and all(can_step(block) for block in self.blocks)
+
+    def begin(self, rows: int, slots: int) -> StackState:
+        """The state before the first token (see `LanguageModel.begin`).
+
+        Raises:
+            BadInput: rows of so many slots are longer than a table of positions.
+        """
+        self._check_length(slots)
+        return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.blocks))
 
     def depths(self) -> int:
         return len(self.blocks)
@@ -73,6 +94,10 @@ class Stack(LanguageModel):
     def finished(self, residual: Tensor, positions: Tensor | None = None) -> Tensor:
         states = self.final_norm(residual)
         return states if self.next_position is None else self.next_position(states, self.position, positions)
+
+    def _reading(self, tokens: Tensor, sees: Visibility) -> Reading:
+        """How the blocks read (B, T) tokens."""
+        raise NotImplementedError(f"{type(self).__name__} must define _reading(tokens, sees), or its own hidden")
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """(B, T, D) before the first block; `positions` (T,) are those of the slots, by default 0..T-1."""
@@ -90,7 +115,11 @@ class Stack(LanguageModel):
         return rotary_table(positions, weight.shape[1] // heads, kind, base, exact_dtype(weight))
 
     def _check_length(self, slots: int) -> None:
-        refuse_long_rows(slots, self.max_length, self.position, self.next_position)
+        """Refuse rows beyond a table of positions, of a model that has one."""
+        if slots > self.max_length and (self.position is not None or self.next_position is not None):
+            field = "model.position" if self.position is not None else "model.subtract_table"
+            message = f"a row of {slots} slots is longer than the table of {self.max_length} learned positions"
+            raise BadInput(message, field=field)
 
     def _cost(self, stack: LayerCost, terms_flops_per_slot: float = 0.0) -> Cost:
         """The cost of the model, from that of its layers."""
@@ -102,6 +131,11 @@ class Stack(LanguageModel):
             state_elements=stack.state_elements,
             terms_flops_per_slot=terms_flops_per_slot,
         )
+
+
+def can_step(block: Any) -> bool:
+    """Whether a block, which a user may have replaced, continues from a state."""
+    return hasattr(block, "can_step") and bool(block.can_step())
 
 
 def mask_of(sees: Visibility, tokens: Tensor) -> Tensor | None:

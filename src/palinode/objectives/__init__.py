@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from palinode.base.objective import Objective as Objective
 from palinode.base.objective import Progress as Progress
-from palinode.objectives.bottleneck import BottleneckObjective as BottleneckObjective
+from palinode.objectives.directional import BothObjective as BothObjective
+from palinode.objectives.directional import ChooseObjective as ChooseObjective
 from palinode.objectives.directional import LtrObjective as LtrObjective
 from palinode.objectives.directional import RtlObjective as RtlObjective
+from palinode.objectives.masked_input import BottleneckObjective as BottleneckObjective
 from palinode.objectives.masked_input import MaskedInputObjective as MaskedInputObjective
 from palinode.objectives.masked_input import MaskedObjective as MaskedObjective
-from palinode.objectives.mixture import BothObjective as BothObjective
-from palinode.objectives.mixture import ChooseObjective as ChooseObjective
 
 OBJECTIVES: Mapping[str, type[Objective]] = {
     cls.kind: cls

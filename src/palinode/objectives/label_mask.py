@@ -1,8 +1,8 @@
 """Label masks: which of an objective's targets are scored. They change the weights of the loss and nothing else.
 
 `all`: every target. `answer`: the targets that a task marks as answers. `last`: the last answer of each window, or the last token
-of a window of text. Inputs, visibility and passes stay the same, so that learning from every token and learning from the answer
-alone are compared at equal tokens read.
+of a window of text. Inputs, visibility and passes stay the same, so that learning from every token and learning only from
+the answer are compared at equal tokens read.
 
 A masked language model therefore scores a labelled token only where chance has hidden it, and a batch may have nothing to score.
 Such a step changes nothing (`Counters.empty_steps`). `check_scores_some` refuses a run in which no batch can have anything to
@@ -26,29 +26,27 @@ Labels = Literal["all", "answer", "last"]
 
 
 def masked(example: Example, windows: Windows, labels: Labels) -> Example:
-    """The example with the loss on these labels alone.
+    """The example with the loss on only these labels.
 
     An example may have a fixed `loss_denominator` (the sum of two mean losses). It is then multiplied by the share of its weight
     that the first pass keeps under the labels. If that pass keeps none, the share of the next pass counts: the sum of the two
-    means is then the mean of that pass alone.
+    means is then the mean of that pass.
 
     Raises:
         BadInput: the labels are `answer`, but the data marks no answers.
     """
     if labels == "all":
         return example
-    wanted = chosen_tokens(windows, labels)[example.window_row]
-    kept = wanted.gather(1, example.target_source.clamp_min(0)) & (example.target_source != NO_SOURCE)
+    chosen = chosen_tokens(windows, labels)[example.window_row]
+    kept = chosen.gather(1, example.target_source.clamp_min(0)) & (example.target_source != NO_SOURCE)
     weight = example.loss_weight * kept
     denominator = example.loss_denominator
     if denominator is not None:
-        shares = (_share(weight[part], example.loss_weight[part]) for _, part in example.by_group())
+        least = torch.finfo(weight.dtype).tiny
+        sums = ((weight[rows].sum(), example.loss_weight[rows].sum()) for _, rows in example.by_group())
+        shares = (float(kept_sum / whole.clamp_min(least)) for kept_sum, whole in sums)
         denominator *= next((share for share in shares if share), 0.0)
     return replace(example, loss_weight=weight, loss_denominator=denominator)
-
-
-def _share(kept: Tensor, weight: Tensor) -> float:
-    return float(kept.sum() / weight.sum().clamp_min(torch.finfo(weight.dtype).tiny))
 
 
 def check_scores_some(

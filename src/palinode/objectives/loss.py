@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
     """The loss of (B, T, D) states on the example's targets; slots with weight 0 never reach the head.
 
     Args:
-        logits_of: (slots, D) -> (slots, V), usually `model.logits_map()`; each slot's logits depend on its state alone.
+        logits_of: (slots, D) -> (slots, V), usually `model.logits_map()`; each slot's logits depend only on its own state.
         chunk_slots: slots whose logits exist at once. Default: all slots up to 8 million logits, else as many as make 4 million.
     """
     weight = example.loss_weight.flatten()
@@ -82,7 +82,7 @@ def _total(
         total, terms = _ChunkedTotal.apply(states, targets, weight, logits_of, chunk, *leaves)  # type: ignore[no-untyped-call]
         return total, terms
     pieces = zip(torch.split(states, chunk), torch.split(targets, chunk), strict=True)
-    nats = torch.cat([_nats(logits_of(some), wanted) for some, wanted in pieces]) * weight
+    nats = torch.cat([_nats(logits_of(some), some_targets) for some, some_targets in pieces]) * weight
     return nats.sum(), nats
 
 
@@ -104,11 +104,11 @@ class _ChunkedTotal(torch.autograd.Function):
         for start in range(0, len(states), chunk):
             part = slice(start, start + chunk)
             into = None if state_gradient is None else state_gradient[part]
-            arguments = (states[part].detach(), targets[part], weight[part], into)
+            one = _Chunk(states[part].detach(), targets[part], weight[part], into)
             if isinstance(logits_of, LinearHead):
-                terms[part] = _linear_chunk(*arguments, logits_of, sums)
+                terms[part] = _linear_chunk(one, logits_of, sums)
             else:
-                terms[part] = _chunk(*arguments, logits_of, leaves, sums)
+                terms[part] = _any_chunk(one, logits_of, leaves, sums)
         ctx.gradients = (state_gradient, *sums)
         ctx.mark_non_differentiable(terms)
         return terms.sum(), terms
@@ -123,63 +123,56 @@ class _ChunkedTotal(torch.autograd.Function):
         return state_gradient, None, None, None, None, *sums
 
 
-def _chunk(
-    states: Tensor,
-    targets: Tensor,
-    weight: Tensor,
-    state_gradient: Tensor | None,
-    logits_of: LogitsOf,
-    leaves: tuple[Tensor, ...],
-    sums: list[Tensor],
-) -> Tensor:
+class _Chunk(NamedTuple):
+    """Some slots: (slots, D) states, (slots,) targets and weights, and the (slots, D) that takes the states' gradient, if any."""
+
+    states: Tensor
+    targets: Tensor
+    weight: Tensor
+    gradient: Tensor | None
+
+    def nats_and_gradient(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """(slots,) weighted nats, and their gradient with respect to the logits."""
+        log_chances = _exact(logits.detach()).log_softmax(dim=-1)
+        column = self.targets[:, None]
+        nats = -log_chances.gather(1, column)[:, 0] * self.weight
+        gradient = log_chances.exp_().scatter_add_(1, column, log_chances.new_full((len(column), 1), -1.0))
+        return nats, gradient.mul_(self.weight[:, None]).to(logits.dtype)
+
+
+def _any_chunk(chunk: _Chunk, logits_of: LogitsOf, leaves: tuple[Tensor, ...], sums: list[Tensor]) -> Tensor:
     """(slots,) weighted nats of a chunk; fills its states' gradient and adds to the sums of the leaves'."""
-    states.requires_grad_(state_gradient is not None)
+    states = chunk.states.requires_grad_(chunk.gradient is not None)
     with torch.enable_grad():
         logits = logits_of(states)
     made_by = get_gradient_edge(logits)
-    nats, upstream = _nats_and_gradient(logits, targets, weight)
+    nats, upstream = chunk.nats_and_gradient(logits)
     del logits  # one tensor of this size at a time while the head's gradient is made
-    inputs = leaves if state_gradient is None else (*leaves, states)
+    inputs = leaves if chunk.gradient is None else (*leaves, states)
     gradients = list(torch.autograd.grad(made_by, inputs, upstream, retain_graph=True))
-    if state_gradient is not None:
-        state_gradient.copy_(gradients.pop())
+    if chunk.gradient is not None:
+        chunk.gradient.copy_(gradients.pop())
     for total in reversed(sums):
         total += gradients.pop()
     return nats
 
 
-def _linear_chunk(
-    states: Tensor,
-    targets: Tensor,
-    weight: Tensor,
-    state_gradient: Tensor | None,
-    head: LinearHead,
-    sums: list[Tensor],
-) -> Tensor:
-    """`_chunk` for a matrix: its gradient is added up in place, so that there is one tensor of the matrix's size and not two."""
-    raw = head.raw(states).requires_grad_()
+def _linear_chunk(chunk: _Chunk, head: LinearHead, sums: list[Tensor]) -> Tensor:
+    """`_any_chunk` for a matrix: its gradient is added up in place, so that one tensor of the matrix's size exists and not two."""
+    raw = head.raw(chunk.states).requires_grad_()
     with torch.enable_grad():
         logits = head.finish(raw)
-    nats, upstream = _nats_and_gradient(logits, targets, weight)
+    nats, upstream = chunk.nats_and_gradient(logits)
     if logits is not raw:
         (upstream,) = torch.autograd.grad(logits, raw, upstream)
-    if state_gradient is not None:
-        torch.mm(upstream, head.weight, out=state_gradient)
+    if chunk.gradient is not None:
+        torch.mm(upstream, head.weight, out=chunk.gradient)
     totals = iter(sums)
     if head.weight.requires_grad:
-        next(totals).addmm_(upstream.T, states)
+        next(totals).addmm_(upstream.T, chunk.states)
     if head.bias is not None and head.bias.requires_grad:
         next(totals).add_(upstream.sum(dim=0))
     return nats
-
-
-def _nats_and_gradient(logits: Tensor, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(slots,) weighted nats, and their gradient with respect to the logits."""
-    log_chances = _exact(logits.detach()).log_softmax(dim=-1)
-    column = targets[:, None]
-    nats = -log_chances.gather(1, column)[:, 0] * weight
-    gradient = log_chances.exp_().scatter_add_(1, column, log_chances.new_full((len(targets), 1), -1.0))
-    return nats, gradient.mul_(weight[:, None]).to(logits.dtype)
 
 
 def _exact(logits: Tensor) -> Tensor:

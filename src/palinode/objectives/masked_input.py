@@ -1,15 +1,10 @@
-"""Tokens hidden from the input: predicted in place from both sides, or left to right like all others.
+"""Objectives that hide tokens from the input behind `[MASK]`; a hidden token's slot keeps its position.
 
-`masked`: for a model without a reading direction.
+    window a b c d e f, hidden {b, e}    masked         in a [M] c d [M] f      target a b c d e f    scored 0 1 0 0 1 0
+    window a b c d e f, hidden {b, d}    masked-input   in [L] a [M] c [M] e    target a b c d e f    scored 1 1 1 1 1 1
+    window a b c C a b c                 bottleneck     in a b c C [M] [M] [M]  target         a b c  scored 0 0 0 0 1 1 1
 
-    window a b c d e f, hidden {b, e}:   in a [M] c d [M] f    target a b c d e f    scored 0 1 0 0 1 0    sees full
-
-On a task the answers are hidden, which trains a classifier of the answer. A `rate` hides a random share of all tokens, which
-trains a masked language model.
-
-`masked-input`: next-token prediction of every token with some of the inputs missing (MEAP, arXiv 2502.07490).
-
-    window a b c d e f, hidden {b, d}:   in [L] a [M] c [M] e   target a b c d e f    scored 1 1 1 1 1 1    sees ltr
+`masked` sees the full row, `masked-input` (MEAP, arXiv 2502.07490) the slots before.
 """
 
 from __future__ import annotations
@@ -23,16 +18,18 @@ from torch import Generator, Tensor
 from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.objective import Objective, Progress
-from palinode.base.visibility import Full, Ltr
+from palinode.base.visibility import Bottleneck, Full, Ltr, Native
 from palinode.objectives.directional import LtrObjective, scored, shifted
 
-GROUP = "masked"
 # Audits and plans hold for every task: they take this share of the tokens for its answers.
 STAND_IN_SHARE = 0.25
 
 
 class MaskedObjective(Objective):
-    """Hide tokens behind `[MASK]` and predict them, with full visibility.
+    """Predict hidden tokens in place, from both sides; for a model without a reading direction.
+
+    On a task the answers are hidden, which trains a classifier of the answer. A `rate` hides a random share of all tokens, which
+    trains a masked language model.
 
     Attributes:
         hide_answers: the answers that a task marks are hidden, in training and in evaluation.
@@ -63,7 +60,7 @@ class MaskedObjective(Objective):
         index = torch.arange(windows.shape[1]).expand(windows.shape)
         return one_pass(
             windows,
-            name=GROUP,
+            name="masked",
             sees=Full(),
             input_source=torch.where(hidden, NO_SOURCE, index),
             target_source=index,
@@ -81,11 +78,11 @@ class MaskedObjective(Objective):
         return torch.full((window_tokens,), hides)
 
     def groups(self) -> tuple[str, ...]:
-        return (GROUP,)
+        return ("masked",)
 
     def evaluation(self) -> dict[str, Objective]:
         """Only the answers hidden; without `hide_answers`, the tokens that training hides."""
-        return {GROUP: self.with_(rate=0.0) if self.hide_answers else self}
+        return {"masked": self.with_(rate=0.0) if self.hide_answers else self}
 
     def _hidden(self, draw: Draw) -> Tensor:
         return draw["hidden"] | draw["answers"] if self.hide_answers else draw["hidden"]
@@ -132,3 +129,69 @@ def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -
     """(B, window_tokens) boolean: `count` True entries in each row, at uniformly random places."""
     order = torch.rand(batch, window_tokens, generator=generator).argsort(1).argsort(1)
     return order < count
+
+
+class BottleneckObjective(Objective):
+    """Predict the answers at the end of a task's windows from the state of the token before them: how much does that state hold?
+
+    In MAD's compression task C is the compression token and the answers are the tokens before it. Up to C each slot sees the slots
+    before it; each later slot sees C and itself.
+    Source: MAD (arXiv 2403.17844), which also gives its decoder the last state and a position. Differs in: there an MLP reads one
+    state, here the blocks of the stack read C at every depth (in a stack of L layers C has L - 1 states that have read something,
+    so two layers are MAD's case and one layer passes nothing on); the stack needs positions, because without them the slots of the
+    answers are all equal; a mixer without a form for explicit masks is refused.
+    Audits and plans hold for every task: they take the second half of a window for its answers.
+
+    Attributes:
+        sealed: a control: the token before the answers sees only itself, so that the text before it may inform no answer. A score
+            above chance then shows a way around the bottleneck.
+    """
+
+    kind: ClassVar[str] = "bottleneck"
+    reads_in_a_direction: ClassVar[bool] = False
+    needs_answers: ClassVar[bool] = True
+    native: ClassVar[Native] = Bottleneck.native
+    sealed: bool = False
+
+    def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
+        answers = torch.arange(window_tokens) >= window_tokens - window_tokens // 2
+        return Draw({"answers": answers.expand(batch, window_tokens)})
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        answers, index = draw["answers"], torch.arange(windows.shape[1])
+        return one_pass(
+            windows,
+            name="bottleneck",
+            sees=Bottleneck(slot=_narrow(answers), sealed=self.sealed),
+            input_source=torch.where(answers, NO_SOURCE, index),
+            target_source=index,
+            special_input=specials["[MASK]"],
+            loss_weight=answers,
+        )
+
+    def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
+        narrow = _narrow(draw["answers"][None])
+        shown = source == narrow if self.sealed else source <= narrow
+        return shown & torch.ones_like(target, dtype=torch.bool)
+
+    def groups(self) -> tuple[str, ...]:
+        return ("bottleneck",)
+
+    def evaluation(self) -> dict[str, Objective]:
+        return {"bottleneck": self}
+
+
+def _narrow(answers: Tensor) -> int:
+    """The index of the token before the answers, which are (B, window_tokens) boolean; the same in every window.
+
+    Raises:
+        BadInput: the windows do not all end with equally many answers, or there is no token before them.
+    """
+    first = int((~answers[0]).sum())
+    at_the_end = torch.arange(answers.shape[1], device=answers.device) >= first
+    if not 0 < first < answers.shape[1] or not bool((answers == at_the_end).all()):
+        raise BadInput(
+            "a bottleneck needs windows that all end with equally many answers and have a token before them",
+            field="objective",
+        )
+    return first - 1

@@ -94,7 +94,7 @@ class Adaptive(Probability):
     Attributes:
         rule: `ratio` (as published): p = clip(exp(rtl - ltr), floor, 1). An honest rtl loss is a little above ltr, so that p stays
             at 1. `difference`: p = clip((rtl - ltr) / scale_nats, floor, 1), which has a fixed point between the two.
-        ema: how strongly the difference of the losses is smoothed (0: the last step alone, as published).
+        ema: how strongly the difference of the losses is smoothed (0: only the last step counts, as published).
     """
 
     kind: ClassVar[str] = "adaptive"

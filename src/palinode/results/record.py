@@ -15,9 +15,8 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from palinode.base.claim import Claim
 from palinode.base.config import Config, decode
-from palinode.base.decision import Decision
+from palinode.base.decision import Claim, Decision
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport
 from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome

@@ -11,34 +11,35 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
-from palinode.base.config import Config, Part, bad_input
+from palinode.base.config import Config, Part, decode
 from palinode.base.errors import BadInput, UnknownKey
 
 C = TypeVar("C", bound=Config)
 Changes = Mapping[str, Any]
 
 
-def changed(config: C, changes: Changes, *, user_parts: Mapping[str, type[Part]] | None = None) -> C:
+def changed(config: C, changes: Changes) -> C:
     """A validated copy of `config` with the values at these dotted paths replaced.
 
     Raises:
         BadInput: an unknown path (with the nearest name), or a value its field refuses; `field` is the dotted path.
     """
-    return _changed(config, changes, "", user_parts or {})
+    return _changed(config, changes, "")
 
 
-def _changed(config: C, changes: Changes, at: str, user_parts: Mapping[str, type[Part]]) -> C:
-    fields = {name: getattr(config, name) for name in type(config).model_fields}
+def _changed(config: C, changes: Changes, at: str) -> C:
+    own = {name: getattr(config, name) for name in type(config).model_fields}
+    fields = dict(own)
     whole, inside = _by_field(config, changes, at)
     for name, value in whole.items():
-        fields[name] = _decoded(config, name, value, at, user_parts) if name in inside else value
+        if name in inside and not isinstance(value, Config):  # a config object, so that its fields can be changed next
+            value = getattr(_validated(config, {**own, name: value}, at), name)
+        fields[name] = value
     for name, deeper in inside.items():
         if not isinstance(fields[name], Config):
             raise _without_fields(_join(at, name), fields[name], next(iter(deeper)))
-        fields[name] = _changed(fields[name], deeper, _join(at, name), user_parts)
-    return _validated(config, fields, at, user_parts)
+        fields[name] = _changed(fields[name], deeper, _join(at, name))
+    return _validated(config, fields, at)
 
 
 def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
@@ -61,28 +62,16 @@ def _by_field(config: Config, changes: Changes, at: str) -> tuple[dict[str, Any]
     return whole, inside
 
 
-def _without_fields(field: str, value: Any, wanted: str) -> BadInput:
+def _without_fields(field: str, value: Any, option: str) -> BadInput:
     if value is None:
         hint = f"set {field} itself too, to a table of its options; --set {field}={{}} takes the defaults"
-        return BadInput(f"has no {wanted!r} to set: it is null", field=field, hint=hint)
+        return BadInput(f"has no {option!r} to set: it is null", field=field, hint=hint)
     return BadInput(f"has no fields of its own: it is {value!r}", field=field)
 
 
-def _decoded(config: Config, name: str, value: Any, at: str, user_parts: Mapping[str, type[Part]]) -> Any:
-    """A new value of a field as a config object, so that its fields can be changed next."""
-    if isinstance(value, Config):
-        return value
-    fields = {key: getattr(config, key) for key in type(config).model_fields}
-    return getattr(_validated(config, {**fields, name: value}, at, user_parts), name)
-
-
-def _validated(config: C, fields: dict[str, Any], at: str, user_parts: Mapping[str, type[Part]]) -> C:
+def _validated(config: C, fields: dict[str, Any], at: str) -> C:
     try:
-        return type(config).model_validate(fields, context={"user_parts": dict(user_parts)})
-    except ValidationError as error:
-        refusal = bad_input(type(config), error, data=fields)
-        refusal.field = _join(at, refusal.field or "") or None
-        raise refusal from None
+        return decode(type(config), fields)
     except BadInput as refusal:
         raise refusal.inside(at) from None
 

@@ -12,7 +12,7 @@ import importlib.machinery
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, ValuesView
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -26,8 +26,8 @@ from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.spec.text import read_text
 
 USER_MODULE = "palinode_user_"  # how the name of a module made from a user's file begins
-RECORD_FILE = "code.json"  # beside spec.json: where the code was, its hash, and what each part depends on
-COPY_FILE = "code.py"  # beside spec.json: the code itself
+RECORD_FILE = "code.json"  # next to spec.json: where the code was, its hash, and what each part depends on
+COPY_FILE = "code.py"  # next to spec.json: the code itself
 # What a mistake in the user's file can raise.
 MISTAKES = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, NameError),
@@ -59,17 +59,16 @@ class _FromSource(importlib.machinery.SourceFileLoader):
         raise OSError("bytecode is not used")
 
 
-def run_file(path: Path, *, shown: str | None = None, neighbours: Path | None = None) -> Code:
+def run_file(path: Path, *, neighbours: Path | None = None) -> Code:
     """Run a Python file of the user as a module.
 
     Args:
-        shown: the file's name in errors; default the path.
         neighbours: the directory of the user's other modules, which it may import; default its own directory.
 
     Raises:
         BadInput: the file cannot be read, or it raises an error; the message names the line.
     """
-    file = shown or str(path)
+    file = str(path)
     content = read_text(path).encode()
     path = path.resolve()
     name = f"{USER_MODULE}{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
@@ -78,7 +77,8 @@ def run_file(path: Path, *, shown: str | None = None, neighbours: Path | None = 
         raise BadInput("is not a Python file", file=file)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a class finds its file through this entry
-    _import_from(neighbours or path.parent)
+    if (folder := str(neighbours or path.parent)) not in sys.path:
+        sys.path.insert(0, folder)  # so that it can import its neighbours, now and later inside its functions
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for results, which may be read as JSON
             spec.loader.exec_module(module)
@@ -91,8 +91,10 @@ def run_file(path: Path, *, shown: str | None = None, neighbours: Path | None = 
     return Code(path=path, content=content, names=vars(module), user_parts=parts)
 
 
-def keep_code(directory: Path, code: Code) -> None:
+def keep_code(directory: Path, code: Code | None) -> None:
     """Record in a run's directory which code its spec needs, with a copy. Keeping the same code again changes nothing."""
+    if code is None:
+        return
     parts = {}
     for kind, cls in code.user_parts.items():
         depends = code_of(cls)
@@ -106,8 +108,10 @@ def keep_code(directory: Path, code: Code) -> None:
     fsio.write_table(path, record)
 
 
-def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
-    """Run the code that is recorded beside a spec: the user's file while its parts are unchanged, else the kept copy.
+def kept_code(spec_file: Path, *, allow_code: bool) -> Code | None:
+    """Run the code that is recorded next to a spec: the user's file while its parts are unchanged, else the kept copy.
+
+    The user's file is run where `allow_code` permits it, or where it lies in the current project and not in the store.
 
     Returns:
         None when no code is recorded.
@@ -115,6 +119,7 @@ def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
     Raises:
         BadInput: the code may not be run, or it is gone.
     """
+    directory, file, hint = spec_file.parent, str(spec_file), "add --allow-code to permit it"
     if not (directory / RECORD_FILE).is_file():
         return None
     record = fsio.read_table(directory / RECORD_FILE)
@@ -124,22 +129,24 @@ def kept_code(directory: Path, *, allow_code: bool, shown: str) -> Code | None:
     original, copy = Path(recorded), directory / COPY_FILE
     if original.is_file():
         unchanged = _sha256(read_text(original).encode()) == record.get("sha256")
-        if unchanged or may_run(original, allow_code=allow_code, store=directory.parent):
-            permit_code(original, allow_code=allow_code, store=directory.parent, shown=shown)
+        place = original.resolve()
+        own = place.is_relative_to(Path.cwd().resolve()) and not place.is_relative_to(directory.parent.resolve())
+        if unchanged and not (own or allow_code):
+            raise BadInput(f"would run {original}, which is not in this project", file=file, hint=hint)
+        if own or allow_code:
             with contextlib.nullcontext() if unchanged else contextlib.suppress(BadInput):
                 code = run_file(original)
                 if unchanged or (_parts(record) and not changed_parts(directory, code)):
                     return code
     if not copy.is_file():
-        raise BadInput(f"needs the code of {recorded}, which is gone or has changed", file=shown)
+        raise BadInput(f"needs the code of {recorded}, which is gone or has changed", file=file)
     if not allow_code:
-        hint = "add --allow-code to permit it"
-        raise BadInput("would run the copy of its code kept in the store", file=shown, hint=hint)
+        raise BadInput("would run the copy of its code kept in the store", file=file, hint=hint)
     return run_file(copy, neighbours=original.parent)
 
 
 def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
-    """What has changed in the user's parts since their code was recorded beside a run.
+    """What has changed in the user's parts since their code was recorded next to a run.
 
     Returns:
         kind -> the names that changed, are new or are gone, then why a whole module counts. Unchanged parts are left out.
@@ -160,24 +167,6 @@ def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
     return changed
 
 
-def may_run(code: Path, *, allow_code: bool, store: Path) -> bool:
-    """Whether code that a stored spec names may be run: it was allowed, or lies in the current project and not in the store."""
-    place = code.resolve()
-    in_project = place.is_relative_to(Path.cwd().resolve()) and not place.is_relative_to(store.resolve())
-    return allow_code or in_project
-
-
-def permit_code(code: Path, *, allow_code: bool, store: Path, shown: str) -> None:
-    """Refuse code that may not be run.
-
-    Raises:
-        BadInput: naming the code and `--allow-code`.
-    """
-    if not may_run(code, allow_code=allow_code, store=store):
-        hint = "add --allow-code to permit it"
-        raise BadInput(f"would run {code}, which is not in this project", file=shown, hint=hint)
-
-
 def user_kinds(encoded: Any) -> set[str]:
     """The kinds of the user's parts in encoded data, at any depth."""
     if isinstance(encoded, dict):
@@ -191,12 +180,11 @@ def user_parts_in(value: Any) -> Iterator[tuple[str, type[Part]]]:
     """The user's own part classes in a config, at any depth: (kind, class)."""
     if isinstance(value, Part) and _is_user_kind(type(value)):
         yield value.kind_name(), type(value)
-    inside: Any = ()
     if isinstance(value, Config):
-        inside = [getattr(value, name) for name in type(value).model_fields]
-    elif isinstance(value, (Mapping, list, tuple)):
-        inside = value.values() if isinstance(value, Mapping) else value
-    for item in inside:
+        value = [getattr(value, name) for name in type(value).model_fields]
+    elif isinstance(value, Mapping):
+        value = value.values()
+    for item in value if isinstance(value, (list, tuple, ValuesView)) else ():
         yield from user_parts_in(item)
 
 
@@ -212,36 +200,19 @@ def _is_user_kind(cls: type[Part]) -> bool:
     return cls.kind_name().startswith(USER_PREFIX) and not cls.__module__.startswith("palinode.")
 
 
-def _import_from(directory: Path) -> None:
-    """Let a file import its neighbours, as a script can, now and later inside its functions."""
-    if str(directory) not in sys.path:
-        sys.path.insert(0, str(directory))
-
-
 def _mistake(error: BaseException, path: Path, file: str) -> BadInput:
     """One BadInput naming the line of the user's file that raised."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
-        return BadInput(f"{error.msg}", file=f"{file}, line {error.lineno}")
+        return BadInput(error.msg, file=f"{file}, line {error.lineno}")
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     place = f"{file}, line {lines[-1]}" if lines else file
     if isinstance(error, PalinodeError):
         return BadInput(error.message, file=place, field=error.field, hint=error.hint)
     if isinstance(error, ValidationError):
-        return bad_input(_config_named(error.title), error, file=place)
+        return bad_input(error, file=place)
     if isinstance(error, SystemExit):
         return BadInput(f"ended the program (exit {error.code})", file=place)
     return BadInput(f"{type(error).__name__}: {error}", file=place)
-
-
-def _config_named(title: str) -> type[Config]:
-    """The config class of this name, whose fields a hint can name; `Config` when there is none."""
-    waiting: list[type[Config]] = [Config]
-    while waiting:
-        cls = waiting.pop()
-        if cls.__name__ == title:
-            return cls
-        waiting.extend(cls.__subclasses__())
-    return Config
 
 
 def _parts(record: Any) -> dict[str, dict[str, Any]]:

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from palinode.base.claim import Claim
 from palinode.base.config import Config
-from palinode.base.decision import Decision
+from palinode.base.decision import Claim, Decision
 from palinode.base.errors import BadInput, check_known
 from palinode.results.record import ArmEntry
-from palinode.spec.names import check_file_name, check_seeds, distinct_names, good_file_name, good_name, good_seeds
-from palinode.spec.run_spec import SPEC_VERSION, RunSettings, RunSpec, known_version
+from palinode.spec.names import FileName, Name, Seeds, checked, distinct_names, good_file_name
+from palinode.spec.run_spec import SPEC_VERSION, RunSettings, RunSpec, Version
 from palinode.spec.tuning import Tuning
 
 DEFAULT_SIZE = "default"  # the name of the size of a run without --size
@@ -33,29 +32,19 @@ class Arm(Config):
         expect_collapse: its auxiliary term is meant to collapse. It is run, and every page marks it COLLAPSE.
     """
 
-    name: str
+    name: Name
     change: Mapping[str, Any] = Field(default_factory=dict)
     at: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     expect_leak: bool = False
     expect_collapse: bool = False
     note: str = ""
 
-    @field_validator("name")
-    @classmethod
-    def _good_name(cls, name: str) -> str:
-        return good_name(name)
-
 
 class Scale(Config):
     """A named size of the model or of the budget. Arms are compared at the same scale."""
 
-    name: str
+    name: Name
     change: Mapping[str, Any] = Field(default_factory=dict)
-
-    @field_validator("name")
-    @classmethod
-    def _good_name(cls, name: str) -> str:
-        return good_name(name)
 
 
 class Size(Config):
@@ -64,7 +53,7 @@ class Size(Config):
     change: Mapping[str, Any] = Field(default_factory=dict)
     arms: tuple[str, ...] | None = None
     scales: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    seeds: Seeds | None = None
     tuning: Tuning | None = None
 
 
@@ -83,48 +72,34 @@ class Experiment(Config):
     over the arm, the arm over the scale, and the scale over the size.
     """
 
-    name: str
+    name: FileName
     question: str
     base: RunSettings
-    arms: tuple[Arm, ...]
+    arms: tuple[Arm, ...] = Field(min_length=1)
     decision: Decision
-    scales: tuple[Scale, ...] = (Scale(name="base"),)
-    seeds: tuple[int, ...] = (1, 2, 3)
+    scales: tuple[Scale, ...] = Field(default=(Scale(name="base"),), min_length=1)
+    seeds: Seeds = (1, 2, 3)
     tuning: Tuning | None = None
     sizes: Mapping[str, Size] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = ()
-    version: int = SPEC_VERSION
-
-    @field_validator("name")
-    @classmethod
-    def _good_file_name(cls, name: str) -> str:
-        return good_file_name(name)
-
-    @field_validator("version")
-    @classmethod
-    def _known_version(cls, version: int) -> int:
-        return known_version(version)
-
-    @field_validator("seeds")
-    @classmethod
-    def _good_seeds(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        return good_seeds(seeds)
+    version: Version = SPEC_VERSION
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
-        if not self.arms:
-            raise BadInput("an experiment needs at least one arm", field="arms")
-        if not self.scales:
-            raise BadInput("an experiment needs at least one scale", field="scales")
-        distinct_names((arm.name for arm in self.arms), field="arms")
-        distinct_names((scale.name for scale in self.scales), field="scales")
-        self._check_sizes()
-        self._check_scales_of_arms()
-        self._check_claims()
-        if (baseline := self.arm(self.decision.baseline, field="decision.baseline")).expect_leak:
-            raise BadInput(
-                f"the baseline {baseline.name!r} cannot be an arm that is expected to leak", field="decision.baseline"
-            )
+        arms, scales = [arm.name for arm in self.arms], [scale.name for scale in self.scales]
+        distinct_names(arms, field="arms")
+        distinct_names(scales, field="scales")
+        self._check_sizes(arms, scales)
+        for arm in self.arms:
+            for scale in arm.at:
+                check_known(scale, scales, what="scale", field=f"arms.{arm.name}.at")
+        for claim in self.claims:
+            for name in claim.arms():
+                check_known(name, arms, what="arm", field=f"claims.{claim.name}")
+        baseline = self.decision.baseline
+        if self.arm(baseline, field="decision.baseline").expect_leak:
+            message = f"the baseline {baseline!r} cannot be an arm that is expected to leak"
+            raise BadInput(message, field="decision.baseline")
         return self
 
     def arm(self, name: str, field: str = "arms") -> Arm:
@@ -161,23 +136,10 @@ class Experiment(Config):
 
         return expand(self, size, overrides or {}, seeds, runs_limit)
 
-    def _check_scales_of_arms(self) -> None:
-        names = [scale.name for scale in self.scales]
-        for arm in self.arms:
-            for name in arm.at:
-                check_known(name, names, what="scale", field=f"arms.{arm.name}.at")
-
-    def _check_claims(self) -> None:
-        names = [arm.name for arm in self.arms]
-        for claim in self.claims:
-            for arm in claim.arms():
-                check_known(arm, names, what="arm", field=f"claims.{claim.name}")
-
-    def _check_sizes(self) -> None:
-        scales, arms = [scale.name for scale in self.scales], [arm.name for arm in self.arms]
+    def _check_sizes(self, arms: list[str], scales: list[str]) -> None:
         distinct_names(self.sizes, field="sizes")
         for name, size in self.sizes.items():
-            check_file_name(name, field=f"sizes.{name}")
+            checked(good_file_name, name, field=f"sizes.{name}")
             if name.lower() == DEFAULT_SIZE:
                 message = "this is the name of a run without --size"
                 raise BadInput(message, field=f"sizes.{name}", hint="choose another name")
@@ -185,8 +147,6 @@ class Experiment(Config):
             _check_chosen("arm", size.arms, arms, field=f"sizes.{name}.arms")
             if size.arms is not None and self.decision.baseline not in size.arms:
                 raise BadInput(f"the baseline {self.decision.baseline!r} is missing", field=f"sizes.{name}.arms")
-            if size.seeds is not None:
-                check_seeds(size.seeds, field=f"sizes.{name}.seeds")
 
 
 def _check_chosen(what: str, chosen: tuple[str, ...] | None, names: list[str], *, field: str) -> None:

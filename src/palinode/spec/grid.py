@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from palinode.base.config import Config, content_hash, diff
 from palinode.base.decision import Decision
-from palinode.base.errors import BadInput, nearest
+from palinode.base.errors import BadInput, check_known
 from palinode.base.measures import OWN
 from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
-from palinode.spec.experiment import (
-    DEFAULT_SIZE,
-    Arm,
-    Experiment,
-    ResolvedExperiment,
-    ResolvedRun,
-    Scale,
-    Size,
-)
-from palinode.spec.names import check_seeds
+from palinode.spec.experiment import DEFAULT_SIZE, Arm, Experiment, ResolvedExperiment, ResolvedRun, Scale, Size
+from palinode.spec.names import checked, good_seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.tuning import Tuning, trials
 
@@ -30,6 +23,29 @@ Layers = dict[str, Mapping[str, Any]]  # origin of a change -> dotted path -> va
 # Arms may differ in these fields of data and evaluation: the amount of training text, and the extra scores at greater lengths,
 # which a model with a table of positions cannot have.
 NOT_COMPARED = frozenset(["data.max_train_tokens", "evaluation.length_factors"])
+
+
+@dataclass(frozen=True)
+class _Changes:
+    """The changes to the base of an experiment that do not depend on the arm or the scale."""
+
+    base: RunSettings
+    size: Layers
+    overrides: Mapping[str, Any]
+
+    def settings(self, scale: Scale, arm: Arm | None) -> RunSettings:
+        """The base after all layers of changes. They are applied at once, so that only the result has to be valid."""
+        layers: Layers = {**self.size, f"scales.{scale.name}.change": scale.change}
+        if arm is not None:
+            layers[f"arms.{arm.name}.change"] = arm.change
+            layers[f"arms.{arm.name}.at.{scale.name}"] = arm.at.get(scale.name, {})
+        if self.overrides:
+            layers["--set"] = self.overrides
+        try:
+            return changed(self.base, _merged(self.base, layers))
+        except BadInput as error:
+            error.field = _written_at(layers, error.field, error.message)
+            raise
 
 
 def expand(
@@ -45,11 +61,14 @@ def expand(
         arms = tuple(arm for arm in experiment.arms if arm.name in size.arms)
         experiment = experiment.with_(arms=arms, sizes={}, claims=())
     scales = [scale for scale in experiment.scales if size.scales is None or scale.name in size.scales]
-    chosen_seeds = seeds if seeds is not None else size.seeds if size.seeds is not None else experiment.seeds
-    check_seeds(chosen_seeds, field="--seeds" if seeds is not None else "seeds")
-    _refuse_too_many(len(experiment.arms) * len(scales) * len(chosen_seeds), runs_limit)
+    chosen_seeds = size.seeds or experiment.seeds if seeds is None else checked(good_seeds, seeds, field="--seeds")
+    count = len(experiment.arms) * len(scales) * len(chosen_seeds)
+    if runs_limit is not None and count > runs_limit:
+        message = f"{count:,} runs are more than {runs_limit:,}"
+        raise BadInput(message, field="seeds", hint="add --yes to run them anyway")
     size_layer = {f"sizes.{size_name}.change": size.change} if size_name else {}
-    settings = _all_settings(experiment, size_layer, scales, overrides)
+    changes = _Changes(experiment.base, size_layer, overrides)
+    settings = _all_settings(changes, experiment.arms, scales)
     _check_arms(experiment, scales, settings, overrides)
     runs = tuple(
         ResolvedRun(arm=arm.name, scale=scale.name, spec=RunSpec.of(settings[arm.name, scale.name], seed))
@@ -57,23 +76,21 @@ def expand(
         for scale in scales
         for arm in experiment.arms
     )
-    tuning = size.tuning or experiment.tuning
-    plain = _plain_settings(experiment.base, size_layer, scales[0], overrides)
     resolved = ResolvedExperiment(
         name=experiment.name,
         size=size_name or DEFAULT_SIZE,
         question=experiment.question,
         decision=experiment.decision,
-        arms=tuple(_resolved_arm(arm, plain, settings[arm.name, scales[0].name]) for arm in experiment.arms),
+        arms=_arm_entries(changes, experiment.arms, scales[0], settings),
         scales=tuple(scale.name for scale in scales),
         seeds=chosen_seeds,
         runs=runs,
-        tuning=tuning,
+        tuning=size.tuning or experiment.tuning,
         claims=claims,
     )
-    if tuning is not None:
+    if resolved.tuning is not None:
         trials(resolved)  # raises now if a trial is impossible
-        _refuse_tuned_alike(tuning, scales, settings)
+        _refuse_tuned_alike(resolved.tuning, scales, settings)
     return resolved
 
 
@@ -86,67 +103,62 @@ def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mappi
             arm: tuning.with_value(ours, tuning.values[0]) for (arm, at), ours in settings.items() if at == scale.name
         }
         for first, second in _equal(of_arm):
-            raise BadInput(
-                f"arms {first!r} and {second!r} differ only in {tuning.field}, which is chosen for both by the same trials",
-                field="tuning.field",
-                hint="give factors, or no tuning",
-            )
+            who = f"arms {first!r} and {second!r} differ only in {tuning.field}"
+            message = f"{who}, which is chosen for both by the same trials"
+            raise BadInput(message, field="tuning.field", hint="give factors, or no tuning")
 
 
 def _size(experiment: Experiment, name: str | None) -> Size:
-    if name is None:
-        _refuse_all_sizes_at_once(experiment)
-        return Size()
-    if name not in experiment.sizes:
-        hint = nearest(name, experiment.sizes) or "the experiment defines no sizes"
-        raise BadInput(f"no size is named {name!r}", field="--size", hint=hint)
-    return experiment.sizes[name]
-
-
-def _refuse_all_sizes_at_once(experiment: Experiment) -> None:
-    """Refuse a run of all scales where every size has its own: it would mix a smoke test with the work of a cluster."""
+    """A size by its name. All scales at once are refused where each size has its own: a smoke test and a cluster's work."""
+    sizes = experiment.sizes
+    if name is not None:
+        check_known(name, sizes, what="size", field="--size", none="the experiment defines no sizes")
+        return sizes[name]
     every = {scale.name for scale in experiment.scales}
-    by_size = [set(size.scales) if size.scales is not None else every for size in experiment.sizes.values()]
-    if len(by_size) > 1 and all(scales < every for scales in by_size):
-        hint = f"choose: {', '.join(experiment.sizes)}"
+    if len(sizes) > 1 and all(size.scales and set(size.scales) < every for size in sizes.values()):
+        hint = f"choose: {', '.join(sizes)}"
         raise BadInput("each size has scales of its own, so one must be chosen", field="--size", hint=hint)
+    return Size()
 
 
-def _refuse_too_many(runs: int, runs_limit: int | None) -> None:
-    if runs_limit is not None and runs > runs_limit:
-        raise BadInput(
-            f"{runs:,} runs are more than {runs_limit:,}", field="seeds", hint="add --yes to run them anyway"
-        )
-
-
-def _all_settings(
-    experiment: Experiment, size_layer: Layers, scales: list[Scale], overrides: Mapping[str, Any]
-) -> dict[Cell, RunSettings]:
+def _all_settings(changes: _Changes, arms: Sequence[Arm], scales: Sequence[Scale]) -> dict[Cell, RunSettings]:
     """The settings of every arm at every scale. If only some cells refuse a change, the error names the first of them."""
     settings: dict[Cell, RunSettings] = {}
     refused: dict[Cell, BadInput] = {}
     for scale in scales:
-        for arm in experiment.arms:
+        for arm in arms:
             try:
-                settings[arm.name, scale.name] = _settings(experiment.base, size_layer, scale, arm, overrides)
+                settings[arm.name, scale.name] = changes.settings(scale, arm)
             except BadInput as refusal:
                 refused[arm.name, scale.name] = refusal
     if not refused:
         return settings
     (arm_name, scale_name), first = next(iter(refused.items()))
     alike = {cell for cell, refusal in refused.items() if str(refusal) == str(first)}
-    if len(alike) == len(scales) * len(experiment.arms) or (first.field or "").startswith("arms."):
+    if len(alike) == len(scales) * len(arms) or (first.field or "").startswith("arms."):
         raise first
     at_every_scale = all((arm_name, scale.name) in alike for scale in scales)
     raise _refused_by(f"arm {arm_name!r}" + ("" if at_every_scale else f" at scale {scale_name!r}"), first)
 
 
-def _plain_settings(base: RunSettings, size_layer: Layers, scale: Scale, overrides: Mapping[str, Any]) -> RunSettings:
-    """The base with all changes except those of arms. The diff of each arm is taken against it."""
+def _arm_entries(
+    changes: _Changes, arms: Sequence[Arm], scale: Scale, settings: Mapping[Cell, RunSettings]
+) -> tuple[ArmEntry, ...]:
+    """The arms, each with its diff against the base with all changes except those of arms."""
     try:
-        return _settings(base, size_layer, scale, None, overrides)
+        plain = changes.settings(scale, None)
     except BadInput as refusal:
         raise _refused_by("the base", refusal) from None
+    return tuple(
+        ArmEntry(
+            name=arm.name,
+            expect_leak=arm.expect_leak,
+            expect_collapse=arm.expect_collapse,
+            note=arm.note,
+            diff=tuple(diff(plain, settings[arm.name, scale.name])),
+        )
+        for arm in arms
+    )
 
 
 def _refused_by(who: str, refusal: BadInput) -> BadInput:
@@ -155,23 +167,6 @@ def _refused_by(who: str, refusal: BadInput) -> BadInput:
     refusal.hint = "; ".join(part for part in (everyone, refusal.hint) if part) or None
     refusal.message = f"{refusal.message}, in {who}"
     return refusal
-
-
-def _settings(
-    base: RunSettings, size_layer: Layers, scale: Scale, arm: Arm | None, overrides: Mapping[str, Any]
-) -> RunSettings:
-    """The base after all layers of changes. They are applied at once, so that only the result has to be valid."""
-    layers: Layers = {**size_layer, f"scales.{scale.name}.change": scale.change}
-    if arm is not None:
-        layers[f"arms.{arm.name}.change"] = arm.change
-        layers[f"arms.{arm.name}.at.{scale.name}"] = arm.at.get(scale.name, {})
-    if overrides:
-        layers["--set"] = overrides
-    try:
-        return changed(base, _merged(base, layers))
-    except BadInput as error:
-        error.field = _written_at(layers, error.field, error.message)
-        raise
 
 
 def _merged(base: RunSettings, layers: Layers) -> dict[str, Any]:
@@ -210,11 +205,11 @@ def _written_at(layers: Layers, field: str | None, message: str) -> str | None:
     If a part refuses a combination of its fields, the place names the fields in the change, if possible those in the message.
     """
     for origin, change in reversed(layers.items()):
-        if field is None or not (given := [path for path in change if _inside(path, field) or _inside(field, path)]):
+        if field is None or not (paths := [path for path in change if _inside(path, field) or _inside(field, path)]):
             continue
-        fields = [path for path in given if _inside(path, field)]
+        fields = [path for path in paths if _inside(path, field)]
         named = [path for path in fields if path.rpartition(".")[2] in re.findall(r"\w+", message)]
-        place = ", ".join(named or fields) if len(fields) == len(given) else field
+        place = ", ".join(named or fields) if len(fields) == len(paths) else field
         return f"{origin} {place}" if origin.startswith("--") else f"{origin}.{place}"
     return f"base.{field}" if field else next(reversed(layers))
 
@@ -226,10 +221,11 @@ def _inside(path: str, place: str) -> bool:
 
 def _check_arms(
     experiment: Experiment,
-    scales: list[Scale],
+    scales: Sequence[Scale],
     settings: Mapping[Cell, RunSettings],
     overrides: Mapping[str, Any],
 ) -> None:
+    """Refuse arms or scales that resolve to the same runs, arms that cannot be compared, and a metric that is not measured."""
     decision = experiment.decision
     for scale in scales:
         of_arm = {arm.name: settings[arm.name, scale.name] for arm in experiment.arms}
@@ -239,11 +235,9 @@ def _check_arms(
         for first, second in _equal(of_arm):
             who = "the baseline" if decision.baseline in (first, second) else f"arm {first!r}"
             other = experiment.arm(first if second == decision.baseline else second)
-            raise BadInput(
-                f"resolves to the same runs as {who}: nothing differs between them",
-                field=f"arms.{other.name}.change",
-                hint=_replaced(other, scale, overrides),
-            )
+            message = f"resolves to the same runs as {who}: nothing differs between them"
+            hint = _replaced(other, scale, overrides)
+            raise BadInput(message, field=f"arms.{other.name}.change", hint=hint)
     for first, second in _equal({scale.name: settings[decision.baseline, scale.name] for scale in scales}):
         raise BadInput(f"resolves to the same runs as scale {first!r}", field=f"scales.{second}.change")
 
@@ -267,37 +261,27 @@ def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> No
     for part in ("evaluation", "data"):
         for path, _, _ in diff(getattr(baseline, part), getattr(arm, part)):
             if (field := f"{part}.{path}") not in NOT_COMPARED:
-                raise BadInput(
-                    f"changes what is evaluated ({field}), so arms could not be compared",
-                    field=f"arms.{name}.change",
-                    hint="make it a scale, or an experiment of its own",
-                )
+                message = f"changes what is evaluated ({field}), so arms could not be compared"
+                hint = "make it a scale, or an experiment of its own"
+                raise BadInput(message, field=f"arms.{name}.change", hint=hint)
 
 
 def _refuse_unmeasured(decision: Decision, name: str, settings: RunSettings) -> None:
+    """Refuse a metric that the runs of an arm do not measure."""
     split, direction, measure = decision.score
-    if direction != OWN and direction not in settings.evaluation.directions:
-        message = f"{decision.metric} is not measured: evaluation.directions lacks {direction!r}"
-        raise BadInput(message, field="decision.metric")
-    if direction != OWN and not settings.objective.reads_in_a_direction:
-        message = f"{decision.metric} is not measured: arm {name!r} reads in no direction"
-        raise BadInput(message, field="decision.metric", hint=f"use {split}.{OWN}.{measure}")
-    if split in ("validation", "tuning") and split != settings.evaluation.split:
-        message = f"{decision.metric} is not measured: evaluation.split is {settings.evaluation.split!r}"
-        raise BadInput(message, field="decision.metric")
-    if split == "test" and not settings.evaluation.test:
-        raise BadInput(f"{decision.metric} is not measured", field="decision.metric", hint="set evaluation.test = true")
-    if split == "validation" and not settings.data.keeps("validation"):
-        raise BadInput(f"{decision.metric} needs data.validation_fraction above 0", field="decision.metric")
-    if settings.evaluation.test and not settings.data.keeps("test"):
+    evaluation, data = settings.evaluation, settings.data
+    why, hint = None, None
+    if direction != OWN and direction not in evaluation.directions:
+        why = f"is not measured: evaluation.directions lacks {direction!r}"
+    elif direction != OWN and not settings.objective.reads_in_a_direction:
+        why, hint = f"is not measured: arm {name!r} reads in no direction", f"use {split}.{OWN}.{measure}"
+    elif split != "test" and split != evaluation.split:
+        why = f"is not measured: evaluation.split is {evaluation.split!r}"
+    elif split == "test" and not evaluation.test:
+        why, hint = "is not measured", "set evaluation.test = true"
+    elif split == "validation" and not data.keeps("validation"):
+        why = "needs data.validation_fraction above 0"
+    if why:
+        raise BadInput(f"{decision.metric} {why}", field="decision.metric", hint=hint)
+    if evaluation.test and not data.keeps("test"):
         raise BadInput("needs data.test_fraction above 0", field="evaluation.test")
-
-
-def _resolved_arm(arm: Arm, plain: RunSettings, settings: RunSettings) -> ArmEntry:
-    return ArmEntry(
-        name=arm.name,
-        expect_leak=arm.expect_leak,
-        expect_collapse=arm.expect_collapse,
-        note=arm.note,
-        diff=tuple(diff(plain, settings)),
-    )

@@ -19,11 +19,10 @@ from palinode.base.config import decode
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.base.measures import OWN, Metric
-from palinode.results.record import ExperimentEntry
 from palinode.results.store import decode_entry
-from palinode.spec.code import Code, kept_code, run_file, user_kinds, user_parts_in
+from palinode.spec.code import Code, kept_code, run_file, user_kinds
 from palinode.spec.experiment import Arm, Experiment, ResolvedExperiment, ResolvedRun
-from palinode.spec.names import check_seeds
+from palinode.spec.names import checked, good_seeds
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.text import parse_json, parse_toml, read_text
 
@@ -62,19 +61,16 @@ class Source:
         """
         try:
             if self.experiment is None:
-                return self._as_it_is(size, overrides, seeds)
+                assert self.fixed is not None
+                for option, value in (("--size", size), ("--set", overrides), ("--seeds", seeds)):
+                    if value:
+                        raise BadInput("a resolved experiment takes no changes", field=option)
+                return self.fixed
             own = self.experiment.sizes[size].seeds if size is not None and size in self.experiment.sizes else None
             chosen = parse_seeds(seeds, own or self.experiment.seeds) if seeds is not None else None
             return self.experiment.resolve(size, overrides, chosen, runs_limit=runs_limit)
         except PalinodeError as error:
             raise error.at(file=self.file) from None
-
-    def _as_it_is(self, size: str | None, overrides: Mapping[str, Any] | None, seeds: str | None) -> ResolvedExperiment:
-        assert self.fixed is not None
-        for option, value in (("--size", size), ("--set", overrides), ("--seeds", seeds)):
-            if value:
-                raise BadInput("a resolved experiment takes no changes", field=option)
-        return self.fixed
 
 
 def load(path: Path, *, allow_code: bool = False) -> Source:
@@ -96,13 +92,13 @@ def load(path: Path, *, allow_code: bool = False) -> Source:
         return _from_python(path)
     text = read_text(path)
     if suffix == ".toml":
-        return _from_table(parse_toml(text, str(path)), path)
+        return Source(str(path), decode(Experiment, parse_toml(text, str(path)), file=str(path)))
     data = fsio.unsealed(parse_json(text, str(path)), str(path))
     if "runs" in data and "base" not in data:
         return _from_entry(data, path, allow_code=allow_code)
     if "seed" in data and "arms" not in data:
         return _from_run_spec(data, path, allow_code=allow_code)
-    return _from_table(data, path)
+    return Source(str(path), decode(Experiment, data, file=str(path)))
 
 
 def load_run(directory: Path, *, allow_code: bool = False) -> RunSpec:
@@ -125,9 +121,8 @@ def parse_seeds(text: str, own: tuple[int, ...]) -> tuple[int, ...]:
     """
     steps = [step.strip() for step in text.split(",") if step.strip()]
     if not steps or not all(step.lstrip("-").isdecimal() and step.isascii() and len(step) < 25 for step in steps):
-        raise BadInput(
-            f"{text[:40]!r} is not a list of seeds", field="--seeds", hint="such as 1,2,3, or a number of seeds"
-        )
+        hint = "such as 1,2,3, or a number of seeds"
+        raise BadInput(f"{text[:40]!r} is not a list of seeds", field="--seeds", hint=hint)
     seeds = tuple(int(step) for step in steps)
     if "," not in text:
         count = seeds[0]
@@ -135,8 +130,7 @@ def parse_seeds(text: str, own: tuple[int, ...]) -> tuple[int, ...]:
             raise BadInput(f"{count} is not a number of seeds", field="--seeds")
         further = (seed for seed in range(max(own) + 1, max(own) + 1 + count))
         seeds = (*own, *further)[:count]
-    check_seeds(seeds, field="--seeds")
-    return seeds
+    return checked(good_seeds, seeds, field="--seeds")
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
@@ -148,15 +142,15 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     Raises:
         BadInput: a text is not name=value, or a name is there twice.
     """
-    found: dict[str, Any] = {}
+    overrides: dict[str, Any] = {}
     for text in texts:
         path, equals, value = text.partition("=")
         if not equals or not path.strip() or not all(step.strip() for step in path.split(".")):
             raise BadInput(f"{text[:60]!r} is not name=value", field="--set", hint="such as --set recipe.steps=100")
-        if (path := path.strip()) in found:
+        if (path := path.strip()) in overrides:
             raise BadInput(f"{path!r} is given twice", field="--set")
-        found[path] = _value(value.strip())
-    return found
+        overrides[path] = _value(value.strip())
+    return overrides
 
 
 def _value(text: str) -> Any:
@@ -171,39 +165,27 @@ def _value(text: str) -> Any:
 
 def _from_python(path: Path) -> Source:
     code = run_file(path)
-    found = code.names.get(EXPERIMENT_NAME)
-    if not isinstance(found, Experiment):
+    experiment = code.names.get(EXPERIMENT_NAME)
+    if not isinstance(experiment, Experiment):
         others = [name for name, value in code.names.items() if isinstance(value, Experiment)]
         hint = f"name it experiment, not {others[0]}" if others else f"write {EXPERIMENT_NAME} = Experiment(...)"
-        what = "defines no experiment" if found is None else f"experiment is a {type(found).__name__}"
+        what = "defines no experiment" if experiment is None else f"experiment is a {type(experiment).__name__}"
         raise BadInput(what, file=str(path), field=EXPERIMENT_NAME, hint=hint)
-    uses_code = bool(code.user_parts) or any(user_parts_in(found))
-    return Source(str(path), found, code=code if uses_code else None)
-
-
-def _from_table(data: dict[str, Any], path: Path) -> Source:
-    try:
-        return Source(str(path), decode(Experiment, data, file=str(path)))
-    except PalinodeError as error:
-        raise error.at(file=str(path)) from None
+    return Source(str(path), experiment, code=code if code.user_parts else None)
 
 
 def _from_run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
     spec, code = _run_spec(data, path, allow_code=allow_code)
+    direction = spec.evaluation.directions[0] if spec.objective.reads_in_a_direction else OWN
     experiment = Experiment(
         name=f"run-{spec.run_id}",
         question="One run, again.",
         base=spec.settings,
         arms=(Arm(name="run"),),
-        decision=Decision(baseline="run", metric=_measured_metric(spec)),
+        decision=Decision(baseline="run", metric=str(Metric(spec.evaluation.split, direction, "nats_per_token"))),
         seeds=(spec.seed,),
     )
     return Source(str(path), experiment, code=code)
-
-
-def _measured_metric(spec: RunSpec) -> str:
-    direction = spec.evaluation.directions[0] if spec.objective.reads_in_a_direction else OWN
-    return str(Metric(spec.evaluation.split, direction, "nats_per_token"))
 
 
 def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
@@ -221,12 +203,12 @@ def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | N
 
 
 def _run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
-    code = kept_code(path.parent, allow_code=allow_code, shown=str(path)) if user_kinds(data) else None
+    code = kept_code(path, allow_code=allow_code) if user_kinds(data) else None
     return decode(RunSpec, data, file=str(path), user_parts=code.user_parts if code else {}), code
 
 
 def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
-    """Read an experiment's entry in a store; its specs are in the directories of its runs."""
+    """Read an experiment's entry in a store; its specs are in the directories of its runs. Every cell has a run of every seed."""
     entry = decode_entry(data, path)
     store = path.resolve().parent.parent
     runs: list[ResolvedRun] = []
@@ -235,7 +217,11 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
         spec, code = _stored_run(store / run.run_id, allow_code=allow_code)
         runs.append(ResolvedRun(arm=run.arm, scale=run.scale, spec=spec))
         needed = needed or code
-    _check_runs(entry, runs, path)
+    arms = [arm.name for arm in entry.arms]
+    places = sorted((run.arm, run.scale, run.seed) for run in runs)
+    if not runs or places != sorted(product(arms, entry.scales, entry.seeds)):
+        planned = f"not the {len(arms)} arms x {len(entry.scales)} scales x {len(entry.seeds)} seeds"
+        raise Damaged(f"these are {planned}" if runs else "there are none", file=str(path), field="runs")
     try:
         decision = entry.rule
     except BadInput as error:
@@ -252,12 +238,3 @@ def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source
         claims=entry.claims,
     )
     return Source(str(path), None, fixed=fixed, code=needed)
-
-
-def _check_runs(entry: ExperimentEntry, runs: Sequence[ResolvedRun], path: Path) -> None:
-    """Raise Damaged unless every arm has one run at every scale with every seed."""
-    arms = [arm.name for arm in entry.arms]
-    found = sorted((run.arm, run.scale, run.seed) for run in runs)
-    if not runs or found != sorted(product(arms, entry.scales, entry.seeds)):
-        planned = f"not the {len(arms)} arms x {len(entry.scales)} scales x {len(entry.seeds)} seeds"
-        raise Damaged(f"these are {planned}" if runs else "there are none", file=str(path), field="runs")

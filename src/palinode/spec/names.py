@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Annotated, TypeVar
+
+from pydantic import AfterValidator
 
 from palinode.base.errors import BadInput
 from palinode.spec.run_spec import SEED_LIMIT
 
+T = TypeVar("T")
 NAME_LIMIT_CHARACTERS = 100
 RESERVED_NAMES = frozenset(
     ["con", "prn", "aux", "nul", *(f"com{n}" for n in range(1, 10)), *(f"lpt{n}" for n in range(1, 10))]
@@ -78,17 +82,15 @@ def good_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return seeds
 
 
-def check_file_name(name: str, *, field: str) -> None:
-    """Raise BadInput at `field` unless `name` can name a file."""
+def checked(check: Callable[[T], T], value: T, *, field: str) -> T:
+    """The value after a check of this module; what the check refuses is a BadInput at `field`."""
     try:
-        good_file_name(name)
+        return check(value)
     except ValueError as error:
         raise BadInput(str(error), field=field) from None
 
 
-def check_seeds(seeds: tuple[int, ...], *, field: str) -> None:
-    """Raise BadInput at `field` unless these are good seeds."""
-    try:
-        good_seeds(seeds)
-    except ValueError as error:
-        raise BadInput(str(error), field=field) from None
+# The types of fields that hold such values.
+Name = Annotated[str, AfterValidator(good_name)]
+FileName = Annotated[str, AfterValidator(good_file_name)]
+Seeds = Annotated[tuple[int, ...], AfterValidator(good_seeds)]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from palinode.base.errors import PalinodeError
 from palinode.data import source
 from palinode.data.config import DataConfig
 from palinode.data.source import Data
-from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
+from palinode.spec.experiment import ResolvedExperiment
 
 
-def pinned(resolved: ResolvedExperiment, resolve_data: Callable[[Data], Data] = source.resolve) -> ResolvedExperiment:
+def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
     """The same experiment with the hashes of its data. Data that was not tokenised before is tokenised now.
 
     Raises:
@@ -21,17 +19,13 @@ def pinned(resolved: ResolvedExperiment, resolve_data: Callable[[Data], Data] = 
     by_config: dict[Data, Data] = {}
     runs = []
     for run in resolved.runs:
-        wanted = run.spec.data
-        if wanted not in by_config:
-            by_config[wanted] = _resolved(wanted, resolve_data)
-        runs.append(ResolvedRun(arm=run.arm, scale=run.scale, spec=run.spec.with_(data=by_config[wanted])))
+        data = run.spec.data
+        try:
+            if data not in by_config:
+                by_config[data] = source.resolve(data)
+        except PalinodeError as error:
+            if error.field in DataConfig.model_fields:
+                error.inside("data")
+            raise
+        runs.append(run.with_(spec=run.spec.with_(data=by_config[data])))
     return resolved.with_(runs=tuple(runs))
-
-
-def _resolved(config: Data, resolve_data: Callable[[Data], Data]) -> Data:
-    try:
-        return resolve_data(config)
-    except PalinodeError as error:
-        if error.field and error.field in DataConfig.model_fields:
-            error.field = f"data.{error.field}"
-        raise

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from palinode.base.config import LATER, USER_PREFIX, Config, content_hash, identity, one_of
 from palinode.base.errors import BadInput
@@ -31,6 +31,22 @@ RUN_ID_CHARACTERS = 16  # 64 bits: two of a million different runs collide with 
 SEED_LIMIT = 2**63  # torch generators take seeds below this
 CHECKED_WINDOWS = 8  # windows of text are alike, but an objective may need several
 CHECKED_SEQUENCES = 64  # of a task: enough to find the places of its answers
+
+
+def known_version(version: int) -> int:
+    """The version of a spec, after a check that this program can read it.
+
+    Raises:
+        ValueError: it is newer than this program, or not a version.
+    """
+    if version > SPEC_VERSION:
+        raise ValueError(f"spec version {version} is newer than this program's {SPEC_VERSION}: update palinode")
+    if version < 1:
+        raise ValueError(f"spec versions start at 1, got {version}")
+    return version
+
+
+Version = Annotated[int, AfterValidator(known_version)]
 
 
 class EvaluationConfig(Config):
@@ -97,46 +113,57 @@ class RunSettings(Config):
     device: Literal["cpu", "cuda", "auto"] = "cpu"
 
     @model_validator(mode="after")
-    def _lengths_fit(self) -> RunSettings:
-        if self.evaluation.split == "tuning" and not self.data.keeps("tuning"):
-            raise BadInput("the tuning split needs data.tuning_fraction", field="evaluation.split")
-        answers = isinstance(self.data, TaskData)
-        for field, labels in (("labels", self.labels), ("evaluation.labels", self.evaluation.labels)):
-            if labels == "answer" and not answers:
-                raise BadInput("text marks no answers: use 'all' or 'last'", field=field)
-        if not answers and getattr(self.objective, "hide_answers", False):
-            raise BadInput(
-                "text marks no answers to hide; set it to false and give a rate", field="objective.hide_answers"
-            )
-        if not answers and getattr(self.objective, "needs_answers", False):
-            raise BadInput(
-                f"{self.objective.kind_name()} needs the answers of a task, and text marks none", field="objective"
-            )
-        if answers and self.recipe.growth is not None:
-            raise BadInput("a task is read in whole sequences, so their length cannot grow", field="recipe.growth")
-        if self.evaluation.length_factors:
-            if not isinstance(self.data, TaskData):
-                raise BadInput("only the sequences of a task can be made longer", field="evaluation.length_factors")
+    def _fits_together(self) -> RunSettings:
+        self._check_data()
+        if isinstance(self.data, TaskData):
             for factor in self.evaluation.length_factors:
-                self.data.longer(factor)
+                self.data.longer(factor)  # refuses a factor with which the task cannot be made
         self._check_user_task()
         self._check_user_objective()
         self._check_mixers_read_both_sides()
         self._check_labels()
-        longest = max(self.evaluation.context_lengths, default=0)
-        if longest and isinstance(self.data, TaskData):
-            raise BadInput("a task is read in whole sequences", field="evaluation.context_lengths")
-        if longest > self.data.window_tokens:
-            raise BadInput(
-                f"{longest} is more than data.window_tokens = {self.data.window_tokens}",
-                field="evaluation.context_lengths",
-            )
         return self
+
+    def _check_data(self) -> None:
+        """Refuse what the data cannot give to the objective, the recipe or the evaluation."""
+        evaluation, window_tokens = self.evaluation, self.data.window_tokens
+        text = not isinstance(self.data, TaskData)
+        longest = max(evaluation.context_lengths, default=0)
+        no_answers, whole = "text marks no answers: use 'all' or 'last'", "a task is read in whole sequences"
+        needs_answers = f"{self.objective.kind_name()} needs the answers of a task, and text marks none"
+        no_tuning = evaluation.split == "tuning" and not self.data.keeps("tuning")
+        refusals = (
+            (no_tuning, "evaluation.split", "the tuning split needs data.tuning_fraction"),
+            (text and self.labels == "answer", "labels", no_answers),
+            (text and evaluation.labels == "answer", "evaluation.labels", no_answers),
+            (
+                text and getattr(self.objective, "hide_answers", False),
+                "objective.hide_answers",
+                "text marks no answers to hide; set it to false and give a rate",
+            ),
+            (text and getattr(self.objective, "needs_answers", False), "objective", needs_answers),
+            (not text and self.recipe.growth, "recipe.growth", f"{whole}, so their length cannot grow"),
+            (
+                text and evaluation.length_factors,
+                "evaluation.length_factors",
+                "only the sequences of a task can be made longer",
+            ),
+            (not text and longest, "evaluation.context_lengths", whole),
+            (
+                longest > window_tokens,
+                "evaluation.context_lengths",
+                f"{longest} is more than data.window_tokens = {window_tokens}",
+            ),
+        )
+        for is_refused, field, message in refusals:
+            if is_refused:
+                raise BadInput(message, field=field)
 
     def _check_labels(self) -> None:
         """Refuse labels with which nothing is scored, in training or in the evaluation passes of the objective."""
         passes = evaluation_passes(self.objective, self.evaluation.directions)
-        own = [made for name, made in passes.items() if name in self.objective.groups()] or list(passes.values())
+        groups = self.objective.groups()
+        own = [objective for name, objective in passes.items() if name in groups] or list(passes.values())
         window = self.data.window_tokens
         check_scores_some(self.objective, self.labels, self._sample_windows, window, "labels")
         if len(own) == 1:  # of several passes, one that scores nothing is left out
@@ -155,9 +182,9 @@ class RunSettings(Config):
         if not isinstance(self.data, TaskData) or not self.data.task.kind_name().startswith(USER_PREFIX):
             return
         answers = self._sample_windows().answers
+        message = f"{self.data.task.kind_name()} marks no answers in {CHECKED_SEQUENCES} sequences"
         for field, labels in (("labels", self.labels), ("evaluation.labels", self.evaluation.labels)):
             if answers is not None and not answers.any() and labels != "all":
-                message = f"{self.data.task.kind_name()} marks no answers in {CHECKED_SEQUENCES} sequences"
                 raise BadInput(message, field=field)
 
     def _check_user_objective(self) -> None:
@@ -172,9 +199,8 @@ class RunSettings(Config):
         specials = SpecialTokens(int(windows.tokens.max()) + 1)
         example = self.objective.example(windows.tokens, windows.decisions(draw), specials)
         if not isinstance(example, Example):
-            raise BadInput(
-                f"the method example of {kind} returns {type(example).__name__}, not an Example", field="objective"
-            )
+            message = f"the method example of {kind} returns {type(example).__name__}, not an Example"
+            raise BadInput(message, field="objective")
         if not example.inputs.shape[-1]:
             message = f"{kind} makes rows without slots from windows of {self.data.window_tokens} tokens"
             raise BadInput(message, field="objective")
@@ -186,21 +212,15 @@ class RunSettings(Config):
         form = getattr(self.objective, "native", "full")
         for mixer in getattr(self.model, "layer_mixers", tuple)():
             if why := mixer.refusal(form):
-                raise BadInput(
-                    f"the mixer {mixer.kind_name()} cannot be read without a direction: {why}", field="model.mixer"
-                )
+                message = f"the mixer {mixer.kind_name()} cannot be read without a direction: {why}"
+                raise BadInput(message, field="model.mixer")
 
 
 class RunSpec(RunSettings):
     """Settings and a seed. Together with the execution fingerprint they determine every bit of the run."""
 
-    version: int = SPEC_VERSION
+    version: Version = SPEC_VERSION
     seed: int = Field(ge=0, lt=SEED_LIMIT)
-
-    @field_validator("version")
-    @classmethod
-    def _known_version(cls, version: int) -> int:
-        return known_version(version)
 
     @classmethod
     def of(cls, settings: RunSettings, seed: int) -> RunSpec:
@@ -216,16 +236,3 @@ class RunSpec(RunSettings):
     def run_id(self) -> str:
         """16 hex characters: the hash of this spec, the numerics version, and the user code in the spec."""
         return content_hash({"numerics_version": NUMERICS_VERSION, "spec": identity(self)})[:RUN_ID_CHARACTERS]
-
-
-def known_version(version: int) -> int:
-    """The version of a spec, after a check that this program can read it.
-
-    Raises:
-        ValueError: it is newer than this program, or not a version.
-    """
-    if version > SPEC_VERSION:
-        raise ValueError(f"spec version {version} is newer than this program's {SPEC_VERSION}: update palinode")
-    if version < 1:
-        raise ValueError(f"spec versions start at 1, got {version}")
-    return version

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import stat
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +51,7 @@ def parse_toml(text: str, file: str) -> dict[str, Any]:
     Raises:
         BadInput: naming line and column of the first mistake.
     """
-    try:
-        value = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(_toml_problem(error), file=file) from None
-    except RecursionError:
-        raise BadInput(f"nested deeper than {DEEPEST_NESTING} levels", file=file) from None
-    except ValueError as error:  # a number or a date that Python cannot hold
-        raise BadInput(f"not TOML: {error}", file=file) from None
-    _refuse_depth(value, file)
-    return value
+    return _parsed(tomllib.loads, text, file, "TOML")
 
 
 def parse_json(text: str, file: str) -> dict[str, Any]:
@@ -79,17 +72,21 @@ def parse_json(text: str, file: str) -> dict[str, Any]:
     def refuse_constant(name: str) -> Any:
         raise BadInput(f"{name} is not a number in JSON", file=file)
 
+    load = functools.partial(json.loads, object_pairs_hook=without_twins, parse_constant=refuse_constant)
+    return _parsed(load, text, file, "JSON")
+
+
+def _parsed(load: Callable[[str], Any], text: str, file: str, language: str) -> dict[str, Any]:
     try:
-        value = json.loads(text, object_pairs_hook=without_twins, parse_constant=refuse_constant)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}", file=file) from None
+        value = load(text)
+        _refuse_depth(value)
     except RecursionError:
         raise BadInput(f"nested deeper than {DEEPEST_NESTING} levels", file=file) from None
-    except ValueError as error:  # an integer with more than 4300 digits
-        raise BadInput(f"not JSON: {error}", file=file) from None
+    except ValueError as error:
+        raise BadInput(_problem(error, language), file=file) from None
     if not isinstance(value, dict):
-        raise BadInput(f"the top level must be a table, not {_kind(value)}", file=file)
-    _refuse_depth(value, file)
+        names = {list: "a list", str: "a text", bool: "true or false", type(None): "null"}
+        raise BadInput(f"the top level must be a table, not {names.get(type(value), 'a number')}", file=file)
     return value
 
 
@@ -107,30 +104,21 @@ def _decoded(content: bytes, file: str) -> str:
         raise BadInput(f"line {line}: is not UTF-8", file=file, hint="save it as UTF-8") from None
 
 
-def _toml_problem(error: tomllib.TOMLDecodeError) -> str:
+def _problem(error: ValueError, language: str) -> str:
+    """What is wrong, and where. An error without a place is a number or a date that Python cannot hold."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
     if not (match := TOML_PLACE.match(str(error))):
-        return f"not TOML: {error}"
+        return f"not {language}: {error}"
     place = "end of the file" if match["end"] else f"line {match['line']}, column {match['column']}"
-    return f"{place}: not TOML: {match['what']}"
+    return f"{place}: not {language}: {match['what']}"
 
 
-def _refuse_depth(value: Any, file: str) -> None:
-    """Refuse data that is nested too deep. It walks level by level, so that deep data cannot overflow the stack."""
+def _refuse_depth(value: Any) -> None:
+    """Raise RecursionError for data that is nested too deep. It walks level by level and so needs no deep stack itself."""
     level, depth = [value], 0
     while level:
         if depth > DEEPEST_NESTING:
-            raise BadInput(f"nested deeper than {DEEPEST_NESTING} levels", file=file)
+            raise RecursionError
         inside = (item.values() if isinstance(item, dict) else item for item in level if isinstance(item, (dict, list)))
         level, depth = [value for values in inside for value in values], depth + 1
-
-
-def _kind(value: Any) -> str:
-    names = {
-        list: "a list",
-        str: "a text",
-        int: "a number",
-        float: "a number",
-        bool: "true or false",
-        type(None): "null",
-    }
-    return names.get(type(value), type(value).__name__)

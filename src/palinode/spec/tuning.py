@@ -16,7 +16,7 @@ from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, PalinodeError, nearest
 from palinode.results.record import ArmEntry
 from palinode.spec.change import changed
-from palinode.spec.names import check_seeds
+from palinode.spec.names import Seeds
 from palinode.spec.run_spec import RunSettings, RunSpec
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Tuning(Config):
     field: str = "recipe.optimizer.learning_rate"
     values: tuple[float, ...] = ()
     factors: tuple[float, ...] = ()
-    seeds: tuple[int, ...] = (0,)
+    seeds: Seeds = (0,)
     change: Mapping[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -62,7 +62,6 @@ class Tuning(Config):
         if len({value_name(value) for value in numbers}) < len(numbers):
             message = "trials are named by six digits of their value, and two of these are equal"
             raise BadInput(message, field="tuning.values")
-        check_seeds(self.seeds, field="tuning.seeds")
         if self.field.partition(".")[0] in TESTED:
             why = "part of the evaluation, which must be the same for every arm"
             raise BadInput(f"{self.field} is {why}", field="tuning.field")
@@ -179,6 +178,7 @@ def _like(own: Any, value: float) -> float:
 
 
 def _value_at(settings: RunSettings, path: str) -> Any:
+    """The value of the settings at a dotted path."""
     value: Any = settings
     for step in path.split("."):
         if not isinstance(value, Config) or step not in type(value).model_fields:

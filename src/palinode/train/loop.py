@@ -19,8 +19,7 @@ from palinode.base.example import Example, SpecialTokens
 from palinode.base.seeds import derive, generator
 from palinode.base.visibility import Visibility
 from palinode.data.windows import Stream
-from palinode.models.auxiliary import AuxiliaryTerm, mean_measured
-from palinode.models.base import LanguageModel
+from palinode.models.base import AuxiliaryTerm, LanguageModel, mean_measured
 from palinode.models.cost import Cost
 from palinode.models.direction import read_and_terms
 from palinode.objectives import Objective, Progress
@@ -119,7 +118,7 @@ class StepReport:
     """The measurements of one optimizer step, taken before its update.
 
     Attributes:
-        auxiliary: the measurements of each auxiliary term of the model (`models.auxiliary.AuxiliaryTerm`).
+        auxiliary: the measurements of each auxiliary term of the model (`models.base.AuxiliaryTerm`).
     """
 
     step: int

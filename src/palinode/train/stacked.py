@@ -24,8 +24,7 @@ from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from palinode.base.example import Example
-from palinode.models.auxiliary import AuxiliaryTerm
-from palinode.models.base import LanguageModel
+from palinode.models.base import AuxiliaryTerm, LanguageModel
 from palinode.models.direction import read_and_terms
 from palinode.objectives.loss import every_nats, leaves_of
 from palinode.train.device import autocast

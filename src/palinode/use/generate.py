@@ -21,8 +21,7 @@ from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr
 from palinode.evaluate.losses import device_of, evaluating
-from palinode.models.base import LanguageModel
-from palinode.models.stepping import begin, extend
+from palinode.models.base import LanguageModel, begin, extend
 from palinode.spec.trained import Trained
 
 Direction = Literal["ltr", "rtl"]

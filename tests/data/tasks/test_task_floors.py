@@ -2,7 +2,6 @@
 
 import math
 import sys
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -42,6 +41,7 @@ from palinode.data.tasks.baselines import (
     position_only,
     unigram,
 )
+from palinode.data.tasks.languages import stack_law
 
 TINY = [
     AssociativeRecall(vocabulary=6, length=4),
@@ -94,16 +94,8 @@ def counted_nats(rows):
 def test_entropies_equal_counted_outcomes(task):
     tokens = task.sample(DRAWS, generator(0, "test")).tokens.numpy()
     assert task.sequence_nats() == pytest.approx(counted_nats(tokens), abs=LEAST_ENTROPY_ERROR)
-    assert task.first_token_nats() == pytest.approx(counted_nats(tokens[:, :1]), abs=LEAST_ENTROPY_ERROR)
-    assert task.last_token_nats() == pytest.approx(counted_nats(tokens[:, -1:]), abs=LEAST_ENTROPY_ERROR)
-    for direction, read in (("ltr", tokens), ("rtl", tokens[:, ::-1])):
-        nats = task.nats_by_position(direction)
-        if nats is not None:
-            totals = [0.0, *(counted_nats(read[:, : i + 1]) for i in range(read.shape[1]))]
-            steps = torch.tensor([after - before for before, after in pairwise(totals)], dtype=torch.float64)
-            found = nats if direction == "ltr" else nats.flip(0)
-            assert torch.allclose(found, steps, atol=2 * LEAST_ENTROPY_ERROR)
-            assert float(nats.sum()) == pytest.approx(task.sequence_nats(), abs=1e-9)
+    assert task.edge_nats("ltr") == pytest.approx(counted_nats(tokens[:, :1]), abs=LEAST_ENTROPY_ERROR)
+    assert task.edge_nats("rtl") == pytest.approx(counted_nats(tokens[:, -1:]), abs=LEAST_ENTROPY_ERROR)
 
 
 @pytest.mark.parametrize("task", [task for task in TINY if task.best_accuracy_all_tokens() is not None], ids=repr)
@@ -166,27 +158,32 @@ def test_the_ceiling_of_memorisation():
 
 def test_conventions_of_the_floor():
     task = Copy(vocabulary=16, length=16)
-    assert task.floor_nats_all_tokens(first_scored=True) == pytest.approx(16 * math.log(16) / 33)
+    assert task.entropy_nats_per_token() == pytest.approx(16 * math.log(16) / 33)
     assert task.floor_nats_all_tokens() == pytest.approx(15 * math.log(16) / 32)
     parity = Parity(length=4)
-    assert Reversed(of=parity).first_token_nats() == parity.last_token_nats()
+    assert Reversed(of=parity).edge_nats("ltr") == parity.edge_nats("rtl")
     assert MultiQueryRecall().floor_nats_all_tokens() is None
 
 
 def test_markov_entropies_are_those_of_the_chain():
     chain, task = asymmetric_chain(), MarkovLanguage(symmetric=False)
-    assert task.step_nats() == pytest.approx(chain.entropy_nats())
-    assert task.entropy_nats_per_token() == pytest.approx(chain.window_floor_nats(64))
+    assert task.entropy_nats_per_token() == pytest.approx((chain.token_entropy_nats() + 63 * chain.entropy_nats()) / 64)
     symmetric = MarkovLanguage()
-    assert symmetric.first_token_nats() == pytest.approx(math.log(16))
-    assert symmetric.nats_by_position("rtl").flip(0).tolist() == symmetric.nats_by_position("ltr").tolist()
+    assert symmetric.edge_nats("ltr") == symmetric.edge_nats("rtl") == pytest.approx(math.log(16))
 
 
 def test_the_window_of_a_grammar_tends_to_its_rate():
+    """The rate of an endless stream is the entropy of a sentence / (its mean length + 1), from the expected children of a rule."""
     task = Grammar(length=200)
-    tops, ends = task.tops()
+    tops, ends = stack_law(task)
     assert torch.allclose(tops.sum(1) + ends, torch.ones(200, dtype=torch.float64), atol=1e-9)
-    assert float(task.nats_by_position("ltr")[-20:].mean()) == pytest.approx(task.rate_nats(), rel=1e-3)
+    chances, _, children = task.table()
+    expected = torch.stack([(chances[..., None] * (children == child)).sum((1, 2)) for child in range(4)], 1)
+    nats, lengths = torch.linalg.solve(
+        torch.eye(4, dtype=torch.float64) - expected, torch.stack([task.rule_nats(), torch.ones(4).double()], 1)
+    )[0].tolist()
+    late = (task.sequence_nats() - Grammar(length=180).sequence_nats()) / 20
+    assert late == pytest.approx(nats / (lengths + 1), rel=1e-3)
     sentences = task.sample(1000, generator(0, "test"))
     assert float(sentences.slices["sentences"].double().mean()) == pytest.approx(float(ends.sum()), rel=0.02)
 
@@ -211,8 +208,6 @@ def test_baselines_of_associative_recall(size, levels):
     sample = drawn(task, 8_000)
     assert (in_context_mode(task, sample), most_recent_value(task, sample)) == pytest.approx(levels, abs=0.013)
     assert ngram_cache(sample, key_tokens) == 1.0
-    if key_tokens == 2:
-        assert ngram_cache(sample, 1, legal_of=task) == pytest.approx(0.627, abs=0.013)
     assert task.chance() == pytest.approx(1 / (vocabulary - 2 - (vocabulary - 2) // 2))
 
 

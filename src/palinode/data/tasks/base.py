@@ -12,13 +12,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import ValidationError, model_validator
 from torch import Generator, Tensor
 
-from palinode.base.config import Part, bad_input, content_hash, identity
+from palinode.base.config import Part, bad_input, content_hash, identity, one_of
 from palinode.base.errors import BadInput
 
 Direction = Literal["ltr", "rtl"]
@@ -157,36 +157,21 @@ class Task(Part):
         """Entropy of a whole sequence; None where there is no closed form."""
         return None
 
-    def first_token_nats(self) -> float | None:
-        """Entropy of the first token alone."""
-        return None
-
-    def last_token_nats(self) -> float | None:
-        """Entropy of the last token alone: rtl reads it first."""
-        return None
-
-    def nats_by_position(self, direction: Direction) -> Tensor | None:
-        """(T,) float64: mean entropy of each token given the tokens read before it; the sum is `sequence_nats`."""
+    def edge_nats(self, direction: Direction) -> float | None:
+        """Entropy of the token that is read first: of the first token for ltr, of the last for rtl. None where it is unknown."""
         return None
 
     def entropy_nats_per_token(self) -> float | None:
-        """`sequence_nats` / T: the floor of a loss that scores all T tokens, in either direction."""
+        """`sequence_nats` / T: the least possible mean loss over all T tokens, in either direction."""
         total = self.sequence_nats()
         return None if total is None else total / self.length_tokens
 
-    def floor_nats_all_tokens(self, direction: Direction = "ltr", first_scored: bool = False) -> float | None:
-        """The least possible mean loss over the scored tokens of a sequence, in nats a token.
-
-        Args:
-            direction: ltr reads the first token first, rtl the last.
-            first_scored: False for bare sequences: the token read first is not scored, T - 1 are. True with a direction token: all
-                T are scored.
-        """
-        total = self.sequence_nats()
-        if total is None or first_scored:
-            return self.entropy_nats_per_token()
-        unscored = self.first_token_nats() if direction == "ltr" else self.last_token_nats()
-        return None if unscored is None else (total - unscored) / (self.length_tokens - 1)
+    def floor_nats_all_tokens(self, direction: Direction = "ltr") -> float | None:
+        """The least possible mean loss over the T - 1 tokens that follow the token read first, in nats a token."""
+        total, unscored = self.sequence_nats(), self.edge_nats(direction)
+        if total is None or unscored is None:
+            return None
+        return (total - unscored) / (self.length_tokens - 1)
 
     def best_accuracy_all_tokens(self) -> float | None:
         """The best possible accuracy over all tokens but the first, read ltr: a train accuracy of 41 % can be the optimum."""
@@ -217,7 +202,7 @@ class Task(Part):
         try:
             return self.with_(**changes)
         except ValidationError as error:
-            raise bad_input(type(self), error) from None
+            raise bad_input(error) from None
 
     def split_key(self, sample: Sample) -> Tensor:
         """(B, any) int64: what decides the split of each sequence: its prompt, that is the tokens with the answers blanked."""
@@ -270,10 +255,7 @@ class UniformTask(Task):
         tokens, ids = self.drawn
         return tokens * math.log(ids)
 
-    def first_token_nats(self) -> float | None:
-        return math.log(self.drawn[1])
-
-    def last_token_nats(self) -> float | None:
+    def edge_nats(self, direction: Direction) -> float | None:
         return math.log(self.drawn[1])
 
     def support(self) -> float | None:
@@ -292,6 +274,70 @@ class Language(Task):
 
     def split_key(self, sample: Sample) -> Tensor:
         return sample.tokens
+
+
+def _tasks() -> Mapping[str, type[Part]]:
+    from palinode.data.tasks import TASKS  # imported late, because that table lists `Reversed` too
+
+    return TASKS
+
+
+class Reversed(Task):
+    """Another task with its tokens and answers flipped. The same generator gives the same sequences, in the same splits.
+
+    So ltr on it is rtl on the original, exactly.
+    """
+
+    kind: ClassVar[str] = "reversed"
+    of: Annotated[Task, one_of(_tasks, "task")]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.of.vocab_size
+
+    @property
+    def length_tokens(self) -> int:
+        return self.of.length_tokens
+
+    def sample(self, count: int, rng: Generator) -> Sample:
+        return self.of.sample(count, rng).flipped()
+
+    def legal_answers(self) -> Tensor:
+        return self.of.legal_answers()
+
+    def chance(self) -> float:
+        return self.of.chance()
+
+    def best_answer_accuracy(self, train_sequences: int | None = None) -> float | None:
+        """None: the answers are now read first, and are no function of the tokens before them."""
+        return None
+
+    @property
+    def solved_by(self) -> tuple[str, ...]:
+        return self.of.solved_by
+
+    def sequence_nats(self) -> float | None:
+        return self.of.sequence_nats()
+
+    def edge_nats(self, direction: Direction) -> float | None:
+        return self.of.edge_nats("rtl" if direction == "ltr" else "ltr")
+
+    def support(self) -> float | None:
+        return self.of.support()
+
+    def with_length(self, factor: int) -> Reversed:
+        return Reversed(of=self.of.with_length(factor))
+
+    def split_key(self, sample: Sample) -> Tensor:
+        return self.of.split_key(sample.flipped())
+
+    def split_identity(self) -> str:
+        return self.of.split_identity()
+
+
+def mirrored(task: Task) -> Task:
+    """The task whose sequences are this one's, last token first."""
+    return task.of if isinstance(task, Reversed) else Reversed(of=task)
 
 
 def power(base: float, exponent: float) -> float:

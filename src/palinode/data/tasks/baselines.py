@@ -63,8 +63,7 @@ def _from_one_end(task: Task, fitted_on: Sample, sample: Sample, sees: Sees) -> 
         "most_recent_value": most_recent_value(task, sample, sees),
         "in_context_mode": in_context_mode(task, sample, sees),
     }
-    caches = (ngram_cache(sample, order, sees=sees) for order in CACHE_ORDERS)
-    return levels | dict(zip(CACHES, caches, strict=True))
+    return levels | {f"cache_{order}": ngram_cache(sample, order, sees) for order in CACHE_ORDERS}
 
 
 def uniform(task: Task, sample: Sample) -> float:
@@ -121,15 +120,11 @@ def in_context_mode(task: Task, sample: Sample, sees: Sees = "before") -> float:
     return _accuracy(sample, sees, guess, cells_per_answer=len(legal))
 
 
-def ngram_cache(sample: Sample, order: int, legal_of: Task | None = None, sees: Sees = "before") -> float:
-    """Guesses the token that last followed the same `order` tokens in this sequence.
-
-    Args:
-        legal_of: look only at places that hold a legal answer of this task.
-    """
+def ngram_cache(sample: Sample, order: int, sees: Sees = "before") -> float:
+    """Guesses the token that last followed the same `order` tokens in this sequence."""
 
     def guess(queries: _Queries) -> Tensor:
-        same = queries.seen.clone() if legal_of is None else queries.seen & _legal(legal_of)[queries.tokens]
+        same = queries.seen.clone()
         context = queries.tokens.masked_fill(~queries.seen, HIDDEN)
         for back in range(1, order + 1):
             token = _token_at(context, queries.place - back)
@@ -145,9 +140,8 @@ def position_only(fitted_on: Sample, sample: Sample, sees: Sees = "before") -> f
     """Copies the token from the place that most often equals the answer at this place, whatever the tokens are."""
     size = fitted_on.tokens.shape[1]
     places, row_of = fitted_on.answers.any(0).nonzero().flatten(), torch.zeros(size, dtype=torch.long)
-    row_of[places] = torch.arange(
-        len(places)
-    )  # a table for the places of answers alone: one for all places would be T x T
+    # The table has rows for the places of answers alone: one for all places would be T x T.
+    row_of[places] = torch.arange(len(places))
     counts = torch.zeros(len(places), size, dtype=torch.long)
     for queries in _queries(fitted_on, sees):
         equal = queries.seen & (queries.tokens == queries.truth[:, None])

@@ -1,17 +1,22 @@
-"""Draws for many sequences at once. Each has the same law as a loop over the sequences would have.
+"""Random draws for many sequences at once, and the probability laws from which the floors of the tasks are computed.
 
+Each draw has the same law as a loop over the sequences would have.
 Shapes: B sequences (`rows`), P draws of a sequence (`count`).
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 FEW = 4  # up to this many draws without replacement are made one after the other
-DENSE = (
-    4  # from a pool up to this many times their number, draws are sorted noise; from a larger pool repeats are redrawn
-)
+# From a pool of up to this many times their number, draws are sorted noise; from a larger pool, repeats are redrawn.
+DENSE = 4
 TABLE_KINDS = 1024  # up to this many kinds, a table for each sequence is faster than a sort
 
 
@@ -91,3 +96,36 @@ def digits_of(numbers: Tensor, count: int, base: int = 10) -> Tensor:
     """(..., count): the digits of each number, most significant first."""
     powers = base ** torch.arange(count - 1, -1, -1)
     return numbers[..., None] // powers % base
+
+
+def entropy_nats(chances: Iterable[float]) -> float:
+    """-sum p ln p."""
+    return -sum(p * math.log(p) for p in chances if p > 0)
+
+
+def mixture_nats(share: float, nats: float) -> float:
+    """Entropy of a token that is a fixed one with probability 1 - share, and else one of another law with this entropy."""
+    return entropy_nats((share, 1 - share)) + share * nats
+
+
+def distinct_law(draws: int, kinds: int) -> NDArray[np.float64]:
+    """P(D = d) for d = 0 .. kinds: D is the number of different kinds among uniform draws with replacement."""
+    law = np.zeros(kinds + 1)
+    law[0] = 1.0
+    old = np.arange(kinds + 1) / kinds  # P(the next draw is a kind that came before)
+    for _ in range(draws):
+        law = law * old + np.concatenate(([0.0], (law * (1 - old))[:-1]))
+    return law
+
+
+def binomial_law(draws: int, chance: float) -> NDArray[np.float64]:
+    """P(k successes) for k = 0 .. draws; the chance is above 0 and below 1."""
+    k = np.arange(draws + 1)
+    log_ways = np.array([log_choose(draws, int(i)) for i in k])
+    law: NDArray[np.float64] = np.exp(log_ways + k * math.log(chance) + (draws - k) * math.log1p(-chance))
+    return law
+
+
+def log_choose(total: int, count: int) -> float:
+    """ln of the number of subsets of `count` among `total`."""
+    return math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)

@@ -1,10 +1,12 @@
-"""Languages whose entropy is exact: Markov chains, sparse XOR, and products of primes.
+"""Languages whose entropy is exact: Markov chains, sparse XOR, products of primes, a random hierarchy and a simple grammar.
 
-markov    every token depends on the one before (or the k before); the entropy is the same from either end
-xor       x1 .. xn y1 .. yn      y = Mx over bits; M is sparse and its inverse is not: easy ltr, hard rtl, equal floors
-product   p * q = pq             ltr multiplies, rtl factors; equal floors
+markov      every token depends on the one before (or the k before); the entropy is the same from either end
+xor         x1 .. xn y1 .. yn      y = Mx over bits; M is sparse and its inverse is not: easy ltr, hard rtl, equal floors
+product     p * q = pq             ltr multiplies, rtl factors; equal floors
+hierarchy   a tree of 2^levels leaves; every symbol has equally likely pairs of symbols below it, and every pair has one parent
+grammar     a stream of sentences of a simple grammar; an end token closes each
 
-Shapes: B sequences, T tokens, V ids, k the order of a chain.
+Shapes: B sequences, T tokens, V ids, k the order of a chain; M nonterminals and R rules of each for a grammar.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from torch import Generator, Tensor
 from palinode.base.errors import BadInput
 from palinode.base.markov import MarkovChain, asymmetric_chain, stationary_law, symmetric_chain
 from palinode.base.seeds import generator
-from palinode.data.tasks.base import Direction, Language, Sample, Task, UniformTask, power
-from palinode.data.tasks.draws import digits_of, integers
-from palinode.data.tasks.laws import entropy_nats
+from palinode.data.tasks.base import Direction, Language, Sample, Task, UniformTask, exp, power
+from palinode.data.tasks.draws import digits_of, entropy_nats, integers
 
 MOST_CONTEXTS = 2**16
 TIMES, EQUALS = 10, 11
+NONE = -1
+MOST_GROWTH = 0.85  # spectral radius of the expected children of one expansion; below 1, so that sentences end
 
 
 class MarkovLanguage(Language):
@@ -99,29 +102,24 @@ class MarkovLanguage(Language):
             context = (context * self.states + token) % len(start)
         return tokens
 
-    def step_nats(self) -> float:
-        """Entropy of a token given all tokens before it, or all after it."""
+    def _token_nats(self) -> Tensor:
+        """(T,) float64: entropy of each token given those before it. Read rtl, the numbers are the same from the other end."""
         table, start = self.table()
-        return float(-(start[:, None] * torch.special.xlogy(table, table)).sum())
-
-    def nats_by_position(self, direction: Direction) -> Tensor:
-        start = self.table()[1].reshape([self.states] * self.order)
+        step = float(-(start[:, None] * torch.special.xlogy(table, table)).sum())
+        first = start.reshape([self.states] * self.order)
         totals = [0.0]
         for tokens in range(1, self.order + 1):
-            law = start.sum(tuple(range(tokens, self.order))) if tokens < self.order else start
+            law = first.sum(tuple(range(tokens, self.order))) if tokens < self.order else first
             totals.append(entropy_nats(law.flatten().tolist()))
-        nats = torch.full((self.length,), self.step_nats(), dtype=torch.float64)
+        nats = torch.full((self.length,), step, dtype=torch.float64)
         nats[: self.order] = torch.tensor(totals, dtype=torch.float64).diff()
-        return nats if direction == "ltr" else nats.flip(0)  # any stationary stretch is as uncertain from either end
+        return nats
 
     def sequence_nats(self) -> float:
-        return float(self.nats_by_position("ltr").sum())
+        return float(self._token_nats().sum())
 
-    def first_token_nats(self) -> float:
-        return float(self.nats_by_position("ltr")[0])
-
-    def last_token_nats(self) -> float:
-        return self.first_token_nats()
+    def edge_nats(self, direction: Direction) -> float:
+        return float(self._token_nats()[0])
 
     def support(self) -> float:
         return power(self.states, self.length)
@@ -162,11 +160,6 @@ class XorLanguage(UniformTask):
         x = integers(2, (count, self.bits), rng)
         return Sample.answered_from(torch.cat([x, x @ self.matrix().T % 2], 1), self.bits)
 
-    def nats_by_position(self, direction: Direction) -> Tensor:
-        nats = torch.zeros(2 * self.bits, dtype=torch.float64)
-        nats[: self.bits] = math.log(2)
-        return nats if direction == "ltr" else nats.flip(0)
-
 
 class ProductLanguage(Task):
     """Two primes p < q of `digits` digits, uniform over such pairs, and their product, twice as long.
@@ -196,39 +189,169 @@ class ProductLanguage(Task):
         one = integers(len(primes), (count,), rng)
         other = integers(len(primes) - 1, (count,), rng)
         other = other + (other >= one)
-        tokens = self._tokens(primes[torch.minimum(one, other)], primes[torch.maximum(one, other)])
+        p, q = primes[torch.minimum(one, other)], primes[torch.maximum(one, other)]
+        sign, product = torch.full((count, 1), TIMES), digits_of(p * q, 2 * self.digits)
+        tokens = torch.cat([digits_of(p, self.digits), sign, digits_of(q, self.digits), sign + 1, product], 1)
         return Sample.answered_from(tokens, 2 * self.digits + 2)
-
-    def _tokens(self, p: Tensor, q: Tensor) -> Tensor:
-        sign = torch.full((len(p), 1), TIMES)
-        product = digits_of(p * q, 2 * self.digits)
-        return torch.cat([digits_of(p, self.digits), sign, digits_of(q, self.digits), sign + 1, product], 1)
-
-    def nats_by_position(self, direction: Direction) -> Tensor | None:
-        """Counts all pairs; None from 5 digits on, where there are tens of millions."""
-        if self.digits > 4:
-            return None
-        primes = _primes(self.digits)
-        index = torch.triu_indices(len(primes), len(primes), 1)
-        tokens = self._tokens(primes[index[0]], primes[index[1]])
-        return _prefix_nats(tokens) if direction == "ltr" else _prefix_nats(tokens.flip(1)).flip(0)
 
     def sequence_nats(self) -> float:
         return math.log(self.support())
 
-    def first_token_nats(self) -> float:
+    def edge_nats(self, direction: Direction) -> float:
         primes = _primes(self.digits)
-        larger = torch.arange(len(primes) - 1, -1, -1)  # the i-th prime is the smaller of so many pairs
-        return _digit_nats(primes // 10 ** (self.digits - 1), larger)
-
-    def last_token_nats(self) -> float:
-        ends = torch.bincount(_primes(self.digits) % 10, minlength=10)
+        if direction == "ltr":
+            larger = torch.arange(len(primes) - 1, -1, -1)  # the i-th prime is the smaller of so many pairs
+            return _digit_nats(primes // 10 ** (self.digits - 1), larger)
+        ends = torch.bincount(primes % 10, minlength=10)
         ordered = torch.outer(ends, ends) - torch.diag(ends)
         return _digit_nats(torch.outer(torch.arange(10), torch.arange(10)).flatten() % 10, ordered.flatten())
 
     def support(self) -> float:
         many = len(_primes(self.digits))
         return many * (many - 1) / 2
+
+
+class Hierarchy(Language):
+    """Sentences of 2^levels tokens. All pairs of a level are different, so a sentence has one derivation.
+
+    Attributes:
+        symbols: V symbols of every level; those of the lowest are the tokens.
+        productions: pairs below each symbol.
+        levels: of the tree.
+        rules_seed: chooses the rules. A tree with one more level keeps the rules of the levels below.
+    """
+
+    kind: ClassVar[str] = "hierarchy"
+    symbols: int = Field(default=8, ge=2, le=1024)
+    productions: int = Field(default=4, ge=1)
+    levels: int = Field(default=4, ge=1, le=16)
+    rules_seed: int = Field(default=0, ge=0)
+
+    def check_sizes(self) -> None:
+        message = f"{self.symbols} symbols have pairs for at most {self.symbols} productions each"
+        self.require(self.productions <= self.symbols, message, "productions")
+
+    @property
+    def vocab_size(self) -> int:
+        return self.symbols
+
+    @property
+    def length_tokens(self) -> int:
+        return int(2**self.levels)
+
+    def rules(self, level: int) -> Tensor:
+        """(V, productions, 2): the pairs below each symbol of a level; level 1 is just above the tokens."""
+        return _pairs_below(self.symbols, self.productions, level, self.rules_seed)
+
+    def sample(self, count: int, rng: Generator) -> Sample:
+        symbols = integers(self.symbols, (count, 1), rng)
+        for level in range(self.levels, 0, -1):
+            choice = integers(self.productions, tuple(symbols.shape), rng)
+            symbols = self.rules(level)[symbols, choice].view(count, -1)
+        return Sample.answered_from(symbols, 0)
+
+    def with_length(self, factor: int) -> Hierarchy:
+        """Twice as long is one level more."""
+        more = factor.bit_length() - 1
+        self.require(factor >= 1 and factor == 1 << more, f"a tree grows by powers of 2, not {factor} times", "factor")
+        return self.resized(levels=self.levels + more)
+
+    def sequence_nats(self) -> float:
+        """The entropy of the root, and of one choice at each of 2^levels - 1 nodes."""
+        return math.log(self.symbols) + (self.length_tokens - 1) * math.log(self.productions)
+
+    def edge_nats(self, direction: Direction) -> float:
+        side = 0 if direction == "ltr" else 1
+        law = torch.full((self.symbols,), 1 / self.symbols, dtype=torch.float64)
+        for level in range(self.levels, 0, -1):
+            below = self.rules(level)[..., side]
+            share = (law[:, None] / self.productions).expand(below.shape)
+            law = torch.zeros_like(law).scatter_add_(0, below.flatten(), share.flatten())
+        return entropy_nats(law.tolist())
+
+    def support(self) -> float:
+        return exp(self.sequence_nats())
+
+
+class Grammar(Language):
+    """A stream of sentences of a random simple grammar, cut to T tokens; the first sentence starts at the first token.
+
+    Every rule is one terminal and then up to two nonterminals. The rules of a nonterminal start with different terminals, so every
+    sentence has one derivation, which can be read off it. A sequence ends after T tokens, also inside a sentence.
+
+    Attributes:
+        nonterminals: M; sentences start from the first.
+        rules: R of each nonterminal.
+        terminals: number of terminals, the ids from 0; the next id ends a sentence.
+        length: T.
+        rules_seed: chooses the grammar.
+    """
+
+    kind: ClassVar[str] = "grammar"
+    length_field: ClassVar[str] = "length"
+    nonterminals: int = Field(default=4, ge=1, le=256)
+    rules: int = Field(default=3, ge=2)
+    terminals: int = Field(default=8, ge=2, le=4096)
+    length: int = Field(default=64, ge=2, le=2**12)
+    rules_seed: int = Field(default=0, ge=0)
+
+    def check_sizes(self) -> None:
+        message = f"{self.rules} rules need as many terminals, there are {self.terminals}"
+        self.require(self.rules <= self.terminals, message, "rules")
+
+    @property
+    def vocab_size(self) -> int:
+        return self.terminals + 1
+
+    @property
+    def length_tokens(self) -> int:
+        return self.length
+
+    def table(self) -> tuple[Tensor, Tensor, Tensor]:
+        """By nonterminal and rule: probability (M, R), terminal (M, R), nonterminals after it (M, R, 2) or NONE."""
+        return _simple_grammar(self.nonterminals, self.rules, self.terminals, self.rules_seed)
+
+    def sample(self, count: int, rng: Generator) -> Sample:
+        chances, terminals, children = self.table()
+        bounds = chances.cumsum(1)
+        stack = torch.zeros(count, self.length + 3, dtype=torch.long)  # an expansion makes it at most one higher
+        height = torch.ones(count, dtype=torch.long)
+        tokens = torch.empty(count, self.length, dtype=torch.long)
+        noise = torch.rand(self.length, count, 1, generator=rng, dtype=torch.float64)
+        rows, sentences = torch.arange(count), torch.zeros(count, dtype=torch.long)
+        for t in range(self.length):
+            inside = height > 0
+            top = stack[rows, (height - 1).clamp_min(0)]
+            rule = (noise[t] >= bounds[top]).sum(1).clamp_max(self.rules - 1)
+            tokens[:, t] = torch.where(inside, terminals[top, rule], self.terminals)
+            first, second = children[top, rule].unbind(1)
+            height = (height - 1).clamp_min(0)
+            # The first child lies on top; after an end token the next sentence starts; NONE is written above the top, uncounted.
+            for child in (torch.where(inside, second, NONE), torch.where(inside, first, 0)):
+                stack[rows, height] = child
+                height = height + (child != NONE)
+            sentences += ~inside
+        return Sample.answered_from(tokens, 0, sentences=sentences)
+
+    def rule_nats(self) -> Tensor:
+        """(M,): entropy of the choice of a rule."""
+        chances = self.table()[0]
+        nats: Tensor = torch.special.xlogy(chances, chances).sum(1)
+        return -nats
+
+    def sequence_nats(self) -> float:
+        """Read ltr, a token adds the entropy of the choice of a rule for the nonterminal on top of the stack."""
+        return float((stack_law(self)[0] * self.rule_nats()).sum(1).sum())
+
+    def edge_nats(self, direction: Direction) -> float:
+        if direction == "ltr":
+            return float(self.rule_nats()[0])
+        chances, terminals, _ = self.table()
+        tops, ends = stack_law(self)
+        law = torch.zeros(self.vocab_size, dtype=torch.float64)
+        law.scatter_add_(0, terminals.flatten(), (tops[-1][:, None] * chances).flatten())
+        law[-1] = ends[-1]
+        return entropy_nats(law.tolist())
 
 
 @functools.cache
@@ -276,12 +399,60 @@ def _digit_nats(digits: Tensor, weights: Tensor) -> float:
     return entropy_nats((counts / counts.sum()).tolist())
 
 
-def _prefix_nats(tokens: Tensor) -> Tensor:
-    """(T,): entropy of each token given those before it, when the rows are equally likely."""
-    group = torch.zeros(len(tokens), dtype=torch.long)
-    totals = [0.0]
-    for column in tokens.T:
-        _, group, counts = torch.unique(group * 16 + column, return_inverse=True, return_counts=True)
-        share = counts.double() / len(tokens)
-        totals.append(float(-torch.special.xlogy(share, share).sum()))
-    return torch.tensor(totals, dtype=torch.float64).diff()
+@functools.cache
+def _pairs_below(symbols: int, productions: int, level: int, seed: int) -> Tensor:
+    pairs = torch.randperm(symbols**2, generator=generator(seed, "hierarchy", level))[: symbols * productions]
+    return torch.stack([pairs // symbols, pairs % symbols], 1).view(symbols, productions, 2)
+
+
+@functools.cache
+def _simple_grammar(nonterminals: int, rules: int, terminals: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    rng = generator(seed, "grammar")
+    shape = (nonterminals, rules)
+    leading = torch.rand(nonterminals, terminals, generator=rng).argsort(1)[:, :rules]
+    children = torch.randint(nonterminals, (*shape, 2), generator=rng)
+    children[..., 1] = torch.where(torch.rand(shape, generator=rng) < 0.5, children[..., 1], NONE)
+    children[:, 0] = NONE  # the first rule of each nonterminal has no children
+    chances = torch.randn(shape, generator=rng, dtype=torch.float64).softmax(1)
+    growth = float(torch.linalg.eigvals(_expected_children(chances, children)).abs().max())
+    factor = min(1.0, MOST_GROWTH / growth) if growth else 1.0
+    chances = chances * factor
+    chances[:, 0] += 1 - factor
+    return chances, leading, children
+
+
+def _expected_children(chances: Tensor, children: Tensor) -> Tensor:
+    """(M, M): how many of each nonterminal one expansion makes on average."""
+    counts = torch.zeros(len(chances), len(chances), dtype=torch.float64)
+    for child in children.unbind(2):
+        counts.scatter_add_(1, child.clamp_min(0), torch.where(child != NONE, chances, 0.0))
+    return counts
+
+
+@functools.cache
+def stack_law(grammar: Grammar) -> tuple[Tensor, Tensor]:
+    """P(a nonterminal is on top of the stack at token t), (T, M), and P(token t ends a sentence), (T,).
+
+    By renewal: from the law of a nonterminal's size, of what is on top of the stack inside it, and of where sentences start.
+    """
+    chances, _, children = grammar.table()
+    many, size = len(chances), grammar.length
+    first, second = children.clamp_min(0).unbind(2)
+    one, two = (children != NONE).double().unbind(2)
+    sizes = torch.zeros(many, size, dtype=torch.float64)  # (M, T): P(size t); size 0 has probability 0
+    inside = torch.zeros(many, size, many, dtype=torch.float64)  # (M, T, M): P(Y is on top t tokens after X was)
+    inside[:, 0] = torch.eye(many, dtype=torch.float64)
+    for t in range(1, size):
+        left = sizes[first, :t].flip(2)  # the first child has size t - 1 - j ..
+        alone = torch.where(one > 0, sizes[first, t - 1], float(t == 1))
+        whole = two * (left * sizes[second, :t]).sum(2) + (1 - two) * alone  # .. and the second j
+        later = torch.einsum("xrj,xrjy->xry", left, inside[second, :t])
+        sizes[:, t] = (chances * whole).sum(1)
+        inside[:, t] = (chances[..., None] * (one[..., None] * inside[first, t - 1] + two[..., None] * later)).sum(1)
+    starts, ends = torch.zeros(size + 1, dtype=torch.float64), torch.zeros(size, dtype=torch.float64)
+    starts[0] = 1.0
+    for t in range(1, size):
+        ends[t] = starts[:t].flip(0) @ sizes[0, 1 : t + 1]
+        starts[t + 1] = ends[t]
+    tops = [starts[: t + 1].flip(0) @ inside[0, : t + 1] for t in range(size)]
+    return torch.stack(tops), ends

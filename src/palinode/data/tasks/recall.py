@@ -1,25 +1,32 @@
-"""Associative recall and the induction head, as the safari repository defines them.
+"""Associative recall and the induction head, as the safari repository defines them, and multi-query recall, as zoology does.
 
     associative recall   k1 v1 k2 v2 k1 v1 ... => k2 v2        which value followed this key?
     induction head       a b => c d e ... f => c               which token followed the trigger?
+    multi-query recall   k1 v1 ... kP vP | 0 0 k2 v2 0 0 k1 v1 0 0       each key is a query once, at an even place after the pairs
 
-Ids: `.` is 0, then keys and values (or content), `=>` is the last.
-Shapes: B sequences, T tokens, P pairs.
+Shapes: B sequences, T tokens, V ids, P pairs.
 """
 
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import Sample, SizedTask, exp
+from palinode.data.tasks.base import NO_VALUE, Direction, Sample, SizedTask, exp
 from palinode.data.tasks.baselines import CACHES
-from palinode.data.tasks.draws import digits_of, first_places, integers, one_true
-from palinode.data.tasks.laws import distinct_law, mixture_nats
+from palinode.data.tasks.draws import (
+    digits_of,
+    distinct,
+    distinct_law,
+    first_places,
+    integers,
+    mixture_nats,
+    one_true,
+)
 
 DOT = 0
 SPECIAL = 2  # `.` and `=>`
@@ -32,7 +39,8 @@ class AssociativeRecall(SizedTask):
     """Pairs of a key and a value, then one of the keys again: its value is the answer.
 
     A key is a tuple of `key_tokens` ids. Every tuple has one value in a sequence, drawn uniformly (two tuples may share it). The
-    pairs draw tuples uniformly with replacement; the query is uniform over the *different* tuples of the pairs.
+    pairs draw tuples uniformly with replacement; the query is uniform over the *different* tuples of the pairs. Ids: `.` is 0, then
+    come the keys, then the values; `=>` is the last.
 
     Attributes:
         vocabulary: ids, `.` and `=>` included; of the others the first half are keys, the rest values.
@@ -136,10 +144,9 @@ class AssociativeRecall(SizedTask):
         pairs = self.pairs * math.log(self.key_tuples) + self._mean_distinct() * math.log(self.values)
         return pairs + self._query_nats()
 
-    def first_token_nats(self) -> float:
-        return math.log(self.keys)
-
-    def last_token_nats(self) -> float:
+    def edge_nats(self, direction: Direction) -> float:
+        if direction == "ltr":
+            return math.log(self.keys)
         return mixture_nats(1 - self.share_absent(), math.log(self.values))
 
     def best_accuracy_all_tokens(self) -> float | None:
@@ -167,7 +174,7 @@ class InductionHead(SizedTask):
     """Random tokens with a trigger `=>` among them; after a second trigger at the end, what followed the first is the answer.
 
     Attributes:
-        vocabulary: ids, `.` (never drawn) and `=>` included.
+        vocabulary: ids; the first, `.`, is never drawn; the last is `=>`.
         length: random tokens before the last trigger.
         answer_tokens: how many tokens after the trigger are the answer.
         triggers: above 1, half of the sequences have one trigger; the other half draw this many places with replacement, sort them
@@ -239,11 +246,11 @@ class InductionHead(SizedTask):
             return None
         return math.log(self.places) + (self.length - 1) * math.log(self.content)
 
-    def first_token_nats(self) -> float | None:
-        return mixture_nats(1 - 1 / self.places, math.log(self.content)) if self.triggers == 1 else None
-
-    def last_token_nats(self) -> float | None:
-        return math.log(self.content) if self.triggers == 1 else None
+    def edge_nats(self, direction: Direction) -> float | None:
+        if self.triggers > 1:
+            return None
+        nats = math.log(self.content)
+        return mixture_nats(1 - 1 / self.places, nats) if direction == "ltr" else nats
 
     def best_accuracy_all_tokens(self) -> float | None:
         """For one trigger: at each place guess the trigger or a token, whichever is likelier; know the end."""
@@ -259,3 +266,72 @@ class InductionHead(SizedTask):
     def support(self) -> float | None:
         total = self.sequence_nats()
         return None if total is None else exp(total)
+
+
+class MultiQueryRecall(SizedTask):
+    """Many pairs of a key and a value; then each key is a query once, and its value is the answer.
+
+    Keys are P different ids of 1 .. V/2 - 1, values P different ids of the upper half. The place of a query is drawn without
+    replacement with weight i^(power - 1). Pairs draw in their order, so early pairs get early queries, and a guesser that knows
+    only the position scores more than 1/P. A value follows its key also where it is the answer (the original has filler there).
+
+    Attributes:
+        vocabulary: V ids; 0 is the filler.
+        length: T tokens, pairs and queries together; even.
+        pairs: P.
+        passes: how often the pairs are shown, in the same order.
+        filler: the tokens between queries: `zero`, or `uniform` ids of all V (which may look like keys).
+        power: the smaller, the earlier the queries come.
+    """
+
+    kind: ClassVar[str] = "mqar"
+    solved_by: ClassVar[tuple[str, ...]] = CACHES
+    vocabulary: int = Field(default=8192, ge=1, le=2**20)
+    length: int = Field(default=64, ge=1, le=2**22)
+    pairs: int = Field(default=4, ge=1)
+    passes: int = Field(default=1, ge=1)
+    filler: Literal["zero", "uniform"] = "zero"
+    power: float = Field(default=0.01, gt=0)
+
+    def check_sizes(self) -> None:
+        self.require_at_least("vocabulary", 4, "the filler, a key and 2 values")
+        keys = self.vocabulary // 2 - 1
+        message = f"{self.pairs} pairs need as many keys, {self.vocabulary} ids have {keys}"
+        self.require(self.pairs <= keys, message, "pairs")
+        self.require_at_least("length", 2 * self.pairs * (self.passes + 1), "pairs and queries")
+        self.require(self.length % 2 == 0, f"{self.length} is odd, a pair has 2 tokens", "length")
+
+    @property
+    def shown_tokens(self) -> int:
+        """Tokens before the first query."""
+        return 2 * self.pairs * self.passes
+
+    def legal_answers(self) -> Tensor:
+        return torch.arange(self.vocabulary // 2, self.vocabulary)
+
+    def sample(self, count: int, rng: Generator) -> Sample:
+        half, shown = self.vocabulary // 2, self.shown_tokens
+        keys = 1 + distinct(count, self.pairs, half - 1, rng)
+        values = half + distinct(count, self.pairs, self.vocabulary - half, rng)
+        pairs = torch.stack([keys, values], 2)
+        tokens = torch.zeros(count, self.length, dtype=torch.long)
+        if self.filler == "uniform":
+            tokens[:, shown:] = integers(self.vocabulary, (count, self.length - shown), rng)
+        tokens[:, :shown] = pairs.view(count, -1).repeat(1, self.passes)
+        places = shown + 2 * self._query_slots(count, rng)
+        tokens.scatter_(1, places, keys).scatter_(1, places + 1, values)
+        # The last place of each pair's key before the queries.
+        last_shown = shown - 2 * self.pairs + 2 * torch.arange(self.pairs)
+        gap = torch.full_like(tokens, NO_VALUE).scatter_(1, places + 1, places - last_shown)
+        return Sample.with_gaps(tokens, gap)
+
+    def _query_slots(self, count: int, rng: Generator) -> Tensor:
+        """(B, P): where the query of each pair stands, in pairs of tokens.
+
+        Slot i gets an exponential waiting time of rate i^(power - 1): the order of the times is that of weighted draws without
+        replacement.
+        """
+        slots = (self.length - self.shown_tokens) // 2
+        rates = torch.arange(1, slots + 1, dtype=torch.float64) ** (self.power - 1)
+        times = -torch.rand(count, slots, generator=rng).log() / rates.float()
+        return times.topk(self.pairs, dim=1, largest=False).indices

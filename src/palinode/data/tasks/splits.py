@@ -53,18 +53,7 @@ def in_split(task: Task, sample: Sample, split: Split) -> Tensor:
 
 
 def draw(task: Task, split: Split, count: int, rng: Generator) -> Sample:
-    """`count` sequences of a split: the task's own law, conditioned on the split.
-
-    Raises:
-        BadInput: a held-out split would show more than a twentieth of all prompts, or no prompt falls into the split.
-    """
-    if split != TRAIN:
-        check_support(task, {split: count})
-    return drawn_until_full(task, split, count, rng)
-
-
-def drawn_until_full(task: Task, split: Split, count: int, rng: Generator) -> Sample:
-    """`count` sequences of a split, however few prompts the task has: draws again until enough belong to the split.
+    """`count` sequences of a split: the task's own law, conditioned on the split. Draws until enough belong to it.
 
     Raises:
         BadInput: no prompt falls into the split.

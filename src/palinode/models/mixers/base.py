@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -18,9 +18,8 @@ from palinode.base.config import Part
 from palinode.base.errors import Unfinished
 from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost
-from palinode.models.parts.distance import DistanceTable
-from palinode.models.parts.own_start import OwnStart
-from palinode.models.parts.rotary import RotaryTable
+from palinode.models.parts.linear import OwnStart
+from palinode.models.parts.positions import DistanceTable, RotaryTable
 from palinode.models.parts.state import MixerState, continues
 
 # Each option of the model that attention reads, and the setting that switches it off.
@@ -39,8 +38,6 @@ class Place:
     width: int
     heads: int
     max_length: int
-    layer: int = 0
-    layers: int = 1
     bias: bool = False
     dropout: float = 0.0
     qk_norm: bool = False
@@ -51,7 +48,7 @@ class Place:
 class Reading:
     """How the stack reads one batch; made once for each pass and shared by all layers.
 
-    In `extend` the form is causal and the tables cover the new slots alone (distances: from each new slot to all slots so far).
+    In `extend` the form is causal and the tables cover only the new slots (distances: from each new slot to all slots so far).
 
     Attributes:
         native: the form of reading: `causal`, `full`, or `mask`.
@@ -121,7 +118,7 @@ def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> 
 class TwoSidedConfig(MixerConfig):
     """Base of configs whose mixer has separate weights for what comes after a slot.
 
-    With one set of weights for both sides, a slot could not tell what stands before it from what stands after it.
+    With one set of weights for both sides, a slot could not distinguish the slots before it from those after it.
 
     Attributes:
         two_sided: make the second set of weights, which the full form needs; the causal form leaves it unused.
@@ -151,10 +148,11 @@ class Mixer(OwnStart):
         """The state before the first slot of `rows` rows of at most `slots` slots, in the weights' dtype and on their device."""
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
-    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+    def extend(self, x: Tensor, reading: Reading, state: Any) -> tuple[Tensor, MixerState]:
         """(B, T_new, D) of the next slots -> the last T_new slots of causal `forward` over all slots so far, and the next state.
 
-        T_new is 1, or the length of a prompt. The given state is used up: its buffers may be overwritten.
+        T_new is 1, or the length of a prompt. The state comes from `begin` or `extend` of this mixer and is used up: its buffers
+        may be overwritten.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 

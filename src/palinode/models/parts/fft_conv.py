@@ -1,62 +1,52 @@
-"""Convolutions along the slots, exact at every length: long ones by FFT, short ones by shifted sums.
+"""Convolutions along the slots, exact at every length: long ones by FFT, short ones by shifted sums; networks that make kernels.
 
 A long kernel is cut to the T slots of the row, and kernel and input are padded with zeros to at least 2 T points, so that nothing
 wraps around: published modules that transform the whole kernel, or too few points, read the future. Transforms are float32 or
 better under any autocast; the result has the dtype of the input. Kernels must be made in the time domain: one made in the
 frequency domain cannot be cut. Rounding leaves up to 1e-7 (float32) or 1e-16 (float64) of the largest output on slots that must
 not depend on it.
-Legend: B rows, T slots, T_new new slots, C slots there is room for, D width, K taps.
+Legend: B rows, T slots, T_new new slots, C longest row, D width, K taps, E position features, F width of the network.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar
 
 import torch
+from pydantic import AfterValidator, Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from palinode.base.config import Config
+from palinode.base.errors import BadInput
 from palinode.base.visibility import Native
-from palinode.models.parts.exact import exact_dtype
-from palinode.models.parts.own_start import OwnStart
+from palinode.models.parts.exact import exact, exact_dtype, exact_products
+from palinode.models.parts.linear import OwnStart, Slotwise
 from palinode.models.parts.state import MixerState
 
 Side = TypeVar("Side")
 
 
-def causal_conv(u: Tensor, kernel: Tensor) -> Tensor:
-    """y_i = sum over j <= i of kernel_(i-j) u_j, along the last dimension.
+def convolve(u: Tensor, past: Tensor, future: Tensor | None = None) -> Tensor:
+    """y_i = sum over j <= i of past_(i-j) u_j [+ sum over j > i of future_(j-i-1) u_j], along the last dimension.
+
+    Slot i itself is counted once, in `past`.
 
     Args:
         u: (.., T), any real dtype; the result has it too.
-        kernel: (.., K), broadcast over the dimensions of `u`; taps from T on are not used, missing taps are 0.
-    """
-    slots, exact = u.shape[-1], exact_dtype(u, kernel)
-    points = fast_length(2 * slots)
-    spectrum = torch.fft.rfft(kernel[..., :slots].to(exact), points)
-    return _filtered(u, spectrum, points, exact)
-
-
-def full_conv(u: Tensor, past: Tensor, future: Tensor) -> Tensor:
-    """y_i = sum over j <= i of past_(i-j) u_j + sum over j > i of future_(j-i-1) u_j: slot i itself is counted once, in `past`.
-
-    Args:
-        u: (.., T), any real dtype; the result has it too.
-        past, future: (.., K) and (.., K'), cut and extended as in `causal_conv`.
+        past, future: (.., K) and (.., K'), broadcast over the dimensions of `u`; taps from T on are not used, missing taps are 0.
     """
     slots, exact = u.shape[-1], exact_dtype(u, past)
     points = fast_length(2 * slots)
-    before, after = past[..., :slots].to(exact), future[..., : slots - 1].to(exact)
-    between = before.new_zeros(()).expand(*before.shape[:-1], points - before.shape[-1] - after.shape[-1])
-    around = torch.cat((before, between, after.expand(*before.shape[:-1], -1).flip(-1)), -1)
-    return _filtered(u, torch.fft.rfft(around), points, exact)
-
-
-def convolve(u: Tensor, past: Tensor, future: Tensor | None = None) -> Tensor:
-    """`causal_conv` with one kernel, `full_conv` with two."""
-    return causal_conv(u, past) if future is None else full_conv(u, past, future)
+    kernel = past[..., :slots].to(exact)
+    if future is not None:
+        after = future[..., : slots - 1].to(exact)
+        between = kernel.new_zeros(()).expand(*kernel.shape[:-1], points - kernel.shape[-1] - after.shape[-1])
+        kernel = torch.cat((kernel, between, after.expand(*kernel.shape[:-1], -1).flip(-1)), -1)
+    y: Tensor = torch.fft.irfft(torch.fft.rfft(u.to(exact), points) * torch.fft.rfft(kernel, points), points)
+    return y[..., :slots].to(u.dtype)
 
 
 def sides(native: Native, past: Side, future: Side | None) -> list[Side]:
@@ -89,13 +79,12 @@ class KeptInputs(MixerState):
     filled: int = 0
 
     @classmethod
-    def empty(cls, kernel: Tensor, shape: tuple[int, ...]) -> Self:
-        """Room for inputs of a shape whose last dimension is C, in the kernel's dtype and on its device."""
-        kernel = kernel.detach()
-        return cls(kernel.new_empty(shape), F.pad(kernel, (0, shape[-1] - kernel.shape[-1])))
+    def empty(cls, kernel: Tensor, *shape: int) -> Self:
+        """Room for inputs of this shape behind a kernel (.., C), in its dtype and on its device."""
+        return cls(kernel.new_empty(*shape, kernel.shape[-1]), kernel.detach())
 
     def extend(self, u: Tensor) -> tuple[Tensor, Self]:
-        """(.., T_new) new inputs -> the last T_new slots of `causal_conv` over all inputs so far, and the next state."""
+        """(.., T_new) new inputs -> the last T_new slots of `convolve` over all inputs so far, and the next state."""
         count = u.shape[-1]
         end = self.filled + count
         self.inputs.narrow(-1, self.filled, count).copy_(u)
@@ -103,25 +92,22 @@ class KeptInputs(MixerState):
         if count == 1:
             y = (seen * self.kernel[..., :end].flip(-1)).sum(-1, keepdim=True)
         else:
-            y = causal_conv(seen, self.kernel)[..., self.filled :]
+            y = convolve(seen, self.kernel)[..., self.filled :]
         return y.to(u.dtype), type(self)(self.inputs, self.kernel, end)
 
 
 class ShortConv(OwnStart):
     """Depthwise convolution of K taps along the slots of (B, T, D): y_i = bias + sum over k < K of taps_k x_(i-k).
 
-    Causal: the K - 1 slots before the first are 0. Full: centred, from (K - 1) / 2 slots before to as many after; with
-    `causal_only` there is no full form, and K may be even.
+    Causal: the K - 1 slots before the first are 0. Full, for odd K: centred, from (K - 1) / 2 slots before to as many after.
     A chain of shifted sums on contiguous (B, T, D) takes .55 of the time of PyTorch's depthwise kernel on one core, forward and
     backward. No later slot enters it, not even by rounding.
     """
 
-    def __init__(self, width: int, taps: int, *, bias: bool = True, causal_only: bool = False):
+    def __init__(self, width: int, taps: int):
         super().__init__()
-        if taps % 2 == 0 and not causal_only:
-            raise ValueError(f"{taps} taps have no centre: give an odd number")
         self.taps = nn.Parameter(torch.empty(width, taps))
-        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+        self.bias = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor, native: Native = "causal") -> Tensor:
         count = self.taps.shape[1]
@@ -154,18 +140,11 @@ class ShortConv(OwnStart):
         """(B, T, D) from (B, T + K - 1, D)."""
         taps = self.taps.to(padded.dtype)
         count = taps.shape[1]
-        y = padded[:, count - 1 :] * taps[:, 0]
-        if self.bias is not None:
-            y = y + self.bias.to(padded.dtype)
+        y = padded[:, count - 1 :] * taps[:, 0] + self.bias.to(padded.dtype)
         for tap in range(1, count):
             first = count - 1 - tap
             y = torch.addcmul(y, padded[:, first : first + slots], taps[:, tap])
         return y
-
-
-def _filtered(u: Tensor, spectrum: Tensor, points: int, exact: torch.dtype) -> Tensor:
-    y: Tensor = torch.fft.irfft(torch.fft.rfft(u.to(exact), points) * spectrum, points)
-    return y[..., : u.shape[-1]].to(u.dtype)
 
 
 def _is_smooth(length: int) -> bool:
@@ -173,3 +152,148 @@ def _is_smooth(length: int) -> bool:
         while length % prime == 0:
             length //= prime
     return length == 1
+
+
+# Rates over the longest row: 1 % of the window is left at 1.5 or at .3 of that length.
+SLOWEST_DECAY, FASTEST_DECAY = math.log(100) / 1.5, math.log(100) / 0.3
+
+
+def _odd(number: int) -> int:
+    if number % 2 == 0:
+        raise ValueError(f"{number} is even; it must be odd")
+    return number
+
+
+Odd = Annotated[int, AfterValidator(_odd)]
+
+
+class SineFilterConfig(Config):
+    """The network of an implicit kernel. The defaults are those of the published synthetic runs.
+
+    Attributes:
+        features: E, odd, at least 5: 3 features hold little but the lag itself (the cosine is 1, the sine spans 6e-4).
+        width: F.
+        inner_layers: sine layers after the first.
+        sharpness: the start of every frequency of the sines, which are learned.
+        trained_features: position features are parameters (group `features`), not constants.
+        start_std: maps start N(0, start_std^2) with biases 0; None: uniform within 1 / sqrt(fan in). The published runs started at
+            .02, because the language model's init overwrote the filter's own: taps five times smaller.
+    """
+
+    features: Odd = Field(default=5, ge=5)
+    width: int = Field(default=64, ge=1)
+    inner_layers: int = Field(default=2, ge=0)
+    sharpness: float = Field(default=10.0, gt=0)
+    trained_features: bool = False
+    start_std: float | None = Field(default=None, gt=0)
+
+
+class FilterMap(OwnStart, Slotwise):
+    """y = x W^T + b in float32 or better."""
+
+    group_of: ClassVar = {"weight": "filter", "bias": "filter"}
+
+    def __init__(self, in_width: int, out_width: int, *, bias: bool = True, start_std: float | None = None):
+        super().__init__()
+        self.start_std = start_std
+        self.weight = nn.Parameter(torch.empty(out_width, in_width))
+        self.bias = nn.Parameter(torch.empty(out_width)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, exact(self.weight), None if self.bias is None else exact(self.bias))
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        if self.start_std is None:
+            bound = self.weight.shape[1] ** -0.5
+            parameter.uniform_(-bound, bound, generator=rng)
+        elif name == "bias":
+            parameter.zero_()
+        else:
+            parameter.normal_(0.0, self.start_std, generator=rng)
+
+
+class SineFilter(OwnStart):
+    """A network of sines maps each lag to the taps of all channels, under a window that decays: kernels (channels, T).
+
+    Both sides share frequencies and features. Lags are absolute: the kernel of a row of T < C slots is the first T taps of the
+    kernel for C slots, never rescaled; longer rows are refused. Every product is made in float32 or better.
+    Source: Poli et al., Hyena Hierarchy (2023), in the form of the safari code, written anew.
+    """
+
+    group_of: ClassVar = {"frequency": "filter", "features": "features"}
+
+    def __init__(self, config: SineFilterConfig, channels: int, longest: int, *, two_sided: bool):
+        super().__init__()
+        self.config, self.channels, self.longest = config, channels, longest
+        self.frequency = nn.Parameter(torch.empty(config.width))
+        self.past = _maps(config, channels)
+        self.future = _maps(config, channels) if two_sided else None
+        table = torch.empty(longest, config.features)
+        self.features = nn.Parameter(table) if config.trained_features else None
+
+    def kernel(self, slots: int) -> Tensor:
+        """(channels, T): the taps at lags 0..T-1.
+
+        Raises:
+            BadInput: the row is longer than the lags of the filter.
+        """
+        return self._made(self.past, slots)
+
+    def kernels(self, slots: int, native: Native) -> list[Tensor]:
+        """The kernel of the past and, for the full form, that of the future."""
+        return [self._made(maps, slots) for maps in sides(native, self.past, self.future)]
+
+    def flops(self, slots: int) -> float:
+        """FLOPs of the matrix products that make the kernels of one side."""
+        config = self.config
+        inner = config.inner_layers * config.width**2
+        return 2.0 * slots * (config.features * config.width + inner + config.width * self.channels)
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        if name == "frequency":
+            parameter.fill_(self.config.sharpness)
+        else:  # the features
+            parameter.copy_(position_features(self.longest, self.longest, self.config.features, like=parameter))
+
+    def _made(self, maps: nn.ModuleList, slots: int) -> Tensor:
+        check_lags(slots, self.longest)
+        with exact_products(self.frequency):
+            frequency = exact(self.frequency)
+            if self.features is None:
+                z = position_features(slots, self.longest, self.config.features, like=frequency)
+            else:
+                z = exact(self.features[:slots])
+            *sines, last = maps
+            for layer in sines:
+                z = torch.sin(frequency * layer(z))
+            taps: Tensor = last(z) * self._window(slots, frequency)
+            return taps.mT
+
+    def _window(self, slots: int, like: Tensor) -> Tensor:
+        """(T, channels): exp(-rate t), rates evenly spaced over the channels, t from 0 to 1 at the last lag of the longest row."""
+        rates = torch.linspace(SLOWEST_DECAY, FASTEST_DECAY, self.channels, device=like.device, dtype=like.dtype)
+        return torch.exp(-_times(slots, self.longest, like)[:, None] * rates)
+
+
+def position_features(slots: int, longest: int, count: int, *, like: Tensor) -> Tensor:
+    """(T, E): the lag t = i / (C - 1), then cosines and minus sines of 2 pi i / C at frequencies from 1e-4 to (E - 1) / 2 - 1."""
+    bands = (count - 1) // 2
+    turns = torch.linspace(1e-4, bands - 1, bands, device=like.device, dtype=like.dtype)
+    angle = 2 * math.pi / longest * torch.arange(slots, device=like.device, dtype=like.dtype)[:, None] * turns
+    return torch.cat((_times(slots, longest, like)[:, None], angle.cos(), -angle.sin()), -1)
+
+
+def check_lags(slots: int, longest: int) -> None:
+    """Refuse a row that is longer than the lags a kernel was made for: it would read only some of its slots, without a warning."""
+    if slots > longest:
+        raise BadInput(f"a row of {slots} slots is longer than the {longest} lags of its convolutions")
+
+
+def _times(slots: int, longest: int, like: Tensor) -> Tensor:
+    return torch.arange(slots, device=like.device, dtype=like.dtype) / max(longest - 1, 1)
+
+
+def _maps(config: SineFilterConfig, channels: int) -> nn.ModuleList:
+    widths = [config.features, *[config.width] * (1 + config.inner_layers)]
+    maps = [FilterMap(one, other, start_std=config.start_std) for one, other in zip(widths, widths[1:], strict=False)]
+    return nn.ModuleList([*maps, FilterMap(config.width, channels, bias=False, start_std=config.start_std)])

@@ -26,20 +26,20 @@ class KeysValues(MixerState):
 
     keys: Tensor
     values: Tensor
-    filled: int = 0
+    filled: int
 
     @classmethod
     def empty(cls, like: Tensor, shape: tuple[int, ...], key_width: int, value_width: int | None = None) -> KeysValues:
         """Room for keys and values (*shape, width), where `shape` ends with C, in the dtype and on the device of a weight."""
         values = like.new_empty(*shape, key_width if value_width is None else value_width)
-        return KeysValues(like.new_empty(*shape, key_width), values)
+        return KeysValues(like.new_empty(*shape, key_width), values, 0)
 
-    def with_next(self, keys: Tensor, values: Tensor) -> KeysValues:
+    def with_next(self, keys: Tensor, values: Tensor) -> Self:
         """The state with the keys and values (.., T_new, width) of the next slots added."""
         count = keys.shape[-2]
         self.keys.narrow(-2, self.filled, count).copy_(keys)
         self.values.narrow(-2, self.filled, count).copy_(values)
-        return KeysValues(self.keys, self.values, self.filled + count)
+        return replace(self, filled=self.filled + count)
 
     def seen(self) -> tuple[Tensor, Tensor]:
         """Keys and values of the slots read, (.., filled, width) each."""
@@ -47,16 +47,11 @@ class KeysValues(MixerState):
 
 
 @dataclass(frozen=True)
-class JoinedState(MixerState):
+class JoinedState(KeysValues):
     """Keys and values (B, H, C, D / H), and the joined maps that make them: joining costs as much as reading a slot."""
 
-    kept: KeysValues
     weight: Tensor
     bias: Tensor | None
-
-    def with_next(self, keys: Tensor, values: Tensor) -> Self:
-        """The state with the keys and values of the next slots added."""
-        return replace(self, kept=self.kept.with_next(keys, values))
 
 
 @dataclass(frozen=True)
@@ -104,7 +99,7 @@ def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
 def continues(module: nn.Module, reads: str) -> bool:
     """Whether the module's `extend` still continues its method `reads`.
 
-    False when a subclass, the object itself or a hook has replaced that method alone.
+    False when a subclass, the object itself or a hook has replaced only that method.
     """
     hooked = module._forward_hooks or module._forward_pre_hooks
     replaced = hooked or reads in vars(module)

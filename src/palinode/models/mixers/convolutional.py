@@ -1,0 +1,486 @@
+"""Mixers with convolutions along the slots: long convolution, BaseConv, Hyena, Monarch Mixer.
+
+Full: long kernels have a second kernel for the lags after a slot. Kernels are cut to the slots there are: published modules
+transform all C taps whatever the row, and read the future.
+Legend: B rows, T slots, T_new new slots, D width, K taps, C longest row, c channels of an input, O order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, cast
+
+import torch
+from pydantic import Field, model_validator
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from palinode.base.errors import BadInput
+from palinode.base.visibility import Native
+from palinode.models.cost import LayerCost, sides_read
+from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
+from palinode.models.parts.exact import exact, exact_products
+from palinode.models.parts.fft_conv import (
+    FilterMap,
+    KeptInputs,
+    Odd,
+    ShortConv,
+    SineFilter,
+    SineFilterConfig,
+    check_lags,
+    conv_flops,
+    convolve,
+    position_features,
+    sides,
+)
+from palinode.models.parts.linear import Linear, OwnStart, noise_like
+from palinode.models.parts.state import MixerState
+
+RANDOM_STD, DECAYED_STD = 0.002, 0.02
+
+
+class LongConvConfig(TwoSidedConfig):
+    """Long convolution. c D C + c D + 2 c D^2 + 2 D parameters, + c D C when two-sided.
+
+    Attributes:
+        channels: c, convolutions of each of the D inputs.
+        squash: every tap is moved towards 0 by this much, and smaller taps are 0. The published class has .1; with it a kernel
+            of the usual start is 0 and never learns, which is refused.
+        kernel_dropout: share of the taps left out, in training only.
+        kernel_start: `double_exp` .02 N(0, 1) exp(-t (D/2)^(d/D)), t from 0 to 1 over the longest row, d the channel; or `random`
+            .002 N(0, 1).
+    """
+
+    kind: ClassVar[str] = "long_conv"
+    channels: int = Field(default=1, ge=1)
+    squash: float = Field(default=0.003, ge=0)
+    kernel_dropout: float = Field(default=0.0, ge=0, lt=1)
+    kernel_start: Literal["double_exp", "random"] = "double_exp"
+
+    def build(self, place: Place) -> Mixer:
+        return LongConv(self, place)
+
+
+class LongConv(Mixer):
+    """Each channel has a tap for every lag up to the longest row; small taps are squashed to zero.
+
+    y_c = softshrink(k_c) * u + s_c u for c channels; GELU; dropout; W (c D -> 2 D); GLU.
+    Source: Fu et al., Simple Hardware-Efficient Long Convolutions (2023), in the form of safari (02220c6), read, and written anew.
+    Differs in: the cut; no smoothing of the kernel (it is off there).
+    """
+
+    group_of: ClassVar = {"kernel": "kernel", "kernel_future": "kernel"}
+
+    def __init__(self, config: LongConvConfig, place: Place):
+        super().__init__()
+        shape = (config.channels, place.width, place.max_length)
+        self.config, self.dropout = config, place.dropout
+        self.kernel = nn.Parameter(torch.empty(shape))
+        self.kernel_future = nn.Parameter(torch.empty(shape)) if config.two_sided else None
+        self.skip = nn.Parameter(torch.empty(shape[:2]))
+        self.out = Linear(config.channels * place.width, 2 * place.width, bias=place.bias, role="residual")
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        both = sides(reading.native, self.kernel, self.kernel_future)
+        kernels = [self._squashed(kernel, x.shape[1]) for kernel in both]
+        return self._read_out(convolve(x.mT[:, None], *kernels), x)
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        kernel = self._squashed(self.kernel, slots)
+        return KeptInputs.empty(kernel, rows, 1, kernel.shape[1])
+
+    def extend(self, x: Tensor, reading: Reading, state: KeptInputs) -> tuple[Tensor, MixerState]:
+        y, after = state.extend(x.mT[:, None])
+        return self._read_out(y, x), after
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        non_matmul = conv_flops(slots) * self.skip.numel()
+        return LayerCost.of(2.0 * self.out.weight.numel(), self.skip.shape[1] * slots, non_matmul)
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        """Kernels by `kernel_start`, s N(0, 1).
+
+        Raises:
+            BadInput: no tap is above `squash`, so that the kernel and its gradient would be zero.
+        """
+        parameter.normal_(generator=rng)
+        if name == "skip":
+            return
+        parameter.mul_(self._start_std(parameter))
+        if not bool((parameter.abs() > self.config.squash).any()):
+            raise BadInput(
+                f"no tap of the long convolution starts above squash = {self.config.squash:g}: it would never learn",
+                field="squash",
+                hint="published runs had 0.003",
+            )
+
+    def open_for_audit(self, gain: float, rng: Generator) -> None:
+        """Taps above the squash at every lag: as they start, nine of ten are squashed to 0."""
+        for kernel in (self.kernel, self.kernel_future):
+            if kernel is not None:
+                noise = noise_like(kernel, rng)
+                kernel.copy_(noise * gain / kernel.shape[-1] ** 0.5 + noise.sign() * self.config.squash)
+
+    def _squashed(self, kernel: Tensor, slots: int) -> Tensor:
+        """(c, D, T) in float32 or better."""
+        check_lags(slots, kernel.shape[-1])
+        squashed = F.softshrink(exact(kernel[..., :slots]), self.config.squash)
+        return F.dropout(squashed, self.config.kernel_dropout) if self.training else squashed
+
+    def _start_std(self, kernel: Tensor) -> Tensor | float:
+        if self.config.kernel_start == "random":
+            return RANDOM_STD
+        _, width, longest = kernel.shape
+        time = torch.arange(longest, dtype=kernel.dtype, device=kernel.device) / longest
+        rate = (width / 2) ** (torch.arange(width, dtype=kernel.dtype, device=kernel.device) / width)
+        return DECAYED_STD * torch.exp(-rate[:, None] * time)
+
+    def _read_out(self, y: Tensor, x: Tensor) -> Tensor:
+        """(B, T, D) from (B, c, D, T)."""
+        y = F.gelu(y + self.skip[..., None] * x.mT[:, None]).flatten(1, 2).mT
+        dropped = F.dropout(y, self.dropout) if self.training and self.dropout else y
+        return F.glu(self.out(dropped), dim=-1)
+
+
+FEATURES, FILTER_WIDTH, FILTER_STD = 3, 16, 0.02
+
+KernelKind = Literal["short", "implicit", "explicit"]
+
+
+class BaseConvConfig(TwoSidedConfig):
+    """BaseConv. D^2 + D parameters and those of the convolution: D K + D short, 64 + 17 D implicit, D C explicit.
+
+    Attributes:
+        conv: `short` (K taps), `implicit` or `explicit` (a tap for every lag).
+        taps: K, odd.
+        silu: SiLU on both factors.
+    """
+
+    kind: ClassVar[str] = "base_conv"
+    conv: KernelKind = "short"
+    taps: Odd = Field(default=3, ge=1)
+    silu: bool = False
+
+    @model_validator(mode="after")
+    def _only_long_kernels_have_sides(self) -> BaseConvConfig:
+        if self.two_sided and self.conv == "short":
+            raise ValueError("two_sided: short taps are centred in the full form, so they need no second kernel")
+        return self
+
+    def refusal(self, native: Native) -> str | None:
+        return None if native == "full" and self.conv == "short" else super().refusal(native)
+
+    def build(self, place: Place) -> Mixer:
+        return BaseConv(self, place)
+
+
+class BaseConv(Mixer):
+    """y = conv(u) (W u + b) + u. Long kernels are trained in the groups `filter` (implicit) and `kernel` (explicit).
+
+    The convolution is short, or long with an implicit kernel (a small network of the lag, no decay) or an explicit one; to a long
+    one u is added. Full: short taps are centred.
+    Source: Arora et al., Zoology (2023), in the form of its code (HazyResearch/zoology), written anew. Differs in: the cut;
+    explicit kernels start with variance 1 / C (there 1).
+    """
+
+    def __init__(self, config: BaseConvConfig, place: Place):
+        super().__init__()
+        self.config, self.width = config, place.width
+        self.gate = Linear(place.width, place.width, bias=place.bias)
+        self.short: ShortConv | None = None
+        self.past: ImplicitKernel | ExplicitKernel | None = None
+        self.future: ImplicitKernel | ExplicitKernel | None = None
+        if config.conv == "short":
+            self.short = ShortConv(place.width, config.taps)
+        else:
+            kind = ImplicitKernel if config.conv == "implicit" else ExplicitKernel
+            self.past = kind(place.width, place.max_length)
+            self.future = kind(place.width, place.max_length) if config.two_sided else None
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        if self.short is not None:
+            return self._product(self.short(x, reading.native), x)
+        assert self.past is not None
+        kernels = (kernel(x.shape[1]) for kernel in sides(reading.native, self.past, self.future))
+        return self._product(convolve(x.mT, *kernels).mT + x, x)
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        if self.short is not None:
+            return LastInputs(self.short.begin(rows))
+        assert self.past is not None
+        return KeptInputs.empty(self.past(slots), rows, self.width)
+
+    def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
+        if isinstance(state, KeptInputs):
+            y, after = state.extend(x.mT)
+            return self._product(y.mT + x, x), after
+        assert isinstance(state, LastInputs)
+        assert self.short is not None
+        y, last = self.short.extend(x, state.last)
+        return self._product(y, x), LastInputs(last)
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        maps = 2.0 * self.width**2
+        if self.short is not None:
+            return LayerCost.of(maps, self.short.state_elements(), self.short.flops_per_slot())
+        assert self.past is not None
+        once = sides_read(pairs, slots) * self.past.flops(slots)
+        return LayerCost.of(maps, self.width * slots, self.width * conv_flops(slots), once)
+
+    def reach_slots(self, native: Native) -> int | None:
+        if self.short is None:
+            return None
+        return (self.config.taps - 1) // (2 if native == "full" else 1)
+
+    def _product(self, convolution: Tensor, x: Tensor) -> Tensor:
+        gate = self.gate(x)
+        if self.config.silu:
+            convolution, gate = F.silu(convolution), F.silu(gate)
+        return convolution * gate + x
+
+
+@dataclass(frozen=True)
+class LastInputs(MixerState):
+    """(B, K - 1, D): the inputs that short taps still read."""
+
+    last: Tensor
+
+
+class ImplicitKernel(nn.Module):
+    """(D, T), float32 or better: W relu(W' z + b') + b of three position features z. Maps start with std .02: it starts near 0."""
+
+    def __init__(self, width: int, longest: int):
+        super().__init__()
+        self.longest = longest
+        self.inner = FilterMap(FEATURES, FILTER_WIDTH, start_std=FILTER_STD)
+        self.outer = FilterMap(FILTER_WIDTH, width, start_std=FILTER_STD)
+
+    def forward(self, slots: int) -> Tensor:
+        check_lags(slots, self.longest)
+        with exact_products(self.inner.weight):
+            z = position_features(slots, self.longest, FEATURES, like=exact(self.inner.weight))
+            return self.outer(F.relu(self.inner(z))).mT
+
+    def flops(self, slots: int) -> float:
+        """FLOPs of the matrix products that make the kernel."""
+        return 2.0 * slots * (self.inner.weight.numel() + self.outer.weight.numel())
+
+
+class ExplicitKernel(OwnStart):
+    """(D, T), float32 or better: a tap for every lag, N(0, 1 / C)."""
+
+    group_of: ClassVar = {"taps": "kernel"}
+
+    def __init__(self, width: int, longest: int):
+        super().__init__()
+        self.taps = nn.Parameter(torch.empty(width, longest))
+
+    def forward(self, slots: int) -> Tensor:
+        check_lags(slots, self.taps.shape[1])
+        return exact(self.taps[:, :slots])
+
+    def flops(self, slots: int) -> float:
+        return 0.0
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        parameter.normal_(0.0, self.taps.shape[1] ** -0.5, generator=rng)
+
+
+class HyenaConfig(TwoSidedConfig):
+    """Hyena. (O+2)(D^2+D) + (O+1) D (K+1) + D (O-1) parameters and those of the filter: E F + 2 F + 2 (F^2+F) + F D (O-1).
+
+    Attributes:
+        order: O.
+        taps: K of the short convolutions, odd.
+        filter: the network of the long convolutions.
+    """
+
+    kind: ClassVar[str] = "hyena"
+    order: int = Field(default=2, ge=2)
+    taps: Odd = Field(default=3, ge=1)
+    filter: SineFilterConfig = SineFilterConfig()
+
+    def build(self, place: Place) -> Mixer:
+        return Hyena(self, place)
+
+
+@dataclass(frozen=True)
+class GatedConvState(MixerState):
+    """The last K - 1 inputs of each short convolution, and all inputs of each long one."""
+
+    short: tuple[Tensor, ...]
+    long: tuple[KeptInputs, ...]
+
+
+class GatedConv(Mixer):
+    """Base of Hyena and Monarch Mixer: streams, each a linear map and a short convolution of the input, and long convolutions."""
+
+    def __init__(self, place: Place, streams: int, taps: int):
+        super().__init__()
+        width = place.width
+        self.maps = nn.ModuleList(Linear(width, width, bias=place.bias) for _ in range(streams))
+        self.short = nn.ModuleList(ShortConv(width, taps) for _ in range(streams))
+
+    @property
+    def shorts(self) -> Sequence[ShortConv]:
+        """The short convolutions, one a stream."""
+        return cast(Sequence[ShortConv], self.short)
+
+    def kernels(self, slots: int) -> Sequence[Tensor]:
+        """(D, T) of each long convolution, for what comes before a slot."""
+        raise NotImplementedError(f"{type(self).__name__} must define kernels(slots)")
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        long = tuple(KeptInputs.empty(kernel, rows, len(kernel)) for kernel in self.kernels(slots))
+        return GatedConvState(tuple(short.begin(rows) for short in self.shorts), long)
+
+    def streams(self, x: Tensor, native: Native) -> list[Tensor]:
+        """(B, T, D) of each stream."""
+        return [short(into(x), native) for into, short in zip(self.maps, self.shorts, strict=True)]
+
+    def next_streams(self, x: Tensor, before: Sequence[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+        """(B, T_new, D) of each stream for the next slots, and the inputs that their short convolutions keep."""
+        pairs = zip(self.maps, self.shorts, before, strict=True)
+        streams, last = zip(*(short.extend(into(x), kept) for into, short, kept in pairs), strict=True)
+        return list(streams), last
+
+    def streams_cost(self, slots: int, convs: int, adds: int, once: float) -> LayerCost:
+        """The cost of streams, output map, and `convs` long convolutions with `adds` FLOPs after each, for each channel."""
+        width = self.shorts[0].taps.shape[0]
+        non_matmul = convs * width * (conv_flops(slots) + adds) + sum(short.flops_per_slot() for short in self.shorts)
+        state = convs * width * slots + sum(short.state_elements() for short in self.shorts)
+        return LayerCost.of(2.0 * (len(self.maps) + 1) * width**2, state, non_matmul, once)
+
+
+class Hyena(GatedConv):
+    """Products of the input's projections, with an implicit long convolution between each two of them. Its group is `filter`.
+
+    [x_0 .. x_(O-1), v] = short convolutions of W_in u. From x_(O-1) down to x_1: v <- h * (x v) + beta (x v). y = W_out (x_0 v).
+    So order O has O - 1 long convolutions, as in the safari code; its paper's operator has O. Full: centred short convolutions.
+    Source: Poli et al., Hyena Hierarchy (2023), in the form of safari (02220c6), read, and written anew. Differs in: no heads and
+    no blocks (blocks read the future there); rows beyond the longest are refused (there C outputs came back); the full form (there
+    a flag without its method); the projections are single matrices, so that Muon may take them.
+    """
+
+    def __init__(self, config: HyenaConfig, place: Place):
+        super().__init__(place, config.order + 1, config.taps)
+        width, convs = place.width, config.order - 1
+        self.filter = SineFilter(config.filter, width * convs, place.max_length, two_sided=config.two_sided)
+        self.skip = nn.Parameter(torch.empty(convs, width))
+        self.out = Linear(width, width, bias=place.bias, role="residual")
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        kernels = zip(*map(self._by_conv, self.filter.kernels(x.shape[1], reading.native)), strict=True)
+        *gates, v = self.streams(x, reading.native)
+        for gate, of_conv, skip in zip(gates[:0:-1], kernels, self.skip, strict=True):
+            u = gate * v
+            v = convolve(u.mT, *of_conv).mT + skip * u
+        return self.out(gates[0] * v)
+
+    def kernels(self, slots: int) -> Sequence[Tensor]:
+        return self._by_conv(self.filter.kernel(slots))
+
+    def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
+        kept = []
+        (*gates, v), last = self.next_streams(x, state.short)
+        for gate, conv, skip in zip(gates[:0:-1], state.long, self.skip, strict=True):
+            u = gate * v
+            y, inputs = conv.extend(u.mT)
+            kept.append(inputs)
+            v = y.mT + skip * u
+        return self.out(gates[0] * v), GatedConvState(last, tuple(kept))
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        once = sides_read(pairs, slots) * self.filter.flops(slots)
+        return self.streams_cost(slots, len(self.skip), 3, once)
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        parameter.normal_(generator=rng)
+
+    def _by_conv(self, kernel: Tensor) -> tuple[Tensor, ...]:
+        """(D, T) for each long convolution, in the order of use; each has all rates of decay."""
+        convs, width = self.skip.shape
+        return kernel.view(width, convs, -1).unbind(1)
+
+
+class MonarchConfig(TwoSidedConfig):
+    """Monarch Mixer. 4 D^2 + 16 D parameters (taps 3) and, for each long convolution, D and those of its filter.
+
+    Attributes:
+        taps: of the short convolutions, which are causal in both forms.
+        residual_conv: add the long convolution of the input; all published runs have it.
+        filter: the networks of the long convolutions; published: features learned, width 16 to 128.
+    """
+
+    kind: ClassVar[str] = "monarch"
+    taps: int = Field(default=3, ge=1)
+    residual_conv: bool = False
+    filter: SineFilterConfig = SineFilterConfig(trained_features=True)
+
+    def build(self, place: Place) -> Mixer:
+        return Monarch(self, place)
+
+
+class Monarch(GatedConv):
+    """Hyena of order 2, with an optional long convolution of the input itself added to it; its MLP is `block_diagonal`.
+
+    [x1, x2, v] = short convolutions of W_in u; y = W_out (x2 (k * (x1 v) + beta (x1 v)) [+ k2 * u + beta2 u]). Full: a second
+    network of the same frequencies for the lags after a slot; the short convolutions stay causal. The filters are trained in the
+    group `filter`, their features in `features`.
+    Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differs in: the block around it is the
+    pre-norm one with a skip (there none); every network is in the group `filter` (there the one for later lags was in none).
+    """
+
+    def __init__(self, config: MonarchConfig, place: Place):
+        super().__init__(place, 3, config.taps)
+        width = place.width
+        self.conv = FilterConv(config, width, place.max_length)
+        self.residual_conv = FilterConv(config, width, place.max_length) if config.residual_conv else None
+        self.out = Linear(width, width, bias=place.bias, role="residual")
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        first, second, v = self.streams(x, "causal")
+        y = second * self.conv(first * v, reading)
+        if self.residual_conv is not None:
+            y = y + self.residual_conv(x, reading)
+        return self.out(y)
+
+    def kernels(self, slots: int) -> Sequence[Tensor]:
+        return [conv.filter.kernel(slots) for conv in self._convs()]
+
+    def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
+        (first, second, v), last = self.next_streams(x, state.short)
+        y, kept = self.conv.extend(first * v, state.long[0])
+        y, long = second * y, [kept]
+        if self.residual_conv is not None:
+            residual, kept = self.residual_conv.extend(x, state.long[1])
+            y, long = y + residual, [*long, kept]
+        return self.out(y), GatedConvState(last, tuple(long))
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        convs = self._convs()
+        once = sides_read(pairs, slots) * sum(conv.filter.flops(slots) for conv in convs)
+        return self.streams_cost(slots, len(convs), 2, once)
+
+    def _convs(self) -> list[FilterConv]:
+        return [self.conv] if self.residual_conv is None else [self.conv, self.residual_conv]
+
+
+class FilterConv(OwnStart):
+    """k * u + beta u along the slots of (B, T, D), with k from a network of sines."""
+
+    def __init__(self, config: MonarchConfig, width: int, longest: int):
+        super().__init__()
+        self.filter = SineFilter(config.filter, width, longest, two_sided=config.two_sided)
+        self.skip = nn.Parameter(torch.empty(width))
+
+    def forward(self, u: Tensor, reading: Reading) -> Tensor:
+        return convolve(u.mT, *self.filter.kernels(u.shape[1], reading.native)).mT + self.skip * u
+
+    def extend(self, u: Tensor, kept: KeptInputs) -> tuple[Tensor, KeptInputs]:
+        y, after = kept.extend(u.mT)
+        return y.mT + self.skip * u, after
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        parameter.normal_(generator=rng)

@@ -1,0 +1,307 @@
+"""Mixers with a gated recurrence: a selective state-space layer in the manner of Mamba, and a gated linear recurrence.
+
+W_o (h silu(W_g x)) with h from a recurrence behind a short convolution. Full: a second copy of everything between the maps reads
+the row from its end; the two are added.
+Legend: B rows, T slots, T_new new slots, D width, E width of the recurrence, N numbers of state a channel, K taps, r step rank.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from palinode.models.cost import LayerCost, sides_read
+from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
+from palinode.models.parts.exact import exact, exact_products
+from palinode.models.parts.fft_conv import ShortConv, sides
+from palinode.models.parts.linear import Linear, OwnStart, open_near
+from palinode.models.parts.scan import linear_scan, selective_scan
+from palinode.models.parts.state import MixerState
+
+
+@dataclass(frozen=True)
+class RecurrentState(MixerState):
+    """The last K - 1 inputs of the short convolution (B, K - 1, E), and the state h (B, ..) of the recurrence."""
+
+    last: Tensor
+    h: Tensor
+
+
+class Recurrence(OwnStart):
+    """Base of causal recurrences behind a short convolution, (B, T, D or E) -> (B, T, E).
+
+    Attributes:
+        conv: the short convolution.
+        state_shape: of the state of one row.
+    """
+
+    conv: ShortConv
+    state_shape: tuple[int, ...]
+
+    def value_of(self, x: Tensor) -> Tensor:
+        """What the short convolution reads."""
+        return x
+
+    def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The output (B, T, E) from the input and its short convolution, and the state after the last slot.
+
+        Args:
+            first: the state before the first slot; None: 0.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define scanned(x, conv, first)")
+
+    def flops_per_slot(self) -> tuple[float, float, float]:
+        """FLOPs of matrix products, of everything else as executed (recurrence in chunks), and of everything else at the least."""
+        raise NotImplementedError(f"{type(self).__name__} must define flops_per_slot()")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scanned(x, self.conv(self.value_of(x)), None)[0]
+
+    def begin(self, rows: int) -> RecurrentState:
+        """The state before the first slot."""
+        last = exact(self.conv.begin(rows))
+        return RecurrentState(last, last.new_zeros(rows, *self.state_shape))
+
+    def extend(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
+        """(B, T_new, ..) of the next slots -> (B, T_new, E), and the next state."""
+        conv, last = self.conv.extend(self.value_of(x), state.last)
+        y, h = self.scanned(x, conv, state.h)
+        return y, RecurrentState(last, h)
+
+    def state_elements(self) -> int:
+        """Elements kept to read one more slot."""
+        return self.conv.state_elements() + math.prod(self.state_shape)
+
+
+class TwoWays(Mixer):
+    """Base of W_o (h silu(W_g x)), with h the sum of the recurrences that the form has."""
+
+    gate: Linear
+    out: Linear
+    past: Recurrence
+    future: Recurrence | None
+
+    def forward(self, x: Tensor, reading: Reading) -> Tensor:
+        read = self._read(x)
+        past, *from_the_end = sides(reading.native, self.past, self.future)
+        h: Tensor = past(read)
+        for recurrence in from_the_end:
+            h = h + recurrence(read.flip(1)).flip(1)
+        return self._read_out(h, x)
+
+    def begin(self, rows: int, slots: int) -> MixerState:
+        return self.past.begin(rows)
+
+    def extend(self, x: Tensor, reading: Reading, state: RecurrentState) -> tuple[Tensor, MixerState]:
+        h, after = self.past.extend(self._read(x), state)
+        return self._read_out(h, x), after
+
+    def cost(self, slots: int, pairs: int) -> LayerCost:
+        sides = sides_read(pairs, slots)
+        products, executed, least = (sides * flops for flops in self.past.flops_per_slot())
+        maps = 2.0 * sum(part.weight.numel() for part in self.children() if isinstance(part, Linear)) + products
+        return LayerCost(maps + executed, maps + least, self.past.state_elements(), non_matmul=executed)
+
+    def _read(self, x: Tensor) -> Tensor:
+        """What the recurrences read."""
+        return x
+
+    def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
+        return self.out(h * F.silu(self.gate(x)))
+
+
+WIDTHS_PER_RANK = 16  # the step's rank is a sixteenth of the width
+LEAST_STEP_START, MOST_STEP_START = 1e-3, 1e-1
+AUDIT_STEP, AUDIT_DECAY = 0.2, 0.02
+
+
+class SelectiveSsmConfig(TwoSidedConfig):
+    """Selective SSM. 3 D E + E (K + 1) + E (r + 2 N) + E r + E + E N + E parameters, r = ceil(D / 16).
+
+    Two-sided, all but 3 D E of them are there twice; biases add 2 E + D.
+
+    Attributes:
+        state: N.
+        expand: E = expand D.
+        taps: K of the short convolution.
+    """
+
+    kind: ClassVar[str] = "selective_ssm"
+    state: int = Field(default=16, ge=1)
+    expand: int = Field(default=2, ge=1)
+    taps: int = Field(default=4, ge=1)
+
+    def build(self, place: Place) -> Mixer:
+        return SelectiveSsm(self, place)
+
+
+class SelectiveSsm(TwoWays):
+    """W_o (y silu(gate)): steps, inputs and readouts depend on the input. A is trained in the group `state`.
+
+    value, gate = two maps of x, E = expand D wide; u = silu(short conv(value)); (r, i, o) = a map of u; dt = softplus(W r + bias);
+    h_t = exp(dt_t A) h_(t-1) + dt_t i_t u_t for N numbers a channel, A = -exp(log decay) real; y = o_t h_t + s u_t. (The paper
+    calls i and o B and C.)
+    Source: Gu and Dao, Mamba (arXiv 2312.00752), written from the paper. Differs in: the scan is `parts/scan.py`, plain PyTorch
+    (there one GPU kernel); A's rate is at most 1e-3 (there the general one, both without decay); linear maps start as the model's
+    scheme says. The second copy for the other direction follows Vision Mamba (arXiv 2401.09417).
+    """
+
+    past: Selective
+    future: Selective | None
+
+    def __init__(self, config: SelectiveSsmConfig, place: Place):
+        super().__init__()
+        width, inner = place.width, config.expand * place.width
+        self.value = Linear(width, inner, bias=place.bias)
+        self.gate = Linear(width, inner, bias=place.bias)
+        self.past = Selective(config, width)
+        self.future = Selective(config, width) if config.two_sided else None
+        self.out = Linear(inner, width, bias=place.bias, role="residual")
+
+    def _read(self, x: Tensor) -> Tensor:
+        return self.value(x)
+
+
+class Selective(Recurrence):
+    """(B, T, E) -> (B, T, E): short convolution, SiLU, the selective recurrence."""
+
+    group_of: ClassVar = {"log_decay": "state"}
+
+    def __init__(self, config: SelectiveSsmConfig, width: int):
+        super().__init__()
+        inner, rank = config.expand * width, -(-width // WIDTHS_PER_RANK)
+        self.parts = [rank, config.state, config.state]
+        self.state_shape = (inner, config.state)
+        self.conv = ShortConv(inner, config.taps)
+        self.read = Linear(inner, sum(self.parts), bias=False)
+        self.step_weight = nn.Parameter(torch.empty(inner, rank))
+        self.step_bias = nn.Parameter(torch.empty(inner))
+        self.log_decay = nn.Parameter(torch.empty(inner, config.state))
+        self.skip = nn.Parameter(torch.empty(inner))
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        """A = -1 .. -N in every channel; steps log-uniform in .001 .. .1; the step's map uniform within 1 / sqrt(rank)."""
+        if name == "log_decay":
+            parameter.copy_(torch.arange(1, parameter.shape[1] + 1).log())
+        elif name == "skip":
+            parameter.fill_(1.0)
+        elif name == "step_bias":
+            parameter.uniform_(math.log(LEAST_STEP_START), math.log(MOST_STEP_START), generator=rng)
+            parameter.copy_(_inverse_softplus(parameter.exp()))
+        else:
+            bound = parameter.shape[1] ** -0.5
+            parameter.uniform_(-bound, bound, generator=rng)
+
+    def open_for_audit(self, gain: float, rng: Generator) -> None:
+        """Steps near .2 and decays near .02, so that a leak at a distance shows: .6 is left after 129 slots."""
+        open_near(self.log_decay, math.log(AUDIT_DECAY), rng)
+        open_near(self.step_bias, float(_inverse_softplus(torch.tensor(AUDIT_STEP))), rng)
+
+    def flops_per_slot(self) -> tuple[float, float, float]:
+        inner, state = self.log_decay.shape
+        products = 2.0 * (self.read.weight.numel() + self.step_weight.numel() + inner * state)
+        non_matmul = self.conv.flops_per_slot() + 2.0 * inner
+        return products, non_matmul + 7.0 * inner * state, non_matmul + 4.0 * inner * state
+
+    def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+        """(B, T, E) in the dtype of `conv`, and h after the last slot; dt, A and h are float32 or better."""
+        u = F.silu(conv)
+        rank, into, out_of = (exact(part) for part in torch.split(self.read(u), self.parts, -1))
+        fine = exact(u)
+        rate = exact(self.log_decay).exp()
+        before = fine.new_zeros(len(fine), *rate.shape) if first is None else first
+        with exact_products(fine):
+            step = F.softplus(F.linear(rank, exact(self.step_weight), exact(self.step_bias)))
+        y, last = selective_scan(fine, step, rate, into, out_of, before)
+        return (y + exact(self.skip) * fine).to(conv.dtype), last
+
+
+LEAST_DECAY_START, MOST_DECAY_START = 0.9, 0.999
+AUDIT_KEEPS = 4.0  # sigmoid .98
+
+
+class GatedRnnConfig(TwoSidedConfig):
+    """Gated linear recurrence. 4 D^2 + D (K + 2) parameters, + 2 D^2 + D (K + 2) when two-sided, + biases.
+
+    Attributes:
+        taps: K of the short convolution.
+    """
+
+    kind: ClassVar[str] = "gated_rnn"
+    taps: int = Field(default=4, ge=1)
+
+    def build(self, place: Place) -> Mixer:
+        return GatedRnn(self, place)
+
+
+class GatedRnn(TwoWays):
+    """One number of state a channel, kept by a sigmoid of the input. The forget bias is trained in the group `state`.
+
+    f = sigmoid(W_f x + bias), v = short conv(W_v x), h_t = f_t h_(t-1) + sqrt(1 - f_t^2) v_t. The scale of v keeps the variance of
+    h the same for every f.
+    Sources: Qin et al., HGRN (arXiv 2311.04823): one sigmoid decides what is kept; De et al., Griffin's RG-LRU (arXiv 2402.19427):
+    the scale sqrt(1 - f^2), decays that start uniform in .9 .. .999, the short convolution. Written from the papers. Left out:
+    HGRN's complex state and lower bounds by layer; RG-LRU's second gate, fixed power 8 and block-diagonal gates.
+    """
+
+    past: Gated
+    future: Gated | None
+
+    def __init__(self, config: GatedRnnConfig, place: Place):
+        super().__init__()
+        width = place.width
+        self.gate = Linear(width, width, bias=place.bias)
+        self.past = Gated(config, place)
+        self.future = Gated(config, place) if config.two_sided else None
+        self.out = Linear(width, width, bias=place.bias, role="residual")
+
+    def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
+        return super()._read_out(h.to(x.dtype), x)
+
+
+class Gated(Recurrence):
+    """(B, T, D) -> (B, T, D) float32 or better: the states h."""
+
+    group_of: ClassVar = {"keep_bias": "state"}
+
+    def __init__(self, config: GatedRnnConfig, place: Place):
+        super().__init__()
+        width = place.width
+        self.keep = Linear(width, width, bias=False)
+        self.keep_bias = nn.Parameter(torch.empty(width))
+        self.state_shape = (width,)
+        self.value = Linear(width, width, bias=place.bias)
+        self.conv = ShortConv(width, config.taps)
+
+    def value_of(self, x: Tensor) -> Tensor:
+        return self.value(x)
+
+    def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
+        """Decays uniform in .9 .. .999."""
+        parameter.uniform_(LEAST_DECAY_START, MOST_DECAY_START, generator=rng)
+        parameter.copy_(torch.logit(parameter))
+
+    def open_for_audit(self, gain: float, rng: Generator) -> None:
+        """Decays near .98, so that a leak at a distance shows: .1 is left after 129 slots."""
+        open_near(self.keep_bias, AUDIT_KEEPS, rng)
+
+    def flops_per_slot(self) -> tuple[float, float, float]:
+        width, conv = len(self.keep_bias), self.conv.flops_per_slot()
+        return 4.0 * width * width, conv + 7.0 * width, conv + 4.0 * width
+
+    def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
+        raw = exact(self.keep(x)) + exact(self.keep_bias)
+        # sigmoid(-raw), not 1 - sigmoid(raw): that is 0 from raw = 17 on, where its root has no slope.
+        kept, lost = torch.sigmoid(raw), torch.sigmoid(-raw)
+        h = linear_scan(kept, (lost * (1 + kept)).sqrt() * exact(conv), first)
+        return h, h[:, -1]
+
+
+def _inverse_softplus(y: Tensor) -> Tensor:
+    return y + torch.log(-torch.expm1(-y))
