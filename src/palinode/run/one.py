@@ -221,7 +221,7 @@ class Attempt:
             training.counters = Counters(**saved.counters)  # type: ignore[arg-type]
             training.objective_state = dict(saved.objective_state)
             training.recipe_state = dict(saved.recipe_state)
-            self.seconds = dict.fromkeys(TIMED, 0.0) | saved.seconds
+            self.seconds = dict.fromkeys(TIMED, 0.0) | dict(saved.seconds)
             self.runs_together = max(self.runs_together, saved.runs_together)
             self._note(f"going on from step {saved.step}")
         return saved.step if saved is not None else FROM_THE_START
