@@ -216,9 +216,9 @@ def layer_cut(result: Row) -> Iterator[str]:
     yield from paragraph(
         "The layer cut scores a model with only its first k blocks, for every k and both directions, in one reading. It is "
         "compared with the sum of its parts (one pass of the stack, and one of head and scoring for each k), and with a separate "
-        f"evaluation of every shortened model. CPU seconds, one thread, windows of {result['window']} tokens. Targets, for medians: at most "
-        f"{cost:g} times its parts; {cheap}. With 16 blocks and a byte vocabulary at least {speedup:g} times faster than separate "
-        f"evaluations; {fast}."
+        f"evaluation of every shortened model. CPU seconds, one thread, windows of {result['window']} tokens. "
+        f"Targets, for medians: at most {cost:g} times its parts; {cheap}. With 16 blocks and a byte vocabulary at least "
+        f"{speedup:g} times faster than separate evaluations; {fast}."
     )
     yield ""
     yield from table(
