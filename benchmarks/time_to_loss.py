@@ -80,7 +80,7 @@ def comparison(seed: int, runs: dict[str, Row]) -> Row:
 
 
 def against_baseline(end: Row, evaluations: list[Row]) -> Row:
-    """Ratios baseline / challenger where the challenger first has at most the baseline's final loss (None if never), and at its end."""
+    """Ratios baseline / challenger when the challenger first reaches the baseline's final loss (None if never), and at its end."""
     reached = next((row for row in evaluations if row["nats_per_token"] <= end["nats_per_token"]), None)
     whole = ratios(end, evaluations[-1])
     return {

@@ -1,4 +1,4 @@
-"""Is English harder to predict backwards, and does the difference grow with the context? One model for each direction, many contexts.
+"""Is English harder to predict backwards, and does the difference grow with the context? One model for each direction.
 
 Arrows of Time (2401.17505) measured how much higher the loss is right to left, with one model trained for each context length.
 Here two arms are trained on whole windows, one arm for each direction, and scored in windows of every length. The report draws the

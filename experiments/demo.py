@@ -1,9 +1,9 @@
 """Does reading text right to left as well help a language model that reads left to right? And what does a leak look like?
 
-Three arms are trained on the English documentation that every Python installation contains. The arm `both` reads each batch right to
-left as well, with probability p. `both-published-mask` does the same through the mask that was published for it,
-tril(ones(1024, 1024)).flip(0) cut to the window. Through this mask a position can see the token that it has to predict. Without the
-arm's `expect_leak`, Palinode refuses to run it.
+Three arms are trained on the English documentation that every Python installation contains. The arm `both` reads each batch right
+to left as well, with probability p. `both-published-mask` does the same through the mask that was published for it,
+tril(ones(1024, 1024)).flip(0) cut to the window. Through this mask a position can see the token that it has to predict. Without
+the arm's `expect_leak`, Palinode refuses to run it.
 """
 
 from palinode import (

@@ -1,14 +1,15 @@
 """An encoder-decoder run autoregressively, its embedding loss and its positional subtraction, against decoders.
 
-This repeats the eight configurations of yiphei's autoregressive encoder-decoder. Its README claims: it has fewer parameters and a lower
-validation loss than a decoder; an embedding loss and subtracting the next position help, together more; it beats dropout. What
-differs here: evaluation has no dropout, the embedding loss centres the states and its norms learn no gain, the rate of every arm is
-tuned on text that is used for nothing else, and there are several paired seeds. `encdec-mse-published` keeps the published norms;
-the audit detects that they collapse. `encdec-mse8` separates the effect of the combination from that of its larger embedding loss.
+This repeats the eight configurations of yiphei's autoregressive encoder-decoder. Its README claims: it has fewer parameters and a
+lower validation loss than a decoder; an embedding loss and subtracting the next position help, together more; it beats dropout.
+What differs here: evaluation has no dropout, the embedding loss centres the states and its norms learn no gain, the rate of every
+arm is tuned on text that is used for nothing else, and there are several paired seeds. `encdec-mse-published` keeps the published
+norms; the audit detects that they collapse. `encdec-mse8` separates the effect of the combination from that of its larger
+embedding loss.
 
-Here every arm reads the same tokens. As published, one decoder has a few more parameters than the encoder-decoder and one a few less.
-`encdec_parameters.py` compares at equal parameters, `encdec_flops.py` at equal FLOPs, and `encdec_next.py` tries what the author
-planned to try next.
+Here every arm reads the same tokens. As published, one decoder has a few more parameters than the encoder-decoder and one a few
+less. `encdec_parameters.py` compares at equal parameters, `encdec_flops.py` at equal FLOPs, and `encdec_next.py` tries what the
+author planned to try next.
 
 Sizes: `smoke` draws every chart in minutes; `laptop` takes hours on two cores; `gpu` and `paper` need an accelerator. All but smoke
 read WikiText: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
@@ -47,7 +48,7 @@ SMALLEST_EFFECT = 0.005  # nats; the published differences are .003 to .03
 
 @dataclass(frozen=True)
 class Shape:
-    """One scale: the encoder-decoder with `layers` blocks on each side, and two decoders with as many blocks as both sides together.
+    """One scale: an encoder-decoder with `layers` blocks on each side, and two decoders with as many blocks as both sides.
 
     The published widths are 150 for the encoder-decoder and 160 and 156 for the decoders, which have 1.7 % more and 2.0 % fewer
     parameters. The vocabulary and the window are those of the size that uses the scale; they decide which decoder costs the same.

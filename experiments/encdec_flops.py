@@ -1,8 +1,8 @@
 """The encoder-decoder against the decoder of the published shape at equal training FLOPs: the decoder reads more tokens.
 
-Settings come from `encdec.py`, where both read the same tokens; the encoder-decoder runs are the same in both experiments. A decoder
-block of the encoder-decoder attends twice, so it needs more FLOPs for each token. At `smoke` there are too few steps to match the
-FLOPs exactly; they differ by about one percent.
+Settings come from `encdec.py`, where both read the same tokens; the encoder-decoder runs are the same in both experiments. A
+decoder block of the encoder-decoder attends twice, so it needs more FLOPs for each token. At `smoke` there are too few steps to
+match the FLOPs exactly; they differ by about one percent.
 """
 
 from encdec import (

@@ -5,8 +5,8 @@ decoder; other aggregations than the mean; other scores; dropout; and the same m
 with hidden inputs. For an arm with two changes there is an arm with one of them: `rotary` and `sub-separate` for `rotary-sub`,
 `decoder` for `decoder-sub`. Every arm is judged in the direction it was trained in.
 
-Scores differ in scale. Each has a coefficient with which its gradient on the embeddings, relative to that of the cross-entropy, is at
-the start of training as large as that of the MSE times 8 (a test checks this).
+Scores differ in scale. Each has a coefficient with which its gradient on the embeddings, relative to that of the cross-entropy,
+is at the start of training as large as that of the MSE times 8 (a test checks this).
 """
 
 from encdec import BASE, MSE, SCALES, SMALLEST_EFFECT, Shape, arm, sizes
