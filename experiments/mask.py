@@ -167,7 +167,7 @@ IN_EVERY_SIZE = (*(arm.name for arm in arms({})), PUBLISHED.name)
 ALMOST_PERFECT = 0.02  # rtl loss within 2 % of ltr: twice the difference that Arrows of Time has between the two
 SOURCE = (
     "snimu/mask on hlb-gpt 0.4.1, WikiText-103, 46 to 626 million parameters. There the rtl loss was far below the ltr loss, "
-    "because its mask let slots see their own targets; the lowest ratio 1 was about .93, and it was about 1 at 626 million parameters"
+    "because its mask let slots see their own targets; the lowest ratio 1 was about .93, and about 1 at 626 million parameters"
 )
 ONE_RATE = (
     "all arms train at one rate, the first of each size in benchmarks/mask_rates.py, and the best rate changes with the width, so "
