@@ -2,7 +2,7 @@
 
 import pytest
 
-from palinode.analysis.context import direction_ratios
+from palinode.analysis.ratios import direction_ratios
 from palinode.results.record import CONTEXT_LENGTHS_EVENT
 from synthetic_store import Synthetic, SyntheticArm, make_store
 

@@ -10,25 +10,23 @@ from hypothesis import strategies as st
 
 from palinode.analysis import intervals
 from palinode.analysis.curves import evaluation_curves
-from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
-from palinode.analysis.ratio_curves import (
-    Curve,
-    as_published,
-    common_positions,
-    common_range,
-    published_summary,
-    ratio_curves,
-)
+from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.ratios import (
+    PUBLISHED_POINTS,
     RATIO_1,
     RATIO_2,
+    Curve,
+    as_published,
     best_scores,
+    common_positions,
+    common_range,
     estimate,
     final_ratios,
     final_scores,
-    mean_then_ratio,
+    layer_cut_ratios,
+    published_summary,
+    ratio_curves,
     ratio_table,
-    ratio_then_mean,
 )
 from palinode.analysis.sizes import scale_sizes, varying
 from palinode.base import fsio
@@ -43,6 +41,14 @@ pairs = st.lists(st.tuples(positive, positive), min_size=1, max_size=6)
 
 
 # --- over seeds -----------------------------------------------------------------------------------------------------
+
+
+def mean_then_ratio(above, below):
+    return estimate(dict(enumerate(above)), dict(enumerate(below)), 0.95).mean_then_ratio
+
+
+def ratio_then_mean(above, below):
+    return estimate(dict(enumerate(above)), dict(enumerate(below)), 0.95).ratio_then_mean
 
 
 @given(pairs)
@@ -186,7 +192,7 @@ def test_the_best_score_is_the_best_evaluation_of_each_finished_run(record, scor
 
 
 def test_the_table_has_a_row_per_arm_and_scale(record):
-    table = ratio_table(record, "validation", ["perplexity"])
+    table = ratio_table(record, "validation").filter(score="perplexity")
     assert table.height == 3 * 9
     row = table.row(by_predicate=(pl.col("arm") == "both") & (pl.col("scale") == "8x64"), named=True)
     assert (row["depth"], row["width"], row["leak"]) == (8, 64, "none")
@@ -199,7 +205,7 @@ def test_the_table_has_a_row_per_arm_and_scale(record):
 
 
 def test_curves_on_the_step_axis_are_measured_points(record):
-    result = ratio_curves(record, "validation", "nats_per_token", ["step"])
+    result = ratio_curves(record, "validation", "nats_per_token", evaluation_curves(record)).filter(axis="step")
     line = result.filter(ratio=RATIO_1, arm="both", scale="4x64").sort("x")
     assert line["x"].to_list() == [float(step) for step in range(50, 601, 50)]
     assert not result["interpolated"].any()
@@ -210,7 +216,7 @@ def test_curves_on_the_step_axis_are_measured_points(record):
 
 def test_other_axes_interpolate_inside_the_common_range_and_say_so(record):
     """The arm reads half as much again as the baseline: on tokens read their curves share only a part."""
-    result = ratio_curves(record, "validation", "nats_per_token")
+    result = ratio_curves(record, "validation", "nats_per_token", evaluation_curves(record))
     assert set(result["axis"]) == set(CURVE_AXES)
     line = result.filter(ratio=RATIO_1, arm="both", scale="4x64", axis="tokens_read").sort("x")
     assert line["interpolated"].all()
@@ -237,17 +243,18 @@ def test_a_ratio_of_straight_lines_has_a_closed_form(tmp_path):
         ]
         fsio.rewrite_lines(store.run_directory(run.entry.run_id) / METRICS_FILE, rows)
     record = store.experiment("demo")
-    result = ratio_curves(record, "validation", "nats_per_token", ["seconds"]).filter(ratio=RATIO_1)
+    result = ratio_curves(record, "validation", "nats_per_token", evaluation_curves(record))
+    result = result.filter(ratio=RATIO_1, axis="seconds")
     assert result["x"].to_list() == [0.5, 2.5]  # the baseline was measured once in their common range: only its ends
     assert result["mean_then_ratio"].to_list() == pytest.approx([0.5, 0.5])
-    pooled = as_published(record, "validation", "nats_per_token", "seconds", points=11)
-    assert pooled["ratio_1"].to_list() == pytest.approx([0.5] * 22)
-    assert pooled["x"].to_list() == pytest.approx([*np.linspace(0.5, 2.5, 11)] * 2)
+    pooled = as_published(record, "validation", "nats_per_token", "seconds")
+    assert pooled["ratio_1"].to_list() == pytest.approx([0.5] * 2 * PUBLISHED_POINTS)
+    assert pooled["x"].to_list() == pytest.approx([*np.linspace(0.5, 2.5, PUBLISHED_POINTS)] * 2)
 
 
 def test_pooling_as_published_counts_points_and_runs(record):
     pooled = as_published(record, "validation", "nats_per_token", "step")
-    assert pooled.filter(arm="both", scale="4x64").height == 3 * 500
+    assert pooled.filter(arm="both", scale="4x64").height == 3 * PUBLISHED_POINTS
     late = as_published(record, "validation", "nats_per_token", "step", window=(300, 600))
     assert (late["x"].min() >= 300, late["x"].max()) == (True, 600)
     assert 0 < late.height < pooled.height
@@ -281,7 +288,7 @@ def test_runs_without_a_partner_are_left_out(tmp_path):
     store = make_store(tmp_path / "runs", Synthetic(outcomes=outcomes))
     record = store.experiment("demo")
     assert final_ratios(record, "validation", "nats_per_token")[RATIO_1, "both", "base"].seeds == 1
-    result = ratio_curves(record, "validation", "nats_per_token", ["step"])
+    result = ratio_curves(record, "validation", "nats_per_token", evaluation_curves(record)).filter(axis="step")
     assert result.filter(ratio=RATIO_1, arm="both")["seeds"].unique().to_list() == [1]
     assert result.filter(ratio=RATIO_1, arm="both")["interval_low"].null_count() == 12
     for run in record.runs_of("ltr", "base")[1:]:

@@ -7,8 +7,7 @@ import pytest
 import vl_convert
 
 from palinode.analysis.curves import evaluation_curves
-from palinode.analysis.layer_cuts import layer_cut_ratios
-from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores
+from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores, layer_cut_ratios
 from palinode.report import build_report, theme
 from palinode.report.charts import ROWS, with_log_axes
 from palinode.report.export import drawings
