@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-import palinode.evaluate.refit
+import palinode.evaluate.layer_cut
 import palinode.objectives.loss
 from palinode.base.example import Draw, SpecialTokens
 from palinode.base.seeds import generator
 from palinode.data.windows import TrainWindows, evaluation_windows
-from palinode.evaluate.layer_cut import cut_layers
+from palinode.evaluate.layer_cut import cut_layers, refit
 from palinode.evaluate.losses import Scoring, evaluation_passes
-from palinode.evaluate.refit import refit
 from palinode.models import gpt2, modern, read
 from palinode.objectives import LtrObjective, MaskedObjective
 from palinode.objectives.loss import weighted_nats
@@ -116,7 +115,7 @@ def same(left, right):
 def test_twice_the_same_and_depths_may_be_trained_in_groups(trained, monkeypatch):
     first = refitted(trained, steps=3)
     assert same(first, refitted(trained, steps=3))
-    monkeypatch.setattr(palinode.evaluate.refit, "BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(palinode.evaluate.layer_cut, "BYTES_AT_ONCE", 1)
     assert same(first, refitted(trained, steps=3))
     assert not same(first, refitted(trained, steps=4))
 

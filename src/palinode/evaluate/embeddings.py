@@ -33,12 +33,13 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
         BadInput: the model has no table of tokens.
     """
     check_has_embeddings(model)
-    tokens, positions = _table(model, "embedding"), _table(model, "position")
-    assert tokens is not None
-    width = tokens.shape[1]
+    tokens, *_ = _tables(model, "embedding")
+    tokens, width = tokens.detach().double().cpu(), tokens.shape[1]
+    positions = next(iter(_tables(model, "position")), None)
     geometry: dict[str, Any] = {"width": width, "token_norm": float(tokens.norm(dim=1).mean())}
     if positions is None:
         return geometry
+    positions = positions.detach().double().cpu()
     centred = positions - positions.mean(0)
     cosines = F.normalize(tokens, dim=1) @ F.normalize(positions, dim=1).T
     return geometry | {
@@ -48,7 +49,7 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
         "token_position_absolute_cosine": float(cosines.abs().mean()),
         "chance_absolute_cosine": math.exp(math.lgamma(width / 2) - math.lgamma((width + 1) / 2)) / math.sqrt(math.pi),
         "position_share": _share_in_top(tokens, centred),
-        "chance_share": _top_directions(width) / width,
+        "chance_share": _top(width) / width,
         "position_cosine_by_distance": _cosine_by_distance(centred),
         "chance_position_cosine": -1 / max(1, len(positions) - 1),
     }
@@ -64,12 +65,6 @@ def check_has_embeddings(model: LanguageModel) -> None:
         raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
 
 
-def _table(model: LanguageModel, group: str) -> Tensor | None:
-    """The first table of this group, (rows, D) float64."""
-    tables = _tables(model, group)
-    return tables[0].detach().double().cpu() if tables else None
-
-
 def _tables(model: LanguageModel, group: str) -> list[Tensor]:
     """The tables of this group that the model reads; one that is only subtracted from states is left out."""
     named = model.parameter_groups().get(group, [])
@@ -79,11 +74,11 @@ def _tables(model: LanguageModel, group: str) -> list[Tensor]:
 def _share_in_top(tokens: Tensor, positions: Tensor) -> float:
     """The share of the positions' variance that lies in the leading directions of the tokens."""
     _, _, directions = torch.linalg.svd(tokens - tokens.mean(0), full_matrices=False)
-    leading = directions[: _top_directions(tokens.shape[1])]
+    leading = directions[: _top(tokens.shape[1])]
     return float((positions @ leading.T).square().sum() / positions.square().sum())
 
 
-def _top_directions(width: int) -> int:
+def _top(width: int) -> int:
     return max(1, round(TOP_SHARE * width))
 
 

@@ -8,9 +8,8 @@ from palinode.base.example import Windows
 from palinode.base.seeds import derive
 from palinode.data.config import Split
 from palinode.data.task_store import TaskData
-from palinode.evaluate.layer_cut import cut_layers
+from palinode.evaluate.layer_cut import REFIT_TOKENS, STREAM, Refits, cut_layers, refit
 from palinode.evaluate.losses import Evaluation, Scoring, evaluate, evaluation_passes
-from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
 from palinode.objectives import Objective
 from palinode.objectives.label_mask import Labels
 from palinode.results.layer_cut import LayerCut

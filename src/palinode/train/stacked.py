@@ -24,9 +24,9 @@ from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from palinode.base.example import Example
-from palinode.models.base import AuxiliaryTerm, LanguageModel
-from palinode.models.direction import read_and_terms
-from palinode.objectives.loss import every_nats, leaves_of
+from palinode.models.base import AuxiliaryTerm
+from palinode.models.direction import AsModule, read_and_terms
+from palinode.objectives.loss import every_nats, parameters_read
 from palinode.train.device import autocast
 from palinode.train.loop import (
     BatchLoss,
@@ -100,8 +100,9 @@ class Stack:
         self._has_gradient: dict[tuple[Any, ...], list[bool]] = {}
         self._head_names: list[str] | None = None
         if len(members) > 1:
-            readers = [_Reader(member.model) for member in members]
-            self._reader, self._head = readers[0], _Head(members[0].model)
+            readers = [AsModule(member.model, read_and_terms) for member in members]
+            self._reader = readers[0]
+            self._head = AsModule(members[0].model, lambda model, hidden: model.logits(hidden))
             named = [dict(reader.named_parameters()) for reader in readers]
             self._parameters = {name: _moved([each[name] for each in named]) for name in named[0]}
             self._own = [[each[name] for name in self._parameters] for each in named]
@@ -209,31 +210,8 @@ class Stack:
             model = self._head.model
             with torch.no_grad():
                 states = read_and_terms(model, example)[0][0, :1]
-            leaves = {id(leaf) for leaf in leaves_of(model.logits, states)}
-            self._head_names = [name for name, parameter in self._head.named_parameters() if id(parameter) in leaves]
+            self._head_names = parameters_read(self._head, model.logits, states)
         return self._head_names
-
-
-class _Reader(nn.Module):
-    """A module whose call maps an Example to its states and the model's auxiliary terms."""
-
-    def __init__(self, model: LanguageModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, example: Example) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
-        return read_and_terms(self.model, example)
-
-
-class _Head(nn.Module):
-    """A module whose call maps states to logits; its parameters have the same names as the reader's."""
-
-    def __init__(self, model: LanguageModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.model.logits(hidden)
 
 
 def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
