@@ -1,6 +1,6 @@
 """The geometry of a trained model's tables of tokens and positions: lengths of rows, angles, shared directions.
 
-Only the weights are read. Each number that chance alone would give too comes with its value by chance: random directions of D
+Only the weights are read. Numbers that random tables would also have come with their value by chance: random directions of D
 dimensions have a mean |cosine| of Gamma(D/2) / (sqrt(pi) Gamma((D+1)/2)), about sqrt(2 / (pi D)).
 Legend: D width.
 """
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from palinode.base.errors import BadInput
 from palinode.models.base import LanguageModel
 
-TOP_SHARE = 0.25  # of the D directions in which the tokens vary most
+TOP_SHARE = 0.25  # share of the D directions: those in which the tokens vary most
 
 
 def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
@@ -27,7 +27,7 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
     subtracted. token_position_cosine, token_position_absolute_cosine: mean over all pairs. position_share: the share of the
     positions' variance in the quarter of the directions in which tokens vary most (a quarter by chance).
     position_cosine_by_distance: mean cosine of two positions 1, 2, 4, .. apart (by chance -1 / (positions - 1)).
-    Share and cosines of positions are taken about their mean, because a vector that all positions share tells no position.
+    Share and cosines of positions are taken about their mean, because a vector that all positions share carries no position.
 
     Raises:
         BadInput: the model has no table of tokens.
@@ -56,17 +56,17 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
 
 
 def check_has_embeddings(model: LanguageModel) -> None:
-    """Refuse a model whose tables cannot be read; only their names are looked at, so a meta model will do.
+    """Refuse a model without a table of tokens. Only names are read, so a model on the meta device is enough.
 
     Raises:
-        BadInput: naming the setting that asks for it.
+        BadInput: names the setting that needs the table.
     """
     if not _tables(model, "embedding"):
         raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
 
 
 def _tables(model: LanguageModel, group: str) -> list[Tensor]:
-    """The tables of this group that the model reads; one that is only subtracted from states is left out."""
+    """The tables of this group that the model reads. A table that is only subtracted from states is left out."""
     named = model.parameter_groups().get(group, [])
     return [table for name, table in named if not name.startswith("next_position.")]
 

@@ -31,10 +31,12 @@ from palinode.objectives.loss import CHUNK_LOGITS, GPU_FACTOR, parameters_read, 
 from palinode.results.layer_cut import CutScores, LayerCut
 
 STREAM = "layer cut refit"
-REFIT_TOKENS = 2048  # tokens of one step
-LEARNING_RATE = 2e-3  # falls to 0 in a straight line
+REFIT_TOKENS = 2048  # tokens in one step of refitting
+LEARNING_RATE = 2e-3  # decays linearly to 0
 BETAS = (0.9, 0.99)
-BYTES_AT_ONCE = 2**30  # of readouts, their gradients and AdamW's two moments; the depths are trained in groups that fit
+BYTES_AT_ONCE = (
+    2**30
+)  # limit for readouts, their gradients and AdamW's two moments; depths are trained in groups that fit
 BYTES_PER_PARAMETER = 16
 
 
@@ -104,7 +106,7 @@ def check_can_be_cut(model: LanguageModel) -> None:
     """Refuse a model whose blocks cannot be taken off one by one.
 
     Raises:
-        BadInput: naming the setting that asks for the cut.
+        BadInput: names the setting that asks for the cut.
     """
     if not model.can_be_cut():
         raise BadInput(
@@ -135,8 +137,8 @@ def refit(
     """A trained readout for each pass and each number of blocks 1, 2, .. L.
 
     Args:
-        windows_at: step -> windows of the train split, about `REFIT_TOKENS`; every depth and every pass reads the same.
-        scoring: its labels are trained on, its seed is that of the objectives' decisions.
+        windows_at: step -> windows of the train split, about `REFIT_TOKENS` tokens; the same for every depth and pass.
+        scoring: has the labels to train on, and the seed of the objectives' decisions.
     """
     device = device_of(model)
 
@@ -174,13 +176,13 @@ def _train(
     example_at: Callable[[int], Example],
     steps: int,
 ) -> None:
-    """Train readouts of consecutive depths together. The blocks run once a step, those above the last depth not at all."""
+    """Train readouts of consecutive depths together. Each step runs the blocks once, up to the last of these depths."""
     owned = [parameter for readout in readouts for parameter in readout.parameters.values()]
     optimizer = torch.optim.AdamW(owned, lr=LEARNING_RATE, betas=BETAS, weight_decay=0.0)
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - step / steps)
         example = example_at(step)
-        if not example.denominator:  # a label mask left nothing to score
+        if not example.denominator:  # the label mask leaves nothing to score
             continue
         for depth, residual in zip(range(depths.stop), residuals(model, example), strict=False):
             if depth in depths:

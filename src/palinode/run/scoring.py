@@ -53,8 +53,8 @@ def refit_for_cuts(trained: Trained) -> Refits:
 
 
 def _windows(trained: Trained, split: Split) -> Iterator[Windows]:
-    asked, window = trained.spec.evaluation, trained.spec.data.window_tokens
-    return trained.data.evaluation(split, window, batch_windows=asked.batch_windows, max_tokens=asked.max_tokens)
+    evaluation, window = trained.spec.evaluation, trained.spec.data.window_tokens
+    return trained.data.evaluation(split, window, batch_windows=evaluation.batch_windows, max_tokens=evaluation.max_tokens)
 
 
 def _passes(trained: Trained) -> dict[str, Objective]:

@@ -313,11 +313,13 @@ def _measured_terms(
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """The nats that the terms of all micro-batches add to the loss, and the measurements of each term."""
     added = {name: float(with_terms(torch.zeros(()), some, rows)) for name, some in terms.items()}
-    measured = {name: {key: float(value) for key, value in mean_measured(some).items()} for name, some in terms.items()}
+    measurements = {
+        name: {key: float(value) for key, value in mean_measured(some).items()} for name, some in terms.items()
+    }
     for name, nats in added.items():
-        if not all(map(math.isfinite, (nats, *measured[name].values()))):
+        if not all(map(math.isfinite, (nats, *measurements[name].values()))):
             raise DivergedError(step, f"the auxiliary term {name}")
-    return sum(added.values()), measured
+    return sum(added.values()), measurements
 
 
 def _seed_dropout(training: Training, micro: int) -> None:
