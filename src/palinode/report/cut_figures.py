@@ -118,9 +118,9 @@ def _ratio_figures(study: Study, ratio: str, found: Mapping[str, pl.DataFrame]) 
         variants = {}
         for choice in labels:
             score, _, way = choice.partition("-")
-            y = Axis(way, f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", ".4f")
+            y = Axis(way, f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", ".4f", reference=1.0)
             variants[choice] = charts.lines(
-                BLOCKS, y, lines.colours, lines.what, chosen={"score": score}, dashes=dashes, reference=1.0
+                BLOCKS, y, lines.colours, lines.what, chosen={"score": score}, dashes=dashes
             )
         yield Figure(
             name=file_name(f"layer-cut-{ratio.replace('_', '-')}", lines.file),
