@@ -10,9 +10,9 @@ from headless import CHROMIUM, Browser
 from palinode.analysis.embeddings import embedding_means
 from palinode.base.finding import AuditReport, Finding
 from palinode.report import build_report
+from palinode.report.build import all_figures
 from palinode.report.charts import ROWS
 from palinode.report.export import drawings
-from palinode.report.figures import all_figures
 from palinode.report.study import Study
 from synthetic_store import Synthetic, add_geometry, add_terms, make_store
 

@@ -19,9 +19,9 @@ from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import Finding
 from palinode.checks.explained import explanation
 from palinode.report import build_report, words
+from palinode.report.build import all_figures
 from palinode.report.content import Page
 from palinode.report.export import guarded
-from palinode.report.figures import all_figures
 from palinode.report.maps import law_boundary, map_rows
 from palinode.report.page import columns, embedded_json, render_page
 from palinode.report.study import Study

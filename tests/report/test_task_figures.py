@@ -11,9 +11,9 @@ from headless import CHROMIUM, Browser
 
 from palinode.analysis.tasks import Levels, task_means
 from palinode.report import build_report, charts, theme
+from palinode.report.build import all_figures
 from palinode.report.charts import ROWS, Axis, columns_that_fit
 from palinode.report.export import drawings
-from palinode.report.figures import all_figures
 from palinode.report.levels import Mark, every_mark, with_levels
 from palinode.report.study import Study
 from synthetic_store import Synthetic, make_store

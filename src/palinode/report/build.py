@@ -1,20 +1,41 @@
-"""The report of an experiment in a store, finished or not."""
+"""The report of an experiment in a store, finished or not. A new family of figures is one more entry of FAMILIES."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from palinode.analysis.claims import judged_claims
 from palinode.analysis.tables import all_tables
 from palinode.base import fsio
+from palinode.report import curve_figures
 from palinode.report.content import Page
+from palinode.report.cut_figures import cut_figures
+from palinode.report.embedding_figures import embedding_figures
 from palinode.report.export import write_figures, write_tables
-from palinode.report.figures import all_figures
+from palinode.report.figure import Figure
+from palinode.report.maps import map_figures
 from palinode.report.page import render_page
+from palinode.report.size_figures import size_figures
 from palinode.report.study import LATE, Study, Window
+from palinode.report.task_figures import task_figures
 from palinode.results.store import Store
 
 REPORT_FILE = "report.html"
+Family = Callable[[Study], Iterator[Figure]]
+FAMILIES: tuple[Family, ...] = (  # in the order of the page
+    curve_figures.difference_figures,
+    curve_figures.learning_figures,
+    curve_figures.final_figures,
+    size_figures,
+    task_figures,
+    cut_figures,
+    embedding_figures,
+    curve_figures.auxiliary_figures,
+    map_figures,
+)
 
 
 def build_report(store: Store, name: str, out: Path | None = None, window: Window = LATE) -> Path:
@@ -42,3 +63,19 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
     page = render_page(Page(study, figures, names, judged_claims(store, record)))
     fsio.write_text(directory / REPORT_FILE, page)
     return directory / REPORT_FILE
+
+
+def all_figures(study: Study) -> list[Figure]:
+    """Every figure of a report, in the order of the page, each with a file name of its own.
+
+    Raises:
+        BadInput: the metric is not split.direction.score.
+        Damaged: a run's metrics do not decode.
+    """
+    taken: Counter[str] = Counter()
+    named = []
+    for figure in (figure for family in FAMILIES for figure in family(study)):
+        taken[figure.name.lower()] += 1
+        count = taken[figure.name.lower()]
+        named.append(figure if count == 1 else replace(figure, name=f"{figure.name}-{count}"))
+    return named

@@ -267,9 +267,9 @@ def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> 
     chart = final_scores(x, colours, tick_count=7)
     ends = {"zero": 0, "least": smallest_effect, "minus": -smallest_effect}
     x_of = {name: {"field": name, "type": "quantitative"} for name in ends}
-    zero = _behind("zero", ends, {"type": "rule", "strokeWidth": 1.2, "opacity": 0.8}, {"x": x_of["zero"]})
+    zero = own_layer("zero", [ends], {"type": "rule", "strokeWidth": 1.2, "opacity": 0.8}, {"x": x_of["zero"]})
     rect = {"type": "rect", "color": GREY, "opacity": 0.14}
-    band = _behind("band", ends, rect, {"x": x_of["minus"], "x2": {"field": "least"}})
+    band = own_layer("band", [ends], rect, {"x": x_of["minus"], "x2": {"field": "least"}})
     chart["layer"] = [*([band] if smallest_effect > 0 else []), zero, *chart["layer"]]
     return chart
 
@@ -518,9 +518,11 @@ def _layered(layers: Mapping[str, Any], height: int) -> dict[str, Any]:
     return plain(alt.layer(*named).properties(width="container", height=height))
 
 
-def _behind(name: str, values: Mapping[str, float], mark: dict[str, Any], encoding: dict[str, Any]) -> dict[str, Any]:
-    """A layer with one row of its own, the same in every row of the chart."""
-    return {"name": name, "data": {"values": [dict(values)]}, "mark": mark, "encoding": encoding}
+def own_layer(
+    name: str, values: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], encoding: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A layer with rows of its own."""
+    return {"name": name, "data": {"values": list(values)}, "mark": mark, "encoding": encoding}
 
 
 def _with_reference(chart: dict[str, Any], y: Axis) -> dict[str, Any]:
@@ -528,7 +530,7 @@ def _with_reference(chart: dict[str, Any], y: Axis) -> dict[str, Any]:
     if y.reference is None:
         return chart
     mark = {"type": "rule", "strokeWidth": 1, "opacity": 0.55, "strokeDash": [3, 3]}
-    rule = _behind("same", {"same": y.reference}, mark, {"y": {"field": "same", "type": "quantitative"}})
+    rule = own_layer("same", [{"same": y.reference}], mark, {"y": {"field": "same", "type": "quantitative"}})
     return {**chart, "layer": [rule, *chart["layer"]]}
 
 

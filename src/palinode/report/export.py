@@ -29,10 +29,11 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
         EnvironmentProblem: the disk refused.
     """
     written = []
+    config = {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
     for figure in figures:
         for name, specification in drawings(figure):
             drawn = json.dumps(_with_rows(specification, figure), allow_nan=False)
-            svg = vl_convert.vegalite_to_svg(drawn, config=_paper_config(), allowed_base_urls=[])
+            svg = vl_convert.vegalite_to_svg(drawn, config=config, allowed_base_urls=[])
             fsio.write_text(directory / f"{name}.svg", svg)
             fsio.write_bytes(directory / f"{name}.pdf", _in_order(vl_convert.svg_to_pdf(svg)))
             written += [directory / f"{name}.svg", directory / f"{name}.pdf"]
@@ -75,15 +76,9 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_rows(specification: dict[str, Any], figure: Figure) -> dict[str, Any]:
-    size = {
-        "width": FIGURE_PIXELS,
-        "autosize": {"type": "fit", "contains": "padding"},
-    }  # as a container of this width does
+    """The chart with its data, and with the size that it has in a container of FIGURE_PIXELS."""
+    size = {"width": FIGURE_PIXELS, "autosize": {"type": "fit", "contains": "padding"}}
     return {**specification, **(size if specification["width"] == "container" else {}), "datasets": {ROWS: figure.rows}}
-
-
-def _paper_config() -> dict[str, Any]:
-    return {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
 
 
 def _in_order(pdf: bytes) -> bytes:

@@ -21,12 +21,12 @@ class Figure:
 
     Attributes:
         name: its file name, without an ending.
-        section: the section of the page it belongs to (`sections.SECTIONS`).
+        section: the section of the page it belongs to (`content.SECTIONS`).
         rows: the data that all variants share.
         variants: x-axis ("" where there is no choice) -> specification, without data.
         labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
         log_axes: whether both axes can be made logarithmic.
-        half: half as wide as the page, with another one beside it.
+        half: half as wide as the page: two figures share a line.
         notes: what a reader must know to read it right.
     """
 

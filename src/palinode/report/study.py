@@ -138,21 +138,18 @@ class Study:
         frame gives no figure.
         """
         arms = self.arms(set(frame["arm"]))
-        labels = size_labels(self.sizes) if len(self.scales) > 1 else {}
-        for arm in arms if labels else arms[:1]:
-            here = frame.filter(arm=arm) if labels else frame
-            names = {(arm, scale): label for scale, label in labels.items()} or {
-                (one, self.scales[0]): self.look.labels[one] for one in arms
-            }
-            colours = theme.size_colours(list(labels.values()), leaking=arm in self.look.leaking)
-            if not labels:
-                colours = {self.look.labels[one]: self.look.colours[one] for one in arms}
-            present = {names[place] for place in here.select("arm", "scale").unique().iter_rows()}
-            drawn = {name: colour for name, colour in colours.items() if name in present}
-            if labels:
-                yield Lines(arm, f", {self.look.labels[arm]}", names, drawn, "size", here)
-            else:
-                yield Lines(None, "", names, drawn, "arm", here)
+        if arms and len(self.scales) == 1:
+            names = {(arm, self.scales[0]): self.look.labels[arm] for arm in arms}
+            yield Lines(None, "", names, self.look.shown(names.values()), "arm", frame)
+        else:
+            yield from (self._lines_of_sizes(arm, frame.filter(arm=arm)) for arm in arms)
+
+    def _lines_of_sizes(self, arm: str, frame: pl.DataFrame) -> Lines:
+        labels, present = size_labels(self.sizes), set(frame["scale"])
+        colours = theme.size_colours(list(labels.values()), leaking=arm in self.look.leaking)
+        drawn = {label: colours[label] for scale, label in labels.items() if scale in present}
+        names = {(arm, scale): label for scale, label in labels.items()}
+        return Lines(arm, f", {self.look.labels[arm]}", names, drawn, "size", frame)
 
     def over_seeds(self, counts: Collection[int], interval: bool = True) -> str:
         """`Each point is over 3 seeds; hovering gives its 95% interval.`"""
@@ -161,12 +158,12 @@ class Study:
         hovering = f"; hovering gives its {self.rule.confidence:.0%} interval" if interval and high > 1 else ""
         return f"Each point is over {seeds}{hovering}."
 
-    def dots(self, label: str, values: Mapping[int, float], say: Any = number) -> Rows:
+    def dots(self, label: str, values: Mapping[int, float], text_of: Any = number) -> Rows:
         """A row per seed and one for the mean; low = high = mean where one seed gives no interval."""
         numbers = list(values.values())
         mean, interval = intervals.mean(numbers), intervals.t_interval(numbers, self.rule.confidence)
         low, high = (interval.low, interval.high) if interval else (mean, mean)
-        text = f"{say(mean)}; {interval_words(low, high, self.rule.confidence, 4)}" if interval else say(mean)
+        text = f"{text_of(mean)}; {interval_words(low, high, self.rule.confidence, 4)}" if interval else text_of(mean)
         centre: dict[str, Any] = {"kind": "mean", "arm": label, "value": rounded(mean), "text": text}
         seeds = [{"kind": "seed", "arm": label, "seed": seed, "value": rounded(v)} for seed, v in values.items()]
         return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
