@@ -10,9 +10,8 @@ from palinode.analysis.curves import evaluation_curves
 from palinode.analysis.layer_cuts import layer_cut_ratios
 from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores
 from palinode.report import build_report, theme
-from palinode.report.build import all_figures
+from palinode.report.build import all_figures, drawings
 from palinode.report.charts import ROWS, with_log_axes
-from palinode.report.export import drawings
 from palinode.report.study import Study, millions
 from synthetic_store import Synthetic, grid, make_store
 
@@ -129,9 +128,9 @@ def test_a_leak_does_not_wash_out_the_colours_of_the_honest_arms(figures):
 def test_pooled_points_are_labelled_as_published_and_the_window_is_said(figures):
     figure = figures["ratio-1-by-size--both"]
     assert "as published" in figure.title
-    said = " ".join(figure.notes)
+    text = " ".join(figure.notes)
     for words in ("interpolated points of 12 runs", "between step 300 and 600", "not independent", "median"):
-        assert words in said, said
+        assert words in text, text
     runs = [row for row in figure.rows if row["kind"] == "run"]
     assert len(runs) == 12
     assert {(row["depth"], row["width"]) for row in runs} == {(0, 0), (0, 1), (1, 0), (1, 1)}
@@ -146,9 +145,9 @@ def test_the_window_of_the_violins_can_be_chosen(record, figures):
 
 
 def test_captions_say_how_many_seeds_and_what_was_interpolated(tmp_path, figures):
-    said = " ".join(figures["ratio-1--over-training--both"].notes)
-    assert "over 3 seeds" in said
-    assert "On tokens read, FLOPs, seconds the runs were not all evaluated at the same places" in said
+    text = " ".join(figures["ratio-1--over-training--both"].notes)
+    assert "over 3 seeds" in text
+    assert "On tokens read, FLOPs, seconds the runs were not all evaluated at the same places" in text
     store = make_store(tmp_path / "runs", Synthetic(outcomes={("both", "base", 1): "failed"}))
     assert "over 2 to 3 seeds" in " ".join(figures_of(store.experiment("demo"))["ratio-1--over-training"].notes)
 
@@ -203,6 +202,6 @@ def test_four_depths_by_four_widths_fit_two_megabytes(tmp_path, monkeypatch):
     assert page.stat().st_size <= 2 * 2**20
 
 
-@pytest.mark.parametrize(("count", "said"), [(136_265_488, "136 M"), (1_250_000, "1.25 M"), (427_520, "428 k")])
-def test_sizes_in_three_digits(count, said):
-    assert millions(count) == said
+@pytest.mark.parametrize(("count", "text"), [(136_265_488, "136 M"), (1_250_000, "1.25 M"), (427_520, "428 k")])
+def test_sizes_in_three_digits(count, text):
+    assert millions(count) == text

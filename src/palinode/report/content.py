@@ -22,11 +22,10 @@ from palinode.base.finding import Finding
 from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.checks.explained import code_of, explanation
 from palinode.report import words
-from palinode.report.figure import Figure
 from palinode.report.findings import between, signed
 from palinode.report.levels import reached
 from palinode.report.maps import map_notes
-from palinode.report.study import Study
+from palinode.report.study import Figure, Study
 from palinode.report.trained import what_was_trained
 from palinode.results.record import ArmEntry, ExperimentRecord
 

@@ -11,9 +11,8 @@ from palinode.analysis.curves import AFFINITY, auxiliary_curves, mean_curves
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
-from palinode.report.figure import Figure, Rows, at_scale, file_name, scale_part
 from palinode.report.levels import level_marks, level_notes, with_levels
-from palinode.report.study import CurvePart, Study, kept_inside
+from palinode.report.study import CurvePart, Figure, Rows, Study, at_scale, file_name, kept_inside, scale_part
 from palinode.report.words import metric_words, number
 
 TOKENS = Axis("tokens_read", CURVE_AXES["tokens_read"].heading)

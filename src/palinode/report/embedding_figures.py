@@ -17,8 +17,7 @@ from palinode.analysis.embeddings import (
 )
 from palinode.report import charts
 from palinode.report.charts import Axis
-from palinode.report.figure import Figure, Rows, at_scale, file_name, rounded, scale_part
-from palinode.report.study import Study, kept_inside
+from palinode.report.study import Figure, Rows, Study, at_scale, file_name, kept_inside, rounded, scale_part
 from palinode.report.words import number
 
 DISTANCE = Axis("distance", "slots between two positions", "d")

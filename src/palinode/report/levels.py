@@ -243,7 +243,7 @@ def _level(mark: Mark, channel: str, name: str) -> dict[str, Any]:
 
 def _label(mark: Mark, channel: str, name: str, text: str, place: Mapping[str, Any]) -> dict[str, Any]:
     encoding = {channel: {"field": "level", "type": "quantitative"}, "text": TEXT}
-    return own_layer(name, [{"level": mark.value, "text": text}], LABEL | place, encoding)
+    return own_layer(name, [{"level": mark.value, "text": text}], {**LABEL, **place}, encoding)
 
 
 def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:

@@ -9,8 +9,7 @@ import numpy as np
 
 from palinode.analysis.pictures import Picture, pictures, ranges
 from palinode.report import charts
-from palinode.report.figure import Figure, Rows, file_name, rounded
-from palinode.report.study import Study
+from palinode.report.study import Figure, Rows, Study, file_name, rounded
 from palinode.report.words import number
 
 MAP_PIXELS = 280

@@ -17,8 +17,7 @@ from palinode.analysis.tasks import on_a_task
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts
 from palinode.report.charts import AROUND_ONE, INK_BLUES, Axis, Heat
-from palinode.report.figure import Figure, Rows, file_name, rounded
-from palinode.report.study import Study, millions
+from palinode.report.study import Figure, Rows, Study, file_name, millions, rounded
 from palinode.report.words import metric_words, number, plural
 
 DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
@@ -112,11 +111,11 @@ def _between(here: pl.DataFrame) -> list[str]:
 
 def _context_figures(study: Study) -> Iterator[Figure]:
     """rtl / ltr - 1 in percent over the window length; no figure where no run was scored at several lengths."""
-    found = direction_ratios(study.record, study.split)
-    if found["context_tokens"].n_unique() < 2:
+    ratios = direction_ratios(study.record, study.split)
+    if ratios["context_tokens"].n_unique() < 2:
         return
     y = Axis("value", f"{study.split} loss, rtl / ltr - 1, percent", ".2f", reference=0.0)
-    for lines in study.lines(found):
+    for lines in study.lines(ratios):
         rows = []
         for key, row in enumerate(lines.frame.iter_rows(named=True)):
             columns = {"value": "ratio_then_mean", "low": "interval_low", "high": "interval_high"}

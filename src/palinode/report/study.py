@@ -1,12 +1,15 @@
-"""The study: a record with its rule, verdicts, colours and names, and the rows that several families of figures share.
+"""The study of a record, and the figures: what every family of figures shares.
 
-An arm and a size have the same colour and name in all figures of one report.
+A study has the rule, the verdicts, the colours and the names. An arm and a size have the same colour and name in all figures of one
+report. A figure is one chart with its data.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,14 +23,54 @@ from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.decision import Decision
 from palinode.base.measures import CURVE_AXES, Metric
 from palinode.report import theme
-from palinode.report.figure import Rows, rounded
 from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
 
+SIGNIFICANT_DIGITS = 6  # of numbers in charts; the tables hold them in full
 MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
+Rows = list[dict[str, Any]]
 CurvePart = tuple[str, str, pl.DataFrame, Mapping[str, str]]
 LATE = (0.5, 1.0)  # the second half of training: the published text looks at epochs 5 to 10
 Window = tuple[float, float]  # from and to, as shares of training
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart with its data.
+
+    Attributes:
+        name: its file name, without an ending.
+        section: the section of the page it belongs to (`content.SECTIONS`).
+        rows: the data that all variants share.
+        variants: x-axis ("" where there is no choice) -> specification, without data.
+        labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
+        log_axes: whether both axes can be made logarithmic.
+        half: half as wide as the page: two figures share a line.
+        notes: what a reader must know to read it right.
+    """
+
+    name: str
+    section: str
+    title: str
+    rows: Rows
+    variants: Mapping[str, dict[str, Any]]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    choice: str = "against"
+    log_axes: bool = False
+    half: bool = False
+    notes: tuple[str, ...] = ()
+    arm: str | None = None
+
+    @property
+    def description(self) -> str:
+        """The text for readers who cannot see the chart."""
+        return " ".join((f"{self.title}.", *self.notes))
+
+    @property
+    def directions(self) -> list[str]:
+        """The directions that a reader can choose in the chart; none where it shows only one."""
+        present = sorted({row["direction"] for row in self.rows if "direction" in row})
+        return present if len(present) > 1 else []
 
 
 @dataclass(frozen=True)
@@ -222,3 +265,27 @@ def kept_inside(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
         inside.append(row | {side: min(max(end, least), most) for side, end in ends.items()})
     note = f"Intervals are cut at {signed(least)} and {number(most)}: the number cannot lie beyond."
     return inside, [] if inside == rows else [note]
+
+
+def rounded(value: float | int | None, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
+    """The number, rounded to this many significant digits; a whole number has no decimal point."""
+    if value is None or isinstance(value, int):
+        return value
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def file_name(*parts: str) -> str:
+    """A file name from names that users chose: ASCII letters, digits, `.`, `_` and `-`."""
+    plain = unicodedata.normalize("NFKD", "--".join(part for part in parts if part)).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:120] or "figure"
+
+
+def scale_part(record: ExperimentRecord, scale: str) -> str:
+    """The part of a file name that names the scale; empty where there is one scale."""
+    return scale if len(record.entry.scales) > 1 else ""
+
+
+def at_scale(record: ExperimentRecord, scale: str) -> str:
+    """The part of a title that names the scale; empty where there is one scale."""
+    return f", scale {scale}" if len(record.entry.scales) > 1 else ""

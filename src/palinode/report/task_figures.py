@@ -23,7 +23,6 @@ from palinode.analysis.tasks import (
 from palinode.base.measures import CURVE_AXES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
-from palinode.report.figure import Figure, Rows, at_scale, file_name, rounded, scale_part
 from palinode.report.levels import (
     Mark,
     every_mark,
@@ -33,7 +32,7 @@ from palinode.report.levels import (
     with_chance_by_length,
     with_levels,
 )
-from palinode.report.study import CurvePart, Study, kept_inside
+from palinode.report.study import CurvePart, Figure, Rows, Study, at_scale, file_name, kept_inside, rounded, scale_part
 from palinode.report.words import MINUS, interval_words, number, plural, signed
 
 ACCURACY = "accuracy"
@@ -59,8 +58,8 @@ LOSSES_NOTE = (
 FLOOR_NOTE = "No causal reader of fresh sequences gets below the floor on all tokens."
 BANDS_NOTE = "Bands are Wilson's intervals for the answers of one seed: all seeds score the same sequences."
 COLOURS_ABOVE = "Colours as in the learning curves."
-ASIDE = 0.02  # of the axis: how far beside its place an arm is drawn
-HALF_WIDTH_PIXELS = 300  # for names, beside those of the directions
+ASIDE = 0.02  # of the axis: how far from its place an arm may be drawn
+HALF_WIDTH_PIXELS = 300  # for the names of arms; those of the directions take the rest
 MOST_NAMED = 8  # arms in the legend of a chart of half the width
 
 
