@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -375,7 +375,10 @@ SECTIONS = (
 
 
 def page_content(page: Page) -> Content:
-    """The values that the templates print: the head of the page and its sections."""
+    """The values that the templates print: the head of the page and its sections.
+
+    The figures of a section come in groups of one width: (whether they are half as wide as the page, the figures).
+    """
     by_section: dict[str, list[Figure]] = {}
     for figure in page.figures:
         by_section.setdefault(figure.section, []).append(figure)
@@ -385,10 +388,6 @@ def page_content(page: Page) -> Content:
     for section in SECTIONS:
         figures, filled = by_section.get(section.name, []), section.fill(page)
         if figures or filled is not None:
-            sections.append({"section": section, "rows": in_rows(figures), **(filled or {})})
+            rows = [(half, list(group)) for half, group in groupby(figures, key=lambda figure: figure.half)]
+            sections.append({"section": section, "rows": rows, **(filled or {})})
     return {**head(page), "sections": sections}
-
-
-def in_rows(figures: Iterable[Figure]) -> list[tuple[bool, Sequence[Any]]]:
-    """Figures in their order, in groups of one width: (whether they are half as wide as the page, the figures)."""
-    return [(half, list(stretch)) for half, stretch in groupby(figures, key=lambda figure: figure.half)]

@@ -8,6 +8,7 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis.curves import AFFINITY, auxiliary_curves, mean_curves
+from palinode.analysis.ratios import final_scores
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
@@ -70,8 +71,7 @@ def learning_figures(study: Study) -> Iterator[Figure]:
             continue
         axes = [Axis(axis, CURVE_AXES[axis].heading) for axis in CURVE_AXES if drawn[axis].count()]
         marks = level_marks(record, study.rule.metric, scale)
-        parts: list[CurvePart] = [("seed", score, drawn, {}), ("mean", score, mean_curves(drawn, score), {})]
-        rows, thinned = study.curve_rows(parts, "evaluation")
+        rows, thinned = study.seeds_and_means(drawn, score, "evaluation")
         dashes = theme.direction_dashes(sorted(drawn["direction"].unique()))
         colours = study.look.shown({row["arm"] for row in rows})
         yield Figure(
@@ -96,10 +96,11 @@ def learning_figures(study: Study) -> Iterator[Figure]:
 def final_figures(study: Study) -> Iterator[Figure]:
     """The scores at the end of training, a figure per direction that an arm trained in."""
     record, look, split, score = study.record, study.look, study.split, study.score
+    finals = final_scores(record, split, score)
     for scale in study.scales:
         untrained = set(study.curves.filter(~pl.col("trained"), scale=scale).select("arm", "direction").iter_rows())
-        values = _final_values(study, scale)
-        for direction in sorted({direction for _, direction in values}):
+        values = {(arm, way): seeds for (arm, at, way), seeds in finals.items() if at == scale}
+        for direction in sorted({way for _, way in values}):
             arms = [arm for arm in study.arms() if (arm, direction) in values]
             shown = [arm for arm in arms if (arm, direction) not in untrained]
             hidden = [arm for arm in arms if arm not in shown]
@@ -131,18 +132,6 @@ def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
     for row in last.sort("arm", "direction").iter_rows(named=True):
         hidden.setdefault(row["direction"], []).append(f"{row['arm']} (at the end {number(row[score])})")
     return [_not_drawn(direction, arms) for direction, arms in hidden.items()]
-
-
-def _final_values(study: Study, scale: str) -> dict[tuple[str, str], dict[int, float]]:
-    """(arm, direction) -> seed -> final score of the finished runs."""
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    for run in study.record.runs:
-        if run.entry.scale != scale or run.outcome != "done" or run.result is None:
-            continue
-        for direction, scores in run.result.scores.get(study.split, {}).items():
-            if (value := scores.get(study.score)) is not None:
-                values.setdefault((run.entry.arm, direction), {})[run.entry.seed] = float(value)
-    return values
 
 
 # --- auxiliary terms ---------------------------------------------------------------------------------------------------

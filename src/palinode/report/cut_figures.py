@@ -7,7 +7,6 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis import intervals
 from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS
 from palinode.base.measures import MEASURES
@@ -83,11 +82,9 @@ def _means(study: Study, scored: pl.DataFrame) -> pl.DataFrame:
     by = ("arm", "scale", "direction", "head", "blocks")
     rows = []
     for key, cell in scored.group_by(*by, maintain_order=True):
-        values = cell["nats_per_token"].to_list()
-        interval = intervals.t_interval(values, study.rule.confidence)
-        low, high = (interval.low, interval.high) if interval else (None, None)
-        numbers = {"nats_per_token": intervals.mean(values), "seeds": len(values)}
-        rows.append(dict(zip(by, key, strict=True)) | numbers | {"interval_low": low, "interval_high": high})
+        mean, low, high = study.interval(cell["nats_per_token"].to_list())
+        numbers = {"nats_per_token": mean, "seeds": cell.height, "interval_low": low, "interval_high": high}
+        rows.append(dict(zip(by, key, strict=True)) | numbers)
     return pl.DataFrame(rows, infer_schema_length=None)
 
 

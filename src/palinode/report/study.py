@@ -17,7 +17,7 @@ import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.curves import evaluation_curves, trained_directions
+from palinode.analysis.curves import evaluation_curves, mean_curves, trained_directions
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.decision import Decision
@@ -201,15 +201,26 @@ class Study:
         hovering = f"; hovering gives its {self.rule.confidence:.0%} interval" if interval and high > 1 else ""
         return f"Each point is over {seeds}{hovering}."
 
+    def interval(self, values: Sequence[float]) -> tuple[float, float | None, float | None]:
+        """The mean of seeds, and the ends of its t interval; None where one seed gives no interval."""
+        interval = intervals.t_interval(values, self.rule.confidence)
+        return intervals.mean(values), *((interval.low, interval.high) if interval else (None, None))
+
     def dots(self, label: str, values: Mapping[int, float], text_of: Any = number) -> Rows:
         """A row per seed and one for the mean; low = high = mean where one seed gives no interval."""
-        numbers = list(values.values())
-        mean, interval = intervals.mean(numbers), intervals.t_interval(numbers, self.rule.confidence)
-        low, high = (interval.low, interval.high) if interval else (mean, mean)
-        text = f"{text_of(mean)}; {interval_words(low, high, self.rule.confidence, 4)}" if interval else text_of(mean)
+        mean, low, high = self.interval(list(values.values()))
+        text = text_of(mean)
+        if low is None or high is None:
+            low = high = mean
+        else:
+            text += f"; {interval_words(low, high, self.rule.confidence, 4)}"
         centre: dict[str, Any] = {"kind": "mean", "arm": label, "value": rounded(mean), "text": text}
         seeds = [{"kind": "seed", "arm": label, "seed": seed, "value": rounded(v)} for seed, v in values.items()]
         return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
+
+    def seeds_and_means(self, frame: pl.DataFrame, score: str, what: str) -> tuple[Rows, list[str]]:
+        """`curve_rows` of a frame's score: single seeds and their means."""
+        return self.curve_rows([("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})], what)
 
     def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:
         """Rows of single seeds and of means. Where there are too many to draw, every n-th is kept, and a note says so.
