@@ -12,6 +12,7 @@ from palinode.base.measures import CHECK_WORDS, CheckOutcome
 from palinode.cli.options import (
     DEFAULT_STORE,
     AllowCodeOption,
+    CodeOption,
     FileArgument,
     JsonOption,
     SetOption,
@@ -42,6 +43,7 @@ def audit(
     changes: SetOption = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
     store: StoreOption = DEFAULT_STORE,
+    code: CodeOption = None,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -50,7 +52,7 @@ def audit(
     Exit 3 when an arm fails a check that it was not expected to fail.
     """
     may_be_store(store)
-    source, resolved = resolve(file, size, changes, None, allow_code=allow_code)
+    source, resolved = resolve(file, size, changes, None, code=code, allow_code=allow_code)
     names = [one.name for one in resolved.arms]
     for name in arm or []:
         if name not in names:

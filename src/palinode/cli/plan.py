@@ -9,6 +9,7 @@ import typer
 from palinode.cli.options import (
     DEFAULT_STORE,
     AllowCodeOption,
+    CodeOption,
     FileArgument,
     JsonOption,
     SeedsOption,
@@ -40,6 +41,7 @@ def plan(
     workers: WorkersOption = None,
     measure: Annotated[bool, typer.Option(help="Time a few steps, to predict the hours.")] = True,
     yes: YesOption = False,
+    code: CodeOption = None,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -48,7 +50,7 @@ def plan(
     Also its runs, parameters and FLOPs, and whether the comparison of its arms is fair. Nothing is trained.
     """
     may_be_store(store)
-    source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
+    source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.cells import cells_of, refuse_what_cannot_be
     from palinode.experiment.plan import plan as make_plan
     from palinode.experiment.run import default_at_a_time, tuned
