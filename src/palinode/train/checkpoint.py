@@ -53,8 +53,15 @@ class _Manifest(Saved):
 def save_checkpoint(
     root: Path, saved: Saved, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int
 ) -> Path:
-    """Write `root/step-N` durably, then delete all but the newest `keep` undamaged checkpoints."""
+    """Write `root/step-N` durably, then delete all but the newest `keep` undamaged checkpoints.
+
+    Raises:
+        Damaged: the directory of the checkpoints is a link.
+    """
     directory = root / f"step-{saved.step}"
+    for place in (root, directory):
+        if place.is_symlink():
+            raise Damaged("is a link; nothing is written through it", file=str(place))
     contents = {
         MODEL_FILE: save(_contiguous(model.state_dict())),
         OPTIMIZER_FILE: save(_contiguous(dict(_optimizer_tensors(model, optimizers)))),
