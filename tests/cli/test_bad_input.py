@@ -298,6 +298,33 @@ TASKS = [
         objective=MASKED,
     ),
 ]
+LONG = "a" * 300
+BOUNDS = [
+    *(
+        options(f"{field} = {value}", "plan", FILE, "--set", f"{field}={value}", names=(FILE, f"--set {field}"))
+        for field, value in (
+            *(
+                ("model.mlp_mult", 2**63 - 1),
+                ("model.mlp_mult", 1e300),
+                ("model.layers", 10**9),
+                ("model.layers", 2**63),
+            ),
+            *(("model.width", 2**63 - 2), ("model.heads", 10**30), ("data.window_tokens", 2**63 - 1)),
+            *(("recipe.max_tokens_read", 2**63), ("data.max_train_tokens", 10**30), ("recipe.micro_batches", 10**12)),
+        )
+    ),
+    options(
+        "a width that is too large for the machine", "plan", FILE, "--set", "model.width=1000000", names=("GB",), code=5
+    ),
+    *(
+        options(f"a name of 300 characters: {' '.join(arguments)[:20]}", *arguments, names=("ile name too long",))
+        for arguments in (
+            *(("new", f"{LONG}.py"), ("plan", f"{LONG}.py"), ("plan", FILE, "--store", LONG), ("ls", "--store", LONG)),
+            *(("data", "add", f"{LONG}.txt"), ("import", "mask", f"{LONG}.csv"), ("report", "x", "--store", LONG)),
+            *(("plan", FILE, "--set", f"data.corpus={LONG}"), ("plan", FILE, "--set", f"data.tokenizer={LONG}")),
+        )
+    ),
+]
 COMMANDS = [
     options("unknown command", "rnu", FILE, names=("rnu", "'run'")),
     options("unknown option", "run", FILE, "--sise", "smoke", names=("--sise", "--size")),
@@ -339,7 +366,7 @@ COMMANDS = [
     options("data get unknown", "data", "get", "wikitext-3", names=("wikitext-3", "wikitext-2")),
     options("no CUDA", "run", FILE, "--workers", "1", "--set", 'device="cuda"', names=("device", "CUDA"), code=5),
 ]
-CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *TASKS, *COMMANDS]
+CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *TASKS, *BOUNDS, *COMMANDS]
 
 
 def check(case: Case, code: int, out: str, err: str, before: dict, after: dict) -> None:
