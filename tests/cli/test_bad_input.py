@@ -317,12 +317,18 @@ BOUNDS = [
         "a width that is too large for the machine", "plan", FILE, "--set", "model.width=1000000", names=("GB",), code=5
     ),
     *(
-        options(f"a name of 300 characters: {' '.join(arguments)[:20]}", *arguments, names=("ile name too long",))
-        for arguments in (
-            *(("new", f"{LONG}.py"), ("plan", f"{LONG}.py"), ("plan", FILE, "--store", LONG), ("ls", "--store", LONG)),
-            *(("data", "add", f"{LONG}.txt"), ("import", "mask", f"{LONG}.csv"), ("report", "x", "--store", LONG)),
-            *(("plan", FILE, "--set", f"data.corpus={LONG}"), ("plan", FILE, "--set", f"data.tokenizer={LONG}")),
-        )
+        options(f"a name of 300 characters: {what}", *arguments, names=("ile name too long",))
+        for what, arguments in {
+            "new": ("new", f"{LONG}.py"),
+            "plan": ("plan", f"{LONG}.py"),
+            "store of plan": ("plan", FILE, "--store", LONG),
+            "store of ls": ("ls", "--store", LONG),
+            "store of report": ("report", "x", "--store", LONG),
+            "data add": ("data", "add", f"{LONG}.txt", "--name", "x"),
+            "import": ("import", "mask", f"{LONG}.csv"),
+            "corpus": ("plan", FILE, "--set", f"data.corpus={LONG}"),
+            "tokenizer": ("plan", FILE, "--set", f"data.tokenizer={LONG}"),
+        }.items()
     ),
 ]
 COMMANDS = [
