@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
@@ -19,7 +19,8 @@ from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Visibility
-from palinode.data.config import Split
+from palinode.data.absent import AbsentText, known_vocabulary
+from palinode.data.config import DataConfig, Split
 from palinode.data.source import Data, Source, prepare
 from palinode.data.task_store import TaskData
 from palinode.models.cost import Cost
@@ -151,7 +152,7 @@ class Cell:
         }
 
 
-def cells_of(resolved: ResolvedExperiment) -> tuple[Cell, ...]:
+def cells_of(resolved: ResolvedExperiment, source_of: Callable[[Data], Source] = prepare) -> tuple[Cell, ...]:
     """The cells of an experiment whose data is pinned, scale by scale; cells with the same data share its source.
 
     Raises:
@@ -167,9 +168,18 @@ def cells_of(resolved: ResolvedExperiment) -> tuple[Cell, ...]:
             own = tuple(specs[arm.name, scale])
             data = own[0].data
             if data not in sources:
-                sources[data] = prepare(data)
+                sources[data] = source_of(data)
             cells.append(Cell(arm, scale, own, sources[data]))
     return tuple(cells)
+
+
+def cells_without_text(resolved: ResolvedExperiment) -> tuple[Cell, ...] | None:
+    """The cells for a plan of an experiment whose text is not here; None where its tokenizer does not say how many ids it has."""
+    texts = {run.spec.data for run in resolved.runs if isinstance(run.spec.data, DataConfig)}
+    absent = {data: AbsentText(size) for data in texts if (size := known_vocabulary(data)) is not None}
+    if len(absent) < len(texts):
+        return None
+    return cells_of(resolved, lambda data: absent[data] if isinstance(data, DataConfig) else prepare(data))
 
 
 def expected_passes(settings: RunSettings) -> float:
