@@ -11,10 +11,11 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 
+from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
@@ -65,12 +66,14 @@ class Cell:
     Attributes:
         specs: its runs, one for each seed; they differ in nothing else.
         source: their data, ready to be read.
+        counted: the passes that another cell has counted already; they do not depend on the model.
     """
 
     arm: ArmEntry
     scale: str
     specs: tuple[RunSpec, ...]
     source: Source
+    counted: dict[str, Mapping[str, Pass]] = field(default_factory=dict, compare=False)
 
     @property
     def spec(self) -> RunSpec:
@@ -100,6 +103,13 @@ class Cell:
     @cached_property
     def passes(self) -> Mapping[str, Pass]:
         """Name -> each pass that the objective makes, counted on the first windows of the run."""
+        spec = self.spec
+        reading = [encode(spec.data), encode(spec.objective), spec.labels, spec.recipe.steps, spec.seed]
+        if (key := content_hash(reading)) not in self.counted:
+            self.counted[key] = self._count_passes()
+        return self.counted[key]
+
+    def _count_passes(self) -> Mapping[str, Pass]:
         spec, objective, window_tokens = self.spec, self.spec.objective, self.spec.data.window_tokens
         windows = self.source.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
         shares = _over_the_run(spec)
@@ -163,13 +173,14 @@ def cells_of(resolved: ResolvedExperiment, source_of: Callable[[Data], Source] =
         specs.setdefault((run.arm, run.scale), []).append(run.spec)
     sources: dict[Data, Source] = {}
     cells = []
+    counted: dict[str, Mapping[str, Pass]] = {}
     for scale in resolved.scales:
         for arm in resolved.arms:
             own = tuple(specs[arm.name, scale])
             data = own[0].data
             if data not in sources:
                 sources[data] = source_of(data)
-            cells.append(Cell(arm, scale, own, sources[data]))
+            cells.append(Cell(arm, scale, own, sources[data], counted))
     return tuple(cells)
 
 
