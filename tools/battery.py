@@ -76,6 +76,28 @@ baseline = "ltr"
 RUN = ("run", "idea.toml", "--report", "--workers", "2")
 COLUMNS = ("planned", "tried", "lost", "doubled", "silent", "traceback", "minutes")
 State = dict[str, Any]
+INTRODUCTION = """
+# Reliability
+
+## How a store protects itself
+
+- A process that works on a run holds its directory: it has created the largest `hold-N.json` there. The next process creates
+  `hold-(N+1).json`, and only one process can. A process that finds a larger number than its own has lost the run, and writes
+  nothing more. The same files guard audits, below `audits/holds`.
+- Each attempt writes its rows of metrics into a file of its own, `metrics-N.jsonl`. Each row has a checksum. A checkpoint and a
+  result know how many rows were before them, and their hash. Training goes on from a checkpoint only if those rows are there.
+- Each JSON file holds the hash of its own content, and a manifest holds the hashes of the tensors. Readers check them.
+  `palinode ls --verify` reads every file of a store. It names the files that are damaged, and those that an older version wrote
+  without a hash.
+- A directory of the store that is a link is neither written through nor deleted through.
+
+## What was tried
+
+`make battery` made this table (`python tools/battery.py [part ...]`, from `benchmarks/results/reliability.json`). Each part
+disturbs the real command on a sweep of four runs. It compares the end with a sweep that nothing disturbed: the hash of the
+weights, the scores, the rows of metrics, the verdict. The targets: nothing is lost, doubled or different without a word, and no
+traceback is printed. `planned` is the number of trials of a whole battery, `tried` that of the last one.
+"""
 
 
 class Place:
@@ -418,12 +440,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def page(results: dict[str, Any]) -> str:
     """docs/reliability.md."""
     lines = [
-        "# Reliability",
-        "",
-        "`make battery` (`python tools/battery.py [part ...]`) made this page from `benchmarks/results/reliability.json`. Each part",
-        "disturbs the real command on a sweep of four runs. It compares the end with a sweep that nothing disturbed: the hash of",
-        "the weights, the scores, the rows of metrics, the verdict. The targets: nothing is lost, doubled or different without a",
-        "word, and no traceback is printed.",
+        *INTRODUCTION.strip().splitlines(),
         "",
         "| part | what is done | planned | tried | lost | doubled | silently different | tracebacks | minutes |",
         "|---|---|---|---|---|---|---|---|---|",

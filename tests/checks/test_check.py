@@ -118,15 +118,15 @@ def test_an_unknown_check_is_named_with_the_nearest():
 
 
 def test_the_canary_of_a_rebuilt_model_has_its_own_size():
-    asked = []
+    requests = []
 
     def rebuild(vocab_size, slots, seed):
-        asked.append((vocab_size, slots))
+        requests.append((vocab_size, slots))
         return plain(vocab_size)
 
     report = check(plain(), rebuild=rebuild, checks=("C2",))
     assert report.outcome == "pass"
-    assert asked == [(16 + 11, 15)]
+    assert requests == [(16 + 11, 15)]
 
 
 def test_a_model_with_fewer_ids_than_a_canary_wants():

@@ -128,15 +128,15 @@ class Browser:
         return event
 
     def _keep(self, event) -> None:
-        said = event.get("params", {})
+        params = event.get("params", {})
         match event.get("method"):
             case "Runtime.exceptionThrown":
-                self.problems.append(str(said["exceptionDetails"]))
-            case "Runtime.consoleAPICalled" if said["type"] in ("error", "warning", "assert"):
-                self.problems.append(str(said["args"]))
-            case "Log.entryAdded" if said["entry"]["level"] in ("error", "warning"):
-                self.problems.append(said["entry"]["text"])
+                self.problems.append(str(params["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning", "assert"):
+                self.problems.append(str(params["args"]))
+            case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
+                self.problems.append(params["entry"]["text"])
             case "Page.javascriptDialogOpening":
-                self.problems.append(f"dialog: {said['message']}")
+                self.problems.append(f"dialog: {params['message']}")
             case "Network.requestWillBeSent":
-                self.requests.append(said["request"]["url"])
+                self.requests.append(params["request"]["url"])

@@ -224,10 +224,10 @@ def _offsets_hold(pdf):
 def test_tables_hold_the_numbers_in_full(demo):
     store, report, _ = demo
     tables = report.parent / "tables"
-    found = pl.read_parquet(tables / "verdicts.parquet")
+    result = pl.read_parquet(tables / "verdicts.parquet")
     [expected] = [item for item in verdicts(store.experiment("demo")) if item.arm == "both"]
-    assert found.filter(arm="both")["mean_difference"].item() == expected.comparison.mean
-    assert found.filter(arm="both")["interval_low"].item() == expected.comparison.interval.low
+    assert result.filter(arm="both")["mean_difference"].item() == expected.comparison.mean
+    assert result.filter(arm="both")["interval_low"].item() == expected.comparison.interval.low
     runs = pl.read_csv(tables / "runs.csv")
     assert runs.height == 9
     assert runs["value"].to_list() == pl.read_parquet(tables / "runs.parquet")["value"].to_list()

@@ -140,9 +140,9 @@ def test_an_encoded_experiment_is_an_experiment_file(write, experiment):
     ],
 )
 def test_files_that_are_refused(write, name, content, says):
-    told = refusal(load, write(name, content))
-    assert told.startswith(name)
-    assert says in told
+    message = refusal(load, write(name, content))
+    assert message.startswith(name)
+    assert says in message
 
 
 def test_things_that_are_no_files(write, tmp_path):
@@ -158,10 +158,10 @@ def test_things_that_are_no_files(write, tmp_path):
 
 def test_python_errors_name_line_and_field_with_the_nearest(write):
     bad = USER.replace("Speedrun()", "Speedrun(stps=3)")
-    told = refusal(load, write("u.py", bad))
-    assert "stps" in told
-    assert "did you mean 'steps'" in told
-    assert "line 1" in told
+    message = refusal(load, write("u.py", bad))
+    assert "stps" in message
+    assert "did you mean 'steps'" in message
+    assert "line 1" in message
     assert not list(Path().glob("__pycache__"))
 
 

@@ -7,7 +7,7 @@ Legend: B rows, T slots, V vocabulary.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,11 @@ from palinode.checks.subject import Forward, Rebuild, Subject, plain_forward
 from palinode.objectives import LtrObjective
 
 CHECKS = ("C1", "C2", "C6")
+PROGRESS = {
+    "C1": "C1: what each slot reads",
+    "C2": "C2: training on a canary",
+    "C6": "C6: step by step against one pass",
+}
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,16 @@ class CheckOptions:
     seed: int = 0
 
 
+# The short form: C1 and C6 at the length of a training window alone. About a second for two small blocks on one core.
+QUICK_CHECKS = ("C1", "C6")
+QUICK = CheckOptions(
+    flow=FlowSettings(
+        lengths=(), gains=(), draws=4, train_passes=0, sampled_sources_of_used=16, all_sources_of_used_up_to=33
+    ),
+    stepwise=StepwiseSettings(prompt_tokens=(1, 5), total_tokens=13),
+)
+
+
 def check(
     model: nn.Module,
     objective: Objective | None = None,
@@ -71,6 +86,7 @@ def check(
     checks: Sequence[str] = CHECKS,
     name: str = "model",
     options: CheckOptions | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> AuditReport:
     """Can this model see its own answer? C1 information flow, C2 canary training, C6 step by step against one pass.
 
@@ -86,6 +102,7 @@ def check(
         checks: which of C1, C2, C6.
         name: the model's name in the report.
         options: everything a usual model does not need.
+        on_progress: called with a text before each check.
 
     Raises:
         BadInput: an unknown check, ids beyond the vocabulary, a forward that does not return logits.
@@ -113,6 +130,7 @@ def check(
         flow=options.flow,
         canary=options.canary,
         stepwise=options.stepwise,
+        on_progress=on_progress,
     )
 
 
@@ -124,6 +142,7 @@ def audit_subject(
     flow: FlowSettings | None = None,
     canary: CanarySettings | None = None,
     stepwise: StepwiseSettings | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> AuditReport:
     """Run the chosen checks on one subject (see `check`)."""
     for chosen in checks:
@@ -131,13 +150,16 @@ def audit_subject(
             raise BadInput(f"unknown check {chosen!r}", field="checks", hint=nearest(chosen, CHECKS))
     _require_ids_within_vocabulary(subject)
     started = time.perf_counter()
+    measure = {
+        "C1": lambda: check_flow(subject, flow),
+        "C2": lambda: check_canary(subject, canary),
+        "C6": lambda: check_stepwise(subject, stepwise, step),
+    }
     findings: list[Finding] = []
-    if "C1" in checks:
-        findings += check_flow(subject, flow)
-    if "C2" in checks:
-        findings += check_canary(subject, canary)
-    if "C6" in checks:
-        findings += check_stepwise(subject, stepwise, step)
+    for chosen in CHECKS:
+        if chosen in checks:
+            on_progress(PROGRESS[chosen])
+            findings += measure[chosen]()
     return AuditReport(subject=subject.name, findings=tuple(findings), seconds=time.perf_counter() - started)
 
 

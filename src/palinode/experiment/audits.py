@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from palinode.analysis.audits import ArmAudit
-from palinode.audit import audit_arm
+from palinode.audit import audit_arm, audit_subject, subject_of_config
+from palinode.audit.any_model import QUICK, QUICK_CHECKS
 from palinode.audit.arms import measure_parts, missing_parts
+from palinode.audit.trainer_bench import AUDIT_SEED
 from palinode.base.errors import AuditFailed, BadInput
+from palinode.data.source import prepare
 from palinode.experiment.cells import Cell
 from palinode.experiment.fan_out import end_with_the_driver, fan_out
 from palinode.results.store import Store
@@ -80,6 +83,24 @@ def unmeasured(specs: Sequence[RunSpec], store: Store) -> list[RunSpec]:
             unmeasured_specs.append(spec)
             claimed |= missing
     return unmeasured_specs
+
+
+def quick_audits(cells: Sequence[Cell]) -> list[ArmAudit]:
+    """The short audit of every cell's model and objective; nothing is stored."""
+    audits = []
+    for cell in cells:
+        settings = cell.settings
+        subject = subject_of_config(
+            settings.model,
+            settings.objective,
+            tokenizer_vocab=prepare(settings.data).vocab_size,
+            window_tokens=settings.data.window_tokens,
+            seed=AUDIT_SEED,
+            name=cell.arm.name,
+        )
+        report = audit_subject(subject, checks=QUICK_CHECKS, flow=QUICK.flow, stepwise=QUICK.stepwise)
+        audits.append(ArmAudit(cell.arm, {cell.scale: report}, {cell.scale: ""}))
+    return audits
 
 
 def audit_ahead(specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int) -> None:

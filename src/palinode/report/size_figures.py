@@ -9,9 +9,17 @@ import numpy as np
 import polars as pl
 
 from palinode.analysis import intervals
-from palinode.analysis.context import direction_ratios
-from palinode.analysis.ratio_curves import as_published, ratio_curves
-from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, best_scores, final_ratios, final_scores
+from palinode.analysis.ratios import (
+    RATIO_1,
+    RATIO_2,
+    RATIOS,
+    as_published,
+    best_scores,
+    direction_ratios,
+    final_ratios,
+    final_scores,
+    ratio_curves,
+)
 from palinode.analysis.sizes import varying
 from palinode.analysis.tasks import on_a_task
 from palinode.base.measures import CURVE_AXES, MEASURES
@@ -71,7 +79,7 @@ def _ratio_words(study: Study, ratio: str) -> str:
 
 def _ratio_figures(study: Study) -> Iterator[Figure]:
     """Both ratios over training."""
-    curves = ratio_curves(study.record, study.split, study.score, curves=study.curves)
+    curves = ratio_curves(study.record, study.split, study.score, study.curves)
     for ratio in RATIOS:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
             here = lines.frame
