@@ -92,6 +92,7 @@ def _spec(table: MaskFile, row: MaskRow) -> dict[str, Any]:
             "kind": "hlb-gpt 0.4.1",
             "layers": row.depth,
             "width": row.width,
+            "heads": row.heads,
             "model_scale": row.model_scale,
             "direction_tokens": row.direction_tokens,
         },
@@ -119,7 +120,7 @@ def _refuse_twins(table: MaskFile, arms: dict[int, str]) -> None:
 
 
 def _entry(table: MaskFile, arms: dict[int, str], name: str) -> ExperimentEntry:
-    by_size = sorted(table.rows, key=lambda row: (row.parameters, row.depth))
+    by_size = sorted(table.rows, key=lambda row: (row.parameters, row.depth, row.heads))
     of_arm = {
         arm: list(rows) for arm, rows in groupby(sorted(by_size, key=lambda r: arms[r.line]), lambda r: arms[r.line])
     }
@@ -219,7 +220,8 @@ def _metrics(row: MaskRow) -> Iterable[dict[str, Any]]:
             "scores": {direction: row.scores(direction, index) for direction in DIRECTIONS},
         }
     cuts = {direction: row.cuts(direction) for direction in DIRECTIONS}
-    yield {"event": "layer_cut", "step": last_step, "split": "validation", "final": True, "scores": cuts}
+    if any(cuts.values()):
+        yield {"event": "layer_cut", "step": last_step, "split": "validation", "final": True, "scores": cuts}
     passes = [[value, len(list(equal))] for value, equal in groupby(lists[PROBABILITIES])]
     yield {"event": "rtl_probability", "step": last_step, "p_and_passes": passes}
 
