@@ -18,6 +18,7 @@ TOLERANCE = 1e-12
 COARSE_TOLERANCE = 1e-4  # where the arithmetic is coarser than float64: a check can then fail, not pass
 COARSE_ROUNDING = 1e-11  # curvature leaves 1e-14 in float64, a hidden float32 leaves 1e-8
 BANK_ENTRIES = 64
+SEVERAL_ROWS = 3  # enough to tell rows that are mixed from rows that are not
 SHORT_TOKENS = 33  # for the forms that need one length only
 REFUSALS = (BadInput, ValueError, IndexError, RuntimeError, ArithmeticError)
 
@@ -31,6 +32,7 @@ class Bench:
     copies: dict[float, nn.Module] = field(default_factory=dict)
     refused: dict[int, bool] = field(default_factory=dict)
     coarse: bool = False
+    mixed: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, subject: Subject) -> Bench:
@@ -79,6 +81,25 @@ class Bench:
             self.refused[length_tokens] = not fits or self._raises(length_tokens)
         return not self.refused[length_tokens]
 
+    def mixes_rows(self, length_tokens: int) -> bool:
+        """Whether one row gets logits of the right shape and several rows do not. `mixed` then holds the message."""
+        subject = self.subject
+        for entry in self.bank_at(length_tokens).covering(1):
+            shapes = []
+            for rows in (1, SEVERAL_ROWS):
+                windows = torch.zeros(rows, length_tokens, dtype=torch.long)
+                example = subject.example(windows, entry.draw.repeated(rows))
+                with torch.no_grad(), exact_arithmetic(), seeded_passes(subject.seed, "accepts"):
+                    logits = subject.forward(self.copy(1.0).eval(), example.to(subject.device))
+                shapes.append((tuple(example.inputs.shape), tuple(logits.shape[:2])))
+            (one, of_one), (several, of_several) = shapes
+            if one == of_one and several != of_several and 0 not in several:
+                self.mixed[length_tokens] = (
+                    f"{several[0]} rows of {several[1]} slots get logits of shape ({of_several[0]}, {of_several[1]}, V); "
+                    "one row alone is read as it should be"
+                )
+        return length_tokens in self.mixed
+
     def copy(self, gain: float) -> nn.Module:
         """The module with every path open, its random matrices scaled by `gain`."""
         if gain not in self.copies:
@@ -103,9 +124,9 @@ class Bench:
             for entry in self.bank_at(length_tokens).covering(1):
                 with torch.no_grad(), exact_arithmetic(), seeded_passes(self.subject.seed, "accepts"):
                     self.subject.logits(self.copy(1.0).eval(), self.subject.example(window, entry.draw))
+            return self.mixes_rows(length_tokens)
         except REFUSALS:
             return True
-        return False
 
     def _rounds_coarsely(self) -> bool:
         """Whether some step inside the module rounds more coarsely than float64."""

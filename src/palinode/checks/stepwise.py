@@ -59,6 +59,12 @@ class OneWay:
     reads: str
     entry: Entry
     total_tokens: int
+    coarse: bool = False
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """The largest difference of two ways to the same logits, in standard deviations of the logits."""
+        exact = TOLERANCES.get(dtype, TOLERANCES[torch.float16])
+        return max(exact, TOLERANCES[torch.float32]) if self.coarse else exact
 
     def example(self, windows: Tensor) -> Example:
         """The rows of this pass alone."""
@@ -130,7 +136,7 @@ def check_stepwise(
     Without a `step`, a model that keeps a state is continued from it and gets C6.state too; any other reads everything again.
     """
     settings = settings or StepwiseSettings()
-    bench = Bench(subject)
+    bench = Bench.of(subject)
     total = min(settings.total_tokens, subject.max_window_tokens)
     total = total if bench.accepts(total) else subject.window_tokens
     takes_any = step is not None or all(bench.accepts(length) for length in {2, total // 2, total - 1} if length > 1)
@@ -145,7 +151,7 @@ def check_stepwise(
             continue
         rng = generator(subject.seed, "audit", "stepwise", one_way.group)
         opened = randomised_copy(subject.module, 1.0, rng).eval()
-        own = copy.deepcopy(subject.module).eval()
+        own = _as_it_is(one_way)
         reader = _state_reader(one_way) if step is None else None
         taken = step if reader is None else OwnStep(one_way, reader)
         with torch.no_grad(), seeded_passes(subject.seed, "stepwise"):
@@ -157,13 +163,25 @@ def check_stepwise(
     return tuple(findings)
 
 
+def _as_it_is(one_way: OneWay) -> nn.Module:
+    """A copy with the weights as they are, in float32 where the module does not run in its own precision."""
+    own = copy.deepcopy(one_way.subject.module).eval()
+    example = one_way.example(torch.zeros(1, one_way.total_tokens, dtype=torch.long))
+    try:
+        with torch.no_grad(), seeded_passes(one_way.subject.seed, "stepwise"):
+            one_way.subject.logits(own, example)
+    except RuntimeError:
+        return own.float()
+    return own
+
+
 def _one_way_passes(bench: Bench, total_tokens: int) -> Iterator[OneWay]:
     bank = bench.bank_at(total_tokens)
     for group in bank.groups:
         entry = bank.with_pass(group)
         reads = None if entry.decides_tokens else direction_of(bench.subject.objective, entry, group, total_tokens)
         if reads is not None:
-            yield OneWay(bench.subject, group, reads, entry, total_tokens)
+            yield OneWay(bench.subject, group, reads, entry, total_tokens, bench.coarse)
 
 
 def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> Finding:
@@ -172,7 +190,7 @@ def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> F
     prompts = sorted({min(prompt, total - 1) for prompt in prompt_tokens})
     texts, stepped = zip(*(_continued(route, prompt, rng) for prompt in prompts), strict=True)
     whole = route.one_pass(torch.cat(texts))
-    tolerance = TOLERANCES.get(whole.dtype, TOLERANCES[torch.float16])
+    tolerance = one_way.tolerance(whole.dtype)
     worst, place, steps, disagreements = 0.0, "", 0, 0
     for row, (prompt, logits) in enumerate(zip(prompts, stepped, strict=True)):
         change, other_choices = _difference(logits, whole[row, prompt:], tolerance)
@@ -210,7 +228,7 @@ def _teacher_forced(route: Route, rng: Generator) -> Finding:
     fed = torch.stack(
         [route.next_logits(one_way.in_reading_order(reading[:, :prefix])) for prefix in range(1, total)], 1
     )
-    tolerance = TOLERANCES.get(whole.dtype, TOLERANCES[torch.float16])
+    tolerance = one_way.tolerance(whole.dtype)
     change, disagreements = _difference(fed, whole, tolerance)
     worst = float(change.max())
     fed_nats, whole_nats = (
@@ -283,7 +301,7 @@ class OwnStep:
 
 def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generator) -> Finding:
     """C6.state: four windows at once, read in chunks of several sizes, up to the last slot there is room for and one beyond."""
-    subject, tolerance = one_way.subject, TOLERANCES[torch.float64]
+    subject, tolerance = one_way.subject, one_way.tolerance(torch.float64)
     windows = torch.randint(subject.content_tokens, (STATE_WINDOWS, one_way.total_tokens), generator=rng)
     example = one_way.example(windows)
     whole = one_way.slots_in_reading_order(example, subject.logits(module, example)).double()

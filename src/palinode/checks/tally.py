@@ -7,6 +7,7 @@ network would pass. A model may be built to see its nearest tokens only: the mes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,6 +25,9 @@ from palinode.checks.laws import LARGEST, finding
 NOISE_FACTOR = 100.0
 FINEST_NOISE = 1e-11  # more than this between two identical rows is coarse arithmetic
 SEEN = 1e-9
+# Influence that decays crosses every size on its way down; a window ends it at once. Mamba2 and RWKV lose a factor of 2 to 200 a token.
+STEEPEST_DECAY = 1e-4
+DECAYED = 1e-5  # of typical influence: pairs this far apart may be below SEEN in a recurrence that decays
 NEAREST_SEEN = 1e-3  # smallest values measured at gain 1: 1e-3 to 6e-2
 
 
@@ -114,6 +118,7 @@ class Tally:
     allowed_seen: int = 0
     weakest_nearest: Pair | None = None
     blindest: Pair | None = None
+    by_distance: dict[int, list[float]] = field(default_factory=dict)
     pictures: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
     @classmethod
@@ -192,6 +197,8 @@ class Tally:
         distance = (measured.sources[:, None] - torch.arange(inside.shape[1])).abs()
         if self.reach_tokens is not None:
             inside = inside & (distance <= self.reach_tokens)
+        for step in distance[inside].unique().tolist():
+            self.by_distance.setdefault(step, []).extend(measured.matrix[inside & (distance == step)].tolist())
         blind = inside & (measured.matrix <= SEEN)
         self.allowed_pairs += int(inside.sum())
         self.allowed_seen += int((inside & ~blind).sum())
@@ -204,6 +211,23 @@ class Tally:
             strongest = nearest & (measured.matrix == measured.matrix.masked_fill(~nearest, -1.0).max(0).values)
             pair = Pair.extreme(measured, strongest, setting, largest=False)
             self.weakest_nearest = pair.weaker(self.weakest_nearest)
+
+    def _decay(self) -> str | None:
+        """How influence fades with distance, in words; None when it ends at once, or a near token is not seen."""
+        if self.reach_tokens is not None:
+            return None
+        typical = {step: _typical(self.by_distance[step]) for step in sorted(self.by_distance)}
+        seen = [step for step in typical if typical[step] > SEEN]
+        fades = all(typical.get(step + 1, 0.0) >= STEEPEST_DECAY * typical[step] for step in seen)
+        near = [step for step in typical if typical[step] > DECAYED]
+        if not seen or not fades or len(seen) < 3 or any(min(self.by_distance[step]) <= SEEN for step in near):
+            return None
+        first, last = seen[0], seen[-1]
+        halving = (last - first) / math.log2(typical[first] / typical[last]) if typical[first] > typical[last] else math.inf
+        return (
+            f"influence decays with distance, as in a recurrence without a fixed reach: it halves every {halving:.2g} tokens, and "
+            f"beyond {last} tokens it is below {SEEN:.0e} ({self.allowed_seen / self.allowed_pairs:.1%} of allowed pairs are above)"
+        )
 
     def _headline(self) -> Leak | None:
         """The first leak that shows a target seeing itself, else the first."""
@@ -232,6 +256,8 @@ class Tally:
                 f"{NEAREST_SEEN:g}; {nearest.setting.phrase}): a wrong shift, a mask that is too strict, or a dead path"
             )
             return "fail" if nearest.influence <= SEEN else "could_not_tell", text, nearest
+        if blind is not None and (decay := self._decay()) is not None:
+            return "pass", decay, nearest
         if blind is not None:
             text = (
                 f"target {blind.target} does not see the allowed token {blind.source} ({blind.influence:.1e}; "
@@ -241,6 +267,11 @@ class Tally:
             return "could_not_tell", text, blind
         text = f"all {self.allowed_pairs} allowed pairs are seen, the nearest by {nearest.influence:.1e} or more"
         return "pass", text, nearest
+
+
+def _typical(influences: list[float]) -> float:
+    """The median."""
+    return float(torch.tensor(influences, dtype=torch.float64).median())
 
 
 def _leak_sentence(first: Leak, leaks: Iterable[Leak]) -> str:
