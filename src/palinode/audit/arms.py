@@ -145,6 +145,8 @@ def _evaluation_findings(settings: RunSettings, data: Source) -> tuple[Finding, 
         check_training_loss(*bench.training_loss()),
         check_sum_over_sum(bench.loss_and_gradient, bench.several_rows()),
         *bench.sums_findings(moved.model, passes),
+        *bench.pass_findings(passes),
+        *filter(None, [bench.stream_finding()]),
         *filter(None, [bench.auxiliary(passes)]),
     ]
     if "ltr" in initial.scores:
