@@ -6,8 +6,9 @@ Legend: B rows, T slots, V vocabulary.
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +27,7 @@ from palinode.checks.subject import Forward, Rebuild, Subject, plain_forward
 from palinode.objectives import LtrObjective
 
 CHECKS = ("C1", "C2", "C6")
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,12 @@ class CheckOptions:
         rebuild: (vocab_size, slots, seed) -> a new model of the same kind; C2 then runs at its own small size.
         step: one step of generation with a cache, which C6 compares with one pass; default: from the state that one of
             Palinode's models keeps, else everything is read again.
+        trigger_ids: ids that may change how a row is read, such as one that ends a document. C1 always tries them, and those that
+            a `config` of the model names (bos, eos, pad, mask, ..).
 
     The amount:
         flow, canary, stepwise: the settings of C1, C2 and C6.
+        progress: is given a line when a check begins; default: written to stderr when that is a terminal.
         seed: of every random number in the audit.
     """
 
@@ -56,10 +61,19 @@ class CheckOptions:
     forward: Forward | None = None
     rebuild: Rebuild | None = None
     step: Step | None = None
+    trigger_ids: tuple[int, ...] = ()
     flow: FlowSettings | None = None
     canary: CanarySettings | None = None
     stepwise: StepwiseSettings | None = None
+    progress: Progress | None = None
     seed: int = 0
+
+
+QUICK_CHECKS = ("C1", "C6")
+# The used lengths alone, in eval mode, with weights of gain 1: two seconds for a tiny model.
+QUICK_FLOW = FlowSettings(
+    lengths=(), gains=(), draws=1, train_passes=0, sampled_sources_of_used=16, picture_tokens=8, beyond=False, ids_tokens=0
+)
 
 
 def check(
@@ -71,6 +85,7 @@ def check(
     checks: Sequence[str] = CHECKS,
     name: str = "model",
     options: CheckOptions | None = None,
+    quick: bool = False,
 ) -> AuditReport:
     """Can this model see its own answer? C1 information flow, C2 canary training, C6 step by step against one pass.
 
@@ -86,6 +101,7 @@ def check(
         checks: which of C1, C2, C6.
         name: the model's name in the report.
         options: everything a usual model does not need.
+        quick: C1 and C6 alone, at the used lengths: two seconds for a tiny model.
 
     Raises:
         BadInput: an unknown check, ids beyond the vocabulary, a forward that does not return logits.
@@ -104,15 +120,17 @@ def check(
         forward=options.forward or plain_forward,
         reach_tokens=options.reach_tokens,
         rebuild=options.rebuild,
+        trigger_ids=options.trigger_ids,
         seed=options.seed,
     )
     return audit_subject(
         palinode_subject(subject),
-        checks=checks,
+        checks=tuple(one for one in checks if one in QUICK_CHECKS) if quick else checks,
         step=options.step,
-        flow=options.flow,
+        flow=options.flow or (QUICK_FLOW if quick else None),
         canary=options.canary,
-        stepwise=options.stepwise,
+        stepwise=options.stepwise or (StepwiseSettings(total_tokens=max(2, window_tokens)) if quick else None),
+        progress=options.progress or _to_the_terminal,
     )
 
 
@@ -124,8 +142,10 @@ def audit_subject(
     flow: FlowSettings | None = None,
     canary: CanarySettings | None = None,
     stepwise: StepwiseSettings | None = None,
+    progress: Progress | None = None,
 ) -> AuditReport:
     """Run the chosen checks on one subject (see `check`)."""
+    progress = progress or (lambda line: None)
     for chosen in checks:
         if chosen not in CHECKS:
             raise BadInput(f"unknown check {chosen!r}", field="checks", hint=nearest(chosen, CHECKS))
@@ -133,12 +153,21 @@ def audit_subject(
     started = time.perf_counter()
     findings: list[Finding] = []
     if "C1" in checks:
+        progress(f"audit of {subject.name}: C1, which tokens inform which predictions")
         findings += check_flow(subject, flow)
     if "C2" in checks:
+        progress(f"audit of {subject.name}: C2, training on random ids")
         findings += check_canary(subject, canary)
     if "C6" in checks:
+        progress(f"audit of {subject.name}: C6, step by step against one pass")
         findings += check_stepwise(subject, stepwise, step)
     return AuditReport(subject=subject.name, findings=tuple(findings), seconds=time.perf_counter() - started)
+
+
+def _to_the_terminal(line: str) -> None:
+    """Write a line to stderr when somebody watches it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{line}\n")
 
 
 def _require_ids_within_vocabulary(subject: Subject) -> None:

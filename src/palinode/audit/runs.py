@@ -41,6 +41,8 @@ TRAINED_FLOW = FlowSettings(
     sampled_sources_of_used=16,
     all_sources_of_used_up_to=33,
     own_weights=True,
+    beyond=False,
+    ids_tokens=0,
 )
 
 

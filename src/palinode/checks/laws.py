@@ -20,6 +20,7 @@ LAWS: Mapping[str, str] = {
     "C1.two-sided": "every target is influenced by its nearest allowed token, and by all allowed tokens within reach",
     "C1.neighbours": "the logits of a window do not depend on the other windows of its batch",
     "C1.prefix": "the logits of a token do not depend on how much text lies beyond it",
+    "C1.memory": "a call leaves nothing behind: a row gets the same logits after another row as before it",
     "C1.gradient": "no gradient flows from the logits of a target to the embedding of itself or of a forbidden token",
     "C2.canary": "on independent uniform tokens no honest model beats ln V: the evidence stays below e^20.7 (P <= 1e-9)",
     "C2.frozen": "with frozen weights the mean loss on new uniform tokens is below ln V by at most ln(1e9) / tokens",

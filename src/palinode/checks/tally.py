@@ -35,7 +35,7 @@ NEAREST_SEEN = 1e-3  # smallest values measured at gain 1: 1e-3 to 6e-2
 class Setting:
     """The circumstances in which influence was measured: enough to measure it again.
 
-    `gain` scales the random matrices; None stands for the module's own weights. `window`: random, repeats or equal ids.
+    `gain` scales the random matrices; None stands for the module's own weights. `window`: random, repeats, equal, few, marker or single ids.
     """
 
     length_tokens: int
@@ -71,13 +71,14 @@ class Pair:
     target: int
     influence: float
     setting: Setting
+    token_id: int | None = None
 
     @classmethod
     def extreme(cls, measured: Influence, among: Tensor, setting: Setting, *, largest: bool) -> Pair:
         """The pair with the largest (smallest) influence among some."""
         values = measured.matrix.masked_fill(~among, -1.0 if largest else torch.inf)
         row, target = divmod(int(values.argmax() if largest else values.argmin()), values.shape[1])
-        return cls(int(measured.sources[row]), target, min(float(measured.matrix[row, target]), LARGEST), setting)
+        return cls(int(measured.sources[row]), target, min(float(measured.matrix[row, target]), LARGEST), setting, int(measured.ids[row]))
 
     def weaker(self, kept: Pair | None) -> Pair:
         """This pair, or the one kept so far if its influence is as small."""
@@ -280,7 +281,7 @@ def _leak_sentence(first: Leak, leaks: Iterable[Leak]) -> str:
     themselves = f"{first.seeing_themselves} of {first.scored_targets} targets see themselves, "
     return (
         f"target {pair.target} is seen from source {pair.source} (influence {pair.influence:.2g}, allowed {first.tolerance:.0e}; "
-        f"{pair.setting.phrase}); {themselves if first.seeing_themselves else ''}{first.leaking_targets} of "
+        f"{pair.setting.phrase}, id {pair.token_id} put there); {themselves if first.seeing_themselves else ''}{first.leaking_targets} of "
         f"{first.scored_targets} see a token they may not ({first.leaking_pairs} of {first.forbidden_pairs} forbidden pairs); "
         f"leaks at length {lengths}"
     )
