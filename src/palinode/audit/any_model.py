@@ -129,7 +129,7 @@ def check(
         step=options.step,
         flow=options.flow or (QUICK_FLOW if quick else None),
         canary=options.canary,
-        stepwise=options.stepwise or (StepwiseSettings(total_tokens=max(2, window_tokens)) if quick else None),
+        stepwise=options.stepwise or (quick_stepwise(subject) if quick else None),
         progress=options.progress or _to_the_terminal,
     )
 
@@ -162,6 +162,11 @@ def audit_subject(
         progress(f"audit of {subject.name}: C6, step by step against one pass")
         findings += check_stepwise(subject, stepwise, step)
     return AuditReport(subject=subject.name, findings=tuple(findings), seconds=time.perf_counter() - started)
+
+
+def quick_stepwise(subject: Subject) -> StepwiseSettings:
+    """C6 at the length of a training window."""
+    return StepwiseSettings(prompt_tokens=(1, 5), total_tokens=max(2, subject.window_tokens))
 
 
 def _to_the_terminal(line: str) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from palinode.audit.any_model import QUICK_CHECKS, QUICK_FLOW, audit_subject, quick_stepwise
 from palinode.audit.cache import cached_part, part_key, stored_or_measured
 from palinode.audit.palinode_models import pair_score, subject_of_config
 from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
@@ -28,6 +29,7 @@ from palinode.checks.determinism import check_determinism
 from palinode.checks.flow import check_flow
 from palinode.checks.labels import check_copies, check_streams
 from palinode.checks.stepwise import check_stepwise
+from palinode.checks.subject import Subject
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
 from palinode.data.source import Source, prepare
 from palinode.data.store import TokenStore
@@ -51,9 +53,16 @@ class AuditedArm:
     report: AuditReport
 
 
-def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
-    """Audit an arm before training; parts that the store holds already are not measured again."""
+def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None, quick: bool = False) -> AuditedArm:
+    """Audit an arm before training; parts that the store holds already are not measured again.
+
+    `quick`: C1 and C6 of the model alone, at the window's length. Nothing is stored, because runs need the whole audit.
+    """
     use_threads(settings.threads)
+    if quick:
+        subject = _subject_of_arm(settings, prepare(settings.data), name)
+        report = audit_subject(subject, checks=QUICK_CHECKS, flow=QUICK_FLOW, stepwise=quick_stepwise(subject))
+        return AuditedArm(content_hash([name, "quick"]), report)
     parts = _parts(settings, name)
     reports = [cached_part(store, name, key, check) for key, check in parts]
     whole = AuditReport(
@@ -101,7 +110,12 @@ def _model_key(settings: RunSettings, data: Source) -> str:
 
 
 def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Finding, ...]:
-    subject = subject_of_config(
+    subject = _subject_of_arm(settings, data, name)
+    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject), *_term_findings(settings))
+
+
+def _subject_of_arm(settings: RunSettings, data: Source, name: str) -> Subject:
+    return subject_of_config(
         settings.model,
         settings.objective,
         tokenizer_vocab=data.vocab_size,
@@ -109,7 +123,6 @@ def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Fin
         seed=AUDIT_SEED,
         name=name,
     )
-    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject), *_term_findings(settings))
 
 
 def _term_findings(settings: RunSettings) -> Iterator[Finding]:

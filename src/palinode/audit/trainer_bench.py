@@ -210,7 +210,7 @@ class TrainerBench:
             return None
         training = self.training()
         read: list[Tensor] = []
-        training = replace(training, windows=RecordedStream(training.windows, read))
+        training = replace(training, windows=RecordedStream(training.windows, read, training.windows.window_tokens))
         batch_examples(training)
         parts = len(read)
         later = sum(map(len, read))
@@ -262,22 +262,19 @@ class TrainerBench:
 
 @dataclass
 class RecordedStream:
-    """A stream that keeps the windows that are read from it in `read`."""
+    """A stream that keeps the windows that are read from it in `windows_read`."""
 
     stream: Stream
     windows_read: list[Tensor]
-
-    @property
-    def window_tokens(self) -> int:
-        return self.stream.window_tokens
+    window_tokens: int
 
     def read(self, first: int, count: int) -> Windows:
         windows = self.stream.read(first, count)
         self.windows_read.append(windows.tokens)
         return windows
 
-    def of_length(self, window_tokens: int) -> RecordedStream:
-        return RecordedStream(self.stream.of_length(window_tokens), self.windows_read)
+    def of_length(self, window_tokens: int) -> Stream:
+        return RecordedStream(self.stream.of_length(window_tokens), self.windows_read, window_tokens)
 
 
 def _scored_micro_batch(training: Training) -> Example:

@@ -213,7 +213,7 @@ def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> F
         if not place and float(change.max()) > tolerance:
             position = checked[int((change > tolerance).nonzero()[0])]
             target = position if one_way.reads == "ltr" else total - 1 - position
-            place = f" at target {target}, prompt of {prompt}, first of all"
+            place = f" first at target {target}, prompt of {prompt}"
     failed = worst > tolerance or disagreements > 0
     verdict = f"differ{place}" if failed else f"agree up to {total} tokens"
     message = f"step by step and in one pass {verdict} ({worst:.1e}, allowed {tolerance:.0e}, {steps} steps)"

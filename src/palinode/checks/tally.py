@@ -198,7 +198,7 @@ class Tally:
         distance = (measured.sources[:, None] - torch.arange(inside.shape[1])).abs()
         if self.reach_tokens is not None:
             inside = inside & (distance <= self.reach_tokens)
-        for step in distance[inside].unique().tolist():
+        for step in sorted(set(distance[inside].tolist())):
             self.by_distance.setdefault(step, []).extend(measured.matrix[inside & (distance == step)].tolist())
         blind = inside & (measured.matrix <= SEEN)
         self.allowed_pairs += int(inside.sum())

@@ -41,6 +41,7 @@ def audit(
     size: SizeOption = None,
     changes: SetOption = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only C1 and C6, at the window's length: seconds. Not stored.")] = False,
     store: StoreOption = DEFAULT_STORE,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
@@ -69,6 +70,7 @@ def audit(
             lambda event: typer.echo(_progress(event), err=True),
             code=source.code,
             workers=default_at_a_time(resolved),
+            quick=quick,
         )
     text = "\n\n".join([*map(audit_text, audits), MEANING])
     typer.echo(as_json([data for one in audits for data in _as_data(one)]) if json else text)
