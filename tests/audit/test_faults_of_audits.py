@@ -26,7 +26,11 @@ class Gpt(nn.Module):
     def __init__(self, vocab_size=IDS, width=16, extra=None, ahead=lambda slots: 0, longest=160):
         super().__init__()
         self.tokens, self.places, self.types = (nn.Embedding(n, width) for n in (vocab_size, longest, longest))
-        self.qkv, self.out, self.head = nn.Linear(width, 3 * width), nn.Linear(width, width), nn.Linear(width, vocab_size)
+        self.qkv, self.out, self.head = (
+            nn.Linear(width, 3 * width),
+            nn.Linear(width, width),
+            nn.Linear(width, vocab_size),
+        )
         self.extra, self.ahead = extra, ahead
 
     def forward(self, ids):
@@ -56,9 +60,17 @@ def transformer(name, **options):
     kinds = {
         "bert": ("BertLMHeadModel", "BertConfig", {**attention, "is_decoder": True}),
         "roformer": ("RoFormerForCausalLM", "RoFormerConfig", {**attention, "embedding_size": 32, "is_decoder": True}),
-        "mixtral": ("MixtralForCausalLM", "MixtralConfig", {**attention, "num_key_value_heads": 1, "num_local_experts": 4}),
+        "mixtral": (
+            "MixtralForCausalLM",
+            "MixtralConfig",
+            {**attention, "num_key_value_heads": 1, "num_local_experts": 4},
+        ),
         "rwkv": ("RwkvForCausalLM", "RwkvConfig", {"attention_hidden_size": 32, "intermediate_size": 64}),
-        "mamba2": ("Mamba2ForCausalLM", "Mamba2Config", {"state_size": 16, "num_heads": 4, "head_dim": 16, "n_groups": 1}),
+        "mamba2": (
+            "Mamba2ForCausalLM",
+            "Mamba2Config",
+            {"state_size": 16, "num_heads": 4, "head_dim": 16, "n_groups": 1},
+        ),
     }
     model, config, own = kinds[name]
     torch.manual_seed(0)
@@ -122,7 +134,9 @@ def test_an_operation_without_float64_makes_the_arithmetic_coarse(double):
 
 def words(seed, count):
     rng = np.random.default_rng(seed)
-    vocabulary = np.array(["".join(chr(97 + c) for c in np.random.default_rng(i).integers(26, size=2 + i % 7)) for i in range(400)])
+    vocabulary = np.array(
+        ["".join(chr(97 + c) for c in np.random.default_rng(i).integers(26, size=2 + i % 7)) for i in range(400)]
+    )
     frequency = 1 / np.arange(1, 401)
     return np.frombuffer(" ".join(rng.choice(vocabulary, count, p=frequency / frequency.sum())).encode(), np.uint8)
 
@@ -141,7 +155,9 @@ def test_windows_that_overlap_by_half_fail_below_a_hundred_bytes(window):
     starts = np.arange(0, len(text) - window, window // 2)
     held = np.arange(len(starts)) % 10 == 0  # no whole window is in both parts
     rows = np.stack([text[start : start + window] for start in starts])
-    findings = check_contamination(rows[~held].ravel(), {"validation": rows[held].ravel()}, window_tokens=window, unit=BYTE)
+    findings = check_contamination(
+        rows[~held].ravel(), {"validation": rows[held].ravel()}, window_tokens=window, unit=BYTE
+    )
     assert next(finding for finding in findings if finding.check == "C4.half_windows").outcome == "fail"
 
 

@@ -72,7 +72,14 @@ class CheckOptions:
 QUICK_CHECKS = ("C1", "C6")
 # The used lengths alone, in eval mode, with weights of gain 1: two seconds for a tiny model.
 QUICK_FLOW = FlowSettings(
-    lengths=(), gains=(), draws=1, train_passes=0, sampled_sources_of_used=16, picture_tokens=8, beyond=False, ids_tokens=0
+    lengths=(),
+    gains=(),
+    draws=1,
+    train_passes=0,
+    sampled_sources_of_used=16,
+    picture_tokens=8,
+    beyond=False,
+    ids_tokens=0,
 )
 
 

@@ -18,8 +18,8 @@ from palinode.base.measures import ParityAxis
 from palinode.base.seeds import generator
 from palinode.checks.budget import Expected, RunBudget, Tuning, added_up, check_budget, expected_counters
 from palinode.checks.collapse import check_collapse
-from palinode.checks.influence import scored_targets
 from palinode.checks.flow import FlowSettings, check_flow
+from palinode.checks.influence import scored_targets
 from palinode.checks.loss_floor import check_directions, check_falls, check_text_floor
 from palinode.checks.stepwise import check_stepwise
 from palinode.data.config import VALIDATION
@@ -30,7 +30,9 @@ from palinode.results.store import Store
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
 
-MOST_REPLAYED = 4096  # micro-batches whose decisions are drawn again: a second; beyond, counters are judged by their deviation
+MOST_REPLAYED = (
+    4096  # micro-batches whose decisions are drawn again: a second; beyond, counters are judged by their deviation
+)
 
 # Before training the stack was audited at every length. Here only the trained weights are new.
 TRAINED_FLOW = FlowSettings(

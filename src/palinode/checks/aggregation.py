@@ -167,9 +167,13 @@ def check_every_token(examples: Sequence[Example], needed: Sequence[tuple[int, i
         dropped = (counts[first:end] == 0).nonzero().flatten() + first
         repeated = (counts > 1).nonzero().flatten()
         if len(dropped):
-            wrong.append(f"window {number}: {len(dropped)} of {end - first} tokens are not scored, the first is token {int(dropped[0])}")
+            wrong.append(
+                f"window {number}: {len(dropped)} of {end - first} tokens are not scored, the first is token {int(dropped[0])}"
+            )
         if len(repeated):
-            wrong.append(f"window {number}: {len(repeated)} tokens are scored more than once, the first is token {int(repeated[0])}")
+            wrong.append(
+                f"window {number}: {len(repeated)} tokens are scored more than once, the first is token {int(repeated[0])}"
+            )
     if len(examples) != len(needed):
         wrong.insert(0, f"{len(examples)} of {len(needed)} windows are scored")
     total = sum(end - first for first, end in needed)

@@ -126,7 +126,9 @@ class Bench:
         if kind == "distinct":
             return torch.randperm(vocabulary, generator=rng)[:length_tokens]
         if kind == "few":
-            return torch.randint(vocabulary, (FEW_IDS,), generator=rng)[torch.randint(FEW_IDS, (length_tokens,), generator=rng)]
+            return torch.randint(vocabulary, (FEW_IDS,), generator=rng)[
+                torch.randint(FEW_IDS, (length_tokens,), generator=rng)
+            ]
         window = torch.randint(vocabulary, (length_tokens,), generator=rng)
         if kind == "marker":
             markers = torch.tensor(self.subject.marker_ids)

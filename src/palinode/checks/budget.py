@@ -155,7 +155,9 @@ def _unbalanced(run: RunBudget) -> list[str]:
     scored, read = counters.get("tokens_scored"), counters.get("tokens_read")
     wrong = []
     if scored is not None and read is not None and scored > read:
-        wrong.append(f"{run.name} scored {scored:.12g} tokens and read only {read:.12g}: some pass is read and not counted")
+        wrong.append(
+            f"{run.name} scored {scored:.12g} tokens and read only {read:.12g}: some pass is read and not counted"
+        )
     if scored is not None and sum(by_pass) > scored:
         wrong.append(f"{run.name} scored {sum(by_pass):.12g} tokens ltr and rtl, and {scored:.12g} in all")
     return wrong

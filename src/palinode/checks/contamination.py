@@ -141,7 +141,9 @@ def check_exact_windows(
     message = f"{len(matches)} of {len(starts)} {split} windows of {window_tokens} {unit.name}s occur in train"
     if matches:
         first = ", ".join(f"train {t} = {split} {h}" for h, t in list(matches.items())[:MATCHES_SHOWN])
-        message += f"; {natural:.2%} of windows do so between two parts of train, allowed {allowed:.2%}; first at {first}"
+        message += (
+            f"; {natural:.2%} of windows do so between two parts of train, allowed {allowed:.2%}; first at {first}"
+        )
     if seen < planted or not planted:
         message += f"; {seen} of {planted} planted windows were found"
     return finding(
@@ -171,9 +173,7 @@ def check_half_windows(
     half = max(1, window_tokens // 2)
     share = _share_of_windows(common_ngrams(train, held_out, half), [(0, len(held_out))], window_tokens, half)
     parts = _natural_parts(train, len(held_out))
-    natural = _share_of_windows(
-        common_ngrams(parts.train, parts.held_out, half), parts.blocks, window_tokens, half
-    )
+    natural = _share_of_windows(common_ngrams(parts.train, parts.held_out, half), parts.blocks, window_tokens, half)
     windows = len(held_out) // window_tokens
     typical, deviation = (float(natural.mean()), float(natural.std())) if len(natural) else (1.0, 0.0)
     limit = typical + max(SHORT_EXCESS_ALLOWED, DEVIATIONS_ALLOWED * deviation)
@@ -184,7 +184,9 @@ def check_half_windows(
         f"{typical:.1%}; allowed {limit:.1%}"
     )
     if not power:
-        message += ": too many windows of this length do so naturally, so that a split of overlapping windows would not show"
+        message += (
+            ": too many windows of this length do so naturally, so that a split of overlapping windows would not show"
+        )
     return finding(
         "C4.half_windows",
         outcome_of(wrong=power and found > limit, can_tell=power and windows),
@@ -218,16 +220,26 @@ def check_training_stream(
     repeats = once < DISTINCT_NEEDED * natural or equal_parts
     problems = []
     if len(stray):
-        problems.append(f"{len(stray)} of {len(read)} windows that the trainer reads are not in the train split; first window {stray[0]}")
+        problems.append(
+            f"{len(stray)} of {len(read)} windows that the trainer reads are not in the train split; first window {stray[0]}"
+        )
     if equal_parts:
         problems.append("two micro-batches of a step read the same windows")
     elif repeats:
-        problems.append(f"only {once:.0%} of the first {count} windows are different, {natural:.0%} of windows of the text are")
+        problems.append(
+            f"only {once:.0%} of the first {count} windows are different, {natural:.0%} of windows of the text are"
+        )
     return finding(
         "C4.training_stream",
         outcome_of(wrong=problems, can_tell=len(read) and natural > 1 / count),
-        "; ".join(problems) or f"the first {len(read)} windows that the trainer reads lie in the train split, {once:.0%} are different",
-        {"windows_read": len(read), "windows_outside_train": len(stray), "different_share": once, "natural_share": natural},
+        "; ".join(problems)
+        or f"the first {len(read)} windows that the trainer reads lie in the train split, {once:.0%} are different",
+        {
+            "windows_read": len(read),
+            "windows_outside_train": len(stray),
+            "different_share": once,
+            "natural_share": natural,
+        },
         0.0,
     )
 

@@ -28,6 +28,7 @@ from pydantic import Field
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
+from palinode.base.example import NO_SOURCE
 from palinode.base.finding import Finding
 from palinode.base.seeds import generator
 from palinode.checks.bench import Bench
@@ -140,13 +141,14 @@ def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
 
 
 def _run_ids(bench: Bench, ids_tokens: int, tallies: dict[str, Tally]) -> None:
-    """Put every id (of many a sample) into the first and into the last token of a short row."""
+    """Put every id (of many a sample) into the first and into the last token of a short row that is an input."""
     subject, ids = bench.subject, bench.tried_ids()
     length = ids_tokens if bench.accepts(ids_tokens) else bench.short_tokens
     rng = generator(subject.seed, "audit", "flow", "ids")
     for entry in bench.bank_at(length).covering(1):
         window = bench.window("random", length, rng)
-        for source in (0, length - 1):
+        read = subject.example(window[None], entry.draw).input_source
+        for source in sorted({int(read[read != NO_SOURCE].min()), int(read.max())}):
             with exact_arithmetic(), seeded_passes(subject.seed, "flow", 0):
                 sources = torch.full_like(ids, source)
                 influences = influence(subject, bench.copy(1.0).eval(), window, entry, sources, rng, ids)

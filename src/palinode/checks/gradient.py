@@ -133,9 +133,10 @@ def _embedding_calls(
 
     def keep(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         ids = _given_ids(inputs)
-        if ids is not None and isinstance(output, Tensor) and output.requires_grad:
-            if _offsets(ids, example.inputs) & tables[part]:
-                calls.append((ids.cpu().reshape(len(example.inputs), -1), output))
+        if ids is None or not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        if _offsets(ids, example.inputs) & tables[part]:
+            calls.append((ids.cpu().reshape(len(example.inputs), -1), output))
 
     handles = [part.register_forward_hook(keep) for part in tables]
     try:
@@ -145,9 +146,7 @@ def _embedding_calls(
             handle.remove()
 
 
-def _token_tables(
-    bench: Bench, module: nn.Module, example: Example, rng: Generator
-) -> dict[nn.Module, Offsets]:
+def _token_tables(bench: Bench, module: nn.Module, example: Example, rng: Generator) -> dict[nn.Module, Offsets]:
     """The leaf modules that are given the ids of the rows, and where in a row the ids of such a call begin.
 
     Token types, segments, document numbers and positions are integers too. So the rows are read twice, the second time with

@@ -25,7 +25,8 @@ from palinode.checks.laws import LARGEST, finding
 NOISE_FACTOR = 100.0
 FINEST_NOISE = 1e-11  # more than this between two identical rows is coarse arithmetic
 SEEN = 1e-9
-# Influence that decays crosses every size on its way down; a window ends it at once. Mamba2 and RWKV lose a factor of 2 to 200 a token.
+# Influence that decays crosses every size on its way down; a window ends it at once. Mamba2 and RWKV lose a factor of 2 to 200
+# a token.
 STEEPEST_DECAY = 1e-4
 DECAYED = 1e-5  # of typical influence: pairs this far apart may be below SEEN in a recurrence that decays
 NEAREST_SEEN = 1e-3  # smallest values measured at gain 1: 1e-3 to 6e-2
@@ -35,7 +36,8 @@ NEAREST_SEEN = 1e-3  # smallest values measured at gain 1: 1e-3 to 6e-2
 class Setting:
     """The circumstances in which influence was measured: enough to measure it again.
 
-    `gain` scales the random matrices; None stands for the module's own weights. `window`: random, repeats, equal, few, marker or single ids.
+    `gain` scales the random matrices; None stands for the module's own weights. `window`: random, repeats, equal, few,
+    marker or single ids.
     """
 
     length_tokens: int
@@ -78,7 +80,13 @@ class Pair:
         """The pair with the largest (smallest) influence among some."""
         values = measured.matrix.masked_fill(~among, -1.0 if largest else torch.inf)
         row, target = divmod(int(values.argmax() if largest else values.argmin()), values.shape[1])
-        return cls(int(measured.sources[row]), target, min(float(measured.matrix[row, target]), LARGEST), setting, int(measured.ids[row]))
+        return cls(
+            int(measured.sources[row]),
+            target,
+            min(float(measured.matrix[row, target]), LARGEST),
+            setting,
+            int(measured.ids[row]),
+        )
 
     def weaker(self, kept: Pair | None) -> Pair:
         """This pair, or the one kept so far if its influence is as small."""
@@ -224,7 +232,9 @@ class Tally:
         if not seen or not fades or len(seen) < 3 or any(min(self.by_distance[step]) <= SEEN for step in near):
             return None
         first, last = seen[0], seen[-1]
-        halving = (last - first) / math.log2(typical[first] / typical[last]) if typical[first] > typical[last] else math.inf
+        halving = (
+            (last - first) / math.log2(typical[first] / typical[last]) if typical[first] > typical[last] else math.inf
+        )
         return (
             f"influence decays with distance, as in a recurrence without a fixed reach: it halves every {halving:.2g} tokens, and "
             f"beyond {last} tokens it is below {SEEN:.0e} ({self.allowed_seen / self.allowed_pairs:.1%} of allowed pairs are above)"
@@ -281,7 +291,8 @@ def _leak_sentence(first: Leak, leaks: Iterable[Leak]) -> str:
     themselves = f"{first.seeing_themselves} of {first.scored_targets} targets see themselves, "
     return (
         f"target {pair.target} is seen from source {pair.source} (influence {pair.influence:.2g}, allowed {first.tolerance:.0e}; "
-        f"{pair.setting.phrase}, id {pair.token_id} put there); {themselves if first.seeing_themselves else ''}{first.leaking_targets} of "
+        f"{pair.setting.phrase}, id {pair.token_id} put there); "
+        f"{themselves if first.seeing_themselves else ''}{first.leaking_targets} of "
         f"{first.scored_targets} see a token they may not ({first.leaking_pairs} of {first.forbidden_pairs} forbidden pairs); "
         f"leaks at length {lengths}"
     )

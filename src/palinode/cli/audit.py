@@ -41,7 +41,9 @@ def audit(
     size: SizeOption = None,
     changes: SetOption = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Only C1 and C6, at the window's length: seconds. Not stored.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only C1 and C6, at the window's length: seconds. Not stored.")
+    ] = False,
     store: StoreOption = DEFAULT_STORE,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
