@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-core
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: demo test lint docs test-nightly bench clean
+.PHONY: demo test lint docs test-nightly battery bench clean
 
 demo: $(STAMP)
 	$(BIN)/palinode demo
@@ -28,6 +28,9 @@ docs: $(DEV)
 test-nightly: $(DEV)
 	$(BIN)/python -m pytest -m nightly
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not nightly" --hypothesis-profile explore
+
+battery: $(DEV)
+	$(BIN)/python tools/battery.py
 
 bench: $(DEV)
 	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs page; do $(BIN)/python benchmarks/$$program.py || exit 1; done

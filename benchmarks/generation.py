@@ -1,8 +1,11 @@
-"""Writing 200 tokens from a kept state against a pass over the row for every token, on untrained models (the work is the same).
+"""Time to write 200 tokens, with the state that a model keeps and without it.
 
-Both go through `palinode.use.generate.generate`, drawing included, with the same draws; the texts must be equal. Rows are long
-enough for the whole text: beyond a model's longest row every token costs a pass either way. CPU seconds, one thread, the two taken
-in turn; the ratio is the median over pairs. Run: python benchmarks/generation.py
+The models are untrained, because weights do not change the work.
+Without the state, each new token costs a pass over the whole row. Both ways go through `palinode.use.generate.generate`, with the
+same random numbers, so the texts must be equal. Rows are long enough for the whole text: beyond a model's longest row every token
+costs a pass either way. CPU seconds, one thread. The ways are timed one after the other, and the ratio is the median over such
+pairs.
+Run: python benchmarks/generation.py
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from unittest.mock import patch
 
 import torch
 
-from machine import described
+from machine import machine_facts
 from palinode import Gpt2AdamW, LtrObjective, RunSpec
 from palinode.base import fsio
 from palinode.base.example import SpecialTokens
@@ -48,7 +51,12 @@ class Case:
 
 
 class Way(NamedTuple):
-    """How a text is written: by a pass over the row for every token, or from a state with oneDNN left on."""
+    """How a text is written.
+
+    Attributes:
+        reread: a pass over the whole row for every token; otherwise the model's state is kept.
+        onednn: oneDNN stays on while single slots are read.
+    """
 
     reread: bool = False
     onednn: bool = False
@@ -56,7 +64,7 @@ class Way(NamedTuple):
 
 WAYS = (Way(), Way(reread=True), Way(onednn=True))
 TWO_STACKS = EncoderDecoderConfig(encoder_layers=2, decoder_layers=2, width=128, heads=4)
-# The models of experiments/encdec.py at laptop size: so narrow that a slot costs calls rather than arithmetic.
+# The models of experiments/encdec.py at laptop size. They are so narrow that calls cost more time than arithmetic.
 NARROW_DECODER = gpt2(layers=8, width=69, heads=3)
 NARROW_STACKS = EncoderDecoderConfig(encoder_layers=4, decoder_layers=4, width=64, heads=4)
 CASES = (
@@ -77,7 +85,7 @@ def main() -> None:
         "prompt_tokens": PROMPT_TOKENS,
         "new_tokens": NEW_TOKENS,
         "target_ratio": TARGET,
-        "machine": described(),
+        "machine": machine_facts(),
     }
     fsio.write_json(RESULT, {"rows": rows, **settings})
     for row in rows:
@@ -85,18 +93,18 @@ def main() -> None:
 
 
 def measure(case: Case) -> dict[str, object]:
-    """Tokens a second of each, over all rows, and the ratio of each pair."""
-    model = opened(case.config)
+    """Tokens a second of each way, summed over all rows, and the ratio of each pair."""
+    model = model_without_zeros(case.config)
     for way in WAYS:
-        written(model, case.rows, 5, **way._asdict())
+        write(model, case.rows, 5, **way._asdict())
     pairs = []
     for index in range(case.pairs):
         seconds, texts = {}, []
         for way in WAYS if index % 2 else reversed(WAYS):
             started = time.process_time()
-            texts.append(written(model, case.rows, NEW_TOKENS, **way._asdict()))
+            texts.append(write(model, case.rows, NEW_TOKENS, **way._asdict()))
             seconds[way] = time.process_time() - started
-        assert all(torch.equal(texts[0], text) for text in texts), "the state wrote another text"
+        assert all(torch.equal(texts[0], text) for text in texts), "the text differs with the state"
         pairs.append([seconds[way] for way in WAYS])
     tokens = case.rows * NEW_TOKENS
     return {
@@ -110,7 +118,7 @@ def measure(case: Case) -> dict[str, object]:
     }
 
 
-def written(
+def write(
     model: LanguageModel, rows: int, new_tokens: int, *, reread: bool = False, onednn: bool = False
 ) -> torch.Tensor:
     spec = RunSpec(
@@ -125,8 +133,8 @@ def written(
         return generate(trained, range(PROMPT_TOKENS), new_tokens, 1, rows=rows)
 
 
-def opened(config: ModelConfig) -> LanguageModel:
-    """The model with no weight at zero, so that a wrong state would show in the text."""
+def model_without_zeros(config: ModelConfig) -> LanguageModel:
+    """The model with no matrix at zero, so that a wrong state would change the text."""
     model = config.build(SPECIALS.vocab_size, LONGEST_ROW, 0).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -1,7 +1,9 @@
-"""The layer cut against its parts and against removing blocks one by one, on untrained models: weights do not change the work.
+"""Time of the layer cut against its parts and against separate evaluations.
 
-Its parts: one pass of the stack, and one pass of head and scoring for each number of blocks. One by one: a whole evaluation of
-every shortened model. All three are taken in turn, one thread, both directions. Run: python benchmarks/layer_cut.py
+The models are untrained, because weights do not change the work.
+The parts are one pass of the stack, and one pass of head and scoring for each number of blocks. Separate evaluations means a whole
+evaluation of every shortened model. All three are timed one after the other, with one thread, in both directions.
+Run: python benchmarks/layer_cut.py
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from machine import described
+from machine import machine_facts
 from palinode.base import fsio
 from palinode.base.example import SpecialTokens, Windows
 from palinode.base.seeds import generator
@@ -51,11 +53,11 @@ CASES = (
 
 
 class Bench:
-    """What is timed for one case."""
+    """The work that is timed for one case."""
 
     def __init__(self, case: Case):
         self.specials = SpecialTokens(case.vocabulary)
-        self.config, self.model = case.config, self.built(case.config)
+        self.config, self.model = case.config, self.build(case.config)
         tokens = torch.randint(0, case.vocabulary, (case.windows, WINDOW), generator=generator(0, "windows"))
         self.windows = Windows(tokens)
         self.passes = evaluation_passes(LtrObjective(), ("ltr", "rtl"))
@@ -65,11 +67,11 @@ class Bench:
             self.states = [read(self.model, example) for example in self.examples]
         self.shorter = [self.cut(blocks) for blocks in range(1, case.config.layers + 1)]
 
-    def built(self, config: DecoderConfig) -> LanguageModel:
+    def build(self, config: DecoderConfig) -> LanguageModel:
         return config.build(self.specials.vocab_size, WINDOW, 0)
 
     def cut(self, blocks: int) -> LanguageModel:
-        model = self.built(self.config)
+        model = self.build(self.config)
         model.blocks = model.blocks[:blocks]  # type: ignore[index, assignment]
         return model
 
@@ -98,15 +100,15 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [measure(case) for case in CASES]
     targets = {"target_cost": MOST_COST, "target_speedup": LEAST_SPEEDUP}
-    fsio.write_json(RESULT, {"rows": rows, **targets, "machine": described(), "repeats": REPEATS, "window": WINDOW})
+    fsio.write_json(RESULT, {"rows": rows, **targets, "machine": machine_facts(), "repeats": REPEATS, "window": WINDOW})
     for row in rows:
         print(
-            f"{row['case']}: cost {row['cost']['median']:.3f} of its parts, {row['speedup']['median']:.2f} times faster"
+            f"{row['case']}: cost {row['cost']['median']:.3f} times its parts, {row['speedup']['median']:.2f} times faster"
         )
 
 
 def measure(case: Case) -> dict[str, object]:
-    """CPU seconds of each, taken in turn, and the ratios of each turn."""
+    """CPU seconds of each kind of work, timed one after the other, and the ratios within each turn."""
     bench = Bench(case)
     work = (bench.layer_cut, bench.stack, bench.heads, bench.one_by_one)
     for each in work:
@@ -120,9 +122,9 @@ def measure(case: Case) -> dict[str, object]:
         "slots": 2 * case.windows * WINDOW,
         "layer_cut_seconds": spread([cut for cut, *_ in turns]),
         "parts_seconds": spread([stack + heads for _, stack, heads, _ in turns]),
-        "one_by_one_seconds": spread([apart for *_, apart in turns]),
+        "one_by_one_seconds": spread([one_by_one for *_, one_by_one in turns]),
         "cost": spread([cut / (stack + heads) for cut, stack, heads, _ in turns]),
-        "speedup": spread([apart / cut for cut, _, _, apart in turns]),
+        "speedup": spread([one_by_one / cut for cut, _, _, one_by_one in turns]),
     }
 
 

@@ -1,9 +1,10 @@
 """Seconds and peak memory of a training step at long rows: Hyena, long convolution and H3 against attention, on the CPU.
 
-A decoder of 2 layers without positions, one row; each case runs in a fresh process. Its peak is the high-water mark of resident
-memory (VmHWM) during the steps, less what was resident before the model was made. The exponent of growth, log2 of the ratio of the
-peaks of two lengths, is 1 for memory that grows as T. Attention is shown twice: PyTorch's fused kernel, which keeps no square of
-scores, and its plain one, which does. Linux only (/proc/self). Run: python benchmarks/long_context.py
+The model is a decoder of 2 layers without positions, and the batch is one row. Each case runs in a fresh process. Its peak is the
+high-water mark of resident memory (VmHWM) during the steps, minus what was resident before the model was made. The exponent of
+growth is log2 of the ratio of the peaks of two lengths; it is 1 for memory that grows in proportion to T. Attention is measured
+twice: with PyTorch's fused kernel, which stores no square of scores, and with its plain one, which does. Linux only (/proc/self).
+Run: python benchmarks/long_context.py
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, cast
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from machine import described
+from machine import machine_facts
 from palinode.base import fsio
 from palinode.base.example import Draw, SpecialTokens
 from palinode.base.seeds import generator
@@ -36,7 +37,7 @@ RESULT = Path(__file__).parent / "results" / "long_context.json"
 LENGTHS = (1024, 2048, 4096, 8192)
 LAYERS, WIDTH, HEADS, VOCABULARY = 2, 32, 2, 40
 STEPS = 3
-TARGET_EXPONENT = 1.15  # O(T), and what a process has that does not grow
+TARGET_EXPONENT = 1.15  # O(T), with some room for measurement noise
 CASES: Mapping[str, tuple[str, SDPBackend]] = {
     "hyena": ("hyena", SDPBackend.FLASH_ATTENTION),
     "long_conv": ("long_conv", SDPBackend.FLASH_ATTENTION),
@@ -53,16 +54,22 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--case", choices=CASES, help="run this case here and print it as JSON")
     arguments.add_argument("--length", type=int, default=LENGTHS[0])
-    arguments.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of the table; others are a trial")
+    arguments.add_argument(
+        "--lengths",
+        type=int,
+        nargs="+",
+        default=LENGTHS,
+        help="lengths of the table; with other lengths nothing is written",
+    )
     given = arguments.parse_args()
     if given.case:
         print(json.dumps(measure(given.case, given.length)))
         return
     rows = [in_fresh_process(case, length) for case in CASES for length in given.lengths]
-    found = {"rows": rows, "exponents": {case: exponent(rows, case) for case in CASES}}
+    result = {"rows": rows, "exponents": {case: exponent(rows, case) for case in CASES}}
     model = {"layers": LAYERS, "width": WIDTH, "vocabulary": VOCABULARY, "judged": JUDGED}
     if tuple(given.lengths) == LENGTHS:
-        fsio.write_json(RESULT, {**found, **model, "target_exponent": TARGET_EXPONENT, "machine": described()})
+        fsio.write_json(RESULT, {**result, **model, "target_exponent": TARGET_EXPONENT, "machine": machine_facts()})
     for row in rows:
         print(f"{row['case']}, {row['length']}: {row['peak_mib']:.0f} MiB, {row['seconds']:.2f} s")
 
@@ -74,7 +81,7 @@ def in_fresh_process(case: str, length: int) -> Row:
 
 
 def exponent(rows: list[Row], case: str) -> float | None:
-    """Mean over the doublings of the length, from its second on: what is made once weighs on the first."""
+    """Mean over the doublings of the length from the second on; in the first, memory that is allocated once hides the growth."""
     own = [row for row in rows if row["case"] == case][1:]
     if len(own) < 2:
         return None
@@ -83,12 +90,12 @@ def exponent(rows: list[Row], case: str) -> float | None:
 
 
 def measure(case: str, length: int) -> Row:
-    """Peak MiB over what was resident before, the best of some steps in wall and CPU seconds, and what the loss did."""
+    """Peak MiB above what was resident before, wall and CPU seconds of the fastest step, and the first and last loss."""
     torch.set_num_threads(1)
     kind, backend = CASES[case]
-    step_of(kind, backend, 64)()  # the code itself is resident before
+    step_of(kind, backend, 64)()  # loads the code before memory is measured
     before = status_mib("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to what is resident now
     step = step_of(kind, backend, length)
     timed, losses = [], []
     for _ in range(STEPS):
@@ -113,7 +120,7 @@ def step_of(kind: str, backend: SDPBackend, length: int) -> Step:
 
 
 class Step:
-    """One training step on one row: pass, loss, gradients, AdamW. Gives the mean loss before it."""
+    """One training step on one row: pass, loss, gradients, AdamW. The call returns the mean loss before the step."""
 
     def __init__(self, model: LanguageModel, specials: SpecialTokens, length: int, backend: SDPBackend):
         self.model, self.backend = model, backend
@@ -122,7 +129,7 @@ class Step:
         self.optimizers = build_optimizers(AdamW(), model, model.parameter_groups())
 
     def __call__(self) -> float:
-        with self._kernel():
+        with cast(AbstractContextManager[None], sdpa_kernel(self.backend)):
             hidden = read(self.model, self.example)
             loss = weighted_nats(self.example, hidden, self.model.logits_map()).total / self.example.denominator
             torch.autograd.backward(loss)
@@ -130,10 +137,6 @@ class Step:
             optimizer.step()
             optimizer.zero_grad()
         return loss.item()
-
-    def _kernel(self) -> AbstractContextManager[None]:
-        chosen: AbstractContextManager[None] = sdpa_kernel(self.backend)
-        return chosen
 
 
 def status_mib(key: str) -> float:

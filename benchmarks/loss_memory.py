@@ -1,8 +1,8 @@
 """Peak memory of head and loss, forward and backward, at GPT-2's vocabulary: `weighted_nats` against the naive form.
 
 Each case runs in a fresh process. Its peak is the high-water mark of resident memory (VmHWM) while head and loss run forward and
-backward, less what was resident before: the logits, their gradient, and the gradients of head and states. The naive form makes
-all logits and calls cross_entropy. Linux only (/proc/self). Run: python benchmarks/loss_memory.py
+backward, minus what was resident before. It holds the logits, their gradient, and the gradients of head and states. The naive form
+computes all logits and calls cross_entropy. Linux only (/proc/self). Run: python benchmarks/loss_memory.py
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from machine import described
+from machine import machine_facts
 from palinode.base import fsio
 from palinode.base.example import SPECIAL_NAMES, Draw, Example, SpecialTokens
 from palinode.base.head import LinearHead
@@ -43,7 +43,7 @@ def main() -> None:
         print(json.dumps(measure(given.case, given.width)))
         return
     rows = [compare(width) for width in WIDTHS]
-    fsio.write_json(RESULT, {"rows": rows, "target": TARGET, "machine": described(), "repeats": REPEATS})
+    fsio.write_json(RESULT, {"rows": rows, "target": TARGET, "machine": machine_facts(), "repeats": REPEATS})
     for row in rows:
         print(
             f"width {row['width']}: naive {row['naive_peak_mib']:.0f} MiB, chunked {row['chunked_peak_mib']:.0f} MiB, "
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def compare(width: int) -> dict[str, float]:
-    """One width: the smallest naive peak against the largest chunked one."""
+    """The row of one width, with the smallest naive peak and the largest chunked peak."""
     naive = [in_fresh_process("naive", width) for _ in range(REPEATS)]
     chunked = [in_fresh_process("chunked", width) for _ in range(REPEATS)]
     lowest = min(case["peak_mib"] for case in naive)
@@ -79,11 +79,11 @@ def in_fresh_process(case: str, width: int) -> dict[str, float]:
 
 
 def measure(case: str, width: int) -> dict[str, float]:
-    """Peak MiB over what was resident before, CPU seconds, and the numbers that must agree."""
+    """Peak MiB above what was resident before, CPU seconds, and the numbers in which both forms must agree."""
     torch.set_num_threads(1)
-    run(case, *problem(slots=64, vocabulary=512, width=width), chunk_slots=32)  # the code itself is resident before
+    run(case, *problem(slots=64, vocabulary=512, width=width), chunk_slots=32)  # loads the code
     hidden, head, example = problem(SLOTS, VOCABULARY, width)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM to what is resident now
     before, start = status_mib("VmRSS"), time.process_time()
     loss = run(case, hidden, head, example)
     seconds = time.process_time() - start
@@ -97,7 +97,7 @@ def measure(case: str, width: int) -> dict[str, float]:
 
 
 def problem(slots: int, vocabulary: int, width: int) -> tuple[Tensor, Tensor, Example]:
-    """Random states (1, S, D), a head (V, D), and the targets of an Example."""
+    """Random states (1, T, D), a head (V, D), and an Example with targets."""
     specials = SpecialTokens(vocabulary - len(SPECIAL_NAMES))
     windows = torch.randint(0, specials.first_id, (1, slots), generator=generator(0, "windows"))
     hidden = torch.randn(1, slots, width, generator=generator(0, "hidden")).requires_grad_()

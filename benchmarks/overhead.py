@@ -1,9 +1,10 @@
-"""What auditing and storing cost: the demo at its laptop size with one seed, one run at a time, from command to last record.
+"""Share of the time that audits and storing take: the demo at its laptop size with one seed, one run at a time.
 
-Of the whole command's wall time, training and evaluating are the work; everything else is overhead: the audits before (every
-arm), the audits after (every run's trained weights), checkpoints, and the rest (starting processes, measuring for the
-prediction, writing rows, drawing the terminal). Audits before are made once an arm and scale and then cached, so with five
-seeds their share is a fifth. The same record holds how the prediction of `plan` compares with what the runs took.
+The whole wall time of the command is divided into training and evaluating, which are the work, and overhead: the audit of each
+arm before training, the audit of each run's trained weights, checkpoints, and the rest (starting processes, measuring for the
+prediction, writing rows, drawing the terminal). The audit before training is made once for each arm and scale and then cached, so
+with five seeds its share is a fifth. The result also holds the ratio of the time that the runs took to the time that `plan`
+predicted.
 Run: python benchmarks/overhead.py
 """
 
@@ -19,14 +20,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import described
+from machine import machine_facts
 from palinode.base import fsio
 from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 RESULT = Path(__file__).parent / "results" / "overhead.json"
 EXPERIMENT = Path(__file__).parent.parent / "experiments" / "demo.py"
-TARGET = 0.05  # audit and store, of the whole
+TARGET = 0.05  # share of audits and storing in the wall time
 WORK = ("train", "evaluate")
 
 Row = dict[str, Any]
@@ -45,19 +46,19 @@ def main() -> None:
         wall_seconds = time.perf_counter() - began
         store = Store(Path(temporary))
         (entry,) = store.experiments()
-        found = shares(store.experiment(entry.name), wall_seconds)
+        result = shares(store.experiment(entry.name), wall_seconds)
     fsio.write_json(
-        RESULT, {**found, "size": given.size, "seeds": given.seeds, "target_share": TARGET, "machine": described()}
+        RESULT, {**result, "size": given.size, "seeds": given.seeds, "target_share": TARGET, "machine": machine_facts()}
     )
-    print(json.dumps(found, indent=2))
+    print(json.dumps(result, indent=2))
 
 
 def shares(record: ExperimentRecord, wall_seconds: float) -> Row:
-    """Seconds by what they went into, and as shares of the command's wall time."""
+    """Seconds of each part of the command, and their shares of its wall time."""
     results = [run.result for run in record.runs if run.result is not None]
     seconds: dict[str, float] = {"audit_before": sum(report.seconds for report in record.audits.values())}
     for name in (*WORK, "checkpoint", "audit"):
-        seconds[name if name != "audit" else "audit_after"] = sum(result.seconds[name] or 0.0 for result in results)
+        seconds[name if name != "audit" else "audit_after"] = sum(one.seconds[name] or 0.0 for one in results)
     seconds["rest"] = wall_seconds - sum(seconds.values())
     share = {name: value / wall_seconds for name, value in seconds.items()}
     overhead = {name: value for name, value in share.items() if name not in WORK}

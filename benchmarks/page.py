@@ -1,4 +1,4 @@
-"""Writes docs/benchmarks.md from results/*.json: no number on that page is typed by hand. Run: python benchmarks/page.py"""
+"""Write docs/benchmarks.md from results/*.json, so that no number on the page is typed by hand. Run: python benchmarks/page.py"""
 
 from __future__ import annotations
 
@@ -22,30 +22,33 @@ def main() -> None:
 
 def page(results: Path) -> str:
     """The whole page."""
-    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))}
+    results_by_name = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*.json"))
+    }
     lines = [
         "# Benchmarks",
         "",
-        "Made by `python benchmarks/page.py` from `benchmarks/results/`; `make bench` measures everything again. Ratios are of",
-        "runs taken in turn on one machine; brackets are the lowest and the highest of them.",
+        "`python benchmarks/page.py` makes this page from `benchmarks/results/`; `make bench` measures everything again. The two",
+        "runs of a ratio were made one after the other on one machine. Brackets hold the lowest and the highest value of several.",
     ]
     for name, section in SECTIONS.items():
-        if name not in found:  # written, and not measured yet
+        if name not in results_by_name:  # the program exists; it has not been run yet
             continue
-        lines += ["", *section(found[name]), "", conditions(name, found[name])]
+        lines += ["", *section(results_by_name[name]), "", conditions(name, results_by_name[name])]
     return "\n".join(lines) + "\n"
 
 
-def time_to_loss(found: Row) -> Iterator[str]:
-    end, target = found["ends"]["gpt2-adamw"], found["target_wall_ratio"]
-    best = found["against"]["speedrun"]["ratios"]["seconds"]
+def time_to_loss(result: Row) -> Iterator[str]:
+    end, target = result["ends"]["gpt2-adamw"], result["target_wall_ratio"]
+    best = result["against"]["speedrun"]["ratios"]["seconds"]
     yield "## Time to loss"
     yield ""
     yield from paragraph(
-        "Tinyshakespeare, characters, 64 tokens a window, whole validation split. How much sooner is the loss reached at which "
-        f"nanoGPT's CPU quickstart (recipe `gpt2-adamw`, 2000 steps) ends, {ranged(end['nats_per_token'], 3)} nats a token after "
-        f"{ranged(end['seconds'], 0)} s? Target: {target:g} times less wall time; {met(best['lowest'] >= target)}, with the model "
-        "that `speedrun` is tuned for. The last line parts the recipe from the size of the model."
+        "Data: Tinyshakespeare as characters, 64 tokens a window, the whole validation split. nanoGPT's CPU quickstart (recipe "
+        f"`gpt2-adamw`, 2000 steps) ends at {with_range(end['nats_per_token'], 3)} nats a token after "
+        f"{with_range(end['seconds'], 0)} s. How much sooner does another recipe reach this loss? Target: {target:g} times less "
+        f"wall time; {met(best['lowest'] >= target)}, with the model that `speedrun` is tuned for. The last line has the recipe "
+        "`speedrun` and a model as large as the first line's, to separate the recipe from the size."
     )
     yield ""
     yield from table(
@@ -58,28 +61,29 @@ def time_to_loss(found: Row) -> Iterator[str]:
             "times fewer tokens",
             "loss at its end",
         ),
-        [time_to_loss_row(found, name) for name in found["ends"]],
+        [time_to_loss_row(result, name) for name in result["ends"]],
     )
 
 
-def time_to_loss_row(found: Row, name: str) -> list[str]:
-    parameters, end = f"{found['parameters'][name]:,}", ranged(found["ends"][name]["nats_per_token"], 3)
-    if name not in found["against"]:
-        return [f"`{name}`", parameters, ranged(found["ends"][name]["seconds"], 1), "1", "1", "1", end]
-    against = found["against"][name]
+def time_to_loss_row(result: Row, name: str) -> list[str]:
+    parameters, end = f"{result['parameters'][name]:,}", with_range(result["ends"][name]["nats_per_token"], 3)
+    if name not in result["against"]:
+        return [f"`{name}`", parameters, with_range(result["ends"][name]["seconds"], 1), "1", "1", "1", end]
+    against = result["against"][name]
     if against["ratios"] is None:
         return [f"`{name}`", parameters, "not reached", "", "", "", end]
-    ratios = [ranged(against["ratios"][kind], 1) for kind in ("seconds", "cpu_seconds", "tokens_read")]
-    return [f"`{name}`", parameters, ranged(against["reached"]["seconds"], 1), *ratios, end]
+    ratios = [with_range(against["ratios"][kind], 1) for kind in ("seconds", "cpu_seconds", "tokens_read")]
+    return [f"`{name}`", parameters, with_range(against["reached"]["seconds"], 1), *ratios, end]
 
 
-def speedrun_rates(found: Row) -> Iterator[str]:
+def speedrun_rates(result: Row) -> Iterator[str]:
     yield "## The rates of `speedrun`"
     yield ""
     yield from paragraph(
-        "Its form is that of a published recipe for 124 million parameters; nobody publishes rates for models a hundred times "
-        f"smaller. One change at a time, on the model and budget of the table above, {len(found['seeds'])} seeds: final validation "
-        "loss less that of the defaults, in nats a token. Below zero is better than the defaults."
+        "`speedrun` has the form of a published recipe for 124 million parameters. No rates are published for models a hundred "
+        f"times smaller. Each row makes one change, on the model and budget of the table above, with {len(result['seeds'])} seeds. "
+        "The difference is the final validation loss minus that of the defaults, in nats a token: below zero is better than the "
+        "defaults."
     )
     yield ""
     yield from table(
@@ -92,24 +96,24 @@ def speedrun_rates(found: Row) -> Iterator[str]:
                 if row["name"] == "defaults"
                 else "{mean:+.4f} ({lowest:+.4f} to {highest:+.4f})".format(**row["difference"]),
             ]
-            for row in found["rows"]
+            for row in result["rows"]
         ],
     )
 
 
-def mask_rates(found: Row) -> Iterator[str]:
+def mask_rates(result: Row) -> Iterator[str]:
     yield "## The rate of the mask experiments"
     yield ""
     yield from paragraph(
-        "The law of the hlb recipe's size dial was found between 20 and 600 million parameters. Here the rate that "
-        "`experiments/mask.py` chose instead is halved and doubled, at three of its laptop sizes, left to right only, "
-        f"{len(found['seeds'])} seeds: final validation loss, and less that at the experiment's own rate, in nats a token. "
-        "Below zero is better than its own."
+        "The hlb recipe computes its learning rate from the size of the model, by a law that was fitted between 20 and 600 million "
+        "parameters. `experiments/mask.py` sets a rate of its own instead. Here this rate is halved and doubled at three of the "
+        f"experiment's laptop sizes, left to right only, with {len(result['seeds'])} seeds. The difference is the final validation "
+        "loss minus that at the experiment's own rate, in nats a token: below zero is better than the own rate."
     )
     yield ""
     yield from table(
         ("size", "rate", "nats a token", "difference"),
-        [[row["scale"], f"{row['learning_rate']:g}", *mask_rates_numbers(row)] for row in found["rows"]],
+        [[row["scale"], f"{row['learning_rate']:g}", *mask_rates_numbers(row)] for row in result["rows"]],
     )
 
 
@@ -117,19 +121,20 @@ def mask_rates_numbers(row: Row) -> list[str]:
     if row["nats_per_token"] is None:
         return [f"{row['diverged']} diverged", ""]
     own = row["difference"]["lowest"] == row["difference"]["highest"] == 0
-    told = "" if own else "{mean:+.4f} ({lowest:+.4f} to {highest:+.4f})".format(**row["difference"])
-    return [f"{row['nats_per_token']:.4f}", told]
+    difference = "" if own else "{mean:+.4f} ({lowest:+.4f} to {highest:+.4f})".format(**row["difference"])
+    return [f"{row['nats_per_token']:.4f}", difference]
 
 
-def step_time(found: Row) -> Iterator[str]:
-    rows, target = found["rows"], found["target_ratio"]
+def step_time(result: Row) -> Iterator[str]:
+    rows, target = result["rows"], result["target_ratio"]
     judged = [row["wall_ratio"] for row in rows if row["case"] == "training step, batch 12"]
     yield "## Step time"
     yield ""
     yield from paragraph(
-        "The same architecture (4 layers, 128 wide, 64 slots) and step in plain PyTorch against ours with everything that goes "
-        "through the rooms: drawn windows, decisions, an Example, named passes, counters. "
-        f"Target: at most {target:g} at batch 12; {met(max(judged) <= target)}. At batch 1 the fixed millisecond of that shows."
+        "One architecture (4 layers, width 128, 64 slots) and one training step, written in plain PyTorch and in Palinode. "
+        "Palinode's step also draws windows and decisions, builds an Example with named passes, and counts. "
+        f"Target: a ratio of at most {target:g} at batch 12; {met(max(judged) <= target)}. This extra work takes about one "
+        "millisecond at any batch, so the ratio is higher at batch 1."
     )
     yield ""
     yield from table(
@@ -148,39 +153,42 @@ def step_time(found: Row) -> Iterator[str]:
     )
 
 
-def overhead(found: Row) -> Iterator[str]:
-    target, share = found["target_share"], found["audit_and_store_share"]
+def overhead(result: Row) -> Iterator[str]:
+    target, share = result["target_share"], result["audit_and_store_share"]
     yield "## Auditing and storing"
     yield ""
     yield from paragraph(
-        f"The demo's three arms at size `{found['size']}`, seed {found['seeds']}, one run at a time: where the "
-        f"{found['wall_seconds']:.0f} s of `palinode run` went. Target: audits and store at most {target:.0%}; "
-        f"{met(share <= target)} ({share:.1%}). Audits before are made once an arm and cached: more seeds share them."
+        f"What `palinode run` spent its {result['wall_seconds']:.0f} s on, for the demo's three arms at size `{result['size']}`, "
+        f"seed {result['seeds']}, one run at a time. Target: audits and store take at most {target:.0%}; "
+        f"{met(share <= target)} ({share:.1%}). The audit before training is made once for each arm and then cached, so more seeds "
+        "do not repeat it."
     )
     yield ""
     yield from table(
         ("part", "seconds", "share"),
         [
-            [name.replace("_", " "), f"{seconds:.1f}", f"{found['share'][name]:.1%}"]
-            for name, seconds in found["seconds"].items()
+            [name.replace("_", " "), f"{seconds:.1f}", f"{result['share'][name]:.1%}"]
+            for name, seconds in result["seconds"].items()
         ],
     )
     yield ""
     predicted, taken, ratio = (
-        found["plan"][name] for name in ("predicted_seconds", "measured_seconds", "measured_to_predicted")
+        result["plan"][name] for name in ("predicted_seconds", "measured_seconds", "measured_to_predicted")
     )
     yield from paragraph(
-        f"`plan` had predicted {predicted:.0f} s for the runs; they took {taken:.0f} s, {ratio:.2f} times that."
+        f"`palinode plan` predicted {predicted:.0f} s for the runs. They took {taken:.0f} s, which is {ratio:.2f} times the "
+        "prediction."
     )
 
 
-def loss_memory(found: Row) -> Iterator[str]:
-    rows, target = found["rows"], found["target"]
+def loss_memory(result: Row) -> Iterator[str]:
+    rows, target = result["rows"], result["target"]
     yield "## Memory of the loss"
     yield ""
     yield from paragraph(
-        "Peak memory of head and loss, forward and backward, at GPT-2's vocabulary and 1024 slots, against all logits at once. "
-        f"Target: at most {target:g}; {met(all(row['ratio'] <= target for row in rows))}."
+        "Peak memory of head and loss, forward and backward, at GPT-2's vocabulary and 1024 slots. The naive form computes all "
+        "logits at once; ours works in chunks. "
+        f"Target for the ratio: at most {target:g}; {met(all(row['ratio'] <= target for row in rows))}."
     )
     yield ""
     yield from table(
@@ -199,81 +207,86 @@ def loss_memory(found: Row) -> Iterator[str]:
     )
 
 
-def layer_cut(found: Row) -> Iterator[str]:
-    rows, cost, speedup = found["rows"], found["target_cost"], found["target_speedup"]
+def layer_cut(result: Row) -> Iterator[str]:
+    rows, cost, speedup = result["rows"], result["target_cost"], result["target_speedup"]
     cheap = met(all(row["cost"]["median"] <= cost for row in rows))
     fast = met(min(row["speedup"]["median"] for row in rows if row["layers"] == 16) >= speedup)
     yield "## Layer cut"
     yield ""
-    yield "What a model scores with its first k blocks, for every k and both directions, from one reading, against its parts"
-    yield "(one pass of the stack, one of head and scoring for each k) and against an evaluation of every shortened model."
-    yield f"CPU seconds, one thread, windows of {found['window']} tokens. Targets, for medians: at most {cost:g} times its parts;"
-    yield f"{cheap}. With 16 blocks and a byte vocabulary at least {speedup:g} times faster than one by one; {fast}."
+    yield from paragraph(
+        "The layer cut scores a model with only its first k blocks, for every k and both directions, in one reading. It is "
+        "compared with the sum of its parts (one pass of the stack, and one of head and scoring for each k), and with a separate "
+        f"evaluation of every shortened model. CPU seconds, one thread, windows of {result['window']} tokens. "
+        f"Targets, for medians: at most {cost:g} times its parts; {cheap}. With 16 blocks and a byte vocabulary at least "
+        f"{speedup:g} times faster than separate evaluations; {fast}."
+    )
     yield ""
     yield from table(
-        ("model", "slots", "layer cut, s", "of its parts", "times faster than one by one"),
+        ("model", "slots", "layer cut, s", "ratio to its parts", "times faster than separately"),
         [
             [
                 row["case"],
                 str(row["slots"]),
-                ranged(row["layer_cut_seconds"], 2),
-                ranged(row["cost"], 3),
-                ranged(row["speedup"], 1),
+                with_range(row["layer_cut_seconds"], 2),
+                with_range(row["cost"], 3),
+                with_range(row["speedup"], 1),
             ]
             for row in rows
         ],
     )
 
 
-def task_generation(found: Row) -> Iterator[str]:
-    rows, target, aim = found["rows"], found["target_ratio"], found["aim_ratio"]
+def task_generation(result: Row) -> Iterator[str]:
+    rows, target, aim = result["rows"], result["target_ratio"], result["aim_ratio"]
     short = [f"`{row['task']}`" for row in rows if row["against_published"]["median"] < target]
     yield "## Generating tasks"
     yield ""
     yield from paragraph(
-        f"Sequences a CPU second at vocabulary {found['vocabulary']} and length {found['length']}, one thread, against a Python "
-        "loop over sequences in the same process, of the same distribution (tested). It makes one NumPy call for each draw, as "
-        "published generators do, or, leanest, one of Python's own; tasks with few draws a sequence gain less. Target: "
+        f"Sequences generated in one CPU second at vocabulary {result['vocabulary']} and length {result['length']}, one thread, by "
+        "Palinode's vectorised tasks and by Python loops over sequences in the same process. All sample the same distribution "
+        "(tested). The first loop calls NumPy's generator once for each draw, as published generators do; the second calls "
+        "Python's own generator, which is faster. Tasks with few draws in a sequence gain less. Target: "
         f"{target:g} times the first loop (aim {aim:g}); {met(not short)}{missed_by(short)}."
     )
     yield ""
     yield from table(
-        ("task", "tokens", "sequences a second", "NumPy loop", "times faster", "leanest loop", "times faster"),
+        ("task", "tokens", "sequences a second", "NumPy loop", "times faster", "Python loop", "times faster"),
         [
             [
                 f"`{row['task']}`",
                 str(row["length_tokens"]),
                 f"{row['task_rate']['median']:,.0f}",
                 f"{row['published']['median']:,.0f}",
-                ranged(row["against_published"], 0),
+                with_range(row["against_published"], 0),
                 f"{row['lean']['median']:,.0f}",
-                ranged(row["against_lean"], 0),
+                with_range(row["against_lean"], 0),
             ]
             for row in rows
         ],
     )
 
 
-def generation(found: Row) -> Iterator[str]:
-    rows, target = found["rows"], found["target_ratio"]
+def generation(result: Row) -> Iterator[str]:
+    rows, target = result["rows"], result["target_ratio"]
     missed = [f"{row['case']} ({row['rows']})" for row in rows if row["ratio"]["median"] < target]
     yield "## Generation"
     yield ""
     yield from paragraph(
-        f"Writing {found['new_tokens']} tokens after a prompt of {found['prompt_tokens']} from a kept state, against a pass over "
-        "the row for every token; both write the same text, and drawing is part of both. CPU seconds, one thread. "
-        f"Target, for medians: at least {target:g} times faster; {met(not missed)}{missed_by(missed)}. "
-        "Beyond the model's longest row the oldest tokens are dropped and every token costs a pass: nothing is gained there."
+        f"Writing {result['new_tokens']} tokens after a prompt of {result['prompt_tokens']}. With a kept state each token costs "
+        "one slot; without it, a pass over the whole row. Both write the same text, and the time includes drawing the tokens. CPU "
+        f"seconds, one thread. Target, for medians: at least {target:g} times faster; {met(not missed)}{missed_by(missed)}. "
+        "When the text is longer than the model's longest row, the oldest tokens are dropped and every token costs a whole pass, "
+        "so the state gains nothing there. The last column is the CPU time with oneDNN on, divided by the time with it off."
     )
     yield ""
     yield from table(
         (
             "model",
             "texts at once",
-            "reread, tokens/s",
-            "from its state, tokens/s",
+            "without state, tokens/s",
+            "with state, tokens/s",
             "times faster",
-            "with oneDNN, times the seconds",
+            "time ratio with oneDNN",
         ),
         [
             [
@@ -281,8 +294,8 @@ def generation(found: Row) -> Iterator[str]:
                 str(row["rows"]),
                 f"{row['reread_tokens_per_second']['median']:.0f}",
                 f"{row['state_tokens_per_second']['median']:.0f}",
-                ranged(row["ratio"], 1),
-                ranged(row["onednn_ratio"], 2),
+                with_range(row["ratio"], 1),
+                with_range(row["onednn_ratio"], 2),
             ]
             for row in rows
         ],
@@ -293,17 +306,18 @@ def missed_by(names: Sequence[str]) -> str:
     return f" by {', '.join(names)}" if names else ""
 
 
-def long_context(found: Row) -> Iterator[str]:
-    rows, target, judged = found["rows"], found["target_exponent"], found["judged"]
+def long_context(result: Row) -> Iterator[str]:
+    rows, target, judged = result["rows"], result["target_exponent"], result["judged"]
     lengths = sorted({row["length"] for row in rows})
-    linear = all(found["exponents"][case] <= target for case in judged)
+    linear = all(result["exponents"][case] <= target for case in judged)
     learns = all(row["last_loss"] < row["first_loss"] for row in rows if row["case"] in judged)
     yield "## Long rows"
     yield ""
     yield from paragraph(
-        f"A training step (pass, loss, gradients, AdamW) on one row, {found['layers']} layers of width {found['width']}, "
-        f"vocabulary {found['vocabulary']}, one thread: best of some steps, and peak memory over what was resident before. The "
-        f"exponent is that of the peak's growth from {lengths[1]} to {lengths[-1]} slots: 1 is memory that grows as the row. "
+        f"A training step (pass, loss, gradients, AdamW) on one row, {result['layers']} layers of width {result['width']}, "
+        f"vocabulary {result['vocabulary']}, one thread. Each cell has the peak memory above what was resident before, and the "
+        f"time of the fastest of some steps. Peak memory grows as a power of the row's length from {lengths[1]} to {lengths[-1]} "
+        "slots, with the exponent in the last column: with 1, twice the length takes twice the memory. "
         f"Target: at most {target:g} for {', '.join(judged[:-1])} and {judged[-1]}, with a loss that falls; "
         f"{met(linear and learns)}."
     )
@@ -316,23 +330,23 @@ def long_context(found: Row) -> Iterator[str]:
                 *(f"{row['peak_mib']:.0f} MiB, {row['seconds']:.2f} s" for row in rows if row["case"] == case),
                 f"{growth:.2f}",
             ]
-            for case, growth in found["exponents"].items()
+            for case, growth in result["exponents"].items()
         ],
     )
 
 
-def stacked_runs(found: Row) -> Iterator[str]:
-    rows, target = found["rows"], found["target_ratio"]
+def stacked_runs(result: Row) -> Iterator[str]:
+    rows, target = result["rows"], result["target_ratio"]
     batches = sorted({row["batch_windows"] for row in rows})
     ratios = {batch: [row["ratio"] for row in rows if row["batch_windows"] == batch] for batch in batches}
-    by_batch = ", ".join(f"{met(min(of_it) >= target)} at {batch} windows a step" for batch, of_it in ratios.items())
+    by_batch = ", ".join(f"{met(min(some) >= target)} at {batch} windows a step" for batch, some in ratios.items())
     yield "## Runs trained together"
     yield ""
     yield from paragraph(
-        f"Associative recall with two layers of width 64, {found['steps']} steps, {rows[0]['runs']} runs, {found['workers']} "
-        f"processes at a time: each run in a process of its own, against stacks of {found['stack']} (`palinode run --stack`), "
-        f"from the start of the processes to the last record. Target: {target:g} times the throughput; "
-        f"{by_batch}. The last column is how far a run's final loss moves as sums are taken in another order."
+        f"Associative recall with two layers of width 64, {result['steps']} steps, {rows[0]['runs']} runs, {result['workers']} "
+        f"processes at a time. Each run in a process of its own is compared with stacks of {result['stack']} runs (`palinode run "
+        f"--stack`), from the start of the processes to the last record. Target: {target:g} times the throughput; {by_batch}. "
+        "A stack adds its numbers in another order, so final losses differ: the last column gives by how much."
     )
     yield ""
     yield from table(
@@ -341,8 +355,8 @@ def stacked_runs(found: Row) -> Iterator[str]:
             "windows a step",
             "separate, s",
             "stacked, s",
-            "ratio",
-            "pairs",
+            "ratio (median)",
+            "ratio of each pair",
             "loss difference, nats: median, largest",
         ),
         [
@@ -378,29 +392,29 @@ SECTIONS = {
 }
 
 
-def conditions(name: str, found: Row) -> str:
-    """What it was measured on, and the command."""
-    machine = found["machine"]
+def conditions(name: str, result: Row) -> str:
+    """The command of a section, and the machine that it was measured on."""
+    machine = result["machine"]
     return (
         f"`python benchmarks/{name}.py` on {machine['processor']}, {machine['logical_cores']} cores, PyTorch {machine['torch']}, "
-        f"load {machine['load_average']:g} at its end."
+        f"load average {machine['load_average']:g} at the end."
     )
 
 
 def paragraph(text: str) -> list[str]:
-    """Lines of a readable length."""
+    """The text in lines of at most 120 characters."""
     return textwrap.wrap(text, width=120, break_on_hyphens=False, break_long_words=False)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A markdown table: the first column reads left, the numbers right."""
+    """A Markdown table; the first column is aligned left, the others right."""
     yield "| " + " | ".join(head) + " |"
     yield "|---|" + "--:|" * (len(head) - 1)
     for row in rows:
         yield "| " + " | ".join(row) + " |"
 
 
-def ranged(spread: Row, digits: int) -> str:
+def with_range(spread: Row, digits: int) -> str:
     return "{median:.{d}f} ({lowest:.{d}f} to {highest:.{d}f})".format(**spread, d=digits)
 
 

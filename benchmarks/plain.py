@@ -1,4 +1,4 @@
-"""nanoGPT's architecture and training step in plain PyTorch: what our rooms are measured against."""
+"""nanoGPT's architecture and training step in plain PyTorch, as the baseline of benchmarks/step_time.py."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Plain(nn.Module):
 
 
 class PlainLoop:
-    """The usual loop: random windows, forward, backward, clip at 1, fused AdamW, cosine rate; the loss is read every step."""
+    """The usual loop: random windows, forward, backward, clip at 1, fused AdamW, cosine rate. A step returns its loss."""
 
     def __init__(self, tokens: Tensor, rows: int, steps: int):
         self.model = Plain()
@@ -81,7 +81,7 @@ class PlainLoop:
 
 
 def forward_and_backward(model: nn.Module, *arguments: Tensor) -> Callable[[], None]:
-    """The same without data, clipping and optimizer."""
+    """A step of forward and backward alone, without data, clipping and optimizer."""
 
     def step() -> None:
         model.zero_grad(set_to_none=True)

@@ -1,6 +1,6 @@
-"""The problem that the speed of recipes is measured on: tinyshakespeare, characters, 64 targets a window.
+"""The data and the runs that benchmarks of recipes share: tinyshakespeare as characters, 64 targets a window.
 
-First 90 % train, the other 111 540 characters validation ($PALINODE_DATA/tinyshakespeare/input.txt).
+The first 90 % are the train split, the other 111 540 characters the validation split ($PALINODE_DATA/tinyshakespeare/input.txt).
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ DATA = DataConfig(
 Row = dict[str, Any]
 
 
-def no_data(program: str, needed: str = "tinyshakespeare/input.txt") -> bool:
-    """Whether the folder of texts is not named; says so."""
+def data_is_missing(program: str, needed: str = "tinyshakespeare/input.txt") -> bool:
+    """Whether PALINODE_DATA names no folder of texts; prints a message if so."""
     missing = "PALINODE_DATA" not in os.environ
     if missing:
         print(f"{program}: PALINODE_DATA is not set; it is the folder that holds {needed}. Skipped.")
@@ -55,8 +55,8 @@ def settings(model: DecoderConfig, recipe: Recipe) -> RunSettings:
     )
 
 
-def trained(chosen: RunSettings, seed: int, threads: int, evaluations: int) -> Row:
-    """Trained to its end and scored so many times on the way, the last time at the end."""
+def train_and_score(chosen: RunSettings, seed: int, threads: int, evaluations: int) -> Row:
+    """Train to the end and score so many times, evenly spread, the last time at the end."""
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as cache:
         data = prepare(chosen.data, Path(cache))
@@ -85,7 +85,7 @@ def trained(chosen: RunSettings, seed: int, threads: int, evaluations: int) -> R
 
 
 def as_trained(chosen: RunSettings, training: Training, data: TokenStore) -> Trained:
-    """The model of a training as evaluations take it."""
+    """The model of a training in the form that evaluations take."""
     return Trained(RunSpec.of(chosen, training.seed), training.model, training.specials, data)
 
 

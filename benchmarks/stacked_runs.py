@@ -1,9 +1,9 @@
-"""Throughput of tiny runs: each in a process of its own, against stacks that share a process and every step's calls.
+"""Throughput of tiny runs: each in a process of its own, against stacks of runs that share a process and the calls of every step.
 
-Runs of associative recall (vocabulary 10, length 20) with two layers of width 64, from the start of their processes to their last
-record, two processes at a time, as `palinode run --stack` does them; arms were audited before. Both ways in turn, and the ratio
-of each pair. The difference of the final losses says what taking sums in another order does to a run.
-Run: python benchmarks/stacked_runs.py
+The runs are associative recall (vocabulary 10, length 20) with two layers of width 64. They are timed from the start of their
+processes to their last record, two processes at a time, as `palinode run --stack` does them; the audits come before. Both ways
+are timed one after the other, which gives the ratio of each pair. The difference of the final losses is the effect of adding
+numbers in another order. Run: python benchmarks/stacked_runs.py
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from machine import described
+from machine import machine_facts
 from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, ModelConfig, RunSpec, Store, TaskData, gpt2
 from palinode.base import fsio
 from palinode.base.config import encode
@@ -29,7 +29,7 @@ from palinode.sweep.local import sweep
 from palinode.sweep.process import Job
 
 RESULT = Path(__file__).parent / "results" / "stacked_runs.json"
-TARGET = 1.5  # runs a second of stacks, of those of separate processes
+TARGET = 1.5  # runs a second of stacks, divided by runs a second of separate processes
 WORKERS = 2
 METRIC = "validation.ltr.nats_per_token"
 MODELS: dict[str, ModelConfig] = {
@@ -51,11 +51,11 @@ def main() -> None:
     for name, model in MODELS.items():
         for batch in given.batches:
             specs = [spec(model, batch, given.steps, seed) for seed in range(WORKERS * given.stack)]
-            row = {"model": name, "batch_windows": batch, **measured(specs, given.stack, given.pairs)}
+            row = {"model": name, "batch_windows": batch, **measure(specs, given.stack, given.pairs)}
             rows.append(row)
             print(json.dumps(row), flush=True)
-    asked = {"stack": given.stack, "steps": given.steps, "workers": WORKERS, "target_ratio": TARGET}
-    fsio.write_json(RESULT, {"rows": rows, **asked, "machine": described()})
+    options = {"stack": given.stack, "steps": given.steps, "workers": WORKERS, "target_ratio": TARGET}
+    fsio.write_json(RESULT, {"rows": rows, **options, "machine": machine_facts()})
 
 
 def spec(model: ModelConfig, batch_windows: int, steps: int, seed: int) -> RunSpec:
@@ -70,15 +70,15 @@ def spec(model: ModelConfig, batch_windows: int, steps: int, seed: int) -> RunSp
     )
 
 
-def measured(specs: Sequence[RunSpec], stack: int, pairs: int) -> Row:
-    """Seconds both ways, medians and the ratios of the pairs."""
+def measure(specs: Sequence[RunSpec], stack: int, pairs: int) -> Row:
+    """Medians of the seconds both ways, and the ratio of each pair."""
     apart: list[float] = []
     together: list[float] = []
     differences: list[float] = []
     for _ in range(pairs):
         losses = {}
         for seconds, size in ((apart, 1), (together, stack)):
-            took, losses[size] = swept(specs, size)
+            took, losses[size] = run_sweep(specs, size)
             seconds.append(took)
         differences += [abs(one - other) for one, other in zip(losses[1], losses[stack], strict=True)]
     ratios = [alone / stacked for alone, stacked in zip(apart, together, strict=True)]
@@ -93,8 +93,8 @@ def measured(specs: Sequence[RunSpec], stack: int, pairs: int) -> Row:
     }
 
 
-def swept(specs: Sequence[RunSpec], stack: int) -> tuple[float, list[float]]:
-    """Seconds of a sweep in a new store, and the final loss of every run."""
+def run_sweep(specs: Sequence[RunSpec], stack: int) -> tuple[float, list[float]]:
+    """The seconds of a sweep in a new store, and the final loss of every run."""
     with tempfile.TemporaryDirectory() as temporary:
         store = Store(Path(temporary)).create()
         jobs = [
@@ -104,7 +104,7 @@ def swept(specs: Sequence[RunSpec], stack: int) -> tuple[float, list[float]]:
         end = sweep(jobs, store, workers=WORKERS, stack=stack)
         seconds = time.perf_counter() - began
         if end.exit_code:
-            raise RuntimeError(f"not every run was done: {dict(end.outcomes)}")
+            raise RuntimeError(f"some runs did not end as done: {dict(end.outcomes)}")
         scores = [store.record(one.run_id).result for one in specs]
         return seconds, [float(result.score(METRIC) or 0.0) for result in scores if result is not None]
 

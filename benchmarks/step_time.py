@@ -1,9 +1,10 @@
-"""A training step of Palinode against the same architecture and step written in plain PyTorch: what the rooms cost.
+"""Time of a training step of Palinode against the same architecture and step written in plain PyTorch.
 
-Shape: nanoGPT's CPU quickstart (4 layers, 128 wide, 4 heads, 64 slots, 65 characters). Three cases: a whole step (data, forward,
-backward, clip, fused AdamW, the loss as a number) at batch 12, the same at batch 1, and forward with backward alone at batch
-12. Steps of the two alternate in one process, the first of each pair in turn; the ratio is the median over pairs. CPU
-seconds stand beside wall seconds: they hold on a shared machine. Run: python benchmarks/step_time.py
+The shape is that of nanoGPT's CPU quickstart (4 layers, 128 wide, 4 heads, 64 slots, 65 characters). There are three cases: a whole
+step (data, forward, backward, clip, fused AdamW, the loss as a number) at batch 12, the same at batch 1, and forward with
+backward alone at batch 12. Steps of the two programs alternate in one process, and each is first in every second pair. The ratio is
+the median over pairs. CPU seconds are given as well as wall seconds, because other programs change them less.
+Run: python benchmarks/step_time.py
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any, cast
 
 import torch
 
-from machine import described
+from machine import machine_facts
 from palinode import Gpt2AdamW, LtrObjective, gpt2
 from palinode.base import fsio
 from palinode.base.example import SPECIAL_NAMES, Draw, Example, SpecialTokens
@@ -47,10 +48,10 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=1)
     given = arguments.parse_args()
     if given.case:
-        print(json.dumps(measured(given.case, given.threads)))
+        print(json.dumps(measure(given.case, given.threads)))
         return
     rows = [in_fresh_process(case, threads) for case in CASES for threads in (1, 2)]
-    fsio.write_json(RESULT, {"rows": rows, "target_ratio": TARGET, "pairs": PAIRS, "machine": described()})
+    fsio.write_json(RESULT, {"rows": rows, "target_ratio": TARGET, "pairs": PAIRS, "machine": machine_facts()})
     for row in rows:
         print(
             f"{row['case']}, {row['threads']} threads: plain {row['plain_wall_ms']:.2f} ms, ours {row['ours_wall_ms']:.2f} ms, "
@@ -63,8 +64,8 @@ def in_fresh_process(case: str, threads: int) -> Row:
     return cast(Row, json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
 
 
-def measured(case: str, threads: int) -> Row:
-    """Median milliseconds of a step of each, and the median ratios over pairs."""
+def measure(case: str, threads: int) -> Row:
+    """Median milliseconds of a step of each program, and the median ratios over pairs."""
     torch.set_num_threads(threads)
     plain, ours = steps_of(case)
     for _ in range(WARM_UP):
@@ -86,7 +87,7 @@ def measured(case: str, threads: int) -> Row:
 
 
 def steps_of(case: str) -> tuple[Step, Step]:
-    """(plain, ours): one call is one step."""
+    """(plain, ours): two functions; each call is one step."""
     rows = CASES[case]
     specials = SpecialTokens(VOCABULARY - len(SPECIAL_NAMES))
     model = gpt2(layers=LAYERS, width=WIDTH, heads=HEADS).build(VOCABULARY, SLOTS, 0)
@@ -130,15 +131,15 @@ def our_forward_and_backward(model: LanguageModel, example: Example) -> Step:
 def timed_pair(plain: Step, ours: Step, *, ours_first: bool) -> tuple[float, float, float, float]:
     """(plain wall, our wall, plain CPU, our CPU) seconds of one step each."""
     if ours_first:
-        our_wall, our_cpu = timed(ours)
-        plain_wall, plain_cpu = timed(plain)
+        our_wall, our_cpu = time_step(ours)
+        plain_wall, plain_cpu = time_step(plain)
     else:
-        plain_wall, plain_cpu = timed(plain)
-        our_wall, our_cpu = timed(ours)
+        plain_wall, plain_cpu = time_step(plain)
+        our_wall, our_cpu = time_step(ours)
     return plain_wall, our_wall, plain_cpu, our_cpu
 
 
-def timed(step: Step) -> tuple[float, float]:
+def time_step(step: Step) -> tuple[float, float]:
     wall, cpu = time.perf_counter(), time.process_time()
     step()
     return time.perf_counter() - wall, time.process_time() - cpu

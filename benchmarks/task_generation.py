@@ -1,8 +1,9 @@
-"""Sequences a second of the synthetic tasks against a straightforward Python loop, at vocabulary 40 and length 128, one thread.
+"""Sequences a second of the synthetic tasks against Python loops, at vocabulary 40 and length 128, one thread.
 
-Loop and task are timed in turn, several times; the ratio is of each pair. Two loops: one NumPy generator call for each draw, as the
-published generators make (the target is set against it), and the leanest, with Python's own generator. The tests hold the loops and
-the tasks to one distribution. Run: python benchmarks/task_generation.py   (a minute)
+Loops and task are timed one after the other, several times, and each ratio is within one turn. There are two loops: the first
+calls a NumPy generator once for each draw, as the published generators do (the target is set against it); the second calls
+Python's own generator, which is faster. Tests check that loops and tasks have one distribution. Run: python
+benchmarks/task_generation.py   (a minute)
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import torch
 
-from machine import described
+from machine import machine_facts
 from palinode.base import fsio
 from palinode.base.seeds import generator
 from palinode.data.tasks import AssociativeRecall, InductionHead, MadRecall, MultiQueryRecall, SelectiveCopy, Task
@@ -30,7 +31,7 @@ TASKS: tuple[Task, ...] = (
     MadRecall(vocabulary=VOCABULARY, length=LENGTH),
     SelectiveCopy(vocabulary=VOCABULARY, length=LENGTH),
 )
-BLOCK = 256  # sequences of one call, as the stream makes them
+BLOCK = 256  # sequences of one call, as in the stream that training reads
 TURNS = 9
 LOOP_SECONDS = 0.4
 TARGET_RATIO = 100.0
@@ -41,21 +42,21 @@ Row = dict[str, Any]
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows = [measured(task) for task in TASKS]
-    found = {
+    rows = [measure(task) for task in TASKS]
+    result = {
         "rows": rows,
         "vocabulary": VOCABULARY,
         "length": LENGTH,
         "turns": TURNS,
         "target_ratio": TARGET_RATIO,
         "aim_ratio": AIM_RATIO,
-        "machine": described(),
+        "machine": machine_facts(),
     }
-    fsio.write_json(RESULT, found)
+    fsio.write_json(RESULT, result)
 
 
-def measured(task: Task) -> Row:
-    """Sequences a second, in CPU time, of the task and of both loops, and the ratios of runs taken in turn."""
+def measure(task: Task) -> Row:
+    """Sequences a CPU second of the task and of both loops, and the ratios within each turn."""
     rng, loop = generator(0, "benchmark"), LOOPS[task.kind]
     dice = {"published": NumpyDice(0), "lean": PlainDice(0)}
     task.sample(BLOCK, rng)
@@ -73,11 +74,11 @@ def measured(task: Task) -> Row:
     return row
 
 
-def rate(made: Callable[[], object], sequences: int) -> float:
-    """Sequences a CPU second, over a fixed time."""
+def rate(make: Callable[[], object], sequences: int) -> float:
+    """Sequences a CPU second, over LOOP_SECONDS; each call of `make` gives this many sequences."""
     start, calls = time.process_time(), 0
     while (taken := time.process_time() - start) < LOOP_SECONDS:
-        made()
+        make()
         calls += 1
     return calls * sequences / taken
 

@@ -3,12 +3,12 @@
 Data: tinyshakespeare, characters, first 90 % train, the other 111 540 validation ($PALINODE_DATA/tinyshakespeare/input.txt).
 Baseline: nanoGPT's CPU quickstart, recipe `gpt2-adamw` at its defaults: gpt2(4 layers, 128 wide, 4 heads), context 64, batch 12,
 2000 steps, 1e-3 cosine to 1e-4, no dropout. Challengers: recipe `speedrun` at its defaults on modern(2 layers, 64 wide, 2 heads),
-and, to part the recipe from the size, on modern(4 layers, 128 wide, 4 heads). All train and are scored on windows of 64 targets
-after a direction token, without overlap, on the whole validation split. (So the first target of a window has no context,
+and on modern(4 layers, 128 wide, 4 heads), which separates the recipe from the size. All train and are scored on windows of 64
+targets after a direction token, without overlap, on the whole validation split. (So the first target of a window has no context,
 which nanoGPT's scoring never has: its 1.88 is about 1.91 here.)
-A round is every arm at one seed, each in a fresh process, in turning order. Seconds are those of the training
-steps; preparing data, building and evaluating are left out for all. CPU seconds stand beside wall seconds: two threads
-on a busy machine wait for each other, and wall time is then mostly waiting.
+A round trains every arm at one seed, each in a fresh process; each round starts with another arm. Seconds are those of the
+training steps; preparing data, building and evaluating are left out for all. CPU seconds are given as well as wall seconds: two
+threads on a busy machine wait for each other, and wall time is then mostly waiting.
 Run: PALINODE_DATA=... python benchmarks/time_to_loss.py --rounds 3
 """
 
@@ -22,13 +22,13 @@ import sys
 from pathlib import Path
 from typing import Any, cast
 
-from machine import described
+from machine import machine_facts
 from palinode import Gpt2AdamW, Speedrun, gpt2, modern
 from palinode.base import fsio
 from palinode.base.config import encode
 from palinode.models import DecoderConfig
 from palinode.train.recipe import Recipe
-from shakespeare import no_data, settings, trained
+from shakespeare import data_is_missing, settings, train_and_score
 
 RESULT = Path(__file__).parent / "results" / "time_to_loss.json"
 SHAPES: dict[str, tuple[DecoderConfig, Recipe]] = {
@@ -38,7 +38,7 @@ SHAPES: dict[str, tuple[DecoderConfig, Recipe]] = {
 }
 ARMS = {name: settings(model, recipe) for name, (model, recipe) in SHAPES.items()}
 BASELINE, *CHALLENGERS = ARMS
-EVALUATIONS = 20  # in a run, evenly spread: so the target is met up to a twentieth of a run later than it need be
+EVALUATIONS = 20  # evenly spread over a run, so the measured time is up to a twentieth of a run too long
 TARGET = 8.0  # times less wall time
 
 Row = dict[str, Any]
@@ -51,18 +51,18 @@ def main() -> int:
     arguments.add_argument("--arm", choices=tuple(ARMS), help="train this arm here and print it as JSON")
     arguments.add_argument("--seed", type=int, default=1)
     given = arguments.parse_args()
-    if no_data("time_to_loss"):
+    if data_is_missing("time_to_loss"):
         return 0
     if given.arm:
-        print(json.dumps(trained(ARMS[given.arm], given.seed, given.threads, EVALUATIONS)))
+        print(json.dumps(train_and_score(ARMS[given.arm], given.seed, given.threads, EVALUATIONS)))
         return 0
     rounds = []
     for number in range(given.rounds):
-        turned = (*tuple(ARMS)[number % len(ARMS) :], *tuple(ARMS)[: number % len(ARMS)])
+        order = (*tuple(ARMS)[number % len(ARMS) :], *tuple(ARMS)[: number % len(ARMS)])
         rounds.append(
-            compared(number + 1, {name: in_fresh_process(name, number + 1, given.threads) for name in turned})
+            comparison(number + 1, {name: in_fresh_process(name, number + 1, given.threads) for name in order})
         )
-        print(said(rounds[-1]), flush=True)
+        print(as_text(rounds[-1]), flush=True)
     fsio.write_json(RESULT, {"rounds": rounds, **summary(rounds), **conditions(given.threads)})
     return 0
 
@@ -72,15 +72,15 @@ def in_fresh_process(arm: str, seed: int, threads: int) -> Row:
     return cast(Row, json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout))
 
 
-def compared(seed: int, runs: dict[str, Row]) -> Row:
-    """One round: what each challenger needed to reach the loss at which the baseline ended, and for its whole run."""
+def comparison(seed: int, runs: dict[str, Row]) -> Row:
+    """One round: what each challenger used until it reached the final loss of the baseline, and for its whole run."""
     end = runs[BASELINE]["evaluations"][-1]
     against = {name: against_baseline(end, runs[name]["evaluations"]) for name in CHALLENGERS}
     return {"seed": seed, "target_nats_per_token": end["nats_per_token"], "runs": runs, "against": against}
 
 
 def against_baseline(end: Row, evaluations: list[Row]) -> Row:
-    """Ratios baseline / challenger, at the challenger's first evaluation that is as good (None if none is) and at its end."""
+    """Ratios baseline / challenger when the challenger first reaches the baseline's final loss (None if never), and at its end."""
     reached = next((row for row in evaluations if row["nats_per_token"] <= end["nats_per_token"]), None)
     whole = ratios(end, evaluations[-1])
     return {
@@ -95,14 +95,14 @@ def ratios(baseline: Row, challenger: Row) -> Row:
 
 
 def summary(rounds: list[Row]) -> Row:
-    """Medians and ranges over rounds; a challenger that missed the target once has none of its ratios at the target."""
+    """Medians and ranges over rounds. When a challenger missed the baseline's loss in a round, its ratios at that loss are None."""
     ends = {arm: medians([row["runs"][arm]["evaluations"][-1] for row in rounds]) for arm in ARMS}
     parameters = {arm: rounds[0]["runs"][arm]["parameters"] for arm in ARMS}
     against = {}
     for name in CHALLENGERS:
-        found = [row["against"][name] for row in rounds]
-        kinds = {kind: medians([row[kind] for row in found]) for kind in ("reached", "ratios", "ratios_of_whole_runs")}
-        against[name] = {"reached_in": sum(row["reached"] is not None for row in found), **kinds}
+        rows = [row["against"][name] for row in rounds]
+        kinds = {kind: medians([row[kind] for row in rows]) for kind in ("reached", "ratios", "ratios_of_whole_runs")}
+        against[name] = {"reached_in": sum(row["reached"] is not None for row in rows), **kinds}
     return {"target_wall_ratio": TARGET, "parameters": parameters, "ends": ends, "against": against}
 
 
@@ -119,19 +119,19 @@ def spread(values: list[float]) -> Row:
 
 def conditions(threads: int) -> Row:
     settings = {name: encode(arm) for name, arm in ARMS.items()}
-    return {"settings": settings, "threads": threads, "machine": described()}
+    return {"settings": settings, "threads": threads, "machine": machine_facts()}
 
 
-def said(row: Row) -> str:
+def as_text(row: Row) -> str:
     end = row["runs"][BASELINE]["evaluations"][-1]
     lines = [f"seed {row['seed']}: {BASELINE} ends at {end['nats_per_token']:.4f} nats after {end['seconds']:.1f} s"]
-    for name, found in row["against"].items():
-        if (there := found["reached"]) is None:
+    for name, against in row["against"].items():
+        if (there := against["reached"]) is None:
             lines.append(f"  {name}: not reached")
             continue
-        times = found["ratios"]
+        times = against["ratios"]
         lines.append(
-            f"  {name}: there after {there['seconds']:.1f} s, {times['seconds']:.1f} times less wall, "
+            f"  {name}: reached after {there['seconds']:.1f} s, {times['seconds']:.1f} times less wall, "
             f"{times['cpu_seconds']:.1f} CPU, {times['tokens_read']:.1f} tokens"
         )
     return "\n".join(lines)

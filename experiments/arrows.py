@@ -1,8 +1,9 @@
-"""Is English harder to predict backwards, and does that grow with context? One model per direction, scored at many context lengths.
+"""Is English harder to predict backwards, and does the difference grow with the context? One model for each direction.
 
-Arrows of Time (2401.17505) measured how much higher the loss is right to left, with a model trained for each context length.
-Here two arms are trained at the full window, one direction each, and scored in windows of every length; the report shows the ratio
-over the length with an interval over seeds. An rtl loss below the ltr loss is a leak until proven otherwise.
+Arrows of Time (2401.17505) measured how much higher the loss is right to left, with one model trained for each context length.
+Here two arms are trained on whole windows, one arm for each direction, and scored in windows of every length. The report draws the
+ratio of the two losses by length, with an interval over seeds. An rtl loss below the ltr loss is taken for a leak until the audits
+show that there is none.
 """
 
 from palinode import (
@@ -20,7 +21,7 @@ from palinode import (
     modern,
 )
 
-# rtl / ltr - 1 by context length in tokens.
+# Context length in tokens -> rtl loss / ltr loss - 1.
 PUBLISHED = {"16": 0.0007, "32": 0.0018, "64": 0.0048, "128": 0.0084, "256": 0.0090, "512": 0.0102}
 LENGTHS = tuple(map(int, PUBLISHED))
 SOURCE = "Arrows of Time (arXiv 2401.17505), English, one model trained for each context; read from its figure"
@@ -35,7 +36,7 @@ CLAIMS = (
         expect="above",
         published=PUBLISHED,
         source=SOURCE,
-        note="every row is the same runs, trained at the longest length and scored in windows of another",
+        note="all rows use the same runs; these were trained at the longest length and are scored in windows of each length",
     ),
     Claim(
         name="A2",
@@ -46,7 +47,7 @@ CLAIMS = (
         bound=FEW_PERCENT,
         published=PUBLISHED,
         source=SOURCE,
-        note="an rtl loss below the ltr loss is a leak until the audits of what each target sees have passed",
+        note="an rtl loss below the ltr loss is taken for a leak until the audits of what each target sees have passed",
     ),
 )
 

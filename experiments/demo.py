@@ -1,8 +1,9 @@
-"""Does reading text from right to left, beside left to right, help a language model? And what does a leak look like?
+"""Does reading text right to left as well help a language model that reads left to right? And what does a leak look like?
 
-Three arms on English prose that every Python carries. `both` reads each batch right to left as well, with probability p.
-`both-published-mask` does the same through the mask that was published for it, tril(ones(1024, 1024)).flip(0) cut to the
-window: there, a position can see the token it has to predict. Delete its `expect_leak` and Palinode refuses to run.
+Three arms are trained on the English documentation that every Python installation contains. The arm `both` reads each batch right
+to left as well, with probability p. `both-published-mask` does the same through the mask that was published for it,
+tril(ones(1024, 1024)).flip(0) cut to the window. Through this mask a position can see the token that it has to predict. Without
+the arm's `expect_leak`, Palinode refuses to run it.
 """
 
 from palinode import (
@@ -21,11 +22,11 @@ from palinode import (
     modern,
 )
 
-P = Constant(p=0.5)  # high enough that two hundred steps show what happens to the right-to-left loss
+P = Constant(p=0.5)  # high enough for the right-to-left loss to change visibly in two hundred steps
 
 experiment = Experiment(
     name="demo",
-    question="Does predicting text right to left, beside left to right, help or hurt the left-to-right loss?",
+    question="Does predicting text right to left as well help or hurt the left-to-right loss?",
     base=RunSettings(
         data=DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=128),
         model=modern(layers=2, width=64, heads=2),

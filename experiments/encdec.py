@@ -1,16 +1,17 @@
 """An encoder-decoder run autoregressively, its embedding loss and its positional subtraction, against decoders.
 
-The question and the eight configurations of yiphei's autoregressive encoder-decoder (its README: fewer parameters and a lower
-validation loss than a decoder; an embedding loss and subtracting the next position help, together more; and it beats dropout),
-asked again: no dropout in evaluation, an embedding loss of centred states whose norms learn no gain, a rate tuned for every arm on
-text that nothing else looks at, and several paired seeds. `encdec-mse-published` keeps the published norms: the audit catches their
-collapse. `encdec-mse8` tells the combination from the weight of its embedding loss.
+This repeats the eight configurations of yiphei's autoregressive encoder-decoder. Its README claims: it has fewer parameters and a
+lower validation loss than a decoder; an embedding loss and subtracting the next position help, together more; it beats dropout.
+What differs here: evaluation has no dropout, the embedding loss centres the states and its norms learn no gain, the rate of every
+arm is tuned on text that is used for nothing else, and there are several paired seeds. `encdec-mse-published` keeps the published
+norms; the audit detects that they collapse. `encdec-mse8` separates the effect of the combination from that of its larger
+embedding loss.
 
-Here every arm reads the same tokens, and the decoders have the published shares of parameters: one a little more, one a little
-less. `encdec_parameters.py` compares at equal parameters, `encdec_flops.py` at equal FLOPs; `encdec_next.py` asks what its author
-wanted to ask next.
+Here every arm reads the same tokens. As published, one decoder has a few more parameters than the encoder-decoder and one a few
+less. `encdec_parameters.py` compares at equal parameters, `encdec_flops.py` at equal FLOPs, and `encdec_next.py` tries what the
+author planned to try next.
 
-Sizes: `smoke` shows every chart in minutes; `laptop` takes hours on two cores; `gpu` and `paper` want an accelerator. All but smoke
+Sizes: `smoke` draws every chart in minutes; `laptop` takes hours on two cores; `gpu` and `paper` need an accelerator. All but smoke
 read WikiText: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
 """
 
@@ -42,15 +43,15 @@ from palinode.train.schedule import Constant
 PLAIN = {"embedding_loss": None, "subtract_position": "none"}
 MSE, COSINE = EmbeddingLoss(score="mse"), EmbeddingLoss(score="cosine")
 METRIC = "validation.ltr.nats_per_token"
-SMALLEST_EFFECT = 0.005  # nats: the published differences are .003 to .03
+SMALLEST_EFFECT = 0.005  # nats; the published differences are .003 to .03
 
 
 @dataclass(frozen=True)
 class Shape:
-    """One scale: blocks on each side of the encoder-decoder, and the widths of it and of the two decoders (blocks of both sides).
+    """One scale: an encoder-decoder with `layers` blocks on each side, and two decoders with as many blocks as both sides.
 
-    The published widths are 150, 160 and 156: 1.7 % more and 2.0 % fewer parameters than the encoder-decoder. Tokens of the
-    vocabulary and the window are those of the size that uses the scale: they decide which decoder costs the same.
+    The published widths are 150 for the encoder-decoder and 160 and 156 for the decoders, which have 1.7 % more and 2.0 % fewer
+    parameters. The vocabulary and the window are those of the size that uses the scale; they decide which decoder costs the same.
     """
 
     name: str
@@ -102,19 +103,19 @@ SCALES = tuple(
 
 
 def arm(name: str, note: str, model: Callable[[Shape], Any], **fields: Any) -> Arm:
-    """An arm with a model of its own at every scale."""
+    """An arm that has its own model at every scale."""
     return Arm(name=name, note=note, at={shape.name: {"model": model(shape)} for shape in SHAPES}, **fields)
 
 
-DROPOUT = 0.2  # of the decoder that claim E5 names
-DECODER = arm("decoder", "decoder only, as many blocks as both sides together", lambda shape: shape.decoder())
+DROPOUT = 0.2  # of the decoder in claim E5
+DECODER = arm("decoder", "decoder only, with as many blocks as both sides together", lambda shape: shape.decoder())
 ENCDEC = Arm(name="encdec", note="encoder-decoder, neither embedding loss nor subtraction")
 WITH_COSINE = Arm(name="encdec-cosine", change={"model.embedding_loss": COSINE}, note="with the cosine embedding loss")
 WITH_MSE = Arm(name="encdec-mse", change={"model.embedding_loss": MSE}, note="with the MSE embedding loss")
 WITH_MSE8 = Arm(
     name="encdec-mse8",
     change={"model.embedding_loss": MSE.with_(coefficient=8.0)},
-    note="with the MSE embedding loss times 8: what the combination has without its subtraction; not published",
+    note="with the MSE embedding loss times 8, which is the combination without its subtraction; not published",
 )
 SUBTRACTING = Arm(
     name="encdec-sub",
@@ -140,7 +141,7 @@ BASE = RunSettings(
     evaluation=EvaluationConfig(directions=("ltr",), max_tokens=60_000, embeddings=True),
 )
 
-# The published run: a cosine over 700 000 steps that ended after 9 000, so a constant rate; no clipping.
+# The published run stopped after 9 000 steps of a cosine over 700 000, so its rate was almost constant. It did not clip.
 PUBLISHED_RECIPE = Gpt2AdamW(
     steps=PAPER.steps,
     batch_windows=800,
@@ -162,12 +163,12 @@ LARGE = {
 
 
 def sizes() -> Mapping[str, Size]:
-    """The presets of every question of this family."""
+    """The sizes, which all encoder-decoder experiments share."""
     smoke = {
         "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64, tuning_fraction=0.02),
         "evaluation.max_tokens": 10_000,
     }
-    # Two seeds each, and none above .008: what one trial liked at .016 was not what the next seed did there (docs/log.md).
+    # Two seeds for each value, and none above .008: at .016 one seed was the best and the next one was bad (docs/log.md).
     tuning = Tuning(values=(0.002, 0.004, 0.008), seeds=(0, 6))
     return {
         "smoke": Size(
@@ -192,7 +193,7 @@ def sizes() -> Mapping[str, Size]:
     }
 
 
-# Published validation losses in nats per token, of one seed each, and the last value of the embedding loss.
+# Published validation losses in nats per token, one seed each. TERMS: the published last values of the embedding loss.
 LOSSES = {
     "decoder": 3.424,
     "decoder-smaller": 3.416,
@@ -216,7 +217,7 @@ SOURCE = (
 
 
 def against(name: str, sentence: str, arm: str, *others: str, note: str = "") -> Claim:
-    """The claim that an arm has a lower loss than another, or than the better of several."""
+    """The claim that an arm has a lower loss than another arm, or than the best of several."""
     theirs = [LOSSES[other] for other in others if other in LOSSES]
     return Claim(
         name=name,
@@ -248,7 +249,7 @@ CLAIMS = (
         COMBINATION,
         "encdec-mse",
         "encdec-sub",
-        note="the combination weighs its embedding loss 8 times as much as encdec-mse does: a loss may be the price of that",
+        note="the combination multiplies its embedding loss by 8, encdec-mse by 1: a higher loss may come from this weight",
     ),
     against(
         "E4",
@@ -267,7 +268,7 @@ CLAIMS = (
             expect="shown",
             published=value,
             source=SOURCE,
-            note="published values of 1e-9 say nothing of how well states agree: the published norms have a gain that can vanish",
+            note="published values of 1e-9 do not show that states agree: the published norms have a gain that can become 0",
         )
         for arm, value in TERMS.items()
     ),

@@ -1,7 +1,8 @@
-"""The encoder-decoder against the decoder of the published shape at equal training FLOPs: the decoder reads more tokens for them.
+"""The encoder-decoder against the decoder of the published shape at equal training FLOPs: the decoder reads more tokens.
 
-`encdec.py`, whose settings this takes and whose encoder-decoder runs serve both, gives both the same tokens. A decoder block of the
-encoder-decoder attends twice, so that it pays more for each token. At `smoke` the steps are too few to match: a percent is left.
+Settings come from `encdec.py`, where both read the same tokens; the encoder-decoder runs are the same in both experiments. A
+decoder block of the encoder-decoder attends twice, so it needs more FLOPs for each token. At `smoke` there are too few steps to
+match the FLOPs exactly; they differ by about one percent.
 """
 
 from encdec import (
@@ -26,12 +27,12 @@ from palinode import Arm, Decision, Experiment
 
 
 def flops_per_token(blocks: int, products: int, attentions: int, width: int, vocabulary: int, window: int) -> float:
-    """Forward: 2 for each weight of a matrix, and 4 D T for each attention of a block (the full square is computed)."""
+    """FLOPs of a forward pass: 2 for each weight of a matrix, and 4 D T for each attention (the full T x T square is computed)."""
     return 2.0 * (blocks * products * width**2 + vocabulary * width) + 4.0 * width * window * attentions
 
 
 def decoder_steps(shape: Shape) -> int:
-    """The steps after which the decoder has spent the FLOPs of the encoder-decoder."""
+    """The steps in which the decoder uses the FLOPs of the whole encoder-decoder run."""
     vocabulary, window, layers = shape.vocabulary_tokens + SPECIAL_TOKENS, shape.window_tokens, shape.layers
     bridge = 2.0 * shape.width**2
     encoder_decoder = bridge + flops_per_token(layers, 28, 3 * layers, shape.width, vocabulary, window)
@@ -40,7 +41,7 @@ def decoder_steps(shape: Shape) -> int:
 
 
 def decoder(name: str, note: str, dropout: float) -> Arm:
-    """A decoder that trains as long as those FLOPs last."""
+    """A decoder that uses as many training FLOPs as the encoder-decoder."""
     at = {shape.name: {"model": shape.decoder(dropout), "recipe.steps": decoder_steps(shape)} for shape in SHAPES}
     return Arm(name=name, note=note, at=at)
 
@@ -50,7 +51,7 @@ experiment = Experiment(
     question="Is an autoregressive encoder-decoder better than a decoder for the same FLOPs?",
     base=BASE,
     arms=(
-        decoder("decoder", "decoder only, with the tokens that the encoder-decoder's FLOPs pay for", 0.0),
+        decoder("decoder", "decoder only, with more tokens, so that its FLOPs equal the encoder-decoder's", 0.0),
         decoder("decoder-dropout", "that decoder with dropout .2", DROPOUT),
         ENCDEC,
         WITH_COSINE,
@@ -62,6 +63,6 @@ experiment = Experiment(
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(metric=METRIC, baseline="decoder", equal="train_flops", smallest_effect=SMALLEST_EFFECT),
     sizes=sizes(),
-    # Claims among the encoder-decoders are those of encdec.py: the runs are the same.
+    # Claims that compare encoder-decoders are in encdec.py; the runs are the same.
     claims=(AGAINST_DECODER, AGAINST_DROPOUT),
 )

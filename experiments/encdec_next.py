@@ -1,12 +1,12 @@
-"""What the author of the encoder-decoder wanted to try next, each as an arm against the combined configuration.
+"""What the author of the encoder-decoder planned to try next, each as an arm against the combined configuration.
 
-Unequal sides, and sides whose share is learned; rotary positions with a table of their own to subtract; subtraction in a decoder;
-other aggregations than the mean; other scores; dropout; and the same model trained to read from the other end, in both directions,
-or from gaps. What changes two things at once stands beside an arm that changes one of them: `rotary-sub` beside `rotary` and
-`sub-separate`, `decoder-sub` beside `decoder`. Every arm is judged in the direction it was trained in.
+The arms: unequal sides, and sides whose share is learned; rotary positions, with a table of their own to subtract; subtraction in a
+decoder; other aggregations than the mean; other scores; dropout; and the same model trained right to left, in both directions, or
+with hidden inputs. For an arm with two changes there is an arm with one of them: `rotary` and `sub-separate` for `rotary-sub`,
+`decoder` for `decoder-sub`. Every arm is judged in the direction it was trained in.
 
-Scores have sizes of their own: each is multiplied so that at the start it pulls at the embeddings as hard as the MSE times 8 does,
-measured against the pull of the cross-entropy (a test holds them there).
+Scores differ in scale. Each has a coefficient with which its gradient on the embeddings, relative to that of the cross-entropy,
+is at the start of training as large as that of the MSE times 8 (a test checks this).
 """
 
 from encdec import BASE, MSE, SCALES, SMALLEST_EFFECT, Shape, arm, sizes
@@ -33,7 +33,7 @@ def combined(shape: Shape, **options: object) -> EncoderDecoderConfig:
 
 
 def sides(shape: Shape, encoder_share: float) -> EncoderDecoderConfig:
-    """As many blocks, shared out otherwise (at least one on each side)."""
+    """The same number of blocks, with this share of them in the encoder (at least one on each side)."""
     encoder = min(2 * shape.layers - 1, max(1, round(2 * shape.layers * encoder_share)))
     return combined(shape, encoder_layers=encoder, decoder_layers=2 * shape.layers - encoder)
 
@@ -57,7 +57,7 @@ experiment = Experiment(
         arm("encoder-three-quarters", "three quarters of the blocks encode", lambda shape: sides(shape, 0.75)),
         arm(
             "sides-learned",
-            "one block encodes; every other has a gate on its cross-attention, which reads a learned mean of all blocks before it",
+            "one block encodes; all others have a gate on their cross-attention, which reads a learned mean of all earlier blocks",
             lambda shape: sides(shape, 0.0).with_(cross_gate=True, memory="stack"),
         ),
         arm("sub-separate", "a table of its own to subtract", lambda shape: combined(shape, subtract_table="separate")),
@@ -77,11 +77,13 @@ experiment = Experiment(
         with_loss("aggregate-ema", "a learned decay for the mean", aggregate="ema"),
         with_loss("aggregate-matrix", "a learned causal matrix for the mean", aggregate="matrix"),
         with_loss(
-            "not-centred", "states are not centred: a vector that all slots share makes the term vanish", centred=False
+            "not-centred",
+            "states are not centred, so a vector that all slots share makes the term almost 0",
+            centred=False,
         ),
-        with_loss("score-infonce", "tell the right pair among 256", coefficient=0.25, score="infonce"),
-        with_loss("score-cosine", "cosine for the MSE", coefficient=4.8, score="cosine"),
-        with_loss("score-log-cosine", "log-cosine for the MSE", coefficient=2.7, score="log_cosine"),
+        with_loss("score-infonce", "find the right pair among 256", coefficient=0.25, score="infonce"),
+        with_loss("score-cosine", "cosine instead of the MSE", coefficient=4.8, score="cosine"),
+        with_loss("score-log-cosine", "log-cosine instead of the MSE", coefficient=2.7, score="log_cosine"),
         arm("dropout", "dropout .1", lambda shape: combined(shape, dropout=0.1)),
         arm(
             "rtl",

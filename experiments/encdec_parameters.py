@@ -1,7 +1,7 @@
 """The encoder-decoder against a decoder with the same parameters, to .1 %, at the same tokens.
 
-`encdec.py`, whose settings this takes and whose encoder-decoder runs serve both, has the published shapes; here the decoder is
-matched by the width of its MLP. At `smoke` one hidden unit more or less is .2 %.
+Settings come from `encdec.py`, which has the published shapes; the encoder-decoder runs are the same in both experiments. Here the
+width of the decoder's MLP is chosen to match. At `smoke` one hidden unit is .2 % of the parameters, so the match is less exact.
 """
 
 from encdec import (
@@ -32,13 +32,13 @@ def table_rows(shape: Shape) -> int:
 
 
 def encoder_decoder_parameters(shape: Shape) -> int:
-    """V D + C D + L (28 D^2 + 6 D) + D^2 + D, L blocks on each side, without embedding loss or subtraction."""
+    """V D + T D + L (28 D^2 + 6 D) + D^2 + D for L blocks on each side, without embedding loss or subtraction."""
     width, rows = shape.width, table_rows(shape)
     return rows * width + shape.layers * (28 * width**2 + 6 * width) + width**2 + width
 
 
 def matched_decoder(shape: Shape, dropout: float = 0.0) -> DecoderConfig:
-    """The smaller decoder with an MLP that makes up what it lacks: one more hidden unit in each of L blocks is 2 D L parameters."""
+    """The smaller decoder with a wider MLP: one more hidden unit in each of L blocks adds 2 D L parameters."""
     plain = shape.smaller_decoder()
     width, rows = plain.width, table_rows(shape)
     without_mlp = rows * width + plain.layers * (4 * width**2 + 2 * width) + width
@@ -63,6 +63,6 @@ experiment = Experiment(
     seeds=(1, 2, 3, 4, 5),
     decision=Decision(metric=METRIC, baseline="decoder", equal="parameters", smallest_effect=SMALLEST_EFFECT),
     sizes=sizes(),
-    # Claims among the encoder-decoders are those of encdec.py: the runs are the same.
+    # Claims that compare encoder-decoders are in encdec.py; the runs are the same.
     claims=(AGAINST_DECODER, AGAINST_DROPOUT),
 )

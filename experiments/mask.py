@@ -1,12 +1,12 @@
-"""Right to left beside left to right: does it help or hurt the left-to-right loss, over depth, width and seeds?
+"""Does training right to left as well help or hurt the left-to-right loss, over depth, width and seeds?
 
-The question and the arms of the mask experiments (their README: p = 5 % is enough to learn the backward task, and costs nothing in
-large models), asked again with a reading direction that cannot see its own answer. Here every arm gets the same left-to-right
-tokens: what is read right to left comes on top. `mask_total.py` asks it again at the same total of tokens.
-`both-05-published-mask` reads through the mask that was published; the audit catches it at every length.
+This repeats the question and the arms of the mask experiments. Their README claims that p = 5 % is enough to learn the backward
+task, and costs nothing in large models. Here no token can see itself as its own target. Every arm gets the same left-to-right
+tokens, and what is read right to left is added to them. `mask_total.py` asks the question at the same total of tokens.
+`both-05-published-mask` reads through the published mask; the audit detects its leak at every length.
 
-Sizes: `smoke` shows every chart in minutes; `laptop` takes hours on two cores; `long` trains its smallest model ten times as long,
-so that one batch in twenty right to left is enough to learn something; `gpu` and `paper` want an accelerator. All but smoke
+Sizes: `smoke` draws every chart in minutes; `laptop` takes hours on two cores; `long` trains its smallest model ten times as long,
+so that one batch in twenty right to left is enough to learn something; `gpu` and `paper` need an accelerator. All but smoke
 read WikiText-2 or -103: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
 """
 
@@ -35,9 +35,9 @@ from palinode.train.recipe import Hlb
 from palinode.train.schedule import PowerDecay, WarmDown
 
 FIVE, TEN, HALF = Constant(p=0.05), Constant(p=0.1), Constant(p=0.5)
-STEP_TOKENS = 16 * 128  # of the base
+STEP_TOKENS = 16 * 128  # tokens of a step in BASE
 STEPS = 300
-SLACK = 1.12  # a coin decides what a step reads: the token limit ends the run, before its steps do
+SLACK = 1.12  # more steps than needed, because what a step reads is random: so the token limit always ends the run
 
 
 def cells(depths: tuple[int, ...], widths: tuple[int, ...]) -> tuple[Scale, ...]:
@@ -63,8 +63,9 @@ BASE = RunSettings(
     data=DataConfig(corpus="wikitext-2", tokenizer="bpe:2048", window_tokens=128, split="given"),
     model=LatentConfig(layers=2, width=64),
     objective=LtrObjective(),
-    # hlb-gpt's recipe with a rate of its own (the law of its size dial was found between 20 and 600 million parameters and gives
-    # .047 at .3 million; half and twice .004: benchmarks/mask_rates.py), a decay that ends, and batches that stay: equal tokens.
+    # hlb-gpt's recipe with three changes: a decay that ends, batches that keep their number of tokens, and a rate of its own. The
+    # recipe's law of rates was fitted between 20 and 600 million parameters and gives .047 at .3 million; benchmarks/mask_rates.py
+    # compares .004 with half and twice of it.
     recipe=Hlb(
         steps=round(STEPS * SLACK),
         max_tokens_read=STEPS * STEP_TOKENS,
@@ -102,12 +103,12 @@ LARGE = {
 
 
 def limits(tokens: int) -> dict[str, int]:
-    """Both ends of a run: so many tokens read, so many of them left to right."""
+    """The two limits that end a run: so many tokens read in all, so many scored left to right."""
     return {"recipe.max_tokens_read": tokens, "recipe.max_ltr_tokens": tokens}
 
 
 def sizes() -> dict[str, Size]:
-    """The presets of both questions."""
+    """The sizes that both questions share."""
     small = {
         "data": DataConfig(corpus="python-docs", tokenizer="byte", window_tokens=64),
         "recipe.steps": 45,
@@ -118,7 +119,7 @@ def sizes() -> dict[str, Size]:
         "evaluation.layer_cut_refit_steps": 5,
         **limits(40 * 16 * 64),
     }
-    gpu_tokens, paper_tokens = 100_000_000, 1_000_000_000  # the latter: ten epochs of WikiText-103
+    gpu_tokens, paper_tokens = 100_000_000, 1_000_000_000  # paper: ten epochs of WikiText-103
     gpu = {**LARGE, "recipe.steps": 2100, **limits(gpu_tokens)}
     accumulated = {"recipe.accumulation": NormAccumulation(), "recipe.steps": 25_000, **limits(paper_tokens)}
     return {
@@ -130,7 +131,7 @@ def sizes() -> dict[str, Size]:
 
 
 def arms(change: dict[str, Any]) -> tuple[Arm, ...]:
-    """The honest arms; those that read right to left get this change as well."""
+    """The arms without a leak. `change` is applied to those that read right to left."""
     return (
         Arm(name="ltr", note="left to right only"),
         Arm(
@@ -147,7 +148,7 @@ def arms(change: dict[str, Any]) -> tuple[Arm, ...]:
     )
 
 
-UNTIL_LTR_TOKENS = {"recipe.max_tokens_read": None}  # what is read right to left does not bring the end nearer
+UNTIL_LTR_TOKENS = {"recipe.max_tokens_read": None}  # tokens read right to left do not count towards the end of the run
 PUBLISHED = Arm(
     name="both-05-published-mask",
     change={"objective": BothObjective(p=FIVE, rtl_sees=FlippedLowerTriangle()), **UNTIL_LTR_TOKENS},
@@ -158,38 +159,38 @@ PUBLISHED = Arm(
 OFTEN = Arm(
     name="both-50",
     change={"objective": BothObjective(p=HALF), **UNTIL_LTR_TOKENS},
-    note="every second batch rtl as well: enough of it to be learned",
+    note="every second batch rtl as well, which is enough to learn the rtl task",
 )
 IN_EVERY_SIZE = (*(arm.name for arm in arms({})), PUBLISHED.name)
 
 
-ALMOST_PERFECT = 0.02  # rtl within 2 % of ltr: twice what Arrows of Time finds between models of either direction
+ALMOST_PERFECT = 0.02  # rtl loss within 2 % of ltr: twice the difference that Arrows of Time has between the two
 SOURCE = (
-    "snimu/mask on hlb-gpt 0.4.1, WikiText-103, 46 to 626 million parameters. There the rtl loss lay far below the ltr loss, as "
-    "its mask let slots see their own targets; ratio 1 was about .93 where it was lowest, about 1 at 626 million parameters"
+    "snimu/mask on hlb-gpt 0.4.1, WikiText-103, 46 to 626 million parameters. There the rtl loss was far below the ltr loss, "
+    "because its mask let slots see their own targets; the lowest ratio 1 was about .93, and about 1 at 626 million parameters"
 )
 ONE_RATE = (
-    "all arms train at one rate, the first of each size in benchmarks/mask_rates.py, and the best rate changes with the width: "
-    "a trend over the width may be one of the rate"
+    "all arms train at one rate, the first of each size in benchmarks/mask_rates.py, and the best rate changes with the width, so "
+    "a trend over the width may come from the rate"
 )
 
 
 def of_ratio_1(name: str, sentence: str, measure: str, **options: Any) -> Claim:
-    """A claim about ratio 1: the ltr loss of `ltr` by that of `both-05`."""
+    """A claim about ratio 1: the ltr loss of `ltr` divided by that of `both-05`."""
     return Claim(
         name=name, sentence=sentence, measure=measure, arm="ltr", against=("both-05",), source=SOURCE, **options
     )
 
 
 def of_ratio_2(name: str, sentence: str, measure: str, over: tuple[str, str], **options: Any) -> Claim:
-    """A claim about both losses of `both-05`, which says nothing before its rtl pass learned anything."""
+    """A claim about both losses of `both-05`. It has no verdict before the rtl pass has learned something."""
     sides = {"arm": "both-05", "against": ("both-05",), "directions": over, "needs_learning": True}
     return Claim(name=name, sentence=sentence, measure=measure, source=SOURCE, **sides, **options)
 
 
 def claims() -> tuple[Claim, ...]:
-    """M1 to M5, of both questions. Cuts are read by refitted heads, and by the head as it was trained, as published."""
-    found = [
+    """M1 to M5, for both questions. Cut models are scored with refitted heads, and with the trained head as published."""
+    claims_in_order = [
         of_ratio_2(
             "M1",
             "Reading one batch in twenty right to left is enough to learn the backward task almost perfectly.",
@@ -214,7 +215,7 @@ def claims() -> tuple[Claim, ...]:
         ),
     ]
     for head in ("refitted", "trained"):
-        found.append(
+        claims_in_order.append(
             of_ratio_2(
                 "M4",
                 "Ratio 2 falls as layers are cut: the later layers do the backward task.",
@@ -230,12 +231,14 @@ def claims() -> tuple[Claim, ...]:
         (0.5, "below", "Middle layers of p = .05 models are weaker than those of p = 0 models."),
     ):
         for head in ("refitted", "trained"):
-            found.append(of_ratio_1("M5", sentence, "layer_cut", blocks_left=blocks_left, head=head, expect=expect))
-    return tuple(found)
+            claims_in_order.append(
+                of_ratio_1("M5", sentence, "layer_cut", blocks_left=blocks_left, head=head, expect=expect)
+            )
+    return tuple(claims_in_order)
 
 
 def own_sizes() -> dict[str, Size]:
-    """Those of both questions, and one small model trained ten times as long."""
+    """The sizes that both questions share, and `long`, where one small model is trained ten times as long."""
     longer = {
         "recipe.steps": round(10 * STEPS * SLACK),
         "recipe.growth.double_every_steps": 250,
@@ -253,7 +256,7 @@ def own_sizes() -> dict[str, Size]:
 
 experiment = Experiment(
     name="mask",
-    question="Does predicting right to left beside left to right change the left-to-right loss, at equal left-to-right tokens?",
+    question="Does predicting right to left as well change the left-to-right loss, at equal left-to-right tokens?",
     base=BASE,
     arms=(*arms(UNTIL_LTR_TOKENS), PUBLISHED, OFTEN),
     scales=SCALES,

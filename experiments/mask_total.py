@@ -1,6 +1,6 @@
-"""Right to left beside left to right, at the same total of tokens read: what is read right to left is not read left to right.
+"""Training right to left as well, at the same total of tokens: each token read right to left replaces one read left to right.
 
-The other half of `mask.py`, whose settings it takes, and whose runs of `ltr` serve both.
+Settings come from `mask.py`, which asks the question at equal left-to-right tokens; the `ltr` runs are the same in both.
 """
 
 from mask import BASE, DECISION, SCALES, arms, claims, sizes
@@ -8,7 +8,7 @@ from palinode import Experiment
 
 experiment = Experiment(
     name="mask_total",
-    question="Does predicting right to left beside left to right change the left-to-right loss, at equal total tokens?",
+    question="Does predicting right to left as well change the left-to-right loss, at equal total tokens?",
     base=BASE,
     arms=arms({}),
     scales=SCALES,

@@ -1,27 +1,27 @@
 """Associative recall: mixers, trained on all tokens or on the answer alone, reading left to right or without a direction.
 
-The question of safari's issue thread: does training on all next tokens make recall easier to learn than training on the answer,
-though only the answer is scored (R1), and does the task need causality at all (R2)? `recall_text.py` trains the same causal models
-on text: does accuracy here predict the loss there (R3)? `palinode findings` judges R1 to R3.
+The questions come from an issue thread of the safari repository. R1: does training on all next tokens make recall easier to learn
+than training on the answer, though only the answer is scored? R2: does the task need causality at all? R3: does the accuracy here
+predict the loss on text? For R3, `recall_text.py` trains the same causal models on text. `palinode findings` judges R1 to R3.
 
 Arms are named `<mixer>-<visibility>-<labels>`.
 
-    causal-all       ltr, every token is a target; the published way
+    causal-all       ltr, every token is a target, as published
     causal-answer    ltr, the answer is the only target
     full-all         every token sees every other; the answer is hidden, and 15 % of all tokens: a masked language model
-    full-answer      the same with nothing but the answer hidden: a classifier of the answer
+    full-answer      every token sees every other; only the answer is hidden: a classifier of the answer
 
-All of them are scored on the answer alone, with nothing else hidden, on sequences whose prompts no training sequence has. Training
-sequences are drawn afresh, but for `paper`, which trains 200 epochs over 2000. The learning rates are chosen for every arm, all by
-one factor, by as many trials on prompts of their own.
+All of them are scored on the answer alone, with nothing else hidden, on sequences whose prompts no training sequence has. New
+training sequences are drawn all the time; only `paper` trains 200 epochs over 2000 sequences. The learning rates of every arm are
+multiplied by one factor, which is chosen by the same number of trials for each arm, on prompts that are used for nothing else.
 
-The blocks are those of `modern` with an untied head, the optimizer is Muon with AdamW; `paper` has the published AdamW. Monarch
-Mixer has its block-diagonal MLP: without a direction it is the recall that its authors describe and did not release.
-Convolutions and recurrences know the order of slots by themselves. Mixers that no length is too long for are also scored on
-sequences 2 and 4 times as long.
+The blocks are those of `modern` with an untied head, and the optimizer is Muon with AdamW; `paper` has the published AdamW. Monarch
+Mixer has its block-diagonal MLP; without a direction it is the recall model that its authors describe and did not release.
+Convolutions and recurrences need no positions, because their result depends on the order of slots. Mixers without a longest row
+are also scored on sequences 2 and 4 times as long.
 
-Sizes: `smoke` shows every chart in minutes, and tunes nothing; `laptop` takes an hour and a half on two cores; `gpu` and
-`paper` want an accelerator.
+Sizes: `smoke` draws every chart in minutes, and tunes nothing; `laptop` takes an hour and a half on two cores; `gpu` and
+`paper` need an accelerator.
 """
 
 from collections.abc import Callable, Mapping
@@ -56,8 +56,8 @@ from palinode.models.mixers.state_space import H3Config, S4dConfig
 from palinode.train.schedule import Cosine
 
 METRIC = "validation.own.accuracy"
-SMALLEST_EFFECT = 0.02  # of 1: twice the standard error of 2000 answers at one half
-HIDDEN = 0.15  # of all tokens, as in BERT
+SMALLEST_EFFECT = 0.02  # about twice the standard error of an accuracy of one half on 2000 answers
+HIDDEN = 0.15  # share of all tokens, as in BERT
 VISIBILITIES = {"causal": "reads left to right", "full": "reads without a direction"}
 
 
@@ -86,7 +86,7 @@ class Shape:
 
 
 SMOKE = (Shape(10, 12, 16, 48, 16, 6), Shape(20, 16, 16, 48, 16, 6))
-# At vocabulary 30, length 40 and 600 steps of 64 taught nothing (docs/log.md).
+# At vocabulary 30, models learned nothing at length 40 in 600 steps of 64 sequences (docs/log.md).
 LAPTOP = (Shape(10, 20, 64, 600, 64), Shape(30, 20, 64, 1500, 32))
 GPU = tuple(Shape(vocabulary, length, 64, 4000, 64, 40) for length in (128, 512) for vocabulary in (10, 20, 30, 40))
 # Published: 2 layers of width 64, 2000 sequences in batches of 32, 200 epochs.
@@ -101,22 +101,22 @@ def rotary(width: int) -> DecoderConfig:
 
 
 def plain(width: int) -> DecoderConfig:
-    """The same blocks without what only attention reads."""
+    """The same blocks without the options that only attention reads."""
     return rotary(width).with_(position="none", rotary="full", qk_norm=False, attention_scale=1.0)
 
 
 def of_mixer(make: Callable[[bool], Any]) -> Callable[[int, bool], DecoderConfig]:
-    """Both layers with one mixer, made with or without weights for what comes after a slot."""
+    """A model whose two layers have the same mixer. A two-sided mixer also has weights for later slots."""
     return lambda width, two_sided: plain(width).with_(mixer=make(two_sided))
 
 
 def short_then_long(width: int, two_sided: bool) -> DecoderConfig:
-    """BaseConv as Zoology has it: taps over three slots in the first layer, over the whole row in the second."""
+    """BaseConv as in Zoology: the first layer convolves over three slots, the second over the whole row."""
     return plain(width).with_(mixers=(BaseConvConfig(), BaseConvConfig(conv="implicit", two_sided=two_sided)))
 
 
 def monarch(width: int, two_sided: bool) -> DecoderConfig:
-    """As published: a second long convolution beside the products, and an MLP of blocks."""
+    """As published: with a second long convolution in parallel to the products, and a block-diagonal MLP."""
     return plain(width).with_(mixer=MonarchConfig(residual_conv=True, two_sided=two_sided), mlp="block_diagonal")
 
 
@@ -132,22 +132,22 @@ MIXERS: Mapping[str, Callable[[int, bool], DecoderConfig]] = {
     "selective_ssm": of_mixer(lambda two_sided: SelectiveSsmConfig(two_sided=two_sided)),
 }
 IN_SMOKE = ("attention", "linear_attention", "base_conv")
-NO_LONGEST_ROW = ("attention", "h3", "s4d", "gated_rnn", "selective_ssm")  # neither lags nor positions are a table
-LENGTH_FACTORS = (2, 4)  # how much longer than in training they are also scored
+NO_LONGEST_ROW = ("attention", "h3", "s4d", "gated_rnn", "selective_ssm")  # they have no table of lags or positions
+LENGTH_FACTORS = (2, 4)  # these mixers are also scored on sequences so many times as long as in training
 LONGEST_SCORED_LONGER = 512
-# As many as two cores train in an hour and a half. H3 and S4D wait for `gpu`; selective_ssm's scan is ten times as slow on a CPU.
+# Two cores train these in an hour and a half. H3 and S4D are in `gpu` and `paper`; selective_ssm's scan is too slow on a CPU.
 ON_A_LAPTOP = ("attention", "linear_attention", "base_conv", "hyena", "monarch", "gated_rnn")
 
 
 def objective(visibility: str, labels: str) -> Any:
-    """What an arm is asked for."""
+    """The objective of an arm."""
     if visibility == "causal":
         return LtrObjective()
     return MaskedObjective(rate=HIDDEN if labels == "all" else 0.0)
 
 
 def arm(mixer: str, visibility: str, labels: str) -> Arm:
-    """One arm, with a model of the width of every scale."""
+    """One arm; at each scale its model has the scale's width."""
     two_sided = visibility == "full"
     return Arm(
         name=arm_name(mixer, visibility, labels),
@@ -164,7 +164,7 @@ def arm(mixer: str, visibility: str, labels: str) -> Arm:
 
 
 def length_factors(mixer: str, shape: Shape) -> tuple[int, ...]:
-    """At which lengths this mixer is scored beside the one it is trained at."""
+    """The further lengths at which this mixer is scored, as multiples of the length in training."""
     return LENGTH_FACTORS if mixer in NO_LONGEST_ROW and shape.length <= LONGEST_SCORED_LONGER else ()
 
 
@@ -200,7 +200,7 @@ PUBLISHED_RECIPE = Gpt2AdamW(
     precision="bfloat16",
     evaluate_every_steps=250,
 )
-# All rates together: what a mixer has in matrices for Muon, in filters and in states differs from mixer to mixer.
+# All rates together, because mixers differ in how many of their parameters are matrices for Muon, filters or states.
 RATES = "recipe.optimizer.rate_factor"
 
 
@@ -249,8 +249,8 @@ def sizes() -> Mapping[str, Size]:
     }
 
 
-# Published accuracies on associative recall: source, model, our mixer, length of the sequences (None: not published), and accuracy
-# by vocabulary.
+# Published accuracies on associative recall: source, published model, our mixer, length of the sequences (None: not published), and
+# vocabulary -> accuracy.
 HYENA, H3 = (
     "Hyena Hierarchy (arXiv 2302.10866), 2 layers; as transcribed",
     "H3 (arXiv 2212.14052), 2 layers; as transcribed",
@@ -265,8 +265,8 @@ PUBLISHED = (
     (H3, "S4D", "s4d", None, {10: 0.86}),
 )
 PUBLISHED_NOTE = (
-    "no published table says how many seeds it has, what chance is, or what is scored without learning; all chose on the test set; "
-    "an independent run found S4D at 32.4 % instead of 86.0 %; GSS, 78 % at vocabulary 10, is not run here"
+    "no published table gives its number of seeds, the accuracy of chance, or that without learning; all chose their settings on "
+    "the test set; an independent run of S4D had 32.4 % instead of 86.0 %; GSS, 78 % at vocabulary 10, is not run here"
 )
 R1 = "Training on all tokens makes recall easier to learn than training on the answer alone."
 R2 = "Recall needs no causality: a model that reads without a direction learns it as well."
@@ -282,11 +282,11 @@ def compared(name: str, sentence: str, measure: str, sides: tuple[str, str], **o
 
 
 def published_claims() -> list[Claim]:
-    """Our accuracy of the published way beside each published one, at every scale with that vocabulary.
+    """Our accuracy with the published training (causal, all tokens) against each published one, at scales with its vocabulary.
 
-    Whether the two agree is judged at the published length alone; it is shown at the others.
+    At the published length the claim is that the two agree; at other lengths both are shown without a verdict.
     """
-    found = []
+    rows = []
     for source, model, mixer, length, accuracies in PUBLISHED:
         for expect, same_length in (("published", True), ("shown", False)):
             published = {
@@ -295,7 +295,7 @@ def published_claims() -> list[Claim]:
                 if shape.vocabulary in accuracies and (shape.length == length) == same_length
             }
             if published:
-                found.append(
+                rows.append(
                     Claim(
                         name="published",
                         sentence=f"{model} in sequences of {length or 'unknown'} tokens.",
@@ -307,11 +307,11 @@ def published_claims() -> list[Claim]:
                         note=PUBLISHED_NOTE,
                     )
                 )
-    return found
+    return rows
 
 
 def claims() -> tuple[Claim, ...]:
-    """R1 to R3, and the published accuracies."""
+    """The claims R1 to R3, and those about published accuracies."""
     r1 = [(f"{visibility}-all", f"{visibility}-answer") for visibility in VISIBILITIES]
     r2 = [(f"full-{labels}", f"causal-{labels}") for labels in ("answer", "all")]
     return (

@@ -1,7 +1,8 @@
 """The mixers of `recall.py` as causal models of text: does accuracy on recall predict the loss on text (R3)?
 
-The same two layers of the same width as on recall, the same optimizer, a rate chosen for every mixer. R3, a claim
-of `recall.py`, compares the two. All but smoke read WikiText: `palinode data get wikitext-2`, or --set data.corpus=FOLDER.
+The models have two layers of the same width as on recall, and the same optimizer; the rate is chosen for every mixer. R3, a claim
+of `recall.py`, compares accuracy and loss. All but smoke read WikiText: `palinode data get wikitext-2`, or --set
+data.corpus=FOLDER.
 """
 
 from collections.abc import Mapping
@@ -33,7 +34,7 @@ def scale(name: str, steps: int, evaluations: int = 10) -> Scale:
 
 
 def arm(mixer: str) -> Arm:
-    """A mixer, at the width of every scale."""
+    """The arm of one mixer; at each scale its model has the scale's width."""
     return Arm(name=mixer, at={name: {"model": MIXERS[mixer](width, False)} for name, width in WIDTHS.items()})
 
 
@@ -62,27 +63,27 @@ def sizes() -> Mapping[str, Size]:
         "evaluation.max_tokens": None,
         "device": "auto",
     }
-    tried = (0.5, 1.0, 2.0)
-    few = {"recipe.evaluate_every_steps": None}
+    factors = (0.5, 1.0, 2.0)
+    at_the_end = {"recipe.evaluate_every_steps": None}
     return {
         "smoke": Size(
             change=smoke,
             arms=IN_SMOKE,
             scales=("smoke",),
             seeds=(1, 2),
-            tuning=Tuning(field=RATES, values=(0.5, 2.0), change={"recipe.steps": 12, **few}),
+            tuning=Tuning(field=RATES, values=(0.5, 2.0), change={"recipe.steps": 12, **at_the_end}),
         ),
         "laptop": Size(
             arms=ON_A_LAPTOP,
             scales=("laptop",),
             seeds=(1, 2, 3),
-            tuning=Tuning(field=RATES, values=tried, change={"recipe.steps": 400, **few}),
+            tuning=Tuning(field=RATES, values=factors, change={"recipe.steps": 400, **at_the_end}),
         ),
         "gpu": Size(
             change=large,
             scales=("gpu",),
             seeds=(1, 2, 3),
-            tuning=Tuning(field=RATES, values=tried, change={"recipe.steps": 2000, **few}),
+            tuning=Tuning(field=RATES, values=factors, change={"recipe.steps": 2000, **at_the_end}),
         ),
     }
 

@@ -158,14 +158,14 @@ def add_terms(store: Store, name: str, arms: dict[str, str], term: str = "embedd
         for row in rows if kind else ():
             gone = math.exp(-row["step"] / 25) if kind == "collapse" else 1.0
             value = (0.4 + math.exp(-row["step"] / 200) + 0.01 * run.entry.seed) * gone
-            measured = {
+            measurements = {
                 "value": value,
                 "shuffled": 1.5 * gone,
                 "gain": gone,
                 "least_gain": 0.9 * gone,
                 "variance": 0.3 * gone,
             }
-            store.append_metrics(run.entry.run_id, {**row, "auxiliary": {term: measured}})
+            store.append_metrics(run.entry.run_id, {**row, "auxiliary": {term: measurements}})
 
 
 def audit_of(arm: SyntheticArm, length: int = 32) -> AuditReport:
@@ -307,7 +307,7 @@ def _layer_cut_row(
     def cuts(direction: str, price: float) -> list[dict[str, Any]]:
         nats = final[direction]["nats_per_token"]
         steeper = 1.6 if direction == "rtl" else 1.0 + arm.effect_nats
-        found = []
+        result = []
         for blocks in range(1, depth + 1):
             here = nats + price * steeper * (depth / blocks - 1) ** 0.7
             scores = {
@@ -316,8 +316,8 @@ def _layer_cut_row(
                 "accuracy": math.exp(-0.62 * here),
             }
             counts = {"tokens_scored": 100, "nats_sum": 100 * here, "bytes_scored": 100, "hits": 30}
-            found.append({"blocks": blocks, "nats_per_token": here, **scores, **counts})
-        return found
+            result.append({"blocks": blocks, "nats_per_token": here, **scores, **counts})
+        return result
 
     row = {"event": "layer_cut", "attempt": 1, "step": step, "split": "validation", "final": True}
     row["scores"] = {direction: cuts(direction, 0.8) for direction in final}

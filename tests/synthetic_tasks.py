@@ -132,12 +132,12 @@ def _write_run(store: Store, wanted: SyntheticTask, arm: TaskArm, vocabulary: in
             {"event": "eval", "attempt": 1, "split": "validation", "final": step == STEPS, "scores": scores, **counters}
         )
     if wanted.levels:
-        placed = {
+        table = {
             "levels": _levels(wanted, way, vocabulary),
             "by_pass": {way: _by_pass(last)},
             "lengths": _lengths(wanted, way, last, vocabulary),
         }
-        rows.append({"event": TASK_EVENT, "attempt": 1, "step": STEPS, "split": "validation", "final": True, **placed})
+        rows.append({"event": TASK_EVENT, "attempt": 1, "step": STEPS, "split": "validation", "final": True, **table})
     fsio.rewrite_lines(store.run_directory(run_id) / METRICS_FILE, rows)
     counters = {
         "tokens_scored_ltr": 0,
@@ -212,7 +212,7 @@ def _levels(wanted: SyntheticTask, way: str, vocabulary: int) -> dict[str, Any]:
     chance, in_context = LEVELS[vocabulary]
     trivial = {"uniform": chance, "unigram": chance, "bigram": chance - 0.005, "copy_last": 0.0}
     trivial |= {"most_recent_value": RECENT * in_context, "in_context_mode": in_context, "cache_1": 1.0, "cache_2": 0.0}
-    found = {
+    result = {
         "chance": chance,
         "best": 1.0,
         "entropy_nats_per_token": 0.85,
@@ -220,10 +220,10 @@ def _levels(wanted: SyntheticTask, way: str, vocabulary: int) -> dict[str, Any]:
         "trivial": trivial,
     }
     if not wanted.declared:
-        return found
+        return result
     lengths = {str(factor): chance for factor in LENGTHS} if wanted.lengths else {}
     reading = "ltr" if way == "ltr" else "prompt"
-    return {**found, "reading": reading, "solved_by": ["cache_1", "cache_2", "cache_3"], "chance_by_length": lengths}
+    return {**result, "reading": reading, "solved_by": ["cache_1", "cache_2", "cache_3"], "chance_by_length": lengths}
 
 
 def _by_pass(accuracy: float) -> dict[str, Any]:

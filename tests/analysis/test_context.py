@@ -2,7 +2,7 @@
 
 import pytest
 
-from palinode.analysis.context import direction_ratios
+from palinode.analysis.ratios import direction_ratios
 from palinode.results.record import CONTEXT_LENGTHS_EVENT
 from synthetic_store import Synthetic, SyntheticArm, make_store
 
@@ -31,16 +31,16 @@ def store(tmp_path):
 
 def test_an_arm_that_trains_both_ways_is_set_against_itself(store):
     (entry,) = store.experiments()
-    found = direction_ratios(store.experiment(entry.name), "validation")
-    assert found["arm"].unique().to_list() == ["both"], "an arm that never trained on rtl has no ratio"
-    assert found["against"].unique().to_list() == ["both"]
+    ratios = direction_ratios(store.experiment(entry.name), "validation")
+    assert ratios["arm"].unique().to_list() == ["both"], "an arm that never trained on rtl has no ratio"
+    assert ratios["against"].unique().to_list() == ["both"]
     seeds = len(entry.seeds)
-    for row in found.iter_rows(named=True):
+    for row in ratios.iter_rows(named=True):
         expected = [1 + row["context_tokens"] / 1000 + seed / 10_000 for seed in entry.seeds]
         assert row["ratio_then_mean"] == pytest.approx(sum(expected) / seeds)
         assert row["interval_low"] < row["ratio_then_mean"] < row["interval_high"]
         assert row["seeds"] == seeds
-    assert sorted(found["context_tokens"]) == sorted(LENGTHS)
+    assert sorted(ratios["context_tokens"]) == sorted(LENGTHS)
 
 
 def test_without_such_rows_there_is_nothing(tmp_path):

@@ -20,10 +20,10 @@ def test_resamples_are_counted_as_often_as_they_come():
     """Against all 4^4 resamples in order, one by one."""
     pairs = [(0.9, 2.0), (0.5, 1.0), (0.7, 3.0), (0.2, 1.5)]
     drawn = [rank_correlation([pairs[i] for i in chosen]) for chosen in itertools.product(range(4), repeat=4)]
-    known = sorted(value for value in drawn if value is not None)
-    found = resampled_interval(pairs, 0.5)
-    assert found.low == pytest.approx(known[math.ceil(0.25 * len(known)) - 1])
-    assert found.high == pytest.approx(known[math.ceil(0.75 * len(known)) - 1])
+    values = sorted(value for value in drawn if value is not None)
+    result = resampled_interval(pairs, 0.5)
+    assert result.low == pytest.approx(values[math.ceil(0.25 * len(values)) - 1])
+    assert result.high == pytest.approx(values[math.ceil(0.75 * len(values)) - 1])
 
 
 @pytest.mark.parametrize("count", [9, MOST_PAIRS])

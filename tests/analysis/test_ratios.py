@@ -10,25 +10,23 @@ from hypothesis import strategies as st
 
 from palinode.analysis import intervals
 from palinode.analysis.curves import evaluation_curves
-from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
-from palinode.analysis.ratio_curves import (
-    Curve,
-    as_published,
-    common_positions,
-    common_range,
-    published_summary,
-    ratio_curves,
-)
+from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.ratios import (
+    PUBLISHED_POINTS,
     RATIO_1,
     RATIO_2,
+    Curve,
+    as_published,
     best_scores,
+    common_positions,
+    common_range,
     estimate,
     final_ratios,
     final_scores,
-    mean_then_ratio,
+    layer_cut_ratios,
+    published_summary,
+    ratio_curves,
     ratio_table,
-    ratio_then_mean,
 )
 from palinode.analysis.sizes import scale_sizes, varying
 from palinode.base import fsio
@@ -45,12 +43,20 @@ pairs = st.lists(st.tuples(positive, positive), min_size=1, max_size=6)
 # --- over seeds -----------------------------------------------------------------------------------------------------
 
 
+def mean_then_ratio(above, below):
+    return estimate(dict(enumerate(above)), dict(enumerate(below)), 0.95).mean_then_ratio
+
+
+def ratio_then_mean(above, below):
+    return estimate(dict(enumerate(above)), dict(enumerate(below)), 0.95).ratio_then_mean
+
+
 @given(pairs)
 def test_both_means_lie_between_the_smallest_and_the_largest_ratio(values):
     above, below = [list(side) for side in zip(*values, strict=True)]
     single = [a / b for a, b in values]
-    for found in (mean_then_ratio(above, below), ratio_then_mean(above, below)):
-        assert min(single) * (1 - 1e-9) <= found <= max(single) * (1 + 1e-9)
+    for result in (mean_then_ratio(above, below), ratio_then_mean(above, below)):
+        assert min(single) * (1 - 1e-9) <= result <= max(single) * (1 + 1e-9)
 
 
 @given(pairs, positive, positive)
@@ -75,10 +81,10 @@ def test_for_equal_numerators_averaging_ratios_gives_more(below, numerator):
 
 
 def test_by_hand():
-    found = estimate({1: 2.0, 2: 6.0, 3: 9.0}, {1: 4.0, 2: 4.0, 9: 1.0}, 0.95)
-    assert (found.mean_then_ratio, found.ratio_then_mean, found.seeds) == (1.0, 1.0, 2)
+    ratio = estimate({1: 2.0, 2: 6.0, 3: 9.0}, {1: 4.0, 2: 4.0, 9: 1.0}, 0.95)
+    assert (ratio.mean_then_ratio, ratio.ratio_then_mean, ratio.seeds) == (1.0, 1.0, 2)
     half = 12.7062047 * math.sqrt(0.5) / math.sqrt(2)  # t of one degree of freedom, deviation of (0.5, 1.5)
-    assert (found.low, found.high) == pytest.approx((1 - half, 1 + half))
+    assert (ratio.low, ratio.high) == pytest.approx((1 - half, 1 + half))
     assert estimate({1: 2.0}, {1: 4.0}, 0.95).low is None
     assert estimate({1: 2.0}, {1: 0.0}, 0.95).seeds == 0  # an accuracy of 0 divides nothing
     assert estimate({}, {}, 0.95).mean_then_ratio is None
@@ -150,11 +156,11 @@ def test_a_scale_knows_its_size(record):
 
 @pytest.mark.parametrize("score", ["nats_per_token", "accuracy", "perplexity"])
 def test_final_ratios_are_the_scores_divided_seed_by_seed(record, score):
-    found = final_ratios(record, "validation", score)
+    ratios = final_ratios(record, "validation", score)
     ours = [value(run, score=score) for run in record.runs_of("both", "8x64")]
     theirs = [value(run, score=score) for run in record.runs_of("ltr", "8x64")]
     rtl = [value(run, "rtl", score) for run in record.runs_of("both", "8x64")]
-    first, second = found[RATIO_1, "both", "8x64"], found[RATIO_2, "both", "8x64"]
+    first, second = ratios[RATIO_1, "both", "8x64"], ratios[RATIO_2, "both", "8x64"]
     assert first.mean_then_ratio == pytest.approx(sum(theirs) / sum(ours))
     assert first.ratio_then_mean == pytest.approx(np.mean(np.divide(theirs, ours)))
     assert second.ratio_then_mean == pytest.approx(np.mean(np.divide(ours, rtl)))
@@ -165,13 +171,13 @@ def test_final_ratios_are_the_scores_divided_seed_by_seed(record, score):
 
 @pytest.mark.parametrize("score", ["nats_per_token", "accuracy"])
 def test_the_best_score_is_the_best_evaluation_of_each_finished_run(record, score):
-    measured = evaluation_curves(record)
+    measurements = evaluation_curves(record)
     # One early evaluation of every run is the best by far, one says nothing, one is of no finished run.
     lucky = 1e-6 if score == "nats_per_token" else 0.99
-    first = pl.col("step") == measured["step"].min()
-    bent = measured.with_columns(pl.when(first).then(lucky).otherwise(pl.col(score)).alias(score))
-    broken = measured.head(1).with_columns(pl.lit(math.nan).alias(score))
-    stranger = measured.head(1).with_columns(pl.lit(99, pl.Int64).alias("seed"))
+    first = pl.col("step") == measurements["step"].min()
+    bent = measurements.with_columns(pl.when(first).then(lucky).otherwise(pl.col(score)).alias(score))
+    broken = measurements.head(1).with_columns(pl.lit(math.nan).alias(score))
+    stranger = measurements.head(1).with_columns(pl.lit(99, pl.Int64).alias("seed"))
     finals = final_scores(record, "validation", score)
     best = best_scores(record, "validation", score, pl.concat([bent, broken, stranger]))
     assert {place: set(seeds) for place, seeds in best.items()} == {
@@ -179,14 +185,14 @@ def test_the_best_score_is_the_best_evaluation_of_each_finished_run(record, scor
     }
     assert all(value == lucky for seeds in best.values() for value in seeds.values())
     better = min if score == "nats_per_token" else max
-    for (arm, scale, direction), seeds in best_scores(record, "validation", score, measured).items():
+    for (arm, scale, direction), seeds in best_scores(record, "validation", score, measurements).items():
         for seed, value in seeds.items():
-            mine = measured.filter(arm=arm, scale=scale, direction=direction, seed=seed, split="validation")
+            mine = measurements.filter(arm=arm, scale=scale, direction=direction, seed=seed, split="validation")
             assert value == better(mine[score].drop_nulls())
 
 
 def test_the_table_has_a_row_per_arm_and_scale(record):
-    table = ratio_table(record, "validation", ["perplexity"])
+    table = ratio_table(record, "validation").filter(score="perplexity")
     assert table.height == 3 * 9
     row = table.row(by_predicate=(pl.col("arm") == "both") & (pl.col("scale") == "8x64"), named=True)
     assert (row["depth"], row["width"], row["leak"]) == (8, 64, "none")
@@ -199,10 +205,10 @@ def test_the_table_has_a_row_per_arm_and_scale(record):
 
 
 def test_curves_on_the_step_axis_are_measured_points(record):
-    found = ratio_curves(record, "validation", "nats_per_token", ["step"])
-    line = found.filter(ratio=RATIO_1, arm="both", scale="4x64").sort("x")
+    result = ratio_curves(record, "validation", "nats_per_token", evaluation_curves(record)).filter(axis="step")
+    line = result.filter(ratio=RATIO_1, arm="both", scale="4x64").sort("x")
     assert line["x"].to_list() == [float(step) for step in range(50, 601, 50)]
-    assert not found["interpolated"].any()
+    assert not result["interpolated"].any()
     last = final_ratios(record, "validation", "nats_per_token")[RATIO_1, "both", "4x64"]
     assert line["ratio_then_mean"][-1] == pytest.approx(last.ratio_then_mean)
     assert line["interval_low"][-1] == pytest.approx(last.low)
@@ -210,14 +216,14 @@ def test_curves_on_the_step_axis_are_measured_points(record):
 
 def test_other_axes_interpolate_inside_the_common_range_and_say_so(record):
     """The arm reads half as much again as the baseline: on tokens read their curves share only a part."""
-    found = ratio_curves(record, "validation", "nats_per_token")
-    assert set(found["axis"]) == set(CURVE_AXES)
-    line = found.filter(ratio=RATIO_1, arm="both", scale="4x64", axis="tokens_read").sort("x")
+    result = ratio_curves(record, "validation", "nats_per_token", evaluation_curves(record))
+    assert set(result["axis"]) == set(CURVE_AXES)
+    line = result.filter(ratio=RATIO_1, arm="both", scale="4x64", axis="tokens_read").sort("x")
     assert line["interpolated"].all()
     last_baseline = 600 * 16 * 128
     assert line["x"].max() == last_baseline
     assert line["x"].min() > 50 * 16 * 128
-    assert found.filter(axis="tokens_scored_ltr", ratio=RATIO_1)["interpolated"].any() is False
+    assert result.filter(axis="tokens_scored_ltr", ratio=RATIO_1)["interpolated"].any() is False
 
 
 def test_a_ratio_of_straight_lines_has_a_closed_form(tmp_path):
@@ -237,17 +243,18 @@ def test_a_ratio_of_straight_lines_has_a_closed_form(tmp_path):
         ]
         fsio.rewrite_lines(store.run_directory(run.entry.run_id) / METRICS_FILE, rows)
     record = store.experiment("demo")
-    found = ratio_curves(record, "validation", "nats_per_token", ["seconds"]).filter(ratio=RATIO_1)
-    assert found["x"].to_list() == [0.5, 2.5]  # the baseline was measured once in their common range: only its ends
-    assert found["mean_then_ratio"].to_list() == pytest.approx([0.5, 0.5])
-    pooled = as_published(record, "validation", "nats_per_token", "seconds", points=11)
-    assert pooled["ratio_1"].to_list() == pytest.approx([0.5] * 22)
-    assert pooled["x"].to_list() == pytest.approx([*np.linspace(0.5, 2.5, 11)] * 2)
+    result = ratio_curves(record, "validation", "nats_per_token", evaluation_curves(record))
+    result = result.filter(ratio=RATIO_1, axis="seconds")
+    assert result["x"].to_list() == [0.5, 2.5]  # the baseline was measured once in their common range: only its ends
+    assert result["mean_then_ratio"].to_list() == pytest.approx([0.5, 0.5])
+    pooled = as_published(record, "validation", "nats_per_token", "seconds")
+    assert pooled["ratio_1"].to_list() == pytest.approx([0.5] * 2 * PUBLISHED_POINTS)
+    assert pooled["x"].to_list() == pytest.approx([*np.linspace(0.5, 2.5, PUBLISHED_POINTS)] * 2)
 
 
 def test_pooling_as_published_counts_points_and_runs(record):
     pooled = as_published(record, "validation", "nats_per_token", "step")
-    assert pooled.filter(arm="both", scale="4x64").height == 3 * 500
+    assert pooled.filter(arm="both", scale="4x64").height == 3 * PUBLISHED_POINTS
     late = as_published(record, "validation", "nats_per_token", "step", window=(300, 600))
     assert (late["x"].min() >= 300, late["x"].max()) == (True, 600)
     assert 0 < late.height < pooled.height
@@ -264,13 +271,13 @@ def test_layer_cuts_are_paired_by_seed_and_blocks(record):
     assert cuts.filter(arm="both", scale="8x64", seed=0, direction="rtl", head="trained")["blocks"].to_list() == [
         *range(1, 9)
     ]
-    found = layer_cut_ratios(record, "validation", "perplexity", cuts)
-    one = found.filter(ratio=RATIO_2, arm="both", scale="8x64", head="refitted", blocks=3)
+    result = layer_cut_ratios(record, "validation", "perplexity", cuts)
+    one = result.filter(ratio=RATIO_2, arm="both", scale="8x64", head="refitted", blocks=3)
     rows = cuts.filter(arm="both", scale="8x64", head="refitted", blocks=3)
     ltr, rtl = (rows.filter(direction=way).sort("seed")["perplexity"] for way in ("ltr", "rtl"))
     assert one["ratio_then_mean"].item() == pytest.approx((ltr / rtl).mean())
     assert one["mean_then_ratio"].item() == pytest.approx(ltr.mean() / rtl.mean())
-    whole = found.filter(ratio=RATIO_1, arm="both", scale="8x64", head="trained", blocks=8)["ratio_then_mean"].item()
+    whole = result.filter(ratio=RATIO_1, arm="both", scale="8x64", head="trained", blocks=8)["ratio_then_mean"].item()
     assert whole == pytest.approx(
         final_ratios(record, "validation", "perplexity")[RATIO_1, "both", "8x64"].ratio_then_mean
     )
@@ -281,9 +288,9 @@ def test_runs_without_a_partner_are_left_out(tmp_path):
     store = make_store(tmp_path / "runs", Synthetic(outcomes=outcomes))
     record = store.experiment("demo")
     assert final_ratios(record, "validation", "nats_per_token")[RATIO_1, "both", "base"].seeds == 1
-    found = ratio_curves(record, "validation", "nats_per_token", ["step"])
-    assert found.filter(ratio=RATIO_1, arm="both")["seeds"].unique().to_list() == [1]
-    assert found.filter(ratio=RATIO_1, arm="both")["interval_low"].null_count() == 12
+    result = ratio_curves(record, "validation", "nats_per_token", evaluation_curves(record)).filter(axis="step")
+    assert result.filter(ratio=RATIO_1, arm="both")["seeds"].unique().to_list() == [1]
+    assert result.filter(ratio=RATIO_1, arm="both")["interval_low"].null_count() == 12
     for run in record.runs_of("ltr", "base")[1:]:
         (store.run_directory(run.entry.run_id) / RESULT_FILE).unlink()
     record = store.experiment("demo")

@@ -50,9 +50,9 @@ def test_wilsons_interval_solves_its_equation():
 
 
 def test_every_run_stands_beside_its_levels(record):
-    found = task_accuracy(record, SPLIT)
-    assert found.height == 4 * 3 * 3
-    row = found.filter(arm="classifier", scale="v10", seed=2).row(0, named=True)
+    accuracies = task_accuracy(record, SPLIT)
+    assert accuracies.height == 4 * 3 * 3
+    row = accuracies.filter(arm="classifier", scale="v10", seed=2).row(0, named=True)
     assert row["direction"] == "masked", "its own pass"
     assert row["accuracy"] == pytest.approx(final_accuracy(TaskArm("classifier", objective="masked"), 10, 2), abs=5e-4)
     assert (row["chance"], row["best_possible"]) == (0.25, 1.0)
@@ -82,8 +82,8 @@ def test_runs_that_guess_are_seldom_taken_for_one_that_learned(record):
         scores = {SPLIT: {run.result.own_pass(SPLIT): {"hits": hits, "tokens_scored": 500}}}
         return replace(run, record=replace(run.record, result=run.result.with_(scores=scores)))
 
-    said = [any_above_trivial([guessing(run) for run in runs[:10]], SPLIT, 0.95) for _ in range(400)]
-    assert sum(said) / 400 < 0.025 + 2 * (0.025 * 0.975 / 400) ** 0.5
+    verdicts = [any_above_trivial([guessing(run) for run in runs[:10]], SPLIT, 0.95) for _ in range(400)]
+    assert sum(verdicts) / 400 < 0.025 + 2 * (0.025 * 0.975 / 400) ** 0.5
     assert any_above_trivial(runs, SPLIT, 0.95), "one seed learned it"
     assert any_above_trivial([], SPLIT, 0.95) is None
 
@@ -112,15 +112,15 @@ def test_scales_that_differ_in_one_number_are_placed_by_it_whatever_was_tuned(re
 
 
 def test_arms_that_differ_in_one_thing_are_set_against_each_other_at_every_scale(record):
-    found = task_effects(record, SPLIT)
-    assert {(effect.what, effect.said, effect.comparison.arm, effect.comparison.baseline) for effect in found} == {
+    effects = task_effects(record, SPLIT)
+    assert {(effect.what, effect.said, effect.comparison.arm, effect.comparison.baseline) for effect in effects} == {
         ("labels", "all - answer", "all", "answer"),
         ("labels", "all - answer", "masked", "classifier"),  # without a direction, labels are what is hidden
         ("objective", "non-causal - causal", "classifier", "answer"),  # it trains on answers, whatever its labels say
         ("objective", "non-causal - causal", "masked", "all"),
     }
-    assert [effect.comparison.scale for effect in found] == ["v10"] * 4 + ["v20"] * 4 + ["v30"] * 4
-    at_30 = next(effect for effect in found if effect.what == "labels" and effect.comparison.scale == "v30")
+    assert [effect.comparison.scale for effect in effects] == ["v10"] * 4 + ["v20"] * 4 + ["v30"] * 4
+    at_30 = next(effect for effect in effects if effect.what == "labels" and effect.comparison.scale == "v30")
     rows = task_accuracy(record, SPLIT).filter(scale="v30").sort("seed")
     expected = [
         a - b for a, b in zip(*(rows.filter(arm=arm)["accuracy"].to_list() for arm in ("all", "answer")), strict=True)
@@ -135,9 +135,9 @@ def test_arms_that_differ_in_one_thing_are_set_against_each_other_at_every_scale
 
 def test_the_order_of_the_arms_does_not_turn_an_effect_around(tmp_path):
     arms = (TaskArm("answer", "answer"), TaskArm("last", "last"), TaskArm("all"))
-    found = task_effects(made(tmp_path, arms=arms, vocabularies=(10,)), SPLIT)
-    assert [effect.said for effect in found] == ["answer - last", "all - answer", "all - last"]
-    assert [effect.comparison.arm for effect in found] == ["answer", "all", "all"]
+    effects = task_effects(made(tmp_path, arms=arms, vocabularies=(10,)), SPLIT)
+    assert [effect.said for effect in effects] == ["answer - last", "all - answer", "all - last"]
+    assert [effect.comparison.arm for effect in effects] == ["answer", "all", "all"]
 
 
 @pytest.mark.parametrize("listed", [False, True])
@@ -169,10 +169,10 @@ def test_slices_add_up_and_their_interval_counts_the_answers_of_one_seed(record)
 
 
 def test_lengths_begin_at_the_one_that_was_trained(record, tmp_path):
-    found = task_lengths(record, SPLIT).filter(arm="all", scale="v10", seed=1)
-    assert found["length_factor"].to_list() == [1, *LENGTHS]
-    assert found["accuracy"][0] == pytest.approx(final_accuracy(TaskArm("all"), 10, 1), abs=5e-4)
-    assert found["accuracy"][1] == pytest.approx(0.25 + 0.7 * (found["accuracy"][0] - 0.25), abs=1e-3)
+    result = task_lengths(record, SPLIT).filter(arm="all", scale="v10", seed=1)
+    assert result["length_factor"].to_list() == [1, *LENGTHS]
+    assert result["accuracy"][0] == pytest.approx(final_accuracy(TaskArm("all"), 10, 1), abs=5e-4)
+    assert result["accuracy"][1] == pytest.approx(0.25 + 0.7 * (result["accuracy"][0] - 0.25), abs=1e-3)
     assert task_lengths(made(tmp_path, lengths=False), SPLIT).is_empty()
 
 
@@ -215,9 +215,9 @@ def test_a_look_up_that_does_not_solve_a_task_counts(tmp_path):
 def test_records_of_before_levels_were_declared_keep_theirs(tmp_path, record):
     old = made(tmp_path, declared=False)
     for scale, (chance, in_context) in zip(("v10", "v20", "v30"), LEVELS.values(), strict=True):
-        found, _ = levels_at(old, SPLIT, scale)
-        assert (found.chance, found.best_trivial, found.reading) == (chance, ("in_context_mode", in_context), None)
-        assert found.best_trivial == levels_at(record, SPLIT, scale)[0].best_trivial
+        result, _ = levels_at(old, SPLIT, scale)
+        assert (result.chance, result.best_trivial, result.reading) == (chance, ("in_context_mode", in_context), None)
+        assert result.best_trivial == levels_at(record, SPLIT, scale)[0].best_trivial
     assert set(task_lengths(old, SPLIT)["chance"].unique()) == {None, *(chance for chance, _ in LEVELS.values())}
 
 
@@ -233,8 +233,8 @@ def test_old_levels_of_a_run_that_reads_rtl_are_those_that_see_nothing(tmp_path)
 
 def test_a_length_has_its_own_chance(tmp_path):
     chances = {"chance_by_length": {"2": 0.2, "4": 0.1, "8": 0.05}}
-    found = task_lengths(with_levels(tmp_path, chances, arms=(TaskArm("all"),)), SPLIT)
-    assert found.select("length_factor", "chance").rows() == [(1, 0.25), (2, 0.2), (4, 0.1), (8, 0.05)]
+    result = task_lengths(with_levels(tmp_path, chances, arms=(TaskArm("all"),)), SPLIT)
+    assert result.select("length_factor", "chance").rows() == [(1, 0.25), (2, 0.2), (4, 0.1), (8, 0.05)]
 
 
 @pytest.mark.parametrize(
@@ -259,9 +259,9 @@ def test_levels_of_answers_stand_beside_scores_of_answers_alone(tmp_path, scored
 @pytest.mark.parametrize("objective", ["masked", "bottleneck"])
 def test_what_has_answers_alone_for_targets_scores_answers_alone(tmp_path, objective):
     record = made(tmp_path, scored="all", arms=(TaskArm("all", objective=objective), TaskArm("ltr")))
-    told = {run.entry.arm: levels_of(run, SPLIT) for run in record.runs}
-    assert told["all"].chance > 0
-    assert told["ltr"] is None
+    levels_by_arm = {run.entry.arm: levels_of(run, SPLIT) for run in record.runs}
+    assert levels_by_arm["all"].chance > 0
+    assert levels_by_arm["ltr"] is None
 
 
 def test_a_text_has_none_of_this_and_the_tables_keep_their_shape(record, tmp_path):

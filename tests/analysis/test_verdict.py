@@ -87,50 +87,50 @@ def test_a_worse_arm_is_called_worse_and_a_better_one_better(tmp_path):
 
 def test_arms_that_differ_by_noise_only_are_not_told_apart(tmp_path):
     record = experiment(tmp_path, arms=(LTR, SyntheticArm("same")), smallest_effect=0.0, seeds=tuple(range(8)))
-    found = only(record, "same")
-    assert found.outcome == "no difference found"
-    assert found.seeds_needed.planned_for == "observed effect"
+    result = only(record, "same")
+    assert result.outcome == "no difference found"
+    assert result.seeds_needed.planned_for == "observed effect"
 
 
 def test_too_few_seeds_for_the_smallest_effect_cannot_tell_and_says_how_many(tmp_path):
     record = experiment(tmp_path, arms=(LTR, SyntheticArm("same")), smallest_effect=0.002, noise_nats=0.01)
-    found = only(record, "same")
-    assert found.outcome == "cannot tell"
-    assert found.reasons == ()
-    assert found.seeds_needed.planned_for == "smallest effect"
-    assert found.seeds_needed.seeds > 3
+    result = only(record, "same")
+    assert result.outcome == "cannot tell"
+    assert result.reasons == ()
+    assert result.seeds_needed.planned_for == "smallest effect"
+    assert result.seeds_needed.seeds > 3
 
 
 def test_one_seed_cannot_tell(tmp_path):
-    found = only(experiment(tmp_path, seeds=(0,)))
-    assert found.outcome == "cannot tell"
-    assert "at least 2 pairs" in found.reasons[0]
-    assert (found.comparison.interval, found.seeds_needed) == (None, None)
-    assert found.comparison.mean is not None
+    result = only(experiment(tmp_path, seeds=(0,)))
+    assert result.outcome == "cannot tell"
+    assert "at least 2 pairs" in result.reasons[0]
+    assert (result.comparison.interval, result.seeds_needed) == (None, None)
+    assert result.comparison.mean is not None
 
 
 @pytest.mark.parametrize("outcome", ["diverged", "failed", "stopped", "oom", "missing", "unfinished"])
 @pytest.mark.parametrize("arm", ["ltr", "both"])
 def test_a_run_that_is_not_done_is_said_and_blocks_the_claim(tmp_path, outcome, arm):
-    found = only(experiment(tmp_path, outcomes={(arm, "base", 1): outcome}))
-    assert found.outcome == "cannot tell"
-    assert f"1 of 3 pairs cannot be compared (seed 1: {arm}: {outcome})" in found.reasons
-    assert len(found.comparison.pairs) == 2
-    assert found.comparison.interval is not None
+    result = only(experiment(tmp_path, outcomes={(arm, "base", 1): outcome}))
+    assert result.outcome == "cannot tell"
+    assert f"1 of 3 pairs cannot be compared (seed 1: {arm}: {outcome})" in result.reasons
+    assert len(result.comparison.pairs) == 2
+    assert result.comparison.interval is not None
 
 
 def test_a_leak_that_was_expected_is_compared_and_stamped(tmp_path):
-    found = only(experiment(tmp_path), "both-published-mask")
-    assert found.leak == "expected"
-    assert found.outcome == "worse"
+    result = only(experiment(tmp_path), "both-published-mask")
+    assert result.leak == "expected"
+    assert result.outcome == "worse"
 
 
 def test_a_leak_that_was_not_expected_is_not_compared(tmp_path):
     surprise = SyntheticArm("surprise", effect_nats=-0.5, rtl="leak", p=0.5)
     record = experiment(tmp_path, arms=(LTR, surprise, BOTH))
-    found = only(record, "surprise")
-    assert (found.leak, found.outcome) == ("unexpected", "cannot tell")
-    assert "sees its own answer" in found.reasons[0]
+    result = only(record, "surprise")
+    assert (result.leak, result.outcome) == ("unexpected", "cannot tell")
+    assert "sees its own answer" in result.reasons[0]
     assert only(record, "both").leak == "none"
 
 
@@ -145,10 +145,10 @@ def test_an_expected_leak_that_is_not_there_is_said(tmp_path):
 
 
 def test_an_arm_that_was_not_audited_is_not_believed(tmp_path):
-    found = only(experiment(tmp_path, audited=False))
-    assert found.outcome == "cannot tell"
-    assert "both was not audited" in found.reasons
-    assert "ltr was not audited" in found.reasons
+    result = only(experiment(tmp_path, audited=False))
+    assert result.outcome == "cannot tell"
+    assert "both was not audited" in result.reasons
+    assert "ltr was not audited" in result.reasons
 
 
 def test_a_failed_check_of_one_run_is_not_believed_and_names_the_check(tmp_path):
@@ -156,18 +156,18 @@ def test_a_failed_check_of_one_run_is_not_believed_and_names_the_check(tmp_path)
     run_id = store.experiment("demo").runs_of("both", "base")[2].entry.run_id
     finding = Finding(check="C8.loss_floor", outcome="fail", law="l", message="m")
     store.write_run_audit(run_id, AuditReport(subject="both", findings=(finding,)))
-    found = only(store.experiment("demo"))
-    assert found.outcome == "cannot tell"
-    assert found.reasons == ("both failed its audit: C8.loss_floor",)
+    result = only(store.experiment("demo"))
+    assert result.outcome == "cannot tell"
+    assert result.reasons == ("both failed its audit: C8.loss_floor",)
 
 
 def test_a_damaged_run_audit_is_not_believed(tmp_path):
     store = make_store(tmp_path / "runs")
     run_id = store.experiment("demo").runs_of("both", "base")[0].entry.run_id
     (store.run_directory(run_id) / "audit.json").write_text("{}")
-    found = only(store.experiment("demo"))
-    assert found.outcome == "cannot tell"
-    assert "audit.json" in found.reasons[0]
+    result = only(store.experiment("demo"))
+    assert result.outcome == "cannot tell"
+    assert "audit.json" in result.reasons[0]
 
 
 def test_parity_on_the_declared_axis_is_flagged_when_it_does_not_hold(tmp_path):
@@ -195,12 +195,12 @@ def test_the_worst_pair_decides_parity(tmp_path):
 
 
 def test_costs_are_means_beside_the_baseline(tmp_path):
-    found = {(item.arm, item.axis): item for item in costs(experiment(tmp_path), "ltr")}
-    assert found["ltr", "tokens_read"].ratio == 1.0
-    assert found["both", "tokens_read"].ratio == pytest.approx(1.5, rel=0.02)
-    assert found["ltr", "tokens_scored_rtl"].mean == 0
-    assert found["both", "tokens_scored_rtl"].ratio is None
-    assert found["both", "parameters"].runs == 3
+    result = {(item.arm, item.axis): item for item in costs(experiment(tmp_path), "ltr")}
+    assert result["ltr", "tokens_read"].ratio == 1.0
+    assert result["both", "tokens_read"].ratio == pytest.approx(1.5, rel=0.02)
+    assert result["ltr", "tokens_scored_rtl"].mean == 0
+    assert result["both", "tokens_scored_rtl"].ratio is None
+    assert result["both", "parameters"].runs == 3
 
 
 def test_what_the_audit_of_the_finished_runs_found_is_said(tmp_path):
@@ -224,9 +224,9 @@ def test_more_looks_at_the_validation_split_are_said_of_the_pair_that_has_them(t
     findings = (Finding(check="C5.selection", outcome="fail", law="l", message="evaluations ltr 4, both 5"),)
     store.write_audit("c5", AuditReport(subject="demo", findings=findings))
     store.write_experiment(store.entry("demo").with_(comparison="c5"))
-    found = {one.arm: one.cautions for one in verdicts(store.experiment("demo"))}
-    assert "evaluated 5 times, ltr 4" in found["both"]
-    others = [caution for arm, cautions in found.items() if arm != "both" for caution in cautions]
+    values = {one.arm: one.cautions for one in verdicts(store.experiment("demo"))}
+    assert "evaluated 5 times, ltr 4" in values["both"]
+    others = [caution for arm, cautions in values.items() if arm != "both" for caution in cautions]
     assert not any("evaluat" in caution for caution in others)
 
 
@@ -239,9 +239,9 @@ def test_mixed_machines_are_said(tmp_path):
 
 def test_scales_have_their_own_verdicts(tmp_path):
     record = experiment(tmp_path, scales=("small", "large"), outcomes={("both", "large", 0): "diverged"})
-    found = {(item.arm, item.scale): item.outcome for item in verdicts(record)}
-    assert found["both", "small"] == "worse"
-    assert found["both", "large"] == "cannot tell"
+    result = {(item.arm, item.scale): item.outcome for item in verdicts(record)}
+    assert result["both", "small"] == "worse"
+    assert result["both", "large"] == "cannot tell"
 
 
 def test_a_rule_that_names_no_arm_is_refused(tmp_path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from palinode import audit
 from palinode.audit import CheckOptions, FlowSettings, StepwiseSettings
-from palinode.audit.any_model import QUICK_FLOW
+from palinode.audit.any_model import QUICK, QUICK_CHECKS
 from palinode.base.example import SpecialTokens
 from palinode.checks.aggregation import check_every_token
 from palinode.checks.budget import RunBudget, check_counters
@@ -273,10 +273,9 @@ def test_a_cache_that_goes_wrong_after_41_tokens_is_seen():
 
 
 def test_the_quick_form_measures_the_used_length():
-    report = audit.check(Gpt(), vocab_size=IDS, window_tokens=WINDOW, quick=True)
+    report = audit.check(Gpt(), vocab_size=IDS, window_tokens=WINDOW, checks=QUICK_CHECKS, options=QUICK)
     assert report.outcome == "pass"
     assert {finding.check[:2] for finding in report.findings} == {"C1", "C6"}
-    assert not QUICK_FLOW.lengths
 
 
 def test_a_passing_line_says_what_was_tried_and_what_was_not():
@@ -285,10 +284,13 @@ def test_a_passing_line_says_what_was_tried_and_what_was_not():
     assert "not tried: rows above" in message
 
 
-def test_progress_is_told():
+def test_a_line_is_shown_before_each_check():
     lines = []
-    check(Gpt(), checks=("C1", "C6"), progress=lines.append, stepwise=StepwiseSettings(total_tokens=8))
-    assert len(lines) == 2
+    options = CheckOptions(flow=FLOW, stepwise=StepwiseSettings(total_tokens=8))
+    audit.check(
+        Gpt(), vocab_size=IDS, window_tokens=WINDOW, checks=("C1", "C6"), options=options, on_progress=lines.append
+    )
+    assert [line[:2] for line in lines] == ["C1", "C6"]
 
 
 # public leaks, rebuilt small

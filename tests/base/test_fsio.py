@@ -332,11 +332,11 @@ def test_no_single_bit_makes_another_row(tmp_path):
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        found = fsio.read_rows(path).rows
-        assert all(row in rows for row in found)
-        assert found == rows or fsio.read_rows(path).damaged is not None, bit
-        assert len(found) >= len(rows) - 1
-        lost += len(found) < len(rows)
+        result = fsio.read_rows(path).rows
+        assert all(row in rows for row in result)
+        assert result == rows or fsio.read_rows(path).damaged is not None, bit
+        assert len(result) >= len(rows) - 1
+        lost += len(result) < len(rows)
     assert lost > 0.9 * 8 * len(whole)
 
 

@@ -181,18 +181,18 @@ class Three(Config):
     four: str = ""
 
 
-@pytest.mark.parametrize(("data", "field", "told"), MISTAKES)
-def test_mistakes_name_their_field_at_any_depth(data, field, told):
+@pytest.mark.parametrize(("data", "field", "message"), MISTAKES)
+def test_mistakes_name_their_field_at_any_depth(data, field, message):
     with pytest.raises(BadInput) as caught:
         decode(Outer, data, file="spec.toml")
     assert str(caught.value).startswith(f"spec.toml: {field}: ")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.exit_code == 2
 
 
 def test_missing_fields_are_all_named():
-    for data, told in (
+    for data, message in (
         ({}, "one: is required, and so are two, three"),
         ({"two": 1}, "one: is required, and so is three"),
         ({"two": 1, "three": 1}, "one: is required"),
@@ -200,7 +200,7 @@ def test_missing_fields_are_all_named():
     ):
         with pytest.raises(BadInput) as caught:
             decode(Three, data)
-        assert str(caught.value) == told
+        assert str(caught.value) == message
 
 
 class Picky(Part):

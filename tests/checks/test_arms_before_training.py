@@ -64,8 +64,8 @@ def test_the_published_mask_is_caught_at_every_length(window_tokens):
 
 
 def test_the_published_mask_is_caught_by_the_canary():
-    found = audit_subject(arm(MODELS["modern"], PUBLISHED), checks=("C2",), canary=CANARY.with_(markov_steps=0))
-    assert {(f.check, f.reproduce["pass"]) for f in found.leaks} == {("C2.canary", "rtl")}
+    report = audit_subject(arm(MODELS["modern"], PUBLISHED), checks=("C2",), canary=CANARY.with_(markov_steps=0))
+    assert {(f.check, f.reproduce["pass"]) for f in report.leaks} == {("C2.canary", "rtl")}
 
 
 def test_an_arm_without_rtl_says_so_and_passes():

@@ -127,28 +127,28 @@ def test_a_mixer_that_ignores_the_mask_is_caught():
 
 
 @pytest.mark.parametrize(
-    ("objective", "told"), [(EarlierAnswers(), "see a token they may not"), (OwnAnswers(), "targets see themselves")]
+    ("objective", "message"), [(EarlierAnswers(), "see a token they may not"), (OwnAnswers(), "targets see themselves")]
 )
-def test_answers_in_the_inputs_are_a_leak(objective, told):
+def test_answers_in_the_inputs_are_a_leak(objective, message):
     report = flow(arm(objective))
-    assert told in failed(report)["C1.perturbation"]
+    assert message in failed(report)["C1.perturbation"]
     assert set(failed(report)) == {"C1.perturbation", "C1.gradient"}
 
 
 def test_one_layer_passes_nothing_on_and_the_control_says_so():
     report = flow(arm(BottleneckObjective(), DecoderConfig(**SMALL | {"layers": 1})))
-    told = outcomes(report)
-    assert told["C1.perturbation"] == "pass"
-    assert told["C1.two-sided"] == "could_not_tell"
+    outcome_of = outcomes(report)
+    assert outcome_of["C1.perturbation"] == "pass"
+    assert outcome_of["C1.two-sided"] == "could_not_tell"
     [control] = [finding for finding in report.findings if finding.check == "C1.two-sided"]
     assert "does not see the allowed token" in control.message
 
 
 @pytest.mark.parametrize(("objective", "outcome"), [(BottleneckObjective(), "pass"), (OwnAnswers(), "fail")])
 def test_the_canary(objective, outcome):
-    found = outcomes(audit_subject(arm(objective), checks=("C2",), canary=CANARY))
+    outcome_of = outcomes(audit_subject(arm(objective), checks=("C2",), canary=CANARY))
     clean = dict.fromkeys(["C2.canary", "C2.frozen", "C2.neighbours"], outcome)
-    assert found == (clean if outcome == "pass" else {"C2.canary": "fail"})
+    assert outcome_of == (clean if outcome == "pass" else {"C2.canary": "fail"})
 
 
 @pytest.mark.nightly

@@ -81,10 +81,10 @@ TABLE = {  # planted fault: subject, step of the design's own measurement
 
 @pytest.mark.parametrize("fault", TABLE)
 def test_faults_alarm_about_as_soon_as_they_were_measured(fault):
-    make, measured = TABLE[fault]
+    make, expected_updates = TABLE[fault]
     updates = updates_to_alarm(make())
     assert updates is not None
-    assert updates <= max(2 * measured, measured + 15)
+    assert updates <= max(2 * expected_updates, expected_updates + 15)
 
 
 def test_clean_runs_stay_far_from_the_alarm():
@@ -112,6 +112,6 @@ def test_honest_models_end_within_a_hundredth_of_the_chain_s_floor(chain, object
 
 def test_both_chains_belong_to_the_audit():
     settings = FULL.with_(steps=40, chains=("symmetric", "asymmetric"))
-    found = audit_subject(subject(), checks=("C2",), canary=settings).findings
-    assert [finding.check for finding in found].count("C2.markov-excess") == 2
-    assert {finding.outcome for finding in found} == {"pass"}
+    report = audit_subject(subject(), checks=("C2",), canary=settings).findings
+    assert [finding.check for finding in report].count("C2.markov-excess") == 2
+    assert {finding.outcome for finding in report} == {"pass"}

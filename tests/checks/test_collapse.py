@@ -30,12 +30,12 @@ def probed(**options):
 @pytest.mark.parametrize("score", ["mse", "cosine", "log_cosine"])
 def test_m39_norms_with_gain_vanish_on_unrelated_noise(score):
     """As published. All three scores fall to a hundredth within 2000 steps of rate 9e-4, and say nothing of the states."""
-    found = probed(norm_affine=True, score=score)
-    assert (found.check, found.outcome) == ("C7.probe", "fail")
-    assert "collapsed" in found.message
-    assert found.numbers["last_value"] < 0.01 * found.numbers["first_value"]
-    assert found.shows_collapse
-    assert not found.shows_leak
+    report = probed(norm_affine=True, score=score)
+    assert (report.check, report.outcome) == ("C7.probe", "fail")
+    assert "collapsed" in report.message
+    assert report.numbers["last_value"] < 0.01 * report.numbers["first_value"]
+    assert report.shows_collapse
+    assert not report.shows_leak
 
 
 @pytest.mark.parametrize(
@@ -50,22 +50,22 @@ def test_m39_norms_with_gain_vanish_on_unrelated_noise(score):
     ids=["no gain", "both sides trained", "cosine, both sides trained", "variance floor", "norm after the mean"],
 )
 def test_centred_norms_without_gain_and_a_variance_floor_hold(options):
-    found = probed(**options)
-    assert found.outcome == "pass"
-    assert abs(found.numbers["affinity"]) < 0.05, "unrelated states have none"
+    report = probed(**options)
+    assert report.outcome == "pass"
+    assert abs(report.numbers["affinity"]) < 0.05, "unrelated states have none"
 
 
 def test_norms_without_gain_vanish_by_a_vector_that_both_sides_share():
     """What is left of a state when it is normalised beside something large: the same on both sides."""
-    found = probed(centred=False, detach="none")
-    assert found.outcome == "fail"
-    assert found.numbers["last_gain"] == 1.0
+    report = probed(centred=False, detach="none")
+    assert report.outcome == "fail"
+    assert report.numbers["last_gain"] == 1.0
 
 
 def test_without_any_norm_two_trained_sides_shrink_together():
-    found = probed(input_norm="none", output_norm=False, detach="none")
-    assert found.outcome == "fail"
-    assert found.numbers["last_gain"] == 1.0, "seen on the shuffled pairs alone"
+    report = probed(input_norm="none", output_norm=False, detach="none")
+    assert report.outcome == "fail"
+    assert report.numbers["last_gain"] == 1.0, "seen on the shuffled pairs alone"
 
 
 def trained_rows(score_of_states: bool, steps: int = 1500, **options):
@@ -76,36 +76,36 @@ def trained_rows(score_of_states: bool, steps: int = 1500, **options):
     trained = [state] if score_of_states else list(term.parameters())
     optimizer, rows = torch.optim.Adam(trained, lr=0.01 if score_of_states else 9e-4), []
     for step in range(steps + 1):
-        found = term(seen, state, READING)
+        auxiliary = term(seen, state, READING)
         if step % 250 == 0:
-            measured = {name: float(value) for name, value in found.measured.items()}
-            rows.append({"event": "train", "step": step + 1, "auxiliary": {EMBEDDING_LOSS: measured}})
+            measurements = {name: float(value) for name, value in auxiliary.measured.items()}
+            rows.append({"event": "train", "step": step + 1, "auxiliary": {EMBEDDING_LOSS: measurements}})
         optimizer.zero_grad()
-        found.value.backward()
+        auxiliary.value.backward()
         optimizer.step()
     return json.loads(json.dumps(rows))
 
 
 def test_m39_a_run_whose_norms_vanish_is_caught_from_its_rows():
-    [found] = check_collapse(trained_rows(False, steps=2000, norm_affine=True))
-    assert (found.check, found.outcome) == ("C7.collapse", "fail")
-    assert found.message.startswith("embedding_loss at step 2001 and 1 more of 9 logged: collapsed")
+    [result] = check_collapse(trained_rows(False, steps=2000, norm_affine=True))
+    assert (result.check, result.outcome) == ("C7.collapse", "fail")
+    assert result.message.startswith("embedding_loss at step 2001 and 1 more of 9 logged: collapsed")
 
 
 def test_pairs_that_come_to_agree_are_no_collapse():
     """The clean twin: the value falls as far, but shuffled pairs still differ."""
     rows = trained_rows(True, detach="input", input_norm="none", output_norm=False)
-    [found] = check_collapse(rows)
+    [result] = check_collapse(rows)
     last = rows[-1]["auxiliary"][EMBEDDING_LOSS]
-    assert found.outcome == "pass"
+    assert result.outcome == "pass"
     assert last["value"] < 0.01 * rows[0]["auxiliary"][EMBEDDING_LOSS]["value"]
-    assert found.numbers["affinity"] == pytest.approx(1 - last["value"] / last["shuffled"])
-    assert found.numbers["affinity"] > 0.9
+    assert result.numbers["affinity"] == pytest.approx(1 - last["value"] / last["shuffled"])
+    assert result.numbers["affinity"] > 0.9
 
 
 def row(step, value, shuffled, gain=1.0, **more):
-    measured = {"value": value, "shuffled": shuffled, "gain": gain, **more}
-    return {"event": "train", "step": step, "auxiliary": {"x": measured}}
+    measurements = {"value": value, "shuffled": shuffled, "gain": gain, **more}
+    return {"event": "train", "step": step, "auxiliary": {"x": measurements}}
 
 
 @pytest.mark.parametrize(
@@ -122,21 +122,21 @@ def row(step, value, shuffled, gain=1.0, **more):
 )
 def test_what_a_collapse_is(last, outcome):
     rows = [row(1, 1.0, 1.0), row(2, 0.9, 1.0), row(3, *last)]
-    [found] = check_collapse(rows)
-    assert found.outcome == outcome
-    assert found.threshold == 0.01
+    [result] = check_collapse(rows)
+    assert result.outcome == outcome
+    assert result.threshold == 0.01
 
 
 def test_a_run_that_recovered_has_collapsed_all_the_same():
     rows = [row(1, 1.0, 1.0), row(21, 0.009, 0.01), row(41, 1e-3, 1e-3), row(61, 0.066, 0.07), row(81, 0.5, 0.9)]
-    [found] = check_collapse(rows)
-    assert found.outcome == "fail"
-    assert found.message.startswith("x at step 41 and 1 more of 5 logged: collapsed")
+    [result] = check_collapse(rows)
+    assert result.outcome == "fail"
+    assert result.message.startswith("x at step 41 and 1 more of 5 logged: collapsed")
 
 
 def test_too_few_rows_cannot_tell_unless_they_show_it():
-    [found] = check_collapse([row(1, 1.0, 1.0), row(2, 0.5, 1.0)])
-    assert (found.outcome, "too few times" in found.message) == ("could_not_tell", True)
+    [result] = check_collapse([row(1, 1.0, 1.0), row(2, 0.5, 1.0)])
+    assert (result.outcome, "too few times" in result.message) == ("could_not_tell", True)
     assert check_collapse([row(1, 1.0, 1.0), row(2, 1e-9, 1e-9)])[0].outcome == "fail"
     assert check_collapse([]) == []
     assert check_collapse([{"event": "train", "step": 1}, {"event": "eval", "step": 1}]) == []
@@ -144,14 +144,14 @@ def test_too_few_rows_cannot_tell_unless_they_show_it():
 
 def test_a_users_term_without_a_shuffled_score_cannot_be_told():
     rows = [{"event": "train", "step": step, "auxiliary": {"z": {"value": 1.0 / step}}} for step in (1, 2, 3, 4)]
-    [found] = check_collapse(rows)
-    assert (found.outcome, "does not say" in found.message) == ("could_not_tell", True)
+    [result] = check_collapse(rows)
+    assert (result.outcome, "does not say" in result.message) == ("could_not_tell", True)
 
 
 def test_a_collapse_is_told_apart_from_a_leak():
-    [found] = check_collapse([row(1, 1.0, 1.0), row(2, 1e-9, 1e-9)])
-    report = AuditReport(subject="x", findings=(found,))
-    assert (report.outcome, report.leaks, report.collapses) == ("fail", (), (found,))
+    [result] = check_collapse([row(1, 1.0, 1.0), row(2, 1e-9, 1e-9)])
+    report = AuditReport(subject="x", findings=(result,))
+    assert (report.outcome, report.leaks, report.collapses) == ("fail", (), (result,))
 
 
 def test_the_published_model_collapses_in_training_and_the_default_does_not():
@@ -164,8 +164,8 @@ def test_the_published_model_collapses_in_training_and_the_default_does_not():
         optimizer, rows = torch.optim.Adam(model.parameters(), lr=9e-3), []
         for step in range(201):
             term = model.hidden_and_terms(tokens, Ltr())[1][EMBEDDING_LOSS]
-            measured = {name: float(value) for name, value in term.measured.items()}
-            rows.append({"event": "train", "step": step, "auxiliary": {EMBEDDING_LOSS: measured}})
+            measurements = {name: float(value) for name, value in term.measured.items()}
+            rows.append({"event": "train", "step": step, "auxiliary": {EMBEDDING_LOSS: measurements}})
             optimizer.zero_grad()
             term.value.backward()
             optimizer.step()

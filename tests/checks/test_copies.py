@@ -141,11 +141,11 @@ def test_dropout_is_off_unless_it_is_asked_for(how):
     x = torch.randn(5, 8, dtype=torch.float64, generator=generator(0, "test"))
 
     def passes(dropout: bool):
-        found = []
+        result = []
         for seed in range(2):
             with torch.no_grad(), exact_arithmetic(dropout=dropout), seeded_passes(seed, "test"):
-                found.append(module(x))
-        return found
+                result.append(module(x))
+        return result
 
     assert torch.equal(*passes(dropout=False))
     assert not torch.equal(*passes(dropout=True))

@@ -28,7 +28,7 @@ def by_check(findings):
     return {finding.check: finding for finding in findings}
 
 
-def measured(subject_now, tokens=12, **options):
+def measure_flow(subject_now, tokens=12, **options):
     bench = Bench.of(subject_now)
     window = torch.arange(tokens) % subject_now.content_tokens
     sources = torch.arange(tokens)
@@ -45,15 +45,15 @@ def measured(subject_now, tokens=12, **options):
 
 
 def test_influence_of_a_causal_stack_is_the_triangle_of_its_contract():
-    [found] = measured(subject(stack()))
-    assert torch.equal(found.matrix > 1e-9, torch.ones(12, 12, dtype=torch.bool).triu(1))
-    assert found.noise < 1e-13
+    [result] = measure_flow(subject(stack()))
+    assert torch.equal(result.matrix > 1e-9, torch.ones(12, 12, dtype=torch.bool).triu(1))
+    assert result.noise < 1e-13
 
 
 def test_chunks_of_rows_change_nothing(monkeypatch):
-    [whole] = measured(subject(stack()))
+    [whole] = measure_flow(subject(stack()))
     monkeypatch.setattr(influence_module, "LOGITS_AT_ONCE", 12 * 43 * 3 * 5)
-    [chunked] = measured(subject(stack()))
+    [chunked] = measure_flow(subject(stack()))
     assert torch.equal(whole.sources, chunked.sources)
     # other ids replace the same sources, so sizes differ, but not who is seen
     assert torch.equal(whole.matrix > 1e-9, chunked.matrix > 1e-9)
@@ -145,9 +145,9 @@ def test_a_dead_network_could_not_tell():
         def forward(self, tokens, mask=None):
             return super().forward(torch.zeros_like(tokens), mask)
 
-    found = by_check(check_flow(subject(Dead(SPECIALS.vocab_size, [Attention])), QUICK))
-    assert found["C1.two-sided"].outcome == "fail"
-    assert found["C1.perturbation"].outcome == "could_not_tell"
+    finding_of = by_check(check_flow(subject(Dead(SPECIALS.vocab_size, [Attention])), QUICK))
+    assert finding_of["C1.two-sided"].outcome == "fail"
+    assert finding_of["C1.perturbation"].outcome == "could_not_tell"
 
 
 class ShortConv(nn.Module):

@@ -205,6 +205,6 @@ class SeesAnswers(Labelled):
 @pytest.mark.parametrize("task", [pytest.param("mqar", marks=pytest.mark.nightly), "copy"])
 def test_a_leak_is_seen_through_every_label_mask_that_leaves_one(task, direction, labels):
     """The last token of all stands in no input of ltr: where it alone is scored, to see everything is no leak."""
-    found = outcomes(task, labelled(task, direction, labels, SeesAnswers), "C1")
+    outcome_of = outcomes(task, labelled(task, direction, labels, SeesAnswers), "C1")
     outcome = "pass" if (task, direction, labels) == ("copy", "ltr", "last") else "fail"
-    assert (found["C1.perturbation"], found["C1.gradient"]) == (outcome, outcome)
+    assert (outcome_of["C1.perturbation"], outcome_of["C1.gradient"]) == (outcome, outcome)

@@ -35,8 +35,8 @@ def test_an_honest_arm_passes_the_canary():
 
 
 def test_the_published_mask_is_caught_by_the_canary():
-    found = audit_subject(arm(LATENTS["latent"], PUBLISHED), checks=("C2",), canary=CANARY.with_(markov_steps=0))
-    assert {(f.check, f.reproduce["pass"]) for f in found.leaks} == {("C2.canary", "rtl")}
+    report = audit_subject(arm(LATENTS["latent"], PUBLISHED), checks=("C2",), canary=CANARY.with_(markov_steps=0))
+    assert {(f.check, f.reproduce["pass"]) for f in report.leaks} == {("C2.canary", "rtl")}
 
 
 @pytest.mark.parametrize("window_tokens", LENGTHS)

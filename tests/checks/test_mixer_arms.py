@@ -82,14 +82,14 @@ def test_alibi_and_blocks_without_an_mlp_pass():
 
 
 def test_a_model_says_how_far_it_sees_and_without_that_the_audit_cannot_tell(monkeypatch):
-    told = subject(SlidingWindowConfig(window=3))
-    assert told.reach_in(LTR) == 4
-    assert replace(told, reach_tokens=2).reach_in(LTR) == 2
+    declared_reach = subject(SlidingWindowConfig(window=3))
+    assert declared_reach.reach_in(LTR) == 4
+    assert replace(declared_reach, reach_tokens=2).reach_in(LTR) == 2
     assert subject(BaseConvConfig(taps=5)).reach_in(FULL) == 4
     assert subject(HyenaConfig()).reach_in(LTR) is None
-    assert "C1.two-sided" not in not_passed(flow(told))
+    assert "C1.two-sided" not in not_passed(flow(declared_reach))
     monkeypatch.setattr(Decoder, "reach_slots", lambda model, sees: None)
-    assert "declare reach_tokens" in not_passed(flow(told))["C1.two-sided"]
+    assert "declare reach_tokens" in not_passed(flow(declared_reach))["C1.two-sided"]
 
 
 def test_an_arm_whose_mixer_has_no_such_form_is_refused_before_it_is_measured():

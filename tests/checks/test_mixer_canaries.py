@@ -117,9 +117,9 @@ def failed(subject: Subject, check: str, canary: CanarySettings | None = None) -
 
 @pytest.mark.parametrize("name", daily(*QUICKLY_PLANTED))
 def test_m14_statistics_of_the_batch_are_seen_by_flow(name):
-    told = failed(planted(name, batch_norm), "C1")
-    assert "train mode" in told["C1.neighbours"]
-    assert set(told) <= {"C1.neighbours", "C1.gradient"}
+    failures = failed(planted(name, batch_norm), "C1")
+    assert "train mode" in failures["C1.neighbours"]
+    assert set(failures) <= {"C1.neighbours", "C1.gradient"}
 
 
 @pytest.mark.parametrize("name", daily())
@@ -136,20 +136,20 @@ def test_m15_a_norm_over_time_is_caught_by_both(name):
     leaks = [finding for finding in flow.leaks if finding.check == "C1.perturbation"]
     assert {finding.reproduce["pass"] for finding in leaks} == {"ltr", "rtl"}
     assert all("targets see themselves" in finding.message for finding in leaks)
-    told = failed(planted(name, time_norm), "C2", SHORT_WINDOWS)
-    assert set(told) == {"C2.canary"}
-    assert "ltr: predicts" in told["C2.canary"]
+    failures = failed(planted(name, time_norm), "C2", SHORT_WINDOWS)
+    assert set(failures) == {"C2.canary"}
+    assert "ltr: predicts" in failures["C2.canary"]
 
 
 @pytest.mark.parametrize("name", daily(*QUICKLY_PLANTED))
 def test_m21_rows_that_read_each_other_are_seen_by_flow(name):
-    told = failed(planted(name, batch_as_time), "C1")
-    assert "reads its neighbours" in told["C1.neighbours"]
-    assert set(told) <= {"C1.neighbours", "C1.gradient"}
+    failures = failed(planted(name, batch_as_time), "C1")
+    assert "reads its neighbours" in failures["C1.neighbours"]
+    assert set(failures) <= {"C1.neighbours", "C1.gradient"}
 
 
 @pytest.mark.parametrize("name", daily("linear_attention"))
 def test_m21_is_caught_by_the_canary_among_shifted_copies_alone(name):
-    told = failed(planted(name, batch_as_time), "C2", NEIGHBOURS)
-    assert set(told) == {"C2.neighbours"}
-    assert "ltr: predicts" in told["C2.neighbours"]
+    failures = failed(planted(name, batch_as_time), "C2", NEIGHBOURS)
+    assert set(failures) == {"C2.neighbours"}
+    assert "ltr: predicts" in failures["C2.neighbours"]

@@ -41,8 +41,8 @@ def arm(config, objective=None):
 
 
 def flows(subject, settings):
-    found = audit_subject(subject, checks=("C1",), flow=settings).findings
-    return {finding.message for finding in found if finding.outcome != "pass"}
+    report = audit_subject(subject, checks=("C1",), flow=settings).findings
+    return {finding.message for finding in report if finding.outcome != "pass"}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -220,9 +220,9 @@ def test_a_wrong_state_is_caught(defect):
     subject = arm(CONFIGS[name])
     subject.module.blocks[0].mixer.__class__ = broken
     assert subject.module.can_step()
-    found = {finding.check: finding for finding in check_stepwise(subject, SHORT)}
-    assert found["C6.state"].outcome == "fail"
-    assert "differ at slot" in found["C6.state"].message
+    result = {finding.check: finding for finding in check_stepwise(subject, SHORT)}
+    assert result["C6.state"].outcome == "fail"
+    assert "differ at slot" in result["C6.state"].message
 
 
 @pytest.mark.parametrize("name", CONFIGS)

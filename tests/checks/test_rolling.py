@@ -28,9 +28,9 @@ def test_equal_hashes_are_equal_ngrams(tokens, n):
 def test_occurrences_cross_block_seams(tokens, n, block_tokens):
     wanted = set(grams(tokens, n)[::3])
     hashes = distinct(ngram_hashes(tokens, n)[::3])
-    positions, found = occurrences(tokens, hashes, n, block_tokens)
+    positions, result = occurrences(tokens, hashes, n, block_tokens)
     assert positions.tolist() == [i for i, gram in enumerate(grams(tokens, n)) if gram in wanted]
-    assert found.tolist() == ngram_hashes(tokens, n)[positions].tolist()
+    assert result.tolist() == ngram_hashes(tokens, n)[positions].tolist()
 
 
 @given(TOKENS, st.data())

@@ -118,7 +118,7 @@ def test_true_sources_pass(objective):
 
 
 @pytest.mark.parametrize(
-    ("defect", "check", "told"),
+    ("defect", "check", "message"),
     [
         (MasksTargetsToo(), "C1.identity", "targets is not window[source] at slot"),
         (HidesByTokenId(), "C1.provenance", "changes input_source at slot"),
@@ -129,7 +129,7 @@ def test_true_sources_pass(objective):
     ],
     ids=["M25", "M26", "M33 identity", "M33 law c", "M32", "weights"],
 )
-def test_defects_are_named_with_their_slot(defect, check, told):
+def test_defects_are_named_with_their_slot(defect, check, message):
     finding = provenance(defect)[check]
     assert finding.outcome == "fail"
-    assert told in finding.message
+    assert message in finding.message

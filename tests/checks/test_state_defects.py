@@ -147,11 +147,11 @@ def test_a_wrong_state_is_caught(defect):
     subject = arm(name)
     plant(subject.module)
     assert subject.module.can_step()
-    found = {finding.check: finding for finding in check_stepwise(subject, SHORT)}
-    assert found["C6.state"].outcome == "fail"
-    assert "differ at slot" in found["C6.state"].message
+    result = {finding.check: finding for finding in check_stepwise(subject, SHORT)}
+    assert result["C6.state"].outcome == "fail"
+    assert "differ at slot" in result["C6.state"].message
     if defect not in ONLY_IN_CHUNKS_OR_AT_THE_END:
-        assert "fail" in {found["C6.generation"].outcome, found["C6.nats"].outcome}
+        assert "fail" in {result["C6.generation"].outcome, result["C6.nats"].outcome}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -190,6 +190,6 @@ def test_a_step_that_is_handed_in_is_tried_instead():
         calls.append(known.shape)
         return torch.zeros(len(known), module.vocab_size)
 
-    found = {finding.check: finding.outcome for finding in check_stepwise(arm("gpt2"), SHORT, step)}
-    assert found == {"C6.generation": "fail", "C6.nats": "fail"}
+    result = {finding.check: finding.outcome for finding in check_stepwise(arm("gpt2"), SHORT, step)}
+    assert result == {"C6.generation": "fail", "C6.nats": "fail"}
     assert calls

@@ -45,8 +45,8 @@ def outcomes(findings):
 
 
 def test_both_passes_are_stepped_in_their_own_direction():
-    found = outcomes(check_stepwise(subject(stack(), BothObjective(p=Constant(p=0.3))), SHORT))
-    assert found == {(check, group): "pass" for check in ("C6.generation", "C6.nats") for group in ("ltr", "rtl")}
+    outcome_of = outcomes(check_stepwise(subject(stack(), BothObjective(p=Constant(p=0.3))), SHORT))
+    assert outcome_of == {(check, group): "pass" for check in ("C6.generation", "C6.nats") for group in ("ltr", "rtl")}
 
 
 def test_rtl_grows_to_the_left():
@@ -71,18 +71,18 @@ def test_a_right_cache_passes_and_is_fed_one_token_more_each_time():
 
 
 def test_a_cache_that_forgets_is_found_where_it_begins():
-    found = check_stepwise(subject(stack()), SHORT, Memory(wrong_from=9))
-    assert {finding.outcome for finding in found} == {"fail"}
-    place = int(found[0].message.partition("at target ")[2].partition(",")[0])
+    findings = check_stepwise(subject(stack()), SHORT, Memory(wrong_from=9))
+    assert {finding.outcome for finding in findings} == {"fail"}
+    place = int(findings[0].message.partition("at target ")[2].partition(",")[0])
     assert place >= 10
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 5e-2)])
 def test_own_weights_are_tried_in_their_own_dtype(dtype, bound):
-    found = check_stepwise(subject(stack().to(dtype)), SHORT)
-    assert set(outcomes(found).values()) == {"pass"}
-    assert str(dtype).removeprefix("torch.") in found[1].message
-    assert f"allowed {bound:.0e}" in found[1].message
+    findings = check_stepwise(subject(stack().to(dtype)), SHORT)
+    assert set(outcomes(findings).values()) == {"pass"}
+    assert str(dtype).removeprefix("torch.") in findings[1].message
+    assert f"allowed {bound:.0e}" in findings[1].message
 
 
 def test_objectives_that_read_both_ways_have_nothing_to_step():
@@ -101,8 +101,8 @@ class Fixed(SmallStack):
 
 
 def test_a_model_of_one_length_could_not_tell():
-    found = check_stepwise(subject(Fixed(SPECIALS.vocab_size, [Attention])), SHORT)
-    assert [finding.outcome for finding in found] == ["could_not_tell"]
+    findings = check_stepwise(subject(Fixed(SPECIALS.vocab_size, [Attention])), SHORT)
+    assert [finding.outcome for finding in findings] == ["could_not_tell"]
 
 
 def test_windows_shorter_than_the_settings_are_enough():

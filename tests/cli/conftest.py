@@ -45,7 +45,7 @@ def palinode(here, capsys):
     def call(*arguments: str) -> Told:
         capsys.readouterr()
         code = entry(arguments)
-        told = capsys.readouterr()
-        return Told(code, told.out, told.err)
+        output = capsys.readouterr()
+        return Told(code, output.out, output.err)
 
     return call

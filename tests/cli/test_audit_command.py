@@ -31,26 +31,26 @@ def audit(palinode, monkeypatch):
 
 def test_honest_arms_pass(audit):
     Path("x.toml").write_text(TOML)
-    told = audit()
-    assert told.code == 0
-    assert "ltr at base: pass" in told.out
-    assert "ok   C1.perturbation: no target sees itself" in told.out
-    before, *audited = told.err.splitlines()
+    output = audit()
+    assert output.code == 0
+    assert "ltr at base: pass" in output.out
+    assert "ok   C1.perturbation: no target sees itself" in output.out
+    before, *audited = output.err.splitlines()
     assert before.startswith("measuring 2 audits, ")
     assert audited == ["audited ltr: pass", "audited both: pass"]
 
 
 def test_an_unexpected_leak_exits_3_and_an_expected_one_does_not(audit):
     Path("x.toml").write_text(LEAK)
-    told = audit()
-    assert told.code == 3
-    assert "mask at base: LEAK" in told.out
-    assert told.err.splitlines()[-1].startswith("x.toml: failed its audit: mask (C1.perturbation)")
+    output = audit()
+    assert output.code == 3
+    assert "mask at base: LEAK" in output.out
+    assert output.err.splitlines()[-1].startswith("x.toml: failed its audit: mask (C1.perturbation)")
     Path("x.toml").write_text(LEAK.replace('name = "mask"', 'name = "mask"\nexpect_leak = true'))
-    told = audit("--json")
-    assert told.code == 0
-    found = {one["arm"]: (one["outcome"], one["leaks"], one["expect_leak"]) for one in json.loads(told.out)}
-    assert found == {"ltr": ("pass", False, False), "both": ("pass", False, False), "mask": ("fail", True, True)}
+    output = audit("--json")
+    assert output.code == 0
+    result = {one["arm"]: (one["outcome"], one["leaks"], one["expect_leak"]) for one in json.loads(output.out)}
+    assert result == {"ltr": ("pass", False, False), "both": ("pass", False, False), "mask": ("fail", True, True)}
 
 
 def test_one_arm_can_be_picked(audit):

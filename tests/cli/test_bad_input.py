@@ -298,6 +298,39 @@ TASKS = [
         objective=MASKED,
     ),
 ]
+LONG = "a" * 300
+BOUNDS = [
+    *(
+        options(f"{field} = {value}", "plan", FILE, "--set", f"{field}={value}", names=(FILE, f"--set {field}"))
+        for field, value in (
+            *(
+                ("model.mlp_mult", 2**63 - 1),
+                ("model.mlp_mult", 1e300),
+                ("model.layers", 10**9),
+                ("model.layers", 2**63),
+            ),
+            *(("model.width", 2**63 - 2), ("model.heads", 10**30), ("data.window_tokens", 2**63 - 1)),
+            *(("recipe.max_tokens_read", 2**63), ("data.max_train_tokens", 10**30), ("recipe.micro_batches", 10**12)),
+        )
+    ),
+    options(
+        "a width that is too large for the machine", "plan", FILE, "--set", "model.width=1000000", names=("GB",), code=5
+    ),
+    *(
+        options(f"a name of 300 characters: {what}", *arguments, names=("ile name too long",))
+        for what, arguments in {
+            "new": ("new", f"{LONG}.py"),
+            "plan": ("plan", f"{LONG}.py"),
+            "store of plan": ("plan", FILE, "--store", LONG),
+            "store of ls": ("ls", "--store", LONG),
+            "store of report": ("report", "x", "--store", LONG),
+            "data add": ("data", "add", f"{LONG}.txt", "--name", "x"),
+            "import": ("import", "mask", f"{LONG}.csv"),
+            "corpus": ("plan", FILE, "--set", f"data.corpus={LONG}"),
+            "tokenizer": ("plan", FILE, "--set", f"data.tokenizer={LONG}"),
+        }.items()
+    ),
+]
 COMMANDS = [
     options("unknown command", "rnu", FILE, names=("rnu", "'run'")),
     options("unknown option", "run", FILE, "--sise", "smoke", names=("--sise", "--size")),
@@ -339,7 +372,7 @@ COMMANDS = [
     options("data get unknown", "data", "get", "wikitext-3", names=("wikitext-3", "wikitext-2")),
     options("no CUDA", "run", FILE, "--workers", "1", "--set", 'device="cuda"', names=("device", "CUDA"), code=5),
 ]
-CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *TASKS, *COMMANDS]
+CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *TASKS, *BOUNDS, *COMMANDS]
 
 
 def check(case: Case, code: int, out: str, err: str, before: dict, after: dict) -> None:
@@ -363,8 +396,8 @@ def test_there_are_enough_cases():
 def test_a_malformed_input_is_one_line(case, palinode, here):
     case.make()
     before = everything_in(here)
-    told = palinode(*case.arguments)
-    check(case, told.code, told.out, told.err, before, everything_in(here))
+    output = palinode(*case.arguments)
+    check(case, output.code, output.out, output.err, before, everything_in(here))
 
 
 @pytest.mark.parametrize(
@@ -383,17 +416,17 @@ def test_long_and_strange_paths_leave_room_for_the_message(long, palinode, here)
     folder = here / long
     folder.mkdir()
     (folder / FILE).write_text(TOML.replace("layers = 1", "layrs = 1"))
-    told = palinode("run", str(folder / FILE))
-    assert told.code == 2
-    assert len(told.err.partition("valid: ")[0]) <= 201
-    assert f"{FILE}: base.model.layrs" in told.err
+    output = palinode("run", str(folder / FILE))
+    assert output.code == 2
+    assert len(output.err.partition("valid: ")[0]) <= 201
+    assert f"{FILE}: base.model.layrs" in output.err
 
 
 def test_control_characters_of_a_file_do_not_reach_the_terminal(palinode, here):
     write(TOML.replace('kind = "ltr"', 'kind = "\\u001b[31mred\\u0007"', 1))()
-    told = palinode("run", FILE)
-    assert told.code == 2
-    assert told.err.rstrip("\n").isprintable()
+    output = palinode("run", FILE)
+    assert output.code == 2
+    assert output.err.rstrip("\n").isprintable()
 
 
 @pytest.mark.parametrize(
@@ -408,13 +441,13 @@ def test_control_characters_of_a_file_do_not_reach_the_terminal(palinode, here):
 )
 def test_inputs_that_only_look_odd_are_fine(good, palinode):
     write(good)()
-    told = palinode("plan", FILE, "--no-measure")
-    assert told.code == 0, told.err
-    assert "4 of 4 runs" in told.out
+    output = palinode("plan", FILE, "--no-measure")
+    assert output.code == 0, output.err
+    assert "4 of 4 runs" in output.out
 
 
 @pytest.mark.parametrize(
-    ("sees", "told"),
+    ("sees", "message"),
     [
         ('{ kind = "flipped-lower-triangle", size = 8 }', "flipped-lower-triangle has 8 slots"),
         (
@@ -423,11 +456,11 @@ def test_inputs_that_only_look_odd_are_fine(good, palinode):
         ),
     ],
 )
-def test_parts_that_fit_one_by_one_and_not_together_name_file_and_arm(palinode, here, sees, told):
+def test_parts_that_fit_one_by_one_and_not_together_name_file_and_arm(palinode, here, sees, message):
     """A mask is known to be too small, or to leave a slot nothing, once a model reads a window through it."""
     write(TOML.replace(BOTH, f"{BOTH}, rtl_sees = {sees}"))()
-    found = palinode("audit", FILE, "--arm", "both")
-    assert (found.code, found.out) == (2, "")
-    *_, line = found.err.splitlines()
+    output = palinode("audit", FILE, "--arm", "both")
+    assert (output.code, output.out) == (2, "")
+    *_, line = output.err.splitlines()
     assert line.startswith(f"{FILE}: arms.both: objective: ")
-    assert told in line
+    assert message in line

@@ -25,25 +25,25 @@ def trained(evaluation) -> str:
 
 def test_recorded_and_measured_agree(palinode):
     recorded = trained(EvaluationConfig(max_tokens=300, layer_cut=True, layer_cut_refit_steps=2))
-    measured = trained(EvaluationConfig(max_tokens=300))
+    run = trained(EvaluationConfig(max_tokens=300))
     first = json.loads(palinode("cut", recorded, "--json").out)["validation"]
-    second = json.loads(palinode("cut", measured, "--json").out)["validation"]
+    second = json.loads(palinode("cut", run, "--json").out)["validation"]
     assert first["scores"] == second["scores"]
     assert [row["blocks"] for row in first["scores"]["ltr"]] == [1, 2]
     assert (set(first["refitted"]), second["refitted"]) == ({"ltr", "rtl"}, {})
-    told = palinode("cut", recorded)
-    assert told.code == 0
-    assert sum("refitted" in line for line in told.out.splitlines()) == 4
-    assert f"{first['scores']['rtl'][0]['nats_per_token']:.4f}" in told.out
+    output = palinode("cut", recorded)
+    assert output.code == 0
+    assert sum("refitted" in line for line in output.out.splitlines()) == 4
+    assert f"{first['scores']['rtl'][0]['nats_per_token']:.4f}" in output.out
     for blocks in ("3", "0", "1000000"):
-        told = palinode("cut", recorded, "--blocks", blocks)
-        assert (told.code, told.out) == (2, "")
-        assert told.err.splitlines() == [f"blocks: the model has 2 blocks, so it cannot keep {blocks} (1 to 2)"]
+        output = palinode("cut", recorded, "--blocks", blocks)
+        assert (output.code, output.out) == (2, "")
+        assert output.err.splitlines() == [f"blocks: the model has 2 blocks, so it cannot keep {blocks} (1 to 2)"]
     assert len(json.loads(palinode("cut", recorded, "--blocks", "1", "--json").out)["validation"]["scores"]["ltr"]) == 1
 
 
 @pytest.mark.parametrize("arguments", [("cut",), ("cut", "zz"), ("cut", "zz", "--blocks", "x")])
 def test_refusals_are_one_line(palinode, arguments):
     Store("runs").create()
-    told = palinode(*arguments)
-    assert (told.code, told.out, len(told.err.splitlines())) == (2, "", 1)
+    output = palinode(*arguments)
+    assert (output.code, output.out, len(output.err.splitlines())) == (2, "", 1)

@@ -40,9 +40,9 @@ def test_destroyed_metrics_are_named_by_ls_compare_and_report(palinode, here, de
     assert palinode("report", "demo").code == 0
     page = Path("runs/reports/demo--laptop/report.html").read_text()
     assert all(f"{run_id}/metrics.jsonl: " in page for run_id in store.run_ids())
-    told = palinode("cut", store.run_ids()[0])
-    assert (told.code, told.out, len(told.err.splitlines())) == (4, "", 1)
-    assert "metrics.jsonl: " in told.err
+    output = palinode("cut", store.run_ids()[0])
+    assert (output.code, output.out, len(output.err.splitlines())) == (4, "", 1)
+    assert "metrics.jsonl: " in output.err
 
 
 def test_a_run_under_the_spec_of_another_lends_its_weights_to_nobody(palinode):
@@ -61,14 +61,14 @@ def test_a_run_under_the_spec_of_another_lends_its_weights_to_nobody(palinode):
     assert palinode("sample", spec.run_id, "--tokens", "3").code == 0
     fsio.write_table(path, fsio.read_table(path) | {"seed": 2})
     for command in ("sample", "cut"):
-        told = palinode(command, spec.run_id)
-        assert (told.code, told.out) == (4, "")
-        assert told.err.startswith(f"{path}: holds the spec of run {other.run_id}, not {spec.run_id}")
+        output = palinode(command, spec.run_id)
+        assert (output.code, output.out) == (4, "")
+        assert output.err.startswith(f"{path}: holds the spec of run {other.run_id}, not {spec.run_id}")
     path.unlink()
     for command in ("sample", "cut", "show"):
-        told = palinode(command, spec.run_id)
-        assert (told.code, told.out, len(told.err.splitlines())) == (4, "", 1)
-        assert str(path) in told.err
+        output = palinode(command, spec.run_id)
+        assert (output.code, output.out, len(output.err.splitlines())) == (4, "", 1)
+        assert str(path) in output.err
 
 
 @pytest.mark.parametrize(
@@ -83,19 +83,19 @@ def test_a_damaged_entry_is_named_by_every_command(palinode, here, changes, fiel
     path = store.root.relative_to(here) / "experiments" / "demo--laptop.json"
     fsio.write_table(path, fsio.read_table(path) | changes)
     for arguments in (("show", "demo"), ("compare", "demo"), ("report", "demo"), ("plan", str(path))):
-        told = palinode(*arguments)
-        assert (told.code, told.out, len(told.err.splitlines())) == (4, "", 1)
-        assert told.err.startswith(f"{path}: {field}")
-    told = palinode("ls")
-    assert (told.code, told.err[: len(str(path)) + 9]) == (0, f"damaged: {path}")
+        output = palinode(*arguments)
+        assert (output.code, output.out, len(output.err.splitlines())) == (4, "", 1)
+        assert output.err.startswith(f"{path}: {field}")
+    output = palinode("ls")
+    assert (output.code, output.err[: len(str(path)) + 9]) == (0, f"damaged: {path}")
 
 
 def test_an_entry_without_runs_cannot_be_planned(palinode, here):
     path = make_store(here / "runs").root / "experiments" / "demo--laptop.json"
     fsio.write_table(path, fsio.read_table(path) | {"runs": []})
-    told = palinode("plan", "runs/experiments/demo--laptop.json")
-    assert (told.code, told.out) == (4, "")
-    assert told.err == "runs/experiments/demo--laptop.json: runs: there are none\n"
+    output = palinode("plan", "runs/experiments/demo--laptop.json")
+    assert (output.code, output.out) == (4, "")
+    assert output.err == "runs/experiments/demo--laptop.json: runs: there are none\n"
 
 
 def test_the_spec_of_a_masked_run_is_planned(palinode, here):
@@ -104,6 +104,6 @@ def test_the_spec_of_a_masked_run_is_planned(palinode, here):
     Path("tiny.toml").write_text(masked + rest)
     spec = load(Path("tiny.toml")).resolve().runs[0].spec
     path = Store("runs").write_spec(spec.run_id, encode(spec)) / "spec.json"
-    told = palinode("plan", str(path), "--no-measure")
-    assert (told.code, told.err) == (0, "")
-    assert "1 of 1 runs are left to do" in told.out
+    output = palinode("plan", str(path), "--no-measure")
+    assert (output.code, output.err) == (0, "")
+    assert "1 of 1 runs are left to do" in output.out

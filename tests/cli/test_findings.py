@@ -33,10 +33,10 @@ def store(here):
 
 
 def test_a_page_says_what_was_run_and_what_holds(store, palinode, here):
-    told = palinode("findings", "idea", "-o", "pages")
+    output = palinode("findings", "idea", "-o", "pages")
     name = store.entry("idea").full_name
-    assert told.code == 0, told.err
-    assert told.out.split() == [f"pages/{name}.md", f"pages/{name}.json"]
+    assert output.code == 0, output.err
+    assert output.out.split() == [f"pages/{name}.md", f"pages/{name}.json"]
     page, numbers = (
         (here / "pages" / f"{name}.md").read_text(),
         json.loads((here / "pages" / f"{name}.json").read_text()),
@@ -76,18 +76,18 @@ def test_a_report_shows_the_claims_of_an_experiment_that_has_some(store, palinod
     ],
 )
 def test_what_a_user_can_cause_is_one_line(store, palinode, arguments, says):
-    told = palinode("findings", *arguments)
-    assert told.code == 2
-    assert len(told.err.splitlines()) == 1
-    assert says in told.err
+    output = palinode("findings", *arguments)
+    assert output.code == 2
+    assert len(output.err.splitlines()) == 1
+    assert says in output.err
 
 
 def test_an_experiment_without_claims_says_so(store, palinode):
     store.write_experiment(store.entry("idea").with_(claims=()))
-    told = palinode("findings", "idea")
-    assert told.code == 2
-    assert len(told.err.splitlines()) == 1
-    assert "has no claims" in told.err
+    output = palinode("findings", "idea")
+    assert output.code == 2
+    assert len(output.err.splitlines()) == 1
+    assert "has no claims" in output.err
 
 
 def test_entries_without_claims_are_read_as_before(store):

@@ -40,10 +40,10 @@ def test_the_surface_is_what_was_agreed():
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_every_command_shows_an_example_with_options_it_has(name, palinode):
     for flag in ("--help", "-h"):
-        told = palinode(*name.split(), flag)
-        assert told.code == 0
-        assert told.err == ""
-    examples = re.findall(rf"^ +(palinode {name}\b.*)$", told.out.partition("Example:")[2], re.MULTILINE)
+        output = palinode(*name.split(), flag)
+        assert output.code == 0
+        assert output.err == ""
+    examples = re.findall(rf"^ +(palinode {name}\b.*)$", output.out.partition("Example:")[2], re.MULTILINE)
     assert examples
     for option in re.findall(r" (--?[a-z][a-z-]*)", " ".join(examples)):
         assert option in options_of(ALL[name])
@@ -51,8 +51,8 @@ def test_every_command_shows_an_example_with_options_it_has(name, palinode):
 
 def test_the_program_and_its_groups_show_examples(palinode):
     for arguments in ((), ("--help",), ("-h",), ("data",), ("data", "--help")):
-        told = palinode(*arguments)
-        shown = told.out + told.err
+        output = palinode(*arguments)
+        shown = output.out + output.err
         assert "Example:" in shown, arguments
         assert "palinode" in shown
 
@@ -62,10 +62,10 @@ def test_help_says_what_is_true(palinode):
         line.split()[0]: line for line in palinode("--help").out.splitlines() if line.startswith("  ") and line.split()
     }
     assert "with only its first blocks" in listed["cut"]
-    told = " ".join(palinode("plan", "--help").out.split())
-    assert "null is no value" in told
-    assert "A size that the file defines" in told
-    assert "then new ones" in told
+    output = " ".join(palinode("plan", "--help").out.split())
+    assert "null is no value" in output
+    assert "A size that the file defines" in output
+    assert "then new ones" in output
 
 
 @pytest.mark.parametrize("columns", [80, 120])
@@ -79,9 +79,9 @@ def test_no_description_of_a_command_is_cut(columns, group, palinode, monkeypatc
 
 
 def test_version_names_the_program_torch_and_python(palinode):
-    told = palinode("--version")
-    assert told.code == 0
-    assert re.fullmatch(r"palinode \d+\.\d+\.\d+, torch \d+\.\d+\S*, Python 3\.\d+\.\d+\n", told.out)
+    output = palinode("--version")
+    assert output.code == 0
+    assert re.fullmatch(r"palinode \d+\.\d+\.\d+, torch \d+\.\d+\S*, Python 3\.\d+\.\d+\n", output.out)
 
 
 def loaded_modules(*arguments: str) -> set[str]:

@@ -58,8 +58,8 @@ GRID = [row(depth, width, p, seed) for depth in (2, 4) for width in (64, 96) for
 
 
 def test_rows_become_runs_of_one_experiment(palinode, here):
-    told = palinode("import", "mask", str(write(here / "a.csv", GRID)))
-    assert (told.code, told.err) == (0, "")
+    output = palinode("import", "mask", str(write(here / "a.csv", GRID)))
+    assert (output.code, output.err) == (0, "")
     store = Store("runs")
     record = store.experiment("mask-published")
     assert len(record.runs) == len(GRID)
@@ -71,6 +71,36 @@ def test_rows_become_runs_of_one_experiment(palinode, here):
     assert one.result.parameters == {"total": 4 * 96**2}
     assert one.record.spec["model"]["layers"] == 4
     assert one.result.source["line"] == 2 + GRID.index(row(4, 96, 0.05, 1))
+
+
+LATER_COLUMNS = {"use_extra_tokens", "n_layers_removed", *(name for name in LISTS if name.startswith("cut_"))}
+
+
+def test_the_oldest_table_has_no_direction_tokens_and_no_cuts(palinode, here):
+    rows = [{name: value for name, value in one.items() if name not in LATER_COLUMNS} for one in GRID]
+    told = palinode("import", "mask", str(write(here / "a.csv", rows)))
+    assert (told.code, told.err) == (0, "")
+    record = Store("runs").experiment("mask-published")
+    assert [arm.name for arm in record.entry.arms[1:]] == ["p=0.05, no direction tokens", "p=0.1, no direction tokens"]
+    assert {event["event"] for event in record.runs[0].record.metrics} == {"train", "eval", "rtl_probability"}
+    assert palinode("report", "mask-published").code == 0
+
+
+def test_a_table_with_some_of_the_cut_columns_is_refused(palinode, here):
+    rows = [{name: value for name, value in one.items() if name != "cut_accs_bw"} for one in GRID]
+    told = palinode("import", "mask", str(write(here / "a.csv", rows)))
+    assert told.code == 2
+    assert "column cut_accs_bw: is missing" in told.err
+
+
+def test_the_number_of_heads_is_a_setting_of_its_own(palinode, here):
+    rows = [row(seed=seed, num_heads=heads) for heads in (1, 2, 4) for seed in (1, 2)]
+    told = palinode("import", "mask", str(write(here / "a.csv", rows)))
+    assert (told.code, told.err) == (0, "")
+    record = Store("runs").experiment("mask-published")
+    assert record.entry.scales == ("4x96", "4x96, 2 heads", "4x96, 4 heads")
+    assert [run.record.spec["model"]["heads"] for run in record.runs_of("p=0.05", "4x96, 2 heads")] == [2, 2]
+    assert "num_heads" in palinode("import", "mask", str(write(here / "b.csv", [row(num_heads=0)])), "--name", "b").err
 
 
 def test_every_curve_and_the_layer_cut_arrive(palinode, here):
@@ -93,8 +123,8 @@ def test_importing_twice_changes_nothing(palinode, here):
     file = write(here / "a.csv", GRID[:3])
     assert palinode("import", "mask", str(file)).code == 0
     before = {path: (content, (here / path).stat().st_mtime_ns) for path, content in everything_in(here).items()}
-    told = palinode("import", "mask", str(file), "--json")
-    assert json.loads(told.out)["written"] == 0
+    output = palinode("import", "mask", str(file), "--json")
+    assert json.loads(output.out)["written"] == 0
     assert {
         path: (content, (here / path).stat().st_mtime_ns) for path, content in everything_in(here).items()
     } == before
@@ -114,8 +144,8 @@ def test_an_import_that_was_cut_off_is_finished_by_the_next(palinode, here):
 def test_another_file_under_the_same_name_is_refused(palinode, here):
     palinode("import", "mask", str(write(here / "a.csv", GRID[:3])))
     before = everything_in(here)
-    told = palinode("import", "mask", str(write(here / "a.csv", GRID[:2])))
-    assert (told.code, "--name" in told.err) == (2, True)
+    output = palinode("import", "mask", str(write(here / "a.csv", GRID[:2])))
+    assert (output.code, "--name" in output.err) == (2, True)
     assert {p: c for p, c in everything_in(here).items() if "runs" in p} == {
         p: c for p, c in before.items() if "runs" in p
     }
@@ -130,9 +160,9 @@ def test_an_rtl_loss_far_below_ltr_is_stamped_everywhere(palinode, here):
         for p in (0.05, 0.1)
         for seed in (1, 2)
     ]
-    told = palinode("import", "mask", str(write(here / "a.csv", rows)))
-    assert "LEAK  p=0.1: rtl far below ltr in 2 of 4 runs" in told.out
-    assert "LEAK  p=0.05" not in told.out
+    output = palinode("import", "mask", str(write(here / "a.csv", rows)))
+    assert "LEAK  p=0.1: rtl far below ltr in 2 of 4 runs" in output.out
+    assert "LEAK  p=0.05" not in output.out
     assert "arm p=0.1  LEAK" in palinode("show", "mask-published").out
     assert "arm p=0.05  LEAK" not in palinode("show", "mask-published").out
     compared = palinode("compare", "mask-published").out
@@ -142,9 +172,9 @@ def test_an_rtl_loss_far_below_ltr_is_stamped_everywhere(palinode, here):
 
 def test_without_a_baseline_the_verdict_says_what_is_missing(palinode, here):
     palinode("import", "mask", str(write(here / "a.csv", GRID[:6])))
-    told = palinode("compare", "mask-published")
-    assert told.code == 0
-    assert "p=0 has no run with this seed" in told.out
+    output = palinode("compare", "mask-published")
+    assert output.code == 0
+    assert "p=0 has no run with this seed" in output.out
     verdicts = json.loads(palinode("compare", "mask-published", "--json").out)
     assert {verdict["outcome"] for verdict in verdicts} == {"cannot tell"}
 
@@ -160,7 +190,7 @@ def test_a_file_with_p_0_has_its_baseline(palinode, here):
 
 
 @pytest.mark.parametrize(
-    ("changes", "column", "said"),
+    ("changes", "column", "message"),
     [
         ({"val_losses_fw": "[1, 2"}, "val_losses_fw", "not a list"),
         ({"val_losses_fw": "[1, 2, 3, 4, nan]"}, "val_losses_fw", "not a list of finite"),
@@ -191,14 +221,14 @@ def test_a_file_with_p_0_has_its_baseline(palinode, here):
         ({"seed": "2"}, "seed", "line 3 again"),
     ],
 )
-def test_a_bad_cell_is_one_line_with_its_place_and_nothing_is_written(palinode, here, changes, column, said):
+def test_a_bad_cell_is_one_line_with_its_place_and_nothing_is_written(palinode, here, changes, column, message):
     file = write(here / "a.csv", [row(seed=1), row(seed=2), row(seed=3) | changes])
     before = everything_in(here)
-    told = palinode("import", "mask", str(file))
-    assert (told.code, told.out) == (2, "")
-    assert told.err.count("\n") == 1
-    assert f"a.csv: line 4, column {column}: " in told.err
-    assert said in told.err
+    output = palinode("import", "mask", str(file))
+    assert (output.code, output.out) == (2, "")
+    assert output.err.count("\n") == 1
+    assert f"a.csv: line 4, column {column}: " in output.err
+    assert message in output.err
     assert everything_in(here) == before
 
 
@@ -219,7 +249,7 @@ def broken(text, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("empty", "line 1: holds no rows"),
         ("blank", "column"),
@@ -233,14 +263,14 @@ def broken(text, kind):
         ("not CSV", "line 1"),
     ],
 )
-def test_a_bad_file_is_one_line_and_nothing_is_written(palinode, here, kind, said):
+def test_a_bad_file_is_one_line_and_nothing_is_written(palinode, here, kind, message):
     file = write(here / "a.csv", [row()])
     file.write_bytes(broken(file.read_bytes().decode(), kind).encode())
     before = everything_in(here)
-    told = palinode("import", "mask", str(file))
-    assert (told.code, told.out, told.err.count("\n")) == (2, "", 1)
-    assert "a.csv: " in told.err
-    assert said in told.err
+    output = palinode("import", "mask", str(file))
+    assert (output.code, output.out, output.err.count("\n")) == (2, "", 1)
+    assert "a.csv: " in output.err
+    assert message in output.err
     assert everything_in(here) == before
 
 
@@ -259,6 +289,6 @@ def test_damage_anywhere_never_crashes(palinode, here):
         damaged = bytearray(good)
         damaged[draw.randrange(len(damaged))] = draw.choice(b'",[]0x\n\xff-')
         (here / "a.csv").write_bytes(damaged)
-        told = palinode("import", "mask", "a.csv", "--store", f"store{number}")
-        assert told.code in (0, 2), told.err
-        assert told.err.count("\n") == (told.code == 2)
+        output = palinode("import", "mask", "a.csv", "--store", f"store{number}")
+        assert output.code in (0, 2), output.err
+        assert output.err.count("\n") == (output.code == 2)

@@ -5,27 +5,27 @@ from pathlib import Path
 
 
 def test_doctor_finds_this_machine_fit(palinode):
-    told = palinode("doctor", "--json")
-    found = {line["what"]: line for line in json.loads(told.out)}
-    assert told.code == 0
-    assert found["torch"]["state"] == "ok"
-    assert found["store"]["state"] in ("ok", "note")
-    assert {"palinode", "cores", "GPU", "cache"} <= set(found)
+    output = palinode("doctor", "--json")
+    result = {line["what"]: line for line in json.loads(output.out)}
+    assert output.code == 0
+    assert result["torch"]["state"] == "ok"
+    assert result["store"]["state"] in ("ok", "note")
+    assert {"palinode", "cores", "GPU", "cache"} <= set(result)
     assert "torch" in palinode("doctor").out
 
 
 def test_doctor_names_a_store_that_cannot_be(palinode, here):
-    told = palinode("doctor", "--store", "text.txt/runs", "--json")
-    assert told.code == 5
-    assert [line["what"] for line in json.loads(told.out) if line["state"] == "problem"] == ["store"]
+    output = palinode("doctor", "--store", "text.txt/runs", "--json")
+    assert output.code == 5
+    assert [line["what"] for line in json.loads(output.out) if line["state"] == "problem"] == ["store"]
     assert not Path("runs").exists()
 
 
 def test_a_corpus_can_be_added_listed_shown_and_used(palinode, monkeypatch, tmp_path):
     monkeypatch.setenv("PALINODE_CACHE", str(tmp_path / "own-cache"))
-    told = palinode("data", "add", "text.txt", "--name", "mine")
-    assert told.code == 0, told.err
-    assert told.out.startswith("mine: 1 documents, ")
+    output = palinode("data", "add", "text.txt", "--name", "mine")
+    assert output.code == 0, output.err
+    assert output.out.startswith("mine: 1 documents, ")
     assert palinode("data", "add", "text.txt", "--name", "mine").code == 0
     listed = {entry["name"]: entry["state"] for entry in json.loads(palinode("data", "ls", "--json").out)}
     assert listed["mine"] == "here"
@@ -35,14 +35,14 @@ def test_a_corpus_can_be_added_listed_shown_and_used(palinode, monkeypatch, tmp_
     shown = json.loads(palinode("data", "show", "mine", "--verify", "--json").out)
     assert shown["documents"] == 1
     Path("text.txt").write_text("another text")
-    told = palinode("data", "add", "text.txt", "--name", "mine")
-    assert told.code == 2
-    assert "mine" in told.err
+    output = palinode("data", "add", "text.txt", "--name", "mine")
+    assert output.code == 2
+    assert "mine" in output.err
 
 
 def test_get_without_a_network_or_copy_is_one_line(palinode, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    told = palinode("data", "get", "wikitext-2")
-    assert told.code == 5
-    assert len(told.err.splitlines()) == 1
+    output = palinode("data", "get", "wikitext-2")
+    assert output.code == 5
+    assert len(output.err.splitlines()) == 1
     assert palinode("data", "get", "wikitext-2", "--from", "nowhere").code == 2

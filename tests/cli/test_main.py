@@ -37,16 +37,16 @@ def raising(monkeypatch, palinode):
     ],
 )
 def test_every_error_has_its_exit_code(raising, error, code):
-    told = raising(error)
-    assert told.code == code
-    assert told.out == ""
-    assert told.err == ("" if code == 130 else "x\n")
+    output = raising(error)
+    assert output.code == code
+    assert output.out == ""
+    assert output.err == ("" if code == 130 else "x\n")
 
 
 def test_a_bug_is_one_line_and_its_traceback_a_file(raising, cache):
-    told = raising(ZeroDivisionError("a\nb"))
-    assert told.code == 70
-    (line,) = told.err.splitlines()
+    output = raising(ZeroDivisionError("a\nb"))
+    assert output.code == 70
+    (line,) = output.err.splitlines()
     assert line.startswith("internal error: ZeroDivisionError: a b (traceback: ")
     traceback = Path(line.partition("traceback: ")[2].rstrip(")"))
     assert traceback.is_relative_to(cache)
@@ -55,9 +55,9 @@ def test_a_bug_is_one_line_and_its_traceback_a_file(raising, cache):
 
 def test_a_bug_without_a_place_to_write_is_still_one_line(raising, monkeypatch):
     monkeypatch.setenv("PALINODE_CACHE", "/proc/nothing")
-    told = raising(ZeroDivisionError("a"))
-    assert told.code == 70
-    assert told.err == "internal error: ZeroDivisionError: a\n"
+    output = raising(ZeroDivisionError("a"))
+    assert output.code == 70
+    assert output.err == "internal error: ZeroDivisionError: a\n"
 
 
 def test_an_audit_that_failed_may_take_a_paragraph(raising):

@@ -15,8 +15,8 @@ from palinode.spec.load import parse_overrides
 
 
 def test_it_resolves_with_an_objective_of_the_users_own(palinode):
-    told = palinode("new", "my idea.py")
-    assert (told.code, told.err) == (0, "")
+    output = palinode("new", "my idea.py")
+    assert (output.code, output.err) == (0, "")
     source = load(Path("my idea.py"))
     resolved = source.resolve("smoke")
     assert resolved.name == "my-idea"
@@ -53,9 +53,9 @@ def test_the_laptop_size_asks_more_than_smoke_and_as_many_seeds_as_a_verdict_nee
     smoke, laptop = source.resolve("smoke"), source.resolve("laptop")
     assert laptop.runs[0].spec.recipe.steps >= 5 * smoke.runs[0].spec.recipe.steps
     assert len(laptop.seeds) >= 3
-    told = palinode("plan", "my_idea.py", "--size", "laptop", "--no-measure")
-    assert (told.code, told.err) == (0, "")
-    assert "10 of 10 runs are left" in told.out
+    output = palinode("plan", "my_idea.py", "--size", "laptop", "--no-measure")
+    assert (output.code, output.err) == (0, "")
+    assert "10 of 10 runs are left" in output.out
 
 
 def test_the_command_of_the_mixers_page_fits_it(palinode):
@@ -86,9 +86,9 @@ def test_only_python_files_are_written(palinode, here, name):
     [(".", "my_idea.py"), ("..", "my_idea.py"), ("/", "my_idea.py"), ("", "my_idea.py"), ("a.b", "a.py")],
 )
 def test_what_is_no_python_file_is_told_in_one_line_with_a_name_that_would_do(palinode, name, such):
-    told = palinode("new", name)
-    assert (told.code, told.out) == (2, "")
-    assert told.err == f"{Path(name)}: FILE: an experiment is a Python file (such as {such})\n"
+    output = palinode("new", name)
+    assert (output.code, output.out) == (2, "")
+    assert output.err == f"{Path(name)}: FILE: an experiment is a Python file (such as {such})\n"
 
 
 def test_it_is_formatted_as_this_project_is(palinode):

@@ -111,11 +111,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize(("text", "told"), CASES.values(), ids=CASES.keys())
-def test_it_is_one_line_that_names_the_part(palinode, text, told):
+@pytest.mark.parametrize(("text", "message"), CASES.values(), ids=CASES.keys())
+def test_it_is_one_line_that_names_the_part(palinode, text, message):
     Path("own.py").write_text(HEAD + "\n\n" + text)
-    found = palinode("plan", "own.py", "--no-measure")
-    assert found.code == 2, found.err
-    [line] = found.err.splitlines()
+    output = palinode("plan", "own.py", "--no-measure")
+    assert output.code == 2, output.err
+    [line] = output.err.splitlines()
     assert line.startswith("own.py")
-    assert told in line
+    assert message in line

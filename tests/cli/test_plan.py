@@ -15,9 +15,9 @@ from palinode.experiment.plan import MOST_ARMS_LISTED, Plan, makespan
 
 
 def planned(palinode, *options: str) -> dict:
-    told = palinode("plan", "x.toml", "--json", *options)
-    assert told.code == 0, told.err
-    return json.loads(told.out)
+    output = palinode("plan", "x.toml", "--json", *options)
+    assert output.code == 0, output.err
+    return json.loads(output.out)
 
 
 def test_counters_follow_from_the_spec(palinode):
@@ -73,15 +73,15 @@ equal = "optimizer_steps"
 
 def test_labels_are_counted_as_a_run_scores_them(palinode):
     Path("x.toml").write_text(ANSWERS)
-    told = {cell["arm"]: cell["tokens_scored_ltr"] for cell in planned(palinode, "--no-measure")["cells"]}
+    output = {cell["arm"]: cell["tokens_scored_ltr"] for cell in planned(palinode, "--no-measure")["cells"]}
     done = palinode("run", "x.toml", "--workers", "1")
     assert done.code == 0, done.err
     for record in Store(Path("runs")).records():
         assert record.result
-        expected = told.pop(record.spec["labels"])
+        expected = output.pop(record.spec["labels"])
         assert record.result.counters["tokens_scored_ltr"] == pytest.approx(expected, rel=0.1)
         assert (record.spec["labels"] == "last") == (expected == 8 * 16)
-    assert not told
+    assert not output
 
 
 def test_many_differences_are_said_by_axis(palinode):
@@ -168,16 +168,16 @@ experiment = Experiment(
 
 def test_an_arm_that_cannot_be_measured_has_no_predicted_time(palinode):
     Path("x.py").write_text(FAILS_LATER)
-    told = palinode("plan", "x.py", "--json", "--workers", "2")
-    assert told.code == 0, told.err
-    data = json.loads(told.out)
+    output = palinode("plan", "x.py", "--json", "--workers", "2")
+    assert output.code == 0, output.err
+    data = json.loads(output.out)
     ltr, late = data["cells"]
     assert ltr["seconds"] > 0
     assert late["seconds"] is None
     assert data["predicted_seconds"] is None
-    assert "could not measure" in told.err
-    assert "printed by the user's file" in told.err
-    assert "ArithmeticError: not after step 2" in told.err
+    assert "could not measure" in output.err
+    assert "printed by the user's file" in output.err
+    assert "ArithmeticError: not after step 2" in output.err
 
 
 def test_trials_are_planned_with_the_runs(palinode):
@@ -194,6 +194,32 @@ def test_trials_are_planned_with_the_runs(palinode):
 
 
 def test_a_plan_says_how_much_of_a_grid_it_measured():
-    told = {measured: plan_text(Plan((), 2, 60.0, (), 30, measured), "tokens_read") for measured in (12, 30)}
-    assert "with 2 at a time (12 of 30 settings measured)" in told[12]
-    assert "measured" not in told[30]
+    output = {count: plan_text(Plan((), 2, 60.0, (), 30, count), "tokens_read") for count in (12, 30)}
+    assert "with 2 at a time (12 of 30 settings measured)" in output[12]
+    assert "measured" not in output[30]
+
+
+@pytest.mark.parametrize(("tokenizer", "ids"), [("gpt2", 50_257), ("byte", 256), ("bpe:1024", 1024)])
+def test_a_plan_needs_no_text_where_the_tokenizer_is_known(palinode, tokenizer, ids):
+    """The counts are those of any text with this vocabulary; only the time needs the text."""
+    from palinode.models.decoder import DecoderConfig
+
+    absent = TOML.replace('"text.txt"', f'"wikitext-103"\ntokenizer = "{tokenizer}"').replace('"contiguous"', '"given"')
+    Path("x.toml").write_text(absent)
+    told = palinode("plan", "x.toml", "--json")
+    assert told.code == 0, told.err
+    [line] = told.err.splitlines()
+    assert "`palinode data get wikitext-103`" in line
+    assert "no time is predicted" in line
+    ltr, both = json.loads(told.out)["cells"]
+    model = DecoderConfig(layers=1, width=16, heads=2).build(ids + 11, 16, seed=1)
+    assert ltr["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (ltr["tokens_read"], both["tokens_read"]) == (4 * 2 * 16, 4 * 2 * 16 * 1.5)
+    assert json.loads(told.out)["predicted_seconds"] is None
+
+
+def test_a_plan_whose_vocabulary_the_text_decides_is_refused_without_it(palinode):
+    Path("x.toml").write_text(TOML.replace('"text.txt"', '"wikitext-103"\ntokenizer = "char"'))
+    told = palinode("plan", "x.toml")
+    assert told.code == 5
+    assert "wikitext-103 is not on this machine" in told.err

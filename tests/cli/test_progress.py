@@ -44,9 +44,9 @@ def play(**options):
 def test_plain_lines_say_what_happened(capsys, monkeypatch):
     monkeypatch.setattr(module, "PLAIN_EVERY_SECONDS", 0.0)
     play()
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.splitlines() == [
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.splitlines() == [
         "audit of x at base: LEAK (expected) (2.0 s)",
         "3 of 4 runs to do, 2 at a time, about 90 s",
         "[red]both seed 3: started",
@@ -69,15 +69,15 @@ def test_plain_lines_are_not_one_per_row(capsys):
 
 def test_json_lines_are_the_events(capsys):
     play(as_json=True)
-    told = capsys.readouterr()
-    assert told.err == ""
-    assert [json.loads(line) for line in told.out.splitlines()] == EVENTS
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert [json.loads(line) for line in output.out.splitlines()] == EVENTS
 
 
 def test_quiet_is_quiet(capsys):
     play(quiet=True)
-    told = capsys.readouterr()
-    assert told.out == told.err == ""
+    output = capsys.readouterr()
+    assert output.out == output.err == ""
 
 
 class Terminal(io.StringIO):

@@ -73,10 +73,10 @@ def weights(store: Store) -> dict[str, str | None]:
 
 def test_it_trains_compares_and_does_nothing_twice(quick, here):
     Path("x.toml").write_text(ONE_SEED)
-    told = quick("run", "x.toml")
-    assert told.code == 0, told.err
-    assert "both" in told.out.splitlines()[0]
-    assert "ltr" in told.out.splitlines()[0]
+    output = quick("run", "x.toml")
+    assert output.code == 0, output.err
+    assert "both" in output.out.splitlines()[0]
+    assert "ltr" in output.out.splitlines()[0]
     store = Store("runs")
     first = weights(store)
     assert len(first) == 2
@@ -95,9 +95,9 @@ def test_it_trains_compares_and_does_nothing_twice(quick, here):
     changed = {path for path, content in everything_in(here).items() if before.get(path) != content}
     assert changed <= {str(here / "runs" / "index.sqlite")}
     for stored in ("runs/experiments/tiny--default.json", f"runs/{next(iter(first))}/spec.json"):
-        told = quick("run", stored)
-        assert told.code == 0, told.err
-        assert "done before" in told.err
+        output = quick("run", stored)
+        assert output.code == 0, output.err
+        assert "done before" in output.err
     assert quick("run", "runs/experiments/tiny--default.json", "--seeds", "3").code == 2
     ltr = quick("sample", next(iter(first)), "--text", "the ", "--tokens", "5", "--seed", "3")
     assert (ltr.code, ltr.out[:4]) == (0, "the ")
@@ -113,26 +113,26 @@ def test_it_trains_compares_and_does_nothing_twice(quick, here):
 
 def test_a_leaking_arm_is_refused_with_a_paragraph_unless_expected(quick, here):
     Path("x.toml").write_text(LEAK)
-    told = quick("run", "x.toml", "--quiet")
-    assert told.code == 3
-    assert told.out == ""
-    assert len(told.err.splitlines()) == 1
+    output = quick("run", "x.toml", "--quiet")
+    assert output.code == 3
+    assert output.out == ""
+    assert len(output.err.splitlines()) == 1
     for part in ("arms.mask", "sees its own answer", "targets 0-14", "expect_leak", "nothing was trained"):
-        assert part in told.err
+        assert part in output.err
     assert Store("runs").run_ids() == []
     Path("x.toml").write_text(LEAK.replace('name = "mask"', 'name = "mask"\nexpect_leak = true'))
-    told = quick("run", "x.toml")
-    assert told.code == 0
-    assert "LEAK" in told.out
-    assert "audit of mask at base: LEAK (expected)" in told.err
+    output = quick("run", "x.toml")
+    assert output.code == 0
+    assert "LEAK" in output.out
+    assert "audit of mask at base: LEAK (expected)" in output.err
 
 
 def test_a_failing_idea_is_a_result_and_the_others_go_on(quick, here):
     Path("mine.py").write_text(FAILING)
-    told = quick("run", "mine.py")
-    assert told.code == 1
-    assert "RuntimeError: this idea does not work" in told.err
-    assert "1 of 2 runs failed" in told.err
+    output = quick("run", "mine.py")
+    assert output.code == 1
+    assert "RuntimeError: this idea does not work" in output.err
+    assert "1 of 2 runs failed" in output.err
     outcomes = {record.spec["objective"]["kind"]: record for record in Store("runs").records()}
     assert outcomes["ltr"].outcome == "done"
     assert outcomes["user:Breaks"].outcome == "failed"
@@ -151,12 +151,12 @@ def start(*arguments: str) -> subprocess.Popen:
 
 
 def events_until(program: subprocess.Popen, wanted: str, count: int) -> list[dict]:
-    found = []
-    while sum(event["event"] == wanted for event in found) < count:
+    result = []
+    while sum(event["event"] == wanted for event in result) < count:
         line = program.stdout.readline()
         assert line, program.stderr.read()
-        found.append(json.loads(line))
-    return found
+        result.append(json.loads(line))
+    return result
 
 
 def ended(pid: int) -> bool:
@@ -204,8 +204,8 @@ def test_killed_and_interrupted_runs_end_with_the_same_bits(uninterrupted, quick
         assert program.returncode == {"worker": 143, "driver": -9, "interrupt": 130}[how], err
         assert "Traceback" not in err
         assert all_ended(pids)
-    told = quick("run", "x.toml")
-    assert told.code == 0, told.err
+    output = quick("run", "x.toml")
+    assert output.code == 0, output.err
     assert weights(Store("runs")) == uninterrupted
     for run_id in uninterrupted:
         assert rows("runs", run_id) == rows("calm", run_id)
@@ -214,8 +214,8 @@ def test_killed_and_interrupted_runs_end_with_the_same_bits(uninterrupted, quick
 @pytest.mark.nightly
 def test_two_drivers_share_the_work(uninterrupted, here):
     programs = [start("x.toml", "--workers", "1") for _ in range(2)]
-    told = [program.communicate(timeout=240) for program in programs]
-    assert [program.returncode for program in programs] == [0, 0], told
+    output = [program.communicate(timeout=240) for program in programs]
+    assert [program.returncode for program in programs] == [0, 0], output
     assert weights(Store("runs")) == uninterrupted
     assert [record.result.attempts for record in Store("runs").records()] == [1, 1]
 
@@ -231,16 +231,16 @@ def test_the_code_may_be_edited_while_it_runs(quick, here):
     out, err = program.communicate(timeout=120)
     assert program.returncode == 0, err
     assert len(Store("runs").run_ids()) == 2
-    told = quick("run", "mine.py")
-    assert told.code == 0
+    output = quick("run", "mine.py")
+    assert output.code == 0
     assert len(Store("runs").run_ids()) == 3  # the ltr arm is reused, the edited one is new
 
 
 def test_every_arm_is_tuned_by_as_many_trials_before_it_runs(quick, here):
     Path("x.toml").write_text(TUNED)
-    told = quick("run", "x.toml", "--report")
-    assert told.code == 0, told.err
-    page = Path(told.out.splitlines()[-1]).read_text()
+    output = quick("run", "x.toml", "--report")
+    assert output.code == 0, output.err
+    page = Path(output.out.splitlines()[-1]).read_text()
     assert "How a setting was chosen" in page
     assert page.count('<span class="badge">edge</span>') == 2
     assert "both was tuned to recipe.optimizer.learning_rate = 0.01, the edge of what was tried" in page
@@ -257,8 +257,8 @@ def test_every_arm_is_tuned_by_as_many_trials_before_it_runs(quick, here):
         assert list(choice.scores) == scores
         assert scores[1] < scores[0]
         assert all(set(store.record(run_id).result.scores) == {"tuning"} for run_id in choice.runs)
-        assert f"{choice.arm} at base: recipe.optimizer.learning_rate = 0.01" in told.err
-        assert "at the edge" in told.err
+        assert f"{choice.arm} at base: recipe.optimizer.learning_rate = 0.01" in output.err
+        assert "at the edge" in output.err
     for run in store.experiment("tiny").runs:
         assert run.record.spec["recipe"]["optimizer"]["learning_rate"] == 0.01
         assert set(run.result.scores) == {"validation"}
@@ -279,20 +279,20 @@ def test_before_a_setting_is_chosen_nothing_is_said_of_the_arms(quick, here, mon
     Path("x.toml").write_text(TUNED)
     with monkeypatch.context() as trials_that_do_not_end:
         trials_that_do_not_end.setattr(run_experiment, "tuned", lambda *_: None)
-        told = quick("run", "x.toml")
-    for said in (told, quick("compare", "tiny")):
-        assert "cannot tell" in said.out.splitlines()[0]
-        assert "recipe.optimizer.learning_rate is not chosen yet" in said.out
-        assert "Mean difference" not in said.out
+        output = quick("run", "x.toml")
+    for text in (output, quick("compare", "tiny")):
+        assert "cannot tell" in text.out.splitlines()[0]
+        assert "recipe.optimizer.learning_rate is not chosen yet" in text.out
+        assert "Mean difference" not in text.out
     assert not any(run.result for run in Store("runs").experiment("tiny").runs)
     assert "not chosen yet" not in quick("run", "x.toml").out
 
 
 def test_arms_whose_every_trial_fails_are_not_run(quick, here):
     Path("x.toml").write_text(TUNED.replace("values = [1e-9, 0.01]", "values = [1e30, 1e31]"))
-    told = quick("run", "x.toml")
-    assert told.code == 2
-    assert "no trial of arm 'ltr' at scale base came to a score" in told.err
+    output = quick("run", "x.toml")
+    assert output.code == 2
+    assert "no trial of arm 'ltr' at scale base came to a score" in output.err
     assert not any(run.record for run in Store("runs").experiment("tiny").runs)
 
 
@@ -302,28 +302,28 @@ def test_what_has_no_direction_cannot_write(quick):
     runs = {run.arm: run.run_id for run in Store("runs").experiments()[0].runs}
     assert quick("sample", runs["ltr"], "--text", "the ", "--tokens", "2").code == 0
     before = everything_in(Path())
-    told = quick("sample", runs["masked"], "--text", "the ", "--tokens", "2")
-    assert (told.code, told.out) == (2, "")
-    (line,) = told.err.splitlines()
+    output = quick("sample", runs["masked"], "--text", "the ", "--tokens", "2")
+    assert (output.code, output.out) == (2, "")
+    (line,) = output.err.splitlines()
     assert all(name in line for name in (runs["masked"], "objective", "'masked'", "no reading direction"))
     assert everything_in(Path()) == before
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         ('recipe.optimizer.rates=[{role = "fliter", learning_rate = 0.001}]', "x.toml: recipe.optimizer.rates: "),
         ('data.corpus="nothing.txt"', "nothing.txt: data.corpus: "),
     ],
 )
-def test_a_refused_run_leaves_the_entry_of_a_finished_experiment_alone(quick, change, told):
+def test_a_refused_run_leaves_the_entry_of_a_finished_experiment_alone(quick, change, message):
     Path("x.toml").write_text(TOML)
     assert quick("run", "x.toml", "--workers", "1").code == 0
     before = everything_in(Path("runs"))
     for command in (("plan", "x.toml", "--no-measure"), ("run", "x.toml")):
         refused = quick(*command, "--set", change)
         assert refused.code == 2
-        assert refused.err.startswith(told)
+        assert refused.err.startswith(message)
         assert len(refused.err.splitlines()) == 1
     assert everything_in(Path("runs")) == before
 
@@ -344,10 +344,10 @@ def test_other_runs_under_the_same_name_are_said_and_kept(quick):
 def test_a_model_beyond_the_machines_memory_is_refused_before_it_is_made(quick, width):
     Path("x.toml").write_text(TOML)
     for command in (("plan", "x.toml", "--no-measure"), ("run", "x.toml")):
-        told = quick(*command, "--set", f"model.width={width}")
-        assert told.code == 5
-        assert told.err.startswith("model: ")
-        assert "to train, and this machine has" in told.err
+        output = quick(*command, "--set", f"model.width={width}")
+        assert output.code == 5
+        assert output.err.startswith("model: ")
+        assert "to train, and this machine has" in output.err
     assert not Path("runs").exists()
 
 
@@ -360,18 +360,18 @@ OWN = (
 
 def test_a_comment_trains_nothing_and_a_changed_name_is_said(quick, here):
     Path("own.py").write_text(OWN)
-    told = quick("run", "own.py")
-    assert told.code == 0, told.err
+    output = quick("run", "own.py")
+    assert output.code == 0, output.err
     before = weights(Store("runs"))
     Path("own.py").write_text(OWN.replace("# why", "# because").replace('question="?"', 'question="Does it help?"'))
-    told = quick("run", "own.py")
-    assert told.code == 0
-    assert "0 of 2 runs to do" in told.err
-    assert "changed" not in told.err
+    output = quick("run", "own.py")
+    assert output.code == 0
+    assert "0 of 2 runs to do" in output.err
+    assert "changed" not in output.err
     Path("own.py").write_text(OWN.replace("GAIN = 2", "GAIN = 3"))
-    told = quick("run", "own.py")
-    assert told.code == 0
-    assert "runs have new ids, as code of own.py changed: user:Breaks (GAIN)" in told.err.splitlines()
+    output = quick("run", "own.py")
+    assert output.code == 0
+    assert "runs have new ids, as code of own.py changed: user:Breaks (GAIN)" in output.err.splitlines()
     assert len(weights(Store("runs"))) == len(before) + 1  # the arm without code of the user is not trained again
 
 
@@ -382,15 +382,15 @@ def test_an_interrupt_during_audits_says_what_the_next_start_does(quick, here, m
     monkeypatch.setattr(audits, "audit_arm", interrupted)
     Path("x.toml").write_text(ONE_SEED)
     for command, then in (("run", "makes the others and then trains"), ("audit", "makes the others")):
-        told = quick(command, "x.toml")
-        assert told.code == 130
-        assert f"the audits that were finished are kept; the same command {then}" in told.err.splitlines()[-1]
+        output = quick(command, "x.toml")
+        assert output.code == 130
+        assert f"the audits that were finished are kept; the same command {then}" in output.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("command", ["plan", "audit", "run"])
 def test_a_store_that_cannot_be_written_is_said_before_anything_is_measured(quick, here, command):
     Path("x.toml").write_text(ONE_SEED)
-    told = quick(command, "x.toml", "--store", "/proc/runs")  # nobody can make a file there, not even root
-    assert told.code == 5
-    [line] = told.err.splitlines()
+    output = quick(command, "x.toml", "--store", "/proc/runs")  # nobody can make a file there, not even root
+    assert output.code == 5
+    [line] = output.err.splitlines()
     assert line.startswith("/proc: --store: cannot be written")

@@ -26,9 +26,9 @@ def store(made, here) -> Store:
 
 def test_ls_counts_what_the_experiments_hold(palinode, store):
     entry = store.experiments()[0]
-    told = palinode("ls")
-    assert told.code == 0
-    header, line = told.out.splitlines()
+    output = palinode("ls")
+    assert output.code == 0
+    header, line = output.out.splitlines()
     assert header.split()[:2] == ["experiment", "arms"]
     assert line.split()[:4] == [entry.full_name, str(len(entry.arms)), str(len(entry.runs)), str(len(entry.runs))]
     (listed,) = json.loads(palinode("ls", "--json").out)
@@ -59,9 +59,9 @@ def test_a_run_at_work_shows_how_far_it_is(palinode, store):
 
     assert (listed()["outcome"], listed()["step"], listed()["minutes_left"]) == ("unfinished", steps // 4, None)
     with take(store.run_directory(run_id)):
-        found = listed()
-        assert (found["outcome"], found["loss"]) == ("running", 2.5)
-        assert found["minutes_left"] == pytest.approx((steps - steps // 4) / (steps // 4))
+        rows = listed()
+        assert (rows["outcome"], rows["loss"]) == ("running", 2.5)
+        assert rows["minutes_left"] == pytest.approx((steps - steps // 4) / (steps // 4))
         (line,) = (line for line in palinode("ls", "--runs").out.splitlines() if run_id in line)
         assert f"{steps // 4}/{steps}" in line
 
@@ -70,24 +70,24 @@ def test_ls_names_damage_and_lists_the_rest(palinode, store):
     (store.root / "experiments" / "broken--x.json").write_text("{")
     run = store.root / store.run_ids()[0]
     (run / "result.json").write_text("{")
-    told = palinode("ls")
-    assert told.code == 0
-    assert "broken--x.json" in told.err
-    assert "1 damaged" in told.out
+    output = palinode("ls")
+    assert output.code == 0
+    assert "broken--x.json" in output.err
+    assert "1 damaged" in output.out
 
 
 def test_show_an_experiment_and_a_run(palinode, store):
     entry = store.experiments()[0]
-    told = palinode("show", entry.full_name)
-    assert told.code == 0
+    output = palinode("show", entry.full_name)
+    assert output.code == 0
     for arm in entry.arms:
-        assert f"arm {arm.name}" in told.out
-    assert all(run.run_id in told.out for run in entry.runs)
+        assert f"arm {arm.name}" in output.out
+    assert all(run.run_id in output.out for run in entry.runs)
     assert json.loads(palinode("show", entry.name, "--json").out)["name"] == entry.name
     run_id = entry.runs[0].run_id
-    told = palinode("show", run_id)
-    assert told.out.startswith(f"run {run_id}: done")
-    assert "nats_per_token" in told.out
+    output = palinode("show", run_id)
+    assert output.out.startswith(f"run {run_id}: done")
+    assert "nats_per_token" in output.out
     shown = json.loads(palinode("show", run_id, "--json").out)
     assert shown["result"]["run_id"] == run_id
 
@@ -98,26 +98,26 @@ def test_a_run_is_found_by_the_beginning_of_its_id(palinode, store):
         run_ids[0][:n] for n in range(1, 17) if sum(other.startswith(run_ids[0][:n]) for other in run_ids) == 1
     )
     assert palinode("show", prefix).out.startswith(f"run {run_ids[0]}: ")
-    told = palinode("show", "zz")
-    assert told.code == 2
-    assert "'zz' is neither" in told.err
+    output = palinode("show", "zz")
+    assert output.code == 2
+    assert "'zz' is neither" in output.err
 
 
 def test_damaged_runs_exit_4_and_name_the_file(palinode, store):
     run_id = store.run_ids()[0]
     (store.root / run_id / "result.json").write_text('{"run_id": 3}')
-    told = palinode("show", run_id)
-    assert told.code == 4
-    assert "result.json" in told.err
-    assert told.out == ""
+    output = palinode("show", run_id)
+    assert output.code == 4
+    assert "result.json" in output.err
+    assert output.out == ""
 
 
 def test_compare_prints_every_verdict_with_its_stamp(palinode, store):
     entry = store.experiments()[0]
-    told = palinode("compare", entry.full_name)
-    assert told.code == 0
+    output = palinode("compare", entry.full_name)
+    assert output.code == 0
     leaking = [arm.name for arm in entry.arms if arm.expect_leak]
-    assert f"LEAK  {leaking[0]}" in told.out.replace("cannot tell whether ", "").replace(
+    assert f"LEAK  {leaking[0]}" in output.out.replace("cannot tell whether ", "").replace(
         "no difference found between ", ""
     )
     verdicts = json.loads(palinode("compare", entry.full_name, "--json").out)
@@ -128,9 +128,9 @@ def test_compare_prints_every_verdict_with_its_stamp(palinode, store):
 
 def test_compare_tells_chance_beside_an_accuracy(palinode, here):
     make_task_store(here / "runs")
-    told = palinode("compare", "recall--laptop")
-    assert told.code == 0
-    verdicts = told.out.split("\n\n")
+    output = palinode("compare", "recall--laptop")
+    assert output.code == 0
+    verdicts = output.out.split("\n\n")
     assert len(verdicts) == (len(TASK_ARMS) - 1) * len(LEVELS)
     for arm, block in zip((arm.name for arm in TASK_ARMS[1:] for _ in LEVELS), verdicts, strict=True):
         (line,) = (line for line in block.splitlines() if "; chance " in line)
@@ -165,8 +165,8 @@ def test_a_run_where_an_experiment_is_named_and_the_other_way_round(palinode, st
         ("sample", run_id, "--top-p", "3"): "--top-p: Input should be less than or equal to 1, got 3.0",
     }
     for arguments, line in cases.items():
-        told = palinode(*arguments)
-        assert (told.code, told.out, told.err) == (2, "", f"{line}\n")
+        output = palinode(*arguments)
+        assert (output.code, output.out, output.err) == (2, "", f"{line}\n")
 
 
 def test_a_run_of_no_experiment_is_shown(palinode, store):
@@ -176,14 +176,16 @@ def test_a_run_of_no_experiment_is_shown(palinode, store):
 
 
 def test_report_hands_over_and_prints_the_path(palinode, store, monkeypatch):
-    asked = []
-    monkeypatch.setattr("palinode.report.build_report", lambda *given: asked.append(given) or Path("page/report.html"))
-    told = palinode("report", "demo", "--out", "page")
-    assert (told.code, told.out) == (0, "page/report.html\n")
-    ((given, name, out, window),) = asked
+    requests = []
+    monkeypatch.setattr(
+        "palinode.report.build_report", lambda *given: requests.append(given) or Path("page/report.html")
+    )
+    output = palinode("report", "demo", "--out", "page")
+    assert (output.code, output.out) == (0, "page/report.html\n")
+    ((given, name, out, window),) = requests
     assert (given.root, name, out, window) == (store.root, "demo", Path("page"), (0.5, 1.0))
     palinode("report", "demo", "--window", "0.8..1")
-    assert asked[-1][-1] == (0.8, 1.0)
+    assert requests[-1][-1] == (0.8, 1.0)
     assert json.loads(palinode("report", "demo", "--json").out) == {"report": "page/report.html"}
 
 
@@ -202,7 +204,7 @@ def test_names_of_a_foreign_store_cannot_drive_the_terminal(palinode, store):
     data["question"] = "\x1b]0;owned\x07 \x1b[2J"
     data["arms"][0]["note"] = "\x1b[31m"
     fsio.write_table(path, data)
-    told = palinode("show", path.stem)
-    assert told.code == 0
-    assert "\x1b" not in told.out
-    assert "\x07" not in told.out
+    output = palinode("show", path.stem)
+    assert output.code == 0
+    assert "\x1b" not in output.out
+    assert "\x07" not in output.out

@@ -51,9 +51,9 @@ baseline = "ltr"
 
 def everything_in(directory: Path) -> dict[str, bytes | None]:
     """Every path below a directory with its content (links and special files without)."""
-    found: dict[str, bytes | None] = {}
+    result: dict[str, bytes | None] = {}
     for folder, folders, files in os.walk(directory):
         for name in (*folders, *files):
             path = Path(folder) / name
-            found[str(path)] = path.read_bytes() if path.is_file() and not path.is_symlink() else None
-    return found
+            result[str(path)] = path.read_bytes() if path.is_file() and not path.is_symlink() else None
+    return result

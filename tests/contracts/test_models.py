@@ -78,9 +78,9 @@ def test_step_by_step_generation_takes_what_one_pass_would(config, direction):
         whole = logits_for(model, objective.example(written, Draw(), SPECIALS))
         read_order, whole = (written, whole) if direction == "ltr" else (written.flip(1), whole.flip(1))
         start = SPECIALS["[L]" if direction == "ltr" else "[R]"]
-        for known in range(written.shape[1]):
-            stepped = next_logits(model, read_order[:, :known], start)
-            assert (stepped - whole[:, known]).abs().max() < 1e-12
+        for read_tokens in range(written.shape[1]):
+            stepped = next_logits(model, read_order[:, :read_tokens], start)
+            assert (stepped - whole[:, read_tokens]).abs().max() < 1e-12
 
 
 def test_evaluation_is_deterministic_and_draws_nothing(config):

@@ -70,15 +70,15 @@ def assert_as_alone(make, count=3):
     alone, together = [make(seed) for seed in range(count)], [make(seed) for seed in range(count)]
     losses = [accumulate_gradients(member, batch_examples(member)) for member in alone]
     stack = Stack(together)
-    found = stack.gradients([batch_examples(member) for member in together])
-    for member, other, loss, same in zip(alone, together, losses, found, strict=True):
+    stacked = stack.gradients([batch_examples(member) for member in together])
+    for member, other, loss, same in zip(alone, together, losses, stacked, strict=True):
         assert same.nats_by_group == pytest.approx(loss.nats_by_group, rel=1e-5)
         assert same.scored_by_group == loss.scored_by_group
         assert same.loss_nats == pytest.approx(loss.loss_nats, rel=1e-5)
         assert same.terms_nats == pytest.approx(loss.terms_nats, rel=1e-4, abs=1e-7)
         assert set(same.auxiliary) == set(loss.auxiliary)
-        for name, measured in loss.auxiliary.items():
-            assert same.auxiliary[name] == pytest.approx(measured, rel=1e-4, abs=1e-6)
+        for name, measurements in loss.auxiliary.items():
+            assert same.auxiliary[name] == pytest.approx(measurements, rel=1e-4, abs=1e-6)
         expected, got = gradients(member), gradients(other)
         assert set(got) == set(expected), "what is not read gets no gradient, so nothing decays it"
         for name, gradient in expected.items():
@@ -120,8 +120,8 @@ def test_so_are_those_under_bfloat16():
         [training(modern(**SMALL), s, recipe=recipe) for s in (1, 2)],
     )
     loss = accumulate_gradients(alone, batch_examples(alone))
-    found = Stack(together).gradients([batch_examples(member) for member in together])[0]
-    assert found.loss_nats == pytest.approx(loss.loss_nats, rel=2**-7)
+    stacked = Stack(together).gradients([batch_examples(member) for member in together])[0]
+    assert stacked.loss_nats == pytest.approx(loss.loss_nats, rel=2**-7)
     # The head and the loss stay float32 in both: a head in bfloat16 would be off by 2^-9.
     head, other = (gradients(member)["head.weight"] for member in (alone, together[0]))
     assert float((head - other).norm()) <= 1e-5 * float(head.norm())

@@ -108,11 +108,11 @@ def test_documents_of_many_pieces_keep_their_pieces(tmp_path):
         Document.of("last", "after", "validation"),
     ]
     manifest = write_text_store(tmp_path, documents, {"source": "here"})
-    found = list(read_text_store(tmp_path, "name").documents())
-    assert [(each.name, each.text, each.split) for each in found] == [
+    result = list(read_text_store(tmp_path, "name").documents())
+    assert [(each.name, each.text, each.split) for each in result] == [
         (each.name, each.text, each.split) for each in documents
     ]
-    assert list(found[1].pieces()) == list(found[1].pieces()) == parts
+    assert list(result[1].pieces()) == list(result[1].pieces()) == parts
     assert manifest["documents"] == 5
     assert manifest["has_splits"]
     assert verify_text_store(tmp_path) == manifest
@@ -145,5 +145,5 @@ def test_an_added_corpus_with_its_own_splits_keeps_them(tmp_path, cache):
     for word in ("train", "valid", "test"):
         (tmp_path / f"wiki.{word}.tokens").write_text(f" \n = Title = \n \n About {word} . \n")
     catalogue.add(tmp_path, "wiki", cache)
-    found = texts_of(prepare(DataConfig(corpus="wiki", window_tokens=4, split="given"), cache))
-    assert [found[split].split()[-2] for split in SPLITS] == ["train", "valid", "test"]
+    texts = texts_of(prepare(DataConfig(corpus="wiki", window_tokens=4, split="given"), cache))
+    assert [texts[split].split()[-2] for split in SPLITS] == ["train", "valid", "test"]

@@ -75,10 +75,10 @@ def test_wikitext_comes_as_articles_in_its_own_splits(wikitext, cache):
     entry = catalogue.get("wikitext-2", cache, source=wikitext)
     assert (entry.state, entry.documents) == ("here", 6)
     store = prepare(DataConfig(corpus="wikitext-2", window_tokens=4, split="given"), cache)
-    found = texts_of(store)
+    texts = texts_of(store)
     assert [store.manifest["splits"][split]["documents"] for split in SPLITS] == [3, 2, 1]
-    assert found["test"] == "\n = F = \n\n Text of F . \n\n = = Section = = \n\n More F . \n"
-    assert found["train"].count(" = = Section = = ") == 3
+    assert texts["test"] == "\n = F = \n\n Text of F . \n\n = = Section = = \n\n More F . \n"
+    assert texts["train"].count(" = = Section = = ") == 3
     shown = catalogue.show("wikitext-2", cache, verify=True)
     assert shown["licence"] == "CC BY-SA 3.0 and GFDL"
     assert shown["revision"] == "local copy wikitext"

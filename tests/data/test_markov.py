@@ -94,7 +94,7 @@ def test_conditionals_equal_enumeration_for_any_known_tokens(known, seed, tokens
     index = range(5)
     left = torch.tensor([max((s for s in index if known[s] and s < t), default=NO_NEIGHBOUR) for t in index])
     right = torch.tensor([min((s for s in index if known[s] and s > t), default=NO_NEIGHBOUR) for t in index])
-    found = chain.log_probability(torch.tensor([tokens]), left, right)[0]
+    result = chain.log_probability(torch.tensor([tokens]), left, right)[0]
     for t in index:
         fits = [
             (other, probability(chain, other))
@@ -102,7 +102,7 @@ def test_conditionals_equal_enumeration_for_any_known_tokens(known, seed, tokens
             if all(other[s] == tokens[s] for s in index if known[s] and s != t)
         ]
         wanted = sum(chance for other, chance in fits if other[t] == tokens[t]) / sum(chance for _, chance in fits)
-        assert float(found[t]) == pytest.approx(math.log(wanted), abs=1e-9)
+        assert float(result[t]) == pytest.approx(math.log(wanted), abs=1e-9)
 
 
 @both_chains

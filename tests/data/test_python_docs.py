@@ -85,10 +85,10 @@ def test_source_is_parsed_never_run(tmp_path):
     (tmp_path / "package" / "__init__.py").write_text(body)
     (tmp_path / "package" / "tests" / "hidden.py").write_text(f'"""Hidden {words}."""')
     (tmp_path / "package" / "template.py").write_text("this is ${not} python")
-    found = list(gather(tmp_path))
-    assert [document.name for document in found] == ["module package"]
-    assert "Module word0" in found[0].text
-    assert "Class " in found[0].text
+    result = list(gather(tmp_path))
+    assert [document.name for document in result] == ["module package"]
+    assert "Module word0" in result[0].text
+    assert "Class " in result[0].text
 
 
 def test_a_python_without_source_says_so(tmp_path, monkeypatch):

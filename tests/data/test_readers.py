@@ -143,9 +143,9 @@ def test_wikitext_is_cut_into_articles_that_join_to_the_file(tmp_path):
         (tmp_path / f"wiki.{word}.tokens").write_text(content, encoding="utf-8")
     (tmp_path / "wiki.test.raw").write_text("not read")
     store = prepare(DataConfig(corpus=str(tmp_path), window_tokens=8, split="given"), tmp_path / "cache")
-    found = texts_of(store)
+    texts = texts_of(store)
     for split, word in zip(SPLITS, ("train", "valid", "test"), strict=True):
-        assert found[split] == (tmp_path / f"wiki.{word}.tokens").read_text(encoding="utf-8")
+        assert texts[split] == (tmp_path / f"wiki.{word}.tokens").read_text(encoding="utf-8")
     assert [store.manifest["splits"][split]["documents"] for split in SPLITS] == [3, 1, 2]
 
 
@@ -169,8 +169,8 @@ def test_nanogpts_split_of_tinyshakespeare(tmp_path):
 def test_wikitext_2_has_its_published_number_of_words(tmp_path):
     """Words and line ends: 2,088,628 / 217,646 / 245,569; the stored bytes are the files' bytes."""
     store = prepare(DataConfig(corpus="data:wikitext-2", split="given"), tmp_path)
-    found = texts_of(store)
-    counts = [len(found[split].split()) + found[split].count("\n") for split in SPLITS]
+    texts = texts_of(store)
+    counts = [len(texts[split].split()) + texts[split].count("\n") for split in SPLITS]
     assert counts == [2_088_628, 217_646, 245_569]
     for split, word in zip(SPLITS, ("train", "valid", "test"), strict=True):
         size = Path(DATA, f"wikitext-2/wiki.{word}.tokens").stat().st_size

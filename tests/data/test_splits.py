@@ -21,11 +21,11 @@ def bare(text: str) -> str:
 def members(corpus, config) -> dict[str, list[str]]:
     """The documents of each split."""
     chosen = plan(survey(corpus), corpus, config)
-    found = {split: [] for split in SPLITS}
+    result = {split: [] for split in SPLITS}
     for document, index in zip(corpus.documents(), chosen.split_of, strict=True):
         if index != DROPPED:
-            found[SPLITS[index]].append(document.text)
-    return found
+            result[SPLITS[index]].append(document.text)
+    return result
 
 
 def joined(corpus, config) -> dict[str, str]:
@@ -41,10 +41,10 @@ def test_no_text_is_in_two_splits_and_none_is_lost(texts):
     distinct = {bare(text) for text in texts} - {""}
     if len(distinct) < 3 or round(0.2 * len(distinct)) * 2 >= len(distinct):
         return
-    found = members(corpus, BY_DOCUMENT)
-    kept = [bare(text) for split in SPLITS for text in found[split]]
+    split_of = members(corpus, BY_DOCUMENT)
+    kept = [bare(text) for split in SPLITS for text in split_of[split]]
     assert sorted(kept) == sorted(distinct)
-    assert all(found[split] for split in SPLITS)
+    assert all(split_of[split] for split in SPLITS)
 
 
 @settings(deadline=None)
@@ -52,14 +52,14 @@ def test_no_text_is_in_two_splits_and_none_is_lost(texts):
 def test_membership_does_not_depend_on_the_order_of_the_documents(order):
     texts = sentences(30)
     shuffled = members(in_memory([texts[place] for place in order]), BY_DOCUMENT)
-    assert {split: set(found) for split, found in shuffled.items()} == {
-        split: set(found) for split, found in members(in_memory(texts), BY_DOCUMENT).items()
+    assert {split: set(result) for split, result in shuffled.items()} == {
+        split: set(result) for split, result in members(in_memory(texts), BY_DOCUMENT).items()
     }
 
 
 def test_the_fractions_are_met_by_count():
-    found = members(in_memory(sentences(200)), BY_DOCUMENT)
-    assert {split: len(texts) for split, texts in found.items()} == {"train": 120, "validation": 40, "test": 40}
+    split_of = members(in_memory(sentences(200)), BY_DOCUMENT)
+    assert {split: len(texts) for split, texts in split_of.items()} == {"train": 120, "validation": 40, "test": 40}
 
 
 def test_duplicates_are_dropped_and_counted():
@@ -99,10 +99,10 @@ def test_the_corpus_hash_follows_content():
 def test_given_splits_are_kept_and_an_evaluation_copy_is_dropped_from_train():
     texts = ["alpha one", "beta two", "Beta two", "gamma three", "Alpha  one", "delta four", "delta four"]
     corpus = in_memory(texts, ["train", "train", "train", "validation", "test", "test", "test"])
-    found = members(corpus, DataConfig(split="given"))
-    assert found["train"] == ["beta two", "Beta two"]
-    assert found["validation"] == ["gamma three"]
-    assert found["test"] == ["Alpha  one", "delta four", "delta four"]
+    split_of = members(corpus, DataConfig(split="given"))
+    assert split_of["train"] == ["beta two", "Beta two"]
+    assert split_of["validation"] == ["gamma three"]
+    assert split_of["test"] == ["Alpha  one", "delta four", "delta four"]
     assert plan(survey(corpus), corpus, DataConfig(split="given")).duplicates == 1
 
 

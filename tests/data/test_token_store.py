@@ -42,15 +42,15 @@ def config_for(folder, **fields) -> DataConfig:
 @pytest.mark.parametrize("tokenizer", ["byte", "char", "bpe:300"])
 def test_a_split_holds_its_documents_and_their_separators_to_the_byte(folder, cache, tokenizer):
     store = prepare(config_for(folder, tokenizer=tokenizer), cache)
-    found = texts_of(store)
+    texts = texts_of(store)
     documents = sentences(30)
-    assert sorted(text for split in SPLITS for text in found[split].split("\n\n")) == sorted(documents)
+    assert sorted(text for split in SPLITS for text in texts[split].split("\n\n")) == sorted(documents)
     for split in SPLITS:
         facts = store.manifest["splits"][split]
-        assert facts["documents"] == found[split].count("\n\n") + 1
-        assert facts["bytes"] == len(found[split].encode()) == int(store.bytes_per_token[store.tokens(split)].sum())
+        assert facts["documents"] == texts[split].count("\n\n") + 1
+        assert facts["bytes"] == len(texts[split].encode()) == int(store.bytes_per_token[store.tokens(split)].sum())
         assert facts["tokens"] == len(store.tokens(split))
-        assert store.tokens(split).tolist() == store.tokenizer.encode(found[split])
+        assert store.tokens(split).tolist() == store.tokenizer.encode(texts[split])
     separators = 2 * (30 - len(SPLITS))
     assert sum(store.manifest["splits"][split]["bytes"] for split in SPLITS) == sum(map(len, documents)) + separators
 
@@ -74,9 +74,9 @@ def test_bpe_is_trained_on_the_train_split_only(tmp_path):
     chosen = plan(survey(corpus), corpus, config)
     build(corpus, config, tmp_path / "plain")
     train_text = "".join(piece for split, piece in stream(corpus, chosen) if split == "train")
-    found = TokenStore(tmp_path / "plain").tokenizer.to_json()
-    assert found == bpe.train(iter([train_text]), 400).to_json()
-    assert found != bpe.train(iter(["\n\n".join(texts)]), 400).to_json()
+    result = TokenStore(tmp_path / "plain").tokenizer.to_json()
+    assert result == bpe.train(iter([train_text]), 400).to_json()
+    assert result != bpe.train(iter(["\n\n".join(texts)]), 400).to_json()
 
 
 def test_a_lossy_tokenizer_is_caught(folder, cache, monkeypatch):

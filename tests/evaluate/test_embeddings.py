@@ -28,12 +28,12 @@ def noise(name, rows):
 
 
 def test_random_tables_are_as_chance_has_them(model):
-    found = filled(model, noise("tokens", 500), 3 * noise("positions", ROWS))
-    assert found["token_position_absolute_cosine"] == pytest.approx(found["chance_absolute_cosine"], rel=0.02)
-    assert abs(found["token_position_cosine"]) < 0.01
-    assert found["position_share"] == pytest.approx(found["chance_share"], rel=0.15)
-    assert found["position_norm"] == pytest.approx(3 * found["token_norm"], rel=0.03)
-    assert all(abs(cosine) < 0.1 for cosine in found["position_cosine_by_distance"].values())
+    geometry = filled(model, noise("tokens", 500), 3 * noise("positions", ROWS))
+    assert geometry["token_position_absolute_cosine"] == pytest.approx(geometry["chance_absolute_cosine"], rel=0.02)
+    assert abs(geometry["token_position_cosine"]) < 0.01
+    assert geometry["position_share"] == pytest.approx(geometry["chance_share"], rel=0.15)
+    assert geometry["position_norm"] == pytest.approx(3 * geometry["token_norm"], rel=0.03)
+    assert all(abs(cosine) < 0.1 for cosine in geometry["position_cosine_by_distance"].values())
 
 
 def test_separate_and_shared_directions_are_told_apart(model):
@@ -44,25 +44,25 @@ def test_separate_and_shared_directions_are_told_apart(model):
     apart[:, :half] = 0
     shared[:, half:] = 0
     for table, cosine, share in ((apart, 0.0, 0.0), (shared, None, 0.5)):
-        found = filled(model, tokens, table)
-        assert found["position_share"] == pytest.approx(share, abs=0.1)
+        geometry = filled(model, tokens, table)
+        assert geometry["position_share"] == pytest.approx(share, abs=0.1)
         if cosine is not None:
-            assert found["token_position_absolute_cosine"] == pytest.approx(cosine, abs=1e-6)
+            assert geometry["token_position_absolute_cosine"] == pytest.approx(cosine, abs=1e-6)
 
 
 def test_neighbours_on_a_circle_are_alike_and_a_common_vector_is_no_position(model):
     angle = torch.arange(ROWS) * (torch.pi / ROWS)
     circle = torch.zeros(ROWS, WIDTH)
     circle[:, 0], circle[:, 1] = (2 * angle).cos(), (2 * angle).sin()
-    found = filled(model, noise("tokens", 500), circle + 100.0 * noise("mean", 1))
-    for distance, cosine in found["position_cosine_by_distance"].items():
+    geometry = filled(model, noise("tokens", 500), circle + 100.0 * noise("mean", 1))
+    for distance, cosine in geometry["position_cosine_by_distance"].items():
         assert cosine == pytest.approx(float(torch.cos(torch.tensor(2 * torch.pi * int(distance) / ROWS))), abs=1e-3)
-    assert found["position_norm_about_mean"] == pytest.approx(1.0, abs=1e-3)
+    assert geometry["position_norm_about_mean"] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_model_without_positions_has_the_tokens_numbers_alone():
-    found = embedding_geometry(modern(layers=1, width=16, heads=2).build(50, 8, 0))
-    assert set(found) == {"width", "token_norm"}
+    geometry = embedding_geometry(modern(layers=1, width=16, heads=2).build(50, 8, 0))
+    assert set(geometry) == {"width", "token_norm"}
     check_has_embeddings(LatentConfig(layers=1, width=16).build(50, 8, 0))
 
 

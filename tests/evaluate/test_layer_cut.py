@@ -32,7 +32,7 @@ def model(request):
     return made
 
 
-def measured(measure, model, objective=None, **changes):
+def score_windows(measure, model, objective=None, **changes):
     return measure(
         model,
         evaluation_windows(TOKENS, WINDOW, batch_windows=4),
@@ -49,17 +49,17 @@ def without_blocks_above(model, blocks):
 
 
 def test_scores_are_those_of_the_model_with_blocks_removed(model):
-    cut = measured(cut_layers, model)
+    cut = score_windows(cut_layers, model)
     assert set(cut.scores) == {"ltr", "rtl"}
     for blocks in range(1, BLOCKS + 1):
-        expected = measured(evaluate, without_blocks_above(model, blocks)).scores
+        expected = score_windows(evaluate, without_blocks_above(model, blocks)).scores
         for name, curve in cut.scores.items():
-            found = curve[blocks - 1]
-            assert found.blocks == blocks
-            assert found.nats_sum == pytest.approx(expected[name].nats_sum, rel=1e-6)
-            assert found.bits_per_byte == pytest.approx(expected[name].bits_per_byte, rel=1e-6)
-            assert found.perplexity == pytest.approx(expected[name].perplexity, rel=1e-6)
-            assert (found.hits, found.tokens_scored) == (expected[name].hits, expected[name].tokens_scored)
+            result = curve[blocks - 1]
+            assert result.blocks == blocks
+            assert result.nats_sum == pytest.approx(expected[name].nats_sum, rel=1e-6)
+            assert result.bits_per_byte == pytest.approx(expected[name].bits_per_byte, rel=1e-6)
+            assert result.perplexity == pytest.approx(expected[name].perplexity, rel=1e-6)
+            assert (result.hits, result.tokens_scored) == (expected[name].hits, expected[name].tokens_scored)
     assert cut.scores["ltr"][0].nats_per_token != pytest.approx(cut.scores["ltr"][-1].nats_per_token, abs=0.01)
     assert cut.refitted == {}
 
@@ -67,7 +67,7 @@ def test_scores_are_those_of_the_model_with_blocks_removed(model):
 @pytest.mark.parametrize("defect", ["no final norm", "another model's head"])
 def test_m50_a_cut_read_in_another_way_is_not_that_of_the_shorter_model(model, defect):
     """M50: the equality above notices a cut that skips the final norm, or reads the state with the wrong head."""
-    honest = measured(cut_layers, model).scores["ltr"][0].nats_per_token
+    honest = score_windows(cut_layers, model).scores["ltr"][0].nats_per_token
     broken = copy.deepcopy(model)
     if defect == "no final norm":
         broken.finished = lambda residual: residual
@@ -76,11 +76,11 @@ def test_m50_a_cut_read_in_another_way_is_not_that_of_the_shorter_model(model, d
         with torch.no_grad():
             wrong.linear_head().weight.normal_(0.0, 0.3, generator=generator(1, "another head"))
         broken.logits = wrong.logits
-    assert abs(measured(cut_layers, broken).scores["ltr"][0].nats_per_token - honest) > 1e-3
+    assert abs(score_windows(cut_layers, broken).scores["ltr"][0].nats_per_token - honest) > 1e-3
 
 
 def test_the_whole_model_scores_what_it_scores_in_evaluation(model):
-    cut, scores = measured(cut_layers, model), measured(evaluate, model).scores
+    cut, scores = score_windows(cut_layers, model), score_windows(evaluate, model).scores
     for name, curve in cut.scores.items():
         assert curve[-1].nats_sum == scores[name].nats_sum
         assert curve[-1].accuracy == scores[name].accuracy
@@ -90,18 +90,18 @@ def test_the_stack_is_read_once_for_each_batch_and_pass(model):
     ran = []
     for block in model.blocks:
         block.register_forward_hook(lambda *_: ran.append(1))
-    measured(evaluate, model)
+    score_windows(evaluate, model)
     once = len(ran)
-    measured(cut_layers, model)
+    score_windows(cut_layers, model)
     assert len(ran) == 2 * once
 
 
 def test_the_head_works_in_pieces_and_the_pieces_do_not_matter(model, monkeypatch):
-    expected, largest = measured(cut_layers, model), []
+    expected, largest = score_windows(cut_layers, model), []
     made = model.logits
     monkeypatch.setattr(model, "logits", lambda states: largest.append(states.shape[:-1].numel()) or made(states))
     monkeypatch.setattr(palinode.evaluate.layer_cut, "CHUNK_LOGITS", 7 * SPECIALS.vocab_size)
-    cut = measured(cut_layers, model)
+    cut = score_windows(cut_layers, model)
     assert max(largest) == 7
     for name, curve in cut.scores.items():
         assert [item.nats_sum for item in curve] == pytest.approx([item.nats_sum for item in expected.scores[name]])
@@ -109,8 +109,8 @@ def test_the_head_works_in_pieces_and_the_pieces_do_not_matter(model, monkeypatc
 
 
 def test_it_goes_through_the_objectives_own_passes(model):
-    bare = measured(cut_layers, model, LtrObjective(direction_token=False))
-    marked = measured(cut_layers, model, LtrObjective())
+    bare = score_windows(cut_layers, model, LtrObjective(direction_token=False))
+    marked = score_windows(cut_layers, model, LtrObjective())
     windows = -(-len(TOKENS) // WINDOW)
     assert bare.scores["rtl"][0].tokens_scored == len(TOKENS) - windows
     assert marked.scores["rtl"][0].tokens_scored == len(TOKENS)
@@ -119,7 +119,7 @@ def test_it_goes_through_the_objectives_own_passes(model):
 def test_modes_generators_and_gradients_are_left_alone(model):
     model.train()
     before = torch.random.get_rng_state()
-    first, second = (measured(cut_layers, model) for _ in range(2))
+    first, second = (score_windows(cut_layers, model) for _ in range(2))
     assert first == second
     assert model.training
     assert torch.equal(before, torch.random.get_rng_state())
@@ -132,12 +132,12 @@ class Uncut(LanguageModel):
 
 def test_a_model_that_cannot_be_cut_is_refused_by_name():
     with pytest.raises(BadInput, match=r"evaluation\.layer_cut: a Uncut cannot be cut"):
-        measured(cut_layers, Uncut())
+        score_windows(cut_layers, Uncut())
 
 
 @pytest.mark.parametrize("blocks", [0, -1, BLOCKS + 1, 10**9])
 def test_a_cut_deeper_than_the_model_is_refused(model, blocks):
-    cut = measured(cut_layers, model)
+    cut = score_windows(cut_layers, model)
     with pytest.raises(BadInput, match="the model has 4 blocks"):
         cut.with_blocks(blocks)
     assert [curve[0].blocks for curve in cut.with_blocks(3).scores.values()] == [3, 3]

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-import palinode.evaluate.refit
+import palinode.evaluate.layer_cut
 import palinode.objectives.loss
 from palinode.base.example import Draw, SpecialTokens
 from palinode.base.seeds import generator
 from palinode.data.windows import TrainWindows, evaluation_windows
-from palinode.evaluate.layer_cut import cut_layers
+from palinode.evaluate.layer_cut import cut_layers, refit
 from palinode.evaluate.losses import Scoring, evaluation_passes
-from palinode.evaluate.refit import refit
 from palinode.models import gpt2, modern, read
 from palinode.objectives import LtrObjective, MaskedObjective
 from palinode.objectives.loss import weighted_nats
@@ -73,9 +72,9 @@ def cut(model, refits):
 
 
 def test_refitting_helps_a_shallow_cut_and_hardly_hurts_the_whole_model(trained):
-    found = cut(trained, refitted(trained))
+    layer_cut = cut(trained, refitted(trained))
     for name in PASSES:
-        raw, refit_scores = found.scores[name], found.refitted[name]
+        raw, refit_scores = layer_cut.scores[name], layer_cut.refitted[name]
         assert [item.blocks for item in refit_scores] == [1, 2, 3]
         assert refit_scores[-1].nats_per_token < raw[-1].nats_per_token + 0.03
         assert refit_scores[0].nats_per_token < raw[0].nats_per_token - 0.1
@@ -86,14 +85,14 @@ def test_the_model_and_all_generators_are_left_alone(trained):
     weights = {name: value.clone() for name, value in trained.state_dict().items()}
     pointers = [parameter.data_ptr() for parameter in trained.parameters()]
     state = torch.random.get_rng_state()
-    found = refitted(trained, steps=3)
-    cut(trained, found)
+    readouts = refitted(trained, steps=3)
+    cut(trained, readouts)
     assert all(torch.equal(value, weights[name]) for name, value in trained.state_dict().items())
     assert pointers == [parameter.data_ptr() for parameter in trained.parameters()]
     assert all(parameter.grad is None for parameter in trained.parameters())
     assert torch.equal(state, torch.random.get_rng_state())
     assert trained.training
-    changed = found["ltr"][0].parameters
+    changed = readouts["ltr"][0].parameters
     assert all(not torch.equal(value, weights[name]) for name, value in changed.items())
 
 
@@ -116,22 +115,22 @@ def same(left, right):
 def test_twice_the_same_and_depths_may_be_trained_in_groups(trained, monkeypatch):
     first = refitted(trained, steps=3)
     assert same(first, refitted(trained, steps=3))
-    monkeypatch.setattr(palinode.evaluate.refit, "BYTES_AT_ONCE", 1)
+    monkeypatch.setattr(palinode.evaluate.layer_cut, "BYTES_AT_ONCE", 1)
     assert same(first, refitted(trained, steps=3))
     assert not same(first, refitted(trained, steps=4))
 
 
 def test_without_steps_the_readouts_are_the_trained_ones(trained):
-    found = cut(trained, refitted(trained, steps=0))
-    assert found.refitted == found.scores
+    layer_cut = cut(trained, refitted(trained, steps=0))
+    assert layer_cut.refitted == layer_cut.scores
 
 
 def test_at_a_large_vocabulary_the_head_is_trained_in_pieces(trained, monkeypatch):
     expected = cut(trained, refitted(trained, steps=5))
     monkeypatch.setattr(palinode.objectives.loss, "DIRECT_LOGITS", 0)
     monkeypatch.setattr(palinode.objectives.loss, "CHUNK_LOGITS", 100 * SPECIALS.vocab_size)
-    found = cut(trained, refitted(trained, steps=5))
-    for name, curve in found.refitted.items():
+    layer_cut = cut(trained, refitted(trained, steps=5))
+    for name, curve in layer_cut.refitted.items():
         nats = [item.nats_per_token for item in expected.refitted[name]]
         assert [item.nats_per_token for item in curve] == pytest.approx(nats, abs=1e-3)
 

@@ -30,21 +30,21 @@ def test_slices_add_up_to_the_whole(rows):
     scored = [tokens for tokens, _, _ in rows]
     hits = [min(tokens, right) for tokens, right, _ in rows]
     values = torch.tensor([value for _, _, value in rows])
-    found = by_slice(evaluation(scored, hits), {"gap": values})["ltr"]
-    by_value = found["slices"]["gap"]
+    result = by_slice(evaluation(scored, hits), {"gap": values})["ltr"]
+    by_value = result["slices"]["gap"]
     assert sum(row["sequences"] for row in by_value) == len(rows)
     assert sum(row["tokens_scored"] for row in by_value) == sum(scored)
     assert sum(row["hits"] for row in by_value) == sum(hits)
     assert len(by_value) <= MOST_SLICES
     assert [row["value"] for row in by_value] == sorted({row["value"] for row in by_value})
-    asked = [(tokens, right) for tokens, right in zip(scored, hits, strict=True) if tokens]
-    expected = sum(tokens == right for tokens, right in asked) / len(asked) if asked else None
-    assert found["exact_match"] == expected
+    answered = [(tokens, right) for tokens, right in zip(scored, hits, strict=True) if tokens]
+    expected = sum(tokens == right for tokens, right in answered) / len(answered) if answered else None
+    assert result["exact_match"] == expected
 
 
 def test_slices_of_a_part_of_the_split_are_those_of_its_first_sequences():
-    found = by_slice(evaluation([1, 1], [1, 0]), {"gap": torch.tensor([5, 7, 9])})["ltr"]["slices"]["gap"]
-    assert found == [
+    rows = by_slice(evaluation([1, 1], [1, 0]), {"gap": torch.tensor([5, 7, 9])})["ltr"]["slices"]["gap"]
+    assert rows == [
         {"value": 5, "sequences": 1, "tokens_scored": 1, "hits": 1},
         {"value": 7, "sequences": 1, "tokens_scored": 1, "hits": 0},
     ]
@@ -54,21 +54,21 @@ def test_slices_of_a_part_of_the_split_are_those_of_its_first_sequences():
     st.lists(st.tuples(st.integers(0, 9), st.integers(-1, 100), st.booleans()), min_size=1, max_size=300),
     st.integers(0, 2**32),
 )
-def test_slices_of_tokens_add_up_to_the_tokens_that_have_a_value(asked, seed):
+def test_slices_of_tokens_add_up_to_the_tokens_that_have_a_value(targets, seed):
     """Scored tokens as (window, value, hit), each at a place of its own."""
-    windows, values, hits = (torch.tensor(column) for column in zip(*asked, strict=True))
-    of_token = torch.full((10, len(asked)), 7)
-    of_token[windows, torch.arange(len(asked))] = values
-    shuffled = torch.randperm(len(asked), generator=torch.Generator().manual_seed(seed))
+    windows, values, hits = (torch.tensor(column) for column in zip(*targets, strict=True))
+    of_token = torch.full((10, len(targets)), 7)
+    of_token[windows, torch.arange(len(targets))] = values
+    shuffled = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed))
     kept = TokenHits(windows[shuffled], shuffled, hits[shuffled])
-    found = by_slice(replace(evaluation([1], [1]), token_hits={"ltr": kept}), {"gap": of_token})["ltr"]["slices"]["gap"]
-    known = [(window, value, hit) for window, value, hit in asked if value != NO_VALUE]
-    assert sum(row["tokens_scored"] for row in found) == len(known)
-    assert sum(row["hits"] for row in found) == sum(hit for _, _, hit in known)
-    assert len(found) <= MOST_SLICES
-    if len({value for _, value, _ in known}) <= MOST_SLICES:
-        for row in found:
-            here = [(window, hit) for window, value, hit in known if value == row["value"]]
+    rows = by_slice(replace(evaluation([1], [1]), token_hits={"ltr": kept}), {"gap": of_token})["ltr"]["slices"]["gap"]
+    with_value = [(window, value, hit) for window, value, hit in targets if value != NO_VALUE]
+    assert sum(row["tokens_scored"] for row in rows) == len(with_value)
+    assert sum(row["hits"] for row in rows) == sum(hit for _, _, hit in with_value)
+    assert len(rows) <= MOST_SLICES
+    if len({value for _, value, _ in with_value}) <= MOST_SLICES:
+        for row in rows:
+            here = [(window, hit) for window, value, hit in with_value if value == row["value"]]
             assert (row["sequences"], row["hits"]) == (len({w for w, _ in here}), sum(hit for _, hit in here))
 
 
@@ -86,21 +86,23 @@ def test_a_model_that_recalls_over_short_gaps_alone_is_right_at_those(direction,
     sums, kept = Sums(tokens_kept=[]), 0
     for batch in store.evaluation("validation", 24, batch_windows=64, max_tokens=None):
         example = masked(objectives[direction].example(batch.tokens, Draw(), SpecialTokens(8)), batch, labels)
-        known = near[kept : kept + len(batch)].gather(1, example.target_source)
-        states = one_hot(torch.where(known, example.targets, 8), 19).float()
+        is_known = near[kept : kept + len(batch)].gather(1, example.target_source)
+        states = one_hot(torch.where(is_known, example.targets, 8), 19).float()
         sums.add(example, states, lambda states: states, torch.zeros(19, dtype=torch.int64))
         kept += len(batch)
     scores = {"ltr": sums.scores()}
-    told = Evaluation(scores, {}, {"ltr": sums.window_scored}, {"ltr": sums.window_hits}, {"ltr": sums.token_hits()})
-    found = by_slice(told, held_out.slices)["ltr"]["slices"]
+    evaluated = Evaluation(
+        scores, {}, {"ltr": sums.window_scored}, {"ltr": sums.window_hits}, {"ltr": sums.token_hits()}
+    )
+    rows = by_slice(evaluated, held_out.slices)["ltr"]["slices"]
     unscored = {"ltr": held_out.answers[:, 0], "rtl": held_out.answers[:, -1]}[direction].sum()
-    assert sum(row["tokens_scored"] for row in found["gap"]) == held_out.answers.sum() - (
+    assert sum(row["tokens_scored"] for row in rows["gap"]) == held_out.answers.sum() - (
         0 if direction_token else unscored
     )
-    assert {row["value"] for row in found["gap"]} >= {2, 4, 6, 8, 10}
-    assert all(row["hits"] == (row["tokens_scored"] if row["value"] <= 6 else 0) for row in found["gap"])
-    assert sum(row["tokens_scored"] for row in found["pairs"]) == scores["ltr"].tokens_scored
-    assert {row["value"] for row in found["pairs"]} == {2, 3, 4}
+    assert {row["value"] for row in rows["gap"]} >= {2, 4, 6, 8, 10}
+    assert all(row["hits"] == (row["tokens_scored"] if row["value"] <= 6 else 0) for row in rows["gap"])
+    assert sum(row["tokens_scored"] for row in rows["pairs"]) == scores["ltr"].tokens_scored
+    assert {row["value"] for row in rows["pairs"]} == {2, 3, 4}
 
 
 def levels_of(task, reading="ltr", sequences=2000, **options):
@@ -112,11 +114,11 @@ RECALL = AssociativeRecall(vocabulary=10, length=20)
 
 
 def test_the_levels_of_a_task_are_known_numbers():
-    found = levels_of(RECALL)
-    assert (found["reading"], found["chance"], found["best"]) == ("ltr", 0.25, 1.0)
-    assert found["trivial"]["in_context_mode"] == pytest.approx(0.505, abs=0.04)  # twice chance, without learning
-    assert found["trivial"]["cache_1"] == 1.0
-    assert "cache_1" in found["solved_by"]
+    result = levels_of(RECALL)
+    assert (result["reading"], result["chance"], result["best"]) == ("ltr", 0.25, 1.0)
+    assert result["trivial"]["in_context_mode"] == pytest.approx(0.505, abs=0.04)  # twice chance, without learning
+    assert result["trivial"]["cache_1"] == 1.0
+    assert "cache_1" in result["solved_by"]
 
 
 def test_levels_are_those_of_the_direction_that_is_read():
@@ -161,9 +163,9 @@ def test_guessers_and_the_ceiling_know_no_more_sequences_than_the_run():
 
 def test_chance_is_told_for_every_length():
     data = TaskData(task=Counting(length=8, most=64), validation_sequences=200)
-    found = levels(data, TaskStore(data).held_out("validation"), length_factors=(2, 4))
-    assert found["chance"] == 1 / 9
-    assert found["chance_by_length"] == {"2": 1 / 17, "4": 1 / 33}
+    task_levels = levels(data, TaskStore(data).held_out("validation"), length_factors=(2, 4))
+    assert task_levels["chance"] == 1 / 9
+    assert task_levels["chance_by_length"] == {"2": 1 / 17, "4": 1 / 33}
 
 
 @pytest.mark.parametrize(

@@ -69,18 +69,21 @@ def test_any_beginning_of_the_order_spans_the_grid():
     assert GRID[order[0]].scale == "8x256"
     for beginning in range(1, len(GRID) + 1):
         chosen = [GRID[index] for index in order[:beginning]]
-        for places, known in ((ARMS, [c.arm for c in chosen]), ({g.scale for g in GRID}, [c.scale for c in chosen])):
-            assert len(set(known)) == min(len(places), beginning)
+        for places, cost in (
+            (ARMS, [c.arm for c in chosen]),
+            ({g.scale for g in GRID}, [c.scale for c in chosen]),
+        ):
+            assert len(set(cost)) == min(len(places), beginning)
 
 
 @pytest.mark.parametrize("count", [6, 8, 10])
 def test_what_was_not_measured_is_predicted_from_what_was(count):
     chosen = spanning_order(GRID)[:count]
-    found = filled_in(GRID, {index: true_seconds(GRID[index]) for index in chosen})
+    seconds = filled_in(GRID, {index: true_seconds(GRID[index]) for index in chosen})
     truth = [true_seconds(place) for place in GRID]
-    assert sum(found) == pytest.approx(sum(truth), rel=0.1)
+    assert sum(seconds) == pytest.approx(sum(truth), rel=0.1)
     for index, place in enumerate(GRID):
-        assert found[index] == pytest.approx(truth[index], rel=1e-9 if index in chosen else 0.35), place
+        assert seconds[index] == pytest.approx(truth[index], rel=1e-9 if index in chosen else 0.35), place
 
 
 @given(st.lists(st.floats(0.5, 2.0), min_size=2, max_size=2), st.integers(65, 255))
@@ -93,9 +96,9 @@ def test_a_prediction_between_two_measured_ones_lies_between_them(noise, width):
 
 def test_beyond_the_measured_ones_a_prediction_grows():
     places = [setting("ltr", 4, width) for width in (64, 128, 256, 512, 1024)]
-    found = filled_in(places, {0: true_seconds(places[0]), 1: true_seconds(places[1])})
-    assert all(smaller < larger for smaller, larger in pairwise(found))
-    assert found[4] == pytest.approx(true_seconds(places[4]), rel=0.5)
+    seconds = filled_in(places, {0: true_seconds(places[0]), 1: true_seconds(places[1])})
+    assert all(smaller < larger for smaller, larger in pairwise(seconds))
+    assert seconds[4] == pytest.approx(true_seconds(places[4]), rel=0.5)
 
 
 def test_a_part_that_takes_no_time_is_predicted_to_take_none():
@@ -107,10 +110,10 @@ def calibration(seconds: float) -> Calibration:
 
 
 def test_what_failed_has_no_prediction_and_takes_its_arm_along():
-    measured = {index: calibration(true_seconds(place)) for index, place in enumerate(GRID) if place.arm == "ltr"}
+    measurements = {index: calibration(true_seconds(place)) for index, place in enumerate(GRID) if place.arm == "ltr"}
     both = next(index for index, place in enumerate(GRID) if place.arm == "both")
-    found = completed(GRID, measured, failed={both})
-    told = {arm: [known for known, place in zip(found, GRID, strict=True) if place.arm == arm] for arm in ARMS}
-    assert all(known is None for known in told["both"])
-    assert all(known is not None and math.isfinite(known.audit_seconds) for known in told["published"])
+    seconds = completed(GRID, measurements, failed={both})
+    by_arm = {arm: [cost for cost, place in zip(seconds, GRID, strict=True) if place.arm == arm] for arm in ARMS}
+    assert all(cost is None for cost in by_arm["both"])
+    assert all(cost is not None and math.isfinite(cost.audit_seconds) for cost in by_arm["published"])
     assert completed(GRID, {}, failed={both}) == [None] * len(GRID)

@@ -33,12 +33,12 @@ WITHOUT_SIZE = ("demo",)  # experiments that also run without a named size; the 
 def ids_of(name: str) -> dict[str, str]:
     """Size -> SHA-256 of the ids of its runs before the data is pinned, in order: every machine finds the same."""
     experiment = load(ROOT / "experiments" / f"{name}.py").experiment
-    found = {}
+    result = {}
     for size in (*experiment.sizes, *((None,) if name in WITHOUT_SIZE else ())):
         resolved = experiment.resolve(size)
         lines = "\n".join(f"{run.arm} {run.scale} {run.seed} {run.spec.run_id}" for run in resolved.runs)
-        found[str(size)] = hashlib.sha256(lines.encode()).hexdigest()
-    return found
+        result[str(size)] = hashlib.sha256(lines.encode()).hexdigest()
+    return result
 
 
 def trained(name: str, store: Path) -> dict:
@@ -69,14 +69,14 @@ def test_run_ids_stay(name, golden):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_weights_and_scores_stay(name, golden, tmp_path):
-    wanted, found = golden["trained"][name], trained(name, tmp_path)
-    if found["run_id"] != wanted["run_id"]:
+    wanted, result = golden["trained"][name], trained(name, tmp_path)
+    if result["run_id"] != wanted["run_id"]:
         pytest.skip("another Python carries other documentation: the corpus differs, and so do the ids of runs on it")
-    assert found["outcome"] == wanted["outcome"]
-    assert found["parameters"] == wanted["parameters"]
-    if found["fingerprint"] != wanted["fingerprint"]:
+    assert result["outcome"] == wanted["outcome"]
+    assert result["parameters"] == wanted["parameters"]
+    if result["fingerprint"] != wanted["fingerprint"]:
         pytest.skip("bits are promised on one kind of machine: this one differs from where the list was made")
-    assert found == wanted
+    assert result == wanted
 
 
 def write(store: Path) -> None:

@@ -166,8 +166,8 @@ def test_the_loss_of_token_frequencies(unpacked, kind):
     store = Store(unpacked / kind)
     for program in ("mask", "encdec"):
         for name, nats in reference(unpacked, kind, program)["token_frequencies"].items():
-            found = findings(store, store.experiment(f"{name}--{SIZES[kind]}"))
-            assert found["token_frequencies_nats"] == nats
+            judged = findings(store, store.experiment(f"{name}--{SIZES[kind]}"))
+            assert judged["token_frequencies_nats"] == nats
 
 
 def test_published_numbers_of_claims_are_those_of_the_tables():

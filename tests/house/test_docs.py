@@ -208,8 +208,8 @@ def test_every_choice_of_the_encoder_decoder_is_on_its_page(config):
 def test_the_page_has_every_option_of_the_embedding_loss_with_its_default_first():
     page = ADDING[ADDING.index("| option of `EmbeddingLoss`") :]
     rows = rows_of(page[: page.index("\n\n")])[2:]
-    told = {cells[0].strip("`"): re.match(r"`?([\w.]+)", cells[1]).group(1) for cells in rows}
-    assert told == {name: written(field.default) for name, field in EmbeddingLoss.model_fields.items()}
+    defaults = {cells[0].strip("`"): re.match(r"`?([\w.]+)", cells[1]).group(1) for cells in rows}
+    assert defaults == {name: written(field.default) for name, field in EmbeddingLoss.model_fields.items()}
 
 
 def written(value) -> str:

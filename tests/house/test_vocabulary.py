@@ -35,22 +35,22 @@ def listed(node):
 
 
 def second_lists(source):
-    found = []
+    result = []
     for node in ast.walk(ast.parse(source)):
         for name, (words, fewest) in VOCABULARIES.items():
             if len(listed(node) & words) >= fewest:
-                found.append(f"{node.lineno}: {name}")
-    return found
+                result.append(f"{node.lineno}: {name}")
+    return result
 
 
 def test_no_module_but_one_lists_them():
     modules = [path for path in sorted(PACKAGE.rglob("*.py")) if path != HOME and FOREIGN not in path.parents]
-    found = [
+    result = [
         f"{path.relative_to(PACKAGE)}:{place}"
         for path in modules
         for place in second_lists(path.read_text(encoding="utf-8"))
     ]
-    assert found == []
+    assert result == []
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ class Unwilling(ModelConfig):
         return super().build(vocab_size, max_length, seed)
 
 
-@pytest.mark.parametrize(("refuses", "told"), [(True, "model: not today"), (False, "must define build")])
-def test_a_refusal_stays_a_refusal(refuses, told):
-    with pytest.raises(BadInput, match=told):
+@pytest.mark.parametrize(("refuses", "message"), [(True, "model: not today"), (False, "must define build")])
+def test_a_refusal_stays_a_refusal(refuses, message):
+    with pytest.raises(BadInput, match=message):
         described(Unwilling(refuses=refuses), VOCABULARY, SLOTS)

@@ -181,14 +181,16 @@ def test_the_loss_is_that_of_the_formulas(input_norm, output_norm, norm_affine, 
     means = torch.stack([before[:, : t + 1].mean(1) for t in range(5)], 1)
     means = normed(means, term.input_norm) if input_norm == "after" else means
     states = normed(o, term.output_norm) if output_norm else o
-    found = term(*given, CAUSAL)
-    assert found.value.item() == pytest.approx((means - states).square().mean().item(), abs=1e-12)
-    assert found.measured["shuffled"].item() == pytest.approx((means - states.roll(1, 0)).square().mean().item())
+    auxiliary = term(*given, CAUSAL)
+    assert auxiliary.value.item() == pytest.approx((means - states).square().mean().item(), abs=1e-12)
+    assert auxiliary.measured["shuffled"].item() == pytest.approx((means - states.roll(1, 0)).square().mean().item())
     gains = [norm.gain.abs() for norm in (term.input_norm, term.output_norm) if norm is not None and norm_affine]
-    assert found.measured["gain"].item() == pytest.approx(min((gain.mean().item() for gain in gains), default=1.0))
-    assert found.measured["least_gain"].item() == pytest.approx(min((gain.min().item() for gain in gains), default=1.0))
+    assert auxiliary.measured["gain"].item() == pytest.approx(min((gain.mean().item() for gain in gains), default=1.0))
+    assert auxiliary.measured["least_gain"].item() == pytest.approx(
+        min((gain.min().item() for gain in gains), default=1.0)
+    )
     spread = min(one.flatten(0, 1).var(0, correction=0).mean().item() for one in (means, states))
-    assert found.measured["variance"].item() == pytest.approx(spread)
+    assert auxiliary.measured["variance"].item() == pytest.approx(spread)
     assert (term.aggregated(given[0], CAUSAL) - means).abs().max() < 1e-12
 
 
@@ -211,13 +213,13 @@ def test_a_vector_that_all_slots_share_changes_nothing_and_makes_the_loss_vanish
 def test_the_first_slot_of_which_nothing_is_left_does_not_spoil_the_gradient(score, detach):
     """A norm at 0 is as steep as 1 / sqrt(epsilon): in float32 its slopes would drown those of the other slots."""
     x, o = noise(2, 7, WIDTH, name="x"), noise(2, 7, WIDTH, name="o")
-    found = {}
+    result = {}
     for dtype in (torch.float32, torch.float64):
         leaf = x.to(dtype).requires_grad_()
         term_of(score=score, detach=detach).to(dtype)(leaf, o.to(dtype), CAUSAL).value.backward()
-        found[dtype] = leaf.grad.double()
-    assert found[torch.float64].abs().max() > 1e-3
-    assert (found[torch.float32] - found[torch.float64]).abs().max() < 1e-5 * found[torch.float64].abs().max()
+        result[dtype] = leaf.grad.double()
+    assert result[torch.float64].abs().max() > 1e-3
+    assert (result[torch.float32] - result[torch.float64]).abs().max() < 1e-5 * result[torch.float64].abs().max()
 
 
 def test_the_variance_floor_holds_both_sides_open_and_is_not_part_of_the_score():
@@ -261,12 +263,12 @@ def gradients(detach: str, affine: bool = True) -> dict[str, torch.Tensor | None
 @pytest.mark.parametrize("detach", PATHS)
 def test_gradient_paths(detach):
     reached, others = PATHS[detach]
-    found = gradients(detach)
+    gradient_of = gradients(detach)
     norms = {f"embedding_loss.{side}_norm.{name}" for side in ("input", "output") for name in ("gain", "shift")}
     for name in reached | norms:
-        assert found[name] is not None, name
-        assert found[name].abs().sum() > 0, name
-    assert all(found[name] is None for name in others)
+        assert gradient_of[name] is not None, name
+        assert gradient_of[name].abs().sum() > 0, name
+    assert all(gradient_of[name] is None for name in others)
 
 
 def test_with_the_input_detached_embeddings_are_reached_through_the_encoder_alone():

@@ -94,8 +94,8 @@ def test_every_attention_of_a_hybrid_reads_the_options_that_are_set():
         DecoderConfig(layers=2, **(two | read))
     with pytest.raises(BadInput, match="the mixer sliding_window does not read alibi: set model.position"):
         decode(DecoderConfig, {"layers": 2, **two, "position": "alibi"})
-    beside = two | {"mixers": (AttentionConfig(), LinearAttentionConfig(), ShiftConfig())}
-    DecoderConfig(layers=3, **beside, position="alibi", qk_norm=True)  # those two read no such option at all
+    combined = two | {"mixers": (AttentionConfig(), LinearAttentionConfig(), ShiftConfig())}
+    DecoderConfig(layers=3, **combined, position="alibi", qk_norm=True)  # those two read no such option at all
 
 
 def test_from_plain_data_and_back():

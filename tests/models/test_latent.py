@@ -184,11 +184,11 @@ def test_the_recipe_gives_the_slopes_their_own_rate():
     model = SMALL.build(50, 16, 0)
     optimizers = build_optimizers(HlbAdamW(learning_rate=1e-3), model, model.parameter_groups())
     rates = {id(p): group["peak_lr"] for opt in optimizers for group in opt.param_groups for p in group["params"]}
-    found = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
-    assert found["blocks.1.attention.raw_slope"] == pytest.approx(100e-3)
-    assert found["blocks.1.attention.expand.weight"] == pytest.approx(1e-3)
-    assert found["head.weight"] == pytest.approx(2e-3)
-    assert found["embedding.weight"] == found["final_norm.gain"] == pytest.approx(32e-3)
+    result = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert result["blocks.1.attention.raw_slope"] == pytest.approx(100e-3)
+    assert result["blocks.1.attention.expand.weight"] == pytest.approx(1e-3)
+    assert result["head.weight"] == pytest.approx(2e-3)
+    assert result["embedding.weight"] == result["final_norm.gain"] == pytest.approx(32e-3)
 
 
 VISIBILITIES = {
@@ -218,13 +218,13 @@ def test_causal_blocks_equal_the_explicit_mask_and_their_gradients(config, slots
     """At 1, 2 and 3 blocks and around their seams."""
     model, tokens = model_with(config), tokens_of(2, slots)
     towards = torch.randn(2, slots, config.width, generator=generator(0, "towards"), dtype=torch.float64)
-    found = []
+    result = []
     for sees in (Ltr(), Ltr() & Full()):
         model.zero_grad()
         states = model.hidden(tokens, sees)
         (states * towards).sum().backward()
-        found.append((states.detach(), *(parameter.grad.clone() for _, parameter in model.blocks.named_parameters())))
-    for native, masked in zip(*found, strict=True):
+        result.append((states.detach(), *(parameter.grad.clone() for _, parameter in model.blocks.named_parameters())))
+    for native, masked in zip(*result, strict=True):
         assert (native - masked).abs().max() <= 1e-11 * max(1.0, float(masked.abs().max()))
 
 

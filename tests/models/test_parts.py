@@ -25,9 +25,9 @@ def test_rms_norm_and_its_gradient_equal_the_formula(gain):
     x, upstream = normal(3, 5, 8).requires_grad_(), normal(3, 5, 8)
     wanted = x / (x.square().mean(-1, keepdim=True) + torch.finfo(torch.float64).eps).sqrt() * weight
     (wanted_gradient,) = torch.autograd.grad(wanted, x, upstream)
-    found = norm(x)
-    found.backward(upstream)
-    assert torch.allclose(found, wanted, atol=1e-13, rtol=0)
+    result = norm(x)
+    result.backward(upstream)
+    assert torch.allclose(result, wanted, atol=1e-13, rtol=0)
     assert torch.allclose(x.grad, wanted_gradient, atol=1e-13, rtol=0)
     if gain:
         normed = (wanted / weight).detach()

@@ -123,12 +123,12 @@ def test_s4d_kernel_equals_its_formula_and_its_state_space():
     lags = torch.arange(20)
     wanted = 2 * (c * (torch.exp(step * poles) - 1) / poles)[..., None] * torch.exp((step * poles)[..., None] * lags)
     assert torch.allclose(kernel, wanted.sum(1).real, atol=1e-12, rtol=0)
-    u, state, said = noise(4, 20), torch.zeros_like(c), []
+    u, state, outputs = noise(4, 20), torch.zeros_like(c), []
     for slot in range(20):  # x' = A x + u held over a step
         state = torch.exp(step * poles) * state + (torch.exp(step * poles) - 1) / poles * u[:, slot : slot + 1]
-        said.append(2 * (c * state).sum(1).real)
+        outputs.append(2 * (c * state).sum(1).real)
     mixed = identity_out(mixer)(u.T[None], CAUSAL)[0].T
-    wanted = nn.functional.gelu(torch.stack(said, 1) + mixer.skip[:, None] * u)
+    wanted = nn.functional.gelu(torch.stack(outputs, 1) + mixer.skip[:, None] * u)
     assert torch.allclose(mixed, wanted, atol=1e-12, rtol=0)
 
 
@@ -155,11 +155,11 @@ def test_s4d_starts_as_published():
 
 def delay_line(taps_b, taps_c, k):
     """h_(j, t) = h_(j-1, t-1) + b_j k_t, read by c."""
-    line, said = torch.zeros_like(taps_b), []
+    line, outputs = torch.zeros_like(taps_b), []
     for slot in range(k.shape[1]):
         line = torch.nn.functional.pad(line, (1, 0))[:, :-1] + taps_b * k[:, slot : slot + 1]
-        said.append((taps_c * line).sum(1))
-    return torch.stack(said, 1)
+        outputs.append((taps_c * line).sum(1))
+    return torch.stack(outputs, 1)
 
 
 @pytest.mark.parametrize("head_width", [1, 2, 4])
@@ -261,15 +261,15 @@ def test_linear_and_quadratic_views_agree(reading, slots):
 def test_the_selective_recurrence_equals_its_loop():
     mixer, x = mixer_of(SelectiveSsmConfig(state=3, expand=2)), noise(1, 9, 4)
     part, value, gate = mixer.past, mixer.value(x)[0], mixer.gate(x)[0]
-    padded, h, said = nn.functional.pad(value, (0, 0, 3, 0)), torch.zeros(8, 3, dtype=torch.float64), []
+    padded, h, outputs = nn.functional.pad(value, (0, 0, 3, 0)), torch.zeros(8, 3, dtype=torch.float64), []
     for slot in range(9):
         taps = (padded[slot : slot + 4].flip(0).T * part.conv.taps).sum(1) + part.conv.bias
         u = nn.functional.silu(taps)
         rank, into, out_of = part.read(u).split((1, 3, 3))
         step = nn.functional.softplus(part.step_weight @ rank + part.step_bias)
         h = torch.exp(step[:, None] * -part.log_decay.exp()) * h + (step * u)[:, None] * into
-        said.append((h @ out_of + part.skip * u) * nn.functional.silu(gate[slot]))
-    assert torch.allclose(identity_out(mixer)(x, CAUSAL)[0], torch.stack(said), atol=1e-12, rtol=0)
+        outputs.append((h @ out_of + part.skip * u) * nn.functional.silu(gate[slot]))
+    assert torch.allclose(identity_out(mixer)(x, CAUSAL)[0], torch.stack(outputs), atol=1e-12, rtol=0)
 
 
 def test_the_selective_layer_starts_as_published():
@@ -286,13 +286,13 @@ def test_the_gated_recurrence_equals_its_loop_and_starts_slow():
     part, value = mixer.past, mixer.past.value(x)[0]
     kept = torch.sigmoid(part.keep_bias)
     assert 0.9 <= float(kept.min()) < float(kept.max()) <= 0.999
-    padded, h, said = nn.functional.pad(value, (0, 0, 3, 0)), torch.zeros(4, dtype=torch.float64), []
+    padded, h, outputs = nn.functional.pad(value, (0, 0, 3, 0)), torch.zeros(4, dtype=torch.float64), []
     for slot in range(9):
         f = torch.sigmoid(part.keep(x[0, slot]) + part.keep_bias)
         v = (padded[slot : slot + 4].flip(0).T * part.conv.taps).sum(1) + part.conv.bias
         h = f * h + (1 - f**2).sqrt() * v
-        said.append(h * nn.functional.silu(mixer.gate(x[0, slot])))
-    assert torch.allclose(identity_out(mixer)(x, CAUSAL)[0], torch.stack(said), atol=1e-12, rtol=0)
+        outputs.append(h * nn.functional.silu(mixer.gate(x[0, slot])))
+    assert torch.allclose(identity_out(mixer)(x, CAUSAL)[0], torch.stack(outputs), atol=1e-12, rtol=0)
 
 
 def test_a_gate_that_never_forgets_still_has_a_slope():

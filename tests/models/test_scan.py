@@ -24,9 +24,9 @@ def test_equals_the_definition_with_its_gradients(slots):
     inputs = [noise("decay", 2, slots, 3), noise("added", 2, slots, 3) - 0.5, noise("first", 2, 3)]
     inputs = [x.requires_grad_() for x in inputs]
     weight = noise("weight", 2, slots, 3)
-    found, wanted = (fn(*inputs) for fn in (linear_scan, by_definition))
-    assert torch.allclose(found, wanted, atol=1e-14, rtol=0)
-    ours, theirs = (torch.autograd.grad((h * weight).sum(), inputs) for h in (found, wanted))
+    result, wanted = (fn(*inputs) for fn in (linear_scan, by_definition))
+    assert torch.allclose(result, wanted, atol=1e-14, rtol=0)
+    ours, theirs = (torch.autograd.grad((h * weight).sum(), inputs) for h in (result, wanted))
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, other, atol=1e-12, rtol=0)
 
@@ -73,7 +73,7 @@ def test_the_selective_scan_equals_its_definition_in_blocks_of_any_size(slots, n
     wanted = (h * out_of[:, :, None]).sum(-1)
     assert torch.allclose(y, wanted, atol=1e-13, rtol=0)
     assert torch.allclose(last, h[:, -1], atol=1e-13, rtol=0)
-    ours, theirs = (torch.autograd.grad((said * weight).sum(), inputs) for said in (y, wanted))
+    ours, theirs = (torch.autograd.grad((scanned * weight).sum(), inputs) for scanned in (y, wanted))
     for one, other in zip(ours, theirs, strict=True):
         assert torch.allclose(one, other, atol=1e-12, rtol=0)
 

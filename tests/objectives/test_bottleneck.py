@@ -75,10 +75,10 @@ def test_through_any_number_of_layers_answers_see_what_the_definition_allows(obj
     for _ in range(length):
         reached = (reached.float() @ reached.float()) > 0
     index = torch.arange(length)
-    told = objective.may_inform(index[:, None], index[None, :], "bottleneck", draw.of_row(0))
+    allowed = objective.may_inform(index[:, None], index[None, :], "bottleneck", draw.of_row(0))
     for slot in example.loss_weight[0].nonzero().flatten().tolist():
         sources = set(example.input_source[0][reached[slot]].tolist()) - {NO_SOURCE}
-        assert sources == set(told[:, slot].nonzero().flatten().tolist())
+        assert sources == set(allowed[:, slot].nonzero().flatten().tolist())
         assert slot not in sources
 
 

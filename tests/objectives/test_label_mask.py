@@ -43,10 +43,10 @@ def example_of(objective, windows: Windows):
 def test_only_weights_change_and_only_to_the_answers(objective, labels, seed):
     windows = windows_of(seed)
     plain = example_of(objective, windows)
-    found = masked(plain, windows, labels)
+    masked_example = masked(plain, windows, labels)
     for name in (field.name for field in fields(plain)):
         if name not in ("loss_weight", "loss_denominator"):
-            before, after = getattr(plain, name), getattr(found, name)
+            before, after = getattr(plain, name), getattr(masked_example, name)
             assert torch.equal(before, after) if isinstance(before, torch.Tensor) else before == after
     for row in range(len(plain.inputs)):
         window = int(plain.window_row[row])
@@ -54,7 +54,7 @@ def test_only_weights_change_and_only_to_the_answers(objective, labels, seed):
         wanted = set(answers if labels == "answer" else answers[-1:])
         for slot, source in enumerate(plain.target_source[row].tolist()):
             expected = float(plain.loss_weight[row, slot]) if source in wanted else 0.0
-            assert float(found.loss_weight[row, slot]) == expected
+            assert float(masked_example.loss_weight[row, slot]) == expected
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
@@ -67,17 +67,17 @@ def test_all_labels_are_no_mask(objective):
 def test_a_sum_of_two_directions_stays_a_sum():
     """`both` divides by the ltr targets: masked, by the masked ltr targets, so that rtl is not weighted down."""
     windows = windows_of(3)
-    found = masked(example_of(BothObjective(p=Constant(p=1.0)), windows), windows, "answer")
-    assert found.denominator == pytest.approx(float(windows.answers.sum()))
-    assert float(found.loss_weight.sum()) == 2 * float(windows.answers.sum())
+    masked_example = masked(example_of(BothObjective(p=Constant(p=1.0)), windows), windows, "answer")
+    assert masked_example.denominator == pytest.approx(float(windows.answers.sum()))
+    assert float(masked_example.loss_weight.sum()) == 2 * float(windows.answers.sum())
 
 
 @pytest.mark.parametrize("granularity", ["batch", "row"])
 def test_a_sum_of_two_directions_counts_what_its_ltr_pass_scores(granularity):
     objective = BothObjective(p=Constant(p=0.7), granularity=granularity)
     windows = windows_of(3)
-    found = masked(example_of(objective, windows), windows, "answer")
-    assert found.denominator == pytest.approx(float(windows.answers.sum()))
+    masked_example = masked(example_of(objective, windows), windows, "answer")
+    assert masked_example.denominator == pytest.approx(float(windows.answers.sum()))
 
 
 @pytest.mark.parametrize(("answer_at", "scorer"), [(0, RtlObjective), (8, LtrObjective)])

@@ -57,12 +57,12 @@ def test_equals_the_naive_loss_and_its_gradients(rows, tokens, share, chunk, kin
     hidden, head = states_and_head(example, seed)
     loss = weighted_nats(example, hidden, HEADS[kind](head), chunk)
     loss.total.backward()
-    found = [hidden.grad.clone(), head.grad.clone()]
+    result = [hidden.grad.clone(), head.grad.clone()]
     hidden.grad = head.grad = None
     wanted = naive(example, hidden, head)
     wanted.sum().backward()
     assert torch.allclose(loss.total, wanted.sum(), atol=1e-10, rtol=0)
-    for mine, theirs in zip(found, (hidden.grad, head.grad), strict=True):
+    for mine, theirs in zip(result, (hidden.grad, head.grad), strict=True):
         assert torch.allclose(mine, theirs, atol=1e-10, rtol=0)
     for name, part in (("ltr", slice(0, rows)), ("rtl", slice(rows, 2 * rows))):
         assert torch.allclose(loss.nats_by_group[name], wanted[part].sum(), atol=1e-10, rtol=0)
@@ -168,8 +168,8 @@ def test_chunks_with_a_head_made_elsewhere_and_a_soft_cap(kind):
 
     wanted = torch.autograd.grad((naive_of(example, logits_of(hidden)).sum() / 7) ** 2, parts, retain_graph=True)
     loss = weighted_nats(example, hidden, logits_of if kind == "function" else LinearHead(made, bias, cap), 5)
-    found = torch.autograd.grad((loss.total / 7) ** 2, parts)
-    for mine, theirs in zip(found, wanted, strict=True):
+    result = torch.autograd.grad((loss.total / 7) ** 2, parts)
+    for mine, theirs in zip(result, wanted, strict=True):
         assert torch.allclose(mine, theirs, atol=1e-10, rtol=0)
 
 

@@ -143,8 +143,8 @@ def test_masked_input_as_written(token, table):
     assert row_of(example, 0) == Table.of(table)
     assert passes(example) == [("ltr", Ltr, 1)]
     one = Draw({"hidden": draw["hidden"][0]})
-    told = objective.may_inform(torch.arange(6)[:, None], torch.arange(6), "ltr", one)
-    assert told.nonzero().tolist() == [[s, t] for s in (0, 2, 4, 5) for t in range(s + 1, 6)]
+    allowed = objective.may_inform(torch.arange(6)[:, None], torch.arange(6), "ltr", one)
+    assert allowed.nonzero().tolist() == [[s, t] for s in (0, 2, 4, 5) for t in range(s + 1, 6)]
     assert objective.evaluation() == LtrObjective(direction_token=token).evaluation()
     hidden = objective.draw(500, 20, generator(0, "hidden"), Progress())["hidden"]
     assert set(hidden.sum(1).tolist()) == {6}
@@ -200,7 +200,7 @@ def reach(mask):
 
 def broken_laws(objective, example, draw):
     """(law, pass, source, target) for every break of law (a) or (b), and "unseen" for an allowed token no slot can show."""
-    found = []
+    result = []
     for group, rows in example.by_group():
         visible = reach(group.sees.mask(example.inputs.shape[1]))
         for row in range(rows.start, rows.stop):
@@ -213,10 +213,10 @@ def broken_laws(objective, example, draw):
                     for source in range(6)
                     if objective.may_inform(torch.tensor(source), torch.tensor(target), group.name, decisions)
                 }
-                found += [("a", group.name, target, target)] if target in sources else []
-                found += [("b", group.name, source, target) for source in sorted(sources - allowed)]
-                found += [("unseen", group.name, source, target) for source in sorted(allowed - sources)]
-    return found
+                result += [("a", group.name, target, target)] if target in sources else []
+                result += [("b", group.name, source, target) for source in sorted(sources - allowed)]
+                result += [("unseen", group.name, source, target) for source in sorted(allowed - sources)]
+    return result
 
 
 HONEST = [

@@ -40,24 +40,24 @@ def verdict_of(store):
 
 
 def test_an_expected_collapse_is_compared_and_stamped(tmp_path):
-    found = verdict_of(store_of(tmp_path, expected=True))
-    assert (found.collapse, found.leak, found.reasons) == ("expected", "none", ())
-    assert found.outcome == "worse"
-    lines = words.verdict_lines(found)
+    result = verdict_of(store_of(tmp_path, expected=True))
+    assert (result.collapse, result.leak, result.reasons) == ("expected", "none", ())
+    assert result.outcome == "worse"
+    lines = words.verdict_lines(result)
     assert lines[0] == "COLLAPSE  both is worse than ltr"
     assert "Its auxiliary term vanished, as the experiment expects" in " ".join(lines)
 
 
 def test_one_that_nobody_expected_is_not_compared(tmp_path):
-    found = verdict_of(store_of(tmp_path, expected=False))
-    assert (found.collapse, found.outcome) == ("unexpected", "cannot tell")
-    assert "both failed its audit: C7.probe" in found.reasons
+    result = verdict_of(store_of(tmp_path, expected=False))
+    assert (result.collapse, result.outcome) == ("unexpected", "cannot tell")
+    assert "both failed its audit: C7.probe" in result.reasons
 
 
 def test_expecting_a_collapse_excuses_nothing_else(tmp_path):
-    found = verdict_of(store_of(tmp_path, expected=True, findings=(COLLAPSE, OTHER)))
-    assert (found.collapse, found.outcome) == ("expected", "cannot tell")
-    assert "both failed its audit: C3.repeats" in " ".join(found.reasons)
+    result = verdict_of(store_of(tmp_path, expected=True, findings=(COLLAPSE, OTHER)))
+    assert (result.collapse, result.outcome) == ("expected", "cannot tell")
+    assert "both failed its audit: C3.repeats" in " ".join(result.reasons)
 
 
 def test_an_expected_collapse_that_is_not_there_and_one_of_the_baseline_are_said(tmp_path):
@@ -101,7 +101,7 @@ def test_the_commands_say_it():
     assert "x at base: LEAK; COLLAPSE (" in audit_text(audited(COLLAPSE, LEAK))
     assert "x at base: fail (" in audit_text(audited(OTHER))
     event = {"event": "audit", "arm": "x", "scale": "base", "outcome": "fail", "seconds": 2.0}
-    said = {"leaks": False, "expect_leak": False, "collapses": True, "expect_collapse": True}
-    assert _message(event | said) == "audit of x at base: COLLAPSE (expected) (2.0 s)"
-    assert _message(event | said | {"leaks": True}) == "audit of x at base: LEAK, COLLAPSE (expected) (2.0 s)"
-    assert _message(event | said | {"collapses": False}) == "audit of x at base: fail (2.0 s)"
+    fields = {"leaks": False, "expect_leak": False, "collapses": True, "expect_collapse": True}
+    assert _message(event | fields) == "audit of x at base: COLLAPSE (expected) (2.0 s)"
+    assert _message(event | fields | {"leaks": True}) == "audit of x at base: LEAK, COLLAPSE (expected) (2.0 s)"
+    assert _message(event | fields | {"collapses": False}) == "audit of x at base: fail (2.0 s)"

@@ -10,9 +10,8 @@ from headless import CHROMIUM, Browser
 from palinode.analysis.embeddings import embedding_means
 from palinode.base.finding import AuditReport, Finding
 from palinode.report import build_report
+from palinode.report.build import all_figures, drawings
 from palinode.report.charts import ROWS
-from palinode.report.export import drawings
-from palinode.report.figures import all_figures
 from palinode.report.study import Study
 from synthetic_store import Synthetic, add_geometry, add_terms, make_store
 
@@ -24,7 +23,7 @@ def figures_of(record):
     return {figure.name: figure for figure in all_figures(Study.of(record)) if figure.section in SECTIONS}
 
 
-def measured(root, *, without=("ltr",), terms=TERMS, **changes):
+def store_with_tables(root, *, without=("ltr",), terms=TERMS, **changes):
     store = make_store(root, Synthetic(**changes))
     add_geometry(store, "demo", without_positions=without)
     add_terms(store, "demo", terms)
@@ -39,7 +38,7 @@ def drawn(figure):
 
 @pytest.fixture(scope="module")
 def record(tmp_path_factory):
-    return measured(tmp_path_factory.mktemp("tables") / "runs").experiment("demo")
+    return store_with_tables(tmp_path_factory.mktemp("tables") / "runs").experiment("demo")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,7 @@ def figures(record):
 
 def test_nothing_is_drawn_of_what_was_not_measured(tmp_path):
     assert figures_of(make_store(tmp_path / "none").experiment("demo")) == {}
-    no_positions = measured(tmp_path / "no", without=("ltr", "both", "both-published-mask"), terms={})
+    no_positions = store_with_tables(tmp_path / "no", without=("ltr", "both", "both-published-mask"), terms={})
     assert set(figures_of(no_positions.experiment("demo"))) == {"embedding-lengths"}
 
 
@@ -91,19 +90,19 @@ def test_positions_far_apart_are_a_line_per_arm_over_powers_of_two(figures):
 
 
 def test_an_interval_is_drawn_inside_what_its_number_can_be(figures, tmp_path):
-    said = "Intervals are cut at"
-    assert not any(said in note for figure in figures.values() for note in figure.notes)
+    note_begin = "Intervals are cut at"
+    assert not any(note_begin in note for figure in figures.values() for note in figure.notes)
     store = make_store(tmp_path, Synthetic(seeds=(0, 40)))
     add_geometry(store, "demo")
     wide = figures_of(store.experiment("demo"))
     for name, least in (("embedding-cosine", 0), ("embedding-distance", -1)):
-        assert any(said in note for note in wide[name].notes)
+        assert any(note_begin in note for note in wide[name].notes)
         ends = [row[side] for row in wide[name].rows for side in ("low", "high") if side in row]
         assert (min(ends), max(ends)) == (least, 1)
 
 
 def test_scales_get_figures_of_their_own_or_lines_of_their_own(tmp_path):
-    store = measured(tmp_path, scales=("a", "b"), models={"a": (2, 64), "b": (4, 64)}, without=())
+    store = store_with_tables(tmp_path, scales=("a", "b"), models={"a": (2, 64), "b": (4, 64)}, without=())
     figures = figures_of(store.experiment("demo"))
     assert {"embedding-cosine--a", "embedding-cosine--b", "embedding-distance--both"} <= set(figures)
     assert len({row["series"] for row in figures["embedding-distance--both"].rows}) == 2
@@ -127,7 +126,7 @@ def test_a_term_is_drawn_beside_its_shuffled_pairs_on_an_axis_that_shows_a_colla
 
 
 def test_a_collapse_is_stamped_in_the_names_of_the_charts(tmp_path):
-    store = measured(tmp_path)
+    store = store_with_tables(tmp_path)
     finding = Finding(check="C7.collapse", outcome="fail", law="l", message="collapsed")
     store.write_run_audit(
         store.experiment("demo").runs_of("both", "base")[0].entry.run_id,
@@ -139,7 +138,7 @@ def test_a_collapse_is_stamped_in_the_names_of_the_charts(tmp_path):
 
 def test_too_many_logged_steps_are_thinned_and_the_caption_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("palinode.report.study.MOST_CURVE_ROWS", 100)
-    figures = figures_of(measured(tmp_path).experiment("demo"))
+    figures = figures_of(store_with_tables(tmp_path).experiment("demo"))
     [figure] = [figure for figure in figures.values() if figure.section == "auxiliary"]
     assert len(figure.rows) < 200
     assert any("the tables hold all of them" in note for note in figure.notes)
@@ -149,7 +148,7 @@ def test_too_many_logged_steps_are_thinned_and_the_caption_says_so(tmp_path, mon
 @pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])
 def test_every_drawing_draws(tmp_path, seeds):
     count = 0
-    for figure in figures_of(measured(tmp_path, seeds=seeds).experiment("demo")).values():
+    for figure in figures_of(store_with_tables(tmp_path, seeds=seeds).experiment("demo")).values():
         for name, svg in drawn(figure):
             assert len(list(ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path"))) >= 4, name
             assert "NaN" not in svg, name
@@ -162,7 +161,7 @@ def test_every_drawing_draws(tmp_path, seeds):
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 def test_the_browser_draws_them_and_switches_to_the_gain(tmp_path, monkeypatch):
     monkeypatch.setattr("palinode.report.build.write_figures", lambda figures, directory: [])
-    page = build_report(measured(tmp_path, steps=100, seeds=(1, 2)), "demo")
+    page = build_report(store_with_tables(tmp_path, steps=100, seeds=(1, 2)), "demo")
     with Browser() as browser:
         browser.open(page)
         figure = "document.querySelector('[data-figure=auxiliary--embedding_loss]')"
@@ -175,7 +174,7 @@ def test_the_browser_draws_them_and_switches_to_the_gain(tmp_path, monkeypatch):
 
 
 def test_the_page_has_the_sections_only_where_they_have_charts(tmp_path):
-    page = build_report(measured(tmp_path / "with", steps=100, seeds=(1, 2)), "demo")
+    page = build_report(store_with_tables(tmp_path / "with", steps=100, seeds=(1, 2)), "demo")
     text = page.read_text(encoding="utf-8")
     assert '<section id="embeddings">' in text
     assert '<section id="auxiliary">' in text

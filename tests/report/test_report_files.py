@@ -19,9 +19,8 @@ from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import Finding
 from palinode.checks.explained import explanation
 from palinode.report import build_report, words
+from palinode.report.build import all_figures, guarded
 from palinode.report.content import Page
-from palinode.report.export import guarded
-from palinode.report.figures import all_figures
 from palinode.report.maps import law_boundary, map_rows
 from palinode.report.page import columns, embedded_json, render_page
 from palinode.report.study import Study
@@ -224,10 +223,10 @@ def _offsets_hold(pdf):
 def test_tables_hold_the_numbers_in_full(demo):
     store, report, _ = demo
     tables = report.parent / "tables"
-    found = pl.read_parquet(tables / "verdicts.parquet")
+    result = pl.read_parquet(tables / "verdicts.parquet")
     [expected] = [item for item in verdicts(store.experiment("demo")) if item.arm == "both"]
-    assert found.filter(arm="both")["mean_difference"].item() == expected.comparison.mean
-    assert found.filter(arm="both")["interval_low"].item() == expected.comparison.interval.low
+    assert result.filter(arm="both")["mean_difference"].item() == expected.comparison.mean
+    assert result.filter(arm="both")["interval_low"].item() == expected.comparison.interval.low
     runs = pl.read_csv(tables / "runs.csv")
     assert runs.height == 9
     assert runs["value"].to_list() == pl.read_parquet(tables / "runs.parquet")["value"].to_list()
@@ -493,13 +492,13 @@ def _page_of(store):
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_name_changes_the_skeleton_of_the_page(tmp_path, plain, payload):
     page = _page_of(hostile_store(tmp_path / "runs", payload))
-    seen = Visible(page)
-    assert seen.tags == plain.tags
-    assert seen.links == plain.links
-    assert len(seen.scripts) == 4  # style, data, library, script
-    data = unpacked(seen.scripts[1])
+    visible = Visible(page)
+    assert visible.tags == plain.tags
+    assert visible.links == plain.links
+    assert len(visible.scripts) == 4  # style, data, library, script
+    data = unpacked(visible.scripts[1])
     assert f"{payload} A" in json.dumps(data, ensure_ascii=False).replace('\\"', '"').replace("\\\\", "\\")
-    assert re.fullmatch(r"[A-Za-z0-9+/=]+", seen.scripts[1])
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", visible.scripts[1])
     assert page.count("</script>") == 3
 
 

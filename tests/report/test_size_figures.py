@@ -7,12 +7,10 @@ import pytest
 import vl_convert
 
 from palinode.analysis.curves import evaluation_curves
-from palinode.analysis.layer_cuts import layer_cut_ratios
-from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores
+from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores, layer_cut_ratios
 from palinode.report import build_report, theme
+from palinode.report.build import all_figures, drawings
 from palinode.report.charts import ROWS, with_log_axes
-from palinode.report.export import drawings
-from palinode.report.figures import all_figures
 from palinode.report.study import Study, millions
 from synthetic_store import Synthetic, grid, make_store
 
@@ -61,12 +59,12 @@ def test_a_chart_appears_only_where_its_data_are(tmp_path, record, figures):
 
 
 def test_the_squares_of_a_map_are_the_final_ratios(record, figures):
-    found = final_ratios(record, "validation", "nats_per_token")
+    ratios = final_ratios(record, "validation", "nats_per_token")
     rows = figures["grid-ratio-1--both"].rows
     assert len(rows) == 4
     for row in rows:
         scale = f"{row['depth']}x{row['width']}"
-        expected = found[RATIO_1, "both", scale].ratio_then_mean
+        expected = ratios[RATIO_1, "both", scale].ratio_then_mean
         assert row["value"] == pytest.approx(expected, rel=1e-5)
         assert row["label"] == f"{expected:.3f}"
         assert "over 3 seeds" in row["text"]
@@ -75,14 +73,14 @@ def test_the_squares_of_a_map_are_the_final_ratios(record, figures):
 def test_the_squares_of_a_score_map_are_the_final_and_the_best_scores(record, figures):
     figure = figures["grid-rtl--both"]
     split, score = "validation", "nats_per_token"
-    known = {
+    expected = {
         "final": final_scores(record, split, score),
         "best": best_scores(record, split, score, evaluation_curves(record)),
     }
-    assert set(figure.variants) == set(figure.labels) == set(known)
+    assert set(figure.variants) == set(figure.labels) == set(expected)
     assert len(figure.rows) == 8
     for row in figure.rows:
-        seeds = known[row["when"]]["both", f"{row['depth']}x{row['width']}", "rtl"]
+        seeds = expected[row["when"]]["both", f"{row['depth']}x{row['width']}", "rtl"]
         assert row["value"] == pytest.approx(sum(seeds.values()) / len(seeds), rel=1e-5)
 
 
@@ -92,24 +90,24 @@ def test_an_arm_that_never_read_left_to_right_has_no_ratio(tmp_path):
     for run in store.experiment("grid").runs:
         if run.entry.arm == "both":
             store.write_result(run.result.with_(counters={**run.result.counters, "tokens_scored_ltr": 0}))
-    found = figures_of(store.experiment("grid"))
-    told = {figure.arm for name, figure in found.items() if "ratio" in name}
-    assert told == {"both-published-mask"}
-    assert any(figure.arm == "both" for figure in found.values())
+    result = figures_of(store.experiment("grid"))
+    arms = {figure.arm for name, figure in result.items() if "ratio" in name}
+    assert arms == {"both-published-mask"}
+    assert any(figure.arm == "both" for figure in result.values())
 
 
 def test_the_squares_of_a_strip_are_the_ratios_of_the_blocks_left(record, figures):
     for ratio, score in (("ratio-1", "perplexity"), ("ratio-2", "nats_per_token")):
         figure = figures[f"layer-cut-strip-{ratio}--both"]
-        known = {
+        expected = {
             (f"{way}-{row['head']}", row["scale"], str(row["blocks"])): row[way]
             for row in layer_cut_ratios(record, "validation", score).iter_rows(named=True)
             for way in ("ratio_then_mean", "mean_then_ratio")
             if (row["ratio"], row["arm"]) == (ratio.replace("-", "_"), "both")
         }
         drawn = {(row["choice"], row["series"].partition(",")[0], row["blocks"]): row["value"] for row in figure.rows}
-        assert drawn == {place: pytest.approx(value, rel=1e-4) for place, value in known.items()}
-        assert set(figure.variants) == {choice for choice, _, _ in known}
+        assert drawn == {place: pytest.approx(value, rel=1e-4) for place, value in expected.items()}
+        assert set(figure.variants) == {choice for choice, _, _ in expected}
         assert all("over 3 seeds" in row["text"] for row in figure.rows)
         for row in figure.rows:  # the interval is that of averaged ratios
             assert (" to " in row["text"]) == row["choice"].startswith("ratio_then_mean")
@@ -118,7 +116,7 @@ def test_the_squares_of_a_strip_are_the_ratios_of_the_blocks_left(record, figure
 def test_a_leak_does_not_wash_out_the_colours_of_the_honest_arms(figures):
     charts = [figures[f"layer-cut-strip-ratio-2--{arm}"].variants for arm in ("both", "both-published-mask")]
     domains = [
-        chart["layer"][0]["encoding"]["color"]["scale"]["domain"] for found in charts for chart in found.values()
+        chart["layer"][0]["encoding"]["color"]["scale"]["domain"] for result in charts for chart in result.values()
     ]
     assert all(domain == domains[0] for domain in domains)
     assert (
@@ -129,9 +127,9 @@ def test_a_leak_does_not_wash_out_the_colours_of_the_honest_arms(figures):
 def test_pooled_points_are_labelled_as_published_and_the_window_is_said(figures):
     figure = figures["ratio-1-by-size--both"]
     assert "as published" in figure.title
-    said = " ".join(figure.notes)
+    text = " ".join(figure.notes)
     for words in ("interpolated points of 12 runs", "between step 300 and 600", "not independent", "median"):
-        assert words in said, said
+        assert words in text, text
     runs = [row for row in figure.rows if row["kind"] == "run"]
     assert len(runs) == 12
     assert {(row["depth"], row["width"]) for row in runs} == {(0, 0), (0, 1), (1, 0), (1, 1)}
@@ -146,9 +144,9 @@ def test_the_window_of_the_violins_can_be_chosen(record, figures):
 
 
 def test_captions_say_how_many_seeds_and_what_was_interpolated(tmp_path, figures):
-    said = " ".join(figures["ratio-1--over-training--both"].notes)
-    assert "over 3 seeds" in said
-    assert "On tokens read, FLOPs, seconds the runs were not all evaluated at the same places" in said
+    text = " ".join(figures["ratio-1--over-training--both"].notes)
+    assert "over 3 seeds" in text
+    assert "On tokens read, FLOPs, seconds the runs were not all evaluated at the same places" in text
     store = make_store(tmp_path / "runs", Synthetic(outcomes={("both", "base", 1): "failed"}))
     assert "over 2 to 3 seeds" in " ".join(figures_of(store.experiment("demo"))["ratio-1--over-training"].notes)
 
@@ -203,6 +201,6 @@ def test_four_depths_by_four_widths_fit_two_megabytes(tmp_path, monkeypatch):
     assert page.stat().st_size <= 2 * 2**20
 
 
-@pytest.mark.parametrize(("count", "said"), [(136_265_488, "136 M"), (1_250_000, "1.25 M"), (427_520, "428 k")])
-def test_sizes_in_three_digits(count, said):
-    assert millions(count) == said
+@pytest.mark.parametrize(("count", "text"), [(136_265_488, "136 M"), (1_250_000, "1.25 M"), (427_520, "428 k")])
+def test_sizes_in_three_digits(count, text):
+    assert millions(count) == text

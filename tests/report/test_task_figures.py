@@ -11,9 +11,8 @@ from headless import CHROMIUM, Browser
 
 from palinode.analysis.tasks import Levels, task_means
 from palinode.report import build_report, charts, theme
+from palinode.report.build import all_figures, drawings
 from palinode.report.charts import ROWS, Axis, columns_that_fit
-from palinode.report.export import drawings
-from palinode.report.figures import all_figures
 from palinode.report.levels import Mark, every_mark, with_levels
 from palinode.report.study import Study
 from synthetic_store import Synthetic, make_store
@@ -117,8 +116,10 @@ def test_no_name_of_a_lying_rule_lies_on_another(values):
         [Mark(kind, value, f"level {place}") for place, (kind, value) in enumerate(zip(kinds, values, strict=False))],
     )
     labels = [layer for layer in chart["layer"] if layer["name"].endswith("_label")]
-    told = " ".join(layer["data"]["values"][0]["text"] for layer in labels)
-    assert all(f"level {place} {value:g}" in told for place, value in enumerate(values)), "each is named somewhere"
+    label_text = " ".join(layer["data"]["values"][0]["text"] for layer in labels)
+    assert all(f"level {place} {value:g}" in label_text for place, value in enumerate(values)), (
+        "each is named somewhere"
+    )
     assert len({layer["name"] for layer in chart["layer"]}) == len(chart["layer"])
     for end in ("left", "right"):
         heights = sorted(
@@ -193,7 +194,7 @@ def test_a_slice_of_one_value_is_not_drawn_and_counts_are_said(figures):
     assert row["low"] < row["value"] < row["high"]
     assert row["tokens_scored"] == 750
     [points] = [layer for layer in figure.variants["gap"]["layer"] if layer["name"] == "points"]
-    assert {"hits", "tokens_scored"} <= {said["field"] for said in points["encoding"]["tooltip"]}
+    assert {"hits", "tokens_scored"} <= {entry["field"] for entry in points["encoding"]["tooltip"]}
 
 
 @pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])

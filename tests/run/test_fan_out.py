@@ -44,15 +44,15 @@ def module(tmp_path, monkeypatch):
 
 def test_every_process_works_on_its_share(module, corpus):
     specs = [tiny_spec(corpus, seed=seed) for seed in (1, 2, 3)]
-    said = fan_out(module, ["word"], specs, None, [[0, 2], [1]], on_failure=pytest.fail)
-    assert sorted((row["word"], row["seed"]) for row in said) == [("word", 1), ("word", 2), ("word", 3)]
+    rows = fan_out(module, ["word"], specs, None, [[0, 2], [1]], on_failure=pytest.fail)
+    assert sorted((row["word"], row["seed"]) for row in rows) == [("word", 1), ("word", 2), ("word", 3)]
 
 
 def test_a_failure_is_told_and_what_was_said_before_it_counts(module, corpus):
-    told = []
-    said = fan_out(module, ["fail"], [tiny_spec(corpus)], None, [[0]], on_failure=told.append)
-    assert told == ["ArithmeticError: as asked"]
-    assert [row["seed"] for row in said] == [1]
+    messages = []
+    rows = fan_out(module, ["fail"], [tiny_spec(corpus)], None, [[0]], on_failure=messages.append)
+    assert messages == ["ArithmeticError: as asked"]
+    assert [row["seed"] for row in rows] == [1]
 
 
 def test_no_process_outlives_a_killed_driver(module, corpus):
@@ -68,8 +68,8 @@ def children(pid: int) -> int | None:
     path = Path(f"/proc/{pid}/task/{pid}/children")
     if not path.exists():
         pytest.skip("needs Linux's /proc")
-    found = path.read_text().split()
-    return int(found[0]) if found else None
+    result = path.read_text().split()
+    return int(result[0]) if result else None
 
 
 def is_gone(pid: int) -> bool:

@@ -83,12 +83,12 @@ def test_what_is_done_is_not_trained_again(corpus, tmp_path):
 
 
 def test_stopped_together_they_go_on_together(corpus, tmp_path):
-    store, asked = Store(tmp_path / "runs"), []
+    store, requests = Store(tmp_path / "runs"), []
     wanted = specs(corpus)
 
     def should_stop():
-        asked.append(1)
-        return len(asked) == 13
+        requests.append(1)
+        return len(requests) == 13
 
     assert [result.outcome for result in run_together(wanted, store, should_stop=should_stop)] == ["stopped"] * 3
     assert not any((store.run_directory(spec.run_id) / "result.json").exists() for spec in wanted)
@@ -100,9 +100,9 @@ def test_stopped_together_they_go_on_together(corpus, tmp_path):
 
 def test_what_was_stacked_on_its_way_says_so_when_it_ends_alone(corpus, tmp_path):
     """Its bits are those of a stack: an equal fingerprint would promise the bits of a run that never was in one."""
-    store, asked = Store(tmp_path / "runs"), []
+    store, requests = Store(tmp_path / "runs"), []
     wanted = specs(corpus)
-    run_together(wanted, store, should_stop=lambda: bool(asked.append(1)) or len(asked) == 13)
+    run_together(wanted, store, should_stop=lambda: bool(requests.append(1)) or len(requests) == 13)
     assert run_one(wanted[0], store).fingerprint["runs_together"] == 3
 
 

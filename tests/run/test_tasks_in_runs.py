@@ -147,14 +147,14 @@ def test_an_accuracy_stands_beside_chance_slices_and_longer_sequences(tmp_path):
     store = Store(tmp_path)
     spec = RunSpec.of(settings(evaluation=chosen, model=rotary), 1)
     result = run_one(spec, store)
-    placed = store.record(spec.run_id).task["validation"]
-    assert placed["levels"]["chance"] == 0.25
+    table = store.record(spec.run_id).task["validation"]
+    assert table["levels"]["chance"] == 0.25
     scores = result.scores["validation"]["ltr"]
-    for rows in placed["by_pass"]["ltr"]["slices"].values():
+    for rows in table["by_pass"]["ltr"]["slices"].values():
         assert sum(row["tokens_scored"] for row in rows) == scores["tokens_scored"] == 200
         assert sum(row["hits"] for row in rows) == scores["hits"]
-    assert placed["by_pass"]["ltr"]["exact_match"] == scores["accuracy"]
-    assert {factor: row["ltr"]["tokens_scored"] for factor, row in placed["lengths"].items()} == {"2": 200, "4": 200}
+    assert table["by_pass"]["ltr"]["exact_match"] == scores["accuracy"]
+    assert {factor: row["ltr"]["tokens_scored"] for factor, row in table["lengths"].items()} == {"2": 200, "4": 200}
 
 
 @pytest.mark.parametrize(
@@ -176,11 +176,11 @@ def test_levels_and_slices_are_those_of_the_pass_a_run_is_judged_by(objective, w
     spec = RunSpec.of(settings(data=recall, objective=objective, evaluation=chosen, recipe=recipe), 1)
     store = Store(tmp_path)
     scores = run_one(spec, store).scores["validation"]
-    placed = store.record(spec.run_id).task["validation"]
-    assert placed["levels"]["reading"] == reading
-    assert placed["levels"]["solved_by"] == ["cache_1", "cache_2", "cache_3"]
-    assert (placed["levels"]["trivial"]["cache_1"] == 1.0) == (reading != "rtl")
-    gaps = placed["by_pass"][way]["slices"]["gap"]
+    table = store.record(spec.run_id).task["validation"]
+    assert table["levels"]["reading"] == reading
+    assert table["levels"]["solved_by"] == ["cache_1", "cache_2", "cache_3"]
+    assert (table["levels"]["trivial"]["cache_1"] == 1.0) == (reading != "rtl")
+    gaps = table["by_pass"][way]["slices"]["gap"]
     assert len(gaps) > 3
     assert sum(row["tokens_scored"] for row in gaps) == scores[way]["tokens_scored"] > 100
     assert sum(row["hits"] for row in gaps) == scores[way]["hits"]

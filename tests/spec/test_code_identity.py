@@ -242,10 +242,10 @@ DOUBTS = {
 @pytest.mark.parametrize("doubt", DOUBTS.values(), ids=DOUBTS.keys())
 def test_a_file_whose_names_cannot_be_followed_counts_whole_and_says_why(code, doubt):
     *edit, why = doubt
-    found = code(tuple(edit))
-    assert any(why in text for text in found.doubts)
-    assert code(tuple(edit), ("own.py", "Does it help?", "Does it?")).sha256 != found.sha256
-    assert code(tuple(edit), ("own.py", "# a comment", "# another")).sha256 == found.sha256
+    result = code(tuple(edit))
+    assert any(why in text for text in result.doubts)
+    assert code(tuple(edit), ("own.py", "Does it help?", "Does it?")).sha256 != result.sha256
+    assert code(tuple(edit), ("own.py", "# a comment", "# another")).sha256 == result.sha256
 
 
 def test_methods_on_self_raise_no_doubt(code):
@@ -261,9 +261,9 @@ def test_docstrings_count_where_they_can_be_read(code):
 def test_a_class_made_inside_a_function_counts_with_its_whole_file(tmp_path):
     path = tmp_path / "own.py"
     path.write_text("def make(x):\n    class Mine:\n        gain = x\n    return Mine\n\n\nMine = make(1)\n")
-    found = user_code("own", path, "make.<locals>.Mine")
-    assert {"Mine", "make"} <= found.names.keys()
-    assert "not defined at the top level" in found.doubts[0]
+    code_of_part = user_code("own", path, "make.<locals>.Mine")
+    assert {"Mine", "make"} <= code_of_part.names.keys()
+    assert "not defined at the top level" in code_of_part.doubts[0]
 
 
 @pytest.mark.parametrize("spaces", [1, 2, 8])

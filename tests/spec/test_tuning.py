@@ -57,10 +57,10 @@ def rate(settings) -> float:
 def test_every_arm_is_tried_as_often_and_only_where_nothing_else_looks():
     tuning = Tuning(factors=(0.5, 1.0, 2.0), seeds=(0, 7), change={"recipe.steps": 200})
     resolved = experiment(tuning).resolve()
-    found = trials(resolved)
-    assert len(found.runs) == 2 * 2 * 3 * 2
-    assert {run.seed for run in found.runs} == {0, 7}
-    for run in found.runs:
+    trial_experiment = trials(resolved)
+    assert len(trial_experiment.runs) == 2 * 2 * 3 * 2
+    assert {run.seed for run in trial_experiment.runs} == {0, 7}
+    for run in trial_experiment.runs:
         evaluation = run.spec.evaluation
         assert evaluation == EvaluationConfig(split="tuning")
         assert run.spec.recipe.steps == 200
@@ -71,8 +71,8 @@ def test_every_arm_is_tried_as_often_and_only_where_nothing_else_looks():
             assert all(rate(spec) == value for value, specs in tried for spec in specs)
             ids = {spec.run_id for _, specs in tried for spec in specs}
             assert len(ids) == 6
-            assert ids <= {run.spec.run_id for run in found.runs}
-    assert found.decision.metric == "tuning.own.nats_per_token"
+            assert ids <= {run.spec.run_id for run in trial_experiment.runs}
+    assert trial_experiment.decision.metric == "tuning.own.nats_per_token"
     assert len(resolved.runs) == 8
 
 
@@ -129,9 +129,9 @@ def test_arms_that_differ_only_in_what_is_tuned_are_refused():
 
 def test_a_number_that_is_counted_is_tried_at_whole_numbers():
     for tuning in (Tuning(field="recipe.steps", values=(120, 200)), Tuning(field="recipe.steps", factors=(0.3, 0.5))):
-        found = trials(experiment(tuning).resolve())
-        assert {type(run.spec.recipe.steps) for run in found.runs} == {int}
-        assert {run.spec.recipe.steps for run in found.runs} == {120, 200}
+        trial_experiment = trials(experiment(tuning).resolve())
+        assert {type(run.spec.recipe.steps) for run in trial_experiment.runs} == {int}
+        assert {run.spec.recipe.steps for run in trial_experiment.runs} == {120, 200}
 
 
 def test_a_counted_number_comes_back_from_a_record_as_one():
@@ -140,9 +140,9 @@ def test_a_counted_number_comes_back_from_a_record_as_one():
         arm="ltr", scale="base", field="recipe.steps", values=(120, 200), scores=(1, 2), chosen=120, runs=()
     )
     chosen = decode(ChoiceEntry, json.loads(json.dumps(encode(entry)))).chosen
-    found = with_chosen(resolved, dict.fromkeys(((run.arm, run.scale) for run in resolved.runs), chosen))
-    assert {run.spec.recipe.steps for run in found.runs} == {120}
-    assert {type(run.spec.recipe.steps) for run in found.runs} == {int}
+    result = with_chosen(resolved, dict.fromkeys(((run.arm, run.scale) for run in resolved.runs), chosen))
+    assert {run.spec.recipe.steps for run in result.runs} == {120}
+    assert {type(run.spec.recipe.steps) for run in result.runs} == {int}
 
 
 @pytest.mark.parametrize(

@@ -101,11 +101,11 @@ def test_a_full_disk_is_nobodys_failure(store):
 
 def test_asked_to_stop_all_of_them_do(store):
     jobs = [job(store, f"s{i}", "sleep", seconds=60) for i in range(2)]
-    began, asked = time.monotonic(), []
+    began, requests = time.monotonic(), []
 
     def stop(event):
-        if event["event"] == "train" and not asked:
-            asked.append(event)
+        if event["event"] == "train" and not requests:
+            requests.append(event)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

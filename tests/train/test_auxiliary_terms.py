@@ -74,7 +74,7 @@ def test_the_gradient_is_that_of_one_weighted_mean_over_all_rows():
     examples = batch_examples(training)
     assert len({len(example.inputs) for example in examples}) == 2, "the batches must weigh unequally"
     loss = accumulate_gradients(training, examples)
-    found = gradients(training)
+    gradients_now = gradients(training)
     training.model.zero_grad()
     rows = sum(len(example.inputs) for example in examples)
     nats = scored = value = 0.0
@@ -88,7 +88,7 @@ def test_the_gradient_is_that_of_one_weighted_mean_over_all_rows():
     total = nats / scored + 3.0 * value
     total.backward()
     for name, gradient in gradients(training).items():
-        assert torch.allclose(found[name], gradient, atol=1e-7, rtol=1e-5), name
+        assert torch.allclose(gradients_now[name], gradient, atol=1e-7, rtol=1e-5), name
     assert loss.loss_nats == pytest.approx(nats.item() / scored, rel=1e-6)
     assert loss.terms_nats == pytest.approx(3.0 * value.item(), rel=1e-6)
     assert loss.auxiliary[EMBEDDING_LOSS]["value"] == pytest.approx(value.item(), rel=1e-6)

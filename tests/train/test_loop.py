@@ -40,10 +40,10 @@ def test_counters_are_what_was_read():
 
 def test_flops_are_asked_of_the_model_once_for_each_shape_and_visibility():
     training = make_training("gpt2-adamw", steps=6)
-    asked, honest = [], training.model.cost
-    training.model.cost = lambda slots, sees: asked.append((slots, sees)) or honest(slots, sees)
+    requests, honest = [], training.model.cost
+    training.model.cost = lambda slots, sees: requests.append((slots, sees)) or honest(slots, sees)
     train(training, after_step=lambda report: None)
-    assert len(asked) == len(set(asked)) == 2, "ltr and rtl, once each"
+    assert len(requests) == len(set(requests)) == 2, "ltr and rtl, once each"
     [kept] = {cost.train_flops(WINDOW_TOKENS) for cost in training.costs.values()}
     assert training.counters.train_flops == pytest.approx(kept * training.counters.tokens_read / WINDOW_TOKENS)
 

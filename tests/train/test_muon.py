@@ -71,8 +71,8 @@ def test_convergent_coefficients_give_the_polar_factor_at_any_scale(rows, extra,
     left = torch.linalg.qr(random(rows, rows, stream=rows).double()).Q
     right = torch.linalg.qr(random(rows + extra, rows, stream=rows + extra).double()).Q.mT
     values = torch.linspace(0.2, 1.0, rows, dtype=torch.float64)
-    found = orthogonalised(scale * (left * values @ right)[None], CONVERGENT, 40)[0]
-    assert torch.allclose(found, left @ right, atol=1e-9)
+    directions = orthogonalised(scale * (left * values @ right)[None], CONVERGENT, 40)[0]
+    assert torch.allclose(directions, left @ right, atol=1e-9)
 
 
 def test_jordans_coefficients_bring_singular_values_near_one_in_five_steps():

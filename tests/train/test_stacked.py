@@ -51,9 +51,9 @@ def together(members, should_stop=lambda: False):
     return losses, ends
 
 
-def assert_same(found, expected):
-    assert len(found) == len(expected)
-    for one, other in zip(found, expected, strict=True):
+def assert_same(actual, expected):
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         assert one == pytest.approx(other, abs=LOSS)
 
 
@@ -62,7 +62,7 @@ def test_seeds_and_rates_of_their_own():
     assert ends == [True] * 3
     for seed, rate in enumerate(RATES):
         assert_same(losses[seed], alone(member(seed, rate=rate)))
-    assert len({round(found[-1]["ltr"], 3) for found in losses}) == 3
+    assert len({round(result[-1]["ltr"], 3) for result in losses}) == 3
 
 
 def test_the_counters_are_those_of_separate_runs():
@@ -85,7 +85,7 @@ def test_the_weights_stay_each_runs_own():
 def test_runs_of_different_lengths_leave_when_they_end():
     losses, ends = together([member(0, steps=4), member(1), member(2, steps=7)])
     assert ends == [True] * 3
-    assert [len(found) for found in losses] == [4, 10, 7]
+    assert [len(result) for result in losses] == [4, 10, 7]
     assert_same(losses[1], alone(member(1)))
 
 

@@ -167,9 +167,9 @@ def test_frequencies_follow_the_model():
     drawn = generate(trained(model), [1], 1, 0, rows=rows)[:, 1]
     with torch.no_grad():
         wanted = next_logits(model, torch.tensor([[1]]), SPECIALS["[L]"])[0, :10].double().softmax(-1)
-    found = torch.bincount(drawn, minlength=10).double() / rows
+    result = torch.bincount(drawn, minlength=10).double() / rows
     five_sigma = 5 * (wanted * (1 - wanted) / rows).sqrt() + 1e-9
-    assert torch.all((found - wanted).abs() < five_sigma)
+    assert torch.all((result - wanted).abs() < five_sigma)
 
 
 @settings(max_examples=60, deadline=None)

@@ -27,6 +27,11 @@ class Interval:
     high: float
 
 
+def ends(interval: Interval | None) -> tuple[float, float] | tuple[None, None]:
+    """(low, high) as columns of a table: both None without an interval."""
+    return (interval.low, interval.high) if interval is not None else (None, None)
+
+
 def mean(values: Sequence[float]) -> float:
     """The arithmetic mean, summed without rounding error.
 

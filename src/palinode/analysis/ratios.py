@@ -1,4 +1,4 @@
-"""The two ratios of the mask study, for any score, paired by seed.
+"""The two ratios of the mask study, for any score, paired by seed: at the end, over training, by context and by remaining blocks.
 
     ratio 1 = score(baseline, ltr) / score(arm, ltr)     below 1, reading rtl as well makes the ltr loss worse
     ratio 2 = score(arm, ltr) / score(arm, rtl)          below 1, the ltr loss of the arm is lower than its rtl loss
@@ -6,37 +6,61 @@
 Two estimates combine several seeds: the ratio of the means (`mean_then_ratio`, on which outliers weigh less) and the mean of the
 ratios (`ratio_then_mean`). The t interval is over the ratios of single seeds, because one run is one sample, however often it was
 evaluated.
+
+A position is a place on an x-axis of a training curve, such as a step. If all runs of a comparison were evaluated at the same
+positions, the ratio is taken at these and nothing is interpolated. Otherwise (arms that read different numbers of tokens) straight
+lines join the points of each run, and the ratio is taken at evenly spaced positions inside the range that all runs cover: as many
+as the run with the fewest evaluations has there, at least both ends. The column `interpolated` marks such rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from typing import Any, TypeVar
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
+from palinode.analysis.curves import evaluation_curves, trained_directions
+from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.sizes import scale_sizes
 from palinode.base.decision import Decision
-from palinode.base.measures import MEASURES
+from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.results.record import ExperimentRecord
 
 RATIO_1, RATIO_2 = "ratio_1", "ratio_2"
 RATIOS = (RATIO_1, RATIO_2)
+PUBLISHED_POINTS = 500  # the published method reads every curve at so many positions
 ESTIMATE_SCHEMA: dict[str, Any] = {
-    "mean_then_ratio": pl.Float64,
-    "ratio_then_mean": pl.Float64,
-    "interval_low": pl.Float64,
-    "interval_high": pl.Float64,
+    **dict.fromkeys(("mean_then_ratio", "ratio_then_mean", "interval_low", "interval_high"), pl.Float64),
     "seeds": pl.Int64,
 }
+_WHO: dict[str, Any] = dict.fromkeys(("ratio", "arm", "scale", "score"), pl.String)
+_SIZE: dict[str, Any] = dict.fromkeys(("depth", "width", "parameters"), pl.Int64)
+CONTEXT_SCHEMA: dict[str, Any] = {
+    **dict.fromkeys(("arm", "against", "scale"), pl.String),
+    "context_tokens": pl.Int64,
+    **ESTIMATE_SCHEMA,
+}
+CUT_RATIO_SCHEMA = _WHO | {"head": pl.String, "blocks": pl.Int64, "of_blocks": pl.Int64} | ESTIMATE_SCHEMA
+RATIO_CURVE_SCHEMA = _WHO | {"axis": pl.String, "x": pl.Float64} | ESTIMATE_SCHEMA | {"interpolated": pl.Boolean}
+POOLED_SCHEMA: dict[str, Any] = {
+    **{"arm": pl.String, "scale": pl.String, **_SIZE, "seed": pl.Int64},
+    **{"axis": pl.String, "x": pl.Float64, RATIO_1: pl.Float64},
+}
+Array = NDArray[np.float64]
+Side = TypeVar("Side")  # a score or a curve
+# (arm, scale, direction, and where needed a place such as a number of blocks) -> seed -> score.
+Scores = dict[tuple[Any, ...], dict[int, float]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio over the seeds that have both scores.
+    """A ratio over the seeds that have both scores; the numbers are None where there are too few seeds.
 
     Attributes:
         low, high: the t interval of `ratio_then_mean`; None below two seeds.
@@ -51,32 +75,18 @@ class Estimate:
 
     def row(self) -> dict[str, Any]:
         """As columns of ESTIMATE_SCHEMA."""
-        values = (self.mean_then_ratio, self.ratio_then_mean, self.low, self.high, self.seeds)
-        return dict(zip(ESTIMATE_SCHEMA, values, strict=True))
-
-
-def mean_then_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float | None:
-    """The mean of the numerators over the mean of the denominators; None without values or if that divides by zero."""
-    if not numerators or not denominators:
-        return None
-    below = intervals.mean(denominators)
-    return intervals.mean(numerators) / below if below else None
-
-
-def ratio_then_mean(numerators: Sequence[float], denominators: Sequence[float]) -> float | None:
-    """The mean of the ratios of single seeds; None without values or if one of them divides by zero."""
-    if not numerators or not all(denominators):
-        return None
-    return intervals.mean([above / below for above, below in zip(numerators, denominators, strict=True)])
+        return dict(zip(ESTIMATE_SCHEMA, astuple(self), strict=True))
 
 
 def estimate(numerators: Mapping[int, float], denominators: Mapping[int, float], confidence: float) -> Estimate:
     """The ratio of two scores, each given as seed -> score. A seed without both scores, or with a denominator of 0, is left out."""
     seeds = [seed for seed in numerators if denominators.get(seed)]
-    above, below = [numerators[seed] for seed in seeds], [denominators[seed] for seed in seeds]
-    interval = intervals.t_interval([a / b for a, b in zip(above, below, strict=True)], confidence)
-    low, high = (interval.low, interval.high) if interval else (None, None)
-    return Estimate(mean_then_ratio(above, below), ratio_then_mean(above, below), low, high, len(seeds))
+    if not seeds:
+        return Estimate(None, None, None, None, 0)
+    ratios = [numerators[seed] / denominators[seed] for seed in seeds]
+    above, below = (intervals.mean([side[seed] for seed in seeds]) for side in (numerators, denominators))
+    low, high = intervals.ends(intervals.t_interval(ratios, confidence))
+    return Estimate(above / below if below else None, intervals.mean(ratios), low, high, len(seeds))
 
 
 def sides(ratio: str, arm: str, rule: Decision) -> tuple[tuple[str, str], tuple[str, str]]:
@@ -90,15 +100,36 @@ def arms_with(record: ExperimentRecord, ratio: str) -> tuple[str, ...]:
     return tuple(arm.name for arm in record.entry.arms if ratio == RATIO_2 or arm.name != baseline)
 
 
+def _paired(
+    record: ExperimentRecord,
+    by_side: Mapping[tuple[Any, ...], Mapping[int, Side]],
+    places: Iterable[tuple[Any, ...]],
+) -> Iterator[tuple[tuple[Any, ...], Mapping[int, Side], Mapping[int, Side]]]:
+    """((ratio, arm, scale, ...), numerators, denominators) of both ratios, for every arm and place.
+
+    Args:
+        by_side: (arm, direction, *place) -> seed -> score or curve.
+        places: (scale, ...), in the order of the rows.
+    """
+    for ratio in RATIOS:
+        for arm in arms_with(record, ratio):
+            for place in places:
+                above, below = (by_side.get((*side, *place), {}) for side in sides(ratio, arm, record.entry.rule))
+                yield (ratio, arm, *place), above, below
+
+
+# --- at the end of training -----------------------------------------------------------------------------------------
+
+
 def final_scores(record: ExperimentRecord, split: str, score: str) -> dict[tuple[str, str, str], dict[int, float]]:
     """(arm, scale, direction) -> seed -> the final score of the finished runs."""
-    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    scores: dict[tuple[str, str, str], dict[int, float]] = {}
     for run in record.runs:
         if run.outcome == "done" and run.result is not None:
             for direction in run.result.scores.get(split, {}):
                 if (value := run.result.score(f"{split}.{direction}.{score}")) is not None:
-                    found.setdefault((run.entry.arm, run.entry.scale, direction), {})[run.entry.seed] = value
-    return found
+                    scores.setdefault((run.entry.arm, run.entry.scale, direction), {})[run.entry.seed] = value
+    return scores
 
 
 def best_scores(
@@ -113,57 +144,240 @@ def best_scores(
     """
     finals = final_scores(record, split, score)
     best = pl.col(score).max() if MEASURES[score].better == "higher" else pl.col(score).min()
-    measured = curves.filter(split=split).drop_nulls(score).filter(pl.col(score).is_finite())
-    found: dict[tuple[str, str, str], dict[int, float]] = {}
+    evaluated = curves.filter(pl.col(score).is_finite(), split=split)
+    scores: dict[tuple[str, str, str], dict[int, float]] = {}
     for arm, scale, direction, seed, value in (
-        measured.group_by("arm", "scale", "direction", "seed", maintain_order=True).agg(best).iter_rows()
+        evaluated.group_by("arm", "scale", "direction", "seed", maintain_order=True).agg(best).iter_rows()
     ):
         if seed in finals.get((arm, scale, direction), {}):
-            found.setdefault((arm, scale, direction), {})[seed] = value
-    return found
+            scores.setdefault((arm, scale, direction), {})[seed] = value
+    return scores
 
 
 def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple[str, str, str], Estimate]:
     """(ratio, arm, scale) -> the ratio at the end of training; absent where no seed has both scores."""
-    rule, finals = record.entry.rule, final_scores(record, split, score)
-    found = {}
-    for ratio in RATIOS:
-        for arm in arms_with(record, ratio):
-            for scale in record.entry.scales:
-                above, below = (finals.get((name, scale, direction), {}) for name, direction in sides(ratio, arm, rule))
-                over_seeds = estimate(above, below, rule.confidence)
-                if over_seeds.seeds:
-                    found[ratio, arm, scale] = over_seeds
-    return found
+    finals = {(arm, way, scale): seeds for (arm, scale, way), seeds in final_scores(record, split, score).items()}
+    ratios = {
+        key: estimate(above, below, record.entry.rule.confidence)
+        for key, above, below in _paired(record, finals, [(scale,) for scale in record.entry.scales])
+    }
+    return {(ratio, arm, scale): found for (ratio, arm, scale), found in ratios.items() if found.seeds}
 
 
-def ratio_table(record: ExperimentRecord, split: str, scores: Iterable[str] = MEASURES) -> pl.DataFrame:
+def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """One row per arm, scale and score: the size of the model, and both ratios at the end with both estimates and the interval."""
     who = {"arm": pl.String, "baseline": pl.String, "scale": pl.String}
-    size = {"depth": pl.Int64, "width": pl.Int64, "parameters": pl.Int64}
     what = {"split": pl.String, "score": pl.String, "leak": pl.String, "confidence": pl.Float64}
-    schema = who | size | what | {f"{ratio}_{name}": kind for ratio in RATIOS for name, kind in ESTIMATE_SCHEMA.items()}
+    numbers = {f"{ratio}_{name}": kind for ratio in RATIOS for name, kind in ESTIMATE_SCHEMA.items()}
     rule, sizes = record.entry.rule, scale_sizes(record)
     leaks = {arm.name: arm_audit(record, arm.name).leak for arm in record.entry.arms}
     rows = []
-    for score in scores:
-        found = final_ratios(record, split, score)
+    for score in MEASURES:
+        ratios = final_ratios(record, split, score)
         for arm in arms_with(record, RATIO_2):
             for scale in record.entry.scales:
-                estimates = {ratio: found.get((ratio, arm, scale)) for ratio in RATIOS}
-                if not any(estimates.values()):
-                    continue
-                place = sizes[scale]
-                row: dict[str, Any] = {
-                    "arm": arm,
-                    "baseline": rule.baseline,
-                    "scale": scale,
-                    "split": split,
-                    "score": score,
-                }
-                row |= {"depth": place.depth, "width": place.width, "parameters": place.parameters}
-                row |= {"leak": leaks[arm], "confidence": rule.confidence}
-                for ratio, known in estimates.items():
-                    row |= {f"{ratio}_{name}": value for name, value in known.row().items()} if known else {}
-                rows.append(row)
-    return pl.DataFrame(rows, schema=schema)
+                row: dict[str, Any] = {}
+                for ratio in RATIOS:
+                    if known := ratios.get((ratio, arm, scale)):
+                        row |= {f"{ratio}_{name}": value for name, value in known.row().items()}
+                if row:
+                    row |= {"arm": arm, "baseline": rule.baseline, "scale": scale} | sizes[scale].columns()
+                    row |= {"split": split, "score": score, "leak": leaks[arm], "confidence": rule.confidence}
+                    rows.append(row)
+    return pl.DataFrame(rows, schema=who | _SIZE | what | numbers)
+
+
+# --- by context length and by remaining blocks ----------------------------------------------------------------------
+
+
+def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
+    """rtl loss / ltr loss: one row per arm that trained on rtl, scale and window length (CONTEXT_SCHEMA).
+
+    The ltr loss is that of the same arm if it trained on ltr too, otherwise that of the baseline with the same seed.
+    """
+    rule, losses = record.entry.rule, _losses_by_context(record, split)
+    rows = []
+    for arm, scale, direction, length in losses:
+        if direction != "rtl":
+            continue
+        against = arm if (arm, scale, "ltr", length) in losses else rule.baseline
+        below = losses.get((against, scale, "ltr", length), {})
+        over_seeds = estimate(losses[arm, scale, "rtl", length], below, rule.confidence)
+        if over_seeds.seeds:
+            rows.append((arm, against, scale, length, *astuple(over_seeds)))
+    return pl.DataFrame(rows, schema=CONTEXT_SCHEMA, orient="row").sort("arm", "scale", "context_tokens")
+
+
+def _losses_by_context(record: ExperimentRecord, split: str) -> Scores:
+    """(arm, scale, direction, window length in tokens) -> seed -> nats per token, of finished runs in trained directions."""
+    losses: Scores = {}
+    for run in record.runs:
+        if run.outcome != "done" or run.record is None:
+            continue
+        for length, scores in run.record.context_lengths.get(split, {}).items():
+            for direction in trained_directions(run) & set(scores):
+                value = scores[direction].get("nats_per_token")
+                if value is not None:
+                    key = (run.entry.arm, run.entry.scale, direction, length)
+                    losses.setdefault(key, {})[run.entry.seed] = float(value)
+    return losses
+
+
+def layer_cut_ratios(
+    record: ExperimentRecord, split: str, score: str, cuts: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Both ratios for every number of remaining blocks, head and scale, paired by seed (CUT_RATIO_SCHEMA)."""
+    frame = (layer_cuts(record, split) if cuts is None else cuts).drop_nulls(score)
+    place = ("scale", "head", "blocks", "of_blocks")
+    scores: Scores = {}
+    for *key, seed, value in frame.select("arm", "direction", *place, "seed", score).iter_rows():
+        scores.setdefault(tuple(key), {})[seed] = value
+    places = sorted({key[2:] for key in scores}, key=lambda known: (record.entry.scales.index(known[0]), *known[1:]))
+    rows = []
+    for (ratio, arm, scale, *rest), above, below in _paired(record, scores, places):
+        over_seeds = estimate(above, below, record.entry.rule.confidence)
+        if over_seeds.seeds:
+            rows.append((ratio, arm, scale, score, *rest, *astuple(over_seeds)))
+    return pl.DataFrame(rows, schema=CUT_RATIO_SCHEMA, orient="row")
+
+
+# --- over the course of training ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The measured points of one run: increasing positions `x`, and the score `y` at each."""
+
+    x: Array
+    y: Array
+
+    def at(self, positions: Array) -> Array:
+        """The scores at some positions, on the straight lines between measured points.
+
+        Raises:
+            ValueError: a position lies outside the measured range.
+        """
+        if len(positions) and not (self.x[0] <= positions.min() and positions.max() <= self.x[-1]):
+            raise ValueError(f"positions outside the measured range from {self.x[0]} to {self.x[-1]}")
+        return np.interp(positions, self.x, self.y)
+
+
+def common_range(curves: Iterable[Curve]) -> tuple[float, float] | None:
+    """The positions that all curves cover; None where there are none. Every curve has at least one point."""
+    spans = [(float(curve.x[0]), float(curve.x[-1])) for curve in curves]
+    low, high = max(first for first, _ in spans), min(last for _, last in spans)
+    return (low, high) if low <= high else None
+
+
+def common_positions(curves: Sequence[Curve]) -> tuple[Array, bool]:
+    """(positions at which curves are compared, whether scores there are interpolated)."""
+    span = common_range(curves)
+    if span is None:
+        return np.empty(0), False
+    inside = [curve.x[(curve.x >= span[0]) & (curve.x <= span[1])] for curve in curves]
+    if all(np.array_equal(inside[0], other) for other in inside[1:]):
+        return inside[0], False
+    count = max(2, min(len(points) for points in inside)) if span[0] < span[1] else 1
+    return np.clip(np.linspace(*span, count), *span), True
+
+
+def ratio_curves(record: ExperimentRecord, split: str, score: str, curves: pl.DataFrame) -> pl.DataFrame:
+    """Both ratios along every x-axis, over the seeds that finished in both arms (RATIO_CURVE_SCHEMA).
+
+    Args:
+        curves: the frame of `evaluation_curves` for this record.
+    """
+    rows: list[dict[str, Any]] = []
+    for axis in CURVE_AXES:
+        by_run = _curves_by_run(record, curves, split, score, axis)
+        for (ratio, arm, scale), above, below in _paired(record, by_run, [(name,) for name in record.entry.scales]):
+            who = {"ratio": ratio, "arm": arm, "scale": scale, "score": score, "axis": axis}
+            rows += [who | point for point in _points(above, below, record.entry.rule.confidence)]
+    return pl.DataFrame(rows, schema=RATIO_CURVE_SCHEMA)
+
+
+def _points(above: Mapping[int, Curve], below: Mapping[int, Curve], confidence: float) -> Iterator[dict[str, Any]]:
+    seeds = [seed for seed in above if seed in below]
+    if not seeds:
+        return
+    positions, interpolated = common_positions([side[seed] for side in (above, below) for seed in seeds])
+    tops, bottoms = ({seed: side[seed].at(positions) for seed in seeds} for side in (above, below))
+    for index, x in enumerate(positions):
+        numerators, denominators = (
+            {seed: float(values[index]) for seed, values in side.items()} for side in (tops, bottoms)
+        )
+        over_seeds = estimate(numerators, denominators, confidence)
+        if over_seeds.seeds:
+            yield {"x": float(x), **over_seeds.row(), "interpolated": interpolated}
+
+
+def as_published(
+    record: ExperimentRecord,
+    split: str,
+    score: str,
+    axis: str,
+    window: tuple[float, float] | None = None,
+    curves: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """Ratio 1 by the published method: PUBLISHED_POINTS interpolated positions of every pair of runs, pooled (POOLED_SCHEMA).
+
+    The points of one run are not independent samples, so no interval may be computed from them.
+
+    Args:
+        axis: `epochs`, or `step` if epochs were not counted.
+        window: the first and the last position to keep; None keeps all.
+        curves: the frame of `evaluation_curves`; None computes it.
+    """
+    frame = evaluation_curves(record) if curves is None else curves
+    by_run = _curves_by_run(record, frame, split, score, axis)
+    baseline, frames = record.entry.rule.baseline, [pl.DataFrame(schema=POOLED_SCHEMA)]
+    for arm in arms_with(record, RATIO_1):
+        for scale, size in scale_sizes(record).items():
+            ours, theirs = by_run.get((arm, "ltr", scale), {}), by_run.get((baseline, "ltr", scale), {})
+            for seed in (seed for seed in ours if seed in theirs):
+                x, values = _pooled(theirs[seed], ours[seed], window)
+                who = {"arm": arm, "scale": scale, "seed": seed, "axis": axis} | size.columns()
+                columns = {name: [value] * len(x) for name, value in who.items()} | {"x": x, RATIO_1: values}
+                frames.append(pl.DataFrame(columns, schema_overrides=POOLED_SCHEMA).select(*POOLED_SCHEMA))
+    return pl.concat(frames)
+
+
+def _pooled(above: Curve, below: Curve, window: tuple[float, float] | None) -> tuple[Array, Array]:
+    """(positions, ratios at these positions)."""
+    span = common_range([above, below])
+    if span is None:
+        return np.empty(0), np.empty(0)
+    x = np.clip(np.linspace(*span, PUBLISHED_POINTS), *span)
+    denominators = below.at(x)
+    kept = denominators != 0
+    if window is not None:
+        kept &= (x >= window[0]) & (x <= window[1])
+    return x[kept], above.at(x)[kept] / denominators[kept]
+
+
+def published_summary(pooled: pl.DataFrame) -> pl.DataFrame:
+    """One row per arm and scale: quartiles of the pooled points, how many points there are, and from how many runs."""
+    value = pl.col(RATIO_1)
+    return pooled.group_by("arm", "scale", *_SIZE, "axis", maintain_order=True).agg(
+        value.median().alias("median_as_published"),
+        value.quantile(0.25, "linear").alias("lower_quartile"),
+        value.quantile(0.75, "linear").alias("upper_quartile"),
+        pl.col("x").min().alias("from"),
+        pl.col("x").max().alias("to"),
+        pl.len().cast(pl.Int64).alias("pooled_points"),
+        pl.col("seed").n_unique().cast(pl.Int64).alias("runs"),
+    )
+
+
+def _curves_by_run(
+    record: ExperimentRecord, curves: pl.DataFrame, split: str, score: str, axis: str
+) -> dict[tuple[Any, ...], dict[int, Curve]]:
+    """(arm, direction, scale) -> seed -> its curve; finished runs with at least one measured point."""
+    finished = [run.entry.run_id for run in record.runs if run.outcome == "done"]
+    scored = curves.filter(pl.col("run_id").is_in(finished), split=split).drop_nulls([score, axis])
+    by_run: dict[tuple[Any, ...], dict[int, Curve]] = {}
+    for (*side, seed), rows in scored.group_by("arm", "direction", "scale", "seed", maintain_order=True):
+        growing = rows.sort("step").unique(axis, keep="last").sort(axis)
+        curve = Curve(growing[axis].cast(pl.Float64).to_numpy(), growing[score].to_numpy())
+        by_run.setdefault(tuple(side), {})[int(str(seed))] = curve
+    return by_run

@@ -24,9 +24,9 @@ class ScaleSize:
     width: int | None
     parameters: int | None
 
-    def of(self, axis: str) -> int | None:
-        """The size on one of SIZE_AXES."""
-        return {"depth": self.depth, "width": self.width, "parameters": self.parameters}[axis]
+    def columns(self) -> dict[str, int | None]:
+        """The size on each of SIZE_AXES."""
+        return {"depth": self.depth, "width": self.width, "parameters": self.parameters}
 
 
 def scale_sizes(record: ExperimentRecord) -> dict[str, ScaleSize]:
@@ -47,7 +47,7 @@ def scale_sizes(record: ExperimentRecord) -> dict[str, ScaleSize]:
 
 def varying(sizes: dict[str, ScaleSize]) -> tuple[str, ...]:
     """The size axes with at least two different values."""
-    return tuple(axis for axis in SIZE_AXES if len({size.of(axis) for size in sizes.values()} - {None}) > 1)
+    return tuple(axis for axis in SIZE_AXES if len({size.columns()[axis] for size in sizes.values()} - {None}) > 1)
 
 
 def _agreed(values: list[int | None]) -> int | None:

@@ -9,13 +9,18 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.context import direction_ratios
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, training_curves
 from palinode.analysis.embeddings import embedding_means, embedding_numbers
-from palinode.analysis.layer_cuts import layer_cut_ratios, layer_cuts
+from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.parity import costs
-from palinode.analysis.ratio_curves import as_published, published_summary, ratio_curves
-from palinode.analysis.ratios import ratio_table
+from palinode.analysis.ratios import (
+    as_published,
+    direction_ratios,
+    layer_cut_ratios,
+    published_summary,
+    ratio_curves,
+    ratio_table,
+)
 from palinode.analysis.task_effects import effect_table, task_effects
 from palinode.analysis.tasks import slice_means, task_accuracy, task_lengths, task_levels, task_means, task_slices
 from palinode.analysis.verdict import Verdict, verdicts
@@ -50,7 +55,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "evaluation_curves": curves,
         "training_curves": training_curves(record),
         "ratios": ratio_table(record, split),
-        "ratio_curves": ratio_curves(record, split, score, curves=curves),
+        "ratio_curves": ratio_curves(record, split, score, curves),
         "ratios_as_published": published_summary(pooled),
         "layer_cuts": cuts,
         "layer_cut_ratios": layer_cut_ratios(record, split, score, cuts),

@@ -27,7 +27,11 @@ from palinode.checks.subject import Forward, Rebuild, Subject, plain_forward
 from palinode.objectives import LtrObjective
 
 CHECKS = ("C1", "C2", "C6")
-Progress = Callable[[str], None]
+PROGRESS = {
+    "C1": "C1: what each slot reads",
+    "C2": "C2: training on a canary",
+    "C6": "C6: step by step against one pass",
+}
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,6 @@ class CheckOptions:
 
     The amount:
         flow, canary, stepwise: the settings of C1, C2 and C6.
-        progress: is given a line when a check begins; default: written to stderr when that is a terminal.
         seed: of every random number in the audit.
     """
 
@@ -65,21 +68,23 @@ class CheckOptions:
     flow: FlowSettings | None = None
     canary: CanarySettings | None = None
     stepwise: StepwiseSettings | None = None
-    progress: Progress | None = None
     seed: int = 0
 
 
+# The short form: C1 and C6 at the length of a training window alone. About a second for two small blocks on one core.
 QUICK_CHECKS = ("C1", "C6")
-# The used lengths alone, in eval mode, with weights of gain 1: two seconds for a tiny model.
-QUICK_FLOW = FlowSettings(
-    lengths=(),
-    gains=(),
-    draws=1,
-    train_passes=0,
-    sampled_sources_of_used=16,
-    picture_tokens=8,
-    beyond=False,
-    ids_tokens=0,
+QUICK = CheckOptions(
+    flow=FlowSettings(
+        lengths=(),
+        gains=(),
+        draws=4,
+        train_passes=0,
+        sampled_sources_of_used=16,
+        all_sources_of_used_up_to=33,
+        beyond=False,
+        ids_tokens=0,
+    ),
+    stepwise=StepwiseSettings(prompt_tokens=(1, 5), total_tokens=13),
 )
 
 
@@ -92,7 +97,7 @@ def check(
     checks: Sequence[str] = CHECKS,
     name: str = "model",
     options: CheckOptions | None = None,
-    quick: bool = False,
+    on_progress: Callable[[str], None] | None = None,
 ) -> AuditReport:
     """Can this model see its own answer? C1 information flow, C2 canary training, C6 step by step against one pass.
 
@@ -108,7 +113,7 @@ def check(
         checks: which of C1, C2, C6.
         name: the model's name in the report.
         options: everything a usual model does not need.
-        quick: C1 and C6 alone, at the used lengths: two seconds for a tiny model.
+        on_progress: called with a text before each check; default: written to stderr when that is a terminal.
 
     Raises:
         BadInput: an unknown check, ids beyond the vocabulary, a forward that does not return logits.
@@ -132,12 +137,12 @@ def check(
     )
     return audit_subject(
         palinode_subject(subject),
-        checks=tuple(one for one in checks if one in QUICK_CHECKS) if quick else checks,
+        checks=checks,
         step=options.step,
-        flow=options.flow or (QUICK_FLOW if quick else None),
+        flow=options.flow,
         canary=options.canary,
-        stepwise=options.stepwise or (quick_stepwise(subject) if quick else None),
-        progress=options.progress or _to_the_terminal,
+        stepwise=options.stepwise,
+        on_progress=on_progress or _to_the_terminal,
     )
 
 
@@ -149,37 +154,31 @@ def audit_subject(
     flow: FlowSettings | None = None,
     canary: CanarySettings | None = None,
     stepwise: StepwiseSettings | None = None,
-    progress: Progress | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
 ) -> AuditReport:
     """Run the chosen checks on one subject (see `check`)."""
-    progress = progress or (lambda line: None)
     for chosen in checks:
         if chosen not in CHECKS:
             raise BadInput(f"unknown check {chosen!r}", field="checks", hint=nearest(chosen, CHECKS))
     _require_ids_within_vocabulary(subject)
     started = time.perf_counter()
+    measure = {
+        "C1": lambda: check_flow(subject, flow),
+        "C2": lambda: check_canary(subject, canary),
+        "C6": lambda: check_stepwise(subject, stepwise, step),
+    }
     findings: list[Finding] = []
-    if "C1" in checks:
-        progress(f"audit of {subject.name}: C1, which tokens inform which predictions")
-        findings += check_flow(subject, flow)
-    if "C2" in checks:
-        progress(f"audit of {subject.name}: C2, training on random ids")
-        findings += check_canary(subject, canary)
-    if "C6" in checks:
-        progress(f"audit of {subject.name}: C6, step by step against one pass")
-        findings += check_stepwise(subject, stepwise, step)
+    for chosen in CHECKS:
+        if chosen in checks:
+            on_progress(PROGRESS[chosen])
+            findings += measure[chosen]()
     return AuditReport(subject=subject.name, findings=tuple(findings), seconds=time.perf_counter() - started)
 
 
-def quick_stepwise(subject: Subject) -> StepwiseSettings:
-    """C6 at the length of a training window."""
-    return StepwiseSettings(prompt_tokens=(1, 5), total_tokens=max(2, subject.window_tokens))
-
-
-def _to_the_terminal(line: str) -> None:
+def _to_the_terminal(text: str) -> None:
     """Write a line to stderr when somebody watches it."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"{line}\n")
+        sys.stderr.write(f"{text}\n")
 
 
 def _require_ids_within_vocabulary(subject: Subject) -> None:

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palinode.audit.any_model import QUICK_CHECKS, QUICK_FLOW, audit_subject, quick_stepwise
 from palinode.audit.cache import cached_part, part_key, stored_or_measured
 from palinode.audit.palinode_models import pair_score, subject_of_config
 from palinode.audit.trainer_bench import AUDIT_SEED, TrainerBench, bench_model
@@ -28,6 +27,7 @@ from palinode.checks.contamination import BPE_TOKEN, BYTE, CHARACTER, check_cont
 from palinode.checks.determinism import check_determinism
 from palinode.checks.flow import check_flow
 from palinode.checks.labels import check_copies, check_streams
+from palinode.checks.laws import finding
 from palinode.checks.stepwise import check_stepwise
 from palinode.checks.subject import Subject
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
@@ -41,6 +41,7 @@ from palinode.results.holds import Watch
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads
+from palinode.train.loop import DivergedError
 
 TERM_SLOTS = 64  # longest row of the model whose auxiliary terms are audited
 
@@ -53,16 +54,9 @@ class AuditedArm:
     report: AuditReport
 
 
-def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None, quick: bool = False) -> AuditedArm:
-    """Audit an arm before training; parts that the store holds already are not measured again.
-
-    `quick`: C1 and C6 of the model alone, at the window's length. Nothing is stored, because runs need the whole audit.
-    """
+def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
+    """Audit an arm before training; parts that the store holds already are not measured again."""
     use_threads(settings.threads)
-    if quick:
-        subject = _subject_of_arm(settings, prepare(settings.data), name)
-        report = audit_subject(subject, checks=QUICK_CHECKS, flow=QUICK_FLOW, stepwise=quick_stepwise(subject))
-        return AuditedArm(content_hash([name, "quick"]), report)
     parts = _parts(settings, name)
     reports = [cached_part(store, name, key, check) for key, check in parts]
     whole = AuditReport(
@@ -99,7 +93,7 @@ def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tu
     data = prepare(settings.data)
     return (
         (_model_key(settings, data), partial(_model_findings, settings, data, name)),
-        (_evaluation_key(settings, data), partial(_evaluation_findings, settings, data)),
+        (_evaluation_key(settings, data), partial(_unless_it_diverges, partial(_evaluation_findings, settings, data))),
         (_data_key(settings, data), partial(_data_findings, settings, data)),
     )
 
@@ -167,6 +161,15 @@ def _evaluation_findings(settings: RunSettings, data: Source) -> tuple[Finding, 
         nats = initial.scores["ltr"].nats_per_token
         findings.append(check_initial_loss(nats, bench.specials.vocab_size, zero_head=zero_head))
     return tuple(findings)
+
+
+def _unless_it_diverges(check: Callable[[], tuple[Finding, ...]]) -> tuple[Finding, ...]:
+    """The findings; one that could not tell where the few training steps that they need diverge, so that the run can say it."""
+    try:
+        return check()
+    except (DivergedError, FloatingPointError) as problem:
+        message = f"the arm diverges in the few training steps of its audit, so C3 and C9 were not checked: {problem}"
+        return (finding("C3.repeats", "could_not_tell", message, {}),)
 
 
 def _data_key(settings: RunSettings, data: Source) -> str:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -121,7 +123,7 @@ def append_line(path: Path, row: dict[str, Any]) -> None:
     line = f'{{"crc":{zlib.crc32(body.encode())},"row":{body}}}\n'.encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
             crash_point(f"{path.name}.before_append")
             _write_all(descriptor, line)
@@ -272,9 +274,23 @@ def is_alive(pid: int) -> bool:
 
 
 def crash_point(label: str, act: Callable[[], None] | None = None) -> None:
-    """A place where a test can kill this process. Nothing happens unless PALINODE_CRASH_POINT names this label."""
-    if os.environ.get(CRASH_POINT_VARIABLE) == label:
+    """A place where a test can make this process fail. Nothing happens unless PALINODE_CRASH_POINT is set.
+
+    Its value is this label: the process is killed here. Or a number and an error such as `7:ENOSPC`: the seventh place that the
+    process comes to raises this OSError.
+    """
+    wanted = os.environ.get(CRASH_POINT_VARIABLE, "")
+    if wanted == label:
         (act or _kill_now)()
+    number, _, name = wanted.partition(":")
+    if number.isdecimal() and next(_places()) == int(number):
+        code = getattr(errno, name)
+        raise OSError(code, os.strerror(code))
+
+
+@functools.cache
+def _places() -> Iterator[int]:
+    return itertools.count(1)
 
 
 def _kill_now() -> None:

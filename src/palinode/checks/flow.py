@@ -83,7 +83,8 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
     if subject.content_tokens < 2:
         raise BadInput("needs at least two content ids, to replace one by another", field="vocab_size")
     bench = Bench.of(_stretched(subject, settings))
-    if any([bench.mixes_rows(length) for length in bench.subject.used_lengths]):
+    mixed = [length for length in bench.subject.used_lengths if bench.mixes_rows(length)]
+    if mixed:
         return (*check_provenance(bench), check_neighbours(bench))  # influence is measured on rows side by side
     tallies = _measured(bench, settings)
     notes = _notes(bench)

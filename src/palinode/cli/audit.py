@@ -1,8 +1,9 @@
-"""`palinode audit FILE`: the audit of every arm as text, with a map of which positions see which; exit 3 on a failure."""
+"""`palinode audit`: the audit of every arm of a file, or of one model, as text with a map of what is seen; exit 3 on a failure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from palinode.base.measures import CHECK_WORDS, CheckOutcome
 from palinode.cli.options import (
     DEFAULT_STORE,
     AllowCodeOption,
-    FileArgument,
+    CodeOption,
     JsonOption,
     SetOption,
     SizeOption,
@@ -31,49 +32,68 @@ if TYPE_CHECKING:
     from palinode.base.finding import AuditReport
     from palinode.results.record import ArmEntry
 
-EXAMPLE = "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask"
+EXAMPLE = (
+    "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask\n"
+    "  palinode audit hf:llama --quick\n  palinode audit my_package.models:TinyLm"
+)
 MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
 WIDEST_MAP_POSITIONS = 64
 
 
 def audit(
-    file: FileArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TARGET",
+            help="An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module.",
+        ),
+    ],
     size: SizeOption = None,
     changes: SetOption = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Only C1 and C6, at the window's length: seconds. Not stored.")
-    ] = False,
     store: StoreOption = DEFAULT_STORE,
+    code: CodeOption = None,
     allow_code: AllowCodeOption = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Check C1 and C6 at the length of a training window alone.")
+    ] = False,
+    vocab_size: Annotated[int | None, typer.Option("--vocab-size", min=2, help="Of a model: the ids it takes.")] = None,
+    window_tokens: Annotated[int, typer.Option("--window-tokens", min=2, help="Of a model: tokens of a window.")] = 32,
     json: JsonOption = False,
 ) -> None:
-    """Show which positions of every arm see what, and leaks.
+    """Show which positions of every arm, or of one model, see what, and leaks.
 
     Exit 3 when an arm fails a check that it was not expected to fail.
     """
+    from palinode.audit.targets import is_target
+
+    if is_target(str(file)):
+        _audit_model(str(file), vocab_size, window_tokens, quick=quick, json=json)
+        return
     may_be_store(store)
-    source, resolved = resolve(file, size, changes, None, allow_code=allow_code)
+    source, resolved = resolve(file, size, changes, None, code=code, allow_code=allow_code)
     names = [one.name for one in resolved.arms]
     for name in arm or []:
         if name not in names:
             raise BadInput(f"no arm is named {name!r}", file=str(file), field="--arm", hint=nearest(name, names))
-    from palinode.experiment.audits import audit_cells
+    from palinode.experiment.audits import audit_cells, quick_audits
     from palinode.experiment.cells import cells_of
     from palinode.experiment.run import default_at_a_time
     from palinode.results.store import Store
     from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
-    with audits_are_kept("makes the others"), of_file(file):
-        audits = audit_cells(
-            cells_of(pinned(wanted)),
-            Store(store),
-            lambda event: typer.echo(_progress(event), err=True),
-            code=source.code,
-            workers=default_at_a_time(resolved),
-            quick=quick,
-        )
+    if quick:
+        audits = quick_audits(cells_of(pinned(wanted)))
+    else:
+        with audits_are_kept("makes the others"), of_file(file):
+            audits = audit_cells(
+                cells_of(pinned(wanted)),
+                Store(store),
+                lambda event: typer.echo(_progress(event), err=True),
+                code=source.code,
+                workers=default_at_a_time(resolved),
+            )
     text = "\n\n".join([*map(audit_text, audits), MEANING])
     typer.echo(as_json([data for one in audits for data in _as_data(one)]) if json else text)
     if unexpected := [one for one in audits if one.unexpected]:
@@ -83,6 +103,29 @@ def audit(
             file=str(file),
             hint="mark an arm that is meant to leak expect_leak, one that is meant to collapse expect_collapse",
         )
+
+
+def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, quick: bool, json: bool) -> None:
+    """Audit one model: progress on standard error, the report on standard output."""
+    from palinode.audit.any_model import CHECKS, QUICK, QUICK_CHECKS, check
+    from palinode.audit.targets import target_of
+    from palinode.base.config import encode
+    from palinode.checks.text import audit_text as report_text
+
+    model = target_of(target, vocab_size)
+    report = check(
+        model.model,
+        vocab_size=model.vocab_size,
+        window_tokens=window_tokens,
+        checks=QUICK_CHECKS if quick else CHECKS,
+        name=target,
+        options=QUICK if quick else None,
+        on_progress=lambda text: typer.echo(text, err=True),
+    )
+    typer.echo(as_json(encode(report)) if json else f"{report_text(report)}\n\n{MEANING}")
+    if report.outcome == "fail":
+        first = next(finding for finding in report.findings if finding.outcome == "fail")
+        raise AuditFailed(f"failed its audit: {first.check}", file=target)
 
 
 def _progress(event: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from palinode.base.errors import Damaged
 from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist, shown
 from palinode.cli.texttable import terminal_characters, text_table
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from palinode.results.record import ExperimentEntry
     from palinode.results.store import Store
 
-EXAMPLE = "\b\nExample:\n  palinode ls\n  palinode ls --runs --json"
+EXAMPLE = "\b\nExample:\n  palinode ls\n  palinode ls --runs --json\n  palinode ls --verify"
 EXPERIMENT_COLUMNS = ("experiment", "arms", "runs", "done", "other", "created")
 RUN_COLUMNS = ("run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min left", "reason")
 NOTHING = "-"
@@ -26,6 +27,9 @@ NOTHING = "-"
 def ls(
     store: StoreOption = DEFAULT_STORE,
     runs: Annotated[bool, typer.Option("--runs", help="List runs instead of experiments.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every file, and hold it against its hash; exit 4 if one is damaged.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """List the experiments of the store, or its runs."""
@@ -33,9 +37,32 @@ def ls(
     from palinode.results.store import Store
 
     place = Store(store)
+    if verify:
+        _verify(place, json=json)
+        return
     typer.echo(_runs(place, json=json) if runs else _experiments(place, json=json))
     for damage in place.damaged_experiments():
         typer.echo(f"damaged: {damage}", err=True)
+
+
+def _verify(store: Store, *, json: bool) -> None:
+    from palinode.results.verify import verify
+
+    verified = verify(store)
+    if json:
+        numbers = {"files": verified.files, "unprotected": list(map(str, verified.unprotected))}
+        typer.echo(as_json(numbers | {"damaged": list(map(str, verified.damaged))}))
+    else:
+        typer.echo(f"{verified.files} files were read, {len(verified.damaged)} are damaged")
+        if verified.unprotected:
+            first = f"the first is {verified.unprotected[0]}"
+            typer.echo(
+                f"{len(verified.unprotected)} have no hash of their content, because an older version wrote them; {first}"
+            )
+        for damage in verified.damaged:
+            typer.echo(f"damaged: {damage}", err=True)
+    if verified.damaged:
+        raise typer.Exit(Damaged.exit_code)
 
 
 def _experiments(store: Store, *, json: bool) -> str:

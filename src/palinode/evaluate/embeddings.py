@@ -1,6 +1,6 @@
 """The geometry of a trained model's tables of tokens and positions: lengths of rows, angles, shared directions.
 
-Only the weights are read. Each number that chance alone would give too comes with its value by chance: random directions of D
+Only the weights are read. Numbers that random tables would also have come with their value by chance: random directions of D
 dimensions have a mean |cosine| of Gamma(D/2) / (sqrt(pi) Gamma((D+1)/2)), about sqrt(2 / (pi D)).
 Legend: D width.
 """
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from palinode.base.errors import BadInput
 from palinode.models.base import LanguageModel
 
-TOP_SHARE = 0.25  # of the D directions in which the tokens vary most
+TOP_SHARE = 0.25  # share of the D directions: those in which the tokens vary most
 
 
 def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
@@ -27,18 +27,19 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
     subtracted. token_position_cosine, token_position_absolute_cosine: mean over all pairs. position_share: the share of the
     positions' variance in the quarter of the directions in which tokens vary most (a quarter by chance).
     position_cosine_by_distance: mean cosine of two positions 1, 2, 4, .. apart (by chance -1 / (positions - 1)).
-    Share and cosines of positions are taken about their mean, because a vector that all positions share tells no position.
+    Share and cosines of positions are taken about their mean, because a vector that all positions share carries no position.
 
     Raises:
         BadInput: the model has no table of tokens.
     """
     check_has_embeddings(model)
-    tokens, positions = _table(model, "embedding"), _table(model, "position")
-    assert tokens is not None
-    width = tokens.shape[1]
+    tokens, *_ = _tables(model, "embedding")
+    tokens, width = tokens.detach().double().cpu(), tokens.shape[1]
+    positions = next(iter(_tables(model, "position")), None)
     geometry: dict[str, Any] = {"width": width, "token_norm": float(tokens.norm(dim=1).mean())}
     if positions is None:
         return geometry
+    positions = positions.detach().double().cpu()
     centred = positions - positions.mean(0)
     cosines = F.normalize(tokens, dim=1) @ F.normalize(positions, dim=1).T
     return geometry | {
@@ -48,30 +49,24 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
         "token_position_absolute_cosine": float(cosines.abs().mean()),
         "chance_absolute_cosine": math.exp(math.lgamma(width / 2) - math.lgamma((width + 1) / 2)) / math.sqrt(math.pi),
         "position_share": _share_in_top(tokens, centred),
-        "chance_share": _top_directions(width) / width,
+        "chance_share": _top(width) / width,
         "position_cosine_by_distance": _cosine_by_distance(centred),
         "chance_position_cosine": -1 / max(1, len(positions) - 1),
     }
 
 
 def check_has_embeddings(model: LanguageModel) -> None:
-    """Refuse a model whose tables cannot be read; only their names are looked at, so a meta model will do.
+    """Refuse a model without a table of tokens. Only names are read, so a model on the meta device is enough.
 
     Raises:
-        BadInput: naming the setting that asks for it.
+        BadInput: names the setting that needs the table.
     """
     if not _tables(model, "embedding"):
         raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
 
 
-def _table(model: LanguageModel, group: str) -> Tensor | None:
-    """The first table of this group, (rows, D) float64."""
-    tables = _tables(model, group)
-    return tables[0].detach().double().cpu() if tables else None
-
-
 def _tables(model: LanguageModel, group: str) -> list[Tensor]:
-    """The tables of this group that the model reads; one that is only subtracted from states is left out."""
+    """The tables of this group that the model reads. A table that is only subtracted from states is left out."""
     named = model.parameter_groups().get(group, [])
     return [table for name, table in named if not name.startswith("next_position.")]
 
@@ -79,11 +74,11 @@ def _tables(model: LanguageModel, group: str) -> list[Tensor]:
 def _share_in_top(tokens: Tensor, positions: Tensor) -> float:
     """The share of the positions' variance that lies in the leading directions of the tokens."""
     _, _, directions = torch.linalg.svd(tokens - tokens.mean(0), full_matrices=False)
-    leading = directions[: _top_directions(tokens.shape[1])]
+    leading = directions[: _top(tokens.shape[1])]
     return float((positions @ leading.T).square().sum() / positions.square().sum())
 
 
-def _top_directions(width: int) -> int:
+def _top(width: int) -> int:
     return max(1, round(TOP_SHARE * width))
 
 

@@ -1,7 +1,7 @@
-"""Losses on a split: every token, in fixed windows. Parameters are only read, and no number of a global stream is drawn.
+"""Losses on a split: every token, in fixed windows. Parameters do not change, and no global random stream is used.
 
 nats/token = sum of nats / tokens scored; bits/byte = sum of nats / (ln 2 * bytes of the scored targets), one division of two
-sums; perplexity = exp(nats/token). Auxiliary terms cannot enter: this code gets logits and Examples, nothing else.
+sums; perplexity = exp(nats/token). Auxiliary terms cannot enter, because this code gets logits and Examples only.
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -62,7 +62,7 @@ class DirectionScores(Config):
 
 @dataclass(frozen=True)
 class TokenHits:
-    """Every scored token of a pass, each field (tokens,): the number of its window, its index in it, and whether it was hit."""
+    """All scored tokens of a pass. Each field is (tokens,): the number of the window, the index in it, and whether it was a hit."""
 
     window: Tensor
     index: Tensor
@@ -71,9 +71,9 @@ class TokenHits:
 
 @dataclass
 class Evaluation:
-    """The scores of every pass, and for every window its nats, scored tokens and hits (for paired comparisons and the audit).
+    """The scores of every pass, and the nats, scored tokens and hits of every window (for paired comparisons and the audit).
 
-    `token_hits`: the hit of every scored token, where these were kept.
+    `token_hits` has each scored token where `evaluate` was called with `keep_tokens`.
     """
 
     scores: dict[str, DirectionScores]
@@ -93,7 +93,7 @@ class Scoring:
 
     Attributes:
         bytes_per_token: (tokenizer vocabulary,) bytes of each id; special ids count 0.
-        seed: of the random decisions that an objective makes.
+        seed: seed of the random decisions that an objective makes.
         labels: which targets are scored.
     """
 
@@ -109,14 +109,14 @@ class Scoring:
         return table
 
     def example(self, objective: Objective, windows: Windows, draw: Draw) -> Example:
-        """The Example of some windows with these decisions; only the labels keep their weight."""
+        """The Example of some windows with these decisions. Targets that are not labels get the weight 0."""
         example = objective.example(windows.tokens, windows.decisions(draw), self.specials)
         return masked(example, windows, self.labels)
 
     def examples(
         self, windows: Iterable[Windows], passes: Mapping[str, Objective], numbers: Sequence[int] | None = None
     ) -> Iterator[tuple[str, Example]]:
-        """(name of the pass, Example) of every batch and pass (`evaluate`); one without a slot is left out."""
+        """(name of the pass, Example) of every batch and pass; an Example without slots is left out. Arguments as in `evaluate`."""
         first = 0
         for batch in windows:
             last = first + len(batch)
@@ -154,14 +154,14 @@ def evaluate(
 ) -> Evaluation:
     """Score every window once for every pass, in eval mode without gradients; the model's mode is restored.
 
-    Window n draws its decisions at position n of the `evaluation` stream, so that neither the batch size nor the order of the
+    Window n draws its decisions from the random stream (`evaluation`, n), so neither the batch size nor the order of the
     windows changes a decision.
 
     Args:
         windows: batches of (B, window_tokens) windows; the last may be smaller in both dimensions.
         passes: name -> objective whose Examples are scored.
-        numbers: the number of each window, in the order they come; default 0, 1, 2, ..
-        keep_tokens: keep the hit of every scored token (24 bytes each): for tasks, where few tokens are answers.
+        numbers: the number of each window, in the order of `windows`; default 0, 1, 2, ..
+        keep_tokens: keep the hit of every scored token, 24 bytes each. Meant for tasks, where few tokens are answers.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -183,7 +183,7 @@ def evaluate(
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Where the parameters of a model are."""
+    """The device of a model's parameters."""
     return next(model.parameters()).device
 
 
@@ -207,7 +207,7 @@ def window_draws(objective: Objective, window_tokens: int, seed: int, numbers: I
 
 @dataclass
 class Sums:
-    """Running sums over scored targets; `tokens_kept`: a list that keeps the hit of each, or None."""
+    """Running sums over scored targets. `tokens_kept` is a list that keeps the hit of each target, or None."""
 
     tokens: int = 0
     nats: float = 0.0
@@ -231,7 +231,7 @@ class Sums:
         Args:
             logits_of: (..., D) -> (..., V).
             bytes_of: (V,) bytes of each id.
-            slots_at_once: slots whose logits exist at the same time; default all.
+            slots_at_once: how many slots have logits at the same time; default all.
         """
         scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
         nats, hit = _nats_and_hits(logits_of, states, example.targets, slots_at_once)
@@ -250,14 +250,14 @@ class Sums:
         self.window_hits.extend(row_hits.tolist())
 
     def token_hits(self) -> TokenHits | None:
-        """Every scored token, where they were kept."""
+        """All scored tokens, if they were kept."""
         if not self.tokens_kept:
             return None
         window, index, hit = torch.cat(self.tokens_kept, 1)
         return TokenHits(window, index, hit.bool())
 
     def scores(self) -> DirectionScores:
-        """The sums as they are recorded.
+        """The sums in the form of a record.
 
         Raises:
             FloatingPointError: the loss is not finite.
@@ -270,7 +270,7 @@ class Sums:
 def _nats_and_hits(
     logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor, slots_at_once: int | None
 ) -> tuple[Tensor, Tensor]:
-    """(B, T) float64 nats of the targets, and whether the most probable id (of equals the lowest) is the target."""
+    """(B, T) float64 nats of the targets, and whether the target is the most probable id (the lowest of equally probable ones)."""
     if slots_at_once is not None and slots_at_once < targets.numel():
         states, flat = states.flatten(0, 1), targets.flatten()
         pieces = zip(torch.split(states, slots_at_once), torch.split(flat, slots_at_once), strict=True)

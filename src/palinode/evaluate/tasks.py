@@ -21,15 +21,15 @@ from palinode.data.tasks.splits import draw
 from palinode.evaluate.losses import Evaluation, TokenHits
 from palinode.objectives import Objective
 
-FITTED_ON = 2000  # baselines that count something count it in at most so many sequences of the train split
-MOST_SLICES = 32  # rows of one slice; when it has more values, they are put into that many bins of equal counts
+FITTED_SEQUENCES = 2000  # baselines are fitted on at most so many sequences of the train split
+MOST_SLICES = 32  # rows of one slice; more values than this are put into so many bins of equal counts
 Rows = list[dict[str, int]]
 Reading = Literal["ltr", "rtl", "prompt", "others"]
-SEED = 0  # of the sequences that baselines are fitted on: the same for every run
+SEED = 0  # for the sequences that baselines are fitted on, the same for every run
 
 
 def own_reading(objective: Objective, scored_ltr: int, scored_rtl: int) -> Reading:
-    """What the pass that a run is judged by sees (`results.record.Result.own_pass`), from the tokens trained on per direction."""
+    """What a run's own pass (`results.record.Result.own_pass`) sees, from the number of tokens trained on in each direction."""
     if scored_ltr or scored_rtl:
         return "ltr" if scored_ltr >= scored_rtl else "rtl"
     return "prompt" if getattr(objective, "hide_answers", True) else "others"
@@ -41,24 +41,25 @@ def levels(
     """The accuracy of chance, the best possible accuracy, and that of every baseline on the scored sequences.
 
     Args:
-        reading: what a baseline sees: the tokens that `ltr` or `rtl` reads before an answer; the `prompt`, on both sides of an
-            answer; or all `others`, answers included.
-        length_factors: chance is also given for sequences so many times as long.
+        reading: what a baseline sees. `ltr` and `rtl`: the tokens that are read before an answer. `prompt`: the prompt on both
+            sides of an answer. `others`: all other tokens, answers included.
+        length_factors: the result has chance also for sequences so many times as long.
     """
     task, seen = data.task, data.train_sequences
-    count = FITTED_ON if seen is None else min(FITTED_ON, seen)  # a baseline counts no more than the run reads
+    count = FITTED_SEQUENCES if seen is None else min(FITTED_SEQUENCES, seen)  # no more than the run reads
     fitted_on = draw(task, "train", count, generator(SEED, "task levels"))
     if reading == "rtl":
         task, fitted_on, held_out = mirrored(task), fitted_on.flipped(), held_out.flipped()
     ends = (task,) if reading in ("ltr", "rtl") else (task, mirrored(task))
-    bests = [best for end in ends if (best := end.best_answer_accuracy(seen)) is not None]
+    limits = [end.best_hidden_accuracy(seen) if reading == "prompt" else end.best_answer_accuracy(seen) for end in ends]
+    bests = [best for best in limits if best is not None]
     sees: Sees = "prompt" if reading == "prompt" else "others" if reading == "others" else "before"
     return {
         "reading": reading,
         "chance": task.chance(),
         "best": max(bests, default=None),
         "entropy_nats_per_token": task.entropy_nats_per_token(),
-        # With direction tokens, the token that is read first is scored too.
+        # The entropy includes the first token, which direction tokens make a target too.
         "floor_nats_all_tokens": task.entropy_nats_per_token(),
         "trivial": baselines(task, fitted_on, held_out, sees),
         "solved_by": list(task.solved_by),
@@ -67,11 +68,11 @@ def levels(
 
 
 def by_slice(evaluation: Evaluation, slices: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """For each pass: the share of sequences whose every scored token is right, and hits by the value of each slice.
+    """For each pass: the share of sequences in which all scored tokens are right, and hits by the value of each slice.
 
     Args:
         slices: name -> one number for each sequence of the split (B,), or for each of its tokens (B, T). Sequences are in the
-            order of the split, and the first of them were scored.
+            order of the split. When only some were scored, these are the first.
     """
     by_pass = {}
     for name, scored in evaluation.window_scored.items():
@@ -92,7 +93,7 @@ def by_slice(evaluation: Evaluation, slices: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _by_token(values: Tensor, hits: TokenHits) -> Rows:
-    """Rows of a slice that has a value for each token; scored tokens without a value are in no row."""
+    """Rows of a slice with one value for each token; scored tokens without a value are in no row."""
     scored = values[hits.window, hits.index]
     kept = scored != NO_VALUE
     return _sums(scored[kept], hits.window[kept], torch.ones_like(scored[kept]), hits.hit[kept])
@@ -110,7 +111,7 @@ def _sums(values: Tensor, sequences: Tensor, scored: Tensor, hits: Tensor) -> Ro
 
 
 def _binned(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The values; where there are too many, the smallest value of each one's bin instead."""
+    """The values. When there are more than MOST_SLICES, each is replaced by the smallest value of its bin."""
     if len(np.unique(values)) <= MOST_SLICES:
         return values
     ordered = np.sort(values)

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from palinode.analysis.audits import ArmAudit
-from palinode.audit import audit_arm
+from palinode.audit import audit_arm, audit_subject, subject_of_config
+from palinode.audit.any_model import QUICK, QUICK_CHECKS
 from palinode.audit.arms import measure_parts, missing_parts
+from palinode.audit.trainer_bench import AUDIT_SEED
 from palinode.base.errors import AuditFailed, BadInput
+from palinode.data.source import prepare
 from palinode.experiment.cells import Cell
 from palinode.experiment.fan_out import end_with_the_driver, fan_out
 from palinode.results.store import Store
@@ -31,19 +34,17 @@ def audit_cells(
     *,
     code: Code | None = None,
     workers: int = 1,
-    quick: bool = False,
 ) -> list[ArmAudit]:
     """Audit the arm of every cell; what the store holds is not measured again.
 
     Args:
         code: the user's Python that parts of the experiment were written in.
         workers: arms audited at a time, where several are to be measured.
-        quick: C1 and C6 alone, at the used length; nothing is stored.
 
     Raises:
         BadInput: the parts of an arm do not fit together.
     """
-    missing = [] if quick else unmeasured([cell.spec for cell in cells], store)
+    missing = unmeasured([cell.spec for cell in cells], store)
     if (count := len(missing)) > 1:
         message = f"measuring {count} audits, {min(count, workers)} at a time, before anything is trained"
         on_event({"event": "note", "message": message})
@@ -52,7 +53,7 @@ def audit_cells(
     for cell in cells:
         name = cell.arm.name
         try:
-            audited = audit_arm(cell.settings, name=name, store=store, quick=quick)
+            audited = audit_arm(cell.settings, name=name, store=store)
         except BadInput as refusal:  # of parts that fit one by one, and not together: a mask and a window, or a mixer
             refusal.field = f"arms.{name}: {refusal.field}" if refusal.field else f"arms.{name}"
             raise
@@ -85,6 +86,24 @@ def unmeasured(specs: Sequence[RunSpec], store: Store) -> list[RunSpec]:
             unmeasured_specs.append(spec)
             claimed |= missing
     return unmeasured_specs
+
+
+def quick_audits(cells: Sequence[Cell]) -> list[ArmAudit]:
+    """The short audit of every cell's model and objective; nothing is stored."""
+    audits = []
+    for cell in cells:
+        settings = cell.settings
+        subject = subject_of_config(
+            settings.model,
+            settings.objective,
+            tokenizer_vocab=prepare(settings.data).vocab_size,
+            window_tokens=settings.data.window_tokens,
+            seed=AUDIT_SEED,
+            name=cell.arm.name,
+        )
+        report = audit_subject(subject, checks=QUICK_CHECKS, flow=QUICK.flow, stepwise=QUICK.stepwise)
+        audits.append(ArmAudit(cell.arm, {cell.scale: report}, {cell.scale: ""}))
+    return audits
 
 
 def audit_ahead(specs: Sequence[RunSpec], store: Store, code: Code | None, *, workers: int) -> None:

@@ -8,9 +8,10 @@ Legend: B rows, T slots, D width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from palinode.base.example import Example, Group
 from palinode.base.visibility import Ltr, Visibility
@@ -54,6 +55,21 @@ def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tens
 def logits_for(model: LanguageModel, example: Example) -> Tensor:
     """(B, T, V) logits in the slot order of the example."""
     return model.logits(read(model, example))
+
+
+class AsModule(nn.Module):
+    """A function of a model as a module, because `torch.func.functional_call` replaces the parameters of modules only.
+
+    The module's parameters are named `model.<name>`.
+    """
+
+    def __init__(self, model: LanguageModel, function: Callable[..., Any]):
+        super().__init__()
+        self.model = model
+        self.function = function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(self.model, *arguments)
 
 
 def _readings(example: Example) -> Iterator[tuple[Tensor, Visibility]]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 from torch.nn import functional as F
@@ -195,6 +195,13 @@ def leaves_of(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
             leaves.append(node.variable)
         waiting += [following for following, _ in node.next_functions]
     return leaves
+
+
+def parameters_read(model: nn.Module, logits_of: LogitsOf, states: Tensor) -> list[str]:
+    """The names of the model's parameters that `logits_of` reads: the head's own, or the tied table, and a final norm in it."""
+    with torch.enable_grad():
+        leaves = {id(leaf) for leaf in leaves_of(logits_of, states)}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in leaves]
 
 
 def _slots_at_once(slots: int, vocab_size: int, *, on_gpu: bool) -> int:

@@ -7,7 +7,7 @@ unfinished, and a run whose files do not decode is damaged. Both are outcomes, a
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from palinode.base.config import Config, decode
+from palinode.base.config import Config, canonical_json, decode
 from palinode.base.decision import Claim, Decision
 from palinode.base.errors import BadInput, Damaged, check_known
 from palinode.base.finding import AuditReport
@@ -128,10 +128,13 @@ class Record:
         return str(self.damage) if self.damage is not None else (self.result.reason if self.result else None)
 
     def with_metrics(self) -> Record:
-        """This record after a check of its metrics: if they are damaged, it has no result, and `damage` names their file."""
+        """This record after a check of its metrics: if they are damaged, it has no result, and `damage` names their file.
+
+        The scores in the result must be those of the last evaluation in the metrics: so a changed score does not stand alone.
+        """
         if self.damage is None:
             try:
-                self._rows  # noqa: B018 - reads the file; `metrics` uses the rows
+                self._check_scores(self._rows)  # `metrics` uses the same rows
             except Damaged as error:
                 return replace(self, result=None, damage=error)
         return self
@@ -140,6 +143,17 @@ class Record:
     def _rows(self) -> list[dict[str, Any]]:
         seal = self.result.rows if self.result is not None else None
         return checked_rows(self.directory, ended_at_step(self.result), seal)
+
+    def _check_scores(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        if self.result is None or self.result.outcome != "done" or self.result.provenance != "run":
+            return
+        last = {str(row.get("split")): row["scores"] for row in rows if row.get("event") == "eval" and row.get("final")}
+        for split, scores in self.result.scores.items():
+            if last and canonical_json(last.get(split)) != canonical_json(
+                {way: dict(numbers) for way, numbers in scores.items()}
+            ):
+                message = "holds other scores than the last evaluation in the metrics"
+                raise Damaged(message, file=str(self.directory / RESULT_FILE), field=f"scores.{split}")
 
     @cached_property
     def metrics(self) -> tuple[dict[str, Any], ...]:

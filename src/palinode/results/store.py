@@ -175,7 +175,11 @@ class Store:
 
     def report_directory(self, entry: ExperimentEntry) -> Path:
         """The default directory of this experiment's report."""
-        return self.root / REPORTS / _entry_stem(entry)
+        return self._own(self.root / REPORTS / _entry_stem(entry))
+
+    def table_paths(self) -> list[Path]:
+        """The files of all experiments and audits, sorted."""
+        return [*self._entry_paths(), *sorted((self.root / AUDITS).glob("*.json"))]
 
     # --- writing ------------------------------------------------------------------------------------------------
 
@@ -192,7 +196,7 @@ class Store:
         Raises:
             Damaged: the directory already holds another spec under this id.
         """
-        path = self.create().run_directory(run_id) / SPEC_FILE
+        path = self._own(self.create().run_directory(run_id) / SPEC_FILE)
         if path.exists() and not _agree(read_table(path), dict(spec)):
             raise Damaged(f"holds another spec than the one of run {run_id}", file=str(path))
         if not path.exists():
@@ -205,27 +209,39 @@ class Store:
 
     def write_result(self, result: Result) -> None:
         """End a run. Its result is the last file that is written."""
-        fsio.write_table(self.run_directory(result.run_id) / RESULT_FILE, encode(result))
+        fsio.write_table(self._own(self.run_directory(result.run_id) / RESULT_FILE), encode(result))
 
     def write_run_audit(self, run_id: str, report: AuditReport) -> None:
         """Write the audit of this run."""
-        fsio.write_table(self.run_directory(run_id) / AUDIT_FILE, encode(report))
+        fsio.write_table(self._own(self.run_directory(run_id) / AUDIT_FILE), encode(report))
 
     def write_audit(self, audit_hash: str, report: AuditReport) -> None:
         """Cache an audit under the hash of everything it depends on."""
-        fsio.write_table(self.create()._audit_path(audit_hash), encode(report))
+        fsio.write_table(self._own(self.create()._audit_path(audit_hash)), encode(report))
 
     def audit_holds(self, audit_hash: str) -> Path:
         """The directory of the holds on an audit: who has one measures it. It is made where it does not exist."""
-        return fsio.make_directory(self._audit_path(audit_hash).parent / HOLDS / audit_hash)
+        return fsio.make_directory(self._own(self._audit_path(audit_hash).parent / HOLDS / audit_hash))
 
     def write_experiment(self, entry: ExperimentEntry) -> Path:
         """Write a resolved experiment before its first run. A later call replaces it."""
-        path = self.create().root / EXPERIMENTS / f"{_entry_stem(entry)}.json"
+        path = self._own(self.create().root / EXPERIMENTS / f"{_entry_stem(entry)}.json")
         fsio.write_table(path, encode(entry))
         return path
 
     # --- inside -------------------------------------------------------------------------------------------------
+
+    def _own(self, path: Path) -> Path:
+        """A path to write to. A directory on the way that is a link is refused: it may lead out of the store.
+
+        Raises:
+            Damaged: naming the link.
+        """
+        inside = path.relative_to(self.root).parts
+        for count in range(1, len(inside) + 1):
+            if (place := self.root.joinpath(*inside[:count])).is_symlink():
+                raise Damaged("is a link; nothing is written through it", file=str(place))
+        return path
 
     def _record(self, run_id: str) -> Record | None:
         directory = self.run_directory(run_id)

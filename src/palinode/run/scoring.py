@@ -8,9 +8,8 @@ from palinode.base.example import Windows
 from palinode.base.seeds import derive
 from palinode.data.config import Split
 from palinode.data.task_store import TaskData
-from palinode.evaluate.layer_cut import cut_layers
+from palinode.evaluate.layer_cut import REFIT_TOKENS, STREAM, Refits, cut_layers, refit
 from palinode.evaluate.losses import Evaluation, Scoring, evaluate, evaluation_passes
-from palinode.evaluate.refit import REFIT_TOKENS, STREAM, Refits, refit
 from palinode.objectives import Objective
 from palinode.objectives.label_mask import Labels
 from palinode.results.layer_cut import LayerCut
@@ -54,8 +53,10 @@ def refit_for_cuts(trained: Trained) -> Refits:
 
 
 def _windows(trained: Trained, split: Split) -> Iterator[Windows]:
-    asked, window = trained.spec.evaluation, trained.spec.data.window_tokens
-    return trained.data.evaluation(split, window, batch_windows=asked.batch_windows, max_tokens=asked.max_tokens)
+    evaluation, window = trained.spec.evaluation, trained.spec.data.window_tokens
+    return trained.data.evaluation(
+        split, window, batch_windows=evaluation.batch_windows, max_tokens=evaluation.max_tokens
+    )
 
 
 def _passes(trained: Trained) -> dict[str, Objective]:

@@ -1,7 +1,7 @@
-"""Checkpoints: safetensors files, and a manifest with their hashes that is written last. A part of one never counts as one.
+"""Checkpoints: safetensors files, and a manifest with their hashes. The manifest is written last, so a cut checkpoint has none.
 
 `ckpt/step-N/{model.safetensors, optimizer.safetensors, manifest.json}`. Loading verifies every hash and takes the newest
-undamaged checkpoint. A damaged one is reported when it is passed over, and does not count among those to keep.
+undamaged checkpoint. A damaged one gives a message, and does not count among those to keep.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ READABLE_VERSIONS = (2, 3)  # 2: without the seal of the rows
 
 
 class Saved(Config):
-    """What a checkpoint holds besides tensors: plain numbers only.
+    """The numbers of a checkpoint; its tensors are in other files.
 
     Attributes:
         rows: the number and the hash of the run's rows of metrics before this checkpoint; empty in format 2.
@@ -53,8 +53,15 @@ class _Manifest(Saved):
 def save_checkpoint(
     root: Path, saved: Saved, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int
 ) -> Path:
-    """Write `root/step-N` durably, then delete all but the newest `keep` undamaged checkpoints."""
+    """Write `root/step-N` durably, then delete all but the newest `keep` undamaged checkpoints.
+
+    Raises:
+        Damaged: the directory of the checkpoints is a link.
+    """
     directory = root / f"step-{saved.step}"
+    for place in (root, directory):
+        if place.is_symlink():
+            raise Damaged("is a link; nothing is written through it", file=str(place))
     contents = {
         MODEL_FILE: save(_contiguous(model.state_dict())),
         OPTIMIZER_FILE: save(_contiguous(dict(_optimizer_tensors(model, optimizers)))),
@@ -80,7 +87,7 @@ def load_newest(
         check: raises Damaged for a checkpoint that does not fit the other files of the run.
 
     Returns:
-        (its other contents, or None when there is nothing to resume from; one line for each damaged checkpoint passed over)
+        (its other contents, or None when there is nothing to resume from; one line for each damaged checkpoint that is newer)
     """
     problems: list[str] = []
     for directory in newest_first(root):

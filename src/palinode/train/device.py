@@ -1,4 +1,4 @@
-"""Where and how a run computes: device, CPU threads, autocast, compilation; and the fingerprint that its bits depend on."""
+"""Device, CPU threads, autocast and compilation of a run, and the fingerprint of what its bits depend on."""
 
 from __future__ import annotations
 

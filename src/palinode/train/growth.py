@@ -1,4 +1,4 @@
-"""Batches that change during a run: rows that get longer, and more micro-batches in a step.
+"""Batches that change during a run: longer rows, and more micro-batches in a step.
 
 What a step reads is a pure function of the step number and of `state`, a table of plain numbers that checkpoints hold.
 Source: hlb-gpt 0.4.1 as the mask experiments used it (03-models 3.4).

@@ -35,10 +35,10 @@ LAST_LOSS = "last_loss_nats"
 
 @dataclass
 class Counters:
-    """What training has consumed so far, counted from the batches that were read (definitions: objectives, A2).
+    """What training has used so far, counted from the batches that were read.
 
     Attributes:
-        empty_steps: those of the optimizer steps whose batch had nothing to score, so that they changed nothing.
+        empty_steps: optimizer steps whose batch had nothing to score; they changed nothing.
     """
 
     optimizer_steps: int = 0
@@ -57,7 +57,7 @@ class Training:
     """The whole state of a run between two steps.
 
     Attributes:
-        costs: (slots, what each sees) -> the model's cost, kept because counting it takes 2 ms and every step needs it.
+        costs: (slots, visibility) -> the model's cost. It is kept, because counting takes 2 ms and every step needs it.
     """
 
     model: LanguageModel
@@ -81,17 +81,17 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is taken: the recipe's number of steps, or the first step that reached a token limit."""
+        """Whether the recipe's steps are taken, or a token limit is reached."""
         return self.step >= self.recipe.steps or self._share_of_limits() >= 1
 
     @property
     def schedule_step(self) -> int:
-        """The step of the schedule: this step, or a later one when a token limit is nearer, so that it ends with the run."""
+        """The step of the schedule. It is ahead of `step` when a token limit will end the run before its steps do."""
         reached = int(self._share_of_limits() * self.recipe.steps)
         return min(self.recipe.steps - 1, max(self.step, reached))
 
     def _share_of_limits(self) -> float:
-        """How much of its nearest token limit the run has used; 0 without a limit."""
+        """The used share of the token limit that the run will reach first; 0 without a limit."""
         used = (
             (self.counters.tokens_read, self.recipe.max_tokens_read),
             (self.counters.tokens_scored_ltr, self.recipe.max_ltr_tokens),
@@ -103,7 +103,7 @@ class Training:
         return self.recipe.reads(self.step, self.recipe_state, self.seed, self.windows.window_tokens)
 
     def progress(self) -> Progress:
-        """How far training is, for objectives with schedules."""
+        """The progress of training, for objectives with schedules."""
         return Progress(self.step, self.recipe.steps, dict(self.objective_state), self.schedule_step)
 
     def train_flops(self, rows: int, slots: int, sees: Visibility, scored: int) -> float:
@@ -168,7 +168,7 @@ def update(training: Training, examples: list[Example], loss: BatchLoss) -> Step
     """The second half of a step, after the gradients: clip them, move the parameters, count. `seconds` stays 0.
 
     When a label mask leaves nothing to score in a batch, the step changes nothing: no weight, no momentum, no decay, no schedule
-    that follows the loss. Its tokens count as read, and the step among `empty_steps`.
+    that depends on the loss. Its tokens count as read, and the step is counted in `empty_steps`.
 
     Raises:
         DivergedError: the gradient norm is not finite.
@@ -313,11 +313,13 @@ def _measured_terms(
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """The nats that the terms of all micro-batches add to the loss, and the measurements of each term."""
     added = {name: float(with_terms(torch.zeros(()), some, rows)) for name, some in terms.items()}
-    measured = {name: {key: float(value) for key, value in mean_measured(some).items()} for name, some in terms.items()}
+    measurements = {
+        name: {key: float(value) for key, value in mean_measured(some).items()} for name, some in terms.items()
+    }
     for name, nats in added.items():
-        if not all(map(math.isfinite, (nats, *measured[name].values()))):
+        if not all(map(math.isfinite, (nats, *measurements[name].values()))):
             raise DivergedError(step, f"the auxiliary term {name}")
-    return sum(added.values()), measured
+    return sum(added.values()), measurements
 
 
 def _seed_dropout(training: Training, micro: int) -> None:
@@ -336,12 +338,11 @@ def _seed_dropout(training: Training, micro: int) -> None:
 def _gradient_norm(optimizers: list[torch.optim.Optimizer], clip: float | None) -> float:
     """The global norm before clipping; gradients are scaled in place when it exceeds `clip`."""
     owned = (parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"])
-    parameters = [parameter for parameter in owned if parameter.grad is not None]
-    if clip is None:
-        return float(
-            nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-        )
-    return float(nn.utils.clip_grad_norm_(parameters, clip))
+    parameters = list(owned)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if clip is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+    return float(norm)
 
 
 def _count(training: Training, examples: list[Example], reads: Reads, scored: dict[str, int]) -> None:

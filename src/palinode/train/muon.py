@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AT_ONCE = 2**22  # elements orthogonalised together (16 MiB of float32); batches of larger matrices are no faster
+AT_ONCE = 2**22  # elements that are orthogonalised together (16 MiB of float32); larger batches are no faster
 
 
 class Muon(torch.optim.Muon):

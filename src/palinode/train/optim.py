@@ -25,13 +25,13 @@ Roles = Mapping[str, NamedParameters]
 
 
 class RoleRate(Config):
-    """How AdamW trains the parameters of one role, whatever the other options say.
+    """Learning rate and weight decay that AdamW uses for the parameters of one role, in place of its other options.
 
     Attributes:
         role: a group of the model's `parameter_groups()`.
         learning_rate: the peak; None keeps the optimizer's usual peak for the role.
         most_learning_rate: the peak is at most this.
-        weight_decay: of all parameters of the role, vectors included.
+        weight_decay: applies to all parameters of the role, vectors included.
     """
 
     role: str
@@ -58,14 +58,14 @@ ROLE_RATES: Mapping[str, RoleRate] = {
 
 
 class OptimizerConfig(Part):
-    """Base class: `build` gives the torch optimizers that together own every parameter once.
+    """Base class: `build` gives the torch optimizers. Each parameter is in one group of one of them.
 
     Each parameter group has a `peak_lr`; the trainer sets `lr = peak_lr * schedule factor` before every step. A group that has a
     `schedule` follows it instead of the recipe's.
 
     Attributes:
         rates: rate and decay of single roles; they override `ROLE_RATES` and the optimizer.
-        rate_factor: every peak rate, those of `rates` included, is multiplied by it: one number to tune for models whose
+        rate_factor: multiplies every peak rate, those of `rates` included. So one number can be tuned for models whose
             parameters have different roles.
     """
 
@@ -78,7 +78,7 @@ class OptimizerConfig(Part):
         raise Unfinished(self, "must define build(roles)")
 
     def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
-        """Change the options that depend on the previous step's loss (0 before the first step). Most optimizers change none."""
+        """Change the options that depend on the previous step's loss, 0 before the first step. By default there are none."""
 
     def own_rates(self, roles: Roles) -> Mapping[str, RoleRate]:
         """Role -> its own rate, for the roles of the model that have one.
@@ -173,9 +173,6 @@ class MuonAdamW(OptimizerConfig):
         return optimizers
 
 
-HLB_HEAD_SCHEDULE = PowerDecay(warmup_steps=0, exponent=0.2)
-
-
 class HlbAdamW(OptimizerConfig):
     """hlb-gpt's AdamW: rates from the number of parameters P, four groups, weight decay driven by the loss (03-models 3.4).
 
@@ -203,7 +200,11 @@ class HlbAdamW(OptimizerConfig):
         usual, head = (self.beta1, self.beta2), (self.head_beta1, self.beta2)
         laws: dict[str, dict[str, Any]] = {
             "slope": {"peak_lr": rate * self.slope_factor, "betas": usual, "schedule": ExponentialDecay()},
-            "head": {"peak_lr": rate * self.head_factor, "betas": head, "schedule": HLB_HEAD_SCHEDULE},
+            "head": {
+                "peak_lr": rate * self.head_factor,
+                "betas": head,
+                "schedule": PowerDecay(warmup_steps=0, exponent=0.2),
+            },
             "matrix": {"peak_lr": rate, "betas": usual, "decay_base": hlb_decay_base(size)},
         }
         others = {"peak_lr": rate * self.vector_factor, "betas": usual}

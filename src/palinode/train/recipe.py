@@ -1,4 +1,4 @@
-"""Recipes: everything about how a model is trained, as data. The defaults of a named recipe's class are its numbers."""
+"""Recipes: how a model is trained, as data. The numbers of a named recipe are the defaults of its class."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ class Recipe(Part):
     Attributes:
         steps: optimizer steps.
         batch_windows: windows per optimizer step, over all micro-batches; with `growth`, the tokens of so many full windows.
-        micro_batches: how many parts a batch is read in; the result is that of the whole batch (sum over sum).
+        micro_batches: how many parts a batch is read in. The loss is the sum over the whole batch divided by its weights. Each
+            part draws its own coins, so with `both` and `choose` their number decides which windows are read in which direction.
         growth: rows that start short; None reads full windows from the start.
         accumulation: more micro-batches as gradients get noisier; None keeps their number.
-        max_tokens_read, max_ltr_tokens: the run, and its schedule, also end after the step that reaches one of these; `steps`
-            should then be a little more than that takes.
+        max_tokens_read, max_ltr_tokens: the run, and its schedule, also end after the step that reaches one of these. Set
+            `steps` a little higher than the limit needs.
         gradient_clip: largest global gradient norm; None does not clip.
         precision: `bfloat16` runs the forward pass under autocast; parameters and loss stay float32.
         compile: run the stack through torch.compile.
@@ -100,7 +101,7 @@ class Recipe(Part):
 
     @property
     def checkpoint_interval_steps(self) -> int:
-        """Steps from one checkpoint to the next: a crash costs at most so many."""
+        """Steps from one checkpoint to the next. A crash loses at most so many."""
         return self.checkpoint_every_steps or max(1, self.steps // 10)
 
 
@@ -133,7 +134,7 @@ class Hlb(Recipe):
 
     Made for `latent` models. Two corrections: the loss that drives weight decay is in nats per token, and everything resumes. Left
     out: dividing the embedding's gradient by each token's count in its micro-batch, which would depend on how a batch is cut. A
-    part has the tokens of 55 windows of 1024, as at 46 million parameters; the published code derives it from the GPU's memory.
+    micro-batch has the tokens of 55 windows of 1024, as published at 46 million parameters, where the GPU's memory decided it.
     """
 
     kind: ClassVar[str] = "hlb-gpt"

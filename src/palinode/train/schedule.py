@@ -42,7 +42,7 @@ class Constant(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from 1 to `floor`. It always ends with the run, so a decay that the run never reaches cannot be configured."""
+    """Half a cosine from 1 to `floor`, which it reaches at the last step of the run."""
 
     kind: ClassVar[str] = "cosine"
     floor: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -52,7 +52,7 @@ class Cosine(Schedule):
 
 
 class WarmDown(Schedule):
-    """Constant, then a straight line to `floor` over the last `share` of the steps after the warm-up (warmup-stable-decay)."""
+    """Constant, then linear to `floor` over the last `share` of the steps after the warm-up (warmup-stable-decay)."""
 
     kind: ClassVar[str] = "warm-down"
     share: float = Field(default=0.7, ge=0.0, le=1.0)
@@ -65,7 +65,7 @@ class WarmDown(Schedule):
 
 
 class PowerDecay(Schedule):
-    """A straight line from `start` to 1 over the warm-up, then (steps since the warm-up)^-exponent (hlb-gpt).
+    """Linear from `start` to 1 over the warm-up, then (steps since the warm-up)^-exponent (hlb-gpt).
 
     It does not depend on the total number of steps, so the run may stop at any step.
     """

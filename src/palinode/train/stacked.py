@@ -1,9 +1,9 @@
 """Several runs of one shape trained together: their weights are stacked, and one pass reads a batch of each.
 
-A small model leaves a processor waiting between its operations: with width 64 and a few rows, the calls of a step take longer than
-its arithmetic. K models of one shape make the same calls on tensors K times as large (`torch.func.vmap` of the gradient). The rest
-stays separate for each run: windows, decisions, clipping, optimizer, counters, checkpoints. The parameters of a run are views into
-the stack, so its optimizer, evaluation and files need no change.
+With width 64 and a few rows, the calls of a step take longer than its arithmetic, so the processor waits. K models of one shape
+make the same calls on tensors K times as large (`torch.func.vmap` of the gradient). The rest stays separate for each run:
+windows, decisions, clipping, optimizer, counters, checkpoints. The parameters of a run are views into the stack, so its
+optimizer, evaluation and files need no change.
 
 Sums are taken in another order than in separate runs: gradients agree to 1e-5 of their size, bits differ.
 Legend: K runs, B rows, T slots.
@@ -24,9 +24,9 @@ from torch.func import functional_call, grad, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from palinode.base.example import Example
-from palinode.models.base import AuxiliaryTerm, LanguageModel
-from palinode.models.direction import read_and_terms
-from palinode.objectives.loss import every_nats, leaves_of
+from palinode.models.base import AuxiliaryTerm
+from palinode.models.direction import AsModule, read_and_terms
+from palinode.objectives.loss import every_nats, parameters_read
 from palinode.train.device import autocast
 from palinode.train.loop import (
     BatchLoss,
@@ -52,15 +52,15 @@ def train_together(
     after_step: Callable[[int, StepReport], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Outcome]:
-    """Train every run to its end; a run that is further on waits until the others have reached its step.
+    """Train every run to its end. A run with more steps waits until the others have reached its step.
 
     When the examples of the runs differ in shape at a step, each run takes this step alone.
 
     Args:
-        after_step: called with the index of a training and the report of its step; a DivergedError that it raises ends this one.
+        after_step: called with the index of a training and the report of its step. If it raises DivergedError, this run ends.
 
     Returns:
-        For each: True when it is finished, False when `should_stop` ended it before, or the error by which it diverged.
+        For each run: True when it is finished, False when `should_stop` ended it, or its DivergedError.
     """
     ends: list[Outcome] = [training.finished for training in trainings]
     stack = Stack([])
@@ -100,8 +100,9 @@ class Stack:
         self._has_gradient: dict[tuple[Any, ...], list[bool]] = {}
         self._head_names: list[str] | None = None
         if len(members) > 1:
-            readers = [_Reader(member.model) for member in members]
-            self._reader, self._head = readers[0], _Head(members[0].model)
+            readers = [AsModule(member.model, read_and_terms) for member in members]
+            self._reader = readers[0]
+            self._head = AsModule(members[0].model, lambda model, hidden: model.logits(hidden))
             named = [dict(reader.named_parameters()) for reader in readers]
             self._parameters = {name: _moved([each[name] for each in named]) for name in named[0]}
             self._own = [[each[name] for name in self._parameters] for each in named]
@@ -123,7 +124,7 @@ class Stack:
         return [one if isinstance(one, DivergedError) else replace(one, seconds=share) for one in reports]
 
     def gradients(self, examples: Sequence[Sequence[Example]]) -> list[BatchLoss | DivergedError]:
-        """The loss of every member; its gradients are left where `accumulate_gradients` leaves them."""
+        """The loss of every member. The gradients are in `parameter.grad`, as after `accumulate_gradients`."""
         denominators = [batch_denominator(batch) for batch in examples]
         rows = sum(len(example.inputs) for example in examples[0])
         gradients: dict[str, Tensor] = {}
@@ -149,7 +150,8 @@ class Stack:
     def _reached(self, examples: Sequence[Example]) -> list[bool]:
         """Whether each parameter would get a gradient in a separate run; an optimizer skips the others, and their decay.
 
-        This is found out once for every list of passes, because a pass that begins later in training may reach more parameters.
+        The answer is computed once for every list of passes, because a pass that starts later in training may reach more
+        parameters.
         """
         passes = tuple((group.name, group.sees) for example in examples for group in example.groups if group.rows)
         if passes not in self._has_gradient:
@@ -187,19 +189,20 @@ class Stack:
 
             with reading():
                 made: tuple[Any, ...] = vjp(read, parameters, has_aux=True)
-            (hidden, values), back, measured = made
+            (hidden, values), back, measurements = made
             (head_gradients, *state_gradients), nats = grad(loss, argnums=(0, 1, 2), has_aux=True)(head, hidden, values)
             with reading():
                 (gradients,) = back(tuple(state_gradients))
             gradients |= {name: gradients[name] + part for name, part in head_gradients.items()}
-            return gradients, nats, measured
+            return gradients, nats, measurements
 
         batch = [torch.stack([getattr(one, name) for one in micro]) for name in ("inputs", "targets", "loss_weight")]
         batch.append(torch.tensor(denominators, dtype=torch.float32, device=first.device))
         with sdpa_kernel(SDPBackend.MATH):
-            gradients, nats, measured = vmap(gradients_of)(self._parameters, head, *batch)
+            gradients, nats, measurements = vmap(gradients_of)(self._parameters, head, *batch)
         stacked = {
-            name: replace(term, value=measured[name].pop(""), measured=measured[name]) for name, term in terms.items()
+            name: replace(term, value=measurements[name].pop(""), measured=measurements[name])
+            for name, term in terms.items()
         }
         return gradients, nats, stacked
 
@@ -209,35 +212,12 @@ class Stack:
             model = self._head.model
             with torch.no_grad():
                 states = read_and_terms(model, example)[0][0, :1]
-            leaves = {id(leaf) for leaf in leaves_of(model.logits, states)}
-            self._head_names = [name for name, parameter in self._head.named_parameters() if id(parameter) in leaves]
+            self._head_names = parameters_read(self._head, model.logits, states)
         return self._head_names
 
 
-class _Reader(nn.Module):
-    """A module whose call maps an Example to its states and the model's auxiliary terms."""
-
-    def __init__(self, model: LanguageModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, example: Example) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
-        return read_and_terms(self.model, example)
-
-
-class _Head(nn.Module):
-    """A module whose call maps states to logits; its parameters have the same names as the reader's."""
-
-    def __init__(self, model: LanguageModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.model.logits(hidden)
-
-
 def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The parameters of one name as one tensor, into which they become views."""
+    """The parameters of one name as one tensor. Each parameter becomes a view into it."""
     together = torch.stack([parameter.detach() for parameter in parameters])
     for parameter, part in zip(parameters, together, strict=True):
         parameter.data = part
@@ -245,12 +225,12 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def _shapes(examples: Sequence[Example]) -> tuple[Any, ...]:
-    """What must be equal for examples to be read together: rows, slots, and what each pass sees."""
+    """What must be equal for examples to be read together: rows, slots, and the visibility of each pass."""
     return tuple((tuple(example.inputs.shape), example.groups) for example in examples)
 
 
 def _caught(call: Callable[..., Returned], *arguments: Any) -> Returned | DivergedError:
-    """The result of a call, or the error by which it diverged: one run that diverges must not stop the others."""
+    """The result of a call, or its DivergedError, because a run that diverges must not stop the others."""
     try:
         return call(*arguments)
     except DivergedError as problem:

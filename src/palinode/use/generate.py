@@ -1,7 +1,8 @@
-"""Generation: sample new tokens left to right, or right to left (the text then grows at its left end).
+"""Generation: sample new tokens left to right, or right to left, where the text grows at its left end.
 
-Every random number comes from the stream `sample` / row / index of the given seed, so row 3 of 10 is row 3 of 4, and the same call
-gives the same text. The prompt is read once and each new token costs one slot, as long as the row has room.
+Every random number comes from the stream (`sample`, row, index) of the given seed. So the same call gives the same text, and row 3
+is the same in 4 rows and in 10. The prompt is read once. Each new token costs one slot, as long as the text fits into the model's
+longest row.
 Legend: B rows, T slots of a row, P prompt tokens, V vocabulary.
 """
 
@@ -25,7 +26,7 @@ from palinode.models.base import LanguageModel, begin, extend
 from palinode.spec.trained import Trained
 
 Direction = Literal["ltr", "rtl"]
-DRAWN_AT_ONCE = 256  # random numbers of a row that exist at once, however many tokens it gets
+DRAWN_AT_ONCE = 256  # random numbers of a row that are drawn at once, to limit memory
 START = {"ltr": "[L]", "rtl": "[R]"}  # the direction token that a reading starts with
 
 
@@ -53,11 +54,11 @@ def generate_text(
     sampling: Sampling | None = None,
     rows: int = 1,
 ) -> list[str]:
-    """`rows` texts that begin with `text` (ltr) or end with it (rtl); arguments and errors as of `generate`."""
+    """`rows` texts that begin with `text` (ltr) or end with it (rtl). Arguments and errors are those of `generate`."""
     tokenizer = trained.data.tokenizer
     prompt_ids = tokenizer.encode(text)
-    written = generate(trained, prompt_ids, new_tokens, seed, direction=direction, sampling=sampling, rows=rows)
-    return [tokenizer.decode(row) for row in written.tolist()]
+    token_ids = generate(trained, prompt_ids, new_tokens, seed, direction=direction, sampling=sampling, rows=rows)
+    return [tokenizer.decode(row) for row in token_ids.tolist()]
 
 
 def generate(
@@ -72,7 +73,7 @@ def generate(
 ) -> Tensor:
     """(B, P + new_tokens) token ids in text order: the prompt, with new tokens after it (ltr) or before it (rtl).
 
-    A reading starts with `[L]` or `[R]` when the objective's `direction_token` says that training rows did.
+    A reading starts with `[L]` or `[R]` when the rows in training did (the objective's `direction_token`).
 
     Args:
         prompt_ids: P token ids of text, without special tokens.
@@ -85,40 +86,40 @@ def generate(
     has_start = bool(getattr(trained.spec.objective, "direction_token", True))
     _check(specials, prompt_ids, new_tokens, rows, has_start)
     start = [specials[START[direction]]] if has_start else []
-    known = torch.tensor([*start, *(prompt_ids if direction == "ltr" else reversed(prompt_ids))])
-    row = torch.empty(rows, len(known) + new_tokens, dtype=torch.long, device=device_of(model))
-    row[:, : len(known)] = known  # in the order of reading
+    first_ids = torch.tensor([*start, *(prompt_ids if direction == "ltr" else reversed(prompt_ids))])
+    row = torch.empty(rows, len(first_ids) + new_tokens, dtype=torch.long, device=device_of(model))
+    row[:, : len(first_ids)] = first_ids  # in the order of reading
     how = sampling or Sampling()
     with evaluating(model), _inference(model), _for_single_slots(model):
         reader = Reader(model, row, len(start))
         for index in range(new_tokens):
             if index % DRAWN_AT_ONCE == 0:
                 uniform = _uniform(seed, rows, range(index, min(index + DRAWN_AT_ONCE, new_tokens)))
-            logits = reader.next_logits(len(known) + index)[:, : specials.first_id]
+            logits = reader.next_logits(len(first_ids) + index)[:, : specials.first_id]
             chances = probabilities(logits.double().cpu(), how)
-            row[:, len(known) + index] = _drawn(chances, uniform[index % DRAWN_AT_ONCE])
+            row[:, len(first_ids) + index] = _drawn(chances, uniform[index % DRAWN_AT_ONCE])
     read = row[:, len(start) :].cpu()
     return read.flip(1) if direction == "rtl" else read
 
 
 class Reader:
-    """Reads the (B, T) rows that generation is filling, each token once.
+    """Reads the (B, T) rows while generation fills them, each token once.
 
-    When the model's longest row is full, the oldest token is dropped for each new one. Every other token then moves one position
-    to the front, and the state that the blocks kept of it was computed from dropped tokens. No part of the state is right any
-    more, so each further token costs a whole pass.
+    When the model's longest row is full, the oldest token is dropped for each new one. Then every other token moves one position
+    to the front, and the blocks' state of it still depends on dropped tokens. The state can no longer be used, so each further
+    token costs a whole pass.
     """
 
     def __init__(self, model: LanguageModel, row: Tensor, start_tokens: int):
         self.model, self.row, self.start_tokens = model, row, start_tokens
         self.state = begin(model, len(row), min(model.max_length, row.shape[1]))
 
-    def next_logits(self, known: int) -> Tensor:
-        """(B, V) logits of the token after the first `known` ones of the row."""
-        if known > self.state.slots:
+    def next_logits(self, tokens: int) -> Tensor:
+        """(B, V) logits of the token after the first `tokens` ones of the row."""
+        if tokens > self.state.slots:
             start = int(self.row[0, 0]) if self.start_tokens else None
-            return next_logits(self.model, self.row[:, self.start_tokens : known], start)
-        hidden, self.state = extend(self.model, self.row[:, self.state.read : known], self.state)
+            return next_logits(self.model, self.row[:, self.start_tokens : tokens], start)
+        hidden, self.state = extend(self.model, self.row[:, self.state.read : tokens], self.state)
         return self.model.logits(hidden[:, -1])
 
 
@@ -126,8 +127,8 @@ def next_logits(model: LanguageModel, read: Tensor, start: int | None) -> Tensor
     """(B, V) logits of the token after (B, P) tokens in reading order, from a pass over all of them.
 
     Args:
-        start: id of the direction token before them, or None. The oldest tokens are dropped when the row is longer than the
-            model's longest.
+        read: when there are more tokens than the model's longest row has room for, the oldest are dropped.
+        start: id of the direction token before them, or None.
     """
     room = model.max_length - (start is not None)
     recent = read[:, max(0, read.shape[1] - room) :]
@@ -190,7 +191,7 @@ def _check(specials: SpecialTokens, prompt_ids: Sequence[int], new_tokens: int, 
 
 
 def _inference(model: LanguageModel) -> AbstractContextManager[None]:
-    """Inference mode is a tenth faster, but not for a model without a state: it may keep tensors from one pass to the next."""
+    """Inference mode, which is a tenth faster. Without a state it is off: such a model may keep tensors from pass to pass."""
     return torch.inference_mode() if model.can_step() else nullcontext()
 
 
@@ -198,8 +199,8 @@ def _inference(model: LanguageModel) -> AbstractContextManager[None]:
 def _for_single_slots(model: LanguageModel) -> Iterator[None]:
     """Switch oneDNN off for a model that reads one slot at a time on the CPU.
 
-    torch computes GELU with it. For one slot, starting it takes longer than the arithmetic; for whole rows it is faster.
-    `benchmarks/generation.py` measures what it costs.
+    torch computes GELU with oneDNN. For one slot its start takes longer than the arithmetic; for whole rows it is faster.
+    `benchmarks/generation.py` measures the difference.
     """
     before = torch.backends.mkldnn.enabled
     if model.can_step():

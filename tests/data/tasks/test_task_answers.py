@@ -47,15 +47,15 @@ def sizes(low, high):
 
 def answers_of(task, row, marked):
     """The marked tokens of a row, from the others, by another formula than the generator's."""
-    return [row[i] for i, asked in enumerate(marked) if asked], SECOND_FORMULA[type(task)](task, row, marked)
+    return [row[i] for i, is_answer in enumerate(marked) if is_answer], SECOND_FORMULA[type(task)](task, row, marked)
 
 
 def recall(task, row, marked):
     width = task.key_tokens + 1
     body, query = row[: task.pairs * width], row[-width:-1]
-    found = [body[i + width - 1] for i in range(0, len(body), width) if body[i : i + width - 1] == query]
-    assert len(set(found)) <= 1
-    return found[:1] or [0]
+    result = [body[i + width - 1] for i in range(0, len(body), width) if body[i : i + width - 1] == query]
+    assert len(set(result)) <= 1
+    return result[:1] or [0]
 
 
 def induction(task, row, marked):
@@ -67,20 +67,20 @@ def queries(task, row, marked):
     shown = row[: 2 * task.pairs]
     table = dict(zip(shown[::2], shown[1::2], strict=True))
     assert len(table) == task.pairs == len(set(table.values()))
-    return [table[row[i - 1]] for i, asked in enumerate(marked) if asked]
+    return [table[row[i - 1]] for i, is_answer in enumerate(marked) if is_answer]
 
 
 def mad(task, row, marked):
-    table, found = {}, []
+    table, result = {}, []
     body = row if task.multi_query else row[:-3] + row[-2:]
     for i in range(0, len(body), 2):
         key, value = body[i : i + 2]
         if key >= task.keys:  # noise
             continue
         if key in table and (task.multi_query or i == len(body) - 2):
-            found.append(table[key])
+            result.append(table[key])
         table.setdefault(key, value)
-    return found
+    return result
 
 
 def memorised(task, row, marked):
@@ -88,12 +88,12 @@ def memorised(task, row, marked):
 
 
 def bits_before(row, marked):
-    found = []
-    for i, asked in enumerate(marked):
-        if asked:
-            yield list(found)
+    result = []
+    for i, is_answer in enumerate(marked):
+        if is_answer:
+            yield list(result)
         elif row[i] < 2:
-            found.append(row[i])
+            result.append(row[i])
 
 
 SECOND_FORMULA = {
@@ -196,9 +196,9 @@ def test_every_task_with_a_prompt_has_a_second_formula():
 def test_answers_follow_from_the_prompt(task, seed):
     sample = task.sample(ROWS, generator(seed, "test"))
     for row, marked in zip(sample.tokens.tolist(), sample.answers.tolist(), strict=True):
-        said, computed = answers_of(task, row, marked)
-        assert said == computed
-        assert said
+        answers, computed = answers_of(task, row, marked)
+        assert answers == computed
+        assert answers
     assert torch.isin(sample.tokens[sample.answers], task.legal_answers()).all()
 
 
@@ -285,8 +285,8 @@ def test_pairs_are_the_different_keys_of_a_sequence(task, seed):
 @settings(max_examples=40)
 @given(rows=st.lists(st.lists(st.integers(0, 5), min_size=7, max_size=7), min_size=1, max_size=4))
 def test_the_previous_place_of_a_kind(rows):
-    found = previous_places(torch.tensor(rows)).tolist()
-    assert found == [[max((j for j in range(i) if row[j] == row[i]), default=-1) for i in range(7)] for row in rows]
+    places = previous_places(torch.tensor(rows)).tolist()
+    assert places == [[max((j for j in range(i) if row[j] == row[i]), default=-1) for i in range(7)] for row in rows]
 
 
 @settings(max_examples=80)
@@ -395,5 +395,5 @@ def test_markov_samples_follow_their_table(order):
     starts = torch.bincount((tokens[:, :order] * places).sum(1), minlength=4**order).double()
     common = law * len(tokens) >= 10
     rest = torch.tensor([starts[~common].sum() + 1e-9]), (law[~common].sum() * len(tokens) + 1e-9)[None]
-    found, expected = torch.cat([starts[common], rest[0]]), torch.cat([law[common] * len(tokens), rest[1]])
-    assert chisquare(found, expected).pvalue > 1e-5
+    result, expected = torch.cat([starts[common], rest[0]]), torch.cat([law[common] * len(tokens), rest[1]])
+    assert chisquare(result, expected).pvalue > 1e-5

@@ -99,18 +99,18 @@ RECALL = {
 @pytest.mark.parametrize("task", RECALL.values(), ids=RECALL)
 def test_associative_recall(task, loops):
     dice = loops.PlainDice(1)
-    found = compared(recall_statistics(task), task, [loops.associative_recall(task, dice) for _ in range(COUNT)])
-    assert len(found) >= 8
-    assert min(found.values()) > LEAST_P, found
+    p_values = compared(recall_statistics(task), task, [loops.associative_recall(task, dice) for _ in range(COUNT)])
+    assert len(p_values) >= 8
+    assert min(p_values.values()) > LEAST_P, p_values
 
 
 def test_m45_a_query_by_frequency_is_caught(loops):
     dice, task = loops.PlainDice(1), RECALL["plain"]
     wrong = [loops.associative_recall(task, dice, query_by_frequency=True) for _ in range(COUNT)]
-    found = compared(recall_statistics(task), task, wrong)
-    caught = {name for name, p in found.items() if p < LEAST_P}
+    p_values = compared(recall_statistics(task), task, wrong)
+    caught = {name for name, p in p_values.items() if p < LEAST_P}
     assert {"times_query_shown", "gap"} <= caught
-    assert len(caught) < len(found)  # the marginals look innocent: one statistic is not enough
+    assert len(caught) < len(p_values)  # the marginals look innocent: one statistic is not enough
 
 
 @pytest.mark.parametrize("triggers", [1, 3])
@@ -134,8 +134,8 @@ def test_induction_head(triggers, answer_tokens, loops):
         "last_random_token": lambda row: row[task.length - 1],
         "distinct": lambda row: len(set(row)),
     }
-    found = compared(statistics, task, [loops.induction_head(task, dice) for _ in range(COUNT)])
-    assert min(found.values()) > LEAST_P, found
+    p_values = compared(statistics, task, [loops.induction_head(task, dice) for _ in range(COUNT)])
+    assert min(p_values.values()) > LEAST_P, p_values
 
 
 @pytest.mark.parametrize(
@@ -166,8 +166,8 @@ def test_mqar(task, loops):
         "last_token": lambda row: row[-1],
         "filler": lambda row: row[shown:].count(0),
     }
-    found = compared(statistics, task, [loops.mqar(task, dice) for _ in range(COUNT)])
-    assert min(found.values()) > LEAST_P, found
+    p_values = compared(statistics, task, [loops.mqar(task, dice) for _ in range(COUNT)])
+    assert min(p_values.values()) > LEAST_P, p_values
 
 
 @pytest.mark.parametrize(
@@ -200,8 +200,8 @@ def test_mad_recall(task, loops):
         "real_pairs": lambda row: len(real(row)),
         "distinct_values": lambda row: len({row[i + 1] for i in range(0, task.length - 2, 2)}),
     }
-    found = compared(statistics, task, [loops.mad_recall(task, dice) for _ in range(COUNT)])
-    assert min(found.values()) > LEAST_P, found
+    p_values = compared(statistics, task, [loops.mad_recall(task, dice) for _ in range(COUNT)])
+    assert min(p_values.values()) > LEAST_P, p_values
 
 
 @pytest.mark.parametrize(
@@ -241,8 +241,8 @@ def test_mad_fuzzy_recall(task, loops):
         ),
         "distinct": lambda row: len(set(row)),
     }
-    found = compared(statistics, task, [loops.mad_fuzzy_recall(task, dice) for _ in range(COUNT)])
-    assert min(found.values()) > LEAST_P, found
+    p_values = compared(statistics, task, [loops.mad_fuzzy_recall(task, dice) for _ in range(COUNT)])
+    assert min(p_values.values()) > LEAST_P, p_values
 
 
 @pytest.mark.parametrize("as_published", [False, True])
@@ -264,7 +264,7 @@ def test_selective_copy(as_published, loops):
         "distinct": lambda row: len(set(row[-4:])),
     }
     drawn = [loops.selective_copy(task, dice) for _ in range(COUNT)]
-    found = compared(statistics, task, drawn)
-    assert min(found.values()) > LEAST_P, found
+    p_values = compared(statistics, task, drawn)
+    assert min(p_values.values()) > LEAST_P, p_values
     other = compared(statistics, task.with_(as_published=not as_published), drawn)
     assert min(other.values()) < LEAST_P

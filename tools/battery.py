@@ -1,0 +1,529 @@
+"""Tries to make the real command lose, double or change a result, and counts how often it did: `make battery`.
+
+Every part compares with one sweep that nothing disturbed: the hash of each run's final weights, its scores, and its rows of
+metrics without clock times. `python tools/battery.py kill corrupt_store --share 0.1` runs two parts at a tenth of their size.
+Results go to benchmarks/results/reliability.json, a part at a time, and docs/reliability.md is written from that file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from palinode.base import fsio
+from palinode.base.errors import Damaged, PalinodeError
+from palinode.results.store import Store
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "reliability.json"
+PAGE = ROOT / "docs" / "reliability.md"
+COMMAND = [sys.executable, "-P", "-m", "palinode"]
+LONGEST_SECONDS = 300.0
+NOT_COMPARED = ("attempt", "seconds", "event_seconds")
+TEXT = "".join(
+    f"line {number}: the quick brown fox {number * number % 97} jumps over {number % 13} dogs\n"
+    for number in range(400)
+)
+IDEA = """
+name = "battery"
+question = "Does anything get lost?"
+seeds = [1, 2]
+[base.data]
+corpus = "text.txt"
+split = "contiguous"
+window_tokens = 16
+tokenizer = "bpe:300"
+[base.model]
+kind = "decoder"
+layers = 1
+width = 16
+heads = 2
+[base.objective]
+kind = "ltr"
+[base.recipe]
+kind = "gpt2-adamw"
+steps = 60
+batch_windows = 4
+log_every_steps = 5
+checkpoint_every_steps = 10
+evaluate_every_steps = 20
+schedule = { kind = "cosine", warmup_steps = 5 }
+[base.evaluation]
+max_tokens = 400
+[[arms]]
+name = "ltr"
+[[arms]]
+name = "both"
+[arms.change]
+objective = { kind = "both", p = { kind = "constant", p = 0.5 } }
+[decision]
+baseline = "ltr"
+"""
+RUN = ("run", "idea.toml", "--report", "--workers", "2")
+COLUMNS = ("planned", "tried", "lost", "doubled", "silent", "traceback", "minutes")
+State = dict[str, Any]
+INTRODUCTION = """
+# Reliability
+
+## How a store protects itself
+
+- A process that works on a run holds its directory: it has created the largest `hold-N.json` there. The next process creates
+  `hold-(N+1).json`, and only one process can. A process that finds a larger number than its own has lost the run, and writes
+  nothing more. The same files guard audits, below `audits/holds`.
+- Each attempt writes its rows of metrics into a file of its own, `metrics-N.jsonl`. Each row has a checksum. A checkpoint and a
+  result know how many rows were before them, and their hash. Training goes on from a checkpoint only if those rows are there.
+- Each JSON file holds the hash of its own content, and a manifest holds the hashes of the tensors. Readers check them.
+  `palinode ls --verify` reads every file of a store. It names the files that are damaged, and those that an older version wrote
+  without a hash.
+- A directory of the store that is a link is neither written through nor deleted through.
+
+## What was tried
+
+`make battery` made this table (`python tools/battery.py [part ...]`, from `benchmarks/results/reliability.json`). Each part
+disturbs the real command on a sweep of four runs. It compares the end with a sweep that nothing disturbed: the hash of the
+weights, the scores, the rows of metrics, the verdict. The targets: nothing is lost, doubled or different without a word, and no
+traceback is printed. `planned` is the number of trials of a whole battery, `tried` that of the last one.
+"""
+
+
+class Place:
+    """A folder with an experiment, in which the real command is run. The token cache is inside, so that it is disturbed, too."""
+
+    def __init__(self, folder: Path, audited: Path | None = None):
+        """Args: audited: a place whose audits and token cache are copied, so that a trial does not measure them again."""
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        if audited is not None:
+            shutil.copytree(audited / "runs" / "audits", folder / "runs" / "audits", dirs_exist_ok=True)
+            shutil.copytree(audited / "cache", folder / "cache", dirs_exist_ok=True)
+        (folder / "text.txt").write_text(TEXT)
+        (folder / "idea.toml").write_text(IDEA)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "runs")
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        """Start the command in a session of its own, so that its whole tree can be killed."""
+        own = {
+            "PALINODE_CACHE": str(self.folder / "cache"),
+            "XDG_CACHE_HOME": str(self.folder / "cache"),
+            **environment,
+        }
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            cwd=self.folder,
+            env={**os.environ, **own},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def call(self, *arguments: str, **environment: str) -> tuple[int, str, str]:
+        """Run the command to its end: exit code, output, error output."""
+        process = self.start(*arguments, **environment)
+        try:
+            out, err = process.communicate(timeout=LONGEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            return 124, out, err
+        return process.returncode, out, err
+
+    def state(self) -> State:
+        """What the store says in the end: of each run its weights, scores, counters and rows, and the verdict."""
+        runs = {}
+        for run in self.store.experiment("battery").runs:
+            record = run.record
+            if record is None or record.result is None:
+                runs[run.entry.run_id] = run.outcome
+                continue
+            rows = [{key: value for key, value in row.items() if key not in NOT_COMPARED} for row in record.metrics]
+            digest = hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+            result = record.result
+            runs[run.entry.run_id] = [result.weights_sha256, json.dumps(dict(result.scores), default=dict), digest]
+        return {"runs": runs, "verdict": self.call("compare", "battery", "--json")[1]}
+
+
+class Tally(Counter[str]):
+    """Counts of a part: tried, lost, doubled, silent (differs without a word), traceback, and what else it counts."""
+
+    def judge(self, place: Place, reference: State, what: str) -> None:
+        """Compare what a disturbed sweep has in the end with the undisturbed one."""
+        try:
+            state = place.state()
+        except PalinodeError as error:
+            self["lost"] += 1
+            print(f"  {what}: {error}", file=sys.stderr)
+            return
+        for run_id, expected in reference["runs"].items():
+            if isinstance(state["runs"].get(run_id), str | None):
+                self["lost"] += 1
+            elif state["runs"][run_id] != expected:
+                self["silent"] += 1
+                print(f"  {what}: {run_id} differs", file=sys.stderr)
+        self["doubled"] += (
+            len(state["runs"]) - len(reference["runs"]) if len(state["runs"]) > len(reference["runs"]) else 0
+        )
+        self["silent"] += state["verdict"] != reference["verdict"]
+
+    def read(self, err: str, what: str) -> None:
+        """Count a traceback in what a command printed."""
+        if "Traceback" in err:
+            self["traceback"] += 1
+            print(f"  {what}: {err[-2000:]}", file=sys.stderr)
+
+
+def finish(place: Place, tally: Tally, what: str, attempts: int = 3) -> None:
+    """Run the command until it is through. More than one attempt is needed only where an error was reported in between."""
+    for _ in range(attempts):
+        code, _, err = place.call(*RUN)
+        tally.read(err, what)
+        if code == 0:
+            return
+        tally["runs of the command that ended with an error"] += 1
+    tally["lost"] += 1
+    print(f"  {what}: exit {code}: {err[-500:]}", file=sys.stderr)
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def kill(folder: Path, reference: State, seconds: float, tally: Tally, count: int, chance: random.Random) -> None:
+    """kill -9 at random moments: of the whole tree, of the driver alone, or of one worker. Then the same command again."""
+    done = 0
+    while done < count:
+        place = Place(folder / f"kill-{done}", folder / "reference" if chance.random() < 0.7 else None)
+        for _ in range(12):
+            process = place.start(*RUN)
+            time.sleep(chance.uniform(0.1, seconds))
+            if process.poll() is not None or done == count:
+                process.communicate()
+                break
+            victim = chance.choice(("tree", "driver", "worker"))
+            tally[f"killed: {victim}"] += 1
+            tally["tried"] += 1
+            done += 1
+            tree = _descendants(process.pid)
+            if victim == "worker" and tree:
+                _kill(chance.choice(tree))
+                _, err = process.communicate(timeout=LONGEST_SECONDS)
+                tally.read(err, f"kill {done}")
+            else:
+                for pid in [process.pid, *(tree if victim == "tree" else ())]:
+                    _kill(pid)
+                process.communicate()
+                _wait_for_orphans(tree)
+        finish(place, tally, f"kill {done}")
+        tally.judge(place, reference, f"kill {done}")
+        shutil.rmtree(place.folder)
+
+
+def corrupt_store(folder: Path, reference: State, tally: Tally, count: int, chance: random.Random) -> None:
+    """One file of a finished store is damaged; the commands that read it must name it, or say what they said before."""
+    whole = Place(folder / "finished", folder / "reference")
+    finish(whole, tally, "the store that is damaged")
+    readers = (("compare", "battery", "--json"), ("show", "battery"), ("ls", "--runs", "--json"))
+    expected = {arguments: whole.call(*arguments) for arguments in readers}
+    for number in range(count):
+        place = Place(folder / "damaged")
+        shutil.rmtree(place.folder)
+        shutil.copytree(whole.folder, place.folder, symlinks=True)
+        path = chance.choice([path for path in _files(place.folder / "runs") if path.name != ".gitignore"])
+        harm = _harm(path, chance)
+        tally["tried"] += 1
+        what = f"{path.relative_to(place.folder)} {harm}"
+        verified, _, verify_err = place.call("ls", "--verify")
+        tally.read(verify_err, what)
+        for arguments in (readers[number % len(readers)],):
+            code, out, err = place.call(*arguments)
+            tally.read(err, what)
+            if (code, out) == expected[arguments][:2]:
+                tally["same answer"] += 1
+            elif code in (0, 4) and ("damaged" in out + err or code == 4):
+                tally["named"] += 1
+            elif code == 0:
+                tally["silent"] += 1
+                print(f"  {what}: {arguments[0]} answers otherwise, exit 0", file=sys.stderr)
+            else:
+                tally["other exit codes"] += 1
+                print(f"  {what}: {arguments[0]} exit {code}: {err[-300:]}", file=sys.stderr)
+        tally["noticed by ls --verify"] += verified == Damaged.exit_code
+    shutil.rmtree(whole.folder)
+
+
+def corrupt_resumed(
+    folder: Path, reference: State, seconds: float, tally: Tally, count: int, chance: random.Random
+) -> None:
+    """One file of an interrupted store or of the token cache is damaged; the same command must end with the same results."""
+    broken_off = Place(folder / "interrupted", folder / "reference")
+    process = broken_off.start(*RUN)
+    while process.poll() is None and not list((broken_off.folder / "runs").glob("*/ckpt/step-30")):
+        time.sleep(0.02)
+    for pid in [process.pid, *_descendants(process.pid)]:
+        _kill(pid)
+    process.communicate()
+    for number in range(count):
+        place = Place(folder / "resumed")
+        shutil.rmtree(place.folder)
+        shutil.copytree(broken_off.folder, place.folder, symlinks=True)
+        path = chance.choice(_files(place.folder / ("cache" if number % 5 == 4 else "runs")))
+        what = f"{path.relative_to(place.folder)} {_harm(path, chance)}"
+        tally["tried"] += 1
+        finish(place, tally, what)
+        tally.judge(place, reference, what)
+
+
+def fail(folder: Path, reference: State, tally: Tally, count: int, chance: random.Random) -> None:
+    """The N-th write of every process fails, N = 1, 2, ...; then, with nothing in the way, the same command again."""
+    for number in range(1, count + 1):
+        name = ("ENOSPC", "EIO", "EACCES")[number % 3]
+        # Every second time the audits are measured, too: their writes fail then.
+        place = Place(folder / f"fail-{number}", folder / "reference" if number % 2 else None)
+        tally["tried"] += 1
+        code, _, err = place.call(*RUN, PALINODE_CRASH_POINT=f"{number}:{name}")
+        tally.read(err, f"write {number} {name}")
+        tally[f"exit {code}"] += 1
+        finish(place, tally, f"write {number} {name}")
+        tally.judge(place, reference, f"write {number} {name}")
+        shutil.rmtree(place.folder)
+
+
+def full(folder: Path, reference: State, tally: Tally, count: int, chance: random.Random) -> None:
+    """A real disk that is too small. Then it gets room, and the same command goes on."""
+    disk = folder / "disk"
+    disk.mkdir()
+    for kilobytes in [200, 400, 800, 1200][:count]:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "none", str(disk)], capture_output=True
+        )
+        if mounted.returncode:
+            tally["not tried: no right to mount a disk"] += 1
+            return
+        try:
+            place = Place(disk / "full")
+            tally["tried"] += 1
+            code, _, err = place.call(*RUN)
+            tally.read(err, f"disk of {kilobytes} kB")
+            tally[f"exit {code}"] += 1
+            subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+            finish(place, tally, f"disk of {kilobytes} kB")
+            tally.judge(place, reference, f"disk of {kilobytes} kB")
+        finally:
+            subprocess.run(["umount", str(disk)], check=False)
+
+
+def stop(folder: Path, reference: State, seconds: float, tally: Tally, count: int, chance: random.Random) -> None:
+    """SIGSTOP on the whole tree at a random moment, a second driver meanwhile, then SIGCONT."""
+    for number in range(count):
+        place = Place(folder / f"stop-{number}", folder / "reference")
+        first = place.start(*RUN)
+        time.sleep(chance.uniform(0.3, seconds))
+        tree = [first.pid, *_descendants(first.pid)]
+        for pid in tree:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+        second = place.start(*RUN)
+        time.sleep(2.0)
+        for pid in tree:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        tally["tried"] += 1
+        for process in (first, second):
+            _, err = process.communicate(timeout=LONGEST_SECONDS)
+            tally.read(err, f"stop {number}")
+        finish(place, tally, f"stop {number}")
+        tally.judge(place, reference, f"stop {number}")
+        shutil.rmtree(place.folder)
+
+
+def clock(folder: Path, reference: State, tally: Tally, count: int, chance: random.Random) -> None:
+    """An interrupted store whose files are a day younger than the clock says, as after a clock was set back."""
+    for number in range(count):
+        place = Place(folder / f"clock-{number}", folder / "reference")
+        process = place.start(*RUN)
+        while process.poll() is None and not list((place.folder / "runs").glob("*/ckpt/step-*")):
+            time.sleep(0.02)
+        for pid in [process.pid, *_descendants(process.pid)]:
+            _kill(pid)
+        process.communicate()
+        tomorrow = time.time() + 86400
+        for path in (place.folder / "runs").rglob("*"):
+            os.utime(path, (tomorrow, tomorrow))
+        tally["tried"] += 1
+        finish(place, tally, f"clock {number}")
+        tally.judge(place, reference, f"clock {number}")
+        shutil.rmtree(place.folder)
+
+
+def drivers(folder: Path, reference: State, tally: Tally, count: int, chance: random.Random) -> None:
+    """Four drivers on one store at the same moment, two of them of an experiment that shares two runs with the first."""
+    for number in range(count):
+        place = Place(folder / f"drivers-{number}", folder / "reference")
+        shared = IDEA.replace('name = "battery"', 'name = "shared"').replace("seeds = [1, 2]", "seeds = [1]")
+        (place.folder / "shared.toml").write_text(shared)
+        files = ("idea.toml", "shared.toml", "idea.toml", "shared.toml")
+        processes = [place.start("run", file, "--workers", "1") for file in files]
+        tally["tried"] += 1
+        for process in processes:
+            _, err = process.communicate(timeout=LONGEST_SECONDS)
+            tally.read(err, f"drivers {number}")
+            tally["drivers that ended well"] += process.returncode == 0
+        attempts = [len(list(path.glob("hold-*.json"))) for path in (place.folder / "runs").iterdir() if path.is_dir()]
+        tally["runs trained twice"] += sum(holds > 1 for holds in attempts)
+        tally.judge(place, reference, f"drivers {number}")
+        shutil.rmtree(place.folder)
+
+
+PARTS: dict[str, tuple[Callable[..., None], int]] = {
+    "kill": (kill, 300),
+    "corrupt_store": (corrupt_store, 700),
+    "corrupt_resumed": (corrupt_resumed, 300),
+    "fail": (fail, 50),
+    "full": (full, 4),
+    "stop": (stop, 10),
+    "clock": (clock, 3),
+    "drivers": (drivers, 10),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run these parts, or all; returns 1 if anything was lost, doubled or changed without a word, or a traceback was seen."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="names of parts; all without a name")
+    parser.add_argument("--share", type=float, default=1.0, help="of the number of trials of each part")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    bad = 0
+    with tempfile.TemporaryDirectory(prefix="palinode-battery-") as temporary:
+        folder = Path(temporary)
+        began = time.monotonic()
+        reference_place = Place(folder / "reference")
+        code, _, err = reference_place.call(*RUN)
+        seconds = time.monotonic() - began
+        if code:
+            sys.exit(f"the undisturbed sweep ended with exit {code}: {err[-500:]}")
+        reference = reference_place.state()
+        for name in options.parts or PARTS:
+            part, full_count = PARTS[name]
+            tally, began = Tally(), time.monotonic()
+            more = {"seconds": seconds} if "seconds" in part.__annotations__ else {}
+            count = max(1, round(full_count * options.share))
+            part(folder, reference, tally=tally, count=count, chance=random.Random(f"{name} {options.seed}"), **more)
+            row = {
+                "planned": full_count,
+                "minutes": round((time.monotonic() - began) / 60, 1),
+                **dict(sorted(tally.items())),
+            }
+            print(name, json.dumps(row))
+            _keep(name, row)
+            bad += sum(tally[name] for name in ("lost", "doubled", "silent", "traceback"))
+    fsio.write_text(PAGE, page(json.loads(RESULTS.read_text(encoding="utf-8"))))
+    return int(bad > 0)
+
+
+def page(results: dict[str, Any]) -> str:
+    """docs/reliability.md."""
+    lines = [
+        *INTRODUCTION.strip().splitlines(),
+        "",
+        "| part | what is done | planned | tried | lost | doubled | silently different | tracebacks | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    others = []
+    for name, (part, _) in PARTS.items():
+        if name not in results:
+            continue
+        row = results[name]
+        counts = " | ".join(
+            str(row.get(key, 0)) for key in ("planned", "tried", "lost", "doubled", "silent", "traceback", "minutes")
+        )
+        lines.append(f"| `{name}` | {(part.__doc__ or '').strip()} | {counts} |")
+        more = [f"{key}: {value}" for key, value in row.items() if key not in COLUMNS]
+        others += [f"- `{name}`: {'; '.join(more)}."] if more else []
+    return "\n".join([*lines, "", "What else was counted:", "", *others]) + "\n"
+
+
+# --- inside -------------------------------------------------------------------------------------------------------
+
+
+def _keep(name: str, row: dict[str, Any]) -> None:
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    fsio.write_json(RESULTS, {**results, name: row})
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(
+        path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path.stat().st_size
+    )
+
+
+def _harm(path: Path, chance: random.Random) -> str:
+    """Damage a file in one of eight ways; returns which."""
+    content = bytearray(path.read_bytes())
+    at = chance.randrange(len(content))
+    lines = bytes(content).splitlines(keepends=True)
+    harm = chance.choice(
+        ("flip a bit", "cut", "empty", "delete", "zero a page", "change a digit", "double a line", "drop a line")
+    )
+    if harm == "flip a bit":
+        content[at] ^= 1 << chance.randrange(8)
+    elif harm == "cut":
+        content = content[:at]
+    elif harm == "empty":
+        content = bytearray()
+    elif harm == "zero a page":
+        content[at : at + 4096] = bytes(len(content[at : at + 4096]))
+    elif harm == "change a digit" and (digits := [i for i, byte in enumerate(content) if chr(byte).isdigit()]):
+        place = chance.choice(digits)
+        content[place] = ord(str((int(chr(content[place])) + chance.randint(1, 9)) % 10))
+    elif harm in ("double a line", "drop a line"):
+        which = chance.randrange(len(lines))
+        lines[which : which + 1] = [lines[which]] * (2 if harm == "double a line" else 0)
+        content = bytearray(b"".join(lines))
+    if harm == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    return harm
+
+
+def _descendants(pid: int) -> list[int]:
+    """The processes below a process, from /proc."""
+    found: list[int] = []
+    with contextlib.suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            for child in (task / "children").read_text().split():
+                found += [int(child), *_descendants(int(child))]
+    return found
+
+
+def _kill(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def _wait_for_orphans(tree: list[int], seconds: float = 60.0) -> None:
+    """Workers whose driver was killed write a checkpoint and end by themselves."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and any(Path(f"/proc/{pid}").exists() for pid in tree):
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
