@@ -412,7 +412,7 @@ def _likely_encoding(path: Path) -> str | None:
             return f"it begins like {encoding}: data.encoding = {encoding!r}"
     length = len(start) // 4 * 4
     zeros = [start[place:length:4].count(0) * 4 > 3 * length // 2 for place in range(4)]
-    zero_patterns = {
+    zero_patterns: dict[tuple[bool, ...], str] = {
         (False, True, True, True): "utf-32-le",
         (True, True, True, False): "utf-32-be",
         (False, True, False, True): "utf-16-le",
