@@ -54,7 +54,9 @@ def refit_for_cuts(trained: Trained) -> Refits:
 
 def _windows(trained: Trained, split: Split) -> Iterator[Windows]:
     evaluation, window = trained.spec.evaluation, trained.spec.data.window_tokens
-    return trained.data.evaluation(split, window, batch_windows=evaluation.batch_windows, max_tokens=evaluation.max_tokens)
+    return trained.data.evaluation(
+        split, window, batch_windows=evaluation.batch_windows, max_tokens=evaluation.max_tokens
+    )
 
 
 def _passes(trained: Trained) -> dict[str, Objective]:
