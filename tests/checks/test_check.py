@@ -84,6 +84,28 @@ def test_a_forward_must_return_logits_for_every_slot():
         check(Text(), checks=("C1",))
 
 
+@pytest.mark.parametrize(
+    ("wrap", "hints"),
+    [
+        (lambda logits: logits[:, -1], ("the last slot alone", "forward=lambda model, example")),
+        (lambda logits: logits[:, -1:], ("the last slot alone", "forward=lambda model, example")),
+        (lambda logits: {"logits": logits}, ("forward=lambda model, example: model(example.inputs)['logits']",)),
+        (lambda logits: {"scores": logits}, ("model(example.inputs)['scores']",)),
+        (lambda logits: [logits], ("forward=",)),
+    ],
+)
+def test_what_a_forward_returns_instead_of_logits_brings_a_hint(wrap, hints):
+    class Wrapped(SmallStack):
+        def forward(self, tokens, mask=None):
+            return wrap(super().forward(tokens, mask))
+
+    with pytest.raises(BadInput) as problem:
+        check(Wrapped(32, [Attention]), checks=("C1",))
+    for hint in hints:
+        assert hint in str(problem.value)
+    assert len(str(problem.value)) <= problem.value.longest_characters
+
+
 class Text(nn.Module):
     def forward(self, tokens):
         return "hello"

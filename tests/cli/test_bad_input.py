@@ -298,6 +298,39 @@ TASKS = [
         objective=MASKED,
     ),
 ]
+LONG = "a" * 300
+BOUNDS = [
+    *(
+        options(f"{field} = {value}", "plan", FILE, "--set", f"{field}={value}", names=(FILE, f"--set {field}"))
+        for field, value in (
+            *(
+                ("model.mlp_mult", 2**63 - 1),
+                ("model.mlp_mult", 1e300),
+                ("model.layers", 10**9),
+                ("model.layers", 2**63),
+            ),
+            *(("model.width", 2**63 - 2), ("model.heads", 10**30), ("data.window_tokens", 2**63 - 1)),
+            *(("recipe.max_tokens_read", 2**63), ("data.max_train_tokens", 10**30), ("recipe.micro_batches", 10**12)),
+        )
+    ),
+    options(
+        "a width that is too large for the machine", "plan", FILE, "--set", "model.width=1000000", names=("GB",), code=5
+    ),
+    *(
+        options(f"a name of 300 characters: {what}", *arguments, names=("ile name too long",))
+        for what, arguments in {
+            "new": ("new", f"{LONG}.py"),
+            "plan": ("plan", f"{LONG}.py"),
+            "store of plan": ("plan", FILE, "--store", LONG),
+            "store of ls": ("ls", "--store", LONG),
+            "store of report": ("report", "x", "--store", LONG),
+            "data add": ("data", "add", f"{LONG}.txt", "--name", "x"),
+            "import": ("import", "mask", f"{LONG}.csv"),
+            "corpus": ("plan", FILE, "--set", f"data.corpus={LONG}"),
+            "tokenizer": ("plan", FILE, "--set", f"data.tokenizer={LONG}"),
+        }.items()
+    ),
+]
 COMMANDS = [
     options("unknown command", "rnu", FILE, names=("rnu", "'run'")),
     options("unknown option", "run", FILE, "--sise", "smoke", names=("--sise", "--size")),
@@ -339,7 +372,7 @@ COMMANDS = [
     options("data get unknown", "data", "get", "wikitext-3", names=("wikitext-3", "wikitext-2")),
     options("no CUDA", "run", FILE, "--workers", "1", "--set", 'device="cuda"', names=("device", "CUDA"), code=5),
 ]
-CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *TASKS, *COMMANDS]
+CASES = [*FILES, *FIELDS, *MASK, *EXPERIMENTS, *CODE, *DATA, *TASKS, *BOUNDS, *COMMANDS]
 
 
 def check(case: Case, code: int, out: str, err: str, before: dict, after: dict) -> None:

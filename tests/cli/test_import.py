@@ -73,6 +73,36 @@ def test_rows_become_runs_of_one_experiment(palinode, here):
     assert one.result.source["line"] == 2 + GRID.index(row(4, 96, 0.05, 1))
 
 
+LATER_COLUMNS = {"use_extra_tokens", "n_layers_removed", *(name for name in LISTS if name.startswith("cut_"))}
+
+
+def test_the_oldest_table_has_no_direction_tokens_and_no_cuts(palinode, here):
+    rows = [{name: value for name, value in one.items() if name not in LATER_COLUMNS} for one in GRID]
+    told = palinode("import", "mask", str(write(here / "a.csv", rows)))
+    assert (told.code, told.err) == (0, "")
+    record = Store("runs").experiment("mask-published")
+    assert [arm.name for arm in record.entry.arms[1:]] == ["p=0.05, no direction tokens", "p=0.1, no direction tokens"]
+    assert {event["event"] for event in record.runs[0].record.metrics} == {"train", "eval", "rtl_probability"}
+    assert palinode("report", "mask-published").code == 0
+
+
+def test_a_table_with_some_of_the_cut_columns_is_refused(palinode, here):
+    rows = [{name: value for name, value in one.items() if name != "cut_accs_bw"} for one in GRID]
+    told = palinode("import", "mask", str(write(here / "a.csv", rows)))
+    assert told.code == 2
+    assert "column cut_accs_bw: is missing" in told.err
+
+
+def test_the_number_of_heads_is_a_setting_of_its_own(palinode, here):
+    rows = [row(seed=seed, num_heads=heads) for heads in (1, 2, 4) for seed in (1, 2)]
+    told = palinode("import", "mask", str(write(here / "a.csv", rows)))
+    assert (told.code, told.err) == (0, "")
+    record = Store("runs").experiment("mask-published")
+    assert record.entry.scales == ("4x96", "4x96, 2 heads", "4x96, 4 heads")
+    assert [run.record.spec["model"]["heads"] for run in record.runs_of("p=0.05", "4x96, 2 heads")] == [2, 2]
+    assert "num_heads" in palinode("import", "mask", str(write(here / "b.csv", [row(num_heads=0)])), "--name", "b").err
+
+
 def test_every_curve_and_the_layer_cut_arrive(palinode, here):
     palinode("import", "mask", str(write(here / "a.csv", [row(depth=3, evaluations=4)])))
     [run] = Store("runs").experiment("mask-published").runs

@@ -197,3 +197,29 @@ def test_a_plan_says_how_much_of_a_grid_it_measured():
     output = {count: plan_text(Plan((), 2, 60.0, (), 30, count), "tokens_read") for count in (12, 30)}
     assert "with 2 at a time (12 of 30 settings measured)" in output[12]
     assert "measured" not in output[30]
+
+
+@pytest.mark.parametrize(("tokenizer", "ids"), [("gpt2", 50_257), ("byte", 256), ("bpe:1024", 1024)])
+def test_a_plan_needs_no_text_where_the_tokenizer_is_known(palinode, tokenizer, ids):
+    """The counts are those of any text with this vocabulary; only the time needs the text."""
+    from palinode.models.decoder import DecoderConfig
+
+    absent = TOML.replace('"text.txt"', f'"wikitext-103"\ntokenizer = "{tokenizer}"').replace('"contiguous"', '"given"')
+    Path("x.toml").write_text(absent)
+    told = palinode("plan", "x.toml", "--json")
+    assert told.code == 0, told.err
+    [line] = told.err.splitlines()
+    assert "`palinode data get wikitext-103`" in line
+    assert "no time is predicted" in line
+    ltr, both = json.loads(told.out)["cells"]
+    model = DecoderConfig(layers=1, width=16, heads=2).build(ids + 11, 16, seed=1)
+    assert ltr["parameters"] == sum(p.numel() for p in model.parameters())
+    assert (ltr["tokens_read"], both["tokens_read"]) == (4 * 2 * 16, 4 * 2 * 16 * 1.5)
+    assert json.loads(told.out)["predicted_seconds"] is None
+
+
+def test_a_plan_whose_vocabulary_the_text_decides_is_refused_without_it(palinode):
+    Path("x.toml").write_text(TOML.replace('"text.txt"', '"wikitext-103"\ntokenizer = "char"'))
+    told = palinode("plan", "x.toml")
+    assert told.code == 5
+    assert "wikitext-103 is not on this machine" in told.err

@@ -196,10 +196,11 @@ def old_run(write):
 
 def test_a_stored_spec_with_the_hash_of_the_whole_file_keeps_its_id(write):
     now, directory = old_run(write)
-    spec = load_run(directory)
+    spec = load_run(directory, code_file=Path("mine.py"))
     assert spec.run_id == OLD_ID != now.run_id
     assert spec.with_(data=spec.data.with_(window_tokens=128)).with_(data=spec.data).run_id == OLD_ID
-    assert [run.spec.run_id for run in load(directory / "spec.json").resolve().runs] == [OLD_ID]
+    loaded = load(directory / "spec.json", code_file=Path("mine.py"))
+    assert [run.spec.run_id for run in loaded.resolve().runs] == [OLD_ID]
     write("mine.py", USER + "# changed\n")
     assert "--allow-code" in refusal(load_run, directory)
     assert load_run(directory, allow_code=True).run_id == OLD_ID
@@ -224,6 +225,11 @@ def test_what_changed_since_a_run_is_named(write):
     assert "an earlier version" in changed_parts(old, load(Path("mine.py")).code)["user:Mine"][0]
 
 
+def unsealed(text: str) -> str:
+    """The text of a stored file without the hash of itself."""
+    return json.dumps({key: value for key, value in json.loads(text).items() if key != "self_sha256"})
+
+
 def stored_user_run(write, code_path="mine.py"):
     source = load(write(code_path, USER))
     spec = source.resolve().runs[1].spec
@@ -232,25 +238,36 @@ def stored_user_run(write, code_path="mine.py"):
     return spec, directory
 
 
-def test_a_stored_run_finds_its_code_again(write):
+@pytest.mark.parametrize("permission", [{"code_file": Path("mine.py")}, {"allow_code": True}], ids=["named", "allowed"])
+def test_a_stored_run_finds_its_code_again(write, permission):
     spec, directory = stored_user_run(write)
-    assert encode(load_run(directory)) == encode(spec)
-    resolved = load(directory / "spec.json").resolve()
+    assert encode(load_run(directory, **permission)) == encode(spec)
+    resolved = load(directory / "spec.json", **permission).resolve()
     assert [run.spec.run_id for run in resolved.runs] == [spec.run_id]
 
 
 def test_a_changed_file_is_replaced_by_the_kept_copy_only_when_allowed(write):
     spec, directory = stored_user_run(write)
     write("mine.py", USER + "# changed\n")
-    assert load_run(directory).run_id == spec.run_id
+    assert load_run(directory, code_file=Path("mine.py")).run_id == spec.run_id
+    write("mine.py", USER.replace("= 1.0", "= 1.5"))
+    assert "the code of user:Mine has changed" in refusal(load_run, directory, code_file=Path("mine.py"))
     for changed in (USER.replace("= 1.0", "= 1.5"), "raise ValueError\n"):
         write("mine.py", changed)
         assert "--allow-code" in refusal(load_run, directory)
         assert load_run(directory, allow_code=True).run_id == spec.run_id
 
 
-@pytest.mark.parametrize("place", ["elsewhere/mine.py", "project/runs/x/mine.py"])
-def test_code_outside_the_project_or_inside_the_store_needs_permission(write, monkeypatch, place):
+def test_a_copy_that_is_not_the_recorded_code_is_damage(write):
+    _, directory = stored_user_run(write)
+    Path("mine.py").unlink()
+    (directory / "code.py").write_text("raise ValueError\n")
+    with pytest.raises(Damaged, match="is not the code that"):
+        load_run(directory, allow_code=True)
+
+
+@pytest.mark.parametrize("place", ["mine.py", "project/mine.py", "elsewhere/mine.py", "project/runs/x/mine.py"])
+def test_code_that_only_a_stored_spec_names_needs_permission_wherever_it_lies(write, monkeypatch, place):
     canary = Path("canary").resolve()
     source = load(write(place, USER))
     spec = source.resolve().runs[1].spec
@@ -273,8 +290,8 @@ def test_a_user_part_without_its_code_is_an_unknown_kind(write):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (lambda text: text.replace('"seed": 1', '"seed": 2'), "holds the spec of run "),
-        (lambda text: text.replace('"steps": 10', '"steps": 11'), "holds the spec of run "),
+        (lambda text: text.replace('"seed": 1', '"seed": 2'), "was changed since it was written"),
+        (lambda text: unsealed(text.replace('"steps": 10', '"steps": 11')), "holds the spec of run "),
         (lambda text: text[:-20], "not JSON"),
         (lambda text: "", "is empty"),
         (None, "there is no such file"),
@@ -356,7 +373,7 @@ def stored_entry(write):
 )
 def test_an_entry_that_holds_what_none_can_is_damage_that_names_it(write, changes, says):
     _, _, path = stored_entry(write)
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    path.write_text(json.dumps(json.loads(unsealed(path.read_text())) | changes))
     with pytest.raises(Damaged) as caught:
         load(path)
     assert str(caught.value).startswith(f"{path}: {says}")
@@ -368,7 +385,7 @@ def test_an_experiment_entry_resolves_to_its_runs(write):
     assert [run.spec for run in source.resolve().runs] == [run.spec for run in resolved.runs]
     assert "--size" in refusal(source.resolve, "smoke")
     spec_file = store.run_directory(resolved.runs[0].spec.run_id) / "spec.json"
-    tampered = json.loads(spec_file.read_text()) | {"seed": 99}
+    tampered = json.loads(unsealed(spec_file.read_text())) | {"seed": 99}
     spec_file.write_text(json.dumps(tampered))
     with pytest.raises(Damaged, match="holds the spec of run"):
         load(Path("runs/experiments/t--default.json"))

@@ -27,6 +27,7 @@ from palinode.checks.contamination import BPE_TOKEN, BYTE, CHARACTER, check_cont
 from palinode.checks.determinism import check_determinism
 from palinode.checks.flow import check_flow
 from palinode.checks.labels import check_copies, check_streams
+from palinode.checks.laws import finding
 from palinode.checks.stepwise import check_stepwise
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
 from palinode.data.source import Source, prepare
@@ -39,6 +40,7 @@ from palinode.results.holds import Watch
 from palinode.results.store import Store
 from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads
+from palinode.train.loop import DivergedError
 
 TERM_SLOTS = 64  # longest row of the model whose auxiliary terms are audited
 
@@ -90,7 +92,7 @@ def _parts(settings: RunSettings, name: str) -> tuple[tuple[str, Callable[[], tu
     data = prepare(settings.data)
     return (
         (_model_key(settings, data), partial(_model_findings, settings, data, name)),
-        (_evaluation_key(settings, data), partial(_evaluation_findings, settings, data)),
+        (_evaluation_key(settings, data), partial(_unless_it_diverges, partial(_evaluation_findings, settings, data))),
         (_data_key(settings, data), partial(_data_findings, settings, data)),
     )
 
@@ -152,6 +154,15 @@ def _evaluation_findings(settings: RunSettings, data: Source) -> tuple[Finding, 
         nats = initial.scores["ltr"].nats_per_token
         findings.append(check_initial_loss(nats, bench.specials.vocab_size, zero_head=zero_head))
     return tuple(findings)
+
+
+def _unless_it_diverges(check: Callable[[], tuple[Finding, ...]]) -> tuple[Finding, ...]:
+    """The findings; one that could not tell where the few training steps that they need diverge, so that the run can say it."""
+    try:
+        return check()
+    except (DivergedError, FloatingPointError) as problem:
+        message = f"the arm diverges in the few training steps of its audit, so C3 and C9 were not checked: {problem}"
+        return (finding("C3.repeats", "could_not_tell", message, {}),)
 
 
 def _data_key(settings: RunSettings, data: Source) -> str:

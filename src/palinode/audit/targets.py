@@ -124,16 +124,15 @@ def _from_module(text: str) -> nn.Module:
 def _from_transformers(text: str) -> tuple[nn.Module, int]:
     with _quiet_transformers():
         try:
-            from transformers import AutoConfig, AutoModelForCausalLM
-            from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+            from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
         except ImportError:
             hint = "pip install palinode[hf]"
             raise EnvironmentProblem("transformers is not installed", file=HF + text, hint=hint) from None
         factory: Any = AutoModelForCausalLM
         folder = Path(text)
-        if not folder.is_dir() and text not in CONFIG_MAPPING_NAMES:
-            hint = nearest(text, CONFIG_MAPPING_NAMES)
-            raise BadInput("is neither a folder nor a model type of transformers", file=HF + text, hint=hint)
+        if not folder.is_dir() and text not in CONFIG_MAPPING:
+            suggestion = nearest(text, CONFIG_MAPPING.keys())
+            raise BadInput("is neither a folder nor a model type of transformers", file=HF + text, hint=suggestion)
         try:
             if folder.is_dir():
                 config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

@@ -26,11 +26,13 @@ from pydantic import (
     SerializerFunctionWrapHandler,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
 from pydantic_core import ErrorDetails, PydanticCustomError, PydanticSerializationError
 
+from palinode.base.bounds import LARGEST_COUNT
 from palinode.base.errors import BadInput, UnknownKey, nearest, printable
 from palinode.base.user_code import UserCode, user_code
 
@@ -45,6 +47,7 @@ class Config(BaseModel):
     """Base class of all configurations. Types are strict, unknown keys raise, and a list is accepted where a tuple is meant."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
+    largest: ClassVar[int] = LARGEST_COUNT  # whole number of a field; seeds have their own bound
 
     @model_validator(mode="before")
     @classmethod
@@ -58,6 +61,14 @@ class Config(BaseModel):
             context = {"key": stray[0], "count": len(stray), "valid": tuple(cls.model_fields), "owner": owner}
             raise PydanticCustomError(UNKNOWN_KEY, "unknown key '{key}'", context)
         return {key: _as_tuples(item) for key, item in value.items()}
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _within_bounds(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a whole number that is larger than any setting can mean."""
+        if type(value) is int and abs(value) > cls.largest and not str(info.field_name).endswith("seed"):
+            raise ValueError(f"is larger than {cls.largest:,}")
+        return value
 
     def with_(self: C, **changes: Any) -> C:
         """A validated copy with some fields replaced."""

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, printable
 from palinode.base.example import Draw, Example, Group, SpecialTokens
 from palinode.base.objective import Objective, Progress
 from palinode.base.seeds import generator
@@ -25,6 +25,10 @@ Forward = Callable[[nn.Module, Example], Tensor]
 Rebuild = Callable[[int, int, int], nn.Module]
 # (module, pass) -> how many tokens back or ahead the module is built to see; None: the whole window
 Reach = Callable[[nn.Module, Group], int | None]
+
+
+# How a hint shows what to write.
+FORWARD = "CheckOptions(forward=lambda model, example: model(example.inputs))"
 
 
 class StateReader(Protocol):
@@ -137,7 +141,8 @@ class Subject:
         logits = self.forward(module, example.to(self.device))
         if logits.shape[:2] != example.inputs.shape or logits.dim() != 3:
             shape = (*example.inputs.shape, "V")
-            raise BadInput(f"forward must return logits of shape {shape}, got {tuple(logits.shape)}", field="forward")
+            message = f"forward must return logits of shape {shape}, got {tuple(logits.shape)}"
+            raise BadInput(message, field="forward", hint=_hint_of_shape(logits, example))
         return logits.cpu()
 
     def slots_of(self, window_tokens: int) -> int:
@@ -146,9 +151,26 @@ class Subject:
         return self.example(torch.zeros(1, window_tokens, dtype=torch.long), draw).inputs.shape[1]
 
 
+def _hint_of_shape(logits: Tensor, example: Example) -> str:
+    """What to do about logits that are not one row of V numbers for each slot."""
+    rows, slots = example.inputs.shape
+    last_slot_alone = slots > 1 and (logits.dim() == 2 or (logits.dim() == 3 and logits.shape[1] == 1))
+    if last_slot_alone and logits.shape[0] == rows:
+        return f"those of the last slot alone; pass one that returns all: {FORWARD}"
+    return f"pass one that does: {FORWARD}"
+
+
 def _logits(output: Any) -> Tensor:
     """The logits in what a module returned: the tensor itself, its `.logits`, or the first entry of a tuple."""
-    logits = getattr(output, "logits", output[0] if isinstance(output, tuple) else output)
+    logits = getattr(output, "logits", output[0] if isinstance(output, tuple) and output else output)
     if not isinstance(logits, Tensor):
-        raise BadInput(f"the module returned {type(output).__name__}, not logits", field="forward")
+        keys = [key for key, value in output.items() if isinstance(value, Tensor)] if isinstance(output, dict) else []
+        key = "logits" if "logits" in keys else keys[0] if keys else None
+        taken = (
+            FORWARD
+            if key is None
+            else FORWARD.replace("(example.inputs)", f"(example.inputs)[{printable(str(key), 20)!r}]")
+        )
+        message = f"the module returned {type(output).__name__}, not logits"
+        raise BadInput(message, field="forward", hint=f"take them out of it: {taken}")
     return logits

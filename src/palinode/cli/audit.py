@@ -13,6 +13,7 @@ from palinode.base.measures import CHECK_WORDS, CheckOutcome
 from palinode.cli.options import (
     DEFAULT_STORE,
     AllowCodeOption,
+    CodeOption,
     JsonOption,
     SetOption,
     SizeOption,
@@ -51,6 +52,7 @@ def audit(
     changes: SetOption = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
     store: StoreOption = DEFAULT_STORE,
+    code: CodeOption = None,
     allow_code: AllowCodeOption = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Check C1 and C6 at the length of a training window alone.")
@@ -69,7 +71,7 @@ def audit(
         _audit_model(str(file), vocab_size, window_tokens, quick=quick, json=json)
         return
     may_be_store(store)
-    source, resolved = resolve(file, size, changes, None, allow_code=allow_code)
+    source, resolved = resolve(file, size, changes, None, code=code, allow_code=allow_code)
     names = [one.name for one in resolved.arms]
     for name in arm or []:
         if name not in names:

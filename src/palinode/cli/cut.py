@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from palinode.cli.names import run_named
-from palinode.cli.options import DEFAULT_STORE, AllowCodeOption, JsonOption, StoreOption, as_json, must_exist
+from palinode.cli.options import (
+    DEFAULT_STORE,
+    AllowCodeOption,
+    CodeOption,
+    JsonOption,
+    StoreOption,
+    as_json,
+    must_exist,
+)
 from palinode.cli.texttable import text_table
 
 if TYPE_CHECKING:
@@ -21,6 +30,7 @@ def cut(
     run: Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id.")],
     blocks: Annotated[int | None, typer.Option(help="Show only the scores with this number of blocks.")] = None,
     store: StoreOption = DEFAULT_STORE,
+    code: CodeOption = None,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -33,7 +43,7 @@ def cut(
 
     place = Store(store)
     run_id = run_named(place, run, "RUN")
-    cuts = place.record(run_id).layer_cut or {"validation": _measure(run_id, place, allow_code)}
+    cuts = place.record(run_id).layer_cut or {"validation": _measure(run_id, place, code, allow_code)}
     if blocks is not None:
         cuts = {split: scores.with_blocks(blocks) for split, scores in cuts.items()}
     from palinode.base.config import encode
@@ -41,12 +51,12 @@ def cut(
     typer.echo(as_json({split: encode(scores) for split, scores in cuts.items()}) if json else _text(cuts))
 
 
-def _measure(run_id: str, store: Store, allow_code: bool) -> LayerCut:
+def _measure(run_id: str, store: Store, code: Path | None, allow_code: bool) -> LayerCut:
     from palinode.run.scoring import cut_split
     from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
 
-    spec = load_run(store.run_directory(run_id), allow_code=allow_code)
+    spec = load_run(store.run_directory(run_id), code_file=code, allow_code=allow_code)
     return cut_split(load_trained(spec, store), "validation")
 
 

@@ -6,6 +6,7 @@ diverged, 2 bad input, 3 audit failed, 4 damaged data, 5 environment, 70 interna
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -36,6 +37,7 @@ from palinode.cli import (
 )
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
+IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
 LONGEST_LINE_CHARACTERS = 200
 LONGEST_PATH_CHARACTERS = 70
 
@@ -109,7 +111,7 @@ def entry(arguments: Sequence[str]) -> int:
             return 0
         if hasattr(error, "format_message"):
             return _say_misuse(error)
-        return _say_out_of_memory(error) or _say_users_mistake(error) or _say_bug(error)
+        return _say_out_of_memory(error) or _say_users_mistake(error) or _say_path(error) or _say_bug(error)
     return returned if isinstance(returned, int) else 0
 
 
@@ -152,6 +154,13 @@ def _say_users_mistake(error: Exception) -> int | None:
     place = f"{_short_path(frame.f_code.co_filename)}, line {line}"
     _say(f"{place}: {type(error).__name__}: {error}", LONGEST_LINE_CHARACTERS)
     return BadInput.exit_code
+
+
+def _say_path(error: Exception) -> int | None:
+    """A path that no file can have is bad input and no bug; None for any other error."""
+    if not isinstance(error, OSError) or error.errno not in IMPOSSIBLE_PATHS:
+        return None
+    return _say_refusal(BadInput(f"cannot be a file: {error.strerror}", file=os.fspath(error.filename or "a path")))
 
 
 def _say_bug(error: Exception) -> int:

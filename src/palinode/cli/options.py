@@ -55,8 +55,14 @@ StackOption = Annotated[
     typer.Option("--stack", min=1, max=MOST_STACKED, help="The most runs of one shape to train together in a process."),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_LIMIT:,} runs.")]
+CodeOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--code", metavar="FILE", help="Your Python file with the parts of your own that a stored spec names."
+    ),
+]
 AllowCodeOption = Annotated[
-    bool, typer.Option("--allow-code", help="Allow code that a stored spec names outside this project.")
+    bool, typer.Option("--allow-code", help="Run the code that a stored spec names. Only for a store that you trust.")
 ]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -71,13 +77,14 @@ def resolve(
     seeds: str | None,
     *,
     yes: bool = False,
+    code: Path | None = None,
     allow_code: bool = False,
 ) -> tuple[Source, ResolvedExperiment]:
     """Load an experiment file and resolve it with the options of the command line."""
     from palinode.spec.load import load, parse_overrides
 
     overrides = parse_overrides(changes or [])
-    source = load(file, allow_code=allow_code)
+    source = load(file, code_file=code, allow_code=allow_code)
     return source, source.resolve(size, overrides, seeds, runs_limit=None if yes else RUNS_LIMIT)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palinode.base.errors import EnvironmentProblem
 from palinode.cli.options import (
     DEFAULT_STORE,
     AllowCodeOption,
+    CodeOption,
     FileArgument,
     JsonOption,
     SeedsOption,
@@ -25,7 +28,9 @@ from palinode.cli.options import (
 from palinode.cli.texttable import text_table
 
 if TYPE_CHECKING:
+    from palinode.experiment.cells import Cell
     from palinode.experiment.plan import Plan
+    from palinode.spec.experiment import ResolvedExperiment
 
 EXAMPLE = "\b\nExample:\n  palinode plan my_idea.py --size laptop --workers 2"
 COLUMNS = ("arm", "scale", "runs", "done", "parameters", "tokens read", "ltr tokens", "FLOPs", "steps", "time per run")
@@ -40,6 +45,7 @@ def plan(
     workers: WorkersOption = None,
     measure: Annotated[bool, typer.Option(help="Time a few steps, to predict the hours.")] = True,
     yes: YesOption = False,
+    code: CodeOption = None,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -48,18 +54,17 @@ def plan(
     Also its runs, parameters and FLOPs, and whether the comparison of its arms is fair. Nothing is trained.
     """
     may_be_store(store)
-    source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
-    from palinode.experiment.cells import cells_of, refuse_what_cannot_be
+    source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
+    from palinode.experiment.cells import refuse_what_cannot_be
     from palinode.experiment.plan import plan as make_plan
     from palinode.experiment.run import default_at_a_time, tuned
     from palinode.results.store import Store
-    from palinode.spec.pin import pinned
 
     with of_file(file):
-        resolved, place = pinned(resolved), Store(store)
-        if resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
-            resolved, _ = chosen
-        cells = cells_of(resolved)
+        place = Store(store)
+        resolved, cells, missing = _cells(resolved)
+        if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
+            resolved, cells, _ = _cells(chosen[0])
         refuse_what_cannot_be(cells)
         planned = make_plan(
             resolved,
@@ -67,10 +72,30 @@ def plan(
             place,
             workers=workers or default_at_a_time(resolved),
             code=source.code,
-            measure=measure,
+            measure=measure and missing is None,
             on_failure=lambda line: typer.echo(line, err=True),
         )
+    if missing is not None:
+        typer.echo(f"{missing}: counted without the text, so no time is predicted", err=True)
     typer.echo(as_json(planned.as_data()) if json else plan_text(planned, resolved.decision.equal))
+
+
+def _cells(resolved: ResolvedExperiment) -> tuple[ResolvedExperiment, Sequence[Cell], EnvironmentProblem | None]:
+    """The experiment with the hashes of its data, and its cells; without the text where that is not here, and why.
+
+    Raises:
+        EnvironmentProblem: the text is not here, and its tokenizer does not say how many ids it has.
+    """
+    from palinode.experiment.cells import cells_of, cells_without_text
+    from palinode.spec.pin import pinned
+
+    try:
+        resolved = pinned(resolved)
+        return resolved, cells_of(resolved), None
+    except EnvironmentProblem as missing:
+        if missing.field not in ("data.corpus", "data.tokenizer") or (cells := cells_without_text(resolved)) is None:
+            raise
+        return resolved, cells, missing
 
 
 def plan_text(planned: Plan, equal: str) -> str:

@@ -9,6 +9,7 @@ import typer
 from palinode.cli.options import (
     DEFAULT_STORE,
     AllowCodeOption,
+    CodeOption,
     FileArgument,
     JsonOption,
     QuietOption,
@@ -43,6 +44,7 @@ def run(
     stack: StackOption = 1,
     report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
     yes: YesOption = False,
+    code: CodeOption = None,
     allow_code: AllowCodeOption = False,
     quiet: QuietOption = False,
     json: JsonOption = False,
@@ -54,7 +56,7 @@ def run(
     whose auxiliary term vanishes is refused unless it is marked expect_collapse. Exit 1 when some runs failed or diverged.
     """
     may_be_store(store)
-    source, resolved = resolve(file, size, changes, seeds, yes=yes, allow_code=allow_code)
+    source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.run import HowToRun, run_experiment
     from palinode.results.store import Store
 

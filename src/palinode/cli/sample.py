@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from palinode.cli.names import run_named
-from palinode.cli.options import DEFAULT_STORE, AllowCodeOption, JsonOption, StoreOption, as_json, must_exist
+from palinode.cli.options import (
+    DEFAULT_STORE,
+    AllowCodeOption,
+    CodeOption,
+    JsonOption,
+    StoreOption,
+    as_json,
+    must_exist,
+)
 
 if TYPE_CHECKING:
     from palinode.use.generate import Sampling
@@ -41,6 +49,7 @@ def sample(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 1,
     store: StoreOption = DEFAULT_STORE,
+    code: CodeOption = None,
     allow_code: AllowCodeOption = False,
     json: JsonOption = False,
 ) -> None:
@@ -56,7 +65,7 @@ def sample(
     from palinode.use.generate import generate_text
 
     sampling = _sampling({"temperature": temperature, "top_k": top_k, "top_p": top_p})
-    spec = load_run(directory, allow_code=allow_code)
+    spec = load_run(directory, code_file=code, allow_code=allow_code)
     if not spec.objective.reads_in_a_direction:
         message = f"was trained on {spec.objective.kind_name()!r}, in no reading direction: it cannot continue a text"
         raise BadInput(message, file=run, field="objective")

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from palinode.base.bounds import LONGEST_WINDOW_TOKENS
 from palinode.base.config import LATER, Config
 
 Split = Literal["train", "validation", "test", "tuning"]
@@ -40,7 +41,7 @@ class DataConfig(Config):
 
     corpus: Annotated[str, Field(min_length=1)] = "python-docs"
     tokenizer: Annotated[str, Field(min_length=1)] = "byte"
-    window_tokens: Annotated[int, Field(ge=1)] = 128
+    window_tokens: Annotated[int, Field(ge=1, le=LONGEST_WINDOW_TOKENS)] = 128
     split: Literal["documents", "contiguous", "given"] = "documents"
     validation_fraction: Fraction = 0.05
     test_fraction: Fraction = 0.05

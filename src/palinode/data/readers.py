@@ -64,6 +64,7 @@ def _split_folder(folder: Path, name: str) -> Corpus | None:
             continue
         named = {folder / f"{beginning}{word}{ending}": split for word, split in SPLIT_WORDS.items()}
         files = {path: split for path, split in named.items() if path.is_file()}
+        _refuse_links_out(folder, list(files))
         if VALIDATION not in files.values():
             expected = " or ".join(f"{beginning}{word}{ending}" for word in ("val", "valid"))
             raise BadInput(f"has a train file but no {expected}", file=str(folder), field="data.corpus")
@@ -76,11 +77,31 @@ def _folder(folder: Path, name: str) -> Corpus:
     files = []
     for parent, folders, names in os.walk(folder):  # does not follow links to folders: no loops
         folders[:] = sorted(each for each in folders if not each.startswith("."))
+        _refuse_links_out(folder, [Path(parent, each) for each in folders])
         files += [Path(parent, each) for each in names if Path(each).suffix in READERS and not each.startswith(".")]
+    _refuse_links_out(folder, files)
     files.sort(key=lambda path: path.relative_to(folder).parts)
     if not files:
         raise BadInput(f"holds no {', '.join(READERS)} file", file=str(folder), field="data.corpus")
     return _of_files(files, folder.name, name)
+
+
+def _refuse_links_out(folder: Path, paths: list[Path]) -> None:
+    """Refuse a link that leads out of the folder: the folder may come from a stranger, and the file it names may be private.
+
+    The snapshots of a hub's cache are links to its `blobs`, which stand next to `snapshots`.
+
+    Raises:
+        BadInput: naming the link.
+    """
+    root = Path(os.path.realpath(folder))
+    inside = [root, *(parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots")]
+    for path in paths:
+        target = Path(os.path.realpath(path))
+        if path.is_symlink() and not any(target.is_relative_to(place) for place in inside):
+            hint = "copy the file into the folder, or take the link away"
+            message = f"is a link to {target}, outside of {folder.name}"
+            raise BadInput(message, file=str(path), field="data.corpus", hint=hint)
 
 
 def _of_files(files: list[Path], source: str, name: str) -> Corpus:

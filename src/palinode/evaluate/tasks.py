@@ -51,7 +51,8 @@ def levels(
     if reading == "rtl":
         task, fitted_on, held_out = mirrored(task), fitted_on.flipped(), held_out.flipped()
     ends = (task,) if reading in ("ltr", "rtl") else (task, mirrored(task))
-    bests = [best for end in ends if (best := end.best_answer_accuracy(seen)) is not None]
+    limits = [end.best_hidden_accuracy(seen) if reading == "prompt" else end.best_answer_accuracy(seen) for end in ends]
+    bests = [best for best in limits if best is not None]
     sees: Sees = "prompt" if reading == "prompt" else "others" if reading == "others" else "before"
     return {
         "reading": reading,

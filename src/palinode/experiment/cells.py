@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
 
+from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.example import SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Visibility
-from palinode.data.config import Split
+from palinode.data.absent import AbsentText, known_vocabulary
+from palinode.data.config import DataConfig, Split
 from palinode.data.source import Data, Source, prepare
 from palinode.data.task_store import TaskData
 from palinode.models.cost import Cost
@@ -64,12 +66,14 @@ class Cell:
     Attributes:
         specs: its runs, one for each seed; they differ in nothing else.
         source: their data, ready to be read.
+        counted: the passes that another cell has counted already; they do not depend on the model.
     """
 
     arm: ArmEntry
     scale: str
     specs: tuple[RunSpec, ...]
     source: Source
+    counted: dict[str, Mapping[str, Pass]] = field(default_factory=dict, compare=False)
 
     @property
     def spec(self) -> RunSpec:
@@ -99,6 +103,13 @@ class Cell:
     @cached_property
     def passes(self) -> Mapping[str, Pass]:
         """Name -> each pass that the objective makes, counted on the first windows of the run."""
+        spec = self.spec
+        reading = [encode(spec.data), encode(spec.objective), spec.labels, spec.recipe.steps, spec.seed]
+        if (key := content_hash(reading)) not in self.counted:
+            self.counted[key] = self._count_passes()
+        return self.counted[key]
+
+    def _count_passes(self) -> Mapping[str, Pass]:
         spec, objective, window_tokens = self.spec, self.spec.objective, self.spec.data.window_tokens
         windows = self.source.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
         shares = _over_the_run(spec)
@@ -151,7 +162,7 @@ class Cell:
         }
 
 
-def cells_of(resolved: ResolvedExperiment) -> tuple[Cell, ...]:
+def cells_of(resolved: ResolvedExperiment, source_of: Callable[[Data], Source] = prepare) -> tuple[Cell, ...]:
     """The cells of an experiment whose data is pinned, scale by scale; cells with the same data share its source.
 
     Raises:
@@ -162,14 +173,24 @@ def cells_of(resolved: ResolvedExperiment) -> tuple[Cell, ...]:
         specs.setdefault((run.arm, run.scale), []).append(run.spec)
     sources: dict[Data, Source] = {}
     cells = []
+    counted: dict[str, Mapping[str, Pass]] = {}
     for scale in resolved.scales:
         for arm in resolved.arms:
             own = tuple(specs[arm.name, scale])
             data = own[0].data
             if data not in sources:
-                sources[data] = prepare(data)
-            cells.append(Cell(arm, scale, own, sources[data]))
+                sources[data] = source_of(data)
+            cells.append(Cell(arm, scale, own, sources[data], counted))
     return tuple(cells)
+
+
+def cells_without_text(resolved: ResolvedExperiment) -> tuple[Cell, ...] | None:
+    """The cells for a plan of an experiment whose text is not here; None where its tokenizer does not say how many ids it has."""
+    texts = {run.spec.data for run in resolved.runs if isinstance(run.spec.data, DataConfig)}
+    absent = {data: AbsentText(size) for data in texts if (size := known_vocabulary(data)) is not None}
+    if len(absent) < len(texts):
+        return None
+    return cells_of(resolved, lambda data: absent[data] if isinstance(data, DataConfig) else prepare(data))
 
 
 def expected_passes(settings: RunSettings) -> float:

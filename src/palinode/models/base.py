@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from palinode.base.bounds import LARGEST_SIZE
 from palinode.base.config import Part
 from palinode.base.errors import Unfinished
 from palinode.base.head import LinearHead
@@ -103,6 +104,8 @@ GROUPS = ("embedding", "position", "matrix", "head", "vector")
 
 class ModelConfig(Part):
     """Base of all model configs: a model chosen by name, or a user's own."""
+
+    largest: ClassVar[int] = LARGEST_SIZE
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> LanguageModel:
         """The model with its first weights: a pure function of the config and these three.

@@ -12,6 +12,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
+from palinode.base.bounds import LARGEST_MULTIPLE, MOST_LAYERS
 from palinode.base.config import LATER, one_of
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
@@ -70,11 +71,11 @@ class DecoderConfig(ModelConfig):
     """
 
     kind: ClassVar[str] = "decoder"
-    layers: int = Field(default=4, ge=1)
+    layers: int = Field(default=4, ge=1, le=MOST_LAYERS)
     width: int = Field(default=128, ge=1)
     heads: HeadsOfWidth = 4
     mlp: MlpKind = "gelu"
-    mlp_mult: float = Field(default=4.0, gt=0)
+    mlp_mult: float = Field(default=4.0, gt=0, le=LARGEST_MULTIPLE)
     position: PositionKind = "learned"
     rotary: RotaryKind = "full"
     rotary_base: float = Field(default=10_000.0, gt=1)

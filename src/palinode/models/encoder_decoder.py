@@ -20,6 +20,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
+from palinode.base.bounds import MOST_LAYERS
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Visibility
 from palinode.models.base import AuxiliaryTerm, ModelConfig, PairTerm
@@ -72,8 +73,8 @@ class EncoderDecoderConfig(ModelConfig):
     """
 
     kind: ClassVar[str] = "encoder_decoder"
-    encoder_layers: int = Field(default=2, ge=1)
-    decoder_layers: int = Field(default=2, ge=1)
+    encoder_layers: int = Field(default=2, ge=1, le=MOST_LAYERS)
+    decoder_layers: int = Field(default=2, ge=1, le=MOST_LAYERS)
     width: int = Field(default=128, ge=1)
     heads: HeadsOfWidth = 4
     cross_heads: HeadsOfWidth | None = None

@@ -21,6 +21,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from palinode.base.bounds import MOST_LAYERS
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Ltr, Native, Visibility
@@ -58,7 +59,7 @@ class LatentConfig(ModelConfig):
     """
 
     kind: ClassVar[str] = "latent"
-    layers: int = Field(default=8, ge=1)
+    layers: int = Field(default=8, ge=1, le=MOST_LAYERS)
     width: int = Field(default=384, ge=QUERY_SHARE)
     heads: int = Field(default=1, ge=1)
     linear_value: bool = False

@@ -2,6 +2,9 @@
 
 The file is not trusted: no cell is evaluated as code, every number must be finite, and the lists of a group must be equally
 long. An error names file, line and column. The file says forward and backward (fw, bw); this module gives ltr and rtl.
+
+The author's tables grew: the oldest has neither `use_extra_tokens` (its models got no direction token) nor the columns of the
+layer cut, and one has `num_heads` (else every model has one head).
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 from palinode.base.errors import BadInput, nearest
 
+FORMAT = "mask-csv"
 LARGEST_BYTES = 2**30  # the published file has 4 MB
 LARGEST_CELL_CHARACTERS = 2**28
 LARGEST_WHOLE, LARGEST_REAL = 2**53, 1e300  # above 2**53 a float cannot hold every whole number
@@ -43,7 +47,8 @@ DIRECTIONS = {"ltr": "fw", "rtl": "bw"}
 REMOVED, PROBABILITIES = "n_layers_removed", "backward_probs"
 WHOLE = ("depth", "width", "num_params", "run_num", "seed")
 REAL = ("final_val_loss_fw", "final_val_loss_bw", "model_scale", "initial_backward_prob")
-FLAGS = ("adjust_backward_prob", "use_extra_tokens")
+FLAGS = ("adjust_backward_prob",)
+DIRECTION_TOKENS, HEADS = "use_extra_tokens", "num_heads"  # columns that only some tables have
 WHOLE_LISTS = ("steps_train", "steps_val", "tokens_seen_train", "tokens_seen_val", REMOVED)
 
 T = TypeVar("T")
@@ -64,6 +69,7 @@ class MaskRow:
     line: int
     depth: int
     width: int
+    heads: int
     parameters: int
     seed: int
     run_number: int
@@ -77,8 +83,8 @@ class MaskRow:
 
     @property
     def scale(self) -> str:
-        """`16x768`: blocks x width."""
-        return f"{self.depth}x{self.width}"
+        """`16x768`: blocks x width; `16x768, 4 heads` where a model has another number of heads than the usual 1."""
+        return f"{self.depth}x{self.width}" + ("" if self.heads == 1 else f", {self.heads} heads")
 
     @property
     def directions(self) -> tuple[str, ...]:
@@ -92,36 +98,39 @@ class MaskRow:
         return {name: self.lists[place.format(DIRECTIONS[direction])][index] for name, place in EVAL_SCORES.items()}
 
     def cuts(self, direction: str) -> list[dict[str, float | int]]:
-        """The scores with 1, 2, .. blocks kept; those with all blocks are of the last evaluation."""
+        """The scores with 1, 2, .. blocks kept; those with all blocks are of the last evaluation. None in a table without cuts."""
+        if REMOVED not in self.lists:
+            return []
         fields = {name: self.lists[place.format(DIRECTIONS[direction])] for name, place in CUT_SCORES.items()}
         left = [self.depth - int(removed) for removed in self.lists[REMOVED]]
-        found: list[dict[str, float | int]] = [
-            {"blocks": blocks} | {name: values[index] for name, values in fields.items()}
-            for index, blocks in enumerate(left)
-        ]
-        return sorted([*found, {"blocks": self.depth, **self.scores(direction, -1)}], key=lambda cut: cut["blocks"])
+        cuts: list[dict[str, float | int]] = [{"blocks": self.depth, **self.scores(direction, -1)}]
+        for index, blocks in enumerate(left):
+            cuts.append({"blocks": blocks} | {name: values[index] for name, values in fields.items()})
+        return sorted(cuts, key=lambda cut: cut["blocks"])
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """Every row of the file, and the SHA-256 (hex) of its bytes."""
+    """Every row of the file, its name, and the SHA-256 (hex) of its bytes."""
 
+    path: Path
     sha256: str
     rows: tuple[MaskRow, ...]
 
-
-def list_groups() -> tuple[tuple[str, ...], ...]:
-    """The columns that hold lists, grouped by those that must be equally long."""
-    both = tuple(DIRECTIONS.values())
-    return (
-        tuple(TRAIN.values()),
-        (*EVAL.values(), *(place.format(way) for way in both for place in EVAL_SCORES.values())),
-        (REMOVED, *(place.format(way) for way in both for place in CUT_SCORES.values())),
-        (PROBABILITIES,),
-    )
+    @property
+    def source(self) -> dict[str, str]:
+        """What a record says about where it came from."""
+        return {"format": FORMAT, "file": self.path.name, "sha256": self.sha256}
 
 
-COLUMNS = (*WHOLE, *REAL, *FLAGS, "mask", *(column for group in list_groups() for column in group))
+def _both_ways(places: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(place.format(way) for way in DIRECTIONS.values() for place in places.values())
+
+
+# The columns that hold lists, grouped by those that must be equally long.
+ALWAYS = (tuple(TRAIN.values()), (*EVAL.values(), *_both_ways(EVAL_SCORES)), (PROBABILITIES,))
+CUTS = (REMOVED, *_both_ways(CUT_SCORES))
+COLUMNS = (*WHOLE, *REAL, *FLAGS, "mask", *(column for group in ALWAYS for column in group))
 
 
 def read_mask_csv(path: Path) -> MaskFile:
@@ -143,7 +152,7 @@ def read_mask_csv(path: Path) -> MaskFile:
     rows = tuple(_row(cells) for cells in _cells(text, str(path)))
     if not rows:
         raise BadInput("holds no rows", file=str(path), field="line 1" if not text.strip() else "line 2")
-    return MaskFile(hashlib.sha256(content).hexdigest(), rows)
+    return MaskFile(path, hashlib.sha256(content).hexdigest(), rows)
 
 
 @dataclass(frozen=True)
@@ -171,7 +180,7 @@ class _Cells:
         if not isinstance(value, list):
             self.refuse(column, "is not a list")
         try:
-            return tuple(convert(item) for item in value)
+            return tuple(map(convert, value))
         except ValueError as error:
             self.refuse(column, f"holds {error}")
 
@@ -198,55 +207,61 @@ def _cells(text: str, file: str) -> Iterator[_Cells]:
 
 
 def _header(names: Sequence[str], file: str) -> list[str]:
-    found = [name.strip() for name in names]
-    for name in COLUMNS:
-        if found.count(name) != 1:
-            wrong = "is missing" if name not in found else "is there twice"
-            raise BadInput(wrong, file=file, field=f"line 1, column {name}", hint=nearest(name, found))
-    return found
+    given = [name.strip() for name in names]
+    cuts = CUTS if set(CUTS) & set(given) else ()  # all of them or none
+    optional = [name for name in (DIRECTION_TOKENS, HEADS) if name in given]
+    for name in (*COLUMNS, *cuts, *optional):
+        if given.count(name) != 1:
+            wrong = "is missing" if name not in given else "is there twice"
+            raise BadInput(wrong, file=file, field=f"line 1, column {name}", hint=nearest(name, given))
+    return given
 
 
 def _row(cells: _Cells) -> MaskRow:
-    whole = {name: cells.one(name, _whole_text) for name in WHOLE}
+    optional = [name for name in (HEADS,) if name in cells.texts]
+    whole = {HEADS: 1} | {name: cells.one(name, _whole_text) for name in (*WHOLE, *optional)}
     real = {name: cells.one(name, _real_text) for name in REAL}
-    lists = {
-        name: cells.many(name, _whole if name in WHOLE_LISTS else _real) for group in list_groups() for name in group
-    }
-    for name in ("depth", "width", "num_params"):
+    groups = (*ALWAYS, *((CUTS,) if REMOVED in cells.texts else ()))
+    lists = {name: cells.many(name, _whole if name in WHOLE_LISTS else _real) for group in groups for name in group}
+    for name in ("depth", "width", "num_params", HEADS):
         if whole[name] < 1:
             cells.refuse(name, f"must be at least 1, is {whole[name]}")
     if not 0 <= real["initial_backward_prob"] <= 1:
         cells.refuse("initial_backward_prob", "is not a probability")
-    _check_lists(cells, lists, whole["depth"])
+    _check_lists(cells, lists, groups, whole["depth"])
     return MaskRow(
         line=cells.line,
         depth=whole["depth"],
         width=whole["width"],
+        heads=whole[HEADS],
         parameters=whole["num_params"],
         seed=whole["seed"],
         run_number=whole["run_num"],
         mask=cells.one("mask", _mask),
         probability=real["initial_backward_prob"],
         adjusted=cells.one("adjust_backward_prob", _flag),
-        direction_tokens=cells.one("use_extra_tokens", _flag),
+        direction_tokens=DIRECTION_TOKENS in cells.texts and cells.one(DIRECTION_TOKENS, _flag),
         model_scale=real["model_scale"],
         final_nats={direction: real[f"final_val_loss_{way}"] for direction, way in DIRECTIONS.items()},
         lists=lists,
     )
 
 
-def _check_lists(cells: _Cells, lists: Mapping[str, tuple[float, ...]], depth: int) -> None:
+def _check_lists(
+    cells: _Cells, lists: Mapping[str, tuple[float, ...]], groups: Sequence[tuple[str, ...]], depth: int
+) -> None:
     """Check that the lists of a group are equally long, steps grow, a cut keeps a block, and shares lie between 0 and 1."""
-    for first, *others in list_groups():
+    for first, *others in groups:
         for name in others:
             if len(lists[name]) != len(lists[first]):
                 cells.refuse(name, f"holds {len(lists[name])} numbers, {first} {len(lists[first])}")
     if not lists["steps_val"]:
         cells.refuse("steps_val", "is empty: the model was never evaluated")
-    for name in ("steps_train", "steps_val", REMOVED):
+    growing = ("steps_train", "steps_val", REMOVED)
+    for name in (column for column in growing if column in lists):
         if any(after <= before for before, after in zip(lists[name], lists[name][1:], strict=False)):
             cells.refuse(name, "does not grow")
-    if any(not 1 <= removed < depth for removed in lists[REMOVED]):
+    if any(not 1 <= removed < depth for removed in lists.get(REMOVED, ())):
         cells.refuse(REMOVED, f"must leave at least one of {depth} blocks")
     for name, values in lists.items():
         if ("_accs" in name or name == PROBABILITIES) and any(not 0 <= value <= 1 for value in values):

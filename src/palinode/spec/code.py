@@ -1,7 +1,7 @@
 """The user's own Python: experiment files, and the code file that a stored spec with `user:` parts needs.
 
-A file that the user names on the command line is run. A file that a stored spec names is run only when it lies in the current
-project, or with `--allow-code`, so that the spec of a stranger cannot start a program.
+A file that the user names on the command line is run. Code that only a stored spec names is run with `--allow-code` and never
+without it, wherever it lies: an unpacked archive of a stranger lies in the current directory too.
 """
 
 from __future__ import annotations
@@ -102,46 +102,56 @@ def keep_code(directory: Path, code: Code | None) -> None:
     record = {"file": str(code.path), "sha256": _sha256(code.content), "parts": parts}
     path = directory / RECORD_FILE
     with contextlib.suppress(Damaged):  # a damaged or missing record is written again
-        if fsio.read_table(path) == record:
+        if fsio.read_table(path) == record and _is_file_with(directory / COPY_FILE, code.content):
             return
     fsio.write_bytes(directory / COPY_FILE, code.content)
     fsio.write_table(path, record)
 
 
-def kept_code(spec_file: Path, *, allow_code: bool) -> Code | None:
-    """Run the code that is recorded next to a spec: the user's file while its parts are unchanged, else the kept copy.
+def code_for_spec(spec_file: Path, *, named: Path | None, allow_code: bool) -> Code | None:
+    """Run the code that a stored spec needs: the file that the user names, or with `allow_code` the recorded one.
 
-    The user's file is run where `allow_code` permits it, or where it lies in the current project and not in the store.
+    Args:
+        named: the file that the user names for it (`--code`). Whether its parts are those of the spec is checked where
+            the spec is decoded.
+        allow_code: permit the code that is recorded next to the spec: the recorded file while its parts are unchanged,
+            else the copy.
 
     Returns:
-        None when no code is recorded.
+        None when no code is recorded and none is named.
 
     Raises:
         BadInput: the code may not be run, or it is gone.
+        Damaged: the copy is not the code that was recorded.
     """
-    directory, file, hint = spec_file.parent, str(spec_file), "add --allow-code to permit it"
+    if named is not None:
+        return run_file(named)
+    directory, file = spec_file.parent, str(spec_file)
     if not (directory / RECORD_FILE).is_file():
         return None
     record = fsio.read_table(directory / RECORD_FILE)
     recorded = record.get("file")
     if not isinstance(recorded, str) or not recorded.isprintable():
         raise BadInput("names no code file", file=str(directory / RECORD_FILE), field="file")
-    original, copy = Path(recorded), directory / COPY_FILE
+    if not allow_code:
+        hint = "name your own file with --code FILE, or permit the code that the spec names with --allow-code"
+        raise BadInput(f"would run code: {Path(recorded).name}", file=file, hint=hint)
+    return _recorded_code(directory, record, Path(recorded))
+
+
+def _recorded_code(directory: Path, record: Mapping[str, Any], original: Path) -> Code:
+    """The recorded file while its parts are unchanged, else the copy that the store keeps."""
+    copy = directory / COPY_FILE
     if original.is_file():
         unchanged = _sha256(read_text(original).encode()) == record.get("sha256")
-        place = original.resolve()
-        own = place.is_relative_to(Path.cwd().resolve()) and not place.is_relative_to(directory.parent.resolve())
-        if unchanged and not (own or allow_code):
-            raise BadInput(f"would run {original}, which is not in this project", file=file, hint=hint)
-        if own or allow_code:
-            with contextlib.nullcontext() if unchanged else contextlib.suppress(BadInput):
-                code = run_file(original)
-                if unchanged or (_parts(record) and not changed_parts(directory, code)):
-                    return code
+        with contextlib.nullcontext() if unchanged else contextlib.suppress(BadInput):
+            code = run_file(original)
+            if unchanged or (_parts(record) and not changed_parts(directory, code)):
+                return code
     if not copy.is_file():
-        raise BadInput(f"needs the code of {recorded}, which is gone or has changed", file=file)
-    if not allow_code:
-        raise BadInput("would run the copy of its code kept in the store", file=file, hint=hint)
+        raise BadInput(f"needs the code of {original}, which is gone or has changed", file=str(directory / RECORD_FILE))
+    if _sha256(read_text(copy).encode()) != record.get("sha256"):
+        raise Damaged(f"is not the code that {RECORD_FILE} recorded", file=str(copy))
     return run_file(copy, neighbours=original.parent)
 
 
@@ -213,6 +223,10 @@ def _mistake(error: BaseException, path: Path, file: str) -> BadInput:
     if isinstance(error, SystemExit):
         return BadInput(f"ended the program (exit {error.code})", file=place)
     return BadInput(f"{type(error).__name__}: {error}", file=place)
+
+
+def _is_file_with(path: Path, content: bytes) -> bool:
+    return path.is_file() and path.read_bytes() == content
 
 
 def _parts(record: Any) -> dict[str, dict[str, Any]]:

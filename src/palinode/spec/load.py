@@ -20,7 +20,7 @@ from palinode.base.decision import Decision
 from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.base.measures import OWN, Metric
 from palinode.results.store import decode_entry
-from palinode.spec.code import Code, kept_code, run_file, user_kinds
+from palinode.spec.code import Code, code_for_spec, run_file, user_kinds
 from palinode.spec.experiment import Arm, Experiment, ResolvedExperiment, ResolvedRun
 from palinode.spec.names import checked, good_seeds
 from palinode.spec.run_spec import RunSpec
@@ -73,16 +73,19 @@ class Source:
             raise error.at(file=self.file) from None
 
 
-def load(path: Path, *, allow_code: bool = False) -> Source:
+def load(path: Path, *, code_file: Path | None = None, allow_code: bool = False) -> Source:
     """Read an experiment file.
 
     Args:
-        allow_code: run code that a stored spec names even when it lies outside the current project.
+        code_file: the user's own file with the parts that a stored spec names (`--code`).
+        allow_code: run the code that a stored spec names.
 
     Raises:
         BadInput: naming the file, and the field or line.
     """
     suffix = path.suffix.lower()
+    if code_file is not None and suffix != ".json":
+        raise BadInput("is for the spec of a run or of an experiment in a store", file=str(path), field="--code")
     if suffix in (".yaml", ".yml"):
         raise BadInput("YAML is not read", file=str(path), hint="write the experiment as TOML or Python")
     if suffix not in (".py", ".toml", ".json"):
@@ -95,20 +98,20 @@ def load(path: Path, *, allow_code: bool = False) -> Source:
         return Source(str(path), decode(Experiment, parse_toml(text, str(path)), file=str(path)))
     data = fsio.unsealed(parse_json(text, str(path)), str(path))
     if "runs" in data and "base" not in data:
-        return _from_entry(data, path, allow_code=allow_code)
+        return _from_entry(data, path, code_file, allow_code=allow_code)
     if "seed" in data and "arms" not in data:
-        return _from_run_spec(data, path, allow_code=allow_code)
+        return _from_run_spec(data, path, code_file, allow_code=allow_code)
     return Source(str(path), decode(Experiment, data, file=str(path)))
 
 
-def load_run(directory: Path, *, allow_code: bool = False) -> RunSpec:
-    """The spec of a run in a store, with the user's code it needs.
+def load_run(directory: Path, *, code_file: Path | None = None, allow_code: bool = False) -> RunSpec:
+    """The spec of a run in a store, with the user's code it needs; the arguments are those of `load`.
 
     Raises:
         Damaged: its file cannot be read, or it holds the spec of another run.
         BadInput: the spec does not decode, or its code may not be run.
     """
-    return _stored_run(directory, allow_code=allow_code)[0]
+    return _stored_run(directory, code_file, allow_code=allow_code)[0]
 
 
 def parse_seeds(text: str, own: tuple[int, ...]) -> tuple[int, ...]:
@@ -174,8 +177,8 @@ def _from_python(path: Path) -> Source:
     return Source(str(path), experiment, code=code if code.user_parts else None)
 
 
-def _from_run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
-    spec, code = _run_spec(data, path, allow_code=allow_code)
+def _from_run_spec(data: dict[str, Any], path: Path, code_file: Path | None, *, allow_code: bool) -> Source:
+    spec, code = _run_spec(data, path, code_file, allow_code=allow_code)
     direction = spec.evaluation.directions[0] if spec.objective.reads_in_a_direction else OWN
     experiment = Experiment(
         name=f"run-{spec.run_id}",
@@ -188,33 +191,35 @@ def _from_run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> Sou
     return Source(str(path), experiment, code=code)
 
 
-def _stored_run(directory: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
+def _stored_run(directory: Path, code_file: Path | None, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
     """The spec in a run's directory. It must hash to the directory's name: the weights there were trained with this spec."""
     path = directory / SPEC_FILE
     try:
         data = fsio.unsealed(parse_json(read_text(path), str(path)), str(path))
     except BadInput as error:
         raise Damaged(error.message, file=str(path), field=error.field) from None
-    spec, code = _run_spec(data, path, allow_code=allow_code)
+    spec, code = _run_spec(data, path, code_file, allow_code=allow_code)
     if spec.run_id != (run_id := directory.absolute().name):
         hint = "it was changed, or another version of palinode wrote it"
         raise Damaged(f"holds the spec of run {spec.run_id}, not {run_id}", file=str(path), hint=hint)
     return spec, code
 
 
-def _run_spec(data: dict[str, Any], path: Path, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
-    code = kept_code(path, allow_code=allow_code) if user_kinds(data) else None
+def _run_spec(
+    data: dict[str, Any], path: Path, code_file: Path | None, *, allow_code: bool
+) -> tuple[RunSpec, Code | None]:
+    code = code_for_spec(path, named=code_file, allow_code=allow_code) if user_kinds(data) else None
     return decode(RunSpec, data, file=str(path), user_parts=code.user_parts if code else {}), code
 
 
-def _from_entry(data: dict[str, Any], path: Path, *, allow_code: bool) -> Source:
+def _from_entry(data: dict[str, Any], path: Path, code_file: Path | None, *, allow_code: bool) -> Source:
     """Read an experiment's entry in a store; its specs are in the directories of its runs. Every cell has a run of every seed."""
     entry = decode_entry(data, path)
     store = path.resolve().parent.parent
     runs: list[ResolvedRun] = []
     needed: Code | None = None
     for run in entry.runs:
-        spec, code = _stored_run(store / run.run_id, allow_code=allow_code)
+        spec, code = _stored_run(store / run.run_id, code_file, allow_code=allow_code)
         runs.append(ResolvedRun(arm=run.arm, scale=run.scale, spec=spec))
         needed = needed or code
     arms = [arm.name for arm in entry.arms]

@@ -23,7 +23,8 @@ class Recipe(Part):
     Attributes:
         steps: optimizer steps.
         batch_windows: windows per optimizer step, over all micro-batches; with `growth`, the tokens of so many full windows.
-        micro_batches: how many parts a batch is read in. The loss is divided once for the whole batch, so the result is the same.
+        micro_batches: how many parts a batch is read in. The loss is the sum over the whole batch divided by its weights. Each
+            part draws its own coins, so with `both` and `choose` their number decides which windows are read in which direction.
         growth: rows that start short; None reads full windows from the start.
         accumulation: more micro-batches as gradients get noisier; None keeps their number.
         max_tokens_read, max_ltr_tokens: the run, and its schedule, also end after the step that reaches one of these. Set

@@ -148,12 +148,24 @@ ABSENT = {(10, 20, 1): 0.056, (20, 40, 1): 0.095, (20, 40, 2): 0.851}
 
 def test_the_ceiling_of_memorisation():
     """256 training sequences of 16 pairs, vocabularies 256 .. 8192."""
-    ceilings = [Memorisation(vocabulary=256 << i).best_answer_accuracy(256) for i in range(6)]
+    ceilings = [Memorisation(vocabulary=256 << i).best_hidden_accuracy(256) for i in range(6)]
     assert ceilings == pytest.approx([1.0, 1.0, 0.9997, 0.982, 0.865, 0.632], abs=6e-4)
     task = Memorisation(vocabulary=2048)
     shown = task.sample(256, generator(0, "test")).tokens[:, ::2].flatten()
-    queries = task.sample(500, generator(1, "test")).tokens[:, ::2].flatten()
-    assert float(torch.isin(queries, shown).double().mean()) == pytest.approx(task.best_answer_accuracy(256), abs=0.01)
+    asked = task.sample(500, generator(1, "test")).tokens[:, ::2].flatten()
+    assert float(torch.isin(asked, shown).double().mean()) == pytest.approx(task.best_hidden_accuracy(256), abs=0.01)
+
+
+def test_the_ceiling_of_memorisation_counts_what_is_seen_earlier_in_the_row():
+    task = Memorisation(vocabulary=256, pairs=16)
+    shown = task.sample(8, generator(0, "test")).tokens[:, ::2].flatten()
+    asked = task.sample(4000, generator(1, "test")).tokens[:, ::2]
+    earlier = (asked[:, :, None] == asked[:, None, :]).tril(-1).any(2)
+    readable = (torch.isin(asked, shown) | earlier).double().mean()
+    assert float(readable) == pytest.approx(task.best_answer_accuracy(8), abs=0.02)
+    assert float(earlier.double().mean()) == pytest.approx(task.best_answer_accuracy(0), abs=0.005)
+    assert task.best_hidden_accuracy(0) == 0
+    assert task.best_answer_accuracy(None) == 1
 
 
 def test_conventions_of_the_floor():

@@ -148,6 +148,10 @@ class Task(Part):
         """
         return 1.0
 
+    def best_hidden_accuracy(self, train_sequences: int | None = None) -> float | None:
+        """The same where every answer of the sequence is hidden, so that none can be read off an earlier place."""
+        return self.best_answer_accuracy(train_sequences)
+
     @property
     def solved_by(self) -> tuple[str, ...]:
         """The baselines (`baselines.py`) that are the very skill this task tests: their level is none that a model should beat."""

@@ -17,6 +17,7 @@ import functools
 import math
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Generator, Tensor
@@ -395,10 +396,17 @@ class Memorisation(UniformTask):
         return Sample.of_pairs(keys, self.value_of()[keys])
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float:
-        """The expected share of keys that the training sequences show at least once; guesses of the others are not counted."""
-        if train_sequences is None:
-            return 1.0
-        return float(1 - (1 - 1 / self.keys) ** (train_sequences * self.pairs))
+        """The expected share of keys that training or an earlier pair of the sequence shows; guesses of the others do not count."""
+        new = (1 - 1 / self.keys) ** np.arange(self.pairs)  # the chance that a key is in none of 0, 1, .. earlier pairs
+        return 1.0 - self._not_trained(train_sequences) * float(new.mean())
+
+    def best_hidden_accuracy(self, train_sequences: int | None = None) -> float:
+        """The expected share of keys that the training sequences show at least once: the limit of the published task."""
+        return 1.0 - self._not_trained(train_sequences)
+
+    def _not_trained(self, train_sequences: int | None) -> float:
+        """The chance that a key is in none of the training sequences."""
+        return 0.0 if train_sequences is None else float((1 - 1 / self.keys) ** (train_sequences * self.pairs))
 
 
 @functools.cache

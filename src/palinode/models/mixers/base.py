@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from palinode.base.bounds import LARGEST_SIZE
 from palinode.base.config import Part
 from palinode.base.errors import Unfinished
 from palinode.base.visibility import Native
@@ -73,6 +74,7 @@ class MixerConfig(Part):
         visibilities: the forms of reading that it has.
     """
 
+    largest: ClassVar[int] = LARGEST_SIZE
     reads: ClassVar[frozenset[str]] = frozenset()
     visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full", "mask"})
 

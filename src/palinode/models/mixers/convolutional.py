@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from palinode.base.bounds import MOST_PARTS
 from palinode.base.errors import BadInput
 from palinode.base.visibility import Native
 from palinode.models.cost import LayerCost, sides_read
@@ -297,7 +298,7 @@ class HyenaConfig(TwoSidedConfig):
     """
 
     kind: ClassVar[str] = "hyena"
-    order: int = Field(default=2, ge=2)
+    order: int = Field(default=2, ge=2, le=MOST_PARTS)
     taps: Odd = Field(default=3, ge=1)
     filter: SineFilterConfig = SineFilterConfig()
 

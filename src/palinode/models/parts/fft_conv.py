@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from palinode.base.bounds import MOST_PARTS
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
 from palinode.base.visibility import Native
@@ -182,7 +183,7 @@ class SineFilterConfig(Config):
 
     features: Odd = Field(default=5, ge=5)
     width: int = Field(default=64, ge=1)
-    inner_layers: int = Field(default=2, ge=0)
+    inner_layers: int = Field(default=2, ge=0, le=MOST_PARTS)
     sharpness: float = Field(default=10.0, gt=0)
     trained_features: bool = False
     start_std: float | None = Field(default=None, gt=0)
