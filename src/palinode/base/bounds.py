@@ -6,10 +6,10 @@ model within the bounds may still be too large for a machine: its memory is comp
 
 from __future__ import annotations
 
-LARGEST_COUNT = 2**53  # of tokens, steps, anything that is counted: a float holds every whole number up to here
-LARGEST_SIZE = 2**31 - 1  # of one dimension of a model: a width, heads, states, taps; PyTorch counts products of two of them in 64 bits
-    2**24
-)  # of one dimension of a model: a width, heads, states, taps; the widest published models have 2**16
+# Of tokens, steps, anything that is counted: a float holds every whole number up to here.
+LARGEST_COUNT = 2**53
+# Of one dimension of a model: a width, heads, states, taps. PyTorch counts the product of two of them in 64 bits.
+LARGEST_SIZE = 2**31 - 1
 MOST_LAYERS = 1024  # each takes a few milliseconds to describe; the deepest published Transformer has 1,000
 MOST_PARTS = 64  # of parts inside a layer that are made one after the other: the order of a filter, its inner layers
 LARGEST_MULTIPLE = 2.0**16  # of a width
