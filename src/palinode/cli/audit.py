@@ -61,7 +61,7 @@ def audit(
     window_tokens: Annotated[int, typer.Option("--window-tokens", min=2, help="Of a model: tokens of a window.")] = 32,
     json: JsonOption = False,
 ) -> None:
-    """Show which positions of every arm, or of one model, see what, and leaks.
+    """Show which positions of an arm, or of a model, see what.
 
     Exit 3 when an arm fails a check that it was not expected to fail.
     """
@@ -72,9 +72,8 @@ def audit(
         return
     may_be_store(store)
     source, resolved = resolve(file, size, changes, None, code=code, allow_code=allow_code)
-    names = [one.name for one in resolved.arms]
     for name in arm or []:
-        if name not in names:
+        if name not in (names := [one.name for one in resolved.arms]):
             raise BadInput(f"no arm is named {name!r}", file=str(file), field="--arm", hint=nearest(name, names))
     from palinode.experiment.audits import audit_cells, quick_audits
     from palinode.experiment.cells import cells_of
