@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,13 +95,7 @@ def audit(
             )
     text = "\n\n".join([*map(audit_text, audits), MEANING])
     typer.echo(as_json([data for one in audits for data in _as_data(one)]) if json else text)
-    if unexpected := [one for one in audits if one.unexpected]:
-        failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].finding.check})" for one in unexpected))
-        raise AuditFailed(
-            f"failed its audit: {failed}",
-            file=str(file),
-            hint="mark an arm that is meant to leak expect_leak, one that is meant to collapse expect_collapse",
-        )
+    _refuse_failed(audits, file)
 
 
 def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, quick: bool, json: bool) -> None:
@@ -125,6 +119,21 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
     if report.outcome == "fail":
         first = next(finding for finding in report.findings if finding.outcome == "fail")
         raise AuditFailed(f"failed its audit: {first.check}", file=target)
+
+
+def _refuse_failed(audits: Sequence[ArmAudit], file: object) -> None:
+    """End the command where an arm failed a check that it was not expected to fail.
+
+    Raises:
+        AuditFailed: naming the arms.
+    """
+    if unexpected := [one for one in audits if one.unexpected]:
+        failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].finding.check})" for one in unexpected))
+        raise AuditFailed(
+            f"failed its audit: {failed}",
+            file=str(file),
+            hint="mark an arm that is meant to leak expect_leak, one that is meant to collapse expect_collapse",
+        )
 
 
 def _progress(event: Mapping[str, Any]) -> str:
