@@ -111,7 +111,7 @@ class Browser:
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def screenshot(self, path: Path) -> None:
-        """Write what is seen as PNG."""
+        """Write the visible page as PNG."""
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def _next(self, seconds: float):
@@ -128,15 +128,15 @@ class Browser:
         return event
 
     def _keep(self, event) -> None:
-        params = event.get("params", {})
+        details = event.get("params", {})
         match event.get("method"):
             case "Runtime.exceptionThrown":
-                self.problems.append(str(params["exceptionDetails"]))
-            case "Runtime.consoleAPICalled" if params["type"] in ("error", "warning", "assert"):
-                self.problems.append(str(params["args"]))
-            case "Log.entryAdded" if params["entry"]["level"] in ("error", "warning"):
-                self.problems.append(params["entry"]["text"])
+                self.problems.append(str(details["exceptionDetails"]))
+            case "Runtime.consoleAPICalled" if details["type"] in ("error", "warning", "assert"):
+                self.problems.append(str(details["args"]))
+            case "Log.entryAdded" if details["entry"]["level"] in ("error", "warning"):
+                self.problems.append(details["entry"]["text"])
             case "Page.javascriptDialogOpening":
-                self.problems.append(f"dialog: {params['message']}")
+                self.problems.append(f"dialog: {details['message']}")
             case "Network.requestWillBeSent":
-                self.requests.append(params["request"]["url"])
+                self.requests.append(details["request"]["url"])

@@ -101,7 +101,7 @@ def test_the_commands_say_it():
     assert "x at base: LEAK; COLLAPSE (" in audit_text(audited(COLLAPSE, LEAK))
     assert "x at base: fail (" in audit_text(audited(OTHER))
     event = {"event": "audit", "arm": "x", "scale": "base", "outcome": "fail", "seconds": 2.0}
-    flags = {"leaks": False, "expect_leak": False, "collapses": True, "expect_collapse": True}
-    assert _message(event | flags) == "audit of x at base: COLLAPSE (expected) (2.0 s)"
-    assert _message(event | flags | {"leaks": True}) == "audit of x at base: LEAK, COLLAPSE (expected) (2.0 s)"
-    assert _message(event | flags | {"collapses": False}) == "audit of x at base: fail (2.0 s)"
+    fields = {"leaks": False, "expect_leak": False, "collapses": True, "expect_collapse": True}
+    assert _message(event | fields) == "audit of x at base: COLLAPSE (expected) (2.0 s)"
+    assert _message(event | fields | {"leaks": True}) == "audit of x at base: LEAK, COLLAPSE (expected) (2.0 s)"
+    assert _message(event | fields | {"collapses": False}) == "audit of x at base: fail (2.0 s)"

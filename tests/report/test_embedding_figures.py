@@ -10,9 +10,8 @@ from headless import CHROMIUM, Browser
 from palinode.analysis.embeddings import embedding_means
 from palinode.base.finding import AuditReport, Finding
 from palinode.report import build_report
+from palinode.report.build import all_figures, drawings
 from palinode.report.charts import ROWS
-from palinode.report.export import drawings
-from palinode.report.figures import all_figures
 from palinode.report.study import Study
 from synthetic_store import Synthetic, add_geometry, add_terms, make_store
 
@@ -91,13 +90,13 @@ def test_positions_far_apart_are_a_line_per_arm_over_powers_of_two(figures):
 
 
 def test_an_interval_is_drawn_inside_what_its_number_can_be(figures, tmp_path):
-    text = "Intervals are cut at"
-    assert not any(text in note for figure in figures.values() for note in figure.notes)
+    note_begin = "Intervals are cut at"
+    assert not any(note_begin in note for figure in figures.values() for note in figure.notes)
     store = make_store(tmp_path, Synthetic(seeds=(0, 40)))
     add_geometry(store, "demo")
     wide = figures_of(store.experiment("demo"))
     for name, least in (("embedding-cosine", 0), ("embedding-distance", -1)):
-        assert any(text in note for note in wide[name].notes)
+        assert any(note_begin in note for note in wide[name].notes)
         ends = [row[side] for row in wide[name].rows for side in ("low", "high") if side in row]
         assert (min(ends), max(ends)) == (least, 1)
 

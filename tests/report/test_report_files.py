@@ -19,9 +19,8 @@ from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import Finding
 from palinode.checks.explained import explanation
 from palinode.report import build_report, words
+from palinode.report.build import all_figures, guarded
 from palinode.report.content import Page
-from palinode.report.export import guarded
-from palinode.report.figures import all_figures
 from palinode.report.maps import law_boundary, map_rows
 from palinode.report.page import columns, embedded_json, render_page
 from palinode.report.study import Study
@@ -493,13 +492,13 @@ def _page_of(store):
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_no_name_changes_the_skeleton_of_the_page(tmp_path, plain, payload):
     page = _page_of(hostile_store(tmp_path / "runs", payload))
-    seen = Visible(page)
-    assert seen.tags == plain.tags
-    assert seen.links == plain.links
-    assert len(seen.scripts) == 4  # style, data, library, script
-    data = unpacked(seen.scripts[1])
+    visible = Visible(page)
+    assert visible.tags == plain.tags
+    assert visible.links == plain.links
+    assert len(visible.scripts) == 4  # style, data, library, script
+    data = unpacked(visible.scripts[1])
     assert f"{payload} A" in json.dumps(data, ensure_ascii=False).replace('\\"', '"').replace("\\\\", "\\")
-    assert re.fullmatch(r"[A-Za-z0-9+/=]+", seen.scripts[1])
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", visible.scripts[1])
     assert page.count("</script>") == 3
 
 

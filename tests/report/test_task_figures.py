@@ -11,9 +11,8 @@ from headless import CHROMIUM, Browser
 
 from palinode.analysis.tasks import Levels, task_means
 from palinode.report import build_report, charts, theme
+from palinode.report.build import all_figures, drawings
 from palinode.report.charts import ROWS, Axis, columns_that_fit
-from palinode.report.export import drawings
-from palinode.report.figures import all_figures
 from palinode.report.levels import Mark, every_mark, with_levels
 from palinode.report.study import Study
 from synthetic_store import Synthetic, make_store
@@ -195,7 +194,7 @@ def test_a_slice_of_one_value_is_not_drawn_and_counts_are_said(figures):
     assert row["low"] < row["value"] < row["high"]
     assert row["tokens_scored"] == 750
     [points] = [layer for layer in figure.variants["gap"]["layer"] if layer["name"] == "points"]
-    assert {"hits", "tokens_scored"} <= {channel["field"] for channel in points["encoding"]["tooltip"]}
+    assert {"hits", "tokens_scored"} <= {entry["field"] for entry in points["encoding"]["tooltip"]}
 
 
 @pytest.mark.parametrize("seeds", [(1,), (1, 2, 3)])

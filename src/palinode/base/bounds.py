@@ -6,8 +6,7 @@ model within the bounds may still be too large for a machine: its memory is comp
 
 from __future__ import annotations
 
-# Of tokens, steps, anything that is counted: a float holds every whole number up to here.
-LARGEST_COUNT = 2**53
+LARGEST_COUNT = 2**53  # of tokens, steps, anything that is counted: a float holds every whole number up to here
 # Of one dimension of a model: a width, heads, states, taps. PyTorch counts the product of two of them in 64 bits.
 LARGEST_SIZE = 2**31 - 1
 MOST_LAYERS = 1024  # each takes a few milliseconds to describe; the deepest published Transformer has 1,000

@@ -139,7 +139,8 @@ def _refuse_failed(audits: Sequence[ArmAudit], file: object) -> None:
 def _progress(event: Mapping[str, Any]) -> str:
     if event["event"] == "note":
         return str(event["message"])
-    return f"audited {shown(event['arm'])}: {event['outcome']}"
+    unsure = ", ".join(event.get("could_not_tell", ())) if event["outcome"] == "could_not_tell" else ""
+    return f"audited {shown(event['arm'])}: {event['outcome']}{f' by {unsure}' if unsure else ''}"
 
 
 def audit_text(audited: ArmAudit) -> str:

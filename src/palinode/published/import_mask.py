@@ -18,12 +18,11 @@ from palinode.base.config import content_hash
 from palinode.base.errors import BadInput
 from palinode.base.finding import AuditReport, Finding
 from palinode.checks.loss_floor import check_directions
-from palinode.published.mask_csv import DIRECTIONS, EVAL, PROBABILITIES, TRAIN, MaskFile, MaskRow, read_mask_csv
+from palinode.published.mask_csv import DIRECTIONS, EVAL, FORMAT, PROBABILITIES, TRAIN, MaskFile, MaskRow, read_mask_csv
 from palinode.results.record import RESULT_FILE, ArmEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.rows import METRICS_FILE
 from palinode.results.store import Store
 
-FORMAT = "mask-csv"
 NAME, SIZE = "mask-published", "imported"
 QUESTION = (
     "Published: does reading right to left with probability p, beside left to right, help the left-to-right task?"
@@ -62,19 +61,19 @@ def import_mask(file: Path, store: Store, name: str = NAME) -> Imported:
         EnvironmentProblem: the disk cannot be written. The same import again completes what was written.
     """
     table = read_mask_csv(file)
-    arms = {row.line: arm_name(row) for row in table.rows}
-    _refuse_twins(table, arms, file)
-    entry = _entry(table, arms, file, name)
+    arms = {row.line: _arm_name(row) for row in table.rows}
+    _refuse_twins(table, arms)
+    entry = _entry(table, arms, name)
     before = _entry_there(store, entry)
     findings = {(arms[row.line], row.scale, row.seed): _finding(row) for row in table.rows}
-    written = sum(_write_run(store, table, row, file) for row in table.rows)
+    written = sum(_write_run(store, table, row) for row in table.rows)
     entry = entry.model_copy(update={"created": before.created if before else time.strftime("%Y-%m-%dT%H:%M:%S%z")})
     if before != entry:
         store.write_experiment(entry)
     return Imported(entry, findings, written)
 
 
-def arm_name(row: MaskRow) -> str:
+def _arm_name(row: MaskRow) -> str:
     """The name of a row's arm: `p=0.05`, then its mask, an adaptive p and missing direction tokens, where it has these."""
     parts = [f"p={row.probability:g}"]
     parts += [] if row.mask == "bidirectional" else [f"{row.directions[0]} only"]
@@ -83,10 +82,10 @@ def arm_name(row: MaskRow) -> str:
     return ", ".join(parts)
 
 
-def spec_of(table: MaskFile, row: MaskRow, file: Path) -> dict[str, Any]:
+def _spec(table: MaskFile, row: MaskRow) -> dict[str, Any]:
     """The spec of a published run, with the fields that were published."""
     return {
-        "imported": _source(table, row, file) | {"run_number": row.run_number},
+        "imported": {**table.source, "line": row.line, "run_number": row.run_number},
         "seed": row.seed,
         "data": {"corpus": "wikitext-103", "tokenizer": "gpt2"},
         "model": {
@@ -105,26 +104,22 @@ def spec_of(table: MaskFile, row: MaskRow, file: Path) -> dict[str, Any]:
     }
 
 
-def _source(table: MaskFile, row: MaskRow, file: Path) -> dict[str, str | int]:
-    return {"format": FORMAT, "file": file.name, "sha256": table.sha256, "line": row.line}
-
-
 def _run_id(table: MaskFile, row: MaskRow) -> str:
     """The id of a row's run: it depends on the bytes of the file and not on the file's name."""
     return content_hash([FORMAT, table.sha256, row.line])[:RUN_ID_CHARACTERS]
 
 
-def _refuse_twins(table: MaskFile, arms: dict[int, str], file: Path) -> None:
+def _refuse_twins(table: MaskFile, arms: dict[int, str]) -> None:
     seen: dict[tuple[str, str, int], int] = {}
     for row in table.rows:
         place = (arms[row.line], row.scale, row.seed)
         if place in seen:
             message = f"is line {seen[place]} again: {place[0]}, {place[1]}, seed {row.seed}"
-            raise BadInput(message, file=str(file), field=f"line {row.line}, column seed")
+            raise BadInput(message, file=str(table.path), field=f"line {row.line}, column seed")
         seen[place] = row.line
 
 
-def _entry(table: MaskFile, arms: dict[int, str], file: Path, name: str) -> ExperimentEntry:
+def _entry(table: MaskFile, arms: dict[int, str], name: str) -> ExperimentEntry:
     by_size = sorted(table.rows, key=lambda row: (row.parameters, row.depth, row.heads))
     of_arm = {
         arm: list(rows) for arm, rows in groupby(sorted(by_size, key=lambda r: arms[r.line]), lambda r: arms[r.line])
@@ -137,7 +132,7 @@ def _entry(table: MaskFile, arms: dict[int, str], file: Path, name: str) -> Expe
         name=name,
         size=SIZE,
         question=QUESTION,
-        command=("palinode", "import", "mask", file.name),
+        command=("palinode", "import", "mask", table.path.name),
         decision={
             "metric": "validation.ltr.nats_per_token",
             "baseline": baseline or absent.name,
@@ -153,7 +148,7 @@ def _entry(table: MaskFile, arms: dict[int, str], file: Path, name: str) -> Expe
             for arm, rows in of_arm.items()
             for row in rows
         ),
-        source={"format": FORMAT, "file": file.name, "sha256": table.sha256},
+        source=table.source,
     )
 
 
@@ -176,7 +171,7 @@ def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None
     Raises:
         BadInput: another experiment has this name.
     """
-    before = next((known for known in store.experiments() if known.full_name == entry.full_name), None)
+    before = next((other for other in store.experiments() if other.full_name == entry.full_name), None)
     if before is not None and before.source.get("sha256") != entry.source["sha256"]:
         raise BadInput(
             f"experiment {entry.full_name!r} exists already and came from another file",
@@ -186,39 +181,42 @@ def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None
     return before
 
 
-def _write_run(store: Store, table: MaskFile, row: MaskRow, file: Path) -> bool:
+def _write_run(store: Store, table: MaskFile, row: MaskRow) -> bool:
     """Write one run, its result last; False when the store has it already."""
     run_id = _run_id(table, row)
     directory = store.run_directory(run_id)
     if (directory / RESULT_FILE).exists():
         return False
-    store.write_spec(run_id, spec_of(table, row, file))
+    store.write_spec(run_id, _spec(table, row))
     fsio.rewrite_lines(directory / METRICS_FILE, list(_metrics(row)))
     store.write_run_audit(run_id, AuditReport(subject=run_id, findings=(_finding(row),)))
-    store.write_result(_result(run_id, table, row, file))
+    store.write_result(_result(run_id, table, row))
     return True
 
 
 def _metrics(row: MaskRow) -> Iterable[dict[str, Any]]:
     """The metrics rows of a run. The published training loss is that of a step's last pass, in either direction."""
     lists, last_step = row.lists, int(row.lists[EVAL["steps"]][-1])
-    names = {field: lists[column] for field, column in TRAIN.items()}
-    for index, step in enumerate(names["steps"]):
+    for step, tokens_read, epochs, nats, accuracy in zip(*(lists[column] for column in TRAIN.values()), strict=True):
         yield {
             "event": "train",
-            **_place(int(step), names["tokens_read"][index], names["epochs"][index]),
-            "nats_by_group": {"as published": names["nats"][index]},
-            "accuracy": names["accuracy"][index],
+            "step": int(step),
+            "tokens_read": int(tokens_read),
+            "epochs": epochs,
+            "nats_by_group": {"as published": nats},
+            "accuracy": accuracy,
             "p": None if row.adjusted else row.probability,
         }
-    names = {field: lists[column] for field, column in EVAL.items()}
-    for index, step in enumerate(names["steps"]):
+    evaluations = zip(*(lists[column] for column in EVAL.values()), strict=True)
+    for index, (step, tokens_read, epochs, seconds) in enumerate(evaluations):
         yield {
             "event": "eval",
             "split": "validation",
             "final": step == last_step,
-            **_place(int(step), names["tokens_read"][index], names["epochs"][index]),
-            "seconds": names["seconds"][index],
+            "step": int(step),
+            "tokens_read": int(tokens_read),
+            "epochs": epochs,
+            "seconds": seconds,
             "scores": {direction: row.scores(direction, index) for direction in DIRECTIONS},
         }
     cuts = {direction: row.cuts(direction) for direction in DIRECTIONS}
@@ -228,23 +226,18 @@ def _metrics(row: MaskRow) -> Iterable[dict[str, Any]]:
     yield {"event": "rtl_probability", "step": last_step, "p_and_passes": passes}
 
 
-def _place(step: int, tokens_read: float, epochs: float) -> dict[str, Any]:
-    return {"step": step, "tokens_read": int(tokens_read), "epochs": epochs}
-
-
 def _finding(row: MaskRow) -> Finding:
     """Check C8 on the final losses of the directions that were trained."""
     nats = {direction: row.final_nats[direction] for direction in row.directions}
     return check_directions(nats, dict.fromkeys(DIRECTIONS, EVALUATION_TOKENS))
 
 
-def _result(run_id: str, table: MaskFile, row: MaskRow, file: Path) -> Result:
+def _result(run_id: str, table: MaskFile, row: MaskRow) -> Result:
     final = {direction: row.scores(direction, -1) for direction in DIRECTIONS}
-    for direction, scores in final.items():
-        if (
-            scores["nats_per_token"] != row.final_nats[direction]
-        ):  # of another evaluation, whose other scores are not published
-            final[direction] = {"nats_per_token": row.final_nats[direction]}
+    for direction, nats in row.final_nats.items():
+        # A final loss of another evaluation: its other scores are not published.
+        if final[direction]["nats_per_token"] != nats:
+            final[direction] = {"nats_per_token": nats}
     steps, seconds = int(row.lists[EVAL["steps"]][-1]), row.lists[EVAL["seconds"]][-1]
     return Result(
         run_id=run_id,
@@ -258,7 +251,7 @@ def _result(run_id: str, table: MaskFile, row: MaskRow, file: Path) -> Result:
         parameters={"total": row.parameters},
         seconds={"total": seconds},
         provenance="imported",
-        source=_source(table, row, file),
+        source={**table.source, "line": row.line},
     )
 
 

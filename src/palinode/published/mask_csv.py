@@ -21,6 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 from palinode.base.errors import BadInput, nearest
 
+FORMAT = "mask-csv"
 LARGEST_BYTES = 2**30  # the published file has 4 MB
 LARGEST_CELL_CHARACTERS = 2**28
 LARGEST_WHOLE, LARGEST_REAL = 2**53, 1e300  # above 2**53 a float cannot hold every whole number
@@ -102,19 +103,24 @@ class MaskRow:
             return []
         fields = {name: self.lists[place.format(DIRECTIONS[direction])] for name, place in CUT_SCORES.items()}
         left = [self.depth - int(removed) for removed in self.lists[REMOVED]]
-        found: list[dict[str, float | int]] = [
-            {"blocks": blocks} | {name: values[index] for name, values in fields.items()}
-            for index, blocks in enumerate(left)
-        ]
-        return sorted([*found, {"blocks": self.depth, **self.scores(direction, -1)}], key=lambda cut: cut["blocks"])
+        cuts: list[dict[str, float | int]] = [{"blocks": self.depth, **self.scores(direction, -1)}]
+        for index, blocks in enumerate(left):
+            cuts.append({"blocks": blocks} | {name: values[index] for name, values in fields.items()})
+        return sorted(cuts, key=lambda cut: cut["blocks"])
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """Every row of the file, and the SHA-256 (hex) of its bytes."""
+    """Every row of the file, its name, and the SHA-256 (hex) of its bytes."""
 
+    path: Path
     sha256: str
     rows: tuple[MaskRow, ...]
+
+    @property
+    def source(self) -> dict[str, str]:
+        """What a record says about where it came from."""
+        return {"format": FORMAT, "file": self.path.name, "sha256": self.sha256}
 
 
 def _both_ways(places: Mapping[str, str]) -> tuple[str, ...]:
@@ -146,7 +152,7 @@ def read_mask_csv(path: Path) -> MaskFile:
     rows = tuple(_row(cells) for cells in _cells(text, str(path)))
     if not rows:
         raise BadInput("holds no rows", file=str(path), field="line 1" if not text.strip() else "line 2")
-    return MaskFile(hashlib.sha256(content).hexdigest(), rows)
+    return MaskFile(path, hashlib.sha256(content).hexdigest(), rows)
 
 
 @dataclass(frozen=True)
@@ -174,7 +180,7 @@ class _Cells:
         if not isinstance(value, list):
             self.refuse(column, "is not a list")
         try:
-            return tuple(convert(item) for item in value)
+            return tuple(map(convert, value))
         except ValueError as error:
             self.refuse(column, f"holds {error}")
 
@@ -201,14 +207,14 @@ def _cells(text: str, file: str) -> Iterator[_Cells]:
 
 
 def _header(names: Sequence[str], file: str) -> list[str]:
-    found = [name.strip() for name in names]
-    cuts = CUTS if set(CUTS) & set(found) else ()  # all of them or none
-    optional = [name for name in (DIRECTION_TOKENS, HEADS) if name in found]
+    given = [name.strip() for name in names]
+    cuts = CUTS if set(CUTS) & set(given) else ()  # all of them or none
+    optional = [name for name in (DIRECTION_TOKENS, HEADS) if name in given]
     for name in (*COLUMNS, *cuts, *optional):
-        if found.count(name) != 1:
-            wrong = "is missing" if name not in found else "is there twice"
-            raise BadInput(wrong, file=file, field=f"line 1, column {name}", hint=nearest(name, found))
-    return found
+        if given.count(name) != 1:
+            wrong = "is missing" if name not in given else "is there twice"
+            raise BadInput(wrong, file=file, field=f"line 1, column {name}", hint=nearest(name, given))
+    return given
 
 
 def _row(cells: _Cells) -> MaskRow:

@@ -1,20 +1,53 @@
-"""The report of an experiment in a store, finished or not."""
+"""The report of an experiment in a store, finished or not: the page, figures as SVG and PDF, tables as CSV and parquet.
+
+A new family of figures is one more entry of FAMILIES.
+"""
 
 from __future__ import annotations
 
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import polars as pl
+import vl_convert
 
 from palinode.analysis.claims import judged_claims
 from palinode.analysis.tables import all_tables
 from palinode.base import fsio
+from palinode.report import curve_figures, theme
+from palinode.report.charts import ROWS, with_log_axes
 from palinode.report.content import Page
-from palinode.report.export import write_figures, write_tables
-from palinode.report.figures import all_figures
+from palinode.report.cut_figures import cut_figures
+from palinode.report.embedding_figures import embedding_figures
+from palinode.report.maps import map_figures
 from palinode.report.page import render_page
-from palinode.report.study import LATE, Study, Window
+from palinode.report.size_figures import size_figures
+from palinode.report.study import LATE, Figure, Study, Window
+from palinode.report.task_figures import task_figures
 from palinode.results.store import Store
 
 REPORT_FILE = "report.html"
+FIGURE_PIXELS = 640  # width of SVG and PDF
+RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")
+FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these
+Family = Callable[[Study], Iterator[Figure]]
+FAMILIES: tuple[Family, ...] = (  # in the order of the page
+    curve_figures.difference_figures,
+    curve_figures.learning_figures,
+    curve_figures.final_figures,
+    size_figures,
+    task_figures,
+    cut_figures,
+    embedding_figures,
+    curve_figures.auxiliary_figures,
+    map_figures,
+)
 
 
 def build_report(store: Store, name: str, out: Path | None = None, window: Window = LATE) -> Path:
@@ -42,3 +75,91 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
     page = render_page(Page(study, figures, names, judged_claims(store, record)))
     fsio.write_text(directory / REPORT_FILE, page)
     return directory / REPORT_FILE
+
+
+def all_figures(study: Study) -> list[Figure]:
+    """Every figure of a report, in the order of the page, each with a file name of its own.
+
+    Raises:
+        BadInput: the metric is not split.direction.score.
+        Damaged: a run's metrics do not decode.
+    """
+    taken: Counter[str] = Counter()
+    named = []
+    for figure in (figure for family in FAMILIES for figure in family(study)):
+        taken[figure.name.lower()] += 1
+        count = taken[figure.name.lower()]
+        named.append(figure if count == 1 else replace(figure, name=f"{figure.name}-{count}"))
+    return named
+
+
+# --- figures and tables as files -----------------------------------------------------------------------------------------
+
+
+def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
+    """Draw every variant of every figure as SVG and PDF, on white paper; needs neither browser nor network.
+
+    Raises:
+        EnvironmentProblem: the disk refused.
+    """
+    written = []
+    config = {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
+    for figure in figures:
+        for name, specification in drawings(figure):
+            drawn = json.dumps(_with_rows(specification, figure), allow_nan=False)
+            svg = vl_convert.vegalite_to_svg(drawn, config=config, allowed_base_urls=[])
+            fsio.write_text(directory / f"{name}.svg", svg)
+            fsio.write_bytes(directory / f"{name}.pdf", _in_order(vl_convert.svg_to_pdf(svg)))
+            written += [directory / f"{name}.svg", directory / f"{name}.pdf"]
+    return written
+
+
+def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The file name and specification of every variant of a figure, on logarithmic axes too where that is possible."""
+    for variant, specification in figure.variants.items():
+        name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
+        yield name, specification
+        if figure.log_axes:
+            yield f"{name}-log", with_log_axes(specification, variant)
+
+
+def write_tables(tables: dict[str, pl.DataFrame], directory: Path) -> list[Path]:
+    """Write every table as CSV (guarded, see `guarded`) and as parquet (exact).
+
+    Raises:
+        EnvironmentProblem: the disk refused.
+    """
+    written = []
+    for name, frame in tables.items():
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        fsio.write_text(directory / f"{name}.csv", guarded(frame).write_csv())
+        fsio.write_bytes(directory / f"{name}.parquet", buffer.getvalue())
+        written += [directory / f"{name}.csv", directory / f"{name}.parquet"]
+    return written
+
+
+def guarded(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with an apostrophe before every text that a spreadsheet would read as a formula. Numbers stay numbers."""
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+    dangerous = f"^[{FORMULA_STARTS.replace('-', '')}-]"
+    return frame.with_columns(
+        pl.when(pl.col(name).str.contains(dangerous)).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        for name in texts
+    )
+
+
+def _with_rows(specification: dict[str, Any], figure: Figure) -> dict[str, Any]:
+    """The chart with its data, and with the size that it has in a container of FIGURE_PIXELS."""
+    size = {"width": FIGURE_PIXELS, "autosize": {"type": "fit", "contains": "padding"}}
+    return {**specification, **(size if specification["width"] == "container" else {}), "datasets": {ROWS: figure.rows}}
+
+
+def _in_order(pdf: bytes) -> bytes:
+    """The PDF with the entries of its resource tables sorted: their order is random, and reordering whole lines inside a
+    table moves nothing else, so that the file's own offsets stay true."""
+
+    def sort_entries(table: re.Match[bytes]) -> bytes:
+        return table[1] + b"".join(sorted(table[2].splitlines(keepends=True)))
+
+    return RESOURCES.sub(sort_entries, pdf)

@@ -44,11 +44,12 @@ EXACT = alt.Scale(zero=False, nice=False)
 
 @dataclass(frozen=True)
 class Axis:
-    """A quantitative axis: field, title, and d3 number format."""
+    """A quantitative axis: field, title, d3 number format, and for y where a dashed level line is drawn: 1 for ratios, say."""
 
     field: str
     title: str
     format: str = "~s"
+    reference: float | None = None
 
     def on(self, channel: Callable[..., Any], field: str = "", **more: Any) -> Any:
         """The channel (alt.X, alt.Y) that shows this axis, or another field under the same title."""
@@ -117,7 +118,6 @@ def lines(
     *,
     chosen: Mapping[str, str] | None = None,
     dashes: Mapping[str, Sequence[int]] = SOLID,
-    reference: float | None = None,
     band: bool = False,
     legend_pixels: int | None = None,
 ) -> dict[str, Any]:
@@ -129,11 +129,10 @@ def lines(
     Args:
         colours: series -> colour, in the order of the legend; `what`: what a series is.
         chosen: field -> value: the rows of this variant.
-        reference: where a level line is drawn: 1 for ratios, 0 for differences.
         band: draw the interval as well, behind the line.
-        legend_pixels: room for the names of the series, 0 leaves them out; None: five columns, or three beside dashes.
+        legend_pixels: room for the names of the series, 0 leaves them out; None: five columns, or three next to dashes.
     """
-    columns = 5 if len(dashes) == 1 else 3  # beside it stands the legend of the dashes
+    columns = 5 if len(dashes) == 1 else 3  # the legend of the dashes takes the other room
     base = _chosen(chosen).encode(
         x=x.on(alt.X, axis=alt.Axis(**WHOLE_TICKS.get(x.field, {"format": x.format, "tickCount": 6})), scale=EXACT),
         y=y.on(alt.Y, scale=FITTED),
@@ -152,8 +151,7 @@ def lines(
     if band:
         area = base.mark_area(opacity=max(0.05, 0.16 / max(1, len(colours) / 3)))
         layers = {"bands": area.encode(y=y.on(alt.Y, "low"), y2="high:Q")} | layers
-    chart = _layered(layers, height=300)
-    return chart if reference is None else with_reference(chart, reference)
+    return _with_reference(_layered(layers, height=300), y)
 
 
 def accuracy_by_difficulty(
@@ -241,8 +239,8 @@ def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4, table
         names = list(TABLE_SHAPES)
         look = alt.Scale(domain=names, range=list(TABLE_SHAPES.values()))
         legend = alt.Legend(symbolFillColor=GREY, symbolStrokeColor=GREY, symbolSize=70)
-        beside = alt.YOffset("table:N", sort=names, scale=alt.Scale(domain=names))
-        base, seeds = base.encode(yOffset=beside), seeds.encode(yOffset=beside)
+        line = alt.YOffset("table:N", sort=names, scale=alt.Scale(domain=names))
+        base, seeds = base.encode(yOffset=line), seeds.encode(yOffset=line)
         seeds = seeds.encode(shape=alt.Shape("table:N", title=None, scale=look, legend=legend))
         who.append(words("table", "table"))
     means = base.transform_filter(alt.datum.kind == "mean").encode(tooltip=[*who, words("text", x.title)])
@@ -267,24 +265,16 @@ def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> 
     Rows as for `final_scores`.
     """
     chart = final_scores(x, colours, tick_count=7)
-    everywhere = {"values": [{"zero": 0, "least": smallest_effect, "minus": -smallest_effect}]}
-    zero = {
-        "name": "zero",
-        "data": everywhere,
-        "mark": {"type": "rule", "strokeWidth": 1.2, "opacity": 0.8},
-        "encoding": {"x": {"field": "zero", "type": "quantitative"}},
-    }
-    band = {
-        "name": "band",
-        "data": everywhere,
-        "mark": {"type": "rect", "color": GREY, "opacity": 0.14},
-        "encoding": {"x": {"field": "minus", "type": "quantitative"}, "x2": {"field": "least"}},
-    }
+    ends = {"zero": 0, "least": smallest_effect, "minus": -smallest_effect}
+    x_of = {name: {"field": name, "type": "quantitative"} for name in ends}
+    zero = own_layer("zero", [ends], {"type": "rule", "strokeWidth": 1.2, "opacity": 0.8}, {"x": x_of["zero"]})
+    rect = {"type": "rect", "color": GREY, "opacity": 0.14}
+    band = own_layer("band", [ends], rect, {"x": x_of["minus"], "x2": {"field": "least"}})
     chart["layer"] = [*([band] if smallest_effect > 0 else []), zero, *chart["layer"]]
     return chart
 
 
-def beside_chance(x: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
+def scores_and_chance(x: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
     """`final_scores` with a grey mark in every row for the value that chance gives.
 
     Rows as for `final_scores`, and of `kind` "chance": `arm`, `value`, `text`.
@@ -345,7 +335,7 @@ def violins(
         "medians": medians.mark_tick(orient="horizontal", thickness=2.5, size=tick_pixels, color=colour),
         "runs": runs.encode(tooltip=[words("text", "run")]),
     }
-    return with_reference(_layered(named, height=300), 1.0)
+    return _with_reference(_layered(named, height=300), y)
 
 
 @dataclass(frozen=True)
@@ -431,17 +421,6 @@ def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pix
 
 
 # --- changes to a chart ---------------------------------------------------------------------------------------------
-
-
-def with_reference(chart: dict[str, Any], value: float) -> dict[str, Any]:
-    """The chart with a dashed level line behind it."""
-    rule = {
-        "name": "same",
-        "data": {"values": [{"same": value}]},
-        "mark": {"type": "rule", "strokeWidth": 1, "opacity": 0.55, "strokeDash": [3, 3]},
-        "encoding": {"y": {"field": "same", "type": "quantitative"}},
-    }
-    return {**chart, "layer": [rule, *chart["layer"]]}
 
 
 def with_log_axes(
@@ -537,6 +516,22 @@ def _chosen(fields: Mapping[str, str] | None) -> alt.Chart:
 def _layered(layers: Mapping[str, Any], height: int) -> dict[str, Any]:
     named = [layer.properties(name=name) for name, layer in layers.items()]
     return plain(alt.layer(*named).properties(width="container", height=height))
+
+
+def own_layer(
+    name: str, values: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], encoding: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A layer with rows of its own."""
+    return {"name": name, "data": {"values": list(values)}, "mark": mark, "encoding": encoding}
+
+
+def _with_reference(chart: dict[str, Any], y: Axis) -> dict[str, Any]:
+    """The chart with the level line of its y-axis behind it."""
+    if y.reference is None:
+        return chart
+    mark = {"type": "rule", "strokeWidth": 1, "opacity": 0.55, "strokeDash": [3, 3]}
+    rule = own_layer("same", [{"same": y.reference}], mark, {"y": {"field": "same", "type": "quantitative"}})
+    return {**chart, "layer": [rule, *chart["layer"]]}
 
 
 def _answering(points: alt.Chart, hidden: float) -> alt.Chart:

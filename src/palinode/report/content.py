@@ -1,11 +1,15 @@
-"""The values that the sections of the page print. There is no markup here and no arithmetic in the templates."""
+"""The sections of the page and the values that they print. There is no markup here and no arithmetic in the templates.
+
+A new section is one more entry of SECTIONS and its template.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from palinode.analysis.audits import Audited, arm_audit
@@ -18,11 +22,10 @@ from palinode.base.finding import Finding
 from palinode.base.measures import CHECK_WORDS, COST_AXES, EQUAL_WITHIN
 from palinode.checks.explained import code_of, explanation
 from palinode.report import words
-from palinode.report.figure import Figure
 from palinode.report.findings import between, signed
 from palinode.report.levels import reached
 from palinode.report.maps import map_notes
-from palinode.report.study import Study
+from palinode.report.study import Figure, Study
 from palinode.report.trained import what_was_trained
 from palinode.results.record import ArmEntry, ExperimentRecord
 
@@ -41,7 +44,7 @@ ALARM = "C8.directions"
 
 @dataclass(frozen=True)
 class Page:
-    """What the page is made of: the study, its figures, the paths of the files beside the page, and its judged claims."""
+    """What the page is made of: the study, its figures, the paths of its other files, and its judged claims."""
 
     study: Study
     figures: Sequence[Figure]
@@ -109,7 +112,7 @@ def _card(page: Page, arm: str, verdicts: Sequence[Verdict]) -> Content:
         "collapse": next((one.collapse for one in verdicts if one.collapse != "none"), "none"),
         "tone": "leak" if leak != "none" else tone,
         "title": _title(verdicts[0]) if len(verdicts) == 1 else _title_of_scales(verdicts, outcomes),
-        "seen": _seen(page.record, arm) if leak != "none" else [],
+        "leaks": _leak_sentences(page.record, arm) if leak != "none" else [],
         "verdicts": [(one, reached(page.record, one)) for one in verdicts],
     }
 
@@ -128,17 +131,17 @@ def _title(verdict: Verdict) -> str:
     return headline if headline.startswith(verdict.arm) else headline[:1].upper() + headline[1:]
 
 
-def _seen(record: ExperimentRecord, arm: str) -> list[str]:
+def _leak_sentences(record: ExperimentRecord, arm: str) -> list[str]:
     """Which positions see what they may not: from the pictures, and one finding of every other family of checks."""
     shown = [p for p in pictures(record, arm) if p.leaks]
-    seen = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
+    sentences = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
     families = {code_of(p.check) for p in shown}
     for item in arm_audit(record, arm).failed:
         check = item.finding.check
         if item.finding.shows_leak and code_of(check) not in families:
             families.add(code_of(check))
-            seen.append(_alarm(record, arm) if check == ALARM else f"{check}: {item.finding.message}")
-    return seen
+            sentences.append(_alarm(record, arm) if check == ALARM else f"{check}: {item.finding.message}")
+    return sentences
 
 
 def _alarm(record: ExperimentRecord, arm: str) -> str:
@@ -155,7 +158,7 @@ def _alarm(record: ExperimentRecord, arm: str) -> str:
     )
 
 
-# --- audit ----------------------------------------------------------------------------------------------------------
+# --- claims and audit ----------------------------------------------------------------------------------------------------------
 
 
 def claims(page: Page) -> Content | None:
@@ -294,3 +297,97 @@ def _amount(name: str, value: str | int | float) -> str:
     if name.endswith("_seconds"):
         return words.duration(float(value))
     return f"{words.number(value / 1e6, 3)} MB" if name.endswith("_bytes") else words.number(value)
+
+
+# --- the sections in their order ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the page. It appears where it has figures, or where `fill` gives it something to print.
+
+    Attributes:
+        name: the anchor, and the name by which a figure says where it belongs.
+        nav: its name in the list at the top; `title`: its heading.
+        fill: gives the values that `templates/<name>.html` prints; None where there is nothing to print. A section of
+            charts alone is printed by `templates/charts.html`.
+    """
+
+    name: str
+    nav: str
+    title: str = ""
+    fill: Callable[[Page], Content | None] = lambda page: None
+
+    @property
+    def about(self) -> str:
+        return ABOUT.get(self.name, "")
+
+    @property
+    def template(self) -> str:
+        """The file that prints the section."""
+        return "charts.html" if self.about else f"{self.name}.html"
+
+
+ABOUT = {  # the text above the charts of a section that has only charts
+    "curves": (
+        "Every point was measured; straight lines join them and nothing is interpolated. Thin: one seed. Thick: the mean of "
+        "all seeds of an arm at the steps that all of them reached, on both axes. Bars at the end are t intervals of the "
+        "mean."
+    ),
+    "task": (
+        "Accuracy on answers that can be known, with three levels: chance, the best level that needs no learning, and the "
+        "best possible. Two arms below the level that needs no learning have learned nothing to compare."
+    ),
+    "sizes": (
+        "How an arm's numbers relate to the baseline's, and its two directions to each other, along training and over the "
+        "size of the model. Intervals are over seeds; the tables hold both ways to average, and every interval."
+    ),
+    "cuts": (
+        "After training, the last blocks are taken away one by one, and what remains is scored in both directions. A raw cut "
+        "mixes two things: what the remaining blocks hold, and how well a head that was trained for all of them can read it."
+    ),
+    "auxiliary": (
+        "What a model adds to its loss while it trains. A term that compares two states can be made small by making both "
+        "vanish. So two more things are measured: the same score with the pairs shuffled across rows, and the gains of the "
+        "norms that feed it."
+    ),
+    "embeddings": (
+        "Angles and lengths of the trained vectors of tokens and of positions, read from the weights alone. A grey mark shows "
+        "the value that chance gives."
+    ),
+}
+SECTIONS = (
+    Section("verdict", "Verdict", fill=verdict),
+    Section("claims", "Claims", "Claims", claims),
+    Section("curves", "Curves", "Learning curves and final scores"),
+    Section("task", "Task", "The task"),
+    Section("sizes", "Ratios", "Ratios and sizes"),
+    Section("cuts", "Cuts", "With fewer blocks"),
+    Section("auxiliary", "Terms", "Auxiliary terms"),
+    Section("embeddings", "Embeddings", "Embeddings"),
+    Section("audit", "Audit", "Audit: may these runs be believed?", audit),
+    Section("arms", "Arms", "What differs between the arms", lambda page: {}),
+    Section("chosen", "Tuning", "How a setting was chosen", lambda page: {} if page.record.entry.choices else None),
+    Section("cost", "Cost", "Cost and parity", cost),
+    Section("runs", "Runs", "Every run", lambda page: {}),
+    Section("again", "Again", "To do it again", again),
+)
+
+
+def page_content(page: Page) -> Content:
+    """The values that the templates print: the head of the page and its sections.
+
+    The figures of a section come in groups of one width: (whether they are half as wide as the page, the figures).
+    """
+    by_section: dict[str, list[Figure]] = {}
+    for figure in page.figures:
+        by_section.setdefault(figure.section, []).append(figure)
+    if not by_section.get("verdict") and by_section.get("curves"):
+        by_section["verdict"] = [by_section["curves"].pop(0)]  # so that the first screen has a chart
+    sections = []
+    for section in SECTIONS:
+        figures, filled = by_section.get(section.name, []), section.fill(page)
+        if figures or filled is not None:
+            rows = [(half, list(group)) for half, group in groupby(figures, key=lambda figure: figure.half)]
+            sections.append({"section": section, "rows": rows, **(filled or {})})
+    return {**head(page), "sections": sections}

@@ -1,19 +1,34 @@
-"""Figures of any experiment: differences from the baseline, learning curves, final scores."""
+"""Figures of any experiment: differences from the baseline, learning curves, final scores; and of auxiliary terms."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import polars as pl
 
-from palinode.analysis.curves import mean_curves
+from palinode.analysis.curves import AFFINITY, auxiliary_curves, mean_curves
+from palinode.analysis.ratios import final_scores
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
-from palinode.report.figure import Figure, Rows, at_scale, file_name, scale_part
 from palinode.report.levels import level_marks, level_notes, with_levels
-from palinode.report.study import CurvePart, Study, kept_inside
+from palinode.report.study import CurvePart, Figure, Rows, Study, at_scale, file_name, kept_inside, scale_part
 from palinode.report.words import metric_words, number
+
+TOKENS = Axis("tokens_read", CURVE_AXES["tokens_read"].heading)
+LOG_LABELS = "datum.value < 0.001 ? format(datum.value, '~e') : format(datum.value, '~g')"
+PANELS: dict[str, tuple[str, Mapping[str, str]]] = {  # name on the switch -> the axis, and column -> name of its line
+    "score": ("score of the pairs", {"value": "pairs", "shuffled": "shuffled pairs"}),
+    "gain": ("gain of the norms that feed it", {"gain": "mean", "least_gain": "least"}),
+    "variance": ("variance of the side that has less", {"variance": "mean"}),
+    AFFINITY: ("affinity: 1 - pairs / shuffled pairs", {AFFINITY: "mean"}),
+}
+TERM_NOTES = (
+    "In training only; no loss elsewhere on this page contains it. Thin: one seed. Thick: the mean.",
+    "A term has collapsed where shuffled pairs (dashed) fall with the pairs themselves, or the gain does: both sides vanish, "
+    "and the value says nothing about how well they agree.",
+)
 
 
 def difference_figures(study: Study) -> Iterator[Figure]:
@@ -56,8 +71,7 @@ def learning_figures(study: Study) -> Iterator[Figure]:
             continue
         axes = [Axis(axis, CURVE_AXES[axis].heading) for axis in CURVE_AXES if drawn[axis].count()]
         marks = level_marks(record, study.rule.metric, scale)
-        parts: list[CurvePart] = [("seed", score, drawn, {}), ("mean", score, mean_curves(drawn, score), {})]
-        rows, thinned = study.curve_rows(parts, "evaluation")
+        rows, thinned = study.seeds_and_means(drawn, score, "evaluation")
         dashes = theme.direction_dashes(sorted(drawn["direction"].unique()))
         colours = study.look.shown({row["arm"] for row in rows})
         yield Figure(
@@ -82,10 +96,11 @@ def learning_figures(study: Study) -> Iterator[Figure]:
 def final_figures(study: Study) -> Iterator[Figure]:
     """The scores at the end of training, a figure per direction that an arm trained in."""
     record, look, split, score = study.record, study.look, study.split, study.score
+    finals = final_scores(record, split, score)
     for scale in study.scales:
         untrained = set(study.curves.filter(~pl.col("trained"), scale=scale).select("arm", "direction").iter_rows())
-        values = _final_values(study, scale)
-        for direction in sorted({direction for _, direction in values}):
+        values = {(arm, way): seeds for (arm, at, way), seeds in finals.items() if at == scale}
+        for direction in sorted({way for _, way in values}):
             arms = [arm for arm in study.arms() if (arm, direction) in values]
             shown = [arm for arm in arms if (arm, direction) not in untrained]
             hidden = [arm for arm in arms if arm not in shown]
@@ -119,13 +134,51 @@ def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
     return [_not_drawn(direction, arms) for direction, arms in hidden.items()]
 
 
-def _final_values(study: Study, scale: str) -> dict[tuple[str, str], dict[int, float]]:
-    """(arm, direction) -> seed -> final score of the finished runs."""
-    values: dict[tuple[str, str], dict[int, float]] = {}
-    for run in study.record.runs:
-        if run.entry.scale != scale or run.outcome != "done" or run.result is None:
-            continue
-        for direction, scores in run.result.scores.get(study.split, {}).items():
-            if (value := scores.get(study.score)) is not None:
-                values.setdefault((run.entry.arm, direction), {})[run.entry.seed] = float(value)
-    return values
+# --- auxiliary terms ---------------------------------------------------------------------------------------------------
+
+
+def auxiliary_figures(study: Study) -> Iterator[Figure]:
+    """One figure for each scale and term; none where no arm has an auxiliary term."""
+    curves = auxiliary_curves(study.record)
+    for scale in study.scales:
+        for (term,), here in curves.filter(scale=scale).sort("term").group_by("term", maintain_order=True):
+            rows, thinned = _term_rows(study, here)
+            if rows:
+                shown = {row["panel"] for row in rows}
+                panels = [name for name in PANELS if name in shown]
+                colours = study.look.shown({row["arm"] for row in rows})
+                yield Figure(
+                    name=file_name("auxiliary", str(term), scale_part(study.record, scale)),
+                    section="auxiliary",
+                    title=f"Auxiliary term: {str(term).replace('_', ' ')}{at_scale(study.record, scale)}",
+                    rows=rows,
+                    variants={panel: _term_chart(panel, rows, colours) for panel in panels},
+                    labels={panel: panel for panel in panels},
+                    choice="of",
+                    notes=(*TERM_NOTES, *thinned),
+                )
+
+
+def _term_rows(study: Study, curves: pl.DataFrame) -> tuple[Rows, list[str]]:
+    parts: list[CurvePart] = []
+    for panel, (_, columns) in PANELS.items():
+        for column, name in columns.items():
+            seeds = curves.drop_nulls(column)
+            more = {"panel": panel, "look": name}
+            means = mean_curves(seeds, column, ("arm", "scale", "term"))
+            parts += [("seed", column, seeds, more), ("mean", column, means, more)]
+    return study.curve_rows(parts, "logged step")
+
+
+def _term_chart(panel: str, rows: Rows, colours: Mapping[str, str]) -> dict[str, Any]:
+    """A chart on a logarithmic axis; the affinity has a linear one, because it can be zero."""
+    title, columns = PANELS[panel]
+    shown = {row["look"] for row in rows if row["panel"] == panel}
+    dashes = {name: [5, 4] if place else [1, 0] for place, name in enumerate(columns.values()) if name in shown}
+    chart = charts.learning_curves(TOKENS, Axis("value", title, ".4~g"), colours, dashes, dashed_by="look")
+    chart["transform"] = [{"filter": {"field": "panel", "equal": panel}}]
+    if panel == AFFINITY:
+        return chart
+    for layer in chart["layer"]:
+        layer["encoding"]["y"]["axis"] = {"labelExpr": LOG_LABELS}
+    return charts.with_log_axes(chart, TOKENS.field, ("y",))

@@ -7,15 +7,13 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis import intervals
 from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, layer_cut_ratios
 from palinode.base.measures import MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis, Heat
-from palinode.report.figure import Figure, file_name, rounded
 from palinode.report.size_figures import RATIO_WORDS, around_one, in_ratio
-from palinode.report.study import Lines, Study
+from palinode.report.study import Figure, Lines, Study, file_name, rounded
 from palinode.report.words import number, plural
 
 BLOCKS = Axis("blocks", "blocks left, counted from the input", "d")
@@ -84,18 +82,16 @@ def _means(study: Study, scored: pl.DataFrame) -> pl.DataFrame:
     by = ("arm", "scale", "direction", "head", "blocks")
     rows = []
     for key, cell in scored.group_by(*by, maintain_order=True):
-        values = cell["nats_per_token"].to_list()
-        interval = intervals.t_interval(values, study.rule.confidence)
-        low, high = (interval.low, interval.high) if interval else (None, None)
-        numbers = {"nats_per_token": intervals.mean(values), "seeds": len(values)}
-        rows.append(dict(zip(by, key, strict=True)) | numbers | {"interval_low": low, "interval_high": high})
+        mean, low, high = study.interval(cell["nats_per_token"].to_list())
+        numbers = {"nats_per_token": mean, "seeds": cell.height, "interval_low": low, "interval_high": high}
+        rows.append(dict(zip(by, key, strict=True)) | numbers)
     return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _ratio_figures(study: Study, ratio: str, found: Mapping[str, pl.DataFrame]) -> Iterator[Figure]:
+def _ratio_figures(study: Study, ratio: str, by_score: Mapping[str, pl.DataFrame]) -> Iterator[Figure]:
     """One ratio over the blocks that remain, of losses and of perplexities, averaged in both ways; refitted heads dashed."""
-    scores = [score for score, frame in found.items() if not frame.is_empty()]
-    both = pl.concat([found[score].with_columns(score=pl.lit(score)).sort("blocks") for score in scores or found])
+    scores = [score for score, frame in by_score.items() if not frame.is_empty()]
+    both = pl.concat([by_score[score].with_columns(score=pl.lit(score)).sort("blocks") for score in scores or by_score])
     for lines in study.lines(both):
         rows = [
             lines.row(
@@ -118,9 +114,9 @@ def _ratio_figures(study: Study, ratio: str, found: Mapping[str, pl.DataFrame]) 
         variants = {}
         for choice in labels:
             score, _, way = choice.partition("-")
-            y = Axis(way, f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", ".4f")
+            y = Axis(way, f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", ".4f", reference=1.0)
             variants[choice] = charts.lines(
-                BLOCKS, y, lines.colours, lines.what, chosen={"score": score}, dashes=dashes, reference=1.0
+                BLOCKS, y, lines.colours, lines.what, chosen={"score": score}, dashes=dashes
             )
         yield Figure(
             name=file_name(f"layer-cut-{ratio.replace('_', '-')}", lines.file),
@@ -135,14 +131,14 @@ def _ratio_figures(study: Study, ratio: str, found: Mapping[str, pl.DataFrame]) 
         )
 
 
-def _strips(study: Study, ratio: str, found: pl.DataFrame) -> Iterator[Figure]:
+def _strips(study: Study, ratio: str, ratios: pl.DataFrame) -> Iterator[Figure]:
     """A row per size, or per arm where there is one size; a square per number of blocks. All use one scale of colours."""
     score = STRIP_SCORES[ratio]
-    honest = found.filter(~pl.col("arm").is_in(sorted(study.look.leaking)))
-    shown = found if honest.is_empty() else honest  # beside the ratios of a leak, 30 say, all others look the same
+    honest = ratios.filter(~pl.col("arm").is_in(sorted(study.look.leaking)))
+    shown = ratios if honest.is_empty() else honest  # next to the ratios of a leak, 30 say, all others look the same
     domain = around_one([value for way in MEANS for value in shown[way].drop_nulls()])
     heat = Heat(f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", charts.AROUND_ONE, domain, charts.STRIP_ROW_PIXELS)
-    for lines in study.lines(found):
+    for lines in study.lines(ratios):
         rows = [
             _square(row, lines.names[row["arm"], row["scale"]], way)
             for row in lines.frame.sort("blocks").iter_rows(named=True)

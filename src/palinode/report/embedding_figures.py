@@ -17,12 +17,11 @@ from palinode.analysis.embeddings import (
 )
 from palinode.report import charts
 from palinode.report.charts import Axis
-from palinode.report.figure import Figure, Rows, at_scale, file_name, rounded, scale_part
-from palinode.report.study import Study, kept_inside
+from palinode.report.study import Figure, Rows, Study, at_scale, file_name, kept_inside, rounded, scale_part
 from palinode.report.words import number
 
 DISTANCE = Axis("distance", "slots between two positions", "d")
-COSINE = Axis("value", "mean cosine of two positions", ".3f")
+COSINE = Axis("value", "mean cosine of two positions", ".3f", reference=0.0)
 LENGTH = Axis("value", "mean length of a row of the table", ".4~g")
 TABLES = {"tokens": TOKEN_NORM, "positions": POSITION_NORM}
 ANGLES = {  # number -> title, axis, part of the file name, note
@@ -75,7 +74,7 @@ def _angle_figure(study: Study, numbers: pl.DataFrame, means: pl.DataFrame, name
             rows.append({"kind": "chance", "arm": label, "value": rounded(chance), "text": number(chance)})
     rows, cut = kept_inside(rows, 0, 1)
     title, what, short, note = ANGLES[name]
-    chart = charts.beside_chance(Axis("value", what, ".4~g"), study.look.shown({row["arm"] for row in rows}))
+    chart = charts.scores_and_chance(Axis("value", what, ".4~g"), study.look.shown({row["arm"] for row in rows}))
     yield Figure(
         name=file_name(f"embedding-{short}", scale_part(study.record, scale)),
         section="embeddings",
@@ -115,7 +114,7 @@ def _distance_figures(study: Study, means: pl.DataFrame) -> Iterator[Figure]:
             for key, row in enumerate(lines.frame.iter_rows(named=True))
         ]
         rows, cut = kept_inside(rows, -1, 1)
-        chart = charts.lines(DISTANCE, COSINE, lines.colours, lines.what, reference=0.0, band=True)
+        chart = charts.lines(DISTANCE, COSINE, lines.colours, lines.what, band=True)
         yield Figure(
             name=file_name("embedding-distance", lines.file),
             section="embeddings",

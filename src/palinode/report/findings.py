@@ -48,10 +48,10 @@ def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, Path
         EnvironmentProblem: the disk refused.
     """
     record = store.experiment(name)
-    found = findings(store, record)
+    content = findings(store, record)
     page, numbers = (directory / f"{record.entry.full_name}.{ending}" for ending in ("md", "json"))
-    fsio.write_text(page, page_text(found))
-    fsio.write_json(numbers, found)
+    fsio.write_text(page, page_text(content))
+    fsio.write_json(numbers, content)
     return page, numbers
 
 
@@ -92,14 +92,14 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
     }
 
 
-def page_text(found: Mapping[str, Any]) -> str:
+def page_text(content: Mapping[str, Any]) -> str:
     """The Markdown page of `findings`."""
     environment = jinja2.Environment(  # noqa: S701  Markdown, not HTML
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"table": table, "signed": signed, "between": between}
     source = (resources.files("palinode.report") / "templates" / TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(found)
+    return environment.from_string(source).render(content)
 
 
 def table(rows: Iterable[Sequence[Any]], heads: str) -> str:
@@ -175,10 +175,10 @@ def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
 def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list[str]:
     """What a reader must know besides the outcomes, each once; one line for all arms of which a check could not tell, or that
     did best at the last setting tried."""
-    said: list[tuple[str | None, str]] = [(None, caution) for row in claims for caution in row.measured.cautions]
-    said += [(arm.arm, caution) for arm in by_rule for caution in arm.cautions]
+    cautions: list[tuple[str | None, str]] = [(None, caution) for row in claims for caution in row.measured.cautions]
+    cautions += [(arm.arm, caution) for arm in by_rule for caution in arm.cautions]
     lines: dict[str, dict[str, None]] = {}
-    for of_arm, caution in said:
+    for of_arm, caution in cautions:
         text, gathered, arms = caution.partition(COULD_NOT_TELL)
         if caution.endswith(AT_THE_EDGE):
             text, arms = BEST_AT_THE_EDGE, caution.split()[0]

@@ -11,7 +11,7 @@ from palinode.analysis import intervals
 from palinode.analysis.tasks import Levels, levels_at, on_a_task
 from palinode.analysis.verdict import Verdict
 from palinode.base.measures import MEASURES, Metric
-from palinode.report.charts import FONT_PIXELS, GREY, LEVEL_DASHES
+from palinode.report.charts import FONT_PIXELS, GREY, LEVEL_DASHES, own_layer
 from palinode.report.words import number
 from palinode.results.record import ExperimentRecord
 
@@ -48,6 +48,8 @@ THIN, THICK = 0.8, 1.3
 LABEL_HEIGHT = 0.05  # of an axis of accuracy: labels at one end are no nearer to each other
 ROOM = 0.08  # of the same, between two lines, for a label
 LEFT, RIGHT = "left", "right"
+LABEL: dict[str, Any] = {"type": "text", "fontSize": FONT_PIXELS, "color": GREY}
+TEXT = {"field": "text", "type": "nominal"}
 
 
 @dataclass(frozen=True)
@@ -72,23 +74,6 @@ class Mark:
 def trivial_words(name: str) -> str:
     """What a guesser does that learns nothing."""
     return TRIVIAL_WORDS.get(name, name.replace("_", " "))
-
-
-def level_marks(record: ExperimentRecord, metric: str, scale: str) -> list[Mark]:
-    """The levels for a chart of this metric at a scale. There are none for text, or where all tokens were scored."""
-    return _marks(record, metric, scale, every_mark)
-
-
-def _marks(
-    record: ExperimentRecord, metric: str, scale: str, of_accuracy: Callable[[Levels], list[Mark]]
-) -> list[Mark]:
-    split, _, score = Metric.parse(metric)
-    levels, _ = levels_at(record, split, scale)
-    if levels is None:
-        return []
-    if score == "nats_per_token" and levels.chance:
-        return [Mark("guess", -math.log(levels.chance), "a guess")]
-    return of_accuracy(levels) if MEASURES[score].has_chance_levels else []
 
 
 def marks_of(levels: Levels) -> list[Mark]:
@@ -125,10 +110,23 @@ def _simple(levels: Levels) -> list[str]:
     return [name for name in SIMPLE_WORDS if levels.trivial.get(name, 0.0) >= LEAST and name not in levels.solved_by]
 
 
+def level_marks(
+    record: ExperimentRecord, metric: str, scale: str, of_accuracy: Callable[[Levels], list[Mark]] = every_mark
+) -> list[Mark]:
+    """The levels for a chart of this metric at a scale. There are none for text, or where all tokens were scored."""
+    split, _, score = Metric.parse(metric)
+    levels, _ = levels_at(record, split, scale)
+    if levels is None:
+        return []
+    if score == "nats_per_token" and levels.chance:
+        return [Mark("guess", -math.log(levels.chance), "a guess")]
+    return of_accuracy(levels) if MEASURES[score].has_chance_levels else []
+
+
 def reached(record: ExperimentRecord, verdict: Verdict) -> str:
     """The scores of both arms of a verdict, and the levels; empty where no levels are known."""
     comparison, scale = verdict.comparison, verdict.scale
-    marks = _marks(record, verdict.rule.metric, scale, marks_of)
+    marks = level_marks(record, verdict.rule.metric, scale, marks_of)
     if not marks or not comparison.pairs:
         return ""
     arm = intervals.mean([pair.arm_value for pair in comparison.pairs])
@@ -175,7 +173,7 @@ def _simple_notes(levels: Levels) -> list[str]:
 
 
 def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y") -> dict[str, Any]:
-    """The chart with a line for each level and its name at the line: across the chart (`y`), or standing among lying bars (`x`).
+    """The chart with a line for each level and its name at the line: horizontal (`y`), or vertical among horizontal bars (`x`).
 
     An axis of accuracy that shows them begins at 0.
     """
@@ -186,8 +184,8 @@ def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y"
         before = sum(other.kind == mark.kind for other in marks[:place])
         names[mark] = f"level_{mark.kind}{f'_{before + 1}' if before else ''}"
     layers = [_level(mark, channel, names[mark]) for mark in marks]
-    beside = _across(marks) if channel == "y" else _above(marks)
-    labels = [_label(mark, channel, f"{names[mark]}_label", text, place) for mark, text, place in beside]
+    places = _across(marks) if channel == "y" else _above(marks)
+    labels = [_label(mark, channel, f"{names[mark]}_label", text, place) for mark, text, place in places]
     return {**chart, "layer": [*layers, *chart["layer"], *labels]}
 
 
@@ -212,18 +210,9 @@ def _with_steps(chart: dict[str, Any], x_field: str, chances: Mapping[int, float
     encoding = {"x": {"field": x_field, "type": "quantitative"}, **_encoding("y")}
     point = {"shape": "stroke", "size": 180, "color": GREY}
     look = {"color": GREY, "strokeWidth": THICK, "strokeDash": LEVEL_DASHES["chance"]}
-    steps = {
-        "name": "level_chance",
-        "data": {"values": values},
-        "mark": {"type": "line", "interpolate": "step", "point": point, **look},
-        "encoding": encoding,
-    }
-    label = {
-        "name": "level_chance_label",
-        "data": {"values": values[:1]},
-        "mark": {"type": "text", "fontSize": FONT_PIXELS, "color": GREY, "align": "left", "dx": 4, "dy": -8},
-        "encoding": {**encoding, "text": {"field": "text", "type": "nominal"}},
-    }
+    steps = own_layer("level_chance", values, {"type": "line", "interpolate": "step", "point": point, **look}, encoding)
+    place = {"align": LEFT, "dx": 4, "dy": -8}
+    label = own_layer("level_chance_label", values[:1], LABEL | place, {**encoding, "text": TEXT})
     return {**chart, "layer": [steps, *_from_zero(chart)["layer"], label]}
 
 
@@ -238,35 +227,23 @@ def _from_zero(chart: dict[str, Any]) -> dict[str, Any]:
 
 
 def _encoding(channel: str) -> dict[str, Any]:
-    tooltip = [{"field": "text", "type": "nominal", "title": "level"}]
-    return {channel: {"field": "level", "type": "quantitative"}, "tooltip": tooltip}
+    return {channel: {"field": "level", "type": "quantitative"}, "tooltip": [{**TEXT, "title": "level"}]}
 
 
 def _level(mark: Mark, channel: str, name: str) -> dict[str, Any]:
-    return {
-        "name": name,
-        "data": {"values": [{"level": mark.value, "text": mark.text}]},
-        "mark": {
-            "type": "rule",
-            "color": GREY,
-            "strokeWidth": THIN if mark.kind == "simple" else THICK,
-            "opacity": LEVEL_OPACITY.get(mark.kind, 1.0),
-            "strokeDash": LEVEL_DASHES[mark.kind],
-        },
-        "encoding": _encoding(channel),
+    line = {
+        "type": "rule",
+        "color": GREY,
+        "strokeWidth": THIN if mark.kind == "simple" else THICK,
+        "opacity": LEVEL_OPACITY.get(mark.kind, 1.0),
+        "strokeDash": LEVEL_DASHES[mark.kind],
     }
+    return own_layer(name, [{"level": mark.value, "text": mark.text}], line, _encoding(channel))
 
 
 def _label(mark: Mark, channel: str, name: str, text: str, place: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "name": name,
-        "data": {"values": [{"level": mark.value, "text": text}]},
-        "mark": {"type": "text", "fontSize": FONT_PIXELS, "color": GREY, **place},
-        "encoding": {
-            channel: {"field": "level", "type": "quantitative"},
-            "text": {"field": "text", "type": "nominal"},
-        },
-    }
+    encoding = {channel: {"field": "level", "type": "quantitative"}, "text": TEXT}
+    return own_layer(name, [{"level": mark.value, "text": text}], {**LABEL, **place}, encoding)
 
 
 def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
@@ -293,7 +270,7 @@ def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
 
 
 def _stands_below(mark: Mark, marks: Sequence[Mark]) -> bool:
-    """Whether a name stands below its line. The name of chance does; another does where there is too little room above."""
+    """Whether a name is below its line: that of chance is, another is where there is too little room above."""
     above = min((other.value - mark.value for other in marks if other.value > mark.value), default=1.0)
     under = min((mark.value - other.value for other in marks if other.value < mark.value), default=mark.value)
     usual, other = (under, above) if mark.kind == "chance" else (above, under)
@@ -302,8 +279,8 @@ def _stands_below(mark: Mark, marks: Sequence[Mark]) -> bool:
 
 
 def _above(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
-    """Where the names of standing lines stand: over the chart, one above the other, all but the lowest to the left of their
-    lines, where there is more room than to the right. Simple guessers have no name there; hovering tells it."""
+    """The places for the names of vertical lines: over the chart, one above the other. The name of the lowest level is at the
+    right of its line, the others at the left, where there is more room. Simple guessers have a name in the tooltip alone."""
     ordered = sorted((mark for mark in marks if mark.kind != "simple"), key=lambda mark: mark.value)
     return [
         (mark, mark.text, {"align": RIGHT if row else LEFT, "y": 0, "dx": -3 if row else 3, "dy": -6 - 13 * row})

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from palinode.analysis.pictures import Picture, pictures, ranges
 from palinode.report import charts
-from palinode.report.figure import Figure, Rows, file_name, rounded
-from palinode.report.study import Study
+from palinode.report.study import Figure, Rows, Study, file_name, rounded
 from palinode.report.words import number
 
 MAP_PIXELS = 280
-SHADE_EXPONENT = 0.35  # weak influence stays visible beside strong
+SHADE_EXPONENT = 0.35  # makes weak influence visible next to strong influence
 
 
 def map_figures(study: Study) -> Iterator[Figure]:
     """One figure per arm and group of targets. With more figures the maps are coarser, so that the page stays small."""
-    found = [picture for arm in study.arms() for picture in pictures(study.record, arm)]
-    most_cells = 64 if len(found) <= 6 else 48 if len(found) <= 12 else 32 if len(found) <= 30 else 16
-    for picture in found:
+    shown = [picture for arm in study.arms() for picture in pictures(study.record, arm)]
+    most_cells = 64 if len(shown) <= 6 else 48 if len(shown) <= 12 else 32 if len(shown) <= 30 else 16
+    for picture in shown:
         block = -(-picture.length // most_cells)
         chart = charts.influence_map(picture.length, law_boundary(picture), MAP_PIXELS)
         yield Figure(
@@ -107,10 +108,5 @@ def _span(positions: range) -> str:
 
 def _stretches(flags: Sequence[bool]) -> list[tuple[int, int]]:
     """The half-open ranges of indices whose flags are true."""
-    found: list[tuple[int, int]] = []
-    for index, flag in enumerate(flags):
-        if flag and found and found[-1][1] == index:
-            found[-1] = (found[-1][0], index + 1)
-        elif flag:
-            found.append((index, index + 1))
-    return found
+    edges = np.flatnonzero(np.diff(np.array([False, *flags, False], dtype=np.int8)))
+    return [(int(low), int(high)) for low, high in edges.reshape(-1, 2)]

@@ -26,9 +26,8 @@ from palinode.base.measures import COST_AXES
 from palinode.checks.explained import code_of
 from palinode.report import theme, words
 from palinode.report.charts import ROWS
-from palinode.report.content import Page
-from palinode.report.figure import Figure, Rows
-from palinode.report.sections import page_content
+from palinode.report.content import Page, page_content
+from palinode.report.study import Figure, Rows
 
 TEMPLATES = "templates"
 LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what the bundle hands to report.js

@@ -25,8 +25,7 @@ from palinode.analysis.tasks import on_a_task
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts
 from palinode.report.charts import AROUND_ONE, INK_BLUES, Axis, Heat
-from palinode.report.figure import Figure, Rows, file_name, rounded
-from palinode.report.study import Study, millions
+from palinode.report.study import Figure, Rows, Study, file_name, millions, rounded
 from palinode.report.words import metric_words, number, plural
 
 DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
@@ -83,7 +82,7 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
     for ratio in RATIOS:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
             here = lines.frame
-            y = Axis("value", f"{RATIO_WORDS[ratio]}, {MEASURES[study.score].unit}", ".4f")
+            y = Axis("value", f"{RATIO_WORDS[ratio]}, {MEASURES[study.score].unit}", ".4f", reference=1.0)
             axes = [axis for axis in CURVE_AXES if axis in set(here["axis"])]
             yield Figure(
                 name=file_name(ratio.replace("_", "-"), "over-training", lines.file),
@@ -97,12 +96,7 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
                 ],
                 variants={
                     axis: charts.lines(
-                        Axis("x", CURVE_AXES[axis].heading),
-                        y,
-                        lines.colours,
-                        lines.what,
-                        chosen={"axis": axis},
-                        reference=1.0,
+                        Axis("x", CURVE_AXES[axis].heading), y, lines.colours, lines.what, chosen={"axis": axis}
                     )
                     for axis in axes
                 },
@@ -125,11 +119,11 @@ def _between(here: pl.DataFrame) -> list[str]:
 
 def _context_figures(study: Study) -> Iterator[Figure]:
     """rtl / ltr - 1 in percent over the window length; no figure where no run was scored at several lengths."""
-    found = direction_ratios(study.record, study.split)
-    if found["context_tokens"].n_unique() < 2:
+    ratios = direction_ratios(study.record, study.split)
+    if ratios["context_tokens"].n_unique() < 2:
         return
-    y = Axis("value", f"{study.split} loss, rtl / ltr - 1, percent", ".2f")
-    for lines in study.lines(found):
+    y = Axis("value", f"{study.split} loss, rtl / ltr - 1, percent", ".2f", reference=0.0)
+    for lines in study.lines(ratios):
         rows = []
         for key, row in enumerate(lines.frame.iter_rows(named=True)):
             columns = {"value": "ratio_then_mean", "low": "interval_low", "high": "interval_high"}
@@ -138,8 +132,7 @@ def _context_figures(study: Study) -> Iterator[Figure]:
                 for name, column in columns.items()
             }
             rows.append(lines.row(row, "rtl / ltr", key=key, context_tokens=row["context_tokens"]) | percents)
-        dashes = {"rtl / ltr": [1, 0]}
-        chart = charts.lines(CONTEXT, y, lines.colours, lines.what, dashes=dashes, reference=0.0, band=True)
+        chart = charts.lines(CONTEXT, y, lines.colours, lines.what, dashes={"rtl / ltr": [1, 0]}, band=True)
         yield Figure(
             name=file_name("direction-by-context", lines.file),
             section="sizes",
@@ -186,7 +179,7 @@ def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[
         x = Axis(name, f"{'blocks' if name == 'depth' else name}; below, the median")
         labels = [millions(place) if name == "parameters" else str(place) for place in places[name]]
         categories = [(label, f"{median:.4f}") for label, median in zip(labels, medians[name], strict=True)]
-        y = Axis("value", f"ratio 1, {MEASURES[study.score].unit}", ".4f")
+        y = Axis("value", f"ratio 1, {MEASURES[study.score].unit}", ".4f", reference=1.0)
         variants[name] = charts.violins(x, y, categories, study.look.colours[arm], (low - margin, high + margin))
     return Figure(
         name=file_name("ratio-1-by-size", arm),

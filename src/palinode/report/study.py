@@ -1,12 +1,15 @@
-"""The study: a record with its rule, verdicts, colours and names, and the rows that several families of figures share.
+"""The study of a record, and the figures: what every family of figures shares.
 
-An arm and a size have the same colour and name in all figures of one report.
+A study has the rule, the verdicts, the colours and the names. An arm and a size have the same colour and name in all figures of one
+report. A figure is one chart with its data.
 """
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -14,20 +17,60 @@ import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.curves import evaluation_curves, trained_directions
+from palinode.analysis.curves import evaluation_curves, mean_curves, trained_directions
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.decision import Decision
 from palinode.base.measures import CURVE_AXES, Metric
 from palinode.report import theme
-from palinode.report.figure import Rows, rounded
 from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
 
+SIGNIFICANT_DIGITS = 6  # of numbers in charts; the tables hold them in full
 MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
+Rows = list[dict[str, Any]]
 CurvePart = tuple[str, str, pl.DataFrame, Mapping[str, str]]
 LATE = (0.5, 1.0)  # the second half of training: the published text looks at epochs 5 to 10
 Window = tuple[float, float]  # from and to, as shares of training
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart with its data.
+
+    Attributes:
+        name: its file name, without an ending.
+        section: the section of the page it belongs to (`content.SECTIONS`).
+        rows: the data that all variants share.
+        variants: x-axis ("" where there is no choice) -> specification, without data.
+        labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
+        log_axes: whether both axes can be made logarithmic.
+        half: half as wide as the page: two figures share a line.
+        notes: what a reader must know to read it right.
+    """
+
+    name: str
+    section: str
+    title: str
+    rows: Rows
+    variants: Mapping[str, dict[str, Any]]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    choice: str = "against"
+    log_axes: bool = False
+    half: bool = False
+    notes: tuple[str, ...] = ()
+    arm: str | None = None
+
+    @property
+    def description(self) -> str:
+        """The text for readers who cannot see the chart."""
+        return " ".join((f"{self.title}.", *self.notes))
+
+    @property
+    def directions(self) -> list[str]:
+        """The directions that a reader can choose in the chart; none where it shows only one."""
+        present = sorted({row["direction"] for row in self.rows if "direction" in row})
+        return present if len(present) > 1 else []
 
 
 @dataclass(frozen=True)
@@ -138,21 +181,18 @@ class Study:
         frame gives no figure.
         """
         arms = self.arms(set(frame["arm"]))
-        labels = size_labels(self.sizes) if len(self.scales) > 1 else {}
-        for arm in arms if labels else arms[:1]:
-            here = frame.filter(arm=arm) if labels else frame
-            names = {(arm, scale): label for scale, label in labels.items()} or {
-                (one, self.scales[0]): self.look.labels[one] for one in arms
-            }
-            colours = theme.size_colours(list(labels.values()), leaking=arm in self.look.leaking)
-            if not labels:
-                colours = {self.look.labels[one]: self.look.colours[one] for one in arms}
-            present = {names[place] for place in here.select("arm", "scale").unique().iter_rows()}
-            drawn = {name: colour for name, colour in colours.items() if name in present}
-            if labels:
-                yield Lines(arm, f", {self.look.labels[arm]}", names, drawn, "size", here)
-            else:
-                yield Lines(None, "", names, drawn, "arm", here)
+        if arms and len(self.scales) == 1:
+            names = {(arm, self.scales[0]): self.look.labels[arm] for arm in arms}
+            yield Lines(None, "", names, self.look.shown(names.values()), "arm", frame)
+        else:
+            yield from (self._lines_of_sizes(arm, frame.filter(arm=arm)) for arm in arms)
+
+    def _lines_of_sizes(self, arm: str, frame: pl.DataFrame) -> Lines:
+        labels, present = size_labels(self.sizes), set(frame["scale"])
+        colours = theme.size_colours(list(labels.values()), leaking=arm in self.look.leaking)
+        drawn = {label: colours[label] for scale, label in labels.items() if scale in present}
+        names = {(arm, scale): label for scale, label in labels.items()}
+        return Lines(arm, f", {self.look.labels[arm]}", names, drawn, "size", frame)
 
     def over_seeds(self, counts: Collection[int], interval: bool = True) -> str:
         """`Each point is over 3 seeds; hovering gives its 95% interval.`"""
@@ -161,15 +201,26 @@ class Study:
         hovering = f"; hovering gives its {self.rule.confidence:.0%} interval" if interval and high > 1 else ""
         return f"Each point is over {seeds}{hovering}."
 
-    def dots(self, label: str, values: Mapping[int, float], say: Any = number) -> Rows:
+    def interval(self, values: Sequence[float]) -> tuple[float, float | None, float | None]:
+        """The mean of seeds, and the ends of its t interval; None where one seed gives no interval."""
+        interval = intervals.t_interval(values, self.rule.confidence)
+        return intervals.mean(values), *((interval.low, interval.high) if interval else (None, None))
+
+    def dots(self, label: str, values: Mapping[int, float], text_of: Any = number) -> Rows:
         """A row per seed and one for the mean; low = high = mean where one seed gives no interval."""
-        numbers = list(values.values())
-        mean, interval = intervals.mean(numbers), intervals.t_interval(numbers, self.rule.confidence)
-        low, high = (interval.low, interval.high) if interval else (mean, mean)
-        text = f"{say(mean)}; {interval_words(low, high, self.rule.confidence, 4)}" if interval else say(mean)
+        mean, low, high = self.interval(list(values.values()))
+        text = text_of(mean)
+        if low is None or high is None:
+            low = high = mean
+        else:
+            text += f"; {interval_words(low, high, self.rule.confidence, 4)}"
         centre: dict[str, Any] = {"kind": "mean", "arm": label, "value": rounded(mean), "text": text}
         seeds = [{"kind": "seed", "arm": label, "seed": seed, "value": rounded(v)} for seed, v in values.items()]
         return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
+
+    def seeds_and_means(self, frame: pl.DataFrame, score: str, what: str) -> tuple[Rows, list[str]]:
+        """`curve_rows` of a frame's score: single seeds and their means."""
+        return self.curve_rows([("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})], what)
 
     def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:
         """Rows of single seeds and of means. Where there are too many to draw, every n-th is kept, and a note says so.
@@ -225,3 +276,27 @@ def kept_inside(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
         inside.append(row | {side: min(max(end, least), most) for side, end in ends.items()})
     note = f"Intervals are cut at {signed(least)} and {number(most)}: the number cannot lie beyond."
     return inside, [] if inside == rows else [note]
+
+
+def rounded(value: float | int | None, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
+    """The number, rounded to this many significant digits; a whole number has no decimal point."""
+    if value is None or isinstance(value, int):
+        return value
+    short = float(f"{value:.{digits}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e15 else short
+
+
+def file_name(*parts: str) -> str:
+    """A file name from names that users chose: ASCII letters, digits, `.`, `_` and `-`."""
+    plain = unicodedata.normalize("NFKD", "--".join(part for part in parts if part)).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:120] or "figure"
+
+
+def scale_part(record: ExperimentRecord, scale: str) -> str:
+    """The part of a file name that names the scale; empty where there is one scale."""
+    return scale if len(record.entry.scales) > 1 else ""
+
+
+def at_scale(record: ExperimentRecord, scale: str) -> str:
+    """The part of a title that names the scale; empty where there is one scale."""
+    return f", scale {scale}" if len(record.entry.scales) > 1 else ""

@@ -7,8 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis import intervals
-from palinode.analysis.curves import mean_curves, training_curves
+from palinode.analysis.curves import training_curves
 from palinode.analysis.task_effects import CAUSAL, Effect, task_effects
 from palinode.analysis.tasks import (
     difficulty,
@@ -23,7 +22,6 @@ from palinode.analysis.tasks import (
 from palinode.base.measures import CURVE_AXES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
-from palinode.report.figure import Figure, Rows, at_scale, file_name, rounded, scale_part
 from palinode.report.levels import (
     Mark,
     every_mark,
@@ -33,7 +31,7 @@ from palinode.report.levels import (
     with_chance_by_length,
     with_levels,
 )
-from palinode.report.study import CurvePart, Study, kept_inside
+from palinode.report.study import Figure, Rows, Study, at_scale, file_name, kept_inside, rounded, scale_part
 from palinode.report.words import MINUS, interval_words, number, plural, signed
 
 ACCURACY = "accuracy"
@@ -59,8 +57,8 @@ LOSSES_NOTE = (
 FLOOR_NOTE = "No causal reader of fresh sequences gets below the floor on all tokens."
 BANDS_NOTE = "Bands are Wilson's intervals for the answers of one seed: all seeds score the same sequences."
 COLOURS_ABOVE = "Colours as in the learning curves."
-ASIDE = 0.02  # of the axis: how far beside its place an arm is drawn
-HALF_WIDTH_PIXELS = 300  # for names, beside those of the directions
+ASIDE = 0.02  # of the axis: how far from its place an arm may be drawn
+HALF_WIDTH_PIXELS = 300  # for the names of arms; those of the directions take the rest
 MOST_NAMED = 8  # arms in the legend of a chart of half the width
 
 
@@ -251,8 +249,7 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
         ),
     )
     for name, title, frame, score, y, levels, notes in panels:
-        parts: list[CurvePart] = [("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})]
-        rows, thinned = study.curve_rows(parts, "step")
+        rows, thinned = study.seeds_and_means(frame, score, "step")
         dashes = theme.direction_dashes(sorted({row["direction"] for row in rows}))
         colours = study.look.shown({row["arm"] for row in rows})
         many = len(colours) > MOST_NAMED
@@ -333,11 +330,10 @@ def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
         return
     rows: Rows = []
     for (arm, factor), cell in scored.group_by("arm", "length_factor", maintain_order=True):
-        values = cell[ACCURACY].to_list()
-        interval = intervals.t_interval(values, study.rule.confidence)
-        low, high = (rounded(interval.low), rounded(interval.high)) if interval else (None, None)
+        mean, low, high = study.interval(cell[ACCURACY].to_list())
         who = {"series": study.look.labels[str(arm)], "look": "mean", "key": len(rows), "length_factor": factor}
-        rows.append(who | {"value": rounded(intervals.mean(values)), "low": low, "high": high, "seeds": len(values)})
+        ends = {"low": rounded(low), "high": rounded(high)}
+        rows.append(who | {"value": rounded(mean), "seeds": cell.height} | ends)
     rows, cut = kept_inside(rows, 0, 1)
     colours, options = _narrow(study, rows)
     chart = charts.lines(LENGTH, _accuracy(study), colours, "arm", **options)

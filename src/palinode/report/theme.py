@@ -24,14 +24,14 @@ def arm_colours(arms: Sequence[str], baseline: str, leaking: Sequence[str]) -> d
     More arms than there are colours share them by family, the part of a name before the first `-`: shades of one colour each,
     the baseline's own for the family of the baseline.
     """
-    families = list(dict.fromkeys(_family(arm) for arm in arms if arm not in leaking))
-    if len(arms) - len(leaking) > len(ARMS) + 1 and 1 < len(families) <= len(ARMS) + 1:
-        return _family_colours(arms, _family(baseline), families, leaking)
-    honest = [arm for arm in arms if arm != baseline and arm not in leaking]
-    colours = {arm: ARMS[index % len(ARMS)] for index, arm in enumerate(honest)}
+    honest = [arm for arm in arms if arm not in leaking]
+    families = list(dict.fromkeys(_family(arm) for arm in honest))
+    if len(honest) > len(ARMS) + 1 and 1 < len(families) <= len(ARMS) + 1:
+        colours = _family_colours(honest, _family(baseline), families)
+    else:
+        others = [arm for arm in honest if arm != baseline]
+        colours = {baseline: BASELINE} | {arm: ARMS[index % len(ARMS)] for index, arm in enumerate(others)}
     colours |= {arm: LEAKS[index % len(LEAKS)] for index, arm in enumerate(leaking)}
-    if baseline not in leaking:
-        colours[baseline] = BASELINE
     return {arm: colours[arm] for arm in arms}
 
 
@@ -39,21 +39,17 @@ def _family(arm: str) -> str:
     return arm.partition("-")[0]
 
 
-def _family_colours(
-    arms: Sequence[str], baseline_family: str, families: Sequence[str], leaking: Sequence[str]
-) -> dict[str, str]:
+def _family_colours(arms: Sequence[str], baseline_family: str, families: Sequence[str]) -> dict[str, str]:
     others = [family for family in families if family != baseline_family]
     hues = {baseline_family: BASELINE} | dict(zip(others, ARMS, strict=False))
-    colours = {arm: LEAKS[index % len(LEAKS)] for index, arm in enumerate(leaking)}
+    colours: dict[str, str] = {}
     for family in families:
-        members = [arm for arm in arms if arm not in leaking and _family(arm) == family]
-        stops = [
-            _between((hues[family], end), share)
-            for end, share in (("#000000", 0.4), ("#000000", 0.0), ("#ffffff", 0.5))
-        ]
+        members = [arm for arm in arms if _family(arm) == family]
+        shades = (("#000000", 0.4), ("#000000", 0.0), ("#ffffff", 0.5))
+        stops = [_between((hues[family], end), share) for end, share in shades]
         last = max(1, len(members) - 1)
         colours |= {arm: _between(stops, index / last) for index, arm in enumerate(members)}
-    return {arm: colours[arm] for arm in arms}
+    return colours
 
 
 def size_colours(sizes: Sequence[str], leaking: bool) -> dict[str, str]:

@@ -35,7 +35,7 @@
     return radio ? radio.value : "";
   }
 
-  // The same chart on logarithmic axes; what lies at 0 cannot be drawn there. The files beside the page are made likewise.
+  // The same chart on logarithmic axes; points at 0 cannot be drawn there. `charts.with_log_axes` does the same for the files.
   function withLogAxes(chart, x) {
     const stretched = (channel) => {
       const { zero, ...kept } = channel.scale || {};
@@ -121,17 +121,17 @@
   function forPaper(figure, pixels) {
     const view = figure.view?.view;
     if (!view || figure.classList.contains("map")) return;
-    const beside = figure.querySelector("svg.marks").clientWidth - view.width();
+    const axesPixels = figure.querySelector("svg.marks").clientWidth - view.width();
     figure.screenPixels ??= view.width();
-    view.width(pixels ? Math.min(figure.screenPixels, pixels - beside) : figure.screenPixels).run();
+    view.width(pixels ? Math.min(figure.screenPixels, pixels - axesPixels) : figure.screenPixels).run();
     if (!pixels) delete figure.screenPixels;
   }
 
   async function start() {
     const figures = document.querySelectorAll("figure[data-figure]");
     if (!window.DecompressionStream) {
-      const said = "This browser is too old for the charts. They lie as SVG and PDF in the folder figures beside this file.";
-      for (const figure of figures) figure.querySelector(".canvas").textContent = said;
+      const message = "This browser is too old for the charts. They lie as SVG and PDF in the folder figures beside this file.";
+      for (const figure of figures) figure.querySelector(".canvas").textContent = message;
       return;
     }
     page = await unpacked(document.getElementById("palinode-data").textContent);
