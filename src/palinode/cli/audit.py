@@ -40,14 +40,17 @@ MEANING = "What each check asks, what it cannot see and how to read a failure: d
 WIDEST_MAP_POSITIONS = 64
 
 
+TargetArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TARGET",
+        help="An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module.",
+    ),
+]
+
+
 def audit(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="TARGET",
-            help="An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module.",
-        ),
-    ],
+    file: TargetArgument,
     size: SizeOption = None,
     changes: SetOption = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
