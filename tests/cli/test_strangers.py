@@ -257,7 +257,7 @@ DATA = [
         Case(f"the corpus {name!r}", corpus(name), ("data.corpus",), (2, 5))
         for name in (
             *("|touch canary", "$(touch canary)", "`touch canary`", "https://example.org/a.txt", "hf://stranger/set"),
-            *("file:///etc/passwd", "data:../../etc", "text.txt; touch canary", "text.txt\0"),
+            *("file:///etc/passwd", "text.txt; touch canary", "text.txt\0"),
         )
     ),
     *(

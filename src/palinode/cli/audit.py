@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,14 +40,17 @@ MEANING = "What each check asks, what it cannot see and how to read a failure: d
 WIDEST_MAP_POSITIONS = 64
 
 
+TargetArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TARGET",
+        help="An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module.",
+    ),
+]
+
+
 def audit(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="TARGET",
-            help="An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module.",
-        ),
-    ],
+    file: TargetArgument,
     size: SizeOption = None,
     changes: SetOption = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
@@ -61,7 +64,7 @@ def audit(
     window_tokens: Annotated[int, typer.Option("--window-tokens", min=2, help="Of a model: tokens of a window.")] = 32,
     json: JsonOption = False,
 ) -> None:
-    """Show which positions of every arm, or of one model, see what, and leaks.
+    """Show which positions of an arm, or of a model, see what.
 
     Exit 3 when an arm fails a check that it was not expected to fail.
     """
@@ -72,9 +75,8 @@ def audit(
         return
     may_be_store(store)
     source, resolved = resolve(file, size, changes, None, code=code, allow_code=allow_code)
-    names = [one.name for one in resolved.arms]
     for name in arm or []:
-        if name not in names:
+        if name not in (names := [one.name for one in resolved.arms]):
             raise BadInput(f"no arm is named {name!r}", file=str(file), field="--arm", hint=nearest(name, names))
     from palinode.experiment.audits import audit_cells, quick_audits
     from palinode.experiment.cells import cells_of
@@ -96,13 +98,7 @@ def audit(
             )
     text = "\n\n".join([*map(audit_text, audits), MEANING])
     typer.echo(as_json([data for one in audits for data in _as_data(one)]) if json else text)
-    if unexpected := [one for one in audits if one.unexpected]:
-        failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].finding.check})" for one in unexpected))
-        raise AuditFailed(
-            f"failed its audit: {failed}",
-            file=str(file),
-            hint="mark an arm that is meant to leak expect_leak, one that is meant to collapse expect_collapse",
-        )
+    _refuse_failed(audits, file)
 
 
 def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, quick: bool, json: bool) -> None:
@@ -126,6 +122,21 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
     if report.outcome == "fail":
         first = next(finding for finding in report.findings if finding.outcome == "fail")
         raise AuditFailed(f"failed its audit: {first.check}", file=target)
+
+
+def _refuse_failed(audits: Sequence[ArmAudit], file: object) -> None:
+    """End the command where an arm failed a check that it was not expected to fail.
+
+    Raises:
+        AuditFailed: naming the arms.
+    """
+    if unexpected := [one for one in audits if one.unexpected]:
+        failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].finding.check})" for one in unexpected))
+        raise AuditFailed(
+            f"failed its audit: {failed}",
+            file=str(file),
+            hint="mark an arm that is meant to leak expect_leak, one that is meant to collapse expect_collapse",
+        )
 
 
 def _progress(event: Mapping[str, Any]) -> str:
