@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from palinode.audit.targets import is_target, small_config, target_of, vocabulary_of
+from palinode.audit.targets import small_config, vocabulary_of
 from palinode.base.errors import BadInput
+from palinode.cli.model_names import is_target, target_of
 from palinode.testing import assert_causal
 
 MODELS = """

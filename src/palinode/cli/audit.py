@@ -68,7 +68,7 @@ def audit(
 
     Exit 3 when an arm fails a check that it was not expected to fail.
     """
-    from palinode.audit.targets import is_target
+    from palinode.cli.model_names import is_target
 
     if is_target(str(file)):
         _audit_model(str(file), vocab_size, window_tokens, quick=quick, json=json)
@@ -104,9 +104,9 @@ def audit(
 def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, quick: bool, json: bool) -> None:
     """Audit one model: progress on standard error, the report on standard output."""
     from palinode.audit.any_model import CHECKS, QUICK, QUICK_CHECKS, check
-    from palinode.audit.targets import target_of
     from palinode.base.config import encode
     from palinode.checks.text import audit_text as report_text
+    from palinode.cli.model_names import target_of
 
     model = target_of(target, vocab_size)
     report = check(
