@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base import fsio
-from palinode.base.errors import Damaged, EnvironmentProblem
+from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 
 MANIFEST = "manifest.json"
 CACHE_VARIABLE = "PALINODE_CACHE"
@@ -42,15 +42,19 @@ def data_path(name: str, field: str) -> Path | None:
     """The path that a user's `name` means: itself, or below $PALINODE_DATA after `data:`; None for a plain name without a file.
 
     Raises:
+        BadInput: a path after `data:` that leads out of the folder.
         EnvironmentProblem: `data:` without $PALINODE_DATA.
     """
     if name.startswith(DATA_PREFIX):
+        inside = Path(name.removeprefix(DATA_PREFIX))
+        if inside.is_absolute() or ".." in inside.parts:
+            raise BadInput(f"{name!r} leads out of the folder of {DATA_VARIABLE}", field=field)
         root = os.environ.get(DATA_VARIABLE)
         if not root:
-            first = Path(name.removeprefix(DATA_PREFIX)).parts[:1]
+            first = inside.parts[:1]
             hint = f"set it to the folder that holds {first[0]}" if first else None
             raise EnvironmentProblem(f"{name!r} needs the environment variable {DATA_VARIABLE}", field=field, hint=hint)
-        return Path(root) / name.removeprefix(DATA_PREFIX)
+        return Path(root) / inside
     path = Path(name).expanduser()
     looks_like_a_path = os.sep in name or name.startswith((".", "~")) or bool(path.suffix)
     return path if looks_like_a_path or path.exists() else None

@@ -12,13 +12,13 @@ from palinode.data.cache import MANIFEST, corpora_directory, data_path
 from palinode.data.corpus import PYTHON_DOCS, Corpus
 from palinode.data.hub import HUB_SETS, hub_documents
 from palinode.data.python_docs import python_docs, python_docs_directory
-from palinode.data.readers import local_corpus
+from palinode.data.readers import Reading, local_corpus
 from palinode.data.text_store import read_text_store, text_manifest, verify_text_store, write_text_store
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-def find_corpus(name: str, cache: Path | None = None) -> Corpus:
+def find_corpus(name: str, cache: Path | None = None, reading: Reading | None = None) -> Corpus:
     """The corpus that a config names: the embedded one, one that was added or fetched by name, or the files of a path.
 
     Raises:
@@ -31,7 +31,7 @@ def find_corpus(name: str, cache: Path | None = None) -> Corpus:
     if NAME.fullmatch(name) and _is_here(corpora_directory(cache) / name):
         return read_text_store(corpora_directory(cache) / name, name)
     if path := data_path(name, "data.corpus"):
-        return local_corpus(path, name)
+        return local_corpus(path, name, reading)
     if name in HUB_SETS:
         # Only the user fetches a set: a run must not need a network, and a sweep would fetch it once for each process.
         raise EnvironmentProblem(

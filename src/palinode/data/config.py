@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -36,6 +37,11 @@ class DataConfig(Config):
         validation_fraction, test_fraction: shares of the documents, or of the text for a contiguous split.
         corpus_sha256, tokenizer_sha256: filled in when a spec is resolved; other data under the same name is then refused.
         max_train_tokens: use only this many train tokens, from the first.
+        text_field: the column or key that holds a document; several names join their texts with an empty line.
+        encoding: how the bytes of text files are read, as Python names it (`cp1252`, `utf-16`).
+        document_separator: a marker between the documents of one text file, such as <|endoftext|>; empty for none.
+        files: `documents` leaves cards and licences of a folder out, and reads names such as A.TXT; `all` is the reading of specs
+            that were resolved before. A config without `corpus_sha256` is read as `documents`.
         tuning_fraction: share of the train tokens, at their end, that no run trains on: settings are chosen by the loss there.
     """
 
@@ -49,6 +55,10 @@ class DataConfig(Config):
     tokenizer_sha256: Annotated[str, Field(pattern=HEX_SHA256)] | None = None
     max_train_tokens: Annotated[int, Field(ge=1)] | None = None
     tuning_fraction: Annotated[Fraction, LATER] = 0.0
+    text_field: Annotated[str | tuple[str, ...], LATER] = "text"
+    encoding: Annotated[str, LATER] = "utf-8"
+    document_separator: Annotated[str, LATER] = ""
+    files: Annotated[Literal["all", "documents"], LATER] = "all"
 
     def keeps(self, split: Split) -> bool:
         """Whether a split that is scored has text; a corpus with its own splits is assumed to have them all."""
@@ -66,6 +76,24 @@ class DataConfig(Config):
             raise ValueError(
                 f"{kind}:<vocabulary size> needs a size from {least} to {MOST_TOKEN_IDS}, got {(size or value)[:40]!r}"
             )
+        return value
+
+    @field_validator("text_field")
+    @classmethod
+    def _names_a_field(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if not value or "" in value if isinstance(value, tuple) else not value:
+            raise ValueError("must name at least one column")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, value: str) -> str:
+        try:
+            is_text = codecs.lookup(value)._is_text_encoding
+        except (LookupError, ValueError):
+            is_text = False
+        if not is_text:
+            raise ValueError(f"no text encoding is named {value[:40]!r}; for example utf-8, cp1252, utf-16")
         return value
 
     @model_validator(mode="after")

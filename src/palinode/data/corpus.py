@@ -57,6 +57,8 @@ class Corpus:
         holds: "text", or "ids" if the pieces are token ids.
         has_splits: every document has a `split` of the corpus' own.
         source, licence: for people.
+        notes: one line each on how the files were read, where a reader may expect something else.
+        leaves_out: files were left out, or read, otherwise than by the rule `files = "all"`.
     """
 
     name: str
@@ -67,3 +69,5 @@ class Corpus:
     has_splits: bool = False
     source: str = ""
     licence: str = "unknown"
+    notes: tuple[str, ...] = ()
+    leaves_out: bool = False

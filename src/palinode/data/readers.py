@@ -17,8 +17,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +33,17 @@ from palinode.data.corpus import TEXT_SEPARATOR, Corpus, Document
 
 READER_VERSION = 1  # must be raised when a change makes other documents of the same files
 SPLIT_WORDS: dict[str, Split] = {"train": TRAIN, "valid": VALIDATION, "val": VALIDATION, "test": TEST}
+SPLIT_NAMES = SPLIT_WORDS | {"training": TRAIN, "validation": VALIDATION, "dev": VALIDATION, "testing": TEST}
+CARD = re.compile(r"(readme|licen[cs]e|copying|notice|citation|dataset_?card|contributing)([._-].*)?", re.IGNORECASE)
+CSV_MARKS = (",", ";", "\t", "|")
+UTF8 = "utf-8"
+GUESSED_BYTES = 4096  # read to guess an encoding, or the width of token ids
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 TEXT_FIELD = "text"  # the column or key that holds a document
 READ_BYTES = 1 << 20
 PARQUET_ROWS = 4096  # read at a time
@@ -40,21 +53,45 @@ WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # sections have two or
 TOKEN_SUFFIXES = (".bin", ".npy")
 READ_TOKENS = 1 << 20
 HEADER_MAGIC = 20240520  # llm.c and modded-nanogpt: 256 int32 with magic, version, count; then uint16
-HEADER_VERSION = 1
+HEADER_KINDS = {
+    (HEADER_MAGIC, 1): "<u2",
+    (20240801, 7): "<u4",
+}  # (magic, version): GPT-2's and Llama 3's files of llm.c
+FEWEST_GUESSED_IDS = 64  # a shorter file gives no ground for a guess
+HIGHEST_HALF = 3  # of a vocabulary up to 262,144 the upper halves of 4-byte ids
 HEADER_BYTES = 256 * 4
 
 
-def local_corpus(path: Path, name: str) -> Corpus:
+@dataclass(frozen=True)
+class Reading:
+    """How the files of a corpus are read; the fields of `DataConfig` that have these names.
+
+    Attributes:
+        text_fields: the columns or keys that hold a document.
+        own_splits: file names that say train, validation or test are the split of their documents.
+        documents_only: cards and licences in a folder are left out, and .TXT is read as .txt.
+    """
+
+    text_fields: tuple[str, ...] = (TEXT_FIELD,)
+    encoding: str = UTF8
+    document_separator: str = ""
+    own_splits: bool = True
+    documents_only: bool = True
+
+
+def local_corpus(path: Path, name: str, reading: Reading | None = None) -> Corpus:
     """The corpus in a file or folder.
 
     Raises:
         BadInput: there is nothing readable at this path.
     """
+    reading = reading or Reading()
     if not path.exists():
         raise BadInput("no such file or folder", file=str(path), field="data.corpus")
     if path.is_dir():
-        return _split_folder(path, name) or _folder(path, name)
-    return _of_files([path], path.name, name)
+        return _split_folder(path, name) or _folder(path, name, reading)
+    holds, separator = ("ids", "") if _suffix(path) in TOKEN_SUFFIXES else ("text", TEXT_SEPARATOR)
+    return _corpus(name, path.name, {path: _reader(path, reading, None)}, separator, holds=holds, reading=reading)
 
 
 def _split_folder(folder: Path, name: str) -> Corpus | None:
@@ -73,17 +110,70 @@ def _split_folder(folder: Path, name: str) -> Corpus | None:
     return None
 
 
-def _folder(folder: Path, name: str) -> Corpus:
+def _folder(folder: Path, name: str, reading: Reading) -> Corpus:
     files = []
     for parent, folders, names in os.walk(folder):  # does not follow links to folders: no loops
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         _refuse_links_out(folder, [Path(parent, each) for each in folders])
-        files += [Path(parent, each) for each in names if Path(each).suffix in READERS and not each.startswith(".")]
+        paths = [Path(parent, each) for each in names if not each.startswith(".")]
+        files += [path for path in paths if (_suffix(path) if reading.documents_only else path.suffix) in READERS]
     _refuse_links_out(folder, files)
     files.sort(key=lambda path: path.relative_to(folder).parts)
     if not files:
         raise BadInput(f"holds no {', '.join(READERS)} file", file=str(folder), field="data.corpus")
-    return _of_files(files, folder.name, name)
+    notes: list[str] = []
+    kept = _without_strays(folder, files, reading, notes)
+    splits = _splits_by_name(folder, kept, notes) if reading.own_splits else {}
+    kept = [path for path in kept if path in splits] if splits else kept
+    holds, separator = ("ids", "") if _suffix(kept[0]) in TOKEN_SUFFIXES else ("text", TEXT_SEPARATOR)
+    readers = {path: _reader(path, reading, splits.get(path)) for path in kept}
+    corpus = _corpus(name, folder.name, readers, separator, has_splits=bool(splits), holds=holds, reading=reading)
+    fingerprint = content_hash([corpus.fingerprint, list(splits.values())]) if splits else corpus.fingerprint
+    leaves_out = any(CARD.fullmatch(path.name) for path in set(files) - set(kept))
+    leaves_out = leaves_out or any(path.suffix not in READERS for path in kept)
+    return replace(corpus, fingerprint=fingerprint, notes=tuple(notes), leaves_out=leaves_out)
+
+
+def _without_strays(folder: Path, files: list[Path], reading: Reading, notes: list[str]) -> list[Path]:
+    """The files without cards, empty files and token files among text; `notes` gets a line on each kind that is left out."""
+
+    def leave_out(kept: list[Path], strays: list[Path], why: str) -> list[Path]:
+        if not strays or len(strays) == len(kept):
+            return kept
+        listed = ", ".join(str(path.relative_to(folder)) for path in strays[:3])
+        notes.append(f"{len(strays)} {why} left out: {listed}{', ...' if len(strays) > 3 else ''}")
+        return [path for path in kept if path not in strays]
+
+    if reading.documents_only:
+        files = leave_out(files, [path for path in files if CARD.fullmatch(path.name)], "card or licence file(s)")
+    files = leave_out(files, [path for path in files if path.is_file() and not path.stat().st_size], "empty file(s)")
+    ids = [path for path in files if _suffix(path) in TOKEN_SUFFIXES]
+    if 2 * len(ids) >= len(files) > len(ids):
+        text = next(path for path in files if path not in ids)
+        message = f"mixes token files ({ids[0].relative_to(folder)}) and text files ({text.relative_to(folder)})"
+        raise BadInput(message, file=str(folder), field="data.corpus", hint="keep them in two folders")
+    return leave_out(files, ids, "token file(s) among text")
+
+
+def _splits_by_name(folder: Path, files: list[Path], notes: list[str]) -> dict[Path, Split]:
+    """The split of each file whose name, or whose folder, says it; empty unless most files say it and one says train.
+
+    The name counts before the folder, and the inner folder before the outer one.
+    """
+    splits: dict[Path, Split] = {}
+    for path in files:
+        for part in reversed(path.relative_to(folder).with_suffix("").parts):
+            named = {SPLIT_NAMES[word] for word in re.findall("[a-z]+", part.lower()) if word in SPLIT_NAMES}
+            if len(named) == 1:
+                splits[path] = named.pop()
+                break
+    if 2 * len(splits) < len(files) or TRAIN not in splits.values() or len(set(splits.values())) < 2:
+        return {}
+    counts = ", ".join(f"{each} {list(splits.values()).count(each)}" for each in (TRAIN, VALIDATION, TEST))
+    notes.append(f"file names say the splits, which are used (split = 'given'); files: {counts}")
+    if others := [path for path in files if path not in splits]:
+        notes.append(f"{len(others)} file(s) that name no split are left out: {others[0].relative_to(folder)}")
+    return splits
 
 
 def _refuse_links_out(folder: Path, paths: list[Path]) -> None:
@@ -104,37 +194,48 @@ def _refuse_links_out(folder: Path, paths: list[Path]) -> None:
             raise BadInput(message, file=str(path), field="data.corpus", hint=hint)
 
 
-def _of_files(files: list[Path], source: str, name: str) -> Corpus:
-    """A corpus of files of text, or of files of token ids."""
-    ids = [path for path in files if path.suffix in TOKEN_SUFFIXES]
-    if ids and len(ids) < len(files):
-        text = next(path for path in files if path not in ids)
-        raise BadInput(f"mixes token files ({ids[0].name}) and text files ({text.name})", file=str(files[0].parent))
-    readers = {path: partial(_reader(path), path) for path in files}
-    if ids:
-        return _corpus(name, source, readers, holds="ids")
-    return _corpus(name, source, readers, separator=TEXT_SEPARATOR)
+def _suffix(path: Path) -> str:
+    return path.suffix.lower()
 
 
-def _reader(path: Path) -> Callable[[Path], Iterator[Document]]:
-    if path.suffix not in READERS:
+def _reader(path: Path, reading: Reading, split: Split | None) -> Callable[[], Iterator[Document]]:
+    """What reads a file; every document gets the split."""
+    suffix = _suffix(path)
+    if suffix == ".model":
+        hint = "a tokenizer: convert it to a tokenizer.json and name that in data.tokenizer"
+        raise BadInput("is a SentencePiece model, not text", file=str(path), field="data.corpus", hint=hint)
+    if suffix not in READERS:
         hint = f"valid: {', '.join(READERS)}"
         raise BadInput(f"unknown kind of file {path.suffix!r}", file=str(path), field="data.corpus", hint=hint)
-    return READERS[path.suffix]
+
+    def documents() -> Iterator[Document]:
+        for document in READERS[suffix](path, reading):
+            yield document if split is None else replace(document, split=split)
+
+    return documents
 
 
 def _corpus(
     name: str,
     source: str,
     readers: Mapping[Path, Callable[[], Iterator[Document]]],
-    *,
     separator: str = "",
+    *,
     has_splits: bool = False,
     holds: str = "text",
+    reading: Reading | None = None,
 ) -> Corpus:
     """The documents of all files, in the order of `readers`."""
     hashes = [(path.name, _sha256(path)) for path in readers]
-    fingerprint = content_hash([READER_VERSION, separator, has_splits, hashes])
+    parts: list[Any] = [READER_VERSION, separator, has_splits, hashes]
+    plain = Reading()
+    if reading and (options := [reading.text_fields, reading.encoding, reading.document_separator]) != [
+        plain.text_fields,
+        plain.encoding,
+        plain.document_separator,
+    ]:
+        parts.append(options)
+    fingerprint = content_hash(parts)
     return Corpus(
         name,
         fingerprint,
@@ -162,58 +263,101 @@ def _sha256(path: Path) -> str:
         raise BadInput(f"cannot be read: {error.strerror}", file=str(path), field="data.corpus") from error
 
 
-def plain_text(path: Path) -> Iterator[Document]:
-    """A text file is one document, read in pieces of 1 MiB."""
-    yield Document(str(path), lambda: decoded(path))
+def plain_text(path: Path, reading: Reading) -> Iterator[Document]:
+    """A text file is one document, read in pieces of 1 MiB; or several, where a marker separates them."""
+    if not reading.document_separator:
+        yield Document(str(path), lambda: decoded(path, reading.encoding))
+        return
+    rest, number = "", 0
+    for piece in decoded(path, reading.encoding):
+        *texts, rest = (rest + piece).split(reading.document_separator)
+        for text in texts:
+            number += 1
+            yield Document.of(f"{path}: document {number}", text)
+    yield Document.of(f"{path}: document {number + 1}", rest)
 
 
-def json_lines(path: Path) -> Iterator[Document]:
-    """Each line is an object; its `text` is a document. Blank lines are skipped."""
+def json_lines(path: Path, reading: Reading) -> Iterator[Document]:
+    """Each line is an object; its text field is a document. Blank lines are skipped."""
+    if reading.encoding != UTF8:
+        for number, text in enumerate(_lines(path, reading.encoding), 1):
+            if text.strip():
+                yield Document.of(f"{path}:{number}", _text_of_line(text.encode(), number, path, reading))
+        return
     with open(path, "rb") as handle:
         number = 0
         while line := handle.readline(LONGEST_LINE_BYTES):
             number += 1
             if not line.strip():
                 continue
-            yield Document.of(f"{path}:{number}", _text_of_line(line, number, path))
+            yield Document.of(f"{path}:{number}", _text_of_line(line, number, path, reading))
 
 
-def comma_separated(path: Path) -> Iterator[Document]:
-    """The `text` column of each row is a document; the first row names the columns."""
+def comma_separated(path: Path, reading: Reading) -> Iterator[Document]:
+    """The text column of each row is a document; the first row names the columns.
+
+    The separator is the one of `,`, `;`, tab and `|` that gives the first row a text column.
+    """
     csv.field_size_limit(LONGEST_CSV_FIELD_CHARACTERS)
-    reader = csv.reader(_lines(path), strict=True)
+    lines = _rows_of_csv(path, reading)
+    first = next(lines, "")
+    marks = [mark for mark in CSV_MARKS if set(reading.text_fields) <= {*_first_row(first, mark)}]
+    mark = marks[0] if marks else max(CSV_MARKS, key=first.count)
+    reader = csv.reader(itertools.chain([first], lines), delimiter=mark, strict=True)
     try:
         columns = next(reader, [])
-        place = _column(columns, path)
+        places = _columns(columns, path, reading)
         for row in reader:
             if len(row) != len(columns) and row:
                 message = f"line {reader.line_num} has {len(row)} fields, the first line {len(columns)}"
-                raise BadInput(message, file=str(path), field=TEXT_FIELD)
+                raise BadInput(message, file=str(path), field=reading.text_fields[0])
             if row:
-                yield Document.of(f"{path}:{reader.line_num}", row[place])
+                yield Document.of(f"{path}:{reader.line_num}", _joined([row[place] for place in places]))
     except csv.Error as error:
-        raise BadInput(f"line {reader.line_num} is not CSV: {error}", file=str(path)) from error
+        hint = 'a quote inside a quoted field is written twice, as ""; jsonl and parquet need no such rule'
+        raise BadInput(f"line {reader.line_num} is not CSV: {error}", file=str(path), hint=hint) from error
 
 
-def parquet(path: Path) -> Iterator[Document]:
-    """The `text` column of each row is a document; some thousand rows are read at a time."""
+def _first_row(line: str, mark: str) -> list[str]:
+    try:
+        return next(csv.reader([line], delimiter=mark), [])
+    except csv.Error:
+        return []
+
+
+def _rows_of_csv(path: Path, reading: Reading) -> Iterator[str]:
+    """The lines of a CSV file; a file whose only line ends are CR is cut there."""
+    for line in _lines(path, reading.encoding):
+        if "\r" in line.rstrip("\r\n") and not line.endswith("\n"):
+            yield from (part + "\n" for part in line.split("\r") if part)
+        else:
+            yield line
+
+
+def parquet(path: Path, reading: Reading) -> Iterator[Document]:
+    """The text column of each row is a document, empty if it is null; some thousand rows are read at a time."""
     import polars
 
+    names = list(reading.text_fields)
     try:
         table = polars.scan_parquet(path)
         columns = table.collect_schema()
-        _column(list(columns), path)
-        if columns[TEXT_FIELD] != polars.String:
-            raise BadInput(f"column holds {columns[TEXT_FIELD]}, not text", file=str(path), field=TEXT_FIELD)
+        _columns(list(columns), path, reading)
+        for name in names:
+            if not isinstance(columns[name], (polars.String, polars.Categorical, polars.Enum)):
+                raise BadInput(f"column holds {columns[name]}, not text", file=str(path), field=name)
+        table = table.select(polars.col(name).cast(polars.String) for name in names)
         rows = int(table.select(polars.len()).collect().item())
         for start in range(0, rows, PARQUET_ROWS):
-            texts = table.select(TEXT_FIELD).slice(start, PARQUET_ROWS).collect()[TEXT_FIELD]
-            for number, text in enumerate(texts, start):
-                if text is None:
-                    raise BadInput(f"row {number} is null", file=str(path), field=TEXT_FIELD)
-                yield Document.of(f"{path}:row {number}", text)
+            for number, texts in enumerate(table.slice(start, PARQUET_ROWS).collect().rows(), start):
+                yield Document.of(f"{path}:row {number}", _joined([text or "" for text in texts]))
     except (polars.exceptions.PolarsError, OSError) as error:
         raise BadInput(f"is not a parquet file that can be read: {error}", file=str(path)) from error
+
+
+def _joined(texts: list[str]) -> str:
+    """The text of one row: the texts of its columns that are not empty, with an empty line between them."""
+    return texts[0] if len(texts) == 1 else TEXT_SEPARATOR.join(text for text in texts if text)
 
 
 def wikitext(path: Path, split: Split | None = None) -> Iterator[Document]:
@@ -236,24 +380,49 @@ def articles(lines: Iterator[str], name: str, split: Split | None) -> Iterator[D
         yield Document.of(f"{name}: {title}", "".join(article), split)
 
 
-def decoded(path: Path) -> Iterator[str]:
-    """UTF-8 text in pieces, without a byte order mark; line ends stay as they are.
+def decoded(path: Path, encoding: str = UTF8) -> Iterator[str]:
+    """The text in pieces, without a byte order mark; line ends stay as they are.
 
     Raises:
-        BadInput: it is not UTF-8 text, or cannot be read.
+        BadInput: it is not text in this encoding, or cannot be read.
     """
-    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == UTF8 else encoding)()
     start_byte = 0
     for content in _contents(path):
         try:
             text = decoder.decode(content, final=not content)
         except UnicodeDecodeError as error:
-            raise BadInput(f"is not UTF-8 text (near byte {start_byte + error.start})", file=str(path)) from error
+            named = "UTF-8" if encoding == UTF8 else encoding
+            message = f"is not {named} text (near byte {start_byte + error.start})"
+            raise BadInput(message, file=str(path), hint=_likely_encoding(path)) from error
         if "\0" in text:
-            raise BadInput(f"holds a NUL near byte {start_byte + text.index(chr(0))}: not a text file", file=str(path))
+            message = f"holds a NUL near byte {start_byte + text.index(chr(0))}: not a text file"
+            raise BadInput(message, file=str(path), hint=_likely_encoding(path))
         start_byte += len(content)
         if text:
             yield text
+
+
+def _likely_encoding(path: Path) -> str | None:
+    """A hint at the encoding that the first bytes of a file look like; None if they look like no text."""
+    with open(path, "rb") as handle:
+        start = handle.read(GUESSED_BYTES)
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if start.startswith(mark):
+            return f"it begins like {encoding}: data.encoding = {encoding!r}"
+    length = len(start) // 4 * 4
+    zeros = [start[place:length:4].count(0) * 4 > 3 * length // 2 for place in range(4)]
+    zero_patterns: dict[tuple[bool, ...], str] = {
+        (False, True, True, True): "utf-32-le",
+        (True, True, True, False): "utf-32-be",
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+    }
+    if length and tuple(zeros) in zero_patterns:
+        return f"it looks like {zero_patterns[tuple(zeros)]}: data.encoding = {zero_patterns[tuple(zeros)]!r}"
+    if b"\0" in start:
+        return None
+    return "it may be cp1252 (Western European): data.encoding = 'cp1252'"
 
 
 def _contents(path: Path) -> Iterator[bytes]:
@@ -267,10 +436,10 @@ def _contents(path: Path) -> Iterator[bytes]:
     yield b""
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _lines(path: Path, encoding: str = UTF8) -> Iterator[str]:
     """Lines with their ends, cut at newlines only (`splitlines` would cut at form feeds too)."""
     rest = ""
-    for piece in decoded(path):
+    for piece in decoded(path, encoding):
         *lines, rest = (rest + piece).split("\n")
         for line in lines:
             yield line + "\n"
@@ -278,27 +447,38 @@ def _lines(path: Path) -> Iterator[str]:
         yield rest
 
 
-def _text_of_line(line: bytes, number: int, path: Path) -> str:
+def _text_of_line(line: bytes, number: int, path: Path, reading: Reading) -> str:
     try:
         row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
     except UnicodeDecodeError as error:
-        raise BadInput(f"line {number} is not UTF-8 text", file=str(path)) from error
+        raise BadInput(f"line {number} is not UTF-8 text", file=str(path), hint=_likely_encoding(path)) from error
     except (ValueError, RecursionError) as error:
         reason = error.msg if isinstance(error, json.JSONDecodeError) else type(error).__name__
         raise BadInput(f"line {number} is not JSON: {reason}", file=str(path)) from error
-    if not isinstance(row, dict) or TEXT_FIELD not in row:
-        raise BadInput(f"line {number} has no {TEXT_FIELD!r}", file=str(path), field=TEXT_FIELD)
-    if not isinstance(row[TEXT_FIELD], str):
-        message = f"line {number}: must be text, got {type(row[TEXT_FIELD]).__name__}"
-        raise BadInput(message, file=str(path), field=TEXT_FIELD)
-    return str(row[TEXT_FIELD])
+    texts = []
+    for name in reading.text_fields:
+        if not isinstance(row, dict) or name not in row:
+            there = [str(key)[:40] for key in row] if isinstance(row, dict) else []
+            raise BadInput(f"line {number} has no {name!r}", file=str(path), field=name, hint=_other_fields(there))
+        if not isinstance(row[name], str | None):
+            message = f"line {number}: must be text, got {type(row[name]).__name__}"
+            raise BadInput(message, file=str(path), field=name)
+        texts.append(row[name] or "")
+    return _joined(texts)
 
 
-def _column(columns: list[str], path: Path) -> int:
-    if TEXT_FIELD not in columns:
-        hint = f"columns: {', '.join(columns[:8])}" if columns else "it has no columns"
-        raise BadInput(f"has no column {TEXT_FIELD!r}", file=str(path), field=TEXT_FIELD, hint=hint)
-    return columns.index(TEXT_FIELD)
+def _columns(columns: list[str], path: Path, reading: Reading) -> list[int]:
+    """The places of the text columns."""
+    for name in reading.text_fields:
+        if name not in columns:
+            raise BadInput(f"has no column {name!r}", file=str(path), field=name, hint=_other_fields(columns))
+    return [columns.index(name) for name in reading.text_fields]
+
+
+def _other_fields(columns: list[str]) -> str:
+    if not columns:
+        return "it has no columns"
+    return f"columns: {', '.join(columns[:8])}; name one, or several, in data.text_field"
 
 
 def token_file(path: Path, split: Split | None = None) -> Iterator[Document]:
@@ -319,30 +499,58 @@ def _in_pieces(ids: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
 
 
 def _bin(path: Path) -> NDArray[np.integer]:
-    kind = np.dtype("<u4") if path.name.endswith(".u32.bin") else np.dtype("<u2")
     size = path.stat().st_size
-    start = _header_bytes(path, size)
+    start, kind = _layout(path, size)
     if (size - start) % kind.itemsize:
         raise BadInput(f"has {size} bytes, which is no whole number of {kind.itemsize}-byte token ids", file=str(path))
-    return np.memmap(path, dtype=kind, mode="r", offset=start) if size > start else np.empty(0, dtype=kind)
+    ids = np.memmap(path, dtype=kind, mode="r", offset=start) if size > start else np.empty(0, dtype=kind)
+    if kind.itemsize == 2 and len(ids) >= FEWEST_GUESSED_IDS:
+        _refuse_other_layouts(path, np.asarray(ids[: GUESSED_BYTES // 2]))
+    return ids
 
 
-def _header_bytes(path: Path, size: int) -> int:
-    """The length of the header: 0 for a file without one.
+def _layout(path: Path, size: int) -> tuple[int, np.dtype[Any]]:
+    """The length of the header in bytes (0 without one), and the kind of the ids.
 
     Raises:
-        BadInput: the header names another number of tokens than the file holds.
+        BadInput: the header names another number of tokens than the file holds, or is of no known version.
     """
+    plain = np.dtype("<u4") if path.name.endswith(".u32.bin") else np.dtype("<u2")
     with open(path, "rb") as handle:
         header = np.frombuffer(handle.read(12), dtype=np.uint8)
     if len(header) < 12 or size < HEADER_BYTES:
-        return 0
+        return 0, plain
     magic, version, count = (int(value) for value in header.view("<i4"))
-    if magic != HEADER_MAGIC or version != HEADER_VERSION:
-        return 0
-    if size - HEADER_BYTES != 2 * count:
-        raise BadInput(f"its header announces {count} tokens, it holds {(size - HEADER_BYTES) / 2:g}", file=str(path))
-    return HEADER_BYTES
+    if (magic, version) not in HEADER_KINDS:
+        if magic == HEADER_MAGIC or 0 < version < 16 and count > 0 and size - HEADER_BYTES in (2 * count, 4 * count):
+            known = ", ".join(f"{each[0]} version {each[1]}" for each in HEADER_KINDS)
+            message = f"has an unknown header: magic {magic}, version {version}, {count} tokens"
+            raise BadInput(message, file=str(path), hint=f"known: {known}; or save the ids as .npy")
+        return 0, plain
+    kind = np.dtype(HEADER_KINDS[magic, version])
+    if size - HEADER_BYTES != kind.itemsize * count:
+        held = (size - HEADER_BYTES) / kind.itemsize
+        raise BadInput(f"its header announces {count} tokens, it holds {held:g}", file=str(path))
+    return HEADER_BYTES, kind
+
+
+def _refuse_other_layouts(path: Path, ids: NDArray[np.integer]) -> None:
+    """Refuse 2-byte ids that look like 4-byte ids, or like big-endian ones.
+
+    Raises:
+        BadInput: every second id is 0 or 1 while the others vary; or the low bytes vary less than the high bytes.
+    """
+    even, odd = ids[: len(ids) // 2 * 2 : 2], ids[1::2]
+    for high, low, order in ((odd, even, "little"), (even, odd, "big")):
+        if high.max() <= HIGHEST_HALF and len(np.unique(low)) > 8 * len(np.unique(high)):
+            name = path.name.removesuffix(".bin") + ".u32.bin"
+            hint = f"name it {name}" if order == "little" else "save them as .npy"
+            message = f"looks like 4-byte {order}-endian ids: every second 2-byte id is 0 or near it"
+            raise BadInput(message, file=str(path), field="data.corpus", hint=hint)
+    low_bytes, high_bytes = len(np.unique(ids & 255)), len(np.unique(ids >> 8))
+    if ids.max() > 255 and high_bytes > 2 * low_bytes and len(np.unique(ids)) > 16:
+        message = f"looks like big-endian ids: their low bytes have {low_bytes} values, their high bytes {high_bytes}"
+        raise BadInput(message, file=str(path), field="data.corpus", hint="save them as little-endian, or as .npy")
 
 
 def _npy(path: Path) -> NDArray[np.integer]:
@@ -355,13 +563,14 @@ def _npy(path: Path) -> NDArray[np.integer]:
     return ids
 
 
-READERS: dict[str, Callable[[Path], Iterator[Document]]] = {
+READERS: dict[str, Callable[[Path, Reading], Iterator[Document]]] = {
     ".txt": plain_text,
     ".md": plain_text,
     ".jsonl": json_lines,
     ".csv": comma_separated,
+    ".tsv": comma_separated,
     ".parquet": parquet,
-    **dict.fromkeys(TOKEN_SUFFIXES, token_file),
+    **dict.fromkeys(TOKEN_SUFFIXES, lambda path, _: token_file(path)),
 }
 # Folders with splits of their own: how file names begin and end, what reads them, and what they hold. WikiText comes at word level
 # with <unk> (.tokens) or as raw text; a folder may have both.

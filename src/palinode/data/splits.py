@@ -21,6 +21,7 @@ from palinode.data.config import SPLITS, TEST, TRAIN, VALIDATION, DataConfig, Sp
 from palinode.data.corpus import Corpus, Document, Piece
 
 KEY_BYTES = 16  # of SHA-256: two different documents among 10^9 share a key with probability 10^-21
+KNOWN_MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>")
 DROPPED = -1
 NO_SPLIT = -1
 
@@ -36,6 +37,7 @@ class Survey:
         blank: (n,) true for a document of nothing but white space.
         sha256: hash of the content of all documents, in order.
         characters: every character of the corpus, sorted; empty unless the survey is to collect them.
+        markers: known markers between documents that stand in the text.
     """
 
     keys: NDArray[np.uint8]
@@ -44,6 +46,7 @@ class Survey:
     blank: NDArray[np.bool_]
     sha256: str
     characters: str
+    markers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def survey(corpus: Corpus, want_characters: bool = False) -> Survey:
     """
     keys, lengths, own_split, blank = bytearray(), [], [], []
     everything = hashlib.sha256(f"{corpus.holds}\0{corpus.separator}\0".encode())
+    markers: set[str] = set()
     characters: set[str] = set(corpus.separator) if want_characters else set()
     for document in corpus.documents():
         content, bare, length, empty = hashlib.sha256(), hashlib.sha256(), 0, True
@@ -78,6 +82,8 @@ def survey(corpus: Corpus, want_characters: bool = False) -> Survey:
             bare.update(without_space)
             length += len(piece)
             empty = empty and not without_space
+            if isinstance(piece, str):
+                markers.update(marker for marker in KNOWN_MARKERS if marker in piece)
             if want_characters and isinstance(piece, str):
                 characters.update(piece)
         everything.update(f"{document.split or ''}\0".encode() + content.digest())
@@ -94,6 +100,7 @@ def survey(corpus: Corpus, want_characters: bool = False) -> Survey:
         np.array(blank, dtype=np.bool_),
         everything.hexdigest(),
         "".join(sorted(characters)),
+        tuple(sorted(markers)),
     )
 
 
@@ -110,12 +117,13 @@ def plan(facts: Survey, corpus: Corpus, config: DataConfig) -> Plan:
     stays = _without_copies(facts) & ~facts.blank
     duplicates = int((~facts.blank).sum() - stays.sum())
     if config.split == "given":
-        return Plan(np.where(stays, facts.own_split, DROPPED).astype(np.int8), None, duplicates)
-    if config.split == "contiguous":
+        own = np.where(stays, facts.own_split, DROPPED).astype(np.int8)
+        return Plan(_with_validation(own, facts, corpus, config), None, duplicates)
+    if config.split == "contiguous" or _too_few(int(stays.sum()), config):
         joined = int(facts.lengths[stays].sum()) + len(corpus.separator) * (int(stays.sum()) - 1)
         split_of = np.where(stays, SPLITS.index(TRAIN), DROPPED).astype(np.int8)
         return Plan(split_of, _contiguous_ends(joined, config), duplicates)
-    return Plan(_by_hash(facts, stays, corpus, config), None, duplicates)
+    return Plan(_by_hash(facts, stays, config), None, duplicates)
 
 
 def stream(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piece]]:
@@ -149,7 +157,7 @@ def _without_copies(facts: Survey) -> NDArray[np.bool_]:
     return in_last
 
 
-def _by_hash(facts: Survey, stays: NDArray[np.bool_], corpus: Corpus, config: DataConfig) -> NDArray[np.int8]:
+def _by_hash(facts: Survey, stays: NDArray[np.bool_], config: DataConfig) -> NDArray[np.int8]:
     """(n,) splits: documents in the order of their hashes; the first are test, the next validation, the rest train.
 
     The order of hashes is independent of the order, the length and the name of a document, so this is a random split that depends
@@ -158,15 +166,34 @@ def _by_hash(facts: Survey, stays: NDArray[np.bool_], corpus: Corpus, config: Da
     index = np.flatnonzero(stays)
     ranked = index[np.lexsort(facts.keys[index].T[::-1])]
     tests, validations = _count(config.test_fraction, len(ranked)), _count(config.validation_fraction, len(ranked))
-    if tests + validations >= len(ranked):
-        message = f"{len(ranked)} document(s) cannot be split into train, validation and test by document"
-        hint = "split = 'contiguous' cuts inside a document"
-        raise BadInput(message, file=corpus.name, field="data.split", hint=hint)
     split_of = np.full(len(stays), DROPPED, dtype=np.int8)
     split_of[ranked] = SPLITS.index(TRAIN)
     split_of[ranked[:tests]] = SPLITS.index(TEST)
     split_of[ranked[tests : tests + validations]] = SPLITS.index(VALIDATION)
     return split_of
+
+
+def _too_few(documents: int, config: DataConfig) -> bool:
+    """Whether a split by document would leave train nothing; the joined text is then cut."""
+    return _count(config.test_fraction, documents) + _count(config.validation_fraction, documents) >= documents
+
+
+def _with_validation(own: NDArray[np.int8], facts: Survey, corpus: Corpus, config: DataConfig) -> NDArray[np.int8]:
+    """(n,) the corpus' own splits; if it has train and test only, a share of the train documents becomes validation.
+
+    Raises:
+        BadInput: train has a single document.
+    """
+    train = np.flatnonzero(own == SPLITS.index(TRAIN))
+    validation = SPLITS.index(VALIDATION)
+    if validation in own or config.validation_fraction == 0 or SPLITS.index(TEST) not in own:
+        return own
+    if len(train) < 2:
+        message = "has train and test but no validation, and too few train documents to take it from"
+        raise BadInput(message, file=corpus.name, field="data.split", hint="add a validation file")
+    ranked = train[np.lexsort(facts.keys[train].T[::-1])]
+    own[ranked[: _count(config.validation_fraction, len(ranked))]] = validation
+    return own
 
 
 def _count(fraction: float, documents: int) -> int:

@@ -8,6 +8,7 @@ written last; a directory without one is no store. Memory holds at most a chunk 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,9 +22,10 @@ from palinode.base.config import content_hash
 from palinode.base.errors import BadInput, Damaged
 from palinode.data.cache import MANIFEST, cache_directory, check_sha256, check_size, read_manifest
 from palinode.data.catalogue import find_corpus
-from palinode.data.config import SPLITS, TRAIN, TUNING, VALIDATION, DataConfig, Split
+from palinode.data.config import SPLITS, TEST, TRAIN, TUNING, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Piece
 from palinode.data.pieces import Chunks
+from palinode.data.readers import Reading
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
 
@@ -31,11 +33,13 @@ if TYPE_CHECKING:  # to tokenise a text and to look at it needs no torch
     from palinode.base.example import Windows
     from palinode.data.windows import Stream
 
+LOG = logging.getLogger("palinode")
 STORE_VERSION = 1
 TOKENIZER = "tokenizer.json"
 MANIFEST_HASH = "manifest_sha256"  # the entry with the hash of all other entries
 LARGEST_UINT16_VOCAB = 1 << 16
 CHUNK_CHARACTERS = 1 << 20  # encoded at a time: 1 MiB of text, some 50 MB while a BPE tokenizer works on it
+FEWEST_SCORED_TOKENS = 100  # a split with fewer is warned about
 HASHED_ON_OPENING_BYTES = 64 * 2**20  # on opening, every byte of a store up to this size is checked (about 0.1 s)
 
 
@@ -49,7 +53,7 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
         BadInput: the corpus, tokenizer or split cannot be used, or is not the one the config was resolved with.
         EnvironmentProblem: the disk refused, or a data set cannot be fetched.
     """
-    corpus = find_corpus(config.corpus, cache)
+    corpus, config = read_corpus(config, cache)
     directory = cache_directory(cache) / "tokens" / _key(corpus, config)
     try:
         store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
@@ -63,8 +67,34 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
 
 def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
     """The config with the hashes of its corpus and tokenizer filled in, which are part of a run's identity."""
+    corpus, config = read_corpus(config, cache)
     store = prepare(config, cache)
+    for note in (*corpus.notes, *store.notes()):
+        LOG.warning("%s: %s", config.corpus, note)
     return config.with_(corpus_sha256=store.sha256, tokenizer_sha256=store.tokenizer_sha256)
+
+
+def read_corpus(config: DataConfig, cache: Path | None = None) -> tuple[Corpus, DataConfig]:
+    """The corpus of a config, and the config as it is resolved: with the splits that the corpus brings, if none are set.
+
+    A config that was resolved before (it has a hash of the corpus) is read as it was then.
+    """
+    is_new = config.corpus_sha256 is None
+    unset = is_new and "split" not in config.model_fields_set
+    fields = config.text_field
+    reading = Reading(
+        (fields,) if isinstance(fields, str) else fields,
+        config.encoding,
+        config.document_separator,
+        own_splits=unset or config.split == "given",
+        documents_only=is_new or config.files == "documents",
+    )
+    corpus = find_corpus(config.corpus, cache, reading)
+    if unset and corpus.has_splits:
+        config = config.with_(split="given")
+    if is_new and corpus.leaves_out:
+        config = config.with_(files="documents")
+    return corpus, config
 
 
 class TokenStore:
@@ -131,6 +161,23 @@ class TokenStore:
             return np.empty(0, dtype=self.manifest["dtype"])
         return np.memmap(self.directory / f"{split}.bin", dtype=self.manifest["dtype"], mode="r", shape=(count,))
 
+    def notes(self) -> list[str]:
+        """One line each on what a reader may not expect of this data."""
+        lines = []
+        if blank := self.manifest.get("blank_dropped"):
+            lines.append(f"{blank} document(s) are empty or null and are left out")
+        if self.manifest.get("split_inside"):
+            lines.append("too few documents to split by document: the joined text is cut, as by split = 'contiguous'")
+        if markers := self.manifest.get("markers"):
+            lines.append(f"the text holds the marker {markers[0]}, read as text; data.document_separator cuts there")
+        if self.manifest["tokenizer"]["kind"] == "library" and not self.bytes_per_token.any():
+            lines.append("the bytes of this tokenizer's ids are not known: bits per byte are missing")
+        for split in (VALIDATION, TEST):
+            tokens = self.manifest["splits"][split]["tokens"]
+            if 0 < tokens < FEWEST_SCORED_TOKENS:
+                lines.append(f"the {split} split has only {tokens} token(s) to score: its loss says little")
+        return lines
+
     def verify(self) -> None:
         """Check every byte of every split.
 
@@ -166,6 +213,9 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
         "licence": corpus.licence,
         "separator": corpus.separator,
         "duplicates_dropped": assignment.duplicates,
+        "blank_dropped": int(facts.blank.sum()),
+        "split_inside": assignment.ends is not None and config.split != "contiguous",
+        "markers": list(facts.markers),
         "documents": int((assignment.split_of >= 0).sum()),
         "tokenizer": {
             "name": config.tokenizer,
@@ -217,7 +267,7 @@ class _SplitWriter:
             BadInput: the tokens have another number of bytes than the text.
         """
         self._encode(self.chunks.rest())
-        if self.corpus.holds == "text" and self.text_bytes != self.token_bytes:
+        if self.table.any() and self.corpus.holds == "text" and self.text_bytes != self.token_bytes:
             message = f"tokens have {self.token_bytes} bytes, the text has {self.text_bytes}: the tokenizer is lossy"
             raise BadInput(message, file=self.corpus.name, field="data.tokenizer")
         return {

@@ -43,7 +43,7 @@ def write_text_store(
         handle = stack.enter_context(open(temporary, "wb"))
         for document in documents:
             for row in _rows(document):
-                line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+                line = _line(row, document)
                 handle.write(line)
                 digest.update(line)
                 size, characters = size + len(line), characters + len(row["text"])
@@ -113,6 +113,13 @@ def _rows(document: Document) -> Iterator[dict[str, Any]]:
             yield {"name": document.name, "text": last, "split": document.split, "more": True}
         last = str(piece)
     yield {"name": document.name, "text": last or "", "split": document.split}
+
+
+def _line(row: Mapping[str, Any], document: Document) -> bytes:
+    try:
+        return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    except UnicodeEncodeError as error:
+        raise BadInput("holds half a surrogate pair, which is not text", file=document.name) from error
 
 
 def _documents(path: Path) -> Iterator[Document]:
