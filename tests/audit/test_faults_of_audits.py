@@ -17,6 +17,17 @@ from palinode.checks.contamination import BYTE, check_contamination, check_train
 from palinode.objectives import LtrObjective
 
 IDS, WINDOW = 64, 16
+# The least that C1 measures, for models that are slow.
+LEAST = FlowSettings(
+    lengths=(),
+    gains=(),
+    draws=1,
+    train_passes=0,
+    picture_tokens=8,
+    sampled_sources_of_used=16,
+    beyond=False,
+    ids_tokens=0,
+)
 FLOW = FlowSettings(lengths=(2, 3, 33), gains=(), draws=1, train_passes=1, picture_tokens=8, sampled_sources_of_used=16)
 
 
@@ -98,7 +109,7 @@ def test_the_gradient_still_sees_a_leak():
 @pytest.mark.parametrize("name", ["mamba2", "rwkv"])
 def test_influence_that_decays_is_measured_and_said(name):
     options = {"use_cache": False} if name == "rwkv" else {}
-    control = of(check(transformer(name, **options), window=32), "C1.two-sided")
+    control = of(check(transformer(name, **options), window=32, flow=LEAST), "C1.two-sided")
     assert control.outcome == "pass"
     assert "influence decays with distance" in control.message
     assert "reach_tokens" not in control.message
@@ -236,17 +247,22 @@ def number_from_the_right(marker):
 @pytest.mark.parametrize("marker", [0, 777, 4095])
 def test_a_leak_that_one_id_triggers_is_seen(marker):
     model = Gpt(4096, extra=number_from_the_right(marker))
-    finding = of(check(model, vocab_size=4096), "C1.perturbation")
+    finding = of(check(model, vocab_size=4096, flow=LEAST.with_(ids_tokens=4)), "C1.perturbation")
     assert finding.outcome == "fail"
     assert f"id {marker} put there" in finding.message
 
 
 def test_of_a_large_vocabulary_the_ids_that_were_named_are_tried():
     model = Gpt(6000, extra=number_from_the_right(3333))
-    missed = check(model, vocab_size=6000, flow=FLOW.with_(lengths=()))
+    missed = check(model, vocab_size=6000, flow=LEAST.with_(ids_tokens=4))
     if of(missed, "C1.perturbation").outcome == "pass":
         assert "of 6000 ids" in of(missed, "C1.perturbation").message
-    assert of(check(model, vocab_size=6000, trigger_ids=(3333,)), "C1.perturbation").outcome == "fail"
+    assert (
+        of(
+            check(model, vocab_size=6000, flow=LEAST.with_(ids_tokens=4), trigger_ids=(3333,)), "C1.perturbation"
+        ).outcome
+        == "fail"
+    )
 
 
 def test_state_that_is_kept_between_calls_is_seen():
