@@ -236,6 +236,7 @@ def _corpus(
     ]:
         parts.append(options)
     fingerprint = content_hash(parts)
+    widths = [_layout(path, path.stat().st_size)[1].itemsize for path in readers if _suffix(path) == ".bin"]
     return Corpus(
         name,
         fingerprint,
@@ -244,6 +245,7 @@ def _corpus(
         holds,
         has_splits,
         source,
+        id_bytes=min(widths, default=None),
     )
 
 
