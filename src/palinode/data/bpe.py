@@ -147,7 +147,7 @@ def gpt2_file() -> Path:
 
 
 def file_in(folder: Path) -> Path | None:
-    """The tokenizer file of a folder: tokenizer.json, encoder.json with vocab.bpe, or vocab.json with merges.txt; None if it has neither."""
+    """The tokenizer.json of a folder, or its encoder.json or vocab.json if vocab.bpe or merges.txt is there too; or None."""
     if (folder / "tokenizer.json").is_file():
         return folder / "tokenizer.json"
     pairs = (pair for pair in VOCABULARY_PAIRS if all((folder / name).is_file() for name in pair))

@@ -109,7 +109,7 @@ def _is_of_another_kind(fields: dict[str, Any]) -> bool:
         fields.get("normalizer")
         or model.get("byte_fallback")
         or not is_byte_level
-        or len(steps) > 1
+        or steps != [step]
         or any(not each.get("special") for each in added)
         or not set(bpe.byte_alphabet()) <= model["vocab"].keys()
     )
