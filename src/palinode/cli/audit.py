@@ -131,7 +131,8 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
 def _progress(event: Mapping[str, Any]) -> str:
     if event["event"] == "note":
         return str(event["message"])
-    return f"audited {shown(event['arm'])}: {event['outcome']}"
+    unsure = ", ".join(event.get("could_not_tell", ())) if event["outcome"] == "could_not_tell" else ""
+    return f"audited {shown(event['arm'])}: {event['outcome']}{f' by {unsure}' if unsure else ''}"
 
 
 def audit_text(audited: ArmAudit) -> str:
