@@ -50,7 +50,7 @@ FILES = {
     "nofield.jsonl": (b'{"text": "one"}\n{"body": "two"}\n', ["text: line 2 has no 'text'"]),
     "notatable.jsonl": (b'["one"]\n', ["text: line 1 has no 'text'"]),
     "nottext.jsonl": (b'{"text": "one"}\n{"text": 5}\n', ["text: line 2: must be text, got int"]),
-    "null.jsonl": (b'{"text": null}\n', ["text: line 1: must be text, got NoneType"]),
+    "null.jsonl": (b'{"text": null}\n', ["holds no text"]),
     "bytes.jsonl": (b'{"text": "one"}\n{"text": "\xff"}\n', ["line 2 is not UTF-8"]),
     "deep.jsonl": (b'{"text": ' + b"[" * 100_000 + b"\n", ["line 1 is not JSON"]),
     "half.jsonl": (b'{"text": "one"}\n{"text": "\\ud800"}\n', ["half.jsonl:2: holds half a surrogate pair"]),
@@ -160,8 +160,6 @@ def test_a_parquet_column_of_numbers_and_a_null(tmp_path):
     assert_names(refusal(tmp_path, tmp_path / "numbers.parquet"), "numbers.parquet", "text: column holds Int64")
     polars.DataFrame({"body": ["a"]}).write_parquet(tmp_path / "body.parquet")
     assert_names(refusal(tmp_path, tmp_path / "body.parquet"), "has no column 'text'", "columns: body")
-    polars.DataFrame({"text": ["a", None]}).write_parquet(tmp_path / "null.parquet")
-    assert_names(refusal(tmp_path, tmp_path / "null.parquet"), "null.parquet", "text: row 1 is null")
 
 
 def test_a_token_file_shorter_than_a_window(tmp_path):
@@ -189,11 +187,6 @@ def refusal_after_building(tmp_path, corpus, **fields) -> str:
     return str(caught.value)
 
 
-def test_one_document_hints_at_a_contiguous_split(tmp_path):
-    path = put(tmp_path / "a.txt", "one document " * 50)
-    assert_names(refusal(tmp_path, path), "a.txt", "data.split", "contiguous")
-
-
 def sound_tokenizer() -> dict:
     return json.loads(bpe.train(iter(sentences(20)), 300).to_json())
 
@@ -215,21 +208,16 @@ TOKENIZERS = {
     "nothing": (lambda: "{}", ["model: is missing"]),
     "bytes": (lambda: b"\xff\xfe", ["is not UTF-8"]),
     "deep": (lambda: "[" * 100_000, ["is not JSON"]),
-    "wordpiece": (lambda: broken("model", "type", value="WordPiece"), ["model.type", "'WordPiece'"]),
     "no vocabulary": (lambda: broken("model", "vocab", value=None), ["vocab: is missing"]),
     "gap in ids": (lambda: broken("model", "vocab", "ab", value=9999), ["model.vocab", "are not 0 to"]),
     "text ids": (lambda: broken("model", "vocab", "!", value="0"), ["model.vocab", "whole numbers"]),
-    "not byte-level": (lambda: broken("model", "vocab", value={"a": 0, "b": 1}), ["model.vocab", "not byte-level"]),
+    "merge not in the vocabulary": (
+        lambda: broken("model", "vocab", value={"a": 0, "b": 1}),
+        ["model", "out of vocabulary"],
+    ),
     "no merges": (lambda: broken("model", "merges", value="x"), ["model.merges: is missing"]),
     "merge of three": (lambda: broken("model", "merges", 4, value=["a", "b", "c"]), ["model.merges.4", "pair"]),
     "merge of strangers": (lambda: broken("model", "merges", 2, value=["zzz", "a"]), ["model.merges.2", "vocabulary"]),
-    "normalizer": (lambda: broken("normalizer", value={"type": "Lowercase"}), ["normalizer", "rewrites text"]),
-    "prefix space": (
-        lambda: broken("pre_tokenizer", "add_prefix_space", value=True),
-        ["pre_tokenizer", "prefix space"],
-    ),
-    "no splitting": (lambda: broken("pre_tokenizer", value=None), ["pre_tokenizer", "missing"]),
-    "whitespace": (lambda: broken("pre_tokenizer", value={"type": "Whitespace"}), ["pre_tokenizer", "ByteLevel"]),
     "hostile pattern": (
         lambda: broken(
             "pre_tokenizer",
@@ -242,10 +230,6 @@ TOKENIZERS = {
             },
         ),
         ["pre_tokenizer", "unknown pattern '(a+)+$'"],
-    ),
-    "added text": (
-        lambda: broken("added_tokens", value=[{"id": 300, "content": "ab", "special": False}]),
-        ["added_tokens.0", "not special"],
     ),
     "added no list": (lambda: broken("added_tokens", value=True), ["added_tokens: is no list"]),
     "dropout": (lambda: broken("model", "dropout", value=0.1), ["model.dropout: is not read"]),

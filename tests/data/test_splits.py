@@ -114,10 +114,11 @@ def test_a_corpus_with_its_own_splits_is_read_with_them_and_no_other(splits, rul
 
 
 @pytest.mark.parametrize("texts", [["only one"], ["one", "two"], ["same", "SAME", "s ame"]])
-def test_too_few_documents_hint_at_a_contiguous_split(texts):
+def test_too_few_documents_are_cut_inside(texts):
     corpus = in_memory(texts)
-    with pytest.raises(BadInput, match="contiguous"):
-        plan(survey(corpus), corpus, BY_DOCUMENT)
+    cut = plan(survey(corpus), corpus, BY_DOCUMENT)
+    contiguous = plan(survey(corpus), corpus, BY_DOCUMENT.with_(split="contiguous"))
+    assert cut.ends == contiguous.ends is not None
 
 
 @pytest.mark.parametrize("texts", [[], [""], [" \n", "\t"]])

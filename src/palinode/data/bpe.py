@@ -25,6 +25,7 @@ from palinode.data.tokenizer import Tokenizer
 
 GPT2_FOLDERS = ("gpt2-bpe", "gpt2")
 GPT2_PAIR = ("encoder.json", "vocab.bpe")
+VOCABULARY_PAIRS = (GPT2_PAIR, ("vocab.json", "merges.txt"))
 LARGEST_FILE_BYTES = 64 * 2**20
 PIECE_CHARACTERS = 1 << 17  # what one thread encodes at a time: fast, and flat in memory
 FEWEST_OCCURRENCES = 2  # a pair that occurs once gets no id
@@ -59,9 +60,6 @@ class BpeTokenizer(Tokenizer):
             for number in range(len(names))
         ]
         self.vocab_size = len(self._content)  # the file's own special tokens included
-
-    def encode(self, text: str) -> list[int]:
-        return list(self._inner.encode(text, add_special_tokens=False).ids)
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
         """The ids as uint32, encoded in pieces on all cores (the pieces do not change the ids; see `pieces.cut`)."""
@@ -99,13 +97,14 @@ def load(path: Path) -> BpeTokenizer:
     Raises:
         BadInput: it is not the file of a lossless byte-level BPE tokenizer.
     """
-    text = _text(path)
-    if path.name != GPT2_PAIR[0]:
+    text = text_of(path)
+    pairs = dict(VOCABULARY_PAIRS)
+    if path.name not in pairs:
         return parse(text, str(path))
-    _, *lines = _text(path.with_name(GPT2_PAIR[1])).splitlines()
-    vocabulary = _json_table(text, str(path))
+    lines = [line for line in text_of(path.with_name(pairs[path.name])).split("\n") if not line.startswith("#version")]
+    vocabulary = json_table(text, str(path))
     ends = [{"id": number, "content": name, "special": True} for name, number in vocabulary.items() if name[:2] == "<|"]
-    model = {"type": "BPE", "vocab": vocabulary, "merges": [line for line in lines if line]}
+    model = {"type": "BPE", "vocab": vocabulary, "merges": [line.rstrip("\r") for line in lines if line.strip()]}
     whole = {"model": model, "pre_tokenizer": {"type": "ByteLevel"}, "added_tokens": ends}
     return parse(json.dumps(whole, ensure_ascii=False), str(path))
 
@@ -116,7 +115,7 @@ def parse(text: str, file: str) -> BpeTokenizer:
     Raises:
         BadInput: it is not that of a lossless byte-level BPE tokenizer; the error names the field.
     """
-    fields = _json_table(text, file)
+    fields = json_table(text, file)
     if fields.get("normalizer"):
         raise BadInput("rewrites text before encoding it, so bytes would not add up", file=file, field="normalizer")
     model = _table(fields, "model", file)
@@ -148,10 +147,11 @@ def gpt2_file() -> Path:
 
 
 def file_in(folder: Path) -> Path | None:
-    """The tokenizer file of a folder: tokenizer.json, or encoder.json if vocab.bpe is there too; None if it has neither."""
+    """The tokenizer.json of a folder, or its encoder.json or vocab.json if vocab.bpe or merges.txt is there too; or None."""
     if (folder / "tokenizer.json").is_file():
         return folder / "tokenizer.json"
-    return folder / GPT2_PAIR[0] if all((folder / name).is_file() for name in GPT2_PAIR) else None
+    pairs = (pair for pair in VOCABULARY_PAIRS if all((folder / name).is_file() for name in pair))
+    return next((folder / pair[0] for pair in pairs), None)
 
 
 def byte_alphabet() -> list[str]:
@@ -247,7 +247,12 @@ def _table(fields: dict[str, Any], key: str, file: str) -> dict[str, Any]:
     return table
 
 
-def _json_table(text: str, file: str) -> dict[str, Any]:
+def json_table(text: str, file: str) -> dict[str, Any]:
+    """The table in the text of a tokenizer.json.
+
+    Raises:
+        BadInput: it is none.
+    """
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -258,7 +263,12 @@ def _json_table(text: str, file: str) -> dict[str, Any]:
     return fields
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a tokenizer file.
+
+    Raises:
+        BadInput: it is too large, or no text.
+    """
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise BadInput(f"is larger than {LARGEST_FILE_BYTES >> 20} MiB: not a tokenizer", file=str(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from palinode.data.python_docs import python_docs, python_docs_directory
 from palinode.data.readers import Reading, local_corpus
 from palinode.data.text_store import read_text_store, text_manifest, verify_text_store, write_text_store
 
+LOG = logging.getLogger("palinode")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -79,7 +81,14 @@ def add(path: Path | str, name: str, cache: Path | None = None) -> Entry:
             return _entry(name, directory)
         raise BadInput(f"{name!r} is already the name of another corpus", field="name", hint=f"delete {directory}")
     facts = {"source": corpus.source, "licence": corpus.licence, "fingerprint": corpus.fingerprint}
-    write_text_store(directory, corpus.documents(), facts, corpus.separator)
+    try:
+        write_text_store(directory, corpus.documents(), facts, corpus.separator)
+    except BadInput:
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+        raise
+    for note in corpus.notes:
+        LOG.warning("%s: %s", path, note)
     return _entry(name, directory)
 
 

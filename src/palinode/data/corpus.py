@@ -58,6 +58,7 @@ class Corpus:
         has_splits: every document has a `split` of the corpus' own.
         source, licence: for people.
         notes: one line each on how the files were read, where a reader may expect something else.
+        id_bytes: the fewest bytes of a token id in its .bin files; None for text and .npy.
         leaves_out: files were left out, or read, otherwise than by the rule `files = "all"`.
     """
 
@@ -71,3 +72,4 @@ class Corpus:
     licence: str = "unknown"
     notes: tuple[str, ...] = ()
     leaves_out: bool = False
+    id_bytes: int | None = None

@@ -58,7 +58,7 @@ HEADER_KINDS = {
     (20240801, 7): "<u4",
 }  # (magic, version): GPT-2's and Llama 3's files of llm.c
 FEWEST_GUESSED_IDS = 64  # a shorter file gives no ground for a guess
-HIGHEST_HALF = 3  # of a vocabulary up to 262,144 the upper halves of 4-byte ids
+MOST_HALVES = 4  # different upper halves of 4-byte ids, for a vocabulary up to 262,144
 HEADER_BYTES = 256 * 4
 
 
@@ -236,6 +236,7 @@ def _corpus(
     ]:
         parts.append(options)
     fingerprint = content_hash(parts)
+    widths = [_layout(path, path.stat().st_size)[1].itemsize for path in readers if _suffix(path) == ".bin"]
     return Corpus(
         name,
         fingerprint,
@@ -244,6 +245,7 @@ def _corpus(
         holds,
         has_splits,
         source,
+        id_bytes=min(widths, default=None),
     )
 
 
@@ -411,7 +413,7 @@ def _likely_encoding(path: Path) -> str | None:
         if start.startswith(mark):
             return f"it begins like {encoding}: data.encoding = {encoding!r}"
     length = len(start) // 4 * 4
-    zeros = [start[place:length:4].count(0) * 4 > 3 * length // 2 for place in range(4)]
+    zeros = [start[place:length:4].count(0) * 8 > length for place in range(4)]
     zero_patterns: dict[tuple[bool, ...], str] = {
         (False, True, True, True): "utf-32-le",
         (True, True, True, False): "utf-32-be",
@@ -542,7 +544,7 @@ def _refuse_other_layouts(path: Path, ids: NDArray[np.integer]) -> None:
     """
     even, odd = ids[: len(ids) // 2 * 2 : 2], ids[1::2]
     for high, low, order in ((odd, even, "little"), (even, odd, "big")):
-        if high.max() <= HIGHEST_HALF and len(np.unique(low)) > 8 * len(np.unique(high)):
+        if len(np.unique(high)) <= MOST_HALVES and len(np.unique(low)) > 8 * len(np.unique(high)):
             name = path.name.removesuffix(".bin") + ".u32.bin"
             hint = f"name it {name}" if order == "little" else "save them as .npy"
             message = f"looks like 4-byte {order}-endian ids: every second 2-byte id is 0 or near it"

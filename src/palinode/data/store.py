@@ -199,6 +199,10 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
     assignment = plan(facts, corpus, config)
     train_text = (piece for split, piece in stream(corpus, assignment) if split == TRAIN and isinstance(piece, str))
     tokenizer = make_tokenizer(config.tokenizer, lambda: train_text, facts.characters)
+    if corpus.id_bytes == 2 and tokenizer.vocab_size > LARGEST_UINT16_VOCAB:
+        message = f"is read as 2-byte ids, which cannot hold a vocabulary of {tokenizer.vocab_size}"
+        hint = "4-byte ids are read from a name that ends in .u32.bin, or from .npy"
+        raise BadInput(message, file=corpus.name, field="data.corpus", hint=hint)
     dtype = "<u2" if tokenizer.vocab_size <= LARGEST_UINT16_VOCAB else "<u4"
     fsio.remove_stray_temporaries(directory)
     splits = _write_splits(stream(corpus, assignment), directory, tokenizer, dtype, corpus)
@@ -288,8 +292,15 @@ class _SplitWriter:
             place = int(np.argmax(wrong))
             message = f"id {int(ids[place])} at token {self.tokens + place} of its split"
             message += f"; the vocabulary is 0 to {self.tokenizer.vocab_size - 1}"
-            raise BadInput(message, file=self.corpus.name, field="data.tokenizer")
+            raise BadInput(message, file=self.corpus.name, field="data.tokenizer", hint=self._byte_order(ids))
         return ids
+
+    def _byte_order(self, ids: NDArray[np.integer]) -> str | None:
+        """A hint that the bytes of ids may be in the other order; None if the ids would not fit then either."""
+        kind = "<u2" if ids.max() < LARGEST_UINT16_VOCAB else "<u4"
+        swapped = ids.astype(kind).byteswap()
+        fits = ids.min() >= 0 and swapped.max() < self.tokenizer.vocab_size
+        return "in the other byte order every id fits: it looks like a big-endian file" if fits else None
 
     def _write(self, ids: NDArray[np.integer]) -> None:
         content = ids.astype(self.dtype).tobytes()
@@ -315,7 +326,9 @@ def _write_splits(
 
 def _key(corpus: Corpus, config: DataConfig) -> str:
     """The name of a store's folder: a hash of all that its bytes depend on."""
-    fractions = None if config.split == "given" else [config.validation_fraction, config.test_fraction]
+    fractions: list[float] | None = [config.validation_fraction, config.test_fraction]
+    if config.split == "given" and config.validation_fraction == DataConfig().validation_fraction:
+        fractions = None
     tokenizer = tokenizer_identity(config.tokenizer)
     return content_hash([STORE_VERSION, corpus.fingerprint, tokenizer, config.split, fractions])[:24]
 

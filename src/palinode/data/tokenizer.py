@@ -29,7 +29,7 @@ class Tokenizer(Protocol):
     """What the rest of Palinode uses of a tokenizer.
 
     Attributes:
-        kind: byte, char, bpe or ids.
+        kind: byte, char, bpe, library or ids.
         vocab_size: V; ids are 0 .. V - 1 (the special tokens of objectives come after them).
     """
 
@@ -160,9 +160,9 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
         return CharTokenizer(characters)
     if kind == "ids":
         return IdsTokenizer(int(size))
-    from palinode.data import bpe
+    from palinode.data import bpe, library
 
-    return bpe.train(train_text(), int(size)) if kind == "bpe" else bpe.load(tokenizer_file(name))
+    return bpe.train(train_text(), int(size)) if kind == "bpe" else library.load(tokenizer_file(name))
 
 
 def tokenizer_identity(name: str) -> str:
@@ -192,6 +192,11 @@ def tokenizer_file(name: str) -> Path:
     if path is None:
         hint = nearest(name, ("byte", "char", "gpt2")) or f"valid: {', '.join(KINDS)}"
         raise BadInput(f"unknown tokenizer {name!r}", field=TOKENIZER_FIELD, hint=hint)
+    model = path if path.suffix == ".model" else next(iter(sorted(path.glob("*.model"))), None)
+    if model and model.is_file() and not (path.is_dir() and bpe.file_in(path)):
+        message = "is a SentencePiece (or other) model file, which is not read; its tokenizer.json is"
+        hint = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes tokenizer.json"
+        raise BadInput(message, file=str(model), field=TOKENIZER_FIELD, hint=hint)
     file = bpe.file_in(path) if path.is_dir() else path
     if file is None or not file.is_file():
         raise BadInput("no such tokenizer file", file=str(file or path / "tokenizer.json"), field=TOKENIZER_FIELD)
@@ -213,8 +218,8 @@ def from_json(text: str, file: str) -> Tokenizer:
             return CharTokenizer(fields["characters"])
         if kind == "ids":
             return IdsTokenizer(int(fields["vocab_size"]))
-        from palinode.data import bpe
+        from palinode.data import library
 
-        return bpe.parse(text, file)
+        return library.parse(text, file)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise BadInput(f"is not a tokenizer: {type(error).__name__}", file=file) from error
