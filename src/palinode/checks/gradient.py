@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -81,11 +81,15 @@ def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
     module = bench.copy(1.0).train(training)
     for entry in bench.bank_at(length).covering(1):
         window = bench.window("distinct", length, rng)
-        example = subject.example(window.repeat(length, 1), entry.draw.repeated(length))
+        example, other = (
+            subject.example(ids.repeat(length, 1), entry.draw.repeated(length))
+            for ids in (window, replaced_ids(window, subject.content_tokens, rng))
+        )
         for group, _ in example.by_group():
             one = only_pass(example, group.name)
             with exact_arithmetic(dropout=True), seeded_passes(subject.seed, "gradient"):
-                matrix = _gradients(bench, module, one, window, rng)
+                tables = _token_tables(bench, module, one, only_pass(other, group.name))
+                matrix = _gradients(bench, module, one, window, tables, rng)
             if matrix is not None:
                 scored = torch.zeros(length, dtype=torch.bool)
                 scored[one.target_source[scored_targets(one)]] = True
@@ -94,12 +98,13 @@ def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
                 yield Flow(where, training, *_judged(matrix, allowed, scored, subject.objective.scores_itself))
 
 
-def _gradients(bench: Bench, module: nn.Module, example: Example, window: Tensor, rng: Generator) -> Tensor | None:
-    """(window_tokens, window_tokens) by source and target: largest gradient on the source's embedding.
+def _gradients(
+    bench: Bench, module: nn.Module, example: Example, window: Tensor, tables: dict[nn.Module, Offsets], rng: Generator
+) -> Tensor | None:
+    """(window_tokens, window_tokens) by source and target: largest gradient on the source's embedding, from `tables`.
 
     None when no embedding was found, or the module has no gradient.
     """
-    tables = _token_tables(bench, module, example, rng)
     with _embedding_calls(module, example, tables) as calls:
         logits = bench.subject.logits(module, example)
     if not calls:
@@ -146,13 +151,15 @@ def _embedding_calls(
             handle.remove()
 
 
-def _token_tables(bench: Bench, module: nn.Module, example: Example, rng: Generator) -> dict[nn.Module, Offsets]:
+def _token_tables(bench: Bench, module: nn.Module, example: Example, other: Example) -> dict[nn.Module, Offsets]:
     """The leaf modules that are given the ids of the rows, and where in a row the ids of such a call begin.
 
     Token types, segments, document numbers and positions are integers too. So the rows are read twice, the second time with
-    another id in every slot: a table of token ids is given the ids slot by slot both times.
+    another id for every token of the window: a table of token ids is given the ids slot by slot both times.
+
+    Args:
+        other: the rows of a window whose every token is another one.
     """
-    other = replace(example, inputs=replaced_ids(example.inputs, bench.subject.vocab_size, rng))
     first, second = (_calls_by_module(bench.subject, module, one) for one in (example, other))
     tables = {part: first[part] & second.get(part, frozenset()) for part in first}
     return {part: offsets for part, offsets in tables.items() if offsets}
