@@ -23,7 +23,7 @@ from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, Run
 from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
 from palinode.results.row_shapes import ContextLengthsRow, EmbeddingsRow, LayerCutRow, MetricsRow, ScoresRow, TaskRow
-from palinode.results.rows import checked_rows
+from palinode.results.rows import checked_rows, metrics_paths
 
 Number = float | int | None
 
@@ -216,7 +216,7 @@ class Record:
         except ValidationError as error:
             place = ".".join(map(str, error.errors()[0]["loc"]))
             message = f"holds a row of the event {row.get('event')!r} whose {place} has another shape"
-            raise Damaged(message, file=str(self.directory)) from None
+            raise Damaged(message, file=str(metrics_paths(self.directory)[-1])) from None
 
     @cached_property
     def audit(self) -> dict[str, Any] | None:
