@@ -78,10 +78,10 @@ its own pass reads before an answer, or the whole prompt if there is no directio
 `train_sequences` sequences.
 
 `mqar`, `mad-selective-copy` and `mad-memorisation` as published hide every answer in the input and show it as the target alone.
-Here an ltr or rtl pass reads the answers before it, so an answer can stand earlier in the row: 5.8 to 37 % of the answers of
-these tasks, by their sizes. `cache 1` is the level of a guesser that reads them off, and the best possible accuracy counts
-them. Comparable with the published tasks is a run whose objective hides answers, `MaskedObjective(hide_answers=True)`: its best
-possible accuracy is that of the published task. A causal model has no such input yet; compare it with other runs of Palinode.
+Here an ltr or rtl pass reads the answers before it, so an answer can stand earlier in the row. `cache 1` is the level of a
+guesser that reads them off, and the best possible accuracy counts them. Comparable with the published tasks is a run whose
+objective hides answers, `MaskedObjective(hide_answers=True)`: its best possible accuracy is that of the published task. A
+causal model has no such input yet; compare it with other runs of Palinode.
 
 Labels and objectives combine freely: labels change what is scored, never what is hidden or read. A masked language model
 (`hide_answers=False`) scores a labelled token where chance has hidden it. A batch in which nothing is scored is a step that

@@ -272,12 +272,7 @@ def corrupt_resumed(
 ) -> None:
     """One file of an interrupted store or of the token cache is damaged; the same command must end with the same results."""
     broken_off = Place(folder / "interrupted", folder / "reference")
-    process = broken_off.start(*RUN)
-    while process.poll() is None and not list((broken_off.folder / "runs").glob("*/ckpt/step-30")):
-        time.sleep(0.02)
-    for pid in [process.pid, *_descendants(process.pid)]:
-        _kill(pid)
-    process.communicate()
+    _interrupt(broken_off, "step-30")
     for number in range(count):
         place = Place(folder / "resumed")
         shutil.rmtree(place.folder)
@@ -356,12 +351,7 @@ def clock(folder: Path, reference: State, tally: Tally, count: int, chance: rand
     """An interrupted store whose files are a day younger than the clock says, as after a clock was set back."""
     for number in range(count):
         place = Place(folder / f"clock-{number}", folder / "reference")
-        process = place.start(*RUN)
-        while process.poll() is None and not list((place.folder / "runs").glob("*/ckpt/step-*")):
-            time.sleep(0.02)
-        for pid in [process.pid, *_descendants(process.pid)]:
-            _kill(pid)
-        process.communicate()
+        _interrupt(place, "step-*")
         tomorrow = time.time() + 86400
         for path in (place.folder / "runs").rglob("*"):
             os.utime(path, (tomorrow, tomorrow))
@@ -511,6 +501,16 @@ def _descendants(pid: int) -> list[int]:
             for child in (task / "children").read_text().split():
                 found += [int(child), *_descendants(int(child))]
     return found
+
+
+def _interrupt(place: Place, checkpoint: str) -> None:
+    """Start the command, and kill its whole tree as soon as a run has this checkpoint."""
+    process = place.start(*RUN)
+    while process.poll() is None and not list((place.folder / "runs").glob(f"*/ckpt/{checkpoint}")):
+        time.sleep(0.02)
+    for pid in [process.pid, *_descendants(process.pid)]:
+        _kill(pid)
+    process.communicate()
 
 
 def _kill(pid: int) -> None:
