@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -162,7 +163,7 @@ class Place:
         code = 1
         try:
             code = entry(list(arguments))
-        except BaseException:  # a traceback is what the battery counts
+        except BaseException:  # noqa: BLE001 - this copy must end here; a traceback is what the battery counts
             traceback.print_exc()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -286,7 +287,8 @@ def corrupt_store(folder: Path, reference: State, tally: Tally, count: int, chan
             else:
                 tally["other exit codes"] += 1
                 print(f"  {what}: {arguments[0]} exit {code}: {err[-300:]}", file=sys.stderr)
-        tally["noticed by ls --verify"] += verified == Damaged.exit_code
+        noticed = "noticed" if verified == Damaged.exit_code else "not noticed"
+        tally[f"{noticed} by ls --verify: {_kind(path, harm)}"] += 1
     shutil.rmtree(whole.folder)
 
 
@@ -484,6 +486,12 @@ def _files(folder: Path) -> list[Path]:
     return sorted(
         path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and path.stat().st_size
     )
+
+
+def _kind(path: Path, harm: str) -> str:
+    """What sort of file of a store this is, and whether it is gone or altered."""
+    name = f"{path.parent.name}/NAME.json" if path.parent.name in ("experiments", "audits") else path.name
+    return f"{re.sub('[0-9]+', 'N', name)} {'deleted' if harm == 'delete' else 'altered'}"
 
 
 def _harm(path: Path, chance: random.Random) -> str:

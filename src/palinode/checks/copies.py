@@ -28,7 +28,8 @@ RAISED = {
 LOWERING_CALLS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 DROPOUT_NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 DROPOUT_CALLS = (*(getattr(F, name) for name in DROPOUT_NAMES), torch.dropout)
-GROUPED_PRODUCT = getattr(F, "grouped_mm", None)  # of mixtures of experts
+# Of mixtures of experts. The first calls the second, and only the second is seen by a mode.
+GROUPED_PRODUCTS = (getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
 # the share by which weights are changed: rounding in float32 then shows as 1e-7, in float64 nothing above 1e-13
 PROBE_STEP = 1e-9
 
@@ -61,7 +62,7 @@ class Float64Throughout(TorchFunctionMode):
         except RuntimeError as refusal:  # an operation that exists in lower precisions only, such as grouped_mm
             if not _refuses_float64(refusal, given, options):
                 raise
-            if func is GROUPED_PRODUCT and options.get("offs") is not None and given[1].dim() == 3:
+            if func in GROUPED_PRODUCTS and options.get("offs") is not None and given[1].dim() == 3:
                 return _grouped_product(given[0], given[1], options["offs"])
             return _cast(func(*_cast(given, torch.float32), **_cast(options, torch.float32)), torch.float64)
 
