@@ -313,12 +313,57 @@ def test_a_line_is_shown_before_each_check():
 
 
 class ChunkState(Gpt):
-    """A summary of a chunk is read from the first slot of that chunk on, not from the next chunk."""
+    """A summary of a chunk of 8 tokens is read from the first slot of that chunk on, not from the next chunk (nanochat#844)."""
+
+    chunk_tokens = 8
 
     def forward(self, ids):
-        x, chunk = self.tokens(ids), 8
+        x, chunk = self.tokens(ids), self.chunk_tokens
         padded = nn.functional.pad(x, (0, 0, 0, -x.shape[1] % chunk)).unflatten(1, (-1, chunk))
         return self.head(x + self.out(padded.sum(2, keepdim=True).expand_as(padded).flatten(1, 2)[:, : x.shape[1]]))
+
+
+class LongChunkState(ChunkState):
+    """The same with chunks of 64 tokens."""
+
+    chunk_tokens = 64
+
+
+class CarriedState(ChunkState):
+    """The state that is carried into a chunk of 8 tokens is summed over the chunks from this one on, not up to this one."""
+
+    def forward(self, ids):
+        x = self.tokens(ids)
+        sums = nn.functional.pad(x, (0, 0, 0, -x.shape[1] % 8)).unflatten(1, (-1, 8)).sum(2)
+        carried = sums.flip(1).cumsum(1).flip(1) - sums
+        return self.head(x + self.out(carried.repeat_interleave(8, 1)[:, : x.shape[1]]))
+
+
+class Circular(Gpt):
+    """A filter is applied to the spectrum of the row without padding, so that the end of the row comes before its start."""
+
+    def forward(self, ids):
+        x = self.tokens(ids)
+        response = torch.fft.rfft(self.places(torch.arange(x.shape[1])), dim=0)
+        mixed = torch.fft.irfft(torch.fft.rfft(x, dim=1) * response, n=x.shape[1], dim=1)
+        return self.head(x + self.out(mixed))
+
+
+def without_mask():
+    """Attention whose mask is left out: transformers#48745 (RoFormer, BigBird, RemBert, MegatronBert as decoders)."""
+    return Gpt(longest=600, ahead=lambda slots: slots)
+
+
+class DynamicMask(Gpt):
+    """Which keys are kept is decided from the values, and nothing else hides a later key: transformers#48748 (Doge)."""
+
+    def forward(self, ids):
+        x = self.tokens(ids) + self.places(torch.arange(ids.shape[1]))
+        q, k, v = self.qkv(x).chunk(3, -1)
+        gate = v.sum(-1)
+        kept = torch.zeros_like(gate).scatter(1, gate.topk(max(1, ids.shape[1] // 2), -1).indices, 1.0)
+        mask = (kept.log() + gate.sigmoid())[:, None]
+        return self.head(x + self.out(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)))
 
 
 class ScaledByLength(Gpt):
@@ -350,8 +395,37 @@ class OneScale(Gpt):
         return self.head((x / scale).round() * scale)
 
 
-@pytest.mark.parametrize("window", [16, 64, 256])
-@pytest.mark.parametrize("leak", [ChunkState, ScaledByLength, ExpertChoice, OneScale])
-def test_public_leaks_are_caught_at_every_window_length(leak, window):
-    report = check(leak(longest=600), window=window, checks=("C1", "C6"), stepwise=StepwiseSettings(total_tokens=20))
-    assert report.leaks or report.outcome == "fail"
+LEAKS = [
+    ChunkState,
+    LongChunkState,
+    CarriedState,
+    Circular,
+    without_mask,
+    DynamicMask,
+    ScaledByLength,
+    ExpertChoice,
+    OneScale,
+]
+
+
+def leaking(leak):
+    return leak() if leak is without_mask else leak(longest=600)
+
+
+@pytest.mark.parametrize("window", [16, 37, 256])
+@pytest.mark.parametrize("leak", LEAKS)
+def test_public_leaks_are_caught(leak, window):
+    stepwise = StepwiseSettings(total_tokens=20)
+    assert check(leaking(leak), window=window, checks=("C1", "C6"), stepwise=stepwise).outcome == "fail"
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("leak", LEAKS)
+def test_public_leaks_are_caught_at_every_window_length_by_the_quick_form(leak):
+    missed = [
+        window
+        for window in range(16, 257)
+        if audit.check(leaking(leak), vocab_size=IDS, window_tokens=window, checks=QUICK_CHECKS, options=QUICK).outcome
+        != "fail"
+    ]
+    assert missed == []
