@@ -177,6 +177,28 @@ def test_below_its_power_the_check_could_not_tell():
     assert next(finding for finding in findings if finding.check == "C4.half_windows").outcome == "could_not_tell"
 
 
+def rows_of(first, end, times=1):
+    """Rows of one template, each `times` times."""
+    rows = [f"The boat went down the river slowly and number {n} was first.\n" for n in range(first, end)] * times
+    np.random.default_rng(first).shuffle(rows)
+    return np.frombuffer("".join(rows).encode(), np.uint8)
+
+
+def test_rows_of_a_template_are_not_accused():
+    """Ten validation rows: windows recur by half, and n-grams of 50 bytes by a fifth, with nothing copied."""
+    findings = check_contamination(rows_of(10, 200), {"validation": rows_of(0, 10)}, window_tokens=32, unit=BYTE)
+    outcomes = {finding.check: finding.outcome for finding in findings}
+    assert outcomes["C4.exact_windows"] == outcomes["C4.longest_run"] == "pass"
+    assert outcomes["C4.ngram_overlap"] == "could_not_tell"
+
+
+def test_a_text_that_repeats_itself_excuses_no_copies():
+    text = words(2, 20_000)
+    twice = np.concatenate([text, text[::-1], text])
+    findings = check_contamination(twice, {"validation": text[:4000]}, window_tokens=64, unit=BYTE)
+    assert {f.outcome for f in findings if f.check in ("C4.ngram_overlap", "C4.exact_windows")} == {"fail"}
+
+
 # what training reads
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from palinode import EvaluationConfig, Gpt2AdamW, RunSettings, TaskData
-from palinode.audit import FlowSettings, audit_subject, subject_of_config
+from palinode.audit import FlowSettings, StepwiseSettings, audit_subject, subject_of_config
 from palinode.base.errors import BadInput
 from palinode.base.example import Draw, Windows
 from palinode.base.seeds import generator
@@ -156,7 +156,8 @@ def outcomes(task: str, objective: Labelled, check: str) -> dict[str, str]:
         ids_tokens=0,
     )
     subject = subject_of_config(MODEL, objective, tokenizer_vocab=64, window_tokens=length)
-    return {finding.check: finding.outcome for finding in audit_subject(subject, checks=(check,), flow=flow).findings}
+    report = audit_subject(subject, checks=(check,), flow=flow, stepwise=StepwiseSettings(total_tokens=length))
+    return {finding.check: finding.outcome for finding in report.findings}
 
 
 @pytest.mark.parametrize(("task", "direction", "labels"), ARMS)
