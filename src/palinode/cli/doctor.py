@@ -11,10 +11,10 @@ from typing import Literal
 
 import typer
 
-from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json
+from palinode.cli import options
+from palinode.cli.options import as_json
 from palinode.cli.texttable import text_table
 
-EXAMPLE = "\b\nExample:\n  palinode doctor"
 LEAST_FREE_BYTES = 2 * 10**9
 PACKAGES = ("torch", "pydantic", "numpy", "scipy", "safetensors", "tokenizers", "polars", "altair")
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_HOME", "PALINODE_CACHE", "PALINODE_DATA", "PALINODE_STORE")
@@ -22,7 +22,7 @@ State = Literal["ok", "note", "problem"]
 Line = tuple[State, str, str]
 
 
-def doctor(store: StoreOption = DEFAULT_STORE, json: JsonOption = False) -> int:
+def doctor(store: options.StorePath = options.DEFAULT_STORE, json: options.Json = False) -> int:
     """Check versions, cores, memory, disk, GPU, cache and store. Exit 5 when something will not work."""
     lines = [*_packages(), *_machine(), *_places(store), *_environment()]
     if json:

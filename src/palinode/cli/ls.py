@@ -10,33 +10,31 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palinode.base.errors import Damaged
-from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist, shown
-from palinode.cli.texttable import terminal_characters, text_table
+from palinode.cli import options
+from palinode.cli.options import as_json
+from palinode.cli.stores import open_store
+from palinode.cli.texttable import shown, terminal_characters, text_table
 
 if TYPE_CHECKING:
     from palinode.results.index import RunRow
     from palinode.results.record import ExperimentEntry
     from palinode.results.store import Store
 
-EXAMPLE = "\b\nExample:\n  palinode ls\n  palinode ls --runs --json\n  palinode ls --verify"
 EXPERIMENT_COLUMNS = ("experiment", "arms", "runs", "done", "other", "created")
 RUN_COLUMNS = ("run", "outcome", "experiment", "arm", "scale", "seed", "step", "loss", "min left", "reason")
 NOTHING = "-"
 
 
 def ls(
-    store: StoreOption = DEFAULT_STORE,
+    store: options.StorePath = options.DEFAULT_STORE,
     runs: Annotated[bool, typer.Option("--runs", help="List runs instead of experiments.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Read every file, and hold it against its hash; exit 4 if one is damaged.")
     ] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """List the experiments of the store, or its runs."""
-    must_exist(store)
-    from palinode.results.store import Store
-
-    place = Store(store)
+    place = open_store(store)
     if verify:
         _verify(place, json=json)
         return

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palinode.base.measures import FINE_OUTCOMES
-from palinode.cli.options import shown
-from palinode.cli.texttable import text_table
+from palinode.cli.texttable import shown, stamps, text_table
 
 Event = dict[str, Any]
 Show = Callable[[Event], None]
@@ -159,13 +158,7 @@ def _message(event: Event) -> str | None:
 
 
 def _audit_words(event: Event) -> str:
-    stamps_by_key = (("LEAK", "leaks", "expect_leak"), ("COLLAPSE", "collapses", "expect_collapse"))
-    stamps = [
-        f"{word}{' (expected)' if event.get(expected) else ''}"
-        for word, key, expected in stamps_by_key
-        if event.get(key)
-    ]
-    return ", ".join(stamps) or str(event["outcome"]).replace("_", " ")
+    return ", ".join(stamps(event, " (expected)")) or str(event["outcome"]).replace("_", " ")
 
 
 def _failure(event: Event) -> str | None:

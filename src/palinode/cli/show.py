@@ -6,31 +6,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist, shown
-from palinode.cli.texttable import text_table
+from palinode.cli import options
+from palinode.cli.options import as_json
+from palinode.cli.stores import open_store
+from palinode.cli.texttable import shown, text_table
 
 if TYPE_CHECKING:
     from palinode.results.record import ExperimentEntry, Record
     from palinode.results.store import Store
 
-EXAMPLE = "\b\nExample:\n  palinode show demo--default\n  palinode show 3f2a"
-
 
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="An experiment, or (the beginning of) a run's id.")],
-    store: StoreOption = DEFAULT_STORE,
-    json: JsonOption = False,
+    store: options.StorePath = options.DEFAULT_STORE,
+    json: options.Json = False,
 ) -> None:
     """Show one experiment or one run in full.
 
     Of an experiment: its question, arms and runs. Of a run: its spec, outcome, scores, cost and machine.
     """
-    must_exist(store)
+    place = open_store(store)
     from palinode.base.config import encode
     from palinode.base.errors import BadInput
-    from palinode.results.store import Store
 
-    place = Store(store)
     if any(run_id.startswith(name) for run_id in place.run_ids()):
         record = place.record(place.find(name))
         data: dict[str, Any] = {"run_id": record.run_id, "outcome": record.outcome, "spec": dict(record.spec)}
@@ -68,17 +66,18 @@ def _stamps(entry: ExperimentEntry, store: Store) -> dict[str, str]:
     """arm -> the text behind its name that says whether its audit showed a leak or a collapse."""
     from palinode.analysis.audits import arm_audit
 
-    record = store.experiment(entry.full_name)
-    audits = {arm.name: arm_audit(record, arm.name) for arm in entry.arms}
-    return {
-        arm.name: _stamp("LEAK", audits[arm.name].leak, "  (expected to leak)" if arm.expect_leak else "")
-        + _stamp("COLLAPSE", audits[arm.name].collapse, "  (expected to collapse)" if arm.expect_collapse else "")
-        for arm in entry.arms
-    }
+    record, texts = store.experiment(entry.full_name), {}
+    for arm in entry.arms:
+        audit = arm_audit(record, arm.name)
+        leak = _stamp("LEAK", audit.leak, declared=arm.expect_leak)
+        texts[arm.name] = leak + _stamp("COLLAPSE", audit.collapse, declared=arm.expect_collapse)
+    return texts
 
 
-def _stamp(word: str, outcome: str, if_neither: str) -> str:
-    return {"unexpected": f"  {word}", "expected": f"  {word}, as expected"}.get(outcome, if_neither)
+def _stamp(word: str, state: str, *, declared: bool) -> str:
+    if state == "none":
+        return f"  (expected to {word.lower()})" if declared else ""
+    return f"  {word}{', as expected' if state == 'expected' else ''}"
 
 
 def _run_text(record: Record) -> str:
