@@ -309,8 +309,7 @@ class Section:
     Attributes:
         name: the anchor, and the name by which a figure says where it belongs.
         nav: its name in the list at the top; `title`: its heading.
-        fill: gives the values that `templates/<name>.html` prints; None where there is nothing to print. A section of
-            charts alone is printed by `templates/charts.html`.
+        fill: gives the values that `templates/<name>.html` prints; None where it prints nothing but charts.
     """
 
     name: str
@@ -318,44 +317,7 @@ class Section:
     title: str = ""
     fill: Callable[[Page], Content | None] = lambda page: None
 
-    @property
-    def about(self) -> str:
-        return ABOUT.get(self.name, "")
 
-    @property
-    def template(self) -> str:
-        """The file that prints the section."""
-        return "charts.html" if self.about else f"{self.name}.html"
-
-
-ABOUT = {  # the text above the charts of a section that has only charts
-    "curves": (
-        "Every point was measured; straight lines join them and nothing is interpolated. Thin: one seed. Thick: the mean of "
-        "all seeds of an arm at the steps that all of them reached, on both axes. Bars at the end are t intervals of the "
-        "mean."
-    ),
-    "task": (
-        "Accuracy on answers that can be known, with three levels: chance, the best level that needs no learning, and the "
-        "best possible. Two arms below the level that needs no learning have learned nothing to compare."
-    ),
-    "sizes": (
-        "How an arm's numbers relate to the baseline's, and its two directions to each other, along training and over the "
-        "size of the model. Intervals are over seeds; the tables hold both ways to average, and every interval."
-    ),
-    "cuts": (
-        "After training, the last blocks are taken away one by one, and what remains is scored in both directions. A raw cut "
-        "mixes two things: what the remaining blocks hold, and how well a head that was trained for all of them can read it."
-    ),
-    "auxiliary": (
-        "What a model adds to its loss while it trains. A term that compares two states can be made small by making both "
-        "vanish. So two more things are measured: the same score with the pairs shuffled across rows, and the gains of the "
-        "norms that feed it."
-    ),
-    "embeddings": (
-        "Angles and lengths of the trained vectors of tokens and of positions, read from the weights alone. A grey mark shows "
-        "the value that chance gives."
-    ),
-}
 SECTIONS = (
     Section("verdict", "Verdict", fill=verdict),
     Section("claims", "Claims", "Claims", claims),

@@ -25,7 +25,7 @@ from palinode.analysis.tasks import on_a_task
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts
 from palinode.report.charts import AROUND_ONE, INK_BLUES, Axis, Heat
-from palinode.report.study import Figure, Rows, Study, file_name, millions, rounded
+from palinode.report.study import Figure, Rows, Study, millions, rounded
 from palinode.report.words import metric_words, number, plural
 
 DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
@@ -37,6 +37,7 @@ CONTEXT_NOTE = (
     "The same model scored in windows of every length. Against the arm's own ltr loss where it trained on ltr, else the "
     "baseline's at the same seed. Below zero means a leak until proven otherwise."
 )
+PERCENTS = (("value", "ratio_then_mean"), ("low", "interval_low"), ("high", "interval_high"))
 Means = Mapping[str, tuple[float, int]]  # scale -> mean over seeds, and of how many
 
 
@@ -83,27 +84,20 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
             here = lines.frame
             y = Axis("value", f"{RATIO_WORDS[ratio]}, {MEASURES[study.score].unit}", ".4f", reference=1.0)
-            axes = [axis for axis in CURVE_AXES if axis in set(here["axis"])]
-            yield Figure(
-                name=file_name(ratio.replace("_", "-"), "over-training", lines.file),
-                section="sizes",
-                title=f"{RATIO_WORDS[ratio].capitalize()} over training{lines.title_end}",
-                rows=[
-                    lines.row(
-                        row, key=key, axis=row["axis"], x=rounded(row["x"]), value=rounded(row["ratio_then_mean"], 5)
-                    )
-                    for key, row in enumerate(here.iter_rows(named=True))
-                ],
-                variants={
-                    axis: charts.lines(
-                        Axis("x", CURVE_AXES[axis].heading), y, lines.colours, lines.what, chosen={"axis": axis}
-                    )
-                    for axis in axes
-                },
-                labels={axis: CURVE_AXES[axis].short for axis in axes},
-                notes=(_ratio_words(study, ratio), study.over_seeds(here["seeds"].to_list()), *_between(here)),
-                arm=lines.arm,
+            axes = {axis: Axis("x", CURVE_AXES[axis].heading) for axis in CURVE_AXES if axis in set(here["axis"])}
+            rows = lines.rows(
+                lambda row: {"axis": row["axis"], "x": rounded(row["x"]), "value": rounded(row["ratio_then_mean"], 5)}
             )
+            drawings = {
+                name: charts.lines(x, y, lines.colours, lines.what, chosen={"axis": name}) for name, x in axes.items()
+            }
+            labels = {axis: CURVE_AXES[axis].short for axis in axes}
+            notes = (_ratio_words(study, ratio), study.over_seeds(rows), *_between(here))
+            name, title = (
+                f"{ratio.replace('_', '-')}--over-training",
+                f"{RATIO_WORDS[ratio].capitalize()} over training",
+            )
+            yield lines.place.figure(name, title, rows, drawings, labels=labels, notes=notes)
 
 
 def _between(here: pl.DataFrame) -> list[str]:
@@ -124,24 +118,19 @@ def _context_figures(study: Study) -> Iterator[Figure]:
         return
     y = Axis("value", f"{study.split} loss, rtl / ltr - 1, percent", ".2f", reference=0.0)
     for lines in study.lines(ratios):
-        rows = []
-        for key, row in enumerate(lines.frame.iter_rows(named=True)):
-            columns = {"value": "ratio_then_mean", "low": "interval_low", "high": "interval_high"}
-            percents = {
-                name: None if row[column] is None else round(100 * (row[column] - 1), 4)
-                for name, column in columns.items()
-            }
-            rows.append(lines.row(row, "rtl / ltr", key=key, context_tokens=row["context_tokens"]) | percents)
-        chart = charts.lines(CONTEXT, y, lines.colours, lines.what, dashes={"rtl / ltr": [1, 0]}, band=True)
-        yield Figure(
-            name=file_name("direction-by-context", lines.file),
-            section="sizes",
-            title=f"How much harder right to left, by context{lines.title_end}",
-            rows=rows,
-            variants={"": charts.with_log_axes(chart, CONTEXT.field, ("x",))},
-            notes=(CONTEXT_NOTE, study.over_seeds(lines.frame["seeds"].to_list())),
-            arm=lines.arm,
+        rows = lines.rows(
+            lambda row: (
+                {"look": "rtl / ltr", "context_tokens": row["context_tokens"]}
+                | {
+                    name: None if row[column] is None else round(100 * (row[column] - 1), 4)
+                    for name, column in PERCENTS
+                }
+            )
         )
+        chart = charts.lines(CONTEXT, y, lines.colours, lines.what, dashes={"rtl / ltr": [1, 0]}, band=True)
+        chart = charts.with_log_axes(chart, CONTEXT.field, ("x",))
+        title, notes = "How much harder right to left, by context", (CONTEXT_NOTE, study.over_seeds(rows))
+        yield lines.place.figure("direction-by-context", title, rows, {"": chart}, notes=notes)
 
 
 # --- pooled ratios --------------------------------------------------------------------------------------------------
@@ -181,17 +170,9 @@ def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[
         categories = [(label, f"{median:.4f}") for label, median in zip(labels, medians[name], strict=True)]
         y = Axis("value", f"ratio 1, {MEASURES[study.score].unit}", ".4f", reference=1.0)
         variants[name] = charts.violins(x, y, categories, study.look.colours[arm], (low - margin, high + margin))
-    return Figure(
-        name=file_name("ratio-1-by-size", arm),
-        section="sizes",
-        title=f"Ratio 1 by size, as published, {study.look.labels[arm]}",
-        rows=rows,
-        variants=variants,
-        labels={name: name for name in usable},
-        choice="by",
-        notes=(_ratio_words(study, RATIO_1), pooled),
-        arm=arm,
-    )
+    labels, notes = {name: name for name in usable}, (_ratio_words(study, RATIO_1), pooled)
+    figure, title = study.of_arm(arm).figure, "Ratio 1 by size, as published"
+    return figure("ratio-1-by-size", title, rows, variants, labels=labels, choice="by", notes=notes)
 
 
 def _every(mine: pl.DataFrame) -> int:
@@ -281,21 +262,13 @@ def _map_figure(
     depths, widths = ([str(v) for v in sorted({int(row[side]) for row in rows})] for side in ("depth", "width"))
     if len(depths) < 2 or len(widths) < 2:
         return
-    yield Figure(
-        name=file_name(name, arm),
-        section="sizes",
-        title=f"{title[:1].upper()}{title[1:]}, {study.look.labels[arm]}",
-        rows=rows,
-        variants={
-            when: charts.heat_map(DEPTH, depths, WIDTH, widths, heat, {"when": when} if when else None)
-            for when in moments or ("",)
-        },
-        labels={when: when for when in moments},
-        choice="score",
-        half=True,
-        notes=notes,
-        arm=arm,
-    )
+    maps = {
+        when: charts.heat_map(DEPTH, depths, WIDTH, widths, heat, {"when": when} if when else None)
+        for when in moments or ("",)
+    }
+    labels, title = {when: when for when in moments}, f"{title[:1].upper()}{title[1:]}"
+    figure = study.of_arm(arm).figure
+    yield figure(name, title, rows, maps, labels=labels, choice="score", half=True, notes=notes)
 
 
 def _squares(study: Study, means: Means, dark_from: float) -> Rows:
