@@ -24,9 +24,7 @@ from palinode.results.rows import METRICS_FILE
 from palinode.results.store import Store
 
 NAME, SIZE = "mask-published", "imported"
-QUESTION = (
-    "Published: does reading right to left with probability p, beside left to right, help the left-to-right task?"
-)
+QUESTION = "Published: a window is also read right to left with probability p: does that help the left-to-right task?"
 EVALUATION_TOKENS = 153_600  # two thirds of the published accuracies, times this, are whole numbers
 RUN_ID_CHARACTERS = 16
 
@@ -156,7 +154,7 @@ def _note(row: MaskRow) -> str:
     if "rtl" not in row.directions:
         return "Published: left to right only."
     how = "p follows the ratio of the perplexities" if row.adjusted else f"p = {row.probability:g} throughout"
-    return f"Published: ltr on every window, rtl beside it with probability p; {how}."
+    return f"Published: every window is read ltr, and with probability p also rtl; {how}."
 
 
 def _diff(row: MaskRow) -> tuple[tuple[str, Any, Any], ...]:
