@@ -130,18 +130,18 @@ def _progress(event: Mapping[str, Any]) -> str:
     return f"audited {shown(event['arm'])}: {event['outcome']}{f' by {unsure}' if unsure else ''}"
 
 
-def audit_text(audited: ArmAudit) -> str:
+def audit_text(of_arm: ArmAudit) -> str:
     """One arm: for each scale the outcome, a line per check, and a map for each pass."""
-    from palinode.analysis.audits import Audited
+    from palinode.analysis.audits import ArmFinding
     from palinode.analysis.pictures import pictures_of
 
     lines: list[str] = []
-    for scale, report in audited.reports.items():
-        outcome = "; ".join(stamps(_stamp_data(audited.arm, report), ", as expected")) or CHECK_WORDS[report.outcome]
-        lines.append(f"{shown(audited.arm.name)} at {shown(scale)}: {outcome} ({report.seconds:.1f} s)")
+    for scale, report in of_arm.reports.items():
+        outcome = "; ".join(stamps(_stamp_data(of_arm.arm, report), ", as expected")) or CHECK_WORDS[report.outcome]
+        lines.append(f"{shown(of_arm.arm.name)} at {shown(scale)}: {outcome} ({report.seconds:.1f} s)")
         lines += [f"  {_mark_of(one.outcome)} {one.check}: {shown(one.message)}" for one in report.findings]
         for finding in report.findings:
-            for picture in pictures_of(Audited(finding, scale), audited.arm.name):
+            for picture in pictures_of(ArmFinding(finding, scale), of_arm.arm.name):
                 lines += ["", *(f"  {line}" for line in picture_text(picture))]
     return "\n".join(lines)
 
@@ -162,7 +162,7 @@ def _stamp_data(arm: ArmEntry, report: AuditReport) -> dict[str, bool]:
 
 def picture_text(picture: Picture) -> Iterator[str]:
     """A map of what each target sees: a line per target position, a column per source position."""
-    from palinode.analysis.pictures import ranges
+    from palinode.checks.text import ranges
 
     length = min(picture.length, WIDEST_MAP_POSITIONS)
     yield f"{shown(picture.group)}: rows are targets, columns are the tokens they are predicted from"
@@ -184,18 +184,18 @@ def _mark(picture: Picture, target: int, source: int) -> str:
     return "#" if seen else "." if picture.is_allowed(target, source) else " "
 
 
-def _as_data(audited: ArmAudit) -> list[dict[str, Any]]:
+def _as_data(of_arm: ArmAudit) -> list[dict[str, Any]]:
     """One table per scale."""
     from palinode.base.config import encode
 
     return [
         {
-            "arm": audited.arm.name,
+            "arm": of_arm.arm.name,
             "scale": scale,
-            "hash": audited.hashes[scale],
+            "hash": of_arm.hashes[scale],
             "outcome": report.outcome,
-            **_stamp_data(audited.arm, report),
+            **_stamp_data(of_arm.arm, report),
             "report": encode(report),
         }
-        for scale, report in audited.reports.items()
+        for scale, report in of_arm.reports.items()
     ]

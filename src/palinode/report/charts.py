@@ -133,7 +133,7 @@ def lines(
         legend_pixels: room for the names of the series, 0 leaves them out; None: five columns, or three next to dashes.
     """
     columns = 5 if len(dashes) == 1 else 3  # the legend of the dashes takes the other room
-    base = _chosen(chosen).encode(
+    base = _rows(chosen).encode(
         x=x.on(alt.X, axis=alt.Axis(**WHOLE_TICKS.get(x.field, {"format": x.format, "tickCount": 6})), scale=EXACT),
         y=y.on(alt.Y, scale=FITTED),
         color=_colour("series", what, colours, legend_pixels, most_columns=columns),
@@ -369,7 +369,7 @@ def heat_map(
     """
     gap = alt.Scale(paddingInner=0.03)
     flat, no_grid = alt.Axis(labelAngle=0, grid=False), alt.Axis(grid=False, labelLimit=150)
-    base = _chosen(chosen).encode(
+    base = _rows(chosen).encode(
         x=alt.X(f"{columns.field}:O", title=columns.title, sort=list(column_order), axis=flat, scale=gap),
         y=alt.Y(f"{rows.field}:O", title=rows.title, sort=list(row_order), axis=no_grid, scale=gap),
         tooltip=[words("text", heat.what)],
@@ -428,22 +428,28 @@ def with_log_axes(
 ) -> dict[str, Any]:
     """The same chart on logarithmic axes, without the points at 0. `report.js` does the same on the page."""
 
-    def stretched(layer: Mapping[str, Any]) -> dict[str, Any]:
-        encoding = dict(layer.get("encoding", {}))
-        for channel in channels:
-            if channel in encoding:
-                old = encoding[channel]
-                kept = {name: value for name, value in (old.get("scale") or {}).items() if name != "zero"}
-                encoding[channel] = {**old, "scale": {**kept, "type": "log", "nice": False}}
-        return {**layer, "encoding": encoding}
+    def stretched(channel: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in (channel.get("scale") or {}).items() if name != "zero"}
+        return {**channel, "scale": {**kept, "type": "log", "nice": False}}
 
     fields = {"x": x_field, "y": "value"}
     positive = [{"filter": {"field": fields[channel], "gt": 0}} for channel in channels]
     return {
-        **specification,
+        **with_channels(specification, channels, stretched),
         "transform": [*specification.get("transform", []), *positive],
-        "layer": [stretched(layer) for layer in specification["layer"]],
     }
+
+
+def with_channels(
+    chart: Mapping[str, Any], channels: Sequence[str], changed: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """The chart with these channels (x, y) changed in every layer that has them."""
+    layers = []
+    for layer in chart["layer"]:
+        encoding = layer.get("encoding", {})
+        new = {channel: changed(encoding[channel]) for channel in channels if channel in encoding}
+        layers.append({**layer, "encoding": encoding | new})
+    return {**chart, "layer": layers}
 
 
 def with_counts(chart: dict[str, Any], counts: Mapping[str, str]) -> dict[str, Any]:
@@ -502,13 +508,9 @@ def plain(chart: Any) -> dict[str, Any]:
     return specification
 
 
-def _rows() -> alt.Chart:
-    return alt.Chart(alt.NamedData(ROWS))
-
-
-def _chosen(fields: Mapping[str, str] | None) -> alt.Chart:
-    chart = _rows()
-    for field, value in (fields or {}).items():
+def _rows(chosen: Mapping[str, str] | None = None) -> alt.Chart:
+    chart = alt.Chart(alt.NamedData(ROWS))
+    for field, value in (chosen or {}).items():
         chart = chart.transform_filter(alt.FieldEqualPredicate(field=field, equal=value))
     return chart
 

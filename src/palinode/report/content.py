@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from palinode.analysis.audits import Audited, arm_audit
+from palinode.analysis.audits import ArmFinding, arm_audit
 from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.parity import Cost, costs
 from palinode.analysis.pictures import pictures
@@ -199,9 +199,9 @@ def _audit(page: Page, arm: ArmEntry) -> Content:
     }
 
 
-def _findings(items: Sequence[Audited]) -> list[tuple[Finding, str]]:
+def _findings(items: Sequence[ArmFinding]) -> list[tuple[Finding, str]]:
     """Findings with their places. A finding that several runs or scales share is printed once, with every place."""
-    alike: dict[tuple[str, ...], list[Audited]] = {}
+    alike: dict[tuple[str, ...], list[ArmFinding]] = {}
     for item in items:
         finding = item.finding
         numbers, reproduce = str(dict(finding.numbers)), str(dict(finding.reproduce))
@@ -209,7 +209,7 @@ def _findings(items: Sequence[Audited]) -> list[tuple[Finding, str]]:
     return [(group[0].finding, _places(group)) for group in alike.values()]
 
 
-def _places(group: Sequence[Audited]) -> str:
+def _places(group: Sequence[ArmFinding]) -> str:
     """`base`, or `base, after training with seeds 1, 2`."""
     seeds: dict[str, list[str]] = {}
     for item in group:

@@ -200,7 +200,7 @@ def _effect_figures(study: Study) -> Iterator[Figure]:
 
 
 def _effect_notes(what: str, effects: Sequence[Effect]) -> tuple[str, ...]:
-    kinds = ", ".join(dict.fromkeys(effect.said.replace(" - ", " minus ") for effect in effects))
+    kinds = ", ".join(dict.fromkeys(effect.contrast.replace(" - ", " minus ") for effect in effects))
     notes = [f"{EFFECTS[what][2]}{f': {kinds}' if what == 'labels' else ''}. What was tuned for each may differ."]
     many = len({effect.comparison.scale for effect in effects}) > 1
     flat = [
