@@ -18,7 +18,7 @@ from typing import Annotated
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import audit, compare, data, doctor, import_, ls, new, pages, plan, run, sample, show
+from palinode.cli import audit, compare, data, doctor, import_, ls, new, pages, plan, run, sample
 from palinode.cli.options import examples
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
@@ -56,7 +56,7 @@ EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of
     ),
     pages.findings: ("findings mask--laptop", "findings my_idea --store runs -o pages"),
     ls.ls: ("ls", "ls --runs --json", "ls --verify"),
-    show.show: ("show demo--default", "show 3f2a"),
+    ls.show: ("show demo--default", "show 3f2a"),
     compare.compare: ("compare demo--default", "compare 3f2a 91bc"),
     sample.cut: ("cut 3f2a", "cut 3f2a --blocks 2"),
     sample.sample: (
