@@ -22,20 +22,12 @@ if TYPE_CHECKING:
     from palinode.results.record import ArmEntry
 
 MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
+TARGET_HELP = "An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module."
 WIDEST_MAP_POSITIONS = 64
 
 
-TargetArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="TARGET",
-        help="An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module.",
-    ),
-]
-
-
 def audit(
-    file: TargetArgument,
+    file: Annotated[Path, typer.Argument(metavar="TARGET", help=TARGET_HELP)],
     size: options.Size = None,
     changes: options.Changes = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,

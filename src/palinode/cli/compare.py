@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from palinode.results.record import Record
     from palinode.results.store import Store
 
+VERDICT_FIELDS = (
+    *("arm", "baseline", "scale", "metric", "outcome", "leak", "collapse", "mean_difference", "interval", "confidence"),
+    *("pairs", "sign_flip_p", "reasons", "cautions", "seeds_needed"),
+)
+
 
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="One experiment, or two runs.")],
@@ -56,24 +61,9 @@ def verdicts_of(store: Store, name: str, *, json: bool) -> str:
 
 def verdict_data(verdict: Verdict) -> dict[str, Any]:
     """A verdict as plain data."""
-    comparison, interval = verdict.comparison, verdict.comparison.interval
-    return {
-        "arm": verdict.arm,
-        "baseline": comparison.baseline,
-        "scale": verdict.scale,
-        "metric": comparison.metric,
-        "outcome": verdict.outcome,
-        "leak": verdict.leak,
-        "collapse": verdict.collapse,
-        "mean_difference": comparison.mean,
-        "interval": None if interval is None else [interval.low, interval.high],
-        "confidence": comparison.confidence,
-        "pairs": len(comparison.pairs),
-        "sign_flip_p": comparison.sign_flip_p,
-        "reasons": list(verdict.reasons),
-        "cautions": list(verdict.cautions),
-        "seeds_needed": verdict.seeds_needed.seeds if verdict.seeds_needed else None,
-    }
+    row = verdict.row()
+    row["interval"] = None if row["interval_low"] is None else [row["interval_low"], row["interval_high"]]
+    return {name: row[name] for name in VERDICT_FIELDS}
 
 
 def _differences(first: Record, second: Record) -> dict[str, Any]:

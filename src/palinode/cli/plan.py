@@ -85,18 +85,11 @@ def plan_text(planned: Plan, equal: str) -> str:
     """The plan as text: a line per arm and scale, the sums, and every warning."""
     from palinode.report.words import duration, number
 
-    rows = [
-        [
-            *(cell.arm, cell.scale, str(cell.runs), str(cell.done), number(cell.parameters), number(cell.tokens_read)),
-            *(
-                number(cell.tokens_scored_ltr),
-                number(cell.train_flops),
-                str(cell.optimizer_steps),
-                duration(cell.seconds),
-            ),
-        ]
-        for cell in planned.cells
-    ]
+    rows = []
+    for cell in planned.cells:
+        costs = map(number, (cell.parameters, cell.tokens_read, cell.tokens_scored_ltr, cell.train_flops))
+        counts = (str(cell.runs), str(cell.done), *costs, str(cell.optimizer_steps))
+        rows.append([cell.arm, cell.scale, *counts, duration(cell.seconds)])
     time = "" if planned.seconds is None else f", about {duration(planned.seconds)} with {planned.workers} at a time"
     if planned.settings_measured < planned.settings:
         time += f" ({planned.settings_measured} of {planned.settings} settings measured)"

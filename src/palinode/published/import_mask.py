@@ -119,9 +119,7 @@ def _refuse_twins(table: MaskFile, arms: dict[int, str]) -> None:
 
 def _entry(table: MaskFile, arms: dict[int, str], name: str) -> ExperimentEntry:
     by_size = sorted(table.rows, key=lambda row: (row.parameters, row.depth, row.heads))
-    of_arm = {
-        arm: list(rows) for arm, rows in groupby(sorted(by_size, key=lambda r: arms[r.line]), lambda r: arms[r.line])
-    }
+    of_arm = {arm: [row for row in by_size if arms[row.line] == arm] for arm in sorted(set(arms.values()))}
     baseline = next((arm for arm, rows in of_arm.items() if "rtl" not in rows[0].directions), None)
     absent = ArmEntry(name="p=0", note="Left to right only: the baseline. The file holds no such run.")
     entries = [ArmEntry(name=arm, note=_note(rows[0]), diff=_diff(rows[0])) for arm, rows in of_arm.items()]

@@ -216,12 +216,15 @@ def _steps_and_ticks(base: alt.Chart, marked: Mapping[str, str]) -> dict[str, al
 # --- rows of dots ---------------------------------------------------------------------------------------------------
 
 
-def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4, tables: bool = False) -> dict[str, Any]:
+def final_scores(
+    x: Axis, colours: Mapping[str, str], tick_count: int = 4, tables: bool = False, chance: bool = False
+) -> dict[str, Any]:
     """One row per arm: every seed as a dot, the mean as a tick, its t interval as a bar.
 
-    Rows: `kind` ("seed" or "mean"), `arm`, `seed`, `value`, `low`, `high`, `text`.
+    Rows: `kind` ("seed", "mean" or "chance"), `arm`, `seed`, `value`, `low`, `high`, `text`.
 
     Args:
+        chance: draw a grey diamond in every row for the value that chance gives.
         tables: give each arm two lines, by `table`: the table of tokens (circles), of positions below it (diamonds).
     """
     arms, pixels = list(colours), _row_pixels(colours)
@@ -249,9 +252,12 @@ def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4, table
     interval = means.mark_bar(height=7 if tables else 9, opacity=0.28, cornerRadius=4)
     tick = means.mark_tick(thickness=2.5, size=14 if tables else min(22, pixels))
     value = Axis("value", x.title, ".4f").tooltip
+    by_chance = base.transform_filter(alt.datum.kind == "chance").mark_point(shape="diamond", size=95, strokeWidth=1.8)
+    by_chance = by_chance.encode(x="value:Q", color=alt.value(GREY), tooltip=[*who, words("text", "by chance")])
     return _layered(
         {
             "intervals": interval.encode(x=x.on(alt.X, "low", scale=scale, axis=ticks), x2="high:Q"),
+            **({"chance": by_chance} if chance else {}),
             "means": tick.encode(x=x.on(alt.X, "value")),
             "seeds": seeds.encode(x=x.on(alt.X, "value"), tooltip=[*who, words("seed", "seed"), value]),
         },
@@ -271,21 +277,6 @@ def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> 
     rect = {"type": "rect", "color": GREY, "opacity": 0.14}
     band = own_layer("band", [ends], rect, {"x": x_of["minus"], "x2": {"field": "least"}})
     chart["layer"] = [*([band] if smallest_effect > 0 else []), zero, *chart["layer"]]
-    return chart
-
-
-def scores_and_chance(x: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
-    """`final_scores` with a grey mark in every row for the value that chance gives.
-
-    Rows as for `final_scores`, and of `kind` "chance": `arm`, `value`, `text`.
-    """
-    chart = final_scores(x, colours, tick_count=6)
-    mark = _rows().transform_filter(alt.datum.kind == "chance").mark_point(shape="diamond", size=95, strokeWidth=1.8)
-    tooltip = [words("arm", "arm"), words("text", "by chance")]
-    chance = plain(mark.encode(x="value:Q", color=alt.value(GREY), tooltip=tooltip).properties(name="chance"))
-    chance.pop("data")
-    chance["encoding"]["y"] = chart["layer"][0]["encoding"]["y"]
-    chart["layer"].insert(1, chance)
     return chart
 
 

@@ -164,10 +164,9 @@ def _alarm(record: ExperimentRecord, arm: str) -> str:
 def claims(page: Page) -> Content | None:
     """The judged claims of the experiment, a row each; None where it has no claims."""
     rows = [claim.row() for claim in page.claims]
-    numbers = (
-        {name: signed(row[name]) for name in ("effect", "published")} | {"interval": between(row)} for row in rows
-    )
-    return {"claims": [row | shown for row, shown in zip(rows, numbers, strict=True)]} if rows else None
+    for row in rows:
+        row |= {"effect": signed(row["effect"]), "published": signed(row["published"]), "interval": between(row)}
+    return {"claims": rows} if rows else None
 
 
 def audit(page: Page) -> Content:
@@ -269,14 +268,8 @@ def _environment(record: ExperimentRecord) -> list[Content]:
     for run in record.runs:
         for item, value in sorted((run.result.fingerprint if run.result else {}).items()):
             values.setdefault(item, Counter())[words.without_home(str(value))] += 1
-    return [
-        {
-            "item": item.replace("_", " "),
-            "values": [value for value, _ in counted.most_common()],
-            "mixed": len(counted) > 1,
-        }
-        for item, counted in values.items()
-    ]
+    listed = {item.replace("_", " "): [value for value, _ in counted.most_common()] for item, counted in values.items()}
+    return [{"item": item, "values": found, "mixed": len(found) > 1} for item, found in listed.items()]
 
 
 def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:

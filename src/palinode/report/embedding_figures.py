@@ -74,7 +74,8 @@ def _angle_figure(study: Study, numbers: pl.DataFrame, means: pl.DataFrame, name
             rows.append({"kind": "chance", "arm": label, "value": rounded(chance), "text": number(chance)})
     rows, cut = kept_inside(rows, 0, 1)
     title, what, short, note = ANGLES[name]
-    chart = charts.scores_and_chance(Axis("value", what, ".4~g"), study.look.shown({row["arm"] for row in rows}))
+    colours = study.look.shown({row["arm"] for row in rows})
+    chart = charts.final_scores(Axis("value", what, ".4~g"), colours, tick_count=6, chance=True)
     notes = (note, *cut, *_without_positions(study, numbers))
     yield study.at(scale).figure(f"embedding-{short}", title, rows, {"": chart}, half=True, notes=notes)
 

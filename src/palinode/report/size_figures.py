@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from palinode.analysis import intervals
@@ -152,7 +151,10 @@ def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
 
 def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[str], pooled: str) -> Figure:
     places = {name: sorted(set(mine[name])) for name in usable}
-    medians = {name: _medians(mine, name, places[name]) for name in usable}
+    # of all pooled points, also where only some are drawn
+    medians = {
+        name: mine.sort(name).group_by(name, maintain_order=True).median()["ratio_1"].to_list() for name in usable
+    }
     points = mine.gather_every(_every(mine)).iter_rows(named=True)
     means = mine.group_by("scale", "seed", *usable, maintain_order=True).agg(pl.col("ratio_1").mean())
     rows: Rows = [_violin_row("point", row, places) for row in points]
@@ -189,11 +191,6 @@ def _pooled_words(study: Study, mine: pl.DataFrame, axis: str, window: tuple[flo
         f"is their median.{thinned} They are not independent: the dots, one per run (its mean over the same window), show how "
         "many samples there are."
     )
-
-
-def _medians(mine: pl.DataFrame, name: str, places: Sequence[int]) -> list[float]:
-    """The median of all pooled points, also where only some are drawn."""
-    return [float(np.median(mine.filter(pl.col(name) == place)["ratio_1"].to_numpy())) for place in places]
 
 
 def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) -> dict[str, Any]:

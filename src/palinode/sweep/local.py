@@ -165,7 +165,6 @@ class _Driver:
                 self._drain(process)
                 time.sleep(POLL_SECONDS)
             process.kill()
-            process.process.wait()
             self._forget(process)
         self.selector.close()
 
