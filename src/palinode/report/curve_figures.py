@@ -38,12 +38,9 @@ def difference_figures(study: Study) -> Iterator[Figure]:
     if not shown:
         return
     many = len({verdict.scale for verdict in shown}) > 1
-    rows: Rows = []
-    colours: dict[str, str] = {}
-    for verdict in shown:
-        label = (f"{verdict.scale}: " if many else "") + look.labels[verdict.arm]
-        colours[label] = look.colours[verdict.arm]
-        rows += study.dots(label, {pair.seed: pair.difference for pair in verdict.comparison.pairs})
+    rows, colours = study.differences(
+        {f"{f'{one.scale}: ' if many else ''}{look.labels[one.arm]}": one.comparison for one in shown}
+    )
     what, unit = metric_words(rule.metric)
     side = "left" if rule.better == "lower" else "right"
     # The precision is given: left to itself, d3 rounds .12 to .1 where .12 - .02 falls just below .1.

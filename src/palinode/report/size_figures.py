@@ -92,10 +92,8 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
             }
             labels = {axis: CURVE_AXES[axis].short for axis in axes}
             notes = (_ratio_words(study, ratio), study.over_seeds(rows), *_between(here))
-            name, title = (
-                f"{ratio.replace('_', '-')}--over-training",
-                f"{RATIO_WORDS[ratio].capitalize()} over training",
-            )
+            title = f"{RATIO_WORDS[ratio].capitalize()} over training"
+            name = f"{ratio.replace('_', '-')}--over-training"
             yield lines.place.figure(name, title, rows, drawings, labels=labels, notes=notes)
 
 
@@ -120,16 +118,17 @@ def _context_figures(study: Study) -> Iterator[Figure]:
         rows = lines.rows(
             lambda row: (
                 {"look": "rtl / ltr", "context_tokens": row["context_tokens"]}
-                | {
-                    name: None if row[column] is None else round(100 * (row[column] - 1), 4)
-                    for name, column in PERCENTS
-                }
+                | {name: _percent_above_one(row[column]) for name, column in PERCENTS}
             )
         )
         chart = charts.lines(CONTEXT, y, lines.colours, lines.what, dashes={"rtl / ltr": [1, 0]}, band=True)
         chart = charts.with_log_axes(chart, CONTEXT.field, ("x",))
         title, notes = "How much harder right to left, by context", (CONTEXT_NOTE, study.over_seeds(rows))
         yield lines.place.figure("direction-by-context", title, rows, {"": chart}, notes=notes)
+
+
+def _percent_above_one(ratio: float | None) -> float | None:
+    return None if ratio is None else round(100 * (ratio - 1), 4)
 
 
 # --- pooled ratios --------------------------------------------------------------------------------------------------
@@ -152,9 +151,8 @@ def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
 def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[str], pooled: str) -> Figure:
     places = {name: sorted(set(mine[name])) for name in usable}
     # of all pooled points, also where only some are drawn
-    medians = {
-        name: mine.sort(name).group_by(name, maintain_order=True).median()["ratio_1"].to_list() for name in usable
-    }
+    by_size = {name: mine.sort(name).group_by(name, maintain_order=True) for name in usable}
+    medians = {name: groups.agg(pl.col("ratio_1").median())["ratio_1"].to_list() for name, groups in by_size.items()}
     points = mine.gather_every(_every(mine)).iter_rows(named=True)
     means = mine.group_by("scale", "seed", *usable, maintain_order=True).agg(pl.col("ratio_1").mean())
     rows: Rows = [_violin_row("point", row, places) for row in points]

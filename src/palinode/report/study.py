@@ -17,11 +17,12 @@ import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
+from palinode.analysis.compare import Comparison
 from palinode.analysis.curves import evaluation_curves, mean_curves, trained_directions
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.decision import Decision
-from palinode.base.measures import CURVE_AXES, Metric
+from palinode.base.measures import CURVE_AXES
 from palinode.report import theme
 from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
@@ -161,11 +162,11 @@ class Study:
 
     @property
     def split(self) -> str:
-        return Metric.parse(self.rule.metric).split
+        return self.rule.score.split
 
     @property
     def score(self) -> str:
-        return Metric.parse(self.rule.metric).measure
+        return self.rule.score.measure
 
     @property
     def scales(self) -> tuple[str, ...]:
@@ -248,6 +249,14 @@ class Study:
         centre: dict[str, Any] = {"kind": "mean", "arm": label, "value": rounded(mean), "text": text}
         seeds = [{"kind": "seed", "arm": label, "seed": seed, "value": rounded(v)} for seed, v in values.items()]
         return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
+
+    def differences(self, labelled: Mapping[str, Comparison], text_of: Any = number) -> tuple[Rows, dict[str, str]]:
+        """`dots` of the differences of each comparison, and label -> colour of its arm."""
+        colours = {label: self.look.colours[comparison.arm] for label, comparison in labelled.items()}
+        rows: Rows = []
+        for label, comparison in labelled.items():
+            rows += self.dots(label, {pair.seed: pair.difference for pair in comparison.pairs}, text_of)
+        return rows, colours
 
     def seeds_and_means(self, frame: pl.DataFrame, score: str, what: str) -> tuple[Rows, list[str]]:
         """`curve_rows` of a frame's score: single seeds and their means."""

@@ -154,10 +154,9 @@ def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[s
 
 def _bimodal(means: pl.DataFrame) -> list[str]:
     """The note where some seeds learned the task and others did not: the mean then describes no seed."""
-    split = means.filter((pl.col("seeds_above_trivial") > 0) & (pl.col("seeds_above_trivial") < pl.col("seeds")))
-    where = ", ".join(
-        f"{row['arm']} at {row['scale']} ({row['seeds_above_trivial']} of {row['seeds']})" for row in split.to_dicts()
-    )
+    learned = pl.col("seeds_above_trivial")
+    split = means.filter((learned > 0) & (learned < pl.col("seeds"))).to_dicts()
+    where = ", ".join(f"{r['arm']} at {r['scale']} ({r['seeds_above_trivial']} of {r['seeds']})" for r in split)
     note = f"Some seeds rose above the trivial levels and others did not, so the mean is that of no seed: {where}."
     return [note] if where else []
 
@@ -184,14 +183,11 @@ def _effect_figures(study: Study) -> Iterator[Figure]:
         here = sorted((effect for effect in effects if effect.what == what), key=order)
         if not here:
             continue
-        rows: Rows = []
-        colours: dict[str, str] = {}
-        for effect in here:
-            pair = effect.comparison
+        labelled, labels = {}, study.look.labels
+        for pair in (effect.comparison for effect in here):
             where = f"{pair.scale}: " if len(scales) > 1 else ""
-            label = f"{where}{study.look.labels[pair.arm]}\n{MINUS} {study.look.labels[pair.baseline]}"
-            colours[label] = study.look.colours[pair.arm]
-            rows += study.dots(label, {one.seed: one.difference for one in pair.pairs}, signed)
+            labelled[f"{where}{labels[pair.arm]}\n{MINUS} {labels[pair.baseline]}"] = pair
+        rows, colours = study.differences(labelled, signed)
         rows, cut = kept_inside(rows, -1, 1)
         x = Axis("value", f"difference in {study.split} accuracy", "+.3~g")
         least = study.rule.smallest_effect if study.score == ACCURACY else 0.0

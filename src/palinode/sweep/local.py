@@ -27,7 +27,7 @@ from palinode.base.errors import EnvironmentProblem, PalinodeError
 from palinode.results.holds import Watch, end_dead, holder
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.sweep.process import Job, Process
+from palinode.sweep.process import INTERRUPTS, Job, Process
 
 Event = dict[str, Any]
 WORKER = (sys.executable, "-P", "-m", "palinode.sweep.worker")
@@ -37,7 +37,6 @@ ELSEWHERE_SECONDS = 1.0  # how often a run that another process works on is look
 STOP_GRACE_SECONDS = 30.0
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # two numbers: microseconds of computing allowed in a period of microseconds
 LAST_EVENTS = ("finished", "alone", "problem", "busy", "lost")  # events that end a worker's report on a run
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)

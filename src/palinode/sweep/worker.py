@@ -24,6 +24,7 @@ from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_m
 from palinode.results.holds import Hold, HoldLostError, take
 from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
+from palinode.sweep.process import INTERRUPTS
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -129,7 +130,7 @@ class _Stop:
     def __init__(self, nothing_done_yet: Callable[[], bool]) -> None:
         self.requested = False
         self._nothing_done_yet = nothing_done_yet
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        for number in INTERRUPTS:
             signal.signal(number, lambda *_: self._request())
         threading.Thread(target=self._wait_for_the_end_of_input, daemon=True).start()
 
