@@ -166,8 +166,9 @@ def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[
     variants = {}
     for name in usable:
         x = Axis(name, f"{'blocks' if name == 'depth' else name}; below, the median")
-        labels = [millions(place) if name == "parameters" else str(place) for place in places[name]]
-        categories = [(label, f"{median:.4f}") for label, median in zip(labels, medians[name], strict=True)]
+        of_number = millions if name == "parameters" else str
+        pairs = zip(map(of_number, places[name]), medians[name], strict=True)
+        categories = [(label, f"{median:.4f}") for label, median in pairs]
         y = Axis("value", f"ratio 1, {MEASURES[study.score].unit}", ".4f", reference=1.0)
         variants[name] = charts.violins(x, y, categories, study.look.colours[arm], (low - margin, high + margin))
     labels, notes = {name: name for name in usable}, (_ratio_words(study, RATIO_1), pooled)

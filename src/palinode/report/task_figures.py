@@ -235,14 +235,13 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
         colours = study.look.shown({row["arm"] for row in rows})
         many = len(colours) > MOST_NAMED
         pixels = 0 if many else HALF_WIDTH_PIXELS
-        axes = [axis for axis in JUMP_AXES if frame[axis].count()]
         drawings = {}
-        for axis in axes:
+        for axis in (axis for axis in JUMP_AXES if frame[axis].count()):
             x = Axis(axis, CURVE_AXES[axis].heading)
             drawings[axis] = with_levels(charts.learning_curves(x, y, colours, dashes, legend_pixels=pixels), levels)
-        labels = {axis: CURVE_AXES[axis].short for axis in axes}
-        notes = (*notes, *([COLOURS_ABOVE] if many else []), *thinned)
-        yield study.at(scale).figure(name, title, rows, drawings, labels=labels, half=True, notes=notes)
+        labels = {axis: CURVE_AXES[axis].short for axis in drawings}
+        captions = (*notes, *([COLOURS_ABOVE] if many else []), *thinned)
+        yield study.at(scale).figure(name, title, rows, drawings, labels=labels, half=True, notes=captions)
 
 
 def _floor(study: Study, scale: str) -> list[Mark]:
