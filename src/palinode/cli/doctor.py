@@ -32,13 +32,10 @@ def doctor(store: options.StorePath = options.DEFAULT_STORE, json: options.Json 
     return 5 if any(state == "problem" for state, _, _ in lines) else 0
 
 
-def versions() -> dict[str, str]:
+def versions() -> str:
     """Palinode, torch and Python, without importing torch."""
-    return {
-        "palinode": _version("palinode") or "?",
-        "torch": _version("torch") or "missing",
-        "Python": platform.python_version(),
-    }
+    torch = _version("torch") or "missing"
+    return f"palinode {_version('palinode') or '?'}, torch {torch}, Python {platform.python_version()}"
 
 
 def _version(package: str) -> str | None:
@@ -55,12 +52,8 @@ def _packages() -> Iterator[Line]:
     for package in PACKAGES:
         found = _version(package)
         yield ("ok" if found else "problem"), package, found or "missing"
-    found = _version("datasets")
-    yield (
-        ("ok" if found else "note"),
-        "datasets",
-        found or "missing: `palinode data get` needs pip install 'palinode[hf]'",
-    )
+    found, hint = _version("datasets"), "missing: `palinode data get` needs pip install 'palinode[hf]'"
+    yield ("ok" if found else "note"), "datasets", found or hint
 
 
 def _machine() -> Iterator[Line]:

@@ -77,7 +77,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from palinode.cli.doctor import versions
 
-        typer.echo(", ".join(f"{name} {version}" for name, version in versions().items()))
+        typer.echo(versions())
         raise typer.Exit
 
 

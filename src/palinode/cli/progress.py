@@ -62,32 +62,32 @@ def progress(*, as_json: bool, quiet: bool) -> Iterator[Show]:
         with _live() as show:
             yield show
     else:
-        yield _Plain().show
+        yield _plain()
 
 
 def _print_json(event: Event) -> None:
     print(json.dumps(event, allow_nan=False), flush=True)
 
 
-class _Plain:
+def _plain() -> Show:
     """Prints a line when a run starts or ends, and its step and loss from time to time."""
+    lines: dict[str, Line] = {}
 
-    def __init__(self) -> None:
-        self.lines: dict[str, Line] = {}
-
-    def show(self, event: Event) -> None:
+    def show(event: Event) -> None:
         if text := _message(event):
             _print_line(text)
         if "run_id" not in event:
             return
-        line = _line(self.lines, event)
+        line, kind = _line(lines, event), event["event"]
         is_due = time.monotonic() - line.printed_at >= PLAIN_EVERY_SECONDS
-        if event["event"] == "started" or (event["event"] in ("train", "eval") and is_due):
+        if kind == "started" or (kind in ("train", "eval") and is_due):
             line.printed_at = time.monotonic()
-            what = "started" if event["event"] == "started" else f"step {line.step} of {line.steps}, {line.losses}"
+            what = "started" if kind == "started" else f"step {line.step} of {line.steps}, {line.losses}"
             _print_line(f"{line.name}: {what}")
-        elif event["event"] in ENDED:
+        elif kind in ENDED:
             _print_line(_failure(event) or f"{line.name}: {_end_words(event, line)}")
+
+    return show
 
 
 @contextlib.contextmanager
