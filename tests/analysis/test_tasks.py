@@ -1,4 +1,4 @@
-"""Accuracy on tasks: what stands beside it, which arms are set against each other, slices and lengths, by hand."""
+"""Accuracy on tasks: its levels, which arms are compared with each other, slices and lengths, by hand."""
 
 import random
 from dataclasses import replace
