@@ -206,28 +206,23 @@ def _score_maps(study: Study) -> Iterator[Figure]:
     both = {"final": final_scores(record, split, score), "best": best_scores(record, split, score, study.curves)}
     for direction in ("ltr", "rtl"):
         trained = study.trained_on(direction)
-        means = {
-            (when, arm, scale): (intervals.mean(list(seeds.values())), len(seeds))
-            for when, scores in both.items()
-            for (arm, scale, way), seeds in scores.items()
-            if way == direction and arm in trained
-        }
+        means: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}  # (when, arm) -> scale -> mean, seeds
+        for when, scores in both.items():
+            for (arm, scale, way), seeds in scores.items():
+                if way == direction and arm in trained:
+                    means.setdefault((when, arm), {})[scale] = intervals.mean(list(seeds.values())), len(seeds)
         if not means:
             continue
-        low, high = min(value for value, _ in means.values()), max(value for value, _ in means.values())
+        values = [value for of_arm in means.values() for value, _ in of_arm.values()]
+        low, high = min(values), max(values)
         heat = Heat("size", INK_BLUES, [low + (high - low) * share / 4 for share in range(5)])
         what, unit = metric_words(f"{split}.{direction}.{score}")
         for arm in study.arms():
-            here = {
-                when: {scale: value for (at, name, scale), value in means.items() if (at, name) == (when, arm)}
-                for when in both
-            }
-            dark_from = low + 0.55 * (high - low)
-            rows = [row | {"when": when} for when in both for row in _squares(study, here[when], dark_from)]
-            counted = f"Means over the seeds of each size ({_seed_counts(here['final'])}), {unit}. Darker is higher."
-            yield from _map_figure(
-                study, f"grid-{direction}", f"{what} by size", arm, rows, heat, (counted, BEST_WORDS), tuple(both)
-            )
+            here = {when: _squares(study, means.get((when, arm), {}), low + 0.55 * (high - low)) for when in both}
+            rows = [row | {"when": when} for when in both for row in here[when]]
+            counts = _seed_counts(means.get(("final", arm), {}))
+            notes = (f"Means over the seeds of each size ({counts}), {unit}. Darker is higher.", BEST_WORDS)
+            yield from _map_figure(study, f"grid-{direction}", f"{what} by size", arm, rows, heat, notes, tuple(both))
 
 
 def _ratio_maps(study: Study) -> Iterator[Figure]:
