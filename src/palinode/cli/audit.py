@@ -129,7 +129,7 @@ def audit_text(of_arm: ArmAudit) -> str:
 
     lines: list[str] = []
     for scale, report in of_arm.reports.items():
-        outcome = "; ".join(stamps(_stamp_data(of_arm.arm, report), ", as expected")) or CHECK_WORDS[report.outcome]
+        outcome = "; ".join(stamps(_outcome_data(of_arm.arm, report), ", as expected")) or CHECK_WORDS[report.outcome]
         lines.append(f"{shown(of_arm.arm.name)} at {shown(scale)}: {outcome} ({report.seconds:.1f} s)")
         lines += [f"  {_mark_of(one.outcome)} {one.check}: {shown(one.message)}" for one in report.findings]
         for finding in report.findings:
@@ -143,9 +143,10 @@ def _mark_of(outcome: CheckOutcome) -> str:
     return "FAIL" if outcome == "fail" else "ok  " if outcome == "pass" else "?   "
 
 
-def _stamp_data(arm: ArmEntry, report: AuditReport) -> dict[str, bool]:
+def _outcome_data(arm: ArmEntry, report: AuditReport) -> dict[str, Any]:
     return {
         "expect_leak": arm.expect_leak,
+        "outcome": report.outcome,
         "leaks": bool(report.leaks),
         "expect_collapse": arm.expect_collapse,
         "collapses": bool(report.collapses),
@@ -185,8 +186,7 @@ def _as_data(of_arm: ArmAudit) -> list[dict[str, Any]]:
             "arm": of_arm.arm.name,
             "scale": scale,
             "hash": of_arm.hashes[scale],
-            "outcome": report.outcome,
-            **_stamp_data(of_arm.arm, report),
+            **_outcome_data(of_arm.arm, report),
             "report": encode(report),
         }
         for scale, report in of_arm.reports.items()

@@ -143,7 +143,7 @@ def _both_ways(places: Mapping[str, str]) -> tuple[str, ...]:
 ALWAYS = (tuple(TRAIN.values()), (*EVAL.values(), *_both_ways(EVAL_SCORES)), (PROBABILITIES,))
 CUTS = (REMOVED, *_both_ways(CUT_SCORES))
 COLUMNS = (
-    *(*WHOLE, *REAL, *(FINAL_NATS.format(way) for way in DIRECTIONS.values()), "adjust_backward_prob", "mask"),
+    *(*WHOLE, *(FINAL_NATS.format(way) for way in DIRECTIONS.values()), *REAL, "adjust_backward_prob", "mask"),
     *(column for group in ALWAYS for column in group),
 )
 
@@ -245,8 +245,8 @@ def _header(names: Sequence[str], file: str) -> list[str]:
 def _row(cells: _Cells) -> MaskRow:
     columns = WHOLE | ({HEADS: "heads"} if HEADS in cells.texts else {})
     whole = {field: cells.number(column, WHOLE_NUMBER) for column, field in columns.items()}
-    real = {field: cells.number(column, REAL_NUMBER) for column, field in REAL.items()}
     final_nats = {name: cells.number(FINAL_NATS.format(way), REAL_NUMBER) for name, way in DIRECTIONS.items()}
+    real = {field: cells.number(column, REAL_NUMBER) for column, field in REAL.items()}
     groups = (*ALWAYS, *((CUTS,) if REMOVED in cells.texts else ()))
     lists = {
         column: cells.numbers(column, WHOLE_NUMBER if column in WHOLE_LISTS else REAL_NUMBER)
