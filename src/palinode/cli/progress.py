@@ -146,8 +146,10 @@ def _message(event: Event) -> str | None:
 
 
 def _audit_words(event: Event) -> str:
-    outcome = ", ".join(stamps(event, " (expected)")) or str(event["outcome"]).replace("_", " ")
-    return f"audit of {event['arm']} at {event['scale']}: {outcome} ({event['seconds']:.1f} s)"
+    unsure = ", ".join(event.get("could_not_tell", ())) if event["outcome"] == "could_not_tell" else ""
+    outcome = str(event["outcome"]).replace("_", " ") + (f" by {unsure}" if unsure else "")
+    words = ", ".join(stamps(event, " (expected)")) or outcome
+    return f"audit of {event['arm']} at {event['scale']}: {words} ({event['seconds']:.1f} s)"
 
 
 def _failure(event: Event) -> str | None:
