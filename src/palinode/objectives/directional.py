@@ -20,11 +20,10 @@ from torch import Generator, Tensor
 
 from palinode.base.config import one_of
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, joined, one_pass
+from palinode.base.measures import Direction
 from palinode.base.objective import Objective, Progress
 from palinode.base.visibility import VISIBILITIES, Ltr, Rtl, Visibility
 from palinode.objectives.probability import PROBABILITIES, Constant, Probability
-
-Direction = Literal["ltr", "rtl"]
 
 
 class OneWay(Objective):
