@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from palinode.base.bounds import MOST_LAYERS
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Ltr, Native, Visibility
+from palinode.base.visibility import Native, Visibility
 from palinode.models.base import ModelConfig
 from palinode.models.cost import Cost, LayerCost, visible_pairs
 from palinode.models.init import InitRule, initialise
@@ -32,7 +32,7 @@ from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.exact import exact, exact_dtype
 from palinode.models.parts.linear import Linear, Norm, Table, open_near
 from palinode.models.parts.positions import distance_table
-from palinode.models.parts.state import KeysValues, MixerState, ModelState, StackState, continues
+from palinode.models.parts.state import KeysValues, MixerState, continues
 from palinode.models.stack import Stack, mask_of
 
 QUERY_SHARE = 8  # the width is this many times that of Q and K
@@ -95,11 +95,6 @@ class Latent(Stack):
         self.final_norm = Norm(config.width, "layer", gain=True)
         self.head = Linear(config.width, vocab_size, bias=False, role="head")
 
-    def extend(self, tokens: Tensor, state: StackState) -> tuple[Tensor, ModelState]:
-        state.next_positions(tokens)
-        x, after = state.through(self.blocks, self.embedding(tokens), self._reading(tokens, Ltr(), state.read))
-        return self.finished(x), after
-
     def linear_head(self) -> LinearHead:
         return LinearHead(self.head.weight, None, exact)
 
@@ -108,7 +103,6 @@ class Latent(Stack):
         return self._cost(sum((block.cost(slots, pairs, computed) for block in self.blocks), LayerCost(0.0, 0.0, 0)))
 
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
-        """How the blocks read (B, T_new) tokens behind `before` earlier ones."""
         mask, slots = mask_of(sees, tokens), before + tokens.shape[1]
         dtype = exact_dtype(self.embedding.weight)
         distance = distance_table(slots, sees.native, mask, device=tokens.device, dtype=dtype, first=before)

@@ -257,15 +257,15 @@ class ShapedTask(Task):
 
     def sequence_nats(self) -> float | None:
         drawn = self.shape().drawn
-        return drawn and drawn[0] * math.log(drawn[1])
+        return None if drawn is None else drawn[0] * math.log(drawn[1])
 
     def edge_nats(self, direction: Direction) -> float | None:
         drawn = self.shape().drawn
-        return drawn and math.log(drawn[1])
+        return None if drawn is None else math.log(drawn[1])
 
     def support(self) -> float | None:
         drawn = self.shape().drawn
-        return drawn and power(drawn[1], drawn[0])
+        return None if drawn is None else power(drawn[1], drawn[0])
 
 
 class Language(Task):

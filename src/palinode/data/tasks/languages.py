@@ -22,8 +22,9 @@ from torch import Generator, Tensor
 
 from palinode.base.errors import BadInput
 from palinode.base.markov import MarkovChain, asymmetric_chain, stationary_law, symmetric_chain
+from palinode.base.measures import Direction
 from palinode.base.seeds import generator
-from palinode.data.tasks.base import Direction, Language, Sample, Shape, ShapedTask, exp, power
+from palinode.data.tasks.base import Language, Sample, Shape, ShapedTask, exp, power
 from palinode.data.tasks.draws import digits_of, entropy_nats, integers
 
 MOST_CONTEXTS = 2**16

@@ -22,8 +22,9 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from palinode.base.measures import Direction
 from palinode.base.seeds import generator
-from palinode.data.tasks.base import NO_VALUE, Direction, Sample, Shape, ShapedTask, exp
+from palinode.data.tasks.base import NO_VALUE, Sample, Shape, ShapedTask, exp
 from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import (
     distinct,

@@ -15,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import Direction, Sample, Shape, ShapedTask
+from palinode.base.measures import Direction
+from palinode.data.tasks.base import Sample, Shape, ShapedTask
 from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import binomial_law, digits_of, entropy_nats, integers
 
