@@ -88,7 +88,7 @@ class Stack(LanguageModel):
         self._check_length(slots)
         return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.blocks))
 
-    def extend(self, tokens: Tensor, state: StackState) -> tuple[Tensor, ModelState]:
+    def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
         positions = state.next_positions(tokens)
         x, reading = self._embedded(tokens, positions), self._reading(tokens, Ltr(), state.read)
         x, after = state.through(self.blocks, x, reading)

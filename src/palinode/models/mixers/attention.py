@@ -278,9 +278,6 @@ class LinearAttentionConfig(MixerConfig):
     visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full"})
     features: int = Field(default=16, ge=1)
 
-    def build(self, place: Place) -> Mixer:
-        return LinearAttention(self, place)
-
 
 @dataclass(frozen=True)
 class Sums(MixerState):
@@ -289,7 +286,7 @@ class Sums(MixerState):
     sums: Tensor
 
 
-class LinearAttention(Mixer):
+class LinearAttention(Mixer, options=LinearAttentionConfig):
     """W (psi(q) sums / norm): weights 1 + s + s^2 / 2 for s = q k / sqrt(f), the start of exp(s), and always at least 1/2.
 
     psi(x) = (1, x / f^(1/4), x x^T / sqrt(2 f)) makes the weight a product of features, psi(q) psi(k), so the past is a sum of
