@@ -19,7 +19,7 @@ from palinode.base.errors import BadInput, Unfinished
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.objective import Objective, Progress
 from palinode.base.visibility import Bottleneck, Full, Ltr, Native, Visibility
-from palinode.objectives.directional import LtrObjective, scored, shifted
+from palinode.objectives.directional import LtrObjective
 
 # Audits and plans hold for every task: they take this share of the tokens for its answers.
 STAND_IN_SHARE = 0.25
@@ -116,7 +116,7 @@ class MaskedInputObjective(Objective):
         return Draw({"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)})
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        sources, targets = shifted("ltr", windows.shape[1], self.direction_token)
+        sources, targets = self._unmasked().shifted(windows.shape[1])
         hidden = draw["hidden"][:, sources.clamp_min(0)] & (sources != NO_SOURCE)
         return one_pass(
             windows,
@@ -131,10 +131,13 @@ class MaskedInputObjective(Objective):
         return (source < target) & ~draw["hidden"][source]
 
     def scorable(self, window_tokens: int) -> Tensor:
-        return scored("ltr", window_tokens, self.direction_token)
+        return self._unmasked().scorable(window_tokens)
 
     def evaluation(self) -> dict[str, Objective]:
-        return LtrObjective(direction_token=self.direction_token).evaluation()
+        return self._unmasked().evaluation()
+
+    def _unmasked(self) -> LtrObjective:
+        return LtrObjective(direction_token=self.direction_token)
 
 
 def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
