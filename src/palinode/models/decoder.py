@@ -104,16 +104,13 @@ class DecoderConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _options_have_readers(self) -> DecoderConfig:
-        rotary = self.position == "rotary"
+        rotary, head_width = self.position == "rotary", self.width // self.heads
         part = 4 if self.rotary == "half" else 2
-        if rotary and (self.width // self.heads) % part:
-            raise ValueError(
-                f"heads: rotary {self.rotary} needs a head width divisible by {part}, not {self.width // self.heads}"
-            )
+        if rotary and head_width % part:
+            raise ValueError(f"heads: rotary {self.rotary} needs a head width divisible by {part}, not {head_width}")
         if self.mixers and self.mixer != AttentionConfig():
-            raise ValueError(
-                f"mixers lists the mixer of each layer, so mixer = {self.mixer.kind_name()} has no layer; set only one"
-            )
+            unused = f"mixer = {self.mixer.kind_name()} has no layer"
+            raise ValueError(f"mixers lists the mixer of each layer, so {unused}; set only one")
         used = self.layer_mixers()
         for mixer in dict.fromkeys(used):
             mixer.check_width(self.width)
@@ -125,11 +122,9 @@ class DecoderConfig(ModelConfig):
         }
         refuse_unread([name for name, is_set in set_options.items() if is_set], used)
         refuse_subtraction(self.subtract_position, self.subtract_table, self.position == "learned")
-        widths = (self.width, hidden_width(self.width, self.mlp, self.mlp_mult))
-        if self.mlp == "block_diagonal" and any(width % self.mlp_blocks for width in widths):
-            raise ValueError(
-                f"mlp_blocks: {self.mlp_blocks} blocks do not divide the MLP's widths {widths[0]} and {widths[1]}"
-            )
+        inner, blocks = hidden_width(self.width, self.mlp, self.mlp_mult), self.mlp_blocks
+        if self.mlp == "block_diagonal" and (self.width % blocks or inner % blocks):
+            raise ValueError(f"mlp_blocks: {blocks} blocks do not divide the MLP's widths {self.width} and {inner}")
         return self
 
     def layer_mixers(self) -> tuple[MixerConfig, ...]:

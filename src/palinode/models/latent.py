@@ -248,9 +248,8 @@ def hlb(size: float = 1.0) -> LatentConfig:
     doublings = math.log2(1 + size)
     width, layers = 64 * round(6 * doublings), round(8 * doublings)
     if width < 64 or layers < 1:
-        raise BadInput(
-            f"hlb's size {size} gives width {width} and {layers} layers; the smallest is about 0.06", field="size"
-        )
+        message = f"hlb's size {size} gives width {width} and {layers} layers; the smallest is about 0.06"
+        raise BadInput(message, field="size")
     return LatentConfig(layers=layers, width=width)
 
 

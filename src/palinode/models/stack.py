@@ -103,9 +103,7 @@ class Stack(LanguageModel):
 
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
         """How the blocks read (B, T) tokens, behind `before` earlier ones that were read left to right."""
-        raise NotImplementedError(
-            f"{type(self).__name__} must define _reading(tokens, sees, before), or its own hidden"
-        )
+        raise NotImplementedError(f"{type(self).__name__} must define _reading(tokens, sees, before), or hidden")
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """(B, T, D) before the first block; `positions` (T,) are those of the slots, by default 0..T-1."""

@@ -355,9 +355,8 @@ class LinearAttention(Mixer, options=LinearAttentionConfig):
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q and k (B, H, T, f), and v (B, H, T, h + 1) with a column of ones, whose sums are the norm; float32 or better."""
-        q, k, v = (
-            exact(part(x)).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in (self.q, self.k, self.v)
-        )
+        fine = (exact(part(x)) for part in (self.q, self.k, self.v))
+        q, k, v = (part.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in fine)
         return q, k, torch.cat((v, torch.ones_like(v[..., :1])), -1)
 
     def _nothing(self, v: Tensor) -> Tensor:

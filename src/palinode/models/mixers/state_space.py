@@ -378,9 +378,8 @@ class H3(DiagonalMixer, options=H3Config):
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width, state, each = self.shift_skip.numel(), self.config.state, self.config.head_width
         once = sides_read(pairs, slots) * kernel_flops(width // each, state, slots)
-        return LayerCost.of(
-            8.0 * width * width, (1 + each) * width * state, conv_flops(slots) * (1 + each) * width, once
-        )
+        convs = (1 + each) * width
+        return LayerCost.of(8.0 * width * width, convs * state, conv_flops(slots) * convs, once)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         if name in ("skip", "shift_skip"):

@@ -250,9 +250,8 @@ class EmbeddingTerm(PairTerm):
         return (1 - alike).mean() if score == "cosine" else -alike.clamp_min(LEAST_LOG).log().mean()
 
     def _measured(self, means: Tensor, states: Tensor) -> dict[str, Tensor]:
-        gains = [
-            norm.gain for norm in (self.input_norm, self.output_norm) if norm is not None and norm.gain is not None
-        ]
+        norms = [norm for norm in (self.input_norm, self.output_norm) if norm is not None]
+        gains = [norm.gain for norm in norms if norm.gain is not None]
         one = states.new_ones(())
         return {
             "shuffled": self._score(means, shuffled(states)),
