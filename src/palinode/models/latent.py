@@ -26,14 +26,14 @@ from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
 from palinode.base.visibility import Native, Visibility
 from palinode.models.base import ModelConfig
-from palinode.models.cost import Cost, LayerCost, visible_pairs
+from palinode.models.cost import Cost, LayerCost, attention_cost, visible_pairs
 from palinode.models.init import InitRule, initialise
 from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.exact import exact, exact_dtype
 from palinode.models.parts.linear import Linear, Norm, Table, open_near
 from palinode.models.parts.positions import distance_table
 from palinode.models.parts.state import KeysValues, MixerState, continues
-from palinode.models.stack import Stack, mask_of
+from palinode.models.stack import HeadsOfWidth, Stack, mask_of
 
 QUERY_SHARE = 8  # the width is this many times that of Q and K
 START_RAW_SLOPE = 1.0  # slope softplus(1) = 1.3133
@@ -61,18 +61,15 @@ class LatentConfig(ModelConfig):
     kind: ClassVar[str] = "latent"
     layers: int = Field(default=8, ge=1, le=MOST_LAYERS)
     width: int = Field(default=384, ge=QUERY_SHARE)
-    heads: int = Field(default=1, ge=1)
+    heads: HeadsOfWidth = 1
     linear_value: bool = False
 
     @field_validator("heads")
     @classmethod
-    def _heads_divide(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("width")
-        if width is None:
-            return heads
-        for what, divided in (("width", width), (f"the query width {width} // {QUERY_SHARE} =", width // QUERY_SHARE)):
-            if divided % heads:
-                raise ValueError(f"{heads} heads do not divide {what} {divided}")
+    def _heads_divide_the_queries(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", 0)
+        if (queries := width // QUERY_SHARE) % heads:
+            raise ValueError(f"{heads} heads do not divide the query width {width} // {QUERY_SHARE} = {queries}")
         return heads
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> Latent:
@@ -173,12 +170,7 @@ class LatentAttention(Mixer):
     def cost(self, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
         """`computed` of the pairs of slots get a score, by default all of them."""
         maps = 2.0 * (self.expand.weight.numel() + self.project.weight.numel())
-        each = 2.0 * (self.query_width + self.width)
-        return LayerCost(
-            executed=maps + each * (slots * slots if computed is None else computed) / slots,
-            useful=maps + each * pairs / slots,
-            state_elements=(self.query_width + self.width) * slots,
-        )
+        return attention_cost(maps, self.query_width + self.width, slots, pairs, computed)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         parameter.fill_(START_RAW_SLOPE)

@@ -56,7 +56,7 @@ class Heads(OwnStart):
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """FLOPs for one slot and elements of state: the four maps, and scores and values of the pairs."""
-        return attention_cost(self.width, slots, pairs)
+        return attention_cost(8.0 * self.width**2, 2 * self.width, slots, pairs)
 
     def empty_state(self, rows: int, slots: int, maps: tuple[Linear, ...]) -> JoinedState:
         """The state before the first slot, with these maps joined."""
@@ -215,7 +215,7 @@ class SlidingWindow(Attention):
         computed = slots * slots if blocks == 1 else blocks * self.window**2 * (1 + sides)
         cut = max(0, slots - self.window)  # slots that the last slot does not see
         unseen = sides * cut * (cut + 1) // 2
-        cost = attention_cost(self.width, slots, pairs - unseen, computed)
+        cost = attention_cost(8.0 * self.width**2, 2 * self.width, slots, pairs - unseen, computed)
         return replace(cost, state_elements=2 * self.width * min(slots, self.window))
 
     def reach_slots(self, native: Native) -> int | None:

@@ -371,7 +371,7 @@ class Hyena(GatedConv, options=HyenaConfig):
         return self.out(gates[0] * v)
 
     def kernels(self, slots: int) -> Sequence[Tensor]:
-        return self._by_conv(self.filter.kernel(slots))
+        return self._by_conv(self.filter.kernels(slots)[0])
 
     def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
         kept = []
@@ -436,7 +436,7 @@ class Monarch(GatedConv, options=MonarchConfig):
         return self.out(y)
 
     def kernels(self, slots: int) -> Sequence[Tensor]:
-        return [conv.filter.kernel(slots) for conv in self._convs()]
+        return [conv.filter.kernels(slots)[0] for conv in self._convs()]
 
     def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
         (first, second, v), last = self.next_streams(x, state.short)
