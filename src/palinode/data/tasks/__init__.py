@@ -5,14 +5,17 @@ The table at the end lists all built-in tasks; a user's own class is passed as a
 
 from collections.abc import Mapping
 
-from palinode.data.tasks.base import Language as Language
-from palinode.data.tasks.base import Reversed
-from palinode.data.tasks.base import Sample as Sample
-from palinode.data.tasks.base import Task as Task
+from palinode.data.tasks.base import Language, Reversed, Sample, Task
 from palinode.data.tasks.languages import Grammar, Hierarchy, MarkovLanguage, ProductLanguage, XorLanguage
 from palinode.data.tasks.mad import Compression, MadFuzzyRecall, MadNoisyRecall, MadRecall, Memorisation, SelectiveCopy
 from palinode.data.tasks.recall import AssociativeRecall, InductionHead, MultiQueryRecall
 from palinode.data.tasks.strings import Addition, Copy, Counting, Majority, Parity, Reversal
+
+__all__ = ["TASKS", "Language", "Reversed", "Sample", "Task"]
+__all__ += ["AssociativeRecall", "InductionHead", "MultiQueryRecall"]
+__all__ += ["Compression", "MadFuzzyRecall", "MadNoisyRecall", "MadRecall", "Memorisation", "SelectiveCopy"]
+__all__ += ["Addition", "Copy", "Counting", "Majority", "Parity", "Reversal"]
+__all__ += ["Grammar", "Hierarchy", "MarkovLanguage", "ProductLanguage", "XorLanguage"]
 
 TASKS: Mapping[str, type[Task]] = {
     cls.kind: cls

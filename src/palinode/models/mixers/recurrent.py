@@ -80,29 +80,25 @@ class Recurrence(OwnStart):
         return self.conv.state_elements() + math.prod(self.state_shape)
 
 
+MakeRecurrence = Callable[[Any, Place], Recurrence]
+
+
 class TwoWays(Mixer):
     """Base of W_o (h silu(W_g x)), with h the sum of the recurrences that the form has.
 
     Args:
-        inner: E.
-        recurrence: makes a recurrence from the config and the place.
+        make: makes a recurrence from the config and the place.
         reads_value: the recurrences read a map of x, E wide, and not x itself.
     """
 
-    def __init__(
-        self,
-        config: TwoSidedConfig,
-        place: Place,
-        inner: int,
-        recurrence: Callable[[Any, Place], Recurrence],
-        *,
-        reads_value: bool,
-    ):
+    def __init__(self, config: TwoSidedConfig, place: Place, make: MakeRecurrence, *, reads_value: bool):
         super().__init__()
+        past, future = make(config, place), make(config, place) if config.two_sided else None
+        inner = past.state_shape[0]
         self.value = Linear(place.width, inner, bias=place.bias) if reads_value else None
         self.gate = Linear(place.width, inner, bias=place.bias)
-        self.past = recurrence(config, place)
-        self.future = recurrence(config, place) if config.two_sided else None
+        self.past = past
+        self.future = future
         self.out = Linear(inner, place.width, bias=place.bias, role="residual")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
@@ -168,7 +164,7 @@ class SelectiveSsm(TwoWays, options=SelectiveSsmConfig):
     """
 
     def __init__(self, config: SelectiveSsmConfig, place: Place):
-        super().__init__(config, place, config.expand * place.width, Selective, reads_value=True)
+        super().__init__(config, place, Selective, reads_value=True)
 
 
 class Selective(Recurrence):
@@ -251,7 +247,7 @@ class GatedRnn(TwoWays, options=GatedRnnConfig):
     """
 
     def __init__(self, config: GatedRnnConfig, place: Place):
-        super().__init__(config, place, place.width, Gated, reads_value=False)
+        super().__init__(config, place, Gated, reads_value=False)
 
     def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
         return super()._read_out(h.to(x.dtype), x)
