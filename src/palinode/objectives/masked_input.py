@@ -15,17 +15,46 @@ import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, Unfinished
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.objective import Objective, Progress
-from palinode.base.visibility import Bottleneck, Full, Ltr, Native
-from palinode.objectives.directional import LtrObjective, scored, shifted
+from palinode.base.visibility import Bottleneck, Full, Ltr, Native, Visibility
+from palinode.objectives.directional import LtrObjective
 
 # Audits and plans hold for every task: they take this share of the tokens for its answers.
 STAND_IN_SHARE = 0.25
 
 
-class MaskedObjective(Objective):
+class HiddenInPlace(Objective):
+    """Base of objectives that hide tokens behind `[MASK]` and predict each of them at its own slot, in one pass."""
+
+    reads_in_a_direction: ClassVar[bool] = False
+
+    def hidden(self, draw: Draw) -> Tensor:
+        """(B, window_tokens) boolean: the tokens that are hidden and scored."""
+        raise Unfinished(self, "must define hidden(draw)")
+
+    def visibility(self, hidden: Tensor) -> Visibility:
+        """What the slots of the pass see."""
+        return Full()
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        hidden, index = self.hidden(draw), torch.arange(windows.shape[1])
+        return one_pass(
+            windows,
+            name=self.kind,
+            sees=self.visibility(hidden),
+            input_source=torch.where(hidden, NO_SOURCE, index),
+            target_source=index,
+            special_input=specials["[MASK]"],
+            loss_weight=hidden,
+        )
+
+    def groups(self) -> tuple[str, ...]:
+        return (self.kind,)
+
+
+class MaskedObjective(HiddenInPlace):
     """Predict hidden tokens in place, from both sides; for a model without a reading direction.
 
     On a task the answers are hidden, which trains a classifier of the answer. A `rate` hides a random share of all tokens, which
@@ -37,7 +66,6 @@ class MaskedObjective(Objective):
     """
 
     kind: ClassVar[str] = "masked"
-    reads_in_a_direction: ClassVar[bool] = False
     hide_answers: bool = True
     rate: float = Field(default=0.0, ge=0.0, lt=1.0)
 
@@ -55,21 +83,11 @@ class MaskedObjective(Objective):
             decisions["answers"] = _exactly(count, batch, window_tokens, generator)
         return Draw(decisions)
 
-    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        hidden = self._hidden(draw)
-        index = torch.arange(windows.shape[1]).expand(windows.shape)
-        return one_pass(
-            windows,
-            name="masked",
-            sees=Full(),
-            input_source=torch.where(hidden, NO_SOURCE, index),
-            target_source=index,
-            special_input=specials["[MASK]"],
-            loss_weight=hidden,
-        )
+    def hidden(self, draw: Draw) -> Tensor:
+        return draw["hidden"] | draw["answers"] if self.hide_answers else draw["hidden"]
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        shown = ~self._hidden(draw)[source]
+        shown = ~self.hidden(draw)[source]
         return shown & torch.ones_like(target, dtype=torch.bool)
 
     def scorable(self, window_tokens: int) -> Tensor:
@@ -77,15 +95,9 @@ class MaskedObjective(Objective):
         hides = self.hide_answers or round(self.rate * window_tokens) > 0
         return torch.full((window_tokens,), hides)
 
-    def groups(self) -> tuple[str, ...]:
-        return ("masked",)
-
     def evaluation(self) -> dict[str, Objective]:
         """Only the answers hidden; without `hide_answers`, the tokens that training hides."""
         return {"masked": self.with_(rate=0.0) if self.hide_answers else self}
-
-    def _hidden(self, draw: Draw) -> Tensor:
-        return draw["hidden"] | draw["answers"] if self.hide_answers else draw["hidden"]
 
 
 class MaskedInputObjective(Objective):
@@ -104,7 +116,7 @@ class MaskedInputObjective(Objective):
         return Draw({"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)})
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        sources, targets = shifted("ltr", windows.shape[1], self.direction_token)
+        sources, targets = self._unmasked().shifted(windows.shape[1])
         hidden = draw["hidden"][:, sources.clamp_min(0)] & (sources != NO_SOURCE)
         return one_pass(
             windows,
@@ -119,10 +131,13 @@ class MaskedInputObjective(Objective):
         return (source < target) & ~draw["hidden"][source]
 
     def scorable(self, window_tokens: int) -> Tensor:
-        return scored("ltr", window_tokens, self.direction_token)
+        return self._unmasked().scorable(window_tokens)
 
     def evaluation(self) -> dict[str, Objective]:
-        return LtrObjective(direction_token=self.direction_token).evaluation()
+        return self._unmasked().evaluation()
+
+    def _unmasked(self) -> LtrObjective:
+        return LtrObjective(direction_token=self.direction_token)
 
 
 def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
@@ -131,7 +146,7 @@ def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -
     return order < count
 
 
-class BottleneckObjective(Objective):
+class BottleneckObjective(HiddenInPlace):
     """Predict the answers at the end of a task's windows from the state of the token before them: how much does that state hold?
 
     In MAD's compression task C is the compression token and the answers are the tokens before it. Up to C each slot sees the slots
@@ -148,7 +163,6 @@ class BottleneckObjective(Objective):
     """
 
     kind: ClassVar[str] = "bottleneck"
-    reads_in_a_direction: ClassVar[bool] = False
     needs_answers: ClassVar[bool] = True
     native: ClassVar[Native] = Bottleneck.native
     sealed: bool = False
@@ -157,25 +171,16 @@ class BottleneckObjective(Objective):
         answers = torch.arange(window_tokens) >= window_tokens - window_tokens // 2
         return Draw({"answers": answers.expand(batch, window_tokens)})
 
-    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        answers, index = draw["answers"], torch.arange(windows.shape[1])
-        return one_pass(
-            windows,
-            name="bottleneck",
-            sees=Bottleneck(slot=_narrow(answers), sealed=self.sealed),
-            input_source=torch.where(answers, NO_SOURCE, index),
-            target_source=index,
-            special_input=specials["[MASK]"],
-            loss_weight=answers,
-        )
+    def hidden(self, draw: Draw) -> Tensor:
+        return draw["answers"]
+
+    def visibility(self, hidden: Tensor) -> Visibility:
+        return Bottleneck(slot=_narrow(hidden), sealed=self.sealed)
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         narrow = _narrow(draw["answers"][None])
         shown = source == narrow if self.sealed else source <= narrow
         return shown & torch.ones_like(target, dtype=torch.bool)
-
-    def groups(self) -> tuple[str, ...]:
-        return ("bottleneck",)
 
     def evaluation(self) -> dict[str, Objective]:
         return {"bottleneck": self}

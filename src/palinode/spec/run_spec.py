@@ -175,7 +175,7 @@ class RunSettings(Config):
             return Windows(torch.zeros(CHECKED_WINDOWS, self.data.window_tokens, dtype=torch.long))
         sample = self.data.task.sample(CHECKED_SEQUENCES, generator(0, "label check"))
         check_sample(self.data.task, sample, CHECKED_SEQUENCES)
-        return Windows(sample.tokens, sample.answers)
+        return sample
 
     def _check_user_task(self) -> None:
         """Draw sequences of a user's task, and refuse labels that need answers if it marks none."""

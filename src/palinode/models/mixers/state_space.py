@@ -211,11 +211,8 @@ class S4dConfig(ModesConfig):
     kind: ClassVar[str] = "s4d"
     glu: bool = False
 
-    def build(self, place: Place) -> Mixer:
-        return S4d(self, place)
 
-
-class S4d(DiagonalMixer):
+class S4d(DiagonalMixer, options=S4dConfig):
     """W gelu(kappa * u + s u), with one kernel a channel that does not depend on the input.
 
     kappa_l = 2 Re sum over n of C_n (exp(dt A_n) - 1) / A_n * exp(dt A_n l). A is shared by all channels; dt, C and s are each
@@ -298,9 +295,6 @@ class H3Config(ModesConfig):
     frequencies: Frequencies = "linear"
     discretisation: Discretisation = "bilinear"
 
-    def build(self, place: Place) -> Mixer:
-        return H3(self, place)
-
     def check_width(self, width: int) -> None:
         if width % self.head_width:
             raise ValueError(f"h3: head_width {self.head_width} does not divide width {width}")
@@ -315,7 +309,7 @@ class H3State(MixerState):
     modes: ModeState
 
 
-class H3(DiagonalMixer):
+class H3(DiagonalMixer, options=H3Config):
     """W (q (diagonal(k' v^T) + s k' v^T)): attention without a softmax.
 
     q, k, v = three maps of x; k' = shift(k) + s_k k; for each of G = D / e groups of e channels k' v^T (e x e numbers a slot) is
@@ -384,9 +378,8 @@ class H3(DiagonalMixer):
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width, state, each = self.shift_skip.numel(), self.config.state, self.config.head_width
         once = sides_read(pairs, slots) * kernel_flops(width // each, state, slots)
-        return LayerCost.of(
-            8.0 * width * width, (1 + each) * width * state, conv_flops(slots) * (1 + each) * width, once
-        )
+        convs = (1 + each) * width
+        return LayerCost.of(8.0 * width * width, convs * state, conv_flops(slots) * convs, once)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         if name in ("skip", "shift_skip"):
