@@ -100,8 +100,9 @@ is not known.
 PUBLISHED = """
 ## Published inputs
 
-`mqar`, `mad-selective-copy` and `mad-memorisation` as published hide every answer from the input and show it as the target alone. Here
-a sequence contains its answers, so an ltr or rtl pass reads the answers before it, and a key that comes twice can be read off.
+`mqar`, `mad-selective-copy` and `mad-memorisation` as published hide every answer from the input and show it as the target
+alone. Here a sequence contains its answers, so an ltr or rtl pass reads the answers before it, and a key that comes twice can be
+read off.
 
 | objective | the model reads | comparable with published numbers |
 |---|---|---|
@@ -109,14 +110,14 @@ a sequence contains its answers, so an ltr or rtl pass reads the answers before 
 | `MaskedInputObjective(rate=0.0, hide_answers=True)` | `[MASK]` in place of every answer, left to right | yes, for a causal model |
 | `MaskedObjective()` | `[MASK]` in place of every answer, from both sides | yes, for a model without a direction |
 
-Set `labels = "answer"` in the run and in its evaluation as well: the published loss and accuracy are those of the answers alone. Two
-differences stay. Where the published tasks show an insert token, a blank or filler, `[MASK]` stands here. And the causal form predicts
-an answer from the slot of the token before it, as `mqar` does; the two MAD tasks predict it from the slot of the hidden answer itself.
-`mad-selective-copy` draws its blanks as published with `as_published = true`.
+Set `labels = "answer"` in the run and in its evaluation as well: the published loss and accuracy are those of the answers alone.
+Two differences stay. Where the published tasks show an insert token, a blank or filler, `[MASK]` stands here. And the causal form
+predicts an answer from the slot of the token before it, as `mqar` does; the two MAD tasks predict it from the slot of the hidden
+answer itself. `mad-selective-copy` draws its blanks as published with `as_published = true`.
 
 The levels of both forms, on {sequences} sequences (fewer where there are many answers), with the names of the columns as below.
-`best` is the best possible accuracy on answers of a model that has seen {few} training sequences. In `shown` it counts the keys that
-stand earlier in the row, and `cache 1` is the level of a guesser that reads them off.
+`best` is the best possible accuracy on answers of a model that has seen {few} training sequences. In `shown` it counts the keys
+that stand earlier in the row, and `cache 1` is the level of a guesser that reads them off.
 """
 FEW = 256  # training sequences of the ceilings: the fewest of the published runs
 HIDING: tuple[tuple[str, Task], ...] = (  # options as a reader would write them, and the task

@@ -153,7 +153,10 @@ def test_masked_input_as_written(token, table):
 
 
 def test_masked_input_hides_the_answers_of_a_task_in_training_and_in_evaluation():
-    """Answers {b, d, e} are never read, and are targets: the input of a published task. A random share is hidden in training alone."""
+    """Answers {b, d, e} are never read, and are targets: the input of a published task.
+
+    A random share is hidden in training alone.
+    """
     objective, specials = MaskedInputObjective(rate=0.0, hide_answers=True), SpecialTokens(10)
     answers = torch.tensor([[0, 1, 0, 1, 1, 0]]).bool()
     windows = Windows(WINDOW, answers)
