@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from palinode.base.finding import AuditReport
     from palinode.results.record import ArmEntry
 
-MOST_CHARACTERS = 300  # of an error that a model raised
+MOST_CHARACTERS = 70  # of an error that a model raised
 EXAMPLE = (
     "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask\n"
     "  palinode audit hf:llama --quick\n  palinode audit my_package.models:TinyLm"
@@ -147,7 +147,7 @@ def _errors_of_the_model(target: str) -> Iterator[None]:
         if not any(path.parts[-3:] == ("nn", "modules", "module.py") for path in after):
             raise
         message = f"its forward raises {type(error).__name__}: {printable(str(error), MOST_CHARACTERS)}"
-        hint = "it is called as forward(ids); in Python, CheckOptions(forward=...) calls it otherwise"
+        hint = "CheckOptions(forward=...) calls it otherwise"
         raise BadInput(message, file=target, field="forward", hint=hint) from error
 
 
