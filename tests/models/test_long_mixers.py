@@ -15,6 +15,7 @@ from palinode.models.mixers.attention import SlidingWindowConfig
 from palinode.models.mixers.base import Place, Reading
 from palinode.models.mixers.convolutional import BaseConvConfig, HyenaConfig, LongConvConfig, MonarchConfig
 from palinode.models.parts.fft_conv import SineFilter, SineFilterConfig, position_features
+from palinode.train.optim import AdamW, RoleRate
 
 WIDTH, LONGEST = 6, 9
 FIXED = SineFilterConfig(features=5, width=4, inner_layers=1)
@@ -288,6 +289,11 @@ def test_filters_start_as_said_and_are_trained_by_their_own_rates():
         "residual_conv.filter.features",
     }
     assert sum("future" in name for name, _ in groups["filter"]) == 2 * 2 * 7, "the second side is a filter too"
+    for rates, decay in (((), 0.0), ((RoleRate(role="filter", weight_decay=0.1),), 0.1)):  # the second as published
+        (optimizer,) = AdamW(rates=rates).build(groups)
+        filters = {id(parameter) for _, parameter in groups["filter"]}
+        (group,) = [group for group in optimizer.param_groups if {id(p) for p in group["params"]} & filters]
+        assert (group["weight_decay"], {id(p) for p in group["params"]}) == (decay, filters)
     assert {name.rpartition(".")[2] for name, _ in built(LongConvConfig()).parameter_groups()["kernel"]} == {"kernel"}
 
 

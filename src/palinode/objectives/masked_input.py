@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
+from palinode.base.config import LATER
 from palinode.base.errors import BadInput, Unfinished
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.objective import Objective, Progress
@@ -79,12 +80,11 @@ class MaskedObjective(HiddenInPlace):
         hidden = _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)
         decisions = {"hidden": hidden}
         if self.hide_answers:
-            count = max(1, round(STAND_IN_SHARE * window_tokens))
-            decisions["answers"] = _exactly(count, batch, window_tokens, generator)
+            decisions["answers"] = _stand_in(batch, window_tokens, generator)
         return Draw(decisions)
 
     def hidden(self, draw: Draw) -> Tensor:
-        return draw["hidden"] | draw["answers"] if self.hide_answers else draw["hidden"]
+        return _hidden(self, draw)
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         shown = ~self.hidden(draw)[source]
@@ -101,23 +101,31 @@ class MaskedObjective(HiddenInPlace):
 
 
 class MaskedInputObjective(Objective):
-    """Next-token prediction with a random share of the inputs hidden in training; evaluation hides nothing.
+    """Next-token prediction with some inputs hidden: a random share in training, and on a task the answers if so chosen.
+
+    With `rate = 0` and `hide_answers` a causal model reads a task as `mqar`, `mad-selective-copy` and `mad-memorisation` were
+    published: each answer is predicted from the tokens before it, and no slot reads an answer.
 
     Attributes:
-        rate: round(rate * window_tokens) tokens of a window are hidden as inputs; they stay targets.
+        rate: round(rate * window_tokens) tokens of a window are hidden as inputs; they stay targets. Evaluation does not hide them.
         direction_token: start with `[L]`, so that the first token is scored too.
+        hide_answers: the answers that a task marks are hidden as inputs, in training and in evaluation; they stay targets.
     """
 
     kind: ClassVar[str] = "masked-input"
     rate: float = Field(default=0.15, ge=0.0, lt=1.0)
     direction_token: bool = True
+    hide_answers: Annotated[bool, LATER] = False
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
-        return Draw({"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)})
+        decisions = {"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)}
+        if self.hide_answers:
+            decisions["answers"] = _stand_in(batch, window_tokens, generator)
+        return Draw(decisions)
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
         sources, targets = self._unmasked().shifted(windows.shape[1])
-        hidden = draw["hidden"][:, sources.clamp_min(0)] & (sources != NO_SOURCE)
+        hidden = _hidden(self, draw)[:, sources.clamp_min(0)] & (sources != NO_SOURCE)
         return one_pass(
             windows,
             name="ltr",
@@ -128,16 +136,28 @@ class MaskedInputObjective(Objective):
         )
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        return (source < target) & ~draw["hidden"][source]
+        return (source < target) & ~_hidden(self, draw)[source]
 
     def scorable(self, window_tokens: int) -> Tensor:
         return self._unmasked().scorable(window_tokens)
 
     def evaluation(self) -> dict[str, Objective]:
-        return self._unmasked().evaluation()
+        """The passes of `ltr`; with `hide_answers`, the ltr pass hides the answers and nothing else."""
+        passes = self._unmasked().evaluation()
+        return {**passes, "ltr": self.with_(rate=0.0)} if self.hide_answers else passes
 
     def _unmasked(self) -> LtrObjective:
         return LtrObjective(direction_token=self.direction_token)
+
+
+def _hidden(objective: MaskedObjective | MaskedInputObjective, draw: Draw) -> Tensor:
+    """(B, window_tokens) boolean: the tokens that are hidden as inputs."""
+    return draw["hidden"] | draw["answers"] if objective.hide_answers else draw["hidden"]
+
+
+def _stand_in(batch: int, window_tokens: int, generator: Generator) -> Tensor:
+    """(B, window_tokens) boolean: random places that stand for the answers where no task marks any."""
+    return _exactly(max(1, round(STAND_IN_SHARE * window_tokens)), batch, window_tokens, generator)
 
 
 def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:

@@ -204,6 +204,9 @@ class RunSettings(Config):
         if not example.inputs.shape[-1]:
             message = f"{kind} makes rows without slots from windows of {self.data.window_tokens} tokens"
             raise BadInput(message, field="objective")
+        if not bool(example.loss_weight.isfinite().all()):
+            message = f"{kind} gives a loss_weight that is no finite number, so no loss can be computed"
+            raise BadInput(message, field="objective")
 
     def _check_mixers_read_both_sides(self) -> None:
         """Refuse a mixer that lacks the form which an objective without a direction needs, such as `full` attention."""

@@ -7,7 +7,7 @@ selective copying   _ a _ _ b c _ COPY a b c
 compression         a b c C a b c
 memorisation        k1 v1 k2 v2 ...
 
-Unlike in the original, all answers are part of the sequence.
+Unlike in the original, all answers are part of the sequence. An objective with `hide_answers` hides them from the input.
 Shapes: B sequences, T tokens, P pairs before the last, M pairs that fuzzy recall draws, L `most_tokens`.
 """
 
@@ -340,7 +340,7 @@ class Memorisation(ShapedTask):
     """Keys whose values never change: no sequence says what they are, so a model has them in its weights or nowhere.
 
     Splits share keys, not sequences. A key that training never showed can only be guessed: `best_answer_accuracy` is the limit.
-    The original shows an insert token instead of each value, as does an objective that hides answers.
+    The original shows an insert token instead of each value; an objective with `hide_answers` shows `[MASK]`.
 
     Attributes:
         vocabulary: ids; the last is reserved for the insert token, the first half of the others are keys.

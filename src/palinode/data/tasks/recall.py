@@ -270,7 +270,8 @@ class MultiQueryRecall(ShapedTask):
 
     Keys are P different ids of 1 .. V/2 - 1, values P different ids of the upper half. The place of a query is drawn without
     replacement with weight i^(power - 1). Pairs draw in their order, so early pairs get early queries, and a guesser that knows
-    only the position scores more than 1/P. A value follows its key also where it is the answer (the original has filler there).
+    only the position scores more than 1/P. A value follows its key also where it is the answer. The original has filler there; an
+    objective with `hide_answers` shows `[MASK]`.
 
     Attributes:
         vocabulary: V ids; 0 is the filler.

@@ -402,7 +402,8 @@ class MonarchConfig(TwoSidedConfig):
     Attributes:
         taps: of the short convolutions, which are causal in both forms.
         residual_conv: add the long convolution of the input; all published runs have it.
-        filter: the networks of the long convolutions; published: features learned, width 16 to 128.
+        filter: the networks of the long convolutions; published: features learned, width 16 to 128, and a weight decay of .1, which
+            is an option of the recipe: `rates = [{role = "filter", weight_decay = 0.1}]`.
     """
 
     kind: ClassVar[str] = "monarch"

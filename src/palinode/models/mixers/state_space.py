@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from palinode.base.config import LATER
 from palinode.models.cost import LayerCost, sides_read
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
 from palinode.models.parts.exact import exact, exact_dtype, exact_products
@@ -288,12 +289,16 @@ class H3Config(ModesConfig):
     Attributes:
         head_width: e, a divisor of the width.
         discretisation: `bilinear`, or `zoh` (the input held over a step).
+        output_order: of the channels that the output map reads, where e > 1. `grouped`: number j of group g is channel g e + j, as
+            in q, k and v. `published`: it is channel j G + g. The two are the same model with the columns of its output map in
+            another order.
     """
 
     kind: ClassVar[str] = "h3"
     head_width: int = Field(default=1, ge=1)
     frequencies: Frequencies = "linear"
     discretisation: Discretisation = "bilinear"
+    output_order: Annotated[Literal["grouped", "published"], LATER] = "grouped"
 
     def check_width(self, width: int) -> None:
         if width % self.head_width:
@@ -410,7 +415,9 @@ class H3(DiagonalMixer, options=H3Config):
     def _read_out(self, q: Tensor, mixed: Tensor, pairs: Tensor) -> Tensor:
         """(B, T, D): the queries sum over the key's index, then the output map."""
         pairs_read = mixed + self.skip[:, None, None, None] * pairs
-        return self.out((self._by_group(q)[:, :, :, None] * pairs_read).sum(2).flatten(1, 2).mT)
+        read = (self._by_group(q)[:, :, :, None] * pairs_read).sum(2)  # (B, G, e, T)
+        ordered = read.transpose(1, 2) if self.config.output_order == "published" else read
+        return self.out(ordered.flatten(1, 2).mT)
 
     def _by_group(self, x: Tensor) -> Tensor:
         """(B, D, T) -> (B, G, e, T)."""
