@@ -228,7 +228,7 @@ def test_other_tokenizers_give_the_librarys_ids_and_no_bits_per_byte(tmp_path, k
 
 
 def test_a_vocabulary_and_its_merges(tmp_path):
-    tokenizer = bpe.train(iter([TEXT]), 300)
+    tokenizer = bpe.train(lambda: iter([TEXT]), 300)
     model = json.loads(tokenizer.to_json())["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
@@ -243,7 +243,7 @@ def test_a_model_file_is_named_for_what_it_is(tmp_path):
 
 
 def test_encode_and_encode_array_agree_without_word_splitting():
-    written = json.loads(bpe.train(iter([TEXT]), 300).to_json())
+    written = json.loads(bpe.train(lambda: iter([TEXT]), 300).to_json())
     written["pre_tokenizer"]["use_regex"] = False
     tokenizer = bpe.parse(json.dumps(written), "tokenizer.json")
     text = TEXT * (2 * bpe.PIECE_CHARACTERS // len(TEXT) + 1)

@@ -75,8 +75,8 @@ def test_bpe_is_trained_on_the_train_split_only(tmp_path):
     build(corpus, config, tmp_path / "plain")
     train_text = "".join(piece for split, piece in stream(corpus, chosen) if split == "train")
     result = TokenStore(tmp_path / "plain").tokenizer.to_json()
-    assert result == bpe.train(iter([train_text]), 400).to_json()
-    assert result != bpe.train(iter(["\n\n".join(texts)]), 400).to_json()
+    assert result == bpe.train(lambda: iter([train_text]), 400).to_json()
+    assert result != bpe.train(lambda: iter(["\n\n".join(texts)]), 400).to_json()
 
 
 def test_a_lossy_tokenizer_is_caught(folder, cache, monkeypatch):

@@ -20,7 +20,7 @@ SAMPLE = "It's not the 1st time — «déjà vu», 漢字 and 😀.\r\n\tTwo  sp
 
 @pytest.fixture(scope="module")
 def trained():
-    return bpe.train(iter([SAMPLE]), 400)
+    return bpe.train(lambda: iter([SAMPLE]), 400)
 
 
 def assert_lossless(tokenizer, content):
@@ -83,7 +83,7 @@ def test_bpe_json_round_trip(trained):
 
 
 def test_training_gives_the_same_tokenizer_in_another_process_with_other_hashes_and_threads(trained):
-    program = "import sys; from palinode.data import bpe; print(bpe.train(iter([sys.stdin.read()]), 400).to_json())"
+    program = "import sys; from palinode.data import bpe; print(bpe.train(lambda: iter([sys.stdin.read()]), 400).to_json())"
     for hash_seed, threads in (("1", "1"), ("2", "4")):
         environment = {"PYTHONHASHSEED": hash_seed, "RAYON_NUM_THREADS": threads, "PYTHONUTF8": "1"}
         done = subprocess.run(

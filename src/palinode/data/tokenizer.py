@@ -162,7 +162,7 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
         return IdsTokenizer(int(size))
     from palinode.data import bpe, library
 
-    return bpe.train(train_text(), int(size)) if kind == "bpe" else library.load(tokenizer_file(name))
+    return bpe.train(train_text, int(size)) if kind == "bpe" else library.load(tokenizer_file(name))
 
 
 def tokenizer_identity(name: str) -> str:
