@@ -188,7 +188,7 @@ def refusal_after_building(tmp_path, corpus, **fields) -> str:
 
 
 def sound_tokenizer() -> dict:
-    return json.loads(bpe.train(iter(sentences(20)), 300).to_json())
+    return json.loads(bpe.train(lambda: iter(sentences(20)), 300).to_json())
 
 
 def broken(*path, value):

@@ -1,14 +1,14 @@
 """Trains the merges of a byte-pair encoding in time that grows linearly with the text, however long its words are.
 
-The trainer of `tokenizers` moves the rest of a word in memory at each merge. A text without spaces (DNA, Chinese, base64) is one word,
-so its time grows with the square of the length. Here a word is a linked list in arrays, and a merge touches only the places of its pair
-(Larsson and Moffat 2000). The rules are those of `tokenizers`, so the merges are the same:
+The trainer of `tokenizers` moves the rest of a word in memory at each merge. A text without spaces (DNA, Chinese) is one word, so
+its time grows with the square of the length. Here a word is a linked list in arrays, and a merge touches only the places of its
+pair (Larsson and Moffat 2000). The rules are those of `tokenizers`, so the merges are the same:
 
 - The pair with the highest count is merged; of equal ones, the pair with the lower ids.
 - Overlapping places count, and a merge goes through a word from left to right. A pair keeps its count when it is merged.
 - Two merges that make the same token make one id. A pair that arises again is queued again, with the words where it arose.
 
-Shapes: n bytes of all distinct words, P places of a pair, C changes of counts.
+Shapes: n bytes of all distinct words, P places of a pair.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-NO_ID = -1  # after each word, and where a byte has become a part of the token to its left
+Group = tuple[int, int, Ints]  # a pair or an id, how often it occurs, and its places
 ID_BITS = 32  # a pair of ids is one whole number: left << ID_BITS | right
 LOW_BITS = (1 << ID_BITS) - 1
 
@@ -38,7 +38,7 @@ def train_merges(
     """
     vocabulary = {token: number for number, token in enumerate(alphabet)}
     names, ranks = list(alphabet), dict[tuple[str, str], int]()
-    state = _Words(words)
+    state = _Words(words, vocab_size)
     while len(vocabulary) < vocab_size and (found := state.next_pair(fewest)):
         left, right, places = found
         pair = names[left], names[right]
@@ -54,22 +54,24 @@ def train_merges(
 class _Words:
     """The words of a text while their bytes are merged, the count of each pair, and the queue of pairs."""
 
-    def __init__(self, words: Mapping[bytes, int]):
-        ends = np.cumsum([len(word) + 1 for word in words])
-        size = int(ends[-1]) if words else 0
-        self._ids = np.frombuffer(b"".join(word + b"\0" for word in words), dtype=np.uint8).astype(np.int32)
-        self._ids[ends - 1] = NO_ID
+    def __init__(self, words: Mapping[bytes, int], vocab_size: int):
+        kind = np.uint16 if vocab_size < 1 << 16 else np.uint32  # numpy sorts ids of 2 bytes in linear time
+        self._no_id = int(np.iinfo(kind).max)  # after each word, and where a byte is a part of the token to its left
+        self._ends = np.cumsum([len(word) + 1 for word in words])
+        size = int(self._ends[-1])
+        self._ids = np.frombuffer(b"".join(word + b"\0" for word in words), dtype=np.uint8).astype(kind)
+        self._ids[self._ends - 1] = self._no_id
         self._after = np.arange(1, size + 1)  # the place of the next token
-        self._before = np.arange(-1, size - 1)  # -1 is the end of the last word, which holds NO_ID like the other ends
-        self._word_of = np.repeat(np.arange(len(ends), dtype=np.int32), np.diff(ends, prepend=0))
-        self._occurrences = np.array([*words.values()], dtype=np.int64)
+        self._before = np.arange(-1, size - 1)  # -1 is the end of the last word, which is like the other ends
+        self._weights = np.repeat([*words.values()], np.diff(self._ends, prepend=0))
         self._counts: dict[int, int] = {}
         self._places: dict[int, list[Ints]] = {}
         self._queue: list[tuple[int, int, int]] = []  # (-count, pair, entry)
         self._arrivals: dict[int, Ints] = {}  # of each entry: the places where its pair arose
         self._entries = 0
-        places = np.flatnonzero((self._ids[:-1] != NO_ID) & (self._ids[1:] != NO_ID))
-        self._add(_pairs(self._ids[places], self._ids[places + 1]), places)
+        places = np.flatnonzero((self._ids[:-1] != self._no_id) & (self._ids[1:] != self._no_id))
+        pairs = np.left_shift(self._ids[places], ID_BITS, dtype=np.int64) | self._ids[places + 1]
+        self._add(self._grouped(pairs, places))
 
     def next_pair(self, fewest: int) -> tuple[int, int, Ints] | None:
         """The ids of the pair to merge and the (P,) places where it may stand; None if no pair occurs `fewest` times."""
@@ -96,29 +98,45 @@ class _Words:
         left_ids, right_ids = self._ids[before], self._ids[after]
         just_merged = np.flatnonzero(before[1:] == seconds[:-1]) + 1  # their left neighbour is the place before
         before[just_merged], left_ids[just_merged] = places[just_merged - 1], merged
-        has_left, has_right = left_ids != NO_ID, right_ids != NO_ID
-        left_ids, right_ids = left_ids[has_left], right_ids[has_right]
-        lost = np.concatenate([_pairs(left_ids, left), _pairs(right, right_ids)])
-        new = np.concatenate([_pairs(left_ids, merged), _pairs(merged, right_ids)])
-        self._subtract(lost, np.concatenate([places[has_left], places[has_right]]))
-        self._add(new, np.concatenate([before[has_left], places[has_right]]))
-        self._ids[places], self._ids[seconds] = merged, NO_ID
+        has_left, has_right = left_ids != self._no_id, right_ids != self._no_id
+        on_left = self._grouped(left_ids[has_left], before[has_left])
+        on_right = self._grouped(right_ids[has_right], places[has_right])
+        # A pair that this merge makes and breaks again is counted down first: its count is then below 0 for a moment.
+        for neighbour, count, _ in on_left:
+            self._subtract(neighbour << ID_BITS | left, count)
+        for neighbour, count, _ in on_right:
+            self._subtract(right << ID_BITS | neighbour, count)
+        new = [(neighbour << ID_BITS | merged, count, at) for neighbour, count, at in on_left]
+        self._add(new + [(merged << ID_BITS | neighbour, count, at) for neighbour, count, at in on_right])
+        self._ids[places], self._ids[seconds] = merged, self._no_id
         self._after[places], self._before[after] = after, places
 
-    def _subtract(self, pairs: Ints, places: Ints) -> None:
-        """Count (C,) pairs down. One that the same merge makes and breaks, next to each other, is counted up afterwards."""
-        for pair, count, *_ in _grouped(pairs, self._occurrences[self._word_of[places]])[0]:
-            self._counts[pair] = self._counts.get(pair, 0) - count
+    def _grouped(self, keys: NDArray[np.integer], places: Ints) -> list[Group]:
+        """Each distinct key of these (P,) places."""
+        if not len(keys):
+            return []
+        order = np.argsort(keys, kind="stable")
+        keys, places = keys[order], places[order]
+        starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
+        sums = np.add.reduceat(self._weights[places], starts)
+        ends = [*starts[1:].tolist(), len(keys)]
+        cut = [places[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
+        return list(zip(keys[starts].tolist(), sums.tolist(), cut, strict=True))
 
-    def _add(self, pairs: Ints, places: Ints) -> None:
-        """Count (C,) pairs up that have arisen at these places, and queue them."""
-        groups, order = _grouped(pairs, self._occurrences[self._word_of[places]])
-        places = places[order]
-        for pair, more, start, end in groups:
-            self._counts[pair] = count = self._counts.get(pair, 0) + more
-            if count > 0:
-                self._arrivals[self._entries] = arrived = places[start:end]
-                self._places.setdefault(pair, []).append(arrived)
+    def _subtract(self, pair: int, count: int) -> None:
+        self._counts[pair] = self._counts.get(pair, 0) - count
+
+    def _add(self, groups: list[Group]) -> None:
+        """Count pairs up that have arisen, and queue them."""
+        arrived: dict[int, Ints] = {}
+        for pair, count, places in groups:
+            self._counts[pair] = self._counts.get(pair, 0) + count
+            # Only two copies of the new token, one of them older, can be found on both sides.
+            arrived[pair] = np.concatenate([arrived[pair], places]) if pair in arrived else places
+        for pair, places in arrived.items():
+            if (count := self._counts[pair]) > 0:
+                self._arrivals[self._entries] = places
+                self._places.setdefault(pair, []).append(places)
                 heapq.heappush(self._queue, (-count, pair, self._entries))
                 self._entries += 1
 
@@ -128,26 +146,12 @@ class _Words:
         if len(stored) == 1 and stored[0] is arrivals:
             return np.sort(arrivals, kind="stable")
         places = np.unique(np.concatenate(stored))
-        chosen = np.isin(self._word_of[places], self._word_of[arrivals])
+        chosen = np.isin(self._word_of(places), self._word_of(arrivals))
         self._places[pair] = [places[~chosen]]
         return places[chosen]
 
-
-def _pairs(left: NDArray[np.integer] | int, right: NDArray[np.integer] | int) -> Ints:
-    """(C,) pairs as whole numbers."""
-    return np.left_shift(left, ID_BITS, dtype=np.int64) | right
-
-
-def _grouped(pairs: Ints, weights: Ints) -> tuple[list[tuple[int, int, int, int]], Ints]:
-    """Each distinct pair with its sum of weights and its (start, end) in the order that sorts the (C,) pairs; and that order."""
-    if not len(pairs):
-        return [], pairs
-    order = np.argsort(pairs, kind="stable")
-    ordered = pairs[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-    sums = np.add.reduceat(weights[order], starts)
-    ends = [*starts[1:].tolist(), len(pairs)]
-    return list(zip(ordered[starts].tolist(), sums.tolist(), starts.tolist(), ends, strict=True)), order
+    def _word_of(self, places: Ints) -> NDArray[np.intp]:
+        return np.searchsorted(self._ends, places, side="right")
 
 
 def _every_second(places: Ints, seconds: Ints) -> Ints:
