@@ -83,7 +83,9 @@ def test_bpe_json_round_trip(trained):
 
 
 def test_training_gives_the_same_tokenizer_in_another_process_with_other_hashes_and_threads(trained):
-    program = "import sys; from palinode.data import bpe; print(bpe.train(lambda: iter([sys.stdin.read()]), 400).to_json())"
+    program = (
+        "import sys; from palinode.data import bpe; print(bpe.train(lambda: iter([sys.stdin.read()]), 400).to_json())"
+    )
     for hash_seed, threads in (("1", "1"), ("2", "4")):
         environment = {"PYTHONHASHSEED": hash_seed, "RAYON_NUM_THREADS": threads, "PYTHONUTF8": "1"}
         done = subprocess.run(

@@ -35,11 +35,20 @@ LONG_WORD_BYTES = 2500  # the mean length, weighted by bytes, from which `mergin
 LONG_RUN = re.compile(r"[^\W\d_]{1000,}|\d{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")  # words, nearly as GPT-2 splits them
 FEWEST_OCCURRENCES = 2  # a pair that occurs once gets no id
 PROBE = "It's 3.14  \n\n\tÄß 漢字 \U0001f600 don't\x00<|endoftext|>"
-# Splitting patterns that end in linear time: GPT-2's, which `tokenizers` has too, cl100k's and Llama 3's.
+# Splitting patterns that end in linear time: GPT-2's, which `tokenizers` has too; cl100k's, which Llama 3 has; Qwen 2's; o200k's;
+# Mistral's tekken's; DeepSeek-V3's.
 KNOWN_PATTERNS = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 
 
@@ -89,9 +98,13 @@ def train(texts: Callable[[], Iterator[str]], vocab_size: int) -> BpeTokenizer:
     Args:
         texts: a fresh stream of the text.
     """
+    return _trained(texts, vocab_size, long_words=_has_long_words(texts()))
+
+
+def _trained(texts: Callable[[], Iterator[str]], vocab_size: int, *, long_words: bool) -> BpeTokenizer:
     splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     alphabet = sorted(byte_alphabet())
-    if _has_long_words(texts()):
+    if long_words:
         words = _words(texts(), splitter, alphabet)
         inner = _inner(models.BPE(*train_merges(words, alphabet, vocab_size, FEWEST_OCCURRENCES)), splitter)
     else:
