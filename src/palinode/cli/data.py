@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from palinode.base.config import decode
 from palinode.base.errors import BadInput
 from palinode.cli.options import JsonOption, as_json, shown
 from palinode.cli.texttable import text_table
@@ -61,7 +62,7 @@ def add(
         "document_separator": document_separator,
         "split": split,
     }
-    config = DataConfig.model_validate({key: value for key, value in options.items() if value is not None})
+    config = decode(DataConfig, {key: value for key, value in options.items() if value is not None})
     added = catalogue.add(path, name or path.stem, reading=Reading.of(config))
     typer.echo(
         as_json(asdict(added)) if json else f"{added.name}: {added.documents} documents, {added.characters} characters"

@@ -35,7 +35,7 @@ NO_SPACE: dict[str, dict[str, Any]] = {
 }
 UNBOUNDED = "*+{"  # signs of a repetition in a regular expression
 CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
-BOUNDED_GROUP = re.compile(r"\(\?(?:i:|:|!|=)[^()*+{]*\)\??")
+BOUNDED_GROUP = re.compile(r"\(\?(?:i:|:|!|=)[^()*+{]*\)(?![*+{])\??")
 ALTERNATIVE = re.compile(rf"(?:{CLASS.pattern}|\((?:{CLASS.pattern}|\\.|[^()\\])*\)|\\.|[^|\\])+")
 
 

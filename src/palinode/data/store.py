@@ -191,8 +191,11 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
     _check_kinds(corpus, config)
     facts = survey(corpus, want_characters=config.tokenizer == "char")
     assignment = plan(facts, corpus, config)
-    train_text = (piece for split, piece in stream(corpus, assignment) if split == TRAIN and isinstance(piece, str))
-    tokenizer = make_tokenizer(config.tokenizer, lambda: train_text, facts.characters)
+
+    def train_text() -> Iterator[str]:
+        return (piece for split, piece in stream(corpus, assignment) if split == TRAIN and isinstance(piece, str))
+
+    tokenizer = make_tokenizer(config.tokenizer, train_text, facts.characters)
     if corpus.id_bytes == 2 and tokenizer.vocab_size > LARGEST_UINT16_VOCAB:
         message = f"is read as 2-byte ids, which cannot hold a vocabulary of {tokenizer.vocab_size}"
         hint = "4-byte ids are read from a name that ends in .u32.bin, or from .npy"
