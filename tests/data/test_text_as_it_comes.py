@@ -160,10 +160,10 @@ def test_other_tables(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("rows", "words"),
     [
-        ('1,"say \\"yes\\" now"\n', "text: line 2: a field goes on after its closing quote"),
-        ('1,one\n2,"two\n3,three\n', "text: line 3: a quoted field begins here and does not end"),
+        ('1,"say \\"yes\\" now"\n', "text: line 2 is not CSV: a field goes on after its closing quote"),
+        ('1,one\n2,"two\n3,three\n', "text: line 3 is not CSV: a quoted field begins here and does not end"),
         ("1,one, two\n", "text: line 2 has 3 fields, the first line 2 (fields are taken to be separated by ','"),
-        ("1,one\r2,two\n", "text: line 2: a line ends with CR alone"),
+        ("1,one\r2,two\n", "text: line 2 is not CSV: a line ends with CR alone"),
     ],
 )
 def test_a_table_that_is_not_sound_is_refused_in_our_words(tmp_path, rows, words):

@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import palinode
 from palinode.base.errors import BadInput
 from palinode.data import bpe
 from palinode.data.pieces import cut
@@ -84,10 +86,12 @@ def test_bpe_json_round_trip(trained):
 
 def test_training_gives_the_same_tokenizer_in_another_process_with_other_hashes_and_threads(trained):
     program = (
-        "import sys; from palinode.data import bpe; print(bpe.train(lambda: iter([sys.stdin.read()]), 400).to_json())"
+        "import sys; from palinode.data import bpe; text = sys.stdin.read()\n"
+        "print(bpe.train(lambda: iter([text]), 400).to_json())"
     )
     for hash_seed, threads in (("1", "1"), ("2", "4")):
         environment = {"PYTHONHASHSEED": hash_seed, "RAYON_NUM_THREADS": threads, "PYTHONUTF8": "1"}
+        environment["PYTHONPATH"] = str(Path(palinode.__file__).parents[1])
         done = subprocess.run(
             [sys.executable, "-c", program], input=SAMPLE, capture_output=True, text=True, env=environment, check=True
         )

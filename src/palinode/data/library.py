@@ -49,7 +49,8 @@ class LibraryTokenizer(Tokenizer):
 
     def __init__(self, fields: dict[str, Any], json_text: str, file: str):
         self._whole = _read(fields, file)
-        self._inner_part = _read(_without_first_space(fields), file)
+        bare = _without_first_space(fields)
+        self._inner_part = self._whole if bare == fields else _read(bare, file)
         self._json_text = json_text
         names = self._whole.get_vocab(with_added_tokens=True)
         self.vocab_size = max(names.values(), default=-1) + 1
@@ -141,9 +142,9 @@ def _without_first_space(fields: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(step, dict):
             continue
         steps = step[inner] if step.get("type") == "Sequence" and isinstance(step.get(inner), list) else [step]
-        if steps and isinstance(steps[0], dict) and steps[0].get("type") in NO_SPACE:
-            bare = NO_SPACE[steps[0]["type"]]
-            fields[key] = {"type": "Sequence", inner: [*([steps[0] | bare] if bare else []), *steps[1:]]}
+        if steps and isinstance(steps[0], dict) and (kind := str(steps[0].get("type"))) in NO_SPACE:
+            first = [steps[0] | NO_SPACE[kind]] if NO_SPACE[kind] else []
+            fields[key] = {"type": "Sequence", inner: [*first, *steps[1:]]}
     return fields
 
 

@@ -359,7 +359,9 @@ def comma_separated(path: Path, reading: Reading) -> Iterator[Document]:
     except csv.Error as error:
         message = next((words for sign, words in CSV_PROBLEMS.items() if sign in str(error)), "cannot be read as a row")
         hint = 'a quote inside a quoted field is written twice, as "", not \\"; jsonl and parquet need no such rule'
-        raise BadInput(f"line {start}: {message}", file=str(path), field=reading.text_fields[0], hint=hint) from error
+        raise BadInput(
+            f"line {start} is not CSV: {message}", file=str(path), field=reading.text_fields[0], hint=hint
+        ) from error
 
 
 def _first_row(line: str, mark: str) -> list[str]:

@@ -156,7 +156,7 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
     """The tokenizer that a config names; `bpe:<size>` is trained here.
 
     Args:
-        train_text: a stream of the train split's text, for `bpe:<size>`.
+        train_text: a fresh stream of the train split's text, for `bpe:<size>`.
         characters: every character of the corpus, for `char`.
 
     Raises:
