@@ -184,7 +184,9 @@ def _is_of_another_kind(fields: dict[str, Any]) -> bool:
         return model["type"] in ("Unigram", "WordPiece", "WordLevel")
     if not isinstance(model.get("merges"), list) or not isinstance(model["vocab"], dict):
         return False
-    if model.get("continuing_subword_prefix"):  # the library cuts it off each right half unseen, and ends the process if it cannot
+    if model.get(
+        "continuing_subword_prefix"
+    ):  # the library cuts it off each right half unseen, and ends the process if it cannot
         return False
     numbers = model["vocab"].values()
     if any(type(number) is not int or not 0 <= number < MOST_TOKEN_IDS for number in numbers):

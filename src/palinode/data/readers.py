@@ -73,10 +73,8 @@ WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # sections have two or
 TOKEN_SUFFIXES = (".bin", ".npy")
 READ_TOKENS = 1 << 20
 HEADER_MAGIC = 20240520  # llm.c and modded-nanogpt: 256 int32 with magic, version, count; then uint16
-HEADER_KINDS = {
-    (HEADER_MAGIC, 1): "<u2",
-    (20240801, 7): "<u4",
-}  # (magic, version): GPT-2's and Llama 3's files of llm.c
+# (magic, version): GPT-2's and Llama 3's files of llm.c
+HEADER_KINDS = {(HEADER_MAGIC, 1): "<u2", (20240801, 7): "<u4"}
 FEWEST_GUESSED_IDS = 64  # a shorter file gives no ground for a guess
 MOST_HALVES = 4  # different upper halves of 4-byte ids, for a vocabulary up to 262,144
 HEADER_BYTES = 256 * 4

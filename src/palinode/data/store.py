@@ -54,6 +54,19 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
         BadInput: the corpus, tokenizer or split cannot be used, or is not the one the config was resolved with.
         EnvironmentProblem: the disk refused, or a data set cannot be fetched.
     """
+    return _opened(config, cache)[2]
+
+
+def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
+    """The config with the hashes of its corpus and tokenizer filled in, which are part of a run's identity."""
+    corpus, read_as, store = _opened(config, cache)
+    for note in (*corpus.notes, *store.notes()):
+        LOG.warning("%s: %s", config.corpus, note)
+    return read_as.with_(corpus_sha256=store.sha256, tokenizer_sha256=store.tokenizer_sha256)
+
+
+def _opened(config: DataConfig, cache: Path | None) -> tuple[Corpus, DataConfig, TokenStore]:
+    """The corpus, the config as it is resolved, and the store of its tokens."""
     corpus, config = read_corpus(config, cache)
     directory = cache_directory(cache) / "tokens" / _key(corpus, config)
     try:
@@ -63,16 +76,7 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
         store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
     _check_identity(store, config)
     _check_size(store, config)
-    return store
-
-
-def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
-    """The config with the hashes of its corpus and tokenizer filled in, which are part of a run's identity."""
-    corpus, config = read_corpus(config, cache)
-    store = prepare(config, cache)
-    for note in (*corpus.notes, *store.notes()):
-        LOG.warning("%s: %s", config.corpus, note)
-    return config.with_(corpus_sha256=store.sha256, tokenizer_sha256=store.tokenizer_sha256)
+    return corpus, config, store
 
 
 def read_corpus(config: DataConfig, cache: Path | None = None) -> tuple[Corpus, DataConfig]:
