@@ -206,7 +206,8 @@ def tokenizer_file(name: str) -> Path:
     others = sorted(path.iterdir()) if path.is_dir() and file is None else [path]
     if foreign := next((each for each in others if FOREIGN.search(each.name) and each.is_file()), None):
         message = "is a SentencePiece, tekken or tiktoken file, which is not read; its tokenizer.json is"
-        hint = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes tokenizer.json"
+        hint = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes tokenizer.json; "
+        hint += "it needs sentencepiece, mistral-common or tiktoken"
         raise BadInput(message, file=str(foreign), field=TOKENIZER_FIELD, hint=hint)
     if file is None or not file.is_file():
         raise BadInput("no such tokenizer file", file=str(file or path / "tokenizer.json"), field=TOKENIZER_FIELD)
