@@ -9,8 +9,7 @@ from headless import CHROMIUM, Browser
 
 from palinode.analysis.embeddings import embedding_means
 from palinode.base.finding import AuditReport, Finding
-from palinode.report import build_report
-from palinode.report.build import all_figures, drawings
+from palinode.report.build import all_figures, build_report, drawings
 from palinode.report.charts import ROWS
 from palinode.report.study import Study
 from synthetic_store import Synthetic, add_geometry, add_terms, make_store

@@ -18,8 +18,8 @@ from palinode.analysis.verdict import verdicts
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import Finding
 from palinode.checks.explained import explanation
-from palinode.report import build_report, words
-from palinode.report.build import all_figures, guarded
+from palinode.report import words
+from palinode.report.build import all_figures, build_report, guarded
 from palinode.report.content import Page
 from palinode.report.maps import law_boundary, map_rows
 from palinode.report.page import columns, embedded_json, render_page

@@ -46,7 +46,7 @@ def report(
 
     place = Store(store)
     experiment_named(place, name, "report")
-    from palinode.report import build_report
+    from palinode.report.build import build_report
 
     page = build_report(place, name, out, share)
     typer.echo(as_json({"report": str(page)}) if json else str(page))

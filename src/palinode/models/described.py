@@ -52,6 +52,7 @@ class Description:
 
     model: LanguageModel
     _request: _Request
+    _costs: dict[tuple[int, Visibility], Cost] = field(default_factory=dict, compare=False)
 
     @property
     def total_parameters(self) -> int:
@@ -65,7 +66,9 @@ class Description:
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         """What it costs to read rows of T = `slots` slots; see `LanguageModel.cost`."""
-        return self.answer(lambda model: model.cost(slots, sees))
+        if (slots, sees) not in self._costs:
+            self._costs[slots, sees] = self.answer(lambda model: model.cost(slots, sees))
+        return self._costs[slots, sees]
 
     def refuse_longer_rows(self, slots: int) -> None:
         """Read one left-to-right row of T = `slots` slots, to learn whether the model takes it.
