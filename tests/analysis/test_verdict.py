@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinode.analysis.compare import compare
+from palinode.analysis.compare import compare, costs, parity
 from palinode.analysis.intervals import Interval
-from palinode.analysis.parity import costs, parity
 from palinode.analysis.verdict import decide, verdict, verdicts
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput

@@ -15,9 +15,16 @@ import polars as pl
 
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves
-from palinode.analysis.intervals import Interval, mean, t_interval
+from palinode.analysis.intervals import (
+    LEAST_PAIRS,
+    MOST_PAIRS,
+    Interval,
+    mean,
+    rank_correlation,
+    resampled_interval,
+    t_interval,
+)
 from palinode.analysis.layer_cuts import layer_cuts
-from palinode.analysis.rank_correlation import LEAST_PAIRS, MOST_PAIRS, rank_correlation, resampled_interval
 from palinode.analysis.ratios import direction_ratios, final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.tasks import any_above_trivial, levels_at

@@ -2,47 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import polars as pl
 
-from palinode.analysis.curves import trained_directions
+from palinode.analysis.curves import MEASURE_COLUMNS, metrics_rows, trained_directions
+from palinode.analysis.frames import RUN_AND_ID, Row, columns, run_frame
 from palinode.base.measures import MEASURES
+from palinode.results.files import number
 from palinode.results.layer_cut import LAYER_CUT_EVENT
-from palinode.results.record import ExperimentRecord, Record
+from palinode.results.record import ExperimentRecord, FinishedRun
 
 # Part of a stored row -> which final norm and head turn the remaining blocks into predictions.
 HEADS = {"scores": "trained", "refitted": "refitted"}
-LAYER_CUT_SCHEMA: dict[str, Any] = (
-    {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String, "split": pl.String}
-    | {"direction": pl.String, "trained": pl.Boolean, "head": pl.String, "blocks": pl.Int64, "of_blocks": pl.Int64}
-    | dict.fromkeys(MEASURES, pl.Float64)
+LAYER_CUT_SCHEMA = (
+    RUN_AND_ID
+    | columns((pl.String, "split direction"), (pl.Boolean, "trained"), (pl.String, "head"))
+    | columns((pl.Int64, "blocks of_blocks"))
+    | MEASURE_COLUMNS
 )
 
 
 def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """One row per finished run, direction, head and number of remaining blocks (LAYER_CUT_SCHEMA)."""
-    rows = []
-    for run in record.runs:
-        if run.outcome != "done" or run.record is None:
-            continue
-        cut, trained = _last_cut(run.record, split), trained_directions(run)
-        who = {"arm": run.entry.arm, "scale": run.entry.scale, "seed": run.entry.seed, "run_id": run.entry.run_id}
-        for part, head in HEADS.items():
-            for direction, scores in (cut.get(part) or {}).items():
-                deepest = max((item["blocks"] for item in scores), default=0)
+
+    def rows_of(run: FinishedRun) -> Iterator[Row]:
+        # Imported rows lack fields that `Record.layer_cut` requires, so the row of the latest step itself is read.
+        cuts = [row for row in metrics_rows(run, LAYER_CUT_EVENT) if row.get("split") == split]
+        trained = trained_directions(run)
+        for part, head in HEADS.items() if cuts else ():
+            for direction, scores in (cuts[-1].get(part) or {}).items():
                 what = {"split": split, "direction": direction, "trained": direction in trained, "head": head}
-                rows += [
-                    who
-                    | what
-                    | {"blocks": item["blocks"], "of_blocks": deepest}
-                    | {name: item.get(name) for name in MEASURES}
-                    for item in scores
-                ]
-    return pl.DataFrame(rows, schema=LAYER_CUT_SCHEMA, strict=False)
+                what["of_blocks"] = max((item["blocks"] for item in scores), default=0)
+                for item in scores:
+                    yield what | {"blocks": item["blocks"]} | {name: number(item.get(name)) for name in MEASURES}
 
-
-def _last_cut(record: Record, split: str) -> dict[str, Any]:
-    """The layer cut of the latest step. Imported rows lack fields that `Record.layer_cut` requires, so the row itself is read."""
-    rows = [row for row in record.metrics if row["event"] == LAYER_CUT_EVENT and row.get("split") == split]
-    return rows[-1] if rows else {}
+    return run_frame(record.finished(), rows_of, LAYER_CUT_SCHEMA)

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from palinode.analysis.audits import ArmAudit, Leak, arm_audit
-from palinode.analysis.compare import Comparison, compare
+from palinode.analysis.compare import Comparison, Parity, compare, parity
 from palinode.analysis.intervals import Interval, seeds_needed
-from palinode.analysis.parity import Parity, parity
 from palinode.base.decision import Decision
 from palinode.base.measures import EQUAL_WITHIN
 from palinode.results.record import ExperimentRecord

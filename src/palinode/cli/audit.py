@@ -27,8 +27,7 @@ from palinode.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from palinode.analysis.audits import ArmAudit
-    from palinode.analysis.pictures import Picture
+    from palinode.analysis.audits import ArmAudit, Picture
     from palinode.base.finding import AuditReport
     from palinode.results.record import ArmEntry
 
@@ -148,8 +147,7 @@ def _progress(event: Mapping[str, Any]) -> str:
 
 def audit_text(audited: ArmAudit) -> str:
     """One arm: for each scale the outcome, a line per check, and a map for each pass."""
-    from palinode.analysis.audits import Audited
-    from palinode.analysis.pictures import pictures_of
+    from palinode.analysis.audits import Audited, pictures_of
 
     lines: list[str] = []
     for scale, report in audited.reports.items():
@@ -175,7 +173,7 @@ def _stamp(arm: ArmEntry, report: AuditReport) -> str:
 
 def picture_text(picture: Picture) -> Iterator[str]:
     """A map of what each target sees: a line per target position, a column per source position."""
-    from palinode.analysis.pictures import ranges
+    from palinode.analysis.audits import ranges
 
     length = min(picture.length, WIDEST_MAP_POSITIONS)
     yield f"{shown(picture.group)}: rows are targets, columns are the tokens they are predicted from"

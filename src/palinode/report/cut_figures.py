@@ -35,7 +35,7 @@ def cut_figures(study: Study) -> Iterator[Figure]:
     if cuts.filter(pl.col("of_blocks") > 1).is_empty():
         return
     yield from _loss_figures(study, cuts)
-    ratios = {score: layer_cut_ratios(study.record, study.split, score, cuts) for score in CUT_SCORES}
+    ratios = {score: layer_cut_ratios(study.record, score, cuts) for score in CUT_SCORES}
     for ratio in RATIOS:
         arms = pl.col("arm").is_in(sorted(in_ratio(study, ratio)))
         mine = {score: frame.filter(arms, ratio=ratio) for score, frame in ratios.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from palinode.analysis.pictures import Picture, pictures, ranges
+from palinode.analysis.audits import Picture, pictures, ranges
 from palinode.report import charts
 from palinode.report.study import Figure, Rows, Study, file_name, rounded
 from palinode.report.words import number

@@ -56,3 +56,13 @@ def is_regular(path: Path) -> bool:
 def whole(value: Any) -> int:
     """The value as a whole number; 0 if it is not one."""
     return value if isinstance(value, int) else 0
+
+
+def count(value: Any) -> int | None:
+    """The value if it is a whole number, else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def number(value: Any) -> float | None:
+    """The value as a float; None if it is no number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

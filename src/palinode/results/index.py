@@ -24,6 +24,7 @@ from typing import Any
 from palinode.base import fsio
 from palinode.base.errors import Damaged, EnvironmentProblem
 from palinode.base.measures import RecordOutcome
+from palinode.results.files import count
 from palinode.results.record import RESULT_FILE, SPEC_FILE, ended_at_step, read_run
 from palinode.results.rows import check_end, metrics_paths
 
@@ -143,10 +144,10 @@ def read_row(directory: Path) -> RunRow:
     begun = RunRow(
         run_id=run_id,
         outcome="unfinished",
-        seed=_int(spec.get("seed")),
+        seed=count(spec.get("seed")),
         model=_kind(spec, "model"),
         objective=_kind(spec, "objective"),
-        steps=_int(recipe.get("steps")) if isinstance(recipe := spec.get("recipe"), dict) else None,
+        steps=count(recipe.get("steps")) if isinstance(recipe := spec.get("recipe"), dict) else None,
     )
     if result is None:
         return begun
@@ -159,7 +160,7 @@ def read_row(directory: Path) -> RunRow:
         nats_per_token_ltr=result.score("validation.ltr.nats_per_token"),
         seconds=result.seconds.get("total"),
         attempts=result.attempts,
-        step=_int(result.counters.get("optimizer_steps")),
+        step=count(result.counters.get("optimizer_steps")),
         loss=result.score("validation.own.nats_per_token"),
     )
 
@@ -188,7 +189,3 @@ def _kind(spec: Mapping[str, Any], part: str) -> str | None:
     table = spec.get(part)
     kind = table.get("kind") if isinstance(table, dict) else None
     return kind if isinstance(kind, str) else None
-
-
-def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

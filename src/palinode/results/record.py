@@ -364,6 +364,18 @@ class ExperimentRun:
 
 
 @dataclass(frozen=True)
+class FinishedRun(ExperimentRun):
+    """A run whose outcome is `done`: it has a record and a result."""
+
+    record: Record
+
+    @property
+    def result(self) -> Result:
+        assert self.record.result is not None
+        return self.record.result
+
+
+@dataclass(frozen=True)
 class ExperimentRecord:
     """An experiment with all its runs and audits.
 
@@ -384,9 +396,10 @@ class ExperimentRecord:
         """The runs of one arm at one scale, in the order of the seeds."""
         return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
 
-    def leaks(self, arm: str) -> bool:
-        """Whether an audit of this arm, at any scale, shows a leak."""
-        return any(report.leaks for (audited, _), report in self.audits.items() if audited == arm)
+    def finished(self, arm: str | None = None, scale: str | None = None) -> tuple[FinishedRun, ...]:
+        """The runs that are done, of one arm and scale or of all."""
+        found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
+        return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:
