@@ -235,7 +235,8 @@ def test_tables_hold_the_numbers_in_full(demo):
 def test_the_same_store_gives_the_same_bytes_in_another_process(demo, tmp_path):
     store, _, _ = demo
     program = (
-        "import sys; from pathlib import Path; from palinode.report.build import build_report; from palinode.results.store import Store;"
+        "import sys; from pathlib import Path; from palinode.report.build import build_report;"
+        " from palinode.results.store import Store;"
         "build_report(Store(Path(sys.argv[1])), 'demo', out=Path(sys.argv[2]))"
     )
     hashes = []

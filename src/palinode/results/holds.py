@@ -33,11 +33,8 @@ from palinode.base.errors import Damaged, EnvironmentProblem
 HOLD_FILE = re.compile(r"hold-([1-9][0-9]{0,8})\.json")
 HEARTBEAT_SECONDS = 60.0
 STALE_SECONDS = 2.5 * HEARTBEAT_SECONDS
-NO_LOCKS = (
-    errno.ENOLCK,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-)  # of file systems that cannot lock, such as some Lustre mounts
+# The errors of file systems that cannot lock, such as some Lustre mounts.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 BOOT_ID, PROCESS_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
@@ -170,10 +167,10 @@ def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float 
     descriptor, can_lock = _lock(directory)
     if descriptor is None:
         return None
-    try:
+    with contextlib.ExitStack() as unless_taken:
+        unless_taken.callback(os.close, descriptor)
         newest = newest_hold(directory)
         if newest is not None and newest.number != stale and not newest.has_ended(can_lock=can_lock):
-            os.close(descriptor)
             return None
         number = newest.number + 1 if newest is not None else 1
         content = {
@@ -184,13 +181,10 @@ def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float 
             "beat": 0,
             "released": False,
         }
-        if fsio.create_json(_path(directory, number), content):
-            return Hold(directory, number, content, descriptor, heartbeat_seconds)
-    except EnvironmentProblem:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)  # another process was faster
-    return None
+        if not fsio.create_json(_path(directory, number), content):
+            return None  # another process was faster
+        unless_taken.pop_all()
+    return Hold(directory, number, content, descriptor, heartbeat_seconds)
 
 
 def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:

@@ -84,12 +84,8 @@ class Result(Config):
 
     def cost(self, axis: CostAxis) -> float | None:
         """The cost of the run on an axis; None where it was not counted."""
-        tables: Mapping[str, Mapping[str, Number]] = {
-            "counters": self.counters,
-            "parameters": self.parameters,
-            "seconds": self.seconds,
-        }
-        value = tables[axis.table].get(axis.stored_key)
+        table: Mapping[str, Number] = getattr(self, axis.table)
+        value = table.get(axis.stored_key)
         return None if value is None else float(value)
 
     def own_pass(self, split: str) -> str:

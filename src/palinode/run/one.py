@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,9 @@ from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
 from palinode.train.checkpoint import Saved, delete_checkpoints, is_whole, load_newest, save_checkpoint, weights_sha256
 from palinode.train.device import compiled, fingerprint, resolve_device, use_threads
-from palinode.train.loop import Counters, DivergedError, StepReport, Training, train
+from palinode.train.loop import Counters, DivergedError, StepReport, Training
 from palinode.train.optim import build_optimizers
+from palinode.train.stacked import train_together
 
 CHECKPOINTS = "ckpt"
 TIMED = ("train", "evaluate", "checkpoint", "audit")
@@ -76,14 +77,31 @@ def run_one(
         return ended
     attempt = Attempt.begin(spec, store, on_event, hold)
     try:
-        attempt.resume()
-        reached_end = train(attempt.training, after_step=attempt.after_step, should_stop=should_stop)
-        return attempt.finish() if reached_end else attempt.stop()
-    except DivergedError as problem:
-        return attempt.record("diverged", reason=str(problem))
+        return train_attempts([attempt], should_stop)[0]
     finally:
         if hold is None:
             attempt.hold.release()
+
+
+def train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> list[Result]:
+    """Go on with these runs, whose weights are stacked where there are several, to their end or to a stop; their results."""
+    for attempt in attempts:
+        attempt.resume()
+
+    def after_step(index: int, report: StepReport) -> None:
+        attempts[index].after_step(report)
+
+    trainings = [attempt.training for attempt in attempts]
+    ends = train_together(trainings, after_step=after_step, should_stop=should_stop)
+    results = []
+    for attempt, end in zip(attempts, ends, strict=True):
+        try:
+            if isinstance(end, DivergedError):
+                raise end
+            results.append(attempt.finish() if end else attempt.stop())
+        except DivergedError as problem:
+            results.append(attempt.record("diverged", reason=str(problem)))
+    return results
 
 
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
@@ -119,30 +137,24 @@ def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
             raise BadInput(refused.message, field="evaluation.length_factors", hint=refused.hint) from None
 
 
+@dataclass
 class Attempt:
     """The work of one process on a run. Every file it writes lies in the run's directory."""
 
-    def __init__(
-        self,
-        trained: Trained,
-        training: Training,
-        store: Store,
-        emit: Callable[[Event], None],
-        hold: Hold,
-        runs_together: int = 1,
-    ):
-        self.trained = trained
-        self.spec = trained.spec
-        self.training = training
-        self.store = store
-        self.emit = emit
-        self.directory = store.run_directory(self.spec.run_id)
-        self.hold = hold
-        self.number = hold.number
-        self.rows = RowsSeal()
-        self.evaluations = 0
-        self.seconds = dict.fromkeys(TIMED, 0.0)
-        self.runs_together = runs_together
+    trained: Trained
+    training: Training
+    store: Store
+    emit: Callable[[Event], None]
+    hold: Hold
+    runs_together: int = 1
+    rows: RowsSeal = field(default_factory=RowsSeal)
+    evaluations: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMED, 0.0))
+
+    def __post_init__(self) -> None:
+        self.spec = self.trained.spec
+        self.directory = self.store.run_directory(self.spec.run_id)
+        self.number = self.hold.number
 
     @classmethod
     def begin(
@@ -209,9 +221,8 @@ class Attempt:
         def check(saved: Saved) -> None:
             whole = RowsSeal.of(up_to_step(rows, saved.step)).stored() == saved.rows if saved.rows else damaged is None
             if not whole:
-                raise Damaged(
-                    "rows of metrics from before it are missing or changed", file=str(root / f"step-{saved.step}")
-                )
+                message = "rows of metrics from before it are missing or changed"
+                raise Damaged(message, file=str(root / f"step-{saved.step}"))
 
         saved, problems = load_newest(root, self.spec.run_id, training.model, training.optimizers, check)
         for problem in problems:

@@ -12,10 +12,8 @@ from palinode.base.config import content_hash, encode
 from palinode.results.holds import Hold
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.run.one import Attempt, Event, run_one
+from palinode.run.one import Attempt, Event, train_attempts
 from palinode.spec.run_spec import RunSpec
-from palinode.train.loop import DivergedError, StepReport
-from palinode.train.stacked import train_together
 
 FREE = ("seed", "labels")  # runs that differ only in these make the same calls on tensors of the same shapes
 FREE_OF_RECIPE = ("optimizer", "schedule")
@@ -47,44 +45,18 @@ def run_together(
     holds = holds or {}
     results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
     left = [spec for spec in specs if spec.run_id not in results]
-    if len(left) == 1:
-        [spec] = left
-        results[spec.run_id] = run_one(spec, store, _with_run_id(on_event, spec), should_stop, holds.get(spec.run_id))
-    elif left:
-        attempts = []
-        try:
-            for spec in left:
-                hold = holds.get(spec.run_id)
-                attempts.append(Attempt.begin(spec, store, _with_run_id(on_event, spec), hold, len(left)))
-            results |= {result.run_id: result for result in _train_attempts(attempts, should_stop)}
-        finally:
-            for attempt in attempts:
-                if attempt.spec.run_id not in holds:
-                    attempt.hold.release()
+    attempts: list[Attempt] = []
+    try:
+        for spec in left:
+            emit = _with_run_id(on_event, spec.run_id)
+            attempts.append(Attempt.begin(spec, store, emit, holds.get(spec.run_id), len(left)))
+        results |= {result.run_id: result for result in train_attempts(attempts, should_stop)}
+    finally:
+        for attempt in attempts:
+            if attempt.spec.run_id not in holds:
+                attempt.hold.release()
     return [results[spec.run_id] for spec in specs]
 
 
-def _train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> list[Result]:
-    """Train the runs of these attempts; their results, in order."""
-    for attempt in attempts:
-        attempt.resume()
-
-    def after_step(index: int, report: StepReport) -> None:
-        attempts[index].after_step(report)
-
-    trainings = [attempt.training for attempt in attempts]
-    ends = train_together(trainings, after_step=after_step, should_stop=should_stop)
-    results = []
-    for attempt, end in zip(attempts, ends, strict=True):
-        try:
-            if isinstance(end, DivergedError):
-                raise end
-            results.append(attempt.finish() if end else attempt.stop())
-        except DivergedError as problem:
-            results.append(attempt.record("diverged", reason=str(problem)))
-    return results
-
-
-def _with_run_id(on_event: Callable[[Event], None], spec: RunSpec) -> Callable[[Event], None]:
-    run_id = spec.run_id
+def _with_run_id(on_event: Callable[[Event], None], run_id: str) -> Callable[[Event], None]:
     return lambda event: on_event({**event, "run_id": run_id})

@@ -19,8 +19,9 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from palinode.base import fsio
-from palinode.base.config import Config, decode, encode
-from palinode.base.errors import BadInput, Damaged
+from palinode.base.config import Config, encode
+from palinode.base.errors import Damaged
+from palinode.results.files import decode_stored
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
 FORMAT_VERSION = 3
@@ -92,7 +93,13 @@ def load_newest(
     problems: list[str] = []
     for directory in newest_first(root):
         try:
-            return _restore(directory, run_id, model, optimizers, check), problems
+            saved, contents = _verified(directory)
+            if saved.run_id != run_id:
+                raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
+            check(saved)
+            _load_model(directory, contents[MODEL_FILE], model)
+            _load_optimizers(directory, contents[OPTIMIZER_FILE], model, optimizers)
+            return saved, problems
         except Damaged as problem:
             problems.append(str(problem))
     return None, problems
@@ -138,32 +145,9 @@ def weights_sha256(model: nn.Module) -> str:
     return _sha256(save(_contiguous(model.state_dict())))
 
 
-def _restore(
-    directory: Path,
-    run_id: str,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    check: Callable[[Saved], None],
-) -> Saved:
-    saved, contents = _verified(directory)
-    if saved.run_id != run_id:
-        raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
-    check(saved)
-    _load_model(directory, contents[MODEL_FILE], model)
-    try:
-        _load_optimizers(load(contents[OPTIMIZER_FILE]), model, optimizers)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise Damaged(f"optimizer state does not fit: {error}", file=str(directory / OPTIMIZER_FILE)) from error
-    return saved
-
-
 def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
     path = directory / MANIFEST_FILE
-    table = fsio.read_table(path)
-    try:
-        manifest = decode(_Manifest, table, file=str(path))
-    except BadInput as error:
-        raise Damaged(error.message, file=str(path), field=error.field) from None
+    manifest = decode_stored(_Manifest, fsio.read_table(path), path)
     if manifest.version not in READABLE_VERSIONS:
         raise Damaged(f"checkpoint format {manifest.version} is not {FORMAT_VERSION}", file=str(path))
     if f"step-{manifest.step}" != directory.name:
@@ -199,15 +183,20 @@ def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]
             yield f"{name}/{key}", torch.as_tensor(value)
 
 
-def _load_optimizers(tensors: Mapping[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+def _load_optimizers(
+    directory: Path, content: bytes, model: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> None:
     owners = {name: (parameter, optimizer) for name, parameter, optimizer in _owners(model, optimizers)}
     for optimizer in optimizers:
         optimizer.state.clear()
-    for key, value in tensors.items():
-        name, _, state_name = key.rpartition("/")
-        parameter, optimizer = owners[name]
-        # Adam keeps its step counters on the CPU, whatever the device of the parameter.
-        optimizer.state[parameter][state_name] = value if state_name == "step" else value.to(parameter.device)
+    try:
+        for key, value in load(content).items():
+            name, _, state_name = key.rpartition("/")
+            parameter, optimizer = owners[name]
+            # Adam keeps its step counters on the CPU, whatever the device of the parameter.
+            optimizer.state[parameter][state_name] = value if state_name == "step" else value.to(parameter.device)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise Damaged(f"optimizer state does not fit: {error}", file=str(directory / OPTIMIZER_FILE)) from error
 
 
 def _owners(
