@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palinode.analysis import intervals
-from palinode.analysis.curves import evaluation_curves
-from palinode.analysis.layer_cuts import layer_cuts
+from palinode.analysis.curves import evaluation_curves, layer_cuts
 from palinode.analysis.ratios import (
     PUBLISHED_POINTS,
     RATIO_1,

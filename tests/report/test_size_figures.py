@@ -6,8 +6,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import vl_convert
 
-from palinode.analysis.curves import evaluation_curves
-from palinode.analysis.layer_cuts import layer_cuts
+from palinode.analysis.curves import evaluation_curves, layer_cuts
 from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores, layer_cut_ratios
 from palinode.report import theme
 from palinode.report.build import all_figures, build_report, drawings

@@ -2,6 +2,9 @@
 
 A mean over seeds is taken at steps that every run of an arm reached. It has the mean of the scores and, separately, the mean of
 each x-axis, because the seeds of an arm that draws directions at random read slightly different numbers of tokens.
+
+A layer cut is a curve over blocks: the scores of a model with only its first blocks, with the head as trained and, where it was
+measured, with a refitted head.
 """
 
 from __future__ import annotations
@@ -13,7 +16,8 @@ import polars as pl
 from palinode.analysis.frames import RUN, RUN_AND_ID, Row, Schema, columns, run_frame
 from palinode.base.measures import CURVE_AXES, DIRECTIONS, MEASURES, affinity
 from palinode.results.files import number
-from palinode.results.record import ExperimentRecord, ExperimentRun
+from palinode.results.layer_cut import LAYER_CUT_EVENT
+from palinode.results.record import ExperimentRecord, ExperimentRun, FinishedRun
 
 _NUMBERS = ("window_tokens", "epochs", *(axis for axis in CURVE_AXES if axis != "step"))
 _WHERE = columns((pl.Int64, "step")) | dict.fromkeys(_NUMBERS, pl.Float64)
@@ -24,6 +28,14 @@ EVALUATION_SCHEMA = (
 MEASURED = ("value", "shuffled", "gain", "least_gain", "variance")  # the logged numbers of an auxiliary term
 AFFINITY = "affinity"
 AUXILIARY_SCHEMA = RUN_AND_ID | columns((pl.String, "term")) | _WHERE | dict.fromkeys((*MEASURED, AFFINITY), pl.Float64)
+LAYER_CUT_SCHEMA = (
+    RUN_AND_ID
+    | columns((pl.String, "split direction"), (pl.Boolean, "trained"), (pl.String, "head"))
+    | columns((pl.Int64, "blocks of_blocks"))
+    | MEASURE_COLUMNS
+)
+# Part of a stored layer cut -> which final norm and head turn the remaining blocks into predictions.
+HEADS = {"scores": "trained", "refitted": "refitted"}
 LOGGED = ("p", "learning_rate", "gradient_norm")
 TRAINING_SCHEMA = (
     RUN_AND_ID | columns((pl.String, "group")) | _WHERE | dict.fromkeys(("nats_per_token", *LOGGED), pl.Float64)
@@ -67,6 +79,23 @@ def auxiliary_curves(record: ExperimentRecord) -> pl.DataFrame:
             yield {"term": term} | numbers | {AFFINITY: known}
 
     return _frame(record, "train", points, AUXILIARY_SCHEMA).sort(*RUN, "term", "step")
+
+
+def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
+    """One row per finished run, direction, head and number of remaining blocks (LAYER_CUT_SCHEMA)."""
+
+    def rows_of(run: FinishedRun) -> Iterator[Row]:
+        # Imported rows lack fields that `Record.layer_cut` requires, so the row of the latest step itself is read.
+        cuts = [row for row in metrics_rows(run, LAYER_CUT_EVENT) if row.get("split") == split]
+        trained = trained_directions(run)
+        for part, head in HEADS.items() if cuts else ():
+            for direction, scores in (cuts[-1].get(part) or {}).items():
+                what = {"split": split, "direction": direction, "trained": direction in trained, "head": head}
+                what["of_blocks"] = max((item["blocks"] for item in scores), default=0)
+                for item in scores:
+                    yield what | {"blocks": item["blocks"]} | {name: number(item.get(name)) for name in MEASURES}
+
+    return run_frame(record.finished(), rows_of, LAYER_CUT_SCHEMA)
 
 
 def mean_curves(

@@ -97,8 +97,8 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     return float(2 * (len(right) * len(left) - below) / 2 ** len(differences))
 
 
-def seeds_needed(effect: float, deviation: float, confidence: float, power: float = POWER) -> int | None:
-    """The least number of paired seeds with a t interval that excludes 0 with probability `power` if the true mean is `effect`.
+def seeds_needed(effect: float, deviation: float, confidence: float) -> int | None:
+    """The least number of paired seeds with a t interval that excludes 0 with probability POWER if the true mean is `effect`.
 
     Args:
         effect: not zero.
@@ -112,13 +112,13 @@ def seeds_needed(effect: float, deviation: float, confidence: float, power: floa
     if deviation == 0:
         return 2
     low, high = 1, 2
-    while _power(effect / deviation, high, confidence) < power:
+    while _power(effect / deviation, high, confidence) < POWER:
         low, high = high, 2 * high
         if low > MOST_SEEDS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if _power(effect / deviation, middle, confidence) >= power else (middle, high)
+        low, high = (low, middle) if _power(effect / deviation, middle, confidence) >= POWER else (middle, high)
     return high if high <= MOST_SEEDS else None
 
 

@@ -10,11 +10,10 @@ import polars as pl
 
 from palinode.analysis.audits import arm_audit
 from palinode.analysis.compare import costs
-from palinode.analysis.curves import auxiliary_curves, evaluation_curves, training_curves
+from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts, training_curves
 from palinode.analysis.embeddings import embedding_means, embedding_numbers
 from palinode.analysis.frames import RUN, RUN_AND_ID, Row, columns, run_frame
 from palinode.analysis.intervals import ends
-from palinode.analysis.layer_cuts import layer_cuts
 from palinode.analysis.ratios import (
     as_published,
     direction_ratios,

@@ -300,13 +300,11 @@ def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
 
 def settings_of(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
     """The spec of an arm at a scale as dotted path -> value, without the seed and the tuned settings; None without a run."""
-    spec = next(
-        (run.record.spec for run in record.runs_of(arm, scale) if run.record is not None and run.record.spec), None
-    )
-    if spec is None:
+    specs = [run.record.spec for run in record.runs_of(arm, scale) if run.record is not None and run.record.spec]
+    if not specs:
         return None
     tuned = {choice.field for choice in record.entry.choices}
-    return {path: leaf for path, leaf in _leaves(spec, "") if path not in tuned | {"seed", "version"}}
+    return {path: leaf for path, leaf in _leaves(specs[0], "") if path not in tuned | {"seed", "version"}}
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -399,11 +397,9 @@ def effect_table(found: tuple[Effect, ...]) -> pl.DataFrame:
     rows = []
     for effect in found:
         one = effect.comparison
+        what = (effect.what, effect.said, one.arm, one.baseline, one.scale)
         numbers = (one.mean, *intervals.ends(one.interval), one.confidence, one.sign_flip_p)
-        counts = (len(one.pairs), len(one.left_out))
-        rows.append(
-            (effect.what, effect.said, one.arm, one.baseline, one.scale, *numbers, *counts, effect.above_trivial)
-        )
+        rows.append((*what, *numbers, len(one.pairs), len(one.left_out), effect.above_trivial))
     return pl.DataFrame(rows, schema=EFFECT_SCHEMA, orient="row")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis.layer_cuts import layer_cuts
+from palinode.analysis.curves import layer_cuts
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, layer_cut_ratios
 from palinode.base.measures import MEASURES
 from palinode.report import charts, theme

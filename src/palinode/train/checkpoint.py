@@ -22,6 +22,7 @@ from palinode.base import fsio
 from palinode.base.config import Config, encode
 from palinode.base.errors import Damaged
 from palinode.results.files import decode_stored
+from palinode.train.optim import Optimizers
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
 FORMAT_VERSION = 3
@@ -51,9 +52,7 @@ class _Manifest(Saved):
     files: Mapping[str, Mapping[str, int | str]]
 
 
-def save_checkpoint(
-    root: Path, saved: Saved, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int
-) -> Path:
+def save_checkpoint(root: Path, saved: Saved, model: nn.Module, optimizers: Optimizers, keep: int) -> Path:
     """Write `root/step-N` durably, then delete all but the newest `keep` undamaged checkpoints.
 
     Raises:
@@ -79,7 +78,7 @@ def load_newest(
     root: Path,
     run_id: str,
     model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
+    optimizers: Optimizers,
     check: Callable[[Saved], None] = lambda saved: None,
 ) -> tuple[Saved | None, list[str]]:
     """Restore model and optimizers from the newest undamaged checkpoint.
@@ -176,16 +175,14 @@ def _load_model(directory: Path, content: bytes, model: nn.Module) -> None:
         raise Damaged(f"weights do not fit the model: {reason}", file=str(directory / MODEL_FILE)) from error
 
 
-def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
+def _optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> Iterator[tuple[str, Tensor]]:
     """Each state tensor under `<parameter name>/<state name>`; names stay valid when the order of groups changes."""
     for name, parameter, optimizer in _owners(model, optimizers):
         for key, value in optimizer.state[parameter].items():
             yield f"{name}/{key}", torch.as_tensor(value)
 
 
-def _load_optimizers(
-    directory: Path, content: bytes, model: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> None:
+def _load_optimizers(directory: Path, content: bytes, model: nn.Module, optimizers: Optimizers) -> None:
     owners = {name: (parameter, optimizer) for name, parameter, optimizer in _owners(model, optimizers)}
     for optimizer in optimizers:
         optimizer.state.clear()
@@ -199,9 +196,7 @@ def _load_optimizers(
         raise Damaged(f"optimizer state does not fit: {error}", file=str(directory / OPTIMIZER_FILE)) from error
 
 
-def _owners(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
+def _owners(model: nn.Module, optimizers: Optimizers) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
