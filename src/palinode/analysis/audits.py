@@ -14,7 +14,7 @@ from typing import Literal
 
 from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
-from palinode.results.record import ArmEntry, ExperimentRecord, ExperimentRun
+from palinode.results.record import ArmEntry, ExperimentRecord
 
 Leak = Literal["none", "expected", "unexpected"]
 INFLUENCE, ALLOWED = " influence", " allowed"
@@ -100,23 +100,15 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
     for name in scales:
         before = reports[name].findings if name in reports else ()
         for run in record.runs_of(arm, name):
-            findings, problem = _run_audit(run)
-            damaged += [problem] if problem else []
-            after_training += [Audited(one, name, run.entry.seed) for one in findings if one not in before]
+            try:
+                after_training += [Audited(one, name, run.entry.seed) for one in run.findings() if one not in before]
+            except Damaged as error:
+                damaged.append(str(error))
     return ArmAudit(entry, reports, record.entry.audits.get(arm, {}), tuple(after_training), tuple(damaged))
 
 
 def _declared(happened: bool, expected: bool) -> Leak:
     return "none" if not happened else "expected" if expected else "unexpected"
-
-
-def _run_audit(run: ExperimentRun) -> tuple[tuple[Finding, ...], str | None]:
-    """The findings in the audit of a run, and the error in its file."""
-    try:
-        report = run.record.audit_report() if run.record is not None else None
-    except Damaged as error:
-        return (), str(error)
-    return (report.findings if report is not None else ()), None
 
 
 # --- influence pictures -------------------------------------------------------------------------------------------------

@@ -185,6 +185,4 @@ def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
 
 def _ngrams(run: ExperimentRun) -> Mapping[str, Any] | None:
     """The n-gram loss that the audit of a run compared its losses with."""
-    report = run.record.audit_report() if run.record is not None else None
-    findings = report.findings if report is not None else ()
-    return next((f.numbers for f in findings if f.check == TEXT_FLOOR and "ngram_nats" in f.numbers), None)
+    return next((f.numbers for f in run.findings() if f.check == TEXT_FLOOR and "ngram_nats" in f.numbers), None)

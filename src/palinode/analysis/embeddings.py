@@ -14,14 +14,8 @@ from palinode.results.record import ExperimentRecord, FinishedRun
 TOKEN_NORM, POSITION_NORM = "token_norm", "position_norm"
 ABSOLUTE_COSINE, SHARE = "token_position_absolute_cosine", "position_share"
 POSITION_COSINE = "position_cosine"  # of two positions; `distance` says how far apart they are
-NUMBERS = (
-    TOKEN_NORM,
-    POSITION_NORM,
-    "position_norm_about_mean",
-    "token_position_cosine",
-    ABSOLUTE_COSINE,
-    SHARE,
-)
+ABOUT_MEAN, COSINE = "position_norm_about_mean", "token_position_cosine"
+NUMBERS = (TOKEN_NORM, POSITION_NORM, ABOUT_MEAN, COSINE, ABSOLUTE_COSINE, SHARE)
 CHANCE = {
     ABSOLUTE_COSINE: "chance_absolute_cosine",
     SHARE: "chance_share",

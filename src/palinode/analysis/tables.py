@@ -47,7 +47,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
     """
     found, curves = verdicts(record), evaluation_curves(record)
     split, _, score = record.entry.rule.score
-    cuts, geometry = layer_cuts(record, split), embedding_numbers(record)
+    cuts, geometry, accuracy = layer_cuts(record, split), embedding_numbers(record), task_accuracy(record, split)
     pooled_axis = "epochs" if curves["epochs"].count() else "step"
     pooled = as_published(record, split, score, pooled_axis, curves)
     return {
@@ -70,13 +70,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "embeddings": geometry,
         "embedding_means": embedding_means(record, geometry),
         "auxiliary_terms": auxiliary_curves(record),
-    } | task_tables(record, split)
-
-
-def task_tables(record: ExperimentRecord, split: str) -> dict[str, pl.DataFrame]:
-    """The tables on accuracy on synthetic tasks. They have no rows where no run trains on a task."""
-    accuracy = task_accuracy(record, split)
-    return {
+        # on accuracy on synthetic tasks: without rows where no run trains on a task
         "task_accuracy": accuracy,
         "task_means": task_means(record, accuracy),
         "task_levels": task_levels(record, split),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from palinode.base.config import Config, decode
 from palinode.base.errors import BadInput, Damaged
 
 C = TypeVar("C", bound=Config)
+EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"  # directories of a store beside its runs
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures has a few MB
 
 
@@ -51,6 +54,11 @@ def is_regular(path: Path) -> bool:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
         return False
+
+
+def is_run_id(name: str) -> bool:
+    """Whether a name can be the directory of a run. The names of the store's own directories cannot."""
+    return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
 
 
 def whole(value: Any) -> int:

@@ -72,8 +72,11 @@ class StoredHold:
         if not self.content:
             return can_lock
         pid = self.content.get("pid")
-        on_this_host = all(self.content.get(name) == value for name, value in this_host().items())
-        return on_this_host and isinstance(pid, int) and not fsio.is_alive(pid)
+        return self.is_of(this_host()) and isinstance(pid, int) and not fsio.is_alive(pid)
+
+    def is_of(self, owner: Mapping[str, Any]) -> bool:
+        """Whether its file names this owner: a host, or a process of it."""
+        return all((self.content or {}).get(name) == value for name, value in owner.items())
 
 
 class Hold:
@@ -212,10 +215,7 @@ def end_dead(directory: Path, pid: int) -> bool:
         whether that process was the owner of the directory.
     """
     newest = newest_hold(directory)
-    if newest is None or not newest.content:
-        return False
-    expected: dict[str, Any] = {**this_host(), "pid": pid}
-    if any(newest.content.get(name) != value for name, value in expected.items()):
+    if newest is None or not newest.content or not newest.is_of({**this_host(), "pid": pid}):
         return False
     if not newest.content.get("released"):
         with contextlib.suppress(EnvironmentProblem):

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import stat
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from typing import Any
 from palinode.base import fsio
 from palinode.base.errors import Damaged, EnvironmentProblem
 from palinode.base.measures import RecordOutcome
-from palinode.results.files import count
+from palinode.results.files import count, is_run_id
 from palinode.results.record import RESULT_FILE, SPEC_FILE, ended_at_step, read_run
 from palinode.results.rows import check_end, metrics_paths
 
@@ -62,7 +62,7 @@ class RunRow:
     loss: float | None = None
 
 
-def run_ids(root: Path, is_run_id: Callable[[str], bool]) -> list[str]:
+def run_ids(root: Path) -> list[str]:
     """The names of the run directories in `root`, sorted. Links are not followed."""
     if not root.is_dir():
         return []
@@ -70,11 +70,11 @@ def run_ids(root: Path, is_run_id: Callable[[str], bool]) -> list[str]:
         return sorted(entry.name for entry in entries if is_run_id(entry.name) and entry.is_dir(follow_symlinks=False))
 
 
-def listing(root: Path, is_run_id: Callable[[str], bool]) -> list[RunRow]:
+def listing(root: Path) -> list[RunRow]:
     """All rows, sorted by run id. Rows with changed files are read again, and then the index is replaced."""
     cache = load(root)
     rows: dict[str, tuple[str, RunRow]] = {}
-    for run_id in run_ids(root, is_run_id):
+    for run_id in run_ids(root):
         cached, current = cache.get(run_id), signature(root / run_id)
         rows[run_id] = cached if cached is not None and cached[0] == current else (current, read_row(root / run_id))
     if rows != cache:

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from palinode.base.config import Config, canonical_json, decode
 from palinode.base.decision import Claim, Decision
 from palinode.base.errors import BadInput, Damaged, check_known
-from palinode.base.finding import AuditReport
+from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
 from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
@@ -357,6 +357,15 @@ class ExperimentRun:
     @property
     def result(self) -> Result | None:
         return self.record.result if self.record is not None else None
+
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings in the audit of this run; empty without an audit.
+
+        Raises:
+            Damaged: its file cannot be read.
+        """
+        report = self.record.audit_report() if self.record is not None else None
+        return report.findings if report is not None else ()
 
 
 @dataclass(frozen=True)

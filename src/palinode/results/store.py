@@ -12,7 +12,6 @@ Reading writes nothing into a run directory. Names that come from users or files
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from palinode.base.errors import BadInput, Damaged, nearest
 from palinode.base.finding import AuditReport
 from palinode.base.measures import FINAL_OUTCOMES
 from palinode.results import index
-from palinode.results.files import decode_stored, read_table
+from palinode.results.files import AUDITS, EXPERIMENTS, REPORTS, RUN_ID, decode_stored, is_run_id, read_table
 from palinode.results.index import RunRow
 from palinode.results.record import (
     AUDIT_FILE,
@@ -39,9 +38,7 @@ from palinode.results.record import (
 from palinode.results.rows import metrics_path
 
 DEFAULT_ROOT = Path("runs")
-EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"
 HOLDS = "holds"  # of audits, below audits
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LISTED = "`palinode ls --runs` lists them"  # a mistyped hash has no nearest name
 # Two names, a separator and the suffix of a temporary file fit into the 255 bytes of a file name.
 LONGEST_NAME_BYTES = 100
@@ -67,7 +64,7 @@ class Store:
 
     def run_ids(self) -> list[str]:
         """The ids of all run directories, sorted."""
-        return index.run_ids(self.root, is_run_id)
+        return index.run_ids(self.root)
 
     def record(self, run_id: str) -> Record:
         """One run.
@@ -113,7 +110,7 @@ class Store:
 
     def listing(self) -> list[RunRow]:
         """One row for each run, sorted by id, from the index, after an update of the index."""
-        return index.listing(self.root, is_run_id)
+        return index.listing(self.root)
 
     def experiments(self) -> list[ExperimentEntry]:
         """The entries that decode, sorted by name and size. `damaged_experiments` has the others."""
@@ -276,11 +273,6 @@ class Store:
     def _audit_path(self, audit_hash: str) -> Path:
         _check_audit_hash(audit_hash, "audits")
         return self.root / AUDITS / f"{audit_hash}.json"
-
-
-def is_run_id(name: str) -> bool:
-    """Whether a name can be the directory of a run. The names of the store's own directories cannot."""
-    return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
 
 
 def decode_entry(data: Any, path: Path, *, with_rule: bool = True) -> ExperimentEntry:
