@@ -174,7 +174,7 @@ def test_generation_is_read_from_the_state(monkeypatch):
     monkeypatch.setattr(Decoder, "hidden", counted)
     monkeypatch.setattr(Decoder, "can_step", lambda self: True)  # `hidden` was replaced alone, but only to count
     assert {finding.outcome for finding in check_stepwise(subject, SHORT)} == {"pass"}
-    assert len(passes) <= 8  # 34 tokens are written or fed
+    assert len(passes) <= 20  # of which some only ask which lengths are taken; 34 tokens are written or fed
 
 
 def test_a_model_without_a_state_is_read_anew_and_has_no_finding_about_one():

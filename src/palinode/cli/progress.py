@@ -165,7 +165,9 @@ def _audit_words(event: Event) -> str:
         for word, key, expected in stamps_by_key
         if event.get(key)
     ]
-    return ", ".join(stamps) or str(event["outcome"]).replace("_", " ")
+    outcome = str(event["outcome"]).replace("_", " ")
+    unsure = ", ".join(event.get("could_not_tell", ())) if event["outcome"] == "could_not_tell" else ""
+    return ", ".join(stamps) or (f"{outcome} by {unsure}" if unsure else outcome)
 
 
 def _failure(event: Event) -> str | None:

@@ -44,7 +44,7 @@ def verify(store: Store) -> Verified:
         tensors += own_tensors
     problems += store.damaged_experiments()
     unprotected = []
-    tables = [path for path in (*tables, *store.table_paths()) if is_regular(path)]
+    tables = [path for path in (*tables, *store.table_paths(), *store.root.rglob("hold-*.json")) if is_regular(path)]
     for path in tables:
         try:
             read_table(path)
