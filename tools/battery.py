@@ -26,6 +26,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import planted
+
 import palinode.experiment.run  # noqa: F401 - with torch, so that the copies that run a command need not import it
 import palinode.report.page  # noqa: F401
 from palinode.base import fsio
@@ -415,71 +417,116 @@ PARTS: dict[str, tuple[Callable[..., None], int]] = {
     "clock": (clock, 3),
     "drivers": (drivers, 10),
 }
+AUDIT = "audit"
+AUDITS_INTRODUCTION = """
+## The audit: defects caught, clean twins passed
+
+`python tools/battery.py audit` made this table. Each defect is planted in a small model, objective or state, and each stands in the
+tests beside a clean twin. A defect is caught if a check that was named before fails. A twin passes if no check fails. Models that
+others wrote are in [the census](census.md).
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run these parts, or all; returns 1 if anything was lost, doubled or changed without a word, or a traceback was seen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="names of parts; all without a name")
+    names = [AUDIT, *PARTS]
+    parser.add_argument("parts", nargs="*", choices=[*names, []], help="names of parts; all without a name")
     parser.add_argument("--share", type=float, default=1.0, help="of the number of trials of each part")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--add", action="store_true", help="add to the counts of earlier trials; give another --seed then"
+    )
     options = parser.parse_args(arguments)
-    bad = 0
-    with tempfile.TemporaryDirectory(prefix="palinode-battery-") as temporary:
-        folder = Path(temporary)
-        began = time.monotonic()
-        reference_place = Place(folder / "reference")
-        code, _, err = reference_place.call(*RUN)
-        seconds = time.monotonic() - began
-        if code:
-            sys.exit(f"the undisturbed sweep ended with exit {code}: {err[-500:]}")
-        reference = reference_place.state()
-        for name in options.parts or PARTS:
-            part, full_count = PARTS[name]
-            tally, began = Tally(), time.monotonic()
-            more = {"seconds": seconds} if "seconds" in part.__annotations__ else {}
-            count = max(1, round(full_count * options.share))
-            part(folder, reference, tally=tally, count=count, chance=random.Random(f"{name} {options.seed}"), **more)
-            row = {
-                "planned": full_count,
-                "minutes": round((time.monotonic() - began) / 60, 1),
-                **dict(sorted(tally.items())),
-            }
-            print(name, json.dumps(row))
-            _keep(name, row)
-            bad += sum(tally[name] for name in ("lost", "doubled", "silent", "traceback"))
+    chosen = options.parts or names
+    bad = _audits(options.share) if AUDIT in chosen else 0
+    if stores := [name for name in chosen if name != AUDIT]:
+        with tempfile.TemporaryDirectory(prefix="palinode-battery-") as temporary:
+            bad += _stores(Path(temporary), stores, options)
     fsio.write_text(PAGE, page(json.loads(RESULTS.read_text(encoding="utf-8"))))
     return int(bad > 0)
 
 
+def _audits(share: float) -> int:
+    """The part `audit`: every planted defect and its clean twin; how many were missed or accused."""
+    began = time.monotonic()
+    counts, wrong = planted.count(share)
+    print(*wrong, sep="\n", file=sys.stderr)
+    kinds = {kind: dict(counted) for kind, counted in counts.items()}
+    _keep(AUDIT, {"kinds": kinds, "share": share, "wrong": wrong, "minutes": _minutes_since(began)})
+    print(AUDIT, json.dumps(kinds))
+    return len(wrong)
+
+
+def _stores(folder: Path, names: Sequence[str], options: argparse.Namespace) -> int:
+    """The parts that disturb a store; how much was lost, doubled, different without a word, or ended in a traceback."""
+    began = time.monotonic()
+    reference_place = Place(folder / "reference")
+    code, _, err = reference_place.call(*RUN)
+    seconds = time.monotonic() - began
+    if code:
+        sys.exit(f"the undisturbed sweep ended with exit {code}: {err[-500:]}")
+    reference, bad = reference_place.state(), 0
+    for name in names:
+        part, planned = PARTS[name]
+        tally, began = Tally(), time.monotonic()
+        more = {"seconds": seconds} if "seconds" in part.__annotations__ else {}
+        count = max(1, round(planned * options.share))
+        part(folder, reference, tally=tally, count=count, chance=random.Random(f"{name} {options.seed}"), **more)
+        before = _kept().get(name, {}) if options.add else {}
+        counts = Counter({key: value for key, value in before.items() if key not in ("planned", "minutes")}) + tally
+        minutes = round(before.get("minutes", 0) + _minutes_since(began), 1)
+        _keep(name, {"planned": planned, "minutes": minutes, **dict(sorted(counts.items()))})
+        print(name, json.dumps(counts))
+        bad += sum(tally[name] for name in ("lost", "doubled", "silent", "traceback"))
+    return bad
+
+
 def page(results: dict[str, Any]) -> str:
     """docs/reliability.md."""
-    lines = [
-        *INTRODUCTION.strip().splitlines(),
-        "",
+    lines = [*INTRODUCTION.strip().splitlines(), "", *_store_table(results), "", "What else was counted:", ""]
+    for name in PARTS:
+        more = [f"{key}: {value}" for key, value in results.get(name, {}).items() if key not in COLUMNS]
+        lines += [f"- `{name}`: {'; '.join(more)}."] if more else []
+    if AUDIT in results:
+        lines += ["", *AUDITS_INTRODUCTION.strip().splitlines(), "", *_audit_table(results[AUDIT])]
+    return "\n".join(lines) + "\n"
+
+
+def _store_table(results: dict[str, Any]) -> list[str]:
+    rows = [
         "| part | what is done | planned | tried | lost | doubled | silently different | tracebacks | minutes |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    others = []
     for name, (part, _) in PARTS.items():
-        if name not in results:
-            continue
-        row = results[name]
-        counts = " | ".join(
-            str(row.get(key, 0)) for key in ("planned", "tried", "lost", "doubled", "silent", "traceback", "minutes")
-        )
-        lines.append(f"| `{name}` | {(part.__doc__ or '').strip()} | {counts} |")
-        more = [f"{key}: {value}" for key, value in row.items() if key not in COLUMNS]
-        others += [f"- `{name}`: {'; '.join(more)}."] if more else []
-    return "\n".join([*lines, "", "What else was counted:", "", *others]) + "\n"
+        if name in results:
+            counts = " | ".join(str(results[name].get(key, 0)) for key in COLUMNS)
+            rows.append(f"| `{name}` | {(part.__doc__ or '').strip()} | {counts} |")
+    return rows
+
+
+def _audit_table(result: dict[str, Any]) -> list[str]:
+    rows = ["| defects | planted | caught | clean twins | passed |", "|---|---|---|---|---|"]
+    for kind, counts in result["kinds"].items():
+        numbers = " | ".join(str(counts.get(key, 0)) for key in ("planted", "caught", "twins", "passed"))
+        rows.append(f"| {kind} | {numbers} |")
+    return rows + [f"- {line}" for line in ["", *result["wrong"]] if line]
 
 
 # --- inside -------------------------------------------------------------------------------------------------------
 
 
+def _kept() -> dict[str, Any]:
+    """The results so far, by part."""
+    return dict(json.loads(RESULTS.read_text(encoding="utf-8"))) if RESULTS.exists() else {}
+
+
 def _keep(name: str, row: dict[str, Any]) -> None:
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-    fsio.write_json(RESULTS, {**results, name: row})
+    fsio.write_json(RESULTS, {**_kept(), name: row})
+
+
+def _minutes_since(began: float) -> float:
+    return round((time.monotonic() - began) / 60, 1)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -55,9 +55,9 @@ def test_a_class_is_audited_by_name(palinode, models):
 
 
 def test_a_module_that_exists_is_taken_as_it_is(models):
-    target = target_of(f"{models}:made")
-    assert (target.vocab_size, target.model.training) == (48, False)
-    assert target_of(f"{models}:made", vocab_size=40).vocab_size == 40
+    model, vocab_size = target_of(f"{models}:made")
+    assert (vocab_size, model.training) == (48, False)
+    assert target_of(f"{models}:made", vocab_size=40)[1] == 40
 
 
 @pytest.mark.parametrize(
@@ -96,10 +96,10 @@ def test_a_saved_folder_is_read_with_its_weights(tmp_path):
     torch.manual_seed(5)
     model = AutoModelForCausalLM.from_config(small_config("gpt2"))
     model.save_pretrained(tmp_path / "saved")
-    target = target_of(f"hf:{tmp_path / 'saved'}")
-    assert target.vocab_size == 64
-    assert torch.equal(target.model.transformer.wte.weight, model.transformer.wte.weight)
-    assert_causal(target.model, window_tokens=16)
+    loaded, vocab_size = target_of(f"hf:{tmp_path / 'saved'}")
+    assert vocab_size == 64
+    assert torch.equal(loaded.transformer.wte.weight, model.transformer.wte.weight)
+    assert_causal(loaded, window_tokens=16)
 
 
 class Bag(nn.Module):

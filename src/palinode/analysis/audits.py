@@ -7,7 +7,7 @@ matrices for each group of targets; a row is a target, a column is a source: `<g
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -22,7 +22,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
-class Audited:
+class ArmFinding:
     """A finding with its scale and, when a run made it, the seed of that run."""
 
     finding: Finding
@@ -44,17 +44,17 @@ class ArmAudit:
     arm: ArmEntry
     reports: Mapping[str, AuditReport]
     hashes: Mapping[str, str] = field(default_factory=dict)
-    after_training: tuple[Audited, ...] = ()
+    after_training: tuple[ArmFinding, ...] = ()
     damaged: tuple[str, ...] = ()
 
     @property
-    def findings(self) -> tuple[Audited, ...]:
+    def findings(self) -> tuple[ArmFinding, ...]:
         """All findings; those from before the runs come first."""
-        before = (Audited(one, scale) for scale, report in self.reports.items() for one in report.findings)
+        before = (ArmFinding(one, scale) for scale, report in self.reports.items() for one in report.findings)
         return (*before, *self.after_training)
 
     @property
-    def leaks(self) -> tuple[Audited, ...]:
+    def leaks(self) -> tuple[ArmFinding, ...]:
         """The findings that show a leak."""
         return tuple(item for item in self.findings if item.finding.shows_leak)
 
@@ -69,19 +69,19 @@ class ArmAudit:
         return _declared(any(item.finding.shows_collapse for item in self.findings), self.arm.expect_collapse)
 
     @property
-    def failed(self) -> tuple[Audited, ...]:
+    def failed(self) -> tuple[ArmFinding, ...]:
         """The findings with outcome fail."""
         return tuple(item for item in self.findings if item.finding.outcome == "fail")
 
     @property
-    def unexpected(self) -> tuple[Audited, ...]:
+    def unexpected(self) -> tuple[ArmFinding, ...]:
         """The failed findings that the experiment does not expect. An arm that is expected to leak may fail any check."""
         if self.arm.expect_leak:
             return ()
         return tuple(item for item in self.failed if not (self.arm.expect_collapse and item.finding.shows_collapse))
 
     @property
-    def undecided(self) -> tuple[Audited, ...]:
+    def undecided(self) -> tuple[ArmFinding, ...]:
         """The findings that could not tell."""
         return tuple(item for item in self.findings if item.finding.outcome == "could_not_tell")
 
@@ -95,13 +95,13 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
     entry = record.entry.arm(arm)
     scales = record.entry.scales if scale is None else (scale,)
     reports = {name: record.audits[arm, name] for name in scales if (arm, name) in record.audits}
-    after_training: list[Audited] = []
+    after_training: list[ArmFinding] = []
     damaged: list[str] = []
     for name in scales:
         before = reports[name].findings if name in reports else ()
         for run in record.runs_of(arm, name):
             try:
-                after_training += [Audited(one, name, run.entry.seed) for one in run.findings() if one not in before]
+                after_training += [ArmFinding(one, name, run.entry.seed) for one in run.findings() if one not in before]
             except Damaged as error:
                 damaged.append(str(error))
     return ArmAudit(entry, reports, record.entry.audits.get(arm, {}), tuple(after_training), tuple(damaged))
@@ -173,18 +173,7 @@ def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
     return tuple(chosen.values())
 
 
-def ranges(positions: Iterable[int]) -> str:
-    """`0-3, 7, 9-12` for sorted positions."""
-    runs: list[list[int]] = []
-    for position in positions:
-        if runs and position == runs[-1][1] + 1:
-            runs[-1][1] = position
-        else:
-            runs.append([position, position])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
-def pictures_of(item: Audited, arm: str) -> list[Picture]:
+def pictures_of(item: ArmFinding, arm: str) -> list[Picture]:
     """The pictures that one finding stored."""
     stored = item.finding.pictures
     found = []

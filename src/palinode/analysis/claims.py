@@ -104,8 +104,10 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
         rows = list(measure(claim, evidence))
     judged = []
     for row in rows:
-        said = _words(words, claim, row, evidence)
-        judged.append(JudgedClaim(claim, row, judge(claim, row, evidence.rule), claim.published_at(row.scale), said))
+        in_words = _words(words, claim, row, evidence)
+        judged.append(
+            JudgedClaim(claim, row, judge(claim, row, evidence.rule), claim.published_at(row.scale), in_words)
+        )
     if claim.expect == "within" and len(judged) > 1:
         judged.append(_of_all(claim, judged))
     return judged

@@ -13,7 +13,6 @@ from palinode.analysis.compare import costs
 from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts, training_curves
 from palinode.analysis.embeddings import embedding_means, embedding_numbers
 from palinode.analysis.frames import RUN, RUN_AND_ID, Row, columns, run_frame
-from palinode.analysis.intervals import ends
 from palinode.analysis.ratios import (
     as_published,
     direction_ratios,
@@ -94,7 +93,9 @@ def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
         (pl.Float64, "equal_deviation"),
         (pl.String, "reasons cautions"),
     )
-    return pl.DataFrame([_verdict_row(item) for item in found], schema=schema)
+    texts = ("reasons", "cautions")
+    rows = [item.row() | {name: "; ".join(getattr(item, name)) for name in texts} for item in found]
+    return pl.DataFrame(rows, schema=schema)
 
 
 def difference_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
@@ -194,26 +195,3 @@ def fingerprint_table(record: ExperimentRecord) -> pl.DataFrame:
             yield {"item": item, "value": str(value)}
 
     return run_frame(record.runs, rows_of, RUN | columns((pl.String, "item value")))
-
-
-def _verdict_row(item: Verdict) -> Row:
-    comparison, needed = item.comparison, item.seeds_needed
-    low, high = ends(comparison.interval)
-    same_names = ("arm", "baseline", "scale", "metric", "confidence", "sign_flip_p", "spread")
-    return {name: getattr(comparison, name) for name in same_names} | {
-        "outcome": item.outcome,
-        "leak": item.leak,
-        "collapse": item.collapse,
-        "mean_difference": comparison.mean,
-        "interval_low": low,
-        "interval_high": high,
-        "pairs": len(comparison.pairs),
-        "left_out": len(comparison.left_out),
-        "smallest_effect": item.rule.smallest_effect,
-        "seeds_needed": needed.seeds if needed else None,
-        "seeds_needed_for": needed.effect if needed else None,
-        "equal": item.rule.equal,
-        "equal_deviation": item.parity.deviation,
-        "reasons": "; ".join(item.reasons),
-        "cautions": "; ".join(item.cautions),
-    }

@@ -368,13 +368,13 @@ class Effect:
 
     Attributes:
         what: the thing: labels or objective.
-        said: which arm minus which, such as `all - answer`.
+        contrast: which arm minus which, such as `all - answer`.
         above_trivial: whether any run of either arm is above the trivial level (`any_above_trivial`); None if the levels are not
             known. If both arms learned nothing, no difference between them means nothing.
     """
 
     what: What
-    said: str
+    contrast: str
     comparison: Comparison
     above_trivial: bool | None
 
@@ -386,9 +386,9 @@ def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
     confidence = record.entry.rule.confidence
     found = []
     for scale in record.entry.scales:
-        for what, said, arm, against in _pairs(record, scale):
+        for what, contrast, arm, against in _pairs(record, scale):
             comparison = compare(record, arm, against, scale, f"{split}.own.accuracy", confidence)
-            found.append(Effect(what, said, comparison, _above_trivial(record, comparison, split)))
+            found.append(Effect(what, contrast, comparison, _above_trivial(record, comparison, split)))
     return tuple(found)
 
 
@@ -397,7 +397,7 @@ def effect_table(found: tuple[Effect, ...]) -> pl.DataFrame:
     rows = []
     for effect in found:
         one = effect.comparison
-        what = (effect.what, effect.said, one.arm, one.baseline, one.scale)
+        what = (effect.what, effect.contrast, one.arm, one.baseline, one.scale)
         numbers = (one.mean, *intervals.ends(one.interval), one.confidence, one.sign_flip_p)
         rows.append((*what, *numbers, len(one.pairs), len(one.left_out), effect.above_trivial))
     return pl.DataFrame(rows, schema=EFFECT_SCHEMA, orient="row")

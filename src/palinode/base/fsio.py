@@ -62,11 +62,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: Mapping[str, Any]) -> None:
     """Write a table: a JSON file with the hash of its content, as `write_bytes` does."""
-    write_json(path, {**table, SELF_HASH: _table_sha256(table)})
+    write_json(path, _sealed(table))
 
 
-def create_json(path: Path, value: Any) -> bool:
-    """Write a JSON file that does not exist yet, synced to disk; False, and nothing written, when it exists.
+def create_table(path: Path, table: Mapping[str, Any]) -> bool:
+    """Write a table that does not exist yet, synced to disk; False, and nothing written, when it exists.
 
     Of several processes that create one path at the same time, on one host or several, one gets True. Where the file system has
     no hard links, the file is empty for a moment.
@@ -77,7 +77,7 @@ def create_json(path: Path, value: Any) -> bool:
     temporary = _temporary(path)
     try:
         try:
-            temporary.write_bytes(_json_bytes(value))
+            temporary.write_bytes(_json_bytes(_sealed(table)))
             _fsync(temporary)
             os.link(temporary, path)
         except FileExistsError:
@@ -85,7 +85,7 @@ def create_json(path: Path, value: Any) -> bool:
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
-            return _create_in_place(path, _json_bytes(value))
+            return _create_in_place(path, _json_bytes(_sealed(table)))
         finally:
             temporary.unlink(missing_ok=True)
         _fsync(path.parent)
@@ -357,6 +357,11 @@ def _create_in_place(path: Path, content: bytes) -> bool:
     finally:
         os.close(descriptor)
     return True
+
+
+def _sealed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with the hash of its content."""
+    return {**table, SELF_HASH: _table_sha256(table)}
 
 
 def _table_sha256(table: Mapping[str, Any]) -> str:
