@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from palinode.audit import any_model
 from palinode.audit.targets import small_config, vocabulary_of
 from palinode.base.errors import BadInput
 from palinode.cli.model_names import is_target, target_of
@@ -31,6 +32,14 @@ class Leaky(Tiny):
 class Needs(Tiny):
     def __init__(self, width):
         super().__init__()
+
+class Masked(Tiny):
+    def forward(self, ids, mask):
+        return super().forward(ids)
+
+class Broken(Tiny):
+    def forward(self, ids):
+        raise KeyError("cache")
 
 made = Tiny()
 number = 3
@@ -76,6 +85,26 @@ def test_a_name_that_leads_nowhere_is_one_line(palinode, models, text, message):
     assert (output.code, output.out) == (2, "")
     assert len(output.err.splitlines()) == 1
     assert message in output.err
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("Masked", "raises TypeError: Masked.forward() missing 1 required"), ("Broken", "raises KeyError: 'cache'")],
+)
+def test_an_error_inside_a_models_forward_names_the_model(palinode, models, name, message):
+    output = palinode("audit", f"{models}:{name}", "--quick")
+    assert output.code == 2
+    last = output.err.splitlines()[-1]
+    assert last.startswith(f"{models}:{name}: forward: its forward {message}")
+    assert "CheckOptions(forward=...)" in last
+
+
+def test_an_error_of_the_audit_itself_is_not_the_models(palinode, models, monkeypatch):
+    def broken(*args, **options):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(any_model, "check", broken)
+    assert palinode("audit", f"{models}:Tiny", "--quick").code == 70
 
 
 def test_what_names_a_file_is_no_model(tmp_path, monkeypatch):

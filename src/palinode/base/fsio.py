@@ -312,8 +312,9 @@ def _lines_from(path: Path, start: int) -> list[bytes]:
 
 def _rows_of_line(line: bytes, *, ends: bool) -> tuple[list[dict[str, Any]], bool]:
     """The whole rows of a line, and whether a writer can have left this line. `ends`: the line has a line end."""
-    if (row := _checked_row(line)) is not None:
-        return [row], True
+    with contextlib.suppress(ValueError, RecursionError):
+        if (row := _with_true_crc(json.loads(line))) is not None:
+            return [row], True
     text, decoder = line.decode("utf-8", "replace"), json.JSONDecoder()
     rows: list[dict[str, Any]] = []
     others: list[str] = []  # the text before, between and after the rows
@@ -392,13 +393,6 @@ def _no_constant(name: str) -> float:
 def _is_torn(text: str) -> bool:
     """Whether this text is the beginning of one or several rows. Rows are ASCII without control codes."""
     return text.isascii() and text.isprintable() and TORN_MARKS.fullmatch(text.partition(ROW_MARK)[0]) is not None
-
-
-def _checked_row(line: bytes) -> dict[str, Any] | None:
-    try:
-        return _with_true_crc(json.loads(line))
-    except (ValueError, RecursionError):
-        return None
 
 
 def _with_true_crc(wrapped: Any) -> dict[str, Any] | None:

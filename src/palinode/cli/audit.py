@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.base.errors import AuditFailed, check_known
+from palinode.base.errors import AuditFailed, BadInput, PalinodeError, check_known, printable
 from palinode.base.measures import CHECK_WORDS, CheckOutcome
 from palinode.cli import options
 from palinode.cli.options import as_json, audits_are_kept, of_file, resolve
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from palinode.base.finding import AuditReport
     from palinode.results.record import ArmEntry
 
+MOST_CHARACTERS = 70  # of an error that a model raised
 MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
 TARGET_HELP = "An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module."
 WIDEST_MAP_POSITIONS = 64
@@ -84,19 +87,43 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
     from palinode.cli.model_names import target_of
 
     model, vocab_size = target_of(target, vocab_size)
-    report = check(
-        model,
-        vocab_size=vocab_size,
-        window_tokens=window_tokens,
-        checks=QUICK_CHECKS if quick else CHECKS,
-        name=target,
-        options=QUICK if quick else None,
-        on_progress=lambda text: typer.echo(text, err=True),
-    )
+    with _errors_of_the_model(target):
+        report = check(
+            model,
+            vocab_size=vocab_size,
+            window_tokens=window_tokens,
+            checks=QUICK_CHECKS if quick else CHECKS,
+            name=target,
+            options=QUICK if quick else None,
+            on_progress=lambda text: typer.echo(text, err=True),
+        )
     typer.echo(as_json(encode(report)) if json else f"{report_text(report)}\n\n{MEANING}")
     if report.outcome == "fail":
         first = next(finding for finding in report.findings if finding.outcome == "fail")
         raise AuditFailed(f"failed its audit: {first.check}", file=target)
+
+
+@contextmanager
+def _errors_of_the_model(target: str) -> Iterator[None]:
+    """Name the model where its own forward raises; an error of Palinode's code stays what it is.
+
+    Raises:
+        BadInput: PyTorch had called a module's forward when the error was raised, and none of Palinode's code was called after it.
+    """
+    try:
+        yield
+    except PalinodeError:
+        raise
+    except Exception as error:
+        package = str(Path(__file__).parents[1])
+        frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+        ours = [place for place, path in enumerate(frames) if str(path).startswith(package)]
+        after = frames[ours[-1] + 1 :] if ours else frames
+        if not any(path.parts[-3:] == ("nn", "modules", "module.py") for path in after):
+            raise
+        message = f"its forward raises {type(error).__name__}: {printable(str(error), MOST_CHARACTERS)}"
+        hint = "CheckOptions(forward=...) calls it otherwise"
+        raise BadInput(message, file=target, field="forward", hint=hint) from error
 
 
 def _refuse_failed(audits: Sequence[ArmAudit], file: object) -> None:
