@@ -164,7 +164,7 @@ def test_m20_what_is_compared_depends_on_no_later_slot(kind):
         return model.pair_terms()[EMBEDDING_LOSS]
 
     assert check_aggregated("embedding_loss", pair_score(term().double()), 0).outcome == "pass"
-    for broken in (DividedByLength(), OfAllSlots()):
+    for broken in (DividedByLength(32, 40), OfAllSlots(32, 40)):
         planted = term()
         planted.aggregate = broken
         finding = check_aggregated("embedding_loss", pair_score(planted.double()), 0)
@@ -175,7 +175,7 @@ def test_m20_what_is_compared_depends_on_no_later_slot(kind):
 def test_m20_is_invisible_in_the_logits():
     """It is only compared with, never read: C1 and C6 rightly pass, so the term has a check of its own."""
     subject = arm(MODELS["self first"], OBJECTIVES["ltr"])
-    subject.module.embedding_loss.aggregate = DividedByLength()
+    subject.module.embedding_loss.aggregate = DividedByLength(32, 40)
     findings = check_flow(replace(subject, rebuild=None), FLOW.with_(lengths=(1, 2, 3)))
     assert {f.check for f in findings if f.outcome == "fail"} == set()
 
@@ -275,6 +275,6 @@ def test_the_term_of_a_users_own_aggregation_is_checked_too():
             return F.pad(x, (0, 0, 0, 1))[:, 1:]  # the next slot
 
     term = EmbeddingTerm(EmbeddingLoss(), 8, 40)
-    term.aggregate = Last()
+    term.aggregate = Last(8, 40)
     assert check_aggregated("own", pair_score(term.double()), 0).outcome == "fail"
     assert torch.is_grad_enabled()
