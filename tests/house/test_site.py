@@ -52,6 +52,6 @@ def test_a_notebook_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
     monkeypatch.setenv("PALINODE_CACHE", str(tmp_path))
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
-    NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=1200, kernel_name="python3").execute()
     errors = [cell for cell in notebook.cells for out in cell.get("outputs", ()) if out["output_type"] == "error"]
     assert errors == []
