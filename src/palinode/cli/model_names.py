@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 HF = "hf:"
+WEIGHTS_SEED = 0
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,8 @@ def _from_module(text: str) -> nn.Module:
 
 
 def _from_transformers(text: str) -> tuple[nn.Module, int]:
+    import torch
+
     from palinode.audit.targets import small_config
 
     with _quiet_transformers():
@@ -109,11 +112,13 @@ def _from_transformers(text: str) -> tuple[nn.Module, int]:
                 )
             else:
                 config = small_config(text)
-                model = factory.from_config(config)
+                with torch.random.fork_rng(devices=[]):  # the same random weights each time
+                    torch.manual_seed(WEIGHTS_SEED)
+                    model = factory.from_config(config)
         except Exception as error:  # noqa: BLE001 - transformers raises anything for a config that it cannot build
             first = str(error).strip().partition("\n")[0]
             raise BadInput(f"cannot be built: {type(error).__name__}: {first}", file=HF + text) from error
-    return model, int(config.get_text_config().vocab_size)
+    return model, int(config.get_text_config(decoder=True).vocab_size)
 
 
 @contextlib.contextmanager
