@@ -30,7 +30,8 @@ WINDOW_TOKENS = 32
 CPU_SECONDS, WALL_FACTOR, MEMORY_GIB = 300, 20, 10
 CHECKS = ("C1", "C2", "C6")
 TARGET_SHARE, TARGET_HOURS, CORES = 0.95, 2.3, 2
-PROBE_SEEDS, PROBE_TOKENS, PROBE_BOUND = 5, (8, 32, 64), 1e-6
+PROBE_SEEDS, PROBE_TOKENS, PROBE_BOUND = 5, (1, 2, 8, 32, 64), 1e-6
+MARKER_IDS = 5  # the lowest ids: padding, start and end of a text
 Row = dict[str, Any]
 
 
@@ -202,24 +203,30 @@ def _probe_once(model: Any, vocabulary: int, seed: int, largest: dict[str, float
                 if parameter.dim() > 1:
                     parameter.copy_(torch.randn(parameter.shape, generator=rng) / parameter[0].numel() ** 0.5)
     for tokens in PROBE_TOKENS:
-        ids = torch.randint(vocabulary, (1, tokens), generator=rng)
-        kept = max(1, tokens // 3)
-        changed = ids.clone()
-        changed[:, kept:] = torch.randint(vocabulary, (1, tokens - kept), generator=rng)
-        others = torch.randint(vocabulary, (2, tokens), generator=rng)
+        ids, others = torch.randint(vocabulary, (2, 1, tokens), generator=rng)
         base = _logits(model, ids)
-        rows = {
-            "suffix": _logits(model, changed)[:, :kept],
-            "length": _logits(model, ids[:, :kept]),
-            "companions": _logits(model, torch.cat([others[:1], ids, others[1:]]))[1:2, :kept],
-            "again": _logits(model, ids)[:, :kept],
-        }
-        scale = float(base.std()) or 1.0
-        for name, logits in rows.items():
-            change = (
-                float((logits - base[:, :kept]).abs().max()) / scale if logits.shape == base[:, :kept].shape else 1.0
-            )
-            largest[name] = max(largest[name], change)
+        for kept in {max(1, tokens // 3), max(1, tokens - 1)}:
+            rows = {
+                "length": _logits(model, ids[:, :kept]),
+                "companions": _logits(model, torch.cat([others, ids, others]))[1:2],
+                "again": _logits(model, ids),
+            }
+            changes = {name: _change(base, logits, kept) for name, logits in rows.items()}
+            if rows["companions"].shape != base.shape:
+                changes["companions"] = 1.0
+            for highest in (vocabulary, MARKER_IDS):
+                suffix = torch.randint(highest, (1, tokens - kept), generator=rng)
+                changed = _change(base, _logits(model, torch.cat([ids[:, :kept], suffix], 1)), kept)
+                changes["suffix"] = max(changed, changes.get("suffix", 0.0))
+            for name, change in changes.items():
+                largest[name] = max(largest[name], change)
+
+
+def _change(base: Any, logits: Any, kept: int) -> float:
+    """The largest change of the first `kept` logits, in standard deviations; 1 where their number differs."""
+    if logits.dim() != base.dim() or len(logits) != len(base) or logits.shape[1] < kept:
+        return 1.0
+    return float((logits[:, :kept] - base[:, :kept]).abs().max()) / (float(base.std()) or 1.0)
 
 
 def _logits(model: Any, ids: Any) -> Any:
@@ -241,10 +248,10 @@ Each type is built as `palinode audit hf:TYPE` builds it: at a small size, with 
 process of its own. C1 asks what each slot reads, C2 trains on a canary, C6 compares step by step with one pass
 ([audit](audit.md)).
 
-A type that fails a check is probed by other code. The probe replaces the last two thirds of a row (suffix), cuts them off
-(length), adds other rows to the batch (companions), and reads the row again (again). It compares the logits of the first third
-before and after, in standard deviations of the logits, over several seeds, lengths and weights. A failure that no probe shows is
-a false alarm.
+A type that fails a check is probed by other code. The probe replaces the end of a row (suffix), also by ids such as the padding id,
+cuts it off (length), adds other rows to the batch (companions), and reads the row again (again). It compares the logits of the
+start of the row before and after, in standard deviations of the logits, over several seeds, lengths and weights. A failure that
+no probe shows is a false alarm.
 """
 
 

@@ -121,9 +121,10 @@ NEEDED = ("head_dim", "num_key_value_heads", "n_routed_experts", "num_experts_pe
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "num_query_groups")
 STATE_HEADS = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
 
-# bamba, granitemoehybrid, lfm2_moe and recurrent_gemma need a layer of attention, and zamba two that share their weights. The code
-# of blt, cohere_compass_text, dbrx and xmod reads a field that their configs leave out. xlstm rounds its widths to 64. hrm_text
-# counts the layers of all its cycles. xlm and xlnet read in both directions by default. reformer draws new hashes at each call.
+# bamba, granitemoehybrid, lfm2_moe and recurrent_gemma need a layer of attention, and zamba two that share their weights. The
+# code of blt, cohere_compass_text, dbrx and xmod reads a field that their configs leave out. xlstm rounds its widths to 64.
+# hrm_text counts the layers of all its cycles. A head of dots3_note has two parts. xlm and xlnet read in both directions by
+# default. reformer draws new hashes at each call.
 INDEXER = {
     "indexer_n_heads": 4,
     "indexer_kv_heads": 1,
@@ -136,6 +137,8 @@ OWN: Mapping[str, Mapping[str, Any]] = {
     "blt": {"num_hidden_layers": 2},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 10_000.0}}},
     "dbrx": {"attn_config": {"rope_theta": 10_000.0, "kv_n_heads": 2, "clip_qkv": 8.0}},
+    "dots3_note": {"text_config": {"head_dim": 2 * HEAD_WIDTH}},
+    "dots3_note_text": {"head_dim": 2 * HEAD_WIDTH},
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
     "hrm_text": {"num_layers_per_stack": 1, "num_hidden_layers": 8},
@@ -269,8 +272,6 @@ def _of_layers(standard: Any, layers: Sequence[int]) -> dict[str, Any]:
 def _small_override(fields: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of one layer at a small size."""
     small = {name: SIZE_OF.get(name, value) for name, value in fields.items()}
-    if {"head_dim", "qk_nope_head_dim"} <= set(fields):
-        small["head_dim"] = 2 * HEAD_WIDTH  # a part with rotary embedding and one without
     kv = {
         name: HEADS for name in KEY_VALUE_HEADS if name in fields and fields[name] == fields.get("num_attention_heads")
     }
