@@ -12,8 +12,8 @@ import torch
 from palinode.base import fsio
 from palinode.base.config import decode
 from palinode.base.seeds import generator
-from palinode.data.tasks import TASKS, Reversed, Task
-from palinode.data.tasks.baselines import baselines
+from palinode.data.tasks import TASKS, Memorisation, MultiQueryRecall, Reversed, SelectiveCopy, Task
+from palinode.data.tasks.baselines import Sees, baselines
 from palinode.data.tasks.splits import repeated_share
 
 PAGE = Path(__file__).parent / "tasks.md"
@@ -77,12 +77,6 @@ of one another share a line. For longer sequences only chance is known. A guesse
 its own pass reads before an answer, or the whole prompt if there is no direction. A guesser is fitted on at most
 `train_sequences` sequences.
 
-`mqar`, `mad-selective-copy` and `mad-memorisation` as published hide every answer in the input and show it as the target alone.
-Here an ltr or rtl pass reads the answers before it, so an answer can stand earlier in the row. `cache 1` is the level of a
-guesser that reads them off, and the best possible accuracy counts them. Comparable with the published tasks is a run whose
-objective hides answers, `MaskedObjective(hide_answers=True)`: its best possible accuracy is that of the published task. A
-causal model has no such input yet; compare it with other runs of Palinode.
-
 Labels and objectives combine freely: labels change what is scored, never what is hidden or read. A masked language model
 (`hide_answers=False`) scores a labelled token where chance has hidden it. A batch in which nothing is scored is a step that
 changes nothing, counted in `empty_steps`. Combinations that could never score anything are refused, such as `answer` where the
@@ -103,6 +97,37 @@ read ltr or rtl, in nats a token; `best` is the highest accuracy over them, read
 fresh draws that repeat an earlier prompt, or more where some prompts are likelier than others. A cell is empty where the number
 is not known.
 """
+PUBLISHED = """
+## Published inputs
+
+`mqar`, `mad-selective-copy` and `mad-memorisation` as published hide every answer from the input and show it as the target
+alone. Here a sequence contains its answers, so an ltr or rtl pass reads the answers before it, and a key that comes twice can be
+read off.
+
+| objective | the model reads | comparable with published numbers |
+|---|---|---|
+| `LtrObjective()`, `RtlObjective()` | the answers before the one it predicts | no; compare it with other runs of Palinode |
+| `MaskedInputObjective(rate=0.0, hide_answers=True)` | `[MASK]` in place of every answer, left to right | yes, for a causal model |
+| `MaskedObjective()` | `[MASK]` in place of every answer, from both sides | yes, for a model without a direction |
+
+Set `labels = "answer"` in the run and in its evaluation as well: the published loss and accuracy are those of the answers alone.
+Two differences stay. Where the published tasks show an insert token, a blank or filler, `[MASK]` stands here. And the causal form
+predicts an answer from the slot of the token before it, as `mqar` does; the two MAD tasks predict it from the slot of the hidden
+answer itself. `mad-selective-copy` draws its blanks as published with `as_published = true`.
+
+The levels of both forms, on {sequences} sequences (fewer where there are many answers), with the names of the columns as below.
+`best` is the best possible accuracy on answers of a model that has seen {few} training sequences. In `shown` it counts the keys
+that stand earlier in the row, and `cache 1` is the level of a guesser that reads them off.
+"""
+FEW = 256  # training sequences of the ceilings: the fewest of the published runs
+HIDING: tuple[tuple[str, Task], ...] = (  # options as a reader would write them, and the task
+    ("", MultiQueryRecall()),
+    ("as_published = true", SelectiveCopy(as_published=True)),
+    ("", Memorisation()),
+    ("pairs = 128", Memorisation(pairs=128)),
+    ("vocabulary = 8192", Memorisation(vocabulary=8192)),
+)
+FORMS: dict[str, Sees] = {"shown": "before", "hidden": "prompt_before"}
 COLUMNS = {
     "unigram": "unigram",
     "bigram": "bigram",
@@ -125,6 +150,8 @@ def page() -> str:
     lines = [HEAD]
     for kind, cls in TASKS.items():
         lines += example(decode(cls, SMALL[kind]))
+    lines.append(PUBLISHED.strip("\n").format(sequences=MOST_SEQUENCES, few=FEW))
+    lines += [*published_inputs(), ""]
     lines.append(LEVELS.format(sequences=MOST_SEQUENCES, fresh=f"{FRESH:,}"))
     lines += levels([cls() for kind, cls in TASKS.items() if kind != Reversed.kind])
     return "\n".join(lines) + "\n"
@@ -165,6 +192,21 @@ def levels(tasks: list[Task]) -> Iterator[str]:
         ]
         cells = [f"`{task.kind_name()}`", str(task.vocab_size), str(task.length_tokens), *numbers]
         yield "| " + " | ".join(cells) + " |"
+
+
+def published_inputs() -> Iterator[str]:
+    """Two rows for each task whose published input hides the answers: with the answers in the input, and without."""
+    yield ""
+    yield "| task | options | answers in the input | chance | " + " | ".join(COLUMNS.values()) + " | best |"
+    yield "|---|---|---|" + "--:|" * (len(COLUMNS) + 2)
+    for options, task in HIDING:
+        fit, fresh = (task.sample(sequences(task), generator(seed, "page")) for seed in (2, 3))
+        ceilings = {"shown": task.best_answer_accuracy(FEW), "hidden": task.best_hidden_accuracy(FEW)}
+        for form, sees in FORMS.items():
+            shares = baselines(task, fit, fresh, sees)
+            numbers = [f"{value:.3f}" for value in (task.chance(), *(shares[name] for name in COLUMNS), ceilings[form])]
+            named = f"`{options}`" if options else ""
+            yield "| " + " | ".join([f"`{task.kind_name()}`", named, form, *numbers]) + " |"
 
 
 def sequences(task: Task) -> int:

@@ -6,10 +6,12 @@ tokens, and what is read right to left is added to them. `mask_total.py` asks th
 `both-05-published-mask` reads through the published mask; the audit detects its leak at every length.
 
 Sizes: `smoke` draws every chart in minutes; `laptop` takes hours on two cores; `long` trains its smallest model ten times as long,
-so that one batch in twenty right to left is enough to learn something; `gpu` and `paper` need an accelerator. All but smoke
-read WikiText-2 or -103: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
+so that one batch in twenty right to left is enough to learn something; `gpu`, `paper` and `published` need an accelerator.
+`published` is `paper` with the batches of the published runs; docs/recipes.md lists what differs. All but smoke read WikiText-2 or
+-103: `palinode data get wikitext-2`, or name a folder with --set data.corpus=FOLDER.
 """
 
+import math
 from typing import Any
 
 from palinode import (
@@ -49,10 +51,31 @@ def cells(depths: tuple[int, ...], widths: tuple[int, ...]) -> tuple[Scale, ...]
     )
 
 
+def parameters(depth: int, width: int) -> int:
+    """Parameters of a published model: 50,306 ids, its special tokens included."""
+    block = (2 * (width // 8) + 4 * width) * width + 2 * width**2 + width + 1
+    return 2 * 50_306 * width + width + depth * block
+
+
+def published_windows(depth: int, width: int, capacity: float = 1.0) -> int:
+    """Windows of 1,024 tokens in a published micro-batch, by the law that fits a model's batch into the memory of its GPU.
+
+    Args:
+        capacity: the published factor for a GPU of another size. The published tables do not say which value they used.
+    """
+    size = parameters(depth, width) / 46_009_736
+    return math.floor(capacity * 114_688 / (1.52174 + 0.482 * size**0.87)) // 1024
+
+
 SMOKE = cells((2, 4), (32, 64))
 LAPTOP = cells((2, 8), (64, 128, 256))
 PAPER = cells((4, 8, 16, 32), (192, 384, 768, 1536))
 SCALES = (*SMOKE, *(scale for scale in LAPTOP if scale not in SMOKE), *PAPER)
+PUBLISHED_SCALES = tuple(
+    Scale(name=f"{scale.name}, {windows} windows", change={**scale.change, "recipe.batch_windows": windows})
+    for scale in PAPER
+    for windows in [published_windows(scale.change["model.layers"], scale.change["model.width"])]
+)
 
 
 def names(scales: tuple[Scale, ...]) -> tuple[str, ...]:
@@ -87,6 +110,15 @@ DECISION = Decision(
     equal="tokens_scored_ltr",
     smallest_effect=0.01,
 )
+
+PUBLISHED_BATCHES = {
+    "recipe.growth": LengthGrowth(late_steps=1),
+    "recipe.accumulation": NormAccumulation(most=None, from_first_step=True),
+    # The limit of tokens ends the run, also where each step reads one micro-batch of 18 windows.
+    "recipe.steps": 60_000,
+    # Steps of thousands of windows are slow: a crash loses at most 200 of them.
+    "recipe.checkpoint_every_steps": 200,
+}
 
 LARGE = {
     "data": DataConfig(corpus="wikitext-103", tokenizer="gpt2", window_tokens=1024, split="given"),
@@ -238,7 +270,10 @@ def claims() -> tuple[Claim, ...]:
 
 
 def own_sizes() -> dict[str, Size]:
-    """The sizes that both questions share, and `long`, where one small model is trained ten times as long."""
+    """The sizes that both questions share, and two more.
+
+    `long` trains one small model ten times as long. `published` is `paper` with the published batches.
+    """
     longer = {
         "recipe.steps": round(10 * STEPS * SLACK),
         "recipe.growth.double_every_steps": 250,
@@ -251,6 +286,9 @@ def own_sizes() -> dict[str, Size]:
         **every,
         "smoke": every["smoke"].with_(arms=tuple(name for name in IN_EVERY_SIZE if name != "both-10")),
         "long": Size(change=longer, arms=some, scales=("2x64",), seeds=(1, 2, 3)),
+        "published": every["paper"].with_(
+            change={**every["paper"].change, **PUBLISHED_BATCHES}, scales=names(PUBLISHED_SCALES)
+        ),
     }
 
 
@@ -259,7 +297,7 @@ experiment = Experiment(
     question="Does predicting right to left as well change the left-to-right loss, at equal left-to-right tokens?",
     base=BASE,
     arms=(*arms(UNTIL_LTR_TOKENS), PUBLISHED, OFTEN),
-    scales=SCALES,
+    scales=(*SCALES, *PUBLISHED_SCALES),
     seeds=(1, 2, 3),
     decision=DECISION,
     sizes=own_sizes(),

@@ -76,7 +76,7 @@ class Synthetic:
 
     name: str = "demo"
     size: str = "laptop"
-    question: str = "Does reading right to left beside left to right help, at the same windows of text?"
+    question: str = "Does it help to read the same windows of text from right to left as well?"
     arms: tuple[SyntheticArm, ...] = DEMO_ARMS
     scales: tuple[str, ...] = ("base",)
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -1,4 +1,4 @@
-"""A results store of runs on associative recall, made without training: accuracy that jumps or never does, beside its levels.
+"""A results store of runs on associative recall, made without training: accuracy that jumps or never does, and its levels.
 
 Four arms differ in labels and in the objective, three scales in the vocabulary. At vocabularies 10 and 20 all learn the task; at 30
 those that train on answers alone stay at the trivial level, but for one seed.

@@ -118,10 +118,10 @@ def measured(name: str, checks: Sequence[str]) -> Iterator[Row]:
 
     row: Row = {}
     try:
-        target = target_of(f"hf:{name}")
-        row["class"] = type(target.model).__name__
-        row["parameters"] = sum(parameter.numel() for parameter in target.model.parameters())
-        _forward(target)
+        model, vocabulary = target_of(f"hf:{name}")
+        row["class"] = type(model).__name__
+        row["parameters"] = sum(parameter.numel() for parameter in model.parameters())
+        _forward(model)
     except Exception as error:  # noqa: BLE001 - transformers raises anything
         yield {**row, "reason": _first_line(error)}
         return
@@ -131,8 +131,8 @@ def measured(name: str, checks: Sequence[str]) -> Iterator[Row]:
         started = time.process_time()
         try:
             report = check(
-                target.model,
-                vocab_size=target.vocab_size,
+                model,
+                vocab_size=vocabulary,
                 window_tokens=WINDOW_TOKENS,
                 checks=(one,),
                 name=name,
@@ -149,10 +149,10 @@ def measured(name: str, checks: Sequence[str]) -> Iterator[Row]:
         row["checks"][one]["cpu_seconds"] = round(time.process_time() - started, 1)
         yield row
     if any(part.get("failed") for part in row["checks"].values()):
-        yield {**row, "probe": probe(target)}
+        yield {**row, "probe": probe(model, vocabulary)}
 
 
-def _forward(target: Any) -> None:
+def _forward(model: Any) -> None:
     """Whether transformers runs the type: two rows of ids.
 
     Raises:
@@ -161,13 +161,13 @@ def _forward(target: Any) -> None:
     import torch
 
     with torch.no_grad():
-        output = target.model(torch.zeros(1, WINDOW_TOKENS, dtype=torch.long))
+        output = model(torch.zeros(1, WINDOW_TOKENS, dtype=torch.long))
     logits = getattr(output, "logits", None)
     if logits is None or logits.shape[:2] != (1, WINDOW_TOKENS):
         raise ValueError(f"gives {type(output).__name__} with logits of shape {tuple(getattr(logits, 'shape', ()))}")
 
 
-def probe(target: Any) -> Row:
+def probe(model: Any, vocabulary: int) -> Row:
     """What the suffix, the length of the row and the companions of a row change in the logits of a prefix, in float64.
 
     Nothing of the checks is used: rows of random ids, the weights as they are and larger ones, several seeds and lengths.
@@ -179,10 +179,10 @@ def probe(target: Any) -> Row:
     largest: dict[str, float] = {"suffix": 0.0, "length": 0.0, "companions": 0.0, "again": 0.0}
     for precision in (torch.float64, torch.float32):
         torch.set_default_dtype(precision)
-        model = copy.deepcopy(target.model).to(precision).eval()
+        copied = copy.deepcopy(model).to(precision).eval()
         try:
             for seed in range(PROBE_SEEDS):
-                _probe_once(model, target.vocab_size, seed, largest)
+                _probe_once(copied, vocabulary, seed, largest)
         except (RuntimeError, ValueError, IndexError) as error:
             note = _first_line(error)
             continue

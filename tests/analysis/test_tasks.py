@@ -1,4 +1,4 @@
-"""Accuracy on tasks: what stands beside it, which arms are set against each other, slices and lengths, by hand."""
+"""Accuracy on tasks: its levels, which arms are compared with each other, slices and lengths, by hand."""
 
 import random
 from dataclasses import replace
@@ -113,7 +113,9 @@ def test_scales_that_differ_in_one_number_are_placed_by_it_whatever_was_tuned(re
 
 def test_arms_that_differ_in_one_thing_are_set_against_each_other_at_every_scale(record):
     effects = task_effects(record, SPLIT)
-    assert {(effect.what, effect.said, effect.comparison.arm, effect.comparison.baseline) for effect in effects} == {
+    assert {
+        (effect.what, effect.contrast, effect.comparison.arm, effect.comparison.baseline) for effect in effects
+    } == {
         ("labels", "all - answer", "all", "answer"),
         ("labels", "all - answer", "masked", "classifier"),  # without a direction, labels are what is hidden
         ("objective", "non-causal - causal", "classifier", "answer"),  # it trains on answers, whatever its labels say
@@ -136,7 +138,7 @@ def test_arms_that_differ_in_one_thing_are_set_against_each_other_at_every_scale
 def test_the_order_of_the_arms_does_not_turn_an_effect_around(tmp_path):
     arms = (TaskArm("answer", "answer"), TaskArm("last", "last"), TaskArm("all"))
     effects = task_effects(made(tmp_path, arms=arms, vocabularies=(10,)), SPLIT)
-    assert [effect.said for effect in effects] == ["answer - last", "all - answer", "all - last"]
+    assert [effect.contrast for effect in effects] == ["answer - last", "all - answer", "all - last"]
     assert [effect.comparison.arm for effect in effects] == ["answer", "all", "all"]
 
 

@@ -106,15 +106,9 @@ class Bag(nn.Module):
         return Output(hidden @ self.tokens.weight.T)
 
 
-@dataclass
-class Target:
-    model: nn.Module
-    vocab_size: int = 16
-
-
 @pytest.mark.parametrize("leak", [None, "suffix", "length", "companions", "again"])
 def test_the_probe_names_what_changes_a_prefix(census, leak):
-    found = census.probe(Target(Bag(leak)))
+    found = census.probe(Bag(leak), 16)
     over = {name for name in ("suffix", "length", "companions", "again") if found[name] > census.PROBE_BOUND}
     assert (leak in over) if leak else not over
     assert found["precision"] == "float64"

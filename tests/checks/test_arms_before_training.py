@@ -77,7 +77,7 @@ def test_an_arm_without_rtl_says_so_and_passes():
 def test_own_weights_are_measured_when_asked():
     subject = arm(MODELS["gpt2"], PUBLISHED)
     report = audit_subject(
-        subject, checks=("C1",), flow=FLOW.with_(own_weights=True, lengths=(), gains=(), train_passes=0)
+        subject, checks=("C1",), flow=FLOW.with_(own_weights=True, lengths=(), gains=(), train_passes=0, ids_tokens=0)
     )
     leak = next(finding for finding in report.leaks if finding.check == "C1.perturbation")
     clean = audit_subject(

@@ -31,7 +31,8 @@ MODELS = {
     "encoder-decoder": EncoderDecoderConfig(encoder_layers=1, decoder_layers=1, width=32, heads=2),
 }
 PASSED = dict.fromkeys(
-    ["C1.provenance", "C1.identity", "C1.perturbation", "C1.two-sided", "C1.neighbours", "C1.gradient"], "pass"
+    ["C1.provenance", "C1.identity", "C1.perturbation", "C1.two-sided", "C1.neighbours", "C1.memory", "C1.gradient"],
+    "pass",
 )
 TASK = Compression(vocabulary=16, length=8)
 

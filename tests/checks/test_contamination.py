@@ -53,7 +53,8 @@ def test_an_honest_split_passes(honest):
     findings = check_contamination(
         train, {"validation": validation, "test": validation[:0]}, window_tokens=WINDOW, unit=BYTE
     )
-    assert outcomes(findings) == {"C4.exact_windows": "pass", "C4.ngram_overlap": "pass", "C4.longest_run": "pass"}
+    names = ("exact_windows", "half_windows", "ngram_overlap", "longest_run")
+    assert outcomes(findings) == {f"C4.{name}": "pass" for name in names}
     assert [finding.numbers["planted_windows_found"] for finding in findings[:1]] == [3]
 
 
@@ -99,15 +100,15 @@ def test_a_copied_page_fails_and_its_place_is_printed(honest):
     assert "at train 5000 = held-out 1111" in longest.message or "at train 4999 = held-out 1110" in longest.message
 
 
-def test_repetitive_text_natural_in_train_cannot_tell():
-    """A licence note between all documents makes some windows occur twice: no proof of a bad split, and no pass."""
+def test_repetitive_text_natural_in_train_passes():
+    """A licence note between all documents makes some windows occur twice, in train as in validation."""
     rng = np.random.default_rng(0)
     note = rng.integers(256, size=90)
     documents = [np.concatenate([rng.integers(256, size=3000), note]) for _ in range(200)]
     train, validation = np.concatenate(documents[:180]), np.concatenate(documents[180:])
     finding = check_exact_windows(train, validation, window_tokens=30, unit=Unit("byte", 25))
     assert finding.numbers["windows_found"] > 0
-    assert finding.outcome == "could_not_tell"
+    assert finding.outcome == "pass"
 
 
 def test_too_little_text_for_the_positive_control_cannot_tell():

@@ -84,10 +84,10 @@ def test_the_plan_covers_every_used_length_gain_and_mode():
     planned = plan(replace(subject(stack()), evaluation_tokens=40), FlowSettings())
     settings = [item.setting for item in planned]
     assert {s.length_tokens for s in settings if s.is_control} >= {1, 2, 3, 16, 24, 31, 32, 33, 40, 48, 64, 65}
-    assert all(s.length_tokens <= 66 for s in settings)
+    assert {s.length_tokens for s in settings if s.length_tokens > 66} == {80}  # twice the longest used length
     assert {(s.length_tokens, s.gain) for s in settings} >= {(n, g) for n in (8, 24, 40) for g in (4.0, 16.0)}
     assert len({s.pass_seed for s in settings if s.training}) == 16
-    assert {s.window for s in settings} == {"random", "repeats", "equal"}
+    assert {s.window for s in settings} == {"random", "repeats", "equal", "few"}
 
 
 def test_lengths_that_the_objective_or_the_model_refuses_are_named():
@@ -98,10 +98,10 @@ def test_lengths_that_the_objective_or_the_model_refuses_are_named():
             return super().forward(tokens, mask)
 
     refused = check_flow(subject(FromFive(SPECIALS.vocab_size, [Attention])), QUICK)
-    assert by_check(refused)["C1.perturbation"].numbers["lengths_refused"] == "1, 2"
+    assert by_check(refused)["C1.perturbation"].numbers["lengths_refused"] == "1, 2, 4"
     assert {finding.outcome for finding in refused} == {"pass"}
     cut = check_flow(subject(stack(), FillInTheMiddle()), QUICK)
-    assert by_check(cut)["C1.perturbation"].numbers["lengths_refused"] == "1, 2, 5"
+    assert set(by_check(cut)["C1.perturbation"].numbers["lengths_refused"].split(", ")) >= {"1", "2", "5"}
 
 
 def test_a_used_length_may_not_be_refused():

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from palinode import EvaluationConfig, Gpt2AdamW, RunSettings, TaskData
-from palinode.audit import FlowSettings, audit_subject, subject_of_config
+from palinode.audit import FlowSettings, StepwiseSettings, audit_subject, subject_of_config
 from palinode.base.errors import BadInput
 from palinode.base.example import Draw, Windows
 from palinode.base.seeds import generator
@@ -39,7 +39,15 @@ DIRECTIONS: dict[str, Objective] = {
 }
 LABELS = ("all", "answer", "last")
 REFUSED = {("recall", "answer"), ("recall", "last"), ("copy", "last")}  # bare rtl: the last token is all that is left
-ALWAYS = ("C1.provenance", "C1.identity", "C1.perturbation", "C1.two-sided", "C1.neighbours", "C1.gradient")
+ALWAYS = (
+    "C1.provenance",
+    "C1.identity",
+    "C1.perturbation",
+    "C1.two-sided",
+    "C1.neighbours",
+    "C1.memory",
+    "C1.gradient",
+)
 NOTHING_TO_SEE = ("C1.perturbation", "C1.two-sided", "C1.gradient")
 ARMS = [
     pytest.param(task, direction, labels, marks=[] if task == "recall" else pytest.mark.nightly)
@@ -144,9 +152,12 @@ def outcomes(task: str, objective: Labelled, check: str) -> dict[str, str]:
         draws=1,
         draws_tokens=length,
         train_passes=1,
+        beyond=False,  # the answers stand at fixed slots of a whole sequence
+        ids_tokens=0,
     )
     subject = subject_of_config(MODEL, objective, tokenizer_vocab=64, window_tokens=length)
-    return {finding.check: finding.outcome for finding in audit_subject(subject, checks=(check,), flow=flow).findings}
+    report = audit_subject(subject, checks=(check,), flow=flow, stepwise=StepwiseSettings(total_tokens=length))
+    return {finding.check: finding.outcome for finding in report.findings}
 
 
 @pytest.mark.parametrize(("task", "direction", "labels"), ARMS)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from palinode.audit import any_model
 from palinode.audit.targets import small_config, vocabulary_of
 from palinode.base.errors import BadInput
 from palinode.cli.model_names import is_target, target_of
@@ -32,6 +33,14 @@ class Needs(Tiny):
     def __init__(self, width):
         super().__init__()
 
+class Masked(Tiny):
+    def forward(self, ids, mask):
+        return super().forward(ids)
+
+class Broken(Tiny):
+    def forward(self, ids):
+        raise KeyError("cache")
+
 made = Tiny()
 number = 3
 """
@@ -55,9 +64,9 @@ def test_a_class_is_audited_by_name(palinode, models):
 
 
 def test_a_module_that_exists_is_taken_as_it_is(models):
-    target = target_of(f"{models}:made")
-    assert (target.vocab_size, target.model.training) == (48, False)
-    assert target_of(f"{models}:made", vocab_size=40).vocab_size == 40
+    model, vocab_size = target_of(f"{models}:made")
+    assert (vocab_size, model.training) == (48, False)
+    assert target_of(f"{models}:made", vocab_size=40)[1] == 40
 
 
 @pytest.mark.parametrize(
@@ -78,6 +87,26 @@ def test_a_name_that_leads_nowhere_is_one_line(palinode, models, text, message):
     assert message in output.err
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("Masked", "raises TypeError: Masked.forward() missing 1 required"), ("Broken", "raises KeyError: 'cache'")],
+)
+def test_an_error_inside_a_models_forward_names_the_model(palinode, models, name, message):
+    output = palinode("audit", f"{models}:{name}", "--quick")
+    assert output.code == 2
+    last = output.err.splitlines()[-1]
+    assert last.startswith(f"{models}:{name}: forward: its forward {message}")
+    assert "CheckOptions(forward=...)" in last
+
+
+def test_an_error_of_the_audit_itself_is_not_the_models(palinode, models, monkeypatch):
+    def broken(*args, **options):
+        raise KeyError("ours")
+
+    monkeypatch.setattr(any_model, "check", broken)
+    assert palinode("audit", f"{models}:Tiny", "--quick").code == 70
+
+
 def test_what_names_a_file_is_no_model(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert [is_target(text) for text in ("idea.py", "idea.toml", "runs/x/spec.json", "a:b.py")] == [False] * 4
@@ -96,10 +125,10 @@ def test_a_saved_folder_is_read_with_its_weights(tmp_path):
     torch.manual_seed(5)
     model = AutoModelForCausalLM.from_config(small_config("gpt2"))
     model.save_pretrained(tmp_path / "saved")
-    target = target_of(f"hf:{tmp_path / 'saved'}")
-    assert target.vocab_size == 64
-    assert torch.equal(target.model.transformer.wte.weight, model.transformer.wte.weight)
-    assert_causal(target.model, window_tokens=16)
+    loaded, vocab_size = target_of(f"hf:{tmp_path / 'saved'}")
+    assert vocab_size == 64
+    assert torch.equal(loaded.transformer.wte.weight, model.transformer.wte.weight)
+    assert_causal(loaded, window_tokens=16)
 
 
 class Bag(nn.Module):

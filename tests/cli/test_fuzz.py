@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -84,7 +85,10 @@ TABLES = st.sampled_from(
         *({"task": {"kind": "parity"}}, {"task": {"kind": "mqar", "pairs": 3}}, {"kind": "speedrun", "steps": 3}, {}),
     ]
 )
-VALUES = st.one_of(NUMBERS, WORDS, TABLES, st.booleans(), st.none(), st.lists(NUMBERS | WORDS, max_size=3))
+# Copies of the tables: a later change inside an experiment must not change the table that the next example gets.
+VALUES = st.one_of(
+    NUMBERS, WORDS, TABLES.map(copy.deepcopy), st.booleans(), st.none(), st.lists(NUMBERS | WORDS, max_size=3)
+)
 
 
 def places(value, path=()):

@@ -87,6 +87,14 @@ CASES = {
         ),
         "rows without slots",
     ),
+    "a weight that is no number": (
+        OBJECTIVE.format(
+            "def example(self, windows, draw, specials):\n"
+            "        made = super().example(windows, draw, specials)\n"
+            "        return dataclasses.replace(made, loss_weight=made.loss_weight * float('nan'))"
+        ).replace("class Own", "import dataclasses\n\n\nclass Own", 1),
+        "loss_weight that is no finite number",
+    ),
     "no build": (MIXER.format("pass"), "Own must define build(place)"),
     "a parameter without start": (
         MIXER.format("def build(self, place):\n        return Averaged(place)"),

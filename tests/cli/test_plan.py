@@ -223,3 +223,10 @@ def test_a_plan_whose_vocabulary_the_text_decides_is_refused_without_it(palinode
     told = palinode("plan", "x.toml")
     assert told.code == 5
     assert "wikitext-103 is not on this machine" in told.err
+
+
+def test_the_disk_of_a_plan_holds_no_checkpoint_that_is_never_made(palinode):
+    """The runs of 4 steps make 4 checkpoints, however many are to be kept."""
+    Path("x.toml").write_text(TOML)
+    few, many = (planned(palinode, "--no-measure", "--set", f"recipe.keep_checkpoints={kept}") for kept in (4, 10**9))
+    assert few["disk_bytes"] == many["disk_bytes"]

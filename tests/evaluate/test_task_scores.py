@@ -10,11 +10,27 @@ from torch.nn.functional import one_hot
 
 from palinode.base.example import Draw, SpecialTokens
 from palinode.data.task_store import TaskData, TaskStore
-from palinode.data.tasks import AssociativeRecall, Copy, Counting, MadRecall, Memorisation, Reversed
+from palinode.data.tasks import (
+    AssociativeRecall,
+    Copy,
+    Counting,
+    MadRecall,
+    Memorisation,
+    MultiQueryRecall,
+    Reversed,
+    SelectiveCopy,
+)
 from palinode.data.tasks.base import NO_VALUE
 from palinode.evaluate.losses import DirectionScores, Evaluation, Sums, TokenHits, evaluation_passes
 from palinode.evaluate.tasks import MOST_SLICES, by_slice, levels, own_reading
-from palinode.objectives import BothObjective, BottleneckObjective, LtrObjective, MaskedObjective, RtlObjective
+from palinode.objectives import (
+    BothObjective,
+    BottleneckObjective,
+    LtrObjective,
+    MaskedInputObjective,
+    MaskedObjective,
+    RtlObjective,
+)
 from palinode.objectives.label_mask import masked
 
 WAYS = ("ltr", "rtl")
@@ -161,6 +177,34 @@ def test_guessers_and_the_ceiling_know_no_more_sequences_than_the_run():
     assert few["solved_by"] == ["bigram"]
 
 
+@pytest.mark.parametrize(
+    ("task", "readable"),
+    [(Memorisation(), 0.058), (Memorisation(pairs=128), 0.367), (SelectiveCopy(as_published=True), 0.024)],
+    ids=repr,
+)
+def test_a_published_input_hides_what_could_be_read_off(task, readable):
+    """`readable` is the share of answers that follow a token which an earlier answer followed with the same value."""
+    shown, hidden = (levels_of(task, reading, sequences=300) for reading in ("ltr", "ltr_prompt"))
+    assert shown["trivial"]["cache_1"] == pytest.approx(readable, abs=0.01)
+    assert hidden["trivial"]["cache_1"] < 0.005
+    assert hidden["trivial"]["copy_last"] == 0.0
+    assert hidden["trivial"]["unigram"] == shown["trivial"]["unigram"]
+
+
+def test_the_best_of_a_published_input_is_what_training_showed():
+    shown, hidden = (
+        levels_of(Memorisation(pairs=128), reading, sequences=200, train_sequences=1)["best"]
+        for reading in ("ltr", "ltr_prompt")
+    )
+    assert hidden == pytest.approx(1 - (1 - 1 / 127) ** 128)
+    assert shown == pytest.approx(1 - (1 - hidden) * 0.633, abs=0.002)
+
+
+def test_the_pairs_of_a_published_input_stay_readable():
+    recall = MultiQueryRecall(vocabulary=64, length=32)
+    assert levels_of(recall, "ltr_prompt", sequences=200)["trivial"]["cache_1"] == 1.0
+
+
 def test_chance_is_told_for_every_length():
     data = TaskData(task=Counting(length=8, most=64), validation_sequences=200)
     task_levels = levels(data, TaskStore(data).held_out("validation"), length_factors=(2, 4))
@@ -174,6 +218,8 @@ def test_chance_is_told_for_every_length():
         (LtrObjective(), (5, 0), "ltr"),
         (RtlObjective(), (0, 5), "rtl"),
         (BothObjective(), (5, 5), "ltr"),
+        (MaskedInputObjective(), (5, 0), "ltr"),
+        (MaskedInputObjective(rate=0.0, hide_answers=True), (5, 0), "ltr_prompt"),
         (MaskedObjective(), (0, 0), "prompt"),
         (MaskedObjective(hide_answers=False, rate=0.1), (0, 0), "others"),
         (BottleneckObjective(), (0, 0), "prompt"),

@@ -44,7 +44,9 @@ def windows_of(rows: int, tokens: int) -> torch.Tensor:
 
 def at_positions(model, tokens: torch.Tensor, sees, positions: torch.Tensor) -> torch.Tensor:
     """The states of slots that stand at these positions, as `Decoder.extend` reads them."""
-    reading = replace(model._reading(tokens, sees), rotary=model._turning(positions))
+    config, reading = model.config, model._reading(tokens, sees)
+    if config.position == "rotary":
+        reading = replace(reading, rotary=model._rotary(positions, config.heads, config.rotary, config.rotary_base))
     x = model._embedded(tokens, positions)
     for block in model.blocks:
         x = block(x, reading)

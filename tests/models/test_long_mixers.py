@@ -15,6 +15,7 @@ from palinode.models.mixers.attention import SlidingWindowConfig
 from palinode.models.mixers.base import Place, Reading
 from palinode.models.mixers.convolutional import BaseConvConfig, HyenaConfig, LongConvConfig, MonarchConfig
 from palinode.models.parts.fft_conv import SineFilter, SineFilterConfig, position_features
+from palinode.train.optim import AdamW, RoleRate
 
 WIDTH, LONGEST = 6, 9
 FIXED = SineFilterConfig(features=5, width=4, inner_layers=1)
@@ -141,9 +142,9 @@ def test_the_sine_filter_equals_its_formula_and_never_rescales_lags(slots, train
     past, future = made.kernels(slots, "full")
     assert torch.allclose(past, sine_kernel(made, made.past, slots), atol=1e-12)
     assert torch.allclose(future, sine_kernel(made, made.future, slots), atol=1e-12)
-    assert torch.allclose(past, made.kernel(LONGEST)[:, :slots], atol=1e-13)
+    assert torch.allclose(past, made.kernels(LONGEST)[0][:, :slots], atol=1e-13)
     with pytest.raises(BadInput, match="10 slots is longer than the 9 lags"):
-        made.kernel(LONGEST + 1)
+        made.kernels(LONGEST + 1)
 
 
 @pytest.mark.parametrize("slots", [2, 8, LONGEST])
@@ -278,7 +279,7 @@ def test_a_long_kernel_starts_with_taps_above_the_squash(kernel_start, share):
 
 def test_filters_start_as_said_and_are_trained_by_their_own_rates():
     wide, narrow = (built(HyenaConfig(filter=SineFilterConfig(start_std=std)), width=64) for std in (None, 0.02))
-    taps = [model.blocks[0].mixer.filter.kernel(64).square().mean().sqrt().item() for model in (wide, narrow)]
+    taps = [model.blocks[0].mixer.filter.kernels(64)[0].square().mean().sqrt().item() for model in (wide, narrow)]
     assert 0.05 < taps[0] < 0.2
     assert 0.005 < taps[1] < 0.04
     assert (wide.blocks[0].mixer.filter.frequency == 10.0).all()
@@ -288,6 +289,11 @@ def test_filters_start_as_said_and_are_trained_by_their_own_rates():
         "residual_conv.filter.features",
     }
     assert sum("future" in name for name, _ in groups["filter"]) == 2 * 2 * 7, "the second side is a filter too"
+    for rates, decay in (((), 0.0), ((RoleRate(role="filter", weight_decay=0.1),), 0.1)):  # the second as published
+        (optimizer,) = AdamW(rates=rates).build(groups)
+        filters = {id(parameter) for _, parameter in groups["filter"]}
+        (group,) = [group for group in optimizer.param_groups if {id(p) for p in group["params"]} & filters]
+        assert (group["weight_decay"], {id(p) for p in group["params"]}) == (decay, filters)
     assert {name.rpartition(".")[2] for name, _ in built(LongConvConfig()).parameter_groups()["kernel"]} == {"kernel"}
 
 
@@ -296,10 +302,10 @@ def test_kernels_are_float32_under_autocast():
     with torch.no_grad():
         for name, parameter in mixer.named_parameters():
             parameter.normal_(0.0, 0.5, generator=generator(0, "cast", name))
-    exact = mixer.filter.kernel(64)
+    exact = mixer.filter.kernels(64)[0]
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(mixer.filter.kernel(64), exact)
-    assert mixer.bfloat16().filter.kernel(64).dtype == torch.float32
+        assert torch.equal(mixer.filter.kernels(64)[0], exact)
+    assert mixer.bfloat16().filter.kernels(64)[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from palinode.audit.palinode_models import small_config
-from palinode.base.config import decode
+from palinode.base.config import decode, identity
 from palinode.base.errors import BadInput
 from palinode.base.seeds import generator
 from palinode.models import DecoderConfig
@@ -190,6 +190,23 @@ def test_h3_equals_its_recurrences(head_width, discretisation):
                     read = 2 * (c[group] * state).sum().real + mixer.skip[group] * pair
                     wanted[value, slot] += q[key, slot] * read
     assert torch.allclose(identity_out(mixer)(x, CAUSAL)[0].T, wanted, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("head_width", [1, 2, 4])
+def test_h3_gives_its_outputs_in_the_published_order_where_this_is_asked_for(head_width):
+    """Published: number j of group g is channel j G + g. Nothing else changes: no weight, no state, no run id by default."""
+    x, groups = noise(2, 9, 8), 8 // head_width
+    plain = H3Config(state=6, head_width=head_width)
+    grouped, published = (
+        identity_out(mixer_of(plain.with_(output_order=order), width=8)) for order in ("grouped", "published")
+    )
+    wanted = torch.unflatten(grouped(x, CAUSAL), 2, (groups, head_width)).mT.flatten(2)
+    assert torch.equal(published(x, CAUSAL), wanted)
+    assert torch.equal(wanted, grouped(x, CAUSAL)) == (head_width == 1)
+    first, state = published.extend(x[:, :4], CAUSAL, published.begin(2, 9))
+    rest, _ = published.extend(x[:, 4:], CAUSAL, state)
+    assert torch.allclose(torch.cat((first, rest), 1), wanted, atol=1e-12, rtol=0)
+    assert "output_order" not in identity(plain)
 
 
 def test_h3_starts_as_a_shift_that_reads_c():

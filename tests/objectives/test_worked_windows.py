@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from palinode.base.config import identity
 from palinode.base.errors import BadInput
 from palinode.base.example import NO_SOURCE, Draw, SpecialTokens, Windows
 from palinode.base.seeds import generator
@@ -149,6 +150,36 @@ def test_masked_input_as_written(token, table):
     hidden = objective.draw(500, 20, generator(0, "hidden"), Progress())["hidden"]
     assert set(hidden.sum(1).tolist()) == {6}
     assert hidden.double().mean(0).tolist() == pytest.approx([0.3] * 20, abs=0.1)
+
+
+def test_masked_input_hides_the_answers_of_a_task_in_training_and_in_evaluation():
+    """Answers {b, d, e} are never read, and are targets: the input of a published task.
+
+    A random share is hidden in training alone.
+    """
+    objective, specials = MaskedInputObjective(rate=0.0, hide_answers=True), SpecialTokens(10)
+    answers = torch.tensor([[0, 1, 0, 1, 1, 0]]).bool()
+    windows = Windows(WINDOW, answers)
+    draw = windows.decisions(objective.draw(1, 6, generator(0, "draw"), Progress()))
+    example = objective.example(windows.tokens, draw, specials)
+    mask, start = specials["[MASK]"], specials["[L]"]
+    assert example.inputs.tolist() == [[start, 0, mask, 2, mask, mask]]
+    assert example.targets.tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert bool((example.loss_weight == 1).all())
+    allowed = objective.may_inform(torch.arange(6)[:, None], torch.arange(6), "ltr", draw.of_row(0))
+    assert allowed.nonzero().tolist() == [[s, t] for s in (0, 2, 5) for t in range(s + 1, 6)]
+    both = objective.with_(rate=0.3)
+    assert both.evaluation()["ltr"] == objective
+    assert set(both.draw(50, 20, generator(0, "hidden"), Progress())["hidden"].sum(1).tolist()) == {6}
+    assert set(both.evaluation()) == {"ltr", "rtl"}
+
+
+def test_hiding_answers_changes_no_draw_and_no_id_of_a_run_without_it():
+    plain, hiding = (MaskedInputObjective(hide_answers=hides) for hides in (False, True))
+    one, other = (objective.draw(3, 20, generator(4, "hidden"), Progress()) for objective in (plain, hiding))
+    assert torch.equal(one["hidden"], other["hidden"])
+    assert identity(plain) == {"kind": "masked-input", "rate": 0.15, "direction_token": True}
+    assert identity(hiding) != identity(plain)
 
 
 @pytest.mark.parametrize(("token", "ltr", "rtl"), [(True, LTR, RTL), (False, LTR_BARE, RTL_BARE)])
@@ -344,6 +375,8 @@ def samples_of(name):
         return st.sampled_from(
             [MaskedObjective(), MaskedObjective(rate=0.3), MaskedObjective(hide_answers=False, rate=0.5)]
         )
+    if name == "masked-input":
+        return st.builds(MaskedInputObjective, direction_token=st.booleans(), hide_answers=st.booleans())
     return st.booleans().map(lambda token: OBJECTIVES[name](direction_token=token))
 
 

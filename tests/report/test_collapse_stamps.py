@@ -7,8 +7,8 @@ from palinode.analysis.verdict import verdict
 from palinode.base.errors import AuditFailed
 from palinode.base.finding import AuditReport, Finding
 from palinode.cli.audit import audit_text
+from palinode.cli.ls import _stamps
 from palinode.cli.progress import _message
-from palinode.cli.show import _stamps
 from palinode.experiment.audits import refuse_leaks
 from palinode.report import build_report, words
 from palinode.results.record import ArmEntry

@@ -13,11 +13,12 @@ import xml.etree.ElementTree as ElementTree
 import polars as pl
 import pytest
 
-from palinode.analysis.pictures import Picture, pictures, ranges
+from palinode.analysis.pictures import Picture, pictures
 from palinode.analysis.verdict import verdicts
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import Finding
 from palinode.checks.explained import explanation
+from palinode.checks.text import ranges
 from palinode.report import build_report, words
 from palinode.report.build import all_figures, guarded
 from palinode.report.content import Page

@@ -210,7 +210,7 @@ def test_on_file_systems_without_hard_links_the_file_is_created_exclusively(tmp_
     monkeypatch.setattr(os, "link", no_links)
     with take(tmp_path) as hold:
         assert hold.number == 1
-        assert not fsio.create_json(tmp_path / "hold-1.json", {})
+        assert not fsio.create_table(tmp_path / "hold-1.json", {})
         assert newest_hold(tmp_path).content["pid"] == os.getpid()
     assert {path.name for path in tmp_path.iterdir()} == {"hold-1.json"}
 

@@ -8,6 +8,7 @@ import pytest
 
 from palinode.base import fsio
 from palinode.base.errors import Damaged, EnvironmentProblem
+from palinode.results.holds import take
 from palinode.results.store import Store
 from palinode.results.verify import verify
 from synthetic_store import make_store
@@ -71,6 +72,14 @@ def test_a_value_that_was_edited_is_damage_that_names_the_file(store, edited):
     edit(path, change)
     [damage] = {str(problem) for problem in verify(store).damaged}
     assert damage.startswith(f"{path}: was changed since it was written")
+
+
+def test_a_hold_that_was_edited_is_damage_that_names_the_file(store):
+    directory = store.run_directory(first_run(store))
+    with take(directory):
+        path = directory / "hold-1.json"
+        edit(path, lambda table: table.update(host="elsewhere"))
+        assert [str(problem.file) for problem in verify(store).damaged] == [str(path)]
 
 
 def test_a_score_that_was_edited_before_there_were_hashes_is_not_that_of_the_last_evaluation(store):

@@ -10,7 +10,7 @@ from palinode.base.errors import BadInput
 from palinode.data.source import prepare
 from palinode.data.task_store import TaskData
 from palinode.data.tasks import AssociativeRecall, Copy, MadRecall
-from palinode.objectives import MaskedObjective, RtlObjective
+from palinode.objectives import MaskedInputObjective, MaskedObjective, RtlObjective
 from palinode.run import measure
 from palinode.run import one as run
 from palinode.run.one import run_one
@@ -123,6 +123,10 @@ def test_mistakes_in_either_kind_of_data_name_their_field(data, field):
         ({"evaluation": EvaluationConfig(context_lengths=(8,))}, "evaluation.context_lengths"),
         ({"data": {"corpus": "python-docs"}, "labels": "answer"}, "labels"),
         ({"data": {"corpus": "python-docs"}, "objective": MaskedObjective(rate=0.1)}, "objective.hide_answers"),
+        (
+            {"data": {"corpus": "python-docs"}, "objective": MaskedInputObjective(hide_answers=True)},
+            "objective.hide_answers",
+        ),
     ],
 )
 def test_what_a_task_or_a_text_cannot_do_is_refused(changes, field):
@@ -162,6 +166,7 @@ def test_an_accuracy_stands_beside_chance_slices_and_longer_sequences(tmp_path):
     [
         (LtrObjective(), "ltr", "ltr"),
         (RtlObjective(), "rtl", "rtl"),
+        (MaskedInputObjective(rate=0.0, hide_answers=True), "ltr", "ltr_prompt"),
         (MaskedObjective(), "masked", "prompt"),
         (MaskedObjective(hide_answers=False, rate=0.5), "masked", "others"),
     ],

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_training import WINDOW_TOKENS, make_training
 
+from palinode.base.config import identity
 from palinode.train.growth import REAL_PARTS, WINDOWS_DRAWN, LengthGrowth, NormAccumulation
 from palinode.train.loop import batch_examples, take_step, train
 from palinode.train.optim import HlbAdamW, hlb_decay_base, hlb_learning_rate
@@ -53,6 +54,16 @@ def test_published_lengths():
     growth = LengthGrowth()
     lengths = [growth.window_tokens(step, 1024) for step in (0, 79, 80, 160, 240, 320, 400, 10**8)]
     assert lengths == [32, 32, 64, 128, 256, 512, 1024, 1024]
+    published = growth.with_(late_steps=1)
+    assert [
+        step for step in range(500) if published.window_tokens(step, 1024) != published.window_tokens(step + 1, 1024)
+    ] == [
+        80,
+        160,
+        240,
+        320,
+        400,
+    ]
 
 
 @given(
@@ -61,11 +72,12 @@ def test_published_lengths():
     full=st.integers(8, 300),
     batch=st.integers(1, 8),
     steps=st.integers(101, 250),
+    late=st.integers(0, 3),
 )
-def test_growing_rows_read_every_window_of_a_length_once(start, every, full, batch, steps):
+def test_growing_rows_read_every_window_of_a_length_once(start, every, full, batch, steps, late):
     """Within a length, steps read on where the one before stopped; phases say the same as step by step."""
-    recipe = Hlb(steps=steps, batch_windows=batch, growth=LengthGrowth(start_tokens=start, double_every_steps=every))
-    recipe = recipe.with_(accumulation=None)
+    growth = LengthGrowth(start_tokens=start, double_every_steps=every, late_steps=late)
+    recipe = Hlb(steps=steps, batch_windows=batch, growth=growth, accumulation=None)
     drawn: dict[int, int] = {}
     by_length: dict[int, int] = {}
     for step in range(steps):
@@ -90,6 +102,31 @@ def test_accumulation_is_steered_by_the_norm():
     assert quiet[REAL_PARTS] == pytest.approx(2 * (1 - 5 * 0.1 * 2 / 3))
     law.after_step(loud, 10, 100 * target, 1000)
     assert loud[REAL_PARTS] == pytest.approx(4.0), "only every fifth step steers"
+
+
+@pytest.mark.parametrize(("from_first_step", "steers"), [(False, [4, 9, 14]), (True, [0, 5, 10])])
+def test_the_steps_after_which_the_norm_steers(from_first_step, steers):
+    law = NormAccumulation(from_first_step=from_first_step)
+    moved = []
+    for step in range(15):
+        state = {REAL_PARTS: 2.0}
+        law.after_step(state, step, 3 * law.target(step, 1000) * math.sqrt(1000), 1000)
+        moved += [step] if state[REAL_PARTS] != 2.0 else []
+    assert moved == steers
+
+
+def test_without_a_limit_the_number_of_parts_grows_as_the_norm_asks():
+    free, limited = NormAccumulation(most=None), NormAccumulation()
+    for law, parts in ((free, 1000.0), (limited, 64.0)):
+        state = {REAL_PARTS: 20.0}
+        law.after_step(state, 9, 99 * law.target(9, 1000) * math.sqrt(1000), 1000)
+        assert state[REAL_PARTS] == pytest.approx(parts)
+        assert law.factor(state, 0, 10) == parts
+
+
+def test_the_published_batches_are_options_that_change_no_id_by_default():
+    assert identity(LengthGrowth()) == {"start_tokens": 32, "double_every_steps": 80}
+    assert identity(NormAccumulation()) == {"every_steps": 5, "gain": 0.1, "most": 64}
 
 
 def test_the_coin_has_the_mean_of_the_real_number():

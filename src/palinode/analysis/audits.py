@@ -14,7 +14,7 @@ Leak = Literal["none", "expected", "unexpected"]
 
 
 @dataclass(frozen=True)
-class Audited:
+class ArmFinding:
     """A finding with its scale and, when a run made it, the seed of that run."""
 
     finding: Finding
@@ -36,17 +36,17 @@ class ArmAudit:
     arm: ArmEntry
     reports: Mapping[str, AuditReport]
     hashes: Mapping[str, str] = field(default_factory=dict)
-    after_training: tuple[Audited, ...] = ()
+    after_training: tuple[ArmFinding, ...] = ()
     damaged: tuple[str, ...] = ()
 
     @property
-    def findings(self) -> tuple[Audited, ...]:
+    def findings(self) -> tuple[ArmFinding, ...]:
         """All findings; those from before the runs come first."""
-        before = (Audited(one, scale) for scale, report in self.reports.items() for one in report.findings)
+        before = (ArmFinding(one, scale) for scale, report in self.reports.items() for one in report.findings)
         return (*before, *self.after_training)
 
     @property
-    def leaks(self) -> tuple[Audited, ...]:
+    def leaks(self) -> tuple[ArmFinding, ...]:
         """The findings that show a leak."""
         return tuple(item for item in self.findings if item.finding.shows_leak)
 
@@ -61,19 +61,19 @@ class ArmAudit:
         return _declared(any(item.finding.shows_collapse for item in self.findings), self.arm.expect_collapse)
 
     @property
-    def failed(self) -> tuple[Audited, ...]:
+    def failed(self) -> tuple[ArmFinding, ...]:
         """The findings with outcome fail."""
         return tuple(item for item in self.findings if item.finding.outcome == "fail")
 
     @property
-    def unexpected(self) -> tuple[Audited, ...]:
+    def unexpected(self) -> tuple[ArmFinding, ...]:
         """The failed findings that the experiment does not expect. An arm that is expected to leak may fail any check."""
         if self.arm.expect_leak:
             return ()
         return tuple(item for item in self.failed if not (self.arm.expect_collapse and item.finding.shows_collapse))
 
     @property
-    def undecided(self) -> tuple[Audited, ...]:
+    def undecided(self) -> tuple[ArmFinding, ...]:
         """The findings that could not tell."""
         return tuple(item for item in self.findings if item.finding.outcome == "could_not_tell")
 
@@ -87,14 +87,14 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
     entry = record.entry.arm(arm)
     scales = record.entry.scales if scale is None else (scale,)
     reports = {name: record.audits[arm, name] for name in scales if (arm, name) in record.audits}
-    after_training: list[Audited] = []
+    after_training: list[ArmFinding] = []
     damaged: list[str] = []
     for name in scales:
         before = reports[name].findings if name in reports else ()
         for run in record.runs_of(arm, name):
             findings, problem = _run_audit(run)
             damaged += [problem] if problem else []
-            after_training += [Audited(one, name, run.entry.seed) for one in findings if one not in before]
+            after_training += [ArmFinding(one, name, run.entry.seed) for one in findings if one not in before]
     return ArmAudit(entry, reports, record.entry.audits.get(arm, {}), tuple(after_training), tuple(damaged))
 
 

@@ -6,11 +6,10 @@ more) and `<group> allowed` (1 where the objective lets the target depend on the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from palinode.analysis.audits import Audited, arm_audit
+from palinode.analysis.audits import ArmFinding, arm_audit
 from palinode.results.record import ExperimentRecord
 
 INFLUENCE, ALLOWED = " influence", " allowed"
@@ -76,18 +75,7 @@ def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
     return tuple(chosen.values())
 
 
-def ranges(positions: Iterable[int]) -> str:
-    """`0-3, 7, 9-12` for sorted positions."""
-    runs: list[list[int]] = []
-    for position in positions:
-        if runs and position == runs[-1][1] + 1:
-            runs[-1][1] = position
-        else:
-            runs.append([position, position])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
-def pictures_of(item: Audited, arm: str) -> list[Picture]:
+def pictures_of(item: ArmFinding, arm: str) -> list[Picture]:
     """The pictures that one finding stored."""
     stored = item.finding.pictures
     found = []

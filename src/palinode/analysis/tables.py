@@ -93,7 +93,9 @@ def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
         (pl.Float64, "equal_deviation"),
         (pl.String, "reasons cautions"),
     )
-    return pl.DataFrame([_verdict_row(item) for item in found], schema=schema)
+    texts = ("reasons", "cautions")
+    rows = [item.row() | {name: "; ".join(getattr(item, name)) for name in texts} for item in found]
+    return pl.DataFrame(rows, schema=schema)
 
 
 def difference_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
@@ -199,28 +201,6 @@ def _finished(record: ExperimentRecord) -> Iterator[tuple[tuple[str, str, int], 
     for run in record.runs:
         if run.result is not None:
             yield (run.entry.arm, run.entry.scale, run.entry.seed), run.result
-
-
-def _verdict_row(item: Verdict) -> Row:
-    comparison, needed, interval = item.comparison, item.seeds_needed, item.comparison.interval
-    same_names = ("arm", "baseline", "scale", "metric", "confidence", "sign_flip_p", "spread")
-    return {name: getattr(comparison, name) for name in same_names} | {
-        "outcome": item.outcome,
-        "leak": item.leak,
-        "collapse": item.collapse,
-        "mean_difference": comparison.mean,
-        "interval_low": interval.low if interval else None,
-        "interval_high": interval.high if interval else None,
-        "pairs": len(comparison.pairs),
-        "left_out": len(comparison.left_out),
-        "smallest_effect": item.rule.smallest_effect,
-        "seeds_needed": needed.seeds if needed else None,
-        "seeds_needed_for": needed.effect if needed else None,
-        "equal": item.rule.equal,
-        "equal_deviation": item.parity.deviation,
-        "reasons": "; ".join(item.reasons),
-        "cautions": "; ".join(item.cautions),
-    }
 
 
 def _columns(*groups: tuple[Any, str]) -> dict[str, Any]:

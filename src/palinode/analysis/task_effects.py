@@ -38,13 +38,13 @@ class Effect:
 
     Attributes:
         what: the thing: labels or objective.
-        said: which arm minus which, such as `all - answer`.
+        contrast: which arm minus which, such as `all - answer`.
         above_trivial: whether any run of either arm is above the trivial level (`any_above_trivial`); None if the levels are not
             known. If both arms learned nothing, no difference between them means nothing.
     """
 
     what: What
-    said: str
+    contrast: str
     comparison: Comparison
     above_trivial: bool | None
 
@@ -56,9 +56,9 @@ def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
     confidence = record.entry.rule.confidence
     found = []
     for scale in record.entry.scales:
-        for what, said, arm, against in _pairs(record, scale):
+        for what, contrast, arm, against in _pairs(record, scale):
             comparison = compare(record, arm, against, scale, f"{split}.own.accuracy", confidence)
-            found.append(Effect(what, said, comparison, _above_trivial(record, comparison, split)))
+            found.append(Effect(what, contrast, comparison, _above_trivial(record, comparison, split)))
     return tuple(found)
 
 
@@ -71,7 +71,7 @@ def effect_table(found: tuple[Effect, ...]) -> pl.DataFrame:
         rows.append(
             {
                 "what": effect.what,
-                "effect_of": effect.said,
+                "effect_of": effect.contrast,
                 "arm": comparison.arm,
                 "against": comparison.baseline,
                 "scale": comparison.scale,

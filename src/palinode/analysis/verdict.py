@@ -14,11 +14,11 @@ Differences are signed so that an improvement is positive. With d = smallest_eff
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from palinode.analysis.audits import ArmAudit, Leak, arm_audit
 from palinode.analysis.compare import Comparison, compare
-from palinode.analysis.intervals import Interval, seeds_needed
+from palinode.analysis.intervals import Interval, ends, seeds_needed
 from palinode.analysis.parity import Parity, parity
 from palinode.base.decision import Decision
 from palinode.base.measures import EQUAL_WITHIN
@@ -70,6 +70,29 @@ class Verdict:
     @property
     def scale(self) -> str:
         return self.comparison.scale
+
+    def row(self) -> dict[str, Any]:
+        """As plain data, with the names of the table `verdicts`."""
+        comparison, needed = self.comparison, self.seeds_needed
+        low, high = ends(comparison.interval)
+        same_names = ("arm", "baseline", "scale", "metric", "confidence", "sign_flip_p", "spread")
+        return {name: getattr(comparison, name) for name in same_names} | {
+            "outcome": self.outcome,
+            "leak": self.leak,
+            "collapse": self.collapse,
+            "mean_difference": comparison.mean,
+            "interval_low": low,
+            "interval_high": high,
+            "pairs": len(comparison.pairs),
+            "left_out": len(comparison.left_out),
+            "smallest_effect": self.rule.smallest_effect,
+            "seeds_needed": needed.seeds if needed else None,
+            "seeds_needed_for": needed.effect if needed else None,
+            "equal": self.rule.equal,
+            "equal_deviation": self.parity.deviation,
+            "reasons": list(self.reasons),
+            "cautions": list(self.cautions),
+        }
 
 
 def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:

@@ -6,6 +6,7 @@ Legend: B rows, T slots, V vocabulary.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ class CheckOptions:
         rebuild: (vocab_size, slots, seed) -> a new model of the same kind; C2 then runs at its own small size.
         step: one step of generation with a cache, which C6 compares with one pass; default: from the state that one of
             Palinode's models keeps, else everything is read again.
+        trigger_ids: ids that may change how a row is read, such as one that ends a document. C1 always tries them, and those that
+            a `config` of the model names (bos, eos, pad, mask, ..).
 
     The amount:
         flow, canary, stepwise: the settings of C1, C2 and C6.
@@ -61,6 +64,7 @@ class CheckOptions:
     forward: Forward | None = None
     rebuild: Rebuild | None = None
     step: Step | None = None
+    trigger_ids: tuple[int, ...] = ()
     flow: FlowSettings | None = None
     canary: CanarySettings | None = None
     stepwise: StepwiseSettings | None = None
@@ -71,7 +75,14 @@ class CheckOptions:
 QUICK_CHECKS = ("C1", "C6")
 QUICK = CheckOptions(
     flow=FlowSettings(
-        lengths=(), gains=(), draws=4, train_passes=0, sampled_sources_of_used=16, all_sources_of_used_up_to=33
+        lengths=(),
+        gains=(),
+        draws=4,
+        train_passes=0,
+        sampled_sources_of_used=16,
+        all_sources_of_used_up_to=33,
+        beyond=False,
+        ids_tokens=0,
     ),
     stepwise=StepwiseSettings(prompt_tokens=(1, 5), total_tokens=13),
 )
@@ -86,7 +97,7 @@ def check(
     checks: Sequence[str] = CHECKS,
     name: str = "model",
     options: CheckOptions | None = None,
-    on_progress: Callable[[str], None] = lambda text: None,
+    on_progress: Callable[[str], None] | None = None,
 ) -> AuditReport:
     """Can this model see its own answer? C1 information flow, C2 canary training, C6 step by step against one pass.
 
@@ -102,7 +113,7 @@ def check(
         checks: which of C1, C2, C6.
         name: the model's name in the report.
         options: everything a usual model does not need.
-        on_progress: called with a text before each check.
+        on_progress: called with a text before each check; default: written to stderr when that is a terminal.
 
     Raises:
         BadInput: an unknown check, ids beyond the vocabulary, a forward that does not return logits.
@@ -121,6 +132,7 @@ def check(
         forward=options.forward or plain_forward,
         reach_tokens=options.reach_tokens,
         rebuild=options.rebuild,
+        trigger_ids=options.trigger_ids,
         seed=options.seed,
     )
     return audit_subject(
@@ -130,7 +142,7 @@ def check(
         flow=options.flow,
         canary=options.canary,
         stepwise=options.stepwise,
-        on_progress=on_progress,
+        on_progress=on_progress or _to_the_terminal,
     )
 
 
@@ -161,6 +173,12 @@ def audit_subject(
             on_progress(PROGRESS[chosen])
             findings += measure[chosen]()
     return AuditReport(subject=subject.name, findings=tuple(findings), seconds=time.perf_counter() - started)
+
+
+def _to_the_terminal(text: str) -> None:
+    """Write a line to stderr when somebody watches it."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{text}\n")
 
 
 def _require_ids_within_vocabulary(subject: Subject) -> None:

@@ -29,6 +29,7 @@ from palinode.checks.flow import check_flow
 from palinode.checks.labels import check_copies, check_streams
 from palinode.checks.laws import finding
 from palinode.checks.stepwise import check_stepwise
+from palinode.checks.subject import Subject
 from palinode.data.config import TEST, TRAIN, TUNING, VALIDATION, DataConfig
 from palinode.data.source import Source, prepare
 from palinode.data.store import TokenStore
@@ -103,7 +104,12 @@ def _model_key(settings: RunSettings, data: Source) -> str:
 
 
 def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Finding, ...]:
-    subject = subject_of_config(
+    subject = _subject_of_arm(settings, data, name)
+    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject), *_term_findings(settings))
+
+
+def _subject_of_arm(settings: RunSettings, data: Source, name: str) -> Subject:
+    return subject_of_config(
         settings.model,
         settings.objective,
         tokenizer_vocab=data.vocab_size,
@@ -111,7 +117,6 @@ def _model_findings(settings: RunSettings, data: Source, name: str) -> tuple[Fin
         seed=AUDIT_SEED,
         name=name,
     )
-    return (*check_flow(subject), *check_canary(subject), *check_stepwise(subject), *_term_findings(settings))
 
 
 def _term_findings(settings: RunSettings) -> Iterator[Finding]:
@@ -147,6 +152,8 @@ def _evaluation_findings(settings: RunSettings, data: Source) -> tuple[Finding, 
         check_training_loss(*bench.training_loss()),
         check_sum_over_sum(bench.loss_and_gradient, bench.several_rows()),
         *bench.sums_findings(moved.model, passes),
+        *bench.pass_findings(passes),
+        *filter(None, [bench.stream_finding()]),
         *filter(None, [bench.auxiliary(passes)]),
     ]
     if "ltr" in initial.scores:

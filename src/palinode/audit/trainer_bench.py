@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from palinode.audit.palinode_models import small_config
 from palinode.base.example import Example, SpecialTokens, Windows
 from palinode.base.finding import Finding
+from palinode.base.seeds import generator
 from palinode.checks.aggregation import (
     COEFFICIENT_FACTOR,
     check_auxiliary,
     check_evaluation_sums,
+    check_every_token,
     check_split_bytes,
     hand_sums,
+    scored_sources,
 )
+from palinode.checks.bench import Bench
+from palinode.checks.contamination import check_training_stream
 from palinode.checks.determinism import state_hashes
+from palinode.checks.provenance import check_provenance
+from palinode.checks.subject import Subject
+from palinode.data.config import TRAIN
 from palinode.data.source import Source
+from palinode.data.store import TokenStore
+from palinode.data.windows import Stream
 from palinode.evaluate.losses import Evaluation, Scoring, evaluate, evaluation_passes, window_draws
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.direction import logits_for
-from palinode.objectives import Objective
+from palinode.objectives import Objective, Progress
 from palinode.objectives.label_mask import masked
 from palinode.spec.run_spec import RunSettings
 from palinode.train.loop import Training, accumulate_gradients, batch_examples, train
@@ -38,6 +48,7 @@ SMALL_LAYERS, SMALL_WIDTH = 2, 32
 MOVED_STEPS, LEAST_STEPS = 3, 8
 ROWS_OF_SUMS = 6
 MOST_EMPTY_STEPS = 256
+WINDOWS_FOLLOWED = 2048  # a stream that takes one window in a hundred from elsewhere is missed with probability 1e-9
 
 
 def bench_model(model: ModelConfig) -> ModelConfig:
@@ -164,11 +175,76 @@ class TrainerBench:
         reported, table = self.evaluate(model, passes, None, None).scores, self.data.bytes_per_token
         findings = []
         for name, scores in reported.items():
-            by_hand = hand_sums(self._read_by_hand(model, passes[name]), self.specials, table)
-            findings.append((name, check_evaluation_sums(scores, by_hand)))
-            if scores.tokens_scored == len(self.tokens):
-                findings.append((name, check_split_bytes(scores.bytes_scored, self.tokens, table)))
+            pairs = self._read_by_hand(model, passes[name])
+            findings.append((name, check_evaluation_sums(scores, hand_sums(pairs, self.specials, table))))
+            needed = self._tokens_needed(name)
+            examples = [example for example, _ in pairs]
+            if needed is not None:
+                findings.append((name, check_every_token(examples, needed)))
+            if table.any():  # the tokens of a task have no bytes
+                tokens = self._tokens_at(needed or scored_sources(examples))
+                findings.append((name, check_split_bytes(scores.bytes_scored, tokens, table)))
         return [finding.with_(message=f"{name}: {finding.message}") for name, finding in findings]
+
+    def pass_findings(self, passes: Mapping[str, Objective]) -> Iterator[Finding]:
+        """C1.provenance and C1.identity of every pass that is evaluated: training may use another objective than evaluation."""
+        window = self.settings.data.window_tokens
+        for name, objective in passes.items():
+            subject = Subject(
+                name=name,
+                module=nn.Identity(),
+                objective=objective,
+                specials=self.specials,
+                vocab_size=self.specials.vocab_size,
+                window_tokens=window,
+                evaluation_tokens=window,
+                max_window_tokens=window,
+                seed=AUDIT_SEED,
+            )
+            for one in check_provenance(Bench(subject)):
+                yield one.with_(message=f"evaluated as {name}: {one.message}")
+
+    def stream_finding(self) -> Finding | None:
+        """C4.training_stream on the windows of the first steps, and on those that follow; None for a task, which draws its rows."""
+        if not isinstance(self.data, TokenStore):
+            return None
+        training = self.training()
+        read: list[Tensor] = []
+        training = replace(training, windows=RecordedStream(training.windows, read, training.windows.window_tokens))
+        batch_examples(training)
+        parts = len(read)
+        later = sum(map(len, read))
+        training.windows.read(later, WINDOWS_FOLLOWED)
+        return check_training_stream(
+            torch.cat(read).numpy(),
+            self.data.tokens(TRAIN),
+            parts=[part.numpy() for part in read[:parts]],
+            epoch_windows=len(self.data.tokens(TRAIN)) // self.settings.data.window_tokens - 1,
+        )
+
+    def _tokens_needed(self, name: str) -> list[tuple[int, int]] | None:
+        """The tokens of each window that this pass must score, as (first, end).
+
+        Every token; without a direction token all but the one that is read first, which no slot precedes. None for a pass of
+        another kind, or where a label mask chooses the tokens.
+        """
+        if name not in ("ltr", "rtl") or self.settings.evaluation.labels != "all":
+            return None
+        objective, window = self.settings.objective, self.settings.data.window_tokens
+        draw = objective.draw(1, window, generator(AUDIT_SEED, "audit", "slots"), Progress())
+        slots = objective.example(torch.zeros(1, window, dtype=torch.long), draw, self.specials).inputs.shape[1]
+        unread = int(objective.reads_in_a_direction and slots < window)
+        lengths = [one.tokens.shape[1] for one in self.windows]
+        return [(unread, length) if name == "ltr" else (0, length - unread) for length in lengths if length > unread]
+
+    def _tokens_at(self, places: Sequence[tuple[int, int] | Tensor]) -> NDArray[np.integer]:
+        """The ids of the windows at these places: a stretch (first, end) or indices, for each window that has a slot."""
+        windows = [one.tokens[0] for one in self.windows][: len(places)]
+        chosen = [
+            tokens[place] if isinstance(place, Tensor) else tokens[slice(*place)]
+            for tokens, place in zip(windows, places, strict=True)
+        ]
+        return torch.cat(chosen).numpy()
 
     def _read_by_hand(self, model: LanguageModel, objective: Objective) -> list[tuple[Example, Tensor]]:
         """(Example, logits) of each window, read on its own."""
@@ -182,6 +258,23 @@ class TrainerBench:
                 with torch.no_grad():
                     pairs.append((example, logits_for(model, example).float()))
         return pairs
+
+
+@dataclass
+class RecordedStream:
+    """A stream that keeps the windows that are read from it in `windows_read`."""
+
+    stream: Stream
+    windows_read: list[Tensor]
+    window_tokens: int
+
+    def read(self, first: int, count: int) -> Windows:
+        windows = self.stream.read(first, count)
+        self.windows_read.append(windows.tokens)
+        return windows
+
+    def of_length(self, window_tokens: int) -> Stream:
+        return RecordedStream(self.stream.of_length(window_tokens), self.windows_read, window_tokens)
 
 
 def _scored_micro_batch(training: Training) -> Example:

@@ -134,9 +134,8 @@ class Claim(Config):
     @classmethod
     def _known_measure(cls, measure: str) -> str:
         if measure not in CLAIM_MEASURES:
-            raise ValueError(
-                f"unknown measure {measure!r}; {nearest(measure, CLAIM_MEASURES) or ', '.join(CLAIM_MEASURES)}"
-            )
+            hint = nearest(measure, CLAIM_MEASURES) or ", ".join(CLAIM_MEASURES)
+            raise ValueError(f"unknown measure {measure!r}; {hint}")
         return measure
 
     @model_validator(mode="after")

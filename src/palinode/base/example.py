@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -62,7 +63,7 @@ class Windows:
         return len(self.tokens)
 
     @classmethod
-    def together(cls, parts: Sequence[Windows]) -> Windows:
+    def together(cls, parts: Sequence[Windows]) -> Self:
         """Several batches of windows of one length as one batch."""
         answers = [part.answers for part in parts if part.answers is not None]
         return cls(

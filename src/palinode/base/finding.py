@@ -10,10 +10,7 @@ from pydantic import Field
 from palinode.base.config import Config
 from palinode.base.measures import CheckOutcome
 
-TOO_LITTLE = (
-    "C1.two-sided",
-    "C2.markov-excess",
-)  # these fail when a model does not see what it may: a defect, but no leak
+TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # these fail when a model does not see what it may: a defect, no leak
 SHOW_COLLAPSE = "C7"  # the losses are honest; the value of an auxiliary term means nothing
 SHOW_LEAKS = ("C1", "C2", "C8.directions")  # C8: an rtl loss far below the ltr loss is taken for a leak
 

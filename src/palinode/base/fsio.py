@@ -62,11 +62,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: Mapping[str, Any]) -> None:
     """Write a table: a JSON file with the hash of its content, as `write_bytes` does."""
-    write_json(path, {**table, SELF_HASH: _table_sha256(table)})
+    write_json(path, _sealed(table))
 
 
-def create_json(path: Path, value: Any) -> bool:
-    """Write a JSON file that does not exist yet, synced to disk; False, and nothing written, when it exists.
+def create_table(path: Path, table: Mapping[str, Any]) -> bool:
+    """Write a table that does not exist yet, synced to disk; False, and nothing written, when it exists.
 
     Of several processes that create one path at the same time, on one host or several, one gets True. Where the file system has
     no hard links, the file is empty for a moment.
@@ -77,7 +77,7 @@ def create_json(path: Path, value: Any) -> bool:
     temporary = _temporary(path)
     try:
         try:
-            temporary.write_bytes(_json_bytes(value))
+            temporary.write_bytes(_json_bytes(_sealed(table)))
             _fsync(temporary)
             os.link(temporary, path)
         except FileExistsError:
@@ -85,7 +85,7 @@ def create_json(path: Path, value: Any) -> bool:
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
                 raise
-            return _create_in_place(path, _json_bytes(value))
+            return _create_in_place(path, _json_bytes(_sealed(table)))
         finally:
             temporary.unlink(missing_ok=True)
         _fsync(path.parent)
@@ -312,8 +312,9 @@ def _lines_from(path: Path, start: int) -> list[bytes]:
 
 def _rows_of_line(line: bytes, *, ends: bool) -> tuple[list[dict[str, Any]], bool]:
     """The whole rows of a line, and whether a writer can have left this line. `ends`: the line has a line end."""
-    if (row := _checked_row(line)) is not None:
-        return [row], True
+    with contextlib.suppress(ValueError, RecursionError):
+        if (row := _with_true_crc(json.loads(line))) is not None:
+            return [row], True
     text, decoder = line.decode("utf-8", "replace"), json.JSONDecoder()
     rows: list[dict[str, Any]] = []
     others: list[str] = []  # the text before, between and after the rows
@@ -359,6 +360,11 @@ def _create_in_place(path: Path, content: bytes) -> bool:
     return True
 
 
+def _sealed(table: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with the hash of its content."""
+    return {**table, SELF_HASH: _table_sha256(table)}
+
+
 def _table_sha256(table: Mapping[str, Any]) -> str:
     body = json.dumps(table, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(body.encode()).hexdigest()
@@ -387,13 +393,6 @@ def _no_constant(name: str) -> float:
 def _is_torn(text: str) -> bool:
     """Whether this text is the beginning of one or several rows. Rows are ASCII without control codes."""
     return text.isascii() and text.isprintable() and TORN_MARKS.fullmatch(text.partition(ROW_MARK)[0]) is not None
-
-
-def _checked_row(line: bytes) -> dict[str, Any] | None:
-    try:
-        return _with_true_crc(json.loads(line))
-    except (ValueError, RecursionError):
-        return None
 
 
 def _with_true_crc(wrapped: Any) -> dict[str, Any] | None:

@@ -48,7 +48,7 @@ WITHOUT_MEANING = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.EN
 LITERALS = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop, ast.expr_context)
 WHOLE = ""  # as a name that is imported: the module, however it is used
 DEFINITIONS = {"function", "class"}
-METHOD, CHANGING_METHOD = ".", "!"  # how an object is passed to a call when it is not an argument
+SET, METHOD, CHANGING_METHOD = "=", ".", "!"  # how a statement may change an object, other than by handing it to a call
 
 
 class UserCode(NamedTuple):
@@ -100,9 +100,9 @@ class Statement(NamedTuple):
             "effect": whatever else there is.
         binds: the module-level names that it defines.
         reads: the names that it reads from the module, also inside functions.
-        sets: the names of objects whose attributes or entries it sets; of an effect also those whose method it calls.
-        passes: (function, name) of the named objects that it passes to a call; `METHOD` or `CHANGING_METHOD` stands for the
-            function where a method of the object is called, "" for a function without a name.
+        changes: (how, name) of the named objects that it may change. How is `SET` where it sets an attribute or an entry, and where
+            an effect calls a method; `METHOD` or `CHANGING_METHOD` where a method of the object is called; else the function that
+            is given the object, "" for one without a name.
         attributes: name -> the attributes that are read from it, and `WHOLE` where the object itself is used.
         imports: what it imports, at any depth.
         doubt: why it may reach names that are not written in it.
@@ -112,11 +112,14 @@ class Statement(NamedTuple):
     tokens: tuple[str, ...]
     binds: frozenset[str]
     reads: frozenset[str] = frozenset()
-    sets: frozenset[str] = frozenset()
-    passes: frozenset[tuple[str, str]] = frozenset()
+    changes: frozenset[tuple[str, str]] = frozenset()
     attributes: Mapping[str, set[str]] = {}
     imports: tuple[Import, ...] = ()
     doubt: str | None = None
+
+    def sets(self) -> set[str]:
+        """The names of the objects that it changes by setting something."""
+        return {name for how, name in self.changes if how == SET}
 
 
 @functools.lru_cache(maxsize=64)
@@ -148,7 +151,6 @@ def _statement(node: ast.stmt, text: str, tokens: tuple[str, ...], package: str)
     )
     kind, nodes = _kind(node), list(ast.walk(node))
     reads = frozenset(_global_names(table)) | frozenset(_names_in_annotations(nodes))
-    sets, passes = _changes(nodes, kind)
     attribute_of = {id(inner.value): inner.attr for inner in nodes if isinstance(inner, ast.Attribute)}
     attributes: dict[str, set[str]] = {}
     imports: list[Import] = []
@@ -162,8 +164,7 @@ def _statement(node: ast.stmt, text: str, tokens: tuple[str, ...], package: str)
         tokens=tokens,
         binds=binds,
         reads=reads,
-        sets=(reads | binds) & sets,
-        passes=frozenset(pair for pair in passes if pair[1] in reads | binds),
+        changes=frozenset(change for change in _changes(nodes, kind) if change[1] in reads | binds),
         attributes=attributes,
         imports=tuple(imports),
         doubt=_doubt(nodes, reads),
@@ -189,25 +190,21 @@ def _kind(node: ast.stmt) -> str:
     return "literal" if value and all(isinstance(inner, LITERALS) for inner in ast.walk(value)) else "value"
 
 
-def _changes(nodes: Sequence[ast.AST], kind: str) -> tuple[set[str], set[tuple[str, str]]]:
-    """`sets` and `passes` of a statement, local names included."""
-    sets: set[str] = set()
-    passes: set[tuple[str, str]] = set()
+def _changes(nodes: Sequence[ast.AST], kind: str) -> Iterator[tuple[str, str]]:
+    """`changes` of a statement, local names included."""
     called = {id(inner.func) for inner in nodes if isinstance(inner, ast.Call)}
     for inner in nodes:
-        if isinstance(inner, (ast.Attribute, ast.Subscript)) and not isinstance(inner.ctx, ast.Load):
-            sets.add(_root(inner))
-        elif isinstance(inner, ast.Global):
-            sets.update(inner.names)
-        elif isinstance(inner, ast.Call):
-            passes.update(_passes(inner))
-        elif kind != "effect":
-            continue
-        elif isinstance(inner, ast.Expr) and isinstance(inner.value, ast.Call):
-            sets.add(_root(inner.value.func))
-        elif isinstance(inner, ast.Name) and id(inner) not in called:
-            passes.add(("", inner.id))
-    return sets, passes
+        match inner:
+            case ast.Attribute(ctx=ast.Store() | ast.Del()) | ast.Subscript(ctx=ast.Store() | ast.Del()):
+                yield SET, _root(inner)
+            case ast.Global(names=names):
+                yield from ((SET, name) for name in names)
+            case ast.Call():
+                yield from _passes(inner)
+            case ast.Expr(value=ast.Call(func=function)) if kind == "effect":
+                yield SET, _root(function)
+            case ast.Name(id=name) if kind == "effect" and id(inner) not in called:
+                yield "", name
 
 
 def _passes(call: ast.Call) -> Iterator[tuple[str, str]]:
@@ -397,21 +394,10 @@ class Module:
     name: str
     file: Path
     statements: tuple[Statement, ...]
-    by_name: Mapping[str, list[int]]
+    by_name: dict[str, list[int]] = field(default_factory=dict)
     taken: set[int] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
     doubts: list[str] = field(default_factory=list)
-
-    @classmethod
-    def read(cls, name: str, file: Path) -> Module:
-        """The statements of a file."""
-        with tokenize.open(file) as opened:
-            statements = _statements(opened.read(), name if file.name == "__init__.py" else name.rpartition(".")[0])
-        by_name: dict[str, list[int]] = {}
-        for index, statement in enumerate(statements):
-            for bound in statement.binds:
-                by_name.setdefault(bound, []).append(index)
-        return cls(name, file, statements, by_name)
 
     def definitions(self, name: str) -> list[Statement]:
         """The statements that define this name."""
@@ -425,23 +411,22 @@ class Module:
         """Whether a statement changes something that was imported, such as a setting of torch, or what the file's names mean."""
         if any(imported.module == "__future__" or imported.name == "*" for imported in statement.imports):
             return True
-        return any(self.kinds(name) == {"import"} for name in statement.sets)
+        return any(self.kinds(name) == {"import"} for name in statement.sets())
 
-    def changed_by(self, statement: Statement) -> set[str]:
-        """The names whose objects a statement certainly changes when it runs."""
-        called = {name for how, name in statement.passes if how == CHANGING_METHOD}
-        return {*statement.sets} | {name for name in called if not self.kinds(name) & {"import", "literal"}}
+    def changed_by(self, statement: Statement, *, certainly: bool) -> set[str]:
+        """The names whose objects a statement may change, or certainly changes when it runs.
 
-    def can_change(self, statement: Statement) -> set[str]:
-        """The names whose objects a statement may change. A function or a class changes others only when it is called."""
-        is_definition = statement.kind in DEFINITIONS
-        constant = {"import", "literal"} | (DEFINITIONS if is_definition else set())
-        return self.changed_by(statement) | {
-            name
-            for function, name in statement.passes
-            # a function of the user may set what it is given
-            if (self.kinds(function) & DEFINITIONS or not is_definition) and not self.kinds(name) & constant
-        }
+        A function or a class changes others only when it is called; a function of the user may set what it is given.
+        """
+        runs = statement.kind not in DEFINITIONS
+        changed = statement.sets()
+        for how, name in statement.changes:
+            kinds = self.kinds(name)
+            if not kinds & {"import", "literal"}:
+                by_call = (runs or self.kinds(how) & DEFINITIONS) and (runs or not kinds & DEFINITIONS)
+                if how == CHANGING_METHOD or (by_call and not certainly):
+                    changed.add(name)
+        return changed
 
 
 class _Search:
@@ -453,22 +438,24 @@ class _Search:
 
     def add(self, name: str, file: Path) -> Module:
         """Read a module, and the user's modules that it imports: what they change counts, whoever reads them."""
-        module = self.modules[name] = Module.read(name, file)
-        for statement in module.statements:
-            for imported in statement.imports:
-                if self.module(imported.module) is not None and imported.name == "*":
-                    self.take_whole(module, f"it uses from {imported.module} import *")
-        if doubt := next((one.doubt for one in module.statements if one.doubt not in (None, "getattr()")), None):
+        with tokenize.open(file) as opened:
+            statements = _statements(opened.read(), name if file.name == "__init__.py" else name.rpartition(".")[0])
+        module = self.modules[name] = Module(name, file, statements)
+        for index, statement in enumerate(statements):
+            for bound in statement.binds:
+                module.by_name.setdefault(bound, []).append(index)
+        for imported in (imported for statement in statements for imported in statement.imports):
+            if self.module(imported.module) is not None and imported.name == "*":
+                self.take_whole(module, f"it uses from {imported.module} import *")
+        if doubt := next((one.doubt for one in statements if one.doubt not in (None, "getattr()")), None):
             self.take_whole(module, f"it uses {doubt}")
         return module
 
     def module(self, name: str) -> Module | None:
         """The module of this name, which is read when it is first needed; None for one that the user did not write."""
         if name not in self.modules:
-            file = _user_file(name)
-            if file is None:
-                self.modules[name] = None
-            else:
+            self.modules[name] = None
+            if (file := _user_file(name)) is not None:
                 self.add(name, file)
         return self.modules[name]
 
@@ -507,7 +494,7 @@ class _Search:
                 statement = module.statements[index]
                 text = json.dumps(statement.tokens)
                 whole.update(text.encode())
-                labels = sorted(statement.binds or statement.sets & module.names) or ["a top-level statement"]
+                labels = sorted(statement.binds or statement.sets() & module.names) or ["a top-level statement"]
                 of_names.setdefault(f"{prefix}{', '.join(labels)}", []).append(text)
         names = {label: hashlib.sha256("\n".join(texts).encode()).hexdigest() for label, texts in of_names.items()}
         doubts = [doubt for module in sorted(modules, key=lambda one: one.name) for doubt in module.doubts]
@@ -547,10 +534,10 @@ class _Search:
     def _take_changes(self, module: Module) -> None:
         """Take the statements that change what counts already, and those that call a function which does."""
         for index, statement in enumerate(module.statements):
-            if module.acts_outside(statement) or module.can_change(statement) & module.names:
+            if module.acts_outside(statement) or module.changed_by(statement, certainly=False) & module.names:
                 self._take(module, index)
             is_definition = index in module.taken and statement.kind in DEFINITIONS
-            if is_definition and module.changed_by(statement) & module.names:
+            if is_definition and module.changed_by(statement, certainly=True) & module.names:
                 for user, other in enumerate(module.statements):
                     if other.reads & statement.binds and (statement.kind == "function" or other.kind != "value"):
                         self._take(module, user)

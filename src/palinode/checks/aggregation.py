@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -148,12 +149,49 @@ def check_evaluation_sums(reported: Sums, hand: HandSums) -> Finding:
     )
 
 
+def scored_sources(examples: Sequence[Example]) -> list[Tensor]:
+    """The window tokens that each Example of one window scores, in order."""
+    return [example.target_source[scored_targets(example)].sort().values for example in examples]
+
+
+def check_every_token(examples: Sequence[Example], needed: Sequence[tuple[int, int]]) -> Finding:
+    """C9.every_token: each Example of one window scores the tokens from `first` to `end` of its window, each once.
+
+    Args:
+        examples: one window each.
+        needed: (first, end) of each window.
+    """
+    wrong = []
+    for number, (sources, (first, end)) in enumerate(zip(scored_sources(examples), needed, strict=False)):
+        counts = torch.bincount(sources, minlength=end)
+        dropped = (counts[first:end] == 0).nonzero().flatten() + first
+        repeated = (counts > 1).nonzero().flatten()
+        if len(dropped):
+            wrong.append(
+                f"window {number}: {len(dropped)} of {end - first} tokens are not scored, the first is token {int(dropped[0])}"
+            )
+        if len(repeated):
+            wrong.append(
+                f"window {number}: {len(repeated)} tokens are scored more than once, the first is token {int(repeated[0])}"
+            )
+    if len(examples) != len(needed):
+        wrong.insert(0, f"{len(examples)} of {len(needed)} windows are scored")
+    total = sum(end - first for first, end in needed)
+    return finding(
+        "C9.every_token",
+        outcome_of(wrong=wrong, can_tell=total),
+        wrong[0] if wrong else f"all {total} tokens of {len(examples)} windows are scored once",
+        {"windows_wrong": len(wrong), "tokens_needed": total},
+        0.0,
+    )
+
+
 def check_split_bytes(bytes_scored: int, split_tokens: NDArray[Any], bytes_per_token: NDArray[Any]) -> Finding:
-    """C9.split_bytes: an evaluation that scores every token of a split scored the bytes of all these tokens.
+    """C9.split_bytes: an evaluation scored the bytes of the tokens that it scores, counted from the windows.
 
     Args:
         bytes_scored: the number that the evaluation reported.
-        split_tokens: the ids of the split.
+        split_tokens: the ids that it must score.
     """
     whole = int(bytes_per_token[split_tokens].sum())
     difference = bytes_scored - whole
@@ -208,7 +246,8 @@ def _sum_over_sum(step: LossAndGradient, small: Example, large: Example) -> Find
     return finding(
         "C9.sum_over_sum",
         outcome_of(wrong=not right, can_tell=control),
-        f"loss {one_loss:.7f} as one batch, {two_loss:.7f} as two of {weights[0]:.0f} and {weights[1]:.0f} scored tokens",
+        f"loss {one_loss:.7f} as one batch, {two_loss:.7f} as two of {weights[0]:.0f} and {weights[1]:.0f} scored tokens"
+        + ("" if right else f"; what differs: {_quantities(loss, gradient, by_sums)}"),
         {
             "relative_loss_difference": loss,
             "relative_gradient_difference": gradient,
@@ -217,6 +256,16 @@ def _sum_over_sum(step: LossAndGradient, small: Example, large: Example) -> Find
         },
         HAND_TOLERANCE,
     )
+
+
+def _quantities(loss: float, gradient: float, by_sums: float) -> str:
+    """The quantities that differ more than is allowed, each with its relative difference."""
+    judged = (
+        ("the loss", loss, HAND_TOLERANCE),
+        ("the gradient", gradient, GRADIENT_TOLERANCE),
+        ("the loss from the mean by sums", by_sums, 10 * HAND_TOLERANCE),
+    )
+    return ", ".join(f"{name} by {value:.1e} (allowed {most:.0e})" for name, value, most in judged if not value <= most)
 
 
 def check_auxiliary(evaluation_nats: Callable[[float], float], training_nats: Callable[[float], float]) -> Finding:

@@ -18,6 +18,9 @@ TOLERANCE = 1e-12
 COARSE_TOLERANCE = 1e-4  # where the arithmetic is coarser than float64: a check can then fail, not pass
 COARSE_ROUNDING = 1e-11  # curvature leaves 1e-14 in float64, a hidden float32 leaves 1e-8
 BANK_ENTRIES = 64
+FEW_IDS = 4
+MOST_IDS, SAMPLED_IDS, END_IDS = 4096, 1024, 64
+SEVERAL_ROWS = 3  # enough to tell rows that are mixed from rows that are not
 SHORT_TOKENS = 33  # for the forms that need one length only
 REFUSALS = (BadInput, ValueError, IndexError, RuntimeError, ArithmeticError)
 
@@ -31,6 +34,7 @@ class Bench:
     copies: dict[float, nn.Module] = field(default_factory=dict)
     refused: dict[int, bool] = field(default_factory=dict)
     coarse: bool = False
+    mixed: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, subject: Subject) -> Bench:
@@ -75,19 +79,45 @@ class Bench:
         if length_tokens in self.subject.used_lengths:
             return True
         if length_tokens not in self.refused:
-            fits = 1 <= length_tokens <= self.subject.max_window_tokens
+            subject = self.subject
+            fits = 1 <= length_tokens <= subject.max_window_tokens or length_tokens in subject.lengths_beyond
             self.refused[length_tokens] = not fits or self._raises(length_tokens)
         return not self.refused[length_tokens]
+
+    def mixes_rows(self, length_tokens: int) -> bool:
+        """Whether one row gets logits of the right shape and several rows do not. `mixed` then holds the message."""
+        subject = self.subject
+        for entry in self.bank_at(length_tokens).covering(1):
+            shapes = []
+            for rows in (1, SEVERAL_ROWS):
+                windows = torch.zeros(rows, length_tokens, dtype=torch.long)
+                example = subject.example(windows, entry.draw.repeated(rows))
+                with torch.no_grad(), exact_arithmetic(), seeded_passes(subject.seed, "accepts"):
+                    logits = subject.forward(self.copy(1.0).eval(), example.to(subject.device))
+                shapes.append((tuple(example.inputs.shape), tuple(logits.shape[:2])))
+            (one, of_one), (several, of_several) = shapes
+            if one == of_one and several != of_several and 0 not in several:
+                self.mixed[length_tokens] = (
+                    f"{several[0]} rows of {several[1]} slots get logits of shape ({of_several[0]}, {of_several[1]}, V); "
+                    "one row alone is read as it should be"
+                )
+        return length_tokens in self.mixed
 
     def copy(self, gain: float) -> nn.Module:
         """The module with every path open, its random matrices scaled by `gain`."""
         if gain not in self.copies:
-            rng = generator(self.subject.seed, "audit", "weights", f"{gain}")
-            self.copies[gain] = randomised_copy(self.subject.module, gain, rng)
+            self.copies[gain] = self.fresh_copy(gain)
         return self.copies[gain]
 
+    def fresh_copy(self, gain: float = 1.0) -> nn.Module:
+        """The same as `copy`, as a module of its own that has read nothing."""
+        rng = generator(self.subject.seed, "audit", "weights", f"{gain}")
+        return randomised_copy(self.subject.module, gain, rng)
+
     def window(self, kind: str, length_tokens: int, rng: Generator) -> Tensor:
-        """(length_tokens,) ids: `random`, `repeats` (three ids in turn), `equal` (one id) or `distinct` (no id twice)."""
+        """(length_tokens,) ids: `random`, `repeats` (three ids in turn), `equal` (one id), `distinct` (no id twice),
+        `few` (four ids) or `marker` (every other id is one of `marker_ids`).
+        """
         vocabulary = self.subject.content_tokens
         if kind == "repeats":
             return torch.randint(vocabulary, (3,), generator=rng).repeat(length_tokens // 3 + 1)[:length_tokens]
@@ -95,7 +125,26 @@ class Bench:
             return torch.randint(vocabulary, (1,), generator=rng).repeat(length_tokens)
         if kind == "distinct":
             return torch.randperm(vocabulary, generator=rng)[:length_tokens]
-        return torch.randint(vocabulary, (length_tokens,), generator=rng)
+        if kind == "few":
+            return torch.randint(vocabulary, (FEW_IDS,), generator=rng)[
+                torch.randint(FEW_IDS, (length_tokens,), generator=rng)
+            ]
+        window = torch.randint(vocabulary, (length_tokens,), generator=rng)
+        if kind == "marker":
+            markers = torch.tensor(self.subject.marker_ids)
+            chosen = markers[torch.randint(len(markers), (length_tokens,), generator=rng)]
+            window = torch.where(torch.rand(length_tokens, generator=rng) < 0.5, chosen, window)
+        return window
+
+    def tried_ids(self) -> Tensor:
+        """The ids that C1 puts into a row one by one: all up to 4096, else the marker ids, both ends and a random sample."""
+        vocabulary = self.subject.content_tokens
+        if vocabulary <= MOST_IDS:
+            return torch.arange(vocabulary)
+        rng = generator(self.subject.seed, "audit", "ids")
+        sample = torch.randperm(vocabulary, generator=rng)[:SAMPLED_IDS].tolist()
+        ends = [*range(END_IDS), *range(vocabulary - END_IDS, vocabulary)]
+        return torch.tensor(list(dict.fromkeys([*self.subject.marker_ids, *ends, *sample])))
 
     def _raises(self, length_tokens: int) -> bool:
         window = torch.zeros(1, length_tokens, dtype=torch.long)
@@ -103,9 +152,9 @@ class Bench:
             for entry in self.bank_at(length_tokens).covering(1):
                 with torch.no_grad(), exact_arithmetic(), seeded_passes(self.subject.seed, "accepts"):
                     self.subject.logits(self.copy(1.0).eval(), self.subject.example(window, entry.draw))
+            return self.mixes_rows(length_tokens)
         except REFUSALS:
             return True
-        return False
 
     def _rounds_coarsely(self) -> bool:
         """Whether some step inside the module rounds more coarsely than float64."""

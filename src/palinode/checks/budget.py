@@ -133,7 +133,8 @@ def check_counters(runs: Sequence[RunBudget]) -> Finding:
     """C5.counters: the recorded counters are those the spec implies. With p = 0 no rtl is drawn, and every pass counts."""
     done = [run for run in runs if run.outcome == "done"]
     compared = [(run, name) for run in done for name in run.expected if name in run.counters]
-    wrong = [
+    wrong = [problem for run in done for problem in _unbalanced(run)]
+    wrong += [
         f"{run.name} {name} is {run.counters[name]:.12g}, expected {run.expected[name]}"
         for run, name in compared
         if not run.expected[name].allows(run.counters[name])
@@ -145,6 +146,21 @@ def check_counters(runs: Sequence[RunBudget]) -> Finding:
         {"counters_wrong": len(wrong), "counters_compared": len(compared)},
         0.0,
     )
+
+
+def _unbalanced(run: RunBudget) -> list[str]:
+    """Counters of one run that cannot all be true: a token that is scored was read, and its pass was counted."""
+    counters = run.counters
+    by_pass = [counters.get(f"tokens_scored_{name}", 0.0) for name in ("ltr", "rtl")]
+    scored, read = counters.get("tokens_scored"), counters.get("tokens_read")
+    wrong = []
+    if scored is not None and read is not None and scored > read:
+        wrong.append(
+            f"{run.name} scored {scored:.12g} tokens and read only {read:.12g}: some pass is read and not counted"
+        )
+    if scored is not None and sum(by_pass) > scored:
+        wrong.append(f"{run.name} scored {sum(by_pass):.12g} tokens ltr and rtl, and {scored:.12g} in all")
+    return wrong
 
 
 def check_declared_axis(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:

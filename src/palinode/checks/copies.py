@@ -28,12 +28,16 @@ RAISED = {
 LOWERING_CALLS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 DROPOUT_NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 DROPOUT_CALLS = (*(getattr(F, name) for name in DROPOUT_NAMES), torch.dropout)
+# Of mixtures of experts. The first calls the second, and only the second is seen by a mode.
+GROUPED_PRODUCTS = (getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
 # the share by which weights are changed: rounding in float32 then shows as 1e-7, in float64 nothing above 1e-13
 PROBE_STEP = 1e-9
 
 
 class Float64Throughout(TorchFunctionMode):
     """While active, casts to a lower precision (common in norms, softmax and logits) stay in float64.
+
+    An operation that refuses float64 runs in float32. The rounding is then coarse, which `rounding_noise` shows.
 
     `dropout`: False turns functional dropout off as well.
     """
@@ -52,7 +56,15 @@ class Float64Throughout(TorchFunctionMode):
             return args[0]
         if not self.dropout and func is F.scaled_dot_product_attention:
             args, options = _without_attention_dropout(args, options)
-        return func(*(_raised(value) for value in args), **options)
+        given = tuple(_raised(value) for value in args)
+        try:
+            return func(*given, **options)
+        except RuntimeError as refusal:  # an operation that exists in lower precisions only, such as grouped_mm
+            if not _refuses_float64(refusal, given, options):
+                raise
+            if func in GROUPED_PRODUCTS and options.get("offs") is not None and given[1].dim() == 3:
+                return _grouped_product(given[0], given[1], options["offs"])
+            return _cast(func(*_cast(given, torch.float32), **_cast(options, torch.float32)), torch.float64)
 
 
 @contextmanager
@@ -170,6 +182,30 @@ def _open_weights(parameter: Tensor, is_table: bool, gain: float, rng: Generator
 
 def _raised(value: Any) -> Any:
     return RAISED.get(value, value) if isinstance(value, torch.dtype) else value
+
+
+def _refuses_float64(refusal: RuntimeError, args: Any, options: Any) -> bool:
+    """Whether an operation was given float64 and its error names that type."""
+    flat = [value for value in (*args, *options.values()) if isinstance(value, Tensor)]
+    return "double" in str(refusal).lower() and any(value.dtype == torch.float64 for value in flat)
+
+
+def _grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """(n, D) rows in consecutive groups, group g ending before row ends[g], times (G, D, K) matrices: (n, K)."""
+    starts = [0, *ends.tolist()]
+    groups = [rows[first:last] @ matrix for first, last, matrix in zip(starts, starts[1:], matrices, strict=False)]
+    return torch.cat([*groups, rows.new_zeros(len(rows) - starts[-1], matrices.shape[-1])])
+
+
+def _cast(values: Any, to: torch.dtype) -> Any:
+    """The same values with every floating-point tensor in another precision."""
+    if isinstance(values, Tensor):
+        return values.to(to) if values.is_floating_point() else values
+    if isinstance(values, dict):
+        return {name: _cast(value, to) for name, value in values.items()}
+    if isinstance(values, (tuple, list)):
+        return type(values)(_cast(value, to) for value in values)
+    return values
 
 
 def _without_attention_dropout(

@@ -11,7 +11,10 @@ is the influence of s on t. A run is one such batch, for every pass that the Dra
 - Gains 4 and 16: all sources at 8 tokens, 8 sources at the train and evaluation lengths. Soft masks need large scores to show.
 - 16 Draws at 24 tokens, when the objective makes that many: one Draw may not hold the kept or hidden token that leaks.
 - 16 passes in train mode at 8 tokens, each with its own state of torch's generator: some leaks occur on some passes only.
-- Windows of repeated and of equal ids at 33 tokens: random ids do not trigger comparisons of ids.
+- Lengths beyond the longest used one, 8 sources: some faults begin where training ends.
+- Windows of repeated, of equal and of few ids at 33 tokens: random ids do not trigger comparisons of ids.
+- Windows that hold the ids which mark the start or end of a document at 33 tokens and the used lengths; and every id (of more than
+  4096 a sample) as the first and the last of 4 tokens.
 
 The other forms of C1 are in `provenance.py`, `invariance.py` (batch neighbours, prefixes) and `gradient.py`.
 """
@@ -20,10 +23,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from pydantic import Field
 
 from palinode.base.config import Config
 from palinode.base.errors import BadInput
+from palinode.base.example import NO_SOURCE
 from palinode.base.finding import Finding
 from palinode.base.seeds import generator
 from palinode.checks.bench import Bench
@@ -31,14 +36,17 @@ from palinode.checks.copies import double_copy, exact_arithmetic, seeded_passes
 from palinode.checks.draws import contract
 from palinode.checks.gradient import check_gradient
 from palinode.checks.influence import influence, sampled_sources
-from palinode.checks.invariance import check_neighbours, check_prefix
+from palinode.checks.invariance import PREFIX_TOKENS, check_memory, check_neighbours, check_prefix
 from palinode.checks.provenance import check_provenance
 from palinode.checks.subject import Subject
 from palinode.checks.tally import Setting, Tally
 
 
 class FlowSettings(Config):
-    """How much C1 measures; the defaults are the list above. `own_weights` adds runs with the module's own weights."""
+    """How much C1 measures; the defaults are the list above. `own_weights` adds runs with the module's own weights.
+
+    `beyond`: lengths beyond the used ones too. `ids_tokens`: length of the rows in which ids are tried one by one; 0 tries none.
+    """
 
     lengths: tuple[int, ...] = (1, 2, 3, 31, 32, 33, 48, 64, 65, 96, 129)
     gains: tuple[float, ...] = (4.0, 16.0)
@@ -52,6 +60,8 @@ class FlowSettings(Config):
     sampled_sources: int = Field(default=8, ge=2)
     sampled_sources_of_used: int = Field(default=64, ge=2)
     own_weights: bool = False
+    beyond: bool = True
+    ids_tokens: int = Field(default=4, ge=0)
 
 
 @dataclass(frozen=True)
@@ -73,14 +83,20 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
     if subject.content_tokens < 2:
         raise BadInput("needs at least two content ids, to replace one by another", field="vocab_size")
     bench = Bench.of(_stretched(subject, settings))
+    mixed = [length for length in bench.subject.used_lengths if bench.mixes_rows(length)]
+    if mixed:
+        return (*check_provenance(bench), check_neighbours(bench))  # influence is measured on rows side by side
     tallies = _measured(bench, settings)
     notes = _notes(bench)
+    scope = _scope(bench, settings)
+    prefix_lengths = (*PREFIX_TOKENS, *settings.lengths, *(bench.subject.lengths_beyond if settings.beyond else ()))
     flow = [finding for tally in tallies for finding in (tally.law(subject.seed), tally.control(subject.seed))]
     return (
         *check_provenance(bench),
-        *(finding.with_(numbers={**finding.numbers, **notes}) for finding in flow),
+        *(_with_scope(one, notes, scope) for one in flow),
         check_neighbours(bench),
-        *check_prefix(bench),
+        *check_prefix(bench, prefix_lengths),
+        check_memory(bench),
         check_gradient(bench),
     )
 
@@ -97,13 +113,18 @@ def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
     for length in (n for n in settings.lengths if n <= longest and n not in used):
         every = length <= settings.all_sources_up_to
         runs.append(Planned(Setting(length), length if every else settings.sampled_sources))
+    if settings.beyond:
+        runs += [Planned(Setting(length), settings.sampled_sources) for length in subject.lengths_beyond]
     for gain in settings.gains:
         runs.append(Planned(Setting(small, gain), small))
         runs += [Planned(Setting(length, gain), settings.sampled_sources) for length in used]
     if settings.draws > 1:
         runs.append(Planned(Setting(min(settings.draws_tokens, longest)), longest, settings.draws))
     runs += [Planned(Setting(small, training=True, pass_seed=seed), small) for seed in range(settings.train_passes)]
-    runs += [Planned(Setting(min(33, longest), window=kind), longest) for kind in ("repeats", "equal")]
+    runs += [Planned(Setting(min(33, longest), window=kind), longest) for kind in ("repeats", "equal", "few")]
+    if subject.marker_ids:
+        runs.append(Planned(Setting(min(33, longest), window="marker"), longest))
+        runs += [Planned(Setting(length, window="marker"), settings.sampled_sources_of_used) for length in used]
     if settings.own_weights:
         runs += [Planned(Setting(length, None), settings.sampled_sources_of_used) for length in used]
     return runs
@@ -115,7 +136,27 @@ def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
     for item in plan(bench.subject, settings):
         if bench.accepts(item.setting.length_tokens):
             _run(bench, item, tallies)
+    if settings.ids_tokens:
+        _run_ids(bench, settings.ids_tokens, tallies)
     return [tally for tally in tallies.values() if tally.runs]
+
+
+def _run_ids(bench: Bench, ids_tokens: int, tallies: dict[str, Tally]) -> None:
+    """Put every id (of many a sample) into the first and into the last token of a short row that is an input."""
+    subject, ids = bench.subject, bench.tried_ids()
+    length = ids_tokens if bench.accepts(ids_tokens) else bench.short_tokens
+    rng = generator(subject.seed, "audit", "flow", "ids")
+    for entry in bench.bank_at(length).covering(1):
+        window = bench.window("random", length, rng)
+        read = subject.example(window[None], entry.draw).input_source
+        for source in sorted({int(read[read != NO_SOURCE].min()), int(read.max())}):
+            with exact_arithmetic(), seeded_passes(subject.seed, "flow", 0):
+                sources = torch.full_like(ids, source)
+                influences = influence(subject, bench.copy(1.0).eval(), window, entry, sources, rng, ids)
+            for one in influences:
+                if one.scored.any() and one.group in tallies:
+                    allowed = contract(subject.objective, entry, one.group, length)
+                    tallies[one.group].add(Setting(length, window="single"), one, allowed)
 
 
 def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
@@ -140,11 +181,35 @@ def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
 
 def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
     """The subject with its module rebuilt for the longest length of the plan, where it can be."""
-    longest = max(subject.max_window_tokens, *settings.lengths, settings.draws_tokens, settings.picture_tokens)
+    beyond = subject.lengths_beyond if settings.beyond else ()
+    longest = max(subject.max_window_tokens, *settings.lengths, *beyond, settings.draws_tokens, settings.picture_tokens)
     if subject.rebuild is None or settings.own_weights:
         return subject
     module = subject.rebuild(subject.vocab_size, subject.slots_of(longest), subject.seed)
     return replace(subject, module=module, max_window_tokens=longest)
+
+
+def _with_scope(one: Finding, notes: dict[str, str | int], scope: str) -> Finding:
+    """The finding with what was not measured, which a law that holds also says in words."""
+    says = one.check == "C1.perturbation" and one.outcome == "pass"
+    message = f"{one.message}; {scope}" if says else one.message
+    return one.with_(message=message, numbers={**one.numbers, **notes})
+
+
+def _scope(bench: Bench, settings: FlowSettings) -> str:
+    """What was tried and what was not, in words: lengths in tokens and slots, and ids."""
+    subject = bench.subject
+    tried = [item.setting.length_tokens for item in plan(subject, settings)]
+    longest = max(length for length in tried if bench.accepts(length))
+    used = max(subject.used_lengths)
+    ids, count = (len(bench.tried_ids()) if settings.ids_tokens else 0), subject.content_tokens
+    named = f", with {', '.join(map(str, subject.marker_ids))}" if subject.marker_ids else ""
+    tried_ids = f"all {count} ids" if ids == count else f"{ids} of {count} ids one by one{named}"
+    untried = [f"rows above {longest} tokens", *([] if ids == count else ["rows that hold another id (trigger_ids=)"])]
+    return (
+        f"tried: up to {longest} tokens (a window of {used} tokens has {subject.slots_of(used)} slots), {tried_ids}; "
+        f"not tried: {', '.join(untried)}"
+    )
 
 
 def _notes(bench: Bench) -> dict[str, str | int]:

@@ -8,7 +8,7 @@ Legend: B rows, T slots.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -22,10 +22,13 @@ from palinode.base.seeds import generator
 from palinode.checks.bench import TOLERANCE, Bench
 from palinode.checks.copies import exact_arithmetic, seeded_passes
 from palinode.checks.draws import contract, forbidden_pairs, itself
-from palinode.checks.influence import only_pass, scored_targets, spread
+from palinode.checks.influence import only_pass, replaced_ids, scored_targets, spread
 from palinode.checks.laws import LARGEST, finding, outcome_of
+from palinode.checks.subject import Subject
 
 SEEN = 1e-9
+
+Offsets = frozenset[tuple[int, bool]]  # (first slot, whether the ids run from the end)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ def check_gradient(bench: Bench) -> Finding:
     failed = worst is not None and worst.forbidden > TOLERANCE
     if worst is None:
         message = (
-            "no layer that embeds distinct ids was found, so no gradient could be taken: C1.perturbation alone decides"
+            "no table that is given the ids of the rows was found, or it has no gradient: C1.perturbation alone decides"
         )
     elif failed:
         message = f"{worst.where}: target {worst.target} sends gradient {worst.forbidden:.1e} to source {worst.source}"
@@ -78,11 +81,15 @@ def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
     module = bench.copy(1.0).train(training)
     for entry in bench.bank_at(length).covering(1):
         window = bench.window("distinct", length, rng)
-        example = subject.example(window.repeat(length, 1), entry.draw.repeated(length))
+        example, other = (
+            subject.example(ids.repeat(length, 1), entry.draw.repeated(length))
+            for ids in (window, replaced_ids(window, subject.content_tokens, rng))
+        )
         for group, _ in example.by_group():
             one = only_pass(example, group.name)
             with exact_arithmetic(dropout=True), seeded_passes(subject.seed, "gradient"):
-                matrix = _gradients(bench, module, one, window, rng)
+                tables = _token_tables(bench, module, one, only_pass(other, group.name))
+                matrix = _gradients(bench, module, one, window, tables, rng)
             if matrix is not None:
                 scored = torch.zeros(length, dtype=torch.bool)
                 scored[one.target_source[scored_targets(one)]] = True
@@ -91,12 +98,14 @@ def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
                 yield Flow(where, training, *_judged(matrix, allowed, scored, subject.objective.scores_itself))
 
 
-def _gradients(bench: Bench, module: nn.Module, example: Example, window: Tensor, rng: Generator) -> Tensor | None:
-    """(window_tokens, window_tokens) by source and target: largest gradient on the source's embedding.
+def _gradients(
+    bench: Bench, module: nn.Module, example: Example, window: Tensor, tables: dict[nn.Module, Offsets], rng: Generator
+) -> Tensor | None:
+    """(window_tokens, window_tokens) by source and target: largest gradient on the source's embedding, from `tables`.
 
-    None when no embedding was found.
+    None when no embedding was found, or the module has no gradient.
     """
-    with _embedding_calls(module, example) as calls:
+    with _embedding_calls(module, example, tables) as calls:
         logits = bench.subject.logits(module, example)
     if not calls:
         return None
@@ -104,7 +113,10 @@ def _gradients(bench: Bench, module: nn.Module, example: Example, window: Tensor
     projection = torch.randn(logits.shape[-1], generator=rng, dtype=logits.dtype)
     projection = projection / projection.norm() / spread(logits.detach())
     outputs = [output for _, output in calls]
-    gradients = torch.autograd.grad((logits[own] @ projection).sum(), outputs, allow_unused=True)
+    try:
+        gradients = torch.autograd.grad((logits[own] @ projection).sum(), outputs, allow_unused=True)
+    except RuntimeError:  # a module that changes its own intermediate values has no gradient
+        return None
     matrix = torch.zeros(len(window), len(window), dtype=torch.float64)
     place = torch.full((bench.subject.vocab_size,), -1)
     place[window] = torch.arange(len(window))
@@ -118,20 +130,22 @@ def _gradients(bench: Bench, module: nn.Module, example: Example, window: Tensor
 
 
 @contextmanager
-def _embedding_calls(module: nn.Module, example: Example) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect (ids, embeddings) of every leaf module that is given the ids of the rows, in any order within a row."""
+def _embedding_calls(
+    module: nn.Module, example: Example, tables: Mapping[nn.Module, Offsets]
+) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect (ids, embeddings) of every call in which a table of token ids is given ids of the rows."""
     calls: list[tuple[Tensor, Tensor]] = []
 
     def keep(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        ids = inputs[0] if inputs else None
-        if not isinstance(ids, Tensor) or ids.is_floating_point():
+        ids = _given_ids(inputs)
+        if ids is None or not isinstance(output, Tensor) or not output.requires_grad:
             return
-        if isinstance(output, Tensor) and output.requires_grad:
-            rows = _rows_of_ids(ids.cpu(), example.inputs)
-            if rows is not None:
-                calls.append((rows, output))
+        # a table of positions may read only the shape of the ids, and return one row of numbers for each slot
+        one_row_each = output.dim() > 1 and output[..., 0].numel() == ids.numel()
+        if one_row_each and _offsets(ids, example.inputs) & tables[part]:
+            calls.append((ids.cpu().reshape(len(example.inputs), -1), output))
 
-    handles = [part.register_forward_hook(keep) for part in module.modules() if not list(part.children())]
+    handles = [part.register_forward_hook(keep) for part in tables]
     try:
         yield calls
     finally:
@@ -139,14 +153,57 @@ def _embedding_calls(module: nn.Module, example: Example) -> Iterator[list[tuple
             handle.remove()
 
 
-def _rows_of_ids(ids: Tensor, inputs: Tensor) -> Tensor | None:
-    """The ids as (B, n) when each row holds ids of the example's row (positions and hashes do not), else None."""
-    count = len(inputs)
-    if ids.numel() == 0 or ids.numel() % count or (ids.shape[0] != count and ids.numel() != inputs.numel()):
-        return None
-    rows = ids.reshape(count, -1)
-    is_row_id = (rows[:, :, None] == inputs[:, None, :]).any(-1)
-    return rows if bool(is_row_id.all()) else None
+def _token_tables(bench: Bench, module: nn.Module, example: Example, other: Example) -> dict[nn.Module, Offsets]:
+    """The leaf modules that are given the ids of the rows, and where in a row the ids of such a call begin.
+
+    Token types, segments, document numbers and positions are integers too. So the rows are read twice, the second time with
+    another id for every token of the window: a table of token ids is given the ids slot by slot both times.
+
+    Args:
+        other: the rows of a window whose every token is another one.
+    """
+    first, second = (_calls_by_module(bench.subject, module, one) for one in (example, other))
+    tables = {part: first[part] & second.get(part, frozenset()) for part in first}
+    return {part: offsets for part, offsets in tables.items() if offsets}
+
+
+def _calls_by_module(subject: Subject, module: nn.Module, example: Example) -> dict[nn.Module, Offsets]:
+    """Where the ids of each leaf module's calls begin in the rows, over all its calls."""
+    found: dict[nn.Module, Offsets] = {}
+
+    def note(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if (ids := _given_ids(inputs)) is not None:
+            found[part] = found.get(part, frozenset()) | _offsets(ids, example.inputs)
+
+    handles = [part.register_forward_hook(note) for part in module.modules() if not list(part.children())]
+    try:
+        with torch.no_grad():
+            subject.logits(module, example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _given_ids(inputs: tuple[Any, ...]) -> Tensor | None:
+    """The first argument of a call when it can be ids, else None."""
+    ids = inputs[0] if inputs else None
+    return None if not isinstance(ids, Tensor) or ids.is_floating_point() or not ids.numel() else ids
+
+
+def _offsets(ids: Tensor, inputs: Tensor) -> Offsets:
+    """Where (B, n) ids stand in the (B, T) rows: (first slot, whether they run from the end) of each equal stretch."""
+    rows, slots = inputs.shape
+    if ids.numel() % rows or (ids.shape[0] != rows and ids.numel() != inputs.numel()):
+        return frozenset()
+    given = ids.cpu().reshape(rows, -1).long()
+    count = given.shape[1]
+    return frozenset(
+        (first, flipped)
+        for flipped, read in ((False, inputs), (True, inputs.flip(1)))
+        for first in range(slots - count + 1)
+        if torch.equal(read[:, first : first + count], given)
+    )
 
 
 def _judged(matrix: Tensor, allowed: Tensor, scored: Tensor, scores_itself: bool) -> tuple[float, int, int, float]:

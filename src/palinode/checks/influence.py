@@ -29,6 +29,7 @@ class Influence:
             the logits.
         scored: (window_tokens,) which targets the pass scores.
         noise: the same change for an unchanged row at another place of the batch.
+        ids: (K,) what each source was replaced by.
     """
 
     group: str
@@ -36,15 +37,27 @@ class Influence:
     matrix: Tensor
     scored: Tensor
     noise: float
+    ids: Tensor
 
 
 def influence(
-    subject: Subject, module: nn.Module, window: Tensor, entry: Entry, sources: Tensor, rng: Generator
+    subject: Subject,
+    module: nn.Module,
+    window: Tensor,
+    entry: Entry,
+    sources: Tensor,
+    rng: Generator,
+    ids: Tensor | None = None,
 ) -> list[Influence]:
-    """Replace each of `sources` in a (window_tokens,) window and compare every pass with the unchanged one."""
+    """Replace each of `sources` in a (window_tokens,) window and compare every pass with the unchanged one.
+
+    `ids`: (K,) what each source is replaced by; default other ids at random.
+    """
     slots = subject.example(window[None], entry.draw).inputs.numel()
     rows_at_once = max(1, LOGITS_AT_ONCE // max(1, 3 * slots * subject.vocab_size) - 2)
-    chunks = [_influence(subject, module, window, entry, chunk, rng) for chunk in torch.split(sources, rows_at_once)]
+    ids = replaced_ids(window[sources], subject.content_tokens, rng) if ids is None else ids
+    pieces = zip(torch.split(sources, rows_at_once), torch.split(ids, rows_at_once), strict=True)
+    chunks = [_influence(subject, module, window, entry, *piece) for piece in pieces]
     return [_merged([chunk[group] for chunk in chunks]) for group in chunks[0] if all(group in c for c in chunks)]
 
 
@@ -96,25 +109,26 @@ def sampled_sources(window_tokens: int, most: int, rng: Generator) -> Tensor:
 
 
 def _influence(
-    subject: Subject, module: nn.Module, window: Tensor, entry: Entry, sources: Tensor, rng: Generator
+    subject: Subject, module: nn.Module, window: Tensor, entry: Entry, sources: Tensor, ids: Tensor
 ) -> dict[str, Influence]:
     """Row 0 is the window, rows 1..K have one source replaced each, the last row is the window again."""
     count = len(sources) + 2
     windows = window.repeat(count, 1)
-    windows[torch.arange(1, count - 1), sources] = replaced_ids(window[sources], subject.content_tokens, rng)
+    windows[torch.arange(1, count - 1), sources] = ids
     example = subject.example(windows, entry.draw.repeated(count))
     with torch.no_grad():
         logits = subject.logits(module, example)
     return {
-        group.name: _of_pass(group.name, example, logits, rows, sources, len(window))
+        group.name: _of_pass(group.name, example, logits, rows, (sources, ids), len(window))
         for group, rows in example.by_group()
         if group.rows % count == 0  # else the number of rows depends on the ids, which C1.provenance reports
     }
 
 
 def _of_pass(
-    name: str, example: Example, logits: Tensor, rows: slice, sources: Tensor, window_tokens: int
+    name: str, example: Example, logits: Tensor, rows: slice, replaced: tuple[Tensor, Tensor], window_tokens: int
 ) -> Influence:
+    sources, ids = replaced
     count = len(sources) + 2
     order = torch.argsort(example.window_row[rows], stable=True)
 
@@ -129,7 +143,7 @@ def _of_pass(
     matrix = no_change.scatter_reduce(1, targets.expand_as(changes), changes, "amax") / spread(scored_logits[0])
     scored = torch.zeros(window_tokens, dtype=torch.bool)
     scored[targets] = True
-    return Influence(name, sources, matrix[1:-1], scored, float(matrix[-1].max()) if len(targets) else 0.0)
+    return Influence(name, sources, matrix[1:-1], scored, float(matrix[-1].max()) if len(targets) else 0.0, ids)
 
 
 def _merged(parts: list[Influence]) -> Influence:
@@ -140,4 +154,5 @@ def _merged(parts: list[Influence]) -> Influence:
         sources=torch.cat([part.sources for part in parts]),
         matrix=torch.cat([part.matrix for part in parts]),
         noise=max(part.noise for part in parts),
+        ids=torch.cat([part.ids for part in parts]),
     )

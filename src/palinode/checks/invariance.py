@@ -7,7 +7,7 @@ it: logits on a shorter window are compared with those on the longer one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from palinode.checks.laws import LARGEST, finding, outcome_of
 BATCH = 8
 PLACE = 4  # of the window among its companions: there are rows before it and after it
 PREFIX_TOKENS = (33, 65)
+FEW_TOKENS = (1, 2)  # a step of generation is a row of one slot, which some models read in another way
 
 
 Difference = tuple[float, str]  # in standard deviations of the logits, and where it is
@@ -31,25 +32,34 @@ Difference = tuple[float, str]  # in standard deviations of the logits, and wher
 
 def check_neighbours(bench: Bench) -> Finding:
     """C1.neighbours: one window with 7 companions, with 7 others, and alone, in eval and in train mode."""
-    return _finding(
-        bench, "C1.neighbours", list(_neighbour_differences(bench)), "a window reads its neighbours in the batch"
-    )
+    differences = [(LARGEST, message) for message in bench.mixed.values()]
+    if not differences:
+        lengths = dict.fromkeys((bench.short_tokens, *(tokens for tokens in FEW_TOKENS if bench.accepts(tokens))))
+        differences = [one for length in lengths for one in _neighbour_differences(bench, length)]
+    return _finding(bench, "C1.neighbours", differences, "the rows of a batch influence each other")
 
 
-def check_prefix(bench: Bench) -> tuple[Finding, ...]:
-    """C1.prefix: logits on the first (rtl: last) tokens of a window equal those on the whole; empty without one-way passes."""
-    differences = list(_prefix_differences(bench))
+def check_memory(bench: Bench) -> Finding:
+    """C1.memory: a short row, a long row and the short row again; and the long row by a copy that read nothing before."""
+    return _finding(bench, "C1.memory", list(_memory_differences(bench)), "a call changes the logits of later calls")
+
+
+def check_prefix(bench: Bench, lengths: Sequence[int] = PREFIX_TOKENS) -> tuple[Finding, ...]:
+    """C1.prefix: logits on the first (rtl: last) tokens of a window equal those on the whole; empty without one-way passes.
+
+    `lengths`: of the windows in tokens; those the model is used at are always among them.
+    """
+    differences = list(_prefix_differences(bench, lengths))
     if not differences:
         return ()
     return (_finding(bench, "C1.prefix", differences, "the logits of a pass depend on the length"),)
 
 
-def _neighbour_differences(bench: Bench) -> Iterator[Difference]:
+def _neighbour_differences(bench: Bench, length: int) -> Iterator[Difference]:
     subject = bench.subject
-    length = bench.short_tokens
     rng = generator(subject.seed, "audit", "neighbours")
     module = bench.copy(1.0)
-    for training in (False, True):
+    for training in (False, True) if length not in FEW_TOKENS else (False,):  # one slot alone has no batch statistics
         module.train(training)
         mode = f"{'train' if training else 'eval'} mode, length {length}"
         for step in range(2):
@@ -66,11 +76,25 @@ def _neighbour_differences(bench: Bench) -> Iterator[Difference]:
                 yield from _compared(first, alone, f"alone, {mode}")
 
 
-def _prefix_differences(bench: Bench) -> Iterator[Difference]:
+def _memory_differences(bench: Bench) -> Iterator[Difference]:
     subject = bench.subject
-    lengths = sorted(
-        {length for length in (*PREFIX_TOKENS, *subject.used_lengths) if length > 1 and bench.accepts(length)}
-    )
+    accepted = [length for length in (2, *subject.used_lengths, *subject.lengths_beyond) if bench.accepts(length)]
+    short, long = min(accepted), max(accepted)
+    rng = generator(subject.seed, "audit", "memory")
+    one, other = bench.fresh_copy().eval(), bench.fresh_copy().eval()
+    for entry_short, entry_long in zip(bench.bank_at(short).covering(1), bench.bank_at(long).covering(1), strict=False):
+        row, longer = (bench.window("random", length, rng) for length in (short, long))
+        before = _read(bench, one, row[None], [entry_short], 0)
+        after_short = _read(bench, one, longer[None], [entry_long], 0)
+        again = _read(bench, one, row[None], [entry_short], 0)
+        first = _read(bench, other, longer[None], [entry_long], 0)
+        yield from _compared(before, again, f"{short} tokens before and after a row of {long}")
+        yield from _compared(first, after_short, f"{long} tokens before and after a row of {short}")
+
+
+def _prefix_differences(bench: Bench, wanted: Sequence[int]) -> Iterator[Difference]:
+    subject = bench.subject
+    lengths = sorted({length for length in (*wanted, *subject.used_lengths) if length > 1 and bench.accepts(length)})
     rng = generator(subject.seed, "audit", "prefix")
     module = bench.copy(1.0).eval()
     for length in lengths:

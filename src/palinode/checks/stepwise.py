@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ from palinode.checks.subject import StateReader, Subject
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 NATS_TOLERANCE = 1e-5  # mean nats per token of 8 windows, both ways, in float32
 WINDOWS, STATE_WINDOWS = 8, 4
+SHORT_TOTAL_TOKENS = 41  # read token by token in full; of longer texts a model without a cache is read at some lengths
 
 Step = Callable[[nn.Module, Tensor, str], Tensor]
 """(module, (B, n) prefix ids in window order, pass) -> (B, V) logits of the next token in reading order (rtl: the one before).
@@ -41,10 +42,17 @@ a shorter prefix starts anew.
 
 
 class StepwiseSettings(Config):
-    """Prompt lengths, and the length that every prompt is continued to."""
+    """Prompt lengths, and the length that the first prompt is continued to.
+
+    `total_tokens`: default 41 tokens, or the longest used length and one more, since faults of a cache begin where it is full.
+    """
 
     prompt_tokens: tuple[int, ...] = (1, 2, 5, 9)
-    total_tokens: int = Field(default=41, ge=2)
+    total_tokens: int | None = Field(default=None, ge=2)
+
+    def total_for(self, subject: Subject) -> int:
+        """The length in tokens, before the model has refused any."""
+        return self.total_tokens or max(SHORT_TOTAL_TOKENS, *(length + 1 for length in subject.used_lengths))
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,12 @@ class OneWay:
     reads: str
     entry: Entry
     total_tokens: int
+    coarse: bool = False
+
+    def tolerance(self, dtype: torch.dtype) -> float:
+        """The largest difference of two ways to the same logits, in standard deviations of the logits."""
+        exact = TOLERANCES.get(dtype, TOLERANCES[torch.float16])
+        return max(exact, TOLERANCES[torch.float32]) if self.coarse else exact
 
     def example(self, windows: Tensor) -> Example:
         """The rows of this pass alone."""
@@ -130,9 +144,13 @@ def check_stepwise(
     Without a `step`, a model that keeps a state is continued from it and gets C6.state too; any other reads everything again.
     """
     settings = settings or StepwiseSettings()
-    bench = Bench(subject)
-    total = min(settings.total_tokens, subject.max_window_tokens)
-    total = total if bench.accepts(total) else subject.window_tokens
+    wanted = settings.total_for(subject)
+    if subject.rebuild is not None and wanted > subject.max_window_tokens:
+        module = subject.rebuild(subject.vocab_size, subject.slots_of(wanted), subject.seed)
+        subject = replace(subject, module=module, max_window_tokens=wanted)
+    bench = Bench.of(subject)
+    totals = (wanted, min(wanted, subject.max_window_tokens), max(subject.used_lengths))
+    total = next((length for length in totals if bench.accepts(length)), subject.window_tokens)
     takes_any = step is not None or all(bench.accepts(length) for length in {2, total // 2, total - 1} if length > 1)
     findings: list[Finding] = []
     for one_way in _one_way_passes(bench, total):
@@ -145,7 +163,7 @@ def check_stepwise(
             continue
         rng = generator(subject.seed, "audit", "stepwise", one_way.group)
         opened = randomised_copy(subject.module, 1.0, rng).eval()
-        own = copy.deepcopy(subject.module).eval()
+        own = _as_it_is(one_way)
         reader = _state_reader(one_way) if step is None else None
         taken = step if reader is None else OwnStep(one_way, reader)
         with torch.no_grad(), seeded_passes(subject.seed, "stepwise"):
@@ -157,47 +175,82 @@ def check_stepwise(
     return tuple(findings)
 
 
+def _as_it_is(one_way: OneWay) -> nn.Module:
+    """A copy with the weights as they are, in float32 where the module does not run in its own precision."""
+    own = copy.deepcopy(one_way.subject.module).eval()
+    example = one_way.example(torch.zeros(1, one_way.total_tokens, dtype=torch.long))
+    try:
+        with torch.no_grad(), seeded_passes(one_way.subject.seed, "stepwise"):
+            one_way.subject.logits(own, example)
+    except RuntimeError:
+        return own.float()
+    return own
+
+
 def _one_way_passes(bench: Bench, total_tokens: int) -> Iterator[OneWay]:
     bank = bench.bank_at(total_tokens)
     for group in bank.groups:
         entry = bank.with_pass(group)
         reads = None if entry.decides_tokens else direction_of(bench.subject.objective, entry, group, total_tokens)
         if reads is not None:
-            yield OneWay(bench.subject, group, reads, entry, total_tokens)
+            yield OneWay(bench.subject, group, reads, entry, total_tokens, bench.coarse)
 
 
 def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> Finding:
     """Continue the prompts one by one, then read all of them at once."""
     one_way, total = route.one_way, route.one_way.total_tokens
     prompts = sorted({min(prompt, total - 1) for prompt in prompt_tokens})
-    texts, stepped = zip(*(_continued(route, prompt, rng) for prompt in prompts), strict=True)
+    prefixes = [_checked_prefixes(route, prompt, number == 0) for number, prompt in enumerate(prompts)]
+    texts, stepped = zip(*(_continued(route, checked, rng) for checked in prefixes), strict=True)
     whole = route.one_pass(torch.cat(texts))
-    tolerance = TOLERANCES.get(whole.dtype, TOLERANCES[torch.float16])
+    tolerance = one_way.tolerance(whole.dtype)
     worst, place, steps, disagreements = 0.0, "", 0, 0
-    for row, (prompt, logits) in enumerate(zip(prompts, stepped, strict=True)):
-        change, other_choices = _difference(logits, whole[row, prompt:], tolerance)
+    for row, (prompt, checked, logits) in enumerate(zip(prompts, prefixes, stepped, strict=True)):
+        change, other_choices = _difference(logits, whole[row, checked], tolerance)
         disagreements += other_choices
         steps += len(change)
-        if float(change.max()) > worst:
-            worst, position = float(change.max()), prompt + int(change.argmax())
+        worst = max(worst, float(change.max()))
+        if not place and float(change.max()) > tolerance:
+            position = checked[int((change > tolerance).nonzero()[0])]
             target = position if one_way.reads == "ltr" else total - 1 - position
-            place = f"at target {target}, prompt of {prompt}"
+            place = f" first at target {target}, prompt of {prompt}"
     failed = worst > tolerance or disagreements > 0
-    verdict = f"differ {place}" if failed else "agree"
+    verdict = f"differ{place}" if failed else f"agree up to {total} tokens"
     message = f"step by step and in one pass {verdict} ({worst:.1e}, allowed {tolerance:.0e}, {steps} steps)"
+    message += "" if failed else f"; not tried: texts above {total} tokens"
     numbers = {"largest_difference": min(worst, LARGEST), "steps": steps, "argmax_disagreements": disagreements}
     return one_way.finding("C6.generation", failed, message, numbers, tolerance)
 
 
-def _continued(route: Route, prompt: int, rng: Generator) -> tuple[Tensor, Tensor]:
-    """One prompt, sampled on to the whole length: the (1, tokens) text, and the (steps, V) logits in reading order."""
+def _checked_prefixes(route: Route, prompt: int, to_the_end: bool) -> list[int]:
+    """The prefix lengths after which the next logits are compared.
+
+    All of them up to 41 tokens. Beyond, a model with a cache is read token by token for the first prompt; one without reads
+    everything again, so that only the length matters: the neighbours of powers of two, and the last lengths.
+    """
+    total = route.one_way.total_tokens
+    near = range(prompt, min(total, max(SHORT_TOTAL_TOKENS, prompt + 2)))
+    if not to_the_end:
+        return list(near)
+    if route.step is not None:
+        return list(range(prompt, total))
+    powers = [2**k + step for k in range(2, total.bit_length()) for step in (-1, 0, 1)]
+    far = [length for length in (*powers, total - 2, total - 1) if prompt <= length < total]
+    return sorted({*near, *far})
+
+
+def _continued(route: Route, checked: Sequence[int], rng: Generator) -> tuple[Tensor, Tensor]:
+    """One prompt, sampled on to the whole length: the (1, tokens) text, and the logits after each checked prefix."""
     content = route.one_way.subject.content_tokens
-    prefix = torch.randint(content, (1, prompt), generator=rng)
-    steps = []
+    prefix = torch.randint(content, (1, checked[0]), generator=rng)
+    steps, wanted = [], set(checked)
     while prefix.shape[1] < route.one_way.total_tokens:
-        steps.append(logits := route.next_logits(prefix))
-        chances = torch.nan_to_num(logits[:, :content].double()).softmax(-1)
-        prefix = route.one_way.grown(prefix, torch.multinomial(chances, 1, generator=rng))
+        token = torch.randint(content, (1, 1), generator=rng)
+        if prefix.shape[1] in wanted:
+            steps.append(logits := route.next_logits(prefix))
+            chances = torch.nan_to_num(logits[:, :content].double()).softmax(-1)
+            token = torch.multinomial(chances, 1, generator=rng)
+        prefix = route.one_way.grown(prefix, token)
     return prefix, torch.cat(steps)
 
 
@@ -206,15 +259,14 @@ def _teacher_forced(route: Route, rng: Generator) -> Finding:
     one_way, total = route.one_way, route.one_way.total_tokens
     windows = torch.randint(one_way.subject.content_tokens, (WINDOWS, total), generator=rng)
     reading = one_way.in_reading_order(windows)
-    whole = route.one_pass(windows)[:, 1:]
-    fed = torch.stack(
-        [route.next_logits(one_way.in_reading_order(reading[:, :prefix])) for prefix in range(1, total)], 1
-    )
-    tolerance = TOLERANCES.get(whole.dtype, TOLERANCES[torch.float16])
+    checked = _checked_prefixes(route, 1, True)
+    whole = route.one_pass(windows)[:, checked]
+    fed = torch.stack([route.next_logits(one_way.in_reading_order(reading[:, :prefix])) for prefix in checked], 1)
+    tolerance = one_way.tolerance(whole.dtype)
     change, disagreements = _difference(fed, whole, tolerance)
     worst = float(change.max())
     fed_nats, whole_nats = (
-        float(-logits.double().log_softmax(-1).gather(-1, reading[:, 1:, None]).mean()) for logits in (fed, whole)
+        float(-logits.double().log_softmax(-1).gather(-1, reading[:, checked, None]).mean()) for logits in (fed, whole)
     )
     nats_tolerance = NATS_TOLERANCE * max(1.0, tolerance / TOLERANCES[torch.float32])
     failed = worst > tolerance or abs(fed_nats - whole_nats) > nats_tolerance or disagreements > 0
@@ -283,7 +335,7 @@ class OwnStep:
 
 def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generator) -> Finding:
     """C6.state: four windows at once, read in chunks of several sizes, up to the last slot there is room for and one beyond."""
-    subject, tolerance = one_way.subject, TOLERANCES[torch.float64]
+    subject, tolerance = one_way.subject, one_way.tolerance(torch.float64)
     windows = torch.randint(subject.content_tokens, (STATE_WINDOWS, one_way.total_tokens), generator=rng)
     example = one_way.example(windows)
     whole = one_way.slots_in_reading_order(example, subject.logits(module, example)).double()

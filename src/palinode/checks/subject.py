@@ -27,6 +27,8 @@ Rebuild = Callable[[int, int, int], nn.Module]
 Reach = Callable[[nn.Module, Group], int | None]
 
 
+MARKERS = ("bos", "eos", "pad", "mask", "unk", "sep", "cls", "decoder_start")
+LONGEST_DOUBLED = 128  # tokens; twice a longer window costs more than it shows
 # How a hint shows what to write.
 FORWARD = "CheckOptions(forward=lambda model, example: model(example.inputs))"
 
@@ -83,6 +85,7 @@ class Subject:
         rebuild: makes the same kind of model for another vocabulary and length. C1 then also runs at lengths that the tables
             of `module` are too short for, and C2 at its own small size. Without it both use copies of `module`.
         rebuild_small: the same with at most 2 blocks of width 32, for canary training; default `rebuild`.
+        trigger_ids: ids that may change how a row is read, such as one that ends a document; C1 always tries them.
         seed: of every random number in the audit.
     """
 
@@ -100,7 +103,27 @@ class Subject:
     state: StateReader | None = None
     rebuild: Rebuild | None = None
     rebuild_small: Rebuild | None = None
+    trigger_ids: tuple[int, ...] = ()
     seed: int = 0
+
+    @property
+    def marker_ids(self) -> tuple[int, ...]:
+        """The ids that may change how a row is read: `trigger_ids`, and those that a `config` of the module names."""
+        config = getattr(self.module, "config", None)
+        named = [getattr(config, f"{name}_token_id", None) for name in MARKERS]
+        ids = [one for value in named for one in (value if isinstance(value, (list, tuple)) else [value])]
+        own = [one for one in (*self.trigger_ids, *ids) if isinstance(one, int) and 0 <= one < self.content_tokens]
+        return tuple(dict.fromkeys(own))
+
+    @property
+    def lengths_beyond(self) -> tuple[int, ...]:
+        """Lengths in tokens beyond the longest used one. Two more, since a row may have one slot fewer than tokens; and twice it.
+
+        Not on a GPU, where a position beyond a table ends the process.
+        """
+        longest = max(self.used_lengths)
+        twice = (2 * longest,) if longest <= LONGEST_DOUBLED else ()
+        return (longest + 1, longest + 2, *twice) if self.device.type == "cpu" else ()
 
     @property
     def content_tokens(self) -> int:

@@ -7,6 +7,7 @@ network would pass. A model may be built to see its nearest tokens only: the mes
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,6 +25,10 @@ from palinode.checks.laws import LARGEST, finding
 NOISE_FACTOR = 100.0
 FINEST_NOISE = 1e-11  # more than this between two identical rows is coarse arithmetic
 SEEN = 1e-9
+# Influence that decays crosses every size on its way down; a window ends it at once. Mamba2 and RWKV lose a factor of 2 to 200
+# a token.
+STEEPEST_DECAY = 1e-4
+DECAYED = 1e-5  # of typical influence: pairs this far apart may be below SEEN in a recurrence that decays
 NEAREST_SEEN = 1e-3  # smallest values measured at gain 1: 1e-3 to 6e-2
 
 
@@ -31,7 +36,8 @@ NEAREST_SEEN = 1e-3  # smallest values measured at gain 1: 1e-3 to 6e-2
 class Setting:
     """The circumstances in which influence was measured: enough to measure it again.
 
-    `gain` scales the random matrices; None stands for the module's own weights. `window`: random, repeats or equal ids.
+    `gain` scales the random matrices; None stands for the module's own weights. `window`: random, repeats, equal, few,
+    marker or single ids.
     """
 
     length_tokens: int
@@ -67,13 +73,20 @@ class Pair:
     target: int
     influence: float
     setting: Setting
+    token_id: int | None = None
 
     @classmethod
     def extreme(cls, measured: Influence, among: Tensor, setting: Setting, *, largest: bool) -> Pair:
         """The pair with the largest (smallest) influence among some."""
         values = measured.matrix.masked_fill(~among, -1.0 if largest else torch.inf)
         row, target = divmod(int(values.argmax() if largest else values.argmin()), values.shape[1])
-        return cls(int(measured.sources[row]), target, min(float(measured.matrix[row, target]), LARGEST), setting)
+        return cls(
+            int(measured.sources[row]),
+            target,
+            min(float(measured.matrix[row, target]), LARGEST),
+            setting,
+            int(measured.ids[row]),
+        )
 
     def weaker(self, kept: Pair | None) -> Pair:
         """This pair, or the one kept so far if its influence is as small."""
@@ -114,6 +127,7 @@ class Tally:
     allowed_seen: int = 0
     weakest_nearest: Pair | None = None
     blindest: Pair | None = None
+    by_distance: dict[int, list[float]] = field(default_factory=dict)
     pictures: dict[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
 
     @classmethod
@@ -192,6 +206,8 @@ class Tally:
         distance = (measured.sources[:, None] - torch.arange(inside.shape[1])).abs()
         if self.reach_tokens is not None:
             inside = inside & (distance <= self.reach_tokens)
+        for step in sorted(set(distance[inside].tolist())):
+            self.by_distance.setdefault(step, []).extend(measured.matrix[inside & (distance == step)].tolist())
         blind = inside & (measured.matrix <= SEEN)
         self.allowed_pairs += int(inside.sum())
         self.allowed_seen += int((inside & ~blind).sum())
@@ -204,6 +220,25 @@ class Tally:
             strongest = nearest & (measured.matrix == measured.matrix.masked_fill(~nearest, -1.0).max(0).values)
             pair = Pair.extreme(measured, strongest, setting, largest=False)
             self.weakest_nearest = pair.weaker(self.weakest_nearest)
+
+    def _decay(self) -> str | None:
+        """How influence fades with distance, in words; None when it ends at once, or a near token is not seen."""
+        if self.reach_tokens is not None:
+            return None
+        typical = {step: _typical(self.by_distance[step]) for step in sorted(self.by_distance)}
+        seen = [step for step in typical if typical[step] > SEEN]
+        fades = all(typical.get(step + 1, 0.0) >= STEEPEST_DECAY * typical[step] for step in seen)
+        near = [step for step in typical if typical[step] > DECAYED]
+        if not seen or not fades or len(seen) < 3 or any(min(self.by_distance[step]) <= SEEN for step in near):
+            return None
+        first, last = seen[0], seen[-1]
+        halving = (
+            (last - first) / math.log2(typical[first] / typical[last]) if typical[first] > typical[last] else math.inf
+        )
+        return (
+            f"influence decays with distance, as in a recurrence without a fixed reach: it halves every {halving:.2g} tokens, and "
+            f"beyond {last} tokens it is below {SEEN:.0e} ({self.allowed_seen / self.allowed_pairs:.1%} of allowed pairs are above)"
+        )
 
     def _headline(self) -> Leak | None:
         """The first leak that shows a target seeing itself, else the first."""
@@ -232,6 +267,8 @@ class Tally:
                 f"{NEAREST_SEEN:g}; {nearest.setting.phrase}): a wrong shift, a mask that is too strict, or a dead path"
             )
             return "fail" if nearest.influence <= SEEN else "could_not_tell", text, nearest
+        if blind is not None and (decay := self._decay()) is not None:
+            return "pass", decay, nearest
         if blind is not None:
             text = (
                 f"target {blind.target} does not see the allowed token {blind.source} ({blind.influence:.1e}; "
@@ -243,13 +280,19 @@ class Tally:
         return "pass", text, nearest
 
 
+def _typical(influences: list[float]) -> float:
+    """The median."""
+    return float(torch.tensor(influences, dtype=torch.float64).median())
+
+
 def _leak_sentence(first: Leak, leaks: Iterable[Leak]) -> str:
     pair = first.shown
     lengths = ", ".join(str(n) for n in sorted({leak.shown.setting.length_tokens for leak in leaks}))
     themselves = f"{first.seeing_themselves} of {first.scored_targets} targets see themselves, "
     return (
         f"target {pair.target} is seen from source {pair.source} (influence {pair.influence:.2g}, allowed {first.tolerance:.0e}; "
-        f"{pair.setting.phrase}); {themselves if first.seeing_themselves else ''}{first.leaking_targets} of "
+        f"{pair.setting.phrase}, id {pair.token_id} put there); "
+        f"{themselves if first.seeing_themselves else ''}{first.leaking_targets} of "
         f"{first.scored_targets} see a token they may not ({first.leaking_pairs} of {first.forbidden_pairs} forbidden pairs); "
         f"leaks at length {lengths}"
     )

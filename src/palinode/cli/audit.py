@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.base.errors import AuditFailed, BadInput, nearest
+from palinode.base.errors import AuditFailed, BadInput, PalinodeError, check_known, printable
 from palinode.base.measures import CHECK_WORDS, CheckOutcome
-from palinode.cli.options import (
-    DEFAULT_STORE,
-    AllowCodeOption,
-    CodeOption,
-    JsonOption,
-    SetOption,
-    SizeOption,
-    StoreOption,
-    as_json,
-    audits_are_kept,
-    may_be_store,
-    of_file,
-    resolve,
-    shown,
-)
+from palinode.cli import options
+from palinode.cli.options import as_json, audits_are_kept, of_file, resolve
+from palinode.cli.stores import writable_store
+from palinode.cli.texttable import shown, stamps
 
 if TYPE_CHECKING:
     from palinode.analysis.audits import ArmAudit
@@ -32,37 +23,26 @@ if TYPE_CHECKING:
     from palinode.base.finding import AuditReport
     from palinode.results.record import ArmEntry
 
-EXAMPLE = (
-    "\b\nExample:\n  palinode audit my_idea.py\n  palinode audit experiments/demo.py --arm both-published-mask\n"
-    "  palinode audit hf:llama --quick\n  palinode audit my_package.models:TinyLm"
-)
+MOST_CHARACTERS = 70  # of an error that a model raised
 MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
+TARGET_HELP = "An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module."
 WIDEST_MAP_POSITIONS = 64
 
 
-TargetArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="TARGET",
-        help="An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module.",
-    ),
-]
-
-
 def audit(
-    file: TargetArgument,
-    size: SizeOption = None,
-    changes: SetOption = None,
+    file: Annotated[Path, typer.Argument(metavar="TARGET", help=TARGET_HELP)],
+    size: options.Size = None,
+    changes: options.Changes = None,
     arm: Annotated[list[str] | None, typer.Option("--arm", metavar="NAME", help="Only this arm. Repeatable.")] = None,
-    store: StoreOption = DEFAULT_STORE,
-    code: CodeOption = None,
-    allow_code: AllowCodeOption = False,
+    store: options.StorePath = options.DEFAULT_STORE,
+    code: options.Code = None,
+    allow_code: options.AllowCode = False,
     quick: Annotated[
         bool, typer.Option("--quick", help="Check C1 and C6 at the length of a training window alone.")
     ] = False,
     vocab_size: Annotated[int | None, typer.Option("--vocab-size", min=2, help="Of a model: the ids it takes.")] = None,
     window_tokens: Annotated[int, typer.Option("--window-tokens", min=2, help="Of a model: tokens of a window.")] = 32,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Show which positions of an arm, or of a model, see what.
 
@@ -73,15 +53,14 @@ def audit(
     if is_target(str(file)):
         _audit_model(str(file), vocab_size, window_tokens, quick=quick, json=json)
         return
-    may_be_store(store)
+    place = writable_store(store)
     source, resolved = resolve(file, size, changes, None, code=code, allow_code=allow_code)
-    for name in arm or []:
-        if name not in (names := [one.name for one in resolved.arms]):
-            raise BadInput(f"no arm is named {name!r}", file=str(file), field="--arm", hint=nearest(name, names))
+    with of_file(file):
+        for name in arm or []:
+            check_known(name, (one.name for one in resolved.arms), what="arm", field="--arm")
     from palinode.experiment.audits import audit_cells, quick_audits
     from palinode.experiment.cells import cells_of
     from palinode.experiment.run import default_at_a_time
-    from palinode.results.store import Store
     from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
@@ -91,7 +70,7 @@ def audit(
         with audits_are_kept("makes the others"), of_file(file):
             audits = audit_cells(
                 cells_of(pinned(wanted)),
-                Store(store),
+                place,
                 lambda event: typer.echo(_progress(event), err=True),
                 code=source.code,
                 workers=default_at_a_time(resolved),
@@ -110,20 +89,44 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
     from palinode.train.device import use_threads
 
     use_threads(1)  # a small model gains nothing from two, and waits for the second one on a busy machine
-    model = target_of(target, vocab_size)
-    report = check(
-        model.model,
-        vocab_size=model.vocab_size,
-        window_tokens=window_tokens,
-        checks=QUICK_CHECKS if quick else CHECKS,
-        name=target,
-        options=QUICK if quick else None,
-        on_progress=lambda text: typer.echo(text, err=True),
-    )
+    model, vocab_size = target_of(target, vocab_size)
+    with _errors_of_the_model(target):
+        report = check(
+            model,
+            vocab_size=vocab_size,
+            window_tokens=window_tokens,
+            checks=QUICK_CHECKS if quick else CHECKS,
+            name=target,
+            options=QUICK if quick else None,
+            on_progress=lambda text: typer.echo(text, err=True),
+        )
     typer.echo(as_json(encode(report)) if json else f"{report_text(report)}\n\n{MEANING}")
     if report.outcome == "fail":
         first = next(finding for finding in report.findings if finding.outcome == "fail")
         raise AuditFailed(f"failed its audit: {first.check}", file=target)
+
+
+@contextmanager
+def _errors_of_the_model(target: str) -> Iterator[None]:
+    """Name the model where its own forward raises; an error of Palinode's code stays what it is.
+
+    Raises:
+        BadInput: PyTorch had called a module's forward when the error was raised, and none of Palinode's code was called after it.
+    """
+    try:
+        yield
+    except PalinodeError:
+        raise
+    except Exception as error:
+        package = str(Path(__file__).parents[1])
+        frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+        ours = [place for place, path in enumerate(frames) if str(path).startswith(package)]
+        after = frames[ours[-1] + 1 :] if ours else frames
+        if not any(path.parts[-3:] == ("nn", "modules", "module.py") for path in after):
+            raise
+        message = f"its forward raises {type(error).__name__}: {printable(str(error), MOST_CHARACTERS)}"
+        hint = "CheckOptions(forward=...) calls it otherwise"
+        raise BadInput(message, file=target, field="forward", hint=hint) from error
 
 
 def _refuse_failed(audits: Sequence[ArmAudit], file: object) -> None:
@@ -148,18 +151,18 @@ def _progress(event: Mapping[str, Any]) -> str:
     return f"audited {shown(event['arm'])}: {event['outcome']}{f' by {unsure}' if unsure else ''}"
 
 
-def audit_text(audited: ArmAudit) -> str:
+def audit_text(of_arm: ArmAudit) -> str:
     """One arm: for each scale the outcome, a line per check, and a map for each pass."""
-    from palinode.analysis.audits import Audited
+    from palinode.analysis.audits import ArmFinding
     from palinode.analysis.pictures import pictures_of
 
     lines: list[str] = []
-    for scale, report in audited.reports.items():
-        name = shown(audited.arm.name)
-        lines.append(f"{name} at {shown(scale)}: {_stamp(audited.arm, report)} ({report.seconds:.1f} s)")
+    for scale, report in of_arm.reports.items():
+        outcome = "; ".join(stamps(_outcome_data(of_arm.arm, report), ", as expected")) or CHECK_WORDS[report.outcome]
+        lines.append(f"{shown(of_arm.arm.name)} at {shown(scale)}: {outcome} ({report.seconds:.1f} s)")
         lines += [f"  {_mark_of(one.outcome)} {one.check}: {shown(one.message)}" for one in report.findings]
         for finding in report.findings:
-            for picture in pictures_of(Audited(finding, scale), audited.arm.name):
+            for picture in pictures_of(ArmFinding(finding, scale), of_arm.arm.name):
                 lines += ["", *(f"  {line}" for line in picture_text(picture))]
     return "\n".join(lines)
 
@@ -169,15 +172,19 @@ def _mark_of(outcome: CheckOutcome) -> str:
     return "FAIL" if outcome == "fail" else "ok  " if outcome == "pass" else "?   "
 
 
-def _stamp(arm: ArmEntry, report: AuditReport) -> str:
-    stamps_by_kind = (("LEAK", report.leaks, arm.expect_leak), ("COLLAPSE", report.collapses, arm.expect_collapse))
-    stamps = [f"{word}{', as expected' if expected else ''}" for word, findings, expected in stamps_by_kind if findings]
-    return "; ".join(stamps) or CHECK_WORDS[report.outcome]
+def _outcome_data(arm: ArmEntry, report: AuditReport) -> dict[str, Any]:
+    return {
+        "expect_leak": arm.expect_leak,
+        "outcome": report.outcome,
+        "leaks": bool(report.leaks),
+        "expect_collapse": arm.expect_collapse,
+        "collapses": bool(report.collapses),
+    }
 
 
 def picture_text(picture: Picture) -> Iterator[str]:
     """A map of what each target sees: a line per target position, a column per source position."""
-    from palinode.analysis.pictures import ranges
+    from palinode.checks.text import ranges
 
     length = min(picture.length, WIDEST_MAP_POSITIONS)
     yield f"{shown(picture.group)}: rows are targets, columns are the tokens they are predicted from"
@@ -199,21 +206,17 @@ def _mark(picture: Picture, target: int, source: int) -> str:
     return "#" if seen else "." if picture.is_allowed(target, source) else " "
 
 
-def _as_data(audited: ArmAudit) -> list[dict[str, Any]]:
+def _as_data(of_arm: ArmAudit) -> list[dict[str, Any]]:
     """One table per scale."""
     from palinode.base.config import encode
 
     return [
         {
-            "arm": audited.arm.name,
+            "arm": of_arm.arm.name,
             "scale": scale,
-            "hash": audited.hashes[scale],
-            "expect_leak": audited.arm.expect_leak,
-            "outcome": report.outcome,
-            "leaks": bool(report.leaks),
-            "expect_collapse": audited.arm.expect_collapse,
-            "collapses": bool(report.collapses),
+            "hash": of_arm.hashes[scale],
+            **_outcome_data(of_arm.arm, report),
             "report": encode(report),
         }
-        for scale, report in audited.reports.items()
+        for scale, report in of_arm.reports.items()
     ]

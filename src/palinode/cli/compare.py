@@ -7,82 +7,63 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from palinode.base.errors import BadInput
-from palinode.cli.names import experiment_named, run_named
-from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json, must_exist, shown
-from palinode.cli.texttable import text_table
+from palinode.cli import options
+from palinode.cli.options import as_json
+from palinode.cli.stores import experiment_named, open_store, run_named
+from palinode.cli.texttable import shown, text_table
 
 if TYPE_CHECKING:
     from palinode.analysis.verdict import Verdict
     from palinode.results.record import Record
     from palinode.results.store import Store
 
-EXAMPLE = "\b\nExample:\n  palinode compare demo--default\n  palinode compare 3f2a 91bc"
+VERDICT_FIELDS = (
+    *("arm", "baseline", "scale", "metric", "outcome", "leak", "collapse", "mean_difference", "interval", "confidence"),
+    *("pairs", "sign_flip_p", "reasons", "cautions", "seeds_needed"),
+)
 
 
 def compare(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="One experiment, or two runs.")],
-    store: StoreOption = DEFAULT_STORE,
-    json: JsonOption = False,
+    store: options.StorePath = options.DEFAULT_STORE,
+    json: options.Json = False,
 ) -> None:
     """Print the verdict on each arm, or how two runs differ.
 
     Two runs are compared in their specs and in their scores.
     """
-    must_exist(store)
-    from palinode.results.store import Store
-
-    place = Store(store)
+    place = open_store(store)
     if len(names) > 2:
         raise BadInput(f"one experiment or two runs can be compared, not {len(names)} things", field="NAME")
     if len(names) == 2:
         first, second = (place.record(run_named(place, name, "NAME")) for name in names)
         typer.echo(as_json(_differences(first, second)) if json else _runs_text(first, second))
         return
-    name = experiment_named(place, names[0], "compare").full_name
-    typer.echo(verdict_json(place, name) if json else verdict_text(place, name))
+    typer.echo(verdicts_of(place, experiment_named(place, names[0], "compare").full_name, json=json))
 
 
-def verdict_text(store: Store, name: str) -> str:
-    """Every verdict of an experiment as text."""
+def verdicts_of(store: Store, name: str, *, json: bool) -> str:
+    """Every verdict of an experiment as text or as JSON."""
     from palinode.analysis.verdict import verdicts
-    from palinode.report.levels import reached
-    from palinode.report.words import verdict_lines
 
     record = store.experiment(name)
     found = verdicts(record)
+    if json:
+        return as_json([verdict_data(one) for one in found])
+    from palinode.report.levels import reached
+    from palinode.report.words import verdict_lines
+
     if not found:
         return "One arm alone: there is nothing to compare it with."
     texts = [verdict_lines(one, levels=reached(record, one)) for one in found]
     return "\n\n".join("\n  ".join(shown(line, 1000) for line in lines) for lines in texts)
 
 
-def verdict_json(store: Store, name: str) -> str:
-    """Every verdict of an experiment as JSON."""
-    from palinode.analysis.verdict import verdicts
-
-    return as_json([verdict_data(one) for one in verdicts(store.experiment(name))])
-
-
 def verdict_data(verdict: Verdict) -> dict[str, Any]:
     """A verdict as plain data."""
-    comparison, interval = verdict.comparison, verdict.comparison.interval
-    return {
-        "arm": verdict.arm,
-        "baseline": comparison.baseline,
-        "scale": verdict.scale,
-        "metric": comparison.metric,
-        "outcome": verdict.outcome,
-        "leak": verdict.leak,
-        "collapse": verdict.collapse,
-        "mean_difference": comparison.mean,
-        "interval": None if interval is None else [interval.low, interval.high],
-        "confidence": comparison.confidence,
-        "pairs": len(comparison.pairs),
-        "sign_flip_p": comparison.sign_flip_p,
-        "reasons": list(verdict.reasons),
-        "cautions": list(verdict.cautions),
-        "seeds_needed": verdict.seeds_needed.seeds if verdict.seeds_needed else None,
-    }
+    row = verdict.row()
+    row["interval"] = None if row["interval_low"] is None else [row["interval_low"], row["interval_high"]]
+    return {name: row[name] for name in VERDICT_FIELDS}
 
 
 def _differences(first: Record, second: Record) -> dict[str, Any]:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from palinode.base.errors import BadInput
-from palinode.cli.options import JsonOption, as_json, shown
-from palinode.cli.texttable import text_table
+from palinode.cli import options
+from palinode.cli.options import as_json, examples
+from palinode.cli.texttable import shown, text_table
 
-EXAMPLE = (
-    "\b\nExample:\n  palinode data add my_corpus.txt --name mine\n  palinode data get wikitext-2\n  palinode data ls"
-)
+if TYPE_CHECKING:
+    from palinode.data.catalogue import Entry
+
 app = typer.Typer(help="Add, fetch, list and show corpora by name.", no_args_is_help=True)
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The name of the corpus, as in data.corpus.")]
 
 
-@app.command(epilog="\b\nExample:\n  palinode data add my_corpus.txt --name mine")
+@app.command(epilog=examples("data add my_corpus.txt --name mine"))
 def add(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="A txt, md, jsonl, csv or parquet file, or a folder of them.")
@@ -27,20 +28,15 @@ def add(
     name: Annotated[
         str | None, typer.Option("--name", help="The name of the corpus. Default: the name of the file.")
     ] = None,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Keep the text of a file or folder under a name."""
     from palinode.data import catalogue
 
-    added = catalogue.add(path, name or path.stem)
-    typer.echo(
-        as_json(asdict(added)) if json else f"{added.name}: {added.documents} documents, {added.characters} characters"
-    )
+    _print_kept(catalogue.add(path, name or path.stem), json)
 
 
-@app.command(
-    epilog="\b\nExample:\n  palinode data get wikitext-2\n  palinode data get wikitext-2 --from ./wikitext-copy"
-)
+@app.command(epilog=examples("data get wikitext-2", "data get wikitext-2 --from ./wikitext-copy"))
 def get(
     name: NameArgument,
     source: Annotated[
@@ -49,7 +45,7 @@ def get(
     limit_characters: Annotated[
         int | None, typer.Option(min=1, help="The most characters of train text to keep.")
     ] = None,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Fetch a known data set and keep it.
 
@@ -59,13 +55,11 @@ def get(
 
     if source is not None and not source.is_dir():
         raise BadInput("there is no such directory", file=str(source), field="--from")
-    fetched = catalogue.get(name, source=source, max_characters=limit_characters)
-    text = f"{fetched.name}: {fetched.documents} documents, {fetched.characters} characters"
-    typer.echo(as_json(asdict(fetched)) if json else text)
+    _print_kept(catalogue.get(name, source=source, max_characters=limit_characters), json)
 
 
-@app.command(epilog="\b\nExample:\n  palinode data ls")
-def ls(json: JsonOption = False) -> None:
+@app.command(epilog=examples("data ls"))
+def ls(json: options.Json = False) -> None:
     """List the corpora with a name, kept or to be fetched."""
     from palinode.data import catalogue
 
@@ -79,11 +73,11 @@ def ls(json: JsonOption = False) -> None:
     typer.echo(as_json([asdict(entry) for entry in entries]) if json else text)
 
 
-@app.command(epilog="\b\nExample:\n  palinode data show python-docs\n  palinode data show mine --verify")
+@app.command(epilog=examples("data show python-docs", "data show mine --verify"))
 def show(
     name: NameArgument,
     verify: Annotated[bool, typer.Option("--verify", help="Check every byte against its hash.")] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Show where a corpus comes from, its size, hash and licence."""
     from palinode.data import catalogue
@@ -92,6 +86,11 @@ def show(
     typer.echo(
         as_json(manifest) if json else "\n".join(f"{key}: {shown(str(value))}" for key, value in manifest.items())
     )
+
+
+def _print_kept(corpus: Entry, json: bool) -> None:
+    text = f"{corpus.name}: {corpus.documents} documents, {corpus.characters} characters"
+    typer.echo(as_json(asdict(corpus)) if json else text)
 
 
 def _count(value: int | None) -> str:

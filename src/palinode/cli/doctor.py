@@ -11,10 +11,10 @@ from typing import Literal
 
 import typer
 
-from palinode.cli.options import DEFAULT_STORE, JsonOption, StoreOption, as_json
+from palinode.cli import options
+from palinode.cli.options import as_json
 from palinode.cli.texttable import text_table
 
-EXAMPLE = "\b\nExample:\n  palinode doctor"
 LEAST_FREE_BYTES = 2 * 10**9
 PACKAGES = ("torch", "pydantic", "numpy", "scipy", "safetensors", "tokenizers", "polars", "altair")
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "HF_HOME", "PALINODE_CACHE", "PALINODE_DATA", "PALINODE_STORE")
@@ -22,7 +22,7 @@ State = Literal["ok", "note", "problem"]
 Line = tuple[State, str, str]
 
 
-def doctor(store: StoreOption = DEFAULT_STORE, json: JsonOption = False) -> int:
+def doctor(store: options.StorePath = options.DEFAULT_STORE, json: options.Json = False) -> int:
     """Check versions, cores, memory, disk, GPU, cache and store. Exit 5 when something will not work."""
     lines = [*_packages(), *_machine(), *_places(store), *_environment()]
     if json:
@@ -32,13 +32,10 @@ def doctor(store: StoreOption = DEFAULT_STORE, json: JsonOption = False) -> int:
     return 5 if any(state == "problem" for state, _, _ in lines) else 0
 
 
-def versions() -> dict[str, str]:
+def versions() -> str:
     """Palinode, torch and Python, without importing torch."""
-    return {
-        "palinode": _version("palinode") or "?",
-        "torch": _version("torch") or "missing",
-        "Python": platform.python_version(),
-    }
+    torch = _version("torch") or "missing"
+    return f"palinode {_version('palinode') or '?'}, torch {torch}, Python {platform.python_version()}"
 
 
 def _version(package: str) -> str | None:
@@ -55,12 +52,8 @@ def _packages() -> Iterator[Line]:
     for package in PACKAGES:
         found = _version(package)
         yield ("ok" if found else "problem"), package, found or "missing"
-    found = _version("datasets")
-    yield (
-        ("ok" if found else "note"),
-        "datasets",
-        found or "missing: `palinode data get` needs pip install 'palinode[hf]'",
-    )
+    found, hint = _version("datasets"), "missing: `palinode data get` needs pip install 'palinode[hf]'"
+    yield ("ok" if found else "note"), "datasets", found or hint
 
 
 def _machine() -> Iterator[Line]:

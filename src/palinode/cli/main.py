@@ -11,30 +11,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError, printable, ran_out_of_memory
-from palinode.cli import (
-    audit,
-    compare,
-    cut,
-    data,
-    demo,
-    doctor,
-    findings,
-    import_,
-    ls,
-    new,
-    plan,
-    report,
-    run,
-    sample,
-    show,
-)
+from palinode.cli import audit, compare, data, doctor, import_, ls, new, pages, plan, run, sample
+from palinode.cli.options import examples
 
 INTERNAL_BUG, INTERRUPTED, BROKEN_PIPE = 70, 130, 141
 IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
@@ -43,34 +28,56 @@ LONGEST_PATH_CHARACTERS = 70
 
 app = typer.Typer(
     help="A laboratory for language-model ideas: audited arms, paired seeds, verdicts with intervals.",
-    epilog="\b\nExample:\n  palinode new idea.py\n  palinode run idea.py --size smoke",
+    epilog=examples("new idea.py", "run idea.py --size smoke"),
     rich_markup_mode=None,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-app.command(epilog=demo.EXAMPLE)(demo.demo)
-app.command(epilog=new.EXAMPLE)(new.new)
-app.command(epilog=plan.EXAMPLE)(plan.plan)
-app.command(epilog=audit.EXAMPLE)(audit.audit)
-app.command(epilog=run.EXAMPLE)(run.run)
-app.command(epilog=report.EXAMPLE)(report.report)
-app.command(epilog=findings.EXAMPLE)(findings.findings)
-app.command(epilog=ls.EXAMPLE)(ls.ls)
-app.command(epilog=show.EXAMPLE)(show.show)
-app.command(epilog=compare.EXAMPLE)(compare.compare)
-app.command(epilog=cut.EXAMPLE)(cut.cut)
-app.command(epilog=sample.EXAMPLE)(sample.sample)
-app.add_typer(data.app, name="data", epilog=data.EXAMPLE)
-app.add_typer(import_.app, name="import", epilog=import_.EXAMPLE)
-app.command(epilog=doctor.EXAMPLE)(doctor.doctor)
+EXAMPLES: Mapping[Callable[..., object], tuple[str, ...]] = {  # in the order of the help
+    run.demo: ("demo", "new my_idea.py --from demo"),
+    new.new: ("new my_idea.py", "new my_mask.py --from mask", "run my_idea.py --size smoke"),
+    plan.plan: ("plan my_idea.py --size laptop --workers 2",),
+    audit.audit: (
+        "audit my_idea.py",
+        "audit experiments/demo.py --arm both-published-mask",
+        "audit hf:llama --quick",
+        "audit my_package.models:TinyLm",
+    ),
+    run.run: (
+        "run my_idea.py --size smoke",
+        "run my_idea.py --size laptop --workers 2 --report",
+        "run my_idea.py --set recipe.steps=100 --seeds 1,2,3",
+    ),
+    pages.report: (
+        "report demo--default",
+        "report my_idea --out pages/my_idea",
+        "report mask--laptop --window 0.8..1",
+    ),
+    pages.findings: ("findings mask--laptop", "findings my_idea --store runs -o pages"),
+    ls.ls: ("ls", "ls --runs --json", "ls --verify"),
+    ls.show: ("show demo--default", "show 3f2a"),
+    compare.compare: ("compare demo--default", "compare 3f2a 91bc"),
+    sample.cut: ("cut 3f2a", "cut 3f2a --blocks 2"),
+    sample.sample: (
+        'sample 3f2a --text "Return the "',
+        'sample 3f2a --direction rtl --text " and they lived happily ever after."',
+    ),
+}
+for command, lines in EXAMPLES.items():
+    app.command(epilog=examples(*lines))(command)
+app.add_typer(
+    data.app, name="data", epilog=examples("data add my_corpus.txt --name mine", "data get wikitext-2", "data ls")
+)
+app.add_typer(import_.app, name="import", epilog=examples("import mask results.csv", "report mask-published"))
+app.command(epilog=examples("doctor"))(doctor.doctor)
 
 
 def _show_version(wanted: bool) -> None:
     if wanted:
         from palinode.cli.doctor import versions
 
-        typer.echo(", ".join(f"{name} {version}" for name, version in versions().items()))
+        typer.echo(versions())
         raise typer.Exit
 
 
@@ -109,18 +116,9 @@ def entry(arguments: Sequence[str]) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error.format_message())  # type: ignore[attr-defined]
             return 0
-        if hasattr(error, "format_message"):
-            return _say_misuse(error)
-        return _say_out_of_memory(error) or _say_users_mistake(error) or _say_path(error) or _say_bug(error)
+        refusal = _refusal(error)
+        return _say_bug(error) if refusal is None else _say_refusal(refusal)
     return returned if isinstance(returned, int) else 0
-
-
-def _say_out_of_memory(error: Exception) -> int | None:
-    """Memory that ran out is a limit of the machine and no bug; None for any other error."""
-    if not ran_out_of_memory(error):
-        return None
-    message = "the machine ran out of memory: use a smaller model, shorter windows, smaller batches or fewer workers"
-    return _say_refusal(EnvironmentProblem(message))
 
 
 def _say_refusal(error: PalinodeError) -> int:
@@ -130,37 +128,31 @@ def _say_refusal(error: PalinodeError) -> int:
     return error.exit_code
 
 
-def _say_misuse(error: Exception) -> int:
-    """Print what the parser found wrong in the command line."""
-    place = getattr(getattr(error, "ctx", None), "command_path", "palinode")
-    message = " ".join(str(error.format_message()).split()).replace(" Value error, ", " ")  # type: ignore[attr-defined]
-    _say(f"{place}: {message}", LONGEST_LINE_CHARACTERS)
-    return BadInput.exit_code
+def _refusal(error: Exception) -> PalinodeError | None:
+    """What an exception of another library says about the input or the machine; None for a bug of this program."""
+    if hasattr(error, "format_message"):  # the parser found a mistake in the command line
+        message = " ".join(str(error.format_message()).split()).replace(" Value error, ", " ")
+        return BadInput(message, field=getattr(getattr(error, "ctx", None), "command_path", "palinode"))
+    if ran_out_of_memory(error):
+        limits = "use a smaller model, shorter windows, smaller batches or fewer workers"
+        return EnvironmentProblem(f"the machine ran out of memory: {limits}")
+    if place := _place_in_users_code(error):
+        return BadInput(f"{type(error).__name__}: {error}", field=place)
+    if isinstance(error, OSError) and error.errno in IMPOSSIBLE_PATHS:
+        return BadInput(f"cannot be a file: {error.strerror}", file=os.fspath(error.filename or "a path"))
+    return None
 
 
-def _say_users_mistake(error: Exception) -> int | None:
-    """Print the line of the user's file that an exception came through; None when it came through no code of the user."""
+def _place_in_users_code(error: Exception) -> str | None:
+    """The last line of the user's file that an exception came through; None when it came through no code of the user."""
     if "palinode.spec.code" not in sys.modules:
         return None
     from palinode.spec.code import USER_MODULE
 
-    frames = list(traceback.walk_tb(error.__traceback__))
-    user_frames = [
-        (frame, line) for frame, line in frames if str(frame.f_globals.get("__name__")).startswith(USER_MODULE)
-    ]
-    if not user_frames:
-        return None
-    frame, line = user_frames[-1]
-    place = f"{_short_path(frame.f_code.co_filename)}, line {line}"
-    _say(f"{place}: {type(error).__name__}: {error}", LONGEST_LINE_CHARACTERS)
-    return BadInput.exit_code
-
-
-def _say_path(error: Exception) -> int | None:
-    """A path that no file can have is bad input and no bug; None for any other error."""
-    if not isinstance(error, OSError) or error.errno not in IMPOSSIBLE_PATHS:
-        return None
-    return _say_refusal(BadInput(f"cannot be a file: {error.strerror}", file=os.fspath(error.filename or "a path")))
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if str(frame.f_globals.get("__name__")).startswith(USER_MODULE):
+            return f"{_short_path(frame.f_code.co_filename)}, line {line}"
+    return None
 
 
 def _say_bug(error: Exception) -> int:

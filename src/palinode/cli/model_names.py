@@ -7,12 +7,9 @@ package.module:Class     called without arguments; it must give a torch module t
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,19 +22,6 @@ HF = "hf:"
 WEIGHTS_SEED = 0
 
 
-@dataclass(frozen=True)
-class Target:
-    """A model to audit.
-
-    Attributes:
-        vocab_size: V, the number of ids that it takes.
-    """
-
-    name: str
-    model: nn.Module
-    vocab_size: int
-
-
 def is_target(text: str) -> bool:
     """Whether this names a model, and not an experiment file."""
     return text.startswith(HF) or (
@@ -45,8 +29,8 @@ def is_target(text: str) -> bool:
     )
 
 
-def target_of(text: str, vocab_size: int | None = None) -> Target:
-    """The model that a user named, in evaluation mode.
+def target_of(text: str, vocab_size: int | None = None) -> tuple[nn.Module, int]:
+    """The model that a user named, in evaluation mode, and V, the number of ids that it takes.
 
     Args:
         vocab_size: V; default: from the config, or from the first embedding of the module.
@@ -58,7 +42,7 @@ def target_of(text: str, vocab_size: int | None = None) -> Target:
     from palinode.audit.targets import vocabulary_of
 
     model, vocabulary = _from_transformers(text.removeprefix(HF)) if text.startswith(HF) else (_from_module(text), None)
-    return Target(text, model.eval(), vocab_size or vocabulary or vocabulary_of(model, text))
+    return model.eval(), vocab_size or vocabulary or vocabulary_of(model, text)
 
 
 def _from_module(text: str) -> nn.Module:
@@ -90,40 +74,26 @@ def _from_transformers(text: str) -> tuple[nn.Module, int]:
 
     from palinode.audit.targets import small_config
 
-    with _quiet_transformers():
-        try:
-            from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
-        except ImportError:
-            hint = "pip install palinode[hf]"
-            raise EnvironmentProblem("transformers is not installed", file=HF + text, hint=hint) from None
-        factory: Any = AutoModelForCausalLM
-        folder = Path(text)
-        if not folder.is_dir() and text not in CONFIG_MAPPING:
-            suggestion = nearest(text, CONFIG_MAPPING.keys())
-            raise BadInput("is neither a folder nor a model type of transformers", file=HF + text, hint=suggestion)
-        try:
-            if folder.is_dir():
-                config: Any = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-                has_weights = any(folder.glob("*.safetensors"))
-                model = (
-                    factory.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-                    if has_weights
-                    else factory.from_config(config)
-                )
-            else:
-                config = small_config(text)
-                with torch.random.fork_rng(devices=[]):  # the same random weights each time
-                    torch.manual_seed(WEIGHTS_SEED)
-                    model = factory.from_config(config)
-        except Exception as error:  # noqa: BLE001 - transformers raises anything for a config that it cannot build
-            first = str(error).strip().partition("\n")[0]
-            raise BadInput(f"cannot be built: {type(error).__name__}: {first}", file=HF + text) from error
-    return model, int(config.get_text_config(decoder=True).vocab_size)
-
-
-@contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bars, and no warnings about unset options on the terminal."""
+    # No progress bars, and no warnings about unset options on the terminal.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    yield
+    try:
+        from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+    except ImportError:
+        hint = "pip install palinode[hf]"
+        raise EnvironmentProblem("transformers is not installed", file=HF + text, hint=hint) from None
+    factory: Any = AutoModelForCausalLM
+    folder, stored = Path(text), {"local_files_only": True, "trust_remote_code": False}
+    if not folder.is_dir() and text not in CONFIG_MAPPING:
+        suggestion = nearest(text, CONFIG_MAPPING.keys())
+        raise BadInput("is neither a folder nor a model type of transformers", file=HF + text, hint=suggestion)
+    try:
+        config: Any = AutoConfig.from_pretrained(folder, **stored) if folder.is_dir() else small_config(text)
+        has_weights = any(folder.glob("*.safetensors"))
+        with torch.random.fork_rng(devices=[]):  # the same random weights each time
+            torch.manual_seed(WEIGHTS_SEED)
+            model = factory.from_pretrained(folder, **stored) if has_weights else factory.from_config(config)
+    except Exception as error:  # noqa: BLE001 - transformers raises anything for a config that it cannot build
+        first = str(error).strip().partition("\n")[0]
+        raise BadInput(f"cannot be built: {type(error).__name__}: {first}", file=HF + text) from error
+    return model, int(config.get_text_config(decoder=True).vocab_size)

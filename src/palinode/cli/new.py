@@ -12,9 +12,8 @@ from typing import Annotated
 
 import typer
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, EnvironmentProblem, nearest
 
-EXAMPLE = "\b\nExample:\n  palinode new my_idea.py\n  palinode new my_mask.py --from mask\n  palinode run my_idea.py --size smoke"
 TEMPLATE = "idea.py.txt"
 
 
@@ -44,6 +43,34 @@ def new(
     typer.echo(f"wrote {file}: try `palinode run {shlex.quote(str(file))} --size smoke`")
 
 
+def shipped_experiments() -> dict[str, Path]:
+    """The name and the file of every experiment that comes with Palinode.
+
+    In a checkout they lie in the folder `experiments/`, in an installed package in a copy of it.
+
+    Raises:
+        EnvironmentProblem: the package was installed without them.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "shipped", package.parents[1] / "experiments"):
+        if files := {file.stem: file for file in sorted(folder.glob("*.py"))}:
+            return files
+    raise EnvironmentProblem("this installation has no shipped experiments", hint="install Palinode again")
+
+
+def shipped_experiment(name: str) -> Path:
+    """The file of one shipped experiment.
+
+    Raises:
+        BadInput: no shipped experiment has this name; the hint is the nearest name, or all of them.
+    """
+    files = shipped_experiments()
+    if name not in files:
+        hint = nearest(name, files) or f"one of {', '.join(files)}"
+        raise BadInput(f"no experiment {name!r} comes with Palinode", field="--from", hint=hint)
+    return files[name]
+
+
 def _refuse_existing(file: Path) -> None:
     if file.exists() or file.is_symlink():
         raise BadInput("is there already and is not overwritten", file=str(file), hint="choose another name")
@@ -63,8 +90,6 @@ def _from_shipped(file: Path, name: str, start: str) -> dict[Path, str]:
     Raises:
         BadInput: no such experiment; another file stands where an imported one would go.
     """
-    from palinode.cli.shipped import shipped_experiment, shipped_experiments
-
     source, others = shipped_experiment(start), shipped_experiments()
     texts = {}
     for module in _imported(source, others):

@@ -1,8 +1,7 @@
-"""Options that several commands share, and the checks of their values."""
+"""The arguments and options that several commands share, and what is done with their values."""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,22 +9,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from palinode.base.errors import BadInput, EnvironmentProblem, printable
-from palinode.cli.texttable import with_plain_spaces
+from palinode.base.errors import BadInput
 
 if TYPE_CHECKING:
     from palinode.spec.experiment import ResolvedExperiment
     from palinode.spec.load import Source
 
 RUNS_LIMIT = 1000  # more runs than this need a --yes
-MOST_WORKERS = 1024
-MOST_STACKED = 256
+DEFAULT_STORE = Path("runs")
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
-SizeOption = Annotated[
+File = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id.")]
+ExperimentName = Annotated[
+    str, typer.Argument(metavar="NAME", help="An experiment: <name>--<size>, or <name> if run at one size.")
+]
+Size = Annotated[
     str | None, typer.Option("--size", metavar="NAME", help="A size that the file defines. A wrong name lists all.")
 ]
-SetOption = Annotated[
+Changes = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
@@ -33,7 +34,7 @@ SetOption = Annotated[
         help="Change a field for all arms, such as recipe.steps=100; null is no value. Repeatable.",
     ),
 ]
-SeedsOption = Annotated[
+Seeds = Annotated[
     str | None,
     typer.Option(
         "--seeds",
@@ -41,33 +42,34 @@ SeedsOption = Annotated[
         help="A list of seeds, or how many seeds: the first ones of the experiment, then new ones. `7,` is seed 7.",
     ),
 ]
-StoreOption = Annotated[
+StorePath = Annotated[
     Path, typer.Option("--store", metavar="DIRECTORY", help="The results store.", envvar="PALINODE_STORE")
 ]
-WorkersOption = Annotated[
+Workers = Annotated[
     int | None,
-    typer.Option(
-        "--workers", min=1, max=MOST_WORKERS, help="Runs at a time. Default: cores divided by threads per run."
-    ),
+    typer.Option("--workers", min=1, max=1024, help="Runs at a time. Default: cores divided by threads per run."),
 ]
-StackOption = Annotated[
+Stack = Annotated[
     int,
-    typer.Option("--stack", min=1, max=MOST_STACKED, help="The most runs of one shape to train together in a process."),
+    typer.Option("--stack", min=1, max=256, help="The most runs of one shape to train together in a process."),
 ]
-YesOption = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_LIMIT:,} runs.")]
-CodeOption = Annotated[
+Yes = Annotated[bool, typer.Option("--yes", help=f"Allow more than {RUNS_LIMIT:,} runs.")]
+Code = Annotated[
     Path | None,
     typer.Option(
         "--code", metavar="FILE", help="Your Python file with the parts of your own that a stored spec names."
     ),
 ]
-AllowCodeOption = Annotated[
+AllowCode = Annotated[
     bool, typer.Option("--allow-code", help="Run the code that a stored spec names. Only for a store that you trust.")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
-DEFAULT_STORE = Path("runs")
+
+def examples(*commands: str) -> str:
+    """The end of a help text: command lines without the name of the program."""
+    return "\n  palinode ".join(("\b\nExample:", *commands))
 
 
 def resolve(
@@ -97,26 +99,6 @@ def of_file(file: Path) -> Iterator[None]:
         raise problem.at(file=str(file)) from None
 
 
-def may_be_store(store: Path) -> Path:
-    """Check the store's directory for a command that writes. It need not exist yet.
-
-    Raises:
-        BadInput: the path is not a directory.
-        EnvironmentProblem: it cannot be written.
-    """
-    place = nearest_place(store)
-    if not place.is_dir():
-        raise BadInput("is not a directory, so it cannot hold results", file=str(place), field="--store")
-    try:
-        tempfile.TemporaryFile(dir=place).close()  # permissions do not tell of a read-only disk
-    except OSError as error:
-        hint = "name another store with --store"
-        raise EnvironmentProblem(
-            f"cannot be written: {error.strerror}", file=str(place), field="--store", hint=hint
-        ) from None
-    return store
-
-
 @contextmanager
 def audits_are_kept(then: str) -> Iterator[None]:
     """Say what the next start will do when Ctrl-C ends a command while it audits."""
@@ -127,31 +109,8 @@ def audits_are_kept(then: str) -> Iterator[None]:
         raise
 
 
-def nearest_place(path: Path) -> Path:
-    """The path itself if it exists, else its nearest parent that does."""
-    return next(place for place in (path, *path.absolute().parents) if place.exists() or place.is_symlink())
-
-
-def must_exist(store: Path) -> Path:
-    """Check the store's directory for a command that only reads.
-
-    Raises:
-        BadInput: there is no such directory.
-    """
-    if not store.is_dir():
-        raise BadInput(
-            "there is no results store here", file=str(store), hint="name one with --store, or `palinode run` first"
-        )
-    return store
-
-
 def as_json(value: Any) -> str:
     """Indented JSON without NaN."""
     import json
 
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False, default=str)
-
-
-def shown(text: str, limit_characters: int = 200) -> str:
-    """A name or message from a file, safe for a terminal."""
-    return printable(with_plain_spaces(text), limit_characters)

@@ -8,23 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from palinode.base.errors import EnvironmentProblem
-from palinode.cli.options import (
-    DEFAULT_STORE,
-    AllowCodeOption,
-    CodeOption,
-    FileArgument,
-    JsonOption,
-    SeedsOption,
-    SetOption,
-    SizeOption,
-    StoreOption,
-    WorkersOption,
-    YesOption,
-    as_json,
-    may_be_store,
-    of_file,
-    resolve,
-)
+from palinode.cli import options
+from palinode.cli.options import as_json, of_file, resolve
+from palinode.cli.stores import writable_store
 from palinode.cli.texttable import text_table
 
 if TYPE_CHECKING:
@@ -32,36 +18,33 @@ if TYPE_CHECKING:
     from palinode.experiment.plan import Plan
     from palinode.spec.experiment import ResolvedExperiment
 
-EXAMPLE = "\b\nExample:\n  palinode plan my_idea.py --size laptop --workers 2"
 COLUMNS = ("arm", "scale", "runs", "done", "parameters", "tokens read", "ltr tokens", "FLOPs", "steps", "time per run")
 
 
 def plan(
-    file: FileArgument,
-    size: SizeOption = None,
-    changes: SetOption = None,
-    seeds: SeedsOption = None,
-    store: StoreOption = DEFAULT_STORE,
-    workers: WorkersOption = None,
+    file: options.File,
+    size: options.Size = None,
+    changes: options.Changes = None,
+    seeds: options.Seeds = None,
+    store: options.StorePath = options.DEFAULT_STORE,
+    workers: options.Workers = None,
     measure: Annotated[bool, typer.Option(help="Time a few steps, to predict the hours.")] = True,
-    yes: YesOption = False,
-    code: CodeOption = None,
-    allow_code: AllowCodeOption = False,
-    json: JsonOption = False,
+    yes: options.Yes = False,
+    code: options.Code = None,
+    allow_code: options.AllowCode = False,
+    json: options.Json = False,
 ) -> None:
     """Show what an experiment will cost: tokens, hours, disk.
 
     Also its runs, parameters and FLOPs, and whether the comparison of its arms is fair. Nothing is trained.
     """
-    may_be_store(store)
+    place = writable_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.cells import refuse_what_cannot_be
     from palinode.experiment.plan import plan as make_plan
     from palinode.experiment.run import default_at_a_time, tuned
-    from palinode.results.store import Store
 
     with of_file(file):
-        place = Store(store)
         resolved, cells, missing = _cells(resolved)
         if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
             resolved, cells, _ = _cells(chosen[0])
@@ -102,18 +85,11 @@ def plan_text(planned: Plan, equal: str) -> str:
     """The plan as text: a line per arm and scale, the sums, and every warning."""
     from palinode.report.words import duration, number
 
-    rows = [
-        [
-            *(cell.arm, cell.scale, str(cell.runs), str(cell.done), number(cell.parameters), number(cell.tokens_read)),
-            *(
-                number(cell.tokens_scored_ltr),
-                number(cell.train_flops),
-                str(cell.optimizer_steps),
-                duration(cell.seconds),
-            ),
-        ]
-        for cell in planned.cells
-    ]
+    rows = []
+    for cell in planned.cells:
+        costs = map(number, (cell.parameters, cell.tokens_read, cell.tokens_scored_ltr, cell.train_flops))
+        counts = (str(cell.runs), str(cell.done), *costs, str(cell.optimizer_steps))
+        rows.append([cell.arm, cell.scale, *counts, duration(cell.seconds)])
     time = "" if planned.seconds is None else f", about {duration(planned.seconds)} with {planned.workers} at a time"
     if planned.settings_measured < planned.settings:
         time += f" ({planned.settings_measured} of {planned.settings} settings measured)"

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from palinode.base.measures import FINE_OUTCOMES
-from palinode.cli.options import shown
-from palinode.cli.texttable import text_table
+from palinode.cli.texttable import shown, stamps, text_table
 
 Event = dict[str, Any]
 Show = Callable[[Event], None]
 PLAIN_EVERY_SECONDS = 10.0  # at most one line a run in this time, so that a log of hours stays readable
 MOST_ROWS = 24
 RUNNING, WAITING = "running", "elsewhere"
+ENDED = ("finished", "reused")
 COLUMNS = ("run", "", "step", "loss (nats)", "seconds")
 
 
@@ -36,14 +36,19 @@ class Line:
     printed_at: float = 0.0
 
     def update(self, event: Event) -> None:
-        """Take the numbers of a metrics row."""
-        self.step = int(event.get("step", self.step))
-        self.seconds = float(event.get("seconds", self.seconds))
-        if event["event"] == "train":
-            self.losses = _losses(event.get("nats_by_group", {}), "train")
-        elif event["event"] == "eval":
+        """Take the state and the numbers of an event."""
+        self.steps = int(event.get("steps", self.steps))
+        if event["event"] in ("train", "eval"):
             scores = {name: score.get("nats_per_token") for name, score in event.get("scores", {}).items()}
-            self.losses = _losses(scores, str(event.get("split", "")))
+            is_train = event["event"] == "train"
+            losses, prefix = (event.get("nats_by_group", {}), "train") if is_train else (scores, event.get("split", ""))
+            self.losses = " ".join([prefix, *(f"{at} {nats:.3f}" for at, nats in losses.items() if nats is not None)])
+            self.step = int(event.get("step", self.step))
+            self.seconds = float(event.get("seconds", self.seconds))
+        elif event["event"] in ("started", "elsewhere"):
+            self.state = RUNNING if event["event"] == "started" else WAITING
+        elif event["event"] in ENDED:
+            self.state = "done before" if event["event"] == "reused" else str(event["outcome"])
 
 
 @contextlib.contextmanager
@@ -57,36 +62,32 @@ def progress(*, as_json: bool, quiet: bool) -> Iterator[Show]:
         with _live() as show:
             yield show
     else:
-        yield _Plain().show
+        yield _plain()
 
 
 def _print_json(event: Event) -> None:
     print(json.dumps(event, allow_nan=False), flush=True)
 
 
-class _Plain:
+def _plain() -> Show:
     """Prints a line when a run starts or ends, and its step and loss from time to time."""
+    lines: dict[str, Line] = {}
 
-    def __init__(self) -> None:
-        self.lines: dict[str, Line] = {}
-
-    def show(self, event: Event) -> None:
-        kind = event["event"]
+    def show(event: Event) -> None:
         if text := _message(event):
             _print_line(text)
         if "run_id" not in event:
             return
-        line = _line(self.lines, event)
-        if kind in ("train", "eval"):
-            line.update(event)
-            if time.monotonic() - line.printed_at >= PLAIN_EVERY_SECONDS:
-                line.printed_at = time.monotonic()
-                _print_line(f"{line.name}: step {line.step} of {line.steps}, {line.losses}")
-        elif kind == "started":
+        line, kind = _line(lines, event), event["event"]
+        is_due = time.monotonic() - line.printed_at >= PLAIN_EVERY_SECONDS
+        if kind == "started" or (kind in ("train", "eval") and is_due):
             line.printed_at = time.monotonic()
-            _print_line(f"{line.name}: started")
-        elif kind in ("finished", "reused"):
+            what = "started" if kind == "started" else f"step {line.step} of {line.steps}, {line.losses}"
+            _print_line(f"{line.name}: {what}")
+        elif kind in ENDED:
             _print_line(_failure(event) or f"{line.name}: {_end_words(event, line)}")
+
+    return show
 
 
 @contextlib.contextmanager
@@ -107,15 +108,8 @@ def _live() -> Iterator[Show]:
         def show(event: Event) -> None:
             if text := _message(event) or _failure(event):
                 live.console.print(shown(text, 1000), markup=False, highlight=False)
-            if "run_id" not in event:
-                return
-            line = _line(lines, event)
-            if event["event"] in ("train", "eval"):
-                line.update(event)
-            elif event["event"] in ("started", "elsewhere"):
-                line.state = RUNNING if event["event"] == "started" else WAITING
-            elif event["event"] in ("finished", "reused"):
-                line.state = "done before" if event["event"] == "reused" else str(event["outcome"])
+            if "run_id" in event:
+                _line(lines, event)
 
         yield show
 
@@ -139,33 +133,23 @@ def _table(lines: dict[str, Line], most_characters: int) -> str:
 
 def _message(event: Event) -> str | None:
     """The message that an event gets on a line of its own in every display; None for other events."""
-    kind = event["event"]
-    if kind == "audit":
-        return f"audit of {event['arm']} at {event['scale']}: {_audit_words(event)} ({event['seconds']:.1f} s)"
-    if kind == "choice":
-        return _choice_words(event)
-    if kind == "plan":
-        return _plan_words(event)
-    if kind == "note":
-        who = f"{_name(event)}: " if "run_id" in event else ""
-        return f"{who}{event['message']}"
-    if kind == "alone":
-        return f"{_name(event)}: tried again by itself, as its stack failed: {event['reason']}"
-    if kind == "elsewhere":
-        return f"{_name(event)}: {event['message']}"
-    if kind == "output":
-        return f"{_name(event)} | {event['text']}"
-    return None
+    words_of: dict[str, Callable[[Event], str]] = {
+        "audit": _audit_words,
+        "choice": _choice_words,
+        "plan": _plan_words,
+        "note": lambda event: f"{f'{_name(event)}: ' if 'run_id' in event else ''}{event['message']}",
+        "alone": lambda event: f"{_name(event)}: tried again by itself, as its stack failed: {event['reason']}",
+        "elsewhere": lambda event: f"{_name(event)}: {event['message']}",
+        "output": lambda event: f"{_name(event)} | {event['text']}",
+    }
+    return words_of[event["event"]](event) if event["event"] in words_of else None
 
 
 def _audit_words(event: Event) -> str:
-    stamps_by_key = (("LEAK", "leaks", "expect_leak"), ("COLLAPSE", "collapses", "expect_collapse"))
-    stamps = [
-        f"{word}{' (expected)' if event.get(expected) else ''}"
-        for word, key, expected in stamps_by_key
-        if event.get(key)
-    ]
-    return ", ".join(stamps) or str(event["outcome"]).replace("_", " ")
+    unsure = ", ".join(event.get("could_not_tell", ())) if event["outcome"] == "could_not_tell" else ""
+    outcome = str(event["outcome"]).replace("_", " ") + (f" by {unsure}" if unsure else "")
+    words = ", ".join(stamps(event, " (expected)")) or outcome
+    return f"audit of {event['arm']} at {event['scale']}: {words} ({event['seconds']:.1f} s)"
 
 
 def _failure(event: Event) -> str | None:
@@ -193,8 +177,9 @@ def _plan_words(event: Event) -> str:
 
 
 def _line(lines: dict[str, Line], event: Event) -> Line:
+    """The line of the event's run, up to date."""
     line = lines.setdefault(event["run_id"], Line(_name(event), RUNNING))
-    line.steps = int(event.get("steps", line.steps))
+    line.update(event)
     return line
 
 
@@ -207,10 +192,6 @@ def _end_words(event: Event, line: Line) -> str:
     if event["event"] == "reused":
         return f"{event['outcome']} before"
     return f"{event['outcome']}{f', {line.losses}' if line.losses else ''} ({line.seconds:.1f} s of training)"
-
-
-def _losses(losses: dict[str, float | None], prefix: str) -> str:
-    return " ".join([prefix, *(f"{name} {value:.3f}" for name, value in losses.items() if value is not None)])
 
 
 def _print_line(text: str) -> None:

@@ -1,4 +1,7 @@
-"""`palinode run FILE`: audit, train and compare every arm. The same command again continues, and repeats nothing."""
+"""`palinode run FILE`: audit, train and compare every arm. The same command again continues, and repeats nothing.
+
+`palinode demo` does it with the experiment that comes with Palinode, up to the report.
+"""
 
 from __future__ import annotations
 
@@ -6,48 +9,27 @@ from typing import Annotated
 
 import typer
 
-from palinode.cli.options import (
-    DEFAULT_STORE,
-    AllowCodeOption,
-    CodeOption,
-    FileArgument,
-    JsonOption,
-    QuietOption,
-    SeedsOption,
-    SetOption,
-    SizeOption,
-    StackOption,
-    StoreOption,
-    WorkersOption,
-    YesOption,
-    audits_are_kept,
-    may_be_store,
-    of_file,
-    resolve,
-)
+from palinode.cli import options
+from palinode.cli.options import audits_are_kept, of_file, resolve
 from palinode.cli.progress import progress
-
-EXAMPLE = (
-    "\b\nExample:\n  palinode run my_idea.py --size smoke\n  palinode run my_idea.py --size laptop --workers 2 --report\n"
-    "  palinode run my_idea.py --set recipe.steps=100 --seeds 1,2,3"
-)
+from palinode.cli.stores import writable_store
 
 
 def run(
     context: typer.Context,
-    file: FileArgument,
-    size: SizeOption = None,
-    changes: SetOption = None,
-    seeds: SeedsOption = None,
-    store: StoreOption = DEFAULT_STORE,
-    workers: WorkersOption = None,
-    stack: StackOption = 1,
+    file: options.File,
+    size: options.Size = None,
+    changes: options.Changes = None,
+    seeds: options.Seeds = None,
+    store: options.StorePath = options.DEFAULT_STORE,
+    workers: options.Workers = None,
+    stack: options.Stack = 1,
     report: Annotated[bool, typer.Option("--report", help="Build the report at the end and print its path.")] = False,
-    yes: YesOption = False,
-    code: CodeOption = None,
-    allow_code: AllowCodeOption = False,
-    quiet: QuietOption = False,
-    json: JsonOption = False,
+    yes: options.Yes = False,
+    code: options.Code = None,
+    allow_code: options.AllowCode = False,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
 ) -> int:
     """Audit, train and compare every arm of an experiment.
 
@@ -55,12 +37,10 @@ def run(
     interrupted runs continue. An arm that sees its own answer is refused (exit 3) unless it is marked expect_leak. An arm
     whose auxiliary term vanishes is refused unless it is marked expect_collapse. Exit 1 when some runs failed or diverged.
     """
-    may_be_store(store)
+    place = writable_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.run import HowToRun, run_experiment
-    from palinode.results.store import Store
 
-    place = Store(store)
     command = ["palinode", *(context.obj or [])]
     then = "makes the others and then trains"
     with audits_are_kept(then), of_file(file), progress(as_json=json, quiet=quiet) as show:
@@ -68,11 +48,11 @@ def run(
     if end.interrupted is not None:
         typer.echo("interrupted: the same command continues where this one stopped", err=True)
         return end.exit_code
-    from palinode.cli.compare import verdict_json, verdict_text
+    from palinode.cli.compare import verdicts_of
     from palinode.spec.tuning import TRIALS_SUFFIX
 
     name = f"{resolved.name}--{resolved.size}"
-    typer.echo(verdict_json(place, name) if json else verdict_text(place, name))
+    typer.echo(verdicts_of(place, name, json=json))
     if not_done := sum(outcome != "done" for outcome in end.outcomes.values()):
         of_trials = place.entry(name).to_choose
         what, where = ("trials", f"{resolved.name}{TRIALS_SUFFIX}--{resolved.size}") if of_trials else ("runs", name)
@@ -82,3 +62,19 @@ def run(
 
         typer.echo(str(build_report(place, name)))
     return end.exit_code
+
+
+def demo(
+    context: typer.Context,
+    store: options.StorePath = options.DEFAULT_STORE,
+    workers: options.Workers = None,
+    quiet: options.Quiet = False,
+    json: options.Json = False,
+) -> int:
+    """Train, audit and compare three arms in three minutes.
+
+    The last line that is printed is the report to open.
+    """
+    from palinode.cli.new import shipped_experiment
+
+    return run(context, shipped_experiment("demo"), store=store, workers=workers, report=True, quiet=quiet, json=json)

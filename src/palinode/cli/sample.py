@@ -1,30 +1,22 @@
-"""`palinode sample RUN`: continue a text with a trained model, to the right or to the left."""
+"""`palinode sample RUN` and `palinode cut RUN`: use a trained model, to continue a text or with only its first blocks."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from palinode.cli.names import run_named
-from palinode.cli.options import (
-    DEFAULT_STORE,
-    AllowCodeOption,
-    CodeOption,
-    JsonOption,
-    StoreOption,
-    as_json,
-    must_exist,
-)
+from palinode.cli import options
+from palinode.cli.options import as_json
+from palinode.cli.stores import open_store, run_named
+from palinode.cli.texttable import text_table
 
 if TYPE_CHECKING:
+    from palinode.results.layer_cut import LayerCut
+    from palinode.results.store import Store
     from palinode.use.generate import Sampling
-
-EXAMPLE = (
-    '\b\nExample:\n  palinode sample 3f2a --text "Return the "\n'
-    '  palinode sample 3f2a --direction rtl --text " and they lived happily ever after."'
-)
 
 
 class Direction(StrEnum):
@@ -35,7 +27,7 @@ class Direction(StrEnum):
 
 
 def sample(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="(The beginning of) a run's id.")],
+    run: options.RunName,
     text: Annotated[str, typer.Option(help="The text to continue; with rtl, the text to write before.")] = "",
     direction: Annotated[
         Direction, typer.Option(help="ltr writes at the right end, rtl at the left end.")
@@ -48,17 +40,14 @@ def sample(
         float | None, typer.Option(help="Draw from the most probable tokens that reach this probability.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same text.")] = 1,
-    store: StoreOption = DEFAULT_STORE,
-    code: CodeOption = None,
-    allow_code: AllowCodeOption = False,
-    json: JsonOption = False,
+    store: options.StorePath = options.DEFAULT_STORE,
+    code: options.Code = None,
+    allow_code: options.AllowCode = False,
+    json: options.Json = False,
 ) -> None:
     """Write text with the model of a run."""
-    must_exist(store)
-    from palinode.results.store import Store
-
-    place = Store(store)
-    directory = place.run_directory(run_named(place, run, "RUN"))
+    place = open_store(store)
+    directory = place.run_directory(run_named(place, run))
     from palinode.base.errors import BadInput
     from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
@@ -74,7 +63,7 @@ def sample(
     typer.echo(as_json(written) if json else "\n\n".join(written))
 
 
-def _sampling(options: dict[str, float | None]) -> Sampling:
+def _sampling(values: dict[str, float | None]) -> Sampling:
     """The sampling options that were set, checked.
 
     Raises:
@@ -85,7 +74,54 @@ def _sampling(options: dict[str, float | None]) -> Sampling:
     from palinode.use.generate import Sampling
 
     try:
-        return decode(Sampling, {name: value for name, value in options.items() if value is not None})
+        return decode(Sampling, {name: value for name, value in values.items() if value is not None})
     except BadInput as refusal:
         option = f"--{(refusal.field or '').replace('_', '-')}"
         raise BadInput(refusal.message, field=option, hint=refusal.hint) from None
+
+
+def cut(
+    run: options.RunName,
+    blocks: Annotated[int | None, typer.Option(help="Show only the scores with this number of blocks.")] = None,
+    store: options.StorePath = options.DEFAULT_STORE,
+    code: options.Code = None,
+    allow_code: options.AllowCode = False,
+    json: options.Json = False,
+) -> None:
+    """Score a run's model with only its first blocks.
+
+    Scores that the run recorded are shown; those it did not are measured now, on the validation split.
+    """
+    place = open_store(store)
+    run_id = run_named(place, run)
+    cuts = place.record(run_id).layer_cut or {"validation": _measure(run_id, place, code, allow_code)}
+    if blocks is not None:
+        cuts = {split: scores.with_blocks(blocks) for split, scores in cuts.items()}
+    from palinode.base.config import encode
+
+    typer.echo(as_json({split: encode(scores) for split, scores in cuts.items()}) if json else _cut_text(cuts))
+
+
+def _measure(run_id: str, store: Store, code: Path | None, allow_code: bool) -> LayerCut:
+    from palinode.run.scoring import cut_split
+    from palinode.run.trained import load_trained
+    from palinode.spec.load import load_run
+
+    spec = load_run(store.run_directory(run_id), code_file=code, allow_code=allow_code)
+    return cut_split(load_trained(spec, store), "validation")
+
+
+def _cut_text(cuts: dict[str, LayerCut]) -> str:
+    rows = [
+        [split, name, str(item.blocks), readout, f"{item.nats_per_token:.4f}", _share(item.accuracy)]
+        for split, scores in cuts.items()
+        for readout, curves in (("as trained", scores.scores), ("refitted", scores.refitted))
+        for name, curve in curves.items()
+        for item in curve
+    ]
+    header = ("split", "direction", "blocks", "head", "nats per token", "accuracy")
+    return text_table(header, rows, right=("blocks", "nats per token", "accuracy"))
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4f}"

@@ -1,10 +1,11 @@
-"""Tables as plain text: columns as wide as their longest cell, numbers to the right."""
+"""Text that is safe for a terminal, and tables of it: columns as wide as their longest cell, numbers to the right."""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from palinode.base.errors import printable
 
@@ -25,7 +26,7 @@ def text_table(
         right: the names of the columns that are aligned to the right.
         most_characters: how wide a line may be; the widest columns of texts are cut to fit. None: as wide as it gets.
     """
-    lines = [list(columns), *([_cell(text) for text in row] for row in rows)]
+    lines = [list(columns), *([shown(text, LONGEST_CELL_CHARACTERS) for text in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
     texts = [index for index, name in enumerate(columns) if name not in right]
     while most_characters is not None and sum(widths) + len(GAP) * (len(widths) - 1) > most_characters:
@@ -47,11 +48,12 @@ def terminal_characters() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _cell(text: str) -> str:
-    """Safe for a terminal, with plain spaces where numbers are grouped by thin ones."""
-    return printable(with_plain_spaces(text), LONGEST_CELL_CHARACTERS)
+def shown(text: str, limit_characters: int = 200) -> str:
+    """A name or message from a file, safe for a terminal, with plain spaces where a page groups digits by narrow ones."""
+    return printable(text.translate(dict.fromkeys((0x2009, 0x202F), " ")), limit_characters)
 
 
-def with_plain_spaces(text: str) -> str:
-    """The text with plain spaces where a page has narrow ones between groups of digits."""
-    return text.translate(dict.fromkeys((0x2009, 0x202F), " "))
+def stamps(audit: Mapping[str, Any], expected: str) -> list[str]:
+    """LEAK and COLLAPSE where an audit shows them, each with `expected` behind it where the experiment declares it."""
+    kinds = (("LEAK", "leaks", "expect_leak"), ("COLLAPSE", "collapses", "expect_collapse"))
+    return [f"{word}{expected if audit.get(declared) else ''}" for word, key, declared in kinds if audit.get(key)]

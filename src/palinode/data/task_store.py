@@ -105,8 +105,7 @@ class TaskStream:
 
     def read(self, first: int, count: int) -> Windows:
         """The sequences of `batch`, as windows."""
-        sample = self.batch(first, count)
-        return Windows(sample.tokens, sample.answers, sample.slices)
+        return self.batch(first, count)
 
     def of_length(self, window_tokens: int) -> TaskStream:
         """This stream, which has one length: its sequences are not cut.
@@ -171,8 +170,7 @@ class TaskStore:
         sample = self.held_out(split)
         count = self.scored_tokens(split, max_tokens) // self.config.window_tokens
         for first in range(0, count, batch_windows):
-            rows = sample.rows(slice(first, min(count, first + batch_windows)))
-            yield Windows(rows.tokens, rows.answers, rows.slices)
+            yield sample.rows(slice(first, min(count, first + batch_windows)))
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
         """How many tokens an evaluation of a split reads; it reads whole sequences."""

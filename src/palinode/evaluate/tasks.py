@@ -16,7 +16,7 @@ from torch import Tensor
 from palinode.base.seeds import generator
 from palinode.data.task_store import TaskData
 from palinode.data.tasks.base import NO_VALUE, Sample, mirrored
-from palinode.data.tasks.baselines import Sees, baselines
+from palinode.data.tasks.baselines import HIDES_ANSWERS, Sees, baselines
 from palinode.data.tasks.splits import draw
 from palinode.evaluate.losses import Evaluation, TokenHits
 from palinode.objectives import Objective
@@ -24,14 +24,22 @@ from palinode.objectives import Objective
 FITTED_SEQUENCES = 2000  # baselines are fitted on at most so many sequences of the train split
 MOST_SLICES = 32  # rows of one slice; more values than this are put into so many bins of equal counts
 Rows = list[dict[str, int]]
-Reading = Literal["ltr", "rtl", "prompt", "others"]
+Reading = Literal["ltr", "rtl", "ltr_prompt", "prompt", "others"]
+SEES: Mapping[Reading, Sees] = {
+    "ltr": "before",
+    "rtl": "before",
+    "ltr_prompt": "prompt_before",
+    "prompt": "prompt",
+    "others": "others",
+}
 SEED = 0  # for the sequences that baselines are fitted on, the same for every run
 
 
 def own_reading(objective: Objective, scored_ltr: int, scored_rtl: int) -> Reading:
     """What a run's own pass (`results.record.Result.own_pass`) sees, from the number of tokens trained on in each direction."""
     if scored_ltr or scored_rtl:
-        return "ltr" if scored_ltr >= scored_rtl else "rtl"
+        ltr: Reading = "ltr_prompt" if getattr(objective, "hide_answers", False) else "ltr"
+        return ltr if scored_ltr >= scored_rtl else "rtl"
     return "prompt" if getattr(objective, "hide_answers", True) else "others"
 
 
@@ -41,8 +49,8 @@ def levels(
     """The accuracy of chance, the best possible accuracy, and that of every baseline on the scored sequences.
 
     Args:
-        reading: what a baseline sees. `ltr` and `rtl`: the tokens that are read before an answer. `prompt`: the prompt on both
-            sides of an answer. `others`: all other tokens, answers included.
+        reading: what a baseline sees. `ltr` and `rtl`: the tokens that are read before an answer. `ltr_prompt`: those of them
+            that are no answers. `prompt`: the prompt on both sides of an answer. `others`: all other tokens, answers included.
         length_factors: the result has chance also for sequences so many times as long.
     """
     task, seen = data.task, data.train_sequences
@@ -50,10 +58,11 @@ def levels(
     fitted_on = draw(task, "train", count, generator(SEED, "task levels"))
     if reading == "rtl":
         task, fitted_on, held_out = mirrored(task), fitted_on.flipped(), held_out.flipped()
-    ends = (task,) if reading in ("ltr", "rtl") else (task, mirrored(task))
-    limits = [end.best_hidden_accuracy(seen) if reading == "prompt" else end.best_answer_accuracy(seen) for end in ends]
+    sees = SEES[reading]
+    ends = (task, mirrored(task)) if reading in ("prompt", "others") else (task,)
+    hidden = sees in HIDES_ANSWERS
+    limits = [end.best_hidden_accuracy(seen) if hidden else end.best_answer_accuracy(seen) for end in ends]
     bests = [best for best in limits if best is not None]
-    sees: Sees = "prompt" if reading == "prompt" else "others" if reading == "others" else "before"
     return {
         "reading": reading,
         "chance": task.chance(),

@@ -64,6 +64,9 @@ def audit_cells(
                 "arm": name,
                 "scale": cell.scale,
                 "outcome": audited.report.outcome,
+                "could_not_tell": list(
+                    dict.fromkeys(one.check for one in audited.report.findings if one.outcome == "could_not_tell")
+                ),
                 "leaks": bool(audited.report.leaks),
                 "expect_leak": cell.arm.expect_leak,
                 "collapses": bool(audited.report.collapses),

@@ -19,6 +19,7 @@ from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.tuning import trials_of
+from palinode.train.recipe import Recipe
 
 MOST_ARMS_LISTED = 12  # more lines than these hide each other: 62 for 8 mixers x 4 ways of training x 2 scales
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
@@ -156,6 +157,11 @@ def plan(
     )
 
 
+def _most_checkpoints(recipe: Recipe) -> int:
+    """How many checkpoints of a run the store holds at most: those that are kept, or all that it makes."""
+    return min(recipe.keep_checkpoints, -(-recipe.steps // recipe.checkpoint_interval_steps))
+
+
 def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple[str, str], float]) -> PlannedCell:
     """What a cell's runs will cost, with `left` naming the arm and scale of every run that is left to do."""
     place, runs, parameters = (cell.arm.name, cell.scale), len(cell.specs), cell.cost.total_parameters
@@ -167,7 +173,7 @@ def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple
         non_embedding=cell.cost.non_embedding_parameters,
         **cell.counters,
         optimizer_steps=math.ceil(cell.steps),
-        disk_bytes=OTHER_BYTES_PER_RUN + cell.spec.recipe.keep_checkpoints * checkpoint_bytes,
+        disk_bytes=OTHER_BYTES_PER_RUN + _most_checkpoints(cell.spec.recipe) * checkpoint_bytes,
         runs=runs,
         done=runs - left.count(place),
         seconds=seconds.get(place),

@@ -194,9 +194,8 @@ class Residual(nn.Module):
     def can_step(self) -> bool:
         """Whether `extend` continues what `forward` does: the mixer can, and nothing else here can read other slots."""
         slotwise = [part for name, part in self.named_children() if name == "mlp" or name.endswith("_norm")]
-        return (
-            continues(self, "forward") and self.mixer.can_step() and all(type(part) in (Norm, Mlp) for part in slotwise)
-        )
+        are_own = all(type(part) in (Norm, Mlp) for part in slotwise)
+        return continues(self, "forward") and self.mixer.can_step() and are_own
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """FLOPs for one slot and elements of state, mixer and MLP together."""

@@ -86,14 +86,16 @@ def sides_read(pairs: int, slots: int) -> int:
     return 2 if pairs > slots * (slots + 1) // 2 else 1
 
 
-def attention_cost(width: int, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
-    """Softmax attention with four D x D maps; `computed` of the pairs of slots get a score, by default all T^2."""
-    maps = 8.0 * width * width
-    return LayerCost(
-        executed=maps + 4.0 * width * (slots * slots if computed is None else computed) / slots,
-        useful=maps + 4.0 * width * pairs / slots,
-        state_elements=2 * width * slots,
-    )
+def attention_cost(maps: float, widths: int, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
+    """Softmax attention.
+
+    Args:
+        maps: FLOPs of the linear maps for one slot.
+        widths: of q and of the value together, over all heads.
+        computed: how many of the pairs of slots get a score; None: all T^2.
+    """
+    executed = 2.0 * widths * (slots * slots if computed is None else computed) / slots
+    return LayerCost(maps + executed, maps + 2.0 * widths * pairs / slots, state_elements=widths * slots)
 
 
 def visible_pairs(sees: Visibility, slots: int) -> int:

@@ -5,7 +5,6 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L layers, C lon
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -28,7 +27,6 @@ from palinode.models.parts.exact import exact, exact_dtype
 from palinode.models.parts.linear import Linear, Norm, NormKind, Table
 from palinode.models.parts.positions import (
     RotaryKind,
-    RotaryTable,
     SubtractPosition,
     SubtractTable,
     alibi_slopes,
@@ -36,8 +34,7 @@ from palinode.models.parts.positions import (
     next_position_of,
     refuse_subtraction,
 )
-from palinode.models.parts.state import ModelState, StackState
-from palinode.models.stack import HeadsOfWidth, Stack, mask_of, slots_of
+from palinode.models.stack import HeadsOfWidth, Stack, mask_of, positions_of
 
 PositionKind = Literal["learned", "rotary", "alibi", "none"]
 SoftCap = Literal["none", "rsqrt", "tanh"]
@@ -107,16 +104,13 @@ class DecoderConfig(ModelConfig):
 
     @model_validator(mode="after")
     def _options_have_readers(self) -> DecoderConfig:
-        rotary = self.position == "rotary"
+        rotary, head_width = self.position == "rotary", self.width // self.heads
         part = 4 if self.rotary == "half" else 2
-        if rotary and (self.width // self.heads) % part:
-            raise ValueError(
-                f"heads: rotary {self.rotary} needs a head width divisible by {part}, not {self.width // self.heads}"
-            )
+        if rotary and head_width % part:
+            raise ValueError(f"heads: rotary {self.rotary} needs a head width divisible by {part}, not {head_width}")
         if self.mixers and self.mixer != AttentionConfig():
-            raise ValueError(
-                f"mixers lists the mixer of each layer, so mixer = {self.mixer.kind_name()} has no layer; set only one"
-            )
+            unused = f"mixer = {self.mixer.kind_name()} has no layer"
+            raise ValueError(f"mixers lists the mixer of each layer, so {unused}; set only one")
         used = self.layer_mixers()
         for mixer in dict.fromkeys(used):
             mixer.check_width(self.width)
@@ -128,11 +122,9 @@ class DecoderConfig(ModelConfig):
         }
         refuse_unread([name for name, is_set in set_options.items() if is_set], used)
         refuse_subtraction(self.subtract_position, self.subtract_table, self.position == "learned")
-        widths = (self.width, hidden_width(self.width, self.mlp, self.mlp_mult))
-        if self.mlp == "block_diagonal" and any(width % self.mlp_blocks for width in widths):
-            raise ValueError(
-                f"mlp_blocks: {self.mlp_blocks} blocks do not divide the MLP's widths {widths[0]} and {widths[1]}"
-            )
+        inner, blocks = hidden_width(self.width, self.mlp, self.mlp_mult), self.mlp_blocks
+        if self.mlp == "block_diagonal" and (self.width % blocks or inner % blocks):
+            raise ValueError(f"mlp_blocks: {blocks} blocks do not divide the MLP's widths {self.width} and {inner}")
         return self
 
     def layer_mixers(self) -> tuple[MixerConfig, ...]:
@@ -144,13 +136,6 @@ class DecoderConfig(ModelConfig):
         model = Decoder(self, vocab_size, max_length)
         initialise(model, InitRule(self.init, self.layers, self.zero_residual, self.zero_head), seed)
         return model
-
-
-@dataclass(frozen=True)
-class DecoderState(StackState):
-    """Also the turning table of all positions that there is room for."""
-
-    rotary: RotaryTable | None
 
 
 class Decoder(Stack):
@@ -174,17 +159,6 @@ class Decoder(Stack):
         reaches = [block.mixer.reach_slots(sees.native) for block in self.blocks]
         return None if None in reaches else sum(reaches)
 
-    def begin(self, rows: int, slots: int) -> DecoderState:
-        turning = self._turning(torch.arange(slots, device=self.embedding.weight.device))
-        return DecoderState(slots, 0, super().begin(rows, slots).layers, turning)
-
-    def extend(self, tokens: Tensor, state: DecoderState) -> tuple[Tensor, ModelState]:
-        positions, end = state.next_positions(tokens), state.read + tokens.shape[1]
-        turning = None if state.rotary is None else state.rotary.part(state.read, end)
-        reading = Reading("causal", rotary=turning, bias=self._bias(end, "causal", None, first=state.read))
-        x, after = state.through(self.blocks, self._embedded(tokens, positions), reading)
-        return self.finished(x, positions), after
-
     def linear_head(self) -> LinearHead:
         made_by = self.embedding if self.head is None else self.head
         return LinearHead(made_by.weight, None if self.head is None else self.head.bias, self._capped)
@@ -196,19 +170,18 @@ class Decoder(Stack):
     def _capped(self, raw: Tensor) -> Tensor:
         return capped(exact(raw), self.config.soft_cap, self.config.cap_value)
 
-    def _reading(self, tokens: Tensor, sees: Visibility) -> Reading:
-        mask = mask_of(sees, tokens)
-        for mixer in self.config.layer_mixers():
+    def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
+        mask, config = mask_of(sees, tokens), self.config
+        for mixer in config.layer_mixers():
             if why := mixer.refusal(sees.native):
                 raise BadInput(f"the mixer {mixer.kind_name()} cannot read {sees.kind_name()}: {why}", field="mixer")
-        return Reading(
-            native=sees.native,
-            mask=mask,
-            rotary=self._turning(slots_of(tokens)),
-            bias=self._bias(tokens.shape[1], sees.native, mask),
-        )
+        turning = None
+        if config.position == "rotary":
+            turning = self._rotary(positions_of(tokens, before), config.heads, config.rotary, config.rotary_base)
+        bias = self._bias(before + tokens.shape[1], sees.native, mask, first=before)
+        return Reading(sees.native, mask, turning, bias=bias)
 
-    def _bias(self, slots: int, native: Native, mask: Tensor | None, first: int = 0) -> Tensor | None:
+    def _bias(self, slots: int, native: Native, mask: Tensor | None, first: int) -> Tensor | None:
         """(heads, T - first, T) of the last slots, when positions are fixed linear biases."""
         if self.config.position != "alibi":
             return None
@@ -216,12 +189,6 @@ class Decoder(Stack):
         table = distance_table(slots, native, mask, device=device, dtype=dtype, first=first)
         slopes = torch.tensor(alibi_slopes(self.config.heads), device=device, dtype=dtype)
         return table.bias(slopes[:, None, None])
-
-    def _turning(self, positions: Tensor) -> RotaryTable | None:
-        config = self.config
-        if config.position != "rotary":
-            return None
-        return self._rotary(positions, config.heads, config.rotary, config.rotary_base)
 
 
 def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain
 from typing import TypeVar
 
@@ -30,28 +30,26 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class _Request:
-    """The arguments of `described`; equal configs of one class have one description."""
+class Description:
+    """A model without numbers. Equal configs of one class have one description; the arguments are those of `described`."""
 
     content: str
     config: ModelConfig = field(hash=False)
     vocab_size: int
     slots: int
 
-    def build(self) -> LanguageModel:
-        return self.config.build(self.vocab_size, self.slots, SEED)
-
-
-@dataclass(frozen=True)
-class Description:
-    """A model without numbers.
-
-    Attributes:
-        model: the model with every parameter and buffer on the meta device. Do not change it: others read it too.
-    """
-
-    model: LanguageModel
-    _request: _Request
+    @cached_property
+    def model(self) -> LanguageModel:
+        """The model with every parameter and buffer on the meta device. Do not change it: others read it too."""
+        try:
+            with torch.device("meta"):
+                return _without_numbers(self._built())
+        except PalinodeError:
+            raise
+        except (RuntimeError, TypeError) as problem:
+            if OVERFLOW in str(problem):
+                raise OverflowError(str(problem)) from None
+            return _without_numbers(self._built())
 
     @property
     def total_parameters(self) -> int:
@@ -92,7 +90,10 @@ class Description:
         except PalinodeError:
             raise
         except (RuntimeError, TypeError):  # what PyTorch raises where a number is read that is not there
-            return question(self._request.build())
+            return question(self._built())
+
+    def _built(self) -> LanguageModel:
+        return self.config.build(self.vocab_size, self.slots, SEED)
 
 
 def described(config: ModelConfig, vocab_size: int, slots: int) -> Description:
@@ -109,21 +110,13 @@ def described(config: ModelConfig, vocab_size: int, slots: int) -> Description:
         BadInput: the model refuses to be built.
         OverflowError: a tensor has more bytes than 64 bits count.
     """
-    return _described(_Request(content_hash(encode(config)), config, vocab_size, slots))
+    return _described(Description(content_hash(encode(config)), config, vocab_size, slots))
 
 
 @lru_cache(maxsize=MOST_KEPT)
-def _described(request: _Request) -> Description:
-    try:
-        with torch.device("meta"):
-            model = request.build()
-    except PalinodeError:
-        raise
-    except (RuntimeError, TypeError) as problem:
-        if OVERFLOW in str(problem):
-            raise OverflowError(str(problem)) from None
-        model = request.build()
-    return Description(_without_numbers(model), request)
+def _described(description: Description) -> Description:
+    _ = description.model  # built here, so that a model that refuses to be built is not kept
+    return description
 
 
 def _without_numbers(model: LanguageModel) -> LanguageModel:

@@ -34,7 +34,7 @@ from palinode.models.parts.exact import exact
 from palinode.models.parts.linear import Linear, Norm, Table
 from palinode.models.parts.positions import SubtractPosition, SubtractTable, next_position_of, refuse_subtraction
 from palinode.models.parts.state import MixerState, ModelState, StackState
-from palinode.models.stack import HeadsOfWidth, Stack, can_step, mask_of, slots_of
+from palinode.models.stack import HeadsOfWidth, Stack, can_step, mask_of, positions_of
 
 Order = Literal["self_first", "cross_first"]
 EMBEDDING_LOSS = "embedding_loss"  # the name of its term in records
@@ -185,7 +185,7 @@ class EncoderDecoder(Stack):
 
     def extend(self, tokens: Tensor, state: EncoderDecoderState) -> tuple[Tensor, ModelState]:
         positions = state.next_positions(tokens)
-        readings, x = self._readings(tokens, Ltr(), positions), self._embedded(tokens, positions)
+        readings, x = self._readings(tokens, Ltr(), state.read), self._embedded(tokens, positions)
         encoded, encoder, layers = [], [], []
         for block, kept in zip(self.encoder, state.encoder, strict=True):
             x, after = block.extend(x, readings.own, kept)
@@ -244,9 +244,8 @@ class EncoderDecoder(Stack):
             y = y + (weight[1 : y.shape[1] + 1] if positions is None else weight[positions + 1])
         return y
 
-    def _readings(self, tokens: Tensor, sees: Visibility, positions: Tensor | None = None) -> Readings:
-        config, mask = self.config, mask_of(sees, tokens)
-        where = slots_of(tokens) if positions is None else positions
+    def _readings(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Readings:
+        config, mask, where = self.config, mask_of(sees, tokens), positions_of(tokens, before)
         turning = (
             self._rotary(where, heads, "full", config.rotary_base) if config.position == "rotary" else None
             for heads in (config.heads, config.all_cross_heads)

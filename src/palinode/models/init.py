@@ -76,9 +76,8 @@ def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng:
 
 def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitRule, rng: Generator) -> None:
     role = module.role
-    if (
-        weight.is_meta
-    ):  # a model that is only described has no numbers; to draw them there would load PyTorch's compiler, 3 s
+    # A model that is only described has no numbers; to draw them there would load PyTorch's compiler, 3 s.
+    if weight.is_meta:
         return
     if name == "bias" or (role == "residual" and rule.zero_residual) or (role == "head" and rule.zero_head):
         weight.zero_()

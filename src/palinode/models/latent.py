@@ -24,16 +24,16 @@ from torch.nn import functional as F
 from palinode.base.bounds import MOST_LAYERS
 from palinode.base.errors import BadInput
 from palinode.base.head import LinearHead
-from palinode.base.visibility import Ltr, Native, Visibility
+from palinode.base.visibility import Native, Visibility
 from palinode.models.base import ModelConfig
-from palinode.models.cost import Cost, LayerCost, visible_pairs
+from palinode.models.cost import Cost, LayerCost, attention_cost, visible_pairs
 from palinode.models.init import InitRule, initialise
 from palinode.models.mixers.base import Mixer, Reading
 from palinode.models.parts.exact import exact, exact_dtype
 from palinode.models.parts.linear import Linear, Norm, Table, open_near
 from palinode.models.parts.positions import distance_table
-from palinode.models.parts.state import KeysValues, MixerState, ModelState, StackState, continues
-from palinode.models.stack import Stack, mask_of
+from palinode.models.parts.state import KeysValues, MixerState, continues
+from palinode.models.stack import HeadsOfWidth, Stack, mask_of
 
 QUERY_SHARE = 8  # the width is this many times that of Q and K
 START_RAW_SLOPE = 1.0  # slope softplus(1) = 1.3133
@@ -61,18 +61,15 @@ class LatentConfig(ModelConfig):
     kind: ClassVar[str] = "latent"
     layers: int = Field(default=8, ge=1, le=MOST_LAYERS)
     width: int = Field(default=384, ge=QUERY_SHARE)
-    heads: int = Field(default=1, ge=1)
+    heads: HeadsOfWidth = 1
     linear_value: bool = False
 
     @field_validator("heads")
     @classmethod
-    def _heads_divide(cls, heads: int, info: ValidationInfo) -> int:
-        width = info.data.get("width")
-        if width is None:
-            return heads
-        for what, divided in (("width", width), (f"the query width {width} // {QUERY_SHARE} =", width // QUERY_SHARE)):
-            if divided % heads:
-                raise ValueError(f"{heads} heads do not divide {what} {divided}")
+    def _heads_divide_the_queries(cls, heads: int, info: ValidationInfo) -> int:
+        width = info.data.get("width", 0)
+        if (queries := width // QUERY_SHARE) % heads:
+            raise ValueError(f"{heads} heads do not divide the query width {width} // {QUERY_SHARE} = {queries}")
         return heads
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> Latent:
@@ -95,11 +92,6 @@ class Latent(Stack):
         self.final_norm = Norm(config.width, "layer", gain=True)
         self.head = Linear(config.width, vocab_size, bias=False, role="head")
 
-    def extend(self, tokens: Tensor, state: StackState) -> tuple[Tensor, ModelState]:
-        state.next_positions(tokens)
-        x, after = state.through(self.blocks, self.embedding(tokens), self._reading(tokens, Ltr(), state.read))
-        return self.finished(x), after
-
     def linear_head(self) -> LinearHead:
         return LinearHead(self.head.weight, None, exact)
 
@@ -108,7 +100,6 @@ class Latent(Stack):
         return self._cost(sum((block.cost(slots, pairs, computed) for block in self.blocks), LayerCost(0.0, 0.0, 0)))
 
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
-        """How the blocks read (B, T_new) tokens behind `before` earlier ones."""
         mask, slots = mask_of(sees, tokens), before + tokens.shape[1]
         dtype = exact_dtype(self.embedding.weight)
         distance = distance_table(slots, sees.native, mask, device=tokens.device, dtype=dtype, first=before)
@@ -179,12 +170,7 @@ class LatentAttention(Mixer):
     def cost(self, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
         """`computed` of the pairs of slots get a score, by default all of them."""
         maps = 2.0 * (self.expand.weight.numel() + self.project.weight.numel())
-        each = 2.0 * (self.query_width + self.width)
-        return LayerCost(
-            executed=maps + each * (slots * slots if computed is None else computed) / slots,
-            useful=maps + each * pairs / slots,
-            state_elements=(self.query_width + self.width) * slots,
-        )
+        return attention_cost(maps, self.query_width + self.width, slots, pairs, computed)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         parameter.fill_(START_RAW_SLOPE)
@@ -254,9 +240,8 @@ def hlb(size: float = 1.0) -> LatentConfig:
     doublings = math.log2(1 + size)
     width, layers = 64 * round(6 * doublings), round(8 * doublings)
     if width < 64 or layers < 1:
-        raise BadInput(
-            f"hlb's size {size} gives width {width} and {layers} layers; the smallest is about 0.06", field="size"
-        )
+        message = f"hlb's size {size} gives width {width} and {layers} layers; the smallest is about 0.06"
+        raise BadInput(message, field="size")
     return LatentConfig(layers=layers, width=width)
 
 

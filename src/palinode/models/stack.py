@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from palinode.base.errors import BadInput
-from palinode.base.visibility import Visibility
+from palinode.base.visibility import Ltr, Visibility
 from palinode.models.base import LanguageModel
 from palinode.models.cost import Cost, LayerCost
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.exact import exact_dtype
 from palinode.models.parts.linear import Norm, Table
 from palinode.models.parts.positions import NextPosition, RotaryKind, RotaryTable, rotary_table
-from palinode.models.parts.state import StackState
+from palinode.models.parts.state import ModelState, StackState
 
 
 def _divides_width(heads: int, info: ValidationInfo) -> int:
@@ -88,6 +88,12 @@ class Stack(LanguageModel):
         self._check_length(slots)
         return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.blocks))
 
+    def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
+        positions = state.next_positions(tokens)
+        x, reading = self._embedded(tokens, positions), self._reading(tokens, Ltr(), state.read)
+        x, after = state.through(self.blocks, x, reading)
+        return self.finished(x, positions), after
+
     def depths(self) -> int:
         return len(self.blocks)
 
@@ -95,9 +101,9 @@ class Stack(LanguageModel):
         states = self.final_norm(residual)
         return states if self.next_position is None else self.next_position(states, self.position, positions)
 
-    def _reading(self, tokens: Tensor, sees: Visibility) -> Reading:
-        """How the blocks read (B, T) tokens."""
-        raise NotImplementedError(f"{type(self).__name__} must define _reading(tokens, sees), or its own hidden")
+    def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
+        """How the blocks read (B, T) tokens, behind `before` earlier ones that were read left to right."""
+        raise NotImplementedError(f"{type(self).__name__} must define _reading(tokens, sees, before), or hidden")
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """(B, T, D) before the first block; `positions` (T,) are those of the slots, by default 0..T-1."""
@@ -164,6 +170,6 @@ def explicit_mask(sees: Visibility, slots: int) -> Tensor:
     return mask
 
 
-def slots_of(tokens: Tensor) -> Tensor:
-    """(T,) positions 0..T-1 of (B, T) tokens."""
-    return torch.arange(tokens.shape[1], device=tokens.device)
+def positions_of(tokens: Tensor, before: int) -> Tensor:
+    """(T,) positions of (B, T) tokens behind `before` earlier ones."""
+    return torch.arange(before, before + tokens.shape[1], device=tokens.device)

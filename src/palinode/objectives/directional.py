@@ -20,11 +20,10 @@ from torch import Generator, Tensor
 
 from palinode.base.config import one_of
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, joined, one_pass
+from palinode.base.measures import Direction
 from palinode.base.objective import Objective, Progress
 from palinode.base.visibility import VISIBILITIES, Ltr, Rtl, Visibility
 from palinode.objectives.probability import PROBABILITIES, Constant, Probability
-
-Direction = Literal["ltr", "rtl"]
 
 
 class OneWay(Objective):
@@ -42,14 +41,38 @@ class OneWay(Objective):
         return Ltr()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        token = self.direction_token
-        return directional_pass(windows, specials, self.direction, self.visibility(), direction_token=token)
+        return self.reading(windows, specials)
+
+    def reading(self, windows: Tensor, specials: SpecialTokens, rows: Tensor | None = None) -> Example:
+        """One pass over `rows` of the windows (None: all)."""
+        sources, targets = self.shifted(windows.shape[1])
+        return one_pass(
+            windows,
+            name=self.direction,
+            sees=self.visibility(),
+            input_source=sources,
+            target_source=targets,
+            special_input=specials["[L]" if self.direction == "ltr" else "[R]"],
+            window_row=rows,
+        )
+
+    def shifted(self, window_tokens: int) -> tuple[Tensor, Tensor]:
+        """(slots,) window indices that the slots read, and those that they predict; the direction token has no source."""
+        targets = torch.arange(window_tokens)
+        sources = targets - (1 if self.direction == "ltr" else -1)
+        inside = (sources >= 0) & (sources < window_tokens)
+        if self.direction_token:
+            return torch.where(inside, sources, NO_SOURCE), targets
+        return sources[inside], targets[inside]
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         return precedes(self.direction, source, target)
 
     def scorable(self, window_tokens: int) -> Tensor:
-        return scored(self.direction, window_tokens, self.direction_token)
+        """Bare, an ltr pass cannot score the first token, an rtl pass not the last."""
+        places = torch.zeros(window_tokens, dtype=torch.bool)
+        places[self.shifted(window_tokens)[1]] = True
+        return places
 
     def groups(self) -> tuple[str, ...]:
         return (self.direction,)
@@ -85,43 +108,6 @@ class RtlObjective(OneWay):
 def precedes(direction: str, source: Tensor, target: Tensor) -> Tensor:
     """Whether the tokens `source` are read before the tokens `target`."""
     return source < target if direction == "ltr" else source > target
-
-
-def shifted(direction: Direction, window_tokens: int, direction_token: bool) -> tuple[Tensor, Tensor]:
-    """(slots,) window indices that the slots read, and those that they predict; the direction token has no source."""
-    targets = torch.arange(window_tokens)
-    sources = targets - (1 if direction == "ltr" else -1)
-    inside = (sources >= 0) & (sources < window_tokens)
-    return (torch.where(inside, sources, NO_SOURCE), targets) if direction_token else (sources[inside], targets[inside])
-
-
-def scored(direction: Direction, window_tokens: int, direction_token: bool) -> Tensor:
-    """(window_tokens,) boolean: the tokens that a pass scores. Bare, an ltr pass cannot score the first, an rtl pass the last."""
-    places = torch.zeros(window_tokens, dtype=torch.bool)
-    places[shifted(direction, window_tokens, direction_token)[1]] = True
-    return places
-
-
-def directional_pass(
-    windows: Tensor,
-    specials: SpecialTokens,
-    direction: Direction,
-    sees: Visibility,
-    *,
-    direction_token: bool,
-    rows: Tensor | None = None,
-) -> Example:
-    """One pass over `rows` of the windows (None: all)."""
-    sources, targets = shifted(direction, windows.shape[1], direction_token)
-    return one_pass(
-        windows,
-        name=direction,
-        sees=sees,
-        input_source=sources,
-        target_source=targets,
-        special_input=specials["[L]" if direction == "ltr" else "[R]"],
-        window_row=rows,
-    )
 
 
 Granularity = Literal["batch", "row"]
@@ -162,11 +148,11 @@ class Mixture(Objective):
 
     def scorable(self, window_tokens: int) -> Tensor:
         """The tokens that either pass scores; with a constant p, a pass whose probability is 0 is left out."""
-        passes: tuple[Direction, ...] = ("ltr", "rtl")
+        passes = self.evaluation()
         if isinstance(self.p, Constant):
             chances = self.pass_probabilities(Progress())
-            passes = tuple(name for name in passes if chances[name])
-        return torch.stack([scored(name, window_tokens, self.direction_token) for name in passes]).any(0)
+            passes = {name: one for name, one in passes.items() if chances[name]}
+        return torch.stack([one.scorable(window_tokens) for one in passes.values()]).any(0)
 
     def state(self) -> dict[str, float]:
         return self.p.state()
@@ -175,14 +161,17 @@ class Mixture(Objective):
         return self.p.after_step(state, nats_by_group)
 
     def evaluation(self) -> dict[str, Objective]:
-        rtl = RtlObjective(direction_token=self.direction_token, sees=self.rtl_sees)
-        return {"ltr": LtrObjective(direction_token=self.direction_token), "rtl": rtl}
+        return {"ltr": self.ltr, "rtl": self.rtl}
 
-    def _pass(
-        self, direction: Direction, windows: Tensor, specials: SpecialTokens, rows: Tensor | None = None
-    ) -> Example:
-        sees = Ltr() if direction == "ltr" else self.rtl_sees
-        return directional_pass(windows, specials, direction, sees, direction_token=self.direction_token, rows=rows)
+    @property
+    def ltr(self) -> LtrObjective:
+        """The ltr pass by itself."""
+        return LtrObjective(direction_token=self.direction_token)
+
+    @property
+    def rtl(self) -> RtlObjective:
+        """The rtl pass by itself."""
+        return RtlObjective(direction_token=self.direction_token, sees=self.rtl_sees)
 
 
 class BothObjective(Mixture):
@@ -197,13 +186,12 @@ class BothObjective(Mixture):
     combine: Literal["sum", "mean"] = "sum"
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        ltr = self._pass("ltr", windows, specials)
+        ltr = self.ltr.reading(windows, specials)
         rows = draw[RTL].to(windows.device).nonzero().flatten()
         if not len(rows):
             return ltr
-        rtl = self._pass("rtl", windows, specials, rows)
         denominator = float(ltr.loss_weight.sum()) if self.combine == "sum" else None
-        return joined([ltr, rtl], denominator)
+        return joined([ltr, self.rtl.reading(windows, specials, rows)], denominator)
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
         return {"ltr": 1.0, "rtl": self.p.at(progress)}
@@ -217,9 +205,8 @@ class ChooseObjective(Mixture):
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
         is_rtl = draw[RTL].to(windows.device)
-        chosen: tuple[tuple[Direction, Tensor], ...] = (("ltr", ~is_rtl), ("rtl", is_rtl))
-        rows_of = [(direction, rows.nonzero().flatten()) for direction, rows in chosen]
-        return joined([self._pass(direction, windows, specials, rows) for direction, rows in rows_of if len(rows)])
+        chosen = [(one, rows.nonzero().flatten()) for one, rows in ((self.ltr, ~is_rtl), (self.rtl, is_rtl))]
+        return joined([one.reading(windows, specials, rows) for one, rows in chosen if len(rows)])
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
         p = self.p.at(progress)

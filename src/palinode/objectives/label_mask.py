@@ -66,17 +66,14 @@ def check_scores_some(
         return
     kind = objective.kind_name()
     if not places.any():
-        raise BadInput(
-            f"{kind} hides none of {window_tokens} tokens at this rate, so it scores none", field="objective"
-        )
+        message = f"{kind} hides none of {window_tokens} tokens at this rate, so it scores none"
+        raise BadInput(message, field="objective")
     left = chosen_tokens(windows_of(), labels).any(0) & places
     if not left.any():
         never = ", ".join(str(place) for place in (~places).nonzero().flatten().tolist())
-        raise BadInput(
-            f"nothing is left to score: {kind} never scores token {never} of {window_tokens}, and '{labels}' keeps no other",
-            field=field,
-            hint="let it begin with a direction token",
-        )
+        message = f"{kind} never scores token {never} of {window_tokens}, and '{labels}' keeps no other"
+        hint = "let it begin with a direction token"
+        raise BadInput(f"nothing is left to score: {message}", field=field, hint=hint)
 
 
 def chosen_tokens(windows: Windows, labels: Labels) -> Tensor:

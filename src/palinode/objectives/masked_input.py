@@ -9,23 +9,53 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Generator, Tensor
 
-from palinode.base.errors import BadInput
+from palinode.base.config import LATER
+from palinode.base.errors import BadInput, Unfinished
 from palinode.base.example import NO_SOURCE, Draw, Example, SpecialTokens, one_pass
 from palinode.base.objective import Objective, Progress
-from palinode.base.visibility import Bottleneck, Full, Ltr, Native
-from palinode.objectives.directional import LtrObjective, scored, shifted
+from palinode.base.visibility import Bottleneck, Full, Ltr, Native, Visibility
+from palinode.objectives.directional import LtrObjective
 
 # Audits and plans hold for every task: they take this share of the tokens for its answers.
 STAND_IN_SHARE = 0.25
 
 
-class MaskedObjective(Objective):
+class HiddenInPlace(Objective):
+    """Base of objectives that hide tokens behind `[MASK]` and predict each of them at its own slot, in one pass."""
+
+    reads_in_a_direction: ClassVar[bool] = False
+
+    def hidden(self, draw: Draw) -> Tensor:
+        """(B, window_tokens) boolean: the tokens that are hidden and scored."""
+        raise Unfinished(self, "must define hidden(draw)")
+
+    def visibility(self, hidden: Tensor) -> Visibility:
+        """What the slots of the pass see."""
+        return Full()
+
+    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
+        hidden, index = self.hidden(draw), torch.arange(windows.shape[1])
+        return one_pass(
+            windows,
+            name=self.kind,
+            sees=self.visibility(hidden),
+            input_source=torch.where(hidden, NO_SOURCE, index),
+            target_source=index,
+            special_input=specials["[MASK]"],
+            loss_weight=hidden,
+        )
+
+    def groups(self) -> tuple[str, ...]:
+        return (self.kind,)
+
+
+class MaskedObjective(HiddenInPlace):
     """Predict hidden tokens in place, from both sides; for a model without a reading direction.
 
     On a task the answers are hidden, which trains a classifier of the answer. A `rate` hides a random share of all tokens, which
@@ -37,7 +67,6 @@ class MaskedObjective(Objective):
     """
 
     kind: ClassVar[str] = "masked"
-    reads_in_a_direction: ClassVar[bool] = False
     hide_answers: bool = True
     rate: float = Field(default=0.0, ge=0.0, lt=1.0)
 
@@ -51,25 +80,14 @@ class MaskedObjective(Objective):
         hidden = _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)
         decisions = {"hidden": hidden}
         if self.hide_answers:
-            count = max(1, round(STAND_IN_SHARE * window_tokens))
-            decisions["answers"] = _exactly(count, batch, window_tokens, generator)
+            decisions["answers"] = _stand_in(batch, window_tokens, generator)
         return Draw(decisions)
 
-    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        hidden = self._hidden(draw)
-        index = torch.arange(windows.shape[1]).expand(windows.shape)
-        return one_pass(
-            windows,
-            name="masked",
-            sees=Full(),
-            input_source=torch.where(hidden, NO_SOURCE, index),
-            target_source=index,
-            special_input=specials["[MASK]"],
-            loss_weight=hidden,
-        )
+    def hidden(self, draw: Draw) -> Tensor:
+        return _hidden(self, draw)
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        shown = ~self._hidden(draw)[source]
+        shown = ~self.hidden(draw)[source]
         return shown & torch.ones_like(target, dtype=torch.bool)
 
     def scorable(self, window_tokens: int) -> Tensor:
@@ -77,35 +95,37 @@ class MaskedObjective(Objective):
         hides = self.hide_answers or round(self.rate * window_tokens) > 0
         return torch.full((window_tokens,), hides)
 
-    def groups(self) -> tuple[str, ...]:
-        return ("masked",)
-
     def evaluation(self) -> dict[str, Objective]:
         """Only the answers hidden; without `hide_answers`, the tokens that training hides."""
         return {"masked": self.with_(rate=0.0) if self.hide_answers else self}
 
-    def _hidden(self, draw: Draw) -> Tensor:
-        return draw["hidden"] | draw["answers"] if self.hide_answers else draw["hidden"]
-
 
 class MaskedInputObjective(Objective):
-    """Next-token prediction with a random share of the inputs hidden in training; evaluation hides nothing.
+    """Next-token prediction with some inputs hidden: a random share in training, and on a task the answers if so chosen.
+
+    With `rate = 0` and `hide_answers` a causal model reads a task as `mqar`, `mad-selective-copy` and `mad-memorisation` were
+    published: each answer is predicted from the tokens before it, and no slot reads an answer.
 
     Attributes:
-        rate: round(rate * window_tokens) tokens of a window are hidden as inputs; they stay targets.
+        rate: round(rate * window_tokens) tokens of a window are hidden as inputs; they stay targets. Evaluation does not hide them.
         direction_token: start with `[L]`, so that the first token is scored too.
+        hide_answers: the answers that a task marks are hidden as inputs, in training and in evaluation; they stay targets.
     """
 
     kind: ClassVar[str] = "masked-input"
     rate: float = Field(default=0.15, ge=0.0, lt=1.0)
     direction_token: bool = True
+    hide_answers: Annotated[bool, LATER] = False
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
-        return Draw({"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)})
+        decisions = {"hidden": _exactly(round(self.rate * window_tokens), batch, window_tokens, generator)}
+        if self.hide_answers:
+            decisions["answers"] = _stand_in(batch, window_tokens, generator)
+        return Draw(decisions)
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        sources, targets = shifted("ltr", windows.shape[1], self.direction_token)
-        hidden = draw["hidden"][:, sources.clamp_min(0)] & (sources != NO_SOURCE)
+        sources, targets = self._unmasked().shifted(windows.shape[1])
+        hidden = _hidden(self, draw)[:, sources.clamp_min(0)] & (sources != NO_SOURCE)
         return one_pass(
             windows,
             name="ltr",
@@ -116,13 +136,28 @@ class MaskedInputObjective(Objective):
         )
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        return (source < target) & ~draw["hidden"][source]
+        return (source < target) & ~_hidden(self, draw)[source]
 
     def scorable(self, window_tokens: int) -> Tensor:
-        return scored("ltr", window_tokens, self.direction_token)
+        return self._unmasked().scorable(window_tokens)
 
     def evaluation(self) -> dict[str, Objective]:
-        return LtrObjective(direction_token=self.direction_token).evaluation()
+        """The passes of `ltr`; with `hide_answers`, the ltr pass hides the answers and nothing else."""
+        passes = self._unmasked().evaluation()
+        return {**passes, "ltr": self.with_(rate=0.0)} if self.hide_answers else passes
+
+    def _unmasked(self) -> LtrObjective:
+        return LtrObjective(direction_token=self.direction_token)
+
+
+def _hidden(objective: MaskedObjective | MaskedInputObjective, draw: Draw) -> Tensor:
+    """(B, window_tokens) boolean: the tokens that are hidden as inputs."""
+    return draw["hidden"] | draw["answers"] if objective.hide_answers else draw["hidden"]
+
+
+def _stand_in(batch: int, window_tokens: int, generator: Generator) -> Tensor:
+    """(B, window_tokens) boolean: random places that stand for the answers where no task marks any."""
+    return _exactly(max(1, round(STAND_IN_SHARE * window_tokens)), batch, window_tokens, generator)
 
 
 def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
@@ -131,7 +166,7 @@ def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -
     return order < count
 
 
-class BottleneckObjective(Objective):
+class BottleneckObjective(HiddenInPlace):
     """Predict the answers at the end of a task's windows from the state of the token before them: how much does that state hold?
 
     In MAD's compression task C is the compression token and the answers are the tokens before it. Up to C each slot sees the slots
@@ -148,7 +183,6 @@ class BottleneckObjective(Objective):
     """
 
     kind: ClassVar[str] = "bottleneck"
-    reads_in_a_direction: ClassVar[bool] = False
     needs_answers: ClassVar[bool] = True
     native: ClassVar[Native] = Bottleneck.native
     sealed: bool = False
@@ -157,25 +191,16 @@ class BottleneckObjective(Objective):
         answers = torch.arange(window_tokens) >= window_tokens - window_tokens // 2
         return Draw({"answers": answers.expand(batch, window_tokens)})
 
-    def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        answers, index = draw["answers"], torch.arange(windows.shape[1])
-        return one_pass(
-            windows,
-            name="bottleneck",
-            sees=Bottleneck(slot=_narrow(answers), sealed=self.sealed),
-            input_source=torch.where(answers, NO_SOURCE, index),
-            target_source=index,
-            special_input=specials["[MASK]"],
-            loss_weight=answers,
-        )
+    def hidden(self, draw: Draw) -> Tensor:
+        return draw["answers"]
+
+    def visibility(self, hidden: Tensor) -> Visibility:
+        return Bottleneck(slot=_narrow(hidden), sealed=self.sealed)
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
         narrow = _narrow(draw["answers"][None])
         shown = source == narrow if self.sealed else source <= narrow
         return shown & torch.ones_like(target, dtype=torch.bool)
-
-    def groups(self) -> tuple[str, ...]:
-        return ("bottleneck",)
 
     def evaluation(self) -> dict[str, Objective]:
         return {"bottleneck": self}

@@ -24,9 +24,7 @@ from palinode.results.rows import METRICS_FILE
 from palinode.results.store import Store
 
 NAME, SIZE = "mask-published", "imported"
-QUESTION = (
-    "Published: does reading right to left with probability p, beside left to right, help the left-to-right task?"
-)
+QUESTION = "Published: a window is also read right to left with probability p: does that help the left-to-right task?"
 EVALUATION_TOKENS = 153_600  # two thirds of the published accuracies, times this, are whole numbers
 RUN_ID_CHARACTERS = 16
 
@@ -121,9 +119,7 @@ def _refuse_twins(table: MaskFile, arms: dict[int, str]) -> None:
 
 def _entry(table: MaskFile, arms: dict[int, str], name: str) -> ExperimentEntry:
     by_size = sorted(table.rows, key=lambda row: (row.parameters, row.depth, row.heads))
-    of_arm = {
-        arm: list(rows) for arm, rows in groupby(sorted(by_size, key=lambda r: arms[r.line]), lambda r: arms[r.line])
-    }
+    of_arm = {arm: [row for row in by_size if arms[row.line] == arm] for arm in sorted(set(arms.values()))}
     baseline = next((arm for arm, rows in of_arm.items() if "rtl" not in rows[0].directions), None)
     absent = ArmEntry(name="p=0", note="Left to right only: the baseline. The file holds no such run.")
     entries = [ArmEntry(name=arm, note=_note(rows[0]), diff=_diff(rows[0])) for arm, rows in of_arm.items()]
@@ -156,7 +152,7 @@ def _note(row: MaskRow) -> str:
     if "rtl" not in row.directions:
         return "Published: left to right only."
     how = "p follows the ratio of the perplexities" if row.adjusted else f"p = {row.probability:g} throughout"
-    return f"Published: ltr on every window, rtl beside it with probability p; {how}."
+    return f"Published: every window is read ltr, and with probability p also rtl; {how}."
 
 
 def _diff(row: MaskRow) -> tuple[tuple[str, Any, Any], ...]:

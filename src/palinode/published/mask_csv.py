@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from palinode.base.errors import BadInput, nearest
 
@@ -45,13 +45,25 @@ EVAL_SCORES = {"nats_per_token": "val_losses_{}", "accuracy": "val_accs_{}", "pe
 CUT_SCORES = {"nats_per_token": "cut_losses_{}", "accuracy": "cut_accs_{}", "perplexity": "cut_pplxs_{}"}
 DIRECTIONS = {"ltr": "fw", "rtl": "bw"}
 REMOVED, PROBABILITIES = "n_layers_removed", "backward_probs"
-WHOLE = ("depth", "width", "num_params", "run_num", "seed")
-REAL = ("final_val_loss_fw", "final_val_loss_bw", "model_scale", "initial_backward_prob")
-FLAGS = ("adjust_backward_prob",)
+# column -> field of MaskRow
+WHOLE = {"depth": "depth", "width": "width", "num_params": "parameters", "run_num": "run_number", "seed": "seed"}
+REAL = {"model_scale": "model_scale", "initial_backward_prob": "probability"}
+FINAL_NATS = "final_val_loss_{}"
 DIRECTION_TOKENS, HEADS = "use_extra_tokens", "num_heads"  # columns that only some tables have
 WHOLE_LISTS = ("steps_train", "steps_val", "tokens_seen_train", "tokens_seen_val", REMOVED)
 
-T = TypeVar("T")
+
+@dataclass(frozen=True)
+class _Kind:
+    """A kind of number: its name in errors, how it is read, and which values it accepts."""
+
+    words: str
+    read: Callable[[Any], Any]
+    accepts: Callable[[Any], bool]
+
+
+WHOLE_NUMBER = _Kind("a whole number from 0 on", int, lambda value: type(value) is int and 0 <= value < LARGEST_WHOLE)
+REAL_NUMBER = _Kind("a finite number", float, lambda value: type(value) in (int, float) and abs(value) < LARGEST_REAL)
 
 
 @dataclass(frozen=True)
@@ -130,7 +142,10 @@ def _both_ways(places: Mapping[str, str]) -> tuple[str, ...]:
 # The columns that hold lists, grouped by those that must be equally long.
 ALWAYS = (tuple(TRAIN.values()), (*EVAL.values(), *_both_ways(EVAL_SCORES)), (PROBABILITIES,))
 CUTS = (REMOVED, *_both_ways(CUT_SCORES))
-COLUMNS = (*WHOLE, *REAL, *FLAGS, "mask", *(column for group in ALWAYS for column in group))
+COLUMNS = (
+    *(*WHOLE, *(FINAL_NATS.format(way) for way in DIRECTIONS.values()), *REAL, "adjust_backward_prob", "mask"),
+    *(column for group in ALWAYS for column in group),
+)
 
 
 def read_mask_csv(path: Path) -> MaskFile:
@@ -166,23 +181,33 @@ class _Cells:
     def refuse(self, column: str, message: str) -> NoReturn:
         raise BadInput(message, file=self.file, field=f"line {self.line}, column {column}")
 
-    def one(self, column: str, convert: Callable[[str], T]) -> T:
+    def number(self, column: str, kind: _Kind) -> Any:
+        text = self.texts[column].strip()
         try:
-            return convert(self.texts[column].strip())
-        except ValueError as error:
-            self.refuse(column, str(error))
+            value = kind.read(text)
+        except ValueError:
+            value = None
+        if not kind.accepts(value):
+            self.refuse(column, f"{text[:20]!r} is not {kind.words}")
+        return value
 
-    def many(self, column: str, convert: Callable[[Any], float]) -> tuple[float, ...]:
+    def numbers(self, column: str, kind: _Kind) -> tuple[float, ...]:
         try:
-            value = json.loads(self.texts[column], parse_constant=_refuse_constant)
+            values = json.loads(self.texts[column], parse_constant=_refuse_constant)
         except (ValueError, RecursionError):
             self.refuse(column, "is not a list of finite numbers")
-        if not isinstance(value, list):
+        if not isinstance(values, list):
             self.refuse(column, "is not a list")
-        try:
-            return tuple(map(convert, value))
-        except ValueError as error:
-            self.refuse(column, f"holds {error}")
+        for value in values:
+            if not kind.accepts(value):
+                self.refuse(column, f"holds {str(value)[:20]}, which is not {kind.words}")
+        return tuple(map(kind.read, values))
+
+    def flag(self, column: str) -> bool:
+        text = self.texts[column].strip()
+        if text.lower() not in ("true", "false"):
+            self.refuse(column, f"{text[:20]!r} is neither true nor false")
+        return text.lower() == "true"
 
 
 def _cells(text: str, file: str) -> Iterator[_Cells]:
@@ -218,32 +243,33 @@ def _header(names: Sequence[str], file: str) -> list[str]:
 
 
 def _row(cells: _Cells) -> MaskRow:
-    optional = [name for name in (HEADS,) if name in cells.texts]
-    whole = {HEADS: 1} | {name: cells.one(name, _whole_text) for name in (*WHOLE, *optional)}
-    real = {name: cells.one(name, _real_text) for name in REAL}
+    columns = WHOLE | ({HEADS: "heads"} if HEADS in cells.texts else {})
+    whole = {field: cells.number(column, WHOLE_NUMBER) for column, field in columns.items()}
+    final_nats = {name: cells.number(FINAL_NATS.format(way), REAL_NUMBER) for name, way in DIRECTIONS.items()}
+    real = {field: cells.number(column, REAL_NUMBER) for column, field in REAL.items()}
     groups = (*ALWAYS, *((CUTS,) if REMOVED in cells.texts else ()))
-    lists = {name: cells.many(name, _whole if name in WHOLE_LISTS else _real) for group in groups for name in group}
-    for name in ("depth", "width", "num_params", HEADS):
-        if whole[name] < 1:
-            cells.refuse(name, f"must be at least 1, is {whole[name]}")
-    if not 0 <= real["initial_backward_prob"] <= 1:
+    lists = {
+        column: cells.numbers(column, WHOLE_NUMBER if column in WHOLE_LISTS else REAL_NUMBER)
+        for group in groups
+        for column in group
+    }
+    for column, field in columns.items():
+        if field not in ("seed", "run_number") and whole[field] < 1:
+            cells.refuse(column, f"must be at least 1, is {whole[field]}")
+    if not 0 <= real["probability"] <= 1:
         cells.refuse("initial_backward_prob", "is not a probability")
     _check_lists(cells, lists, groups, whole["depth"])
+    if (mask := cells.texts["mask"].strip()) not in MASKS:
+        cells.refuse("mask", f"{mask[:20]!r} is none of {', '.join(MASKS)}")
     return MaskRow(
         line=cells.line,
-        depth=whole["depth"],
-        width=whole["width"],
-        heads=whole[HEADS],
-        parameters=whole["num_params"],
-        seed=whole["seed"],
-        run_number=whole["run_num"],
-        mask=cells.one("mask", _mask),
-        probability=real["initial_backward_prob"],
-        adjusted=cells.one("adjust_backward_prob", _flag),
-        direction_tokens=DIRECTION_TOKENS in cells.texts and cells.one(DIRECTION_TOKENS, _flag),
-        model_scale=real["model_scale"],
-        final_nats={direction: real[f"final_val_loss_{way}"] for direction, way in DIRECTIONS.items()},
+        mask=mask,
+        adjusted=cells.flag("adjust_backward_prob"),
+        direction_tokens=DIRECTION_TOKENS in cells.texts and cells.flag(DIRECTION_TOKENS),
+        final_nats=final_nats,
         lists=lists,
+        **{"heads": 1} | whole,
+        **real,
     )
 
 
@@ -278,44 +304,6 @@ def _long_cells() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(before)
-
-
-def _whole_text(text: str) -> int:
-    try:
-        return int(_whole(int(text)))
-    except ValueError:
-        raise ValueError(f"{text[:20]!r} is not a whole number from 0 on") from None
-
-
-def _real_text(text: str) -> float:
-    try:
-        return _real(float(text))
-    except ValueError:
-        raise ValueError(f"{text[:20]!r} is not a finite number") from None
-
-
-def _whole(value: Any) -> int:
-    if type(value) is not int or not 0 <= value < LARGEST_WHOLE:
-        raise ValueError(f"{str(value)[:20]}, which is not a whole number from 0 on")
-    return value
-
-
-def _real(value: Any) -> float:
-    if type(value) not in (int, float) or not abs(value) < LARGEST_REAL:
-        raise ValueError(f"{str(value)[:20]}, which is not a finite number")
-    return float(value)
-
-
-def _flag(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(f"{text[:20]!r} is neither true nor false")
-    return text.lower() == "true"
-
-
-def _mask(text: str) -> str:
-    if text not in MASKS:
-        raise ValueError(f"{text[:20]!r} is none of {', '.join(MASKS)}")
-    return text
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -9,7 +9,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,18 +36,17 @@ REPORT_FILE = "report.html"
 FIGURE_PIXELS = 640  # width of SVG and PDF
 RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")
 FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these
-Family = Callable[[Study], Iterator[Figure]]
-FAMILIES: tuple[Family, ...] = (  # in the order of the page
-    curve_figures.difference_figures,
-    curve_figures.learning_figures,
-    curve_figures.final_figures,
-    size_figures,
-    task_figures,
-    cut_figures,
-    embedding_figures,
-    curve_figures.auxiliary_figures,
-    map_figures,
-)
+FAMILIES: Mapping[Callable[[Study], Iterator[Figure]], str] = {  # in the order of the page; the section of each
+    curve_figures.difference_figures: "verdict",
+    curve_figures.learning_figures: "curves",
+    curve_figures.final_figures: "curves",
+    size_figures: "sizes",
+    task_figures: "task",
+    cut_figures: "cuts",
+    embedding_figures: "embeddings",
+    curve_figures.auxiliary_figures: "auxiliary",
+    map_figures: "audit",
+}
 
 
 def build_report(store: Store, name: str, out: Path | None = None, window: Window = LATE) -> Path:
@@ -86,10 +85,12 @@ def all_figures(study: Study) -> list[Figure]:
     """
     taken: Counter[str] = Counter()
     named = []
-    for figure in (figure for family in FAMILIES for figure in family(study)):
-        taken[figure.name.lower()] += 1
-        count = taken[figure.name.lower()]
-        named.append(figure if count == 1 else replace(figure, name=f"{figure.name}-{count}"))
+    for family, section in FAMILIES.items():
+        for figure in family(study):
+            taken[figure.name.lower()] += 1
+            count = taken[figure.name.lower()]
+            name = figure.name if count == 1 else f"{figure.name}-{count}"
+            named.append(replace(figure, name=name, section=section))
     return named
 
 

@@ -133,7 +133,7 @@ def lines(
         legend_pixels: room for the names of the series, 0 leaves them out; None: five columns, or three next to dashes.
     """
     columns = 5 if len(dashes) == 1 else 3  # the legend of the dashes takes the other room
-    base = _chosen(chosen).encode(
+    base = _rows(chosen).encode(
         x=x.on(alt.X, axis=alt.Axis(**WHOLE_TICKS.get(x.field, {"format": x.format, "tickCount": 6})), scale=EXACT),
         y=y.on(alt.Y, scale=FITTED),
         color=_colour("series", what, colours, legend_pixels, most_columns=columns),
@@ -216,12 +216,15 @@ def _steps_and_ticks(base: alt.Chart, marked: Mapping[str, str]) -> dict[str, al
 # --- rows of dots ---------------------------------------------------------------------------------------------------
 
 
-def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4, tables: bool = False) -> dict[str, Any]:
+def final_scores(
+    x: Axis, colours: Mapping[str, str], tick_count: int = 4, tables: bool = False, chance: bool = False
+) -> dict[str, Any]:
     """One row per arm: every seed as a dot, the mean as a tick, its t interval as a bar.
 
-    Rows: `kind` ("seed" or "mean"), `arm`, `seed`, `value`, `low`, `high`, `text`.
+    Rows: `kind` ("seed", "mean" or "chance"), `arm`, `seed`, `value`, `low`, `high`, `text`.
 
     Args:
+        chance: draw a grey diamond in every row for the value that chance gives.
         tables: give each arm two lines, by `table`: the table of tokens (circles), of positions below it (diamonds).
     """
     arms, pixels = list(colours), _row_pixels(colours)
@@ -249,9 +252,12 @@ def final_scores(x: Axis, colours: Mapping[str, str], tick_count: int = 4, table
     interval = means.mark_bar(height=7 if tables else 9, opacity=0.28, cornerRadius=4)
     tick = means.mark_tick(thickness=2.5, size=14 if tables else min(22, pixels))
     value = Axis("value", x.title, ".4f").tooltip
+    by_chance = base.transform_filter(alt.datum.kind == "chance").mark_point(shape="diamond", size=95, strokeWidth=1.8)
+    by_chance = by_chance.encode(x="value:Q", color=alt.value(GREY), tooltip=[*who, words("text", "by chance")])
     return _layered(
         {
             "intervals": interval.encode(x=x.on(alt.X, "low", scale=scale, axis=ticks), x2="high:Q"),
+            **({"chance": by_chance} if chance else {}),
             "means": tick.encode(x=x.on(alt.X, "value")),
             "seeds": seeds.encode(x=x.on(alt.X, "value"), tooltip=[*who, words("seed", "seed"), value]),
         },
@@ -271,21 +277,6 @@ def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> 
     rect = {"type": "rect", "color": GREY, "opacity": 0.14}
     band = own_layer("band", [ends], rect, {"x": x_of["minus"], "x2": {"field": "least"}})
     chart["layer"] = [*([band] if smallest_effect > 0 else []), zero, *chart["layer"]]
-    return chart
-
-
-def scores_and_chance(x: Axis, colours: Mapping[str, str]) -> dict[str, Any]:
-    """`final_scores` with a grey mark in every row for the value that chance gives.
-
-    Rows as for `final_scores`, and of `kind` "chance": `arm`, `value`, `text`.
-    """
-    chart = final_scores(x, colours, tick_count=6)
-    mark = _rows().transform_filter(alt.datum.kind == "chance").mark_point(shape="diamond", size=95, strokeWidth=1.8)
-    tooltip = [words("arm", "arm"), words("text", "by chance")]
-    chance = plain(mark.encode(x="value:Q", color=alt.value(GREY), tooltip=tooltip).properties(name="chance"))
-    chance.pop("data")
-    chance["encoding"]["y"] = chart["layer"][0]["encoding"]["y"]
-    chart["layer"].insert(1, chance)
     return chart
 
 
@@ -369,7 +360,7 @@ def heat_map(
     """
     gap = alt.Scale(paddingInner=0.03)
     flat, no_grid = alt.Axis(labelAngle=0, grid=False), alt.Axis(grid=False, labelLimit=150)
-    base = _chosen(chosen).encode(
+    base = _rows(chosen).encode(
         x=alt.X(f"{columns.field}:O", title=columns.title, sort=list(column_order), axis=flat, scale=gap),
         y=alt.Y(f"{rows.field}:O", title=rows.title, sort=list(row_order), axis=no_grid, scale=gap),
         tooltip=[words("text", heat.what)],
@@ -428,22 +419,28 @@ def with_log_axes(
 ) -> dict[str, Any]:
     """The same chart on logarithmic axes, without the points at 0. `report.js` does the same on the page."""
 
-    def stretched(layer: Mapping[str, Any]) -> dict[str, Any]:
-        encoding = dict(layer.get("encoding", {}))
-        for channel in channels:
-            if channel in encoding:
-                old = encoding[channel]
-                kept = {name: value for name, value in (old.get("scale") or {}).items() if name != "zero"}
-                encoding[channel] = {**old, "scale": {**kept, "type": "log", "nice": False}}
-        return {**layer, "encoding": encoding}
+    def stretched(channel: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in (channel.get("scale") or {}).items() if name != "zero"}
+        return {**channel, "scale": {**kept, "type": "log", "nice": False}}
 
     fields = {"x": x_field, "y": "value"}
     positive = [{"filter": {"field": fields[channel], "gt": 0}} for channel in channels]
     return {
-        **specification,
+        **with_channels(specification, channels, stretched),
         "transform": [*specification.get("transform", []), *positive],
-        "layer": [stretched(layer) for layer in specification["layer"]],
     }
+
+
+def with_channels(
+    chart: Mapping[str, Any], channels: Sequence[str], changed: Callable[[dict[str, Any]], dict[str, Any]]
+) -> dict[str, Any]:
+    """The chart with these channels (x, y) changed in every layer that has them."""
+    layers = []
+    for layer in chart["layer"]:
+        encoding = layer.get("encoding", {})
+        new = {channel: changed(encoding[channel]) for channel in channels if channel in encoding}
+        layers.append({**layer, "encoding": encoding | new})
+    return {**chart, "layer": layers}
 
 
 def with_counts(chart: dict[str, Any], counts: Mapping[str, str]) -> dict[str, Any]:
@@ -502,13 +499,9 @@ def plain(chart: Any) -> dict[str, Any]:
     return specification
 
 
-def _rows() -> alt.Chart:
-    return alt.Chart(alt.NamedData(ROWS))
-
-
-def _chosen(fields: Mapping[str, str] | None) -> alt.Chart:
-    chart = _rows()
-    for field, value in (fields or {}).items():
+def _rows(chosen: Mapping[str, str] | None = None) -> alt.Chart:
+    chart = alt.Chart(alt.NamedData(ROWS))
+    for field, value in (chosen or {}).items():
         chart = chart.transform_filter(alt.FieldEqualPredicate(field=field, equal=value))
     return chart
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from palinode.analysis.audits import Audited, arm_audit
+from palinode.analysis.audits import ArmFinding, arm_audit
 from palinode.analysis.claims import JudgedClaim
 from palinode.analysis.parity import Cost, costs
 from palinode.analysis.pictures import pictures
@@ -164,10 +164,9 @@ def _alarm(record: ExperimentRecord, arm: str) -> str:
 def claims(page: Page) -> Content | None:
     """The judged claims of the experiment, a row each; None where it has no claims."""
     rows = [claim.row() for claim in page.claims]
-    numbers = (
-        {name: signed(row[name]) for name in ("effect", "published")} | {"interval": between(row)} for row in rows
-    )
-    return {"claims": [row | shown for row, shown in zip(rows, numbers, strict=True)]} if rows else None
+    for row in rows:
+        row |= {"effect": signed(row["effect"]), "published": signed(row["published"]), "interval": between(row)}
+    return {"claims": rows} if rows else None
 
 
 def audit(page: Page) -> Content:
@@ -199,9 +198,9 @@ def _audit(page: Page, arm: ArmEntry) -> Content:
     }
 
 
-def _findings(items: Sequence[Audited]) -> list[tuple[Finding, str]]:
+def _findings(items: Sequence[ArmFinding]) -> list[tuple[Finding, str]]:
     """Findings with their places. A finding that several runs or scales share is printed once, with every place."""
-    alike: dict[tuple[str, ...], list[Audited]] = {}
+    alike: dict[tuple[str, ...], list[ArmFinding]] = {}
     for item in items:
         finding = item.finding
         numbers, reproduce = str(dict(finding.numbers)), str(dict(finding.reproduce))
@@ -209,7 +208,7 @@ def _findings(items: Sequence[Audited]) -> list[tuple[Finding, str]]:
     return [(group[0].finding, _places(group)) for group in alike.values()]
 
 
-def _places(group: Sequence[Audited]) -> str:
+def _places(group: Sequence[ArmFinding]) -> str:
     """`base`, or `base, after training with seeds 1, 2`."""
     seeds: dict[str, list[str]] = {}
     for item in group:
@@ -269,14 +268,8 @@ def _environment(record: ExperimentRecord) -> list[Content]:
     for run in record.runs:
         for item, value in sorted((run.result.fingerprint if run.result else {}).items()):
             values.setdefault(item, Counter())[words.without_home(str(value))] += 1
-    return [
-        {
-            "item": item.replace("_", " "),
-            "values": [value for value, _ in counted.most_common()],
-            "mixed": len(counted) > 1,
-        }
-        for item, counted in values.items()
-    ]
+    listed = {item.replace("_", " "): [value for value, _ in counted.most_common()] for item, counted in values.items()}
+    return [{"item": item, "values": found, "mixed": len(found) > 1} for item, found in listed.items()]
 
 
 def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:
@@ -309,8 +302,7 @@ class Section:
     Attributes:
         name: the anchor, and the name by which a figure says where it belongs.
         nav: its name in the list at the top; `title`: its heading.
-        fill: gives the values that `templates/<name>.html` prints; None where there is nothing to print. A section of
-            charts alone is printed by `templates/charts.html`.
+        fill: gives the values that `templates/<name>.html` prints; None where it prints nothing but charts.
     """
 
     name: str
@@ -318,44 +310,7 @@ class Section:
     title: str = ""
     fill: Callable[[Page], Content | None] = lambda page: None
 
-    @property
-    def about(self) -> str:
-        return ABOUT.get(self.name, "")
 
-    @property
-    def template(self) -> str:
-        """The file that prints the section."""
-        return "charts.html" if self.about else f"{self.name}.html"
-
-
-ABOUT = {  # the text above the charts of a section that has only charts
-    "curves": (
-        "Every point was measured; straight lines join them and nothing is interpolated. Thin: one seed. Thick: the mean of "
-        "all seeds of an arm at the steps that all of them reached, on both axes. Bars at the end are t intervals of the "
-        "mean."
-    ),
-    "task": (
-        "Accuracy on answers that can be known, with three levels: chance, the best level that needs no learning, and the "
-        "best possible. Two arms below the level that needs no learning have learned nothing to compare."
-    ),
-    "sizes": (
-        "How an arm's numbers relate to the baseline's, and its two directions to each other, along training and over the "
-        "size of the model. Intervals are over seeds; the tables hold both ways to average, and every interval."
-    ),
-    "cuts": (
-        "After training, the last blocks are taken away one by one, and what remains is scored in both directions. A raw cut "
-        "mixes two things: what the remaining blocks hold, and how well a head that was trained for all of them can read it."
-    ),
-    "auxiliary": (
-        "What a model adds to its loss while it trains. A term that compares two states can be made small by making both "
-        "vanish. So two more things are measured: the same score with the pairs shuffled across rows, and the gains of the "
-        "norms that feed it."
-    ),
-    "embeddings": (
-        "Angles and lengths of the trained vectors of tokens and of positions, read from the weights alone. A grey mark shows "
-        "the value that chance gives."
-    ),
-}
 SECTIONS = (
     Section("verdict", "Verdict", fill=verdict),
     Section("claims", "Claims", "Claims", claims),

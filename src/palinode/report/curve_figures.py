@@ -13,7 +13,7 @@ from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis
 from palinode.report.levels import level_marks, level_notes, with_levels
-from palinode.report.study import CurvePart, Figure, Rows, Study, at_scale, file_name, kept_inside, scale_part
+from palinode.report.study import CurvePart, Figure, Place, Rows, Study, kept_inside
 from palinode.report.words import metric_words, number
 
 TOKENS = Axis("tokens_read", CURVE_AXES["tokens_read"].heading)
@@ -38,25 +38,17 @@ def difference_figures(study: Study) -> Iterator[Figure]:
     if not shown:
         return
     many = len({verdict.scale for verdict in shown}) > 1
-    rows: Rows = []
-    colours: dict[str, str] = {}
-    for verdict in shown:
-        label = (f"{verdict.scale}: " if many else "") + look.labels[verdict.arm]
-        colours[label] = look.colours[verdict.arm]
-        rows += study.dots(label, {pair.seed: pair.difference for pair in verdict.comparison.pairs})
+    rows, colours = study.differences(
+        {f"{f'{one.scale}: ' if many else ''}{look.labels[one.arm]}": one.comparison for one in shown}
+    )
     what, unit = metric_words(rule.metric)
     side = "left" if rule.better == "lower" else "right"
     # The precision is given: left to itself, d3 rounds .12 to .1 where .12 - .02 falls just below .1.
     x = Axis("value", f"difference, {unit} ({side} is better)", ".4~g")
     band = f"Inside the grey band (±{number(rule.smallest_effect)}) a difference does not matter."
-    yield Figure(
-        name="differences",
-        section="verdict",
-        title=f"Difference from {rule.baseline} in {what}, paired by seed",
-        rows=rows,
-        variants={"": charts.differences(x, colours, rule.smallest_effect)},
-        notes=(band,) if rule.smallest_effect > 0 else (),
-    )
+    title = f"Difference from {rule.baseline} in {what}, paired by seed"
+    chart = charts.differences(x, colours, rule.smallest_effect)
+    yield Place().figure("differences", title, rows, {"": chart}, notes=(band,) if rule.smallest_effect > 0 else ())
 
 
 def learning_figures(study: Study) -> Iterator[Figure]:
@@ -74,23 +66,12 @@ def learning_figures(study: Study) -> Iterator[Figure]:
         rows, thinned = study.seeds_and_means(drawn, score, "evaluation")
         dashes = theme.direction_dashes(sorted(drawn["direction"].unique()))
         colours = study.look.shown({row["arm"] for row in rows})
-        yield Figure(
-            name=file_name("learning-curves", scale_part(record, scale)),
-            section="curves",
-            title="Learning curves" + at_scale(record, scale),
-            rows=rows,
-            variants={
-                axis.field: with_levels(charts.learning_curves(axis, y, colours, dashes), marks) for axis in axes
-            },
-            labels={axis.field: CURVE_AXES[axis.field].short for axis in axes},
-            log_axes=True,
-            notes=(
-                *thinned,
-                *charts.how_to_pick(colours),
-                *_untrained_notes(here, score),
-                *level_notes(record, study.rule.metric, scale),
-            ),
-        )
+        drawings = {axis.field: with_levels(charts.learning_curves(axis, y, colours, dashes), marks) for axis in axes}
+        labels = {axis.field: CURVE_AXES[axis.field].short for axis in axes}
+        levels = level_notes(record, study.rule.metric, scale)
+        notes = (*thinned, *charts.how_to_pick(colours), *_untrained_notes(here, score), *levels)
+        figure = study.at(scale).figure
+        yield figure("learning-curves", "Learning curves", rows, drawings, labels=labels, log_axes=True, notes=notes)
 
 
 def final_figures(study: Study) -> Iterator[Figure]:
@@ -110,15 +91,10 @@ def final_figures(study: Study) -> Iterator[Figure]:
             rows, cut = kept_inside(rows, 0, 1) if MEASURES[score].has_chance_levels else (rows, [])
             x = Axis("value", ", ".join(metric_words(f"{split}.{direction}.{score}")), ".4~g")
             chart = charts.final_scores(x, look.shown({row["arm"] for row in rows}))
-            yield Figure(
-                name=file_name("final", direction, scale_part(record, scale)),
-                section="curves",
-                title=f"At the end, {direction}" + at_scale(record, scale),
-                rows=rows,
-                variants={"": with_levels(chart, level_marks(record, study.rule.metric, scale), "x")},
-                half=True,
-                notes=(*cut, *([_not_drawn(direction, hidden)] if hidden else [])),
-            )
+            chart = with_levels(chart, level_marks(record, study.rule.metric, scale), "x")
+            notes = (*cut, *([_not_drawn(direction, hidden)] if hidden else []))
+            name, title = f"final--{direction}", f"At the end, {direction}"
+            yield study.at(scale).figure(name, title, rows, {"": chart}, half=True, notes=notes)
 
 
 def _not_drawn(direction: str, arms: list[str]) -> str:
@@ -145,18 +121,12 @@ def auxiliary_figures(study: Study) -> Iterator[Figure]:
             rows, thinned = _term_rows(study, here)
             if rows:
                 shown = {row["panel"] for row in rows}
-                panels = [name for name in PANELS if name in shown]
+                labels = {name: name for name in PANELS if name in shown}
                 colours = study.look.shown({row["arm"] for row in rows})
-                yield Figure(
-                    name=file_name("auxiliary", str(term), scale_part(study.record, scale)),
-                    section="auxiliary",
-                    title=f"Auxiliary term: {str(term).replace('_', ' ')}{at_scale(study.record, scale)}",
-                    rows=rows,
-                    variants={panel: _term_chart(panel, rows, colours) for panel in panels},
-                    labels={panel: panel for panel in panels},
-                    choice="of",
-                    notes=(*TERM_NOTES, *thinned),
-                )
+                panels = {panel: _term_chart(panel, rows, colours) for panel in labels}
+                name, title = f"auxiliary--{term}", f"Auxiliary term: {str(term).replace('_', ' ')}"
+                notes = (*TERM_NOTES, *thinned)
+                yield study.at(scale).figure(name, title, rows, panels, labels=labels, choice="of", notes=notes)
 
 
 def _term_rows(study: Study, curves: pl.DataFrame) -> tuple[Rows, list[str]]:

@@ -13,7 +13,7 @@ from palinode.base.measures import MEASURES
 from palinode.report import charts, theme
 from palinode.report.charts import Axis, Heat
 from palinode.report.size_figures import RATIO_WORDS, around_one, in_ratio
-from palinode.report.study import Figure, Lines, Study, file_name, rounded
+from palinode.report.study import Figure, Lines, Rows, Study, rounded
 from palinode.report.words import number, plural
 
 BLOCKS = Axis("blocks", "blocks left, counted from the input", "d")
@@ -46,46 +46,25 @@ def cut_figures(study: Study) -> Iterator[Figure]:
 def _loss_figures(study: Study, cuts: pl.DataFrame) -> Iterator[Figure]:
     """The loss: ltr solid, rtl dashed; with the trained head or with a refitted one."""
     y = Axis("value", f"{study.split} loss, nats per token", ".4f")
-    for lines in study.lines(_means(study, cuts.filter(pl.col("trained")).drop_nulls("nats_per_token"))):
-        rows = [
-            lines.row(
-                row,
-                row["direction"],
-                key=key,
-                direction=row["direction"],
-                head=row["head"],
-                blocks=row["blocks"],
-                value=rounded(row["nats_per_token"]),
+    scored = cuts.filter(pl.col("trained")).drop_nulls("nats_per_token")
+    means = study.means(scored, "nats_per_token", "arm", "scale", "direction", "head", "blocks")
+    frame = pl.DataFrame(list(means), infer_schema_length=None)
+    for lines in study.lines(frame.sort("blocks", maintain_order=True)):
+        rows = lines.rows(
+            lambda row: (
+                {"look": row["direction"], "value": rounded(row["nats_per_token"])}
+                | {name: row[name] for name in ("direction", "head", "blocks")}
             )
-            for key, row in enumerate(lines.frame.sort("blocks").iter_rows(named=True))
-        ]
+        )
         dashes = theme.direction_dashes(sorted(set(lines.frame["direction"])))
         heads = _heads(lines)
-        yield Figure(
-            name=file_name("layer-cut-loss", lines.file),
-            section="cuts",
-            title=f"Loss with fewer blocks{lines.title_end}",
-            rows=rows,
-            variants={
-                head: charts.lines(BLOCKS, y, lines.colours, lines.what, chosen={"head": head}, dashes=dashes)
-                for head in heads
-            },
-            labels={head: HEAD_WORDS[head] for head in heads} if len(heads) > 1 else {},
-            choice="with",
-            notes=(WHOLE_NOTE, study.over_seeds(lines.frame["seeds"].to_list()), *_refitted(heads)),
-            arm=lines.arm,
-        )
-
-
-def _means(study: Study, scored: pl.DataFrame) -> pl.DataFrame:
-    """The mean loss over seeds with its interval."""
-    by = ("arm", "scale", "direction", "head", "blocks")
-    rows = []
-    for key, cell in scored.group_by(*by, maintain_order=True):
-        mean, low, high = study.interval(cell["nats_per_token"].to_list())
-        numbers = {"nats_per_token": mean, "seeds": cell.height, "interval_low": low, "interval_high": high}
-        rows.append(dict(zip(by, key, strict=True)) | numbers)
-    return pl.DataFrame(rows, infer_schema_length=None)
+        drawings = {
+            head: charts.lines(BLOCKS, y, lines.colours, lines.what, chosen={"head": head}, dashes=dashes)
+            for head in heads
+        }
+        labels = {head: HEAD_WORDS[head] for head in heads} if len(heads) > 1 else {}
+        notes, title = (WHOLE_NOTE, study.over_seeds(rows), *_refitted(heads)), "Loss with fewer blocks"
+        yield lines.place.figure("layer-cut-loss", title, rows, drawings, labels=labels, choice="with", notes=notes)
 
 
 def _ratio_figures(study: Study, ratio: str, by_score: Mapping[str, pl.DataFrame]) -> Iterator[Figure]:
@@ -93,17 +72,12 @@ def _ratio_figures(study: Study, ratio: str, by_score: Mapping[str, pl.DataFrame
     scores = [score for score, frame in by_score.items() if not frame.is_empty()]
     both = pl.concat([by_score[score].with_columns(score=pl.lit(score)).sort("blocks") for score in scores or by_score])
     for lines in study.lines(both):
-        rows = [
-            lines.row(
-                row,
-                HEAD_WORDS[row["head"]],
-                key=key,
-                score=row["score"],
-                blocks=row["blocks"],
-                **{way: rounded(row[way], 5) for way in MEANS},
+        rows = lines.rows(
+            lambda row: (
+                {"look": HEAD_WORDS[row["head"]], "score": row["score"], "blocks": row["blocks"]}
+                | {way: rounded(row[way], 5) for way in MEANS}
             )
-            for key, row in enumerate(lines.frame.iter_rows(named=True))
-        ]
+        )
         heads = _heads(lines)
         dashes = {HEAD_WORDS[head]: HEAD_DASHES[HEAD_WORDS[head]] for head in heads}
         labels = {
@@ -118,17 +92,9 @@ def _ratio_figures(study: Study, ratio: str, by_score: Mapping[str, pl.DataFrame
             variants[choice] = charts.lines(
                 BLOCKS, y, lines.colours, lines.what, chosen={"score": score}, dashes=dashes
             )
-        yield Figure(
-            name=file_name(f"layer-cut-{ratio.replace('_', '-')}", lines.file),
-            section="cuts",
-            title=f"{RATIO_WORDS[ratio].capitalize()} with fewer blocks{lines.title_end}",
-            rows=rows,
-            variants=variants,
-            labels=labels,
-            choice="on",
-            notes=_ratio_notes(study, ratio, lines, heads),
-            arm=lines.arm,
-        )
+        notes = _ratio_notes(study, ratio, rows, heads)
+        name, title = f"layer-cut-{ratio.replace('_', '-')}", f"{RATIO_WORDS[ratio].capitalize()} with fewer blocks"
+        yield lines.place.figure(name, title, rows, variants, labels=labels, choice="on", notes=notes)
 
 
 def _strips(study: Study, ratio: str, ratios: pl.DataFrame) -> Iterator[Figure]:
@@ -153,22 +119,12 @@ def _strips(study: Study, ratio: str, ratios: pl.DataFrame) -> Iterator[Figure]:
         }
         sizes = [name for name in lines.colours if any(row["series"] == name for row in rows)]
         blocks = [str(count) for count in sorted({int(row["blocks"]) for row in rows})]
-        yield Figure(
-            name=file_name(f"layer-cut-strip-{ratio.replace('_', '-')}", lines.file),
-            section="cuts",
-            title=f"{RATIO_WORDS[ratio].capitalize()} of {MEASURES[score].title}, blocks left{lines.title_end}",
-            rows=rows,
-            variants={
-                choice: charts.heat_map(
-                    Axis("series", lines.what), sizes, BLOCKS, blocks, heat, chosen={"choice": choice}
-                )
-                for choice in choices
-            },
-            labels=choices,
-            choice="with",
-            notes=_ratio_notes(study, ratio, lines, heads),
-            arm=lines.arm,
-        )
+        what = Axis("series", lines.what)
+        strips = {one: charts.heat_map(what, sizes, BLOCKS, blocks, heat, chosen={"choice": one}) for one in choices}
+        notes = _ratio_notes(study, ratio, lines.frame.to_dicts(), heads)
+        name = f"layer-cut-strip-{ratio.replace('_', '-')}"
+        title = f"{RATIO_WORDS[ratio].capitalize()} of {MEASURES[score].title}, blocks left"
+        yield lines.place.figure(name, title, rows, strips, labels=choices, choice="with", notes=notes)
 
 
 def _square(row: Mapping[str, Any], name: str, way: str) -> dict[str, Any]:
@@ -186,11 +142,10 @@ def _heads(lines: Lines) -> list[str]:
     return [head for head in HEAD_WORDS if head in present]
 
 
-def _ratio_notes(study: Study, ratio: str, lines: Lines, heads: Sequence[str]) -> tuple[str, ...]:
+def _ratio_notes(study: Study, ratio: str, rows: Rows, heads: Sequence[str]) -> tuple[str, ...]:
     baseline = f"the baseline {study.rule.baseline} over the arm, both on ltr"
     what = "ltr over rtl of the same arm" if ratio == RATIO_2 else baseline
-    seeds = study.over_seeds(lines.frame["seeds"].to_list())
-    return (f"{RATIO_WORDS[ratio].capitalize()}: {what}.", MEANS_NOTE, seeds, *_refitted(heads))
+    return (f"{RATIO_WORDS[ratio].capitalize()}: {what}.", MEANS_NOTE, study.over_seeds(rows), *_refitted(heads))
 
 
 def _refitted(heads: Sequence[str]) -> list[str]:

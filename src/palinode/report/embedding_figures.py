@@ -17,7 +17,7 @@ from palinode.analysis.embeddings import (
 )
 from palinode.report import charts
 from palinode.report.charts import Axis
-from palinode.report.study import Figure, Rows, Study, at_scale, file_name, kept_inside, rounded, scale_part
+from palinode.report.study import Figure, Rows, Study, kept_inside, rounded
 from palinode.report.words import number
 
 DISTANCE = Axis("distance", "slots between two positions", "d")
@@ -74,16 +74,10 @@ def _angle_figure(study: Study, numbers: pl.DataFrame, means: pl.DataFrame, name
             rows.append({"kind": "chance", "arm": label, "value": rounded(chance), "text": number(chance)})
     rows, cut = kept_inside(rows, 0, 1)
     title, what, short, note = ANGLES[name]
-    chart = charts.scores_and_chance(Axis("value", what, ".4~g"), study.look.shown({row["arm"] for row in rows}))
-    yield Figure(
-        name=file_name(f"embedding-{short}", scale_part(study.record, scale)),
-        section="embeddings",
-        title=title + at_scale(study.record, scale),
-        rows=rows,
-        variants={"": chart},
-        half=True,
-        notes=(note, *cut, *_without_positions(study, numbers)),
-    )
+    colours = study.look.shown({row["arm"] for row in rows})
+    chart = charts.final_scores(Axis("value", what, ".4~g"), colours, tick_count=6, chance=True)
+    notes = (note, *cut, *_without_positions(study, numbers))
+    yield study.at(scale).figure(f"embedding-{short}", title, rows, {"": chart}, half=True, notes=notes)
 
 
 def _length_figure(study: Study, numbers: pl.DataFrame, scale: str) -> Iterator[Figure]:
@@ -96,39 +90,20 @@ def _length_figure(study: Study, numbers: pl.DataFrame, scale: str) -> Iterator[
     ]
     if rows:
         chart = charts.final_scores(LENGTH, study.look.shown({row["arm"] for row in rows}), 7, tables=True)
-        yield Figure(
-            name=file_name("embedding-lengths", scale_part(study.record, scale)),
-            section="embeddings",
-            title="Length of token and position vectors" + at_scale(study.record, scale),
-            rows=rows,
-            variants={"": chart},
-            notes=(LENGTH_NOTE, *_without_positions(study, numbers)),
-        )
+        title, notes = "Length of token and position vectors", (LENGTH_NOTE, *_without_positions(study, numbers))
+        yield study.at(scale).figure("embedding-lengths", title, rows, {"": chart}, notes=notes)
 
 
 def _distance_figures(study: Study, means: pl.DataFrame) -> Iterator[Figure]:
     """The cosine of two positions over their distance."""
     for lines in study.lines(means.filter(number=POSITION_COSINE).sort("distance", maintain_order=True)):
-        rows = [
-            lines.row(row, key=key, distance=row["distance"], value=rounded(row["mean"]))
-            for key, row in enumerate(lines.frame.iter_rows(named=True))
-        ]
+        rows = lines.rows(lambda row: {"distance": row["distance"], "value": rounded(row["mean"])})
         rows, cut = kept_inside(rows, -1, 1)
         chart = charts.lines(DISTANCE, COSINE, lines.colours, lines.what, band=True)
-        yield Figure(
-            name=file_name("embedding-distance", lines.file),
-            section="embeddings",
-            title=f"How alike positions are, by distance{lines.title_end}",
-            rows=rows,
-            variants={"": charts.with_log_axes(chart, DISTANCE.field, ("x",))},
-            notes=(
-                DISTANCE_NOTE,
-                study.over_seeds(lines.frame["seeds"].to_list()),
-                *cut,
-                *_without_positions(study, means),
-            ),
-            arm=lines.arm,
-        )
+        chart = charts.with_log_axes(chart, DISTANCE.field, ("x",))
+        notes = (DISTANCE_NOTE, study.over_seeds(rows), *cut, *_without_positions(study, means))
+        title = "How alike positions are, by distance"
+        yield lines.place.figure("embedding-distance", title, rows, {"": chart}, notes=notes)
 
 
 def _dots(study: Study, numbers: pl.DataFrame, name: str, arm: str) -> Rows:

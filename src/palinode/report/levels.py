@@ -11,7 +11,7 @@ from palinode.analysis import intervals
 from palinode.analysis.tasks import Levels, levels_at, on_a_task
 from palinode.analysis.verdict import Verdict
 from palinode.base.measures import MEASURES, Metric
-from palinode.report.charts import FONT_PIXELS, GREY, LEVEL_DASHES, own_layer
+from palinode.report.charts import FONT_PIXELS, GREY, LEVEL_DASHES, own_layer, with_channels
 from palinode.report.words import number
 from palinode.results.record import ExperimentRecord
 
@@ -27,12 +27,7 @@ TRIVIAL_WORDS = {
     "cache_2": "looking up what followed the same 2 tokens",
     "cache_3": "looking up what followed the same 3 tokens",
 }
-SIMPLE_WORDS = {
-    "unigram": "unigram",
-    "bigram": "bigram",
-    "copy_last": "copy last",
-    "most_recent_value": "most recent value",
-}
+SIMPLE = ("unigram", "bigram", "copy_last", "most_recent_value")
 READING_NOTES = {
     "rtl": "A guesser sees what rtl reads before an answer.",
     "prompt": "A guesser sees the prompt, on both sides of an answer.",
@@ -93,7 +88,7 @@ def every_mark(levels: Levels) -> list[Mark]:
     """The levels of `marks_of` and those of the simplest guessers. Levels that are about equal share one line of names."""
     marks, drawn = marks_of(levels), {mark.words for mark in marks_of(levels)}
     for name in _simple(levels):
-        words, value = SIMPLE_WORDS[name], levels.trivial[name]
+        words, value = name.replace("_", " "), levels.trivial[name]
         if trivial_words(name) in drawn:
             continue
         near = [mark for mark in marks if mark.kind != "best" and abs(mark.value - value) <= SAME]
@@ -107,7 +102,7 @@ def every_mark(levels: Levels) -> list[Mark]:
 
 def _simple(levels: Levels) -> list[str]:
     """The simplest guessers that reach more than 0 and do not solve the task itself."""
-    return [name for name in SIMPLE_WORDS if levels.trivial.get(name, 0.0) >= LEAST and name not in levels.solved_by]
+    return [name for name in SIMPLE if levels.trivial.get(name, 0.0) >= LEAST and name not in levels.solved_by]
 
 
 def level_marks(
@@ -163,7 +158,7 @@ def level_notes(record: ExperimentRecord, metric: str, scale: str) -> list[str]:
 
 def _simple_notes(levels: Levels) -> list[str]:
     named = [
-        words if trivial_words(name).endswith(words := SIMPLE_WORDS[name]) else f"{words} ({trivial_words(name)})"
+        words if trivial_words(name).endswith(words := name.replace("_", " ")) else f"{words} ({trivial_words(name)})"
         for name in _simple(levels)
     ]
     return [f"Thin levels: {', '.join(named)}; those within {SAME:g} of another share its line."] if named else []
@@ -217,13 +212,10 @@ def _with_steps(chart: dict[str, Any], x_field: str, chances: Mapping[int, float
 
 
 def _from_zero(chart: dict[str, Any]) -> dict[str, Any]:
-    def begun(layer: Mapping[str, Any]) -> dict[str, Any]:
-        encoding = dict(layer.get("encoding", {}))
-        if "scale" in encoding.get("y", {}):
-            encoding["y"] = {**encoding["y"], "scale": {**encoding["y"]["scale"], "zero": True}}
-        return {**layer, "encoding": encoding}
+    def begun(y: dict[str, Any]) -> dict[str, Any]:
+        return {**y, "scale": {**y["scale"], "zero": True}} if "scale" in y else y
 
-    return {**chart, "layer": [begun(layer) for layer in chart["layer"]]}
+    return with_channels(chart, ("y",), begun)
 
 
 def _encoding(channel: str) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from palinode.analysis.pictures import Picture, pictures, ranges
+from palinode.analysis.pictures import Picture, pictures
+from palinode.checks.text import ranges
 from palinode.report import charts
-from palinode.report.study import Figure, Rows, Study, file_name, rounded
+from palinode.report.study import Figure, Place, Rows, Study, file_name, rounded
 from palinode.report.words import number
 
 MAP_PIXELS = 280
@@ -23,15 +24,9 @@ def map_figures(study: Study) -> Iterator[Figure]:
     for picture in shown:
         block = -(-picture.length // most_cells)
         chart = charts.influence_map(picture.length, law_boundary(picture), MAP_PIXELS)
-        yield Figure(
-            name=file_name("influence", picture.arm, picture.group),
-            section="audit",
-            title=f"{picture.group}: which targets depend on which sources",
-            rows=map_rows(picture, block),
-            variants={"": chart},
-            notes=map_notes(picture, block),
-            arm=picture.arm,
-        )
+        place = Place(picture.arm, file_name(picture.arm, picture.group))
+        rows, title = map_rows(picture, block), f"{picture.group}: which targets depend on which sources"
+        yield place.figure("influence", title, rows, {"": chart}, notes=map_notes(picture, block))
 
 
 def map_rows(picture: Picture, block: int) -> Rows:

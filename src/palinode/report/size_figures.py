@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from palinode.analysis import intervals
@@ -25,7 +24,7 @@ from palinode.analysis.tasks import on_a_task
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.report import charts
 from palinode.report.charts import AROUND_ONE, INK_BLUES, Axis, Heat
-from palinode.report.study import Figure, Rows, Study, file_name, millions, rounded
+from palinode.report.study import Figure, Rows, Study, millions, rounded
 from palinode.report.words import metric_words, number, plural
 
 DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
@@ -37,6 +36,7 @@ CONTEXT_NOTE = (
     "The same model scored in windows of every length. Against the arm's own ltr loss where it trained on ltr, else the "
     "baseline's at the same seed. Below zero means a leak until proven otherwise."
 )
+PERCENTS = (("value", "ratio_then_mean"), ("low", "interval_low"), ("high", "interval_high"))
 Means = Mapping[str, tuple[float, int]]  # scale -> mean over seeds, and of how many
 
 
@@ -83,27 +83,18 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
             here = lines.frame
             y = Axis("value", f"{RATIO_WORDS[ratio]}, {MEASURES[study.score].unit}", ".4f", reference=1.0)
-            axes = [axis for axis in CURVE_AXES if axis in set(here["axis"])]
-            yield Figure(
-                name=file_name(ratio.replace("_", "-"), "over-training", lines.file),
-                section="sizes",
-                title=f"{RATIO_WORDS[ratio].capitalize()} over training{lines.title_end}",
-                rows=[
-                    lines.row(
-                        row, key=key, axis=row["axis"], x=rounded(row["x"]), value=rounded(row["ratio_then_mean"], 5)
-                    )
-                    for key, row in enumerate(here.iter_rows(named=True))
-                ],
-                variants={
-                    axis: charts.lines(
-                        Axis("x", CURVE_AXES[axis].heading), y, lines.colours, lines.what, chosen={"axis": axis}
-                    )
-                    for axis in axes
-                },
-                labels={axis: CURVE_AXES[axis].short for axis in axes},
-                notes=(_ratio_words(study, ratio), study.over_seeds(here["seeds"].to_list()), *_between(here)),
-                arm=lines.arm,
+            axes = {axis: Axis("x", CURVE_AXES[axis].heading) for axis in CURVE_AXES if axis in set(here["axis"])}
+            rows = lines.rows(
+                lambda row: {"axis": row["axis"], "x": rounded(row["x"]), "value": rounded(row["ratio_then_mean"], 5)}
             )
+            drawings = {
+                name: charts.lines(x, y, lines.colours, lines.what, chosen={"axis": name}) for name, x in axes.items()
+            }
+            labels = {axis: CURVE_AXES[axis].short for axis in axes}
+            notes = (_ratio_words(study, ratio), study.over_seeds(rows), *_between(here))
+            title = f"{RATIO_WORDS[ratio].capitalize()} over training"
+            name = f"{ratio.replace('_', '-')}--over-training"
+            yield lines.place.figure(name, title, rows, drawings, labels=labels, notes=notes)
 
 
 def _between(here: pl.DataFrame) -> list[str]:
@@ -124,24 +115,20 @@ def _context_figures(study: Study) -> Iterator[Figure]:
         return
     y = Axis("value", f"{study.split} loss, rtl / ltr - 1, percent", ".2f", reference=0.0)
     for lines in study.lines(ratios):
-        rows = []
-        for key, row in enumerate(lines.frame.iter_rows(named=True)):
-            columns = {"value": "ratio_then_mean", "low": "interval_low", "high": "interval_high"}
-            percents = {
-                name: None if row[column] is None else round(100 * (row[column] - 1), 4)
-                for name, column in columns.items()
-            }
-            rows.append(lines.row(row, "rtl / ltr", key=key, context_tokens=row["context_tokens"]) | percents)
-        chart = charts.lines(CONTEXT, y, lines.colours, lines.what, dashes={"rtl / ltr": [1, 0]}, band=True)
-        yield Figure(
-            name=file_name("direction-by-context", lines.file),
-            section="sizes",
-            title=f"How much harder right to left, by context{lines.title_end}",
-            rows=rows,
-            variants={"": charts.with_log_axes(chart, CONTEXT.field, ("x",))},
-            notes=(CONTEXT_NOTE, study.over_seeds(lines.frame["seeds"].to_list())),
-            arm=lines.arm,
+        rows = lines.rows(
+            lambda row: (
+                {"look": "rtl / ltr", "context_tokens": row["context_tokens"]}
+                | {name: _percent_above_one(row[column]) for name, column in PERCENTS}
+            )
         )
+        chart = charts.lines(CONTEXT, y, lines.colours, lines.what, dashes={"rtl / ltr": [1, 0]}, band=True)
+        chart = charts.with_log_axes(chart, CONTEXT.field, ("x",))
+        title, notes = "How much harder right to left, by context", (CONTEXT_NOTE, study.over_seeds(rows))
+        yield lines.place.figure("direction-by-context", title, rows, {"": chart}, notes=notes)
+
+
+def _percent_above_one(ratio: float | None) -> float | None:
+    return None if ratio is None else round(100 * (ratio - 1), 4)
 
 
 # --- pooled ratios --------------------------------------------------------------------------------------------------
@@ -163,7 +150,9 @@ def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
 
 def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[str], pooled: str) -> Figure:
     places = {name: sorted(set(mine[name])) for name in usable}
-    medians = {name: _medians(mine, name, places[name]) for name in usable}
+    # of all pooled points, also where only some are drawn
+    by_size = {name: mine.sort(name).group_by(name, maintain_order=True) for name in usable}
+    medians = {name: groups.agg(pl.col("ratio_1").median())["ratio_1"].to_list() for name, groups in by_size.items()}
     points = mine.gather_every(_every(mine)).iter_rows(named=True)
     means = mine.group_by("scale", "seed", *usable, maintain_order=True).agg(pl.col("ratio_1").mean())
     rows: Rows = [_violin_row("point", row, places) for row in points]
@@ -177,21 +166,14 @@ def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[
     variants = {}
     for name in usable:
         x = Axis(name, f"{'blocks' if name == 'depth' else name}; below, the median")
-        labels = [millions(place) if name == "parameters" else str(place) for place in places[name]]
-        categories = [(label, f"{median:.4f}") for label, median in zip(labels, medians[name], strict=True)]
+        of_number = millions if name == "parameters" else str
+        pairs = zip(map(of_number, places[name]), medians[name], strict=True)
+        categories = [(label, f"{median:.4f}") for label, median in pairs]
         y = Axis("value", f"ratio 1, {MEASURES[study.score].unit}", ".4f", reference=1.0)
         variants[name] = charts.violins(x, y, categories, study.look.colours[arm], (low - margin, high + margin))
-    return Figure(
-        name=file_name("ratio-1-by-size", arm),
-        section="sizes",
-        title=f"Ratio 1 by size, as published, {study.look.labels[arm]}",
-        rows=rows,
-        variants=variants,
-        labels={name: name for name in usable},
-        choice="by",
-        notes=(_ratio_words(study, RATIO_1), pooled),
-        arm=arm,
-    )
+    labels, notes = {name: name for name in usable}, (_ratio_words(study, RATIO_1), pooled)
+    figure, title = study.of_arm(arm).figure, "Ratio 1 by size, as published"
+    return figure("ratio-1-by-size", title, rows, variants, labels=labels, choice="by", notes=notes)
 
 
 def _every(mine: pl.DataFrame) -> int:
@@ -210,11 +192,6 @@ def _pooled_words(study: Study, mine: pl.DataFrame, axis: str, window: tuple[flo
     )
 
 
-def _medians(mine: pl.DataFrame, name: str, places: Sequence[int]) -> list[float]:
-    """The median of all pooled points, also where only some are drawn."""
-    return [float(np.median(mine.filter(pl.col(name) == place)["ratio_1"].to_numpy())) for place in places]
-
-
 def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) -> dict[str, Any]:
     where = {name: values.index(row[name]) for name, values in places.items()}
     return {"kind": kind, "value": rounded(row["ratio_1"], 5), **where}
@@ -229,28 +206,23 @@ def _score_maps(study: Study) -> Iterator[Figure]:
     both = {"final": final_scores(record, split, score), "best": best_scores(record, split, score, study.curves)}
     for direction in ("ltr", "rtl"):
         trained = study.trained_on(direction)
-        means = {
-            (when, arm, scale): (intervals.mean(list(seeds.values())), len(seeds))
-            for when, scores in both.items()
-            for (arm, scale, way), seeds in scores.items()
-            if way == direction and arm in trained
-        }
+        means: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}  # (when, arm) -> scale -> mean, seeds
+        for when, scores in both.items():
+            for (arm, scale, way), seeds in scores.items():
+                if way == direction and arm in trained:
+                    means.setdefault((when, arm), {})[scale] = intervals.mean(list(seeds.values())), len(seeds)
         if not means:
             continue
-        low, high = min(value for value, _ in means.values()), max(value for value, _ in means.values())
+        values = [value for of_arm in means.values() for value, _ in of_arm.values()]
+        low, high = min(values), max(values)
         heat = Heat("size", INK_BLUES, [low + (high - low) * share / 4 for share in range(5)])
         what, unit = metric_words(f"{split}.{direction}.{score}")
         for arm in study.arms():
-            here = {
-                when: {scale: value for (at, name, scale), value in means.items() if (at, name) == (when, arm)}
-                for when in both
-            }
-            dark_from = low + 0.55 * (high - low)
-            rows = [row | {"when": when} for when in both for row in _squares(study, here[when], dark_from)]
-            counted = f"Means over the seeds of each size ({_seed_counts(here['final'])}), {unit}. Darker is higher."
-            yield from _map_figure(
-                study, f"grid-{direction}", f"{what} by size", arm, rows, heat, (counted, BEST_WORDS), tuple(both)
-            )
+            here = {when: _squares(study, means.get((when, arm), {}), low + 0.55 * (high - low)) for when in both}
+            rows = [row | {"when": when} for when in both for row in here[when]]
+            counts = _seed_counts(means.get(("final", arm), {}))
+            notes = (f"Means over the seeds of each size ({counts}), {unit}. Darker is higher.", BEST_WORDS)
+            yield from _map_figure(study, f"grid-{direction}", f"{what} by size", arm, rows, heat, notes, tuple(both))
 
 
 def _ratio_maps(study: Study) -> Iterator[Figure]:
@@ -281,21 +253,13 @@ def _map_figure(
     depths, widths = ([str(v) for v in sorted({int(row[side]) for row in rows})] for side in ("depth", "width"))
     if len(depths) < 2 or len(widths) < 2:
         return
-    yield Figure(
-        name=file_name(name, arm),
-        section="sizes",
-        title=f"{title[:1].upper()}{title[1:]}, {study.look.labels[arm]}",
-        rows=rows,
-        variants={
-            when: charts.heat_map(DEPTH, depths, WIDTH, widths, heat, {"when": when} if when else None)
-            for when in moments or ("",)
-        },
-        labels={when: when for when in moments},
-        choice="score",
-        half=True,
-        notes=notes,
-        arm=arm,
-    )
+    maps = {
+        when: charts.heat_map(DEPTH, depths, WIDTH, widths, heat, {"when": when} if when else None)
+        for when in moments or ("",)
+    }
+    labels, title = {when: when for when in moments}, f"{title[:1].upper()}{title[1:]}"
+    figure = study.of_arm(arm).figure
+    yield figure(name, title, rows, maps, labels=labels, choice="score", half=True, notes=notes)
 
 
 def _squares(study: Study, means: Means, dark_from: float) -> Rows:

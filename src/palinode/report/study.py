@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,11 +17,12 @@ import polars as pl
 
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
+from palinode.analysis.compare import Comparison
 from palinode.analysis.curves import evaluation_curves, mean_curves, trained_directions
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.decision import Decision
-from palinode.base.measures import CURVE_AXES, Metric
+from palinode.base.measures import CURVE_AXES
 from palinode.report import theme
 from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
@@ -40,17 +41,17 @@ class Figure:
 
     Attributes:
         name: its file name, without an ending.
-        section: the section of the page it belongs to (`content.SECTIONS`).
         rows: the data that all variants share.
         variants: x-axis ("" where there is no choice) -> specification, without data.
         labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
         log_axes: whether both axes can be made logarithmic.
         half: half as wide as the page: two figures share a line.
         notes: what a reader must know to read it right.
+        arm: the arm that the whole figure shows; None where it shows several.
+        section: the section of the page it belongs to (`content.SECTIONS`), set by `build.all_figures`.
     """
 
     name: str
-    section: str
     title: str
     rows: Rows
     variants: Mapping[str, dict[str, Any]]
@@ -60,6 +61,7 @@ class Figure:
     half: bool = False
     notes: tuple[str, ...] = ()
     arm: str | None = None
+    section: str = ""
 
     @property
     def description(self) -> str:
@@ -87,32 +89,48 @@ class Look:
 
 
 @dataclass(frozen=True)
+class Place:
+    """What a figure is about: one arm, one scale, or the whole experiment.
+
+    Attributes:
+        arm: the arm that the whole figure shows; None where it shows several.
+        file_end: the end of the figure's file name that names the arm or the scale; empty where there is no other.
+        title_end: the same for its title.
+    """
+
+    arm: str | None = None
+    file_end: str = ""
+    title_end: str = ""
+
+    def figure(self, name: str, title: str, rows: Rows, charts: Mapping[str, dict[str, Any]], **more: Any) -> Figure:
+        """A figure of this place. `charts` are its variants, `more` are further fields of `Figure`."""
+        return Figure(file_name(name, self.file_end), title + self.title_end, rows, charts, arm=self.arm, **more)
+
+
+@dataclass(frozen=True)
 class Lines:
     """The lines of one figure, with the rows of a frame that they show.
 
     Attributes:
-        arm: the arm to which all lines belong; None where each line is an arm.
-        title_end: the end of the title that names this arm.
+        place: the arm to which all lines belong; the whole experiment where each line is an arm.
         names: (arm, scale) -> name of the line; `colours`: name of the line -> colour, for lines that have rows.
         what: `arm` or `size`: what one line stands for.
     """
 
-    arm: str | None
-    title_end: str
+    place: Place
     names: dict[tuple[str, str], str]
     colours: dict[str, str]
     what: str
     frame: pl.DataFrame
 
-    @property
-    def file(self) -> str:
-        """The part of a file name that names the arm."""
-        return self.arm or ""
-
-    def row(self, row: Mapping[str, Any], look: str = "mean", **more: Any) -> dict[str, Any]:
-        """A row of a chart of lines, with its interval and number of seeds."""
-        ends = {"low": rounded(row["interval_low"], 5), "high": rounded(row["interval_high"], 5), "seeds": row["seeds"]}
-        return {"series": self.names[row["arm"], row["scale"]], "look": look} | ends | more
+    def rows(self, fields: Callable[[dict[str, Any]], dict[str, Any]]) -> Rows:
+        """A row of a chart of lines for every row of the frame: its interval, its number of seeds, and these fields."""
+        return [
+            {"series": self.names[row["arm"], row["scale"]], "look": "mean", "key": key, "seeds": row["seeds"]}
+            | {"low": rounded(row["interval_low"], 5), "high": rounded(row["interval_high"], 5)}
+            | fields(row)
+            for key, row in enumerate(self.frame.iter_rows(named=True))
+        ]
 
 
 @dataclass(frozen=True)
@@ -144,11 +162,11 @@ class Study:
 
     @property
     def split(self) -> str:
-        return Metric.parse(self.rule.metric).split
+        return self.rule.score.split
 
     @property
     def score(self) -> str:
-        return Metric.parse(self.rule.metric).measure
+        return self.rule.score.measure
 
     @property
     def scales(self) -> tuple[str, ...]:
@@ -167,6 +185,14 @@ class Study:
         """The arms in the order of the experiment; with `present`, only these."""
         return [arm.name for arm in self.record.entry.arms if present is None or arm.name in present]
 
+    def at(self, scale: str) -> Place:
+        """The place of a figure of one scale; its name is left out where there is no other."""
+        return Place(None, scale, f", scale {scale}") if len(self.scales) > 1 else Place()
+
+    def of_arm(self, arm: str) -> Place:
+        """The place of a figure of one arm."""
+        return Place(arm, arm, f", {self.look.labels[arm]}")
+
     def trained_on(self, *directions: str) -> set[str]:
         """The arms that trained in all of these directions, each in some run."""
         ways = {arm: set[str]() for arm in self.arms()}
@@ -183,7 +209,7 @@ class Study:
         arms = self.arms(set(frame["arm"]))
         if arms and len(self.scales) == 1:
             names = {(arm, self.scales[0]): self.look.labels[arm] for arm in arms}
-            yield Lines(None, "", names, self.look.shown(names.values()), "arm", frame)
+            yield Lines(Place(), names, self.look.shown(names.values()), "arm", frame)
         else:
             yield from (self._lines_of_sizes(arm, frame.filter(arm=arm)) for arm in arms)
 
@@ -192,19 +218,25 @@ class Study:
         colours = theme.size_colours(list(labels.values()), leaking=arm in self.look.leaking)
         drawn = {label: colours[label] for scale, label in labels.items() if scale in present}
         names = {(arm, scale): label for scale, label in labels.items()}
-        return Lines(arm, f", {self.look.labels[arm]}", names, drawn, "size", frame)
+        return Lines(self.of_arm(arm), names, drawn, "size", frame)
 
-    def over_seeds(self, counts: Collection[int], interval: bool = True) -> str:
-        """`Each point is over 3 seeds; hovering gives its 95% interval.`"""
-        low, high = min(counts), max(counts)
+    def over_seeds(self, rows: Rows) -> str:
+        """`Each point is over 3 seeds; hovering gives its 95% interval.` for the rows of a figure."""
+        low, high = min(row["seeds"] for row in rows), max(row["seeds"] for row in rows)
         seeds = f"{low} to {high} seeds" if low != high else plural(low, "seed")
-        hovering = f"; hovering gives its {self.rule.confidence:.0%} interval" if interval and high > 1 else ""
+        hovering = f"; hovering gives its {self.rule.confidence:.0%} interval" if high > 1 else ""
         return f"Each point is over {seeds}{hovering}."
 
     def interval(self, values: Sequence[float]) -> tuple[float, float | None, float | None]:
         """The mean of seeds, and the ends of its t interval; None where one seed gives no interval."""
-        interval = intervals.t_interval(values, self.rule.confidence)
-        return intervals.mean(values), *((interval.low, interval.high) if interval else (None, None))
+        return intervals.mean(values), *intervals.ends(intervals.t_interval(values, self.rule.confidence))
+
+    def means(self, frame: pl.DataFrame, column: str, *by: str) -> Iterator[dict[str, Any]]:
+        """The mean of a column for each value of the columns `by`, with its interval over seeds, in the order of the frame."""
+        for key, cell in frame.group_by(*by, maintain_order=True):
+            mean, low, high = self.interval(cell[column].to_list())
+            numbers = {column: mean, "seeds": cell.height, "interval_low": low, "interval_high": high}
+            yield dict(zip(by, key, strict=True)) | numbers
 
     def dots(self, label: str, values: Mapping[int, float], text_of: Any = number) -> Rows:
         """A row per seed and one for the mean; low = high = mean where one seed gives no interval."""
@@ -217,6 +249,14 @@ class Study:
         centre: dict[str, Any] = {"kind": "mean", "arm": label, "value": rounded(mean), "text": text}
         seeds = [{"kind": "seed", "arm": label, "seed": seed, "value": rounded(v)} for seed, v in values.items()]
         return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
+
+    def differences(self, labelled: Mapping[str, Comparison], text_of: Any = number) -> tuple[Rows, dict[str, str]]:
+        """`dots` of the differences of each comparison, and label -> colour of its arm."""
+        colours = {label: self.look.colours[comparison.arm] for label, comparison in labelled.items()}
+        rows: Rows = []
+        for label, comparison in labelled.items():
+            rows += self.dots(label, {pair.seed: pair.difference for pair in comparison.pairs}, text_of)
+        return rows, colours
 
     def seeds_and_means(self, frame: pl.DataFrame, score: str, what: str) -> tuple[Rows, list[str]]:
         """`curve_rows` of a frame's score: single seeds and their means."""
@@ -290,13 +330,3 @@ def file_name(*parts: str) -> str:
     """A file name from names that users chose: ASCII letters, digits, `.`, `_` and `-`."""
     plain = unicodedata.normalize("NFKD", "--".join(part for part in parts if part)).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.")[:120] or "figure"
-
-
-def scale_part(record: ExperimentRecord, scale: str) -> str:
-    """The part of a file name that names the scale; empty where there is one scale."""
-    return scale if len(record.entry.scales) > 1 else ""
-
-
-def at_scale(record: ExperimentRecord, scale: str) -> str:
-    """The part of a title that names the scale; empty where there is one scale."""
-    return f", scale {scale}" if len(record.entry.scales) > 1 else ""

@@ -31,7 +31,7 @@ from palinode.report.levels import (
     with_chance_by_length,
     with_levels,
 )
-from palinode.report.study import Figure, Rows, Study, at_scale, file_name, kept_inside, rounded, scale_part
+from palinode.report.study import Figure, Place, Rows, Study, kept_inside, rounded
 from palinode.report.words import MINUS, interval_words, number, plural, signed
 
 ACCURACY = "accuracy"
@@ -99,20 +99,11 @@ def _difficulty_figure(study: Study) -> Iterator[Figure]:
     title = field.rpartition(".")[2].replace("_", " ") if field else "scale"
     y = Axis("value", f"{study.split} accuracy on the answers", ".4f")
     names = [] if field else list(study.scales)
-    yield Figure(
-        name="accuracy-by-difficulty",
-        section="task",
-        title=f"Accuracy by {title}",
-        rows=[*arms, *_seed_rows(study, places, aside), *levels],
-        variants={"": charts.accuracy_by_difficulty(Axis("x", title, "~s"), y, colours, names, legend)},
-        notes=(
-            f"At the end of training; circles are seeds, bars {study.rule.confidence:.0%} intervals of their mean.",
-            *charts.how_to_pick(colours),
-            *_bimodal(means),
-            *_level_names(means),
-            *cut,
-        ),
-    )
+    rows = [*arms, *_seed_rows(study, places, aside), *levels]
+    chart = charts.accuracy_by_difficulty(Axis("x", title, "~s"), y, colours, names, legend)
+    marks = f"At the end of training; circles are seeds, bars {study.rule.confidence:.0%} intervals of their mean."
+    notes = (marks, *charts.how_to_pick(colours), *_bimodal(means), *_level_names(means), *cut)
+    yield Place().figure("accuracy-by-difficulty", f"Accuracy by {title}", rows, {"": chart}, notes=notes)
 
 
 def _aside(arms: Sequence[str], places: Mapping[str, float]) -> dict[str, float]:
@@ -163,10 +154,9 @@ def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[s
 
 def _bimodal(means: pl.DataFrame) -> list[str]:
     """The note where some seeds learned the task and others did not: the mean then describes no seed."""
-    split = means.filter((pl.col("seeds_above_trivial") > 0) & (pl.col("seeds_above_trivial") < pl.col("seeds")))
-    where = ", ".join(
-        f"{row['arm']} at {row['scale']} ({row['seeds_above_trivial']} of {row['seeds']})" for row in split.to_dicts()
-    )
+    learned = pl.col("seeds_above_trivial")
+    split = means.filter((learned > 0) & (learned < pl.col("seeds"))).to_dicts()
+    where = ", ".join(f"{r['arm']} at {r['scale']} ({r['seeds_above_trivial']} of {r['seeds']})" for r in split)
     note = f"Some seeds rose above the trivial levels and others did not, so the mean is that of no seed: {where}."
     return [note] if where else []
 
@@ -193,29 +183,20 @@ def _effect_figures(study: Study) -> Iterator[Figure]:
         here = sorted((effect for effect in effects if effect.what == what), key=order)
         if not here:
             continue
-        rows: Rows = []
-        colours: dict[str, str] = {}
-        for effect in here:
-            pair = effect.comparison
+        labelled, labels = {}, study.look.labels
+        for pair in (effect.comparison for effect in here):
             where = f"{pair.scale}: " if len(scales) > 1 else ""
-            label = f"{where}{study.look.labels[pair.arm]}\n{MINUS} {study.look.labels[pair.baseline]}"
-            colours[label] = study.look.colours[pair.arm]
-            rows += study.dots(label, {one.seed: one.difference for one in pair.pairs}, signed)
+            labelled[f"{where}{labels[pair.arm]}\n{MINUS} {labels[pair.baseline]}"] = pair
+        rows, colours = study.differences(labelled, signed)
         rows, cut = kept_inside(rows, -1, 1)
         x = Axis("value", f"difference in {study.split} accuracy", "+.3~g")
         least = study.rule.smallest_effect if study.score == ACCURACY else 0.0
-        yield Figure(
-            name=name,
-            section="task",
-            title=title,
-            rows=rows,
-            variants={"": charts.differences(x, colours, least)},
-            notes=(*_effect_notes(what, here), *cut),
-        )
+        chart = charts.differences(x, colours, least)
+        yield Place().figure(name, title, rows, {"": chart}, notes=(*_effect_notes(what, here), *cut))
 
 
 def _effect_notes(what: str, effects: Sequence[Effect]) -> tuple[str, ...]:
-    kinds = ", ".join(dict.fromkeys(effect.said.replace(" - ", " minus ") for effect in effects))
+    kinds = ", ".join(dict.fromkeys(effect.contrast.replace(" - ", " minus ") for effect in effects))
     notes = [f"{EFFECTS[what][2]}{f': {kinds}' if what == 'labels' else ''}. What was tuned for each may differ."]
     many = len({effect.comparison.scale for effect in effects}) > 1
     flat = [
@@ -254,21 +235,13 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
         colours = study.look.shown({row["arm"] for row in rows})
         many = len(colours) > MOST_NAMED
         pixels = 0 if many else HALF_WIDTH_PIXELS
-        axes = [axis for axis in JUMP_AXES if frame[axis].count()]
-        variants = {
-            axis: charts.learning_curves(Axis(axis, CURVE_AXES[axis].heading), y, colours, dashes, legend_pixels=pixels)
-            for axis in axes
-        }
-        yield Figure(
-            name=file_name(name, scale_part(record, scale)),
-            section="task",
-            title=title + at_scale(record, scale),
-            rows=rows,
-            variants={axis: with_levels(chart, levels) for axis, chart in variants.items()},
-            labels={axis: CURVE_AXES[axis].short for axis in axes},
-            half=True,
-            notes=(*notes, *([COLOURS_ABOVE] if many else []), *thinned),
-        )
+        drawings = {}
+        for axis in (axis for axis in JUMP_AXES if frame[axis].count()):
+            x = Axis(axis, CURVE_AXES[axis].heading)
+            drawings[axis] = with_levels(charts.learning_curves(x, y, colours, dashes, legend_pixels=pixels), levels)
+        labels = {axis: CURVE_AXES[axis].short for axis in drawings}
+        captions = (*notes, *([COLOURS_ABOVE] if many else []), *thinned)
+        yield study.at(scale).figure(name, title, rows, drawings, labels=labels, half=True, notes=captions)
 
 
 def _floor(study: Study, scale: str) -> list[Mark]:
@@ -297,9 +270,8 @@ def _slice_figure(study: Study, scale: str) -> Iterator[Figure]:
     if not names:
         return
     rows = [
-        {"series": study.look.labels[row["arm"]], "look": "mean", "key": key, "slice": row["slice"]}
-        | {"slice_value": row["value"], "value": rounded(row[ACCURACY]), "seeds": row["seeds"]}
-        | {"low": rounded(row["interval_low"]), "high": rounded(row["interval_high"])}
+        _line_row(study, row, key)
+        | {"slice": row["slice"], "slice_value": row["value"]}
         | {name: row[name] for name in COUNTS}
         for key, row in enumerate(means.filter(pl.col("slice").is_in(names)).iter_rows(named=True))
     ]
@@ -310,17 +282,10 @@ def _slice_figure(study: Study, scale: str) -> Iterator[Figure]:
         chart = charts.lines(x, _accuracy(study), colours, "arm", chosen={"slice": name}, **options)
         variants[name] = with_levels(charts.with_counts(chart, COUNTS), _marks(study, scale))
     bands = BANDS_NOTE if options["band"] else f"{COLOURS_ABOVE} Intervals stand in the table of slices."
-    yield Figure(
-        name=file_name("accuracy-by-slice", scale_part(study.record, scale)),
-        section="task",
-        title="Accuracy by slice" + at_scale(study.record, scale),
-        rows=rows,
-        variants=variants,
-        labels={name: name.replace("_", " ") for name in names} if len(names) > 1 else {},
-        choice="by",
-        half=True,
-        notes=("Hits of all seeds over answers.", bands, "The levels are those of all sequences together."),
-    )
+    labels = {name: name.replace("_", " ") for name in names} if len(names) > 1 else {}
+    notes = ("Hits of all seeds over answers.", bands, "The levels are those of all sequences together.")
+    more = {"labels": labels, "choice": "by", "half": True, "notes": notes}
+    yield study.at(scale).figure("accuracy-by-slice", "Accuracy by slice", rows, variants, **more)
 
 
 def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
@@ -328,30 +293,24 @@ def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
     scored = task_lengths(study.record, study.split).filter(scale=scale).drop_nulls(ACCURACY)
     if scored["length_factor"].n_unique() < 2:
         return
-    rows: Rows = []
-    for (arm, factor), cell in scored.group_by("arm", "length_factor", maintain_order=True):
-        mean, low, high = study.interval(cell[ACCURACY].to_list())
-        who = {"series": study.look.labels[str(arm)], "look": "mean", "key": len(rows), "length_factor": factor}
-        ends = {"low": rounded(low), "high": rounded(high)}
-        rows.append(who | {"value": rounded(mean), "seeds": cell.height} | ends)
-    rows, cut = kept_inside(rows, 0, 1)
+    means = enumerate(study.means(scored, ACCURACY, "arm", "length_factor"))
+    points = [_line_row(study, row, key) | {"length_factor": row["length_factor"]} for key, row in means]
+    rows, cut = kept_inside(points, 0, 1)
     colours, options = _narrow(study, rows)
     chart = charts.lines(LENGTH, _accuracy(study), colours, "arm", **options)
     chart, chance = with_chance_by_length(chart, LENGTH.field, levels_at(study.record, study.split, scale)[0])
-    yield Figure(
-        name=file_name("accuracy-by-length", scale_part(study.record, scale)),
-        section="task",
-        title="Accuracy on longer sequences" + at_scale(study.record, scale),
-        rows=rows,
-        variants={"": charts.with_log_axes(chart, LENGTH.field, ("x",))},
-        half=True,
-        notes=(
-            f"Trained at length 1. {chance}",
-            study.over_seeds([row["seeds"] for row in rows]),
-            *([] if options["band"] else [COLOURS_ABOVE]),
-            *cut,
-        ),
-    )
+    chart = charts.with_log_axes(chart, LENGTH.field, ("x",))
+    seeds, colours_above = study.over_seeds(rows), [] if options["band"] else [COLOURS_ABOVE]
+    notes = (f"Trained at length 1. {chance}", seeds, *colours_above, *cut)
+    title = "Accuracy on longer sequences"
+    yield study.at(scale).figure("accuracy-by-length", title, rows, {"": chart}, half=True, notes=notes)
+
+
+def _line_row(study: Study, row: Mapping[str, Any], key: int) -> dict[str, Any]:
+    """The fields of a point of a line that stands for an arm."""
+    ends = {"low": rounded(row["interval_low"]), "high": rounded(row["interval_high"])}
+    who = {"series": study.look.labels[row["arm"]], "look": "mean", "key": key}
+    return who | {"value": rounded(row[ACCURACY]), "seeds": row["seeds"]} | ends
 
 
 def _narrow(study: Study, rows: Rows) -> tuple[dict[str, str], dict[str, Any]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from importlib import resources
+from string import Template
 from typing import Any
 
 BASELINE = "#4a6a8f"
@@ -75,38 +78,6 @@ def direction_dashes(directions: Sequence[str]) -> dict[str, list[int]]:
 
 
 def vega_config(paper: dict[str, str]) -> dict[str, Any]:
-    """The Vega-Lite configuration for one background (LIGHT or DARK)."""
-    text = {"labelColor": paper["muted"], "titleColor": paper["ink"], "labelFont": FONT, "titleFont": FONT}
-    return {
-        "background": None,
-        "font": FONT,
-        "view": {"stroke": None},
-        "axis": text
-        | {
-            "grid": True,
-            "gridColor": paper["rule"],
-            "domain": False,
-            "ticks": False,
-            "labelFontSize": 11,
-            "titleFontSize": 12,
-            "titleFontWeight": "normal",
-            "titlePadding": 10,
-            "labelPadding": 6,
-        },
-        "legend": text
-        | {
-            "orient": "top",
-            "direction": "horizontal",
-            "titleFontWeight": "normal",
-            "titleColor": paper["muted"],
-            "labelColor": paper["ink"],
-            "titleFontSize": 11,
-            "labelFontSize": 12,
-            "labelLimit": 260,
-            "titleLimit": 260,
-            "columns": 3,
-            "rowPadding": 4,
-        },
-        "text": {"color": paper["ink"], "font": FONT},
-        "rule": {"color": paper["ink"]},
-    }
+    """The Vega-Lite configuration for one background (LIGHT or DARK), from `templates/vega.json`."""
+    text = (resources.files("palinode.report") / "templates" / "vega.json").read_text(encoding="utf-8")
+    return json.loads(Template(text).substitute(paper, font=FONT))  # type: ignore[no-any-return]

@@ -28,7 +28,7 @@ def what_was_trained(study: Study) -> dict[str, Any]:
     for scale, settings in per_scale.items():
         for name, value in _rows(study, settings, scale):
             rows.setdefault(name, {})[scale] = value
-    base = next(arm for arm in study.record.entry.arms if arm.name == study.rule.baseline)
+    base = study.record.entry.arm(study.rule.baseline)
     return {
         "rows": [(name, _of_scales(values)) for name, values in rows.items()],
         "arms": [_arm(study, arm, base) for arm in study.record.entry.arms if arm is not base],

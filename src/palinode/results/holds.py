@@ -139,7 +139,7 @@ class Hold:
 
     def _write(self, *, released: bool = False) -> None:
         self._content |= {"beat": self._content["beat"] + 1, "released": released}
-        fsio.write_json(_path(self.directory, self.number), self._content)
+        fsio.write_table(_path(self.directory, self.number), self._content)
 
 
 class Watch:
@@ -184,7 +184,7 @@ def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float 
             "beat": 0,
             "released": False,
         }
-        if fsio.create_json(_path(directory, number), content):
+        if fsio.create_table(_path(directory, number), content):
             return Hold(directory, number, content, descriptor, heartbeat_seconds)
     except EnvironmentProblem:
         os.close(descriptor)
@@ -225,7 +225,7 @@ def end_dead(directory: Path, pid: int) -> bool:
         return False
     if not newest.content.get("released"):
         with contextlib.suppress(EnvironmentProblem):
-            fsio.write_json(_path(directory, newest.number), {**newest.content, "released": True})
+            fsio.write_table(_path(directory, newest.number), {**newest.content, "released": True})
     return True
 
 
@@ -239,13 +239,14 @@ def newest_hold(directory: Path) -> StoredHold | None:
     if not number:
         return None
     path = _path(directory, number)
+    content: dict[str, Any] | None
     try:
-        content = fsio.read_json(path) if path.stat().st_size else None
+        content = fsio.read_table(path) if path.stat().st_size else None
     except OSError:  # such as ESTALE: another host replaces the file at this moment
         content = None
     except Damaged:
         content = {}
-    return StoredHold(number, content if isinstance(content, dict) or content is None else {})
+    return StoredHold(number, content)
 
 
 def this_host() -> dict[str, str]:

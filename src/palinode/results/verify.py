@@ -47,7 +47,7 @@ def verify(store: Store) -> Verified:
         tables += [
             path for path in (record.directory / CHECKPOINTS).glob(f"step-*/{MANIFEST_FILE}") if is_regular(path)
         ]
-    tables += [path for path in store.table_paths() if is_regular(path)]
+    tables += [path for path in (*store.table_paths(), *store.root.rglob("hold-*.json")) if is_regular(path)]
     for problem in store.damaged_experiments():
         damaged[str(problem)] = problem
     unprotected = []

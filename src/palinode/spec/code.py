@@ -100,11 +100,11 @@ def keep_code(directory: Path, code: Code | None) -> None:
         depends = code_of(cls)
         parts[kind] = {"sha256": depends.sha256, "names": dict(depends.names), "doubts": list(depends.doubts)}
     record = {"file": str(code.path), "sha256": _sha256(code.content), "parts": parts}
-    path = directory / RECORD_FILE
+    path, copy = directory / RECORD_FILE, directory / COPY_FILE
     with contextlib.suppress(Damaged):  # a damaged or missing record is written again
-        if fsio.read_table(path) == record and _is_file_with(directory / COPY_FILE, code.content):
+        if fsio.read_table(path) == record and copy.is_file() and copy.read_bytes() == code.content:
             return
-    fsio.write_bytes(directory / COPY_FILE, code.content)
+    fsio.write_bytes(copy, code.content)
     fsio.write_table(path, record)
 
 
@@ -223,10 +223,6 @@ def _mistake(error: BaseException, path: Path, file: str) -> BadInput:
     if isinstance(error, SystemExit):
         return BadInput(f"ended the program (exit {error.code})", file=place)
     return BadInput(f"{type(error).__name__}: {error}", file=place)
-
-
-def _is_file_with(path: Path, content: bytes) -> bool:
-    return path.is_file() and path.read_bytes() == content
 
 
 def _parts(record: Any) -> dict[str, dict[str, Any]]:

@@ -99,9 +99,8 @@ def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mappi
     if not tuning.values:  # factors multiply the value of each arm, which differs
         return
     for scale in scales:
-        of_arm = {
-            arm: tuning.with_value(ours, tuning.values[0]) for (arm, at), ours in settings.items() if at == scale.name
-        }
+        at_scale = {arm: ours for (arm, at), ours in settings.items() if at == scale.name}
+        of_arm = {arm: tuning.with_value(ours, tuning.values[0]) for arm, ours in at_scale.items()}
         for first, second in _equal(of_arm):
             who = f"arms {first!r} and {second!r} differ only in {tuning.field}"
             message = f"{who}, which is chosen for both by the same trials"

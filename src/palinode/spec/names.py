@@ -45,9 +45,8 @@ def good_file_name(name: str) -> str:
         ValueError: it has other characters.
     """
     if strange := sorted(set(good_name(name)) - FILE_NAME_CHARACTERS):
-        raise ValueError(
-            f"a name of files has letters, digits, '.', '_' and '-', not {strange[0]!r} (in {name[:40]!r})"
-        )
+        allowed = "letters, digits, '.', '_' and '-'"
+        raise ValueError(f"a name of files has {allowed}, not {strange[0]!r} (in {name[:40]!r})")
     if "--" in name:
         raise ValueError(f"'--' separates an experiment's name from its size, so {name[:40]!r} cannot have it")
     return name

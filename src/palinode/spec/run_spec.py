@@ -175,7 +175,7 @@ class RunSettings(Config):
             return Windows(torch.zeros(CHECKED_WINDOWS, self.data.window_tokens, dtype=torch.long))
         sample = self.data.task.sample(CHECKED_SEQUENCES, generator(0, "label check"))
         check_sample(self.data.task, sample, CHECKED_SEQUENCES)
-        return Windows(sample.tokens, sample.answers)
+        return sample
 
     def _check_user_task(self) -> None:
         """Draw sequences of a user's task, and refuse labels that need answers if it marks none."""
@@ -203,6 +203,9 @@ class RunSettings(Config):
             raise BadInput(message, field="objective")
         if not example.inputs.shape[-1]:
             message = f"{kind} makes rows without slots from windows of {self.data.window_tokens} tokens"
+            raise BadInput(message, field="objective")
+        if not bool(example.loss_weight.isfinite().all()):
+            message = f"{kind} gives a loss_weight that is no finite number, so no loss can be computed"
             raise BadInput(message, field="objective")
 
     def _check_mixers_read_both_sides(self) -> None:

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
@@ -27,7 +27,7 @@ from palinode.base.errors import EnvironmentProblem, PalinodeError
 from palinode.results.holds import Watch, end_dead, holder
 from palinode.results.record import Result
 from palinode.results.store import Store
-from palinode.sweep.process import Job, Process
+from palinode.sweep.process import INTERRUPTS, Job, Process
 
 Event = dict[str, Any]
 WORKER = (sys.executable, "-P", "-m", "palinode.sweep.worker")
@@ -37,7 +37,6 @@ ELSEWHERE_SECONDS = 1.0  # how often a run that another process works on is look
 STOP_GRACE_SECONDS = 30.0
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # two numbers: microseconds of computing allowed in a period of microseconds
 LAST_EVENTS = ("finished", "alone", "problem", "busy", "lost")  # events that end a worker's report on a run
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,8 @@ def sweep(
     Raises:
         EnvironmentProblem: a disk or a device failed; the other runs were asked to stop first.
     """
-    driver = _Driver(jobs, store, workers, stack, on_event, tuple(worker))
+    waiting = deque({job.run_id: job for job in jobs}.values())
+    driver = _Driver(store, workers, stack, on_event, worker, waiting)
     with driver.listening_to_signals():
         try:
             driver.loop()
@@ -107,31 +107,31 @@ def sweep(
     return driver.end()
 
 
+@dataclass
 class _Driver:
-    def __init__(
-        self,
-        jobs: Sequence[Job],
-        store: Store,
-        workers: int,
-        stack: int,
-        on_event: Callable[[Event], None],
-        worker: tuple[str, ...],
-    ):
-        self.store = store
-        self.workers = workers
-        self.stack = stack
-        self.on_event = on_event
-        self.worker = worker
-        self.waiting = deque({job.run_id: job for job in jobs}.values())
-        self.elsewhere: dict[str, tuple[Job, float]] = {}
-        self.running: list[Process] = []
-        self.outcomes: dict[str, str] = {}
-        self.reused: set[str] = set()
-        self.signals: list[int] = []
-        self.stop_requested_at: float | None = None
-        self.problem: EnvironmentProblem | None = None
-        self.watch = Watch()
-        self.selector = selectors.DefaultSelector()
+    """The state of a sweep.
+
+    Attributes:
+        elsewhere: run id -> job that another process works on, and when to look at it again.
+        signals: the interrupts so far.
+        problem: the first failure of a disk or a device that a worker reported.
+    """
+
+    store: Store
+    workers: int
+    stack: int
+    on_event: Callable[[Event], None]
+    worker: Sequence[str]
+    waiting: deque[Job]
+    elsewhere: dict[str, tuple[Job, float]] = field(default_factory=dict)
+    running: list[Process] = field(default_factory=list)
+    outcomes: dict[str, str] = field(default_factory=dict)
+    reused: set[str] = field(default_factory=set)
+    signals: list[int] = field(default_factory=list)
+    stop_requested_at: float | None = None
+    problem: EnvironmentProblem | None = None
+    watch: Watch = field(default_factory=Watch)
+    selector: selectors.DefaultSelector = field(default_factory=selectors.DefaultSelector)
 
     def loop(self) -> None:
         """Work until every run has ended."""
@@ -164,7 +164,6 @@ class _Driver:
                 self._drain(process)
                 time.sleep(POLL_SECONDS)
             process.kill()
-            process.process.wait()
             self._forget(process)
         self.selector.close()
 
@@ -216,7 +215,8 @@ class _Driver:
         most = min(self.stack, math.ceil((1 + len(alike)) / (self.workers - len(self.running)))) - 1
         companions: list[Job] = []
         for other in alike:
-            if len(companions) < most and not (_result(self.store, other) or _has_hold(other, self.watch)):
+            is_full = len(companions) >= most
+            if not (is_full or _result(self.store, other) or holder(other.directory, self.watch) != (None, None)):
                 companions.append(other)
         for other in companions:
             self.waiting.remove(other)
@@ -364,10 +364,6 @@ class _Driver:
 
     def _emit(self, job: Job, event: Event) -> None:
         self.on_event({**event, "run_id": job.run_id})
-
-
-def _has_hold(job: Job, watch: Watch) -> bool:
-    return holder(job.directory, watch) != (None, None)
 
 
 def _result(store: Store, job: Job) -> Result | None:

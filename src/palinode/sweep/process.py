@@ -15,6 +15,7 @@ from typing import IO, Any
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.measures import RunOutcome
 
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # each asks the runs to stop
 LAST_LINES = 40  # of a worker's printed lines, kept to explain why it ended
 
 

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
+from palinode.base.measures import RunOutcome
 from palinode.results.holds import Hold, HoldLostError, take
 from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
+from palinode.sweep.process import INTERRUPTS
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -76,21 +78,17 @@ def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int
 
 def _work(holds: Holds, emit: Emit, should_stop: Callable[[], bool], work: Work) -> list[Event]:
     """The last event of each run: `finished` with the outcome, `alone`, `lost`, or `problem` when a disk or a device failed."""
-    directories = [hold.directory for hold in holds.values()]
-    ended = {
-        directory: result
-        for directory in directories
-        if (result := Store(directory.parent).ended(directory.name)) is not None
-    }
-    left = [directory for directory in directories if directory not in ended]
+    before = {hold.directory: Store(hold.directory.parent).ended(run_id) for run_id, hold in holds.items()}
+    ended = [result for result in before.values() if result is not None]
+    left = [directory for directory, result in before.items() if result is None]
     for directory in left:
         (directory / RESULT_FILE).unlink(missing_ok=True)
     try:
-        results = [*ended.values(), *(work(left, emit, should_stop, holds) if left else ())]
-        return [_finished_event(result) for result in results]
+        ended += work(left, emit, should_stop, holds) if left else ()
+        return [_finished_event(result) for result in ended]
     except EnvironmentProblem as error:  # no fault of the runs: they continue when, say, the disk has room again
         problem = {"event": "problem", "exit_code": error.exit_code, "message": str(error)}
-        return [{**problem, "run_id": directory.name} for directory in directories]
+        return [{**problem, "run_id": run_id} for run_id in holds]
     except HoldLostError as error:
         return [
             {"event": "lost" if hold.lost else "alone", "run_id": run_id, "reason": str(error)}
@@ -99,16 +97,15 @@ def _work(holds: Holds, emit: Emit, should_stop: Callable[[], bool], work: Work)
     except Exception as error:  # noqa: BLE001 - any exception of a run becomes its result
         if len(left) > 1:
             reason = _reason(error).splitlines()[0]
-            return [{"event": "alone", "run_id": directory.name, "reason": reason} for directory in directories]
-        result = Result(
-            run_id=left[0].name, outcome="oom" if ran_out_of_memory(error) else "failed", reason=_reason(error)
-        )
+            return [{"event": "alone", "run_id": run_id, "reason": reason} for run_id in holds]
+        outcome: RunOutcome = "oom" if ran_out_of_memory(error) else "failed"
+        result = Result(run_id=left[0].name, outcome=outcome, reason=_reason(error))
         try:
             holds[result.run_id].check()
         except HoldLostError as lost:
             return [{"event": "lost", "run_id": result.run_id, "reason": str(lost)}]
         Store(left[0].parent).write_result(result)
-        return [*map(_finished_event, ended.values()), _finished_event(result)]
+        return [_finished_event(result) for result in (*ended, result)]
 
 
 def _finished_event(result: Result) -> Event:
@@ -129,7 +126,7 @@ class _Stop:
     def __init__(self, nothing_done_yet: Callable[[], bool]) -> None:
         self.requested = False
         self._nothing_done_yet = nothing_done_yet
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        for number in INTERRUPTS:
             signal.signal(number, lambda *_: self._request())
         threading.Thread(target=self._wait_for_the_end_of_input, daemon=True).start()
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from pydantic import Field
 from torch import rand
 
-from palinode.base.config import Config
+from palinode.base.config import LATER, Config
 from palinode.base.seeds import generator
 
 REAL_PARTS, WINDOWS_DRAWN = "accumulation.real_parts", "accumulation.windows_drawn"
+MOST_DOUBLINGS = 60
 State = Mapping[str, float]
 
 
@@ -38,29 +40,35 @@ class LengthGrowth(Config):
     """Rows start with `start_tokens` tokens, which double after every `double_every_steps` steps, up to the spec's window.
 
     A step reads the same number of tokens at any length, rounded down to whole windows: half the length, twice the windows.
+
+    Attributes:
+        late_steps: every doubling comes so many steps later. Published: 1, because there the first length is kept for step 80
+            (counted from 0) too.
     """
 
     start_tokens: int = Field(default=32, ge=2)
     double_every_steps: int = Field(default=80, ge=1)
+    late_steps: Annotated[int, LATER] = Field(default=0, ge=0)
 
     def window_tokens(self, step: int, full: int) -> int:
         """Tokens of a row at this step; never more than `full`, the spec's window."""
-        doublings = min(step // self.double_every_steps, 60)
+        doublings = min(max(0, step - self.late_steps) // self.double_every_steps, MOST_DOUBLINGS)
         return min(full, self.start_tokens << doublings)
 
     def first_step(self, tokens: int) -> int:
         """The first step with rows of this length; the stream of windows of this length starts there."""
         doublings = max(0, math.ceil(math.log2(tokens / self.start_tokens)))
-        return doublings * self.double_every_steps
+        return doublings * self.double_every_steps + self.late_steps if doublings else 0
 
     def phases(self, steps: int, full: int) -> list[tuple[int, int, int]]:
         """(first step, number of steps, tokens of a row) for every length, in order."""
         phases: list[tuple[int, int, int]] = []
-        for first in range(0, steps, self.double_every_steps):
+        first = 0
+        while first < steps:
             length = self.window_tokens(first, full)
-            if length == full:
-                return [*phases, (first, steps - first, full)]
-            phases.append((first, min(self.double_every_steps, steps - first), length))
+            after = steps if length == full else min(steps, self.first_step(2 * length))
+            phases.append((first, after - first, length))
+            first = after
         return phases
 
 
@@ -71,11 +79,18 @@ class NormAccumulation(Config):
     with r = (norm / sqrt P) / target(step) and target(step) = (ln P * P * (step + .01))^e, e = -.677 (ln P)^-.2 for P parameters.
     A step reads max(1, floor m + c) times `micro_batches` parts, where c is 1 with the probability of m's fraction, else 0. The
     constants were fitted with about 57 000 tokens in a part.
+
+    Attributes:
+        every_steps, gain: as in the formula.
+        most: the largest m. None: no limit (published).
+        from_first_step: m changes after the steps 0, `every_steps`, 2 `every_steps`, .. counted from 0 (published). Otherwise
+            after `every_steps` - 1, 2 `every_steps` - 1, ..
     """
 
     every_steps: int = Field(default=5, ge=1)
     gain: float = Field(default=0.1, gt=0.0)
-    most: int = Field(default=64, ge=1)
+    most: int | None = Field(default=64, ge=1)
+    from_first_step: Annotated[bool, LATER] = False
 
     def target(self, step: int, parameters: int) -> float:
         """The target of norm / sqrt(P) after this many steps."""
@@ -86,12 +101,15 @@ class NormAccumulation(Config):
         """How many times `micro_batches` parts this step reads."""
         real = state.get(REAL_PARTS, 0.0)
         coin = float(rand((), generator=generator(seed, "accumulation", step)))
-        return min(self.most, max(1, math.floor(real) + (coin < real % 1)))
+        return int(self._limited(max(1, math.floor(real) + (coin < real % 1))))
 
     def after_step(self, state: MutableMapping[str, float], step: int, gradient_norm: float, parameters: int) -> None:
         """Update the number of micro-batches in `state`; `step` is the one just taken, counted from 0."""
-        if (step + 1) % self.every_steps:
+        if (step if self.from_first_step else step + 1) % self.every_steps:
             return
         ratio = gradient_norm / math.sqrt(parameters) / self.target(step, parameters)
         real = state.get(REAL_PARTS, 0.0) * (1 + self.every_steps * self.gain * (ratio - 1))
-        state[REAL_PARTS] = min(float(self.most), max(0.1, real))
+        state[REAL_PARTS] = self._limited(max(0.1, real))
+
+    def _limited(self, parts: float) -> float:
+        return parts if self.most is None else min(float(self.most), parts)

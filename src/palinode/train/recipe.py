@@ -135,6 +135,7 @@ class Hlb(Recipe):
     Made for `latent` models. Two corrections: the loss that drives weight decay is in nats per token, and everything resumes. Left
     out: dividing the embedding's gradient by each token's count in its micro-batch, which would depend on how a batch is cut. A
     micro-batch has the tokens of 55 windows of 1024, as published at 46 million parameters, where the GPU's memory decided it.
+    Three settings of growth and accumulation have the published value as an option (docs/recipes.md).
     """
 
     kind: ClassVar[str] = "hlb-gpt"

@@ -5,54 +5,25 @@ The table at the end lists all built-in tasks; a user's own class is passed as a
 
 from collections.abc import Mapping
 
-from palinode.data.tasks.base import Language as Language
-from palinode.data.tasks.base import Reversed as Reversed
-from palinode.data.tasks.base import Sample as Sample
-from palinode.data.tasks.base import Task as Task
-from palinode.data.tasks.languages import Grammar as Grammar
-from palinode.data.tasks.languages import Hierarchy as Hierarchy
-from palinode.data.tasks.languages import MarkovLanguage as MarkovLanguage
-from palinode.data.tasks.languages import ProductLanguage as ProductLanguage
-from palinode.data.tasks.languages import XorLanguage as XorLanguage
-from palinode.data.tasks.mad import Compression as Compression
-from palinode.data.tasks.mad import MadFuzzyRecall as MadFuzzyRecall
-from palinode.data.tasks.mad import MadNoisyRecall as MadNoisyRecall
-from palinode.data.tasks.mad import MadRecall as MadRecall
-from palinode.data.tasks.mad import Memorisation as Memorisation
-from palinode.data.tasks.mad import SelectiveCopy as SelectiveCopy
-from palinode.data.tasks.recall import AssociativeRecall as AssociativeRecall
-from palinode.data.tasks.recall import InductionHead as InductionHead
-from palinode.data.tasks.recall import MultiQueryRecall as MultiQueryRecall
-from palinode.data.tasks.strings import Addition as Addition
-from palinode.data.tasks.strings import Copy as Copy
-from palinode.data.tasks.strings import Counting as Counting
-from palinode.data.tasks.strings import Majority as Majority
-from palinode.data.tasks.strings import Parity as Parity
-from palinode.data.tasks.strings import Reversal as Reversal
+from palinode.data.tasks.base import Language, Reversed, Sample, Task
+from palinode.data.tasks.languages import Grammar, Hierarchy, MarkovLanguage, ProductLanguage, XorLanguage
+from palinode.data.tasks.mad import Compression, MadFuzzyRecall, MadNoisyRecall, MadRecall, Memorisation, SelectiveCopy
+from palinode.data.tasks.recall import AssociativeRecall, InductionHead, MultiQueryRecall
+from palinode.data.tasks.strings import Addition, Copy, Counting, Majority, Parity, Reversal
+
+__all__ = ["TASKS", "Language", "Reversed", "Sample", "Task"]
+__all__ += ["AssociativeRecall", "InductionHead", "MultiQueryRecall"]
+__all__ += ["Compression", "MadFuzzyRecall", "MadNoisyRecall", "MadRecall", "Memorisation", "SelectiveCopy"]
+__all__ += ["Addition", "Copy", "Counting", "Majority", "Parity", "Reversal"]
+__all__ += ["Grammar", "Hierarchy", "MarkovLanguage", "ProductLanguage", "XorLanguage"]
 
 TASKS: Mapping[str, type[Task]] = {
     cls.kind: cls
     for cls in (
-        AssociativeRecall,
-        InductionHead,
-        MultiQueryRecall,
-        MadRecall,
-        MadNoisyRecall,
-        MadFuzzyRecall,
-        SelectiveCopy,
-        Compression,
-        Memorisation,
-        Copy,
-        Reversal,
-        Parity,
-        Majority,
-        Counting,
-        Addition,
-        MarkovLanguage,
-        XorLanguage,
-        ProductLanguage,
-        Hierarchy,
-        Grammar,
+        *(AssociativeRecall, InductionHead, MultiQueryRecall),
+        *(MadRecall, MadNoisyRecall, MadFuzzyRecall, SelectiveCopy, Compression, Memorisation),
+        *(Copy, Reversal, Parity, Majority, Counting, Addition),
+        *(MarkovLanguage, XorLanguage, ProductLanguage, Hierarchy, Grammar),
         Reversed,
     )
 }

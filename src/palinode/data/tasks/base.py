@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import torch
 from pydantic import ValidationError, model_validator
@@ -20,30 +20,25 @@ from torch import Generator, Tensor
 
 from palinode.base.config import Part, bad_input, content_hash, identity, one_of
 from palinode.base.errors import BadInput
+from palinode.base.example import Windows
+from palinode.base.measures import Direction
 
-Direction = Literal["ltr", "rtl"]
 LARGEST = math.log(1e300)
 BLANK = -1  # replaces an answer in a prompt
 NO_VALUE = -1  # in a slice that has one number for each token: this token has none
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Sequences of a task.
+class Sample(Windows):
+    """Sequences of a task, with their answers.
 
     Attributes:
         tokens: (B, T) int64 ids: whole sequences with their answers.
         answers: (B, T) bool: true at the tokens that are answers.
-        slices: by name, int64 numbers by which accuracies are grouped: one for each sequence (B,), such as its number of keys,
-            or one for each token (B, T), such as the distance to where an answer was shown; NO_VALUE where a token has none.
+        slices: see `Windows`; int64 numbers by which accuracies are grouped, NO_VALUE where a token has none.
     """
 
-    tokens: Tensor
-    answers: Tensor
-    slices: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+    answers: Tensor = field()
 
     @classmethod
     def answered_from(cls, tokens: Tensor, place: int, **slices: Tensor) -> Sample:
@@ -71,15 +66,6 @@ class Sample:
         """The same sequences, last token first."""
         slices = {name: values.flip(1) if values.dim() == 2 else values for name, values in self.slices.items()}
         return Sample(self.tokens.flip(1), self.answers.flip(1), slices)
-
-    @classmethod
-    def together(cls, parts: Sequence[Sample]) -> Sample:
-        """Several samples of one task as one."""
-        return cls(
-            torch.cat([part.tokens for part in parts]),
-            torch.cat([part.answers for part in parts]),
-            {name: torch.cat([part.slices[name] for part in parts]) for name in parts[0].slices},
-        )
 
 
 def check_sample(task: Task, sample: Any, count: int) -> None:
@@ -231,40 +217,55 @@ class Task(Part):
         self.require(value >= least, f"{value} is too few, {least} are needed: {reason}", field)
 
 
-class SizedTask(Task):
-    """A task with a `vocabulary`, its number of ids, and a `length`, its tokens. A subclass may add ids or tokens to them."""
+class Shape(NamedTuple):
+    """The sizes of a task.
+
+    Attributes:
+        ids: how many token ids it has.
+        tokens: T of its sequences.
+        answers: the ids that may be an answer.
+        drawn: (n, ids of each) where a sequence is a one-to-one function of n independent uniform tokens, which also stand at
+            both ends; None where it has another law.
+    """
+
+    ids: int
+    tokens: int
+    answers: range
+    drawn: tuple[int, int] | None = None
+
+
+class ShapedTask(Task):
+    """Base of the built-in tasks: all sizes of a task in one place."""
 
     length_field: ClassVar[str] = "length"
-    vocabulary: int
-    length: int
+
+    @abstractmethod
+    def shape(self) -> Shape:
+        """The sizes of the task."""
 
     @property
     def vocab_size(self) -> int:
-        return self.vocabulary
+        return self.shape().ids
 
     @property
     def length_tokens(self) -> int:
-        return self.length
+        return self.shape().tokens
 
-
-class UniformTask(Task):
-    """A task whose sequences are a one-to-one function of independent uniform tokens, which also stand at both ends."""
-
-    @property
-    @abstractmethod
-    def drawn(self) -> tuple[int, int]:
-        """How many uniform tokens a sequence is made of, and how many ids each is drawn from."""
+    def legal_answers(self) -> Tensor:
+        answers = self.shape().answers
+        return torch.arange(answers.start, answers.stop)
 
     def sequence_nats(self) -> float | None:
-        tokens, ids = self.drawn
-        return tokens * math.log(ids)
+        drawn = self.shape().drawn
+        return None if drawn is None else drawn[0] * math.log(drawn[1])
 
     def edge_nats(self, direction: Direction) -> float | None:
-        return math.log(self.drawn[1])
+        drawn = self.shape().drawn
+        return None if drawn is None else math.log(drawn[1])
 
     def support(self) -> float | None:
-        tokens, ids = self.drawn
-        return power(ids, tokens)
+        drawn = self.shape().drawn
+        return None if drawn is None else power(drawn[1], drawn[0])
 
 
 class Language(Task):

@@ -20,8 +20,10 @@ from palinode.data.tasks.base import Sample, Task
 
 NO_GUESS = -1
 HIDDEN = -2
-# What a guesser sees: the tokens before an answer; all tokens that are no answers; or all tokens but the answer itself.
-Sees = Literal["before", "prompt", "others"]
+# What a guesser sees: the tokens before an answer; those of them that are no answers; all tokens that are no answers; or all
+# tokens but the answer itself.
+Sees = Literal["before", "prompt_before", "prompt", "others"]
+HIDES_ANSWERS = ("prompt_before", "prompt")
 CACHE_ORDERS = (1, 2, 3)
 CACHES = tuple(f"cache_{order}" for order in CACHE_ORDERS)  # look up what last followed the same tokens
 MOST_CELLS = 2**22  # of a table in memory
@@ -47,7 +49,7 @@ def baselines(task: Task, fitted_on: Sample, sample: Sample, sees: Sees = "befor
         fitted_on: another sample of the task, for the guessers that are fitted (`unigram`, `bigram`, `position_only`).
     """
     levels = _from_one_end(task, fitted_on, sample, sees)
-    if sees == "before":
+    if sees in ("before", "prompt_before"):
         return levels
     other = _from_one_end(task, fitted_on.flipped(), sample.flipped(), sees)
     return {name: max(level, other[name]) for name, level in levels.items()}
@@ -171,14 +173,17 @@ def _seen(answers: Tensor, place: Tensor, sees: Sees) -> Tensor:
     places = torch.arange(answers.shape[1])
     if sees == "prompt":
         return ~answers
-    return places < place[:, None] if sees == "before" else places != place[:, None]
+    if sees == "others":
+        return places != place[:, None]
+    before = places < place[:, None]
+    return before & ~answers if sees == "prompt_before" else before
 
 
 def _token_before(sample: Sample, sees: Sees) -> Tensor:
     """(A,): one more than the token before each answer; 0 where there is none, or where the guesser does not see it."""
     shifted = torch.zeros_like(sample.tokens)
     numbers = sample.tokens + 1
-    shifted[:, 1:] = (numbers.masked_fill(sample.answers, 0) if sees == "prompt" else numbers)[:, :-1]
+    shifted[:, 1:] = (numbers.masked_fill(sample.answers, 0) if sees in HIDES_ANSWERS else numbers)[:, :-1]
     return shifted[sample.answers]
 
 

@@ -22,8 +22,9 @@ from torch import Generator, Tensor
 
 from palinode.base.errors import BadInput
 from palinode.base.markov import MarkovChain, asymmetric_chain, stationary_law, symmetric_chain
+from palinode.base.measures import Direction
 from palinode.base.seeds import generator
-from palinode.data.tasks.base import Direction, Language, Sample, Task, UniformTask, exp, power
+from palinode.data.tasks.base import Language, Sample, Shape, ShapedTask, exp, power
 from palinode.data.tasks.draws import digits_of, entropy_nats, integers
 
 MOST_CONTEXTS = 2**16
@@ -32,7 +33,7 @@ NONE = -1
 MOST_GROWTH = 0.85  # spectral radius of the expected children of one expansion; below 1, so that sentences end
 
 
-class MarkovLanguage(Language):
+class MarkovLanguage(ShapedTask, Language):
     """A stationary Markov chain of order k.
 
     Attributes:
@@ -45,7 +46,6 @@ class MarkovLanguage(Language):
     """
 
     kind: ClassVar[str] = "markov"
-    length_field: ClassVar[str] = "length"
     states: int = Field(default=16, ge=2, le=4096)
     length: int = Field(default=64, ge=1, le=2**22)
     symmetric: bool = True
@@ -63,13 +63,8 @@ class MarkovLanguage(Language):
         except ValueError as problem:
             raise BadInput(str(problem), field="sharpness", hint="a smaller one") from None
 
-    @property
-    def vocab_size(self) -> int:
-        return self.states
-
-    @property
-    def length_tokens(self) -> int:
-        return self.length
+    def shape(self) -> Shape:
+        return Shape(self.states, self.length, answers=range(self.states))
 
     @property
     def solved_by(self) -> tuple[str, ...]:
@@ -125,7 +120,7 @@ class MarkovLanguage(Language):
         return power(self.states, self.length)
 
 
-class XorLanguage(UniformTask):
+class XorLanguage(ShapedTask):
     """Uniform bits x, then y = Mx over GF(2); rows of M have one to three ones, those of its inverse far more.
 
     Attributes:
@@ -134,23 +129,12 @@ class XorLanguage(UniformTask):
     """
 
     kind: ClassVar[str] = "xor"
+    length_field: ClassVar[str] = ""
     bits: int = Field(default=16, ge=2, le=4096)
     matrix_seed: int = Field(default=0, ge=0)
 
-    @property
-    def vocab_size(self) -> int:
-        return 2
-
-    @property
-    def length_tokens(self) -> int:
-        return 2 * self.bits
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        return self.bits, 2
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(2)
+    def shape(self) -> Shape:
+        return Shape(2, 2 * self.bits, answers=range(2), drawn=(self.bits, 2))
 
     def matrix(self) -> Tensor:
         """M, (bits, bits) of 0 and 1."""
@@ -161,7 +145,7 @@ class XorLanguage(UniformTask):
         return Sample.answered_from(torch.cat([x, x @ self.matrix().T % 2], 1), self.bits)
 
 
-class ProductLanguage(Task):
+class ProductLanguage(ShapedTask):
     """Two primes p < q of `digits` digits, uniform over such pairs, and their product, twice as long.
 
     The floor is that of a model that does not know which pairs are in its split.
@@ -171,18 +155,11 @@ class ProductLanguage(Task):
     """
 
     kind: ClassVar[str] = "product"
+    length_field: ClassVar[str] = ""
     digits: int = Field(default=4, ge=1, le=6)
 
-    @property
-    def vocab_size(self) -> int:
-        return EQUALS + 1
-
-    @property
-    def length_tokens(self) -> int:
-        return 4 * self.digits + 2
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(10)
+    def shape(self) -> Shape:
+        return Shape(EQUALS + 1, 4 * self.digits + 2, answers=range(10))
 
     def sample(self, count: int, rng: Generator) -> Sample:
         primes = _primes(self.digits)
@@ -211,7 +188,7 @@ class ProductLanguage(Task):
         return many * (many - 1) / 2
 
 
-class Hierarchy(Language):
+class Hierarchy(ShapedTask, Language):
     """Sentences of 2^levels tokens. All pairs of a level are different, so a sentence has one derivation.
 
     Attributes:
@@ -222,6 +199,7 @@ class Hierarchy(Language):
     """
 
     kind: ClassVar[str] = "hierarchy"
+    length_field: ClassVar[str] = ""
     symbols: int = Field(default=8, ge=2, le=1024)
     productions: int = Field(default=4, ge=1)
     levels: int = Field(default=4, ge=1, le=16)
@@ -231,13 +209,8 @@ class Hierarchy(Language):
         message = f"{self.symbols} symbols have pairs for at most {self.symbols} productions each"
         self.require(self.productions <= self.symbols, message, "productions")
 
-    @property
-    def vocab_size(self) -> int:
-        return self.symbols
-
-    @property
-    def length_tokens(self) -> int:
-        return int(2**self.levels)
+    def shape(self) -> Shape:
+        return Shape(self.symbols, int(2**self.levels), answers=range(self.symbols))
 
     def rules(self, level: int) -> Tensor:
         """(V, productions, 2): the pairs below each symbol of a level; level 1 is just above the tokens."""
@@ -273,7 +246,7 @@ class Hierarchy(Language):
         return exp(self.sequence_nats())
 
 
-class Grammar(Language):
+class Grammar(ShapedTask, Language):
     """A stream of sentences of a random simple grammar, cut to T tokens; the first sentence starts at the first token.
 
     Every rule is one terminal and then up to two nonterminals. The rules of a nonterminal start with different terminals, so every
@@ -288,7 +261,6 @@ class Grammar(Language):
     """
 
     kind: ClassVar[str] = "grammar"
-    length_field: ClassVar[str] = "length"
     nonterminals: int = Field(default=4, ge=1, le=256)
     rules: int = Field(default=3, ge=2)
     terminals: int = Field(default=8, ge=2, le=4096)
@@ -299,13 +271,8 @@ class Grammar(Language):
         message = f"{self.rules} rules need as many terminals, there are {self.terminals}"
         self.require(self.rules <= self.terminals, message, "rules")
 
-    @property
-    def vocab_size(self) -> int:
-        return self.terminals + 1
-
-    @property
-    def length_tokens(self) -> int:
-        return self.length
+    def shape(self) -> Shape:
+        return Shape(self.terminals + 1, self.length, answers=range(self.terminals + 1))
 
     def table(self) -> tuple[Tensor, Tensor, Tensor]:
         """By nonterminal and rule: probability (M, R), terminal (M, R), nonterminals after it (M, R, 2) or NONE."""

@@ -7,7 +7,7 @@ selective copying   _ a _ _ b c _ COPY a b c
 compression         a b c C a b c
 memorisation        k1 v1 k2 v2 ...
 
-Unlike in the original, all answers are part of the sequence.
+Unlike in the original, all answers are part of the sequence. An objective with `hide_answers` hides them from the input.
 Shapes: B sequences, T tokens, P pairs before the last, M pairs that fuzzy recall draws, L `most_tokens`.
 """
 
@@ -22,8 +22,9 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
+from palinode.base.measures import Direction
 from palinode.base.seeds import generator
-from palinode.data.tasks.base import NO_VALUE, Direction, Sample, SizedTask, UniformTask, exp
+from palinode.data.tasks.base import NO_VALUE, Sample, Shape, ShapedTask, exp
 from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import (
     distinct,
@@ -39,7 +40,7 @@ from palinode.data.tasks.draws import (
 MOST_LENGTH = 2**22
 
 
-class MadRecall(SizedTask):
+class MadRecall(ShapedTask):
     """Pairs of a key and a value; the key of the last pair is uniform over the different keys of the pairs before it.
 
     Attributes:
@@ -76,16 +77,9 @@ class MadRecall(SizedTask):
         """Number of ids that are values."""
         return self.vocabulary - (not self.multi_query) - self.keys
 
-    @property
-    def vocab_size(self) -> int:
-        return self.vocabulary + self.noise_vocabulary
-
-    @property
-    def length_tokens(self) -> int:
-        return self.length + (not self.multi_query)
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(self.keys, self.keys + self.values)
+    def shape(self) -> Shape:
+        ids, tokens = self.vocabulary + self.noise_vocabulary, self.length + (not self.multi_query)
+        return Shape(ids, tokens, answers=range(self.keys, self.keys + self.values))
 
     def sample(self, count: int, rng: Generator) -> Sample:
         shown = self.length // 2 - 1
@@ -133,7 +127,7 @@ class MadNoisyRecall(MadRecall):
     noise_vocabulary: int = Field(default=16, ge=0, le=2**20)
 
 
-class MadFuzzyRecall(SizedTask):
+class MadFuzzyRecall(ShapedTask):
     """Keys and values of several tokens without separators; one pair is planted at a random place and is the query at the end.
 
     The place is uniform among those between pairs (the original draws a token offset, and may then plant nothing). Where a key
@@ -170,8 +164,8 @@ class MadFuzzyRecall(SizedTask):
         """Number of letters of keys."""
         return self._letters // 2
 
-    def legal_answers(self) -> Tensor:
-        return torch.arange(self.keys, self._letters)
+    def shape(self) -> Shape:
+        return Shape(self.vocabulary, self.length, answers=range(self.keys, self._letters))
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float | None:
         return None
@@ -242,7 +236,7 @@ class MadFuzzyRecall(SizedTask):
         return Sample.with_gaps(tokens, gap, asked=(gap != NO_VALUE).sum(1))
 
 
-class SelectiveCopy(SizedTask):
+class SelectiveCopy(ShapedTask):
     """Content tokens among blanks, then a copy token: the content in order is the answer.
 
     Attributes:
@@ -268,8 +262,8 @@ class SelectiveCopy(SizedTask):
         """Tokens before the copy token."""
         return self.length - self.content_tokens - 1
 
-    def legal_answers(self) -> Tensor:
-        return torch.arange(self.vocabulary - 2)
+    def shape(self) -> Shape:
+        return Shape(self.vocabulary, self.length, answers=range(self.vocabulary - 2))
 
     def sample(self, count: int, rng: Generator) -> Sample:
         content = integers(self.vocabulary - 2, (count, self.content_tokens), rng)
@@ -310,7 +304,7 @@ class SelectiveCopy(SizedTask):
         return exp(places + self.content_tokens * math.log(self.vocabulary - 2))
 
 
-class Compression(UniformTask, SizedTask):
+class Compression(ShapedTask):
     """Uniform tokens and a compression token, then all again: a model that must pass through one state shows what it stores.
 
     The task gives only the tokens. The `bottleneck` objective makes the model write them again from the compression token alone, as
@@ -328,16 +322,10 @@ class Compression(UniformTask, SizedTask):
     length: int = Field(default=32, ge=2, le=2**22)
     as_published: bool = False
 
-    @property
-    def length_tokens(self) -> int:
-        return 2 * self.length if self.as_published else 2 * self.length - 1
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        return self.length - 1, self.vocabulary - 1
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(self.vocabulary if self.as_published else self.vocabulary - 1)
+    def shape(self) -> Shape:
+        content, extra = self.vocabulary - 1, int(self.as_published)
+        drawn = (self.length - 1, content)
+        return Shape(self.vocabulary, 2 * self.length - 1 + extra, answers=range(content + extra), drawn=drawn)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         content = integers(self.vocabulary - 1, (count, self.length - 1), rng)
@@ -348,11 +336,11 @@ class Compression(UniformTask, SizedTask):
         return 0.0 if self.as_published and direction == "rtl" else super().edge_nats(direction)
 
 
-class Memorisation(UniformTask):
+class Memorisation(ShapedTask):
     """Keys whose values never change: no sequence says what they are, so a model has them in its weights or nowhere.
 
     Splits share keys, not sequences. A key that training never showed can only be guessed: `best_answer_accuracy` is the limit.
-    The original shows an insert token instead of each value, as does an objective that hides answers.
+    The original shows an insert token instead of each value; an objective with `hide_answers` shows `[MASK]`.
 
     Attributes:
         vocabulary: ids; the last is reserved for the insert token, the first half of the others are keys.
@@ -372,20 +360,9 @@ class Memorisation(UniformTask):
         """Number of ids that are keys."""
         return (self.vocabulary - 1) // 2
 
-    @property
-    def vocab_size(self) -> int:
-        return self.vocabulary
-
-    @property
-    def length_tokens(self) -> int:
-        return 2 * self.pairs
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        return self.pairs, self.keys
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(self.keys, self.vocabulary - 1)
+    def shape(self) -> Shape:
+        values = range(self.keys, self.vocabulary - 1)
+        return Shape(self.vocabulary, 2 * self.pairs, answers=values, drawn=(self.pairs, self.keys))
 
     def value_of(self) -> Tensor:
         """(keys,): the value of each key; no two keys share one."""

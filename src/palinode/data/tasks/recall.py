@@ -16,7 +16,8 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import NO_VALUE, Direction, Sample, SizedTask, exp
+from palinode.base.measures import Direction
+from palinode.data.tasks.base import NO_VALUE, Sample, Shape, ShapedTask, exp
 from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import (
     digits_of,
@@ -35,7 +36,7 @@ TABLE_SHARE = 4  # a table over all key tuples is drawn while it has at most thi
 MOST_LENGTH = 2**22
 
 
-class AssociativeRecall(SizedTask):
+class AssociativeRecall(ShapedTask):
     """Pairs of a key and a value, then one of the keys again: its value is the answer.
 
     A key is a tuple of `key_tokens` ids. Every tuple has one value in a sequence, drawn uniformly (two tuples may share it). The
@@ -82,12 +83,12 @@ class AssociativeRecall(SizedTask):
         """P: pairs of a sequence."""
         return self.length // (self.key_tokens + 1)
 
-    @property
-    def length_tokens(self) -> int:
-        return self.pairs * (self.key_tokens + 1) + self.key_tokens + 2
+    def shape(self) -> Shape:
+        tokens = self.pairs * (self.key_tokens + 1) + self.key_tokens + 2
+        return Shape(self.vocabulary, tokens, answers=range(1 + self.keys, 1 + self.keys + self.values))
 
     def legal_answers(self) -> Tensor:
-        values = torch.arange(1 + self.keys, 1 + self.keys + self.values)
+        values = super().legal_answers()
         return torch.cat([torch.tensor([DOT]), values]) if self.allow_dot else values
 
     def sample(self, count: int, rng: Generator) -> Sample:
@@ -170,7 +171,7 @@ class AssociativeRecall(SizedTask):
         return exp(total + self.pairs * math.log(self.key_tuples))
 
 
-class InductionHead(SizedTask):
+class InductionHead(ShapedTask):
     """Random tokens with a trigger `=>` among them; after a second trigger at the end, what followed the first is the answer.
 
     Attributes:
@@ -202,12 +203,8 @@ class InductionHead(SizedTask):
         """Number of ids that are drawn."""
         return self.vocabulary - SPECIAL
 
-    @property
-    def length_tokens(self) -> int:
-        return self.length + 1 + self.answer_tokens
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(1, 1 + self.content)
+    def shape(self) -> Shape:
+        return Shape(self.vocabulary, self.length + 1 + self.answer_tokens, answers=range(1, 1 + self.content))
 
     def sample(self, count: int, rng: Generator) -> Sample:
         tokens = torch.empty(count, self.length_tokens, dtype=torch.long)
@@ -268,12 +265,13 @@ class InductionHead(SizedTask):
         return None if total is None else exp(total)
 
 
-class MultiQueryRecall(SizedTask):
+class MultiQueryRecall(ShapedTask):
     """Many pairs of a key and a value; then each key is a query once, and its value is the answer.
 
     Keys are P different ids of 1 .. V/2 - 1, values P different ids of the upper half. The place of a query is drawn without
     replacement with weight i^(power - 1). Pairs draw in their order, so early pairs get early queries, and a guesser that knows
-    only the position scores more than 1/P. A value follows its key also where it is the answer (the original has filler there).
+    only the position scores more than 1/P. A value follows its key also where it is the answer. The original has filler there; an
+    objective with `hide_answers` shows `[MASK]`.
 
     Attributes:
         vocabulary: V ids; 0 is the filler.
@@ -306,8 +304,8 @@ class MultiQueryRecall(SizedTask):
         """Tokens before the first query."""
         return 2 * self.pairs * self.passes
 
-    def legal_answers(self) -> Tensor:
-        return torch.arange(self.vocabulary // 2, self.vocabulary)
+    def shape(self) -> Shape:
+        return Shape(self.vocabulary, self.length, answers=range(self.vocabulary // 2, self.vocabulary))
 
     def sample(self, count: int, rng: Generator) -> Sample:
         half, shown = self.vocabulary // 2, self.shown_tokens

@@ -15,7 +15,8 @@ import torch
 from pydantic import Field
 from torch import Generator, Tensor
 
-from palinode.data.tasks.base import Direction, Sample, SizedTask, UniformTask
+from palinode.base.measures import Direction
+from palinode.data.tasks.base import Sample, Shape, ShapedTask
 from palinode.data.tasks.baselines import CACHES
 from palinode.data.tasks.draws import binomial_law, digits_of, entropy_nats, integers
 
@@ -25,7 +26,7 @@ PLUS, EQUALS = 10, 11
 MOST_DIGITS = 17  # the sum of two such numbers still fits 63 bits
 
 
-class Copy(UniformTask, SizedTask):
+class Copy(ShapedTask):
     """A string, a separator, and the string again.
 
     Attributes:
@@ -38,20 +39,9 @@ class Copy(UniformTask, SizedTask):
     vocabulary: int = Field(default=16, ge=2, le=2**20)
     length: int = Field(default=16, ge=1, le=MOST_LENGTH)
 
-    @property
-    def vocab_size(self) -> int:
-        return self.vocabulary + 1
-
-    @property
-    def length_tokens(self) -> int:
-        return 2 * self.length + 1
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        return self.length, self.vocabulary
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(self.vocabulary)
+    def shape(self) -> Shape:
+        letters, drawn = range(self.vocabulary), (self.length, self.vocabulary)
+        return Shape(self.vocabulary + 1, 2 * self.length + 1, answers=letters, drawn=drawn)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         string = integers(self.vocabulary, (count, self.length), rng)
@@ -75,7 +65,7 @@ class Reversal(Copy):
         return string.flip(1)
 
 
-class BitTask(UniformTask):
+class BitTask(ShapedTask):
     """Random bits and a question about them.
 
     Attributes:
@@ -83,24 +73,12 @@ class BitTask(UniformTask):
         cumulative: the answer follows every bit, `b1 a1 b2 a2 ..`; a model that reads earlier answers has a far easier task.
     """
 
-    length_field: ClassVar[str] = "length"
     length: int = Field(default=16, ge=1, le=MOST_LENGTH)
     cumulative: bool = False
 
-    @property
-    def vocab_size(self) -> int:
-        return BITS if self.cumulative else BITS + 1
-
-    @property
-    def length_tokens(self) -> int:
-        return 2 * self.length if self.cumulative else self.length + 2
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        return self.length, BITS
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(BITS)
+    def shape(self) -> Shape:
+        ids, tokens = (BITS, 2 * self.length) if self.cumulative else (BITS + 1, self.length + 2)
+        return Shape(ids, tokens, answers=range(BITS), drawn=(self.length, BITS))
 
     def sample(self, count: int, rng: Generator) -> Sample:
         bits = integers(BITS, (count, self.length), rng)
@@ -146,7 +124,7 @@ class Majority(BitTask):
         return ((2 * ones >= bits) if self.cumulative else (2 * ones > bits)).long()
 
 
-class Counting(UniformTask):
+class Counting(ShapedTask):
     """A string, `?`, and one letter: the answer, one token, is how often the letter occurs in the string.
 
     Attributes:
@@ -156,7 +134,6 @@ class Counting(UniformTask):
     """
 
     kind: ClassVar[str] = "counting"
-    length_field: ClassVar[str] = "length"
     alphabet: int = Field(default=4, ge=2, le=2**16)
     length: int = Field(default=32, ge=1, le=2**16)
     most: int | None = Field(default=None, ge=1, le=2**20)
@@ -172,20 +149,10 @@ class Counting(UniformTask):
     def _room(self) -> int:
         return self.length if self.most is None else self.most
 
-    @property
-    def vocab_size(self) -> int:
-        return self.alphabet + 1 + self._room + 1
-
-    @property
-    def length_tokens(self) -> int:
-        return self.length + 3
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        return self.length + 1, self.alphabet
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(self.alphabet + 1, self.alphabet + 2 + self.length)
+    def shape(self) -> Shape:
+        zero = self.alphabet + 1  # the id of a count of 0
+        counts, drawn = range(zero, zero + self.length + 1), (self.length + 1, self.alphabet)
+        return Shape(zero + self._room + 1, self.length + 3, answers=counts, drawn=drawn)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         letters = integers(self.alphabet, (count, self.length), rng)
@@ -207,7 +174,7 @@ class Counting(UniformTask):
         return entropy_nats(binomial_law(self.length, 1 / self.alphabet).tolist())
 
 
-class Addition(UniformTask):
+class Addition(ShapedTask):
     """Two uniform numbers of `digits` digits, padded with zeros, and their sum, one digit longer.
 
     Read ltr, the sum has entropy 0. Read rtl, the sum comes first and has an entropy, the second number has the rest, and the first
@@ -224,20 +191,8 @@ class Addition(UniformTask):
     digits: int = Field(default=5, ge=1, le=MOST_DIGITS)
     lsd_first: bool = False
 
-    @property
-    def vocab_size(self) -> int:
-        return EQUALS + 1
-
-    @property
-    def length_tokens(self) -> int:
-        return 3 * self.digits + 3
-
-    @property
-    def drawn(self) -> tuple[int, int]:
-        return 2 * self.digits, 10
-
-    def legal_answers(self) -> Tensor:
-        return torch.arange(10)
+    def shape(self) -> Shape:
+        return Shape(EQUALS + 1, 3 * self.digits + 3, answers=range(10), drawn=(2 * self.digits, 10))
 
     def sample(self, count: int, rng: Generator) -> Sample:
         numbers = torch.randint(10**self.digits, (count, 2), generator=rng)

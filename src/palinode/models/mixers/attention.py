@@ -56,7 +56,7 @@ class Heads(OwnStart):
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
         """FLOPs for one slot and elements of state: the four maps, and scores and values of the pairs."""
-        return attention_cost(self.width, slots, pairs)
+        return attention_cost(8.0 * self.width**2, 2 * self.width, slots, pairs)
 
     def empty_state(self, rows: int, slots: int, maps: tuple[Linear, ...]) -> JoinedState:
         """The state before the first slot, with these maps joined."""
@@ -215,7 +215,7 @@ class SlidingWindow(Attention):
         computed = slots * slots if blocks == 1 else blocks * self.window**2 * (1 + sides)
         cut = max(0, slots - self.window)  # slots that the last slot does not see
         unseen = sides * cut * (cut + 1) // 2
-        cost = attention_cost(self.width, slots, pairs - unseen, computed)
+        cost = attention_cost(8.0 * self.width**2, 2 * self.width, slots, pairs - unseen, computed)
         return replace(cost, state_elements=2 * self.width * min(slots, self.window))
 
     def reach_slots(self, native: Native) -> int | None:
@@ -278,9 +278,6 @@ class LinearAttentionConfig(MixerConfig):
     visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full"})
     features: int = Field(default=16, ge=1)
 
-    def build(self, place: Place) -> Mixer:
-        return LinearAttention(self, place)
-
 
 @dataclass(frozen=True)
 class Sums(MixerState):
@@ -289,7 +286,7 @@ class Sums(MixerState):
     sums: Tensor
 
 
-class LinearAttention(Mixer):
+class LinearAttention(Mixer, options=LinearAttentionConfig):
     """W (psi(q) sums / norm): weights 1 + s + s^2 / 2 for s = q k / sqrt(f), the start of exp(s), and always at least 1/2.
 
     psi(x) = (1, x / f^(1/4), x x^T / sqrt(2 f)) makes the weight a product of features, psi(q) psi(k), so the past is a sum of
@@ -358,9 +355,8 @@ class LinearAttention(Mixer):
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q and k (B, H, T, f), and v (B, H, T, h + 1) with a column of ones, whose sums are the norm; float32 or better."""
-        q, k, v = (
-            exact(part(x)).view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in (self.q, self.k, self.v)
-        )
+        fine = (exact(part(x)) for part in (self.q, self.k, self.v))
+        q, k, v = (part.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in fine)
         return q, k, torch.cat((v, torch.ones_like(v[..., :1])), -1)
 
     def _nothing(self, v: Tensor) -> Tensor:

@@ -72,15 +72,19 @@ class MixerConfig(Part):
     Attributes:
         reads: the options of the model that this mixer reads; the others may not be set for it.
         visibilities: the forms of reading that it has.
+        makes: the mixer whose `options` are of this class.
     """
 
     largest: ClassVar[int] = LARGEST_SIZE
     reads: ClassVar[frozenset[str]] = frozenset()
     visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full", "mask"})
+    makes: ClassVar[type[Mixer] | None] = None
 
     def build(self, place: Place) -> Mixer:
         """The mixer with empty weights; `models/init.py` fills them."""
-        raise Unfinished(self, "must define build(place)")
+        if self.makes is None:
+            raise Unfinished(self, "must define build(place)")
+        return self.makes(self, place)
 
     def check_width(self, width: int) -> None:
         """Raise ValueError where the options do not fit this width."""
@@ -136,7 +140,16 @@ class TwoSidedConfig(MixerConfig):
 
 
 class Mixer(OwnStart):
-    """Base of all mixers."""
+    """Base of all mixers.
+
+    Args:
+        options: the class of its config, where it is made from a config and a place: `class Mine(Mixer, options=MineConfig)`.
+    """
+
+    def __init_subclass__(cls, options: type[MixerConfig] | None = None, **others: Any):
+        super().__init_subclass__(**others)
+        if options is not None:
+            options.makes = cls
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         """(B, T, D) -> (B, T, D); slot i depends on slot j only where the reading allows it."""

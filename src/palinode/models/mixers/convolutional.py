@@ -59,11 +59,8 @@ class LongConvConfig(TwoSidedConfig):
     kernel_dropout: float = Field(default=0.0, ge=0, lt=1)
     kernel_start: Literal["double_exp", "random"] = "double_exp"
 
-    def build(self, place: Place) -> Mixer:
-        return LongConv(self, place)
 
-
-class LongConv(Mixer):
+class LongConv(Mixer, options=LongConvConfig):
     """Each channel has a tap for every lag up to the longest row; small taps are squashed to zero.
 
     y_c = softshrink(k_c) * u + s_c u for c channels; GELU; dropout; W (c D -> 2 D); GLU.
@@ -172,11 +169,8 @@ class BaseConvConfig(TwoSidedConfig):
     def refusal(self, native: Native) -> str | None:
         return None if native == "full" and self.conv == "short" else super().refusal(native)
 
-    def build(self, place: Place) -> Mixer:
-        return BaseConv(self, place)
 
-
-class BaseConv(Mixer):
+class BaseConv(Mixer, options=BaseConvConfig):
     """y = conv(u) (W u + b) + u. Long kernels are trained in the groups `filter` (implicit) and `kernel` (explicit).
 
     The convolution is short, or long with an implicit kernel (a small network of the lag, no decay) or an explicit one; to a long
@@ -302,9 +296,6 @@ class HyenaConfig(TwoSidedConfig):
     taps: Odd = Field(default=3, ge=1)
     filter: SineFilterConfig = SineFilterConfig()
 
-    def build(self, place: Place) -> Mixer:
-        return Hyena(self, place)
-
 
 @dataclass(frozen=True)
 class GatedConvState(MixerState):
@@ -354,7 +345,7 @@ class GatedConv(Mixer):
         return LayerCost.of(2.0 * (len(self.maps) + 1) * width**2, state, non_matmul, once)
 
 
-class Hyena(GatedConv):
+class Hyena(GatedConv, options=HyenaConfig):
     """Products of the input's projections, with an implicit long convolution between each two of them. Its group is `filter`.
 
     [x_0 .. x_(O-1), v] = short convolutions of W_in u. From x_(O-1) down to x_1: v <- h * (x v) + beta (x v). y = W_out (x_0 v).
@@ -380,7 +371,7 @@ class Hyena(GatedConv):
         return self.out(gates[0] * v)
 
     def kernels(self, slots: int) -> Sequence[Tensor]:
-        return self._by_conv(self.filter.kernel(slots))
+        return self._by_conv(self.filter.kernels(slots)[0])
 
     def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
         kept = []
@@ -411,7 +402,8 @@ class MonarchConfig(TwoSidedConfig):
     Attributes:
         taps: of the short convolutions, which are causal in both forms.
         residual_conv: add the long convolution of the input; all published runs have it.
-        filter: the networks of the long convolutions; published: features learned, width 16 to 128.
+        filter: the networks of the long convolutions; published: features learned, width 16 to 128, and a weight decay of .1, which
+            is an option of the recipe: `rates = [{role = "filter", weight_decay = 0.1}]`.
     """
 
     kind: ClassVar[str] = "monarch"
@@ -419,11 +411,8 @@ class MonarchConfig(TwoSidedConfig):
     residual_conv: bool = False
     filter: SineFilterConfig = SineFilterConfig(trained_features=True)
 
-    def build(self, place: Place) -> Mixer:
-        return Monarch(self, place)
 
-
-class Monarch(GatedConv):
+class Monarch(GatedConv, options=MonarchConfig):
     """Hyena of order 2, with an optional long convolution of the input itself added to it; its MLP is `block_diagonal`.
 
     [x1, x2, v] = short convolutions of W_in u; y = W_out (x2 (k * (x1 v) + beta (x1 v)) [+ k2 * u + beta2 u]). Full: a second
@@ -448,7 +437,7 @@ class Monarch(GatedConv):
         return self.out(y)
 
     def kernels(self, slots: int) -> Sequence[Tensor]:
-        return [conv.filter.kernel(slots) for conv in self._convs()]
+        return [conv.filter.kernels(slots)[0] for conv in self._convs()]
 
     def extend(self, x: Tensor, reading: Reading, state: GatedConvState) -> tuple[Tensor, MixerState]:
         (first, second, v), last = self.next_streams(x, state.short)

@@ -8,8 +8,9 @@ Legend: B rows, T slots, T_new new slots, D width, E width of the recurrence, N 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -79,13 +80,26 @@ class Recurrence(OwnStart):
         return self.conv.state_elements() + math.prod(self.state_shape)
 
 
-class TwoWays(Mixer):
-    """Base of W_o (h silu(W_g x)), with h the sum of the recurrences that the form has."""
+MakeRecurrence = Callable[[Any, Place], Recurrence]
 
-    gate: Linear
-    out: Linear
-    past: Recurrence
-    future: Recurrence | None
+
+class TwoWays(Mixer):
+    """Base of W_o (h silu(W_g x)), with h the sum of the recurrences that the form has.
+
+    Args:
+        make: makes a recurrence from the config and the place.
+        reads_value: the recurrences read a map of x, E wide, and not x itself.
+    """
+
+    def __init__(self, config: TwoSidedConfig, place: Place, make: MakeRecurrence, *, reads_value: bool):
+        super().__init__()
+        past, future = make(config, place), make(config, place) if config.two_sided else None
+        inner = past.state_shape[0]
+        self.value = Linear(place.width, inner, bias=place.bias) if reads_value else None
+        self.gate = Linear(place.width, inner, bias=place.bias)
+        self.past = past
+        self.future = future
+        self.out = Linear(inner, place.width, bias=place.bias, role="residual")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         read = self._read(x)
@@ -110,7 +124,7 @@ class TwoWays(Mixer):
 
     def _read(self, x: Tensor) -> Tensor:
         """What the recurrences read."""
-        return x
+        return x if self.value is None else self.value(x)
 
     def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
         return self.out(h * F.silu(self.gate(x)))
@@ -137,11 +151,8 @@ class SelectiveSsmConfig(TwoSidedConfig):
     expand: int = Field(default=2, ge=1)
     taps: int = Field(default=4, ge=1)
 
-    def build(self, place: Place) -> Mixer:
-        return SelectiveSsm(self, place)
 
-
-class SelectiveSsm(TwoWays):
+class SelectiveSsm(TwoWays, options=SelectiveSsmConfig):
     """W_o (y silu(gate)): steps, inputs and readouts depend on the input. A is trained in the group `state`.
 
     value, gate = two maps of x, E = expand D wide; u = silu(short conv(value)); (r, i, o) = a map of u; dt = softplus(W r + bias);
@@ -152,20 +163,8 @@ class SelectiveSsm(TwoWays):
     scheme says. The second copy for the other direction follows Vision Mamba (arXiv 2401.09417).
     """
 
-    past: Selective
-    future: Selective | None
-
     def __init__(self, config: SelectiveSsmConfig, place: Place):
-        super().__init__()
-        width, inner = place.width, config.expand * place.width
-        self.value = Linear(width, inner, bias=place.bias)
-        self.gate = Linear(width, inner, bias=place.bias)
-        self.past = Selective(config, width)
-        self.future = Selective(config, width) if config.two_sided else None
-        self.out = Linear(inner, width, bias=place.bias, role="residual")
-
-    def _read(self, x: Tensor) -> Tensor:
-        return self.value(x)
+        super().__init__(config, place, Selective, reads_value=True)
 
 
 class Selective(Recurrence):
@@ -173,9 +172,9 @@ class Selective(Recurrence):
 
     group_of: ClassVar = {"log_decay": "state"}
 
-    def __init__(self, config: SelectiveSsmConfig, width: int):
+    def __init__(self, config: SelectiveSsmConfig, place: Place):
         super().__init__()
-        inner, rank = config.expand * width, -(-width // WIDTHS_PER_RANK)
+        inner, rank = config.expand * place.width, -(-place.width // WIDTHS_PER_RANK)
         self.parts = [rank, config.state, config.state]
         self.state_shape = (inner, config.state)
         self.conv = ShortConv(inner, config.taps)
@@ -236,11 +235,8 @@ class GatedRnnConfig(TwoSidedConfig):
     kind: ClassVar[str] = "gated_rnn"
     taps: int = Field(default=4, ge=1)
 
-    def build(self, place: Place) -> Mixer:
-        return GatedRnn(self, place)
 
-
-class GatedRnn(TwoWays):
+class GatedRnn(TwoWays, options=GatedRnnConfig):
     """One number of state a channel, kept by a sigmoid of the input. The forget bias is trained in the group `state`.
 
     f = sigmoid(W_f x + bias), v = short conv(W_v x), h_t = f_t h_(t-1) + sqrt(1 - f_t^2) v_t. The scale of v keeps the variance of
@@ -250,16 +246,8 @@ class GatedRnn(TwoWays):
     HGRN's complex state and lower bounds by layer; RG-LRU's second gate, fixed power 8 and block-diagonal gates.
     """
 
-    past: Gated
-    future: Gated | None
-
     def __init__(self, config: GatedRnnConfig, place: Place):
-        super().__init__()
-        width = place.width
-        self.gate = Linear(width, width, bias=place.bias)
-        self.past = Gated(config, place)
-        self.future = Gated(config, place) if config.two_sided else None
-        self.out = Linear(width, width, bias=place.bias, role="residual")
+        super().__init__(config, place, Gated, reads_value=False)
 
     def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
         return super()._read_out(h.to(x.dtype), x)

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
+from palinode.base.config import LATER
 from palinode.models.cost import LayerCost, sides_read
 from palinode.models.mixers.base import Mixer, Place, Reading, TwoSidedConfig
 from palinode.models.parts.exact import exact, exact_dtype, exact_products
@@ -211,11 +212,8 @@ class S4dConfig(ModesConfig):
     kind: ClassVar[str] = "s4d"
     glu: bool = False
 
-    def build(self, place: Place) -> Mixer:
-        return S4d(self, place)
 
-
-class S4d(DiagonalMixer):
+class S4d(DiagonalMixer, options=S4dConfig):
     """W gelu(kappa * u + s u), with one kernel a channel that does not depend on the input.
 
     kappa_l = 2 Re sum over n of C_n (exp(dt A_n) - 1) / A_n * exp(dt A_n l). A is shared by all channels; dt, C and s are each
@@ -291,15 +289,16 @@ class H3Config(ModesConfig):
     Attributes:
         head_width: e, a divisor of the width.
         discretisation: `bilinear`, or `zoh` (the input held over a step).
+        output_order: of the channels that the output map reads, where e > 1. `grouped`: number j of group g is channel g e + j, as
+            in q, k and v. `published`: it is channel j G + g. The two are the same model with the columns of its output map in
+            another order.
     """
 
     kind: ClassVar[str] = "h3"
     head_width: int = Field(default=1, ge=1)
     frequencies: Frequencies = "linear"
     discretisation: Discretisation = "bilinear"
-
-    def build(self, place: Place) -> Mixer:
-        return H3(self, place)
+    output_order: Annotated[Literal["grouped", "published"], LATER] = "grouped"
 
     def check_width(self, width: int) -> None:
         if width % self.head_width:
@@ -315,7 +314,7 @@ class H3State(MixerState):
     modes: ModeState
 
 
-class H3(DiagonalMixer):
+class H3(DiagonalMixer, options=H3Config):
     """W (q (diagonal(k' v^T) + s k' v^T)): attention without a softmax.
 
     q, k, v = three maps of x; k' = shift(k) + s_k k; for each of G = D / e groups of e channels k' v^T (e x e numbers a slot) is
@@ -384,9 +383,8 @@ class H3(DiagonalMixer):
     def cost(self, slots: int, pairs: int) -> LayerCost:
         width, state, each = self.shift_skip.numel(), self.config.state, self.config.head_width
         once = sides_read(pairs, slots) * kernel_flops(width // each, state, slots)
-        return LayerCost.of(
-            8.0 * width * width, (1 + each) * width * state, conv_flops(slots) * (1 + each) * width, once
-        )
+        convs = (1 + each) * width
+        return LayerCost.of(8.0 * width * width, convs * state, conv_flops(slots) * convs, once)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         if name in ("skip", "shift_skip"):
@@ -417,7 +415,9 @@ class H3(DiagonalMixer):
     def _read_out(self, q: Tensor, mixed: Tensor, pairs: Tensor) -> Tensor:
         """(B, T, D): the queries sum over the key's index, then the output map."""
         pairs_read = mixed + self.skip[:, None, None, None] * pairs
-        return self.out((self._by_group(q)[:, :, :, None] * pairs_read).sum(2).flatten(1, 2).mT)
+        read = (self._by_group(q)[:, :, :, None] * pairs_read).sum(2)  # (B, G, e, T)
+        ordered = read.transpose(1, 2) if self.config.output_order == "published" else read
+        return self.out(ordered.flatten(1, 2).mT)
 
     def _by_group(self, x: Tensor) -> Tensor:
         """(B, D, T) -> (B, G, e, T)."""

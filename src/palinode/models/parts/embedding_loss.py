@@ -17,6 +17,7 @@ Legend: B rows, T slots, D width, C longest row.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -38,7 +39,17 @@ SMALLEST = 1e-30  # of a sum of weights
 
 
 class Aggregate(OwnStart):
-    """(B, T, D) -> (B, T, D), in the dtype it is given."""
+    """(B, T, D) -> (B, T, D), in the dtype it is given.
+
+    Args:
+        width: D.
+        longest: slots of the longest row, or of the window.
+    """
+
+    def __init__(self, width: int, longest: int):
+        super().__init__()
+        self.width = width
+        self.longest = longest
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         """Slot i of the result depends on the slots that the reading allows it."""
@@ -68,12 +79,6 @@ class Mean(Aggregate):
 class ByLag(Aggregate):
     """Weights that depend on the channel and on how far back a slot lies, normalised over the slots of the row so far."""
 
-    def __init__(self, width: int, longest: int, kind: AggregateKind):
-        super().__init__()
-        self.kind: AggregateKind = kind
-        self.longest = longest
-        self.width = width
-
     def log_weights(self, lags: int) -> Tensor:
         """(D, lags), lag 0 first; no entry is more than about 20 above another one before it."""
         raise NotImplementedError(f"{type(self).__name__} must define log_weights(lags)")
@@ -81,7 +86,7 @@ class ByLag(Aggregate):
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         if reading.native != "causal":
             raise BadInput(
-                f"{self.kind!r} needs causal rows, but rows are read with another visibility",
+                f"{type(self).__name__.lower()!r} needs causal rows, but rows are read with another visibility",
                 field="model.embedding_loss.aggregate",
                 hint="mean and matrix take any visibility",
             )
@@ -100,7 +105,7 @@ class Window(ByLag):
     """A causal convolution by channel whose taps are a softmax over the last `longest` slots."""
 
     def __init__(self, width: int, longest: int):
-        super().__init__(width, longest, "window")
+        super().__init__(width, longest)
         self.logits = nn.Parameter(torch.empty(width, longest))
 
     def log_weights(self, lags: int) -> Tensor:
@@ -112,7 +117,7 @@ class Ema(ByLag):
     """Weights that fall by a factor at every slot back, learned by channel; a factor of 1 is the mean."""
 
     def __init__(self, width: int, longest: int):
-        super().__init__(width, longest, "ema")
+        super().__init__(width, longest)
         self.shift = max(LEAST_SHIFT, math.log(longest / MOST_GROWTH))
         self.rate = nn.Parameter(torch.empty(width))
 
@@ -126,9 +131,7 @@ class Matrix(Aggregate):
     """A learned weight for every pair of slots, normalised over the slots that each slot may read."""
 
     def __init__(self, width: int, longest: int):
-        super().__init__()
-        self.width = width
-        self.longest = longest
+        super().__init__(width, longest)
         self.logits = nn.Parameter(torch.empty(longest, longest))
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
@@ -150,15 +153,7 @@ class Matrix(Aggregate):
         return 2.0 * self.width * slots
 
 
-def aggregate_of(kind: AggregateKind, width: int, longest: int, window_slots: int | None) -> Aggregate:
-    """The aggregation of this name; a window without a length covers the whole row."""
-    if kind == "window":
-        return Window(width, min(window_slots or longest, longest))
-    if kind == "ema":
-        return Ema(width, longest)
-    return Matrix(width, longest) if kind == "matrix" else Mean()
-
-
+AGGREGATES: Mapping[AggregateKind, type[Aggregate]] = {"mean": Mean, "window": Window, "ema": Ema, "matrix": Matrix}
 Score = Literal["mse", "cosine", "log_cosine", "infonce"]
 LEAST_LOG = 1e-6  # the smallest argument of the logarithm in log-cosine
 VARIANCE_EPSILON = 1e-4  # under the root of the variance floor
@@ -216,8 +211,8 @@ class EmbeddingTerm(PairTerm):
         self.width = width
         self.input_norm = None if config.input_norm == "none" else _norm(config, width)
         self.output_norm = _norm(config, width) if config.output_norm else None
-        self.aggregate = aggregate_of(config.aggregate, width, longest, config.window_slots)
-        self.mean = Mean()
+        self.aggregate = AGGREGATES[config.aggregate](width, min(config.window_slots or longest, longest))
+        self.mean = Mean(width, longest)
 
     def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
         with torch.autocast(left.device.type, enabled=False):
@@ -255,9 +250,8 @@ class EmbeddingTerm(PairTerm):
         return (1 - alike).mean() if score == "cosine" else -alike.clamp_min(LEAST_LOG).log().mean()
 
     def _measured(self, means: Tensor, states: Tensor) -> dict[str, Tensor]:
-        gains = [
-            norm.gain for norm in (self.input_norm, self.output_norm) if norm is not None and norm.gain is not None
-        ]
+        norms = [norm for norm in (self.input_norm, self.output_norm) if norm is not None]
+        gains = [norm.gain for norm in norms if norm.gain is not None]
         one = states.new_ones(())
         return {
             "shuffled": self._score(means, shuffled(states)),

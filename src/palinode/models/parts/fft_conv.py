@@ -232,16 +232,12 @@ class SineFilter(OwnStart):
         table = torch.empty(longest, config.features)
         self.features = nn.Parameter(table) if config.trained_features else None
 
-    def kernel(self, slots: int) -> Tensor:
-        """(channels, T): the taps at lags 0..T-1.
+    def kernels(self, slots: int, native: Native = "causal") -> list[Tensor]:
+        """The kernel of the past and, for the full form, that of the future: (channels, T), the taps at lags 0..T-1.
 
         Raises:
             BadInput: the row is longer than the lags of the filter.
         """
-        return self._made(self.past, slots)
-
-    def kernels(self, slots: int, native: Native) -> list[Tensor]:
-        """The kernel of the past and, for the full form, that of the future."""
         return [self._made(maps, slots) for maps in sides(native, self.past, self.future)]
 
     def flops(self, slots: int) -> float:

@@ -67,11 +67,10 @@ class ModelState:
         Raises:
             ValueError: there is no room for them.
         """
-        if self.read + tokens.shape[1] > self.slots:
-            raise ValueError(
-                f"the state has room for {self.slots} slots, {self.read} are read, {tokens.shape[1]} do not fit"
-            )
-        return torch.arange(self.read, self.read + tokens.shape[1], device=tokens.device)
+        count = tokens.shape[1]
+        if self.read + count > self.slots:
+            raise ValueError(f"the state has room for {self.slots} slots, {self.read} are read, {count} do not fit")
+        return torch.arange(self.read, self.read + count, device=tokens.device)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,16 @@
-"""Find the run or the experiment that the user named. The errors say when the name is of the other kind, or of a file."""
+"""The store that a command reads or writes, and the run or the experiment in it that the user named.
+
+The errors say when a name is of the other kind, or of a file.
+"""
 
 from __future__ import annotations
 
 import shlex
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from palinode.base.errors import BadInput
+from palinode.base.errors import BadInput, EnvironmentProblem
 
 if TYPE_CHECKING:
     from palinode.results.record import ExperimentEntry
@@ -15,7 +19,46 @@ if TYPE_CHECKING:
 EXPERIMENT_FILES = (".py", ".toml", ".json")
 
 
-def run_named(store: Store, name: str, argument: str) -> str:
+def open_store(directory: Path) -> Store:
+    """The store for a command that only reads.
+
+    Raises:
+        BadInput: there is no such directory.
+    """
+    if not directory.is_dir():
+        hint = "name one with --store, or `palinode run` first"
+        raise BadInput("there is no results store here", file=str(directory), hint=hint)
+    from palinode.results.store import Store
+
+    return Store(directory)
+
+
+def writable_store(directory: Path) -> Store:
+    """The store for a command that writes. Its directory need not exist yet.
+
+    Raises:
+        BadInput: the path is not a directory.
+        EnvironmentProblem: it cannot be written.
+    """
+    place = nearest_place(directory)
+    if not place.is_dir():
+        raise BadInput("is not a directory, so it cannot hold results", file=str(place), field="--store")
+    try:
+        tempfile.TemporaryFile(dir=place).close()  # permissions do not tell of a read-only disk
+    except OSError as error:
+        message, hint = f"cannot be written: {error.strerror}", "name another store with --store"
+        raise EnvironmentProblem(message, file=str(place), field="--store", hint=hint) from None
+    from palinode.results.store import Store
+
+    return Store(directory)
+
+
+def nearest_place(path: Path) -> Path:
+    """The path itself if it exists, else its nearest parent that does."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists() or place.is_symlink())
+
+
+def run_named(store: Store, name: str, argument: str = "RUN") -> str:
     """The id of the one run whose id begins with `name`.
 
     Args:

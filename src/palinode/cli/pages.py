@@ -1,0 +1,92 @@
+"""`palinode report NAME` and `palinode findings NAME`: one self-contained page for an experiment, and a page for its claims."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from palinode.base.errors import BadInput, printable
+from palinode.cli import options
+from palinode.cli.options import as_json
+from palinode.cli.stores import experiment_named, nearest_place, open_store
+
+
+def report(
+    name: options.ExperimentName,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIRECTORY", help="Where to write. Default: reports/ in the store.")
+    ] = None,
+    window: Annotated[
+        str,
+        typer.Option(
+            "--window", metavar="FROM..TO", help="The part of training whose evaluations the violin plots show."
+        ),
+    ] = "0.5..1",
+    store: options.StorePath = options.DEFAULT_STORE,
+    json: options.Json = False,
+) -> None:
+    """Write the report of an experiment: one HTML page.
+
+    The page needs no network and no other file. Figures as SVG and PDF, and all numbers as CSV and parquet, lie beside it.
+    """
+    results = open_store(store)
+    share = share_of_training(window)
+    if out is not None and out.suffix.lower() in (".html", ".htm"):
+        hint = f"such as {shlex.quote(str(out.with_suffix('')))}"
+        raise BadInput("name the directory that report.html goes into", file=str(out), field="--out", hint=hint)
+    if out is not None:
+        _check_directory(out)
+    experiment_named(results, name, "report")
+    from palinode.report import build_report
+
+    page = build_report(results, name, out, share)
+    typer.echo(as_json({"report": str(page)}) if json else str(page))
+
+
+def findings(
+    name: options.ExperimentName,
+    store: options.StorePath = options.DEFAULT_STORE,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIRECTORY", help="Where to write the page and the numbers.")
+    ] = Path("findings"),
+    json: options.Json = False,
+) -> None:
+    """Judge the claims of an experiment and write their page.
+
+    Writes NAME.md and NAME.json from the finished runs.
+
+    Each claim holds, does not hold, or cannot be told, with its effect, its interval, the published number and the reason. The
+    claims are those in the experiment's file when it was last run: `palinode run` again updates them and trains nothing twice.
+    """
+    results = open_store(store)
+    _check_directory(out)
+    full_name = experiment_named(results, name, "findings").full_name
+    from palinode.report.findings import write_findings
+
+    page, numbers = write_findings(results, full_name, out)
+    typer.echo(as_json({"page": str(page), "numbers": str(numbers)}) if json else f"{page}\n{numbers}")
+
+
+def _check_directory(out: Path) -> None:
+    if not (place := nearest_place(out)).is_dir():
+        raise BadInput("is a file; name a directory", file=str(place), field="--out")
+
+
+def share_of_training(text: str) -> tuple[float, float]:
+    """Read a share of training such as `0.5..1`.
+
+    Raises:
+        BadInput: these are not two numbers between 0 and 1, the first one smaller.
+    """
+    first, _, last = text.partition("..")
+    try:
+        share = (float(first), float(last))
+    except ValueError:
+        share = (1.0, 0.0)
+    if not 0 <= share[0] < share[1] <= 1:
+        hint = "such as --window 0.5..1, its second half"
+        raise BadInput(f"{printable(text, 40)!r} is not a share of training", field="--window", hint=hint)
+    return share
