@@ -24,7 +24,7 @@ from palinode.base.config import encode
 from palinode.data.tasks import AssociativeRecall
 from palinode.models.decoder import DecoderConfig
 from palinode.models.mixers.convolutional import HyenaConfig
-from palinode.run.together import stack_key
+from palinode.run.one import stack_key
 from palinode.sweep.local import sweep
 from palinode.sweep.process import Job
 

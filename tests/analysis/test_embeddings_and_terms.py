@@ -24,7 +24,7 @@ def test_every_finished_run_has_its_numbers_and_means_are_over_seeds(store):
     assert set(numbers.filter(arm="ltr")["number"]) == {"token_norm"}, "no positions, so nothing of positions"
     assert set(numbers.filter(arm="both")["number"]) == {*NUMBERS, "position_cosine"}
     assert sorted(set(numbers.filter(arm="both")["seed"])) == [0, 1], "a run that diverged was not measured"
-    means = embedding_means(record)
+    means = embedding_means(record, embedding_numbers(record))
     share = means.filter(arm="both", number="position_share").row(0, named=True)
     values = [0.3 + 0.1, 0.3 + 0.11]
     interval = t_interval(values, 0.95)
@@ -40,7 +40,8 @@ def test_every_finished_run_has_its_numbers_and_means_are_over_seeds(store):
 def test_one_seed_has_a_mean_and_no_interval(tmp_path):
     store = make_store(tmp_path, Synthetic(seeds=(3,)))
     add_geometry(store, "demo")
-    row = embedding_means(store.experiment("demo")).filter(arm="ltr", number="token_norm").row(0, named=True)
+    record = store.experiment("demo")
+    row = embedding_means(record, embedding_numbers(record)).filter(arm="ltr", number="token_norm").row(0, named=True)
     assert (row["mean"], row["interval_low"], row["seeds"]) == (pytest.approx(1.03), None, 1)
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from palinode.analysis.rank_correlation import LEAST_PAIRS, MOST_PAIRS, rank_correlation, resampled_interval
+from palinode.analysis.intervals import LEAST_PAIRS, MOST_PAIRS, rank_correlation, resampled_interval
 
 
 def test_a_rank_correlation_is_that_of_ranks_with_ties():

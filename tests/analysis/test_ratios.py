@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palinode.analysis import intervals
-from palinode.analysis.curves import evaluation_curves
-from palinode.analysis.layer_cuts import layer_cuts
+from palinode.analysis.curves import evaluation_curves, layer_cuts
 from palinode.analysis.ratios import (
     PUBLISHED_POINTS,
     RATIO_1,
@@ -247,15 +246,15 @@ def test_a_ratio_of_straight_lines_has_a_closed_form(tmp_path):
     result = result.filter(ratio=RATIO_1, axis="seconds")
     assert result["x"].to_list() == [0.5, 2.5]  # the baseline was measured once in their common range: only its ends
     assert result["mean_then_ratio"].to_list() == pytest.approx([0.5, 0.5])
-    pooled = as_published(record, "validation", "nats_per_token", "seconds")
+    pooled = as_published(record, "validation", "nats_per_token", "seconds", evaluation_curves(record))
     assert pooled["ratio_1"].to_list() == pytest.approx([0.5] * 2 * PUBLISHED_POINTS)
     assert pooled["x"].to_list() == pytest.approx([*np.linspace(0.5, 2.5, PUBLISHED_POINTS)] * 2)
 
 
 def test_pooling_as_published_counts_points_and_runs(record):
-    pooled = as_published(record, "validation", "nats_per_token", "step")
+    pooled = as_published(record, "validation", "nats_per_token", "step", evaluation_curves(record))
     assert pooled.filter(arm="both", scale="4x64").height == 3 * PUBLISHED_POINTS
-    late = as_published(record, "validation", "nats_per_token", "step", window=(300, 600))
+    late = as_published(record, "validation", "nats_per_token", "step", evaluation_curves(record), window=(300, 600))
     assert (late["x"].min() >= 300, late["x"].max()) == (True, 600)
     assert 0 < late.height < pooled.height
     summary = published_summary(late)
@@ -271,7 +270,7 @@ def test_layer_cuts_are_paired_by_seed_and_blocks(record):
     assert cuts.filter(arm="both", scale="8x64", seed=0, direction="rtl", head="trained")["blocks"].to_list() == [
         *range(1, 9)
     ]
-    result = layer_cut_ratios(record, "validation", "perplexity", cuts)
+    result = layer_cut_ratios(record, "perplexity", cuts)
     one = result.filter(ratio=RATIO_2, arm="both", scale="8x64", head="refitted", blocks=3)
     rows = cuts.filter(arm="both", scale="8x64", head="refitted", blocks=3)
     ltr, rtl = (rows.filter(direction=way).sort("seed")["perplexity"] for way in ("ltr", "rtl"))
@@ -295,5 +294,5 @@ def test_runs_without_a_partner_are_left_out(tmp_path):
         (store.run_directory(run.entry.run_id) / RESULT_FILE).unlink()
     record = store.experiment("demo")
     assert (RATIO_1, "both", "base") not in final_ratios(record, "validation", "nats_per_token")
-    assert as_published(record, "validation", "nats_per_token", "step").height == 0
+    assert as_published(record, "validation", "nats_per_token", "step", evaluation_curves(record)).height == 0
     assert layer_cuts(record, "validation").height == 0

@@ -8,7 +8,6 @@ from scipy import special
 
 from palinode.analysis.intervals import share_interval, t_interval
 from palinode.analysis.tables import all_tables
-from palinode.analysis.task_effects import task_effects
 from palinode.analysis.tasks import (
     any_above_trivial,
     difficulty,
@@ -16,6 +15,7 @@ from palinode.analysis.tasks import (
     levels_of,
     slice_means,
     task_accuracy,
+    task_effects,
     task_lengths,
     task_means,
 )
@@ -61,7 +61,7 @@ def test_every_run_stands_beside_its_levels(record):
 
 
 def test_means_say_how_many_seeds_learned(record):
-    means = task_means(record, SPLIT)
+    means = task_means(record, task_accuracy(record, SPLIT))
     answer = means.filter(arm="answer", scale="v30").row(0, named=True)
     assert (answer["seeds"], answer["seeds_above_trivial"]) == (3, 1)
     values = task_accuracy(record, SPLIT).filter(arm="answer", scale="v30")["accuracy"].to_list()

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from palinode.analysis.compare import compare
+from palinode.analysis.compare import compare, costs, parity
 from palinode.analysis.intervals import Interval
-from palinode.analysis.parity import costs, parity
 from palinode.analysis.verdict import decide, verdict, verdicts
 from palinode.base.decision import Decision
 from palinode.base.errors import BadInput
@@ -255,7 +254,7 @@ def test_a_rule_that_names_no_arm_is_refused(tmp_path):
         verdicts(store.experiment("demo"))
 
 
-@pytest.mark.parametrize("room", ["palinode.results.store", "palinode.analysis.tables", "palinode.report"])
+@pytest.mark.parametrize("room", ["palinode.results.store", "palinode.analysis.tables", "palinode.report.build"])
 def test_reading_a_finished_store_needs_no_torch(room):
     program = f"import sys, {room}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

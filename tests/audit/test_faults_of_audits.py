@@ -115,6 +115,19 @@ def test_influence_that_decays_is_measured_and_said(name):
     assert "reach_tokens" not in control.message
 
 
+def test_a_model_that_refuses_a_length_in_train_mode_is_measured_in_eval_mode():
+    class Chunked(Gpt):
+        def forward(self, ids):
+            if self.training and ids.shape[1] % 8:
+                raise ValueError("the length must be a multiple of 8")
+            return super().forward(ids)
+
+    report = check(Chunked())
+    assert report.outcome == "pass"
+    assert of(report, "C1.perturbation").numbers["lengths_refused_in_train_mode"] == "8"
+    assert check(Chunked(ahead=lambda slots: 1)).outcome == "fail"
+
+
 def test_influence_that_ends_at_once_is_no_decay():
     class Near(Gpt):
         def forward(self, ids):

@@ -36,8 +36,8 @@ class PositionsOffByOne(Decoder):
 class RotaryWithoutOffset(Decoder):
     """Each chunk is turned as if the row began with it."""
 
-    def _reading(self, tokens, sees, before=0):
-        return super()._reading(tokens, sees)
+    def _reading_on(self, tokens, state):
+        return self._reading(tokens, Ltr())
 
 
 class SubtractedWithoutOffset(Decoder):

@@ -188,7 +188,7 @@ def refusal_after_building(tmp_path, corpus, **fields) -> str:
 
 
 def sound_tokenizer() -> dict:
-    return json.loads(bpe.train(iter(sentences(20)), 300).to_json())
+    return json.loads(bpe.train(lambda: iter(sentences(20)), 300).to_json())
 
 
 def broken(*path, value):
@@ -234,6 +234,7 @@ TOKENIZERS = {
     "added no list": (lambda: broken("added_tokens", value=True), ["added_tokens: is no list"]),
     "dropout": (lambda: broken("model", "dropout", value=0.1), ["model.dropout: is not read"]),
     "suffix": (lambda: broken("model", "end_of_word_suffix", value="</w>"), ["model.end_of_word_suffix"]),
+    "prefix": (lambda: broken("model", "continuing_subword_prefix", value="x"), ["model.continuing_subword_prefix"]),
     "added nothing": (lambda: broken("added_tokens", value=[3]), ["added_tokens.0", "needs an id"]),
 }
 

@@ -8,9 +8,10 @@ import polars
 import pytest
 import tokenizers
 from corpora_for_tests import sentences, texts_of
-from tokenizers import models, normalizers, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from palinode.base.errors import BadInput
+from palinode.cli.main import entry
 from palinode.data import bpe, catalogue, library
 from palinode.data.config import SPLITS, DataConfig
 from palinode.data.store import prepare, resolve
@@ -111,13 +112,25 @@ def test_text_fields_are_joined(tmp_path, ending):
     assert "Title" not in "".join(texts_of(store).values())
 
 
+SENTENCES = {
+    **dict.fromkeys(("cp1251", "koi8-r"), "Привет, это русский текст.\n"),
+    **dict.fromkeys(("shift_jis", "euc_jp"), "これは日本語の文章です。\n"),
+    **{"gbk": "这是一个中文句子，我们在这里。\n", "big5": "這是一個中文句子，我們在這裡。\n"},
+    "euc_kr": "이것은 한국어 문장입니다.\n",
+}
+
+
 @pytest.mark.parametrize(
     ("encoding", "named"),
-    [("cp1252", "cp1252"), ("utf-16", "utf-16"), ("utf-32", "utf-32"), ("utf-16-le", "utf-16-le")],
+    [
+        *(("cp1252", "cp1252"), ("utf-16", "utf-16"), ("utf-32", "utf-32"), ("utf-16-le", "utf-16-le")),
+        *(("latin-1", "cp1252"), ("mac_roman", "mac_roman"), ("cp1251", "cp1251"), ("koi8-r", "koi8-r")),
+        *(("shift_jis", "shift_jis"), ("euc_jp", "euc_jp"), ("gbk", "gb18030"), ("big5", "big5"), ("euc_kr", "euc_kr")),
+    ],
 )
 def test_an_encoding_is_guessed_and_read_when_it_is_named(tmp_path, encoding, named):
     path = tmp_path / "a.txt"
-    content = "caf\xe9 au lait\n" * 40
+    content = SENTENCES.get(encoding, "caf\xe9 au lait\n") * 40
     path.write_bytes(content.encode(encoding))
     assert f"data.encoding = '{named}'" in refusal(tmp_path, path)
     _, store = resolved(tmp_path, path, encoding=encoding, split="contiguous")
@@ -135,12 +148,60 @@ def test_an_unknown_encoding_is_refused():
         ("a.csv", "id;text\n1;one, two\n2;three\n"),
         ("a.tsv", "id\ttext\n1\tone, two\n2\tthree\n"),
         ("a.csv", 'id,text\r1,"one, two"\r2,three\r'),
+        ("a.csv", "sep=;\nid;text\n1;one, two\n2;three\n"),
     ],
 )
 def test_other_tables(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode())
     documents = catalogue.local_corpus(tmp_path / name, "x").documents()
     assert [document.text for document in documents] == ["one, two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ('1,"say \\"yes\\" now"\n', "text: line 2 is not CSV: a field goes on after its closing quote"),
+        ('1,one\n2,"two\n3,three\n', "text: line 3 is not CSV: a quoted field begins here and does not end"),
+        ("1,one, two\n", "text: line 2 has 3 fields, the first line 2 (fields are taken to be separated by ','"),
+        ("1,one\r2,two\n", "text: line 2 is not CSV: a line ends with CR alone"),
+    ],
+)
+def test_a_table_that_is_not_sound_is_refused_in_our_words(tmp_path, rows, words):
+    (tmp_path / "a.csv").write_bytes(f"id,text\n{rows}".encode())
+    assert f"a.csv: {words}" in refusal(tmp_path, tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("options", [{"text_field": "body"}, {"encoding": "cp1252"}, {"document_separator": "---"}])
+def test_a_text_that_was_added_is_not_read_again_otherwise(tmp_path, options):
+    (tmp_path / "a.txt").write_text(TEXT)
+    catalogue.add(tmp_path / "a.txt", "mine", tmp_path / "cache")
+    for name in ("mine", "python-docs"):
+        assert "`palinode data add` has the same options" in refusal(tmp_path, name, **options)
+
+
+def test_data_add_has_the_settings_of_a_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PALINODE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, start in (("train", 0), ("test", 50)):
+        rows = [{"title": f"Caf\xe9 {n}", "body": text} for n, text in enumerate(sentences(40, start))]
+        content = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+        (folder / f"{name}.jsonl").write_bytes(content.encode("cp1252"))
+    assert entry(["data", "add", str(folder), "--name", "none", "--text-field", "body"]) == 2
+    assert "data.encoding = 'cp1252'" in capsys.readouterr().err
+    assert not (tmp_path / "cache/corpora/none").exists()
+    fields = ("--encoding", "cp1252", "--text-field", "title", "--text-field", "body")
+    for name, split, rule in (("kept", (), "given"), ("pooled", ("--split", "documents"), "documents")):
+        assert entry(["data", "add", str(folder), "--name", name, *fields, *split]) == 0
+        config, store = resolved(tmp_path, name)
+        assert config.split == rule
+        assert texts_of(store)["train"].startswith("Caf\xe9 ")
+    (folder / "rows.jsonl").write_text('{"text": "one"}\n{"text": "\\ud800"}\n')
+    capsys.readouterr()
+    assert entry(["data", "add", str(folder / "rows.jsonl"), "--name", "half"]) == 2
+    assert "rows.jsonl:2: holds half a surrogate pair" in capsys.readouterr().err
+    assert entry(["data", "add", str(folder), "--name", "x", "--encoding", "utf-9"]) == 2
+    assert "no text encoding is named 'utf-9'" in capsys.readouterr().err
 
 
 def test_a_marker_is_named_and_cuts_documents(tmp_path, caplog):
@@ -208,27 +269,110 @@ def foreign(kind: str) -> tokenizers.Tokenizer:
         trainer = trainers.WordPieceTrainer(special_tokens=["[UNK]", "[CLS]"], **options)
         parts = {"normalizer": normalizers.Lowercase(), "pre_tokenizer": pre_tokenizers.BertPreTokenizer()}
         return trained(models.WordPiece(unk_token="[UNK]"), trainer, **parts)  # noqa: S106
-    if kind == "unigram":
+    if kind.startswith("unigram"):
         trainer = trainers.UnigramTrainer(special_tokens=["<unk>"], unk_token="<unk>", **options)  # noqa: S106
-        return trained(models.Unigram(), trainer, pre_tokenizer=pre_tokenizers.Metaspace())
-    parts = {"normalizer": normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])}
-    return trained(models.BPE(byte_fallback=True), trainers.BpeTrainer(**options), **parts)
+        step = pre_tokenizers.Metaspace()
+        if kind == "unigram of words":
+            step = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), step])
+        return trained(models.Unigram(), trainer, pre_tokenizer=step)
+    if kind in ("llama", "mistral"):
+        llama = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+        mistral = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+        parts = {"normalizer": llama} if kind == "llama" else {"pre_tokenizer": mistral}
+        trainer = trainers.BpeTrainer(special_tokens=["<s>"], initial_alphabet=list(TEXT), **options)
+        model = models.BPE(byte_fallback=True)
+        return trained(model, trainer, decoder=decoders.Replace("\u2581", " "), **parts)
+    level = pre_tokenizers.ByteLevel(add_prefix_space=kind == "prefix space")
+    parts = {
+        "nfc": {"normalizer": normalizers.NFC(), "pre_tokenizer": level},
+        "digits": {"pre_tokenizer": pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), level])},
+        "prefix space": {"pre_tokenizer": level},
+    }[kind]
+    options |= {"vocab_size": 300, "special_tokens": ["<s>"], "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    return trained(models.BPE(), trainers.BpeTrainer(**options), **parts)
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "sentencepiece bpe"])
-def test_other_tokenizers_give_the_librarys_ids_and_no_bits_per_byte(tmp_path, kind, caplog):
+# What a tokenizer makes of the text, if it does not keep it.
+KINDS = {
+    "wordpiece": "is read as",
+    "unigram": "",
+    "unigram of words": "is read as",
+    "llama": "",
+    "mistral": "",
+    "nfc": "",
+    "digits": "",
+    "prefix space": "",
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_tokenizers_give_the_librarys_ids_and_the_bytes_of_the_text_or_the_reason(tmp_path, kind, caplog):
     inner = foreign(kind)
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     inner.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "a.txt").write_text(TEXT)
     ours = library.load(tmp_path / "tokenizer.json")
     assert ours.encode(TEXT) == inner.encode(TEXT, add_special_tokens=False).ids == ours.encode_array(TEXT).tolist()
     _, store = resolved(tmp_path, tmp_path / "a.txt", tokenizer=str(tmp_path), split="contiguous")
-    assert "bits per byte are missing" in caplog.text
-    assert not store.bytes_per_token.any()
+    counted = [int(store.bytes_per_token[store.tokens(split)].sum()) for split in SPLITS]
+    assert counted == [store.manifest["splits"][split]["bytes"] for split in SPLITS]
+    assert sum(counted) == (0 if KINDS[kind] else len(TEXT.encode()))
+    assert ("bits per byte are missing" in caplog.text) == bool(KINDS[kind])
+    assert KINDS[kind] in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "prefix space", "nfc"])
+def test_text_that_a_tokenizer_would_rewrite_has_no_bits_per_byte(tmp_path, kind, caplog):
+    foreign(kind).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "a.txt").write_text(TEXT + "one \u2581 and cafe\u0301")
+    _, store = resolved(tmp_path, tmp_path / "a.txt", tokenizer=str(tmp_path), split="contiguous")
+    is_kept = kind == "prefix space"
+    assert ("is read as" not in caplog.text) == is_kept == bool(store.bytes_per_token.any())
+
+
+def test_a_long_text_gets_a_space_before_it_once(tmp_path):
+    foreign("llama").save(str(tmp_path / "tokenizer.json"))
+    ours = library.load(tmp_path / "tokenizer.json")
+    text = TEXT * (2 * bpe.PIECE_CHARACTERS // len(TEXT) + 1)
+    assert ours.decode(ours.encode(text)) == "\u2581".join(["", text]).replace("\u2581", " ")
+    assert ours.difference(ours.encode_part(text), text) is None
+
+
+def test_text_that_spells_a_special_token_is_text(tmp_path):
+    foreign("wordpiece").save(str(tmp_path / "tokenizer.json"))
+    ours = library.load(tmp_path / "tokenizer.json")
+    assert 1 not in ours.encode("[CLS]")
+
+
+PIECES = (
+    r"[a-z]+|\p{N}{1,3}| ?[^\s]+",
+    r"\s*[\r\n]+|[\p{L}\p{M}]+|(?i:'s|'t)|\s+(?!\S)",
+)
+
+
+@pytest.mark.parametrize("pattern", [*PIECES, *bpe.KNOWN_PATTERNS])
+def test_patterns_of_one_repetition_or_known_parts_are_read(pattern):
+    assert library._is_linear(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["(a+)+$", "a*a*b", "(?:a|b)*c", "(a|a)+", "[a-z]+[a-z]+x", "x|(?=(a+))a*b"])
+def test_patterns_that_might_run_for_ever_are_refused(pattern):
+    assert not library._is_linear(pattern)
+
+
+@pytest.mark.parametrize("name", ["spiece.model", "tokenizer.model.v3", "tekken_240911.json", "qwen.tiktoken"])
+def test_other_files_of_tokenizers_are_named_for_what_they_are(tmp_path, name):
+    (tmp_path / "tok").mkdir()
+    (tmp_path / "tok" / name).write_bytes(b"\n\x0e")
+    (tmp_path / "a.txt").write_text(TEXT)
+    for path in (tmp_path / "tok" / name, tmp_path / "tok"):
+        assert f"{name}: data.tokenizer: is a SentencePiece" in refusal(
+            tmp_path, tmp_path / "a.txt", tokenizer=str(path)
+        )
 
 
 def test_a_vocabulary_and_its_merges(tmp_path):
-    tokenizer = bpe.train(iter([TEXT]), 300)
+    tokenizer = bpe.train(lambda: iter([TEXT]), 300)
     model = json.loads(tokenizer.to_json())["model"]
     (tmp_path / "vocab.json").write_text(json.dumps(model["vocab"]))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]
@@ -236,14 +380,8 @@ def test_a_vocabulary_and_its_merges(tmp_path):
     assert library.load(bpe.file_in(tmp_path)).encode(TEXT) == tokenizer.encode(TEXT)
 
 
-def test_a_model_file_is_named_for_what_it_is(tmp_path):
-    (tmp_path / "spiece.model").write_bytes(b"\n\x0e")
-    (tmp_path / "a.txt").write_text(TEXT)
-    assert "SentencePiece" in refusal(tmp_path, tmp_path / "a.txt", tokenizer=str(tmp_path / "spiece.model"))
-
-
 def test_encode_and_encode_array_agree_without_word_splitting():
-    written = json.loads(bpe.train(iter([TEXT]), 300).to_json())
+    written = json.loads(bpe.train(lambda: iter([TEXT]), 300).to_json())
     written["pre_tokenizer"]["use_regex"] = False
     tokenizer = bpe.parse(json.dumps(written), "tokenizer.json")
     text = TEXT * (2 * bpe.PIECE_CHARACTERS // len(TEXT) + 1)

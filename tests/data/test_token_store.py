@@ -75,8 +75,8 @@ def test_bpe_is_trained_on_the_train_split_only(tmp_path):
     build(corpus, config, tmp_path / "plain")
     train_text = "".join(piece for split, piece in stream(corpus, chosen) if split == "train")
     result = TokenStore(tmp_path / "plain").tokenizer.to_json()
-    assert result == bpe.train(iter([train_text]), 400).to_json()
-    assert result != bpe.train(iter(["\n\n".join(texts)]), 400).to_json()
+    assert result == bpe.train(lambda: iter([train_text]), 400).to_json()
+    assert result != bpe.train(lambda: iter(["\n\n".join(texts)]), 400).to_json()
 
 
 def test_a_lossy_tokenizer_is_caught(folder, cache, monkeypatch):
@@ -150,9 +150,9 @@ def test_resolving_pins_corpus_and_tokenizer(folder, cache):
 
 def test_another_tokenizer_file_under_the_same_name_is_refused(folder, cache, tmp_path):
     file = tmp_path / "tokenizer.json"
-    file.write_text(bpe.train(iter(sentences(30)), 300).to_json(), encoding="utf-8")
+    file.write_text(bpe.train(lambda: iter(sentences(30)), 300).to_json(), encoding="utf-8")
     pinned = resolve(config_for(folder, tokenizer=str(file)), cache)
-    file.write_text(bpe.train(iter(sentences(30)), 280).to_json(), encoding="utf-8")
+    file.write_text(bpe.train(lambda: iter(sentences(30)), 280).to_json(), encoding="utf-8")
     with pytest.raises(BadInput, match=r"data\.tokenizer_sha256"):
         prepare(pinned, cache)
 

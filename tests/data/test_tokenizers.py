@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import palinode
 from palinode.base.errors import BadInput
 from palinode.data import bpe
 from palinode.data.pieces import cut
@@ -20,7 +22,7 @@ SAMPLE = "It's not the 1st time — «déjà vu», 漢字 and 😀.\r\n\tTwo  sp
 
 @pytest.fixture(scope="module")
 def trained():
-    return bpe.train(iter([SAMPLE]), 400)
+    return bpe.train(lambda: iter([SAMPLE]), 400)
 
 
 def assert_lossless(tokenizer, content):
@@ -83,9 +85,13 @@ def test_bpe_json_round_trip(trained):
 
 
 def test_training_gives_the_same_tokenizer_in_another_process_with_other_hashes_and_threads(trained):
-    program = "import sys; from palinode.data import bpe; print(bpe.train(iter([sys.stdin.read()]), 400).to_json())"
+    program = (
+        "import sys; from palinode.data import bpe; text = sys.stdin.read()\n"
+        "print(bpe.train(lambda: iter([text]), 400).to_json())"
+    )
     for hash_seed, threads in (("1", "1"), ("2", "4")):
         environment = {"PYTHONHASHSEED": hash_seed, "RAYON_NUM_THREADS": threads, "PYTHONUTF8": "1"}
+        environment["PYTHONPATH"] = str(Path(palinode.__file__).parents[1])
         done = subprocess.run(
             [sys.executable, "-c", program], input=SAMPLE, capture_output=True, text=True, env=environment, check=True
         )

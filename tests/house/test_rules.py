@@ -73,16 +73,15 @@ def test_no_globals_no_broad_excepts_no_kwargs_in_configs():
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Global):
                 result.append(f"{place(path, node)} global")
-            allowed = room(path) in ("sweep", "cli") or path.name == "library.py"  # tokenizers raises Exception itself
-            if isinstance(node, ast.ExceptHandler) and not allowed:
+            if isinstance(node, ast.ExceptHandler) and room(path) not in ("sweep", "cli"):
                 names = {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)} if node.type else {"bare"}
                 if names & {"bare", "Exception", "BaseException"}:
-                    result.append(f"{place(path, node)} broad except")
+                    result.append(f"{path.relative_to(ROOT)} broad except")
             if isinstance(node, ast.ClassDef):
                 for method in node.body:
                     if isinstance(method, ast.FunctionDef) and method.name == "__init__" and method.args.kwarg:
                         result.append(f"{place(path, method)} **kwargs in a constructor")
-    assert result == []
+    assert result == ["src/palinode/data/library.py broad except"]  # one: `tokenizers` raises Exception itself
 
 
 def test_nothing_executes_or_unpickles_files():
@@ -170,7 +169,9 @@ print(events)
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("name", ["palinode.analysis", "palinode.report", "palinode.results", "palinode.cli.main"])
+@pytest.mark.parametrize(
+    "name", ["palinode.analysis.tables", "palinode.report.build", "palinode.results.store", "palinode.cli.main"]
+)
 def test_readers_do_not_load_torch(name):
     program = f"import sys, importlib; importlib.import_module({name!r}); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

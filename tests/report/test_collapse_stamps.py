@@ -10,7 +10,8 @@ from palinode.cli.audit import audit_text
 from palinode.cli.ls import _stamps
 from palinode.cli.progress import _message
 from palinode.experiment.audits import refuse_leaks
-from palinode.report import build_report, words
+from palinode.report import words
+from palinode.report.build import build_report
 from palinode.results.record import ArmEntry
 from synthetic_store import DEMO_ARMS, Synthetic, make_store
 

@@ -7,10 +7,9 @@ import pytest
 import vl_convert
 from headless import CHROMIUM, Browser
 
-from palinode.analysis.embeddings import embedding_means
+from palinode.analysis.embeddings import embedding_means, embedding_numbers
 from palinode.base.finding import AuditReport, Finding
-from palinode.report import build_report
-from palinode.report.build import all_figures, drawings
+from palinode.report.build import all_figures, build_report, drawings
 from palinode.report.charts import ROWS
 from palinode.report.study import Study
 from synthetic_store import Synthetic, add_geometry, add_terms, make_store
@@ -59,7 +58,7 @@ def test_every_arm_stands_beside_chance_and_one_without_positions_is_named(recor
         "embedding-lengths",
         "embedding-distance",
     }
-    means = embedding_means(record)
+    means = embedding_means(record, embedding_numbers(record))
     for name, number, chance in (
         ("embedding-cosine", "token_position_absolute_cosine", 0.0997),
         ("embedding-share", "position_share", 0.25),

@@ -6,7 +6,7 @@ import pytest
 from headless import CHROMIUM, Browser
 
 from palinode.base.measures import CURVE_AXES
-from palinode.report import build_report
+from palinode.report.build import build_report
 from synthetic_store import Synthetic, SyntheticArm, grid, make_store
 
 pytestmark = [

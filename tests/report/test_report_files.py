@@ -13,14 +13,14 @@ import xml.etree.ElementTree as ElementTree
 import polars as pl
 import pytest
 
-from palinode.analysis.pictures import Picture, pictures
+from palinode.analysis.audits import Picture, pictures
 from palinode.analysis.verdict import verdicts
 from palinode.base.errors import BadInput, Damaged
 from palinode.base.finding import Finding
 from palinode.checks.explained import explanation
 from palinode.checks.text import ranges
-from palinode.report import build_report, words
-from palinode.report.build import all_figures, guarded
+from palinode.report import words
+from palinode.report.build import all_figures, build_report, guarded
 from palinode.report.content import Page
 from palinode.report.maps import law_boundary, map_rows
 from palinode.report.page import columns, embedded_json, render_page
@@ -236,7 +236,8 @@ def test_tables_hold_the_numbers_in_full(demo):
 def test_the_same_store_gives_the_same_bytes_in_another_process(demo, tmp_path):
     store, _, _ = demo
     program = (
-        "import sys; from pathlib import Path; from palinode.report import build_report; from palinode.results.store import Store;"
+        "import sys; from pathlib import Path; from palinode.report.build import build_report;"
+        " from palinode.results.store import Store;"
         "build_report(Store(Path(sys.argv[1])), 'demo', out=Path(sys.argv[2]))"
     )
     hashes = []

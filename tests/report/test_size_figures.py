@@ -6,10 +6,10 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 import vl_convert
 
-from palinode.analysis.curves import evaluation_curves
+from palinode.analysis.curves import evaluation_curves, layer_cuts
 from palinode.analysis.ratios import RATIO_1, best_scores, final_ratios, final_scores, layer_cut_ratios
-from palinode.report import build_report, theme
-from palinode.report.build import all_figures, drawings
+from palinode.report import theme
+from palinode.report.build import all_figures, build_report, drawings
 from palinode.report.charts import ROWS, with_log_axes
 from palinode.report.study import Study, millions
 from synthetic_store import Synthetic, grid, make_store
@@ -101,7 +101,7 @@ def test_the_squares_of_a_strip_are_the_ratios_of_the_blocks_left(record, figure
         figure = figures[f"layer-cut-strip-{ratio}--both"]
         expected = {
             (f"{way}-{row['head']}", row["scale"], str(row["blocks"])): row[way]
-            for row in layer_cut_ratios(record, "validation", score).iter_rows(named=True)
+            for row in layer_cut_ratios(record, score, layer_cuts(record, "validation")).iter_rows(named=True)
             for way in ("ratio_then_mean", "mean_then_ratio")
             if (row["ratio"], row["arm"]) == (ratio.replace("-", "_"), "both")
         }

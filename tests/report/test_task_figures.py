@@ -9,9 +9,9 @@ import pytest
 import vl_convert
 from headless import CHROMIUM, Browser
 
-from palinode.analysis.tasks import Levels, task_means
-from palinode.report import build_report, charts, theme
-from palinode.report.build import all_figures, drawings
+from palinode.analysis.tasks import Levels, task_accuracy, task_means
+from palinode.report import charts, theme
+from palinode.report.build import all_figures, build_report, drawings
 from palinode.report.charts import ROWS, Axis, columns_that_fit
 from palinode.report.levels import Mark, every_mark, with_levels
 from palinode.report.study import Study
@@ -157,7 +157,7 @@ def test_the_floor_is_that_of_a_causal_arm_on_all_tokens(tmp_path):
 def test_difficulty_is_the_number_that_varies_with_every_seed_and_the_levels(record, figures):
     figure = figures["accuracy-by-difficulty"]
     assert figure.title == "Accuracy by vocabulary"
-    means = task_means(record, "validation").filter(arm="answer").sort("difficulty")
+    means = task_means(record, task_accuracy(record, "validation")).filter(arm="answer").sort("difficulty")
     mine = [row for row in figure.rows if row["kind"] == "arm" and row["series"] == "answer"]
     assert [row["value"] for row in mine] == pytest.approx(means["accuracy"].to_list(), rel=1e-5)
     assert [row["x"] for row in mine] == pytest.approx([10, 20, 30], abs=0.5)

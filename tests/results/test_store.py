@@ -82,8 +82,8 @@ def test_what_was_written_is_read_back(store):
     assert record.result.score("nonsense") is None
     assert record.spec["objective"]["kind"] == "ltr"
     assert record.audit_report().findings[0].check == "C8.loss_floor"
-    assert experiment.leaks("both-published-mask")
-    assert not experiment.leaks("ltr")
+    assert experiment.audits["both-published-mask", "base"].leaks
+    assert not experiment.audits["ltr", "base"].leaks
     assert experiment.audits["ltr", "base"].outcome == "could_not_tell"
 
 

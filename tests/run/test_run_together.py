@@ -10,8 +10,7 @@ import pytest
 from tiny_run import tiny_spec
 
 from palinode import AdamW, EvaluationConfig, Gpt2AdamW, LtrObjective, RtlObjective, Store, modern
-from palinode.run.one import run_one
-from palinode.run.together import run_together, stack_key
+from palinode.run.one import run_one, run_together, stack_key
 from palinode.train.optim import MuonAdamW
 from palinode.train.schedule import Cosine
 
@@ -22,7 +21,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from test_run_together import specs
 from palinode import Store
-from palinode.run.together import run_together
+from palinode.run.one import run_together
 wanted = specs(Path(sys.argv[2]))
 def die(event):
     if (event["run_id"], event.get("step"), event["event"]) == (wanted[1].run_id, 20, "train"):

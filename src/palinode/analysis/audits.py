@@ -1,16 +1,24 @@
-"""The audits of an arm: those before its runs, and those that each run makes of its trained model."""
+"""The audits of an arm: those before its runs, those that each run makes of its trained model, and their influence pictures.
+
+A picture shows which source tokens change the prediction of which target, and where that is a leak. A finding stores two square
+matrices for each group of targets; a row is a target, a column is a source: `<group> influence` (0 or more) and `<group> allowed`
+(1 where the objective lets the target depend on the source).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
-from palinode.results.record import ArmEntry, ExperimentRecord, ExperimentRun
+from palinode.results.record import ArmEntry, ExperimentRecord
 
 Leak = Literal["none", "expected", "unexpected"]
+INFLUENCE, ALLOWED = " influence", " allowed"
+Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -92,9 +100,10 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
     for name in scales:
         before = reports[name].findings if name in reports else ()
         for run in record.runs_of(arm, name):
-            findings, problem = _run_audit(run)
-            damaged += [problem] if problem else []
-            after_training += [ArmFinding(one, name, run.entry.seed) for one in findings if one not in before]
+            try:
+                after_training += [ArmFinding(one, name, run.entry.seed) for one in run.findings() if one not in before]
+            except Damaged as error:
+                damaged.append(str(error))
     return ArmAudit(entry, reports, record.entry.audits.get(arm, {}), tuple(after_training), tuple(damaged))
 
 
@@ -102,10 +111,82 @@ def _declared(happened: bool, expected: bool) -> Leak:
     return "none" if not happened else "expected" if expected else "unexpected"
 
 
-def _run_audit(run: ExperimentRun) -> tuple[tuple[Finding, ...], str | None]:
-    """The findings in the audit of a run, and the error in its file."""
-    try:
-        report = run.record.audit_report() if run.record is not None else None
-    except Damaged as error:
-        return (), str(error)
-    return (report.findings if report is not None else ()), None
+# --- influence pictures -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One influence matrix and what is allowed in it; T is the number of positions.
+
+    Attributes:
+        group: which targets, such as `rtl`.
+        influence: (T, T), target by source.
+        allowed: (T, T), above 0 where influence is allowed. None if the audit did not store it: then only the influence of a target
+            on its own prediction counts as a leak.
+        failed: whether the finding failed. If it did not, no cell counts as a leak.
+    """
+
+    arm: str
+    scale: str
+    check: str
+    group: str
+    influence: Matrix
+    allowed: Matrix | None
+    failed: bool
+
+    @property
+    def length(self) -> int:
+        """T, in positions."""
+        return len(self.influence)
+
+    def is_allowed(self, target: int, source: int) -> bool:
+        """Whether the prediction of `target` may depend on `source`."""
+        return source != target if self.allowed is None else self.allowed[target][source] > 0
+
+    @cached_property
+    def leaks(self) -> frozenset[tuple[int, int]]:
+        """The (target, source) cells with influence that is not allowed."""
+        if not self.failed:
+            return frozenset()
+        cells = ((target, source) for target in range(self.length) for source in range(self.length))
+        return frozenset((t, s) for t, s in cells if self.influence[t][s] > 0 and not self.is_allowed(t, s))
+
+    @property
+    def targets_that_see_themselves(self) -> tuple[int, ...]:
+        """The positions whose prediction depends on their own token, in order."""
+        return tuple(sorted(target for target, source in self.leaks if target == source))
+
+    @property
+    def targets_that_leak(self) -> tuple[int, ...]:
+        """The positions whose prediction depends on a token that is not allowed, in order."""
+        return tuple(sorted({target for target, _ in self.leaks}))
+
+
+def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
+    """One picture of an arm per check and group: at the first scale with a leak, otherwise at the first scale."""
+    chosen: dict[tuple[str, str], Picture] = {}
+    for item in arm_audit(record, arm).findings:
+        for picture in pictures_of(item, arm):
+            key = (picture.check, picture.group)
+            if key not in chosen or (picture.leaks and not chosen[key].leaks):
+                chosen[key] = picture
+    return tuple(chosen.values())
+
+
+def pictures_of(item: ArmFinding, arm: str) -> list[Picture]:
+    """The pictures that one finding stored."""
+    stored = item.finding.pictures
+    found = []
+    for name, matrix in stored.items():
+        if name.endswith(ALLOWED) or not _is_square(matrix):
+            continue
+        group = name.removesuffix(INFLUENCE)
+        law = stored.get(group + ALLOWED)
+        law = law if law is not None and _is_square(law) and len(law) == len(matrix) else None
+        failed = item.finding.outcome == "fail"
+        found.append(Picture(arm, item.scale, item.finding.check, group, matrix, law, failed))
+    return found
+
+
+def _is_square(matrix: Matrix) -> bool:
+    return len(matrix) > 0 and all(len(row) == len(matrix) for row in matrix)

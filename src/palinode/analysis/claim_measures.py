@@ -14,17 +14,23 @@ import numpy as np
 import polars as pl
 
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.curves import auxiliary_curves, evaluation_curves
-from palinode.analysis.intervals import Interval, mean, t_interval
-from palinode.analysis.layer_cuts import layer_cuts
-from palinode.analysis.rank_correlation import LEAST_PAIRS, MOST_PAIRS, rank_correlation, resampled_interval
+from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts
+from palinode.analysis.intervals import (
+    LEAST_PAIRS,
+    MOST_PAIRS,
+    Interval,
+    mean,
+    rank_correlation,
+    resampled_interval,
+    t_interval,
+)
 from palinode.analysis.ratios import direction_ratios, final_scores
 from palinode.analysis.sizes import ScaleSize, scale_sizes
 from palinode.analysis.tasks import any_above_trivial, levels_at
 from palinode.analysis.verdict import Outcome, decide, verdict
 from palinode.base.decision import Claim, Decision, in_group
 from palinode.checks.loss_floor import RATIO_FAIL
-from palinode.results.record import ExperimentRecord, ExperimentRun
+from palinode.results.record import ExperimentRecord
 
 NATS = "nats_per_token"
 ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
@@ -116,10 +122,8 @@ def _difference(
     if claim.expect == "better" and rule.better == "higher" and pairs and min(means) >= 1 - rule.smallest_effect:
         reasons = (*reasons, AT_THE_CEILING)
     if len(others) > 1:
-        cautions = (
-            *cautions,
-            f"{against} is the better of {len(others)} on these same runs, so its mean is too good by chance",
-        )
+        chance = f"{against} is the better of {len(others)} on these same runs, so its mean is too good by chance"
+        cautions = (*cautions, chance)
     outcome: Outcome = "cannot tell" if reasons else by_rule.outcome
     numbers = (by_rule.comparison.mean, by_rule.comparison.interval, len(pairs))
     row = Measured(scale, arm, against, *numbers, group, outcome, reasons, cautions)
@@ -279,7 +283,7 @@ def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
             for arm, seed, step in reached.group_by("arm", "seed").agg(pl.col("step").min()).iter_rows()
         }
         for group, arm, (other, *_) in sides(claim, evidence.record):
-            finished = [{run.entry.seed for run in done(evidence.record, name, scale)} for name in (arm, other)]
+            finished = [{run.entry.seed for run in evidence.record.finished(name, scale)} for name in (arm, other)]
             ours, theirs = ({s for s in set.intersection(*finished) if (name, s) in first} for name in (arm, other))
             logs = [math.log(first[arm, seed] / first[other, seed]) for seed in sorted(ours & theirs)]
             interval = t_interval(logs, evidence.rule.confidence)
@@ -362,14 +366,10 @@ def sides(claim: Claim, record: ExperimentRecord) -> Iterator[Sides]:
 
 def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: Sequence[float]) -> Measured:
     """The mean of one value per seed, with its t interval."""
-    interval = t_interval(list(values), evidence.rule.confidence)
-    count = len(values)
-    reasons = (
-        ()
-        if count > 1
-        else (f"an interval needs 2 seeds with all scores of this measure, there {'is 1' if count else 'are none'}",)
-    )
-    return Measured(scale, arm, against, mean(list(values)) if values else None, interval, count, reasons=reasons)
+    interval, count = t_interval(values, evidence.rule.confidence), len(values)
+    few = f"an interval needs 2 seeds with all scores of this measure, there {'is 1' if count else 'are none'}"
+    effect = mean(values) if values else None
+    return Measured(scale, arm, against, effect, interval, count, reasons=() if count > 1 else (few,))
 
 
 def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequence[str]) -> tuple[str, ...]:
@@ -393,12 +393,8 @@ def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequ
 
 def scores_of(record: ExperimentRecord, arm: str, scale: str, metric: str) -> dict[int, float]:
     """Seed -> score of the finished runs of one arm at one scale."""
-    scores = {run.entry.seed: run.result.score(metric) for run in done(record, arm, scale) if run.result is not None}
+    scores = {run.entry.seed: run.result.score(metric) for run in record.finished(arm, scale)}
     return {seed: value for seed, value in scores.items() if value is not None}
-
-
-def done(record: ExperimentRecord, arm: str, scale: str) -> list[ExperimentRun]:
-    return [run for run in record.runs_of(arm, scale) if run.outcome == "done"]
 
 
 # Name -> (function, what it measures in words; fields of the claim and of the row stand in braces).

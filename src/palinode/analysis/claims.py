@@ -1,4 +1,7 @@
-"""The claims of an experiment, judged on its finished runs: each row holds, does not hold, or cannot be told, and says why."""
+"""The claims of an experiment, judged on its finished runs: each row holds, does not hold, or cannot be told, and says why.
+
+A model whose loss is above what token frequencies alone reach has learned nothing of the order of tokens.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from palinode.analysis.claim_measures import MEASURES, Evidence, Measured
-from palinode.analysis.frequencies import token_frequencies
+from palinode.analysis.intervals import ends
 from palinode.base.decision import Claim, Decision
-from palinode.results.record import ExperimentRecord
+from palinode.results.record import ExperimentRecord, ExperimentRun
 from palinode.results.store import Store
 
 Judgement = Literal["holds", "does not hold", "cannot tell", "not judged"]
@@ -19,6 +22,8 @@ HOLDS_WHERE: Mapping[str, frozenset[str]] = {
     "not worse": frozenset(["better", "no difference found"]),
 }
 EVERY_ROW = "every row"
+# The findings of audits that keep what counting n-grams reaches, and the number for single tokens.
+TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
 WIDEST_SHARE = 0.2  # an interval of an accuracy that is wider agrees with nearly every published number
 
@@ -41,12 +46,12 @@ class JudgedClaim:
     @property
     def published_is_outside(self) -> bool:
         """Whether our interval does not hold the published number."""
-        ends = self.measured.interval
-        return ends is not None and self.published is not None and not ends.low <= self.published <= ends.high
+        ours = self.measured.interval
+        return ours is not None and self.published is not None and not ours.low <= self.published <= ours.high
 
     def row(self) -> dict[str, Any]:
         """As plain data."""
-        measured, ends = self.measured, self.measured.interval
+        measured, (low, high) = self.measured, ends(self.measured.interval)
         return {
             "name": self.claim.name,
             "claim": self.claim.sentence,
@@ -58,8 +63,8 @@ class JudgedClaim:
             "arm": measured.arm,
             "against": measured.against,
             "effect": measured.effect,
-            "low": None if ends is None else ends.low,
-            "high": None if ends is None else ends.high,
+            "low": low,
+            "high": high,
             "count": measured.count,
             "published": self.published,
             "outcome": measured.outcome,
@@ -97,16 +102,12 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
         rows = [Measured("", claim.arm, ", ".join(claim.against), None, None, 0, reasons=(reason,))]
     else:
         rows = list(measure(claim, evidence))
-    judged = [
-        JudgedClaim(
-            claim,
-            row,
-            judge(claim, row, evidence.rule),
-            claim.published_at(row.scale),
-            _words(words, claim, row, evidence),
+    judged = []
+    for row in rows:
+        in_words = _words(words, claim, row, evidence)
+        judged.append(
+            JudgedClaim(claim, row, judge(claim, row, evidence.rule), claim.published_at(row.scale), in_words)
         )
-        for row in rows
-    ]
     if claim.expect == "within" and len(judged) > 1:
         judged.append(_of_all(claim, judged))
     return judged
@@ -162,3 +163,28 @@ def _words(template: str, claim: Claim, row: Measured, evidence: Evidence) -> st
         blocks=blocks,
         less="that of the whole model" if claim.less_whole else "1",
     )
+
+
+def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
+    """Nats per validation token for the token frequencies of the train split, as the audits counted them.
+
+    Returns:
+        None where no audit of the store counted them for the data of this experiment.
+    """
+    counted = next((numbers for run in record.runs if (numbers := _ngrams(run))), None)
+    if counted is None:
+        return None
+    order = f"nats_per_token_order_{counted['ngram_order']:.0f}"
+    for audit_hash in store.audits():
+        report = store.audit(audit_hash)
+        for finding in report.findings if report else ():
+            numbers = finding.numbers if finding.check == REFERENCE else {}
+            same_data = numbers.get("train_tokens") == counted["ngram_train_tokens"]
+            if same_data and numbers.get(order) == counted["ngram_nats"]:
+                return float(numbers[ORDER_1] or 0.0)
+    return None
+
+
+def _ngrams(run: ExperimentRun) -> Mapping[str, Any] | None:
+    """The n-gram loss that the audit of a run compared its losses with."""
+    return next((f.numbers for f in run.findings() if f.check == TEXT_FLOOR and "ngram_nats" in f.numbers), None)

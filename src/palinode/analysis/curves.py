@@ -2,38 +2,43 @@
 
 A mean over seeds is taken at steps that every run of an arm reached. It has the mean of the scores and, separately, the mean of
 each x-axis, because the seeds of an arm that draws directions at random read slightly different numbers of tokens.
+
+A layer cut is a curve over blocks: the scores of a model with only its first blocks, with the head as trained and, where it was
+measured, with a refitted head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import polars as pl
 
+from palinode.analysis.frames import RUN, RUN_AND_ID, Row, Schema, columns, run_frame
 from palinode.base.measures import CURVE_AXES, DIRECTIONS, MEASURES, affinity
-from palinode.results.record import ExperimentRecord, ExperimentRun
+from palinode.results.files import number
+from palinode.results.layer_cut import LAYER_CUT_EVENT
+from palinode.results.record import ExperimentRecord, ExperimentRun, FinishedRun
 
-Row = dict[str, Any]
-RUN = ("arm", "scale", "seed")
-_WHO: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64, "run_id": pl.String}
-_WHERE: dict[str, Any] = {"step": pl.Int64, "window_tokens": pl.Float64, "epochs": pl.Float64} | {
-    axis: pl.Float64 for axis in CURVE_AXES if axis != "step"
-}
+_NUMBERS = ("window_tokens", "epochs", *(axis for axis in CURVE_AXES if axis != "step"))
+_WHERE = columns((pl.Int64, "step")) | dict.fromkeys(_NUMBERS, pl.Float64)
+MEASURE_COLUMNS = dict.fromkeys(MEASURES, pl.Float64)
 EVALUATION_SCHEMA = (
-    _WHO
-    | {"split": pl.String, "direction": pl.String, "trained": pl.Boolean}
-    | _WHERE
-    | dict.fromkeys(MEASURES, pl.Float64)
+    RUN_AND_ID | columns((pl.String, "split direction"), (pl.Boolean, "trained")) | _WHERE | MEASURE_COLUMNS
 )
 MEASURED = ("value", "shuffled", "gain", "least_gain", "variance")  # the logged numbers of an auxiliary term
 AFFINITY = "affinity"
-AUXILIARY_SCHEMA = _WHO | {"term": pl.String} | _WHERE | dict.fromkeys((*MEASURED, AFFINITY), pl.Float64)
+AUXILIARY_SCHEMA = RUN_AND_ID | columns((pl.String, "term")) | _WHERE | dict.fromkeys((*MEASURED, AFFINITY), pl.Float64)
+LAYER_CUT_SCHEMA = (
+    RUN_AND_ID
+    | columns((pl.String, "split direction"), (pl.Boolean, "trained"), (pl.String, "head"))
+    | columns((pl.Int64, "blocks of_blocks"))
+    | MEASURE_COLUMNS
+)
+# Part of a stored layer cut -> which final norm and head turn the remaining blocks into predictions.
+HEADS = {"scores": "trained", "refitted": "refitted"}
+LOGGED = ("p", "learning_rate", "gradient_norm")
 TRAINING_SCHEMA = (
-    _WHO
-    | {"group": pl.String}
-    | _WHERE
-    | dict.fromkeys(("nats_per_token", "p", "learning_rate", "gradient_norm"), pl.Float64)
+    RUN_AND_ID | columns((pl.String, "group")) | _WHERE | dict.fromkeys(("nats_per_token", *LOGGED), pl.Float64)
 )
 
 
@@ -47,7 +52,7 @@ def evaluation_curves(record: ExperimentRecord) -> pl.DataFrame:
         trained = trained_directions(run)
         for direction, scores in row.get("scores", {}).items():
             point = {"split": row.get("split"), "direction": direction, "trained": direction in trained}
-            yield point | {score: _number(scores.get(score)) for score in MEASURES}
+            yield point | {score: number(scores.get(score)) for score in MEASURES}
 
     return _frame(record, "eval", points, EVALUATION_SCHEMA).sort(*RUN, "split", "direction", "step")
 
@@ -56,9 +61,9 @@ def training_curves(record: ExperimentRecord) -> pl.DataFrame:
     """One row for each run, logged training step and group of targets (TRAINING_SCHEMA)."""
 
     def points(_: ExperimentRun, row: Row) -> Iterator[Row]:
-        others = {name: _number(row.get(name)) for name in ("p", "learning_rate", "gradient_norm")}
+        others = {name: number(row.get(name)) for name in LOGGED}
         for group, nats in row.get("nats_by_group", {}).items():
-            yield {"group": group, "nats_per_token": _number(nats)} | others
+            yield {"group": group, "nats_per_token": number(nats)} | others
 
     return _frame(record, "train", points, TRAINING_SCHEMA).sort(*RUN, "group", "step")
 
@@ -68,12 +73,29 @@ def auxiliary_curves(record: ExperimentRecord) -> pl.DataFrame:
 
     def points(_: ExperimentRun, row: Row) -> Iterator[Row]:
         for term, logged in row.get("auxiliary", {}).items():
-            numbers = {name: _number(logged.get(name)) for name in MEASURED}
+            numbers = {name: number(logged.get(name)) for name in MEASURED}
             value, shuffled = numbers["value"], numbers["shuffled"]
             known = None if value is None or shuffled is None else affinity(value, shuffled)
             yield {"term": term} | numbers | {AFFINITY: known}
 
     return _frame(record, "train", points, AUXILIARY_SCHEMA).sort(*RUN, "term", "step")
+
+
+def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
+    """One row per finished run, direction, head and number of remaining blocks (LAYER_CUT_SCHEMA)."""
+
+    def rows_of(run: FinishedRun) -> Iterator[Row]:
+        # Imported rows lack fields that `Record.layer_cut` requires, so the row of the latest step itself is read.
+        cuts = [row for row in metrics_rows(run, LAYER_CUT_EVENT) if row.get("split") == split]
+        trained = trained_directions(run)
+        for part, head in HEADS.items() if cuts else ():
+            for direction, scores in (cuts[-1].get(part) or {}).items():
+                what = {"split": split, "direction": direction, "trained": direction in trained, "head": head}
+                what["of_blocks"] = max((item["blocks"] for item in scores), default=0)
+                for item in scores:
+                    yield what | {"blocks": item["blocks"]} | {name: number(item.get(name)) for name in MEASURES}
+
+    return run_frame(record.finished(), rows_of, LAYER_CUT_SCHEMA)
 
 
 def mean_curves(
@@ -107,8 +129,13 @@ def trained_directions(run: ExperimentRun) -> frozenset[str]:
     its spec. Every other evaluated pass is made by the run's own objective, so the run trains on it, under whatever name
     (`evaluate.losses.evaluation_passes`).
     """
-    own = {name for row in _rows(run, "eval") for name in row.get("scores", {}) if name not in DIRECTIONS}
+    own = {name for row in metrics_rows(run, "eval") for name in row.get("scores", {}) if name not in DIRECTIONS}
     return _trained_ways(run) | own
+
+
+def metrics_rows(run: ExperimentRun, event: str) -> list[Row]:
+    """The metrics rows of one event."""
+    return [row for row in run.record.metrics if row["event"] == event] if run.record is not None else []
 
 
 def _trained_ways(run: ExperimentRun) -> frozenset[str]:
@@ -118,30 +145,17 @@ def _trained_ways(run: ExperimentRun) -> frozenset[str]:
     counters = run.result.counters if run.result is not None else {}
     prefix = "tokens_scored_"
     scored = [name.removeprefix(prefix) for name, value in counters.items() if name.startswith(prefix) and value]
-    return frozenset(scored or (group for row in _rows(run, "train") for group in row.get("nats_by_group", {})))
+    return frozenset(scored or (group for row in metrics_rows(run, "train") for group in row.get("nats_by_group", {})))
 
 
 def _frame(
-    record: ExperimentRecord,
-    event: str,
-    points: Callable[[ExperimentRun, Row], Iterator[Row]],
-    schema: Mapping[str, Any],
+    record: ExperimentRecord, event: str, points: Callable[[ExperimentRun, Row], Iterator[Row]], schema: Schema
 ) -> pl.DataFrame:
     """The points of all metrics rows of this event, each with its run and its place on the x-axes."""
-    numbers = [name for name in _WHERE if name != "step"]
-    rows = []
-    for run in record.runs:
-        for row in _rows(run, event):
-            where = (
-                run.entry.model_dump() | {"step": row.get("step")} | {name: _number(row.get(name)) for name in numbers}
-            )
-            rows += [where | point for point in points(run, row)]
-    return pl.DataFrame(rows, schema=schema)
 
+    def rows_of(run: ExperimentRun) -> Iterator[Row]:
+        for row in metrics_rows(run, event):
+            where = {"step": row.get("step")} | {name: number(row.get(name)) for name in _NUMBERS}
+            yield from (where | point for point in points(run, row))
 
-def _rows(run: ExperimentRun, event: str) -> list[Row]:
-    return [row for row in run.record.metrics if row["event"] == event] if run.record is not None else []
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    return run_frame(record.runs, rows_of, schema)

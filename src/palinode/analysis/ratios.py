@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 
 from palinode.analysis import intervals
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.curves import evaluation_curves, trained_directions
-from palinode.analysis.layer_cuts import layer_cuts
-from palinode.analysis.sizes import scale_sizes
+from palinode.analysis.curves import trained_directions
+from palinode.analysis.frames import CELL, columns
+from palinode.analysis.sizes import SIZE_AXES, scale_sizes
 from palinode.base.decision import Decision
 from palinode.base.measures import CURVE_AXES, MEASURES
 from palinode.results.record import ExperimentRecord
@@ -35,23 +35,19 @@ from palinode.results.record import ExperimentRecord
 RATIO_1, RATIO_2 = "ratio_1", "ratio_2"
 RATIOS = (RATIO_1, RATIO_2)
 PUBLISHED_POINTS = 500  # the published method reads every curve at so many positions
-ESTIMATE_SCHEMA: dict[str, Any] = {
-    **dict.fromkeys(("mean_then_ratio", "ratio_then_mean", "interval_low", "interval_high"), pl.Float64),
-    "seeds": pl.Int64,
-}
-_WHO: dict[str, Any] = dict.fromkeys(("ratio", "arm", "scale", "score"), pl.String)
-_SIZE: dict[str, Any] = dict.fromkeys(("depth", "width", "parameters"), pl.Int64)
-CONTEXT_SCHEMA: dict[str, Any] = {
-    **dict.fromkeys(("arm", "against", "scale"), pl.String),
-    "context_tokens": pl.Int64,
-    **ESTIMATE_SCHEMA,
-}
-CUT_RATIO_SCHEMA = _WHO | {"head": pl.String, "blocks": pl.Int64, "of_blocks": pl.Int64} | ESTIMATE_SCHEMA
-RATIO_CURVE_SCHEMA = _WHO | {"axis": pl.String, "x": pl.Float64} | ESTIMATE_SCHEMA | {"interpolated": pl.Boolean}
-POOLED_SCHEMA: dict[str, Any] = {
-    **{"arm": pl.String, "scale": pl.String, **_SIZE, "seed": pl.Int64},
-    **{"axis": pl.String, "x": pl.Float64, RATIO_1: pl.Float64},
-}
+ESTIMATE_SCHEMA = columns(
+    (pl.Float64, "mean_then_ratio ratio_then_mean interval_low interval_high"), (pl.Int64, "seeds")
+)
+_WHO = columns((pl.String, "ratio arm scale score"))
+_SIZE = dict.fromkeys(SIZE_AXES, pl.Int64)
+CONTEXT_SCHEMA = columns((pl.String, "arm against scale"), (pl.Int64, "context_tokens")) | ESTIMATE_SCHEMA
+CUT_RATIO_SCHEMA = _WHO | columns((pl.String, "head"), (pl.Int64, "blocks of_blocks")) | ESTIMATE_SCHEMA
+RATIO_CURVE_SCHEMA = (
+    _WHO | columns((pl.String, "axis"), (pl.Float64, "x")) | ESTIMATE_SCHEMA | columns((pl.Boolean, "interpolated"))
+)
+POOLED_SCHEMA = (
+    CELL | _SIZE | columns((pl.Int64, "seed"), (pl.String, "axis"), (pl.Float64, "x"), (pl.Float64, RATIO_1))
+)
 Array = NDArray[np.float64]
 Side = TypeVar("Side")  # a score or a curve
 # (arm, scale, direction, and where needed a place such as a number of blocks) -> seed -> score.
@@ -121,20 +117,25 @@ def _paired(
 # --- at the end of training -----------------------------------------------------------------------------------------
 
 
-def final_scores(record: ExperimentRecord, split: str, score: str) -> dict[tuple[str, str, str], dict[int, float]]:
+def final_scores(record: ExperimentRecord, split: str, score: str) -> Scores:
     """(arm, scale, direction) -> seed -> the final score of the finished runs."""
-    scores: dict[tuple[str, str, str], dict[int, float]] = {}
-    for run in record.runs:
-        if run.outcome == "done" and run.result is not None:
-            for direction in run.result.scores.get(split, {}):
-                if (value := run.result.score(f"{split}.{direction}.{score}")) is not None:
-                    scores.setdefault((run.entry.arm, run.entry.scale, direction), {})[run.entry.seed] = value
-    return scores
+    return _by_seed(
+        ((run.entry.arm, run.entry.scale, direction), run.entry.seed, run.result.score(f"{split}.{direction}.{score}"))
+        for run in record.finished()
+        for direction in run.result.scores.get(split, {})
+    )
 
 
-def best_scores(
-    record: ExperimentRecord, split: str, score: str, curves: pl.DataFrame
-) -> dict[tuple[str, str, str], dict[int, float]]:
+def _by_seed(scores: Iterable[tuple[tuple[Any, ...], int, float | None]]) -> Scores:
+    """Key -> seed -> score, from (key, seed, score); scores that are None are left out."""
+    by_seed: Scores = {}
+    for key, seed, value in scores:
+        if value is not None:
+            by_seed.setdefault(key, {})[seed] = value
+    return by_seed
+
+
+def best_scores(record: ExperimentRecord, split: str, score: str, curves: pl.DataFrame) -> Scores:
     """(arm, scale, direction) -> seed -> the best score that a finished run had at any evaluation.
 
     The best of many evaluations is too good by chance, in noisy runs most, so verdicts use the final score.
@@ -145,13 +146,10 @@ def best_scores(
     finals = final_scores(record, split, score)
     best = pl.col(score).max() if MEASURES[score].better == "higher" else pl.col(score).min()
     evaluated = curves.filter(pl.col(score).is_finite(), split=split)
-    scores: dict[tuple[str, str, str], dict[int, float]] = {}
-    for arm, scale, direction, seed, value in (
-        evaluated.group_by("arm", "scale", "direction", "seed", maintain_order=True).agg(best).iter_rows()
-    ):
-        if seed in finals.get((arm, scale, direction), {}):
-            scores.setdefault((arm, scale, direction), {})[seed] = value
-    return scores
+    by_run = evaluated.group_by("arm", "scale", "direction", "seed", maintain_order=True).agg(best)
+    return _by_seed(
+        (tuple(key), seed, value) for *key, seed, value in by_run.iter_rows() if seed in finals.get(tuple(key), {})
+    )
 
 
 def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple[str, str, str], Estimate]:
@@ -166,8 +164,8 @@ def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple
 
 def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """One row per arm, scale and score: the size of the model, and both ratios at the end with both estimates and the interval."""
-    who = {"arm": pl.String, "baseline": pl.String, "scale": pl.String}
-    what = {"split": pl.String, "score": pl.String, "leak": pl.String, "confidence": pl.Float64}
+    who = columns((pl.String, "arm baseline scale"))
+    what = columns((pl.String, "split score leak"), (pl.Float64, "confidence"))
     numbers = {f"{ratio}_{name}": kind for ratio in RATIOS for name, kind in ESTIMATE_SCHEMA.items()}
     rule, sizes = record.entry.rule, scale_sizes(record)
     leaks = {arm.name: arm_audit(record, arm.name).leak for arm in record.entry.arms}
@@ -210,28 +208,27 @@ def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 def _losses_by_context(record: ExperimentRecord, split: str) -> Scores:
     """(arm, scale, direction, window length in tokens) -> seed -> nats per token, of finished runs in trained directions."""
-    losses: Scores = {}
-    for run in record.runs:
-        if run.outcome != "done" or run.record is None:
-            continue
-        for length, scores in run.record.context_lengths.get(split, {}).items():
-            for direction in trained_directions(run) & set(scores):
-                value = scores[direction].get("nats_per_token")
-                if value is not None:
-                    key = (run.entry.arm, run.entry.scale, direction, length)
-                    losses.setdefault(key, {})[run.entry.seed] = float(value)
-    return losses
+    return _by_seed(
+        (
+            (run.entry.arm, run.entry.scale, direction, length),
+            run.entry.seed,
+            scores[direction].get("nats_per_token"),
+        )
+        for run in record.finished()
+        for length, scores in run.record.context_lengths.get(split, {}).items()
+        for direction in trained_directions(run) & set(scores)
+    )
 
 
-def layer_cut_ratios(
-    record: ExperimentRecord, split: str, score: str, cuts: pl.DataFrame | None = None
-) -> pl.DataFrame:
-    """Both ratios for every number of remaining blocks, head and scale, paired by seed (CUT_RATIO_SCHEMA)."""
-    frame = (layer_cuts(record, split) if cuts is None else cuts).drop_nulls(score)
-    place = ("scale", "head", "blocks", "of_blocks")
-    scores: Scores = {}
-    for *key, seed, value in frame.select("arm", "direction", *place, "seed", score).iter_rows():
-        scores.setdefault(tuple(key), {})[seed] = value
+def layer_cut_ratios(record: ExperimentRecord, score: str, cuts: pl.DataFrame) -> pl.DataFrame:
+    """Both ratios for every number of remaining blocks, head and scale, paired by seed (CUT_RATIO_SCHEMA).
+
+    Args:
+        cuts: the frame of `layer_cuts` for this record.
+    """
+    side_and_place = ("arm", "direction", "scale", "head", "blocks", "of_blocks")
+    rows_of_cuts = cuts.select(*side_and_place, "seed", score).iter_rows()
+    scores = _by_seed((tuple(key), seed, value) for *key, seed, value in rows_of_cuts)
     places = sorted({key[2:] for key in scores}, key=lambda known: (record.entry.scales.index(known[0]), *known[1:]))
     rows = []
     for (ratio, arm, scale, *rest), above, below in _paired(record, scores, places):
@@ -316,8 +313,8 @@ def as_published(
     split: str,
     score: str,
     axis: str,
+    curves: pl.DataFrame,
     window: tuple[float, float] | None = None,
-    curves: pl.DataFrame | None = None,
 ) -> pl.DataFrame:
     """Ratio 1 by the published method: PUBLISHED_POINTS interpolated positions of every pair of runs, pooled (POOLED_SCHEMA).
 
@@ -325,11 +322,10 @@ def as_published(
 
     Args:
         axis: `epochs`, or `step` if epochs were not counted.
+        curves: the frame of `evaluation_curves` for this record.
         window: the first and the last position to keep; None keeps all.
-        curves: the frame of `evaluation_curves`; None computes it.
     """
-    frame = evaluation_curves(record) if curves is None else curves
-    by_run = _curves_by_run(record, frame, split, score, axis)
+    by_run = _curves_by_run(record, curves, split, score, axis)
     baseline, frames = record.entry.rule.baseline, [pl.DataFrame(schema=POOLED_SCHEMA)]
     for arm in arms_with(record, RATIO_1):
         for scale, size in scale_sizes(record).items():
@@ -373,7 +369,7 @@ def _curves_by_run(
     record: ExperimentRecord, curves: pl.DataFrame, split: str, score: str, axis: str
 ) -> dict[tuple[Any, ...], dict[int, Curve]]:
     """(arm, direction, scale) -> seed -> its curve; finished runs with at least one measured point."""
-    finished = [run.entry.run_id for run in record.runs if run.outcome == "done"]
+    finished = [run.entry.run_id for run in record.finished()]
     scored = curves.filter(pl.col("run_id").is_in(finished), split=split).drop_nulls([score, axis])
     by_run: dict[tuple[Any, ...], dict[int, Curve]] = {}
     for (*side, seed), rows in scored.group_by("arm", "direction", "scale", "seed", maintain_order=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from palinode.results.files import count
 from palinode.results.record import ExperimentRecord, ExperimentRun
 
 SIZE_AXES = ("depth", "width", "parameters")
@@ -57,5 +58,4 @@ def _agreed(values: list[int | None]) -> int | None:
 
 def _model(run: ExperimentRun, field: str) -> int | None:
     model = run.record.spec.get("model") if run.record is not None else None
-    value = model.get(field) if isinstance(model, dict) else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return count(model.get(field)) if isinstance(model, dict) else None

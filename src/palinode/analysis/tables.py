@@ -9,10 +9,10 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis.audits import arm_audit
-from palinode.analysis.curves import auxiliary_curves, evaluation_curves, training_curves
+from palinode.analysis.compare import costs
+from palinode.analysis.curves import auxiliary_curves, evaluation_curves, layer_cuts, training_curves
 from palinode.analysis.embeddings import embedding_means, embedding_numbers
-from palinode.analysis.layer_cuts import layer_cuts
-from palinode.analysis.parity import costs
+from palinode.analysis.frames import RUN, RUN_AND_ID, Row, columns, run_frame
 from palinode.analysis.ratios import (
     as_published,
     direction_ratios,
@@ -21,15 +21,21 @@ from palinode.analysis.ratios import (
     ratio_curves,
     ratio_table,
 )
-from palinode.analysis.task_effects import effect_table, task_effects
-from palinode.analysis.tasks import slice_means, task_accuracy, task_lengths, task_levels, task_means, task_slices
+from palinode.analysis.tasks import (
+    effect_table,
+    slice_means,
+    task_accuracy,
+    task_effects,
+    task_lengths,
+    task_levels,
+    task_means,
+    task_slices,
+)
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base.config import canonical_json
 from palinode.base.measures import COST_AXES
-from palinode.results.record import ExperimentRecord, Result
-
-Row = dict[str, Any]
-RUN_COLUMNS: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "seed": pl.Int64}
+from palinode.results.files import number
+from palinode.results.record import ExperimentRecord, ExperimentRun
 
 
 def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
@@ -40,9 +46,9 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
     """
     found, curves = verdicts(record), evaluation_curves(record)
     split, _, score = record.entry.rule.score
-    cuts, geometry = layer_cuts(record, split), embedding_numbers(record)
+    cuts, geometry, accuracy = layer_cuts(record, split), embedding_numbers(record), task_accuracy(record, split)
     pooled_axis = "epochs" if curves["epochs"].count() else "step"
-    pooled = as_published(record, split, score, pooled_axis, curves=curves)
+    pooled = as_published(record, split, score, pooled_axis, curves)
     return {
         "verdicts": verdict_table(found),
         "differences": difference_table(found),
@@ -58,20 +64,14 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "ratio_curves": ratio_curves(record, split, score, curves),
         "ratios_as_published": published_summary(pooled),
         "layer_cuts": cuts,
-        "layer_cut_ratios": layer_cut_ratios(record, split, score, cuts),
+        "layer_cut_ratios": layer_cut_ratios(record, score, cuts),
         "direction_by_context": direction_ratios(record, split),
         "embeddings": geometry,
         "embedding_means": embedding_means(record, geometry),
         "auxiliary_terms": auxiliary_curves(record),
-    } | task_tables(record, split)
-
-
-def task_tables(record: ExperimentRecord, split: str) -> dict[str, pl.DataFrame]:
-    """The tables on accuracy on synthetic tasks. They have no rows where no run trains on a task."""
-    accuracy = task_accuracy(record, split)
-    return {
+        # on accuracy on synthetic tasks: without rows where no run trains on a task
         "task_accuracy": accuracy,
-        "task_means": task_means(record, split, accuracy),
+        "task_means": task_means(record, accuracy),
         "task_levels": task_levels(record, split),
         "task_slices": task_slices(record, split),
         "task_slice_means": slice_means(record, split),
@@ -82,7 +82,7 @@ def task_tables(record: ExperimentRecord, split: str) -> dict[str, pl.DataFrame]
 
 def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
     """One row for each arm and scale: the outcome and the numbers that it depends on."""
-    schema = _columns(
+    schema = columns(
         (pl.String, "arm baseline scale metric outcome leak collapse"),
         (pl.Float64, "mean_difference interval_low interval_high confidence sign_flip_p spread"),
         (pl.Int64, "pairs left_out"),
@@ -100,7 +100,7 @@ def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
 
 def difference_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
     """One row for each pair of runs of each verdict, and for each seed that was left out."""
-    schema = _columns(
+    schema = columns(
         (pl.String, "arm baseline scale metric"),
         (pl.Int64, "seed"),
         (pl.Float64, "arm_value baseline_value difference"),
@@ -117,47 +117,48 @@ def difference_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
 def run_table(record: ExperimentRecord) -> pl.DataFrame:
     """One row for each planned run, whatever its outcome, with its costs."""
     metric = record.entry.rule.metric
-    schema = RUN_COLUMNS | _columns(
-        (pl.String, "run_id outcome reason metric"),
+    schema = RUN_AND_ID | columns(
+        (pl.String, "outcome reason metric"),
         (pl.Float64, "value"),
         (pl.Int64, "attempts"),
         (pl.String, "weights_sha256"),
         (pl.Float64, " ".join(COST_AXES)),
     )
-    rows = []
-    for run in record.runs:
-        row: Row = run.entry.model_dump() | {"outcome": run.outcome, "metric": metric}
-        row["reason"] = run.record.reason if run.record is not None else None
+
+    def row(run: ExperimentRun) -> Iterator[Row]:
+        reason = run.record.reason if run.record is not None else None
+        numbers: Row = {}
         if (result := run.result) is not None:
-            row |= {"value": result.score(metric), "attempts": result.attempts, "weights_sha256": result.weights_sha256}
-            row |= {name: result.cost(axis) for name, axis in COST_AXES.items()}
-        rows.append(row)
-    return pl.DataFrame(rows, schema=schema)
+            numbers = {"value": result.score(metric), "attempts": result.attempts}
+            numbers |= {name: result.cost(axis) for name, axis in COST_AXES.items()}
+            numbers["weights_sha256"] = result.weights_sha256
+        yield {"outcome": run.outcome, "reason": reason, "metric": metric} | numbers
+
+    return run_frame(record.runs, row, schema)
 
 
 def score_table(record: ExperimentRecord) -> pl.DataFrame:
     """One row for each finished run, split, direction and score."""
-    schema = RUN_COLUMNS | _columns((pl.String, "split direction score"), (pl.Float64, "value"))
-    rows = [
-        (*who, split, direction, score, None if value is None else float(value))
-        for who, result in _finished(record)
-        for split, by_direction in result.scores.items()
-        for direction, scores in by_direction.items()
-        for score, value in scores.items()
-    ]
-    return pl.DataFrame(rows, schema=schema, orient="row")
+
+    def rows_of(run: ExperimentRun) -> Iterator[Row]:
+        for split, by_direction in run.result.scores.items() if run.result is not None else ():
+            for direction, scores in by_direction.items():
+                for score, value in scores.items():
+                    yield {"split": split, "direction": direction, "score": score, "value": number(value)}
+
+    return run_frame(record.runs, rows_of, RUN | columns((pl.String, "split direction score"), (pl.Float64, "value")))
 
 
 def cost_table(record: ExperimentRecord) -> pl.DataFrame:
     """One row for each arm, scale and cost axis: the mean over finished runs, and its ratio to that of the baseline."""
-    schema = _columns((pl.String, "arm scale axis"), (pl.Float64, "mean ratio_to_baseline"), (pl.Int64, "runs"))
+    schema = columns((pl.String, "arm scale axis"), (pl.Float64, "mean ratio_to_baseline"), (pl.Int64, "runs"))
     rows = [astuple(cost) for cost in costs(record, record.entry.rule.baseline)]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def arm_table(record: ExperimentRecord) -> pl.DataFrame:
     """One row for each changed field of each arm. An arm without changes has one row without a path."""
-    schema = _columns((pl.String, "arm"), (pl.Boolean, "expect_leak"), (pl.String, "note path before after"))
+    schema = columns((pl.String, "arm"), (pl.Boolean, "expect_leak"), (pl.String, "note path before after"))
     rows: list[tuple[Any, ...]] = []
     for arm in record.entry.arms:
         changes: list[tuple[str | None, ...]] = [
@@ -169,7 +170,7 @@ def arm_table(record: ExperimentRecord) -> pl.DataFrame:
 
 def audit_table(record: ExperimentRecord) -> pl.DataFrame:
     """One row for each finding on each arm, without the pictures."""
-    schema = RUN_COLUMNS | _columns(
+    schema = RUN | columns(
         (pl.String, "check outcome"),
         (pl.Boolean, "expect_leak"),
         (pl.String, "message law"),
@@ -188,21 +189,9 @@ def audit_table(record: ExperimentRecord) -> pl.DataFrame:
 
 def fingerprint_table(record: ExperimentRecord) -> pl.DataFrame:
     """One row for each finished run and item of its execution fingerprint."""
-    rows = [
-        (*who, item, str(value))
-        for who, result in _finished(record)
-        for item, value in sorted(result.fingerprint.items())
-    ]
-    return pl.DataFrame(rows, schema=RUN_COLUMNS | _columns((pl.String, "item value")), orient="row")
 
+    def rows_of(run: ExperimentRun) -> Iterator[Row]:
+        for item, value in sorted(run.result.fingerprint.items()) if run.result is not None else ():
+            yield {"item": item, "value": str(value)}
 
-def _finished(record: ExperimentRecord) -> Iterator[tuple[tuple[str, str, int], Result]]:
-    """((arm, scale, seed), result) of every run that has a result."""
-    for run in record.runs:
-        if run.result is not None:
-            yield (run.entry.arm, run.entry.scale, run.entry.seed), run.result
-
-
-def _columns(*groups: tuple[Any, str]) -> dict[str, Any]:
-    """The schema of groups of columns: (type, names with spaces between them)."""
-    return {name: kind for kind, names in groups for name in names.split()}
+    return run_frame(record.runs, rows_of, RUN | columns((pl.String, "item value")))

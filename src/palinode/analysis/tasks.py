@@ -2,50 +2,71 @@
 
 The accuracy of a run is that of its own pass (`Result.own_pass`). Levels are accuracies on answers, so they are given only if the
 evaluation scored answers.
+
+Two effects are differences of accuracies: of training on all tokens instead of answers, and of reading without a direction. Two
+arms are compared if their specs differ only in `labels`, or only in the objective. Three differences are ignored: settings that
+were tuned for each arm, the share of further tokens that a masked objective hides, and the weights with which a mixer reads later
+tokens. A masked objective that hides only answers trains on answers, whatever its labels are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
 
 from palinode.analysis import intervals
-from palinode.results.record import ExperimentRecord, ExperimentRun
+from palinode.analysis.compare import Comparison, compare
+from palinode.analysis.frames import CELL, RUN_AND_ID, Row, Schema, columns, run_frame
+from palinode.results.files import number
+from palinode.results.record import TASK_PARTS, ExperimentRecord, ExperimentRun, FinishedRun
 
 NON_CAUSAL = "masked"  # the objective that reads without a direction
 ANSWERS_ALONE = "bottleneck"  # the objective whose only targets are answers
 # For older records. Guessers whose name begins with OLD_LOOKUPS look up what followed the same tokens: they solve the task. The
 # guessers in BLIND ignore the order of tokens, so their level holds in either direction.
 OLD_LOOKUPS, BLIND = "cache_", ("uniform", "unigram")
-_RUN: dict[str, Any] = {
-    "arm": pl.String,
-    "scale": pl.String,
-    "seed": pl.Int64,
-    "run_id": pl.String,
-    "direction": pl.String,
-}
-_COUNTS: dict[str, Any] = {"accuracy": pl.Float64, "hits": pl.Int64, "tokens_scored": pl.Int64}
-_LEVELS: dict[str, Any] = {
-    "chance": pl.Float64,
-    "best_trivial": pl.Float64,
-    "best_trivial_name": pl.String,
-    "best_possible": pl.Float64,
-}
+_RUN = RUN_AND_ID | columns((pl.String, "direction"))
+_COUNTS = columns((pl.Float64, "accuracy"), (pl.Int64, "hits tokens_scored"))
+_ENDS = columns((pl.Float64, "interval_low interval_high"))
+_LEVELS = columns((pl.Float64, "chance best_trivial"), (pl.String, "best_trivial_name"), (pl.Float64, "best_possible"))
 ACCURACY_SCHEMA = (
-    _RUN | _COUNTS | {"exact_match": pl.Float64, "sequences": pl.Int64} | _LEVELS | {"above_trivial": pl.Boolean}
+    _RUN
+    | _COUNTS
+    | columns((pl.Float64, "exact_match"), (pl.Int64, "sequences"))
+    | _LEVELS
+    | columns((pl.Boolean, "above_trivial"))
 )
-MEANS_SCHEMA: dict[str, Any] = (
-    {"arm": pl.String, "scale": pl.String, "difficulty": pl.Float64, "accuracy": pl.Float64}
-    | {"interval_low": pl.Float64, "interval_high": pl.Float64, "seeds": pl.Int64, "seeds_above_trivial": pl.Int64}
+MEANS_SCHEMA = (
+    CELL
+    | columns((pl.Float64, "difficulty accuracy"))
+    | _ENDS
+    | columns((pl.Int64, "seeds seeds_above_trivial"))
     | _LEVELS
 )
-LEVEL_SCHEMA: dict[str, Any] = {"arm": pl.String, "scale": pl.String, "level": pl.String, "value": pl.Float64}
-SLICE_SCHEMA = _RUN | {"slice": pl.String, "value": pl.Int64, "sequences": pl.Int64} | _COUNTS
-LENGTH_SCHEMA = _RUN | {"length_factor": pl.Int64} | _COUNTS | {"chance": pl.Float64}
+LEVEL_SCHEMA = CELL | columns((pl.String, "level"), (pl.Float64, "value"))
+SLICE_SCHEMA = _RUN | columns((pl.String, "slice"), (pl.Int64, "value sequences")) | _COUNTS
+SLICE_MEANS_SCHEMA = (
+    CELL | columns((pl.String, "slice"), (pl.Int64, "value")) | _COUNTS | columns((pl.Int64, "seeds")) | _ENDS
+)
+LENGTH_SCHEMA = _RUN | columns((pl.Int64, "length_factor")) | _COUNTS | columns((pl.Float64, "chance"))
+Scores = Mapping[str, Any]  # measure -> number
+Stored = Mapping[str, Any]  # the part of a task row: `record.TASK_PARTS`
+What = Literal["labels", "objective"]
+LABELS = ("all", "answer", "last")  # an effect is the earlier of two minus the later
+CAUSAL = ("ltr", "rtl")
+IGNORED = ("evaluation.directions",)  # a run without a direction does not use it
+TWO_SIDED = "two_sided"  # option of a mixer: weights for later tokens, unused in the causal form
+# The share of tokens hidden besides the answers; without a direction these are the labels.
+HIDDEN_RATE = "objective.rate"
+EFFECT_SCHEMA = (
+    columns((pl.String, "what effect_of arm against scale"), (pl.Float64, "mean_difference"))
+    | _ENDS
+    | columns((pl.Float64, "confidence sign_flip_p"), (pl.Int64, "pairs left_out"), (pl.Boolean, "above_trivial"))
+)
 
 
 @dataclass(frozen=True)
@@ -112,16 +133,16 @@ def levels_of(run: ExperimentRun, split: str) -> Levels | None:
     found = stored["levels"]
     by_length = _by_length(found.get("chance_by_length"))
     if scored == "last":
-        return Levels(chance=_number(found.get("chance")), chance_by_length=by_length)
-    trivial = {name: float(value) for name, value in found.get("trivial", {}).items() if _number(value) is not None}
-    best = _number(found.get("best"))
+        return Levels(chance=_finite(found.get("chance")), chance_by_length=by_length)
+    trivial = {name: float(value) for name, value in found.get("trivial", {}).items() if _finite(value) is not None}
+    best = _finite(found.get("best"))
     if "reading" not in found and run.result is not None and run.result.own_pass(split) == "rtl":
         trivial, best = {name: trivial[name] for name in BLIND if name in trivial}, None
     return Levels(
-        chance=_number(found.get("chance")),
+        chance=_finite(found.get("chance")),
         best=best,
         trivial=trivial,
-        floor_nats=_number(found.get("floor_nats_all_tokens")),
+        floor_nats=_finite(found.get("floor_nats_all_tokens")),
         solved_by=_solved_by(found.get("solved_by"), trivial, best),
         chance_by_length=by_length,
         reading=found.get("reading") if isinstance(found.get("reading"), str) else None,
@@ -138,7 +159,7 @@ def _solved_by(declared: Any, trivial: Mapping[str, float], best: float | None) 
 
 def _by_length(stored: Any) -> dict[int, float]:
     found = stored.items() if isinstance(stored, Mapping) else ()
-    return {int(factor): float(value) for factor, value in found if factor.isdecimal() and _number(value) is not None}
+    return {int(factor): float(value) for factor, value in found if factor.isdecimal() and _finite(value) is not None}
 
 
 def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | None:
@@ -178,68 +199,55 @@ def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels 
 
 def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """One row per finished run on a task (ACCURACY_SCHEMA)."""
-    rows, confidence = [], record.entry.rule.confidence
-    for run, who, scores in _finished(record, split):
-        stored = run.record.task.get(split, {}) if run.record is not None else {}
-        of_pass = stored.get("by_pass", {}).get(who["direction"], {})
+
+    def row(run: FinishedRun, scores: Scores, stored: Stored) -> Iterator[Row]:
+        of_pass = stored["by_pass"].get(run.result.own_pass(split), {})
         exact = {name: of_pass.get(name) for name in ("exact_match", "sequences")}
-        beaten = {"above_trivial": above_trivial(run, split, confidence)}
-        rows.append(who | _counts(scores) | exact | (levels_of(run, split) or Levels()).columns() | beaten)
-    return pl.DataFrame(rows, schema=ACCURACY_SCHEMA)
+        beaten = {"above_trivial": above_trivial(run, split, record.entry.rule.confidence)}
+        yield _counts(scores) | exact | (levels_of(run, split) or Levels()).columns() | beaten
+
+    return _task_frame(record, split, row, ACCURACY_SCHEMA)
 
 
-def task_means(record: ExperimentRecord, split: str, accuracy: pl.DataFrame | None = None) -> pl.DataFrame:
+def task_means(record: ExperimentRecord, accuracy: pl.DataFrame) -> pl.DataFrame:
     """One row per arm and scale: the mean over seeds with its interval, and how many seeds are above the trivial level.
 
     Accuracy on recall jumps in training, so a mean over seeds before and after the jump is the accuracy of no seed.
+
+    Args:
+        accuracy: the frame of `task_accuracy` for this record.
     """
-    confidence, places = record.entry.rule.confidence, difficulty(record)[1]
-    frame = task_accuracy(record, split) if accuracy is None else accuracy
-    rows = []
-    for (arm, scale), cell in frame.drop_nulls("accuracy").group_by("arm", "scale", maintain_order=True):
-        values = cell["accuracy"].to_list()
-        interval = intervals.t_interval(values, confidence)
-        levels = cell.row(0, named=True)
-        beaten = cell["above_trivial"].drop_nulls()
-        rows.append(
-            {
-                "arm": arm,
-                "scale": scale,
-                "difficulty": places[str(scale)],
-                "accuracy": intervals.mean(values),
-                "interval_low": interval.low if interval else None,
-                "interval_high": interval.high if interval else None,
-                "seeds": len(values),
-                "seeds_above_trivial": None if beaten.is_empty() else int(beaten.sum()),
-                **{name: levels[name] for name in _LEVELS},
-            }
-        )
-    return pl.DataFrame(rows, schema=MEANS_SCHEMA)
+    places, rows = difficulty(record)[1], []
+    for (arm, scale), cell in accuracy.drop_nulls("accuracy").group_by("arm", "scale", maintain_order=True):
+        values, beaten = cell["accuracy"].to_list(), cell["above_trivial"].drop_nulls()
+        ends = intervals.ends(intervals.t_interval(values, record.entry.rule.confidence))
+        above = None if beaten.is_empty() else int(beaten.sum())
+        levels = cell.select(*_LEVELS).row(0)
+        rows.append((arm, scale, places[str(scale)], intervals.mean(values), *ends, len(values), above, *levels))
+    return pl.DataFrame(rows, schema=MEANS_SCHEMA, orient="row")
 
 
 def task_levels(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """One row per arm, scale and level: chance, best_possible and every trivial accuracy (LEVEL_SCHEMA)."""
-    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
-    for run in record.runs:
-        levels = levels_of(run, split)
-        if levels is None:
-            continue
-        for name, value in {"chance": levels.chance, "best_possible": levels.best, **levels.trivial}.items():
-            who = {"arm": run.entry.arm, "scale": run.entry.scale, "level": name}
-            rows.setdefault((run.entry.arm, run.entry.scale, name), who | {"value": value})
-    return pl.DataFrame(list(rows.values()), schema=LEVEL_SCHEMA)
+
+    def rows_of(run: FinishedRun) -> Iterator[Row]:
+        if (levels := levels_of(run, split)) is not None:
+            for name, value in {"chance": levels.chance, "best_possible": levels.best, **levels.trivial}.items():
+                yield {"level": name, "value": value}
+
+    frame = run_frame(record.finished(), rows_of, LEVEL_SCHEMA)
+    return frame.unique(["arm", "scale", "level"], keep="first", maintain_order=True)
 
 
 def task_slices(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """One row per finished run, slice and value of that slice: sequences, scored answer tokens, hits (SLICE_SCHEMA)."""
-    rows = []
-    for run, who, _ in _finished(record, split):
-        stored = run.record.task.get(split, {}) if run.record is not None else {}
-        for name, cells in stored.get("by_pass", {}).get(who["direction"], {}).get("slices", {}).items():
+
+    def rows_of(run: FinishedRun, _: Scores, stored: Stored) -> Iterator[Row]:
+        for name, cells in stored["by_pass"].get(run.result.own_pass(split), {}).get("slices", {}).items():
             for cell in cells:
-                where = {"slice": name, "value": cell["value"], "sequences": cell["sequences"]}
-                rows.append(who | where | _counts(cell))
-    return pl.DataFrame(rows, schema=SLICE_SCHEMA)
+                yield {"slice": name, "value": cell["value"], "sequences": cell["sequences"]} | _counts(cell)
+
+    return _task_frame(record, split, rows_of, SLICE_SCHEMA)
 
 
 def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
@@ -247,24 +255,14 @@ def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
     Every seed scores the same sequences, so the interval uses the number of sequences of one seed.
     """
-    confidence = record.entry.rule.confidence
-    rows = []
-    for key, cell in task_slices(record, split).group_by("arm", "scale", "slice", "value", maintain_order=True):
+    rows, by = [], ("arm", "scale", "slice", "value")
+    for key, cell in task_slices(record, split).group_by(*by, maintain_order=True):
         hits, scored, seeds = int(cell["hits"].sum()), int(cell["tokens_scored"].sum()), cell["seed"].n_unique()
-        if not scored:
-            continue
-        interval = intervals.share_interval(round(hits / seeds), round(scored / seeds), confidence)
-        numbers = {"accuracy": hits / scored, "hits": hits, "tokens_scored": scored, "seeds": seeds}
-        ends = {
-            "interval_low": interval.low if interval else None,
-            "interval_high": interval.high if interval else None,
-        }
-        rows.append(dict(zip(("arm", "scale", "slice", "value"), key, strict=True)) | numbers | ends)
-    names = {"slice": pl.String, "value": pl.Int64, **_COUNTS, "seeds": pl.Int64}
-    ends_schema = {"interval_low": pl.Float64, "interval_high": pl.Float64}
-    return pl.DataFrame(rows, schema={"arm": pl.String, "scale": pl.String} | names | ends_schema).sort(
-        "arm", "scale", "slice", "value"
-    )
+        if scored:
+            of_a_seed = (round(hits / seeds), round(scored / seeds))
+            interval = intervals.share_interval(*of_a_seed, record.entry.rule.confidence)
+            rows.append((*key, hits / scored, hits, scored, seeds, *intervals.ends(interval)))
+    return pl.DataFrame(rows, schema=SLICE_MEANS_SCHEMA, orient="row").sort(by)
 
 
 def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
@@ -273,18 +271,15 @@ def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
     Factor 1 is the score at the training length. Empty if no run was scored at another length. `chance` is chance at this length,
     null where it was not recorded.
     """
-    rows = []
-    for run, who, scores in _finished(record, split):
-        stored = run.record.task.get(split, {}) if run.record is not None else {}
-        levels = levels_of(run, split) or Levels()
+
+    def rows_of(run: FinishedRun, scores: Scores, stored: Stored) -> Iterator[Row]:
+        levels, own = levels_of(run, split) or Levels(), run.result.own_pass(split)
         chances = {1: levels.chance, **levels.chance_by_length}
-        longer = {int(factor): found.get(who["direction"], {}) for factor, found in stored.get("lengths", {}).items()}
-        if longer:
-            every = {1: scores, **longer}
-            rows += [
-                who | {"length_factor": n, "chance": chances.get(n)} | _counts(found) for n, found in every.items()
-            ]
-    return pl.DataFrame(rows, schema=LENGTH_SCHEMA).sort("arm", "scale", "seed", "length_factor")
+        longer = {int(factor): found.get(own, {}) for factor, found in stored["lengths"].items()}
+        for factor, found in {1: scores, **longer}.items() if longer else ():
+            yield {"length_factor": factor, "chance": chances.get(factor)} | _counts(found)
+
+    return _task_frame(record, split, rows_of, LENGTH_SCHEMA).sort("arm", "scale", "seed", "length_factor")
 
 
 def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
@@ -298,20 +293,18 @@ def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
     differing = [path for path in paths if len({repr(known.get(path)) for known in specs.values()}) > 1]
     if len(differing) != 1:
         return None, places
-    values = {scale: _number(known.get(differing[0])) for scale, known in specs.items()}
+    values = {scale: _finite(known.get(differing[0])) for scale, known in specs.items()}
     numbers = {scale: value for scale, value in values.items() if value is not None}
     return (differing[0], numbers) if len(set(numbers.values())) == len(scales) else (None, places)
 
 
 def settings_of(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
     """The spec of an arm at a scale as dotted path -> value, without the seed and the tuned settings; None without a run."""
-    spec = next(
-        (run.record.spec for run in record.runs_of(arm, scale) if run.record is not None and run.record.spec), None
-    )
-    if spec is None:
+    specs = [run.record.spec for run in record.runs_of(arm, scale) if run.record is not None and run.record.spec]
+    if not specs:
         return None
     tuned = {choice.field for choice in record.entry.choices}
-    return {path: leaf for path, leaf in _leaves(spec, "") if path not in tuned | {"seed", "version"}}
+    return {path: leaf for path, leaf in _leaves(specs[0], "") if path not in tuned | {"seed", "version"}}
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -322,16 +315,22 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
         yield path, value
 
 
-def _finished(
-    record: ExperimentRecord, split: str
-) -> Iterator[tuple[ExperimentRun, dict[str, Any], Mapping[str, Any]]]:
-    """Finished runs on a task: (run, its columns with the direction of its own pass, the scores of that pass)."""
-    for run in record.runs:
-        if run.outcome == "done" and run.result is not None and _task(run) is not None:
-            own = run.result.own_pass(split)
-            scores = run.result.scores.get(split, {}).get(own)
-            if scores is not None:
-                yield run, {**run.entry.model_dump(), "direction": own}, scores
+def _task_frame(
+    record: ExperimentRecord,
+    split: str,
+    rows_of: Callable[[FinishedRun, Scores, Stored], Iterator[Row]],
+    schema: Schema,
+) -> pl.DataFrame:
+    """The rows of the finished runs on a task, made from the scores of a run's own pass and its stored task row."""
+
+    def rows(run: FinishedRun) -> Iterator[Row]:
+        own = run.result.own_pass(split)
+        scores = run.result.scores.get(split, {}).get(own)
+        if _task(run) is not None and scores is not None:
+            stored = run.record.task.get(split, dict.fromkeys(TASK_PARTS, {}))
+            yield from ({"direction": own} | row for row in rows_of(run, scores, stored))
+
+    return run_frame(record.finished(), rows, schema)
 
 
 def _counts(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,7 +354,105 @@ def _scored(run: ExperimentRun) -> str:
     return "answer" if labels == "all" and hides else labels
 
 
-def _number(value: Any) -> float | None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+def _finite(value: Any) -> float | None:
+    known = number(value)
+    return known if known is not None and math.isfinite(known) else None
+
+
+# --- effects of labels and of the objective ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The accuracy of one arm minus that of another, paired by seed; the arms differ in one thing.
+
+    Attributes:
+        what: the thing: labels or objective.
+        contrast: which arm minus which, such as `all - answer`.
+        above_trivial: whether any run of either arm is above the trivial level (`any_above_trivial`); None if the levels are not
+            known. If both arms learned nothing, no difference between them means nothing.
+    """
+
+    what: What
+    contrast: str
+    comparison: Comparison
+    above_trivial: bool | None
+
+
+def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
+    """Every pair of arms, at every scale, that differs only in labels or only in the objective; empty if no run is on a task."""
+    if not on_a_task(record):
+        return ()
+    confidence = record.entry.rule.confidence
+    found = []
+    for scale in record.entry.scales:
+        for what, contrast, arm, against in _pairs(record, scale):
+            comparison = compare(record, arm, against, scale, f"{split}.own.accuracy", confidence)
+            found.append(Effect(what, contrast, comparison, _above_trivial(record, comparison, split)))
+    return tuple(found)
+
+
+def effect_table(found: tuple[Effect, ...]) -> pl.DataFrame:
+    """One row per effect (EFFECT_SCHEMA)."""
+    rows = []
+    for effect in found:
+        one = effect.comparison
+        what = (effect.what, effect.contrast, one.arm, one.baseline, one.scale)
+        numbers = (one.mean, *intervals.ends(one.interval), one.confidence, one.sign_flip_p)
+        rows.append((*what, *numbers, len(one.pairs), len(one.left_out), effect.above_trivial))
+    return pl.DataFrame(rows, schema=EFFECT_SCHEMA, orient="row")
+
+
+def _pairs(record: ExperimentRecord, scale: str) -> Iterator[tuple[What, str, str, str]]:
+    """(what, which arm minus which, arm, the arm it is compared with), in the order of the arms."""
+    known = {arm.name: _trained(record, arm.name, scale) for arm in record.entry.arms}
+    specs = [(arm, spec) for arm, spec in known.items() if spec is not None]
+    for place, (first, one) in enumerate(specs):
+        for second, other in specs[place + 1 :]:
+            differing = {path for path in {*one, *other} if one.get(path) != other.get(path)}
+            kinds = {first: one.get("objective.kind"), second: other.get("objective.kind")}
+            labels = {first: one["labels"], second: other["labels"]}
+            masked = [arm for arm, kind in kinds.items() if kind == NON_CAUSAL]
+            causal = [arm for arm, kind in kinds.items() if kind in CAUSAL]
+            may_differ = {"labels", HIDDEN_RATE} if len(masked) == 2 else {"labels"}
+            if "labels" in differing and differing <= may_differ and set(labels.values()) <= set(LABELS):
+                order = sorted(labels, key=lambda arm: LABELS.index(labels[arm]))
+                yield "labels", " - ".join(labels[arm] for arm in order), order[0], order[1]
+            elif masked and causal and all(path.startswith("objective.") for path in _without_sides(one, other)):
+                yield "objective", "non-causal - causal", masked[0], causal[0]
+
+
+def _without_sides(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
+    """Paths at which two specs differ, apart from the weights of mixers for later tokens."""
+    return {
+        path
+        for path in {*one, *other}
+        if path.rpartition(".")[2] != TWO_SIDED and _plain(one.get(path)) != _plain(other.get(path))
+    }
+
+
+def _plain(leaf: Any) -> Any:
+    """A value without the option TWO_SIDED of the mixers in it (a list of mixers is one value)."""
+    if isinstance(leaf, dict):
+        return {name: _plain(value) for name, value in leaf.items() if name != TWO_SIDED}
+    return [_plain(value) for value in leaf] if isinstance(leaf, list | tuple) else leaf
+
+
+def _trained(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
+    """The settings of an arm as dotted path -> value; `labels` says what it trained on."""
+    spec = settings_of(record, arm, scale)
+    if spec is None:
         return None
-    return float(value)
+    labels = spec.get("labels", "all")
+    hides_answers_alone = (
+        spec.get("objective.kind") == NON_CAUSAL
+        and spec.get("objective.hide_answers", True)
+        and not spec.get("objective.rate", 0.0)
+    )
+    kept = {path: leaf for path, leaf in spec.items() if path not in IGNORED}
+    return kept | {"labels": "answer" if hides_answers_alone and labels == "all" else labels}
+
+
+def _above_trivial(record: ExperimentRecord, comparison: Comparison, split: str) -> bool | None:
+    runs = [run for arm in (comparison.arm, comparison.baseline) for run in record.runs_of(arm, comparison.scale)]
+    return any_above_trivial(runs, split, comparison.confidence)

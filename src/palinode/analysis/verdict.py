@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from palinode.analysis.audits import ArmAudit, Leak, arm_audit
-from palinode.analysis.compare import Comparison, compare
+from palinode.analysis.compare import Comparison, Parity, compare, parity
 from palinode.analysis.intervals import Interval, ends, seeds_needed
-from palinode.analysis.parity import Parity, parity
 from palinode.base.decision import Decision
 from palinode.base.measures import EQUAL_WITHIN
 from palinode.results.record import ExperimentRecord
@@ -115,9 +114,9 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> V
     comparison = compare(record, arm, rule.baseline, scale, rule.metric, rule.confidence)
     arm_side, baseline_side = arm_audit(record, arm, scale), arm_audit(record, rule.baseline, scale)
     cost = parity(record, arm, rule.baseline, scale, rule.equal)
-    anywhere = arm_audit(record, arm)
+    anywhere, setting = arm_audit(record, arm), record.entry.to_choose
     reasons = (
-        *_tuning_reasons(record),
+        *([f"{setting} is not chosen yet: some of its trials have not run"] if setting else []),
         *_audit_reasons(arm_side, scale),
         *_leaks_elsewhere(arm_side, anywhere),
         *_audit_reasons(baseline_side, scale),
@@ -147,7 +146,7 @@ def decide(interval: Interval | None, rule: Decision) -> Outcome:
     """The outcome for reliable runs; see the top of this file."""
     if interval is None:
         return "cannot tell"
-    low, high = (interval.low, interval.high) if rule.better == "higher" else (-interval.high, -interval.low)
+    low, high = interval if rule.better == "higher" else (-interval.high, -interval.low)
     least = rule.smallest_effect
     if -least < low and high < least:
         return "no difference found"
@@ -175,9 +174,8 @@ def _audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
     if scale not in audit.reports:
         reasons.append(f"{audit.arm.name} was not audited")
     if audit.leak == "unexpected":
-        reasons.append(
-            f"{audit.arm.name} sees its own answer: its audit failed and the experiment does not expect a leak"
-        )
+        leak = "sees its own answer: its audit failed and the experiment does not expect a leak"
+        reasons.append(f"{audit.arm.name} {leak}")
     elif failed := audit.unexpected:
         names = dict.fromkeys(item.finding.check for item in failed)
         reasons.append(f"{audit.arm.name} failed its audit: {', '.join(names)}")
@@ -190,11 +188,6 @@ def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
         return []
     scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)
     return [f"{here.arm.name} sees its own answer at {', '.join(scales)}"]
-
-
-def _tuning_reasons(record: ExperimentRecord) -> list[str]:
-    setting = record.entry.to_choose
-    return [f"{setting} is not chosen yet: some of its trials have not run"] if setting else []
 
 
 def _pair_reasons(comparison: Comparison) -> list[str]:

@@ -89,6 +89,11 @@ class Draw:
     def __getitem__(self, name: str) -> Tensor:
         return self.decisions[name]
 
+    def equals(self, other: Draw) -> bool:
+        """Whether both hold the same decisions."""
+        same_names = self.decisions.keys() == other.decisions.keys()
+        return same_names and all(torch.equal(decision, other[name]) for name, decision in self.decisions.items())
+
     def of_row(self, window: int) -> Draw:
         """The decisions for one window, without the leading dimension."""
         return Draw({name: decision[window] for name, decision in self.decisions.items()})

@@ -33,6 +33,7 @@ class Bench:
     banks: dict[int, DrawBank] = field(default_factory=dict)
     copies: dict[float, nn.Module] = field(default_factory=dict)
     refused: dict[int, bool] = field(default_factory=dict)
+    train_refused: dict[int, str] = field(default_factory=dict)
     coarse: bool = False
     mixed: dict[int, str] = field(default_factory=dict)
 
@@ -83,6 +84,18 @@ class Bench:
             fits = 1 <= length_tokens <= subject.max_window_tokens or length_tokens in subject.lengths_beyond
             self.refused[length_tokens] = not fits or self._raises(length_tokens)
         return not self.refused[length_tokens]
+
+    def trains_at(self, length_tokens: int) -> bool:
+        """Whether the module takes such windows in train mode too. `train_refused` keeps what it said where it does not."""
+        if length_tokens not in self.train_refused:
+            try:
+                self._read_zeros(
+                    self.fresh_copy().train(), length_tokens, SEVERAL_ROWS
+                )  # a copy: statistics may be kept
+                self.train_refused[length_tokens] = ""
+            except REFUSALS as refusal:
+                self.train_refused[length_tokens] = str(refusal)
+        return not self.train_refused[length_tokens]
 
     def mixes_rows(self, length_tokens: int) -> bool:
         """Whether one row gets logits of the right shape and several rows do not. `mixed` then holds the message."""
@@ -147,14 +160,19 @@ class Bench:
         return torch.tensor(list(dict.fromkeys([*self.subject.marker_ids, *ends, *sample])))
 
     def _raises(self, length_tokens: int) -> bool:
-        window = torch.zeros(1, length_tokens, dtype=torch.long)
         try:
-            for entry in self.bank_at(length_tokens).covering(1):
-                with torch.no_grad(), exact_arithmetic(), seeded_passes(self.subject.seed, "accepts"):
-                    self.subject.logits(self.copy(1.0).eval(), self.subject.example(window, entry.draw))
+            self._read_zeros(self.copy(1.0).eval(), length_tokens, 1)
             return self.mixes_rows(length_tokens)
         except REFUSALS:
             return True
+
+    def _read_zeros(self, module: nn.Module, length_tokens: int, rows: int) -> None:
+        """Read rows of one id in every pass, to see what the module refuses."""
+        window = torch.zeros(rows, length_tokens, dtype=torch.long)
+        for entry in self.bank_at(length_tokens).covering(1):
+            example = self.subject.example(window, entry.draw.repeated(rows))
+            with torch.no_grad(), exact_arithmetic(), seeded_passes(self.subject.seed, "accepts"):
+                self.subject.logits(module, example)
 
     def _rounds_coarsely(self) -> bool:
         """Whether some step inside the module rounds more coarsely than float64."""

@@ -134,7 +134,8 @@ def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
     """Run the plan. A length that the objective or the module refuses is skipped, unless the arm uses it."""
     tallies = {group: Tally.of(bench, group) for group in bench.bank.groups}
     for item in plan(bench.subject, settings):
-        if bench.accepts(item.setting.length_tokens):
+        length = item.setting.length_tokens
+        if bench.accepts(length) and (not item.setting.training or bench.trains_at(length)):
             _run(bench, item, tallies)
     if settings.ids_tokens:
         _run_ids(bench, settings.ids_tokens, tallies)
@@ -217,6 +218,8 @@ def _notes(bench: Bench) -> dict[str, str | int]:
     notes: dict[str, str | int] = {}
     if refused := sorted(length for length, is_refused in bench.refused.items() if is_refused):
         notes["lengths_refused"] = ", ".join(map(str, refused))
+    if refused := sorted(length for length, message in bench.train_refused.items() if message):
+        notes["lengths_refused_in_train_mode"] = ", ".join(map(str, refused))
     if bench.bank.never_drawn:
         notes["passes_never_drawn"] = ", ".join(bench.bank.never_drawn)
         notes["batches_drawn"] = bench.bank.calls

@@ -59,7 +59,8 @@ def _neighbour_differences(bench: Bench, length: int) -> Iterator[Difference]:
     subject = bench.subject
     rng = generator(subject.seed, "audit", "neighbours")
     module = bench.copy(1.0)
-    for training in (False, True) if length not in FEW_TOKENS else (False,):  # one slot alone has no batch statistics
+    trains = length not in FEW_TOKENS and bench.trains_at(length)  # one slot alone has no batch statistics
+    for training in (False, True) if trains else (False,):
         module.train(training)
         mode = f"{'train' if training else 'eval'} mode, length {length}"
         for step in range(2):

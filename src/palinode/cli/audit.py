@@ -18,8 +18,7 @@ from palinode.cli.stores import writable_store
 from palinode.cli.texttable import shown, stamps
 
 if TYPE_CHECKING:
-    from palinode.analysis.audits import ArmAudit
-    from palinode.analysis.pictures import Picture
+    from palinode.analysis.audits import ArmAudit, Picture
     from palinode.base.finding import AuditReport
     from palinode.results.record import ArmEntry
 
@@ -153,8 +152,7 @@ def _progress(event: Mapping[str, Any]) -> str:
 
 def audit_text(of_arm: ArmAudit) -> str:
     """One arm: for each scale the outcome, a line per check, and a map for each pass."""
-    from palinode.analysis.audits import ArmFinding
-    from palinode.analysis.pictures import pictures_of
+    from palinode.analysis.audits import ArmFinding, pictures_of
 
     lines: list[str] = []
     for scale, report in of_arm.reports.items():

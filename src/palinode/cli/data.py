@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palinode.base.config import decode
 from palinode.base.errors import BadInput
 from palinode.cli import options
 from palinode.cli.options import as_json, examples
@@ -28,12 +29,42 @@ def add(
     name: Annotated[
         str | None, typer.Option("--name", help="The name of the corpus. Default: the name of the file.")
     ] = None,
+    text_field: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="The column that holds a document. Repeat it to join several."),
+    ] = None,
+    encoding: Annotated[
+        str | None, typer.Option(help="How the bytes of text files are read, such as cp1252 or utf-16.")
+    ] = None,
+    document_separator: Annotated[
+        str | None, typer.Option(metavar="MARKER", help="A marker between the documents of one text file.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="given: keep the splits that file names say, as without this option. "
+            "documents or contiguous: do not keep them; a run splits the text.",
+        ),
+    ] = None,
     json: options.Json = False,
 ) -> None:
-    """Keep the text of a file or folder under a name."""
-    from palinode.data import catalogue
+    """Keep the text of a file or folder under a name.
 
-    _print_kept(catalogue.add(path, name or path.stem), json)
+    The options are the settings of the same names in a run's data.
+    """
+    from palinode.data import catalogue
+    from palinode.data.config import DataConfig
+    from palinode.data.readers import Reading
+
+    given = {
+        "text_field": tuple(text_field) if text_field else None,
+        "encoding": encoding,
+        "document_separator": document_separator,
+        "split": split,
+    }
+    config = decode(DataConfig, {key: value for key, value in given.items() if value is not None})
+    _print_kept(catalogue.add(path, name or path.stem, reading=Reading.of(config)), json)
 
 
 @app.command(epilog=examples("data get wikitext-2", "data get wikitext-2 --from ./wikitext-copy"))

@@ -40,7 +40,7 @@ def report(
     if out is not None:
         _check_directory(out)
     experiment_named(results, name, "report")
-    from palinode.report import build_report
+    from palinode.report.build import build_report
 
     page = build_report(results, name, out, share)
     typer.echo(as_json({"report": str(page)}) if json else str(page))

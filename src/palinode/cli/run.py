@@ -58,7 +58,7 @@ def run(
         what, where = ("trials", f"{resolved.name}{TRIALS_SUFFIX}--{resolved.size}") if of_trials else ("runs", name)
         typer.echo(f"{not_done} of {len(end.outcomes)} {what} failed or diverged: `palinode show {where}`", err=True)
     if report:
-        from palinode.report import build_report
+        from palinode.report.build import build_report
 
         typer.echo(str(build_report(place, name)))
     return end.exit_code

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.data.cache import DATA_VARIABLE, cache_directory
+from palinode.data.merging import train_merges
 from palinode.data.pieces import cut, in_chunks
 from palinode.data.tokenizer import Tokenizer
 
@@ -28,13 +31,24 @@ GPT2_PAIR = ("encoder.json", "vocab.bpe")
 VOCABULARY_PAIRS = (GPT2_PAIR, ("vocab.json", "merges.txt"))
 LARGEST_FILE_BYTES = 64 * 2**20
 PIECE_CHARACTERS = 1 << 17  # what one thread encodes at a time: fast, and flat in memory
+LONG_WORD_BYTES = 2500  # the mean length, weighted by bytes, from which `merging` is faster than `tokenizers`
+LONG_RUN = re.compile(r"[^\W\d_]{1000,}|\d{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")  # words, nearly as GPT-2 splits them
 FEWEST_OCCURRENCES = 2  # a pair that occurs once gets no id
 PROBE = "It's 3.14  \n\n\tÄß 漢字 \U0001f600 don't\x00<|endoftext|>"
-# Splitting patterns that end in linear time: GPT-2's, which `tokenizers` has too, cl100k's and Llama 3's.
+# Splitting patterns that end in linear time: GPT-2's, which `tokenizers` has too; cl100k's, which Llama 3 has; Qwen 2's; o200k's;
+# Mistral's tekken's; DeepSeek-V3's.
 KNOWN_PATTERNS = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
 )
 
 
@@ -78,17 +92,49 @@ class BpeTokenizer(Tokenizer):
         return self._json_text
 
 
-def train(texts: Iterator[str], vocab_size: int) -> BpeTokenizer:
-    """Train on a text. The same text gives the same tokenizer; a small text gives fewer than `vocab_size` ids."""
-    inner = _inner(models.BPE(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=FEWEST_OCCURRENCES,
-        initial_alphabet=sorted(byte_alphabet()),
-        show_progress=False,
-    )
-    inner.train_from_iterator(in_chunks(texts, PIECE_CHARACTERS), trainer=trainer)
+def train(texts: Callable[[], Iterator[str]], vocab_size: int) -> BpeTokenizer:
+    """Train on a text. The same text gives the same tokenizer; a small text gives fewer than `vocab_size` ids.
+
+    Args:
+        texts: a fresh stream of the text.
+    """
+    return _trained(texts, vocab_size, long_words=_has_long_words(texts()))
+
+
+def _trained(texts: Callable[[], Iterator[str]], vocab_size: int, *, long_words: bool) -> BpeTokenizer:
+    splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    alphabet = sorted(byte_alphabet())
+    if long_words:
+        words = _words(texts(), splitter, alphabet)
+        inner = _inner(models.BPE(*train_merges(words, alphabet, vocab_size, FEWEST_OCCURRENCES)), splitter)
+    else:
+        inner = _inner(models.BPE(), splitter)
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=FEWEST_OCCURRENCES,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+        inner.train_from_iterator(in_chunks(texts(), PIECE_CHARACTERS), trainer=trainer)
     return BpeTokenizer(inner, {}, str(inner.to_str()))
+
+
+def _has_long_words(texts: Iterator[str]) -> bool:
+    """Whether the trainer of `tokenizers`, whose time grows with the squares of the lengths of words, would be the slower one."""
+    total_bytes, squares = 0, 0
+    for chunk in in_chunks(texts, PIECE_CHARACTERS):
+        total_bytes += len(chunk.encode())
+        squares += sum(len(run[0].encode()) ** 2 for run in LONG_RUN.finditer(chunk))
+    return squares > LONG_WORD_BYTES * total_bytes
+
+
+def _words(texts: Iterator[str], splitter: pre_tokenizers.PreTokenizer, alphabet: list[str]) -> Counter[bytes]:
+    """Each distinct word, as indices into the alphabet, and how often it occurs."""
+    number_of = {ord(character): number for number, character in enumerate(alphabet)}
+    counts: Counter[bytes] = Counter()
+    for chunk in in_chunks(texts, PIECE_CHARACTERS):
+        counts.update(word.translate(number_of).encode("latin-1") for word, _ in splitter.pre_tokenize_str(chunk))
+    return counts
 
 
 def load(path: Path) -> BpeTokenizer:

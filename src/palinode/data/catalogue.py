@@ -28,9 +28,13 @@ def find_corpus(name: str, cache: Path | None = None, reading: Reading | None = 
         Damaged: the stored text is not as it was written.
         EnvironmentProblem: a Hugging Face set that was not fetched yet, or `data:` without $PALINODE_DATA.
     """
+    is_here = bool(NAME.fullmatch(name)) and _is_here(corpora_directory(cache) / name)
+    if (name == PYTHON_DOCS or is_here) and reading and reading.options:
+        message = "the text was read when it was added: text_field, encoding and document_separator are for files"
+        raise BadInput(message, file=name, field="data.corpus", hint="`palinode data add` has the same options")
     if name == PYTHON_DOCS:
         return python_docs(cache)
-    if NAME.fullmatch(name) and _is_here(corpora_directory(cache) / name):
+    if is_here:
         return read_text_store(corpora_directory(cache) / name, name)
     if path := data_path(name, "data.corpus"):
         return local_corpus(path, name, reading)
@@ -65,14 +69,17 @@ class Entry:
     directory: Path | None = None
 
 
-def add(path: Path | str, name: str, cache: Path | None = None) -> Entry:
+def add(path: Path | str, name: str, cache: Path | None = None, reading: Reading | None = None) -> Entry:
     """Store the text of a file or folder under a name. To add the same text again changes nothing.
+
+    Args:
+        reading: how the files are read.
 
     Raises:
         BadInput: the name is not allowed or means another text, or the files cannot be read.
     """
     _check_name(name)
-    corpus = local_corpus(Path(path).expanduser(), str(path))
+    corpus = local_corpus(Path(path).expanduser(), str(path), reading)
     if corpus.holds != "text":
         raise BadInput("token files are not copied", file=str(path), hint="name their path in data.corpus")
     directory = corpora_directory(cache) / name

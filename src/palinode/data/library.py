@@ -1,12 +1,15 @@
 """Tokenizers of any kind, read from a tokenizer.json through Hugging Face's `tokenizers`: SentencePiece-like, Unigram, WordPiece.
 
-A lossless byte-level BPE is read by `bpe`, which knows the bytes of every id. Here they are not known: a normaliser may rewrite the
-text, and an unknown word may be one id. Bits per byte are then missing.
+A lossless byte-level BPE is read by `bpe`. Here a normaliser may rewrite the text, and an unknown word may be one id. So the bytes
+of an id are a guess from its name, and the token store checks the guess on the text: if the ids do not spell the text byte for
+byte, the number of bytes of an id is not known, and bits per byte are missing.
 """
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,34 +20,68 @@ from numpy.typing import NDArray
 
 from palinode.base.errors import BadInput
 from palinode.data import bpe
+from palinode.data.config import MOST_TOKEN_IDS
 from palinode.data.pieces import cut
 from palinode.data.tokenizer import Tokenizer
 
+SPACE = "\u2581"  # stands for a space in SentencePiece's tokens
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a token that is one byte, in a model with byte fallback
+SHOWN_BYTES = 24
+# The steps that put a space before a text, and the options that stop it; a `Prepend` does nothing else.
+NO_SPACE: dict[str, dict[str, Any]] = {
+    "Prepend": {},
+    "Metaspace": {"prepend_scheme": "never", "add_prefix_space": False},
+    "ByteLevel": {"add_prefix_space": False},
+}
 UNBOUNDED = "*+{"  # signs of a repetition in a regular expression
+CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
+BOUNDED_GROUP = re.compile(r"\(\?(?:i:|:|!|=)[^()*+{]*\)(?![*+{])\??")
+ALTERNATIVE = re.compile(rf"(?:{CLASS.pattern}|\((?:{CLASS.pattern}|\\.|[^()\\])*\)|\\.|[^|\\])+")
 
 
 class LibraryTokenizer(Tokenizer):
-    """A tokenizer.json as `tokenizers` reads it. The ids of special tokens are not added at the ends of a text."""
+    """A tokenizer.json as `tokenizers` reads it.
+
+    The ids of special tokens are not added at the ends of a text, and text that spells a special token is encoded as ordinary text.
+    """
 
     kind = "library"
 
-    def __init__(self, inner: tokenizers.Tokenizer, json_text: str):
-        self._inner = inner
+    def __init__(self, fields: dict[str, Any], json_text: str, file: str):
+        self._whole = _read(fields, file)
+        bare = _without_first_space(fields)
+        self._inner_part = self._whole if bare == fields else _read(bare, file)
         self._json_text = json_text
-        self.vocab_size = max(inner.get_vocab(with_added_tokens=True).values()) + 1
+        names = self._whole.get_vocab(with_added_tokens=True)
+        self.vocab_size = max(names.values(), default=-1) + 1
+        if not 0 < self.vocab_size <= MOST_TOKEN_IDS:
+            raise BadInput(f"has {self.vocab_size} ids", file=file, field="model.vocab", hint=f"most: {MOST_TOKEN_IDS}")
+        contents = _contents(fields, names)
+        self._contents = [contents.get(number, b"") for number in range(self.vocab_size)]
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The ids as uint32."""
-        parts = list(cut(text, bpe.PIECE_CHARACTERS))
-        encoded = self._inner.encode_batch_fast(parts, add_special_tokens=False)
-        arrays = [np.array(piece.ids, dtype=np.uint32) for piece in encoded]
-        return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
+        """The ids as uint32. A space that the tokenizer puts before a text is put before it."""
+        first, *others = list(cut(text, bpe.PIECE_CHARACTERS)) or [""]
+        return np.concatenate([_ids(self._whole, [first]), _ids(self._inner_part, others)])
+
+    def encode_part(self, text: str) -> NDArray[np.integer]:
+        return _ids(self._inner_part, list(cut(text, bpe.PIECE_CHARACTERS)))
 
     def decode(self, ids: Sequence[int]) -> str:
-        return str(self._inner.decode(list(ids), skip_special_tokens=False))
+        return str(self._whole.decode(list(ids), skip_special_tokens=False))
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        return np.zeros(self.vocab_size, dtype=np.int64)
+        """(V,) bytes of each id; they are right only for texts where `difference` finds none."""
+        return np.array([len(content) for content in self._contents], dtype=np.int64)
+
+    def difference(self, ids: NDArray[np.integer], text: str) -> str | None:
+        written, read = text.encode(), b"".join([self._contents[number] for number in ids.tolist()])
+        if written == read:
+            return None
+        place = next((at for at, (a, b) in enumerate(zip(written, read, strict=False)) if a != b), None)
+        start = max(0, (min(len(written), len(read)) if place is None else place) - SHOWN_BYTES // 2)
+        shown = [each[start : start + SHOWN_BYTES].decode(errors="ignore") for each in (written, read)]
+        return f"{shown[0]!r} is read as {shown[1]!r}"
 
     def to_json(self) -> str:
         return self._json_text
@@ -77,13 +114,62 @@ def parse(text: str, file: str) -> Tokenizer:
             message = f"splits by an unknown pattern {pattern[:40]!r}, which might run for ever"
             raise BadInput(message, file=file, field="pre_tokenizer") from refusal
         fields.update(truncation=None, padding=None)  # they would cut text, or add ids
-        try:
-            inner = tokenizers.Tokenizer.from_str(json.dumps(fields))
-            inner.encode(bpe.PROBE, add_special_tokens=False)
-        except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
-            reason = str(error).split("\n")[0][:120]
-            raise BadInput(f"is refused by the tokenizers library: {reason}", file=file, field="model") from error
-        return LibraryTokenizer(inner, text)
+        return LibraryTokenizer(fields, text, file)
+
+
+def _read(fields: dict[str, Any], file: str) -> tokenizers.Tokenizer:
+    """The library's tokenizer. Only this function catches every exception: the library raises `Exception` itself."""
+    try:
+        inner = tokenizers.Tokenizer.from_str(json.dumps(fields))
+        inner.encode_special_tokens = True
+        inner.encode(bpe.PROBE, add_special_tokens=False)
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).split("\n")[0][:120]
+        raise BadInput(f"is refused by the tokenizers library: {reason}", file=file, field="model") from error
+    return inner
+
+
+def _ids(inner: tokenizers.Tokenizer, parts: list[str]) -> NDArray[np.integer]:
+    arrays = [np.array(part.ids, dtype=np.uint32) for part in inner.encode_batch_fast(parts, add_special_tokens=False)]
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
+
+
+def _without_first_space(fields: dict[str, Any]) -> dict[str, Any]:
+    """The same tokenizer, but it puts no space before a text. One that puts a space before every word stays as it is."""
+    fields = copy.copy(fields)
+    for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+        step = fields.get(key)
+        if not isinstance(step, dict):
+            continue
+        steps = step[inner] if step.get("type") == "Sequence" and isinstance(step.get(inner), list) else [step]
+        if steps and isinstance(steps[0], dict) and (kind := str(steps[0].get("type"))) in NO_SPACE:
+            first = [steps[0] | NO_SPACE[kind]] if NO_SPACE[kind] else []
+            fields[key] = {"type": "Sequence", inner: [*first, *steps[1:]]}
+    return fields
+
+
+def _contents(fields: dict[str, Any], names: dict[str, int]) -> dict[int, bytes]:
+    """The bytes that the name of each id stands for. A special token has none."""
+    specials = {each["id"] for each in fields.get("added_tokens") or [] if each.get("special")}
+    added = {each["id"] for each in fields.get("added_tokens") or []}
+    steps = json.dumps([fields.get("normalizer"), fields.get("pre_tokenizer")], ensure_ascii=False)
+    byte_of = {character: byte for byte, character in enumerate(bpe.byte_alphabet())}
+    has_bytes = bool(fields["model"].get("byte_fallback"))
+    continues = str(fields["model"].get("continuing_subword_prefix") or "")
+    contents = {}
+    for name, number in names.items():
+        if number in specials:
+            contents[number] = b""
+        elif number in added:
+            contents[number] = name.encode(errors="replace")
+        elif has_bytes and (byte := BYTE.fullmatch(name)):
+            contents[number] = bytes([int(byte[1], 16)])
+        elif '"ByteLevel"' in steps and set(name) <= byte_of.keys():
+            contents[number] = bytes(byte_of[character] for character in name)
+        else:
+            plain = name.removeprefix(continues)
+            contents[number] = (plain.replace(SPACE, " ") if SPACE in steps else plain).encode(errors="replace")
+    return contents
 
 
 def _is_of_another_kind(fields: dict[str, Any]) -> bool:
@@ -91,15 +177,19 @@ def _is_of_another_kind(fields: dict[str, Any]) -> bool:
     model = fields.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list) or model.get("dropout"):
         return False
+    added = fields.get("added_tokens") or []
+    if not isinstance(added, list) or not all(isinstance(each, dict) and "id" in each for each in added):
+        return False
     if model.get("type", "BPE") != "BPE":
         return model["type"] in ("Unigram", "WordPiece", "WordLevel")
     if not isinstance(model.get("merges"), list) or not isinstance(model["vocab"], dict):
         return False
-    numbers = model["vocab"].values()
-    if any(type(number) is not int or not 0 <= number < 2**24 for number in numbers):
+    if model.get(
+        "continuing_subword_prefix"
+    ):  # the library cuts it off each right half unseen, and ends the process if it cannot
         return False
-    added = fields.get("added_tokens") or []
-    if not isinstance(added, list) or not all(isinstance(each, dict) for each in added):
+    numbers = model["vocab"].values()
+    if any(type(number) is not int or not 0 <= number < MOST_TOKEN_IDS for number in numbers):
         return False
     step = fields.get("pre_tokenizer")
     steps = step.get("pretokenizers") if isinstance(step, dict) and step.get("type") == "Sequence" else [step]
@@ -129,5 +219,15 @@ def _patterns(value: Any) -> Iterator[str]:
 
 
 def _is_linear(pattern: str) -> bool:
-    """Whether a pattern is a known one, or is without groups and has at most one repetition."""
-    return pattern in bpe.KNOWN_PATTERNS or ("(" not in pattern and sum(map(pattern.count, UNBOUNDED)) <= 1)
+    """Whether each alternative of a pattern is one of a known pattern, or has no group that repeats and at most one repetition."""
+    known = {each for whole in bpe.KNOWN_PATTERNS for each in _alternatives(whole)}
+    return all(each in known or _has_one_repetition(each) for each in _alternatives(pattern))
+
+
+def _alternatives(pattern: str) -> list[str]:
+    return [each[0] for each in ALTERNATIVE.finditer(pattern)]
+
+
+def _has_one_repetition(alternative: str) -> bool:
+    bare = BOUNDED_GROUP.sub("", CLASS.sub("c", alternative))
+    return "(" not in bare and sum(map(bare.count, UNBOUNDED)) <= 1

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from palinode.base.config import content_hash
 from palinode.base.errors import BadInput
 from palinode.data.cache import file_sha256
-from palinode.data.config import TEST, TRAIN, VALIDATION, Split
+from palinode.data.config import TEST, TRAIN, VALIDATION, DataConfig, Split
 from palinode.data.corpus import TEXT_SEPARATOR, Corpus, Document
 
 READER_VERSION = 1  # must be raised when a change makes other documents of the same files
@@ -36,6 +36,13 @@ SPLIT_WORDS: dict[str, Split] = {"train": TRAIN, "valid": VALIDATION, "val": VAL
 SPLIT_NAMES = SPLIT_WORDS | {"training": TRAIN, "validation": VALIDATION, "dev": VALIDATION, "testing": TEST}
 CARD = re.compile(r"(readme|licen[cs]e|copying|notice|citation|dataset_?card|contributing)([._-].*)?", re.IGNORECASE)
 CSV_MARKS = (",", ";", "\t", "|")
+SEPARATOR_LINE = re.compile(r"sep=(.)\s*")  # Excel's
+CSV_PROBLEMS = {  # what the csv module says, and what it means
+    "expected after": "a field goes on after its closing quote",
+    "unexpected end": "a quoted field begins here and does not end",
+    "new-line character": "a line ends with CR alone, others with LF",
+    "larger than": f"a field has more than {1 << 28} characters: is a quote not closed?",
+}
 UTF8 = "utf-8"
 GUESSED_BYTES = 4096  # read to guess an encoding, or the width of token ids
 BYTE_ORDER_MARKS = (
@@ -43,6 +50,19 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
+)
+WESTERN = ("cp1252", "mac_roman", "cp850")
+# Where most letters are not ASCII: language, encoding, letters of the script (small ones, where it has any), their least share.
+SCRIPTS = (
+    ("Japanese", "shift_jis", "[\u3041-\u30ff]", 0.2),
+    ("Japanese", "euc_jp", "[\u3041-\u30ff]", 0.2),
+    ("Korean", "euc_kr", "[\uac00-\ud7a3]", 0.9),
+    ("Chinese", "gb2312", "[\u4e00-\u9fff]", 0.9),
+    ("Chinese", "big5", "[\u4e00-\u9fff]", 0.9),
+    ("Cyrillic", "cp1251", "[\u0430-\u045f]", 0.7),
+    ("Cyrillic", "koi8-r", "[\u0430-\u045f]", 0.7),
+    ("Cyrillic", "cp866", "[\u0430-\u045f]", 0.7),
+    ("Greek", "cp1253", "[\u03ac-\u03ce]", 0.7),
 )
 TEXT_FIELD = "text"  # the column or key that holds a document
 READ_BYTES = 1 << 20
@@ -53,10 +73,8 @@ WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # sections have two or
 TOKEN_SUFFIXES = (".bin", ".npy")
 READ_TOKENS = 1 << 20
 HEADER_MAGIC = 20240520  # llm.c and modded-nanogpt: 256 int32 with magic, version, count; then uint16
-HEADER_KINDS = {
-    (HEADER_MAGIC, 1): "<u2",
-    (20240801, 7): "<u4",
-}  # (magic, version): GPT-2's and Llama 3's files of llm.c
+# (magic, version): GPT-2's and Llama 3's files of llm.c
+HEADER_KINDS = {(HEADER_MAGIC, 1): "<u2", (20240801, 7): "<u4"}
 FEWEST_GUESSED_IDS = 64  # a shorter file gives no ground for a guess
 MOST_HALVES = 4  # different upper halves of 4-byte ids, for a vocabulary up to 262,144
 HEADER_BYTES = 256 * 4
@@ -77,6 +95,24 @@ class Reading:
     document_separator: str = ""
     own_splits: bool = True
     documents_only: bool = True
+
+    @classmethod
+    def of(cls, config: DataConfig) -> Reading:
+        """How the files of a config are read. One that was resolved before (it has a hash of the corpus) is read as it was then."""
+        is_new, fields = config.corpus_sha256 is None, config.text_field
+        return cls(
+            (fields,) if isinstance(fields, str) else fields,
+            config.encoding,
+            config.document_separator,
+            own_splits=(is_new and "split" not in config.model_fields_set) or config.split == "given",
+            documents_only=is_new or config.files == "documents",
+        )
+
+    @property
+    def options(self) -> list[Any]:
+        """What the user set otherwise than it is by default; empty if nothing."""
+        options: list[Any] = [self.text_fields, self.encoding, self.document_separator]
+        return [] if options == [(TEXT_FIELD,), UTF8, ""] else options
 
 
 def local_corpus(path: Path, name: str, reading: Reading | None = None) -> Corpus:
@@ -228,13 +264,8 @@ def _corpus(
     """The documents of all files, in the order of `readers`."""
     hashes = [(path.name, _sha256(path)) for path in readers]
     parts: list[Any] = [READER_VERSION, separator, has_splits, hashes]
-    plain = Reading()
-    if reading and (options := [reading.text_fields, reading.encoding, reading.document_separator]) != [
-        plain.text_fields,
-        plain.encoding,
-        plain.document_separator,
-    ]:
-        parts.append(options)
+    if reading and reading.options:
+        parts.append(reading.options)
     fingerprint = content_hash(parts)
     widths = [_layout(path, path.stat().st_size)[1].itemsize for path in readers if _suffix(path) == ".bin"]
     return Corpus(
@@ -298,26 +329,37 @@ def json_lines(path: Path, reading: Reading) -> Iterator[Document]:
 def comma_separated(path: Path, reading: Reading) -> Iterator[Document]:
     """The text column of each row is a document; the first row names the columns.
 
-    The separator is the one of `,`, `;`, tab and `|` that gives the first row a text column.
+    The separator is the one of `,`, `;`, tab and `|` that gives the first row a text column; or what a line `sep=;` before it says.
     """
     csv.field_size_limit(LONGEST_CSV_FIELD_CHARACTERS)
     lines = _rows_of_csv(path, reading)
-    first = next(lines, "")
+    first, lines_before = next(lines, ""), 0
+    if announced := SEPARATOR_LINE.fullmatch(first):
+        first, lines_before = next(lines, ""), 1
     marks = [mark for mark in CSV_MARKS if set(reading.text_fields) <= {*_first_row(first, mark)}]
-    mark = marks[0] if marks else max(CSV_MARKS, key=first.count)
+    mark = announced[1] if announced else marks[0] if marks else max(CSV_MARKS, key=first.count)
     reader = csv.reader(itertools.chain([first], lines), delimiter=mark, strict=True)
+    start = 0
     try:
         columns = next(reader, [])
         places = _columns(columns, path, reading)
-        for row in reader:
-            if len(row) != len(columns) and row:
-                message = f"line {reader.line_num} has {len(row)} fields, the first line {len(columns)}"
-                raise BadInput(message, file=str(path), field=reading.text_fields[0])
+        while True:
+            start = reader.line_num + lines_before + 1
+            if (row := next(reader, None)) is None:
+                return
+            if row and len(row) != len(columns):
+                message = f"line {start} has {len(row)} fields, the first line {len(columns)}"
+                hint = f"fields are taken to be separated by {mark!r}; a field that holds it must stand in quotes"
+                raise BadInput(message, file=str(path), field=reading.text_fields[0], hint=hint)
             if row:
-                yield Document.of(f"{path}:{reader.line_num}", _joined([row[place] for place in places]))
+                line = reader.line_num + lines_before
+                yield Document.of(f"{path}:{line}", _joined([row[place] for place in places]))
     except csv.Error as error:
-        hint = 'a quote inside a quoted field is written twice, as ""; jsonl and parquet need no such rule'
-        raise BadInput(f"line {reader.line_num} is not CSV: {error}", file=str(path), hint=hint) from error
+        message = next((words for sign, words in CSV_PROBLEMS.items() if sign in str(error)), "cannot be read as a row")
+        hint = 'a quote inside a quoted field is written twice, as "", not \\"; jsonl and parquet need no such rule'
+        raise BadInput(
+            f"line {start} is not CSV: {message}", file=str(path), field=reading.text_fields[0], hint=hint
+        ) from error
 
 
 def _first_row(line: str, mark: str) -> list[str]:
@@ -424,7 +466,23 @@ def _likely_encoding(path: Path) -> str | None:
         return f"it looks like {zero_patterns[tuple(zeros)]}: data.encoding = {zero_patterns[tuple(zeros)]!r}"
     if b"\0" in start:
         return None
-    return "it may be cp1252 (Western European): data.encoding = 'cp1252'"
+    language, encoding = _likely_language(start)
+    return f"it may be {encoding} ({language}): data.encoding = {encoding!r}"
+
+
+def _likely_language(start: bytes) -> tuple[str, str]:
+    """The language and the encoding that text without NULs may be in: the first where the other letters are of its script."""
+    for language, encoding, script, share in SCRIPTS:
+        try:
+            text = codecs.getincrementaldecoder(encoding)().decode(start)
+        except UnicodeDecodeError:
+            continue
+        letters = [character for character in text if character.isalpha()]
+        others = [character for character in letters if not character.isascii()]
+        if 2 * len(others) > len(letters) and len(re.findall(script, text)) >= share * len(others):
+            return language, "gb18030" if encoding == "gb2312" else encoding
+    counts = {encoding: len(re.findall("[ß-öø-ÿ]", start.decode(encoding, "ignore"))) for encoding in WESTERN}
+    return "Western European", max(WESTERN, key=counts.__getitem__)
 
 
 def _contents(path: Path) -> Iterator[bytes]:

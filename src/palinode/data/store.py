@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # to tokenise a text and to look at it needs no torch
 LOG = logging.getLogger("palinode")
 STORE_VERSION = 1
 TOKENIZER = "tokenizer.json"
+DIFFERENCE = "difference"  # the entry of a tokenizer that does not keep the text: the first place
 MANIFEST_HASH = "manifest_sha256"  # the entry with the hash of all other entries
 LARGEST_UINT16_VOCAB = 1 << 16
 CHUNK_CHARACTERS = 1 << 20  # encoded at a time: 1 MiB of text, some 50 MB while a BPE tokenizer works on it
@@ -53,6 +54,19 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
         BadInput: the corpus, tokenizer or split cannot be used, or is not the one the config was resolved with.
         EnvironmentProblem: the disk refused, or a data set cannot be fetched.
     """
+    return _opened(config, cache)[2]
+
+
+def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
+    """The config with the hashes of its corpus and tokenizer filled in, which are part of a run's identity."""
+    corpus, read_as, store = _opened(config, cache)
+    for note in (*corpus.notes, *store.notes()):
+        LOG.warning("%s: %s", config.corpus, note)
+    return read_as.with_(corpus_sha256=store.sha256, tokenizer_sha256=store.tokenizer_sha256)
+
+
+def _opened(config: DataConfig, cache: Path | None) -> tuple[Corpus, DataConfig, TokenStore]:
+    """The corpus, the config as it is resolved, and the store of its tokens."""
     corpus, config = read_corpus(config, cache)
     directory = cache_directory(cache) / "tokens" / _key(corpus, config)
     try:
@@ -62,16 +76,7 @@ def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
         store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
     _check_identity(store, config)
     _check_size(store, config)
-    return store
-
-
-def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
-    """The config with the hashes of its corpus and tokenizer filled in, which are part of a run's identity."""
-    corpus, config = read_corpus(config, cache)
-    store = prepare(config, cache)
-    for note in (*corpus.notes, *store.notes()):
-        LOG.warning("%s: %s", config.corpus, note)
-    return config.with_(corpus_sha256=store.sha256, tokenizer_sha256=store.tokenizer_sha256)
+    return corpus, config, store
 
 
 def read_corpus(config: DataConfig, cache: Path | None = None) -> tuple[Corpus, DataConfig]:
@@ -79,18 +84,9 @@ def read_corpus(config: DataConfig, cache: Path | None = None) -> tuple[Corpus, 
 
     A config that was resolved before (it has a hash of the corpus) is read as it was then.
     """
+    corpus = find_corpus(config.corpus, cache, Reading.of(config))
     is_new = config.corpus_sha256 is None
-    unset = is_new and "split" not in config.model_fields_set
-    fields = config.text_field
-    reading = Reading(
-        (fields,) if isinstance(fields, str) else fields,
-        config.encoding,
-        config.document_separator,
-        own_splits=unset or config.split == "given",
-        documents_only=is_new or config.files == "documents",
-    )
-    corpus = find_corpus(config.corpus, cache, reading)
-    if unset and corpus.has_splits:
+    if is_new and corpus.has_splits and "split" not in config.model_fields_set:
         config = config.with_(split="given")
     if is_new and corpus.leaves_out:
         config = config.with_(files="documents")
@@ -124,6 +120,8 @@ class TokenStore:
         self.tokenizer: Tokenizer = from_json(file.read_text(encoding="utf-8"), str(file))
         self.vocab_size = self.tokenizer.vocab_size
         self.bytes_per_token = self.tokenizer.bytes_per_token()
+        if self.manifest["tokenizer"].get(DIFFERENCE):
+            self.bytes_per_token = np.zeros_like(self.bytes_per_token)
 
     def training(self, window_tokens: int, seed: int) -> Stream:
         """The endless stream of training windows; `TrainWindows` refuses a train split that is shorter than a window."""
@@ -170,8 +168,8 @@ class TokenStore:
             lines.append("too few documents to split by document: the joined text is cut, as by split = 'contiguous'")
         if markers := self.manifest.get("markers"):
             lines.append(f"the text holds the marker {markers[0]}, read as text; data.document_separator cuts there")
-        if self.manifest["tokenizer"]["kind"] == "library" and not self.bytes_per_token.any():
-            lines.append("the bytes of this tokenizer's ids are not known: bits per byte are missing")
+        if difference := self.manifest["tokenizer"].get(DIFFERENCE):
+            lines.append(f"the tokenizer does not keep the text ({difference}): bits per byte are missing")
         for split in (VALIDATION, TEST):
             tokens = self.manifest["splits"][split]["tokens"]
             if 0 < tokens < FEWEST_SCORED_TOKENS:
@@ -197,8 +195,11 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
     _check_kinds(corpus, config)
     facts = survey(corpus, want_characters=config.tokenizer == "char")
     assignment = plan(facts, corpus, config)
-    train_text = (piece for split, piece in stream(corpus, assignment) if split == TRAIN and isinstance(piece, str))
-    tokenizer = make_tokenizer(config.tokenizer, lambda: train_text, facts.characters)
+
+    def train_text() -> Iterator[str]:
+        return (piece for split, piece in stream(corpus, assignment) if split == TRAIN and isinstance(piece, str))
+
+    tokenizer = make_tokenizer(config.tokenizer, train_text, facts.characters)
     if corpus.id_bytes == 2 and tokenizer.vocab_size > LARGEST_UINT16_VOCAB:
         message = f"is read as 2-byte ids, which cannot hold a vocabulary of {tokenizer.vocab_size}"
         hint = "4-byte ids are read from a name that ends in .u32.bin, or from .npy"
@@ -210,6 +211,10 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
     for name, entry in splits.items():
         documents = int((assignment.split_of == SPLITS.index(name)).sum())
         entry["documents"] = documents if assignment.ends is None else None
+    difference = next((found for entry in splits.values() if (found := entry.pop(DIFFERENCE))), "")
+    if difference:
+        for entry in splits.values():
+            entry["bytes"] = 0
     manifest = {
         "version": STORE_VERSION,
         "corpus_sha256": facts.sha256,
@@ -226,6 +231,7 @@ def build(corpus: Corpus, config: DataConfig, directory: Path) -> None:
             "kind": tokenizer.kind,
             "vocab_size": tokenizer.vocab_size,
             "sha256": hashlib.sha256(tokenizer.to_json().encode()).hexdigest(),
+            DIFFERENCE: difference,
         },
         "split": config.split,
         "dtype": dtype,
@@ -254,6 +260,7 @@ class _SplitWriter:
         self.table = tokenizer.bytes_per_token()
         self.digest = hashlib.sha256()
         self.tokens = self.text_bytes = self.token_bytes = 0
+        self.difference: str | None = None
         self.chunks = Chunks(CHUNK_CHARACTERS)
 
     def feed(self, piece: Piece) -> None:
@@ -271,7 +278,8 @@ class _SplitWriter:
             BadInput: the tokens have another number of bytes than the text.
         """
         self._encode(self.chunks.rest())
-        if self.table.any() and self.corpus.holds == "text" and self.text_bytes != self.token_bytes:
+        is_known = self.table.any() and self.corpus.holds == "text" and not self.difference
+        if is_known and self.text_bytes != self.token_bytes:
             message = f"tokens have {self.token_bytes} bytes, the text has {self.text_bytes}: the tokenizer is lossy"
             raise BadInput(message, file=self.corpus.name, field="data.tokenizer")
         return {
@@ -279,12 +287,15 @@ class _SplitWriter:
             "bytes": self.token_bytes,
             "file_bytes": self.tokens * np.dtype(self.dtype).itemsize,
             "sha256": self.digest.hexdigest(),
+            DIFFERENCE: self.difference,
         }
 
     def _encode(self, text: str) -> None:
         if text:
             self.text_bytes += len(text.encode())
-            self._write(self.tokenizer.encode_array(text))
+            ids = self.tokenizer.encode_part(text)
+            self.difference = self.difference or self.tokenizer.difference(ids, text)
+            self._write(ids)
 
     def _checked(self, ids: NDArray[np.integer]) -> NDArray[np.integer]:
         wrong = (ids < 0) | (ids >= self.tokenizer.vocab_size)
@@ -359,6 +370,8 @@ def _check_size(store: TokenStore, config: DataConfig) -> None:
 
 def _read_manifest(directory: Path) -> dict[str, Any]:
     manifest = read_manifest(directory, "token", STORE_VERSION)
+    if manifest["tokenizer"]["kind"] == "library" and DIFFERENCE not in manifest["tokenizer"]:
+        raise Damaged("does not say whether its ids spell the text: written by an older version", file=str(directory))
     entries = {key: value for key, value in manifest.items() if key != MANIFEST_HASH}
     if content_hash(entries) != manifest.get(MANIFEST_HASH):
         raise Damaged("is not what was written (SHA-256 differs)", file=str(directory / MANIFEST))

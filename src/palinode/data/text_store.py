@@ -123,11 +123,8 @@ def _line(row: Mapping[str, Any], document: Document) -> bytes:
 
 
 def _documents(path: Path) -> Iterator[Document]:
-    start, end, rows = (
-        0,
-        0,
-        0,
-    )  # the byte where the current document begins, the byte after its last row, its number of rows
+    # Of the current document: the byte where it begins, the byte after its last row, its number of rows.
+    start, end, rows = 0, 0, 0
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):
             row = _row(line, number, path)

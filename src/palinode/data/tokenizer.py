@@ -1,6 +1,6 @@
 """Tokenizers: text to token ids and back, and the number of bytes of text of each id.
 
-Every tokenizer here is lossless on bytes: for any text it accepts, the bytes of its tokens add up to the bytes of the
+Every tokenizer but those of kind `library` is lossless: for any text it accepts, the bytes of its tokens add up to the bytes of the
 text in UTF-8. That makes bits per byte comparable between tokenizers, and the token store checks it on the whole corpus.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +23,7 @@ from palinode.data.config import BYTE_VALUES
 UNICODE_VALUES = 0x110000
 NOT_A_CHARACTER = -1
 TOKENIZER_FIELD = "data.tokenizer"
+FOREIGN = re.compile(r"\.model(\.|$)|^tekken.*\.json$|\.tiktoken$")
 KINDS = ("byte", "char", "bpe:<vocabulary size>", "gpt2", "ids:<vocabulary size>", "a path to a tokenizer.json")
 
 
@@ -48,8 +50,16 @@ class Tokenizer(Protocol):
     def encode_array(self, text: str) -> NDArray[np.integer]:
         """The same ids as an array, for large texts."""
 
+    def encode_part(self, text: str) -> NDArray[np.integer]:
+        """The ids of a text that goes on from another one: no space is put before it, as some tokenizers do."""
+        return self.encode_array(text)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; bytes that are not UTF-8 become U+FFFD."""
+
+    def difference(self, ids: NDArray[np.integer], text: str) -> str | None:
+        """Where the ids of a text first do not spell it; None for a lossless tokenizer."""
+        return None
 
     def bytes_per_token(self) -> NDArray[np.int64]:
         """(V,) bytes of UTF-8 text of each id; 0 for an id that is not text."""
@@ -146,7 +156,7 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
     """The tokenizer that a config names; `bpe:<size>` is trained here.
 
     Args:
-        train_text: a stream of the train split's text, for `bpe:<size>`.
+        train_text: a fresh stream of the train split's text, for `bpe:<size>`.
         characters: every character of the corpus, for `char`.
 
     Raises:
@@ -162,7 +172,7 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
         return IdsTokenizer(int(size))
     from palinode.data import bpe, library
 
-    return bpe.train(train_text(), int(size)) if kind == "bpe" else library.load(tokenizer_file(name))
+    return bpe.train(train_text, int(size)) if kind == "bpe" else library.load(tokenizer_file(name))
 
 
 def tokenizer_identity(name: str) -> str:
@@ -192,12 +202,13 @@ def tokenizer_file(name: str) -> Path:
     if path is None:
         hint = nearest(name, ("byte", "char", "gpt2")) or f"valid: {', '.join(KINDS)}"
         raise BadInput(f"unknown tokenizer {name!r}", field=TOKENIZER_FIELD, hint=hint)
-    model = path if path.suffix == ".model" else next(iter(sorted(path.glob("*.model"))), None)
-    if model and model.is_file() and not (path.is_dir() and bpe.file_in(path)):
-        message = "is a SentencePiece (or other) model file, which is not read; its tokenizer.json is"
-        hint = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes tokenizer.json"
-        raise BadInput(message, file=str(model), field=TOKENIZER_FIELD, hint=hint)
     file = bpe.file_in(path) if path.is_dir() else path
+    others = sorted(path.iterdir()) if path.is_dir() and file is None else [path]
+    if foreign := next((each for each in others if FOREIGN.search(each.name) and each.is_file()), None):
+        message = "is a SentencePiece, tekken or tiktoken file, which is not read; its tokenizer.json is"
+        hint = "AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) of transformers writes tokenizer.json; "
+        hint += "it needs sentencepiece, mistral-common or tiktoken"
+        raise BadInput(message, file=str(foreign), field=TOKENIZER_FIELD, hint=hint)
     if file is None or not file.is_file():
         raise BadInput("no such tokenizer file", file=str(file or path / "tokenizer.json"), field=TOKENIZER_FIELD)
     return file

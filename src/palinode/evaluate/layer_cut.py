@@ -34,9 +34,8 @@ STREAM = "layer cut refit"
 REFIT_TOKENS = 2048  # tokens in one step of refitting
 LEARNING_RATE = 2e-3  # decays linearly to 0
 BETAS = (0.9, 0.99)
-BYTES_AT_ONCE = (
-    2**30
-)  # limit for readouts, their gradients and AdamW's two moments; depths are trained in groups that fit
+# Limit for readouts, their gradients and AdamW's two moments; depths are trained in groups that fit.
+BYTES_AT_ONCE = 2**30
 BYTES_PER_PARAMETER = 16
 
 

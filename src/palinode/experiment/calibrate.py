@@ -24,7 +24,6 @@ from statistics import fmean, median
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.optimize import nnls  # type: ignore[attr-defined]
 
 from palinode.audit import audit_trained
 from palinode.data.source import Source
@@ -218,6 +217,8 @@ def filled_in(settings: Sequence[Setting], measured: Mapping[int, float]) -> lis
     Args:
         measured: index of a setting -> its seconds; at least one.
     """
+    from scipy.optimize import nnls  # type: ignore[attr-defined] # importing it takes half a second
+
     fitted_to = [index for index, seconds in measured.items() if seconds > 0]
     if not fitted_to:
         return [0.0] * len(settings)

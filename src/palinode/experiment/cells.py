@@ -17,7 +17,7 @@ from statistics import fmean
 
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, EnvironmentProblem
-from palinode.base.example import SpecialTokens
+from palinode.base.example import Draw, SpecialTokens
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Visibility
 from palinode.data.absent import AbsentText, known_vocabulary
@@ -34,7 +34,7 @@ from palinode.run.one import refuse_evaluation
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.device import resolve_device
-from palinode.train.optim import build_optimizers
+from palinode.train.optim import OptimizerConfig, check_optimizers
 
 WINDOWS_COUNTED = 64  # of how many windows the labels are counted: a task's answers differ from one to the next
 GROUP_DRAWS = 50  # batches of decisions drawn to meet every pass that an objective makes
@@ -114,9 +114,13 @@ class Cell:
         windows = self.source.training(window_tokens, spec.seed).read(0, WINDOWS_COUNTED)
         shares = _over_the_run(spec)
         passes: dict[str, Pass] = {}
+        drawn: list[Draw] = []
         for attempt in range(GROUP_DRAWS):
             rng = generator(0, "plan", attempt)
             draw = objective.draw(WINDOWS_COUNTED, window_tokens, rng, Progress(0, 1, objective.state()))
+            if any(draw.equals(earlier) for earlier in drawn):  # its example would be the same, and takes 50 ms
+                continue
+            drawn.append(draw)
             example = objective.example(windows.tokens, windows.decisions(draw), self.specials)
             example = masked(example, windows, spec.labels)
             for group, rows in example.by_group():
@@ -230,11 +234,15 @@ def refuse_what_cannot_be(cells: Sequence[Cell]) -> None:
         BadInput: parts do not fit together, or a model cannot do what its evaluation asks for.
         EnvironmentProblem: a model is larger than this machine's memory, or a device is missing.
     """
+    accepted: set[tuple[int, OptimizerConfig]] = set()
     for cell in cells:
         _refuse_too_large(cell)
         refuse_evaluation(cell.spec, cell.specials)
         resolve_device(cell.spec.device)
-        _refuse_optimizer(cell)
+        moved = (id(cell.model), cell.spec.recipe.optimizer)  # the arms of a scale often share both
+        if moved not in accepted:
+            _refuse_optimizer(cell)
+            accepted.add(moved)
         _ = cell.passes  # an objective that cannot make an example raises here
 
 
@@ -279,6 +287,6 @@ def _refuse_optimizer(cell: Cell) -> None:
     """Refuse an optimizer that names a role which the model does not have."""
     config = cell.spec.recipe.optimizer
     try:
-        cell.model.answer(lambda model: build_optimizers(config, model, model.parameter_groups()))
+        cell.model.answer(lambda model: check_optimizers(config, model, model.parameter_groups()))
     except BadInput as refused:
         raise refused.inside("recipe.optimizer") from None

@@ -24,7 +24,7 @@ from palinode.experiment.cells import cells_of, refuse_full_disk, refuse_what_ca
 from palinode.experiment.plan import Plan, plan
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
-from palinode.run.together import stack_key
+from palinode.run.one import stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.pin import pinned

@@ -5,6 +5,7 @@ Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L layers, C lon
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -27,6 +28,7 @@ from palinode.models.parts.exact import exact, exact_dtype
 from palinode.models.parts.linear import Linear, Norm, NormKind, Table
 from palinode.models.parts.positions import (
     RotaryKind,
+    RotaryTable,
     SubtractPosition,
     SubtractTable,
     alibi_slopes,
@@ -34,6 +36,7 @@ from palinode.models.parts.positions import (
     next_position_of,
     refuse_subtraction,
 )
+from palinode.models.parts.state import StackState
 from palinode.models.stack import HeadsOfWidth, Stack, mask_of, positions_of
 
 PositionKind = Literal["learned", "rotary", "alibi", "none"]
@@ -138,6 +141,13 @@ class DecoderConfig(ModelConfig):
         return model
 
 
+@dataclass(frozen=True)
+class DecoderState(StackState):
+    """Also the turning table of all positions that there is room for: to make it for each token costs a tenth of the token."""
+
+    turning: RotaryTable | None
+
+
 class Decoder(Stack):
     """x = E[tokens] + P; blocks; norm; head. Weights are empty until `DecoderConfig.build` fills them."""
 
@@ -159,6 +169,10 @@ class Decoder(Stack):
         reaches = [block.mixer.reach_slots(sees.native) for block in self.blocks]
         return None if None in reaches else sum(reaches)
 
+    def begin(self, rows: int, slots: int) -> DecoderState:
+        turning = self._turning(torch.arange(slots, device=self.embedding.weight.device))
+        return DecoderState(slots, 0, super().begin(rows, slots).layers, turning)
+
     def linear_head(self) -> LinearHead:
         made_by = self.embedding if self.head is None else self.head
         return LinearHead(made_by.weight, None if self.head is None else self.head.bias, self._capped)
@@ -175,11 +189,19 @@ class Decoder(Stack):
         for mixer in config.layer_mixers():
             if why := mixer.refusal(sees.native):
                 raise BadInput(f"the mixer {mixer.kind_name()} cannot read {sees.kind_name()}: {why}", field="mixer")
-        turning = None
-        if config.position == "rotary":
-            turning = self._rotary(positions_of(tokens, before), config.heads, config.rotary, config.rotary_base)
         bias = self._bias(before + tokens.shape[1], sees.native, mask, first=before)
-        return Reading(sees.native, mask, turning, bias=bias)
+        return Reading(sees.native, mask, self._turning(positions_of(tokens, before)), bias=bias)
+
+    def _reading_on(self, tokens: Tensor, state: DecoderState) -> Reading:
+        end = state.read + tokens.shape[1]
+        turning = None if state.turning is None else state.turning.part(state.read, end)
+        return Reading("causal", None, turning, bias=self._bias(end, "causal", None, first=state.read))
+
+    def _turning(self, positions: Tensor) -> RotaryTable | None:
+        config = self.config
+        if config.position != "rotary":
+            return None
+        return self._rotary(positions, config.heads, config.rotary, config.rotary_base)
 
     def _bias(self, slots: int, native: Native, mask: Tensor | None, first: int) -> Tensor | None:
         """(heads, T - first, T) of the last slots, when positions are fixed linear biases."""

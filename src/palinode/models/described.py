@@ -37,6 +37,7 @@ class Description:
     config: ModelConfig = field(hash=False)
     vocab_size: int
     slots: int
+    _costs: dict[tuple[int, Visibility], Cost] = field(default_factory=dict, compare=False)
 
     @cached_property
     def model(self) -> LanguageModel:
@@ -63,7 +64,9 @@ class Description:
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
         """What it costs to read rows of T = `slots` slots; see `LanguageModel.cost`."""
-        return self.answer(lambda model: model.cost(slots, sees))
+        if (slots, sees) not in self._costs:
+            self._costs[slots, sees] = self.answer(lambda model: model.cost(slots, sees))
+        return self._costs[slots, sees]
 
     def refuse_longer_rows(self, slots: int) -> None:
         """Read one left-to-right row of T = `slots` slots, to learn whether the model takes it.

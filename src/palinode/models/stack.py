@@ -90,7 +90,7 @@ class Stack(LanguageModel):
 
     def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
         positions = state.next_positions(tokens)
-        x, reading = self._embedded(tokens, positions), self._reading(tokens, Ltr(), state.read)
+        x, reading = self._embedded(tokens, positions), self._reading_on(tokens, state)
         x, after = state.through(self.blocks, x, reading)
         return self.finished(x, positions), after
 
@@ -104,6 +104,10 @@ class Stack(LanguageModel):
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
         """How the blocks read (B, T) tokens, behind `before` earlier ones that were read left to right."""
         raise NotImplementedError(f"{type(self).__name__} must define _reading(tokens, sees, before), or hidden")
+
+    def _reading_on(self, tokens: Tensor, state: Any) -> Reading:
+        """How the blocks read (B, T_new) tokens behind those of a state."""
+        return self._reading(tokens, Ltr(), state.read)
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
         """(B, T, D) before the first block; `positions` (T,) are those of the slots, by default 0..T-1."""

@@ -1,5 +1,1 @@
 """Reports: one self-contained page per experiment, its figures as SVG and PDF, its numbers as CSV and parquet."""
-
-from palinode.report.build import build_report
-
-__all__ = ["build_report"]

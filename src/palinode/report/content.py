@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from palinode.analysis.audits import ArmFinding, arm_audit
+from palinode.analysis.audits import ArmFinding, arm_audit, pictures
 from palinode.analysis.claims import JudgedClaim
-from palinode.analysis.parity import Cost, costs
-from palinode.analysis.pictures import pictures
+from palinode.analysis.compare import Cost, costs
 from palinode.analysis.verdict import Verdict
 from palinode.base.decision import Decision
 from palinode.base.finding import Finding

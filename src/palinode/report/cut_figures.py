@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from palinode.analysis.layer_cuts import layer_cuts
+from palinode.analysis.curves import layer_cuts
 from palinode.analysis.ratios import RATIO_1, RATIO_2, RATIOS, layer_cut_ratios
 from palinode.base.measures import MEASURES
 from palinode.report import charts, theme
@@ -35,7 +35,7 @@ def cut_figures(study: Study) -> Iterator[Figure]:
     if cuts.filter(pl.col("of_blocks") > 1).is_empty():
         return
     yield from _loss_figures(study, cuts)
-    ratios = {score: layer_cut_ratios(study.record, study.split, score, cuts) for score in CUT_SCORES}
+    ratios = {score: layer_cut_ratios(study.record, score, cuts) for score in CUT_SCORES}
     for ratio in RATIOS:
         arms = pl.col("arm").is_in(sorted(in_ratio(study, ratio)))
         mine = {score: frame.filter(arms, ratio=ratio) for score, frame in ratios.items()}

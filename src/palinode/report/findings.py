@@ -12,9 +12,8 @@ from typing import Any
 
 import jinja2
 
-from palinode.analysis.claims import JudgedClaim, judged_claims
-from palinode.analysis.frequencies import token_frequencies
-from palinode.analysis.parity import costs
+from palinode.analysis.claims import JudgedClaim, judged_claims, token_frequencies
+from palinode.analysis.compare import costs
 from palinode.analysis.ratios import final_scores
 from palinode.analysis.verdict import Verdict, verdicts
 from palinode.base import fsio

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from palinode.analysis.pictures import Picture, pictures
+from palinode.analysis.audits import Picture, pictures
 from palinode.checks.text import ranges
 from palinode.report import charts
 from palinode.report.study import Figure, Place, Rows, Study, file_name, rounded

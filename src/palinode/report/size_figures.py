@@ -141,7 +141,7 @@ def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
     if not by or not isinstance(last, int | float):
         return
     window = (study.window[0] * last, study.window[1] * last)
-    pooled = as_published(study.record, study.split, study.score, axis, window, curves=study.curves)
+    pooled = as_published(study.record, study.split, study.score, axis, study.curves, window)
     for arm in study.arms(set(pooled["arm"]) & in_ratio(study, RATIO_1)):
         mine = pooled.filter(arm=arm).drop_nulls(list(by))
         if usable := [name for name in by if mine[name].n_unique() > 1]:

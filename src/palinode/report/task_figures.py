@@ -8,14 +8,16 @@ from typing import Any
 import polars as pl
 
 from palinode.analysis.curves import training_curves
-from palinode.analysis.task_effects import CAUSAL, Effect, task_effects
 from palinode.analysis.tasks import (
+    CAUSAL,
+    Effect,
     difficulty,
     levels_at,
     on_a_task,
     settings_of,
     slice_means,
     task_accuracy,
+    task_effects,
     task_lengths,
     task_means,
 )
@@ -88,7 +90,7 @@ def _marks(study: Study, scale: str) -> list[Mark]:
 
 def _difficulty_figure(study: Study) -> Iterator[Figure]:
     """Accuracy over the scales: in their order, or over the one number in which they differ."""
-    means = task_means(study.record, study.split)
+    means = task_means(study.record, task_accuracy(study.record, study.split))
     if means["scale"].n_unique() < 2:
         return
     field, places = difficulty(study.record)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from palinode.analysis.verdict import Verdict
 from palinode.base.decision import Decision
 from palinode.base.measures import COST_AXES, MEASURES, OWN
+
+if TYPE_CHECKING:
+    from palinode.analysis.verdict import Verdict
 
 MINUS = "\N{MINUS SIGN}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from palinode.base.config import Config, decode
 from palinode.base.errors import BadInput, Damaged
 
 C = TypeVar("C", bound=Config)
+EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"  # directories of a store beside its runs
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures has a few MB
 
 
@@ -53,6 +56,21 @@ def is_regular(path: Path) -> bool:
         return False
 
 
+def is_run_id(name: str) -> bool:
+    """Whether a name can be the directory of a run. The names of the store's own directories cannot."""
+    return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
+
+
 def whole(value: Any) -> int:
     """The value as a whole number; 0 if it is not one."""
     return value if isinstance(value, int) else 0
+
+
+def count(value: Any) -> int | None:
+    """The value if it is a whole number, else None."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def number(value: Any) -> float | None:
+    """The value as a float; None if it is no number."""
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

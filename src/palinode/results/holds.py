@@ -33,11 +33,8 @@ from palinode.base.errors import Damaged, EnvironmentProblem
 HOLD_FILE = re.compile(r"hold-([1-9][0-9]{0,8})\.json")
 HEARTBEAT_SECONDS = 60.0
 STALE_SECONDS = 2.5 * HEARTBEAT_SECONDS
-NO_LOCKS = (
-    errno.ENOLCK,
-    errno.EOPNOTSUPP,
-    errno.ENOSYS,
-)  # of file systems that cannot lock, such as some Lustre mounts
+# The errors of file systems that cannot lock, such as some Lustre mounts.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 BOOT_ID, PROCESS_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
 
 
@@ -75,8 +72,11 @@ class StoredHold:
         if not self.content:
             return can_lock
         pid = self.content.get("pid")
-        on_this_host = all(self.content.get(name) == value for name, value in this_host().items())
-        return on_this_host and isinstance(pid, int) and not fsio.is_alive(pid)
+        return self.is_of(this_host()) and isinstance(pid, int) and not fsio.is_alive(pid)
+
+    def is_of(self, owner: Mapping[str, Any]) -> bool:
+        """Whether its file names this owner: a host, or a process of it."""
+        return all((self.content or {}).get(name) == value for name, value in owner.items())
 
 
 class Hold:
@@ -170,10 +170,10 @@ def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float 
     descriptor, can_lock = _lock(directory)
     if descriptor is None:
         return None
-    try:
+    with contextlib.ExitStack() as unless_taken:
+        unless_taken.callback(os.close, descriptor)
         newest = newest_hold(directory)
         if newest is not None and newest.number != stale and not newest.has_ended(can_lock=can_lock):
-            os.close(descriptor)
             return None
         number = newest.number + 1 if newest is not None else 1
         content = {
@@ -184,13 +184,10 @@ def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float 
             "beat": 0,
             "released": False,
         }
-        if fsio.create_table(_path(directory, number), content):
-            return Hold(directory, number, content, descriptor, heartbeat_seconds)
-    except EnvironmentProblem:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)  # another process was faster
-    return None
+        if not fsio.create_table(_path(directory, number), content):
+            return None  # another process was faster
+        unless_taken.pop_all()
+    return Hold(directory, number, content, descriptor, heartbeat_seconds)
 
 
 def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:
@@ -218,10 +215,7 @@ def end_dead(directory: Path, pid: int) -> bool:
         whether that process was the owner of the directory.
     """
     newest = newest_hold(directory)
-    if newest is None or not newest.content:
-        return False
-    expected: dict[str, Any] = {**this_host(), "pid": pid}
-    if any(newest.content.get(name) != value for name, value in expected.items()):
+    if newest is None or not newest.content or not newest.is_of({**this_host(), "pid": pid}):
         return False
     if not newest.content.get("released"):
         with contextlib.suppress(EnvironmentProblem):

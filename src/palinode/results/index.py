@@ -16,7 +16,7 @@ import os
 import sqlite3
 import stat
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from typing import Any
 from palinode.base import fsio
 from palinode.base.errors import Damaged, EnvironmentProblem
 from palinode.base.measures import RecordOutcome
+from palinode.results.files import count, is_run_id
 from palinode.results.record import RESULT_FILE, SPEC_FILE, ended_at_step, read_run
 from palinode.results.rows import check_end, metrics_paths
 
@@ -61,7 +62,7 @@ class RunRow:
     loss: float | None = None
 
 
-def run_ids(root: Path, is_run_id: Callable[[str], bool]) -> list[str]:
+def run_ids(root: Path) -> list[str]:
     """The names of the run directories in `root`, sorted. Links are not followed."""
     if not root.is_dir():
         return []
@@ -69,11 +70,11 @@ def run_ids(root: Path, is_run_id: Callable[[str], bool]) -> list[str]:
         return sorted(entry.name for entry in entries if is_run_id(entry.name) and entry.is_dir(follow_symlinks=False))
 
 
-def listing(root: Path, is_run_id: Callable[[str], bool]) -> list[RunRow]:
+def listing(root: Path) -> list[RunRow]:
     """All rows, sorted by run id. Rows with changed files are read again, and then the index is replaced."""
     cache = load(root)
     rows: dict[str, tuple[str, RunRow]] = {}
-    for run_id in run_ids(root, is_run_id):
+    for run_id in run_ids(root):
         cached, current = cache.get(run_id), signature(root / run_id)
         rows[run_id] = cached if cached is not None and cached[0] == current else (current, read_row(root / run_id))
     if rows != cache:
@@ -143,10 +144,10 @@ def read_row(directory: Path) -> RunRow:
     begun = RunRow(
         run_id=run_id,
         outcome="unfinished",
-        seed=_int(spec.get("seed")),
+        seed=count(spec.get("seed")),
         model=_kind(spec, "model"),
         objective=_kind(spec, "objective"),
-        steps=_int(recipe.get("steps")) if isinstance(recipe := spec.get("recipe"), dict) else None,
+        steps=count(recipe.get("steps")) if isinstance(recipe := spec.get("recipe"), dict) else None,
     )
     if result is None:
         return begun
@@ -159,7 +160,7 @@ def read_row(directory: Path) -> RunRow:
         nats_per_token_ltr=result.score("validation.ltr.nats_per_token"),
         seconds=result.seconds.get("total"),
         attempts=result.attempts,
-        step=_int(result.counters.get("optimizer_steps")),
+        step=count(result.counters.get("optimizer_steps")),
         loss=result.score("validation.own.nats_per_token"),
     )
 
@@ -188,7 +189,3 @@ def _kind(spec: Mapping[str, Any], part: str) -> str | None:
     table = spec.get(part)
     kind = table.get("kind") if isinstance(table, dict) else None
     return kind if isinstance(kind, str) else None
-
-
-def _int(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -18,7 +18,7 @@ from pydantic import Field, ValidationError
 from palinode.base.config import Config, canonical_json, decode
 from palinode.base.decision import Claim, Decision
 from palinode.base.errors import BadInput, Damaged, check_known
-from palinode.base.finding import AuditReport
+from palinode.base.finding import AuditReport, Finding
 from palinode.base.measures import DIRECTIONS, OWN, CostAxis, RecordOutcome, RunOutcome
 from palinode.results.files import decode_stored, is_regular, read_table, whole
 from palinode.results.layer_cut import LAYER_CUT_EVENT, LayerCut
@@ -84,12 +84,8 @@ class Result(Config):
 
     def cost(self, axis: CostAxis) -> float | None:
         """The cost of the run on an axis; None where it was not counted."""
-        tables: Mapping[str, Mapping[str, Number]] = {
-            "counters": self.counters,
-            "parameters": self.parameters,
-            "seconds": self.seconds,
-        }
-        value = tables[axis.table].get(axis.stored_key)
+        table: Mapping[str, Number] = getattr(self, axis.table)
+        value = table.get(axis.stored_key)
         return None if value is None else float(value)
 
     def own_pass(self, split: str) -> str:
@@ -362,6 +358,27 @@ class ExperimentRun:
     def result(self) -> Result | None:
         return self.record.result if self.record is not None else None
 
+    def findings(self) -> tuple[Finding, ...]:
+        """The findings in the audit of this run; empty without an audit.
+
+        Raises:
+            Damaged: its file cannot be read.
+        """
+        report = self.record.audit_report() if self.record is not None else None
+        return report.findings if report is not None else ()
+
+
+@dataclass(frozen=True)
+class FinishedRun(ExperimentRun):
+    """A run whose outcome is `done`: it has a record and a result."""
+
+    record: Record
+
+    @property
+    def result(self) -> Result:
+        assert self.record.result is not None
+        return self.record.result
+
 
 @dataclass(frozen=True)
 class ExperimentRecord:
@@ -384,9 +401,10 @@ class ExperimentRecord:
         """The runs of one arm at one scale, in the order of the seeds."""
         return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
 
-    def leaks(self, arm: str) -> bool:
-        """Whether an audit of this arm, at any scale, shows a leak."""
-        return any(report.leaks for (audited, _), report in self.audits.items() if audited == arm)
+    def finished(self, arm: str | None = None, scale: str | None = None) -> tuple[FinishedRun, ...]:
+        """The runs that are done, of one arm and scale or of all."""
+        found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
+        return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:

@@ -12,8 +12,7 @@ Reading writes nothing into a run directory. Names that come from users or files
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from palinode.base.errors import BadInput, Damaged, nearest
 from palinode.base.finding import AuditReport
 from palinode.base.measures import FINAL_OUTCOMES
 from palinode.results import index
-from palinode.results.files import decode_stored, read_table
+from palinode.results.files import AUDITS, EXPERIMENTS, REPORTS, RUN_ID, decode_stored, is_run_id, read_table
 from palinode.results.index import RunRow
 from palinode.results.record import (
     AUDIT_FILE,
@@ -39,13 +38,10 @@ from palinode.results.record import (
 from palinode.results.rows import metrics_path
 
 DEFAULT_ROOT = Path("runs")
-EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"
 HOLDS = "holds"  # of audits, below audits
-RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LISTED = "`palinode ls --runs` lists them"  # a mistyped hash has no nearest name
-LONGEST_NAME_BYTES = (
-    100  # two names, a separator and the suffix of a temporary file fit into the 255 bytes of a file name
-)
+# Two names, a separator and the suffix of a temporary file fit into the 255 bytes of a file name.
+LONGEST_NAME_BYTES = 100
 
 
 class Store:
@@ -68,7 +64,7 @@ class Store:
 
     def run_ids(self) -> list[str]:
         """The ids of all run directories, sorted."""
-        return index.run_ids(self.root, is_run_id)
+        return index.run_ids(self.root)
 
     def record(self, run_id: str) -> Record:
         """One run.
@@ -114,17 +110,15 @@ class Store:
 
     def listing(self) -> list[RunRow]:
         """One row for each run, sorted by id, from the index, after an update of the index."""
-        return index.listing(self.root, is_run_id)
+        return index.listing(self.root)
 
     def experiments(self) -> list[ExperimentEntry]:
         """The entries that decode, sorted by name and size. `damaged_experiments` has the others."""
-        found = (self._entry(path) for path in self._entry_paths())
-        return [entry for entry in found if isinstance(entry, ExperimentEntry)]
+        return [entry for entry in self._entries() if isinstance(entry, ExperimentEntry)]
 
     def damaged_experiments(self) -> list[Damaged]:
         """The errors of the experiment files that do not decode."""
-        found = (self._entry(path) for path in self._entry_paths())
-        return [entry for entry in found if isinstance(entry, Damaged)]
+        return [entry for entry in self._entries() if isinstance(entry, Damaged)]
 
     def entry(self, name: str) -> ExperimentEntry:
         """The experiment called `<name>--<size>`, or `<name>` where it was run at one size only.
@@ -141,9 +135,7 @@ class Store:
         Before the trials have chosen a setting, the runs have no records: a stored run with such an id was trained without the
         chosen setting.
         """
-        entry = self._read_entry(
-            self._entry_path(name), with_rule=False
-        )  # `entry.rule` checks the rule where it is used
+        entry = self._read_entry(self._entry_path(name), with_rule=False)  # `entry.rule` checks it where it is used
         found = ((run, None if entry.to_choose else self._record(run.run_id)) for run in entry.runs)
         runs = tuple(ExperimentRun(run, record.with_metrics() if record is not None else None) for run, record in found)
         damaged: list[Damaged] = []
@@ -248,10 +240,9 @@ class Store:
         if directory.is_symlink() or not directory.is_dir():
             return None
         try:
-            spec, result = read_run(directory)
+            return Record(run_id, directory, *read_run(directory))
         except Damaged as error:
-            return Record(run_id=run_id, directory=directory, spec={}, result=None, damage=error)
-        return Record(run_id=run_id, directory=directory, spec=spec, result=result)
+            return Record(run_id, directory, spec={}, result=None, damage=error)
 
     def _entry_paths(self) -> list[Path]:
         return sorted((self.root / EXPERIMENTS).glob("*--*.json"))
@@ -272,20 +263,16 @@ class Store:
             raise Damaged(f"holds experiment {entry.full_name!r}", file=str(path), field="name")
         return entry
 
-    def _entry(self, path: Path) -> ExperimentEntry | Damaged:
-        try:
-            return self._read_entry(path)
-        except Damaged as error:
-            return error
+    def _entries(self) -> Iterator[ExperimentEntry | Damaged]:
+        for path in self._entry_paths():
+            try:
+                yield self._read_entry(path)
+            except Damaged as error:
+                yield error
 
     def _audit_path(self, audit_hash: str) -> Path:
         _check_audit_hash(audit_hash, "audits")
         return self.root / AUDITS / f"{audit_hash}.json"
-
-
-def is_run_id(name: str) -> bool:
-    """Whether a name can be the directory of a run. The names of the store's own directories cannot."""
-    return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
 
 
 def decode_entry(data: Any, path: Path, *, with_rule: bool = True) -> ExperimentEntry:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,44 +33,43 @@ class Verified:
 def verify(store: Store) -> Verified:
     """Read every file of a store."""
     tables: list[Path] = []
-    damaged: dict[str, Damaged] = {}
-    others = 0
+    tensors: list[Path] = []
+    problems: list[Damaged] = []
     for record in store.records():
-        tables += [path for name in (SPEC_FILE, RESULT_FILE, AUDIT_FILE) if is_regular(path := record.directory / name)]
-        if record.damage is not None:
-            damaged[str(record.damage)] = record.damage
-        for path in _checkpoint_files(record.directory):
-            others += 1
-            if problem := _problem_of_tensors(path):
-                damaged[str(problem)] = problem
-        tables += [
-            path for path in (record.directory / CHECKPOINTS).glob(f"step-*/{MANIFEST_FILE}") if is_regular(path)
-        ]
-    tables += [path for path in (*store.table_paths(), *store.root.rglob("hold-*.json")) if is_regular(path)]
-    for problem in store.damaged_experiments():
-        damaged[str(problem)] = problem
+        manifests = _manifests(record.directory)
+        tables += [*(record.directory / name for name in (SPEC_FILE, RESULT_FILE, AUDIT_FILE)), *manifests]
+        problems += [record.damage] if record.damage is not None else []
+        own_tensors = [path for manifest in manifests for path in _tensor_files(manifest)]
+        problems += [problem for path in own_tensors if (problem := _problem_of_tensors(path))]
+        tensors += own_tensors
+    problems += store.damaged_experiments()
     unprotected = []
+    tables = [path for path in (*tables, *store.table_paths(), *store.root.rglob("hold-*.json")) if is_regular(path)]
     for path in tables:
         try:
             read_table(path)
             if not fsio.is_protected(path):
                 unprotected.append(path)
         except PalinodeError as error:
-            problem = error if isinstance(error, Damaged) else Damaged(error.message, file=str(path))
-            damaged[str(problem)] = problem
-    return Verified(len(tables) + others, tuple(unprotected), tuple(damaged.values()))
+            problems.append(error if isinstance(error, Damaged) else Damaged(error.message, file=str(path)))
+    once = {str(problem): problem for problem in problems}
+    return Verified(len(tables) + len(tensors), tuple(unprotected), tuple(once.values()))
 
 
-def _checkpoint_files(directory: Path) -> Iterator[Path]:
-    """The tensor files that the whole manifests of a run name."""
-    if (directory / CHECKPOINTS).is_symlink():
-        return
-    for manifest in sorted((directory / CHECKPOINTS).glob(f"step-*/{MANIFEST_FILE}")):
-        try:
-            files = read_table(manifest).get("files")
-        except Damaged:
-            continue  # reported with the tables
-        yield from (manifest.parent / Path(name).name for name in (files if isinstance(files, dict) else ()))
+def _manifests(directory: Path) -> list[Path]:
+    """The manifests of the checkpoints of a run."""
+    return sorted((directory / CHECKPOINTS).glob(f"step-*/{MANIFEST_FILE}"))
+
+
+def _tensor_files(manifest: Path) -> list[Path]:
+    """The tensor files that a manifest names; none where it is damaged, which is reported with the tables."""
+    if manifest.parents[1].is_symlink():
+        return []
+    try:
+        files = read_table(manifest).get("files")
+    except Damaged:
+        return []
+    return [manifest.parent / Path(name).name for name in (files if isinstance(files, dict) else ())]
 
 
 def _problem_of_tensors(path: Path) -> Damaged | None:

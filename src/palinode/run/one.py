@@ -1,6 +1,11 @@
 """One run, from spec to record, readable top to bottom: data, model, optimizer, resume, train, evaluate, audit, result.
 
 `run_one` may be killed at any moment: the same call goes on from the newest undamaged checkpoint and ends with the same bits.
+
+`run_together` trains several runs of one shape in one process with stacked weights; each writes the same files as in a process of
+its own. The start of Python and torch, which takes seconds, is shared, and so are the calls of every step (`train/stacked.py`).
+Sums are taken in another order than in a separate run, so bits differ: `runs_together` in the fingerprint is the number of stacked
+runs.
 """
 
 from __future__ import annotations
@@ -9,13 +14,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from palinode.audit import audit_trained
 from palinode.base import fsio
-from palinode.base.config import encode
+from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, Damaged, EnvironmentProblem
 from palinode.base.example import SpecialTokens
 from palinode.base.measures import RunOutcome
@@ -43,12 +48,15 @@ from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.trained import Trained
 from palinode.train.checkpoint import Saved, delete_checkpoints, is_whole, load_newest, save_checkpoint, weights_sha256
 from palinode.train.device import compiled, fingerprint, resolve_device, use_threads
-from palinode.train.loop import Counters, DivergedError, StepReport, Training, train
+from palinode.train.loop import Counters, DivergedError, StepReport, Training
 from palinode.train.optim import build_optimizers
+from palinode.train.stacked import train_together
 
 CHECKPOINTS = "ckpt"
 TIMED = ("train", "evaluate", "checkpoint", "audit")
 OUTSIDE_ROLES = ("embedding", "position", "head")  # parameters that `non_embedding` leaves out
+FREE = ("seed", "labels")  # runs that differ only in these make the same calls on tensors of the same shapes
+FREE_OF_RECIPE = ("optimizer", "schedule")
 Event = dict[str, Any]
 Scores = Mapping[str, Mapping[str, Mapping[str, float | int | None]]]
 
@@ -76,14 +84,74 @@ def run_one(
         return ended
     attempt = Attempt.begin(spec, store, on_event, hold)
     try:
-        attempt.resume()
-        reached_end = train(attempt.training, after_step=attempt.after_step, should_stop=should_stop)
-        return attempt.finish() if reached_end else attempt.stop()
-    except DivergedError as problem:
-        return attempt.record("diverged", reason=str(problem))
+        return _train_attempts([attempt], should_stop)[0]
     finally:
         if hold is None:
             attempt.hold.release()
+
+
+def run_together(
+    specs: Sequence[RunSpec],
+    store: Store,
+    on_event: Callable[[Event], None] = lambda event: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    holds: Mapping[str, Hold] | None = None,
+) -> list[Result]:
+    """Train, evaluate and record runs that have one `stack_key`, or go on with them; arguments as of `run_one`.
+
+    Every event has its `run_id`. A run that diverges is recorded, and the others go on.
+
+    Args:
+        holds: run id -> the hold of this process on its directory; without one, a directory is held until this call ends.
+    """
+    holds = holds or {}
+    results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
+    left = [spec for spec in specs if spec.run_id not in results]
+    attempts: list[Attempt] = []
+    try:
+        for spec in left:
+            emit = _with_run_id(on_event, spec.run_id)
+            attempts.append(Attempt.begin(spec, store, emit, holds.get(spec.run_id), len(left)))
+        results |= {result.run_id: result for result in _train_attempts(attempts, should_stop)}
+    finally:
+        for attempt in attempts:
+            if attempt.spec.run_id not in holds:
+                attempt.hold.release()
+    return [results[spec.run_id] for spec in specs]
+
+
+def _with_run_id(on_event: Callable[[Event], None], run_id: str) -> Callable[[Event], None]:
+    return lambda event: on_event({**event, "run_id": run_id})
+
+
+def _train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> list[Result]:
+    """Go on with these runs, whose weights are stacked where there are several, to their end or to a stop; their results."""
+    for attempt in attempts:
+        attempt.resume()
+
+    def after_step(index: int, report: StepReport) -> None:
+        attempts[index].after_step(report)
+
+    trainings = [attempt.training for attempt in attempts]
+    ends = train_together(trainings, after_step=after_step, should_stop=should_stop)
+    results = []
+    for attempt, end in zip(attempts, ends, strict=True):
+        try:
+            if isinstance(end, DivergedError):
+                raise end
+            results.append(attempt.finish() if end else attempt.stop())
+        except DivergedError as problem:
+            results.append(attempt.record("diverged", reason=str(problem)))
+    return results
+
+
+def stack_key(spec: RunSpec) -> str | None:
+    """Runs with the same key may be trained together; None for a run whose step is compiled, which is faster alone."""
+    if spec.recipe.compile:
+        return None
+    plain = encode(spec)
+    recipe = {name: value for name, value in plain["recipe"].items() if name not in FREE_OF_RECIPE}
+    return content_hash({name: value for name, value in plain.items() if name not in FREE} | {"recipe": recipe})
 
 
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
@@ -119,30 +187,24 @@ def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
             raise BadInput(refused.message, field="evaluation.length_factors", hint=refused.hint) from None
 
 
+@dataclass
 class Attempt:
     """The work of one process on a run. Every file it writes lies in the run's directory."""
 
-    def __init__(
-        self,
-        trained: Trained,
-        training: Training,
-        store: Store,
-        emit: Callable[[Event], None],
-        hold: Hold,
-        runs_together: int = 1,
-    ):
-        self.trained = trained
-        self.spec = trained.spec
-        self.training = training
-        self.store = store
-        self.emit = emit
-        self.directory = store.run_directory(self.spec.run_id)
-        self.hold = hold
-        self.number = hold.number
-        self.rows = RowsSeal()
-        self.evaluations = 0
-        self.seconds = dict.fromkeys(TIMED, 0.0)
-        self.runs_together = runs_together
+    trained: Trained
+    training: Training
+    store: Store
+    emit: Callable[[Event], None]
+    hold: Hold
+    runs_together: int = 1
+    rows: RowsSeal = field(default_factory=RowsSeal)
+    evaluations: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(TIMED, 0.0))
+
+    def __post_init__(self) -> None:
+        self.spec = self.trained.spec
+        self.directory = self.store.run_directory(self.spec.run_id)
+        self.number = self.hold.number
 
     @classmethod
     def begin(
@@ -209,9 +271,8 @@ class Attempt:
         def check(saved: Saved) -> None:
             whole = RowsSeal.of(up_to_step(rows, saved.step)).stored() == saved.rows if saved.rows else damaged is None
             if not whole:
-                raise Damaged(
-                    "rows of metrics from before it are missing or changed", file=str(root / f"step-{saved.step}")
-                )
+                message = "rows of metrics from before it are missing or changed"
+                raise Damaged(message, file=str(root / f"step-{saved.step}"))
 
         saved, problems = load_newest(root, self.spec.run_id, training.model, training.optimizers, check)
         for problem in problems:

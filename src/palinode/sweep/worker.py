@@ -40,7 +40,7 @@ def train_runs(
     directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], holds: Holds
 ) -> Sequence[Result]:
     """Train the runs of these directories as their specs say. Imports torch, so it is called only when needed."""
-    from palinode.run.together import run_together
+    from palinode.run.one import run_together
     from palinode.spec.load import load_run
 
     # The driver has decided whose code may run before it started this process.

@@ -19,8 +19,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from palinode.base import fsio
-from palinode.base.config import Config, decode, encode
-from palinode.base.errors import BadInput, Damaged
+from palinode.base.config import Config, encode
+from palinode.base.errors import Damaged
+from palinode.results.files import decode_stored
+from palinode.train.optim import Optimizers
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
 FORMAT_VERSION = 3
@@ -50,9 +52,7 @@ class _Manifest(Saved):
     files: Mapping[str, Mapping[str, int | str]]
 
 
-def save_checkpoint(
-    root: Path, saved: Saved, model: nn.Module, optimizers: list[torch.optim.Optimizer], keep: int
-) -> Path:
+def save_checkpoint(root: Path, saved: Saved, model: nn.Module, optimizers: Optimizers, keep: int) -> Path:
     """Write `root/step-N` durably, then delete all but the newest `keep` undamaged checkpoints.
 
     Raises:
@@ -78,7 +78,7 @@ def load_newest(
     root: Path,
     run_id: str,
     model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
+    optimizers: Optimizers,
     check: Callable[[Saved], None] = lambda saved: None,
 ) -> tuple[Saved | None, list[str]]:
     """Restore model and optimizers from the newest undamaged checkpoint.
@@ -92,7 +92,13 @@ def load_newest(
     problems: list[str] = []
     for directory in newest_first(root):
         try:
-            return _restore(directory, run_id, model, optimizers, check), problems
+            saved, contents = _verified(directory)
+            if saved.run_id != run_id:
+                raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
+            check(saved)
+            _load_model(directory, contents[MODEL_FILE], model)
+            _load_optimizers(directory, contents[OPTIMIZER_FILE], model, optimizers)
+            return saved, problems
         except Damaged as problem:
             problems.append(str(problem))
     return None, problems
@@ -138,32 +144,9 @@ def weights_sha256(model: nn.Module) -> str:
     return _sha256(save(_contiguous(model.state_dict())))
 
 
-def _restore(
-    directory: Path,
-    run_id: str,
-    model: nn.Module,
-    optimizers: list[torch.optim.Optimizer],
-    check: Callable[[Saved], None],
-) -> Saved:
-    saved, contents = _verified(directory)
-    if saved.run_id != run_id:
-        raise Damaged(f"checkpoint belongs to run {saved.run_id}, not {run_id}", file=str(directory))
-    check(saved)
-    _load_model(directory, contents[MODEL_FILE], model)
-    try:
-        _load_optimizers(load(contents[OPTIMIZER_FILE]), model, optimizers)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise Damaged(f"optimizer state does not fit: {error}", file=str(directory / OPTIMIZER_FILE)) from error
-    return saved
-
-
 def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
     path = directory / MANIFEST_FILE
-    table = fsio.read_table(path)
-    try:
-        manifest = decode(_Manifest, table, file=str(path))
-    except BadInput as error:
-        raise Damaged(error.message, file=str(path), field=error.field) from None
+    manifest = decode_stored(_Manifest, fsio.read_table(path), path)
     if manifest.version not in READABLE_VERSIONS:
         raise Damaged(f"checkpoint format {manifest.version} is not {FORMAT_VERSION}", file=str(path))
     if f"step-{manifest.step}" != directory.name:
@@ -192,27 +175,28 @@ def _load_model(directory: Path, content: bytes, model: nn.Module) -> None:
         raise Damaged(f"weights do not fit the model: {reason}", file=str(directory / MODEL_FILE)) from error
 
 
-def _optimizer_tensors(model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> Iterator[tuple[str, Tensor]]:
+def _optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> Iterator[tuple[str, Tensor]]:
     """Each state tensor under `<parameter name>/<state name>`; names stay valid when the order of groups changes."""
     for name, parameter, optimizer in _owners(model, optimizers):
         for key, value in optimizer.state[parameter].items():
             yield f"{name}/{key}", torch.as_tensor(value)
 
 
-def _load_optimizers(tensors: Mapping[str, Tensor], model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
+def _load_optimizers(directory: Path, content: bytes, model: nn.Module, optimizers: Optimizers) -> None:
     owners = {name: (parameter, optimizer) for name, parameter, optimizer in _owners(model, optimizers)}
     for optimizer in optimizers:
         optimizer.state.clear()
-    for key, value in tensors.items():
-        name, _, state_name = key.rpartition("/")
-        parameter, optimizer = owners[name]
-        # Adam keeps its step counters on the CPU, whatever the device of the parameter.
-        optimizer.state[parameter][state_name] = value if state_name == "step" else value.to(parameter.device)
+    try:
+        for key, value in load(content).items():
+            name, _, state_name = key.rpartition("/")
+            parameter, optimizer = owners[name]
+            # Adam keeps its step counters on the CPU, whatever the device of the parameter.
+            optimizer.state[parameter][state_name] = value if state_name == "step" else value.to(parameter.device)
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise Damaged(f"optimizer state does not fit: {error}", file=str(directory / OPTIMIZER_FILE)) from error
 
 
-def _owners(
-    model: nn.Module, optimizers: list[torch.optim.Optimizer]
-) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
+def _owners(model: nn.Module, optimizers: Optimizers) -> Iterator[tuple[str, nn.Parameter, torch.optim.Optimizer]]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -27,7 +27,7 @@ from palinode.objectives.label_mask import Labels, masked
 from palinode.objectives.loss import weighted_nats
 from palinode.train.device import autocast
 from palinode.train.growth import WINDOWS_DRAWN, Reads
-from palinode.train.optim import set_learning_rates
+from palinode.train.optim import Optimizers, set_learning_rates
 from palinode.train.recipe import Recipe
 
 LAST_LOSS = "last_loss_nats"
@@ -61,7 +61,7 @@ class Training:
     """
 
     model: LanguageModel
-    optimizers: list[torch.optim.Optimizer]
+    optimizers: Optimizers
     objective: Objective
     recipe: Recipe
     windows: Stream
@@ -335,7 +335,7 @@ def _seed_dropout(training: Training, micro: int) -> None:
         torch.manual_seed(seed)
 
 
-def _gradient_norm(optimizers: list[torch.optim.Optimizer], clip: float | None) -> float:
+def _gradient_norm(optimizers: Optimizers, clip: float | None) -> float:
     """The global norm before clipping; gradients are scaled in place when it exceeds `clip`."""
     owned = (parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"])
     parameters = list(owned)

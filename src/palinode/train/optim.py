@@ -8,7 +8,7 @@ roles of its own (`kernel`, `filter`). The table `ROLE_RATES` says how those are
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -20,6 +20,7 @@ from palinode.base.errors import BadInput, Unfinished, nearest
 from palinode.train.muon import Muon
 from palinode.train.schedule import ExponentialDecay, PowerDecay, Schedule
 
+Optimizers = list[torch.optim.Optimizer]
 NamedParameters = list[tuple[str, nn.Parameter]]
 Roles = Mapping[str, NamedParameters]
 
@@ -73,11 +74,11 @@ class OptimizerConfig(Part):
     rates: Annotated[tuple[RoleRate, ...], LATER] = ()
     rate_factor: Annotated[float, LATER] = Field(default=1.0, gt=0.0)
 
-    def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+    def build(self, roles: Roles) -> Optimizers:
         """The optimizers for these parameters."""
         raise Unfinished(self, "must define build(roles)")
 
-    def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
+    def before_step(self, optimizers: Optimizers, last_loss_nats: float) -> None:
         """Change the options that depend on the previous step's loss, 0 before the first step. By default there are none."""
 
     def own_rates(self, roles: Roles) -> Mapping[str, RoleRate]:
@@ -109,7 +110,7 @@ class AdamW(OptimizerConfig):
     beta2: float = Field(default=0.99, ge=0.0, lt=1.0)
     epsilon: float = Field(default=1e-8, gt=0.0)
 
-    def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+    def build(self, roles: Roles) -> Optimizers:
         own = self.own_rates(roles)
         named = all_parameters({role: members for role, members in roles.items() if role not in own})
         decayed = [parameter for _, parameter in named if parameter.dim() >= 2]
@@ -145,9 +146,12 @@ class MuonAdamW(OptimizerConfig):
     epsilon: float = Field(default=1e-10, gt=0.0)
     other_weight_decay: float = Field(default=0.001, ge=0.0)
 
-    def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+    def own_rates(self, roles: Roles) -> Mapping[str, RoleRate]:
         if any(rate.role == "matrix" for rate in self.rates):
             raise BadInput("the rate of Muon's matrices is matrix_learning_rate", field="rates")
+        return super().own_rates(roles)
+
+    def build(self, roles: Roles) -> Optimizers:
         rates = {"embedding": self.embedding_learning_rate, "head": self.head_learning_rate}
 
         def usual(role: str) -> dict[str, Any]:
@@ -156,7 +160,7 @@ class MuonAdamW(OptimizerConfig):
 
         groups = self.role_groups({role: named for role, named in roles.items() if role != "matrix"}, usual)
         matrices = members(roles, "matrix")
-        optimizers: list[torch.optim.Optimizer] = []
+        optimizers: Optimizers = []
         if groups:
             betas = (self.beta1, self.beta2)
             optimizers.append(adamw(groups, betas=betas, eps=self.epsilon, weight_decay=self.other_weight_decay))
@@ -194,7 +198,7 @@ class HlbAdamW(OptimizerConfig):
     beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
     epsilon: float = Field(default=1e-9, gt=0.0)
 
-    def build(self, roles: Roles) -> list[torch.optim.Optimizer]:
+    def build(self, roles: Roles) -> Optimizers:
         size = sum(parameter.numel() for _, parameter in all_parameters(roles))
         rate = self.learning_rate or hlb_learning_rate(size)
         usual, head = (self.beta1, self.beta2), (self.head_beta1, self.beta2)
@@ -211,7 +215,7 @@ class HlbAdamW(OptimizerConfig):
         groups = self.role_groups(roles, lambda role: {"weight_decay": 0.0, **laws.get(role, others)})
         return [adamw(groups, betas=usual, eps=self.epsilon)]
 
-    def before_step(self, optimizers: list[torch.optim.Optimizer], last_loss_nats: float) -> None:
+    def before_step(self, optimizers: Optimizers, last_loss_nats: float) -> None:
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 if "decay_base" in group:
@@ -239,27 +243,45 @@ def adamw(
 OPTIMIZERS: Mapping[str, type[OptimizerConfig]] = {cls.kind: cls for cls in (AdamW, MuonAdamW, HlbAdamW)}
 
 
-def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) -> list[torch.optim.Optimizer]:
+def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) -> Optimizers:
     """The optimizers of a config, after a check that the roles cover the model's parameters exactly once.
 
     Raises:
         ValueError: a parameter is in no group or in two, or there is none to train.
     """
     optimizers = config.build(roles)
-    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    for group in groups:
         group["peak_lr"] *= config.rate_factor
         group["lr"] = group["peak_lr"]
-    owned = [id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    _check_covered(model, [parameter for group in groups for parameter in group["params"]])
+    return optimizers
+
+
+def check_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) -> None:
+    """Raise what `build_optimizers` would raise.
+
+    The first optimizer of torch that is built imports torch's compiler, which takes 1.5 s. So of a built-in config the roles are
+    checked alone: it moves every parameter of every role.
+    """
+    if type(config) in OPTIMIZERS.values():
+        config.own_rates(roles)
+        _check_covered(model, [parameter for _, parameter in all_parameters(roles)])
+    else:
+        build_optimizers(config, model, roles)
+
+
+def _check_covered(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None:
+    owned = [id(parameter) for parameter in parameters]
     wanted = {id(parameter): name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if not wanted:
         raise ValueError("the model has no trainable parameters")
     missing = [name for key, name in wanted.items() if key not in owned]
     if missing or len(owned) != len(set(owned)) or len(owned) != len(wanted):
         raise ValueError(f"optimizer groups do not cover the model exactly once; missing: {missing}")
-    return optimizers
 
 
-def set_learning_rates(optimizers: list[torch.optim.Optimizer], schedule: Schedule, step: int, steps: int) -> None:
+def set_learning_rates(optimizers: Optimizers, schedule: Schedule, step: int, steps: int) -> None:
     """Set the rate of every group for this step: its peak times the factor of its own schedule, or of the recipe's."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:

@@ -94,12 +94,12 @@ class Stack:
 
     def __init__(self, members: Sequence[Training]):
         self.members = list(members)
-        if buffer := next((name for member in members for name, _ in member.model.named_buffers()), None):
-            raise RuntimeError(f"models that have buffers ({buffer}) are not stacked")
         self._parameters: dict[str, Tensor] = {}
         self._has_gradient: dict[tuple[Any, ...], list[bool]] = {}
         self._head_names: list[str] | None = None
         if len(members) > 1:
+            if buffer := next((name for member in members for name, _ in member.model.named_buffers()), None):
+                raise RuntimeError(f"models that have buffers ({buffer}) are not stacked")
             readers = [AsModule(member.model, read_and_terms) for member in members]
             self._reader = readers[0]
             self._head = AsModule(members[0].model, lambda model, hidden: model.logits(hidden))

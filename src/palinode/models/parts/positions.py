@@ -32,6 +32,10 @@ class RotaryTable:
         """Rotate (..., T, H, D / H) by the positions of the T slots."""
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 
+    def part(self, first: int, end: int) -> RotaryTable:
+        """The part of the table for positions first..end - 1."""
+        return RotaryTable(self.cos[first:end], self.sin[first:end])
+
 
 def rotary_table(positions: Tensor, head_width: int, kind: RotaryKind, base: float, dtype: torch.dtype) -> RotaryTable:
     """The table of these positions.

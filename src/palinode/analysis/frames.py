@@ -1,0 +1,33 @@
+"""Tables about runs: which columns say what run a row is about, and a frame of the rows of many runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+import polars as pl
+
+from palinode.results.record import ExperimentRun
+
+Row = dict[str, Any]
+Schema = dict[str, Any]
+Run = TypeVar("Run", bound=ExperimentRun)
+
+
+def columns(*groups: tuple[Any, str]) -> Schema:
+    """The schema of groups of columns: (type, names with spaces between them)."""
+    return {name: kind for kind, names in groups for name in names.split()}
+
+
+CELL = columns((pl.String, "arm scale"))
+RUN = CELL | columns((pl.Int64, "seed"))
+RUN_AND_ID = RUN | columns((pl.String, "run_id"))
+
+
+def run_frame(runs: Iterable[Run], rows_of: Callable[[Run], Iterable[Row]], schema: Schema) -> pl.DataFrame:
+    """The rows of every run, each with those of the columns RUN_AND_ID that the schema has."""
+    rows: list[Row] = []
+    for run in runs:
+        who = run.entry.model_dump()
+        rows += [who | row for row in rows_of(run)]
+    return pl.DataFrame(rows, schema=schema)

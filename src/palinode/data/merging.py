@@ -1,0 +1,163 @@
+"""Trains the merges of a byte-pair encoding in time that grows linearly with the text, however long its words are.
+
+The trainer of `tokenizers` moves the rest of a word in memory at each merge. A text without spaces (DNA, Chinese) is one word, so
+its time grows with the square of the length. Here a word is a linked list in arrays, and a merge touches only the places of its
+pair (Larsson and Moffat 2000). The rules are those of `tokenizers`, so the merges are the same:
+
+- The pair with the highest count is merged; of equal ones, the pair with the lower ids.
+- Overlapping places count, and a merge goes through a word from left to right. A pair keeps its count when it is merged.
+- Two merges that make the same token make one id. A pair that arises again is queued again, with the words where it arose.
+
+Shapes: n bytes of all distinct words, P places of a pair.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Group = tuple[int, int, Ints]  # a pair or an id, how often it occurs, and its places
+ID_BITS = 32  # a pair of ids is one whole number: left << ID_BITS | right
+LOW_BITS = (1 << ID_BITS) - 1
+
+
+def train_merges(
+    words: Mapping[bytes, int], alphabet: Sequence[str], vocab_size: int, fewest: int
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """The vocabulary and the merges, in the order in which they are applied.
+
+    Args:
+        words: each distinct word, as bytes that are indices into the alphabet, and how often it occurs.
+        alphabet: the first tokens.
+        vocab_size: the most tokens.
+        fewest: a pair that occurs less often is not merged.
+    """
+    vocabulary = {token: number for number, token in enumerate(alphabet)}
+    names, ranks = list(alphabet), dict[tuple[str, str], int]()
+    state = _Words(words, vocab_size)
+    while len(vocabulary) < vocab_size and (found := state.next_pair(fewest)):
+        left, right, places = found
+        pair = names[left], names[right]
+        merged = vocabulary.setdefault("".join(pair), len(names))
+        if merged == len(names):
+            names.append("".join(pair))
+        ranks.pop(pair, None)  # a pair that is merged twice has its second rank, as in `tokenizers`
+        ranks[pair] = len(ranks)
+        state.merge(left, right, merged, places)
+    return vocabulary, list(ranks)
+
+
+class _Words:
+    """The words of a text while their bytes are merged, the count of each pair, and the queue of pairs."""
+
+    def __init__(self, words: Mapping[bytes, int], vocab_size: int):
+        kind = np.uint16 if vocab_size < 1 << 16 else np.uint32  # numpy sorts ids of 2 bytes in linear time
+        self._no_id = int(np.iinfo(kind).max)  # after each word, and where a byte is a part of the token to its left
+        self._ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64)
+        size = int(self._ends[-1]) if words else 0
+        self._ids = np.frombuffer(b"".join(word + b"\0" for word in words), dtype=np.uint8).astype(kind)
+        self._ids[self._ends - 1] = self._no_id
+        self._after = np.arange(1, size + 1)  # the place of the next token
+        self._before = np.arange(-1, size - 1)  # -1 is the end of the last word, which is like the other ends
+        self._weights = np.repeat([*words.values()], np.diff(self._ends, prepend=0))
+        self._counts: dict[int, int] = {}
+        self._places: dict[int, list[Ints]] = {}
+        self._queue: list[tuple[int, int, int]] = []  # (-count, pair, entry)
+        self._arrivals: dict[int, Ints] = {}  # of each entry: the places where its pair arose
+        self._entries = 0
+        places = np.flatnonzero((self._ids[:-1] != self._no_id) & (self._ids[1:] != self._no_id))
+        pairs = np.left_shift(self._ids[places], ID_BITS, dtype=np.int64) | self._ids[places + 1]
+        self._add(self._grouped(pairs, places))
+
+    def next_pair(self, fewest: int) -> tuple[int, int, Ints] | None:
+        """The ids of the pair to merge and the (P,) places where it may stand; None if no pair occurs `fewest` times."""
+        while self._queue:
+            count, pair, entry = heapq.heappop(self._queue)
+            if -count != self._counts[pair]:  # it has changed since it was queued
+                heapq.heappush(self._queue, (-self._counts[pair], pair, entry))
+            elif -count < fewest:
+                return None
+            else:
+                return pair >> ID_BITS, pair & LOW_BITS, self._take(pair, self._arrivals.pop(entry))
+        return None
+
+    def merge(self, left: int, right: int, merged: int, places: Ints) -> None:
+        """Make one token of the pair wherever it still stands at these (P,) ascending places."""
+        places = places[self._ids[places] == left]
+        seconds = self._after[places]
+        stands = self._ids[seconds] == right
+        places, seconds = places[stands], seconds[stands]
+        if left == right:
+            chosen = _every_second(places, seconds)
+            places, seconds = places[chosen], seconds[chosen]
+        before, after = self._before[places], self._after[seconds]
+        left_ids, right_ids = self._ids[before], self._ids[after]
+        just_merged = np.flatnonzero(before[1:] == seconds[:-1]) + 1  # their left neighbour is the place before
+        before[just_merged], left_ids[just_merged] = places[just_merged - 1], merged
+        has_left, has_right = left_ids != self._no_id, right_ids != self._no_id
+        on_left = self._grouped(left_ids[has_left], before[has_left])
+        on_right = self._grouped(right_ids[has_right], places[has_right])
+        # A pair that this merge makes and breaks again is counted down first: its count is then below 0 for a moment.
+        for neighbour, count, _ in on_left:
+            self._subtract(neighbour << ID_BITS | left, count)
+        for neighbour, count, _ in on_right:
+            self._subtract(right << ID_BITS | neighbour, count)
+        new = [(neighbour << ID_BITS | merged, count, at) for neighbour, count, at in on_left]
+        self._add(new + [(merged << ID_BITS | neighbour, count, at) for neighbour, count, at in on_right])
+        self._ids[places], self._ids[seconds] = merged, self._no_id
+        self._after[places], self._before[after] = after, places
+
+    def _grouped(self, keys: NDArray[np.integer], places: Ints) -> list[Group]:
+        """Each distinct key of these (P,) places."""
+        if not len(keys):
+            return []
+        order = np.argsort(keys, kind="stable")
+        keys, places = keys[order], places[order]
+        starts = np.concatenate([[0], np.flatnonzero(keys[1:] != keys[:-1]) + 1])
+        sums = np.add.reduceat(self._weights[places], starts)
+        ends = [*starts[1:].tolist(), len(keys)]
+        cut = [places[start:end] for start, end in zip(starts.tolist(), ends, strict=True)]
+        return list(zip(keys[starts].tolist(), sums.tolist(), cut, strict=True))
+
+    def _subtract(self, pair: int, count: int) -> None:
+        self._counts[pair] = self._counts.get(pair, 0) - count
+
+    def _add(self, groups: list[Group]) -> None:
+        """Count pairs up that have arisen, and queue them."""
+        arrived: dict[int, Ints] = {}
+        for pair, count, places in groups:
+            self._counts[pair] = self._counts.get(pair, 0) + count
+            # Only two copies of the new token, one of them older, can be found on both sides.
+            arrived[pair] = np.concatenate([arrived[pair], places]) if pair in arrived else places
+        for pair, places in arrived.items():
+            if (count := self._counts[pair]) > 0:
+                self._arrivals[self._entries] = places
+                self._places.setdefault(pair, []).append(places)
+                heapq.heappush(self._queue, (-count, pair, self._entries))
+                self._entries += 1
+
+    def _take(self, pair: int, arrivals: Ints) -> Ints:
+        """The ascending places of a pair in the words where it arose; its other places stay."""
+        stored = self._places.pop(pair)
+        if len(stored) == 1 and stored[0] is arrivals:
+            return np.sort(arrivals, kind="stable")
+        places = np.unique(np.concatenate(stored))
+        chosen = np.isin(self._word_of(places), self._word_of(arrivals))
+        self._places[pair] = [places[~chosen]]
+        return places[chosen]
+
+    def _word_of(self, places: Ints) -> NDArray[np.intp]:
+        return np.searchsorted(self._ends, places, side="right")
+
+
+def _every_second(places: Ints, seconds: Ints) -> Ints:
+    """The indices of the places that do not overlap, from left to right: the 1st, 3rd, ... of each run."""
+    index = np.arange(len(places))
+    starts_run = np.ones(len(places), dtype=np.bool_)
+    starts_run[1:] = places[1:] != seconds[:-1]
+    in_run = index - np.maximum.accumulate(np.where(starts_run, index, 0))
+    return np.flatnonzero(in_run % 2 == 0)
