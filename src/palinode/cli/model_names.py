@@ -70,9 +70,8 @@ def _from_module(text: str) -> nn.Module:
 
 
 def _from_transformers(text: str) -> tuple[nn.Module, int]:
-    import torch
-
     from palinode.audit.targets import small_config
+    from palinode.checks.copies import seeded_passes
 
     # No progress bars, and no warnings about unset options on the terminal.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -90,8 +89,7 @@ def _from_transformers(text: str) -> tuple[nn.Module, int]:
     try:
         config: Any = AutoConfig.from_pretrained(folder, **stored) if folder.is_dir() else small_config(text)
         has_weights = any(folder.glob("*.safetensors"))
-        with torch.random.fork_rng(devices=[]):  # the same random weights each time
-            torch.manual_seed(WEIGHTS_SEED)
+        with seeded_passes(WEIGHTS_SEED, "weights"):  # the same random weights each time
             model = factory.from_pretrained(folder, **stored) if has_weights else factory.from_config(config)
     except Exception as error:  # noqa: BLE001 - transformers raises anything for a config that it cannot build
         first = str(error).strip().partition("\n")[0]
