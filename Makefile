@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed-core
 DEV    := $(VENV)/.installed-dev
 
-.PHONY: demo test lint docs test-nightly battery bench clean
+.PHONY: demo test lint docs test-nightly battery bench census clean
 
 demo: $(STAMP)
 	$(BIN)/palinode demo
@@ -31,6 +31,9 @@ test-nightly: $(DEV)
 
 battery: $(DEV)
 	$(BIN)/python tools/battery.py
+
+census: $(DEV)
+	$(BIN)/python tools/census.py
 
 bench: $(DEV)
 	for program in loss_memory step_time time_to_loss speedrun_rates mask_rates overhead layer_cut task_generation generation long_context stacked_runs page; do $(BIN)/python benchmarks/$$program.py || exit 1; done

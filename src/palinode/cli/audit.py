@@ -85,7 +85,9 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
     from palinode.base.config import encode
     from palinode.checks.text import audit_text as report_text
     from palinode.cli.model_names import target_of
+    from palinode.train.device import use_threads
 
+    use_threads(1)  # a small model gains nothing from two, and waits for the second one on a busy machine
     model, vocab_size = target_of(target, vocab_size)
     with _errors_of_the_model(target):
         report = check(

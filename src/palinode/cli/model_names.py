@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 HF = "hf:"
+WEIGHTS_SEED = 0
 
 
 def is_target(text: str) -> bool:
@@ -70,6 +71,7 @@ def _from_module(text: str) -> nn.Module:
 
 def _from_transformers(text: str) -> tuple[nn.Module, int]:
     from palinode.audit.targets import small_config
+    from palinode.checks.copies import seeded_passes
 
     # No progress bars, and no warnings about unset options on the terminal.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -87,8 +89,9 @@ def _from_transformers(text: str) -> tuple[nn.Module, int]:
     try:
         config: Any = AutoConfig.from_pretrained(folder, **stored) if folder.is_dir() else small_config(text)
         has_weights = any(folder.glob("*.safetensors"))
-        model = factory.from_pretrained(folder, **stored) if has_weights else factory.from_config(config)
+        with seeded_passes(WEIGHTS_SEED, "weights"):  # the same random weights each time
+            model = factory.from_pretrained(folder, **stored) if has_weights else factory.from_config(config)
     except Exception as error:  # noqa: BLE001 - transformers raises anything for a config that it cannot build
         first = str(error).strip().partition("\n")[0]
         raise BadInput(f"cannot be built: {type(error).__name__}: {first}", file=HF + text) from error
-    return model, int(config.get_text_config().vocab_size)
+    return model, int(config.get_text_config(decoder=True).vocab_size)
