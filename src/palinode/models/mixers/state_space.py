@@ -66,7 +66,7 @@ class Modes:
         return torch.view_as_real(torch.exp(self.exponent * slots)).to(self.dtype)
 
     def _powers(self, lags: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(G, 2n, len(lags)): real parts of weight multiplier^lag, then imaginary parts."""
+        """(G, 2n, len(lags)) numbers weight_n * multiplier_n^lag: their n real parts, then their n imaginary parts."""
         powers = torch.exp(self.exponent[..., None] * lags)
         powers = powers if weight is None else powers * weight[..., None]
         return torch.cat((powers.real, powers.imag), -2).to(self.dtype)
