@@ -100,8 +100,8 @@ is not known.
 PUBLISHED = """
 ## Published inputs
 
-`mqar`, `mad-selective-copy` and `mad-memorisation` as published hide every answer from the input and show it as the target
-alone. Here a sequence contains its answers, so an ltr or rtl pass reads the answers before it, and a key that comes twice can be
+In their published form, the inputs of `mqar`, `mad-selective-copy` and `mad-memorisation` do not contain the answers: an answer is
+only a target. Here a sequence contains its answers, so an ltr or rtl pass reads the answers before it, and a key that comes twice can be
 read off.
 
 | objective | the model reads | comparable with published numbers |

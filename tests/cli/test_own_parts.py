@@ -105,7 +105,7 @@ CASES = {
             "def build(self, place):\n        mixer = Averaged(place)\n        mixer.gain = None\n"
             "        mixer.map = nn.Linear(place.width, place.width)\n        return mixer"
         ),
-        "no rule says how weight of Linear starts",
+        "no rule gives weight of Linear its first values",
     ),
     "ids beyond the vocabulary": (
         TASK.format("@property\n    def vocab_size(self):\n        return 4", ""),

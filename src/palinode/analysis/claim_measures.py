@@ -75,7 +75,7 @@ class Measured:
         arm, against: the names with the group put in; `against` is empty where nothing is compared.
         effect: the mean over seeds (of a rank correlation: over groups); None where nothing was measured.
         count: seeds in the mean (of a rank correlation: groups).
-        outcome: of the decision rule, where the measure is a difference.
+        outcome: the outcome of the decision rule, where the measure is a difference.
         reasons: why nothing can be concluded; empty where the row can be judged.
         cautions: what a reader must know all the same.
     """

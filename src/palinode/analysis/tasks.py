@@ -74,7 +74,7 @@ class Levels:
     """The accuracies on answers that a run is compared with; None where a level is not known.
 
     Attributes:
-        chance: of a uniform guess among the valid answers.
+        chance: the accuracy of a uniform guess among the valid answers.
         best: the highest accuracy that is possible.
         trivial: name of a guesser that learns nothing -> its accuracy.
         floor_nats: the lowest possible mean loss over all tokens.

@@ -30,7 +30,7 @@ CHECKS = ("C1", "C2", "C6")
 PROGRESS = {
     "C1": "C1: what each slot reads",
     "C2": "C2: training on a canary",
-    "C6": "C6: step by step against one pass",
+    "C6": "C6: reading step by step, compared with one pass",
 }
 
 
@@ -54,7 +54,7 @@ class CheckOptions:
 
     The amount:
         flow, canary, stepwise: the settings of C1, C2 and C6.
-        seed: of every random number in the audit.
+        seed: the seed of every random number in the audit.
     """
 
     evaluation_tokens: int | None = None
@@ -71,7 +71,8 @@ class CheckOptions:
     seed: int = 0
 
 
-# The short form: C1 and C6 at the length of a training window alone. About a second for two small blocks on one core.
+# The quick audit runs only C1 and C6, and only at the length of a training window. It takes about a second on one core for a
+# model of two small blocks.
 QUICK_CHECKS = ("C1", "C6")
 QUICK = CheckOptions(
     flow=FlowSettings(
@@ -99,7 +100,7 @@ def check(
     options: CheckOptions | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> AuditReport:
-    """Can this model see its own answer? C1 information flow, C2 canary training, C6 step by step against one pass.
+    """Can this model see its own answer? C1 information flow, C2 canary training, C6 reading step by step.
 
     The model is never changed: C1 measures float64 copies with redrawn weights, C2 trains a copy for some hundred steps, C6
     also reads the weights as they are. A model of a million parameters takes seconds on one core; audit a small configuration

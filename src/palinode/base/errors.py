@@ -86,7 +86,7 @@ class Unfinished(BadInput, NotImplementedError):
     """A class that a user wrote lacks a method that is needed: exit 2.
 
     Args:
-        part: an object of the class.
+        part: an object of the class that the user wrote.
         lacks: what the class must do, such as "must define cost(slots, sees)".
     """
 

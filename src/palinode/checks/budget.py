@@ -49,7 +49,7 @@ class RunBudget:
             optimizer_steps, evaluations.
         parameters: `total` and `non_embedding`.
         expected: counters recomputed from the spec, see `expected_counters`.
-        seconds: of training; listed, never judged.
+        seconds: the seconds of training, which are listed and never judged.
     """
 
     arm: str

@@ -80,7 +80,7 @@ def probe_collapse(name: str, term: PairScore, seed: int, *, steps: int = PROBE_
     """C7.probe, before any training: the term alone, on two unrelated random states.
 
     Args:
-        steps: of Adam, rate 9e-4; fewer when the term collapses before.
+        steps: the number of steps of Adam with the rate 9e-4; fewer when the term collapses before.
     """
     rng, shape = generator(seed, "audit", "collapse"), (PROBE_ROWS, PROBE_SLOTS, term.width)
     maps = [nn.Parameter(torch.eye(term.width)) for _ in range(2)]

@@ -43,9 +43,10 @@ from palinode.checks.tally import Setting, Tally
 
 
 class FlowSettings(Config):
-    """How much C1 measures; the defaults are the list above. `own_weights` adds runs with the module's own weights.
+    """The options of C1, which set how much it measures. With the defaults it makes the runs that the top of this file lists.
 
-    `beyond`: lengths beyond the used ones too. `ids_tokens`: length of the rows in which ids are tried one by one; 0 tries none.
+    `own_weights` adds runs with the module's own weights. `beyond` adds rows that are longer than those of training and
+    evaluation. `ids_tokens` is the length of the rows in which ids are tried one by one; 0 tries none.
     """
 
     lengths: tuple[int, ...] = (1, 2, 3, 31, 32, 33, 48, 64, 65, 96, 129)

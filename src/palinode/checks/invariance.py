@@ -47,7 +47,7 @@ def check_memory(bench: Bench) -> Finding:
 def check_prefix(bench: Bench, lengths: Sequence[int] = PREFIX_TOKENS) -> tuple[Finding, ...]:
     """C1.prefix: logits on the first (rtl: last) tokens of a window equal those on the whole; empty without one-way passes.
 
-    `lengths`: of the windows in tokens; those the model is used at are always among them.
+    `lengths`: the lengths of the windows in tokens; those the model is used at are always among them.
     """
     differences = list(_prefix_differences(bench, lengths))
     if not differences:

@@ -57,7 +57,7 @@ def check_directions(
     """C8.directions: the rtl loss over the ltr loss on the same tokens. Warns below 0.995, fails below 0.97.
 
     Args:
-        nats_per_token, tokens_scored: of `ltr` and `rtl`, from one evaluation of the same windows.
+        nats_per_token, tokens_scored: the values of `ltr` and `rtl`, from one evaluation of the same windows.
         trained_tokens: targets scored in training, by direction. An rtl loss below ltr proves nothing when rtl had more of
             them; the fewer it had, the stranger such a loss is.
     """

@@ -86,7 +86,7 @@ class Subject:
             of `module` are too short for, and C2 at its own small size. Without it both use copies of `module`.
         rebuild_small: the same with at most 2 blocks of width 32, for canary training; default `rebuild`.
         trigger_ids: ids that may change how a row is read, such as one that ends a document; C1 always tries them.
-        seed: of every random number in the audit.
+        seed: the seed of every random number in the audit.
     """
 
     name: str
@@ -175,7 +175,7 @@ class Subject:
 
 
 def _hint_of_shape(logits: Tensor, example: Example) -> str:
-    """What to do about logits that are not one row of V numbers for each slot."""
+    """The hint of the error for logits of a wrong shape: a model must give V numbers for each slot."""
     rows, slots = example.inputs.shape
     last_slot_alone = slots > 1 and (logits.dim() == 2 or (logits.dim() == 3 and logits.shape[1] == 1))
     if last_slot_alone and logits.shape[0] == rows:

@@ -89,7 +89,7 @@ class Pair:
         )
 
     def weaker(self, kept: Pair | None) -> Pair:
-        """This pair, or the one kept so far if its influence is as small."""
+        """The one of two pairs that has less influence; the pair `kept` where both are equal."""
         return self if kept is None or self.influence < kept.influence else kept
 
     def reproduce(self) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def _with_cell(row: RunRow, cell: tuple[str, str, str] | None, store: Store) -> 
 
 
 def _so_far(row: RunRow, store: Store) -> dict[str, Any]:
-    """Step and loss of the last row that a run wrote, and, while a process works on it, the minutes left at its rate so far."""
+    """The step and the loss of the last row that a run wrote. For a run that is being trained, also the minutes that are left."""
     from palinode.base.errors import PalinodeError
     from palinode.results.holds import Watch, holder
     from palinode.results.rows import read_last_rows

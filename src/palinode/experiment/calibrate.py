@@ -54,9 +54,9 @@ class Calibration:
 
     Attributes:
         startup_seconds: to start a process, import torch, open the data and build the model.
-        seconds_per_slot: of training, for each slot read.
-        evaluation_seconds, checkpoint_seconds, audit_seconds: of one evaluation, save, and audit of trained weights.
-        cut_seconds: of the layer cut of one split and its refits; 0 where the evaluation has none.
+        seconds_per_slot: the seconds of training for each slot that is read.
+        evaluation_seconds, checkpoint_seconds, audit_seconds: the seconds of one evaluation, save, and audit.
+        cut_seconds: the seconds of the layer cut of one split and its refits; 0 where the evaluation has none.
     """
 
     startup_seconds: float
@@ -245,7 +245,7 @@ def goes_on(each_seconds: Sequence[float], spent_seconds: float, runs_seconds: f
     """Whether a process begins to measure another setting.
 
     Args:
-        each_seconds: of every setting that it has measured, the largest setting first; the next may take as long as their mean.
+        each_seconds: the seconds of every setting measured so far, the largest setting first. The next may take their mean.
         spent_seconds: since the process was started, its imports included.
         runs_seconds: what the runs will take, as predicted so far.
         least: this many settings are measured even if the runs are short.

@@ -125,7 +125,7 @@ def plan(
     """What a pinned experiment will cost.
 
     Args:
-        cells: of this experiment, refused by nothing.
+        cells: the cells of this experiment, after every check that could refuse them.
         code: the user's Python that parts of the experiment were written in.
         measure: take a few steps in the distinct settings, to predict seconds; in a large grid not in every one.
         on_failure: called with the reason why a cell could not be measured.

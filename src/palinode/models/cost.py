@@ -93,7 +93,7 @@ def attention_cost(maps: float, widths: int, slots: int, pairs: int, computed: i
 
     Args:
         maps: FLOPs of the linear maps for one slot.
-        widths: of q and of the value together, over all heads.
+        widths: the width of q plus the width of the value, over all heads.
         computed: how many of the pairs of slots get a score; None: all T^2.
     """
     executed = 2.0 * widths * (slots * slots if computed is None else computed) / slots

@@ -52,7 +52,8 @@ class EncoderDecoderConfig(ModelConfig):
 
     Attributes:
         encoder_layers, decoder_layers, width: L_e and L_d blocks of width D.
-        heads, cross_heads: of self- and of cross-attention; each must divide the width. None: twice `heads`.
+        heads: the number of heads of self-attention; must divide the width.
+        cross_heads: the number of heads of cross-attention; must divide the width. None: twice `heads`.
         order: whether a decoder block attends to itself or to the encoder first.
         position: `learned` table, or `rotary` (base `rotary_base`): q and k are turned in all three attentions.
         subtract_position: `plain` subtracts the next slot's position from each last state (`parts/positions.py`), `norm` also

@@ -71,7 +71,7 @@ def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng:
         module.start(name, parameter, rng)
     else:
         hint = "use palinode.models.parts.linear, or give its module a start(name, parameter, rng)"
-        raise BadInput(f"no rule says how {name} of {type(module).__name__} starts", field="model", hint=hint)
+        raise BadInput(f"no rule gives {name} of {type(module).__name__} its first values", field="model", hint=hint)
 
 
 def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitRule, rng: Generator) -> None:

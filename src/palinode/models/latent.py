@@ -54,7 +54,7 @@ class LatentConfig(ModelConfig):
 
     Attributes:
         layers, width: L blocks of width D.
-        heads: of Q, K and the value, contiguous, with one slope for all; must divide the width and width // 8.
+        heads: the number of heads of Q, K and the value, contiguous, with one slope for all; must divide the width and width // 8.
         linear_value: the value is not gated: it is the second half of g, before the GELU.
     """
 

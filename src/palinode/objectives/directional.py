@@ -1,6 +1,6 @@
 """Objectives that predict every token of the window from those before it (`ltr`), from those after it (`rtl`), or both in one run.
 
-With a direction token all tokens of the window are scored (as many slots as tokens); bare, one of them cannot be (one slot fewer):
+With a direction token, all tokens of the window are scored: as many slots as tokens. Without it, one token is not scored:
 
     ltr  in [L] a b c d e   target a b c d e f        rtl  in b c d e f [R]   target a b c d e f
 
@@ -69,7 +69,7 @@ class OneWay(Objective):
         return precedes(self.direction, source, target)
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """Bare, an ltr pass cannot score the first token, an rtl pass not the last."""
+        """Without a direction token, an ltr pass cannot score the first token, and an rtl pass cannot score the last one."""
         places = torch.zeros(window_tokens, dtype=torch.bool)
         places[self.shifted(window_tokens)[1]] = True
         return places

@@ -71,7 +71,7 @@ def every_nats(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
 def _total(
     states: Tensor, targets: Tensor, weight: Tensor, logits_of: LogitsOf, chunk_slots: int | None
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the weighted nats, with gradient, and its (slots,) terms, without."""
+    """Two tensors: the sum of the weighted nats (it has a gradient), and the (slots,) weighted nats (they have none)."""
     slots = len(states)
     chunk = chunk_slots or _slots_at_once(slots, logits_of(states[:0]).shape[-1], on_gpu=states.is_cuda)
     if slots <= chunk:

@@ -52,7 +52,7 @@ def import_mask(file: Path, store: Store, name: str = NAME) -> Imported:
     """Read the published CSV of the mask system into the store. The same file again changes nothing.
 
     Args:
-        name: of the experiment; its size is `imported`.
+        name: the name of the experiment; its size is `imported`.
 
     Raises:
         BadInput: the file is wrong (the message names line and column), or the store has another experiment of this name.

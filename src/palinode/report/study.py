@@ -42,11 +42,11 @@ class Figure:
     Attributes:
         name: its file name, without an ending.
         rows: the data that all variants share.
-        variants: x-axis ("" where there is no choice) -> specification, without data.
-        labels: x-axis (or whatever else the variants are) -> its name on the switch; `choice` stands before it.
+        variants: key of a variant, mostly its x-axis ("" for a single variant) -> Vega-Lite specification without data.
+        labels: key of a variant -> its name on the button that shows it. The word `choice` stands before the buttons.
         log_axes: whether both axes can be made logarithmic.
-        half: half as wide as the page: two figures share a line.
-        notes: what a reader must know to read it right.
+        half: whether the figure is half as wide as the page, so that two figures share a line.
+        notes: what a reader must know to understand the figure.
         arm: the arm that the whole figure shows; None where it shows several.
         section: the section of the page it belongs to (`content.SECTIONS`), set by `build.all_figures`.
     """

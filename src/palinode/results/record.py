@@ -1,7 +1,7 @@
 """The records of runs and experiments, as plain frozen data.
 
-A run directory holds spec.json, rows of metrics (rows.py), audit.json and, written last, result.json. A run without a result is
-unfinished, and a run whose files do not decode is damaged. Both are outcomes, and every listing shows them.
+A run directory holds spec.json, rows of metrics (rows.py), audit.json and, written last, result.json. A run without a result has
+the outcome `unfinished`, and a run whose files do not decode has the outcome `damaged`. Every listing shows these two outcomes.
 """
 
 from __future__ import annotations

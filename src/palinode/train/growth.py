@@ -42,8 +42,8 @@ class LengthGrowth(Config):
     A step reads the same number of tokens at any length, rounded down to whole windows: half the length, twice the windows.
 
     Attributes:
-        late_steps: every doubling comes so many steps later. Published: 1, because there the first length is kept for step 80
-            (counted from 0) too.
+        late_steps: every doubling of the row comes this many steps later. The published code has 1: it keeps the first length
+            for step 80 (counted from 0) too.
     """
 
     start_tokens: int = Field(default=32, ge=2)
@@ -81,7 +81,8 @@ class NormAccumulation(Config):
     constants were fitted with about 57 000 tokens in a part.
 
     Attributes:
-        every_steps, gain: as in the formula.
+        every_steps: the number of steps from one change of m to the next.
+        gain: the factor of (r - 1) in the formula above; a larger gain changes m faster.
         most: the largest m. None: no limit (published).
         from_first_step: m changes after the steps 0, `every_steps`, 2 `every_steps`, .. counted from 0 (published). Otherwise
             after `every_steps` - 1, 2 `every_steps` - 1, ..

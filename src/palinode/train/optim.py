@@ -2,7 +2,8 @@
 
 The model gives its parameters by role (`embedding`, `position`, `matrix`, `head`, `vector`, ...); an optimizer config maps roles
 to learning rates. `matrix` holds the hidden two-dimensional weights, the only ones that Muon may orthogonalise. A mixer may have
-roles of its own (`kernel`, `filter`). The table `ROLE_RATES` says how those are trained; `OptimizerConfig.rates` overrides it.
+roles of its own (`kernel`, `filter`). The table `ROLE_RATES` has the rate and the weight decay of these
+roles. `OptimizerConfig.rates` replaces entries of the table.
 """
 
 from __future__ import annotations

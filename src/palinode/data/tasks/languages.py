@@ -41,8 +41,8 @@ class MarkovLanguage(ShapedTask, Language):
         length: T.
         symmetric: the chain is its own mirror image (order 1 only); otherwise the tables are independent noise.
         order: k, how many tokens decide the next.
-        sharpness: 0 is uniform noise; a larger one is easier to predict.
-        chain_seed: chooses the chain.
+        sharpness: 0 gives uniform noise; a chain with a larger value is easier to predict.
+        chain_seed: the seed that chooses the chain.
     """
 
     kind: ClassVar[str] = "markov"
@@ -124,8 +124,8 @@ class XorLanguage(ShapedTask):
     """Uniform bits x, then y = Mx over GF(2); rows of M have one to three ones, those of its inverse far more.
 
     Attributes:
-        bits: of x, and of y.
-        matrix_seed: chooses M.
+        bits: the number of bits of x, and the number of bits of y.
+        matrix_seed: the seed that chooses M.
     """
 
     kind: ClassVar[str] = "xor"
@@ -151,7 +151,7 @@ class ProductLanguage(ShapedTask):
     The floor is that of a model that does not know which pairs are in its split.
 
     Attributes:
-        digits: of each prime.
+        digits: the number of digits of each prime.
     """
 
     kind: ClassVar[str] = "product"
@@ -192,10 +192,10 @@ class Hierarchy(ShapedTask, Language):
     """Sentences of 2^levels tokens. All pairs of a level are different, so a sentence has one derivation.
 
     Attributes:
-        symbols: V symbols of every level; those of the lowest are the tokens.
-        productions: pairs below each symbol.
-        levels: of the tree.
-        rules_seed: chooses the rules. A tree with one more level keeps the rules of the levels below.
+        symbols: V, the number of different symbols of a level; the symbols of the lowest level are the tokens.
+        productions: the number of different pairs of symbols that can stand below one symbol.
+        levels: the number of levels of the tree below its root.
+        rules_seed: the seed that chooses the rules. A tree with one more level keeps the rules of the levels below.
     """
 
     kind: ClassVar[str] = "hierarchy"
@@ -230,7 +230,7 @@ class Hierarchy(ShapedTask, Language):
         return self.resized(levels=self.levels + more)
 
     def sequence_nats(self) -> float:
-        """The entropy of the root, and of one choice at each of 2^levels - 1 nodes."""
+        """The entropy of the root symbol, plus the entropy of the choice of a pair at each of 2^levels - 1 nodes."""
         return math.log(self.symbols) + (self.length_tokens - 1) * math.log(self.productions)
 
     def edge_nats(self, direction: Direction) -> float:
@@ -253,11 +253,11 @@ class Grammar(ShapedTask, Language):
     sentence has one derivation, which can be read off it. A sequence ends after T tokens, also inside a sentence.
 
     Attributes:
-        nonterminals: M; sentences start from the first.
-        rules: R of each nonterminal.
-        terminals: number of terminals, the ids from 0; the next id ends a sentence.
+        nonterminals: M, the number of nonterminals; every sentence starts from the first one.
+        rules: R, the number of rules of each nonterminal.
+        terminals: the number of terminals; their ids start at 0, and the id after the last one ends a sentence.
         length: T.
-        rules_seed: chooses the grammar.
+        rules_seed: the seed that chooses the grammar.
     """
 
     kind: ClassVar[str] = "grammar"
@@ -337,7 +337,10 @@ def _order_table(states: int, order: int, sharpness: float, seed: int) -> tuple[
 
 @functools.cache
 def _sparse_matrix(bits: int, seed: int) -> Tensor:
-    """Ones on the diagonal and just below it, with probability 1/2 one more to the left; then rows and columns are shuffled."""
+    """A matrix of 0 and 1 with one to three ones in each row, and its rows and columns in a random order.
+
+    Before it is shuffled, the ones are on the diagonal and just below it. With probability 1/2, a row has one more further left.
+    """
     rng = generator(seed, "xor-matrix")
     matrix = torch.eye(bits, dtype=torch.long)
     row = torch.arange(2, bits)

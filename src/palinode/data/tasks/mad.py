@@ -49,7 +49,7 @@ class MadRecall(ShapedTask):
         multi_query: every value whose key came before is an answer; otherwise only the last is.
         noise: share of pairs that two noise ids replace. One pair is never replaced; the original draws that one among all pairs
             with the last, so in one sequence of 64 it protects none.
-        noise_vocabulary: ids of the noise, after all others.
+        noise_vocabulary: the number of ids of the noise; they come after all other ids.
     """
 
     kind: ClassVar[str] = "mad-recall"
@@ -240,7 +240,7 @@ class SelectiveCopy(ShapedTask):
     """Content tokens among blanks, then a copy token: the content in order is the answer.
 
     Attributes:
-        vocabulary: ids; the last is the copy token, the one before it the blank.
+        vocabulary: the number of ids; the last id is the copy token, the id before it the blank.
         length: T tokens, the answers included.
         content_tokens: number of tokens to copy.
         as_published: each blank stands before a random content token, so the last content token always stands next to the copy
@@ -311,8 +311,8 @@ class Compression(ShapedTask):
     the task intends; under any other objective the model reads the tokens themselves and copies them.
 
     Attributes:
-        vocabulary: ids; the last is the compression token.
-        length: tokens to store, the compression token included.
+        vocabulary: the number of ids; the last id is the compression token.
+        length: the number of tokens to store, the compression token included.
         as_published: the compression token is an answer too, though it is always the same: every guesser gains 1 / length.
     """
 
@@ -343,9 +343,9 @@ class Memorisation(ShapedTask):
     The original shows an insert token instead of each value; an objective with `hide_answers` shows `[MASK]`.
 
     Attributes:
-        vocabulary: ids; the last is reserved for the insert token, the first half of the others are keys.
-        pairs: of a sequence.
-        map_seed: chooses the map from keys to values.
+        vocabulary: the number of ids; the last id is reserved for the insert token, the first half of the others are keys.
+        pairs: the number of pairs in a sequence.
+        map_seed: the seed that chooses the map from keys to values.
     """
 
     kind: ClassVar[str] = "mad-memorisation"

@@ -44,7 +44,7 @@ class AssociativeRecall(ShapedTask):
     come the keys, then the values; `=>` is the last.
 
     Attributes:
-        vocabulary: ids, `.` and `=>` included; of the others the first half are keys, the rest values.
+        vocabulary: the number of ids, `.` and `=>` included; of the others the first half are keys, the rest values.
         length: tokens of the pairs, rounded down to whole pairs.
         key_tokens: tokens of a key.
         allow_dot: the query is uniform over all key tuples, and `.` is the answer where the pairs do not have it.
@@ -175,8 +175,8 @@ class InductionHead(ShapedTask):
     """Random tokens with a trigger `=>` among them; after a second trigger at the end, what followed the first is the answer.
 
     Attributes:
-        vocabulary: ids; the first, `.`, is never drawn; the last is `=>`.
-        length: random tokens before the last trigger.
+        vocabulary: the number of ids; the first id, `.`, is never drawn; the last id is `=>`.
+        length: the number of random tokens before the last trigger.
         answer_tokens: how many tokens after the trigger are the answer.
         triggers: above 1, half of the sequences have one trigger; the other half draw this many places with replacement, sort them
             and drop each within `answer_tokens` of the one before. The same tokens follow every trigger.
@@ -274,9 +274,9 @@ class MultiQueryRecall(ShapedTask):
     objective with `hide_answers` shows `[MASK]`.
 
     Attributes:
-        vocabulary: V ids; 0 is the filler.
-        length: T tokens, pairs and queries together; even.
-        pairs: P.
+        vocabulary: V, the number of ids; id 0 is the filler.
+        length: T, the number of tokens of the pairs and queries together; it is even.
+        pairs: P, the number of pairs.
         passes: how often the pairs are shown, in the same order.
         filler: the tokens between queries: `zero`, or `uniform` ids of all V (which may look like keys).
         power: the smaller, the earlier the queries come.

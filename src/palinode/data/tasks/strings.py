@@ -30,8 +30,8 @@ class Copy(ShapedTask):
     """A string, a separator, and the string again.
 
     Attributes:
-        vocabulary: ids of the string; the separator is the next id.
-        length: tokens of the string.
+        vocabulary: the number of ids that the string is drawn from; the separator is the next id.
+        length: the number of tokens of the string.
     """
 
     kind: ClassVar[str] = "copy"
@@ -129,7 +129,7 @@ class Counting(ShapedTask):
 
     Attributes:
         alphabet: number of letters A, ids 0 .. A - 1; `?` is A; the count k is A + 1 + k.
-        length: letters of the string.
+        length: the number of letters of the string.
         most: the largest count that has an id; None for `length`. To be made longer, the task needs a `most` with room.
     """
 
@@ -182,7 +182,7 @@ class Addition(ShapedTask):
     the least significant digit first, carries are local.
 
     Attributes:
-        digits: of each number.
+        digits: the number of digits of each of the two numbers.
         lsd_first: the least significant digit of the sum comes first.
     """
 

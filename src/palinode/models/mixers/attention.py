@@ -119,7 +119,7 @@ class Attention(Heads, Mixer):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _biased(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """`_mixed` with (H, T, T) added to the scores, in float32 or better: bf16 merges scores that differ by 1 in 300."""
+        """Attention with a (H, T, T) bias on its scores. Made in float32 or better: bfloat16 loses differences of 1 in 300."""
         with exact_products(q):
             mixed = self._attended(exact(q), exact(k), exact(v), bias)
         return self.out(mixed.to(q.dtype).transpose(1, 2).flatten(2))

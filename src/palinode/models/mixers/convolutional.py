@@ -400,7 +400,7 @@ class MonarchConfig(TwoSidedConfig):
     """Monarch Mixer. 4 D^2 + 16 D parameters (taps 3) and, for each long convolution, D and those of its filter.
 
     Attributes:
-        taps: of the short convolutions, which are causal in both forms.
+        taps: the number of taps of the short convolutions, which are causal in both forms.
         residual_conv: add the long convolution of the input; all published runs have it.
         filter: the networks of the long convolutions; published: features learned, width 16 to 128, and a weight decay of .1, which
             is an option of the recipe: `rates = [{role = "filter", weight_decay = 0.1}]`.

@@ -39,7 +39,7 @@ class Recurrence(OwnStart):
 
     Attributes:
         conv: the short convolution.
-        state_shape: of the state of one row.
+        state_shape: the shape of the state of one row.
     """
 
     conv: ShortConv

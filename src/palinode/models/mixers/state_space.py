@@ -66,7 +66,7 @@ class Modes:
         return torch.view_as_real(torch.exp(self.exponent * slots)).to(self.dtype)
 
     def _powers(self, lags: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(G, 2n, len(lags)): real parts of weight multiplier^lag, then imaginary parts."""
+        """(G, 2n, len(lags)) numbers weight_n * multiplier_n^lag: their n real parts, then their n imaginary parts."""
         powers = torch.exp(self.exponent[..., None] * lags)
         powers = powers if weight is None else powers * weight[..., None]
         return torch.cat((powers.real, powers.imag), -2).to(self.dtype)
@@ -289,8 +289,8 @@ class H3Config(ModesConfig):
     Attributes:
         head_width: e, a divisor of the width.
         discretisation: `bilinear`, or `zoh` (the input held over a step).
-        output_order: of the channels that the output map reads, where e > 1. `grouped`: number j of group g is channel g e + j, as
-            in q, k and v. `published`: it is channel j G + g. The two are the same model with the columns of its output map in
+        output_order: the order of the channels that the output map reads, where e > 1. `grouped`: number j of group g is channel
+            g e + j, as in q, k and v. `published`: it is channel j G + g. The two are the same model with the columns of its output map in
             another order.
     """
 

@@ -176,7 +176,7 @@ class EmbeddingLoss(Config):
             the first slot becomes 0). Without it the loss can reach 0 because all slots share one vector.
         aggregate, window_slots: the mean, or a learned aggregation that starts as the mean (`parts/embedding_loss.py`).
         variance_floor: mu mean_d max(0, 1 - sqrt(variance_d + 1e-4)) is added for both sides.
-        temperature: of `infonce`.
+        temperature: the temperature of `infonce`.
     """
 
     score: Score = "mse"

@@ -115,7 +115,7 @@ class Norm(Slotwise):
     (epsilon of the dtype). Only `layer` has a shift.
 
     Args:
-        epsilon: of `layer`: variances near it and below are not scaled to 1.
+        epsilon: is added to the variance in `layer`, so that a variance near it or below is not scaled to 1.
     """
 
     def __init__(

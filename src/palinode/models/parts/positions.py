@@ -114,7 +114,7 @@ class NextPosition(nn.Module):
     """(.., T, D) -> (.., T, D).
 
     Args:
-        rows: of a separate table, whose row i is subtracted from slot i; None: the caller passes the table of positions.
+        rows: the number of rows of a separate table, whose row i is subtracted from slot i. None: the caller passes the table.
         norm: the norm after the subtraction, if any.
     """
 
