@@ -178,7 +178,7 @@ def test_a_run_of_no_experiment_is_shown(palinode, store):
 def test_report_hands_over_and_prints_the_path(palinode, store, monkeypatch):
     requests = []
     monkeypatch.setattr(
-        "palinode.report.build_report", lambda *given: requests.append(given) or Path("page/report.html")
+        "palinode.report.build.build_report", lambda *given: requests.append(given) or Path("page/report.html")
     )
     output = palinode("report", "demo", "--out", "page")
     assert (output.code, output.out) == (0, "page/report.html\n")
