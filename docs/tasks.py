@@ -101,8 +101,8 @@ PUBLISHED = """
 ## Published inputs
 
 In their published form, the inputs of `mqar`, `mad-selective-copy` and `mad-memorisation` do not contain the answers: an answer is
-only a target. Here a sequence contains its answers, so an ltr or rtl pass reads the answers before it, and a key that comes twice can be
-read off.
+only a target. Here a sequence contains its answers. So an ltr or rtl pass reads the answers before it, and it can look up a key
+that comes twice.
 
 | objective | the model reads | comparable with published numbers |
 |---|---|---|

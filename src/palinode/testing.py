@@ -24,7 +24,7 @@ def assert_causal(
         vocab_size: V; default: the number of ids of its first embedding.
         window_tokens: T, the length of a training window.
         quick: check C1 and C6 at this length alone, which takes about a second for a small model; else all of `audit.check`.
-        options: as of `audit.check`; with it, `quick` chooses the checks alone.
+        options: the `options` of `audit.check`. With them, `quick` only chooses which checks run.
 
     Raises:
         AssertionError: the audit as text, when a check failed.

@@ -98,7 +98,7 @@ CASES = {
     "no build": (MIXER.format("pass"), "Own must define build(place)"),
     "a parameter without start": (
         MIXER.format("def build(self, place):\n        return Averaged(place)"),
-        "does not say how gain starts",
+        "does not give gain its first values",
     ),
     "a layer of torch": (
         MIXER.format(

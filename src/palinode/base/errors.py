@@ -67,7 +67,7 @@ class UnknownKey(BadInput):
     """A key that its level does not have; the hint names the nearest one, and all others.
 
     Args:
-        key: as the user wrote it.
+        key: the key as the user wrote it.
         valid: the keys of this level.
         more: what else the message says, after the key.
     """

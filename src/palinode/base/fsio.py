@@ -371,7 +371,7 @@ def _table_sha256(table: Mapping[str, Any]) -> str:
 
 
 def _renamed_hash(table: Mapping[str, Any]) -> str | None:
-    """The key whose value is the hash of all others, under another name than `self_sha256`."""
+    """The key that holds the hash of the other entries where it is not named `self_sha256`; None where no key does."""
     for key, value in table.items():
         if isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2:
             others = {name: other for name, other in table.items() if name != key}

@@ -1,4 +1,4 @@
-"""`palinode data`: corpora by name."""
+"""`palinode data`: add, download, list and show the corpora that have a name."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def text_table(
 
     Args:
         right: the names of the columns that are aligned to the right.
-        most_characters: how wide a line may be; the widest columns of texts are cut to fit. None: as wide as it gets.
+        most_characters: the width of a line; the widest columns of texts are cut to fit. None: the width has no limit.
     """
     lines = [list(columns), *([shown(text, LONGEST_CELL_CHARACTERS) for text in row] for row in rows)]
     widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]

@@ -49,7 +49,7 @@ class Corpus:
     """A source of documents.
 
     Attributes:
-        name: as the user wrote it.
+        name: the name as the user wrote it.
         fingerprint: another one whenever the source's bytes, or how they are read, may have changed; part of the name of the
             cached store.
         documents: a fresh stream of the documents, always in the same order.

@@ -27,7 +27,7 @@ class HubSet:
     Attributes:
         repository, configuration, revision: what is loaded; the revision is a commit, so it cannot change.
         splits: the set's own splits that are read; a set with only one is split by Palinode's own rule.
-        licence: as its card states it.
+        licence: the licence that the card of the data set states.
         size: about how much text the whole set has, for people.
         rows_are_lines: a row is a line of an article (WikiText), not a document.
     """

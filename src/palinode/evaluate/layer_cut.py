@@ -74,7 +74,7 @@ def cut_layers(
     """Score every window for every pass and every number of blocks; with L blocks these are the scores of `evaluate`.
 
     Args:
-        windows, passes, scoring: as in `evaluate`.
+        windows, passes, scoring: the arguments of `evaluate` with these names.
         refits: pass -> a readout for each number of blocks (`refit`), scored as well as the trained one.
 
     Raises:

@@ -205,7 +205,9 @@ class LatentAttention(Mixer):
         return x.view(-1, self.heads, *x.shape[1:]).transpose(1, 2).flatten(2)
 
     def _attended(self, q: Tensor, k: Tensor, value: Tensor, bias: Tensor, native: Native) -> Tensor:
-        """(B H, T, h), block by block: half of a causal square is never computed, and evaluation holds one block of scores.
+        """(B H, T, h) outputs of attention, made in blocks of slots.
+
+        So half of a causal square is never computed, and evaluation holds the scores of one block at a time.
 
         Where q has fewer slots than k, they are the last ones.
         """

@@ -37,7 +37,7 @@ def what_was_trained(study: Study) -> dict[str, Any]:
 
 
 def _rows(study: Study, settings: Settings, scale: str) -> Iterator[tuple[str, str]]:
-    """The rows of the baseline at one scale, as far as its spec has them."""
+    """The rows about the settings of the baseline at one scale. A setting that its spec lacks has no row."""
     if "data.corpus" in settings:
         yield "text", f"{settings['data.corpus']}, windows of {_count(settings.get('data.window_tokens'), 'token')}"
         yield "tokenizer", str(settings.get("data.tokenizer"))

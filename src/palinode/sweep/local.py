@@ -148,7 +148,7 @@ class _Driver:
         """How the sweep ended.
 
         Raises:
-            EnvironmentProblem: the one that a worker reported.
+            EnvironmentProblem: a worker reported that a disk or a device failed.
         """
         if self.problem is not None and not self.signals:
             raise self.problem

@@ -290,8 +290,8 @@ class H3Config(ModesConfig):
         head_width: e, a divisor of the width.
         discretisation: `bilinear`, or `zoh` (the input held over a step).
         output_order: the order of the channels that the output map reads, where e > 1. `grouped`: number j of group g is channel
-            g e + j, as in q, k and v. `published`: it is channel j G + g. The two are the same model with the columns of its output map in
-            another order.
+            g e + j, as in q, k and v. `published`: it is channel j G + g. The two are the same model with the columns of its
+            output map in another order.
     """
 
     kind: ClassVar[str] = "h3"

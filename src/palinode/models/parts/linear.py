@@ -27,7 +27,7 @@ class OwnStart(nn.Module):
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
         """Fill one of this module's own parameters (not those of a module inside it), in place."""
-        raise Unfinished(self, f"does not say how {name} starts")
+        raise Unfinished(self, f"does not give {name} its first values")
 
 
 def noise_like(parameter: Tensor, rng: Generator) -> Tensor:
