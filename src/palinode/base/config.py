@@ -1,9 +1,9 @@
 """Configurations: frozen, strictly typed, without unknown keys. Every error names the full path of the field.
 
-A `Config` is a plain frozen record. A `Part` is a config that can be chosen by name (an objective, a mixer, a recipe): it
-encodes to a table with its `kind`, and a field declared with `one_of(...)` decodes such a table to the right class.
-A user's own `Part` subclass is passed as an object; its kind is `user:ClassName`, and the hash of the code that the class
-depends on (`user_code.py`) enters everything that is hashed, so editing an idea makes new runs.
+A `Config` is a plain frozen record. A `Part` is a config that can be chosen by name (an objective, a mixer, a recipe): a part
+encodes to a table with a `kind`, and a field declared with `one_of(...)` decodes such a table to the right class.
+A user passes an object of the user's own `Part` subclass; the kind of the part is `user:ClassName`. The hash of the code that the
+class depends on (`user_code.py`) is part of the id of every run that uses the class, so editing the class makes new runs.
 """
 
 from __future__ import annotations
@@ -38,21 +38,22 @@ from palinode.base.user_code import UserCode, user_code
 
 C = TypeVar("C", bound="Config")
 USER_PREFIX = "user:"
-LONE_SURROGATES = "backslashreplace"  # JSON text may name half a character; its escape can be hashed, the half cannot
-LATER = "later"  # marks a field that came after runs had been recorded: `x: Annotated[int, LATER] = 0`, see `identity`
-UNKNOWN_KEY = "unknown_key"  # our own error type: it carries the valid keys, which a hint needs
+# JSON text may name half a character (a lone surrogate). The escape of a lone surrogate can be hashed; the surrogate itself cannot.
+LONE_SURROGATES = "backslashreplace"
+LATER = "later"  # marks a field that was added after runs were recorded: `x: Annotated[int, LATER] = 0`
+UNKNOWN_KEY = "unknown_key"  # an error type of Palinode: the error carries the valid keys, which a hint needs
 
 
 class Config(BaseModel):
     """Base class of all configurations. Types are strict, unknown keys raise, and a list is accepted where a tuple is meant."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False, ser_json_inf_nan="strings")
-    largest: ClassVar[int] = LARGEST_COUNT  # whole number of a field; seeds have their own bound
+    largest: ClassVar[int] = LARGEST_COUNT  # the largest whole number of a field; seeds have another bound
 
     @model_validator(mode="before")
     @classmethod
     def _known_keys_and_tuples(cls, value: Any) -> Any:
-        """Refuse unknown keys. TOML and JSON give lists; a frozen config holds tuples, so that it can be hashed."""
+        """Refuse unknown keys and turn lists into tuples: TOML and JSON give lists, but only a config of tuples can be hashed."""
         if not isinstance(value, dict):
             return value
         stray = [str(key) for key in value if key not in cls.model_fields]
@@ -65,7 +66,7 @@ class Config(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _within_bounds(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a whole number that is larger than any setting can mean."""
+        """Refuse a whole number that is too large for any setting."""
         if type(value) is int and abs(value) > cls.largest and not str(info.field_name).endswith("seed"):
             raise ValueError(f"is larger than {cls.largest:,}")
         return value
@@ -77,17 +78,17 @@ class Config(BaseModel):
 
 
 class Part(Config):
-    """A config chosen by name. Built-in parts set `kind`; a user's subclass gets `user:ClassName`."""
+    """A config that is chosen by name. Built-in parts set `kind`; a user's subclass gets the kind `user:ClassName`."""
 
     kind: ClassVar[str] = ""
-    # Decoded from a spec that names the hash of the whole file: the part keeps it, and so its ids.
+    # True when the spec of this part names the hash of the whole file: the part keeps this hash, so that no run id changes.
     _whole_file: bool = PrivateAttr(False)
 
     @classmethod
     def kind_name(cls) -> str:
-        """The name this class has in specs: its own `kind`, or `user:ClassName` when the user wrote it.
+        """The name of this class in specs: the `kind` of a built-in class, or `user:ClassName` for a class that the user wrote.
 
-        A user's class cannot take a built-in's name: its runs would then be taken for the built-in's.
+        A user's class cannot take the name of a built-in class: the runs of the two classes could not be told apart.
         """
         built_in = cls.__module__.partition(".")[0] == __name__.partition(".")[0]
         return (built_in and cls.__dict__.get("kind")) or USER_PREFIX + cls.__name__
@@ -103,10 +104,10 @@ class Part(Config):
 
 
 def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
-    """The annotation of a field that holds a Part: it takes the object, or a table with a `kind`.
+    """The annotation of a field that holds a Part: the field takes a Part object, or a table with a `kind`.
 
-    Use it as `Annotated[Objective, one_of(table, "objective")]`. `table` is called when a value is decoded, so its module may
-    import the module of the field.
+    Write `Annotated[Objective, one_of(table, "objective")]`. The function `table` is called when a value is decoded, so the module
+    of `table` may import the module of the field.
     """
 
     def decode_part(value: Any, info: ValidationInfo) -> Any:
@@ -125,7 +126,7 @@ def one_of(table: Callable[[], Mapping[str, type[Part]]], what: str) -> Any:
             raise ValueError(f"the code of {kind} has changed since this spec was written")
         try:
             part = parts[kind].model_validate(fields, context=info.context)
-        except BadInput as refusal:  # pydantic gives places to its own errors alone
+        except BadInput as refusal:  # pydantic adds the field only to errors of pydantic
             raise refusal.inside(info.field_name) from None
         part._whole_file = WHOLE_FILE_KEY in hashes
         return part
@@ -139,21 +140,21 @@ def decode(
     """Decode plain data (from TOML, JSON, `--set`) into a config.
 
     Raises:
-        BadInput: naming the file, the dotted path of the first bad field, what is wrong, and the nearest valid name.
+        BadInput: the data is not valid. The error names the file, the dotted path of the first bad field, and the nearest name.
     """
     try:
         return cls.model_validate(data, context={"user_parts": dict(user_parts or {})})
     except ValidationError as error:
         raise bad_input(error, file=file, data=data) from None
-    except BadInput as refusal:  # of a class that checks how its fields fit together
+    except BadInput as refusal:  # raised by a class that checks whether its fields fit together
         raise refusal.at(file=file) from None
 
 
 def bad_input(error: ValidationError, *, file: str | None = None, data: Any = None) -> BadInput:
-    """One BadInput: for the first unknown key, or else for pydantic's first error. The hint is the nearest valid field name.
+    """One BadInput for the first unknown key, or else for the first error of pydantic. The hint is the nearest valid field name.
 
     Args:
-        data: the decoded data. The named field never leads further than the data does.
+        data: the decoded data. The error names a field only as deep as the data goes.
     """
     problems = error.errors()
     unknown = [problem for problem in problems if problem["type"] == UNKNOWN_KEY]
@@ -176,33 +177,33 @@ def encode(config: BaseModel) -> dict[str, Any]:
     """Plain JSON-able data; `decode(type(config), encode(config)) == config`.
 
     Raises:
-        BadInput: a part's class was not written in a file.
+        BadInput: the class of a part was not written in a file.
     """
     try:
         return config.model_dump(mode="json", serialize_as_any=True)
     except PydanticSerializationError as error:
-        if isinstance(error.__cause__, BadInput):  # pydantic wraps what a serializer raises
+        if isinstance(error.__cause__, BadInput):  # pydantic wraps an error that a serializer raises
             raise error.__cause__ from None
         raise
 
 
 def identity(config: BaseModel) -> dict[str, Any]:
-    """What the id of a config is made of: its encoding without the fields that are marked `LATER` and have their defaults.
+    """The data that the id of a config is the hash of: the encoding without those `LATER` fields that have their defaults.
 
-    A new option whose default means "as before" so changes no id of an earlier run, and a store outlives an upgrade.
+    A new option is marked `LATER`, and its default keeps the earlier behaviour. So an upgrade of Palinode changes no id of a run.
     """
     without: dict[str, Any] = _without_later(config, encode(config))
     return without
 
 
 def canonical_json(value: Any) -> str:
-    """The one text of a value that is hashed: sorted keys, no spaces, no NaN."""
+    """The JSON text of a value that hashes are made of: sorted keys, no spaces, no NaN."""
     plain = encode(value) if isinstance(value, BaseModel) else value
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def content_hash(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON."""
+    """SHA-256 (hex) of the canonical JSON text of a value."""
     return hashlib.sha256(canonical_json(value).encode("utf-8", LONE_SURROGATES)).hexdigest()
 
 
@@ -214,7 +215,7 @@ def diff(before: BaseModel, after: BaseModel) -> list[tuple[str, Any, Any]]:
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:
-    """Nested tables as one: dotted path -> value. An empty table is a value."""
+    """Nested tables as one table: dotted path -> value. An empty table is a value."""
     if not isinstance(value, Mapping) or not value:
         return {path: value}
     flat: dict[str, Any] = {}
@@ -223,22 +224,22 @@ def leaves(value: Any, path: str = "") -> dict[str, Any]:
     return flat
 
 
-@functools.cache  # the file as it was when the class was made: editing it during a run must not rename the run
+@functools.cache  # hash the file of the class once: editing the file during a run must not change the run's id
 def source_sha256(cls: type) -> str:
-    """SHA-256 of the file that a user's class was written in: what specs named up to version 0.1.
+    """SHA-256 of the file that a user's class was written in. Specs of version 0.1 and earlier name this hash.
 
     Raises:
-        BadInput: when the class was not written in a file (its source cannot be recorded).
+        BadInput: the class was not written in a file, so the source cannot be recorded.
     """
     return hashlib.sha256(_source_file(cls).read_bytes()).hexdigest()
 
 
-@functools.cache  # as above
+@functools.cache  # read the code of the class once: editing the file during a run must not change the run's id
 def code_of(cls: type) -> UserCode:
-    """The code that a user's class depends on: editing it makes new runs.
+    """The code that a user's class depends on: editing this code makes new runs.
 
     Raises:
-        BadInput: when the class was not written in a file.
+        BadInput: the class was not written in a file.
     """
     return user_code(cls.__module__, _source_file(cls), cls.__qualname__)
 
@@ -250,7 +251,8 @@ def _source_file(cls: type) -> Path:
     return Path(path)
 
 
-CODE_KEY, WHOLE_FILE_KEY = "code_sha256", "source_sha256"  # of an encoded user's part; the second one in older specs
+# Keys of a user's part in a spec. Older specs have the second key.
+CODE_KEY, WHOLE_FILE_KEY = "code_sha256", "source_sha256"
 CODE_HASHES: Mapping[str, Callable[[type], str]] = {
     CODE_KEY: lambda cls: code_of(cls).sha256,
     WHOLE_FILE_KEY: source_sha256,
@@ -258,12 +260,12 @@ CODE_HASHES: Mapping[str, Callable[[type], str]] = {
 
 
 def finite(value: float | None) -> float | None:
-    """The value if it is a finite number, else None: JSON has no NaN."""
+    """The value if the value is a finite number, else None: JSON has no NaN."""
     return value if value is not None and math.isfinite(value) else None
 
 
 def _path_in_data(loc: tuple[int | str, ...], data: Any) -> list[str]:
-    """The names of a path as far as the data goes. `p = 2` has nothing inside, although a schedule of p is a table."""
+    """The names of a path, only as deep as the data goes: `p = 2` has no fields inside, although a schedule of p is a table."""
     steps: list[str] = []
     for step in loc:
         if steps and data is not None and not isinstance(data, (Mapping, list, tuple)):
@@ -277,7 +279,7 @@ def _path_in_data(loc: tuple[int | str, ...], data: Any) -> list[str]:
 
 
 def _required(problems: Sequence[ErrorDetails]) -> str:
-    """The message for the first missing field; it names the other missing fields."""
+    """The message for the first missing field; the message also names the other missing fields."""
     others = [".".join(map(str, one["loc"])) for one in problems if one["type"] == "missing"][1:]
     named = f", and so {'is' if len(others) == 1 else 'are'} {', '.join(others)}" if others else ""
     extra = len(problems) - 1 - len(others)
@@ -285,7 +287,7 @@ def _required(problems: Sequence[ErrorDetails]) -> str:
 
 
 def _refusal(problem: ErrorDetails) -> tuple[str, str | None]:
-    """What is wrong with a value, in plain words, and what to write instead."""
+    """The message that says in plain words why a value is refused, and the hint that says what to write instead."""
     value, kind = problem["input"], problem["type"]
     if inspect.isclass(value) and issubclass(value, BaseModel):
         return f"is the class {value.__name__}, not an object of it", f"write {value.__name__}()"
@@ -297,7 +299,7 @@ def _refusal(problem: ErrorDetails) -> tuple[str, str | None]:
 
 
 def _listed(value: Any) -> str:
-    """The list that a value may have been meant as: `16,32` as [16, 32]."""
+    """The list that the user may have meant by a value: `16,32` may mean [16, 32]."""
     texts = [text.strip() for text in value.split(",")] if isinstance(value, str) else []
     entries = [int(text) if text.isdecimal() else text for text in texts] or [value]
     return printable(json.dumps(entries, default=str), 60)

@@ -1,7 +1,7 @@
-"""What is written down before the first run: the rule that gives a verdict, and the claims that the runs are judged on.
+"""The decision rule, which gives a verdict, and the claims that the runs are judged on. Both are written before the first run.
 
-A claim is data: an experiment file writes it, the experiment's entry in a store keeps it, `palinode.analysis.claims` judges it. It
-belongs to no run: adding one, or changing its words, changes no run id.
+A claim is data: an experiment file states the claim, the experiment's entry in a store keeps it, and `palinode.analysis.claims`
+judges it. A claim belongs to no run: adding a claim, or changing the words of a claim, changes no run id.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from palinode.base.measures import MEASURES, Better, Direction, Metric, ParityAx
 
 Expect = Literal["better", "not worse", "above", "below", "within", "published", "shown"]
 BY_THE_RULE = ("better", "not worse")
-GROUP = "{}"  # where the name of a group stands in the name of an arm
-# Every measure of a claim, and which of the fields below it reads; `palinode.analysis.claim_measures` computes them.
+GROUP = "{}"  # the place in an arm's name where the name of a group is put in
+# Every measure that a claim may name -> the fields of Claim that the measure reads. `analysis.claim_measures` computes a measure.
 CLAIM_MEASURES: Mapping[str, frozenset[str]] = {
     "difference": frozenset(["against", "groups", "needs_learning"]),
     "score": frozenset(),
@@ -35,16 +35,16 @@ OPTIONS = frozenset().union(*CLAIM_MEASURES.values())
 
 
 class Decision(Config):
-    """The rule of a verdict. An experiment declares it, its entry in the store keeps it, and `analysis.verdict` applies it.
+    """The rule of a verdict. An experiment declares the rule, the experiment's entry keeps the rule, `analysis.verdict` applies it.
 
     Attributes:
-        baseline: the arm every other arm is compared with.
+        baseline: the arm that every other arm is compared with.
         metric: `<validation|test|tuning>.<ltr|rtl|own>.<a measure of base.measures>`; `own` is the direction in which an arm
             was trained most.
-        better: which way is better; `accuracy` needs "higher".
+        better: whether a lower or a higher value of the metric is better; `accuracy` needs "higher".
         confidence: the confidence of the interval, between 0 and 1.
-        smallest_effect: a smaller difference, in units of the metric, does not matter.
-        equal: the cost at which the arms are meant to be compared; the audit warns where they differ in it.
+        smallest_effect: the smallest difference that matters, in units of the metric.
+        equal: the cost that is meant to be equal in all arms; the audit warns where arms differ in this cost.
     """
 
     baseline: str
@@ -88,27 +88,27 @@ class Claim(Config):
     """One sentence that the runs of an experiment can support or contradict.
 
     Attributes:
-        name: short, such as E1; several claims may share it.
-        sentence: what is claimed, for a reader.
-        measure: how it is measured: a name in CLAIM_MEASURES.
+        name: a short name, such as E1; several claims may share one name.
+        sentence: the claim as a sentence, for a reader.
+        measure: the name of the measure that tests the claim: a name in CLAIM_MEASURES.
         arm: the arm that the claim is about.
-        against: the arm or arms it is compared with. Of several, `difference` takes the one with the best mean score.
+        against: the arms that `arm` is compared with. Among several arms, `difference` takes the arm with the best mean score.
         groups: names that replace `{}` in `arm` and `against`; the claim is judged for each group and for their mean.
-        directions: which loss of `arm`, and which loss of `against`, a ratio divides.
-        expect: what the interval must show for the claim to hold. `better` and `not worse` apply the decision rule of the
-            experiment; `above` and `below` compare the interval with `bound`; `within` asks that it lies between -bound and
-            bound; `published` asks that it holds the published number; `shown` judges nothing.
-        bound: see `expect`; in the unit of the measure.
-        needs_learning: judge nothing before something was learned. A loss of every run must lie below what token frequencies
-            reach; an accuracy of some run must lie above what is scored without learning.
-        blocks_left: `layer_cut`: the share of the blocks that are left (below 1), or 1 for a single block.
-        less_whole: `layer_cut`: subtract the ratio of the whole model; otherwise subtract 1.
-        head: `layer_cut`: the head that reads the remaining blocks: refitted, or as it was trained.
-        longest: `context`: use the longest context alone; otherwise every context length.
-        experiment: `rank_correlation`: the experiment, at the same size, whose arms are named by `against`.
-        published: the number published for the same measure: one for every row, or one for each scale or context length.
-        source: where the published number comes from.
-        note: what a reader must know to read the row.
+        directions: the direction of the loss of `arm`, and of the loss of `against`, whose ratio is taken.
+        expect: the condition on the interval under which the claim holds. `better` and `not worse` apply the decision rule of the
+            experiment; `above` and `below` compare the interval with `bound`; `within` means that the interval lies between
+            -bound and bound; `published` means that the interval contains the published number; `shown` judges nothing.
+        bound: the number that `expect` compares the interval with, in the unit of the measure.
+        needs_learning: judge the claim only when the runs have learned. The loss of every run must be below the loss of a model
+            that knows only the token frequencies; the accuracy of at least one run must be above the accuracy without learning.
+        blocks_left: for the measure `layer_cut`: the share of the blocks that are left (below 1), or 1 for a single block.
+        less_whole: for the measure `layer_cut`: subtract the ratio of the whole model; otherwise subtract 1.
+        head: for the measure `layer_cut`: the head that reads the remaining blocks: a refitted head, or the trained head.
+        longest: for the measure `context`: use only the longest context; otherwise every context length.
+        experiment: for the measure `rank_correlation`: the experiment, at the same size, that has the arms in `against`.
+        published: the published number of the same measure: one number for every row, or one for each scale or context length.
+        source: the publication that the published number comes from.
+        note: a remark that a reader needs to understand the row.
     """
 
     name: str
@@ -153,15 +153,15 @@ class Claim(Config):
         return self
 
     def arms(self) -> tuple[str, ...]:
-        """The arms of the experiment itself that this claim names, with every group put in."""
+        """The arms of the claim's own experiment that this claim names, with the name of every group put in."""
         named = (self.arm,) if self.experiment else (self.arm, *self.against)
         return tuple(dict.fromkeys(in_group(arm, group) for group in self.groups or ("",) for arm in named))
 
     def published_at(self, place: str) -> float | None:
-        """The published number for a scale or a context length; None where there is none."""
+        """The published number for a scale or a context length; None where no number was published."""
         return self.published.get(place) if isinstance(self.published, Mapping) else self.published
 
 
 def in_group(arm: str, group: str) -> str:
-    """The name of an arm with a group put in."""
+    """The name of an arm, with the name of a group put in for `{}`."""
     return arm.replace(GROUP, group)

@@ -1,6 +1,6 @@
-"""The errors that a user can cause or meet, and the exit code of each.
+"""The errors that a user can cause or meet, and the exit code of each error.
 
-Every such error is one line: which file, which field, what is wrong, and what to do about it.
+Every error is one line that names the file, the field, the fault, and the way to correct the fault.
 Exit codes: 0 ok, 1 finished but some runs failed or diverged, 2 bad input, 3 audit failed, 4 damaged data,
 5 environment, 70 internal bug, 130 SIGINT, 143 SIGTERM.
 """
@@ -12,23 +12,23 @@ from collections.abc import Iterable
 from typing import Self
 
 MOST_SUGGESTIONS = 3
-MOST_LISTED = 24  # the most names that a hint lists: there are 24 tasks
+MOST_LISTED = 24  # the largest number of names in a hint: the list of all 24 tasks must fit
 OUT_OF_MEMORY_TEXTS = ("out of memory", "can't allocate memory", "not enough memory", "Cannot allocate memory")
-LONGEST_TYPO_CHARACTERS = 100  # a longer name is no typo of a field
+LONGEST_TYPO_CHARACTERS = 100  # a name that is longer is not taken for a misspelt field
 
 
 class PalinodeError(Exception):
     """An error with a place (file, field), a hint, and an exit code.
 
     Args:
-        message: what is wrong, without the place.
-        file: the file it is in, as the user named it.
-        field: the dotted path of the field inside that file.
-        hint: what to do about it (for instance the nearest valid name).
+        message: the fault, without the file and the field.
+        file: the file with the fault, as the user named it.
+        field: the dotted path of the field inside the file.
+        hint: the way to correct the fault (for instance the nearest valid name).
     """
 
     exit_code = 70
-    longest_characters = 2000  # of the line that says it
+    longest_characters = 2000  # the largest length of the error's line
 
     def __init__(self, message: str, *, file: str | None = None, field: str | None = None, hint: str | None = None):
         super().__init__(message)
@@ -38,13 +38,13 @@ class PalinodeError(Exception):
         self.hint = hint
 
     def at(self, *, file: str | None = None, field: str | None = None) -> PalinodeError:
-        """The same error; its file and field are set where they were missing."""
+        """The same error, with this file and this field where the error had none."""
         self.file = self.file or file
         self.field = self.field or field
         return self
 
     def inside(self, place: str | None) -> Self:
-        """The same error; its field becomes one inside `place`, unless it begins with that already."""
+        """The same error, with `place` put before the field, unless the field begins with `place` already."""
         if place and not f"{self.field or ''}.".startswith(f"{place}."):
             self.field = ".".join(step for step in (place, self.field) if step)
         return self
@@ -57,19 +57,19 @@ class PalinodeError(Exception):
 
 
 class BadInput(PalinodeError):
-    """The user's input cannot be used: exit 2, nothing was written."""
+    """The user's input cannot be used: the exit code is 2, and nothing was written."""
 
     exit_code = 2
     longest_characters = 200
 
 
 class UnknownKey(BadInput):
-    """A key that its level does not have; the hint names the nearest one, and all others.
+    """A key that is not valid in its table; the hint names the nearest valid key, and all other valid keys.
 
     Args:
         key: the key as the user wrote it.
-        valid: the keys of this level.
-        more: what else the message says, after the key.
+        valid: the valid keys of the table.
+        more: the text that follows the key in the message.
     """
 
     longest_characters = 1000
@@ -83,11 +83,11 @@ class UnknownKey(BadInput):
 
 
 class Unfinished(BadInput, NotImplementedError):
-    """A class that a user wrote lacks a method that is needed: exit 2.
+    """A class that a user wrote lacks a method that is needed: the exit code is 2.
 
     Args:
         part: an object of the class that the user wrote.
-        lacks: what the class must do, such as "must define cost(slots, sees)".
+        lacks: the end of the message, such as "must define cost(slots, sees)".
     """
 
     def __init__(self, part: object, lacks: str):
@@ -95,25 +95,25 @@ class Unfinished(BadInput, NotImplementedError):
 
 
 class AuditFailed(PalinodeError):
-    """An arm can see its own answer, or an audit check failed where none was expected: exit 3."""
+    """An arm can see its own answer, or an audit check failed that was not expected to fail: the exit code is 3."""
 
     exit_code = 3
 
 
 class Damaged(PalinodeError):
-    """Stored data is damaged, and there is no good copy to use instead: exit 4."""
+    """Stored data is damaged, and the store has no good copy of the data: the exit code is 4."""
 
     exit_code = 4
 
 
 class EnvironmentProblem(PalinodeError):
-    """The machine lacks something or refused: disk, memory, device or network: exit 5."""
+    """The machine lacks disk space, memory, a device or a network, or refuses access to one: the exit code is 5."""
 
     exit_code = 5
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or an accelerator had no memory left. PyTorch raises a RuntimeError then, or a class of its own."""
+    """Whether an error says that the memory of the machine or of an accelerator was used up (PyTorch raises several classes)."""
     named = any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
     described = isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY_TEXTS)
     return isinstance(error, MemoryError) or named or described
@@ -126,16 +126,16 @@ def printable(text: str, limit_characters: int = 1000) -> str:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str | None:
-    """A hint: the valid names closest to `name`, or those that share a word with it, or all of them when there are few.
+    """A hint: the valid names closest to `name`, or the valid names that share a word with `name`, or a short list of all names.
 
-    None when none of these is possible.
+    None when no valid name is close, no valid name shares a word, and the list of all names is too long.
     """
     names = sorted(valid)
     is_short = len(name) <= LONGEST_TYPO_CHARACTERS
     edits = {candidate: _edits(name.casefold(), candidate.casefold()) for candidate in names if is_short}
     fewest = min(edits.values(), default=0)
     longer = [candidate for candidate in names if len(name) > 2 and candidate.startswith(name)]
-    if longer and fewest > 2:  # no typo, but the beginning of a name
+    if longer and fewest > 2:  # the user wrote the beginning of a valid name
         return f"did you mean {min(longer, key=len)!r}?"
     closest = [
         candidate
@@ -151,20 +151,20 @@ def check_known(name: str, names: Iterable[str], *, what: str, field: str, none:
     """Raise BadInput with the nearest names unless `name` is one of `names`.
 
     Args:
-        what: what they name, such as "arm".
-        none: the hint where no name is near.
+        what: the kind of thing that has the names, such as "arm".
+        none: the hint when no valid name is near.
     """
     if name not in (valid := list(names)):
         raise BadInput(f"no {what} is named {name!r}", field=field, hint=nearest(name, valid) or none)
 
 
 def _words(name: str) -> set[str]:
-    """The words of more than two letters in a name: `multi_query_recall` and `mad-recall` share one."""
+    """The words of more than two letters in a name: `multi_query_recall` and `mad-recall` share the word `recall`."""
     return {word for word in re.split(r"[^a-z0-9]+", name.casefold()) if len(word) > 2}
 
 
 def _edits(left: str, right: str) -> int:
-    """The number of letters to delete, add, change or swap with their neighbour (optimal string alignment distance)."""
+    """The number of letters to delete, add, change, or swap with a neighbour (optimal string alignment distance)."""
     before: list[int] = []
     row = list(range(len(right) + 1))
     for i, letter in enumerate(left):

@@ -1,7 +1,8 @@
-"""An Example: what is predicted from what, where every token came from, and what each slot may see.
+"""An Example: the inputs and the targets of one batch, the source of every token, and the slots that each slot may read.
 
-Objectives make Examples, models read them, losses sum over them, and the audit checks them. These four rooms share nothing else.
-Letters: B rows, T slots of a row. A row is made from one window of `window_tokens` tokens; a window may make several rows.
+Objectives make Examples, models read Examples, losses sum over Examples, and the audit checks Examples. These four packages share
+no other data. Letters: B rows, T slots of a row. A row is made from one window of `window_tokens` tokens; one window may give
+several rows.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SPECIAL_NAMES = ("[L]", "[R]", "[MASK]", "[PRE]", "[SUF]", "[MID]", "[EOM]", "[R
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids of the special tokens. They follow the ids of the tokenizer and are the same in every arm, used or not."""
+    """Ids of the special tokens. The ids follow those of the tokenizer and are the same in every arm, whether used or not."""
 
     first_id: int
 
@@ -37,7 +38,7 @@ class SpecialTokens:
 
 @dataclass(frozen=True)
 class Group:
-    """One pass: consecutive rows of an Example that are read in the same way. Its name is such as `ltr` or `rtl`."""
+    """One pass: consecutive rows of an Example that are read in the same way. The name of a pass is for instance `ltr` or `rtl`."""
 
     name: str
     sees: Visibility
@@ -50,8 +51,8 @@ class Windows:
 
     Attributes:
         tokens: (B, T) token ids.
-        answers: (B, T) boolean. True marks the answers of a task, the tokens the model is scored on; None for text.
-        slices: numbers of a task by name: one per window (B,), such as its number of answers, or one per token (B, T), such as
+        answers: (B, T) boolean. True marks the answers of a task, which are the tokens that the model is scored on. None for text.
+        slices: name -> numbers of a task: one per window (B,), such as the number of answers, or one per token (B, T), such as
             how many tokens ago an answer was seen (-1 for a token without such a number).
     """
 
@@ -64,7 +65,7 @@ class Windows:
 
     @classmethod
     def together(cls, parts: Sequence[Windows]) -> Self:
-        """Several batches of windows of one length as one batch."""
+        """Join several batches of windows of one length into one batch."""
         answers = [part.answers for part in parts if part.answers is not None]
         return cls(
             torch.cat([part.tokens for part in parts]),
@@ -73,15 +74,15 @@ class Windows:
         )
 
     def decisions(self, draw: Draw) -> Draw:
-        """The draw for these windows. The `answers` that the data marks are added for objectives that hide them."""
+        """The draw for these windows, with the `answers` that the data marks: some objectives hide the answers from the model."""
         return draw if self.answers is None else Draw({**draw.decisions, "answers": self.answers})
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Every decision of one batch by name. Each tensor has one entry per window, and none is computed from token ids.
+    """Every decision of one batch by name. Each tensor has one entry per window, and no tensor is computed from token ids.
 
-    The decisions are random, except `answers`: the data of a task marks them.
+    The decisions are random, except `answers`: the data of a task marks the answers.
     """
 
     decisions: Mapping[str, Tensor] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class Draw:
         return self.decisions[name]
 
     def equals(self, other: Draw) -> bool:
-        """Whether both hold the same decisions."""
+        """Whether this draw and another draw hold the same decisions."""
         same_names = self.decisions.keys() == other.decisions.keys()
         return same_names and all(torch.equal(decision, other[name]) for name, decision in self.decisions.items())
 
@@ -99,7 +100,7 @@ class Draw:
         return Draw({name: decision[window] for name, decision in self.decisions.items()})
 
     def repeated(self, count: int) -> Draw:
-        """The decisions of the first window, `count` times. The audit uses them for changed copies of one window."""
+        """The decisions of the first window, repeated `count` times: the audit reads changed copies of one window with them."""
         first = {name: decision[:1] for name, decision in self.decisions.items()}
         return Draw({name: decision.expand(count, *decision.shape[1:]) for name, decision in first.items()})
 
@@ -109,14 +110,14 @@ class Example:
     """One batch that a model can read and a loss can score.
 
     Attributes:
-        inputs: (B, T) token ids, in the order of the window where the objective keeps it.
+        inputs: (B, T) token ids, in the order of the window if the objective keeps this order.
         input_source: (B, T) the index in the window of each input; -1 for a special, masked or random token.
         targets: (B, T) the id to predict at each slot.
         target_source: (B, T) the index in the window of each target; -1 for a special target.
         loss_weight: (B, T) float32; a slot with weight 0 is not scored.
         window_row: (B,) the window of the batch that each row was made from.
-        groups: the passes, in the order of their rows; the rows add up to B.
-        loss_denominator: the weighted sum of nats is divided by it; None: by the sum of the weights.
+        groups: the passes, in the order of their rows; the numbers of rows add up to B.
+        loss_denominator: the number that divides the weighted sum of nats; None: the sum of the weights.
     """
 
     inputs: Tensor
@@ -142,7 +143,7 @@ class Example:
         return float(self.loss_weight.sum()) if self.loss_denominator is None else self.loss_denominator
 
     def by_group(self) -> Iterator[tuple[Group, slice]]:
-        """Each pass and the slice of its rows. A pass without rows is left out."""
+        """Yield each pass with the slice of its rows. A pass without rows is left out."""
         start = 0
         for group in self.groups:
             if group.rows:
@@ -166,14 +167,14 @@ def one_pass(
     loss_weight: Tensor | None = None,
     window_row: Tensor | None = None,
 ) -> Example:
-    """Build an Example of one pass from index arrays. The ids are gathered from the windows, so the sources cannot be wrong.
+    """Build an Example of one pass from index arrays. The ids are gathered from the windows, so the ids agree with the sources.
 
     Args:
         windows: (windows, window_tokens) token ids.
         input_source, target_source: (T,) or (B, T) indices in the window; -1 where the slot holds a special token.
-        special_input, special_target: the id, or ids of the same shape, where the source is -1.
-        loss_weight: (T,) or (B, T); default 1 wherever the target has a source.
-        window_row: (B,) the window that each row reads; default: every window once, in order.
+        special_input, special_target: the id, or the ids of the same shape, for the slots whose source is -1.
+        loss_weight: (T,) or (B, T) the weight of each slot; default: 1 where the target has a source, else 0.
+        window_row: (B,) the index of the window that each row reads; default: every window once, in order.
     """
     rows = torch.arange(windows.shape[0], device=windows.device) if window_row is None else window_row
     chosen = windows[rows]
@@ -185,7 +186,7 @@ def one_pass(
 
 
 def joined(examples: list[Example], loss_denominator: float | None = None) -> Example:
-    """Several passes over the same batch as one Example, which a model reads at once."""
+    """Join several passes over the same batch into one Example, which a model reads at once."""
     if len(examples) == 1:
         return replace(examples[0], loss_denominator=loss_denominator)
     together = {name: torch.cat([getattr(example, name) for example in examples]) for name in EXAMPLE_TENSORS}
@@ -194,7 +195,7 @@ def joined(examples: list[Example], loss_denominator: float | None = None) -> Ex
 
 
 def _gather(chosen: Tensor, source: Tensor, special: int | Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T) sources and ids from (B, window_tokens) windows, with `special` where the source is -1."""
+    """(B, T) sources and (B, T) ids from (B, window_tokens) windows; the id is `special` where the source is -1."""
     source = source.to(chosen.device)
     spread = (source if source.dim() == 2 else source[None]).expand(chosen.shape[0], source.shape[-1])
     ids = chosen.gather(1, spread.clamp_min(0)) if chosen.shape[1] else torch.zeros_like(spread)

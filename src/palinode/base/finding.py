@@ -1,4 +1,4 @@
-"""The result of an audit check: pass, fail or could_not_tell, with its law, its numbers, and how to reproduce it."""
+"""The result of an audit check: the outcome (pass, fail or could_not_tell), the law, the numbers, and how to reproduce them."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pydantic import Field
 from palinode.base.config import Config
 from palinode.base.measures import CheckOutcome
 
-TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # these fail when a model does not see what it may: a defect, no leak
-SHOW_COLLAPSE = "C7"  # the losses are honest; the value of an auxiliary term means nothing
-SHOW_LEAKS = ("C1", "C2", "C8.directions")  # C8: an rtl loss far below the ltr loss is taken for a leak
+TOO_LITTLE = ("C1.two-sided", "C2.markov-excess")  # checks that fail when a model sees too little: a defect, no leak
+SHOW_COLLAPSE = "C7"  # a failed C7 shows a collapse: the losses are correct, but an auxiliary term measures nothing
+SHOW_LEAKS = ("C1", "C2", "C8.directions")  # C8.directions: an rtl loss far below the ltr loss counts as a leak
 
 
 class Finding(Config):
     """The result of one check on one subject.
 
     Attributes:
-        check: code and name, such as `C1.perturbation`.
-        outcome: pass, fail or could_not_tell. A check whose positive control did not fail could not tell.
-        law: the sentence that must hold.
-        message: one line for people: what was measured, and where.
-        numbers: measured values by name, units in the names.
-        threshold: the bound that decided, in the unit of the first number.
-        reproduce: the seed, length, mode and positions that reproduce it.
-        pictures: named square matrices of influence, 0 or more; a row is a target position, a column a source position.
+        check: the code and the name of the check, such as `C1.perturbation`.
+        outcome: pass, fail or could_not_tell. The outcome is could_not_tell when the positive control of the check did not fail.
+        law: the sentence that the check tests.
+        message: one line for people: the measured value, and the place where it was measured.
+        numbers: name -> measured value; the names contain the units.
+        threshold: the bound that decides the outcome, in the unit of the first number.
+        reproduce: the seed, length, mode and positions that reproduce the check.
+        pictures: name -> square matrix of influence; a row is a target position, a column a source position. May be empty.
     """
 
     check: str
@@ -40,7 +40,7 @@ class Finding(Config):
 
     @property
     def shows_leak(self) -> bool:
-        """Whether the check failed because the arm sees what it may not."""
+        """Whether the check failed because the arm sees a token that it may not see."""
         return self.outcome == "fail" and self.check not in TOO_LITTLE and self.check.startswith(SHOW_LEAKS)
 
     @property
@@ -58,7 +58,7 @@ class AuditReport(Config):
 
     @property
     def outcome(self) -> CheckOutcome:
-        """fail if a check failed; else could_not_tell if a check could not tell, or there was none; else pass."""
+        """fail if a check failed; else could_not_tell if some check has this outcome, or no check was run; else pass."""
         outcomes = {finding.outcome for finding in self.findings}
         if "fail" in outcomes:
             return "fail"
@@ -66,7 +66,7 @@ class AuditReport(Config):
 
     @property
     def leaks(self) -> tuple[Finding, ...]:
-        """The failed checks that show a leak. A check that shows an arm seeing too little is not among them."""
+        """The failed checks that show a leak. A check that fails because an arm sees too little shows no leak."""
         return tuple(finding for finding in self.findings if finding.shows_leak)
 
     @property

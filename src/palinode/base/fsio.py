@@ -1,13 +1,13 @@
-"""The one module that writes files. A reader never sees half a file: after a crash there is the old file or the new one.
+"""The only module that writes files. A reader never sees half a file: after a crash the disk holds the old or the new file.
 
-A whole file is written to a temporary name in the same directory, synced to disk, and renamed over the old one. A table is a
-JSON file that holds the hash of its other keys under `self_sha256`, so that a reader notices when one digit of it has changed.
+A whole file is written to a temporary name in the same directory, synced to disk, and renamed over the old file. A table is a
+JSON file that holds the hash of its other keys under `self_sha256`, so that a reader notices when one digit has changed.
 A row of metrics is appended with one write call. Each row has a CRC-32, so that a reader can tell a whole row from a torn one.
 
-Torn rows and damage: a writer that is killed, or finds the disk full, leaves the beginning of a row without a line end. Nobody
-removes it; the next writer appends its first row to it. So the beginning of a row is sound at the end of the file, and just before
-a whole row on the same line. The line end is the last byte of a write, so every line with a line end ends with a whole row.
-Anything else is damage.
+Torn rows and damage: a writer that is killed, or that meets a full disk, leaves the beginning of a row without a line end. This
+beginning is called a torn row. No writer removes a torn row; the next writer appends its first row to the same line. So a torn
+row is no damage at the end of the file, and just before a whole row on the same line. The line end is the last byte of a write,
+so every line with a line end ends with a whole row. All other text that is no whole row is damage.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ TEMPORARY_MARK = ".palinode-tmp-"
 CRASH_POINT_VARIABLE = "PALINODE_CRASH_POINT"
 ROW_MARK = '{"crc":'
 ROW_START = re.compile(r'\{"crc":[0-9]{1,10},"row":\{')
-TORN_MARKS = re.compile(r'(?:\{(?:"(?:c(?:r(?:c"?)?)?)?)?)*')  # beginnings of ROW_MARK, one after the other
-MOST_TORN_ROWS = 1000  # on one line: each is left by a kill, and each costs an attempt to read the rest of the line
-MOST_DIGITS = 40  # of an integer in JSON: no counter comes near, and Python refuses to read 5,000
+TORN_MARKS = re.compile(r'(?:\{(?:"(?:c(?:r(?:c"?)?)?)?)?)*')  # one or more beginnings of ROW_MARK in sequence
+MOST_TORN_ROWS = 1000  # the most torn rows on one line: a reader tries to read the rest of the line after each torn row
+MOST_DIGITS = 40  # the most digits of an integer in JSON: counters have fewer, and Python refuses 5,000 digits
 SELF_HASH = "self_sha256"
 NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-TAIL_BYTES = 2**16  # a listing reads this much of a file: the last rows of a run with a layer cut are about 10 kB long
+# The number of bytes that a listing reads from a file. The last rows of a run with a layer cut are about 10 kB long.
+TAIL_BYTES = 2**16
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file: atomic (the old file or the new one), and synced to disk.
+    """Write a whole file and sync it to disk. The write is atomic: a reader sees the old file or the new file.
 
     Raises:
         EnvironmentProblem: the disk is full or read-only, or permission is missing. The old file stays intact.
@@ -66,10 +67,10 @@ def write_table(path: Path, table: Mapping[str, Any]) -> None:
 
 
 def create_table(path: Path, table: Mapping[str, Any]) -> bool:
-    """Write a table that does not exist yet, synced to disk; False, and nothing written, when it exists.
+    """Write a table that does not exist yet and sync it to disk. When the table exists, write nothing and return False.
 
-    Of several processes that create one path at the same time, on one host or several, one gets True. Where the file system has
-    no hard links, the file is empty for a moment.
+    When several processes create one path at the same time, on one host or on several hosts, one process gets True. On a file
+    system without hard links, the file is empty for a moment.
 
     Raises:
         EnvironmentProblem: the disk is full or read-only, or permission is missing.
@@ -96,9 +97,9 @@ def create_table(path: Path, table: Mapping[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def committed(path: Path) -> Iterator[Path]:
-    """A temporary path to write to. When the block ends without an error, the file is synced and renamed to `path`.
+    """Yield a temporary path to write to. When the block ends without an error, the file is synced and renamed to `path`.
 
-    For writers that need a path: memory maps, safetensors, parquet. The temporary name holds the process id and a random number.
+    Writers of memory maps, safetensors and parquet need a path. The temporary name holds the process id and a random number.
     """
     temporary = _temporary(path)
     try:
@@ -144,7 +145,7 @@ def read_rows(path: Path) -> Rows:
     """The rows of an appended file, and its first damaged line. A torn row is no damage (see the top of this file).
 
     Raises:
-        Damaged: the file is there and cannot be read.
+        Damaged: the file exists and cannot be read.
     """
     lines = _lines_from(path, 0)
     rows: list[dict[str, Any]] = []
@@ -157,29 +158,29 @@ def read_rows(path: Path) -> Rows:
 
 
 def read_last_rows(path: Path) -> Rows:
-    """The rows of the last line of an appended file, and of a torn row after it: all that a listing needs.
+    """The rows of the last line of an appended file, also when a torn row follows this line. A listing needs no other rows.
 
     Raises:
-        Damaged: the file is there and cannot be read.
+        Damaged: the file exists and cannot be read.
     """
     lines = _lines_from(path, -TAIL_BYTES)
-    if len(lines) < 3:  # one line, or a line longer than the bytes that were read
+    if len(lines) < 3:  # the file has one line, or a line is longer than the bytes that were read
         return read_rows(path)
     (last, is_sound), (torn, is_torn) = _rows_of_line(lines[-2], ends=True), _rows_of_line(lines[-1], ends=False)
     return Rows([*last, *torn], None if is_sound and is_torn else "the last line")
 
 
 def rewrite_lines(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Replace an appended file by these rows. A run that resumes drops the rows after its checkpoint in this way."""
+    """Replace the content of an appended file by these rows. A run that resumes so removes the rows after its checkpoint."""
     bodies = [json.dumps(row, sort_keys=True, separators=(",", ":"), allow_nan=False) for row in rows]
     write_text(path, "".join(f'{{"crc":{zlib.crc32(body.encode())},"row":{body}}}\n' for body in bodies))
 
 
 def make_directory(path: Path) -> Path:
-    """Make a directory and those above it, where they do not exist.
+    """Make a directory, and every missing directory above it.
 
     Raises:
-        EnvironmentProblem: it cannot be made.
+        EnvironmentProblem: the directory cannot be made.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -189,7 +190,7 @@ def make_directory(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Wait until the appended rows of a file, if it exists, are on the disk.
+    """Wait until the appended rows of a file are on the disk. A missing file is no error.
 
     Raises:
         EnvironmentProblem: the disk reports an error.
@@ -206,7 +207,7 @@ def read_json(path: Path) -> Any:
     """Read a JSON file that this module wrote.
 
     Raises:
-        Damaged: it is missing, unreadable, not UTF-8, not JSON, or holds a number that this module does not write.
+        Damaged: the file is missing, unreadable, not UTF-8, not JSON, or holds a number that this module does not write.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_int=_integer, parse_constant=_no_constant)
@@ -215,10 +216,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """Read a table, and check the hash of its content. A table from before such hashes has none, and is read as it is.
+    """Read a table, and check the hash of its content. A table from before version 0.2 has no hash and is read without the check.
 
     Raises:
-        Damaged: it cannot be read, is no table, or its content does not have its hash.
+        Damaged: the file cannot be read, is no table, or has a content that does not match the hash.
     """
     table = read_json(path)
     if not isinstance(table, dict):
@@ -230,7 +231,7 @@ def unsealed(table: Mapping[str, Any], file: str) -> dict[str, Any]:
     """The content of a table without its hash.
 
     Raises:
-        Damaged: naming the file, when the content does not have this hash.
+        Damaged: the content does not match the hash; the error names the file.
     """
     content = {key: value for key, value in table.items() if key != SELF_HASH}
     if SELF_HASH not in table and (renamed := _renamed_hash(content)):
@@ -242,16 +243,16 @@ def unsealed(table: Mapping[str, Any], file: str) -> dict[str, Any]:
 
 
 def is_protected(path: Path) -> bool:
-    """Whether a table holds the hash of its content. Those that were written before version 0.2 do not.
+    """Whether a table holds the hash of its content. Tables that were written before version 0.2 have no hash.
 
     Raises:
-        Damaged: it cannot be read as JSON.
+        Damaged: the file cannot be read as JSON.
     """
     return SELF_HASH in read_json(path)
 
 
 def remove_stray_temporaries(directory: Path) -> list[Path]:
-    """Delete the temporaries of processes that have ended; returns the paths of the deleted files."""
+    """Delete the temporary files of processes that have ended; return the paths of the deleted files."""
     removed = []
     for path in directory.glob(f"*{TEMPORARY_MARK}*"):
         pid = path.name.rpartition(TEMPORARY_MARK)[2].partition("-")[0]
@@ -263,10 +264,10 @@ def remove_stray_temporaries(directory: Path) -> list[Path]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this host has this number."""
+    """Whether a process of this host has this process id."""
     try:
         os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # OverflowError: no process can have this number
+    except (ProcessLookupError, OverflowError):  # OverflowError: no process can have this id
         return False
     except PermissionError:
         return True
@@ -274,10 +275,10 @@ def is_alive(pid: int) -> bool:
 
 
 def crash_point(label: str, act: Callable[[], None] | None = None) -> None:
-    """A place where a test can make this process fail. Nothing happens unless PALINODE_CRASH_POINT is set.
+    """A place where a test can make this process fail. Nothing happens unless the variable PALINODE_CRASH_POINT is set.
 
-    Its value is this label: the process is killed here. Or a number and an error such as `7:ENOSPC`: the seventh place that the
-    process comes to raises this OSError.
+    If the value of the variable is this label, the process is killed here. If the value is a number and an error, such as
+    `7:ENOSPC`, the seventh crash point that the process reaches raises this OSError.
     """
     wanted = os.environ.get(CRASH_POINT_VARIABLE, "")
     if wanted == label:
@@ -298,7 +299,7 @@ def _kill_now() -> None:
 
 
 def _lines_from(path: Path, start: int) -> list[bytes]:
-    """The lines of a file from the byte `start` on; a negative `start` counts from the end. Empty for a missing file."""
+    """The lines of a file from the byte `start` on; a negative `start` counts from the end. A missing file has no lines."""
     try:
         with open(path, "rb") as handle:
             size = handle.seek(0, os.SEEK_END)
@@ -311,7 +312,7 @@ def _lines_from(path: Path, start: int) -> list[bytes]:
 
 
 def _rows_of_line(line: bytes, *, ends: bool) -> tuple[list[dict[str, Any]], bool]:
-    """The whole rows of a line, and whether a writer can have left this line. `ends`: the line has a line end."""
+    """The whole rows of a line, and whether the line is without damage. `ends` says whether the line has a line end."""
     with contextlib.suppress(ValueError, RecursionError):
         if (row := _with_true_crc(json.loads(line))) is not None:
             return [row], True
@@ -344,7 +345,7 @@ def _temporary(path: Path) -> Path:
 
 def _json_bytes(value: Any) -> bytes:
     text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    return (text + "\n").encode("utf-8", "backslashreplace")  # half a character stays as its JSON escape
+    return (text + "\n").encode("utf-8", "backslashreplace")  # half a character is written as its JSON escape
 
 
 def _create_in_place(path: Path, content: bytes) -> bool:
@@ -371,7 +372,7 @@ def _table_sha256(table: Mapping[str, Any]) -> str:
 
 
 def _renamed_hash(table: Mapping[str, Any]) -> str | None:
-    """The key that holds the hash of the other entries where it is not named `self_sha256`; None where no key does."""
+    """The key, other than `self_sha256`, whose value is the hash of the other entries; None when no key has this value."""
     for key, value in table.items():
         if isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2:
             others = {name: other for name, other in table.items() if name != key}
@@ -391,12 +392,12 @@ def _no_constant(name: str) -> float:
 
 
 def _is_torn(text: str) -> bool:
-    """Whether this text is the beginning of one or several rows. Rows are ASCII without control codes."""
+    """Whether a text consists of the beginnings of one or several rows. Rows are ASCII without control codes."""
     return text.isascii() and text.isprintable() and TORN_MARKS.fullmatch(text.partition(ROW_MARK)[0]) is not None
 
 
 def _with_true_crc(wrapped: Any) -> dict[str, Any] | None:
-    """The row in `{"crc": .., "row": {..}}`, or None where the checksum is not that of the row."""
+    """The row in `{"crc": .., "row": {..}}`, or None when the checksum does not match the row."""
     if not isinstance(wrapped, dict) or not isinstance(wrapped.get("row"), dict):
         return None
     body = json.dumps(wrapped["row"], sort_keys=True, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""The head of a model where it is a matrix. The loss can then make its gradient piece by piece (`objectives/loss.py`).
+"""The head of a model whose head is a matrix: the loss can compute the head's gradient piece by piece (`objectives/loss.py`).
 
 Letters: D width, V vocabulary.
 """
@@ -17,9 +17,9 @@ class LinearHead:
     """The logits of (..., D) states: finish(states W^T + b).
 
     Attributes:
-        weight: (V, D).
-        bias: (V,), or None.
-        finish: a function of each logit by itself, such as a cast or a soft-cap.
+        weight: (V, D) the matrix W.
+        bias: (V,) a number that is added to each logit, or None.
+        finish: a function that is applied to each logit separately, such as a cast or a soft-cap.
     """
 
     weight: Tensor

@@ -1,8 +1,9 @@
 """Markov chains: languages with an exact entropy, in both reading directions and for any set of visible tokens.
 
-`symmetric_chain` is its own mirror image (P = P^T, uniform tokens). `asymmetric_chain` is not: read from the end it follows another
-kernel, with the same entropy. Only the nearest visible token on each side matters, so two rows of powers of P give the true
-probability of a token given *any* set of visible tokens. That is the floor of every objective, not only of ltr.
+A `symmetric_chain` has the same kernel in both reading directions (P = P^T, uniform tokens). An `asymmetric_chain` has another
+kernel when it is read from the end, with the same entropy. The probability of a token depends only on the nearest visible token
+on each side, so two rows of powers of P give the true probability of a token given *any* set of visible tokens. The mean of the
+negative log of this probability is the lowest loss that a model can reach, with every objective and not only with ltr.
 Shapes: V states, B sequences, T tokens of a sequence.
 """
 
@@ -18,38 +19,41 @@ from torch import Generator, Tensor
 from palinode.base.seeds import generator
 
 NO_NEIGHBOUR = -1
-TOLERANCE = 1e-13  # of the row sums of the symmetric chain, and of a stationary law
+TOLERANCE = 1e-13  # the largest error of the row sums of a symmetric chain, and of a stationary law
 MOST_ROUNDS = 10_000
 
 
 @dataclass(frozen=True)
 class MarkovChain:
-    """A stationary chain: `transition[i, j]` = P(next j | now i), (V, V) float64; `stationary` (V,) is the law of one token."""
+    """A stationary chain: `transition[i, j]` = P(next j | now i), (V, V) float64; `stationary` (V,) holds P(token i)."""
 
     transition: Tensor
     stationary: Tensor
 
     @property
     def vocab_size(self) -> int:
-        """Number of states V."""
+        """V, the number of states."""
         return len(self.stationary)
 
     @cached_property
     def reverse(self) -> Tensor:
-        """(V, V): P(previous j | now i) = pi_j P_ji / pi_i, the kernel of the chain read rtl."""
+        """(V, V): P(previous j | now i) = pi_j P_ji / pi_i, the kernel of the chain when it is read right to left."""
         return self.transition.T * self.stationary[None, :] / self.stationary[:, None]
 
     def entropy_nats(self, steps: int = 1) -> float:
-        """Nats of a token given the one `steps` before it, or after it: both are equal. steps=2 is the floor of a wrong shift."""
+        """The entropy (nats) of a token given the token `steps` places before it; the token `steps` places after gives the same.
+
+        The entropy at steps=2 is the lowest loss of a model whose targets are shifted by one token too many.
+        """
         kernel = torch.linalg.matrix_power(self.transition, steps)
         return float(-(self.stationary[:, None] * torch.special.xlogy(kernel, kernel)).sum())
 
     def token_entropy_nats(self) -> float:
-        """Nats of a token when no other token is visible."""
+        """The entropy of a token in nats when no other token is visible."""
         return float(-torch.special.xlogy(self.stationary, self.stationary).sum())
 
     def sample(self, count: int, length_tokens: int, rng: Generator) -> Tensor:
-        """(B, T) stationary sequences, with one table lookup for all rows at every token."""
+        """(B, T) stationary sequences. Each token of all B rows takes one table lookup."""
         noise = torch.rand(length_tokens, count, generator=rng, dtype=torch.float64)
         start, steps = self.stationary.cumsum(0), self.transition.cumsum(1)
         tokens = torch.empty(count, length_tokens, dtype=torch.long)
@@ -59,11 +63,11 @@ class MarkovChain:
         return tokens
 
     def log_probability(self, tokens: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """(B, T) nats (negative): ln P(token t | its nearest visible neighbours), exactly.
+        """(B, T) the exact ln P(token t | the nearest visible tokens), in nats; never above 0.
 
         Args:
             tokens: (B, T) sequences.
-            left, right: (T,) or (B, T): index of the nearest visible token before and after t; -1 where there is none.
+            left, right: (T,) or (B, T) the index of the nearest visible token before and after t; -1 if no such token exists.
         """
         count, length = tokens.shape
         index = torch.arange(length)
@@ -88,7 +92,7 @@ class MarkovChain:
 
 
 def symmetric_chain(vocab_size: int = 16, sharpness: float = 1.5, seed: int = 0) -> MarkovChain:
-    """A time-symmetric chain: exp(sharpness * symmetric Gaussian), scaled d_i W_ij d_j until every row sums to 1.
+    """A time-symmetric chain: W = exp(sharpness * symmetric Gaussian) is scaled, d_i W_ij d_j, until every row sums to 1.
 
     Raises:
         ValueError: the scaling did not converge (a sharpness of hundreds).
@@ -106,10 +110,10 @@ def symmetric_chain(vocab_size: int = 16, sharpness: float = 1.5, seed: int = 0)
 
 
 def asymmetric_chain(vocab_size: int = 16, sharpness: float = 1.5, seed: int = 0) -> MarkovChain:
-    """A chain that differs from its mirror image: exp(sharpness * Gaussian) with rows scaled to 1; pi by power iteration.
+    """A chain that is not time-symmetric: exp(sharpness * Gaussian) with rows scaled to sum 1; power iteration gives pi.
 
     Raises:
-        ValueError: see `stationary_law`.
+        ValueError: the power iteration did not converge.
     """
     transition = (sharpness * _gaussian(vocab_size, seed)).softmax(1)
     start = torch.full((vocab_size,), 1 / vocab_size, dtype=torch.float64)
@@ -117,10 +121,10 @@ def asymmetric_chain(vocab_size: int = 16, sharpness: float = 1.5, seed: int = 0
 
 
 def stationary_law(law: Tensor, step: Callable[[Tensor], Tensor], sharpness: float) -> Tensor:
-    """The law that a step of the chain leaves as it is, by power iteration from this one.
+    """The stationary law, which one `step` of the chain does not change. Power iteration starts from `law`.
 
     Raises:
-        ValueError: the iteration did not converge.
+        ValueError: the power iteration did not converge.
     """
     for _ in range(MOST_ROUNDS):
         following = step(law)

@@ -1,6 +1,6 @@
 """The shared vocabulary: measures, costs, outcomes of a run, outcomes of a check.
 
-Each of these lists stands here and nowhere else. A new measure or a new cost is one more entry of its table.
+Each of these lists is written only in this file. To add a measure or a cost, add an entry to its table.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Literal, NamedTuple, get_args
 
 from palinode.base.errors import BadInput, nearest
 
-# --- what is measured -------------------------------------------------------------------------------------------
+# --- the measures -----------------------------------------------------------------------------------------------
 
 Better = Literal["lower", "higher"]
 Direction = Literal["ltr", "rtl"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
-OWN = "own"  # in a metric: the direction in which an arm was trained most
+OWN = "own"  # the direction, in a metric, in which an arm was trained most
 METRIC_SPLITS = ("validation", "test", "tuning")
 
 
@@ -25,12 +25,12 @@ class Measure:
     """A number that an evaluation gives for every split and direction.
 
     Attributes:
-        name: its key in the scores of a record.
-        title: what a heading calls it.
-        unit: what an axis and a sentence call it.
-        better: which way is better.
-        is_loss: whether it is a mean of -log p of the targets.
-        has_chance_levels: whether it is a share from 0 to 1 for which a task knows what guessing reaches.
+        name: the key of the measure in the scores of a record.
+        title: the name of the measure in a heading.
+        unit: the name of the unit on an axis and in a sentence.
+        better: whether a lower or a higher value is better.
+        is_loss: whether the measure is a mean of -log p of the targets.
+        has_chance_levels: whether the measure is a share from 0 to 1, and tasks give the share that guessing reaches.
     """
 
     name: str
@@ -53,7 +53,7 @@ MEASURES: Mapping[str, Measure] = {
 
 
 class Metric(NamedTuple):
-    """One score of a run: on which split, in which direction, by which measure."""
+    """The name of one score of a run: the split, the reading direction and the measure."""
 
     split: str
     direction: str
@@ -64,7 +64,7 @@ class Metric(NamedTuple):
         """The metric of a path such as `validation.ltr.nats_per_token`.
 
         Raises:
-            BadInput: there is no such metric; names the nearest.
+            BadInput: no metric has this path; the error names the nearest metric.
         """
         metric = cls(*parts) if len(parts := path.split(".")) == len(cls._fields) else None
         if metric is None or metric not in METRICS:
@@ -83,22 +83,23 @@ METRICS = tuple(
     for measure in MEASURES
 )
 
-LEAST_SHUFFLED = 1e-6  # below it both sides have vanished, and the ratio is rounding
+# If the loss on shuffled pairs is smaller than this, both losses have vanished, and their ratio is a rounding error.
+LEAST_SHUFFLED = 1e-6
 
 
 def affinity(value: float, shuffled: float) -> float | None:
-    """How much better an auxiliary term scores its true pairs than shuffled pairs: 1 - value / shuffled; None: both vanished."""
+    """1 - value / shuffled: how much lower an auxiliary loss is on true pairs than on shuffled pairs; None when both vanished."""
     return None if shuffled < LEAST_SHUFFLED else 1 - value / shuffled
 
 
-# --- what a run costs -------------------------------------------------------------------------------------------
+# --- the costs of a run -------------------------------------------------------------------------------------------
 
-EQUAL_WITHIN = 0.001  # between arms, the cost that the decision declares equal may differ by .1 %
-REMARKED_ABOVE = 0.01  # any other cost is named when it differs by more than 1 %
+EQUAL_WITHIN = 0.001  # the cost that the decision declares equal may differ by 0.1 % between arms
+REMARKED_ABOVE = 0.01  # the audit names every other cost that differs by more than 1 %
 ParityAxis = Literal[
     "parameters", "window_tokens", "tokens_read", "tokens_scored_ltr", "train_flops", "optimizer_steps"
 ]
-PARITY_AXES: tuple[ParityAxis, ...] = get_args(ParityAxis)  # a decision may declare one of them equal
+PARITY_AXES: tuple[ParityAxis, ...] = get_args(ParityAxis)  # a decision may declare one of these costs equal
 
 
 @dataclass(frozen=True)
@@ -106,12 +107,12 @@ class CostAxis:
     """A cost of a run.
 
     Attributes:
-        name: its name in tables.
-        title: what a heading calls it.
-        short: what a button calls it.
-        table: the table of a result that holds it.
-        key: its key in that table; empty: its name.
-        compared: whether check C5 compares the arms in it.
+        name: the name of the cost in tables.
+        title: the name of the cost in a heading.
+        short: the name of the cost on a button.
+        table: the table of a result that holds the cost.
+        key: the key of the cost in this table; empty: the key is `name`.
+        compared: whether check C5 compares the arms in this cost.
     """
 
     name: str
@@ -123,7 +124,7 @@ class CostAxis:
 
     @property
     def stored_key(self) -> str:
-        """Its key in its table of a result."""
+        """The key of the cost in its table of a result."""
         return self.key or self.name
 
     @property
@@ -159,12 +160,12 @@ CURVE_AXES: Mapping[str, CostAxis] = {
     "seconds": COST_AXES["train_seconds"],
 }
 
-# --- how a run ends, and what a check says ------------------------------------------------------------------------
+# --- the outcomes of a run and of a check ------------------------------------------------------------------------
 
 RunOutcome = Literal["done", "diverged", "failed", "stopped", "oom"]
 RecordOutcome = Literal[RunOutcome, "unfinished", "damaged", "missing"]
-FINAL_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "diverged"))  # the same spec would end in the same way
-FINE_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "stopped"))  # these need no explanation
+FINAL_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "diverged"))  # a second run would end in the same way
+FINE_OUTCOMES: frozenset[RunOutcome] = frozenset(("done", "stopped"))  # these outcomes need no explanation
 
 CheckOutcome = Literal["pass", "fail", "could_not_tell"]
 CHECK_WORDS: Mapping[CheckOutcome, str] = {"fail": "fail", "could_not_tell": "could not tell", "pass": "pass"}

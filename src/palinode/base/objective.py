@@ -1,7 +1,7 @@
-"""The interface of an objective: a window in, an Example out, and a contract that says which token may inform which.
+"""The interface of an objective: it makes an Example of windows, and its contract says which token may inform which prediction.
 
-To write one: subclass `Objective`, define `example` (usually one call of `base.example.one_pass` per direction) and
-`may_inform`. If it makes random decisions, define `draw`; nothing in a Draw may depend on token ids.
+To write an objective, subclass `Objective` and define `example` (usually one call of `base.example.one_pass` per direction) and
+`may_inform`. If the objective makes random decisions, define `draw`; no entry of a Draw may depend on token ids.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Progress:
     """How far training has come.
 
     Attributes:
-        step, total_steps: the optimizer step, and the planned ones.
-        state: the state of the objective (adaptive p).
-        schedule_step: the step that the learning rate's schedule has reached. It may be ahead of `step`, since a limit of tokens
-            can end a run before its planned steps. None: equal to `step`.
+        step, total_steps: the number of the optimizer step, and the planned number of optimizer steps.
+        state: the state of the objective, such as an adaptive p.
+        schedule_step: the step that the schedule of the learning rate has reached. The schedule may be ahead of `step`, because a
+            limit of tokens can end a run before its planned steps. None: equal to `step`.
     """
 
     step: int = 0
@@ -36,7 +36,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """The share of the run that is done, from 0 at the first step to 1 at the last."""
+        """The share of the run that is done, from 0 at the first step to 1 at the last step."""
         reached = self.step if self.schedule_step is None else self.schedule_step
         return min(1.0, reached / max(1, self.total_steps - 1))
 
@@ -44,8 +44,8 @@ class Progress:
 class Objective(Part):
     """Base class of all objectives.
 
-    `may_inform` is written from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit
-    would compare the code with itself.
+    Derive `may_inform` from the *definition* of the objective, never from `sees` or `input_source`: otherwise the audit would
+    compare the code with itself.
 
     Attributes:
         scores_itself: True only if the model is meant to predict tokens that it sees.
@@ -56,50 +56,50 @@ class Objective(Part):
     reads_in_a_direction: ClassVar[bool] = True
 
     def draw(self, batch: int, window_tokens: int, generator: Generator, progress: Progress) -> Draw:
-        """Every random decision for `batch` windows; tensors have a leading dimension of `batch`."""
+        """Every random decision for `batch` windows; the first dimension of each tensor is `batch`."""
         return Draw()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
-        """(B, window_tokens) windows -> an Example, by the decisions of `draw` alone."""
+        """Make an Example of (B, window_tokens) windows. The only decisions are those in `draw`."""
         raise Unfinished(self, "must define example(windows, draw, specials)")
 
     def may_inform(self, source: Tensor, target: Tensor, group: str, draw: Draw) -> Tensor:
-        """Boolean of the broadcast shape: may window token `source` influence the prediction of window token `target`?
+        """Whether window token `source` may influence the prediction of window token `target`: boolean, of the broadcast shape.
 
         Args:
             source, target: window indices of any shapes that broadcast.
             group: the name of the pass.
-            draw: the decisions made for this window.
+            draw: the decisions for this window.
         """
         raise Unfinished(self, "must define may_inform(source, target, group, draw)")
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """(window_tokens,) boolean: the tokens of a window that any pass can score, with any draw.
+        """(window_tokens,) boolean: the tokens of a window that some pass can score with some draw.
 
-        A label mask that keeps none of them is refused before any training.
+        A run whose label mask keeps none of these tokens is refused before any training.
         """
         return torch.ones(window_tokens, dtype=torch.bool)
 
     def groups(self) -> tuple[str, ...]:
-        """The names of the passes this objective can make."""
+        """The names of the passes that this objective can make."""
         return ("ltr",)
 
     def state(self) -> dict[str, float]:
-        """The state before the first step (empty unless the objective adapts to its losses)."""
+        """The state of the objective before the first step (empty unless the objective adapts to its losses)."""
         return {}
 
     def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
-        """The state after a step with these training losses (nats per token, by pass)."""
+        """The state of the objective after a step with these training losses (nats per token, by pass)."""
         return dict(state)
 
     def pass_probabilities(self, progress: Progress) -> dict[str, float]:
-        """The probability of each pass for a window at this point of training: for planning and for checking counters."""
+        """The probability of each pass for a window at this point of training. The plan and the check of the counters use it."""
         return {self.groups()[0]: 1.0}
 
     def evaluation(self) -> dict[str, Objective]:
-        """The objectives that a model trained on this one is evaluated with, by name. Empty: the honest ltr and rtl passes.
+        """The objectives, by name, that evaluate a model which was trained on this objective. Empty: the causal ltr and rtl passes.
 
-        An objective that trains with another visibility is evaluated with it too; an objective of another kind adds itself under
-        its own name.
+        An objective that trains with another visibility is also evaluated with this visibility. An objective of another kind adds
+        itself under its own name.
         """
         return {}

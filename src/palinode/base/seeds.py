@@ -1,8 +1,8 @@
 """Random streams: the seed of a run gives an independent stream for data, init, dropout, objective, evaluation and audit.
 
-Every random number in Palinode comes from `generator(seed, name, *position)`. The position is a step, a micro-batch or a block of
-rows. So a stream can be entered anywhere: a run that resumes at step 731 needs no stored state, and a run that evaluates more often
-still reads the same training data.
+Every random number in Palinode comes from `generator(seed, name, *position)`. The position is a step, a micro-batch or a block
+of rows. So a stream can start at any position: a run that resumes at step 731 needs no stored state, and a run that evaluates more
+often still reads the same training data.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-NUMERICS_VERSION = 1  # raised when the same spec would give other bits; part of every run id
+NUMERICS_VERSION = 1  # raise this number when the same spec would give other bits; the number is part of every run id
 
 
 def derive(seed: int, name: str, *position: int | str) -> int:

@@ -1,12 +1,13 @@
-"""The code that a user's class depends on, and its hash: what a run id says of a class that the user wrote.
+"""The code that a user's class depends on, and the hash of this code. The hash is part of the id of every run that uses the class.
 
-The hash covers the tokens of the class, and of every top-level statement of the user's files that the class can depend on: its
-bases, the functions, classes and constants that it reads, what these read in turn, also in other modules of the user, and
-the statements that change one of them. Comments, docstrings, blank lines and the width of an indentation do not count. An
-installed package counts by the name under which it is imported.
+The hash covers the tokens of the class, and the tokens of every top-level statement of the user's files that the class can depend
+on: the bases of the class; the functions, classes and constants that the class reads; the names that these statements read, also
+in other modules of the user; and the statements that change one of these objects. Comments, docstrings, blank lines and the width
+of an indentation do not change the hash. Of an installed package, the hash covers only the name under which it is imported.
 
-In doubt more code counts: a module that uses `globals()`, a star import of a module of the user, or the like, counts whole, and
-`UserCode.doubts` says why. The files are read and not run. Python 3.11 and later versions give one hash.
+In doubt, the hash covers more code: it covers the whole of a module that uses `globals()`, or a star import of a module of the
+user, or similar code, and `UserCode.doubts` gives the reason. This module reads the user's files and does not run them. Python 3.11
+and all later versions give the same hash.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from typing import NamedTuple, TypeGuard
 OWN_PACKAGE = __name__.partition(".")[0]
 INSTALLED_FOLDERS = {"site-packages", "dist-packages"}
 STANDARD_LIBRARY = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
-# Code that reaches names without writing them down. A use on `self` alone is harmless.
+# Functions that reach names which are not written in the code. A call on `self` alone is harmless.
 DYNAMIC_CALLS = {"globals", "locals", "vars", "eval", "exec", "__import__", "setattr", "delattr"}
 DYNAMIC_NAMES = {"__dict__", "__subclasses__", "__init_subclass__", "__pydantic_init_subclass__", "__set_name__"}
 DYNAMIC_MODULES = {"importlib", "inspect", "gc", "ctypes", "pkgutil", "runpy"}
-# A file that holds one of these keeps its docstrings.
+# If a file contains one of these texts, the hash covers the docstrings of the file.
 DOCSTRING_READERS = ("__doc__", "getdoc", "use_attribute_docstrings")
-# How the name of a method that changes its object begins; those of torch end with "_".
+# The beginnings of the names of methods that change their object. Such methods of torch end with "_".
 CHANGING_METHODS = (
     *("add", "append", "clear", "discard", "extend", "insert", "load", "pop", "push", "put", "register"),
     *("remove", "reset", "reverse", "set", "sort", "update"),
@@ -46,18 +47,19 @@ STRING_STARTS = {getattr(tokenize, name, None) for name in ("FSTRING_START", "TS
 STRING_ENDS = {getattr(tokenize, name, None) for name in ("FSTRING_END", "TSTRING_END")} - {None}
 WITHOUT_MEANING = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER}
 LITERALS = (ast.Constant, ast.Tuple, ast.UnaryOp, ast.BinOp, ast.operator, ast.unaryop, ast.expr_context)
-WHOLE = ""  # as a name that is imported: the module, however it is used
+WHOLE = ""  # stands in the place of a name: the whole object or module is used
 DEFINITIONS = {"function", "class"}
-SET, METHOD, CHANGING_METHOD = "=", ".", "!"  # how a statement may change an object, other than by handing it to a call
+# The ways in which a statement may change an object without passing the object to a call.
+SET, METHOD, CHANGING_METHOD = "=", ".", "!"
 
 
 class UserCode(NamedTuple):
     """The statements that a user's class depends on.
 
     Attributes:
-        sha256: the hash of all their tokens, in order.
-        names: what each statement defines or changes -> the hash of its tokens; `helper.f` for f of another module.
-        doubts: why a whole module counts, one text for each such module.
+        sha256: the hash of all tokens of the statements, in order.
+        names: the name that a statement defines or changes -> the hash of its tokens; `helper.f` for f of another module.
+        doubts: the reason why a whole module counts, one text for each such module.
     """
 
     sha256: str
@@ -66,10 +68,10 @@ class UserCode(NamedTuple):
 
 
 def user_code(module_name: str, file: Path, class_name: str) -> UserCode:
-    """What a class of a user's module depends on.
+    """The code that a class of a user's module depends on.
 
     Args:
-        class_name: its `__qualname__`.
+        class_name: the `__qualname__` of the class.
     """
     search = _Search()
     module = search.add(module_name, file)
@@ -82,7 +84,7 @@ def user_code(module_name: str, file: Path, class_name: str) -> UserCode:
     return search.result(module)
 
 
-# --- statements of one module -------------------------------------------------------------------------------------
+# --- the statements of a module -------------------------------------------------------------------------------------
 
 
 class Import(NamedTuple):
@@ -97,15 +99,15 @@ class Statement(NamedTuple):
 
     Attributes:
         kind: "function", "class", "import", "literal" (a constant that cannot change), "value" (another assignment), or
-            "effect": whatever else there is.
-        binds: the module-level names that it defines.
-        reads: the names that it reads from the module, also inside functions.
-        changes: (how, name) of the named objects that it may change. How is `SET` where it sets an attribute or an entry, and where
-            an effect calls a method; `METHOD` or `CHANGING_METHOD` where a method of the object is called; else the function that
-            is given the object, "" for one without a name.
-        attributes: name -> the attributes that are read from it, and `WHOLE` where the object itself is used.
-        imports: what it imports, at any depth.
-        doubt: why it may reach names that are not written in it.
+            "effect" (any other statement).
+        binds: the module-level names that the statement defines.
+        reads: the names that the statement reads from the module, also inside functions.
+        changes: (way, name) of the objects that the statement may change. The way is `SET` if the statement sets an attribute or an
+            entry, or is an effect that calls a method. The way is `METHOD` or `CHANGING_METHOD` if another statement calls a method
+            of the object. Otherwise the way is the name of the function that receives the object ("" for one without a name).
+        attributes: name -> the attributes that are read from the object; `WHOLE` is among them if the object itself is used.
+        imports: the imports of the statement, at any depth.
+        doubt: the reason why the statement may reach names that are not written in the statement.
     """
 
     kind: str
@@ -118,17 +120,17 @@ class Statement(NamedTuple):
     doubt: str | None = None
 
     def sets(self) -> set[str]:
-        """The names of the objects that it changes by setting something."""
+        """The names of the objects in which the statement sets an attribute or an entry."""
         return {name for how, name in self.changes if how == SET}
 
 
 @functools.lru_cache(maxsize=64)
 def _statements(text: str, package: str) -> tuple[Statement, ...]:
-    """The statements of a file, in order; its imports are made absolute with the name of its package."""
-    lines = io.StringIO(text).readlines()  # as Python counts them: a form feed ends no line
+    """The statements of a file, in order. Relative imports become absolute ones with the name of the file's package."""
+    lines = io.StringIO(text).readlines()  # count lines as Python does: a form feed ends no line
     statements: list[Statement] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # running the file gave them already
+        warnings.simplefilter("ignore")  # Python gave these warnings already when the file was run
         tree = ast.parse(text)
         docstrings = dict(_span(node, lines) for node in ast.walk(tree) if _is_docstring(node))
         left_out = {} if any(word in text for word in DOCSTRING_READERS) else docstrings
@@ -191,7 +193,7 @@ def _kind(node: ast.stmt) -> str:
 
 
 def _changes(nodes: Sequence[ast.AST], kind: str) -> Iterator[tuple[str, str]]:
-    """`changes` of a statement, local names included."""
+    """The value of `Statement.changes` for a statement, local names included."""
     called = {id(inner.func) for inner in nodes if isinstance(inner, ast.Call)}
     for inner in nodes:
         match inner:
@@ -208,7 +210,7 @@ def _changes(nodes: Sequence[ast.AST], kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _passes(call: ast.Call) -> Iterator[tuple[str, str]]:
-    """The objects that a call may change: those it is given, and the one whose method it is."""
+    """The objects that a call may change: the arguments of the call, and the object whose method is called."""
     function = call.func.id if isinstance(call.func, ast.Name) else ""
     if isinstance(call.func, ast.Attribute):
         method = call.func.attr
@@ -219,7 +221,7 @@ def _passes(call: ast.Call) -> Iterator[tuple[str, str]]:
 
 
 def _objects(argument: ast.AST) -> Iterator[str]:
-    """The names of the objects that are handed over in an argument, alone or in a list or a table."""
+    """The names of the objects in an argument of a call; the argument may be a name, a list or a table."""
     if isinstance(argument, ast.Name):
         yield argument.id
     elif isinstance(argument, (ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred)):
@@ -228,7 +230,7 @@ def _objects(argument: ast.AST) -> Iterator[str]:
 
 
 def _root(node: ast.expr) -> str:
-    """`a` of `a.b[c].d`; nothing where the chain begins with a call."""
+    """The first name of a chain: `a` for `a.b[c].d`; an empty text if the chain begins with a call."""
     while isinstance(node, (ast.Attribute, ast.Subscript)):
         node = node.value
     return node.id if isinstance(node, ast.Name) else ""
@@ -236,7 +238,7 @@ def _root(node: ast.expr) -> str:
 
 def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
     """The module-level names that a statement reads, at any depth."""
-    # A class body may read a module's name before it defines its own of the same name.
+    # A class body may read a name of the module before the class defines an attribute of the same name.
     unscoped = table.get_type() in ("module", "class")
     for symbol in table.get_symbols():
         if symbol.is_global() or (unscoped and symbol.is_referenced()):
@@ -246,7 +248,7 @@ def _global_names(table: symtable.SymbolTable) -> Iterator[str]:
 
 
 def _names_in_annotations(nodes: Sequence[ast.AST]) -> Iterator[str]:
-    """Names inside texts that stand for types, such as `x: "Other"` and `list["Other"]`."""
+    """The names inside texts that are used as types, such as `x: "Other"` and `list["Other"]`."""
     for place in [getattr(inner, name, None) for inner in nodes for name in ("annotation", "returns", "slice")]:
         for constant in ast.walk(place) if isinstance(place, ast.expr) else ():
             if isinstance(constant, ast.Constant) and isinstance(constant.value, str):
@@ -258,7 +260,7 @@ def _names_in_annotations(nodes: Sequence[ast.AST]) -> Iterator[str]:
 
 
 def _doubt(nodes: Sequence[ast.AST], reads: frozenset[str]) -> str | None:
-    """What in a statement may reach names that are not written in it."""
+    """The code in a statement that may reach names which are not written in the statement; None if there is no such code."""
     for inner in nodes:
         match inner:
             case ast.Call(func=ast.Name(id=called), args=arguments):
@@ -291,7 +293,7 @@ def _doubt(nodes: Sequence[ast.AST], reads: frozenset[str]) -> str | None:
 
 
 def _import_statements(node: ast.Import | ast.ImportFrom, package: str) -> Iterator[Statement]:
-    """A statement for each imported name, so that a further name in the list changes none of the others."""
+    """Yield a statement for each imported name, so that adding a name to the import does not change the other statements."""
     doubt = _doubt([node], frozenset())
     source = ("from", "." * node.level + (node.module or "")) if isinstance(node, ast.ImportFrom) else ()
     for alias, imported in zip(node.names, _imports(node, package), strict=True):
@@ -314,12 +316,12 @@ def _imports(node: ast.Import | ast.ImportFrom, package: str) -> list[Import]:
 
 
 def _is_docstring(node: ast.AST) -> TypeGuard[ast.Expr]:
-    """A text that stands alone as a statement."""
+    """Whether a node is a statement that consists of a text, such as a docstring."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _is_script_part(node: ast.stmt) -> bool:
-    """`if __name__ == "__main__":` never holds where palinode runs the file."""
+    """Whether a statement is `if __name__ == "__main__":`, which is never true when palinode runs the file."""
     return isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) == "__name__ == '__main__'"
 
 
@@ -329,12 +331,12 @@ Place = tuple[int, int]  # line, from 1, and character, from 0
 
 
 def _tokens(text: str, lines: list[str], left_out: Mapping[Place, Place]) -> Iterator[tuple[Place, str]]:
-    """The tokens that mean something; each logical line begins with how deep it is indented.
+    """Yield the tokens that have a meaning. The first token of each logical line gives the depth of its indentation.
 
-    An f-string is one token up to Python 3.11 and several from 3.12 on: here it is always its text.
+    Python 3.11 gives an f-string as one token, and later versions give several tokens. This function always yields its text.
 
     Args:
-        left_out: start -> end of the docstrings.
+        left_out: start -> end of each docstring that is left out.
     """
     depth, begins, skip_to = 0, True, (0, 0)
     open_strings: list[Place] = []
@@ -362,7 +364,7 @@ def _tokens(text: str, lines: list[str], left_out: Mapping[Place, Place]) -> Ite
 
 
 def _span(node: ast.stmt, lines: list[str]) -> tuple[Place, Place]:
-    """Where a statement begins, its decorators included, and where it ends; ast counts bytes, tokens count characters."""
+    """The places where a statement with its decorators begins and ends. Here ast counts bytes, and tokenize counts characters."""
     start, end = (node.lineno, node.col_offset), (node.end_lineno or 0, node.end_col_offset or 0)
     for decorator in getattr(node, "decorator_list", ()):
         start = min(start, (decorator.lineno, 0))
@@ -377,7 +379,7 @@ def _slice(lines: list[str], start: Place, end: Place) -> str:
     return "".join(rows)
 
 
-# --- which statements count ---------------------------------------------------------------------------------------
+# --- the statements that count ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -386,9 +388,9 @@ class Module:
 
     Attributes:
         by_name: name -> the indexes of the statements that define it.
-        taken: the indexes of the statements that count.
-        names: the names that count.
-        doubts: why all of it counts, at most one text.
+        taken: the indexes of the statements that count for the hash.
+        names: the names that count for the hash.
+        doubts: the reason why the whole module counts; at most one text.
     """
 
     name: str
@@ -408,15 +410,15 @@ class Module:
         return {statement.kind for statement in self.definitions(name)}
 
     def acts_outside(self, statement: Statement) -> bool:
-        """Whether a statement changes something that was imported, such as a setting of torch, or what the file's names mean."""
+        """Whether a statement changes an imported object, such as a setting of torch, or the meaning of the file's names."""
         if any(imported.module == "__future__" or imported.name == "*" for imported in statement.imports):
             return True
         return any(self.kinds(name) == {"import"} for name in statement.sets())
 
     def changed_by(self, statement: Statement, *, certainly: bool) -> set[str]:
-        """The names whose objects a statement may change, or certainly changes when it runs.
+        """The names whose objects a statement may change; with `certainly`, only those that the statement changes whenever it runs.
 
-        A function or a class changes others only when it is called; a function of the user may set what it is given.
+        A function or a class changes other objects only when it is called. A function of the user may change its arguments.
         """
         runs = statement.kind not in DEFINITIONS
         changed = statement.sets()
@@ -430,14 +432,14 @@ class Module:
 
 
 class _Search:
-    """Collects the statements that count, from module to module, until no further one does."""
+    """Collects the statements that count, from module to module, until no further statement counts."""
 
     def __init__(self) -> None:
         self.modules: dict[str, Module | None] = {}
         self.waiting: list[tuple[Module, int]] = []
 
     def add(self, name: str, file: Path) -> Module:
-        """Read a module, and the user's modules that it imports: what they change counts, whoever reads them."""
+        """Read a module, and the user's modules that the module imports. The changes that these modules make always count."""
         with tokenize.open(file) as opened:
             statements = _statements(opened.read(), name if file.name == "__init__.py" else name.rpartition(".")[0])
         module = self.modules[name] = Module(name, file, statements)
@@ -452,7 +454,7 @@ class _Search:
         return module
 
     def module(self, name: str) -> Module | None:
-        """The module of this name, which is read when it is first needed; None for one that the user did not write."""
+        """The module of this name, which is read when it is first needed; None for a module that the user did not write."""
         if name not in self.modules:
             self.modules[name] = None
             if (file := _user_file(name)) is not None:
@@ -460,7 +462,7 @@ class _Search:
         return self.modules[name]
 
     def want(self, module: Module, name: str) -> None:
-        """Take every statement that defines this name; unknown names are built in."""
+        """Take every statement that defines this name. A name without such a statement is built into Python."""
         if name not in module.names:
             module.names.add(name)
             for index in module.by_name.get(name, ()):
@@ -474,7 +476,7 @@ class _Search:
                 self._take(module, index)
 
     def finish(self) -> None:
-        """Follow what the statements read, then what changes it, until nothing is left."""
+        """Take the statements that define the names that are read, then the statements that change them, until none is left."""
         while self.waiting:
             while self.waiting:
                 self._follow(*self.waiting.pop())
@@ -483,7 +485,7 @@ class _Search:
                     self._take_changes(module)
 
     def result(self, first: Module) -> UserCode:
-        """The statements taken, in the order of the files."""
+        """The statements that were taken, in the order of the files."""
         whole = hashlib.sha256()
         of_names: dict[str, list[str]] = {}
         others = [module for _, module in sorted(self.modules.items()) if module not in (None, first)]
@@ -532,7 +534,7 @@ class _Search:
             self.take_whole(target, f"it does not define {name}" if name else "it is used as an object")
 
     def _take_changes(self, module: Module) -> None:
-        """Take the statements that change what counts already, and those that call a function which does."""
+        """Take the statements that change an object that counts already, and those that call a function that counts already."""
         for index, statement in enumerate(module.statements):
             if module.acts_outside(statement) or module.changed_by(statement, certainly=False) & module.names:
                 self._take(module, index)
@@ -544,7 +546,7 @@ class _Search:
 
 
 def _user_file(module_name: str) -> Path | None:
-    """The file of a module that the user wrote; None for one that is installed, built in, or missing."""
+    """The file of a module that the user wrote; None for a module that is installed, built in, or missing."""
     if module_name.partition(".")[0] in {OWN_PACKAGE, *sys.builtin_module_names, ""}:
         return None
     origin = getattr(sys.modules.get(module_name), "__file__", None) or _find(module_name)
@@ -556,7 +558,7 @@ def _user_file(module_name: str) -> Path | None:
 
 
 def _find(module_name: str) -> str | None:
-    """Where a module that was not imported yet would come from. Imports nothing."""
+    """The file that a module would be imported from. The module is not imported."""
     name, locations, origin = "", None, None
     for step in module_name.split("."):
         name = f"{name}.{step}" if name else step

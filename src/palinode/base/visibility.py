@@ -1,8 +1,8 @@
-"""Visibilities: which slot may read which. Each gives a boolean mask, and two of them combine with `&` and `|`.
+"""Visibilities: the slots that each slot may read. A visibility gives a boolean mask; `&` and `|` combine two visibilities.
 
-`mask(T)[i, j]` is True when slot i may read slot j. Every mixer runs two visibilities without a mask: causal and full. `Rtl` is
-causal, read from the other end: models flip the row before and after. All others are run through their explicit mask.
-A user's own visibility is a subclass with a `mask` method.
+`mask(T)[i, j]` is True when slot i may read slot j. Every mixer runs two visibilities without a mask: causal and full. A model runs
+`Rtl` as causal: the model flips the row before and after the mixer. Every other visibility is run with its explicit mask.
+To write a visibility, subclass `Visibility` and define a `mask` method.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Native = Literal["causal", "full", "mask"]
 
 
 class Visibility(Part):
-    """Base class. `native` tells a model how to run it: as causal, as full (without a mask), or with the explicit mask."""
+    """Base class. `native` tells a model how to run a visibility: as causal, as full (no mask), or with the explicit mask."""
 
     native: ClassVar[Native] = "mask"
     reads_from_end: ClassVar[bool] = False
@@ -55,7 +55,7 @@ class Ltr(Visibility):
 
 
 class Rtl(Visibility):
-    """Right to left: slot i reads slots j >= i. Always the upper triangle at the current length."""
+    """Right to left: slot i reads slots j >= i. The mask is the upper triangle at every length."""
 
     kind: ClassVar[str] = "rtl"
     native: ClassVar[Native] = "causal"
@@ -96,12 +96,13 @@ class Prefix(Visibility):
 class Bottleneck(Visibility):
     """Left to right up to `slot`; each later slot reads that one slot and itself.
 
-    Later slots learn about earlier ones only through the states at `slot`. In a stack of L layers, L - 1 of these states have read
-    something, so a single layer passes nothing on.
+    Later slots get information about earlier slots only through the states at `slot`. In a stack of L layers, L - 1 of these states
+    contain information about earlier slots, so a single layer passes no information on.
 
     Attributes:
         slot: the index of the bottleneck.
-        sealed: the bottleneck reads itself alone. Then nothing should arrive behind it; what arrives has gone round it.
+        sealed: the slot of the bottleneck reads only itself. Then later slots should get no information about earlier slots; any
+            information that they get has gone around the bottleneck.
     """
 
     kind: ClassVar[str] = "bottleneck"
@@ -116,10 +117,11 @@ class Bottleneck(Visibility):
 
 
 class FlippedLowerTriangle(Visibility):
-    """The published "backward" mask, `tril(ones(size, size)).flip(0)` cut to the window. It leaks: the audit must catch it.
+    """The published "backward" mask, `tril(ones(size, size)).flip(0)` cut to the window. This mask leaks.
 
-    Row i reads columns j <= size - 1 - i, so for windows up to half of `size` every slot reads everything, its own target
-    included. It is anti-triangular; the mirror of the lower triangle is the upper triangle (`Rtl`).
+    Row i reads columns j <= size - 1 - i, so for windows up to half of `size` every slot reads all slots, its own target included.
+    The mask is anti-triangular; the mirror of the lower triangle is the upper triangle (`Rtl`). The audit must
+    find the leak.
     """
 
     kind: ClassVar[str] = "flipped-lower-triangle"
@@ -151,7 +153,7 @@ class _Pair(Visibility):
 
 
 class Intersection(_Pair):
-    """A slot may read what both visibilities allow."""
+    """A slot may read the slots that both visibilities allow."""
 
     kind: ClassVar[str] = "intersection"
 
@@ -160,7 +162,7 @@ class Intersection(_Pair):
 
 
 class Union(_Pair):
-    """A slot may read what one of the two visibilities allows."""
+    """A slot may read the slots that at least one of the two visibilities allows."""
 
     kind: ClassVar[str] = "union"
 

@@ -1,4 +1,4 @@
-"""Experiments as data: what a researcher writes, and the runs it resolves to."""
+"""Experiments as data: the experiment that a researcher writes, and the runs that the experiment resolves to."""
 
 from palinode.base.decision import Decision as Decision
 from palinode.spec.experiment import Arm as Arm

@@ -1,4 +1,4 @@
-"""Change a config by dotted paths. All changes are applied at once: only the result must be valid.
+"""Change a config by dotted paths. All changes are applied together, so only the result must be valid.
 
     changed(settings, {"objective": Rtl(), "recipe.steps": 100, "model": {"kind": "decoder", "width": 64, "layers": 2}})
 

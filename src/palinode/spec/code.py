@@ -1,7 +1,8 @@
-"""The user's own Python: experiment files, and the code file that a stored spec with `user:` parts needs.
+"""The user's own Python files: experiment files, and the code file that a stored spec with `user:` parts needs.
 
-A file that the user names on the command line is run. Code that only a stored spec names is run with `--allow-code` and never
-without it, wherever it lies: an unpacked archive of a stranger lies in the current directory too.
+Palinode runs a file that the user names on the command line. Palinode runs code that only a stored spec names if the user gives
+`--allow-code`, and never otherwise. The folder of the code makes no difference, because the current directory may hold an unpacked
+archive from a stranger.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ from palinode.base.config import USER_PREFIX, Config, Part, bad_input, code_of, 
 from palinode.base.errors import BadInput, Damaged, PalinodeError
 from palinode.spec.text import read_text
 
-USER_MODULE = "palinode_user_"  # how the name of a module made from a user's file begins
-RECORD_FILE = "code.json"  # next to spec.json: where the code was, its hash, and what each part depends on
-COPY_FILE = "code.py"  # next to spec.json: the code itself
-# What a mistake in the user's file can raise.
+USER_MODULE = "palinode_user_"  # the beginning of the name of each module that is made from a user's file
+RECORD_FILE = "code.json"  # next to spec.json: the path and the hash of the code, and the names each part needs
+COPY_FILE = "code.py"  # next to spec.json: a copy of the code
+# The errors that a mistake in the user's file can raise.
 MISTAKES = (
     *(ArithmeticError, AssertionError, AttributeError, EOFError, ImportError, LookupError, MemoryError, NameError),
     *(OSError, RuntimeError, StopIteration, SyntaxError, SystemExit, TypeError, ValueError, Warning),
@@ -40,9 +41,9 @@ class Code:
     """A user's file that has been run.
 
     Attributes:
-        path: where it is, absolute.
-        content: its bytes when it was run; a run's directory keeps these, also when the file is edited soon after.
-        names: its top-level names -> their values.
+        path: the absolute path of the file.
+        content: the bytes of the file when it was run; a run's directory keeps these bytes, even if the file is edited soon after.
+        names: top-level name of the file -> its value.
         user_parts: kind (`user:ClassName`) -> class, for decoding specs that name them.
     """
 
@@ -53,7 +54,7 @@ class Code:
 
 
 class _FromSource(importlib.machinery.SourceFileLoader):
-    """Compiles the source each time: reads no old bytecode, and writes none into the user's folder."""
+    """A loader that compiles the source each time: it reads no old bytecode, and writes no bytecode into the user's folder."""
 
     def path_stats(self, path: Any) -> NoReturn:
         raise OSError("bytecode is not used")
@@ -63,10 +64,10 @@ def run_file(path: Path, *, neighbours: Path | None = None) -> Code:
     """Run a Python file of the user as a module.
 
     Args:
-        neighbours: the directory of the user's other modules, which it may import; default its own directory.
+        neighbours: the directory of the user's other modules, which the file may import; default: the directory of the file.
 
     Raises:
-        BadInput: the file cannot be read, or it raises an error; the message names the line.
+        BadInput: the file cannot be read, or the file raises an error; the message names the line.
     """
     file = str(path)
     content = read_text(path).encode()
@@ -76,9 +77,9 @@ def run_file(path: Path, *, neighbours: Path | None = None) -> Code:
     if spec is None or spec.loader is None:
         raise BadInput("is not a Python file", file=file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # a class finds its file through this entry
+    sys.modules[name] = module  # Python finds the file of a class through this entry
     if (folder := str(neighbours or path.parent)) not in sys.path:
-        sys.path.insert(0, folder)  # so that it can import its neighbours, now and later inside its functions
+        sys.path.insert(0, folder)  # the file can then import its neighbours, now and later inside its functions
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for results, which may be read as JSON
             spec.loader.exec_module(module)
@@ -87,12 +88,12 @@ def run_file(path: Path, *, neighbours: Path | None = None) -> Code:
         raise _mistake(error, path, file) from error
     parts = dict(_user_parts(module))
     for cls in parts.values():
-        source_sha256(cls), code_of(cls)  # both are kept from now on: the file is still what was run
+        source_sha256(cls), code_of(cls)  # both hashes are cached now, before the file can change
     return Code(path=path, content=content, names=vars(module), user_parts=parts)
 
 
 def keep_code(directory: Path, code: Code | None) -> None:
-    """Record in a run's directory which code its spec needs, with a copy. Keeping the same code again changes nothing."""
+    """Record in a run's directory the code that the run's spec needs, and copy the code there. A second call changes nothing."""
     if code is None:
         return
     parts = {}
@@ -109,20 +110,20 @@ def keep_code(directory: Path, code: Code | None) -> None:
 
 
 def code_for_spec(spec_file: Path, *, named: Path | None, allow_code: bool) -> Code | None:
-    """Run the code that a stored spec needs: the file that the user names, or with `allow_code` the recorded one.
+    """Run the code that a stored spec needs: the file that the user names, or with `allow_code` the recorded file.
 
     Args:
-        named: the file that the user names for it (`--code`). Whether its parts are those of the spec is checked where
-            the spec is decoded.
-        allow_code: permit the code that is recorded next to the spec: the recorded file while its parts are unchanged,
+        named: the file that the user names with `--code`. The decoder of the spec checks later whether the parts in this file
+            are the parts of the spec.
+        allow_code: permit the code that is recorded next to the spec: the recorded file if its parts are unchanged,
             else the copy.
 
     Returns:
-        None when no code is recorded and none is named.
+        The code; None when no code is recorded and the user names no code.
 
     Raises:
-        BadInput: the code may not be run, or it is gone.
-        Damaged: the copy is not the code that was recorded.
+        BadInput: the code may not be run, or the code is missing.
+        Damaged: the copy differs from the code that was recorded.
     """
     if named is not None:
         return run_file(named)
@@ -140,7 +141,7 @@ def code_for_spec(spec_file: Path, *, named: Path | None, allow_code: bool) -> C
 
 
 def _recorded_code(directory: Path, record: Mapping[str, Any], original: Path) -> Code:
-    """The recorded file while its parts are unchanged, else the copy that the store keeps."""
+    """Run the recorded file if its parts are unchanged, else the copy that the store keeps."""
     copy = directory / COPY_FILE
     if original.is_file():
         unchanged = _sha256(read_text(original).encode()) == record.get("sha256")
@@ -156,10 +157,11 @@ def _recorded_code(directory: Path, record: Mapping[str, Any], original: Path) -
 
 
 def changed_parts(directory: Path, code: Code) -> dict[str, list[str]]:
-    """What has changed in the user's parts since their code was recorded next to a run.
+    """The names in the user's parts that have changed since the code was recorded next to a run.
 
     Returns:
-        kind -> the names that changed, are new or are gone, then why a whole module counts. Unchanged parts are left out.
+        kind -> the names that changed, are new or are gone, then the reasons why a whole module counts. Unchanged parts are not
+        in the table.
     """
     if not (directory / RECORD_FILE).is_file():
         return {}
@@ -187,7 +189,7 @@ def user_kinds(encoded: Any) -> set[str]:
 
 
 def user_parts_in(value: Any) -> Iterator[tuple[str, type[Part]]]:
-    """The user's own part classes in a config, at any depth: (kind, class)."""
+    """Yield (kind, class) for each part in a config, at any depth, whose class the user wrote."""
     if isinstance(value, Part) and _is_user_kind(type(value)):
         yield value.kind_name(), type(value)
     if isinstance(value, Config):
@@ -211,7 +213,7 @@ def _is_user_kind(cls: type[Part]) -> bool:
 
 
 def _mistake(error: BaseException, path: Path, file: str) -> BadInput:
-    """One BadInput naming the line of the user's file that raised."""
+    """One BadInput that names the line of the user's file that raised the error."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         return BadInput(error.msg, file=f"{file}, line {error.lineno}")
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
@@ -226,7 +228,7 @@ def _mistake(error: BaseException, path: Path, file: str) -> BadInput:
 
 
 def _parts(record: Any) -> dict[str, dict[str, Any]]:
-    """What a record says of each part; nothing in one that an earlier version wrote."""
+    """The table of each part in a record of the code; empty for a record that an earlier version wrote."""
     parts = record.get("parts") if isinstance(record, dict) else None
     return parts if isinstance(parts, dict) and all(isinstance(one, dict) for one in parts.values()) else {}
 

@@ -1,7 +1,7 @@
 """An experiment as a researcher writes it: a question, a base, arms, scales, seeds, and the decision rule.
 
-`Experiment.resolve` turns it into runs. All of it is checked when the object is made, before anything is read, trained or
-written.
+`Experiment.resolve` turns an experiment into runs. The whole experiment is checked when the object is made, before any data is
+read, any model is trained, or any file is written.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Arm(Config):
     """A named change to the base.
 
     Attributes:
-        change: dotted path -> value; a value may be a part object, a table with its `kind`, or a table of further names.
-        at: scale name -> further changes at that scale only, for an arm whose shape differs from the base.
-        expect_leak: the arm is meant to leak. It is run and compared, and every page marks it LEAK.
-        expect_collapse: its auxiliary term is meant to collapse. It is run, and every page marks it COLLAPSE.
+        change: dotted path -> value; a value may be a part object, a table with a `kind`, or a table of further names.
+        at: name of a scale -> further changes at this scale only, for an arm whose shape differs from the base.
+        expect_leak: whether the arm is meant to leak. Such an arm is run and compared, and every page marks the arm LEAK.
+        expect_collapse: whether an auxiliary term of the arm is meant to collapse. Every page marks such an arm COLLAPSE.
     """
 
     name: Name
@@ -41,14 +41,14 @@ class Arm(Config):
 
 
 class Scale(Config):
-    """A named size of the model or of the budget. Arms are compared at the same scale."""
+    """A size of the model or of the budget, with a name. Arms are compared at the same scale."""
 
     name: Name
     change: Mapping[str, Any] = Field(default_factory=dict)
 
 
 class Size(Config):
-    """A preset of the budget: a change to the base, and the arms, scales, seeds and trials (None: those of the experiment)."""
+    """A preset of the budget: a change to the base, and the arms, scales, seeds and trials. None: the value of the experiment."""
 
     change: Mapping[str, Any] = Field(default_factory=dict)
     arms: tuple[str, ...] | None = None
@@ -58,15 +58,16 @@ class Size(Config):
 
 
 class Experiment(Config):
-    """A question and the runs that answer it.
+    """A question and the runs that answer the question.
 
     Attributes:
-        name: the name of files and pages, of letters, digits, `.`, `_` and `-`.
+        name: the name of files and pages; it consists of letters, digits, `.`, `_` and `-`.
         base: the settings that arms and scales change.
-        tuning: a field that is chosen for every arm before the runs, with the same number of trials for each arm; None: no tuning.
-        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale. This is refused where
+        tuning: the field whose value trials choose for every arm before the runs, with equally many trials for each arm; None: no
+            tuning.
+        sizes: presets such as smoke, laptop, gpu, paper. Without `--size` the base is run at every scale; such a run is refused if
             each size has its own scales.
-        claims: sentences that the runs are judged on (`palinode findings`). They are no part of any run's settings.
+        claims: the sentences that the runs are judged on (`palinode findings`). Claims are no part of the settings of a run.
 
     Order of changes: a change of a whole part is applied first, then changes of fields inside it. For the same path, `--set` wins
     over the arm, the arm over the scale, and the scale over the size.
@@ -106,7 +107,7 @@ class Experiment(Config):
         """The arm of this name.
 
         Raises:
-            BadInput: there is none; names the nearest.
+            BadInput: no arm has this name; the error names the nearest name.
         """
         arms = {arm.name: arm for arm in self.arms}
         check_known(name, arms, what="arm", field=field)
@@ -120,16 +121,16 @@ class Experiment(Config):
         *,
         runs_limit: int | None = None,
     ) -> ResolvedExperiment:
-        """The run specs of all arms x scales x seeds, after all checks between arms. Reads no data.
+        """The run specs of all arms x scales x seeds, after all checks between arms. No data is read.
 
         Args:
             size: a name in `sizes`; None runs the base.
-            overrides: dotted path -> value, stronger than arms and scales (`--set`).
-            seeds: used instead of those of the size or the experiment.
-            runs_limit: more runs than this are refused; None: no limit.
+            overrides: dotted path -> value (`--set`); an override replaces a change by an arm or a scale.
+            seeds: the seeds of the runs; None: the seeds of the size or of the experiment.
+            runs_limit: the largest number of runs; more runs are refused. None: no limit.
 
         Raises:
-            BadInput: unknown size or path, a value out of range, arms that resolve to the same runs, an arm that changes
+            BadInput: a size or a path is unknown, a value is out of range, two arms resolve to the same runs, or an arm changes
                 the data or options of the evaluation.
         """
         from palinode.spec.grid import expand
@@ -157,7 +158,7 @@ def _check_chosen(what: str, chosen: tuple[str, ...] | None, names: list[str], *
 
 
 class ResolvedRun(Config):
-    """One run with its arm and scale."""
+    """One run with the names of its arm and its scale."""
 
     arm: str
     scale: str
@@ -172,7 +173,7 @@ class ResolvedRun(Config):
 class ResolvedExperiment(Config):
     """An experiment at one size. The runs are in the order in which they start: first all arms of the first seed.
 
-    With `tuning`, the runs have the values as written; `spec.tuning.with_chosen` replaces them by those that the trials chose.
+    With `tuning`, the runs have the values of the experiment file; `spec.tuning.with_chosen` puts in the values of the best trials.
     """
 
     name: str

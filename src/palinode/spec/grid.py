@@ -1,4 +1,4 @@
-"""Makes run specs of arms x scales x seeds, and checks them: arms must differ, and are evaluated on the same data."""
+"""Make the run specs of arms x scales x seeds, and check the arms: arms must differ, but have the same evaluation and data."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.spec.tuning import Tuning, trials
 
 Cell = tuple[str, str]  # arm, scale
-Layers = dict[str, Mapping[str, Any]]  # origin of a change -> dotted path -> value, weakest first
-# Arms may differ in these fields of data and evaluation: the amount of training text, and the extra scores at greater lengths,
-# which a model with a table of positions cannot have.
+Layers = dict[str, Mapping[str, Any]]  # origin of a change -> dotted path -> value; the weakest origin comes first
+# The fields of data and evaluation in which arms may differ: the amount of training text, and the extra scores at greater lengths.
+# A model with a table of positions cannot have such extra scores.
 NOT_COMPARED = frozenset(["data.max_train_tokens", "evaluation.length_factors"])
 
 
@@ -34,7 +34,7 @@ class _Changes:
     overrides: Mapping[str, Any]
 
     def settings(self, scale: Scale, arm: Arm | None) -> RunSettings:
-        """The base after all layers of changes. They are applied at once, so that only the result has to be valid."""
+        """The base after all layers of changes. The layers are applied together, so only the result has to be valid."""
         layers: Layers = {**self.size, f"scales.{scale.name}.change": scale.change}
         if arm is not None:
             layers[f"arms.{arm.name}.change"] = arm.change
@@ -55,7 +55,7 @@ def expand(
     seeds: tuple[int, ...] | None,
     runs_limit: int | None,
 ) -> ResolvedExperiment:
-    """See `Experiment.resolve`."""
+    """Resolve an experiment into runs: the work of `Experiment.resolve`."""
     size, claims = _size(experiment, size_name), experiment.claims
     if size.arms is not None:
         arms = tuple(arm for arm in experiment.arms if arm.name in size.arms)
@@ -89,14 +89,14 @@ def expand(
         claims=claims,
     )
     if resolved.tuning is not None:
-        trials(resolved)  # raises now if a trial is impossible
+        trials(resolved)  # check now that every trial is possible: an impossible trial raises an error
         _refuse_tuned_alike(resolved.tuning, scales, settings)
     return resolved
 
 
 def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mapping[Cell, RunSettings]) -> None:
-    """Refuse arms that differ only in the tuned setting: the same trials would choose the same value for each."""
-    if not tuning.values:  # factors multiply the value of each arm, which differs
+    """Refuse arms that differ only in the tuned setting: the same trials would choose the same value for each arm."""
+    if not tuning.values:  # factors multiply the value of each arm, and these values differ
         return
     for scale in scales:
         at_scale = {arm: ours for (arm, at), ours in settings.items() if at == scale.name}
@@ -108,7 +108,7 @@ def _refuse_tuned_alike(tuning: Tuning, scales: Sequence[Scale], settings: Mappi
 
 
 def _size(experiment: Experiment, name: str | None) -> Size:
-    """A size by its name. All scales at once are refused where each size has its own: a smoke test and a cluster's work."""
+    """A size by its name. No name means all scales; this is refused if each size has its own scales: it would cost too much."""
     sizes = experiment.sizes
     if name is not None:
         check_known(name, sizes, what="size", field="--size", none="the experiment defines no sizes")
@@ -121,7 +121,7 @@ def _size(experiment: Experiment, name: str | None) -> Size:
 
 
 def _all_settings(changes: _Changes, arms: Sequence[Arm], scales: Sequence[Scale]) -> dict[Cell, RunSettings]:
-    """The settings of every arm at every scale. If only some cells refuse a change, the error names the first of them."""
+    """The settings of every arm at every scale. If only some cells refuse a change, the error names the first such cell."""
     settings: dict[Cell, RunSettings] = {}
     refused: dict[Cell, BadInput] = {}
     for scale in scales:
@@ -143,7 +143,7 @@ def _all_settings(changes: _Changes, arms: Sequence[Arm], scales: Sequence[Scale
 def _arm_entries(
     changes: _Changes, arms: Sequence[Arm], scale: Scale, settings: Mapping[Cell, RunSettings]
 ) -> tuple[ArmEntry, ...]:
-    """The arms, each with its diff against the base with all changes except those of arms."""
+    """The entries of the arms. An entry holds the differences between the arm and the base with all changes but those of arms."""
     try:
         plain = changes.settings(scale, None)
     except BadInput as refusal:
@@ -169,9 +169,9 @@ def _refused_by(who: str, refusal: BadInput) -> BadInput:
 
 
 def _merged(base: RunSettings, layers: Layers) -> dict[str, Any]:
-    """One value for each path, that of the strongest layer, weakest layer first.
+    """One value for each path: the value of the strongest layer. Paths of weaker layers come first.
 
-    A table of fields is split into its fields, so that two layers can change different fields of it.
+    A table of fields is split into its fields, so that two layers can change different fields of one table.
     """
     merged: dict[str, Any] = {}
     for change in layers.values():
@@ -191,7 +191,7 @@ def _flat(base: RunSettings, path: str, value: Any) -> Iterator[tuple[str, Any]]
 
 
 def _at(base: RunSettings, path: str) -> Any:
-    """The value of the base at this path; None where it has no such field."""
+    """The value of the base at this path; None if the base has no such field."""
     value: Any = base
     for name in path.split("."):
         value = getattr(value, name, None) if isinstance(value, Config) else None
@@ -201,7 +201,7 @@ def _at(base: RunSettings, path: str) -> Any:
 def _written_at(layers: Layers, field: str | None, message: str) -> str | None:
     """The place of the strongest change that sets a field, such as `arms.both.change.objective.p`.
 
-    If a part refuses a combination of its fields, the place names the fields in the change, if possible those in the message.
+    If a part refuses a combination of its fields, the place names the fields in the change: those in the message, or else all.
     """
     for origin, change in reversed(layers.items()):
         if field is None or not (paths := [path for path in change if _inside(path, field) or _inside(field, path)]):
@@ -214,7 +214,7 @@ def _written_at(layers: Layers, field: str | None, message: str) -> str | None:
 
 
 def _inside(path: str, place: str) -> bool:
-    """Whether a dotted path is a place or leads to something in it."""
+    """Whether a dotted path is equal to a place or leads to a field inside the place."""
     return f"{path}.".startswith(f"{place}.")
 
 
@@ -224,7 +224,7 @@ def _check_arms(
     settings: Mapping[Cell, RunSettings],
     overrides: Mapping[str, Any],
 ) -> None:
-    """Refuse arms or scales that resolve to the same runs, arms that cannot be compared, and a metric that is not measured."""
+    """Refuse arms or scales that resolve to the same runs, arms that cannot be compared, and a metric that no run measures."""
     decision = experiment.decision
     for scale in scales:
         of_arm = {arm.name: settings[arm.name, scale.name] for arm in experiment.arms}
@@ -256,7 +256,7 @@ def _equal(settings: Mapping[str, RunSettings]) -> Iterator[tuple[str, str]]:
 
 
 def _refuse_confounded(name: str, baseline: RunSettings, arm: RunSettings) -> None:
-    """Refuse an arm that changes the evaluation or its data: a difference could come from them."""
+    """Refuse an arm that changes the evaluation or the data: such a change could cause the difference between the arms."""
     for part in ("evaluation", "data"):
         for path, _, _ in diff(getattr(baseline, part), getattr(arm, part)):
             if (field := f"{part}.{path}") not in NOT_COMPARED:

@@ -2,7 +2,7 @@
 
 .py    defines `experiment = Experiment(...)`, and the user's own classes
 .toml  an experiment made of built-in parts
-.json  the same as TOML; or the spec.json of a run; or the entry of an experiment in a store, with its runs as they are
+.json  the same as TOML; or the spec.json of a run; or the entry of an experiment in a store, whose runs are not resolved again
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from palinode.spec.run_spec import RunSpec
 from palinode.spec.text import parse_json, parse_toml, read_text
 
 SPEC_FILE = "spec.json"
-EXPERIMENT_NAME = "experiment"  # what a Python file must define
+EXPERIMENT_NAME = "experiment"  # the name that a Python file must define
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Source:
     """A loaded experiment, ready to be resolved.
 
     Attributes:
-        file: the path as the user gave it; errors name it.
-        experiment: the experiment; None where the file is an experiment already resolved.
-        fixed: the resolved experiment of such a file.
-        code: the user's Python that defines some of its parts; None when all parts are built in.
+        file: the path as the user gave it; errors name this path.
+        experiment: the experiment; None if the file holds an experiment that is already resolved.
+        fixed: the experiment of a file that holds a resolved experiment; None for other files.
+        code: the user's Python code that defines some parts of the experiment; None when all parts are built in.
     """
 
     file: str
@@ -54,10 +54,10 @@ class Source:
         *,
         runs_limit: int | None = None,
     ) -> ResolvedExperiment:
-        """The runs, with the options of the command line applied; `seeds` as in `parse_seeds`.
+        """The runs, with the options of the command line applied; `parse_seeds` reads `seeds`.
 
         Raises:
-            BadInput: naming this file and the field.
+            BadInput: the experiment or an option is not valid; the error names this file and the field.
         """
         try:
             if self.experiment is None:
@@ -81,7 +81,7 @@ def load(path: Path, *, code_file: Path | None = None, allow_code: bool = False)
         allow_code: run the code that a stored spec names.
 
     Raises:
-        BadInput: naming the file, and the field or line.
+        BadInput: the file is not valid; the error names the file, and the field or line.
     """
     suffix = path.suffix.lower()
     if code_file is not None and suffix != ".json":
@@ -105,10 +105,10 @@ def load(path: Path, *, code_file: Path | None = None, allow_code: bool = False)
 
 
 def load_run(directory: Path, *, code_file: Path | None = None, allow_code: bool = False) -> RunSpec:
-    """The spec of a run in a store, with the user's code it needs; the arguments are those of `load`.
+    """The spec of a run in a store. The user's code that the spec needs is run first; the arguments are those of `load`.
 
     Raises:
-        Damaged: its file cannot be read, or it holds the spec of another run.
+        Damaged: the file of the spec cannot be read, or the file holds the spec of another run.
         BadInput: the spec does not decode, or its code may not be run.
     """
     return _stored_run(directory, code_file, allow_code=allow_code)[0]
@@ -117,10 +117,10 @@ def load_run(directory: Path, *, code_file: Path | None = None, allow_code: bool
 def parse_seeds(text: str, own: tuple[int, ...]) -> tuple[int, ...]:
     """Read `--seeds`: a list such as `1,2,3`, or one number n for the first n seeds of the experiment.
 
-    When the experiment has fewer than n seeds, new ones follow its largest.
+    When the experiment has fewer than n seeds, the further seeds are the numbers after its largest seed.
 
     Raises:
-        BadInput: the text is neither, or a seed is out of range or there twice.
+        BadInput: the text is neither a list nor a number, or a seed is out of range or repeated.
     """
     steps = [step.strip() for step in text.split(",") if step.strip()]
     if not steps or not all(step.lstrip("-").isdecimal() and step.isascii() and len(step) < 25 for step in steps):
@@ -140,10 +140,10 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """Read the `name.of.field=value` texts of `--set`.
 
     Returns:
-        dotted path -> value. A value is read as TOML, `null` as None, and anything else as text.
+        dotted path -> value. A value is read as TOML, `null` as None, and a value that is not TOML as text.
 
     Raises:
-        BadInput: a text is not name=value, or a name is there twice.
+        BadInput: a text is not name=value, or a name is repeated.
     """
     overrides: dict[str, Any] = {}
     for text in texts:
@@ -192,7 +192,7 @@ def _from_run_spec(data: dict[str, Any], path: Path, code_file: Path | None, *, 
 
 
 def _stored_run(directory: Path, code_file: Path | None, *, allow_code: bool) -> tuple[RunSpec, Code | None]:
-    """The spec in a run's directory. It must hash to the directory's name: the weights there were trained with this spec."""
+    """The spec in a run's directory. The id of the spec must be the directory's name: the weights were trained with this spec."""
     path = directory / SPEC_FILE
     try:
         data = fsio.unsealed(parse_json(read_text(path), str(path)), str(path))
@@ -213,7 +213,7 @@ def _run_spec(
 
 
 def _from_entry(data: dict[str, Any], path: Path, code_file: Path | None, *, allow_code: bool) -> Source:
-    """Read an experiment's entry in a store; its specs are in the directories of its runs. Every cell has a run of every seed."""
+    """Read an experiment's entry in a store. The specs are in the directories of the runs. Every cell has a run of every seed."""
     entry = decode_entry(data, path)
     store = path.resolve().parent.parent
     runs: list[ResolvedRun] = []

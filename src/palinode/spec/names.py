@@ -23,7 +23,7 @@ def good_name(name: str) -> str:
     """The name, after a check that it can be shown and stored on every system.
 
     Raises:
-        ValueError: it is empty, too long or reserved, looks like a path or an option, or has control characters.
+        ValueError: the name is empty, too long or reserved, looks like a path or an option, or has control characters.
     """
     if not name or name != name.strip():
         raise ValueError(f"a name cannot be empty or begin or end with a space, got {name[:40]!r}")
@@ -42,7 +42,7 @@ def good_file_name(name: str) -> str:
     """The name, after a check that it can be part of a file name: letters, digits, `.`, `_` and `-` (no `--`).
 
     Raises:
-        ValueError: it has other characters.
+        ValueError: the name has other characters.
     """
     if strange := sorted(set(good_name(name)) - FILE_NAME_CHARACTERS):
         allowed = "letters, digits, '.', '_' and '-'"
@@ -67,7 +67,7 @@ def good_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
     """The seeds, after a check that they are one or more different numbers from 0 to 2^63 - 1.
 
     Raises:
-        ValueError: there is none, or a seed is repeated or out of range.
+        ValueError: the list of seeds is empty, or a seed is repeated or out of range.
     """
     if not seeds:
         raise ValueError("at least one seed is needed")
@@ -82,14 +82,14 @@ def good_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def checked(check: Callable[[T], T], value: T, *, field: str) -> T:
-    """The value after a check of this module; what the check refuses is a BadInput at `field`."""
+    """The value, after a check of this module. A value that the check refuses raises a BadInput that names `field`."""
     try:
         return check(value)
     except ValueError as error:
         raise BadInput(str(error), field=field) from None
 
 
-# The types of fields that hold such values.
+# The types of config fields that hold names or seeds.
 Name = Annotated[str, AfterValidator(good_name)]
 FileName = Annotated[str, AfterValidator(good_file_name)]
 Seeds = Annotated[tuple[int, ...], AfterValidator(good_seeds)]

@@ -1,4 +1,4 @@
-"""Pin the data of an experiment: write the hash of every corpus and tokenizer into its specs, and so into the run ids."""
+"""Pin the data of an experiment: write the hash of every corpus and tokenizer into the run specs, and so into the run ids."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from palinode.spec.experiment import ResolvedExperiment
 
 
 def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
-    """The same experiment with the hashes of its data. Data that was not tokenised before is tokenised now.
+    """The same experiment with the hashes of its data. This call tokenises data that was not tokenised before.
 
     Raises:
-        BadInput: a corpus is missing, too small, or differs from the one whose hash is in the spec.
+        BadInput: a corpus is missing, too small, or differs from the corpus whose hash is in the spec.
         EnvironmentProblem: the disk cannot be written, or a data set cannot be fetched.
     """
     by_config: dict[Data, Data] = {}

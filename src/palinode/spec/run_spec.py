@@ -1,7 +1,7 @@
 """The full spec of one run: data, model, objective, recipe, evaluation and seed. The run's id is the hash of its spec.
 
-Equal ids mean equal runs, so an experiment reuses the runs of others. The hash also covers the numerics version of this program
-and the code of every class of the user (a user's part encodes with the hash of the code that it depends on).
+Runs with equal ids are equal, so an experiment reuses the runs of other experiments. The hash also covers the numerics version of
+Palinode and the code of every class of the user: the encoding of a user's part holds the hash of the code that the part depends on.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from palinode.objectives.label_mask import Labels, check_scores_some
 from palinode.train.recipe import RECIPES, Recipe
 
 SPEC_VERSION = 1
-RUN_ID_CHARACTERS = 16  # 64 bits: two of a million different runs collide with probability 3e-8
+RUN_ID_CHARACTERS = 16  # 64 bits: the probability that two of a million different runs have one id is 3e-8
 SEED_LIMIT = 2**63  # torch generators take seeds below this
-CHECKED_WINDOWS = 8  # windows of text are alike, but an objective may need several
-CHECKED_SEQUENCES = 64  # of a task: enough to find the places of its answers
+CHECKED_WINDOWS = 8  # the number of text windows that are checked: text windows are alike, but an objective may need several
+CHECKED_SEQUENCES = 64  # the number of sequences of a task that are checked: enough to find the places of the answers
 
 
 def known_version(version: int) -> int:
     """The version of a spec, after a check that this program can read it.
 
     Raises:
-        ValueError: it is newer than this program, or not a version.
+        ValueError: the version is newer than this program, or is no version.
     """
     if version > SPEC_VERSION:
         raise ValueError(f"spec version {version} is newer than this program's {SPEC_VERSION}: update palinode")
@@ -55,16 +55,18 @@ class EvaluationConfig(Config):
     Attributes:
         split: the split that is scored during training and at the end: `tuning` in trials, else `validation`.
         directions: the reading directions, each scored on every token.
-        max_tokens: the number of tokens that are scored, from the beginning of a split; None: all.
-        batch_windows: windows in an evaluation batch; it does not change the numbers.
-        test: also score the test split, once, at the end.
-        labels: which targets are scored: `all`, the `answer` tokens of a task, or the `last` of them.
-        layer_cut: at the end, also score the model with only its first k blocks, for every k, on the same splits and passes.
-        context_lengths: at the end, also score the same splits in windows of these lengths, in tokens; at most the data's length.
-        length_factors: at the end, also score sequences of a task that are this many times as long.
-        embeddings: at the end, also measure the angles in and between the tables of tokens and positions.
-        layer_cut_refit_steps: at the end, also score each cut with a final norm and head that were trained for this many steps;
-            0: no such refits.
+        max_tokens: the number of tokens that are scored, from the beginning of a split; None: all tokens.
+        batch_windows: the number of windows in an evaluation batch; this number does not change the scores.
+        test: whether the test split is also scored, once, at the end.
+        labels: the targets that are scored: `all` targets, the `answer` tokens of a task, or the `last` answer token.
+        layer_cut: whether the model is also scored, at the end, with only its first k blocks, for every k, on the same splits and
+            passes.
+        context_lengths: the window lengths, in tokens, at which the same splits are also scored at the end; none is above the
+            window length of the data.
+        length_factors: the factors by which a task's sequences are made longer for further scores at the end.
+        embeddings: whether the angles in and between the tables of tokens and positions are also measured at the end.
+        layer_cut_refit_steps: the number of steps that train a new final norm and head for each cut, for further scores at the end;
+            0: no further scores.
     """
 
     split: Annotated[Literal["validation", "tuning"], LATER] = "validation"
@@ -95,12 +97,12 @@ class EvaluationConfig(Config):
 
 
 class RunSettings(Config):
-    """All settings of a run except its seed. Arms change these.
+    """All settings of a run except its seed. An arm is a change of these settings.
 
     Attributes:
-        labels: which targets are trained on: `all`, the `answer` tokens of a task, or the `last` of them.
-        threads: CPU threads of this run. They are part of the spec, because rounding depends on their number.
-        device: `auto` is CUDA where it is available, else the CPU.
+        labels: the targets that the loss is summed over: `all` targets, the `answer` tokens of a task, or the `last` answer token.
+        threads: the number of CPU threads of this run. It is part of the spec, because rounding depends on the number of threads.
+        device: the device of the run; `auto` means CUDA if CUDA is available, else the CPU.
     """
 
     data: Annotated[Data, DATA]
@@ -117,7 +119,7 @@ class RunSettings(Config):
         self._check_data()
         if isinstance(self.data, TaskData):
             for factor in self.evaluation.length_factors:
-                self.data.longer(factor)  # refuses a factor with which the task cannot be made
+                self.data.longer(factor)  # raises an error for a factor that is not possible for the task
         self._check_user_task()
         self._check_user_objective()
         self._check_mixers_read_both_sides()
@@ -125,7 +127,7 @@ class RunSettings(Config):
         return self
 
     def _check_data(self) -> None:
-        """Refuse what the data cannot give to the objective, the recipe or the evaluation."""
+        """Refuse an objective, a recipe or an evaluation that needs more than the data can give."""
         evaluation, window_tokens = self.evaluation, self.data.window_tokens
         text = not isinstance(self.data, TaskData)
         longest = max(evaluation.context_lengths, default=0)
@@ -160,17 +162,17 @@ class RunSettings(Config):
                 raise BadInput(message, field=field)
 
     def _check_labels(self) -> None:
-        """Refuse labels with which nothing is scored, in training or in the evaluation passes of the objective."""
+        """Refuse labels that leave no target to score, in training or in the evaluation passes of the objective."""
         passes = evaluation_passes(self.objective, self.evaluation.directions)
         groups = self.objective.groups()
         own = [objective for name, objective in passes.items() if name in groups] or list(passes.values())
         window = self.data.window_tokens
         check_scores_some(self.objective, self.labels, self._sample_windows, window, "labels")
-        if len(own) == 1:  # of several passes, one that scores nothing is left out
+        if len(own) == 1:  # among several passes, a pass that scores no target is left out
             check_scores_some(own[0], self.evaluation.labels, self._sample_windows, window, "evaluation.labels")
 
     def _sample_windows(self) -> Windows:
-        """Some windows to check parts with: zeros for text, real sequences with their answers for a task."""
+        """Some windows that the checks of parts use: zeros for text, real sequences with their answers for a task."""
         if not isinstance(self.data, TaskData):
             return Windows(torch.zeros(CHECKED_WINDOWS, self.data.window_tokens, dtype=torch.long))
         sample = self.data.task.sample(CHECKED_SEQUENCES, generator(0, "label check"))
@@ -178,7 +180,7 @@ class RunSettings(Config):
         return sample
 
     def _check_user_task(self) -> None:
-        """Draw sequences of a user's task, and refuse labels that need answers if it marks none."""
+        """Draw sequences of a user's task. Refuse labels that need answers if the task marks no answers."""
         if not isinstance(self.data, TaskData) or not self.data.task.kind_name().startswith(USER_PREFIX):
             return
         answers = self._sample_windows().answers
@@ -188,7 +190,7 @@ class RunSettings(Config):
                 raise BadInput(message, field=field)
 
     def _check_user_objective(self) -> None:
-        """Make an Example with a user's objective, and refuse an objective that makes something else."""
+        """Make an Example with a user's objective. Refuse an objective whose result is no Example of these windows."""
         kind = self.objective.kind_name()
         if not kind.startswith(USER_PREFIX):
             return
@@ -220,7 +222,7 @@ class RunSettings(Config):
 
 
 class RunSpec(RunSettings):
-    """Settings and a seed. Together with the execution fingerprint they determine every bit of the run."""
+    """The settings and the seed of a run. Spec and execution fingerprint together determine every bit of the run."""
 
     version: Version = SPEC_VERSION
     seed: int = Field(ge=0, lt=SEED_LIMIT)
@@ -237,5 +239,5 @@ class RunSpec(RunSettings):
 
     @property
     def run_id(self) -> str:
-        """16 hex characters: the hash of this spec, the numerics version, and the user code in the spec."""
+        """The id of the run, 16 hex characters: the hash of this spec, the numerics version, and the user code in the spec."""
         return content_hash({"numerics_version": NUMERICS_VERSION, "spec": identity(self)})[:RUN_ID_CHARACTERS]

@@ -1,4 +1,4 @@
-"""Read TOML and JSON files strictly, as plain data. Every error names the file, and the line where it has one."""
+"""Read TOML and JSON files strictly, as plain data. Every error names the file, and also the line if the line is known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from palinode.base.errors import BadInput
 
-LARGEST_FILE_BYTES = 10**6  # a spec has a page or two; a larger file is something else
+LARGEST_FILE_BYTES = 10**6  # a spec is one or two pages long, so a larger file is no spec
 DEEPEST_NESTING = 64
 UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 TOML_PLACE = re.compile(
@@ -49,7 +49,7 @@ def parse_toml(text: str, file: str) -> dict[str, Any]:
     """A TOML document as plain data.
 
     Raises:
-        BadInput: naming line and column of the first mistake.
+        BadInput: the text is not valid TOML; the error names the line and column of the first mistake.
     """
     return _parsed(tomllib.loads, text, file, "TOML")
 
@@ -58,7 +58,7 @@ def parse_json(text: str, file: str) -> dict[str, Any]:
     """A JSON document as plain data; duplicate keys, NaN and Infinity are refused.
 
     Raises:
-        BadInput: naming line and column of the first mistake, or the key.
+        BadInput: the text is not valid JSON; the error names the line and column of the first mistake, or the key.
     """
 
     def without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _decoded(content: bytes, file: str) -> str:
 
 
 def _problem(error: ValueError, language: str) -> str:
-    """What is wrong, and where. An error without a place is a number or a date that Python cannot hold."""
+    """The message for an error of a parser, with the line. A number or a date that Python cannot hold is an error without a line."""
     if isinstance(error, json.JSONDecodeError):
         return f"line {error.lineno}, column {error.colno}: not JSON: {error.msg}"
     if not (match := TOML_PLACE.match(str(error))):
@@ -115,7 +115,7 @@ def _problem(error: ValueError, language: str) -> str:
 
 
 def _refuse_depth(value: Any) -> None:
-    """Raise RecursionError for data that is nested too deep. It walks level by level and so needs no deep stack itself."""
+    """Raise RecursionError for data that is nested too deep. The check goes level by level, so the check needs no deep stack."""
     level, depth = [value], 0
     while level:
         if depth > DEEPEST_NESTING:

@@ -1,4 +1,4 @@
-"""A model with the run that it belongs to: one argument for everything that scores, cuts, audits or uses a trained model."""
+"""A model and its run in one object: the argument of every function that scores, cuts, audits or uses a trained model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from palinode.spec.run_spec import RunSpec
 
 @dataclass(frozen=True)
 class Trained:
-    """A model, the spec it was (or is being) trained by, its special tokens and its data."""
+    """A model, the spec that the model was (or is being) trained with, the special tokens, and the data."""
 
     spec: RunSpec
     model: LanguageModel
@@ -21,5 +21,5 @@ class Trained:
     data: Source
 
     def with_spec(self, **changes: Any) -> Trained:
-        """The same model and data under a spec with some fields changed: shorter windows, or fewer tokens to score."""
+        """The same model and data with some fields of the spec changed, such as shorter windows, or fewer tokens to score."""
         return replace(self, spec=self.spec.with_(**changes))

@@ -1,7 +1,7 @@
-"""Tuning: the same trials for every arm choose a setting before the runs.
+"""Tuning: before the runs, equally many trials for every arm choose the value of a setting.
 
-Trials are ordinary runs of a second experiment, `<name>-tuning`. They are scored on the tuning split, which is the end of the
-train text and is never trained on. Only runs with the chosen value are scored on validation and test.
+Trials are ordinary runs of a second experiment, `<name>-tuning`. Trials are scored on the tuning split, which is the end of the
+train text and is never trained on. Only runs with the chosen value are scored on the validation and test splits.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ ONLY_THE_LOSS: Mapping[str, Any] = {
 
 
 class Tuning(Config):
-    """One field, with the same number of trial values for every arm at every scale.
+    """The field that is tuned, with the same number of trial values for every arm at every scale. Set either `values` or `factors`.
 
     Attributes:
-        field: dotted path of a number in the settings.
-        values: the trial values; or
-        factors: numbers that multiply the value of each arm.
+        field: the dotted path of a number in the settings.
+        values: the trial values.
+        factors: the factors that, times the value of an arm, give the trial values of the arm.
         seeds: the seeds of the trials.
-        change: a change to the trials only, such as fewer steps.
+        change: a change to the settings of the trials only, such as fewer steps.
     """
 
     field: str = "recipe.optimizer.learning_rate"
@@ -71,7 +71,7 @@ class Tuning(Config):
         """The trial values for an arm with these settings.
 
         Raises:
-            BadInput: there is no such field, it holds no number to multiply, or several factors come to the same value.
+            BadInput: the field does not exist or holds no number to multiply, or several factors give the same value.
         """
         own = _value_at(settings, self.field)
         is_number = isinstance(own, (int, float)) and not isinstance(own, bool)
@@ -83,14 +83,14 @@ class Tuning(Config):
         return tuple(_like(own, value) for value in values)
 
     def with_value(self, settings: RunSettings, value: float) -> RunSettings:
-        """The settings with this value. It may come from a record, where all numbers are floats."""
+        """The settings with this value. A value from a record is a float, even if the field holds whole numbers."""
         return _changed(settings, {self.field: _like(_value_at(settings, self.field), value)})
 
     def trial(self, settings: RunSettings, value: float) -> RunSettings:
         """The settings of the trial with this value.
 
         Raises:
-            BadInput: there is no tuning split, or a field refuses its value.
+            BadInput: the data has no tuning split, or a field refuses its value.
         """
         if not settings.data.keeps("tuning"):
             raise BadInput("tuning needs a part of the train text for its trials", field="data.tuning_fraction")
@@ -98,7 +98,7 @@ class Tuning(Config):
 
 
 def value_name(value: float) -> str:
-    """A value as it stands in the name of a trial."""
+    """The text of a value in the name of a trial."""
     return f"{value:g}"
 
 
@@ -106,7 +106,7 @@ def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
     """The experiment of the trials: one arm `<arm> at <value>` for each value of each arm.
 
     Raises:
-        BadInput: see `Tuning.trial`.
+        BadInput: the data has no tuning split, or a field refuses its trial value.
     """
     from palinode.spec.experiment import ResolvedExperiment, ResolvedRun
 
@@ -138,7 +138,7 @@ def trials(resolved: ResolvedExperiment) -> ResolvedExperiment:
 
 
 def trials_of(resolved: ResolvedExperiment, arm: str, scale: str) -> list[tuple[float, list[RunSpec]]]:
-    """Each trial value of an arm, with its trials (one for each seed)."""
+    """Each trial value of an arm at a scale, with the trials of this value (one trial for each seed)."""
     assert resolved.tuning is not None
     settings = resolved.settings(arm, scale)
     return [
@@ -160,7 +160,7 @@ def with_chosen(resolved: ResolvedExperiment, chosen: Mapping[tuple[str, str], f
 
 
 def tuning_metric(decision: Decision) -> str:
-    """The metric of the decision, on the tuning split."""
+    """The metric of the decision rule, on the tuning split."""
     return str(decision.score._replace(split="tuning"))
 
 
@@ -172,7 +172,7 @@ def _changed(settings: RunSettings, change: Mapping[str, Any]) -> RunSettings:
 
 
 def _like(own: Any, value: float) -> float:
-    """The value as an int if the field holds ints: 4.0 -> 4."""
+    """The value as an int if the field holds an int: 4.0 -> 4."""
     counts = isinstance(own, int) and not isinstance(own, bool)
     return int(value) if counts and float(value).is_integer() else value
 
