@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from palinode.base.finding import AuditReport
     from palinode.results.record import ArmEntry
 
-MOST_CHARACTERS = 70  # of an error that a model raised
+MOST_CHARACTERS = 70  # the largest length of the text of an error that a model raised
 MEANING = "What each check asks, what it cannot see and how to read a failure: docs/checks.md"
 TARGET_HELP = "An experiment file; hf:TYPE or hf:FOLDER of transformers; or package.module:Class of a torch module."
 WIDEST_MAP_POSITIONS = 64
@@ -87,7 +87,7 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
     from palinode.cli.model_names import target_of
     from palinode.train.device import use_threads
 
-    use_threads(1)  # a small model gains nothing from two, and waits for the second one on a busy machine
+    use_threads(1)  # a second thread does not speed up a small model, and slows it down on a busy machine
     model, vocab_size = target_of(target, vocab_size)
     with _errors_of_the_model(target):
         report = check(
@@ -107,10 +107,10 @@ def _audit_model(target: str, vocab_size: int | None, window_tokens: int, *, qui
 
 @contextmanager
 def _errors_of_the_model(target: str) -> Iterator[None]:
-    """Name the model where its own forward raises; an error of Palinode's code stays what it is.
+    """Turn an error in the model's own forward into a BadInput that names the model. An error in Palinode's code is not changed.
 
     Raises:
-        BadInput: PyTorch had called a module's forward when the error was raised, and none of Palinode's code was called after it.
+        BadInput: the error was raised inside a module's forward, and the forward had called no code of Palinode.
     """
     try:
         yield
@@ -129,10 +129,10 @@ def _errors_of_the_model(target: str) -> Iterator[None]:
 
 
 def _refuse_failed(audits: Sequence[ArmAudit], file: object) -> None:
-    """End the command where an arm failed a check that it was not expected to fail.
+    """End the command if an arm failed a check that the arm was not expected to fail.
 
     Raises:
-        AuditFailed: naming the arms.
+        AuditFailed: an arm failed such a check; the error names the arms.
     """
     if unexpected := [one for one in audits if one.unexpected]:
         failed = ", ".join(dict.fromkeys(f"{one.arm.name} ({one.unexpected[0].finding.check})" for one in unexpected))
@@ -151,7 +151,7 @@ def _progress(event: Mapping[str, Any]) -> str:
 
 
 def audit_text(of_arm: ArmAudit) -> str:
-    """One arm: for each scale the outcome, a line per check, and a map for each pass."""
+    """The audit of one arm as text: for each scale the outcome, a line per check, and a map for each pass."""
     from palinode.analysis.audits import ArmFinding, pictures_of
 
     lines: list[str] = []
@@ -166,7 +166,7 @@ def audit_text(of_arm: ArmAudit) -> str:
 
 
 def _mark_of(outcome: CheckOutcome) -> str:
-    """What begins the line of a check, always four characters."""
+    """The mark at the beginning of a check's line, always four characters long."""
     return "FAIL" if outcome == "fail" else "ok  " if outcome == "pass" else "?   "
 
 
@@ -181,7 +181,7 @@ def _outcome_data(arm: ArmEntry, report: AuditReport) -> dict[str, Any]:
 
 
 def picture_text(picture: Picture) -> Iterator[str]:
-    """A map of what each target sees: a line per target position, a column per source position."""
+    """A map of the sources that each target sees: a line per target position, a column per source position."""
     from palinode.checks.text import ranges
 
     length = min(picture.length, WIDEST_MAP_POSITIONS)
@@ -205,7 +205,7 @@ def _mark(picture: Picture, target: int, source: int) -> str:
 
 
 def _as_data(of_arm: ArmAudit) -> list[dict[str, Any]]:
-    """One table per scale."""
+    """The audit of one arm as plain data: one table per scale."""
     from palinode.base.config import encode
 
     return [

@@ -93,13 +93,13 @@ def _runs(store: Store, *, json: bool) -> str:
 
 
 def _with_cell(row: RunRow, cell: tuple[str, str, str] | None, store: Store) -> dict[str, Any]:
-    """A run with the cell of the experiment it belongs to, and how far it is."""
+    """A run with the arm, scale and seed that it has in its experiment, and the progress of the run."""
     listed = asdict(row) | dict(zip(("experiment", "arm", "scale"), cell or (None, None, None), strict=True))
     return listed | _so_far(row, store) if row.outcome == "unfinished" else listed | {"minutes_left": None}
 
 
 def _so_far(row: RunRow, store: Store) -> dict[str, Any]:
-    """The step and the loss of the last row that a run wrote. For a run that is being trained, also the minutes that are left."""
+    """The step and the loss in the last metrics row of a run. For a run that is being trained, also the minutes that are left."""
     from palinode.base.errors import PalinodeError
     from palinode.results.holds import Watch, holder
     from palinode.results.rows import read_last_rows
@@ -187,7 +187,7 @@ def _experiment_text(entry: ExperimentEntry, store: Store) -> str:
 
 
 def _stamps(entry: ExperimentEntry, store: Store) -> dict[str, str]:
-    """arm -> the text behind its name that says whether its audit showed a leak or a collapse."""
+    """arm -> the text after the arm's name that says whether the audit of the arm showed a leak or a collapse."""
     from palinode.analysis.audits import arm_audit
 
     record, texts = store.experiment(entry.full_name), {}

@@ -105,7 +105,7 @@ def entry(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except PalinodeError as error:
         return _say_refusal(error)
-    except (BrokenPipeError, SystemExit):  # the reader of our output ended (the parser exits then): print nothing more
+    except (BrokenPipeError, SystemExit):  # the reader of the output has ended: print nothing more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except KeyboardInterrupt:
@@ -129,7 +129,7 @@ def _say_refusal(error: PalinodeError) -> int:
 
 
 def _refusal(error: Exception) -> PalinodeError | None:
-    """What an exception of another library says about the input or the machine; None for a bug of this program."""
+    """The error about the input or the machine that an exception of another library means; None for a bug of this program."""
     if hasattr(error, "format_message"):  # the parser found a mistake in the command line
         message = " ".join(str(error.format_message()).split()).replace(" Value error, ", " ")
         return BadInput(message, field=getattr(getattr(error, "ctx", None), "command_path", "palinode"))
@@ -144,7 +144,7 @@ def _refusal(error: Exception) -> PalinodeError | None:
 
 
 def _place_in_users_code(error: Exception) -> str | None:
-    """The last line of the user's file that an exception came through; None when it came through no code of the user."""
+    """The last line of the user's file in the traceback of an exception; None when the traceback has no code of the user."""
     if "palinode.spec.code" not in sys.modules:
         return None
     from palinode.spec.code import USER_MODULE
@@ -156,7 +156,7 @@ def _place_in_users_code(error: Exception) -> str | None:
 
 
 def _say_bug(error: Exception) -> int:
-    """A defect of this program: write the traceback to a file, and print where that is."""
+    """Report a defect of this program: write the traceback to a file, and print the path of the file."""
     from palinode.base import fsio
     from palinode.data.cache import cache_directory
 

@@ -2,7 +2,7 @@
 
 hf:llama                 a model type of the installed transformers, at a small size, with random weights
 hf:path/to/folder        a folder that transformers saved: its config, and its weights where they are there
-package.module:Class     called without arguments; it must give a torch module that maps (B, T) ids to (B, T, V) logits
+package.module:Class     a class that is called without arguments and gives a torch module: (B, T) ids -> (B, T, V) logits
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WEIGHTS_SEED = 0
 
 
 def is_target(text: str) -> bool:
-    """Whether this names a model, and not an experiment file."""
+    """Whether a text names a model, and not an experiment file."""
     return text.startswith(HF) or (
         ":" in text and not os.path.lexists(text) and not text.endswith((".py", ".toml", ".json"))
     )
@@ -36,7 +36,7 @@ def target_of(text: str, vocab_size: int | None = None) -> tuple[nn.Module, int]
         vocab_size: V; default: from the config, or from the first embedding of the module.
 
     Raises:
-        BadInput: there is no such model, or it cannot be made.
+        BadInput: the model does not exist, or the model cannot be made.
         EnvironmentProblem: transformers is not installed.
     """
     from palinode.audit.targets import vocabulary_of

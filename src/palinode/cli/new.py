@@ -29,7 +29,7 @@ def new(
     It is a commented one with an objective of your own, or with --from a shipped one.
     """
     if file.suffix != ".py":
-        stem = Path(file.name.strip(".")).stem or "my_idea"  # `.`, `..` and `/` name nothing
+        stem = Path(file.name.strip(".")).stem or "my_idea"  # `.`, `..` and `/` give no name
         raise BadInput("an experiment is a Python file", file=str(file), field="FILE", hint=f"such as {stem}.py")
     _refuse_existing(file)
     from palinode.base import fsio
@@ -46,10 +46,10 @@ def new(
 def shipped_experiments() -> dict[str, Path]:
     """The name and the file of every experiment that comes with Palinode.
 
-    In a checkout they lie in the folder `experiments/`, in an installed package in a copy of it.
+    In a checkout the experiments lie in the folder `experiments/`; an installed package contains a copy of this folder.
 
     Raises:
-        EnvironmentProblem: the package was installed without them.
+        EnvironmentProblem: the package was installed without the experiments.
     """
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "shipped", package.parents[1] / "experiments"):
@@ -88,7 +88,7 @@ def _from_shipped(file: Path, name: str, start: str) -> dict[Path, str]:
     """The text of the shipped experiment under the new name, and of the files beside it that it imports.
 
     Raises:
-        BadInput: no such experiment; another file stands where an imported one would go.
+        BadInput: the shipped experiment does not exist, or another file has the path of a file that it imports.
     """
     source, others = shipped_experiment(start), shipped_experiments()
     texts = {}
@@ -104,7 +104,7 @@ def _from_shipped(file: Path, name: str, start: str) -> dict[Path, str]:
 
 
 def _imported(source: Path, others: dict[str, Path]) -> Iterator[str]:
-    """The shipped files that this one imports, those that they import included; each once."""
+    """Yield each shipped file that a file imports, directly or through another shipped file, once."""
     waiting, met = [source], {source.stem}
     while waiting:
         for node in ast.walk(ast.parse(waiting.pop().read_text(encoding="utf-8"))):
@@ -115,7 +115,7 @@ def _imported(source: Path, others: dict[str, Path]) -> Iterator[str]:
 
 
 def _renamed(text: str, name: str) -> str:
-    """The file with another name for its experiment, so that its runs do not mix with those of the shipped one."""
+    """The text of the file with a new name for the experiment, so that its runs do not mix with those of the shipped experiment."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Experiment":
             (value,) = (keyword.value for keyword in node.keywords if keyword.arg == "name")

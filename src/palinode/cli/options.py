@@ -1,4 +1,4 @@
-"""The arguments and options that several commands share, and what is done with their values."""
+"""The arguments and options that several commands share, and the functions that apply their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from palinode.spec.experiment import ResolvedExperiment
     from palinode.spec.load import Source
 
-RUNS_LIMIT = 1000  # more runs than this need a --yes
+RUNS_LIMIT = 1000  # a command with more runs than this needs --yes
 DEFAULT_STORE = Path("runs")
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An experiment: .py, .toml, or resolved .json.")]
@@ -92,7 +92,7 @@ def resolve(
 
 @contextmanager
 def of_file(file: Path) -> Iterator[None]:
-    """Add the experiment's file to an error that does not name one."""
+    """Add the name of the experiment's file to an error that names no file."""
     try:
         yield
     except BadInput as problem:
@@ -101,7 +101,7 @@ def of_file(file: Path) -> Iterator[None]:
 
 @contextmanager
 def audits_are_kept(then: str) -> Iterator[None]:
-    """Say what the next start will do when Ctrl-C ends a command while it audits."""
+    """When Ctrl-C ends a command during the audits, print what the next start of the command will do."""
     try:
         yield
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from palinode.cli.texttable import shown, stamps, text_table
 
 Event = dict[str, Any]
 Show = Callable[[Event], None]
-PLAIN_EVERY_SECONDS = 10.0  # at most one line a run in this time, so that a log of hours stays readable
+PLAIN_EVERY_SECONDS = 10.0  # a run prints at most one line in this time, so that a long log stays readable
 MOST_ROWS = 24
 RUNNING, WAITING = "running", "elsewhere"
 ENDED = ("finished", "reused")
@@ -25,7 +25,7 @@ COLUMNS = ("run", "", "step", "loss (nats)", "seconds")
 
 @dataclass
 class Line:
-    """One run: its state and its last numbers."""
+    """The state and the last numbers of one run."""
 
     name: str
     state: str
@@ -36,7 +36,7 @@ class Line:
     printed_at: float = 0.0
 
     def update(self, event: Event) -> None:
-        """Take the state and the numbers of an event."""
+        """Set the state and the numbers of the run to those of an event."""
         self.steps = int(event.get("steps", self.steps))
         if event["event"] in ("train", "eval"):
             scores = {name: score.get("nats_per_token") for name, score in event.get("scores", {}).items()}
@@ -160,7 +160,7 @@ def _failure(event: Event) -> str | None:
 
 
 def _choice_words(event: Event) -> str:
-    """Which value tuning chose for an arm, and the score of each value."""
+    """The text that says which value tuning chose for an arm, and the score of each value."""
     scores = zip(event["values"], event["scores"], strict=True)
     tried = ", ".join(f"{value:g}: {'no score' if score is None else f'{score:.4f}'}" for value, score in scores)
     edge = "; the best is at the edge" if event["chosen"] in (min(event["values"]), max(event["values"])) else ""
@@ -177,7 +177,7 @@ def _plan_words(event: Event) -> str:
 
 
 def _line(lines: dict[str, Line], event: Event) -> Line:
-    """The line of the event's run, up to date."""
+    """The line of the event's run, after an update with the event."""
     line = lines.setdefault(event["run_id"], Line(_name(event), RUNNING))
     line.update(event)
     return line

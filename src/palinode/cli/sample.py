@@ -64,10 +64,10 @@ def sample(
 
 
 def _sampling(values: dict[str, float | None]) -> Sampling:
-    """The sampling options that were set, checked.
+    """The sampling options that the user set, after a check.
 
     Raises:
-        BadInput: naming the option.
+        BadInput: an option is not valid; the error names the option.
     """
     from palinode.base.config import decode
     from palinode.base.errors import BadInput

@@ -1,6 +1,6 @@
 """The store that a command reads or writes, and the run or the experiment in it that the user named.
 
-The errors say when a name is of the other kind, or of a file.
+An error says if the name of a run stands where an experiment is needed, or the reverse, or if the name is that of a file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def open_store(directory: Path) -> Store:
     """The store for a command that only reads.
 
     Raises:
-        BadInput: there is no such directory.
+        BadInput: the directory does not exist.
     """
     if not directory.is_dir():
         hint = "name one with --store, or `palinode run` first"
@@ -38,13 +38,13 @@ def writable_store(directory: Path) -> Store:
 
     Raises:
         BadInput: the path is not a directory.
-        EnvironmentProblem: it cannot be written.
+        EnvironmentProblem: the directory cannot be written.
     """
     place = nearest_place(directory)
     if not place.is_dir():
         raise BadInput("is not a directory, so it cannot hold results", file=str(place), field="--store")
     try:
-        tempfile.TemporaryFile(dir=place).close()  # permissions do not tell of a read-only disk
+        tempfile.TemporaryFile(dir=place).close()  # permissions do not show that a disk is read-only
     except OSError as error:
         message, hint = f"cannot be written: {error.strerror}", "name another store with --store"
         raise EnvironmentProblem(message, file=str(place), field="--store", hint=hint) from None
@@ -54,7 +54,7 @@ def writable_store(directory: Path) -> Store:
 
 
 def nearest_place(path: Path) -> Path:
-    """The path itself if it exists, else its nearest parent that does."""
+    """The path itself if the path exists, else its nearest parent that exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists() or place.is_symlink())
 
 
@@ -65,7 +65,7 @@ def run_named(store: Store, name: str, argument: str = "RUN") -> str:
         argument: the name of the command's argument, for the message.
 
     Raises:
-        BadInput: there is no such run, or several; the message says when it is the name of an experiment.
+        BadInput: no run or several runs have this name; the message says if an experiment has the name.
     """
     try:
         return store.find(name)
@@ -83,7 +83,7 @@ def experiment_named(store: Store, name: str, command: str) -> ExperimentEntry:
         command: the name of the command, for the message.
 
     Raises:
-        BadInput: there is none, or it was run at several sizes; the message says when it is the id of a run, or a file.
+        BadInput: the experiment does not exist, or was run at several sizes; the message says if a run or a file has the name.
     """
     try:
         return store.entry(name)

@@ -1,4 +1,4 @@
-"""The audits of an experiment's arms: what is missing is measured, several arms at a time, and what fails is refused.
+"""The audits of an experiment's arms: missing audits are measured, several arms at a time, and arms that fail are refused.
 
 `python -m palinode.experiment.audits STORE DIRECTORY...` is one process that measures and stores; a directory holds the spec of a
 run. When it fails, the process that started it measures the same arms again and reports the failure.
@@ -35,11 +35,11 @@ def audit_cells(
     code: Code | None = None,
     workers: int = 1,
 ) -> list[ArmAudit]:
-    """Audit the arm of every cell; what the store holds is not measured again.
+    """Audit the arm of every cell; an audit that the store holds is not measured again.
 
     Args:
         code: the user's Python that parts of the experiment were written in.
-        workers: arms audited at a time, where several are to be measured.
+        workers: the number of arms that are audited at a time.
 
     Raises:
         BadInput: the parts of an arm do not fit together.
@@ -54,7 +54,7 @@ def audit_cells(
         name = cell.arm.name
         try:
             audited = audit_arm(cell.settings, name=name, store=store)
-        except BadInput as refusal:  # of parts that fit one by one, and not together: a mask and a window, or a mixer
+        except BadInput as refusal:  # the parts are valid, but do not fit together
             refusal.field = f"arms.{name}: {refusal.field}" if refusal.field else f"arms.{name}"
             raise
         audits.append(ArmAudit(cell.arm, {cell.scale: audited.report}, {cell.scale: audited.hash}))

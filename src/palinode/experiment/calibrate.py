@@ -1,7 +1,7 @@
-"""How long the runs will take: a few real steps, evaluation batches, a save and an audit of each cell, scaled to the whole run.
+"""Predict how long the runs will take: time a few steps, evaluation batches, a save and an audit of each cell, and scale them up.
 
-They are measured as the runs will run: in processes of their own with the spec's threads, and as many at a time as there will be
-workers, because two runs on one machine slow each other down. A process is `python -m palinode.experiment.calibrate` with the
+The measurements run as the runs will: in separate processes with the spec's number of threads, and as many at a time as the number
+of workers, because two runs on one machine slow each other down. A process is `python -m palinode.experiment.calibrate` with the
 numbers that `main` reads and directories that hold a run's spec.
 
 In a large grid of arms by scales there is time for some of the cells. The seconds of the others are predicted: the seconds of a
@@ -40,20 +40,20 @@ from palinode.train.loop import Training, batch_examples, take_step
 
 WARM_UP_STEPS = 2  # the first steps allocate; they are several times slower
 LEAST_STEPS, MOST_STEPS = 4, 40
-BUDGET_SECONDS = 1.5  # of training steps per distinct arm and scale
+BUDGET_SECONDS = 1.5  # the seconds of training steps that are measured per distinct arm and scale
 EVALUATION_BATCHES = 3
-MOST_SECONDS = 60.0  # no further setting is begun after these
-SHARE_OF_RUNS = 0.1  # nor after this share of the seconds that the runs will take,
-FEW_SETTINGS = 8  # unless fewer settings than these were measured
-FIT_ROUNDS = 20  # of fitting the prices, then the factors
+MOST_SECONDS = 60.0  # a process begins to measure no further setting after this time
+SHARE_OF_RUNS = 0.1  # a process also stops after this share of the seconds that the runs will take
+FEW_SETTINGS = 8  # a process does not stop for SHARE_OF_RUNS before this number of settings was measured
+FIT_ROUNDS = 20  # the number of rounds that fit the prices, then the factors
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured for one cell.
+    """The seconds that were measured for one cell.
 
     Attributes:
-        startup_seconds: to start a process, import torch, open the data and build the model.
+        startup_seconds: the seconds to start a process, import torch, open the data and build the model.
         seconds_per_slot: the seconds of training for each slot that is read.
         evaluation_seconds, checkpoint_seconds, audit_seconds: the seconds of one evaluation, save, and audit.
         cut_seconds: the seconds of the layer cut of one split and its refits; 0 where the evaluation has none.
@@ -67,7 +67,7 @@ class Calibration:
     cut_seconds: float
 
     def predicted_seconds(self, settings: RunSettings) -> float:
-        """Wall time of one run."""
+        """The predicted wall time of one run in seconds."""
         recipe = settings.recipe
         steps = expected_steps(settings)
         slots = steps * recipe.batch_windows * expected_passes(settings) * settings.data.window_tokens
@@ -89,8 +89,8 @@ class Predicted(NamedTuple):
     """The seconds that runs are predicted to take.
 
     Attributes:
-        seconds: (arm, scale) -> of one run; a cell that could not be measured is missing.
-        settings, measured: how many distinct settings there are, and how many of them were measured.
+        seconds: (arm, scale) -> the seconds of one run; a cell that could not be measured is missing.
+        settings, measured: the number of distinct settings, and the number of settings that were measured.
     """
 
     seconds: Mapping[tuple[str, str], float]
@@ -109,9 +109,9 @@ def calibrate(
     """Predicted seconds of a run of each cell: runs that differ in their seed alone are measured once.
 
     Args:
-        runs: how many runs of these cells are left to do.
+        runs: the number of runs of these cells that are left to do.
         code: the user's Python that parts of the specs were written in.
-        workers: how many runs there will be at a time.
+        workers: the number of runs that will run at a time.
         on_failure: called with the reason why a cell could not be measured; it then has no prediction.
     """
     if not cells:
@@ -149,7 +149,7 @@ def completed(
 
 
 class Work(NamedTuple):
-    """What a model has that takes seconds.
+    """The amounts of work in a model that its seconds are predicted from.
 
     Attributes:
         tensors: the number of parameter tensors, which stands for the number of operations in a pass.
@@ -165,7 +165,7 @@ class Work(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """One place of the grid."""
+    """One place in the grid of arms by scales."""
 
     arm: str
     scale: str
@@ -223,7 +223,7 @@ def filled_in(settings: Sequence[Setting], measured: Mapping[int, float]) -> lis
     if not fitted_to:
         return [0.0] * len(settings)
     table = np.array([(1.0, *setting.work) for setting in settings])
-    table /= np.maximum(table.max(axis=0), 1e-30)  # each kind of work as a share of the largest of its kind
+    table /= np.maximum(table.max(axis=0), 1e-30)  # divide each kind of work by its largest amount
     seconds = np.array([measured[index] for index in fitted_to])
     arms = [settings[index].arm for index in fitted_to]
     factors = dict.fromkeys(arms, 1.0)
@@ -246,9 +246,9 @@ def goes_on(each_seconds: Sequence[float], spent_seconds: float, runs_seconds: f
 
     Args:
         each_seconds: the seconds of every setting measured so far, the largest setting first. The next may take their mean.
-        spent_seconds: since the process was started, its imports included.
-        runs_seconds: what the runs will take, as predicted so far.
-        least: this many settings are measured even if the runs are short.
+        spent_seconds: the seconds since the process was started, with the time of its imports.
+        runs_seconds: the seconds that the runs will take, as predicted so far.
+        least: the number of settings that are measured even if the runs are short.
     """
     limit = MOST_SECONDS if len(each_seconds) < least else min(MOST_SECONDS, SHARE_OF_RUNS * runs_seconds)
     return not each_seconds or spent_seconds + fmean(each_seconds) <= limit
@@ -323,7 +323,7 @@ def measure(spec: RunSpec, store: Store, importing_seconds: float) -> Calibratio
 
 
 def _seconds_per_slot(training: Training) -> float:
-    """Median over single steps, each divided by the slots it read."""
+    """The median of the seconds per slot over single training steps."""
     training.model.train()
     times: list[float] = []
     began = time.perf_counter()

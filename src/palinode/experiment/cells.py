@@ -36,9 +36,9 @@ from palinode.spec.run_spec import RunSettings, RunSpec
 from palinode.train.device import resolve_device
 from palinode.train.optim import OptimizerConfig, check_optimizers
 
-WINDOWS_COUNTED = 64  # of how many windows the labels are counted: a task's answers differ from one to the next
-GROUP_DRAWS = 50  # batches of decisions drawn to meet every pass that an objective makes
-MOMENTS = 200  # of a schedule, over which its probabilities are averaged
+WINDOWS_COUNTED = 64  # the number of windows whose labels are counted: windows of a task have different answers
+GROUP_DRAWS = 50  # the number of batches of decisions that are drawn to find every pass of an objective
+MOMENTS = 200  # the number of moments of a schedule over which the probability of a pass is averaged
 LEAST_BYTES_PER_PARAMETER = 12  # float32 weights, their gradients and one optimizer moment: no recipe takes less
 
 
@@ -47,9 +47,9 @@ class Pass:
     """One reading of a window.
 
     Attributes:
-        slots: T of its row.
-        scored: targets that the labels leave of a row, on average.
-        sees: what its slots see.
+        slots: T, the number of slots of a row.
+        scored: the mean number of targets of a row that the labels keep.
+        sees: the visibility of the slots.
         share: the probability that a window is read this way, averaged over the schedule of the run.
     """
 
@@ -64,9 +64,9 @@ class Cell:
     """An arm at a scale.
 
     Attributes:
-        specs: its runs, one for each seed; they differ in nothing else.
-        source: their data, ready to be read.
-        counted: the passes that another cell has counted already; they do not depend on the model.
+        specs: the specs of the runs, one for each seed; the specs differ only in the seed.
+        source: the data of the runs, ready to be read.
+        counted: the passes that another cell has counted already; the counts do not depend on the model.
     """
 
     arm: ArmEntry
@@ -82,7 +82,7 @@ class Cell:
 
     @cached_property
     def settings(self) -> RunSettings:
-        """What the runs have in common."""
+        """The settings that all runs of the cell share."""
         return self.spec.settings
 
     @property
@@ -97,7 +97,7 @@ class Cell:
 
     @cached_property
     def cost(self) -> Cost:
-        """What the model costs when it reads a whole window from left to right."""
+        """The cost of the model when it reads a whole window from left to right."""
         return self.model.cost(self.spec.data.window_tokens, Ltr())
 
     @cached_property
@@ -145,12 +145,12 @@ class Cell:
 
     @cached_property
     def steps(self) -> float:
-        """Optimizer steps of one run."""
+        """The number of optimizer steps of one run."""
         return expected_steps(self.spec)
 
     @cached_property
     def counters(self) -> Mapping[str, float]:
-        """What one run will count of tokens and training FLOPs, by the names that a plan has for them."""
+        """The tokens and training FLOPs that one run will count, under the names that a plan uses."""
         windows = self.steps * self.spec.recipe.batch_windows
         read, scored_ltr, flops = 0.0, 0.0, 0.0
         for name, one in self.passes.items():
@@ -250,7 +250,7 @@ def refuse_full_disk(bytes_needed: int, store: Store) -> None:
     """Refuse runs whose checkpoints do not fit on the disk of the store.
 
     Raises:
-        EnvironmentProblem: naming both numbers.
+        EnvironmentProblem: the disk has too little free space; the error names both numbers.
     """
     free = shutil.disk_usage(store.create().root).free
     if bytes_needed > free:
@@ -260,7 +260,7 @@ def refuse_full_disk(bytes_needed: int, store: Store) -> None:
 
 
 def machine_memory_bytes() -> int | None:
-    """The memory of this machine; None where the system does not tell."""
+    """The memory of this machine in bytes; None if the system does not report it."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

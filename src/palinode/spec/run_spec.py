@@ -29,7 +29,7 @@ from palinode.train.recipe import RECIPES, Recipe
 SPEC_VERSION = 1
 RUN_ID_CHARACTERS = 16  # 64 bits: the probability that two of a million different runs have one id is 3e-8
 SEED_LIMIT = 2**63  # torch generators take seeds below this
-CHECKED_WINDOWS = 8  # the number of text windows that are checked: text windows are alike, but an objective may need several
+CHECKED_WINDOWS = 8  # the number of text windows that are checked; an objective may need several windows
 CHECKED_SEQUENCES = 64  # the number of sequences of a task that are checked: enough to find the places of the answers
 
 
