@@ -101,7 +101,7 @@ def run_together(
     Every event has the `run_id` of its run. When a run diverges, its result is recorded, and the other runs go on.
 
     Args:
-        holds: run id -> the hold of this process on the run's directory. For a run without one, this call takes a hold until it ends.
+        holds: run id -> the hold of this process on the run's directory. For a run without one, this call takes a hold.
     """
     holds = holds or {}
     results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
