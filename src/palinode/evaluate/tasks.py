@@ -50,8 +50,8 @@ def levels(
 
     Args:
         reading: the tokens that a baseline sees. `ltr` and `rtl`: the tokens read before an answer. `ltr_prompt`: the
-            tokens before an answer that are no answers. `prompt`: the prompt on both sides of an answer. `others`: all other tokens,
-            answers included.
+            tokens before an answer that are no answers. `prompt`: the prompt on both sides of an answer. `others`: all other
+            tokens, answers included.
         length_factors: the factors of the sequence length for which the result also has the level of chance.
     """
     task, seen = data.task, data.train_sequences

@@ -1,7 +1,8 @@
 """A checkpoint is a directory of safetensors files and a manifest with their hashes. The manifest is written last.
 
-`ckpt/step-N/{model.safetensors, optimizer.safetensors, manifest.json}`. A checkpoint without
-a manifest was cut short. Loading verifies every hash and takes the newest undamaged checkpoint. A damaged checkpoint gives a message, and does not count as one of the checkpoints to keep.
+`ckpt/step-N/{model.safetensors, optimizer.safetensors, manifest.json}`. A checkpoint without a manifest was cut short.
+Loading verifies every hash and takes the newest undamaged checkpoint. A damaged checkpoint gives a message, and does not count as
+one of the checkpoints to keep.
 """
 
 from __future__ import annotations
