@@ -41,7 +41,7 @@ SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
 
 
 class Result(Config):
-    """The result of a run, stored in result.json. It is the last file that a run writes.
+    """The result of a run, stored in result.json. A run writes the file result.json last.
 
     Attributes:
         outcome: done, diverged, failed, stopped or oom. A result with an outcome other than `done` has a `reason`.

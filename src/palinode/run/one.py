@@ -145,7 +145,7 @@ def _train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]
 
 
 def stack_key(spec: RunSpec) -> str | None:
-    """A key for stacking: runs with the same key may be trained together. It is None for a run with a compiled step."""
+    """A key for stacking: runs with the same key may be trained together. The key of a run with a compiled step is None."""
     if spec.recipe.compile:
         return None
     plain = encode(spec)
@@ -154,7 +154,7 @@ def stack_key(spec: RunSpec) -> str | None:
 
 
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
-    """The untrained model of a spec. Its vocabulary has room for the special tokens that every arm carries.
+    """The untrained model of a spec. The model's vocabulary has room for the special tokens that every arm carries.
 
     Raises:
         BadInput: the evaluation needs something that this model cannot do.

@@ -51,7 +51,7 @@ class LengthGrowth(Config):
     late_steps: Annotated[int, LATER] = Field(default=0, ge=0)
 
     def window_tokens(self, step: int, full: int) -> int:
-        """The number of tokens in a row at this step. It is never more than `full`, the spec's window."""
+        """The number of tokens in a row at this step, which is never more than `full`, the spec's window."""
         doublings = min(max(0, step - self.late_steps) // self.double_every_steps, MOST_DOUBLINGS)
         return min(full, self.start_tokens << doublings)
 

@@ -57,8 +57,8 @@ class Training:
     """The whole state of a run between two steps.
 
     Attributes:
-        costs: (slots, visibility) -> the model's cost. It is kept, because counting takes 2 ms and every step needs it.
-        costs: (slots, visibility) -> the cost of the model. The costs are kept, because counting takes 2 ms in every step."""
+        costs: (slots, visibility) -> the cost of the model. A cost is kept, because counting takes 2 ms and every step needs it.
+    """
 
     model: LanguageModel
     optimizers: Optimizers
@@ -86,7 +86,7 @@ class Training:
 
     @property
     def schedule_step(self) -> int:
-        """The step at which the schedule is read. It is ahead of `step` when a token limit will end the run before `steps`."""
+        """The step at which the schedule is read. A token limit that ends the run early puts this step ahead of `step`."""
         reached = int(self._share_of_limits() * self.recipe.steps)
         return min(self.recipe.steps - 1, max(self.step, reached))
 
@@ -115,7 +115,7 @@ class Training:
 
 @dataclass(frozen=True)
 class StepReport:
-    """The measurements of one optimizer step. They are taken before the update of the step.
+    """The measurements of one optimizer step, taken before the update of the step.
 
     Attributes:
         auxiliary: the measurements of each auxiliary term of the model (`models.base.AuxiliaryTerm`).
@@ -205,7 +205,7 @@ def _move(training: Training, scheduled: int) -> float:
 
 
 def batch_examples(training: Training) -> list[Example]:
-    """The Examples of the next step, one for each micro-batch. They depend only on seed, step and recipe state."""
+    """The Examples of the next step, one for each micro-batch. The Examples depend only on seed, step and recipe state."""
     step, reads = training.step, training.reads()
     stream = training.windows.of_length(reads.window_tokens)
     examples = []
@@ -276,7 +276,7 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
 
 
 def batch_denominator(examples: Sequence[Example]) -> float:
-    """The divisor of the weighted nats of a whole batch. It is 1 when no token is scored, so that loss and gradient are 0."""
+    """The divisor of the weighted nats of a whole batch. The divisor is 1, and loss and gradient are 0, when no token is scored."""
     return sum(example.denominator for example in examples) or 1.0
 
 

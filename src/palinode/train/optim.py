@@ -27,7 +27,7 @@ Roles = Mapping[str, NamedParameters]
 
 
 class RoleRate(Config):
-    """The learning rate and weight decay of AdamW for the parameters of one role. They replace the optimizer's own values.
+    """The learning rate and weight decay of AdamW for the parameters of one role. The values replace the optimizer's own.
 
     Attributes:
         role: the name of a group in the model's `parameter_groups()`.
