@@ -37,8 +37,7 @@ class Evaluated(Protocol):
     def window_nats(self) -> Mapping[str, Sequence[float]]: ...
 
 
-# A function: (windows in a batch, or None for all at once; order of the windows, or None for the split's own) -> result on the same
-# split.
+# A function: (windows in a batch, or None for all at once; order of the windows, or None for the split's own) -> the result.
 Evaluate = Callable[[int | None, Sequence[int] | None], Evaluated]
 # A function: (steps, evaluate after every step?) -> hashes of the weights, the optimizer and the next batch, after training from
 # the start.

@@ -2,8 +2,7 @@
 
 Four prompts of unequal lengths (one of a single token) are continued, each alone; then one pass reads all four texts. Three kinds
 of models give two answers: a model that looks ahead, a model whose padding or positions depend on the length, and a model with a
-wrong cache. An rtl text grows to the left. A model that keeps a state is continued from this state, and C6.state also reads it in
-chunks.
+wrong cache. An rtl text grows to the left. A model that keeps a state is continued from it, and C6.state also reads in chunks.
 Legend: B rows, T slots, V vocabulary.
 """
 

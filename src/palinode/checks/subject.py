@@ -80,8 +80,7 @@ class Subject:
         evaluation_tokens: the length of an evaluation window. It is always audited.
         max_window_tokens: the length of the longest window that the module takes.
         forward: the function that reads an Example through a module of this kind.
-        reach_tokens: the number of tokens that the model is built to see. None: as many as `reach` says; without `reach` the whole
-            window.
+        reach_tokens: the number of tokens that the model is built to see. None: as many as `reach` says, else the whole window.
         reach: the function that says how many tokens a module of this kind is built to see.
         state: the reader of a module of this kind in pieces; None: the module keeps no state.
         rebuild: the function that makes the same kind of model for another vocabulary and length. With it C1 also runs at lengths
