@@ -158,7 +158,6 @@ def _forward(model: Any) -> None:
 
     Raises:
         ValueError: the model does not give logits for each slot.
-        ValueError: it does not give logits for each slot.
     """
     import torch
 
