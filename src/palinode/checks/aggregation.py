@@ -277,8 +277,8 @@ def check_auxiliary(evaluation_nats: Callable[[float], float], training_nats: Ca
     Positive control: the training loss must change.
 
     Args:
-        evaluation_nats: the evaluation loss of the same weights by the factor that multiplies all coefficients.
-        training_nats: the training loss of the same weights by the factor that multiplies all coefficients.
+        evaluation_nats: the function from a factor, which multiplies all coefficients, to the evaluation loss of the same weights.
+        training_nats: the function from a factor, which multiplies all coefficients, to the training loss of the same weights.
     """
     one, ten = evaluation_nats(1.0), evaluation_nats(COEFFICIENT_FACTOR)
     control = training_nats(1.0) != training_nats(COEFFICIENT_FACTOR)

@@ -217,7 +217,7 @@ def check_training_stream(
     Args:
         read: (windows, window_tokens) ids of the first windows, in the order in which the trainer reads them.
         train: the ids of the train split.
-        parts: the number of windows of each micro-batch of one step.
+        parts: (windows, window_tokens) ids of each micro-batch of one step.
         epoch_windows: the number of windows of an epoch. After an epoch windows come again.
     """
     window_tokens = read.shape[1]
