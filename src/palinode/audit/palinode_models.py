@@ -90,8 +90,9 @@ def subject_of_model(
 def small_config(config: ModelConfig, most_layers: int, most_width: int) -> ModelConfig:
     """The config with fewer and narrower blocks, where the config has such fields and larger values.
 
-    The heads still divide the width. `most_layers` is divided between the stacks of a model with several
-    (`encoder_layers`, `decoder_layers`). Where layers differ (`mixers`), one layer of each kind is kept. A config that refuses the small values is returned as it is.
+    The heads still divide the width. `most_layers` is divided between the stacks of a model with several (`encoder_layers`,
+    `decoder_layers`). Where layers differ (`mixers`), one layer of each kind is kept. A config that refuses the small values is
+    returned as it is.
     """
     counts: dict[str, int] = {name: value for name, value in config if isinstance(value, int)}
     stacks = [name for name in counts if name == "layers" or name.endswith("_layers")]

@@ -49,7 +49,7 @@ class Sums(Protocol):
 
 @dataclass(frozen=True)
 class HandSums:
-    """The sums of an evaluation, computed again from its logits. Targets that are special ids are counted apart."""
+    """The sums of an evaluation, computed again from its logits. `special_targets` counts the scored targets that are special ids."""
 
     tokens_scored: int
     nats_sum: float

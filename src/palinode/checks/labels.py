@@ -59,8 +59,7 @@ def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: i
 
 
 def check_streams(streams: Mapping[str, Generator]) -> Finding:
-    """C9.streams: the generators of data, objective, evaluation and other uses are different streams, and none is torch's global
-    stream.
+    """C9.streams: the generators (data, objective, evaluation and others) differ, and none is torch's global generator.
 
     Args:
         streams: newly made generators by name, all at the same position of a run. The check does not draw from them.
