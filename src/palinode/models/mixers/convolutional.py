@@ -1,7 +1,7 @@
 """Mixers with convolutions along the slots: long convolution, BaseConv, Hyena, Monarch Mixer.
 
-Full: long kernels have a second kernel for the lags after a slot. Kernels are cut to the slots there are: published modules
-transform all C taps whatever the row, and read the future.
+In the full form a long convolution has a second kernel for the slots after a slot. Every kernel is cut to the T slots of the row;
+published modules transform all C taps for every row, and so they read the future.
 Legend: B rows, T slots, T_new new slots, D width, K taps, C longest row, c channels of an input, O order.
 """
 
@@ -42,15 +42,17 @@ RANDOM_STD, DECAYED_STD = 0.002, 0.02
 
 
 class LongConvConfig(TwoSidedConfig):
-    """Long convolution. c D C + c D + 2 c D^2 + 2 D parameters, + c D C when two-sided.
+    """The config of the long convolution.
+
+    The mixer has c D C + c D + 2 c D^2 + 2 D parameters; a two-sided mixer has c D C more.
 
     Attributes:
-        channels: c, convolutions of each of the D inputs.
-        squash: every tap is moved towards 0 by this much, and smaller taps are 0. The published class has .1; with it a kernel
-            of the usual start is 0 and never learns, which is refused.
-        kernel_dropout: share of the taps left out, in training only.
-        kernel_start: `double_exp` .02 N(0, 1) exp(-t (D/2)^(d/D)), t from 0 to 1 over the longest row, d the channel; or `random`
-            .002 N(0, 1).
+        channels: the number c of convolutions of each of the D inputs.
+        squash: the amount by which every tap is moved towards 0; smaller taps become 0. The published class has .1; a kernel with
+            the usual start is then 0 and never learns, so that this value is refused.
+        kernel_dropout: the share of taps that are left out, in training only.
+        kernel_start: the start of the kernels: `double_exp` .02 N(0, 1) exp(-t (D/2)^(d/D)), where t goes from 0 to 1 over the
+            longest row and d is the channel; or `random` .002 N(0, 1).
     """
 
     kind: ClassVar[str] = "long_conv"
@@ -114,7 +116,7 @@ class LongConv(Mixer, options=LongConvConfig):
             )
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Taps above the squash at every lag: as they start, nine of ten are squashed to 0."""
+        """Set the taps at every lag above `squash`; with their usual start, nine of ten taps are squashed to 0."""
         for kernel in (self.kernel, self.kernel_future):
             if kernel is not None:
                 noise = noise_like(kernel, rng)
@@ -147,12 +149,14 @@ KernelKind = Literal["short", "implicit", "explicit"]
 
 
 class BaseConvConfig(TwoSidedConfig):
-    """BaseConv. D^2 + D parameters and those of the convolution: D K + D short, 64 + 17 D implicit, D C explicit.
+    """The config of BaseConv.
+
+    The mixer has D^2 + D parameters and those of the convolution: D K + D (short), 64 + 17 D (implicit) or D C (explicit).
 
     Attributes:
-        conv: `short` (K taps), `implicit` or `explicit` (a tap for every lag).
-        taps: K, odd.
-        silu: SiLU on both factors.
+        conv: the kind of the convolution: `short` (K taps), `implicit` or `explicit` (both have a tap for every lag).
+        taps: the number K of taps of a short convolution, odd.
+        silu: whether SiLU is applied to both factors.
     """
 
     kind: ClassVar[str] = "base_conv"
@@ -237,7 +241,7 @@ class BaseConv(Mixer, options=BaseConvConfig):
 
 @dataclass(frozen=True)
 class LastInputs(MixerState):
-    """(B, K - 1, D): the inputs that short taps still read."""
+    """The last inputs, (B, K - 1, D), which the short taps still read."""
 
     last: Tensor
 
@@ -258,7 +262,7 @@ class ImplicitKernel(nn.Module):
             return self.outer(F.relu(self.inner(z))).mT
 
     def flops(self, slots: int) -> float:
-        """FLOPs of the matrix products that make the kernel."""
+        """The FLOPs of the matrix products that make the kernel."""
         return 2.0 * slots * (self.inner.weight.numel() + self.outer.weight.numel())
 
 
@@ -286,9 +290,9 @@ class HyenaConfig(TwoSidedConfig):
     """Hyena. (O+2)(D^2+D) + (O+1) D (K+1) + D (O-1) parameters and those of the filter: E F + 2 F + 2 (F^2+F) + F D (O-1).
 
     Attributes:
-        order: O.
-        taps: K of the short convolutions, odd.
-        filter: the network of the long convolutions.
+        order: the order O.
+        taps: the number K of taps of the short convolutions, odd.
+        filter: the options of the network that makes the long kernels.
     """
 
     kind: ClassVar[str] = "hyena"
@@ -299,14 +303,14 @@ class HyenaConfig(TwoSidedConfig):
 
 @dataclass(frozen=True)
 class GatedConvState(MixerState):
-    """The last K - 1 inputs of each short convolution, and all inputs of each long one."""
+    """The state: the last K - 1 inputs of each short convolution, and all inputs of each long convolution."""
 
     short: tuple[Tensor, ...]
     long: tuple[KeptInputs, ...]
 
 
 class GatedConv(Mixer):
-    """Base of Hyena and Monarch Mixer: streams, each a linear map and a short convolution of the input, and long convolutions."""
+    """Base class of Hyena and Monarch Mixer: streams (a linear map and a short convolution of the input) and long convolutions."""
 
     def __init__(self, place: Place, streams: int, taps: int):
         super().__init__()
@@ -316,11 +320,11 @@ class GatedConv(Mixer):
 
     @property
     def shorts(self) -> Sequence[ShortConv]:
-        """The short convolutions, one a stream."""
+        """The short convolutions, one for each stream."""
         return cast(Sequence[ShortConv], self.short)
 
     def kernels(self, slots: int) -> Sequence[Tensor]:
-        """(D, T) of each long convolution, for what comes before a slot."""
+        """The (D, T) kernel of each long convolution for the slots before a slot."""
         raise NotImplementedError(f"{type(self).__name__} must define kernels(slots)")
 
     def begin(self, rows: int, slots: int) -> MixerState:
@@ -328,11 +332,11 @@ class GatedConv(Mixer):
         return GatedConvState(tuple(short.begin(rows) for short in self.shorts), long)
 
     def streams(self, x: Tensor, native: Native) -> list[Tensor]:
-        """(B, T, D) of each stream."""
+        """The (B, T, D) states of each stream."""
         return [short(into(x), native) for into, short in zip(self.maps, self.shorts, strict=True)]
 
     def next_streams(self, x: Tensor, before: Sequence[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """(B, T_new, D) of each stream for the next slots, and the inputs that their short convolutions keep."""
+        """The (B, T_new, D) states of each stream for the next slots, and the inputs that the short convolutions keep."""
         pairs = zip(self.maps, self.shorts, before, strict=True)
         streams, last = zip(*(short.extend(into(x), kept) for into, short, kept in pairs), strict=True)
         return list(streams), last
@@ -401,7 +405,7 @@ class MonarchConfig(TwoSidedConfig):
 
     Attributes:
         taps: the number of taps of the short convolutions, which are causal in both forms.
-        residual_conv: add the long convolution of the input; all published runs have it.
+        residual_conv: whether a long convolution of the input is added; all published runs add it.
         filter: the networks of the long convolutions; published: features learned, width 16 to 128, and a weight decay of .1, which
             is an option of the recipe: `rates = [{role = "filter", weight_decay = 0.1}]`.
     """
@@ -458,7 +462,7 @@ class Monarch(GatedConv, options=MonarchConfig):
 
 
 class FilterConv(OwnStart):
-    """k * u + beta u along the slots of (B, T, D), with k from a network of sines."""
+    """The convolution k * u + beta u along the slots of (B, T, D), where a network of sines makes the kernel k."""
 
     def __init__(self, config: MonarchConfig, width: int, longest: int):
         super().__init__()

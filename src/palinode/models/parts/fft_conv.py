@@ -180,8 +180,8 @@ class SineFilterConfig(Config):
         sharpness: the value at which each frequency of the sines starts; the frequencies are learned.
         trained_features: whether the position features are parameters (group `features`) and not constants.
         start_std: the standard deviation at the start of the maps, whose biases then start at 0; None: maps and biases start
-            uniform in +-1 / sqrt(fan in). The published runs started at .02, because the language model's init replaced the filter's own
-            start; their taps started five times smaller.
+            uniform in +-1 / sqrt(fan in). The published runs started at .02, because the language model's init replaced the
+            filter's own start; their taps started five times smaller.
     """
 
     features: Odd = Field(default=5, ge=5)
