@@ -63,11 +63,11 @@ class LongConvConfig(TwoSidedConfig):
 
 
 class LongConv(Mixer, options=LongConvConfig):
-    """Each channel has a tap for every lag up to the longest row; small taps are squashed to zero.
+    """A convolution in which each channel has a tap for every lag up to the longest row; small taps are squashed to zero.
 
     y_c = softshrink(k_c) * u + s_c u for c channels; GELU; dropout; W (c D -> 2 D); GLU.
-    Source: Fu et al., Simple Hardware-Efficient Long Convolutions (2023), in the form of safari (02220c6), read, and written anew.
-    Differs in: the cut; no smoothing of the kernel (it is off there).
+    Source: Fu et al., Simple Hardware-Efficient Long Convolutions (2023), in the form of safari (02220c6); this code is new.
+    Differences from safari: the kernel is cut to the row, and there is no smoothing of the kernel (safari has it, switched off).
     """
 
     group_of: ClassVar = {"kernel": "kernel", "kernel_future": "kernel"}
@@ -99,7 +99,7 @@ class LongConv(Mixer, options=LongConvConfig):
         return LayerCost.of(2.0 * self.out.weight.numel(), self.skip.shape[1] * slots, non_matmul)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
-        """Kernels by `kernel_start`, s N(0, 1).
+        """Start the kernels as `kernel_start` says, and s as N(0, 1).
 
         Raises:
             BadInput: no tap is above `squash`, so that the kernel and its gradient would be zero.
@@ -175,12 +175,13 @@ class BaseConvConfig(TwoSidedConfig):
 
 
 class BaseConv(Mixer, options=BaseConvConfig):
-    """y = conv(u) (W u + b) + u. Long kernels are trained in the groups `filter` (implicit) and `kernel` (explicit).
+    """BaseConv, y = conv(u) (W u + b) + u.
 
-    The convolution is short, or long with an implicit kernel (a small network of the lag, no decay) or an explicit one; to a long
-    one u is added. Full: short taps are centred.
-    Source: Arora et al., Zoology (2023), in the form of its code (HazyResearch/zoology), written anew. Differs in: the cut;
-    explicit kernels start with variance 1 / C (there 1).
+    The convolution is short, or long with an implicit kernel (a small network of the lag, no decay), or long with an explicit
+    kernel; u is added to the output of a long convolution. In the full form short taps are centred. Implicit kernels are trained in
+    the group `filter`, explicit kernels in the group `kernel`.
+    Source: Arora et al., Zoology (2023), in the form of its code (HazyResearch/zoology), written anew. Differences: kernels are cut
+    to the row; explicit kernels start with variance 1 / C (Zoology: 1).
     """
 
     def __init__(self, config: BaseConvConfig, place: Place):
@@ -247,7 +248,7 @@ class LastInputs(MixerState):
 
 
 class ImplicitKernel(nn.Module):
-    """(D, T), float32 or better: W relu(W' z + b') + b of three position features z. Maps start with std .02: it starts near 0."""
+    """A (D, T) kernel W relu(W' z + b') + b of three position features z, float32 or better; it starts near 0 (std .02 of maps)."""
 
     def __init__(self, width: int, longest: int):
         super().__init__()
@@ -267,7 +268,7 @@ class ImplicitKernel(nn.Module):
 
 
 class ExplicitKernel(OwnStart):
-    """(D, T), float32 or better: a tap for every lag, N(0, 1 / C)."""
+    """A (D, T) kernel with a tap for every lag, in float32 or better; the taps start as N(0, 1 / C)."""
 
     group_of: ClassVar = {"taps": "kernel"}
 
@@ -353,10 +354,10 @@ class Hyena(GatedConv, options=HyenaConfig):
     """Products of the input's projections, with an implicit long convolution between each two of them. Its group is `filter`.
 
     [x_0 .. x_(O-1), v] = short convolutions of W_in u. From x_(O-1) down to x_1: v <- h * (x v) + beta (x v). y = W_out (x_0 v).
-    So order O has O - 1 long convolutions, as in the safari code; its paper's operator has O. Full: centred short convolutions.
-    Source: Poli et al., Hyena Hierarchy (2023), in the form of safari (02220c6), read, and written anew. Differs in: no heads and
-    no blocks (blocks read the future there); rows beyond the longest are refused (there C outputs came back); the full form (there
-    a flag without its method); the projections are single matrices, so that Muon may take them.
+    Order O has O - 1 long convolutions, as in the safari code; the paper's operator has O. Full form: centred short convolutions.
+    Source: Poli et al., Hyena Hierarchy (2023), in the form of safari (02220c6); this code is new. Differences from safari: there
+    are no heads and no blocks (safari's blocks read the future); rows beyond the longest row are refused (safari returns C
+    outputs); the full form works (safari has only its flag); the projections are single matrices, so that Muon may train them.
     """
 
     def __init__(self, config: HyenaConfig, place: Place):
@@ -395,7 +396,7 @@ class Hyena(GatedConv, options=HyenaConfig):
         parameter.normal_(generator=rng)
 
     def _by_conv(self, kernel: Tensor) -> tuple[Tensor, ...]:
-        """(D, T) for each long convolution, in the order of use; each has all rates of decay."""
+        """The (D, T) kernel of each long convolution, in the order of use; each kernel has channels of all rates of decay."""
         convs, width = self.skip.shape
         return kernel.view(width, convs, -1).unbind(1)
 
@@ -422,8 +423,8 @@ class Monarch(GatedConv, options=MonarchConfig):
     [x1, x2, v] = short convolutions of W_in u; y = W_out (x2 (k * (x1 v) + beta (x1 v)) [+ k2 * u + beta2 u]). Full: a second
     network of the same frequencies for the lags after a slot; the short convolutions stay causal. The filters are trained in the
     group `filter`, their features in `features`.
-    Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differs in: the block around it is the
-    pre-norm one with a skip (there none); every network is in the group `filter` (there the one for later lags was in none).
+    Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differences: the block around the mixer
+    has a norm first and a skip (M2-BERT: no skip); every network is in the group `filter` (M2-BERT: the second one is in no group).
     """
 
     def __init__(self, config: MonarchConfig, place: Place):

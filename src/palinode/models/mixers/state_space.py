@@ -218,13 +218,13 @@ class S4dConfig(ModesConfig):
 
 
 class S4d(DiagonalMixer, options=S4dConfig):
-    """W gelu(kappa * u + s u), with one kernel a channel that does not depend on the input.
+    """S4D, W gelu(kappa * u + s u), with one kernel for each channel; the kernels do not depend on the input.
 
     kappa_l = 2 Re sum over n of C_n (exp(dt A_n) - 1) / A_n * exp(dt A_n l). A is shared by all channels; dt, C and s are each
-    channel's own. Full: a second C for what comes after, with the same dt and A.
+    channel's own. Full form: a second C for the slots after a slot, with the same dt and A.
     Source: Gu, Gupta, Goel, Re, On the Parameterization and Initialization of Diagonal State Space Models (arXiv 2206.11893), in
-    the form of the safari code (02220c6), read, and written anew. Differs in: the output map starts as every map into the residual
-    stream does (there .02 at any depth); the input map, which only scales the start of C, is drawn again for the second C.
+    the form of the safari code (02220c6); this code is new. Differences: the output map starts like every map into the residual
+    stream (safari: .02 at any depth); the input map, which only scales the start of C, is drawn again for the second C.
     """
 
     def __init__(self, config: S4dConfig, place: Place):
@@ -319,14 +319,15 @@ class H3State(MixerState):
 
 
 class H3(DiagonalMixer, options=H3Config):
-    """W (q (diagonal(k' v^T) + s k' v^T)): attention without a softmax.
+    """H3, W (q (diagonal(k' v^T) + s k' v^T)): attention without a softmax.
 
     q, k, v = three maps of x; k' = shift(k) + s_k k; for each of G = D / e groups of e channels k' v^T (e x e numbers a slot) is
     convolved with the group's kernel; q sums over the key's index. The shift is a filter of N taps
     kappa_j = sum_i b_i c_(i+j), which starts with b = (1, 0, ..), kappa = c.
-    Source: Fu et al., Hungry Hungry Hippos (arXiv 2212.14052), in the form of the safari code (02220c6), read, and written anew.
-    Differs in: the output map starts as every map into the residual stream does (there .02 at any depth); a full form (a second C
-    of each state-space layer for what comes after, with the same dt, A and b); stepping with e > 1 (there an error).
+    Source: Fu et al., Hungry Hungry Hippos (arXiv 2212.14052), in the form of the safari code (02220c6); this code is new.
+    Differences: the output map starts like every map into the residual stream (safari: .02 at any depth); there is a full form
+    (a second C of each state-space layer for the slots after a slot, with the same dt, A and b); a step works with e > 1 (safari:
+    an error).
     """
 
     group_of: ClassVar = {**DiagonalMixer.group_of, "b": "state", "shift_b": "state"}

@@ -114,7 +114,7 @@ class Window(ByLag):
 
 
 class Ema(ByLag):
-    """Weights that fall by a constant factor with each slot of distance; channels learn their factors; a factor of 1 is the mean."""
+    """Weights that fall by a constant factor with each slot of distance; channels learn their factors; factor 1 is the mean."""
 
     def __init__(self, width: int, longest: int):
         super().__init__(width, longest)
