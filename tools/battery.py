@@ -281,7 +281,9 @@ def corrupt_store(folder: Path, reference: State, tally: Tally, count: int, chan
             tally.read(err, what)
             if (code, out) == expected[arguments][:2]:
                 tally["same answer"] += 1
-            elif code in (0, 4) and ("damaged" in out + err or code == 4):
+            elif code == Damaged.exit_code or (
+                code == 0 and (str(path.relative_to(place.folder)) in out + err or "damaged" in out)
+            ):
                 tally["named"] += 1
             elif code == 0:
                 tally["silent"] += 1
@@ -557,7 +559,7 @@ def _harm(path: Path, chance: random.Random) -> str:
         content = bytearray()
     elif harm == "zero a page":
         content[at : at + 4096] = bytes(len(content[at : at + 4096]))
-    elif harm == "change a digit" and (digits := [i for i, byte in enumerate(content) if chr(byte).isdigit()]):
+    elif harm == "change a digit" and (digits := [i for i, byte in enumerate(content) if byte in b"0123456789"]):
         place = chance.choice(digits)
         content[place] = ord(str((int(chr(content[place])) + chance.randint(1, 9)) % 10))
     elif harm in ("double a line", "drop a line"):

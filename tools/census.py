@@ -1,8 +1,8 @@
-"""Audits every causal language model type of the installed transformers at a small size: `make census`.
+"""Audit every causal language model type of the installed transformers at a small size: `make census`.
 
-Each type is built and audited by the code of `palinode audit hf:TYPE`, in a process of its own with a limit of CPU time and of
-memory. A type that fails a check is probed by code that shares nothing with the checks. Results go to
-benchmarks/results/census.json, a type at a time; types and checks that are in it are not measured again without `--again`.
+The code of `palinode audit hf:TYPE` builds and audits each type, in a process of its own with a limit of CPU time and of memory. A
+type that fails a check is also measured by `probe`, which shares no code with the checks. The results of each type are written to
+benchmarks/results/census.json at once. Types and checks in this file are not measured again without `--again`.
 `python tools/census.py --types llama,mamba2 --checks C1,C6` measures two types. `--page` only writes docs/census.md from the
 results.
 """
@@ -31,7 +31,7 @@ CPU_SECONDS, WALL_FACTOR, MEMORY_GIB = 300, 20, 10
 CHECKS = ("C1", "C2", "C6")
 TARGET_SHARE, TARGET_HOURS, CORES = 0.95, 2.3, 2
 PROBE_SEEDS, PROBE_TOKENS, PROBE_BOUND = 5, (1, 2, 8, 32, 64), 1e-6
-MARKER_IDS = 5  # the lowest ids: padding, start and end of a text
+MARKER_IDS = 5  # the number of the lowest ids, which mark padding, start and end of a text
 Row = dict[str, Any]
 
 
@@ -61,13 +61,13 @@ def read_results() -> Row:
 
 
 def take_census(types: Sequence[str], checks: Sequence[str], *, again: bool) -> None:
-    """Measure what the results lack, one type after the other, each in a process of its own."""
+    """Measure the types and checks that the results lack, one type after the other, each type in a process of its own."""
     import torch
     import transformers
 
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    measured_once = list(measured("gpt2", ()))  # imports what all types need, so that no child has to
+    measured_once = list(measured("gpt2", ()))  # this call imports what all types need, so that no child process has to
     assert measured_once, "gpt2 is built"
     for number, name in enumerate(types):
         results = read_results()
@@ -89,7 +89,7 @@ def take_census(types: Sequence[str], checks: Sequence[str], *, again: bool) -> 
 
 
 def in_a_process(name: str, checks: Sequence[str]) -> Row:
-    """The row of one type, measured by a child that cannot take more than the limits."""
+    """The row of one type. A child process measures it, and the child cannot use more time or memory than the limits."""
     reading, writing = os.pipe()
     if not (child := os.fork()):
         os.close(reading)
@@ -112,7 +112,7 @@ def in_a_process(name: str, checks: Sequence[str]) -> Row:
 
 
 def measured(name: str, checks: Sequence[str]) -> Iterator[Row]:
-    """The row of a type as far as it is measured: after it was built, after each check, after the probe."""
+    """The rows of a type during its measurement: one after the type was built, one after each check, one after the probe."""
     from palinode.audit.any_model import check
     from palinode.base.errors import PalinodeError
     from palinode.cli.model_names import target_of
@@ -139,7 +139,7 @@ def measured(name: str, checks: Sequence[str]) -> Iterator[Row]:
                 name=name,
                 on_progress=lambda text: None,
             )
-        except Exception as error:  # noqa: BLE001 - to be listed
+        except Exception as error:  # noqa: BLE001 - the row lists the error
             kind = "refused" if isinstance(error, PalinodeError) else "raised"
             row["checks"][one] = {"outcome": kind, "notes": {one: _first_line(error)}}
         else:
@@ -154,10 +154,10 @@ def measured(name: str, checks: Sequence[str]) -> Iterator[Row]:
 
 
 def _forward(model: Any) -> None:
-    """Whether transformers runs the type: two rows of ids.
+    """Whether transformers runs the type on two rows of ids.
 
     Raises:
-        ValueError: it does not give logits for each slot.
+        ValueError: the model does not give logits for each slot.
     """
     import torch
 
@@ -169,9 +169,10 @@ def _forward(model: Any) -> None:
 
 
 def probe(model: Any, vocabulary: int) -> Row:
-    """What the suffix, the length of the row and the companions of a row change in the logits of a prefix, in float64.
+    """The changes in the logits of a prefix by its suffix, by the length of the row, and by the other rows, in float64.
 
-    Nothing of the checks is used: rows of random ids, the weights as they are and larger ones, several seeds and lengths.
+    The probe uses no code of the checks: it reads rows of random ids, with the weights as they are and with larger ones, for
+    several seeds and lengths.
     """
     import copy
 
@@ -198,7 +199,7 @@ def _probe_once(model: Any, vocabulary: int, seed: int, largest: dict[str, float
     import torch
 
     rng = torch.Generator().manual_seed(seed)
-    if seed:  # initial weights are small, and hide what passes through a softmax
+    if seed:  # initial weights are small, and hide effects that pass through a softmax
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() > 1:
@@ -224,7 +225,7 @@ def _probe_once(model: Any, vocabulary: int, seed: int, largest: dict[str, float
 
 
 def _change(base: Any, logits: Any, kept: int) -> float:
-    """The largest change of the first `kept` logits, in standard deviations; 1 where their number differs."""
+    """The largest change of the first `kept` logits, in standard deviations; 1 where the numbers of logits differ."""
     if logits.dim() != base.dim() or len(logits) != len(base) or logits.shape[1] < kept:
         return 1.0
     return float((logits[:, :kept] - base[:, :kept]).abs().max()) / (float(base.std()) or 1.0)
@@ -257,7 +258,7 @@ no probe shows is a false alarm.
 
 
 def page(results: Row) -> str:
-    """docs/census.md."""
+    """The text of docs/census.md."""
     rows: Row = results.get("types", {})
     return "\n".join([*INTRODUCTION.strip().splitlines(), "", *_summary(results), *_tables(rows)]) + "\n"
 
@@ -346,7 +347,7 @@ def _refusal(row: Row) -> str:
 
 
 def _confirmed(row: Row) -> bool:
-    """Whether a probe shows what a check reported."""
+    """Whether a probe shows the leak that a check reported."""
     probed = row.get("probe", {})
     return any(probed.get(name, 0.0) > PROBE_BOUND for name in ("suffix", "length", "companions", "again"))
 
@@ -371,7 +372,7 @@ def _outcome(row: Row, check: str) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text within a cell of a table."""
+    """The text in a form that fits into a cell of a table."""
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")[:300]
 
 

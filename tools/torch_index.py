@@ -1,7 +1,8 @@
-"""Which package index should PyTorch come from? Prints its address, or nothing where pip's own is right; the reason goes to stderr.
+"""Which package index should PyTorch come from? The tool prints the index's address, or nothing where pip's own index is right.
 
-On Linux the usual index gives PyTorch's GPU build with gigabytes of NVIDIA libraries. A machine without an NVIDIA driver cannot
-use them, so the index of CPU builds is taken there when it answers within a few seconds and has the version that is wanted.
+The tool writes the reason to stderr. On Linux the usual index gives PyTorch's GPU build with gigabytes of NVIDIA libraries, which a
+machine without an NVIDIA driver cannot use. On such a machine the tool takes the index of CPU builds, when that index answers
+within a few seconds and has the wanted version.
 
     python tools/torch_index.py VERSION [INDEX]
 """
@@ -17,7 +18,10 @@ DRIVER = Path("/proc/driver/nvidia/version")
 
 
 def chosen_index(version, index=CPU_INDEX, *, platform=sys.platform, driver=None):
-    """(index or "", the reason in one line). `driver`: whether there is an NVIDIA driver; None looks."""
+    """(index or "", the reason in one line).
+
+    `driver` says whether there is an NVIDIA driver; with None the function looks for one.
+    """
     if platform != "linux":
         return "", "PyTorch comes from pip's own index: outside Linux that is the CPU build"
     if driver if driver is not None else has_nvidia_driver():
@@ -32,7 +36,7 @@ def has_nvidia_driver():
 
 
 def problem_of(index, version):
-    """Why the index cannot be used, in a few words; None where it lists this version."""
+    """The reason in a few words why the index cannot be used; None where the index lists this version."""
     try:
         with urllib.request.urlopen(f"{index.rstrip('/')}/torch/", timeout=TRY_SECONDS) as answer:
             listing = answer.read().decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""May this run be believed? `check` audits any torch module; the others say which checks an arm, a run and a comparison get."""
+"""May this run be believed? `check` audits any torch module; other files choose the checks of an arm, a run and a comparison."""
 
 from palinode.audit.any_model import CHECKS as CHECKS
 from palinode.audit.any_model import CheckOptions as CheckOptions

@@ -1,6 +1,6 @@
-"""One call for anyone's model: can it see its own answer? `check` audits a torch module, `audit_subject` a subject made elsewhere.
+"""One call for any model: can the model see its own answer? `check` audits a torch module, `audit_subject` audits a `Subject`.
 
-Every check says pass, fail or could_not_tell, with its evidence.
+Every check says pass, fail or could_not_tell, and gives its evidence.
 Legend: B rows, T slots, V vocabulary.
 """
 
@@ -36,24 +36,26 @@ PROGRESS = {
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How an unusual model is read, and how much of it is measured.
+    """The options of `check`: how an unusual model is read, and how much of it is measured.
 
     The model:
-        evaluation_tokens: length of an evaluation window; default: that of a training window.
-        max_window_tokens: longest window that the model takes; default: the longer of those two. Give it when the model can
-            take more: C1 then also tries lengths up to 129.
-        specials: where special ids start, for objectives that use them; default: no special ids.
-        reach_tokens: how many tokens back the model is meant to see, when that is less than the window.
-        forward: reads an Example through the model, (module, example) -> (B, T, V); default: the module itself on the ids,
-            flipped for passes that read from the end. Needed for objectives with explicit masks.
-        rebuild: (vocab_size, slots, seed) -> a new model of the same kind; C2 then runs at its own small size.
-        step: one step of generation with a cache, which C6 compares with one pass; default: from the state that one of
-            Palinode's models keeps, else everything is read again.
-        trigger_ids: ids that may change how a row is read, such as one that ends a document. C1 always tries them, and those that
-            a `config` of the model names (bos, eos, pad, mask, ..).
+        evaluation_tokens: the length of an evaluation window; default: the length of a training window.
+        max_window_tokens: the length of the longest window that the model takes; default: the longer of the two lengths above. Give
+            it when the model can take more: C1 then also tries lengths up to 129.
+        specials: the object that says where special ids start, for objectives that use them; default: no special ids.
+        reach_tokens: the number of tokens back that the model is meant to see, when that is less than the window.
+        forward: the function (module, example) -> (B, T, V) that reads an Example through the model; default: the module itself on
+            the ids, flipped for passes that read from the end. Objectives with explicit masks need a `forward`.
+        rebuild: the function (vocab_size, slots, seed) -> a new model of the same kind; C2 then runs at its own small size.
+        step: the function that makes one step of generation with a cache, which C6 compares with one pass; default: a step from the
+            state that one of Palinode's models keeps; for a model without a state each step reads everything again.
+        trigger_ids: the ids that may change how a row is read, such as the id that ends a document. C1 always tries these ids, and
+            the ids that a `config` of the model names (bos, eos, pad, mask and others).
 
     The amount:
-        flow, canary, stepwise: the settings of C1, C2 and C6.
+        flow: the settings of C1.
+        canary: the settings of C2.
+        stepwise: the settings of C6.
         seed: the seed of every random number in the audit.
     """
 
@@ -100,21 +102,21 @@ def check(
     options: CheckOptions | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> AuditReport:
-    """Can this model see its own answer? C1 information flow, C2 canary training, C6 reading step by step.
+    """Can this model see its own answer? The checks are C1 information flow, C2 canary training and C6 reading step by step.
 
-    The model is never changed: C1 measures float64 copies with redrawn weights, C2 trains a copy for some hundred steps, C6
-    also reads the weights as they are. A model of a million parameters takes seconds on one core; audit a small configuration
-    of a large one.
+    The model is never changed: C1 measures float64 copies with new random weights, C2 trains a copy for some hundred steps, C6 also
+    reads the weights as they are. The audit of a model of a million parameters takes seconds on one core. For a large model, audit
+    a small configuration of it.
 
     Args:
         model: any module that maps (B, T) token ids to (B, T, V) logits, or to an object with `.logits`.
-        objective: what it is trained on; default: next-token prediction without a direction token.
+        objective: the objective that the model is trained on; default: next-token prediction without a direction token.
         vocab_size: V, the number of ids that the model takes.
-        window_tokens: tokens of a training window.
-        checks: which of C1, C2, C6.
-        name: the model's name in the report.
-        options: everything a usual model does not need.
-        on_progress: called with a text before each check; default: written to stderr when that is a terminal.
+        window_tokens: the number of tokens of a training window.
+        checks: the codes of the checks to run, of C1, C2 and C6.
+        name: the name of the model in the report.
+        options: the options that only an unusual model needs.
+        on_progress: the function that gets a text before each check; default: the text goes to stderr when that is a terminal.
 
     Raises:
         BadInput: an unknown check, ids beyond the vocabulary, a forward that does not return logits.
@@ -157,7 +159,7 @@ def audit_subject(
     stepwise: StepwiseSettings | None = None,
     on_progress: Callable[[str], None] = lambda text: None,
 ) -> AuditReport:
-    """Run the chosen checks on one subject (see `check`)."""
+    """Run the chosen checks on one subject. The arguments are those of `check`."""
     for chosen in checks:
         if chosen not in CHECKS:
             raise BadInput(f"unknown check {chosen!r}", field="checks", hint=nearest(chosen, CHECKS))
@@ -177,13 +179,13 @@ def audit_subject(
 
 
 def _to_the_terminal(text: str) -> None:
-    """Write a line to stderr when somebody watches it."""
+    """Write a line to stderr when stderr is a terminal."""
     if sys.stderr.isatty():
         sys.stderr.write(f"{text}\n")
 
 
 def _require_ids_within_vocabulary(subject: Subject) -> None:
-    """Refuse an objective that makes ids which the model does not take.
+    """Raise an error for an objective that makes ids which the model does not take.
 
     Raises:
         BadInput: a special token lies beyond the vocabulary.

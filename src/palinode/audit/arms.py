@@ -1,7 +1,7 @@
-"""The audit of an arm before training, in three parts. Each is stored under the hash of everything that it depends on.
+"""The audit of an arm before training, in three parts. Each part is stored under the hash of everything that it depends on.
 
-The parts: the model with its objective (C1, C2, C6); the trainer and the evaluator on this data (C3, C9); and the data alone (C4),
-which arms usually share.
+The first part checks the model with its objective (C1, C2, C6). The second part checks the trainer and the evaluator on this data
+(C3, C9). The third part checks the data alone (C4), and arms usually share it.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ from palinode.spec.run_spec import RunSettings
 from palinode.train.device import use_threads
 from palinode.train.loop import DivergedError
 
-TERM_SLOTS = 64  # longest row of the model whose auxiliary terms are audited
+TERM_SLOTS = 64  # the length in slots of the longest row of the model whose auxiliary terms are audited
 
 
 @dataclass(frozen=True)
 class AuditedArm:
-    """The audit of an arm and the hash it is stored under."""
+    """The audit of an arm, and the hash that the audit is stored under."""
 
     hash: str
     report: AuditReport
 
 
 def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -> AuditedArm:
-    """Audit an arm before training; parts that the store holds already are not measured again."""
+    """Audit an arm before training. Parts that the store already holds are not measured again."""
     use_threads(settings.threads)
     parts = _parts(settings, name)
     reports = [cached_part(store, name, key, check) for key, check in parts]
@@ -73,7 +73,7 @@ def audit_arm(settings: RunSettings, *, name: str, store: Store | None = None) -
 def measure_parts(settings: RunSettings, *, name: str, store: Store) -> None:
     """Measure and store the parts of this arm's audit that the store does not hold.
 
-    Parts that another process measures come last: then they are waited for.
+    Parts that another process is measuring come last. The function then waits for these parts.
     """
     use_threads(settings.threads)
     parts = _parts(settings, name)
@@ -120,7 +120,7 @@ def _subject_of_arm(settings: RunSettings, data: Source, name: str) -> Subject:
 
 
 def _term_findings(settings: RunSettings) -> Iterator[Finding]:
-    """C7 and C9 on each auxiliary term of the arm that compares two states, on a fresh small model every time."""
+    """C7 and C9 on each auxiliary term of the arm that compares two states. Each check gets a new small model."""
     small = bench_model(settings.model)
 
     def terms() -> Mapping[str, PairTerm]:
@@ -132,9 +132,7 @@ def _term_findings(settings: RunSettings) -> Iterator[Finding]:
 
 
 def _evaluation_key(settings: RunSettings, data: Source) -> str:
-    small = settings.with_(
-        threads=1, model=bench_model(settings.model)
-    )  # the model that the bench builds, at every scale
+    small = settings.with_(threads=1, model=bench_model(settings.model))  # the bench builds this model at every scale
     return part_key("evaluation", encode(small), data.sha256, data.vocab_size)
 
 
@@ -164,7 +162,10 @@ def _evaluation_findings(settings: RunSettings, data: Source) -> tuple[Finding, 
 
 
 def _unless_it_diverges(check: Callable[[], tuple[Finding, ...]]) -> tuple[Finding, ...]:
-    """The findings; one that could not tell where the few training steps that they need diverge, so that the run can say it."""
+    """The findings of a check.
+
+    A check whose few training steps diverge gives a finding that could not tell: the run then reports it.
+    """
     try:
         return check()
     except (DivergedError, FloatingPointError) as problem:
@@ -181,7 +182,7 @@ def _data_key(settings: RunSettings, data: Source) -> str:
 
 
 def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
-    """C4: on text, stretches that two splits share; on a task, prompts that two splits share."""
+    """C4 on the data: for text, stretches that two splits share; for a task, prompts that two splits share."""
     if isinstance(data, TaskStore):
         return (_prompt_finding(data),)
     config = settings.data
@@ -193,7 +194,7 @@ def _data_findings(settings: RunSettings, data: Source) -> tuple[Finding, ...]:
 
 
 def _prompt_finding(data: TaskStore) -> Finding:
-    """C4 iv on the scored sequences, and on as many training sequences as are scored for validation."""
+    """C4.prompt_splits on the scored sequences, and on as many training sequences as are scored for validation."""
     task = data.config.task
     train = TaskStream(task, AUDIT_SEED, data.config.train_sequences).batch(0, data.config.sequences(VALIDATION))
     samples = {TRAIN: train, **{split: data.held_out(split) for split in (VALIDATION, TEST, TUNING)}}

@@ -1,4 +1,4 @@
-"""Parts of audits in the store, each under a hash of everything that it depends on, source code included."""
+"""The parts of audits in the store. Each part is stored under a hash of everything that it depends on, source code included."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from palinode.base.seeds import NUMERICS_VERSION
 from palinode.results.holds import Watch, holder, take
 from palinode.results.store import Store
 
-LOOK_AGAIN_SECONDS = 0.5  # at the audit that another process measures
+LOOK_AGAIN_SECONDS = 0.5  # how often to look for the audit that another process measures
 AUDITED_ROOMS = ("base", "objectives", "models", "checks", "audit", "train", "evaluate", "data")
 
 
 def part_key(part: str, *depends_on: object) -> str:
-    """The hash of a part: its name, what it depends on, and the code and the torch version that measure it."""
+    """The hash of a part: its name, its inputs, and the code and the torch version that measure the part."""
     return content_hash([part, NUMERICS_VERSION, source_of_rooms(), torch.__version__, list(depends_on)])
 
 
@@ -30,9 +30,9 @@ Check = Callable[[], tuple[Finding, ...]]
 
 
 def cached_part(store: Store | None, subject: str, key: str, check: Check) -> AuditReport:
-    """The part stored under this key; when it is missing or damaged it is measured, and stored.
+    """The part that is stored under this key. A part that is missing or damaged is measured and stored.
 
-    While another process measures it, this call waits for its report.
+    While another process measures the part, this call waits for the result.
     """
     if store is None:
         return _measured(subject, check)
@@ -43,7 +43,7 @@ def cached_part(store: Store | None, subject: str, key: str, check: Check) -> Au
 
 
 def stored_or_measured(store: Store, subject: str, key: str, check: Check, watch: Watch) -> AuditReport | None:
-    """The part as in `cached_part`; None while another process measures it."""
+    """The part as `cached_part` gives it; None while another process measures the part."""
     if (stored := _stored(store, key)) is not None:
         return stored
     directory = store.audit_holds(key)
@@ -51,7 +51,7 @@ def stored_or_measured(store: Store, subject: str, key: str, check: Check, watch
     if owner is not None or (hold := take(directory, stale=stale)) is None:
         return None
     with hold:
-        if (stored := _stored(store, key)) is not None:  # written since we looked
+        if (stored := _stored(store, key)) is not None:  # another process stored the part after the first look
             return stored
         report = _measured(subject, check)
         hold.check()
@@ -73,7 +73,7 @@ def _measured(subject: str, check: Check) -> AuditReport:
 
 @cache
 def source_of_rooms() -> str:
-    """SHA-256 of the source of every room whose code an audit judges or runs, so that new code is audited anew."""
+    """SHA-256 of the source of every room whose code an audit judges or runs. New code gives a new hash, so it is audited again."""
     package = Path(__file__).parents[1]
     digest = hashlib.sha256()
     for path in sorted(path for room in AUDITED_ROOMS for path in (package / room).rglob("*.py")):

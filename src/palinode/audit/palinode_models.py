@@ -1,6 +1,6 @@
-"""Palinode's own models as the checks see them: how they are read, how far they see, the state they keep, their auxiliary terms.
+"""Palinode's own models as the checks see them: how they are read, how far they see, their states, their auxiliary terms.
 
-The checks know nothing of these models; everything particular to them is handed in from here.
+The checks contain no code for these models; this file gives the checks all that is particular to them.
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -23,7 +23,7 @@ from palinode.models.direction import logits_for
 from palinode.models.mixers.base import Reading
 from palinode.models.parts.state import ModelState
 
-# content ids for C1: enough for a window of distinct ones, few enough that the head costs nothing
+# The number of content ids for C1: enough for a window of distinct ids, and so few that the head costs little time.
 AUDIT_VOCABULARY = 64
 LEAST_HEAD_WIDTH = 16
 
@@ -36,11 +36,11 @@ class PalinodeState:
         return _language_model(module).can_step()
 
     def begin(self, module: nn.Module, rows: int, slots: int) -> ModelState:
-        """The state before the first slot."""
+        """The state before the first slot of each row."""
         return begin(_language_model(module), rows, slots)
 
     def extend(self, module: nn.Module, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
-        """(B, T, D) hidden states of the next (B, T) tokens, and the state after them."""
+        """(B, T, D) hidden states of the next (B, T) tokens, and the state after these tokens."""
         return extend(_language_model(module), tokens, state)
 
     def logits(self, module: nn.Module, hidden: Tensor) -> Tensor:
@@ -49,9 +49,9 @@ class PalinodeState:
 
 
 def palinode_subject(subject: Subject) -> Subject:
-    """The subject with what only Palinode's own models offer; any other module is left as it is.
+    """The subject with the functions that only Palinode's own models offer. A subject with any other module is returned as it is.
 
-    A forward of the user's own stays, and the model's state is then not checked against it.
+    A `forward` that the user gave stays; the model's state is then not checked against it.
     """
     if not isinstance(subject.module, LanguageModel):
         return subject
@@ -68,9 +68,9 @@ def subject_of_config(
     seed: int = 0,
     name: str = "model",
 ) -> Subject:
-    """An arm as a subject, before any training: its config rebuilt small enough to audit in seconds.
+    """An arm as a subject before any training. The arm's config is made so small that the audit takes seconds.
 
-    C1 keeps up to 4 blocks of width 128 (every arm of the demo is audited at its own size), C2 up to 2 blocks of width 32: a
+    C1 uses up to 4 blocks of width 128, which is the full size of every arm of the demo. C2 uses up to 2 blocks of width 32: a
     canary of width 64 alarms no sooner and takes twice the time.
     """
     flow_size, canary_size = small_config(config, 4, 128), small_config(config, 2, 32)
@@ -83,15 +83,16 @@ def subject_of_config(
 def subject_of_model(
     model: LanguageModel, objective: Objective, specials: SpecialTokens, window_tokens: int, *, name: str, seed: int
 ) -> Subject:
-    """A trained model as a subject: its own weights, at the length it was trained on."""
+    """A trained model as a subject: the trained weights, at the length that the model was trained on."""
     return palinode_subject(_subject(model, objective, specials, window_tokens, name=name, seed=seed))
 
 
 def small_config(config: ModelConfig, most_layers: int, most_width: int) -> ModelConfig:
-    """The config with fewer and narrower blocks where it has such fields and is larger; heads are cut to divide the width.
+    """The config with fewer and narrower blocks, where the config has such fields and larger values.
 
-    `most_layers` is divided between the stacks of a model that has several (`encoder_layers`, `decoder_layers`). Where layers
-    differ (`mixers`), one of each kind of layer is kept. A config that does not allow the cut is returned as it is.
+    The heads still divide the width. `most_layers` is divided between the stacks of a model with several (`encoder_layers`,
+    `decoder_layers`). Where layers differ (`mixers`), one layer of each kind is kept. A config that refuses the small values is
+    returned as it is.
     """
     counts: dict[str, int] = {name: value for name, value in config if isinstance(value, int)}
     stacks = [name for name in counts if name == "layers" or name.endswith("_layers")]
@@ -112,7 +113,7 @@ def small_config(config: ModelConfig, most_layers: int, most_width: int) -> Mode
 
 
 def pair_score(term: PairTerm) -> PairScore:
-    """An auxiliary term for C7, which trains it: hand in a copy."""
+    """An auxiliary term in the form that C7 takes. C7 trains the term, so the caller gives a copy."""
     causal = Reading("causal")
 
     def score(left: Tensor, right: Tensor) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -140,7 +141,7 @@ def _subject(
 
 
 def _one_of_each(mixers: tuple[Any, ...], layers: int, changes: Mapping[str, int]) -> dict[str, Any]:
-    """The changes by which a hybrid of `layers` layers that is cut still has each of its mixers."""
+    """The changes of `mixers` after which a hybrid that is cut to `layers` layers still has each of its mixers."""
     kinds = tuple(dict.fromkeys(mixers[:layers]))
     if not kinds or "layers" not in changes:
         return {}

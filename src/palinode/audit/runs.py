@@ -1,4 +1,4 @@
-"""Audits after training: C1, C6, C7 and C8 on a run's trained weights and losses, and C5 on what the arms of an experiment used."""
+"""Audits after training: C1, C6, C7 and C8 on a run's trained weights and losses, C5 on the costs of an experiment's arms."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from palinode.results.store import Store
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.trained import Trained
 
-MOST_REPLAYED = (
-    4096  # micro-batches whose decisions are drawn again: a second; beyond, counters are judged by their deviation
-)
+# The largest number of micro-batches whose decisions are drawn again, which takes a second. Above it counters are judged by their
+# deviation.
+MOST_REPLAYED = 4096
 
-# Before training the stack was audited at every length. Here only the trained weights are new.
+# The audit before training checked every length. This audit checks only what is new, the trained weights.
 TRAINED_FLOW = FlowSettings(
     lengths=(),
     gains=(),
@@ -52,8 +52,9 @@ def audit_trained(trained: Trained, rows: Sequence[Mapping[str, Any]], store: St
     """C1 and C6 on the trained weights, C7 on the auxiliary terms of the run, and C8 on the losses it reached.
 
     Args:
-        rows: the run's metrics rows, evaluations included.
-        store: keeps the references that all runs on one text share; without a store they are measured.
+        trained: the trained run.
+        rows: the metrics rows of the run, evaluations included.
+        store: the store of the references that all runs on one text share; without a store the references are measured.
     """
     began = time.perf_counter()
     spec = trained.spec
@@ -84,9 +85,10 @@ def audit_comparison(
     """C5 on the runs of an experiment.
 
     Args:
-        runs: (arm, scale, spec, record or None) of each.
-        equal: the cost axis that must match.
-        tuning: arm -> how it was tuned.
+        runs: the (arm, scale, spec, record or None) of each run.
+        equal: the name of the cost that must match between arms.
+        models_differ: whether some arm changes the model on purpose.
+        tuning: the tuning of each arm, by the arm's name.
     """
     began = time.perf_counter()
     budgets = [_budget(arm, scale, spec, record) for arm, scale, spec, record in runs if record is not None]
@@ -98,9 +100,10 @@ def audit_comparison(
 
 
 def _loss_findings(trained: Trained, rows: Sequence[Mapping[str, Any]], store: Store | None) -> list[Finding]:
-    """C8 on text: the directions against each other, the loss against that of n-grams, sudden falls.
+    """C8 on text: compare the directions with each other, and the loss with that of n-grams; look for sudden falls.
 
-    None of it holds for a task: its answers may cost 0 nats, its directions may differ, and learning to recall is a sudden fall.
+    C8 does not hold for a task: the answers of a task may cost 0 nats, its directions may differ, and a model that learns to recall
+    has a sudden fall of the loss.
     """
     spec, data = trained.spec, trained.data
     if not isinstance(data, TokenStore):
@@ -141,12 +144,12 @@ def _budget(arm: str, scale: str, spec: RunSpec, record: Record) -> RunBudget:
 
 
 def _expected(spec: RunSpec) -> Mapping[str, Expected]:
-    """The counters that a finished run must have by its spec; empty when they depend on what happened during training."""
+    """The counters that the spec of a finished run implies; empty when the counters depend on what happened during training."""
     recipe = spec.recipe
     limits = (recipe.max_tokens_read, recipe.max_ltr_tokens)
     if spec.objective.state() or recipe.accumulation or any(limit is not None for limit in limits):
         return {}
-    if spec.labels != "all" or not spec.objective.reads_in_a_direction:  # windows differ in how many tokens are scored
+    if spec.labels != "all" or not spec.objective.reads_in_a_direction:  # scored tokens vary by window
         return {}
     if recipe.steps * recipe.micro_batches <= MOST_REPLAYED:
         return _replayed(spec)
@@ -156,7 +159,7 @@ def _expected(spec: RunSpec) -> Mapping[str, Expected]:
 
 
 def _replayed(spec: RunSpec) -> Mapping[str, Expected]:
-    """The exact counters of a run: the decisions of every step are drawn again, as training draws them."""
+    """The exact counters of a run. The function draws the decisions of every step again, in the way that training draws them."""
     recipe, objective = spec.recipe, spec.objective
     totals: Counter[str] = Counter(optimizer_steps=recipe.steps, tokens_scored_ltr=0, tokens_scored_rtl=0)
     for step in range(recipe.steps):
@@ -176,7 +179,7 @@ def _replayed(spec: RunSpec) -> Mapping[str, Expected]:
 
 
 def _expected_phase(spec: RunSpec, first: int, steps: int, length: int) -> Mapping[str, Expected]:
-    """The counters of consecutive steps with rows of one length."""
+    """The counters that the spec implies for consecutive steps with rows of one length."""
     recipe, objective = spec.recipe, spec.objective
     shares = [objective.pass_probabilities(Progress(step, recipe.steps)) for step in range(first, first + steps)]
     window = torch.zeros(1, length, dtype=torch.long)

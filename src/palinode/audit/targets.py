@@ -1,8 +1,8 @@
-"""Other people's models at a size that an audit takes: a type of transformers made small, the vocabulary of a module.
+"""Models of other libraries at a size that an audit takes: small configs of transformers, and the vocabulary of a module.
 
-A config of transformers has up to a hundred fields. Most follow from their names: `SIZES` lists the small value of each name. What
-depends on several fields (layers that differ, rotary sections, heads of a recurrence) has a rule below. `OWN` holds fields of
-single types that no rule finds.
+A config of transformers has up to a hundred fields. The small value of most fields follows from the field's name: `SIZES` lists the
+small value of each name. Fields that depend on several others (layers that differ, rotary sections, heads of a recurrence) have a
+rule below. `OWN` lists the fields of single types that no rule covers.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from palinode.base.errors import BadInput
 SMALL_VOCABULARY = 64
 WINDOW_TOKENS = 32
 WIDTH, INNER_WIDTH, HEADS, HEAD_WIDTH, LAYERS, MOST_LAYERS = 32, 64, 4, 8, 2, 4
-# An audit reads rows of up to 64 tokens. Two layers that each see 40 tokens see all of such a row, and both cut it.
+# An audit reads rows of up to 64 tokens. Two layers that see 40 tokens each see all of such a row together, and each cuts the row.
 SLIDING_TOKENS = 40
-SHORT_SLIDING_TOKENS = 8  # where other layers see the whole row
+SHORT_SLIDING_TOKENS = 8  # used where other layers see the whole row
 MOST_POSITIONS = 128
 
-# The small value, and the names that configs of transformers use for it. A field that is None or false stays as it is.
+# The small values, each with the names of its fields in configs of transformers. A field that is None or false stays as it is.
 SIZES: tuple[tuple[int, str], ...] = (
     (
         SMALL_VOCABULARY,
@@ -96,7 +96,7 @@ SLIDING = (
     "local_attention",
     "attention_chunk_size",
 )
-# Lists of the numbers of the layers that have a property.
+# Fields that list the numbers of the layers with some property.
 LAYER_NUMBERS = (
     "moe_layers",
     "full_attn_idxs",
@@ -116,13 +116,13 @@ LAYER_COUNTS = (
     "num_blocks",
     "num_layers_per_stack",
 )
-# Without these a model cannot be built, and some configs have no value for them.
+# A model cannot be built without these fields, and some configs have no value for them.
 NEEDED = ("head_dim", "num_key_value_heads", "n_routed_experts", "num_experts_per_tok", "n_shared_experts")
 KEY_VALUE_HEADS = ("num_key_value_heads", "num_kv_heads", "num_query_groups")
 STATE_HEADS = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
 
-# bamba, granitemoehybrid, lfm2_moe and recurrent_gemma need a layer of attention, and zamba two that share their weights. The
-# code of blt, cohere_compass_text, dbrx and xmod reads a field that their configs leave out. xlstm rounds its widths to 64.
+# bamba, granitemoehybrid, lfm2_moe and recurrent_gemma need a layer of attention; zamba needs two that share their weights. The
+# code of blt, cohere_compass_text, dbrx and xmod reads a field that their configs do not have. xlstm rounds its widths to 64.
 # hrm_text counts the layers of all its cycles. A head of dots3_note has two parts. xlm and xlnet read in both directions by
 # default. reformer draws new hashes at each call.
 INDEXER = {
@@ -157,10 +157,10 @@ OWN: Mapping[str, Mapping[str, Any]] = {
 
 
 def vocabulary_of(model: nn.Module, name: str) -> int:
-    """The number of ids that the first embedding of a model has.
+    """The number of ids in the first embedding of a model.
 
     Raises:
-        BadInput: it has none.
+        BadInput: the model has no embedding.
     """
     for module in model.modules():
         if isinstance(module, nn.Embedding):
@@ -171,7 +171,7 @@ def vocabulary_of(model: nn.Module, name: str) -> int:
 
 
 def small_config(model_type: str) -> Any:
-    """The config of a model type of transformers at a small size: blocks of width 32, 64 ids, and one layer of each kind."""
+    """The small config of a model type of transformers: blocks of width 32, 64 ids, and one layer of each kind."""
     from transformers import CONFIG_MAPPING
 
     own = OWN.get(model_type, {})
@@ -180,15 +180,15 @@ def small_config(model_type: str) -> Any:
 
 
 def _merged(fields: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, those of sub-configs too; `own` wins."""
+    """The fields of both mappings, also inside sub-configs; where both have a field, `own` wins."""
     both = {name: _merged(fields[name], value) for name, value in own.items() if isinstance(fields.get(name), dict)}
     return {**fields, **own, **both}
 
 
 def small_fields(standard: Any) -> dict[str, Any]:
-    """The fields of a config that differ in a small model of its kind, with their small values.
+    """The fields in which a small model's config differs from the standard config of its kind, with their small values.
 
-    What a config computes from its other fields (declared as None, then a number) is left to it.
+    A field that the config computes from its other fields (declared as None, then a number) is left out.
     """
     layers = _kept_layers(standard)
     own = vars(standard)
@@ -199,7 +199,7 @@ def small_fields(standard: Any) -> dict[str, Any]:
             fields[name] = small_fields(value)
         elif name in SIZE_OF and (_is_size(value) and field.default is not None or value is None and name in NEEDED):
             fields[name] = min(SIZE_OF[name], SIZE_OF[name] if value is None else value)
-    for name in KEY_VALUE_HEADS:  # as many as there are heads, where the standard model has as many
+    for name in KEY_VALUE_HEADS:  # a small model has as many as heads where the standard model does
         if name in fields and own[name] == own.get("num_attention_heads"):
             fields[name] = HEADS
     if "is_decoder" in own:
@@ -218,7 +218,7 @@ def _is_size(value: Any) -> bool:
 
 
 def _kept_layers(standard: Any) -> list[int]:
-    """The numbers of the layers that a small model keeps: the first of each kind, at least 2."""
+    """The numbers of the layers that a small model keeps: the first layer of each kind, at least 2 layers."""
     count = getattr(standard, "num_hidden_layers", 0)
     overrides = _overrides(standard)
     kinds: dict[str, int] = {}
@@ -229,14 +229,14 @@ def _kept_layers(standard: Any) -> list[int]:
 
 
 def _kind(standard: Any, layer: int, count: int) -> list[Any]:
-    """What tells a layer from others: its entries in lists with one entry a layer, and the lists that name its number."""
+    """The kind of a layer: its entries in lists with one entry a layer, and the names of the lists that contain its number."""
     lists = _lists(standard)
     entries = [value[layer] for name, value in lists.items() if _is_by_layer(name, value, count)]
     return [entries, [layer in value for name, value in lists.items() if name in LAYER_NUMBERS]]
 
 
 def _lists(standard: Any) -> dict[str, Sequence[Any]]:
-    """The declared fields of a config that hold several values."""
+    """The declared fields of a config whose value is a list of several values."""
     values = {field.name: vars(standard).get(field.name) for field in dataclasses.fields(standard)}
     return {name: value for name, value in values.items() if isinstance(value, (list, tuple)) and value}
 
@@ -246,13 +246,13 @@ def _is_by_layer(name: str, value: Sequence[Any], count: int) -> bool:
 
 
 def _overrides(standard: Any) -> dict[int, Mapping[str, Any]]:
-    """The fields that single layers have for themselves, by the number of the layer."""
+    """The fields that a single layer overrides, by the number of the layer."""
     by_layer = standard.to_dict().get("per_layer_config") or {}
     return {int(layer): fields for layer, fields in by_layer.items()}
 
 
 def _of_layers(standard: Any, layers: Sequence[int]) -> dict[str, Any]:
-    """The fields with one entry a layer, or with numbers of layers, for the layers that are kept."""
+    """The fields with one entry a layer, or with numbers of layers, cut to the layers that the small model keeps."""
     if not layers:
         return {}
     count = standard.num_hidden_layers
@@ -270,7 +270,7 @@ def _of_layers(standard: Any, layers: Sequence[int]) -> dict[str, Any]:
 
 
 def _small_override(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of one layer at a small size."""
+    """The fields that a single layer overrides, with their small values."""
     small = {name: SIZE_OF.get(name, value) for name, value in fields.items()}
     kv = {
         name: HEADS for name in KEY_VALUE_HEADS if name in fields and fields[name] == fields.get("num_attention_heads")
@@ -279,7 +279,7 @@ def _small_override(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sliding(standard: Any, layers: Sequence[int]) -> dict[str, Any]:
-    """Windows that are cut: short ones where another kind of layer sees the whole row."""
+    """The small lengths of sliding windows: shorter windows where another kind of layer sees the whole row."""
     types = vars(standard).get("layer_types") or vars(standard).get("layers_block_type") or ()
     kinds = {types[layer] for layer in layers if layer < len(types)}
     tokens = SHORT_SLIDING_TOKENS if any("full" in str(kind) for kind in kinds) else SLIDING_TOKENS
@@ -287,7 +287,7 @@ def _sliding(standard: Any, layers: Sequence[int]) -> dict[str, Any]:
 
 
 def _rotary(standard: Any) -> dict[str, Any]:
-    """Rotary sections that add up to half of a small head, and an even number of rotated dimensions."""
+    """Rotary sections whose sum is half of a small head, and an even number of rotated dimensions."""
     fields: dict[str, Any] = {}
     if isinstance(vars(standard).get("rotary_dim"), int):
         fields["rotary_dim"] = HEAD_WIDTH // 2
@@ -299,7 +299,7 @@ def _rotary(standard: Any) -> dict[str, Any]:
 
 
 def _small_rope(rope: Any) -> dict[str, Any] | None:
-    """Rotary parameters, of one kind or by kind of layer, for small heads; None when they can stay."""
+    """Rotary parameters for small heads, of one kind or by kind of layer; None when the standard parameters can stay."""
     if not isinstance(rope, dict):
         return None
     if any(isinstance(value, dict) for value in rope.values()):
@@ -317,7 +317,7 @@ def _small_rope(rope: Any) -> dict[str, Any] | None:
 
 
 def _state(standard: Any) -> dict[str, Any]:
-    """Heads of a recurrence: together as wide as its inner state, which is `expand` times the width."""
+    """The heads of a recurrence. Together they are as wide as its inner state, which is `expand` times the width."""
     own = vars(standard)
     heads = next((name for name in STATE_HEADS if isinstance(own.get(name), int)), None)
     if heads is None and "expand" in own and "num_heads" in own:

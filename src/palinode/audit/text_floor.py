@@ -1,4 +1,4 @@
-"""The loss that n-gram counts reach on the evaluated split. All runs on one text share it, so it is stored."""
+"""The loss of n-gram counts on the evaluated split. All runs on one text share this loss, so it is stored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ ORDER = "nats_per_token_order_"
 
 
 def floor_of(settings: RunSettings, data: TokenStore, store: Store | None) -> NgramScores:
-    """The n-gram loss of the tokens that this evaluation reads; taken from the store when it holds it."""
+    """The n-gram loss on the tokens that this evaluation reads.
+
+    The function takes the loss from the store when the store holds it.
+    """
     report = cached_part(store, "text floor", _key(settings, data), lambda: (_measured(settings, data),))
     return _decoded(report.findings[0].numbers)
 

@@ -1,4 +1,4 @@
-"""The arm's own trainer and evaluator on a small model of its kind, as the functions that the checks call."""
+"""The arm's own trainer and evaluator on a small model of the arm's kind, as the functions that the checks call."""
 
 from __future__ import annotations
 
@@ -43,16 +43,18 @@ from palinode.train.loop import Training, accumulate_gradients, batch_examples, 
 from palinode.train.optim import build_optimizers
 
 AUDIT_SEED = 0
-EVALUATION_WINDOWS = 12  # full windows of the validation split, before a short one; the checks evaluate them nine times
+# The number of full windows of the validation split, before a short one. The checks evaluate these windows nine times.
+EVALUATION_WINDOWS = 12
 SMALL_LAYERS, SMALL_WIDTH = 2, 32
 MOVED_STEPS, LEAST_STEPS = 3, 8
 ROWS_OF_SUMS = 6
 MOST_EMPTY_STEPS = 256
-WINDOWS_FOLLOWED = 2048  # a stream that takes one window in a hundred from elsewhere is missed with probability 1e-9
+# The number of windows to check. A stream that takes one window in a hundred from elsewhere is missed with probability 1e-9.
+WINDOWS_FOLLOWED = 2048
 
 
 def bench_model(model: ModelConfig) -> ModelConfig:
-    """The arm's model made small: the trainer and the evaluator are checked on it."""
+    """The small version of the arm's model on which the checks run the trainer and the evaluator."""
     return small_config(model, SMALL_LAYERS, SMALL_WIDTH)
 
 
@@ -70,16 +72,16 @@ class TrainerBench:
         self.tokens = torch.cat([one.tokens.flatten() for one in self.windows]).numpy()
 
     def training(self, config: ModelConfig | None = None) -> Training:
-        """A fresh training of the bench's model (or another) by the arm's objective and recipe, with two windows a micro-batch."""
+        """A new training of the bench's model (or of another) by the arm's objective and recipe, with two windows a micro-batch."""
         recipe = self.settings.recipe
         recipe = recipe.with_(
             batch_windows=2 * recipe.micro_batches,
-            growth=None,  # full windows, as in the evaluation; C1 checks other lengths
+            growth=None,  # the bench reads full windows, as the evaluation does; C1 checks other lengths
             accumulation=None,
             max_tokens_read=None,
             max_ltr_tokens=None,
             steps=max(recipe.steps, LEAST_STEPS),
-            precision="float32",  # sums are compared to 1e-6
+            precision="float32",  # the checks compare sums to 1e-6
             compile=False,
         )
         model = (config or self.config).build(self.specials.vocab_size, self.settings.data.window_tokens, AUDIT_SEED)
@@ -97,7 +99,7 @@ class TrainerBench:
         )
 
     def train(self, steps: int, evaluates: bool) -> dict[str, str]:
-        """Hashes of weights, optimizer and next batch after `steps` steps, with or without an evaluation after each."""
+        """Hashes of weights, optimizer and next batch after `steps` steps; `evaluates` adds an evaluation after each step."""
         training = self.training()
         passes = evaluation_passes(self.settings.objective, self.settings.evaluation.directions)
 
@@ -113,7 +115,7 @@ class TrainerBench:
     def evaluate(
         self, model: LanguageModel, passes: Mapping[str, Objective], batch: int | None, order: Sequence[int] | None
     ) -> Evaluation:
-        """The arm's own evaluation of the bench's windows, in batches of this size and in this order of windows."""
+        """The arm's own evaluation of the bench's windows, with `batch` windows in a batch and in the order `order`."""
         windows = [self.windows[index] for index in order] if order is not None else self.windows
         return evaluate(
             model,
@@ -124,14 +126,14 @@ class TrainerBench:
         )
 
     def moved(self) -> Training:
-        """A training after a few steps, without dropout: with initial weights, a zero head gives every batch the same loss."""
+        """A training after a few steps, without dropout. With initial weights, a zero head would give every batch the same loss."""
         training = self.training()
         train(training, after_step=lambda report: None, should_stop=lambda: training.step >= MOVED_STEPS)
-        training.model.eval()  # the checks compare sums, which dropout would change
+        training.model.eval()  # the checks compare sums, and dropout would change them
         return training
 
     def training_loss(self) -> tuple[Example, Tensor, float]:
-        """One micro-batch, its logits, and the loss that the trainer reports for it."""
+        """One micro-batch, its logits, and the loss that the trainer reports for this micro-batch."""
         training = self.moved()
         example = _scored_micro_batch(training)
         with torch.no_grad():
@@ -139,7 +141,7 @@ class TrainerBench:
         return example, logits.float(), accumulate_gradients(training, [example]).loss_nats
 
     def auxiliary(self, passes: Mapping[str, Objective]) -> Finding | None:
-        """C9 vi on fresh weights; None for a model without auxiliary terms."""
+        """C9.auxiliary on new weights; None for a model without auxiliary terms."""
         if self.config.with_terms_times(COEFFICIENT_FACTOR) == self.config:
             return None
 
@@ -158,20 +160,20 @@ class TrainerBench:
         return check_auxiliary(evaluation_nats, training_nats)
 
     def several_rows(self) -> Example:
-        """An Example of several rows, because a row of a task may score only one token."""
+        """An Example of several rows. One row is not enough, because a row of a task may score only one token."""
         training = self.training()
         recipe = training.recipe.with_(batch_windows=ROWS_OF_SUMS * training.recipe.micro_batches)
         return batch_examples(replace(training, recipe=recipe))[0]
 
     def loss_and_gradient(self, examples: Sequence[Example]) -> tuple[float, NDArray[np.float64]]:
-        """The trainer's loss and gradient of a batch that consists of these micro-batches."""
+        """The trainer's loss and gradient of one batch that consists of these micro-batches."""
         training = self.moved()
         loss = accumulate_gradients(training, list(examples)).loss_nats
         gradients = [p.grad.flatten().double() for p in training.model.parameters() if p.grad is not None]
         return loss, torch.cat(gradients).numpy()
 
     def sums_findings(self, model: LanguageModel, passes: Mapping[str, Objective]) -> list[Finding]:
-        """C9 iv and vii: the evaluator's sums against sums computed here one window at a time, for every pass."""
+        """C9 on the evaluator's sums: compare them with sums that are computed here one window at a time, for every pass."""
         reported, table = self.evaluate(model, passes, None, None).scores, self.data.bytes_per_token
         findings = []
         for name, scores in reported.items():
@@ -181,13 +183,13 @@ class TrainerBench:
             examples = [example for example, _ in pairs]
             if needed is not None:
                 findings.append((name, check_every_token(examples, needed)))
-            if table.any():  # the tokens of a task have no bytes
+            if table.any():  # the tokens of a task have no bytes, and this table is then zero
                 tokens = self._tokens_at(needed or scored_sources(examples))
                 findings.append((name, check_split_bytes(scores.bytes_scored, tokens, table)))
         return [finding.with_(message=f"{name}: {finding.message}") for name, finding in findings]
 
     def pass_findings(self, passes: Mapping[str, Objective]) -> Iterator[Finding]:
-        """C1.provenance and C1.identity of every pass that is evaluated: training may use another objective than evaluation."""
+        """C1.provenance and C1.identity of every evaluated pass, because training may use another objective than evaluation."""
         window = self.settings.data.window_tokens
         for name, objective in passes.items():
             subject = Subject(
@@ -205,7 +207,7 @@ class TrainerBench:
                 yield one.with_(message=f"evaluated as {name}: {one.message}")
 
     def stream_finding(self) -> Finding | None:
-        """C4.training_stream on the windows of the first steps, and on those that follow; None for a task, which draws its rows."""
+        """C4.training_stream on the windows of the first steps and on later windows; None for a task, whose rows are drawn."""
         if not isinstance(self.data, TokenStore):
             return None
         training = self.training()
@@ -225,8 +227,8 @@ class TrainerBench:
     def _tokens_needed(self, name: str) -> list[tuple[int, int]] | None:
         """The tokens of each window that this pass must score, as (first, end).
 
-        Every token; without a direction token all but the one that is read first, which no slot precedes. None for a pass of
-        another kind, or where a label mask chooses the tokens.
+        These are all tokens. Without a direction token, the token that is read first is left out, because no slot precedes it. The
+        result is None for a pass of another kind, and where a label mask chooses the tokens.
         """
         if name not in ("ltr", "rtl") or self.settings.evaluation.labels != "all":
             return None
@@ -238,7 +240,7 @@ class TrainerBench:
         return [(unread, length) if name == "ltr" else (0, length - unread) for length in lengths if length > unread]
 
     def _tokens_at(self, places: Sequence[tuple[int, int] | Tensor]) -> NDArray[np.integer]:
-        """The ids of the windows at these places: a stretch (first, end) or indices, for each window that has a slot."""
+        """The ids of the windows at these places. A place is a stretch (first, end) or indices, for each window that has a slot."""
         windows = [one.tokens[0] for one in self.windows][: len(places)]
         chosen = [
             tokens[place] if isinstance(place, Tensor) else tokens[slice(*place)]
@@ -247,7 +249,7 @@ class TrainerBench:
         return torch.cat(chosen).numpy()
 
     def _read_by_hand(self, model: LanguageModel, objective: Objective) -> list[tuple[Example, Tensor]]:
-        """(Example, logits) of each window, read on its own."""
+        """The (Example, logits) of each window. Each window is read on its own."""
         model.eval()
         pairs = []
         for number, window in enumerate(self.windows):
@@ -262,7 +264,7 @@ class TrainerBench:
 
 @dataclass
 class RecordedStream:
-    """A stream that keeps the windows that are read from it in `windows_read`."""
+    """A stream that records in `windows_read` the windows that the trainer reads from the stream."""
 
     stream: Stream
     windows_read: list[Tensor]
@@ -278,7 +280,7 @@ class RecordedStream:
 
 
 def _scored_micro_batch(training: Training) -> Example:
-    """The next micro-batch that scores a token, because a label mask may leave some without any."""
+    """The next micro-batch that scores a token. A label mask may leave some micro-batches without a scored token."""
     for _ in range(MOST_EMPTY_STEPS):
         if scored := [example for example in batch_examples(training) if example.denominator]:
             return scored[0]
@@ -287,7 +289,7 @@ def _scored_micro_batch(training: Training) -> Example:
 
 
 def _batches(windows: Sequence[Windows], size: int) -> list[Windows]:
-    """Consecutive windows of one length, at most `size` in a batch."""
+    """Batches of consecutive windows of one length, with at most `size` windows in a batch."""
     batches: list[list[Windows]] = []
     for window in windows:
         if batches and len(batches[-1]) < size and batches[-1][0].tokens.shape == window.tokens.shape:

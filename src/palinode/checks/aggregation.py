@@ -1,7 +1,7 @@
-"""C9, the part about sums: losses recomputed by hand from logits, sums over sums, bytes, and the loss before training.
+"""The part of C9 about sums: losses computed again from logits, losses as quotients of two sums, bytes, the loss before training.
 
-The trainer and the evaluator under audit are handed in as functions, or as the numbers they reported. The arithmetic here is numpy
-in float64 and shares no line with theirs. Legend: B rows, T slots, V vocabulary.
+The caller gives the trainer and the evaluator under audit as functions, or gives the numbers that they reported. The arithmetic of
+this file is numpy in float64; it shares no line with the trainer or the evaluator. Legend: B rows, T slots, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from palinode.base.finding import Finding
 from palinode.checks.influence import only_rows, scored_targets
 from palinode.checks.laws import finding, outcome_of
 
-HAND_TOLERANCE = 1e-6  # relative, float32 logits
-GRADIENT_TOLERANCE = 1e-5  # of the largest entry: a gradient entry sums over many slots
+HAND_TOLERANCE = 1e-6  # relative difference: the logits are float32
+GRADIENT_TOLERANCE = 1e-5  # as a share of the largest entry: a gradient entry is a sum over many slots
 SCORED_IN_SMALL, SCORED_IN_LARGE = 1, 99
 INITIAL_TOLERANCE_NATS = 0.1
 COEFFICIENT_FACTOR = 10.0
 
-# micro-batches -> (loss, flat gradient) of one optimizer step over all of them: the same parameters every time, no dropout
+# A function: micro-batches -> (loss, flat gradient) of one optimizer step over all of them. Each call uses the same parameters and
+# no dropout.
 LossAndGradient = Callable[[Sequence[Example]], tuple[float, NDArray[Any]]]
 
 
 class Sums(Protocol):
-    """What an evaluator reports for one pass."""
+    """The numbers that an evaluator reports for one pass."""
 
     @property
     def tokens_scored(self) -> int: ...
@@ -48,7 +49,7 @@ class Sums(Protocol):
 
 @dataclass(frozen=True)
 class HandSums:
-    """An evaluation recomputed by hand: sums over scored targets that are no special ids."""
+    """The sums of an evaluation, computed again from its logits. `special_targets` counts the scored targets that are special ids."""
 
     tokens_scored: int
     nats_sum: float
@@ -60,7 +61,7 @@ class HandSums:
 
     @property
     def losses_differ(self) -> bool:
-        """Whether some target costs more than another: a model with a zero head gives all inputs the same loss."""
+        """Whether some target has a larger loss than another. A model with a zero head gives the same loss to all inputs."""
         return self.largest_nats - self.smallest_nats > 1e-6 * abs(self.largest_nats)
 
     @property
@@ -69,7 +70,7 @@ class HandSums:
 
 
 def hand_loss(example: Example, logits: Tensor) -> float:
-    """sum(weight * nats) / denominator of a whole batch, from its (B, T, V) logits."""
+    """The loss of a whole batch in nats, sum(weight * nats) / denominator, from the (B, T, V) logits of the batch."""
     weight = example.loss_weight.numpy().astype(np.float64)
     return float((weight * _nats(example, logits)).sum() / example.denominator)
 
@@ -77,7 +78,7 @@ def hand_loss(example: Example, logits: Tensor) -> float:
 def hand_sums(
     batches: Sequence[tuple[Example, Tensor]], specials: SpecialTokens, bytes_per_token: NDArray[Any]
 ) -> HandSums:
-    """Evaluation sums over (Example, logits) pairs that cover a split once."""
+    """The evaluation sums of a split, computed from (Example, logits) pairs that cover the split once."""
     table = np.zeros(specials.vocab_size, np.int64)
     table[: len(bytes_per_token)] = bytes_per_token
     ids, nats, hits = [np.zeros(0, np.int64)], [np.zeros(0)], 0
@@ -99,7 +100,7 @@ def hand_sums(
 
 
 def check_training_loss(example: Example, logits: Tensor, reported_nats: float) -> Finding:
-    """C9.training_loss: the loss that the trainer reports for a batch is the one computed by hand from the same logits."""
+    """C9.training_loss: the loss that the trainer reports for a batch equals the loss computed here from the same logits."""
     hand = hand_loss(example, logits)
     relative = _relative(hand, reported_nats)
     return finding(
@@ -112,9 +113,9 @@ def check_training_loss(example: Example, logits: Tensor, reported_nats: float) 
 
 
 def check_evaluation_sums(reported: Sums, hand: HandSums) -> Finding:
-    """C9.evaluation_sums: tokens, bytes, hits and nats are those counted by hand, and no special id is among the targets.
+    """C9.evaluation_sums: the evaluator's tokens, bytes, hits and nats equal the counts made here, and no target is a special id.
 
-    Positive control: the targets have different losses, so that another order, mask or mean would give another number.
+    Positive control: the targets have different losses. Another order, mask or mean would then give another number.
     """
     relative = _relative(hand.nats_sum, reported.nats_sum)
     wrong = [
@@ -150,16 +151,16 @@ def check_evaluation_sums(reported: Sums, hand: HandSums) -> Finding:
 
 
 def scored_sources(examples: Sequence[Example]) -> list[Tensor]:
-    """The window tokens that each Example of one window scores, in order."""
+    """The window tokens that each Example of one window scores, in ascending order."""
     return [example.target_source[scored_targets(example)].sort().values for example in examples]
 
 
 def check_every_token(examples: Sequence[Example], needed: Sequence[tuple[int, int]]) -> Finding:
-    """C9.every_token: each Example of one window scores the tokens from `first` to `end` of its window, each once.
+    """C9.every_token: each Example of one window scores every token from `first` to `end` of the window once.
 
     Args:
-        examples: one window each.
-        needed: (first, end) of each window.
+        examples: the Examples, each made of one window.
+        needed: the pair (first, end) of each window, in tokens.
     """
     wrong = []
     for number, (sources, (first, end)) in enumerate(zip(scored_sources(examples), needed, strict=False)):
@@ -187,11 +188,12 @@ def check_every_token(examples: Sequence[Example], needed: Sequence[tuple[int, i
 
 
 def check_split_bytes(bytes_scored: int, split_tokens: NDArray[Any], bytes_per_token: NDArray[Any]) -> Finding:
-    """C9.split_bytes: an evaluation scored the bytes of the tokens that it scores, counted from the windows.
+    """C9.split_bytes: the bytes that an evaluation scored equal the bytes of the tokens in its windows.
 
     Args:
-        bytes_scored: the number that the evaluation reported.
-        split_tokens: the ids that it must score.
+        bytes_scored: the number of bytes that the evaluation reported.
+        split_tokens: the token ids that the evaluation must score.
+        bytes_per_token: the number of bytes of each token id.
     """
     whole = int(bytes_per_token[split_tokens].sum())
     difference = bytes_scored - whole
@@ -205,15 +207,16 @@ def check_split_bytes(bytes_scored: int, split_tokens: NDArray[Any], bytes_per_t
 
 
 def check_sum_over_sum(step: LossAndGradient, example: Example) -> Finding:
-    """C9.sum_over_sum: micro-batches of 1 and 99 scored tokens give the loss and the gradient of one batch of 100.
+    """C9.sum_over_sum: two micro-batches of 1 and 99 scored tokens give the loss and the gradient of one batch of 100 tokens.
 
-    Positive control: the means of the two micro-batches differ, so that a mean of means would show.
+    Positive control: the two micro-batches have different means. A mean of the two means would then give another loss.
 
     Args:
-        example: any Example of at least two rows. One row makes each micro-batch. Where a row scores a single token, such as
-            the answer of a task, all rows but the first make the large one.
+        step: the function that gives the loss and the gradient of one optimizer step over some micro-batches.
+        example: any Example of at least two rows. One row makes each micro-batch. A row may score a single token, such as the
+            answer of a task: all rows but the first then make the large micro-batch.
     """
-    for row in range(example.inputs.shape[0]):  # the two means of some rows are the same by chance
+    for row in range(example.inputs.shape[0]):  # the two means of some rows are equal by chance
         result = _sum_over_sum(step, *_small_and_large(example, row))
         if result.outcome != "could_not_tell":
             break
@@ -221,7 +224,7 @@ def check_sum_over_sum(step: LossAndGradient, example: Example) -> Finding:
 
 
 def _small_and_large(example: Example, row: int) -> tuple[Example, Example]:
-    """One scored token of a row; and the row after it, or all other rows where that one scores a single token."""
+    """Two micro-batches: one scored token of a row, and the next row. If the next row scores a single token, all other rows."""
     rows = example.inputs.shape[0]
     others = [(row + step) % rows for step in range(1, rows)]
     large = _row(example, others[0], SCORED_IN_LARGE)
@@ -231,7 +234,7 @@ def _small_and_large(example: Example, row: int) -> tuple[Example, Example]:
 
 
 def _sum_over_sum(step: LossAndGradient, small: Example, large: Example) -> Finding:
-    """The finding from two micro-batches."""
+    """The finding of C9.sum_over_sum for these two micro-batches."""
     small_loss, large_loss = step([small])[0], step([large])[0]
     one_loss, one_gradient = step([joined([small, large])])
     two_loss, two_gradient = step([small, large])
@@ -259,7 +262,7 @@ def _sum_over_sum(step: LossAndGradient, small: Example, large: Example) -> Find
 
 
 def _quantities(loss: float, gradient: float, by_sums: float) -> str:
-    """The quantities that differ more than is allowed, each with its relative difference."""
+    """The names of the quantities that differ by more than the tolerance, each with its relative difference."""
     judged = (
         ("the loss", loss, HAND_TOLERANCE),
         ("the gradient", gradient, GRADIENT_TOLERANCE),
@@ -269,11 +272,13 @@ def _quantities(loss: float, gradient: float, by_sums: float) -> str:
 
 
 def check_auxiliary(evaluation_nats: Callable[[float], float], training_nats: Callable[[float], float]) -> Finding:
-    """C9.auxiliary: the evaluation loss is the same when every auxiliary coefficient is ten times as large.
+    """C9.auxiliary: the evaluation loss stays the same when every auxiliary coefficient is ten times as large.
+
+    Positive control: the training loss must change.
 
     Args:
-        evaluation_nats, training_nats: the loss of the same weights with all coefficients multiplied by a factor. The training
-            loss must change (the positive control).
+        evaluation_nats: the function from a factor, which multiplies all coefficients, to the evaluation loss of the same weights.
+        training_nats: the function from a factor, which multiplies all coefficients, to the training loss of the same weights.
     """
     one, ten = evaluation_nats(1.0), evaluation_nats(COEFFICIENT_FACTOR)
     control = training_nats(1.0) != training_nats(COEFFICIENT_FACTOR)
@@ -287,12 +292,12 @@ def check_auxiliary(evaluation_nats: Callable[[float], float], training_nats: Ca
 
 
 def check_initial_loss(nats_per_token: float, vocab_size: int, *, zero_head: bool) -> Finding:
-    """C9.initial_loss: before training no model beats ln V, and one with a zero head reaches it.
+    """C9.initial_loss: before training no model has a loss below ln V, and a model with a zero head has the loss ln V.
 
     Args:
-        nats_per_token: evaluation loss of the untrained model.
-        vocab_size: V of the softmax, special ids included.
-        zero_head: the head starts at zero; else only a loss *below* ln V is wrong.
+        nats_per_token: the evaluation loss of the untrained model.
+        vocab_size: V, the number of ids in the softmax, special ids included.
+        zero_head: whether the weights of the head start at zero. For other heads only a loss *below* ln V is wrong.
     """
     above = nats_per_token - math.log(vocab_size)
     below_chance = not math.isfinite(above) or above < -INITIAL_TOLERANCE_NATS
@@ -306,7 +311,7 @@ def check_initial_loss(nats_per_token: float, vocab_size: int, *, zero_head: boo
 
 
 def _nats(example: Example, logits: Tensor) -> NDArray[np.float64]:
-    """(B, T) negative log-probabilities of the targets, by log-sum-exp in float64."""
+    """(B, T) negative log-probabilities of the targets in nats, by log-sum-exp in float64."""
     scores = logits.detach().numpy().astype(np.float64)
     top = scores.max(-1, keepdims=True)
     log_sum = np.log(np.exp(scores - top).sum(-1)) + top[..., 0]
@@ -315,7 +320,7 @@ def _nats(example: Example, logits: Tensor) -> NDArray[np.float64]:
 
 
 def _row(example: Example, row: int, scored: int) -> Example:
-    """One row of an Example as a batch of its own, with only its first `scored` scored slots left."""
+    """One row of an Example as a batch of one row. Only the first `scored` of the row's scored slots keep their weight."""
     group = next(group for group, rows in example.by_group() if rows.start <= row < rows.stop)
     one = only_rows(example, group, slice(row, row + 1))
     weight = one.loss_weight.clone()

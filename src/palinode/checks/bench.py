@@ -1,4 +1,4 @@
-"""What all forms of C1 share: the subject, its banks of Draws by length, randomised copies, and the precision of its arithmetic."""
+"""The bench that all forms of C1 share: the subject, its Draws by length, its randomised copies, and its precision."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from palinode.checks.copies import exact_arithmetic, randomised_copy, rounding_n
 from palinode.checks.draws import DrawBank, draw_bank
 from palinode.checks.subject import Subject
 
-# of the logits' spread: clean models reach 1e-14, the smallest planted leak that gain 1 shows is 2e-12
+# The share of the logits' standard deviation. Clean models reach 1e-14; the smallest planted leak that gain 1 shows is 2e-12.
 TOLERANCE = 1e-12
-COARSE_TOLERANCE = 1e-4  # where the arithmetic is coarser than float64: a check can then fail, not pass
-COARSE_ROUNDING = 1e-11  # curvature leaves 1e-14 in float64, a hidden float32 leaves 1e-8
+COARSE_TOLERANCE = 1e-4  # used where the arithmetic is coarser than float64: a check can then fail, but it cannot pass
+COARSE_ROUNDING = 1e-11  # the curvature of a float64 model leaves 1e-14, a hidden float32 leaves 1e-8
 BANK_ENTRIES = 64
 FEW_IDS = 4
 MOST_IDS, SAMPLED_IDS, END_IDS = 4096, 1024, 64
-SEVERAL_ROWS = 3  # enough to tell rows that are mixed from rows that are not
-SHORT_TOKENS = 33  # for the forms that need one length only
+SEVERAL_ROWS = 3  # three rows are enough to detect a module that mixes the rows of a batch
+SHORT_TOKENS = 33  # the window length in tokens for the forms of C1 that need one length only
 REFUSALS = (BadInput, ValueError, IndexError, RuntimeError, ArithmeticError)
 
 
 @dataclass
 class Bench:
-    """One subject under measurement. Banks and copies are made once and kept."""
+    """One subject and what C1 needs to measure it. Each bank of Draws and each copy of the module is made once and kept."""
 
     subject: Subject
     banks: dict[int, DrawBank] = field(default_factory=dict)
@@ -39,14 +39,14 @@ class Bench:
 
     @classmethod
     def of(cls, subject: Subject) -> Bench:
-        """A bench that knows whether the subject's arithmetic is coarse."""
+        """The bench of a subject. The bench records whether the subject's arithmetic is coarser than float64."""
         bench = cls(subject)
         bench.coarse = bench._rounds_coarsely()
         return bench
 
     @property
     def bank(self) -> DrawBank:
-        """The decisions at the training length. The passes drawn here are those that are audited."""
+        """The bank of decisions at the training length. C1 audits the passes that this bank drew."""
         return self.bank_at(self.subject.window_tokens)
 
     @property
@@ -55,7 +55,7 @@ class Bench:
         return COARSE_TOLERANCE if self.coarse else TOLERANCE
 
     def bank_at(self, length_tokens: int) -> DrawBank:
-        """The decisions for windows of this length; it draws until every pass of the training length was seen."""
+        """The bank of decisions for windows of this length. The bank draws until every pass of the training length was drawn."""
         if length_tokens not in self.banks:
             training = self.subject.window_tokens
             passes = None if length_tokens == training else self.bank_at(training).groups
@@ -63,7 +63,7 @@ class Bench:
         return self.banks[length_tokens]
 
     def reach_tokens(self, group: str) -> int | None:
-        """How far the subject is meant to see in one of its passes; None: the whole window."""
+        """The number of tokens that the subject is built to see in one of its passes; None means the whole window."""
         subject = self.subject
         windows = torch.zeros(1, subject.window_tokens, dtype=torch.long)
         example = subject.example(windows, self.bank.with_pass(group).draw)
@@ -71,12 +71,15 @@ class Bench:
 
     @property
     def short_tokens(self) -> int:
-        """A length of at most 33 tokens that the subject takes, else the training length."""
+        """A window length of at most 33 tokens that the subject accepts; where it accepts none, the training length."""
         short = min(SHORT_TOKENS, self.subject.window_tokens)
         return short if self.accepts(short) else self.subject.window_tokens
 
     def accepts(self, length_tokens: int) -> bool:
-        """Whether the objective and the module take windows of this length. They must take those the model is used at."""
+        """Whether the objective and the module accept windows of this length.
+
+        Every length that the model is used at counts as accepted.
+        """
         if length_tokens in self.subject.used_lengths:
             return True
         if length_tokens not in self.refused:
@@ -86,19 +89,19 @@ class Bench:
         return not self.refused[length_tokens]
 
     def trains_at(self, length_tokens: int) -> bool:
-        """Whether the module takes such windows in train mode too. `train_refused` keeps what it said where it does not."""
+        """Whether the module accepts windows of this length in train mode too. `train_refused` keeps the message of a refusal."""
         if length_tokens not in self.train_refused:
             try:
                 self._read_zeros(
                     self.fresh_copy().train(), length_tokens, SEVERAL_ROWS
-                )  # a copy: statistics may be kept
+                )  # a copy, because the module may store statistics of a batch
                 self.train_refused[length_tokens] = ""
             except REFUSALS as refusal:
                 self.train_refused[length_tokens] = str(refusal)
         return not self.train_refused[length_tokens]
 
     def mixes_rows(self, length_tokens: int) -> bool:
-        """Whether one row gets logits of the right shape and several rows do not. `mixed` then holds the message."""
+        """Whether the module gives logits of the right shape for one row but not for several rows. `mixed` keeps the message."""
         subject = self.subject
         for entry in self.bank_at(length_tokens).covering(1):
             shapes = []
@@ -117,19 +120,21 @@ class Bench:
         return length_tokens in self.mixed
 
     def copy(self, gain: float) -> nn.Module:
-        """The module with every path open, its random matrices scaled by `gain`."""
+        """A copy of the module in which every path is open. `gain` scales the random matrices of the copy."""
         if gain not in self.copies:
             self.copies[gain] = self.fresh_copy(gain)
         return self.copies[gain]
 
     def fresh_copy(self, gain: float = 1.0) -> nn.Module:
-        """The same as `copy`, as a module of its own that has read nothing."""
+        """A new copy with the weights of `copy(gain)`. The new copy has read no row before."""
         rng = generator(self.subject.seed, "audit", "weights", f"{gain}")
         return randomised_copy(self.subject.module, gain, rng)
 
     def window(self, kind: str, length_tokens: int, rng: Generator) -> Tensor:
-        """(length_tokens,) ids: `random`, `repeats` (three ids in turn), `equal` (one id), `distinct` (no id twice),
-        `few` (four ids) or `marker` (every other id is one of `marker_ids`).
+        """(length_tokens,) ids of a window of some kind.
+
+        The kinds: `random`, `repeats` (three ids in turn), `equal` (one id), `distinct` (no id twice), `few` (four ids), `marker`
+        (every other id is one of `marker_ids`).
         """
         vocabulary = self.subject.content_tokens
         if kind == "repeats":
@@ -150,7 +155,10 @@ class Bench:
         return window
 
     def tried_ids(self) -> Tensor:
-        """The ids that C1 puts into a row one by one: all up to 4096, else the marker ids, both ends and a random sample."""
+        """The ids that C1 puts into a row one by one.
+
+        At most 4096 ids are all tried. Of more ids C1 tries the marker ids, both ends and a random sample.
+        """
         vocabulary = self.subject.content_tokens
         if vocabulary <= MOST_IDS:
             return torch.arange(vocabulary)
@@ -167,7 +175,7 @@ class Bench:
             return True
 
     def _read_zeros(self, module: nn.Module, length_tokens: int, rows: int) -> None:
-        """Read rows of one id in every pass, to see what the module refuses."""
+        """Read rows of one id in every pass. The module raises its error here when it refuses such rows."""
         window = torch.zeros(rows, length_tokens, dtype=torch.long)
         for entry in self.bank_at(length_tokens).covering(1):
             example = self.subject.example(window, entry.draw.repeated(rows))
@@ -175,7 +183,7 @@ class Bench:
                 self.subject.logits(module, example)
 
     def _rounds_coarsely(self) -> bool:
-        """Whether some step inside the module rounds more coarsely than float64."""
+        """Whether some operation inside the module rounds more coarsely than float64."""
         subject = self.subject
         rng = generator(subject.seed, "audit", "rounding")
         length = self.short_tokens

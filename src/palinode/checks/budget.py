@@ -1,7 +1,8 @@
-"""C5: did every arm get the same budget, and the one the spec says?
+"""C5: did every arm get the same budget, and is it the budget of the spec?
 
-Arithmetic on the numbers that runs recorded. The cost that the experiment declares equal must match to 0.1 %. Parameters match to
-1 % unless the experiment changes the model on purpose. Every other difference above 1 % is listed, to be printed with the figures.
+C5 compares the numbers that runs recorded. The cost that the experiment declares equal must match to 0.1 %. The numbers of
+parameters must match to 1 %, unless the experiment changes the model on purpose. C5 lists every other difference above 1 %; the
+list is printed with the figures.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ from palinode.base.measures import COST_AXES, EQUAL_WITHIN, REMARKED_ABOVE, Pari
 from palinode.checks.laws import finding, outcome_of
 
 COMPARED_COUNTERS = [name for name, axis in COST_AXES.items() if axis.compared]
-DEVIATIONS_ALLOWED = 6.0  # of a random counter from its expectation: 2e-9 two-sided
-# name in findings -> key in a record
+DEVIATIONS_ALLOWED = 6.0  # standard deviations of a random counter: probability 2e-9, two-sided
+# The name of a quantity in findings -> its key in a record.
 PARAMETERS = {"parameters": "total", "parameters_non_embedding": "non_embedding"}
 
 
 @dataclass(frozen=True)
 class Expected:
-    """The expected value of a counter: exactly `mean` when `deviation` is 0, else within 6 standard deviations."""
+    """The expected value of a counter: exactly `mean` when `deviation` is 0, else within 6 standard deviations of `mean`."""
 
     mean: float
     deviation: float = 0.0
 
     def allows(self, value: float) -> bool:
-        # 1e-9 relative: passes are a sum of fractions
+        # A relative error of 1e-9 is allowed, because the number of passes is a sum of fractions.
         return abs(value - self.mean) <= DEVIATIONS_ALLOWED * self.deviation + 1e-9 * max(1.0, abs(self.mean))
 
     def times(self, factor: float) -> Expected:
-        """The expected value of a multiple of the counter."""
+        """The expected value of this counter multiplied by a factor."""
         return Expected(self.mean * factor, self.deviation * factor)
 
     def __str__(self) -> str:
@@ -44,12 +45,12 @@ class RunBudget:
     """The costs that one run recorded.
 
     Attributes:
-        outcome: `done`, or how it ended otherwise.
-        counters: window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
-            optimizer_steps, evaluations.
-        parameters: `total` and `non_embedding`.
-        expected: counters recomputed from the spec, see `expected_counters`.
-        seconds: the seconds of training, which are listed and never judged.
+        outcome: `done`, or the name of another end of the run.
+        counters: the counters window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
+            optimizer_steps, evaluations, by name.
+        parameters: the numbers of parameters `total` and `non_embedding`.
+        expected: the counters that the spec implies, computed by `expected_counters`.
+        seconds: the seconds of training. C5 lists them and does not judge them.
     """
 
     arm: str
@@ -63,12 +64,12 @@ class RunBudget:
 
     @property
     def name(self) -> str:
-        """Arm, scale and seed in one word."""
+        """The name of the run: arm, scale and seed in one word."""
         return f"{self.arm}/{self.scale}/{self.seed}"
 
     @property
     def values(self) -> dict[str, float]:
-        """Every quantity that is compared between arms, by name."""
+        """The quantities of the run that C5 compares between arms, by name."""
         values = {name: float(self.parameters[key]) for name, key in PARAMETERS.items() if key in self.parameters}
         values |= {name: float(value) for name in COMPARED_COUNTERS if (value := self.counters.get(name)) is not None}
         return values | ({"seconds": self.seconds} if self.seconds is not None else {})
@@ -76,7 +77,7 @@ class RunBudget:
 
 @dataclass(frozen=True)
 class Tuning:
-    """How an arm's settings were chosen: the number of trials, and the tokens that all of them read together."""
+    """The tuning of an arm's settings: the number of trials, and the number of tokens that all trials read together."""
 
     trials: int = 1
     tokens_read: float = 0.0
@@ -90,14 +91,14 @@ def check_budget(
     tuning: Mapping[str, Tuning] | None = None,
     model_differs_on_purpose: bool = False,
 ) -> tuple[Finding, ...]:
-    """All of C5 on the runs of one experiment.
+    """Run all checks of C5 on the runs of one experiment.
 
     Args:
-        runs: every record there is, failed ones included.
-        equal: the cost declared equal.
-        planned: (arm, scale, seed) of every run that the spec asks for; default: all arms x the union of seeds at each scale.
-        tuning: per arm; an arm that is not in it had one trial.
-        model_differs_on_purpose: some arm changes the model: parameters are then listed, not judged.
+        runs: all records of the experiment, also those of failed runs.
+        equal: the name of the cost that the experiment declares equal.
+        planned: the (arm, scale, seed) of every run that the spec asks for; default: all arms x the union of seeds at each scale.
+        tuning: the tuning of each arm by the arm's name; an arm that is missing here had one trial.
+        model_differs_on_purpose: whether some arm changes the model. The numbers of parameters are then listed, not judged.
     """
     return (
         check_runs_complete(runs, planned),
@@ -110,7 +111,7 @@ def check_budget(
 
 
 def check_runs_complete(runs: Sequence[RunBudget], planned: Iterable[tuple[str, str, int]] | None = None) -> Finding:
-    """C5.runs: every planned run left a record, and every arm has the same seeds. Runs that did not end well are named."""
+    """C5.runs: every planned run left a record, and every arm has the same seeds. The message names runs that did not end well."""
     grid = {(arm, run.scale, run.seed) for arm in {run.arm for run in runs} for run in runs}
     planned_runs = grid if planned is None else set(planned)
     missing = sorted(planned_runs - {(run.arm, run.scale, run.seed) for run in runs})
@@ -130,7 +131,10 @@ def check_runs_complete(runs: Sequence[RunBudget], planned: Iterable[tuple[str, 
 
 
 def check_counters(runs: Sequence[RunBudget]) -> Finding:
-    """C5.counters: the recorded counters are those the spec implies. With p = 0 no rtl is drawn, and every pass counts."""
+    """C5.counters: the recorded counters equal those that the spec implies.
+
+    With p = 0 no rtl pass is drawn. Every pass is counted.
+    """
     done = [run for run in runs if run.outcome == "done"]
     compared = [(run, name) for run in done for name in run.expected if name in run.counters]
     wrong = [problem for run in done for problem in _unbalanced(run)]
@@ -149,7 +153,7 @@ def check_counters(runs: Sequence[RunBudget]) -> Finding:
 
 
 def _unbalanced(run: RunBudget) -> list[str]:
-    """Counters of one run that cannot all be true: a token that is scored was read, and its pass was counted."""
+    """The counters of one run that contradict each other: a scored token must have been read, and its pass must be counted."""
     counters = run.counters
     by_pass = [counters.get(f"tokens_scored_{name}", 0.0) for name in ("ltr", "rtl")]
     scored, read = counters.get("tokens_scored"), counters.get("tokens_read")
@@ -164,12 +168,15 @@ def _unbalanced(run: RunBudget) -> list[str]:
 
 
 def check_declared_axis(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
-    """C5.declared_axis: the cost that the spec declares equal matches between arms to 0.1 %, at every scale."""
+    """C5.declared_axis: the cost that the spec declares equal matches between arms to 0.1 % at every scale."""
     return _compared(runs, (equal,), EQUAL_WITHIN, "C5.declared_axis")
 
 
 def check_parameters(runs: Sequence[RunBudget], *, judged: bool = True) -> Finding:
-    """C5.parameters, total and without embeddings, match to 1 %; `judged` False lists the difference and passes."""
+    """C5.parameters: total and non-embedding parameters match to 1 %.
+
+    With `judged` False the check lists a difference and passes.
+    """
     result = _compared(runs, tuple(PARAMETERS), REMARKED_ABOVE, "C5.parameters")
     if judged or result.outcome != "fail":
         return result
@@ -177,7 +184,7 @@ def check_parameters(runs: Sequence[RunBudget], *, judged: bool = True) -> Findi
 
 
 def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> Finding:
-    """C5.selection: every arm had as many tuning trials, as many tuning tokens and as many evaluations."""
+    """C5.selection: all arms had the same number of tuning trials, of tuning tokens and of evaluations."""
     arms = sorted({run.arm for run in runs} | set(tuning))
     trials = {arm: tuning.get(arm, Tuning()).trials for arm in arms}
     tokens = {arm: tuning.get(arm, Tuning()).tokens_read for arm in arms}
@@ -198,7 +205,7 @@ def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> 
 
 
 def _unequal_evaluations(runs: Sequence[RunBudget]) -> list[str]:
-    """How often each arm was evaluated, where arms differ: one line for all scales at which it is the same."""
+    """The number of evaluations of each arm, where arms differ. Scales with the same numbers share one line."""
     by_line: dict[str, list[str]] = {}
     scales = list(dict.fromkeys(run.scale for run in runs))
     for scale in scales:
@@ -216,7 +223,7 @@ def _unequal_evaluations(runs: Sequence[RunBudget]) -> list[str]:
 
 
 def list_differences(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding:
-    """C5.differences: every other quantity that differs by more than 1 %. It judges nothing and always passes."""
+    """C5.differences: list every other quantity that differs by more than 1 %. This check judges nothing and always passes."""
     listed: dict[str, float] = {}
     ends = []
     for scale, means in _means(runs).items():
@@ -246,14 +253,18 @@ def expected_counters(
     passes_per_window: Mapping[str, Sequence[float]],
     micro_batches: int = 1,
 ) -> dict[str, Expected]:
-    """The counters that a run must have, from its spec alone.
+    """The counters that the spec of a run implies.
 
     Args:
-        steps, batch_windows: optimizer steps, and windows in each.
-        window_tokens, slots, scored: tokens of a window, and the slots and scored targets of one pass over it.
-        passes_per_window: pass name -> the probability of that pass at every step (`both`: ltr 1, rtl p; `choose`: ltr 1 - p,
-            rtl p). 0 and 1 are exact; in between the deviation allows for one coin per micro-batch, the coarsest there is.
-        micro_batches: the number of them in a step.
+        steps: the number of optimizer steps.
+        batch_windows: the number of windows in each step.
+        window_tokens: the number of tokens of a window.
+        slots: the number of slots of one pass over a window.
+        scored: the number of scored targets of one pass over a window.
+        passes_per_window: the probability of each pass at every step, by the pass's name (`both`: ltr 1, rtl p; `choose`: ltr 1 -
+            p, rtl p). The probabilities 0 and 1 give exact counters. Any other probability gives the deviation of one random choice
+            per micro-batch, which is the largest possible deviation.
+        micro_batches: the number of micro-batches in a step.
     """
     windows = steps * batch_windows
     totals = [sum(step) for step in zip(*passes_per_window.values(), strict=True)]
@@ -275,7 +286,7 @@ def expected_counters(
 
 
 def added_up(phases: Sequence[Mapping[str, Expected]]) -> dict[str, Expected]:
-    """The counters of a run from those of its phases, which are independent: means add up, and so do variances."""
+    """The counters of a run, from the counters of its phases. Phases are independent: means are added, and so are variances."""
     return {
         name: Expected(
             sum(phase[name].mean for phase in phases), math.hypot(*(phase[name].deviation for phase in phases))
@@ -285,21 +296,21 @@ def added_up(phases: Sequence[Mapping[str, Expected]]) -> dict[str, Expected]:
 
 
 def _windows_read(shares: Sequence[float], batch_windows: int, micro_batches: int) -> Expected:
-    """The windows read, with one coin per micro-batch for the fractional part of each step's share."""
+    """The number of windows read. One random choice per micro-batch decides the fractional part of each step's share."""
     coin = batch_windows / micro_batches
     variance = sum(micro_batches * coin**2 * (share % 1) * (1 - share % 1) for share in shares)
     return Expected(sum(shares) * batch_windows, math.sqrt(variance))
 
 
 def _compared(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float, check: str) -> Finding:
-    """Compare arms on some quantities at every scale; one arm, or an arm without the number, cannot be compared."""
+    """Compare arms on some quantities at every scale. A single arm, or an arm without the number, cannot be compared."""
     worst, place, compared, lacking = 0.0, "", 0, []
     for scale, means in _means(runs).items():
         for name in names:
             values = {arm: quantities[name] for arm, quantities in means.items() if name in quantities}
             lacking += [f"{arm} at {scale} has no {name}" for arm in means if arm not in values]
             if len(values) < 2 or max(values.values()) <= 0:
-                continue  # nothing that could differ
+                continue  # one arm alone cannot differ
             compared += 1
             if (spread := _spread(values.values())) >= worst:
                 worst, place = spread, f"{name} at scale {scale}: {_listed(values)}"
@@ -310,7 +321,7 @@ def _compared(runs: Sequence[RunBudget], names: Sequence[str], tolerance: float,
 
 
 def _means(runs: Sequence[RunBudget]) -> dict[str, dict[str, dict[str, float]]]:
-    """scale -> arm -> quantity -> mean over finished runs. (p is random: single seeds may differ where arms do not.)"""
+    """scale -> arm -> quantity -> mean over finished runs. (p is random, so single seeds may differ where arms do not.)"""
     grouped: dict[str, dict[str, list[dict[str, float]]]] = {}
     for run in runs:
         if run.outcome == "done":
@@ -319,12 +330,12 @@ def _means(runs: Sequence[RunBudget]) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def _mean_of_each(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of every quantity that all rows have."""
+    """The mean of every quantity that all rows contain."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if all(name in row for row in rows)}
 
 
 def _spread(values: Iterable[float]) -> float:
-    """(largest - smallest) / largest; 0 when there is nothing to compare."""
+    """(largest - smallest) / largest of the values; 0 when no two values can be compared."""
     numbers = list(values)
     largest = max(numbers, default=0.0)
     return (largest - min(numbers)) / largest if largest > 0 else 0.0

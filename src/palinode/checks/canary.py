@@ -1,17 +1,18 @@
-"""C2, canary training: no honest model predicts tokens better than their true probabilities do; a model with a leak soon does.
+"""C2, canary training: an honest model cannot predict tokens better than their true probabilities; a model with a leak soon does.
 
-A canary is a tiny copy of the model, trained on its real objective. Every batch is bet on with an exact test (`evidence.py`) before
-the canary learns from it. Canaries are trained on four languages (`languages.py`):
+A canary is a tiny copy of the model, trained on the model's real objective. An exact test (`evidence.py`) bets on every batch
+before the canary learns from the batch. Canaries are trained on four languages (`languages.py`):
 
-- uniform: independent tokens, floor ln 16, for each pass of the objective alone (a leaking pass that shares its steps with an
-  honest one is caught five times later). Then the weights are frozen, and the plain loss on new tokens must not be below the
-  floor, in eval and in train mode.
-- alternating: windows of two ids in turn, bet on as if they were uniform: the positive control. A model that does not alarm within
-  a quarter of the canary's steps could not have shown a leak either.
-- neighbours: uniform rows among copies of themselves shifted by one token; only the rows are bet on. Rows that read each other show
-  here, and never on independent rows.
-- Markov: all passes together, as in training; the floor is the chain's true conditional given all that the objective allows. A
-  leak beats it as before. A model that stays above it does not use what it is allowed (a wrong shift, a mask too strict).
+- uniform: the tokens are independent, and the floor is ln 16. One canary is trained for each pass of the objective alone, because
+  a leaking pass that shares its steps with an honest pass is caught five times later. After training the weights are frozen, and
+  the plain loss on new tokens must not be below the floor, in eval mode and in train mode.
+- alternating: the windows hold two ids in turn, and the test bets as if they were uniform. This is the positive control. A model
+  that does not alarm within a quarter of the canary's steps could not have shown a leak either.
+- neighbours: uniform rows stand among copies of themselves that are shifted by one token; the test bets only on the rows. A model
+  whose rows read each other shows here, and never on independent rows.
+- Markov: all passes are trained together, as in training. The floor is the chain's true conditional entropy given all that the
+  objective allows. A leak gives a loss below the floor. A loss that stays above the floor shows that the model does not use all
+  that it may use (a wrong shift, a mask that is too strict).
 
 Legend: B windows, T tokens of a window, V ids that the canary uses, n scored tokens.
 """
@@ -48,29 +49,31 @@ from palinode.checks.languages import (
 from palinode.checks.laws import finding, outcome_of
 from palinode.checks.subject import Subject
 
-MOST_SEPARATE_PASSES = 4  # an objective with more is trained on all of them together
+MOST_SEPARATE_PASSES = 4  # an objective with more passes is trained on all of them together
 MARKOV_EXCESS_NATS = 0.05
 MARKOV_ROUNDS = 3
-STUCK_SHARE = 0.75  # an excess that another round does not bring below this share of its value will not go away
+STUCK_SHARE = 0.75  # an excess that stays above this share of its value after another round will not go away
 CHAINS = {"symmetric": symmetric_chain, "asymmetric": asymmetric_chain}
 BETAS = (0.9, 0.95)
 NOT_AN_ID = -1
-# tokens of a batch, with up to four times the rows: an objective that scores two tokens of a window learns too slowly
+# The tokens of a batch. A batch may have up to four times `rows` rows, because an objective that scores two tokens a window learns
+# slowly.
 SCORED_TOKENS = 256
-DECAYING_SHARE = 0.4  # of the steps, where the learning rate falls
+DECAYING_SHARE = 0.4  # the share of the steps, at the end, in which the learning rate falls
 
 
 class CanarySettings(Config):
-    """How canaries are trained. Time grows with rows x window_tokens x steps, and with the passes of the objective.
+    """The options of canary training. The time grows with rows x window_tokens x steps, and with the number of passes.
 
     Attributes:
-        vocabulary: ids used; the softmax is restricted to them.
-        window_tokens, rows: length of a window, and rows of a batch.
-        steps: updates of a uniform canary, for each pass; its control must alarm within a quarter of them.
-        neighbour_steps: updates of a canary on eight rows, two of them among shifted copies.
-        frozen_tokens: tokens scored with frozen weights afterwards, in each mode.
-        markov_steps: updates of the Markov canary in one round (0 leaves it out), at most three rounds.
-        chains: `symmetric` and `asymmetric` Markov chains.
+        vocabulary: the number of ids that the canary uses; the softmax contains these ids only.
+        window_tokens: the number of tokens of a window.
+        rows: the number of rows of a batch.
+        steps: the number of updates of a uniform canary, for each pass. The positive control must alarm within a quarter of them.
+        neighbour_steps: the number of updates of a canary on eight rows, of which two stand among their shifted copies.
+        frozen_tokens: the number of tokens that the frozen weights score after training, in each mode.
+        markov_steps: the number of updates of the Markov canary in one round (0: no Markov canary). There are at most three rounds.
+        chains: the names of the Markov chains, `symmetric` or `asymmetric`.
     """
 
     vocabulary: int = Field(default=16, ge=4)
@@ -86,7 +89,7 @@ class CanarySettings(Config):
 
 
 def check_canary(subject: Subject, settings: CanarySettings | None = None) -> tuple[Finding, ...]:
-    """All of C2 on one subject: C2.canary, C2.frozen and C2.neighbours for each pass, C2.markov and C2.markov-excess together."""
+    """Run C2 on one subject: C2.canary, C2.frozen and C2.neighbours for each pass, C2.markov and C2.markov-excess for all."""
     settings = settings or CanarySettings()
     tiny = Tiny.of(subject, settings)
     groups = tiny.bank.groups
@@ -104,7 +107,7 @@ def check_canary(subject: Subject, settings: CanarySettings | None = None) -> tu
 
 
 def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats: float) -> list[Finding]:
-    """Train one uniform canary; without an alarm, its control and the plain form."""
+    """Train one uniform canary. A canary without an alarm is followed by its positive control and by C2.frozen."""
     canary = Canary(tiny, settings, UniformLanguage(len(tiny.ids)), group)
     trace = canary.train(settings.steps, threshold_nats=alarm_nats)
     if ended := canary.early_end("C2.canary"):
@@ -119,7 +122,7 @@ def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats
 
 
 def _neighbours(tiny: Tiny, settings: CanarySettings, group: str | None, alarm_nats: float) -> Finding:
-    """Train one canary on rows among their shifted copies. Its control is that of the uniform canary: the same model learns."""
+    """Train one canary on rows among their shifted copies. Its positive control is that of the uniform canary, the same model."""
     canary = Canary(tiny, settings.with_(rows=8), NeighbourLanguage(len(tiny.ids)), group)
     trace = canary.train(settings.neighbour_steps, threshold_nats=alarm_nats)
     if ended := canary.early_end("C2.neighbours"):
@@ -133,7 +136,7 @@ def _no_leak(trace: Trace, verdict: str = "no evidence of a leak") -> str:
 
 
 def _plain(canary: Canary) -> Finding:
-    """C2.frozen: mean loss against the floor with the weights as they are, the lower of the two modes."""
+    """C2.frozen: the mean loss of the frozen weights is not below the floor. The check takes the mode with the lower loss."""
     modes = {}
     for training in (False, True):
         kept = [
@@ -148,7 +151,7 @@ def _plain(canary: Canary) -> Finding:
     lowest = float(excess.mean())
     margin = ALARM_NATS / len(
         excess
-    )  # how far the mean of n losses may fall below the floor by luck: ln(1 / delta) / n
+    )  # how far the mean of n losses may fall below the floor by chance: ln(1 / delta) / n
     where = f"{len(excess)} new tokens in {mode} mode"
     message = f"{lowest:+.5f} nats above ln {len(canary.ids)} on {where} (bound {-margin:.5f})"
     extra = {"frozen_excess_nats": lowest, "frozen_tokens": len(excess)}
@@ -157,7 +160,7 @@ def _plain(canary: Canary) -> Finding:
 
 
 def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
-    """Train one Markov canary; up to three rounds while it is still above its floor."""
+    """Train one Markov canary. A canary whose loss is still above its floor is trained for up to three rounds."""
     chain = CHAINS[name](len(tiny.ids))
     canary = Canary(tiny, settings, ChainLanguage(chain), title=f"{name} Markov chain")
     excess, stuck = math.inf, False
@@ -188,10 +191,10 @@ def _markov(tiny: Tiny, settings: CanarySettings, name: str) -> list[Finding]:
 
 
 def _slots_hold_tokens(canary: Canary, group: str) -> bool:
-    """Whether the predicting slots hold a token wherever some token may inform: the model can then use one without attention.
+    """Whether the predicting slots hold a token wherever some token may inform. The model can then use a token without attention.
 
-    Where some slots hold `[MASK]`, the model must first learn to find the neighbours, which it does late and suddenly: a
-    loss that does not fall then proves nothing.
+    Where some slots hold `[MASK]`, the model must first learn to find the neighbours, and it learns this late and suddenly. A loss
+    that does not fall then proves nothing.
     """
     entry = canary.bank.with_pass(group)
     windows = torch.zeros(1, canary.subject.window_tokens, dtype=torch.long)
@@ -203,7 +206,10 @@ def _slots_hold_tokens(canary: Canary, group: str) -> bool:
 
 
 def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[str, float, float]:
-    """The pass furthest above its floor: name, mean excess, and mean nats its contexts are worth, with frozen weights."""
+    """The pass whose loss is furthest above its floor: name, mean excess in nats, and mean value of its contexts in nats.
+
+    The weights are frozen.
+    """
     worst = ("", -math.inf, 0.0)
     batches = canary.frozen(tokens)
     for group in dict.fromkeys(scored.group for scored in batches):
@@ -217,10 +223,10 @@ def _largest_excess(canary: Canary, chain: MarkovChain, tokens: int) -> tuple[st
 
 @dataclass(frozen=True)
 class Scored:
-    """The predictions of one pass that may be bet on: (n,) each.
+    """The predictions of one pass that may be bet on; every array has the shape (n,).
 
-    `in_sequence`: may the tokens of this window be bet on one after the other? `time`: 0 the first time that the pass predicts
-    this token of this window, 1 the second: a token predicted twice is not two bets in one stream.
+    `in_sequence` says whether the tokens of this window may be bet on one after the other. `time` is 0 the first time that the pass
+    predicts this token of this window, and 1 the second time: two predictions of one token are not two bets in one stream.
     """
 
     group: str
@@ -237,10 +243,11 @@ class Trace:
     """The record of a canary's training.
 
     Attributes:
-        streams: the evidence of every pass, and of every time that it predicts a token.
-        updates: made so far; `alarmed`: the evidence crossed the bound before the next one.
-        excess_nats: by pass, mean nats above the floor on the last batch.
-        finite: False when the loss was not a number.
+        streams: the evidence by (pass, time), where `time` counts how often the pass predicted the same token before.
+        updates: the number of updates made so far.
+        alarmed: whether the evidence crossed the bound before the next update.
+        excess_nats: the mean nats above the floor on the last batch, by pass.
+        finite: False when the loss was not a finite number.
     """
 
     streams: dict[tuple[str, int], Evidence] = field(default_factory=dict)
@@ -251,18 +258,18 @@ class Trace:
 
     @property
     def nats(self) -> float:
-        """ln E over all streams."""
+        """ln E, the logarithm of the average evidence of all streams."""
         return combined_nats(list(self.streams.values())) if self.streams else 0.0
 
     @property
     def richest(self) -> tuple[str, int]:
-        """The (pass, time) with the most evidence."""
+        """The (pass, time) of the stream with the most evidence."""
         return max(self.streams, key=lambda name: self.streams[name].nats)
 
 
 @dataclass(frozen=True)
 class Tiny:
-    """A subject at the canary's size, the ids it is trained on, and the decisions that its objective makes there."""
+    """A subject at the canary's size, the ids it is trained on, and the decisions that its objective makes at this size."""
 
     subject: Subject
     ids: Tensor
@@ -270,7 +277,7 @@ class Tiny:
 
     @classmethod
     def of(cls, subject: Subject, settings: CanarySettings) -> Tiny:
-        """Rebuilt where it can be, else the module itself on some of its ids."""
+        """The subject rebuilt at the canary's size; where it cannot be rebuilt, the subject's own module on some of its ids."""
         rebuild = subject.rebuild_small or subject.rebuild
         if rebuild is None:
             rng = generator(subject.seed, "audit", "canary ids")
@@ -285,9 +292,9 @@ class Tiny:
 
 
 class Canary:
-    """A tiny model in training on one language: on one pass of its objective alone, or on all of them together.
+    """A tiny model in training on one language: on one pass of its objective alone, or on all passes together.
 
-    `title` is its name in findings; default: the pass.
+    `title` is the canary's name in findings; default: the name of the pass.
     """
 
     def __init__(
@@ -308,7 +315,10 @@ class Canary:
         self.trace = Trace()
 
     def train(self, steps: int, *, decay: bool = False, threshold_nats: float = ALARM_NATS) -> Trace:
-        """Train for `steps` more updates, or until the alarm. `decay`: the learning rate falls to 0 over the last 40 %."""
+        """Train for `steps` more updates, or until the alarm.
+
+        `decay` says whether the learning rate falls to 0 over the last 40 %.
+        """
         first = self.trace.updates
         with seeded_passes(self.subject.seed, "canary", self.language.name, first):
             for step in range(steps):
@@ -321,7 +331,7 @@ class Canary:
         return self.trace
 
     def frozen(self, tokens: int, *, training: bool = False) -> list[Scored]:
-        """Predictions of at least so many new tokens with the weights as they are, batch by batch."""
+        """The predictions of at least `tokens` new tokens by the weights as they are, batch by batch."""
         predictions: list[Scored] = []
         step = 0
         with torch.no_grad(), seeded_passes(self.subject.seed, "frozen", self.language.name):
@@ -333,7 +343,7 @@ class Canary:
     def finding(
         self, check: str, outcome: CheckOutcome, message: str, threshold: float, extra: Mapping[str, float | int | None]
     ) -> Finding:
-        """One finding, with the evidence and the excess over the floor among its numbers."""
+        """One finding of this canary. Its numbers contain the evidence and the excess over the floor."""
         trace = self.trace
         excess = {f"excess_nats_{group}": value for group, value in trace.excess_nats.items()}
         numbers = {"evidence_nats": trace.nats, "updates": trace.updates, **excess, **extra}
@@ -341,7 +351,10 @@ class Canary:
         return finding(check, outcome, f"{self.title}: {message}", numbers, threshold, reproduce=reproduce)
 
     def early_end(self, check: str) -> list[Finding]:
-        """The finding that ends a canary early: an alarm, or a loss that is no number; empty when it went to its end."""
+        """The finding that ends a canary early: an alarm, or a loss that is not a finite number.
+
+        A canary that trained to its end gives none.
+        """
         trace = self.trace
         if trace.alarmed:
             return [self.finding(check, "fail", self._alarm_sentence(), ALARM_NATS, {})]
@@ -351,7 +364,7 @@ class Canary:
         return []
 
     def context(self, entry: Entry, group: str) -> Context:
-        """What the targets of a window with these decisions may see; computed once."""
+        """The tokens that the targets of a window with these decisions may see. The result is computed once and kept."""
         if (entry, group) not in self.contexts:
             length = self.subject.window_tokens
             scored = torch.zeros(length, dtype=torch.bool)
@@ -365,7 +378,7 @@ class Canary:
         return self.contexts[entry, group]
 
     def _alarm_sentence(self) -> str:
-        """Which pass, how soon, how far below its floor, and where."""
+        """The sentence about an alarm: the pass, the number of updates, the distance below the floor, and the target position."""
         trace = self.trace
         group, time = trace.richest
         who = "" if group == self.title else f"the pass {group} "
@@ -377,7 +390,7 @@ class Canary:
         )
 
     def _step(self, threshold_nats: float) -> None:
-        """Bet on a batch, then learn from it."""
+        """Bet on a batch, then update the weights on that batch."""
         trace = self.trace
         passes, loss = self._read("train", trace.updates, training=True)
         trace.finite = bool(torch.isfinite(loss))
@@ -402,7 +415,7 @@ class Canary:
         self.trace.excess_nats[scored.group] = float((nats - scored.floor_nats).mean()) if len(nats) else 0.0
 
     def _read(self, stream: str, step: int, training: bool) -> tuple[list[Scored], Tensor]:
-        """One new batch through the module: what may be bet on by pass, and the training loss."""
+        """Read one new batch with the module: the predictions that may be bet on, by pass, and the training loss."""
         subject = self.subject
         rng = generator(subject.seed, "audit", "canary", self.language.name, self.group or "all", stream, step)
         windows, bet_on = self.language.windows(self.windows, subject.window_tokens, rng)
@@ -428,7 +441,7 @@ class Canary:
     def _scored(
         self, group: str, nats: Tensor, places: tuple[Tensor, Tensor], windows: Tensor, entries: Sequence[Entry]
     ) -> Scored:
-        """The predictions of targets that may not see themselves, with their floor. `places`: (n,) windows and targets."""
+        """The predictions of targets that may not see themselves, each with its floor. `places`: (n,) windows and targets."""
         contexts = [self.context(entry, group) for entry in entries]
         left, right, bets = (torch.stack([getattr(c, name) for c in contexts]) for name in ("left", "right", "bets"))
         floor_nats = -self.language.log_probability(windows, left, right)
@@ -446,7 +459,7 @@ class Canary:
         )
 
     def _windows_per_batch(self) -> int:
-        """Windows for about `rows` rows a batch, more where few tokens are scored; at least 8, a multiple of 4."""
+        """The number of windows that gives about `rows` rows a batch: at least 8, a multiple of 4."""
         window = self.ids[:1].repeat(1, self.subject.window_tokens)
         examples = [self.subject.example(window, entry.draw) for entry in self.bank.covering(1)]
         if self.group is not None:
@@ -458,7 +471,7 @@ class Canary:
 
 
 def _times(keys: Tensor) -> Tensor:
-    """How often each entry's key came before it: 0 for the first."""
+    """For each entry, the number of earlier entries with the same key; 0 for the first one."""
     order = keys.argsort(stable=True)
     ordered = keys[order]
     index = torch.arange(len(keys))

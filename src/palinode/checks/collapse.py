@@ -1,16 +1,16 @@
-"""C7: did an auxiliary term fall because two states came to agree, or because both vanished?
+"""C7: did an auxiliary term fall because two states came to agree, or because both states vanished?
 
-A score of pairs means something only next to the same score on shuffled pairs: affinity = 1 - value / shuffled. Two forms:
+The score of pairs means something only next to the score of the same pairs shuffled: affinity = 1 - value / shuffled. Two forms:
 
-- before training, `probe_collapse` trains the arm's own term on two unrelated random states, new ones at every step (each through
-  a trainable linear map, plus one trainable vector that both share as they would through a residual stream). They cannot come to
-  agree, so a term that still vanishes will do so in a run;
-- after training, `check_collapse` reads the record that the run kept of each term, at every step that it logged.
+- before training, `probe_collapse` trains the arm's own term on two unrelated random states, new ones at every step. Each state
+  goes through a trainable linear map, and both share one trainable vector, as they would through a residual stream. The two states
+  cannot come to agree, so a term that still vanishes here will also vanish in a run;
+- after training, `check_collapse` reads the record that the run kept of each term, at every step that the run logged.
 
-A term has collapsed when it fell below 0.01 of its first value, and the score of shuffled pairs, or the mean gain of a norm that
-feeds it, fell below 0.05 of its first: the value fell, but not because of the pairing. One such step is enough: a run that
-recovered was driven by it all the same. A collapse is no leak: the losses of the run are honest, the term's value is misleading.
-Legend: B rows, T slots, D width.
+A term has collapsed at a step when its value fell below 0.01 of the first value, and the score of shuffled pairs, or the mean gain
+of a norm that feeds the term, fell below 0.05 of its first value: the value then fell for another reason than the pairing. One such
+step is enough, because the collapsed term trained the run even if it recovered later. A collapse is no leak: the losses of the run
+are honest, but the value of the term is misleading. Legend: B rows, T slots, D width.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ from palinode.base.measures import affinity
 from palinode.base.seeds import generator
 from palinode.checks.laws import finding, outcome_of
 
-FALLEN = 0.01  # of the first value
-VANISHED = 0.05  # of the first score of shuffled pairs, or of the first gain
-LEAST_ROWS = 3  # of a run's metrics with the term in them
+FALLEN = 0.01  # as a share of the first value
+VANISHED = 0.05  # as a share of the first score of shuffled pairs, or of the first gain
+LEAST_ROWS = 3  # the smallest number of a run's metrics rows that contain the term
 PROBE_ROWS, PROBE_SLOTS = 8, 32
 PROBE_STEPS = 2000
 PROBE_LEARNING_RATE = 9e-4
 PROBE_SHARED = (
-    0.1  # standard deviation of the shared vector, in those of the states: training has to start from something
+    0.1  # standard deviation of the shared vector, as a share of that of the states: training cannot start from zero
 )
-PROBE_LOOKS_EVERY = 100  # steps
-CAUSAL_TOLERANCE = 1e-9  # float64; of values around 1
+PROBE_LOOKS_EVERY = 100  # the number of steps between two tests of the probe
+CAUSAL_TOLERANCE = 1e-9  # the largest difference in float64 of values around 1
 
 Scores = Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class PairScore:
-    """An auxiliary term that compares two states. Its parameters are trained or changed by the checks: hand in a copy.
+    """An auxiliary term that compares two states. The checks train or change its parameters, so the caller gives a copy.
 
     Attributes:
         width: D of both states.
-        parameters: those of the term.
-        score: two (B, T, D) states -> the value to minimise, with gradient, and scalars by name for the record (`shuffled`: the
-            value with pairs shuffled across rows; `gain`: the mean |gain| of the norms that feed the term).
-        aggregated: a (B, T, D) state -> the (B, T, D) state that the other one is compared with.
+        parameters: the parameters of the term.
+        score: maps two (B, T, D) states to the value to minimise, with gradient, and to scalars by name for the record (`shuffled`:
+            the value with pairs shuffled across rows; `gain`: the mean |gain| of the norms that feed the term).
+        aggregated: maps a (B, T, D) state to the (B, T, D) state that the term compares with the other state.
     """
 
     width: int
@@ -61,7 +61,7 @@ class PairScore:
 
 
 def check_collapse(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """C7.collapse on the metrics rows of a run: one finding for each auxiliary term in them."""
+    """C7.collapse: judge each auxiliary term in the metrics rows of a run; one finding for each term."""
     with_terms = [row for row in rows if row.get("event") == "train" and row.get("auxiliary")]
     names = dict.fromkeys(name for row in with_terms for name in row["auxiliary"])
     findings = []
@@ -77,10 +77,13 @@ def check_collapse(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
 
 
 def probe_collapse(name: str, term: PairScore, seed: int, *, steps: int = PROBE_STEPS) -> Finding:
-    """C7.probe, before any training: the term alone, on two unrelated random states.
+    """C7.probe, before any training: train the term alone on two unrelated random states.
 
     Args:
-        steps: the number of steps of Adam with the rate 9e-4; fewer when the term collapses before.
+        name: the name of the term in the finding.
+        term: the auxiliary term; the probe trains its parameters.
+        seed: the seed of the random states and of the maps.
+        steps: the number of steps of Adam with the rate 9e-4; the probe stops earlier when the term collapses.
     """
     rng, shape = generator(seed, "audit", "collapse"), (PROBE_ROWS, PROBE_SLOTS, term.width)
     maps = [nn.Parameter(torch.eye(term.width)) for _ in range(2)]
@@ -102,18 +105,20 @@ def probe_collapse(name: str, term: PairScore, seed: int, *, steps: int = PROBE_
 
 
 def check_aggregated(name: str, term: PairScore, seed: int, *, slots: int = 33) -> Finding:
-    """C9.auxiliary_causal: the state a slot is compared with is causal, and the same in a shorter row.
+    """C9.auxiliary_causal: the state that a slot is compared with is causal, and a shorter row gives the same state.
 
-    A sum divided by the length of the row is neither a leak nor the same in a shorter row.
+    A sum divided by the length of the row is no leak, but a shorter row does not give the same state.
 
     Args:
-        term: with float64 parameters.
-        slots: length of the row, which the term must take.
+        name: the name of the term in the finding.
+        term: the auxiliary term, with float64 parameters.
+        seed: the seed of the random states.
+        slots: the length of the row in slots; the term must accept it.
     """
     rng = generator(seed, "audit", "aggregated")
     differences = []
     with torch.no_grad():
-        for parameter in term.parameters:  # parameters that are all equal would hide what depends on them
+        for parameter in term.parameters:  # equal parameters would hide a fault that depends on them
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype))
         x = torch.randn(1, slots, term.width, generator=rng, dtype=torch.float64)
         whole = term.aggregated(x)

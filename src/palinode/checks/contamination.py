@@ -1,8 +1,8 @@
-"""C4: does the train split hold anything of the validation or test split?
+"""C4: does the train split contain any part of the validation or test split?
 
-Three laws, each linear in the size of the corpus: no held-out window occurs in train at any offset; the share of held-out
-n-grams that occur in train is natural for this text; the longest common run is no longer than chance and quotation explain.
-What is natural is measured, not assumed: the same counts between two disjoint parts of the train split.
+C4 has three laws, and the time of each is linear in the size of the corpus. No held-out window occurs in train at any offset. The
+share of held-out n-grams that occur in train is natural for this text. The longest common run is not longer than chance and
+quotation explain. The natural values are measured: they are the same counts between two disjoint parts of the train split.
 """
 
 from __future__ import annotations
@@ -30,31 +30,37 @@ from palinode.checks.rolling import (
 
 SHARE_ALWAYS_ALLOWED = 0.001
 NATURAL_FACTOR = 3.0
-# A corpus that keeps every sentence twice, shuffled, has a natural share of a half: there "natural" would excuse anything.
-# WikiText-2 has .003 at 50 bytes, a play corpus 0; so natural may excuse 5 % and no more.
+# A corpus that contains every sentence twice, shuffled, has a natural share of a half: the natural share would then excuse any
+# leak. The natural share is .003 for WikiText-2 at 50 bytes and 0 for a play corpus. So a natural share of at most 5 % is excused.
 SHARE_NEVER_ALLOWED = 0.05
-# Above it nothing is excused, but rows of one template ("number 12 was first") are not accused of copies: their n-grams occur in
-# many places of train, in short runs. A text that is kept twice has them in one place; one kept twenty times has long runs.
+# Above this share nothing is excused. But rows of one template ("number 12 was first") are not reported as copies: their n-grams
+# occur in many places of train, in short runs. A text that is kept twice has each n-gram in one place; one kept twenty times has
+# long runs.
 TEMPLATE_PLACES = 8
-# Short windows recur naturally, so only the excess over the natural share counts: 5 % of the windows, or four times the deviation
-# between stretches of the text. A limit above POWERLESS would let most copies through.
+# Short windows recur naturally, so only the excess over the natural share counts: 5 % of the windows, or four times the standard
+# deviation between stretches of the text. A limit above POWERLESS would let most copies pass.
 SHORT_EXCESS_ALLOWED = 0.05
 DEVIATIONS_ALLOWED = 4.0
 POWERLESS = 0.95
-DISTINCT_NEEDED = 0.75  # of the share of different windows in the text: windows read twice leave half
+# As a share of the text's own share of different windows. A stream that reads windows twice has half.
+DISTINCT_NEEDED = 0.75
 RUN_CHARACTERS_ALLOWED = 200
 RUN_NATURAL_FACTOR = 10
 NATURAL_BLOCKS = 16
-NGRAMS_IN_A_BLOCK = 8  # disjoint ones at least: shorter blocks would say more about their edges than about the text
+# The smallest number of disjoint n-grams in a block. The edges of a shorter block would dominate its count.
+NGRAMS_IN_A_BLOCK = 8
 PLANTED_WINDOWS = 3
 MATCHES_SHOWN = 5
 
-Places = tuple[NDArray[np.int64], Hashes]  # ascending offsets, and the hash of the n-gram at each
+Places = tuple[NDArray[np.int64], Hashes]  # ascending offsets of n-grams, and the hash of the n-gram at each offset
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What one token of an array is, and how many in a row mean a copy. Shorter n-grams are shared by any two texts."""
+    """The unit that one token of an array is, and the number of tokens in a row that means a copy.
+
+    Any two texts share shorter n-grams.
+    """
 
     name: str
     ngram_tokens: int
@@ -62,7 +68,7 @@ class Unit:
 
     @property
     def ngram(self) -> str:
-        """The length of an n-gram in words."""
+        """The name of an n-gram of this unit, with its length, in words."""
         return f"{self.ngram_tokens} {self.name}s"
 
 
@@ -73,7 +79,7 @@ BPE_TOKEN = Unit("BPE token", 32, 4.0)
 
 @dataclass(frozen=True)
 class Run:
-    """A run of tokens that both splits hold."""
+    """A run of tokens that occurs in both splits."""
 
     tokens: int
     train_offset: int
@@ -85,7 +91,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Common:
-    """The places of n-grams that both arrays have, in the train and in the held-out array."""
+    """The places of the n-grams that both arrays contain, in the train array and in the held-out array."""
 
     train: Places
     held_out: Places
@@ -93,7 +99,7 @@ class Common:
 
     @property
     def share(self) -> float:
-        """Share of the held-out n-grams (every offset counted) that occur in train."""
+        """The share of the held-out n-grams (of every offset) that occur in train."""
         return len(self.held_out[0]) / self.held_out_ngrams if self.held_out_ngrams else 0.0
 
 
@@ -103,10 +109,10 @@ def check_contamination(
     """C4 on token arrays: exact windows, n-gram overlap and longest run, for each held-out split.
 
     Args:
-        train: the train split's ids.
-        held_out: `validation` and `test` ids by name; an empty split is left out.
-        window_tokens: the length of the windows that the evaluation cuts the split into.
-        unit: what a token is.
+        train: the ids of the train split.
+        held_out: the ids of `validation` and `test` by name; an empty split is left out.
+        window_tokens: the length of the windows into which the evaluation cuts the split.
+        unit: the unit that a token is.
     """
     n = unit.ngram_tokens
     findings: list[Finding] = []
@@ -128,11 +134,12 @@ def check_contamination(
 def check_exact_windows(
     train: Tokens, held_out: Tokens, *, window_tokens: int, unit: Unit, split: str = "validation"
 ) -> Finding:
-    """C4.exact_windows: no held-out window occurs in train at any offset. Windows planted in a copy of train must be found.
+    """C4.exact_windows: no held-out window occurs in train at any offset. Positive control: planted windows must be found.
 
-    Text that repeats itself (licence notes, tables) has such windows between any two of its parts: only more of them than between
-    two parts of train count. The published split of WikiText-2 is an example: 13 of 8763 validation windows of 128 bytes. Where a
-    window is shorter than a copy (`unit.ngram_tokens`), many windows recur: 13 % of those of 8 bytes.
+    Text that repeats itself (licence notes, tables) has common windows between any two of its parts. Such a text fails only if the
+    splits share more windows than two parts of train do. An example is the published split of WikiText-2: 13 of 8763 validation
+    windows of 128 bytes occur in train. Where a window is shorter than a copy (`unit.ngram_tokens`), many windows recur: 13 % of
+    windows of 8 bytes.
     """
     starts = np.arange(0, len(held_out) - window_tokens + 1, window_tokens)
     matches = _exact_matches(train, held_out, starts, window_tokens)
@@ -169,10 +176,11 @@ def check_exact_windows(
 def check_half_windows(
     train: Tokens, held_out: Tokens, *, window_tokens: int, unit: Unit, split: str = "validation"
 ) -> Finding:
-    """C4.half_windows: no more held-out windows share half of themselves with train than windows of one part do with another.
+    """C4.half_windows: held-out windows share half of themselves with train no more often than windows of two parts of train do.
 
-    For windows so short that half of one is no copy by itself (`unit.ngram_tokens`). A split of windows that overlap by half gives
-    every held-out window such a half. Where most windows of the text share a half anyway, the check cannot tell.
+    This check is for windows so short that half of a window is no copy by itself (`unit.ngram_tokens`). A split of windows that
+    overlap by half gives every held-out window a half that is also in train. Where most windows of the text share a half naturally,
+    the check cannot tell.
     """
     half = max(1, window_tokens // 2)
     share = _share_of_windows(common_ngrams(train, held_out, half), [(0, len(held_out))], window_tokens, half)
@@ -204,13 +212,13 @@ def check_half_windows(
 def check_training_stream(
     read: Tokens, train: Tokens, *, parts: Sequence[Tokens] = (), epoch_windows: int | None = None
 ) -> Finding:
-    """C4.training_stream: every window that the trainer reads lies in the train split, and no window is read twice in an epoch.
+    """C4.training_stream: every window that the trainer reads is in the train split, and no window is read twice in an epoch.
 
     Args:
-        read: (windows, window_tokens) ids of the first windows, as the trainer reads them.
-        train: the train split's ids.
-        parts: the windows of each micro-batch of one step.
-        epoch_windows: windows of an epoch; after it windows come again.
+        read: (windows, window_tokens) ids of the first windows, in the order in which the trainer reads them.
+        train: the ids of the train split.
+        parts: (windows, window_tokens) ids of each micro-batch of one step.
+        epoch_windows: the number of windows of an epoch. After an epoch windows come again.
     """
     window_tokens = read.shape[1]
     hashes = row_hashes(read)
@@ -253,12 +261,12 @@ def check_prompt_splits(
     bucket_of: Callable[[NDArray[np.int64]], NDArray[np.int64]] | None = None,
     buckets: Mapping[str, range] | None = None,
 ) -> Finding:
-    """C4.prompt_splits, for synthetic tasks: the splits share no prompt, and every prompt lies in its split's buckets.
+    """C4.prompt_splits, for synthetic tasks: the splits share no prompt, and every prompt is in a bucket of its split.
 
     Args:
-        prompts: (B, T) sequences with their answers blanked, by split.
-        bucket_of: the task's rule from prompts to buckets, recomputed here from the raw prompts.
-        buckets: the buckets that each split may use.
+        prompts: (B, T) sequences with blank answers, by the name of the split.
+        bucket_of: the task's function from prompts to buckets; the check computes the buckets again from the raw prompts.
+        buckets: the buckets that each split may use, by the name of the split.
     """
     keys = {name: row_hashes(rows) for name, rows in prompts.items()}
     names = list(keys)
@@ -285,7 +293,7 @@ def check_prompt_splits(
 
 
 def common_ngrams(train: Tokens, held_out: Tokens, n: int) -> Common:
-    """Every offset of an n-gram that both arrays have."""
+    """Every offset of an n-gram that both arrays contain."""
     hashes = ngram_hashes(held_out, n)
     train_places = occurrences(train, distinct(hashes), n)
     positions = np.flatnonzero(is_in(hashes, distinct(train_places[1])))
@@ -293,9 +301,9 @@ def common_ngrams(train: Tokens, held_out: Tokens, n: int) -> Common:
 
 
 def longest_runs(common: Common, n: int, count: int = MATCHES_SHOWN) -> list[Run]:
-    """The longest runs that both arrays have, longest first, disjoint in the held-out array; none is shorter than n tokens.
+    """The longest runs that both arrays contain, longest first, disjoint in the held-out array. Every run has at least n tokens.
 
-    By doubling: two neighbouring n-grams make a 2n-gram. Each round keeps only offsets that still match.
+    The method is doubling: two neighbouring n-grams make a 2n-gram. Each round keeps only the offsets that still match.
     """
     runs: list[Run] = []
     positions, hashes = common.held_out
@@ -363,7 +371,7 @@ def _judged_run(shared: Common, natural_runs: list[int], unit: Unit, split: str,
 
 @dataclass(frozen=True)
 class _Parts:
-    """Train cut into two disjoint parts, each joined with separators that occur nowhere else."""
+    """Two disjoint parts of train. The pieces of each part are joined by separators that occur nowhere else."""
 
     train: Tokens
     held_out: Tokens
@@ -371,13 +379,13 @@ class _Parts:
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
-        """First token and end of each block of the held-out part."""
+        """The first token and the end of each block of the held-out part."""
         ends = [*self.block_starts[1:], len(self.held_out)][: len(self.block_starts)]
         return [(int(start), int(end) - 1) for start, end in zip(self.block_starts, ends, strict=True)]
 
 
 def _natural_share(train: Tokens, held_out_tokens: int, window_tokens: int, unit: Unit) -> tuple[float, float]:
-    """The share of windows of one part of train that occur in another part, and the share that is allowed."""
+    """The share of windows of one part of train that occur in the other part, and the share that is allowed."""
     parts = _natural_parts(train, held_out_tokens, window_tokens)
     common = common_ngrams(parts.train, parts.held_out, window_tokens)
     natural = common.share
@@ -394,7 +402,7 @@ def _natural_share(train: Tokens, held_out_tokens: int, window_tokens: int, unit
 def _share_of_windows(
     common: Common, stretches: list[tuple[int, int]], window_tokens: int, n: int
 ) -> NDArray[np.float64]:
-    """Per stretch (first token, end): the share of its windows that hold an n-gram which train holds too."""
+    """The share of windows that contain an n-gram of train, for each stretch (first token, end)."""
     positions, shares = common.held_out[0], []
     for first, end in stretches:
         starts = np.arange(first, end - window_tokens + 1, window_tokens)
@@ -405,16 +413,17 @@ def _share_of_windows(
 
 
 def _natural_parts(train: Tokens, held_out_tokens: int, n: int) -> _Parts:
-    """Hold out 16 blocks evenly spread over train, together as long as the held-out split (at most a quarter of train).
+    """Two parts of train: 16 evenly spread blocks as the held-out part, and the rest.
 
-    Each block has room for 8 of the n-grams or windows of n tokens that are counted, where train is long enough.
+    The blocks together are as long as the held-out split, but at most a quarter of train. Each block has room for 8 of the n-grams
+    or windows of n tokens that are counted, where train is long enough.
     """
     stride = len(train) // NATURAL_BLOCKS
     wanted = max(held_out_tokens, NATURAL_BLOCKS * NGRAMS_IN_A_BLOCK * n)
     length = min(wanted, len(train) // 4) // NATURAL_BLOCKS
     starts = [i * stride for i in range(NATURAL_BLOCKS)] if length else []
     mark = int(train.max()) + 1 if len(train) else 0
-    # the smallest type that holds the separators: both parts together are a second copy of train
+    # the smallest integer type that holds the separators, because both parts together are a second copy of train
     kind = np.min_scalar_type(mark + 2 * NATURAL_BLOCKS)
     held, kept, cursor = [], [], 0
     for i, start in enumerate(starts):
@@ -440,7 +449,7 @@ def _longest_in_each_block(common: Common, parts: _Parts, n: int) -> list[int]:
 
 
 def _longest(train: Places, held_out: Places, n: int) -> Run:
-    """The longest run among places that match for n tokens (there is at least one)."""
+    """The longest run from places that match for n tokens; at least one such place exists."""
     length = n
     while pair := _both(_extended(train, length), _extended(held_out, length)):
         train, held_out = pair
@@ -458,7 +467,10 @@ def _longest(train: Places, held_out: Places, n: int) -> Run:
 
 
 def _extended(places: Places, shift: int) -> Places:
-    """Places whose neighbour `shift` further on is a place too, hashed with it: two overlapping runs make a longer one."""
+    """The places whose neighbour `shift` tokens later is also a place.
+
+    The two hashes are combined: overlapping runs make a longer one.
+    """
     positions, hashes = places
     index = np.minimum(np.searchsorted(positions, positions + shift), len(positions) - 1)
     has = positions[index] == positions + shift
@@ -466,7 +478,7 @@ def _extended(places: Places, shift: int) -> Places:
 
 
 def _both(train: Places, held_out: Places) -> tuple[Places, Places] | None:
-    """The places whose hash both arrays have; None when there is none."""
+    """The places whose hash occurs in both arrays; None when no hash does."""
     in_train = is_in(held_out[1], distinct(train[1]))
     if not in_train.any():
         return None
@@ -475,10 +487,10 @@ def _both(train: Places, held_out: Places) -> tuple[Places, Places] | None:
 
 
 def _exact_matches(train: Tokens, held_out: Tokens, starts: NDArray[np.int64], n: int) -> dict[int, int]:
-    """Held-out offset -> a train offset with the same n tokens (compared token by token)."""
+    """Held-out offset -> a train offset with the same n tokens. The tokens themselves are compared, not only the hashes."""
     window_hashes = span_hashes(held_out, starts, starts + n)
     positions, hashes = occurrences(train, distinct(window_hashes), n)
-    at = dict(zip(hashes[::-1].tolist(), positions[::-1].tolist(), strict=True))  # the first place wins
+    at = dict(zip(hashes[::-1].tolist(), positions[::-1].tolist(), strict=True))  # the first place in train is kept
     pairs = [
         (start, at[name]) for start, name in zip(starts.tolist(), window_hashes.tolist(), strict=True) if name in at
     ]
@@ -488,7 +500,7 @@ def _exact_matches(train: Tokens, held_out: Tokens, starts: NDArray[np.int64], n
 def _control_finds_planted_windows(
     train: Tokens, held_out: Tokens, starts: NDArray[np.int64], n: int
 ) -> tuple[int, int]:
-    """Plant windows in a copy of train's first blocks (one across the seam of two blocks): how many were planted and found."""
+    """Plant windows in a copy of train's first blocks (one across the border of two blocks): the numbers planted and found."""
     copy = np.asarray(train[: BLOCK_TOKENS + 4 * n]).copy()
     seam = BLOCK_TOKENS - n // 2 if len(copy) > BLOCK_TOKENS + n else len(copy) - n
     places = sorted({0, len(copy) // 3, seam}) if len(copy) >= PLANTED_WINDOWS * 2 * n else []
@@ -500,7 +512,7 @@ def _control_finds_planted_windows(
 
 
 def _control_finds_planted_run(train: Tokens, held_out: Tokens, n: int) -> bool:
-    """Plant 2n held-out tokens in a copy of a piece of train: the common n-grams and the longest run must show them."""
+    """Plant 2n held-out tokens in a copy of a piece of train. The common n-grams and the longest run must show these tokens."""
     size = 2 * n
     copy = np.asarray(train[: 64 * n]).copy()
     if len(copy) < 2 * size or len(held_out) < size:

@@ -1,7 +1,7 @@
-"""Copies of a module for measurement: float64 throughout, weights drawn so that every path is open, no dropout.
+"""Copies of a module for measurement: float64 in every operation, random weights that leave every path open, no dropout.
 
-A newly built model can hide a leak: a projection that starts at zero passes nothing on, and float32 rounding hides everything
-below 1e-6. So flow is measured on a deep copy with every weight redrawn and every cast to a lower precision undone.
+A newly built model can hide a leak: a projection that starts at zero passes nothing on, and float32 rounding hides every effect
+below 1e-6. So the checks measure a deep copy with new random weights in which every cast to a lower precision is undone.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ RAISED = {
 LOWERING_CALLS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 DROPOUT_NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 DROPOUT_CALLS = (*(getattr(F, name) for name in DROPOUT_NAMES), torch.dropout)
-# Of mixtures of experts. The first calls the second, and only the second is seen by a mode.
+# Two functions of mixtures of experts. The first function calls the second, and a torch function mode sees only the second.
 GROUPED_PRODUCTS = (getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
-# the share by which weights are changed: rounding in float32 then shows as 1e-7, in float64 nothing above 1e-13
+# The share by which weights are changed. Rounding in float32 then shows as 1e-7; a float64 model shows nothing above 1e-13.
 PROBE_STEP = 1e-9
 
 
 class Float64Throughout(TorchFunctionMode):
-    """While active, casts to a lower precision (common in norms, softmax and logits) stay in float64.
+    """A mode in which casts to a lower precision (common in norms, softmax and logits) stay in float64.
 
-    An operation that refuses float64 runs in float32. The rounding is then coarse, which `rounding_noise` shows.
+    An operation that refuses float64 runs in float32. The rounding is then coarse, and `rounding_noise` shows it.
 
     `dropout`: False turns functional dropout off as well.
     """
@@ -59,7 +59,7 @@ class Float64Throughout(TorchFunctionMode):
         given = tuple(_raised(value) for value in args)
         try:
             return func(*given, **options)
-        except RuntimeError as refusal:  # an operation that exists in lower precisions only, such as grouped_mm
+        except RuntimeError as refusal:  # the operation exists in lower precisions only, such as grouped_mm
             if not _refuses_float64(refusal, given, options):
                 raise
             if func in GROUPED_PRODUCTS and options.get("offs") is not None and given[1].dim() == 3:
@@ -69,7 +69,7 @@ class Float64Throughout(TorchFunctionMode):
 
 @contextmanager
 def exact_arithmetic(*, dropout: bool = False) -> Iterator[None]:
-    """float64 for everything inside, factory functions included; the default dtype is put back afterwards."""
+    """Use float64 for all operations inside, factory functions included. The default dtype is restored afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -81,18 +81,22 @@ def exact_arithmetic(*, dropout: bool = False) -> Iterator[None]:
 
 @contextmanager
 def seeded_passes(seed: int, *position: int | str) -> Iterator[None]:
-    """A fixed state of torch's own generators, which modules under audit may draw from (dropout); put back afterwards."""
+    """Set torch's own generators, which modules under audit may use (dropout), to a fixed state.
+
+    The old state is restored afterwards.
+    """
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.set_rng_state(generator(seed, "audit", *position).get_state())
-        torch.cuda.manual_seed_all(derive(seed, "audit", *position))  # does nothing without a GPU
+        torch.cuda.manual_seed_all(derive(seed, "audit", *position))  # this call does nothing without a GPU
         yield
 
 
 def randomised_copy(module: nn.Module, gain: float, rng: Generator) -> nn.Module:
-    """A float64 copy with open paths: matrices N(0, gain^2 / fan in), vectors 1 + 0.1 N, embeddings N(0, 1).
+    """A float64 copy with open paths: matrices N(0, gain^2 / fan in), vectors 1 + 0.1 N(0, 1), embeddings N(0, 1).
 
-    A submodule with a method `open_for_audit(gain, generator)` fills its own parameters: long filters must not decay to zero.
+    A submodule with a method `open_for_audit(gain, generator)` fills its own parameters, because long filters must not decay to
+    zero.
     """
     copied = double_copy(module)
     tables = _table_parameters(copied)
@@ -106,9 +110,10 @@ def randomised_copy(module: nn.Module, gain: float, rng: Generator) -> nn.Module
 
 
 def double_copy(module: nn.Module) -> nn.Module:
-    """A float64 deep copy with the same weights and gradients on. Dropout is turned off by `exact_arithmetic`.
+    """A float64 deep copy with the same weights, in which all gradients are on. `exact_arithmetic` turns dropout off.
 
-    Only the dropout of `nn.MultiheadAttention` is removed here: it is inside a function that a mode cannot see.
+    This function removes only the dropout of `nn.MultiheadAttention`, which is inside a function that a torch function mode cannot
+    see.
     """
     copied = copy.deepcopy(module).double().requires_grad_(True)
     for tensor in (*copied.parameters(), *copied.buffers()):
@@ -123,9 +128,9 @@ def double_copy(module: nn.Module) -> nn.Module:
 def trainable_copy(module: nn.Module, vocab_size: int, rng: Generator) -> nn.Module:
     """A deep copy that learns quickly: weights of maps N(0, 1 / fan in), tables N(0, 1 / width), an untied head zero.
 
-    Small initial weights (0.02 is common) keep attention uniform for hundreds of steps, and so hide a leak: the published mask
-    was caught at step 27 from this start, and not within 200 steps from that of GPT-2. Tables of N(0, 0.5^2) need twice the
-    steps, and ten times under a tied head.
+    Small initial weights (0.02 is common) keep attention uniform for hundreds of steps, and this hides a leak: C2 caught the
+    published mask at step 27 from these weights, and not within 200 steps from the weights of GPT-2. Tables of N(0, 0.5^2) need
+    twice the steps, and ten times the steps under a tied head.
     """
     copied = copy.deepcopy(module).requires_grad_(True)
     tables = _table_parameters(copied)
@@ -141,10 +146,10 @@ def trainable_copy(module: nn.Module, vocab_size: int, rng: Generator) -> nn.Mod
 
 
 def rounding_noise(logits_of: Callable[[nn.Module], Tensor], module: nn.Module, rng: Generator) -> float:
-    """The size of a module's rounding errors: |f(2h) - 2 f(h) + f(0)| / std for a tiny step h of all weights.
+    """The size of a module's rounding errors: |f(2h) - 2 f(h) + f(0)| / std, where h is a tiny step of all weights.
 
-    A smooth function leaves 1e-14. A hidden cast to float32 leaves 1e-7 whatever dtype the logits have, or makes the step
-    disappear, which counts as infinite.
+    A smooth function in float64 leaves 1e-14. A hidden cast to float32 leaves 1e-7, whatever dtype the logits have; or it makes the
+    step disappear, and the result is then infinite.
     """
     base = logits_of(module)
     stepped = copy.deepcopy(module)
@@ -164,7 +169,7 @@ def rounding_noise(logits_of: Callable[[nn.Module], Tensor], module: nn.Module, 
 
 
 def _table_parameters(module: nn.Module) -> set[int]:
-    """Identities of the parameters of lookup tables, of token ids or of positions."""
+    """The identities of the parameters of lookup tables, which are tables of token ids or of positions."""
     tables = (
         part
         for part in module.modules()
@@ -185,20 +190,20 @@ def _raised(value: Any) -> Any:
 
 
 def _refuses_float64(refusal: RuntimeError, args: Any, options: Any) -> bool:
-    """Whether an operation was given float64 and its error names that type."""
+    """Whether an operation got float64 values and its error message names that type."""
     flat = [value for value in (*args, *options.values()) if isinstance(value, Tensor)]
     return "double" in str(refusal).lower() and any(value.dtype == torch.float64 for value in flat)
 
 
 def _grouped_product(rows: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
-    """(n, D) rows in consecutive groups, group g ending before row ends[g], times (G, D, K) matrices: (n, K)."""
+    """Products of (n, D) rows with (G, D, K) matrices: group g is the rows before row ends[g]; the result is (n, K)."""
     starts = [0, *ends.tolist()]
     groups = [rows[first:last] @ matrix for first, last, matrix in zip(starts, starts[1:], matrices, strict=False)]
     return torch.cat([*groups, rows.new_zeros(len(rows) - starts[-1], matrices.shape[-1])])
 
 
 def _cast(values: Any, to: torch.dtype) -> Any:
-    """The same values with every floating-point tensor in another precision."""
+    """The same values, in which every floating-point tensor has another precision."""
     if isinstance(values, Tensor):
         return values.to(to) if values.is_floating_point() else values
     if isinstance(values, dict):
@@ -211,7 +216,7 @@ def _cast(values: Any, to: torch.dtype) -> Any:
 def _without_attention_dropout(
     args: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The call with dropout_p (its fifth argument) set to 0."""
+    """The arguments of the call, with dropout_p (the fifth argument) set to 0."""
     if len(args) > 4:
         return (*args[:4], 0.0, *args[5:]), options
     return args, {**options, "dropout_p": 0.0}

@@ -1,6 +1,6 @@
-"""C3: an evaluation gives the same numbers twice, changes nothing it touches, and does not depend on how it is batched.
+"""C3: two evaluations give the same numbers; an evaluation changes nothing; the batching does not change the result.
 
-The evaluation and the training under audit are handed in as functions, so any trainer can be checked.
+The caller gives the evaluation and the training under audit as functions, so that any trainer can be checked.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from palinode.base.finding import Finding
 from palinode.checks.aggregation import Sums
 from palinode.checks.laws import finding, outcome_of
 
-BATCHING_TOLERANCE = 1e-6  # relative, float32: sums of another order differ by a few 1e-7
-WINDOW_TOLERANCE = 1e-5  # of the mean window: the sum of one window averages over fewer rounding errors
+BATCHING_TOLERANCE = 1e-6  # relative difference in float32: sums in another order differ by a few 1e-7
+WINDOW_TOLERANCE = 1e-5  # as a share of the mean window: the sum of one window averages over fewer rounding errors
 TRAINING_STEPS = 6
 SHOWN = 5
 SAME_EVERYWHERE = "but these windows look alike to this model: use at least three, and a head that is not zero"
 
 
 class Evaluated(Protocol):
-    """The result of one evaluation: sums by pass, and the nats of every window in the order in which they were read."""
+    """The result of one evaluation: sums by pass, and the loss of every window in nats, in the order of reading."""
 
     @property
     def scores(self) -> Mapping[str, Sums]: ...
@@ -37,16 +37,17 @@ class Evaluated(Protocol):
     def window_nats(self) -> Mapping[str, Sequence[float]]: ...
 
 
-# (windows in a batch, or None for all at once; order of the windows, or None for the split's own) -> result of the same split
+# A function: (windows in a batch, or None for all at once; order of the windows, or None for the split's own) -> the result.
 Evaluate = Callable[[int | None, Sequence[int] | None], Evaluated]
-# (steps, evaluate after every step?) -> a hash for each of the weights, the optimizer and the next batch, from a new start
+# A function: (steps, evaluate after every step?) -> hashes of the weights, the optimizer and the next batch, after training from
+# the start.
 Train = Callable[[int, bool], Mapping[str, str]]
 
 
 def check_determinism(
     evaluate: Evaluate, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = (), train: Train | None = None
 ) -> tuple[Finding, ...]:
-    """All of C3; C3.training_undisturbed only when `train` is given."""
+    """Run all checks of C3. C3.training_undisturbed runs only when the caller gives `train`."""
     findings = [check_repeats(evaluate), check_leaves_no_trace(evaluate, model, optimizers)]
     if train is not None:
         findings.append(check_training_undisturbed(train))
@@ -56,8 +57,8 @@ def check_determinism(
 def check_repeats(evaluate: Evaluate) -> Finding:
     """C3.repeats: two evaluations of the same weights are equal in every bit.
 
-    Positive control: a change of the last bit of a sum is seen, and the model does not give every window the same loss (with a
-    zero head it does, which would hide dropout, masks and another order).
+    Positive control: the check sees a change of the last bit of a sum, and the model does not give every window the same loss. (A
+    zero head gives every window the same loss; this would hide dropout, masks and another order.)
     """
     first, second = evaluate(None, None), evaluate(None, None)
     bits = _bits(first)
@@ -76,13 +77,14 @@ def check_repeats(evaluate: Evaluate) -> Finding:
 def check_leaves_no_trace(
     evaluate: Evaluate, model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()
 ) -> Finding:
-    """C3.leaves_no_trace: random generators, parameters, optimizer state and train/eval flags are the same before and after.
+    """C3.leaves_no_trace: generators, parameters, optimizer state and train/eval flags are the same before and after an evaluation.
 
-    Positive control: one number drawn from every generator and one flipped flag are seen, and undone.
+    Positive control: the check draws one number from every generator and flips one flag; it must see these changes, and it undoes
+    them.
     """
     optimizer_list = list(optimizers)
     with _flags_put_back(model):
-        model.train()  # a model left in eval mode afterwards would train without dropout
+        model.train()  # a model that stayed in eval mode would then train without dropout
         before = state_hashes(model, optimizer_list)
         evaluate(None, None)
         after = state_hashes(model, optimizer_list)
@@ -99,9 +101,10 @@ def check_leaves_no_trace(
 
 
 def check_training_undisturbed(train: Train, steps: int = TRAINING_STEPS) -> Finding:
-    """C3.training_undisturbed: training with an evaluation after every step ends with the same bits as training without.
+    """C3.training_undisturbed: training with an evaluation after every step ends with the same bits as training without
+    evaluations.
 
-    Positive control: training for one step fewer ends with other bits.
+    Positive control: a training of one step fewer ends with other bits.
     """
     without, with_evaluation, shorter = train(steps, False), train(steps, True), train(steps - 1, False)
     different = _different(without, with_evaluation)
@@ -115,9 +118,10 @@ def check_training_undisturbed(train: Train, steps: int = TRAINING_STEPS) -> Fin
 
 
 def check_batching(evaluate: Evaluate, batch_sizes: Sequence[int] = (1, 7), seed: int = 0) -> Finding:
-    """C3.batching: batches of 1, 7 and all, and windows in another order, give the same sums (last short window included).
+    """C3.batching: batches of 1, of 7 and of all windows, and windows in another order, give the same sums (a last short window
+    included).
 
-    Positive control: leaving one window out would have been seen, and the windows have different losses.
+    Positive control: the check would see that one window is missing, and the windows have different losses.
     """
     whole = evaluate(None, None)
     windows = max((len(nats) for nats in whole.window_nats.values()), default=0)
@@ -143,7 +147,7 @@ def check_batching(evaluate: Evaluate, batch_sizes: Sequence[int] = (1, 7), seed
 
 
 def state_hashes(model: nn.Module, optimizers: Iterable[torch.optim.Optimizer] = ()) -> dict[str, str]:
-    """SHA-256 of everything an evaluation could change, by name: generators, parameters, buffers, optimizer state, flags."""
+    """SHA-256 of all state that an evaluation could change, by name: generators, parameters, buffers, optimizer state, flags."""
     hashes = {
         "generator.torch": _sha256(torch.get_rng_state()),
         "generator.numpy": _sha256(np.random.get_state(legacy=False)),
@@ -175,7 +179,7 @@ def _finding(
 
 
 def _bits(result: Evaluated) -> dict[str, str]:
-    """Every number of an evaluation as exact text."""
+    """All numbers of an evaluation as exact text."""
     bits: dict[str, str] = {}
     for name, sums in result.scores.items():
         bits[f"{name} nats_sum"] = float(sums.nats_sum).hex()
@@ -186,7 +190,7 @@ def _bits(result: Evaluated) -> dict[str, str]:
 
 
 def _with_last_bit_changed(bits: Mapping[str, str]) -> dict[str, str]:
-    """The positive control: the last bit of one sum is another."""
+    """The exact text of an evaluation with the last bit of one sum changed, for the positive control."""
     names = [name for name in bits if name.endswith("nats_sum")][:1]
     return {**bits, **{name: math.nextafter(float.fromhex(bits[name]), math.inf).hex() for name in names}}
 
@@ -217,10 +221,10 @@ def _generators_put_back() -> Iterator[None]:
 
 
 def _disturb(model: nn.Module, before: Mapping[str, str], optimizers: list[torch.optim.Optimizer]) -> set[str]:
-    """Draw from every generator and flip the mode; returns the planted changes that the hashes did not show."""
+    """Draw from every generator and flip the train/eval mode. The result lists the planted changes that the hashes did not show."""
     torch.rand(1)
     np.random.random()
-    random.random()  # noqa: S311  disturbed on purpose
+    random.random()  # noqa: S311  the check disturbs the generator on purpose
     model.train(not model.training)
     planted = {"generator.torch", "generator.numpy", "generator.python", "training flag of model"}
     return planted - set(_different(before, state_hashes(model, optimizers)))
@@ -243,7 +247,10 @@ def _rebatched(evaluate: Evaluate, sizes: Sequence[int], order: list[int]) -> It
 
 
 def _differences(one: Evaluated, other: Evaluated) -> Iterator[tuple[str, float, float]]:
-    """(place, relative difference, allowed difference); another number of tokens or windows is an infinite difference."""
+    """(place, relative difference, allowed difference) of each pair.
+
+    A different number of tokens or windows is an infinite difference.
+    """
     for name in dict.fromkeys([*one.scores, *other.scores]):
         if name not in one.scores or name not in other.scores:
             yield f"{name} is missing", math.inf, BATCHING_TOLERANCE
@@ -262,7 +269,7 @@ def _differences(one: Evaluated, other: Evaluated) -> Iterator[tuple[str, float,
 
 
 def _losses_differ(whole: Evaluated) -> bool:
-    """Whether every pass has windows of more than two losses (two may be full windows and a short one)."""
+    """Whether the windows of every pass have more than two different losses. (Two losses may be full windows and a short one.)"""
     kinds = [len({f"{value:.6g}" for value in nats}) for nats in whole.window_nats.values()]
     return bool(kinds) and min(kinds) > 2
 
@@ -284,7 +291,7 @@ def _sha256(value: Any) -> str:
 
 
 def _pieces(value: Any) -> Iterator[bytes]:
-    """Bytes that identify a nested value exactly: tensors and arrays by content, the rest by its text."""
+    """Bytes that identify a nested value exactly: the content of tensors and arrays, and the text of all other values."""
     if isinstance(value, Tensor):
         yield f"{value.dtype}{tuple(value.shape)}".encode()
         yield value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()

@@ -1,7 +1,7 @@
-"""The random decisions of an objective: a bank of distinct Draws that covers every pass it can make, however rare.
+"""The random decisions of an objective. A bank holds distinct Draws that cover every pass of the objective, however rare.
 
-An objective may read rtl in one batch of twenty; a single draw would then show ltr alone. The bank draws over the whole schedule
-until it has seen every pass, and names the passes that never came.
+An objective may make an rtl pass in one batch of twenty; a single draw would then show ltr alone. The bank draws over the whole
+schedule until it has drawn every pass, and it names the passes that it never drew.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from palinode.checks.subject import Subject
 
 CALL_WINDOWS = 8
 FEWEST_CALLS = 64
-MOST_CALLS = 8192  # a pass drawn once in a thousand batches is missed with probability 3e-4
+MOST_CALLS = 8192  # a pass that is drawn once in a thousand batches is missed with probability 3e-4
 SCHEDULE_STEPS = 1_000_000
 
 Key = tuple[tuple[str, tuple[int, ...], bytes], ...]
@@ -27,19 +27,19 @@ Key = tuple[tuple[str, tuple[int, ...], bytes], ...]
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """The decisions for one window (tensors keep a leading dimension of 1) and the passes that they lead to."""
+    """The decisions for one window (tensors keep a leading dimension of 1), and the passes that follow from these decisions."""
 
     draw: Draw
     groups: tuple[str, ...]
 
     @property
     def shapes(self) -> tuple[tuple[str, torch.Size], ...]:
-        """Names and shapes of the decisions: only entries with equal shapes fit in one batch."""
+        """The names and shapes of the decisions. Only entries with equal shapes fit in one batch."""
         return tuple((name, decision.shape) for name, decision in sorted(self.draw.decisions.items()))
 
     @property
     def decides_tokens(self) -> bool:
-        """Whether some decision is about single tokens; such decisions do not carry over to another length."""
+        """Whether some decision is about single tokens. Such a decision cannot be used at another length."""
         return any(decision.dim() > 1 for decision in self.draw.decisions.values())
 
 
@@ -48,8 +48,8 @@ class DrawBank:
     """Distinct entries for windows of one length.
 
     Attributes:
-        by_row: each window of a batch gets decisions of its own (else one decision holds for the whole batch).
-        never_drawn: passes that the objective names but did not make in `calls` batches.
+        by_row: whether each window of a batch gets its own decisions; if False, one decision holds for the whole batch.
+        never_drawn: the passes that the objective names but did not make in `calls` batches.
     """
 
     entries: tuple[Entry, ...]
@@ -63,11 +63,11 @@ class DrawBank:
         return tuple(dict.fromkeys(group for entry in self.entries for group in entry.groups))
 
     def with_pass(self, group: str) -> Entry:
-        """The first entry that makes this pass."""
+        """The first entry whose decisions make this pass."""
         return next(entry for entry in self.entries if group in entry.groups)
 
     def covering(self, most: int) -> list[Entry]:
-        """The few entries that make every pass, and others until there are `most`."""
+        """The few entries that make every pass, then other entries until there are `most` of them."""
         chosen: list[Entry] = []
         missing = set(self.groups)
         while missing:
@@ -78,7 +78,7 @@ class DrawBank:
         return chosen + others[: max(0, most - len(chosen))]
 
     def batch(self, windows: int, step: int, rng: Generator, group: str | None = None) -> list[Entry]:
-        """One entry for each window of a batch, all with the pass `group`; without it every pass gets an equal share."""
+        """One entry for each window of a batch, all with the pass `group`. Without `group` every pass gets an equal share."""
         entries = [entry for entry in self.entries if group is None or group in entry.groups]
         shapes = list(dict.fromkeys(entry.shapes for entry in entries))
         family = [entry for entry in entries if entry.shapes == shapes[step % len(shapes)]]
@@ -91,10 +91,10 @@ class DrawBank:
 def draw_bank(
     subject: Subject, window_tokens: int, *, most_entries: int = 256, passes: Sequence[str] | None = None
 ) -> DrawBank:
-    """Draw until every pass in `passes` was seen (default: all passes that the objective names).
+    """Draw until every pass in `passes` was drawn (default: all passes that the objective names).
 
     Raises:
-        ValueError, IndexError, RuntimeError: whatever the objective raises for windows of this length.
+        ValueError, IndexError, RuntimeError: the error that the objective raises for windows of this length.
     """
     objective = subject.objective
     missing = set(objective.groups() if passes is None else passes)
@@ -114,25 +114,25 @@ def draw_bank(
 
 
 def joined_draw(entries: Sequence[Entry]) -> Draw:
-    """The decisions of the entries as those of one batch, in order."""
+    """Join the decisions of the entries, in order, to the decisions of one batch."""
     names = entries[0].draw.decisions
     return Draw({name: torch.cat([entry.draw[name] for entry in entries]) for name in names})
 
 
 def contract(objective: Objective, entry: Entry, group: str, window_tokens: int) -> Tensor:
-    """What the objective's definition allows: boolean (window_tokens, window_tokens), by source and target."""
+    """The pairs that the objective's definition allows: boolean (window_tokens, window_tokens), by source and target."""
     index = torch.arange(window_tokens)
     allowed = objective.may_inform(index[:, None], index[None, :], group, entry.draw.of_row(0))
     return torch.as_tensor(allowed).expand(window_tokens, window_tokens)
 
 
 def forbidden_pairs(allowed: Tensor, scores_itself: bool) -> Tensor:
-    """What the law forbids, by source and target: all that is not allowed, and a target itself unless it scores itself."""
+    """The forbidden pairs, by source and target: all that are not allowed, and each target with itself unless it scores itself."""
     return ~allowed if scores_itself else ~allowed | itself(len(allowed))
 
 
 def direction_of(objective: Objective, entry: Entry, group: str, window_tokens: int) -> str | None:
-    """`ltr` or `rtl` when the contract of this pass is exactly that, else None."""
+    """`ltr` or `rtl` when the contract of this pass is exactly that of ltr or of rtl, else None."""
     allowed = contract(objective, entry, group, window_tokens)
     every_pair = torch.ones(window_tokens, window_tokens, dtype=torch.bool)
     directions = {"ltr": every_pair.triu(1), "rtl": every_pair.tril(-1)}
@@ -140,12 +140,12 @@ def direction_of(objective: Objective, entry: Entry, group: str, window_tokens: 
 
 
 def itself(window_tokens: int) -> Tensor:
-    """The pairs of a token with itself."""
+    """The pairs of a token with itself, as a boolean (window_tokens, window_tokens) matrix."""
     return torch.eye(window_tokens, dtype=torch.bool)
 
 
 def _draws(objective: Objective, window_tokens: int, seed: int) -> Iterator[Draw]:
-    """Draws at steps spread over a long schedule, evenly and by powers of ten (a pass may begin late)."""
+    """Draws at steps that are spread over a long schedule, evenly and by powers of ten, because a pass may begin late."""
     for call in range(MOST_CALLS):
         step = 10 ** (call // 2 % 6) - 1 if call % 2 else (call // 2 * 104_729) % SCHEDULE_STEPS
         progress = Progress(step, SCHEDULE_STEPS, objective.state())
@@ -164,7 +164,7 @@ def _keys(draw: Draw) -> list[Key]:
 
 
 def _entries(subject: Subject, draw: Draw, window_tokens: int) -> list[Entry]:
-    """One entry per window, with the passes that an Example of these windows makes of it."""
+    """One entry for each window, with the passes of the Example that the objective makes from these windows."""
     example = subject.example(torch.zeros(CALL_WINDOWS, window_tokens, dtype=torch.long), draw)
     groups: list[list[str]] = [[] for _ in range(CALL_WINDOWS)]
     for group, rows in example.by_group():

@@ -1,14 +1,15 @@
-"""The exact test behind the canary: a bet that an honest model wins only with a small probability, which can be computed.
+"""The exact test of the canary: a bet that an honest model wins only with a small probability, which can be computed.
 
-For a scored token y let p be its true probability given everything the model may see, and q the probability the model gives it.
-Given the past, r = q(y) / p(y) has mean 1. So the product of (1 + lambda (r - 1)) over tokens is a non-negative martingale that
-starts at 1, and by Ville's inequality P(it ever exceeds 1 / delta) <= delta: at any stopping time, for any model and any learning
-rate. The evidence E of a stream is the average over lambda of that product over all tokens, averaged again with the same product
-for each target position (else a leak at one position is diluted). Averages of such martingales are such martingales. lambda = 1
-alone is the sum of floor minus loss; small lambdas survive an early loss of hundreds of nats.
+Let y be a scored token, p(y) its true probability given all tokens that the model may see, and q(y) the probability that the model
+gives to y. Given the past, r = q(y) / p(y) has mean 1. So the product of (1 + lambda (r - 1)) over tokens is a non-negative
+martingale that starts at 1. By Ville's inequality, P(the martingale ever exceeds 1 / delta) <= delta, at any stopping time, for any
+model and any learning rate. The evidence E of a stream averages this product over lambda, once for all tokens together and once for
+each target position, because a leak at one position is diluted in the product over all tokens. An average of such martingales is
+again such a martingale. lambda = 1 alone gives the sum of floor minus loss; small lambdas keep their evidence after an early loss
+of hundreds of nats.
 
-Tokens that may each inform the other cannot be bet on one after the other. The tokens of such a row are then one bet on their
-mean, which is exact whatever their dependence.
+Two tokens that may each inform the other cannot be bet on one after the other. The tokens of such a row are then one bet on their
+mean, which is exact for any dependence between the tokens.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ALARM_NATS = math.log(1 / FALSE_ALARM_PROBABILITY)  # 20.7
 
 
 class Evidence:
-    """ln E of one stream of bets: one pass of one objective, over independent windows."""
+    """ln E of one stream of bets. A stream is one pass of one objective over independent windows."""
 
     def __init__(self, positions: int):
         self.stakes = torch.tensor(LAMBDAS, dtype=torch.float64)
@@ -32,13 +33,13 @@ class Evidence:
         self.position_nats = torch.zeros(positions, len(LAMBDAS), dtype=torch.float64)
 
     def bet(self, ratios: Tensor, positions: Tensor, windows: Tensor, in_sequence: Tensor) -> None:
-        """One batch of bets, made before the update that learns from it.
+        """Make one batch of bets. The bets must come before the update that learns from the batch.
 
         Args:
             ratios: (n,) q(y) / p(y) of the scored tokens.
-            positions: (n,) their target positions.
-            windows: (n,) the window each belongs to.
-            in_sequence: (n,) boolean: the tokens of this window may be bet on one after the other.
+            positions: (n,) the target positions of the scored tokens.
+            windows: (n,) the window of each scored token.
+            in_sequence: (n,) boolean: whether the tokens of this window may be bet on one after the other.
         """
         ratios = ratios.double()
         gains = torch.log1p(self.stakes * (ratios[:, None] - 1))
@@ -49,14 +50,14 @@ class Evidence:
 
     @property
     def nats(self) -> float:
-        """ln E."""
+        """ln E, the logarithm of the evidence."""
         together = torch.logsumexp(self.total_nats, 0) - math.log(len(LAMBDAS))
         apart = torch.logsumexp(self.position_nats.flatten(), 0) - math.log(self.position_nats.numel())
         return float(torch.logaddexp(together, apart)) - math.log(2)
 
     @property
     def richest_position(self) -> int:
-        """The target position whose bets won most."""
+        """The target position whose bets won the most evidence."""
         return int(torch.logsumexp(self.position_nats, 1).argmax())
 
     def _mean_bets(self, ratios: Tensor, windows: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What each family of checks asks, in plain words: the text of docs/checks.md, and the folded text in a report."""
+"""The question of each family of checks in plain words: the text of docs/checks.md, and the folded text in a report."""
 
 from __future__ import annotations
 
@@ -29,8 +29,11 @@ class Explanation:
     """One family of checks.
 
     Attributes:
-        asks: the question; `how`: what is done to answer it.
-        blind: what it cannot see; `time`: how long it takes; `failure`: how to read a failure.
+        asks: the question of the family.
+        how: the method that answers the question.
+        blind: the faults that the family cannot see.
+        time: how long the checks take.
+        failure: how to read a failure.
     """
 
     code: str
@@ -43,12 +46,12 @@ class Explanation:
 
     @property
     def laws(self) -> dict[str, str]:
-        """Check -> what has to hold, for every check of the family."""
+        """Check -> the law that must hold, for every check of the family."""
         return {check: law for check, law in LAWS.items() if code_of(check) == self.code}
 
     @property
     def rows(self) -> tuple[tuple[str, str], ...]:
-        """(heading, text), in the order in which they are printed."""
+        """The rows (heading, text), in the order of printing."""
         return (
             ("What it asks", self.asks),
             ("How", self.how),
@@ -176,12 +179,12 @@ def code_of(check: str) -> str:
 
 
 def explanation(code: str) -> Explanation | None:
-    """What a family of checks asks; None for a code that is not in the table, such as one of a user's own."""
+    """The explanation of a family of checks; None for a code that is not in the table, such as the code of a user's own check."""
     return next((one for one in EXPLANATIONS if one.code == code), None)
 
 
 def as_markdown() -> str:
-    """The page docs/checks.md, made from the table."""
+    """The text of the page docs/checks.md, made from the table."""
     pieces = [OPENING]
     for one in EXPLANATIONS:
         rows = "\n\n".join(f"**{heading}.** {text}" for heading, text in one.rows)

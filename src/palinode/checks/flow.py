@@ -1,20 +1,20 @@
 """C1, information flow: which window tokens change which predictions, measured on the whole model from ids to logits.
 
-For a window w, row 0 is w and row s+1 is w with token s replaced. The Example of every row is rebuilt with the same Draw, and the
-module runs in float64 with weights that leave every path open. The change at the slots that predict w_t, after w_s was replaced,
-is the influence of s on t. A run is one such batch, for every pass that the Draw makes. The runs are:
+Let w be a window. Row 0 is w, and row s+1 is w with token s replaced. The Example of every row is rebuilt with the same Draw, and
+the module runs in float64 with weights that leave every path open. The influence of s on t is the change at the slots that predict
+w_t after w_s was replaced. One run is one such batch, for every pass that the Draw makes. The runs are:
 
-- 16 tokens, all sources, gain 1: the picture.
-- The train and evaluation lengths: gain 1, all sources up to 65 tokens, else 64 of them.
-- Every other length in `lengths` that the model takes: gain 1, all sources up to 33 tokens, else 8. Faults of padding and
-  wrap-around depend on the length, and begin at the ends and at powers of two: those sources are always among the 8.
-- Gains 4 and 16: all sources at 8 tokens, 8 sources at the train and evaluation lengths. Soft masks need large scores to show.
-- 16 Draws at 24 tokens, when the objective makes that many: one Draw may not hold the kept or hidden token that leaks.
+- 16 tokens, all sources, gain 1: this run gives the picture.
+- The train and evaluation lengths, gain 1: all sources up to 65 tokens, else 64 sources.
+- Every other length in `lengths` that the model accepts, gain 1: all sources up to 33 tokens, else 8 sources. Faults of padding and
+  of wrap-around depend on the length, and begin at the ends and at powers of two: these places are always among the 8 sources.
+- Gains 4 and 16: all sources at 8 tokens, 8 sources at the train and evaluation lengths. Soft masks show only at large scores.
+- 16 Draws at 24 tokens, when the objective makes that many: a single Draw may not keep or hide the token that leaks.
 - 16 passes in train mode at 8 tokens, each with its own state of torch's generator: some leaks occur on some passes only.
-- Lengths beyond the longest used one, 8 sources: some faults begin where training ends.
+- Lengths beyond the longest length that the model is used at, 8 sources: some faults begin where training ends.
 - Windows of repeated, of equal and of few ids at 33 tokens: random ids do not trigger comparisons of ids.
-- Windows that hold the ids which mark the start or end of a document at 33 tokens and the used lengths; and every id (of more than
-  4096 a sample) as the first and the last of 4 tokens.
+- Windows with ids that mark the start or end of a document, at 33 tokens and at the used lengths. Also every id (a sample of more
+  than 4096 ids) as the first and as the last of 4 tokens.
 
 The other forms of C1 are in `provenance.py`, `invariance.py` (batch neighbours, prefixes) and `gradient.py`.
 """
@@ -43,10 +43,10 @@ from palinode.checks.tally import Setting, Tally
 
 
 class FlowSettings(Config):
-    """The options of C1, which set how much it measures. With the defaults it makes the runs that the top of this file lists.
+    """The options of C1, which set how much it measures. With the defaults C1 makes the runs that the top of this file lists.
 
-    `own_weights` adds runs with the module's own weights. `beyond` adds rows that are longer than those of training and
-    evaluation. `ids_tokens` is the length of the rows in which ids are tried one by one; 0 tries none.
+    `own_weights` adds runs with the module's own weights. `beyond` adds rows that are longer than those of training and evaluation.
+    `ids_tokens` is the length of the rows in which ids are tried one by one; 0 tries no ids.
     """
 
     lengths: tuple[int, ...] = (1, 2, 3, 31, 32, 33, 48, 64, 65, 96, 129)
@@ -67,7 +67,7 @@ class FlowSettings(Config):
 
 @dataclass(frozen=True)
 class Planned:
-    """One setting, how many sources to replace, and with how many Draws."""
+    """One planned run: the setting, the number of sources to replace, and the number of Draws."""
 
     setting: Setting
     most_sources: int
@@ -75,18 +75,18 @@ class Planned:
 
 
 def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[Finding, ...]:
-    """All of C1 on one subject: two findings per pass (law and control), and those of the other forms.
+    """Run all of C1 on one subject: two findings for each pass (law and control), and the findings of the other forms of C1.
 
     Raises:
-        BadInput: fewer than two content ids, or a forward that does not return logits.
+        BadInput: the vocabulary has fewer than two content ids, or a forward does not return logits.
     """
     settings = settings or FlowSettings()
     if subject.content_tokens < 2:
         raise BadInput("needs at least two content ids, to replace one by another", field="vocab_size")
     bench = Bench.of(_stretched(subject, settings))
     mixed = [length for length in bench.subject.used_lengths if bench.mixes_rows(length)]
-    if mixed:
-        return (*check_provenance(bench), check_neighbours(bench))  # influence is measured on rows side by side
+    if mixed:  # C1 reads the rows of a measurement side by side, so it cannot measure a module that mixes rows
+        return (*check_provenance(bench), check_neighbours(bench))
     tallies = _measured(bench, settings)
     notes = _notes(bench)
     scope = _scope(bench, settings)
@@ -103,7 +103,7 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
 
 
 def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
-    """The runs; of several leaks a message names the first, so the plainest run comes first."""
+    """The list of runs. A message about several leaks names the first leak, so the plainest run comes first."""
     longest = subject.max_window_tokens
     used = subject.used_lengths
     small = min(settings.small_tokens, longest)
@@ -132,7 +132,7 @@ def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
 
 
 def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
-    """Run the plan. A length that the objective or the module refuses is skipped, unless the arm uses it."""
+    """Make all runs of the plan. A length that the objective or the module refuses is skipped, unless the arm uses this length."""
     tallies = {group: Tally.of(bench, group) for group in bench.bank.groups}
     for item in plan(bench.subject, settings):
         length = item.setting.length_tokens
@@ -144,7 +144,7 @@ def _measured(bench: Bench, settings: FlowSettings) -> list[Tally]:
 
 
 def _run_ids(bench: Bench, ids_tokens: int, tallies: dict[str, Tally]) -> None:
-    """Put every id (of many a sample) into the first and into the last token of a short row that is an input."""
+    """Put every id (or a sample of many ids) into the first and into the last token of a short row."""
     subject, ids = bench.subject, bench.tried_ids()
     length = ids_tokens if bench.accepts(ids_tokens) else bench.short_tokens
     rng = generator(subject.seed, "audit", "flow", "ids")
@@ -168,7 +168,7 @@ def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
     module.train(setting.training)
     entries = bench.bank_at(length).covering(item.draws)
     if item.draws > 1 and len(entries) < 3:
-        return  # at most two decisions: the other runs hold both
+        return  # a bank has at most two decisions here, and the other runs contain both
     for index, entry in enumerate(entries):
         rng = generator(subject.seed, "audit", "flow", length, f"{setting.gain}", setting.window, index)
         window = bench.window(setting.window, length, rng)
@@ -182,7 +182,7 @@ def _run(bench: Bench, item: Planned, tallies: dict[str, Tally]) -> None:
 
 
 def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
-    """The subject with its module rebuilt for the longest length of the plan, where it can be."""
+    """The subject with its module rebuilt for the longest length of the plan; the same subject where it cannot be rebuilt."""
     beyond = subject.lengths_beyond if settings.beyond else ()
     longest = max(subject.max_window_tokens, *settings.lengths, *beyond, settings.draws_tokens, settings.picture_tokens)
     if subject.rebuild is None or settings.own_weights:
@@ -192,14 +192,14 @@ def _stretched(subject: Subject, settings: FlowSettings) -> Subject:
 
 
 def _with_scope(one: Finding, notes: dict[str, str | int], scope: str) -> Finding:
-    """The finding with what was not measured, which a law that holds also says in words."""
+    """The finding with notes on what C1 did not measure. The message of a law that holds also says this in words."""
     says = one.check == "C1.perturbation" and one.outcome == "pass"
     message = f"{one.message}; {scope}" if says else one.message
     return one.with_(message=message, numbers={**one.numbers, **notes})
 
 
 def _scope(bench: Bench, settings: FlowSettings) -> str:
-    """What was tried and what was not, in words: lengths in tokens and slots, and ids."""
+    """The lengths (in tokens and slots) and the ids that C1 tried and did not try, in words."""
     subject = bench.subject
     tried = [item.setting.length_tokens for item in plan(subject, settings)]
     longest = max(length for length in tried if bench.accepts(length))
@@ -215,7 +215,7 @@ def _scope(bench: Bench, settings: FlowSettings) -> str:
 
 
 def _notes(bench: Bench) -> dict[str, str | int]:
-    """Lengths and passes that were not measured, for the reader of the numbers."""
+    """The lengths and passes that C1 did not measure, as notes for the reader of the numbers."""
     notes: dict[str, str | int] = {}
     if refused := sorted(length for length, is_refused in bench.refused.items() if is_refused):
         notes["lengths_refused"] = ", ".join(map(str, refused))

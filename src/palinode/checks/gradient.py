@@ -1,9 +1,8 @@
-"""C1, the gradient form: a second opinion on information flow, by derivatives instead of replaced ids.
+"""C1, the gradient form: a second measurement of information flow, by derivatives instead of replaced ids.
 
-The rows are copies of one window of distinct ids. Row t sends a random projection of the logits at target t backwards; the
-gradient on the embedding of token s is the effect of s on t. This form sees through dropout (each row has one fixed mask) and
-saturated regions. It misses everything that an integer, an index, a sort or a comparison decides.
-Legend: B rows, T slots.
+The rows are copies of one window of distinct ids. Row t sends a random projection of the logits at target t backwards; the gradient
+on the embedding of token s is the effect of s on t. This form works through dropout (each row has one fixed mask) and in saturated
+regions. It misses every effect that an integer, an index, a sort or a comparison decides. Legend: B rows, T slots.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ Offsets = frozenset[tuple[int, bool]]  # (first slot, whether the ids run from t
 
 @dataclass(frozen=True)
 class Flow:
-    """The gradients of one pass: the largest over forbidden pairs, and the smallest over each target's nearest allowed token."""
+    """The gradients of one pass: the largest over forbidden pairs, and the smallest from a nearest allowed token to its target."""
 
     where: str
     training: bool
@@ -44,10 +43,10 @@ class Flow:
 
 
 def check_gradient(bench: Bench) -> Finding:
-    """C1.gradient: eval mode, and train mode with the module's own dropout."""
+    """C1.gradient: measure the gradients in eval mode, and in train mode with the module's own dropout."""
     subject = bench.subject
     length = min(bench.short_tokens, subject.content_tokens)
-    length = length if bench.accepts(length) else 0  # a fixed window longer than the vocabulary has no distinct ids
+    length = length if bench.accepts(length) else 0  # a window longer than the vocabulary has no distinct ids
     modes = (False, True) if length and bench.trains_at(length) else (False,)
     flows = [flow for training in modes for flow in _flows(bench, length, training)] if length else []
     worst = max(flows, key=lambda flow: flow.forbidden, default=None)
@@ -76,7 +75,7 @@ def check_gradient(bench: Bench) -> Finding:
 
 
 def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
-    """One Flow for each pass whose embedding was found."""
+    """One Flow for each pass in which the embedding of the token ids was found."""
     subject = bench.subject
     rng = generator(subject.seed, "audit", "gradient")
     module = bench.copy(1.0).train(training)
@@ -102,9 +101,9 @@ def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
 def _gradients(
     bench: Bench, module: nn.Module, example: Example, window: Tensor, tables: dict[nn.Module, Offsets], rng: Generator
 ) -> Tensor | None:
-    """(window_tokens, window_tokens) by source and target: largest gradient on the source's embedding, from `tables`.
+    """The largest gradients on the embeddings from `tables`: (window_tokens, window_tokens) by source and target.
 
-    None when no embedding was found, or the module has no gradient.
+    The result is None when no embedding was found, or when the module has no gradient.
     """
     with _embedding_calls(module, example, tables) as calls:
         logits = bench.subject.logits(module, example)
@@ -116,7 +115,7 @@ def _gradients(
     outputs = [output for _, output in calls]
     try:
         gradients = torch.autograd.grad((logits[own] @ projection).sum(), outputs, allow_unused=True)
-    except RuntimeError:  # a module that changes its own intermediate values has no gradient
+    except RuntimeError:  # a module that changes its own intermediate values in place has no gradient
         return None
     matrix = torch.zeros(len(window), len(window), dtype=torch.float64)
     place = torch.full((bench.subject.vocab_size,), -1)
@@ -134,14 +133,14 @@ def _gradients(
 def _embedding_calls(
     module: nn.Module, example: Example, tables: Mapping[nn.Module, Offsets]
 ) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Collect (ids, embeddings) of every call in which a table of token ids is given ids of the rows."""
+    """Collect (ids, embeddings) of every call in which a table of token ids gets ids of the rows."""
     calls: list[tuple[Tensor, Tensor]] = []
 
     def keep(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         ids = _given_ids(inputs)
         if ids is None or not isinstance(output, Tensor) or not output.requires_grad:
             return
-        # a table of positions may read only the shape of the ids, and return one row of numbers for each slot
+        # A table of positions may read only the shape of the ids, and return one row of numbers for each slot.
         one_row_each = output.dim() > 1 and output[..., 0].numel() == ids.numel()
         if one_row_each and _offsets(ids, example.inputs) & tables[part]:
             calls.append((ids.cpu().reshape(len(example.inputs), -1), output))
@@ -155,13 +154,16 @@ def _embedding_calls(
 
 
 def _token_tables(bench: Bench, module: nn.Module, example: Example, other: Example) -> dict[nn.Module, Offsets]:
-    """The leaf modules that are given the ids of the rows, and where in a row the ids of such a call begin.
+    """The leaf modules that get the ids of the rows, and the place in a row where the ids of such a call begin.
 
-    Token types, segments, document numbers and positions are integers too. So the rows are read twice, the second time with
-    another id for every token of the window: a table of token ids is given the ids slot by slot both times.
+    Token types, segments, document numbers and positions are integers too. So the rows are read twice, the second time with another
+    id for every token of the window. A table of token ids gets the ids of the rows slot by slot in both readings.
 
     Args:
-        other: the rows of a window whose every token is another one.
+        bench: the bench of the subject.
+        module: the module to read with.
+        example: the rows of the first reading.
+        other: the rows of the second reading, from a window in which every token has another id.
     """
     first, second = (_calls_by_module(bench.subject, module, one) for one in (example, other))
     tables = {part: first[part] & second.get(part, frozenset()) for part in first}
@@ -169,7 +171,7 @@ def _token_tables(bench: Bench, module: nn.Module, example: Example, other: Exam
 
 
 def _calls_by_module(subject: Subject, module: nn.Module, example: Example) -> dict[nn.Module, Offsets]:
-    """Where the ids of each leaf module's calls begin in the rows, over all its calls."""
+    """The places where the ids of each leaf module's calls begin in the rows, over all calls of the module."""
     found: dict[nn.Module, Offsets] = {}
 
     def note(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -187,13 +189,13 @@ def _calls_by_module(subject: Subject, module: nn.Module, example: Example) -> d
 
 
 def _given_ids(inputs: tuple[Any, ...]) -> Tensor | None:
-    """The first argument of a call when it can be ids, else None."""
+    """The first argument of a call when it can be token ids, else None."""
     ids = inputs[0] if inputs else None
     return None if not isinstance(ids, Tensor) or ids.is_floating_point() or not ids.numel() else ids
 
 
 def _offsets(ids: Tensor, inputs: Tensor) -> Offsets:
-    """Where (B, n) ids stand in the (B, T) rows: (first slot, whether they run from the end) of each equal stretch."""
+    """The places of (B, n) ids in the (B, T) rows: (first slot, whether the ids run from the end) of each equal stretch."""
     rows, slots = inputs.shape
     if ids.numel() % rows or (ids.shape[0] != rows and ids.numel() != inputs.numel()):
         return frozenset()
@@ -208,7 +210,7 @@ def _offsets(ids: Tensor, inputs: Tensor) -> Offsets:
 
 
 def _judged(matrix: Tensor, allowed: Tensor, scored: Tensor, scores_itself: bool) -> tuple[float, int, int, float]:
-    """The largest forbidden gradient, its source and target, and the smallest gradient of a nearest allowed token."""
+    """The largest forbidden gradient with its source and target, and the smallest gradient of a nearest allowed token."""
     length = len(matrix)
     forbidden = matrix.masked_fill(~forbidden_pairs(allowed, scores_itself), 0.0)
     source, target = divmod(int(forbidden.argmax()), length)

@@ -1,7 +1,7 @@
-"""How much each window token changes each prediction: one token replaced per row, the same Draw, one pass, logits compared.
+"""How much each window token changes each prediction: one token is replaced per row, with the same Draw, and logits are compared.
 
-Only logits are compared. So a token that reaches its own prediction by any road (mask, shift, padding, a second copy) shows in
-the same matrix, on its diagonal.
+The comparison uses only logits. So a token that reaches its own prediction in any way (mask, shift, padding, a second copy) shows
+in the same matrix, on the diagonal.
 Legend: K replaced sources, R rows that a window has in a pass, T slots, V vocabulary.
 """
 
@@ -16,7 +16,7 @@ from palinode.base.example import NO_SOURCE, Example, Group
 from palinode.checks.draws import Entry
 from palinode.checks.subject import Subject
 
-LOGITS_AT_ONCE = 1 << 25  # elements: 256 MiB of float64
+LOGITS_AT_ONCE = 1 << 25  # the number of elements: 256 MiB of float64
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Influence:
         matrix: (K, window_tokens) largest change of any logit at the slots that predict a target, in standard deviations of
             the logits.
         scored: (window_tokens,) which targets the pass scores.
-        noise: the same change for an unchanged row at another place of the batch.
-        ids: (K,) what each source was replaced by.
+        noise: the same change for an unchanged window at another place of the batch.
+        ids: (K,) the id that replaced each source.
     """
 
     group: str
@@ -49,9 +49,10 @@ def influence(
     rng: Generator,
     ids: Tensor | None = None,
 ) -> list[Influence]:
-    """Replace each of `sources` in a (window_tokens,) window and compare every pass with the unchanged one.
+    """Replace each of `sources` in a (window_tokens,) window, and compare the logits of every pass with those of the unchanged
+    window.
 
-    `ids`: (K,) what each source is replaced by; default other ids at random.
+    `ids`: (K,) the id that replaces each source; default: other ids at random.
     """
     slots = subject.example(window[None], entry.draw).inputs.numel()
     rows_at_once = max(1, LOGITS_AT_ONCE // max(1, 3 * slots * subject.vocab_size) - 2)
@@ -62,43 +63,43 @@ def influence(
 
 
 def scored_targets(example: Example) -> Tensor:
-    """(B, T) boolean: slots whose target is a window token and counts in the loss."""
+    """(B, T) boolean: the slots whose target is a window token with a weight in the loss."""
     return (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
 
 
 def only_pass(example: Example, name: str) -> Example:
-    """The example with one of its passes."""
+    """The example with only the pass of this name."""
     group, rows = next((group, rows) for group, rows in example.by_group() if group.name == name)
     return only_rows(example, group, rows)
 
 
 def only_rows(example: Example, group: Group, rows: slice) -> Example:
-    """The example with some rows of one of its passes."""
+    """The example with only some rows of one of its passes."""
     fields = ("inputs", "input_source", "targets", "target_source", "loss_weight", "window_row")
     kept = {field: getattr(example, field)[rows] for field in fields}
     return replace(example, groups=(replace(group, rows=rows.stop - rows.start),), **kept)
 
 
 def largest_change(changed: Tensor, base: Tensor) -> Tensor:
-    """max over the vocabulary of |changed - base|. Equal infinities are no change; anything undefined is infinite."""
+    """max over the vocabulary of |changed - base|. Two equal infinities are no change; an undefined difference is infinite."""
     change = (changed - base).abs().masked_fill(changed == base, 0.0)
     return torch.nan_to_num(change, nan=torch.inf, posinf=torch.inf).amax(-1)
 
 
 def spread(logits: Tensor) -> float:
-    """Standard deviation of the finite logits; 1 where it is 0 or undefined, so that a change still counts."""
+    """The standard deviation of the finite logits; 1 where it is 0 or undefined, so that a change still counts."""
     finite = logits[logits.isfinite()].double()
     deviation = float(finite.std()) if finite.numel() > 1 else 0.0
     return deviation or 1.0
 
 
 def replaced_ids(ids: Tensor, vocabulary: int, rng: Generator) -> Tensor:
-    """Other ids, uniform over the rest of the vocabulary."""
+    """Ids that differ from `ids`, uniform over the rest of the vocabulary."""
     return (ids + torch.randint(1, vocabulary, ids.shape, generator=rng)) % vocabulary
 
 
 def sampled_sources(window_tokens: int, most: int, rng: Generator) -> Tensor:
-    """All sources, or `most` of them: both ends, the neighbours of every power of two, the rest at random."""
+    """All sources, or `most` of them: both ends, the neighbours of every power of two, and random sources for the rest."""
     if window_tokens <= most:
         return torch.arange(window_tokens)
     powers = [2**k + step for k in range(2, (window_tokens - 1).bit_length()) for step in (0, -1)]
@@ -111,7 +112,10 @@ def sampled_sources(window_tokens: int, most: int, rng: Generator) -> Tensor:
 def _influence(
     subject: Subject, module: nn.Module, window: Tensor, entry: Entry, sources: Tensor, ids: Tensor
 ) -> dict[str, Influence]:
-    """Row 0 is the window, rows 1..K have one source replaced each, the last row is the window again."""
+    """The influence of each source.
+
+    Row 0 is the window, rows 1..K each have one source replaced, the last row is the window again.
+    """
     count = len(sources) + 2
     windows = window.repeat(count, 1)
     windows[torch.arange(1, count - 1), sources] = ids

@@ -1,8 +1,8 @@
-"""C1, two forms for what the perturbation form cannot see: the effect of the other rows of a batch, and of the length.
+"""C1, two forms for faults that the perturbation form cannot see: the effect of the other rows of a batch, and of the length.
 
-The rows of a perturbation batch are nearly equal, so they hide a model that reads statistics of the batch: here one window is read
-with different companions and alone. And a pass that reads in one direction must give a token the same logits whatever lies beyond
-it: logits on a shorter window are compared with those on the longer one.
+The rows of a perturbation batch are nearly equal, so they hide a model that reads statistics of the batch. The first form reads one
+window with different companion rows and alone. The second form compares the logits on a shorter window with those on the longer
+one: a pass that reads in one direction must give a token the same logits whatever follows the token in that direction.
 """
 
 from __future__ import annotations
@@ -22,16 +22,17 @@ from palinode.checks.influence import largest_change, scored_targets, spread
 from palinode.checks.laws import LARGEST, finding, outcome_of
 
 BATCH = 8
-PLACE = 4  # of the window among its companions: there are rows before it and after it
+PLACE = 4  # the row of the window in a batch with companions: rows stand before it and after it
 PREFIX_TOKENS = (33, 65)
-FEW_TOKENS = (1, 2)  # a step of generation is a row of one slot, which some models read in another way
+# Short window lengths. A step of generation is a row of one slot, which some models read in another way.
+FEW_TOKENS = (1, 2)
 
 
-Difference = tuple[float, str]  # in standard deviations of the logits, and where it is
+Difference = tuple[float, str]  # the difference in standard deviations of the logits, and the place of the difference
 
 
 def check_neighbours(bench: Bench) -> Finding:
-    """C1.neighbours: one window with 7 companions, with 7 others, and alone, in eval and in train mode."""
+    """C1.neighbours: one window gets the same logits with 7 companions, with 7 others, and alone, in eval and in train mode."""
     differences = [(LARGEST, message) for message in bench.mixed.values()]
     if not differences:
         lengths = dict.fromkeys((bench.short_tokens, *(tokens for tokens in FEW_TOKENS if bench.accepts(tokens))))
@@ -40,14 +41,15 @@ def check_neighbours(bench: Bench) -> Finding:
 
 
 def check_memory(bench: Bench) -> Finding:
-    """C1.memory: a short row, a long row and the short row again; and the long row by a copy that read nothing before."""
+    """C1.memory: read a short row, a long row and the short row again; and the long row with a copy that read no row before."""
     return _finding(bench, "C1.memory", list(_memory_differences(bench)), "a call changes the logits of later calls")
 
 
 def check_prefix(bench: Bench, lengths: Sequence[int] = PREFIX_TOKENS) -> tuple[Finding, ...]:
-    """C1.prefix: logits on the first (rtl: last) tokens of a window equal those on the whole; empty without one-way passes.
+    """C1.prefix: the logits on the first (rtl: last) tokens of a window equal those on the whole window.
 
-    `lengths`: the lengths of the windows in tokens; those the model is used at are always among them.
+    The result is empty for an objective without one-way passes.
+    `lengths`: the lengths of the windows in tokens. The lengths that the model is used at are always added.
     """
     differences = list(_prefix_differences(bench, lengths))
     if not differences:
@@ -111,7 +113,7 @@ def _prefix_differences(bench: Bench, wanted: Sequence[int]) -> Iterator[Differe
 def _shorter(
     bench: Bench, module: nn.Module, window: Tensor, entry: Entry, group: str, whole: Tensor, is_ltr: bool
 ) -> Iterator[Difference]:
-    """Compare the part of the window that is read first with the whole. Logits are (scored targets, V)."""
+    """Compare the logits on the part of the window that is read first with those on the whole. Logits are (scored targets, V)."""
     length = len(window)
     for part in sorted({1, 2, length // 2, length - 1}):
         if not bench.accepts(part):
@@ -127,7 +129,7 @@ def _shorter(
 def _read(
     bench: Bench, module: nn.Module, windows: Tensor, entries: list[Entry], place: int, *, pass_seed: int = 0
 ) -> dict[str, Tensor]:
-    """Logits of the window at `place` of a batch, by pass: (scored targets, V), in order of target."""
+    """The logits of the window at row `place` of a batch, by pass: (scored targets, V), in order of target."""
     example = bench.subject.example(windows, joined_draw(entries))
     with torch.no_grad(), exact_arithmetic(), seeded_passes(bench.subject.seed, "invariance", pass_seed):
         logits = bench.subject.logits(module, example)

@@ -1,4 +1,4 @@
-"""C9, the part that needs no model: copies of the target in its own input, and random streams."""
+"""The part of C9 that needs no model: copies of the target in its own input, and random streams."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ COMPARED_NUMBERS = 16
 def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: int, seed: int = 0) -> Finding:
     """C9.copies: a scored target equals the id at its own slot's input only by chance.
 
-    On random ids the share is 1 / V; on windows without repeats it is 0. Positive control: the same examples with every target
-    copied to its own slot's input must fail.
+    On random ids the share of such targets is 1 / V; on windows without repeats it is 0. Positive control: the same examples, with
+    every target copied to its own slot's input, must fail.
     """
     counts = {"random ids": _Copies(), "no repeats": _Copies()}
     control_copies, missing = _Copies(), set(objective.groups())
@@ -59,10 +59,10 @@ def check_copies(objective: Objective, specials: SpecialTokens, window_tokens: i
 
 
 def check_streams(streams: Mapping[str, Generator]) -> Finding:
-    """C9.streams: the generators of data, objective, evaluation, .. are different streams, and none is torch's global one.
+    """C9.streams: the generators (data, objective, evaluation and others) differ, and none is torch's global generator.
 
     Args:
-        streams: newly made generators by name, at the same position of a run. They are not drawn from.
+        streams: newly made generators by name, all at the same position of a run. The check does not draw from them.
     """
     starts = {name: _first_numbers(stream) for name, stream in streams.items()}
     shared = [f"{a} and {b}" for i, a in enumerate(starts) for b in list(starts)[i + 1 :] if starts[a] == starts[b]]
@@ -82,16 +82,16 @@ def check_streams(streams: Mapping[str, Generator]) -> Finding:
 
 @dataclass
 class _Copies:
-    """Counts over scored targets: how many equal their slot's input, and how many should by their sources."""
+    """Counts of scored targets: how many equal their slot's input, and how many should equal it by their sources."""
 
     scored: int = 0
     equal: int = 0
     expected: float = 0.0
     variance: float = 0.0
-    own: int = 0  # targets whose source is their own slot's input
+    own: int = 0  # the number of targets whose source is their own slot's input
 
     def add(self, example: Example, chance: float) -> None:
-        """Count an example. `chance`: the probability that two different tokens of a window are the same id."""
+        """Count an example. `chance` is the probability that two different tokens of a window are the same id."""
         scored = scored_targets(example)
         own = scored & (example.input_source == example.target_source)
         other = int((scored & ~own & (example.input_source != NO_SOURCE)).sum())
@@ -111,7 +111,7 @@ class _Copies:
 
     @property
     def allowed(self) -> float:
-        """How far the share may be from the expected one (1 more for the discreteness of counts)."""
+        """How far the share may be from the expected share. The bound has 1 count more, because counts are whole numbers."""
         slack = 1.0 if self.variance else 0.0
         return (DEVIATIONS_ALLOWED * math.sqrt(self.variance) + slack) / max(1, self.scored)
 
@@ -120,7 +120,7 @@ class _Copies:
         return f"{self.share:.4%} of {self.scored} scored targets equal their slot's input, expected {self.expected_share:.4%}"
 
     def problem(self, scores_itself: bool) -> str | None:
-        """What is wrong, or None."""
+        """The sentence that says what is wrong; None when nothing is wrong."""
         if self.own and not scores_itself:
             return f"{self.own} of {self.scored} scored targets are their own slot's input"
         if abs(self.share - self.expected_share) > self.allowed + 1e-12:
@@ -131,9 +131,9 @@ class _Copies:
 def _examples(
     objective: Objective, specials: SpecialTokens, window_tokens: int, seed: int, missing: set[str]
 ) -> Iterator[tuple[str, Example]]:
-    """Examples of random windows, and of windows without repeats where the vocabulary allows, until every pass was seen.
+    """Examples of random windows, and of windows without repeats where the vocabulary allows, until every pass was made.
 
-    Steps are spread over a schedule, since a pass may begin late. Passes that were made are removed from `missing`.
+    The steps are spread over a schedule, because a pass may begin late. Each pass that was made is removed from `missing`.
     """
     rng = generator(seed, "audit", "copies")
     vocab_size = specials.first_id
@@ -155,7 +155,7 @@ def _examples(
 
 
 def _first_numbers(stream: Generator) -> tuple[int, ...]:
-    """The next numbers of a generator, without drawing from it."""
+    """The next numbers of a generator. They come from a copy of its state, so the generator itself does not advance."""
     copy = torch.Generator(stream.device)
     copy.set_state(stream.get_state())
     return tuple(torch.randint(2**62, (COMPARED_NUMBERS,), generator=copy, device=stream.device).tolist())

@@ -1,4 +1,4 @@
-"""The languages that canaries are trained on: their true probabilities are known for any set of visible tokens.
+"""The languages that canaries are trained on. Their true probabilities are known for any set of visible tokens.
 
 Legend: B windows, T tokens of a window, V states.
 """
@@ -16,13 +16,13 @@ from palinode.base.markov import NO_NEIGHBOUR, MarkovChain
 
 @dataclass(frozen=True)
 class Context:
-    """What the targets of one window may see in one pass.
+    """The tokens that the targets of one window may see in one pass.
 
     Attributes:
-        left, right: (T,) nearest allowed token before and after each target, -1 where there is none.
-        bets: (T,) scored targets that may not see themselves.
-        acyclic: there is an order of the targets in which no target is seen by an earlier one.
-        nested: there is an order in which each target sees the earlier ones and all that they saw.
+        left, right: (T,) the nearest allowed token before and after each target, -1 where there is none.
+        bets: (T,) boolean: the scored targets that may not see themselves.
+        acyclic: whether there is an order of the targets in which no target is seen by an earlier one.
+        nested: whether there is an order in which each target sees the earlier targets and all tokens that they saw.
     """
 
     left: Tensor
@@ -33,7 +33,7 @@ class Context:
 
     @classmethod
     def of(cls, allowed: Tensor, scored: Tensor) -> Context:
-        """From the (T, T) contract by source and target, and which targets are scored."""
+        """The context from the (T, T) contract by source and target, and from the targets that are scored."""
         length = len(scored)
         index = torch.arange(length)
         before = allowed & (index[:, None] < index)
@@ -52,26 +52,29 @@ class Context:
 
 
 class Language:
-    """Base class."""
+    """The base class of all languages."""
 
     name = "language"
 
     def windows(self, count: int, length_tokens: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        """(B, T) states, and (B,) which windows are learned from and bet on; those must be independent of one another."""
+        """(B, T) states, and (B,) which windows the canary learns from and bets on.
+
+        These windows are independent of one another.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define windows(count, length_tokens, rng)")
 
     def log_probability(self, windows: Tensor, left: Tensor, right: Tensor) -> Tensor:
-        """(B, T) nats (negative): the true ln probability of every token given its nearest allowed neighbours."""
+        """(B, T) the true ln probability of every token in nats (negative), given the token's nearest allowed neighbours."""
         raise NotImplementedError(f"{type(self).__name__} must define log_probability(windows, left, right)")
 
     def in_sequence(self, context: Context) -> bool:
-        """Whether the targets of such a window may be bet on one after the other."""
+        """Whether the targets of a window with this context may be bet on one after the other."""
         return context.acyclic
 
 
 @dataclass(frozen=True)
 class UniformLanguage(Language):
-    """I.i.d. uniform tokens."""
+    """A language of independent tokens with a uniform distribution."""
 
     vocabulary: int
     name = "uniform"
@@ -86,10 +89,12 @@ class UniformLanguage(Language):
 
 @dataclass(frozen=True)
 class NeighbourLanguage(UniformLanguage):
-    """Two uniform windows, each among copies of itself shifted by one token: to the left for one, to the right for the other.
+    """Two uniform windows, each among copies of itself shifted by one token: to the left for one window, to the right for the
+    other.
 
-    A copy shifted to the left holds at every slot the token that ltr predicts there. Only the two windows are learned from and
-    bet on: a copy gains nothing from its neighbours, and would outweigh its window if both were learned from.
+    A copy that is shifted to the left holds at every slot the token that ltr predicts there. The canary learns from the two windows
+    only, and bets on them only. A copy gains nothing from its neighbours; a loss on all copies would outweigh the loss on their
+    window.
     """
 
     name = "neighbours"
@@ -99,7 +104,7 @@ class NeighbourLanguage(UniformLanguage):
         bet_on.fill_(False)
         half = count // 2
         for first in (0, half):
-            row = first + half // 2  # with copies before it and after it
+            row = first + half // 2  # the row of a window has copies before it and after it
             bet_on[row] = True
             for copy in range(first, first + half):
                 if copy != row:
@@ -110,10 +115,11 @@ class NeighbourLanguage(UniformLanguage):
 
 @dataclass(frozen=True)
 class AlternatingLanguage(UniformLanguage):
-    """Windows of two ids in turn, half the vocabulary apart, bet on as if they were uniform: any model that learns is caught.
+    """Windows of two ids in turn, half the vocabulary apart. The test bets as if they were uniform, so any model that learns
+    alarms.
 
-    Every visible token determines every hidden one, whatever the objective's shift. Neighbours are never equal: a tied head
-    predicts "the same again" before it has learned anything.
+    Every visible token determines every hidden token, whatever the objective's shift. Neighbours are never equal, because a tied
+    head predicts "the same again" before it has learned anything.
     """
 
     name = "alternating"
@@ -126,7 +132,10 @@ class AlternatingLanguage(UniformLanguage):
 
 @dataclass(frozen=True)
 class ChainLanguage(Language):
-    """A Markov chain. Only nested contexts may be bet on one after the other: hidden neighbours depend on each other."""
+    """A Markov chain.
+
+    Only nested contexts allow bets on one target after the other, because hidden neighbours depend on each other.
+    """
 
     chain: MarkovChain
     name: str = "Markov"
@@ -142,7 +151,7 @@ class ChainLanguage(Language):
 
 
 def _acyclic(relation: Tensor) -> bool:
-    """Whether a boolean relation is free of cycles: then some power of it is empty."""
+    """Whether a boolean relation has no cycles: some power of its matrix is then zero."""
     power = relation.double()
     for _ in range(max(1, len(relation) - 1).bit_length()):
         power = (power @ power).clamp_max(1)
@@ -150,7 +159,7 @@ def _acyclic(relation: Tensor) -> bool:
 
 
 def _nested(allowed: Tensor, targets: Tensor) -> bool:
-    """Whether each target, sorted by how much they see, sees the target before it and all that it saw."""
+    """Whether each target, sorted by how much the targets see, sees the target before it and all tokens that that target saw."""
     if len(targets) < 2:
         return True
     order = allowed.sum(0).argsort()

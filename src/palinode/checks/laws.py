@@ -1,4 +1,4 @@
-"""The law behind every check, by the check's code, and how a measurement becomes a finding.
+"""The law of every check, by the check's code, and the function that makes a finding of a measurement.
 
 The codes are stored with every audit and never change.
 """
@@ -12,7 +12,7 @@ from typing import Any
 from palinode.base.finding import Finding
 from palinode.base.measures import CheckOutcome
 
-LARGEST = 1e9  # an undefined difference counts as this much
+LARGEST = 1e9  # an undefined difference is stored as this value
 LAWS: Mapping[str, str] = {
     "C1.provenance": "with the same Draw, replacing token s changes the ids whose source is s, and nothing else",
     "C1.identity": "inputs[i] is window[input_source[i]] and targets[i] is window[target_source[i]], wherever a source is given",
@@ -75,7 +75,7 @@ def finding(
     reproduce: Mapping[str, Any] | None = None,
     pictures: Mapping[str, tuple[tuple[float, ...], ...]] | None = None,
 ) -> Finding:
-    """A finding of this check, with its law. A number that is not finite is stored as None: JSON has no infinity.
+    """A finding of this check, with the law of the check. A number that is not finite is stored as None: JSON has no infinity.
 
     Raises:
         KeyError: the check has no law.
@@ -94,7 +94,7 @@ def finding(
 
 
 def outcome_of(*, wrong: object, can_tell: object) -> CheckOutcome:
-    """The one rule: a violation fails; without one the check passes only if its positive control worked."""
+    """The outcome of a measurement: a violation fails; without a violation the check passes only if its positive control worked."""
     return "fail" if wrong else "pass" if can_tell else "could_not_tell"
 
 

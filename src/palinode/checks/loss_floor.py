@@ -1,9 +1,10 @@
-"""C8: is the loss of a run on text too good to be honest?
+"""C8: is the loss of a run on text too low to be honest?
 
-A text is a little harder to read from its end than from its start (1.000 to 1.03 times the loss), and no model that fits a laptop
+A text is a little harder to read from its end than from its start (1.000 to 1.03 times the loss). No model that fits a laptop
 halves the loss of counted n-grams. A loss below these limits counts as a leak until the contrary is shown.
 
-A warning passes, with a message that starts with `warning:` and `warnings` above 0; only the lower limits fail.
+A finding with a warning passes: its message starts with `warning:`, and its number `warnings` is above 0. Only the lower limits
+fail.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ RATIO_WARN, RATIO_FAIL = 0.995, 0.97
 NGRAM_WARN, NGRAM_FAIL = 0.7, 0.45
 BITS_PER_BYTE_FAIL = 0.5
 FALL_WARN = 0.3
-# Nats per token of the two directions differ with a standard deviation near 2 on text; a ratio is judged beyond 4 such errors.
+# The nats per token of the two directions differ with a standard deviation near 2 on text; a ratio is judged beyond 4 such errors.
 DIRECTION_DEVIATION_NATS, DEVIATIONS = 2.0, 4.0
 MAX_ORDER = 6
-MAX_TRAIN_TOKENS = 4_000_000  # 32 MB for each array, about 3 s
+MAX_TRAIN_TOKENS = 4_000_000  # tokens of train that are counted: 32 MB for each array, about 3 s
 MAX_HELD_OUT_TOKENS = 400_000
 
 
 @dataclass(frozen=True)
 class NgramScores:
-    """Mean nats per token of the held-out tokens, for orders 1, 2, ..; the tokens used, and whether train was cut."""
+    """The mean nats per token of the held-out tokens for n-gram orders 1, 2 and so on; the tokens used; whether train was cut."""
 
     nats_by_order: tuple[float, ...]
     train_tokens: int
@@ -57,9 +58,10 @@ def check_directions(
     """C8.directions: the rtl loss over the ltr loss on the same tokens. Warns below 0.995, fails below 0.97.
 
     Args:
-        nats_per_token, tokens_scored: the values of `ltr` and `rtl`, from one evaluation of the same windows.
-        trained_tokens: targets scored in training, by direction. An rtl loss below ltr proves nothing when rtl had more of
-            them; the fewer it had, the stranger such a loss is.
+        nats_per_token: the loss of `ltr` and of `rtl`, from one evaluation of the same windows.
+        tokens_scored: the number of tokens that the evaluation scored, for `ltr` and for `rtl`.
+        trained_tokens: the number of targets scored in training, by direction. An rtl loss below the ltr loss proves nothing when
+            training scored more rtl targets; the fewer rtl targets it scored, the stranger such a loss is.
     """
     missing = [name for name in ("ltr", "rtl") if name not in nats_per_token]
     if missing:
@@ -95,9 +97,9 @@ def check_directions(
 
 
 def check_text_floor(nats_per_token: float, bits_per_byte: float | None, ngram: NgramScores) -> Finding:
-    """C8.text_floor: a loss on text against that of n-grams (warns below 0.7, fails below 0.45), and against 0.5 bits per byte.
+    """C8.text_floor: a loss on text is not below 0.45 of the loss of n-grams (a warning below 0.7), nor below 0.5 bits per byte.
 
-    Good small transformers reach 0.88 of the n-gram loss on a 1.1 MB play corpus; the published leak reached 0.2.
+    Good small transformers reach 0.88 of the n-gram loss on a 1.1 MB play corpus; the published model with a leak reached 0.2.
     """
     share = nats_per_token / ngram.nats
     failures, warnings = [], []
@@ -128,12 +130,12 @@ def check_text_floor(nats_per_token: float, bits_per_byte: float | None, ngram: 
 
 
 def check_falls(evaluations: Sequence[tuple[int, float]]) -> Finding:
-    """C8.falls: warns of a loss that falls by more than 30 % between two evaluations.
+    """C8.falls: warn of a loss that falls by more than 30 % between two evaluations.
 
     A model begins to use a leak suddenly; it learns language slowly.
 
     Args:
-        evaluations: (optimizer step, nats per token) in order. The untrained model (step 0) is left out.
+        evaluations: (optimizer step, nats per token) in order of steps. The check leaves out the untrained model (step 0).
     """
     trained = [(step, nats) for step, nats in evaluations if step > 0]
     falls = [
@@ -162,16 +164,21 @@ def witten_bell(
     max_order: int = MAX_ORDER,
     max_train_tokens: int = MAX_TRAIN_TOKENS,
 ) -> NgramScores:
-    """Count one split and score the other, token by token from left to right; a token at the start has a shorter context.
+    """Count the n-grams of one split and score the other split, token by token from left to right, by Witten-Bell smoothing.
+
+    The first tokens of the held-out split have a shorter context.
 
         p_j(w | h) = (count(h w) + kinds(h) * p_(j-1)(w | h without its first token)) / (count(h) + kinds(h))
 
-    with p_0 = 1 / V, kinds(h) the number of different tokens seen after h (Witten and Bell 1991; Chen and Goodman 1998, eq. 17).
-    Counting is sorting hashed n-grams, so a million tokens take about a second for all six orders.
+    with p_0 = 1 / V, and kinds(h) the number of different tokens that follow h (Witten and Bell 1991; Chen and Goodman 1998, eq.
+    17). The counts come from sorted hashes of n-grams, so a million tokens take about a second for all six orders.
 
     Args:
-        vocab_size: V of the uniform order 0: that of the tokenizer, special tokens not counted.
-        max_train_tokens: only that many tokens of train are used, from the start.
+        train: the ids of the split that is counted.
+        held_out: the ids of the split that is scored.
+        vocab_size: V of the uniform order 0: the size of the tokenizer's vocabulary without special tokens.
+        max_order: the largest n of the n-grams.
+        max_train_tokens: the number of tokens of train that are used, from its start.
     """
     truncated = len(train) > max_train_tokens
     train, held_out = np.asarray(train[:max_train_tokens]), np.asarray(held_out[:MAX_HELD_OUT_TOKENS])
@@ -187,7 +194,7 @@ def witten_bell(
 def _interpolate(
     probability: NDArray[np.float64], train: Tokens, held_out: Tokens, order: int, token_bits: int
 ) -> None:
-    """Raise the order of `probability` (one entry for each held-out token) by one, in place."""
+    """Raise the n-gram order of `probability` (one entry for each held-out token) by one, in place."""
     if len(train) < order or len(held_out) < order:
         return
     counted_ngrams, _, ngram_counts = _runs_of_equals(np.sort(_keys(train, order, token_bits)))
@@ -203,9 +210,9 @@ def _interpolate(
 
 
 def _keys(tokens: Tokens, order: int, token_bits: int) -> Hashes:
-    """One 64-bit key for each n-gram: the hash of its context above the id of its last token, so that one sort groups both.
+    """One 64-bit key for each n-gram: the hash of its context above the id of its last token. One sort then groups both.
 
-    At 17 token bits, 4 million contexts share a 47-bit hash in .06 cases: no count of any weight is wrong.
+    With 17 bits for the token, two of 4 million contexts share a 47-bit hash in .06 cases, so no count of any weight is wrong.
     """
     contexts = ngram_hashes(tokens[: len(tokens) - 1], order - 1)[: len(tokens) - order + 1]
     last = tokens[order - 1 :].astype(np.uint64)
@@ -213,12 +220,12 @@ def _keys(tokens: Tokens, order: int, token_bits: int) -> Hashes:
 
 
 def _runs_of_equals(ordered: Hashes) -> tuple[Hashes, NDArray[np.int64], NDArray[np.int64]]:
-    """Distinct values of a sorted array, where each starts, and how many there are."""
+    """The distinct values of a sorted array, the index where each value starts, and the number of times that each value occurs."""
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     return ordered[starts], starts, np.diff(np.append(starts, len(ordered)))
 
 
 def _looked_up(hashes: Hashes, names: Hashes, values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The value of each hash, 0 where it has none."""
+    """The value that belongs to each hash; 0 where the hash has no value."""
     place = np.minimum(np.searchsorted(names, hashes), len(names) - 1)
     return np.where(names[place] == hashes, values[place], 0)

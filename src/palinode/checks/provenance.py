@@ -1,7 +1,7 @@
-"""C1.provenance and C1.identity, without a model: an Example names the true source of every id; the rest does not depend on ids.
+"""C1.provenance and C1.identity, two checks without a model: an Example names the true source of every id.
 
-Rebuild 8 windows with the same Draw after replacing token s in each: only the inputs and targets whose source is s may change. And
-every id that names a source is the id at that source.
+The method rebuilds 8 windows with the same Draw after it replaced token s in each. Only the inputs and targets whose source is s
+may change; all other values of the Example must stay. Every id that names a source is the id at that source.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MOST_SOURCES = 129
 
 
 def check_provenance(bench: Bench) -> tuple[Finding, Finding]:
-    """Two findings, C1.provenance and C1.identity."""
+    """Run the two checks C1.provenance and C1.identity; one finding each."""
     subject, bank = bench.subject, bench.bank
     length = subject.window_tokens
     rng = generator(subject.seed, "audit", "provenance")
@@ -56,7 +56,7 @@ def check_provenance(bench: Bench) -> tuple[Finding, Finding]:
 
 
 def _forbidden_change(base: Example, changed: Example, source: int) -> str | None:
-    """The source and the first thing that may not change with it, in words; None when the law holds."""
+    """The source, and the first value that may not change with this source, in words; None when the law holds."""
     if changed.inputs.shape != base.inputs.shape:
         return f"{source} changes the shape from {tuple(base.inputs.shape)} to {tuple(changed.inputs.shape)}"
     if changed.groups != base.groups:
@@ -75,7 +75,7 @@ def _forbidden_change(base: Example, changed: Example, source: int) -> str | Non
 
 
 def _wrong_id(example: Example, windows: Tensor) -> str | None:
-    """The first id that is not the one at its source, in words."""
+    """The first id that differs from the id at its source, in words; None when there is no such id."""
     for name, sources in (("inputs", example.input_source), ("targets", example.target_source)):
         if ((sources >= windows.shape[1]) | (sources < NO_SOURCE)).any():
             return f"{name} names a source outside the window"
@@ -87,7 +87,7 @@ def _wrong_id(example: Example, windows: Tensor) -> str | None:
 
 
 def _place(example: Example, wrong: Tensor, sources: Tensor | None = None) -> str:
-    """Where the first wrong entry is: pass, slot, claimed source."""
+    """The place of the first wrong entry: pass, slot and claimed source."""
     if wrong.dim() == 1:
         return f"of row {int(wrong.nonzero()[0])}"
     row, slot = (int(i) for i in wrong.nonzero()[0])

@@ -1,7 +1,8 @@
 """Hashes of every n-gram of a token array, in numpy, in time and memory linear in its length.
 
-A polynomial hash modulo 2^64 over mixed symbols: one cumulative sum gives the hash at every offset for every n. Two different
-n-grams share a hash with probability about 2^-64, so counts are used as they are; single matches are compared token by token.
+The hash is a polynomial modulo 2^64 over mixed symbols: one cumulative sum gives the hash at every offset for every n. Two
+different n-grams share a hash with probability about 2^-64. So counts of hashes are used as they are; single matches are compared
+by token.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Tokens = NDArray[Any]  # any integer dtype, one dimension; often a memory map
+Tokens = NDArray[Any]  # an array of any integer dtype and one dimension; often a memory map
 Hashes = NDArray[np.uint64]
 
-BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+BASE = 0x9E3779B97F4A7C15  # an odd number has an inverse modulo 2^64
 INVERSE = pow(BASE, -1, 1 << 64)
-BLOCK_TOKENS = 1 << 20  # 8 MiB for each of the five arrays a block needs
+BLOCK_TOKENS = 1 << 20  # 8 MiB for each of the five arrays that a block needs
 FILTER_BITS = 24  # 16 MiB of booleans drop nearly every other hash before the binary search
 
 
 def mixed(values: Tokens) -> Hashes:
-    """Spread integers over 64 bits (the SplitMix64 finaliser, Steele et al. 2014), so that neighbouring ids look unrelated."""
+    """Integers spread over 64 bits by the SplitMix64 finaliser (Steele et al. 2014), so that neighbouring ids look unrelated."""
     spread = values.astype(np.uint64) + np.uint64(BASE)
     spread = (spread ^ (spread >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     spread = (spread ^ (spread >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -38,13 +39,13 @@ def ngram_hashes(tokens: Tokens, n: int) -> Hashes:
 
 
 def span_hashes(tokens: Tokens, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Hashes:
-    """The hash of each span tokens[start:end], equal to `ngram_hashes` of the span alone."""
+    """The hash of each span tokens[start:end]. It equals the `ngram_hashes` of the span alone."""
     sums = _prefix_sums(tokens)
     return (sums[ends] - sums[starts]) * _powers(INVERSE, len(tokens) + 1)[starts]
 
 
 def row_hashes(rows: NDArray[Any]) -> Hashes:
-    """The hash of each row of a (B, T) array, equal to `ngram_hashes` of the row alone."""
+    """The hash of each row of a (B, T) array. It equals the `ngram_hashes` of the row alone."""
     starts = np.arange(rows.shape[0], dtype=np.int64) * rows.shape[1]
     return span_hashes(np.ascontiguousarray(rows).reshape(-1), starts, starts + rows.shape[1])
 
@@ -52,9 +53,9 @@ def row_hashes(rows: NDArray[Any]) -> Hashes:
 def occurrences(
     tokens: Tokens, references: Hashes, n: int, block_tokens: int = BLOCK_TOKENS
 ) -> tuple[NDArray[np.int64], Hashes]:
-    """Every offset whose n-gram hash is in `references` (sorted, distinct), with that hash; offsets ascend.
+    """Every offset whose n-gram hash is in `references` (sorted, distinct), and the hash at each offset; offsets ascend.
 
-    Works in blocks of bounded memory.
+    The function works in blocks of bounded memory.
     """
     positions, matches = [np.zeros(0, np.int64)], [np.zeros(0, np.uint64)]
     maybe = np.zeros(1 << FILTER_BITS, np.bool_)
@@ -69,7 +70,7 @@ def occurrences(
 
 
 def distinct(hashes: Hashes) -> Hashes:
-    """Sorted, each once. (A million take .05 s; `numpy.unique`, which hashes, takes .3 s.)"""
+    """The distinct hashes, sorted. (This takes .05 s for a million hashes; `numpy.unique` takes .3 s.)"""
     ordered = np.sort(hashes)
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
 

@@ -1,8 +1,8 @@
-"""C6: the logits of a model that generates token by token equal those of one pass over the finished text.
+"""C6: a model that generates token by token gives the same logits as one pass over the finished text.
 
-Four prompts of unequal lengths (one of a single token) are continued, each alone; then one pass reads all four. A model that looks
-ahead, whose padding or positions depend on the length, or whose cache is wrong, gives two answers. rtl grows to the left.
-A model that keeps a state is continued from it, and the state is also read in chunks (C6.state).
+Four prompts of unequal lengths (one of a single token) are continued, each alone; then one pass reads all four texts. Three kinds
+of models give two answers: a model that looks ahead, a model whose padding or positions depend on the length, and a model with a
+wrong cache. An rtl text grows to the left. A model that keeps a state is continued from it, and C6.state also reads in chunks.
 Legend: B rows, T slots, V vocabulary.
 """
 
@@ -29,9 +29,9 @@ from palinode.checks.laws import LARGEST, finding, outcome_of
 from palinode.checks.subject import StateReader, Subject
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
-NATS_TOLERANCE = 1e-5  # mean nats per token of 8 windows, both ways, in float32
+NATS_TOLERANCE = 1e-5  # mean nats per token of 8 windows, by both ways of reading, in float32
 WINDOWS, STATE_WINDOWS = 8, 4
-SHORT_TOTAL_TOKENS = 41  # read token by token in full; of longer texts a model without a cache is read at some lengths
+SHORT_TOTAL_TOKENS = 41  # up to this length texts are read token by token; without a cache, longer ones at some lengths
 
 Step = Callable[[nn.Module, Tensor, str], Tensor]
 """(module, (B, n) prefix ids in window order, pass) -> (B, V) logits of the next token in reading order (rtl: the one before).
@@ -42,24 +42,25 @@ a shorter prefix starts anew.
 
 
 class StepwiseSettings(Config):
-    """Prompt lengths, and the length that the first prompt is continued to.
+    """The options of C6: the lengths of the prompts, and the length to which the first prompt is continued.
 
-    `total_tokens`: default 41 tokens, or the longest used length and one more, since faults of a cache begin where it is full.
+    `total_tokens`: the final length; default: 41 tokens, or one more than the longest used length, because faults of a cache begin
+    where the cache is full.
     """
 
     prompt_tokens: tuple[int, ...] = (1, 2, 5, 9)
     total_tokens: int | None = Field(default=None, ge=2)
 
     def total_for(self, subject: Subject) -> int:
-        """The length in tokens, before the model has refused any."""
+        """The final length in tokens, before the model has refused any length."""
         return self.total_tokens or max(SHORT_TOTAL_TOKENS, *(length + 1 for length in subject.used_lengths))
 
 
 @dataclass(frozen=True)
 class OneWay:
-    """A pass whose contract is exactly that of ltr or of rtl (`reads`), with its decisions, on windows of `total_tokens`.
+    """A one-way pass with its decisions, on windows of `total_tokens`. Its contract is exactly that of ltr or of rtl (`reads`).
 
-    Windows and prefixes are (B, tokens) in window order; reading order is the reverse of it for rtl.
+    Windows and prefixes are (B, tokens) in window order; for rtl the reading order is the reverse of the window order.
     """
 
     subject: Subject
@@ -70,12 +71,12 @@ class OneWay:
     coarse: bool = False
 
     def tolerance(self, dtype: torch.dtype) -> float:
-        """The largest difference of two ways to the same logits, in standard deviations of the logits."""
+        """The largest difference between two ways to the same logits, in standard deviations of the logits."""
         exact = TOLERANCES.get(dtype, TOLERANCES[torch.float16])
         return max(exact, TOLERANCES[torch.float32]) if self.coarse else exact
 
     def example(self, windows: Tensor) -> Example:
-        """The rows of this pass alone."""
+        """The rows of this pass alone, from the Example of these windows."""
         return only_pass(self.subject.example(windows, joined_draw([self.entry] * len(windows))), self.group)
 
     def in_reading_order(self, by_token: Tensor) -> Tensor:
@@ -87,16 +88,19 @@ class OneWay:
         return by_slot.flip(1) if example.groups[0].sees.reads_from_end else by_slot
 
     def slot_ids(self, example: Example) -> Tensor:
-        """(B, T) ids of the slots in the order in which the model reads them, where the model is."""
+        """(B, T) ids of the slots, in the order in which the model reads the slots, on the model's device."""
         return self.slots_in_reading_order(example, example.inputs).to(self.subject.device)
 
     def grown(self, prefix: Tensor, token: Tensor | None = None) -> Tensor:
-        """The prefix and the token read next (default: id 0, as long as it is unknown)."""
+        """The prefix and the token that is read next (default: id 0, while the next token is unknown)."""
         token = torch.zeros(len(prefix), 1, dtype=torch.long) if token is None else token
         return torch.cat([prefix, token] if self.reads == "ltr" else [token, prefix], 1)
 
     def next_slot(self, example: Example, prefix_tokens: int) -> int | None:
-        """The slot, in reading order, that predicts the token after the prefix; None if rows differ in it or have none."""
+        """The slot, in reading order, that predicts the token after the prefix.
+
+        None where no slot predicts it, or where rows differ in this slot.
+        """
         target = prefix_tokens if self.reads == "ltr" else 0
         predicts = scored_targets(example) & (example.target_source == target)
         predicts = self.slots_in_reading_order(example, predicts)
@@ -106,7 +110,7 @@ class OneWay:
     def finding(
         self, check: str, wrong: bool, message: str, numbers: Mapping[str, float | int], threshold: float
     ) -> Finding:
-        """A finding about this pass; C6 needs no positive control, since two answers are compared."""
+        """A finding about this pass. C6 needs no positive control, because it compares two answers."""
         reproduce = {"pass": self.group, "seed": self.subject.seed, "total_tokens": self.total_tokens}
         outcome = outcome_of(wrong=wrong, can_tell=True)
         return finding(check, outcome, f"{self.group}: {message}", numbers, threshold, reproduce=reproduce)
@@ -114,14 +118,14 @@ class OneWay:
 
 @dataclass(frozen=True)
 class Route:
-    """A one-way pass read by one module, in one pass or step by step. Without a `step` each token reads all before it again."""
+    """A one-way pass, read by one module in one pass or step by step. Without `step`, each step reads all earlier tokens again."""
 
     one_way: OneWay
     module: nn.Module
     step: Step | None
 
     def one_pass(self, windows: Tensor) -> Tensor:
-        """(B, tokens, V) logits by target in reading order; zero where a target is not scored."""
+        """(B, tokens, V) logits by target in reading order; zero for a target that is not scored."""
         example = self.one_way.example(windows)
         logits = self.one_way.subject.logits(self.module, example)
         row, slot = scored_targets(example).nonzero(as_tuple=True)
@@ -130,7 +134,7 @@ class Route:
         return self.one_way.in_reading_order(by_target)
 
     def next_logits(self, prefix: Tensor) -> Tensor:
-        """(B, V) logits of the token that follows (rtl: precedes) the prefix."""
+        """(B, V) logits of the token that follows the prefix (rtl: precedes it)."""
         if self.step is not None:
             return self.step(self.module, prefix.to(self.one_way.subject.device), self.one_way.group).cpu()
         return self.one_pass(self.one_way.grown(prefix))[:, -1]
@@ -139,9 +143,10 @@ class Route:
 def check_stepwise(
     subject: Subject, settings: StepwiseSettings | None = None, step: Step | None = None
 ) -> tuple[Finding, ...]:
-    """For every one-way pass: C6.generation (opened weights, float64) and C6.nats (the weights as they are).
+    """Run C6 on every one-way pass: C6.generation (opened weights, float64) and C6.nats (the weights as they are).
 
-    Without a `step`, a model that keeps a state is continued from it and gets C6.state too; any other reads everything again.
+    Without `step`, a model that keeps a state is continued from this state and also gets C6.state; other models read everything
+    again.
     """
     settings = settings or StepwiseSettings()
     wanted = settings.total_for(subject)
@@ -176,7 +181,7 @@ def check_stepwise(
 
 
 def _as_it_is(one_way: OneWay) -> nn.Module:
-    """A copy with the weights as they are, in float32 where the module does not run in its own precision."""
+    """A copy with the weights as they are. The copy is in float32 where the module does not run in its own precision."""
     own = copy.deepcopy(one_way.subject.module).eval()
     example = one_way.example(torch.zeros(1, one_way.total_tokens, dtype=torch.long))
     try:
@@ -197,7 +202,7 @@ def _one_way_passes(bench: Bench, total_tokens: int) -> Iterator[OneWay]:
 
 
 def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> Finding:
-    """Continue the prompts one by one, then read all of them at once."""
+    """C6.generation: continue the prompts one by one, then read all texts at once."""
     one_way, total = route.one_way, route.one_way.total_tokens
     prompts = sorted({min(prompt, total - 1) for prompt in prompt_tokens})
     prefixes = [_checked_prefixes(route, prompt, number == 0) for number, prompt in enumerate(prompts)]
@@ -223,10 +228,10 @@ def _generation(route: Route, prompt_tokens: Sequence[int], rng: Generator) -> F
 
 
 def _checked_prefixes(route: Route, prompt: int, to_the_end: bool) -> list[int]:
-    """The prefix lengths after which the next logits are compared.
+    """The lengths of the prefixes after which the next logits are compared.
 
-    All of them up to 41 tokens. Beyond, a model with a cache is read token by token for the first prompt; one without reads
-    everything again, so that only the length matters: the neighbours of powers of two, and the last lengths.
+    Up to 41 tokens, these are all lengths. Beyond, a model with a cache reads the first prompt token by token. A model without a
+    cache reads everything again, so only the length matters: its lengths are the neighbours of powers of two, and the last lengths.
     """
     total = route.one_way.total_tokens
     near = range(prompt, min(total, max(SHORT_TOTAL_TOKENS, prompt + 2)))
@@ -240,7 +245,7 @@ def _checked_prefixes(route: Route, prompt: int, to_the_end: bool) -> list[int]:
 
 
 def _continued(route: Route, checked: Sequence[int], rng: Generator) -> tuple[Tensor, Tensor]:
-    """One prompt, sampled on to the whole length: the (1, tokens) text, and the logits after each checked prefix."""
+    """Continue one prompt by sampling to the whole length: the (1, tokens) text, and the logits after each compared prefix."""
     content = route.one_way.subject.content_tokens
     prefix = torch.randint(content, (1, checked[0]), generator=rng)
     steps, wanted = [], set(checked)
@@ -255,7 +260,7 @@ def _continued(route: Route, checked: Sequence[int], rng: Generator) -> tuple[Te
 
 
 def _teacher_forced(route: Route, rng: Generator) -> Finding:
-    """Fixed windows with the weights as they are: tokens fed one by one, and in one pass; logits and mean nats."""
+    """C6.nats: read fixed windows with the weights as they are, token by token and in one pass; compare logits and mean nats."""
     one_way, total = route.one_way, route.one_way.total_tokens
     windows = torch.randint(one_way.subject.content_tokens, (WINDOWS, total), generator=rng)
     reading = one_way.in_reading_order(windows)
@@ -279,7 +284,7 @@ def _teacher_forced(route: Route, rng: Generator) -> Finding:
 
 
 def _difference(stepped: Tensor, whole: Tensor, tolerance: float) -> tuple[Tensor, int]:
-    """(steps,) largest change in standard deviations of the logits, and how often a clear first choice differs."""
+    """(steps,) the largest change in standard deviations of the logits, and how often a clear first choice differs."""
     stepped, whole = stepped.double(), whole.double()
     best = whole.topk(2, -1).values
     clear = (best[..., 0] - best[..., 1]) / spread(whole) > 2 * tolerance
@@ -288,9 +293,10 @@ def _difference(stepped: Tensor, whole: Tensor, tolerance: float) -> tuple[Tenso
 
 
 def _state_reader(one_way: OneWay) -> StateReader | None:
-    """How this pass is read in pieces. None where the model keeps no state, or the pass is not one causal row per window.
+    """The reader that reads this pass in pieces; None where there is no such reader.
 
-    Nor where some next token is not scored: label masks and hidden prompts leave some out.
+    There is none where the model keeps no state, or the pass is not one causal row per window, or some next token is not scored
+    (label masks and hidden prompts leave some tokens out).
     """
     subject, total = one_way.subject, one_way.total_tokens
     if subject.state is None or not subject.state.keeps_state(subject.module):
@@ -304,7 +310,7 @@ def _state_reader(one_way: OneWay) -> StateReader | None:
 
 @dataclass
 class OwnStep:
-    """A `Step` from the model's own state. A call whose tokens continue those of the last one reads the new ones only."""
+    """A `Step` from the model's own state. A call whose tokens continue those of the previous call reads only the new tokens."""
 
     one_way: OneWay
     reader: StateReader
@@ -326,7 +332,7 @@ class OwnStep:
         return self.reader.logits(module, hidden[:, -1])
 
     def _tokens_before_the_next(self, prefix: Tensor) -> Tensor:
-        """(B, slots) ids up to the slot that predicts the next token, in the order in which slots are read."""
+        """(B, slots) ids up to the slot that predicts the next token, in the order in which the model reads the slots."""
         example = self.one_way.example(self.one_way.grown(prefix.cpu()))
         slot = self.one_way.next_slot(example, prefix.shape[1])
         assert slot is not None
@@ -334,7 +340,7 @@ class OwnStep:
 
 
 def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generator) -> Finding:
-    """C6.state: four windows at once, read in chunks of several sizes, up to the last slot there is room for and one beyond."""
+    """C6.state: read four windows at once in chunks of several sizes, up to the last slot that has room, and one slot beyond."""
     subject, tolerance = one_way.subject, one_way.tolerance(torch.float64)
     windows = torch.randint(subject.content_tokens, (STATE_WINDOWS, one_way.total_tokens), generator=rng)
     example = one_way.example(windows)
@@ -353,7 +359,7 @@ def _state(one_way: OneWay, reader: StateReader, module: nn.Module, rng: Generat
 
 
 def _ways(reader: StateReader, module: nn.Module, tokens: Tensor) -> Iterator[tuple[str, Tensor]]:
-    """Each way to read the rows, and its (B, T, V) logits; fewer slots where room was short and the model refused them."""
+    """The (B, T, V) logits of each way to read the rows. There are fewer slots where the model refused slots for lack of room."""
     slots = tokens.shape[1]
     half = slots // 2
     growing = [size for size in range(1, slots) if size * (size + 1) // 2 <= slots]
@@ -367,7 +373,7 @@ def _ways(reader: StateReader, module: nn.Module, tokens: Tensor) -> Iterator[tu
 
 
 def _read(reader: StateReader, module: nn.Module, tokens: Tensor, chunks: Sequence[int], room: int) -> Tensor:
-    """Logits of the slots that were read: all, or those before the first one that is refused for lack of room."""
+    """The logits of the slots that were read: all slots, or the slots before the first one that is refused for lack of room."""
     state, first, logits = reader.begin(module, len(tokens), room), 0, []
     for size in filter(None, chunks):
         try:

@@ -1,7 +1,7 @@
-"""What is audited: a module, the way an Example is read through it, its objective, and the lengths it is used at.
+"""The subject of an audit: a module, the way it reads an Example, its objective, and the lengths that it is used at.
 
-The checks learn everything about a model from `forward(module, example)`. So any torch module can be audited: one of Palinode, a
-plain one that maps (B, T) ids to (B, T, V) logits, or a Hugging Face model that returns an object with `.logits`.
+The checks learn everything about a model from `forward(module, example)`. So any torch module can be audited: a model of Palinode,
+a plain module that maps (B, T) ids to (B, T, V) logits, or a Hugging Face model that returns an object with `.logits`.
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -19,26 +19,26 @@ from palinode.base.example import Draw, Example, Group, SpecialTokens
 from palinode.base.objective import Objective, Progress
 from palinode.base.seeds import generator
 
-# (module, example) -> (B, T, V) logits in the example's own order of slots
+# A function: (module, example) -> (B, T, V) logits in the example's own order of slots.
 Forward = Callable[[nn.Module, Example], Tensor]
-# (vocabulary with special ids, slots of the longest row, seed) -> a new module of the same kind
+# A function: (vocabulary with special ids, slots of the longest row, seed) -> a new module of the same kind.
 Rebuild = Callable[[int, int, int], nn.Module]
-# (module, pass) -> how many tokens back or ahead the module is built to see; None: the whole window
+# A function: (module, pass) -> the number of tokens back or ahead that the module is built to see; None: the whole window.
 Reach = Callable[[nn.Module, Group], int | None]
 
 
 MARKERS = ("bos", "eos", "pad", "mask", "unk", "sep", "cls", "decoder_start")
-LONGEST_DOUBLED = 128  # tokens; twice a longer window costs more than it shows
-# How a hint shows what to write.
+LONGEST_DOUBLED = 128  # tokens: twice a longer window costs more time than it is worth
+# The example of a `forward` that a hint shows.
 FORWARD = "CheckOptions(forward=lambda model, example: model(example.inputs))"
 
 
 class StateReader(Protocol):
-    """How a model that keeps a state between calls is read in pieces. The checks hand its states back unopened.
+    """The functions that read a model in pieces, when the model keeps a state between calls. The checks never look inside a state.
 
     `keeps_state` says whether this module can be read in pieces. `begin` makes the state before the first slot of `rows` rows, with
-    room for `slots` slots each. `extend` reads the next (B, T) tokens: their (B, T, D) hidden states, and the state after them.
-    `logits` maps (.., D) hidden states to (.., V).
+    room for `slots` slots in each row. `extend` reads the next (B, T) tokens; it returns their (B, T, D) hidden states and the
+    state after them. `logits` maps (.., D) hidden states to (.., V) logits.
     """
 
     def keeps_state(self, module: nn.Module) -> bool: ...
@@ -50,7 +50,7 @@ class StateReader(Protocol):
 def plain_forward(module: nn.Module, example: Example) -> Tensor:
     """Read an Example through a module that maps token ids to logits: (B, T) -> (B, T, V), or an object with `.logits`.
 
-    Rows that are read from the end are flipped before the module and flipped back after it.
+    Rows that are read from the end are flipped before the module reads them, and their logits are flipped back.
 
     Raises:
         BadInput: a pass needs an explicit mask, which a plain module cannot take.
@@ -73,19 +73,21 @@ class Subject:
     Attributes:
         name: the model's name in findings.
         module: the model. It is never changed; the audit works on copies.
-        objective: what it is trained on. Its `may_inform` is the contract that the model must keep.
-        specials: where the special ids start; ids below are content.
+        objective: the objective that the model is trained on. Its `may_inform` is the contract that the model must keep.
+        specials: the object that says where the special ids start; lower ids are content.
         vocab_size: V, the number of ids that the module takes.
-        window_tokens: length of a training window; `evaluation_tokens` of an evaluation window. Both are always audited.
-        max_window_tokens: longest window that the module takes.
-        forward: reads an Example through a module of this kind.
-        reach_tokens: how far the model is meant to see. None: as far as `reach` says, or the whole window without it.
-        reach: how far a module of this kind is built to see.
-        state: reads a module of this kind in pieces; None: it keeps no state.
-        rebuild: makes the same kind of model for another vocabulary and length. C1 then also runs at lengths that the tables
-            of `module` are too short for, and C2 at its own small size. Without it both use copies of `module`.
-        rebuild_small: the same with at most 2 blocks of width 32, for canary training; default `rebuild`.
-        trigger_ids: ids that may change how a row is read, such as one that ends a document; C1 always tries them.
+        window_tokens: the length of a training window. It is always audited.
+        evaluation_tokens: the length of an evaluation window. It is always audited.
+        max_window_tokens: the length of the longest window that the module takes.
+        forward: the function that reads an Example through a module of this kind.
+        reach_tokens: the number of tokens that the model is built to see. None: as many as `reach` says, else the whole window.
+        reach: the function that says how many tokens a module of this kind is built to see.
+        state: the reader of a module of this kind in pieces; None: the module keeps no state.
+        rebuild: the function that makes the same kind of model for another vocabulary and length. With it C1 also runs at lengths
+            that the tables of `module` are too short for, and C2 runs at its own small size. Without it C1 and C2 use copies of
+            `module`.
+        rebuild_small: the same function with at most 2 blocks of width 32, for canary training; default: `rebuild`.
+        trigger_ids: the ids that may change how a row is read, such as the id that ends a document; C1 always tries them.
         seed: the seed of every random number in the audit.
     """
 
@@ -108,7 +110,7 @@ class Subject:
 
     @property
     def marker_ids(self) -> tuple[int, ...]:
-        """The ids that may change how a row is read: `trigger_ids`, and those that a `config` of the module names."""
+        """The ids that may change how a row is read: `trigger_ids`, and the ids that a `config` of the module names."""
         config = getattr(self.module, "config", None)
         named = [getattr(config, f"{name}_token_id", None) for name in MARKERS]
         ids = [one for value in named for one in (value if isinstance(value, (list, tuple)) else [value])]
@@ -117,9 +119,10 @@ class Subject:
 
     @property
     def lengths_beyond(self) -> tuple[int, ...]:
-        """Lengths in tokens beyond the longest used one. Two more, since a row may have one slot fewer than tokens; and twice it.
+        """The lengths in tokens beyond the longest used one: two tokens more, because a row may have one slot fewer than tokens;
+        and twice.
 
-        Not on a GPU, where a position beyond a table ends the process.
+        There are none on a GPU, where a position beyond a table ends the process.
         """
         longest = max(self.used_lengths)
         twice = (2 * longest,) if longest <= LONGEST_DOUBLED else ()
@@ -127,12 +130,12 @@ class Subject:
 
     @property
     def content_tokens(self) -> int:
-        """Number of ids that a corpus can hold."""
+        """The number of ids that a corpus can contain."""
         return min(self.specials.first_id, self.vocab_size)
 
     @property
     def device(self) -> torch.device:
-        """Where the module's parameters are (the CPU when it has none)."""
+        """The device of the module's parameters (the CPU when the module has none)."""
         return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
 
     @property
@@ -141,9 +144,9 @@ class Subject:
         return tuple(dict.fromkeys((self.window_tokens, self.evaluation_tokens)))
 
     def reach_in(self, group: Group) -> int | None:
-        """How far in tokens the module is meant to see in this pass; None: the whole window.
+        """The number of tokens that the module is built to see in this pass; None: the whole window.
 
-        A model counts its reach in slots. The target of a slot may be the next token, so one token more may be seen.
+        A model counts its reach in slots. The target of a slot may be the next token, so one more token may be seen.
         """
         if self.reach_tokens is not None or self.reach is None:
             return self.reach_tokens
@@ -169,13 +172,13 @@ class Subject:
         return logits.cpu()
 
     def slots_of(self, window_tokens: int) -> int:
-        """Slots per row that the objective makes of windows of this length."""
+        """The number of slots per row that the objective makes of windows of this length."""
         draw = self.objective.draw(1, window_tokens, generator(self.seed, "audit", "slots"), Progress())
         return self.example(torch.zeros(1, window_tokens, dtype=torch.long), draw).inputs.shape[1]
 
 
 def _hint_of_shape(logits: Tensor, example: Example) -> str:
-    """The hint of the error for logits of a wrong shape: a model must give V numbers for each slot."""
+    """The hint of the error about logits of a wrong shape: a model must give V numbers for each slot."""
     rows, slots = example.inputs.shape
     last_slot_alone = slots > 1 and (logits.dim() == 2 or (logits.dim() == 3 and logits.shape[1] == 1))
     if last_slot_alone and logits.shape[0] == rows:
@@ -184,7 +187,7 @@ def _hint_of_shape(logits: Tensor, example: Example) -> str:
 
 
 def _logits(output: Any) -> Tensor:
-    """The logits in what a module returned: the tensor itself, its `.logits`, or the first entry of a tuple."""
+    """The logits in the output of a module: the tensor itself, its `.logits`, or the first entry of a tuple."""
     logits = getattr(output, "logits", output[0] if isinstance(output, tuple) and output else output)
     if not isinstance(logits, Tensor):
         keys = [key for key, value in output.items() if isinstance(value, Tensor)] if isinstance(output, dict) else []

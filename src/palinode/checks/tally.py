@@ -1,8 +1,9 @@
-"""Judging influence: pairs that were seen and may not be (the law), pairs that may be seen and were not (the control).
+"""The judgement of influence: pairs that were seen but are forbidden (the law), and allowed pairs that were not seen (the control).
 
-The law: a pair (source, target) that the objective's definition forbids, and a target with itself, stays below 1e-12 of the
-logits' spread. The control: the nearest allowed source changes its target by more than 1e-3; without it a dead or wrongly shifted
-network would pass. A model may be built to see its nearest tokens only: the message then says to declare `reach_tokens`.
+The law: the influence of a pair (source, target) that the objective's definition forbids, and of a target on itself, stays below
+1e-12 of the logits' standard deviation. The control: the nearest allowed source changes its target by more than 1e-3 of it; without
+this control a dead or wrongly shifted network would pass. A model may be built to see its nearest tokens only: the message then
+says to declare `reach_tokens`.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from palinode.checks.influence import Influence
 from palinode.checks.laws import LARGEST, finding
 
 NOISE_FACTOR = 100.0
-FINEST_NOISE = 1e-11  # more than this between two identical rows is coarse arithmetic
+FINEST_NOISE = 1e-11  # a larger difference between two identical rows means coarse arithmetic
 SEEN = 1e-9
-# Influence that decays crosses every size on its way down; a window ends it at once. Mamba2 and RWKV lose a factor of 2 to 200
-# a token.
+# An influence that decays takes every size on its way down; a window ends the influence at once. Mamba2 and RWKV lose a factor of 2
+# to 200 a token.
 STEEPEST_DECAY = 1e-4
-DECAYED = 1e-5  # of typical influence: pairs this far apart may be below SEEN in a recurrence that decays
-NEAREST_SEEN = 1e-3  # smallest values measured at gain 1: 1e-3 to 6e-2
+DECAYED = 1e-5  # as a share of typical influence: in a recurrence that decays, a pair this far apart may be below SEEN
+NEAREST_SEEN = 1e-3  # the smallest influences measured at gain 1 are 1e-3 to 6e-2
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The circumstances in which influence was measured: enough to measure it again.
+    """The circumstances of one measurement of influence: enough to measure it again.
 
-    `gain` scales the random matrices; None stands for the module's own weights. `window`: random, repeats, equal, few,
-    marker or single ids.
+    `gain` scales the random matrices; None means the module's own weights. `window` is the kind of window: random, repeats, equal,
+    few, marker or single ids.
     """
 
     length_tokens: int
@@ -49,25 +50,25 @@ class Setting:
 
     @property
     def mode(self) -> str:
-        """The module's mode by name."""
+        """The module's mode by name, `train` or `eval`."""
         return "train" if self.training else "eval"
 
     @property
     def phrase(self) -> str:
-        """One phrase for messages."""
+        """The circumstances in one phrase, for messages."""
         weights = "own weights" if self.gain is None else f"gain {self.gain:g}"
         ids = "" if self.window == "random" else f", {self.window} ids"
         return f"length {self.length_tokens}, {weights}, {self.mode} mode{ids}"
 
     @property
     def is_control(self) -> bool:
-        """Whether the bounds of the control hold here: they are calibrated for gain 1."""
+        """Whether the bounds of the control hold for this setting: they are calibrated for gain 1."""
         return self.gain == 1.0 and not self.training and self.window == "random"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One measured (source, target) pair."""
+    """One (source, target) pair and its measured influence."""
 
     source: int
     target: int
@@ -77,7 +78,7 @@ class Pair:
 
     @classmethod
     def extreme(cls, measured: Influence, among: Tensor, setting: Setting, *, largest: bool) -> Pair:
-        """The pair with the largest (smallest) influence among some."""
+        """The pair with the largest (or smallest) influence among some pairs."""
         values = measured.matrix.masked_fill(~among, -1.0 if largest else torch.inf)
         row, target = divmod(int(values.argmax() if largest else values.argmin()), values.shape[1])
         return cls(
@@ -89,18 +90,18 @@ class Pair:
         )
 
     def weaker(self, kept: Pair | None) -> Pair:
-        """The one of two pairs that has less influence; the pair `kept` where both are equal."""
+        """The pair with less influence: this pair or the pair `kept`. `kept` wins where both are equal."""
         return self if kept is None or self.influence < kept.influence else kept
 
     def reproduce(self) -> dict[str, Any]:
-        """What is needed to see it again."""
+        """The values that a user needs to measure this pair again."""
         circumstances = {name: value for name, value in asdict(self.setting).items() if name != "training"}
         return {"source": self.source, "target": self.target, **circumstances, "mode": self.setting.mode}
 
 
 @dataclass(frozen=True)
 class Leak:
-    """The leaks of one run, with the pair to show: a target that sees itself where there is one."""
+    """The leaks of one run, and the pair to show in the message: a target that sees itself where there is one."""
 
     shown: Pair
     tolerance: float
@@ -113,7 +114,7 @@ class Leak:
 
 @dataclass
 class Tally:
-    """Everything measured about one pass, run after run."""
+    """All measurements of one pass, collected run after run."""
 
     group: str
     scores_itself: bool
@@ -136,7 +137,7 @@ class Tally:
         return cls(group, bench.subject.objective.scores_itself, bench.reach_tokens(group), bench.coarse)
 
     def add(self, setting: Setting, measured: Influence, allowed: Tensor) -> None:
-        """Judge one run. `allowed` is the (window_tokens, window_tokens) contract by source and target."""
+        """Judge one run and add it. `allowed` is the (window_tokens, window_tokens) contract by source and target."""
         self.runs += 1
         outside = forbidden_pairs(allowed, self.scores_itself)
         self._add_forbidden(setting, measured, (outside & measured.scored)[measured.sources])
@@ -150,7 +151,7 @@ class Tally:
             }
 
     def law(self, seed: int) -> Finding:
-        """C1.perturbation: what may not be seen."""
+        """C1.perturbation: the finding about forbidden pairs."""
         outcome, message = self._law_verdict()
         first = self._headline()
         gains = [leak.shown.setting.gain for leak in self.leaks if leak.shown.setting.gain is not None]
@@ -172,7 +173,7 @@ class Tally:
         )
 
     def control(self, seed: int) -> Finding:
-        """C1.two-sided: what should be seen, the positive control."""
+        """C1.two-sided, the positive control: the finding about allowed pairs that the model should see."""
         outcome, message, pair = self._control_verdict()
         return finding(
             "C1.two-sided",
@@ -216,13 +217,13 @@ class Tally:
         if inside.any() and len(measured.sources) == inside.shape[1]:
             far = distance.masked_fill(~inside, inside.shape[1])
             nearest = inside & (far == far.min(0).values)
-            # of two equally near tokens one is enough
+            # Of two equally near tokens, one that is seen is enough.
             strongest = nearest & (measured.matrix == measured.matrix.masked_fill(~nearest, -1.0).max(0).values)
             pair = Pair.extreme(measured, strongest, setting, largest=False)
             self.weakest_nearest = pair.weaker(self.weakest_nearest)
 
     def _decay(self) -> str | None:
-        """How influence fades with distance, in words; None when it ends at once, or a near token is not seen."""
+        """A sentence on how influence decays with distance; None when it ends at once, or when a near token is not seen."""
         if self.reach_tokens is not None:
             return None
         typical = {step: _typical(self.by_distance[step]) for step in sorted(self.by_distance)}
@@ -241,7 +242,7 @@ class Tally:
         )
 
     def _headline(self) -> Leak | None:
-        """The first leak that shows a target seeing itself, else the first."""
+        """The first leak in which a target sees itself, else the first leak."""
         return next((leak for leak in self.leaks if leak.seeing_themselves), next(iter(self.leaks), None))
 
     def _law_verdict(self) -> tuple[CheckOutcome, str]:
@@ -281,7 +282,7 @@ class Tally:
 
 
 def _typical(influences: list[float]) -> float:
-    """The median."""
+    """The typical influence, which is the median."""
     return float(torch.tensor(influences, dtype=torch.float64).median())
 
 
@@ -299,5 +300,5 @@ def _leak_sentence(first: Leak, leaks: Iterable[Leak]) -> str:
 
 
 def _rows(matrix: Tensor) -> tuple[tuple[float, ...], ...]:
-    """Two digits are enough for a picture; anything below the tolerance becomes 0."""
+    """The matrix as rows of numbers for a picture: two digits are kept, and anything below the tolerance becomes 0."""
     return tuple(tuple(float(f"{value:.2g}") if value > TOLERANCE else 0.0 for value in row) for row in matrix.tolist())

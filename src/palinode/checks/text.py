@@ -1,8 +1,8 @@
-"""An audit as text: the verdict, what failed and where, and a small picture of which target sees which source.
+"""An audit as text: the verdict, each failed check and its place, and a small picture of which target sees which source.
 
     0123        columns: sources
 0
-1  #!           rows: targets; # sees it, ! sees it and may not, . may see it and does not
+1  #!           rows: targets; # sees the source, ! sees it but may not, . may see it but does not
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Matrix = Sequence[Sequence[float]]
 
 
 def audit_text(report: AuditReport, *, verbose: bool = False) -> str:
-    """The audit of one arm: one line per finding that did not pass (all with `verbose`), and a picture of each pass."""
+    """The audit of one arm: one line for each finding that did not pass (for all with `verbose`), and a picture of each pass."""
     lines = [f"{report.subject}: {_word(report.outcome)} ({len(report.findings)} findings, {report.seconds:.1f} s)"]
     shown = [finding for finding in report.findings if verbose or finding.outcome != "pass"]
     lines += [f"  {_word(finding.outcome):<14} {finding.check:<18} {finding.message}" for finding in shown]
@@ -34,13 +34,13 @@ def audit_text(report: AuditReport, *, verbose: bool = False) -> str:
 
 
 def passes_pictured(finding: Finding) -> list[str]:
-    """The passes for which a finding has a picture of influence and one of the contract."""
+    """The passes for which a finding has both pictures, one of influence and one of the contract."""
     names = [name.removesuffix(" influence") for name in finding.pictures if name.endswith(" influence")]
     return [name for name in names if f"{name} allowed" in finding.pictures]
 
 
 def picture_lines(seen: Matrix, allowed: Matrix) -> list[str]:
-    """One line per target, one character per source."""
+    """The lines of a picture: one line for each target, one character for each source."""
     width = len(str(len(seen) - 1))
     header = " " * (width + 2) + "".join(str(source % 10) for source in range(len(seen)))
     rows = []
@@ -51,7 +51,7 @@ def picture_lines(seen: Matrix, allowed: Matrix) -> list[str]:
 
 
 def sight_sentence(seen: Matrix, allowed: Matrix) -> str:
-    """In words: targets that see themselves, targets that see forbidden tokens, targets that do not see all they may."""
+    """A sentence about targets that see themselves, targets that see forbidden tokens, and targets that do not see all they may."""
     count = len(seen)
     themselves = [t for t in range(count) if seen[t][t] > SEEN and not allowed[t][t]]
     leaking = [t for t in range(count) if any(v > SEEN and not may for v, may in zip(seen[t], allowed[t], strict=True))]
@@ -67,7 +67,7 @@ def sight_sentence(seen: Matrix, allowed: Matrix) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Sorted whole numbers as ranges: [0, 1, 2, 5] is `0-2, 5`."""
+    """Sorted whole numbers as ranges: [0, 1, 2, 5] becomes `0-2, 5`."""
     parts: list[list[int]] = []
     for number in numbers:
         if parts and number == parts[-1][-1] + 1:

@@ -1,6 +1,6 @@
-"""The geometry of a trained model's tables of tokens and positions: lengths of rows, angles, shared directions.
+"""The geometry of a trained model's tables of tokens and positions: the lengths of rows, their angles and shared directions.
 
-Only the weights are read. Numbers that random tables would also have come with their value by chance: random directions of D
+Only the weights are read. A number that a random table also gives is stored with its value by chance: random directions of D
 dimensions have a mean |cosine| of Gamma(D/2) / (sqrt(pi) Gamma((D+1)/2)), about sqrt(2 / (pi D)).
 Legend: D width.
 """
@@ -17,17 +17,18 @@ from torch.nn import functional as F
 from palinode.base.errors import BadInput
 from palinode.models.base import LanguageModel
 
-TOP_SHARE = 0.25  # share of the D directions: those in which the tokens vary most
+TOP_SHARE = 0.25  # the share of the D directions that counts as the directions in which tokens vary most
 
 
 def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
-    """Numbers of the table of tokens and, when the model learns positions, of their table.
+    """Numbers that describe the table of tokens and, when the model learns positions, the table of positions.
 
-    token_norm, position_norm: mean length of a row; position_norm_about_mean: the same after the mean of all positions is
-    subtracted. token_position_cosine, token_position_absolute_cosine: mean over all pairs. position_share: the share of the
-    positions' variance in the quarter of the directions in which tokens vary most (a quarter by chance).
-    position_cosine_by_distance: mean cosine of two positions 1, 2, 4, .. apart (by chance -1 / (positions - 1)).
-    Share and cosines of positions are taken about their mean, because a vector that all positions share carries no position.
+    token_norm, position_norm: the mean length of a row. position_norm_about_mean: the mean length of a position after the mean of
+    all positions is subtracted. token_position_cosine, token_position_absolute_cosine: the mean over all pairs of a token and a
+    position. position_share: the share of the positions' variance in the quarter of the directions in which tokens vary most (a
+    quarter by chance). position_cosine_by_distance: the mean cosine of two positions at the distances 1, 2, 4, .. (by chance
+    -1 / (positions - 1)). The share and the cosines of positions are computed after their mean is subtracted, because a vector that
+    all positions share carries no position.
 
     Raises:
         BadInput: the model has no table of tokens.
@@ -56,17 +57,17 @@ def embedding_geometry(model: LanguageModel) -> dict[str, Any]:
 
 
 def check_has_embeddings(model: LanguageModel) -> None:
-    """Refuse a model without a table of tokens. Only names are read, so a model on the meta device is enough.
+    """Refuse a model without a table of tokens. This function reads only names, so a model on the meta device is enough.
 
     Raises:
-        BadInput: names the setting that needs the table.
+        BadInput: the model has no such table. The error names the setting that needs the table.
     """
     if not _tables(model, "embedding"):
         raise BadInput(f"a {type(model).__name__} has no table of tokens", field="evaluation.embeddings")
 
 
 def _tables(model: LanguageModel, group: str) -> list[Tensor]:
-    """The tables of this group that the model reads. A table that is only subtracted from states is left out."""
+    """The tables of this group that the model reads. A table that the model only subtracts from states is left out."""
     named = model.parameter_groups().get(group, [])
     return [table for name, table in named if not name.startswith("next_position.")]
 
@@ -83,7 +84,7 @@ def _top(width: int) -> int:
 
 
 def _cosine_by_distance(positions: Tensor) -> dict[str, float]:
-    """Distance -> mean cosine of the pairs that far apart: 1, 2, 4, .. up to half of the table."""
+    """Distance -> the mean cosine of the pairs at this distance. The distances are 1, 2, 4, .. up to half of the table."""
     unit = F.normalize(positions, dim=1)
     distances = [2**power for power in range(len(unit).bit_length()) if 2 * 2**power <= len(unit)]
     return {str(distance): float((unit[:-distance] * unit[distance:]).sum(1).mean()) for distance in distances}

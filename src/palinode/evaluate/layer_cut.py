@@ -1,12 +1,12 @@
-"""The scores of a model with only its first k blocks, for every k = 1 .. L, from one reading of the split.
+"""The scores of a model that keeps only its first k blocks, for every k = 1 .. L, from one reading of the split.
 
-The state after block k does not depend on the blocks above it, so one pass of the stack holds every shorter model. The final norm
-and the head are applied to each state, in pieces, so that the logits of all depths never exist at once.
+The state after block k does not depend on the blocks above block k, so one pass of the stack gives the states of every shorter
+model. The final norm and the head are applied to each state in pieces, so that the logits of all depths never exist at once.
 
-A low score after k blocks can have two reasons: the state lacks information, or a head trained for L blocks cannot read it. `refit`
-is the control. It trains a final norm and a head for each number of blocks and each pass, on windows of the train split, while the
-blocks stay as they are. It starts from the trained ones and takes a few hundred steps of AdamW. It changes neither the model's own
-weights nor the random streams of its training.
+A low score after k blocks can have two reasons: the state lacks information, or a head trained for L blocks cannot read the state.
+`refit` separates the two reasons. It trains a final norm and a head for each number of blocks and each pass, on windows of the
+train split, while the blocks stay unchanged. `refit` starts from the trained norm and head and takes a few hundred steps of AdamW.
+It changes neither the model's own weights nor the random streams of its training.
 Legend: B rows, T slots, D width, V vocabulary, L blocks.
 """
 
@@ -31,27 +31,27 @@ from palinode.objectives.loss import CHUNK_LOGITS, GPU_FACTOR, parameters_read, 
 from palinode.results.layer_cut import CutScores, LayerCut
 
 STREAM = "layer cut refit"
-REFIT_TOKENS = 2048  # tokens in one step of refitting
-LEARNING_RATE = 2e-3  # decays linearly to 0
+REFIT_TOKENS = 2048  # the number of tokens in one step of `refit`
+LEARNING_RATE = 2e-3  # the first rate; the rate falls linearly to 0
 BETAS = (0.9, 0.99)
-# Limit for readouts, their gradients and AdamW's two moments; depths are trained in groups that fit.
+# The limit of the memory for readouts, their gradients and AdamW's two moments. Depths are trained in groups that fit.
 BYTES_AT_ONCE = 2**30
 BYTES_PER_PARAMETER = 16
 
 
 @dataclass(frozen=True)
 class Readout:
-    """The final norm and head of a model, with some of the parameters replaced."""
+    """The final norm and head of a model, where `parameters` replaces some of the trained parameters."""
 
     model: LanguageModel
     parameters: Mapping[str, Tensor]
 
     def finished(self, residual: Tensor) -> Tensor:
-        """(B, T, D) residual after some blocks -> states that `logits` takes."""
+        """(B, T, D) residual after some blocks -> the states that `logits` takes."""
         return self._called(lambda model, x: model.finished(x), residual)
 
     def logits(self, states: Tensor) -> Tensor:
-        """(..., D) -> (..., V)."""
+        """(..., D) states -> (..., V) logits."""
         return self._called(lambda model, x: model.logits(x), states)
 
     def _called(self, function: Callable[[LanguageModel, Tensor], Tensor], x: Tensor) -> Tensor:
@@ -71,11 +71,11 @@ def cut_layers(
     scoring: Scoring,
     refits: Refits | None = None,
 ) -> LayerCut:
-    """Score every window for every pass and every number of blocks; with L blocks these are the scores of `evaluate`.
+    """Score every window for every pass and every number of blocks. The scores with L blocks are the scores of `evaluate`.
 
     Args:
         windows, passes, scoring: the arguments of `evaluate` with these names.
-        refits: pass -> a readout for each number of blocks (`refit`), scored as well as the trained one.
+        refits: pass -> a readout for each number of blocks, from `refit`. Each readout is scored next to the trained one.
 
     Raises:
         BadInput: the model cannot be cut.
@@ -102,10 +102,10 @@ def cut_layers(
 
 
 def check_can_be_cut(model: LanguageModel) -> None:
-    """Refuse a model whose blocks cannot be taken off one by one.
+    """Refuse a model whose blocks cannot be removed one by one.
 
     Raises:
-        BadInput: names the setting that asks for the cut.
+        BadInput: the model cannot be cut. The error names the setting that asks for the cut.
     """
     if not model.can_be_cut():
         raise BadInput(
@@ -133,11 +133,12 @@ def refit(
     scoring: Scoring,
     steps: int,
 ) -> dict[str, list[Readout]]:
-    """A trained readout for each pass and each number of blocks 1, 2, .. L.
+    """Train a readout for each pass and each number of blocks 1, 2, .. L.
 
     Args:
-        windows_at: step -> windows of the train split, about `REFIT_TOKENS` tokens; the same for every depth and pass.
-        scoring: has the labels to train on, and the seed of the objectives' decisions.
+        windows_at: a function that gives, for a step, windows of the train split with about `REFIT_TOKENS` tokens in all. Every
+            depth and pass gets the same windows.
+        scoring: the labels to train on, and the seed of the objectives' decisions.
     """
     device = device_of(model)
 

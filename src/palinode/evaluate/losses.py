@@ -1,7 +1,7 @@
-"""Losses on a split: every token, in fixed windows. Parameters do not change, and no global random stream is used.
+"""Losses on a split: every token is scored, in fixed windows. Parameters do not change, and no global random stream is used.
 
-nats/token = sum of nats / tokens scored; bits/byte = sum of nats / (ln 2 * bytes of the scored targets), one division of two
-sums; perplexity = exp(nats/token). Auxiliary terms cannot enter, because this code gets logits and Examples only.
+nats/token = sum of nats / number of scored tokens. bits/byte = sum of nats / (ln 2 * bytes of the scored targets), which is one
+division of two sums. perplexity = exp(nats/token). Auxiliary terms cannot enter, because this code gets only logits and Examples.
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -26,11 +26,11 @@ from palinode.models.direction import read
 from palinode.objectives import LtrObjective, Objective, Progress, RtlObjective
 from palinode.objectives.label_mask import Labels, masked
 
-LARGEST_EXPONENT = 700  # exp of a little more overflows float64
+LARGEST_EXPONENT = 700  # the exponential of a slightly larger number overflows float64
 
 
 class DirectionScores(Config):
-    """Sums over all scored targets of one evaluation pass. Ratios are computed from these sums, never averaged."""
+    """The sums over all scored targets of one evaluation pass. Ratios are computed from these sums, never averaged."""
 
     tokens_scored: int
     nats_sum: float
@@ -43,7 +43,7 @@ class DirectionScores(Config):
 
     @property
     def bits_per_byte(self) -> float | None:
-        """None when the targets have no bytes (synthetic tasks)."""
+        """The bits per byte; None when the targets have no bytes (synthetic tasks)."""
         return self.nats_sum / (math.log(2) * self.bytes_scored) if self.bytes_scored else None
 
     @property
@@ -52,17 +52,17 @@ class DirectionScores(Config):
 
     @property
     def perplexity(self) -> float | None:
-        """None when it would overflow."""
+        """The perplexity; None when it would overflow."""
         return math.exp(self.nats_per_token) if self.nats_per_token < LARGEST_EXPONENT else None
 
     def as_row(self) -> dict[str, float | int | None]:
-        """The sums and the ratios, as records hold them."""
+        """The sums and the ratios in the form that records hold."""
         return {**self.model_dump(), **{name: getattr(self, name) for name in MEASURES}}
 
 
 @dataclass(frozen=True)
 class TokenHits:
-    """All scored tokens of a pass. Each field is (tokens,): the number of the window, the index in it, and whether it was a hit."""
+    """All scored tokens of a pass. Each field has shape (tokens,): window number, index in the window, whether it was a hit."""
 
     window: Tensor
     index: Tensor
@@ -71,9 +71,9 @@ class TokenHits:
 
 @dataclass
 class Evaluation:
-    """The scores of every pass, and the nats, scored tokens and hits of every window (for paired comparisons and the audit).
+    """The scores of every pass, and for each window its nats, scored tokens and hits (for paired comparisons and the audit).
 
-    `token_hits` has each scored token where `evaluate` was called with `keep_tokens`.
+    `token_hits` has every scored token when `evaluate` was called with `keep_tokens`; otherwise it is empty.
     """
 
     scores: dict[str, DirectionScores]
@@ -83,18 +83,18 @@ class Evaluation:
     token_hits: dict[str, TokenHits] = field(default_factory=dict)
 
     def as_rows(self) -> dict[str, dict[str, float | int | None]]:
-        """The scores of each pass, as records hold them."""
+        """The scores of each pass in the form that records hold."""
         return {name: scores.as_row() for name, scores in self.scores.items()}
 
 
 @dataclass(frozen=True)
 class Scoring:
-    """How windows become scored Examples, the same for every pass.
+    """How windows become scored Examples. The rules are the same for every pass.
 
     Attributes:
-        bytes_per_token: (tokenizer vocabulary,) bytes of each id; special ids count 0.
-        seed: seed of the random decisions that an objective makes.
-        labels: which targets are scored.
+        bytes_per_token: the number of bytes of each id, of shape (tokenizer vocabulary,); special ids have 0 bytes.
+        seed: the seed of the random decisions that an objective makes.
+        labels: the rule that selects the scored targets.
     """
 
     specials: SpecialTokens
@@ -103,20 +103,20 @@ class Scoring:
     labels: Labels = "all"
 
     def bytes_of_ids(self) -> Tensor:
-        """(V,) bytes of each id."""
+        """The number of bytes of each id, of shape (V,)."""
         table = torch.zeros(self.specials.vocab_size, dtype=torch.int64)
         table[: len(self.bytes_per_token)] = torch.from_numpy(np.asarray(self.bytes_per_token, dtype=np.int64))
         return table
 
     def example(self, objective: Objective, windows: Windows, draw: Draw) -> Example:
-        """The Example of some windows with these decisions. Targets that are not labels get the weight 0."""
+        """The Example of some windows for the decisions in `draw`. Targets that are not labels get the weight 0."""
         example = objective.example(windows.tokens, windows.decisions(draw), self.specials)
         return masked(example, windows, self.labels)
 
     def examples(
         self, windows: Iterable[Windows], passes: Mapping[str, Objective], numbers: Sequence[int] | None = None
     ) -> Iterator[tuple[str, Example]]:
-        """(name of the pass, Example) of every batch and pass; an Example without slots is left out. Arguments as in `evaluate`."""
+        """(pass name, Example) of every batch and pass, without Examples that have no slots. Arguments: those of `evaluate`."""
         first = 0
         for batch in windows:
             last = first + len(batch)
@@ -132,8 +132,8 @@ class Scoring:
 def evaluation_passes(objective: Objective, directions: Iterable[str]) -> dict[str, Objective]:
     """The passes of an evaluation, by name.
 
-    These are the given directions as the objective defines them (none for an objective without a direction), and the objective
-    itself when it makes passes that are neither ltr nor rtl.
+    The passes are the given directions as the objective defines them (none for an objective without directions). When the objective
+    makes passes that are neither ltr nor rtl, the objective itself is one more pass.
     """
     defined = {"ltr": LtrObjective(), "rtl": RtlObjective()} | objective.evaluation()
     passes = {name: defined[name] for name in directions if objective.reads_in_a_direction}
@@ -152,16 +152,16 @@ def evaluate(
     numbers: Sequence[int] | None = None,
     keep_tokens: bool = False,
 ) -> Evaluation:
-    """Score every window once for every pass, in eval mode without gradients; the model's mode is restored.
+    """Score every window once for every pass, in eval mode without gradients. The model's mode is restored afterwards.
 
     Window n draws its decisions from the random stream (`evaluation`, n), so neither the batch size nor the order of the
     windows changes a decision.
 
     Args:
-        windows: batches of (B, window_tokens) windows; the last may be smaller in both dimensions.
-        passes: name -> objective whose Examples are scored.
-        numbers: the number of each window, in the order of `windows`; default 0, 1, 2, ..
-        keep_tokens: keep the hit of every scored token, 24 bytes each. Meant for tasks, where few tokens are answers.
+        windows: batches of (B, window_tokens) windows. The last batch may be smaller in both dimensions.
+        passes: name -> the objective whose Examples are scored.
+        numbers: the number of each window, in the order of `windows`. The default is 0, 1, 2, ..
+        keep_tokens: whether the hit of every scored token is kept, 24 bytes each. This is meant for tasks, which have few answers.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -189,7 +189,7 @@ def device_of(model: torch.nn.Module) -> torch.device:
 
 @contextmanager
 def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; the model's mode is restored."""
+    """A context for evaluation: the model is in eval mode without gradients. The model's mode is restored at the end."""
     was_training = model.training
     model.eval()
     try:
@@ -200,14 +200,14 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
 
 
 def window_draws(objective: Objective, window_tokens: int, seed: int, numbers: Iterable[int]) -> Draw:
-    """The decisions of the windows with these numbers, each drawn on its own from the `evaluation` stream."""
+    """The decisions of the windows with these numbers. Each window draws separately from the `evaluation` stream."""
     draws = [objective.draw(1, window_tokens, generator(seed, "evaluation", n), Progress()) for n in numbers]
     return Draw({name: torch.cat([draw[name] for draw in draws]) for name in draws[0].decisions})
 
 
 @dataclass
 class Sums:
-    """Running sums over scored targets. `tokens_kept` is a list that keeps the hit of each target, or None."""
+    """The running sums over scored targets. `tokens_kept` is a list that collects the hit of each target, or None."""
 
     tokens: int = 0
     nats: float = 0.0
@@ -229,9 +229,9 @@ class Sums:
         """Score (B, T, D) states against the example's targets.
 
         Args:
-            logits_of: (..., D) -> (..., V).
-            bytes_of: (V,) bytes of each id.
-            slots_at_once: how many slots have logits at the same time; default all.
+            logits_of: a function that maps (..., D) states to (..., V) logits.
+            bytes_of: the number of bytes of each id, of shape (V,).
+            slots_at_once: the number of slots that have logits at the same time. The default is all slots.
         """
         scored = (example.loss_weight > 0) & (example.target_source != NO_SOURCE)
         nats, hit = _nats_and_hits(logits_of, states, example.targets, slots_at_once)
@@ -250,14 +250,14 @@ class Sums:
         self.window_hits.extend(row_hits.tolist())
 
     def token_hits(self) -> TokenHits | None:
-        """All scored tokens, if they were kept."""
+        """All scored tokens, or None when the tokens were not kept."""
         if not self.tokens_kept:
             return None
         window, index, hit = torch.cat(self.tokens_kept, 1)
         return TokenHits(window, index, hit.bool())
 
     def scores(self) -> DirectionScores:
-        """The sums in the form of a record.
+        """The sums in the form that records hold.
 
         Raises:
             FloatingPointError: the loss is not finite.
@@ -270,7 +270,7 @@ class Sums:
 def _nats_and_hits(
     logits_of: Callable[[Tensor], Tensor], states: Tensor, targets: Tensor, slots_at_once: int | None
 ) -> tuple[Tensor, Tensor]:
-    """(B, T) float64 nats of the targets, and whether the target is the most probable id (the lowest of equally probable ones)."""
+    """(B, T) float64 nats of the targets, and whether each target is the most probable id (the lowest id among equals)."""
     if slots_at_once is not None and slots_at_once < targets.numel():
         states, flat = states.flatten(0, 1), targets.flatten()
         pieces = zip(torch.split(states, slots_at_once), torch.split(flat, slots_at_once), strict=True)

@@ -1,4 +1,4 @@
-"""The numbers an accuracy on a task is compared with: chance, the best possible, baselines, exact matches, and slices.
+"""The numbers that an accuracy on a task is compared with: chance, the best possible, baselines, exact matches, and slices.
 
 Legend: B sequences, T tokens of a sequence.
 """
@@ -21,8 +21,8 @@ from palinode.data.tasks.splits import draw
 from palinode.evaluate.losses import Evaluation, TokenHits
 from palinode.objectives import Objective
 
-FITTED_SEQUENCES = 2000  # baselines are fitted on at most so many sequences of the train split
-MOST_SLICES = 32  # rows of one slice; more values than this are put into so many bins of equal counts
+FITTED_SEQUENCES = 2000  # the largest number of train sequences that baselines are fitted on
+MOST_SLICES = 32  # the largest number of rows of a slice; more values are put into bins of equal counts
 Rows = list[dict[str, int]]
 Reading = Literal["ltr", "rtl", "ltr_prompt", "prompt", "others"]
 SEES: Mapping[Reading, Sees] = {
@@ -32,11 +32,11 @@ SEES: Mapping[Reading, Sees] = {
     "prompt": "prompt",
     "others": "others",
 }
-SEED = 0  # for the sequences that baselines are fitted on, the same for every run
+SEED = 0  # the seed of the sequences that baselines are fitted on, the same for every run
 
 
 def own_reading(objective: Objective, scored_ltr: int, scored_rtl: int) -> Reading:
-    """What a run's own pass (`results.record.Result.own_pass`) sees, from the number of tokens trained on in each direction."""
+    """The tokens that a run's own pass (`results.record.Result.own_pass`) sees, from the numbers of tokens trained on."""
     if scored_ltr or scored_rtl:
         ltr: Reading = "ltr_prompt" if getattr(objective, "hide_answers", False) else "ltr"
         return ltr if scored_ltr >= scored_rtl else "rtl"
@@ -46,15 +46,16 @@ def own_reading(objective: Objective, scored_ltr: int, scored_rtl: int) -> Readi
 def levels(
     data: TaskData, held_out: Sample, reading: Reading = "ltr", length_factors: Sequence[int] = ()
 ) -> dict[str, Any]:
-    """The accuracy of chance, the best possible accuracy, and that of every baseline on the scored sequences.
+    """The accuracy of chance, the best possible accuracy, and the accuracy of every baseline on the scored sequences.
 
     Args:
-        reading: what a baseline sees. `ltr` and `rtl`: the tokens that are read before an answer. `ltr_prompt`: those of them
-            that are no answers. `prompt`: the prompt on both sides of an answer. `others`: all other tokens, answers included.
-        length_factors: the result has chance also for sequences so many times as long.
+        reading: the tokens that a baseline sees. `ltr` and `rtl`: the tokens read before an answer. `ltr_prompt`: the
+            tokens before an answer that are no answers. `prompt`: the prompt on both sides of an answer. `others`: all other
+            tokens, answers included.
+        length_factors: the factors of the sequence length for which the result also has the level of chance.
     """
     task, seen = data.task, data.train_sequences
-    count = FITTED_SEQUENCES if seen is None else min(FITTED_SEQUENCES, seen)  # no more than the run reads
+    count = FITTED_SEQUENCES if seen is None else min(FITTED_SEQUENCES, seen)  # not more than the run reads
     fitted_on = draw(task, "train", count, generator(SEED, "task levels"))
     if reading == "rtl":
         task, fitted_on, held_out = mirrored(task), fitted_on.flipped(), held_out.flipped()
@@ -68,7 +69,7 @@ def levels(
         "chance": task.chance(),
         "best": max(bests, default=None),
         "entropy_nats_per_token": task.entropy_nats_per_token(),
-        # The entropy includes the first token, which direction tokens make a target too.
+        # The entropy includes the first token, because direction tokens make the first token a target too.
         "floor_nats_all_tokens": task.entropy_nats_per_token(),
         "trivial": baselines(task, fitted_on, held_out, sees),
         "solved_by": list(task.solved_by),
@@ -77,11 +78,11 @@ def levels(
 
 
 def by_slice(evaluation: Evaluation, slices: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """For each pass: the share of sequences in which all scored tokens are right, and hits by the value of each slice.
+    """For each pass: the share of sequences in which all scored tokens are right, and the hits for each value of each slice.
 
     Args:
-        slices: name -> one number for each sequence of the split (B,), or for each of its tokens (B, T). Sequences are in the
-            order of the split. When only some were scored, these are the first.
+        slices: name -> one number for each sequence of the split (B,), or for each token (B, T). Sequences are in the order of
+            the split. When only some sequences were scored, these are the first ones.
     """
     by_pass = {}
     for name, scored in evaluation.window_scored.items():
@@ -102,14 +103,14 @@ def by_slice(evaluation: Evaluation, slices: Mapping[str, Tensor]) -> dict[str, 
 
 
 def _by_token(values: Tensor, hits: TokenHits) -> Rows:
-    """Rows of a slice with one value for each token; scored tokens without a value are in no row."""
+    """The rows of a slice with one value for each token. A scored token without a value is in no row."""
     scored = values[hits.window, hits.index]
     kept = scored != NO_VALUE
     return _sums(scored[kept], hits.window[kept], torch.ones_like(scored[kept]), hits.hit[kept])
 
 
 def _sums(values: Tensor, sequences: Tensor, scored: Tensor, hits: Tensor) -> Rows:
-    """One row for each value, or bin of values: number of sequences, tokens scored, hits."""
+    """One row for each value or bin of values, with the number of sequences, the number of scored tokens, and the hits."""
     rows = []
     binned = _binned(values.numpy())
     for value in np.unique(binned).tolist():
@@ -120,7 +121,7 @@ def _sums(values: Tensor, sequences: Tensor, scored: Tensor, hits: Tensor) -> Ro
 
 
 def _binned(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The values. When there are more than MOST_SLICES, each is replaced by the smallest value of its bin."""
+    """The values. When there are more than MOST_SLICES different values, each is replaced by the smallest value of its bin."""
     if len(np.unique(values)) <= MOST_SLICES:
         return values
     ordered = np.sort(values)

@@ -1,5 +1,7 @@
-"""Models: tokens and a visibility in, hidden states and logits out. The table lists the built-in ones; a user's own class is
-passed as an object."""
+"""Models: a model takes tokens and a visibility, and returns hidden states and logits.
+
+The table `MODELS` lists the built-in models; a user's own class is passed as an object.
+"""
 
 from collections.abc import Mapping
 

@@ -1,10 +1,12 @@
-"""What a language model is here: tokens and a visibility in, hidden states and logits out. It knows no losses, data or steps.
+"""The base class of language models: a model takes tokens and a visibility, and returns hidden states and logits.
 
-A model may add auxiliary terms to the loss in training, never in evaluation. A term that compares two states can be made small by
-making both vanish, which says nothing about their agreement. So every term comes with measurements that show such a collapse.
-With `begin` and `extend` a row is read once, left to right (a row that reads from the end is flipped first), and each further token
-costs one slot. `extend` reads the next tokens, a whole prompt or one token, and gives the last states of a pass over all tokens so
-far. A model that cannot step (its own `hidden`, a mixer without `extend`) reads all tokens again each time, with the same result.
+A model knows nothing of losses, data or steps. A model may add auxiliary terms to the loss in training, never in evaluation. A
+term that compares two states also becomes small when both states vanish, and then the states need not agree. So every auxiliary
+term has measurements that show whether both states vanish.
+The functions `begin` and `extend` read a row once, from left to right (a row that reads from the end is flipped first), so that
+each further token costs one slot. `extend` reads the next tokens (a whole prompt or one token) and returns the states of
+these tokens: the last states of a pass over all tokens so far. A model that cannot step (it has its own `hidden`, or a mixer
+without `extend`) reads all tokens again for each new token; the states are the same.
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary.
 """
 
@@ -31,16 +33,16 @@ from palinode.models.parts.state import defined_in as _defined_in
 
 @dataclass(frozen=True)
 class AuxiliaryTerm:
-    """One term, from one reading or several.
+    """One auxiliary term of the loss, computed from one reading or from several readings.
 
     Attributes:
-        value: scalar with gradient, the mean over all rows and slots read; training adds coefficient * value to the loss.
-        coefficient: above 0.
-        rows: how many rows the mean is over; its weight when means are averaged.
-        measured: detached scalars for the record. Names in use: `value` (the score without a variance floor), `shuffled` (the same
-            score with the pairs shuffled across rows), `gain` and `least_gain` (of |gain| of the norms before the term: the
-            smallest mean, and the smallest entry; 1 without learned gains), `variance` (over rows and slots, mean over the
-            features, of the side with the smaller one).
+        value: a scalar with a gradient, the mean over all rows and slots; training adds coefficient * value to the loss.
+        coefficient: the factor of the value in the loss, above 0.
+        rows: the number of rows in the mean, which is the weight of the term when several terms are averaged.
+        measured: detached scalars for the record, by name. `value`: the score without a variance floor. `shuffled`: the score when
+            the pairs are shuffled across rows. `gain`: the mean of |gain| of a norm before the term, of the norm where this mean is
+            smallest. `least_gain`: the smallest entry of |gain| of these norms. Both gains are 1 without learned gains.
+            `variance`: the variance over rows and slots, averaged over the features, of the side where it is smaller.
     """
 
     value: Tensor
@@ -53,25 +55,25 @@ Terms = Mapping[str, AuxiliaryTerm]
 
 
 class PairTerm(nn.Module):
-    """Base of the terms that compare two states. The audit trains each of them on noise before a run.
+    """Base class of the auxiliary terms that compare two states. The audit trains each such term on noise before a run.
 
     Attributes:
-        width: D of both states.
+        width: the width D of both states.
     """
 
     width: int
 
     def forward(self, left: Tensor, right: Tensor, reading: Reading) -> AuxiliaryTerm:
-        """The term of two (B, T, D) states of the same slots."""
+        """Compute the auxiliary term of two (B, T, D) states of the same slots."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(left, right, reading)")
 
     def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
-        """(B, T, D) that `right` is compared with; slot i may depend only on the slots that the reading allows it."""
+        """The (B, T, D) tensor that `right` is compared with; its slot i depends only on slots that the reading lets slot i see."""
         raise NotImplementedError(f"{type(self).__name__} must define aggregated(left, reading)")
 
 
 def together(readings: Sequence[Terms]) -> dict[str, AuxiliaryTerm]:
-    """The terms of several readings, averaged by name with the rows as weights."""
+    """The auxiliary terms of several readings: terms of one name are averaged, weighted by their numbers of rows."""
     names = dict.fromkeys(name for terms in readings for name in terms)
     return {name: _mean([terms[name] for terms in readings if name in terms]) for name in names}
 
@@ -89,7 +91,7 @@ def _mean(terms: Sequence[AuxiliaryTerm]) -> AuxiliaryTerm:
 
 
 def mean_measured(terms: Sequence[AuxiliaryTerm]) -> dict[str, Tensor]:
-    """The measurements of several terms of one name, averaged with the rows as weights."""
+    """The measurements of several terms of one name, averaged with the terms' numbers of rows as weights."""
     rows = sum(term.rows for term in terms)
     weighted = [({"value": term.value.detach(), **term.measured}, term.rows / rows) for term in terms]
     names = dict.fromkeys(name for scalars, _ in weighted for name in scalars)
@@ -103,69 +105,69 @@ GROUPS = ("embedding", "position", "matrix", "head", "vector")
 
 
 class ModelConfig(Part):
-    """Base of all model configs: a model chosen by name, or a user's own."""
+    """Base class of all model configs: those of the built-in models, and those that a user writes."""
 
     largest: ClassVar[int] = LARGEST_SIZE
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> LanguageModel:
-        """The model with its first weights: a pure function of the config and these three.
+        """Build the model with its first weights, which depend only on the config and on the three arguments.
 
         Args:
-            vocab_size: V, special tokens included.
-            max_length: slots of the longest row that the model must take.
-            seed: the run's seed; the weights come from its `init` stream.
+            vocab_size: the vocabulary size V, special tokens included.
+            max_length: the number of slots of the longest row that the model must take.
+            seed: the run's seed; the first weights are drawn from the `init` stream of this seed.
         """
         raise Unfinished(self, "must define build(vocab_size, max_length, seed)")
 
     def with_terms_times(self, factor: float) -> ModelConfig:
-        """The same model with the coefficients of its auxiliary terms multiplied; the config itself when it has no terms."""
+        """A config with the coefficients of all auxiliary terms multiplied by `factor`; this config if the model has no terms."""
         return self
 
 
 class LanguageModel(nn.Module):
-    """Base of all models. Rows that read from the end never reach it: `models/direction.py` flips them at the edge."""
+    """Base class of all models. A model reads only rows from the start: `models/direction.py` flips rows that read from the end."""
 
-    # The methods that a recipe with `compile` runs through torch.compile.
+    # The names of the methods that torch.compile compiles when the recipe sets `compile`.
     compiled_methods: ClassVar[tuple[str, ...]] = ("hidden",)
     vocab_size: int
     max_length: int
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """(B, T) token ids -> (B, T, D) states, each depending only on the slots that `sees` allows."""
+        """(B, T) token ids -> (B, T, D) states; the state of a slot depends only on the slots that `sees` lets this slot see."""
         raise Unfinished(self, "must define hidden(tokens, sees)")
 
     def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Mapping[str, AuxiliaryTerm]]:
-        """The states of `hidden` and, in training mode only, auxiliary terms of the loss by name. Evaluation never calls it."""
+        """The states of `hidden` and, in training mode, the auxiliary terms by name. Evaluation never calls this method."""
         return self.hidden(tokens, sees), {}
 
     def pair_terms(self) -> Mapping[str, PairTerm]:
-        """The terms that compare two states, by name: the audit trains each of them on noise."""
+        """The auxiliary terms that compare two states, by name: the audit trains each of these terms on noise."""
         return {}
 
     def depths(self) -> int:
-        """How many blocks L can be cut off from the top, one by one; 0: the model has no `residuals` and `finished`, so none."""
+        """The number L of blocks that can be cut off from the top, one by one; 0 when `residuals` and `finished` are missing."""
         return 0
 
     def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
-        """The (B, T, D) after 1, 2, .. L blocks, each before the final norm; a block runs when its states are requested."""
+        """Yield the (B, T, D) states after 1, 2, .. L blocks, before the final norm; a block runs when its states are requested."""
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def finished(self, residual: Tensor) -> Tensor:
-        """(B, T, D) after any number of blocks -> the states that `hidden` would give if there were no more blocks."""
+        """(B, T, D) states after any number of blocks -> the states that `hidden` would return if there were no more blocks."""
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def can_be_cut(self) -> bool:
-        """Whether `residuals` shows what `hidden` does: False when a subclass has replaced only `hidden`."""
+        """Whether `residuals` yields the states that `hidden` passes through: False when a subclass has replaced only `hidden`."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
 
     def reach_slots(self, sees: Visibility) -> int | None:
-        """The greatest distance in slots at which a slot's state depends on another slot, through all layers; None: no limit."""
+        """The greatest distance, in slots, at which a state depends on another slot, through all layers; None means no limit."""
         return None
 
     def can_step(self) -> bool:
         """Whether `extend` continues what `hidden` does, so that one more token costs one slot.
 
-        Otherwise the function `extend` of this file reads the whole row again for each token.
+        Where a model cannot step, the function `extend` of this file reads the whole row again for each token.
         """
         return continues(self, "hidden")
 
@@ -174,10 +176,10 @@ class LanguageModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
-        """(B, T_new, D) states of the next (B, T_new) tokens, and the next state.
+        """Return the (B, T_new, D) states of the next (B, T_new) tokens, and the next model state.
 
-        They equal the last T_new slots of `hidden` over all tokens so far, left to right. The state comes from `begin` or `extend`
-        of this model and must not be used again.
+        The returned states equal the last T_new slots of `hidden` over all tokens so far, read left to right. The argument `state`
+        comes from `begin` or `extend` of this model and must not be used again.
 
         Raises:
             ValueError: the state has no room for the tokens.
@@ -185,31 +187,33 @@ class LanguageModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V), float32 or better, soft-cap included. By default the linear head."""
+        """(..., D) states -> (..., V) logits in float32 or better, soft-cap included; by default the linear head makes them."""
         head = self.linear_head()
         if head is None:
             raise Unfinished(self, "must define logits(hidden)")
         return head(hidden)
 
     def linear_head(self) -> LinearHead | None:
-        """The map from states to logits where it is a matrix: it saves the loss memory at large vocabularies."""
+        """The map from states to logits if it is a matrix, else None; a matrix saves the loss memory at a large vocabulary."""
         return None
 
     def logits_map(self) -> Callable[[Tensor], Tensor]:
-        """`logits` for the loss: its matrix form, unless a subclass or the object itself has replaced only `logits`."""
+        """The function of the logits for the loss: the linear head, unless a subclass or the object has replaced only `logits`."""
         own = _defined_in(self, "logits")
         replaced = "logits" in vars(self) or own not in (LanguageModel, _defined_in(self, "linear_head"))
         return self.logits if replaced else self.linear_head() or self.logits
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
-        """The cost of reading rows of `slots` slots with this visibility."""
+        """The cost of reading rows of `slots` slots with the visibility `sees`."""
         raise Unfinished(self, "must define cost(slots, sees)")
 
     def parameter_groups(self) -> dict[str, list[tuple[str, Parameter]]]:
-        """Group name -> its (name, parameter) pairs; each parameter is in exactly one group, a tied one in its first owner's.
+        """The (name, parameter) pairs of each training group, by group name.
 
-        embedding and head: the token tables; position: learned positions; matrix: every other 2-D weight of a linear map (Muon
-        may take these); vector: gains, biases, scalars and the rest. A mixer may add groups (slope, kernel, filter, features).
+        Each parameter is in exactly one group; a tied parameter is in the group of its first owner. Groups `embedding` and `head`:
+        the token tables. Group `position`: learned positions. Group `matrix`: every other 2-D weight of a linear map (Muon may
+        train these weights). Group `vector`: gains, biases, scalars and all other parameters. A mixer may add groups (slope,
+        kernel, filter, features).
         """
         groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
         special = self._special_groups()
@@ -220,7 +224,7 @@ class LanguageModel(nn.Module):
         return groups
 
     def parameter_counts(self) -> dict[str, int]:
-        """Number of parameters by group; asserted to add up to the model's total."""
+        """The number of parameters by group; an assertion checks that the groups add up to the model's total."""
         counts = {group: sum(p.numel() for _, p in pairs) for group, pairs in self.parameter_groups().items()}
         total = sum(parameter.numel() for parameter in self.parameters())
         if sum(counts.values()) != total:
@@ -228,13 +232,13 @@ class LanguageModel(nn.Module):
         return counts
 
     def _special_groups(self) -> dict[str, str]:
-        """Full parameter name -> group, for the parameters that a mixer puts into a group."""
+        """The group of each parameter that a mixer puts into a group, by the full name of the parameter."""
         mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
         return {f"{prefix}.{name}": group for prefix, mixer in mixers for name, group in mixer.special_groups().items()}
 
 
 def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
-    """The group of a module's own parameter: from the module's role, or from its class where it has no role."""
+    """The group of a module's own parameter; it follows from the module's role, or from the module's class if there is no role."""
     if parameter.ndim != 2:
         return "vector"
     role = getattr(module, "role", "embedding" if isinstance(module, nn.Embedding) else None)
@@ -245,7 +249,7 @@ def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
 
 @dataclass(frozen=True)
 class Reread(ModelState):
-    """The state of a model that cannot step: the (B, slots) tokens, to read them again."""
+    """The state of a model that cannot step: the (B, slots) tokens, which are read again for each new token."""
 
     tokens: Tensor | None = None
 
@@ -254,14 +258,16 @@ def begin(model: LanguageModel, rows: int, slots: int | None = None) -> ModelSta
     """The state before the first token of `rows` rows of at most `slots` slots (default: the model's longest row).
 
     Raises:
-        BadInput: the model takes no rows of that length.
+        BadInput: the model takes no rows of `slots` slots.
     """
     room = model.max_length if slots is None else slots
     return model.begin(rows, room) if model.can_step() else Reread(slots=room, read=0)
 
 
 def extend(model: LanguageModel, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-    """(B, T_new, D) states of the next (B, T_new) tokens, and the next state; the given state must not be used again.
+    """Return the (B, T_new, D) states of the next (B, T_new) tokens, and the next model state.
+
+    The argument `state` must not be used again.
 
     Raises:
         ValueError: the state has no room for the tokens.

@@ -1,7 +1,8 @@
-"""The blocks of a stack: residual branches, each behind its norm; and the MLP and the cross-attention in them.
+"""The blocks of a stack of layers: residual branches, each after a norm; and the MLP and the cross-attention of a block.
 
-`Block`: x + mixer(norm x), then x + mlp(norm x). `DecoderBlock`, which also reads an encoder: self-attention, cross-attention, MLP.
-In causal rows slot i reads slots j <= i of the encoder: a later state of the encoder has read later tokens.
+`Block` computes x + mixer(norm x), then x + mlp(norm x). `DecoderBlock` also reads an encoder: it has self-attention,
+cross-attention and an MLP. In causal rows slot i reads only slots j <= i of the encoder, because later states of the encoder have
+read later tokens.
 Legend: B rows, T slots, T_new new slots, D width, H heads.
 """
 
@@ -22,16 +23,16 @@ from palinode.models.parts.linear import BlockLinear, Linear, Norm, OwnStart, Sl
 from palinode.models.parts.state import JoinedState, MixerState, chunk_mask, continues
 
 MlpKind = Literal["gelu", "relu2", "swiglu", "block_diagonal", "none"]
-SWIGLU_MULTIPLE = 64  # hidden widths are rounded up to this
+SWIGLU_MULTIPLE = 64  # the hidden width of a SwiGLU MLP is rounded up to a multiple of 64
 
 
 class Mlp(Slotwise):
-    """(..., width) -> (..., width).
+    """The MLP of a block, (..., width) -> (..., width).
 
-    `gelu`: W2 gelu(W1 x), the exact erf form. `relu2`: W2 relu(W1 x)^2. `swiglu`: W2 (silu(Wg x) * W1 x), whose hidden width
-    is two thirds of the others', so that the parameters are about equal. `block_diagonal`: W2 (gelu(a) * b), where [a, b] = W1 x
-    and both matrices are block-diagonal, without a shuffle between: each block of a or b comes from one block of x. W1 has no
-    bias. A block with `none` has no MLP.
+    `gelu`: W2 gelu(W1 x), the exact erf form. `relu2`: W2 relu(W1 x)^2. `swiglu`: W2 (silu(Wg x) * W1 x), where the hidden width
+    is two thirds of that of the other kinds, so that all kinds have about equally many parameters. `block_diagonal`:
+    W2 (gelu(a) * b), where [a, b] = W1 x and both matrices are block-diagonal; there is no shuffle between W1 and W2, so that each
+    block of a or b comes from one block of x. W1 of `block_diagonal` has no bias. `none`: the block has no MLP.
     """
 
     def __init__(self, width: int, kind: MlpKind, mult: float, *, bias: bool, blocks: int = 1):
@@ -61,16 +62,16 @@ class Mlp(Slotwise):
         return self.down(active)
 
     def flops_per_slot(self) -> float:
-        """Forward FLOPs of the matrix products for one slot."""
+        """The forward FLOPs of the MLP's matrix products for one slot."""
         matrices = [self.up, self.down] + ([self.gate] if self.gate is not None else [])
         return float(sum(2 * matrix.weight.numel() for matrix in matrices))
 
 
 def relu2(x: Tensor) -> Tensor:
-    """relu(x)^2 with the gradient 2 relu(x) g written out, in place.
+    """relu(x)^2; the code computes its gradient 2 relu(x) g itself, in place.
 
-    Autograd's own takes five passes and as many buffers: 2 to 5 % of a whole training step of a 4 x 128 decoder on one core,
-    depending on the allocator (paired steps, s.e. 0.5 %).
+    The gradient that autograd makes takes five passes and five buffers: 2 to 5 % of a whole training step of a 4 x 128 decoder on
+    one core, depending on the allocator (measured on paired steps, standard error 0.5 %).
     """
     if not torch.is_grad_enabled():
         return F.relu(x).square_()
@@ -93,13 +94,13 @@ class _Relu2(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # someone wants second derivatives
+        if torch.is_grad_enabled():  # the caller wants second derivatives
             return 2 * F.relu(x) * upstream
         return F.relu(x).mul_(upstream).mul_(2)
 
 
 def hidden_width(width: int, kind: MlpKind, mult: float) -> int:
-    """Width between the two matrices: mult * width, or two thirds of it rounded up to a multiple of 64 for SwiGLU."""
+    """The width between the two matrices: mult * width; for SwiGLU two thirds of mult * width, rounded up to a multiple of 64."""
     if kind != "swiglu":
         return round(mult * width)
     two_thirds = 2 * mult * width / 3
@@ -107,12 +108,12 @@ def hidden_width(width: int, kind: MlpKind, mult: float) -> int:
 
 
 class CrossAttention(Heads):
-    """softmax(q k^T / sqrt(head width)) v with q from x and k, v from the memory.
+    """softmax(q k^T / sqrt(head width)) v, where q is a map of x, and k and v are maps of the memory (a state of the encoder).
 
-    q and k are turned by the same positions where the model has rotary ones.
+    Where the model has rotary positions, q and k are turned by the same positions.
 
     Args:
-        gated: the output is multiplied by tanh(gate), a learned number that starts at 0.
+        gated: whether the output is multiplied by tanh(gate), where gate is a learned number that starts at 0.
     """
 
     def __init__(self, place: Place, *, gated: bool):
@@ -120,7 +121,7 @@ class CrossAttention(Heads):
         self.gate = nn.Parameter(torch.empty(1)) if gated else None
 
     def forward(self, x: Tensor, memory: Tensor, reading: Reading) -> Tensor:
-        """(B, T, D) of the reading stack and (B, T, D) of the memory -> (B, T, D)."""
+        """(B, T, D) states of the decoder and (B, T, D) states of the memory -> (B, T, D)."""
         k, v = self._by_head(self.k(memory)), self._by_head(self.v(memory))
         q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
         return self._gated(self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal"))
@@ -134,7 +135,7 @@ class CrossAttention(Heads):
         return self.empty_state(rows, slots, (self.k, self.v))
 
     def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: JoinedState) -> tuple[Tensor, JoinedState]:
-        """(B, T_new, D) of the next slots of both stacks -> (B, T_new, D), and the next state."""
+        """(B, T_new, D) states of the next slots, of the decoder and of the memory -> (B, T_new, D), and the next state."""
         before = state.filled
         k, v = F.linear(memory, state.weight, state.bias).view(*memory.shape[:2], 2, self.heads, -1).unbind(2)
         q, k, v = self._placed(self._by_head(self.q(x)), k, v, reading)
@@ -146,7 +147,7 @@ class CrossAttention(Heads):
         parameter.zero_()
 
     def _placed(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, T, H, D / H), with q and k turned by their positions -> (B, H, T, D / H)."""
+        """Turn q and k by their positions, and transpose q, k and v: (B, T, H, D / H) -> (B, H, T, D / H)."""
         if reading.rotary is not None:
             q, k = (reading.rotary.turn(exact(one)).to(v.dtype) for one in (q, k))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -160,10 +161,10 @@ class CrossAttention(Heads):
 
 
 class Memory(OwnStart):
-    """Which state of the encoder is read: the last one, or a softmax-weighted mean of the states after each of its blocks.
+    """The state of the encoder that cross-attention reads: the last one, or a softmax-weighted mean of the states after each block.
 
     Args:
-        depths: how many states are weighed; None: the last state is read.
+        depths: the number of states in the mean; None means that only the last state is read.
     """
 
     def __init__(self, depths: int | None):
@@ -171,7 +172,7 @@ class Memory(OwnStart):
         self.logits = None if depths is None else nn.Parameter(torch.empty(depths))
 
     def forward(self, states: list[Tensor]) -> Tensor:
-        """(B, T, D) from the (B, T, D) after each block of the encoder."""
+        """Make the (B, T, D) memory from the list of (B, T, D) states after each block of the encoder."""
         if self.logits is None:
             return states[-1]
         mixed = states[0] * self.logits.softmax(0)[0]
@@ -184,7 +185,7 @@ class Memory(OwnStart):
 
 
 class Residual(nn.Module):
-    """Base of both blocks: dropout on the output of every branch, in training only, and the MLP branch, which may be missing."""
+    """Base class of `Block` and `DecoderBlock`: the MLP branch, which may be absent, and the dropout on each branch in training."""
 
     mixer: Mixer
     mlp: Mlp | None
@@ -192,13 +193,13 @@ class Residual(nn.Module):
     dropout: float
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `forward` does: the mixer can, and nothing else here can read other slots."""
+        """Whether `extend` continues what `forward` does: the mixer can step, and no other part of the block reads other slots."""
         slotwise = [part for name, part in self.named_children() if name == "mlp" or name.endswith("_norm")]
         are_own = all(type(part) in (Norm, Mlp) for part in slotwise)
         return continues(self, "forward") and self.mixer.can_step() and are_own
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
-        """FLOPs for one slot and elements of state, mixer and MLP together."""
+        """The FLOPs for one slot and the number of state elements, of mixer and MLP together."""
         mlp = 0.0 if self.mlp is None else self.mlp.flops_per_slot()
         return self.mixer.cost(slots, pairs) + LayerCost.of(mlp, 0)
 
@@ -212,7 +213,7 @@ class Residual(nn.Module):
 
 
 class Block(Residual):
-    """Pre-norm block, (B, T, D) -> (B, T, D)."""
+    """A pre-norm block with a mixer and an MLP, (B, T, D) -> (B, T, D)."""
 
     def __init__(self, mixer: Mixer, mlp: Mlp | None, mixer_norm: Norm, mlp_norm: Norm | None, dropout: float):
         super().__init__()
@@ -230,14 +231,19 @@ class Block(Residual):
         return self.mixer.begin(rows, slots)
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
-        """(B, T_new, D) of the next slots -> (B, T_new, D), and the mixer's next state."""
+        """(B, T_new, D) states of the next slots -> (B, T_new, D), and the mixer's next state."""
         mixed, kept = self.mixer.extend(self.mixer_norm(x), reading, state)
         return self._through_mlp(x + self._dropped(mixed)), kept
 
 
 @dataclass(frozen=True)
 class Readings:
-    """How the stacks read one batch: their own slots, and the encoder's (other heads, so other turning tables)."""
+    """How encoder and decoder read one batch.
+
+    Attributes:
+        own: the reading of self-attention.
+        across: the reading of cross-attention, which may have another number of heads and so another table of rotations.
+    """
 
     own: Reading
     across: Reading
@@ -245,14 +251,14 @@ class Readings:
 
 @dataclass(frozen=True)
 class DecoderBlockState(MixerState):
-    """What a decoder block keeps of its own slots, and of the encoder's."""
+    """The state of a decoder block: `own` is the state of self-attention, `across` that of cross-attention."""
 
     own: MixerState
     across: JoinedState
 
 
 class DecoderBlock(Residual):
-    """Self-attention, cross-attention and MLP, (B, T, D) -> (B, T, D); the memory has a norm too."""
+    """A pre-norm block with self-attention, cross-attention and MLP, (B, T, D) -> (B, T, D); the memory has a norm too."""
 
     def __init__(
         self,
@@ -275,7 +281,7 @@ class DecoderBlock(Residual):
         self.mlp = mlp
 
     def forward(self, y: Tensor, encoded: list[Tensor], readings: Readings) -> Tensor:
-        """(B, T, D) of the decoder and the (B, T, D) after each block of the encoder -> (B, T, D)."""
+        """(B, T, D) states of the decoder and the (B, T, D) states after each block of the encoder -> (B, T, D)."""
         for is_self in (self.self_first, not self.self_first):
             if is_self:
                 y = y + self._dropped(self.mixer(self.mixer_norm(y), readings.own))
@@ -294,7 +300,7 @@ class DecoderBlock(Residual):
     def extend(
         self, y: Tensor, encoded: list[Tensor], readings: Readings, state: DecoderBlockState
     ) -> tuple[Tensor, DecoderBlockState]:
-        """(B, T_new, D) of the next slots of decoder and encoder -> (B, T_new, D), and the next state."""
+        """(B, T_new, D) states of the next slots, of decoder and encoder -> (B, T_new, D), and the block's next state."""
         own, across, memory = state.own, state.across, self.memory_norm(self.memory(encoded))
         for is_self in (self.self_first, not self.self_first):
             if is_self:

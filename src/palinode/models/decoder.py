@@ -1,4 +1,6 @@
-"""The decoder: embedding, blocks, norm, head. Two presets: `gpt2` (nanoGPT's layout) and `modern` (rotary, QK-norm, ReLU squared).
+"""The decoder: a model of embedding, blocks, final norm and head.
+
+The file has two presets: `gpt2` (nanoGPT's layout) and `modern` (rotary positions, QK-norm, ReLU squared).
 
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L layers, C longest row.
 """
@@ -44,30 +46,33 @@ SoftCap = Literal["none", "rsqrt", "tanh"]
 
 
 class DecoderConfig(ModelConfig):
-    """A stack of blocks over token embeddings. The defaults are those of `gpt2`.
+    """A stack of blocks over token embeddings. The default options are those of the preset `gpt2`.
 
     Attributes:
-        layers, width: L blocks of width D.
-        heads: heads of the mixer; must divide the width.
-        mlp, mlp_mult: activation, and hidden width as a multiple of D (two thirds of it for `swiglu`); `none`: no MLP.
-        mlp_blocks: blocks of a `block_diagonal` MLP.
-        position: `learned` table of C rows, `rotary`, `alibi` (scores fall linearly with distance, at a fixed rate for each
-            head), or `none`.
-        rotary, rotary_base: `full` turns all pairs by base^(-2i/head width); `half` leaves half of the pairs still.
-        norm, norm_gain: LayerNorm or RMSNorm, with learned gain or without.
-        embed_norm: a norm right after the embedding.
-        qk_norm: q and k are normalised over each head.
-        attention_scale: attention logits are q.k * attention_scale / sqrt(head width).
-        bias: linear maps have biases (an untied head too) and LayerNorms have shifts.
-        tied_head: logits use the embedding matrix.
-        soft_cap, cap_value: `rsqrt` c z / sqrt(z^2 + c^2) or `tanh` c tanh(z / c) keeps |logit| below c.
-        init, zero_residual, zero_head: see `models.init.InitRule`.
-        dropout: on the embedding, the attention probabilities and both branch outputs; in training only.
-        mixer: what moves information between slots, the same in every layer.
-        mixers: a hybrid instead: layer l has mixers[l mod len(mixers)].
-        subtract_position: `plain` subtracts the next slot's position from each state (`parts/positions.py`), `norm` also
-            adds a norm after it.
-        subtract_table: the table to subtract from: the one of the positions (`shared`, with one more row) or a `separate` one.
+        layers, width: the number L of blocks, and their width D.
+        heads: the number of heads of the mixer; must divide the width.
+        mlp, mlp_mult: the kind of the MLP (`none`: no MLP), and its hidden width as a multiple of D (`swiglu`: two thirds of this).
+        mlp_blocks: the number of blocks in each matrix of a `block_diagonal` MLP.
+        position: the kind of positions. `learned`: a table of C rows. `rotary`: q and k are turned. `alibi`: attention scores fall
+            linearly with distance, at a fixed rate for each head. `none`: no positions.
+        rotary, rotary_base: which pairs are turned, and the base of the angles. `full` turns all pairs, pair i by
+            base^(-2i/head width); `half` does not turn half of the pairs.
+        norm, norm_gain: the kind of the norms (LayerNorm or RMSNorm), and whether they learn a gain.
+        embed_norm: whether a norm follows the embedding.
+        qk_norm: whether q and k are normalised over each head.
+        attention_scale: the factor of the attention logits q.k * attention_scale / sqrt(head width).
+        bias: whether linear maps (also an untied head) have biases, and LayerNorms shifts.
+        tied_head: whether the head uses the embedding matrix.
+        soft_cap, cap_value: the function that keeps each |logit| below c, and c: `rsqrt` c z / sqrt(z^2 + c^2), or `tanh`
+            c tanh(z / c).
+        init, zero_residual, zero_head: the start of the weights; see `models.init.InitRule`.
+        dropout: the dropout rate of the embedding, the attention probabilities and both branch outputs, in training only.
+        mixer: the layer that moves information between slots, of the same kind in every block.
+        mixers: the mixers of a hybrid model, in place of `mixer`: layer l has mixers[l mod len(mixers)].
+        subtract_position: whether the next slot's position is subtracted from each state (`parts/positions.py`): `plain` subtracts
+            it, `norm` subtracts it and then applies a norm, `none` does neither.
+        subtract_table: the table of the positions that are subtracted: the table of learned positions (`shared`, which then has one
+            more row), or a `separate` table.
     """
 
     kind: ClassVar[str] = "decoder"
@@ -143,13 +148,16 @@ class DecoderConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class DecoderState(StackState):
-    """Also the turning table of all positions that there is room for: to make it for each token costs a tenth of the token."""
+    """The state of a decoder; `turning` is the table of rotations of all its positions.
+
+    The table is kept because making it anew for each token takes a tenth of the time of a token.
+    """
 
     turning: RotaryTable | None
 
 
 class Decoder(Stack):
-    """x = E[tokens] + P; blocks; norm; head. Weights are empty until `DecoderConfig.build` fills them."""
+    """The decoder: x = E[tokens] + P, then blocks, norm and head. The weights are empty until `DecoderConfig.build` fills them."""
 
     def __init__(self, config: DecoderConfig, vocab_size: int, max_length: int):
         super().__init__(vocab_size, max_length, config.dropout)
@@ -204,7 +212,7 @@ class Decoder(Stack):
         return self._rotary(positions, config.heads, config.rotary, config.rotary_base)
 
     def _bias(self, slots: int, native: Native, mask: Tensor | None, first: int) -> Tensor | None:
-        """(heads, T - first, T) of the last slots, when positions are fixed linear biases."""
+        """The (heads, T - first, T) score biases of the slots from `first` on, when positions are `alibi`; else None."""
         if self.config.position != "alibi":
             return None
         device, dtype = self.embedding.weight.device, exact_dtype(self.embedding.weight)
@@ -214,17 +222,19 @@ class Decoder(Stack):
 
 
 def capped(logits: Tensor, soft_cap: SoftCap, cap: float) -> Tensor:
-    """Logits squeezed smoothly into (-cap, cap), or unchanged for `none`."""
+    """The logits after the soft-cap, which maps them smoothly into (-cap, cap); `none` leaves the logits unchanged."""
     if soft_cap == "rsqrt":
         return cap * logits * torch.rsqrt(logits.square() + cap * cap)
     return cap * torch.tanh(logits / cap) if soft_cap == "tanh" else logits
 
 
 def gpt2(*, layers: int, width: int, heads: int, dropout: float = 0.0, bias: bool = False) -> DecoderConfig:
-    """nanoGPT's layout: LayerNorm, GELU, learned positions, tied head. V D + C D + L (12 D^2 + 2 D) + D parameters.
+    """The config of nanoGPT's layout: LayerNorm, GELU, learned positions, tied head.
+
+    The model has V D + C D + L (12 D^2 + 2 D) + D parameters.
 
     Args:
-        layers, width, heads: L blocks of width D.
+        layers, width, heads: the number L of blocks, their width D, and the number of attention heads.
     """
     return DecoderConfig(layers=layers, width=width, heads=heads, dropout=dropout, bias=bias)
 
@@ -232,11 +242,11 @@ def gpt2(*, layers: int, width: int, heads: int, dropout: float = 0.0, bias: boo
 def modern(
     *, layers: int, width: int, heads: int, dropout: float = 0.0, preset: Literal["S", "N"] = "S"
 ) -> DecoderConfig:
-    """RMSNorm, ReLU squared, rotary positions, QK-norm, soft-cap, zero-started projections, untied head.
+    """A config with RMSNorm, ReLU squared, rotary positions, QK-norm, soft-cap, residual maps that start at 0, and an untied head.
 
-    `S`: modded-nanogpt's track-3 simple script: biases, gains, half rotary, logit scale 1.36, rsqrt cap; the head starts at 0.
-    `N`: nanochat without its extras (value embeddings, residual scalars, smear, windows): no bias, no gains, full rotary of base
-    100 000, logit scale 1.44, tanh cap.
+    Preset `S` follows modded-nanogpt's track-3 simple script: biases, gains, half rotary, attention scale 1.36, rsqrt cap; the head
+    starts at 0. Preset `N` follows nanochat without value embeddings, residual scalars, smear and windows: no bias, no gains, full
+    rotary, attention scale 1.44, tanh cap. Both presets have rotary base 100 000.
     """
     simple = preset == "S"
     return DecoderConfig(

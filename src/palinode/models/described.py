@@ -1,7 +1,7 @@
-"""What a model is before it has weights: its parameters by role, what it costs, and what it can do.
+"""The description of a model without weights: its parameters by role, its cost, and the inputs that it refuses.
 
-PyTorch's meta device holds tensors that have a shape and no numbers. A model of any size is built there in milliseconds and without
-memory. Refusals, plans and predictions need no more than that; the weights are made when training begins.
+PyTorch's meta device holds tensors that have a shape and no numbers. On the meta device, a model of any size is built in
+milliseconds and without memory. Refusals, plans and predictions need only such a model; training makes the weights when it begins.
 Legend: T slots, V vocabulary.
 """
 
@@ -22,8 +22,8 @@ from palinode.base.visibility import Ltr, Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.cost import Cost
 
-MOST_KEPT = 256  # descriptions; one of 12 layers of width 768 takes 0.36 MB
-OVERFLOW = "overflowed"  # PyTorch's word for a tensor whose bytes are more than 64 bits count
+MOST_KEPT = 256  # the number of cached descriptions; the description of a model of 12 layers of width 768 takes 0.36 MB
+OVERFLOW = "overflowed"  # the word in PyTorch's message about a tensor whose number of bytes does not fit into 64 bits
 SEED = 0  # a shape does not depend on the seed
 
 Answer = TypeVar("Answer")
@@ -31,7 +31,7 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Description:
-    """A model without numbers. Equal configs of one class have one description; the arguments are those of `described`."""
+    """A model without numbers. Equal configs of one class share one description; the fields are the arguments of `described`."""
 
     content: str
     config: ModelConfig = field(hash=False)
@@ -41,7 +41,7 @@ class Description:
 
     @cached_property
     def model(self) -> LanguageModel:
-        """The model with every parameter and buffer on the meta device. Do not change it: others read it too."""
+        """The model with all parameters and buffers on the meta device. Do not change this model: other callers share it."""
         try:
             with torch.device("meta"):
                 return _without_numbers(self._built())
@@ -54,25 +54,25 @@ class Description:
 
     @property
     def total_parameters(self) -> int:
-        """All parameters, a tied matrix counted once."""
+        """The number of all parameters; a tied matrix is counted once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def parameter_tensors(self) -> int:
-        """How many tensors hold the parameters."""
+        """The number of tensors that hold the parameters."""
         return len(list(self.model.parameters()))
 
     def cost(self, slots: int, sees: Visibility) -> Cost:
-        """What it costs to read rows of T = `slots` slots; see `LanguageModel.cost`."""
+        """The cost of reading rows of T = `slots` slots; see `LanguageModel.cost`."""
         if (slots, sees) not in self._costs:
             self._costs[slots, sees] = self.answer(lambda model: model.cost(slots, sees))
         return self._costs[slots, sees]
 
     def refuse_longer_rows(self, slots: int) -> None:
-        """Read one left-to-right row of T = `slots` slots, to learn whether the model takes it.
+        """Read one left-to-right row of T = `slots` slots, to check that the model takes rows of this length.
 
         Raises:
-            BadInput: the model has a longest row, and it is shorter.
+            BadInput: the longest row that the model takes is shorter than `slots` slots.
         """
 
         def read(model: LanguageModel) -> None:
@@ -83,7 +83,7 @@ class Description:
         self.answer(read)
 
     def answer(self, question: Callable[[LanguageModel], Answer]) -> Answer:
-        """The answer of the model without numbers. Where a class needs numbers for it, a real model is built for this question.
+        """The answer of the model without numbers. If the answer needs numbers, a model with weights is built for this question.
 
         Raises:
             PalinodeError: the model refuses the question.
@@ -92,7 +92,7 @@ class Description:
             return question(self.model)
         except PalinodeError:
             raise
-        except (RuntimeError, TypeError):  # what PyTorch raises where a number is read that is not there
+        except (RuntimeError, TypeError):  # PyTorch raises one of these when a number of a meta tensor is read
             return question(self._built())
 
     def _built(self) -> LanguageModel:
@@ -100,30 +100,30 @@ class Description:
 
 
 def described(config: ModelConfig, vocab_size: int, slots: int) -> Description:
-    """The description of a model; the same one for every config of the same content.
+    """The description of a model; configs of the same content share one description.
 
-    A model that looks at its numbers while it is built is really built, once: a user's may do so, and the mixer `long_conv`, which
-    refuses a kernel that would never learn.
+    A model that reads its own numbers while it is built is built once with weights. A user's model may read them; the mixer
+    `long_conv` reads them because it refuses a kernel that would never learn.
 
     Args:
-        vocab_size: V, special tokens included.
-        slots: T of the longest row the model must take.
+        vocab_size: the vocabulary size V, special tokens included.
+        slots: the number T of slots of the longest row that the model must take.
 
     Raises:
         BadInput: the model refuses to be built.
-        OverflowError: a tensor has more bytes than 64 bits count.
+        OverflowError: the number of bytes of a tensor does not fit into 64 bits.
     """
     return _described(Description(content_hash(encode(config)), config, vocab_size, slots))
 
 
 @lru_cache(maxsize=MOST_KEPT)
 def _described(description: Description) -> Description:
-    _ = description.model  # built here, so that a model that refuses to be built is not kept
+    _ = description.model  # build the model now: if it refuses to be built, the cache does not keep its description
     return description
 
 
 def _without_numbers(model: LanguageModel) -> LanguageModel:
-    """The model with every parameter and buffer on the meta device; tied ones stay tied."""
+    """The model with all parameters and buffers on the meta device; tied parameters stay tied."""
     tensors = [tensor for tensor in chain(model.parameters(), model.buffers()) if not tensor.is_meta]
     if not tensors:
         return model

@@ -1,7 +1,7 @@
-"""Reading an Example: rows that read from the end are flipped before the model, and its states are flipped back.
+"""How a model reads an Example: rows that read from the end are flipped before the model, and the states are flipped back.
 
-So every causal mixer reads both ways at full speed, and ltr and rtl rows run as one batch. Flipping equals the upper-triangular
-mask with positions counted from the right end (tested to 1e-12).
+With this flip every causal mixer reads both directions at full speed, and ltr and rtl rows run as one batch. The flip has the same
+result as an upper-triangular mask with positions counted from the right end (tested to 1e-12).
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -19,18 +19,20 @@ from palinode.models.base import AuxiliaryTerm, LanguageModel, together
 
 
 def read(model: LanguageModel, example: Example) -> Tensor:
-    """(B, T, D) states in the slot order of the example; all causal passes run as one batch, the others one by one."""
+    """The (B, T, D) states in the slot order of the example; all causal passes run as one batch, other passes run one by one."""
     return _ordered(example, [model.hidden(tokens, sees) for tokens, sees in _readings(example)])
 
 
 def read_and_terms(model: LanguageModel, example: Example) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
-    """The states of `read` and the model's auxiliary terms, averaged over all rows; there are no terms in eval mode."""
+    """The states of `read`, and the model's auxiliary terms averaged over all rows; in eval mode there are no terms."""
     states, terms = zip(*(model.hidden_and_terms(tokens, sees) for tokens, sees in _readings(example)), strict=True)
     return _ordered(example, states), together(terms)
 
 
 def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
-    """`read` for every depth from one reading: (B, T, D) after 1, 2, .. L blocks, each before `finished`.
+    """Yield the (B, T, D) states after 1, 2, .. L blocks, before `finished`, in the slot order of the example.
+
+    The model reads the example once for all depths.
 
     Raises:
         NotImplementedError: the model cannot be cut.
@@ -40,10 +42,10 @@ def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
 
 
 def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tensor]) -> Tensor:
-    """(B, T, D) residuals in the slot order of the example -> states in that order.
+    """(B, T, D) residuals in the slot order of the example -> (B, T, D) states in the slot order of the example.
 
     Args:
-        finish: `model.finished`, or another readout. It gets the slots in the order of reading, since it may depend on positions.
+        finish: `model.finished` or another readout. It gets the slots in the order of reading, because it may depend on positions.
     """
     turned = [_is_turned(group) for group, _ in example.by_group()]
     if not any(turned):
@@ -53,14 +55,14 @@ def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tens
 
 
 def logits_for(model: LanguageModel, example: Example) -> Tensor:
-    """(B, T, V) logits in the slot order of the example."""
+    """The (B, T, V) logits of the model in the slot order of the example."""
     return model.logits(read(model, example))
 
 
 class AsModule(nn.Module):
-    """A function of a model as a module, because `torch.func.functional_call` replaces the parameters of modules only.
+    """A module that calls a function of a model, because `torch.func.functional_call` replaces the parameters of modules only.
 
-    The module's parameters are named `model.<name>`.
+    The parameters of the module `AsModule` are named `model.<name>`.
     """
 
     def __init__(self, model: LanguageModel, function: Callable[..., Any]):
@@ -73,7 +75,7 @@ class AsModule(nn.Module):
 
 
 def _readings(example: Example) -> Iterator[tuple[Tensor, Visibility]]:
-    """The inputs of the model, in turn: all causal passes as one batch read from the left, then each of the others."""
+    """Yield the inputs of the model: first all causal passes as one batch that is read from the left, then each other pass."""
     passes = [(group, example.inputs[rows]) for group, rows in example.by_group()]
     causal = [tokens.flip(1) if _is_turned(group) else tokens for group, tokens in passes if _is_causal(group)]
     if causal:
@@ -82,7 +84,7 @@ def _readings(example: Example) -> Iterator[tuple[Tensor, Visibility]]:
 
 
 def _ordered(example: Example, read_states: Sequence[Tensor]) -> Tensor:
-    """(B, T, D) in the example's order of rows and slots, from the states of each of its readings."""
+    """Join the states of all readings to (B, T, D) states in the example's order of rows and slots."""
     groups = [group for group, _ in example.by_group()]
     waiting = iter(read_states)
     counts = [group.rows for group in groups if _is_causal(group)]
@@ -97,5 +99,5 @@ def _is_causal(group: Group) -> bool:
 
 
 def _is_turned(group: Group) -> bool:
-    """Whether its rows are flipped before the model: causal rows that read from the end."""
+    """Whether the rows of the group are flipped before the model: causal rows that read from the end are flipped."""
     return _is_causal(group) and group.sees.reads_from_end

@@ -1,12 +1,13 @@
-"""The autoregressive encoder-decoder: a causal decoder that starts from the state of a causal encoder and reads it at every block.
+"""The autoregressive encoder-decoder: a causal decoder starts from the last state of a causal encoder and reads it in every block.
 
 x = E[tokens] + P; o = encoder(x), without a norm; y = W_b o; each decoder block adds self-attention, cross-attention to o and an
-MLP; z_i = norm(y)_i - P[i + 1]; logits = z E^T. Encoder, decoder and cross-attention see the same slots, so it is a language model
-like any other: in causal rows slot i reads slots j <= i everywhere; another visibility (prefix, full, a mask) holds in all three.
+MLP; z_i = norm(y)_i - P[i + 1]; logits = z E^T. Encoder, decoder and cross-attention see the same slots, so that the model is an
+ordinary language model: in causal rows slot i reads slots j <= i in all three; another visibility (prefix, full, a mask) also holds
+in all three.
 
-Source: yiphei's autoregressive encoder-decoder (no licence: its formulas only), written anew. Differs in: no dropout on attention
-probabilities in evaluation (there it stayed on), no norm that nothing uses, an embedding loss whose norms learn no gain and whose
-two sides are centred (`parts/embedding_loss.py`).
+Source: yiphei's autoregressive encoder-decoder, written anew from its formulas only, because its code has no licence. This model
+differs from the published one in three points: evaluation has no dropout on attention probabilities (the published one has); there
+is no unused norm; the norms of the embedding loss learn no gain, and its two sides are centred (`parts/embedding_loss.py`).
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L_e and L_d blocks of encoder and decoder, C longest row.
 """
 
@@ -37,40 +38,44 @@ from palinode.models.parts.state import MixerState, ModelState, StackState
 from palinode.models.stack import HeadsOfWidth, Stack, can_step, mask_of, positions_of
 
 Order = Literal["self_first", "cross_first"]
-EMBEDDING_LOSS = "embedding_loss"  # the name of its term in records
+EMBEDDING_LOSS = "embedding_loss"  # the name of the auxiliary term in records
 
 
 def _none_is_no_value(value: Any) -> Any:
-    """TOML has no null: "none" stands for no embedding loss."""
+    """Translate "none" to None, for a model without the embedding loss: TOML has no null."""
     return None if value == "none" else value
 
 
 class EncoderDecoderConfig(ModelConfig):
-    """Options of the model; the defaults are its author's but for two options of the embedding loss.
+    """Options of the encoder-decoder. The defaults are the published values, except for two options of the embedding loss.
 
-    Its norms learn no gain (`norm_affine` false; published: true), and its sides are centred (`centred` true; published: false).
+    The norms of the embedding loss learn no gain (`norm_affine` is false; published: true), and the two sides of the embedding loss
+    are centred (`centred` is true; published: false).
 
     Attributes:
-        encoder_layers, decoder_layers, width: L_e and L_d blocks of width D.
+        encoder_layers, decoder_layers, width: the number L_e of encoder blocks, the number L_d of decoder blocks, and the width D.
         heads: the number of heads of self-attention; must divide the width.
         cross_heads: the number of heads of cross-attention; must divide the width. None: twice `heads`.
         order: whether a decoder block attends to itself or to the encoder first.
-        position: `learned` table, or `rotary` (base `rotary_base`): q and k are turned in all three attentions.
-        subtract_position: `plain` subtracts the next slot's position from each last state (`parts/positions.py`), `norm` also
-            adds a norm after it.
-        subtract_table: the table to subtract from: the one of the positions (`shared`) or a `separate` one, which rotary positions
-            need.
-        add_next_position: P[i + 1] is added to the state of slot i that the decoder starts from.
-        bridge_norm: a norm of the encoder's state before the bridge W_b.
-        cross_gate: each cross-attention is multiplied by tanh(g), g learned from 0.
-        memory: what cross-attention reads. `last`: the last state of the encoder. `weighted`: a learned mean of the states after
-            each of the encoder's blocks. `stack`: a learned mean of those and of the states after the decoder's blocks below; a
-            block whose gate stays shut then works as one more block of the encoder, so that the model learns how many it has.
-        residual_init: maps that write into the stream start with .02 / sqrt(2 L) of their own stack (`per_stack`, although a
-            decoder block has three such maps), or .02 / sqrt(2 L_e + 3 L_d) (`total`).
-        bias: linear maps have biases and norms have shifts.
-        dropout: on the embedding, the attention probabilities and all branch outputs; in training only.
-        embedding_loss: its options, or None ("none" in TOML).
+        position: the kind of positions: a `learned` table, or `rotary`, where q and k are turned in all attention layers.
+        rotary_base: the base of the angles of rotary positions.
+        subtract_position: whether the next slot's position is subtracted from each last state (`parts/positions.py`): `plain`
+            subtracts it, `norm` subtracts it and then applies a norm, `none` does neither.
+        subtract_table: the table of the positions that are subtracted: the table of learned positions (`shared`), or a `separate`
+            table, which a model with rotary positions needs.
+        add_next_position: whether P[i + 1] is added to the state of slot i that the decoder starts from.
+        bridge_norm: whether a norm is applied to the encoder's state before the bridge W_b.
+        cross_gate: whether each cross-attention is multiplied by tanh(g), where g is a learned number that starts at 0.
+        memory: the states that cross-attention reads. `last`: the last state of the encoder. `weighted`: a learned mean of the
+            states after each encoder block. `stack`: a learned mean of the states after each encoder block and after each earlier
+            decoder block; with `stack`, a decoder block whose gate stays at 0 works as one more encoder block, so that the model
+            learns the number of its encoder blocks.
+        residual_init: the standard deviation at the start of maps that write into the residual stream. `per_stack`:
+            .02 / sqrt(2 L), where L is the number of blocks of the map's own stack, although a decoder block has three such maps.
+            `total`: .02 / sqrt(2 L_e + 3 L_d).
+        bias: whether linear maps have biases and norms have shifts.
+        dropout: the dropout rate of the embedding, the attention probabilities and all branch outputs, in training only.
+        embedding_loss: the options of the embedding loss; None ("none" in TOML) means no embedding loss.
     """
 
     kind: ClassVar[str] = "encoder_decoder"
@@ -108,7 +113,7 @@ class EncoderDecoderConfig(ModelConfig):
 
     @property
     def all_cross_heads(self) -> int:
-        """Heads of cross-attention: `cross_heads`, or its default."""
+        """The number of heads of cross-attention: `cross_heads`, or twice `heads` where `cross_heads` is None."""
         return 2 * self.heads if self.cross_heads is None else self.cross_heads
 
     def build(self, vocab_size: int, max_length: int, seed: int) -> EncoderDecoder:
@@ -126,15 +131,16 @@ class EncoderDecoderConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class EncoderDecoderState(StackState):
-    """Also the states of the encoder's blocks."""
+    """The state of an encoder-decoder; `encoder` has the states of the encoder's blocks, `layers` those of the decoder's blocks."""
 
     encoder: tuple[MixerState, ...]
 
 
 class EncoderDecoder(Stack):
-    """See the top of this file. Weights are empty until `EncoderDecoderConfig.build` fills them.
+    """The encoder-decoder model; the first docstring of this file has its formulas.
 
-    It can be cut: its depths are the decoder's blocks, each over the whole encoder.
+    The weights are empty until `EncoderDecoderConfig.build` fills them. Decoder blocks can be cut off from the top; the encoder
+    always stays whole.
     """
 
     compiled_methods: ClassVar[tuple[str, ...]] = ("_read",)
@@ -163,7 +169,7 @@ class EncoderDecoder(Stack):
         return self._read(tokens, sees)[0]
 
     def hidden_and_terms(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, dict[str, AuxiliaryTerm]]:
-        """The states, and in training the embedding loss."""
+        """The states of `hidden` and, in training mode, the embedding loss."""
         states, x, encoded = self._read(tokens, sees)
         if self.embedding_loss is None or not self.training:
             return states, {}
@@ -210,14 +216,14 @@ class EncoderDecoder(Stack):
         return self._cost(stack, 0.0 if self.embedding_loss is None else self.embedding_loss.flops_per_slot(slots))
 
     def _read(self, tokens: Tensor, sees: Visibility) -> tuple[Tensor, Tensor, Tensor]:
-        """The last states, the embeddings, and the encoder's last state, each (B, T, D)."""
+        """The decoder's last states, the embeddings, and the encoder's last states, each (B, T, D)."""
         readings, x = self._readings(tokens, sees), self._embedded(tokens)
         encoded = self._encoded(x, readings)
         *_, y = self._decoded(encoded, readings)
         return self.finished(y), x, encoded[-1]
 
     def _encoded(self, x: Tensor, readings: Readings) -> list[Tensor]:
-        """The (B, T, D) after each block of the encoder."""
+        """The list of the (B, T, D) states after each block of the encoder."""
         states = []
         for block in self.encoder:
             x = block(x, readings.own)
@@ -225,7 +231,7 @@ class EncoderDecoder(Stack):
         return states
 
     def _decoded(self, readable: list[Tensor], readings: Readings) -> Iterator[Tensor]:
-        """The (B, T, D) after each block of the decoder, from the states after each block of the encoder."""
+        """Yield the (B, T, D) states after each decoder block; `readable` lists the states after each encoder block."""
         y = self._bridged(readable[-1])
         for block in self.blocks:
             y = block(y, readable, readings)
@@ -237,7 +243,10 @@ class EncoderDecoder(Stack):
         return [*readable, y] if self.config.memory == "stack" else readable
 
     def _bridged(self, encoded: Tensor, positions: Tensor | None = None) -> Tensor:
-        """The (B, T, D) that the decoder starts from, in float32 as every stream. There is no skip: it starts small."""
+        """The (B, T, D) states that the decoder starts from, in float32 like every residual stream.
+
+        No skip connection passes the bridge, so that these states are small at the start of training.
+        """
         y = exact(self.bridge(encoded if self.bridge_norm is None else self.bridge_norm(encoded)))
         if self.config.add_next_position:
             assert self.position is not None
@@ -255,7 +264,11 @@ class EncoderDecoder(Stack):
 
 
 def _rule(residual_writes: int) -> InitRule:
-    """Everything starts as N(0, .02^2), maps into the stream with .02 / sqrt(their number)."""
+    """The start of all weights: N(0, .02^2), but N(0, .02^2 / residual_writes) for maps that write into the residual stream.
+
+    Args:
+        residual_writes: the number of these maps.
+    """
     spread = dict.fromkeys(("embedding", "position", "inner", "mlp_in"), GPT2_STD)
     return InitRule(spread | {"residual": GPT2_STD / math.sqrt(residual_writes)}, 0, False, False)  # type: ignore[arg-type]
 

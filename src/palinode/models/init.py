@@ -1,7 +1,7 @@
-"""The first weights: each parameter is drawn from its own stream of the run's seed, `init` / its name.
+"""The first weights of a model: each parameter is drawn from its own random stream of the run's seed, `init` / parameter name.
 
-So arms that share a seed start with equal values in every parameter that they share by name and shape, whatever else differs
-between them. The global generator is not used.
+So two arms of an experiment that share a seed start with equal values in each parameter of the same name and shape, even if the
+arms differ in other parameters. The global random generator is not used.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ GPT2_STD = 0.02
 
 @dataclass(frozen=True)
 class InitRule:
-    """How weights start.
+    """The rule for the first values of the weights.
 
     Attributes:
-        scheme: `gpt2`: N(0, .02^2), residual maps N(0, (.02 / sqrt(2 layers))^2). `fan_in`: embeddings N(0, 1), maps
-            N(0, .33 / fan in). `nanochat`: embeddings N(0, .8^2), head N(0, .001^2), maps uniform with std 1 / sqrt(fan in), .4 of
-            that where an MLP opens. Learned positions N(0, .02^2); gains 1; biases and shifts 0.
-            Or a model's own table: the standard deviation of each role.
-        layers: L of the stack.
-        zero_residual: maps that write into the residual stream start at 0, so that a block starts as the identity.
-        zero_head: the head starts at 0, so that the first loss is ln V.
+        scheme: the name of a scheme, or a model's own table with the standard deviation of each role. `gpt2`: all weights
+            N(0, .02^2), but maps into the residual stream N(0, (.02 / sqrt(2 layers))^2). `fan_in`: embeddings N(0, 1), maps
+            N(0, .33 / fan in). `nanochat`: embeddings N(0, .8^2), head N(0, .001^2), maps uniform with standard deviation
+            1 / sqrt(fan in), or .4 / sqrt(fan in) for the first map of an MLP. In every named scheme learned positions start as
+            N(0, .02^2), gains at 1, biases and shifts at 0.
+        layers: the number L of blocks of the stack.
+        zero_residual: whether maps that write into the residual stream start at 0, so that a block starts as the identity.
+        zero_head: whether the head starts at 0, so that the first loss is ln V.
     """
 
     scheme: SchemeName | Mapping[Role, float]
@@ -43,13 +44,13 @@ class InitRule:
 
 
 def initialise(model: nn.Module, rule: InitRule, seed: int, parts: Mapping[str, InitRule] | None = None) -> None:
-    """Fill every parameter of the model in place.
+    """Fill every parameter of the model with its first values, in place.
 
     Args:
-        parts: name of a child of the model -> its own rule, instead of `rule`.
+        parts: the rules of some children of the model, by child name; a child with its own rule does not use `rule`.
 
     Raises:
-        BadInput: a module has parameters of a kind that no rule here starts.
+        BadInput: a module has a parameter that no rule of this file fills.
     """
     own_rules = parts or {}
     with torch.no_grad():
@@ -76,7 +77,7 @@ def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng:
 
 def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitRule, rng: Generator) -> None:
     role = module.role
-    # A model that is only described has no numbers; to draw them there would load PyTorch's compiler, 3 s.
+    # A weight on the meta device has no numbers; a draw on the meta device would load PyTorch's compiler, which takes 3 s.
     if weight.is_meta:
         return
     if name == "bias" or (role == "residual" and rule.zero_residual) or (role == "head" and rule.zero_head):
@@ -89,7 +90,7 @@ def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitR
 
 
 def _start_blocks(module: BlockLinear, name: str, parameter: Tensor, rule: InitRule, rng: Generator) -> None:
-    """Uniform within 1 / sqrt(width of an incoming block), the bias within 1 / sqrt(outgoing width), under every scheme."""
+    """Start a block-diagonal map, under every scheme: uniform in +-1 / sqrt(input width of a block), bias +-1 / sqrt(out_width)."""
     bound = (module.weight.shape[2] if name == "weight" else len(parameter)) ** -0.5
     if rule.zero_residual and module.role == "residual":
         parameter.zero_()
@@ -98,7 +99,7 @@ def _start_blocks(module: BlockLinear, name: str, parameter: Tensor, rule: InitR
 
 
 def _std(role: Role, fan_in: int, rule: InitRule) -> float:
-    """Standard deviation of a normal start."""
+    """The standard deviation of the normal distribution from which a weight of this role is drawn."""
     if not isinstance(rule.scheme, str):
         return rule.scheme[role]
     if rule.scheme == "gpt2" or role == "position":

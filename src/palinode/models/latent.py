@@ -1,13 +1,15 @@
-"""The latent attention model of hlb-gpt: gate, attention and MLP in one block of two matrices; a learned slope gives positions.
+"""The latent attention model of hlb-gpt: one block of two matrices does the work of gate, attention and MLP.
 
-Block, with q = width // 8: (Q, K, a, g) = W_e LN(x); u = a * gelu(g), of which the first half is local and the second the value;
-x + W_p (local, softmax(Q K^T / sqrt(q) - slope |i - j|) value). One slope for each layer is the only position signal.
+A block, where q = width // 8: (Q, K, a, g) = W_e LN(x); u = a * gelu(g), where the first half of u is local and the second half is
+the value; x + W_p (local, softmax(Q K^T / sqrt(q) - slope |i - j|) value). Each layer has one learned slope; the slopes are the
+model's only information about positions.
 
-Source: hlb-gpt 0.4.1 (a9f158f) and the options of the mask experiments (337850f), read, and written anew. Differs in:
-- distances in float32 at the current length (published: bf16, cut from a longer table);
-- every direction has the bias -slope |i - j| (published, right to left: the ltr table with its rows flipped, which favours distant
-  slots), and rtl is a flipped row (published: an anti-triangular mask through which the targets leak);
-- with `linear_value` the unused half of `a` is left out: D^2 fewer parameters in each layer.
+Source: hlb-gpt 0.4.1 (a9f158f) and the options of the mask experiments (337850f); their code was read, and this code is new.
+Differences from the published code:
+- distances are float32, made for the current row length (published: bf16, cut from a longer table);
+- both directions have the bias -slope |i - j| (published for right to left: the ltr table with flipped rows, which favours distant
+  slots), and an rtl row is flipped (published: an anti-triangular mask, through which the targets leak);
+- with `linear_value` the unused half of `a` does not exist, so that each layer has D^2 fewer parameters.
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary, H heads.
 """
 
@@ -35,27 +37,29 @@ from palinode.models.parts.positions import distance_table
 from palinode.models.parts.state import KeysValues, MixerState, continues
 from palinode.models.stack import HeadsOfWidth, Stack, mask_of
 
-QUERY_SHARE = 8  # the width is this many times that of Q and K
-START_RAW_SLOPE = 1.0  # slope softplus(1) = 1.3133
-AUDIT_RAW_SLOPE = -4.6  # slope .01
-# Rows are read in blocks of slots, causal ones with the keys up to the block's end. Milliseconds for one layer's attention, forward
-# and backward, on one CPU core, at 128 slots (16 rows of width 128, of width 384) and at 1024 slots (2 rows of each):
-#   additive bias through baddbmm 3.6, 9.9, 26, 63; the same in blocks of 128 slots 3.6, 9.9, 19, 45;
-#   the bias as a float mask of PyTorch's attention 4.3, 11.5, 30, 67;
-#   slope * j as one more feature of the keys, causal kernel 4.8, 10.7, 35, 75; padded to the fused kernel 7.0, 23, 33, 90.
-# The extra feature is also less exact: slope * j - slope * i is off by 2e-4 at 1024 slots.
+QUERY_SHARE = 8  # the width D divided by the width of Q and K
+START_RAW_SLOPE = 1.0  # the slope starts at softplus(1) = 1.3133
+AUDIT_RAW_SLOPE = -4.6  # the audit's slope is softplus(-4.6) = .01
+# Attention reads a row in blocks of BLOCK_SLOTS slots; in a causal row a block reads the keys up to the block's end.
+# The milliseconds below are for one layer's attention, forward and backward, on one CPU core. The four numbers are for 16 rows of
+# 128 slots at width 128 and at width 384, and for 2 rows of 1024 slots at width 128 and at width 384.
+#   additive bias through baddbmm: 3.6, 9.9, 26, 63; additive bias through baddbmm in blocks of 128 slots: 3.6, 9.9, 19, 45;
+#   the bias as a float mask of PyTorch's attention: 4.3, 11.5, 30, 67;
+#   slope * j as one more feature of the keys: causal kernel 4.8, 10.7, 35, 75; padded to the fused kernel 7.0, 23, 33, 90.
+# One more feature of the keys is also less exact: slope * j - slope * i has an error of 2e-4 at 1024 slots.
 BLOCK_SLOTS = 128
 
 
 class LatentConfig(ModelConfig):
-    """A stack of latent attention blocks over token embeddings, untied head. The defaults are those of `hlb(1)`.
+    """A stack of latent attention blocks over token embeddings, with an untied head. The default options are those of `hlb(1)`.
 
-    2 V D + D + L [(2 (D // 8) + 4 D) D + 2 D^2 + D + 1] parameters.
+    The model has 2 V D + D + L [(2 (D // 8) + 4 D) D + 2 D^2 + D + 1] parameters.
 
     Attributes:
-        layers, width: L blocks of width D.
-        heads: the number of heads of Q, K and the value, contiguous, with one slope for all; must divide the width and width // 8.
-        linear_value: the value is not gated: it is the second half of g, before the GELU.
+        layers, width: the number L of blocks, and their width D.
+        heads: the number of heads of Q, K and the value; must divide the width and width // 8. A head is a contiguous part of each
+            vector, and all heads of a layer share one slope.
+        linear_value: whether the value has no gate: it is then the second half of g, before the GELU.
     """
 
     kind: ClassVar[str] = "latent"
@@ -82,7 +86,10 @@ class LatentConfig(ModelConfig):
 
 
 class Latent(Stack):
-    """x = E[tokens]; blocks; norm; head. Takes rows of any length. Weights are empty until `LatentConfig.build` fills them."""
+    """The latent attention model: x = E[tokens], then blocks, norm and head; it takes rows of any length.
+
+    The weights are empty until `LatentConfig.build` fills them.
+    """
 
     def __init__(self, config: LatentConfig, vocab_size: int, max_length: int):
         super().__init__(vocab_size, max_length)
@@ -107,7 +114,7 @@ class Latent(Stack):
 
 
 class LatentBlock(nn.Module):
-    """x + attention(norm x), (B, T, D) -> (B, T, D). There is no MLP: the gate takes its place."""
+    """A latent attention block, x + attention(norm x), (B, T, D) -> (B, T, D). The gate of the attention replaces an MLP."""
 
     def __init__(self, config: LatentConfig):
         super().__init__()
@@ -127,15 +134,15 @@ class LatentBlock(nn.Module):
         return self.attention.begin(rows, slots)
 
     def extend(self, x: Tensor, reading: Reading, state: KeysValues) -> tuple[Tensor, MixerState]:
-        """(B, T_new, D) of the next slots -> (B, T_new, D), and the attention's next state."""
+        """(B, T_new, D) states of the next slots -> (B, T_new, D), and the attention's next state."""
         mixed, kept = self.attention.extend(self.norm(x), reading, state)
         return x + mixed, kept
 
 
 class LatentAttention(Mixer):
-    """W_p (local, attended value), (B, T, D) -> (B, T, D).
+    """Latent attention, W_p (local, attended value), (B, T, D) -> (B, T, D).
 
-    The slope is softplus of a parameter in the training group `slope`, whose rate is 100 times that of the matrices.
+    The slope is softplus of a parameter in the training group `slope`, whose learning rate is 100 times that of the matrices.
     """
 
     group_of: ClassVar = {"raw_slope": "slope"}
@@ -168,7 +175,7 @@ class LatentAttention(Mixer):
         return self._projected(local, self._attended(q, *kept.seen(), self._bias(reading), "causal")), kept
 
     def cost(self, slots: int, pairs: int, computed: int | None = None) -> LayerCost:
-        """`computed` of the pairs of slots get a score, by default all of them."""
+        """The cost of the attention; `computed` is the number of pairs of slots that get a score, by default all T^2 pairs."""
         maps = 2.0 * (self.expand.weight.numel() + self.project.weight.numel())
         return attention_cost(maps, self.query_width + self.width, slots, pairs, computed)
 
@@ -176,11 +183,15 @@ class LatentAttention(Mixer):
         parameter.fill_(START_RAW_SLOPE)
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """A slope near .01: e^-10 is left at a distance of 1024. The start, 1.31, leaves 1e-17 at 30, where no leak would show."""
+        """Set the slope near .01, so that a leak from a distant slot shows in an audit.
+
+        A slope of .01 leaves a weight of e^-10 at a distance of 1024 slots. The slope at the start, 1.31, leaves 1e-17 at a
+        distance of 30 slots, so that an audit could not see a leak.
+        """
         open_near(self.raw_slope, AUDIT_RAW_SLOPE, rng)
 
     def _expanded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The local part (B, T, D); q, k and the value (B H, T, ..)."""
+        """The local part, (B, T, D), then q, k and the value, each (B H, T, its width in one head)."""
         q, k, linear, gate = torch.split(self.expand(x), self.parts, -1)
         if self.linear_value:
             gate, value = torch.split(gate, self.width, -1)
@@ -197,19 +208,18 @@ class LatentAttention(Mixer):
         return self.project(torch.cat((local, self._together(attended)), dim=-1))
 
     def _by_head(self, x: Tensor) -> Tensor:
-        """(B, T, H h) -> (B H, T, h)."""
+        """Split the heads: (B, T, H h) -> (B H, T, h), where h is the width of a head."""
         return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2).flatten(0, 1)
 
     def _together(self, x: Tensor) -> Tensor:
-        """(B H, T, h) -> (B, T, H h)."""
+        """Join the heads: (B H, T, h) -> (B, T, H h), where h is the width of a head."""
         return x.view(-1, self.heads, *x.shape[1:]).transpose(1, 2).flatten(2)
 
     def _attended(self, q: Tensor, k: Tensor, value: Tensor, bias: Tensor, native: Native) -> Tensor:
-        """(B H, T, h) outputs of attention, made in blocks of slots.
+        """The (B H, T, h) outputs of attention, computed in blocks of slots; h is the width of a head.
 
-        So half of a causal square is never computed, and evaluation holds the scores of one block at a time.
-
-        Where q has fewer slots than k, they are the last ones.
+        With blocks, half of the T^2 scores of a causal row is never computed, and evaluation holds the scores of only one block in
+        memory. If q has fewer slots than k, the slots of q are the last slots of k.
         """
         blocks = []
         for first, end, read in _blocks(native, q.shape[1], k.shape[1] - q.shape[1]):
@@ -218,24 +228,25 @@ class LatentAttention(Mixer):
         return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=1)
 
     def _softmax(self, q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-        """Attention weights in the dtype of q. Bias and softmax stay in float32 or better, under autocast too."""
+        """The attention weights in the dtype of q. Bias and softmax are computed in float32 or better, also under autocast."""
         if q.dtype == bias.dtype:
             return torch.baddbmm(bias.expand(len(q), -1, -1), q, k.mT, alpha=self.scale).softmax(dim=-1)
         return (exact(q @ k.mT) * self.scale + bias).softmax(dim=-1).to(q.dtype)
 
 
 def computed_pairs(native: Native, slots: int) -> int:
-    """How many (reader, read) pairs of slots get a score, whether visible or not."""
+    """The number of pairs (slot that reads, slot that is read) that get a score; some of these pairs are not visible."""
     return sum((end - first) * read for first, end, read in _blocks(native, slots))
 
 
 def hlb(size: float = 1.0) -> LatentConfig:
-    """hlb-gpt's one dial: width 64 round(6 log2(1 + size)), layers round(8 log2(1 + size)).
+    """The config of hlb-gpt for one number, its size: width 64 round(6 log2(1 + size)), layers round(8 log2(1 + size)).
 
-    Size 1 is 8 x 384, 46 million parameters at 50 304 tokens; .5 is 5 x 256, 4 is 19 x 896.
+    Size 1 means 8 layers of width 384, with 46 million parameters at a vocabulary of 50 304 tokens. Size .5 means 5 layers of
+    width 256; size 4 means 19 layers of width 896.
 
     Raises:
-        BadInput: the size is not a finite number, or gives no width or no layer (below about .06).
+        BadInput: the size is not a positive finite number, or it is so small (below about .06) that width or layers would be 0.
     """
     if not math.isfinite(size) or size <= 0:
         raise BadInput(f"hlb's size must be a positive number, not {size}", field="size")
@@ -248,7 +259,12 @@ def hlb(size: float = 1.0) -> LatentConfig:
 
 
 def _blocks(native: Native, slots: int, before: int = 0) -> list[tuple[int, int, int]]:
-    """(first, end, read): slots first..end - 1, behind `before` others, are computed together over the first `read` slots."""
+    """List the blocks of slots as (first, end, read): new slots first..end - 1 are computed together over the first `read` slots.
+
+    Args:
+        slots: the number of new slots.
+        before: the number of slots before the new slots.
+    """
     ends = [*range(BLOCK_SLOTS, slots, BLOCK_SLOTS), slots]
     read = [before + (end if native == "causal" else slots) for end in ends]
     return list(zip([0, *ends[:-1]], ends, read, strict=True))

@@ -1,4 +1,4 @@
-"""What the models of this package share: token and position tables, a stack of blocks, a final norm, shared options.
+"""The base class of the built-in models: token and position tables, a stack of blocks and a final norm; and shared options.
 
 Legend: B rows, T slots, D width, V vocabulary, C longest row.
 """
@@ -35,13 +35,15 @@ HeadsOfWidth = Annotated[int, Field(ge=1), AfterValidator(_divides_width)]
 
 
 class Stack(LanguageModel):
-    """Base of models with one table of tokens, a stack `blocks` and a final norm.
+    """Base class of models with one table of tokens, a stack `blocks` and a final norm.
 
     Attributes:
-        blocks: a ModuleList. What a block reads besides (B, T, D) states differs from model to model, hence Any.
-        position: the table of learned positions, if any.
-        embed_norm: a norm of the embedding, if any.
-        next_position: what is done with the next slot's position after the final norm, if anything.
+        embedding: the table of token embeddings.
+        blocks: the ModuleList of blocks. Its type is Any, because each model's blocks take other arguments after the states.
+        final_norm: the norm after the last block.
+        position: the table of learned positions, or None.
+        embed_norm: the norm after the embedding, or None.
+        next_position: the module that subtracts the next slot's position after the final norm, or None.
     """
 
     embedding: Table
@@ -58,12 +60,12 @@ class Stack(LanguageModel):
         self.next_position: NextPosition | None = None
 
     def hidden(self, tokens: Tensor, sees: Visibility) -> Tensor:
-        """States of (B, T) tokens.
+        """(B, T) token ids -> (B, T, D) states.
 
         Raises:
             BadInput: the row is longer than a table of positions, a mixer has no form for the visibility, or a slot of an explicit
                 mask may see nothing.
-            ValueError: the rows still read from the end.
+            ValueError: the rows read from the end and have not been flipped.
         """
         reading, x = self._reading(tokens, sees), self._embedded(tokens)
         for block in self.blocks:
@@ -83,7 +85,7 @@ class Stack(LanguageModel):
         """The state before the first token (see `LanguageModel.begin`).
 
         Raises:
-            BadInput: rows of so many slots are longer than a table of positions.
+            BadInput: rows of `slots` slots are longer than a table of positions.
         """
         self._check_length(slots)
         return StackState(slots, 0, tuple(block.begin(rows, slots) for block in self.blocks))
@@ -102,15 +104,15 @@ class Stack(LanguageModel):
         return states if self.next_position is None else self.next_position(states, self.position, positions)
 
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
-        """How the blocks read (B, T) tokens, behind `before` earlier ones that were read left to right."""
+        """The reading of (B, T) tokens, which follow `before` earlier tokens that were read left to right."""
         raise NotImplementedError(f"{type(self).__name__} must define _reading(tokens, sees, before), or hidden")
 
     def _reading_on(self, tokens: Tensor, state: Any) -> Reading:
-        """How the blocks read (B, T_new) tokens behind those of a state."""
+        """The reading of (B, T_new) new tokens, which follow the tokens that the state has read."""
         return self._reading(tokens, Ltr(), state.read)
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
-        """(B, T, D) before the first block; `positions` (T,) are those of the slots, by default 0..T-1."""
+        """The (B, T, D) states before the first block; `positions` holds the (T,) positions of the slots, by default 0..T-1."""
         slots, dropout = tokens.shape[1], self.embedding_dropout
         self._check_length(slots)
         x = self.embedding(tokens)
@@ -125,14 +127,14 @@ class Stack(LanguageModel):
         return rotary_table(positions, weight.shape[1] // heads, kind, base, exact_dtype(weight))
 
     def _check_length(self, slots: int) -> None:
-        """Refuse rows beyond a table of positions, of a model that has one."""
+        """Refuse rows that are longer than the model's table of positions; a model without such a table takes all rows."""
         if slots > self.max_length and (self.position is not None or self.next_position is not None):
             field = "model.position" if self.position is not None else "model.subtract_table"
             message = f"a row of {slots} slots is longer than the table of {self.max_length} learned positions"
             raise BadInput(message, field=field)
 
     def _cost(self, stack: LayerCost, terms_flops_per_slot: float = 0.0) -> Cost:
-        """The cost of the model, from that of its layers."""
+        """The cost of the model, computed from the cost of its layers and of its auxiliary terms."""
         return Cost(
             parameters=self.parameter_counts(),
             executed_flops_per_slot=stack.executed,
@@ -144,16 +146,16 @@ class Stack(LanguageModel):
 
 
 def can_step(block: Any) -> bool:
-    """Whether a block, which a user may have replaced, continues from a state."""
+    """Whether a block, which may be a user's own block, can continue from a state."""
     return hasattr(block, "can_step") and bool(block.can_step())
 
 
 def mask_of(sees: Visibility, tokens: Tensor) -> Tensor | None:
-    """The explicit mask of a visibility that has no form of its own, on the device of the (B, T) tokens.
+    """The explicit mask of a visibility that is neither causal nor full, on the device of the (B, T) tokens; else None.
 
     Raises:
         BadInput: a slot may see nothing.
-        ValueError: the rows still read from the end.
+        ValueError: the rows read from the end and have not been flipped.
     """
     if sees.reads_from_end:
         raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
@@ -164,7 +166,7 @@ def explicit_mask(sees: Visibility, slots: int) -> Tensor:
     """The boolean (T, T) mask of a visibility.
 
     Raises:
-        BadInput: a slot may see nothing: its softmax would be uniform or NaN.
+        BadInput: a slot may see nothing, so that its softmax would be uniform or NaN.
     """
     mask = sees.mask(slots)
     blind = (~mask.any(dim=1)).nonzero().flatten().tolist()
@@ -175,5 +177,5 @@ def explicit_mask(sees: Visibility, slots: int) -> Tensor:
 
 
 def positions_of(tokens: Tensor, before: int) -> Tensor:
-    """(T,) positions of (B, T) tokens behind `before` earlier ones."""
+    """The (T,) positions of (B, T) tokens, which follow `before` earlier tokens."""
     return torch.arange(before, before + tokens.shape[1], device=tokens.device)

@@ -1,4 +1,7 @@
-"""Objectives: a window in, an Example out. The table lists the built-in ones; a user's own class is passed as an object."""
+"""Objectives: an objective makes an Example from windows of tokens.
+
+The table `OBJECTIVES` lists the built-in objectives; a user's own class is passed as an object.
+"""
 
 from collections.abc import Mapping
 

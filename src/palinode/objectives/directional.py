@@ -1,12 +1,13 @@
-"""Objectives that predict every token of the window from those before it (`ltr`), from those after it (`rtl`), or both in one run.
+"""Objectives that predict each token of a window from the tokens before it (`ltr`), from the tokens after it (`rtl`), or from both.
 
-With a direction token, all tokens of the window are scored: as many slots as tokens. Without it, one token is not scored:
+With a direction token, a pass has one slot for each token of the window, and all tokens are scored. Without a direction token, one
+token of the window is not scored. The two passes with direction tokens:
 
     ltr  in [L] a b c d e   target a b c d e f        rtl  in b c d e f [R]   target a b c d e f
 
-`both(p)` reads rtl as well as ltr, `choose(p)` reads rtl instead of ltr. They differ from the published implementation in: p = 0
-never draws rtl (there it was drawn once in a thousand); rtl sees the upper triangle at the current length (there a flipped lower
-triangle); the losses are reported for each pass.
+With probability p, `both(p)` reads a window rtl in addition to ltr, and `choose(p)` reads a window rtl instead of ltr. They differ
+from the published implementation in three points: p = 0 never draws rtl (published: once in a thousand draws); rtl sees the upper
+triangle at the current length (published: a flipped lower triangle); the losses are reported for each pass.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from palinode.objectives.probability import PROBABILITIES, Constant, Probability
 
 
 class OneWay(Objective):
-    """Base of `ltr` and `rtl`: one pass over every window.
+    """Base class of `ltr` and `rtl`: one pass over every window.
 
     Attributes:
-        direction_token: a token marks where the reading starts, so that all tokens can be scored.
+        direction_token: whether a special token marks the place where the reading starts, so that all tokens can be scored.
     """
 
     direction: ClassVar[Direction]
     direction_token: bool = True
 
     def visibility(self) -> Visibility:
-        """What the slots of the pass see."""
+        """The visibility of the pass: the slots that each slot sees."""
         return Ltr()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
         return self.reading(windows, specials)
 
     def reading(self, windows: Tensor, specials: SpecialTokens, rows: Tensor | None = None) -> Example:
-        """One pass over `rows` of the windows (None: all)."""
+        """Make the example of one pass over the windows with the indices `rows` (None: over all windows)."""
         sources, targets = self.shifted(windows.shape[1])
         return one_pass(
             windows,
@@ -57,7 +58,7 @@ class OneWay(Objective):
         )
 
     def shifted(self, window_tokens: int) -> tuple[Tensor, Tensor]:
-        """(slots,) window indices that the slots read, and those that they predict; the direction token has no source."""
+        """The (T,) window indices of the tokens that the slots read, and of those they predict; a direction token has no index."""
         targets = torch.arange(window_tokens)
         sources = targets - (1 if self.direction == "ltr" else -1)
         inside = (sources >= 0) & (sources < window_tokens)
@@ -83,18 +84,18 @@ class OneWay(Objective):
 
 
 class LtrObjective(OneWay):
-    """Next-token prediction. `direction_token`: start with `[L]`, so that the first token is scored too."""
+    """Next-token prediction. With `direction_token` the input starts with `[L]`, so that the first token is scored too."""
 
     kind: ClassVar[str] = "ltr"
     direction: ClassVar[Direction] = "ltr"
 
 
 class RtlObjective(OneWay):
-    """Previous-token prediction, reading from the end.
+    """Previous-token prediction: the window is read from its end.
 
     Attributes:
-        direction_token: the text ends with `[R]`, where the reading starts.
-        sees: the visibility of the pass; any but `rtl` is an error for the audit to find.
+        direction_token: whether the input ends with `[R]`, where the reading starts.
+        sees: the visibility of the pass. Any visibility except `rtl` is a mistake; it can be set to test that the audit finds it.
     """
 
     kind: ClassVar[str] = "rtl"
@@ -106,22 +107,23 @@ class RtlObjective(OneWay):
 
 
 def precedes(direction: str, source: Tensor, target: Tensor) -> Tensor:
-    """Whether the tokens `source` are read before the tokens `target`."""
+    """Whether the tokens with the indices `source` are read before the tokens with the indices `target`."""
     return source < target if direction == "ltr" else source > target
 
 
 Granularity = Literal["batch", "row"]
-RTL = "rtl"  # the name of the decision: does this window read right to left?
+RTL = "rtl"  # the name of the random decision whether a window is read right to left
 
 
 class Mixture(Objective):
-    """What `both` and `choose` share: the random choice, the tokens, and the contract of each pass.
+    """Base class of `both` and `choose`: the random choice, the direction tokens, and the contract of each pass.
 
     Attributes:
-        p: probability of the rtl pass: a number, a schedule, or `adaptive`.
-        granularity: one choice for each micro-batch (as published) or for each window.
-        direction_token: `[L]` / `[R]` mark the direction, so that all tokens can be scored.
-        rtl_sees: the visibility of the rtl pass; any but `rtl` is an error for the audit to find.
+        p: the probability of the rtl pass: a number, a schedule, or `adaptive`.
+        granularity: whether one choice is made for each micro-batch (`batch`, as published) or for each window (`row`).
+        direction_token: whether `[L]` and `[R]` mark the direction, so that all tokens can be scored.
+        rtl_sees: the visibility of the rtl pass. Any visibility except `rtl` is a mistake; it can be set to test that the audit
+            finds it.
     """
 
     p: Annotated[Probability, one_of(lambda: PROBABILITIES, "probability")] = Constant(p=0.05)
@@ -147,7 +149,7 @@ class Mixture(Objective):
         return ("ltr", "rtl")
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """The tokens that either pass scores; with a constant p, a pass whose probability is 0 is left out."""
+        """The tokens that at least one pass scores; with a constant p, a pass with probability 0 does not count."""
         passes = self.evaluation()
         if isinstance(self.p, Constant):
             chances = self.pass_probabilities(Progress())
@@ -165,21 +167,21 @@ class Mixture(Objective):
 
     @property
     def ltr(self) -> LtrObjective:
-        """The ltr pass by itself."""
+        """The objective that has only the ltr pass."""
         return LtrObjective(direction_token=self.direction_token)
 
     @property
     def rtl(self) -> RtlObjective:
-        """The rtl pass by itself."""
+        """The objective that has only the rtl pass."""
         return RtlObjective(direction_token=self.direction_token, sees=self.rtl_sees)
 
 
 class BothObjective(Mixture):
-    """Every window is read ltr; with probability p it is *also* read rtl, in the same optimizer step.
+    """Every window is read ltr; with probability p the window is *also* read rtl, in the same optimizer step.
 
     Attributes:
-        combine: `sum` adds the two mean losses (as published; the gradient is larger at those steps), `mean` divides by all
-            scored tokens.
+        combine: how the two losses are combined. `sum` adds the two mean losses (as published; the gradient is then larger at steps
+            with both passes). `mean` divides the sum of all losses by the number of all scored tokens.
     """
 
     kind: ClassVar[str] = "both"
@@ -198,7 +200,10 @@ class BothObjective(Mixture):
 
 
 class ChooseObjective(Mixture):
-    """Every window is read once: rtl with probability p, else ltr. It costs what ltr costs: the comparison is at equal compute."""
+    """Every window is read once: rtl with probability p, else ltr.
+
+    `choose` costs as much as `ltr`, so that the two objectives are compared at equal compute.
+    """
 
     kind: ClassVar[str] = "choose"
     granularity: Granularity = "row"

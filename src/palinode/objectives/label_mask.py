@@ -1,12 +1,12 @@
-"""Label masks: which of an objective's targets are scored. They change the weights of the loss and nothing else.
+"""Label masks: a label mask decides which targets of an objective are scored. It changes only the weights of the loss.
 
-`all`: every target. `answer`: the targets that a task marks as answers. `last`: the last answer of each window, or the last token
-of a window of text. Inputs, visibility and passes stay the same, so that learning from every token and learning only from
-the answer are compared at equal tokens read.
+The mask `all` scores every target, `answer` the targets that a task marks as answers, and `last` the last answer of each window, or
+the last token of a window of text. A label mask does not change inputs, visibility and passes, so that training on every token and
+training only on answers are compared at an equal number of tokens read.
 
-A masked language model therefore scores a labelled token only where chance has hidden it, and a batch may have nothing to score.
-Such a step changes nothing (`Counters.empty_steps`). `check_scores_some` refuses a run in which no batch can have anything to
-score.
+A masked language model scores a token that the label mask keeps only if this token is also hidden at random, so a batch may have no
+token to score. An optimizer step without a scored token changes no weight (`Counters.empty_steps` counts these steps). The function
+`check_scores_some` refuses a run in which no batch can ever have a token to score.
 """
 
 from __future__ import annotations
@@ -26,14 +26,17 @@ Labels = Literal["all", "answer", "last"]
 
 
 def masked(example: Example, windows: Windows, labels: Labels) -> Example:
-    """The example with the loss on only these labels.
+    """The example with a loss weight of 0 for each target that the label mask does not keep.
 
-    An example may have a fixed `loss_denominator` (the sum of two mean losses). It is then multiplied by the share of its weight
-    that the first pass keeps under the labels. If that pass keeps none, the share of the next pass counts: the sum of the two
-    means is then the mean of that pass.
+    An example whose loss is the sum of two mean losses has a fixed `loss_denominator`. This function multiplies the denominator by
+    the share of the first pass's weight that the label mask keeps. If the mask keeps no weight of the first pass, the share of the
+    second pass is used, and the loss is then the mean loss of the second pass.
+
+    Args:
+        labels: the name of the label mask.
 
     Raises:
-        BadInput: the labels are `answer`, but the data marks no answers.
+        BadInput: the label mask is `answer`, but the data marks no answers.
     """
     if labels == "all":
         return example
@@ -52,14 +55,15 @@ def masked(example: Example, windows: Windows, labels: Labels) -> Example:
 def check_scores_some(
     objective: Objective, labels: Labels, windows_of: Callable[[], Windows], window_tokens: int, field: str
 ) -> None:
-    """Refuse an objective that never scores a token, or none of the tokens that the labels keep.
+    """Refuse an objective that never scores a token, or that never scores a token that the label mask keeps.
 
     Args:
-        windows_of: makes some windows of the data; called only where the objective never scores some token.
-        field: the setting that holds the labels, for the message.
+        labels: the name of the label mask.
+        windows_of: a function that makes some windows of the data; it is called only if some token is never scored.
+        field: the name of the setting that holds the label mask, for the message.
 
     Raises:
-        BadInput: nothing can ever be scored.
+        BadInput: no token can ever be scored.
     """
     places = objective.scorable(window_tokens)
     if bool(places.all()):
@@ -77,7 +81,7 @@ def check_scores_some(
 
 
 def chosen_tokens(windows: Windows, labels: Labels) -> Tensor:
-    """(B, window_tokens) boolean: the tokens that these labels keep."""
+    """The tokens that the label mask keeps, (B, window_tokens) boolean."""
     if labels == "answer" and windows.answers is None:
         raise BadInput("only a task marks answers; on text, labels are 'all' or 'last'", field="labels")
     answers = torch.ones_like(windows.tokens, dtype=torch.bool) if windows.answers is None else windows.answers

@@ -1,11 +1,13 @@
-"""The loss of an Example: the weighted sum of nats, by pass. Where logits are large, they are never all in memory.
+"""The loss of an Example: the weighted sum of nats, for each pass. Large logits are made in chunks, never all at once.
 
-Logits are the largest tensor of small-model training: 1024 slots of GPT-2's vocabulary are 196 MiB, three times that with their
-log-softmax and gradient. When they are large, the slots go through the head chunk by chunk, and each chunk's gradient is taken
-at once, in the forward pass: the loss is a sum, so the gradient that arrives in the backward pass is one number, multiplied in
-later. Where the head is a matrix (`LinearHead`) its gradient is added up in place: at GPT-2's size that matrix alone has 147 MiB.
-Alternatives: checkpointing each chunk makes its logits twice and adds up a head gradient for each in autograd's buffers;
-`torch.nn.functional.linear_cross_entropy` has neither soft-cap nor weights. Measured in benchmarks/loss_memory.py.
+Logits are the largest tensor when a small model is trained: the logits of 1024 slots at GPT-2's vocabulary take 196 MiB, and three
+times as much with their log-softmax and gradient. When the logits are large, the slots go through the head chunk by chunk, and the
+gradient of each chunk is computed in the forward pass. This is possible because the loss is a sum: the backward pass gets one
+number and only multiplies the gradients by this number. If the head is a matrix (`LinearHead`), the gradient of this matrix is
+added up in place, because the matrix has 147 MiB at GPT-2's size.
+Two alternatives cost more or do less. Checkpointing of each chunk makes the logits twice, and autograd makes one more gradient of
+the head for each chunk. `torch.nn.functional.linear_cross_entropy` has neither soft-cap nor weights. The script
+benchmarks/loss_memory.py measures the memory.
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -25,19 +27,20 @@ from palinode.base.example import Example
 from palinode.base.head import LinearHead
 
 DIRECT_LOGITS = 2**23  # up to 8 million logits (32 MiB of float32) are made at once
-CHUNK_LOGITS = 2**22  # else about 4 million at a time (16 MiB)
-GPU_FACTOR = 32  # a GPU needs larger pieces to be busy, and has the memory for them
+CHUNK_LOGITS = 2**22  # more than DIRECT_LOGITS logits are made in chunks of about 4 million logits (16 MiB of float32)
+# The factor of both numbers on a GPU: a GPU needs larger chunks to be busy, and has the memory for them.
+GPU_FACTOR = 32
 LogitsOf = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class ScoredLoss:
-    """Sums over the scored slots of a batch; the caller, which has all parts of the batch, divides.
+    """Sums over the scored slots of a batch; the caller has all parts of the batch and computes means from these sums.
 
     Attributes:
-        total: sum of weight * nats, with gradient (first derivatives only if it was made in chunks).
-        nats_by_group: the part of each pass in the total, detached scalars, by group name.
-        scored_by_group: slots with a weight other than 0, by group name.
+        total: the sum of weight * nats, with a gradient; a total that was made in chunks has only first derivatives.
+        nats_by_group: the sum of weight * nats of each pass, as detached scalars, by group name.
+        scored_by_group: the number of slots with a weight other than 0, by group name.
     """
 
     total: Tensor
@@ -46,11 +49,12 @@ class ScoredLoss:
 
 
 def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_slots: int | None = None) -> ScoredLoss:
-    """The loss of (B, T, D) states on the example's targets; slots with weight 0 never reach the head.
+    """The loss of (B, T, D) states on the example's targets; slots with weight 0 do not go through the head.
 
     Args:
-        logits_of: (slots, D) -> (slots, V), usually `model.logits_map()`; each slot's logits depend only on its own state.
-        chunk_slots: slots whose logits exist at once. Default: all slots up to 8 million logits, else as many as make 4 million.
+        logits_of: the function (slots, D) -> (slots, V), usually `model.logits_map()`; a slot's logits depend only on its state.
+        chunk_slots: the number of slots whose logits are in memory at once. Default: all slots if they have at most 8 million
+            logits, else so many slots that a chunk has about 4 million logits.
     """
     weight = example.loss_weight.flatten()
     states, targets = hidden.flatten(0, 1), example.targets.flatten()
@@ -64,14 +68,17 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
 
 
 def every_nats(logits: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-    """(B, T) weighted nats of all slots from their (B, T, V) logits: none is left out, so that all batches take the same path."""
+    """The (B, T) weighted nats of all slots, computed from their (B, T, V) logits.
+
+    Slots with weight 0 are computed too, so that every batch takes the same path through the code.
+    """
     return _nats(logits.flatten(0, 1), targets.flatten()).view(targets.shape) * weight
 
 
 def _total(
     states: Tensor, targets: Tensor, weight: Tensor, logits_of: LogitsOf, chunk_slots: int | None
 ) -> tuple[Tensor, Tensor]:
-    """Two tensors: the sum of the weighted nats (it has a gradient), and the (slots,) weighted nats (they have none)."""
+    """Return two tensors: the sum of the weighted nats, with a gradient, and the (slots,) weighted nats, without a gradient."""
     slots = len(states)
     chunk = chunk_slots or _slots_at_once(slots, logits_of(states[:0]).shape[-1], on_gpu=states.is_cuda)
     if slots <= chunk:
@@ -87,12 +94,12 @@ def _total(
 
 
 def _nats(logits: Tensor, targets: Tensor) -> Tensor:
-    """(slots,) nats of the targets, float32 or better."""
+    """The (slots,) nats of the targets, in float32 or better."""
     return F.cross_entropy(_exact(logits), targets, reduction="none")
 
 
 class _ChunkedTotal(torch.autograd.Function):
-    """Sum of the weighted nats; gradients are made chunk by chunk in the forward pass and scaled, in place, in the backward."""
+    """The sum of the weighted nats; the forward pass makes the gradients chunk by chunk, the backward pass scales them in place."""
 
     @staticmethod
     def forward(
@@ -124,7 +131,14 @@ class _ChunkedTotal(torch.autograd.Function):
 
 
 class _Chunk(NamedTuple):
-    """Some slots: (slots, D) states, (slots,) targets and weights, and the (slots, D) that takes the states' gradient, if any."""
+    """A chunk of slots.
+
+    Attributes:
+        states: the (slots, D) states.
+        targets: the (slots,) target ids.
+        weight: the (slots,) weights of the loss.
+        gradient: the (slots, D) tensor into which the gradient of the states is written; None if the states need no gradient.
+    """
 
     states: Tensor
     targets: Tensor
@@ -132,7 +146,7 @@ class _Chunk(NamedTuple):
     gradient: Tensor | None
 
     def nats_and_gradient(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """(slots,) weighted nats, and their gradient with respect to the logits."""
+        """The (slots,) weighted nats, and the (slots, V) gradient of their sum with respect to the logits."""
         log_chances = _exact(logits.detach()).log_softmax(dim=-1)
         column = self.targets[:, None]
         nats = -log_chances.gather(1, column)[:, 0] * self.weight
@@ -141,13 +155,16 @@ class _Chunk(NamedTuple):
 
 
 def _any_chunk(chunk: _Chunk, logits_of: LogitsOf, leaves: tuple[Tensor, ...], sums: list[Tensor]) -> Tensor:
-    """(slots,) weighted nats of a chunk; fills its states' gradient and adds to the sums of the leaves'."""
+    """The (slots,) weighted nats of a chunk, for any head.
+
+    The function writes the gradient of the chunk's states into `chunk.gradient`, and adds the gradients of `leaves` to `sums`.
+    """
     states = chunk.states.requires_grad_(chunk.gradient is not None)
     with torch.enable_grad():
         logits = logits_of(states)
     made_by = get_gradient_edge(logits)
     nats, upstream = chunk.nats_and_gradient(logits)
-    del logits  # one tensor of this size at a time while the head's gradient is made
+    del logits  # free the logits, so that only one tensor of this size is in memory while the head's gradient is made
     inputs = leaves if chunk.gradient is None else (*leaves, states)
     gradients = list(torch.autograd.grad(made_by, inputs, upstream, retain_graph=True))
     if chunk.gradient is not None:
@@ -158,7 +175,10 @@ def _any_chunk(chunk: _Chunk, logits_of: LogitsOf, leaves: tuple[Tensor, ...], s
 
 
 def _linear_chunk(chunk: _Chunk, head: LinearHead, sums: list[Tensor]) -> Tensor:
-    """`_any_chunk` for a matrix: its gradient is added up in place, so that one tensor of the matrix's size exists and not two."""
+    """The (slots,) weighted nats of a chunk, for a head that is a matrix; it does what `_any_chunk` does for any head.
+
+    The gradient of the matrix is added up in place, so that only one tensor of the matrix's size exists, and not two.
+    """
     raw = head.raw(chunk.states).requires_grad_()
     with torch.enable_grad():
         logits = head.finish(raw)
@@ -176,12 +196,15 @@ def _linear_chunk(chunk: _Chunk, head: LinearHead, sums: list[Tensor]) -> Tensor
 
 
 def _exact(logits: Tensor) -> Tensor:
-    """Float32 or better."""
+    """The logits in float32, or in their own dtype if it is more exact."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def leaves_of(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
-    """The parameters of the head that need a gradient: a matrix and its bias, or the leaves of one slot's graph."""
+    """The parameters of the head that need a gradient.
+
+    For a `LinearHead` these are the matrix and its bias; for another head they are the leaves of the autograd graph of one slot.
+    """
     if isinstance(logits_of, LinearHead):
         return [part for part in (logits_of.weight, logits_of.bias) if part is not None and part.requires_grad]
     leaves: list[Tensor] = []
@@ -198,7 +221,7 @@ def leaves_of(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
 
 
 def parameters_read(model: nn.Module, logits_of: LogitsOf, states: Tensor) -> list[str]:
-    """The names of the model's parameters that `logits_of` reads: the head's own, or the tied table, and a final norm in it."""
+    """The names of the model's parameters that `logits_of` reads: those of the head or of the tied table, and of a norm in it."""
     with torch.enable_grad():
         leaves = {id(leaf) for leaf in leaves_of(logits_of, states)}
     return [name for name, parameter in model.named_parameters() if id(parameter) in leaves]
@@ -212,7 +235,7 @@ def _slots_at_once(slots: int, vocab_size: int, *, on_gpu: bool) -> int:
 
 
 def _by_group(example: Example, total: Tensor, nats: Tensor) -> ScoredLoss:
-    """The sums of (B, T) weighted nats by pass; passes of one name are added up."""
+    """The sums of the (B, T) weighted nats for each pass; passes that have the same name are added up."""
     nats_by_group: dict[str, Tensor] = {}
     scored_by_group: dict[str, int] = {}
     for group, rows in example.by_group():

@@ -1,10 +1,10 @@
-"""Objectives that hide tokens from the input behind `[MASK]`; a hidden token's slot keeps its position.
+"""Objectives that replace tokens of the input by `[MASK]`, to hide these tokens; the slot of a hidden token keeps its position.
 
     window a b c d e f, hidden {b, e}    masked         in a [M] c d [M] f      target a b c d e f    scored 0 1 0 0 1 0
     window a b c d e f, hidden {b, d}    masked-input   in [L] a [M] c [M] e    target a b c d e f    scored 1 1 1 1 1 1
     window a b c C a b c                 bottleneck     in a b c C [M] [M] [M]  target         a b c  scored 0 0 0 0 1 1 1
 
-`masked` sees the full row, `masked-input` (MEAP, arXiv 2502.07490) the slots before.
+With `masked` a slot sees the full row; with `masked-input` (MEAP, arXiv 2502.07490) a slot sees itself and the slots before it.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from palinode.base.objective import Objective, Progress
 from palinode.base.visibility import Bottleneck, Full, Ltr, Native, Visibility
 from palinode.objectives.directional import LtrObjective
 
-# Audits and plans hold for every task: they take this share of the tokens for its answers.
+# The share of the tokens that audits and plans take as the answers of a task, because their results must hold for every task.
 STAND_IN_SHARE = 0.25
 
 
 class HiddenInPlace(Objective):
-    """Base of objectives that hide tokens behind `[MASK]` and predict each of them at its own slot, in one pass."""
+    """Base class of objectives that replace tokens by `[MASK]` and predict each hidden token at its own slot, in one pass."""
 
     reads_in_a_direction: ClassVar[bool] = False
 
     def hidden(self, draw: Draw) -> Tensor:
-        """(B, window_tokens) boolean: the tokens that are hidden and scored."""
+        """The tokens that are hidden and scored, (B, window_tokens) boolean."""
         raise Unfinished(self, "must define hidden(draw)")
 
     def visibility(self, hidden: Tensor) -> Visibility:
-        """What the slots of the pass see."""
+        """The visibility of the pass: the slots that each slot sees."""
         return Full()
 
     def example(self, windows: Tensor, draw: Draw, specials: SpecialTokens) -> Example:
@@ -56,14 +56,14 @@ class HiddenInPlace(Objective):
 
 
 class MaskedObjective(HiddenInPlace):
-    """Predict hidden tokens in place, from both sides; for a model without a reading direction.
+    """Predict each hidden token at its own slot, from both sides; for a model without a reading direction.
 
-    On a task the answers are hidden, which trains a classifier of the answer. A `rate` hides a random share of all tokens, which
-    trains a masked language model.
+    With `hide_answers` the answers of a task are hidden, which trains a classifier of the answer. With a `rate` above 0 a random
+    share of all tokens is hidden, which trains a masked language model.
 
     Attributes:
-        hide_answers: the answers that a task marks are hidden, in training and in evaluation.
-        rate: round(rate * window_tokens) of all tokens are hidden as well, in training only.
+        hide_answers: whether the answers that a task marks are hidden, in training and in evaluation.
+        rate: the share of tokens that are hidden at random, in training only: round(rate * window_tokens) tokens of each window.
     """
 
     kind: ClassVar[str] = "masked"
@@ -91,25 +91,30 @@ class MaskedObjective(HiddenInPlace):
         return shown & torch.ones_like(target, dtype=torch.bool)
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """Every token, as chance may hide any: labels change what is scored, not what is hidden. None if nothing is hidden."""
+        """Every token, because each token may be hidden at random; no token if the options hide none.
+
+        Label masks do not matter here, because they change which tokens are scored, not which tokens are hidden.
+        """
         hides = self.hide_answers or round(self.rate * window_tokens) > 0
         return torch.full((window_tokens,), hides)
 
     def evaluation(self) -> dict[str, Objective]:
-        """Only the answers hidden; without `hide_answers`, the tokens that training hides."""
+        """With `hide_answers` evaluation hides only the answers; without `hide_answers` it hides tokens as training does."""
         return {"masked": self.with_(rate=0.0) if self.hide_answers else self}
 
 
 class MaskedInputObjective(Objective):
-    """Next-token prediction with some inputs hidden: a random share in training, and on a task the answers if so chosen.
+    """Next-token prediction with hidden inputs: a random share of the inputs in training, and a task's answers if `hide_answers`.
 
-    With `rate = 0` and `hide_answers` a causal model reads a task as `mqar`, `mad-selective-copy` and `mad-memorisation` were
-    published: each answer is predicted from the tokens before it, and no slot reads an answer.
+    With `rate = 0` and `hide_answers = true` a causal model reads the tasks `mqar`, `mad-selective-copy` and `mad-memorisation` as
+    in their publications: each answer is predicted from the tokens before this answer, and no slot reads an answer.
 
     Attributes:
-        rate: round(rate * window_tokens) tokens of a window are hidden as inputs; they stay targets. Evaluation does not hide them.
-        direction_token: start with `[L]`, so that the first token is scored too.
-        hide_answers: the answers that a task marks are hidden as inputs, in training and in evaluation; they stay targets.
+        rate: the share of inputs that are hidden at random, in training only: round(rate * window_tokens) tokens of each window. A
+            hidden token stays a target.
+        direction_token: whether the input starts with `[L]`, so that the first token is scored too.
+        hide_answers: whether the answers that a task marks are hidden as inputs, in training and in evaluation. A hidden answer
+            stays a target.
     """
 
     kind: ClassVar[str] = "masked-input"
@@ -142,7 +147,7 @@ class MaskedInputObjective(Objective):
         return self._unmasked().scorable(window_tokens)
 
     def evaluation(self) -> dict[str, Objective]:
-        """The passes of `ltr`; with `hide_answers`, the ltr pass hides the answers and nothing else."""
+        """The evaluation passes of the objective `ltr`; with `hide_answers`, its ltr pass hides the answers and no other token."""
         passes = self._unmasked().evaluation()
         return {**passes, "ltr": self.with_(rate=0.0)} if self.hide_answers else passes
 
@@ -151,35 +156,36 @@ class MaskedInputObjective(Objective):
 
 
 def _hidden(objective: MaskedObjective | MaskedInputObjective, draw: Draw) -> Tensor:
-    """(B, window_tokens) boolean: the tokens that are hidden as inputs."""
+    """The tokens that are hidden as inputs, (B, window_tokens) boolean."""
     return draw["hidden"] | draw["answers"] if objective.hide_answers else draw["hidden"]
 
 
 def _stand_in(batch: int, window_tokens: int, generator: Generator) -> Tensor:
-    """(B, window_tokens) boolean: random places that stand for the answers where no task marks any."""
+    """Random places of the window, (B, window_tokens) boolean, which are used as answers where no task marks answers."""
     return _exactly(max(1, round(STAND_IN_SHARE * window_tokens)), batch, window_tokens, generator)
 
 
 def _exactly(count: int, batch: int, window_tokens: int, generator: Generator) -> Tensor:
-    """(B, window_tokens) boolean: `count` True entries in each row, at uniformly random places."""
+    """A (B, window_tokens) boolean tensor with `count` True entries in each row, at uniformly random places."""
     order = torch.rand(batch, window_tokens, generator=generator).argsort(1).argsort(1)
     return order < count
 
 
 class BottleneckObjective(HiddenInPlace):
-    """Predict the answers at the end of a task's windows from the state of the token before them: how much does that state hold?
+    """Predict the answers at the end of a task's windows from the state of the token before the answers.
 
-    In MAD's compression task C is the compression token and the answers are the tokens before it. Up to C each slot sees the slots
-    before it; each later slot sees C and itself.
-    Source: MAD (arXiv 2403.17844), which also gives its decoder the last state and a position. Differs in: there an MLP reads one
-    state, here the blocks of the stack read C at every depth (in a stack of L layers C has L - 1 states that have read something,
-    so two layers are MAD's case and one layer passes nothing on); the stack needs positions, because without them the slots of the
-    answers are all equal; a mixer without a form for explicit masks is refused.
-    Audits and plans hold for every task: they take the second half of a window for its answers.
+    The score shows how much information this state holds. In MAD's compression task, the token C before the answers is the
+    compression token, and the answers repeat the tokens before C. Each slot up to C sees itself and the slots before it; each slot
+    after C sees only C and itself.
+    Source: MAD (arXiv 2403.17844), where the decoder also gets the last state and a position. Differences from MAD: in MAD an MLP
+    reads one state of C; here the blocks of the stack read C at every depth. In a stack of L layers, L - 1 states of C have read
+    other slots, so that two layers correspond to MAD, and one layer passes no information. The stack needs positions, because
+    without positions the slots of the answers are all equal. A mixer that cannot read explicit masks is refused.
+    Audits and plans take the second half of a window as the answers, because their results must hold for every task.
 
     Attributes:
-        sealed: a control: the token before the answers sees only itself, so that the text before it may inform no answer. A score
-            above chance then shows a way around the bottleneck.
+        sealed: whether the token before the answers sees only itself, so that no text can inform an answer. This is a control: a
+            score above chance then shows that information passes around the bottleneck.
     """
 
     kind: ClassVar[str] = "bottleneck"
@@ -207,10 +213,13 @@ class BottleneckObjective(HiddenInPlace):
 
 
 def _narrow(answers: Tensor) -> int:
-    """The index of the token before the answers, which are (B, window_tokens) boolean; the same in every window.
+    """The index of the token before the answers, which is the same in every window.
+
+    Args:
+        answers: the places of the answers, (B, window_tokens) boolean.
 
     Raises:
-        BadInput: the windows do not all end with equally many answers, or there is no token before them.
+        BadInput: the windows do not all end with the same number of answers, or no token is before the answers.
     """
     first = int((~answers[0]).sum())
     at_the_end = torch.arange(answers.shape[1], device=answers.device) >= first

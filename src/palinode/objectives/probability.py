@@ -1,6 +1,6 @@
-"""The probability p of a second direction: constant, scheduled over the steps, or adapted to the two losses.
+"""The probability p of the rtl pass: constant, scheduled over the steps, or adapted to the losses of the two passes.
 
-All are pure functions of the step (and, for `adaptive`, of a state of two floats that a checkpoint keeps).
+Each p is a pure function of the step; `adaptive` is also a function of a state of two floats, which a checkpoint keeps.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from palinode.base.objective import Progress
 
 
 class Probability(Part):
-    """Base class: `at(progress)` is p at that step; 0 and 1 are exact."""
+    """Base class of all schedules of p. With p = 0 the rtl pass is never drawn, with p = 1 always."""
 
     def at(self, progress: Progress) -> float:
-        """p in [0, 1] at this point of training."""
+        """The probability p, in [0, 1], at this point of training."""
         raise Unfinished(self, "must define at(progress)")
 
     def state(self) -> dict[str, float]:
-        """The state before the first step."""
+        """The state of the schedule before the first step."""
         return {}
 
     def after_step(self, state: Mapping[str, float], nats_by_group: Mapping[str, float]) -> dict[str, float]:
-        """The state after a step with these losses, in nats by pass."""
+        """The state of the schedule after an optimizer step; `nats_by_group` has the loss of each pass, in nats."""
         return dict(state)
 
 
@@ -43,7 +43,7 @@ class Constant(Probability):
 
 
 class Linear(Probability):
-    """From p_start to p_end in a straight line over the run."""
+    """p goes from p_start to p_end in a straight line over the run."""
 
     kind: ClassVar[str] = "linear"
     p_start: float = Field(ge=0.0, le=1.0)
@@ -54,7 +54,7 @@ class Linear(Probability):
 
 
 class Cosine(Probability):
-    """From p_start to p_end along half a cosine over the run."""
+    """p goes from p_start to p_end along half a cosine over the run."""
 
     kind: ClassVar[str] = "cosine"
     p_start: float = Field(ge=0.0, le=1.0)
@@ -65,7 +65,7 @@ class Cosine(Probability):
 
 
 class StepAt(Probability):
-    """p_before until optimizer step `at_step`, then p_after. With `p_before = 0` there is no rtl pass before that step."""
+    """p is p_before until optimizer step `at_step`, then p_after. With `p_before = 0` no step before `at_step` has an rtl pass."""
 
     kind: ClassVar[str] = "step"
     at_step: int = Field(ge=0)
@@ -77,7 +77,7 @@ class StepAt(Probability):
 
 
 class Cooldown(Probability):
-    """p, falling in a straight line to 0 over the last `share` of the run."""
+    """The probability is p, and falls in a straight line to 0 over the last `share` of the run."""
 
     kind: ClassVar[str] = "cooldown"
     p: float = Field(ge=0.0, le=1.0)
@@ -89,12 +89,15 @@ class Cooldown(Probability):
 
 
 class Adaptive(Probability):
-    """p from the running difference of the two losses, starting at 1.
+    """p is computed from the smoothed difference of the rtl loss and the ltr loss; p starts at 1.
 
     Attributes:
-        rule: `ratio` (as published): p = clip(exp(rtl - ltr), floor, 1). An honest rtl loss is a little above ltr, so that p stays
-            at 1. `difference`: p = clip((rtl - ltr) / scale_nats, floor, 1), which has a fixed point between the two.
-        ema: how strongly the difference of the losses is smoothed (0: only the last step counts, as published).
+        rule: the formula of p. `ratio` (as published): p = clip(exp(rtl - ltr), floor, 1); without a leak the rtl loss is a little
+            above the ltr loss, so that p stays at 1. `difference`: p = clip((rtl - ltr) / scale_nats, floor, 1), which has a fixed
+            point between floor and 1.
+        ema: the weight of earlier steps in the smoothed difference (0: only the last step counts, as published).
+        floor: the smallest p.
+        scale_nats: the difference of the losses, in nats, at which the rule `difference` gives p = 1.
     """
 
     kind: ClassVar[str] = "adaptive"

@@ -1,4 +1,4 @@
-"""Reads the files of a store. They may come from a stranger, or may have been damaged since they were written."""
+"""Reads the files of a store. The files may come from a stranger, or may have been damaged after they were written."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from palinode.base.config import Config, decode
 from palinode.base.errors import BadInput, Damaged
 
 C = TypeVar("C", bound=Config)
-EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"  # directories of a store beside its runs
+EXPERIMENTS, AUDITS, REPORTS = "experiments", "audits", "reports"  # the directories of a store that hold no runs
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 LARGEST_JSON_BYTES = 256 * 2**20  # an audit with pictures has a few MB
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """A table of a store. Links, pipes and devices are refused, because a stranger may have made the store.
+    """Read one JSON file of a store. Links, pipes and devices are refused, because a stranger may have made the store.
 
     Raises:
-        Damaged: naming the file.
+        Damaged: the file is refused or cannot be read. The error names the file.
     """
     try:
         status = path.lstat()
@@ -49,7 +49,7 @@ def decode_stored(cls: type[C], data: Any, path: Path) -> C:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether the path is a regular file: no link, pipe, device or directory."""
+    """True for a regular file; False for a link, a pipe, a device or a directory."""
     try:
         return stat.S_ISREG(path.lstat().st_mode)
     except OSError:
@@ -57,12 +57,12 @@ def is_regular(path: Path) -> bool:
 
 
 def is_run_id(name: str) -> bool:
-    """Whether a name can be the directory of a run. The names of the store's own directories cannot."""
+    """Whether a name can be the name of a run directory. The names of the store's own directories cannot."""
     return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
 
 
 def whole(value: Any) -> int:
-    """The value as a whole number; 0 if it is not one."""
+    """The value if it is a whole number, else 0."""
     return value if isinstance(value, int) else 0
 
 
@@ -72,5 +72,5 @@ def count(value: Any) -> int | None:
 
 
 def number(value: Any) -> float | None:
-    """The value as a float; None if it is no number."""
+    """The value as a float if it is a number, else None."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

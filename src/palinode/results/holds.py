@@ -1,12 +1,12 @@
-"""Holds: while one process works on a run or on an audit, no other process does.
+"""A hold reserves the directory of a run or an audit for one process. No other process works on the directory meanwhile.
 
 A directory has the files hold-1.json, hold-2.json, ...; the process that wrote the largest number owns the directory. A process
-takes the next number with one link, which the file system makes exclusive, also on a network disk. The number is the number of
-the attempt, and a fence: a process that finds a larger number than its own has lost the directory and writes nothing more.
+takes the next number by making one file link. The file system makes links exclusive, also on a network disk. The number counts the
+attempts on the directory. A process that finds a number larger than its own has lost the directory and writes nothing more.
 
-A hold is free again when its process released it, when it is of this host and its process has ended, or when its file has not
-changed for longer than two heartbeats by the clock of the process that watches it. Clocks of two hosts are never compared. On
-one host the lock of the kernel on the directory answers at once, also for a process that is suspended or was killed.
+A directory is free again in three cases: the owner released its hold; the owner ran on this host and has ended; or the hold file
+has not changed for longer than two heartbeats by the clock of the process that watches it. Clocks of two hosts are never compared.
+On one host, the kernel's lock on the directory shows at once whether a process holds it, even a process that is suspended.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class StoredHold:
     """The newest hold file of a directory.
 
     Attributes:
-        content: what the file holds; empty when the file is damaged, None when it is empty or cannot be read now.
+        content: the content of the file; an empty table when the file is damaged, None when it is empty or cannot be read now.
     """
 
     number: int
@@ -55,18 +55,18 @@ class StoredHold:
 
     @property
     def owner(self) -> str:
-        """Its process and host in words."""
+        """A text that names the process and the host of this hold."""
         content = self.content or {}
         return f"process {content.get('pid', '?')} on {content.get('host', 'an unknown host')}"
 
     def has_ended(self, *, can_lock: bool) -> bool:
-        """Whether its process cannot work any more. The caller has the lock of the directory, where the file system can lock.
+        """Whether the process of this hold can no longer work. The caller must have the directory's lock where locks work.
 
         Args:
             can_lock: whether the file system can lock.
         """
         if self.content is None:
-            return False  # it may be written at this moment
+            return False  # another process may be writing this file now
         if self.content.get("released"):
             return True
         if not self.content:
@@ -75,16 +75,16 @@ class StoredHold:
         return self.is_of(this_host()) and isinstance(pid, int) and not fsio.is_alive(pid)
 
     def is_of(self, owner: Mapping[str, Any]) -> bool:
-        """Whether its file names this owner: a host, or a process of it."""
+        """Whether the hold file names this owner. The owner is a host, or a process of a host."""
         return all((self.content or {}).get(name) == value for name, value in owner.items())
 
 
 class Hold:
-    """A hold of this process. `release` ends it; as a context manager it is released at the end of the block.
+    """A hold that this process has. `release` ends the hold, and so does the end of a `with` block on the hold.
 
     Attributes:
         number: N of hold-N.json, the number of the attempt.
-        lost: whether the heartbeat found a larger number.
+        lost: whether the heartbeat found a hold file with a larger number.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Hold:
         self.release()
 
     def check(self) -> None:
-        """Called before a file is written that other processes read.
+        """Check that this process still has the directory. Call this before you write a file that other processes read.
 
         Raises:
             HoldLostError: another process has taken a larger number.
@@ -119,10 +119,10 @@ class Hold:
             raise HoldLostError(f"lost to {newest.owner}")
 
     def release(self) -> None:
-        """End the hold, so that another process may take the directory. The file stays: it is the history of the attempts."""
+        """End the hold, so that another process may take the directory. The hold file stays as a record of the attempt."""
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(HoldLostError, EnvironmentProblem):  # then it is stale after a while
+        with contextlib.suppress(HoldLostError, EnvironmentProblem):  # the hold then becomes stale later
             self.check()
             self._write(released=True)
         os.close(self._descriptor)
@@ -143,14 +143,14 @@ class Hold:
 
 
 class Watch:
-    """Remembers the holds of other hosts, and since when each is unchanged by the clock of this process."""
+    """Remembers the holds of other hosts, and for how long each hold file has not changed by the clock of this process."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._unchanged_since: dict[Path, tuple[StoredHold, float]] = {}
 
     def is_stale(self, directory: Path, hold: StoredHold) -> bool:
-        """Whether this hold stayed the same for longer than two heartbeats."""
+        """Whether the file of this hold has stayed the same for longer than two heartbeats."""
         last, since = self._unchanged_since.get(directory, (None, 0.0))
         if last != hold:
             self._unchanged_since[directory] = (hold, self._clock())
@@ -159,10 +159,10 @@ class Watch:
 
 
 def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float = HEARTBEAT_SECONDS) -> Hold | None:
-    """Take a directory; None while another process holds it.
+    """Take a directory and return the hold. The result is None while another process holds the directory.
 
     Args:
-        stale: the number of a hold that `holder` calls stale; it is taken over.
+        stale: the number of a stale hold, as `holder` returns it. This call takes over the directory from that hold.
 
     Raises:
         EnvironmentProblem: the directory cannot be opened or written.
@@ -191,10 +191,11 @@ def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float 
 
 
 def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:
-    """Who holds a directory.
+    """Find the process that holds a directory.
 
     Returns:
-        (the owner in words, None); (None, its number) for a stale hold, which may be taken over; (None, None) when it is free.
+        (text that names the owner, None) while a process holds the directory; (None, number of the hold) when the hold is stale
+        and may be taken over; (None, None) when the directory is free.
     """
     newest = newest_hold(directory)
     descriptor, can_lock = _lock(directory)
@@ -209,7 +210,7 @@ def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:
 
 
 def end_dead(directory: Path, pid: int) -> bool:
-    """Release the hold of a process of this host that has ended, so that no other host waits until it is stale.
+    """Release the hold of a process of this host that has ended. Other hosts then need not wait until the hold is stale.
 
     Returns:
         whether that process was the owner of the directory.
@@ -236,7 +237,7 @@ def newest_hold(directory: Path) -> StoredHold | None:
     content: dict[str, Any] | None
     try:
         content = fsio.read_table(path) if path.stat().st_size else None
-    except OSError:  # such as ESTALE: another host replaces the file at this moment
+    except OSError:  # such as ESTALE: another host is replacing the file now
         content = None
     except Damaged:
         content = {}
@@ -244,7 +245,7 @@ def newest_hold(directory: Path) -> StoredHold | None:
 
 
 def this_host() -> dict[str, str]:
-    """What tells this host from others: its name, its boot (no process survives a restart), and its space of process ids."""
+    """The texts that identify this host: its name, its boot id (no process survives a restart), its namespace of process ids."""
     boot = namespace = ""
     with contextlib.suppress(OSError):
         boot = BOOT_ID.read_text().strip()
@@ -261,7 +262,7 @@ def _lock(directory: Path) -> tuple[int | None, bool]:
     """Lock a directory.
 
     Returns:
-        (descriptor that has the lock, whether the file system can lock); no descriptor while another process has the lock.
+        (file descriptor, whether the file system can lock). The descriptor is None while another process has the lock.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY)

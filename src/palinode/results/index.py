@@ -1,11 +1,12 @@
-"""The index: a cache with one row for each run, so that a listing of 5,000 runs reads no run directory twice.
+"""The index is a cache with one row for each run. With the index, a listing of 5,000 runs reads no run directory twice.
 
-It is one SQLite file. When a row changes, the whole file is replaced atomically, and readers open it as immutable. So nobody
-needs a lock (SQLite's own locks fail on network disks), and of two writers one leaves a valid cache. A row is used only while
-the inode, size and time of change of its run's files stay the same. A missing, damaged, foreign or read-only index is no error.
+The index is one SQLite file. When a row changes, the whole file is replaced atomically, and readers open the file as immutable. So
+no lock is needed (SQLite's own locks fail on network disks), and when two processes write, one valid cache remains. A row is used
+only while the inode, size and change time of the run's files stay the same. A missing, damaged, foreign or read-only index is no
+error: the runs are then read from their directories.
 
-A listing reads only the last line of the metrics, and only for runs that have ended. It notices a file that is missing,
-destroyed or cut short. A damaged line in the middle is noticed by `Record.metrics`.
+A listing reads only the last line of the metrics, and only for runs that have ended. A listing notices metrics that are missing,
+destroyed or cut short. `Record.metrics` notices a damaged line in the middle.
 """
 
 from __future__ import annotations
@@ -38,12 +39,12 @@ SCHEMA = (
 
 @dataclass(frozen=True)
 class RunRow:
-    """The row of one run in a listing. None: the run does not have this value.
+    """The row of one run in a listing. A field is None when the run does not have this value.
 
     Attributes:
-        steps: the optimizer steps of the whole run, by its recipe.
-        step: the optimizer step at which it ended.
-        loss: at its end, on validation, in the pass it trained most on, in nats per token.
+        steps: the number of optimizer steps that the recipe plans for the whole run.
+        step: the optimizer step at which the run ended.
+        loss: the validation loss at the end of the run, in nats per token, in the pass in which training scored most targets.
     """
 
     run_id: str
@@ -63,7 +64,7 @@ class RunRow:
 
 
 def run_ids(root: Path) -> list[str]:
-    """The names of the run directories in `root`, sorted. Links are not followed."""
+    """The names of the run directories in `root`, sorted. Links are left out."""
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:
@@ -71,7 +72,7 @@ def run_ids(root: Path) -> list[str]:
 
 
 def listing(root: Path) -> list[RunRow]:
-    """All rows, sorted by run id. Rows with changed files are read again, and then the index is replaced."""
+    """All rows, sorted by run id. A row whose files have changed is read again, and then the index is replaced."""
     cache = load(root)
     rows: dict[str, tuple[str, RunRow]] = {}
     for run_id in run_ids(root):
@@ -84,7 +85,7 @@ def listing(root: Path) -> list[RunRow]:
 
 
 def load(root: Path) -> dict[str, tuple[str, RunRow]]:
-    """Run id -> (signature, row); empty without an index of this version."""
+    """Read the index: run id -> (signature, row). The result is empty when there is no index of this version."""
     path = root / INDEX_FILE
     if path.is_symlink() or not path.is_file():
         return {}
@@ -101,7 +102,7 @@ def load(root: Path) -> dict[str, tuple[str, RunRow]]:
 
 
 def save(root: Path, rows: Mapping[str, tuple[str, RunRow]]) -> None:
-    """Replace the index by these rows.
+    """Replace the rows of the index by these rows.
 
     Raises:
         EnvironmentProblem: the store cannot be written.
@@ -111,7 +112,7 @@ def save(root: Path, rows: Mapping[str, tuple[str, RunRow]]) -> None:
     with fsio.committed(root / INDEX_FILE) as temporary:
         try:
             with contextlib.closing(sqlite3.connect(temporary)) as connection:
-                connection.execute("PRAGMA journal_mode=OFF")  # a kill leaves only a temporary file
+                connection.execute("PRAGMA journal_mode=OFF")  # a killed process leaves only a temporary file
                 connection.execute("PRAGMA synchronous=OFF")  # fsio syncs the file before the rename
                 connection.execute(SCHEMA)
                 connection.executemany("INSERT INTO runs VALUES (?, ?, ?, ?)", encoded)
@@ -124,7 +125,7 @@ def save(root: Path, rows: Mapping[str, tuple[str, RunRow]]) -> None:
 def signature(directory: Path) -> str:
     """A text that changes when the run's spec or result is replaced, because every write makes a new inode.
 
-    For a run that has ended, it also changes with the metrics. The metrics of other runs grow all the time.
+    For a run that has ended, the text also changes with the metrics. For other runs it does not, because their metrics still grow.
     """
     spec, result = (_file_signature(directory / name) for name in (SPEC_FILE, RESULT_FILE))
     metrics = [] if result == "none" else [_file_signature(path) for path in metrics_paths(directory)]
@@ -132,7 +133,7 @@ def signature(directory: Path) -> str:
 
 
 def read_row(directory: Path) -> RunRow:
-    """The row of one run, read from its directory. A damaged run has the outcome `damaged`."""
+    """Read the row of one run from its directory. A damaged run has the outcome `damaged`."""
     run_id = directory.name
     try:
         spec, result = read_run(directory)

@@ -1,4 +1,4 @@
-"""The scores of a model that keeps only its first k blocks, for every k (metrics rows with the event `layer_cut`)."""
+"""The scores of a model that keeps only its first k blocks, for every k. The metrics rows have the event `layer_cut`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class CutScores(Config):
     """The scores of a model that keeps its first `blocks` blocks.
 
     Attributes:
-        blocks: the number of blocks, counted from the input.
-        accuracy: None in some imported runs.
+        blocks: the number of blocks that the model keeps, counted from the input.
+        accuracy: the share of scored tokens that are right; None in some imported runs.
 
     Other measures and sums of the evaluation are kept as further fields.
     """
@@ -34,11 +34,12 @@ Curves = Mapping[str, tuple[CutScores, ...]]
 
 
 class LayerCut(Config):
-    """The scores of a model of L blocks, cut after 1, 2, .. L blocks, by evaluation pass.
+    """The scores of a model of L blocks that keeps 1, 2, .. L blocks, for each evaluation pass.
 
     Attributes:
-        scores: with the final norm and head of the whole model.
-        refitted: with a final norm and head that were trained for this pass and this number of blocks; empty without refits.
+        scores: the scores with the final norm and head of the whole model.
+        refitted: the scores with a final norm and head that were trained for this pass and this number of blocks; empty when no
+            norm and head were trained so.
     """
 
     scores: Curves = Field(default_factory=dict)
@@ -50,7 +51,7 @@ class LayerCut(Config):
         return max((item.blocks for curve in self.scores.values() for item in curve), default=0)
 
     def with_blocks(self, blocks: int) -> LayerCut:
-        """Only the scores of the first `blocks` blocks.
+        """A LayerCut that keeps only the scores of the first `blocks` blocks.
 
         Raises:
             BadInput: the model has fewer blocks, or `blocks` is below 1.

@@ -1,7 +1,7 @@
 """The records of runs and experiments, as plain frozen data.
 
-A run directory holds spec.json, rows of metrics (rows.py), audit.json and, written last, result.json. A run without a result has
-the outcome `unfinished`, and a run whose files do not decode has the outcome `damaged`. Every listing shows these two outcomes.
+A run directory holds spec.json, rows of metrics (rows.py), audit.json and result.json. The result is written last. A run without a
+result has the outcome `unfinished`. A run whose files do not decode has the outcome `damaged`. Every listing shows both outcomes.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ ROW_SHAPES: Mapping[str, type[MetricsRow]] = {
     CONTEXT_LENGTHS_EVENT: ContextLengthsRow,
     EMBEDDINGS_EVENT: EmbeddingsRow,
     TASK_EVENT: TaskRow,
-}  # of every other event: ScoresRow
+}  # rows of every other event have the shape ScoresRow
 SPEC_FILE, AUDIT_FILE, RESULT_FILE = "spec.json", "audit.json", "result.json"
 
 
 class Result(Config):
-    """How a run ended (result.json, written last).
+    """The result of a run, stored in result.json. A run writes the file result.json last.
 
     Attributes:
-        outcome: done, diverged, failed, stopped or oom. Anything but done has a `reason`.
+        outcome: done, diverged, failed, stopped or oom. A result with an outcome other than `done` has a `reason`.
         scores: split -> direction -> score name -> number, such as scores["validation"]["ltr"]["nats_per_token"].
-        counters: window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
+        counters: the totals window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
             optimizer_steps, evaluations.
-        parameters: count by group, and `total`, `non_embedding`.
-        seconds: train, evaluate, audit, checkpoint, total.
-        fingerprint: all that the bits depend on besides the spec: torch, python, device, cpu_capability, threads, platform.
-        attempts: the number of processes that worked on this run (1: it was never interrupted).
-        rows: count and sha256 of the rows of metrics at the end of the run; empty in results from before holds.
-        provenance: `run` (trained by this program) or `imported` (read from published numbers).
-        source: file, sha256, line and format of an imported run.
+        parameters: the number of parameters of each group, and `total` and `non_embedding`.
+        seconds: the time for train, evaluate, audit, checkpoint, and total.
+        fingerprint: the values besides the spec that decide the bits: torch, python, device, cpu_capability, threads, platform.
+        attempts: the number of processes that worked on this run. The number 1 means that the run was never interrupted.
+        rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results that are older than holds.
+        provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
+        source: the file, sha256, line and format of an imported run.
     """
 
     run_id: str
@@ -72,7 +72,7 @@ class Result(Config):
     source: Mapping[str, str | int] = Field(default_factory=dict)
 
     def score(self, metric: str) -> float | None:
-        """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run lacks it.
+        """The number at a metric path such as `validation.ltr.nats_per_token`; None when this run has no such number.
 
         The direction `own` means the direction of `own_pass`.
         """
@@ -83,13 +83,13 @@ class Result(Config):
         return None if value is None else float(value)
 
     def cost(self, axis: CostAxis) -> float | None:
-        """The cost of the run on an axis; None where it was not counted."""
+        """The cost of the run on an axis; None when this cost was not counted."""
         table: Mapping[str, Number] = getattr(self, axis.table)
         value = table.get(axis.stored_key)
         return None if value is None else float(value)
 
     def own_pass(self, split: str) -> str:
-        """The pass in which training scored most targets. A run without directions has one pass of its own, and this is it."""
+        """The pass in which training scored most targets. A run without directions has one pass, and that pass is returned."""
         counted = {way: self.counters.get(f"tokens_scored_{way}") or 0 for way in DIRECTIONS}
         others = [way for way in self.scores.get(split, {}) if way not in counted]
         return others[0] if others and not any(counted.values()) else max(counted, key=lambda way: counted[way])
@@ -97,12 +97,12 @@ class Result(Config):
 
 @dataclass(frozen=True)
 class Record:
-    """All files of one run. Metrics and audit are read from disk on first use.
+    """All files of one run. The metrics and the audit are read from disk when they are first used.
 
     Attributes:
-        spec: the resolved spec as plain data; empty when it is damaged or not written yet.
-        result: None while the run is unfinished, and when there is `damage`.
-        damage: the error in a file of this run.
+        spec: the resolved spec as plain data; empty when the spec is damaged or not written yet.
+        result: the result of the run; None while the run is unfinished, and when `damage` is set.
+        damage: the error that reading a file of this run gave; None without such an error.
     """
 
     run_id: str
@@ -113,20 +113,20 @@ class Record:
 
     @property
     def outcome(self) -> RecordOutcome:
-        """The result's outcome; `unfinished` without a result; `damaged` when a file does not decode."""
+        """The outcome of the result; `unfinished` without a result; `damaged` when a file does not decode."""
         if self.damage is not None:
             return "damaged"
         return self.result.outcome if self.result is not None else "unfinished"
 
     @property
     def reason(self) -> str | None:
-        """Why the run did not end well; None when it did."""
+        """The reason why the run did not end well; None when the run is done."""
         return str(self.damage) if self.damage is not None else (self.result.reason if self.result else None)
 
     def with_metrics(self) -> Record:
-        """This record after a check of its metrics: if they are damaged, it has no result, and `damage` names their file.
+        """Check the metrics and return the record. When the metrics are damaged, the returned record has no result but `damage`.
 
-        The scores in the result must be those of the last evaluation in the metrics: so a changed score does not stand alone.
+        The scores of the result must equal the scores of the last evaluation in the metrics. So a changed score is noticed.
         """
         if self.damage is None:
             try:
@@ -153,12 +153,12 @@ class Record:
 
     @cached_property
     def metrics(self) -> tuple[dict[str, Any], ...]:
-        """The rows of metrics by step. Where two attempts logged a step, the row of the later attempt counts.
+        """The rows of metrics in the order of the steps. Where two attempts logged a step, the row of the later attempt counts.
 
-        Empty for a record with `damage`: a curve must not show some rows of a file that lost others.
+        The rows of a record with `damage` are empty, because a curve must not show only some rows of a file.
 
         Raises:
-            Damaged: the file lost rows, or a row with a true checksum does not have the shape of its event.
+            Damaged: the file has lost rows, or a row with a correct checksum does not have the shape of its event.
         """
         latest: dict[tuple[str, str, int], dict[str, Any]] = {}
         for row in () if self.damage is not None else self._rows:
@@ -170,10 +170,10 @@ class Record:
 
     @cached_property
     def layer_cut(self) -> dict[str, LayerCut]:
-        """Split -> scores of the first k blocks; empty when they were not measured.
+        """Split -> the scores of the first k blocks; empty when these scores were not measured.
 
         Raises:
-            Damaged: a row with a true checksum does not have the shape of these scores.
+            Damaged: a row with a correct checksum does not have the shape of these scores.
         """
         path = self.directory
         return {
@@ -183,7 +183,7 @@ class Record:
 
     @cached_property
     def context_lengths(self) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
-        """Split -> window length in tokens -> direction -> scores; empty when they were not measured."""
+        """Split -> window length in tokens -> direction -> scores; empty when other window lengths were not measured."""
         return {
             split: {int(length): scores for length, scores in row["scores"].items()}
             for split, row in self._rows_by_split(CONTEXT_LENGTHS_EVENT).items()
@@ -198,12 +198,12 @@ class Record:
 
     @cached_property
     def embeddings(self) -> dict[str, Any]:
-        """Numbers that describe the trained tables of tokens and positions; empty when they were not measured."""
+        """Numbers that describe the trained tables of tokens and positions; empty when the tables were not measured."""
         rows = [row for row in self.metrics if row["event"] == EMBEDDINGS_EVENT]
         return dict(rows[-1]["geometry"]) if rows else {}
 
     def _rows_by_split(self, event: str) -> dict[str, dict[str, Any]]:
-        """Split -> the last row of this event."""
+        """Split -> the last metrics row of this event."""
         return {str(row.get("split")): row for row in self.metrics if row["event"] == event}
 
     def _check_shape(self, row: Mapping[str, Any]) -> None:
@@ -216,7 +216,7 @@ class Record:
 
     @cached_property
     def audit(self) -> dict[str, Any] | None:
-        """The audit of this run (audit.json) as plain data; None when it has none.
+        """The audit of this run (audit.json) as plain data; None when the run has no audit.
 
         Raises:
             Damaged: the file cannot be read.
@@ -225,12 +225,12 @@ class Record:
         return read_table(path) if is_regular(path) else None
 
     def audit_report(self) -> AuditReport | None:
-        """The audit of this run, decoded."""
+        """The audit of this run, decoded; None when the run has no audit."""
         return None if self.audit is None else decode_stored(AuditReport, self.audit, self.directory / AUDIT_FILE)
 
 
 class ArmEntry(Config):
-    """One resolved arm. `diff` compares it with the base: (dotted path, before, after) for each changed field."""
+    """One resolved arm. `diff` lists the fields that differ from the base, each as (dotted path, value before, value after)."""
 
     name: str
     expect_leak: bool = False
@@ -240,7 +240,7 @@ class ArmEntry(Config):
 
 
 class RunEntry(Config):
-    """The run of an arm at a scale with a seed."""
+    """The run of one arm at one scale with one seed."""
 
     arm: str
     scale: str
@@ -252,12 +252,12 @@ class ChoiceEntry(Config):
     """The value that trials chose for one arm at one scale.
 
     Attributes:
-        field: dotted path of the setting.
-        values: one for each trial.
+        field: the dotted path of the setting that was chosen.
+        values: the values that were tried, one for each trial.
         scores: the mean score of each value on the tuning split; None where a trial has no score.
         chosen: the value with the best score.
-        runs: the ids of the trials.
-        tokens_read: the sum over all trials.
+        runs: the run ids of the trials.
+        tokens_read: the number of tokens that all trials read together.
     """
 
     arm: str
@@ -271,26 +271,26 @@ class ChoiceEntry(Config):
 
     @property
     def at_the_edge(self) -> bool:
-        """Whether `chosen` is the smallest or the largest value: a value outside the range might be better."""
+        """Whether `chosen` is the smallest or the largest value that was tried. A value outside that range might be better."""
         return self.chosen in (min(self.values), max(self.values))
 
 
 class ExperimentEntry(Config):
-    """A resolved experiment (experiments/<name>--<size>.json), written before its first run.
+    """A resolved experiment, stored in experiments/<name>--<size>.json before its first run starts.
 
     Attributes:
-        created: ISO 8601 time.
+        created: the time of writing, in ISO 8601.
         command: the command line that wrote this entry.
-        code: the experiment file.
-        decision: the rule, fixed before the runs, as plain data. The property `rule` checks it.
+        code: the path of the experiment file.
+        decision: the decision rule as plain data. The rule is fixed before the runs. The property `rule` checks it.
         audits: arm -> scale -> hash of the cached audit.
-        comparison: hash of the audit that compares the finished runs (C5); empty before that audit.
+        comparison: the hash of the audit that compares the finished runs (C5); empty before that audit.
         choices: the values that trials on the tuning split chose, for each arm and scale; empty without tuning.
-        to_choose: the setting that the trials have not chosen yet, or empty. Before that, `runs` are only planned: a run that
-            the store holds under one of their ids does not belong to this experiment.
+        to_choose: the setting that the trials have not chosen yet; empty when nothing is left to choose. Until the choice, `runs`
+            are only planned: a stored run with one of their ids does not belong to this experiment.
         plan: the predicted cost of the runs (hours, tokens, FLOPs, disk).
-        claims: the sentences that the runs are judged on; empty in entries written before claims existed.
-        source: format, file and sha256 of an imported experiment.
+        claims: the sentences that the finished runs are judged on; empty in entries that are older than claims.
+        source: the format, file and sha256 of an imported experiment.
     """
 
     name: str
@@ -321,7 +321,7 @@ class ExperimentEntry(Config):
         """The arm of this name.
 
         Raises:
-            BadInput: there is none.
+            BadInput: no arm has this name.
         """
         arms = {arm.name: arm for arm in self.arms}
         check_known(name, arms, what="arm", field="arms")
@@ -329,7 +329,7 @@ class ExperimentEntry(Config):
 
     @property
     def rule(self) -> Decision:
-        """The decision rule, checked.
+        """The decision rule as a `Decision`.
 
         Raises:
             BadInput: a field of the rule is wrong, or its baseline is not an arm.
@@ -344,14 +344,14 @@ class ExperimentEntry(Config):
 
 @dataclass(frozen=True)
 class ExperimentRun:
-    """One planned run of an experiment and its record, which is None when nothing was written."""
+    """One planned run of an experiment. The record of the run is None when the store has no files of the run."""
 
     entry: RunEntry
     record: Record | None
 
     @property
     def outcome(self) -> RecordOutcome:
-        """The record's outcome, or `missing` when the run never started."""
+        """The outcome of the record; `missing` when the run never started."""
         return self.record.outcome if self.record is not None else "missing"
 
     @property
@@ -359,10 +359,10 @@ class ExperimentRun:
         return self.record.result if self.record is not None else None
 
     def findings(self) -> tuple[Finding, ...]:
-        """The findings in the audit of this run; empty without an audit.
+        """The findings in the audit of this run; empty when the run has no audit.
 
         Raises:
-            Damaged: its file cannot be read.
+            Damaged: the audit file cannot be read.
         """
         report = self.record.audit_report() if self.record is not None else None
         return report.findings if report is not None else ()
@@ -370,7 +370,7 @@ class ExperimentRun:
 
 @dataclass(frozen=True)
 class FinishedRun(ExperimentRun):
-    """A run whose outcome is `done`: it has a record and a result."""
+    """A run whose outcome is `done`. Such a run has a record and a result."""
 
     record: Record
 
@@ -382,12 +382,12 @@ class FinishedRun(ExperimentRun):
 
 @dataclass(frozen=True)
 class ExperimentRecord:
-    """An experiment with all its runs and audits.
+    """An experiment together with all its runs and audits.
 
     Attributes:
-        runs: one for each (arm, scale, seed), in the entry's order; missing and damaged runs are included.
-        audits: (arm, scale) -> audit; a pair without a stored audit is not a key.
-        damaged: the errors in audits of this experiment.
+        runs: one run for each (arm, scale, seed), in the order of the entry; missing and damaged runs are included.
+        audits: (arm, scale) -> audit. A pair without a stored audit is not a key.
+        damaged: the errors of damaged audits of this experiment.
         comparison: the audit that compares the finished runs (C5); None before that audit.
     """
 
@@ -402,13 +402,13 @@ class ExperimentRecord:
         return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
 
     def finished(self, arm: str | None = None, scale: str | None = None) -> tuple[FinishedRun, ...]:
-        """The runs that are done, of one arm and scale or of all."""
+        """The runs with the outcome `done`. `arm` and `scale` select some of these runs; None selects all."""
         found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
         return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
 
 
 def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:
-    """The spec of a run (empty while it is not written yet) and its result (None while it is unfinished).
+    """Read the spec of a run (empty while it is not written yet) and the result (None while the run is unfinished).
 
     Raises:
         Damaged: a file does not decode or belongs to another run, or there is a result and no spec.
@@ -423,5 +423,5 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:
 
 
 def ended_at_step(result: Result | None) -> float:
-    """The last step of a run that is done; 0 for any other run. The last step is always logged, so the metrics reach it."""
+    """The last step of a run that is done; 0 for any other run. The last step is always logged, so the metrics must reach it."""
     return (result.counters.get("optimizer_steps") or 0) if result is not None and result.outcome == "done" else 0

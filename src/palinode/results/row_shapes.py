@@ -1,4 +1,4 @@
-"""The shapes that readers expect of metrics rows. A store may come from a stranger, so every row is checked.
+"""The shapes that metrics rows must have. A store may come from a stranger, so every row is checked against its shape.
 
 A shape names only the fields that a reader uses. Other fields are allowed.
 """
@@ -18,14 +18,14 @@ class _Shape(BaseModel):
 
 
 class MetricsRow(_Shape):
-    """A row of any event, such as `train` and `eval`."""
+    """The shape of a row of any event, such as `train` and `eval`."""
 
     event: str
     step: int = 0
 
 
 class ScoresRow(MetricsRow):
-    """A row of an evaluation or of a training step."""
+    """The shape of a row of an evaluation or of a training step."""
 
     scores: Tables = {}
     auxiliary: Tables = {}
@@ -33,7 +33,7 @@ class ScoresRow(MetricsRow):
 
 
 class ContextLengthsRow(MetricsRow):
-    """The scores at each window length."""
+    """The shape of a row with the scores at each window length."""
 
     scores: dict[Count, Tables] = {}
 
@@ -43,7 +43,7 @@ class _Cut(_Shape):
 
 
 class LayerCutRow(MetricsRow):
-    """The scores of the first k blocks, by evaluation pass."""
+    """The shape of a row with the scores of the first k blocks, for each evaluation pass."""
 
     scores: dict[str, list[_Cut]] = {}
     refitted: dict[str, list[_Cut]] = {}
@@ -65,7 +65,7 @@ class _PassScores(_Shape):
 
 
 class TaskRow(MetricsRow):
-    """The scores on a synthetic task: chance levels, slices by evaluation pass, and scores at other lengths."""
+    """The shape of a row with the scores on a synthetic task: chance levels, slices by pass, and scores at other lengths."""
 
     levels: _Levels
     by_pass: dict[str, _PassScores]
@@ -80,6 +80,6 @@ class _Geometry(_Shape):
 
 
 class EmbeddingsRow(MetricsRow):
-    """Numbers that describe the tables of tokens and positions."""
+    """The shape of a row with numbers that describe the tables of tokens and positions."""
 
     geometry: _Geometry

@@ -1,12 +1,12 @@
-"""The metrics of a run: JSON rows in a file for each attempt, so that no attempt writes into the file of another.
+"""The metrics of a run are JSON rows. Each attempt has a file of its own, so no attempt writes into the file of another.
 
-    metrics-3.jsonl    the rows of the attempt that had hold 3
-    metrics.jsonl      the rows of all attempts of a run from before there were holds, or of an imported run
+    metrics-3.jsonl    the rows of the attempt with hold number 3
+    metrics.jsonl      the rows of all attempts of a run that is older than holds, or the rows of an imported run
 
-The first row of an attempt says from which step it went on: `{"event": "attempt", "from_step": 40, "rows": {...}, ...}`. Rows of
-earlier attempts after that step, and their rows of measurements at the end of the run, are no longer part of the run. What is
-left is the run's rows. Such a first row, a checkpoint and a result hold the number of rows before them and their hash, so that a
-lost row is noticed, and damage in rows that are no longer part of the run is not.
+The first row of an attempt names the step at which it went on: `{"event": "attempt", "from_step": 40, "rows": {...}, ...}`.
+Rows of earlier attempts after that step no longer belong to the run, nor do the rows that those attempts measured at the end.
+The first row of an attempt, a checkpoint and a result also hold the number and the hash of the run's rows before them. So a lost
+row is noticed. Damage in a row that no longer belongs to the run is no error.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from palinode.results.files import is_regular, whole
 METRICS_FILE = "metrics.jsonl"
 ATTEMPT_FILE = re.compile(r"metrics-([1-9][0-9]{0,8})\.jsonl")
 ATTEMPT_EVENT = "attempt"
-FROM_THE_START = -1  # `from_step` of an attempt that trains from the start: rows of step 0 are dropped, too
+FROM_THE_START = -1  # the `from_step` of an attempt that trains from the start: rows of step 0 are dropped, too
 TRAIN_AGAIN = "delete the run's directory and run it again"  # there is no other copy of the metrics of a run
 Row = dict[str, Any]
 
 
 @dataclass
 class RowsSeal:
-    """The number of a run's rows up to some moment, and the hash of their content, in their order."""
+    """The number of a run's rows up to some moment, and the hash of the content of these rows in their order."""
 
     count: int = 0
     _digest: Any = field(default_factory=hashlib.sha256)
@@ -48,22 +48,22 @@ class RowsSeal:
         return seal
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Count one more row."""
+        """Add one more row to the number and to the hash."""
         self.count += 1
         self._digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n")
 
     def stored(self) -> dict[str, Any]:
-        """The form in a checkpoint and in a result."""
+        """The seal as a table, as checkpoints and results hold it."""
         return {"count": self.count, "sha256": self._digest.hexdigest()}
 
 
 def metrics_path(directory: Path, attempt: int) -> Path:
-    """The file of one attempt; attempt 0 is the file from before there were holds."""
+    """The metrics file of one attempt. Attempt 0 means the file metrics.jsonl, which is older than holds."""
     return directory / (f"metrics-{attempt}.jsonl" if attempt else METRICS_FILE)
 
 
 def metrics_paths(directory: Path) -> list[Path]:
-    """The files of all attempts, in the order of the attempts. Links and directories are listed, too: reading refuses them."""
+    """The metrics files of all attempts, in the order of the attempts. Links and directories are listed; reading refuses them."""
     try:
         names = os.listdir(directory)
     except OSError:
@@ -74,16 +74,16 @@ def metrics_paths(directory: Path) -> list[Path]:
 
 
 def last_attempt(directory: Path) -> int:
-    """The largest number of an attempt in the file from before there were holds; 0 without such rows."""
+    """The largest number of an attempt in metrics.jsonl, the file that is older than holds; 0 without such rows."""
     path = directory / METRICS_FILE
     return max((whole(row.get("attempt")) for row in fsio.read_rows(path).rows), default=0) if is_regular(path) else 0
 
 
 def read_rows(directory: Path) -> tuple[list[Row], str | None]:
-    """The rows of a run, in the order in which they were written, and its first damaged line, such as "metrics-1.jsonl, line 3".
+    """The rows of a run in the order of writing, and the place of its first damaged line, such as "metrics-1.jsonl, line 3".
 
     Raises:
-        Damaged: a file of metrics cannot be read, or is no regular file.
+        Damaged: a metrics file cannot be read, or is no regular file.
     """
     rows: list[Row] = []
     damaged = None
@@ -101,15 +101,15 @@ def read_rows(directory: Path) -> tuple[list[Row], str | None]:
 
 
 def up_to_step(rows: Iterable[Row], step: int) -> list[Row]:
-    """The rows that a checkpoint of this step has before it."""
+    """The rows up to and including this step. A checkpoint of this step was written after these rows."""
     return [row for row in rows if whole(row.get("step")) <= step and not row.get("final")]
 
 
 def read_last_rows(directory: Path) -> list[Row]:
-    """The last rows of the newest attempt that wrote any: all that a listing of unfinished runs needs.
+    """The last rows of the newest attempt that wrote rows. A listing of unfinished runs needs no other rows.
 
     Raises:
-        Damaged: the file cannot be read.
+        Damaged: the metrics file cannot be read.
     """
     for path in reversed(metrics_paths(directory)):
         rows = [row for row in fsio.read_last_rows(path).rows if row.get("event") != ATTEMPT_EVENT]
@@ -119,28 +119,28 @@ def read_last_rows(directory: Path) -> list[Row]:
 
 
 def check_end(directory: Path, ended_at_step: float) -> None:
-    """Look at the end of the metrics of a run that is done, for a listing. `checked_rows` looks at all of them.
+    """Check the end of the metrics of a run that is done, for a listing. `checked_rows` checks all rows.
 
     Raises:
-        Damaged: the end of a file is damaged, or the rows do not reach `ended_at_step`.
+        Damaged: the end of a metrics file is damaged, or the rows do not reach `ended_at_step`.
     """
     last = [_read(path, fsio.read_last_rows) for path in metrics_paths(directory)]
     rows = [row for of_attempt, _ in last for row in of_attempt if row.get("event") != ATTEMPT_EVENT]
     if any(damaged for _, damaged in last) or _shortage(rows, ended_at_step, directory):
-        checked_rows(directory, ended_at_step)  # for the same message as elsewhere
+        checked_rows(directory, ended_at_step)  # raises the error with the same message as elsewhere
 
 
 def checked_rows(directory: Path, ended_at_step: float, seal: Mapping[str, Any] | None = None) -> list[Row]:
-    """The rows of a run.
+    """The rows of a run, after a check that no row is damaged, missing or changed.
 
     Args:
-        ended_at_step: the last step of a run that is done; the rows must reach it. 0 for any other run. Rows without an
+        ended_at_step: the last step of a run that is done, which the rows must reach; 0 for any other run. Rows without an
             `attempt` are imported, and may end earlier.
-        seal: the number and the hash of the rows in the run's result; empty in results from before such seals.
+        seal: the number and the hash of the rows, from the run's result; empty in results that are older than seals.
 
     Raises:
-        Damaged: a file has a damaged line, or rows are missing or changed. A row that was torn by a kill is no damage: the next
-            attempt of the run wrote it again (see `fsio`).
+        Damaged: a file has a damaged line, or rows are missing or changed. A row that a killed process wrote in part is no damage:
+            the next attempt of the run wrote the row again (see `fsio`).
     """
     rows, damaged = read_rows(directory)
     if damaged is not None:

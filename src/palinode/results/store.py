@@ -1,13 +1,13 @@
-"""The results store: a directory for each run, and files for experiments, audits and reports.
+"""The results store has a directory for each run, and files for experiments, audits and reports.
 
     <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, result.json}
     <root>/experiments/<name>--<size>.json      resolved experiments
     <root>/audits/<hash>.json                   cached audits
-    <root>/audits/holds/<hash>/hold-N.json      which processes have measured an audit
+    <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have measured an audit
     <root>/reports/<name>--<size>/              the pages of `palinode report`
     <root>/index.sqlite                         a cache for listings (index.py); it may be deleted at any time
 
-Reading writes nothing into a run directory. Names that come from users or files never leave the root.
+Reading a store writes nothing into a run directory. A name that comes from a user or a file never leads out of the root.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from palinode.results.record import (
 from palinode.results.rows import metrics_path
 
 DEFAULT_ROOT = Path("runs")
-HOLDS = "holds"  # of audits, below audits
+HOLDS = "holds"  # the directory of the holds on audits, inside `audits`
 LISTED = "`palinode ls --runs` lists them"  # a mistyped hash has no nearest name
 # Two names, a separator and the suffix of a temporary file fit into the 255 bytes of a file name.
 LONGEST_NAME_BYTES = 100
@@ -53,10 +53,10 @@ class Store:
     # --- reading ------------------------------------------------------------------------------------------------
 
     def run_directory(self, run_id: str) -> Path:
-        """The directory of this run. It need not exist.
+        """The directory of this run. The directory need not exist.
 
         Raises:
-            BadInput: the id cannot be a directory of this store.
+            BadInput: the id cannot be the name of a run directory.
         """
         if not is_run_id(run_id):
             raise BadInput(f"{run_id!r} is not a run id", field="run_id")
@@ -67,12 +67,12 @@ class Store:
         return index.run_ids(self.root)
 
     def record(self, run_id: str) -> Record:
-        """One run.
+        """Read the record of one run.
 
         Raises:
             BadInput: there is no such run.
-            Damaged: its spec or result does not decode, or it has a result and no spec. Damaged metrics are raised by
-                `Record.metrics`.
+            Damaged: the spec or the result does not decode, or the run has a result and no spec. Damage in the metrics is
+                raised by `Record.metrics`.
         """
         record = self._record(run_id)
         if record is None:
@@ -82,7 +82,7 @@ class Store:
         return record
 
     def ended(self, run_id: str) -> Result | None:
-        """The result of a run that need not be repeated (done or diverged), else None.
+        """The result of a run that need not be repeated (outcome `done` or `diverged`), else None.
 
         A run that failed, was stopped or is damaged starts again, and its damaged files are replaced.
         """
@@ -94,7 +94,7 @@ class Store:
         """The one run id that begins with `prefix`.
 
         Raises:
-            BadInput: no run does, or several do.
+            BadInput: no run id begins with `prefix`, or several do.
         """
         found = [run_id for run_id in self.run_ids() if run_id.startswith(prefix)]
         if prefix in found or len(found) == 1:
@@ -104,16 +104,16 @@ class Store:
         raise BadInput(f"{len(found)} runs begin with {prefix!r}", hint=", ".join(found[:4]))
 
     def records(self) -> list[Record]:
-        """All runs, sorted by id, with their metrics. Runs that do not decode have the outcome `damaged`."""
+        """The records of all runs, sorted by id, with their metrics. Runs that do not decode have the outcome `damaged`."""
         found = (self._record(run_id) for run_id in self.run_ids())
         return [record.with_metrics() for record in found if record is not None]
 
     def listing(self) -> list[RunRow]:
-        """One row for each run, sorted by id, from the index, after an update of the index."""
+        """One row for each run, sorted by run id. The index is updated first."""
         return index.listing(self.root)
 
     def experiments(self) -> list[ExperimentEntry]:
-        """The entries that decode, sorted by name and size. `damaged_experiments` has the others."""
+        """The experiment entries that decode, sorted by name and size. `damaged_experiments` lists the other files."""
         return [entry for entry in self._entries() if isinstance(entry, ExperimentEntry)]
 
     def damaged_experiments(self) -> list[Damaged]:
@@ -121,21 +121,21 @@ class Store:
         return [entry for entry in self._entries() if isinstance(entry, Damaged)]
 
     def entry(self, name: str) -> ExperimentEntry:
-        """The experiment called `<name>--<size>`, or `<name>` where it was run at one size only.
+        """The entry of the experiment `<name>--<size>`. The name alone is enough when the experiment was run at one size only.
 
         Raises:
-            BadInput: there is none, or several sizes match.
-            Damaged: its file does not decode, or holds invalid names or an invalid decision rule.
+            BadInput: there is no such experiment, or several sizes match.
+            Damaged: the experiment file does not decode, or holds invalid names or an invalid decision rule.
         """
         return self._read_entry(self._entry_path(name))
 
     def experiment(self, name: str) -> ExperimentRecord:
-        """An experiment with all its audits and runs, also the missing and the damaged ones; `name` as in `entry`.
+        """An experiment with all its audits and runs, including missing and damaged ones. `name` is the argument of `entry`.
 
-        Before the trials have chosen a setting, the runs have no records: a stored run with such an id was trained without the
+        While the trials have not chosen a setting, the runs have no records. A stored run with such an id was trained without the
         chosen setting.
         """
-        entry = self._read_entry(self._entry_path(name), with_rule=False)  # `entry.rule` checks it where it is used
+        entry = self._read_entry(self._entry_path(name), with_rule=False)  # `entry.rule` is checked where it is used
         found = ((run, None if entry.to_choose else self._record(run.run_id)) for run in entry.runs)
         runs = tuple(ExperimentRun(run, record.with_metrics() if record is not None else None) for run, record in found)
         damaged: list[Damaged] = []
@@ -153,10 +153,10 @@ class Store:
         return ExperimentRecord(entry, runs, audits, tuple(damaged), comparison)
 
     def audit(self, audit_hash: str) -> AuditReport | None:
-        """A cached audit; None when there is none under this hash.
+        """The cached audit with this hash; None when the store has none.
 
         Raises:
-            Damaged: its file does not decode.
+            Damaged: the audit file does not decode.
         """
         path = self._audit_path(audit_hash)
         return decode_stored(AuditReport, read_table(path), path) if path.exists() else None
@@ -170,23 +170,23 @@ class Store:
         return self._own(self.root / REPORTS / _entry_stem(entry))
 
     def table_paths(self) -> list[Path]:
-        """The files of all experiments and audits, sorted."""
+        """The paths of the files of all experiments and audits, sorted."""
         return [*self._entry_paths(), *sorted((self.root / AUDITS).glob("*.json"))]
 
     # --- writing ------------------------------------------------------------------------------------------------
 
     def create(self) -> Store:
-        """Make the root, with a .gitignore inside, so that git does not track results."""
+        """Make the root directory, with a .gitignore in it, so that git does not track results."""
         ignore = self.root / ".gitignore"
         if not ignore.exists():
             fsio.write_text(ignore, "*\n")
         return self
 
     def write_spec(self, run_id: str, spec: Mapping[str, Any]) -> Path:
-        """Begin a run: write its resolved spec. Nothing changes where the same spec is stored, or one without newer options.
+        """Begin a run: write its resolved spec. A stored spec that is equal, or equal but for newer options, stays as it is.
 
         Raises:
-            Damaged: the directory already holds another spec under this id.
+            Damaged: the directory already holds another spec with this id.
         """
         path = self._own(self.create().run_directory(run_id) / SPEC_FILE)
         if path.exists() and not _agree(read_table(path), dict(spec)):
@@ -196,11 +196,11 @@ class Store:
         return path.parent
 
     def append_metrics(self, run_id: str, row: dict[str, Any], attempt: int = 0) -> None:
-        """Append one row to the metrics of an attempt; attempt 0 is that of an imported run."""
+        """Append one row to the metrics of an attempt. Attempt 0 is the attempt of an imported run."""
         fsio.append_line(metrics_path(self.run_directory(run_id), attempt), row)
 
     def write_result(self, result: Result) -> None:
-        """End a run. Its result is the last file that is written."""
+        """Write the result of a run. The result is the last file that a run writes."""
         fsio.write_table(self._own(self.run_directory(result.run_id) / RESULT_FILE), encode(result))
 
     def write_run_audit(self, run_id: str, report: AuditReport) -> None:
@@ -208,11 +208,11 @@ class Store:
         fsio.write_table(self._own(self.run_directory(run_id) / AUDIT_FILE), encode(report))
 
     def write_audit(self, audit_hash: str, report: AuditReport) -> None:
-        """Cache an audit under the hash of everything it depends on."""
+        """Cache an audit under its hash. The hash covers every input of the audit."""
         fsio.write_table(self._own(self.create()._audit_path(audit_hash)), encode(report))
 
     def audit_holds(self, audit_hash: str) -> Path:
-        """The directory of the holds on an audit: who has one measures it. It is made where it does not exist."""
+        """The directory of the holds on an audit, made when it does not exist. The process with the hold measures the audit."""
         return fsio.make_directory(self._own(self._audit_path(audit_hash).parent / HOLDS / audit_hash))
 
     def write_experiment(self, entry: ExperimentEntry) -> Path:
@@ -224,10 +224,10 @@ class Store:
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _own(self, path: Path) -> Path:
-        """A path to write to. A directory on the way that is a link is refused: it may lead out of the store.
+        """A path that may be written. A link among the directories of the path is refused, because it may lead out of the store.
 
         Raises:
-            Damaged: naming the link.
+            Damaged: a directory of the path is a link. The error names the link.
         """
         inside = path.relative_to(self.root).parts
         for count in range(1, len(inside) + 1):
@@ -279,10 +279,10 @@ def decode_entry(data: Any, path: Path, *, with_rule: bool = True) -> Experiment
     """Decode an experiment file of a store.
 
     Args:
-        with_rule: also check the decision rule.
+        with_rule: whether the decision rule is checked too.
 
     Raises:
-        Damaged: it does not decode, or holds invalid names or an invalid decision rule.
+        Damaged: the data do not decode, or hold invalid names or an invalid decision rule.
     """
     entry = decode_stored(ExperimentEntry, data, path)
     try:
@@ -313,7 +313,7 @@ def _check_audit_hash(audit_hash: str, field: str) -> None:
 
 
 def check_name(name: str, field: str) -> None:
-    """Raise BadInput unless a file with this name in it stays inside its directory on every system."""
+    """Raise BadInput unless a file whose name contains this name stays inside its directory on every system."""
     wrong = None
     if not name or not name.isprintable():
         wrong = "must be printable and not empty"

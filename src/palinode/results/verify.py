@@ -1,4 +1,4 @@
-"""Reads every file of a store and holds it against the hash that was written with it: `palinode ls --verify`."""
+"""Reads every file of a store and compares it with the hash that was stored with it (`palinode ls --verify`)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ CHECKPOINTS, MANIFEST_FILE = "ckpt", "manifest.json"
 
 @dataclass(frozen=True)
 class Verified:
-    """What reading a whole store showed.
+    """The outcome of reading a whole store.
 
     Attributes:
-        files: how many files were read.
-        unprotected: the files without a hash of their content; they were written before version 0.2.
-        damaged: the errors, each naming its file.
+        files: the number of files that were read.
+        unprotected: the files without a stored hash of their content. Versions before 0.2 wrote such files.
+        damaged: the errors. Each error names its file.
     """
 
     files: int
@@ -31,7 +31,7 @@ class Verified:
 
 
 def verify(store: Store) -> Verified:
-    """Read every file of a store."""
+    """Read every file of a store and compare each with its stored hash."""
     tables: list[Path] = []
     tensors: list[Path] = []
     problems: list[Damaged] = []
@@ -57,12 +57,12 @@ def verify(store: Store) -> Verified:
 
 
 def _manifests(directory: Path) -> list[Path]:
-    """The manifests of the checkpoints of a run."""
+    """The manifest files of a run's checkpoints."""
     return sorted((directory / CHECKPOINTS).glob(f"step-*/{MANIFEST_FILE}"))
 
 
 def _tensor_files(manifest: Path) -> list[Path]:
-    """The tensor files that a manifest names; none where it is damaged, which is reported with the tables."""
+    """The tensor files that a manifest names; empty for a damaged manifest, which is reported with the JSON tables."""
     if manifest.parents[1].is_symlink():
         return []
     try:

@@ -1,4 +1,4 @@
-"""What is measured at the end of a run, as a table: the event that names its rows, when it applies, and the rows it gives.
+"""The table of the measurements at the end of a run. Each entry names its event, the runs it applies to, and its rows.
 
 A new measurement is one more entry of `MEASUREMENTS`.
 """
@@ -30,12 +30,12 @@ Rows = Iterator[tuple[Split | Literal[""], dict[str, Any]]]
 
 @dataclass
 class Snapshot:
-    """A run at one step: what its measurements read.
+    """A run at one step, as the measurements read it.
 
     Attributes:
-        counters: what training has consumed so far.
-        note: reports one line to whoever watches the run.
-        evaluations: the splits scored so far, each scored once.
+        counters: the amounts that training has used so far.
+        note: a function that reports one line of text to the user.
+        evaluations: the scores of the splits that were scored so far. Each split is scored once.
     """
 
     trained: Trained
@@ -56,7 +56,7 @@ class Snapshot:
 
     @contextmanager
     def finite(self, what: str) -> Iterator[None]:
-        """A loss that is not finite means that the run diverged: the same spec would end the same way again."""
+        """Turn a loss that is not finite into DivergedError: the same spec would end the same way again."""
         try:
             yield
         except FloatingPointError:
@@ -65,12 +65,12 @@ class Snapshot:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One entry of the table.
+    """One entry of the table of measurements.
 
     Attributes:
-        event: the name of its rows in metrics.jsonl.
-        applies: whether a run with this spec is measured so.
-        rows: (split, columns) of each row; the split is "" where the row belongs to none.
+        event: the name of the measurement's rows in metrics.jsonl.
+        applies: a function that tells whether a run with this spec gets this measurement.
+        rows: a function that gives (split, columns) for each row; the split is "" where the row belongs to no split.
     """
 
     event: str
@@ -90,7 +90,7 @@ def split_scores(snapshot: Snapshot) -> Rows:
 
 
 def task_placement(snapshot: Snapshot) -> Rows:
-    """What an accuracy on a task is compared with: chance and baselines, exact matches, slices, and longer sequences."""
+    """Rows that explain an accuracy on a task: chance and baselines, exact matches, slices, and scores on longer sequences."""
     spec, data, counters = snapshot.trained.spec, snapshot.trained.data, snapshot.counters
     assert isinstance(data, TaskStore)
     reading = own_reading(spec.objective, counters.tokens_scored_ltr, counters.tokens_scored_rtl)
@@ -107,7 +107,7 @@ def task_placement(snapshot: Snapshot) -> Rows:
 
 
 def _longer_sequences(snapshot: Snapshot, data: TaskData, split: Split) -> Iterator[tuple[str, Any]]:
-    """(factor, scores) on sequences so many times as long; beyond the trained length a loss may well not be finite."""
+    """(factor, scores) on sequences that are `factor` times as long. Beyond the trained length a loss may not be finite."""
     evaluation = snapshot.trained.spec.evaluation
     for factor in evaluation.length_factors:
         longer = data.longer(factor)
@@ -132,7 +132,7 @@ def context_lengths(snapshot: Snapshot) -> Rows:
 
 
 def layer_cut(snapshot: Snapshot) -> Rows:
-    """The scores of every split with the first 1, 2, .. L blocks; no row is given unless all of them are finite."""
+    """The scores of every split with the first 1, 2, .. L blocks. The result has no rows unless all scores are finite."""
     trained = snapshot.trained
     with snapshot.finite("the loss with fewer blocks"):
         refits = refit_for_cuts(trained) if trained.spec.evaluation.layer_cut_refit_steps else None
@@ -147,7 +147,7 @@ def embeddings(snapshot: Snapshot) -> Rows:
 
 
 def _is_task_run(spec: RunSpec) -> bool:
-    """A run on a task; not a trial on the tuning split, from which nothing is claimed."""
+    """Whether this is a run on a task and no trial. A trial on the tuning split is not used for any claim."""
     return isinstance(spec.data, TaskData) and spec.evaluation.split == VALIDATION
 
 

@@ -1,10 +1,9 @@
-"""One run, from spec to record, readable top to bottom: data, model, optimizer, resume, train, evaluate, audit, result.
+"""One run from spec to record, to be read from top to bottom: data, model, optimizer, resume, train, evaluate, audit, result.
 
-`run_one` may be killed at any moment: the same call goes on from the newest undamaged checkpoint and ends with the same bits.
-
-`run_together` trains several runs of one shape in one process with stacked weights; each writes the same files as in a process of
-its own. The start of Python and torch, which takes seconds, is shared, and so are the calls of every step (`train/stacked.py`).
-Sums are taken in another order than in a separate run, so bits differ: `runs_together` in the fingerprint is the number of stacked
+`run_one` may be killed at any moment. The same call then goes on from the newest undamaged checkpoint and ends with the same bits.
+`run_together` trains several runs of one shape in one process with stacked weights. Each run writes the same files as in a separate
+process. The runs share the start of Python and torch, which takes seconds, and the calls of every step (`train/stacked.py`). Sums
+are taken in another order than in a separate run, so the bits differ. `runs_together` in the fingerprint is the number of stacked
 runs.
 """
 
@@ -54,7 +53,7 @@ from palinode.train.stacked import train_together
 
 CHECKPOINTS = "ckpt"
 TIMED = ("train", "evaluate", "checkpoint", "audit")
-OUTSIDE_ROLES = ("embedding", "position", "head")  # parameters that `non_embedding` leaves out
+OUTSIDE_ROLES = ("embedding", "position", "head")  # roles whose parameters `non_embedding` leaves out
 FREE = ("seed", "labels")  # runs that differ only in these make the same calls on tensors of the same shapes
 FREE_OF_RECIPE = ("optimizer", "schedule")
 Event = dict[str, Any]
@@ -68,16 +67,16 @@ def run_one(
     should_stop: Callable[[], bool] = lambda: False,
     hold: Hold | None = None,
 ) -> Result:
-    """Train, evaluate and record one run, or go on with it. A run that has ended already is returned as it is.
+    """Train, evaluate and record one run, or go on with it. The result of a run that has ended is returned unchanged.
 
     Args:
-        on_event: called with every metrics row as it is written, and with notes (`{"event": "note", ...}`).
-        should_stop: asked before every step. When it returns True, a checkpoint is written and the result is `stopped`; that
-            result is not recorded, so the same call goes on later.
-        hold: the hold of this process on the run's directory; without one, the directory is held until this call ends.
+        on_event: a function that gets every metrics row when it is written, and notes (`{"event": "note", ...}`).
+        should_stop: a function that is called before every step. When it returns True, a checkpoint is written and the result is
+            `stopped`. The store does not record a stopped result, so the same call goes on later.
+        hold: the hold of this process on the run's directory. Without a hold, this call takes one and releases it at its end.
 
     Raises:
-        HoldLostError: another process took over the run; nothing was written since.
+        HoldLostError: another process took over the run. This process has written nothing since.
         EnvironmentProblem: another process works on the run.
     """
     if (ended := store.ended(spec.run_id)) is not None:
@@ -97,12 +96,12 @@ def run_together(
     should_stop: Callable[[], bool] = lambda: False,
     holds: Mapping[str, Hold] | None = None,
 ) -> list[Result]:
-    """Train, evaluate and record runs that have one `stack_key`, or go on with them; arguments as of `run_one`.
+    """Train, evaluate and record runs that have the same `stack_key`, or go on with them. The arguments are those of `run_one`.
 
-    Every event has its `run_id`. A run that diverges is recorded, and the others go on.
+    Every event has the `run_id` of its run. When a run diverges, its result is recorded, and the other runs go on.
 
     Args:
-        holds: run id -> the hold of this process on its directory; without one, a directory is held until this call ends.
+        holds: run id -> the hold of this process on the run's directory. For a run without one, this call takes a hold.
     """
     holds = holds or {}
     results = {spec.run_id: ended for spec in specs if (ended := store.ended(spec.run_id)) is not None}
@@ -125,7 +124,7 @@ def _with_run_id(on_event: Callable[[Event], None], run_id: str) -> Callable[[Ev
 
 
 def _train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]) -> list[Result]:
-    """Go on with these runs, whose weights are stacked where there are several, to their end or to a stop; their results."""
+    """Train these runs until each has ended or stopped, and return their results. The weights of several runs are stacked."""
     for attempt in attempts:
         attempt.resume()
 
@@ -146,7 +145,7 @@ def _train_attempts(attempts: Sequence[Attempt], should_stop: Callable[[], bool]
 
 
 def stack_key(spec: RunSpec) -> str | None:
-    """Runs with the same key may be trained together; None for a run whose step is compiled, which is faster alone."""
+    """A key for stacking: runs with the same key may be trained together. The key of a run with a compiled step is None."""
     if spec.recipe.compile:
         return None
     plain = encode(spec)
@@ -155,10 +154,10 @@ def stack_key(spec: RunSpec) -> str | None:
 
 
 def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[LanguageModel, SpecialTokens]:
-    """The untrained model of a spec, with room for the special tokens that every arm carries.
+    """The untrained model of a spec. The model's vocabulary has room for the special tokens that every arm carries.
 
     Raises:
-        BadInput: its evaluation asks for what this model cannot do.
+        BadInput: the evaluation needs something that this model cannot do.
     """
     specials = SpecialTokens(data.vocab_size)
     refuse_evaluation(settings, specials)
@@ -167,10 +166,10 @@ def build_model(settings: RunSettings, data: Source, seed: int) -> tuple[Languag
 
 
 def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
-    """Refuse before the training what the evaluation asks for and this model cannot do.
+    """Refuse, before training, an evaluation that needs something that this model cannot do.
 
     Raises:
-        BadInput: naming the setting.
+        BadInput: the evaluation does not fit the model. The error names the setting.
     """
     evaluation, window_tokens = settings.evaluation, settings.data.window_tokens
     if not (evaluation.layer_cut or evaluation.embeddings or evaluation.length_factors):
@@ -189,7 +188,7 @@ def refuse_evaluation(settings: RunSettings, specials: SpecialTokens) -> None:
 
 @dataclass
 class Attempt:
-    """The work of one process on a run. Every file it writes lies in the run's directory."""
+    """The work of one process on a run. An attempt writes files only in the run's directory."""
 
     trained: Trained
     training: Training
@@ -215,10 +214,11 @@ class Attempt:
         hold: Hold | None = None,
         runs_together: int = 1,
     ) -> Attempt:
-        """Prepare data, model and optimizer; write the spec; hold the run's directory, unless the caller has a hold.
+        """Prepare data, model and optimizer, and write the spec. Hold the run's directory, unless the caller has a hold.
 
         Args:
-            runs_together: how many runs, this one included, have their weights stacked; the most of all attempts is recorded.
+            runs_together: the number of runs whose weights are stacked, this run included. The result has the largest number
+                of all attempts.
         """
         use_threads(spec.threads)
         data = prepare(spec.data)
@@ -240,9 +240,9 @@ class Attempt:
         return cls(trained, training, store, emit, hold or _take(directory), runs_together)
 
     def resume(self) -> None:
-        """Go on from the newest undamaged checkpoint whose rows of metrics are all there, or train from the start.
+        """Go on from the newest undamaged checkpoint that has all its rows of metrics, or train from the start.
 
-        The result of an attempt that failed, or a damaged one, is deleted: what this attempt records takes its place.
+        The result of a failed attempt, and a damaged result, are deleted. This attempt writes a new result.
         """
         fsio.remove_stray_temporaries(self.directory)
         (self.directory / RESULT_FILE).unlink(missing_ok=True)
@@ -258,10 +258,10 @@ class Attempt:
         self.store.append_metrics(self.spec.run_id, first, self.hold.number)
 
     def _restore(self, rows: Sequence[Event], damaged: str | None) -> int:
-        """Load the newest checkpoint that fits these rows, and delete those after it.
+        """Load the newest checkpoint that fits these rows, and delete the checkpoints of later steps.
 
         Args:
-            damaged: the damaged line of the metrics. A checkpoint that does not know how many rows are before it is not used then.
+            damaged: the place of a damaged line in the metrics, or None. A checkpoint without a row count is then not used.
 
         Returns:
             the step of the checkpoint; `FROM_THE_START` when there is none.
@@ -288,7 +288,7 @@ class Attempt:
         return saved.step if saved is not None else FROM_THE_START
 
     def after_step(self, report: StepReport) -> None:
-        """Log, evaluate and save where this step is due for it; the training row is written before the checkpoint."""
+        """Log, evaluate and save when this step is due for it. The training row is written before the checkpoint."""
         self.seconds["train"] += report.seconds
         recipe, done = self.spec.recipe, self.training.step
         last = self.training.finished
@@ -311,20 +311,20 @@ class Attempt:
         self._write({"event": EVALUATION_EVENT, "split": split, "final": False, "scores": scores})
 
     def stop(self) -> Result:
-        """Write a checkpoint for the next attempt to go on from."""
+        """Write a checkpoint, from which the next attempt goes on, and return the result `stopped`."""
         self.save()
         return self.result("stopped", reason=f"stopped after step {self.training.step}")
 
     def finish(self) -> Result:
-        """Everything after the last step: save, measure, audit, record."""
+        """Do all work after the last step: save, measure, audit, record."""
         self.save()
         scores = self.measure()
-        if self.spec.evaluation.split == VALIDATION:  # nothing is claimed from a trial, so it is not audited
+        if self.spec.evaluation.split == VALIDATION:  # a trial supports no claim, so it is not audited
             self.audit()
         return self.record("done", scores=scores)
 
     def measure(self) -> Scores:
-        """Write the rows of every measurement that applies to this run; the scores of its splits.
+        """Write the rows of every measurement that applies to this run, and return the scores of its splits.
 
         Raises:
             DivergedError: a loss is not finite.
@@ -338,7 +338,7 @@ class Attempt:
         return {split: evaluation.as_rows() for split, evaluation in snapshot.evaluations.items()}
 
     def audit(self) -> None:
-        """Audit the trained weights and their losses. The report is stored; the result does not depend on it."""
+        """Audit the trained weights and their losses, and store the report. The result does not depend on the report."""
         with self._timed("audit"):
             rows = self.store.record(self.spec.run_id).metrics
             report = audit_trained(self.trained, rows, self.store)
@@ -346,7 +346,7 @@ class Attempt:
         self.store.write_run_audit(self.spec.run_id, report)
 
     def save(self) -> None:
-        """Write a checkpoint of this step, unless an undamaged one is there; after a kill only a part of it may be there."""
+        """Write a checkpoint of this step, unless an undamaged one exists. A killed process may have left a part of one."""
         self.hold.check()
         training, root = self.training, self.directory / CHECKPOINTS
         if is_whole(root / f"step-{training.step}"):
@@ -366,7 +366,7 @@ class Attempt:
             save_checkpoint(root, saved, training.model, training.optimizers, self.spec.recipe.keep_checkpoints)
 
     def record(self, outcome: RunOutcome, *, scores: Scores | None = None, reason: str | None = None) -> Result:
-        """Write the result: the last file of a run."""
+        """Write the result, which is the last file of a run, and return it."""
         result = self.result(outcome, scores=scores, reason=reason)
         fsio.sync(metrics_path(self.directory, self.hold.number))
         self.hold.check()
@@ -374,7 +374,7 @@ class Attempt:
         return result
 
     def result(self, outcome: RunOutcome, *, scores: Scores | None = None, reason: str | None = None) -> Result:
-        """The result as it stands now, not written."""
+        """The result of the run at this moment. This method writes nothing."""
         training = self.training
         by_role = {role: sum(p.numel() for _, p in named) for role, named in training.model.parameter_groups().items()}
         total = sum(by_role.values())
@@ -397,7 +397,7 @@ class Attempt:
         return Snapshot(self.trained, self.training.counters, self._note)
 
     def _log_training(self, report: StepReport) -> None:
-        probability = getattr(self.spec.objective, "p", None)  # a user's `p` may be anything
+        probability = getattr(self.spec.objective, "p", None)  # the `p` of a user's objective may be any object
         self._write(
             {
                 "event": "train",
@@ -410,13 +410,13 @@ class Attempt:
         )
 
     def _write(self, row: Event) -> None:
-        """Append a metrics row, with the columns that every row has, and pass it on."""
+        """Append a metrics row with the columns that every row has, and send it to `emit`."""
         self.evaluations += row["event"] == EVALUATION_EVENT and row["split"] == self.spec.evaluation.split
         counters = asdict(self.training.counters)
         step = counters.pop("optimizer_steps")
         full = {**row, "attempt": self.number, "step": step, **counters, "seconds": self.seconds["train"]}
         self.store.append_metrics(self.spec.run_id, full, self.hold.number)
-        self.rows.add(json.loads(json.dumps(full)))  # as a reader will have it: keys are texts there
+        self.rows.add(json.loads(json.dumps(full)))  # the row as it is read back from JSON, where keys are texts
         self.emit(full)
 
     def _note(self, message: str) -> None:

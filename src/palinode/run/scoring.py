@@ -1,4 +1,4 @@
-"""A trained model scored on a whole split: which windows, passes and labels the spec's evaluation asks for is decided here."""
+"""Scores a trained model on a whole split. This file chooses the windows, passes and labels that the spec's evaluation asks for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from palinode.spec.trained import Trained
 
 
 def evaluate_split(trained: Trained, split: Split) -> Evaluation:
-    """Score a whole split; on a task the hit of every scored token is kept.
+    """Score a whole split. On a task, the hit of every scored token is kept.
 
     Raises:
         FloatingPointError: a loss is not finite.
@@ -28,7 +28,7 @@ def evaluate_split(trained: Trained, split: Split) -> Evaluation:
 
 
 def cut_split(trained: Trained, split: Split, refits: Refits | None = None) -> LayerCut:
-    """Score a whole split with the first 1, 2, .. L blocks, on the windows and passes of `evaluate_split`.
+    """Score a whole split with the first 1, 2, .. L blocks, on the same windows and passes as `evaluate_split`.
 
     Raises:
         BadInput: the model cannot be cut.
@@ -39,7 +39,7 @@ def cut_split(trained: Trained, split: Split, refits: Refits | None = None) -> L
 
 
 def refit_for_cuts(trained: Trained) -> Refits:
-    """A final norm and head for each pass and number of blocks, trained on train windows in an order of their own."""
+    """Train a final norm and head for each pass and number of blocks, on train windows in a separate order."""
     spec = trained.spec
     window = spec.data.window_tokens
     stream, rows = trained.data.training(window, derive(spec.seed, STREAM)), max(1, REFIT_TOKENS // window)

@@ -1,4 +1,4 @@
-"""The trained model of a finished or stopped run, read back from its checkpoints."""
+"""Loads the trained model of a finished or stopped run from its checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from palinode.train.checkpoint import load_weights, newest_first, weights_sha256
 
 
 def load_trained(spec: RunSpec, store: Store) -> Trained:
-    """The newest undamaged weights of a run, in eval mode. For a run that is done: the weights it ended with.
+    """Load the newest undamaged weights of a run, in eval mode. For a run that is done, these are its final weights.
 
     Raises:
         Damaged: the run has no checkpoint that can be used.

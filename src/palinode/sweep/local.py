@@ -1,8 +1,8 @@
-"""Train runs on this machine: one process for each run, or for each stack of runs, at most `workers` at a time.
+"""Trains runs on this machine: each run, or each stack of runs, has one process; at most `workers` processes run at a time.
 
-A run that fails, runs out of memory or is killed gets a result that says so, and the others continue. A finished run is not
-repeated, also when another experiment needed it. One interrupt asks the runs to write a checkpoint and end; a second one
-kills them. No process outlives the sweep: a run ends by itself when the driver, the process of the sweep, is gone.
+A run that fails, runs out of memory or is killed gets a result that says so, and the other runs continue. A finished run is not
+repeated, even when another experiment trained it. The first interrupt asks the runs to write a checkpoint and end. The second
+interrupt kills the runs. No process outlives the sweep: a run ends by itself when the driver, the process of the sweep, is gone.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from palinode.sweep.process import INTERRUPTS, Job, Process
 
 Event = dict[str, Any]
 WORKER = (sys.executable, "-P", "-m", "palinode.sweep.worker")
-POLL_SECONDS = 0.05  # how soon a signal or the end of a process is noticed
-ELSEWHERE_SECONDS = 1.0  # how often a run that another process works on is looked at
-# What a run gets to write its checkpoint. Killing it after that costs at most one checkpoint interval.
+POLL_SECONDS = 0.05  # the longest time until a signal or the end of a process is noticed
+ELSEWHERE_SECONDS = 1.0  # the time from one look at a run of another process to the next
+# The time that a run gets to write its checkpoint. Killing the run after this time costs at most one checkpoint interval.
 STOP_GRACE_SECONDS = 30.0
 CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # two numbers: microseconds of computing allowed in a period of microseconds
-LAST_EVENTS = ("finished", "alone", "problem", "busy", "lost")  # events that end a worker's report on a run
+LAST_EVENTS = ("finished", "alone", "problem", "busy", "lost")  # the events that end a worker's report on a run
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class SweepEnd:
     """How a sweep ended.
 
     Attributes:
-        outcomes: run id -> outcome of every run that has one.
-        reused: the runs that had finished before the sweep.
-        interrupted: the signal that ended the sweep early; None when it was not interrupted.
+        outcomes: run id -> outcome, for every run that has one.
+        reused: the ids of the runs that had finished before the sweep.
+        interrupted: the number of the signal that ended the sweep early; None when no signal did.
     """
 
     outcomes: Mapping[str, str]
@@ -55,24 +55,24 @@ class SweepEnd:
 
     @property
     def exit_code(self) -> int:
-        """0 all done, 1 some runs failed or diverged, 130 or 143 interrupted."""
+        """The exit code: 0 all runs are done, 1 some runs failed or diverged, 130 or 143 a signal interrupted the sweep."""
         if self.interrupted is not None:
             return 130 if self.interrupted == signal.SIGINT else 143
         return int(any(outcome != "done" for outcome in self.outcomes.values()))
 
 
 def default_workers(threads: int) -> int:
-    """How many runs fit on the cores at a time when each computes with this number of threads."""
+    """The number of runs that fit on the cores at the same time when each run computes with this number of threads."""
     return max(1, usable_cores() // max(1, threads))
 
 
 def usable_cores(quota: Path = CPU_QUOTA) -> int:
-    """The number of cores that this process may use, by its affinity and by the quota of its container."""
+    """The number of cores that this process may use, by its CPU affinity and by the CPU quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     try:
         limit, period = quota.read_text().split()
         return max(1, min(cores, round(int(limit) / int(period))))
-    except (OSError, ValueError):  # no cgroup here, or no limit ("max")
+    except (OSError, ValueError):  # there is no cgroup, or the quota has no limit ("max")
         return cores
 
 
@@ -85,17 +85,17 @@ def sweep(
     on_event: Callable[[Event], None] = lambda event: None,
     worker: Sequence[str] = WORKER,
 ) -> SweepEnd:
-    """Train these runs.
+    """Train the runs of these jobs.
 
     Args:
-        stack: the most runs with one key that share a process.
-        on_event: called with every event, which names its `run_id`: `reused`, `started`, `elsewhere` (another process works
-            on it), the run's own metrics rows, `output` (a printed line), `alone` (its stack failed, for a `reason`; it is
-            tried again by itself), `finished` (with `outcome` and `reason`).
-        worker: the command of a worker; the runs' directories are appended.
+        stack: the largest number of runs with one key that share a process.
+        on_event: a function that gets every event. An event names its `run_id`: `reused`, `started`, `elsewhere` (another process
+            works on the run), the run's own metrics rows, `output` (a printed line), `alone` (the stack of the run failed, for a
+            `reason`; the run is tried again by itself), `finished` (with `outcome` and `reason`).
+        worker: the command that starts a worker. The directories of the runs are appended to the command.
 
     Raises:
-        EnvironmentProblem: a disk or a device failed; the other runs were asked to stop first.
+        EnvironmentProblem: a disk or a device failed. The other runs were first asked to stop.
     """
     waiting = deque({job.run_id: job for job in jobs}.values())
     driver = _Driver(store, workers, stack, on_event, worker, waiting)
@@ -112,9 +112,9 @@ class _Driver:
     """The state of a sweep.
 
     Attributes:
-        elsewhere: run id -> job that another process works on, and when to look at it again.
-        signals: the interrupts so far.
-        problem: the first failure of a disk or a device that a worker reported.
+        elsewhere: run id -> (job that another process works on, time of the next look at the job).
+        signals: the numbers of the interrupts so far.
+        problem: the first failure of a disk or a device that a worker reported; None without a failure.
     """
 
     store: Store
@@ -145,7 +145,7 @@ class _Driver:
                 self._conclude_process(process)
 
     def end(self) -> SweepEnd:
-        """How the sweep ended.
+        """The SweepEnd that describes how the sweep ended.
 
         Raises:
             EnvironmentProblem: a worker reported that a disk or a device failed.
@@ -155,7 +155,7 @@ class _Driver:
         return SweepEnd(self.outcomes, frozenset(self.reused), self.signals[0] if self.signals else None)
 
     def end_all(self) -> None:
-        """Ask what is still running to stop, wait a little, then kill it."""
+        """Ask the workers that still run to stop, wait a little, then kill them."""
         for process in self.running:
             process.ask_to_stop()
         deadline = time.monotonic() + STOP_GRACE_SECONDS
@@ -169,7 +169,7 @@ class _Driver:
 
     @contextlib.contextmanager
     def listening_to_signals(self) -> Iterator[None]:
-        """Collect interrupts instead of raising. Python allows this in the main thread only; other threads change nothing."""
+        """Collect interrupts instead of raising. Python allows this in the main thread only, so other threads change nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -205,12 +205,12 @@ class _Driver:
             if owner is not None:
                 self._wait_for_other(job, owner)
                 continue
-            # The number of the hold of one run says nothing of another's.
+            # The number of a run's hold is of no use for another run, so a run with a stale hold gets a process of its own.
             jobs = [job] if stale_hold is not None else [job, *self._companions(job)]
             self._start(jobs, stale_hold)
 
     def _companions(self, job: Job) -> list[Job]:
-        """Waiting jobs that share a process with this one; the free workers get equal numbers of jobs."""
+        """The waiting jobs that share a process with this job. The free workers get equal numbers of jobs."""
         alike = [other for other in self.waiting if job.stack is not None and other.stack == job.stack]
         most = min(self.stack, math.ceil((1 + len(alike)) / (self.workers - len(self.running)))) - 1
         companions: list[Job] = []
@@ -233,7 +233,7 @@ class _Driver:
         self.elsewhere[job.run_id] = (job, time.monotonic() + ELSEWHERE_SECONDS)
 
     def _look_elsewhere(self) -> None:
-        """Look again at the runs of other processes: each has finished, is still held, or may be taken."""
+        """Look again at the runs of other processes. Each run has finished, is still held, or may be taken."""
         due = [job for job, when in self.elsewhere.values() if when <= time.monotonic()]
         for job in due:
             holder_text, _ = holder(job.directory, self.watch)
@@ -241,7 +241,7 @@ class _Driver:
                 self._wait_for_other(job, holder_text)
                 continue
             del self.elsewhere[job.run_id]
-            if (result := _result(self.store, job)) is not None:  # also a failure counts: the run was tried just now
+            if (result := _result(self.store, job)) is not None:  # a failure counts, too: the run was tried just now
                 self._reuse(job, result)
             else:
                 self.waiting.append(job)
@@ -269,7 +269,7 @@ class _Driver:
                 self._read(process, name, stream)
 
     def _read(self, process: Process, name: str, stream: IO[bytes]) -> None:
-        """Read what is there; a whole line is an event (out) or printed text (err)."""
+        """Read the available output. A whole line is an event (stream `out`) or printed text (stream `err`)."""
         while True:
             try:
                 content = os.read(stream.fileno(), 1 << 16)
@@ -292,7 +292,7 @@ class _Driver:
         try:
             event = json.loads(text)
             job = process.jobs[event["run_id"]]
-        except (ValueError, KeyError, TypeError):  # printed past the redirection of standard output
+        except (ValueError, KeyError, TypeError):  # the line is no event, but printed text that was not redirected
             return
         if event.get("event") in LAST_EVENTS:
             process.last_events[job.run_id] = event
@@ -326,7 +326,7 @@ class _Driver:
             self._write_death(process, job)
 
     def _try_alone(self, job: Job, reason: str) -> None:
-        """Try a run by itself: the failure of a process of several runs does not show which one caused it."""
+        """Try a run by itself. When a process of several runs fails, the failure does not show which run caused it."""
         self._emit(job, {"event": "alone", "reason": reason})
         self.waiting.append(replace(job, stack=None))
 
@@ -367,7 +367,7 @@ class _Driver:
 
 
 def _result(store: Store, job: Job) -> Result | None:
-    """The run's result; None when it is missing or does not decode (then the run is repeated)."""
+    """The result of the run; None when the result is missing or does not decode, so that the run is repeated."""
     try:
         return store.record(job.run_id).result
     except PalinodeError:

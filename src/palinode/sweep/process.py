@@ -1,4 +1,4 @@
-"""The process of a worker, and the runs that it works on: start it, read its output, ask it to stop, kill it."""
+"""The process of a worker and the runs that it works on: start the worker, read its output, ask it to stop, kill it."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import IO, Any
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.measures import RunOutcome
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # each asks the runs to stop
-LAST_LINES = 40  # of a worker's printed lines, kept to explain why it ended
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # signals that ask runs to stop
+LAST_LINES = 40  # the number of a worker's last printed lines that are kept to explain why it ended
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Job:
     """One run to train. Its directory holds spec.json, and the user's code that the spec needs.
 
     Attributes:
-        threads: CPU threads the run computes with, as its spec says.
-        stack: jobs with the same key may share a process; a job with None shares with none.
+        threads: the number of CPU threads that the run computes with, from its spec.
+        stack: the key of the stack. Jobs with the same key may share a process; a job with None shares no process.
     """
 
     run_id: str
@@ -42,7 +42,7 @@ class Process:
         jobs: run id -> job.
         buffers: the unfinished last line of each stream.
         printed_lines: the last lines of standard error.
-        last_events: run id -> the event that ended the report on this run: finished, alone, problem, busy or lost.
+        last_events: run id -> the event that ended the worker's report on this run: finished, alone, problem, busy or lost.
     """
 
     jobs: Mapping[str, Job]
@@ -57,7 +57,7 @@ class Process:
         """Start a worker for these runs.
 
         Args:
-            stale_hold: the number of the hold that the worker takes over.
+            stale_hold: the number of the stale hold that the worker takes over; None when there is none.
 
         Raises:
             EnvironmentProblem: the system cannot start a process.
@@ -70,7 +70,7 @@ class Process:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # a terminal's Ctrl-C reaches the driver alone
+                start_new_session=True,  # Ctrl-C in a terminal reaches only the driver
                 env={**os.environ, **threads},
             )
         except OSError as error:
@@ -78,25 +78,25 @@ class Process:
         return cls({job.run_id: job for job in jobs}, started)
 
     def streams(self) -> Iterator[tuple[str, IO[bytes]]]:
-        """Its two streams: events (out) and printed text (err)."""
+        """The two output streams of the worker: events (`out`) and printed text (`err`)."""
         for name, stream in (("out", self.process.stdout), ("err", self.process.stderr)):
             assert stream is not None
             yield name, stream
 
     def ask_to_stop(self) -> None:
-        """Close its standard input: it then writes a checkpoint and ends."""
+        """Close the standard input of the worker. The worker then writes a checkpoint and ends."""
         if self.process.stdin is not None and not self.process.stdin.closed:
             with contextlib.suppress(OSError):
                 self.process.stdin.close()
 
     def kill(self) -> None:
-        """Kill it, and every process that it started."""
+        """Kill the worker and every process that the worker started."""
         self.killed = True
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def death(self) -> tuple[str, RunOutcome]:
-        """How it ended as a text, and the outcome of a run that it did not report on."""
+        """A text that says how the worker ended, and the outcome of a run that the worker did not report on."""
         code = self.process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         return how, "oom" if code in (-signal.SIGKILL, 128 + signal.SIGKILL) else "failed"

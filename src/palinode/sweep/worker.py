@@ -1,9 +1,9 @@
-"""A worker: trains one run in one process, `python -m palinode.sweep.worker <run directory>`, or several with stacked weights.
+"""A worker is a process that trains one run, or several with stacked weights: `python -m palinode.sweep.worker <run directory>`.
 
 The spec.json of each directory says what to train. Events go to the driver as JSON lines on standard output, each with its
-`run_id`; printed text goes to standard error. When standard input closes, because the driver asks for a stop or has died, the
+`run_id`. Printed text goes to standard error. When standard input closes, because the driver asks for a stop or has died, the
 runs write a checkpoint and end. An exception becomes a result with outcome `failed` or `oom`. An exception in a process of
-several runs does not show which run caused it, so the driver then tries each of them alone.
+several runs does not show which run caused it, so the driver then tries each run alone.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ Emit = Callable[[Event], None]
 Holds = Mapping[str, Hold]
 Work = Callable[[Sequence[Path], Emit, Callable[[], bool], Holds], Sequence[Result]]
 
-ORPHAN_SECONDS = 120.0  # a run that has not ended this long after a request to stop is ended
+ORPHAN_SECONDS = 120.0  # the time after a request to stop at which a run that still works is ended
 LONGEST_REASON_CHARACTERS = 20_000
 
 
 def train_runs(
     directories: Sequence[Path], emit: Emit, should_stop: Callable[[], bool], holds: Holds
 ) -> Sequence[Result]:
-    """Train the runs of these directories as their specs say. Imports torch, so it is called only when needed."""
+    """Train the runs of these directories as their specs say. This function imports torch, so it is called only when needed."""
     from palinode.run.one import run_together
     from palinode.spec.load import load_run
 
-    # The driver has decided whose code may run before it started this process.
+    # The driver has decided which user code may run before it started this process.
     specs = [load_run(directory, allow_code=True) for directory in directories]
     return run_together(specs, Store(directories[0].parent), emit, should_stop, holds)
 
 
 def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int:
-    """Work on these runs. Returns the exit code: 0 when the driver got an event on each."""
+    """Work on the runs of these directories. The exit code is 0 when the driver got an event for each run."""
     parser = argparse.ArgumentParser(prog="python -m palinode.sweep.worker", description=__doc__)
     parser.add_argument("directories", type=Path, nargs="+", help="the runs' directories in one store")
     parser.add_argument("--stale-hold", type=int, default=None, help="the number of a stale hold, which is taken over")
@@ -86,7 +86,7 @@ def _work(holds: Holds, emit: Emit, should_stop: Callable[[], bool], work: Work)
     try:
         ended += work(left, emit, should_stop, holds) if left else ()
         return [_finished_event(result) for result in ended]
-    except EnvironmentProblem as error:  # no fault of the runs: they continue when, say, the disk has room again
+    except EnvironmentProblem as error:  # a run can continue later, for example when the disk has room again
         problem = {"event": "problem", "exit_code": error.exit_code, "message": str(error)}
         return [{**problem, "run_id": run_id} for run_id in holds]
     except HoldLostError as error:
@@ -94,7 +94,7 @@ def _work(holds: Holds, emit: Emit, should_stop: Callable[[], bool], work: Work)
             {"event": "lost" if hold.lost else "alone", "run_id": run_id, "reason": str(error)}
             for run_id, hold in holds.items()
         ]
-    except Exception as error:  # noqa: BLE001 - any exception of a run becomes its result
+    except Exception as error:  # noqa: BLE001 - every exception of a run becomes its result
         if len(left) > 1:
             reason = _reason(error).splitlines()[0]
             return [{"event": "alone", "run_id": run_id, "reason": reason} for run_id in holds]
@@ -113,7 +113,7 @@ def _finished_event(result: Result) -> Event:
 
 
 def _reason(error: Exception) -> str:
-    """The error in one line, then its traceback."""
+    """The error in one line, and after it the traceback of the error."""
     if isinstance(error, PalinodeError):
         return str(error)
     lines = "".join(traceback.format_exception(error))
@@ -121,7 +121,7 @@ def _reason(error: Exception) -> str:
 
 
 class _Stop:
-    """Whether this worker was asked to stop, by the end of standard input or by a signal."""
+    """Whether this worker was asked to stop. The end of standard input or a signal asks it to stop."""
 
     def __init__(self, nothing_done_yet: Callable[[], bool]) -> None:
         self.requested = False
@@ -137,7 +137,7 @@ class _Stop:
 
     def _request(self) -> None:
         if self._nothing_done_yet():
-            os._exit(0)  # it still imports or opens data, which takes seconds: nothing is lost
+            os._exit(0)  # no step is done yet, so nothing is lost
         if not self.requested:
             self.requested = True
             ending = threading.Timer(ORPHAN_SECONDS, os._exit, [1])

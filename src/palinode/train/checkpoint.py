@@ -1,7 +1,8 @@
-"""Checkpoints: safetensors files, and a manifest with their hashes. The manifest is written last, so a cut checkpoint has none.
+"""A checkpoint is a directory of safetensors files and a manifest with their hashes. The manifest is written last.
 
-`ckpt/step-N/{model.safetensors, optimizer.safetensors, manifest.json}`. Loading verifies every hash and takes the newest
-undamaged checkpoint. A damaged one gives a message, and does not count among those to keep.
+`ckpt/step-N/{model.safetensors, optimizer.safetensors, manifest.json}`. A checkpoint without a manifest was cut short.
+Loading verifies every hash and takes the newest undamaged checkpoint. A damaged checkpoint gives a message, and does not count as
+one of the checkpoints to keep.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from palinode.train.optim import Optimizers
 
 MODEL_FILE, OPTIMIZER_FILE, MANIFEST_FILE = "model.safetensors", "optimizer.safetensors", "manifest.json"
 FORMAT_VERSION = 3
-READABLE_VERSIONS = (2, 3)  # 2: without the seal of the rows
+READABLE_VERSIONS = (2, 3)  # manifests of version 2 have no seal of the rows
 
 
 class Saved(Config):
-    """The numbers of a checkpoint; its tensors are in other files.
+    """The numbers of a checkpoint. The tensors of the checkpoint are in other files.
 
     Attributes:
         rows: the number and the hash of the run's rows of metrics before this checkpoint; empty in format 2.
@@ -84,10 +85,10 @@ def load_newest(
     """Restore model and optimizers from the newest undamaged checkpoint.
 
     Args:
-        check: raises Damaged for a checkpoint that does not fit the other files of the run.
+        check: a function that raises Damaged for a checkpoint that does not fit the other files of the run.
 
     Returns:
-        (its other contents, or None when there is nothing to resume from; one line for each damaged checkpoint that is newer)
+        (numbers of the checkpoint, or None when no checkpoint can be used; one line for each newer checkpoint that is damaged)
     """
     problems: list[str] = []
     for directory in newest_first(root):
@@ -105,7 +106,7 @@ def load_newest(
 
 
 def delete_checkpoints(root: Path, after_step: int) -> None:
-    """Delete the checkpoints of later steps: training goes on from `after_step` and writes them again."""
+    """Delete the checkpoints of later steps. Training goes on from `after_step` and writes these checkpoints again."""
     for directory in newest_first(root):
         if int(directory.name.removeprefix("step-")) > after_step:
             shutil.rmtree(directory)
@@ -123,7 +124,7 @@ def load_weights(directory: Path, model: nn.Module) -> Saved:
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether this checkpoint exists and every hash of it matches."""
+    """Whether this checkpoint exists and every hash in its manifest matches."""
     try:
         _verified(directory)
     except Damaged:
@@ -132,7 +133,7 @@ def is_whole(directory: Path) -> bool:
 
 
 def newest_first(root: Path) -> list[Path]:
-    """Checkpoint directories, newest step first. Links are left out: they may lead to another run, or out of the store."""
+    """The checkpoint directories, newest step first. Links are left out: a link may lead to another run, or out of the store."""
     if root.is_symlink():
         return []
     steps = {path: path.name.removeprefix("step-") for path in root.glob("step-*") if not path.is_symlink()}
@@ -160,7 +161,7 @@ def _verified(directory: Path) -> tuple[Saved, dict[str, bytes]]:
 
 
 def _content(path: Path) -> bytes:
-    """The bytes of a file; empty when it is missing, is a link, or cannot be read."""
+    """The bytes of a file; empty when the file is missing, is a link, or cannot be read."""
     try:
         return path.read_bytes() if path.is_file() and not path.is_symlink() else b""
     except OSError:
@@ -176,7 +177,7 @@ def _load_model(directory: Path, content: bytes, model: nn.Module) -> None:
 
 
 def _optimizer_tensors(model: nn.Module, optimizers: Optimizers) -> Iterator[tuple[str, Tensor]]:
-    """Each state tensor under `<parameter name>/<state name>`; names stay valid when the order of groups changes."""
+    """Each state tensor with the name `<parameter name>/<state name>`. The names stay valid when the order of groups changes."""
     for name, parameter, optimizer in _owners(model, optimizers):
         for key, value in optimizer.state[parameter].items():
             yield f"{name}/{key}", torch.as_tensor(value)

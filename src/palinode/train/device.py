@@ -1,4 +1,4 @@
-"""Device, CPU threads, autocast and compilation of a run, and the fingerprint of what its bits depend on."""
+"""The device, CPU threads, autocast and compilation of a run, and the fingerprint of what the bits of a run depend on."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DeviceName = Literal["cpu", "cuda", "auto"]
 
 
 def resolve_device(name: DeviceName) -> torch.device:
-    """The device to use: `auto` takes CUDA when the machine has it.
+    """The device of this name. `auto` means CUDA when the machine has CUDA, else the CPU.
 
     Raises:
-        EnvironmentProblem: `cuda` was asked for and the machine has none.
+        EnvironmentProblem: the name is `cuda` and the machine has no CUDA.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -31,12 +31,12 @@ def resolve_device(name: DeviceName) -> torch.device:
 
 
 def use_threads(count: int) -> None:
-    """Compute with this many CPU threads. Their number is part of the spec, because one and two threads round differently."""
+    """Compute with `count` CPU threads. The spec has this number, because one and two threads round differently."""
     torch.set_num_threads(count)
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[Any]:
-    """bfloat16 autocast; for float32 a context that changes nothing."""
+    """A context for the forward pass: autocast for bfloat16, or no change for float32."""
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device_type=device.type, dtype=torch.bfloat16)
@@ -50,7 +50,7 @@ def compiled(model: LanguageModel) -> LanguageModel:
 
 
 def fingerprint(device: torch.device) -> dict[str, str | int]:
-    """What the bits of a run depend on besides its spec: the same spec and fingerprint give the same bits."""
+    """The values besides the spec that the bits of a run depend on. Runs with equal spec and fingerprint have equal bits."""
     return {
         "torch": torch.__version__,
         "python": platform.python_version(),

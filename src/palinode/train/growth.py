@@ -1,6 +1,6 @@
-"""Batches that change during a run: longer rows, and more micro-batches in a step.
+"""Batches that change during a run: rows become longer, and a step reads more micro-batches.
 
-What a step reads is a pure function of the step number and of `state`, a table of plain numbers that checkpoints hold.
+The batch of a step depends only on the step number and on `state`, a table of plain numbers that checkpoints hold.
 Source: hlb-gpt 0.4.1 as the mask experiments used it (03-models 3.4).
 """
 
@@ -24,10 +24,10 @@ State = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Reads:
-    """What one optimizer step reads: `parts` micro-batches of `windows` windows of `window_tokens` tokens each.
+    """The batch of one optimizer step: `parts` micro-batches of `windows` windows of `window_tokens` tokens each.
 
     Attributes:
-        first_window: index of the step's first window in the stream of windows of that length.
+        first_window: the index of the step's first window in the stream of windows of this length.
     """
 
     window_tokens: int
@@ -37,13 +37,13 @@ class Reads:
 
 
 class LengthGrowth(Config):
-    """Rows start with `start_tokens` tokens, which double after every `double_every_steps` steps, up to the spec's window.
+    """Rows that start with `start_tokens` tokens and double after every `double_every_steps` steps, up to the spec's window.
 
-    A step reads the same number of tokens at any length, rounded down to whole windows: half the length, twice the windows.
+    A step reads the same number of tokens at any length, rounded down to whole windows: rows of half the length, twice the windows.
 
     Attributes:
-        late_steps: every doubling of the row comes this many steps later. The published code has 1: it keeps the first length
-            for step 80 (counted from 0) too.
+        late_steps: the number of steps by which every doubling of the row is late. The published code has 1: step 80 (counted
+            from 0) still has the first length.
     """
 
     start_tokens: int = Field(default=32, ge=2)
@@ -51,17 +51,17 @@ class LengthGrowth(Config):
     late_steps: Annotated[int, LATER] = Field(default=0, ge=0)
 
     def window_tokens(self, step: int, full: int) -> int:
-        """Tokens of a row at this step; never more than `full`, the spec's window."""
+        """The number of tokens in a row at this step, which is never more than `full`, the spec's window."""
         doublings = min(max(0, step - self.late_steps) // self.double_every_steps, MOST_DOUBLINGS)
         return min(full, self.start_tokens << doublings)
 
     def first_step(self, tokens: int) -> int:
-        """The first step with rows of this length; the stream of windows of this length starts there."""
+        """The first step with rows of this length. The stream of windows of this length starts at this step."""
         doublings = max(0, math.ceil(math.log2(tokens / self.start_tokens)))
         return doublings * self.double_every_steps + self.late_steps if doublings else 0
 
     def phases(self, steps: int, full: int) -> list[tuple[int, int, int]]:
-        """(first step, number of steps, tokens of a row) for every length, in order."""
+        """(first step, number of steps, tokens in a row) for every row length, in order."""
         phases: list[tuple[int, int, int]] = []
         first = 0
         while first < steps:
@@ -73,7 +73,7 @@ class LengthGrowth(Config):
 
 
 class NormAccumulation(Config):
-    """More micro-batches as gradients get noisier: their number steers the global gradient norm to a falling target.
+    """More micro-batches as gradients get noisier. Their number steers the global gradient norm to a falling target.
 
     Every `every_steps` steps the real number of micro-batches m (0 at first) becomes max(.1, m (1 + every_steps * gain * (r - 1)))
     with r = (norm / sqrt P) / target(step) and target(step) = (ln P * P * (step + .01))^e, e = -.677 (ln P)^-.2 for P parameters.
@@ -83,9 +83,9 @@ class NormAccumulation(Config):
     Attributes:
         every_steps: the number of steps from one change of m to the next.
         gain: the factor of (r - 1) in the formula above; a larger gain changes m faster.
-        most: the largest m. None: no limit (published).
-        from_first_step: m changes after the steps 0, `every_steps`, 2 `every_steps`, .. counted from 0 (published). Otherwise
-            after `every_steps` - 1, 2 `every_steps` - 1, ..
+        most: the largest m. None means no limit, as published.
+        from_first_step: whether m changes after the steps 0, `every_steps`, 2 `every_steps`, .. counted from 0 (published). The
+            value False means after the steps `every_steps` - 1, 2 `every_steps` - 1, ..
     """
 
     every_steps: int = Field(default=5, ge=1)
@@ -99,13 +99,13 @@ class NormAccumulation(Config):
         return float((size * parameters * (step + 0.01)) ** (-0.677 * size**-0.2))
 
     def factor(self, state: State, seed: int, step: int) -> int:
-        """How many times `micro_batches` parts this step reads."""
+        """The number by which this step multiplies `micro_batches`."""
         real = state.get(REAL_PARTS, 0.0)
         coin = float(rand((), generator=generator(seed, "accumulation", step)))
         return int(self._limited(max(1, math.floor(real) + (coin < real % 1))))
 
     def after_step(self, state: MutableMapping[str, float], step: int, gradient_norm: float, parameters: int) -> None:
-        """Update the number of micro-batches in `state`; `step` is the one just taken, counted from 0."""
+        """Update the number of micro-batches in `state`. `step` is the step that was just taken, counted from 0."""
         if (step if self.from_first_step else step + 1) % self.every_steps:
             return
         ratio = gradient_norm / math.sqrt(parameters) / self.target(step, parameters)

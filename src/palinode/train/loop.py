@@ -1,7 +1,7 @@
 """The training loop: the only place where the parameters of a run change.
 
-A step is a pure function of (parameters, optimizer state, step number): windows, decisions and dropout come from named streams at
-that step, so an interrupted run goes on with the same bits. Evaluation is a callback that uses none of those streams.
+A step is a pure function of (parameters, optimizer state, step number). Windows, decisions and dropout come from named random
+streams at this step, so an interrupted run goes on with the same bits. Evaluation is a callback that uses none of these streams.
 Legend: B rows, T slots.
 """
 
@@ -35,10 +35,10 @@ LAST_LOSS = "last_loss_nats"
 
 @dataclass
 class Counters:
-    """What training has used so far, counted from the batches that were read.
+    """The amounts that training has used so far, counted from the batches that were read.
 
     Attributes:
-        empty_steps: optimizer steps whose batch had nothing to score; they changed nothing.
+        empty_steps: the number of optimizer steps whose batch had no scored token. Such a step changes no weight.
     """
 
     optimizer_steps: int = 0
@@ -57,7 +57,7 @@ class Training:
     """The whole state of a run between two steps.
 
     Attributes:
-        costs: (slots, visibility) -> the model's cost. It is kept, because counting takes 2 ms and every step needs it.
+        costs: (slots, visibility) -> the cost of the model. A cost is kept, because counting takes 2 ms and every step needs it.
     """
 
     model: LanguageModel
@@ -76,22 +76,22 @@ class Training:
 
     @property
     def step(self) -> int:
-        """Optimizer steps taken so far, which is the index of the next step."""
+        """The number of optimizer steps taken so far, which is the index of the next step."""
         return self.counters.optimizer_steps
 
     @property
     def finished(self) -> bool:
-        """Whether the recipe's steps are taken, or a token limit is reached."""
+        """Whether all steps of the recipe are taken, or a token limit is reached."""
         return self.step >= self.recipe.steps or self._share_of_limits() >= 1
 
     @property
     def schedule_step(self) -> int:
-        """The step of the schedule. It is ahead of `step` when a token limit will end the run before its steps do."""
+        """The step at which the schedule is read. A token limit that ends the run early puts this step ahead of `step`."""
         reached = int(self._share_of_limits() * self.recipe.steps)
         return min(self.recipe.steps - 1, max(self.step, reached))
 
     def _share_of_limits(self) -> float:
-        """The used share of the token limit that the run will reach first; 0 without a limit."""
+        """The used share of the token limit that the run will reach first; 0 when there is no token limit."""
         used = (
             (self.counters.tokens_read, self.recipe.max_tokens_read),
             (self.counters.tokens_scored_ltr, self.recipe.max_ltr_tokens),
@@ -99,15 +99,15 @@ class Training:
         return max((tokens / limit for tokens, limit in used if limit is not None), default=0.0)
 
     def reads(self) -> Reads:
-        """What the next step reads."""
+        """The batch that the next step reads."""
         return self.recipe.reads(self.step, self.recipe_state, self.seed, self.windows.window_tokens)
 
     def progress(self) -> Progress:
-        """The progress of training, for objectives with schedules."""
+        """The progress of training, as objectives with schedules use it."""
         return Progress(self.step, self.recipe.steps, dict(self.objective_state), self.schedule_step)
 
     def train_flops(self, rows: int, slots: int, sees: Visibility, scored: int) -> float:
-        """FLOPs of training on B rows of T slots; the head counts for the scored slots alone."""
+        """The FLOPs of training on B rows of T slots. The head is counted for the scored slots only."""
         if (slots, sees) not in self.costs:
             self.costs[slots, sees] = self.model.cost(slots, sees)
         return self.costs[slots, sees].train_flops(rows * slots, scored)
@@ -115,7 +115,7 @@ class Training:
 
 @dataclass(frozen=True)
 class StepReport:
-    """The measurements of one optimizer step, taken before its update.
+    """The measurements of one optimizer step, taken before the update of the step.
 
     Attributes:
         auxiliary: the measurements of each auxiliary term of the model (`models.base.AuxiliaryTerm`).
@@ -130,7 +130,7 @@ class StepReport:
 
 
 class DivergedError(Exception):
-    """A loss or gradient norm is not finite at this step; the parameters are those before the step."""
+    """A loss or a gradient norm is not finite at this step. The parameters are those before the step."""
 
     def __init__(self, step: int, what: str):
         super().__init__(f"{what} is not finite at step {step}")
@@ -143,10 +143,10 @@ def train(
     after_step: Callable[[StepReport], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Take steps until training is finished (True) or `should_stop` returns True (False).
+    """Take steps until training is finished (the result is True) or `should_stop` returns True (the result is False).
 
     Raises:
-        DivergedError: loss or gradient norm is not finite; the update of that step is not applied.
+        DivergedError: a loss or a gradient norm is not finite. The update of that step is not applied.
     """
     training.model.train()
     while not training.finished:
@@ -157,7 +157,7 @@ def train(
 
 
 def take_step(training: Training) -> StepReport:
-    """One optimizer step: build the Examples of the batch, add up gradients over micro-batches, clip, update."""
+    """Take one optimizer step: build the Examples of the batch, add up gradients over micro-batches, clip, update."""
     started = time.perf_counter()
     examples = batch_examples(training)
     report = update(training, examples, accumulate_gradients(training, examples))
@@ -165,10 +165,10 @@ def take_step(training: Training) -> StepReport:
 
 
 def update(training: Training, examples: list[Example], loss: BatchLoss) -> StepReport:
-    """The second half of a step, after the gradients: clip them, move the parameters, count. `seconds` stays 0.
+    """The part of a step after the gradients: clip them, move the parameters, count. `seconds` in the report stays 0.
 
-    When a label mask leaves nothing to score in a batch, the step changes nothing: no weight, no momentum, no decay, no schedule
-    that depends on the loss. Its tokens count as read, and the step is counted in `empty_steps`.
+    When a label mask leaves no scored token in a batch, the step changes nothing: no weight, no momentum, no decay, no schedule
+    that depends on the loss. The tokens of the batch count as read, and the step is counted in `empty_steps`.
 
     Raises:
         DivergedError: the gradient norm is not finite.
@@ -192,7 +192,7 @@ def update(training: Training, examples: list[Example], loss: BatchLoss) -> Step
 
 
 def _move(training: Training, scheduled: int) -> float:
-    """Clip the gradients and let the optimizers step; returns the gradient norm before clipping."""
+    """Clip the gradients and let the optimizers step. The result is the gradient norm before clipping."""
     recipe = training.recipe
     norm = _gradient_norm(training.optimizers, recipe.gradient_clip)
     if not math.isfinite(norm):
@@ -205,7 +205,7 @@ def _move(training: Training, scheduled: int) -> float:
 
 
 def batch_examples(training: Training) -> list[Example]:
-    """The Examples of the next step, one for each micro-batch; a pure function of (seed, step, recipe state)."""
+    """The Examples of the next step, one for each micro-batch. The Examples depend only on seed, step and recipe state."""
     step, reads = training.step, training.reads()
     stream = training.windows.of_length(reads.window_tokens)
     examples = []
@@ -221,12 +221,13 @@ def batch_examples(training: Training) -> list[Example]:
 
 @dataclass(frozen=True)
 class BatchLoss:
-    """The loss of a whole batch, and the nats per token and scored tokens of each pass.
+    """The loss of a whole batch, and for each pass the nats per token and the number of scored tokens.
 
     Attributes:
-        loss_nats: weighted mean of the nats. The gradient is that of loss_nats + terms_nats.
-        nats_by_group: nats per token of each pass that scored something.
-        terms_nats: the sum of coefficient * auxiliary term.
+        loss_nats: the weighted mean of the nats. The gradient is the gradient of loss_nats + terms_nats.
+        nats_by_group: pass -> nats per token, for each pass that has scored tokens.
+        scored_by_group: pass -> the number of scored tokens.
+        terms_nats: the sum of coefficient * value over the auxiliary terms.
         auxiliary: the measurements of each auxiliary term.
     """
 
@@ -238,20 +239,20 @@ class BatchLoss:
 
     @property
     def tokens_scored(self) -> int:
-        """Scored tokens of all passes; 0 when a label mask leaves none."""
+        """The number of scored tokens in all passes; 0 when a label mask leaves none."""
         return sum(self.scored_by_group.values())
 
     @property
     def nats_per_token(self) -> float:
-        """Mean over the scored tokens of all passes."""
+        """The mean nats over the scored tokens of all passes."""
         total = sum(nats * self.scored_by_group[name] for name, nats in self.nats_by_group.items())
         return total / max(1, self.tokens_scored)
 
 
 def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLoss:
-    """The gradients of one weighted mean over the whole batch (sum over sum), added up over its micro-batches.
+    """Compute the gradients of one weighted mean over the whole batch (sum over sum), added up over its micro-batches.
 
-    A model in training mode may add auxiliary terms, each as coefficient * its mean over the rows of the whole batch.
+    A model in training mode may add auxiliary terms. Each adds coefficient * the mean of its value over all rows of the batch.
 
     Raises:
         DivergedError: the loss or an auxiliary term is not finite.
@@ -275,7 +276,7 @@ def accumulate_gradients(training: Training, examples: list[Example]) -> BatchLo
 
 
 def batch_denominator(examples: Sequence[Example]) -> float:
-    """The divisor of the weighted nats of a whole batch; 1 when nothing is scored, so that loss and gradient are 0."""
+    """The divisor of the weighted nats of a whole batch. The divisor is 1, and loss and gradient are 0, when no token is scored."""
     return sum(example.denominator for example in examples) or 1.0
 
 
@@ -287,7 +288,7 @@ def batch_loss(
     scored: Mapping[str, int],
     terms: Sequence[Mapping[str, AuxiliaryTerm]],
 ) -> BatchLoss:
-    """The loss of a batch of `rows` rows, from the sums of its passes and the auxiliary terms of its micro-batches.
+    """The loss of a batch of `rows` rows, computed from the sums of its passes and the auxiliary terms of its micro-batches.
 
     Raises:
         DivergedError: the loss or an auxiliary term is not finite.
@@ -302,7 +303,7 @@ def batch_loss(
 
 
 def with_terms(loss: Tensor, terms: Iterable[AuxiliaryTerm], rows: int) -> Tensor:
-    """The loss of one micro-batch with its auxiliary terms, for a batch of `rows` rows."""
+    """The loss of one micro-batch plus its auxiliary terms, in a batch of `rows` rows."""
     for term in terms:
         loss = loss + term.coefficient * (term.rows / rows) * term.value
     return loss
@@ -323,10 +324,10 @@ def _measured_terms(
 
 
 def _seed_dropout(training: Training, micro: int) -> None:
-    """Seed torch's global stream, from which nn.functional.dropout draws, and nothing else.
+    """Seed torch's global random stream, and no other stream. nn.functional.dropout draws from the global stream.
 
-    On the CPU that is one generator. There torch.manual_seed would also queue a seed, with a stack trace, for every backend that
-    was never started: 1 ms a step, and memory that grows.
+    On the CPU only one generator is seeded. There torch.manual_seed would also queue a seed, with a stack trace, for every backend
+    that was never started. That takes 1 ms a step, and memory that grows.
     """
     seed = derive(training.seed, "dropout", training.step, micro)
     if training.device.type == "cpu":
@@ -336,7 +337,7 @@ def _seed_dropout(training: Training, micro: int) -> None:
 
 
 def _gradient_norm(optimizers: Optimizers, clip: float | None) -> float:
-    """The global norm before clipping; gradients are scaled in place when it exceeds `clip`."""
+    """The global gradient norm before clipping. When the norm exceeds `clip`, the gradients are scaled in place."""
     owned = (parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"])
     parameters = list(owned)
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])

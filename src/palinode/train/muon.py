@@ -1,8 +1,8 @@
-"""Muon that orthogonalises matrices of one shape together, in float32 on the CPU.
+"""Muon that orthogonalises matrices of one shape together, on the CPU in float32.
 
-`torch.optim.Muon` takes its matrices one by one, in bfloat16. A model of two blocks of width 64 has twelve matrices, which is 180
-kernel calls a step: 5 ms there and 2 ms here, of a step of 22 ms. A CPU without bfloat16 arithmetic emulates it, tens of times
-slower than float32. The update is the same (tested against torch's).
+`torch.optim.Muon` handles matrices one by one, in bfloat16. A model of two blocks of width 64 has twelve matrices, which is 180
+kernel calls a step. They take 5 ms in torch's Muon and 2 ms here, in a step of 22 ms. A CPU without bfloat16 arithmetic emulates
+bfloat16, tens of times slower than float32. The update is the same as torch's (a test compares them).
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-AT_ONCE = 2**22  # elements that are orthogonalised together (16 MiB of float32); larger batches are no faster
+AT_ONCE = 2**22  # the number of elements that are orthogonalised together (16 MiB of float32); more is no faster
 
 
 class Muon(torch.optim.Muon):
-    """`torch.optim.Muon` with the same arguments, state and errors; only `step` works in batches.
+    """`torch.optim.Muon` with the same arguments, state and errors. Only the method `step` differs: it works in batches.
 
     m <- momentum * m + (1 - momentum) * g; u = (1 - momentum) * g + momentum * m (Nesterov);
     w <- w - lr * weight_decay * w - lr * sqrt(max(1, rows / columns)) * orthogonalised(u).
@@ -29,7 +29,7 @@ class Muon(torch.optim.Muon):
         """Move every parameter that has a gradient.
 
         Raises:
-            ValueError: a closure was given, which this optimizer does not call.
+            ValueError: the caller gave a closure. This optimizer does not call closures.
         """
         if closure is not None:
             raise ValueError("this Muon takes no closure")
@@ -41,7 +41,7 @@ class Muon(torch.optim.Muon):
                     _move(parameter, direction, group)
 
     def _momentum_of(self, parameter: Tensor, group: dict[str, Any]) -> Tensor:
-        """The Nesterov momentum of one parameter, after this step's gradient."""
+        """The Nesterov momentum of one parameter after the gradient of this step."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum_buffer" not in state:
@@ -53,9 +53,9 @@ class Muon(torch.optim.Muon):
 def orthogonalised(
     matrices: Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float = 1e-7
 ) -> Tensor:
-    """(n, rows, columns) matrices, rows <= columns, with their singular values moved towards 1 by Newton-Schulz steps.
+    """(n, rows, columns) matrices, rows <= columns, whose singular values are moved towards 1 by Newton-Schulz steps.
 
-    X <- a X + (b A + c A^2) X with A = X X^T, from X / |X|. bfloat16 on a GPU, at least float32 elsewhere.
+    X <- a X + (b A + c A^2) X with A = X X^T, starting at X / |X|. The precision is bfloat16 on a GPU, at least float32 elsewhere.
     """
     a, b, c = coefficients
     exact = torch.promote_types(matrices.dtype, torch.float32)
@@ -68,7 +68,7 @@ def orthogonalised(
 
 
 def _batches(parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-    """Parameters of one shape, transposed or not, in batches of at most AT_ONCE elements."""
+    """Groups of parameters that have one shape, transposed or not. A group has at most AT_ONCE elements."""
     by_shape: dict[tuple[int, ...], list[Tensor]] = {}
     for parameter in parameters:
         by_shape.setdefault(tuple(sorted(parameter.shape)), []).append(parameter)

@@ -1,8 +1,8 @@
-"""Optimizers and the parameters that each one moves. Every trainable parameter is in exactly one group, or building raises.
+"""Optimizers, and the parameters that each moves. Every trainable parameter is in exactly one group, or building raises.
 
-The model gives its parameters by role (`embedding`, `position`, `matrix`, `head`, `vector`, ...); an optimizer config maps roles
-to learning rates. `matrix` holds the hidden two-dimensional weights, the only ones that Muon may orthogonalise. A mixer may have
-roles of its own (`kernel`, `filter`). The table `ROLE_RATES` has the rate and the weight decay of these
+The model gives its parameters by role (`embedding`, `position`, `matrix`, `head`, `vector`, ...). An optimizer config maps roles
+to learning rates. The role `matrix` holds the hidden two-dimensional weights, the only ones that Muon may orthogonalise. A mixer
+may have roles of its own (`kernel`, `filter`). The table `ROLE_RATES` has the rate and the weight decay of a mixer's own
 roles. `OptimizerConfig.rates` replaces entries of the table.
 """
 
@@ -27,13 +27,13 @@ Roles = Mapping[str, NamedParameters]
 
 
 class RoleRate(Config):
-    """Learning rate and weight decay that AdamW uses for the parameters of one role, in place of its other options.
+    """The learning rate and weight decay of AdamW for the parameters of one role. The values replace the optimizer's own.
 
     Attributes:
-        role: a group of the model's `parameter_groups()`.
-        learning_rate: the peak; None keeps the optimizer's usual peak for the role.
-        most_learning_rate: the peak is at most this.
-        weight_decay: applies to all parameters of the role, vectors included.
+        role: the name of a group in the model's `parameter_groups()`.
+        learning_rate: the peak learning rate; None keeps the optimizer's usual peak for the role.
+        most_learning_rate: the largest peak learning rate that is allowed.
+        weight_decay: the weight decay of all parameters of the role, vectors included.
     """
 
     role: str
@@ -42,7 +42,7 @@ class RoleRate(Config):
     weight_decay: float = Field(default=0.0, ge=0.0)
 
     def changed(self, usual: dict[str, Any]) -> dict[str, Any]:
-        """The options of a parameter group with this rate and decay in place of its usual ones."""
+        """The options of a parameter group, where this rate and decay replace the usual ones."""
         peak = usual["peak_lr"] if self.learning_rate is None else self.learning_rate
         peak = peak if self.most_learning_rate is None else min(peak, self.most_learning_rate)
         return {**usual, "lr": peak, "peak_lr": peak, "weight_decay": self.weight_decay}
@@ -51,24 +51,24 @@ class RoleRate(Config):
 ROLE_RATES: Mapping[str, RoleRate] = {
     rate.role: rate
     for rate in (
-        RoleRate(role="kernel"),  # taps of an explicit long convolution
-        RoleRate(role="filter"),  # the map that computes an implicit kernel, and its frequency
-        RoleRate(role="features", learning_rate=1e-5),  # position features that this map reads
-        RoleRate(role="state", most_learning_rate=1e-3),  # poles, steps and inputs of a state space
+        RoleRate(role="kernel"),  # the taps of an explicit long convolution
+        RoleRate(role="filter"),  # the map that computes an implicit kernel, and the map's frequency
+        RoleRate(role="features", learning_rate=1e-5),  # position features that the map of an implicit kernel reads
+        RoleRate(role="state", most_learning_rate=1e-3),  # the poles, steps and inputs of a state space
     )
 }
 
 
 class OptimizerConfig(Part):
-    """Base class: `build` gives the torch optimizers. Each parameter is in one group of one of them.
+    """Base class of optimizer configs. `build` gives the torch optimizers. Each parameter is in one group of one optimizer.
 
-    Each parameter group has a `peak_lr`; the trainer sets `lr = peak_lr * schedule factor` before every step. A group that has a
-    `schedule` follows it instead of the recipe's.
+    Each parameter group has a `peak_lr`. The trainer sets `lr = peak_lr * schedule factor` before every step. A group with a
+    `schedule` follows its own schedule and not the recipe's.
 
     Attributes:
-        rates: rate and decay of single roles; they override `ROLE_RATES` and the optimizer.
-        rate_factor: multiplies every peak rate, those of `rates` included. So one number can be tuned for models whose
-            parameters have different roles.
+        rates: the rate and weight decay of single roles; they override `ROLE_RATES` and the optimizer.
+        rate_factor: the number that multiplies every peak rate, including the rates in `rates`. So one number can be tuned for
+            models whose parameters have different roles.
     """
 
     weight_decay: float = Field(default=0.1, ge=0.0)
@@ -80,13 +80,13 @@ class OptimizerConfig(Part):
         raise Unfinished(self, "must define build(roles)")
 
     def before_step(self, optimizers: Optimizers, last_loss_nats: float) -> None:
-        """Change the options that depend on the previous step's loss, 0 before the first step. By default there are none."""
+        """Change the options that depend on the loss of the previous step (0 before the first step). By default nothing changes."""
 
     def own_rates(self, roles: Roles) -> Mapping[str, RoleRate]:
-        """Role -> its own rate, for the roles of the model that have one.
+        """Role -> the rate of this role, for the roles of the model that have a rate of their own.
 
         Raises:
-            BadInput: `rates` names a role that the model does not have, or one twice.
+            BadInput: `rates` names a role that the model does not have, or names a role twice.
         """
         given = {rate.role: rate for rate in self.rates}
         for rate in self.rates:
@@ -96,14 +96,14 @@ class OptimizerConfig(Part):
         return {role: rate for role, rate in {**ROLE_RATES, **given}.items() if roles.get(role)}
 
     def role_groups(self, roles: Roles, usual: Callable[[str], dict[str, Any]]) -> list[dict[str, Any]]:
-        """One parameter group for each role that has parameters: `usual(role)`, changed by the role's own rate if it has one."""
+        """One parameter group for each role that has parameters: `usual(role)`, changed by the role's own rate if there is one."""
         own = self.own_rates(roles)
         groups = {role: {"params": members(roles, role), **usual(role)} for role, named in roles.items() if named}
         return [own[role].changed(group) if role in own else group for role, group in groups.items()]
 
 
 class AdamW(OptimizerConfig):
-    """AdamW on everything; weight decay on tensors of two or more dimensions (embeddings and positions included)."""
+    """AdamW for all parameters. Weight decay applies to tensors of two or more dimensions (embeddings and positions included)."""
 
     kind: ClassVar[str] = "adamw"
     learning_rate: float = Field(default=1e-3, gt=0.0)
@@ -127,11 +127,12 @@ class AdamW(OptimizerConfig):
 
 
 class MuonAdamW(OptimizerConfig):
-    """Muon (orthogonalised momentum) for hidden matrices, AdamW with a rate per role for the rest.
+    """Muon (orthogonalised momentum) for hidden matrices, and AdamW with a rate per role for the other parameters.
 
-    The form is that of modded-nanogpt's track-3 recipe (03-models 4.2). Its rates are for models of 124 million parameters, and no
-    published ones are for fewer than 80 million. These were tuned at 0.1 to 0.9 million (docs/benchmarks.md says how): twice the
-    matrix and head rates, a third of the vector rate, less momentum, and Jordan's five Newton-Schulz steps instead of twelve.
+    The form is that of modded-nanogpt's track-3 recipe (03-models 4.2). The published rates are for 124 million parameters; no
+    published rates are for fewer than 80 million. The defaults here were tuned at 0.1 to 0.9 million (see docs/benchmarks.md).
+    Compared with the published recipe, the defaults have twice the matrix and head rates, a third of the vector rate, less
+    momentum, and Jordan's five Newton-Schulz steps instead of twelve.
     """
 
     kind: ClassVar[str] = "muon+adamw"
@@ -179,13 +180,14 @@ class MuonAdamW(OptimizerConfig):
 
 
 class HlbAdamW(OptimizerConfig):
-    """hlb-gpt's AdamW: rates from the number of parameters P, four groups, weight decay driven by the loss (03-models 3.4).
+    """The AdamW of hlb-gpt: rates from the number of parameters P, four groups, weight decay driven by the loss (03-models 3.4).
 
-    With l = ln P the rate is 2.62 * 9e7 / l^8.8, unless it is given. Slopes (the learned position biases) have 100 times that rate
-    on the schedule .995^step; vectors, embedding and position tables 32 times on the recipe's schedule; the head 2 times on
-    (step + 1)^-.2 with beta1 .6; matrices once on the recipe's schedule, with weight decay `weight_decay` * b^-loss,
-    b = .007 (.01 l)^-4, which is strong while the loss is low.
-    The loss is that of the previous step, in nats per scored token (published: a sum over passes, already divided by the parts).
+    With l = ln P the rate is 2.62 * 9e7 / l^8.8, unless `learning_rate` gives it. Slopes (the learned position biases) have 100
+    times that rate on the schedule .995^step. Vectors, embedding and position tables have 32 times that rate on the recipe's
+    schedule. The head has 2 times that rate on the schedule (step + 1)^-.2, with beta1 .6. Matrices have that rate on the recipe's
+    schedule, with weight decay `weight_decay` * b^-loss, b = .007 (.01 l)^-4, which is strong while the loss is low. The loss is
+    that of the previous step, in nats per scored token (the published loss is a sum over passes that is already divided by the
+    parts).
     """
 
     kind: ClassVar[str] = "hlb-adamw"
@@ -224,19 +226,19 @@ class HlbAdamW(OptimizerConfig):
 
 
 def hlb_learning_rate(parameters: int) -> float:
-    """2.62 * 9e7 / (ln P)^8.8: 2.526e-3 at 46 million."""
+    """The learning rate 2.62 * 9e7 / (ln P)^8.8. At 46 million parameters it is 2.526e-3."""
     return float(2.62 * 9e7 / math.log(parameters) ** 8.8)
 
 
 def hlb_decay_base(parameters: int) -> float:
-    """.007 (.01 ln P)^-4: 7.222 at 46 million."""
+    """The base of the weight decay, .007 (.01 ln P)^-4. At 46 million parameters it is 7.222."""
     return float(0.007 * (0.01 * math.log(parameters)) ** -4)
 
 
 def adamw(
     groups: list[dict[str, Any]], *, betas: tuple[float, float], eps: float, weight_decay: float = 0.0
 ) -> torch.optim.AdamW:
-    """torch's AdamW. On the CPU its fused kernel saves 1.5 ms a step for 0.8 million parameters."""
+    """The AdamW of torch. On the CPU its fused kernel saves 1.5 ms a step for 0.8 million parameters."""
     on_cpu = all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
     return torch.optim.AdamW(groups, betas=betas, eps=eps, weight_decay=weight_decay, fused=True if on_cpu else None)
 
@@ -248,7 +250,7 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) ->
     """The optimizers of a config, after a check that the roles cover the model's parameters exactly once.
 
     Raises:
-        ValueError: a parameter is in no group or in two, or there is none to train.
+        ValueError: a parameter is in no group or in two, or the model has no parameter to train.
     """
     optimizers = config.build(roles)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -260,10 +262,10 @@ def build_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) ->
 
 
 def check_optimizers(config: OptimizerConfig, model: nn.Module, roles: Roles) -> None:
-    """Raise what `build_optimizers` would raise.
+    """Raise the error that `build_optimizers` would raise.
 
-    The first optimizer of torch that is built imports torch's compiler, which takes 1.5 s. So of a built-in config the roles are
-    checked alone: it moves every parameter of every role.
+    The first optimizer of torch that is built imports torch's compiler, which takes 1.5 s. So for a built-in config only the roles
+    are checked, because a built-in config moves every parameter of every role.
     """
     if type(config) in OPTIMIZERS.values():
         config.own_rates(roles)
@@ -283,14 +285,14 @@ def _check_covered(model: nn.Module, parameters: Sequence[nn.Parameter]) -> None
 
 
 def set_learning_rates(optimizers: Optimizers, schedule: Schedule, step: int, steps: int) -> None:
-    """Set the rate of every group for this step: its peak times the factor of its own schedule, or of the recipe's."""
+    """Set the rate of every group for this step: the peak times the factor of the group's schedule, or of the recipe's."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * group.get("schedule", schedule).factor(step, steps)
 
 
 def members(roles: Roles, role: str) -> list[nn.Parameter]:
-    """The parameters of one role, without their names."""
+    """The parameters of one role as a list without names."""
     return [parameter for _, parameter in roles.get(role, [])]
 
 

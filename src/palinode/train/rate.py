@@ -1,4 +1,4 @@
-"""Schedules of the learning rate: `Speedrun(steps=200, schedule=palinode.rate.Cosine(warmup_steps=20))`."""
+"""The schedules of the learning rate, as in `Speedrun(steps=200, schedule=palinode.rate.Cosine(warmup_steps=20))`."""
 
 from palinode.train.schedule import Constant, Cosine, ExponentialDecay, PowerDecay, WarmDown
 

@@ -1,4 +1,4 @@
-"""Recipes: how a model is trained, as data. The numbers of a named recipe are the defaults of its class."""
+"""A recipe says, as data, how a model is trained. The numbers of a named recipe are the defaults of its class."""
 
 from __future__ import annotations
 
@@ -18,23 +18,25 @@ AnySchedule = Annotated[Schedule, one_of(lambda: SCHEDULES, "schedule")]
 
 
 class Recipe(Part):
-    """How to train: budget, optimizer, schedule, and how often to log, evaluate and save.
+    """How a model is trained: budget, optimizer, schedule, and how often to log, evaluate and save.
 
     Attributes:
-        steps: optimizer steps.
-        batch_windows: windows per optimizer step, over all micro-batches; with `growth`, the tokens of so many full windows.
-        micro_batches: how many parts a batch is read in. The loss is the sum over the whole batch divided by its weights. Each
-            part draws its own coins, so with `both` and `choose` their number decides which windows are read in which direction.
-        growth: rows that start short; None reads full windows from the start.
-        accumulation: more micro-batches as gradients get noisier; None keeps their number.
-        max_tokens_read, max_ltr_tokens: the run, and its schedule, also end after the step that reaches one of these. Set
-            `steps` a little higher than the limit needs.
-        gradient_clip: largest global gradient norm; None does not clip.
-        precision: `bfloat16` runs the forward pass under autocast; parameters and loss stay float32.
-        compile: run the stack through torch.compile.
-        log_every_steps: how often a training row is written to the metrics.
-        evaluate_every_steps: None evaluates after the last step only.
-        checkpoint_every_steps: None saves ten times per run.
+        steps: the number of optimizer steps.
+        batch_windows: the number of windows in an optimizer step, over all micro-batches. With `growth`, a step has the tokens of
+            this many full windows.
+        micro_batches: the number of parts that a batch is read in. The loss is the sum over the whole batch divided by the sum of
+            weights. Each part draws its own coins, so with `both` and `choose` this number decides which windows are read in which
+            direction.
+        growth: the growth of rows that start short; None reads full windows from the start.
+        accumulation: the rule for more micro-batches as gradients get noisier; None keeps their number.
+        max_tokens_read, max_ltr_tokens: the numbers of tokens that end the run, and its schedule, after the step that reaches one
+            of them. Set `steps` a little higher than the limit needs.
+        gradient_clip: the largest global gradient norm; None does not clip.
+        precision: the number format of the forward pass. `bfloat16` uses autocast; parameters and loss stay float32.
+        compile: whether the stack of layers runs through torch.compile.
+        log_every_steps: the number of steps from one training row in the metrics to the next.
+        evaluate_every_steps: the number of steps between evaluations; None evaluates after the last step only.
+        checkpoint_every_steps: the number of steps between checkpoints; None saves ten times in a run.
     """
 
     kind: ClassVar[str] = "custom"
@@ -68,11 +70,11 @@ class Recipe(Part):
         return self
 
     def reads(self, step: int, state: Mapping[str, float], seed: int, full_tokens: int) -> Reads:
-        """What an optimizer step reads.
+        """The batch that an optimizer step reads.
 
         Args:
-            state: what `after_step` returned; empty before the first step.
-            full_tokens: the spec's window.
+            state: the result of `after_step`; empty before the first step.
+            full_tokens: the number of tokens in the spec's window.
         """
         length = self.growth.window_tokens(step, full_tokens) if self.growth else full_tokens
         windows = max(1, self.batch_windows // self.micro_batches * full_tokens // length)
@@ -90,7 +92,7 @@ class Recipe(Part):
         gradient_norm: float,
         parameters: int,
     ) -> dict[str, float]:
-        """The state for the next step; empty without accumulation."""
+        """The state for the next step; empty for a recipe without `accumulation`."""
         if self.accumulation is None:
             return {}
         after = dict(state)
@@ -101,12 +103,12 @@ class Recipe(Part):
 
     @property
     def checkpoint_interval_steps(self) -> int:
-        """Steps from one checkpoint to the next. A crash loses at most so many."""
+        """The number of steps from one checkpoint to the next. A crash loses at most this many steps."""
         return self.checkpoint_every_steps or max(1, self.steps // 10)
 
 
 class Gpt2AdamW(Recipe):
-    """nanoGPT's recipe for small models: AdamW (.9, .99), weight decay .1, clip 1, 100 warm-up steps, cosine to a tenth."""
+    """The recipe of nanoGPT for small models: AdamW (.9, .99), weight decay .1, clip 1, 100 warm-up steps, cosine to a tenth."""
 
     kind: ClassVar[str] = "gpt2-adamw"
     steps: int = Field(default=2000, ge=1, le=10**9)
@@ -117,9 +119,10 @@ class Gpt2AdamW(Recipe):
 
 
 class Speedrun(Recipe):
-    """Muon for hidden matrices and AdamW for the rest, no warm-up, a straight line to zero over the last half.
+    """Muon for hidden matrices and AdamW for the rest. There is no warm-up; the rate falls linearly to 0 over the last half.
 
-    For `modern` decoders. Tuned for time to loss on a CPU at 0.1 to 0.9 million parameters (benchmarks/time_to_loss.py).
+    The recipe is made for `modern` decoders. Its rates were tuned for the shortest time to a target loss on a CPU, at 0.1 to 0.9
+    million parameters (benchmarks/time_to_loss.py).
     """
 
     kind: ClassVar[str] = "speedrun"
@@ -130,12 +133,13 @@ class Speedrun(Recipe):
 
 
 class Hlb(Recipe):
-    """hlb-gpt's recipe as the mask experiments used it: AdamW by size, growing rows, batch sizes steered by the gradient norm.
+    """The recipe of hlb-gpt in the mask experiments: AdamW by size, growing rows, batch sizes steered by the gradient norm.
 
-    Made for `latent` models. Two corrections: the loss that drives weight decay is in nats per token, and everything resumes. Left
-    out: dividing the embedding's gradient by each token's count in its micro-batch, which would depend on how a batch is cut. A
-    micro-batch has the tokens of 55 windows of 1024, as published at 46 million parameters, where the GPU's memory decided it.
-    Three settings of growth and accumulation have the published value as an option (docs/recipes.md).
+    The recipe is made for `latent` models. It corrects two points: the loss that drives weight decay is in nats per token, and an
+    interrupted run resumes exactly. It leaves out the division of the embedding's gradient by each token's count in its
+    micro-batch, which would depend on how a batch is cut. A micro-batch has the tokens of 55 windows of 1024 tokens: the number
+    that is published for 46 million parameters, where the GPU's memory decided it. Three settings of growth and accumulation have
+    the published value as an option (docs/recipes.md).
     """
 
     kind: ClassVar[str] = "hlb-gpt"

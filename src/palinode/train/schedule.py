@@ -1,4 +1,4 @@
-"""Learning-rate schedules: pure functions of (step, total steps) that give the rate as a share of its peak, in [0, 1]."""
+"""Schedules of the learning rate: functions of (step, total steps) that give the rate as a share of its peak, in [0, 1]."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from palinode.base.errors import Unfinished
 
 
 class Schedule(Part):
-    """Base class: linear warm-up over `warmup_steps` to 1, then `decayed(progress)`.
+    """Base class of schedules: a linear warm-up over `warmup_steps` to 1, then `decayed(progress)`.
 
-    Step s of the warm-up has factor (s + 1) / warmup_steps, so that the first step already moves parameters.
+    Step s of the warm-up has the factor (s + 1) / warmup_steps, so that the first step already moves parameters.
     """
 
     warmup_steps: int = Field(default=0, ge=0)
@@ -28,12 +28,12 @@ class Schedule(Part):
         return self.decayed(min(1.0, (step - self.warmup_steps) / after_warmup))
 
     def decayed(self, progress: float) -> float:
-        """The factor after the warm-up; `progress` runs from 0 to 1 at the last step."""
+        """The factor after the warm-up. `progress` starts at 0 and is 1 at the last step."""
         raise Unfinished(self, "must define decayed(progress)")
 
 
 class Constant(Schedule):
-    """Stays at the peak."""
+    """The rate stays at its peak."""
 
     kind: ClassVar[str] = "constant"
 
@@ -42,7 +42,7 @@ class Constant(Schedule):
 
 
 class Cosine(Schedule):
-    """Half a cosine from 1 to `floor`, which it reaches at the last step of the run."""
+    """The factor follows half a cosine from 1 to `floor`, which it reaches at the last step of the run."""
 
     kind: ClassVar[str] = "cosine"
     floor: float = Field(default=0.1, ge=0.0, le=1.0)
@@ -52,7 +52,7 @@ class Cosine(Schedule):
 
 
 class WarmDown(Schedule):
-    """Constant, then linear to `floor` over the last `share` of the steps after the warm-up (warmup-stable-decay)."""
+    """The factor is constant, then falls linearly to `floor` over the last `share` of the steps after the warm-up."""
 
     kind: ClassVar[str] = "warm-down"
     share: float = Field(default=0.7, ge=0.0, le=1.0)
@@ -65,9 +65,9 @@ class WarmDown(Schedule):
 
 
 class PowerDecay(Schedule):
-    """Linear from `start` to 1 over the warm-up, then (steps since the warm-up)^-exponent (hlb-gpt).
+    """The factor rises linearly from `start` to 1 over the warm-up, then is (steps since the warm-up)^-exponent (hlb-gpt).
 
-    It does not depend on the total number of steps, so the run may stop at any step.
+    The factor does not depend on the total number of steps, so the run may stop at any step.
     """
 
     kind: ClassVar[str] = "power-decay"
@@ -82,7 +82,7 @@ class PowerDecay(Schedule):
 
 
 class ExponentialDecay(Schedule):
-    """base^step from the first step on, without a warm-up."""
+    """The factor is base^step from the first step on, without a warm-up."""
 
     kind: ClassVar[str] = "exponential-decay"
     base: float = Field(default=0.995, gt=0.0, le=1.0)

@@ -1,11 +1,11 @@
-"""Several runs of one shape trained together: their weights are stacked, and one pass reads a batch of each.
+"""Trains several runs of one shape together: their weights are stacked, and one pass reads a batch of each run.
 
-With width 64 and a few rows, the calls of a step take longer than its arithmetic, so the processor waits. K models of one shape
-make the same calls on tensors K times as large (`torch.func.vmap` of the gradient). The rest stays separate for each run:
-windows, decisions, clipping, optimizer, counters, checkpoints. The parameters of a run are views into the stack, so its
-optimizer, evaluation and files need no change.
+At width 64 with a few rows, the calls of a step take longer than its arithmetic, so the processor waits. K models of one shape
+make the same calls on tensors K times as large (`torch.func.vmap` of the gradient). Each run keeps its own windows, decisions,
+clipping, optimizer, counters and checkpoints. The parameters of a run are views into the stack, so the optimizer, the evaluation
+and the files of the run need no change.
 
-Sums are taken in another order than in separate runs: gradients agree to 1e-5 of their size, bits differ.
+Sums are taken in another order than in separate runs: gradients agree to 1e-5 of their size, but bits differ.
 Legend: K runs, B rows, T slots.
 """
 
@@ -52,15 +52,15 @@ def train_together(
     after_step: Callable[[int, StepReport], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> list[Outcome]:
-    """Train every run to its end. A run with more steps waits until the others have reached its step.
+    """Train every run to its end. A run that is further on waits until the other runs have reached its step.
 
     When the examples of the runs differ in shape at a step, each run takes this step alone.
 
     Args:
-        after_step: called with the index of a training and the report of its step. If it raises DivergedError, this run ends.
+        after_step: a function that gets the index of a training and the report of its step. DivergedError ends the run.
 
     Returns:
-        For each run: True when it is finished, False when `should_stop` ended it, or its DivergedError.
+        For each run: True when the run is finished, False when `should_stop` ended it, or the DivergedError of the run.
     """
     ends: list[Outcome] = [training.finished for training in trainings]
     stack = Stack([])
@@ -86,10 +86,10 @@ def train_together(
 
 
 class Stack:
-    """The models of some trainings as one: parameters (K, ...), into which the models' own become views.
+    """Several trainings as one model: the parameters are (K, ...) tensors, and the models' own parameters become views into them.
 
     Raises:
-        RuntimeError: a model has buffers; values that a pass writes into them would be lost.
+        RuntimeError: a model has buffers. Values that a pass writes into buffers would be lost.
     """
 
     def __init__(self, members: Sequence[Training]):
@@ -108,7 +108,7 @@ class Stack:
             self._own = [[each[name] for name in self._parameters] for each in named]
 
     def step(self) -> list[StepReport | DivergedError]:
-        """One optimizer step of every member; its seconds are shared equally."""
+        """Take one optimizer step of every member. Each member gets an equal share of the seconds."""
         began = time.perf_counter()
         examples = [batch_examples(member) for member in self.members]
         alike = len({_shapes(batch) for batch in examples}) == 1
@@ -124,7 +124,7 @@ class Stack:
         return [one if isinstance(one, DivergedError) else replace(one, seconds=share) for one in reports]
 
     def gradients(self, examples: Sequence[Sequence[Example]]) -> list[BatchLoss | DivergedError]:
-        """The loss of every member. The gradients are in `parameter.grad`, as after `accumulate_gradients`."""
+        """Compute the loss of every member. The gradients are then in `parameter.grad`, as after `accumulate_gradients`."""
         denominators = [batch_denominator(batch) for batch in examples]
         rows = sum(len(example.inputs) for example in examples[0])
         gradients: dict[str, Tensor] = {}
@@ -148,7 +148,7 @@ class Stack:
         return losses
 
     def _reached(self, examples: Sequence[Example]) -> list[bool]:
-        """Whether each parameter would get a gradient in a separate run; an optimizer skips the others, and their decay.
+        """Whether each parameter would get a gradient in a separate run. An optimizer does not move or decay the other parameters.
 
         The answer is computed once for every list of passes, because a pass that starts later in training may reach more
         parameters.
@@ -157,7 +157,7 @@ class Stack:
         if passes not in self._has_gradient:
             for parameter in self._own[0]:
                 parameter.grad = None
-            with contextlib.suppress(DivergedError):  # raised after the gradients are computed
+            with contextlib.suppress(DivergedError):  # the error comes after the gradients are computed
                 accumulate_gradients(self.members[0], list(examples))
             self._has_gradient[passes] = [parameter.grad is not None for parameter in self._own[0]]
         return self._has_gradient[passes]
@@ -165,10 +165,10 @@ class Stack:
     def _differentiated(
         self, micro: Sequence[Example], denominators: Sequence[float], rows: int
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, AuxiliaryTerm]]:
-        """One micro-batch of every member: gradients (K, ...), nats of each row (K, B), auxiliary terms with (K,) values."""
+        """Read one micro-batch of every member: gradients (K, ...), nats of each row (K, B), auxiliary terms with (K,) values."""
         first, terms = self.members[0], dict[str, AuxiliaryTerm]()
         head = {name: self._parameters[name] for name in self._read_by_head(micro[0])}
-        reading = partial(autocast, first.device, first.recipe.precision)  # the head and the loss stay float32
+        reading = partial(autocast, first.device, first.recipe.precision)  # head and loss stay float32
 
         def gradients_of(
             parameters: dict[str, Tensor], head: dict[str, Tensor], *batch: Tensor
@@ -178,7 +178,7 @@ class Stack:
 
             def read(parameters: dict[str, Tensor]) -> tuple[tuple[Tensor, Values], dict[str, Values]]:
                 hidden, added = functional_call(self._reader, parameters, (example,))
-                terms.update(added)  # their coefficients and rows are the same for every member
+                terms.update(added)  # every member has the same coefficients and rows
                 values = {name: term.value for name, term in added.items()}
                 return (hidden, values), {name: {"": term.value, **term.measured} for name, term in added.items()}
 
@@ -207,7 +207,7 @@ class Stack:
         return gradients, nats, stacked
 
     def _read_by_head(self, example: Example) -> list[str]:
-        """The parameters between states and logits: the head's own, or the tied table."""
+        """The names of the parameters between states and logits: those of the head, or the tied table of tokens."""
         if self._head_names is None:
             model = self._head.model
             with torch.no_grad():
@@ -217,7 +217,7 @@ class Stack:
 
 
 def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """The parameters of one name as one tensor. Each parameter becomes a view into it."""
+    """Stack the parameters of one name into one tensor. Each parameter becomes a view into that tensor."""
     together = torch.stack([parameter.detach() for parameter in parameters])
     for parameter, part in zip(parameters, together, strict=True):
         parameter.data = part
@@ -225,12 +225,12 @@ def _moved(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def _shapes(examples: Sequence[Example]) -> tuple[Any, ...]:
-    """What must be equal for examples to be read together: rows, slots, and the visibility of each pass."""
+    """The sizes that must be equal for examples to be read together: rows, slots, and the visibility of each pass."""
     return tuple((tuple(example.inputs.shape), example.groups) for example in examples)
 
 
 def _caught(call: Callable[..., Returned], *arguments: Any) -> Returned | DivergedError:
-    """The result of a call, or its DivergedError, because a run that diverges must not stop the others."""
+    """The result of a call, or the DivergedError that it raises, because a run that diverges must not stop the other runs."""
     try:
         return call(*arguments)
     except DivergedError as problem:
@@ -244,7 +244,7 @@ def _member_loss(
     row_nats: Sequence[Tensor],
     terms: Sequence[dict[str, AuxiliaryTerm]],
 ) -> BatchLoss:
-    """The loss of one member's batch, from the (B,) nats of the rows of each of its micro-batches."""
+    """The loss of one member's batch, computed from the (B,) nats of the rows of each of its micro-batches."""
     nats: dict[str, Tensor] = {}
     scored: dict[str, int] = {}
     for example, micro_nats in zip(examples, row_nats, strict=True):

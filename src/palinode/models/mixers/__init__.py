@@ -1,4 +1,4 @@
-"""Mixers: the table lists the built-in ones; a user's own config is passed as an object."""
+"""Mixers: the table `MIXERS` lists the built-in mixer configs; a user's own config is passed as an object."""
 
 from collections.abc import Mapping
 

@@ -1,8 +1,9 @@
-"""Attention: softmax over all slots or within a window, run by PyTorch's fused kernel; and linear attention with a Taylor map.
+"""Attention mixers: softmax attention over all slots or within a window, and linear attention with a Taylor feature map.
 
-In softmax attention q, k and v are separate matrices, so that Muon can orthogonalise each; they are joined for one product at every
-pass. It differs from the published baseline in: no dropout on the attention probabilities in evaluation (there it stayed on).
-Legend: B rows, T slots, T_new new slots, D width, H heads, W window, f features of q and k a head, h = D / H numbers of v a head.
+Softmax attention runs PyTorch's fused kernel. Its maps of q, k and v are separate matrices, so that Muon can orthogonalise each
+matrix; each pass joins the three matrices for one product. Softmax attention differs from the published baseline in one point: in
+evaluation there is no dropout on the attention probabilities (published: there is).
+Legend: B rows, T slots, T_new new slots, D width, H heads, W window, f features of q and k for each head, h = D / H head width.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from palinode.models.parts.state import JoinedState, KeysValues, MixerState, chu
 
 
 class AttentionConfig(MixerConfig):
-    """Softmax attention; heads, QK-norm, positions and dropout are the model's options."""
+    """The config of softmax attention, which has no options: heads, QK-norm, positions and dropout are options of the model."""
 
     kind: ClassVar[str] = "attention"
     reads: ClassVar[frozenset[str]] = frozenset({"heads", "qk_norm", "rotary", "attention_scale", "alibi"})
@@ -35,10 +36,10 @@ class AttentionConfig(MixerConfig):
 
 
 class Heads(OwnStart):
-    """Maps of q, k, v and the output, softmax(scale q k^T) v over H heads of width D / H, and what these cost.
+    """Base class of self-attention and cross-attention: maps of q, k, v and the output, and softmax(scale q k^T) v over H heads.
 
     Attributes:
-        scale: attention_scale / sqrt(head width).
+        scale: the factor attention_scale / sqrt(head width) of the scores.
     """
 
     def __init__(self, place: Place):
@@ -55,17 +56,17 @@ class Heads(OwnStart):
         self.out = Linear(width, width, bias=place.bias, role="residual")
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
-        """FLOPs for one slot and elements of state: the four maps, and scores and values of the pairs."""
+        """The FLOPs for one slot (four maps, and the scores and values of the pairs) and the number of state elements."""
         return attention_cost(8.0 * self.width**2, 2 * self.width, slots, pairs)
 
     def empty_state(self, rows: int, slots: int, maps: tuple[Linear, ...]) -> JoinedState:
-        """The state before the first slot, with these maps joined."""
+        """The state before the first slot; it holds the joined weights of `maps`."""
         room = KeysValues.empty(self.k.weight, (rows, self.heads, slots), self.head_width)
         weight, bias = joined(*maps)
         return JoinedState(room.keys, room.values, 0, weight.detach(), bias)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-        """(B, T, D) from (B, H, T, D / H): attention and the output map."""
+        """Attention and the output map: q, k and v, each (B, H, T, D / H) -> (B, T, D)."""
         return self.out(self._attended(q, k, v, mask, is_causal=is_causal).transpose(1, 2).flatten(2))
 
     def _attended(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, is_causal: bool = False) -> Tensor:
@@ -76,10 +77,10 @@ class Heads(OwnStart):
 
 
 class Attention(Heads, Mixer):
-    """Self-attention.
+    """Self-attention with softmax.
 
-    With `qk_norm`, q and k are divided by their root mean square over the head. Turning them (rotary) keeps their length, so
-    the order of the two does not matter.
+    With `qk_norm`, q and k are divided by their root mean square over the head. Rotary positions do not change the length of q and
+    k, so the order of norm and rotation does not matter.
     """
 
     def __init__(self, place: Place):
@@ -110,7 +111,7 @@ class Attention(Heads, Mixer):
     def _by_head(
         self, x: Tensor, reading: Reading, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v from the joined maps, (B, H, T, D / H) each."""
+        """Compute q, k and v with the joined maps, each (B, H, T, D / H)."""
         qkv = F.linear(x, weight, bias).view(*x.shape[:2], 3 * self.heads, self.head_width)
         if self.qk_norm or reading.rotary is not None:
             q, k, v = self._placed(qkv, reading)
@@ -119,13 +120,13 @@ class Attention(Heads, Mixer):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _biased(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Attention with a (H, T, T) bias on its scores. Made in float32 or better: bfloat16 loses differences of 1 in 300."""
+        """Attention with a (H, T, T) bias on its scores, in float32 or better: bfloat16 cannot hold a difference of 1 at 300."""
         with exact_products(q):
             mixed = self._attended(exact(q), exact(k), exact(v), bias)
         return self.out(mixed.to(q.dtype).transpose(1, 2).flatten(2))
 
     def _placed(self, qkv: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """q and k normalised and turned together, in float32 or better; v unchanged."""
+        """Normalise and turn q and k together, in float32 or better; v does not change."""
         qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
         fine = exact(qk)
         if self.qk_norm:
@@ -137,10 +138,13 @@ class Attention(Heads, Mixer):
 
 
 class SlidingWindowConfig(MixerConfig):
-    """Softmax attention within a window; heads, QK-norm, positions and dropout are the model's options. 4 D^2 + 4 D parameters.
+    """The config of softmax attention within a window; heads, QK-norm, positions and dropout are options of the model.
+
+    The mixer has 4 D^2 + 4 D parameters.
 
     Attributes:
-        window: W. Causal: slot i reads i - W + 1 .. i. Full: i - W + 1 .. i + W - 1.
+        window: the window W, in slots. In the causal form slot i reads slots i - W + 1 .. i; in the full form it reads slots
+            i - W + 1 .. i + W - 1.
     """
 
     kind: ClassVar[str] = "sliding_window"
@@ -154,7 +158,7 @@ class SlidingWindowConfig(MixerConfig):
 
 @dataclass(frozen=True)
 class WindowState(MixerState):
-    """A ring of the last W keys and values, (B, H, W, D / H), with slot i at i mod W, and the joined maps of q, k and v."""
+    """Ring buffers (B, H, W, D / H) of the last W keys and values, where slot i is at place i mod W, and the joined maps."""
 
     keys: Tensor
     values: Tensor
@@ -163,13 +167,13 @@ class WindowState(MixerState):
     bias: Tensor | None
 
     def in_order(self, most: int) -> tuple[Tensor, Tensor]:
-        """The last `most` or fewer keys and values, oldest first."""
+        """The last keys and values, at most `most` of each, with the oldest first."""
         window = self.keys.shape[2]
         at = torch.arange(max(0, self.read - min(most, window)), self.read, device=self.keys.device) % window
         return self.keys[:, :, at], self.values[:, :, at]
 
     def with_next(self, k: Tensor, v: Tensor) -> WindowState:
-        """The state after (B, H, T_new, D / H) new keys and values, of which the last W are kept."""
+        """The state after (B, H, T_new, D / H) new keys and values; it keeps the last W keys and values."""
         window, end = self.keys.shape[2], self.read + k.shape[2]
         at = torch.arange(max(self.read, end - window), end, device=k.device) % window
         self.keys[:, :, at] = k[:, :, -len(at) :].to(self.keys.dtype)
@@ -178,10 +182,10 @@ class WindowState(MixerState):
 
 
 class SlidingWindow(Attention):
-    """Attention to the nearest W slots, the slot itself included, or to W - 1 on each side.
+    """Attention to the last W slots, the slot itself included; in the full form to W - 1 slots on each side.
 
-    Differs from masked attention in cost only: rows longer than the window are read in blocks of W slots, each over its neighbours,
-    so that time and memory grow with T W, not T^2.
+    The result is that of attention with a mask, but the cost is lower: rows that are longer than the window are read in blocks of W
+    slots, and each block reads itself and its neighbours, so that time and memory grow with T W and not with T^2.
     """
 
     def __init__(self, place: Place, window: int):
@@ -201,7 +205,7 @@ class SlidingWindow(Attention):
         q, k, v = self._by_head(x, reading, state.weight, state.bias)
         if state.read == 0:
             return self._windowed(q, k, v, "causal"), state.with_next(k, v)
-        if x.shape[1] == 1:  # the order of what is read does not matter
+        if x.shape[1] == 1:  # the order of keys does not matter to one query
             after = state.with_next(k, v)
             filled = min(after.read, self.window)
             return self._mixed(q, after.keys[:, :, :filled], after.values[:, :, :filled], None, is_causal=False), after
@@ -213,7 +217,7 @@ class SlidingWindow(Attention):
     def cost(self, slots: int, pairs: int) -> LayerCost:
         sides, blocks = sides_read(pairs, slots), -(-slots // self.window)
         computed = slots * slots if blocks == 1 else blocks * self.window**2 * (1 + sides)
-        cut = max(0, slots - self.window)  # slots that the last slot does not see
+        cut = max(0, slots - self.window)  # the number of slots that the last slot does not see
         unseen = sides * cut * (cut + 1) // 2
         cost = attention_cost(8.0 * self.width**2, 2 * self.width, slots, pairs - unseen, computed)
         return replace(cost, state_elements=2 * self.width * min(slots, self.window))
@@ -222,7 +226,7 @@ class SlidingWindow(Attention):
         return self.window - 1
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, native: Native) -> Tensor:
-        """(B, T, D) from (B, H, T, D / H)."""
+        """Attention in blocks, and the output map: q, k and v, each (B, H, T, D / H) -> (B, T, D)."""
         rows, slots, window = len(q), q.shape[2], self.window
         if slots <= window:
             return self._mixed(q, k, v, None, is_causal=native == "causal")
@@ -235,7 +239,7 @@ class SlidingWindow(Attention):
 
 
 def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tensor:
-    """(B, H, T, h) -> (B * blocks, H, W n, h): n blocks each: itself and its neighbours before and after, zeros beyond the ends."""
+    """(B, H, T, h) -> (B * blocks, H, W n, h): join each block with its neighbours, n blocks together; zeros beyond both ends."""
     before, after = sides
     padded = F.pad(x, (0, 0, before * window, (blocks + after) * window - x.shape[2]))
     own_blocks = torch.unflatten(padded, 2, (-1, window))
@@ -244,7 +248,7 @@ def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tens
 
 
 def _block_mask(window: int, native: Native, slots: int, blocks: int, device: torch.device) -> Tensor:
-    """(blocks, 1, W, 2 W or 3 W): what the slots of a block may read of themselves and their neighbours. No row is empty."""
+    """The mask (blocks, 1, W, 2 W or 3 W): the slots of a block and its neighbours that each slot may read. No row is empty."""
     wide = (3 if native == "full" else 2) * window
     first = torch.arange(blocks, device=device)[:, None, None] * window
     key = first - window + torch.arange(wide, device=device)
@@ -256,7 +260,7 @@ def _block_mask(window: int, native: Native, slots: int, blocks: int, device: to
 
 
 def _near(window: int, new: int, slots: int, device: torch.device) -> Tensor:
-    """(new, slots): what the last slots of a row may read of it."""
+    """The mask (new, slots): the slots of a row that each of its last `new` slots may read."""
     slot = torch.arange(slots, device=device)
     distance = slot[slots - new :, None] - slot
     return (distance >= 0) & (distance < window)
@@ -267,10 +271,10 @@ LEAST_NORM = 1e-12
 
 
 class LinearAttentionConfig(MixerConfig):
-    """Linear attention. 2 D f H + 2 D^2 parameters, + 2 f H + 2 D with biases.
+    """The config of linear attention. The mixer has 2 D f H + 2 D^2 parameters; biases add 2 f H + 2 D.
 
     Attributes:
-        features: f of q and k of each head; the state has 1 + f + f^2 rows of D + H numbers.
+        features: the number f of features of q and k in each head; the state has 1 + f + f^2 rows of D + H numbers.
     """
 
     kind: ClassVar[str] = "linear_attention"
@@ -281,20 +285,22 @@ class LinearAttentionConfig(MixerConfig):
 
 @dataclass(frozen=True)
 class Sums(MixerState):
-    """(B, H, Phi, h + 1): sums of psi(k) v^T and, in the last column, of psi(k)."""
+    """The (B, H, Phi, h + 1) state of linear attention: sums of psi(k) v^T, and in the last column sums of psi(k)."""
 
     sums: Tensor
 
 
 class LinearAttention(Mixer, options=LinearAttentionConfig):
-    """W (psi(q) sums / norm): weights 1 + s + s^2 / 2 for s = q k / sqrt(f), the start of exp(s), and always at least 1/2.
+    """Linear attention: the weights are 1 + s + s^2 / 2 for s = q k / sqrt(f), the first terms of exp(s); each is at least 1/2.
 
-    psi(x) = (1, x / f^(1/4), x x^T / sqrt(2 f)) makes the weight a product of features, psi(q) psi(k), so the past is a sum of
-    Phi = 1 + f + f^2 rows: y_t = psi(q_t) sum psi(k_j) v_j^T / (psi(q_t) sum psi(k_j) + 1e-12). Rows shorter than Phi are read
-    through the square of weights, which costs less; longer ones in chunks of 128 slots, square inside, sums before. Full: the sums
-    over all slots.
-    Source: Arora et al., Based (arXiv 2402.18668), in the form of the zoology code (d88d6f5), read, and written anew. Differs in:
-    the size of the state is counted in full (there: as if the features were symmetric); sums are float32 under autocast.
+    With psi(x) = (1, x / f^(1/4), x x^T / sqrt(2 f)) the weight is a product of features, psi(q) psi(k), so that sums with
+    Phi = 1 + f + f^2 rows hold all earlier slots: y_t = psi(q_t) sum psi(k_j) v_j^T / (psi(q_t) sum psi(k_j) + 1e-12). Rows with
+    fewer than Phi slots are read with the (T, T) matrix of weights, which costs less. Longer rows are read in chunks of 128 slots:
+    with the matrix of weights inside a chunk, and with the sums for the slots before the chunk. In the full form the sums are over
+    all slots.
+    Source: Arora et al., Based (arXiv 2402.18668), in the form of the zoology code (d88d6f5), which was read; this code is new.
+    Differences: the state is counted with all its elements (zoology: as if the features were symmetric); sums are float32 under
+    autocast.
     """
 
     def __init__(self, config: LinearAttentionConfig, place: Place):
@@ -309,7 +315,7 @@ class LinearAttention(Mixer, options=LinearAttentionConfig):
 
     @property
     def rows(self) -> int:
-        """Phi: how many features psi has."""
+        """The number Phi of features of psi."""
         return 1 + self.features + self.features**2
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
@@ -338,7 +344,7 @@ class LinearAttention(Mixer, options=LinearAttentionConfig):
         return self._read_out(mixed, x), replace(state, sums=sums)
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
-        """Useful: the cheaper of the square's visible pairs and the recurrence, 4 Phi D + 3 H Phi FLOPs a slot."""
+        """The cost; its useful FLOPs are those of the visible pairs or of the recurrence (4 Phi D + 3 H Phi), whichever is less."""
         width, each, heads = self.out.weight.shape[0], self.features, self.heads
         maps = 4.0 * width * each * heads + 4.0 * width * width
         pair = 2.0 * (heads * each + width + heads)
@@ -354,7 +360,7 @@ class LinearAttention(Mixer, options=LinearAttentionConfig):
         return LayerCost(maps + executed, maps + useful, heads * self.rows * (width // heads + 1))
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q and k (B, H, T, f), and v (B, H, T, h + 1) with a column of ones, whose sums are the norm; float32 or better."""
+        """q and k (B, H, T, f), and v (B, H, T, h + 1), in float32 or better; v has a column of ones, whose sums are the norm."""
         fine = (exact(part(x)) for part in (self.q, self.k, self.v))
         q, k, v = (part.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in fine)
         return q, k, torch.cat((v, torch.ones_like(v[..., :1])), -1)
@@ -363,7 +369,7 @@ class LinearAttention(Mixer, options=LinearAttentionConfig):
         return v.new_zeros(v.shape[0], self.heads, self.rows, v.shape[-1])
 
     def _chunked(self, q: Tensor, k: Tensor, v: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, H, T, h) causal, behind the slots already in `sums`; and the sums after these slots."""
+        """The (B, H, T, h) causal outputs of slots that follow the slots in `sums`; and the sums after these slots."""
         mixed = []
         for queries, keys, values in zip(*(torch.split(part, CHUNK_SLOTS, 2) for part in (q, k, v)), strict=True):
             inside = weights(queries, keys).tril() @ values
@@ -376,14 +382,14 @@ class LinearAttention(Mixer, options=LinearAttentionConfig):
 
 
 def taylor(x: Tensor) -> Tensor:
-    """psi: (.., f) -> (.., 1 + f + f^2)."""
+    """The feature map psi, (.., f) -> (.., 1 + f + f^2)."""
     features = x.shape[-1]
     products = (x[..., :, None] * x[..., None, :]).flatten(-2) / math.sqrt(2 * features)
     return torch.cat((torch.ones_like(x[..., :1]), x / features**0.25, products), -1)
 
 
 def weights(q: Tensor, k: Tensor) -> Tensor:
-    """(.., T, T) psi(q) psi(k) = 1 + s + s^2 / 2, without the features."""
+    """The (.., T, T) weights psi(q) psi(k) = 1 + s + s^2 / 2, computed without the features."""
     s = q @ k.mT / math.sqrt(q.shape[-1])
     return 1 + s + s.square() / 2
 

@@ -1,8 +1,9 @@
-"""What a mixer is: a layer (B, T, D) -> (B, T, D) that moves information between slots, without residual or norm.
+"""The base classes of mixers: a mixer is a layer (B, T, D) -> (B, T, D) that moves information between slots.
 
-A mixer is two classes: a `MixerConfig` holds the options a user may set, and its `build(place)` makes the `Mixer`. The mixer says
-what it costs and how its own parameters start. It never sees a direction: right to left is its causal form on a flipped row.
-With `begin` and `extend` it reads on, slot by slot, from a state; without them the whole row is read again for each new slot.
+A mixer has no residual connection and no norm. A mixer is two classes: a `MixerConfig` holds the options that a user may set, and
+its method `build(place)` makes the `Mixer`. The mixer computes its cost and starts its own parameters. A mixer knows no direction:
+to read right to left, its causal form reads a flipped row. A mixer with `begin` and `extend` continues from a state, slot by slot;
+a mixer without these methods reads the whole row again for each new slot.
 Legend: B rows, T slots, T_new new slots, D width.
 """
 
@@ -23,7 +24,7 @@ from palinode.models.parts.linear import OwnStart
 from palinode.models.parts.positions import DistanceTable, RotaryTable
 from palinode.models.parts.state import MixerState, continues
 
-# Each option of the model that attention reads, and the setting that switches it off.
+# The options of the model that attention reads, and for each option the setting that switches it off.
 UNSET = {
     "qk_norm": "qk_norm = false",
     "rotary": 'position = "none"',
@@ -34,7 +35,7 @@ UNSET = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a mixer sits, and the options of the model that hold for all its layers."""
+    """The sizes and options of the model that a mixer needs when it is built; they are the same for all layers."""
 
     width: int
     heads: int
@@ -47,16 +48,16 @@ class Place:
 
 @dataclass(frozen=True)
 class Reading:
-    """How the stack reads one batch; made once for each pass and shared by all layers.
+    """The description of how a stack reads one batch; it is made once for each pass, and all layers share it.
 
-    In `extend` the form is causal and the tables cover only the new slots (distances: from each new slot to all slots so far).
+    In `extend` the form of reading is causal, and the tables have rows only for the new slots.
 
     Attributes:
         native: the form of reading: `causal`, `full`, or `mask`.
-        mask: (T, T) boolean when native is `mask`: entry [i, j] is True when slot i may read slot j.
-        rotary: turning tables when the model has rotary positions.
-        distance: distances between slots when the model learns slopes of linear position biases.
-        bias: (heads, T, T), added to the scores of attention when its linear biases are fixed: -inf where a slot may not read.
+        mask: the (T, T) boolean mask when native is `mask`: entry [i, j] is True when slot i may read slot j.
+        rotary: the table of rotations when the model has rotary positions.
+        distance: the table of distances between slots when the model learns the slopes of linear position biases.
+        bias: the (H, T, T) tensor that is added to the attention scores when the slopes are fixed; -inf where a slot may not read.
     """
 
     native: Native
@@ -67,12 +68,12 @@ class Reading:
 
 
 class MixerConfig(Part):
-    """Base of all mixer configs.
+    """Base class of all mixer configs.
 
     Attributes:
-        reads: the options of the model that this mixer reads; the others may not be set for it.
-        visibilities: the forms of reading that it has.
-        makes: the mixer whose `options` are of this class.
+        reads: the names of the model's options that the mixer reads; a model with this mixer may not set other such options.
+        visibilities: the forms of reading that the mixer has.
+        makes: the class of the mixer that is built from this config.
     """
 
     largest: ClassVar[int] = LARGEST_SIZE
@@ -81,33 +82,33 @@ class MixerConfig(Part):
     makes: ClassVar[type[Mixer] | None] = None
 
     def build(self, place: Place) -> Mixer:
-        """The mixer with empty weights; `models/init.py` fills them."""
+        """Build the mixer with empty weights; `models/init.py` fills the weights."""
         if self.makes is None:
             raise Unfinished(self, "must define build(place)")
         return self.makes(self, place)
 
     def check_width(self, width: int) -> None:
-        """Raise ValueError where the options do not fit this width."""
+        """Raise ValueError if the options of the mixer do not fit this width."""
 
     def refusal(self, native: Native) -> str | None:
-        """Why it cannot read in this form, in a few words; None where it can."""
+        """The reason why the mixer cannot read in this form, in a few words; None if it can."""
         if native in self.visibilities:
             return None
         return "it has no form for explicit masks" if native == "mask" else f"it has no {native} form"
 
 
 def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> None:
-    """Refuse options of attention that are set but not read.
+    """Refuse options of attention that are set but that no mixer, or not every attention mixer, reads.
 
-    An option needs at least one mixer that reads it. Where there is one, every other mixer that reads any option of attention
-    must read this one too; mixers that read none (convolutions, recurrences) may be mixed with attention freely.
+    An option that is set needs at least one mixer that reads it. Each mixer that reads any option of attention must read every
+    option that is set. Mixers that read no option of attention (convolutions, recurrences) may be in one model with attention.
 
     Args:
-        options: names of the options that are set, as in `reads`.
-        mixers: those of all layers.
+        options: the names of the options that are set, as in `reads`.
+        mixers: the mixer configs of all layers.
 
     Raises:
-        ValueError: naming all such options, and the settings that switch them off.
+        ValueError: an option is not read; the message names all such options, and the settings that switch them off.
     """
     without: dict[str, list[str]] = {}
     for option in options:
@@ -122,12 +123,12 @@ def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> 
 
 
 class TwoSidedConfig(MixerConfig):
-    """Base of configs whose mixer has separate weights for what comes after a slot.
+    """Base class of the configs of mixers that have separate weights for the slots after a slot.
 
-    With one set of weights for both sides, a slot could not distinguish the slots before it from those after it.
+    With one set of weights for both sides, a slot could not distinguish the slots before it from the slots after it.
 
     Attributes:
-        two_sided: make the second set of weights, which the full form needs; the causal form leaves it unused.
+        two_sided: whether the mixer has the second set of weights. The full form needs it; the causal form does not use it.
     """
 
     visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full"})
@@ -140,10 +141,10 @@ class TwoSidedConfig(MixerConfig):
 
 
 class Mixer(OwnStart):
-    """Base of all mixers.
+    """Base class of all mixers.
 
     Args:
-        options: the class of its config, where it is made from a config and a place: `class Mine(Mixer, options=MineConfig)`.
+        options: the config class of a mixer that is made from a config and a place: `class Mine(Mixer, options=MineConfig)`.
     """
 
     def __init_subclass__(cls, options: type[MixerConfig] | None = None, **others: Any):
@@ -152,11 +153,11 @@ class Mixer(OwnStart):
             options.makes = cls
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        """(B, T, D) -> (B, T, D); slot i depends on slot j only where the reading allows it."""
+        """(B, T, D) states -> (B, T, D); slot i of the output depends on slot j only if the reading allows it."""
         raise Unfinished(self, "must define forward(x, reading)")
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `forward` does: False where `extend` is missing or only `forward` was replaced."""
+        """Whether `extend` continues what `forward` does: False if `extend` is missing, or if only `forward` was replaced."""
         return continues(self, "forward")
 
     def begin(self, rows: int, slots: int) -> MixerState:
@@ -164,23 +165,23 @@ class Mixer(OwnStart):
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def extend(self, x: Tensor, reading: Reading, state: Any) -> tuple[Tensor, MixerState]:
-        """(B, T_new, D) of the next slots -> the last T_new slots of causal `forward` over all slots so far, and the next state.
+        """(B, T_new, D) states of the next slots -> the last T_new slots of causal `forward` over all slots, and the next state.
 
-        T_new is 1, or the length of a prompt. The state comes from `begin` or `extend` of this mixer and is used up: its buffers
-        may be overwritten.
+        T_new is 1, or the length of a prompt. The argument `state` comes from `begin` or `extend` of this mixer and must not be
+        used again, because its buffers may be overwritten.
         """
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def cost(self, slots: int, pairs: int) -> LayerCost:
-        """FLOPs for one slot and elements of state, in a row of `slots` slots with `pairs` visible pairs."""
+        """The FLOPs for one slot and the number of state elements, in a row of `slots` slots with `pairs` visible pairs."""
         raise Unfinished(self, "must define cost(slots, pairs)")
 
     def reach_slots(self, native: Native) -> int | None:
-        """The greatest distance in slots at which a slot reads another; None: no limit."""
+        """The greatest distance, in slots, at which a slot reads another slot; None means no limit."""
         return None
 
     def special_groups(self) -> Mapping[str, str]:
-        """Parameter name (inside this mixer) -> training group: the `group_of` tables of this module and of the modules in it."""
+        """The training groups of parameters by their names in this mixer, from the `group_of` tables of all its modules."""
         return {
             f"{prefix}.{name}" if prefix else name: group
             for prefix, module in self.named_modules()

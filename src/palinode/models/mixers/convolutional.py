@@ -1,7 +1,7 @@
 """Mixers with convolutions along the slots: long convolution, BaseConv, Hyena, Monarch Mixer.
 
-Full: long kernels have a second kernel for the lags after a slot. Kernels are cut to the slots there are: published modules
-transform all C taps whatever the row, and read the future.
+In the full form a long convolution has a second kernel for the slots after a slot. Every kernel is cut to the T slots of the row;
+published modules transform all C taps for every row, and so they read the future.
 Legend: B rows, T slots, T_new new slots, D width, K taps, C longest row, c channels of an input, O order.
 """
 
@@ -42,15 +42,17 @@ RANDOM_STD, DECAYED_STD = 0.002, 0.02
 
 
 class LongConvConfig(TwoSidedConfig):
-    """Long convolution. c D C + c D + 2 c D^2 + 2 D parameters, + c D C when two-sided.
+    """The config of the long convolution.
+
+    The mixer has c D C + c D + 2 c D^2 + 2 D parameters; a two-sided mixer has c D C more.
 
     Attributes:
-        channels: c, convolutions of each of the D inputs.
-        squash: every tap is moved towards 0 by this much, and smaller taps are 0. The published class has .1; with it a kernel
-            of the usual start is 0 and never learns, which is refused.
-        kernel_dropout: share of the taps left out, in training only.
-        kernel_start: `double_exp` .02 N(0, 1) exp(-t (D/2)^(d/D)), t from 0 to 1 over the longest row, d the channel; or `random`
-            .002 N(0, 1).
+        channels: the number c of convolutions of each of the D inputs.
+        squash: the amount by which every tap is moved towards 0; smaller taps become 0. The published class has .1; a kernel with
+            the usual start is then 0 and never learns, so that this value is refused.
+        kernel_dropout: the share of taps that are left out, in training only.
+        kernel_start: the start of the kernels: `double_exp` .02 N(0, 1) exp(-t (D/2)^(d/D)), where t goes from 0 to 1 over the
+            longest row and d is the channel; or `random` .002 N(0, 1).
     """
 
     kind: ClassVar[str] = "long_conv"
@@ -61,11 +63,11 @@ class LongConvConfig(TwoSidedConfig):
 
 
 class LongConv(Mixer, options=LongConvConfig):
-    """Each channel has a tap for every lag up to the longest row; small taps are squashed to zero.
+    """A convolution in which each channel has a tap for every lag up to the longest row; small taps are squashed to zero.
 
     y_c = softshrink(k_c) * u + s_c u for c channels; GELU; dropout; W (c D -> 2 D); GLU.
-    Source: Fu et al., Simple Hardware-Efficient Long Convolutions (2023), in the form of safari (02220c6), read, and written anew.
-    Differs in: the cut; no smoothing of the kernel (it is off there).
+    Source: Fu et al., Simple Hardware-Efficient Long Convolutions (2023), in the form of safari (02220c6); this code is new.
+    Differences from safari: the kernel is cut to the row, and there is no smoothing of the kernel (safari has it, switched off).
     """
 
     group_of: ClassVar = {"kernel": "kernel", "kernel_future": "kernel"}
@@ -97,7 +99,7 @@ class LongConv(Mixer, options=LongConvConfig):
         return LayerCost.of(2.0 * self.out.weight.numel(), self.skip.shape[1] * slots, non_matmul)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
-        """Kernels by `kernel_start`, s N(0, 1).
+        """Start the kernels as `kernel_start` says, and s as N(0, 1).
 
         Raises:
             BadInput: no tap is above `squash`, so that the kernel and its gradient would be zero.
@@ -114,7 +116,7 @@ class LongConv(Mixer, options=LongConvConfig):
             )
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Taps above the squash at every lag: as they start, nine of ten are squashed to 0."""
+        """Set the taps at every lag above `squash`; with their usual start, nine of ten taps are squashed to 0."""
         for kernel in (self.kernel, self.kernel_future):
             if kernel is not None:
                 noise = noise_like(kernel, rng)
@@ -147,12 +149,14 @@ KernelKind = Literal["short", "implicit", "explicit"]
 
 
 class BaseConvConfig(TwoSidedConfig):
-    """BaseConv. D^2 + D parameters and those of the convolution: D K + D short, 64 + 17 D implicit, D C explicit.
+    """The config of BaseConv.
+
+    The mixer has D^2 + D parameters and those of the convolution: D K + D (short), 64 + 17 D (implicit) or D C (explicit).
 
     Attributes:
-        conv: `short` (K taps), `implicit` or `explicit` (a tap for every lag).
-        taps: K, odd.
-        silu: SiLU on both factors.
+        conv: the kind of the convolution: `short` (K taps), `implicit` or `explicit` (both have a tap for every lag).
+        taps: the number K of taps of a short convolution, odd.
+        silu: whether SiLU is applied to both factors.
     """
 
     kind: ClassVar[str] = "base_conv"
@@ -171,12 +175,13 @@ class BaseConvConfig(TwoSidedConfig):
 
 
 class BaseConv(Mixer, options=BaseConvConfig):
-    """y = conv(u) (W u + b) + u. Long kernels are trained in the groups `filter` (implicit) and `kernel` (explicit).
+    """BaseConv, y = conv(u) (W u + b) + u.
 
-    The convolution is short, or long with an implicit kernel (a small network of the lag, no decay) or an explicit one; to a long
-    one u is added. Full: short taps are centred.
-    Source: Arora et al., Zoology (2023), in the form of its code (HazyResearch/zoology), written anew. Differs in: the cut;
-    explicit kernels start with variance 1 / C (there 1).
+    The convolution is short, or long with an implicit kernel (a small network of the lag, no decay), or long with an explicit
+    kernel; u is added to the output of a long convolution. In the full form short taps are centred. Implicit kernels are trained in
+    the group `filter`, explicit kernels in the group `kernel`.
+    Source: Arora et al., Zoology (2023), in the form of its code (HazyResearch/zoology), written anew. Differences: kernels are cut
+    to the row; explicit kernels start with variance 1 / C (Zoology: 1).
     """
 
     def __init__(self, config: BaseConvConfig, place: Place):
@@ -237,13 +242,13 @@ class BaseConv(Mixer, options=BaseConvConfig):
 
 @dataclass(frozen=True)
 class LastInputs(MixerState):
-    """(B, K - 1, D): the inputs that short taps still read."""
+    """The last inputs, (B, K - 1, D), which the short taps still read."""
 
     last: Tensor
 
 
 class ImplicitKernel(nn.Module):
-    """(D, T), float32 or better: W relu(W' z + b') + b of three position features z. Maps start with std .02: it starts near 0."""
+    """A (D, T) kernel W relu(W' z + b') + b of three position features z, float32 or better; it starts near 0 (std .02 of maps)."""
 
     def __init__(self, width: int, longest: int):
         super().__init__()
@@ -258,12 +263,12 @@ class ImplicitKernel(nn.Module):
             return self.outer(F.relu(self.inner(z))).mT
 
     def flops(self, slots: int) -> float:
-        """FLOPs of the matrix products that make the kernel."""
+        """The FLOPs of the matrix products that make the kernel."""
         return 2.0 * slots * (self.inner.weight.numel() + self.outer.weight.numel())
 
 
 class ExplicitKernel(OwnStart):
-    """(D, T), float32 or better: a tap for every lag, N(0, 1 / C)."""
+    """A (D, T) kernel with a tap for every lag, in float32 or better; the taps start as N(0, 1 / C)."""
 
     group_of: ClassVar = {"taps": "kernel"}
 
@@ -286,9 +291,9 @@ class HyenaConfig(TwoSidedConfig):
     """Hyena. (O+2)(D^2+D) + (O+1) D (K+1) + D (O-1) parameters and those of the filter: E F + 2 F + 2 (F^2+F) + F D (O-1).
 
     Attributes:
-        order: O.
-        taps: K of the short convolutions, odd.
-        filter: the network of the long convolutions.
+        order: the order O.
+        taps: the number K of taps of the short convolutions, odd.
+        filter: the options of the network that makes the long kernels.
     """
 
     kind: ClassVar[str] = "hyena"
@@ -299,14 +304,14 @@ class HyenaConfig(TwoSidedConfig):
 
 @dataclass(frozen=True)
 class GatedConvState(MixerState):
-    """The last K - 1 inputs of each short convolution, and all inputs of each long one."""
+    """The state: the last K - 1 inputs of each short convolution, and all inputs of each long convolution."""
 
     short: tuple[Tensor, ...]
     long: tuple[KeptInputs, ...]
 
 
 class GatedConv(Mixer):
-    """Base of Hyena and Monarch Mixer: streams, each a linear map and a short convolution of the input, and long convolutions."""
+    """Base class of Hyena and Monarch Mixer: streams (a linear map and a short convolution of the input) and long convolutions."""
 
     def __init__(self, place: Place, streams: int, taps: int):
         super().__init__()
@@ -316,11 +321,11 @@ class GatedConv(Mixer):
 
     @property
     def shorts(self) -> Sequence[ShortConv]:
-        """The short convolutions, one a stream."""
+        """The short convolutions, one for each stream."""
         return cast(Sequence[ShortConv], self.short)
 
     def kernels(self, slots: int) -> Sequence[Tensor]:
-        """(D, T) of each long convolution, for what comes before a slot."""
+        """The (D, T) kernel of each long convolution for the slots before a slot."""
         raise NotImplementedError(f"{type(self).__name__} must define kernels(slots)")
 
     def begin(self, rows: int, slots: int) -> MixerState:
@@ -328,11 +333,11 @@ class GatedConv(Mixer):
         return GatedConvState(tuple(short.begin(rows) for short in self.shorts), long)
 
     def streams(self, x: Tensor, native: Native) -> list[Tensor]:
-        """(B, T, D) of each stream."""
+        """The (B, T, D) states of each stream."""
         return [short(into(x), native) for into, short in zip(self.maps, self.shorts, strict=True)]
 
     def next_streams(self, x: Tensor, before: Sequence[Tensor]) -> tuple[list[Tensor], tuple[Tensor, ...]]:
-        """(B, T_new, D) of each stream for the next slots, and the inputs that their short convolutions keep."""
+        """The (B, T_new, D) states of each stream for the next slots, and the inputs that the short convolutions keep."""
         pairs = zip(self.maps, self.shorts, before, strict=True)
         streams, last = zip(*(short.extend(into(x), kept) for into, short, kept in pairs), strict=True)
         return list(streams), last
@@ -349,10 +354,10 @@ class Hyena(GatedConv, options=HyenaConfig):
     """Products of the input's projections, with an implicit long convolution between each two of them. Its group is `filter`.
 
     [x_0 .. x_(O-1), v] = short convolutions of W_in u. From x_(O-1) down to x_1: v <- h * (x v) + beta (x v). y = W_out (x_0 v).
-    So order O has O - 1 long convolutions, as in the safari code; its paper's operator has O. Full: centred short convolutions.
-    Source: Poli et al., Hyena Hierarchy (2023), in the form of safari (02220c6), read, and written anew. Differs in: no heads and
-    no blocks (blocks read the future there); rows beyond the longest are refused (there C outputs came back); the full form (there
-    a flag without its method); the projections are single matrices, so that Muon may take them.
+    Order O has O - 1 long convolutions, as in the safari code; the paper's operator has O. Full form: centred short convolutions.
+    Source: Poli et al., Hyena Hierarchy (2023), in the form of safari (02220c6); this code is new. Differences from safari: there
+    are no heads and no blocks (safari's blocks read the future); rows beyond the longest row are refused (safari returns C
+    outputs); the full form works (safari has only its flag); the projections are single matrices, so that Muon may train them.
     """
 
     def __init__(self, config: HyenaConfig, place: Place):
@@ -391,7 +396,7 @@ class Hyena(GatedConv, options=HyenaConfig):
         parameter.normal_(generator=rng)
 
     def _by_conv(self, kernel: Tensor) -> tuple[Tensor, ...]:
-        """(D, T) for each long convolution, in the order of use; each has all rates of decay."""
+        """The (D, T) kernel of each long convolution, in the order of use; each kernel has channels of all rates of decay."""
         convs, width = self.skip.shape
         return kernel.view(width, convs, -1).unbind(1)
 
@@ -401,7 +406,7 @@ class MonarchConfig(TwoSidedConfig):
 
     Attributes:
         taps: the number of taps of the short convolutions, which are causal in both forms.
-        residual_conv: add the long convolution of the input; all published runs have it.
+        residual_conv: whether a long convolution of the input is added; all published runs add it.
         filter: the networks of the long convolutions; published: features learned, width 16 to 128, and a weight decay of .1, which
             is an option of the recipe: `rates = [{role = "filter", weight_decay = 0.1}]`.
     """
@@ -418,8 +423,8 @@ class Monarch(GatedConv, options=MonarchConfig):
     [x1, x2, v] = short convolutions of W_in u; y = W_out (x2 (k * (x1 v) + beta (x1 v)) [+ k2 * u + beta2 u]). Full: a second
     network of the same frequencies for the lags after a slot; the short convolutions stay causal. The filters are trained in the
     group `filter`, their features in `features`.
-    Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differs in: the block around it is the
-    pre-norm one with a skip (there none); every network is in the group `filter` (there the one for later lags was in none).
+    Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differences: the block around the mixer
+    has a norm first and a skip (M2-BERT: no skip); every network is in the group `filter` (M2-BERT: the second one is in no group).
     """
 
     def __init__(self, config: MonarchConfig, place: Place):
@@ -458,7 +463,7 @@ class Monarch(GatedConv, options=MonarchConfig):
 
 
 class FilterConv(OwnStart):
-    """k * u + beta u along the slots of (B, T, D), with k from a network of sines."""
+    """The convolution k * u + beta u along the slots of (B, T, D), where a network of sines makes the kernel k."""
 
     def __init__(self, config: MonarchConfig, width: int, longest: int):
         super().__init__()

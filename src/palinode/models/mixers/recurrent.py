@@ -1,8 +1,8 @@
-"""Mixers with a gated recurrence: a selective state-space layer in the manner of Mamba, and a gated linear recurrence.
+"""Mixers with a gated recurrence: a selective state-space layer like that of Mamba, and a gated linear recurrence.
 
-W_o (h silu(W_g x)) with h from a recurrence behind a short convolution. Full: a second copy of everything between the maps reads
-the row from its end; the two are added.
-Legend: B rows, T slots, T_new new slots, D width, E width of the recurrence, N numbers of state a channel, K taps, r step rank.
+A mixer computes W_o (h silu(W_g x)), where h is the output of a short convolution and then a recurrence. In the full form a second
+copy of convolution and recurrence reads the row from its end, and h is the sum of the two outputs.
+Legend: B rows, T slots, T_new new slots, D width, E width of the recurrence, N state numbers for each channel, K taps, r step rank.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from palinode.models.parts.state import MixerState
 
 @dataclass(frozen=True)
 class RecurrentState(MixerState):
-    """The last K - 1 inputs of the short convolution (B, K - 1, E), and the state h (B, ..) of the recurrence."""
+    """The state: `last` has the last K - 1 inputs of the short convolution, (B, K - 1, E), and `h` the recurrence's (B, ..)."""
 
     last: Tensor
     h: Tensor
 
 
 class Recurrence(OwnStart):
-    """Base of causal recurrences behind a short convolution, (B, T, D or E) -> (B, T, E).
+    """Base class of causal recurrences that read the output of a short convolution, (B, T, D or E) -> (B, T, E).
 
     Attributes:
         conv: the short convolution.
@@ -46,19 +46,19 @@ class Recurrence(OwnStart):
     state_shape: tuple[int, ...]
 
     def value_of(self, x: Tensor) -> Tensor:
-        """What the short convolution reads."""
+        """The input of the short convolution, computed from the input x of the recurrence."""
         return x
 
     def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The output (B, T, E) from the input and its short convolution, and the state after the last slot.
+        """Compute the output (B, T, E) from the input and its short convolution, and the state after the last slot.
 
         Args:
-            first: the state before the first slot; None: 0.
+            first: the state before the first slot; None means a state of zeros.
         """
         raise NotImplementedError(f"{type(self).__name__} must define scanned(x, conv, first)")
 
     def flops_per_slot(self) -> tuple[float, float, float]:
-        """FLOPs of matrix products, of everything else as executed (recurrence in chunks), and of everything else at the least."""
+        """Three numbers of FLOPs: matrix products, all other work as executed (in chunks), and the least possible other work."""
         raise NotImplementedError(f"{type(self).__name__} must define flops_per_slot()")
 
     def forward(self, x: Tensor) -> Tensor:
@@ -70,13 +70,13 @@ class Recurrence(OwnStart):
         return RecurrentState(last, last.new_zeros(rows, *self.state_shape))
 
     def extend(self, x: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
-        """(B, T_new, ..) of the next slots -> (B, T_new, E), and the next state."""
+        """(B, T_new, ..) inputs of the next slots -> (B, T_new, E), and the next state."""
         conv, last = self.conv.extend(self.value_of(x), state.last)
         y, h = self.scanned(x, conv, state.h)
         return y, RecurrentState(last, h)
 
     def state_elements(self) -> int:
-        """Elements kept to read one more slot."""
+        """The number of state elements that are kept to read one more slot."""
         return self.conv.state_elements() + math.prod(self.state_shape)
 
 
@@ -84,11 +84,11 @@ MakeRecurrence = Callable[[Any, Place], Recurrence]
 
 
 class TwoWays(Mixer):
-    """Base of W_o (h silu(W_g x)), with h the sum of the recurrences that the form has.
+    """Base class of mixers W_o (h silu(W_g x)), where h is the sum of one recurrence (causal form) or two (full form).
 
     Args:
-        make: makes a recurrence from the config and the place.
-        reads_value: the recurrences read a map of x, E wide, and not x itself.
+        make: the function that makes a recurrence from the config and the place.
+        reads_value: whether the recurrences read a map of x with the width E, and not x itself.
     """
 
     def __init__(self, config: TwoSidedConfig, place: Place, make: MakeRecurrence, *, reads_value: bool):
@@ -123,7 +123,7 @@ class TwoWays(Mixer):
         return LayerCost(maps + executed, maps + least, self.past.state_elements(), non_matmul=executed)
 
     def _read(self, x: Tensor) -> Tensor:
-        """What the recurrences read."""
+        """The input of the recurrences: x, or a map of x if `reads_value` is set."""
         return x if self.value is None else self.value(x)
 
     def _read_out(self, h: Tensor, x: Tensor) -> Tensor:
@@ -136,14 +136,15 @@ AUDIT_STEP, AUDIT_DECAY = 0.2, 0.02
 
 
 class SelectiveSsmConfig(TwoSidedConfig):
-    """Selective SSM. 3 D E + E (K + 1) + E (r + 2 N) + E r + E + E N + E parameters, r = ceil(D / 16).
+    """The config of the selective state-space mixer.
 
-    Two-sided, all but 3 D E of them are there twice; biases add 2 E + D.
+    The mixer has 3 D E + E (K + 1) + E (r + 2 N) + E r + E + E N + E parameters, where r = ceil(D / 16). A two-sided mixer has all
+    of these parameters twice, except the 3 D E; biases add 2 E + D.
 
     Attributes:
-        state: N.
-        expand: E = expand D.
-        taps: K of the short convolution.
+        state: the number N of state numbers for each channel.
+        expand: the width E of the recurrence divided by D.
+        taps: the number K of taps of the short convolution.
     """
 
     kind: ClassVar[str] = "selective_ssm"
@@ -153,14 +154,14 @@ class SelectiveSsmConfig(TwoSidedConfig):
 
 
 class SelectiveSsm(TwoWays, options=SelectiveSsmConfig):
-    """W_o (y silu(gate)): steps, inputs and readouts depend on the input. A is trained in the group `state`.
+    """The selective state-space mixer, W_o (y silu(gate)), whose steps, input weights and output weights depend on the input.
 
     value, gate = two maps of x, E = expand D wide; u = silu(short conv(value)); (r, i, o) = a map of u; dt = softplus(W r + bias);
-    h_t = exp(dt_t A) h_(t-1) + dt_t i_t u_t for N numbers a channel, A = -exp(log decay) real; y = o_t h_t + s u_t. (The paper
-    calls i and o B and C.)
-    Source: Gu and Dao, Mamba (arXiv 2312.00752), written from the paper. Differs in: the scan is `parts/scan.py`, plain PyTorch
-    (there one GPU kernel); A's rate is at most 1e-3 (there the general one, both without decay); linear maps start as the model's
-    scheme says. The second copy for the other direction follows Vision Mamba (arXiv 2401.09417).
+    h_t = exp(dt_t A) h_(t-1) + dt_t i_t u_t for the N state numbers of each channel, where A = -exp(log decay) is real;
+    y = o_t h_t + s u_t. The paper calls i and o B and C. A is trained in the group `state`.
+    Source: Gu and Dao, Mamba (arXiv 2312.00752), written from the paper. Differences: the scan is `parts/scan.py`, in plain PyTorch
+    (Mamba: one GPU kernel); A's learning rate is at most 1e-3 (Mamba: the general rate), and A has no weight decay (as in Mamba);
+    linear maps start by the model's scheme. The second copy for the other direction follows Vision Mamba (arXiv 2401.09417).
     """
 
     def __init__(self, config: SelectiveSsmConfig, place: Place):
@@ -168,7 +169,7 @@ class SelectiveSsm(TwoWays, options=SelectiveSsmConfig):
 
 
 class Selective(Recurrence):
-    """(B, T, E) -> (B, T, E): short convolution, SiLU, the selective recurrence."""
+    """Short convolution, SiLU and the selective recurrence, (B, T, E) -> (B, T, E)."""
 
     group_of: ClassVar = {"log_decay": "state"}
 
@@ -185,7 +186,7 @@ class Selective(Recurrence):
         self.skip = nn.Parameter(torch.empty(inner))
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
-        """A = -1 .. -N in every channel; steps log-uniform in .001 .. .1; the step's map uniform within 1 / sqrt(rank)."""
+        """Start A at -1 .. -N in each channel, steps log-uniform in .001 .. .1, and the step's map uniform in +-1 / sqrt(rank)."""
         if name == "log_decay":
             parameter.copy_(torch.arange(1, parameter.shape[1] + 1).log())
         elif name == "skip":
@@ -198,7 +199,7 @@ class Selective(Recurrence):
             parameter.uniform_(-bound, bound, generator=rng)
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Steps near .2 and decays near .02, so that a leak at a distance shows: .6 is left after 129 slots."""
+        """Set steps near .2 and decays near .02, so that a leak from a distant slot shows: .6 is left after 129 slots."""
         open_near(self.log_decay, math.log(AUDIT_DECAY), rng)
         open_near(self.step_bias, float(_inverse_softplus(torch.tensor(AUDIT_STEP))), rng)
 
@@ -209,7 +210,7 @@ class Selective(Recurrence):
         return products, non_matmul + 7.0 * inner * state, non_matmul + 4.0 * inner * state
 
     def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
-        """(B, T, E) in the dtype of `conv`, and h after the last slot; dt, A and h are float32 or better."""
+        """The (B, T, E) output in the dtype of `conv`, and h after the last slot; dt, A and h are float32 or better."""
         u = F.silu(conv)
         rank, into, out_of = (exact(part) for part in torch.split(self.read(u), self.parts, -1))
         fine = exact(u)
@@ -222,14 +223,16 @@ class Selective(Recurrence):
 
 
 LEAST_DECAY_START, MOST_DECAY_START = 0.9, 0.999
-AUDIT_KEEPS = 4.0  # sigmoid .98
+AUDIT_KEEPS = 4.0  # the audit's decay is sigmoid(4) = .98
 
 
 class GatedRnnConfig(TwoSidedConfig):
-    """Gated linear recurrence. 4 D^2 + D (K + 2) parameters, + 2 D^2 + D (K + 2) when two-sided, + biases.
+    """The config of the gated linear recurrence.
+
+    The mixer has 4 D^2 + D (K + 2) parameters; a two-sided mixer has 2 D^2 + D (K + 2) more, and biases add more.
 
     Attributes:
-        taps: K of the short convolution.
+        taps: the number K of taps of the short convolution.
     """
 
     kind: ClassVar[str] = "gated_rnn"
@@ -237,13 +240,13 @@ class GatedRnnConfig(TwoSidedConfig):
 
 
 class GatedRnn(TwoWays, options=GatedRnnConfig):
-    """One number of state a channel, kept by a sigmoid of the input. The forget bias is trained in the group `state`.
+    """A gated linear recurrence with one state number for each channel; a sigmoid of the input decides how much of it is kept.
 
-    f = sigmoid(W_f x + bias), v = short conv(W_v x), h_t = f_t h_(t-1) + sqrt(1 - f_t^2) v_t. The scale of v keeps the variance of
-    h the same for every f.
-    Sources: Qin et al., HGRN (arXiv 2311.04823): one sigmoid decides what is kept; De et al., Griffin's RG-LRU (arXiv 2402.19427):
-    the scale sqrt(1 - f^2), decays that start uniform in .9 .. .999, the short convolution. Written from the papers. Left out:
-    HGRN's complex state and lower bounds by layer; RG-LRU's second gate, fixed power 8 and block-diagonal gates.
+    f = sigmoid(W_f x + bias), v = short conv(W_v x), h_t = f_t h_(t-1) + sqrt(1 - f_t^2) v_t. The factor sqrt(1 - f_t^2) keeps the
+    variance of h the same for every f. The bias of f is trained in the group `state`.
+    Sources, written from the papers: Qin et al., HGRN (arXiv 2311.04823), for the one sigmoid; De et al., Griffin's RG-LRU
+    (arXiv 2402.19427), for the factor sqrt(1 - f^2), the decays that start uniform in .9 .. .999, and the short convolution. HGRN's
+    complex state and lower bounds by layer are left out, as are RG-LRU's second gate, fixed power 8 and block-diagonal gates.
     """
 
     def __init__(self, config: GatedRnnConfig, place: Place):
@@ -254,7 +257,7 @@ class GatedRnn(TwoWays, options=GatedRnnConfig):
 
 
 class Gated(Recurrence):
-    """(B, T, D) -> (B, T, D) float32 or better: the states h."""
+    """Short convolution and gated recurrence, (B, T, D) -> (B, T, D) states h, in float32 or better."""
 
     group_of: ClassVar = {"keep_bias": "state"}
 
@@ -271,12 +274,12 @@ class Gated(Recurrence):
         return self.value(x)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
-        """Decays uniform in .9 .. .999."""
+        """Start the decays uniform in .9 .. .999."""
         parameter.uniform_(LEAST_DECAY_START, MOST_DECAY_START, generator=rng)
         parameter.copy_(torch.logit(parameter))
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Decays near .98, so that a leak at a distance shows: .1 is left after 129 slots."""
+        """Set the decays near .98, so that a leak from a distant slot shows: .1 is left after 129 slots."""
         open_near(self.keep_bias, AUDIT_KEEPS, rng)
 
     def flops_per_slot(self) -> tuple[float, float, float]:
@@ -285,7 +288,7 @@ class Gated(Recurrence):
 
     def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
         raw = exact(self.keep(x)) + exact(self.keep_bias)
-        # sigmoid(-raw), not 1 - sigmoid(raw): that is 0 from raw = 17 on, where its root has no slope.
+        # The code uses sigmoid(-raw), because 1 - sigmoid(raw) is 0 from raw = 17 on, and the root of 0 has no finite slope.
         kept, lost = torch.sigmoid(raw), torch.sigmoid(-raw)
         h = linear_scan(kept, (lost * (1 + kept)).sqrt() * exact(conv), first)
         return h, h[:, -1]

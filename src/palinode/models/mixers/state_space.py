@@ -1,11 +1,11 @@
-"""Mixers with a diagonal state-space layer, S4D and H3: the kernel is a sum of decaying oscillations.
+"""S4D and H3, two mixers with a diagonal state-space layer: a convolution whose kernel is a sum of decaying oscillations.
 
 kappa_l = 2 Re sum over n of weight_n multiplier_n^l. Each pair of conjugate modes has the state x_t = multiplier x_(t-1) + u_t; the
-output 2 Re sum weight x_t is the convolution of u with kappa. Input and output maps are folded into the weights. Powers are made in
-float64 from the exponents: the phase of a fast mode grows to thousands of radians, and float32 would be wrong by 1e-3 of a turn at
-slot 100. Sums are float32 or better.
-Legend: B rows, T slots, T_new new slots, D width, N numbers of state, in n = N / 2 conjugate pairs of modes, G systems or groups of
-e channels, c channels of a system.
+output 2 Re sum weight x_t is the convolution of u with kappa. The weights contain the input and output maps. Powers are computed in
+float64 from the exponents, because the phase of a fast mode grows to thousands of radians, and float32 would have an error of 1e-3
+of a turn at slot 100. Sums are float32 or better.
+Legend: B rows, T slots, T_new new slots, D width, N state numbers in n = N / 2 conjugate pairs of modes, G systems or groups of e
+channels, c channels of a system.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from palinode.models.parts.linear import Linear, noise_like, open_near
 from palinode.models.parts.state import MixerState
 
 Frequencies = Literal["inverse", "linear"]
-START_DECAY = 0.5 + 1e-4  # as published
-BLOCK_SLOTS = 128  # slots read at once from a state; its tables are G x 2n x 128 numbers
+START_DECAY = 0.5 + 1e-4  # the published decay at the start
+BLOCK_SLOTS = 128  # the number of slots read at once from a state, with tables of G x 2n x 128 numbers
 
 
 @dataclass(frozen=True)
 class Modes:
-    """Both (G, n) complex128: multiplier_n = exp(exponent_n), with a real part below 0, and weight_n."""
+    """The modes of a layer: `exponent` and `weight`, (G, n) complex128 each; multiplier_n is exp(exponent_n), real part < 0."""
 
     exponent: Tensor
     weight: Tensor
     dtype: torch.dtype
 
     def kernel(self, slots: int) -> Tensor:
-        """(G, T) real taps 0..T-1.
+        """The (G, T) real taps 0..T-1 of the kernel.
 
-        A lag is l = a b + r with b about sqrt(T): the powers for a b and for r are made and multiplied as matrices. That takes
-        4 G n sqrt(T) exponentials instead of 2 G n T, and no memory for T powers of n modes.
+        A lag is l = a b + r, where b is about sqrt(T): the code makes the powers for a b and for r, and multiplies them as
+        matrices. This takes 4 G n sqrt(T) exponentials instead of 2 G n T, and no memory for T powers of n modes.
         """
         size = math.isqrt(slots - 1) + 1
         starts = self._powers(torch.arange(0, slots, size, device=self.exponent.device), self.weight)
@@ -54,19 +54,19 @@ class Modes:
         return 2 * kernel.flatten(-2)[..., :slots]
 
     def answer(self, slots: int) -> Tensor:
-        """(G, 2n, T_new): (real, imaginary) parts of a state -> the outputs of the next T_new slots, without further input."""
+        """The (G, 2n, T_new) map from a state, as real and imaginary parts, to its part of the outputs of the next T_new slots."""
         return 2 * _opposed(self._powers(torch.arange(1, slots + 1, device=self.exponent.device), self.weight))
 
     def arrival(self, slots: int) -> Tensor:
-        """(G, 2n, T_new): the inputs of T_new slots -> their part of the state after these slots."""
+        """The (G, 2n, T_new) map from the inputs of T_new slots to their part of the state after these slots."""
         return self._powers(torch.arange(slots - 1, -1, -1, device=self.exponent.device))
 
     def over(self, slots: int) -> Tensor:
-        """(G, n, 2): multiplier^slots, as (real, imaginary) pairs."""
+        """The powers multiplier^slots, (G, n, 2), as pairs of real and imaginary part."""
         return torch.view_as_real(torch.exp(self.exponent * slots)).to(self.dtype)
 
     def _powers(self, lags: Tensor, weight: Tensor | None = None) -> Tensor:
-        """(G, 2n, len(lags)) numbers weight_n * multiplier_n^lag: their n real parts, then their n imaginary parts."""
+        """The numbers weight_n * multiplier_n^lag, (G, 2n, len(lags)): first n real parts, then n imaginary parts."""
         powers = torch.exp(self.exponent[..., None] * lags)
         powers = powers if weight is None else powers * weight[..., None]
         return torch.cat((powers.real, powers.imag), -2).to(self.dtype)
@@ -74,9 +74,10 @@ class Modes:
 
 @dataclass(frozen=True)
 class ModeState(MixerState):
-    """(B, G, c, n, 2) states of c channels of each system, and the discretised layer: making it again costs more than a slot.
+    """The (B, G, c, n, 2) states of c channels of each system, and the discretised layer.
 
-    The kernel (G, 128) serves to read many slots at once.
+    The state keeps the discretised layer, because making it again costs more than a slot. Its kernel (G, 128) reads many slots at
+    once.
     """
 
     state: Tensor
@@ -95,7 +96,7 @@ class ModeState(MixerState):
         return cls(state, modes, modes.over(1), weight, modes.kernel(BLOCK_SLOTS))
 
     def extend(self, u: Tensor) -> tuple[Tensor, ModeState]:
-        """(B, G, c, T_new) of the next inputs -> as many outputs, and the next state."""
+        """(B, G, c, T_new) inputs of the next slots -> (B, G, c, T_new) outputs, and the next state."""
         u, outputs, after = u.to(self.state.dtype), [], self
         for block in torch.split(u, BLOCK_SLOTS, -1):
             y, after = after._step(block) if block.shape[-1] == 1 else after._block(block)
@@ -118,7 +119,7 @@ class ModeState(MixerState):
 
 
 def kernel_flops(systems: int, state: int, slots: int) -> float:
-    """FLOPs of the matrix product of `Modes.kernel`, for systems of N = 2n numbers of state."""
+    """The FLOPs of the matrix product of `Modes.kernel`, for systems of N = 2n state numbers."""
     size = math.isqrt(slots - 1) + 1
     return 2.0 * systems * state * size * -(-slots // size)
 
@@ -129,13 +130,13 @@ def complex_of(pair: Tensor) -> Tensor:
 
 
 def _opposed(parts: Tensor) -> Tensor:
-    """(.., 2n, k) with the imaginary half negated: its plain product with another table is the real part of the complex product."""
+    """A (.., 2n, k) table with its imaginary half negated; its product with another table is the complex product's real part."""
     real, imaginary = parts.chunk(2, -2)
     return torch.cat((real, -imaginary), -2)
 
 
 def _product(one: Tensor, other: Tensor) -> Tensor:
-    """Complex product of (.., 2) pairs."""
+    """The complex product of numbers that are (.., 2) pairs of real and imaginary part."""
     real = one[..., 0] * other[..., 0] - one[..., 1] * other[..., 1]
     imaginary = one[..., 0] * other[..., 1] + one[..., 1] * other[..., 0]
     return torch.stack((real, imaginary), -1)
@@ -153,9 +154,10 @@ class ModesConfig(TwoSidedConfig):
     """Options of a diagonal state-space layer.
 
     Attributes:
-        state: N, even: numbers of state of each system.
-        frequencies: `inverse` N/pi (N/(2n+1) - 1) or `linear` pi n; every real part starts at -1/2.
-        least_step, most_step: dt starts log-uniform between them.
+        state: the number N of state numbers of each system, even.
+        frequencies: the frequencies of the modes at the start: `inverse` N/pi (N/(2n+1) - 1) or `linear` pi n; each real part
+            starts at -1/2.
+        least_step, most_step: the smallest and the largest step dt at the start; dt starts log-uniform between them.
     """
 
     state: int = Field(default=64, ge=2, multiple_of=2)
@@ -165,7 +167,7 @@ class ModesConfig(TwoSidedConfig):
 
 
 class DiagonalMixer(Mixer):
-    """Base of mixers with a diagonal layer: its steps and poles are trained in the group `state`; `c` reads its states."""
+    """Base class of mixers with a diagonal layer, whose steps and poles are trained in the group `state`; `c` reads the states."""
 
     config: ModesConfig
     log_step: Tensor
@@ -176,7 +178,7 @@ class DiagonalMixer(Mixer):
     group_of: ClassVar = {"log_step": "state", "log_decay": "state", "frequency": "state"}
 
     def exponents(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(dt, A, dt A) in float64; A = -exp(log decay) + i frequency."""
+        """The numbers (dt, A, dt A) in float64, where A = -exp(log decay) + i frequency."""
         step = self.log_step.double().exp()[:, None]
         poles = torch.complex(-self.log_decay.double().exp(), self.frequency.double())
         return step, poles, step * poles
@@ -192,7 +194,7 @@ class DiagonalMixer(Mixer):
             parameter.copy_(start_poles(parameter.shape[-1], config.frequencies)[1])
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Steps and decays near .1, so that a leak at a distance shows: half is left after 70 slots. C has variance gain^2 / n."""
+        """Set steps and decays near .1, so that a distant leak shows (half is left after 70 slots); C has variance gain^2 / n."""
         open_near(self.log_step, math.log(0.1), rng)
         open_near(self.log_decay, math.log(0.1), rng)
         lines = torch.arange(self.frequency.shape[-1], dtype=self.frequency.dtype, device=self.frequency.device)
@@ -203,10 +205,12 @@ class DiagonalMixer(Mixer):
 
 
 class S4dConfig(ModesConfig):
-    """S4D. D + D N + D + N + D^2 parameters, + D N when two-sided, + D^2 with `glu`, + biases.
+    """The config of S4D.
+
+    The mixer has D + D N + D + N + D^2 parameters; a two-sided mixer has D N more, `glu` adds D^2, and biases add more.
 
     Attributes:
-        glu: the output map makes 2 D numbers, one half gates the other.
+        glu: whether the output map makes 2 D numbers, of which one half gates the other half.
     """
 
     kind: ClassVar[str] = "s4d"
@@ -214,13 +218,13 @@ class S4dConfig(ModesConfig):
 
 
 class S4d(DiagonalMixer, options=S4dConfig):
-    """W gelu(kappa * u + s u), with one kernel a channel that does not depend on the input.
+    """S4D, W gelu(kappa * u + s u), with one kernel for each channel; the kernels do not depend on the input.
 
     kappa_l = 2 Re sum over n of C_n (exp(dt A_n) - 1) / A_n * exp(dt A_n l). A is shared by all channels; dt, C and s are each
-    channel's own. Full: a second C for what comes after, with the same dt and A.
+    channel's own. Full form: a second C for the slots after a slot, with the same dt and A.
     Source: Gu, Gupta, Goel, Re, On the Parameterization and Initialization of Diagonal State Space Models (arXiv 2206.11893), in
-    the form of the safari code (02220c6), read, and written anew. Differs in: the output map starts as every map into the residual
-    stream does (there .02 at any depth); the input map, which only scales the start of C, is drawn again for the second C.
+    the form of the safari code (02220c6); this code is new. Differences: the output map starts like every map into the residual
+    stream (safari: .02 at any depth); the input map, which only scales the start of C, is drawn again for the second C.
     """
 
     def __init__(self, config: S4dConfig, place: Place):
@@ -282,13 +286,13 @@ Discretisation = Literal["bilinear", "zoh"]
 
 
 class H3Config(ModesConfig):
-    """H3. 4 D^2 + 2 D N + D + G (2 + 3 N) parameters, + D N + G N when two-sided, + 4 D with biases.
+    """The config of H3, whose shift has N taps.
 
-    The shift has N taps.
+    The mixer has 4 D^2 + 2 D N + D + G (2 + 3 N) parameters; a two-sided mixer has D N + G N more, and biases add 4 D.
 
     Attributes:
-        head_width: e, a divisor of the width.
-        discretisation: `bilinear`, or `zoh` (the input held over a step).
+        head_width: the number e of channels in a group, a divisor of the width.
+        discretisation: the method of discretisation: `bilinear`, or `zoh` (the input is constant over a step).
         output_order: the order of the channels that the output map reads, where e > 1. `grouped`: number j of group g is channel
             g e + j, as in q, k and v. `published`: it is channel j G + g. The two are the same model with the columns of its
             output map in another order.
@@ -307,7 +311,7 @@ class H3Config(ModesConfig):
 
 @dataclass(frozen=True)
 class H3State(MixerState):
-    """The last N keys (B, D, N), the oldest first, the shift's taps (D, N), and the diagonal layer's state."""
+    """The state of H3: the last N keys (B, D, N) with the oldest first, the shift's taps (D, N), and the diagonal layer's state."""
 
     keys: Tensor
     taps: Tensor
@@ -315,14 +319,15 @@ class H3State(MixerState):
 
 
 class H3(DiagonalMixer, options=H3Config):
-    """W (q (diagonal(k' v^T) + s k' v^T)): attention without a softmax.
+    """H3, W (q (diagonal(k' v^T) + s k' v^T)): attention without a softmax.
 
     q, k, v = three maps of x; k' = shift(k) + s_k k; for each of G = D / e groups of e channels k' v^T (e x e numbers a slot) is
     convolved with the group's kernel; q sums over the key's index. The shift is a filter of N taps
     kappa_j = sum_i b_i c_(i+j), which starts with b = (1, 0, ..), kappa = c.
-    Source: Fu et al., Hungry Hungry Hippos (arXiv 2212.14052), in the form of the safari code (02220c6), read, and written anew.
-    Differs in: the output map starts as every map into the residual stream does (there .02 at any depth); a full form (a second C
-    of each state-space layer for what comes after, with the same dt, A and b); stepping with e > 1 (there an error).
+    Source: Fu et al., Hungry Hungry Hippos (arXiv 2212.14052), in the form of the safari code (02220c6); this code is new.
+    Differences: the output map starts like every map into the residual stream (safari: .02 at any depth); there is a full form
+    (a second C of each state-space layer for the slots after a slot, with the same dt, A and b); a step works with e > 1 (safari:
+    an error).
     """
 
     group_of: ClassVar = {**DiagonalMixer.group_of, "b": "state", "shift_b": "state"}
@@ -401,7 +406,7 @@ class H3(DiagonalMixer, options=H3Config):
             super().start(name, parameter, rng)
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """As for every diagonal layer, and b = 1."""
+        """Set steps, decays and C as `DiagonalMixer.open_for_audit` does, and set b to 1."""
         super().open_for_audit(gain, rng)
         self.start("b", self.b, rng)
 
@@ -420,12 +425,12 @@ class H3(DiagonalMixer, options=H3Config):
         return self.out(ordered.flatten(1, 2).mT)
 
     def _by_group(self, x: Tensor) -> Tensor:
-        """(B, D, T) -> (B, G, e, T)."""
+        """Split the channels into groups, (B, D, T) -> (B, G, e, T)."""
         return torch.unflatten(x, 1, (-1, self.config.head_width))
 
 
 def _next_shifted(k: Tensor, state: H3State) -> tuple[Tensor, Tensor]:
-    """(B, D, T_new) shifted keys of the next slots, and the last N keys after them."""
+    """The (B, D, T_new) shifted keys of the next slots, and the last N keys after these slots."""
     taps = state.taps
     lined = torch.cat((state.keys, k.to(taps.dtype)), -1)
     slots = k.shape[-1]

@@ -1,16 +1,16 @@
-"""The embedding loss: it pulls the encoder's state at a slot towards the mean of the embeddings up to that slot. In training only.
+"""The embedding loss: in training it pulls the encoder's state at each slot towards the mean of the embeddings up to this slot.
 
-A_i = mean of N_a(x_0), .., N_a(x_i); z_i = N_b(o_i); the loss is the distance of A and z over all rows and slots, with x the
-embeddings (positions and dropout included) and o the encoder's last state, without a norm.
+A_i = mean of N_a(x_0), .., N_a(x_i); z_i = N_b(o_i); the loss is the distance of A and z over all rows and slots, where x are the
+embeddings (positions and dropout included) and o is the encoder's last state, without a norm.
 
-The loss can reach 0 in two ways without any agreement; the defaults prevent both. First, norms with a learned gain (published) can
-set it to 0: on two unrelated random tensors the loss falls from 1.07 to 4e-9 in 2000 steps of Adam. The published values of 4e-9
-are that collapse and say nothing about the states. Second, all slots can come to share one vector, which the encoder's state
-inherits through the residual stream; once it is large, a norm leaves nothing else. So the mean over the visible slots is first
-subtracted from each side (`centred`). A variance floor can also keep both sides from vanishing, and every step measures the same
-score on shuffled pairs (`models/base.py`).
-Source: yiphei's autoregressive encoder-decoder, from its formulas. Differs in: norms without gain (`norm_affine = true` has gains);
-centring (`centred = false` has none); no unused norm; a clamped log-cosine.
+The loss can reach 0 in two ways although both sides do not agree; the default options prevent both ways. First, norms with a
+learned gain (as published) can learn a gain of 0: on two unrelated random tensors the loss then falls from 1.07 to 4e-9 in 2000
+steps of Adam. The published values of 4e-9 show this collapse and tell nothing about the states. Second, all slots can learn to
+share one large vector, which the encoder's state gets through the residual stream; after a norm only this vector is left. The
+option `centred` prevents this: the mean over the visible slots is first subtracted from each side. A variance floor can also
+prevent that both sides vanish, and every step measures the score on shuffled pairs too (`models/base.py`).
+Source: yiphei's autoregressive encoder-decoder, from its formulas. Differences: norms have no gain (`norm_affine = true` adds
+gains); both sides are centred (`centred = false` does not centre them); there is no unused norm; the log-cosine is clamped.
 Legend: B rows, T slots, D width, C longest row.
 """
 
@@ -34,16 +34,16 @@ from palinode.models.parts.linear import LAYER_NORM_EPSILON, Norm, OwnStart
 
 AggregateKind = Literal["mean", "window", "ema", "matrix"]
 LEAST_SHIFT = 4.0  # s: decays lie below 1 / sigmoid(4) = 1.018
-MOST_GROWTH = 20.0  # over the longest row a weight grows by at most e^20, which float32 holds
-SMALLEST = 1e-30  # of a sum of weights
+MOST_GROWTH = 20.0  # over the longest row a weight grows by at most e^20, which float32 can hold
+SMALLEST = 1e-30  # the smallest sum of weights that the code divides by
 
 
 class Aggregate(OwnStart):
-    """(B, T, D) -> (B, T, D), in the dtype it is given.
+    """Base class of aggregations over slots, (B, T, D) -> (B, T, D), in the dtype of the input.
 
     Args:
-        width: D.
-        longest: slots of the longest row, or of the window.
+        width: the width D.
+        longest: the number of slots of the longest row, or of the window.
     """
 
     def __init__(self, width: int, longest: int):
@@ -52,11 +52,11 @@ class Aggregate(OwnStart):
         self.longest = longest
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
-        """Slot i of the result depends on the slots that the reading allows it."""
+        """Aggregate the slots; slot i of the result depends only on the slots that the reading lets slot i read."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(x, reading)")
 
     def flops_per_slot(self, slots: int) -> float:
-        """Forward FLOPs of its products for one slot."""
+        """The forward FLOPs of the aggregation's products for one slot."""
         return 0.0
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
@@ -64,7 +64,7 @@ class Aggregate(OwnStart):
 
 
 class Mean(Aggregate):
-    """The mean of all slots that may be read: for causal rows the cumulative mean."""
+    """The mean of all slots that a slot may read; for causal rows this is the cumulative mean."""
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
         if reading.native == "full":
@@ -80,7 +80,7 @@ class ByLag(Aggregate):
     """Weights that depend on the channel and on how far back a slot lies, normalised over the slots of the row so far."""
 
     def log_weights(self, lags: int) -> Tensor:
-        """(D, lags), lag 0 first; no entry is more than about 20 above another one before it."""
+        """The (D, lags) logarithms of the weights, from lag 0 on; no entry is more than about 20 above an earlier entry."""
         raise NotImplementedError(f"{type(self).__name__} must define log_weights(lags)")
 
     def forward(self, x: Tensor, reading: Reading) -> Tensor:
@@ -114,7 +114,7 @@ class Window(ByLag):
 
 
 class Ema(ByLag):
-    """Weights that fall by a factor at every slot back, learned by channel; a factor of 1 is the mean."""
+    """Weights that fall by a constant factor with each slot of distance; channels learn their factors; factor 1 is the mean."""
 
     def __init__(self, width: int, longest: int):
         super().__init__(width, longest)
@@ -156,27 +156,29 @@ class Matrix(Aggregate):
 AGGREGATES: Mapping[AggregateKind, type[Aggregate]] = {"mean": Mean, "window": Window, "ema": Ema, "matrix": Matrix}
 Score = Literal["mse", "cosine", "log_cosine", "infonce"]
 LEAST_LOG = 1e-6  # the smallest argument of the logarithm in log-cosine
-VARIANCE_EPSILON = 1e-4  # under the root of the variance floor
-CENTRED_EPSILON = 1e-8  # of norms of centred states: so small that making these states small does not lower the loss
-INFONCE_PAIRS = 256  # pairs in a group: one right answer among so many
+VARIANCE_EPSILON = 1e-4  # the number that is added to the variance under the root of the variance floor
+CENTRED_EPSILON = 1e-8  # the epsilon of norms of centred states: so small that smaller states do not lower the loss
+INFONCE_PAIRS = 256  # the largest number of pairs in a group of the score `infonce`
 
 
 class EmbeddingLoss(Config):
-    """Options of the loss. The defaults are the published ones but for `norm_affine` (there: true) and `centred` (there: false).
+    """Options of the embedding loss. The defaults are as published, except `norm_affine` (there true) and `centred` (there false).
 
     Attributes:
-        score: `mse`; `cosine` mean of 1 - (c + 1) / 2; `log_cosine` mean of -log((c + 1) / 2); `infonce`: which of up to 256 pairs
-            of rows and slots belong together, by cosine / temperature.
-        coefficient: what it is multiplied by in the loss.
+        score: the measure of the distance, where c is the cosine. `mse`: mean squared error. `cosine`: mean of 1 - (c + 1) / 2.
+            `log_cosine`: mean of -log((c + 1) / 2). `infonce`: cross-entropy of finding the partner among up to 256 pairs of rows
+            and slots, by c / temperature.
+        coefficient: the factor of the embedding loss in the training loss.
         detach: the side that gets no gradient: the `input` embeddings, the `encoder`, or `none`.
-        input_norm: a norm of the embeddings `before` or `after` the mean, or `none`.
-        output_norm: a norm of the encoder's state.
-        norm_affine: these norms learn gain and shift; the loss can then reach 0 because both sides vanish.
-        centred: from each side its mean over the visible slots is subtracted first (in causal rows the slots up to the slot itself;
-            the first slot becomes 0). Without it the loss can reach 0 because all slots share one vector.
-        aggregate, window_slots: the mean, or a learned aggregation that starts as the mean (`parts/embedding_loss.py`).
-        variance_floor: mu mean_d max(0, 1 - sqrt(variance_d + 1e-4)) is added for both sides.
-        temperature: the temperature of `infonce`.
+        input_norm: the place of a norm of the embeddings: `before` or `after` the mean, or `none`.
+        output_norm: whether the encoder's state has a norm.
+        norm_affine: whether these norms learn gain and shift; the loss can then reach 0 because both sides vanish.
+        centred: whether the mean over the visible slots is first subtracted from each side (in causal rows the mean over the slots
+            up to the slot itself, so that the first slot becomes 0). If false, the loss can reach 0: all slots share a vector.
+        aggregate, window_slots: the aggregation over slots, and the number of slots of a window. Each aggregation starts as the
+            mean; all but `mean` are learned.
+        variance_floor: the factor mu of mu mean_d max(0, 1 - sqrt(variance_d + 1e-4)), which is added for each side.
+        temperature: the temperature of the score `infonce`.
     """
 
     score: Score = "mse"
@@ -236,7 +238,7 @@ class EmbeddingTerm(PairTerm):
         return means
 
     def flops_per_slot(self, slots: int) -> float:
-        """Forward FLOPs of its matrix products for one slot."""
+        """The forward FLOPs of the embedding loss's matrix products for one slot."""
         compared = 2.0 * INFONCE_PAIRS * self.width if self.config.score == "infonce" else 0.0
         return self.aggregate.flops_per_slot(slots) + compared
 
@@ -261,12 +263,12 @@ class EmbeddingTerm(PairTerm):
         }
 
     def _centred(self, x: Tensor, reading: Reading) -> Tensor:
-        """The states less their mean over the slots that each slot may see. A slot that sees only itself becomes 0."""
+        """Subtract from each state the mean over the slots that its slot may see; a slot that sees only itself becomes 0."""
         return x - self.mean(x, reading) if self.config.centred else x
 
 
 def shuffled(states: Tensor) -> Tensor:
-    """(B, T, D) with each row moved to the place of the next; a single row is rotated by half its slots. Nothing is random."""
+    """The (B, T, D) states with each row moved to the next row's place; a single row is rotated by half its slots."""
     return states.roll(1, 0) if len(states) > 1 else states.roll(max(1, states.shape[1] // 2), 1)
 
 
@@ -287,12 +289,12 @@ def infonce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
 
 
 def _below_floor(z: Tensor) -> Tensor:
-    """How far the standard deviation of the features lies below 1, mean over them."""
+    """The distance by which the standard deviation of a feature is below 1, averaged over all features."""
     return F.relu(1 - (_variance(z) + VARIANCE_EPSILON).sqrt()).mean()
 
 
 def _variance(z: Tensor) -> Tensor:
-    """(D,) over rows and slots."""
+    """The (D,) variances over rows and slots."""
     return z.flatten(0, 1).var(0, correction=0)
 
 
@@ -302,7 +304,7 @@ def _norm(config: EmbeddingLoss, width: int) -> Norm:
 
 
 def _normed(x: Tensor, norm: Norm | None) -> Tensor:
-    """The normed states. Slots that are 0 get no gradient: the slope of a norm is 1 / sqrt(epsilon) there."""
+    """The states after the norm. A slot that is 0 gets no gradient, because the slope of a norm at 0 is 1 / sqrt(epsilon)."""
     if norm is None:
         return x
     normed: Tensor = norm(x)

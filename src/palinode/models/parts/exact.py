@@ -1,4 +1,4 @@
-"""Arithmetic that stays in float32 or better, whatever a recipe's precision is."""
+"""Functions for arithmetic in float32 or better, at every precision of a recipe."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def exact(x: Tensor) -> Tensor:
-    """The tensor in float32, or in its own dtype where that is better."""
+    """The tensor in float32, or in its own dtype if that dtype is more exact."""
     return x.to(exact_dtype(x))
 
 
 def exact_dtype(*tensors: Tensor) -> torch.dtype:
-    """Float32, or the best dtype among these tensors where that is better."""
+    """The dtype float32, or the most exact dtype of these tensors if it is more exact than float32."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -22,7 +22,7 @@ def exact_dtype(*tensors: Tensor) -> torch.dtype:
 
 
 def exact_products(like: Tensor) -> AbstractContextManager[None]:
-    """Inside, matrix products are made in the dtype of their inputs: autocast would round float32 to bf16."""
+    """A context in which matrix products keep the dtype of their inputs; autocast would round float32 inputs to bf16."""
     device = like.device.type
     is_on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
     return torch.autocast(device, enabled=False) if is_on else nullcontext()

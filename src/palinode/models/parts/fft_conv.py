@@ -1,10 +1,10 @@
-"""Convolutions along the slots, exact at every length: long ones by FFT, short ones by shifted sums; networks that make kernels.
+"""Convolutions along the slots, exact at every length: long convolutions by FFT, short convolutions by shifted sums.
 
-A long kernel is cut to the T slots of the row, and kernel and input are padded with zeros to at least 2 T points, so that nothing
-wraps around: published modules that transform the whole kernel, or too few points, read the future. Transforms are float32 or
-better under any autocast; the result has the dtype of the input. Kernels must be made in the time domain: one made in the
-frequency domain cannot be cut. Rounding leaves up to 1e-7 (float32) or 1e-16 (float64) of the largest output on slots that must
-not depend on it.
+This file also has the networks that make long kernels. A long kernel is cut to the T slots of the row, and kernel and input are
+padded with zeros to at least 2 T points, so that no slot wraps around to the other end of the row. Published modules transform the
+whole kernel, or too few points, and so they read the future. Transforms are float32 or better, also under autocast; the result has
+the dtype of the input. A kernel must be made in the time domain, because a kernel in the frequency domain cannot be cut. Rounding
+leaves an error of up to 1e-7 (float32) or 1e-16 (float64) of the largest output on slots that must not depend on this output.
 Legend: B rows, T slots, T_new new slots, C longest row, D width, K taps, E position features, F width of the network.
 """
 
@@ -51,7 +51,7 @@ def convolve(u: Tensor, past: Tensor, future: Tensor | None = None) -> Tensor:
 
 
 def sides(native: Native, past: Side, future: Side | None) -> list[Side]:
-    """What a two-sided mixer reads with: its part for the past, and in the full form its part for the future too."""
+    """The parts that a two-sided mixer uses: its part for the past, and in the full form also its part for the future."""
     if native != "full":
         return [past]
     assert future is not None
@@ -59,7 +59,7 @@ def sides(native: Native, past: Side, future: Side | None) -> list[Side]:
 
 
 def conv_flops(slots: int) -> float:
-    """FLOPs for each slot of one channel: two transforms of n = 2 T points, 5/2 n log2 n each, and a complex product."""
+    """The FLOPs for each slot of one channel: two transforms of n = 2 T points (5/2 n log2 n each) and a complex product."""
     return 10.0 * math.log2(2 * slots) + 6.0
 
 
@@ -70,9 +70,9 @@ def fast_length(least: int) -> int:
 
 @dataclass(frozen=True)
 class KeptInputs(MixerState):
-    """The inputs of a long convolution so far, (.., C), of which the first `filled` are set, and the kernel (.., C).
+    """The state of a long convolution: its inputs, (.., C), of which the first `filled` are set, and its kernel, (.., C).
 
-    All inputs are kept: an explicit kernel has no recurrence, so no constant number of elements is enough.
+    The state keeps all inputs: an explicit kernel has no recurrence, so that no constant number of elements is enough.
     """
 
     inputs: Tensor
@@ -81,7 +81,7 @@ class KeptInputs(MixerState):
 
     @classmethod
     def empty(cls, kernel: Tensor, *shape: int) -> Self:
-        """Room for inputs of this shape behind a kernel (.., C), in its dtype and on its device."""
+        """A state with room for inputs of this shape, in the dtype and on the device of the kernel (.., C)."""
         return cls(kernel.new_empty(*shape, kernel.shape[-1]), kernel.detach())
 
     def extend(self, u: Tensor) -> tuple[Tensor, Self]:
@@ -98,11 +98,12 @@ class KeptInputs(MixerState):
 
 
 class ShortConv(OwnStart):
-    """Depthwise convolution of K taps along the slots of (B, T, D): y_i = bias + sum over k < K of taps_k x_(i-k).
+    """Depthwise convolution with K taps along the slots of (B, T, D): y_i = bias + sum over k < K of taps_k x_(i-k).
 
-    Causal: the K - 1 slots before the first are 0. Full, for odd K: centred, from (K - 1) / 2 slots before to as many after.
-    A chain of shifted sums on contiguous (B, T, D) takes .55 of the time of PyTorch's depthwise kernel on one core, forward and
-    backward. No later slot enters it, not even by rounding.
+    In the causal form the K - 1 slots before the first slot are 0. In the full form K is odd and the taps are centred: they reach
+    from (K - 1) / 2 slots before a slot to (K - 1) / 2 slots after it. The code adds shifted tensors (B, T, D), which takes .55 of
+    the time of PyTorch's depthwise kernel on one core, forward and backward. In the causal form no later slot changes the output,
+    not even by rounding.
     """
 
     def __init__(self, width: int, taps: int):
@@ -116,29 +117,29 @@ class ShortConv(OwnStart):
         return self._summed(F.pad(x, (0, 0, count - 1 - after, after)), x.shape[1])
 
     def begin(self, rows: int) -> Tensor:
-        """(B, K - 1, D): the zeros before the first slot."""
+        """The state before the first slot: (B, K - 1, D) zeros."""
         return self.taps.new_zeros(rows, self.taps.shape[1] - 1, self.taps.shape[0])
 
     def extend(self, x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T_new, D) of the next slots -> the same shape, and the last K - 1 inputs."""
+        """(B, T_new, D) inputs of the next slots -> (B, T_new, D) outputs, and the last K - 1 inputs."""
         padded = torch.cat((last.to(x.dtype), x), 1)
         return self._summed(padded, x.shape[1]), padded[:, x.shape[1] :].to(last.dtype)
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
-        """Uniform within 1 / sqrt(K), taps and bias."""
+        """Start taps and bias uniform in +-1 / sqrt(K)."""
         bound = self.taps.shape[1] ** -0.5
         parameter.uniform_(-bound, bound, generator=rng)
 
     def flops_per_slot(self) -> float:
-        """Forward FLOPs for one slot; there is no matrix product."""
+        """The forward FLOPs for one slot; a short convolution has no matrix product."""
         return 2.0 * self.taps.numel()
 
     def state_elements(self) -> int:
-        """Elements kept to read one more slot."""
+        """The number of state elements that are kept to read one more slot."""
         return self.taps.numel() - self.taps.shape[0]
 
     def _summed(self, padded: Tensor, slots: int) -> Tensor:
-        """(B, T, D) from (B, T + K - 1, D)."""
+        """The shifted sums, (B, T + K - 1, D) -> (B, T, D)."""
         taps = self.taps.to(padded.dtype)
         count = taps.shape[1]
         y = padded[:, count - 1 :] * taps[:, 0] + self.bias.to(padded.dtype)
@@ -155,7 +156,7 @@ def _is_smooth(length: int) -> bool:
     return length == 1
 
 
-# Rates over the longest row: 1 % of the window is left at 1.5 or at .3 of that length.
+# Rates of decay of the window: 1 % is left after 1.5 (slowest) or .3 (fastest) of the length of the longest row.
 SLOWEST_DECAY, FASTEST_DECAY = math.log(100) / 1.5, math.log(100) / 0.3
 
 
@@ -172,13 +173,15 @@ class SineFilterConfig(Config):
     """The network of an implicit kernel. The defaults are those of the published synthetic runs.
 
     Attributes:
-        features: E, odd, at least 5: 3 features hold little but the lag itself (the cosine is 1, the sine spans 6e-4).
-        width: F.
-        inner_layers: sine layers after the first.
-        sharpness: the start of every frequency of the sines, which are learned.
-        trained_features: position features are parameters (group `features`), not constants.
-        start_std: maps start N(0, start_std^2) with biases 0; None: uniform within 1 / sqrt(fan in). The published runs started at
-            .02, because the language model's init overwrote the filter's own: taps five times smaller.
+        features: the number E of position features, odd, at least 5: of 3 features only the lag varies enough (the cosine is about
+            1, the sine changes by 6e-4).
+        width: the width F of the network.
+        inner_layers: the number of sine layers after the first sine layer.
+        sharpness: the value at which each frequency of the sines starts; the frequencies are learned.
+        trained_features: whether the position features are parameters (group `features`) and not constants.
+        start_std: the standard deviation at the start of the maps, whose biases then start at 0; None: maps and biases start
+            uniform in +-1 / sqrt(fan in). The published runs started at .02, because the language model's init replaced the
+            filter's own start; their taps started five times smaller.
     """
 
     features: Odd = Field(default=5, ge=5)
@@ -190,7 +193,7 @@ class SineFilterConfig(Config):
 
 
 class FilterMap(OwnStart, Slotwise):
-    """y = x W^T + b in float32 or better."""
+    """A linear map of the network, y = x W^T + b, computed in float32 or better."""
 
     group_of: ClassVar = {"weight": "filter", "bias": "filter"}
 
@@ -214,10 +217,11 @@ class FilterMap(OwnStart, Slotwise):
 
 
 class SineFilter(OwnStart):
-    """A network of sines maps each lag to the taps of all channels, under a window that decays: kernels (channels, T).
+    """A network of sines that maps each lag to the taps of all channels; a decaying window multiplies the kernels (channels, T).
 
-    Both sides share frequencies and features. Lags are absolute: the kernel of a row of T < C slots is the first T taps of the
-    kernel for C slots, never rescaled; longer rows are refused. Every product is made in float32 or better.
+    The kernels of past and future share frequencies and features. Lags are absolute: the kernel of a row of T < C slots is the
+    first T taps of the kernel for C slots and is never rescaled; rows with more than C slots are refused. Every product is made in
+    float32 or better.
     Source: Poli et al., Hyena Hierarchy (2023), in the form of the safari code, written anew.
     """
 
@@ -233,7 +237,7 @@ class SineFilter(OwnStart):
         self.features = nn.Parameter(table) if config.trained_features else None
 
     def kernels(self, slots: int, native: Native = "causal") -> list[Tensor]:
-        """The kernel of the past and, for the full form, that of the future: (channels, T), the taps at lags 0..T-1.
+        """The kernel of the past, and in the full form also the kernel of the future: (channels, T) taps at the lags 0..T-1.
 
         Raises:
             BadInput: the row is longer than the lags of the filter.
@@ -241,7 +245,7 @@ class SineFilter(OwnStart):
         return [self._made(maps, slots) for maps in sides(native, self.past, self.future)]
 
     def flops(self, slots: int) -> float:
-        """FLOPs of the matrix products that make the kernels of one side."""
+        """The FLOPs of the matrix products that make the kernels of one side."""
         config = self.config
         inner = config.inner_layers * config.width**2
         return 2.0 * slots * (config.features * config.width + inner + config.width * self.channels)
@@ -267,13 +271,13 @@ class SineFilter(OwnStart):
             return taps.mT
 
     def _window(self, slots: int, like: Tensor) -> Tensor:
-        """(T, channels): exp(-rate t), rates evenly spaced over the channels, t from 0 to 1 at the last lag of the longest row."""
+        """The window exp(-rate t), (T, channels): rates evenly spaced over the channels, t = 1 at the end of the longest row."""
         rates = torch.linspace(SLOWEST_DECAY, FASTEST_DECAY, self.channels, device=like.device, dtype=like.dtype)
         return torch.exp(-_times(slots, self.longest, like)[:, None] * rates)
 
 
 def position_features(slots: int, longest: int, count: int, *, like: Tensor) -> Tensor:
-    """(T, E): the lag t = i / (C - 1), then cosines and minus sines of 2 pi i / C at frequencies from 1e-4 to (E - 1) / 2 - 1."""
+    """The (T, E) features: t = i / (C - 1), then cosines and minus sines of 2 pi i / C at frequencies 1e-4 to (E - 1) / 2 - 1."""
     bands = (count - 1) // 2
     turns = torch.linspace(1e-4, bands - 1, bands, device=like.device, dtype=like.dtype)
     angle = 2 * math.pi / longest * torch.arange(slots, device=like.device, dtype=like.dtype)[:, None] * turns
@@ -281,7 +285,7 @@ def position_features(slots: int, longest: int, count: int, *, like: Tensor) -> 
 
 
 def check_lags(slots: int, longest: int) -> None:
-    """Refuse a row that is longer than the lags a kernel was made for: it would read only some of its slots, without a warning."""
+    """Refuse a row that has more slots than the kernel has lags: the convolution would leave out slots without a warning."""
     if slots > longest:
         raise BadInput(f"a row of {slots} slots is longer than the {longest} lags of its convolutions")
 

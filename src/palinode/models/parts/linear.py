@@ -1,7 +1,7 @@
 """Modules with weights: linear maps, a lookup table, norms, and modules that start their own parameters.
 
-PyTorch's own layers draw their weights from the global generator; here a weight stays empty until `models/init.py` fills it from
-the run's seed. A role says what a weight is for; it decides how the weight starts and in which group it is trained.
+PyTorch's own layers draw their weights from the global random generator; a weight of these modules stays empty until
+`models/init.py` fills it from the run's seed. The role of a weight decides how the weight starts and in which group it is trained.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from palinode.base.errors import Unfinished
 
 
 class OwnStart(nn.Module):
-    """Base of modules with parameters that are neither a linear map, a table nor a norm: each starts its own.
+    """Base class of modules with other parameters than those of linear maps, tables and norms: the module starts them itself.
 
     Attributes:
-        group_of: name of one of its own parameters -> training group, where the group is not "vector" or "matrix".
+        group_of: the training group of a parameter, by parameter name, where this group is not "vector" or "matrix".
     """
 
     group_of: ClassVar[Mapping[str, str]] = {}
 
     def start(self, name: str, parameter: Tensor, rng: Generator) -> None:
-        """Fill one of this module's own parameters (not those of a module inside it), in place."""
+        """Fill one of this module's own parameters (not a parameter of a module inside this module), in place."""
         raise Unfinished(self, f"does not give {name} its first values")
 
 
 def noise_like(parameter: Tensor, rng: Generator) -> Tensor:
-    """N(0, 1) in the shape and dtype of a parameter."""
+    """Random numbers N(0, 1) in the shape and dtype of a parameter."""
     return torch.randn(parameter.shape, generator=rng, dtype=parameter.dtype).to(parameter.device)
 
 
 def open_near(parameter: Tensor, value: Tensor | float, rng: Generator) -> None:
-    """Set a parameter to `value` + N(0, 0.1^2), in place: what an audit does so that a leak at a distance shows."""
+    """Set a parameter to `value` + N(0, 0.1^2), in place; an audit does this so that a leak from a distant slot shows."""
     parameter.copy_(value + 0.1 * noise_like(parameter, rng))
 
 
@@ -44,7 +44,7 @@ Role = Literal["inner", "mlp_in", "residual", "head", "embedding", "position"]
 
 
 class Slotwise(nn.Module):
-    """Base of modules that map one tensor to one, so that their call has a type."""
+    """Base class of modules that map one tensor to one tensor; it gives the call of such a module a type."""
 
     if TYPE_CHECKING:
 
@@ -52,10 +52,11 @@ class Slotwise(nn.Module):
 
 
 class Linear(Slotwise):
-    """y = x W^T + b, (..., in_width) to (..., out_width).
+    """A linear map y = x W^T + b, (..., in_width) -> (..., out_width).
 
     Args:
-        role: `residual` writes into the residual stream, `mlp_in` opens an MLP, `head` makes logits, `inner` is any other.
+        role: the role of the weight: `residual` (the map writes into the residual stream), `mlp_in` (the first map of an MLP),
+            `head` (the map makes logits), or `inner` (any other map).
     """
 
     def __init__(self, in_width: int, out_width: int, *, bias: bool, role: Role = "inner"):
@@ -69,9 +70,9 @@ class Linear(Slotwise):
 
 
 class BlockLinear(Slotwise):
-    """y = x W^T + b for a block-diagonal W of equal, contiguous blocks, (..., in_width) to (..., out_width).
+    """A linear map y = x W^T + b with a block-diagonal W of equal, contiguous blocks, (..., in_width) -> (..., out_width).
 
-    The weight is (blocks, out_width / blocks, in_width / blocks).
+    The weight has the shape (blocks, out_width / blocks, in_width / blocks).
     """
 
     def __init__(self, in_width: int, out_width: int, blocks: int, *, bias: bool, role: Role = "inner"):
@@ -87,7 +88,7 @@ class BlockLinear(Slotwise):
 
 
 class Table(Slotwise):
-    """One row of `width` numbers for each index: token embeddings, learned positions."""
+    """A table with one row of `width` numbers for each index, for token embeddings or learned positions."""
 
     def __init__(self, rows: int, width: int, *, role: Role):
         super().__init__()
@@ -99,7 +100,7 @@ class Table(Slotwise):
 
 
 def joined(*maps: Linear) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of the one map whose output is that of all these maps, side by side."""
+    """The weight and bias of one map whose output is the outputs of all `maps`, side by side."""
     biases = tuple(one.bias for one in maps if one.bias is not None)
     return torch.cat(tuple(one.weight for one in maps)), torch.cat(biases) if biases else None
 
@@ -109,13 +110,13 @@ LAYER_NORM_EPSILON = 1e-5
 
 
 class Norm(Slotwise):
-    """Normalise the last dimension.
+    """A norm of the last dimension.
 
-    `layer`: subtract the mean, divide by the standard deviation (epsilon 1e-5). `rms`: divide by the root mean square
-    (epsilon of the dtype). Only `layer` has a shift.
+    `layer` subtracts the mean and divides by the standard deviation (epsilon 1e-5). `rms` divides by the root mean square (epsilon
+    of the dtype). Only `layer` has a shift.
 
     Args:
-        epsilon: is added to the variance in `layer`, so that a variance near it or below is not scaled to 1.
+        epsilon: the number that `layer` adds to the variance, so that a variance that is not far above epsilon is not scaled to 1.
     """
 
     def __init__(

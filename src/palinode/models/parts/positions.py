@@ -1,7 +1,7 @@
-"""Positions: tables that turn queries and keys, distances between slots, and the subtraction of the next position.
+"""Positions: tables that turn queries and keys, tables of distances between slots, and the subtraction of the next position.
 
-Tables are made for each pass, at the length of its rows, and used in float32 or better, so that no cast of the model can round a
-position.
+A table is made for each pass, at the length of the pass's rows, and used in float32 or better, so that a cast of the model to
+another dtype cannot round a position.
 Legend: B rows, T slots, D width, H heads, D / H head width.
 """
 
@@ -23,7 +23,7 @@ HALF_SLOWEST = 1 / 1024  # radians per slot of the slowest turning pair of `half
 
 @dataclass(frozen=True)
 class RotaryTable:
-    """cos and signed sin, each (T, 1, D / H), ready for (..., T, H, D / H)."""
+    """The table of rotations: cosines and signed sines of the angles, each (T, 1, D / H), for tensors (..., T, H, D / H)."""
 
     cos: Tensor
     sin: Tensor
@@ -33,17 +33,17 @@ class RotaryTable:
         return torch.addcmul(x * self.cos, x.roll(x.shape[-1] // 2, -1), self.sin)
 
     def part(self, first: int, end: int) -> RotaryTable:
-        """The part of the table for positions first..end - 1."""
+        """The part of the table that belongs to the positions first..end - 1."""
         return RotaryTable(self.cos[first:end], self.sin[first:end])
 
 
 def rotary_table(positions: Tensor, head_width: int, kind: RotaryKind, base: float, dtype: torch.dtype) -> RotaryTable:
-    """The table of these positions.
+    """Make the table of rotations for some positions.
 
     Args:
-        positions: (T,) slot positions.
-        kind: `full` turns every pair, by base^(-2i / head_width) radians a slot; `half` turns half of the pairs,
-            geometrically from 1 to 1/1024 radians a slot, and not the others.
+        positions: the (T,) positions of the slots.
+        kind: the pairs that are turned. `full` turns every pair, pair i by base^(-2i / head_width) radians per slot; `half` turns
+            half of the pairs, by angles that fall geometrically from 1 to 1/1024 radians per slot.
     """
     angles = positions.to(torch.float64)[:, None] * _radians_per_slot(head_width, kind, base, positions.device)
     cos, sin = angles.cos(), angles.sin()
@@ -51,7 +51,7 @@ def rotary_table(positions: Tensor, head_width: int, kind: RotaryKind, base: flo
 
 
 def _radians_per_slot(head_width: int, kind: RotaryKind, base: float, device: torch.device) -> Tensor:
-    """(head_width / 2,) float64."""
+    """The angle by which each pair is turned per slot, (head_width / 2,) float64, in radians."""
     pairs = head_width // 2
     if kind == "full":
         return base ** -(torch.arange(pairs, device=device, dtype=torch.float64) / pairs)
@@ -59,25 +59,31 @@ def _radians_per_slot(head_width: int, kind: RotaryKind, base: float, device: to
     return torch.cat((turning, torch.zeros_like(turning)))
 
 
-SLOPE_BITS = 8  # the slopes of a power of two of heads run down to 2^-8
+SLOPE_BITS = 8  # where the number of heads is a power of two, the smallest slope is 2^-8
 
 
 @dataclass(frozen=True)
 class DistanceTable:
-    """Two tables (T, T), or their last rows: -|i - j|, and the wall, which is 0 where slot i may read slot j and -inf elsewhere."""
+    """Two (T, T) tables, or their last rows.
+
+    Attributes:
+        minus_distance: the table of -|i - j|.
+        wall: the table that is 0 where slot i may read slot j, and -inf elsewhere.
+    """
 
     minus_distance: Tensor
     wall: Tensor
 
     def bias(self, slope: Tensor) -> Tensor:
-        """(T, T): -slope |i - j| where slot i may read slot j, else -inf; the slope gets a gradient."""
+        """The (T, T) bias: -slope |i - j| where slot i may read slot j, else -inf; the slope gets a gradient."""
         return torch.addcmul(self.wall, self.minus_distance, slope)
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Fixed slopes of H heads: 2^(-8 h / H), h = 1..H.
+    """The fixed slopes of H heads: 2^(-8 h / H) for h = 1..H.
 
-    Where H is not a power of two: the slopes of the next lower power, then every other slope of twice that power.
+    If H is not a power of two, the first slopes are those of P heads, where P is the next lower power of two, and the other slopes
+    are every second slope of 2 P heads.
 
     Source: Press, Smith and Lewis, Train short, test long (2022).
     """
@@ -90,11 +96,11 @@ def alibi_slopes(heads: int) -> list[float]:
 def distance_table(
     slots: int, native: Native, mask: Tensor | None, *, device: torch.device, dtype: torch.dtype, first: int = 0
 ) -> DistanceTable:
-    """The table of rows of this length.
+    """Make the table of distances for rows of T slots.
 
     Args:
-        mask: (T, T) boolean, when native is `mask`.
-        first: the table has the rows of slots first..T-1.
+        mask: the (T, T) boolean mask, when native is `mask`.
+        first: the first slot that has a row in the table, which has the rows of slots first..T-1.
     """
     slot = torch.arange(slots, device=device, dtype=dtype)
     wall = torch.zeros(slots - first, slots, device=device, dtype=dtype)
@@ -111,11 +117,11 @@ SubtractTable = Literal["shared", "separate"]
 
 
 class NextPosition(nn.Module):
-    """(.., T, D) -> (.., T, D).
+    """The subtraction of the next slot's position, (.., T, D) -> (.., T, D).
 
     Args:
         rows: the number of rows of a separate table, whose row i is subtracted from slot i. None: the caller passes the table.
-        norm: the norm after the subtraction, if any.
+        norm: the norm after the subtraction, or None.
     """
 
     def __init__(self, width: int, *, rows: int | None, norm: Norm | None):
@@ -124,11 +130,11 @@ class NextPosition(nn.Module):
         self.norm = norm
 
     def forward(self, states: Tensor, shared: Table | None, positions: Tensor | None = None) -> Tensor:
-        """The states less the next positions.
+        """Subtract from each state the position of the next slot.
 
         Args:
-            shared: the table of positions where there is no separate one: its row i + 1 is subtracted from slot i.
-            positions: (T,) of these slots; default 0..T-1.
+            shared: the table of learned positions, if there is no separate table; its row i + 1 is subtracted from slot i.
+            positions: the (T,) positions of the slots; by default 0..T-1.
         """
         slots = states.shape[-2]
         if self.table is not None:
@@ -143,7 +149,7 @@ class NextPosition(nn.Module):
 def next_position_of(
     subtract: SubtractPosition, table: SubtractTable, width: int, longest: int, norm: Callable[[], Norm]
 ) -> NextPosition | None:
-    """The module of these options, if they set one."""
+    """The module `NextPosition` for these options, or None if nothing is subtracted."""
     if subtract == "none":
         return None
     rows = longest if table == "separate" else None
@@ -151,10 +157,10 @@ def next_position_of(
 
 
 def refuse_subtraction(subtract: SubtractPosition, table: SubtractTable, learned: bool) -> None:
-    """Refuse a shared table that does not exist, and a table that nothing reads.
+    """Refuse a shared table that does not exist, and a table option that is set but not used.
 
     Raises:
-        ValueError: naming the field.
+        ValueError: the message names the field.
     """
     if subtract == "none" and table != "shared":
         raise ValueError(f"subtract_table is {table!r}, but subtract_position is 'none'")

@@ -1,10 +1,10 @@
-"""Linear recurrences over the slots of a row: elementwise, and that of a selective state-space layer.
+"""Linear recurrences over the slots of a row: an elementwise recurrence, and the recurrence of a selective state-space layer.
 
 Rows are cut into about sqrt(T) chunks of sqrt(T) slots. All chunks run in parallel from a state of zero; then the state before each
-chunk is added, times the product of the decays since. The code makes only products of decays: with decays in [0, 1] these vanish
-and never overflow, whereas exp(-sum log decay), which a cumulative sum needs, is infinite after a few hundred slots. Backward is
-the same recurrence from the other end.
-Legend: B rows, T slots, E channels, N numbers of state a channel.
+chunk is added, multiplied by the product of the decays up to each slot. The code makes only products of decays, which never
+overflow because decays are in [0, 1]; a cumulative sum would need exp(-sum log decay), which is infinite after a few hundred slots.
+The backward pass is the same recurrence from the other end of the row.
+Legend: B rows, T slots, E channels, N state numbers for each channel.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from palinode.models.parts.exact import exact_products
 
 
 def linear_scan(decay: Tensor, added: Tensor, first: Tensor | None = None) -> Tensor:
-    """(B, T, ..) states after each slot.
+    """The (B, T, ..) states h_t = decay_t h_(t-1) + added_t after each slot.
 
     Args:
-        decay, added: (B, T, ..), of one shape and dtype; decays in [0, 1].
-        first: (B, ..) the state before the first slot, 0 by default.
+        decay, added: the decays, in [0, 1], and the inputs, (B, T, ..) each, of one shape and dtype.
+        first: the (B, ..) state before the first slot; by default 0.
     """
     if first is not None and added.shape[1] == 1:
         return torch.addcmul(added, decay, first[:, None])
@@ -33,7 +33,7 @@ def linear_scan(decay: Tensor, added: Tensor, first: Tensor | None = None) -> Te
 
 
 class _Scan(torch.autograd.Function):
-    """See `linear_scan`."""
+    """The autograd function of `linear_scan`."""
 
     generate_vmap_rule = True
 
@@ -55,13 +55,13 @@ class _Scan(torch.autograd.Function):
 
 
 def scanned_back(decay: Tensor, grads: Tensor) -> Tensor:
-    """Gradients of `added` from the gradients of the states: g_t = grads_t + decay_(t+1) g_(t+1)."""
+    """Compute the gradients of `added` from the gradients of the states: g_t = grads_t + decay_(t+1) g_(t+1)."""
     later = torch.cat((decay[:, 1:], torch.zeros_like(decay[:, :1])), 1)
     return scanned(later.flip(1), grads.flip(1)).flip(1)
 
 
 def scanned(decay: Tensor, added: Tensor) -> Tensor:
-    """The states (B, T, ..) from a state of zero; no gradient goes through them."""
+    """The (B, T, ..) states of a recurrence that starts at zero; no gradient goes through these states."""
     slots = added.shape[1]
     size = math.isqrt(slots - 1) + 1
     chunks = -(-slots // size)
@@ -79,34 +79,35 @@ def scanned(decay: Tensor, added: Tensor) -> Tensor:
 
 
 def _chunked(x: Tensor, chunks: int, size: int) -> Tensor:
-    """(B, T, ..) -> (B, chunks, size, ..), zeros after the last slot."""
+    """Cut rows into chunks, (B, T, ..) -> (B, chunks, size, ..), with zeros after the last slot."""
     missing = chunks * size - x.shape[1]
     if missing:
         x = torch.cat((x, torch.zeros_like(x[:, :1]).expand(-1, missing, *x.shape[2:])), 1)
     return torch.unflatten(x, 1, (chunks, size))
 
 
-BLOCK_NUMBERS = 1 << 18  # B T E N of a block on a CPU: 1 MiB of float32
-BLOCK_NUMBERS_ELSEWHERE = 1 << 26  # on a GPU, where each kernel has to be started and memory is large
+BLOCK_NUMBERS = 1 << 18  # the largest B T E N of a block on a CPU: 1 MiB of float32
+# The largest B T E N of a block on a GPU, where each kernel start costs time and memory is large.
+BLOCK_NUMBERS_ELSEWHERE = 1 << 26
 
 
 def selective_scan(
     u: Tensor, step: Tensor, rate: Tensor, into: Tensor, out_of: Tensor, first: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """(B, T, E) y, and the (B, E, N) state after the last slot, which takes no gradient.
+    """The (B, T, E) output y, and the (B, E, N) state after the last slot, which takes no gradient.
 
     Args:
-        u, step: (B, T, E), the step above 0.
-        rate: (E, N), above 0.
-        into, out_of: (B, T, N).
-        first: (B, E, N) the state before the first slot; it gets no gradient either.
+        u, step: the inputs and the steps, (B, T, E) each; steps are above 0.
+        rate: the rates of decay, (E, N), above 0.
+        into, out_of: the weights of the input into the state and of the state into the output, (B, T, N) each.
+        first: the (B, E, N) state before the first slot, which gets no gradient.
     """
     y, last = _SelectiveScan.apply(u, step, rate, into, out_of, first)  # type: ignore[no-untyped-call]
     return y, last
 
 
 class _SelectiveScan(torch.autograd.Function):
-    """See `selective_scan`."""
+    """The autograd function of `selective_scan`."""
 
     generate_vmap_rule = True
 
@@ -156,13 +157,13 @@ class _SelectiveScan(torch.autograd.Function):
 
 
 def _slices(count: int, u: Tensor, numbers_each: int) -> list[slice]:
-    """Slices that cover 0..count - 1, each with as many items as a block holds, at least 1."""
+    """The slices that cover 0..count - 1; each slice has as many items as a block holds, but at least 1."""
     size = max(1, (BLOCK_NUMBERS if u.device.type == "cpu" else BLOCK_NUMBERS_ELSEWHERE) // numbers_each)
     return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _states(u: Tensor, step: Tensor, rate: Tensor, into: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, T, E, N) decays and states."""
+    """The decays and the states, (B, T, E, N) each."""
     decay = torch.exp(step[..., None] * -rate)
     added = (step * u)[..., None] * into[:, :, None]
     if added.shape[1] == 1:
@@ -174,13 +175,13 @@ def _states(u: Tensor, step: Tensor, rate: Tensor, into: Tensor, first: Tensor) 
 def _gradients(
     to_y: Tensor, read: tuple[Tensor, Tensor, Tensor, Tensor], out_of: Tensor, first: Tensor
 ) -> tuple[Tensor, ...]:
-    """Gradients for u, step, rate, into and out_of of one block."""
+    """The gradients of u, step, rate, into and out_of for one block."""
     u, step, rate, into = read
     decay, h = _states(u, step, rate, into, first)
     to_h = scanned_back(decay, to_y[..., None] * out_of[:, :, None])
     to_added = (to_h @ into[..., None])[..., 0]
     before = torch.cat((first[:, None], h[:, :-1]), 1)
-    to_log = to_h * before * decay  # for -step rate
+    to_log = to_h * before * decay  # the gradient of -step rate
     return (
         to_added * step,
         to_added * u - (to_log * rate).sum(-1),

@@ -1,8 +1,9 @@
-"""States: what a model keeps of the slots that it has read, so that one more slot costs one slot and not a pass over all of them.
+"""States: a state holds what a model keeps of the slots that it has read, so that the next slot needs no pass over all slots.
 
-A state is a value: reading on returns a new one, and no module holds any. Buffers are made once, for all slots there will be; the
-new state shares them with the old one, which must not be used again. States are for evaluation: no gradient goes through them.
-Legend: B rows, T_new new slots, C slots there is room for, D width, H heads.
+A state is a value: each `extend` returns a new state, and no module stores a state. The buffers of a state are made once, for the
+largest number of slots; the new state shares its buffers with the old state, which must not be used again. States are for
+evaluation: no gradient goes through them.
+Legend: B rows, T_new new slots, C slots for which a state has room, D width, H heads.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class MixerState:
-    """What one mixer keeps; each kind of mixer has its own."""
+    """Base class of the states of mixers; each kind of mixer has its own state class."""
 
 
 @dataclass(frozen=True)
 class KeysValues(MixerState):
-    """Keys and values of the slots read, in buffers (.., C, width) of which the first `filled` slots are set."""
+    """The keys and values of the slots that were read, in buffers (.., C, width) whose first `filled` slots are set."""
 
     keys: Tensor
     values: Tensor
@@ -30,7 +31,7 @@ class KeysValues(MixerState):
 
     @classmethod
     def empty(cls, like: Tensor, shape: tuple[int, ...], key_width: int, value_width: int | None = None) -> KeysValues:
-        """Room for keys and values (*shape, width), where `shape` ends with C, in the dtype and on the device of a weight."""
+        """A state with empty buffers (*shape, width), where `shape` ends with C, in the dtype and on the device of `like`."""
         values = like.new_empty(*shape, key_width if value_width is None else value_width)
         return KeysValues(like.new_empty(*shape, key_width), values, 0)
 
@@ -42,13 +43,13 @@ class KeysValues(MixerState):
         return replace(self, filled=self.filled + count)
 
     def seen(self) -> tuple[Tensor, Tensor]:
-        """Keys and values of the slots read, (.., filled, width) each."""
+        """The keys and the values of the slots that were read, each (.., filled, width)."""
         return self.keys.narrow(-2, 0, self.filled), self.values.narrow(-2, 0, self.filled)
 
 
 @dataclass(frozen=True)
 class JoinedState(KeysValues):
-    """Keys and values (B, H, C, D / H), and the joined maps that make them: joining costs as much as reading a slot."""
+    """Keys and values (B, H, C, D / H), and the joined maps; the state keeps the maps, as joining them costs as much as a slot."""
 
     weight: Tensor
     bias: Tensor | None
@@ -56,16 +57,16 @@ class JoinedState(KeysValues):
 
 @dataclass(frozen=True)
 class ModelState:
-    """What a model keeps of rows that it has begun to read: room for `slots` slots a row, of which it has read `read`."""
+    """Base class of the states of models: the state has room for `slots` slots in each row, and `read` slots have been read."""
 
     slots: int
     read: int
 
     def next_positions(self, tokens: Tensor) -> Tensor:
-        """(T_new,) positions of the next (B, T_new) tokens.
+        """The (T_new,) positions of the next (B, T_new) tokens.
 
         Raises:
-            ValueError: there is no room for them.
+            ValueError: the state has no room for the tokens.
         """
         count = tokens.shape[1]
         if self.read + count > self.slots:
@@ -75,12 +76,12 @@ class ModelState:
 
 @dataclass(frozen=True)
 class StackState(ModelState):
-    """What a stack of blocks keeps: the state of each block's mixer."""
+    """The state of a stack of blocks; `layers` has the state of each block's mixer."""
 
     layers: tuple[MixerState, ...]
 
     def through(self, blocks: Iterable[Any], x: Tensor, reading: Any) -> tuple[Tensor, Self]:
-        """(B, T_new, D) of the next slots through all blocks, each with `extend(x, reading, state)`, and the next state."""
+        """The (B, T_new, D) states of the next slots after all blocks (`extend(x, reading, state)` of each), and the next state."""
         layers = []
         for block, kept in zip(blocks, self.layers, strict=True):
             x, after = block.extend(x, reading, kept)
@@ -89,16 +90,16 @@ class StackState(ModelState):
 
 
 def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
-    """(new, before + new) boolean: what `new` slots behind `before` others may read; None where no mask is needed."""
+    """The (new, before + new) boolean mask of `new` slots that follow `before` other slots; None if no mask is needed."""
     if before == 0 or new == 1:
         return None
     return torch.ones(new, before + new, dtype=torch.bool, device=device).tril(before)
 
 
 def continues(module: nn.Module, reads: str) -> bool:
-    """Whether the module's `extend` still continues its method `reads`.
+    """Whether the module's `extend` still continues the module's method with the name `reads`.
 
-    False when a subclass, the object itself or a hook has replaced only that method.
+    The result is False when a subclass, the object itself or a hook has replaced only the method `reads`.
     """
     hooked = module._forward_hooks or module._forward_pre_hooks
     replaced = hooked or reads in vars(module)
