@@ -1,7 +1,7 @@
 """Palinode: a laboratory for language-model ideas on a small budget.
 
-The names below are what an experiment file needs. Each is imported when it is first used, so that `import palinode` costs
-nothing and a finished store can be read without torch. Two names are namespaces: `palinode.p` holds the schedules of p, the
+The names below are the names that an experiment file needs. Each name is imported when it is first used, so that `import palinode`
+is fast and a finished store can be read without torch. Two names are namespaces: `palinode.p` holds the schedules of p, the
 probability of a second direction, and `palinode.rate` those of the learning rate. `palinode.Linear` and the other schedules
 without a namespace are the classes of `palinode.p`, under their older names.
 """

@@ -1,4 +1,4 @@
-"""For other people's test suites: `assert_causal(model)` fails when a model can see its own answer."""
+"""A function for the test suites of users: `assert_causal(model)` fails when a model can see its own answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def assert_causal(
         model: maps (B, T) token ids to (B, T, V) logits, or to an object with `.logits`.
         vocab_size: V; default: the number of ids of its first embedding.
         window_tokens: T, the length of a training window.
-        quick: check C1 and C6 at this length alone, which takes about a second for a small model; else all of `audit.check`.
+        quick: True runs checks C1 and C6 at this length only, in about a second for a small model; False runs all of `audit.check`.
         options: the `options` of `audit.check`. With them, `quick` only chooses which checks run.
 
     Raises:

@@ -43,7 +43,7 @@ def compare(
 
 
 def verdicts_of(store: Store, name: str, *, json: bool) -> str:
-    """Every verdict of an experiment as text or as JSON."""
+    """The text or the JSON of all verdicts of an experiment."""
     from palinode.analysis.verdict import verdicts
 
     record = store.experiment(name)

@@ -79,7 +79,7 @@ def share_of_training(text: str) -> tuple[float, float]:
     """Read a share of training such as `0.5..1`.
 
     Raises:
-        BadInput: these are not two numbers between 0 and 1, the first one smaller.
+        BadInput: the text is not two numbers between 0 and 1, of which the first number is smaller.
     """
     first, _, last = text.partition("..")
     try:

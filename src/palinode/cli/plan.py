@@ -64,10 +64,10 @@ def plan(
 
 
 def _cells(resolved: ResolvedExperiment) -> tuple[ResolvedExperiment, Sequence[Cell], EnvironmentProblem | None]:
-    """The experiment with the hashes of its data, and its cells; without the text where that is not here, and why.
+    """The experiment with the hashes of its data, and its cells. If the text is not on this machine, also the error that says why.
 
     Raises:
-        EnvironmentProblem: the text is not here, and its tokenizer does not say how many ids it has.
+        EnvironmentProblem: the text is not on this machine, and the number of ids of its tokenizer is not known.
     """
     from palinode.experiment.cells import cells_of, cells_without_text
     from palinode.spec.pin import pinned

@@ -1,4 +1,4 @@
-"""Text that is safe for a terminal, and tables of it: columns as wide as their longest cell, numbers to the right."""
+"""Text and tables that are safe for a terminal: a column is as wide as its longest cell, and numbers are aligned to the right."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from palinode.base.errors import printable
 
 LONGEST_CELL_CHARACTERS = 60
-LEAST_NAME_CHARACTERS = 8  # a column is not cut below this, however narrow the terminal is
+LEAST_NAME_CHARACTERS = 8  # the least width of a column, however narrow the terminal is
 GAP = "  "
 
 
@@ -44,7 +44,7 @@ def text_table(
 
 
 def terminal_characters() -> int | None:
-    """How wide the terminal is that standard output goes to; None for a file or a pipe."""
+    """The width in characters of the terminal that standard output goes to; None for a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -54,6 +54,6 @@ def shown(text: str, limit_characters: int = 200) -> str:
 
 
 def stamps(audit: Mapping[str, Any], expected: str) -> list[str]:
-    """LEAK and COLLAPSE where an audit shows them, each with `expected` behind it where the experiment declares it."""
+    """The marks LEAK and COLLAPSE that an audit shows, each followed by `expected` if the experiment declares the failure."""
     kinds = (("LEAK", "leaks", "expect_leak"), ("COLLAPSE", "collapses", "expect_collapse"))
     return [f"{word}{expected if audit.get(declared) else ''}" for word, key, declared in kinds if audit.get(key)]

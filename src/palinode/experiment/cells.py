@@ -189,7 +189,7 @@ def cells_of(resolved: ResolvedExperiment, source_of: Callable[[Data], Source] =
 
 
 def cells_without_text(resolved: ResolvedExperiment) -> tuple[Cell, ...] | None:
-    """The cells for a plan of an experiment whose text is not here; None where its tokenizer does not say how many ids it has."""
+    """The cells for a plan without the text of the data; None if the number of ids of the tokenizer is not known."""
     texts = {run.spec.data for run in resolved.runs if isinstance(run.spec.data, DataConfig)}
     absent = {data: AbsentText(size) for data in texts if (size := known_vocabulary(data)) is not None}
     if len(absent) < len(texts):

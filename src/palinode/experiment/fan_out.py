@@ -1,7 +1,7 @@
-"""Work on run specs in processes of their own, several at a time. Calibration and audits both use it.
+"""Work on run specs in separate processes, several at a time. Calibration and audits both use this module.
 
-Each process is `python -m <module> [arguments] <directory>...`; a directory holds a spec and the user's code that it needs.
-It prints a JSON line for each directory on standard output.
+Each process is `python -m <module> [arguments] <directory>...`; a directory holds a spec and the user's code that the spec needs.
+A process prints a JSON line for each directory on standard output.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ def fan_out(
     given_out: Sequence[Sequence[int]],
     on_failure: Callable[[str], None],
 ) -> list[Message]:
-    """Start a process for each share of the specs, all at once; returns the messages of all of them.
+    """Start a process for each share of the specs, all at once; return the messages of all processes.
 
     Args:
-        given_out: for each process the indexes of its specs, in the order in which it works on them.
-        on_failure: called with the last line that a process printed before it failed. Its messages before that count.
+        given_out: for each process the indexes of its specs, in the order of the work.
+        on_failure: called with the last line that a process printed before it failed. Earlier messages of the process count.
     """
     messages: list[Message] = []
     with tempfile.TemporaryDirectory(prefix="palinode-") as temporary:
@@ -56,7 +56,7 @@ def fan_out(
 
 
 def end_with_the_driver() -> None:
-    """Called first in such a process: it ends when the process that started it has ended, which closes its standard input."""
+    """End this process when the process that started it has ended, which closes standard input. Each process calls this first."""
 
     def wait() -> None:
         while os.read(sys.stdin.fileno(), 4096):
@@ -67,14 +67,14 @@ def end_with_the_driver() -> None:
 
 
 def say(message: Message) -> None:
-    """Called in such a process: send one message. Anything that the user's code prints must go to standard error."""
+    """Send one message from a started process. Text that the user's code prints must go to standard error."""
     sys.stdout.write(json.dumps(message) + "\n")
     sys.stdout.flush()
 
 
 @contextlib.contextmanager
 def _started(command: Sequence[str], shares: Sequence[Sequence[str]]) -> Iterator[list[subprocess.Popen[str]]]:
-    """A process for each share. None outlives the block, nor this process, which holds a pipe open: they end when it closes."""
+    """Yield a process for each share. Every process ends with the block, or when this process ends and a pipe closes."""
     processes: list[subprocess.Popen[str]] = []
     lifeline, held = os.pipe()
     start = functools.partial(

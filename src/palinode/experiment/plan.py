@@ -1,7 +1,7 @@
-"""Before the first run: what an experiment will cost, and whether its arms are compared at equal cost.
+"""Plan an experiment before the first run: predict its cost, and check whether its arms are compared at equal cost.
 
-Counters are expectations from the settings (an adaptive p counts as it starts); seconds are predicted from a few measured steps;
-disk is what the checkpoints that are kept will take.
+Counters are expected values that follow from the settings (an adaptive p counts with its first value). Seconds are predicted from a
+few measured steps. The disk space is the size of the checkpoints that are kept.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.tuning import trials_of
 from palinode.train.recipe import Recipe
 
-MOST_ARMS_LISTED = 12  # more lines than these hide each other: 62 for 8 mixers x 4 ways of training x 2 scales
+MOST_ARMS_LISTED = 12  # the most warnings by arm; 8 mixers x 4 ways of training x 2 scales would give 62 lines
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
 
 
 @dataclass(frozen=True)
 class PlannedCell:
-    """One run of an arm at a scale, as expected; the same for every seed.
+    """The expected cost of one run of an arm at a scale; the cost is the same for every seed.
 
     Attributes:
-        runs, done: how many seeds there are, and how many of them the store holds already.
-        seconds: predicted for one run; None where nothing was measured.
-        split_tokens: split -> its tokens; of a task with fresh training sequences, `train` is 0.
+        runs, done: the number of runs (one for each seed), and the number of runs that the store holds already.
+        seconds: the predicted seconds of one run; None if no time was measured.
+        split_tokens: split -> the number of its tokens; for a task with fresh training sequences, `train` is 0.
     """
 
     arm: str
@@ -54,17 +54,17 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """What an experiment will cost.
+    """The predicted cost of an experiment.
 
     Attributes:
-        cells: one per arm and scale.
-        workers: runs at a time.
-        seconds: predicted wall time of the runs that are left, None where nothing was measured.
-        warnings: where arms are not compared at equal cost, one line each.
-        settings, settings_measured: distinct settings of the runs that are left, and how many of them were measured; the time of
-            the others is predicted from these.
-        trials, trials_left: how many trials choose a setting first, and how many of them are left to do; `seconds` and
-            `disk_bytes` include these.
+        cells: the planned cells, one per arm and scale.
+        workers: the number of runs at a time.
+        seconds: the predicted wall time of the runs that are left; None if no time was measured.
+        warnings: the costs in which arms differ, one line for each difference.
+        settings, settings_measured: the number of distinct settings of the runs that are left, and the number of settings that
+            were measured; the time of the other settings is predicted from the measured settings.
+        trials, trials_left: the number of trials that choose a setting first, and the number of trials that are left to do;
+            `seconds` and `disk_bytes` include the trials that are left.
     """
 
     cells: tuple[PlannedCell, ...]
@@ -79,21 +79,21 @@ class Plan:
 
     @property
     def runs(self) -> int:
-        """All runs, those that are done included."""
+        """The number of all runs, with the runs that are done."""
         return sum(cell.runs for cell in self.cells)
 
     @property
     def left(self) -> int:
-        """The runs that are left to do."""
+        """The number of runs that are left to do."""
         return sum(cell.runs - cell.done for cell in self.cells)
 
     @property
     def disk_bytes(self) -> int:
-        """What the trials and runs that are left will write."""
+        """The number of bytes that the trials and runs that are left will write."""
         return self.trials_disk_bytes + sum(cell.disk_bytes * (cell.runs - cell.done) for cell in self.cells)
 
     def as_data(self) -> dict[str, Any]:
-        """Plain data: for JSON, and for the experiment's entry."""
+        """The plan as plain data, for JSON and for the experiment's entry."""
         return {
             "runs": self.runs,
             "runs_left": self.left,
@@ -122,12 +122,12 @@ def plan(
     measure: bool = True,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> Plan:
-    """What a pinned experiment will cost.
+    """The plan of an experiment whose data is pinned.
 
     Args:
         cells: the cells of this experiment, after every check that could refuse them.
         code: the user's Python that parts of the experiment were written in.
-        measure: take a few steps in the distinct settings, to predict seconds; in a large grid not in every one.
+        measure: whether to time a few steps of the distinct settings, to predict seconds; a large grid times only some settings.
         on_failure: called with the reason why a cell could not be measured.
     """
     left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
@@ -158,12 +158,12 @@ def plan(
 
 
 def _most_checkpoints(recipe: Recipe) -> int:
-    """How many checkpoints of a run the store holds at most: those that are kept, or all that it makes."""
+    """The largest number of checkpoints of one run in the store: the number to keep, but not more than the run makes."""
     return min(recipe.keep_checkpoints, -(-recipe.steps // recipe.checkpoint_interval_steps))
 
 
 def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple[str, str], float]) -> PlannedCell:
-    """What a cell's runs will cost, with `left` naming the arm and scale of every run that is left to do."""
+    """The planned cost of a cell's runs. `left` holds the arm and scale of every run that is left to do."""
     place, runs, parameters = (cell.arm.name, cell.scale), len(cell.specs), cell.cost.total_parameters
     checkpoint_bytes = CHECKPOINT_BYTES_PER_PARAMETER * parameters
     return PlannedCell(
@@ -182,7 +182,7 @@ def _planned(cell: Cell, left: Sequence[tuple[str, str]], seconds: Mapping[tuple
 
 
 class _Trial(NamedTuple):
-    """A trial: a run's predicted seconds for so many steps (0 where unknown), and the disk of a run."""
+    """A trial: the predicted seconds of a run with the trial's number of steps (0 if unknown), and the disk space of a run."""
 
     run_id: str
     seconds: float
@@ -234,7 +234,7 @@ def parity_warnings(cells: Sequence[PlannedCell], resolved: ResolvedExperiment) 
 
 
 class _Difference(NamedTuple):
-    """By what share of the baseline's a cell differs from it on an axis."""
+    """The difference of a cell from the baseline in one cost, as a share of the cost of the baseline."""
 
     cell: PlannedCell
     axis: str
@@ -242,7 +242,7 @@ class _Difference(NamedTuple):
 
 
 def _at_scales(lines: Iterable[tuple[str, str]], scales: Sequence[str]) -> list[str]:
-    """Every line, of (line, scale at which it holds), once; one that does not hold at every scale names its scales."""
+    """Each line once, from pairs (line, scale at which the line holds). A line for only some scales names these scales."""
     where: dict[str, list[str]] = {}
     for line, scale in lines:
         where.setdefault(line, []).append(scale)
@@ -250,7 +250,7 @@ def _at_scales(lines: Iterable[tuple[str, str]], scales: Sequence[str]) -> list[
 
 
 def _by_axis(differences: Sequence[_Difference], baseline: str, cells: int) -> list[str]:
-    """A line for each axis: in how many of the cells it differs, and the least and the largest difference."""
+    """A line for each cost: the number of cells that differ in it, and the smallest and the largest difference."""
     lines = []
     for axis in PARITY_AXES:
         shares = [one for one in differences if one.axis == axis]

@@ -1,7 +1,7 @@
-"""One experiment, readable top to bottom: pin the data, make the cells, refuse, audit, tune, plan, run, compare, record.
+"""Run one experiment: pin the data, make the cells, refuse what cannot run, audit, tune, plan, run, compare, record.
 
-The same call again does nothing twice: audits are cached, runs that are done are reused (whichever experiment did them),
-and a run that was interrupted goes on.
+A second call repeats no work: audits are cached, runs that are done are reused (also runs of another experiment), and a run that
+was interrupted continues.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ Tried = Sequence[tuple[float, Sequence[RunSpec]]]
 
 @dataclass(frozen=True)
 class HowToRun:
-    """How an experiment is run; none of it changes a result.
+    """The options for running an experiment; no option changes a result.
 
     Attributes:
-        at_a_time: how many processes train side by side; None: see `default_at_a_time`.
-        stack: at most so many runs of one shape are trained together in one process (`run_together`).
-        code: the user's Python that parts of the experiment were written in.
+        at_a_time: the number of processes that train at the same time; None: the number that `default_at_a_time` gives.
+        stack: the largest number of runs of one shape that are trained together in one process (`run_together`).
+        code: the user's Python code that parts of the experiment were written in.
         command: the command line, for the record.
-        on_event: called with `audit`, `plan`, `choice`, `note` events and those of `sweep.local.sweep`.
+        on_event: called with `audit`, `plan`, `choice` and `note` events, and with the events of `sweep.local.sweep`.
     """
 
     at_a_time: int | None = None
@@ -62,14 +62,14 @@ class HowToRun:
 
 
 def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = HowToRun()) -> SweepEnd:
-    """Audit, tune, plan and run an experiment; its entry in the store holds the question, the plan, the choices and the times.
+    """Audit, tune, plan and run an experiment. The entry in the store keeps the question, the plan, the choices and the times.
 
     Raises:
         BadInput: the data cannot be used, or parts of an arm do not fit together.
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
-        EnvironmentProblem: the machine refused.
+        EnvironmentProblem: the machine lacks memory, disk space or a device.
     """
-    default = default_at_a_time(resolved)  # even unused: a missing device is refused before the audits
+    default = default_at_a_time(resolved)  # also if unused: this call refuses a missing device before the audits
     at_a_time = how.at_a_time or default
     resolved = pinned(resolved)
     cells = cells_of(resolved)
@@ -85,13 +85,13 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     refuse_leaks(audits)
     planned = plan(resolved, cells, store, workers=at_a_time, code=how.code, on_failure=how.note)
     refuse_full_disk(planned.disk_bytes, store)
-    if planned.left or not entry.plan:  # with nothing left to do, what was predicted for the runs stays
+    if planned.left or not entry.plan:  # if no run is left to do, the earlier prediction stays
         entry = entry.with_(plan=planned.as_data())
         store.write_experiment(entry)
     how.on_event({"event": "plan", **planned.as_data()})
     began = time.perf_counter()
     if resolved.tuning is not None:
-        chooser = trials(resolved)  # an experiment of its own in the store, whose arms were audited already
+        chooser = trials(resolved)  # a separate experiment in the store; its arms were audited already
         store.write_experiment(_entry(chooser, store, how))
         end = _sweep(chooser, store, how, at_a_time)
         if end.interrupted is not None or (chosen := tuned(resolved, store)) is None:
@@ -109,10 +109,10 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
 
 
 def default_at_a_time(resolved: ResolvedExperiment) -> int:
-    """Runs at a time when nobody says: one on a GPU, else as many as there are cores for.
+    """The number of runs at a time when the user gives none: one on a GPU, else as many as the CPU cores allow.
 
     Raises:
-        EnvironmentProblem: a device that the specs name is not there.
+        EnvironmentProblem: this machine lacks a device that the specs name.
     """
     if any(resolve_device(run.spec.device).type == "cuda" for run in resolved.runs):
         return 1
@@ -120,10 +120,10 @@ def default_at_a_time(resolved: ResolvedExperiment) -> int:
 
 
 def tuned(resolved: ResolvedExperiment, store: Store) -> tuple[ResolvedExperiment, tuple[ChoiceEntry, ...]] | None:
-    """The experiment at the chosen values, and how they were chosen; None while a trial is left to do.
+    """The experiment with the chosen values, and the record of each choice; None while a trial is left to do.
 
     Raises:
-        BadInput: no trial of an arm came to a score.
+        BadInput: no trial of an arm gave a score.
     """
     cells = [(arm.name, scale) for scale in resolved.scales for arm in resolved.arms]
     tried = {cell: trials_of(resolved, *cell) for cell in cells}
@@ -157,14 +157,14 @@ def _choice(resolved: ResolvedExperiment, arm: str, scale: str, tried: Tried, st
 
 
 def _mean_score(results: Sequence[Result | None], metric: str) -> float | None:
-    """Over the seeds; None when one of them diverged: a value at which runs diverge is not chosen."""
+    """The mean score over the seeds; None if a run diverged, because a value at which runs diverge is not chosen."""
     scores = [result.score(metric) if result is not None and result.outcome == "done" else None for result in results]
     finished = [score for score in scores if score is not None]
     return fmean(finished) if len(finished) == len(scores) else None
 
 
 def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time: int) -> SweepEnd:
-    """Write the specs with the user's code, and run what is left; an event carries the arm, scale, seed and steps of its run."""
+    """Write the specs with the user's code, and do the runs that are left. An event names the arm, scale, seed and steps."""
     jobs, labels = list[Job](), dict[str, Event]()
     for run in resolved.runs:
         spec = run.spec
@@ -180,14 +180,14 @@ def _sweep(resolved: ResolvedExperiment, store: Store, how: HowToRun, at_a_time:
 
 
 def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[ChoiceEntry]) -> str:
-    """Audit what the arms consumed (C5) and store it; returns its hash."""
+    """Audit the costs that the arms had (check C5) and store the audit; return the hash of the audit."""
     held = set(store.run_ids())
     runs = [
         (run.arm, run.scale, run.spec, store.record(run.spec.run_id) if run.spec.run_id in held else None)
         for run in resolved.runs
     ]
     models = {run.spec.model for run in resolved.runs if run.scale == resolved.scales[0]}
-    tuning: dict[str, Tuning] = {}  # trials and tokens of each arm, all scales together
+    tuning: dict[str, Tuning] = {}  # arm -> the number of trials and tokens at all scales together
     for choice in choices:
         before = tuning.get(choice.arm, Tuning(0, 0))
         tuning[choice.arm] = Tuning(before.trials + len(choice.runs), before.tokens_read + choice.tokens_read)
@@ -195,13 +195,13 @@ def _compared(resolved: ResolvedExperiment, store: Store, choices: Sequence[Choi
     report = audit_comparison(runs, equal=equal, models_differ=models_differ, tuning=tuning)
     findings = [encode(finding) for finding in report.findings]
     audit_hash = content_hash([resolved.name, resolved.size, [run.spec.run_id for run in resolved.runs], findings])
-    if audit_hash not in store.audits():  # its seconds are not in the hash: the same comparison again changes nothing
+    if audit_hash not in store.audits():  # the hash leaves out the seconds of the audit
         store.write_audit(audit_hash, report)
     return audit_hash
 
 
 def _note_replaced_runs(entry: ExperimentEntry, store: Store, how: HowToRun) -> None:
-    """`--set` and `--seeds` can make other runs under the same name: the earlier ones stay in the store, outside of the verdict."""
+    """Note that `--set` or `--seeds` replaced runs of this name: the earlier runs stay in the store, but not in the verdict."""
     run_ids = {run.run_id for run in entry.runs}
     for before in store.experiments():
         if before.full_name != entry.full_name or before.to_choose or entry.to_choose:
@@ -214,10 +214,10 @@ def _note_replaced_runs(entry: ExperimentEntry, store: Store, how: HowToRun) -> 
 
 
 def _changed_code(runs: Sequence[RunEntry], store: Store, code: Code) -> str:
-    """Which of the user's names changed since these runs; empty when none did."""
+    """The names in the user's code that changed since these runs; empty when no name changed."""
     changed: dict[str, list[str]] = {}
     for run in runs:
-        with contextlib.suppress(PalinodeError):  # a run that is gone or damaged says nothing of the code
+        with contextlib.suppress(PalinodeError):  # a run that is missing or damaged has no record of the code
             kinds = user_kinds(dict(store.record(run.run_id).spec))
             parts = changed_parts(store.run_directory(run.run_id), code)
             changed |= {kind: names for kind, names in parts.items() if kind in kinds}
@@ -232,7 +232,7 @@ def _entry(
     audits: Sequence[ArmAudit] = (),
     choices: Sequence[ChoiceEntry] = (),
 ) -> ExperimentEntry:
-    """What the store keeps of an experiment; the date, command and plan of an earlier entry with the same runs stay."""
+    """The entry of an experiment in the store. The date, command and plan of an earlier entry with the same runs stay."""
     runs = _run_entries(resolved)
     same = (resolved.name, resolved.size, [run.run_id for run in runs])
     earlier = next(
@@ -266,7 +266,7 @@ def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:
 
 
 def _measured(planned: Plan, seconds: float, end: SweepEnd) -> dict[str, Any]:
-    """The seconds of the runs and their ratio to the predicted ones; empty unless this call did all the runs of the plan."""
+    """The seconds of the runs and their ratio to the predicted seconds; empty unless this call did all the runs of the plan."""
     if end.interrupted is not None or not planned.left or planned.seconds is None:
         return {}
     return {"measured_seconds": seconds, "measured_to_predicted": seconds / max(planned.seconds, 1e-9)}

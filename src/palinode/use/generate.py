@@ -1,7 +1,7 @@
-"""Generation: sample new tokens left to right, or right to left, where the text grows at its left end.
+"""Generation: sample new tokens left to right, or right to left. With right to left, the text grows at its left end.
 
 Every random number comes from the stream (`sample`, row, index) of the given seed. So the same call gives the same text, and row 3
-is the same in 4 rows and in 10. The prompt is read once. Each new token costs one slot, as long as the text fits into the model's
+of 4 rows equals row 3 of 10 rows. The prompt is read once. Each new token costs one slot, as long as the text fits into the model's
 longest row.
 Legend: B rows, T slots of a row, P prompt tokens, V vocabulary.
 """
@@ -26,17 +26,17 @@ from palinode.models.base import LanguageModel, begin, extend
 from palinode.spec.trained import Trained
 
 Direction = Literal["ltr", "rtl"]
-DRAWN_AT_ONCE = 256  # random numbers of a row that are drawn at once, to limit memory
+DRAWN_AT_ONCE = 256  # the number of random numbers of a row that are drawn at once; it limits the memory
 START = {"ltr": "[L]", "rtl": "[R]"}  # the direction token that a reading starts with
 
 
 class Sampling(Config):
-    """How a token is drawn from the model's distribution.
+    """The options that say how a token is drawn from the model's distribution.
 
     Attributes:
-        temperature: logits are divided by it; 0 always takes the most probable token.
-        top_k: only the k most probable tokens may be drawn.
-        top_p: only the fewest most probable tokens that together reach this probability may be drawn.
+        temperature: the number that divides the logits; 0 always takes the most probable token.
+        top_k: the number k of most probable tokens that may be drawn.
+        top_p: the probability that the drawable tokens together must reach; they are the smallest set of most probable tokens.
     """
 
     temperature: float = Field(default=1.0, ge=0.0)
@@ -77,7 +77,7 @@ def generate(
 
     Args:
         prompt_ids: P token ids of text, without special tokens.
-        rows: B, how many texts.
+        rows: B, the number of texts.
 
     Raises:
         BadInput: an id outside the tokenizer's vocabulary, an empty prompt without a direction token, a negative count.
@@ -88,7 +88,7 @@ def generate(
     start = [specials[START[direction]]] if has_start else []
     first_ids = torch.tensor([*start, *(prompt_ids if direction == "ltr" else reversed(prompt_ids))])
     row = torch.empty(rows, len(first_ids) + new_tokens, dtype=torch.long, device=device_of(model))
-    row[:, : len(first_ids)] = first_ids  # in the order of reading
+    row[:, : len(first_ids)] = first_ids  # the prompt in the order in which the model reads it
     how = sampling or Sampling()
     with evaluating(model), _inference(model), _for_single_slots(model):
         reader = Reader(model, row, len(start))
@@ -106,8 +106,8 @@ class Reader:
     """Reads the (B, T) rows while generation fills them, each token once.
 
     When the model's longest row is full, the oldest token is dropped for each new one. Then every other token moves one position
-    to the front, and the blocks' state of it still depends on dropped tokens. The state can no longer be used, so each further
-    token costs a whole pass.
+    to the front, and the state that the blocks keep of each token still depends on dropped tokens. The state can no longer be used,
+    so each further token costs a whole pass.
     """
 
     def __init__(self, model: LanguageModel, row: Tensor, start_tokens: int):
@@ -127,8 +127,8 @@ def next_logits(model: LanguageModel, read: Tensor, start: int | None) -> Tensor
     """(B, V) logits of the token after (B, P) tokens in reading order, from a pass over all of them.
 
     Args:
-        read: when there are more tokens than the model's longest row has room for, the oldest are dropped.
-        start: id of the direction token before them, or None.
+        read: the tokens in reading order; if they are more than the model's longest row can hold, the oldest tokens are dropped.
+        start: the id of the direction token before the tokens, or None.
     """
     room = model.max_length - (start is not None)
     recent = read[:, max(0, read.shape[1] - room) :]
@@ -175,7 +175,7 @@ def _drawn(chances: Tensor, uniform: Tensor) -> Tensor:
     cumulative = chances.cumsum(dim=-1)
     total = cumulative[:, -1:].contiguous()
     drawn = torch.searchsorted(cumulative, uniform * total, right=True)
-    last = torch.searchsorted(cumulative, total)  # rounding must not give an id beyond it
+    last = torch.searchsorted(cumulative, total)  # rounding must not give an id after the last possible one
     return torch.minimum(drawn, last).flatten()
 
 
@@ -191,7 +191,7 @@ def _check(specials: SpecialTokens, prompt_ids: Sequence[int], new_tokens: int, 
 
 
 def _inference(model: LanguageModel) -> AbstractContextManager[None]:
-    """Inference mode, which is a tenth faster. Without a state it is off: such a model may keep tensors from pass to pass."""
+    """Inference mode, which is a tenth faster. The mode is off for a model without a state, which may keep tensors."""
     return torch.inference_mode() if model.can_step() else nullcontext()
 
 
