@@ -100,7 +100,7 @@ def copy_last(sample: Sample, sees: Sees = "before") -> float:
 
 
 def most_recent_value(task: Task, sample: Sample, sees: Sees = "before") -> float:
-    """The level of a guesser that guesses the last legal answer before the answer (published tables call this copy-last)."""
+    """The level of a guesser that guesses the last earlier token that is a legal answer (copy-last in published tables)."""
     legal = _legal(task)
 
     def guess(queries: _Queries) -> Tensor:

@@ -280,7 +280,7 @@ class Grammar(ShapedTask, Language):
         return Shape(self.terminals + 1, self.length, answers=range(self.terminals + 1))
 
     def table(self) -> tuple[Tensor, Tensor, Tensor]:
-        """For each nonterminal and rule: the probability (M, R), the terminal (M, R) and the next nonterminals or NONE (M, R, 2)."""
+        """For each nonterminal and rule: the probability (M, R), the terminal (M, R), the nonterminals or NONE (M, R, 2)."""
         return _simple_grammar(self.nonterminals, self.rules, self.terminals, self.rules_seed)
 
     def sample(self, count: int, rng: Generator) -> Sample:
@@ -298,7 +298,7 @@ class Grammar(ShapedTask, Language):
             tokens[:, t] = torch.where(inside, terminals[top, rule], self.terminals)
             first, second = children[top, rule].unbind(1)
             height = (height - 1).clamp_min(0)
-            # The first child lies on top. After an end token the next sentence starts. NONE is written above the top and not counted.
+            # The first child lies on top. After an end token the next sentence starts. NONE is written but not counted.
             for child in (torch.where(inside, second, NONE), torch.where(inside, first, 0)):
                 stack[rows, height] = child
                 height = height + (child != NONE)
@@ -312,7 +312,7 @@ class Grammar(ShapedTask, Language):
         return -nats
 
     def sequence_nats(self) -> float:
-        """The entropy of a sequence. Each token adds the entropy of the choice of a rule for the nonterminal on top of the stack."""
+        """The sum, over tokens, of the entropy of the choice of a rule for the nonterminal on top of the stack."""
         return float((stack_law(self)[0] * self.rule_nats()).sum(1).sum())
 
     def edge_nats(self, direction: Direction) -> float:

@@ -229,7 +229,7 @@ class MadFuzzyRecall(ShapedTask):
         return back
 
     def _written(self, letters: Tensor, sizes: Tensor, starts: Tensor, fits: Tensor, back: Tensor) -> Sample:
-        """The sample with all letters at their places. Letters beyond the size of a word, and pairs that do not fit, are dropped."""
+        """The sample with the letters at their places. Letters beyond the size of a word and pairs that do not fit are dropped."""
         count, letter, outside = len(letters), torch.arange(self.most_tokens), self.length
         tokens = torch.full((count, self.length + 1), self.vocabulary - 1)
         gap = torch.full_like(tokens, NO_VALUE)

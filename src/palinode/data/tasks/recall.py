@@ -182,7 +182,7 @@ class InductionHead(ShapedTask):
         length: the number of tokens before the last trigger.
         answer_tokens: the number of tokens after a trigger that are the answer.
         triggers: the number of places that are drawn for triggers. If the number is above 1, half of the sequences use one place;
-            the other half draw the places with replacement, sort the places, and drop each place within `answer_tokens` of the place
+            the other half draw the places with replacement, sort the places and drop each place within `answer_tokens` of the place
             kept before. The same tokens follow every trigger.
     """
 

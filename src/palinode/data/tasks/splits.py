@@ -96,8 +96,8 @@ def check_support(task: Task, held_out: Mapping[Split, int]) -> None:
 def repeated_share(task: Task, sequences: int) -> float | None:
     """The expected share of `sequences` fresh draws of the train split that repeat an earlier prompt; None without `support`.
 
-    n draws among M equally likely prompts show M (1 - (1 - 1/M)^n) different prompts. If some prompts are likelier than others, more
-    draws repeat a prompt, so the share is a lower bound.
+    n draws among M equally likely prompts show M (1 - (1 - 1/M)^n) different prompts. If some prompts are likelier than others,
+    more draws repeat a prompt, so the share is a lower bound.
     """
     support = task.support()
     if support is None:

@@ -114,7 +114,7 @@ class Parity(BitTask):
 class Majority(BitTask):
     """The answer is 1 where more than half of the bits are ones; a cumulative answer is 1 where at least half so far are ones.
 
-    A tie gives the answer 0, so 0 is the better guess (the cumulative answer at a tie is 1).
+    If the answer is not cumulative, a tie gives 0, so 0 is the better guess.
     """
 
     kind: ClassVar[str] = "majority"
@@ -184,9 +184,9 @@ class Counting(ShapedTask):
 class Addition(ShapedTask):
     """Two uniform numbers of `digits` digits, padded with zeros, and their sum, which is one digit longer.
 
-    In an ltr pass, the sum has entropy 0. In an rtl pass, the sum is read first and has a part of the entropy, the second number has
-    the rest, and the first number has entropy 0; the total is the same. If the most significant digit of the sum comes first, a digit
-    can depend on carries from far away; if the least significant digit comes first, carries are local.
+    In an ltr pass, the sum has entropy 0. In an rtl pass, the sum is read first and has a part of the entropy, the second number
+    has the rest, and the first number has entropy 0; the total is the same. If the most significant digit of the sum comes first, a
+    digit can depend on carries from far away; if the least significant digit comes first, carries are local.
 
     Attributes:
         digits: the number of digits of each of the two numbers.
@@ -221,7 +221,7 @@ class Addition(ShapedTask):
         return torch.stack([first, second], 1).sort(1).values
 
     def edge_nats(self, direction: Direction) -> float:
-        """The entropy of the token read first. The units digit of the sum is uniform; the leading digit of the sum is the last carry."""
+        """The entropy of the token read first. The units digit of the sum is uniform; the leading digit is the last carry."""
         carry = (1 - 10.0**-self.digits) / 2
         return entropy_nats((carry, 1 - carry)) if self.lsd_first and direction == "rtl" else math.log(10)
 
