@@ -1,4 +1,4 @@
-"""The folders of stores on disk, and the manifest of each store. A manifest is written last; the files of a store are checked by it.
+"""The folders of stores on disk, and the manifest of each store. A manifest is written last and used to check the other files.
 
 Token stores can be built again; corpora that a user added by name cannot be built again.
 """

@@ -16,7 +16,7 @@ from palinode.data.config import Split
 
 Piece = str | NDArray[np.integer]
 PYTHON_DOCS = "python-docs"
-TEXT_SEPARATOR = "\n\n"  # the text between documents; it is encoded, scored and counted like any other text
+TEXT_SEPARATOR = "\n\n"  # the text between documents: two bytes, encoded, scored and counted like any other text
 
 
 @dataclass(frozen=True)

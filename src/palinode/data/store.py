@@ -96,7 +96,7 @@ def read_corpus(config: DataConfig, cache: Path | None = None) -> tuple[Corpus, 
 
 
 class TokenStore:
-    """The token ids of the three splits and of the tuning split. Ids are read from disk when they are used. See `data.source.Source`.
+    """The token ids of the three splits and of the tuning split, read from disk when they are used. See `data.source.Source`.
 
     Attributes:
         directory: the folder of this store.
