@@ -13,7 +13,7 @@ LOOK_AHEAD_CHARACTERS = 2  # the number of characters after a cut that the patte
 
 
 class Chunks:
-    """A buffer that takes pieces of a text, of any size, and gives chunks of about `characters` letters that end at safe places."""
+    """A buffer that takes pieces of a text and gives chunks of about `characters` characters that end at safe places."""
 
     def __init__(self, characters: int):
         self.characters = characters

@@ -481,7 +481,7 @@ def _likely_encoding(path: Path) -> str | None:
 
 
 def _likely_language(start: bytes) -> tuple[str, str]:
-    """The likely language and encoding of text without NULs: the first of SCRIPTS whose letters the text has, else a Western one."""
+    """The likely language and encoding of text without NULs: the first of SCRIPTS whose letters it has, else a Western one."""
     for language, encoding, script, share in SCRIPTS:
         try:
             text = codecs.getincrementaldecoder(encoding)().decode(start)

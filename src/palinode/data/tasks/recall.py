@@ -274,8 +274,8 @@ class MultiQueryRecall(ShapedTask):
 
     Keys are P different ids of 1 .. V/2 - 1; values are P different ids of the upper half. The places of the queries are drawn
     without replacement; place i has weight i^(power - 1). Pairs draw in their order, so early pairs get early queries, and a
-    guesser that knows only the position scores more than 1/P. A value also follows its key where the value is the answer. The original task has
-    filler in the place of an answer; an objective with `hide_answers` shows `[MASK]` in this place.
+    guesser that knows only the position scores more than 1/P. A value also follows its key where the value is the answer. The
+    original task has filler in the place of an answer; an objective with `hide_answers` shows `[MASK]` in this place.
 
     Attributes:
         vocabulary: V, the number of ids; id 0 is the filler.
