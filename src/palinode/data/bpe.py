@@ -76,7 +76,7 @@ class BpeTokenizer(Tokenizer):
         self.vocab_size = len(self._content)  # the special tokens of the file included
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The ids of a text as uint32. The text is encoded in pieces on all cores; pieces do not change the ids (see `pieces.cut`)."""
+        """The ids of a text as uint32, encoded in pieces on all cores; pieces do not change the ids (see `pieces.cut`)."""
         encoded = self._inner.encode_batch_fast(list(cut(text, PIECE_CHARACTERS)), add_special_tokens=False)
         arrays = [np.array(piece.ids, dtype=np.uint32) for piece in encoded]
         return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
