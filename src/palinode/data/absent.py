@@ -1,4 +1,4 @@
-"""Text that is not on this machine. A plan needs none of it where the name of the tokenizer says how many ids there are."""
+"""A stand-in for text that is not on this machine. A plan can use it if the name of the tokenizer states the number of ids."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ GPT2_IDS = 50_257
 
 
 def known_vocabulary(config: DataConfig) -> int | None:
-    """How many ids the tokenizer has, as far as its name says it. `bpe:N` has at most N, and fewer on a very short text."""
+    """The number of ids that the name of the tokenizer states; None if the name states no number.
+
+    A tokenizer `bpe:N` has at most N ids; a very short text gives fewer ids.
+    """
     kind, _, size = config.tokenizer.partition(":")
     if kind in ("bpe", "ids"):
         return int(size)
@@ -25,7 +28,7 @@ def known_vocabulary(config: DataConfig) -> int | None:
 
 
 class AbsentText:
-    """In the place of a text (`data.source.Source`) for what is counted before a run: every id is 0, and no split has tokens."""
+    """A `data.source.Source` in place of a text, for counts before a run: every id is 0, and no split has tokens."""
 
     sha256 = ""
 
@@ -35,21 +38,21 @@ class AbsentText:
         self.bytes_per_token: NDArray[np.int64] = np.zeros(vocab_size, dtype=np.int64)
 
     def training(self, window_tokens: int, seed: int) -> Zeros:
-        """Windows of the right shape."""
+        """A stream of windows that have the right shape and hold zeros."""
         return Zeros(window_tokens)
 
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Nothing can be scored.
+        """Refuse: an absent text has no windows to score.
 
         Raises:
-            EnvironmentProblem: always.
+            EnvironmentProblem: on every call.
         """
         raise EnvironmentProblem("the text is not on this machine", field="data.corpus")
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
-        """0: how long the text is can only be counted on the text."""
+        """0, because the length of an absent text is not known."""
         return 0
 
 
@@ -60,9 +63,9 @@ class Zeros:
         self.window_tokens = window_tokens
 
     def read(self, first: int, count: int) -> Windows:
-        """`count` windows."""
+        """The `count` windows of the stream from index `first` on, all zeros."""
         return Windows(torch.zeros(count, self.window_tokens, dtype=torch.long))
 
     def of_length(self, window_tokens: int) -> Zeros:
-        """Windows of another length."""
+        """The stream of zeros whose windows have `window_tokens` tokens."""
         return Zeros(window_tokens)

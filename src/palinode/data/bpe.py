@@ -1,8 +1,8 @@
-"""Byte-level byte-pair encoding: trained here, or read from a tokenizer.json or from GPT-2's encoder.json and vocab.bpe.
+"""Byte-level byte-pair encoding (BPE): trains one, or reads one from a tokenizer.json or from encoder.json and vocab.bpe of GPT-2.
 
-A token is written with one printable stand-in character for each byte (Radford et al. 2019), so the bytes of each id are known.
-Every part of a file is checked: a file that is no lossless byte-level BPE is refused with the reason. So is an unknown splitting
-pattern, because a stranger's regular expression can run for ever. Hugging Face `tokenizers` does the encoding itself.
+The name of a token has one printable stand-in character for each byte (Radford et al. 2019), so the bytes of each id are known.
+Every part of a file is checked: a file that is not a lossless byte-level BPE is refused with the reason. A file with an unknown
+splitting pattern is refused too, because an unknown regular expression may run for ever. Hugging Face `tokenizers` encodes text.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ GPT2_FOLDERS = ("gpt2-bpe", "gpt2")
 GPT2_PAIR = ("encoder.json", "vocab.bpe")
 VOCABULARY_PAIRS = (GPT2_PAIR, ("vocab.json", "merges.txt"))
 LARGEST_FILE_BYTES = 64 * 2**20
-PIECE_CHARACTERS = 1 << 17  # what one thread encodes at a time: fast, and flat in memory
-LONG_WORD_BYTES = 2500  # the mean length, weighted by bytes, from which `merging` is faster than `tokenizers`
+PIECE_CHARACTERS = 1 << 17  # the number of characters that one thread encodes at a time: fast, with constant memory
+LONG_WORD_BYTES = 2500  # the mean length of a word, weighted by bytes, above which `merging` is faster than `tokenizers`
 LONG_RUN = re.compile(r"[^\W\d_]{1000,}|\d{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")  # words, nearly as GPT-2 splits them
-FEWEST_OCCURRENCES = 2  # a pair that occurs once gets no id
+FEWEST_OCCURRENCES = 2  # the smallest number of occurrences of a pair that gets an id
 PROBE = "It's 3.14  \n\n\tÄß 漢字 \U0001f600 don't\x00<|endoftext|>"
-# Splitting patterns that end in linear time: GPT-2's, which `tokenizers` has too; cl100k's, which Llama 3 has; Qwen 2's; o200k's;
-# Mistral's tekken's; DeepSeek-V3's.
+# Splitting patterns that end in linear time, in this order: GPT-2 (built into `tokenizers` too), cl100k (also used by Llama 3),
+# Qwen 2, o200k, tekken of Mistral, DeepSeek-V3.
 KNOWN_PATTERNS = (
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
@@ -56,9 +56,9 @@ class BpeTokenizer(Tokenizer):
     """A byte-level BPE tokenizer. Text that spells a special token is encoded as ordinary text.
 
     Args:
-        inner: the encoder; it has the ordinary tokens only.
-        specials: ids of tokens that are not text (GPT-2's <|endoftext|>), with their names.
-        json_text: the tokenizer.json that `to_json` returns, as Hugging Face reads it.
+        inner: the encoder, which has only the ordinary tokens.
+        specials: the names of tokens that are not text, by id, such as <|endoftext|> of GPT-2.
+        json_text: the text of the tokenizer.json, which `to_json` returns and Hugging Face can read.
     """
 
     kind = "bpe"
@@ -73,10 +73,10 @@ class BpeTokenizer(Tokenizer):
             specials[number].encode() if number in specials else bytes(byte_of[stand_in] for stand_in in names[number])
             for number in range(len(names))
         ]
-        self.vocab_size = len(self._content)  # the file's own special tokens included
+        self.vocab_size = len(self._content)  # the special tokens of the file included
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The ids as uint32, encoded in pieces on all cores (the pieces do not change the ids; see `pieces.cut`)."""
+        """The ids of a text as uint32, encoded in pieces on all cores; pieces do not change the ids (see `pieces.cut`)."""
         encoded = self._inner.encode_batch_fast(list(cut(text, PIECE_CHARACTERS)), add_special_tokens=False)
         arrays = [np.array(piece.ids, dtype=np.uint32) for piece in encoded]
         return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
@@ -93,10 +93,11 @@ class BpeTokenizer(Tokenizer):
 
 
 def train(texts: Callable[[], Iterator[str]], vocab_size: int) -> BpeTokenizer:
-    """Train on a text. The same text gives the same tokenizer; a small text gives fewer than `vocab_size` ids.
+    """Train a tokenizer on a text. The same text gives the same tokenizer; a small text gives fewer than `vocab_size` ids.
 
     Args:
-        texts: a fresh stream of the text.
+        texts: a function that returns a new stream of the text.
+        vocab_size: the largest number of ids.
     """
     return _trained(texts, vocab_size, long_words=_has_long_words(texts()))
 
@@ -120,7 +121,7 @@ def _trained(texts: Callable[[], Iterator[str]], vocab_size: int, *, long_words:
 
 
 def _has_long_words(texts: Iterator[str]) -> bool:
-    """Whether the trainer of `tokenizers`, whose time grows with the squares of the lengths of words, would be the slower one."""
+    """Whether `merging` is faster than the trainer of `tokenizers`, whose time grows with the squares of the lengths of words."""
     total_bytes, squares = 0, 0
     for chunk in in_chunks(texts, PIECE_CHARACTERS):
         total_bytes += len(chunk.encode())
@@ -129,7 +130,7 @@ def _has_long_words(texts: Iterator[str]) -> bool:
 
 
 def _words(texts: Iterator[str], splitter: pre_tokenizers.PreTokenizer, alphabet: list[str]) -> Counter[bytes]:
-    """Each distinct word, as indices into the alphabet, and how often it occurs."""
+    """The number of occurrences of each distinct word; the bytes of a word are indices into the alphabet."""
     number_of = {ord(character): number for number, character in enumerate(alphabet)}
     counts: Counter[bytes] = Counter()
     for chunk in in_chunks(texts, PIECE_CHARACTERS):
@@ -138,10 +139,10 @@ def _words(texts: Iterator[str], splitter: pre_tokenizers.PreTokenizer, alphabet
 
 
 def load(path: Path) -> BpeTokenizer:
-    """Read a tokenizer.json, or GPT-2's encoder.json and the vocab.bpe in the same folder.
+    """Read a tokenizer.json, or encoder.json of GPT-2 and vocab.bpe in the same folder.
 
     Raises:
-        BadInput: it is not the file of a lossless byte-level BPE tokenizer.
+        BadInput: the file is not that of a lossless byte-level BPE tokenizer.
     """
     text = text_of(path)
     pairs = dict(VOCABULARY_PAIRS)
@@ -159,7 +160,7 @@ def parse(text: str, file: str) -> BpeTokenizer:
     """Read the text of a tokenizer.json.
 
     Raises:
-        BadInput: it is not that of a lossless byte-level BPE tokenizer; the error names the field.
+        BadInput: the text is not that of a lossless byte-level BPE tokenizer; the error names the field.
     """
     fields = json_table(text, file)
     if fields.get("normalizer"):
@@ -178,10 +179,10 @@ def parse(text: str, file: str) -> BpeTokenizer:
 
 
 def gpt2_file() -> Path:
-    """GPT-2's tokenizer.json or encoder.json, below $PALINODE_DATA or in the cache.
+    """The path of tokenizer.json or encoder.json of GPT-2, below $PALINODE_DATA or in the cache.
 
     Raises:
-        EnvironmentProblem: it is in neither.
+        EnvironmentProblem: neither folder has such a file.
     """
     data = os.environ.get(DATA_VARIABLE)
     roots = [*([Path(data)] if data else []), cache_directory()]
@@ -193,7 +194,7 @@ def gpt2_file() -> Path:
 
 
 def file_in(folder: Path) -> Path | None:
-    """The tokenizer.json of a folder, or its encoder.json or vocab.json if vocab.bpe or merges.txt is there too; or None."""
+    """The tokenizer.json of a folder, or else a complete pair's encoder.json or vocab.json (VOCABULARY_PAIRS), or else None."""
     if (folder / "tokenizer.json").is_file():
         return folder / "tokenizer.json"
     pairs = (pair for pair in VOCABULARY_PAIRS if all((folder / name).is_file() for name in pair))
@@ -201,7 +202,7 @@ def file_in(folder: Path) -> Path | None:
 
 
 def byte_alphabet() -> list[str]:
-    """The 256 stand-in characters, one for each byte: the byte itself if it is printable, else the next one from U+0100 on."""
+    """The 256 stand-in characters, one for each byte: a printable byte stands for itself, other bytes are U+0100 and following."""
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -215,7 +216,7 @@ def _inner(model: models.BPE, pre_tokenizer: pre_tokenizers.PreTokenizer) -> tok
 
 
 def _specials(fields: dict[str, Any], file: str) -> dict[int, str]:
-    """The added tokens by id. One that is not special is refused: it would be cut out of text before encoding."""
+    """The added tokens by id. An added token that is not special is refused: it would be cut out of text before encoding."""
     specials: dict[int, str] = {}
     added = fields.get("added_tokens") or []
     if not isinstance(added, list):
@@ -231,7 +232,7 @@ def _specials(fields: dict[str, Any], file: str) -> dict[int, str]:
 
 
 def _vocabulary(model: dict[str, Any], specials: dict[int, str], file: str) -> dict[str, int]:
-    """The ordinary tokens. Their ids and those of the special tokens are together 0 to V - 1."""
+    """The ids of the ordinary tokens. The ids of ordinary and special tokens together must be 0 to V - 1."""
     numbers = _table(model, "vocab", file)
     if model.get("type", "BPE") != "BPE":
         raise BadInput(f"is {model['type']!r}, only BPE is read", file=file, field="model.type")
@@ -266,7 +267,7 @@ def _merges(model: dict[str, Any], vocabulary: dict[str, int], file: str) -> lis
 
 
 def _pre_tokenizer(fields: Any, file: str) -> pre_tokenizers.PreTokenizer:
-    """GPT-2's word splitting, or one of the known patterns and then the byte-level step."""
+    """The pre-tokenizer of a file: the word splitting of GPT-2, or known patterns and then the byte-level step."""
     is_sequence = isinstance(fields, dict) and fields.get("type") == "Sequence"
     steps = fields.get("pretokenizers") if is_sequence else [fields]
     if not isinstance(steps, list) or not steps or not all(isinstance(step, dict) for step in steps):
@@ -297,7 +298,7 @@ def json_table(text: str, file: str) -> dict[str, Any]:
     """The table in the text of a tokenizer.json.
 
     Raises:
-        BadInput: it is none.
+        BadInput: the text is not JSON, or is not a table.
     """
     try:
         fields = json.loads(text)
@@ -313,7 +314,7 @@ def text_of(path: Path) -> str:
     """The text of a tokenizer file.
 
     Raises:
-        BadInput: it is too large, or no text.
+        BadInput: the file is too large, is not text, or cannot be read.
     """
     try:
         if path.stat().st_size > LARGEST_FILE_BYTES:

@@ -1,6 +1,6 @@
-"""The folders of stores on disk, and the manifest of each store: written last, and what the store's files are checked against.
+"""The folders of stores on disk, and the manifest of each store. A manifest is written last and used to check the other files.
 
-Token stores can be built again; corpora that a user added by name cannot.
+Token stores can be built again; corpora that a user added by name cannot be built again.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ DATA_PREFIX = "data:"
 def cache_directory(cache: Path | None = None) -> Path:
     """The folder of token stores: `cache`, $PALINODE_CACHE, or the user's XDG cache folder.
 
-    Token stores can be deleted at any time; they are built again. The whole folder can be deleted only if it is the XDG one: any
-    other contains `corpora_directory` too, which cannot be built again.
+    Token stores can be deleted at any time, because they can be built again. The whole folder may be deleted only if it is the XDG
+    cache folder: any other folder also contains `corpora_directory`, which cannot be built again.
     """
     import platformdirs
 
@@ -39,11 +39,13 @@ def corpora_directory(cache: Path | None = None) -> Path:
 
 
 def data_path(name: str, field: str) -> Path | None:
-    """The path that a user's `name` means: itself, or below $PALINODE_DATA after `data:`; None for a plain name without a file.
+    """The path that a user's `name` means; None if the name is a plain word and no file has this name.
+
+    A name that begins with `data:` is a path below $PALINODE_DATA.
 
     Raises:
-        BadInput: a path after `data:` that leads out of the folder.
-        EnvironmentProblem: `data:` without $PALINODE_DATA.
+        BadInput: the path after `data:` leads out of the folder.
+        EnvironmentProblem: the name begins with `data:` and $PALINODE_DATA is not set.
     """
     if name.startswith(DATA_PREFIX):
         inside = Path(name.removeprefix(DATA_PREFIX))
@@ -71,11 +73,13 @@ def read_manifest(directory: Path, store: str, version: int, keys: Iterable[str]
     """The manifest in a directory.
 
     Args:
-        store: the kind of store, for the message.
-        keys: the entries it must have.
+        directory: the folder of the store.
+        store: the kind of the store, for the message.
+        version: the version that the manifest must have.
+        keys: the entries that the manifest must have.
 
     Raises:
-        Damaged: there is none, it is no JSON, it is of another version, or an entry is missing.
+        Damaged: the manifest is missing, is not JSON, has another version, or lacks an entry.
     """
     path = directory / MANIFEST
     manifest = fsio.read_json(path)
@@ -88,7 +92,7 @@ def check_size(path: Path, size_bytes: int) -> None:
     """Check that a file has the size that was written.
 
     Raises:
-        Damaged: it is missing, or has another size.
+        Damaged: the file is missing, or has another size.
     """
     size = path.stat().st_size if path.is_file() else 0
     if size != size_bytes:
@@ -99,7 +103,7 @@ def check_sha256(path: Path, sha256: str) -> None:
     """Check every byte of a file.
 
     Raises:
-        Damaged: it cannot be read, or is not what was written.
+        Damaged: the file cannot be read, or its content is not what was written.
     """
     try:
         same = file_sha256(path) == sha256
@@ -110,6 +114,6 @@ def check_sha256(path: Path, sha256: str) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, read in pieces."""
+    """The SHA-256 of a file, which is read in pieces."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

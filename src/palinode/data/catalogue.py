@@ -1,4 +1,4 @@
-"""Every corpus by name: the embedded one, those added from files or fetched from the Hugging Face hub, and paths."""
+"""Finds every corpus by name: the embedded corpus, corpora from files or from the Hugging Face hub, and paths."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def find_corpus(name: str, cache: Path | None = None, reading: Reading | None = None) -> Corpus:
-    """The corpus that a config names: the embedded one, one that was added or fetched by name, or the files of a path.
+    """The corpus that a config names: the embedded corpus, a corpus that was added or fetched by name, or the files of a path.
 
     Raises:
-        BadInput: no such corpus, or its files cannot be read; the error names file and line.
-        Damaged: the stored text is not as it was written.
-        EnvironmentProblem: a Hugging Face set that was not fetched yet, or `data:` without $PALINODE_DATA.
+        BadInput: there is no such corpus, or its files cannot be read; the error names file and line.
+        Damaged: the stored text is not what was written.
+        EnvironmentProblem: a Hugging Face set was not fetched yet, or a name begins with `data:` and $PALINODE_DATA is not set.
     """
     is_here = bool(NAME.fullmatch(name)) and _is_here(corpora_directory(cache) / name)
     if (name == PYTHON_DOCS or is_here) and reading and reading.options:
@@ -50,14 +50,15 @@ def find_corpus(name: str, cache: Path | None = None, reading: Reading | None = 
 
 @dataclass(frozen=True)
 class Entry:
-    """A corpus by name, as `palinode data ls` shows it.
+    """A line of `palinode data ls`: a corpus that has a name.
 
     Attributes:
-        name: a value of `data.corpus`.
-        state: "embedded", "here", "can be fetched" or "damaged".
-        source, licence: for people.
-        documents, characters: how many; None where the corpus is not here.
-        directory: its folder, or None.
+        name: the name of the corpus, which is a value of `data.corpus`.
+        state: the state of the corpus: "embedded", "here", "can be fetched" or "damaged".
+        source: a description of the source, for people.
+        licence: the licence of the text, for people.
+        documents, characters: the numbers of documents and characters; None if the corpus is not on this machine.
+        directory: the folder of the corpus; None if there is none.
     """
 
     name: str
@@ -73,7 +74,10 @@ def add(path: Path | str, name: str, cache: Path | None = None, reading: Reading
     """Store the text of a file or folder under a name. To add the same text again changes nothing.
 
     Args:
-        reading: how the files are read.
+        path: the file or folder.
+        name: the name that the corpus gets.
+        cache: the folder of stores; None for the default folder.
+        reading: the options for reading the files.
 
     Raises:
         BadInput: the name is not allowed or means another text, or the files cannot be read.
@@ -100,14 +104,16 @@ def add(path: Path | str, name: str, cache: Path | None = None, reading: Reading
 
 
 def get(name: str, cache: Path | None = None, source: Path | None = None, max_characters: int | None = None) -> Entry:
-    """Fetch a Hugging Face set once, streamed, at its fixed revision. A set that is here already stays as it is.
+    """Fetch a Hugging Face set once, as a stream, at its fixed revision. A set that is on this machine already stays as it is.
 
     Args:
-        source: a local copy of the hub repository, instead of the network.
-        max_characters: store only the first train documents, up to this many characters.
+        name: the short name of the set.
+        cache: the folder of stores; None for the default folder.
+        source: the folder of a local copy of the hub repository; None to use the network.
+        max_characters: the number of characters after which the train documents end; None for no limit.
 
     Raises:
-        BadInput: unknown name, or a local copy that does not hold the set.
+        BadInput: the name is unknown, or the local copy does not hold the set.
         EnvironmentProblem: `datasets` is not installed, or there is no network.
     """
     if name not in HUB_SETS:
@@ -126,7 +132,7 @@ def get(name: str, cache: Path | None = None, source: Path | None = None, max_ch
 
 
 def entries(cache: Path | None = None) -> list[Entry]:
-    """Every corpus that has a name: the embedded one, those that are here, and those that can be fetched."""
+    """Every corpus that has a name: the embedded corpus, the corpora on this machine, and the corpora that can be fetched."""
     here = names(cache)
     fetchable = [
         Entry(name, "can be fetched", f"{hub_set.repository} ({hub_set.size})", hub_set.licence)
@@ -138,14 +144,16 @@ def entries(cache: Path | None = None) -> list[Entry]:
 
 
 def show(name: str, cache: Path | None = None, verify: bool = False) -> dict[str, Any]:
-    """The manifest of a corpus that is here: counts, hash, source, licence, revision.
+    """The manifest of a corpus on this machine: counts, hash, source, licence, revision.
 
     Args:
-        verify: check every byte too.
+        name: the name of the corpus.
+        cache: the folder of stores; None for the default folder.
+        verify: whether every byte of the corpus is checked too.
 
     Raises:
-        BadInput: no corpus of that name is here.
-        Damaged: it is not what was written.
+        BadInput: this machine has no corpus of that name.
+        Damaged: the corpus is not what was written.
     """
     directory = corpora_directory(cache) / name
     if name == PYTHON_DOCS:
@@ -157,7 +165,7 @@ def show(name: str, cache: Path | None = None, verify: bool = False) -> dict[str
 
 
 def names(cache: Path | None = None) -> list[str]:
-    """The names of the corpora that are here, sorted."""
+    """The names of the stored corpora on this machine, sorted."""
     directory = corpora_directory(cache)
     return sorted(path.parent.name for path in directory.glob(f"*/{MANIFEST}")) if directory.is_dir() else []
 

@@ -1,4 +1,4 @@
-"""The text of a run, its tokenizer and its splits: everything about text data that decides what a run learns from."""
+"""The settings of text data: the text of a run, its tokenizer and its splits."""
 
 from __future__ import annotations
 
@@ -14,35 +14,37 @@ Split = Literal["train", "validation", "test", "tuning"]
 TRAIN: Split = "train"
 VALIDATION: Split = "validation"
 TEST: Split = "test"
-TUNING: Split = "tuning"  # the end of the train text, if a share of it is reserved to choose settings on
-SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)  # as they are stored
+TUNING: Split = "tuning"  # the end of the train text, if a share of the text is reserved for the choice of settings
+SPLITS: tuple[Split, ...] = (TRAIN, VALIDATION, TEST)  # the splits that a store has, in its order
 
 BYTE_VALUES = 256
-MOST_TOKEN_IDS = 2**24  # far above any vocabulary in use; refuses a typo such as bpe:1000000000
+MOST_TOKEN_IDS = 2**24  # far above any vocabulary in use; this limit refuses a typing error such as bpe:1000000000
 HEX_SHA256 = "^[0-9a-f]{64}$"
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataConfig(Config):
-    """The data of a run.
+    """The text data of a run.
 
     Attributes:
-        corpus: `python-docs` (embedded), a path to a file or folder, `data:<path>` below $PALINODE_DATA, a name given by
-            `palinode data add`, or a Hugging Face set: wikitext-2, wikitext-103, tinystories, fineweb-edu.
-        tokenizer: `byte`, `char`, `bpe:<vocabulary size>` (trained on the train split), `gpt2`, the path of a tokenizer.json
-            or of a folder that holds one, or `ids:<vocabulary size>` for a file of token ids whose tokenizer is unknown.
-        window_tokens: tokens in a window.
-        split: `documents` (each document is whole in one split, by the hash of its content), `contiguous` (train is the first part
-            of the text, then validation, then test, as in nanoGPT), or `given` (the corpus has its own splits).
-        validation_fraction, test_fraction: shares of the documents, or of the text for a contiguous split.
-        corpus_sha256, tokenizer_sha256: filled in when a spec is resolved; other data under the same name is then refused.
-        max_train_tokens: use only this many train tokens, from the first.
-        text_field: the column or key that holds a document; several names join their texts with an empty line.
-        encoding: how the bytes of text files are read, as Python names it (`cp1252`, `utf-16`).
-        document_separator: a marker between the documents of one text file, such as <|endoftext|>; empty for none.
-        files: `documents` leaves cards and licences of a folder out, and reads names such as A.TXT; `all` is the reading of specs
-            that were resolved before. A config without `corpus_sha256` is read as `documents`.
-        tuning_fraction: share of the train tokens, at their end, that no run trains on: settings are chosen by the loss there.
+        corpus: the name of the corpus: `python-docs` (embedded), a path to a file or folder, `data:<path>` below $PALINODE_DATA, a
+            name given by `palinode data add`, or a Hugging Face set: wikitext-2, wikitext-103, tinystories, fineweb-edu.
+        tokenizer: the name of the tokenizer: `byte`, `char`, `bpe:<vocabulary size>` (trained on the train split), `gpt2`, the path
+            of a tokenizer.json or of a folder that holds one, or `ids:<vocabulary size>` for token ids whose tokenizer is unknown.
+        window_tokens: the number of tokens of a window.
+        split: the rule of the splits: `documents` (each document is whole in one split, by the hash of its content), `contiguous`
+            (train is the first part of the text, then validation, then test, as in nanoGPT), or `given` (the corpus has splits).
+        validation_fraction, test_fraction: the shares of the documents in these splits, or of the text for a contiguous split.
+        corpus_sha256, tokenizer_sha256: the hashes that the resolution of a spec fills in; a run with these hashes refuses other
+            data under the same name.
+        max_train_tokens: the largest number of train tokens, counted from the first token; None for all.
+        text_field: the name of the column or key that holds a document; the texts of several names are joined with an empty line.
+        encoding: the encoding of text files, by its Python name (`cp1252`, `utf-16`).
+        document_separator: the marker between the documents of one text file, such as <|endoftext|>; empty for no marker.
+        files: the rule for the files of a folder: `documents` leaves cards and licences out and reads names such as A.TXT; `all` is
+            the rule of specs that were resolved by older versions. A config without `corpus_sha256` is read by `documents`.
+        tuning_fraction: the share of the train tokens, at their end, that no run trains on; settings are chosen by the loss on
+            these tokens.
     """
 
     corpus: Annotated[str, Field(min_length=1)] = "python-docs"
@@ -61,7 +63,7 @@ class DataConfig(Config):
     files: Annotated[Literal["all", "documents"], LATER] = "all"
 
     def keeps(self, split: Split) -> bool:
-        """Whether a split that is scored has text; a corpus with its own splits is assumed to have them all."""
+        """Whether a scored split has text; a corpus with its own splits is assumed to have every split."""
         if split == TUNING:
             return self.tuning_fraction > 0
         return self.split == "given" or (self.test_fraction if split == TEST else self.validation_fraction) > 0
@@ -69,7 +71,7 @@ class DataConfig(Config):
     @field_validator("tokenizer")
     @classmethod
     def _size_is_a_number(cls, value: str) -> str:
-        """`bpe:` and `ids:` are followed by a vocabulary size; a bad one is refused before any text is read."""
+        """Check that a vocabulary size follows `bpe:` or `ids:`; a bad size is refused before any text is read."""
         kind, _, size = value.partition(":")
         least = {"bpe": BYTE_VALUES, "ids": 2}.get(kind)
         if least is not None and not (size.isascii() and size.isdigit() and least <= int(size[:18]) <= MOST_TOKEN_IDS):

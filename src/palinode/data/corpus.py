@@ -1,7 +1,7 @@
-"""A corpus: documents in a fixed order, each a stream of pieces, and a fingerprint of the source.
+"""A corpus: documents in a fixed order, and a fingerprint of the source. Each document is a stream of pieces.
 
-The pieces of a document are text, or arrays of token ids if the corpus is a token file. No corpus is ever in memory as a whole:
-`documents()` can be called again and again, and each call streams.
+The pieces of a document are text, or arrays of token ids if the corpus is a token file. A corpus is never in memory as a whole:
+`documents()` can be called many times, and each call gives a new stream.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from palinode.data.config import Split
 
 Piece = str | NDArray[np.integer]
 PYTHON_DOCS = "python-docs"
-TEXT_SEPARATOR = "\n\n"  # between documents; encoded, scored and counted as two bytes, like any other text
+TEXT_SEPARATOR = "\n\n"  # the text between documents: two bytes, encoded, scored and counted like any other text
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Document:
     """One document.
 
     Attributes:
-        name: for messages: a file, `file:line`, or a title.
-        pieces: a fresh stream of its content, in order; joined, the pieces are the document.
-        split: the split that the corpus itself puts it in, or None.
+        name: the name of the document in messages: a file, `file:line`, or a title.
+        pieces: a function that returns a new stream of the pieces, which join to the document.
+        split: the split in which the corpus puts the document; None if the corpus has no splits.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Document:
 
     @property
     def text(self) -> str:
-        """The whole text (for tests and small documents)."""
+        """The whole text of the document, for tests and small documents."""
         return "".join(piece for piece in self.pieces() if isinstance(piece, str))
 
 
@@ -50,16 +50,17 @@ class Corpus:
 
     Attributes:
         name: the name as the user wrote it.
-        fingerprint: another one whenever the source's bytes, or how they are read, may have changed; part of the name of the
-            cached store.
-        documents: a fresh stream of the documents, always in the same order.
+        fingerprint: a hash that changes whenever the bytes of the source, or the rules of reading, may have changed; the hash is
+            part of the name of the cached store.
+        documents: a function that returns a new stream of the documents, always in the same order.
         separator: the text between two documents of a split.
-        holds: "text", or "ids" if the pieces are token ids.
-        has_splits: every document has a `split` of the corpus' own.
-        source, licence: for people.
-        notes: one line each on how the files were read, where a reader may expect something else.
-        id_bytes: the fewest bytes of a token id in its .bin files; None for text and .npy.
-        leaves_out: files were left out, or read, otherwise than by the rule `files = "all"`.
+        holds: the kind of the pieces: "text", or "ids" for token ids.
+        has_splits: whether the corpus puts every document in a split.
+        source: a description of the source, for people.
+        licence: the licence of the text, for people.
+        notes: the notes, one line each, about files that were read in a way a user may not expect.
+        id_bytes: the smallest number of bytes of a token id in the .bin files of the corpus; None for text and .npy files.
+        leaves_out: whether the choice of files differs from that of the rule `files = "all"`.
     """
 
     name: str

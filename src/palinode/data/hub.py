@@ -1,7 +1,7 @@
-"""Data sets of the Hugging Face hub, by short name: streamed once, at a fixed revision, and stored as text.
+"""Data sets of the Hugging Face hub, by short name. A data set is streamed once, at a fixed revision, and stored as text.
 
-This needs the extra `hf` and a network once; later runs read the stored text. A local copy of a hub repository works too. Only data
-files are read (`datasets` >= 4 runs no code of a repository).
+The first use of a data set needs the extra `hf` and a network; later runs read the stored text. A local copy of a hub repository
+works too. Only data files are read (`datasets` >= 4 runs no code of a repository).
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from palinode.data.readers import TEXT_FIELD, articles
 
 @dataclass(frozen=True)
 class HubSet:
-    """Where a data set is and how its rows become documents.
+    """The place of a data set, and the rule by which its rows become documents.
 
     Attributes:
-        repository, configuration, revision: what is loaded; the revision is a commit, so it cannot change.
-        splits: the set's own splits that are read; a set with only one is split by Palinode's own rule.
+        repository: the name of the repository on the hub.
+        configuration: the name of the part of the repository that is loaded; None for its only part.
+        revision: the commit of the repository that is loaded; the content of a commit cannot change.
+        splits: the splits of the data set that are read; a data set with only one split is split by Palinode's rule.
         licence: the licence that the card of the data set states.
-        size: about how much text the whole set has, for people.
-        rows_are_lines: a row is a line of an article (WikiText), not a document.
+        size: the approximate size of the text of the whole data set, for people.
+        rows_are_lines: whether a row is a line of an article (WikiText); if false, a row is a document.
     """
 
     repository: str
@@ -42,7 +44,7 @@ class HubSet:
 
     @property
     def separator(self) -> str:
-        """The text between two documents: nothing for WikiText, whose lines have their own ends."""
+        """The text between two documents: empty for WikiText, because every line of WikiText has a line end."""
         return "" if self.rows_are_lines else TEXT_SEPARATOR
 
 
@@ -77,10 +79,13 @@ def hub_documents(name: str, hub_set: HubSet, source: Path | None, max_character
     """Stream the documents of a hub set, or of a local copy of its repository.
 
     Args:
-        max_characters: end the train split after this many characters (whole documents).
+        name: the short name of the data set.
+        hub_set: the place of the data set.
+        source: the folder of a local copy of the repository; None to read from the hub.
+        max_characters: the number of characters after which the train split ends, at the end of a document; None for no limit.
 
     Raises:
-        BadInput: a local copy that does not hold the set.
+        BadInput: the local copy does not hold the data set.
         EnvironmentProblem: `datasets` is not installed, or the hub cannot be reached.
     """
     library = _datasets()
@@ -101,7 +106,7 @@ def hub_documents(name: str, hub_set: HubSet, source: Path | None, max_character
 
 
 def _rows(library: ModuleType, name: str, hub_set: HubSet, source: Path | None, split: Split) -> Iterator[str]:
-    """The text column of one split; every failure of the library becomes one line."""
+    """The texts of one split, row by row; every failure of the library becomes an error of one line."""
     place = str(source) if source else hub_set.repository
     revision = None if source else hub_set.revision
     try:
@@ -144,7 +149,7 @@ def _datasets() -> ModuleType:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the hub's client, which logs every retry; the error at the end says what matters."""
+    """A context in which the client of the hub logs nothing. The client logs every retry; the final error names the cause."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level
     logger.setLevel(logging.CRITICAL)

@@ -1,8 +1,8 @@
-"""Tokenizers of any kind, read from a tokenizer.json through Hugging Face's `tokenizers`: SentencePiece-like, Unigram, WordPiece.
+"""Reads a tokenizer.json of any kind through `tokenizers` of Hugging Face: SentencePiece-like, Unigram, WordPiece.
 
-A lossless byte-level BPE is read by `bpe`. Here a normaliser may rewrite the text, and an unknown word may be one id. So the bytes
-of an id are a guess from its name, and the token store checks the guess on the text: if the ids do not spell the text byte for
-byte, the number of bytes of an id is not known, and bits per byte are missing.
+The module `bpe` reads a lossless byte-level BPE. In the other kinds, a normaliser may rewrite the text, and an unknown word may be
+one id. So the bytes of an id are a guess from the name of the id, and the token store checks the guess on the text. If the ids do
+not spell the text byte for byte, the number of bytes of an id is not known, and bits per byte are not reported.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from palinode.data.config import MOST_TOKEN_IDS
 from palinode.data.pieces import cut
 from palinode.data.tokenizer import Tokenizer
 
-SPACE = "\u2581"  # stands for a space in SentencePiece's tokens
-BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # a token that is one byte, in a model with byte fallback
+SPACE = "\u2581"  # the character that stands for a space in the tokens of SentencePiece
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")  # the name of a token that is one byte, in a model with byte fallback
 SHOWN_BYTES = 24
-# The steps that put a space before a text, and the options that stop it; a `Prepend` does nothing else.
+# The steps that put a space before a text, and the options that switch the space off. `Prepend` has no option: it is left out.
 NO_SPACE: dict[str, dict[str, Any]] = {
     "Prepend": {},
     "Metaspace": {"prepend_scheme": "never", "add_prefix_space": False},
     "ByteLevel": {"add_prefix_space": False},
 }
-UNBOUNDED = "*+{"  # signs of a repetition in a regular expression
+UNBOUNDED = "*+{"  # the signs of a repetition in a regular expression
 CLASS = re.compile(r"\[(?:\\.|[^\]\\])*\]")
 BOUNDED_GROUP = re.compile(r"\(\?(?:i:|:|!|=)[^()*+{]*\)(?![*+{])\??")
 ALTERNATIVE = re.compile(rf"(?:{CLASS.pattern}|\((?:{CLASS.pattern}|\\.|[^()\\])*\)|\\.|[^|\\])+")
 
 
 class LibraryTokenizer(Tokenizer):
-    """A tokenizer.json as `tokenizers` reads it.
+    """The tokenizer that `tokenizers` makes from a tokenizer.json.
 
-    The ids of special tokens are not added at the ends of a text, and text that spells a special token is encoded as ordinary text.
+    This class adds no special tokens at the ends of a text, and encodes text that spells a special token as ordinary text.
     """
 
     kind = "library"
@@ -60,7 +60,7 @@ class LibraryTokenizer(Tokenizer):
         self._contents = [contents.get(number, b"") for number in range(self.vocab_size)]
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The ids as uint32. A space that the tokenizer puts before a text is put before it."""
+        """The ids of a text as uint32. If the tokenizer puts a space before a text, the ids include this space."""
         first, *others = list(cut(text, bpe.PIECE_CHARACTERS)) or [""]
         return np.concatenate([_ids(self._whole, [first]), _ids(self._inner_part, others)])
 
@@ -71,7 +71,7 @@ class LibraryTokenizer(Tokenizer):
         return str(self._whole.decode(list(ids), skip_special_tokens=False))
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """(V,) bytes of each id; they are right only for texts where `difference` finds none."""
+        """(V,) the number of bytes of each id; the numbers are right only for texts for which `difference` returns None."""
         return np.array([len(content) for content in self._contents], dtype=np.int64)
 
     def difference(self, ids: NDArray[np.integer], text: str) -> str | None:
@@ -91,7 +91,7 @@ def load(path: Path) -> Tokenizer:
     """Read a tokenizer file; see `parse`.
 
     Raises:
-        BadInput: it is not the file of a tokenizer.
+        BadInput: the file is not the file of a tokenizer.
     """
     if path.name in dict(bpe.VOCABULARY_PAIRS):
         return bpe.load(path)
@@ -99,10 +99,10 @@ def load(path: Path) -> Tokenizer:
 
 
 def parse(text: str, file: str) -> Tokenizer:
-    """Read the text of a tokenizer.json: as a lossless byte-level BPE if it is one, else through the library.
+    """Read the text of a tokenizer.json as a lossless byte-level BPE, or through the library if it is of another kind.
 
     Raises:
-        BadInput: it is neither; the error names the field.
+        BadInput: neither can read the text; the error names the field.
     """
     try:
         return bpe.parse(text, file)
@@ -113,12 +113,12 @@ def parse(text: str, file: str) -> Tokenizer:
         if pattern := next((each for each in _patterns(fields) if not _is_linear(each)), None):
             message = f"splits by an unknown pattern {pattern[:40]!r}, which might run for ever"
             raise BadInput(message, file=file, field="pre_tokenizer") from refusal
-        fields.update(truncation=None, padding=None)  # they would cut text, or add ids
+        fields.update(truncation=None, padding=None)  # truncation would cut text, and padding would add ids
         return LibraryTokenizer(fields, text, file)
 
 
 def _read(fields: dict[str, Any], file: str) -> tokenizers.Tokenizer:
-    """The library's tokenizer. Only this function catches every exception: the library raises `Exception` itself."""
+    """The tokenizer of the library. This function catches every exception, because the library raises plain `Exception`."""
     try:
         inner = tokenizers.Tokenizer.from_str(json.dumps(fields))
         inner.encode_special_tokens = True
@@ -135,7 +135,10 @@ def _ids(inner: tokenizers.Tokenizer, parts: list[str]) -> NDArray[np.integer]:
 
 
 def _without_first_space(fields: dict[str, Any]) -> dict[str, Any]:
-    """The same tokenizer, but it puts no space before a text. One that puts a space before every word stays as it is."""
+    """The fields of the same tokenizer without the step that puts a space before a text.
+
+    A tokenizer that puts a space before every word stays as it is.
+    """
     fields = copy.copy(fields)
     for key, inner in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
         step = fields.get(key)
@@ -149,7 +152,7 @@ def _without_first_space(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _contents(fields: dict[str, Any], names: dict[str, int]) -> dict[int, bytes]:
-    """The bytes that the name of each id stands for. A special token has none."""
+    """The bytes that the name of each id stands for. A special token has no bytes."""
     specials = {each["id"] for each in fields.get("added_tokens") or [] if each.get("special")}
     added = {each["id"] for each in fields.get("added_tokens") or []}
     steps = json.dumps([fields.get("normalizer"), fields.get("pre_tokenizer")], ensure_ascii=False)
@@ -173,7 +176,7 @@ def _contents(fields: dict[str, Any], names: dict[str, int]) -> dict[int, bytes]
 
 
 def _is_of_another_kind(fields: dict[str, Any]) -> bool:
-    """Whether a file asks for what a byte-level BPE does not have."""
+    """Whether a file is well-formed and has a feature that a byte-level BPE does not have."""
     model = fields.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list) or model.get("dropout"):
         return False
@@ -186,7 +189,7 @@ def _is_of_another_kind(fields: dict[str, Any]) -> bool:
         return False
     if model.get(
         "continuing_subword_prefix"
-    ):  # the library cuts it off each right half unseen, and ends the process if it cannot
+    ):  # the library cuts the prefix off each right half without a check, and a right half without it ends the process
         return False
     numbers = model["vocab"].values()
     if any(type(number) is not int or not 0 <= number < MOST_TOKEN_IDS for number in numbers):
@@ -206,7 +209,7 @@ def _is_of_another_kind(fields: dict[str, Any]) -> bool:
 
 
 def _patterns(value: Any) -> Iterator[str]:
-    """Every regular expression in the steps of a tokenizer."""
+    """Every regular expression in the steps of a tokenizer, found by a walk over its fields."""
     if isinstance(value, dict):
         if isinstance(value.get("Regex"), str):
             yield value["Regex"]
@@ -219,7 +222,10 @@ def _patterns(value: Any) -> Iterator[str]:
 
 
 def _is_linear(pattern: str) -> bool:
-    """Whether each alternative of a pattern is one of a known pattern, or has no group that repeats and at most one repetition."""
+    """Whether a pattern surely ends in linear time.
+
+    Each alternative must be an alternative of a known pattern, or must have no repeated group and at most one repetition.
+    """
     known = {each for whole in bpe.KNOWN_PATTERNS for each in _alternatives(whole)}
     return all(each in known or _has_one_repetition(each) for each in _alternatives(pattern))
 

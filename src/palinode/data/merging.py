@@ -1,12 +1,12 @@
-"""Trains the merges of a byte-pair encoding in time that grows linearly with the text, however long its words are.
+"""Trains the merges of a byte-pair encoding. The time grows linearly with the length of the text, also where words are very long.
 
 The trainer of `tokenizers` moves the rest of a word in memory at each merge. A text without spaces (DNA, Chinese) is one word, so
-its time grows with the square of the length. Here a word is a linked list in arrays, and a merge touches only the places of its
-pair (Larsson and Moffat 2000). The rules are those of `tokenizers`, so the merges are the same:
+the time of that trainer grows with the square of the length. In this module a word is a linked list in arrays, and a merge changes
+only the places of its pair (Larsson and Moffat 2000). This module follows the rules of `tokenizers`, so it makes the same merges:
 
-- The pair with the highest count is merged; of equal ones, the pair with the lower ids.
-- Overlapping places count, and a merge goes through a word from left to right. A pair keeps its count when it is merged.
-- Two merges that make the same token make one id. A pair that arises again is queued again, with the words where it arose.
+- The pair with the highest count is merged. Where counts are equal, the pair with the lower ids is merged.
+- Overlapping places of a pair all count. A merge goes through a word from left to right. A pair keeps its count when it is merged.
+- Two merges that make the same token make one id. A pair that arises again is queued again, with the words where the pair arose.
 
 Shapes: n bytes of all distinct words, P places of a pair.
 """
@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
-Group = tuple[int, int, Ints]  # a pair or an id, how often it occurs, and its places
+Group = tuple[int, int, Ints]  # a pair or an id, the number of its occurrences, and its places
 ID_BITS = 32  # a pair of ids is one whole number: left << ID_BITS | right
 LOW_BITS = (1 << ID_BITS) - 1
 
@@ -28,13 +28,13 @@ LOW_BITS = (1 << ID_BITS) - 1
 def train_merges(
     words: Mapping[bytes, int], alphabet: Sequence[str], vocab_size: int, fewest: int
 ) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """The vocabulary and the merges, in the order in which they are applied.
+    """The vocabulary, and the merges in the order in which they are applied.
 
     Args:
-        words: each distinct word, as bytes that are indices into the alphabet, and how often it occurs.
-        alphabet: the first tokens.
-        vocab_size: the most tokens.
-        fewest: a pair that occurs less often is not merged.
+        words: the number of occurrences of each distinct word. The bytes of a word are indices into the alphabet.
+        alphabet: the characters that are the first tokens.
+        vocab_size: the largest allowed number of tokens.
+        fewest: the smallest number of occurrences at which a pair is merged.
     """
     vocabulary = {token: number for number, token in enumerate(alphabet)}
     names, ranks = list(alphabet), dict[tuple[str, str], int]()
@@ -45,7 +45,7 @@ def train_merges(
         merged = vocabulary.setdefault("".join(pair), len(names))
         if merged == len(names):
             names.append("".join(pair))
-        ranks.pop(pair, None)  # a pair that is merged twice has its second rank, as in `tokenizers`
+        ranks.pop(pair, None)  # a pair that is merged twice keeps the rank of its second merge, as in `tokenizers`
         ranks[pair] = len(ranks)
         state.merge(left, right, merged, places)
     return vocabulary, list(ranks)
@@ -56,28 +56,28 @@ class _Words:
 
     def __init__(self, words: Mapping[bytes, int], vocab_size: int):
         kind = np.uint16 if vocab_size < 1 << 16 else np.uint32  # numpy sorts ids of 2 bytes in linear time
-        self._no_id = int(np.iinfo(kind).max)  # after each word, and where a byte is a part of the token to its left
+        self._no_id = int(np.iinfo(kind).max)  # stands after each word, and where a byte is a part of the token to its left
         self._ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64)
         size = int(self._ends[-1]) if words else 0
         self._ids = np.frombuffer(b"".join(word + b"\0" for word in words), dtype=np.uint8).astype(kind)
         self._ids[self._ends - 1] = self._no_id
         self._after = np.arange(1, size + 1)  # the place of the next token
-        self._before = np.arange(-1, size - 1)  # -1 is the end of the last word, which is like the other ends
+        self._before = np.arange(-1, size - 1)  # the place of the token before; index -1 is the end of the last word
         self._weights = np.repeat([*words.values()], np.diff(self._ends, prepend=0))
         self._counts: dict[int, int] = {}
         self._places: dict[int, list[Ints]] = {}
         self._queue: list[tuple[int, int, int]] = []  # (-count, pair, entry)
-        self._arrivals: dict[int, Ints] = {}  # of each entry: the places where its pair arose
+        self._arrivals: dict[int, Ints] = {}  # for each entry, the places where its pair arose
         self._entries = 0
         places = np.flatnonzero((self._ids[:-1] != self._no_id) & (self._ids[1:] != self._no_id))
         pairs = np.left_shift(self._ids[places], ID_BITS, dtype=np.int64) | self._ids[places + 1]
         self._add(self._grouped(pairs, places))
 
     def next_pair(self, fewest: int) -> tuple[int, int, Ints] | None:
-        """The ids of the pair to merge and the (P,) places where it may stand; None if no pair occurs `fewest` times."""
+        """The ids of the pair to merge, and the (P,) places where this pair may stand; None if no pair occurs `fewest` times."""
         while self._queue:
             count, pair, entry = heapq.heappop(self._queue)
-            if -count != self._counts[pair]:  # it has changed since it was queued
+            if -count != self._counts[pair]:  # the count of the pair has changed since the pair was queued
                 heapq.heappush(self._queue, (-self._counts[pair], pair, entry))
             elif -count < fewest:
                 return None
@@ -86,7 +86,7 @@ class _Words:
         return None
 
     def merge(self, left: int, right: int, merged: int, places: Ints) -> None:
-        """Make one token of the pair wherever it still stands at these (P,) ascending places."""
+        """Make one token of the pair at each of these (P,) ascending places where the pair still stands."""
         places = places[self._ids[places] == left]
         seconds = self._after[places]
         stands = self._ids[seconds] == right
@@ -96,12 +96,12 @@ class _Words:
             places, seconds = places[chosen], seconds[chosen]
         before, after = self._before[places], self._after[seconds]
         left_ids, right_ids = self._ids[before], self._ids[after]
-        just_merged = np.flatnonzero(before[1:] == seconds[:-1]) + 1  # their left neighbour is the place before
+        just_merged = np.flatnonzero(before[1:] == seconds[:-1]) + 1  # their left neighbour is the token just merged
         before[just_merged], left_ids[just_merged] = places[just_merged - 1], merged
         has_left, has_right = left_ids != self._no_id, right_ids != self._no_id
         on_left = self._grouped(left_ids[has_left], before[has_left])
         on_right = self._grouped(right_ids[has_right], places[has_right])
-        # A pair that this merge makes and breaks again is counted down first: its count is then below 0 for a moment.
+        # A merge can make a pair and break it again. Such a pair is counted down first, so its count is below 0 for a moment.
         for neighbour, count, _ in on_left:
             self._subtract(neighbour << ID_BITS | left, count)
         for neighbour, count, _ in on_right:
@@ -112,7 +112,7 @@ class _Words:
         self._after[places], self._before[after] = after, places
 
     def _grouped(self, keys: NDArray[np.integer], places: Ints) -> list[Group]:
-        """Each distinct key of these (P,) places."""
+        """Each distinct key of these (P,) places, with the number of its occurrences and its places."""
         if not len(keys):
             return []
         order = np.argsort(keys, kind="stable")
@@ -127,11 +127,11 @@ class _Words:
         self._counts[pair] = self._counts.get(pair, 0) - count
 
     def _add(self, groups: list[Group]) -> None:
-        """Count pairs up that have arisen, and queue them."""
+        """Add new pairs to the counts and to the queue."""
         arrived: dict[int, Ints] = {}
         for pair, count, places in groups:
             self._counts[pair] = self._counts.get(pair, 0) + count
-            # Only two copies of the new token, one of them older, can be found on both sides.
+            # A pair can be in both lists only if it is two copies of the new token, one of them older.
             arrived[pair] = np.concatenate([arrived[pair], places]) if pair in arrived else places
         for pair, places in arrived.items():
             if (count := self._counts[pair]) > 0:
@@ -141,7 +141,7 @@ class _Words:
                 self._entries += 1
 
     def _take(self, pair: int, arrivals: Ints) -> Ints:
-        """The ascending places of a pair in the words where it arose; its other places stay."""
+        """The ascending places of a pair in the words where the pair arose; the other places of the pair stay stored."""
         stored = self._places.pop(pair)
         if len(stored) == 1 and stored[0] is arrivals:
             return np.sort(arrivals, kind="stable")
@@ -155,7 +155,7 @@ class _Words:
 
 
 def _every_second(places: Ints, seconds: Ints) -> Ints:
-    """The indices of the places that do not overlap, from left to right: the 1st, 3rd, ... of each run."""
+    """The indices of the places that do not overlap, from left to right: the 1st, 3rd, 5th place of each run, and so on."""
     index = np.arange(len(places))
     starts_run = np.ones(len(places), dtype=np.bool_)
     starts_run[1:] = places[1:] != seconds[:-1]

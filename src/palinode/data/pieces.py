@@ -1,19 +1,19 @@
-"""Cuts a stream of text into chunks at places where no tokenizer's word is cut."""
+"""Cuts a stream of text into chunks at places where no word of a tokenizer is cut."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
 
-# A cut between a letter or digit and a single space that starts a word: GPT-2's pre-tokenizer (and its successors) always
-# cut there too, so encoding the parts equals encoding the whole.
+# A safe cut is between a letter or digit and a single space that starts a word. The pre-tokenizer of GPT-2 and its successors
+# always cut at such a place too, so the ids of the parts are the ids of the whole text.
 SAFE_CUT = re.compile(r"(?<=\w)(?= \w)")
 SEARCHED_CHARACTERS = 4096
-LOOK_AHEAD_CHARACTERS = 2  # what the pattern must see behind a cut
+LOOK_AHEAD_CHARACTERS = 2  # the number of characters after a cut that the pattern must see
 
 
 class Chunks:
-    """Collects pieces of a text, of any sizes, and gives chunks of about `characters` that end at safe places; then the rest."""
+    """A buffer that takes pieces of a text and gives chunks of about `characters` characters that end at safe places."""
 
     def __init__(self, characters: int):
         self.characters = characters
@@ -21,7 +21,7 @@ class Chunks:
         self._length = 0
 
     def feed(self, piece: str) -> Iterator[str]:
-        """Take the next piece; gives the chunks that are complete now."""
+        """Take the next piece and give the chunks that are complete now."""
         self._waiting.append(piece)
         self._length += len(piece)
         if self._length <= self.characters + LOOK_AHEAD_CHARACTERS:
@@ -34,14 +34,14 @@ class Chunks:
         self._waiting, self._length = [text[start:]], len(text) - start
 
     def rest(self) -> str:
-        """The text after the last chunk."""
+        """Give the text after the last chunk, and empty the buffer."""
         text = "".join(self._waiting)
         self._waiting, self._length = [], 0
         return text
 
 
 def in_chunks(pieces: Iterable[str], characters: int) -> Iterator[str]:
-    """The same text in chunks of about `characters`, wherever its pieces end."""
+    """The text of the pieces, in chunks of about `characters` characters; the ends of the pieces do not matter."""
     chunks = Chunks(characters)
     for piece in pieces:
         yield from chunks.feed(piece)
@@ -50,7 +50,7 @@ def in_chunks(pieces: Iterable[str], characters: int) -> Iterator[str]:
 
 
 def cut(text: str, most_characters: int) -> Iterator[str]:
-    """Consecutive parts of at most `most_characters` that join to the text, cut at a safe place wherever there is one."""
+    """Consecutive parts of a text, each at most `most_characters` long. A part ends at a safe place where there is one."""
     start = 0
     while len(text) - start > most_characters:
         end = safe_end(text, start, start + most_characters)
@@ -61,7 +61,7 @@ def cut(text: str, most_characters: int) -> Iterator[str]:
 
 
 def safe_end(text: str, start: int, end: int) -> int:
-    """The last safe place to cut in (start, end], or `end` if there is none in the last SEARCHED_CHARACTERS."""
+    """The last safe place to cut in (start, end], or `end` if the last SEARCHED_CHARACTERS have no safe place."""
     low = max(start + 1, end - SEARCHED_CHARACTERS)
     places = [match.start() for match in SAFE_CUT.finditer(text, low, min(end + 2, len(text)))]
     usable = [place for place in places if start < place <= end]

@@ -1,10 +1,11 @@
-"""The embedded corpus: English prose that is on every machine with CPython. Its source files are parsed, never imported.
+"""The embedded corpus: English prose that is on every machine with CPython. Python source files are parsed, never imported.
 
-There is one document for each topic of `pydoc_data.topics` (the language reference as `help()` shows it), then one for each module
-of the standard library: its docstrings in the order of the file. Doctests and tables are left out, and so is any paragraph that
-mostly repeats an earlier one: topics quote each other and modules copy docstrings, so a split by document would put the same
-paragraphs on both sides. On CPython 3.11, with repeats 0.8 % of the validation text (in runs of 50 characters, longest 236) is in
-train too; without them 0.03 % (longest 64), as much as within train itself.
+The corpus has one document for each topic of `pydoc_data.topics` (the language reference that `help()` shows), then one document
+for each module of the standard library: the docstrings of the module in the order of the file. Doctests and tables are left out. A
+paragraph that mostly repeats an earlier paragraph is left out too: topics quote each other and modules copy docstrings, so a split
+by document would put the same paragraph into train and validation. The overlap was counted on CPython 3.11, in runs of at least 50
+characters. If repeated paragraphs stay, 0.8 % of the validation text is in train too (the longest run has 236 characters). If they
+are left out, 0.03 % of the validation text is in train too (longest run 64), as much as repeats within train itself.
 """
 
 from __future__ import annotations
@@ -28,26 +29,27 @@ from palinode.data.text_store import read_text_store, text_manifest, write_text_
 
 BUILDER_VERSION = 3
 TOPICS = Path("pydoc_data") / "topics.py"
-# Tests, and packages that Linux distributions ship apart from the interpreter: with these the corpus would depend on the packager.
+# Tests and optional packages are left out: Linux distributions ship them apart from the interpreter, so the corpus would depend on
+# the distribution.
 LEFT_OUT = {
     *("test", "tests", "idlelib", "lib2to3", "turtledemo", "tkinter", "distutils", "ensurepip", "pydoc_data"),
     *("site-packages", "dist-packages", "__pycache__"),
 }
 SHORTEST_DOCUMENT = 200  # characters; 100 codec modules have one sentence each
 LEAST_LETTERS = (
-    0.5  # share of the characters that are not white space; tables, rules and grammar lines have fewer letters
+    0.5  # the share of letters among characters that are not white space; tables, rules and grammar lines have fewer letters
 )
 SHINGLE_WORDS = 8  # a shingle is this many consecutive words
 MOST_REPEATED = (
-    0.1  # share of a paragraph's shingles; so low that a paragraph with small edits still counts as repeated
+    0.1  # the share of a paragraph's shingles; this share is low, so that a paragraph with small edits counts as repeated too
 )
 SHORTEST_TO_COMPARE = 20  # characters; shorter paragraphs ("Returns:") often repeat by chance
-DOCTEST = re.compile(r"^[ \t]*(>>>|\.\.\. ).*\Z", re.MULTILINE | re.DOTALL)  # to the end of its paragraph
+DOCTEST = re.compile(r"^[ \t]*(>>>|\.\.\. ).*\Z", re.MULTILINE | re.DOTALL)  # a doctest goes to the end of its paragraph
 FEWEST_WORDS = 4  # a docstring of fewer words is a label, not prose
 
 
 def python_docs(cache: Path | None = None) -> Corpus:
-    """The embedded corpus; parsed once per interpreter, then read from the cache.
+    """The embedded corpus. It is parsed once for each interpreter, then it is read from the cache.
 
     Raises:
         EnvironmentProblem: this Python has no source of its standard library.
@@ -56,7 +58,7 @@ def python_docs(cache: Path | None = None) -> Corpus:
 
 
 def python_docs_directory(cache: Path | None = None) -> Path:
-    """The folder of the embedded corpus' text store, which is written first if there is none."""
+    """The folder of the text store of the embedded corpus; this function writes the store if there is none."""
     library = Path(sysconfig.get_path("stdlib"))
     listing = [(str(path.relative_to(library)), path.stat().st_size) for path in _sources(library)]
     fingerprint = content_hash([BUILDER_VERSION, sys.version, listing])
@@ -98,7 +100,7 @@ def _modules(library: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sources(library: Path) -> list[Path]:
-    """The files to read, sorted by their path in the library."""
+    """The source files of the standard library that the corpus reads, sorted by their path in the library."""
     paths = []
     for folder, folders, files in os.walk(library):
         folders[:] = [name for name in folders if name not in LEFT_OUT]
@@ -111,9 +113,9 @@ def _sources(library: Path) -> list[Path]:
 
 
 def _parsed(path: Path) -> ast.Module:
-    """The syntax tree; a file that does not parse (a template, another version's syntax) has no docstrings."""
+    """The syntax tree of a file; a file that does not parse (a template, syntax of another version) gives an empty tree."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other people's docstrings
+        warnings.simplefilter("ignore")  # docstrings of the standard library may have invalid escapes
         try:
             return ast.parse(path.read_bytes())
         except (SyntaxError, ValueError):
@@ -121,7 +123,7 @@ def _parsed(path: Path) -> ast.Module:
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
-    """Docstrings below a node, in source order. Only statements are visited: expressions have none."""
+    """The docstrings below a node, in source order. Only statements are visited: expressions have no docstrings."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         text = ast.get_docstring(node)
         if text:
@@ -133,7 +135,7 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
 
 
 def _fresh_paragraphs(text: str, seen: set[str]) -> Iterator[str]:
-    """The paragraphs of prose, in order, that do not mostly repeat the shingles in `seen`; adds their own shingles to it."""
+    """The paragraphs of prose that do not mostly repeat the shingles in `seen`, in order; adds the new shingles to `seen`."""
     text = text.encode("utf-8", "replace").decode()  # a docstring may contain half a surrogate pair
     for paragraph in re.split(r"\n\s*\n", text):
         prose = DOCTEST.sub("", paragraph).rstrip()

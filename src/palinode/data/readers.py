@@ -1,11 +1,13 @@
-"""Local files and folders as corpora, in bounded memory: txt, md, jsonl, csv, parquet, WikiText's own layout, files of token ids.
+"""Reads local files and folders as corpora, in bounded memory: txt, md, jsonl, csv, parquet, WikiText folders, files of token ids.
 
-A folder with `wiki.{train,valid,test}.tokens` (or .raw), or with `{train,val,test}.bin`, has its own splits. The first layout that
-fits is used. Any other folder is all readable files below it, in the order of their paths. Every error names the file and the line.
+A folder with `wiki.{train,valid,test}.tokens` (or .raw), or with `{train,val,test}.bin`, has its own splits. If several of these
+layouts fit, the first one is used. The corpus of any other folder is all readable files below the folder, in the order of their
+paths. Every error names the file and the line.
 
-Files of token ids are nanoGPT's header-free .bin, the .bin with a header of llm.c and modded-nanogpt, and .npy. A .bin holds
-little-endian uint16, or uint32 if its name ends in `.u32.bin`. The file does not say what the ids mean, so `data.tokenizer` must:
-the tokenizer that wrote the file (`gpt2`, a path), or `ids:<vocabulary size>` if it is not here. Each file is one document.
+Files of token ids are the .bin files of nanoGPT (no header), the .bin files of llm.c and modded-nanogpt (with a header), and .npy
+files. A .bin file holds little-endian uint16 ids, or uint32 ids if its name ends in `.u32.bin`. A file of ids does not name its
+tokenizer, so `data.tokenizer` must name the tokenizer that wrote the file (`gpt2`, a path), or `ids:<vocabulary size>` if this
+tokenizer is not on the machine. Each file of ids is one document.
 """
 
 from __future__ import annotations
@@ -31,20 +33,20 @@ from palinode.data.cache import file_sha256
 from palinode.data.config import TEST, TRAIN, VALIDATION, DataConfig, Split
 from palinode.data.corpus import TEXT_SEPARATOR, Corpus, Document
 
-READER_VERSION = 1  # must be raised when a change makes other documents of the same files
+READER_VERSION = 1  # raise this version when a change of the readers makes other documents of the same files
 SPLIT_WORDS: dict[str, Split] = {"train": TRAIN, "valid": VALIDATION, "val": VALIDATION, "test": TEST}
 SPLIT_NAMES = SPLIT_WORDS | {"training": TRAIN, "validation": VALIDATION, "dev": VALIDATION, "testing": TEST}
 CARD = re.compile(r"(readme|licen[cs]e|copying|notice|citation|dataset_?card|contributing)([._-].*)?", re.IGNORECASE)
 CSV_MARKS = (",", ";", "\t", "|")
-SEPARATOR_LINE = re.compile(r"sep=(.)\s*")  # Excel's
-CSV_PROBLEMS = {  # what the csv module says, and what it means
+SEPARATOR_LINE = re.compile(r"sep=(.)\s*")  # the first line that Excel may write
+CSV_PROBLEMS = {  # a part of each error message of the csv module, and the meaning of this message
     "expected after": "a field goes on after its closing quote",
     "unexpected end": "a quoted field begins here and does not end",
     "new-line character": "a line ends with CR alone, others with LF",
     "larger than": f"a field has more than {1 << 28} characters: is a quote not closed?",
 }
 UTF8 = "utf-8"
-GUESSED_BYTES = 4096  # read to guess an encoding, or the width of token ids
+GUESSED_BYTES = 4096  # the number of bytes that are read to guess an encoding or the width of token ids
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -52,7 +54,8 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 WESTERN = ("cp1252", "mac_roman", "cp850")
-# Where most letters are not ASCII: language, encoding, letters of the script (small ones, where it has any), their least share.
+# Guesses for text in which most letters are not ASCII: the language, the encoding, the letters of the script (lower case if the
+# script has lower case), and the smallest share of such letters.
 SCRIPTS = (
     ("Japanese", "shift_jis", "[\u3041-\u30ff]", 0.2),
     ("Japanese", "euc_jp", "[\u3041-\u30ff]", 0.2),
@@ -66,28 +69,30 @@ SCRIPTS = (
 )
 TEXT_FIELD = "text"  # the column or key that holds a document
 READ_BYTES = 1 << 20
-PARQUET_ROWS = 4096  # read at a time
-LONGEST_LINE_BYTES = 1 << 28  # of a jsonl file; a file with a longer line is of another kind
-LONGEST_CSV_FIELD_CHARACTERS = 1 << 28  # the csv module's own limit, 131,072, is shorter than many documents
-WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # sections have two or more equals signs
+PARQUET_ROWS = 4096  # the number of rows that are read at a time
+LONGEST_LINE_BYTES = 1 << 28  # the longest line of a jsonl file; a file with a longer line is not jsonl
+LONGEST_CSV_FIELD_CHARACTERS = 1 << 28  # the default limit of the csv module, 131,072, is shorter than many documents
+WIKITEXT_TITLE = re.compile(r"^ = [^=](.*[^=])? = \n?$")  # titles of sections have two or more equals signs
 TOKEN_SUFFIXES = (".bin", ".npy")
 READ_TOKENS = 1 << 20
-HEADER_MAGIC = 20240520  # llm.c and modded-nanogpt: 256 int32 with magic, version, count; then uint16
-# (magic, version): GPT-2's and Llama 3's files of llm.c
+HEADER_MAGIC = 20240520  # the magic number of llm.c and modded-nanogpt: 256 int32 with magic, version, count; then uint16 ids
+# The id type of each known header (magic, version): the files of llm.c for GPT-2 and for Llama 3.
 HEADER_KINDS = {(HEADER_MAGIC, 1): "<u2", (20240801, 7): "<u4"}
-FEWEST_GUESSED_IDS = 64  # a shorter file gives no ground for a guess
-MOST_HALVES = 4  # different upper halves of 4-byte ids, for a vocabulary up to 262,144
+FEWEST_GUESSED_IDS = 64  # the smallest number of ids for a guess of their layout
+MOST_HALVES = 4  # the largest number of different upper halves of 4-byte ids, for a vocabulary up to 262,144
 HEADER_BYTES = 256 * 4
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How the files of a corpus are read; the fields of `DataConfig` that have these names.
+    """The options for reading the files of a corpus; `DataConfig` describes the same options.
 
     Attributes:
-        text_fields: the columns or keys that hold a document.
-        own_splits: file names that say train, validation or test are the split of their documents.
-        documents_only: cards and licences in a folder are left out, and .TXT is read as .txt.
+        text_fields: the names of the columns or keys that hold a document.
+        encoding: the encoding of text files.
+        document_separator: the marker between the documents of one text file; empty for no marker.
+        own_splits: whether a file whose name contains train, validation or test puts its documents in this split.
+        documents_only: whether cards and licences in a folder are left out, and .TXT is read as .txt.
     """
 
     text_fields: tuple[str, ...] = (TEXT_FIELD,)
@@ -98,7 +103,7 @@ class Reading:
 
     @classmethod
     def of(cls, config: DataConfig) -> Reading:
-        """How the files of a config are read. One that was resolved before (it has a hash of the corpus) is read as it was then."""
+        """The reading options of a config. A config with a hash of the corpus is read by the rules that it was resolved with."""
         is_new, fields = config.corpus_sha256 is None, config.text_field
         return cls(
             (fields,) if isinstance(fields, str) else fields,
@@ -110,7 +115,7 @@ class Reading:
 
     @property
     def options(self) -> list[Any]:
-        """What the user set otherwise than it is by default; empty if nothing."""
+        """The options of text files if the user changed one of them; empty if all have their defaults."""
         options: list[Any] = [self.text_fields, self.encoding, self.document_separator]
         return [] if options == [(TEXT_FIELD,), UTF8, ""] else options
 
@@ -119,7 +124,7 @@ def local_corpus(path: Path, name: str, reading: Reading | None = None) -> Corpu
     """The corpus in a file or folder.
 
     Raises:
-        BadInput: there is nothing readable at this path.
+        BadInput: the path has no readable file.
     """
     reading = reading or Reading()
     if not path.exists():
@@ -131,7 +136,7 @@ def local_corpus(path: Path, name: str, reading: Reading | None = None) -> Corpu
 
 
 def _split_folder(folder: Path, name: str) -> Corpus | None:
-    """The train file of a layout and its siblings with the same ending, or None."""
+    """The corpus of a folder with one of the SPLIT_LAYOUTS: a train file and files for other splits; None for other folders."""
     for beginning, ending, read, holds in SPLIT_LAYOUTS:
         if not (folder / f"{beginning}train{ending}").is_file():
             continue
@@ -148,7 +153,7 @@ def _split_folder(folder: Path, name: str) -> Corpus | None:
 
 def _folder(folder: Path, name: str, reading: Reading) -> Corpus:
     files = []
-    for parent, folders, names in os.walk(folder):  # does not follow links to folders: no loops
+    for parent, folders, names in os.walk(folder):  # os.walk does not follow links to folders, so there are no loops
         folders[:] = sorted(each for each in folders if not each.startswith("."))
         _refuse_links_out(folder, [Path(parent, each) for each in folders])
         paths = [Path(parent, each) for each in names if not each.startswith(".")]
@@ -171,7 +176,7 @@ def _folder(folder: Path, name: str, reading: Reading) -> Corpus:
 
 
 def _without_strays(folder: Path, files: list[Path], reading: Reading, notes: list[str]) -> list[Path]:
-    """The files without cards, empty files and token files among text; `notes` gets a line on each kind that is left out."""
+    """The files without cards, empty files and token files among text. Each kind that is left out adds a line to `notes`."""
 
     def leave_out(kept: list[Path], strays: list[Path], why: str) -> list[Path]:
         if not strays or len(strays) == len(kept):
@@ -192,9 +197,10 @@ def _without_strays(folder: Path, files: list[Path], reading: Reading, notes: li
 
 
 def _splits_by_name(folder: Path, files: list[Path], notes: list[str]) -> dict[Path, Split]:
-    """The split of each file whose name, or whose folder, says it; empty unless most files say it and one says train.
+    """The split of each file whose name or folder names a split.
 
-    The name counts before the folder, and the inner folder before the outer one.
+    The result is empty unless at least half of the files name a split, one of them names train, and there are two different splits.
+    The file name counts before the folder, and the inner folder counts before the outer folder.
     """
     splits: dict[Path, Split] = {}
     for path in files:
@@ -213,12 +219,12 @@ def _splits_by_name(folder: Path, files: list[Path], notes: list[str]) -> dict[P
 
 
 def _refuse_links_out(folder: Path, paths: list[Path]) -> None:
-    """Refuse a link that leads out of the folder: the folder may come from a stranger, and the file it names may be private.
+    """Refuse a link that leads out of the folder: a folder may come from a stranger, and the target of a link may be private.
 
-    The snapshots of a hub's cache are links to its `blobs`, which stand next to `snapshots`.
+    A snapshot in the cache of the Hugging Face hub has links to the folder `blobs` next to `snapshots`. Such links are allowed.
 
     Raises:
-        BadInput: naming the link.
+        BadInput: a link leads out of the folder; the error names the link.
     """
     root = Path(os.path.realpath(folder))
     inside = [root, *(parent.parent / "blobs" for parent in root.parents if parent.name == "snapshots")]
@@ -235,7 +241,7 @@ def _suffix(path: Path) -> str:
 
 
 def _reader(path: Path, reading: Reading, split: Split | None) -> Callable[[], Iterator[Document]]:
-    """What reads a file; every document gets the split."""
+    """A function that reads the documents of a file and puts each document in the split."""
     suffix = _suffix(path)
     if suffix == ".model":
         hint = "a tokenizer: convert it to a tokenizer.json and name that in data.tokenizer"
@@ -261,7 +267,7 @@ def _corpus(
     holds: str = "text",
     reading: Reading | None = None,
 ) -> Corpus:
-    """The documents of all files, in the order of `readers`."""
+    """The corpus that has the documents of all files, in the order of `readers`."""
     hashes = [(path.name, _sha256(path)) for path in readers]
     parts: list[Any] = [READER_VERSION, separator, has_splits, hashes]
     if reading and reading.options:
@@ -281,10 +287,10 @@ def _corpus(
 
 
 def _sha256(path: Path) -> str:
-    """The hash of a file's content: a file with other content is another corpus, whatever its date is.
+    """The hash of the content of a file. The content alone identifies a corpus; the date of a file does not matter.
 
     Raises:
-        BadInput: it is empty, not a regular file, or cannot be read.
+        BadInput: the file is empty, is not a regular file, or cannot be read.
     """
     if not path.is_file():
         raise BadInput("is not a regular file", file=str(path), field="data.corpus")
@@ -297,7 +303,7 @@ def _sha256(path: Path) -> str:
 
 
 def plain_text(path: Path, reading: Reading) -> Iterator[Document]:
-    """A text file is one document, read in pieces of 1 MiB; or several, where a marker separates them."""
+    """The documents of a text file: one document, read in pieces of 1 MiB, or several documents if a separator is set."""
     if not reading.document_separator:
         yield Document(str(path), lambda: decoded(path, reading.encoding))
         return
@@ -311,7 +317,7 @@ def plain_text(path: Path, reading: Reading) -> Iterator[Document]:
 
 
 def json_lines(path: Path, reading: Reading) -> Iterator[Document]:
-    """Each line is an object; its text field is a document. Blank lines are skipped."""
+    """The documents of a jsonl file: the text field of each line. Blank lines are skipped."""
     if reading.encoding != UTF8:
         for number, text in enumerate(_lines(path, reading.encoding), 1):
             if text.strip():
@@ -327,9 +333,10 @@ def json_lines(path: Path, reading: Reading) -> Iterator[Document]:
 
 
 def comma_separated(path: Path, reading: Reading) -> Iterator[Document]:
-    """The text column of each row is a document; the first row names the columns.
+    """The documents of a CSV file: the text column of each row. The first row names the columns.
 
-    The separator is the one of `,`, `;`, tab and `|` that gives the first row a text column; or what a line `sep=;` before it says.
+    The separator is the first of `,`, `;`, tab and `|` that gives the first row a text column. A line such as `sep=;` before the
+    first row sets another separator.
     """
     csv.field_size_limit(LONGEST_CSV_FIELD_CHARACTERS)
     lines = _rows_of_csv(path, reading)
@@ -370,7 +377,7 @@ def _first_row(line: str, mark: str) -> list[str]:
 
 
 def _rows_of_csv(path: Path, reading: Reading) -> Iterator[str]:
-    """The lines of a CSV file; a file whose only line ends are CR is cut there."""
+    """The lines of a CSV file. If all line ends of a file are CR, the file is cut at each CR."""
     for line in _lines(path, reading.encoding):
         if "\r" in line.rstrip("\r\n") and not line.endswith("\n"):
             yield from (part + "\n" for part in line.split("\r") if part)
@@ -379,7 +386,7 @@ def _rows_of_csv(path: Path, reading: Reading) -> Iterator[str]:
 
 
 def parquet(path: Path, reading: Reading) -> Iterator[Document]:
-    """The text column of each row is a document, empty if it is null; some thousand rows are read at a time."""
+    """The documents of a parquet file: the text column of each row. A null gives an empty document."""
     import polars
 
     names = list(reading.text_fields)
@@ -405,12 +412,15 @@ def _joined(texts: list[str]) -> str:
 
 
 def wikitext(path: Path, split: Split | None = None) -> Iterator[Document]:
-    """A `wiki.*.tokens` or `.raw` file: one document for each article. The documents of a split join to the file."""
+    """The documents of a `wiki.*.tokens` or `.raw` file, one for each article. The documents join to the text of the file."""
     return articles(_lines(path), str(path), split)
 
 
 def articles(lines: Iterator[str], name: str, split: Split | None) -> Iterator[Document]:
-    """Lines of WikiText, cut into a document at each title: ` = Title = ` after a blank line (tables have ` = W = ` too)."""
+    """The documents in lines of WikiText. A document begins at each title: ` = Title = ` after a blank line.
+
+    The blank line is needed because tables have lines such as ` = W = ` too.
+    """
     article: list[str] = []
     title = ""
     for line in lines:
@@ -425,10 +435,10 @@ def articles(lines: Iterator[str], name: str, split: Split | None) -> Iterator[D
 
 
 def decoded(path: Path, encoding: str = UTF8) -> Iterator[str]:
-    """The text in pieces, without a byte order mark; line ends stay as they are.
+    """The text of a file in pieces, without a byte order mark; line ends stay as they are.
 
     Raises:
-        BadInput: it is not text in this encoding, or cannot be read.
+        BadInput: the file is not text in this encoding, or cannot be read.
     """
     decoder = codecs.getincrementaldecoder("utf-8-sig" if encoding == UTF8 else encoding)()
     start_byte = 0
@@ -448,7 +458,7 @@ def decoded(path: Path, encoding: str = UTF8) -> Iterator[str]:
 
 
 def _likely_encoding(path: Path) -> str | None:
-    """A hint at the encoding that the first bytes of a file look like; None if they look like no text."""
+    """A hint that names the likely encoding of a file, from its first bytes; None if the bytes are not text."""
     with open(path, "rb") as handle:
         start = handle.read(GUESSED_BYTES)
     for mark, encoding in BYTE_ORDER_MARKS:
@@ -471,7 +481,7 @@ def _likely_encoding(path: Path) -> str | None:
 
 
 def _likely_language(start: bytes) -> tuple[str, str]:
-    """The language and the encoding that text without NULs may be in: the first where the other letters are of its script."""
+    """The likely language and encoding of text without NULs: the first of SCRIPTS whose letters it has, else a Western one."""
     for language, encoding, script, share in SCRIPTS:
         try:
             text = codecs.getincrementaldecoder(encoding)().decode(start)
@@ -486,7 +496,7 @@ def _likely_language(start: bytes) -> tuple[str, str]:
 
 
 def _contents(path: Path) -> Iterator[bytes]:
-    """The file in pieces, and one empty piece at its end."""
+    """The bytes of a file in pieces, and one empty piece at the end."""
     try:
         with open(path, "rb") as handle:
             while content := handle.read(READ_BYTES):
@@ -497,7 +507,7 @@ def _contents(path: Path) -> Iterator[bytes]:
 
 
 def _lines(path: Path, encoding: str = UTF8) -> Iterator[str]:
-    """Lines with their ends, cut at newlines only (`splitlines` would cut at form feeds too)."""
+    """The lines of a file with their line ends, cut only at newlines (`splitlines` would cut at form feeds too)."""
     rest = ""
     for piece in decoded(path, encoding):
         *lines, rest = (rest + piece).split("\n")
@@ -528,7 +538,7 @@ def _text_of_line(line: bytes, number: int, path: Path, reading: Reading) -> str
 
 
 def _columns(columns: list[str], path: Path, reading: Reading) -> list[int]:
-    """The places of the text columns."""
+    """The indices of the text columns in a row."""
     for name in reading.text_fields:
         if name not in columns:
             raise BadInput(f"has no column {name!r}", file=str(path), field=name, hint=_other_fields(columns))
@@ -542,7 +552,7 @@ def _other_fields(columns: list[str]) -> str:
 
 
 def token_file(path: Path, split: Split | None = None) -> Iterator[Document]:
-    """The ids of a file as one document.
+    """The token ids of a file as one document.
 
     Raises:
         BadInput: the file cannot be a list of token ids.
@@ -570,10 +580,10 @@ def _bin(path: Path) -> NDArray[np.integer]:
 
 
 def _layout(path: Path, size: int) -> tuple[int, np.dtype[Any]]:
-    """The length of the header in bytes (0 without one), and the kind of the ids.
+    """The length of the header of a file in bytes (0 if there is no header), and the type of the ids.
 
     Raises:
-        BadInput: the header names another number of tokens than the file holds, or is of no known version.
+        BadInput: the header states another number of tokens than the file holds, or has an unknown version.
     """
     plain = np.dtype("<u4") if path.name.endswith(".u32.bin") else np.dtype("<u2")
     with open(path, "rb") as handle:
@@ -598,7 +608,7 @@ def _refuse_other_layouts(path: Path, ids: NDArray[np.integer]) -> None:
     """Refuse 2-byte ids that look like 4-byte ids, or like big-endian ones.
 
     Raises:
-        BadInput: every second id is 0 or 1 while the others vary; or the low bytes vary less than the high bytes.
+        BadInput: every second id has few values while the other ids vary, or the low bytes vary less than the high bytes.
     """
     even, odd = ids[: len(ids) // 2 * 2 : 2], ids[1::2]
     for high, low, order in ((odd, even, "little"), (even, odd, "big")):
@@ -632,8 +642,8 @@ READERS: dict[str, Callable[[Path, Reading], Iterator[Document]]] = {
     ".parquet": parquet,
     **dict.fromkeys(TOKEN_SUFFIXES, lambda path, _: token_file(path)),
 }
-# Folders with splits of their own: how file names begin and end, what reads them, and what they hold. WikiText comes at word level
-# with <unk> (.tokens) or as raw text; a folder may have both.
+# The layouts of folders that have splits: the beginning and the end of a file name, the reader, and the kind of content. WikiText
+# comes at word level with <unk> (.tokens) or as raw text (.raw); a folder may have both.
 SPLIT_LAYOUTS: tuple[tuple[str, str, Callable[[Path, Split], Iterator[Document]], str], ...] = (
     *(("wiki.", ending, wikitext, "text") for ending in (".tokens", ".raw")),
     *(("", ending, token_file, "ids") for ending in (".u32.bin", *TOKEN_SUFFIXES)),

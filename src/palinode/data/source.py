@@ -1,6 +1,6 @@
-"""The data that a run reads, with one interface: text cut into windows, or a synthetic task whose sequences are the windows.
+"""One interface for the data of a run: text that is cut into windows, or a synthetic task whose sequences are the windows.
 
-A `data` table with a `task` is a task; any other is text.
+A `data` table that has the key `task` is a task; any other `data` table is text.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Source(Protocol):
     """Data that is ready to be read.
 
     Attributes:
-        vocab_size: V: ids of the data, without the special tokens of objectives.
-        tokenizer: turns text into ids and back; ids of a task are written as numbers.
-        bytes_per_token: (V,) int64; all 0 where ids have no text.
-        sha256: hash of its content.
+        vocab_size: V, the number of ids of the data, without the special tokens of objectives.
+        tokenizer: the tokenizer that turns text into ids and back; the ids of a task are written as numbers.
+        bytes_per_token: (V,) int64, the number of bytes of text of each id; all 0 where ids have no text.
+        sha256: the hash of the content of the data.
     """
 
     vocab_size: int
@@ -45,24 +45,24 @@ class Source(Protocol):
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches that cover a split, or its first `max_tokens`."""
+        """Fixed batches that cover a split, or the first `max_tokens` tokens of the split."""
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
-        """How many tokens an evaluation of a split reads."""
+        """The number of tokens that an evaluation of a split reads."""
 
 
 def _text_or_task(value: Any, info: ValidationInfo) -> Any:
-    """A table with a `task` becomes a task and any other becomes text, so that error messages fit that kind."""
+    """Make a task of a table that has the key `task`, and text data of any other table, so that error messages fit the kind."""
     if not isinstance(value, Mapping):
         return value
     kind: type[DataConfig] | type[TaskData] = TaskData if "task" in value else DataConfig
     try:
         return kind.model_validate(dict(value), context=info.context)
-    except BadInput as refusal:  # pydantic adds the place of a field to its own errors only
+    except BadInput as refusal:  # pydantic adds the path of a field only to errors of pydantic
         raise refusal.inside(info.field_name) from None
 
 
-DATA = BeforeValidator(_text_or_task)  # for a field that holds either: `Annotated[Data, DATA]`
+DATA = BeforeValidator(_text_or_task)  # for a field that holds text data or a task: `Annotated[Data, DATA]`
 
 
 def prepare(config: Data, cache: Path | None = None) -> Source:
@@ -75,5 +75,5 @@ def prepare(config: Data, cache: Path | None = None) -> Source:
 
 
 def resolve(config: Data) -> Data:
-    """The config with the hashes of its text filled in; a task needs none."""
+    """The config with the hashes of its text and tokenizer filled in; the config of a task stays as it is."""
     return config if isinstance(config, TaskData) else store.resolve(config)

@@ -1,8 +1,8 @@
-"""The split of each document, which depends on content alone; no document is in two splits.
+"""Chooses the split of each document by its content alone; no document is in two splits.
 
-A survey streams the corpus once and stores a few numbers for each document. Two documents that are equal up to case and white
-space count as one: the first stays, the others are dropped. A corpus with its own splits keeps them, but train loses the documents
-that validation or test has too, and validation loses those that test has too.
+A survey streams the corpus once and stores a few numbers for each document. Documents that are equal up to case and white space
+count as one document: the first document stays, the others are dropped. A corpus with its own splits keeps its splits, but train
+loses the documents that validation or test has too, and validation loses the documents that test has too.
 Shapes: n documents.
 """
 
@@ -20,7 +20,7 @@ from palinode.base.errors import BadInput
 from palinode.data.config import SPLITS, TEST, TRAIN, VALIDATION, DataConfig, Split
 from palinode.data.corpus import Corpus, Document, Piece
 
-KEY_BYTES = 16  # of SHA-256: two different documents among 10^9 share a key with probability 10^-21
+KEY_BYTES = 16  # the bytes of SHA-256 in a key: two different documents among 10^9 share a key with probability 10^-21
 KNOWN_MARKERS = ("<|endoftext|>", "<|end_of_text|>", "<|begin_of_text|>")
 DROPPED = -1
 NO_SPLIT = -1
@@ -32,12 +32,12 @@ class Survey:
 
     Attributes:
         keys: (n, KEY_BYTES) uint8, a hash of each document without case and white space.
-        lengths: (n,) characters, or token ids for a corpus of ids.
-        own_split: (n,) index into SPLITS of the split that the corpus puts the document in, or NO_SPLIT.
-        blank: (n,) true for a document of nothing but white space.
-        sha256: hash of the content of all documents, in order.
-        characters: every character of the corpus, sorted; empty unless the survey is to collect them.
-        markers: known markers between documents that stand in the text.
+        lengths: (n,) the number of characters of each document, or the number of ids for a corpus of token ids.
+        own_split: (n,) the index into SPLITS of the split in which the corpus puts each document, or NO_SPLIT.
+        blank: (n,) true for each document that has only white space.
+        sha256: the hash of the content of all documents, in order.
+        characters: every character of the corpus, sorted; empty if the survey does not collect characters.
+        markers: the known markers of a document's end or start (KNOWN_MARKERS) that stand in the text.
     """
 
     keys: NDArray[np.uint8]
@@ -54,9 +54,9 @@ class Plan:
     """The split of every document.
 
     Attributes:
-        split_of: (n,) index into SPLITS of each document, DROPPED for blanks and duplicates; train for all if contiguous.
-        ends: the place in the joined text where each split ends, for a contiguous split; None otherwise.
-        duplicates: number of documents dropped because another is the same up to case and white space.
+        split_of: (n,) the index into SPLITS of each document; DROPPED for blanks and duplicates. A contiguous split has only train.
+        ends: the places in the joined text where the splits end, for a contiguous split; None for other splits.
+        duplicates: the number of documents that are dropped because another document is the same up to case and white space.
     """
 
     split_of: NDArray[np.int8]
@@ -65,10 +65,10 @@ class Plan:
 
 
 def survey(corpus: Corpus, want_characters: bool = False) -> Survey:
-    """Stream the corpus once.
+    """Stream the corpus once and return the survey.
 
     Raises:
-        BadInput: it holds no text, or text that cannot be written as UTF-8.
+        BadInput: the corpus holds no text, or holds text that cannot be written as UTF-8.
     """
     keys, lengths, own_split, blank = bytearray(), [], [], []
     everything = hashlib.sha256(f"{corpus.holds}\0{corpus.separator}\0".encode())
@@ -127,13 +127,13 @@ def plan(facts: Survey, corpus: Corpus, config: DataConfig) -> Plan:
 
 
 def stream(corpus: Corpus, assignment: Plan) -> Iterator[tuple[Split, Piece]]:
-    """The content of all splits in pieces; the pieces of a split join to its documents with the separator between them."""
+    """The content of all splits in pieces. The pieces of a split join to the documents of this split, with separators between."""
     pieces = _by_document(corpus, assignment)
     return pieces if assignment.ends is None else _by_position(pieces, assignment.ends)
 
 
 def _hashable(piece: Piece, document: Document) -> tuple[bytes, bytes]:
-    """A piece as bytes, and as bytes without case and white space."""
+    """The bytes of a piece, and the bytes of the piece without case and white space."""
     if not isinstance(piece, str):
         ids = piece.astype("<i8").tobytes()
         return ids, ids
@@ -144,7 +144,7 @@ def _hashable(piece: Piece, document: Document) -> tuple[bytes, bytes]:
 
 
 def _without_copies(facts: Survey) -> NDArray[np.bool_]:
-    """(n,) which documents stay: the first of equal ones; if the corpus has splits, all that no later split has too."""
+    """(n,) true for each document that stays: the first of equal documents; in a corpus with splits, those of the last split."""
     _, first, group = np.unique(facts.keys, axis=0, return_index=True, return_inverse=True)
     if (facts.own_split == NO_SPLIT).any():
         is_first = np.zeros(len(facts.lengths), dtype=np.bool_)
@@ -158,10 +158,10 @@ def _without_copies(facts: Survey) -> NDArray[np.bool_]:
 
 
 def _by_hash(facts: Survey, stays: NDArray[np.bool_], config: DataConfig) -> NDArray[np.int8]:
-    """(n,) splits: documents in the order of their hashes; the first are test, the next validation, the rest train.
+    """(n,) the split of each document. In the order of hashes, the first documents are test, the next validation, the rest train.
 
-    The order of hashes is independent of the order, the length and the name of a document, so this is a random split that depends
-    on content alone; a cut by rank gives exact fractions and no empty split.
+    The order of hashes does not depend on the place, the length or the name of a document, so the split is random and depends on
+    content alone. A cut by rank gives exact fractions and no empty split.
     """
     index = np.flatnonzero(stays)
     ranked = index[np.lexsort(facts.keys[index].T[::-1])]
@@ -174,12 +174,12 @@ def _by_hash(facts: Survey, stays: NDArray[np.bool_], config: DataConfig) -> NDA
 
 
 def _too_few(documents: int, config: DataConfig) -> bool:
-    """Whether a split by document would leave train nothing; the joined text is then cut."""
+    """Whether a split by document would leave no document for train; in this case the joined text is cut."""
     return _count(config.test_fraction, documents) + _count(config.validation_fraction, documents) >= documents
 
 
 def _with_validation(own: NDArray[np.int8], facts: Survey, corpus: Corpus, config: DataConfig) -> NDArray[np.int8]:
-    """(n,) the corpus' own splits; if it has train and test only, a share of the train documents becomes validation.
+    """(n,) the splits that the corpus has. If there are only train and test, a share of the train documents becomes validation.
 
     Raises:
         BadInput: train has a single document.
@@ -201,7 +201,7 @@ def _count(fraction: float, documents: int) -> int:
 
 
 def _contiguous_ends(length: int, config: DataConfig) -> tuple[int, int, int]:
-    """Where train, validation and test end. The decimals are exact: .1 of 1,115,394 leaves 1,003,854, as in nanoGPT."""
+    """The places where train, validation and test end. Decimals are exact: .1 of 1,115,394 leaves 1,003,854, as in nanoGPT."""
     test, validation = Fraction(str(config.test_fraction)), Fraction(str(config.validation_fraction))
     return int(length * (1 - test - validation)), int(length * (1 - test)), length
 

@@ -1,8 +1,9 @@
 """The token store: the token ids of each split in one memory-mapped file, and a manifest that describes them.
 
-A store is built once per (corpus content, tokenizer, split rule) and cached. Text streams through four steps: survey (hashes,
-duplicates), plan (the split of each document), tokenizer (trained on the train split if need be), tokens to disk. The manifest is
-written last; a directory without one is no store. Memory holds at most a chunk of text, however large the corpus.
+A store is built once for each (corpus content, tokenizer, split rule) and cached. The build has four steps, through which the text
+streams: the survey (hashes, duplicates), the plan (the split of each document), the tokenizer (trained on the train split if
+necessary), and the tokens on disk. The manifest is written last; a directory without a manifest is not a store. Memory holds at
+most a chunk of text, also for a large corpus.
 """
 
 from __future__ import annotations
@@ -29,36 +30,37 @@ from palinode.data.readers import Reading
 from palinode.data.splits import plan, stream, survey
 from palinode.data.tokenizer import Tokenizer, from_json, make_tokenizer, tokenizer_identity
 
-if TYPE_CHECKING:  # to tokenise a text and to look at it needs no torch
+if TYPE_CHECKING:  # these modules need torch, but the build of a store does not
     from palinode.base.example import Windows
     from palinode.data.windows import Stream
 
 LOG = logging.getLogger("palinode")
 STORE_VERSION = 1
 TOKENIZER = "tokenizer.json"
-DIFFERENCE = "difference"  # the entry of a tokenizer that does not keep the text: the first place
-MANIFEST_HASH = "manifest_sha256"  # the entry with the hash of all other entries
+DIFFERENCE = "difference"  # the manifest entry with the first place where a tokenizer does not keep the text
+MANIFEST_HASH = "manifest_sha256"  # the manifest entry with the hash of all other entries
 LARGEST_UINT16_VOCAB = 1 << 16
-CHUNK_CHARACTERS = 1 << 20  # encoded at a time: 1 MiB of text, some 50 MB while a BPE tokenizer works on it
-FEWEST_SCORED_TOKENS = 100  # a split with fewer is warned about
+CHUNK_CHARACTERS = 1 << 20  # the characters that are encoded at a time; a BPE tokenizer needs some 50 MB of memory for them
+FEWEST_SCORED_TOKENS = 100  # a split with fewer tokens gives a warning
 HASHED_ON_OPENING_BYTES = 64 * 2**20  # on opening, every byte of a store up to this size is checked (about 0.1 s)
 
 
 def prepare(config: DataConfig, cache: Path | None = None) -> TokenStore:
-    """The token store of this data, built on first use and then opened from the cache.
+    """The token store of a config, which is built on first use and then opened from the cache.
 
     Args:
-        cache: the folder of stores; default $PALINODE_CACHE or the XDG cache folder.
+        config: the settings of the data.
+        cache: the folder of stores; by default $PALINODE_CACHE or the XDG cache folder.
 
     Raises:
-        BadInput: the corpus, tokenizer or split cannot be used, or is not the one the config was resolved with.
-        EnvironmentProblem: the disk refused, or a data set cannot be fetched.
+        BadInput: the corpus, tokenizer or split cannot be used, or is not the one that the config was resolved with.
+        EnvironmentProblem: the disk refuses a write, or a data set is not on this machine.
     """
     return _opened(config, cache)[2]
 
 
 def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
-    """The config with the hashes of its corpus and tokenizer filled in, which are part of a run's identity."""
+    """The config with the hashes of its corpus and tokenizer filled in; these hashes are part of the identity of a run."""
     corpus, read_as, store = _opened(config, cache)
     for note in (*corpus.notes, *store.notes()):
         LOG.warning("%s: %s", config.corpus, note)
@@ -66,12 +68,12 @@ def resolve(config: DataConfig, cache: Path | None = None) -> DataConfig:
 
 
 def _opened(config: DataConfig, cache: Path | None) -> tuple[Corpus, DataConfig, TokenStore]:
-    """The corpus, the config as it is resolved, and the store of its tokens."""
+    """The corpus, the config with the reading rules filled in, and the store of the tokens."""
     corpus, config = read_corpus(config, cache)
     directory = cache_directory(cache) / "tokens" / _key(corpus, config)
     try:
         store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
-    except Damaged:  # missing, cut short by a crash, or changed on disk: it can always be built again
+    except Damaged:  # the store is missing, cut short by a crash, or changed on disk; a store can always be built again
         build(corpus, config, directory)
         store = TokenStore(directory, config.max_train_tokens, config.tuning_fraction)
     _check_identity(store, config)
@@ -80,9 +82,9 @@ def _opened(config: DataConfig, cache: Path | None) -> tuple[Corpus, DataConfig,
 
 
 def read_corpus(config: DataConfig, cache: Path | None = None) -> tuple[Corpus, DataConfig]:
-    """The corpus of a config, and the config as it is resolved: with the splits that the corpus brings, if none are set.
+    """The corpus of a config, and the config with `split` and `files` filled in as the corpus is read.
 
-    A config that was resolved before (it has a hash of the corpus) is read as it was then.
+    A config with a hash of the corpus was resolved before. Such a config is read by the rules that it was resolved with.
     """
     corpus = find_corpus(config.corpus, cache, Reading.of(config))
     is_new = config.corpus_sha256 is None
@@ -94,15 +96,16 @@ def read_corpus(config: DataConfig, cache: Path | None = None) -> tuple[Corpus, 
 
 
 class TokenStore:
-    """Token ids of the three splits and of the tuning split, read from disk as they are used. See `data.source.Source`.
+    """The token ids of the three splits and of the tuning split, read from disk when they are used. See `data.source.Source`.
 
     Attributes:
         directory: the folder of this store.
-        manifest: counts, hashes and provenance, as written.
-        sha256, tokenizer_sha256: hashes of the documents of the corpus, and of the tokenizer that made the ids.
+        manifest: the counts, hashes and sources in the manifest file.
+        sha256: the hash of the documents of the corpus.
+        tokenizer_sha256: the hash of the tokenizer that made the ids.
 
     Raises:
-        Damaged: the manifest, the tokenizer or a split is missing, or not what was written.
+        Damaged: the manifest, the tokenizer or a split is missing, or is not what was written.
     """
 
     def __init__(self, directory: Path, max_train_tokens: int | None = None, tuning_fraction: float = 0.0):
@@ -132,18 +135,18 @@ class TokenStore:
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches that cover a split, or its first `max_tokens`; see `data.windows.evaluation_windows`."""
+        """Fixed batches that cover a split, or its first `max_tokens` tokens; see `data.windows.evaluation_windows`."""
         from palinode.data.windows import evaluation_windows
 
         return evaluation_windows(self.tokens(split), window_tokens, max_tokens, batch_windows)
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
-        """How many tokens an evaluation of a split covers."""
+        """The number of tokens that an evaluation of a split covers."""
         total = len(self.tokens(split))
         return total if max_tokens is None else min(total, max_tokens)
 
     def tokens(self, split: Split) -> NDArray[np.integer]:
-        """1-D ids of a split, memory-mapped; of train at most `max_train_tokens`. Empty if the split has none.
+        """The 1-D ids of a split, memory-mapped; of the train split at most `max_train_tokens`. Empty if the split has no tokens.
 
         The tuning split is the end of the train text; the train split ends before it.
         """
@@ -160,7 +163,7 @@ class TokenStore:
         return np.memmap(self.directory / f"{split}.bin", dtype=self.manifest["dtype"], mode="r", shape=(count,))
 
     def notes(self) -> list[str]:
-        """One line each on what a reader may not expect of this data."""
+        """Notes for the user, one line each, about facts of this data that may be unexpected."""
         lines = []
         if blank := self.manifest.get("blank_dropped"):
             lines.append(f"{blank} document(s) are empty or null and are left out")
@@ -180,7 +183,7 @@ class TokenStore:
         """Check every byte of every split.
 
         Raises:
-            Damaged: a file is not what was written.
+            Damaged: the content of a file is not what was written.
         """
         for split in SPLITS:
             check_sha256(self.directory / f"{split}.bin", self.manifest["splits"][split]["sha256"])
@@ -253,7 +256,7 @@ def _check_kinds(corpus: Corpus, config: DataConfig) -> None:
 
 
 class _SplitWriter:
-    """Encodes the pieces of one split as they come, and writes, counts, hashes and checks the ids."""
+    """A writer that encodes the pieces of one split as they come, and writes, counts, hashes and checks the ids."""
 
     def __init__(self, handle: BinaryIO, tokenizer: Tokenizer, dtype: str, corpus: Corpus):
         self.handle, self.tokenizer, self.dtype, self.corpus = handle, tokenizer, dtype, corpus
@@ -264,7 +267,7 @@ class _SplitWriter:
         self.chunks = Chunks(CHUNK_CHARACTERS)
 
     def feed(self, piece: Piece) -> None:
-        """Take the next piece. Text waits until it fills a chunk, and is then encoded."""
+        """Take the next piece. Text waits until there is a full chunk, which is then encoded."""
         if not isinstance(piece, str):
             self._write(self._checked(piece))
             return
@@ -272,7 +275,7 @@ class _SplitWriter:
             self._encode(chunk)
 
     def finish(self) -> dict[str, Any]:
-        """Encode the rest and return the split's entry in the manifest.
+        """Encode the rest of the text and return the entry of the split in the manifest.
 
         Raises:
             BadInput: the tokens have another number of bytes than the text.
@@ -307,7 +310,7 @@ class _SplitWriter:
         return ids
 
     def _byte_order(self, ids: NDArray[np.integer]) -> str | None:
-        """A hint that the bytes of ids may be in the other order; None if the ids would not fit then either."""
+        """A hint that the bytes of the ids may be in the other order; None if the swapped ids would not fit the vocabulary."""
         kind = "<u2" if ids.max() < LARGEST_UINT16_VOCAB else "<u4"
         swapped = ids.astype(kind).byteswap()
         fits = ids.min() >= 0 and swapped.max() < self.tokenizer.vocab_size
@@ -336,7 +339,7 @@ def _write_splits(
 
 
 def _key(corpus: Corpus, config: DataConfig) -> str:
-    """The name of a store's folder: a hash of all that its bytes depend on."""
+    """The name of the folder of a store: a hash of all settings that decide the bytes of the store."""
     fractions: list[float] | None = [config.validation_fraction, config.test_fraction]
     if config.split == "given" and config.validation_fraction == DataConfig().validation_fraction:
         fractions = None

@@ -1,7 +1,7 @@
-"""A synthetic task as the data of a run: an endless or a fixed stream to train on, and fixed sequences to score.
+"""A synthetic task as the data of a run: an endless or a fixed stream of training sequences, and fixed sequences to score.
 
 The splits share no prompt: a hash of the prompt decides the split of a sequence (`tasks/splits.py`). Every run scores the same
-sequences; the seed of a run decides which it trains on.
+sequences; the seed of a run decides its training sequences.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from palinode.data.tasks.splits import check_support, draw
 from palinode.data.tokenizer import IdsTokenizer, Tokenizer
 from palinode.data.windows import ROUNDS, Stream, permuted
 
-EVALUATION_SEED = 0  # of the scored sequences: the same for every run
+EVALUATION_SEED = 0  # the seed of the scored sequences, which are the same for every run
 STREAM = "task"
 BLOCK_TOKENS = 2**18
 MOST_BLOCK_SEQUENCES = 1024
@@ -35,13 +35,13 @@ HELD_OUT: tuple[Split, ...] = (VALIDATION, TEST, TUNING)
 
 
 class TaskData(Config):
-    """A task as data. A window is one sequence.
+    """The settings of a task that is the data of a run. A window is one sequence.
 
     Attributes:
         task: the task with its options.
-        train_sequences: this many draws are read again and again in epochs; None: every sequence is a fresh draw, which repeats an
-            earlier one by chance (`tasks.splits.repeated_share`).
-        validation_sequences, test_sequences, tuning_sequences: how many sequences of each split are scored.
+        train_sequences: the number of draws that training reads again in every epoch; None if every sequence is a fresh draw (a
+            fresh draw may repeat an earlier draw by chance, see `tasks.splits.repeated_share`).
+        validation_sequences, test_sequences, tuning_sequences: the number of sequences of each split that are scored.
     """
 
     task: Annotated[Task, one_of(lambda: TASKS, "task")]
@@ -52,15 +52,15 @@ class TaskData(Config):
 
     @property
     def window_tokens(self) -> int:
-        """Tokens of a sequence."""
+        """The number of tokens of a sequence."""
         return self.task.length_tokens
 
     def keeps(self, split: Split) -> bool:
-        """Whether a split has sequences: always, each has its own prompts."""
+        """True: every split of a task has sequences."""
         return True
 
     def longer(self, factor: int) -> TaskData:
-        """The same task with sequences `factor` times as long; everything else stays.
+        """The settings with sequences of the task `factor` times as long; everything else stays.
 
         Raises:
             BadInput: the task has no length, or cannot be that long.
@@ -68,7 +68,7 @@ class TaskData(Config):
         return self.with_(task=self.task.with_length(factor))
 
     def sequences(self, split: Split) -> int:
-        """How many sequences of a held-out split are scored."""
+        """The number of sequences of a held-out split that are scored."""
         counts = {VALIDATION: self.validation_sequences, TEST: self.test_sequences, TUNING: self.tuning_sequences}
         return counts[split]
 
@@ -76,14 +76,14 @@ class TaskData(Config):
 class TaskStream:
     """The training sequences of a task, by index.
 
-    Sequence i is a pure function of (task, seed, i): sequences are drawn in blocks of a fixed size, each with its own generator. So
-    the stream is the same for any batch size and micro-batching, and reading can start at any sequence.
+    Sequence i is a pure function of (task, seed, i): sequences are drawn in blocks of a fixed size, and each block has its own
+    generator. So the stream is the same for any batch size and micro-batching, and reading can start at any sequence.
 
     Args:
         task: the task.
-        seed: the run's seed.
-        sequences: None: every sequence is a fresh, independent draw. A number: only the first `sequences` of them are read, again
-            and again, each epoch in its own order, as for published training sets of a fixed size.
+        seed: the seed of the run.
+        sequences: the number of sequences that every epoch reads in its own order, as for published training sets of a fixed size;
+            None if every sequence is a fresh, independent draw.
     """
 
     def __init__(self, task: Task, seed: int, sequences: int | None = None):
@@ -96,7 +96,7 @@ class TaskStream:
         self._fixed: Sample | None = None
 
     def batch(self, first: int, count: int) -> Sample:
-        """Sequences `first`, `first + 1`, ... of the stream."""
+        """The `count` sequences of the stream from index `first` on."""
         if self.sequences is None:
             return self._drawn(first, count)
         if self._fixed is None:
@@ -108,10 +108,10 @@ class TaskStream:
         return self.batch(first, count)
 
     def of_length(self, window_tokens: int) -> TaskStream:
-        """This stream, which has one length: its sequences are not cut.
+        """This stream, if its sequences have `window_tokens` tokens. Sequences of a task are never cut.
 
         Raises:
-            BadInput: another length.
+            BadInput: the sequences have another length.
         """
         if window_tokens == self.window_tokens:
             return self
@@ -119,7 +119,7 @@ class TaskStream:
         raise BadInput(message, field="window_tokens")
 
     def _places(self, first: int, count: int, total: int) -> Tensor:
-        """(count,): the index, among the `total` fixed sequences, of each sequence of the stream."""
+        """(count,): the index of each sequence of the stream among the `total` fixed sequences."""
         epochs, places = np.divmod(np.arange(first, first + count, dtype=np.int64), total)
         for epoch in np.unique(epochs):
             keys = [derive(self.seed, STREAM, TRAIN, "order", int(epoch), number) for number in range(ROUNDS)]
@@ -140,7 +140,7 @@ class TaskStream:
 
 
 class TaskStore:
-    """The sequences of a task, drawn when they are read. See `data.source.Source`.
+    """The sequences of a task, which are drawn when they are read. See `data.source.Source`.
 
     Raises:
         BadInput: the held-out splits together would show more than a twentieth of all prompts.
@@ -166,14 +166,14 @@ class TaskStore:
     def evaluation(
         self, split: Split, window_tokens: int, *, batch_windows: int, max_tokens: int | None
     ) -> Iterator[Windows]:
-        """Fixed batches of a split's sequences, as many sequences as fit into `max_tokens` (at least one)."""
+        """Fixed batches of the sequences of a split: as many sequences as fit into `max_tokens` tokens, but at least one."""
         sample = self.held_out(split)
         count = self.scored_tokens(split, max_tokens) // self.config.window_tokens
         for first in range(0, count, batch_windows):
             yield sample.rows(slice(first, min(count, first + batch_windows)))
 
     def scored_tokens(self, split: Split, max_tokens: int | None) -> int:
-        """How many tokens an evaluation of a split reads; it reads whole sequences."""
+        """The number of tokens that an evaluation of a split reads, in whole sequences."""
         sequences = self.config.sequences(split)
         if max_tokens is not None:
             sequences = min(sequences, max(1, max_tokens // self.config.window_tokens))

@@ -1,7 +1,7 @@
-"""The text store: a corpus as text, whatever it was made from. documents.jsonl has one {"name", "text", "split"} a line.
+"""The text store: a corpus as text on disk. Each line of documents.jsonl is one table {"name", "text", "split"}.
 
-A document that comes in pieces has one line for each, with "more": true on all but the last. So neither writing nor reading ever
-holds a large document in memory.
+A document that comes in pieces has one line for each piece, with "more": true on every line but the last. So neither the writer nor
+the reader ever holds a large document in memory.
 """
 
 from __future__ import annotations
@@ -31,10 +31,13 @@ def write_text_store(
     """Write documents and return the manifest, which is written last.
 
     Args:
+        directory: the folder of the store.
+        documents: the documents, in their order.
         facts: more entries of the manifest, such as `source` and `licence`.
+        separator: the text between two documents of a split.
 
     Raises:
-        BadInput: there is no text.
+        BadInput: the documents have no text.
     """
     digest, count, size, characters, with_split = hashlib.sha256(), 0, 0, 0, 0
     fsio.remove_stray_temporaries(directory)
@@ -65,7 +68,7 @@ def write_text_store(
 
 
 def read_text_store(directory: Path, name: str) -> Corpus:
-    """The corpus in a text store. Only its size is checked; `verify_text_store` checks every byte.
+    """The corpus in a text store. This function checks only the size of the text; `verify_text_store` checks every byte.
 
     Raises:
         Damaged: see `text_manifest`.
@@ -86,7 +89,7 @@ def text_manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a text store.
 
     Raises:
-        Damaged: the manifest or the text is missing, or the text is not of the size that was written.
+        Damaged: the manifest or the text is missing, or the text has another size than was written.
     """
     keys = ("documents", "file_bytes", "sha256", "has_splits", "separator")
     manifest = read_manifest(directory, "text", TEXT_STORE_VERSION, keys)
@@ -98,7 +101,7 @@ def verify_text_store(directory: Path) -> dict[str, Any]:
     """Check every byte of a text store against its manifest, and return the manifest.
 
     Raises:
-        Damaged: the content is not what was written.
+        Damaged: the content of the store is not what was written.
     """
     manifest = text_manifest(directory)
     check_sha256(directory / DOCUMENTS, manifest["sha256"])
@@ -123,7 +126,7 @@ def _line(row: Mapping[str, Any], document: Document) -> bytes:
 
 
 def _documents(path: Path) -> Iterator[Document]:
-    # Of the current document: the byte where it begins, the byte after its last row, its number of rows.
+    # For the current document: the byte where it begins, the byte after its last row, and the number of its rows.
     start, end, rows = 0, 0, 0
     with open(path, "rb") as handle:
         for number, line in enumerate(handle, 1):

@@ -1,7 +1,8 @@
-"""Tokenizers: text to token ids and back, and the number of bytes of text of each id.
+"""Tokenizers: they turn text into token ids and back, and state the number of bytes of text of each id.
 
-Every tokenizer but those of kind `library` is lossless: for any text it accepts, the bytes of its tokens add up to the bytes of the
-text in UTF-8. That makes bits per byte comparable between tokenizers, and the token store checks it on the whole corpus.
+Every tokenizer except those of kind `library` is lossless: for any text that the tokenizer accepts, the bytes of its tokens add up
+to the bytes of the text in UTF-8. So bits per byte can be compared between lossless tokenizers. The token store checks the sum of
+the bytes on the whole corpus.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ KINDS = ("byte", "char", "bpe:<vocabulary size>", "gpt2", "ids:<vocabulary size>
 
 
 class Tokenizer(Protocol):
-    """What the rest of Palinode uses of a tokenizer.
+    """The interface of a tokenizer that the rest of Palinode uses.
 
     Attributes:
-        kind: byte, char, bpe, library or ids.
-        vocab_size: V; ids are 0 .. V - 1 (the special tokens of objectives come after them).
+        kind: the kind of the tokenizer: byte, char, bpe, library or ids.
+        vocab_size: V, the number of ids; ids are 0 .. V - 1 (the special tokens of objectives come after them).
     """
 
     kind: str
@@ -42,34 +43,34 @@ class Tokenizer(Protocol):
         """The ids of a text.
 
         Raises:
-            BadInput: the text cannot be written in this vocabulary (char, ids).
+            BadInput: the text cannot be written in this vocabulary (only for the kinds char and ids).
         """
         ids: list[int] = self.encode_array(text).tolist()
         return ids
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The same ids as an array, for large texts."""
+        """The ids of a text as an array, for large texts."""
 
     def encode_part(self, text: str) -> NDArray[np.integer]:
-        """The ids of a text that goes on from another one: no space is put before it, as some tokenizers do."""
+        """The ids of a text that continues another text. No tokenizer puts a space before such a text."""
         return self.encode_array(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of these ids; bytes that are not UTF-8 become U+FFFD."""
 
     def difference(self, ids: NDArray[np.integer], text: str) -> str | None:
-        """Where the ids of a text first do not spell it; None for a lossless tokenizer."""
+        """The first place where the ids of a text do not spell the text, in words; None if there is no such place."""
         return None
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """(V,) bytes of UTF-8 text of each id; 0 for an id that is not text."""
+        """(V,) the number of bytes of UTF-8 text of each id; 0 for an id that is not text."""
 
     def to_json(self) -> str:
-        """What `from_json` reads."""
+        """The tokenizer as JSON text that `from_json` reads."""
 
 
 class ByteTokenizer(Tokenizer):
-    """One id for each byte of UTF-8."""
+    """The tokenizer that has one id for each byte of UTF-8."""
 
     kind = "byte"
     vocab_size = BYTE_VALUES
@@ -88,7 +89,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class CharTokenizer(Tokenizer):
-    """One id for each character of a closed alphabet, in code point order (as nanoGPT numbers them)."""
+    """The tokenizer that has one id for each character of a fixed alphabet, in the order of code points (as in nanoGPT)."""
 
     kind = "char"
 
@@ -100,7 +101,7 @@ class CharTokenizer(Tokenizer):
         self._id_of[code_points] = np.arange(len(code_points))
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
-        """The ids as int32.
+        """The ids of a text as int32.
 
         Raises:
             BadInput: a character is not in the alphabet.
@@ -123,7 +124,7 @@ class CharTokenizer(Tokenizer):
 
 
 class IdsTokenizer(Tokenizer):
-    """Token ids without text: only a vocabulary size. Ids are written as numbers, and have no bits per byte."""
+    """The tokenizer for token ids without text: it has only a vocabulary size, writes ids as numbers and gives no bits per byte."""
 
     kind = "ids"
 
@@ -134,7 +135,7 @@ class IdsTokenizer(Tokenizer):
         """The numbers in a text such as `3 17 4`, or `<3> <17> <4>` as `decode` writes them.
 
         Raises:
-            BadInput: a word is no number.
+            BadInput: a word of the text is not a number.
         """
         words = [word.strip("<>") for word in text.split()]
         if wrong := next((word for word in words if not word.isdecimal()), None):
@@ -153,14 +154,15 @@ class IdsTokenizer(Tokenizer):
 
 
 def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], characters: str) -> Tokenizer:
-    """The tokenizer that a config names; `bpe:<size>` is trained here.
+    """The tokenizer that a config names. This function trains the tokenizer `bpe:<size>`.
 
     Args:
-        train_text: a fresh stream of the train split's text, for `bpe:<size>`.
-        characters: every character of the corpus, for `char`.
+        name: the name of the tokenizer in the config.
+        train_text: a function that returns a new stream of the text of the train split; only `bpe:<size>` uses it.
+        characters: every character of the corpus; only `char` uses them.
 
     Raises:
-        BadInput: unknown name, missing or malformed file.
+        BadInput: the name is unknown, or the file is missing or malformed.
         EnvironmentProblem: see `tokenizer_file`.
     """
     kind, _, size = name.partition(":")
@@ -176,10 +178,10 @@ def make_tokenizer(name: str, train_text: Callable[[], Iterator[str]], character
 
 
 def tokenizer_identity(name: str) -> str:
-    """What a cache key has of a tokenizer: its name, or the hash of its file.
+    """The part of a cache key that stands for a tokenizer: the name of the tokenizer, or the hash of its file.
 
     Raises:
-        BadInput: unknown name or missing file.
+        BadInput: the name is unknown, or the file is missing.
         EnvironmentProblem: see `tokenizer_file`.
     """
     if name in ("byte", "char") or name.partition(":")[0] in ("bpe", "ids"):
@@ -188,11 +190,11 @@ def tokenizer_identity(name: str) -> str:
 
 
 def tokenizer_file(name: str) -> Path:
-    """The tokenizer file that a name means: `gpt2`, a path, or a folder.
+    """The tokenizer file that a name means. The name is `gpt2`, a path, or a folder.
 
     Raises:
         BadInput: there is no such file.
-        EnvironmentProblem: GPT-2's is not on this machine, or `data:` without $PALINODE_DATA.
+        EnvironmentProblem: the file of GPT-2 is not on this machine, or the name begins with `data:` and $PALINODE_DATA is not set.
     """
     from palinode.data import bpe
 
@@ -218,7 +220,7 @@ def from_json(text: str, file: str) -> Tokenizer:
     """The tokenizer that `to_json` wrote into a store or a checkpoint.
 
     Raises:
-        BadInput: the text is not one.
+        BadInput: the text is not the JSON text of a tokenizer.
     """
     try:
         fields = json.loads(text)

@@ -1,9 +1,9 @@
-"""Which windows of the tokens are read, and in which order: pure functions of (seed, window index).
+"""The windows of the tokens and the order in which a run reads them: both are pure functions of (seed, window index).
 
 Training: window i of the stream belongs to epoch i // n. An epoch shifts the tiling of the train split by its own random
-offset and visits its n windows in the order of a keyed permutation. The permutation is computed, never stored: a Feistel network
-over the next power of four, applied again until the result is below n (Black and Rogaway 2002, cycle walking). So the stream is the
-same for any batch size and micro-batching, and reading can start at any window.
+offset and visits its n windows in the order of a keyed permutation. The permutation is computed and never stored. The computation
+is a Feistel network over the next power of four, which is applied again until the result is below n (Black and Rogaway 2002, cycle
+walking). So the stream is the same for any batch size and micro-batching, and reading can start at any window.
 Shapes: B windows; a window has `window_tokens` tokens.
 """
 
@@ -22,33 +22,33 @@ from palinode.base.example import Windows
 from palinode.base.seeds import derive
 
 STREAM = "data"
-ROUNDS = 8  # four give a pseudorandom permutation of large halves (Luby and Rackoff 1988); small domains need more
+ROUNDS = 8  # four rounds give a pseudorandom permutation of large halves (Luby and Rackoff 1988); small domains need more rounds
 MIX_1, MIX_2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's finaliser
 EVALUATION_BATCH_WINDOWS = 32
 
 
 class Stream(Protocol):
-    """What training reads: windows in a fixed order; reading can start at any of them."""
+    """The windows that training reads, in a fixed order; reading can start at any window."""
 
     window_tokens: int
 
     def read(self, first: int, count: int) -> Windows:
-        """Windows `first`, `first + 1`, ... of the stream."""
+        """The `count` windows of the stream from index `first` on."""
 
     def of_length(self, window_tokens: int) -> Stream:
-        """The stream of windows of another length over the same data."""
+        """The stream over the same data whose windows have `window_tokens` tokens."""
 
 
 class TrainWindows:
     """The endless stream of training windows over a 1-D array of token ids.
 
     Args:
-        tokens: (total tokens,) ids, usually a memory map.
-        window_tokens: tokens of a window.
-        seed: the run's seed.
+        tokens: (total tokens,) token ids, usually a memory map.
+        window_tokens: the number of tokens of a window.
+        seed: the seed of the run.
 
     Raises:
-        BadInput: there are fewer tokens than one window.
+        BadInput: the array has fewer tokens than one window.
     """
 
     def __init__(self, tokens: NDArray[np.integer], window_tokens: int, seed: int):
@@ -59,28 +59,28 @@ class TrainWindows:
         self.tokens = tokens
         self.window_tokens = window_tokens
         self.seed = seed
-        # One window fewer than would fit, so that the tiling can shift by any offset below `window_tokens`.
+        # An epoch may have one window fewer than fit, so that the tiling can shift by any offset below `window_tokens`.
         self.windows_per_epoch = max(1, (total - window_tokens + 1) // window_tokens)
 
     def of_length(self, window_tokens: int) -> TrainWindows:
-        """The stream of windows of another length over the same tokens."""
+        """The stream over the same tokens whose windows have `window_tokens` tokens."""
         return self if window_tokens == self.window_tokens else TrainWindows(self.tokens, window_tokens, self.seed)
 
     def read(self, first: int, count: int) -> Windows:
-        """Windows `first`, `first + 1`, ... of the stream."""
+        """The `count` windows of the stream from index `first` on."""
         return Windows(self.batch(first, count))
 
     def batch(self, first: int, count: int) -> Tensor:
-        """(count, window_tokens) int64 token ids of windows `first`, `first + 1`, ... of the stream."""
+        """(count, window_tokens) int64: the token ids of the `count` windows of the stream from index `first` on."""
         return self.windows(np.arange(first, first + count, dtype=np.int64))
 
     def windows(self, index: NDArray[np.int64]) -> Tensor:
-        """(B, window_tokens) int64 token ids of the B windows of the stream with these indices."""
+        """(B, window_tokens) int64: the token ids of the B windows of the stream that have these indices."""
         places = self.starts(index)[:, None] + np.arange(self.window_tokens)
         return torch.from_numpy(self.tokens[places].astype(np.int64))
 
     def starts(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(B,): the place in the tokens where each of these windows of the stream begins."""
+        """(B,): the place in the tokens where each window with one of these indices begins."""
         epochs, places = np.divmod(index, self.windows_per_epoch)
         starts = np.empty_like(index)
         for epoch in np.unique(epochs):
@@ -90,7 +90,7 @@ class TrainWindows:
         return starts
 
     def offset(self, epoch: int) -> int:
-        """How many tokens the tiling of this epoch is shifted by: from 0 up to the number of tokens that no window covers."""
+        """The number of tokens by which this epoch shifts the tiling: from 0 up to the number of tokens that no window covers."""
         left_over = len(self.tokens) - self.windows_per_epoch * self.window_tokens
         return derive(self.seed, STREAM, epoch, "offset") % (left_over + 1)
 
@@ -103,7 +103,7 @@ def permuted(places: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> 
     """The image of each place (0 .. size - 1) under the permutation of 0 .. size - 1 that these keys define."""
     half_bits = max(1, (max(size - 1, 1).bit_length() + 1) // 2)
     images = _feistel(places.astype(np.uint64), half_bits, keys)
-    while (outside := images >= size).any():  # the domain is at most 4 times `size`: a few rounds at most
+    while (outside := images >= size).any():  # the domain has at most 4 times `size` numbers, so a few rounds suffice
         images[outside] = _feistel(images[outside], half_bits, keys)
     return images.astype(np.int64)
 
@@ -117,7 +117,10 @@ def evaluation_windows(
     """Fixed (B, window_tokens) batches that cover every token exactly once, in order; a last short window is a batch of its own.
 
     Args:
-        max_tokens: cover only this many tokens, from the first.
+        tokens: (total tokens,) token ids.
+        window_tokens: the number of tokens of a window.
+        max_tokens: the number of tokens that the batches cover, from the first token on; None for all tokens.
+        batch_windows: the largest B, the number of windows of a batch.
     """
     total = len(tokens) if max_tokens is None else min(len(tokens), max_tokens)
     whole = total // window_tokens
@@ -140,7 +143,7 @@ def _feistel(values: NDArray[np.uint64], half_bits: int, keys: NDArray[np.uint64
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele, Lea and Flood 2014): every input bit reaches every output bit; wraps at 64 bits."""
+    """The finaliser of splitmix64 (Steele, Lea and Flood 2014), modulo 2^64: every input bit can change every output bit."""
     values = (values ^ (values >> np.uint64(30))) * MIX_1
     values = (values ^ (values >> np.uint64(27))) * MIX_2
     bits: NDArray[np.uint64] = values ^ (values >> np.uint64(31))

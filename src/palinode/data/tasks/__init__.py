@@ -1,6 +1,6 @@
-"""Synthetic tasks: their sequences and answers, their chance and trivial levels, and their floor where it is known.
+"""Synthetic tasks: their sequences and answers, their chance levels and baselines, and their least possible loss if it is known.
 
-The table at the end lists all built-in tasks; a user's own class is passed as an object.
+The table TASKS lists all built-in tasks by kind. A task of a user's own class is passed as an object.
 """
 
 from collections.abc import Mapping

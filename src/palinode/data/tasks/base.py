@@ -1,8 +1,8 @@
-"""What a synthetic task is: sequences that include their answers, drawn by a pure function of a config and a generator.
+"""The base of synthetic tasks. A task draws sequences that include their answers, by a pure function of a config and a generator.
 
 A task knows its chance level and, where there is a closed form, the entropy of its sequences. So a model can be compared with the
-optimum, and not only with other models. The entropy of a whole sequence is the same in both reading directions; only its split over
-the positions differs.
+optimum, and not only with other models. The entropy of a whole sequence is the same in both reading directions; the directions
+differ only in the share of each position.
 Shapes: B sequences, T tokens of a sequence. Entropies are in nats (natural logarithm).
 """
 
@@ -24,8 +24,8 @@ from palinode.base.example import Windows
 from palinode.base.measures import Direction
 
 LARGEST = math.log(1e300)
-BLANK = -1  # replaces an answer in a prompt
-NO_VALUE = -1  # in a slice that has one number for each token: this token has none
+BLANK = -1  # the number that replaces an answer in a prompt
+NO_VALUE = -1  # in a slice with one number for each token, this number marks a token without a value
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class Sample(Windows):
     Attributes:
         tokens: (B, T) int64 ids: whole sequences with their answers.
         answers: (B, T) bool: true at the tokens that are answers.
-        slices: see `Windows`; int64 numbers by which accuracies are grouped, NO_VALUE where a token has none.
+        slices: int64 numbers by which accuracies are grouped (see `Windows`); NO_VALUE marks a token without a number.
     """
 
     answers: Tensor = field()
 
     @classmethod
     def answered_from(cls, tokens: Tensor, place: int, **slices: Tensor) -> Sample:
-        """Sequences whose tokens from this place on are the answers."""
+        """The sample of sequences whose answers are all tokens from this place on."""
         answers = (torch.arange(tokens.shape[1]) >= place).expand(tokens.shape).clone()
         return cls(tokens, answers, slices)
 
@@ -54,7 +54,11 @@ class Sample(Windows):
 
     @classmethod
     def with_gaps(cls, tokens: Tensor, gap: Tensor, **slices: Tensor) -> Sample:
-        """Sequences whose answers are the tokens that have a gap, (B, T) tokens back to where each answer was shown."""
+        """The sample of sequences whose answers are the tokens with a gap.
+
+        Args:
+            gap: (B, T) the number of tokens from each answer back to the place where the answer was shown; NO_VALUE for no answer.
+        """
         return cls(tokens, gap != NO_VALUE, {"gap": gap, **slices})
 
     def rows(self, chosen: Tensor | slice) -> Sample:
@@ -69,10 +73,10 @@ class Sample(Windows):
 
 
 def check_sample(task: Task, sample: Any, count: int) -> None:
-    """Check that what a user's own task returned is `count` sequences of that task.
+    """Check that the sample which a user's own task returned holds `count` sequences of that task.
 
     Raises:
-        BadInput: it is not; the message names what is wrong.
+        BadInput: the sample does not; the message names the fault.
     """
     kind, shape = task.kind_name(), (count, task.length_tokens)
     if not isinstance(sample, Sample):
@@ -88,33 +92,33 @@ def check_sample(task: Task, sample: Any, count: int) -> None:
 
 
 class Task(Part):
-    """A synthetic task. Ids run from 0 to `vocab_size` - 1; other code appends `[MASK]` and direction tokens."""
+    """A synthetic task. The token ids of a task are 0 to `vocab_size` - 1; other code appends `[MASK]` and direction tokens."""
 
     length_field: ClassVar[str] = ""  # the name of the field that `with_length` multiplies
 
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Number of token ids."""
+        """The number of token ids."""
 
     @property
     @abstractmethod
     def length_tokens(self) -> int:
-        """T, the same for every sequence."""
+        """T, the number of tokens of every sequence."""
 
     @abstractmethod
     def sample(self, count: int, rng: Generator) -> Sample:
-        """`count` sequences: a pure function of the config and the generator, without a loop over sequences."""
+        """Draw `count` sequences: a pure function of the config and the generator, without a loop over sequences."""
 
     @abstractmethod
     def legal_answers(self) -> Tensor:
         """The ids that may be an answer, ascending."""
 
     def check_sizes(self) -> None:
-        """Check that the fields go together. Runs whenever a task is made.
+        """Check that the fields fit one another. This check runs whenever a task is made.
 
         Raises:
-            BadInput: they do not; the error names the field.
+            BadInput: a field does not fit; the error names the field.
         """
 
     @model_validator(mode="after")
@@ -123,32 +127,32 @@ class Task(Part):
         return self
 
     def chance(self) -> float:
-        """Accuracy of a uniform guess among the legal answers."""
+        """The accuracy of a uniform guess among the legal answers."""
         return 1 / len(self.legal_answers())
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float | None:
-        """The highest accuracy on answers that is possible given the tokens before them; None where it has no closed form.
+        """The highest possible accuracy on answers, given the tokens before each answer; None if there is no closed form.
 
         Args:
-            train_sequences: how many sequences training showed; None for an endless stream.
+            train_sequences: the number of sequences that training showed; None for an endless stream.
         """
         return 1.0
 
     def best_hidden_accuracy(self, train_sequences: int | None = None) -> float | None:
-        """The same where every answer of the sequence is hidden, so that none can be read off an earlier place."""
+        """The highest possible accuracy on answers for a model that sees no answer of the sequence; None if it is not known."""
         return self.best_answer_accuracy(train_sequences)
 
     @property
     def solved_by(self) -> tuple[str, ...]:
-        """The baselines (`baselines.py`) that are the very skill this task tests: their level is none that a model should beat."""
+        """The baselines (`baselines.py`) that use the skill which this task tests. A model need not beat the level of these."""
         return ()
 
     def sequence_nats(self) -> float | None:
-        """Entropy of a whole sequence; None where there is no closed form."""
+        """The entropy of a whole sequence in nats; None if there is no closed form."""
         return None
 
     def edge_nats(self, direction: Direction) -> float | None:
-        """Entropy of the token that is read first: of the first token for ltr, of the last for rtl. None where it is unknown."""
+        """The entropy of the token that is read first: the first token for ltr, the last token for rtl. None if it is unknown."""
         return None
 
     def entropy_nats_per_token(self) -> float | None:
@@ -164,15 +168,15 @@ class Task(Part):
         return (total - unscored) / (self.length_tokens - 1)
 
     def best_accuracy_all_tokens(self) -> float | None:
-        """The best possible accuracy over all tokens but the first, read ltr: a train accuracy of 41 % can be the optimum."""
+        """The best possible accuracy over all tokens but the first, read ltr; None if it is not known."""
         return None
 
     def support(self) -> float | None:
-        """Number of different prompts (infinity where a float cannot hold it); None where it has no closed form."""
+        """The number of different prompts (infinity if a float cannot hold the number); None if there is no closed form."""
         return None
 
     def with_length(self, factor: int) -> Self:
-        """The task `factor` times as long; everything else stays.
+        """The task with sequences `factor` times as long; everything else stays.
 
         Raises:
             BadInput: the task has no length, or cannot be that long.
@@ -195,11 +199,11 @@ class Task(Part):
             raise bad_input(error) from None
 
     def split_key(self, sample: Sample) -> Tensor:
-        """(B, any) int64: what decides the split of each sequence: its prompt, that is the tokens with the answers blanked."""
+        """(B, any) int64: the prompt of each sequence, which decides its split: the tokens, with BLANK in place of every answer."""
         return sample.tokens.masked_fill(sample.answers, BLANK)
 
     def split_identity(self) -> str:
-        """What the hash of the splits adds to a prompt: two tasks with different identities have different splits."""
+        """The string that the hash of the splits adds to a prompt: two tasks with different identities have different splits."""
         return content_hash(identity(self))
 
     def require(self, holds: bool, message: str, field: str) -> None:
@@ -212,7 +216,7 @@ class Task(Part):
             raise BadInput(message, field=field)
 
     def require_at_least(self, field: str, least: int, reason: str) -> None:
-        """Refuse a field below its least value; the reason says what it must have room for."""
+        """Refuse a field below its least value; `reason` names the parts that the field must have room for."""
         value = getattr(self, field)
         self.require(value >= least, f"{value} is too few, {least} are needed: {reason}", field)
 
@@ -221,11 +225,11 @@ class Shape(NamedTuple):
     """The sizes of a task.
 
     Attributes:
-        ids: how many token ids it has.
-        tokens: T of its sequences.
+        ids: the number of token ids.
+        tokens: T, the number of tokens of a sequence.
         answers: the ids that may be an answer.
-        drawn: (n, ids of each) where a sequence is a one-to-one function of n independent uniform tokens, which also stand at
-            both ends; None where it has another law.
+        drawn: (n, number of ids of each token) if a sequence is a one-to-one function of n independent uniform tokens and such
+            tokens stand at both ends; None for a sequence of another law.
     """
 
     ids: int
@@ -235,7 +239,7 @@ class Shape(NamedTuple):
 
 
 class ShapedTask(Task):
-    """Base of the built-in tasks: all sizes of a task in one place."""
+    """The base of the built-in tasks: the method `shape` gives all sizes of a task."""
 
     length_field: ClassVar[str] = "length"
 
@@ -290,7 +294,10 @@ def _tasks() -> Mapping[str, type[Part]]:
 class Reversed(Task):
     """Another task with its tokens and answers flipped. The same generator gives the same sequences, in the same splits.
 
-    So ltr on it is rtl on the original, exactly.
+    So an ltr pass over the reversed task is exactly an rtl pass over the original.
+
+    Attributes:
+        of: the original task.
     """
 
     kind: ClassVar[str] = "reversed"
@@ -314,7 +321,7 @@ class Reversed(Task):
         return self.of.chance()
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float | None:
-        """None: the answers are now read first, and are no function of the tokens before them."""
+        """None: in a reversed task the answers are read first, so the tokens before an answer do not decide the answer."""
         return None
 
     @property
@@ -341,15 +348,15 @@ class Reversed(Task):
 
 
 def mirrored(task: Task) -> Task:
-    """The task whose sequences are this one's, last token first."""
+    """The task whose sequences are those of `task` with the last token first."""
     return task.of if isinstance(task, Reversed) else Reversed(of=task)
 
 
 def power(base: float, exponent: float) -> float:
-    """base ** exponent, infinity where a float cannot hold it."""
+    """base ** exponent, or infinity if a float cannot hold the result."""
     return float(base) ** exponent if exponent * math.log(base) < LARGEST else math.inf
 
 
 def exp(value: float) -> float:
-    """e ** value, infinity where a float cannot hold it."""
+    """e ** value, or infinity if a float cannot hold the result."""
     return math.exp(value) if value < LARGEST else math.inf

@@ -1,8 +1,8 @@
-"""Accuracies that need no learning: the levels that every accuracy on a task is compared with.
+"""Baselines: accuracies that need no learning, with which every accuracy on a task is compared.
 
-Each baseline is a guesser; its level is the share of answers it guesses right. A guesser that has no basis for a guess is wrong.
-A guesser sees the same tokens as the model that it is compared with (`Sees`). "Before" means before in the order of reading: pass
-flipped samples for rtl.
+Each baseline is a guesser; the level of a baseline is the share of answers that the guesser guesses right. A guesser that cannot
+make a guess counts as wrong. A guesser sees the same tokens as the model that it is compared with (`Sees`). The word "before" means
+before in the order of reading: pass flipped samples for rtl.
 Shapes: A all answers of a sample, a the answers of one part, T tokens of a sequence, V ids.
 """
 
@@ -20,21 +20,21 @@ from palinode.data.tasks.base import Sample, Task
 
 NO_GUESS = -1
 HIDDEN = -2
-# What a guesser sees: the tokens before an answer; those of them that are no answers; all tokens that are no answers; or all
-# tokens but the answer itself.
+# The tokens that a guesser sees. `before`: the tokens before the answer. `prompt_before`: the tokens before the answer that are not
+# answers. `prompt`: all tokens that are not answers. `others`: all tokens but the answer.
 Sees = Literal["before", "prompt_before", "prompt", "others"]
 HIDES_ANSWERS = ("prompt_before", "prompt")
 CACHE_ORDERS = (1, 2, 3)
-CACHES = tuple(f"cache_{order}" for order in CACHE_ORDERS)  # look up what last followed the same tokens
-MOST_CELLS = 2**22  # of a table in memory
-# At most this many cells (answers times tokens) are compared: seconds on one core. The first answers represent the rest. For
-# sequences of 1024 tokens those are 32,768 answers, which give a share to .006.
+CACHES = tuple(f"cache_{order}" for order in CACHE_ORDERS)  # guessers that copy the last continuation of the same tokens
+MOST_CELLS = 2**22  # the largest number of cells of a table in memory
+# The largest number of cells (answers times tokens) that are compared, which takes seconds on one core. The first answers stand for
+# all answers. For sequences of 1024 tokens, 32,768 answers are compared, which gives a share with an error of about .006.
 MOST_COMPARED = 2**25
 
 
 @dataclass(frozen=True)
 class _Queries:
-    """Some answers of a sample: their places (a,), true ids (a,), sequences (a, T), and which tokens the guesser sees (a, T)."""
+    """Some answers of a sample: their places (a,), true ids (a,) and sequences (a, T), and a mask of the seen tokens (a, T)."""
 
     place: Tensor
     truth: Tensor
@@ -43,10 +43,13 @@ class _Queries:
 
 
 def baselines(task: Task, fitted_on: Sample, sample: Sample, sees: Sees = "before") -> dict[str, float]:
-    """The level of every baseline on a sample, by name. If the guesser sees both sides, the level from the better end.
+    """The level of every baseline on a sample, by name. If a guesser sees both sides, its level is that of the better direction.
 
     Args:
-        fitted_on: another sample of the task, for the guessers that are fitted (`unigram`, `bigram`, `position_only`).
+        task: the task of both samples.
+        fitted_on: another sample of the task, to fit the guessers `unigram`, `bigram` and `position_only`.
+        sample: the sample whose answers are guessed.
+        sees: the tokens that a guesser sees.
     """
     levels = _from_one_end(task, fitted_on, sample, sees)
     if sees in ("before", "prompt_before"):
@@ -69,35 +72,35 @@ def _from_one_end(task: Task, fitted_on: Sample, sample: Sample, sees: Sees) -> 
 
 
 def uniform(task: Task, sample: Sample) -> float:
-    """Guesses uniformly among the legal answers."""
+    """The level of a guesser that guesses uniformly among the legal answers."""
     return _share(torch.isin(sample.tokens[sample.answers], task.legal_answers())) * task.chance()
 
 
 def unigram(fitted_on: Sample, sample: Sample) -> float:
-    """Always guesses the most frequent answer."""
+    """The level of a guesser that always guesses the most frequent answer."""
     most = fitted_on.tokens[fitted_on.answers].bincount().argmax()
     return _share(sample.tokens[sample.answers] == most)
 
 
 def bigram(fitted_on: Sample, sample: Sample, sees: Sees = "before") -> float:
-    """Guesses the most frequent answer after the token before the answer."""
+    """The level of a guesser that guesses the most frequent answer after the same token."""
     base = int(max(fitted_on.tokens.max(), sample.tokens.max())) + 2
     both = (_token_before(fitted_on, sees) * base + fitted_on.tokens[fitted_on.answers]).numpy()
     pairs, counts = np.unique(both, return_counts=True)
     pairs = pairs[np.argsort(-counts, kind="stable")]
-    before, most = np.unique(pairs // base, return_index=True)  # the first of each token, which is the most frequent
+    before, most = np.unique(pairs // base, return_index=True)  # the first pair of each token is the most frequent
     guess = torch.full((base,), NO_GUESS)
     guess[torch.from_numpy(before)] = torch.from_numpy(pairs[most] % base)
     return _share(guess[_token_before(sample, sees)] == sample.tokens[sample.answers])
 
 
 def copy_last(sample: Sample, sees: Sees = "before") -> float:
-    """Guesses the token before the answer, whatever it is."""
+    """The level of a guesser that guesses the token before the answer."""
     return _share(_token_before(sample, sees) - 1 == sample.tokens[sample.answers])
 
 
 def most_recent_value(task: Task, sample: Sample, sees: Sees = "before") -> float:
-    """Guesses the last token before the answer that is a legal answer (published tables call this copy-last)."""
+    """The level of a guesser that guesses the last earlier token that is a legal answer (copy-last in published tables)."""
     legal = _legal(task)
 
     def guess(queries: _Queries) -> Tensor:
@@ -110,7 +113,7 @@ def most_recent_value(task: Task, sample: Sample, sees: Sees = "before") -> floa
 
 
 def in_context_mode(task: Task, sample: Sample, sees: Sees = "before") -> float:
-    """Guesses the most frequent legal answer among the visible tokens; the lowest id of several."""
+    """The level of a guesser that guesses the most frequent legal answer among the seen tokens; of equals, the lowest id."""
     legal = _legal(task)
 
     def guess(queries: _Queries) -> Tensor:
@@ -123,7 +126,7 @@ def in_context_mode(task: Task, sample: Sample, sees: Sees = "before") -> float:
 
 
 def ngram_cache(sample: Sample, order: int, sees: Sees = "before") -> float:
-    """Guesses the token that last followed the same `order` tokens in this sequence."""
+    """The level of a guesser that guesses the token that last followed the same `order` tokens in the sequence."""
 
     def guess(queries: _Queries) -> Tensor:
         same = queries.seen.clone()
@@ -139,10 +142,10 @@ def ngram_cache(sample: Sample, order: int, sees: Sees = "before") -> float:
 
 
 def position_only(fitted_on: Sample, sample: Sample, sees: Sees = "before") -> float:
-    """Copies the token from the place that most often equals the answer at this place, whatever the tokens are."""
+    """The level of a guesser that copies the token of a fixed place: the place that most often equals the answer in the fit."""
     size = fitted_on.tokens.shape[1]
     places, row_of = fitted_on.answers.any(0).nonzero().flatten(), torch.zeros(size, dtype=torch.long)
-    # The table has rows for the places of answers alone: one for all places would be T x T.
+    # The table has rows only for the places of answers: a table with rows for all places would be T x T.
     row_of[places] = torch.arange(len(places))
     counts = torch.zeros(len(places), size, dtype=torch.long)
     for queries in _queries(fitted_on, sees):
@@ -159,7 +162,7 @@ def _accuracy(sample: Sample, sees: Sees, guess: Callable[[_Queries], Tensor], c
 
 
 def _queries(sample: Sample, sees: Sees, cells_per_answer: int = 1) -> Iterator[_Queries]:
-    """The answers of a sample, in parts of bounded memory; only the first answers where there are very many."""
+    """The answers of a sample, in parts of bounded memory; if the sample has very many answers, only the first of them."""
     size, count = sample.tokens.shape[1], _count(sample)
     rows, places = sample.answers.nonzero()[:count].unbind(1)
     step = max(1, MOST_CELLS // max(size, cells_per_answer))
@@ -169,7 +172,7 @@ def _queries(sample: Sample, sees: Sees, cells_per_answer: int = 1) -> Iterator[
 
 
 def _seen(answers: Tensor, place: Tensor, sees: Sees) -> Tensor:
-    """(a, T): which tokens of each sequence a guesser sees when it guesses the answer at this place."""
+    """(a, T) bool: true for each token of a sequence that a guesser sees when it guesses the answer at `place`."""
     places = torch.arange(answers.shape[1])
     if sees == "prompt":
         return ~answers
@@ -180,7 +183,7 @@ def _seen(answers: Tensor, place: Tensor, sees: Sees) -> Tensor:
 
 
 def _token_before(sample: Sample, sees: Sees) -> Tensor:
-    """(A,): one more than the token before each answer; 0 where there is none, or where the guesser does not see it."""
+    """(A,): the id of the token before each answer, plus 1; 0 if there is no such token or the guesser does not see the token."""
     shifted = torch.zeros_like(sample.tokens)
     numbers = sample.tokens + 1
     shifted[:, 1:] = (numbers.masked_fill(sample.answers, 0) if sees in HIDES_ANSWERS else numbers)[:, :-1]
@@ -188,7 +191,7 @@ def _token_before(sample: Sample, sees: Sees) -> Tensor:
 
 
 def _token_at(tokens: Tensor, place: Tensor) -> Tensor:
-    """(a,): the token at a place of each row; NO_GUESS where the place is below 0."""
+    """(a,): the token at a place of each row; NO_GUESS if the place is below 0."""
     return torch.where(place >= 0, tokens.gather(1, place.clamp_min(0)[:, None])[:, 0], NO_GUESS)
 
 
@@ -204,5 +207,5 @@ def _share(right: Tensor) -> float:
 
 
 def _count(sample: Sample) -> int:
-    """How many answers are compared with the tokens of their sequence."""
+    """The number of answers that are compared with the tokens of their sequence."""
     return max(1, min(int(sample.answers.sum()), MOST_COMPARED // sample.tokens.shape[1]))

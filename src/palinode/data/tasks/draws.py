@@ -1,6 +1,6 @@
 """Random draws for many sequences at once, and the probability laws from which the floors of the tasks are computed.
 
-Each draw has the same law as a loop over the sequences would have.
+Each function draws by the same law as a loop over the sequences.
 Shapes: B sequences (`rows`), P draws of a sequence (`count`).
 """
 
@@ -21,17 +21,20 @@ TABLE_KINDS = 1024  # up to this many kinds, a table for each sequence is faster
 
 
 def integers(high: int, shape: tuple[int, ...], rng: Generator) -> Tensor:
-    """Uniform int64 numbers below `high`. Where 32 random bits suffice: twice as fast, with a bias of at most high / 2^32."""
+    """Uniform int64 numbers below `high`. For `high` up to 2^16 a number uses 32 random bits, with a bias of at most high / 2^32.
+
+    Numbers from 32 random bits are drawn twice as fast.
+    """
     if high <= 1 << 16:
         return torch.randint(high, shape, generator=rng, dtype=torch.int32).long()
     return torch.randint(high, shape, generator=rng)
 
 
 def distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
-    """(B, P) numbers below `pool`, no two of a row equal, uniform over ordered choices.
+    """(B, P) numbers below `pool`, all different in a row, uniform over ordered choices.
 
-    Draws from a large pool are redrawn where they repeat an earlier one of their row. To rename the numbers of the pool renames the
-    result and changes no probability, so all ordered choices are equally likely.
+    A draw from a large pool is drawn again if it repeats an earlier number of its row. A permutation of the numbers of the pool
+    changes no probability, so all ordered choices are equally likely.
     """
     if count <= FEW:
         return _few_distinct(rows, count, pool, rng)
@@ -49,7 +52,7 @@ def distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
 
 
 def _few_distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
-    """Each is the r-th of the numbers that the earlier draws left, for a uniform r."""
+    """(B, P) different numbers: each number is the r-th of the numbers that earlier draws of the row left, for a uniform r."""
     numbers = integers(pool, (rows, 1), rng)
     for draws in range(1, count):
         number = integers(pool - draws, (rows, 1), rng)
@@ -60,18 +63,18 @@ def _few_distinct(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
 
 
 def subset(rows: int, count: int, pool: int, rng: Generator) -> Tensor:
-    """(B, P) ascending: a uniform subset of the numbers below `pool`."""
+    """(B, P) ascending numbers: each row is a uniform subset of the numbers below `pool`."""
     return torch.rand(rows, pool, generator=rng).topk(count, dim=1).indices.sort(1).values
 
 
 def one_true(allowed: Tensor, rng: Generator) -> Tensor:
-    """(B,): the index of one true entry of each row, uniform among them. Every row must have one."""
+    """(B,): the index of one true entry of each row, uniform among the true entries. Every row must have a true entry."""
     noise = torch.rand(allowed.shape, generator=rng) + 1.0
     return (noise * allowed).argmax(1)
 
 
 def first_places(kinds: Tensor, count: int) -> Tensor:
-    """(B, P): the first place in its row of the kind at each place. Kinds are numbers below `count`."""
+    """(B, P): for each place, the first place in the row that has the same kind. Kinds are numbers below `count`."""
     rows, places = kinds.shape
     index = torch.arange(places).expand(rows, places)
     if count <= TABLE_KINDS:
@@ -85,7 +88,7 @@ def first_places(kinds: Tensor, count: int) -> Tensor:
 
 
 def previous_places(kinds: Tensor) -> Tensor:
-    """(B, P): the last place before it in its row of the kind at each place; -1 where there is none."""
+    """(B, P): for each place, the last earlier place in the row that has the same kind; -1 if there is no such place."""
     ordered, order = kinds.sort(dim=1, stable=True)
     before = torch.full_like(order, -1)
     before[:, 1:] = torch.where(ordered[:, 1:] == ordered[:, :-1], order[:, :-1], -1)
@@ -99,17 +102,17 @@ def digits_of(numbers: Tensor, count: int, base: int = 10) -> Tensor:
 
 
 def entropy_nats(chances: Iterable[float]) -> float:
-    """-sum p ln p."""
+    """The entropy -sum p ln p of a law, in nats."""
     return -sum(p * math.log(p) for p in chances if p > 0)
 
 
 def mixture_nats(share: float, nats: float) -> float:
-    """Entropy of a token that is a fixed one with probability 1 - share, and else one of another law with this entropy."""
+    """The entropy of a token that is a fixed id with probability 1 - `share`, and else follows a law with entropy `nats`."""
     return entropy_nats((share, 1 - share)) + share * nats
 
 
 def distinct_law(draws: int, kinds: int) -> NDArray[np.float64]:
-    """P(D = d) for d = 0 .. kinds: D is the number of different kinds among uniform draws with replacement."""
+    """P(D = d) for d = 0 .. `kinds`: D is the number of different kinds among `draws` uniform draws with replacement."""
     law = np.zeros(kinds + 1)
     law[0] = 1.0
     old = np.arange(kinds + 1) / kinds  # P(the next draw is a kind that came before)
@@ -119,7 +122,7 @@ def distinct_law(draws: int, kinds: int) -> NDArray[np.float64]:
 
 
 def binomial_law(draws: int, chance: float) -> NDArray[np.float64]:
-    """P(k successes) for k = 0 .. draws; the chance is above 0 and below 1."""
+    """P(k successes) for k = 0 .. `draws`; the chance of a success must be above 0 and below 1."""
     k = np.arange(draws + 1)
     log_ways = np.array([log_choose(draws, int(i)) for i in k])
     law: NDArray[np.float64] = np.exp(log_ways + k * math.log(chance) + (draws - k) * math.log1p(-chance))
@@ -127,5 +130,5 @@ def binomial_law(draws: int, chance: float) -> NDArray[np.float64]:
 
 
 def log_choose(total: int, count: int) -> float:
-    """ln of the number of subsets of `count` among `total`."""
+    """The natural logarithm of the number of subsets of `count` items among `total` items."""
     return math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)

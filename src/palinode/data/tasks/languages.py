@@ -1,10 +1,10 @@
-"""Languages whose entropy is exact: Markov chains, sparse XOR, products of primes, a random hierarchy and a simple grammar.
+"""Languages with a known exact entropy: Markov chains, sparse XOR, products of primes, a random hierarchy and a simple grammar.
 
-markov      every token depends on the one before (or the k before); the entropy is the same from either end
+markov      every token depends on the k tokens before it; the entropy is the same from either end
 xor         x1 .. xn y1 .. yn      y = Mx over bits; M is sparse and its inverse is not: easy ltr, hard rtl, equal floors
-product     p * q = pq             ltr multiplies, rtl factors; equal floors
+product     p * q = pq             an ltr model multiplies, an rtl model factors; both have the same floor
 hierarchy   a tree of 2^levels leaves; every symbol has equally likely pairs of symbols below it, and every pair has one parent
-grammar     a stream of sentences of a simple grammar; an end token closes each
+grammar     a stream of sentences of a simple grammar; an end token closes each sentence
 
 Shapes: B sequences, T tokens, V ids, k the order of a chain; M nonterminals and R rules of each for a grammar.
 """
@@ -30,18 +30,19 @@ from palinode.data.tasks.draws import digits_of, entropy_nats, integers
 MOST_CONTEXTS = 2**16
 TIMES, EQUALS = 10, 11
 NONE = -1
-MOST_GROWTH = 0.85  # spectral radius of the expected children of one expansion; below 1, so that sentences end
+# The largest spectral radius of the matrix of expected children of one expansion; it is below 1, so that sentences end.
+MOST_GROWTH = 0.85
 
 
 class MarkovLanguage(ShapedTask, Language):
     """A stationary Markov chain of order k.
 
     Attributes:
-        states: V ids.
-        length: T.
-        symmetric: the chain is its own mirror image (order 1 only); otherwise the tables are independent noise.
-        order: k, how many tokens decide the next.
-        sharpness: 0 gives uniform noise; a chain with a larger value is easier to predict.
+        states: V, the number of ids.
+        length: T, the number of tokens of a sequence.
+        symmetric: whether the chain is its own mirror image (order 1 only); if false, the tables are independent noise.
+        order: k, the number of tokens that decide the next token.
+        sharpness: the factor of the random logits; 0 gives uniform tokens, and a larger factor gives tokens easier to predict.
         chain_seed: the seed that chooses the chain.
     """
 
@@ -98,7 +99,7 @@ class MarkovLanguage(ShapedTask, Language):
         return tokens
 
     def _token_nats(self) -> Tensor:
-        """(T,) float64: entropy of each token given those before it. Read rtl, the numbers are the same from the other end."""
+        """(T,) float64: the entropy of each token given the tokens before it. An rtl pass has the same numbers from its end."""
         table, start = self.table()
         step = float(-(start[:, None] * torch.special.xlogy(table, table)).sum())
         first = start.reshape([self.states] * self.order)
@@ -121,7 +122,7 @@ class MarkovLanguage(ShapedTask, Language):
 
 
 class XorLanguage(ShapedTask):
-    """Uniform bits x, then y = Mx over GF(2); rows of M have one to three ones, those of its inverse far more.
+    """Uniform bits x, then y = Mx over GF(2). A row of M has one to three ones; a row of the inverse of M has far more ones.
 
     Attributes:
         bits: the number of bits of x, and the number of bits of y.
@@ -146,9 +147,9 @@ class XorLanguage(ShapedTask):
 
 
 class ProductLanguage(ShapedTask):
-    """Two primes p < q of `digits` digits, uniform over such pairs, and their product, twice as long.
+    """Two primes p < q of `digits` digits, uniform over such pairs, and their product, which is twice as long.
 
-    The floor is that of a model that does not know which pairs are in its split.
+    The floor holds for a model that does not know which pairs are in its split.
 
     Attributes:
         digits: the number of digits of each prime.
@@ -177,7 +178,7 @@ class ProductLanguage(ShapedTask):
     def edge_nats(self, direction: Direction) -> float:
         primes = _primes(self.digits)
         if direction == "ltr":
-            larger = torch.arange(len(primes) - 1, -1, -1)  # the i-th prime is the smaller of so many pairs
+            larger = torch.arange(len(primes) - 1, -1, -1)  # the number of pairs in which each prime is the smaller
             return _digit_nats(primes // 10 ** (self.digits - 1), larger)
         ends = torch.bincount(primes % 10, minlength=10)
         ordered = torch.outer(ends, ends) - torch.diag(ends)
@@ -213,7 +214,7 @@ class Hierarchy(ShapedTask, Language):
         return Shape(self.symbols, int(2**self.levels), answers=range(self.symbols))
 
     def rules(self, level: int) -> Tensor:
-        """(V, productions, 2): the pairs below each symbol of a level; level 1 is just above the tokens."""
+        """(V, productions, 2): the pairs below each symbol of a level; level 1 is the level just above the tokens."""
         return _pairs_below(self.symbols, self.productions, level, self.rules_seed)
 
     def sample(self, count: int, rng: Generator) -> Sample:
@@ -224,7 +225,11 @@ class Hierarchy(ShapedTask, Language):
         return Sample.answered_from(symbols, 0)
 
     def with_length(self, factor: int) -> Hierarchy:
-        """Twice as long is one level more."""
+        """The task with sequences `factor` times as long: a tree with one more level has sentences of twice the length.
+
+        Raises:
+            BadInput: the factor is not a power of 2, or the tree would have too many levels.
+        """
         more = factor.bit_length() - 1
         self.require(factor >= 1 and factor == 1 << more, f"a tree grows by powers of 2, not {factor} times", "factor")
         return self.resized(levels=self.levels + more)
@@ -250,13 +255,13 @@ class Grammar(ShapedTask, Language):
     """A stream of sentences of a random simple grammar, cut to T tokens; the first sentence starts at the first token.
 
     Every rule is one terminal and then up to two nonterminals. The rules of a nonterminal start with different terminals, so every
-    sentence has one derivation, which can be read off it. A sequence ends after T tokens, also inside a sentence.
+    sentence has one derivation, which its tokens show. A sequence ends after T tokens, also inside a sentence.
 
     Attributes:
         nonterminals: M, the number of nonterminals; every sentence starts from the first one.
         rules: R, the number of rules of each nonterminal.
         terminals: the number of terminals; their ids start at 0, and the id after the last one ends a sentence.
-        length: T.
+        length: T, the number of tokens of a sequence.
         rules_seed: the seed that chooses the grammar.
     """
 
@@ -275,13 +280,13 @@ class Grammar(ShapedTask, Language):
         return Shape(self.terminals + 1, self.length, answers=range(self.terminals + 1))
 
     def table(self) -> tuple[Tensor, Tensor, Tensor]:
-        """By nonterminal and rule: probability (M, R), terminal (M, R), nonterminals after it (M, R, 2) or NONE."""
+        """For each nonterminal and rule: the probability (M, R), the terminal (M, R), the nonterminals or NONE (M, R, 2)."""
         return _simple_grammar(self.nonterminals, self.rules, self.terminals, self.rules_seed)
 
     def sample(self, count: int, rng: Generator) -> Sample:
         chances, terminals, children = self.table()
         bounds = chances.cumsum(1)
-        stack = torch.zeros(count, self.length + 3, dtype=torch.long)  # an expansion makes it at most one higher
+        stack = torch.zeros(count, self.length + 3, dtype=torch.long)  # an expansion adds at most one
         height = torch.ones(count, dtype=torch.long)
         tokens = torch.empty(count, self.length, dtype=torch.long)
         noise = torch.rand(self.length, count, 1, generator=rng, dtype=torch.float64)
@@ -293,7 +298,7 @@ class Grammar(ShapedTask, Language):
             tokens[:, t] = torch.where(inside, terminals[top, rule], self.terminals)
             first, second = children[top, rule].unbind(1)
             height = (height - 1).clamp_min(0)
-            # The first child lies on top; after an end token the next sentence starts; NONE is written above the top, uncounted.
+            # The first child lies on top. After an end token the next sentence starts. NONE is written but not counted.
             for child in (torch.where(inside, second, NONE), torch.where(inside, first, 0)):
                 stack[rows, height] = child
                 height = height + (child != NONE)
@@ -301,13 +306,13 @@ class Grammar(ShapedTask, Language):
         return Sample.answered_from(tokens, 0, sentences=sentences)
 
     def rule_nats(self) -> Tensor:
-        """(M,): entropy of the choice of a rule."""
+        """(M,): the entropy of the choice of a rule for each nonterminal."""
         chances = self.table()[0]
         nats: Tensor = torch.special.xlogy(chances, chances).sum(1)
         return -nats
 
     def sequence_nats(self) -> float:
-        """Read ltr, a token adds the entropy of the choice of a rule for the nonterminal on top of the stack."""
+        """The sum, over tokens, of the entropy of the choice of a rule for the nonterminal on top of the stack."""
         return float((stack_law(self)[0] * self.rule_nats()).sum(1).sum())
 
     def edge_nats(self, direction: Direction) -> float:
@@ -337,9 +342,9 @@ def _order_table(states: int, order: int, sharpness: float, seed: int) -> tuple[
 
 @functools.cache
 def _sparse_matrix(bits: int, seed: int) -> Tensor:
-    """A matrix of 0 and 1 with one to three ones in each row, and its rows and columns in a random order.
+    """A matrix of 0 and 1 with one to three ones in each row, and with rows and columns in a random order.
 
-    Before it is shuffled, the ones are on the diagonal and just below it. With probability 1/2, a row has one more further left.
+    Before the shuffle, the ones are on the diagonal and just below it. With probability 1/2, a row has one more 1 further left.
     """
     rng = generator(seed, "xor-matrix")
     matrix = torch.eye(bits, dtype=torch.long)
@@ -364,7 +369,7 @@ def _primes(digits: int) -> Tensor:
 
 
 def _digit_nats(digits: Tensor, weights: Tensor) -> float:
-    """Entropy of a digit that is each of these with a chance proportional to its weight."""
+    """The entropy of a random digit: each of the given digits has a probability proportional to its weight."""
     counts = torch.zeros(10, dtype=torch.long).scatter_add_(0, digits, weights)
     return entropy_nats((counts / counts.sum()).tolist())
 
@@ -392,7 +397,7 @@ def _simple_grammar(nonterminals: int, rules: int, terminals: int, seed: int) ->
 
 
 def _expected_children(chances: Tensor, children: Tensor) -> Tensor:
-    """(M, M): how many of each nonterminal one expansion makes on average."""
+    """(M, M): the mean number of each nonterminal that one expansion of each nonterminal makes."""
     counts = torch.zeros(len(chances), len(chances), dtype=torch.float64)
     for child in children.unbind(2):
         counts.scatter_add_(1, child.clamp_min(0), torch.where(child != NONE, chances, 0.0))
@@ -403,7 +408,8 @@ def _expected_children(chances: Tensor, children: Tensor) -> Tensor:
 def stack_law(grammar: Grammar) -> tuple[Tensor, Tensor]:
     """P(a nonterminal is on top of the stack at token t), (T, M), and P(token t ends a sentence), (T,).
 
-    By renewal: from the law of a nonterminal's size, of what is on top of the stack inside it, and of where sentences start.
+    The computation is by renewal. It uses the law of the size of a nonterminal, the law of the stack top inside a nonterminal, and
+    the law of the places where sentences start.
     """
     chances, _, children = grammar.table()
     many, size = len(chances), grammar.length
@@ -413,9 +419,9 @@ def stack_law(grammar: Grammar) -> tuple[Tensor, Tensor]:
     inside = torch.zeros(many, size, many, dtype=torch.float64)  # (M, T, M): P(Y is on top t tokens after X was)
     inside[:, 0] = torch.eye(many, dtype=torch.float64)
     for t in range(1, size):
-        left = sizes[first, :t].flip(2)  # the first child has size t - 1 - j ..
+        left = sizes[first, :t].flip(2)  # the first child has size t - 1 - j
         alone = torch.where(one > 0, sizes[first, t - 1], float(t == 1))
-        whole = two * (left * sizes[second, :t]).sum(2) + (1 - two) * alone  # .. and the second j
+        whole = two * (left * sizes[second, :t]).sum(2) + (1 - two) * alone  # the second child has size j
         later = torch.einsum("xrj,xrjy->xry", left, inside[second, :t])
         sizes[:, t] = (chances * whole).sum(1)
         inside[:, t] = (chances[..., None] * (one[..., None] * inside[first, t - 1] + two[..., None] * later)).sum(1)

@@ -1,8 +1,8 @@
-"""In-context recall, selective copying, compression and memorisation, as the mad-lab repository defines them.
+"""In-context recall, selective copying, compression and memorisation (definitions of the mad-lab repository).
 
 multi-query         k1 v1 k2 v2 k1 v1 ...            every value whose key came before is an answer
 single-query        k1 v1 k2 v2 ... COPY k1 v1       only the last value is an answer
-fuzzy               PAD k k v k v v ... k k v        keys and values of one to three tokens, with nothing between them
+fuzzy               PAD k k v k v v ... k k v        keys and values of one to three tokens, without separators
 selective copying   _ a _ _ b c _ COPY a b c
 compression         a b c C a b c
 memorisation        k1 v1 k2 v2 ...
@@ -44,12 +44,12 @@ class MadRecall(ShapedTask):
     """Pairs of a key and a value; the key of the last pair is uniform over the different keys of the pairs before it.
 
     Attributes:
-        vocabulary: ids of keys (the first half) and values; single-query takes the last id for the copy token.
-        length: tokens of the pairs; even.
-        multi_query: every value whose key came before is an answer; otherwise only the last is.
-        noise: share of pairs that two noise ids replace. One pair is never replaced; the original draws that one among all pairs
-            with the last, so in one sequence of 64 it protects none.
-        noise_vocabulary: the number of ids of the noise; they come after all other ids.
+        vocabulary: the number of ids of keys (the first half) and values; if `multi_query` is false, the last id is the copy token.
+        length: the number of tokens of the pairs; it is even.
+        multi_query: whether every value whose key came before is an answer; if false, only the last value is an answer.
+        noise: the share of pairs that are replaced by two noise ids. One pair before the last is never replaced. The original draws
+            this pair among all pairs, the last included, so in one sequence of 64 it protects no pair before the last.
+        noise_vocabulary: the number of noise ids; noise ids come after all other ids.
     """
 
     kind: ClassVar[str] = "mad-recall"
@@ -69,12 +69,12 @@ class MadRecall(ShapedTask):
 
     @property
     def keys(self) -> int:
-        """Number of ids that are keys."""
+        """The number of ids that are keys."""
         return (self.vocabulary - (not self.multi_query)) // 2
 
     @property
     def values(self) -> int:
-        """Number of ids that are values."""
+        """The number of ids that are values."""
         return self.vocabulary - (not self.multi_query) - self.keys
 
     def shape(self) -> Shape:
@@ -101,21 +101,26 @@ class MadRecall(ShapedTask):
         return self._assembled(pairs, back, new.sum(1))
 
     def _noisy(self, count: int, pairs: int, rng: Generator) -> Tensor:
-        """(B, P): which pairs noise replaces."""
+        """(B, P) bool: true for each pair that noise replaces."""
         if not self.noise:
             return torch.zeros(count, pairs, dtype=torch.bool)
         noisy = torch.rand(count, pairs, generator=rng) < self.noise
         return noisy.scatter_(1, integers(pairs, (count, 1), rng), False)
 
     def _assembled(self, pairs: Tensor, back: Tensor, different: Tensor) -> Sample:
-        """The sequences of (B, P + 1, 2) pairs. `back` (B, P + 1): tokens from each answer back to the last pair with its key."""
+        """The sequences of (B, P + 1, 2) pairs.
+
+        Args:
+            back: (B, P + 1) the number of tokens from each answer back to the value of the last earlier pair with the same key.
+            different: (B,) the number of different keys.
+        """
         count = len(pairs)
         tokens, gap = pairs.view(count, -1), torch.stack([torch.full_like(back, NO_VALUE), back], 2).view(count, -1)
         if not self.multi_query:
             copy = torch.full((count, 1), self.vocabulary - 1)
             tokens = torch.cat([tokens[:, :-2], copy, tokens[:, -2:]], 1)
             gap = torch.full_like(tokens, NO_VALUE)
-            gap[:, -1] = back[:, -1] + 1  # the copy token stands between
+            gap[:, -1] = back[:, -1] + 1  # the copy token stands between them
         return Sample.with_gaps(tokens, gap, pairs=different, asked=(gap != NO_VALUE).sum(1))
 
 
@@ -130,16 +135,17 @@ class MadNoisyRecall(MadRecall):
 class MadFuzzyRecall(ShapedTask):
     """Keys and values of several tokens without separators; one pair is planted at a random place and is the query at the end.
 
-    The place is uniform among those between pairs (the original draws a token offset, and may then plant nothing). Where a key
-    ends is ambiguous on purpose, so there is no known floor.
+    The place of this pair is uniform among the places between pairs (the original draws a token offset and may plant no pair).
+    The end of a key is ambiguous on purpose, so the task has no known floor.
 
     Attributes:
-        vocabulary: ids; the last pads from the left, single-query takes the one before for the copy token, the first half of the
-            others are letters of keys, the rest letters of values.
-        length: T tokens.
-        most_tokens: longest key and longest value; the letters of one are all different.
-        key_sizes: `mixed` lengths of keys, or all `longest` (the original trains on the first and tests on the second).
-        multi_query: every value whose key came before is an answer; otherwise only the last is.
+        vocabulary: the number of ids. The last id is the padding on the left. If `multi_query` is false, the id before the last is
+            the copy token. The first half of the other ids are letters of keys, the rest are letters of values.
+        length: T, the number of tokens of a sequence.
+        most_tokens: the largest number of letters of a key, and of a value; the letters of one key or value are all different.
+        key_sizes: the rule for the lengths of keys: `mixed`, or `longest` for all keys (the original trains on `mixed` and tests on
+            `longest`).
+        multi_query: whether every value whose key came before is an answer; if false, only the last value is an answer.
     """
 
     kind: ClassVar[str] = "mad-fuzzy-recall"
@@ -161,7 +167,7 @@ class MadFuzzyRecall(ShapedTask):
 
     @property
     def keys(self) -> int:
-        """Number of letters of keys."""
+        """The number of ids that are letters of keys."""
         return self._letters // 2
 
     def shape(self) -> Shape:
@@ -190,7 +196,7 @@ class MadFuzzyRecall(ShapedTask):
         return self._written(letters[:, order], sizes[:, order], starts + pad, fits, back)
 
     def _pairs(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Letters (B, M, 2, L) and sizes (B, M, 2) of keys and values. Pair 0 is the planted one; equal keys have equal values."""
+        """The letters (B, M, 2, L) and sizes (B, M, 2) of keys and values. Pair 0 is the query; equal keys have equal values."""
         most, pairs = self.most_tokens, 1 + self.length // 2
         shape = (count, pairs)
         key_sizes = integers(most, shape, rng) + 1 if self.key_sizes == "mixed" else torch.full(shape, most)
@@ -204,13 +210,16 @@ class MadFuzzyRecall(ShapedTask):
         return letters, sizes
 
     def _first_with_key(self, letters: Tensor, sizes: Tensor) -> Tensor:
-        """(B, M): the first pair with the same key."""
+        """(B, M): the index of the first pair with the same key as each pair."""
         most, base = self.most_tokens, self.keys + 1
         digits = (letters[:, :, 0] + 1) * (torch.arange(most) < sizes[:, :, :1])
         return first_places((digits * base ** torch.arange(most)).sum(2), base**most)
 
     def _back(self, kinds: Tensor, starts: Tensor, fits: Tensor) -> Tensor:
-        """(B, M + 1): tokens back to the last pair before it with the same key; NO_VALUE where there is none, or no answer."""
+        """(B, M + 1): the number of tokens from each pair back to the last earlier pair with the same key.
+
+        NO_VALUE stands for a pair whose key is new, and for a pair whose value is not an answer.
+        """
         order = torch.where(fits, starts, self.length).sort(dim=1, stable=True).indices
         before, places = previous_places(kinds.gather(1, order)), starts.gather(1, order)
         back = torch.where(before < 0, NO_VALUE, places - places.gather(1, before.clamp_min(0)))
@@ -220,7 +229,7 @@ class MadFuzzyRecall(ShapedTask):
         return back
 
     def _written(self, letters: Tensor, sizes: Tensor, starts: Tensor, fits: Tensor, back: Tensor) -> Sample:
-        """The letters at their places; letters beyond the size of a key or a value, and pairs that do not fit, are dropped."""
+        """The sample with the letters at their places. Letters beyond the size of a word and pairs that do not fit are dropped."""
         count, letter, outside = len(letters), torch.arange(self.most_tokens), self.length
         tokens = torch.full((count, self.length + 1), self.vocabulary - 1)
         gap = torch.full_like(tokens, NO_VALUE)
@@ -237,14 +246,14 @@ class MadFuzzyRecall(ShapedTask):
 
 
 class SelectiveCopy(ShapedTask):
-    """Content tokens among blanks, then a copy token: the content in order is the answer.
+    """Content tokens among blanks, then a copy token: the content tokens in their order are the answer.
 
     Attributes:
-        vocabulary: the number of ids; the last id is the copy token, the id before it the blank.
-        length: T tokens, the answers included.
-        content_tokens: number of tokens to copy.
-        as_published: each blank stands before a random content token, so the last content token always stands next to the copy
-            token. Otherwise the places of the content are a uniform subset.
+        vocabulary: the number of ids; the last id is the copy token, and the id before the last is the blank.
+        length: T, the number of tokens of a sequence, the answers included.
+        content_tokens: the number of tokens to copy.
+        as_published: whether each blank stands before a random content token, so that the last content token always stands next to
+            the copy token; if false, the places of the content tokens are a uniform subset.
     """
 
     kind: ClassVar[str] = "mad-selective-copy"
@@ -259,7 +268,7 @@ class SelectiveCopy(ShapedTask):
 
     @property
     def body(self) -> int:
-        """Tokens before the copy token."""
+        """The number of tokens before the copy token."""
         return self.length - self.content_tokens - 1
 
     def shape(self) -> Shape:
@@ -285,7 +294,7 @@ class SelectiveCopy(ShapedTask):
         return blanks.cumsum(1) + torch.arange(self.content_tokens)
 
     def sequence_nats(self) -> float | None:
-        """The entropy of the content and of its places."""
+        """The entropy of the content tokens and of their places; None if `as_published` is true."""
         if self.as_published:
             return None
         places = log_choose(self.body, self.content_tokens)
@@ -298,22 +307,22 @@ class SelectiveCopy(ShapedTask):
         return None if self.as_published else mixture_nats(self.content_tokens / self.body, nats)
 
     def support(self) -> float:
-        """As published, the last place is fixed: every order of blanks that ends with content is possible, not equally often."""
+        """The number of prompts. In the published form a content token is always last, and prompts are not equally likely."""
         fixed = int(self.as_published)
         places = log_choose(self.body - fixed, self.content_tokens - fixed)
         return exp(places + self.content_tokens * math.log(self.vocabulary - 2))
 
 
 class Compression(ShapedTask):
-    """Uniform tokens and a compression token, then all again: a model that must pass through one state shows what it stores.
+    """Uniform tokens and a compression token, then the same tokens again: a test of how much one state of a model can store.
 
-    The task gives only the tokens. The `bottleneck` objective makes the model write them again from the compression token alone, as
-    the task intends; under any other objective the model reads the tokens themselves and copies them.
+    The task gives only the tokens. The `bottleneck` objective makes the model write the tokens again from the compression token
+    alone, as the task intends; under any other objective the model reads the first tokens and copies them.
 
     Attributes:
         vocabulary: the number of ids; the last id is the compression token.
         length: the number of tokens to store, the compression token included.
-        as_published: the compression token is an answer too, though it is always the same: every guesser gains 1 / length.
+        as_published: whether the compression token is an answer too; this answer never changes, so every guesser gains 1 / length.
     """
 
     kind: ClassVar[str] = "mad-compression"
@@ -337,10 +346,10 @@ class Compression(ShapedTask):
 
 
 class Memorisation(ShapedTask):
-    """Keys whose values never change: no sequence says what they are, so a model has them in its weights or nowhere.
+    """Keys whose values are the same in every sequence, so that a model must store the values in its weights.
 
-    Splits share keys, not sequences. A key that training never showed can only be guessed: `best_answer_accuracy` is the limit.
-    The original shows an insert token instead of each value; an objective with `hide_answers` shows `[MASK]`.
+    Splits share keys, not sequences. The value of a key that training never showed can only be guessed: `best_answer_accuracy` is
+    the limit. The original shows an insert token in place of each value; an objective with `hide_answers` shows `[MASK]`.
 
     Attributes:
         vocabulary: the number of ids; the last id is reserved for the insert token, the first half of the others are keys.
@@ -350,14 +359,14 @@ class Memorisation(ShapedTask):
 
     kind: ClassVar[str] = "mad-memorisation"
     length_field: ClassVar[str] = "pairs"
-    solved_by: ClassVar[tuple[str, ...]] = ("bigram",)  # the map, as far as the sequences that it is fitted on show it
+    solved_by: ClassVar[tuple[str, ...]] = ("bigram",)  # this guesser learns the map from the sequences that it is fitted on
     vocabulary: int = Field(default=256, ge=5, le=2**20)
     pairs: int = Field(default=16, ge=1, le=2**20)
     map_seed: int = Field(default=0, ge=0)
 
     @property
     def keys(self) -> int:
-        """Number of ids that are keys."""
+        """The number of ids that are keys."""
         return (self.vocabulary - 1) // 2
 
     def shape(self) -> Shape:
@@ -365,7 +374,7 @@ class Memorisation(ShapedTask):
         return Shape(self.vocabulary, 2 * self.pairs, answers=values, drawn=(self.pairs, self.keys))
 
     def value_of(self) -> Tensor:
-        """(keys,): the value of each key; no two keys share one."""
+        """(keys,): the value of each key; no two keys have the same value."""
         return _value_map(self.keys, self.vocabulary - 1 - self.keys, self.map_seed) + self.keys
 
     def sample(self, count: int, rng: Generator) -> Sample:
@@ -373,8 +382,8 @@ class Memorisation(ShapedTask):
         return Sample.of_pairs(keys, self.value_of()[keys])
 
     def best_answer_accuracy(self, train_sequences: int | None = None) -> float:
-        """The expected share of keys that training or an earlier pair of the sequence shows; guesses of the others do not count."""
-        new = (1 - 1 / self.keys) ** np.arange(self.pairs)  # the chance that a key is in none of 0, 1, .. earlier pairs
+        """The expected share of keys that training or an earlier pair of the sequence shows. Lucky guesses are not counted."""
+        new = (1 - 1 / self.keys) ** np.arange(self.pairs)  # the chance that no earlier pair has the key, by pair
         return 1.0 - self._not_trained(train_sequences) * float(new.mean())
 
     def best_hidden_accuracy(self, train_sequences: int | None = None) -> float:

@@ -1,4 +1,4 @@
-"""Associative recall and the induction head, as the safari repository defines them, and multi-query recall, as zoology does.
+"""Associative recall and the induction head (definitions of the safari repository), and multi-query recall (that of zoology).
 
     associative recall   k1 v1 k2 v2 k1 v1 ... => k2 v2        which value followed this key?
     induction head       a b => c d e ... f => c               which token followed the trigger?
@@ -32,22 +32,22 @@ from palinode.data.tasks.draws import (
 DOT = 0
 SPECIAL = 2  # `.` and `=>`
 MOST_KEY_TUPLES = 2**20
-TABLE_SHARE = 4  # a table over all key tuples is drawn while it has at most this many times the entries of a sequence
+TABLE_SHARE = 4  # a table of all key tuples is drawn if it has at most this many times the pairs of a sequence
 MOST_LENGTH = 2**22
 
 
 class AssociativeRecall(ShapedTask):
-    """Pairs of a key and a value, then one of the keys again: its value is the answer.
+    """Pairs of a key and a value, then one of the keys again as the query: the value of this key is the answer.
 
-    A key is a tuple of `key_tokens` ids. Every tuple has one value in a sequence, drawn uniformly (two tuples may share it). The
-    pairs draw tuples uniformly with replacement; the query is uniform over the *different* tuples of the pairs. Ids: `.` is 0, then
-    come the keys, then the values; `=>` is the last.
+    A key is a tuple of `key_tokens` ids. Every tuple has one value in a sequence, drawn uniformly; two tuples may have the
+    same value. The pairs draw tuples uniformly with replacement; the query is uniform over the *different* tuples of the pairs. The
+    id of `.` is 0, the ids of the keys come next, then the ids of the values; the id of `=>` is the last.
 
     Attributes:
-        vocabulary: the number of ids, `.` and `=>` included; of the others the first half are keys, the rest values.
-        length: tokens of the pairs, rounded down to whole pairs.
-        key_tokens: tokens of a key.
-        allow_dot: the query is uniform over all key tuples, and `.` is the answer where the pairs do not have it.
+        vocabulary: the number of ids, `.` and `=>` included; the first half of the other ids are keys, the rest are values.
+        length: the number of tokens of the pairs, rounded down to whole pairs.
+        key_tokens: the number of tokens of a key.
+        allow_dot: whether the query is uniform over all key tuples; `.` is the answer if no pair has the key of the query.
     """
 
     kind: ClassVar[str] = "associative-recall"
@@ -65,22 +65,22 @@ class AssociativeRecall(ShapedTask):
 
     @property
     def keys(self) -> int:
-        """Number of ids that keys are made of."""
+        """The number of ids that keys are made of."""
         return (self.vocabulary - SPECIAL) // 2
 
     @property
     def values(self) -> int:
-        """Number of ids that are values."""
+        """The number of ids that are values."""
         return self.vocabulary - SPECIAL - self.keys
 
     @property
     def key_tuples(self) -> int:
-        """C: number of possible keys."""
+        """C, the number of possible keys."""
         return int(self.keys**self.key_tokens)
 
     @property
     def pairs(self) -> int:
-        """P: pairs of a sequence."""
+        """P, the number of pairs in a sequence."""
         return self.length // (self.key_tokens + 1)
 
     def shape(self) -> Shape:
@@ -110,7 +110,7 @@ class AssociativeRecall(ShapedTask):
         return Sample.answered_from(tokens, last_place, gap=gap, shown=matches.sum(1), pairs=different)
 
     def _values_and_query(self, keys: Tensor, rng: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """The id of the value of every pair (B, P), the key tuple of the query (B,), and the number of different tuples (B,)."""
+        """The value id of every pair (B, P), the key tuple of the query (B,), and the number of different key tuples (B,)."""
         count, first_value = len(keys), 1 + self.keys
         if self.key_tuples <= TABLE_SHARE * self.pairs:
             table = integers(self.values, (count, self.key_tuples), rng) + first_value
@@ -141,7 +141,7 @@ class AssociativeRecall(ShapedTask):
         return float(self.key_tuples * (1 - (1 - 1 / self.key_tuples) ** self.pairs))
 
     def sequence_nats(self) -> float:
-        """P ln C of the keys, ln(values) for each different key, and the entropy of the query."""
+        """The sum of P ln C for the keys, ln(values) for each different key, and the entropy of the query."""
         pairs = self.pairs * math.log(self.key_tuples) + self._mean_distinct() * math.log(self.values)
         return pairs + self._query_nats()
 
@@ -151,7 +151,10 @@ class AssociativeRecall(ShapedTask):
         return mixture_nats(1 - self.share_absent(), math.log(self.values))
 
     def best_accuracy_all_tokens(self) -> float | None:
-        """The optimum guesses each key and the value of each new key, and knows the rest. None for longer keys and with `.`."""
+        """The best model guesses each key, the value of each new key and the query, and knows all other tokens.
+
+        None where a key has more than one token, and where `allow_dot` is true.
+        """
         if self.key_tokens > 1 or self.allow_dot:
             return None
         new = self._mean_distinct()
@@ -172,14 +175,15 @@ class AssociativeRecall(ShapedTask):
 
 
 class InductionHead(ShapedTask):
-    """Random tokens with a trigger `=>` among them; after a second trigger at the end, what followed the first is the answer.
+    """Random tokens with a trigger `=>` among them, then a second trigger: the tokens that followed the first are the answer.
 
     Attributes:
         vocabulary: the number of ids; the first id, `.`, is never drawn; the last id is `=>`.
-        length: the number of random tokens before the last trigger.
-        answer_tokens: how many tokens after the trigger are the answer.
-        triggers: above 1, half of the sequences have one trigger; the other half draw this many places with replacement, sort them
-            and drop each within `answer_tokens` of the one before. The same tokens follow every trigger.
+        length: the number of tokens before the last trigger.
+        answer_tokens: the number of tokens after a trigger that are the answer.
+        triggers: the number of places that are drawn for triggers. If the number is above 1, half of the sequences use one place;
+            the other half draw the places with replacement, sort the places and drop each place within `answer_tokens` of the place
+            kept before. The same tokens follow every trigger.
     """
 
     kind: ClassVar[str] = "induction-head"
@@ -195,12 +199,12 @@ class InductionHead(ShapedTask):
 
     @property
     def places(self) -> int:
-        """Number of places where a trigger may stand."""
+        """The number of places where a trigger may stand."""
         return self.length - 1 - self.answer_tokens
 
     @property
     def content(self) -> int:
-        """Number of ids that are drawn."""
+        """The number of ids that are drawn."""
         return self.vocabulary - SPECIAL
 
     def shape(self) -> Shape:
@@ -222,13 +226,13 @@ class InductionHead(ShapedTask):
         return Sample.answered_from(tokens, self.length + 1, gap=self.length - last, triggers=used.sum(1))
 
     def _triggers(self, count: int, rng: Generator) -> tuple[Tensor, Tensor]:
-        """Places (B, triggers) ascending, and which of them are used; the first always is."""
+        """The ascending places (B, triggers), and a mask of the places that get a trigger; the first place always gets one."""
         places = integers(self.places, (count, self.triggers), rng)
         used = torch.ones(count, 1, dtype=torch.bool)
         if self.triggers == 1:
             return places, used
         single = torch.rand(count, 1, generator=rng) < 0.5
-        # The least of several draws is no uniform draw: a single trigger is the one drawn first, unsorted.
+        # The smallest of several uniform draws is not uniform. So a single trigger takes the place that was drawn first.
         places = torch.where(single, places[:, :1], places.sort(1).values)
         last = places[:, 0]
         for place in places[:, 1:].unbind(1):
@@ -238,7 +242,7 @@ class InductionHead(ShapedTask):
         return places, used
 
     def sequence_nats(self) -> float | None:
-        """The entropy of the trigger's place and of the other tokens; the answer adds nothing."""
+        """The entropy of the place of the trigger and of the random tokens; the answer adds no entropy."""
         if self.triggers > 1:
             return None
         return math.log(self.places) + (self.length - 1) * math.log(self.content)
@@ -250,7 +254,7 @@ class InductionHead(ShapedTask):
         return mixture_nats(1 - 1 / self.places, nats) if direction == "ltr" else nats
 
     def best_accuracy_all_tokens(self) -> float | None:
-        """For one trigger: at each place guess the trigger or a token, whichever is likelier; know the end."""
+        """For one trigger: the best model guesses the likelier of trigger and token at each place, and knows the end."""
         if self.triggers > 1:
             return None
         hits = 1.0 + self.answer_tokens
@@ -266,20 +270,20 @@ class InductionHead(ShapedTask):
 
 
 class MultiQueryRecall(ShapedTask):
-    """Many pairs of a key and a value; then each key is a query once, and its value is the answer.
+    """Many pairs of a key and a value; then each key is a query once, and the value of this key is the answer.
 
-    Keys are P different ids of 1 .. V/2 - 1, values P different ids of the upper half. The place of a query is drawn without
-    replacement with weight i^(power - 1). Pairs draw in their order, so early pairs get early queries, and a guesser that knows
-    only the position scores more than 1/P. A value follows its key also where it is the answer. The original has filler there; an
-    objective with `hide_answers` shows `[MASK]`.
+    Keys are P different ids of 1 .. V/2 - 1; values are P different ids of the upper half. The places of the queries are drawn
+    without replacement; place i has weight i^(power - 1). Pairs draw in their order, so early pairs get early queries, and a
+    guesser that knows only the position scores more than 1/P. A value also follows its key where the value is the answer. The
+    original task has filler in the place of an answer; an objective with `hide_answers` shows `[MASK]` in this place.
 
     Attributes:
         vocabulary: V, the number of ids; id 0 is the filler.
         length: T, the number of tokens of the pairs and queries together; it is even.
         pairs: P, the number of pairs.
-        passes: how often the pairs are shown, in the same order.
-        filler: the tokens between queries: `zero`, or `uniform` ids of all V (which may look like keys).
-        power: the smaller, the earlier the queries come.
+        passes: the number of times that the pairs are shown, in the same order.
+        filler: the kind of tokens between queries: `zero`, or `uniform` over all V ids (such a token may look like a key).
+        power: the number that decides how early the queries come; a smaller number gives earlier queries.
     """
 
     kind: ClassVar[str] = "mqar"
@@ -301,7 +305,7 @@ class MultiQueryRecall(ShapedTask):
 
     @property
     def shown_tokens(self) -> int:
-        """Tokens before the first query."""
+        """The number of tokens before the first slot of a query."""
         return 2 * self.pairs * self.passes
 
     def shape(self) -> Shape:
@@ -324,10 +328,10 @@ class MultiQueryRecall(ShapedTask):
         return Sample.with_gaps(tokens, gap)
 
     def _query_slots(self, count: int, rng: Generator) -> Tensor:
-        """(B, P): where the query of each pair stands, in pairs of tokens.
+        """(B, P): the slot of the query of each pair; a slot is two tokens.
 
-        Slot i gets an exponential waiting time of rate i^(power - 1): the order of the times is that of weighted draws without
-        replacement.
+        Slot i gets an exponential waiting time of rate i^(power - 1). The order of these times has the law of weighted draws
+        without replacement.
         """
         slots = (self.length - self.shown_tokens) // 2
         rates = torch.arange(1, slots + 1, dtype=torch.float64) ** (self.power - 1)

@@ -1,7 +1,7 @@
-"""Splits that cannot share a prompt: a hash of the prompt decides, so they are disjoint for endless streams and any seed.
+"""Splits that share no prompt: a hash of the prompt decides the split, so splits are disjoint for endless streams and any seed.
 
-A 64-bit hash of a sequence's prompt (its tokens with the answers blanked) and of the task's config, mod 100, is its bucket. Every
-split has its own buckets.
+The bucket of a sequence is a 64-bit hash, mod 100, of its prompt (its tokens with blanks in place of the answers) and of the config
+of the task. Every split has its own buckets.
 Shapes: B sequences.
 """
 
@@ -27,12 +27,14 @@ BUCKETS_OF: Mapping[Split, range] = {
     VALIDATION: range(90, 95),
     TEST: range(95, 100),
 }
-LEAST_PROMPTS_PER_SEQUENCE = 20  # of all held-out sequences together
-MARGIN = 1.1  # times the expected need are drawn, so that one round mostly suffices
-CALL_SEQUENCES = 256  # most sequences of one draw, or more of short ones:
-CALL_TOKENS = 2**15  # temporaries above a megabyte go back to the system and are faulted in again, at half the speed
+LEAST_PROMPTS_PER_SEQUENCE = 20  # the smallest number of prompts of a task for each held-out sequence
+MARGIN = 1.1  # a round draws this many times the expected need, so that one round mostly suffices
+# One call draws at most this many sequences, or at most this many tokens if that is more sequences. Larger temporaries (above a
+# megabyte) go back to the system and are faulted in again, at half the speed.
+CALL_SEQUENCES = 256
+CALL_TOKENS = 2**15
 MOST_EMPTY_ROUNDS = 100
-RARE = 1e-6  # below this many draws for each prompt, repeats are counted by pairs
+RARE = 1e-6  # repeats are counted by pairs if there are fewer draws than this for each prompt
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -41,19 +43,19 @@ def buckets(task: Task, keys: Tensor) -> Tensor:
     start = np.uint64(derive(0, "task-split", task.split_identity()))
     columns = np.arange(1, keys.shape[1] + 1, dtype=np.uint64)
     factors = mixed(start + columns * GOLDEN) | np.uint64(1)
-    # A sum of products with random odd factors, modulo 2^64, differs between rows; the finaliser spreads it over all bits.
+    # Different rows have different sums of products with random odd factors, modulo 2^64. The finaliser mixes all bits of a sum.
     sums = (keys @ torch.from_numpy(factors.view(np.int64))).numpy().view(np.uint64)
     return torch.from_numpy((mixed(sums) % np.uint64(BUCKETS)).astype(np.int64))
 
 
 def in_split(task: Task, sample: Sample, split: Split) -> Tensor:
-    """(B,) bool: the sequences of a sample that belong to a split."""
+    """(B,) bool: true for each sequence of a sample that belongs to a split."""
     bucket, allowed = buckets(task, task.split_key(sample)), BUCKETS_OF[split]
     return (bucket >= allowed.start) & (bucket < allowed.stop)
 
 
 def draw(task: Task, split: Split, count: int, rng: Generator) -> Sample:
-    """`count` sequences of a split: the task's own law, conditioned on the split. Draws until enough belong to it.
+    """Draw `count` sequences by the law of the task, conditioned on a split. Draws go on until enough sequences are in the split.
 
     Raises:
         BadInput: no prompt falls into the split.
@@ -77,10 +79,11 @@ def check_support(task: Task, held_out: Mapping[Split, int]) -> None:
     """Check that the held-out splits together show at most a twentieth of all prompts, where the number of prompts is known.
 
     Args:
-        held_out: how many sequences each held-out split draws.
+        task: the task.
+        held_out: the number of sequences that each held-out split draws.
 
     Raises:
-        BadInput: they show more; the error names the field that makes the task larger.
+        BadInput: the held-out splits show more prompts; the error names the field that makes the task larger.
     """
     support, sequences = task.support(), sum(held_out.values())
     need = LEAST_PROMPTS_PER_SEQUENCE * sequences
@@ -91,10 +94,10 @@ def check_support(task: Task, held_out: Mapping[Split, int]) -> None:
 
 
 def repeated_share(task: Task, sequences: int) -> float | None:
-    """The expected share of this many fresh draws of the train split that repeat an earlier prompt; None without `support`.
+    """The expected share of `sequences` fresh draws of the train split that repeat an earlier prompt; None without `support`.
 
-    n draws among M equally likely prompts show M (1 - (1 - 1/M)^n) of them. Where some prompts are likelier than others, more draws
-    repeat, so this is a lower bound.
+    n draws among M equally likely prompts show M (1 - (1 - 1/M)^n) different prompts. If some prompts are likelier than others,
+    more draws repeat a prompt, so the share is a lower bound.
     """
     support = task.support()
     if support is None:

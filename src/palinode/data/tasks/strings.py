@@ -56,7 +56,7 @@ class Copy(ShapedTask):
 
 
 class Reversal(Copy):
-    """A string, a separator, and the string from its end: its own mirror image, so ltr and rtl must agree."""
+    """A string, a separator, and the string from its end. A sequence is its own mirror image, so ltr and rtl results must agree."""
 
     kind: ClassVar[str] = "reversal"
     solved_by: ClassVar[tuple[str, ...]] = ("position_only",)
@@ -69,8 +69,8 @@ class BitTask(ShapedTask):
     """Random bits and a question about them.
 
     Attributes:
-        length: number of bits.
-        cumulative: the answer follows every bit, `b1 a1 b2 a2 ..`; a model that reads earlier answers has a far easier task.
+        length: the number of bits.
+        cumulative: whether an answer follows every bit, `b1 a1 b2 a2 ..`; a model that reads earlier answers has a far easier task.
     """
 
     length: int = Field(default=16, ge=1, le=MOST_LENGTH)
@@ -91,7 +91,7 @@ class BitTask(ShapedTask):
 
     @abstractmethod
     def _answer(self, ones: Tensor, bits: Tensor) -> Tensor:
-        """The answer (0 or 1) when this many of this many bits are ones."""
+        """The answer (0 or 1) if `ones` of `bits` bits are ones."""
 
     def edge_nats(self, direction: Direction) -> float | None:
         if direction == "ltr":
@@ -103,7 +103,7 @@ class BitTask(ShapedTask):
 
 
 class Parity(BitTask):
-    """1 where the number of ones is odd: no statistic of fewer than all bits helps."""
+    """The answer is 1 where the number of ones is odd: no statistic of fewer than all bits helps."""
 
     kind: ClassVar[str] = "parity"
 
@@ -112,7 +112,10 @@ class Parity(BitTask):
 
 
 class Majority(BitTask):
-    """1 where more than half of the bits are ones; cumulative: at least half so far. A tie makes 0 the better guess."""
+    """The answer is 1 where more than half of the bits are ones; a cumulative answer is 1 where at least half so far are ones.
+
+    If the answer is not cumulative, a tie gives 0, so 0 is the better guess.
+    """
 
     kind: ClassVar[str] = "majority"
 
@@ -125,12 +128,12 @@ class Majority(BitTask):
 
 
 class Counting(ShapedTask):
-    """A string, `?`, and one letter: the answer, one token, is how often the letter occurs in the string.
+    """A string, `?`, and one letter: the answer is one token, the number of times that the letter occurs in the string.
 
     Attributes:
-        alphabet: number of letters A, ids 0 .. A - 1; `?` is A; the count k is A + 1 + k.
+        alphabet: A, the number of letters; their ids are 0 .. A - 1, the id of `?` is A, and the id of the count k is A + 1 + k.
         length: the number of letters of the string.
-        most: the largest count that has an id; None for `length`. To be made longer, the task needs a `most` with room.
+        most: the largest count that has an id; None for `length`. A task can be made longer only up to `most` letters.
     """
 
     kind: ClassVar[str] = "counting"
@@ -163,7 +166,11 @@ class Counting(ShapedTask):
         return Sample.answered_from(tokens, self.length + 2, count=occurrences[:, 0])
 
     def with_length(self, factor: int) -> Counting:
-        """Longer, with the same ids: `most` must have room, so that training shows every id that is an answer."""
+        """The task with a string `factor` times as long and the same ids, so that training shows the ids of larger counts too.
+
+        Raises:
+            BadInput: the string would have more than `most` letters.
+        """
         length = self.length * factor
         self._check_room(length)
         return self.resized(length=length, most=self._room)
@@ -175,15 +182,15 @@ class Counting(ShapedTask):
 
 
 class Addition(ShapedTask):
-    """Two uniform numbers of `digits` digits, padded with zeros, and their sum, one digit longer.
+    """Two uniform numbers of `digits` digits, padded with zeros, and their sum, which is one digit longer.
 
-    Read ltr, the sum has entropy 0. Read rtl, the sum comes first and has an entropy, the second number has the rest, and the first
-    number has none; the total is the same. With the most significant digit first, a digit can depend on carries from far away; with
-    the least significant digit first, carries are local.
+    In an ltr pass, the sum has entropy 0. In an rtl pass, the sum is read first and has a part of the entropy, the second number
+    has the rest, and the first number has entropy 0; the total is the same. If the most significant digit of the sum comes first, a
+    digit can depend on carries from far away; if the least significant digit comes first, carries are local.
 
     Attributes:
         digits: the number of digits of each of the two numbers.
-        lsd_first: the least significant digit of the sum comes first.
+        lsd_first: whether the least significant digit of the sum comes first.
     """
 
     kind: ClassVar[str] = "addition"
@@ -201,7 +208,7 @@ class Addition(ShapedTask):
         sign = torch.full((count, 1), PLUS)
         written_total = total.flip(1) if self.lsd_first else total
         tokens = torch.cat([parts[:, 0], sign, parts[:, 1], sign + 1, written_total], 1)
-        # Each carry takes ten out of one column and puts one into the next: the digit sums differ by nine for each carry.
+        # A carry takes ten out of one column and puts one into the next column: each carry makes the digit sum smaller by nine.
         carries = (parts.sum((1, 2)) - total.sum(1)) // 9
         return Sample.answered_from(tokens, 2 * self.digits + 2, carries=carries)
 
@@ -214,7 +221,7 @@ class Addition(ShapedTask):
         return torch.stack([first, second], 1).sort(1).values
 
     def edge_nats(self, direction: Direction) -> float:
-        """The units digit of the sum is uniform; its leading digit is the last carry."""
+        """The entropy of the token read first. The units digit of the sum is uniform; the leading digit is the last carry."""
         carry = (1 - 10.0**-self.digits) / 2
         return entropy_nats((carry, 1 - carry)) if self.lsd_first and direction == "rtl" else math.log(10)
 
