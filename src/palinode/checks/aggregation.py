@@ -49,7 +49,10 @@ class Sums(Protocol):
 
 @dataclass(frozen=True)
 class HandSums:
-    """The sums of an evaluation, computed again from its logits. `special_targets` counts the scored targets that are special ids."""
+    """The sums of an evaluation, computed again from its logits.
+
+    `special_targets`: the number of scored targets that are special ids.
+    """
 
     tokens_scored: int
     nats_sum: float
