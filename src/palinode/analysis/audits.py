@@ -1,8 +1,9 @@
-"""The audits of an arm: those before its runs, those that each run makes of its trained model, and their influence pictures.
+"""The audits of an arm: the audit before its runs, the audit that each run makes of its trained model, and influence pictures.
 
-A picture shows which source tokens change the prediction of which target, and where that is a leak. A finding stores two square
-matrices for each group of targets; a row is a target, a column is a source: `<group> influence` (0 or more) and `<group> allowed`
-(1 where the objective lets the target depend on the source).
+An influence picture shows which source tokens change the prediction of which target token, and which of these changes are leaks.
+A finding stores two square matrices for each group of targets. A row of a matrix is a target, a column is a source. The matrix
+`<group> influence` holds numbers of 0 or more. The matrix `<group> allowed` holds 1 where the objective lets the target depend
+on the source.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class ArmFinding:
-    """A finding with its scale and, when a run made it, the seed of that run."""
+    """One finding about an arm, with its scale and, when a run made the finding, the seed of that run."""
 
     finding: Finding
     scale: str
@@ -35,10 +36,10 @@ class ArmAudit:
     """The audits of one arm, at one or several scales.
 
     Attributes:
-        reports: scale -> the audit before the runs. No verdict relies on a scale without one.
-        hashes: scale -> the hash under which its report is stored.
-        after_training: the findings of the runs that are not in `reports`.
-        damaged: the errors in audits of runs.
+        reports: scale -> the audit before the runs. The verdict at a scale without this audit is `cannot tell`.
+        hashes: scale -> the hash under which the audit report of this scale is stored.
+        after_training: the findings of the audits that runs made of their trained models, as far as `reports` lacks them.
+        damaged: the errors that were raised when stored audits of runs were read.
     """
 
     arm: ArmEntry
@@ -49,7 +50,7 @@ class ArmAudit:
 
     @property
     def findings(self) -> tuple[ArmFinding, ...]:
-        """All findings; those from before the runs come first."""
+        """All findings of the arm; the findings of the audits before the runs come first."""
         before = (ArmFinding(one, scale) for scale, report in self.reports.items() for one in report.findings)
         return (*before, *self.after_training)
 
@@ -60,37 +61,37 @@ class ArmAudit:
 
     @property
     def leak(self) -> Leak:
-        """Whether a check shows a leak, and whether the experiment expects one."""
+        """Whether a check shows a leak, and whether the experiment expects this arm to leak."""
         return _declared(bool(self.leaks), self.arm.expect_leak)
 
     @property
     def collapse(self) -> Leak:
-        """Whether a check shows that an auxiliary term vanished, and whether the experiment expects this."""
+        """Whether a check shows that an auxiliary term vanished, and whether the experiment expects the term to vanish."""
         return _declared(any(item.finding.shows_collapse for item in self.findings), self.arm.expect_collapse)
 
     @property
     def failed(self) -> tuple[ArmFinding, ...]:
-        """The findings with outcome fail."""
+        """The findings whose outcome is `fail`."""
         return tuple(item for item in self.findings if item.finding.outcome == "fail")
 
     @property
     def unexpected(self) -> tuple[ArmFinding, ...]:
-        """The failed findings that the experiment does not expect. An arm that is expected to leak may fail any check."""
+        """The failed findings that the experiment does not expect. An arm that is expected to leak is allowed to fail any check."""
         if self.arm.expect_leak:
             return ()
         return tuple(item for item in self.failed if not (self.arm.expect_collapse and item.finding.shows_collapse))
 
     @property
     def undecided(self) -> tuple[ArmFinding, ...]:
-        """The findings that could not tell."""
+        """The findings whose check could decide neither for pass nor for fail."""
         return tuple(item for item in self.findings if item.finding.outcome == "could_not_tell")
 
 
 def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> ArmAudit:
-    """The audits of one arm, at one scale or at all of them. A finding of a run that repeats an earlier one is left out.
+    """The audits of one arm, at one scale or at all scales. A finding of a run is left out if it repeats an earlier finding.
 
     Raises:
-        BadInput: the experiment has no such arm.
+        BadInput: the experiment has no arm of this name.
     """
     entry = record.entry.arm(arm)
     scales = record.entry.scales if scale is None else (scale,)
@@ -116,14 +117,14 @@ def _declared(happened: bool, expected: bool) -> Leak:
 
 @dataclass(frozen=True)
 class Picture:
-    """One influence matrix and what is allowed in it; T is the number of positions.
+    """One influence matrix, and the matrix of the influence that is allowed; T is the number of positions.
 
     Attributes:
-        group: which targets, such as `rtl`.
-        influence: (T, T), target by source.
-        allowed: (T, T), above 0 where influence is allowed. None if the audit did not store it: then only the influence of a target
-            on its own prediction counts as a leak.
-        failed: whether the finding failed. If it did not, no cell counts as a leak.
+        group: the name of the group of targets, such as `rtl`.
+        influence: the influence of each source on each target: (T, T), a row is a target, a column is a source.
+        allowed: a matrix (T, T) that is above 0 where influence is allowed. None if the audit did not store this matrix: then only
+            the influence of a target on its own prediction counts as a leak.
+        failed: whether the outcome of the finding is `fail`. With any other outcome, no cell of the matrix counts as a leak.
     """
 
     arm: str
@@ -136,7 +137,7 @@ class Picture:
 
     @property
     def length(self) -> int:
-        """T, in positions."""
+        """The number of positions T, which is the side of both matrices."""
         return len(self.influence)
 
     def is_allowed(self, target: int, source: int) -> bool:
@@ -145,7 +146,7 @@ class Picture:
 
     @cached_property
     def leaks(self) -> frozenset[tuple[int, int]]:
-        """The (target, source) cells with influence that is not allowed."""
+        """The cells (target, source) of the matrix whose influence is not allowed."""
         if not self.failed:
             return frozenset()
         cells = ((target, source) for target in range(self.length) for source in range(self.length))
@@ -163,7 +164,7 @@ class Picture:
 
 
 def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
-    """One picture of an arm per check and group: at the first scale with a leak, otherwise at the first scale."""
+    """One influence picture of an arm for each check and group: of the first scale with a leak, otherwise of the first scale."""
     chosen: dict[tuple[str, str], Picture] = {}
     for item in arm_audit(record, arm).findings:
         for picture in pictures_of(item, arm):
@@ -174,7 +175,7 @@ def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
 
 
 def pictures_of(item: ArmFinding, arm: str) -> list[Picture]:
-    """The pictures that one finding stored."""
+    """The influence pictures that one finding stored."""
     stored = item.finding.pictures
     found = []
     for name, matrix in stored.items():

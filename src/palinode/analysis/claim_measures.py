@@ -1,7 +1,7 @@
-"""How a claim is measured: one table of measures, each a function from a claim and its evidence to rows of numbers.
+"""The measures of claims. A measure is a function that gets a claim and its evidence and returns rows of numbers.
 
-A row holds an effect with its interval over seeds, or says in `reasons` why nothing can be concluded from it.
-`palinode.analysis.claims` decides what a row means for the claim.
+A row holds an effect with its interval over seeds. If nothing can be concluded from a row, its field `reasons` says why.
+The module `palinode.analysis.claims` decides what a row means for the claim.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from palinode.results.record import ExperimentRecord
 
 NATS = "nats_per_token"
 ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
-LEAST_BLOCKS = 4  # with fewer blocks, one block, a quarter and a half of them are not three different models
+LEAST_BLOCKS = (
+    4  # a layer cut leaves 1 block, 1/4 or 1/2 of the blocks: with fewer than 4 blocks, two of these are the same model
+)
 NOTHING_LEARNED = "no run is above what is scored without learning"
 AT_THE_CEILING = (
     "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"
@@ -45,11 +47,11 @@ NO_FREQUENCIES = "no audit in the store counted the loss of token frequencies"
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are measured on.
+    """The records and numbers on which the claims of an experiment are measured.
 
     Attributes:
-        frequencies_nats: the loss that token frequencies alone reach; None where the store does not have it.
-        other: name of another experiment -> its record at the same size; None where the store has none.
+        frequencies_nats: the loss that token frequencies alone reach, in nats per token; None where the store lacks this loss.
+        other: name of another experiment -> its record at the same size; None where the store has no such record.
     """
 
     record: ExperimentRecord
@@ -71,13 +73,14 @@ class Measured:
     """One row of a claim.
 
     Attributes:
-        scale: a scale, a context length, or what was averaged over.
-        arm, against: the names with the group put in; `against` is empty where nothing is compared.
-        effect: the mean over seeds (of a rank correlation: over groups); None where nothing was measured.
-        count: seeds in the mean (of a rank correlation: groups).
+        scale: the name of the scale, the context length, or the name of the scales or groups over which the row is a mean.
+        arm, against: the names of the two arms, with the name of the group filled in; `against` is empty if the claim compares
+            no arms.
+        effect: the mean over seeds (a rank correlation: over groups); None where nothing was measured.
+        count: the number of seeds in the mean (a rank correlation: the number of groups).
         outcome: the outcome of the decision rule, where the measure is a difference.
-        reasons: why nothing can be concluded; empty where the row can be judged.
-        cautions: what a reader must know all the same.
+        reasons: the reasons why nothing can be concluded from the row; empty where the row can be judged.
+        cautions: facts that a reader must know although the row can be judged.
     """
 
     scale: str
@@ -94,11 +97,11 @@ class Measured:
 
 Rows = Iterator[Measured]
 Measure = Callable[[Claim, Evidence], Rows]
-Sides = tuple[str, str, tuple[str, ...]]  # group, arm, the arms it is compared with
+Sides = tuple[str, str, tuple[str, ...]]  # the group, the arm, and the arms that this arm is compared with
 
 
 def difference(claim: Claim, evidence: Evidence) -> Rows:
-    """The metric of the decision rule: arm less the other, paired by seed, at every scale; then the mean over groups."""
+    """The difference of two arms in the metric of the decision rule, paired by seed, at every scale; then its mean over groups."""
     for scale in evidence.scales:
         rows = [_difference(claim, evidence, scale, *names) for names in sides(claim, evidence.record)]
         yield from (row for row, _ in rows)
@@ -109,7 +112,7 @@ def difference(claim: Claim, evidence: Evidence) -> Rows:
 def _difference(
     claim: Claim, evidence: Evidence, scale: str, group: str, arm: str, others: tuple[str, ...]
 ) -> tuple[Measured, Mapping[int, float]]:
-    """The row of one group, and seed -> difference."""
+    """The row of one group, and its differences as a mapping: seed -> difference."""
     rule = evidence.rule
     if (against := _best_of(evidence, scale, others)) is None:
         reason = f"no finished run of {' or '.join(others)} to compare with"
@@ -133,7 +136,7 @@ def _difference(
 def _mean_of_groups(
     claim: Claim, rule: Decision, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
 ) -> Measured:
-    """The mean over the groups that can be judged, seed by seed: the same groups, other seeds."""
+    """The row with the mean over the groups that can be judged. The mean is taken for each seed, over the same groups."""
     judged = {row.group: differences for row, differences in rows if not row.reasons}
     seeds = sorted(set.intersection(*map(set, judged.values()))) if judged else []
     values = [mean([of_group[seed] for of_group in judged.values()]) for seed in seeds]
@@ -145,7 +148,7 @@ def _mean_of_groups(
 
 
 def _best_of(evidence: Evidence, scale: str, arms: Sequence[str]) -> str | None:
-    """The arm with the best mean score; None before every one of several has a score."""
+    """The arm with the best mean score; None if there are several arms and one of them has no score yet."""
     if len(arms) == 1:
         return arms[0]
     scores = {arm: _mean_score(evidence.record, arm, scale) for arm in arms}
@@ -154,7 +157,7 @@ def _best_of(evidence: Evidence, scale: str, arms: Sequence[str]) -> str | None:
 
 
 def score(claim: Claim, evidence: Evidence) -> Rows:
-    """The metric of the decision rule: the mean over seeds of one arm, at every scale that has a published number."""
+    """The mean over seeds of one arm in the metric of the decision rule, at every scale that has a published number."""
     for scale in evidence.scales:
         if claim.published_at(scale) is not None:
             values = list(scores_of(evidence.record, claim.arm, scale, evidence.rule.metric).values())
@@ -162,7 +165,7 @@ def score(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], float | None]) -> Measure:
-    """A measure of the ratio of two losses at all scales: a summary of each seed that has all of them."""
+    """A measure of the ratio of two losses. For each seed that has the ratio at all scales, `summary` makes one number of them."""
 
     def measured(claim: Claim, evidence: Evidence) -> Rows:
         losses, sizes = final_scores(evidence.record, evidence.split, NATS), scale_sizes(evidence.record)
@@ -187,7 +190,7 @@ def mean_less_1(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> 
 
 
 def slope(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float | None:
-    """Least squares: how much the ratio changes for ten times the parameters; None below two counted sizes."""
+    """The change of the ratio for ten times the parameters, by least squares; None if fewer than two sizes were counted."""
     points = [(math.log10(size.parameters), ratios[scale]) for scale, size in sizes.items() if size.parameters]
     if len({x for x, _ in points}) < 2:
         return None
@@ -195,9 +198,11 @@ def slope(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float 
 
 
 def width_less_depth(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float | None:
-    """|change of the ratio from the narrowest to the widest|, mean over depths, less the same of depth over widths.
+    """The effect of width on the ratio minus the effect of depth on the ratio.
 
-    None where the scales are no full grid of at least two depths and two widths.
+    The effect of width is |ratio of the widest model - ratio of the narrowest model|, as a mean over depths. The effect of depth
+    is |ratio of the deepest model - ratio of the shallowest model|, as a mean over widths. The result is None where the scales
+    are no full grid of at least two depths and two widths.
     """
     grid = {(size.depth, size.width): ratios[scale] for scale, size in sizes.items() if size.depth and size.width}
     depths, widths = sorted({depth for depth, _ in grid}), sorted({width for _, width in grid})
@@ -209,7 +214,10 @@ def width_less_depth(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]
 
 
 def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
-    """The ratio with some blocks left less that of the whole model (or less 1): mean over the deepest scales, seed by seed."""
+    """The ratio of a model cut to its first blocks minus the ratio of the whole model (or minus 1), for each seed.
+
+    The difference is a mean over the deepest scales.
+    """
     sizes = scale_sizes(evidence.record)
     depth = max((size.depth or 0 for size in sizes.values()), default=0)
     left = 1 if claim.blocks_left == 1 else max(1, round(claim.blocks_left * depth))
@@ -237,7 +245,7 @@ def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def _ratio_reasons(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
-    """Why a ratio says nothing: what the decision rule has against its arms at any scale, and losses that were not learned."""
+    """The reasons why a ratio says nothing: its arms are not reliable by the decision rule at a scale, or learned nothing."""
     arms = [arm for arm in dict.fromkeys((claim.arm, *claim.against)) if arm != evidence.rule.baseline]
     by_rule = (
         reason
@@ -251,7 +259,7 @@ def _ratio_reasons(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
 
 
 def context(claim: Claim, evidence: Evidence) -> Rows:
-    """rtl / ltr - 1 at every context length in tokens, or at the longest alone."""
+    """The ratio rtl loss / ltr loss - 1 at every context length in tokens, or only at the longest context length."""
     frame, found = direction_ratios(evidence.record, evidence.split).filter(arm=claim.arm), False
     reasons = _ratio_reasons(claim, evidence)
     for scale in evidence.scales:
@@ -268,9 +276,10 @@ def context(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
-    """Steps until an accuracy is half-way between what is scored without learning and 1: arm over the other.
+    """The steps that one arm needs to reach half-way accuracy, divided by the steps that the other arm needs.
 
-    The geometric mean over the seeds in which both arms came there, and the t interval of its logarithm.
+    Half-way accuracy is the middle between the accuracy without learning and 1. The effect is the geometric mean over the seeds
+    in which both arms reach half-way accuracy; the interval is the t interval of the logarithm of the ratio.
     """
     curves = evaluation_curves(evidence.record).filter(split=evidence.split, trained=True).drop_nulls("accuracy")
     for scale in evidence.scales:
@@ -294,9 +303,10 @@ def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def _sooner_reasons(ratio: Interval | None, arm: str, other: str, only_arm: int, only_other: int) -> tuple[str, ...]:
-    """A seed in which one arm alone came half-way contradicts an interval that says the other arm is sooner.
+    """The reasons against a ratio of steps: seeds that contradict its interval, and an interval without width.
 
-    Runs are evaluated every so many steps, so all seeds may show one and the same ratio: that is no interval.
+    A seed in which only one arm reaches half-way accuracy contradicts an interval that says that the other arm is sooner. Runs
+    are evaluated at fixed steps, so all seeds may show the same ratio: then the interval has no width and says nothing.
     """
     if ratio is None:
         return ("fewer than two seeds in which both arms came half-way",)
@@ -308,9 +318,9 @@ def _sooner_reasons(ratio: Interval | None, arm: str, other: str, only_arm: int,
 
 
 def over_groups(claim: Claim, evidence: Evidence) -> Rows:
-    """Rank correlation over groups: the score of `arm` here with the score of `against` in another experiment.
+    """The rank correlation over groups of the score of `arm` in this experiment with the score of `against` in another one.
 
-    Both scores count upwards: of a loss the negative is taken. The interval resamples the groups, not the seeds.
+    A loss enters with a minus sign, so that in both scores more is better. The interval resamples the groups, not the seeds.
     """
     other = evidence.other(claim.experiment)
     one, two = (in_group(name, "GROUP") for name in (claim.arm, f"{claim.experiment} {claim.against[0]}"))
@@ -336,14 +346,14 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:
-    """The mean over seeds of the metric that decides, turned so that more is better; None without a finished run."""
+    """The mean over seeds of the metric of the decision rule, with a sign such that more is better; None without a finished run."""
     rule = record.entry.decision
     values = list(scores_of(record, arm, scale, str(rule["metric"])).values())
     return (mean(values) if rule["better"] == "higher" else -mean(values)) if values else None
 
 
 def term(claim: Claim, evidence: Evidence) -> Rows:
-    """The value of every auxiliary term of an arm at its last logged step. It says nothing in runs where the term collapsed."""
+    """The value of every auxiliary term of an arm at its last logged step. The value of a collapsed term says nothing."""
     curves = auxiliary_curves(evidence.record).filter(arm=claim.arm).drop_nulls("value").sort("step")
     for scale, name in dict.fromkeys(curves.select("scale", "term").iter_rows()):
         last = curves.filter(scale=scale, term=name).group_by("seed", maintain_order=True).last()
@@ -356,7 +366,7 @@ def term(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def sides(claim: Claim, record: ExperimentRecord) -> Iterator[Sides]:
-    """The arms of every group; groups whose arms are not in this size are left out."""
+    """The arms of every group; a group is left out if the record does not have its arms."""
     names = {arm.name for arm in record.entry.arms}
     for group in claim.groups or ("",):
         arm, *others = (in_group(name, group) for name in (claim.arm, *claim.against))
@@ -365,7 +375,7 @@ def sides(claim: Claim, record: ExperimentRecord) -> Iterator[Sides]:
 
 
 def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: Sequence[float]) -> Measured:
-    """The mean of one value per seed, with its t interval."""
+    """The row with the mean and the t interval of `values`, which hold one value per seed."""
     interval, count = t_interval(values, evidence.rule.confidence), len(values)
     few = f"an interval needs 2 seeds with all scores of this measure, there {'is 1' if count else 'are none'}"
     effect = mean(values) if values else None
@@ -373,7 +383,10 @@ def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: S
 
 
 def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequence[str]) -> tuple[str, ...]:
-    """Why the scores of some (arm, metric) say nothing of what can be learned; see `Claim.needs_learning`."""
+    """The reasons why the scores of arms that learned nothing cannot be judged, for pairs (arm, metric).
+
+    See `Claim.needs_learning`.
+    """
     if not asked:
         return ()
     if evidence.rule.better == "higher":
@@ -392,12 +405,12 @@ def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequ
 
 
 def scores_of(record: ExperimentRecord, arm: str, scale: str, metric: str) -> dict[int, float]:
-    """Seed -> score of the finished runs of one arm at one scale."""
+    """The scores of the finished runs of one arm at one scale, as a mapping: seed -> score."""
     scores = {run.entry.seed: run.result.score(metric) for run in record.finished(arm, scale)}
     return {seed: value for seed, value in scores.items() if value is not None}
 
 
-# Name -> (function, what it measures in words; fields of the claim and of the row stand in braces).
+# Name of a measure -> (its function, a text that says what is measured). Braces in the text hold fields of the claim or the row.
 MEASURES: Mapping[str, tuple[Measure, str]] = {
     "difference": (difference, "{row.arm} less {row.against}, {metric}"),
     "score": (score, "{row.arm}, {metric}"),

@@ -1,4 +1,6 @@
-"""The claims of an experiment, judged on its finished runs: each row holds, does not hold, or cannot be told, and says why.
+"""The judgement of the claims of an experiment on its finished runs.
+
+A judged row says that its claim holds, does not hold, or cannot be decided, and gives the reasons.
 
 A model whose loss is above what token frequencies alone reach has learned nothing of the order of tokens.
 """
@@ -16,16 +18,16 @@ from palinode.results.record import ExperimentRecord, ExperimentRun
 from palinode.results.store import Store
 
 Judgement = Literal["holds", "does not hold", "cannot tell", "not judged"]
-# Of the decision rule's outcomes, those in which a claim holds; in the others it does not.
+# The outcomes of the decision rule in which a claim holds; in all other outcomes the claim does not hold.
 HOLDS_WHERE: Mapping[str, frozenset[str]] = {
     "better": frozenset(["better"]),
     "not worse": frozenset(["better", "no difference found"]),
 }
 EVERY_ROW = "every row"
-# The findings of audits that keep what counting n-grams reaches, and the number for single tokens.
+# The findings of audits that store the losses of n-gram counts, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
-WIDEST_SHARE = 0.2  # an interval of an accuracy that is wider agrees with nearly every published number
+WIDEST_SHARE = 0.2  # an interval of an accuracy that is wider than this agrees with nearly every published number
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class JudgedClaim:
 
     Attributes:
         published: the published number of this row; None where there is none.
-        words: what was measured, in words.
+        words: a text that says what was measured.
     """
 
     claim: Claim
@@ -45,12 +47,12 @@ class JudgedClaim:
 
     @property
     def published_is_outside(self) -> bool:
-        """Whether our interval does not hold the published number."""
+        """Whether the published number lies outside the interval of our runs."""
         ours = self.measured.interval
         return ours is not None and self.published is not None and not ours.low <= self.published <= ours.high
 
     def row(self) -> dict[str, Any]:
-        """As plain data."""
+        """The judged row as plain data."""
         measured, (low, high) = self.measured, ends(self.measured.interval)
         return {
             "name": self.claim.name,
@@ -93,7 +95,7 @@ def judged_claims(store: Store, record: ExperimentRecord) -> tuple[JudgedClaim, 
 
 
 def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
-    """The rows of one claim; where every row must lie within the bound, a last row says whether all of them do."""
+    """The judged rows of one claim. If a claim needs every row within its bound, a last row says whether all rows are."""
     measure, words = MEASURES[claim.measure]
     names = {arm.name for arm in evidence.record.entry.arms}
     missing = [arm for arm in claim.arms() if arm not in names]
@@ -114,7 +116,7 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
 
 
 def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
-    """What one row says of its claim."""
+    """The judgement of a claim by one of its rows."""
     if claim.expect == "shown":
         return "not judged"
     if row.reasons or row.interval is None:
@@ -135,7 +137,7 @@ def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
 
 
 def _agrees(published: float | None, low: float, high: float, rule: Decision) -> Judgement:
-    """Whether the interval holds the published number, or misses it by no more than the smallest effect that matters."""
+    """Whether the published number lies in the interval, or outside it by no more than the smallest effect that matters."""
     too_wide = rule.metric.endswith(".accuracy") and min(high, 1.0) - max(low, 0.0) > WIDEST_SHARE
     if published is None or too_wide:
         return "cannot tell"
@@ -143,7 +145,7 @@ def _agrees(published: float | None, low: float, high: float, rule: Decision) ->
 
 
 def _of_all(claim: Claim, rows: Sequence[JudgedClaim]) -> JudgedClaim:
-    """The claim on all of its rows: it holds where every row does, and fails where one does."""
+    """The judgement of a claim by all of its rows: a claim holds if every row holds, and fails if one row fails."""
     judgements = {row.judgement for row in rows}
     judgement: Judgement = "does not hold" if "does not hold" in judgements else "cannot tell"
     reasons = tuple(dict.fromkeys(reason for row in rows for reason in row.measured.reasons))
@@ -152,7 +154,7 @@ def _of_all(claim: Claim, rows: Sequence[JudgedClaim]) -> JudgedClaim:
 
 
 def _words(template: str, claim: Claim, row: Measured, evidence: Evidence) -> str:
-    """What a row measures, in words."""
+    """The text that says what a row measures."""
     numerator, denominator = zip((claim.arm, *claim.against[:1], ""), claim.directions, strict=False)
     blocks = "one block" if claim.blocks_left == 1 else f"{claim.blocks_left:.0%} of the blocks"
     return template.format(
@@ -166,10 +168,10 @@ def _words(template: str, claim: Claim, row: Measured, evidence: Evidence) -> st
 
 
 def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
-    """Nats per validation token for the token frequencies of the train split, as the audits counted them.
+    """The loss of the token frequencies of the train split, in nats per validation token, as an audit computed it.
 
     Returns:
-        None where no audit of the store counted them for the data of this experiment.
+        The loss; None where no audit in the store computed this loss for the data of this experiment.
     """
     counted = next((numbers for run in record.runs if (numbers := _ngrams(run))), None)
     if counted is None:
@@ -186,5 +188,5 @@ def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
 
 
 def _ngrams(run: ExperimentRun) -> Mapping[str, Any] | None:
-    """The n-gram loss that the audit of a run compared its losses with."""
+    """The n-gram loss with which the audit of a run compared the losses of the run."""
     return next((f.numbers for f in run.findings() if f.check == TEXT_FLOOR and "ngram_nats" in f.numbers), None)

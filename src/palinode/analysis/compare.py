@@ -1,7 +1,7 @@
-"""Two arms at one scale: the differences of their scores, paired by seed, and whether they cost the same.
+"""The comparison of two arms at one scale: the differences of their scores, paired by seed, and whether their costs are equal.
 
-On the cost axis that the experiment declares, the two runs of every seed must agree to 0.1 %. Other axes are reported when their
-means differ by more than 1 %.
+On the cost axis that the experiment declares, the costs of the two runs of every seed must agree to 0.1 %. Any other cost axis is
+reported when the mean costs of the two arms differ by more than 1 %.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from palinode.results.record import ExperimentRecord, ExperimentRun, Result
 
 @dataclass(frozen=True)
 class Pair:
-    """The scores of one seed that is done in both arms, in the metric's unit."""
+    """The two scores of one seed whose runs are done in both arms, in the metric's unit."""
 
     seed: int
     arm_value: float
@@ -25,7 +25,7 @@ class Pair:
 
     @property
     def difference(self) -> float:
-        """Arm minus baseline."""
+        """The score of the arm minus the score of the baseline."""
         return self.arm_value - self.baseline_value
 
 
@@ -39,10 +39,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Arm minus baseline on one metric at one scale.
+    """The scores of an arm minus the scores of the baseline, on one metric at one scale.
 
     Attributes:
-        pairs: the seeds that are done in both arms, in the entry's order.
+        pairs: the seeds whose runs are done in both arms, in the entry's order.
         left_out: the other planned seeds.
         confidence: the confidence of the interval, such as 0.95.
     """
@@ -57,7 +57,7 @@ class Comparison:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Arm minus baseline of each pair, in the metric's unit."""
+        """The difference (arm minus baseline) of each pair, in the metric's unit."""
         return tuple(pair.difference for pair in self.pairs)
 
     @property
@@ -77,17 +77,17 @@ class Comparison:
 
     @property
     def sign_flip_p(self) -> float | None:
-        """Exact two-sided p of the sign-flip test; None without pairs."""
+        """The exact two-sided p value of the sign-flip test; None without pairs."""
         return intervals.sign_flip_p(self.differences)
 
 
 def compare(
     record: ExperimentRecord, arm: str, baseline: str, scale: str, metric: str, confidence: float
 ) -> Comparison:
-    """Pair the runs of two arms by seed. A seed without a number in one of the arms is left out.
+    """Pair the runs of two arms by seed. A seed that has no score in one of the arms is left out.
 
     Raises:
-        BadInput: the experiment has no such arm.
+        BadInput: the experiment has no arm of this name.
     """
     record.entry.arm(arm), record.entry.arm(baseline)
     ours = {run.entry.seed: run for run in record.runs_of(arm, scale)}
@@ -104,7 +104,7 @@ def compare(
 
 
 def _score(arm: str, run: ExperimentRun | None, metric: str) -> float | str:
-    """The score of a run, or a sentence that says why it has none."""
+    """The score of a run, or a sentence that says why the run has no score."""
     if run is None:
         return f"{arm} has no run with this seed"
     if run.outcome != "done" or run.result is None:
@@ -123,8 +123,9 @@ class Cost:
     """The mean cost of an arm at a scale on one axis, over its finished runs.
 
     Attributes:
-        mean: None when no finished run counted it.
-        ratio: this mean divided by the mean of the baseline; None when one of them is missing, or that of the baseline is 0.
+        mean: the mean cost; None when no finished run counted this cost.
+        ratio: the mean cost of the arm divided by the mean cost of the baseline; None when one of the two means is missing, or the
+            mean of the baseline is 0.
         runs: the number of runs in the mean.
     """
 
@@ -141,10 +142,11 @@ class Parity:
     """Whether an arm and the baseline have equal cost on the declared axis.
 
     Attributes:
-        deviation: arm / baseline - 1 of the seed where it is farthest from 0; None when a run did not count the cost.
+        deviation: the value (cost of the arm / cost of the baseline - 1) that is farthest from 0 among all seeds; None when a run
+            did not count the cost.
         holds: whether |deviation| is at most 0.1 %; None without a deviation.
-        others: axis -> arm mean / baseline mean - 1, for the other axes where it exceeds 1 %.
-        of_means: arm mean / baseline mean - 1 on the declared axis: the percentage that pages print.
+        others: other cost axis -> mean of the arm / mean of the baseline - 1, for the axes on which this exceeds 1 %.
+        of_means: the value (mean of the arm / mean of the baseline - 1) on the declared axis, which the pages print in percent.
     """
 
     axis: ParityAxis
@@ -155,7 +157,7 @@ class Parity:
 
 
 def costs(record: ExperimentRecord, baseline: str) -> tuple[Cost, ...]:
-    """The cost of every arm at every scale on every axis, with its ratio to that of the baseline."""
+    """The mean cost of every arm at every scale on every axis, with its ratio to the cost of the baseline."""
     rows = []
     for scale in record.entry.scales:
         reference = {axis: _mean_cost(record, baseline, scale, axis)[0] for axis in COST_AXES}
@@ -167,7 +169,7 @@ def costs(record: ExperimentRecord, baseline: str) -> tuple[Cost, ...]:
 
 
 def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: ParityAxis) -> Parity:
-    """Compare two arms: on the declared axis by pairs of seeds, on the other axes by their means."""
+    """Compare the costs of two arms: on the declared axis for each seed, on the other axes by the mean costs."""
     ours, theirs = _results(record, arm, scale), _results(record, baseline, scale)
     cost = COST_AXES[axis]
     pairs = [_ratio(ours[seed].cost(cost), theirs[seed].cost(cost)) for seed in ours if seed in theirs]
@@ -185,7 +187,7 @@ def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: 
 
 
 def _results(record: ExperimentRecord, arm: str, scale: str) -> dict[int, Result]:
-    """Seed -> result of the finished runs."""
+    """The results of the finished runs of one arm at one scale, as a mapping: seed -> result."""
     return {run.entry.seed: run.result for run in record.finished(arm, scale)}
 
 

@@ -1,10 +1,10 @@
-"""Learning curves: points over five x-axes. Every point is a measurement, nothing is interpolated.
+"""Learning curves: scores over five x-axes. Every point of a curve was measured; no point is interpolated.
 
-A mean over seeds is taken at steps that every run of an arm reached. It has the mean of the scores and, separately, the mean of
-each x-axis, because the seeds of an arm that draws directions at random read slightly different numbers of tokens.
+A mean over seeds is taken at the steps that every run of an arm reached. A mean point has the mean of the scores and, separately,
+the mean of each x-axis. The seeds of an arm that draws directions at random read slightly different numbers of tokens.
 
-A layer cut is a curve over blocks: the scores of a model with only its first blocks, with the head as trained and, where it was
-measured, with a refitted head.
+A layer cut is a curve over the number of blocks: the scores of a model of which only the first blocks are kept. The kept blocks
+are scored with the trained head and, where this was measured, with a refitted head.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LAYER_CUT_SCHEMA = (
     | columns((pl.Int64, "blocks of_blocks"))
     | MEASURE_COLUMNS
 )
-# Part of a stored layer cut -> which final norm and head turn the remaining blocks into predictions.
+# Part of a stored layer cut -> name of the final norm and head that turn the output of the remaining blocks into predictions.
 HEADS = {"scores": "trained", "refitted": "refitted"}
 LOGGED = ("p", "learning_rate", "gradient_norm")
 TRAINING_SCHEMA = (
@@ -43,9 +43,10 @@ TRAINING_SCHEMA = (
 
 
 def evaluation_curves(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each run, evaluation, split and direction (EVALUATION_SCHEMA). Unfinished and diverged runs are included.
+    """The evaluations: a row for each run, evaluation, split and direction (EVALUATION_SCHEMA).
 
-    `trained` says whether the run trained in this direction: an ltr-only model has an rtl loss, but no rtl curve.
+    Unfinished and diverged runs are included. The column `trained` says whether the run trained in this direction: a model that
+    trained only on ltr has an rtl loss, but no rtl curve.
     """
 
     def points(run: ExperimentRun, row: Row) -> Iterator[Row]:
@@ -58,7 +59,7 @@ def evaluation_curves(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def training_curves(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each run, logged training step and group of targets (TRAINING_SCHEMA)."""
+    """The training losses: one row for each run, logged training step and group of targets (TRAINING_SCHEMA)."""
 
     def points(_: ExperimentRun, row: Row) -> Iterator[Row]:
         others = {name: number(row.get(name)) for name in LOGGED}
@@ -69,7 +70,7 @@ def training_curves(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def auxiliary_curves(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each run, logged training step and auxiliary term: its numbers and its affinity (AUXILIARY_SCHEMA)."""
+    """The numbers and the affinity of auxiliary terms: a row for each run, logged training step and term (AUXILIARY_SCHEMA)."""
 
     def points(_: ExperimentRun, row: Row) -> Iterator[Row]:
         for term, logged in row.get("auxiliary", {}).items():
@@ -82,7 +83,7 @@ def auxiliary_curves(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per finished run, direction, head and number of remaining blocks (LAYER_CUT_SCHEMA)."""
+    """The scores of layer cuts: one row per finished run, direction, head and number of remaining blocks (LAYER_CUT_SCHEMA)."""
 
     def rows_of(run: FinishedRun) -> Iterator[Row]:
         # Imported rows lack fields that `Record.layer_cut` requires, so the row of the latest step itself is read.
@@ -101,13 +102,13 @@ def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
 def mean_curves(
     curves: pl.DataFrame, score: str, by: Sequence[str] = ("arm", "scale", "split", "direction")
 ) -> pl.DataFrame:
-    """The mean over seeds at each step for which every run of a line has a score.
+    """The mean curves: the mean over seeds at each step at which every run of a line has a score.
 
     Args:
-        by: the columns that identify a line.
+        by: the names of the columns whose values identify a line.
 
     Returns:
-        The columns of `by`, step, the other x-axes, `score`, and `seeds`: the number of runs in each mean.
+        A frame with the columns of `by`, the step, the other x-axes, `score`, and `seeds` (the number of runs in each mean).
     """
     means = (
         curves.drop_nulls(score)
@@ -123,18 +124,18 @@ def mean_curves(
 
 
 def trained_directions(run: ExperimentRun) -> frozenset[str]:
-    """The passes on which this run was trained, by the names under which they are evaluated.
+    """The passes on which this run was trained, by the names under which the passes are evaluated.
 
-    ltr and rtl: those with scored tokens in its counters. An unfinished run gives them in its training rows, an imported run in
-    its spec. Every other evaluated pass is made by the run's own objective, so the run trains on it, under whatever name
-    (`evaluate.losses.evaluation_passes`).
+    A run was trained on ltr or rtl if its counters have scored tokens of this direction. For an unfinished run the training rows
+    give the directions, for an imported run the spec. Every other evaluated pass comes from the run's own objective, so the run
+    was trained on this pass, whatever its name is (`evaluate.losses.evaluation_passes`).
     """
     own = {name for row in metrics_rows(run, "eval") for name in row.get("scores", {}) if name not in DIRECTIONS}
     return _trained_ways(run) | own
 
 
 def metrics_rows(run: ExperimentRun, event: str) -> list[Row]:
-    """The metrics rows of one event."""
+    """The metrics rows of a run that belong to one event."""
     return [row for row in run.record.metrics if row["event"] == event] if run.record is not None else []
 
 
@@ -151,7 +152,7 @@ def _trained_ways(run: ExperimentRun) -> frozenset[str]:
 def _frame(
     record: ExperimentRecord, event: str, points: Callable[[ExperimentRun, Row], Iterator[Row]], schema: Schema
 ) -> pl.DataFrame:
-    """The points of all metrics rows of this event, each with its run and its place on the x-axes."""
+    """A frame with the points of all metrics rows of one event. Each point has its run and its place on the x-axes."""
 
     def rows_of(run: ExperimentRun) -> Iterator[Row]:
         for row in metrics_rows(run, event):

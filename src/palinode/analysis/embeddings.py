@@ -1,4 +1,4 @@
-"""Norms and cosines of the trained token and position vectors (metrics rows `embeddings`), by run and over seeds."""
+"""The norms and cosines of the trained token and position vectors (metrics rows `embeddings`), per run and as means over seeds."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from palinode.results.record import ExperimentRecord, FinishedRun
 
 TOKEN_NORM, POSITION_NORM = "token_norm", "position_norm"
 ABSOLUTE_COSINE, SHARE = "token_position_absolute_cosine", "position_share"
-POSITION_COSINE = "position_cosine"  # of two positions; `distance` says how far apart they are
+POSITION_COSINE = (
+    "position_cosine"  # the cosine of the vectors of two positions; the column `distance` holds their distance
+)
 ABOUT_MEAN, COSINE = "position_norm_about_mean", "token_position_cosine"
 NUMBERS = (TOKEN_NORM, POSITION_NORM, ABOUT_MEAN, COSINE, ABSOLUTE_COSINE, SHARE)
 CHANCE = {
     ABSOLUTE_COSINE: "chance_absolute_cosine",
     SHARE: "chance_share",
-    POSITION_COSINE: "chance_position_cosine",  # absent from older runs
+    POSITION_COSINE: "chance_position_cosine",  # older runs do not have this number
 }
 _WHAT = columns((pl.String, "number"), (pl.Int64, "distance"))
 EMBEDDING_SCHEMA = RUN_AND_ID | _WHAT | columns((pl.Float64, "value chance"))
@@ -29,16 +31,16 @@ EMBEDDING_MEANS_SCHEMA = (
 
 
 def embedding_numbers(record: ExperimentRecord) -> pl.DataFrame:
-    """One row per finished run and number; the cosine of two positions has one row per distance (EMBEDDING_SCHEMA).
+    """The numbers of embeddings: one row per finished run and number (EMBEDDING_SCHEMA).
 
-    A model without position vectors has the norm of its tokens only. `chance` is the number for vectors of random directions, null
-    where it was not recorded.
+    The cosine of two positions has one row per distance. A model without position vectors has only the norm of its token vectors.
+    The column `chance` holds the number for vectors of random directions, or null where the run did not record this number.
     """
     return run_frame(record.finished(), _numbers, EMBEDDING_SCHEMA)
 
 
 def embedding_means(record: ExperimentRecord, numbers: pl.DataFrame) -> pl.DataFrame:
-    """One row per arm, scale and number: the mean over seeds with its interval (EMBEDDING_MEANS_SCHEMA).
+    """The means over seeds with their intervals: one row per arm, scale and number (EMBEDDING_MEANS_SCHEMA).
 
     Args:
         numbers: the frame of `embedding_numbers` for this record.

@@ -1,4 +1,4 @@
-"""Tables about runs: which columns say what run a row is about, and a frame of the rows of many runs."""
+"""Tables about runs: the columns that identify the run of a row, and the frame that joins the rows of many runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Run = TypeVar("Run", bound=ExperimentRun)
 
 
 def columns(*groups: tuple[Any, str]) -> Schema:
-    """The schema of groups of columns: (type, names with spaces between them)."""
+    """The schema made of groups of columns. A group is a pair: the type, and the names of the columns with spaces between them."""
     return {name: kind for kind, names in groups for name in names.split()}
 
 
@@ -25,7 +25,7 @@ RUN_AND_ID = RUN | columns((pl.String, "run_id"))
 
 
 def run_frame(runs: Iterable[Run], rows_of: Callable[[Run], Iterable[Row]], schema: Schema) -> pl.DataFrame:
-    """The rows of every run, each with those of the columns RUN_AND_ID that the schema has."""
+    """The frame with the rows of every run. Each row also gets the columns of RUN_AND_ID that are in the schema."""
     rows: list[Row] = []
     for run in runs:
         who = run.entry.model_dump()

@@ -1,6 +1,7 @@
-"""Statistics of a few numbers: mean, t interval, exact sign-flip test, seeds that would be needed, and rank correlation.
+"""Statistics of a few numbers: mean, t interval, exact sign-flip test, number of seeds that a test needs, rank correlation.
 
-All tests and intervals are two-sided. Only scipy.special is used, which imports in a third of the time of scipy.stats.
+All tests and intervals are two-sided. Of scipy only scipy.special is used, because its import takes a third of the time of
+scipy.stats.
 """
 
 from __future__ import annotations
@@ -15,25 +16,27 @@ from numpy.typing import NDArray
 from scipy import special
 
 POWER = 0.8  # the probability with which `seeds_needed` seeds show the effect; the usual choice
-MOST_SEEDS = 10_000  # if more were needed, more seeds are not the answer
-MOST_EXACT = 40  # two halves of 2^20 sums take 16 MB and a second
-TIE_TOLERANCE = 1e-12  # as a share of the sum of |differences|: sums that differ by rounding alone are ties
+MOST_SEEDS = 10_000  # the largest number of seeds that is reported; nobody can train more
+MOST_EXACT = 40  # the most pairs of an exact test: its two halves of 2^20 sums take 16 MB and a second
+TIE_TOLERANCE = (
+    1e-12  # a share of the sum of |differences|: two sums that differ by less than this share differ only by rounding
+)
 # Below 6 pairs, unrelated pairs give an interval above 0 more often than the confidence allows: 1 time in 6 for three pairs.
-# Above 10, there are too many resamples to count one by one: 10 pairs have 92,378.
+# Above 10 pairs, there are too many resamples to count one by one: 10 pairs have 92,378 resamples.
 LEAST_PAIRS, MOST_PAIRS = 6, 10
-ROUNDING = 1e-12  # of a share of the resamples
+ROUNDING = 1e-12  # the rounding error that is allowed in a share of the resamples
 Pairs = Sequence[tuple[float, float]]
 
 
 class Interval(NamedTuple):
-    """An interval from `low` to `high`, in the unit of the values."""
+    """An interval from `low` to `high`, in the unit of the values it was computed from."""
 
     low: float
     high: float
 
 
 def ends(interval: Interval | None) -> tuple[float, float] | tuple[None, None]:
-    """(low, high) as columns of a table: both None without an interval."""
+    """The two ends (low, high) of an interval as columns of a table; both are None without an interval."""
     return interval or (None, None)
 
 
@@ -67,23 +70,24 @@ def t_interval(values: Sequence[float], confidence: float) -> Interval | None:
 
 
 def share_interval(hits: int, count: int, confidence: float) -> Interval | None:
-    """Wilson's interval of a share, from `hits` in `count` independent draws; None without draws."""
+    """Wilson's interval of a share, computed from `hits` hits in `count` independent draws; None without draws."""
     if count < 1:
         return None
     z = float(special.ndtri((1 + confidence) / 2))
     share, shrunk = hits / count, 1 + z * z / count
     centre = (share + z * z / (2 * count)) / shrunk
     half = z / shrunk * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # By rounding alone an end could lie on the wrong side of the share.
+    # Without the next lines, a rounding error could put the lower end above the share or the upper end below it.
     return Interval(max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
-    """Exact p of the sign-flip test: the share of the 2^n sign patterns whose |sum| reaches the observed one.
+    """The exact p value of the sign-flip test: the share of the 2^n sign patterns whose |sum| is at least the observed |sum|.
 
-    It assumes only that a difference is as likely as its negative if the arms are equal. With n pairs, p is at least 2 / 2^n:
-    0.25 for three seeds. None without values or with more than 40. The patterns are counted in two halves: the sums of one half are
-    sorted, and for each sum of the other half a bisection counts the partners.
+    The test assumes only that a difference is as likely as its negative if the arms are equal. With n pairs, p is at least
+    2 / 2^n: 0.25 for three seeds. The result is None without values or with more than 40 values. The n values are split into two
+    halves. The sums of all sign patterns of one half are sorted. For each sum of the other half, a bisection counts how many sums
+    of the first half make a total that is large enough.
     """
     if not 0 < len(differences) <= MOST_EXACT:
         return None
@@ -93,19 +97,19 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     if observed <= 0:
         return 1.0
     below = int(np.searchsorted(right, observed - left, side="left").sum())
-    # The sums are symmetric, so as many reach the negative of the observed one.
+    # The sums are symmetric around 0, so as many sums lie at or below minus the observed sum.
     return float(2 * (len(right) * len(left) - below) / 2 ** len(differences))
 
 
 def seeds_needed(effect: float, deviation: float, confidence: float) -> int | None:
-    """The least number of paired seeds with a t interval that excludes 0 with probability POWER if the true mean is `effect`.
+    """The least number of paired seeds whose t interval excludes 0 with probability POWER if the true mean is `effect`.
 
     Args:
-        effect: not zero.
+        effect: the true mean of the paired differences, which is not zero.
         deviation: the standard deviation of the paired differences.
 
     Returns:
-        At least 2; None when more than 10,000 would be needed (or the effect is zero).
+        The number of seeds, at least 2; None when more than 10,000 seeds would be needed (or the effect is zero).
     """
     if effect == 0:
         return None
@@ -123,7 +127,10 @@ def seeds_needed(effect: float, deviation: float, confidence: float) -> int | No
 
 
 def _power(standardised: float, count: int, confidence: float) -> float:
-    """The probability that the interval of `count` pairs excludes 0 on the side of the effect (on the other it is below 2.5 %)."""
+    """The probability that the t interval of `count` pairs lies on the same side of 0 as the effect.
+
+    The probability that the interval lies on the opposite side is below 2.5 % and is left out.
+    """
     shift = abs(standardised) * math.sqrt(count)
     bound = float(special.stdtrit(count - 1, (1 + confidence) / 2))
     return 1.0 - float(special.nctdtr(count - 1, min(shift, 1e3), bound))
@@ -140,7 +147,7 @@ def _signed_sums(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def rank_correlation(pairs: Pairs) -> float | None:
-    """Spearman's correlation; equal values share their mean rank. None where all values of one side are equal."""
+    """Spearman's rank correlation; equal values share their mean rank. None where all values of one side are equal."""
     if len(pairs) < 2:
         return None
     [value] = _correlations(np.asarray(pairs, dtype=float)[None])
@@ -148,9 +155,10 @@ def rank_correlation(pairs: Pairs) -> float | None:
 
 
 def resampled_interval(pairs: Pairs, confidence: float) -> Interval | None:
-    """Percentiles of the correlation over every resample of the pairs, each counted as often as it comes.
+    """The percentile interval of the rank correlation over every resample of the pairs (an exact bootstrap).
 
-    A resample in which all values of one side are equal has no correlation and is left out. None outside 3 to MOST_PAIRS pairs.
+    Each resample counts by its probability. A resample in which all values of one side are equal has no correlation and is left
+    out. The result is None with fewer than LEAST_PAIRS or more than MOST_PAIRS pairs.
     """
     count = len(pairs)
     if not 3 <= count <= MOST_PAIRS:

@@ -1,16 +1,17 @@
-"""The two ratios of the mask study, for any score, paired by seed: at the end, over training, by context and by remaining blocks.
+"""The two ratios of the mask study, for any score, paired by seed: final, over training, by context and by remaining blocks.
 
-    ratio 1 = score(baseline, ltr) / score(arm, ltr)     below 1, reading rtl as well makes the ltr loss worse
-    ratio 2 = score(arm, ltr) / score(arm, rtl)          below 1, the ltr loss of the arm is lower than its rtl loss
+    ratio 1 = score(baseline, ltr) / score(arm, ltr)     a ratio 1 below 1 means that training on rtl as well makes ltr worse
+    ratio 2 = score(arm, ltr) / score(arm, rtl)          a ratio 2 below 1 means that the ltr loss is lower than the rtl loss
 
-Two estimates combine several seeds: the ratio of the means (`mean_then_ratio`, on which outliers weigh less) and the mean of the
-ratios (`ratio_then_mean`). The t interval is over the ratios of single seeds, because one run is one sample, however often it was
-evaluated.
+Two estimates combine several seeds. `mean_then_ratio` is the ratio of the means; outliers change it less. `ratio_then_mean` is the
+mean of the ratios. The t interval is computed from the ratios of single seeds, because one run is one sample, however often the
+run was evaluated.
 
 A position is a place on an x-axis of a training curve, such as a step. If all runs of a comparison were evaluated at the same
-positions, the ratio is taken at these and nothing is interpolated. Otherwise (arms that read different numbers of tokens) straight
-lines join the points of each run, and the ratio is taken at evenly spaced positions inside the range that all runs cover: as many
-as the run with the fewest evaluations has there, at least both ends. The column `interpolated` marks such rows.
+positions, the ratio is taken at these positions and no score is interpolated. If arms read different numbers of tokens, straight
+lines join the points of each run, and the ratio is taken at evenly spaced positions inside the range that all runs cover. The
+number of these positions is the number of evaluations that the run with the fewest evaluations has in this range, and at least 2.
+The column `interpolated` marks the rows whose scores were interpolated.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from palinode.results.record import ExperimentRecord
 
 RATIO_1, RATIO_2 = "ratio_1", "ratio_2"
 RATIOS = (RATIO_1, RATIO_2)
-PUBLISHED_POINTS = 500  # the published method reads every curve at so many positions
+PUBLISHED_POINTS = 500  # the number of positions at which the published method reads every curve
 ESTIMATE_SCHEMA = columns(
     (pl.Float64, "mean_then_ratio ratio_then_mean interval_low interval_high"), (pl.Int64, "seeds")
 )
@@ -50,17 +51,17 @@ POOLED_SCHEMA = (
 )
 Array = NDArray[np.float64]
 Side = TypeVar("Side")  # a score or a curve
-# (arm, scale, direction, and where needed a place such as a number of blocks) -> seed -> score.
+# (arm, scale, direction) -> seed -> score. The key may have a further place, such as a number of blocks.
 Scores = dict[tuple[Any, ...], dict[int, float]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A ratio over the seeds that have both scores; the numbers are None where there are too few seeds.
+    """The two estimates of a ratio over the seeds that have both scores; a number is None where it needs more seeds.
 
     Attributes:
-        low, high: the t interval of `ratio_then_mean`; None below two seeds.
-        seeds: how many seeds have both scores.
+        low, high: the ends of the t interval of `ratio_then_mean`; None below two seeds.
+        seeds: the number of seeds that have both scores.
     """
 
     mean_then_ratio: float | None
@@ -70,12 +71,15 @@ class Estimate:
     seeds: int
 
     def row(self) -> dict[str, Any]:
-        """As columns of ESTIMATE_SCHEMA."""
+        """The estimate as a row with the columns of ESTIMATE_SCHEMA."""
         return dict(zip(ESTIMATE_SCHEMA, astuple(self), strict=True))
 
 
 def estimate(numerators: Mapping[int, float], denominators: Mapping[int, float], confidence: float) -> Estimate:
-    """The ratio of two scores, each given as seed -> score. A seed without both scores, or with a denominator of 0, is left out."""
+    """The estimate of a ratio of two scores. Numerators and denominators are mappings: seed -> score.
+
+    A seed is left out if it lacks one of the two scores, or if its denominator is 0.
+    """
     seeds = [seed for seed in numerators if denominators.get(seed)]
     if not seeds:
         return Estimate(None, None, None, None, 0)
@@ -86,7 +90,7 @@ def estimate(numerators: Mapping[int, float], denominators: Mapping[int, float],
 
 
 def sides(ratio: str, arm: str, rule: Decision) -> tuple[tuple[str, str], tuple[str, str]]:
-    """The (arm, direction) of the numerator and of the denominator of a ratio."""
+    """The pairs (arm, direction) of the numerator and of the denominator of a ratio."""
     return ((rule.baseline, "ltr"), (arm, "ltr")) if ratio == RATIO_1 else ((arm, "ltr"), (arm, "rtl"))
 
 
@@ -101,11 +105,11 @@ def _paired(
     by_side: Mapping[tuple[Any, ...], Mapping[int, Side]],
     places: Iterable[tuple[Any, ...]],
 ) -> Iterator[tuple[tuple[Any, ...], Mapping[int, Side], Mapping[int, Side]]]:
-    """((ratio, arm, scale, ...), numerators, denominators) of both ratios, for every arm and place.
+    """The tuples ((ratio, arm, scale, ..), numerators, denominators) of both ratios, for every arm and place.
 
     Args:
-        by_side: (arm, direction, *place) -> seed -> score or curve.
-        places: (scale, ...), in the order of the rows.
+        by_side: the scores or curves as a mapping: key (arm, direction, ..) -> seed -> score or curve.
+        places: the places (scale, ..) in the order of the rows.
     """
     for ratio in RATIOS:
         for arm in arms_with(record, ratio):
@@ -118,7 +122,7 @@ def _paired(
 
 
 def final_scores(record: ExperimentRecord, split: str, score: str) -> Scores:
-    """(arm, scale, direction) -> seed -> the final score of the finished runs."""
+    """The final scores of the finished runs, as a mapping: (arm, scale, direction) -> seed -> score."""
     return _by_seed(
         ((run.entry.arm, run.entry.scale, direction), run.entry.seed, run.result.score(f"{split}.{direction}.{score}"))
         for run in record.finished()
@@ -127,7 +131,7 @@ def final_scores(record: ExperimentRecord, split: str, score: str) -> Scores:
 
 
 def _by_seed(scores: Iterable[tuple[tuple[Any, ...], int, float | None]]) -> Scores:
-    """Key -> seed -> score, from (key, seed, score); scores that are None are left out."""
+    """The scores as a mapping (key -> seed -> score), made from triples (key, seed, score). A score of None is left out."""
     by_seed: Scores = {}
     for key, seed, value in scores:
         if value is not None:
@@ -136,9 +140,9 @@ def _by_seed(scores: Iterable[tuple[tuple[Any, ...], int, float | None]]) -> Sco
 
 
 def best_scores(record: ExperimentRecord, split: str, score: str, curves: pl.DataFrame) -> Scores:
-    """(arm, scale, direction) -> seed -> the best score that a finished run had at any evaluation.
+    """The best score of each finished run at any of its evaluations, as a mapping: (arm, scale, direction) -> seed -> score.
 
-    The best of many evaluations is too good by chance, in noisy runs most, so verdicts use the final score.
+    The best of many evaluations is too good by chance, most of all in noisy runs. Verdicts therefore use the final score.
 
     Args:
         curves: the frame of `evaluation_curves` for this record.
@@ -153,7 +157,10 @@ def best_scores(record: ExperimentRecord, split: str, score: str, curves: pl.Dat
 
 
 def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple[str, str, str], Estimate]:
-    """(ratio, arm, scale) -> the ratio at the end of training; absent where no seed has both scores."""
+    """The ratios at the end of training, as a mapping: (ratio, arm, scale) -> estimate.
+
+    A key is absent where no seed has both scores.
+    """
     finals = {(arm, way, scale): seeds for (arm, scale, way), seeds in final_scores(record, split, score).items()}
     ratios = {
         key: estimate(above, below, record.entry.rule.confidence)
@@ -163,7 +170,7 @@ def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple
 
 
 def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per arm, scale and score: the size of the model, and both ratios at the end with both estimates and the interval."""
+    """The final ratios: one row per arm, scale and score, with the model size, both ratios, both estimates and the interval."""
     who = columns((pl.String, "arm baseline scale"))
     what = columns((pl.String, "split score leak"), (pl.Float64, "confidence"))
     numbers = {f"{ratio}_{name}": kind for ratio in RATIOS for name, kind in ESTIMATE_SCHEMA.items()}
@@ -189,9 +196,9 @@ def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """rtl loss / ltr loss: one row per arm that trained on rtl, scale and window length (CONTEXT_SCHEMA).
+    """The ratio rtl loss / ltr loss: one row per arm that trained on rtl, scale and window length (CONTEXT_SCHEMA).
 
-    The ltr loss is that of the same arm if it trained on ltr too, otherwise that of the baseline with the same seed.
+    The ltr loss is the loss of the same arm if this arm also trained on ltr, otherwise the loss of the baseline at the same seed.
     """
     rule, losses = record.entry.rule, _losses_by_context(record, split)
     rows = []
@@ -207,7 +214,10 @@ def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def _losses_by_context(record: ExperimentRecord, split: str) -> Scores:
-    """(arm, scale, direction, window length in tokens) -> seed -> nats per token, of finished runs in trained directions."""
+    """The losses of finished runs in the directions they trained on, in nats per token.
+
+    The losses are a mapping: (arm, scale, direction, window length in tokens) -> seed -> loss.
+    """
     return _by_seed(
         (
             (run.entry.arm, run.entry.scale, direction, length),
@@ -243,13 +253,13 @@ def layer_cut_ratios(record: ExperimentRecord, score: str, cuts: pl.DataFrame) -
 
 @dataclass(frozen=True)
 class Curve:
-    """The measured points of one run: increasing positions `x`, and the score `y` at each."""
+    """The measured points of one run: increasing positions `x`, and the score `y` at each position."""
 
     x: Array
     y: Array
 
     def at(self, positions: Array) -> Array:
-        """The scores at some positions, on the straight lines between measured points.
+        """The scores at the given positions, read from the straight lines between measured points.
 
         Raises:
             ValueError: a position lies outside the measured range.
@@ -260,14 +270,14 @@ class Curve:
 
 
 def common_range(curves: Iterable[Curve]) -> tuple[float, float] | None:
-    """The positions that all curves cover; None where there are none. Every curve has at least one point."""
+    """The range of positions that all curves cover; None if there is no such range. Every curve has at least one point."""
     spans = [(float(curve.x[0]), float(curve.x[-1])) for curve in curves]
     low, high = max(first for first, _ in spans), min(last for _, last in spans)
     return (low, high) if low <= high else None
 
 
 def common_positions(curves: Sequence[Curve]) -> tuple[Array, bool]:
-    """(positions at which curves are compared, whether scores there are interpolated)."""
+    """A pair: the positions at which the curves are compared, and whether the scores at these positions are interpolated."""
     span = common_range(curves)
     if span is None:
         return np.empty(0), False
@@ -316,14 +326,14 @@ def as_published(
     curves: pl.DataFrame,
     window: tuple[float, float] | None = None,
 ) -> pl.DataFrame:
-    """Ratio 1 by the published method: PUBLISHED_POINTS interpolated positions of every pair of runs, pooled (POOLED_SCHEMA).
+    """Ratio 1 by the published method, which pools PUBLISHED_POINTS interpolated positions of every pair of runs (POOLED_SCHEMA).
 
-    The points of one run are not independent samples, so no interval may be computed from them.
+    The points of one run are not independent samples, so no interval may be computed from these points.
 
     Args:
-        axis: `epochs`, or `step` if epochs were not counted.
+        axis: the x-axis: `epochs`, or `step` if epochs were not counted.
         curves: the frame of `evaluation_curves` for this record.
-        window: the first and the last position to keep; None keeps all.
+        window: the first and the last position to keep; None keeps all positions.
     """
     by_run = _curves_by_run(record, curves, split, score, axis)
     baseline, frames = record.entry.rule.baseline, [pl.DataFrame(schema=POOLED_SCHEMA)]
@@ -339,7 +349,7 @@ def as_published(
 
 
 def _pooled(above: Curve, below: Curve, window: tuple[float, float] | None) -> tuple[Array, Array]:
-    """(positions, ratios at these positions)."""
+    """A pair: the positions at which two curves are read, and the ratios of the two curves at these positions."""
     span = common_range([above, below])
     if span is None:
         return np.empty(0), np.empty(0)
@@ -352,7 +362,7 @@ def _pooled(above: Curve, below: Curve, window: tuple[float, float] | None) -> t
 
 
 def published_summary(pooled: pl.DataFrame) -> pl.DataFrame:
-    """One row per arm and scale: quartiles of the pooled points, how many points there are, and from how many runs."""
+    """The summary of pooled points: one row per arm and scale with the quartiles, the number of points and the number of runs."""
     value = pl.col(RATIO_1)
     return pooled.group_by("arm", "scale", *_SIZE, "axis", maintain_order=True).agg(
         value.median().alias("median_as_published"),
@@ -368,7 +378,7 @@ def published_summary(pooled: pl.DataFrame) -> pl.DataFrame:
 def _curves_by_run(
     record: ExperimentRecord, curves: pl.DataFrame, split: str, score: str, axis: str
 ) -> dict[tuple[Any, ...], dict[int, Curve]]:
-    """(arm, direction, scale) -> seed -> its curve; finished runs with at least one measured point."""
+    """The curves of finished runs with at least one measured point, as a mapping: (arm, direction, scale) -> seed -> curve."""
     finished = [run.entry.run_id for run in record.finished()]
     scored = curves.filter(pl.col("run_id").is_in(finished), split=split).drop_nulls([score, axis])
     by_run: dict[tuple[Any, ...], dict[int, Curve]] = {}

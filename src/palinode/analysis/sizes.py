@@ -12,7 +12,7 @@ SIZE_AXES = ("depth", "width", "parameters")
 
 @dataclass(frozen=True)
 class ScaleSize:
-    """The size of the model at one scale. A number is None where no run has it, or where the runs disagree.
+    """The size of the model at one scale. A number is None where no run has this number, or where the runs disagree.
 
     Attributes:
         depth: the number of blocks.
@@ -26,12 +26,15 @@ class ScaleSize:
     parameters: int | None
 
     def columns(self) -> dict[str, int | None]:
-        """The size on each of SIZE_AXES."""
+        """The size of the model on each of the axes in SIZE_AXES."""
         return {"depth": self.depth, "width": self.width, "parameters": self.parameters}
 
 
 def scale_sizes(record: ExperimentRecord) -> dict[str, ScaleSize]:
-    """The size of every scale, in the entry's order: that of the baseline if it has runs at the scale, else that of all arms."""
+    """The model size at every scale, in the entry's order.
+
+    The size is taken from the runs of the baseline if it has runs at the scale, otherwise from the runs of all arms.
+    """
     baseline = record.entry.rule.baseline
     sizes = {}
     for scale in record.entry.scales:
@@ -47,7 +50,7 @@ def scale_sizes(record: ExperimentRecord) -> dict[str, ScaleSize]:
 
 
 def varying(sizes: dict[str, ScaleSize]) -> tuple[str, ...]:
-    """The size axes with at least two different values."""
+    """The size axes on which the models have at least two different values."""
     return tuple(axis for axis in SIZE_AXES if len({size.columns()[axis] for size in sizes.values()} - {None}) > 1)
 
 

@@ -39,7 +39,7 @@ from palinode.results.record import ExperimentRecord, ExperimentRun
 
 
 def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
-    """Name -> frame. Each frame has a fixed schema, also without rows.
+    """All tables of an experiment, as a mapping: name -> frame. A frame has a fixed schema, even if it has no rows.
 
     Raises:
         BadInput: the decision rule cannot be applied.
@@ -69,7 +69,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "embeddings": geometry,
         "embedding_means": embedding_means(record, geometry),
         "auxiliary_terms": auxiliary_curves(record),
-        # on accuracy on synthetic tasks: without rows where no run trains on a task
+        # The tables about accuracy on synthetic tasks have no rows where no run trains on a task.
         "task_accuracy": accuracy,
         "task_means": task_means(record, accuracy),
         "task_levels": task_levels(record, split),
@@ -81,7 +81,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
 
 
 def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
-    """One row for each arm and scale: the outcome and the numbers that it depends on."""
+    """The verdicts: one row for each arm and scale, with the outcome and the numbers that the outcome depends on."""
     schema = columns(
         (pl.String, "arm baseline scale metric outcome leak collapse"),
         (pl.Float64, "mean_difference interval_low interval_high confidence sign_flip_p spread"),
@@ -99,7 +99,7 @@ def verdict_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
 
 
 def difference_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
-    """One row for each pair of runs of each verdict, and for each seed that was left out."""
+    """The differences: one row for each pair of runs of each verdict, and one row for each seed that was left out."""
     schema = columns(
         (pl.String, "arm baseline scale metric"),
         (pl.Int64, "seed"),
@@ -115,7 +115,7 @@ def difference_table(found: tuple[Verdict, ...]) -> pl.DataFrame:
 
 
 def run_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each planned run, whatever its outcome, with its costs."""
+    """The runs: one row for each planned run, whatever its outcome, with the costs of the run."""
     metric = record.entry.rule.metric
     schema = RUN_AND_ID | columns(
         (pl.String, "outcome reason metric"),
@@ -138,7 +138,7 @@ def run_table(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def score_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each finished run, split, direction and score."""
+    """The final scores: one row for each finished run, split, direction and score."""
 
     def rows_of(run: ExperimentRun) -> Iterator[Row]:
         for split, by_direction in run.result.scores.items() if run.result is not None else ():
@@ -150,14 +150,14 @@ def score_table(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def cost_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each arm, scale and cost axis: the mean over finished runs, and its ratio to that of the baseline."""
+    """The costs: one row for each arm, scale and cost axis, with the mean over finished runs and its ratio to the baseline's."""
     schema = columns((pl.String, "arm scale axis"), (pl.Float64, "mean ratio_to_baseline"), (pl.Int64, "runs"))
     rows = [astuple(cost) for cost in costs(record, record.entry.rule.baseline)]
     return pl.DataFrame(rows, schema=schema, orient="row")
 
 
 def arm_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each changed field of each arm. An arm without changes has one row without a path."""
+    """The arms: one row for each changed field of each arm. An arm without changes has one row without a path."""
     schema = columns((pl.String, "arm"), (pl.Boolean, "expect_leak"), (pl.String, "note path before after"))
     rows: list[tuple[Any, ...]] = []
     for arm in record.entry.arms:
@@ -169,7 +169,7 @@ def arm_table(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def audit_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each finding on each arm, without the pictures."""
+    """The findings of the audits: one row for each finding about each arm, without the influence pictures."""
     schema = RUN | columns(
         (pl.String, "check outcome"),
         (pl.Boolean, "expect_leak"),
@@ -188,7 +188,7 @@ def audit_table(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def fingerprint_table(record: ExperimentRecord) -> pl.DataFrame:
-    """One row for each finished run and item of its execution fingerprint."""
+    """The execution fingerprints: one row for each finished run and item of its fingerprint."""
 
     def rows_of(run: ExperimentRun) -> Iterator[Row]:
         for item, value in sorted(run.result.fingerprint.items()) if run.result is not None else ():
