@@ -447,7 +447,7 @@ def leaking(leak):
     return leak() if leak is without_mask else leak(longest=600)
 
 
-@pytest.mark.parametrize("window", [16, 37, 256])
+@pytest.mark.parametrize("window", [37, *(pytest.param(tokens, marks=pytest.mark.nightly) for tokens in (16, 256))])
 @pytest.mark.parametrize("leak", LEAKS)
 def test_public_leaks_are_caught(leak, window):
     stepwise = StepwiseSettings(total_tokens=20)
