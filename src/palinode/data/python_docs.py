@@ -36,13 +36,14 @@ LEFT_OUT = {
     *("site-packages", "dist-packages", "__pycache__"),
 }
 SHORTEST_DOCUMENT = 200  # characters; 100 codec modules have one sentence each
-LEAST_LETTERS = 0.5  # the share of letters among characters that are not white space; tables, rules and grammar lines have fewer letters
+# The share of letters among characters that are not white space; tables, rules and grammar lines have fewer letters.
+LEAST_LETTERS = 0.5
 SHINGLE_WORDS = 8  # a shingle is this many consecutive words
-MOST_REPEATED = 0.1  # the share of a paragraph's shingles; this share is low, so that a paragraph with small edits counts as repeated too
+# The share of a paragraph's shingles; this share is low, so that a paragraph with small edits counts as repeated too.
+MOST_REPEATED = 0.1
 SHORTEST_TO_COMPARE = 20  # characters; shorter paragraphs ("Returns:") often repeat by chance
-DOCTEST = re.compile(
-    r"^[ \t]*(>>>|\.\.\. ).*\Z", re.MULTILINE | re.DOTALL
-)  # a doctest goes to the end of its paragraph
+# A doctest goes to the end of its paragraph.
+DOCTEST = re.compile(r"^[ \t]*(>>>|\.\.\. ).*\Z", re.MULTILINE | re.DOTALL)
 FEWEST_WORDS = 4  # a docstring of fewer words is a label, not prose
 
 
