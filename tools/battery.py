@@ -270,7 +270,11 @@ def corrupt_store(folder: Path, reference: State, tally: Tally, count: int, chan
         place = Place(folder / "damaged")
         shutil.rmtree(place.folder)
         shutil.copytree(whole.folder, place.folder, symlinks=True)
-        path = chance.choice([path for path in _files(place.folder / "runs") if path.name != ".gitignore"])
+        by_kind: dict[str, list[Path]] = {}
+        for one in _files(place.folder / "runs"):
+            by_kind.setdefault(_kind(one), []).append(one)
+        kind = chance.choice(sorted(by_kind.keys() - {".gitignore"}))
+        path = chance.choice(by_kind[kind])
         harm = _harm(path, chance)
         tally["tried"] += 1
         what = f"{path.relative_to(place.folder)} {harm}"
@@ -285,6 +289,10 @@ def corrupt_store(folder: Path, reference: State, tally: Tally, count: int, chan
                 code == 0 and (str(path.relative_to(place.folder)) in out + err or "damaged" in out)
             ):
                 tally["named"] += 1
+            elif (
+                code == 0 and path.name == "result.json" and not path.exists() and not _is_done(place, path.parent.name)
+            ):
+                tally["a run without its result counts as unfinished"] += 1
             elif code == 0:
                 tally["silent"] += 1
                 print(f"  {what}: {arguments[0]} answers otherwise, exit 0", file=sys.stderr)
@@ -292,7 +300,7 @@ def corrupt_store(folder: Path, reference: State, tally: Tally, count: int, chan
                 tally["other exit codes"] += 1
                 print(f"  {what}: {arguments[0]} exit {code}: {err[-300:]}", file=sys.stderr)
         noticed = "noticed" if verified == Damaged.exit_code else "not noticed"
-        tally[f"{noticed} by ls --verify: {_kind(path, harm)}"] += 1
+        tally[f"{kind} {'deleted' if harm == 'delete' else 'altered'}: {noticed} by ls --verify"] += 1
     shutil.rmtree(whole.folder)
 
 
@@ -537,10 +545,16 @@ def _files(folder: Path) -> list[Path]:
     )
 
 
-def _kind(path: Path, harm: str) -> str:
-    """What sort of file of a store this is, and whether it is gone or altered."""
+def _is_done(place: Place, run_id: str) -> bool:
+    return any(run.entry.run_id == run_id and run.outcome == "done" for run in place.store.experiment("battery").runs)
+
+
+def _kind(path: Path) -> str:
+    """What sort of file of a store this is."""
+    if "reports" in path.parts:
+        return "a report's page, figure or table"
     name = f"{path.parent.name}/NAME.json" if path.parent.name in ("experiments", "audits") else path.name
-    return f"{re.sub('[0-9]+', 'N', name)} {'deleted' if harm == 'delete' else 'altered'}"
+    return re.sub("[0-9]+", "N", name)
 
 
 def _harm(path: Path, chance: random.Random) -> str:
