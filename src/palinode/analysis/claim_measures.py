@@ -34,9 +34,8 @@ from palinode.results.record import ExperimentRecord
 
 NATS = "nats_per_token"
 ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
-LEAST_BLOCKS = (
-    4  # a layer cut leaves 1 block, 1/4 or 1/2 of the blocks: with fewer than 4 blocks, two of these are the same model
-)
+# A layer cut leaves 1 block, 1/4 or 1/2 of the blocks: with fewer than 4 blocks, two of these are the same model.
+LEAST_BLOCKS = 4
 NOTHING_LEARNED = "no run is above what is scored without learning"
 AT_THE_CEILING = (
     "both arms score the maximum, or miss it by less than matters: the final score cannot tell which is better"

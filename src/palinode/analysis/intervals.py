@@ -158,7 +158,7 @@ def resampled_interval(pairs: Pairs, confidence: float) -> Interval | None:
     """The percentile interval of the rank correlation over every resample of the pairs (an exact bootstrap).
 
     Each resample counts by its probability. A resample in which all values of one side are equal has no correlation and is left
-    out. The result is None with fewer than LEAST_PAIRS or more than MOST_PAIRS pairs.
+    out. The result is None with fewer than 3 or more than MOST_PAIRS pairs.
     """
     count = len(pairs)
     if not 3 <= count <= MOST_PAIRS:

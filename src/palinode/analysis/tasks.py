@@ -1,12 +1,13 @@
-"""Accuracy on a synthetic task, with the levels that chance and simple guessers reach: by run, scale, slice and length.
+"""Accuracy on a synthetic task, and the levels that chance and simple guessers reach: by run, scale, slice and length.
 
-The accuracy of a run is that of its own pass (`Result.own_pass`). Levels are accuracies on answers, so they are given only if the
-evaluation scored answers.
+The accuracy of a run is the accuracy of its own pass (`Result.own_pass`). A level is an accuracy on answers, so levels are given
+only if the evaluation scored answers.
 
-Two effects are differences of accuracies: of training on all tokens instead of answers, and of reading without a direction. Two
-arms are compared if their specs differ only in `labels`, or only in the objective. Three differences are ignored: settings that
-were tuned for each arm, the share of further tokens that a masked objective hides, and the weights with which a mixer reads later
-tokens. A masked objective that hides only answers trains on answers, whatever its labels are.
+Two effects are measured as differences of accuracies: the effect of training on all tokens instead of answers, and the effect of
+reading without a direction. Two arms are compared if their specs differ only in `labels`, or only in the objective. Three
+differences are ignored: settings that were tuned for each arm, the share of further tokens that a masked objective hides, and the
+weights with which a mixer reads later tokens. A masked objective that hides only answers trains on answers, whatever its labels
+are.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from palinode.results.record import TASK_PARTS, ExperimentRecord, ExperimentRun,
 
 NON_CAUSAL = "masked"  # the objective that reads without a direction
 ANSWERS_ALONE = "bottleneck"  # the objective whose only targets are answers
-# For older records. Guessers whose name begins with OLD_LOOKUPS look up what followed the same tokens: they solve the task. The
-# guessers in BLIND ignore the order of tokens, so their level holds in either direction.
+# OLD_LOOKUPS and BLIND are used for older records. A guesser whose name begins with OLD_LOOKUPS looks up what followed the same
+# tokens: such a guesser solves the task. The guessers in BLIND ignore the order of tokens, so their level holds in any direction.
 OLD_LOOKUPS, BLIND = "cache_", ("uniform", "unigram")
 _RUN = RUN_AND_ID | columns((pl.String, "direction"))
 _COUNTS = columns((pl.Float64, "accuracy"), (pl.Int64, "hits tokens_scored"))
@@ -54,13 +55,14 @@ SLICE_MEANS_SCHEMA = (
 )
 LENGTH_SCHEMA = _RUN | columns((pl.Int64, "length_factor")) | _COUNTS | columns((pl.Float64, "chance"))
 Scores = Mapping[str, Any]  # measure -> number
-Stored = Mapping[str, Any]  # the part of a task row: `record.TASK_PARTS`
+Stored = Mapping[str, Any]  # the stored part of a task row; `record.TASK_PARTS` names its fields
 What = Literal["labels", "objective"]
-LABELS = ("all", "answer", "last")  # an effect is the earlier of two minus the later
+# An effect is the accuracy with the earlier label minus the accuracy with the later label.
+LABELS = ("all", "answer", "last")
 CAUSAL = ("ltr", "rtl")
-IGNORED = ("evaluation.directions",)  # a run without a direction does not use it
-TWO_SIDED = "two_sided"  # option of a mixer: weights for later tokens, unused in the causal form
-# The share of tokens hidden besides the answers; without a direction these are the labels.
+IGNORED = ("evaluation.directions",)  # a run without a direction does not use this setting
+TWO_SIDED = "two_sided"  # a mixer option that adds weights for later tokens; the causal form of a mixer does not use it
+# The path of the share of tokens that are hidden in addition to the answers. Without a direction, the hidden tokens are the labels.
 HIDDEN_RATE = "objective.rate"
 EFFECT_SCHEMA = (
     columns((pl.String, "what effect_of arm against scale"), (pl.Float64, "mean_difference"))
@@ -71,16 +73,16 @@ EFFECT_SCHEMA = (
 
 @dataclass(frozen=True)
 class Levels:
-    """The accuracies on answers that a run is compared with; None where a level is not known.
+    """The accuracies on answers with which a run is compared; a level that is not known is None.
 
     Attributes:
         chance: the accuracy of a uniform guess among the valid answers.
         best: the highest accuracy that is possible.
-        trivial: name of a guesser that learns nothing -> its accuracy.
+        trivial: the accuracies of the guessers that learn nothing: name of a guesser -> its accuracy.
         floor_nats: the lowest possible mean loss over all tokens.
         solved_by: the guessers in `trivial` that do what the task tests.
-        chance_by_length: length factor -> chance on sequences that are this many times as long.
-        reading: what a guesser sees: ltr, rtl, prompt or others; None where it was not recorded.
+        chance_by_length: length factor -> chance on sequences that are this many times as long as in training.
+        reading: the tokens that a guesser sees: ltr, rtl, prompt or others; None where the run did not record them.
     """
 
     chance: float | None = None
@@ -93,13 +95,13 @@ class Levels:
 
     @property
     def best_trivial(self) -> tuple[str, float] | None:
-        """(name, accuracy) of the best guesser that does not do what the task tests."""
+        """The pair (name, accuracy) of the best guesser that does not do what the task tests."""
         known = {name: value for name, value in self.trivial.items() if name not in self.solved_by}
         return max(known.items(), key=lambda item: item[1]) if known else None
 
     @property
     def asked_for(self) -> tuple[str, float] | None:
-        """(name, accuracy) of the best guesser that does what the task tests, if it is above all others."""
+        """The pair (name, accuracy) of the best guesser that does what the task tests, if this guesser is above all others."""
         known = {name: value for name, value in self.trivial.items() if name in self.solved_by}
         best = max(known.items(), key=lambda item: item[1], default=None)
         return best if best is not None and best[1] > (self.to_beat or 0.0) else None
@@ -122,7 +124,7 @@ def on_a_task(record: ExperimentRecord) -> bool:
 
 
 def levels_of(run: ExperimentRun, split: str) -> Levels | None:
-    """The levels for a run; None if it is on no task, is not finished, or scored other tokens than answers.
+    """The levels for a run; None if the run is on no task, is not finished, or scored other tokens than answers.
 
     If only the last token of each answer was scored, chance is the only level that applies.
     """
@@ -150,7 +152,10 @@ def levels_of(run: ExperimentRun, split: str) -> Levels | None:
 
 
 def _solved_by(declared: Any, trivial: Mapping[str, float], best: float | None) -> frozenset[str]:
-    """The guessers that do what the task tests, as it declares them; in older records, look-ups and those that are always right."""
+    """The guessers that do what the task tests, as the task declares them.
+
+    Older records declare no such guessers: then look-up guessers and guessers that are always right are taken.
+    """
     if isinstance(declared, list):
         return frozenset(name for name in declared if isinstance(name, str))
     perfect = 1.0 if best is None else best
@@ -165,7 +170,7 @@ def _by_length(stored: Any) -> dict[int, float]:
 def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | None:
     """Whether a run scores higher than without learning: the Wilson interval of its accuracy lies above `Levels.to_beat`.
 
-    None if the levels or the counts are not known.
+    The result is None if the levels or the counts of answers are not known.
     """
     levels = levels_of(run, split)
     if levels is None or levels.to_beat is None or run.result is None:
@@ -176,10 +181,10 @@ def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | N
 
 
 def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: float) -> bool | None:
-    """Whether any of several runs is above the trivial level; None if that is known of none.
+    """Whether at least one of several runs is above the trivial level; None if this is known for no run.
 
-    The confidence is shared among the runs (Bonferroni): of ten runs that score exactly the trivial level, one
-    would lie above it at 95 % each in one of five cases.
+    The confidence is shared among the runs (Bonferroni). Ten runs that score exactly the trivial level, each tested at 95 %, would
+    have one run above the level in one of five cases.
     """
     shared = 1 - (1 - confidence) / max(1, len(runs))
     known = [beaten for run in runs if (beaten := above_trivial(run, split, shared)) is not None]
@@ -187,7 +192,10 @@ def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: flo
 
 
 def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels | None, tuple[str, ...]]:
-    """(levels at a scale, arms whose levels differ). The levels are those of the baseline, or of the first arm that has some."""
+    """A pair: the levels at a scale, and the arms whose levels differ from these levels.
+
+    The levels are the levels of the baseline. If the baseline has no levels, the levels of the first arm with levels are taken.
+    """
     baseline = record.entry.rule.baseline
     runs = sorted((run for run in record.runs if run.entry.scale == scale), key=lambda run: run.entry.arm != baseline)
     known = [(run.entry.arm, found) for run in runs if (found := levels_of(run, split)) is not None]
@@ -198,7 +206,7 @@ def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels 
 
 
 def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per finished run on a task (ACCURACY_SCHEMA)."""
+    """The accuracies on tasks: one row per finished run on a task (ACCURACY_SCHEMA)."""
 
     def row(run: FinishedRun, scores: Scores, stored: Stored) -> Iterator[Row]:
         of_pass = stored["by_pass"].get(run.result.own_pass(split), {})
@@ -210,9 +218,9 @@ def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def task_means(record: ExperimentRecord, accuracy: pl.DataFrame) -> pl.DataFrame:
-    """One row per arm and scale: the mean over seeds with its interval, and how many seeds are above the trivial level.
+    """The mean accuracies: one row per arm and scale, with the interval and the number of seeds above the trivial level.
 
-    Accuracy on recall jumps in training, so a mean over seeds before and after the jump is the accuracy of no seed.
+    Accuracy on recall jumps in training. A mean over some seeds before the jump and some seeds after the jump describes no seed.
 
     Args:
         accuracy: the frame of `task_accuracy` for this record.
@@ -228,7 +236,10 @@ def task_means(record: ExperimentRecord, accuracy: pl.DataFrame) -> pl.DataFrame
 
 
 def task_levels(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per arm, scale and level: chance, best_possible and every trivial accuracy (LEVEL_SCHEMA)."""
+    """The levels of tasks: one row per arm, scale and level, where a level is chance, best_possible or a trivial accuracy.
+
+    The frame has the columns of LEVEL_SCHEMA.
+    """
 
     def rows_of(run: FinishedRun) -> Iterator[Row]:
         if (levels := levels_of(run, split)) is not None:
@@ -240,7 +251,10 @@ def task_levels(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def task_slices(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per finished run, slice and value of that slice: sequences, scored answer tokens, hits (SLICE_SCHEMA)."""
+    """The slices: one row per finished run, slice and value of the slice, with three counts (SLICE_SCHEMA).
+
+    The counts are the number of sequences, the number of scored answer tokens and the number of hits.
+    """
 
     def rows_of(run: FinishedRun, _: Scores, stored: Stored) -> Iterator[Row]:
         for name, cells in stored["by_pass"].get(run.result.own_pass(split), {}).get("slices", {}).items():
@@ -251,7 +265,7 @@ def task_slices(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per arm, scale, slice and value: the accuracy over all seeds, with Wilson's interval.
+    """The accuracy on slices over all seeds: one row per arm, scale, slice and value of the slice, with Wilson's interval.
 
     Every seed scores the same sequences, so the interval uses the number of sequences of one seed.
     """
@@ -266,10 +280,10 @@ def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """One row per finished run and length factor, as a multiple of the length in training (LENGTH_SCHEMA).
+    """The accuracy on longer sequences: one row per finished run and length factor (LENGTH_SCHEMA).
 
-    Factor 1 is the score at the training length. Empty if no run was scored at another length. `chance` is chance at this length,
-    null where it was not recorded.
+    A length factor is a multiple of the length in training; factor 1 is the training length. The frame is empty if no run was
+    scored at another length. The column `chance` holds chance at the length of its row, or null where chance was not recorded.
     """
 
     def rows_of(run: FinishedRun, scores: Scores, stored: Stored) -> Iterator[Row]:
@@ -283,7 +297,10 @@ def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
-    """(dotted path of the only number in which scales differ, scale -> its value), or (None, scale -> its index)."""
+    """The difficulty of each scale, as a pair: the dotted path of the only number in which scales differ, and scale -> value.
+
+    If the scales differ in something else, the pair is None and a mapping: scale -> index of the scale.
+    """
     baseline, scales = record.entry.rule.baseline, record.entry.scales
     specs = {scale: known for scale in scales if (known := settings_of(record, baseline, scale)) is not None}
     places = {scale: float(place) for place, scale in enumerate(scales)}
@@ -299,7 +316,10 @@ def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
 
 
 def settings_of(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
-    """The spec of an arm at a scale as dotted path -> value, without the seed and the tuned settings; None without a run."""
+    """The spec of an arm at a scale, as a mapping: dotted path -> value. The seed and the tuned settings are left out.
+
+    The result is None if the arm has no run at the scale.
+    """
     specs = [run.record.spec for run in record.runs_of(arm, scale) if run.record is not None and run.record.spec]
     if not specs:
         return None
@@ -321,7 +341,10 @@ def _task_frame(
     rows_of: Callable[[FinishedRun, Scores, Stored], Iterator[Row]],
     schema: Schema,
 ) -> pl.DataFrame:
-    """The rows of the finished runs on a task, made from the scores of a run's own pass and its stored task row."""
+    """The frame with the rows of the finished runs on a task. `rows_of` makes the rows of a run.
+
+    `rows_of` gets the run, the scores of the run's own pass, and the stored task row of the run.
+    """
 
     def rows(run: FinishedRun) -> Iterator[Row]:
         own = run.result.own_pass(split)
@@ -345,7 +368,7 @@ def _task(run: ExperimentRun) -> Mapping[str, Any] | None:
 
 
 def _scored(run: ExperimentRun) -> str:
-    """Which targets the evaluation scored: all, answer or last. An objective that hides only answers scores only answers."""
+    """The targets that the evaluation scored: all, answer or last. An objective that hides only answers scores only answers."""
     spec = run.record.spec if run.record is not None else {}
     labels = str((spec.get("evaluation") or {}).get("labels", "all"))
     objective = spec.get("objective") or {}
@@ -367,10 +390,10 @@ class Effect:
     """The accuracy of one arm minus that of another, paired by seed; the arms differ in one thing.
 
     Attributes:
-        what: the thing: labels or objective.
-        contrast: which arm minus which, such as `all - answer`.
+        what: the setting in which the arms differ: labels or objective.
+        contrast: the settings of the two arms with a minus sign between them, such as `all - answer`.
         above_trivial: whether any run of either arm is above the trivial level (`any_above_trivial`); None if the levels are not
-            known. If both arms learned nothing, no difference between them means nothing.
+            known. If both arms learned nothing, a difference of 0 says nothing about the setting.
     """
 
     what: What
@@ -380,7 +403,10 @@ class Effect:
 
 
 def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
-    """Every pair of arms, at every scale, that differs only in labels or only in the objective; empty if no run is on a task."""
+    """The effects at every scale, one for each pair of arms that differs only in labels or only in the objective.
+
+    There are no effects if no run is on a task.
+    """
     if not on_a_task(record):
         return ()
     confidence = record.entry.rule.confidence
@@ -393,7 +419,7 @@ def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
 
 
 def effect_table(found: tuple[Effect, ...]) -> pl.DataFrame:
-    """One row per effect (EFFECT_SCHEMA)."""
+    """The frame of effects: one row per effect (EFFECT_SCHEMA)."""
     rows = []
     for effect in found:
         one = effect.comparison
@@ -404,7 +430,7 @@ def effect_table(found: tuple[Effect, ...]) -> pl.DataFrame:
 
 
 def _pairs(record: ExperimentRecord, scale: str) -> Iterator[tuple[What, str, str, str]]:
-    """(what, which arm minus which, arm, the arm it is compared with), in the order of the arms."""
+    """The pairs of arms to compare, as tuples (what, contrast, arm, other arm) in the order of the arms; see `Effect`."""
     known = {arm.name: _trained(record, arm.name, scale) for arm in record.entry.arms}
     specs = [(arm, spec) for arm, spec in known.items() if spec is not None]
     for place, (first, one) in enumerate(specs):
@@ -423,7 +449,7 @@ def _pairs(record: ExperimentRecord, scale: str) -> Iterator[tuple[What, str, st
 
 
 def _without_sides(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
-    """Paths at which two specs differ, apart from the weights of mixers for later tokens."""
+    """The dotted paths at which two specs differ. The weights of mixers for later tokens are not compared."""
     return {
         path
         for path in {*one, *other}
@@ -439,7 +465,7 @@ def _plain(leaf: Any) -> Any:
 
 
 def _trained(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
-    """The settings of an arm as dotted path -> value; `labels` says what it trained on."""
+    """The settings of an arm, as a mapping: dotted path -> value. The value of `labels` names the tokens the arm trained on."""
     spec = settings_of(record, arm, scale)
     if spec is None:
         return None

@@ -8,7 +8,7 @@ Differences are signed so that an improvement is positive. With d = smallest_eff
                          d = 0: the interval contains 0
     cannot tell          d > 0: the interval contains 0 and reaches beyond d or -d, so more seeds are needed;
                          or the runs are not reliable: a seed is missing or diverged, an arm was not audited, failed its audit,
-                         or sees its own answer although the experiment does not expect it
+                         or sees its own answer although the experiment does not expect this leak
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class SeedsNeeded:
     """The number of paired seeds that shows an effect with probability 0.8, for the observed spread.
 
     Attributes:
-        seeds: None when more than 10,000 would be needed.
-        effect: the size of that effect, in the metric's unit.
+        seeds: the number of seeds; None when more than 10,000 seeds would be needed.
+        effect: the size of the effect to be shown, in the metric's unit.
         planned_for: whether the effect is the smallest one that matters, or the observed one.
     """
 
@@ -46,8 +46,8 @@ class Verdict:
     """The verdict on one arm, compared with the baseline at one scale.
 
     Attributes:
-        leak: whether the arm leaks at any scale. An arm with an expected leak is compared, and every page marks it.
-        collapse: whether an auxiliary term of the arm vanished at any scale. Every page marks it, but its losses are honest.
+        leak: whether the arm leaks at any scale. An arm with an expected leak is compared, and every page marks this arm.
+        collapse: whether an auxiliary term of the arm vanished at any scale. Every page marks such an arm; its losses stay valid.
         reasons: the reasons why the outcome is `cannot tell`; empty when the runs are reliable.
         cautions: facts that limit the outcome: unequal cost, checks that could not tell, different machines.
     """
@@ -71,7 +71,7 @@ class Verdict:
         return self.comparison.scale
 
     def row(self) -> dict[str, Any]:
-        """As plain data, with the names of the table `verdicts`."""
+        """The verdict as plain data, with the column names of the table `verdicts`."""
         comparison, needed = self.comparison, self.seeds_needed
         low, high = ends(comparison.interval)
         same_names = ("arm", "baseline", "scale", "metric", "confidence", "sign_flip_p", "spread")
@@ -95,7 +95,7 @@ class Verdict:
 
 
 def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
-    """One verdict for each arm except the baseline, at each scale, in the entry's order."""
+    """The verdicts: one for each arm except the baseline, at each scale, in the entry's order."""
     rule = record.entry.rule
     return tuple(
         verdict(record, arm.name, scale, rule)
@@ -106,10 +106,10 @@ def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
 
 
 def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> Verdict:
-    """Apply the rule to one arm at one scale.
+    """The verdict on one arm at one scale, by the decision rule.
 
     Raises:
-        BadInput: the experiment has no such arm.
+        BadInput: the experiment has no arm of this name.
     """
     comparison = compare(record, arm, rule.baseline, scale, rule.metric, rule.confidence)
     arm_side, baseline_side = arm_audit(record, arm, scale), arm_audit(record, rule.baseline, scale)
@@ -143,7 +143,7 @@ def verdict(record: ExperimentRecord, arm: str, scale: str, rule: Decision) -> V
 
 
 def decide(interval: Interval | None, rule: Decision) -> Outcome:
-    """The outcome for reliable runs; see the top of this file."""
+    """The outcome of the decision rule for reliable runs; the top of this file defines the outcomes."""
     if interval is None:
         return "cannot tell"
     low, high = interval if rule.better == "higher" else (-interval.high, -interval.low)
@@ -158,7 +158,10 @@ def decide(interval: Interval | None, rule: Decision) -> Outcome:
 
 
 def plan_seeds(comparison: Comparison, rule: Decision) -> SeedsNeeded | None:
-    """The seeds needed for the smallest effect, or for the observed effect where that is 0; None below two pairs."""
+    """The number of seeds needed to show the smallest effect that matters, or the observed effect if the smallest effect is 0.
+
+    The result is None below two pairs.
+    """
     deviation, observed = comparison.spread, comparison.mean
     if deviation is None or observed is None:
         return None
@@ -169,7 +172,7 @@ def plan_seeds(comparison: Comparison, rule: Decision) -> SeedsNeeded | None:
 
 
 def _audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
-    """The reasons in the audits against a claim. An arm that is expected to leak may fail its audit."""
+    """The reasons in the audits why an arm is not reliable. An arm that is expected to leak is allowed to fail its audit."""
     reasons = [f"the audit of {audit.arm.name} cannot be read: {problem}" for problem in audit.damaged]
     if scale not in audit.reports:
         reasons.append(f"{audit.arm.name} was not audited")
@@ -183,7 +186,7 @@ def _audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
 
 
 def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
-    """An arm is the same change at every scale, so a leak at one scale counts at all scales."""
+    """The reason that the arm leaks at another scale. An arm is the same change at every scale, so a leak counts at all scales."""
     if here.leak != "none" or anywhere.leak != "unexpected":
         return []
     scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)
@@ -224,7 +227,7 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
     if baseline.leak == "expected":
         cautions.append(f"the baseline {baseline.arm.name} sees its own answer, as the experiment expects")
     undecided = {side.arm.name: {item.finding.check for item in side.undecided} for side in (arm, baseline)}
-    checks_of: dict[str, list[str]] = {}  # arms -> the checks that could not tell on exactly these
+    checks_of: dict[str, list[str]] = {}  # names of arms -> the checks that could not decide for exactly these arms
     for check in dict.fromkeys(item.finding.check for side in (arm, baseline) for item in side.undecided):
         arms = " and ".join(name for name, checks in undecided.items() if check in checks)
         checks_of.setdefault(arms, []).append(check)
@@ -232,7 +235,10 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
 
 
 def _comparison_cautions(record: ExperimentRecord) -> list[str]:
-    """The failed checks that compare all finished runs (C5), without those that have a caution for each pair of arms."""
+    """The cautions about failed checks that compare all finished runs (C5).
+
+    A check that has a caution for each pair of arms is left out.
+    """
     findings = record.comparison.findings if record.comparison is not None else ()
     by_pair = ("C5.declared_axis", "C5.runs")
     failed = [f for f in findings if f.outcome == "fail" and f.check not in by_pair]
@@ -241,7 +247,7 @@ def _comparison_cautions(record: ExperimentRecord) -> list[str]:
 
 
 def _evaluation_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """C5.selection for one pair: an arm with more evaluations on the validation split had more to choose from."""
+    """The caution of check C5.selection for two arms: the arm with more validation evaluations had more scores to choose from."""
 
     def most(arm: str) -> float:
         results = (run.result for run in record.runs_of(arm, comparison.scale) if run.result)
@@ -252,7 +258,7 @@ def _evaluation_cautions(record: ExperimentRecord, comparison: Comparison) -> li
 
 
 def _edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """If the best of the tuned values is the smallest or largest of them, a value outside the range may be better."""
+    """The caution that the best tuned value is the smallest or largest value that was tried, so another value may be better."""
     sides = (comparison.arm, comparison.baseline)
     return [
         f"{choice.arm} was tuned to {choice.field} = {choice.chosen:g}, the edge of what was tried"
@@ -262,7 +268,10 @@ def _edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str
 
 
 def _fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """Bits are equal only under equal execution fingerprints, so the runs of a comparison should share one."""
+    """The caution that the runs of a comparison have different execution fingerprints.
+
+    Two runs can give equal bits only if their execution fingerprints are equal.
+    """
     used = {pair.seed for pair in comparison.pairs}
     prints = {
         tuple(sorted((key, str(value)) for key, value in run.result.fingerprint.items()))

@@ -1,7 +1,7 @@
-"""Published results as records: each row of the file becomes a run, and all of them an experiment that every command reads.
+"""The import of published results: each row of the file becomes a run, and all runs become an experiment for every command.
 
-These models were not trained here, so they were not audited. One check needs only their losses and is made at import: an rtl
-loss far below the ltr loss counts as a leak (C8), and the report marks the arm with it.
+The published models were not trained by this program, so they were not audited. One check (C8) needs only the losses of a model
+and is made at import: an rtl loss far below the ltr loss counts as a leak, and the report marks the arm of this model.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from palinode.results.store import Store
 
 NAME, SIZE = "mask-published", "imported"
 QUESTION = "Published: a window is also read right to left with probability p: does that help the left-to-right task?"
-EVALUATION_TOKENS = 153_600  # two thirds of the published accuracies, times this, are whole numbers
+# The likely number of tokens in a published evaluation: 2/3 of the accuracies times this number are whole numbers.
+EVALUATION_TOKENS = 153_600
 RUN_ID_CHARACTERS = 16
 
 
@@ -34,8 +35,8 @@ class Imported:
     """The experiment that an import made, and the check of its losses.
 
     Attributes:
-        findings: (arm, scale, seed) -> the check of its ltr loss against its rtl loss.
-        written: how many runs were new in the store.
+        findings: (arm, scale, seed) -> the finding of the check that compares the ltr loss of this run with its rtl loss.
+        written: the number of runs that were new in the store.
     """
 
     entry: ExperimentEntry
@@ -49,14 +50,14 @@ class Imported:
 
 
 def import_mask(file: Path, store: Store, name: str = NAME) -> Imported:
-    """Read the published CSV of the mask system into the store. The same file again changes nothing.
+    """Read the published CSV of the mask system into the store. A second import of the same file changes nothing.
 
     Args:
         name: the name of the experiment; its size is `imported`.
 
     Raises:
         BadInput: the file is wrong (the message names line and column), or the store has another experiment of this name.
-        EnvironmentProblem: the disk cannot be written. The same import again completes what was written.
+        EnvironmentProblem: the disk cannot be written. A second import of the same file writes the runs that are missing.
     """
     table = read_mask_csv(file)
     arms = {row.line: _arm_name(row) for row in table.rows}
@@ -72,7 +73,7 @@ def import_mask(file: Path, store: Store, name: str = NAME) -> Imported:
 
 
 def _arm_name(row: MaskRow) -> str:
-    """The name of a row's arm: `p=0.05`, then its mask, an adaptive p and missing direction tokens, where it has these."""
+    """The name of a row's arm: `p=0.05`, followed by words for the mask, an adaptive p and missing direction tokens."""
     parts = [f"p={row.probability:g}"]
     parts += [] if row.mask == "bidirectional" else [f"{row.directions[0]} only"]
     parts += ["adaptive"] if row.adjusted else []
@@ -103,7 +104,7 @@ def _spec(table: MaskFile, row: MaskRow) -> dict[str, Any]:
 
 
 def _run_id(table: MaskFile, row: MaskRow) -> str:
-    """The id of a row's run: it depends on the bytes of the file and not on the file's name."""
+    """The id of a row's run. The id depends on the bytes of the file and not on the file's name."""
     return content_hash([FORMAT, table.sha256, row.line])[:RUN_ID_CHARACTERS]
 
 
@@ -162,7 +163,7 @@ def _diff(row: MaskRow) -> tuple[tuple[str, Any, Any], ...]:
 
 
 def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None:
-    """The entry of an earlier import of the same bytes; None when there is none.
+    """The entry of an earlier import of the same bytes; None if there was no such import.
 
     Raises:
         BadInput: another experiment has this name.
@@ -178,7 +179,7 @@ def _entry_there(store: Store, entry: ExperimentEntry) -> ExperimentEntry | None
 
 
 def _write_run(store: Store, table: MaskFile, row: MaskRow) -> bool:
-    """Write one run, its result last; False when the store has it already."""
+    """Write one run, its result last. The return value is False if the store has this run already."""
     run_id = _run_id(table, row)
     directory = store.run_directory(run_id)
     if (directory / RESULT_FILE).exists():
@@ -191,7 +192,7 @@ def _write_run(store: Store, table: MaskFile, row: MaskRow) -> bool:
 
 
 def _metrics(row: MaskRow) -> Iterable[dict[str, Any]]:
-    """The metrics rows of a run. The published training loss is that of a step's last pass, in either direction."""
+    """The metrics rows of a run. The published training loss is the loss of a step's last pass, in whichever direction."""
     lists, last_step = row.lists, int(row.lists[EVAL["steps"]][-1])
     for step, tokens_read, epochs, nats, accuracy in zip(*(lists[column] for column in TRAIN.values()), strict=True):
         yield {
@@ -223,7 +224,7 @@ def _metrics(row: MaskRow) -> Iterable[dict[str, Any]]:
 
 
 def _finding(row: MaskRow) -> Finding:
-    """Check C8 on the final losses of the directions that were trained."""
+    """The finding of check C8 on the final losses of the directions that were trained."""
     nats = {direction: row.final_nats[direction] for direction in row.directions}
     return check_directions(nats, dict.fromkeys(DIRECTIONS, EVALUATION_TOKENS))
 
@@ -231,7 +232,7 @@ def _finding(row: MaskRow) -> Finding:
 def _result(run_id: str, table: MaskFile, row: MaskRow) -> Result:
     final = {direction: row.scores(direction, -1) for direction in DIRECTIONS}
     for direction, nats in row.final_nats.items():
-        # A final loss of another evaluation: its other scores are not published.
+        # This final loss is from an evaluation whose other scores are not published.
         if final[direction]["nats_per_token"] != nats:
             final[direction] = {"nats_per_token": nats}
     steps, seconds = int(row.lists[EVAL["steps"]][-1]), row.lists[EVAL["seconds"]][-1]

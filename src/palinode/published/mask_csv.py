@@ -1,10 +1,11 @@
-"""The published results of the mask system: a CSV with a trained model in each row, and its curves as lists in the cells.
+"""The reader of the published results of the mask system: a CSV file with one trained model per row and its curves as lists.
 
 The file is not trusted: no cell is evaluated as code, every number must be finite, and the lists of a group must be equally
-long. An error names file, line and column. The file says forward and backward (fw, bw); this module gives ltr and rtl.
+long. An error names file, line and column. The file says forward and backward (fw, bw); this module returns ltr and rtl.
 
-The author's tables grew: the oldest has neither `use_extra_tokens` (its models got no direction token) nor the columns of the
-layer cut, and one has `num_heads` (else every model has one head).
+Not all of the author's tables have the same columns. The oldest table lacks the columns of the layer cut and the column
+`use_extra_tokens`; its models got no direction token. One table has the column `num_heads`; in the other tables every model has
+one head.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ LARGEST_CELL_CHARACTERS = 2**28
 LARGEST_WHOLE, LARGEST_REAL = 2**53, 1e300  # above 2**53 a float cannot hold every whole number
 MASKS = ("bidirectional", "forward", "backward")
 
-# name of a curve -> its column; all lists of one group have the same length
+# Each mapping is a group: name of a curve -> its column. All lists of one group have the same length.
 TRAIN = {
     "steps": "steps_train",
     "tokens_read": "tokens_seen_train",
@@ -55,7 +56,7 @@ WHOLE_LISTS = ("steps_train", "steps_val", "tokens_seen_train", "tokens_seen_val
 
 @dataclass(frozen=True)
 class _Kind:
-    """A kind of number: its name in errors, how it is read, and which values it accepts."""
+    """A kind of number: its name in errors, the function that reads it from text, and the values that are accepted."""
 
     words: str
     read: Callable[[Any], Any]
@@ -72,10 +73,10 @@ class MaskRow:
 
     Attributes:
         line: the line of the file where its row begins.
-        mask: `bidirectional` trained both directions, `forward` and `backward` one.
-        probability: that a window is also read rtl, at the start of training; with `adjusted` it changes later.
+        mask: the directions of training: `bidirectional` means both directions, `forward` and `backward` mean one direction.
+        probability: the probability, at the start of training, that a window is also read rtl; with `adjusted` it changes later.
         direction_tokens: whether a token gave the model the direction of reading.
-        lists: column -> numbers.
+        lists: the lists of numbers in the cells of the row: column -> numbers.
     """
 
     line: int
@@ -95,22 +96,25 @@ class MaskRow:
 
     @property
     def scale(self) -> str:
-        """`16x768`: blocks x width; `16x768, 4 heads` where a model has another number of heads than the usual 1."""
+        """The name of the scale, blocks x width: `16x768`, or `16x768, 4 heads` if the model has more heads than the usual 1."""
         return f"{self.depth}x{self.width}" + ("" if self.heads == 1 else f", {self.heads} heads")
 
     @property
     def directions(self) -> tuple[str, ...]:
-        """The directions it was trained in."""
+        """The directions in which the model was trained."""
         if self.mask == "bidirectional":
             return ("ltr", "rtl") if self.probability > 0 or self.adjusted else ("ltr",)
         return ("ltr",) if self.mask == "forward" else ("rtl",)
 
     def scores(self, direction: str, index: int) -> dict[str, float]:
-        """The scores of one evaluation."""
+        """The scores of one evaluation of the model in one direction."""
         return {name: self.lists[place.format(DIRECTIONS[direction])][index] for name, place in EVAL_SCORES.items()}
 
     def cuts(self, direction: str) -> list[dict[str, float | int]]:
-        """The scores with 1, 2, .. blocks kept; those with all blocks are of the last evaluation. None in a table without cuts."""
+        """The scores of the model with its first 1, 2, .. blocks kept; None in a table without layer cuts.
+
+        The scores with all blocks kept are the scores of the last evaluation.
+        """
         if REMOVED not in self.lists:
             return []
         fields = {name: self.lists[place.format(DIRECTIONS[direction])] for name, place in CUT_SCORES.items()}
@@ -123,7 +127,7 @@ class MaskRow:
 
 @dataclass(frozen=True)
 class MaskFile:
-    """Every row of the file, its name, and the SHA-256 (hex) of its bytes."""
+    """Every row of the file, the name of the file, and the SHA-256 (hex) of the bytes of the file."""
 
     path: Path
     sha256: str
@@ -131,7 +135,7 @@ class MaskFile:
 
     @property
     def source(self) -> dict[str, str]:
-        """What a record says about where it came from."""
+        """The source that a record names for an imported run: format, file name and SHA-256 of the file."""
         return {"format": FORMAT, "file": self.path.name, "sha256": self.sha256}
 
 
@@ -139,7 +143,7 @@ def _both_ways(places: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(place.format(way) for way in DIRECTIONS.values() for place in places.values())
 
 
-# The columns that hold lists, grouped by those that must be equally long.
+# The columns that hold lists. The lists of one group must be equally long.
 ALWAYS = (tuple(TRAIN.values()), (*EVAL.values(), *_both_ways(EVAL_SCORES)), (PROBABILITIES,))
 CUTS = (REMOVED, *_both_ways(CUT_SCORES))
 COLUMNS = (
@@ -152,7 +156,7 @@ def read_mask_csv(path: Path) -> MaskFile:
     """Read and check the whole file.
 
     Raises:
-        BadInput: naming file, line and column of the first thing that is wrong.
+        BadInput: a cell or the header is wrong; the message names file, line and column of the first error.
     """
     try:
         if path.stat().st_size > LARGEST_BYTES:
@@ -172,7 +176,7 @@ def read_mask_csv(path: Path) -> MaskFile:
 
 @dataclass(frozen=True)
 class _Cells:
-    """One row of the file: column -> text, and the line where it begins."""
+    """One row of the file: its cells as a mapping (column -> text), and the line where the row begins."""
 
     file: str
     line: int
@@ -211,7 +215,7 @@ class _Cells:
 
 
 def _cells(text: str, file: str) -> Iterator[_Cells]:
-    """The rows under the header."""
+    """The rows of the file below its header."""
     with _long_cells():
         reader = csv.reader(io.StringIO(text, newline=""), strict=True)
         line, header = 1, None
@@ -233,7 +237,7 @@ def _cells(text: str, file: str) -> Iterator[_Cells]:
 
 def _header(names: Sequence[str], file: str) -> list[str]:
     given = [name.strip() for name in names]
-    cuts = CUTS if set(CUTS) & set(given) else ()  # all of them or none
+    cuts = CUTS if set(CUTS) & set(given) else ()  # a table has all columns of the layer cut or none
     optional = [name for name in (DIRECTION_TOKENS, HEADS) if name in given]
     for name in (*COLUMNS, *cuts, *optional):
         if given.count(name) != 1:

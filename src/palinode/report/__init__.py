@@ -1,4 +1,4 @@
-"""Reports: one self-contained page per experiment, its figures as SVG and PDF, its numbers as CSV and parquet."""
+"""Reports of experiments: one self-contained page per experiment, with figures as SVG and PDF, and tables as CSV and parquet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["build_report"]
 
 
 def __getattr__(name: str) -> Any:
-    """`build_report`, imported when it is asked for: it loads the charts, which a plan does not need."""
+    """The function `build_report`, imported at its first use. Its import loads the charts, which a plan does not need."""
     if name != "build_report":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from palinode.report.build import build_report

@@ -1,4 +1,4 @@
-"""The report of an experiment in a store, finished or not: the page, figures as SVG and PDF, tables as CSV and parquet.
+"""The report of a finished or unfinished experiment in a store: the page, figures as SVG and PDF, tables as CSV and parquet.
 
 A new family of figures is one more entry of FAMILIES.
 """
@@ -33,10 +33,11 @@ from palinode.report.task_figures import task_figures
 from palinode.results.store import Store
 
 REPORT_FILE = "report.html"
-FIGURE_PIXELS = 640  # width of SVG and PDF
+FIGURE_PIXELS = 640  # the width of a figure as SVG or PDF
 RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")
 FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these
-FAMILIES: Mapping[Callable[[Study], Iterator[Figure]], str] = {  # in the order of the page; the section of each
+# Family of figures -> its section, in the order of the page.
+FAMILIES: Mapping[Callable[[Study], Iterator[Figure]], str] = {
     curve_figures.difference_figures: "verdict",
     curve_figures.learning_figures: "curves",
     curve_figures.final_figures: "curves",
@@ -53,18 +54,18 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
     """Write the report of one experiment. With SOURCE_DATE_EPOCH set, a finished experiment gives the same bytes each time.
 
     Args:
-        store: where the experiment is.
-        name: `<name>--<size>`, or `<name>` where it was run at one size only.
-        out: directory to write to; by default `<store>/reports/<name>--<size>`.
+        store: the store that holds the experiment.
+        name: the name of the experiment: `<name>--<size>`, or `<name>` if the experiment was run at one size only.
+        out: the directory to write to; by default `<store>/reports/<name>--<size>`.
         window: the share of training whose points the violins pool.
 
     Returns:
         The path of report.html. The folders `figures` (SVG, PDF) and `tables` (CSV, parquet) are written next to it.
 
     Raises:
-        BadInput: there is no such experiment, or its decision rule cannot be applied.
+        BadInput: the store has no experiment of this name, or its decision rule cannot be applied.
         Damaged: a stored file does not decode.
-        EnvironmentProblem: the disk refused.
+        EnvironmentProblem: the disk cannot be written.
     """
     study = Study.of(record := store.experiment(name), window)
     figures, tables = all_figures(study), all_tables(record)
@@ -80,7 +81,7 @@ def all_figures(study: Study) -> list[Figure]:
     """Every figure of a report, in the order of the page, each with a file name of its own.
 
     Raises:
-        BadInput: the metric is not split.direction.score.
+        BadInput: the metric of the decision rule does not have the form split.direction.score.
         Damaged: a run's metrics do not decode.
     """
     taken: Counter[str] = Counter()
@@ -98,10 +99,10 @@ def all_figures(study: Study) -> list[Figure]:
 
 
 def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
-    """Draw every variant of every figure as SVG and PDF, on white paper; needs neither browser nor network.
+    """Draw every variant of every figure as SVG and PDF, on white paper. The drawing needs neither a browser nor a network.
 
     Raises:
-        EnvironmentProblem: the disk refused.
+        EnvironmentProblem: the disk cannot be written.
     """
     written = []
     config = {**theme.vega_config(theme.LIGHT), "background": "white", "padding": 12}
@@ -116,7 +117,7 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
 
 
 def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The file name and specification of every variant of a figure, on logarithmic axes too where that is possible."""
+    """The file name and specification of every variant of a figure. Where possible, logarithmic axes give a further variant."""
     for variant, specification in figure.variants.items():
         name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
         yield name, specification
@@ -125,10 +126,10 @@ def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def write_tables(tables: dict[str, pl.DataFrame], directory: Path) -> list[Path]:
-    """Write every table as CSV (guarded, see `guarded`) and as parquet (exact).
+    """Write every table as parquet (exact) and as CSV (texts changed by `guarded`).
 
     Raises:
-        EnvironmentProblem: the disk refused.
+        EnvironmentProblem: the disk cannot be written.
     """
     written = []
     for name, frame in tables.items():
@@ -151,14 +152,16 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_rows(specification: dict[str, Any], figure: Figure) -> dict[str, Any]:
-    """The chart with its data, and with the size that it has in a container of FIGURE_PIXELS."""
+    """The chart with its data and with the size that the chart has in a container of FIGURE_PIXELS."""
     size = {"width": FIGURE_PIXELS, "autosize": {"type": "fit", "contains": "padding"}}
     return {**specification, **(size if specification["width"] == "container" else {}), "datasets": {ROWS: figure.rows}}
 
 
 def _in_order(pdf: bytes) -> bytes:
-    """The PDF with the entries of its resource tables sorted: their order is random, and reordering whole lines inside a
-    table moves nothing else, so that the file's own offsets stay true."""
+    """The PDF with the entries of its resource tables sorted, because the order of the entries is random.
+
+    Sorting whole lines inside a table moves nothing else in the file, so the byte offsets stored in the file stay right.
+    """
 
     def sort_entries(table: re.Match[bytes]) -> bytes:
         return table[1] + b"".join(sorted(table[2].splitlines(keepends=True)))

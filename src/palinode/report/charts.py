@@ -1,8 +1,8 @@
-"""The charts, each defined once: the same definition is drawn on the page and written as SVG and PDF.
+"""The charts. Each chart is defined once; the same definition is drawn on the page and written as SVG and PDF.
 
-A chart reads rows by the name of a data set and carries no data itself. It is as wide as its column on the page. Every view
-and parameter has a name here, because Altair numbers unnamed ones with a counter of the process, and the same store must
-give the same bytes.
+A chart reads rows by the name of a data set and holds no data itself. A chart is as wide as its column on the page. Every view
+and every parameter of a chart gets a name in this file: Altair would number unnamed views with a counter of the process, but the
+same store must give the same bytes.
 """
 
 from __future__ import annotations
@@ -17,19 +17,21 @@ ROWS = "rows"  # the name under which every chart finds its data
 GREY = "#8c8678"
 INK_BLUES = ["#eef1f4", "#b9c7d6", "#7f9ab8", "#4a6a8f", "#22405f"]
 LEAK_REDS = ["#f6c1b6", "#e8806f", "#c8372d", "#7d1512"]
-AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]  # below one, one, above one
+# Colours of values from below one, over one, to above one.
+AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]
 TABLE_SHAPES = {"tokens": "circle", "positions": "diamond"}
 LEVEL_DASHES = {"chance": [2, 3], "guess": [2, 3], "trivial": [7, 4], "simple": [3, 3], "best": [1, 0]}
 SOLID = {"mean": [1, 0]}
 
-SYMBOL_PIXELS, LETTER_PIXELS = 42.0, 6.1  # of an entry of a legend
-ROW_PIXELS, LEAST_ROW_PIXELS, LINE_PIXELS = 44, 16, 15  # of a row of dots; of a line of its name
-ROWS_PIXELS = 330  # rows of dots get thinner where they would be higher than this together
+SYMBOL_PIXELS, LETTER_PIXELS = 42.0, 6.1  # the width of the symbol and of one letter in a legend
+# Usual and least height of a row of dots; height of a line of its name.
+ROW_PIXELS, LEAST_ROW_PIXELS, LINE_PIXELS = 44, 16, 15
+ROWS_PIXELS = 330  # the largest height of all rows of dots together; more rows get thinner
 HEAT_ROW_PIXELS, STRIP_ROW_PIXELS = 46, 30
 FONT_PIXELS = 10.5
 VIOLIN_HALF_WIDTH = 0.4
-TRACE = 0.08  # of its opacity, of a series that is not picked
-MANY = 8  # series, from which on the caption says that they can be picked
+TRACE = 0.08  # the share of its opacity that a series keeps when it is not picked
+MANY = 8  # the number of series from which on the caption says that series can be picked
 HOW_TO_PICK = "Click names to see those alone, and once more for all."
 WHOLE_TICKS: dict[str, dict[str, Any]] = {  # axes of whole numbers
     name: {"format": "d", "values": [2**power for power in range(21)], "labelOverlap": True}
@@ -44,7 +46,7 @@ EXACT = alt.Scale(zero=False, nice=False)
 
 @dataclass(frozen=True)
 class Axis:
-    """A quantitative axis: field, title, d3 number format, and for y where a dashed level line is drawn: 1 for ratios, say."""
+    """A quantitative axis: its field, its title, its d3 number format, and (y only) the value of a dashed line, 1 for ratios."""
 
     field: str
     title: str
@@ -52,7 +54,7 @@ class Axis:
     reference: float | None = None
 
     def on(self, channel: Callable[..., Any], field: str = "", **more: Any) -> Any:
-        """The channel (alt.X, alt.Y) that shows this axis, or another field under the same title."""
+        """The channel (alt.X, alt.Y) that shows the field of this axis, or another field under the title of this axis."""
         return channel(f"{field or self.field}:Q", title=self.title, **more)
 
     @property
@@ -72,12 +74,12 @@ def learning_curves(
     dashed_by: str = "direction",
     legend_pixels: int = 640,
 ) -> dict[str, Any]:
-    """Lines per seed (thin) and their mean (thick); ltr solid, rtl dashed.
+    """A chart of learning curves: a thin line per seed and a thick line for their mean; ltr is solid, rtl is dashed.
 
     Rows: `line` ("seed" or "mean"), `arm`, `dashed_by`, `seed`, the x fields, `value`.
 
     Args:
-        legend_pixels: room for the names of the arms; 0 leaves them out.
+        legend_pixels: the room for the names of the arms, in pixels; 0 leaves the names out.
     """
     dashes_title = "direction" if dashed_by == "direction" else "line"
     base = _rows().encode(
@@ -121,18 +123,19 @@ def lines(
     band: bool = False,
     legend_pixels: int | None = None,
 ) -> dict[str, Any]:
-    """A line per series over x, with its points, dashed by `look`.
+    """A chart with a line per series over x and the points of the line. The field `look` gives the dashes of a line.
 
     Rows: `series`, `look`, `key`, the x field, the y field, `seeds`, `low` and `high` (the interval, where there is one),
     and the fields of `chosen`.
 
     Args:
-        colours: series -> colour, in the order of the legend; `what`: what a series is.
-        chosen: field -> value: the rows of this variant.
-        band: draw the interval as well, behind the line.
-        legend_pixels: room for the names of the series, 0 leaves them out; None: five columns, or three next to dashes.
+        colours: series -> colour, in the order of the legend; `what`: the word for a series, such as arm.
+        chosen: the values of the fields that a row must have to belong to this variant: field -> value.
+        band: whether the interval is drawn behind the line.
+        legend_pixels: the room for the names of the series, in pixels; 0 leaves the names out; with None the legend has five
+            columns, or three columns if the legend of the dashes is next to it.
     """
-    columns = 5 if len(dashes) == 1 else 3  # the legend of the dashes takes the other room
+    columns = 5 if len(dashes) == 1 else 3  # the legend of the dashes takes the room of two columns
     base = _rows(chosen).encode(
         x=x.on(alt.X, axis=alt.Axis(**WHOLE_TICKS.get(x.field, {"format": x.format, "tickCount": 6})), scale=EXACT),
         y=y.on(alt.Y, scale=FITTED),
@@ -157,13 +160,15 @@ def lines(
 def accuracy_by_difficulty(
     x: Axis, y: Axis, colours: Mapping[str, str], scales: Sequence[str], marked: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A line per arm over difficulty, with the interval over seeds and every seed; levels as steps, simple ones as ticks.
+    """A chart with a line per arm over difficulty, the interval over seeds and a point per seed.
 
-    Rows: `kind` (arm, seed, or chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`, `text`, and of
-    levels `name`.
+    The levels in the legend are drawn as steps, the levels of simple guessers as ticks.
+
+    Rows: `kind` (arm, seed, or chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`, `text`; the row of
+    a level also has `name`.
 
     Args:
-        scales: the names under places 0, 1, .. of the axis; empty where the axis holds a number of its own.
+        scales: the names under places 0, 1, .. of the axis; empty where the axis shows a number instead of names.
         marked: kind of level -> its name in the legend.
     """
     axis = alt.Axis(format=x.format, tickCount=6)
@@ -194,7 +199,7 @@ def accuracy_by_difficulty(
 
 
 def _steps_and_ticks(base: alt.Chart, marked: Mapping[str, str]) -> dict[str, alt.Chart]:
-    """The levels over difficulty: lines of those in the legend, ticks of the simple ones with a name at the first."""
+    """The levels over difficulty: a level in the legend is a line; a simple guesser is a row of ticks, the first with its name."""
     drawn = base.transform_filter(alt.FieldOneOfPredicate(field="kind", oneOf=list(marked)))
     thin = base.transform_filter(alt.datum.kind == "simple")
     dash = alt.StrokeDash(
@@ -219,13 +224,14 @@ def _steps_and_ticks(base: alt.Chart, marked: Mapping[str, str]) -> dict[str, al
 def final_scores(
     x: Axis, colours: Mapping[str, str], tick_count: int = 4, tables: bool = False, chance: bool = False
 ) -> dict[str, Any]:
-    """One row per arm: every seed as a dot, the mean as a tick, its t interval as a bar.
+    """A chart with one row per arm: every seed is a dot, the mean is a tick, the t interval of the mean is a bar.
 
     Rows: `kind` ("seed", "mean" or "chance"), `arm`, `seed`, `value`, `low`, `high`, `text`.
 
     Args:
-        chance: draw a grey diamond in every row for the value that chance gives.
-        tables: give each arm two lines, by `table`: the table of tokens (circles), of positions below it (diamonds).
+        chance: whether every row has a grey diamond at the value that chance gives.
+        tables: whether each arm has two lines, by the field `table`: the upper line shows the table of tokens (circles), the lower
+            line shows the table of positions (diamonds).
     """
     arms, pixels = list(colours), _row_pixels(colours)
     axis = alt.Axis(title=None, grid=False, labelLimit=230, labelFontSize=12, labelPadding=10, labelLineHeight=13)
@@ -266,9 +272,9 @@ def final_scores(
 
 
 def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> dict[str, Any]:
-    """Arm minus baseline: every pair as a dot, the mean with its interval, a line at zero and the band of small effects.
+    """A chart of the differences (arm minus baseline) with a line at zero and a band of effects that are too small to matter.
 
-    Rows as for `final_scores`.
+    Every pair of runs is a dot; the mean is drawn with its interval. The rows have the fields that `final_scores` reads.
     """
     chart = final_scores(x, colours, tick_count=7)
     ends = {"zero": 0, "least": smallest_effect, "minus": -smallest_effect}
@@ -291,12 +297,12 @@ def _row_pixels(names: Collection[str]) -> int:
 def violins(
     x: Axis, y: Axis, categories: Sequence[Sequence[str]], colour: str, extent: tuple[float, float]
 ) -> dict[str, Any]:
-    """Densities of pooled values, one per category, around the category's place; medians as ticks.
+    """A chart of violins: the density of the pooled values of each category around the category's place, the median as a tick.
 
     Rows: `kind` ("point", "median" or "run"), `value`, and the x field: the place 0, 1, .. of the category.
 
     Args:
-        categories: the lines under each place, made of numbers; `extent`: where the densities begin and end.
+        categories: the lines of text under each place, made of numbers; `extent`: the values where densities begin and end.
     """
     half = f"{VIOLIN_HALF_WIDTH} * datum.density / datum.densest"
     labels = f"{[list(lines) for lines in categories]}[datum.value]"
@@ -334,9 +340,9 @@ class Heat:
     """The colours, names and layout of the squares of a heat map.
 
     Attributes:
-        what: what a square is, for the tooltip.
-        ramp, domain: colours, and the values they stand at.
-        row_pixels: height of a row.
+        what: the word for the number in a square, which the tooltip shows.
+        ramp, domain: the colours of the map, and the values at which these colours stand.
+        row_pixels: the height of a row in pixels.
     """
 
     what: str
@@ -353,7 +359,7 @@ def heat_map(
     heat: Heat,
     chosen: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A coloured square per row and column with its number: depth by width, or size by blocks left.
+    """A heat map: a coloured square with a number for each row and column, such as depth by width, or size by blocks left.
 
     Rows: the fields of both axes as texts, `value`, `label`, `dark` (whether the square needs light ink), `text`, and the
     fields of `chosen`.
@@ -373,12 +379,14 @@ def heat_map(
 
 
 def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pixels: int) -> dict[str, Any]:
-    """A T x T heat map: rows are target positions, columns source positions; leaks in red, the law's edge drawn.
+    """A T x T heat map: rows are target positions, columns are source positions. Leaks are red.
+
+    A line is drawn around the influence that the law allows.
 
     Rows: `target`, `target_end`, `source`, `source_end`, `influence`, `state` ("allowed" or "LEAK").
 
     Args:
-        boundary: segments (x, y, x2, y2) in positions, around the region that the law allows.
+        boundary: the segments (x, y, x2, y2) of this line, in positions.
     """
     step = next(step for step in (*(2**power for power in range(11)), 2**30) if length / step <= 8)
     axis = alt.Axis(values=list(range(0, length + 1, step)), grid=False, format="d", labelOverlap=True)
@@ -417,7 +425,7 @@ def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pix
 def with_log_axes(
     specification: Mapping[str, Any], x_field: str, channels: Sequence[str] = ("x", "y")
 ) -> dict[str, Any]:
-    """The same chart on logarithmic axes, without the points at 0. `report.js` does the same on the page."""
+    """The chart on logarithmic axes, without the points at 0. On the page, `report.js` makes the same change."""
 
     def stretched(channel: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in (channel.get("scale") or {}).items() if name != "zero"}
@@ -444,7 +452,7 @@ def with_channels(
 
 
 def with_counts(chart: dict[str, Any], counts: Mapping[str, str]) -> dict[str, Any]:
-    """The chart with these fields in the tooltips of its points, under these titles."""
+    """The chart with further fields in the tooltips of its points. `counts` maps each field to its title."""
     more = [{"field": name, "type": "quantitative", "title": title, "format": ",d"} for name, title in counts.items()]
     for layer in chart["layer"]:
         if layer["name"] == "points":
@@ -462,7 +470,7 @@ def columns_that_fit(names: Iterable[str], pixels: int, most: int = 3) -> int:
 
 
 def picked_in_legend(field: str) -> alt.Parameter:
-    """A selection: the series whose names were clicked in the legend; all series where none was."""
+    """A selection of series: the series whose names were clicked in the legend, or all series if no name was clicked."""
     return alt.selection_point(name="picked", fields=[field], bind="legend", toggle="true")
 
 
@@ -473,7 +481,7 @@ def how_to_pick(series: Collection[str]) -> Iterator[str]:
 
 
 def if_picked(picked: alt.Parameter | None, opacity: float) -> Any:
-    """The opacity of a series: full where it is selected, faint where it is not."""
+    """The opacity of a series: a selected series has the full opacity, any other series is faint."""
     if picked is None:
         return alt.value(opacity)
     return alt.when(picked).then(alt.value(opacity)).otherwise(alt.value(TRACE * opacity))
@@ -493,7 +501,8 @@ def words(field: str, title: str) -> alt.Tooltip:
 
 def plain(chart: Any) -> dict[str, Any]:
     """The Vega-Lite specification without the address of its schema, because a report names nothing outside itself."""
-    specification: dict[str, Any] = chart.to_dict(validate=False)  # a third of the time; the tests draw every chart
+    # Without validation this takes a third of the time; the tests draw every chart.
+    specification: dict[str, Any] = chart.to_dict(validate=False)
     for key in ("$schema", "config", "datasets"):
         specification.pop(key, None)
     return specification
@@ -514,7 +523,7 @@ def _layered(layers: Mapping[str, Any], height: int) -> dict[str, Any]:
 def own_layer(
     name: str, values: Sequence[Mapping[str, Any]], mark: Mapping[str, Any], encoding: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A layer with rows of its own."""
+    """A layer of a chart that holds its own rows instead of the rows of the chart."""
     return {"name": name, "data": {"values": list(values)}, "mark": mark, "encoding": encoding}
 
 
@@ -528,7 +537,7 @@ def _with_reference(chart: dict[str, Any], y: Axis) -> dict[str, Any]:
 
 
 def _answering(points: alt.Chart, hidden: float) -> alt.Chart:
-    """Points of which the nearest to the mouse is shown with its tooltip; the others have the opacity `hidden`."""
+    """The points of a chart: the point nearest to the mouse is shown with its tooltip, all others have the opacity `hidden`."""
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
     )
@@ -546,7 +555,7 @@ def _colour(
 
 
 def _dash(field: str, dashes: Mapping[str, Sequence[int]], title: str | None) -> alt.StrokeDash:
-    """Dashes by the values of a field, with a legend where there are two values or more."""
+    """The channel that gives lines their dashes by the values of a field. It has a legend if there are two values or more."""
     scale = alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()])
     legend = line_legend(symbolStrokeColor=GREY) if len(dashes) > 1 else None
     return alt.StrokeDash(f"{field}:N", title=title, scale=scale, legend=legend)

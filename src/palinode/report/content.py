@@ -1,6 +1,6 @@
-"""The sections of the page and the values that they print. There is no markup here and no arithmetic in the templates.
+"""The sections of the page and the values that the sections print. This file holds no markup, the templates do no arithmetic.
 
-A new section is one more entry of SECTIONS and its template.
+A new section needs one more entry in SECTIONS and one more template.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from palinode.report.trained import what_was_trained
 from palinode.results.record import ArmEntry, ExperimentRecord
 
 Content = dict[str, Any]
-SMOKE = "smoke"  # the size that shows that everything works, and decides nothing
-ORDER = list(CHECK_WORDS)  # what failed comes first
+SMOKE = "smoke"  # the size that only tests whether everything works; its numbers decide nothing
+ORDER = list(CHECK_WORDS)  # the order of outcomes: failed checks come first
 SCALES_WORDS = {
     "better": "better than",
     "worse": "worse than",
@@ -43,7 +43,7 @@ ALARM = "C8.directions"
 
 @dataclass(frozen=True)
 class Page:
-    """What the page is made of: the study, its figures, the paths of its other files, and its judged claims."""
+    """The content of the page: the study, its figures, the paths of its other files, and its judged claims."""
 
     study: Study
     figures: Sequence[Figure]
@@ -60,7 +60,7 @@ class Page:
 
 
 def head(page: Page) -> Content:
-    """The top of the page: the question, the number of runs, and how they ended."""
+    """The top of the page: the question of the experiment, the number of runs, and the outcomes of the runs."""
     entry, runs = page.record.entry, page.record.runs
     parts = (("arm", entry.arms), ("scale", entry.scales), ("seed", entry.seeds))
     counted = Counter(run.outcome for run in runs)
@@ -82,7 +82,7 @@ def head(page: Page) -> Content:
 
 
 def verdict(page: Page) -> Content:
-    """One card per arm, the honest ones first; the rule; what was trained."""
+    """The section of verdicts: one card per arm (arms without a leak first), the decision rule, and the trained models."""
     rule, verdicts = page.study.rule, page.study.verdicts
     by_arm: dict[str, list[Verdict]] = {}
     for one in verdicts:
@@ -100,7 +100,7 @@ def verdict(page: Page) -> Content:
 
 
 def _card(page: Page, arm: str, verdicts: Sequence[Verdict]) -> Content:
-    """The card of one arm; with several scales it has a row for each."""
+    """The card of one arm. With several scales, the card has a row for each scale."""
     leak = next((one.leak for one in verdicts if one.leak != "none"), "none")
     outcomes = Counter(one.outcome for one in verdicts)
     tone = outcomes.most_common(1)[0][0].replace(" ", "-") if len(outcomes) == 1 else "mixed"
@@ -125,13 +125,13 @@ def _title_of_scales(verdicts: Sequence[Verdict], outcomes: Counter[Any]) -> str
 
 
 def _title(verdict: Verdict) -> str:
-    """The headline with a capital letter, unless it begins with the name of the arm."""
+    """The headline of a verdict with a capital first letter. A headline that begins with the name of the arm is not changed."""
     headline = words.headline(verdict)
     return headline if headline.startswith(verdict.arm) else headline[:1].upper() + headline[1:]
 
 
 def _leak_sentences(record: ExperimentRecord, arm: str) -> list[str]:
-    """Which positions see what they may not: from the pictures, and one finding of every other family of checks."""
+    """The sentences about the leaks of an arm: from its influence pictures, and one finding of every other family of checks."""
     shown = [p for p in pictures(record, arm) if p.leaks]
     sentences = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
     families = {code_of(p.check) for p in shown}
@@ -144,7 +144,7 @@ def _leak_sentences(record: ExperimentRecord, arm: str) -> list[str]:
 
 
 def _alarm(record: ExperimentRecord, arm: str) -> str:
-    """C8.directions in one sentence: how many runs raise the alarm, and the worst of them."""
+    """The sentence about check C8.directions: the number of runs that fail the check, and the losses of the worst run."""
     checked = [item for item in arm_audit(record, arm).findings if item.finding.check == ALARM]
     failed = [item for item in checked if item.finding.shows_leak]
     worst = min(failed, key=lambda item: float(item.finding.numbers.get("ratio") or 0))
@@ -161,7 +161,7 @@ def _alarm(record: ExperimentRecord, arm: str) -> str:
 
 
 def claims(page: Page) -> Content | None:
-    """The judged claims of the experiment, a row each; None where it has no claims."""
+    """The judged claims of the experiment, one row each; None if the experiment has no claims."""
     rows = [claim.row() for claim in page.claims]
     for row in rows:
         row |= {"effect": signed(row["effect"]), "published": signed(row["published"]), "interval": between(row)}
@@ -169,7 +169,7 @@ def claims(page: Page) -> Content | None:
 
 
 def audit(page: Page) -> Content:
-    """The findings of every arm, the worst first, and the text about every check that was made."""
+    """The section of audits: the findings of every arm, the worst first, and the text about every check that was made."""
     comparison = page.record.comparison.findings if page.record.comparison else ()
     audits = {arm.name: arm_audit(page.record, arm.name) for arm in page.record.entry.arms}
     made = {item.finding.check for one in audits.values() for item in one.findings}
@@ -198,7 +198,7 @@ def _audit(page: Page, arm: ArmEntry) -> Content:
 
 
 def _findings(items: Sequence[ArmFinding]) -> list[tuple[Finding, str]]:
-    """Findings with their places. A finding that several runs or scales share is printed once, with every place."""
+    """The findings with their places. A finding that several runs or scales share is printed once, with all its places."""
     alike: dict[tuple[str, ...], list[ArmFinding]] = {}
     for item in items:
         finding = item.finding
@@ -208,7 +208,7 @@ def _findings(items: Sequence[ArmFinding]) -> list[tuple[Finding, str]]:
 
 
 def _places(group: Sequence[ArmFinding]) -> str:
-    """`base`, or `base, after training with seeds 1, 2`."""
+    """The text for the places of a finding: `base`, or `base, after training with seeds 1, 2`."""
     seeds: dict[str, list[str]] = {}
     for item in group:
         seeds.setdefault(item.scale, []).extend([] if item.seed is None else [str(item.seed)])
@@ -222,7 +222,7 @@ def _places(group: Sequence[ArmFinding]) -> str:
 
 
 def cost(page: Page) -> Content:
-    """What every arm cost, against the baseline, and the audit of the finished runs against one another."""
+    """The section of costs: the cost of every arm relative to the baseline, and the checks that compare the finished runs."""
     return {"blocks": [_costs_at(page, scale) for scale in page.record.entry.scales]}
 
 
@@ -240,7 +240,7 @@ def _costs_at(page: Page, scale: str) -> Content:
 
 
 def _away(cost: Cost, rule: Decision) -> tuple[str, bool]:
-    """The difference of a cost from the cost of the baseline, and whether they count as unequal."""
+    """The difference of a cost from the cost of the baseline, and whether the two costs count as unequal."""
     if cost.ratio is None or cost.arm == rule.baseline:
         return "", False
     unequal = abs(cost.ratio - 1) > EQUAL_WITHIN
@@ -251,7 +251,7 @@ def _away(cost: Cost, rule: Decision) -> tuple[str, bool]:
 
 
 def again(page: Page) -> Content:
-    """What a reader needs to repeat the experiment: the command, the machine, the plan, the files of the report."""
+    """The section about repeating the experiment: the command, the machine, the plan, the files of the report."""
     entry, folders = page.record.entry, ("figures", "tables")
     return {
         "command": shlex.join(entry.command),
@@ -262,7 +262,7 @@ def again(page: Page) -> Content:
 
 
 def _environment(record: ExperimentRecord) -> list[Content]:
-    """Each item of the fingerprints with its values. More than one value means that several kinds of machine were used."""
+    """The items of the execution fingerprints with their values. An item with several values means several kinds of machine."""
     values: dict[str, Counter[str]] = {}
     for run in record.runs:
         for item, value in sorted((run.result.fingerprint if run.result else {}).items()):
@@ -296,12 +296,12 @@ def _amount(name: str, value: str | int | float) -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page. It appears where it has figures, or where `fill` gives it something to print.
+    """A section of the page. A section appears if it has figures, or if `fill` returns values to print.
 
     Attributes:
-        name: the anchor, and the name by which a figure says where it belongs.
-        nav: its name in the list at the top; `title`: its heading.
-        fill: gives the values that `templates/<name>.html` prints; None where it prints nothing but charts.
+        name: the anchor of the section, and the name that a figure stores to belong to this section.
+        nav: the name of the section in the list at the top; `title`: the heading of the section.
+        fill: the function that returns the values for `templates/<name>.html`; None if the section has only charts.
     """
 
     name: str
@@ -331,13 +331,13 @@ SECTIONS = (
 def page_content(page: Page) -> Content:
     """The values that the templates print: the head of the page and its sections.
 
-    The figures of a section come in groups of one width: (whether they are half as wide as the page, the figures).
+    The figures of a section come in groups of equal width: pairs (whether the figures are half as wide as the page, the figures).
     """
     by_section: dict[str, list[Figure]] = {}
     for figure in page.figures:
         by_section.setdefault(figure.section, []).append(figure)
     if not by_section.get("verdict") and by_section.get("curves"):
-        by_section["verdict"] = [by_section["curves"].pop(0)]  # so that the first screen has a chart
+        by_section["verdict"] = [by_section["curves"].pop(0)]  # this move puts a chart on the first screen
     sections = []
     for section in SECTIONS:
         figures, filled = by_section.get(section.name, []), section.fill(page)

@@ -1,4 +1,4 @@
-"""Figures of any experiment: differences from the baseline, learning curves, final scores; and of auxiliary terms."""
+"""The figures of differences from the baseline, learning curves and final scores (any experiment), and of auxiliary terms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from palinode.report.words import metric_words, number
 
 TOKENS = Axis("tokens_read", CURVE_AXES["tokens_read"].heading)
 LOG_LABELS = "datum.value < 0.001 ? format(datum.value, '~e') : format(datum.value, '~g')"
-PANELS: dict[str, tuple[str, Mapping[str, str]]] = {  # name on the switch -> the axis, and column -> name of its line
+PANELS: dict[str, tuple[str, Mapping[str, str]]] = {  # name on the switch -> (axis, column -> name of its line)
     "score": ("score of the pairs", {"value": "pairs", "shuffled": "shuffled pairs"}),
     "gain": ("gain of the norms that feed it", {"gain": "mean", "least_gain": "least"}),
     "variance": ("variance of the side that has less", {"variance": "mean"}),
@@ -32,7 +32,7 @@ TERM_NOTES = (
 
 
 def difference_figures(study: Study) -> Iterator[Figure]:
-    """Every arm minus the baseline, paired by seed; no figure where no pair can be compared."""
+    """The figures of the differences (arm minus baseline), paired by seed; no figure where no pair can be compared."""
     rule, look = study.rule, study.look
     shown = [verdict for verdict in study.verdicts if verdict.comparison.pairs and verdict.leak != "unexpected"]
     if not shown:
@@ -43,7 +43,7 @@ def difference_figures(study: Study) -> Iterator[Figure]:
     )
     what, unit = metric_words(rule.metric)
     side = "left" if rule.better == "lower" else "right"
-    # The precision is given: left to itself, d3 rounds .12 to .1 where .12 - .02 falls just below .1.
+    # The number format names a precision, because d3 alone rounds the tick .12 to .1 when .12 - .02 falls just below .1.
     x = Axis("value", f"difference, {unit} ({side} is better)", ".4~g")
     band = f"Inside the grey band (±{number(rule.smallest_effect)}) a difference does not matter."
     title = f"Difference from {rule.baseline} in {what}, paired by seed"
@@ -52,7 +52,7 @@ def difference_figures(study: Study) -> Iterator[Figure]:
 
 
 def learning_figures(study: Study) -> Iterator[Figure]:
-    """The learning curves at a scale, over every cost that was counted."""
+    """The figures of learning curves, one per scale, over every cost that was counted."""
     record, split, score = study.record, study.split, study.score
     what = f"{split} loss" if MEASURES[score].is_loss else split
     y = Axis("value", f"{what}, {MEASURES[score].unit}", ".4f")
@@ -75,7 +75,7 @@ def learning_figures(study: Study) -> Iterator[Figure]:
 
 
 def final_figures(study: Study) -> Iterator[Figure]:
-    """The scores at the end of training, a figure per direction that an arm trained in."""
+    """The figures of the scores at the end of training, one for each direction in which an arm was trained."""
     record, look, split, score = study.record, study.look, study.split, study.score
     finals = final_scores(record, split, score)
     for scale in study.scales:
@@ -102,7 +102,7 @@ def _not_drawn(direction: str, arms: list[str]) -> str:
 
 
 def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
-    """The note about directions that an arm never trained on: they have a last loss, which it gives, but no learning curve."""
+    """The note about directions on which an arm never trained. The note gives their last loss; they have no learning curve."""
     last = here.filter(~pl.col("trained")).sort("step").group_by("arm", "direction").agg(pl.col(score).last())
     hidden: dict[str, list[str]] = {}
     for row in last.sort("arm", "direction").iter_rows(named=True):
@@ -114,7 +114,7 @@ def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
 
 
 def auxiliary_figures(study: Study) -> Iterator[Figure]:
-    """One figure for each scale and term; none where no arm has an auxiliary term."""
+    """The figures of auxiliary terms, one for each scale and term; no figure where no arm has an auxiliary term."""
     curves = auxiliary_curves(study.record)
     for scale in study.scales:
         for (term,), here in curves.filter(scale=scale).sort("term").group_by("term", maintain_order=True):
@@ -141,7 +141,7 @@ def _term_rows(study: Study, curves: pl.DataFrame) -> tuple[Rows, list[str]]:
 
 
 def _term_chart(panel: str, rows: Rows, colours: Mapping[str, str]) -> dict[str, Any]:
-    """A chart on a logarithmic axis; the affinity has a linear one, because it can be zero."""
+    """The chart of an auxiliary term on a logarithmic axis. The affinity has a linear axis, because an affinity can be zero."""
     title, columns = PANELS[panel]
     shown = {row["look"] for row in rows if row["panel"] == panel}
     dashes = {name: [5, 4] if place else [1, 0] for place, name in enumerate(columns.values()) if name in shown}

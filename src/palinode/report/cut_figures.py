@@ -1,4 +1,4 @@
-"""Figures of the layer cut: the loss and both ratios over the number of blocks that remain."""
+"""The figures of the layer cut: the loss and both ratios over the number of blocks that remain."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from palinode.report.study import Figure, Lines, Rows, Study, rounded
 from palinode.report.words import number, plural
 
 BLOCKS = Axis("blocks", "blocks left, counted from the input", "d")
-CUT_SCORES = ("nats_per_token", "perplexity")  # the tables hold the other scores too
+CUT_SCORES = ("nats_per_token", "perplexity")  # the scores that are drawn; the tables also hold the other scores
 MEANS = {"ratio_then_mean": "ratios averaged", "mean_then_ratio": "means first"}
-STRIP_SCORES = {RATIO_1: "perplexity", RATIO_2: "nats_per_token"}  # as published
+STRIP_SCORES = {RATIO_1: "perplexity", RATIO_2: "nats_per_token"}  # the scores of the published figures
 HEAD_WORDS = {"trained": "head as trained", "refitted": "head refitted"}
 HEAD_DASHES = {"head as trained": [1, 0], "head refitted": [2, 2]}
 WHOLE_NOTE = "The model without its last blocks; the last point of a line is the whole model."
@@ -30,7 +30,7 @@ REFITTED_NOTE = "Refitted: the final norm and head were trained again for each n
 
 
 def cut_figures(study: Study) -> Iterator[Figure]:
-    """Lines and strips over the blocks that remain; no figure where no run was cut."""
+    """The figures with lines and strips over the blocks that remain; no figure where no run has a layer cut."""
     cuts = layer_cuts(study.record, study.split)
     if cuts.filter(pl.col("of_blocks") > 1).is_empty():
         return
@@ -44,7 +44,7 @@ def cut_figures(study: Study) -> Iterator[Figure]:
 
 
 def _loss_figures(study: Study, cuts: pl.DataFrame) -> Iterator[Figure]:
-    """The loss: ltr solid, rtl dashed; with the trained head or with a refitted one."""
+    """The figures of the loss over the blocks that remain, with the trained head or a refitted head; ltr solid, rtl dashed."""
     y = Axis("value", f"{study.split} loss, nats per token", ".4f")
     scored = cuts.filter(pl.col("trained")).drop_nulls("nats_per_token")
     means = study.means(scored, "nats_per_token", "arm", "scale", "direction", "head", "blocks")
@@ -68,7 +68,10 @@ def _loss_figures(study: Study, cuts: pl.DataFrame) -> Iterator[Figure]:
 
 
 def _ratio_figures(study: Study, ratio: str, by_score: Mapping[str, pl.DataFrame]) -> Iterator[Figure]:
-    """One ratio over the blocks that remain, of losses and of perplexities, averaged in both ways; refitted heads dashed."""
+    """The figures of one ratio over the blocks that remain, for losses and perplexities, averaged in both ways.
+
+    The lines of refitted heads are dashed.
+    """
     scores = [score for score, frame in by_score.items() if not frame.is_empty()]
     both = pl.concat([by_score[score].with_columns(score=pl.lit(score)).sort("blocks") for score in scores or by_score])
     for lines in study.lines(both):
@@ -98,10 +101,14 @@ def _ratio_figures(study: Study, ratio: str, by_score: Mapping[str, pl.DataFrame
 
 
 def _strips(study: Study, ratio: str, ratios: pl.DataFrame) -> Iterator[Figure]:
-    """A row per size, or per arm where there is one size; a square per number of blocks. All use one scale of colours."""
+    """The strips of one ratio: a row per size (per arm if there is one size), and in it a square per number of blocks.
+
+    All strips use one scale of colours.
+    """
     score = STRIP_SCORES[ratio]
     honest = ratios.filter(~pl.col("arm").is_in(sorted(study.look.leaking)))
-    shown = ratios if honest.is_empty() else honest  # next to the ratios of a leak, 30 say, all others look the same
+    # A leak has ratios such as 30, next to which all other ratios have one colour.
+    shown = ratios if honest.is_empty() else honest
     domain = around_one([value for way in MEANS for value in shown[way].drop_nulls()])
     heat = Heat(f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", charts.AROUND_ONE, domain, charts.STRIP_ROW_PIXELS)
     for lines in study.lines(ratios):
@@ -129,7 +136,7 @@ def _strips(study: Study, ratio: str, ratios: pl.DataFrame) -> Iterator[Figure]:
 
 def _square(row: Mapping[str, Any], name: str, way: str) -> dict[str, Any]:
     value, low, high = row[way], row["interval_low"], row["interval_high"]
-    averaged = low is not None and way == "ratio_then_mean"  # an interval is that of averaged ratios
+    averaged = low is not None and way == "ratio_then_mean"  # the interval belongs to the averaged ratios
     spread = f" ({number(low)} to {number(high)})" if averaged else ""
     left = f"{row['blocks']} of {row['of_blocks']} blocks"
     place = {"series": name, "choice": f"{way}-{row['head']}", "blocks": str(row["blocks"])}

@@ -1,4 +1,4 @@
-"""Figures of the tables of tokens and positions: their angle, the directions they share, their lengths, positions far apart."""
+"""The figures of the token and position tables: the angle between both, shared directions, vector lengths, cosine by distance."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ DISTANCE_NOTE = (
 
 
 def embedding_figures(study: Study) -> Iterator[Figure]:
-    """The figures of embeddings; none where they were not measured."""
+    """The figures of embeddings; no figure where embeddings were not measured."""
     numbers = embedding_numbers(study.record)
     if numbers.is_empty():
         return
@@ -61,7 +61,7 @@ def embedding_figures(study: Study) -> Iterator[Figure]:
 
 
 def _angle_figure(study: Study, numbers: pl.DataFrame, means: pl.DataFrame, name: str, scale: str) -> Iterator[Figure]:
-    """One number per arm, with the value that chance gives."""
+    """The figure of one number of the embeddings per arm, with the value that chance gives."""
     arms = study.arms(set(numbers.filter(number=name)["arm"]))
     if not arms:
         return
@@ -81,7 +81,7 @@ def _angle_figure(study: Study, numbers: pl.DataFrame, means: pl.DataFrame, name
 
 
 def _length_figure(study: Study, numbers: pl.DataFrame, scale: str) -> Iterator[Figure]:
-    """The mean length of a row of either table."""
+    """The figure of the mean length of a token vector and of a position vector."""
     rows = [
         {**row, "table": table}
         for arm in study.arms(set(numbers["arm"]))
@@ -95,7 +95,7 @@ def _length_figure(study: Study, numbers: pl.DataFrame, scale: str) -> Iterator[
 
 
 def _distance_figures(study: Study, means: pl.DataFrame) -> Iterator[Figure]:
-    """The cosine of two positions over their distance."""
+    """The figures of the cosine of two position vectors over the distance of the positions."""
     for lines in study.lines(means.filter(number=POSITION_COSINE).sort("distance", maintain_order=True)):
         rows = lines.rows(lambda row: {"distance": row["distance"], "value": rounded(row["mean"])})
         rows, cut = kept_inside(rows, -1, 1)

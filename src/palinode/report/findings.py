@@ -1,4 +1,4 @@
-"""The findings of an experiment: its claims with their judgements, as a dated Markdown page and the same numbers as JSON."""
+"""The findings of an experiment: its claims with their judgements, as a dated Markdown page and as a JSON file."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 TEMPLATE = "findings.md"
-# Where records lie, and how many runs train at a time: not what was run.
+# The options for the place of the store and the number of runs at a time. They do not change what is run.
 LOCAL_OPTIONS = ("--store", "--workers", "--stack")
-# Endings of cautions that name arms: such cautions are gathered, one line for all arms.
+# The texts in cautions that name arms. All cautions with the same text are joined to one line, which names all their arms.
 COULD_NOT_TELL, AT_THE_EDGE = " could not tell on ", ", the edge of what was tried"
 BEST_AT_THE_EDGE = "best at the edge of what was tried, so another setting may be better: "
 Row = dict[str, Any]
@@ -35,16 +35,16 @@ def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, Path
     """Write `<name>--<size>.md` and `<name>--<size>.json`.
 
     Args:
-        name: `<name>--<size>`, or `<name>` where the experiment was run at one size only.
-        directory: where the files go; it is made if need be.
+        name: the name of the experiment: `<name>--<size>`, or `<name>` if the experiment was run at one size only.
+        directory: the directory for both files; it is created if it does not exist.
 
     Returns:
-        The paths of the page and of the numbers.
+        The paths of the Markdown page and of the JSON file.
 
     Raises:
-        BadInput: there is no such experiment, or it has no claims.
+        BadInput: the store has no experiment of this name, or the experiment has no claims.
         Damaged: a stored file does not decode.
-        EnvironmentProblem: the disk refused.
+        EnvironmentProblem: the disk cannot be written.
     """
     record = store.experiment(name)
     content = findings(store, record)
@@ -55,7 +55,7 @@ def write_findings(store: Store, name: str, directory: Path) -> tuple[Path, Path
 
 
 def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
-    """Everything that the page shows, as plain data.
+    """The content of the findings page as plain data.
 
     Raises:
         BadInput: the experiment has no claims.
@@ -92,8 +92,8 @@ def findings(store: Store, record: ExperimentRecord) -> dict[str, Any]:
 
 
 def page_text(content: Mapping[str, Any]) -> str:
-    """The Markdown page of `findings`."""
-    environment = jinja2.Environment(  # noqa: S701  Markdown, not HTML
+    """The Markdown text of the findings page."""
+    environment = jinja2.Environment(  # noqa: S701  the page is Markdown, not HTML
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"table": table, "signed": signed, "between": between}
@@ -102,7 +102,7 @@ def page_text(content: Mapping[str, Any]) -> str:
 
 
 def table(rows: Iterable[Sequence[Any]], heads: str) -> str:
-    """A Markdown table; `heads` are separated by commas."""
+    """A Markdown table. `heads` holds the headings of the columns, separated by commas."""
     names = heads.split(", ")
     lines = [names, ["---"] * len(names), *([_cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -113,19 +113,19 @@ def _cell(value: Any) -> str:
 
 
 def signed(value: float | None) -> str:
-    """Four decimals and a sign; three digits where four decimals would show nothing; empty without a value."""
+    """A number as text with a sign and four decimals; a very small number has three digits; None becomes an empty text."""
     if value is None:
         return ""
     return f"{value:+.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:+.3g}"
 
 
 def between(row: Mapping[str, Any]) -> str:
-    """The interval of a row; empty where it has none."""
+    """The interval of a row as text; an empty text if the row has no interval."""
     return "" if row["low"] is None else f"{signed(row['low'])} to {signed(row['high'])}"
 
 
 def without_local_options(command: Sequence[str]) -> str:
-    """A stored command line without the options that say nothing about the runs."""
+    """A stored command line without the options in LOCAL_OPTIONS, which do not change the runs."""
     kept: list[str] = []
     is_value = False
     for word in command:
@@ -138,7 +138,7 @@ def without_local_options(command: Sequence[str]) -> str:
 
 
 def what_was_run(record: ExperimentRecord) -> str:
-    """Data, sizes and lengths of the finished runs in one sentence; empty where none is finished."""
+    """The sentence about data, sizes and lengths of the finished runs; an empty text if no run is finished."""
     done = [(run.record.spec, run.result) for run in record.runs if run.record and run.result and run.outcome == "done"]
     if not done:
         return ""
@@ -149,7 +149,7 @@ def what_was_run(record: ExperimentRecord) -> str:
 
 
 def _span(values: Sequence[float]) -> str:
-    """One number, or the least to the most."""
+    """The text for a range of numbers: one number if all are equal, otherwise the least and the largest number."""
     return " to ".join(f"{end:,.0f}" for end in sorted({min(values), max(values)}))
 
 
@@ -163,7 +163,7 @@ def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
 
 
 def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
-    """The notes of claims, each once, with the names of its claims."""
+    """The notes of claims. Each note is given once, with the names of the claims that have it."""
     named: dict[str, dict[str, None]] = {}
     for row in claims:
         if row.claim.note:
@@ -172,8 +172,11 @@ def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
 
 
 def _cautions(claims: Sequence[JudgedClaim], by_rule: Sequence[Verdict]) -> list[str]:
-    """What a reader must know besides the outcomes, each once; one line for all arms of which a check could not tell, or that
-    did best at the last setting tried."""
+    """The cautions that a reader must know besides the outcomes. Each caution is given once.
+
+    One line names all arms for which a check could not decide. One line names all arms that were best at the edge of their tuned
+    settings.
+    """
     cautions: list[tuple[str | None, str]] = [(None, caution) for row in claims for caution in row.measured.cautions]
     cautions += [(arm.arm, caution) for arm in by_rule for caution in arm.cautions]
     lines: dict[str, dict[str, None]] = {}
@@ -203,7 +206,7 @@ def _arm_row(verdict: Verdict) -> Row:
 
 
 def _scores(record: ExperimentRecord) -> list[Row]:
-    """Every arm, scale and direction: the final score, and the size of the model."""
+    """The rows with the final score and the model size of every arm, scale and direction."""
     split, _, score = record.entry.rule.metric.split(".")
     sizes = {
         (cost.arm, cost.scale): cost.mean

@@ -1,4 +1,4 @@
-"""The levels of a task in charts, on cards and in the terminal: chance, the best trivial level, the best possible."""
+"""The levels of a task in charts, on cards and in the terminal: chance, the best trivial level and the best possible level."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ NOT_OF_ALL_NOTE = "All tokens are scored here: chance and trivial levels are kno
 CHANCE_NOTE = (
     "Chance is a uniform guess among the legal answers; the dashed level is the best of those that need no learning."
 )
-SAME, LEAST = 0.01, 0.005  # levels so near share a line; lower ones lie on the axis
-LEVEL_OPACITY = {"simple": 0.8, "best": 0.45}  # the others: 1
+SAME, LEAST = 0.01, 0.005  # levels nearer than SAME share a line; a level below LEAST lies on the axis
+LEVEL_OPACITY = {"simple": 0.8, "best": 0.45}  # the opacity of all other levels is 1
 THIN, THICK = 0.8, 1.3
-LABEL_HEIGHT = 0.05  # of an axis of accuracy: labels at one end are no nearer to each other
-ROOM = 0.08  # of the same, between two lines, for a label
+LABEL_HEIGHT = 0.05  # the least distance of two labels at one end, as a share of an accuracy axis
+ROOM = 0.08  # the room that a label needs between two lines, as a share of an accuracy axis
 LEFT, RIGHT = "left", "right"
 LABEL: dict[str, Any] = {"type": "text", "fontSize": FONT_PIXELS, "color": GREY}
 TEXT = {"field": "text", "type": "nominal"}
@@ -52,8 +52,8 @@ class Mark:
     """A level as a chart shows it.
 
     Attributes:
-        kind: chance, trivial, simple or best, or guess: the loss of a guess.
-        words: its name.
+        kind: the kind of level: chance, trivial, simple, best, or guess (the loss of a guess).
+        words: the name of the level.
     """
 
     kind: str
@@ -67,12 +67,12 @@ class Mark:
 
 
 def trivial_words(name: str) -> str:
-    """What a guesser does that learns nothing."""
+    """The words that say what a trivial guesser does."""
     return TRIVIAL_WORDS.get(name, name.replace("_", " "))
 
 
 def marks_of(levels: Levels) -> list[Mark]:
-    """Chance, the best trivial level where it is above chance, and the best possible."""
+    """The main levels: chance, the best trivial level (if it is above chance), and the best possible level."""
     marks = []
     if levels.chance is not None:
         marks.append(Mark("chance", levels.chance, "chance"))
@@ -101,14 +101,14 @@ def every_mark(levels: Levels) -> list[Mark]:
 
 
 def _simple(levels: Levels) -> list[str]:
-    """The simplest guessers that reach more than 0 and do not solve the task itself."""
+    """The levels of the simplest guessers that reach more than 0 and do not solve the task itself."""
     return [name for name in SIMPLE if levels.trivial.get(name, 0.0) >= LEAST and name not in levels.solved_by]
 
 
 def level_marks(
     record: ExperimentRecord, metric: str, scale: str, of_accuracy: Callable[[Levels], list[Mark]] = every_mark
 ) -> list[Mark]:
-    """The levels for a chart of this metric at a scale. There are none for text, or where all tokens were scored."""
+    """The levels for a chart of a metric at a scale. There are no levels for text data, or if all tokens were scored."""
     split, _, score = Metric.parse(metric)
     levels, _ = levels_at(record, split, scale)
     if levels is None:
@@ -119,7 +119,7 @@ def level_marks(
 
 
 def reached(record: ExperimentRecord, verdict: Verdict) -> str:
-    """The scores of both arms of a verdict, and the levels; empty where no levels are known."""
+    """The text with the scores of both arms of a verdict and the levels; an empty text if no levels are known."""
     comparison, scale = verdict.comparison, verdict.scale
     marks = level_marks(record, verdict.rule.metric, scale, marks_of)
     if not marks or not comparison.pairs:
@@ -139,7 +139,7 @@ def reached(record: ExperimentRecord, verdict: Verdict) -> str:
 
 
 def level_notes(record: ExperimentRecord, metric: str, scale: str) -> list[str]:
-    """The sentences of a caption about the levels: what they are, and for which arms they differ."""
+    """The sentences of a caption about the levels: the meaning of the levels, and the arms whose levels differ."""
     split, _, score = Metric.parse(metric)
     if not MEASURES[score].has_chance_levels or not on_a_task(record):
         return []
@@ -168,9 +168,10 @@ def _simple_notes(levels: Levels) -> list[str]:
 
 
 def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y") -> dict[str, Any]:
-    """The chart with a line for each level and its name at the line: horizontal (`y`), or vertical among horizontal bars (`x`).
+    """The chart with a line for each level and the name of the level at its line.
 
-    An axis of accuracy that shows them begins at 0.
+    With channel `y` the lines are horizontal; with channel `x` they are vertical and cross horizontal bars. An axis of accuracy
+    that shows levels begins at 0.
     """
     if channel == "y" and any(mark.kind == "chance" for mark in marks):
         chart = _from_zero(chart)
@@ -185,7 +186,10 @@ def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y"
 
 
 def with_chance_by_length(chart: dict[str, Any], x_field: str, levels: Levels | None) -> tuple[dict[str, Any], str]:
-    """The chart with chance at each length, or that of length 1 where no other was recorded, and which of them it is."""
+    """A pair: the chart with the level of chance at each length, and a note that says at which lengths chance is known.
+
+    If chance is known only at length 1, the chart shows this one level.
+    """
     if levels is None or levels.chance is None:
         return chart, "Chance is known of answers alone."
     if not levels.chance_by_length:
@@ -197,7 +201,7 @@ def with_chance_by_length(chart: dict[str, Any], x_field: str, levels: Levels | 
 
 
 def _with_steps(chart: dict[str, Any], x_field: str, chances: Mapping[int, float]) -> dict[str, Any]:
-    """The chart with chance as it changes along x: a step at each place, and its name at the first."""
+    """The chart with chance as it changes along x: a step at each place, and the name of the level at the first step."""
     values = [
         {x_field: x, "level": chance, "text": Mark("chance", chance, "chance").text}
         for x, chance in sorted(chances.items())
@@ -241,8 +245,9 @@ def _label(mark: Mark, channel: str, name: str, text: str, place: Mapping[str, A
 def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
     """The places for the names of horizontal lines.
 
-    Chance: at its right end, below. The others: above, at the left, where curves have not risen yet. Where another line or
-    name is near, a name goes to the other side or the other end; else it joins the name that is near.
+    The name of chance is below its line, at the right end. Any other name is above its line, at the left end, where curves have
+    not risen yet. If another line or name is too near, the name goes to the other side or the other end of its line. If no place
+    is free, the name is joined to the name that is too near.
     """
     placed: list[tuple[Mark, str, dict[str, Any]]] = []
     taken: dict[str, list[float]] = {LEFT: [], RIGHT: []}
@@ -262,7 +267,10 @@ def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
 
 
 def _stands_below(mark: Mark, marks: Sequence[Mark]) -> bool:
-    """Whether a name is below its line: that of chance is, another is where there is too little room above."""
+    """Whether the name of a level is below its line. The name of chance is below, unless there is too little room below.
+
+    Any other name is above its line, unless there is too little room above.
+    """
     above = min((other.value - mark.value for other in marks if other.value > mark.value), default=1.0)
     under = min((mark.value - other.value for other in marks if other.value < mark.value), default=mark.value)
     usual, other = (under, above) if mark.kind == "chance" else (above, under)
@@ -271,8 +279,11 @@ def _stands_below(mark: Mark, marks: Sequence[Mark]) -> bool:
 
 
 def _above(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
-    """The places for the names of vertical lines: over the chart, one above the other. The name of the lowest level is at the
-    right of its line, the others at the left, where there is more room. Simple guessers have a name in the tooltip alone."""
+    """The places for the names of vertical lines: over the chart, one name above the other.
+
+    The name of the lowest level is at the right of its line. Every other name is at the left of its line, where there is more
+    room. The name of a simple guesser is shown only in the tooltip.
+    """
     ordered = sorted((mark for mark in marks if mark.kind != "simple"), key=lambda mark: mark.value)
     return [
         (mark, mark.text, {"align": RIGHT if row else LEFT, "y": 0, "dx": -3 if row else 3, "dy": -6 - 13 * row})

@@ -1,4 +1,7 @@
-"""Heat maps of the audit: which target positions depend on which source positions. Leaks are red; a line shows the law."""
+"""The heat maps of the audit: they show which target positions depend on which source positions. Leaks are red.
+
+A line is drawn around the influence that the law allows.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ from palinode.report.study import Figure, Place, Rows, Study, file_name, rounded
 from palinode.report.words import number
 
 MAP_PIXELS = 280
-SHADE_EXPONENT = 0.35  # makes weak influence visible next to strong influence
+SHADE_EXPONENT = 0.35  # this exponent makes weak influence visible next to strong influence
 
 
 def map_figures(study: Study) -> Iterator[Figure]:
-    """One figure per arm and group of targets. With more figures the maps are coarser, so that the page stays small."""
+    """The heat maps: one figure per arm and group of targets. If there are many maps, they are coarser to keep the page small."""
     shown = [picture for arm in study.arms() for picture in pictures(study.record, arm)]
     most_cells = 64 if len(shown) <= 6 else 48 if len(shown) <= 12 else 32 if len(shown) <= 30 else 16
     for picture in shown:
@@ -30,8 +33,11 @@ def map_figures(study: Study) -> Iterator[Figure]:
 
 
 def map_rows(picture: Picture, block: int) -> Rows:
-    """One row per square with influence. A square covers `block` x `block` cells and shows the strongest of them; it leaks
-    if any of them does, and then shows the strongest leak."""
+    """The rows of a heat map: one row per square with influence.
+
+    A square covers `block` x `block` cells of the matrix. A square leaks if any of its cells leaks. A square that leaks shows its
+    strongest leak, any other square shows its strongest cell.
+    """
     peak = max((value for row in picture.influence for value in row), default=0.0)
     starts = range(0, picture.length, block)
     rows: Rows = []
@@ -48,7 +54,7 @@ def map_rows(picture: Picture, block: int) -> Rows:
 
 
 def law_boundary(picture: Picture) -> Rows:
-    """The segments (x, y, x2, y2) around the region that the law allows; empty where no law was stored."""
+    """The segments (x, y, x2, y2) around the region that the law allows; no segments if the audit stored no law."""
     if picture.allowed is None:
         return []
     size = picture.length
@@ -66,7 +72,7 @@ def law_boundary(picture: Picture) -> Rows:
 
 
 def map_notes(picture: Picture, block: int) -> tuple[str, ...]:
-    """The picture in words."""
+    """The sentences that describe an influence picture."""
     notes = []
     if picture.leaks:
         if own := picture.targets_that_see_themselves:

@@ -1,9 +1,9 @@
-"""The page: one HTML file that needs nothing else, and that no name in a store can turn into a program.
+"""The page of a report: one HTML file that needs no other file. No name in a store can put code into the page.
 
-Everything is escaped by the template engine; the data of the charts lies in a block of text that no browser runs: JSON, packed
-with gzip and written in base64, a fifth of its size. The policy at the top allows exactly the two scripts and the one style
-sheet below, by their hashes, and no network at all. Vega runs its expressions through an interpreter, so no `unsafe-eval` is
-needed.
+The template engine escapes every value. The data of the charts is JSON, compressed with gzip and written in base64, in a block of
+text that no browser runs; this takes a fifth of the size. The content security policy of the page allows exactly two scripts and
+one style sheet, by their hashes, and no network. Vega runs its expressions through an interpreter, so the policy does not need
+`unsafe-eval`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from palinode.report.content import Page, page_content
 from palinode.report.study import Figure, Rows
 
 TEMPLATES = "templates"
-LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # what the bundle hands to report.js
+LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # this line of the bundle gives vegaEmbed to report.js
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 FILTERS = {
@@ -63,16 +63,16 @@ def render_page(page: Page) -> str:
     return environment.get_template("report.html").render(
         page=page_content(page),
         policy=_policy(list(scripts.values()), style),
-        style=Markup(style),  # noqa: S704  our own file
+        style=Markup(style),  # noqa: S704  the style sheet is our own file
         data=packed(embedded_json(_chart_data(page.figures))),
         written=_written(),
         version=_version(),
-        **{name: Markup(text) for name, text in scripts.items()},  # noqa: S704  our own file and the packaged library
+        **{name: Markup(text) for name, text in scripts.items()},  # noqa: S704  the scripts are our own file and the library
     )
 
 
 def embedded_json(value: Any) -> str:
-    """JSON without the characters that could end its script block."""
+    """The value as JSON text, without the characters that could end the script block of this text."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).translate(
         ESCAPES
     )
@@ -84,7 +84,10 @@ def packed(text: str) -> str:
 
 
 def columns(rows: Rows) -> dict[str, Any]:
-    """Rows as columns, with texts as indices into a list of words: a fifth of the size. `report.js` makes rows of them again."""
+    """The rows stored by column, with texts as indices into a list of words, which takes a fifth of the size.
+
+    On the page, `report.js` turns the columns into rows again.
+    """
     names = dict.fromkeys(name for row in rows for name in row)
     packed: dict[str, Any] = {}
     for name in names:
@@ -99,7 +102,7 @@ def columns(rows: Rows) -> dict[str, Any]:
 
 
 def _chart_data(figures: Sequence[Figure]) -> dict[str, Any]:
-    """The charts by figure. A specification that several figures share, such as curves at every scale, is stored once."""
+    """The charts of every figure. A specification that several figures share, such as curves at every scale, is stored once."""
     specifications: dict[str, int] = {}
     places = {
         figure.name: {
@@ -135,7 +138,7 @@ def _source(name: str) -> str:
 
 
 def _written() -> str:
-    """The day on which the page is written, or the day of SOURCE_DATE_EPOCH, which makes the bytes repeatable."""
+    """The date and time at which the page is written, or the date and time of SOURCE_DATE_EPOCH, which makes bytes repeatable."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(fixed) if fixed.isdigit() else int(time.time())
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
@@ -144,5 +147,5 @@ def _written() -> str:
 def _version() -> str:
     try:
         return metadata.version("palinode")
-    except metadata.PackageNotFoundError:  # run from a source tree that was never installed
+    except metadata.PackageNotFoundError:  # the program runs from a source tree that was never installed
         return "not installed"

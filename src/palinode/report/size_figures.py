@@ -1,4 +1,4 @@
-"""Figures over sizes: both ratios along training and over context, pooled ratio 1 by size, final scores by depth and width."""
+"""The figures about sizes: both ratios over training and over context, pooled ratio 1 by size, final scores by depth and width."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from palinode.report.words import metric_words, number, plural
 
 DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
 CONTEXT = Axis("context_tokens", "tokens in a window", "d")
-MOST_VIOLIN_POINTS = 2_000  # of one arm; the tables hold the quartiles of all of them
+MOST_VIOLIN_POINTS = 2_000  # the most points of one arm in a violin; the tables hold the quartiles of all points
 RATIO_WORDS = {RATIO_1: "ratio 1", RATIO_2: "ratio 2"}
 BEST_WORDS = "Best is the best of all evaluations, which flatters noisy runs; verdicts use the final one."
 CONTEXT_NOTE = (
@@ -37,13 +37,13 @@ CONTEXT_NOTE = (
     "baseline's at the same seed. Below zero means a leak until proven otherwise."
 )
 PERCENTS = (("value", "ratio_then_mean"), ("low", "interval_low"), ("high", "interval_high"))
-Means = Mapping[str, tuple[float, int]]  # scale -> mean over seeds, and of how many
+Means = Mapping[str, tuple[float, int]]  # scale -> (mean over seeds, number of seeds)
 
 
 def size_figures(study: Study) -> Iterator[Figure]:
-    """Ratios where the experiment has two directions or several sizes, maps where it has depths and widths.
+    """The figures of ratios (if the experiment has two directions or several sizes) and the maps of depth and width.
 
-    Accuracies on a task jump: they have effects and difficulties of their own, to which ratios add nothing.
+    A synthetic task gets no figures of ratios: its accuracies jump in training, and `task_figures` shows them.
     """
     sizes = varying(study.sizes)
     if not on_a_task(study.record) and (sizes or study.trained_on("rtl")):
@@ -56,12 +56,12 @@ def size_figures(study: Study) -> Iterator[Figure]:
 
 
 def in_ratio(study: Study, ratio: str) -> set[str]:
-    """The arms that have this ratio: those trained on ltr, and for ratio 2 also on rtl."""
+    """The arms that have this ratio. Ratio 1 needs arms trained on ltr; ratio 2 needs arms trained on ltr and rtl."""
     return study.trained_on("ltr", "rtl") if ratio == RATIO_2 else study.trained_on("ltr")
 
 
 def around_one(values: Sequence[float]) -> list[float]:
-    """The domain of the colours of ratios: 1 in the middle, and the furthest ratio at one of the ends."""
+    """The domain of the colours of ratios: 1 is in the middle, and the ratio that is furthest from 1 is at one of the ends."""
     reach = max((abs(value - 1) for value in values), default=0.0) or 1.0
     return [1 - reach, 1 - reach / 2, 1, 1 + reach / 2, 1 + reach]
 
@@ -77,7 +77,7 @@ def _ratio_words(study: Study, ratio: str) -> str:
 
 
 def _ratio_figures(study: Study) -> Iterator[Figure]:
-    """Both ratios over training."""
+    """The figures of both ratios over training."""
     curves = ratio_curves(study.record, study.split, study.score, study.curves)
     for ratio in RATIOS:
         for lines in study.lines(curves.filter(pl.col("arm").is_in(sorted(in_ratio(study, ratio))), ratio=ratio)):
@@ -109,7 +109,7 @@ def _between(here: pl.DataFrame) -> list[str]:
 
 
 def _context_figures(study: Study) -> Iterator[Figure]:
-    """rtl / ltr - 1 in percent over the window length; no figure where no run was scored at several lengths."""
+    """The figures of (rtl loss / ltr loss - 1) in percent over the window length; no figure where only one length was scored."""
     ratios = direction_ratios(study.record, study.split)
     if ratios["context_tokens"].n_unique() < 2:
         return
@@ -135,7 +135,7 @@ def _percent_above_one(ratio: float | None) -> float | None:
 
 
 def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
-    """Ratio 1 of the arms, pooled over a share of training, by each axis of size that varies."""
+    """The violin figures: ratio 1 of the arms, pooled over a share of training, by each axis of size that varies."""
     axis = "epochs" if study.curves["epochs"].count() else "step"
     last = study.curves[axis].max()
     if not by or not isinstance(last, int | float):
@@ -150,7 +150,7 @@ def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
 
 def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[str], pooled: str) -> Figure:
     places = {name: sorted(set(mine[name])) for name in usable}
-    # of all pooled points, also where only some are drawn
+    # The median is taken over all pooled points, although only some of the points are drawn.
     by_size = {name: mine.sort(name).group_by(name, maintain_order=True) for name in usable}
     medians = {name: groups.agg(pl.col("ratio_1").median())["ratio_1"].to_list() for name, groups in by_size.items()}
     points = mine.gather_every(_every(mine)).iter_rows(named=True)
@@ -162,7 +162,7 @@ def _violin_figure(study: Study, mine: pl.DataFrame, arm: str, usable: Sequence[
         rows.append(_violin_row("run", row, places) | {"text": text})
     values = mine["ratio_1"].to_numpy()
     low, high = float(values.min()), float(values.max())
-    margin = 0.3 * (high - low) or 1e-6  # for the tails of the densities
+    margin = 0.3 * (high - low) or 1e-6  # the margin leaves room for the tails of the densities
     variants = {}
     for name in usable:
         x = Axis(name, f"{'blocks' if name == 'depth' else name}; below, the median")
@@ -201,12 +201,13 @@ def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) ->
 
 
 def _score_maps(study: Study) -> Iterator[Figure]:
-    """The final and the best score by depth and width. All arms of a direction use one scale of colours."""
+    """The maps of the final and the best score by depth and width. All arms of a direction use one scale of colours."""
     record, split, score = study.record, study.split, study.score
     both = {"final": final_scores(record, split, score), "best": best_scores(record, split, score, study.curves)}
     for direction in ("ltr", "rtl"):
         trained = study.trained_on(direction)
-        means: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}  # (when, arm) -> scale -> mean, seeds
+        # (when, arm) -> scale -> (mean, number of seeds).
+        means: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}
         for when, scores in both.items():
             for (arm, scale, way), seeds in scores.items():
                 if way == direction and arm in trained:
@@ -226,7 +227,7 @@ def _score_maps(study: Study) -> Iterator[Figure]:
 
 
 def _ratio_maps(study: Study) -> Iterator[Figure]:
-    """Ratio 1 at the end by depth and width. All arms use one scale of colours."""
+    """The maps of ratio 1 at the end of training by depth and width. All arms use one scale of colours."""
     arms = in_ratio(study, RATIO_1)
     means: dict[str, dict[str, tuple[float, int]]] = {}
     for (ratio, arm, scale), estimate in final_ratios(study.record, study.split, study.score).items():
@@ -249,7 +250,10 @@ def _map_figure(
     notes: tuple[str, ...],
     moments: tuple[str, ...] = (),
 ) -> Iterator[Figure]:
-    """A heat map, where at least two depths and two widths have a number; with `moments`, one of each value of `when`."""
+    """The figure of a heat map, if at least two depths and two widths have a number.
+
+    With `moments`, the figure has one map for each of these values of the field `when`.
+    """
     depths, widths = ([str(v) for v in sorted({int(row[side]) for row in rows})] for side in ("depth", "width"))
     if len(depths) < 2 or len(widths) < 2:
         return

@@ -1,7 +1,7 @@
-"""The study of a record, and the figures: what every family of figures shares.
+"""The classes that all families of figures share: `Study` (an experiment as its report shows it) and `Figure`.
 
-A study has the rule, the verdicts, the colours and the names. An arm and a size have the same colour and name in all figures of one
-report. A figure is one chart with its data.
+A study holds the decision rule, the verdicts, the colours and the names. An arm and a size have the same colour and name in all
+figures of one report. A figure is one chart with its data.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from palinode.report import theme
 from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
 
-SIGNIFICANT_DIGITS = 6  # of numbers in charts; the tables hold them in full
-MOST_CURVE_ROWS = 8_000  # in one chart; the tables hold every row
+SIGNIFICANT_DIGITS = 6  # the digits of a number in a chart; the tables hold all digits
+MOST_CURVE_ROWS = 8_000  # the most rows of curves in one chart; the tables hold every row
 Rows = list[dict[str, Any]]
 CurvePart = tuple[str, str, pl.DataFrame, Mapping[str, str]]
 LATE = (0.5, 1.0)  # the second half of training: the published text looks at epochs 5 to 10
-Window = tuple[float, float]  # from and to, as shares of training
+Window = tuple[float, float]  # the start and the end of a window, as shares of training
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class Figure:
     """One chart with its data.
 
     Attributes:
-        name: its file name, without an ending.
+        name: the file name of the figure, without an ending.
         rows: the data that all variants share.
         variants: key of a variant, mostly its x-axis ("" for a single variant) -> Vega-Lite specification without data.
-        labels: key of a variant -> its name on the button that shows it. The word `choice` stands before the buttons.
+        labels: key of a variant -> the text on the button that shows the variant. The word `choice` stands before the buttons.
         log_axes: whether both axes can be made logarithmic.
         half: whether the figure is half as wide as the page, so that two figures share a line.
         notes: what a reader must know to understand the figure.
-        arm: the arm that the whole figure shows; None where it shows several.
-        section: the section of the page it belongs to (`content.SECTIONS`), set by `build.all_figures`.
+        arm: the arm that the whole figure shows; None if the figure shows several arms.
+        section: the name of the figure's section on the page (`content.SECTIONS`), set by `build.all_figures`.
     """
 
     name: str
@@ -70,32 +70,32 @@ class Figure:
 
     @property
     def directions(self) -> list[str]:
-        """The directions that a reader can choose in the chart; none where it shows only one."""
+        """The directions that a reader can choose in the chart; empty if the chart shows only one direction."""
         present = sorted({row["direction"] for row in self.rows if "direction" in row})
         return present if len(present) > 1 else []
 
 
 @dataclass(frozen=True)
 class Look:
-    """The colour of every arm, and its name in charts."""
+    """The colour and the chart label of every arm."""
 
     colours: dict[str, str]
     labels: dict[str, str]
     leaking: tuple[str, ...] = ()
 
     def shown(self, labels: Collection[str]) -> dict[str, str]:
-        """Label -> colour of the arms with these labels, in the order of the experiment."""
+        """The colours of the arms with these labels, as a mapping (label -> colour) in the order of the experiment."""
         return {self.labels[arm]: colour for arm, colour in self.colours.items() if self.labels[arm] in labels}
 
 
 @dataclass(frozen=True)
 class Place:
-    """What a figure is about: one arm, one scale, or the whole experiment.
+    """The subject of a figure: one arm, one scale, or the whole experiment.
 
     Attributes:
-        arm: the arm that the whole figure shows; None where it shows several.
-        file_end: the end of the figure's file name that names the arm or the scale; empty where there is no other.
-        title_end: the same for its title.
+        arm: the arm that the whole figure shows; None if the figure shows several arms.
+        file_end: the end of the figure's file name, which names the arm or the scale; empty if the experiment has only one.
+        title_end: the end of the figure's title, which names the arm or the scale; empty if the experiment has only one.
     """
 
     arm: str | None = None
@@ -103,18 +103,18 @@ class Place:
     title_end: str = ""
 
     def figure(self, name: str, title: str, rows: Rows, charts: Mapping[str, dict[str, Any]], **more: Any) -> Figure:
-        """A figure of this place. `charts` are its variants, `more` are further fields of `Figure`."""
+        """A figure about this subject. `charts` are the variants of the figure, `more` are further fields of `Figure`."""
         return Figure(file_name(name, self.file_end), title + self.title_end, rows, charts, arm=self.arm, **more)
 
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of one figure, with the rows of a frame that they show.
+    """The lines of one figure, with the rows of a frame that the lines show.
 
     Attributes:
-        place: the arm to which all lines belong; the whole experiment where each line is an arm.
+        place: the arm to which all lines belong, or the whole experiment if each line is an arm.
         names: (arm, scale) -> name of the line; `colours`: name of the line -> colour, for lines that have rows.
-        what: `arm` or `size`: what one line stands for.
+        what: the word for what one line stands for: `arm` or `size`.
     """
 
     place: Place
@@ -124,7 +124,7 @@ class Lines:
     frame: pl.DataFrame
 
     def rows(self, fields: Callable[[dict[str, Any]], dict[str, Any]]) -> Rows:
-        """A row of a chart of lines for every row of the frame: its interval, its number of seeds, and these fields."""
+        """The rows of a chart of lines, one for each row of the frame: interval, number of seeds, and what `fields` returns."""
         return [
             {"series": self.names[row["arm"], row["scale"]], "look": "mean", "key": key, "seeds": row["seeds"]}
             | {"low": rounded(row["interval_low"], 5), "high": rounded(row["interval_high"], 5)}
@@ -138,8 +138,8 @@ class Study:
     """An experiment as its report shows it.
 
     Attributes:
-        verdicts: one per arm and scale.
-        window: which share of training the violins pool.
+        verdicts: the verdicts, one per arm and scale.
+        window: the share of training whose points the violins pool.
     """
 
     record: ExperimentRecord
@@ -152,7 +152,7 @@ class Study:
         """The study of a record.
 
         Raises:
-            BadInput: its decision rule cannot be applied.
+            BadInput: the decision rule of the experiment cannot be applied.
         """
         return cls(record, record.entry.rule, verdicts(record), window)
 
@@ -174,7 +174,7 @@ class Study:
 
     @cached_property
     def curves(self) -> pl.DataFrame:
-        """Every evaluation, see `evaluation_curves`."""
+        """The frame with every evaluation, made by `evaluation_curves`."""
         return evaluation_curves(self.record)
 
     @cached_property
@@ -182,19 +182,19 @@ class Study:
         return scale_sizes(self.record)
 
     def arms(self, present: Collection[Any] | None = None) -> list[str]:
-        """The arms in the order of the experiment; with `present`, only these."""
+        """The arms in the order of the experiment. If `present` is given, only the arms in `present` are returned."""
         return [arm.name for arm in self.record.entry.arms if present is None or arm.name in present]
 
     def at(self, scale: str) -> Place:
-        """The place of a figure of one scale; its name is left out where there is no other."""
+        """The place of a figure about one scale. The name of the scale is left out if the experiment has only one scale."""
         return Place(None, scale, f", scale {scale}") if len(self.scales) > 1 else Place()
 
     def of_arm(self, arm: str) -> Place:
-        """The place of a figure of one arm."""
+        """The place of a figure about one arm."""
         return Place(arm, arm, f", {self.look.labels[arm]}")
 
     def trained_on(self, *directions: str) -> set[str]:
-        """The arms that trained in all of these directions, each in some run."""
+        """The arms that were trained in all of these directions. One run of the arm in a direction is enough."""
         ways = {arm: set[str]() for arm in self.arms()}
         for run in self.record.runs:
             ways[run.entry.arm] |= trained_directions(run)
@@ -203,8 +203,8 @@ class Study:
     def lines(self, frame: pl.DataFrame) -> Iterator[Lines]:
         """The lines of every figure of a frame.
 
-        With several scales there is one figure per arm with a line per size, else one figure with a line per arm. An empty
-        frame gives no figure.
+        With several scales there is one figure per arm, with a line per size. With one scale there is one figure, with a line per
+        arm. An empty frame gives no figure.
         """
         arms = self.arms(set(frame["arm"]))
         if arms and len(self.scales) == 1:
@@ -221,25 +221,25 @@ class Study:
         return Lines(self.of_arm(arm), names, drawn, "size", frame)
 
     def over_seeds(self, rows: Rows) -> str:
-        """`Each point is over 3 seeds; hovering gives its 95% interval.` for the rows of a figure."""
+        """The note for the rows of a figure, such as `Each point is over 3 seeds; hovering gives its 95% interval.`"""
         low, high = min(row["seeds"] for row in rows), max(row["seeds"] for row in rows)
         seeds = f"{low} to {high} seeds" if low != high else plural(low, "seed")
         hovering = f"; hovering gives its {self.rule.confidence:.0%} interval" if high > 1 else ""
         return f"Each point is over {seeds}{hovering}."
 
     def interval(self, values: Sequence[float]) -> tuple[float, float | None, float | None]:
-        """The mean of seeds, and the ends of its t interval; None where one seed gives no interval."""
+        """The mean over seeds and the two ends of its t interval. The ends are None if there is only one seed."""
         return intervals.mean(values), *intervals.ends(intervals.t_interval(values, self.rule.confidence))
 
     def means(self, frame: pl.DataFrame, column: str, *by: str) -> Iterator[dict[str, Any]]:
-        """The mean of a column for each value of the columns `by`, with its interval over seeds, in the order of the frame."""
+        """The means of a column over seeds with their intervals, for each value of the columns `by`, in the frame's order."""
         for key, cell in frame.group_by(*by, maintain_order=True):
             mean, low, high = self.interval(cell[column].to_list())
             numbers = {column: mean, "seeds": cell.height, "interval_low": low, "interval_high": high}
             yield dict(zip(by, key, strict=True)) | numbers
 
     def dots(self, label: str, values: Mapping[int, float], text_of: Any = number) -> Rows:
-        """A row per seed and one for the mean; low = high = mean where one seed gives no interval."""
+        """The rows of a chart of dots: a row per seed and a row for the mean. With one seed, low and high equal the mean."""
         mean, low, high = self.interval(list(values.values()))
         text = text_of(mean)
         if low is None or high is None:
@@ -251,7 +251,7 @@ class Study:
         return [centre | {"low": rounded(low), "high": rounded(high)}, *seeds]
 
     def differences(self, labelled: Mapping[str, Comparison], text_of: Any = number) -> tuple[Rows, dict[str, str]]:
-        """`dots` of the differences of each comparison, and label -> colour of its arm."""
+        """A pair: the rows (`dots`) of the differences of each comparison, and the colours of the arms (label -> colour)."""
         colours = {label: self.look.colours[comparison.arm] for label, comparison in labelled.items()}
         rows: Rows = []
         for label, comparison in labelled.items():
@@ -259,15 +259,17 @@ class Study:
         return rows, colours
 
     def seeds_and_means(self, frame: pl.DataFrame, score: str, what: str) -> tuple[Rows, list[str]]:
-        """`curve_rows` of a frame's score: single seeds and their means."""
+        """The rows (`curve_rows`) of a score of a frame: the curves of single seeds and their means."""
         return self.curve_rows([("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})], what)
 
     def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:
-        """Rows of single seeds and of means. Where there are too many to draw, every n-th is kept, and a note says so.
+        """The rows of the curves of single seeds and of means, and the notes about these rows.
+
+        If there are too many rows to draw, every n-th row is kept, and a note says this.
 
         Args:
-            parts: (line: seed or mean, column of the value, frame, further fields of each row).
-            what: one point of a curve, such as `evaluation`.
+            parts: the parts of the curves, as tuples: line (seed or mean), column of the value, frame, further fields of each row.
+            what: the word for one point of a curve, such as `evaluation`.
         """
         every = max(1, -(-sum(frame.height for _, _, frame, _ in parts) // MOST_CURVE_ROWS))
         steps = sorted({step for _, _, frame, _ in parts for step in frame["step"].unique()})
@@ -294,7 +296,10 @@ def look_of(record: ExperimentRecord, rule: Decision) -> Look:
 
 
 def size_labels(sizes: Mapping[str, ScaleSize]) -> dict[str, str]:
-    """Scale -> `16x768, 136 M`, from the smallest to the largest where sizes are known."""
+    """The labels of the sizes as a mapping (scale -> label such as `16x768, 136 M`), from the smallest to the largest size.
+
+    A scale without a known size comes first.
+    """
     ordered = sorted(sizes.values(), key=lambda size: size.parameters or 0)
     return {
         size.scale: size.scale if size.parameters is None else f"{size.scale}, {millions(size.parameters)}"
@@ -303,13 +308,13 @@ def size_labels(sizes: Mapping[str, ScaleSize]) -> dict[str, str]:
 
 
 def millions(parameters: int) -> str:
-    """A count with three digits: 136 M, 1.25 M, 427 k."""
+    """A number of parameters as text with three digits, such as 136 M, 1.25 M or 427 k."""
     unit, letter = (1e6, "M") if parameters >= 1e6 else (1e3, "k")
     return f"{number(float(f'{parameters / unit:.3g}'), 3)} {letter}"
 
 
 def kept_inside(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
-    """The rows with their intervals cut at the possible values of the number, and a note where one was cut."""
+    """A pair: the rows with intervals cut to the range from `least` to `most`, and a note if an interval was cut."""
     inside = []
     for row in rows:
         ends = {side: row[side] for side in ("low", "high") if row.get(side) is not None}
@@ -319,7 +324,7 @@ def kept_inside(rows: Rows, least: int, most: int) -> tuple[Rows, list[str]]:
 
 
 def rounded(value: float | int | None, digits: int = SIGNIFICANT_DIGITS) -> float | int | None:
-    """The number, rounded to this many significant digits; a whole number has no decimal point."""
+    """The number, rounded to `digits` significant digits; a whole number has no decimal point."""
     if value is None or isinstance(value, int):
         return value
     short = float(f"{value:.{digits}g}")

@@ -1,4 +1,4 @@
-"""Figures of synthetic tasks: accuracy by difficulty, effects of labels and of the objective, the jump, slices, lengths."""
+"""The figures of synthetic tasks: accuracy by difficulty, effects of labels and objective, jump in training, slices, lengths."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LENGTH = Axis("length_factor", "length, in lengths it was trained at", "d")
 LOSS = Axis("value", "train loss, nats per token trained on", ".4f")
 JUMP_AXES = ("step", "tokens_read")
 COUNTS = {"hits": "right", "tokens_scored": "answers, all seeds"}
-EFFECTS = {  # what differs -> file name, title, note
+EFFECTS = {  # the setting in which arms differ -> (file name, title, note)
     "labels": (
         "effect-of-labels",
         "What training on more than the answers does",
@@ -59,13 +59,13 @@ LOSSES_NOTE = (
 FLOOR_NOTE = "No causal reader of fresh sequences gets below the floor on all tokens."
 BANDS_NOTE = "Bands are Wilson's intervals for the answers of one seed: all seeds score the same sequences."
 COLOURS_ABOVE = "Colours as in the learning curves."
-ASIDE = 0.02  # of the axis: how far from its place an arm may be drawn
-HALF_WIDTH_PIXELS = 300  # for the names of arms; those of the directions take the rest
-MOST_NAMED = 8  # arms in the legend of a chart of half the width
+ASIDE = 0.02  # the largest distance between an arm and its place, as a share of the axis
+HALF_WIDTH_PIXELS = 300  # the room for the names of arms; the names of directions take the rest
+MOST_NAMED = 8  # the most arms in the legend of a chart that is half as wide as the page
 
 
 def task_figures(study: Study) -> Iterator[Figure]:
-    """The figures of a task; none for text."""
+    """The figures of a synthetic task; no figures for text data."""
     if not on_a_task(study.record):
         return
     yield from _difficulty_figure(study)
@@ -89,7 +89,7 @@ def _marks(study: Study, scale: str) -> list[Mark]:
 
 
 def _difficulty_figure(study: Study) -> Iterator[Figure]:
-    """Accuracy over the scales: in their order, or over the one number in which they differ."""
+    """The figure of accuracy over the scales: in the order of the scales, or over the one number in which the scales differ."""
     means = task_means(study.record, task_accuracy(study.record, study.split))
     if means["scale"].n_unique() < 2:
         return
@@ -139,7 +139,7 @@ def _seed_rows(study: Study, places: Mapping[str, float], aside: Mapping[str, fl
 
 
 def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[str, str]]:
-    """The levels at every scale, and the names of the levels in the legend."""
+    """The rows of the levels at every scale, and the names of the levels in the legend."""
     rows: Rows = []
     legend: dict[str, str] = {}
     for scale in study.scales:
@@ -155,7 +155,7 @@ def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[s
 
 
 def _bimodal(means: pl.DataFrame) -> list[str]:
-    """The note where some seeds learned the task and others did not: the mean then describes no seed."""
+    """The note that some seeds learned the task and other seeds did not, so that the mean describes no seed."""
     learned = pl.col("seeds_above_trivial")
     split = means.filter((learned > 0) & (learned < pl.col("seeds"))).to_dicts()
     where = ", ".join(f"{r['arm']} at {r['scale']} ({r['seeds_above_trivial']} of {r['seeds']})" for r in split)
@@ -173,7 +173,7 @@ def _level_names(means: pl.DataFrame) -> list[str]:
 
 
 def _effect_figures(study: Study) -> Iterator[Figure]:
-    """One row per pair of arms and scale: every seed's difference, the mean with its interval, and zero."""
+    """The figures of effects: one row per pair of arms and scale, with a dot per seed, the mean, its interval, and a line at 0."""
     effects = [effect for effect in task_effects(study.record, study.split) if effect.comparison.pairs]
     arms, scales = study.arms(), study.scales
 
@@ -215,7 +215,7 @@ def _effect_notes(what: str, effects: Sequence[Effect]) -> tuple[str, ...]:
 
 
 def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
-    """Two charts with one axis: the training loss and the accuracy."""
+    """The figures of the jump in training: the training loss and the accuracy, two charts with the same x-axis."""
     record, split = study.record, study.split
     losses = training_curves(record).filter(scale=scale).drop_nulls("nats_per_token")
     losses = losses.rename({"group": "direction"}).with_columns(split=pl.lit(""))
@@ -247,7 +247,10 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
 
 
 def _floor(study: Study, scale: str) -> list[Mark]:
-    """The least possible loss for arms that are trained on all tokens. The first token counts: a direction token precedes it."""
+    """The lowest possible loss of arms that are trained on all tokens. The loss of the first token is included.
+
+    The first token has a loss because a direction token precedes it.
+    """
     levels, _ = levels_at(study.record, study.split, scale)
     specs = [settings_of(study.record, arm, scale) or {} for arm in study.arms()]
     reached = any(
@@ -265,7 +268,7 @@ def _floor(study: Study, scale: str) -> list[Mark]:
 
 
 def _slice_figure(study: Study, scale: str) -> Iterator[Figure]:
-    """Accuracy by the value of each slice: a line per arm, with the interval that the number of answers gives."""
+    """The figure of accuracy by the value of each slice: a line per arm, with Wilson's interval for the answers of one seed."""
     means = slice_means(study.record, study.split).filter(scale=scale)
     several = means.group_by("slice").agg(pl.col("value").n_unique()).filter(pl.col("value") > 1)
     names = sorted(several["slice"])
@@ -291,7 +294,7 @@ def _slice_figure(study: Study, scale: str) -> Iterator[Figure]:
 
 
 def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
-    """Accuracy on sequences longer than those trained on."""
+    """The figure of accuracy on sequences that are longer than the sequences in training."""
     scored = task_lengths(study.record, study.split).filter(scale=scale).drop_nulls(ACCURACY)
     if scored["length_factor"].n_unique() < 2:
         return
@@ -309,14 +312,17 @@ def _length_figure(study: Study, scale: str) -> Iterator[Figure]:
 
 
 def _line_row(study: Study, row: Mapping[str, Any], key: int) -> dict[str, Any]:
-    """The fields of a point of a line that stands for an arm."""
+    """The fields of a row for one point of an arm's line."""
     ends = {"low": rounded(row["interval_low"]), "high": rounded(row["interval_high"])}
     who = {"series": study.look.labels[row["arm"]], "look": "mean", "key": key}
     return who | {"value": rounded(row[ACCURACY]), "seeds": row["seeds"]} | ends
 
 
 def _narrow(study: Study, rows: Rows) -> tuple[dict[str, str], dict[str, Any]]:
-    """The colours of a chart of half the width. With many arms it has no bands and no names, which would overlap."""
+    """A pair for a chart that is half as wide as the page: the colours, and the options about bands and names.
+
+    A chart with many arms has no bands and no names, because they would overlap.
+    """
     colours = study.look.shown({row["series"] for row in rows})
     many = len(colours) > MOST_NAMED
     return colours, {"band": not many, "legend_pixels": 0 if many else HALF_WIDTH_PIXELS}

@@ -11,7 +11,8 @@ from typing import Any
 BASELINE = "#4a6a8f"
 ARMS = ("#1f8a80", "#c7861a", "#7a5ba6", "#5f8f2e", "#b0578d", "#3c9dc4", "#8a6a4f", "#6f7480")
 LEAKS = ("#c8372d", "#e08a5b", "#8f1d3f", "#f0a59c")  # red means leak, here and everywhere else on the page
-SIZES = ("#d29a2e", "#7d9a3f", "#1f8a80", "#3f7fb0", "#5a5fa8", "#7a3f86")  # from the smallest model to the largest
+# Colours from the smallest model to the largest.
+SIZES = ("#d29a2e", "#7d9a3f", "#1f8a80", "#3f7fb0", "#5a5fa8", "#7a3f86")
 LEAKING_SIZES = ("#f0b48f", "#e58a66", "#d8503f", "#b32a33", "#8f1d3f")
 DASHES: dict[str, list[int]] = {"ltr": [1, 0], "rtl": [5, 4]}
 OTHER_DASHES: tuple[list[int], ...] = ([2, 3], [9, 3, 2, 3], [12, 4])
@@ -22,10 +23,10 @@ DARK = {"ink": "#e9e5dc", "muted": "#a39d90", "rule": "#3a3833", "faint": "#2625
 
 
 def arm_colours(arms: Sequence[str], baseline: str, leaking: Sequence[str]) -> dict[str, str]:
-    """A colour per arm: the baseline's, reds for arms that leak, the others in the order of the experiment.
+    """The colour of each arm. The baseline has a fixed colour, arms that leak are red, others follow the experiment's order.
 
-    More arms than there are colours share them by family, the part of a name before the first `-`: shades of one colour each,
-    the baseline's own for the family of the baseline.
+    If there are more arms than colours, each family of arms gets shades of one colour. A family is the arms whose names are equal
+    before the first `-`. The family of the baseline gets shades of the baseline's colour.
     """
     honest = [arm for arm in arms if arm not in leaking]
     families = list(dict.fromkeys(_family(arm) for arm in honest))
@@ -56,7 +57,7 @@ def _family_colours(arms: Sequence[str], baseline_family: str, families: Sequenc
 
 
 def size_colours(sizes: Sequence[str], leaking: bool) -> dict[str, str]:
-    """A colour per size from a ramp; reds for an arm that leaks."""
+    """The colour of each size, taken from a ramp of colours; the ramp is red for an arm that leaks."""
     stops = LEAKING_SIZES if leaking else SIZES
     last = max(1, len(sizes) - 1)
     return {size: _between(stops, index / last) for index, size in enumerate(sizes)}
@@ -71,7 +72,7 @@ def _between(stops: Sequence[str], share: float) -> str:
 
 
 def direction_dashes(directions: Sequence[str]) -> dict[str, list[int]]:
-    """The dashes of directions: ltr solid, rtl dashed, other passes with dashes of their own."""
+    """The dashes of the lines of each direction: ltr is solid, rtl is dashed, every other pass has its own dashes."""
     others = [direction for direction in directions if direction not in DASHES]
     known = {direction: DASHES[direction] for direction in directions if direction in DASHES}
     return known | {direction: OTHER_DASHES[index % len(OTHER_DASHES)] for index, direction in enumerate(others)}

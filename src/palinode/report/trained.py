@@ -1,4 +1,4 @@
-"""The block "What was trained": the settings of the baseline as rows, and the changes of every other arm."""
+"""The block "What was trained" of the page: the settings of the baseline as rows, and the changes of every other arm."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from palinode.report.study import Study, millions
 from palinode.report.words import plain
 from palinode.results.record import ArmEntry
 
-MOST_CHANGES = 5  # of one arm on the first screen; the section about the arms lists all
+MOST_CHANGES = 5  # the most changes of one arm on the first screen; the section about the arms lists all changes
 MOST_SCALES = 3  # with more scales, a row shows the first and the last
 SPLITS = ("train", "tuning", "validation", "test")
-UNCOUNTED = ("source_sha256", "code_sha256")  # these name the code of a user's part, not what it does
+UNCOUNTED = ("source_sha256", "code_sha256")  # these hashes identify the code of a user's part; they are not options
 SAME_SETTING = "the same settings"
 
 Settings = Mapping[str, Any]
 
 
 def what_was_trained(study: Study) -> dict[str, Any]:
-    """The settings of the baseline as rows (name, value); the note and the changes of every other arm."""
+    """The values of the block: the settings of the baseline as rows (name, value), and note and changes of every other arm."""
     per_scale = {scale: settings_of(study.record, study.rule.baseline, scale) or {} for scale in study.scales}
     rows: dict[str, dict[str, str]] = {}
     for scale, settings in per_scale.items():
@@ -37,7 +37,7 @@ def what_was_trained(study: Study) -> dict[str, Any]:
 
 
 def _rows(study: Study, settings: Settings, scale: str) -> Iterator[tuple[str, str]]:
-    """The rows about the settings of the baseline at one scale. A setting that its spec lacks has no row."""
+    """The rows about the settings of the baseline at one scale. A setting that is not in the spec has no row."""
     if "data.corpus" in settings:
         yield "text", f"{settings['data.corpus']}, windows of {_count(settings.get('data.window_tokens'), 'token')}"
         yield "tokenizer", str(settings.get("data.tokenizer"))
@@ -62,7 +62,10 @@ def _rows(study: Study, settings: Settings, scale: str) -> Iterator[tuple[str, s
 
 
 def _splits(study: Study, scale: str) -> str:
-    """The tokens of every split from the plan. An older plan lacks them: then the tokens that an evaluation scored."""
+    """The number of tokens of every split, taken from the plan.
+
+    An older plan lacks these numbers: then the number of tokens that an evaluation scored is taken.
+    """
     cells = study.record.entry.plan.get("cells")
     for cell in cells if isinstance(cells, list | tuple) else ():  # a stored list is read as a tuple
         if (cell.get("arm"), cell.get("scale")) == (study.rule.baseline, scale) and cell.get("split_tokens"):
@@ -99,7 +102,7 @@ def _batch(settings: Settings) -> str:
 
 
 def _budget(study: Study, scale: str) -> str:
-    """What one run of the baseline spent, and the cost at which the arms are meant to be equal."""
+    """The budget: the costs of one run of the baseline, and the cost axis on which the arms are meant to be equal."""
     runs = [run.result for run in study.record.runs_of(study.rule.baseline, scale) if run.outcome == "done"]
     spent = []
     for axis in dict.fromkeys((study.rule.equal, "train_flops")):
@@ -112,7 +115,10 @@ def _budget(study: Study, scale: str) -> str:
 
 
 def _of_scales(values: Mapping[str, str]) -> str:
-    """One text where all scales agree; else one for each scale; with many scales, for the first and the last."""
+    """The text for the values of all scales: one value if all scales agree, otherwise a value for each scale.
+
+    With more than MOST_SCALES scales, the text gives only the first and the last scale.
+    """
     if len(set(values.values())) == 1:
         return next(iter(values.values()))
     listed = [f"{scale}: {value}" for scale, value in values.items()]
@@ -135,7 +141,7 @@ def _arm(study: Study, arm: ArmEntry, base: ArmEntry) -> dict[str, Any]:
 
 
 def changes_against(arm: ArmEntry, base: ArmEntry) -> list[tuple[str, Any, Any]]:
-    """(path, value in `base`, value in `arm`) of every field in which two arms differ.
+    """The fields in which two arms differ, as tuples (path, value in `base`, value in `arm`).
 
     An entry stores the differences of each arm from the base of the file. A change that both arms share is left out here.
     """
@@ -148,7 +154,7 @@ def changes_against(arm: ArmEntry, base: ArmEntry) -> list[tuple[str, Any, Any]]
 
 
 def _options(settings: Settings, part: str) -> str:
-    """The options of a part that are set, such as `vocabulary 10, length 12`."""
+    """The text with the options of a part that are set, such as `vocabulary 10, length 12`."""
     prefix = f"{part}."
     leaves = {path.removeprefix(prefix): leaf for path, leaf in settings.items() if path.startswith(prefix)}
     options = {name: leaf for name, leaf in leaves.items() if name != "kind" and not isinstance(leaf, bool) and leaf}

@@ -1,4 +1,4 @@
-"""Numbers and verdicts in plain words, for the page and for the terminal. Imports no charts."""
+"""Numbers and verdicts in plain words, for the page and for the terminal. This module imports no charts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
-    """A number for people: at most `digits` significant digits, thin spaces between thousands, no exponent below a billion.
+    """A number as text: at most `digits` significant digits, thin spaces between thousands, no exponent below a billion.
 
     None becomes a dash: a missing measurement is never written as zero.
     """
@@ -40,34 +40,37 @@ def number(value: float | int | None, digits: int = 4) -> str:
 
 
 def aligned(value: float | None, decimals: int = 4) -> str:
-    """A number for a column: always the same number of decimals."""
+    """A number as text for a column of a table, always with the same number of decimals."""
     if value is None or not math.isfinite(value):
         return number(value)
     return f"{value:.{decimals}f}".replace("-", MINUS) if abs(value) < 1e6 else number(value)
 
 
 def signed(value: float | None, digits: int = 3) -> str:
-    """A difference, with its sign."""
+    """A difference as text, with its sign."""
     return f"+{number(value, digits)}" if value is not None and value > 0 else number(value, digits)
 
 
 def percent(ratio_minus_one: float | None) -> str:
-    """+5.0%."""
+    """A ratio minus one as text in percent, such as +5.0%."""
     return "–" if ratio_minus_one is None else f"{ratio_minus_one:+.1%}".replace("-", MINUS)
 
 
 def interval_words(low: float, high: float, confidence: float, digits: int = 3) -> str:
-    """`95% interval +0.1 to +0.3`."""
+    """The text of an interval, such as `95% interval +0.1 to +0.3`."""
     return f"{confidence:.0%} interval {signed(low, digits)} to {signed(high, digits)}"
 
 
 def plural(count: int, word: str) -> str:
-    """`1 seed`, `3 seeds`."""
+    """A count with its noun, such as `1 seed` or `3 seeds`."""
     return f"{number(count)} {word}{'' if count == 1 else 's'}"
 
 
 def metric_words(metric: str) -> tuple[str, str]:
-    """A metric in words, and its unit: ("validation ltr loss", "nats per token"). The direction may be any pass of an objective."""
+    """The pair of a metric's name in words and its unit, such as ("validation ltr loss", "nats per token").
+
+    The direction in the metric may be any pass of an objective.
+    """
     split, direction, name = metric.split(".")
     measure = MEASURES[name]
     direction = "own-direction" if direction == OWN else direction
@@ -75,7 +78,7 @@ def metric_words(metric: str) -> tuple[str, str]:
 
 
 def headline(verdict: Verdict) -> str:
-    """The verdict in one line."""
+    """The headline of a verdict: its outcome in one line."""
     arm, baseline = verdict.arm, verdict.comparison.baseline
     if verdict.leak == "unexpected":
         return f"{arm} sees its own answer, so it cannot be compared"
@@ -88,7 +91,7 @@ def headline(verdict: Verdict) -> str:
 
 
 def effect(verdict: Verdict) -> str:
-    """The effect with its interval, the number of seeds and the exact test."""
+    """The text of an effect, with its interval, the number of seeds and the p value of the exact test."""
     comparison = verdict.comparison
     if comparison.mean is None:
         return "No pair of runs could be compared."
@@ -106,7 +109,7 @@ def effect(verdict: Verdict) -> str:
 
 
 def more_seeds(verdict: Verdict) -> str | None:
-    """How many seeds would give an answer; None where more seeds would not help."""
+    """The sentence about the number of seeds that would give an answer; None if more seeds would not help."""
     needed = verdict.seeds_needed
     if needed is None or verdict.reasons or verdict.outcome in ("better", "worse"):
         return None
@@ -142,10 +145,10 @@ def rule_words(rule: Decision) -> str:
 
 
 def verdict_lines(verdict: Verdict, levels: str = "") -> list[str]:
-    """The verdict for a terminal: headline, effect, the levels of the task, then the reasons and cautions.
+    """The lines of a verdict for a terminal: headline, effect, the levels of the task, then the reasons and cautions.
 
     Args:
-        levels: one line with chance and the trivial level of a task; empty for text.
+        levels: the line with chance and the trivial level of a task; empty for text data.
     """
     stamp = "LEAK  " if verdict.leak != "none" else ""
     stamp += "COLLAPSE  " if verdict.collapse != "none" else ""
@@ -164,19 +167,19 @@ def verdict_lines(verdict: Verdict, levels: str = "") -> list[str]:
 
 
 def plain(value: Any) -> str:
-    """A stored value as text; a dash for a missing one."""
+    """A stored value as text; a missing value becomes a dash."""
     if value is None:
         return "–"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def value(value: Any) -> str:
-    """A stored value as text; numbers as `number` writes them."""
+    """A stored value as text; a number is written by the function `number`."""
     return number(value) if isinstance(value, int | float) and not isinstance(value, bool) else plain(value)
 
 
 def duration(seconds: float | None) -> str:
-    """12 s, 3.4 min, 2.1 h."""
+    """A duration as text, such as 12 s, 3.4 min or 2.1 h."""
     if seconds is None:
         return "–"
     for size, unit in ((3600.0, "h"), (60.0, "min")):
@@ -186,7 +189,7 @@ def duration(seconds: float | None) -> str:
 
 
 def without_home(text: str) -> str:
-    """The text with ~ in place of the home directory, because other people read a report."""
+    """The text with ~ instead of the path of the home directory, because other people read a report."""
     home = str(Path.home())
     return text if home in ("", "/") else text.replace(home, "~")
 
