@@ -25,7 +25,7 @@ from palinode.results.store import Store
 
 NAME, SIZE = "mask-published", "imported"
 QUESTION = "Published: a window is also read right to left with probability p: does that help the left-to-right task?"
-# The likely number of tokens in a published evaluation: 2/3 of the accuracies times this number are whole numbers.
+# The likely number of tokens in a published evaluation: two in three published accuracies, times this number, are whole numbers.
 EVALUATION_TOKENS = 153_600
 RUN_ID_CHARACTERS = 16
 
