@@ -123,7 +123,7 @@ def _read(fields: dict[str, Any], file: str) -> tokenizers.Tokenizer:
         inner = tokenizers.Tokenizer.from_str(json.dumps(fields))
         inner.encode_special_tokens = True
         inner.encode(bpe.PROBE, add_special_tokens=False)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001 - the library raises plain `Exception`
         reason = str(error).split("\n")[0][:120]
         raise BadInput(f"is refused by the tokenizers library: {reason}", file=file, field="model") from error
     return inner
