@@ -107,8 +107,8 @@ def make_store(root: Path, wanted: Synthetic | None = None) -> Store:
     runs, audits = [], {}
     for arm in wanted.arms:
         for scale_rank, scale in enumerate(wanted.scales):
-            audits.setdefault(arm.name, {})[scale] = _audit_hash(wanted, arm, scale)
             if wanted.audited:
+                audits.setdefault(arm.name, {})[scale] = _audit_hash(wanted, arm, scale)
                 store.write_audit(_audit_hash(wanted, arm, scale), audit_of(arm, wanted.picture_length))
             for seed in wanted.seeds:
                 run_id = _hash(wanted.name, arm.name, scale, seed)

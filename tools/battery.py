@@ -232,12 +232,17 @@ def finish(place: Place, tally: Tally, what: str, attempts: int = 3) -> None:
 
 def kill(folder: Path, reference: State, seconds: float, tally: Tally, count: int, chance: random.Random) -> None:
     """kill -9 at random moments: of the whole tree, of the driver alone, or of one worker. Then the same command again."""
+    audited = Place(folder / "audited", folder / "reference")
+    began = time.monotonic()
+    finish(audited, tally, "a sweep whose audits are there")
+    seconds_audited = time.monotonic() - began
     done = 0
     while done < count:
-        place = Place(folder / f"kill-{done}", folder / "reference" if chance.random() < 0.7 else None)
+        is_audited = chance.random() < 0.7
+        place = Place(folder / f"kill-{done}", audited if is_audited else None)
         for _ in range(12):
             process = place.start(*RUN)
-            time.sleep(chance.uniform(0.1, seconds))
+            time.sleep(chance.uniform(0.1, seconds_audited if is_audited else seconds))
             if process.poll() is not None or done == count:
                 process.communicate()
                 break

@@ -150,6 +150,27 @@ def test_an_arm_that_was_not_audited_is_not_believed(tmp_path):
     assert "ltr was not audited" in result.reasons
 
 
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_text("{}")])
+def test_an_audit_that_was_lost_is_named(tmp_path, harm):
+    store = make_store(tmp_path / "runs")
+    path = store.root / "audits" / f"{store.entry('demo').audits['both']['base']}.json"
+    harm(path)
+    result = only(store.experiment("demo"))
+    assert result.outcome == "cannot tell"
+    [reason] = [reason for reason in result.reasons if "audit" in reason]
+    assert reason.startswith(f"the audit of both cannot be read: {path}: ")
+
+
+def test_an_audit_of_the_finished_runs_that_was_lost_is_named(tmp_path):
+    store = make_store(tmp_path / "runs")
+    entry = store.entry("demo")
+    store.write_experiment(entry.with_(comparison="0" * 64))
+    before, after = only(make_store(tmp_path / "whole").experiment("demo")), only(store.experiment("demo"))
+    assert after.outcome == before.outcome
+    [caution] = set(after.cautions) - set(before.cautions)
+    assert caution.startswith(f"the audit of the finished runs cannot be read: {store.root}/audits/000")
+
+
 def test_a_failed_check_of_one_run_is_not_believed_and_names_the_check(tmp_path):
     store = make_store(tmp_path / "runs")
     run_id = store.experiment("demo").runs_of("both", "base")[2].entry.run_id

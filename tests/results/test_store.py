@@ -193,6 +193,15 @@ def test_damaged_files_are_named_and_listed(tmp_path, name, content):
     assert [record.outcome for record in store.records()] == ["damaged"]
 
 
+@pytest.mark.parametrize("content", [None, b"", b'{"seed": 1', b'{"seed": 2, "self_sha256": "0"}'])
+def test_a_spec_that_cannot_be_read_is_written_again(tmp_path, content):
+    store = Store(tmp_path)
+    path = store.write_spec(RUN, {"seed": 1}) / "spec.json"
+    path.unlink() if content is None else path.write_bytes(content)
+    store.write_spec(RUN, {"seed": 1})
+    assert fsio.read_table(path) == {"seed": 1}
+
+
 @pytest.mark.parametrize(
     "make", [lambda path: os.mkfifo(path), lambda path: path.symlink_to("/etc/passwd"), lambda path: path.mkdir()]
 )
@@ -428,7 +437,25 @@ def test_a_damaged_audit_is_reported_with_the_experiment(store):
     (store.root / "audits" / f"{audit_hash}.json").write_text('{"subject": 3}')
     experiment = store.experiment("demo")
     assert ("ltr", "base") not in experiment.audits
-    assert audit_hash in str(experiment.damaged[0])
+    assert audit_hash in str(experiment.damaged[audit_hash])
+
+
+@pytest.mark.parametrize(
+    "harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), replaced_by(lambda path: path.mkdir())]
+)
+def test_a_run_whose_audit_was_lost_is_not_done(store, harm):
+    run_id = store.experiment("demo").runs_of("ltr", "base")[0].entry.run_id
+    assert store.ended(run_id).outcome == "done"
+    harm(store.run_directory(run_id) / "audit.json")
+    assert store.ended(run_id) is None
+    with pytest.raises(Damaged, match=f"{run_id}/audit.json"):
+        store.record(run_id).audit  # noqa: B018 - reads the file
+
+
+def test_a_run_whose_rows_were_lost_is_not_done(store):
+    run_id = store.experiment("demo").runs_of("ltr", "base")[0].entry.run_id
+    (store.run_directory(run_id) / "metrics.jsonl").unlink()
+    assert store.ended(run_id) is None
 
 
 def test_runs_are_found_by_the_beginning_of_their_id(store):

@@ -39,7 +39,7 @@ class ArmAudit:
         reports: scale -> the audit before the runs. The verdict at a scale without this audit is `cannot tell`.
         hashes: scale -> the hash under which the audit report of this scale is stored.
         after_training: the findings of the audits that runs made of their trained models, as far as `reports` lacks them.
-        damaged: the errors that were raised when stored audits of runs were read.
+        damaged: the errors that were raised when stored audits of the arm and of its runs were read.
     """
 
     arm: ArmEntry
@@ -95,9 +95,10 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
     """
     entry = record.entry.arm(arm)
     scales = record.entry.scales if scale is None else (scale,)
+    hashes = record.entry.audits.get(arm, {})
     reports = {name: record.audits[arm, name] for name in scales if (arm, name) in record.audits}
     after_training: list[ArmFinding] = []
-    damaged: list[str] = []
+    damaged = [str(record.damaged[hashes[name]]) for name in scales if hashes.get(name) in record.damaged]
     for name in scales:
         before = reports[name].findings if name in reports else ()
         for run in record.runs_of(arm, name):
@@ -105,7 +106,7 @@ def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> A
                 after_training += [ArmFinding(one, name, run.entry.seed) for one in run.findings() if one not in before]
             except Damaged as error:
                 damaged.append(str(error))
-    return ArmAudit(entry, reports, record.entry.audits.get(arm, {}), tuple(after_training), tuple(damaged))
+    return ArmAudit(entry, reports, hashes, tuple(after_training), tuple(damaged))
 
 
 def _declared(happened: bool, expected: bool) -> Leak:

@@ -174,7 +174,7 @@ def plan_seeds(comparison: Comparison, rule: Decision) -> SeedsNeeded | None:
 def _audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
     """The reasons in the audits why an arm is not reliable. An arm that is expected to leak is allowed to fail its audit."""
     reasons = [f"the audit of {audit.arm.name} cannot be read: {problem}" for problem in audit.damaged]
-    if scale not in audit.reports:
+    if scale not in audit.reports and not audit.damaged:
         reasons.append(f"{audit.arm.name} was not audited")
     if audit.leak == "unexpected":
         leak = "sees its own answer: its audit failed and the experiment does not expect a leak"
@@ -235,10 +235,12 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
 
 
 def _comparison_cautions(record: ExperimentRecord) -> list[str]:
-    """The cautions about failed checks that compare all finished runs (C5).
+    """The cautions about failed checks that compare all finished runs (C5), or that their audit cannot be read.
 
     A check that has a caution for each pair of arms is left out.
     """
+    if (damage := record.damaged.get(record.entry.comparison)) is not None:
+        return [f"the audit of the finished runs cannot be read: {damage}"]
     findings = record.comparison.findings if record.comparison is not None else ()
     by_pair = ("C5.declared_axis", "C5.runs")
     failed = [f for f in findings if f.outcome == "fail" and f.check not in by_pair]

@@ -94,7 +94,7 @@ def verdict(page: Page) -> Content:
         "comparisons": len(verdicts),
         "baseline": rule.baseline,
         "baseline_is_missing": not any(run.entry.arm == rule.baseline for run in page.record.runs),
-        "damaged": page.record.damaged,
+        "damaged": page.record.damaged.values(),
         "trained": what_was_trained(page.study),
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -219,10 +219,23 @@ class Record:
         """The audit of this run (audit.json) as plain data; None when the run has no audit.
 
         Raises:
-            Damaged: the file cannot be read.
+            Damaged: the file cannot be read, or is missing although the result counts the seconds of an audit.
         """
         path = self.directory / AUDIT_FILE
-        return read_table(path) if is_regular(path) else None
+        if is_regular(path):
+            return read_table(path)
+        if self.result is not None and self.result.seconds.get("audit"):
+            raise Damaged("is missing, although the run was audited", file=str(path))
+        return None
+
+    @property
+    def audit_damage(self) -> Damaged | None:
+        """The error that reading the audit of this run gives; None when the audit can be read, or when the run has none."""
+        try:
+            self.audit_report()
+        except Damaged as error:
+            return error
+        return None
 
     def audit_report(self) -> AuditReport | None:
         """The audit of this run, decoded; None when the run has no audit."""
@@ -386,15 +399,15 @@ class ExperimentRecord:
 
     Attributes:
         runs: one run for each (arm, scale, seed), in the order of the entry; missing and damaged runs are included.
-        audits: (arm, scale) -> audit. A pair without a stored audit is not a key.
-        damaged: the errors of damaged audits of this experiment.
+        audits: (arm, scale) -> audit. A pair whose audit is not stored, or cannot be read, is not a key.
+        damaged: hash -> the error of an audit of this experiment that is missing or cannot be read.
         comparison: the audit that compares the finished runs (C5); None before that audit.
     """
 
     entry: ExperimentEntry
     runs: tuple[ExperimentRun, ...]
     audits: Mapping[tuple[str, str], AuditReport]
-    damaged: tuple[Damaged, ...] = ()
+    damaged: Mapping[str, Damaged] = field(default_factory=dict)
     comparison: AuditReport | None = None
 
     def runs_of(self, arm: str, scale: str) -> tuple[ExperimentRun, ...]:

@@ -84,11 +84,13 @@ class Store:
     def ended(self, run_id: str) -> Result | None:
         """The result of a run that need not be repeated (outcome `done` or `diverged`), else None.
 
-        A run that failed, was stopped or is damaged starts again, and its damaged files are replaced.
+        A run that failed or was stopped starts again. So does a run whose spec, result, rows of metrics or audit are damaged: it
+        goes on from its last good checkpoint, and its damaged files are replaced.
         """
         record = self._record(run_id)
-        result = record.result if record is not None else None
-        return result if result is not None and result.outcome in FINAL_OUTCOMES else None
+        if record is None or record.with_metrics().damage or record.audit_damage:
+            return None
+        return record.result if record.result is not None and record.result.outcome in FINAL_OUTCOMES else None
 
     def find(self, prefix: str) -> str:
         """The one run id that begins with `prefix`.
@@ -138,19 +140,15 @@ class Store:
         entry = self._read_entry(self._entry_path(name), with_rule=False)  # `entry.rule` is checked where it is used
         found = ((run, None if entry.to_choose else self._record(run.run_id)) for run in entry.runs)
         runs = tuple(ExperimentRun(run, record.with_metrics() if record is not None else None) for run, record in found)
-        damaged: list[Damaged] = []
-
-        def audit(audit_hash: str) -> AuditReport | None:
-            try:
-                return self.audit(audit_hash)
-            except Damaged as error:
-                damaged.append(error)
-                return None
-
+        audits, damaged = dict[str, AuditReport](), dict[str, Damaged]()
         hashes = {(arm, scale): one for arm, by_scale in entry.audits.items() for scale, one in by_scale.items()}
-        audits = {cell: report for cell, one in hashes.items() if (report := audit(one)) is not None}
-        comparison = audit(entry.comparison) if entry.comparison else None
-        return ExperimentRecord(entry, runs, audits, tuple(damaged), comparison)
+        for audit_hash in filter(None, (*hashes.values(), entry.comparison)):
+            try:
+                audits[audit_hash] = self._stored_audit(audit_hash)
+            except Damaged as error:
+                damaged[audit_hash] = error
+        of_cells = {cell: audits[one] for cell, one in hashes.items() if one in audits}
+        return ExperimentRecord(entry, runs, of_cells, damaged, audits.get(entry.comparison))
 
     def audit(self, audit_hash: str) -> AuditReport | None:
         """The cached audit with this hash; None when the store has none.
@@ -158,8 +156,7 @@ class Store:
         Raises:
             Damaged: the audit file does not decode.
         """
-        path = self._audit_path(audit_hash)
-        return decode_stored(AuditReport, read_table(path), path) if path.exists() else None
+        return self._stored_audit(audit_hash) if self._audit_path(audit_hash).exists() else None
 
     def audits(self) -> list[str]:
         """The hashes of the cached audits, sorted."""
@@ -185,14 +182,17 @@ class Store:
     def write_spec(self, run_id: str, spec: Mapping[str, Any]) -> Path:
         """Begin a run: write its resolved spec. A stored spec that is equal, or equal but for newer options, stays as it is.
 
+        A stored spec that cannot be read is replaced: the id is the hash of the spec, so the new file says what the old one said.
+
         Raises:
             Damaged: the directory already holds another spec with this id.
         """
         path = self._own(self.create().run_directory(run_id) / SPEC_FILE)
-        if path.exists() and not _agree(read_table(path), dict(spec)):
-            raise Damaged(f"holds another spec than the one of run {run_id}", file=str(path))
-        if not path.exists():
+        stored = _spec_in(path)
+        if stored is None:
             fsio.write_table(path, dict(spec))
+        elif not _agree(stored, dict(spec)):
+            raise Damaged(f"holds another spec than the one of run {run_id}", file=str(path))
         return path.parent
 
     def append_metrics(self, run_id: str, row: dict[str, Any], attempt: int = 0) -> None:
@@ -270,6 +270,10 @@ class Store:
             except Damaged as error:
                 yield error
 
+    def _stored_audit(self, audit_hash: str) -> AuditReport:
+        path = self._audit_path(audit_hash)
+        return decode_stored(AuditReport, read_table(path), path)
+
     def _audit_path(self, audit_hash: str) -> Path:
         _check_audit_hash(audit_hash, "audits")
         return self.root / AUDITS / f"{audit_hash}.json"
@@ -329,6 +333,14 @@ def _entry_stem(entry: ExperimentEntry) -> str:
     check_name(entry.name, "name")
     check_name(entry.size, "size")
     return entry.full_name
+
+
+def _spec_in(path: Path) -> dict[str, Any] | None:
+    """The spec in this file; None without a file, and when the file cannot be read."""
+    try:
+        return read_table(path)
+    except Damaged:
+        return None
 
 
 def _agree(stored: Any, spec: Any) -> bool:

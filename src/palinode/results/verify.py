@@ -35,10 +35,12 @@ def verify(store: Store) -> Verified:
     tables: list[Path] = []
     tensors: list[Path] = []
     problems: list[Damaged] = []
+    for entry in store.experiments():
+        problems += store.experiment(entry.full_name).damaged.values()
     for record in store.records():
         manifests = _manifests(record.directory)
         tables += [*(record.directory / name for name in (SPEC_FILE, RESULT_FILE, AUDIT_FILE)), *manifests]
-        problems += [record.damage] if record.damage is not None else []
+        problems += filter(None, (record.damage, record.audit_damage))
         own_tensors = [path for manifest in manifests for path in _tensor_files(manifest)]
         problems += [problem for path in own_tensors if (problem := _problem_of_tensors(path))]
         tensors += own_tensors
