@@ -18,6 +18,7 @@ from palinode.audit.any_model import QUICK, QUICK_CHECKS
 from palinode.audit.arms import measure_parts, missing_parts
 from palinode.audit.trainer_bench import AUDIT_SEED
 from palinode.base.errors import AuditFailed, BadInput
+from palinode.base.memory import keep_memory
 from palinode.data.source import prepare
 from palinode.experiment.cells import Cell
 from palinode.experiment.fan_out import end_with_the_driver, fan_out
@@ -120,6 +121,7 @@ def main() -> None:
     """Audit the arms of these directories, one after the other."""
     root, *directories = map(Path, sys.argv[1:])
     end_with_the_driver()
+    keep_memory()
     with contextlib.redirect_stdout(sys.stderr):  # the user's code may print
         for directory in directories:
             spec = load_run(directory, allow_code=True)  # the driver has decided whose code may run

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from palinode.audit import audit_trained
+from palinode.base.memory import keep_memory
 from palinode.data.source import Source
 from palinode.evaluate.losses import Evaluation
 from palinode.experiment.cells import Cell, expected_passes, expected_steps
@@ -290,6 +291,7 @@ def main() -> None:
     """
     started, runs, least = map(float, sys.argv[1:4])
     end_with_the_driver()
+    keep_memory()
     importing_seconds = time.monotonic() - started
     each_seconds, predicted = list[float](), list[float]()
     for directory in map(Path, sys.argv[4:]):

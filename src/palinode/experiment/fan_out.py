@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from palinode.base.config import encode
+from palinode.base.memory import with_huge_pages
 from palinode.results.store import Store
 from palinode.spec.code import Code, keep_code
 from palinode.spec.run_spec import RunSpec
@@ -78,7 +79,12 @@ def _started(command: Sequence[str], shares: Sequence[Sequence[str]]) -> Iterato
     processes: list[subprocess.Popen[str]] = []
     lifeline, held = os.pipe()
     start = functools.partial(
-        subprocess.Popen, stdin=lifeline, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        subprocess.Popen,
+        stdin=lifeline,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=with_huge_pages(os.environ),
     )
     try:
         for share in shares:

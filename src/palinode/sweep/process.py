@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from palinode.base.errors import EnvironmentProblem
 from palinode.base.measures import RunOutcome
+from palinode.base.memory import with_huge_pages
 
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # signals that ask runs to stop
 LAST_LINES = 40  # the number of a worker's last printed lines that are kept to explain why it ended
@@ -71,7 +72,7 @@ class Process:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C in a terminal reaches only the driver
-                env={**os.environ, **threads},
+                env=with_huge_pages({**os.environ, **threads}),
             )
         except OSError as error:
             raise EnvironmentProblem(f"cannot start a process: {error.strerror}") from error

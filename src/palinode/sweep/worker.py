@@ -22,6 +22,7 @@ from typing import Any, TextIO
 
 from palinode.base.errors import EnvironmentProblem, PalinodeError, ran_out_of_memory
 from palinode.base.measures import RunOutcome
+from palinode.base.memory import keep_memory
 from palinode.results.holds import Hold, HoldLostError, take
 from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
@@ -43,9 +44,10 @@ def train_runs(
     from palinode.run.one import run_together
     from palinode.spec.load import load_run
 
+    process = {"memory_kept": keep_memory(), "started_by": "subprocess"}
     # The driver has decided which user code may run before it started this process.
     specs = [load_run(directory, allow_code=True) for directory in directories]
-    return run_together(specs, Store(directories[0].parent), emit, should_stop, holds)
+    return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process)
 
 
 def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int:
