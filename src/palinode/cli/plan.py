@@ -41,10 +41,14 @@ def plan(
     place = writable_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.cells import refuse_what_cannot_be
+    from palinode.experiment.fan_out import nursery_for
     from palinode.experiment.plan import plan as make_plan
     from palinode.experiment.run import default_at_a_time, tuned
 
-    with of_file(file):
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
+
+    with of_file(file), nursery_for(resolved, tell) as nursery:
         resolved, cells, missing = _cells(resolved)
         if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
             resolved, cells, _ = _cells(chosen[0])
@@ -56,7 +60,8 @@ def plan(
             workers=workers or default_at_a_time(resolved),
             code=source.code,
             measure=measure and missing is None,
-            on_failure=lambda line: typer.echo(line, err=True),
+            on_failure=tell,
+            nursery=nursery,
         )
     if missing is not None:
         typer.echo(f"{missing}: counted without the text, so no time is predicted", err=True)

@@ -19,6 +19,7 @@ from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.tuning import trials_of
+from palinode.sweep.nursery import Nursery
 from palinode.train.recipe import Recipe
 
 MOST_ARMS_LISTED = 12  # the most warnings by arm; 8 mixers x 4 ways of training x 2 scales would give 62 lines
@@ -121,6 +122,7 @@ def plan(
     code: Code | None = None,
     measure: bool = True,
     on_failure: Callable[[str], None] = lambda line: None,
+    nursery: Nursery | None = None,
 ) -> Plan:
     """The plan of an experiment whose data is pinned.
 
@@ -129,12 +131,13 @@ def plan(
         code: the user's Python that parts of the experiment were written in.
         measure: whether to time a few steps of the distinct settings, to predict seconds; a large grid times only some settings.
         on_failure: called with the reason why a cell could not be measured.
+        nursery: forks the processes that measure.
     """
     left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
     unfinished = [cell for cell in cells if (cell.arm.name, cell.scale) in left]
     predicted = Predicted({}, 0, 0)
     if measure:
-        predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure)
+        predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure, nursery=nursery)
     planned = tuple(_planned(cell, left, predicted.seconds) for cell in cells)
     trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
     trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]

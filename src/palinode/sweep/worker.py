@@ -26,7 +26,7 @@ from palinode.base.memory import keep_memory
 from palinode.results.holds import Hold, HoldLostError, take
 from palinode.results.record import RESULT_FILE, Result
 from palinode.results.store import Store
-from palinode.sweep.process import INTERRUPTS
+from palinode.sweep.process import INTERRUPTS, STARTED_BY
 
 Event = dict[str, Any]
 Emit = Callable[[Event], None]
@@ -44,10 +44,24 @@ def train_runs(
     from palinode.run.one import run_together
     from palinode.spec.load import load_run
 
-    process = {"memory_kept": keep_memory(), "started_by": "subprocess"}
+    process: dict[str, str | bool] = {
+        "memory_kept": keep_memory(),
+        "started_by": os.environ.pop(STARTED_BY, "subprocess"),
+    }
     # The driver has decided which user code may run before it started this process.
     specs = [load_run(directory, allow_code=True) for directory in directories]
     return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process)
+
+
+def prepare() -> None:
+    """In the nursery: import what workers need, with what torch imports for its first optimizer. No parallel region runs here."""
+    import torch
+
+    import palinode.run.one
+    import palinode.spec.load  # noqa: F401
+
+    keep_memory()
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], fused=True)
 
 
 def main(arguments: Sequence[str] | None = None, work: Work = train_runs) -> int:
