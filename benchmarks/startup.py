@@ -32,7 +32,10 @@ from palinode.sweep.process import Job
 
 RESULT = Path(__file__).parent / "results" / "startup.json"
 TARGET_SECONDS = 0.2  # CPU seconds of a forked worker before its first step
-TEXT = "".join(f"line {number}: the quick brown fox {number * number % 97} jumps\n" for number in range(400))
+TEXT = "".join(
+    f"line {number}: the quick brown fox {number * number % 97} jumps over {number % 13} dogs\n"
+    for number in range(400)
+)
 IDEA = """
 name = "startup"
 question = "What does a small experiment cost?"
@@ -41,6 +44,7 @@ seeds = [1, 2]
 corpus = "text.txt"
 split = "contiguous"
 window_tokens = 16
+tokenizer = "bpe:300"
 [base.model]
 kind = "decoder"
 layers = 1
@@ -52,6 +56,7 @@ kind = "ltr"
 kind = "gpt2-adamw"
 steps = 60
 batch_windows = 4
+schedule = { kind = "cosine", warmup_steps = 5 }
 [base.evaluation]
 max_tokens = 400
 [[arms]]

@@ -65,7 +65,7 @@ class Nursery:
     """The driver's side: it starts processes, forked where that is possible. The first use starts the nursery's process.
 
     Args:
-        modules: the modules whose `main` may be a job. The nursery imports each, and calls its `prepare` if it has one.
+        modules: the modules whose `main` may be a job. The nursery imports each, and calls its `prepare_for_forks` if it has one.
         on_problem: called once with the reason when the nursery cannot be used any more.
     """
 
@@ -249,7 +249,7 @@ def main() -> int:
     connection = socket.socket(fileno=os.dup(sys.stdin.fileno()))
     try:
         for name in sys.argv[1:]:
-            prepare = getattr(importlib.import_module(name), "prepare", None)
+            prepare = getattr(importlib.import_module(name), "prepare_for_forks", None)
             if prepare is not None:
                 prepare()
     except Exception as error:  # noqa: BLE001 - the driver is told, and goes on without a nursery

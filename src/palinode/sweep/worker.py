@@ -53,7 +53,7 @@ def train_runs(
     return run_together(specs, Store(directories[0].parent), emit, should_stop, holds, process)
 
 
-def prepare() -> None:
+def prepare_for_forks() -> None:
     """In the nursery: import what workers need, with what torch imports for its first optimizer. No parallel region runs here."""
     import torch
 
