@@ -374,6 +374,40 @@ def stacked_runs(result: Row) -> Iterator[str]:
     )
 
 
+def startup(result: Row) -> Iterator[str]:
+    worker, command, target = result["worker"], result["command"], result["target_seconds"]
+    forked = worker["forked_cpu_seconds"]
+    yield "## Starting a worker"
+    yield ""
+    yield from paragraph(
+        "CPU seconds of a worker before its first training step is reported, and of `palinode run` with "
+        f"{command['runs']} small runs in a new store, audits and calibration included. A nursery imports once, for "
+        f"{worker['nursery_cpu_seconds']:.1f} CPU seconds, and forks each process. Target for a forked worker: at most "
+        f"{target:g} s; {met(forked['median'] <= target)}."
+    )
+    yield ""
+    yield from table(
+        ("", "started, s", "forked, s", "ratio"),
+        [
+            [
+                "worker, CPU",
+                with_range(worker["started_cpu_seconds"], 2),
+                with_range(forked, 2),
+                with_range(worker["ratio"], 1),
+            ],
+            *(
+                [
+                    f"whole command, {name}",
+                    with_range(command[f"{kind}_seconds_off"], 1),
+                    with_range(command[f"{kind}_seconds_on"], 1),
+                    with_range(command[f"{kind}_ratio"], 2),
+                ]
+                for kind, name in (("cpu", "CPU"), ("wall", "wall"))
+            ),
+        ],
+    )
+
+
 SECTIONS = {
     section.__name__: section
     for section in (
@@ -388,6 +422,7 @@ SECTIONS = {
         generation,
         long_context,
         stacked_runs,
+        startup,
     )
 }
 

@@ -77,8 +77,10 @@ def main() -> None:
     arguments.add_argument("--workers", type=int, default=8, help="how many workers are started, and how many forked")
     arguments.add_argument("--pairs", type=int, default=3, help="how often the whole command is run each way")
     given = arguments.parse_args()
-    result = {"worker": worker_start(given.workers), "command": whole_command(given.pairs)}
-    print(json.dumps(result, indent=2))
+    result = {"worker": worker_start(given.workers)}
+    print(json.dumps(result, indent=2), flush=True)
+    result |= {"command": whole_command(given.pairs)}
+    print(json.dumps(result["command"], indent=2))
     fsio.write_json(RESULT, {**result, "target_seconds": TARGET_SECONDS, "machine": machine_facts()})
 
 
@@ -106,8 +108,8 @@ def seconds_to_first_step(store: Store, seed: int, nursery: Nursery | None) -> f
         data=TaskData(task=AssociativeRecall(vocabulary=10, length=20)),
         model=modern(layers=2, width=64, heads=1),
         objective=LtrObjective(),
-        recipe=Speedrun(steps=20, batch_windows=4, log_every_steps=20),
-        evaluation=EvaluationConfig(directions=("ltr",), labels="answer"),
+        recipe=Speedrun(steps=5, batch_windows=4),
+        evaluation=EvaluationConfig(directions=("ltr",), labels="answer", max_tokens=1000),
         seed=seed,
     )
     pids, seconds = list[int](), list[float]()

@@ -27,6 +27,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +76,10 @@ class Nursery:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
         self._is_ready = False
-        self._adopted_before = 0
+        self._ready_by = 0.0  # the time by `time.monotonic` at which this stops waiting for the imports
+        self._adopted_before: int | None = (
+            None  # whether the driver got orphans before; None while this changed nothing
+        )
 
     def __enter__(self) -> Nursery:
         return self
@@ -118,13 +122,15 @@ class Nursery:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+        if self._adopted_before is not None:
             _adopt_orphans(self._adopted_before)
-        self._process = self._connection = None
+        self._process = self._connection = self._adopted_before = None
         self._is_ready = False
 
     def _begin(self, wait_seconds: float) -> None:
         """Start the nursery unless it is there, and wait until it is ready, at most so long."""
         if self._process is None:
+            self._ready_by = time.monotonic() + READY_SECONDS
             self._adopted_before = _adopts_orphans()
             if not _adopt_orphans(1):
                 self._give_up("the system does not give orphans to this process")
@@ -147,14 +153,15 @@ class Nursery:
         self._is_ready = answer.get("ready", False)
         if problem := answer.get("problem"):
             self._give_up(problem)
+        elif not self._is_ready and time.monotonic() > self._ready_by:
+            self._give_up(f"it was not ready after {READY_SECONDS:g} s")
 
     def _fork(self, request: Message, streams: Streams) -> int | None:
         """The pid of a forked process; None after a failure."""
         if not self._is_ready:
             self._begin(READY_SECONDS)
-            if not self._is_ready:
-                self._give_up(f"it was not ready after {READY_SECONDS:g} s")
-                return None
+        if not self._is_ready:
+            return None
         assert self._connection is not None
         content = json.dumps(request).encode() + b"\n"
         try:
