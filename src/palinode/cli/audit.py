@@ -67,15 +67,17 @@ def audit(
     if quick:
         audits = quick_audits(cells_of(pinned(wanted)))
     else:
-        at_a_time = default_at_a_time(resolved)
-        forks = nursery_for(resolved, lambda line: typer.echo(line, err=True))
-        with audits_are_kept("makes the others"), of_file(file), forks as nursery:
+
+        def tell(line: str) -> None:
+            typer.echo(line, err=True)
+
+        with audits_are_kept("makes the others"), of_file(file), nursery_for(resolved, tell) as nursery:
             audits = audit_cells(
                 cells_of(pinned(wanted)),
                 place,
                 lambda event: typer.echo(_progress(event), err=True),
                 code=source.code,
-                workers=at_a_time,
+                workers=default_at_a_time(resolved),
                 nursery=nursery,
             )
     text = "\n\n".join([*map(audit_text, audits), MEANING])

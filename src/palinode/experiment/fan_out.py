@@ -36,7 +36,8 @@ def nursery_for(resolved: ResolvedExperiment, on_problem: Callable[[str], None])
     Args:
         on_problem: called with a line of text when the nursery cannot be used.
     """
-    on_gpu = any(resolve_device(run.spec.device).type == "cuda" for run in resolved.runs)
+    devices = {run.spec.device for run in resolved.runs}
+    on_gpu = "cuda" in devices or any(resolve_device(device).type == "cuda" for device in devices)
     return Nursery(() if on_gpu else JOB_MODULES, on_problem)
 
 
