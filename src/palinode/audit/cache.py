@@ -13,7 +13,7 @@ import torch
 from palinode.base.config import content_hash
 from palinode.base.errors import Damaged
 from palinode.base.finding import AuditReport, Finding
-from palinode.base.seeds import NUMERICS_VERSION
+from palinode.base.numerics import NUMERICS_VERSION
 from palinode.results.holds import Watch, holder, take
 from palinode.results.store import Store
 

@@ -40,11 +40,12 @@ def plan(
     """
     place = writable_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
-    from palinode.experiment.cells import refuse_what_cannot_be
+    from palinode.experiment.cells import refuse_other_numerics, refuse_what_cannot_be
     from palinode.experiment.plan import plan as make_plan
     from palinode.experiment.run import default_at_a_time, tuned
 
     with of_file(file):
+        refuse_other_numerics(resolved, place)
         resolved, cells, missing = _cells(resolved)
         if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
             resolved, cells, _ = _cells(chosen[0])

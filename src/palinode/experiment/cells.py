@@ -18,6 +18,7 @@ from statistics import fmean
 from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, EnvironmentProblem
 from palinode.base.example import Draw, SpecialTokens
+from palinode.base.numerics import NUMERICS_VERSION
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Visibility
 from palinode.data.absent import AbsentText, known_vocabulary
@@ -244,6 +245,17 @@ def refuse_what_cannot_be(cells: Sequence[Cell]) -> None:
             _refuse_optimizer(cell)
             accepted.add(moved)
         _ = cell.passes  # an objective that cannot make an example raises here
+
+
+def refuse_other_numerics(resolved: ResolvedExperiment, store: Store) -> None:
+    """Refuse to go on with runs of a store that were begun with another numerics version. Runs that have ended need no work.
+
+    Raises:
+        BadInput: a run that is left to do has another numerics version than this program.
+    """
+    for run in resolved.runs:
+        if run.spec.numerics_version != NUMERICS_VERSION and store.ended(run.spec.run_id) is None:
+            run.spec.check_numerics()
 
 
 def refuse_full_disk(bytes_needed: int, store: Store) -> None:

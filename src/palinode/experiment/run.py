@@ -20,7 +20,7 @@ from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
-from palinode.experiment.cells import cells_of, refuse_full_disk, refuse_what_cannot_be
+from palinode.experiment.cells import cells_of, refuse_full_disk, refuse_other_numerics, refuse_what_cannot_be
 from palinode.experiment.plan import Plan, plan
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
@@ -65,12 +65,13 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     """Audit, tune, plan and run an experiment. The entry in the store keeps the question, the plan, the choices and the times.
 
     Raises:
-        BadInput: the data cannot be used, or parts of an arm do not fit together.
+        BadInput: the data cannot be used, parts of an arm do not fit together, or runs were begun with another numerics version.
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine lacks memory, disk space or a device.
     """
     default = default_at_a_time(resolved)  # also if unused: this call refuses a missing device before the audits
     at_a_time = how.at_a_time or default
+    refuse_other_numerics(resolved, store)
     resolved = pinned(resolved)
     cells = cells_of(resolved)
     refuse_what_cannot_be(cells)

@@ -219,7 +219,11 @@ class Attempt:
         Args:
             runs_together: the number of runs whose weights are stacked, this run included. The result has the largest number
                 of all attempts.
+
+        Raises:
+            BadInput: the run was begun with another numerics version, or its evaluation needs something that the model cannot do.
         """
+        spec.check_numerics()
         use_threads(spec.threads)
         data = prepare(spec.data)
         model, specials = build_model(spec, data, spec.seed)
