@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
 
 # The first part of every derived seed. It never changes, also when the numerics version is raised: the initial weights, the windows
-# and the splits stay, and runs of two numerics versions can be compared in pairs.
+# and the splits stay, so runs of two numerics versions can be compared in pairs.
 CONSTANT = 1
 
 

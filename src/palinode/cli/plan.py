@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from palinode.experiment.plan import Plan
     from palinode.spec.experiment import ResolvedExperiment
 
-COLUMNS = ("arm", "scale", "runs", "done", "parameters", "tokens read", "ltr tokens", "FLOPs", "steps", "time per run")
+COLUMNS = (
+    "arm",
+    "scale",
+    "runs",
+    "done",
+    "parameters",
+    "tokens read",
+    "ltr tokens",
+    "FLOPs",
+    "optimizer FLOPs",
+    "steps",
+    "time per run",
+)
 
 
 def plan(
@@ -88,7 +100,8 @@ def plan_text(planned: Plan, equal: str) -> str:
 
     rows = []
     for cell in planned.cells:
-        costs = map(number, (cell.parameters, cell.tokens_read, cell.tokens_scored_ltr, cell.train_flops))
+        flops = cell.train_flops, cell.optimizer_flops
+        costs = map(number, (cell.parameters, cell.tokens_read, cell.tokens_scored_ltr, *flops))
         counts = (str(cell.runs), str(cell.done), *costs, str(cell.optimizer_steps))
         rows.append([cell.arm, cell.scale, *counts, duration(cell.seconds)])
     time = "" if planned.seconds is None else f", about {duration(planned.seconds)} with {planned.workers} at a time"

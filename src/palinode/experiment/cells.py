@@ -151,7 +151,7 @@ class Cell:
 
     @cached_property
     def counters(self) -> Mapping[str, float]:
-        """The tokens and training FLOPs that one run will count, under the names that a plan uses."""
+        """The tokens and FLOPs that one run will count, under the names that a plan uses."""
         windows = self.steps * self.spec.recipe.batch_windows
         read, scored_ltr, flops = 0.0, 0.0, 0.0
         for name, one in self.passes.items():
@@ -159,11 +159,14 @@ class Cell:
             read += times * one.slots
             scored_ltr += times * one.scored if name == "ltr" else 0.0
             flops += self.model.cost(one.slots, one.sees).train_flops(times * one.slots, times * one.scored)
+        optimizer = self.spec.recipe.optimizer
+        of_step = self.model.answer(lambda model: optimizer.flops_per_step(model.parameter_groups()))
         return {
             "window_tokens": float(windows * self.spec.data.window_tokens),
             "tokens_read": read,
             "tokens_scored_ltr": scored_ltr,
             "train_flops": flops,
+            "optimizer_flops": self.steps * of_step,
         }
 
 

@@ -44,6 +44,7 @@ class PlannedCell:
     tokens_read: float
     tokens_scored_ltr: float
     train_flops: float
+    optimizer_flops: float
     optimizer_steps: int
     disk_bytes: int
     runs: int
@@ -103,6 +104,7 @@ class Plan:
             "window_tokens": sum(cell.window_tokens * cell.runs for cell in self.cells),
             "tokens_read": sum(cell.tokens_read * cell.runs for cell in self.cells),
             "train_flops": sum(cell.train_flops * cell.runs for cell in self.cells),
+            "optimizer_flops": sum(cell.optimizer_flops * cell.runs for cell in self.cells),
             "disk_bytes": self.disk_bytes,
             "predicted_seconds": self.seconds,
             "settings": self.settings,

@@ -65,7 +65,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     """Audit, tune, plan and run an experiment. The entry in the store keeps the question, the plan, the choices and the times.
 
     Raises:
-        BadInput: the data cannot be used, parts of an arm do not fit together, or runs were begun with another numerics version.
+        BadInput: the data cannot be used, parts of an arm do not fit together, or a run has another numerics version.
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine lacks memory, disk space or a device.
     """

@@ -262,7 +262,7 @@ class RunSpec(RunSettings):
     def run_id(self) -> str:
         """The id of the run, 16 hex characters: the hash of this spec, its numerics version, and the user code in the spec."""
         spec = identity(self)
-        version = spec.pop("numerics_version")  # first specs did not hold it: in the hash it stands beside the spec
+        version = spec.pop("numerics_version")  # the first specs did not hold it, so the hash has it beside the spec
         return content_hash({"numerics_version": version, "spec": spec})[:RUN_ID_CHARACTERS]
 
     def check_numerics(self) -> None:
@@ -272,6 +272,7 @@ class RunSpec(RunSettings):
             BadInput: the run has another numerics version than this program.
         """
         if self.numerics_version != NUMERICS_VERSION:
-            message = f"run {self.run_id} was begun with numerics version {self.numerics_version}, this program has {NUMERICS_VERSION}"
+            begun = f"run {self.run_id} was begun with numerics version {self.numerics_version}"
             hint = "run the experiment from its own file, which makes new runs"
+            message = f"{begun}, and this program has {NUMERICS_VERSION}"
             raise BadInput(message, field="numerics_version", hint=hint)
