@@ -62,7 +62,7 @@ def test_the_published_mask_is_caught_by_flow_and_canary_with_the_positions_name
 
 
 def test_a_stored_audit_is_not_measured_again(demo, store, audited, monkeypatch):
-    for name in ("_model_findings", "_evaluation_findings", "_data_findings"):
+    for name in ("_model_findings", "_canary_findings", "_evaluation_findings", "_data_findings"):
         monkeypatch.setattr(arms, name, lambda *arguments: pytest.fail("measured again"))
     again = audit_arm(demo.settings("ltr", "base"), name="ltr", store=store)
     assert again == audited["ltr"]
@@ -76,6 +76,8 @@ def test_the_cache_key_follows_what_an_audit_depends_on(demo):
     assert arms._model_key(settings, data) != arms._model_key(wider, data)
     assert arms._model_key(settings, data) != arms._model_key(longer, data)
     assert arms._data_key(settings, data) == arms._data_key(wider, data)
+    assert arms._canary_key(settings) == arms._canary_key(wider) == arms._canary_key(longer), "all train one canary"
+    assert arms._canary_key(settings) != arms._canary_key(demo.settings("both", "base"))
     larger = wider.with_(model=wider.model.with_(width=512))
     assert arms._evaluation_key(wider, data) == arms._evaluation_key(larger, data), "both are checked on a small one"
     other = settings.with_(recipe=settings.recipe.with_(micro_batches=2))

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from torch.utils.flop_counter import FlopCounterMode
 
 from palinode.base.seeds import generator

@@ -40,6 +40,8 @@ from palinode.train.optim import OptimizerConfig, check_optimizers
 WINDOWS_COUNTED = 64  # the number of windows whose labels are counted: windows of a task have different answers
 GROUP_DRAWS = 50  # the number of batches of decisions that are drawn to find every pass of an objective
 MOMENTS = 200  # the number of moments of a schedule over which the probability of a pass is averaged
+GUESSED_FLOPS_PER_SECOND = 20e9  # a quarter of the rate of one core of 2023 in float32
+GUESSED_START_SECONDS, GUESSED_STEP_SECONDS = 1.0, 0.005  # no run starts and no step ends much sooner
 LEAST_BYTES_PER_PARAMETER = 12  # float32 weights, their gradients and one optimizer moment: no recipe takes less
 
 
@@ -170,6 +172,16 @@ class Cell:
         }
 
 
+def guessed_seconds(cell: Cell) -> float:
+    """The seconds of one run, guessed from its FLOPs without any measurement: enough to tell minutes from hours."""
+    spec, evaluation = cell.spec, cell.spec.evaluation
+    trained = cell.counters["train_flops"] + cell.counters["optimizer_flops"]
+    scored = cell.source.scored_tokens(evaluation.split, evaluation.max_tokens) * len(evaluation.directions)
+    evaluated = expected_evaluations(spec) * cell.cost.forward_flops(scored)
+    training_seconds = max(trained / GUESSED_FLOPS_PER_SECOND, cell.steps * GUESSED_STEP_SECONDS)
+    return GUESSED_START_SECONDS + training_seconds + evaluated / GUESSED_FLOPS_PER_SECOND
+
+
 def cells_of(resolved: ResolvedExperiment, source_of: Callable[[Data], Source] = prepare) -> tuple[Cell, ...]:
     """The cells of an experiment whose data is pinned, scale by scale; cells with the same data share its source.
 
@@ -219,6 +231,17 @@ def expected_steps(settings: RunSettings) -> float:
     )
     reached = [limit / tokens for limit, tokens in limits if limit is not None and tokens > 0]
     return min([float(recipe.steps), *reached])
+
+
+def expected_evaluations(settings: RunSettings) -> float:
+    """The number of evaluations of one run, each as long as the last one. An evaluation of fewer tokens counts as a part of one."""
+    evaluation, every = settings.evaluation, settings.recipe.evaluate_every_steps
+    last = (1 + evaluation.test) * (1 + len(evaluation.context_lengths))
+    before = int(expected_steps(settings) - 1) // every if every else 0
+    share = 1.0
+    if evaluation.curve_tokens is not None and evaluation.max_tokens is not None:
+        share = evaluation.curve_tokens / evaluation.max_tokens
+    return last + before * share
 
 
 def _over_the_run(settings: RunSettings) -> list[Mapping[str, float]]:

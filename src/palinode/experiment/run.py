@@ -84,7 +84,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     _note_replaced_runs(entry, store, how)
     store.write_experiment(entry)
     refuse_leaks(audits)
-    planned = plan(resolved, cells, store, workers=at_a_time, code=how.code, on_failure=how.note)
+    planned = plan(resolved, cells, store, workers=at_a_time, code=how.code, measure_short=False, on_failure=how.note)
     refuse_full_disk(planned.disk_bytes, store)
     if planned.left or not entry.plan:  # if no run is left to do, the earlier prediction stays
         entry = entry.with_(plan=planned.as_data())
@@ -267,7 +267,9 @@ def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:
 
 
 def _measured(planned: Plan, seconds: float, end: SweepEnd) -> dict[str, Any]:
-    """The seconds of the runs and their ratio to the predicted seconds; empty unless this call did all the runs of the plan."""
-    if end.interrupted is not None or not planned.left or planned.seconds is None:
+    """The seconds of the runs, and their ratio to the predicted seconds; empty unless this call did all the runs of the plan."""
+    if end.interrupted is not None or not planned.left:
         return {}
+    if planned.seconds is None:
+        return {"measured_seconds": seconds}
     return {"measured_seconds": seconds, "measured_to_predicted": seconds / max(planned.seconds, 1e-9)}

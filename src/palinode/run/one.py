@@ -311,7 +311,7 @@ class Attempt:
         """
         split = self.spec.evaluation.split
         with self._timed("evaluate"):
-            scores = self._snapshot().evaluation(split).as_rows()
+            scores = self._snapshot().curve_evaluation(split).as_rows()
         self._write({"event": EVALUATION_EVENT, "split": split, "final": False, "scores": scores})
 
     def stop(self) -> Result:

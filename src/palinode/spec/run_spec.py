@@ -70,6 +70,8 @@ class EvaluationConfig(Config):
         split: the split that is scored during training and at the end: `tuning` in trials, else `validation`.
         directions: the reading directions, each scored on every token.
         max_tokens: the number of tokens that are scored, from the beginning of a split; None: all tokens.
+        curve_tokens: the number of tokens that an evaluation before the last one scores, from the beginning of the split; None: as
+            many as the last one. The last point of a learning curve is then measured on more tokens than the others.
         batch_windows: the number of windows in an evaluation batch; this number does not change the scores.
         test: whether the test split is also scored, once, at the end.
         labels: the targets that are scored: `all` targets, the `answer` tokens of a task, or the `last` answer token.
@@ -86,6 +88,7 @@ class EvaluationConfig(Config):
     split: Annotated[Literal["validation", "tuning"], LATER] = "validation"
     directions: tuple[Direction, ...] = Field(default=("ltr", "rtl"), min_length=1)
     max_tokens: int | None = Field(default=None, ge=1)
+    curve_tokens: Annotated[int | None, LATER] = Field(default=None, ge=1)
     batch_windows: int = Field(default=32, ge=1, le=10**5)
     test: bool = False
     context_lengths: tuple[Annotated[int, Field(ge=2)], ...] = ()
@@ -101,6 +104,14 @@ class EvaluationConfig(Config):
         if len(set(directions)) != len(directions):
             raise ValueError("each direction is scored once")
         return directions
+
+    @field_validator("curve_tokens")
+    @classmethod
+    def _a_part_of_the_last_evaluation(cls, tokens: int | None, info: ValidationInfo) -> int | None:
+        most = info.data.get("max_tokens")
+        if tokens is not None and most is not None and tokens > most:
+            raise ValueError(f"{tokens} is more than max_tokens = {most}")
+        return tokens
 
     @field_validator("layer_cut_refit_steps")
     @classmethod
@@ -240,8 +251,8 @@ class RunSpec(RunSettings):
 
     Attributes:
         version: the version of the format of this spec.
-        numerics_version: the numerics version that the run is computed with; default: the version of this program. A spec in a store
-            keeps the version of the program that trained the run, and the run id is made with it.
+        numerics_version: the numerics version that the run is computed with; default: the version of this program. A spec in a
+            store keeps the version of the program that trained the run, and the run id is made with it.
     """
 
     version: Version = SPEC_VERSION
