@@ -305,7 +305,7 @@ def test_part_of_a_checkpoint_is_written_again(corpus, tmp_path):
 
 def test_a_curve_of_fewer_tokens_changes_no_weight_and_no_last_score(corpus, tmp_path):
     """Evaluations before the last one score the first tokens of the split; training and the last evaluation stay."""
-    plain = tiny_spec(corpus, steps=4, evaluate_every=2)
+    plain = tiny_spec(corpus, steps=12, evaluate_every=6)
     short = plain.with_(evaluation=plain.evaluation.with_(curve_tokens=100))
     assert plain.with_(evaluation=plain.evaluation.with_(curve_tokens=None)).run_id == plain.run_id != short.run_id
     results, scored = {}, {}

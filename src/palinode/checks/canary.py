@@ -3,12 +3,11 @@
 A canary is a tiny copy of the model, trained on the model's real objective. An exact test (`evidence.py`) bets on every batch
 before the canary learns from the batch. Canaries are trained on four languages (`languages.py`):
 
-- alternating: the windows hold two ids in turn, and the test bets as if they were uniform. This is the positive control, and it is
-  trained first. A model that does not alarm within a quarter of the canary's steps could not have shown a leak either. A model that
-  alarms early learns quickly, so its uniform canary needs fewer steps.
 - uniform: the tokens are independent, and the floor is ln 16. One canary is trained for each pass of the objective alone, because
   a leaking pass that shares its steps with an honest pass is caught five times later. After training the weights are frozen, and
   the plain loss on new tokens must not be below the floor, in eval mode and in train mode.
+- alternating: the windows hold two ids in turn, and the test bets as if they were uniform. This is the positive control. A model
+  that does not alarm within a quarter of the canary's steps could not have shown a leak either.
 - neighbours: uniform rows stand among copies of themselves that are shifted by one token; the test bets only on the rows. A model
   whose rows read each other shows here, and never on independent rows.
 - Markov: all passes are trained together, as in training. The floor is the chain's true conditional entropy given all that the
@@ -59,9 +58,6 @@ MOST_SEPARATE_PASSES = 4  # an objective with more passes is trained on all of t
 # The alarm of a canary on uniform tokens. An arm has at most four such canaries, and together they keep the probability of a false
 # alarm. The alarm is the same for an arm with fewer passes, so that arms can share the findings of a pass.
 PASS_ALARM_NATS = ALARM_NATS + math.log(MOST_SEPARATE_PASSES)
-# An honest uniform canary is trained for ten times the updates after which its positive control alarmed, and for at least 80
-# updates. Of the planted leaks of the tests, the slowest alarms after 37 updates.
-CONTROL_FACTOR, LEAST_UPDATES = 10, 80
 MARKOV_EXCESS_NATS = 0.05
 MARKOV_ROUNDS = 3
 STUCK_SHARE = 0.75  # an excess that stays above this share of its value after another round will not go away
@@ -81,8 +77,9 @@ class CanarySettings(Config):
         vocabulary: the number of ids that the canary uses; the softmax contains these ids only.
         window_tokens: the number of tokens of a window.
         rows: the number of rows of a batch.
-        steps: the largest number of updates of a uniform canary, for each pass. The positive control must alarm within a quarter of
-            them. Ten times the updates of the control are enough, but not fewer than 80.
+        steps: the number of updates of a uniform canary, for each pass. The positive control must alarm within a quarter of them.
+            A control that alarms early does not allow fewer updates: a planted leak whose control alarmed after 6 updates was
+            found after 51, after 59 and, with a third seed, not within 80.
         neighbour_steps: the number of updates of a canary on eight rows, of which two stand among their shifted copies.
         frozen_tokens: the number of tokens that the frozen weights score after training, in each mode.
         markov_steps: the number of updates of the Markov canary in one round (0: no Markov canary). There are at most three rounds.
@@ -151,14 +148,13 @@ def _of_pass(tiny: Tiny, settings: CanarySettings, group: str | None) -> tuple[F
 
 
 def _uniform(tiny: Tiny, settings: CanarySettings, group: str | None) -> list[Finding]:
-    """Train the positive control, then one uniform canary. A canary without an alarm is followed by C2.frozen."""
-    limit = settings.steps // 4
-    control = Canary(tiny, settings, AlternatingLanguage(len(tiny.ids)), group).train(limit)
+    """Train one uniform canary. A canary without an alarm is followed by its positive control and by C2.frozen."""
     canary = Canary(tiny, settings, UniformLanguage(len(tiny.ids)), group)
-    enough = max(LEAST_UPDATES, CONTROL_FACTOR * control.updates) if control.alarmed else settings.steps
-    trace = canary.train(min(enough, settings.steps), threshold_nats=PASS_ALARM_NATS)
+    trace = canary.train(settings.steps, threshold_nats=PASS_ALARM_NATS)
     if ended := canary.early_end("C2.canary"):
         return ended
+    limit = settings.steps // 4
+    control = Canary(tiny, settings, AlternatingLanguage(len(tiny.ids)), group).train(limit)
     too_weak = f", but the control did not alarm within {limit} updates: too weak to tell"
     message = _no_leak(trace) + (f"; the control alarmed after {control.updates}" if control.alarmed else too_weak)
     extra = {"control_updates_to_alarm": control.updates if control.alarmed else None}
