@@ -17,7 +17,8 @@ from palinode.experiment.plan import plan
 from palinode.experiment.run import run_experiment
 from palinode.models import MODELS
 from palinode.models.described import _described
-from palinode.spec import load, pinned
+from palinode.spec.load import load
+from palinode.spec.pin import pinned
 from palinode.sweep.local import SweepEnd
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -14,7 +14,7 @@ import torch
 from palinode import Store
 from palinode.base import fsio
 from palinode.run.one import run_one
-from palinode.spec import load
+from palinode.spec.load import load
 from palinode.spec.pin import pinned
 
 ROOT = Path(__file__).parents[2]

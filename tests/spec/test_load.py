@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput, Damaged
 from palinode.results.store import Store
-from palinode.spec import Experiment, load
 from palinode.spec.code import changed_parts, keep_code
-from palinode.spec.load import load_run, parse_overrides, parse_seeds
+from palinode.spec.experiment import Experiment
+from palinode.spec.load import load, load_run, parse_overrides, parse_seeds
 from palinode.spec.pin import pinned
 from palinode.spec.text import parse_json, parse_toml, read_text
 
@@ -44,7 +44,9 @@ from typing import ClassVar
 from palinode.data.config import DataConfig
 from palinode.models.decoder import DecoderConfig
 from palinode.objectives.directional import LtrObjective
-from palinode.spec import Arm, Decision, Experiment, RunSettings
+from palinode.base.decision import Decision
+from palinode.spec.experiment import Arm, Experiment
+from palinode.spec.run_spec import RunSettings
 from palinode.train.recipe import Speedrun
 
 class Mine(LtrObjective):
@@ -84,7 +86,7 @@ def test_toml_json_and_python_mean_the_same(write):
     toml = load(write("t.toml", TOML)).resolve()
     data = parse_toml(TOML, "t.toml")
     assert load(write("t.json", json.dumps(data))).resolve() == toml
-    imports = "from palinode.base.config import decode\nfrom palinode.spec import Experiment\n"
+    imports = "from palinode.base.config import decode\nfrom palinode.spec.experiment import Experiment\n"
     python = f"{imports}experiment = decode(Experiment, {data!r})"
     assert load(write("t.py", python)).resolve() == toml
     assert toml.runs[1].spec.objective.p.p == 0.5
