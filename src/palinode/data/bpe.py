@@ -31,9 +31,8 @@ GPT2_PAIR = ("encoder.json", "vocab.bpe")
 VOCABULARY_PAIRS = (GPT2_PAIR, ("vocab.json", "merges.txt"))
 LARGEST_FILE_BYTES = 64 * 2**20
 PIECE_CHARACTERS = 1 << 17  # the number of characters that one thread encodes at a time: fast, with constant memory
-LONG_WORD_BYTES = (
-    2500  # the mean length of a word, weighted by bytes, above which `merging` is faster than `tokenizers`
-)
+# The mean length of a word, weighted by bytes, above which `merging` is faster than `tokenizers`.
+LONG_WORD_BYTES = 2500
 LONG_RUN = re.compile(r"[^\W\d_]{1000,}|\d{1000,}|(?:[^\w\s]|_){1000,}|\s{1000,}")  # words, nearly as GPT-2 splits them
 FEWEST_OCCURRENCES = 2  # the smallest number of occurrences of a pair that gets an id
 PROBE = "It's 3.14  \n\n\tÄß 漢字 \U0001f600 don't\x00<|endoftext|>"

@@ -187,9 +187,8 @@ def _is_of_another_kind(fields: dict[str, Any]) -> bool:
         return model["type"] in ("Unigram", "WordPiece", "WordLevel")
     if not isinstance(model.get("merges"), list) or not isinstance(model["vocab"], dict):
         return False
-    if model.get(
-        "continuing_subword_prefix"
-    ):  # the library cuts the prefix off each right half without a check, and a right half without it ends the process
+    # The library cuts the prefix off each right half without a check, and a right half without it ends the process.
+    if model.get("continuing_subword_prefix"):
         return False
     numbers = model["vocab"].values()
     if any(type(number) is not int or not 0 <= number < MOST_TOKEN_IDS for number in numbers):

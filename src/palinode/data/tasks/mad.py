@@ -359,9 +359,8 @@ class Memorisation(ShapedTask):
 
     kind: ClassVar[str] = "mad-memorisation"
     length_field: ClassVar[str] = "pairs"
-    solved_by: ClassVar[tuple[str, ...]] = (
-        "bigram",
-    )  # this guesser learns the map from the sequences that it is fitted on
+    # This guesser learns the map from the sequences that it is fitted on.
+    solved_by: ClassVar[tuple[str, ...]] = ("bigram",)
     vocabulary: int = Field(default=256, ge=5, le=2**20)
     pairs: int = Field(default=16, ge=1, le=2**20)
     map_seed: int = Field(default=0, ge=0)
