@@ -12,13 +12,12 @@ from palinode.base.finding import AuditReport
 from palinode.experiment import audits, calibrate
 from palinode.experiment import cells as cells_module
 from palinode.experiment import run as run_module
-from palinode.experiment.cells import cells_of, expected_passes, expected_steps, refuse_what_cannot_be
+from palinode.experiment.cells import cells_of, expected_passes, expected_steps, pinned, refuse_what_cannot_be
 from palinode.experiment.plan import plan
 from palinode.experiment.run import run_experiment
 from palinode.models import MODELS
 from palinode.models.described import _described
 from palinode.spec.load import load
-from palinode.spec.pin import pinned
 from palinode.sweep.local import SweepEnd
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from palinode.base.config import decode, encode
 from palinode.base.errors import BadInput, Damaged
+from palinode.experiment.cells import pinned
 from palinode.results.store import Store
 from palinode.spec.code import changed_parts, keep_code
 from palinode.spec.experiment import Experiment
 from palinode.spec.load import load, load_run, parse_overrides, parse_seeds
-from palinode.spec.pin import pinned
 from palinode.spec.text import parse_json, parse_toml, read_text
 
 TOML = """

@@ -58,9 +58,8 @@ def audit(
         for name in arm or []:
             check_known(name, (one.name for one in resolved.arms), what="arm", field="--arm")
     from palinode.experiment.audits import audit_cells, quick_audits
-    from palinode.experiment.cells import cells_of
+    from palinode.experiment.cells import cells_of, pinned
     from palinode.experiment.run import default_at_a_time
-    from palinode.spec.pin import pinned
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
     if quick:

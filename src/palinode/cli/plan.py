@@ -69,8 +69,7 @@ def _cells(resolved: ResolvedExperiment) -> tuple[ResolvedExperiment, Sequence[C
     Raises:
         EnvironmentProblem: the text is not on this machine, and the number of ids of its tokenizer is not known.
     """
-    from palinode.experiment.cells import cells_of, cells_without_text
-    from palinode.spec.pin import pinned
+    from palinode.experiment.cells import cells_of, cells_without_text, pinned
 
     try:
         resolved = pinned(resolved)

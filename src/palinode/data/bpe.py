@@ -78,9 +78,7 @@ class BpeTokenizer(Tokenizer):
 
     def encode_array(self, text: str) -> NDArray[np.integer]:
         """The ids of a text as uint32, encoded in pieces on all cores; pieces do not change the ids (see `pieces.cut`)."""
-        encoded = self._inner.encode_batch_fast(list(cut(text, PIECE_CHARACTERS)), add_special_tokens=False)
-        arrays = [np.array(piece.ids, dtype=np.uint32) for piece in encoded]
-        return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
+        return ids_of(self._inner, list(cut(text, PIECE_CHARACTERS)))
 
     def decode(self, ids: Sequence[int]) -> str:
         return b"".join(self._content[token] for token in ids).decode("utf-8", errors="replace")
@@ -207,6 +205,12 @@ def byte_alphabet() -> list[str]:
     printable = {*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+def ids_of(inner: tokenizers.Tokenizer, parts: list[str]) -> NDArray[np.integer]:
+    """The ids of consecutive parts of a text as uint32; the parts are encoded on all cores."""
+    arrays = [np.array(part.ids, dtype=np.uint32) for part in inner.encode_batch_fast(parts, add_special_tokens=False)]
+    return np.concatenate(arrays) if arrays else np.empty(0, dtype=np.uint32)
 
 
 def _inner(model: models.BPE, pre_tokenizer: pre_tokenizers.PreTokenizer) -> tokenizers.Tokenizer:

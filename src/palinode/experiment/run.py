@@ -20,14 +20,13 @@ from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
-from palinode.experiment.cells import cells_of, refuse_full_disk, refuse_what_cannot_be
+from palinode.experiment.cells import cells_of, pinned, refuse_full_disk, refuse_what_cannot_be
 from palinode.experiment.plan import Plan, plan
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 from palinode.run.one import stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment
-from palinode.spec.pin import pinned
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
