@@ -239,7 +239,7 @@ def kill(folder: Path, reference: State, seconds: float, tally: Tally, count: in
     done = 0
     while done < count:
         is_audited = chance.random() < 0.7
-        place = Place(folder / f"kill-{done}", audited if is_audited else None)
+        place = Place(folder / f"kill-{done}", audited.folder if is_audited else None)
         for _ in range(12):
             process = place.start(*RUN)
             time.sleep(chance.uniform(0.1, seconds_audited if is_audited else seconds))
