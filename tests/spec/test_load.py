@@ -44,9 +44,7 @@ from typing import ClassVar
 from palinode.data.config import DataConfig
 from palinode.models.decoder import DecoderConfig
 from palinode.objectives.directional import LtrObjective
-from palinode.base.decision import Decision
-from palinode.spec.experiment import Arm, Experiment
-from palinode.spec.run_spec import RunSettings
+from palinode.spec import Arm, Decision, Experiment, RunSettings
 from palinode.train.recipe import Speedrun
 
 class Mine(LtrObjective):
@@ -86,7 +84,7 @@ def test_toml_json_and_python_mean_the_same(write):
     toml = load(write("t.toml", TOML)).resolve()
     data = parse_toml(TOML, "t.toml")
     assert load(write("t.json", json.dumps(data))).resolve() == toml
-    imports = "from palinode.base.config import decode\nfrom palinode.spec.experiment import Experiment\n"
+    imports = "from palinode.base.config import decode\nfrom palinode.spec import Experiment\n"
     python = f"{imports}experiment = decode(Experiment, {data!r})"
     assert load(write("t.py", python)).resolve() == toml
     assert toml.runs[1].spec.objective.p.p == 0.5
