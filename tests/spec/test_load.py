@@ -399,7 +399,7 @@ def test_data_is_pinned_once_per_config_and_changes_the_id(experiment, monkeypat
         return config.with_(corpus_sha256="0" * 64)
 
     resolved = experiment.resolve()
-    monkeypatch.setattr("palinode.data.source.resolve", resolve_data)
+    monkeypatch.setattr("palinode.experiment.cells.resolve", resolve_data)
     done = pinned(resolved)
     assert len(configs) == 1
     assert all(run.spec.data.corpus_sha256 == "0" * 64 for run in done.runs)
