@@ -84,8 +84,7 @@ def test_it_trains_compares_and_does_nothing_twice(quick, here):
     entry = store.entry("tiny")
     assert entry.plan["runs"] == 2
     assert entry.plan["measured_seconds"] > 0
-    assert (entry.plan["predicted_seconds"], entry.plan["short"]) == (None, True)  # too short to be worth a measurement
-    assert "2 of 2 runs to do, 2 at a time, a few minutes at most" in output.err + output.out
+    assert entry.plan["predicted_seconds"] > 0
     assert entry.command[:2] == ("palinode", "run")
     assert set(entry.audits) == {"ltr", "both"}
     before = everything_in(here)

@@ -24,9 +24,6 @@ from palinode.train.recipe import Recipe
 MOST_ARMS_LISTED = 12  # the most warnings by arm; 8 mixers x 4 ways of training x 2 scales would give 62 lines
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 OTHER_BYTES_PER_RUN = 200_000  # spec, metrics, audit, result
-# Two cores of 2020 compute 40 to 90 GFLOP/s in small models; a run needs 1 to 3 s to start, evaluate and be audited.
-SLOW_FLOPS_PER_SECOND, SLOW_RUN_SECONDS = 20e9, 3.0
-SHORT_SECONDS = 180.0  # measuring costs 5 to 20 CPU s, a large share of a shorter experiment
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,6 @@ class Plan:
         cells: the planned cells, one per arm and scale.
         workers: the number of runs at a time.
         seconds: the predicted wall time of the runs that are left; None if no time was measured.
-        short: whether no time was measured because the runs that are left take a few minutes at most.
         warnings: the costs in which arms differ, one line for each difference.
         settings, settings_measured: the number of distinct settings of the runs that are left, and the number of settings that
             were measured; the time of the other settings is predicted from the measured settings.
@@ -74,7 +70,6 @@ class Plan:
     cells: tuple[PlannedCell, ...]
     workers: int
     seconds: float | None
-    short: bool
     warnings: tuple[str, ...]
     settings: int = 0
     settings_measured: int = 0
@@ -110,7 +105,6 @@ class Plan:
             "train_flops": sum(cell.train_flops * cell.runs for cell in self.cells),
             "disk_bytes": self.disk_bytes,
             "predicted_seconds": self.seconds,
-            "short": self.short,
             "settings": self.settings,
             "settings_measured": self.settings_measured,
             "warnings": list(self.warnings),
@@ -126,7 +120,6 @@ def plan(
     workers: int,
     code: Code | None = None,
     measure: bool = True,
-    short_seconds: float = 0.0,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> Plan:
     """The plan of an experiment whose data is pinned.
@@ -135,14 +128,11 @@ def plan(
         cells: the cells of this experiment, after every check that could refuse them.
         code: the user's Python that parts of the experiment were written in.
         measure: whether to time a few steps of the distinct settings, to predict seconds; a large grid times only some settings.
-        short_seconds: an experiment without tuning whose runs would take less than this on a slow machine is not measured.
         on_failure: called with the reason why a cell could not be measured.
     """
     left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
     unfinished = [cell for cell in cells if (cell.arm.name, cell.scale) in left]
     predicted = Predicted({}, 0, 0)
-    short = resolved.tuning is None and _most_seconds(cells, left, workers) < short_seconds
-    measure = measure and not short
     if measure:
         predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure)
     planned = tuple(_planned(cell, left, predicted.seconds) for cell in cells)
@@ -158,7 +148,6 @@ def plan(
         cells=planned,
         workers=workers,
         seconds=wall if measure and len(seconds) == len(left) else None,
-        short=short and bool(left),
         warnings=tuple(warnings),
         settings=predicted.settings,
         settings_measured=predicted.measured,
@@ -166,12 +155,6 @@ def plan(
         trials_left=len(trials_left),
         trials_disk_bytes=sum(trial.disk_bytes for trial in trials_left),
     )
-
-
-def _most_seconds(cells: Sequence[Cell], left: Sequence[tuple[str, str]], workers: int) -> float:
-    """The seconds that the runs that are left would take on a slow machine; nothing is measured for this number."""
-    flops = {(cell.arm.name, cell.scale): cell.counters["train_flops"] for cell in cells}
-    return makespan([flops[place] / SLOW_FLOPS_PER_SECOND + SLOW_RUN_SECONDS for place in left], workers)
 
 
 def _most_checkpoints(recipe: Recipe) -> int:

@@ -21,7 +21,7 @@ from palinode.base.errors import BadInput, PalinodeError
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
 from palinode.experiment.cells import cells_of, pinned, refuse_full_disk, refuse_what_cannot_be
-from palinode.experiment.plan import SHORT_SECONDS, Plan, plan
+from palinode.experiment.plan import Plan, plan
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 from palinode.run.one import stack_key
@@ -82,9 +82,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     _note_replaced_runs(entry, store, how)
     store.write_experiment(entry)
     refuse_leaks(audits)
-    planned = plan(
-        resolved, cells, store, workers=at_a_time, code=how.code, short_seconds=SHORT_SECONDS, on_failure=how.note
-    )
+    planned = plan(resolved, cells, store, workers=at_a_time, code=how.code, on_failure=how.note)
     refuse_full_disk(planned.disk_bytes, store)
     if planned.left or not entry.plan:  # if no run is left to do, the earlier prediction stays
         entry = entry.with_(plan=planned.as_data())
