@@ -168,6 +168,7 @@ def _plan_words(event: Event) -> str:
     time_words = (
         "" if not seconds else f", about {seconds:.0f} s" if seconds < 120 else f", about {seconds / 60:.0f} min"
     )
+    time_words = ", about a minute" if event.get("is_short") else time_words
     trials = f"{event['trials_left']} of {event['trials']} trials and " if event.get("trials") else ""
     return f"{trials}{event['runs_left']} of {event['runs']} runs to do, {event['workers']} at a time{time_words}"
 

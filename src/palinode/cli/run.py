@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from palinode.cli import options
+from palinode.cli.first_line import first_line
 from palinode.cli.options import audits_are_kept, of_file, resolve
 from palinode.cli.progress import progress
 from palinode.cli.stores import writable_store
@@ -37,8 +38,11 @@ def run(
     interrupted runs continue. An arm that sees its own answer is refused (exit 3) unless it is marked expect_leak. An arm
     whose auxiliary term vanishes is refused unless it is marked expect_collapse. Exit 1 when some runs failed or diverged.
     """
-    place = writable_store(store)
-    source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
+    with first_line(file, size, seeds, hidden=quiet or json) as line:
+        place = writable_store(store)
+        source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
+        if line is not None:
+            line.resolved(resolved)
     from palinode.experiment.run import HowToRun, run_experiment
 
     command = ["palinode", *(context.obj or [])]
