@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import quick_audit
+from palinode.spec.pin import pinned
 from tiny_experiment import TOML
 
 from palinode.base import fsio, numerics
@@ -16,7 +17,6 @@ from palinode.run import one
 from palinode.run.one import run_one
 from palinode.spec import run_spec
 from palinode.spec.load import load, load_run
-from palinode.spec.pin import pinned
 from palinode.sweep.local import SweepEnd
 
 

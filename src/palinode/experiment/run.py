@@ -22,7 +22,6 @@ from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
 from palinode.experiment.cells import cells_of, pinned, refuse_full_disk, refuse_other_numerics, refuse_what_cannot_be
 from palinode.experiment.plan import Plan, plan
-from palinode.experiment.plan import Plan, plan
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
 from palinode.results.store import Store
 from palinode.run.one import stack_key
