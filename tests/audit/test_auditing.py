@@ -115,7 +115,9 @@ def test_a_pass_with_another_shift_or_without_a_direction_token_is_another_train
 
 
 def test_the_findings_of_a_shared_pass_name_the_arm_that_measured_it(audited):
-    shared = [one for one in audited["both"].report.findings if one.check == "C2.canary" and one.message.startswith("ltr")]
+    shared = [
+        one for one in audited["both"].report.findings if one.check == "C2.canary" and one.message.startswith("ltr")
+    ]
     others = [one for one in audited["ltr"].report.findings if one.check == "C2.canary"]
     assert shared == others
     assert shared[0].reproduce["measured_for"]

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import quick_audit
-from palinode.spec.pin import pinned
 from tiny_experiment import TOML
 
 from palinode.base import fsio, numerics
@@ -12,6 +11,7 @@ from palinode.base.finding import AuditReport
 from palinode.base.seeds import derive
 from palinode.experiment import audits, cells, plan
 from palinode.experiment import run as run_experiment
+from palinode.experiment.cells import pinned
 from palinode.results.store import Store
 from palinode.run import one
 from palinode.run.one import run_one

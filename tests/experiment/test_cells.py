@@ -79,7 +79,7 @@ def test_the_plan_is_the_cells_and_asks_no_objective_again(monkeypatch, tmp_path
     refuse_what_cannot_be(cells)
     for cell in cells:
         monkeypatch.setattr(type(cell.spec.objective), "draw", None)
-    planned = plan(experiment, cells, Store(tmp_path), workers=1, measure=False)
+    planned = plan(experiment, cells, Store(tmp_path), workers=1, measure="never")
     for cell, row in zip(cells, planned.cells, strict=True):
         passes = expected_passes(cell.settings)
         assert row.tokens_read == pytest.approx(passes * row.window_tokens)

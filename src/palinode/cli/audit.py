@@ -61,19 +61,23 @@ def audit(
             check_known(name, (one.name for one in resolved.arms), what="arm", field="--arm")
     from palinode.experiment.audits import audit_cells, quick_audits
     from palinode.experiment.cells import cells_of, pinned
+    from palinode.experiment.fan_out import nursery_for
     from palinode.experiment.run import default_at_a_time
 
     wanted = resolved.with_(arms=tuple(one for one in resolved.arms if not arm or one.name in arm))
     if quick:
         audits = quick_audits(cells_of(pinned(wanted)))
     else:
-        with audits_are_kept("makes the others"), of_file(file):
+        at_a_time = default_at_a_time(resolved)
+        forks = nursery_for(resolved, lambda line: typer.echo(line, err=True))
+        with audits_are_kept("makes the others"), of_file(file), forks as nursery:
             audits = audit_cells(
                 cells_of(pinned(wanted)),
                 place,
                 lambda event: typer.echo(_progress(event), err=True),
                 code=source.code,
-                workers=default_at_a_time(resolved),
+                workers=at_a_time,
+                nursery=nursery,
             )
     text = "\n\n".join([*map(audit_text, audits), MEANING])
     typer.echo(as_json([data for one in audits for data in _as_data(one)]) if json else text)

@@ -49,10 +49,12 @@ def sample(
     """Write text with the model of a run."""
     place = open_store(store)
     directory = place.run_directory(run_named(place, run))
+    from palinode.base.memory import keep_memory
     from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
     from palinode.use.generate import generate_text
 
+    keep_memory()
     sampling = _sampling({"temperature": temperature, "top_k": top_k, "top_p": top_p})
     spec = load_run(directory, code_file=code, allow_code=allow_code)
     if not spec.objective.reads_in_a_direction:
@@ -102,10 +104,12 @@ def cut(
 
 
 def _measure(run_id: str, store: Store, code: Path | None, allow_code: bool) -> LayerCut:
+    from palinode.base.memory import keep_memory
     from palinode.run.scoring import cut_split
     from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
 
+    keep_memory()
     spec = load_run(store.run_directory(run_id), code_file=code, allow_code=allow_code)
     return cut_split(load_trained(spec, store), "validation")
 
