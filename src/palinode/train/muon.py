@@ -7,7 +7,7 @@ bfloat16, tens of times slower than float32. The update is the same as torch's (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class Muon(torch.optim.Muon):
     def flops_per_step(self) -> float:
         """The FLOPs of the matrix products of one step, which moves every matrix that has a gradient now."""
         return sum(
-            newton_schulz_flops(*parameter.shape, group["ns_steps"])
+            newton_schulz_flops(parameter.shape, group["ns_steps"])
             for group in self.param_groups
             for parameter in group["params"]
             if parameter.grad is not None
@@ -76,9 +76,9 @@ def orthogonalised(
     return x.to(matrices.dtype)
 
 
-def newton_schulz_flops(rows: int, columns: int, steps: int) -> float:
+def newton_schulz_flops(shape: Sequence[int], steps: int) -> float:
     """The FLOPs of the matrix products of `orthogonalised` for one matrix; elementwise work is not counted."""
-    short, long = sorted((rows, columns))
+    short, long = sorted(shape)
     return steps * (4.0 * short**2 * long + 2.0 * short**3)
 
 

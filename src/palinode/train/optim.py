@@ -162,7 +162,7 @@ class MuonAdamW(OptimizerConfig):
         return super().own_rates(roles)
 
     def flops_per_step(self, roles: Roles) -> float:
-        return sum(newton_schulz_flops(*one.shape, self.newton_schulz_steps) for one in members(roles, "matrix"))
+        return sum(newton_schulz_flops(one.shape, self.newton_schulz_steps) for one in members(roles, "matrix"))
 
     def build(self, roles: Roles) -> Optimizers:
         rates = {"embedding": self.embedding_learning_rate, "head": self.head_learning_rate}
