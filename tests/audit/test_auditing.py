@@ -16,7 +16,7 @@ from palinode.experiment.audits import audit_ahead
 from palinode.models.decoder import Decoder
 from palinode.run.one import run_one
 from palinode.run.trained import load_trained
-from palinode.spec import load
+from palinode.spec.load import load
 from palinode.spec.run_spec import RunSpec
 
 DEMO = Path(__file__).parents[2] / "experiments" / "demo.py"

@@ -11,12 +11,12 @@ from palinode.base.finding import AuditReport
 from palinode.base.seeds import derive
 from palinode.experiment import audits, cells, plan
 from palinode.experiment import run as run_experiment
+from palinode.experiment.cells import pinned
 from palinode.results.store import Store
 from palinode.run import one
 from palinode.run.one import run_one
 from palinode.spec import run_spec
 from palinode.spec.load import load, load_run
-from palinode.spec.pin import pinned
 from palinode.sweep.local import SweepEnd
 
 

@@ -53,10 +53,14 @@ def plan(
     place = writable_store(store)
     source, resolved = resolve(file, size, changes, seeds, yes=yes, code=code, allow_code=allow_code)
     from palinode.experiment.cells import refuse_other_numerics, refuse_what_cannot_be
+    from palinode.experiment.fan_out import nursery_for
     from palinode.experiment.plan import plan as make_plan
     from palinode.experiment.run import default_at_a_time, tuned
 
-    with of_file(file):
+    def tell(line: str) -> None:
+        typer.echo(line, err=True)
+
+    with of_file(file), nursery_for(resolved, tell) as nursery:
         refuse_other_numerics(resolved, place)
         resolved, cells, missing = _cells(resolved)
         if missing is None and resolved.tuning is not None and (chosen := tuned(resolved, place)) is not None:
@@ -68,8 +72,9 @@ def plan(
             place,
             workers=workers or default_at_a_time(resolved),
             code=source.code,
-            measure=measure and missing is None,
-            on_failure=lambda line: typer.echo(line, err=True),
+            measure="always" if measure and missing is None else "never",
+            on_failure=tell,
+            nursery=nursery,
         )
     if missing is not None:
         typer.echo(f"{missing}: counted without the text, so no time is predicted", err=True)
@@ -82,8 +87,7 @@ def _cells(resolved: ResolvedExperiment) -> tuple[ResolvedExperiment, Sequence[C
     Raises:
         EnvironmentProblem: the text is not on this machine, and the number of ids of its tokenizer is not known.
     """
-    from palinode.experiment.cells import cells_of, cells_without_text
-    from palinode.spec.pin import pinned
+    from palinode.experiment.cells import cells_of, cells_without_text, pinned
 
     try:
         resolved = pinned(resolved)

@@ -55,7 +55,7 @@ class Line:
 def progress(*, as_json: bool, quiet: bool) -> Iterator[Show]:
     """A function that shows an event. JSON goes to standard output, all else to standard error."""
     if as_json:
-        yield _print_json
+        yield lambda event: print(json.dumps(event, allow_nan=False), flush=True)
     elif quiet:
         yield lambda event: None
     elif sys.stderr.isatty():
@@ -63,10 +63,6 @@ def progress(*, as_json: bool, quiet: bool) -> Iterator[Show]:
             yield show
     else:
         yield _plain()
-
-
-def _print_json(event: Event) -> None:
-    print(json.dumps(event, allow_nan=False), flush=True)
 
 
 def _plain() -> Show:

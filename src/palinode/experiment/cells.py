@@ -16,14 +16,14 @@ from functools import cached_property
 from statistics import fmean
 
 from palinode.base.config import content_hash, encode
-from palinode.base.errors import BadInput, EnvironmentProblem
+from palinode.base.errors import BadInput, EnvironmentProblem, PalinodeError
 from palinode.base.example import Draw, SpecialTokens
 from palinode.base.numerics import NUMERICS_VERSION
 from palinode.base.seeds import generator
 from palinode.base.visibility import Ltr, Visibility
 from palinode.data.absent import AbsentText, known_vocabulary
 from palinode.data.config import DataConfig, Split
-from palinode.data.source import Data, Source, prepare
+from palinode.data.source import Data, Source, prepare, resolve
 from palinode.data.task_store import TaskData
 from palinode.models.cost import Cost
 from palinode.models.described import Description, described
@@ -170,6 +170,28 @@ class Cell:
             "train_flops": flops,
             "optimizer_flops": self.steps * of_step,
         }
+
+
+def pinned(resolved: ResolvedExperiment) -> ResolvedExperiment:
+    """The same experiment with the hashes of its data. This call tokenises data that was not tokenised before.
+
+    Raises:
+        BadInput: a corpus is missing, too small, or differs from the corpus whose hash is in the spec.
+        EnvironmentProblem: the disk cannot be written, or a data set cannot be fetched.
+    """
+    by_config: dict[Data, Data] = {}
+    runs = []
+    for run in resolved.runs:
+        data = run.spec.data
+        try:
+            if data not in by_config:
+                by_config[data] = resolve(data)
+        except PalinodeError as error:
+            if error.field in DataConfig.model_fields:
+                error.inside("data")
+            raise
+        runs.append(run.with_(spec=run.spec.with_(data=by_config[data])))
+    return resolved.with_(runs=tuple(runs))
 
 
 def guessed_seconds(cell: Cell) -> float:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from palinode.base.measures import EQUAL_WITHIN, PARITY_AXES, REMARKED_ABOVE
 from palinode.experiment.calibrate import Predicted, calibrate
@@ -19,8 +19,10 @@ from palinode.results.store import Store
 from palinode.spec.code import Code
 from palinode.spec.experiment import ResolvedExperiment
 from palinode.spec.tuning import trials_of
+from palinode.sweep.nursery import Nursery
 from palinode.train.recipe import Recipe
 
+Measure = Literal["always", "if long", "never"]
 MOST_ARMS_LISTED = 12  # the most warnings by arm; 8 mixers x 4 ways of training x 2 scales would give 62 lines
 CHECKPOINT_BYTES_PER_PARAMETER = 12  # float32 weights and two optimizer moments
 SHORT_SECONDS = 180.0  # the guessed time of a short grid; measuring would take a tenth of it or more
@@ -125,26 +127,27 @@ def plan(
     *,
     workers: int,
     code: Code | None = None,
-    measure: bool = True,
-    measure_short: bool = True,
+    measure: Measure = "always",
     on_failure: Callable[[str], None] = lambda line: None,
+    nursery: Nursery | None = None,
 ) -> Plan:
     """The plan of an experiment whose data is pinned.
 
     Args:
         cells: the cells of this experiment, after every check that could refuse them.
         code: the user's Python that parts of the experiment were written in.
-        measure: whether to time a few steps of the distinct settings, to predict seconds; a large grid times only some settings.
-        measure_short: whether to measure also when the runs that are left are guessed to take less than three minutes.
+        measure: when to time a few steps of the distinct settings, to predict seconds (a large grid times only some settings).
+            `if long`: not when the runs that are left are guessed to take less than three minutes.
         on_failure: called with the reason why a cell could not be measured.
+        nursery: forks the processes that measure.
     """
     left = [(run.arm, run.scale) for run in resolved.runs if store.ended(run.spec.run_id) is None]
     unfinished = [cell for cell in cells if (cell.arm.name, cell.scale) in left]
     predicted = Predicted({}, 0, 0)
-    is_short = measure and not measure_short and _is_short(resolved, cells, left, store, workers)
-    measure = measure and not is_short
-    if measure:
-        predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure)
+    is_short = measure == "if long" and _is_short(resolved, cells, left, store, workers)
+    is_measured = measure != "never" and not is_short
+    if is_measured:
+        predicted = calibrate(unfinished, len(left), code, workers=workers, on_failure=on_failure, nursery=nursery)
     planned = tuple(_planned(cell, left, predicted.seconds) for cell in cells)
     trials = [] if resolved.tuning is None else _trials(resolved, cells, planned)
     trials_left = [trial for trial in trials if store.ended(trial.run_id) is None]
@@ -157,7 +160,7 @@ def plan(
     return Plan(
         cells=planned,
         workers=workers,
-        seconds=wall if measure and len(seconds) == len(left) else None,
+        seconds=wall if is_measured and len(seconds) == len(left) else None,
         warnings=tuple(warnings),
         settings=predicted.settings,
         settings_measured=predicted.measured,
