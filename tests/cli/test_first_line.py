@@ -40,10 +40,20 @@ def test_other_files_are_named():
 def test_a_terminal_shows_it_at_once_and_a_refusal_takes_its_place(here, monkeypatch, capsys):
     Path("x.toml").write_text(TOML)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    with contextlib.suppress(BadInput), first_line(Path("x.toml"), None, None, hidden=False):
-        assert capsys.readouterr().err == "x.toml: 2 arms, 1 scale, 2 seeds (ltr, both)"
+    with contextlib.suppress(BadInput), first_line(Path("x.toml"), None, None):
+        assert capsys.readouterr().err == CLEAR_LINE + "x.toml: 2 arms, 1 scale, 2 seeds (ltr, both)"
         raise BadInput("is refused")
     assert capsys.readouterr().err == CLEAR_LINE
+
+
+def test_another_stream_shows_it_when_the_first_event_comes(here, capsys):
+    Path("x.toml").write_text(TOML)
+    with first_line(Path("x.toml"), None, None) as line:
+        show = line.before(lambda event: None)
+        assert capsys.readouterr().err == ""
+        show({})
+        show({})
+        assert capsys.readouterr().err == "x.toml: 2 arms, 1 scale, 2 seeds (ltr, both)\n"
 
 
 def test_it_needs_no_torch():

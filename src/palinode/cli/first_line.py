@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from palinode.cli.progress import Event
 from palinode.cli.texttable import shown
 
 if TYPE_CHECKING:
@@ -20,38 +21,56 @@ DEFAULT_SEEDS = 3  # of an experiment that names no seeds
 
 
 class FirstLine:
-    """The line, on standard error. A terminal shows it at once and again when the file is resolved; other streams show it once."""
+    """The line, on standard error. A terminal shows it at once; another stream shows it when the first event of the run comes.
+
+    A refusal comes before any event, and is then the only line of the command.
+    """
 
     def __init__(self, file: Path, size: str | None, seeds: str | None):
         self.file, self.on_terminal = file, sys.stderr.isatty()
-        if self.on_terminal:
-            self._write(before_loading(file, size, seeds))
+        self._text, self._is_open = before_loading(file, size, seeds), True
+        self._show()
 
     def resolved(self, resolved: ResolvedExperiment) -> None:
         """Complete the line with the arms, scales and seeds of the runs."""
         arms = [arm.name for arm in resolved.arms]
-        self._write(CLEAR_LINE * self.on_terminal + _words(self.file, arms, len(resolved.scales), len(resolved.seeds)))
-        self._write("\n")
+        self._text = _words(self.file, arms, len(resolved.scales), len(resolved.seeds))
+        self._show()
+
+    def before(self, show: Callable[[Event], None]) -> Callable[[Event], None]:
+        """The same function, but its first call ends the line."""
+
+        def shown_after_the_line(event: Event) -> None:
+            if self._is_open:
+                self._is_open = False
+                _write(f"{CLEAR_LINE * self.on_terminal}{self._text}\n")
+            show(event)
+
+        return shown_after_the_line
 
     def clear(self) -> None:
-        """Take the line away: a refusal is the only line of a command that it ends."""
-        if self.on_terminal:
-            self._write(CLEAR_LINE)
+        """Take the line away, unless it has ended."""
+        if self.on_terminal and self._is_open:
+            _write(CLEAR_LINE)
 
-    def _write(self, text: str) -> None:
-        sys.stderr.write(text)
-        sys.stderr.flush()
+    def _show(self) -> None:
+        if self.on_terminal:
+            _write(CLEAR_LINE + self._text)
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 @contextmanager
-def first_line(file: Path, size: str | None, seeds: str | None, *, hidden: bool) -> Iterator[FirstLine | None]:
-    """Show the first line while an experiment is loaded; None where the options hide it."""
-    line = None if hidden else FirstLine(file, size, seeds)
+def first_line(file: Path, size: str | None, seeds: str | None) -> Iterator[FirstLine]:
+    """Show the first line while an experiment is loaded, and until its first event."""
+    line = FirstLine(file, size, seeds)
     try:
         yield line
     except BaseException:
-        if line is not None:
-            line.clear()
+        line.clear()
         raise
 
 
