@@ -80,7 +80,8 @@ objective = { kind = "both", p = { kind = "constant", p = 0.5 } }
 [decision]
 baseline = "ltr"
 """
-RUN = ("run", "idea.toml", "--report", "--workers", "2")
+RUN_ALONE = ("run", "idea.toml", "--workers", "2")
+RUN = (*RUN_ALONE, "--report")
 COLUMNS = ("planned", "tried", "lost", "doubled", "silent", "traceback", "minutes")
 State = dict[str, Any]
 INTRODUCTION = """
@@ -164,7 +165,8 @@ class Place:
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
         code = 1
         try:
-            code = entry(list(arguments))
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        code = entry(list(arguments))
         except BaseException:  # noqa: BLE001 - this copy must end here; a traceback is what the battery counts
             traceback.print_exc()
         sys.stdout.flush()
@@ -215,10 +217,10 @@ class Tally(Counter[str]):
             print(f"  {what}: {err[-2000:]}", file=sys.stderr)
 
 
-def finish(place: Place, tally: Tally, what: str, attempts: int = 3) -> None:
+def finish(place: Place, tally: Tally, what: str, command: Sequence[str] = RUN) -> None:
     """Run the command until it is through. More than one attempt is needed only where an error was reported in between."""
-    for _ in range(attempts):
-        code, _, err = place.call(*RUN)
+    for _ in range(3):
+        code, _, err = place.call(*command)
         tally.read(err, what)
         if code == 0:
             return
@@ -322,7 +324,7 @@ def corrupt_resumed(
         path = chance.choice(_files(place.folder / ("cache" if number % 5 == 4 else "runs")))
         what = f"{path.relative_to(place.folder)} {_harm(path, chance)}"
         tally["tried"] += 1
-        finish(place, tally, what)
+        finish(place, tally, what, RUN if number % 10 == 0 else RUN_ALONE)  # a report costs half as much as the rest
         tally.judge(place, reference, what)
 
 
@@ -453,6 +455,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--add", action="store_true", help="add to the counts of earlier trials; give another --seed then"
     )
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends a part, as Ctrl-C does
     chosen = options.parts or names
     bad = _audits(options.share) if AUDIT in chosen else 0
     if stores := [name for name in chosen if name != AUDIT]:
@@ -487,7 +490,9 @@ def _stores(folder: Path, names: Sequence[str], options: argparse.Namespace) -> 
         tally, began = Tally(), time.monotonic()
         more = {"seconds": seconds} if "seconds" in part.__annotations__ else {}
         count = max(1, round(planned * options.share))
-        part(folder, reference, tally=tally, count=count, chance=random.Random(f"{name} {options.seed}"), **more)
+        chance = random.Random(f"{name} {options.seed}")
+        with contextlib.suppress(KeyboardInterrupt):  # the trials until then count
+            part(folder, reference, tally=tally, count=count, chance=chance, **more)
         before = _kept().get(name, {}) if options.add else {}
         counts = Counter({key: value for key, value in before.items() if key not in ("planned", "minutes")}) + tally
         minutes = round(before.get("minutes", 0) + _minutes_since(began), 1)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from palinode.base.errors import BadInput
 from palinode.cli import options
 from palinode.cli.options import as_json
 from palinode.cli.stores import open_store, run_named
@@ -48,7 +49,6 @@ def sample(
     """Write text with the model of a run."""
     place = open_store(store)
     directory = place.run_directory(run_named(place, run))
-    from palinode.base.errors import BadInput
     from palinode.base.memory import keep_memory
     from palinode.run.trained import load_trained
     from palinode.spec.load import load_run
@@ -72,7 +72,6 @@ def _sampling(values: dict[str, float | None]) -> Sampling:
         BadInput: an option is not valid; the error names the option.
     """
     from palinode.base.config import decode
-    from palinode.base.errors import BadInput
     from palinode.use.generate import Sampling
 
     try:

@@ -56,9 +56,8 @@ class _Words:
 
     def __init__(self, words: Mapping[bytes, int], vocab_size: int):
         kind = np.uint16 if vocab_size < 1 << 16 else np.uint32  # numpy sorts ids of 2 bytes in linear time
-        self._no_id = int(
-            np.iinfo(kind).max
-        )  # stands after each word, and where a byte is a part of the token to its left
+        # This id stands after each word, and where a byte is a part of the token to its left.
+        self._no_id = int(np.iinfo(kind).max)
         self._ends = np.cumsum([len(word) + 1 for word in words], dtype=np.int64)
         size = int(self._ends[-1]) if words else 0
         self._ids = np.frombuffer(b"".join(word + b"\0" for word in words), dtype=np.uint8).astype(kind)

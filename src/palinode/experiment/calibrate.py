@@ -29,7 +29,7 @@ from palinode.audit import audit_trained
 from palinode.base.memory import keep_memory
 from palinode.data.source import Source
 from palinode.evaluate.losses import Evaluation
-from palinode.experiment.cells import Cell, expected_passes, expected_steps
+from palinode.experiment.cells import Cell, expected_evaluations, expected_passes, expected_steps
 from palinode.experiment.fan_out import Message, end_with_the_driver, fan_out, say
 from palinode.results.store import Store
 from palinode.run.one import Attempt
@@ -73,14 +73,12 @@ class Calibration:
         recipe = settings.recipe
         steps = expected_steps(settings)
         slots = steps * recipe.batch_windows * expected_passes(settings) * settings.data.window_tokens
-        every, saves = recipe.evaluate_every_steps, math.ceil(steps / recipe.checkpoint_interval_steps)
+        saves = math.ceil(steps / recipe.checkpoint_interval_steps)
         splits = 1 + settings.evaluation.test
-        final = splits * (1 + len(settings.evaluation.context_lengths))
-        evaluations = final + (int(steps - 1) // every if every else 0)
         return (
             self.startup_seconds
             + self.seconds_per_slot * slots
-            + self.evaluation_seconds * evaluations
+            + self.evaluation_seconds * expected_evaluations(settings)
             + self.checkpoint_seconds * saves
             + self.audit_seconds
             + self.cut_seconds * splits
@@ -360,7 +358,7 @@ def _evaluation(attempt: Attempt) -> tuple[Evaluation, float]:
     """An evaluation of a few batches of the validation split, and the seconds that the whole split would take."""
     config = attempt.spec.evaluation
     total, sample = _split_tokens(attempt.spec, attempt.trained.data)
-    short = attempt.trained.with_spec(evaluation=config.with_(max_tokens=sample))
+    short = attempt.trained.with_spec(evaluation=config.with_(max_tokens=sample, curve_tokens=None))
     started = time.perf_counter()
     evaluation = evaluate_split(short, config.split)
     return evaluation, (time.perf_counter() - started) * total / max(1, sample)
@@ -371,7 +369,8 @@ def _cut_seconds(attempt: Attempt) -> float:
     config = attempt.spec.evaluation
     total, sample = _split_tokens(attempt.spec, attempt.trained.data)
     refit_steps = min(2, config.layer_cut_refit_steps)
-    short = attempt.trained.with_spec(evaluation=config.with_(max_tokens=sample, layer_cut_refit_steps=refit_steps))
+    shorter = config.with_(max_tokens=sample, curve_tokens=None, layer_cut_refit_steps=refit_steps)
+    short = attempt.trained.with_spec(evaluation=shorter)
     seconds = _timed(lambda: cut_split(short, "validation")) * total / max(1, sample)
     if not refit_steps:
         return seconds

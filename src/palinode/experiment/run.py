@@ -20,7 +20,7 @@ from palinode.base.config import content_hash, encode
 from palinode.base.errors import BadInput, PalinodeError
 from palinode.checks.budget import Tuning
 from palinode.experiment.audits import audit_cells, refuse_leaks
-from palinode.experiment.cells import cells_of, refuse_full_disk, refuse_what_cannot_be
+from palinode.experiment.cells import cells_of, pinned, refuse_full_disk, refuse_other_numerics, refuse_what_cannot_be
 from palinode.experiment.fan_out import nursery_for
 from palinode.experiment.plan import Plan, plan
 from palinode.results.record import ChoiceEntry, ExperimentEntry, Result, RunEntry
@@ -28,7 +28,6 @@ from palinode.results.store import Store
 from palinode.run.one import stack_key
 from palinode.spec.code import Code, changed_parts, keep_code, user_kinds
 from palinode.spec.experiment import ResolvedExperiment
-from palinode.spec.pin import pinned
 from palinode.spec.run_spec import RunSpec
 from palinode.spec.tuning import trials, trials_of, tuning_metric, with_chosen
 from palinode.sweep.local import SweepEnd, default_workers, sweep
@@ -67,7 +66,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
     """Audit, tune, plan and run an experiment. The entry in the store keeps the question, the plan, the choices and the times.
 
     Raises:
-        BadInput: the data cannot be used, or parts of an arm do not fit together.
+        BadInput: the data cannot be used, parts of an arm do not fit together, or a run has another numerics version.
         AuditFailed: an arm sees its own answer (or fails another check) and is not marked `expect_leak`.
         EnvironmentProblem: the machine lacks memory, disk space or a device.
     """
@@ -78,6 +77,7 @@ def run_experiment(resolved: ResolvedExperiment, store: Store, how: HowToRun = H
 def _run(resolved: ResolvedExperiment, store: Store, how: HowToRun, nursery: Nursery) -> SweepEnd:
     default = default_at_a_time(resolved)  # also if unused: this call refuses a missing device before the audits
     at_a_time = how.at_a_time or default
+    refuse_other_numerics(resolved, store)
     resolved = pinned(resolved)
     cells = cells_of(resolved)
     refuse_what_cannot_be(cells)
@@ -90,7 +90,16 @@ def _run(resolved: ResolvedExperiment, store: Store, how: HowToRun, nursery: Nur
     _note_replaced_runs(entry, store, how)
     store.write_experiment(entry)
     refuse_leaks(audits)
-    planned = plan(resolved, cells, store, workers=at_a_time, code=how.code, on_failure=how.note, nursery=nursery)
+    planned = plan(
+        resolved,
+        cells,
+        store,
+        workers=at_a_time,
+        code=how.code,
+        measure="if long",
+        on_failure=how.note,
+        nursery=nursery,
+    )
     refuse_full_disk(planned.disk_bytes, store)
     if planned.left or not entry.plan:  # if no run is left to do, the earlier prediction stays
         entry = entry.with_(plan=planned.as_data())
@@ -273,7 +282,9 @@ def _run_entries(resolved: ResolvedExperiment) -> tuple[RunEntry, ...]:
 
 
 def _measured(planned: Plan, seconds: float, end: SweepEnd) -> dict[str, Any]:
-    """The seconds of the runs and their ratio to the predicted seconds; empty unless this call did all the runs of the plan."""
-    if end.interrupted is not None or not planned.left or planned.seconds is None:
+    """The seconds of the runs, and their ratio to the predicted seconds; empty unless this call did all the runs of the plan."""
+    if end.interrupted is not None or not planned.left:
         return {}
+    if planned.seconds is None:
+        return {"measured_seconds": seconds}
     return {"measured_seconds": seconds, "measured_to_predicted": seconds / max(planned.seconds, 1e-9)}

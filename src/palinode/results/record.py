@@ -48,7 +48,7 @@ class Result(Config):
         outcome: done, diverged, failed, stopped or oom. A result with an outcome other than `done` has a `reason`.
         scores: split -> direction -> score name -> number, such as scores["validation"]["ltr"]["nats_per_token"].
         counters: the totals window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
-            optimizer_steps, evaluations.
+            optimizer_flops, optimizer_steps, evaluations.
         parameters: the number of parameters of each group, and `total` and `non_embedding`.
         seconds: the time for train, evaluate, audit, checkpoint, and total.
         fingerprint: the values besides the spec that decide the bits: torch, python, device, cpu_capability, threads, platform.

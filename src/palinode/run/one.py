@@ -226,7 +226,11 @@ class Attempt:
             runs_together: the number of runs whose weights are stacked, this run included. The result has the largest number
                 of all attempts.
             process: how the worker runs, as in `run_together`.
+
+        Raises:
+            BadInput: the run was begun with another numerics version, or its evaluation needs something that the model cannot do.
         """
+        spec.check_numerics()
         use_threads(spec.threads)
         data = prepare(spec.data)
         model, specials = build_model(spec, data, spec.seed)
@@ -314,7 +318,7 @@ class Attempt:
         """
         split = self.spec.evaluation.split
         with self._timed("evaluate"):
-            scores = self._snapshot().evaluation(split).as_rows()
+            scores = self._snapshot().curve_evaluation(split).as_rows()
         self._write({"event": EVALUATION_EVENT, "split": split, "final": False, "scores": scores})
 
     def stop(self) -> Result:
