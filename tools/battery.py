@@ -302,6 +302,8 @@ def corrupt_store(folder: Path, reference: State, tally: Tally, count: int, chan
                 code == 0 and path.name == "result.json" and not path.exists() and not _is_done(place, path.parent.name)
             ):
                 tally["a run without its result counts as unfinished"] += 1
+            elif code == 0 and arguments[0] == "ls" and kind == "experiments/NAME.json" and not path.exists():
+                tally["runs whose experiment was deleted are listed without its name"] += 1
             elif code == 0:
                 tally["silent"] += 1
                 print(f"  {what}: {arguments[0]} answers otherwise, exit 0", file=sys.stderr)
