@@ -94,7 +94,7 @@ BLOCK_NUMBERS_ELSEWHERE = 1 << 26
 def selective_scan(
     u: Tensor, step: Tensor, rate: Tensor, into: Tensor, out_of: Tensor, first: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The (B, T, E) output y, and the (B, E, N) state after the last slot, which takes no gradient.
+    """The (B, T, E) output y, and the (B, E, N) state after the last slot, which has no gradient.
 
     Args:
         u, step: the inputs and the steps, (B, T, E) each; steps are above 0.
