@@ -161,7 +161,7 @@ class CrossAttention(Heads):
 
 
 class Memory(OwnStart):
-    """The state of the encoder that cross-attention reads: the last one, or a softmax-weighted mean of the states after each block.
+    """The state that cross-attention reads: the encoder's last state, or a softmax-weighted mean of the states after each block.
 
     Args:
         depths: the number of states in the mean; None means that only the last state is read.

@@ -50,8 +50,7 @@ class Recurrence(OwnStart):
         return x
 
     def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute the output, (B, T, E), and the state after the last slot, from the input x and the short convolution's output
-        `conv`.
+        """Compute the (B, T, E) output and the state after the last slot from the input x and its short convolution `conv`.
 
         Args:
             first: the state before the first slot; None means a state of zeros.
@@ -85,8 +84,7 @@ MakeRecurrence = Callable[[Any, Place], Recurrence]
 
 
 class TwoWays(Mixer):
-    """Base class of mixers W_o (h silu(W_g x)), where h is the output of one recurrence (causal form) or the sum of two (full
-    form).
+    """Base class of mixers W_o (h silu(W_g x)); h is the output of one recurrence (causal form) or the sum of two (full form).
 
     Args:
         make: the function that makes a recurrence from the config and the place.
@@ -202,7 +200,7 @@ class Selective(Recurrence):
             parameter.uniform_(-bound, bound, generator=rng)
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Set steps near .2 and decays near .02, so that a distant leak shows: 60 % of a state are left after 129 slots."""
+        """Set steps near .2 and decays near .02, so that a distant leak shows: 60 % of a state is left after 129 slots."""
         open_near(self.log_decay, math.log(AUDIT_DECAY), rng)
         open_near(self.step_bias, float(_inverse_softplus(torch.tensor(AUDIT_STEP))), rng)
 
@@ -243,8 +241,7 @@ class GatedRnnConfig(TwoSidedConfig):
 
 
 class GatedRnn(TwoWays, options=GatedRnnConfig):
-    """A gated linear recurrence with one number for each channel; a sigmoid of the input decides which share of the number is
-    kept.
+    """A gated linear recurrence of one number for each channel; a sigmoid of the input decides how much of the number is kept.
 
     f = sigmoid(W_f x + bias), v = short conv(W_v x), h_t = f_t h_(t-1) + sqrt(1 - f_t^2) v_t. The factor sqrt(1 - f_t^2) keeps the
     variance of h the same for every f. The bias of f is trained in the group `state`.

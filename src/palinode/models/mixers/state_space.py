@@ -76,8 +76,8 @@ class Modes:
 class ModeState(MixerState):
     """The (B, G, c, n, 2) states of c channels of each system, and the discretised layer.
 
-    The state keeps the discretised layer, because computing the layer again costs more than reading a slot. With `kernel`, (G,
-    128), many slots are read at once.
+    The state keeps the discretised layer, because computing the layer again costs more than reading a slot. With the (G, 128)
+    `kernel`, many slots are read at once.
     """
 
     state: Tensor
@@ -194,8 +194,7 @@ class DiagonalMixer(Mixer):
             parameter.copy_(start_poles(parameter.shape[-1], config.frequencies)[1])
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Set steps and decays near .1 (half of a state is left after 70 slots), so that a distant leak shows; var C = gain^2 /
-        n."""
+        """Set steps and decays near .1 to show distant leaks: half of a state is left after 70 slots. C has variance gain^2 / n."""
         open_near(self.log_step, math.log(0.1), rng)
         open_near(self.log_decay, math.log(0.1), rng)
         lines = torch.arange(self.frequency.shape[-1], dtype=self.frequency.dtype, device=self.frequency.device)
@@ -324,8 +323,7 @@ class H3(DiagonalMixer, options=H3Config):
 
     q, k, v = three maps of x; k' = shift(k) + s_k k; for each of G = D / e groups of e channels k' v^T (e x e numbers a slot) is
     convolved with the group's kernel; the output is the sum over the key's index with q as weights. The shift is a filter of N
-    taps
-    kappa_j = sum_i b_i c_(i+j), which starts with b = (1, 0, ..), kappa = c.
+    taps kappa_j = sum_i b_i c_(i+j), which starts with b = (1, 0, ..), kappa = c.
     Source: Fu et al., Hungry Hungry Hippos (arXiv 2212.14052), in the form of the safari code (02220c6); this code is new.
     Differences: the output map starts like every map into the residual stream (safari: .02 at any depth); there is a full form
     (a second C of each state-space layer for the slots after a slot, with the same dt, A and b); reading slot by slot works with
@@ -376,8 +374,7 @@ class H3(DiagonalMixer, options=H3Config):
         return self._read_out(q, mixed, pairs), H3State(keys, state.taps, modes)
 
     def taps(self, c: Tensor) -> Tensor:
-        """(D, N) taps of the shift: b writes an input into a line of N places, which moves by a place each slot; c reads the
-        line."""
+        """(D, N) taps of the shift: b writes inputs into a line of N places, which moves a place at each slot; c reads the line."""
         return convolve(exact(c).flip(-1), self.shift_b).flip(-1)
 
     def modes(self, c: Tensor) -> Modes:

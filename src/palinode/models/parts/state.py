@@ -49,7 +49,7 @@ class KeysValues(MixerState):
 
 @dataclass(frozen=True)
 class JoinedState(KeysValues):
-    """Keys and values (B, H, C, D / H), and the joined maps of q, k and v; joining the maps again would cost as much as a slot."""
+    """Keys and values (B, H, C, D / H), and the joined weights of several maps: joining them again costs as much as a slot."""
 
     weight: Tensor
     bias: Tensor | None
