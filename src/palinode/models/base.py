@@ -42,8 +42,8 @@ class AuxiliaryTerm:
         measured: detached scalars for the record, by name. `value`: the score before the variance floor is added. `shuffled`: the
             score when the pairs are shuffled across rows. `gain`: the mean of |gain| over the features of a norm that the term
             applies; of several norms, the smallest mean. `least_gain`: the smallest entry of |gain| in all norms of the term.
-            Both are 1 if no norm learns a gain. `variance`: the variance over rows and slots, averaged over the features; of the
-            two sides, the smaller value.
+            `gain` and `least_gain` are 1 if no norm learns a gain. `variance`: the variance over rows and slots, averaged over
+            the features; of the two sides, the smaller value.
     """
 
     value: Tensor
@@ -56,7 +56,7 @@ Terms = Mapping[str, AuxiliaryTerm]
 
 
 class PairTerm(nn.Module):
-    """Base class of the auxiliary terms that compare two states. The audit trains each of these terms on noise before a run.
+    """Base class of the auxiliary terms that compare two states. The audit trains each `PairTerm` on noise before a run.
 
     Attributes:
         width: the width D of both states.
@@ -233,7 +233,7 @@ class LanguageModel(nn.Module):
         return counts
 
     def _special_groups(self) -> dict[str, str]:
-        """The group of each parameter whose group is chosen by its mixer, by the full name of the parameter."""
+        """A table from full names of parameters to groups, for the parameters whose group a mixer chooses."""
         mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
         return {f"{prefix}.{name}": group for prefix, mixer in mixers for name, group in mixer.special_groups().items()}
 

@@ -66,7 +66,7 @@ class DecoderConfig(ModelConfig):
         tied_head: whether the head uses the embedding matrix.
         soft_cap, cap_value: the function that keeps each |logit| below c, and c: `rsqrt` c z / sqrt(z^2 + c^2), or `tanh`
             c tanh(z / c).
-        init, zero_residual, zero_head: the start of the weights; see `models.init.InitRule`.
+        init, zero_residual, zero_head: how the weights start; see `models.init.InitRule`.
         dropout: the dropout rate of the embedding, the attention probabilities and both branch outputs, in training only.
         mixer: the layer that moves information between slots, of the same kind in every block.
         mixers: the mixers of a hybrid model, in place of `mixer`: layer l has mixers[l mod len(mixers)].

@@ -1,7 +1,7 @@
 """How a model reads an Example: rows that are read from the end are flipped before the model, and the states are flipped back.
 
-Because of this flip, every causal mixer reads both directions at full speed, and ltr and rtl rows run as one batch. The flip has
-the same result as an upper-triangular mask with positions counted from the right end (tested to 1e-12).
+Because rows are flipped, every causal mixer reads both directions at full speed, and ltr and rtl rows run as one batch. The flip
+has the same result as an upper-triangular mask with positions counted from the right end (tested to 1e-12).
 Legend: B rows, T slots, D width, V vocabulary.
 """
 

@@ -1,4 +1,4 @@
-"""Label masks: a label mask decides which targets of an objective are scored. It changes only the weights of the loss.
+"""Label masks: a label mask decides which targets of an objective are scored. A mask changes only weights of the loss.
 
 The mask `all` scores every target, `answer` the targets that a task marks as answers, and `last` the last answer of each window, or
 the last token of a window of text. A label mask does not change inputs, visibility and passes. So a run that is trained on every

@@ -2,9 +2,9 @@
 
 Logits are the largest tensor when a small model is trained: the logits of 1024 slots at GPT-2's vocabulary take 196 MiB, and three
 times as much with their log-softmax and gradient. When the logits are large, the slots go through the head chunk by chunk, and the
-gradient of each chunk is computed in the forward pass. This is possible because the loss is a sum: the backward pass gets one
-number and only multiplies the gradients by this number. If the head is a matrix (`LinearHead`), the gradient of this matrix is
-added up in place, because the matrix has 147 MiB at GPT-2's size.
+gradient of each chunk is computed in the forward pass. The gradient can be computed so early because the loss is a sum: the
+backward pass gets one number and only multiplies the gradients by this number. If the head is a matrix (`LinearHead`), the
+gradient of this matrix is added up in place, because the matrix has 147 MiB at GPT-2's size.
 There are two alternatives. Checkpointing of each chunk costs more: the logits are computed twice, and autograd makes one more
 gradient of the head for each chunk. `torch.nn.functional.linear_cross_entropy` does less: it has neither soft-cap nor weights.
 The script benchmarks/loss_memory.py measures the memory.

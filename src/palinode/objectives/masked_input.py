@@ -91,7 +91,7 @@ class MaskedObjective(HiddenInPlace):
         return shown & torch.ones_like(target, dtype=torch.bool)
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """Every token, because each token may be hidden at random; no token if the options hide none.
+        """The tokens that can be scored: all, because each token may be hidden at random; none if the options hide no token.
 
         Label masks do not matter here, because they change which tokens are scored, not which tokens are hidden.
         """
@@ -175,8 +175,8 @@ class BottleneckObjective(HiddenInPlace):
     """Predict the answers at the end of a task's windows from the state of the token before the answers.
 
     The score shows how much information this state holds. In MAD's compression task, the token C before the answers is the
-    compression token, and the answers repeat the tokens before C. Each slot up to C sees itself and the slots before it; each slot
-    after C sees only C and itself.
+    compression token, and the answers repeat the tokens before C. Each slot up to the compression token C sees itself and the
+    slots before it; each later slot sees only C and itself.
     Source: MAD (arXiv 2403.17844), where the decoder also gets the last state and a position. Differences from MAD: in MAD an MLP
     reads one state of C; here the blocks of the stack read C at every depth. In a stack of L layers, L - 1 states of C have read
     other slots, so that two layers correspond to MAD, and one layer passes no information. The stack needs positions, because
@@ -184,8 +184,8 @@ class BottleneckObjective(HiddenInPlace):
     Audits and plans, whose results must hold for every task, take the second half of a window as the answers.
 
     Attributes:
-        sealed: whether the token before the answers sees only itself, so that no text can inform an answer. This is a control: a
-            score above chance then shows that information passes around the bottleneck.
+        sealed: whether the token before the answers sees only itself, so that no text can inform an answer. If `sealed` is set, a
+            score above chance shows that information passes around the bottleneck.
     """
 
     kind: ClassVar[str] = "bottleneck"

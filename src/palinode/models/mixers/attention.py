@@ -173,7 +173,7 @@ class WindowState(MixerState):
         return self.keys[:, :, at], self.values[:, :, at]
 
     def with_next(self, k: Tensor, v: Tensor) -> WindowState:
-        """The state after (B, H, T_new, D / H) new keys and values; it keeps the last W keys and values."""
+        """The state after (B, H, T_new, D / H) new keys and values; only the last W keys and values are kept."""
         window, end = self.keys.shape[2], self.read + k.shape[2]
         at = torch.arange(max(self.read, end - window), end, device=k.device) % window
         self.keys[:, :, at] = k[:, :, -len(at) :].to(self.keys.dtype)
@@ -248,7 +248,10 @@ def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tens
 
 
 def _block_mask(window: int, native: Native, slots: int, blocks: int, device: torch.device) -> Tensor:
-    """The mask (blocks, 1, W, 2 W or 3 W): the slots of its own block and the next blocks that a slot may read, at least one."""
+    """The mask (blocks, 1, W, 2 W or 3 W): True where a slot may read a slot of its own block or of a neighbour block.
+
+    Every slot may read at least one slot.
+    """
     wide = (3 if native == "full" else 2) * window
     first = torch.arange(blocks, device=device)[:, None, None] * window
     key = first - window + torch.arange(wide, device=device)

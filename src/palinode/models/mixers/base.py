@@ -49,7 +49,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Reading:
-    """The description of how a stack reads one batch; it is made once for each pass, and all layers share it.
+    """How a stack of layers reads one batch. Each pass makes one `Reading`, which all layers share.
 
     In `extend` the form of reading is causal, and the tables have rows only for the new slots.
 
@@ -184,7 +184,7 @@ class Mixer(OwnStart):
         return None
 
     def special_groups(self) -> Mapping[str, str]:
-        """The training group of each parameter in a `group_of` table of this mixer or its modules, by the name in this mixer."""
+        """A table from parameter names in this mixer to training groups, from the `group_of` tables of all its modules."""
         return {
             f"{prefix}.{name}" if prefix else name: group
             for prefix, module in self.named_modules()

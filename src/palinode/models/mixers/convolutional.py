@@ -1,7 +1,7 @@
 """Mixers with convolutions along the slots: long convolution, BaseConv, Hyena, Monarch Mixer.
 
 In the full form a long convolution has a second kernel for the slots after a slot. Every kernel is cut to the T slots of the row;
-published modules transform all C taps for every row, and so they read the future.
+published modules transform all C taps for every row, so that a slot reads later slots.
 Legend: B rows, T slots, T_new new slots, D width, K taps, C longest row, c channels of an input, O order.
 """
 

@@ -3,7 +3,7 @@
 kappa_l = 2 Re sum over n of weight_n multiplier_n^l. Each pair of conjugate modes has the state x_t = multiplier x_(t-1) + u_t; the
 output 2 Re sum weight x_t is the convolution of u with kappa. The weights contain the input and output maps. Powers are computed in
 float64 from the exponents, because the phase of a fast mode grows to thousands of radians, and float32 would have an error of 1e-3
-of a turn at slot 100. Sums are float32 or better.
+of a turn at slot 100. Sums are computed in float32 or better.
 Legend: B rows, T slots, T_new new slots, D width, N state numbers in n = N / 2 conjugate pairs of modes, G systems or groups of e
 channels, c channels of a system.
 """
@@ -167,7 +167,7 @@ class ModesConfig(TwoSidedConfig):
 
 
 class DiagonalMixer(Mixer):
-    """Base class of mixers with a diagonal layer, whose steps and poles are trained in the group `state`; `c` reads the states."""
+    """Base class of mixers with a diagonal layer, whose steps and poles are trained in the group `state`; `c` weighs the states."""
 
     config: ModesConfig
     log_step: Tensor

@@ -5,10 +5,10 @@ are the embeddings (positions and dropout included) and o is the encoder's last 
 
 The loss can become 0 in two ways although its two sides do not agree; the default options prevent both ways. First, norms with a
 learned gain (as published) can learn a gain of 0: on two unrelated random tensors the loss then falls from 1.07 to 4e-9 in 2000
-steps of Adam. The published values of 4e-9 show this collapse and tell nothing about the states. Second, all slots can learn to
-share one large vector, which the encoder's state gets through the residual stream; after a norm only this vector is left. The
-option `centred` prevents the second way: the mean over the visible slots is first subtracted from each side. A variance floor
-also keeps both sides from becoming 0, and every step also measures the score on shuffled pairs (`models/base.py`).
+steps of Adam. The published losses of 4e-9 show that both sides became 0, and tell nothing about the states. Second, all slots
+can learn to share one large vector, which the encoder's state gets through the residual stream; after a norm only this vector is
+left. The option `centred` prevents the second way: the mean over the visible slots is first subtracted from each side. A variance
+floor also keeps both sides from becoming 0, and every step also measures the score on shuffled pairs (`models/base.py`).
 Source: yiphei's autoregressive encoder-decoder, from its formulas. Differences: norms have no gain (`norm_affine = true` adds
 gains); both sides are centred (`centred = false` does not centre them); the published norm that nothing uses is left out; the
 log-cosine is clamped.

@@ -1,10 +1,11 @@
 """Convolutions along the slots, exact at every length: long convolutions by FFT, short convolutions by shifted sums.
 
 This file also has the networks that make long kernels. A long kernel is cut to the T slots of the row, and kernel and input are
-padded with zeros to at least 2 T points, so that no slot wraps around to the other end of the row. Published modules transform the
-whole kernel, or too few points, and so they read the future. Transforms are float32 or better, also under autocast; the result has
-the dtype of the input. A kernel must be made in the time domain, because a kernel in the frequency domain cannot be cut. Rounding
-leaves an error of up to 1e-7 (float32) or 1e-16 (float64) of the largest output on slots that must not depend on this output.
+padded with zeros to at least 2 T points, so that no slot wraps around to the other end of the row. Published modules transform
+the whole kernel, or transform too few points, so that a slot reads later slots. Transforms are float32 or better, also under
+autocast; the result has the dtype of the input. A kernel must be made in the time domain, because a kernel in the frequency
+domain cannot be cut. Rounding leaves an error of up to 1e-7 (float32) or 1e-16 (float64) of the largest output on slots that must
+not depend on this output.
 Legend: B rows, T slots, T_new new slots, C longest row, D width, K taps, E position features, F width of the network.
 """
 
@@ -224,8 +225,8 @@ class SineFilter(OwnStart):
     """A network of sines that maps each lag to the taps of all channels; a decaying window multiplies the kernels (channels, T).
 
     The kernels of past and future share frequencies and features. Lags are absolute: the kernel of a row of T < C slots is the
-    first T taps of the kernel for C slots and is never rescaled; rows with more than C slots are refused. Every product is made in
-    float32 or better.
+    first T taps of the kernel for C slots and is never rescaled; rows with more than C slots are refused. Every product is
+    computed in float32 or better.
     Source: Poli et al., Hyena Hierarchy (2023), in the form of the safari code, written anew.
     """
 

@@ -36,7 +36,7 @@ class KeysValues(MixerState):
         return KeysValues(like.new_empty(*shape, key_width), values, 0)
 
     def with_next(self, keys: Tensor, values: Tensor) -> Self:
-        """The state with the keys and values (.., T_new, width) of the next slots added."""
+        """The state after the keys and values (.., T_new, width) of the next slots have been added."""
         count = keys.shape[-2]
         self.keys.narrow(-2, self.filled, count).copy_(keys)
         self.values.narrow(-2, self.filled, count).copy_(values)
