@@ -1,12 +1,12 @@
 """The base class of language models: a model takes tokens and a visibility, and returns hidden states and logits.
 
-A model knows nothing of losses, data or steps. A model may add auxiliary terms to the loss in training, never in evaluation. A
-term that compares two states also becomes small when both states vanish, and then the states need not agree. So every auxiliary
-term has measurements that show whether both states vanish.
-The functions `begin` and `extend` read a row once, from left to right (a row that reads from the end is flipped first), so that
-each further token costs one slot. `extend` reads the next tokens (a whole prompt or one token) and returns the states of
-these tokens: the last states of a pass over all tokens so far. A model that cannot step (it has its own `hidden`, or a mixer
-without `extend`) reads all tokens again for each new token; the states are the same.
+A model does not know the loss, the data or the training step. A model may add auxiliary terms to the loss in training, never in
+evaluation. An auxiliary term that compares two states is also small when both states are near zero, although the states may not
+agree. Therefore every auxiliary term comes with measurements that show whether both states are near zero.
+With the functions `begin` and `extend` a model reads each token of a row only once, from left to right, so that a new token costs
+only the work of one slot. (A row that is read from its end is flipped first.) `extend` reads the next tokens (a whole prompt or
+one token) and returns their states, which equal the last states of a pass over all tokens so far. A model with its own `hidden`,
+or with a mixer without `extend`, reads all tokens again for each new token; the states are the same.
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary.
 """
 
@@ -33,16 +33,17 @@ from palinode.models.parts.state import defined_in as _defined_in
 
 @dataclass(frozen=True)
 class AuxiliaryTerm:
-    """One auxiliary term of the loss, computed from one reading or from several readings.
+    """One auxiliary term of the loss, computed in one call of the model or averaged over several calls.
 
     Attributes:
         value: a scalar with a gradient, the mean over all rows and slots; training adds coefficient * value to the loss.
         coefficient: the factor of the value in the loss, above 0.
         rows: the number of rows in the mean, which is the weight of the term when several terms are averaged.
-        measured: detached scalars for the record, by name. `value`: the score without a variance floor. `shuffled`: the score when
-            the pairs are shuffled across rows. `gain`: the mean of |gain| of a norm before the term, of the norm where this mean is
-            smallest. `least_gain`: the smallest entry of |gain| of these norms. Both gains are 1 without learned gains.
-            `variance`: the variance over rows and slots, averaged over the features, of the side where it is smaller.
+        measured: detached scalars for the record, by name. `value`: the score before the variance floor is added. `shuffled`: the
+            score when the pairs are shuffled across rows. `gain`: the mean of |gain| over the features of a norm that the term
+            applies; of several norms, the smallest mean. `least_gain`: the smallest entry of |gain| in all norms of the term.
+            `gain` and `least_gain` are 1 if no norm learns a gain. `variance`: the variance over rows and slots, averaged over
+            the features; of the two sides, the smaller value.
     """
 
     value: Tensor
@@ -55,7 +56,7 @@ Terms = Mapping[str, AuxiliaryTerm]
 
 
 class PairTerm(nn.Module):
-    """Base class of the auxiliary terms that compare two states. The audit trains each such term on noise before a run.
+    """Base class of the auxiliary terms that compare two states. The audit trains each `PairTerm` on noise before a run.
 
     Attributes:
         width: the width D of both states.
@@ -68,12 +69,12 @@ class PairTerm(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must define forward(left, right, reading)")
 
     def aggregated(self, left: Tensor, reading: Reading) -> Tensor:
-        """The (B, T, D) tensor that `right` is compared with; its slot i depends only on slots that the reading lets slot i see."""
+        """The (B, T, D) tensor that `right` is compared with; its slot i depends only on the slots that slot i may see."""
         raise NotImplementedError(f"{type(self).__name__} must define aggregated(left, reading)")
 
 
 def together(readings: Sequence[Terms]) -> dict[str, AuxiliaryTerm]:
-    """The auxiliary terms of several readings: terms of one name are averaged, weighted by their numbers of rows."""
+    """Join the auxiliary terms of several calls: terms with the same name are averaged, with their numbers of rows as weights."""
     names = dict.fromkeys(name for terms in readings for name in terms)
     return {name: _mean([terms[name] for terms in readings if name in terms]) for name in names}
 
@@ -91,7 +92,7 @@ def _mean(terms: Sequence[AuxiliaryTerm]) -> AuxiliaryTerm:
 
 
 def mean_measured(terms: Sequence[AuxiliaryTerm]) -> dict[str, Tensor]:
-    """The measurements of several terms of one name, averaged with the terms' numbers of rows as weights."""
+    """The measurements of several terms with the same name, averaged with the terms' numbers of rows as weights."""
     rows = sum(term.rows for term in terms)
     weighted = [({"value": term.value.detach(), **term.measured}, term.rows / rows) for term in terms]
     names = dict.fromkeys(name for scalars, _ in weighted for name in scalars)
@@ -105,7 +106,7 @@ GROUPS = ("embedding", "position", "matrix", "head", "vector")
 
 
 class ModelConfig(Part):
-    """Base class of all model configs: those of the built-in models, and those that a user writes."""
+    """Base class of all model configs, both of the built-in models and of the models that a user writes."""
 
     largest: ClassVar[int] = LARGEST_SIZE
 
@@ -114,8 +115,8 @@ class ModelConfig(Part):
 
         Args:
             vocab_size: the vocabulary size V, special tokens included.
-            max_length: the number of slots of the longest row that the model must take.
-            seed: the run's seed; the first weights are drawn from the `init` stream of this seed.
+            max_length: the number of slots of the longest row that the model must be able to read.
+            seed: the run's seed; the first weights are drawn from the random stream `init` of this seed.
         """
         raise Unfinished(self, "must define build(vocab_size, max_length, seed)")
 
@@ -125,7 +126,7 @@ class ModelConfig(Part):
 
 
 class LanguageModel(nn.Module):
-    """Base class of all models. A model reads only rows from the start: `models/direction.py` flips rows that read from the end."""
+    """Base class of all models. A model reads each row from its start; `models/direction.py` flips rows to be read from the end."""
 
     # The names of the methods that torch.compile compiles when the recipe sets `compile`.
     compiled_methods: ClassVar[tuple[str, ...]] = ("hidden",)
@@ -145,7 +146,7 @@ class LanguageModel(nn.Module):
         return {}
 
     def depths(self) -> int:
-        """The number L of blocks that can be cut off from the top, one by one; 0 when `residuals` and `finished` are missing."""
+        """The number L of blocks that can be removed one by one from the top; 0 if the model has no `residuals` and `finished`."""
         return 0
 
     def residuals(self, tokens: Tensor, sees: Visibility) -> Iterator[Tensor]:
@@ -157,7 +158,7 @@ class LanguageModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot be cut: it must define depths, residuals and finished")
 
     def can_be_cut(self) -> bool:
-        """Whether `residuals` yields the states that `hidden` passes through: False when a subclass has replaced only `hidden`."""
+        """Whether `residuals` yields the states between the blocks of `hidden`: False if a subclass has replaced only `hidden`."""
         return self.depths() > 0 and issubclass(_defined_in(self, "residuals"), _defined_in(self, "hidden"))
 
     def reach_slots(self, sees: Visibility) -> int | None:
@@ -165,18 +166,18 @@ class LanguageModel(nn.Module):
         return None
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `hidden` does, so that one more token costs one slot.
+        """Whether the method `extend` computes the same states as `hidden`, so that a new token costs only the work of one slot.
 
-        Where a model cannot step, the function `extend` of this file reads the whole row again for each token.
+        If this is False, the function `extend` of this file reads the whole row again for each new token.
         """
         return continues(self, "hidden")
 
     def begin(self, rows: int, slots: int) -> ModelState:
-        """The state before the first token of `rows` rows of at most `slots` slots, read left to right."""
+        """The state before the first token is read, for `rows` rows of at most `slots` slots, which are read left to right."""
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def extend(self, tokens: Tensor, state: Any) -> tuple[Tensor, ModelState]:
-        """Return the (B, T_new, D) states of the next (B, T_new) tokens, and the next model state.
+        """Return the (B, T_new, D) states of the next (B, T_new) tokens, and the model state after these tokens.
 
         The returned states equal the last T_new slots of `hidden` over all tokens so far, read left to right. The argument `state`
         comes from `begin` or `extend` of this model and must not be used again.
@@ -187,18 +188,18 @@ class LanguageModel(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) states -> (..., V) logits in float32 or better, soft-cap included; by default the linear head makes them."""
+        """(..., D) states -> (..., V) logits in float32 or better, soft-cap included; the default is to apply the linear head."""
         head = self.linear_head()
         if head is None:
             raise Unfinished(self, "must define logits(hidden)")
         return head(hidden)
 
     def linear_head(self) -> LinearHead | None:
-        """The map from states to logits if it is a matrix, else None; a matrix saves the loss memory at a large vocabulary."""
+        """The map from states to logits if it is a matrix, else None. With a matrix the loss needs less memory if V is large."""
         return None
 
     def logits_map(self) -> Callable[[Tensor], Tensor]:
-        """The function of the logits for the loss: the linear head, unless a subclass or the object has replaced only `logits`."""
+        """The function with which the loss computes logits: the linear head, or `logits` if only `logits` has been replaced."""
         own = _defined_in(self, "logits")
         replaced = "logits" in vars(self) or own not in (LanguageModel, _defined_in(self, "linear_head"))
         return self.logits if replaced else self.linear_head() or self.logits
@@ -210,10 +211,10 @@ class LanguageModel(nn.Module):
     def parameter_groups(self) -> dict[str, list[tuple[str, Parameter]]]:
         """The (name, parameter) pairs of each training group, by group name.
 
-        Each parameter is in exactly one group; a tied parameter is in the group of its first owner. Groups `embedding` and `head`:
-        the token tables. Group `position`: learned positions. Group `matrix`: every other 2-D weight of a linear map (Muon may
-        train these weights). Group `vector`: gains, biases, scalars and all other parameters. A mixer may add groups (slope,
-        kernel, filter, features).
+        Each parameter is in exactly one group; a parameter that two modules share is in the group of the first module. Groups
+        `embedding` and `head`: the tables of tokens. Group `position`: learned positions. Group `matrix`: every other 2-D weight
+        of a linear map (Muon may train these weights). Group `vector`: gains, biases, scalars and all other parameters. A mixer
+        may add groups, such as `kernel` or `filter`.
         """
         groups: dict[str, list[tuple[str, Parameter]]] = {group: [] for group in GROUPS}
         special = self._special_groups()
@@ -232,13 +233,13 @@ class LanguageModel(nn.Module):
         return counts
 
     def _special_groups(self) -> dict[str, str]:
-        """The group of each parameter that a mixer puts into a group, by the full name of the parameter."""
+        """A table from full names of parameters to groups, for the parameters whose group a mixer chooses."""
         mixers = ((name, module) for name, module in self.named_modules() if isinstance(module, Mixer))
         return {f"{prefix}.{name}": group for prefix, mixer in mixers for name, group in mixer.special_groups().items()}
 
 
 def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
-    """The group of a module's own parameter; it follows from the module's role, or from the module's class if there is no role."""
+    """The training group of a parameter, from the role of the module that has the parameter, or from the module's class."""
     if parameter.ndim != 2:
         return "vector"
     role = getattr(module, "role", "embedding" if isinstance(module, nn.Embedding) else None)
@@ -249,23 +250,23 @@ def _group(module: nn.Module, name: str, parameter: Parameter) -> str:
 
 @dataclass(frozen=True)
 class Reread(ModelState):
-    """The state of a model that cannot step: the (B, slots) tokens, which are read again for each new token."""
+    """The state of a model without a usable `extend`: the (B, slots) tokens, which are all read again for each new token."""
 
     tokens: Tensor | None = None
 
 
 def begin(model: LanguageModel, rows: int, slots: int | None = None) -> ModelState:
-    """The state before the first token of `rows` rows of at most `slots` slots (default: the model's longest row).
+    """The state before the first token is read, for `rows` rows of at most `slots` slots (default: the model's longest row).
 
     Raises:
-        BadInput: the model takes no rows of `slots` slots.
+        BadInput: the model cannot read rows of `slots` slots.
     """
     room = model.max_length if slots is None else slots
     return model.begin(rows, room) if model.can_step() else Reread(slots=room, read=0)
 
 
 def extend(model: LanguageModel, tokens: Tensor, state: ModelState) -> tuple[Tensor, ModelState]:
-    """Return the (B, T_new, D) states of the next (B, T_new) tokens, and the next model state.
+    """Return the (B, T_new, D) states of the next (B, T_new) tokens, and the model state after these tokens.
 
     The argument `state` must not be used again.
 

@@ -1,8 +1,8 @@
-"""The blocks of a stack of layers: residual branches, each after a norm; and the MLP and the cross-attention of a block.
+"""The blocks of a stack of layers, whose residual branches start with a norm; and the MLP and the cross-attention of a block.
 
 `Block` computes x + mixer(norm x), then x + mlp(norm x). `DecoderBlock` also reads an encoder: it has self-attention,
-cross-attention and an MLP. In causal rows slot i reads only slots j <= i of the encoder, because later states of the encoder have
-read later tokens.
+cross-attention and an MLP. In causal rows slot i reads only slots j <= i of the encoder, because later states of the encoder
+depend on later tokens.
 Legend: B rows, T slots, T_new new slots, D width, H heads.
 """
 
@@ -30,7 +30,7 @@ class Mlp(Slotwise):
     """The MLP of a block, (..., width) -> (..., width).
 
     `gelu`: W2 gelu(W1 x), the exact erf form. `relu2`: W2 relu(W1 x)^2. `swiglu`: W2 (silu(Wg x) * W1 x), where the hidden width
-    is two thirds of that of the other kinds, so that all kinds have about equally many parameters. `block_diagonal`:
+    is two thirds of the hidden width of the other kinds, so that all kinds have about equally many parameters. `block_diagonal`:
     W2 (gelu(a) * b), where [a, b] = W1 x and both matrices are block-diagonal; there is no shuffle between W1 and W2, so that each
     block of a or b comes from one block of x. W1 of `block_diagonal` has no bias. `none`: the block has no MLP.
     """
@@ -68,10 +68,10 @@ class Mlp(Slotwise):
 
 
 def relu2(x: Tensor) -> Tensor:
-    """relu(x)^2; the code computes its gradient 2 relu(x) g itself, in place.
+    """relu(x)^2. For the output's gradient g, the code computes the gradient 2 relu(x) g itself, in place.
 
-    The gradient that autograd makes takes five passes and five buffers: 2 to 5 % of a whole training step of a 4 x 128 decoder on
-    one core, depending on the allocator (measured on paired steps, standard error 0.5 %).
+    The gradient of autograd reads the data five times and needs five buffers, which costs 2 to 5 % of a whole training step of a
+    decoder with 4 layers of width 128 on one core, depending on the allocator (measured on paired steps, standard error 0.5 %).
     """
     if not torch.is_grad_enabled():
         return F.relu(x).square_()
@@ -110,7 +110,7 @@ def hidden_width(width: int, kind: MlpKind, mult: float) -> int:
 class CrossAttention(Heads):
     """softmax(q k^T / sqrt(head width)) v, where q is a map of x, and k and v are maps of the memory (a state of the encoder).
 
-    Where the model has rotary positions, q and k are turned by the same positions.
+    If the model has rotary positions, the q and the k of a slot are rotated by the same position.
 
     Args:
         gated: whether the output is multiplied by tanh(gate), where gate is a learned number that starts at 0.
@@ -127,11 +127,11 @@ class CrossAttention(Heads):
         return self._gated(self._mixed(q, k, v, reading.mask, is_causal=reading.native == "causal"))
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `forward` does."""
+        """Whether `extend` computes, slot by slot, the same outputs as `forward`."""
         return continues(self, "forward")
 
     def begin(self, rows: int, slots: int) -> JoinedState:
-        """The state before the first slot of the memory."""
+        """The state before the first slot of the memory is read."""
         return self.empty_state(rows, slots, (self.k, self.v))
 
     def extend(self, x: Tensor, memory: Tensor, reading: Reading, state: JoinedState) -> tuple[Tensor, JoinedState]:
@@ -147,7 +147,7 @@ class CrossAttention(Heads):
         parameter.zero_()
 
     def _placed(self, q: Tensor, k: Tensor, v: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """Turn q and k by their positions, and transpose q, k and v: (B, T, H, D / H) -> (B, H, T, D / H)."""
+        """Rotate q and k by their positions, and transpose q, k and v: (B, T, H, D / H) -> (B, H, T, D / H)."""
         if reading.rotary is not None:
             q, k = (reading.rotary.turn(exact(one)).to(v.dtype) for one in (q, k))
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
@@ -161,7 +161,7 @@ class CrossAttention(Heads):
 
 
 class Memory(OwnStart):
-    """The state of the encoder that cross-attention reads: the last one, or a softmax-weighted mean of the states after each block.
+    """The state that cross-attention reads: the encoder's last state, or a softmax-weighted mean of the states after each block.
 
     Args:
         depths: the number of states in the mean; None means that only the last state is read.
@@ -193,7 +193,7 @@ class Residual(nn.Module):
     dropout: float
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `forward` does: the mixer can step, and no other part of the block reads other slots."""
+        """Whether `extend` computes the same as `forward`: the mixer can continue from a state, and no other part mixes slots."""
         slotwise = [part for name, part in self.named_children() if name == "mlp" or name.endswith("_norm")]
         are_own = all(type(part) in (Norm, Mlp) for part in slotwise)
         return continues(self, "forward") and self.mixer.can_step() and are_own
@@ -227,7 +227,7 @@ class Block(Residual):
         return self._through_mlp(x + self._dropped(self.mixer(self.mixer_norm(x), reading)))
 
     def begin(self, rows: int, slots: int) -> MixerState:
-        """The state before the first slot."""
+        """The state before the first slot is read."""
         return self.mixer.begin(rows, slots)
 
     def extend(self, x: Tensor, reading: Reading, state: MixerState) -> tuple[Tensor, MixerState]:
@@ -294,7 +294,7 @@ class DecoderBlock(Residual):
         return super().can_step() and self.cross.can_step()
 
     def begin(self, rows: int, slots: int) -> DecoderBlockState:
-        """The state before the first slot."""
+        """The state before the first slot is read."""
         return DecoderBlockState(self.mixer.begin(rows, slots), self.cross.begin(rows, slots))
 
     def extend(

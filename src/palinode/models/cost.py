@@ -1,4 +1,4 @@
-"""The cost of a model: its parameters by group, its FLOPs for each slot, and the state that one more token needs.
+"""The cost of a model: its parameters by group, its FLOPs for each slot, and the size of the state that it keeps to write text.
 
 FLOPs count the matrix products (one multiply-add is 2 FLOPs) and the other work of a mixer (transforms, short convolutions, scans).
 FLOPs leave out norms, activations and softmax, as `torch.utils.flop_counter` does; the tests compare the counts with this counter.
@@ -14,7 +14,7 @@ from functools import lru_cache
 
 from palinode.base.visibility import Visibility
 
-# The number of cached counts of visible pairs (by visibility and row length): to count a mask of 1024 slots takes 50 ms.
+# The largest number of cached counts of visible pairs (by visibility and row length); counting a mask of 1024 slots takes 50 ms.
 MOST_COUNTED = 256
 # The backward pass makes two matrix products for each matrix product of the forward pass.
 TRAINING_FACTOR = 3
@@ -28,9 +28,9 @@ class LayerCost:
         executed: the forward FLOPs that are executed for one slot.
         useful: the forward FLOPs for one slot when only the visible pairs of slots are counted.
         state_elements: the number of state elements that the layer keeps to emit one more token.
-        non_matmul: the part of `executed` that is not a matrix product, which PyTorch's counter therefore leaves out.
-        per_pass: the FLOPs of matrix products that a pass makes once, for any number of rows (the kernel of an implicit filter);
-            `executed` does not contain them, because it counts each slot of each row.
+        non_matmul: the part of `executed` that is not matrix products; PyTorch's counter leaves this part out.
+        per_pass: the FLOPs of matrix products that a pass computes only once, for any number of rows (for instance to make the
+            kernel of a long convolution). `executed` does not contain these FLOPs, because `executed` is for one slot of one row.
     """
 
     executed: float
@@ -90,7 +90,7 @@ class Cost:
 
 
 def sides_read(pairs: int, slots: int) -> int:
-    """The number of sides that a slot reads: 2 when there are more visible pairs of slots than in the causal form, else 1."""
+    """The number of sides that a slot reads: 2 if more pairs of slots are visible than in the causal form, else 1."""
     return 2 if pairs > slots * (slots + 1) // 2 else 1
 
 

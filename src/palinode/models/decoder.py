@@ -1,4 +1,4 @@
-"""The decoder: a model of embedding, blocks, final norm and head.
+"""The decoder: a model that consists of an embedding, blocks, a final norm and a head.
 
 The file has two presets: `gpt2` (nanoGPT's layout) and `modern` (rotary positions, QK-norm, ReLU squared).
 
@@ -51,12 +51,13 @@ class DecoderConfig(ModelConfig):
     Attributes:
         layers, width: the number L of blocks, and their width D.
         heads: the number of heads of the mixer; must divide the width.
-        mlp, mlp_mult: the kind of the MLP (`none`: no MLP), and its hidden width as a multiple of D (`swiglu`: two thirds of this).
+        mlp, mlp_mult: the kind of the MLP (`none`: no MLP), and its hidden width as a multiple of D (`swiglu`: two thirds of this
+            width).
         mlp_blocks: the number of blocks in each matrix of a `block_diagonal` MLP.
-        position: the kind of positions. `learned`: a table of C rows. `rotary`: q and k are turned. `alibi`: attention scores fall
-            linearly with distance, at a fixed rate for each head. `none`: no positions.
-        rotary, rotary_base: which pairs are turned, and the base of the angles. `full` turns all pairs, pair i by
-            base^(-2i/head width); `half` does not turn half of the pairs.
+        position: the kind of positions. `learned`: a table of C rows. `rotary`: q and k are rotated. `alibi`: attention scores
+            fall linearly with distance, at a fixed rate for each head. `none`: no positions.
+        rotary, rotary_base: which pairs of features are rotated, and the base of the angles. `full` rotates all pairs, pair i by
+            base^(-2i/head width) radians per slot; `half` rotates only half of the pairs and does not use the base.
         norm, norm_gain: the kind of the norms (LayerNorm or RMSNorm), and whether they learn a gain.
         embed_norm: whether a norm follows the embedding.
         qk_norm: whether q and k are normalised over each head.
@@ -65,12 +66,12 @@ class DecoderConfig(ModelConfig):
         tied_head: whether the head uses the embedding matrix.
         soft_cap, cap_value: the function that keeps each |logit| below c, and c: `rsqrt` c z / sqrt(z^2 + c^2), or `tanh`
             c tanh(z / c).
-        init, zero_residual, zero_head: the start of the weights; see `models.init.InitRule`.
+        init, zero_residual, zero_head: how the weights start; see `models.init.InitRule`.
         dropout: the dropout rate of the embedding, the attention probabilities and both branch outputs, in training only.
         mixer: the layer that moves information between slots, of the same kind in every block.
         mixers: the mixers of a hybrid model, in place of `mixer`: layer l has mixers[l mod len(mixers)].
-        subtract_position: whether the next slot's position is subtracted from each state (`parts/positions.py`): `plain` subtracts
-            it, `norm` subtracts it and then applies a norm, `none` does neither.
+        subtract_position: whether the position of the next slot is subtracted from each last state (`parts/positions.py`):
+            `plain` subtracts the position, `norm` subtracts the position and then applies a norm, `none` does neither.
         subtract_table: the table of the positions that are subtracted: the table of learned positions (`shared`, which then has one
             more row), or a `separate` table.
     """
@@ -150,7 +151,7 @@ class DecoderConfig(ModelConfig):
 class DecoderState(StackState):
     """The state of a decoder; `turning` is the table of rotations of all its positions.
 
-    The table is kept because making it anew for each token takes a tenth of the time of a token.
+    The state keeps the table, because computing the table again for each token would take a tenth of the time of reading a token.
     """
 
     turning: RotaryTable | None

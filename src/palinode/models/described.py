@@ -1,7 +1,8 @@
 """The description of a model without weights: its parameters by role, its cost, and the inputs that it refuses.
 
-PyTorch's meta device holds tensors that have a shape and no numbers. On the meta device, a model of any size is built in
-milliseconds and without memory. Refusals, plans and predictions need only such a model; training makes the weights when it begins.
+PyTorch's meta device holds tensors that have a shape but no values. On the meta device, a model of any size is built in
+milliseconds and without memory. A model without values is enough to refuse a bad config, to plan, and to predict times. Training
+creates the weights when it begins.
 Legend: T slots, V vocabulary.
 """
 
@@ -22,7 +23,9 @@ from palinode.base.visibility import Ltr, Visibility
 from palinode.models.base import LanguageModel, ModelConfig
 from palinode.models.cost import Cost
 
-MOST_KEPT = 256  # the number of cached descriptions; the description of a model of 12 layers of width 768 takes 0.36 MB
+MOST_KEPT = (
+    256  # the largest number of cached descriptions; the description of a model of 12 layers of width 768 takes 0.36 MB
+)
 OVERFLOW = "overflowed"  # the word in PyTorch's message about a tensor whose number of bytes does not fit into 64 bits
 SEED = 0  # a shape does not depend on the seed
 
@@ -31,7 +34,12 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Description:
-    """A model without numbers. Equal configs of one class share one description; the fields are the arguments of `described`."""
+    """A model whose parameters have shapes but no values. Configs with the same content share one description.
+
+    Attributes:
+        content: the hash of the config.
+        config, vocab_size, slots: the arguments of the function `described`.
+    """
 
     content: str
     config: ModelConfig = field(hash=False)
@@ -69,10 +77,10 @@ class Description:
         return self._costs[slots, sees]
 
     def refuse_longer_rows(self, slots: int) -> None:
-        """Read one left-to-right row of T = `slots` slots, to check that the model takes rows of this length.
+        """Read one left-to-right row of T = `slots` slots, to check that the model can read rows of this length.
 
         Raises:
-            BadInput: the longest row that the model takes is shorter than `slots` slots.
+            BadInput: the longest row that the model can read has fewer than `slots` slots.
         """
 
         def read(model: LanguageModel) -> None:
@@ -83,16 +91,16 @@ class Description:
         self.answer(read)
 
     def answer(self, question: Callable[[LanguageModel], Answer]) -> Answer:
-        """The answer of the model without numbers. If the answer needs numbers, a model with weights is built for this question.
+        """Return question(model) for the model without values. If this needs values, a model with weights is built for the call.
 
         Raises:
-            PalinodeError: the model refuses the question.
+            PalinodeError: the function `question` raises this error.
         """
         try:
             return question(self.model)
         except PalinodeError:
             raise
-        except (RuntimeError, TypeError):  # PyTorch raises one of these when a number of a meta tensor is read
+        except (RuntimeError, TypeError):  # PyTorch raises one of the two when code reads a value of a meta tensor
             return question(self._built())
 
     def _built(self) -> LanguageModel:
@@ -100,17 +108,17 @@ class Description:
 
 
 def described(config: ModelConfig, vocab_size: int, slots: int) -> Description:
-    """The description of a model; configs of the same content share one description.
+    """The description of a model; configs with the same content share one description.
 
-    A model that reads its own numbers while it is built is built once with weights. A user's model may read them; the mixer
-    `long_conv` reads them because it refuses a kernel that would never learn.
+    If the construction of a model reads the values of its weights, the model is built once with weights. The mixer `long_conv`
+    reads these values, because it refuses a kernel that would never learn; a user's model may also read them.
 
     Args:
         vocab_size: the vocabulary size V, special tokens included.
-        slots: the number T of slots of the longest row that the model must take.
+        slots: the number T of slots of the longest row that the model must be able to read.
 
     Raises:
-        BadInput: the model refuses to be built.
+        BadInput: a model cannot be built with these arguments.
         OverflowError: the number of bytes of a tensor does not fit into 64 bits.
     """
     return _described(Description(content_hash(encode(config)), config, vocab_size, slots))

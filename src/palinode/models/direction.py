@@ -1,7 +1,7 @@
-"""How a model reads an Example: rows that read from the end are flipped before the model, and the states are flipped back.
+"""How a model reads an Example: rows that are read from the end are flipped before the model, and the states are flipped back.
 
-With this flip every causal mixer reads both directions at full speed, and ltr and rtl rows run as one batch. The flip has the same
-result as an upper-triangular mask with positions counted from the right end (tested to 1e-12).
+Because rows are flipped, every causal mixer reads both directions at full speed, and ltr and rtl rows run as one batch. The flip
+has the same result as an upper-triangular mask with positions counted from the right end (tested to 1e-12).
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -35,7 +35,7 @@ def residuals(model: LanguageModel, example: Example) -> Iterator[Tensor]:
     The model reads the example once for all depths.
 
     Raises:
-        NotImplementedError: the model cannot be cut.
+        NotImplementedError: the model does not define `residuals`.
     """
     for states in zip(*(model.residuals(tokens, sees) for tokens, sees in _readings(example)), strict=True):
         yield _ordered(example, states)
@@ -45,7 +45,8 @@ def finished(example: Example, residual: Tensor, finish: Callable[[Tensor], Tens
     """(B, T, D) residuals in the slot order of the example -> (B, T, D) states in the slot order of the example.
 
     Args:
-        finish: `model.finished` or another readout. It gets the slots in the order of reading, because it may depend on positions.
+        finish: `model.finished` or another function of the residuals. This function gets the slots in the order in which the
+            model read them, because the function may depend on positions.
     """
     turned = [_is_turned(group) for group, _ in example.by_group()]
     if not any(turned):
@@ -99,5 +100,5 @@ def _is_causal(group: Group) -> bool:
 
 
 def _is_turned(group: Group) -> bool:
-    """Whether the rows of the group are flipped before the model: causal rows that read from the end are flipped."""
+    """Whether the rows of the group are flipped before the model: causal rows that are read from the end are flipped."""
     return _is_causal(group) and group.sees.reads_from_end

@@ -1,13 +1,14 @@
-"""The autoregressive encoder-decoder: a causal decoder starts from the last state of a causal encoder and reads it in every block.
+"""The autoregressive encoder-decoder: a causal decoder starts from the last state of a causal encoder; each block reads this state.
 
 x = E[tokens] + P; o = encoder(x), without a norm; y = W_b o; each decoder block adds self-attention, cross-attention to o and an
-MLP; z_i = norm(y)_i - P[i + 1]; logits = z E^T. Encoder, decoder and cross-attention see the same slots, so that the model is an
-ordinary language model: in causal rows slot i reads slots j <= i in all three; another visibility (prefix, full, a mask) also holds
-in all three.
+MLP to y; z_i = norm(y)_i - P[i + 1]; logits = z E^T. Encoder, decoder and cross-attention see the same slots, so that the model
+is an ordinary language model: in causal rows slot i reads slots j <= i in all three; another visibility (prefix, full, a mask)
+also holds in all three.
 
 Source: yiphei's autoregressive encoder-decoder, written anew from its formulas only, because its code has no licence. This model
-differs from the published one in three points: evaluation has no dropout on attention probabilities (the published one has); there
-is no unused norm; the norms of the embedding loss learn no gain, and its two sides are centred (`parts/embedding_loss.py`).
+differs from the published one in three points: evaluation has no dropout on attention probabilities (published: dropout); the
+published norm that nothing uses is left out; the norms of the embedding loss learn no gain, and the two sides of this loss are
+centred (`parts/embedding_loss.py`).
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary, L_e and L_d blocks of encoder and decoder, C longest row.
 """
 
@@ -42,7 +43,7 @@ EMBEDDING_LOSS = "embedding_loss"  # the name of the auxiliary term in records
 
 
 def _none_is_no_value(value: Any) -> Any:
-    """Translate "none" to None, for a model without the embedding loss: TOML has no null."""
+    """Translate the string "none" to None, which means no embedding loss, because TOML has no null."""
     return None if value == "none" else value
 
 
@@ -56,11 +57,11 @@ class EncoderDecoderConfig(ModelConfig):
         encoder_layers, decoder_layers, width: the number L_e of encoder blocks, the number L_d of decoder blocks, and the width D.
         heads: the number of heads of self-attention; must divide the width.
         cross_heads: the number of heads of cross-attention; must divide the width. None: twice `heads`.
-        order: whether a decoder block attends to itself or to the encoder first.
-        position: the kind of positions: a `learned` table, or `rotary`, where q and k are turned in all attention layers.
+        order: whether self-attention or cross-attention comes first in a decoder block.
+        position: the kind of positions: a `learned` table, or `rotary`, where q and k are rotated in all attention layers.
         rotary_base: the base of the angles of rotary positions.
-        subtract_position: whether the next slot's position is subtracted from each last state (`parts/positions.py`): `plain`
-            subtracts it, `norm` subtracts it and then applies a norm, `none` does neither.
+        subtract_position: whether the position of the next slot is subtracted from each last state (`parts/positions.py`):
+            `plain` subtracts the position, `norm` subtracts the position and then applies a norm, `none` does neither.
         subtract_table: the table of the positions that are subtracted: the table of learned positions (`shared`), or a `separate`
             table, which a model with rotary positions needs.
         add_next_position: whether P[i + 1] is added to the state of slot i that the decoder starts from.
@@ -70,9 +71,9 @@ class EncoderDecoderConfig(ModelConfig):
             states after each encoder block. `stack`: a learned mean of the states after each encoder block and after each earlier
             decoder block; with `stack`, a decoder block whose gate stays at 0 works as one more encoder block, so that the model
             learns the number of its encoder blocks.
-        residual_init: the standard deviation at the start of maps that write into the residual stream. `per_stack`:
-            .02 / sqrt(2 L), where L is the number of blocks of the map's own stack, although a decoder block has three such maps.
-            `total`: .02 / sqrt(2 L_e + 3 L_d).
+        residual_init: the standard deviation of the first weights of the maps that write into the residual stream. `per_stack`:
+            .02 / sqrt(2 L), where L is the number of blocks of the map's own stack, although a decoder block has three of these
+            maps. `total`: .02 / sqrt(2 L_e + 3 L_d).
         bias: whether linear maps have biases and norms have shifts.
         dropout: the dropout rate of the embedding, the attention probabilities and all branch outputs, in training only.
         embedding_loss: the options of the embedding loss; None ("none" in TOML) means no embedding loss.
@@ -137,7 +138,7 @@ class EncoderDecoderState(StackState):
 
 
 class EncoderDecoder(Stack):
-    """The encoder-decoder model; the first docstring of this file has its formulas.
+    """The encoder-decoder model; the docstring at the top of this file has the formulas.
 
     The weights are empty until `EncoderDecoderConfig.build` fills them. Decoder blocks can be cut off from the top; the encoder
     always stays whole.
@@ -245,7 +246,7 @@ class EncoderDecoder(Stack):
     def _bridged(self, encoded: Tensor, positions: Tensor | None = None) -> Tensor:
         """The (B, T, D) states that the decoder starts from, in float32 like every residual stream.
 
-        No skip connection passes the bridge, so that these states are small at the start of training.
+        No skip connection goes around the bridge, so that these states are small at the start of training.
         """
         y = exact(self.bridge(encoded if self.bridge_norm is None else self.bridge_norm(encoded)))
         if self.config.add_next_position:

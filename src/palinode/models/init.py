@@ -1,7 +1,7 @@
 """The first weights of a model: each parameter is drawn from its own random stream of the run's seed, `init` / parameter name.
 
-So two arms of an experiment that share a seed start with equal values in each parameter of the same name and shape, even if the
-arms differ in other parameters. The global random generator is not used.
+So two arms of an experiment with the same seed start with equal values in each parameter that has the same name and shape in both
+arms, even if other parameters differ. The global random generator is not used.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def initialise(model: nn.Module, rule: InitRule, seed: int, parts: Mapping[str, 
         parts: the rules of some children of the model, by child name; a child with its own rule does not use `rule`.
 
     Raises:
-        BadInput: a module has a parameter that no rule of this file fills.
+        BadInput: no rule of this file gives some parameter its first values.
     """
     own_rules = parts or {}
     with torch.no_grad():
@@ -77,7 +77,7 @@ def _start(module: nn.Module, name: str, parameter: Tensor, rule: InitRule, rng:
 
 def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitRule, rng: Generator) -> None:
     role = module.role
-    # A weight on the meta device has no numbers; a draw on the meta device would load PyTorch's compiler, which takes 3 s.
+    # A weight on the meta device has no values; random numbers on this device would load PyTorch's compiler, which takes 3 s.
     if weight.is_meta:
         return
     if name == "bias" or (role == "residual" and rule.zero_residual) or (role == "head" and rule.zero_head):
@@ -90,7 +90,10 @@ def _start_weight(module: Linear | Table, name: str, weight: Tensor, rule: InitR
 
 
 def _start_blocks(module: BlockLinear, name: str, parameter: Tensor, rule: InitRule, rng: Generator) -> None:
-    """Start a block-diagonal map, under every scheme: uniform in +-1 / sqrt(input width of a block), bias +-1 / sqrt(out_width)."""
+    """Fill a block-diagonal map in every scheme: uniform in +-1 / sqrt(a block's input width), the bias in +-1 / sqrt(out_width).
+
+    With `zero_residual`, a map that writes into the residual stream starts at 0.
+    """
     bound = (module.weight.shape[2] if name == "weight" else len(parameter)) ** -0.5
     if rule.zero_residual and module.role == "residual":
         parameter.zero_()

@@ -1,15 +1,15 @@
-"""The latent attention model of hlb-gpt: one block of two matrices does the work of gate, attention and MLP.
+"""The latent attention model of hlb-gpt: each block has two matrices, which do the work of gate, attention and MLP.
 
-A block, where q = width // 8: (Q, K, a, g) = W_e LN(x); u = a * gelu(g), where the first half of u is local and the second half is
-the value; x + W_p (local, softmax(Q K^T / sqrt(q) - slope |i - j|) value). Each layer has one learned slope; the slopes are the
-model's only information about positions.
+A block computes, with q = width // 8: (Q, K, a, g) = W_e LN(x); u = a * gelu(g), where the first half of u is local and the
+second half is the value; the output is x + W_p (local, softmax(Q K^T / sqrt(q) - slope |i - j|) value). Each layer has one learned
+slope; the slopes are the model's only information about positions.
 
 Source: hlb-gpt 0.4.1 (a9f158f) and the options of the mask experiments (337850f); their code was read, and this code is new.
 Differences from the published code:
-- distances are float32, made for the current row length (published: bf16, cut from a longer table);
-- both directions have the bias -slope |i - j| (published for right to left: the ltr table with flipped rows, which favours distant
-  slots), and an rtl row is flipped (published: an anti-triangular mask, through which the targets leak);
-- with `linear_value` the unused half of `a` does not exist, so that each layer has D^2 fewer parameters.
+- distances are float32 and computed for the current row length (published: bf16, cut from a longer table);
+- both directions have the bias -slope |i - j| (published for right to left: the ltr table with flipped rows, which gives distant
+  slots more weight), and an rtl row is flipped (published: an anti-triangular mask, which leaks the targets);
+- with `linear_value`, half of `a` would not be used and therefore does not exist, so that each layer has D^2 fewer parameters.
 Legend: B rows, T slots, T_new new slots, D width, V vocabulary, H heads.
 """
 
@@ -45,8 +45,8 @@ AUDIT_RAW_SLOPE = -4.6  # the audit's slope is softplus(-4.6) = .01
 # 128 slots at width 128 and at width 384, and for 2 rows of 1024 slots at width 128 and at width 384.
 #   additive bias through baddbmm: 3.6, 9.9, 26, 63; additive bias through baddbmm in blocks of 128 slots: 3.6, 9.9, 19, 45;
 #   the bias as a float mask of PyTorch's attention: 4.3, 11.5, 30, 67;
-#   slope * j as one more feature of the keys: causal kernel 4.8, 10.7, 35, 75; padded to the fused kernel 7.0, 23, 33, 90.
-# One more feature of the keys is also less exact: slope * j - slope * i has an error of 2e-4 at 1024 slots.
+#   slope * j as one more feature of the keys: 4.8, 10.7, 35, 75 (causal kernel); 7.0, 23, 33, 90 (padded for the fused kernel).
+# A bias in one more feature of the keys is also less exact: slope * j - slope * i has an error of 2e-4 at 1024 slots.
 BLOCK_SLOTS = 128
 
 
@@ -59,7 +59,7 @@ class LatentConfig(ModelConfig):
         layers, width: the number L of blocks, and their width D.
         heads: the number of heads of Q, K and the value; must divide the width and width // 8. A head is a contiguous part of each
             vector, and all heads of a layer share one slope.
-        linear_value: whether the value has no gate: it is then the second half of g, before the GELU.
+        linear_value: whether the value is the second half of g before the GELU, and so has no gate.
     """
 
     kind: ClassVar[str] = "latent"
@@ -86,7 +86,7 @@ class LatentConfig(ModelConfig):
 
 
 class Latent(Stack):
-    """The latent attention model: x = E[tokens], then blocks, norm and head; it takes rows of any length.
+    """The latent attention model: x = E[tokens], then blocks, norm and head. It reads rows of any length.
 
     The weights are empty until `LatentConfig.build` fills them.
     """
@@ -185,8 +185,8 @@ class LatentAttention(Mixer):
     def open_for_audit(self, gain: float, rng: Generator) -> None:
         """Set the slope near .01, so that a leak from a distant slot shows in an audit.
 
-        A slope of .01 leaves a weight of e^-10 at a distance of 1024 slots. The slope at the start, 1.31, leaves 1e-17 at a
-        distance of 30 slots, so that an audit could not see a leak.
+        A slope of .01 leaves a weight of e^-10 at a distance of 1024 slots. With the slope that training starts from, 1.31, the
+        weight at a distance of 30 slots is only 1e-17, so that an audit could not see a leak.
         """
         open_near(self.raw_slope, AUDIT_RAW_SLOPE, rng)
 
@@ -240,7 +240,7 @@ def computed_pairs(native: Native, slots: int) -> int:
 
 
 def hlb(size: float = 1.0) -> LatentConfig:
-    """The config of hlb-gpt for one number, its size: width 64 round(6 log2(1 + size)), layers round(8 log2(1 + size)).
+    """The config of hlb-gpt for a size of the model: width 64 round(6 log2(1 + size)), layers round(8 log2(1 + size)).
 
     Size 1 means 8 layers of width 384, with 46 million parameters at a vocabulary of 50 304 tokens. Size .5 means 5 layers of
     width 256; size 4 means 19 layers of width 896.
@@ -259,7 +259,7 @@ def hlb(size: float = 1.0) -> LatentConfig:
 
 
 def _blocks(native: Native, slots: int, before: int = 0) -> list[tuple[int, int, int]]:
-    """List the blocks of slots as (first, end, read): new slots first..end - 1 are computed together over the first `read` slots.
+    """List the blocks of slots as (first, end, read): new slots first..end - 1 together read the first `read` slots.
 
     Args:
         slots: the number of new slots.

@@ -1,4 +1,4 @@
-"""The base class of the built-in models: token and position tables, a stack of blocks and a final norm; and shared options.
+"""The base class of the built-in models, with tables of tokens and positions, a stack of blocks and a final norm.
 
 Legend: B rows, T slots, D width, V vocabulary, C longest row.
 """
@@ -39,7 +39,8 @@ class Stack(LanguageModel):
 
     Attributes:
         embedding: the table of token embeddings.
-        blocks: the ModuleList of blocks. Its type is Any, because each model's blocks take other arguments after the states.
+        blocks: the ModuleList of blocks. Its type is Any, because the blocks of different models take different arguments after
+            the states.
         final_norm: the norm after the last block.
         position: the table of learned positions, or None.
         embed_norm: the norm after the embedding, or None.
@@ -63,9 +64,9 @@ class Stack(LanguageModel):
         """(B, T) token ids -> (B, T, D) states.
 
         Raises:
-            BadInput: the row is longer than a table of positions, a mixer has no form for the visibility, or a slot of an explicit
-                mask may see nothing.
-            ValueError: the rows read from the end and have not been flipped.
+            BadInput: the row is longer than a table of positions, a mixer cannot read with this visibility, or a slot
+                of an explicit mask sees no slot.
+            ValueError: the visibility reads rows from the end, and the rows have not been flipped.
         """
         reading, x = self._reading(tokens, sees), self._embedded(tokens)
         for block in self.blocks:
@@ -82,7 +83,7 @@ class Stack(LanguageModel):
         return super().can_step() and all(can_step(block) for block in self.blocks)
 
     def begin(self, rows: int, slots: int) -> StackState:
-        """The state before the first token (see `LanguageModel.begin`).
+        """The state before the first token is read (see `LanguageModel.begin`).
 
         Raises:
             BadInput: rows of `slots` slots are longer than a table of positions.
@@ -104,11 +105,11 @@ class Stack(LanguageModel):
         return states if self.next_position is None else self.next_position(states, self.position, positions)
 
     def _reading(self, tokens: Tensor, sees: Visibility, before: int = 0) -> Reading:
-        """The reading of (B, T) tokens, which follow `before` earlier tokens that were read left to right."""
+        """The `Reading` of (B, T) tokens, after `before` earlier tokens of the same rows have been read left to right."""
         raise NotImplementedError(f"{type(self).__name__} must define _reading(tokens, sees, before), or hidden")
 
     def _reading_on(self, tokens: Tensor, state: Any) -> Reading:
-        """The reading of (B, T_new) new tokens, which follow the tokens that the state has read."""
+        """The `Reading` of (B, T_new) new tokens, which follow the tokens that `state` has read."""
         return self._reading(tokens, Ltr(), state.read)
 
     def _embedded(self, tokens: Tensor, positions: Tensor | None = None) -> Tensor:
@@ -127,7 +128,7 @@ class Stack(LanguageModel):
         return rotary_table(positions, weight.shape[1] // heads, kind, base, exact_dtype(weight))
 
     def _check_length(self, slots: int) -> None:
-        """Refuse rows that are longer than the model's table of positions; a model without such a table takes all rows."""
+        """Refuse rows that are longer than the model's table of positions; a model without a table of positions reads all rows."""
         if slots > self.max_length and (self.position is not None or self.next_position is not None):
             field = "model.position" if self.position is not None else "model.subtract_table"
             message = f"a row of {slots} slots is longer than the table of {self.max_length} learned positions"
@@ -154,8 +155,8 @@ def mask_of(sees: Visibility, tokens: Tensor) -> Tensor | None:
     """The explicit mask of a visibility that is neither causal nor full, on the device of the (B, T) tokens; else None.
 
     Raises:
-        BadInput: a slot may see nothing.
-        ValueError: the rows read from the end and have not been flipped.
+        BadInput: the mask lets a slot see no slot.
+        ValueError: the visibility reads rows from the end, and the rows have not been flipped.
     """
     if sees.reads_from_end:
         raise ValueError("rows that read from the end must be flipped first: call models.direction.read")
@@ -166,7 +167,7 @@ def explicit_mask(sees: Visibility, slots: int) -> Tensor:
     """The boolean (T, T) mask of a visibility.
 
     Raises:
-        BadInput: a slot may see nothing, so that its softmax would be uniform or NaN.
+        BadInput: the mask lets a slot see no slot, so that the softmax of this slot would be uniform or NaN.
     """
     mask = sees.mask(slots)
     blind = (~mask.any(dim=1)).nonzero().flatten().tolist()

@@ -5,9 +5,10 @@ token of the window is not scored. The two passes with direction tokens:
 
     ltr  in [L] a b c d e   target a b c d e f        rtl  in b c d e f [R]   target a b c d e f
 
-With probability p, `both(p)` reads a window rtl in addition to ltr, and `choose(p)` reads a window rtl instead of ltr. They differ
-from the published implementation in three points: p = 0 never draws rtl (published: once in a thousand draws); rtl sees the upper
-triangle at the current length (published: a flipped lower triangle); the losses are reported for each pass.
+With probability p, `both(p)` reads a window rtl in addition to ltr, and `choose(p)` reads a window rtl instead of ltr. Both
+objectives differ from the published code in three points: with p = 0 no window is read rtl (published: in one draw of a thousand,
+windows are read rtl); the mask of rtl is the upper triangle at the current length (published: a flipped lower triangle); the
+losses are reported for each pass.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class OneWay(Objective):
         )
 
     def shifted(self, window_tokens: int) -> tuple[Tensor, Tensor]:
-        """The (T,) window indices of the tokens that the slots read, and of those they predict; a direction token has no index."""
+        """The (T,) window indices of the tokens that the slots read (direction token: -1), and of the tokens that they predict."""
         targets = torch.arange(window_tokens)
         sources = targets - (1 if self.direction == "ltr" else -1)
         inside = (sources >= 0) & (sources < window_tokens)
@@ -95,7 +96,8 @@ class RtlObjective(OneWay):
 
     Attributes:
         direction_token: whether the input ends with `[R]`, where the reading starts.
-        sees: the visibility of the pass. Any visibility except `rtl` is a mistake; it can be set to test that the audit finds it.
+        sees: the visibility of the pass. Any visibility except `rtl` is a mistake; a test sets another visibility to check that the
+            audit finds the mistake.
     """
 
     kind: ClassVar[str] = "rtl"
@@ -116,14 +118,14 @@ RTL = "rtl"  # the name of the random decision whether a window is read right to
 
 
 class Mixture(Objective):
-    """Base class of `both` and `choose`: the random choice, the direction tokens, and the contract of each pass.
+    """Base class of `both` and `choose`: the random choice, the direction tokens, and the tokens that may inform a prediction.
 
     Attributes:
         p: the probability of the rtl pass: a number, a schedule, or `adaptive`.
         granularity: whether one choice is made for each micro-batch (`batch`, as published) or for each window (`row`).
         direction_token: whether `[L]` and `[R]` mark the direction, so that all tokens can be scored.
-        rtl_sees: the visibility of the rtl pass. Any visibility except `rtl` is a mistake; it can be set to test that the audit
-            finds it.
+        rtl_sees: the visibility of the rtl pass. Any visibility except `rtl` is a mistake; a test sets another visibility to
+            check that the audit finds the mistake.
     """
 
     p: Annotated[Probability, one_of(lambda: PROBABILITIES, "probability")] = Constant(p=0.05)
@@ -202,7 +204,7 @@ class BothObjective(Mixture):
 class ChooseObjective(Mixture):
     """Every window is read once: rtl with probability p, else ltr.
 
-    `choose` costs as much as `ltr`, so that the two objectives are compared at equal compute.
+    `choose` costs as much as `ltr`, so that `choose` and `ltr` are compared at equal compute.
     """
 
     kind: ClassVar[str] = "choose"

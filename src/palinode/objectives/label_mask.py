@@ -1,8 +1,8 @@
-"""Label masks: a label mask decides which targets of an objective are scored. It changes only the weights of the loss.
+"""Label masks: a label mask decides which targets of an objective are scored. A mask changes only weights of the loss.
 
 The mask `all` scores every target, `answer` the targets that a task marks as answers, and `last` the last answer of each window, or
-the last token of a window of text. A label mask does not change inputs, visibility and passes, so that training on every token and
-training only on answers are compared at an equal number of tokens read.
+the last token of a window of text. A label mask does not change inputs, visibility and passes. So a run that is trained on every
+token and a run that is trained only on answers read equally many tokens.
 
 A masked language model scores a token that the label mask keeps only if this token is also hidden at random, so a batch may have no
 token to score. An optimizer step without a scored token changes no weight (`Counters.empty_steps` counts these steps). The function

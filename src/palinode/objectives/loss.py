@@ -1,13 +1,13 @@
-"""The loss of an Example: the weighted sum of nats, for each pass. Large logits are made in chunks, never all at once.
+"""The loss of an Example: the weighted sum of nats, for each pass. Large logits are computed in chunks, never all at once.
 
 Logits are the largest tensor when a small model is trained: the logits of 1024 slots at GPT-2's vocabulary take 196 MiB, and three
 times as much with their log-softmax and gradient. When the logits are large, the slots go through the head chunk by chunk, and the
-gradient of each chunk is computed in the forward pass. This is possible because the loss is a sum: the backward pass gets one
-number and only multiplies the gradients by this number. If the head is a matrix (`LinearHead`), the gradient of this matrix is
-added up in place, because the matrix has 147 MiB at GPT-2's size.
-Two alternatives cost more or do less. Checkpointing of each chunk makes the logits twice, and autograd makes one more gradient of
-the head for each chunk. `torch.nn.functional.linear_cross_entropy` has neither soft-cap nor weights. The script
-benchmarks/loss_memory.py measures the memory.
+gradient of each chunk is computed in the forward pass. The gradient can be computed so early because the loss is a sum: the
+backward pass gets one number and only multiplies the gradients by this number. If the head is a matrix (`LinearHead`), the
+gradient of this matrix is added up in place, because the matrix has 147 MiB at GPT-2's size.
+There are two alternatives. Checkpointing of each chunk costs more: the logits are computed twice, and autograd makes one more
+gradient of the head for each chunk. `torch.nn.functional.linear_cross_entropy` does less: it has neither soft-cap nor weights.
+The script benchmarks/loss_memory.py measures the memory.
 Legend: B rows, T slots, D width, V vocabulary.
 """
 
@@ -28,17 +28,17 @@ from palinode.base.head import LinearHead
 
 DIRECT_LOGITS = 2**23  # up to 8 million logits (32 MiB of float32) are made at once
 CHUNK_LOGITS = 2**22  # more than DIRECT_LOGITS logits are made in chunks of about 4 million logits (16 MiB of float32)
-# The factor of both numbers on a GPU: a GPU needs larger chunks to be busy, and has the memory for them.
+# The factor of DIRECT_LOGITS and CHUNK_LOGITS on a GPU: a GPU needs larger chunks to be busy, and has the memory for them.
 GPU_FACTOR = 32
 LogitsOf = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class ScoredLoss:
-    """Sums over the scored slots of a batch; the caller has all parts of the batch and computes means from these sums.
+    """Sums over the scored slots of one part of a batch; the caller adds the sums of all parts and computes means.
 
     Attributes:
-        total: the sum of weight * nats, with a gradient; a total that was made in chunks has only first derivatives.
+        total: the sum of weight * nats, with a gradient; a total that was computed in chunks has only first derivatives.
         nats_by_group: the sum of weight * nats of each pass, as detached scalars, by group name.
         scored_by_group: the number of slots with a weight other than 0, by group name.
     """
@@ -54,7 +54,7 @@ def weighted_nats(example: Example, hidden: Tensor, logits_of: LogitsOf, chunk_s
     Args:
         logits_of: the function (slots, D) -> (slots, V), usually `model.logits_map()`; a slot's logits depend only on its state.
         chunk_slots: the number of slots whose logits are in memory at once. Default: all slots if they have at most 8 million
-            logits, else so many slots that a chunk has about 4 million logits.
+            logits, else so many slots that a chunk has about 4 million logits (on a GPU, both limits are 32 times as large).
     """
     weight = example.loss_weight.flatten()
     states, targets = hidden.flatten(0, 1), example.targets.flatten()
@@ -175,7 +175,7 @@ def _any_chunk(chunk: _Chunk, logits_of: LogitsOf, leaves: tuple[Tensor, ...], s
 
 
 def _linear_chunk(chunk: _Chunk, head: LinearHead, sums: list[Tensor]) -> Tensor:
-    """The (slots,) weighted nats of a chunk, for a head that is a matrix; it does what `_any_chunk` does for any head.
+    """The (slots,) weighted nats of a chunk, for a head that is a matrix; the result is that of `_any_chunk`.
 
     The gradient of the matrix is added up in place, so that only one tensor of the matrix's size exists, and not two.
     """
@@ -221,7 +221,7 @@ def leaves_of(logits_of: LogitsOf, states: Tensor) -> list[Tensor]:
 
 
 def parameters_read(model: nn.Module, logits_of: LogitsOf, states: Tensor) -> list[str]:
-    """The names of the model's parameters that `logits_of` reads: those of the head or of the tied table, and of a norm in it."""
+    """The names of the model's parameters that `logits_of` reads: those of the head or tied table, and of norms in `logits_of`."""
     with torch.enable_grad():
         leaves = {id(leaf) for leaf in leaves_of(logits_of, states)}
     return [name for name, parameter in model.named_parameters() if id(parameter) in leaves]

@@ -22,7 +22,7 @@ from palinode.base.objective import Objective, Progress
 from palinode.base.visibility import Bottleneck, Full, Ltr, Native, Visibility
 from palinode.objectives.directional import LtrObjective
 
-# The share of the tokens that audits and plans take as the answers of a task, because their results must hold for every task.
+# Audits and plans, whose results must hold for every task, take this share of the tokens, at random, as the answers of a task.
 STAND_IN_SHARE = 0.25
 
 
@@ -56,7 +56,7 @@ class HiddenInPlace(Objective):
 
 
 class MaskedObjective(HiddenInPlace):
-    """Predict each hidden token at its own slot, from both sides; for a model without a reading direction.
+    """Predict each hidden token at its own slot, from the tokens on both sides; for a model that does not read in one direction.
 
     With `hide_answers` the answers of a task are hidden, which trains a classifier of the answer. With a `rate` above 0 a random
     share of all tokens is hidden, which trains a masked language model.
@@ -91,7 +91,7 @@ class MaskedObjective(HiddenInPlace):
         return shown & torch.ones_like(target, dtype=torch.bool)
 
     def scorable(self, window_tokens: int) -> Tensor:
-        """Every token, because each token may be hidden at random; no token if the options hide none.
+        """The tokens that can be scored: all, because each token may be hidden at random; none if the options hide no token.
 
         Label masks do not matter here, because they change which tokens are scored, not which tokens are hidden.
         """
@@ -161,7 +161,7 @@ def _hidden(objective: MaskedObjective | MaskedInputObjective, draw: Draw) -> Te
 
 
 def _stand_in(batch: int, window_tokens: int, generator: Generator) -> Tensor:
-    """Random places of the window, (B, window_tokens) boolean, which are used as answers where no task marks answers."""
+    """Random places of the windows, (B, window_tokens) boolean, which serve as answers if no task marks the answers."""
     return _exactly(max(1, round(STAND_IN_SHARE * window_tokens)), batch, window_tokens, generator)
 
 
@@ -175,17 +175,17 @@ class BottleneckObjective(HiddenInPlace):
     """Predict the answers at the end of a task's windows from the state of the token before the answers.
 
     The score shows how much information this state holds. In MAD's compression task, the token C before the answers is the
-    compression token, and the answers repeat the tokens before C. Each slot up to C sees itself and the slots before it; each slot
-    after C sees only C and itself.
+    compression token, and the answers repeat the tokens before C. Each slot up to the compression token C sees itself and the
+    slots before it; each later slot sees only C and itself.
     Source: MAD (arXiv 2403.17844), where the decoder also gets the last state and a position. Differences from MAD: in MAD an MLP
     reads one state of C; here the blocks of the stack read C at every depth. In a stack of L layers, L - 1 states of C have read
     other slots, so that two layers correspond to MAD, and one layer passes no information. The stack needs positions, because
     without positions the slots of the answers are all equal. A mixer that cannot read explicit masks is refused.
-    Audits and plans take the second half of a window as the answers, because their results must hold for every task.
+    Audits and plans, whose results must hold for every task, take the second half of a window as the answers.
 
     Attributes:
-        sealed: whether the token before the answers sees only itself, so that no text can inform an answer. This is a control: a
-            score above chance then shows that information passes around the bottleneck.
+        sealed: whether the token before the answers sees only itself, so that no text can inform an answer. If `sealed` is set, a
+            score above chance shows that information passes around the bottleneck.
     """
 
     kind: ClassVar[str] = "bottleneck"

@@ -1,6 +1,6 @@
 """The probability p of the rtl pass: constant, scheduled over the steps, or adapted to the losses of the two passes.
 
-Each p is a pure function of the step; `adaptive` is also a function of a state of two floats, which a checkpoint keeps.
+Each p is a pure function of the step; the p of `adaptive` also depends on a state of two floats, which a checkpoint keeps.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class Adaptive(Probability):
 
     Attributes:
         rule: the formula of p. `ratio` (as published): p = clip(exp(rtl - ltr), floor, 1); without a leak the rtl loss is a little
-            above the ltr loss, so that p stays at 1. `difference`: p = clip((rtl - ltr) / scale_nats, floor, 1), which has a fixed
-            point between floor and 1.
+            above the ltr loss, so that p stays at 1. `difference`: p = clip((rtl - ltr) / scale_nats, floor, 1), which can settle
+            at a value between floor and 1.
         ema: the weight of earlier steps in the smoothed difference (0: only the last step counts, as published).
         floor: the smallest p.
         scale_nats: the difference of the losses, in nats, at which the rule `difference` gives p = 1.

@@ -60,7 +60,7 @@ class Heads(OwnStart):
         return attention_cost(8.0 * self.width**2, 2 * self.width, slots, pairs)
 
     def empty_state(self, rows: int, slots: int, maps: tuple[Linear, ...]) -> JoinedState:
-        """The state before the first slot; it holds the joined weights of `maps`."""
+        """The state before the first slot is read; this state holds the joined weights of `maps`."""
         room = KeysValues.empty(self.k.weight, (rows, self.heads, slots), self.head_width)
         weight, bias = joined(*maps)
         return JoinedState(room.keys, room.values, 0, weight.detach(), bias)
@@ -120,13 +120,13 @@ class Attention(Heads, Mixer):
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
 
     def _biased(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Attention with a (H, T, T) bias on its scores, in float32 or better: bfloat16 cannot hold a difference of 1 at 300."""
+        """Attention with a (H, T, T) bias on its scores, in float32 or better: in bfloat16 the distances 300 and 301 are equal."""
         with exact_products(q):
             mixed = self._attended(exact(q), exact(k), exact(v), bias)
         return self.out(mixed.to(q.dtype).transpose(1, 2).flatten(2))
 
     def _placed(self, qkv: Tensor, reading: Reading) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalise and turn q and k together, in float32 or better; v does not change."""
+        """Normalise and rotate q and k together, in float32 or better; v does not change."""
         qk, v = torch.split(qkv, [2 * self.heads, self.heads], dim=2)
         fine = exact(qk)
         if self.qk_norm:
@@ -173,7 +173,7 @@ class WindowState(MixerState):
         return self.keys[:, :, at], self.values[:, :, at]
 
     def with_next(self, k: Tensor, v: Tensor) -> WindowState:
-        """The state after (B, H, T_new, D / H) new keys and values; it keeps the last W keys and values."""
+        """The state after (B, H, T_new, D / H) new keys and values; only the last W keys and values are kept."""
         window, end = self.keys.shape[2], self.read + k.shape[2]
         at = torch.arange(max(self.read, end - window), end, device=k.device) % window
         self.keys[:, :, at] = k[:, :, -len(at) :].to(self.keys.dtype)
@@ -248,7 +248,10 @@ def _blocks(x: Tensor, window: int, blocks: int, sides: tuple[int, int]) -> Tens
 
 
 def _block_mask(window: int, native: Native, slots: int, blocks: int, device: torch.device) -> Tensor:
-    """The mask (blocks, 1, W, 2 W or 3 W): the slots of a block and its neighbours that each slot may read. No row is empty."""
+    """The mask (blocks, 1, W, 2 W or 3 W): True where a slot may read a slot of its own block or of a neighbour block.
+
+    Every slot may read at least one slot.
+    """
     wide = (3 if native == "full" else 2) * window
     first = torch.arange(blocks, device=device)[:, None, None] * window
     key = first - window + torch.arange(wide, device=device)
@@ -360,7 +363,7 @@ class LinearAttention(Mixer, options=LinearAttentionConfig):
         return LayerCost(maps + executed, maps + useful, heads * self.rows * (width // heads + 1))
 
     def _by_head(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """q and k (B, H, T, f), and v (B, H, T, h + 1), in float32 or better; v has a column of ones, whose sums are the norm."""
+        """q and k (B, H, T, f), and v (B, H, T, h + 1), in float32 or better; sums of v's column of ones are the denominator."""
         fine = (exact(part(x)) for part in (self.q, self.k, self.v))
         q, k, v = (part.view(*x.shape[:2], self.heads, -1).transpose(1, 2) for part in fine)
         return q, k, torch.cat((v, torch.ones_like(v[..., :1])), -1)

@@ -1,9 +1,10 @@
 """The base classes of mixers: a mixer is a layer (B, T, D) -> (B, T, D) that moves information between slots.
 
 A mixer has no residual connection and no norm. A mixer is two classes: a `MixerConfig` holds the options that a user may set, and
-its method `build(place)` makes the `Mixer`. The mixer computes its cost and starts its own parameters. A mixer knows no direction:
-to read right to left, its causal form reads a flipped row. A mixer with `begin` and `extend` continues from a state, slot by slot;
-a mixer without these methods reads the whole row again for each new slot.
+its method `build(place)` makes the `Mixer`. The mixer computes its cost and gives its own parameters their first values. A mixer
+does not know the direction of reading: a row that is read right to left is flipped, and the causal form of the mixer reads the
+flipped row. A mixer with `begin` and `extend` continues from a state, slot by slot; a mixer without these methods reads the whole
+row again for each new slot.
 Legend: B rows, T slots, T_new new slots, D width.
 """
 
@@ -48,7 +49,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Reading:
-    """The description of how a stack reads one batch; it is made once for each pass, and all layers share it.
+    """How a stack of layers reads one batch. Each pass makes one `Reading`, which all layers share.
 
     In `extend` the form of reading is causal, and the tables have rows only for the new slots.
 
@@ -57,7 +58,8 @@ class Reading:
         mask: the (T, T) boolean mask when native is `mask`: entry [i, j] is True when slot i may read slot j.
         rotary: the table of rotations when the model has rotary positions.
         distance: the table of distances between slots when the model learns the slopes of linear position biases.
-        bias: the (H, T, T) tensor that is added to the attention scores when the slopes are fixed; -inf where a slot may not read.
+        bias: the (H, T, T) tensor that is added to the attention scores when the slopes are fixed; -inf where slot i may not read
+            slot j.
     """
 
     native: Native
@@ -71,8 +73,8 @@ class MixerConfig(Part):
     """Base class of all mixer configs.
 
     Attributes:
-        reads: the names of the model's options that the mixer reads; a model with this mixer may not set other such options.
-        visibilities: the forms of reading that the mixer has.
+        reads: the names of the model's options (such as `qk_norm`) that the mixer uses; see `refuse_unread`.
+        visibilities: the forms of reading that the mixer supports.
         makes: the class of the mixer that is built from this config.
     """
 
@@ -98,7 +100,7 @@ class MixerConfig(Part):
 
 
 def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> None:
-    """Refuse options of attention that are set but that no mixer, or not every attention mixer, reads.
+    """Refuse an option of attention that is set, but that no mixer reads or that some attention mixer does not read.
 
     An option that is set needs at least one mixer that reads it. Each mixer that reads any option of attention must read every
     option that is set. Mixers that read no option of attention (convolutions, recurrences) may be in one model with attention.
@@ -108,7 +110,7 @@ def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> 
         mixers: the mixer configs of all layers.
 
     Raises:
-        ValueError: an option is not read; the message names all such options, and the settings that switch them off.
+        ValueError: an option is refused; the message names all refused options, and the settings that switch them off.
     """
     without: dict[str, list[str]] = {}
     for option in options:
@@ -123,12 +125,13 @@ def refuse_unread(options: Collection[str], mixers: Collection[MixerConfig]) -> 
 
 
 class TwoSidedConfig(MixerConfig):
-    """Base class of the configs of mixers that have separate weights for the slots after a slot.
+    """Base class of the configs of mixers that can have a second set of weights, for the slots that come after the current slot.
 
     With one set of weights for both sides, a slot could not distinguish the slots before it from the slots after it.
 
     Attributes:
-        two_sided: whether the mixer has the second set of weights. The full form needs it; the causal form does not use it.
+        two_sided: whether the mixer has the second set of weights. The full form needs this set; the causal form does not use
+            this set.
     """
 
     visibilities: ClassVar[frozenset[Native]] = frozenset({"causal", "full"})
@@ -144,7 +147,7 @@ class Mixer(OwnStart):
     """Base class of all mixers.
 
     Args:
-        options: the config class of a mixer that is made from a config and a place: `class Mine(Mixer, options=MineConfig)`.
+        options: the class of the config that the mixer is made from, as in `class Mine(Mixer, options=MineConfig)`.
     """
 
     def __init_subclass__(cls, options: type[MixerConfig] | None = None, **others: Any):
@@ -157,11 +160,11 @@ class Mixer(OwnStart):
         raise Unfinished(self, "must define forward(x, reading)")
 
     def can_step(self) -> bool:
-        """Whether `extend` continues what `forward` does: False if `extend` is missing, or if only `forward` was replaced."""
+        """Whether `extend` computes the same as `forward`: False if `extend` is missing, or if only `forward` was replaced."""
         return continues(self, "forward")
 
     def begin(self, rows: int, slots: int) -> MixerState:
-        """The state before the first slot of `rows` rows of at most `slots` slots, in the weights' dtype and on their device."""
+        """The state before the first slot is read, for rows of at most `slots` slots, with the weights' dtype and device."""
         raise NotImplementedError(f"{type(self).__name__} cannot step: it must define begin and extend")
 
     def extend(self, x: Tensor, reading: Reading, state: Any) -> tuple[Tensor, MixerState]:
@@ -181,7 +184,7 @@ class Mixer(OwnStart):
         return None
 
     def special_groups(self) -> Mapping[str, str]:
-        """The training groups of parameters by their names in this mixer, from the `group_of` tables of all its modules."""
+        """A table from parameter names in this mixer to training groups, from the `group_of` tables of all its modules."""
         return {
             f"{prefix}.{name}" if prefix else name: group
             for prefix, module in self.named_modules()

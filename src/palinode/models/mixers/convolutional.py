@@ -1,7 +1,7 @@
 """Mixers with convolutions along the slots: long convolution, BaseConv, Hyena, Monarch Mixer.
 
 In the full form a long convolution has a second kernel for the slots after a slot. Every kernel is cut to the T slots of the row;
-published modules transform all C taps for every row, and so they read the future.
+published modules transform all C taps for every row, so that a slot reads later slots.
 Legend: B rows, T slots, T_new new slots, D width, K taps, C longest row, c channels of an input, O order.
 """
 
@@ -48,8 +48,8 @@ class LongConvConfig(TwoSidedConfig):
 
     Attributes:
         channels: the number c of convolutions of each of the D inputs.
-        squash: the amount by which every tap is moved towards 0; smaller taps become 0. The published class has .1; a kernel with
-            the usual start is then 0 and never learns, so that this value is refused.
+        squash: the amount by which every tap is moved towards 0; smaller taps become 0. The published class has .1, which is
+            refused, because a kernel with the usual start would then be 0 and never learn.
         kernel_dropout: the share of taps that are left out, in training only.
         kernel_start: the start of the kernels: `double_exp` .02 N(0, 1) exp(-t (D/2)^(d/D)), where t goes from 0 to 1 over the
             longest row and d is the channel; or `random` .002 N(0, 1).
@@ -177,9 +177,9 @@ class BaseConvConfig(TwoSidedConfig):
 class BaseConv(Mixer, options=BaseConvConfig):
     """BaseConv, y = conv(u) (W u + b) + u.
 
-    The convolution is short, or long with an implicit kernel (a small network of the lag, no decay), or long with an explicit
-    kernel; u is added to the output of a long convolution. In the full form short taps are centred. Implicit kernels are trained in
-    the group `filter`, explicit kernels in the group `kernel`.
+    The convolution is short, or long with an implicit kernel (a small network maps each lag to taps, without a decay), or long
+    with an explicit kernel; u is added to the output of a long convolution. In the full form short taps are centred. Implicit
+    kernels are trained in the group `filter`, explicit kernels in the group `kernel`.
     Source: Arora et al., Zoology (2023), in the form of its code (HazyResearch/zoology), written anew. Differences: kernels are cut
     to the row; explicit kernels start with variance 1 / C (Zoology: 1).
     """
@@ -248,7 +248,7 @@ class LastInputs(MixerState):
 
 
 class ImplicitKernel(nn.Module):
-    """A (D, T) kernel W relu(W' z + b') + b of three position features z, float32 or better; it starts near 0 (std .02 of maps)."""
+    """A (D, T) kernel W relu(W' z + b') + b of three position features z, in float32 or better. W and W' start as N(0, .02^2)."""
 
     def __init__(self, width: int, longest: int):
         super().__init__()
@@ -288,7 +288,10 @@ class ExplicitKernel(OwnStart):
 
 
 class HyenaConfig(TwoSidedConfig):
-    """Hyena. (O+2)(D^2+D) + (O+1) D (K+1) + D (O-1) parameters and those of the filter: E F + 2 F + 2 (F^2+F) + F D (O-1).
+    """The config of Hyena.
+
+    The mixer has (O+2)(D^2+D) + (O+1) D (K+1) + D (O-1) parameters. Its filter, with E features and width F, has
+    E F + 2 F + 2 (F^2+F) + F D (O-1) more.
 
     Attributes:
         order: the order O.
@@ -311,7 +314,10 @@ class GatedConvState(MixerState):
 
 
 class GatedConv(Mixer):
-    """Base class of Hyena and Monarch Mixer: streams (a linear map and a short convolution of the input) and long convolutions."""
+    """Base class of Hyena and Monarch Mixer, with long convolutions and streams.
+
+    A stream is a linear map of the input, followed by a short convolution.
+    """
 
     def __init__(self, place: Place, streams: int, taps: int):
         super().__init__()
@@ -343,7 +349,7 @@ class GatedConv(Mixer):
         return list(streams), last
 
     def streams_cost(self, slots: int, convs: int, adds: int, once: float) -> LayerCost:
-        """The cost of streams, output map, and `convs` long convolutions with `adds` FLOPs after each, for each channel."""
+        """The cost of streams, output map and `convs` long convolutions, each followed by `adds` FLOPs for each channel."""
         width = self.shorts[0].taps.shape[0]
         non_matmul = convs * width * (conv_flops(slots) + adds) + sum(short.flops_per_slot() for short in self.shorts)
         state = convs * width * slots + sum(short.state_elements() for short in self.shorts)
@@ -351,13 +357,17 @@ class GatedConv(Mixer):
 
 
 class Hyena(GatedConv, options=HyenaConfig):
-    """Products of the input's projections, with an implicit long convolution between each two of them. Its group is `filter`.
+    """A product of projections of the input, with an implicit long convolution between every two factors.
+
+    The network that makes the long kernels is trained in the group `filter`.
 
     [x_0 .. x_(O-1), v] = short convolutions of W_in u. From x_(O-1) down to x_1: v <- h * (x v) + beta (x v). y = W_out (x_0 v).
-    Order O has O - 1 long convolutions, as in the safari code; the paper's operator has O. Full form: centred short convolutions.
+    Order O has O - 1 long convolutions, as in the safari code; the paper's operator has O. In the full form the short
+    convolutions are centred.
     Source: Poli et al., Hyena Hierarchy (2023), in the form of safari (02220c6); this code is new. Differences from safari: there
-    are no heads and no blocks (safari's blocks read the future); rows beyond the longest row are refused (safari returns C
-    outputs); the full form works (safari has only its flag); the projections are single matrices, so that Muon may train them.
+    are no heads and no blocks (safari's blocks read the future); rows with more than C slots are refused (safari returns C
+    outputs); the full form works (safari has a flag for the full form, but no full form); the projections are single matrices, so
+    that Muon may train them.
     """
 
     def __init__(self, config: HyenaConfig, place: Place):
@@ -402,7 +412,9 @@ class Hyena(GatedConv, options=HyenaConfig):
 
 
 class MonarchConfig(TwoSidedConfig):
-    """Monarch Mixer. 4 D^2 + 16 D parameters (taps 3) and, for each long convolution, D and those of its filter.
+    """The config of Monarch Mixer.
+
+    With 3 taps the mixer has 4 D^2 + 16 D parameters, and for each long convolution D more and those of its filter.
 
     Attributes:
         taps: the number of taps of the short convolutions, which are causal in both forms.
@@ -418,13 +430,14 @@ class MonarchConfig(TwoSidedConfig):
 
 
 class Monarch(GatedConv, options=MonarchConfig):
-    """Hyena of order 2, with an optional long convolution of the input itself added to it; its MLP is `block_diagonal`.
+    """Hyena of order 2, plus an optional long convolution of the input; the published model has the MLP `block_diagonal`.
 
-    [x1, x2, v] = short convolutions of W_in u; y = W_out (x2 (k * (x1 v) + beta (x1 v)) [+ k2 * u + beta2 u]). Full: a second
-    network of the same frequencies for the lags after a slot; the short convolutions stay causal. The filters are trained in the
-    group `filter`, their features in `features`.
-    Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differences: the block around the mixer
-    has a norm first and a skip (M2-BERT: no skip); every network is in the group `filter` (M2-BERT: the second one is in no group).
+    [x1, x2, v] = short convolutions of W_in u; y = W_out (x2 (k * (x1 v) + beta (x1 v)) [+ k2 * u + beta2 u]). In the full form a
+    second network with the same frequencies makes the kernel for the slots after a slot; the short convolutions stay causal. The
+    filters are trained in the group `filter`, their features in `features`.
+    Source: Fu et al., Monarch Mixer (2023), in the form of the M2-BERT code, written anew. Differences: the block around the
+    mixer starts with a norm and has a skip connection (M2-BERT: no skip connection); every network is in the group `filter`
+    (M2-BERT: the second one is in no group).
     """
 
     def __init__(self, config: MonarchConfig, place: Place):

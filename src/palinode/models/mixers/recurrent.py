@@ -1,7 +1,7 @@
 """Mixers with a gated recurrence: a selective state-space layer like that of Mamba, and a gated linear recurrence.
 
-A mixer computes W_o (h silu(W_g x)), where h is the output of a short convolution and then a recurrence. In the full form a second
-copy of convolution and recurrence reads the row from its end, and h is the sum of the two outputs.
+A mixer computes W_o (h silu(W_g x)), where h is the output of a short convolution followed by a recurrence. In the full form a
+second copy of convolution and recurrence reads the row from its end, and h is the sum of the two outputs.
 Legend: B rows, T slots, T_new new slots, D width, E width of the recurrence, N state numbers for each channel, K taps, r step rank.
 """
 
@@ -28,7 +28,7 @@ from palinode.models.parts.state import MixerState
 
 @dataclass(frozen=True)
 class RecurrentState(MixerState):
-    """The state: `last` has the last K - 1 inputs of the short convolution, (B, K - 1, E), and `h` the recurrence's (B, ..)."""
+    """The state: the last K - 1 inputs of the short convolution, (B, K - 1, E), and the h of the recurrence, (B, ..)."""
 
     last: Tensor
     h: Tensor
@@ -50,7 +50,7 @@ class Recurrence(OwnStart):
         return x
 
     def scanned(self, x: Tensor, conv: Tensor, first: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute the output (B, T, E) from the input and its short convolution, and the state after the last slot.
+        """Compute the (B, T, E) output and the state after the last slot from the input x and its short convolution `conv`.
 
         Args:
             first: the state before the first slot; None means a state of zeros.
@@ -58,14 +58,14 @@ class Recurrence(OwnStart):
         raise NotImplementedError(f"{type(self).__name__} must define scanned(x, conv, first)")
 
     def flops_per_slot(self) -> tuple[float, float, float]:
-        """Three numbers of FLOPs: matrix products, all other work as executed (in chunks), and the least possible other work."""
+        """Three counts of FLOPs: matrix products, all other executed work (the scan runs in chunks), and the least other work."""
         raise NotImplementedError(f"{type(self).__name__} must define flops_per_slot()")
 
     def forward(self, x: Tensor) -> Tensor:
         return self.scanned(x, self.conv(self.value_of(x)), None)[0]
 
     def begin(self, rows: int) -> RecurrentState:
-        """The state before the first slot."""
+        """The state before the first slot is read."""
         last = exact(self.conv.begin(rows))
         return RecurrentState(last, last.new_zeros(rows, *self.state_shape))
 
@@ -84,7 +84,7 @@ MakeRecurrence = Callable[[Any, Place], Recurrence]
 
 
 class TwoWays(Mixer):
-    """Base class of mixers W_o (h silu(W_g x)), where h is the sum of one recurrence (causal form) or two (full form).
+    """Base class of mixers W_o (h silu(W_g x)); h is the output of one recurrence (causal form) or the sum of two (full form).
 
     Args:
         make: the function that makes a recurrence from the config and the place.
@@ -130,7 +130,7 @@ class TwoWays(Mixer):
         return self.out(h * F.silu(self.gate(x)))
 
 
-WIDTHS_PER_RANK = 16  # the step's rank is a sixteenth of the width
+WIDTHS_PER_RANK = 16  # the rank of the map that makes the steps is a sixteenth of the width
 LEAST_STEP_START, MOST_STEP_START = 1e-3, 1e-1
 AUDIT_STEP, AUDIT_DECAY = 0.2, 0.02
 
@@ -158,10 +158,11 @@ class SelectiveSsm(TwoWays, options=SelectiveSsmConfig):
 
     value, gate = two maps of x, E = expand D wide; u = silu(short conv(value)); (r, i, o) = a map of u; dt = softplus(W r + bias);
     h_t = exp(dt_t A) h_(t-1) + dt_t i_t u_t for the N state numbers of each channel, where A = -exp(log decay) is real;
-    y = o_t h_t + s u_t. The paper calls i and o B and C. A is trained in the group `state`.
+    y = o_t h_t + s u_t. The paper writes B for i and C for o. A is trained in the group `state`.
     Source: Gu and Dao, Mamba (arXiv 2312.00752), written from the paper. Differences: the scan is `parts/scan.py`, in plain PyTorch
     (Mamba: one GPU kernel); A's learning rate is at most 1e-3 (Mamba: the general rate), and A has no weight decay (as in Mamba);
-    linear maps start by the model's scheme. The second copy for the other direction follows Vision Mamba (arXiv 2401.09417).
+    linear maps start as the model's option `init` says. The second copy for the other direction follows Vision Mamba (arXiv
+    2401.09417).
     """
 
     def __init__(self, config: SelectiveSsmConfig, place: Place):
@@ -199,7 +200,7 @@ class Selective(Recurrence):
             parameter.uniform_(-bound, bound, generator=rng)
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Set steps near .2 and decays near .02, so that a leak from a distant slot shows: .6 is left after 129 slots."""
+        """Set steps near .2 and decays near .02, so that a distant leak shows: 60 % of a state is left after 129 slots."""
         open_near(self.log_decay, math.log(AUDIT_DECAY), rng)
         open_near(self.step_bias, float(_inverse_softplus(torch.tensor(AUDIT_STEP))), rng)
 
@@ -240,13 +241,14 @@ class GatedRnnConfig(TwoSidedConfig):
 
 
 class GatedRnn(TwoWays, options=GatedRnnConfig):
-    """A gated linear recurrence with one state number for each channel; a sigmoid of the input decides how much of it is kept.
+    """A gated linear recurrence of one number for each channel; a sigmoid of the input decides how much of the number is kept.
 
     f = sigmoid(W_f x + bias), v = short conv(W_v x), h_t = f_t h_(t-1) + sqrt(1 - f_t^2) v_t. The factor sqrt(1 - f_t^2) keeps the
     variance of h the same for every f. The bias of f is trained in the group `state`.
-    Sources, written from the papers: Qin et al., HGRN (arXiv 2311.04823), for the one sigmoid; De et al., Griffin's RG-LRU
-    (arXiv 2402.19427), for the factor sqrt(1 - f^2), the decays that start uniform in .9 .. .999, and the short convolution. HGRN's
-    complex state and lower bounds by layer are left out, as are RG-LRU's second gate, fixed power 8 and block-diagonal gates.
+    Sources, written from the papers: Qin et al., HGRN (arXiv 2311.04823), for the single sigmoid; De et al., Griffin's RG-LRU
+    (arXiv 2402.19427), for the factor sqrt(1 - f^2), the decays that start uniform in .9 .. .999, and the short convolution.
+    This mixer leaves out HGRN's complex state and its lower bounds for each layer, and RG-LRU's second gate, fixed power 8 and
+    block-diagonal gates.
     """
 
     def __init__(self, config: GatedRnnConfig, place: Place):
@@ -279,7 +281,7 @@ class Gated(Recurrence):
         parameter.copy_(torch.logit(parameter))
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Set the decays near .98, so that a leak from a distant slot shows: .1 is left after 129 slots."""
+        """Set the decays near .98, so that a leak from a distant slot shows: a tenth of a state is left after 129 slots."""
         open_near(self.keep_bias, AUDIT_KEEPS, rng)
 
     def flops_per_slot(self) -> tuple[float, float, float]:

@@ -3,7 +3,7 @@
 kappa_l = 2 Re sum over n of weight_n multiplier_n^l. Each pair of conjugate modes has the state x_t = multiplier x_(t-1) + u_t; the
 output 2 Re sum weight x_t is the convolution of u with kappa. The weights contain the input and output maps. Powers are computed in
 float64 from the exponents, because the phase of a fast mode grows to thousands of radians, and float32 would have an error of 1e-3
-of a turn at slot 100. Sums are float32 or better.
+of a turn at slot 100. Sums are computed in float32 or better.
 Legend: B rows, T slots, T_new new slots, D width, N state numbers in n = N / 2 conjugate pairs of modes, G systems or groups of e
 channels, c channels of a system.
 """
@@ -76,8 +76,8 @@ class Modes:
 class ModeState(MixerState):
     """The (B, G, c, n, 2) states of c channels of each system, and the discretised layer.
 
-    The state keeps the discretised layer, because making it again costs more than a slot. Its kernel (G, 128) reads many slots at
-    once.
+    The state keeps the discretised layer, because computing the layer again costs more than reading a slot. With the (G, 128)
+    `kernel`, many slots are read at once.
     """
 
     state: Tensor
@@ -88,7 +88,7 @@ class ModeState(MixerState):
 
     @classmethod
     def empty(cls, modes: Modes, rows: int, channels: int = 1) -> ModeState:
-        """The state before the first slot."""
+        """The state before the first slot is read."""
         systems, count = modes.exponent.shape
         modes = Modes(modes.exponent.detach(), modes.weight.detach(), modes.dtype)
         state = torch.zeros(rows, systems, channels, count, 2, dtype=modes.dtype, device=modes.exponent.device)
@@ -167,7 +167,7 @@ class ModesConfig(TwoSidedConfig):
 
 
 class DiagonalMixer(Mixer):
-    """Base class of mixers with a diagonal layer, whose steps and poles are trained in the group `state`; `c` reads the states."""
+    """Base class of mixers with a diagonal layer, whose steps and poles are trained in the group `state`; `c` weighs the states."""
 
     config: ModesConfig
     log_step: Tensor
@@ -194,7 +194,7 @@ class DiagonalMixer(Mixer):
             parameter.copy_(start_poles(parameter.shape[-1], config.frequencies)[1])
 
     def open_for_audit(self, gain: float, rng: Generator) -> None:
-        """Set steps and decays near .1, so that a distant leak shows (half is left after 70 slots); C has variance gain^2 / n."""
+        """Set steps and decays near .1 to show distant leaks: half of a state is left after 70 slots. C has variance gain^2 / n."""
         open_near(self.log_step, math.log(0.1), rng)
         open_near(self.log_decay, math.log(0.1), rng)
         lines = torch.arange(self.frequency.shape[-1], dtype=self.frequency.dtype, device=self.frequency.device)
@@ -220,8 +220,8 @@ class S4dConfig(ModesConfig):
 class S4d(DiagonalMixer, options=S4dConfig):
     """S4D, W gelu(kappa * u + s u), with one kernel for each channel; the kernels do not depend on the input.
 
-    kappa_l = 2 Re sum over n of C_n (exp(dt A_n) - 1) / A_n * exp(dt A_n l). A is shared by all channels; dt, C and s are each
-    channel's own. Full form: a second C for the slots after a slot, with the same dt and A.
+    kappa_l = 2 Re sum over n of C_n (exp(dt A_n) - 1) / A_n * exp(dt A_n l). All channels share A; each channel has its own dt, C
+    and s. The full form has a second C for the slots after a slot, with the same dt and A.
     Source: Gu, Gupta, Goel, Re, On the Parameterization and Initialization of Diagonal State Space Models (arXiv 2206.11893), in
     the form of the safari code (02220c6); this code is new. Differences: the output map starts like every map into the residual
     stream (safari: .02 at any depth); the input map, which only scales the start of C, is drawn again for the second C.
@@ -294,8 +294,8 @@ class H3Config(ModesConfig):
         head_width: the number e of channels in a group, a divisor of the width.
         discretisation: the method of discretisation: `bilinear`, or `zoh` (the input is constant over a step).
         output_order: the order of the channels that the output map reads, where e > 1. `grouped`: number j of group g is channel
-            g e + j, as in q, k and v. `published`: it is channel j G + g. The two are the same model with the columns of its
-            output map in another order.
+            g e + j, as in q, k and v. `published`: number j of group g is channel j G + g. Both orders give the same model with
+            the columns of its output map in another order.
     """
 
     kind: ClassVar[str] = "h3"
@@ -322,12 +322,12 @@ class H3(DiagonalMixer, options=H3Config):
     """H3, W (q (diagonal(k' v^T) + s k' v^T)): attention without a softmax.
 
     q, k, v = three maps of x; k' = shift(k) + s_k k; for each of G = D / e groups of e channels k' v^T (e x e numbers a slot) is
-    convolved with the group's kernel; q sums over the key's index. The shift is a filter of N taps
-    kappa_j = sum_i b_i c_(i+j), which starts with b = (1, 0, ..), kappa = c.
+    convolved with the group's kernel; the output is the sum over the key's index with q as weights. The shift is a filter of N
+    taps kappa_j = sum_i b_i c_(i+j), which starts with b = (1, 0, ..), kappa = c.
     Source: Fu et al., Hungry Hungry Hippos (arXiv 2212.14052), in the form of the safari code (02220c6); this code is new.
     Differences: the output map starts like every map into the residual stream (safari: .02 at any depth); there is a full form
-    (a second C of each state-space layer for the slots after a slot, with the same dt, A and b); a step works with e > 1 (safari:
-    an error).
+    (a second C of each state-space layer for the slots after a slot, with the same dt, A and b); reading slot by slot works with
+    e > 1 (safari: an error).
     """
 
     group_of: ClassVar = {**DiagonalMixer.group_of, "b": "state", "shift_b": "state"}
@@ -374,7 +374,7 @@ class H3(DiagonalMixer, options=H3Config):
         return self._read_out(q, mixed, pairs), H3State(keys, state.taps, modes)
 
     def taps(self, c: Tensor) -> Tensor:
-        """(D, N) taps of the shift: b writes an input into a line of N places, which moves by one a slot, and c reads the line."""
+        """(D, N) taps of the shift: b writes inputs into a line of N places, which moves a place at each slot; c reads the line."""
         return convolve(exact(c).flip(-1), self.shift_b).flip(-1)
 
     def modes(self, c: Tensor) -> Modes:
@@ -418,7 +418,7 @@ class H3(DiagonalMixer, options=H3Config):
         return self._by_group(k)[:, :, :, None] * self._by_group(v)[:, :, None]
 
     def _read_out(self, q: Tensor, mixed: Tensor, pairs: Tensor) -> Tensor:
-        """(B, T, D): the queries sum over the key's index, then the output map."""
+        """The (B, T, D) output: the sum over the key's index with the queries as weights, and then the output map."""
         pairs_read = mixed + self.skip[:, None, None, None] * pairs
         read = (self._by_group(q)[:, :, :, None] * pairs_read).sum(2)  # (B, G, e, T)
         ordered = read.transpose(1, 2) if self.config.output_order == "published" else read

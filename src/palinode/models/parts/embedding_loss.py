@@ -1,16 +1,17 @@
 """The embedding loss: in training it pulls the encoder's state at each slot towards the mean of the embeddings up to this slot.
 
-A_i = mean of N_a(x_0), .., N_a(x_i); z_i = N_b(o_i); the loss is the distance of A and z over all rows and slots, where x are the
-embeddings (positions and dropout included) and o is the encoder's last state, without a norm.
+A_i = mean of N_a(x_0), .., N_a(x_i); z_i = N_b(o_i); the loss is the distance between A and z over all rows and slots, where x
+are the embeddings (positions and dropout included) and o is the encoder's last state, without a norm.
 
-The loss can reach 0 in two ways although both sides do not agree; the default options prevent both ways. First, norms with a
+The loss can become 0 in two ways although its two sides do not agree; the default options prevent both ways. First, norms with a
 learned gain (as published) can learn a gain of 0: on two unrelated random tensors the loss then falls from 1.07 to 4e-9 in 2000
-steps of Adam. The published values of 4e-9 show this collapse and tell nothing about the states. Second, all slots can learn to
-share one large vector, which the encoder's state gets through the residual stream; after a norm only this vector is left. The
-option `centred` prevents this: the mean over the visible slots is first subtracted from each side. A variance floor can also
-prevent that both sides vanish, and every step measures the score on shuffled pairs too (`models/base.py`).
+steps of Adam. The published losses of 4e-9 show that both sides became 0, and tell nothing about the states. Second, all slots
+can learn to share one large vector, which the encoder's state gets through the residual stream; after a norm only this vector is
+left. The option `centred` prevents the second way: the mean over the visible slots is first subtracted from each side. A variance
+floor also keeps both sides from becoming 0, and every step also measures the score on shuffled pairs (`models/base.py`).
 Source: yiphei's autoregressive encoder-decoder, from its formulas. Differences: norms have no gain (`norm_affine = true` adds
-gains); both sides are centred (`centred = false` does not centre them); there is no unused norm; the log-cosine is clamped.
+gains); both sides are centred (`centred = false` does not centre them); the published norm that nothing uses is left out; the
+log-cosine is clamped.
 Legend: B rows, T slots, D width, C longest row.
 """
 
@@ -33,7 +34,7 @@ from palinode.models.parts.exact import exact
 from palinode.models.parts.linear import LAYER_NORM_EPSILON, Norm, OwnStart
 
 AggregateKind = Literal["mean", "window", "ema", "matrix"]
-LEAST_SHIFT = 4.0  # s: decays lie below 1 / sigmoid(4) = 1.018
+LEAST_SHIFT = 4.0  # the least shift of the aggregation `ema`, whose factors are then below 1 / sigmoid(4) = 1.018
 MOST_GROWTH = 20.0  # over the longest row a weight grows by at most e^20, which float32 can hold
 SMALLEST = 1e-30  # the smallest sum of weights that the code divides by
 
@@ -77,7 +78,7 @@ class Mean(Aggregate):
 
 
 class ByLag(Aggregate):
-    """Weights that depend on the channel and on how far back a slot lies, normalised over the slots of the row so far."""
+    """A weighted mean of the slots so far; a weight depends on the channel and on the distance back to the slot."""
 
     def log_weights(self, lags: int) -> Tensor:
         """The (D, lags) logarithms of the weights, from lag 0 on; no entry is more than about 20 above an earlier entry."""
@@ -102,7 +103,7 @@ class ByLag(Aggregate):
 
 
 class Window(ByLag):
-    """A causal convolution by channel whose taps are a softmax over the last `longest` slots."""
+    """A causal convolution of each channel; the taps are a softmax over the last `longest` slots."""
 
     def __init__(self, width: int, longest: int):
         super().__init__(width, longest)
@@ -114,7 +115,7 @@ class Window(ByLag):
 
 
 class Ema(ByLag):
-    """Weights that fall by a constant factor with each slot of distance; channels learn their factors; factor 1 is the mean."""
+    """Weights that change by a constant factor with each slot of distance; each channel learns its factor; 1 gives the mean."""
 
     def __init__(self, width: int, longest: int):
         super().__init__(width, longest)
@@ -166,18 +167,20 @@ class EmbeddingLoss(Config):
 
     Attributes:
         score: the measure of the distance, where c is the cosine. `mse`: mean squared error. `cosine`: mean of 1 - (c + 1) / 2.
-            `log_cosine`: mean of -log((c + 1) / 2). `infonce`: cross-entropy of finding the partner among up to 256 pairs of rows
-            and slots, by c / temperature.
+            `log_cosine`: mean of -log((c + 1) / 2). `infonce`: cross-entropy of a classifier that finds the partner of each state
+            among those of up to 256 pairs, with the logits c / temperature.
         coefficient: the factor of the embedding loss in the training loss.
         detach: the side that gets no gradient: the `input` embeddings, the `encoder`, or `none`.
         input_norm: the place of a norm of the embeddings: `before` or `after` the mean, or `none`.
         output_norm: whether the encoder's state has a norm.
-        norm_affine: whether these norms learn gain and shift; the loss can then reach 0 because both sides vanish.
+        norm_affine: whether these norms learn gain and shift; the loss can then reach 0 because both sides become 0.
         centred: whether the mean over the visible slots is first subtracted from each side (in causal rows the mean over the slots
-            up to the slot itself, so that the first slot becomes 0). If false, the loss can reach 0: all slots share a vector.
+            up to the slot itself, so that the first slot becomes 0). If false, the loss can reach 0 because all slots share one
+            vector.
         aggregate, window_slots: the aggregation over slots, and the number of slots of a window. Each aggregation starts as the
             mean; all but `mean` are learned.
-        variance_floor: the factor mu of mu mean_d max(0, 1 - sqrt(variance_d + 1e-4)), which is added for each side.
+        variance_floor: the factor mu of the term mu mean_d max(0, 1 - sqrt(variance_d + 1e-4)), which is added to the loss for
+            each side; d is a feature.
         temperature: the temperature of the score `infonce`.
     """
 
@@ -273,9 +276,9 @@ def shuffled(states: Tensor) -> Tensor:
 
 
 def infonce(left: Tensor, right: Tensor, temperature: float) -> Tensor:
-    """Mean nats of finding the partner of each of (pairs, D) vectors among the others of its group, in both directions.
+    """The mean nats of a classifier that finds the partner of each of the (pairs, D) vectors, averaged over both directions.
 
-    The pairs are split into groups of at most 256, evenly over rows and slots.
+    The pairs are split into groups of at most 256, evenly over rows and slots; partners are searched only within the group.
     """
     groups = -(-len(left) // INFONCE_PAIRS)
     left, right = F.normalize(left, dim=-1), F.normalize(right, dim=-1)
@@ -304,7 +307,7 @@ def _norm(config: EmbeddingLoss, width: int) -> Norm:
 
 
 def _normed(x: Tensor, norm: Norm | None) -> Tensor:
-    """The states after the norm. A slot that is 0 gets no gradient, because the slope of a norm at 0 is 1 / sqrt(epsilon)."""
+    """The states after the norm. A slot that is 0 gets no gradient, because the slope at 0 is large: 1 / sqrt(epsilon)."""
     if norm is None:
         return x
     normed: Tensor = norm(x)

@@ -1,4 +1,4 @@
-"""Functions for arithmetic in float32 or better, at every precision of a recipe."""
+"""Functions for arithmetic in float32 or better, whatever `precision` a recipe has."""
 
 from __future__ import annotations
 

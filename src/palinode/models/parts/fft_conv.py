@@ -1,10 +1,11 @@
 """Convolutions along the slots, exact at every length: long convolutions by FFT, short convolutions by shifted sums.
 
 This file also has the networks that make long kernels. A long kernel is cut to the T slots of the row, and kernel and input are
-padded with zeros to at least 2 T points, so that no slot wraps around to the other end of the row. Published modules transform the
-whole kernel, or too few points, and so they read the future. Transforms are float32 or better, also under autocast; the result has
-the dtype of the input. A kernel must be made in the time domain, because a kernel in the frequency domain cannot be cut. Rounding
-leaves an error of up to 1e-7 (float32) or 1e-16 (float64) of the largest output on slots that must not depend on this output.
+padded with zeros to at least 2 T points, so that no slot wraps around to the other end of the row. Published modules transform
+the whole kernel, or transform too few points, so that a slot reads later slots. Transforms are float32 or better, also under
+autocast; the result has the dtype of the input. A kernel must be made in the time domain, because a kernel in the frequency
+domain cannot be cut. Rounding leaves an error of up to 1e-7 (float32) or 1e-16 (float64) of the largest output on slots that must
+not depend on this output.
 Legend: B rows, T slots, T_new new slots, C longest row, D width, K taps, E position features, F width of the network.
 """
 
@@ -36,8 +37,9 @@ def convolve(u: Tensor, past: Tensor, future: Tensor | None = None) -> Tensor:
     Slot i itself is counted once, in `past`.
 
     Args:
-        u: (.., T), any real dtype; the result has it too.
-        past, future: (.., K) and (.., K'), broadcast over the dimensions of `u`; taps from T on are not used, missing taps are 0.
+        u: the inputs, (.., T), in any real dtype; the result has the same dtype.
+        past, future: the taps, (.., K) and (.., K'), which broadcast over the dimensions of `u`; taps from T on are not used,
+            missing taps are 0.
     """
     slots, exact = u.shape[-1], exact_dtype(u, past)
     points = fast_length(2 * slots)
@@ -64,7 +66,10 @@ def conv_flops(slots: int) -> float:
 
 
 def fast_length(least: int) -> int:
-    """The smallest even 2^a 3^b 5^c that is at least `least`. Such transforms take at most 1.8 times as long as powers of two."""
+    """The smallest even number 2^a 3^b 5^c that is at least `least`.
+
+    A transform of this length takes at most 1.8 times as long as a transform whose length is a power of two.
+    """
     return next(length for length in range(least + least % 2, 2 * least + 3, 2) if _is_smooth(length))
 
 
@@ -117,7 +122,7 @@ class ShortConv(OwnStart):
         return self._summed(F.pad(x, (0, 0, count - 1 - after, after)), x.shape[1])
 
     def begin(self, rows: int) -> Tensor:
-        """The state before the first slot: (B, K - 1, D) zeros."""
+        """The state before the first slot is read: (B, K - 1, D) zeros."""
         return self.taps.new_zeros(rows, self.taps.shape[1] - 1, self.taps.shape[0])
 
     def extend(self, x: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,15 +178,15 @@ class SineFilterConfig(Config):
     """The network of an implicit kernel. The defaults are those of the published synthetic runs.
 
     Attributes:
-        features: the number E of position features, odd, at least 5: of 3 features only the lag varies enough (the cosine is about
-            1, the sine changes by 6e-4).
+        features: the number E of position features, odd, at least 5: with 3 features, only the lag itself would vary enough (the
+            cosine is about 1, the sine changes by 6e-4).
         width: the width F of the network.
         inner_layers: the number of sine layers after the first sine layer.
         sharpness: the value at which each frequency of the sines starts; the frequencies are learned.
         trained_features: whether the position features are parameters (group `features`) and not constants.
-        start_std: the standard deviation at the start of the maps, whose biases then start at 0; None: maps and biases start
+        start_std: the standard deviation of the maps' first weights, with biases that start at 0; None: maps and biases start
             uniform in +-1 / sqrt(fan in). The published runs started at .02, because the language model's init replaced the
-            filter's own start; their taps started five times smaller.
+            filter's own start; the taps of these runs started five times smaller.
     """
 
     features: Odd = Field(default=5, ge=5)
@@ -220,8 +225,8 @@ class SineFilter(OwnStart):
     """A network of sines that maps each lag to the taps of all channels; a decaying window multiplies the kernels (channels, T).
 
     The kernels of past and future share frequencies and features. Lags are absolute: the kernel of a row of T < C slots is the
-    first T taps of the kernel for C slots and is never rescaled; rows with more than C slots are refused. Every product is made in
-    float32 or better.
+    first T taps of the kernel for C slots and is never rescaled; rows with more than C slots are refused. Every product is
+    computed in float32 or better.
     Source: Poli et al., Hyena Hierarchy (2023), in the form of the safari code, written anew.
     """
 
@@ -240,7 +245,7 @@ class SineFilter(OwnStart):
         """The kernel of the past, and in the full form also the kernel of the future: (channels, T) taps at the lags 0..T-1.
 
         Raises:
-            BadInput: the row is longer than the lags of the filter.
+            BadInput: the row has more slots than the filter has lags.
         """
         return [self._made(maps, slots) for maps in sides(native, self.past, self.future)]
 

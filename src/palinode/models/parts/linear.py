@@ -1,7 +1,8 @@
 """Modules with weights: linear maps, a lookup table, norms, and modules that start their own parameters.
 
-PyTorch's own layers draw their weights from the global random generator; a weight of these modules stays empty until
-`models/init.py` fills it from the run's seed. The role of a weight decides how the weight starts and in which group it is trained.
+PyTorch's own layers draw their weights from the global random generator; a weight of the modules in this file stays empty until
+`models/init.py` fills the weight from the run's seed. The role of a weight decides how the weight starts and in which group it is
+trained.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from palinode.base.errors import Unfinished
 
 
 class OwnStart(nn.Module):
-    """Base class of modules with other parameters than those of linear maps, tables and norms: the module starts them itself.
+    """Base class of modules that give their own parameters (other than those of linear maps, tables and norms) the first values.
 
     Attributes:
         group_of: the training group of a parameter, by parameter name, where this group is not "vector" or "matrix".
@@ -44,7 +45,7 @@ Role = Literal["inner", "mlp_in", "residual", "head", "embedding", "position"]
 
 
 class Slotwise(nn.Module):
-    """Base class of modules that map one tensor to one tensor; it gives the call of such a module a type."""
+    """Base class of modules that map one tensor to one tensor; the class tells the type checker the type of a call."""
 
     if TYPE_CHECKING:
 

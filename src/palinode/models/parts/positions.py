@@ -1,7 +1,7 @@
-"""Positions: tables that turn queries and keys, tables of distances between slots, and the subtraction of the next position.
+"""Positions: tables that rotate queries and keys, tables of distances between slots, and the subtraction of next positions.
 
-A table is made for each pass, at the length of the pass's rows, and used in float32 or better, so that a cast of the model to
-another dtype cannot round a position.
+A table is computed for each pass, for the length of the pass's rows, in float32 or better, so that a cast of the model to another
+dtype cannot round a position.
 Legend: B rows, T slots, D width, H heads, D / H head width.
 """
 
@@ -18,7 +18,7 @@ from palinode.base.visibility import Native
 from palinode.models.parts.linear import Norm, Table
 
 RotaryKind = Literal["full", "half"]
-HALF_SLOWEST = 1 / 1024  # radians per slot of the slowest turning pair of `half`
+HALF_SLOWEST = 1 / 1024  # the radians per slot of the pair that `half` rotates most slowly
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ def rotary_table(positions: Tensor, head_width: int, kind: RotaryKind, base: flo
 
     Args:
         positions: the (T,) positions of the slots.
-        kind: the pairs that are turned. `full` turns every pair, pair i by base^(-2i / head_width) radians per slot; `half` turns
-            half of the pairs, by angles that fall geometrically from 1 to 1/1024 radians per slot.
+        kind: the pairs of features that are rotated. `full` rotates every pair, pair i by base^(-2i / head_width) radians per
+            slot; `half` rotates half of the pairs, by angles that fall geometrically from 1 to 1/1024 radians per slot.
     """
     angles = positions.to(torch.float64)[:, None] * _radians_per_slot(head_width, kind, base, positions.device)
     cos, sin = angles.cos(), angles.sin()
@@ -51,7 +51,7 @@ def rotary_table(positions: Tensor, head_width: int, kind: RotaryKind, base: flo
 
 
 def _radians_per_slot(head_width: int, kind: RotaryKind, base: float, device: torch.device) -> Tensor:
-    """The angle by which each pair is turned per slot, (head_width / 2,) float64, in radians."""
+    """The angle by which each pair is rotated per slot, (head_width / 2,) float64, in radians."""
     pairs = head_width // 2
     if kind == "full":
         return base ** -(torch.arange(pairs, device=device, dtype=torch.float64) / pairs)
@@ -64,7 +64,7 @@ SLOPE_BITS = 8  # where the number of heads is a power of two, the smallest slop
 
 @dataclass(frozen=True)
 class DistanceTable:
-    """Two (T, T) tables, or their last rows.
+    """The two (T, T) tables of linear position biases, or only the last rows of these tables.
 
     Attributes:
         minus_distance: the table of -|i - j|.
@@ -100,7 +100,7 @@ def distance_table(
 
     Args:
         mask: the (T, T) boolean mask, when native is `mask`.
-        first: the first slot that has a row in the table, which has the rows of slots first..T-1.
+        first: the first slot that has a row in the table; the rows of the table are those of the slots first..T-1.
     """
     slot = torch.arange(slots, device=device, dtype=dtype)
     wall = torch.zeros(slots - first, slots, device=device, dtype=dtype)
@@ -157,10 +157,10 @@ def next_position_of(
 
 
 def refuse_subtraction(subtract: SubtractPosition, table: SubtractTable, learned: bool) -> None:
-    """Refuse a shared table that does not exist, and a table option that is set but not used.
+    """Refuse a shared table if the model has no table of learned positions, and a table option that is set but not used.
 
     Raises:
-        ValueError: the message names the field.
+        ValueError: the options do not fit; the message names the field.
     """
     if subtract == "none" and table != "shared":
         raise ValueError(f"subtract_table is {table!r}, but subtract_position is 'none'")

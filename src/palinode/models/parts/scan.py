@@ -23,7 +23,7 @@ def linear_scan(decay: Tensor, added: Tensor, first: Tensor | None = None) -> Te
     """The (B, T, ..) states h_t = decay_t h_(t-1) + added_t after each slot.
 
     Args:
-        decay, added: the decays, in [0, 1], and the inputs, (B, T, ..) each, of one shape and dtype.
+        decay, added: the decays, in [0, 1], and the inputs, (B, T, ..) each, of the same shape and dtype.
         first: the (B, ..) state before the first slot; by default 0.
     """
     if first is not None and added.shape[1] == 1:
@@ -94,7 +94,7 @@ BLOCK_NUMBERS_ELSEWHERE = 1 << 26
 def selective_scan(
     u: Tensor, step: Tensor, rate: Tensor, into: Tensor, out_of: Tensor, first: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The (B, T, E) output y, and the (B, E, N) state after the last slot, which takes no gradient.
+    """The (B, T, E) output y, and the (B, E, N) state after the last slot, which has no gradient.
 
     Args:
         u, step: the inputs and the steps, (B, T, E) each; steps are above 0.

@@ -36,7 +36,7 @@ class KeysValues(MixerState):
         return KeysValues(like.new_empty(*shape, key_width), values, 0)
 
     def with_next(self, keys: Tensor, values: Tensor) -> Self:
-        """The state with the keys and values (.., T_new, width) of the next slots added."""
+        """The state after the keys and values (.., T_new, width) of the next slots have been added."""
         count = keys.shape[-2]
         self.keys.narrow(-2, self.filled, count).copy_(keys)
         self.values.narrow(-2, self.filled, count).copy_(values)
@@ -49,7 +49,7 @@ class KeysValues(MixerState):
 
 @dataclass(frozen=True)
 class JoinedState(KeysValues):
-    """Keys and values (B, H, C, D / H), and the joined maps; the state keeps the maps, as joining them costs as much as a slot."""
+    """Keys and values (B, H, C, D / H), and the joined weights of several maps: joining them again costs as much as a slot."""
 
     weight: Tensor
     bias: Tensor | None
@@ -97,9 +97,9 @@ def chunk_mask(before: int, new: int, device: torch.device) -> Tensor | None:
 
 
 def continues(module: nn.Module, reads: str) -> bool:
-    """Whether the module's `extend` still continues the module's method with the name `reads`.
+    """Whether the module's `extend` still computes the same as the module's method with the name `reads`.
 
-    The result is False when a subclass, the object itself or a hook has replaced only the method `reads`.
+    The result is False if a subclass, the object itself or a hook has changed only the method `reads`.
     """
     hooked = module._forward_hooks or module._forward_pre_hooks
     replaced = hooked or reads in vars(module)
