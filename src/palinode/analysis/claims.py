@@ -27,7 +27,7 @@ EVERY_ROW = "every row"
 # Names of checks whose findings store the losses of n-gram models, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
-WIDEST_SHARE = 0.2  # the largest width of an accuracy's interval; a wider interval would agree with nearly any published number
+WIDEST_SHARE = 0.2  # if the interval of an accuracy is wider, it contains nearly every published number
 
 
 @dataclass(frozen=True)

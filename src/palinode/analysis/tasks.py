@@ -345,8 +345,8 @@ def _task_frame(
 ) -> pl.DataFrame:
     """The frame with the rows of all finished runs whose data is a synthetic task.
 
-    The function `rows_of` makes the rows of one run. Its arguments are the run, the scores of the run's own pass, and the details of
-    accuracy that the run stored.
+    The function `rows_of` makes the rows of one run. Its arguments are the run, the scores of the run's own pass, and the details
+    of accuracy that the run stored.
     """
 
     def rows(run: FinishedRun) -> Iterator[Row]:

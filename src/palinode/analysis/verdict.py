@@ -186,7 +186,7 @@ def _audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
 
 
 def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
-    """The reason that the arm leaks at another scale. An arm makes the same change at every scale, so its leak counts everywhere."""
+    """The reason that the arm leaks at another scale. An arm makes the same change at all scales, so its leak counts everywhere."""
     if here.leak != "none" or anywhere.leak != "unexpected":
         return []
     scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)

@@ -21,7 +21,7 @@ class Verified:
 
     Attributes:
         files: the number of files that were read.
-        unprotected: the files without a stored hash of their content. Versions before 0.2 wrote such files.
+        unprotected: the files that do not store a hash of their content. Palinode wrote files in this form before version 0.2.
         damaged: the errors. Each error names its file.
     """
 
