@@ -149,7 +149,7 @@ class Picture:
 
     @cached_property
     def leaks(self) -> frozenset[tuple[int, int]]:
-        """The cells (target, source) of the matrix whose influence is not allowed."""
+        """The cells (target, source) with influence above 0 although the objective does not allow influence there."""
         if not self.failed:
             return frozenset()
         cells = ((target, source) for target in range(self.length) for source in range(self.length))

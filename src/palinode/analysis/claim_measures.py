@@ -357,7 +357,10 @@ def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:
 
 
 def term(claim: Claim, evidence: Evidence) -> Rows:
-    """A row for each auxiliary term of an arm: the term's value at the last logged step. A row of a collapsed term has a reason."""
+    """A row for each scale and auxiliary term of an arm: the mean over seeds of the term's value at the last logged step.
+
+    A row cannot be judged if an audit found that the term collapsed in a run.
+    """
     curves = auxiliary_curves(evidence.record).filter(arm=claim.arm).drop_nulls("value").sort("step")
     for scale, name in dict.fromkeys(curves.select("scale", "term").iter_rows()):
         last = curves.filter(scale=scale, term=name).group_by("seed", maintain_order=True).last()

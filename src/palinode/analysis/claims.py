@@ -27,12 +27,12 @@ EVERY_ROW = "every row"
 # Names of checks whose findings store the losses of n-gram models, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
-WIDEST_SHARE = 0.2  # if the interval of an accuracy is wider, it contains nearly every published number
+WIDEST_SHARE = 0.2  # an accuracy's interval that is wider than this contains nearly every published number
 
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """One row of a claim with its judgement.
+    """One row of numbers about a claim, and the judgement of the claim by this row.
 
     Attributes:
         published: the number that others published for what the row measures; None if nobody published it.
@@ -116,7 +116,7 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
 
 
 def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
-    """The judgement of a claim, as one row of numbers supports it."""
+    """Judge a claim by one row of numbers."""
     if claim.expect == "shown":
         return "not judged"
     if row.reasons or row.interval is None:

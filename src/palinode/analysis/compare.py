@@ -31,7 +31,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A planned seed that cannot be compared, and the reason."""
+    """A planned seed for which the scores of the two arms cannot be compared, and the reason."""
 
     seed: int
     reason: str

@@ -1,7 +1,7 @@
 """Learning curves: scores over five x-axes. Every point of a curve was measured; no point is interpolated.
 
 A mean over seeds is taken at the steps at which every run of an arm has a score. A point of a mean curve holds the mean score and
-the mean value on every x-axis: the runs of an arm that draws directions at random read slightly different numbers of tokens.
+the mean value on every x-axis, because runs of one arm may have read different numbers of tokens at the same step.
 
 A layer cut is a curve over the number of blocks: the scores of a model of which only the first blocks are kept. The kept blocks
 are scored with the trained head and, where this was measured, with a refitted head.
@@ -135,7 +135,7 @@ def trained_directions(run: ExperimentRun) -> frozenset[str]:
 
 
 def metrics_rows(run: ExperimentRun, event: str) -> list[Row]:
-    """The metrics rows of a run that belong to one event."""
+    """The metrics rows of a run that have the event `event`, such as `eval` or `train`."""
     return [row for row in run.record.metrics if row["event"] == event] if run.record is not None else []
 
 

@@ -1,7 +1,7 @@
 """Two ratios of scores, paired by seed: at the end of training, over training, by context length, and by remaining blocks.
 
-    ratio 1 = score(baseline, ltr) / score(arm, ltr)     a ratio 1 below 1 means that training on rtl as well makes ltr worse
-    ratio 2 = score(arm, ltr) / score(arm, rtl)          a ratio 2 below 1 means that the ltr loss is lower than the rtl loss
+    ratio 1 = score(baseline, ltr) / score(arm, ltr)     of losses, below 1: the arm's ltr loss is higher than the baseline's
+    ratio 2 = score(arm, ltr) / score(arm, rtl)          of losses, below 1: the arm's ltr loss is lower than its rtl loss
 
 Two estimates combine several seeds. `mean_then_ratio` is the ratio of the mean scores, which outliers change less.
 `ratio_then_mean` is the mean of the ratios of single seeds. The t interval is computed from the ratios of single seeds, because one
@@ -170,7 +170,7 @@ def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple
 
 
 def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """The final ratios: one row per arm, scale and score, with the model size and two estimates and an interval of both ratios."""
+    """The final ratios: one row per arm, scale and score. A row has the model size, and both estimates of each ratio."""
     who = columns((pl.String, "arm baseline scale"))
     what = columns((pl.String, "split score leak"), (pl.Float64, "confidence"))
     numbers = {f"{ratio}_{name}": kind for ratio in RATIOS for name, kind in ESTIMATE_SCHEMA.items()}

@@ -58,10 +58,10 @@ LENGTH_SCHEMA = _RUN | columns((pl.Int64, "length_factor")) | _COUNTS | columns(
 Scores = Mapping[str, Any]  # measure -> number
 Stored = Mapping[str, Any]  # the details of accuracy that a run stored; `record.TASK_PARTS` names the fields
 What = Literal["labels", "objective"]
-# The effect of labels is the accuracy with one of these labels minus the accuracy with a label further right in this list.
+# An effect of labels is an accuracy with one label minus an accuracy with a label that comes later in the order all, answer, last.
 LABELS = ("all", "answer", "last")
 CAUSAL = ("ltr", "rtl")
-IGNORED = ("evaluation.directions",)  # a run without a direction does not use this setting
+IGNORED = ("evaluation.directions",)  # a run that reads without a direction does not use this setting
 TWO_SIDED = "two_sided"  # a mixer option that adds weights for later tokens; a causal mixer has no use for this option
 # The spec path of the share of tokens that a masked objective hides in addition to the answers. The hidden tokens are its targets.
 HIDDEN_RATE = "objective.rate"
@@ -102,7 +102,7 @@ class Levels:
 
     @property
     def asked_for(self) -> tuple[str, float] | None:
-        """The pair (name, accuracy) of the best guesser that does what the task tests; None if it is not above `to_beat`."""
+        """The pair (name, accuracy) of the best guesser that does what the task tests; None if its accuracy is not above `to_beat`."""
         known = {name: value for name, value in self.trivial.items() if name in self.solved_by}
         best = max(known.items(), key=lambda item: item[1], default=None)
         return best if best is not None and best[1] > (self.to_beat or 0.0) else None
@@ -184,8 +184,8 @@ def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | N
 def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: float) -> bool | None:
     """Whether at least one of several runs is above the trivial level; None if this is known for no run.
 
-    The error probability is shared among the runs (Bonferroni). Without this, if ten runs had exactly the trivial accuracy and each
-    were tested at 95 %, in one of five cases some run would count as above the level.
+    The error probability is shared among the runs (Bonferroni). Without this correction, ten runs with exactly the trivial
+    accuracy, each tested at 95 %, would in one of five cases include a run that seems to be above the level.
     """
     shared = 1 - (1 - confidence) / max(1, len(runs))
     known = [beaten for run in runs if (beaten := above_trivial(run, split, shared)) is not None]
@@ -193,7 +193,7 @@ def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: flo
 
 
 def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels | None, tuple[str, ...]]:
-    """A pair: the levels of the baseline at a scale, and the arms whose levels differ from them.
+    """A pair: the levels of the baseline at a scale, and the arms whose levels differ from the baseline's.
 
     If the baseline has no levels, the levels of the first arm with levels are taken instead.
     """
@@ -299,7 +299,7 @@ def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
-    """A pair: the dotted path of the only setting in which the scales differ (a number), and a mapping: scale -> its value.
+    """A pair: the dotted path of the only setting in which the scales differ, and a mapping: scale -> value of this setting.
 
     If the scales do not differ in exactly one number, the pair is None and a mapping: scale -> index of the scale.
     """

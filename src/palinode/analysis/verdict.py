@@ -33,7 +33,7 @@ class SeedsNeeded:
     Attributes:
         seeds: the number of seeds; None when more than 10,000 seeds would be needed.
         effect: the size of the effect to be shown, in the metric's unit.
-        planned_for: whether the effect is the smallest one that matters, or the observed one.
+        planned_for: whether `effect` is the smallest effect that matters, or the observed effect.
     """
 
     seeds: int | None
@@ -235,7 +235,7 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
 
 
 def _comparison_cautions(record: ExperimentRecord) -> list[str]:
-    """The cautions about failed checks that compare all finished runs (C5); or the caution that this audit cannot be read.
+    """The cautions about failed checks that compare all finished runs (C5), or that the audit with these checks is damaged.
 
     The checks in `by_pair` are left out, because other functions of this file give cautions about each pair of arms.
     """

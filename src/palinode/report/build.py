@@ -35,7 +35,7 @@ from palinode.results.store import Store
 REPORT_FILE = "report.html"
 FIGURE_PIXELS = 640  # the width of a figure as SVG or PDF
 RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")
-FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these
+FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these characters
 # Family of figures -> its section, in the order of the page.
 FAMILIES: Mapping[Callable[[Study], Iterator[Figure]], str] = {
     curve_figures.difference_figures: "verdict",
@@ -60,7 +60,7 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
         window: the share of training whose points the violins pool.
 
     Returns:
-        The path of report.html. The folders `figures` (SVG, PDF) and `tables` (CSV, parquet) are written next to it.
+        The path of report.html. The folders `figures` (SVG, PDF) and `tables` (CSV, parquet) are next to report.html.
 
     Raises:
         BadInput: the store has no experiment of this name, or its decision rule cannot be applied.
@@ -117,7 +117,7 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
 
 
 def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The file name and specification of every variant of a figure. With `log_axes`, each variant is also drawn on log axes."""
+    """The file name and specification of every variant of a figure. With `log_axes`, each variant is listed again on log axes."""
     for variant, specification in figure.variants.items():
         name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
         yield name, specification

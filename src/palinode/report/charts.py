@@ -76,10 +76,10 @@ def learning_curves(
 ) -> dict[str, Any]:
     """A chart of learning curves: a thin line per seed and a thick line for their mean; ltr is solid, rtl is dashed.
 
-    Rows: `line` ("seed" or "mean"), `arm`, `dashed_by`, `seed`, the x fields, `value`.
+    Fields of a row: `line` ("seed" or "mean"), `arm`, `dashed_by`, `seed`, the x fields, `value`.
 
     Args:
-        legend_pixels: the room for the names of the arms, in pixels; 0 leaves the names out.
+        legend_pixels: the width of the legend with the names of the arms, in pixels; 0 leaves the names out.
     """
     dashes_title = "direction" if dashed_by == "direction" else "line"
     base = _rows().encode(
@@ -125,15 +125,15 @@ def lines(
 ) -> dict[str, Any]:
     """A chart with a line and its points for each series. The field `look` decides how a line is dashed.
 
-    Rows: `series`, `look`, `key`, the x field, the y field, `seeds`, `low` and `high` (the interval, where there is one),
-    and the fields of `chosen`.
+    Fields of a row: `series`, `look`, `key`, the x field, the y field, `seeds`, `low` and `high` (the ends of the interval, or
+    None), and the fields of `chosen`.
 
     Args:
         colours: series -> colour, in the order of the legend; `what`: the word for a series, such as arm.
         chosen: the values of the fields that a row must have to belong to this variant: field -> value.
         band: whether the interval is drawn behind the line.
-        legend_pixels: the room for the names of the series, in pixels; 0 leaves the names out; with None the legend has five
-            columns, or three columns if a legend of the dashes is next to it.
+        legend_pixels: the width of the legend with the names of the series, in pixels; 0 leaves the names out; with None the legend
+            has five columns, or three columns if a legend of the dashes is next to it.
     """
     columns = 5 if len(dashes) == 1 else 3  # the legend of the dashes needs as much space as two columns
     base = _rows(chosen).encode(
@@ -164,8 +164,8 @@ def accuracy_by_difficulty(
 
     Lines of steps show the levels that the legend names; rows of ticks show the levels of simple guessers.
 
-    Rows: `kind` (arm, seed, or chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`, `text`; the row of
-    a level also has `name`.
+    Fields of a row: `kind` (arm, seed, or a level: chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`,
+    `text`; a row of a level also has `name`.
 
     Args:
         scales: the names of the scales, which stand under x = 0, 1, ..; empty if the x-axis shows a number instead of names.
@@ -226,7 +226,7 @@ def final_scores(
 ) -> dict[str, Any]:
     """A chart with one row per arm: every seed is a dot, the mean is a tick, the t interval of the mean is a bar.
 
-    Rows: `kind` ("seed", "mean" or "chance"), `arm`, `seed`, `value`, `low`, `high`, `text`.
+    Fields of a row: `kind` ("seed", "mean" or "chance"), `arm`, `seed`, `value`, `low`, `high`, `text`.
 
     Args:
         chance: whether a grey diamond in each row shows the value that chance would give.
@@ -299,7 +299,7 @@ def violins(
 ) -> dict[str, Any]:
     """A chart of violins, one per category: the shape shows the density of the category's values, a tick shows their median.
 
-    Rows: `kind` ("point", "median" or "run"), `value`, and the x field: the place 0, 1, .. of the category.
+    Fields of a row: `kind` ("point", "median" or "run"), `value`, and the x field (the index 0, 1, .. of the category).
 
     Args:
         categories: the lines of text below each violin (only numbers); `extent`: the values at which the densities begin and end.
@@ -359,10 +359,10 @@ def heat_map(
     heat: Heat,
     chosen: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A heat map: a coloured square with a number for each row and column, such as depth by width, or size by blocks left.
+    """A heat map: a coloured square with a number for each pair of row and column, such as depth and width of a model.
 
-    Rows: the fields of both axes as texts, `value`, `label`, `dark` (whether the square needs light ink), `text`, and the
-    fields of `chosen`.
+    Fields of a row: the fields of both axes as texts, `value`, `label`, `dark` (whether the square is so dark that its number must
+    be white), `text`, and the fields of `chosen`.
     """
     gap = alt.Scale(paddingInner=0.03)
     flat, no_grid = alt.Axis(labelAngle=0, grid=False), alt.Axis(grid=False, labelLimit=150)
@@ -383,7 +383,7 @@ def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pix
 
     A line surrounds the cells in which the objective allows influence.
 
-    Rows: `target`, `target_end`, `source`, `source_end`, `influence`, `state` ("allowed" or "LEAK").
+    Fields of a row: `target`, `target_end`, `source`, `source_end`, `influence`, `state` ("allowed" or "LEAK").
 
     Args:
         boundary: the segments (x, y, x2, y2) of the line around the allowed influence, in positions.
@@ -475,7 +475,7 @@ def picked_in_legend(field: str) -> alt.Parameter:
 
 
 def how_to_pick(series: Collection[str]) -> Iterator[str]:
-    """The sentence of a caption that explains how to show a few of many series."""
+    """The sentence of a caption that explains how to pick series in the legend; no sentence for fewer than MANY series."""
     if len(series) >= MANY:
         yield HOW_TO_PICK
 

@@ -38,10 +38,10 @@ CHANCE_NOTE = (
     "Chance is a uniform guess among the legal answers; the dashed level is the best of those that need no learning."
 )
 SAME, LEAST = 0.01, 0.005  # levels at most SAME apart share a line; levels below LEAST would lie on the axis: not drawn
-LEVEL_OPACITY = {"simple": 0.8, "best": 0.45}  # the opacity of all other levels is 1
+LEVEL_OPACITY = {"simple": 0.8, "best": 0.45}  # kind of level -> opacity of its line; other kinds have the opacity 1
 THIN, THICK = 0.8, 1.3
-LABEL_HEIGHT = 0.05  # the least vertical distance of two labels on the same side, as a share of an accuracy axis
-ROOM = 0.08  # the space that a label needs between two lines, as a share of an accuracy axis
+LABEL_HEIGHT = 0.05  # the least vertical distance of two labels that are both left or both right, in accuracy
+ROOM = 0.08  # the vertical space that a label needs between two lines, in accuracy
 LEFT, RIGHT = "left", "right"
 LABEL: dict[str, Any] = {"type": "text", "fontSize": FONT_PIXELS, "color": GREY}
 TEXT = {"field": "text", "type": "nominal"}

@@ -17,7 +17,7 @@ from palinode.report.study import Figure, Place, Rows, Study, file_name, rounded
 from palinode.report.words import number
 
 MAP_PIXELS = 280
-SHADE_EXPONENT = 0.35  # shade = strength ** 0.35, so that weak influence is visible next to strong influence
+SHADE_EXPONENT = 0.35  # shade = (strength / peak) ** 0.35, so that weak influence is visible next to strong influence
 
 
 def map_figures(study: Study) -> Iterator[Figure]:

@@ -138,7 +138,7 @@ def _source(name: str) -> str:
 
 
 def _written() -> str:
-    """The date and time of writing, or those in the environment variable SOURCE_DATE_EPOCH, which make the bytes repeatable."""
+    """The date and time of writing, or the time in the environment variable SOURCE_DATE_EPOCH, so that the bytes repeat."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(fixed) if fixed.isdigit() else int(time.time())
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))

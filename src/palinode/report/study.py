@@ -149,7 +149,7 @@ class Study:
 
     @classmethod
     def of(cls, record: ExperimentRecord, window: Window = LATE) -> Study:
-        """The study of a record.
+        """The study of the experiment in a record.
 
         Raises:
             BadInput: the decision rule of the experiment cannot be applied.
@@ -259,7 +259,7 @@ class Study:
         return rows, colours
 
     def seeds_and_means(self, frame: pl.DataFrame, score: str, what: str) -> tuple[Rows, list[str]]:
-        """The rows (`curve_rows`) of a score of a frame: the curves of single seeds and their means."""
+        """The result of `curve_rows` for one score: the rows of the curves of single seeds and of the mean curves, and notes."""
         return self.curve_rows([("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})], what)
 
     def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:

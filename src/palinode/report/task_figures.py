@@ -1,4 +1,4 @@
-"""The figures of synthetic tasks: accuracy by difficulty, effects of labels and objective, jump in training, slices, lengths."""
+"""The figures of synthetic tasks: accuracy by difficulty, slice and length, its jump in training, two effects on accuracy."""
 
 from __future__ import annotations
 
@@ -203,7 +203,7 @@ def _effect_notes(what: str, effects: Sequence[tasks.Effect]) -> tuple[str, ...]
 
 
 def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
-    """Two figures with the same x-axis, in which one sees accuracy jump during training: the train loss and the accuracy."""
+    """Two figures that show how accuracy jumps during training: the train loss and the accuracy, over the same x-axis."""
     record, split = study.record, study.split
     losses = training_curves(record).filter(scale=scale).drop_nulls("nats_per_token")
     losses = losses.rename({"group": "direction"}).with_columns(split=pl.lit(""))

@@ -67,7 +67,7 @@ def _splits(study: Study, scale: str) -> str:
     If the plan lacks these numbers (older versions), the text states how many tokens an evaluation scored.
     """
     cells = study.record.entry.plan.get("cells")
-    for cell in cells if isinstance(cells, list | tuple) else ():  # a stored list is read as a tuple
+    for cell in cells if isinstance(cells, list | tuple) else ():  # decoding turns a stored list into a tuple
         if (cell.get("arm"), cell.get("scale")) == (study.rule.baseline, scale) and cell.get("split_tokens"):
             sizes = {name: size for name in SPLITS if (size := cell["split_tokens"].get(name))}
             listed = [f"{name} {_tokens(size)}" for name, size in sizes.items()]

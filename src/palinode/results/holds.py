@@ -81,10 +81,10 @@ class StoredHold:
 
 
 class Hold:
-    """A hold that this process has. `release` ends the hold, and so does the end of a `with` block on the hold.
+    """A hold that this process has on a directory. `release` ends the hold; the end of a `with` block on the hold does so too.
 
     Attributes:
-        number: N of hold-N.json, the number of the attempt.
+        number: the number N in the file name hold-N.json, which is also the number of the attempt.
         lost: whether the heartbeat found a hold file with a larger number.
     """
 
@@ -263,7 +263,7 @@ def _lock(directory: Path) -> tuple[int | None, bool]:
     """Lock a directory.
 
     Returns:
-        (file descriptor, whether the file system can lock). The descriptor is None while another process has the lock.
+        (file descriptor, whether the file system can lock). The descriptor is None if another process has the lock.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY)

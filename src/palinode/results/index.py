@@ -59,7 +59,7 @@ class RunRow:
 
 
 def run_ids(root: Path) -> list[str]:
-    """The names of the run directories in `root`, sorted. Links are left out."""
+    """The names of the run directories in `root`, sorted. Symbolic links are left out."""
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:
@@ -110,7 +110,8 @@ def _head(body: bytes) -> bytes:
 def signature(directory: Path) -> str:
     """A text that changes when the run's spec or result is replaced, because every write makes a new inode.
 
-    If the run has ended, the text also changes with the metrics. The metrics of an unfinished run still grow, so they do not count.
+    The text for a run that has ended also changes when the metrics change. The text for an unfinished run ignores the metrics,
+    because they still grow.
     """
     spec, result = (_file_signature(directory / name) for name in (SPEC_FILE, RESULT_FILE))
     metrics = [] if result == "none" else [_file_signature(path) for path in metrics_paths(directory)]

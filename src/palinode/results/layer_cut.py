@@ -1,4 +1,4 @@
-"""The scores of a model that keeps only its first k blocks, for every k. Metrics rows of the event `layer_cut` hold them."""
+"""The scores of a model that keeps only its first k blocks, for every k. The metrics rows `layer_cut` store these scores."""
 
 from __future__ import annotations
 

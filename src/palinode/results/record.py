@@ -1,8 +1,8 @@
 """The records of runs and experiments, as plain frozen data.
 
 A run directory holds spec.json, rows of metrics (rows.py), audit.json and result.json. The result is written last. A run without a
-result has the outcome `unfinished`. A run whose files do not decode has the outcome `damaged`. Every listing shows both kinds of
-runs.
+result has the outcome `unfinished`. A run whose files do not decode has the outcome `damaged`. Every listing shows unfinished and
+damaged runs too.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Result(Config):
         scores: split -> direction -> score name -> number, such as scores["validation"]["ltr"]["nats_per_token"].
         counters: the totals window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
             optimizer_flops, optimizer_steps, evaluations.
-        parameters: the number of parameters of each group, and `total` and `non_embedding`.
+        parameters: the number of parameters in each group, in the model (`total`), and without embeddings (`non_embedding`).
         seconds: the time for train, evaluate, audit, checkpoint, and total.
         fingerprint: values that decide, besides the spec, the exact bits of the numbers: torch, python, device, cpu_capability,
             threads, platform.
@@ -157,7 +157,7 @@ class Record:
     def metrics(self) -> tuple[dict[str, Any], ...]:
         """The rows of metrics in the order of the steps. Where two attempts logged a step, the row of the later attempt counts.
 
-        If the record has `damage`, there are no rows here, because a curve must not show only some rows of a file.
+        If the record has `damage`, this property is empty, because a curve must not show only some rows of a file.
 
         Raises:
             Damaged: a file has lost rows, or a row with a correct checksum does not have the shape that its event needs.
@@ -297,7 +297,7 @@ class ExperimentEntry(Config):
         created: the time of writing, in ISO 8601.
         command: the command line that wrote this entry.
         code: the path of the experiment file.
-        decision: the decision rule as plain data. The rule is fixed before the runs. The property `rule` checks it.
+        decision: the decision rule as plain data. The rule is fixed before the runs. The property `rule` checks this data.
         audits: arm -> scale -> hash of the cached audit.
         comparison: the hash of the audit that compares the finished runs (C5); empty before that audit.
         choices: the values that trials on the tuning split chose, for each arm and scale; empty without tuning.
@@ -402,7 +402,7 @@ class ExperimentRecord:
     Attributes:
         runs: one run for each (arm, scale, seed), in the order of the entry; missing and damaged runs are included.
         audits: (arm, scale) -> audit. A pair whose audit is not stored, or cannot be read, is not a key.
-        damaged: hash -> the error of an audit of this experiment that is missing or cannot be read.
+        damaged: hash of an audit -> error, for each audit of this experiment that is missing or cannot be read.
         comparison: the audit that compares the finished runs (C5); None before that audit.
     """
 
@@ -417,7 +417,7 @@ class ExperimentRecord:
         return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
 
     def finished(self, arm: str | None = None, scale: str | None = None) -> tuple[FinishedRun, ...]:
-        """The runs with the outcome `done`. `arm` and `scale` select some of these runs; None selects all."""
+        """The runs with the outcome `done`: of one arm at one scale if both arguments are given, otherwise of the experiment."""
         found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
         return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
 

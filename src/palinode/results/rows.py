@@ -4,9 +4,9 @@
     metrics.jsonl      the rows of all attempts, if a version without holds wrote the run, or the rows of an imported run
 
 The first row of an attempt names the step from which it goes on: `{"event": "attempt", "from_step": 40, "rows": {...}, ...}`. Rows
-of earlier attempts no longer belong to the run if their step is later than this step, or if they are marked `final`. The first row
-of an attempt, each checkpoint and the result store the number and the hash of all rows that the run has at that moment, so that a
-lost row is noticed. Damage in a row that no longer belongs to the run is no error.
+of earlier attempts no longer belong to the run if their step is later than `from_step`, or if they are marked `final`. The first
+row of an attempt, each checkpoint and the result store the number and the hash of all rows that the run has at that moment, so that
+a lost row is noticed. Damage in a row that no longer belongs to the run is no error.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ class RowsSeal:
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> RowsSeal:
-        """The seal of the given rows."""
+        """The seal (number and hash) of the given rows."""
         seal = cls()
         for row in rows:
             seal.add(row)
         return seal
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add one more row to the number and to the hash."""
+        """Count one more row, and update the hash with its content."""
         self.count += 1
         self._digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n")
 
     def stored(self) -> dict[str, Any]:
-        """The seal as a table, as checkpoints and results hold it."""
+        """The seal as a dict, in the form in which checkpoints and results store it."""
         return {"count": self.count, "sha256": self._digest.hexdigest()}
 
 

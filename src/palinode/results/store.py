@@ -70,7 +70,7 @@ class Store:
         """Read the record of one run.
 
         Raises:
-            BadInput: there is no such run.
+            BadInput: the store has no run with this id.
             Damaged: the spec or the result does not decode, or the run has a result and no spec. Damage in the metrics is
                 raised by `Record.metrics`.
         """
@@ -115,7 +115,7 @@ class Store:
         return index.listing(self.root)
 
     def experiments(self) -> list[ExperimentEntry]:
-        """The experiment entries that decode, sorted by name and size. `damaged_experiments` lists the other files."""
+        """The experiment entries that decode, sorted by name and size. `damaged_experiments` lists the files that do not decode."""
         return [entry for entry in self._entries() if isinstance(entry, ExperimentEntry)]
 
     def damaged_experiments(self) -> list[Damaged]:
@@ -126,7 +126,7 @@ class Store:
         """The entry of the experiment `<name>--<size>`. The name alone is enough when the experiment was run at one size only.
 
         Raises:
-            BadInput: there is no such experiment, or several sizes match.
+            BadInput: the store has no experiment of this name, or has several sizes of it.
             Damaged: the experiment file does not decode, or holds invalid names or an invalid decision rule.
         """
         return self._read_entry(self._entry_path(name))
@@ -224,10 +224,10 @@ class Store:
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _own(self, path: Path) -> Path:
-        """A path that may be written. A link among the directories of the path is refused, because it may lead out of the store.
+        """The path, after a check that it may be written: a link in the path is refused, because it may lead out of the store.
 
         Raises:
-            Damaged: a directory of the path is a link. The error names the link.
+            Damaged: the file or a directory of the path is a link. The error names the link.
         """
         inside = path.relative_to(self.root).parts
         for count in range(1, len(inside) + 1):
@@ -336,7 +336,7 @@ def _entry_stem(entry: ExperimentEntry) -> str:
 
 
 def _spec_in(path: Path) -> dict[str, Any] | None:
-    """The spec in this file; None without a file, and when the file cannot be read."""
+    """The spec in this file; None if the file does not exist or cannot be read."""
     try:
         return read_table(path)
     except Damaged:
