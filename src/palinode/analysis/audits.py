@@ -38,7 +38,7 @@ class ArmAudit:
     Attributes:
         reports: scale -> the audit before the runs. The verdict at a scale without this audit is `cannot tell`.
         hashes: scale -> the hash under which the audit report of this scale is stored.
-        after_training: the findings of the audits that runs made of their trained models, as far as `reports` lacks them.
+        after_training: the findings about trained models. A finding that `reports` also has at the same scale is left out.
         damaged: the errors that were raised when stored audits of the arm and of its runs were read.
     """
 
@@ -61,12 +61,12 @@ class ArmAudit:
 
     @property
     def leak(self) -> Leak:
-        """Whether a check shows a leak, and whether the experiment expects this arm to leak."""
+        """`none` if no check shows a leak, `expected` if the experiment says that this arm leaks, otherwise `unexpected`."""
         return _declared(bool(self.leaks), self.arm.expect_leak)
 
     @property
     def collapse(self) -> Leak:
-        """Whether a check shows that an auxiliary term vanished, and whether the experiment expects the term to vanish."""
+        """`none` if no auxiliary term collapsed, `expected` if the experiment says that this arm's term does, else `unexpected`."""
         return _declared(any(item.finding.shows_collapse for item in self.findings), self.arm.expect_collapse)
 
     @property
@@ -88,7 +88,9 @@ class ArmAudit:
 
 
 def arm_audit(record: ExperimentRecord, arm: str, scale: str | None = None) -> ArmAudit:
-    """The audits of one arm, at one scale or at all scales. A finding of a run is left out if it repeats an earlier finding.
+    """The audits of one arm, at one scale or at all scales.
+
+    A finding from a run's audit is left out if the audit before the runs has an equal finding at the same scale.
 
     Raises:
         BadInput: the experiment has no arm of this name.
@@ -125,7 +127,7 @@ class Picture:
         influence: the influence of each source on each target: (T, T), a row is a target, a column is a source.
         allowed: a matrix (T, T) that is above 0 where influence is allowed. None if the audit did not store this matrix: then only
             the influence of a target on its own prediction counts as a leak.
-        failed: whether the outcome of the finding is `fail`. With any other outcome, no cell of the matrix counts as a leak.
+        failed: whether the outcome of the finding is `fail`. If the finding did not fail, no cell of the matrix counts as a leak.
     """
 
     arm: str
@@ -138,7 +140,7 @@ class Picture:
 
     @property
     def length(self) -> int:
-        """The number of positions T, which is the side of both matrices."""
+        """The number of positions T. Both matrices have the shape (T, T)."""
         return len(self.influence)
 
     def is_allowed(self, target: int, source: int) -> bool:
@@ -147,7 +149,7 @@ class Picture:
 
     @cached_property
     def leaks(self) -> frozenset[tuple[int, int]]:
-        """The cells (target, source) of the matrix whose influence is not allowed."""
+        """The cells (target, source) with influence above 0 although the objective does not allow influence there."""
         if not self.failed:
             return frozenset()
         cells = ((target, source) for target in range(self.length) for source in range(self.length))
@@ -155,17 +157,17 @@ class Picture:
 
     @property
     def targets_that_see_themselves(self) -> tuple[int, ...]:
-        """The positions whose prediction depends on their own token, in order."""
+        """The target positions whose prediction depends on the token to be predicted, in ascending order."""
         return tuple(sorted(target for target, source in self.leaks if target == source))
 
     @property
     def targets_that_leak(self) -> tuple[int, ...]:
-        """The positions whose prediction depends on a token that is not allowed, in order."""
+        """The target positions whose prediction depends on a token that the objective forbids, in ascending order."""
         return tuple(sorted({target for target, _ in self.leaks}))
 
 
 def pictures(record: ExperimentRecord, arm: str) -> tuple[Picture, ...]:
-    """One influence picture of an arm for each check and group: of the first scale with a leak, otherwise of the first scale."""
+    """The influence pictures of an arm: for each check and group of targets, one picture, if possible of a scale with a leak."""
     chosen: dict[tuple[str, str], Picture] = {}
     for item in arm_audit(record, arm).findings:
         for picture in pictures_of(item, arm):

@@ -1,7 +1,7 @@
 """The measures of claims. A measure is a function that gets a claim and its evidence and returns rows of numbers.
 
-A row holds an effect with its interval over seeds. If nothing can be concluded from a row, its field `reasons` says why.
-The module `palinode.analysis.claims` decides what a row means for the claim.
+A row holds an effect with its interval over seeds. If nothing can be concluded from a row, the field `reasons` of the row says why.
+The module `palinode.analysis.claims` judges from a row whether the claim holds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from palinode.results.record import ExperimentRecord
 
 NATS = "nats_per_token"
 ALL_SCALES, DEEPEST_SCALES, MEAN_OF_SCALES = "all scales", "deepest scales", "mean of scales"
-# A layer cut leaves 1 block, 1/4 or 1/2 of the blocks: with fewer than 4 blocks, two of these are the same model.
+# A layer cut leaves 1 block, 1/4 or 1/2 of the blocks. In a model of fewer than 4 blocks, two of these three cuts are the same.
 LEAST_BLOCKS = 4
 NOTHING_LEARNED = "no run is above what is scored without learning"
 AT_THE_CEILING = (
@@ -49,8 +49,8 @@ class Evidence:
     """The records and numbers on which the claims of an experiment are measured.
 
     Attributes:
-        frequencies_nats: the loss that token frequencies alone reach, in nats per token; None where the store lacks this loss.
-        other: name of another experiment -> its record at the same size; None where the store has no such record.
+        frequencies_nats: the loss of predicting by token frequencies, in nats per token; None if the store lacks this loss.
+        other: a function from the name of another experiment to the record of that experiment at the same size, or to None.
     """
 
     record: ExperimentRecord
@@ -69,15 +69,15 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Measured:
-    """One row of a claim.
+    """One row of numbers that a measure returns for a claim.
 
     Attributes:
-        scale: the name of the scale, the context length, or the name of the scales or groups over which the row is a mean.
+        scale: the name of one scale, a context length in tokens, or a text for several scales, such as `all scales`.
         arm, against: the names of the two arms, with the name of the group filled in; `against` is empty if the claim compares
             no arms.
-        effect: the mean over seeds (a rank correlation: over groups); None where nothing was measured.
-        count: the number of seeds in the mean (a rank correlation: the number of groups).
-        outcome: the outcome of the decision rule, where the measure is a difference.
+        effect: a mean over seeds, or a rank correlation over groups; None if nothing was measured.
+        count: the number of seeds in the mean, or the number of groups in the rank correlation.
+        outcome: the outcome of the decision rule; None if the measure is not `difference`.
         reasons: the reasons why nothing can be concluded from the row; empty where the row can be judged.
         cautions: facts that a reader must know although the row can be judged.
     """
@@ -100,7 +100,7 @@ Sides = tuple[str, str, tuple[str, ...]]  # the group, the arm, and the arms tha
 
 
 def difference(claim: Claim, evidence: Evidence) -> Rows:
-    """The difference of two arms in the metric of the decision rule, paired by seed, at every scale; then its mean over groups."""
+    """For every scale and group: the difference of two arms in the rule's metric, paired by seed; then the mean over groups."""
     for scale in evidence.scales:
         rows = [_difference(claim, evidence, scale, *names) for names in sides(claim, evidence.record)]
         yield from (row for row, _ in rows)
@@ -111,7 +111,7 @@ def difference(claim: Claim, evidence: Evidence) -> Rows:
 def _difference(
     claim: Claim, evidence: Evidence, scale: str, group: str, arm: str, others: tuple[str, ...]
 ) -> tuple[Measured, Mapping[int, float]]:
-    """The row of one group, and its differences as a mapping: seed -> difference."""
+    """A pair: the row of one group, and the differences of this group as a mapping: seed -> difference."""
     rule = evidence.rule
     if (against := _best_of(evidence, scale, others)) is None:
         reason = f"no finished run of {' or '.join(others)} to compare with"
@@ -135,7 +135,7 @@ def _difference(
 def _mean_of_groups(
     claim: Claim, rule: Decision, scale: str, rows: Sequence[tuple[Measured, Mapping[int, float]]]
 ) -> Measured:
-    """The row with the mean over the groups that can be judged. The mean is taken for each seed, over the same groups."""
+    """The row with the mean difference over the groups that can be judged. Each seed gives one value: its mean over the groups."""
     judged = {row.group: differences for row, differences in rows if not row.reasons}
     seeds = sorted(set.intersection(*map(set, judged.values()))) if judged else []
     values = [mean([of_group[seed] for of_group in judged.values()]) for seed in seeds]
@@ -147,7 +147,7 @@ def _mean_of_groups(
 
 
 def _best_of(evidence: Evidence, scale: str, arms: Sequence[str]) -> str | None:
-    """The arm with the best mean score; None if there are several arms and one of them has no score yet."""
+    """The only arm, or of several arms the one with the best mean score; None if one of several arms has no score yet."""
     if len(arms) == 1:
         return arms[0]
     scores = {arm: _mean_score(evidence.record, arm, scale) for arm in arms}
@@ -156,7 +156,7 @@ def _best_of(evidence: Evidence, scale: str, arms: Sequence[str]) -> str | None:
 
 
 def score(claim: Claim, evidence: Evidence) -> Rows:
-    """The mean over seeds of one arm in the metric of the decision rule, at every scale that has a published number."""
+    """The mean score of one arm over seeds, in the metric of the decision rule, at every scale that has a published number."""
     for scale in evidence.scales:
         if claim.published_at(scale) is not None:
             values = list(scores_of(evidence.record, claim.arm, scale, evidence.rule.metric).values())
@@ -164,7 +164,10 @@ def score(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], float | None]) -> Measure:
-    """A measure of the ratio of two losses. For each seed that has the ratio at all scales, `summary` makes one number of them."""
+    """A measure of the ratio of two losses. For each seed, `summary` turns the ratios of all scales into one number.
+
+    A seed is left out if its ratio is missing at one of the scales.
+    """
 
     def measured(claim: Claim, evidence: Evidence) -> Rows:
         losses, sizes = final_scores(evidence.record, evidence.split, NATS), scale_sizes(evidence.record)
@@ -184,12 +187,12 @@ def of_ratios(summary: Callable[[Mapping[str, float], Mapping[str, ScaleSize]], 
 
 
 def mean_less_1(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float:
-    """The mean of the ratio over all scales, less 1."""
+    """The mean of the ratio over all scales, minus 1."""
     return mean(list(ratios.values())) - 1
 
 
 def slope(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]) -> float | None:
-    """The change of the ratio for ten times the parameters, by least squares; None if fewer than two sizes were counted."""
+    """The change of the ratio when a model has ten times the parameters, by least squares; None without two different sizes."""
     points = [(math.log10(size.parameters), ratios[scale]) for scale, size in sizes.items() if size.parameters]
     if len({x for x, _ in points}) < 2:
         return None
@@ -200,8 +203,8 @@ def width_less_depth(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]
     """The effect of width on the ratio minus the effect of depth on the ratio.
 
     The effect of width is |ratio of the widest model - ratio of the narrowest model|, as a mean over depths. The effect of depth
-    is |ratio of the deepest model - ratio of the shallowest model|, as a mean over widths. The result is None where the scales
-    are no full grid of at least two depths and two widths.
+    is |ratio of the deepest model - ratio of the shallowest model|, as a mean over widths. The result is None unless the scales
+    form a full grid of at least two depths and two widths.
     """
     grid = {(size.depth, size.width): ratios[scale] for scale, size in sizes.items() if size.depth and size.width}
     depths, widths = sorted({depth for depth, _ in grid}), sorted({width for _, width in grid})
@@ -213,9 +216,9 @@ def width_less_depth(ratios: Mapping[str, float], sizes: Mapping[str, ScaleSize]
 
 
 def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
-    """The ratio of a model cut to its first blocks minus the ratio of the whole model (or minus 1), for each seed.
+    """The loss ratio of models that keep only their first blocks, minus the loss ratio of the whole models (or minus 1).
 
-    The difference is a mean over the deepest scales.
+    Each seed gives one difference: the mean over the scales with the deepest models.
     """
     sizes = scale_sizes(evidence.record)
     depth = max((size.depth or 0 for size in sizes.values()), default=0)
@@ -244,7 +247,7 @@ def layer_cut(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def _ratio_reasons(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
-    """The reasons why a ratio says nothing: its arms are not reliable by the decision rule at a scale, or learned nothing."""
+    """The reasons why a ratio cannot be judged: the runs of an arm are not reliable at some scale, or an arm learned nothing."""
     arms = [arm for arm in dict.fromkeys((claim.arm, *claim.against)) if arm != evidence.rule.baseline]
     by_rule = (
         reason
@@ -258,7 +261,7 @@ def _ratio_reasons(claim: Claim, evidence: Evidence) -> tuple[str, ...]:
 
 
 def context(claim: Claim, evidence: Evidence) -> Rows:
-    """The ratio rtl loss / ltr loss - 1 at every context length in tokens, or only at the longest context length."""
+    """The value (rtl loss / ltr loss - 1) at every context length in tokens, or only at the longest context length."""
     frame, found = direction_ratios(evidence.record, evidence.split).filter(arm=claim.arm), False
     reasons = _ratio_reasons(claim, evidence)
     for scale in evidence.scales:
@@ -275,7 +278,7 @@ def context(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
-    """The steps that one arm needs to reach half-way accuracy, divided by the steps that the other arm needs.
+    """The number of steps after which the claim's arm reaches half-way accuracy, divided by the same number for another arm.
 
     Half-way accuracy is the middle between the accuracy without learning and 1. The effect is the geometric mean over the seeds
     in which both arms reach half-way accuracy; the interval is the t interval of the logarithm of the ratio.
@@ -302,10 +305,11 @@ def steps_to_learn(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def _sooner_reasons(ratio: Interval | None, arm: str, other: str, only_arm: int, only_other: int) -> tuple[str, ...]:
-    """The reasons against a ratio of steps: seeds that contradict its interval, and an interval without width.
+    """The reasons why a ratio of steps cannot be judged: too few seeds, an interval of width 0, or seeds that contradict it.
 
-    A seed in which only one arm reaches half-way accuracy contradicts an interval that says that the other arm is sooner. Runs
-    are evaluated at fixed steps, so all seeds may show the same ratio: then the interval has no width and says nothing.
+    If the interval says that one arm reaches half-way accuracy sooner, a seed in which only the other arm reaches half-way accuracy
+    contradicts the interval. All runs are evaluated at the same steps, so all seeds may have exactly the same ratio: then the
+    interval has the width 0 and says nothing.
     """
     if ratio is None:
         return ("fewer than two seeds in which both arms came half-way",)
@@ -317,9 +321,10 @@ def _sooner_reasons(ratio: Interval | None, arm: str, other: str, only_arm: int,
 
 
 def over_groups(claim: Claim, evidence: Evidence) -> Rows:
-    """The rank correlation over groups of the score of `arm` in this experiment with the score of `against` in another one.
+    """The rank correlation, over groups, of the score of `arm` in this experiment and the score of `against` in another experiment.
 
-    A loss enters with a minus sign, so that in both scores more is better. The interval resamples the groups, not the seeds.
+    Losses are negated, so that a higher score is better in both experiments. The interval comes from resampling the groups, not the
+    seeds.
     """
     other = evidence.other(claim.experiment)
     one, two = (in_group(name, "GROUP") for name in (claim.arm, f"{claim.experiment} {claim.against[0]}"))
@@ -345,14 +350,17 @@ def over_groups(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def _mean_score(record: ExperimentRecord, arm: str, scale: str) -> float | None:
-    """The mean over seeds of the metric of the decision rule, with a sign such that more is better; None without a finished run."""
+    """The mean over seeds of the decision rule's metric, negated if lower is better; None if no finished run has this metric."""
     rule = record.entry.decision
     values = list(scores_of(record, arm, scale, str(rule["metric"])).values())
     return (mean(values) if rule["better"] == "higher" else -mean(values)) if values else None
 
 
 def term(claim: Claim, evidence: Evidence) -> Rows:
-    """The value of every auxiliary term of an arm at its last logged step. The value of a collapsed term says nothing."""
+    """A row for each scale and auxiliary term of an arm: the mean over seeds of the term's value at the last logged step.
+
+    A row cannot be judged if an audit found that the term collapsed in a run.
+    """
     curves = auxiliary_curves(evidence.record).filter(arm=claim.arm).drop_nulls("value").sort("step")
     for scale, name in dict.fromkeys(curves.select("scale", "term").iter_rows()):
         last = curves.filter(scale=scale, term=name).group_by("seed", maintain_order=True).last()
@@ -365,7 +373,7 @@ def term(claim: Claim, evidence: Evidence) -> Rows:
 
 
 def sides(claim: Claim, record: ExperimentRecord) -> Iterator[Sides]:
-    """The arms of every group; a group is left out if the record does not have its arms."""
+    """The arms of every group, as tuples (group, arm, other arms). A group is left out if the record lacks one of its arms."""
     names = {arm.name for arm in record.entry.arms}
     for group in claim.groups or ("",):
         arm, *others = (in_group(name, group) for name in (claim.arm, *claim.against))
@@ -374,7 +382,7 @@ def sides(claim: Claim, record: ExperimentRecord) -> Iterator[Sides]:
 
 
 def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: Sequence[float]) -> Measured:
-    """The row with the mean and the t interval of `values`, which hold one value per seed."""
+    """The row with the mean and the t interval of `values`. There is one value per seed."""
     interval, count = t_interval(values, evidence.rule.confidence), len(values)
     few = f"an interval needs 2 seeds with all scores of this measure, there {'is 1' if count else 'are none'}"
     effect = mean(values) if values else None
@@ -382,9 +390,10 @@ def over_seeds(evidence: Evidence, scale: str, arm: str, against: str, values: S
 
 
 def unlearned(evidence: Evidence, asked: Sequence[tuple[str, str]], scales: Sequence[str]) -> tuple[str, ...]:
-    """The reasons why the scores of arms that learned nothing cannot be judged, for pairs (arm, metric).
+    """The reasons why scores cannot be judged because arms learned nothing; empty if they can be judged (`Claim.needs_learning`).
 
-    See `Claim.needs_learning`.
+    Args:
+        asked: pairs (arm, metric): the arms that must have learned something, and the metric of each arm.
     """
     if not asked:
         return ()

@@ -1,8 +1,8 @@
-"""The judgement of the claims of an experiment on its finished runs.
+"""Judges the claims of an experiment by its finished runs.
 
-A judged row says that its claim holds, does not hold, or cannot be decided, and gives the reasons.
+A judged row says whether the claim holds, does not hold, or cannot be judged, and gives the reasons.
 
-A model whose loss is above what token frequencies alone reach has learned nothing of the order of tokens.
+A model that predicts worse than token frequencies alone has learned nothing about the order of tokens.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from palinode.results.record import ExperimentRecord, ExperimentRun
 from palinode.results.store import Store
 
 Judgement = Literal["holds", "does not hold", "cannot tell", "not judged"]
-# The outcomes of the decision rule in which a claim holds; in all other outcomes the claim does not hold.
+# What a claim expects -> the outcomes of the decision rule with which the claim holds.
 HOLDS_WHERE: Mapping[str, frozenset[str]] = {
     "better": frozenset(["better"]),
     "not worse": frozenset(["better", "no difference found"]),
 }
 EVERY_ROW = "every row"
-# The findings of audits that store the losses of n-gram counts, and the name of the loss of single-token frequencies.
+# Names of checks whose findings store the losses of n-gram models, and the name of the loss of single-token frequencies.
 TEXT_FLOOR, REFERENCE, ORDER_1 = "C8.text_floor", "C8.reference", "nats_per_token_order_1"
 UNDECIDED = "the interval allows both answers"
-WIDEST_SHARE = 0.2  # an interval of an accuracy that is wider than this agrees with nearly every published number
+WIDEST_SHARE = 0.2  # an accuracy's interval that is wider than this contains nearly every published number
 
 
 @dataclass(frozen=True)
 class JudgedClaim:
-    """One row of a claim with its judgement.
+    """One row of numbers about a claim, and the judgement of the claim by this row.
 
     Attributes:
-        published: the published number of this row; None where there is none.
+        published: the number that others published for what the row measures; None if nobody published it.
         words: a text that says what was measured.
     """
 
@@ -77,7 +77,7 @@ class JudgedClaim:
 
 
 def judged_claims(store: Store, record: ExperimentRecord) -> tuple[JudgedClaim, ...]:
-    """Every row of every claim of an experiment, in the order of its entry.
+    """The judged rows of all claims of an experiment, in the order of the claims in the experiment's entry.
 
     Raises:
         BadInput: the decision rule of the experiment cannot be applied.
@@ -95,7 +95,7 @@ def judged_claims(store: Store, record: ExperimentRecord) -> tuple[JudgedClaim, 
 
 
 def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
-    """The judged rows of one claim. If a claim needs every row within its bound, a last row says whether all rows are."""
+    """The judged rows of one claim. If the claim expects every row to lie within its bound, a last row judges all rows together."""
     measure, words = MEASURES[claim.measure]
     names = {arm.name for arm in evidence.record.entry.arms}
     missing = [arm for arm in claim.arms() if arm not in names]
@@ -116,7 +116,7 @@ def _judged(claim: Claim, evidence: Evidence) -> list[JudgedClaim]:
 
 
 def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
-    """The judgement of a claim by one of its rows."""
+    """Judge a claim by one row of numbers."""
     if claim.expect == "shown":
         return "not judged"
     if row.reasons or row.interval is None:
@@ -137,7 +137,7 @@ def judge(claim: Claim, row: Measured, rule: Decision) -> Judgement:
 
 
 def _agrees(published: float | None, low: float, high: float, rule: Decision) -> Judgement:
-    """Whether the published number lies in the interval, or outside it by no more than the smallest effect that matters."""
+    """Whether the published number lies in the interval, or is nearer to it than the smallest effect that matters."""
     too_wide = rule.metric.endswith(".accuracy") and min(high, 1.0) - max(low, 0.0) > WIDEST_SHARE
     if published is None or too_wide:
         return "cannot tell"
@@ -145,7 +145,7 @@ def _agrees(published: float | None, low: float, high: float, rule: Decision) ->
 
 
 def _of_all(claim: Claim, rows: Sequence[JudgedClaim]) -> JudgedClaim:
-    """The judgement of a claim by all of its rows: a claim holds if every row holds, and fails if one row fails."""
+    """The judgement of a claim by all of its rows: the claim holds if all rows hold, and does not hold if one row does not."""
     judgements = {row.judgement for row in rows}
     judgement: Judgement = "does not hold" if "does not hold" in judgements else "cannot tell"
     reasons = tuple(dict.fromkeys(reason for row in rows for reason in row.measured.reasons))
@@ -168,10 +168,10 @@ def _words(template: str, claim: Claim, row: Measured, evidence: Evidence) -> st
 
 
 def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
-    """The loss of the token frequencies of the train split, in nats per validation token, as an audit computed it.
+    """The validation loss, in nats per token, of a model that predicts by the token frequencies of the train split.
 
     Returns:
-        The loss; None where no audit in the store computed this loss for the data of this experiment.
+        The loss, read from an audit; None if no audit in the store computed this loss for the data of this experiment.
     """
     counted = next((numbers for run in record.runs if (numbers := _ngrams(run))), None)
     if counted is None:
@@ -188,5 +188,5 @@ def token_frequencies(store: Store, record: ExperimentRecord) -> float | None:
 
 
 def _ngrams(run: ExperimentRun) -> Mapping[str, Any] | None:
-    """The n-gram loss with which the audit of a run compared the losses of the run."""
+    """The numbers of the finding that compares the losses of a run with an n-gram loss; None without this finding."""
     return next((f.numbers for f in run.findings() if f.check == TEXT_FLOOR and "ngram_nats" in f.numbers), None)

@@ -1,7 +1,7 @@
 """The comparison of two arms at one scale: the differences of their scores, paired by seed, and whether their costs are equal.
 
-On the cost axis that the experiment declares, the costs of the two runs of every seed must agree to 0.1 %. Any other cost axis is
-reported when the mean costs of the two arms differ by more than 1 %.
+On the cost axis that the experiment declares, the costs of both arms may differ by at most 0.1 % at every seed. A cost axis that
+the experiment does not declare is reported when the mean costs of the two arms differ by more than 1 %.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from palinode.results.record import ExperimentRecord, ExperimentRun, Result
 
 @dataclass(frozen=True)
 class Pair:
-    """The two scores of one seed whose runs are done in both arms, in the metric's unit."""
+    """The scores of the arm and of the baseline with the same seed, in the metric's unit. Both runs are done."""
 
     seed: int
     arm_value: float
@@ -31,7 +31,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A planned seed that cannot be compared, and the reason."""
+    """A planned seed for which the scores of the two arms cannot be compared, and the reason."""
 
     seed: int
     reason: str
@@ -42,8 +42,8 @@ class Comparison:
     """The scores of an arm minus the scores of the baseline, on one metric at one scale.
 
     Attributes:
-        pairs: the seeds whose runs are done in both arms, in the entry's order.
-        left_out: the other planned seeds.
+        pairs: the pairs of scores of all seeds whose runs are done in both arms, in the order of the experiment's entry.
+        left_out: the planned seeds for which there is no pair of scores.
         confidence: the confidence of the interval, such as 0.95.
     """
 
@@ -62,29 +62,29 @@ class Comparison:
 
     @property
     def mean(self) -> float | None:
-        """The mean difference; None without pairs."""
+        """The mean difference (arm minus baseline); None if there are no pairs."""
         return intervals.mean(self.differences) if self.pairs else None
 
     @property
     def spread(self) -> float | None:
-        """The standard deviation of the differences; None below two pairs."""
+        """The standard deviation of the differences; None with fewer than two pairs."""
         return intervals.spread(self.differences)
 
     @property
     def interval(self) -> Interval | None:
-        """Student's interval of the mean difference; None below two pairs."""
+        """Student's t interval of the mean difference; None with fewer than two pairs."""
         return intervals.t_interval(self.differences, self.confidence)
 
     @property
     def sign_flip_p(self) -> float | None:
-        """The exact two-sided p value of the sign-flip test; None without pairs."""
+        """The exact two-sided p value of the sign-flip test; None if there are no pairs."""
         return intervals.sign_flip_p(self.differences)
 
 
 def compare(
     record: ExperimentRecord, arm: str, baseline: str, scale: str, metric: str, confidence: float
 ) -> Comparison:
-    """Pair the runs of two arms by seed. A seed that has no score in one of the arms is left out.
+    """Compare two arms by their scores, paired by seed. A seed is left out if one of the two arms has no score for this seed.
 
     Raises:
         BadInput: the experiment has no arm of this name.
@@ -120,13 +120,13 @@ def _score(arm: str, run: ExperimentRun | None, metric: str) -> float | str:
 
 @dataclass(frozen=True)
 class Cost:
-    """The mean cost of an arm at a scale on one axis, over its finished runs.
+    """The mean cost of the finished runs of one arm at one scale, on one cost axis.
 
     Attributes:
         mean: the mean cost; None when no finished run counted this cost.
         ratio: the mean cost of the arm divided by the mean cost of the baseline; None when one of the two means is missing, or the
             mean of the baseline is 0.
-        runs: the number of runs in the mean.
+        runs: the number of runs over which the mean is taken.
     """
 
     arm: str
@@ -139,14 +139,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class Parity:
-    """Whether an arm and the baseline have equal cost on the declared axis.
+    """Whether an arm and the baseline have equal cost on the cost axis that the experiment declares.
 
     Attributes:
         deviation: the value (cost of the arm / cost of the baseline - 1) that is farthest from 0 among all seeds; None when a run
             did not count the cost.
-        holds: whether |deviation| is at most 0.1 %; None without a deviation.
-        others: other cost axis -> mean of the arm / mean of the baseline - 1, for the axes on which this exceeds 1 %.
-        of_means: the value (mean of the arm / mean of the baseline - 1) on the declared axis, which the pages print in percent.
+        holds: whether |deviation| is at most 0.1 %; None if `deviation` is None.
+        others: undeclared cost axis -> (mean cost of the arm / mean cost of the baseline - 1), if this is beyond ±1 %.
+        of_means: (mean cost of the arm / mean cost of the baseline - 1) on the declared axis, which the pages print in percent.
     """
 
     axis: ParityAxis
@@ -169,7 +169,7 @@ def costs(record: ExperimentRecord, baseline: str) -> tuple[Cost, ...]:
 
 
 def parity(record: ExperimentRecord, arm: str, baseline: str, scale: str, axis: ParityAxis) -> Parity:
-    """Compare the costs of two arms: on the declared axis for each seed, on the other axes by the mean costs."""
+    """Compare the costs of two arms: on the declared cost axis seed by seed, and on every cost axis by the means over seeds."""
     ours, theirs = _results(record, arm, scale), _results(record, baseline, scale)
     cost = COST_AXES[axis]
     pairs = [_ratio(ours[seed].cost(cost), theirs[seed].cost(cost)) for seed in ours if seed in theirs]

@@ -1,7 +1,7 @@
 """Learning curves: scores over five x-axes. Every point of a curve was measured; no point is interpolated.
 
-A mean over seeds is taken at the steps that every run of an arm reached. A mean point has the mean of the scores and, separately,
-the mean of each x-axis. The seeds of an arm that draws directions at random read slightly different numbers of tokens.
+A mean over seeds is taken at the steps at which every run of an arm has a score. A point of a mean curve holds the mean score and
+the mean value on every x-axis, because runs of one arm may have read different numbers of tokens at the same step.
 
 A layer cut is a curve over the number of blocks: the scores of a model of which only the first blocks are kept. The kept blocks
 are scored with the trained head and, where this was measured, with a refitted head.
@@ -86,7 +86,7 @@ def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """The scores of layer cuts: one row per finished run, direction, head and number of remaining blocks (LAYER_CUT_SCHEMA)."""
 
     def rows_of(run: FinishedRun) -> Iterator[Row]:
-        # Imported rows lack fields that `Record.layer_cut` requires, so the row of the latest step itself is read.
+        # The rows of imported runs lack fields that `Record.layer_cut` requires. So the last stored row is read directly.
         cuts = [row for row in metrics_rows(run, LAYER_CUT_EVENT) if row.get("split") == split]
         trained = trained_directions(run)
         for part, head in HEADS.items() if cuts else ():
@@ -102,7 +102,7 @@ def layer_cuts(record: ExperimentRecord, split: str) -> pl.DataFrame:
 def mean_curves(
     curves: pl.DataFrame, score: str, by: Sequence[str] = ("arm", "scale", "split", "direction")
 ) -> pl.DataFrame:
-    """The mean curves: the mean over seeds at each step at which every run of a line has a score.
+    """The mean curves. A line has a mean over seeds at each step at which every run of the line has a score.
 
     Args:
         by: the names of the columns whose values identify a line.
@@ -124,18 +124,18 @@ def mean_curves(
 
 
 def trained_directions(run: ExperimentRun) -> frozenset[str]:
-    """The passes on which this run was trained, by the names under which the passes are evaluated.
+    """The names of the evaluated passes (such as `ltr`) on which this run was trained.
 
-    A run was trained on ltr or rtl if its counters have scored tokens of this direction. For an unfinished run the training rows
-    give the directions, for an imported run the spec. Every other evaluated pass comes from the run's own objective, so the run
-    was trained on this pass, whatever its name is (`evaluate.losses.evaluation_passes`).
+    A run was trained on ltr or rtl if its counters have scored tokens of this direction. For an unfinished run the directions are
+    read from the training rows, for an imported run from the spec. An evaluated pass other than ltr and rtl belongs to the run's
+    own objective, so the run was trained on this pass, whatever its name is (`evaluate.losses.evaluation_passes`).
     """
     own = {name for row in metrics_rows(run, "eval") for name in row.get("scores", {}) if name not in DIRECTIONS}
     return _trained_ways(run) | own
 
 
 def metrics_rows(run: ExperimentRun, event: str) -> list[Row]:
-    """The metrics rows of a run that belong to one event."""
+    """The metrics rows of a run that have the event `event`, such as `eval` or `train`."""
     return [row for row in run.record.metrics if row["event"] == event] if run.record is not None else []
 
 
@@ -152,7 +152,7 @@ def _trained_ways(run: ExperimentRun) -> frozenset[str]:
 def _frame(
     record: ExperimentRecord, event: str, points: Callable[[ExperimentRun, Row], Iterator[Row]], schema: Schema
 ) -> pl.DataFrame:
-    """A frame with the points of all metrics rows of one event. Each point has its run and its place on the x-axes."""
+    """A frame with the points of all metrics rows of one event. Each point also gets its run and its values on the x-axes."""
 
     def rows_of(run: ExperimentRun) -> Iterator[Row]:
         for row in metrics_rows(run, event):

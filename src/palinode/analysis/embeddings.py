@@ -13,14 +13,14 @@ from palinode.results.record import ExperimentRecord, FinishedRun
 
 TOKEN_NORM, POSITION_NORM = "token_norm", "position_norm"
 ABSOLUTE_COSINE, SHARE = "token_position_absolute_cosine", "position_share"
-# The cosine of the vectors of two positions; the column `distance` holds their distance.
+# The cosine of the vectors of two positions; the column `distance` holds the distance between the two positions.
 POSITION_COSINE = "position_cosine"
 ABOUT_MEAN, COSINE = "position_norm_about_mean", "token_position_cosine"
 NUMBERS = (TOKEN_NORM, POSITION_NORM, ABOUT_MEAN, COSINE, ABSOLUTE_COSINE, SHARE)
 CHANCE = {
     ABSOLUTE_COSINE: "chance_absolute_cosine",
     SHARE: "chance_share",
-    POSITION_COSINE: "chance_position_cosine",  # older runs do not have this number
+    POSITION_COSINE: "chance_position_cosine",  # runs of older versions did not store this value
 }
 _WHAT = columns((pl.String, "number"), (pl.Int64, "distance"))
 EMBEDDING_SCHEMA = RUN_AND_ID | _WHAT | columns((pl.Float64, "value chance"))
@@ -30,16 +30,17 @@ EMBEDDING_MEANS_SCHEMA = (
 
 
 def embedding_numbers(record: ExperimentRecord) -> pl.DataFrame:
-    """The numbers of embeddings: one row per finished run and number (EMBEDDING_SCHEMA).
+    """The measured numbers of the token and position vectors: one row per finished run and number (EMBEDDING_SCHEMA).
 
-    The cosine of two positions has one row per distance. A model without position vectors has only the norm of its token vectors.
-    The column `chance` holds the number for vectors of random directions, or null where the run did not record this number.
+    The cosine of two position vectors has one row for each distance between the positions. A model without position vectors has
+    only the norm of its token vectors. The column `chance` holds the value that vectors of random directions would give; it is
+    null if the run did not store this value.
     """
     return run_frame(record.finished(), _numbers, EMBEDDING_SCHEMA)
 
 
 def embedding_means(record: ExperimentRecord, numbers: pl.DataFrame) -> pl.DataFrame:
-    """The means over seeds with their intervals: one row per arm, scale and number (EMBEDDING_MEANS_SCHEMA).
+    """The means over seeds with their intervals: one row per arm, scale, number and distance (EMBEDDING_MEANS_SCHEMA).
 
     Args:
         numbers: the frame of `embedding_numbers` for this record.

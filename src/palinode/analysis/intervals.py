@@ -1,7 +1,7 @@
 """Statistics of a few numbers: mean, t interval, exact sign-flip test, number of seeds that a test needs, rank correlation.
 
-All tests and intervals are two-sided. Of scipy only scipy.special is used, because its import takes a third of the time of
-scipy.stats.
+All tests and intervals are two-sided. This module imports scipy.special instead of scipy.stats, because the import of scipy.stats
+takes three times as long.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-POWER = 0.8  # the probability with which `seeds_needed` seeds show the effect; the usual choice
-MOST_SEEDS = 10_000  # the largest number of seeds that is reported; nobody can train more
-MOST_EXACT = 40  # the most pairs of an exact test: its two halves of 2^20 sums take 16 MB and a second
-# A share of the sum of |differences|: two sums that differ by less than this share differ only by rounding.
+POWER = 0.8  # the usual power of a test: the probability that `seeds_needed` seeds show the effect
+MOST_SEEDS = 10_000  # the largest number of seeds that `seeds_needed` reports; nobody can train more
+MOST_EXACT = 40  # the largest number of pairs for an exact test: two lists of 2^20 sums take 16 MB and a second
+# Two sums of signed differences count as equal if they differ by at most this share of the sum of |differences| (rounding errors).
 TIE_TOLERANCE = 1e-12
-# Below 6 pairs, unrelated pairs give an interval above 0 more often than the confidence allows: 1 time in 6 for three pairs.
-# Above 10 pairs, there are too many resamples to count one by one: 10 pairs have 92,378 resamples.
+# With fewer than 6 unrelated pairs, the interval of the rank correlation lies above 0 too often: 1 time in 6 for three pairs.
+# With more than 10 pairs, there are too many resamples to compute all of them: 10 pairs have 92,378 resamples.
 LEAST_PAIRS, MOST_PAIRS = 6, 10
 ROUNDING = 1e-12  # the rounding error that is allowed in a share of the resamples
 Pairs = Sequence[tuple[float, float]]
 
 
 class Interval(NamedTuple):
-    """An interval from `low` to `high`, in the unit of the values it was computed from."""
+    """An interval from `low` to `high`, in the unit of the values from which the interval was computed."""
 
     low: float
     high: float
 
 
 def ends(interval: Interval | None) -> tuple[float, float] | tuple[None, None]:
-    """The two ends (low, high) of an interval as columns of a table; both are None without an interval."""
+    """The two ends (low, high) of an interval, as two cells of a table. If the interval is None, both ends are None."""
     return interval or (None, None)
 
 
@@ -51,7 +51,7 @@ def mean(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float]) -> float | None:
-    """The sample standard deviation (n - 1); None below two values."""
+    """The sample standard deviation (with n - 1 in the denominator); None with fewer than two values."""
     if len(values) < 2:
         return None
     centre = mean(values)
@@ -59,7 +59,7 @@ def spread(values: Sequence[float]) -> float | None:
 
 
 def t_interval(values: Sequence[float], confidence: float) -> Interval | None:
-    """The t interval of the mean; None below two values."""
+    """Student's t interval of the mean of the values; None with fewer than two values."""
     deviation = spread(values)
     if deviation is None:
         return None
@@ -69,24 +69,24 @@ def t_interval(values: Sequence[float], confidence: float) -> Interval | None:
 
 
 def share_interval(hits: int, count: int, confidence: float) -> Interval | None:
-    """Wilson's interval of a share, computed from `hits` hits in `count` independent draws; None without draws."""
+    """Wilson's interval of a share, computed from `hits` hits in `count` independent draws; None if `count` is 0."""
     if count < 1:
         return None
     z = float(special.ndtri((1 + confidence) / 2))
     share, shrunk = hits / count, 1 + z * z / count
     centre = (share + z * z / (2 * count)) / shrunk
     half = z / shrunk * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # Without the next lines, a rounding error could put the lower end above the share or the upper end below it.
+    # A rounding error could put the lower end above the share or the upper end below the share; min and max prevent this.
     return Interval(max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half)))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
     """The exact p value of the sign-flip test: the share of the 2^n sign patterns whose |sum| is at least the observed |sum|.
 
-    The test assumes only that a difference is as likely as its negative if the arms are equal. With n pairs, p is at least
-    2 / 2^n: 0.25 for three seeds. The result is None without values or with more than 40 values. The n values are split into two
-    halves. The sums of all sign patterns of one half are sorted. For each sum of the other half, a bisection counts how many sums
-    of the first half make a total that is large enough.
+    The test assumes only that, if the arms are equal, a difference and its negative are equally likely. With n pairs, p is at
+    least 2 / 2^n: 0.25 for three seeds. The result is None without values or with more than 40 values. To save time, the n values
+    are split into a left and a right half. The sums of all sign patterns of the right half are sorted. For each sum of the left
+    half, a bisection counts the sums of the right half with which the total stays below the observed |sum|.
     """
     if not 0 < len(differences) <= MOST_EXACT:
         return None
@@ -96,12 +96,12 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     if observed <= 0:
         return 1.0
     below = int(np.searchsorted(right, observed - left, side="left").sum())
-    # The sums are symmetric around 0, so as many sums lie at or below minus the observed sum.
+    # The totals are symmetric around 0: as many totals are at most -observed as at least observed. Hence the factor 2.
     return float(2 * (len(right) * len(left) - below) / 2 ** len(differences))
 
 
 def seeds_needed(effect: float, deviation: float, confidence: float) -> int | None:
-    """The least number of paired seeds whose t interval excludes 0 with probability POWER if the true mean is `effect`.
+    """The least number of paired seeds whose t interval excludes 0 with probability at least POWER if the true mean is `effect`.
 
     Args:
         effect: the true mean of the paired differences, which is not zero.
@@ -146,7 +146,7 @@ def _signed_sums(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def rank_correlation(pairs: Pairs) -> float | None:
-    """Spearman's rank correlation; equal values share their mean rank. None where all values of one side are equal."""
+    """Spearman's rank correlation; equal values get their mean rank. None if all first or all second values are equal."""
     if len(pairs) < 2:
         return None
     [value] = _correlations(np.asarray(pairs, dtype=float)[None])
@@ -156,8 +156,8 @@ def rank_correlation(pairs: Pairs) -> float | None:
 def resampled_interval(pairs: Pairs, confidence: float) -> Interval | None:
     """The percentile interval of the rank correlation over every resample of the pairs (an exact bootstrap).
 
-    Each resample counts by its probability. A resample in which all values of one side are equal has no correlation and is left
-    out. The result is None with fewer than 3 or more than MOST_PAIRS pairs.
+    Each resample is weighted by its probability. A resample in which all first values or all second values are equal has no
+    correlation and is left out. The result is None with fewer than 3 or more than MOST_PAIRS pairs.
     """
     count = len(pairs)
     if not 3 <= count <= MOST_PAIRS:
@@ -177,7 +177,7 @@ def resampled_interval(pairs: Pairs, confidence: float) -> Interval | None:
 
 
 def _correlations(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rank correlation of each sample, of shape (samples, pairs, 2); NaN where a side has no spread."""
+    """The rank correlations of `samples` (samples, pairs, 2); NaN for a sample whose first or second values are all equal."""
     one, other = samples[:, :, None], samples[:, None, :]
     ranks = (one > other).sum(axis=2) + ((one == other).sum(axis=2) + 1) / 2
     deviations = ranks - ranks.mean(axis=1, keepdims=True)

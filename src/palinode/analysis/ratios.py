@@ -1,16 +1,16 @@
-"""The two ratios of the mask study, for any score, paired by seed: final, over training, by context and by remaining blocks.
+"""Two ratios of scores, paired by seed: at the end of training, over training, by context length, and by remaining blocks.
 
-    ratio 1 = score(baseline, ltr) / score(arm, ltr)     a ratio 1 below 1 means that training on rtl as well makes ltr worse
-    ratio 2 = score(arm, ltr) / score(arm, rtl)          a ratio 2 below 1 means that the ltr loss is lower than the rtl loss
+    ratio 1 = score(baseline, ltr) / score(arm, ltr)     of losses, below 1: the arm's ltr loss is higher than the baseline's
+    ratio 2 = score(arm, ltr) / score(arm, rtl)          of losses, below 1: the arm's ltr loss is lower than its rtl loss
 
-Two estimates combine several seeds. `mean_then_ratio` is the ratio of the means; outliers change it less. `ratio_then_mean` is the
-mean of the ratios. The t interval is computed from the ratios of single seeds, because one run is one sample, however often the
-run was evaluated.
+Two estimates combine several seeds. `mean_then_ratio` is the ratio of the mean scores, which outliers change less.
+`ratio_then_mean` is the mean of the ratios of single seeds. The t interval is computed from the ratios of single seeds, because one
+run is one sample, however often the run was evaluated.
 
 A position is a place on an x-axis of a training curve, such as a step. If all runs of a comparison were evaluated at the same
 positions, the ratio is taken at these positions and no score is interpolated. If arms read different numbers of tokens, straight
-lines join the points of each run, and the ratio is taken at evenly spaced positions inside the range that all runs cover. The
-number of these positions is the number of evaluations that the run with the fewest evaluations has in this range, and at least 2.
+lines join the points of each run, and the ratio is taken at evenly spaced positions inside the range that all runs cover. There are
+as many positions as the run with the fewest evaluations in the common range has evaluations there, and at least 2 positions.
 The column `interpolated` marks the rows whose scores were interpolated.
 """
 
@@ -51,16 +51,16 @@ POOLED_SCHEMA = (
 )
 Array = NDArray[np.float64]
 Side = TypeVar("Side")  # a score or a curve
-# (arm, scale, direction) -> seed -> score. The key may have a further place, such as a number of blocks.
+# (arm, scale, direction) -> seed -> score. The key may have further parts, such as a number of blocks.
 Scores = dict[tuple[Any, ...], dict[int, float]]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The two estimates of a ratio over the seeds that have both scores; a number is None where it needs more seeds.
+    """The two estimates of a ratio over the seeds that have both scores; a field is None if it needs more seeds.
 
     Attributes:
-        low, high: the ends of the t interval of `ratio_then_mean`; None below two seeds.
+        low, high: the ends of the t interval of `ratio_then_mean`; None with fewer than two seeds.
         seeds: the number of seeds that have both scores.
     """
 
@@ -95,7 +95,7 @@ def sides(ratio: str, arm: str, rule: Decision) -> tuple[tuple[str, str], tuple[
 
 
 def arms_with(record: ExperimentRecord, ratio: str) -> tuple[str, ...]:
-    """The arms that have a ratio: every arm has ratio 2, every arm but the baseline has ratio 1."""
+    """The arms for which a ratio is defined: ratio 2 for every arm, ratio 1 for every arm except the baseline."""
     baseline = record.entry.rule.baseline
     return tuple(arm.name for arm in record.entry.arms if ratio == RATIO_2 or arm.name != baseline)
 
@@ -109,7 +109,7 @@ def _paired(
 
     Args:
         by_side: the scores or curves as a mapping: key (arm, direction, ..) -> seed -> score or curve.
-        places: the places (scale, ..) in the order of the rows.
+        places: the parts (scale, ..) that follow (arm, direction) in the keys of `by_side`, in the order of the rows.
     """
     for ratio in RATIOS:
         for arm in arms_with(record, ratio):
@@ -140,9 +140,9 @@ def _by_seed(scores: Iterable[tuple[tuple[Any, ...], int, float | None]]) -> Sco
 
 
 def best_scores(record: ExperimentRecord, split: str, score: str, curves: pl.DataFrame) -> Scores:
-    """The best score of each finished run at any of its evaluations, as a mapping: (arm, scale, direction) -> seed -> score.
+    """The best score among all evaluations of each finished run, as a mapping: (arm, scale, direction) -> seed -> score.
 
-    The best of many evaluations is too good by chance, most of all in noisy runs. Verdicts therefore use the final score.
+    The best score of many evaluations is too good by chance, most of all in noisy runs. For this reason verdicts use final scores.
 
     Args:
         curves: the frame of `evaluation_curves` for this record.
@@ -170,7 +170,7 @@ def final_ratios(record: ExperimentRecord, split: str, score: str) -> dict[tuple
 
 
 def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """The final ratios: one row per arm, scale and score, with the model size, both ratios, both estimates and the interval."""
+    """The final ratios: one row per arm, scale and score. A row has the model size, and both estimates of each ratio."""
     who = columns((pl.String, "arm baseline scale"))
     what = columns((pl.String, "split score leak"), (pl.Float64, "confidence"))
     numbers = {f"{ratio}_{name}": kind for ratio in RATIOS for name, kind in ESTIMATE_SCHEMA.items()}
@@ -196,7 +196,7 @@ def ratio_table(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def direction_ratios(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """The ratio rtl loss / ltr loss: one row per arm that trained on rtl, scale and window length (CONTEXT_SCHEMA).
+    """The ratio rtl loss / ltr loss: one row per scale, window length and arm that trained on rtl (CONTEXT_SCHEMA).
 
     The ltr loss is the loss of the same arm if this arm also trained on ltr, otherwise the loss of the baseline at the same seed.
     """
@@ -270,14 +270,14 @@ class Curve:
 
 
 def common_range(curves: Iterable[Curve]) -> tuple[float, float] | None:
-    """The range of positions that all curves cover; None if there is no such range. Every curve has at least one point."""
+    """The range of positions that all curves cover; None if no position is in all curves. Every curve must have a point."""
     spans = [(float(curve.x[0]), float(curve.x[-1])) for curve in curves]
     low, high = max(first for first, _ in spans), min(last for _, last in spans)
     return (low, high) if low <= high else None
 
 
 def common_positions(curves: Sequence[Curve]) -> tuple[Array, bool]:
-    """A pair: the positions at which the curves are compared, and whether the scores at these positions are interpolated."""
+    """A pair: the positions at which curves are compared, and whether the scores at these positions are interpolated."""
     span = common_range(curves)
     if span is None:
         return np.empty(0), False
@@ -289,7 +289,7 @@ def common_positions(curves: Sequence[Curve]) -> tuple[Array, bool]:
 
 
 def ratio_curves(record: ExperimentRecord, split: str, score: str, curves: pl.DataFrame) -> pl.DataFrame:
-    """Both ratios along every x-axis, over the seeds that finished in both arms (RATIO_CURVE_SCHEMA).
+    """Both ratios along every x-axis, over the seeds that have a finished run on both sides of the ratio (RATIO_CURVE_SCHEMA).
 
     Args:
         curves: the frame of `evaluation_curves` for this record.
@@ -326,7 +326,7 @@ def as_published(
     curves: pl.DataFrame,
     window: tuple[float, float] | None = None,
 ) -> pl.DataFrame:
-    """Ratio 1 by the published method, which pools PUBLISHED_POINTS interpolated positions of every pair of runs (POOLED_SCHEMA).
+    """Ratio 1 by the published method, which pools the ratios at PUBLISHED_POINTS positions of every pair of runs (POOLED_SCHEMA).
 
     The points of one run are not independent samples, so no interval may be computed from these points.
 

@@ -12,7 +12,7 @@ SIZE_AXES = ("depth", "width", "parameters")
 
 @dataclass(frozen=True)
 class ScaleSize:
-    """The size of the model at one scale. A number is None where no run has this number, or where the runs disagree.
+    """The size of the model at one scale. A field is None if no run stores its value, or if the runs store different values.
 
     Attributes:
         depth: the number of blocks.
@@ -26,14 +26,14 @@ class ScaleSize:
     parameters: int | None
 
     def columns(self) -> dict[str, int | None]:
-        """The size of the model on each of the axes in SIZE_AXES."""
+        """The size of the model as a mapping: axis in SIZE_AXES -> number."""
         return {"depth": self.depth, "width": self.width, "parameters": self.parameters}
 
 
 def scale_sizes(record: ExperimentRecord) -> dict[str, ScaleSize]:
-    """The model size at every scale, in the entry's order.
+    """The model size at every scale, in the order of the experiment's entry.
 
-    The size is taken from the runs of the baseline if it has runs at the scale, otherwise from the runs of all arms.
+    If the store has runs of the baseline at a scale, the size is read from these runs, otherwise from the runs of all arms.
     """
     baseline = record.entry.rule.baseline
     sizes = {}

@@ -52,7 +52,7 @@ def all_tables(record: ExperimentRecord) -> dict[str, pl.DataFrame]:
         "embeddings": geometry,
         "embedding_means": embedding_means(record, geometry),
         "auxiliary_terms": auxiliary_curves(record),
-        # The tables about accuracy on synthetic tasks have no rows where no run trains on a task.
+        # The tables about accuracy on synthetic tasks have no rows if no run of the experiment trains on a task.
         "task_accuracy": accuracy,
         "task_means": tasks.task_means(record, accuracy),
         "task_levels": tasks.task_levels(record, split),
@@ -121,7 +121,7 @@ def run_table(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def score_table(record: ExperimentRecord) -> pl.DataFrame:
-    """The final scores: one row for each finished run, split, direction and score."""
+    """The final scores: one row for each run with a result, each split, direction and score name."""
 
     def rows_of(run: ExperimentRun) -> Iterator[Row]:
         for split, by_direction in run.result.scores.items() if run.result is not None else ():
@@ -133,7 +133,7 @@ def score_table(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def cost_table(record: ExperimentRecord) -> pl.DataFrame:
-    """The costs: one row for each arm, scale and cost axis, with the mean over finished runs and its ratio to the baseline's."""
+    """The costs: one row for each arm, scale and cost axis: the mean over finished runs, and its ratio to the baseline's mean."""
     schema = columns((pl.String, "arm scale axis"), (pl.Float64, "mean ratio_to_baseline"), (pl.Int64, "runs"))
     rows = [astuple(cost) for cost in costs(record, record.entry.rule.baseline)]
     return pl.DataFrame(rows, schema=schema, orient="row")
@@ -171,7 +171,7 @@ def audit_table(record: ExperimentRecord) -> pl.DataFrame:
 
 
 def fingerprint_table(record: ExperimentRecord) -> pl.DataFrame:
-    """The execution fingerprints: one row for each finished run and item of its fingerprint."""
+    """The execution fingerprints: one row for each run with a result and each item of this run's fingerprint."""
 
     def rows_of(run: ExperimentRun) -> Iterator[Row]:
         for item, value in sorted(run.result.fingerprint.items()) if run.result is not None else ():

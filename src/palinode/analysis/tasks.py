@@ -1,13 +1,13 @@
 """Accuracy on a synthetic task, and the levels that chance and simple guessers reach: by run, scale, slice and length.
 
-The accuracy of a run is the accuracy of its own pass (`Result.own_pass`). A level is an accuracy on answers, so levels are given
-only if the evaluation scored answers.
+The accuracy of a run is its accuracy in the pass in which training scored most targets (`Result.own_pass`). A level is an accuracy
+on answers, so levels are given only if the evaluation scored answers and no other tokens.
 
 Two effects are measured as differences of accuracies: the effect of training on all tokens instead of answers, and the effect of
 reading without a direction. Two arms are compared if their specs differ only in `labels`, or only in the objective. Three
-differences are ignored: settings that were tuned for each arm, the share of further tokens that a masked objective hides, and the
-weights with which a mixer reads later tokens. A masked objective that hides only answers trains on answers, whatever its labels
-are.
+differences between specs are ignored: settings that were tuned for each arm, the share of tokens that a masked objective hides in
+addition to answers, and the weights with which a mixer reads later tokens. A masked objective that hides only answers trains only
+on answers, even if its `labels` are `all`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from palinode.results.record import TASK_PARTS, ExperimentRecord, ExperimentRun,
 
 NON_CAUSAL = "masked"  # the objective that reads without a direction
 ANSWERS_ALONE = "bottleneck"  # the objective whose only targets are answers
-# OLD_LOOKUPS and BLIND are used for older records. A guesser whose name begins with OLD_LOOKUPS looks up what followed the same
-# tokens: such a guesser solves the task. The guessers in BLIND ignore the order of tokens, so their level holds in any direction.
+# OLD_LOOKUPS and BLIND are used for records of older versions. A guesser whose name begins with OLD_LOOKUPS looks up which token
+# followed the same tokens before, and so solves the task. The guessers in BLIND ignore the order of tokens, so their accuracy is
+# the same in every direction.
 OLD_LOOKUPS, BLIND = "cache_", ("uniform", "unigram")
 _RUN = RUN_AND_ID | columns((pl.String, "direction"))
 _COUNTS = columns((pl.Float64, "accuracy"), (pl.Int64, "hits tokens_scored"))
@@ -55,14 +56,14 @@ SLICE_MEANS_SCHEMA = (
 )
 LENGTH_SCHEMA = _RUN | columns((pl.Int64, "length_factor")) | _COUNTS | columns((pl.Float64, "chance"))
 Scores = Mapping[str, Any]  # measure -> number
-Stored = Mapping[str, Any]  # the stored part of a task row; `record.TASK_PARTS` names its fields
+Stored = Mapping[str, Any]  # the details of accuracy that a run stored; `record.TASK_PARTS` names the fields
 What = Literal["labels", "objective"]
-# An effect is the accuracy with the earlier label minus the accuracy with the later label.
+# An effect of labels is an accuracy with one label minus an accuracy with a label that comes later in the order all, answer, last.
 LABELS = ("all", "answer", "last")
 CAUSAL = ("ltr", "rtl")
-IGNORED = ("evaluation.directions",)  # a run without a direction does not use this setting
-TWO_SIDED = "two_sided"  # a mixer option that adds weights for later tokens; the causal form of a mixer does not use it
-# The path of the share of tokens that are hidden in addition to the answers. Without a direction, the hidden tokens are the labels.
+IGNORED = ("evaluation.directions",)  # a run that reads without a direction does not use this setting
+TWO_SIDED = "two_sided"  # a mixer option that adds weights for later tokens; a causal mixer has no use for this option
+# The spec path of the share of tokens that a masked objective hides in addition to the answers. The hidden tokens are its targets.
 HIDDEN_RATE = "objective.rate"
 EFFECT_SCHEMA = (
     columns((pl.String, "what effect_of arm against scale"), (pl.Float64, "mean_difference"))
@@ -73,16 +74,16 @@ EFFECT_SCHEMA = (
 
 @dataclass(frozen=True)
 class Levels:
-    """The accuracies on answers with which a run is compared; a level that is not known is None.
+    """The levels of a run: accuracies on answers with which the accuracy of the run is compared. An unknown level is None.
 
     Attributes:
         chance: the accuracy of a uniform guess among the valid answers.
         best: the highest accuracy that is possible.
         trivial: the accuracies of the guessers that learn nothing: name of a guesser -> its accuracy.
         floor_nats: the lowest possible mean loss over all tokens.
-        solved_by: the guessers in `trivial` that do what the task tests.
+        solved_by: the names of the guessers in `trivial` that do what the task tests, so that a model need not beat them.
         chance_by_length: length factor -> chance on sequences that are this many times as long as in training.
-        reading: the tokens that a guesser sees: ltr, rtl, prompt or others; None where the run did not record them.
+        reading: a name for the set of tokens that a guesser sees: ltr, rtl, prompt or others; None if the run did not store it.
     """
 
     chance: float | None = None
@@ -101,14 +102,14 @@ class Levels:
 
     @property
     def asked_for(self) -> tuple[str, float] | None:
-        """The pair (name, accuracy) of the best guesser that does what the task tests, if this guesser is above all others."""
+        """The pair (name, accuracy) of the best guesser that does what the task tests; None if its accuracy is not above `to_beat`."""
         known = {name: value for name, value in self.trivial.items() if name in self.solved_by}
         best = max(known.items(), key=lambda item: item[1], default=None)
         return best if best is not None and best[1] > (self.to_beat or 0.0) else None
 
     @property
     def to_beat(self) -> float | None:
-        """The accuracy without learning: the higher of chance and the best trivial accuracy."""
+        """The accuracy that needs no learning: the accuracy of chance or of the best trivial guesser, whichever is higher."""
         known = [level for level in (self.chance, self.best_trivial and self.best_trivial[1]) if level is not None]
         return max(known, default=None)
 
@@ -119,12 +120,12 @@ class Levels:
 
 
 def on_a_task(record: ExperimentRecord) -> bool:
-    """Whether any run is on a synthetic task."""
+    """Whether any run of the experiment gets its data from a synthetic task."""
     return any(_task(run) is not None for run in record.runs)
 
 
 def levels_of(run: ExperimentRun, split: str) -> Levels | None:
-    """The levels for a run; None if the run is on no task, is not finished, or scored other tokens than answers.
+    """The levels for a run; None if the run has no synthetic task, is not finished, or scored other tokens than answers.
 
     If only the last token of each answer was scored, chance is the only level that applies.
     """
@@ -152,9 +153,9 @@ def levels_of(run: ExperimentRun, split: str) -> Levels | None:
 
 
 def _solved_by(declared: Any, trivial: Mapping[str, float], best: float | None) -> frozenset[str]:
-    """The guessers that do what the task tests, as the task declares them.
+    """The names of the guessers that do what the task tests, as the task declares them.
 
-    Older records declare no such guessers: then look-up guessers and guessers that are always right are taken.
+    Records of older versions declare no guessers: then look-up guessers and guessers that are always right are returned.
     """
     if isinstance(declared, list):
         return frozenset(name for name in declared if isinstance(name, str))
@@ -168,7 +169,7 @@ def _by_length(stored: Any) -> dict[int, float]:
 
 
 def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | None:
-    """Whether a run scores higher than without learning: the Wilson interval of its accuracy lies above `Levels.to_beat`.
+    """Whether a run beats all guessers that learn nothing: the Wilson interval of its accuracy lies above `Levels.to_beat`.
 
     The result is None if the levels or the counts of answers are not known.
     """
@@ -183,8 +184,8 @@ def above_trivial(run: ExperimentRun, split: str, confidence: float) -> bool | N
 def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: float) -> bool | None:
     """Whether at least one of several runs is above the trivial level; None if this is known for no run.
 
-    The confidence is shared among the runs (Bonferroni). Ten runs that score exactly the trivial level, each tested at 95 %, would
-    have one run above the level in one of five cases.
+    The error probability is shared among the runs (Bonferroni). Without this correction, ten runs with exactly the trivial
+    accuracy, each tested at 95 %, would in one of five cases include a run that seems to be above the level.
     """
     shared = 1 - (1 - confidence) / max(1, len(runs))
     known = [beaten for run in runs if (beaten := above_trivial(run, split, shared)) is not None]
@@ -192,9 +193,9 @@ def any_above_trivial(runs: Sequence[ExperimentRun], split: str, confidence: flo
 
 
 def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels | None, tuple[str, ...]]:
-    """A pair: the levels at a scale, and the arms whose levels differ from these levels.
+    """A pair: the levels of the baseline at a scale, and the arms whose levels differ from the baseline's.
 
-    The levels are the levels of the baseline. If the baseline has no levels, the levels of the first arm with levels are taken.
+    If the baseline has no levels, the levels of the first arm with levels are taken instead.
     """
     baseline = record.entry.rule.baseline
     runs = sorted((run for run in record.runs if run.entry.scale == scale), key=lambda run: run.entry.arm != baseline)
@@ -206,7 +207,7 @@ def levels_at(record: ExperimentRecord, split: str, scale: str) -> tuple[Levels 
 
 
 def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """The accuracies on tasks: one row per finished run on a task (ACCURACY_SCHEMA)."""
+    """The accuracies on synthetic tasks: one row per finished run whose data is a task (ACCURACY_SCHEMA)."""
 
     def row(run: FinishedRun, scores: Scores, stored: Stored) -> Iterator[Row]:
         of_pass = stored["by_pass"].get(run.result.own_pass(split), {})
@@ -220,7 +221,7 @@ def task_accuracy(record: ExperimentRecord, split: str) -> pl.DataFrame:
 def task_means(record: ExperimentRecord, accuracy: pl.DataFrame) -> pl.DataFrame:
     """The mean accuracies: one row per arm and scale, with the interval and the number of seeds above the trivial level.
 
-    Accuracy on recall jumps in training. A mean over some seeds before the jump and some seeds after the jump describes no seed.
+    During training, the accuracy on recall tasks jumps. If only some seeds have jumped, the mean accuracy describes none of them.
 
     Args:
         accuracy: the frame of `task_accuracy` for this record.
@@ -236,7 +237,7 @@ def task_means(record: ExperimentRecord, accuracy: pl.DataFrame) -> pl.DataFrame
 
 
 def task_levels(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """The levels of tasks: one row per arm, scale and level, where a level is chance, best_possible or a trivial accuracy.
+    """The levels of tasks: one row per arm, scale and level. A level is chance, best_possible, or the accuracy of a guesser.
 
     The frame has the columns of LEVEL_SCHEMA.
     """
@@ -251,9 +252,9 @@ def task_levels(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def task_slices(record: ExperimentRecord, split: str) -> pl.DataFrame:
-    """The slices: one row per finished run, slice and value of the slice, with three counts (SLICE_SCHEMA).
+    """The accuracy on slices: one row per finished run, slice and value of the slice (SLICE_SCHEMA).
 
-    The counts are the number of sequences, the number of scored answer tokens and the number of hits.
+    A slice is a property by which sequences are grouped. A row has the numbers of sequences, of scored answer tokens and of hits.
     """
 
     def rows_of(run: FinishedRun, _: Scores, stored: Stored) -> Iterator[Row]:
@@ -267,7 +268,7 @@ def task_slices(record: ExperimentRecord, split: str) -> pl.DataFrame:
 def slice_means(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """The accuracy on slices over all seeds: one row per arm, scale, slice and value of the slice, with Wilson's interval.
 
-    Every seed scores the same sequences, so the interval uses the number of sequences of one seed.
+    Every seed scores the same sequences, so the interval counts only as many answers as one seed scored.
     """
     rows, by = [], ("arm", "scale", "slice", "value")
     for key, cell in task_slices(record, split).group_by(*by, maintain_order=True):
@@ -283,7 +284,8 @@ def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
     """The accuracy on longer sequences: one row per finished run and length factor (LENGTH_SCHEMA).
 
     A length factor is a multiple of the length in training; factor 1 is the training length. The frame is empty if no run was
-    scored at another length. The column `chance` holds chance at the length of its row, or null where chance was not recorded.
+    scored at another length. The column `chance` holds the accuracy of a uniform guess at the length of the row, or null if the run
+    did not store it.
     """
 
     def rows_of(run: FinishedRun, scores: Scores, stored: Stored) -> Iterator[Row]:
@@ -297,9 +299,9 @@ def task_lengths(record: ExperimentRecord, split: str) -> pl.DataFrame:
 
 
 def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
-    """The difficulty of each scale, as a pair: the dotted path of the only number in which scales differ, and scale -> value.
+    """A pair: the dotted path of the only setting in which the scales differ, and a mapping: scale -> value of this setting.
 
-    If the scales differ in something else, the pair is None and a mapping: scale -> index of the scale.
+    If the scales do not differ in exactly one number, the pair is None and a mapping: scale -> index of the scale.
     """
     baseline, scales = record.entry.rule.baseline, record.entry.scales
     specs = {scale: known for scale in scales if (known := settings_of(record, baseline, scale)) is not None}
@@ -316,7 +318,7 @@ def difficulty(record: ExperimentRecord) -> tuple[str | None, dict[str, float]]:
 
 
 def settings_of(record: ExperimentRecord, arm: str, scale: str) -> dict[str, Any] | None:
-    """The spec of an arm at a scale, as a mapping: dotted path -> value. The seed and the tuned settings are left out.
+    """The spec of an arm at a scale, as a mapping: dotted path -> value, without seed, version and tuned settings.
 
     The result is None if the arm has no run at the scale.
     """
@@ -341,9 +343,10 @@ def _task_frame(
     rows_of: Callable[[FinishedRun, Scores, Stored], Iterator[Row]],
     schema: Schema,
 ) -> pl.DataFrame:
-    """The frame with the rows of the finished runs on a task. `rows_of` makes the rows of a run.
+    """The frame with the rows of all finished runs whose data is a synthetic task.
 
-    `rows_of` gets the run, the scores of the run's own pass, and the stored task row of the run.
+    The function `rows_of` makes the rows of one run. Its arguments are the run, the scores of the run's own pass, and the details
+    of accuracy that the run stored.
     """
 
     def rows(run: FinishedRun) -> Iterator[Row]:
@@ -368,7 +371,7 @@ def _task(run: ExperimentRun) -> Mapping[str, Any] | None:
 
 
 def _scored(run: ExperimentRun) -> str:
-    """The targets that the evaluation scored: all, answer or last. An objective that hides only answers scores only answers."""
+    """The targets that the evaluation scored: all, answer or last. Of an objective that hides answers, only answers are scored."""
     spec = run.record.spec if run.record is not None else {}
     labels = str((spec.get("evaluation") or {}).get("labels", "all"))
     objective = spec.get("objective") or {}
@@ -387,12 +390,12 @@ def _finite(value: Any) -> float | None:
 
 @dataclass(frozen=True)
 class Effect:
-    """The accuracy of one arm minus that of another, paired by seed; the arms differ in one thing.
+    """The accuracy of one arm minus the accuracy of another arm, paired by seed; the arms differ in one setting.
 
     Attributes:
         what: the setting in which the arms differ: labels or objective.
         contrast: the settings of the two arms with a minus sign between them, such as `all - answer`.
-        above_trivial: whether any run of either arm is above the trivial level (`any_above_trivial`); None if the levels are not
+        above_trivial: whether any run of the two arms is above the trivial level (`any_above_trivial`); None if the levels are not
             known. If both arms learned nothing, a difference of 0 says nothing about the setting.
     """
 
@@ -405,7 +408,7 @@ class Effect:
 def task_effects(record: ExperimentRecord, split: str) -> tuple[Effect, ...]:
     """The effects at every scale, one for each pair of arms that differs only in labels or only in the objective.
 
-    There are no effects if no run is on a task.
+    There are no effects if no run has a synthetic task as data.
     """
     if not on_a_task(record):
         return ()
@@ -449,7 +452,7 @@ def _pairs(record: ExperimentRecord, scale: str) -> Iterator[tuple[What, str, st
 
 
 def _without_sides(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
-    """The dotted paths at which two specs differ. The weights of mixers for later tokens are not compared."""
+    """The dotted paths at which two specs differ. The mixer option TWO_SIDED is not compared."""
     return {
         path
         for path in {*one, *other}
@@ -458,7 +461,7 @@ def _without_sides(one: dict[str, Any], other: dict[str, Any]) -> set[str]:
 
 
 def _plain(leaf: Any) -> Any:
-    """A value without the option TWO_SIDED of the mixers in it (a list of mixers is one value)."""
+    """A value of a spec, such as a list of mixers, without the option TWO_SIDED of every mixer in the value."""
     if isinstance(leaf, dict):
         return {name: _plain(value) for name, value in leaf.items() if name != TWO_SIDED}
     return [_plain(value) for value in leaf] if isinstance(leaf, list | tuple) else leaf

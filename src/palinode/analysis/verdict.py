@@ -2,8 +2,8 @@
 
 Differences are signed so that an improvement is positive. With d = smallest_effect:
 
-    better               the interval lies above 0 and reaches d
-    worse                the interval lies below 0 and reaches -d
+    better               the interval lies above 0, and its upper end is at least d
+    worse                the interval lies below 0, and its lower end is at most -d
     no difference found  d > 0: the interval lies inside (-d, d), so the difference is too small to matter;
                          d = 0: the interval contains 0
     cannot tell          d > 0: the interval contains 0 and reaches beyond d or -d, so more seeds are needed;
@@ -28,12 +28,12 @@ Outcome = Literal["better", "worse", "no difference found", "cannot tell"]
 
 @dataclass(frozen=True)
 class SeedsNeeded:
-    """The number of paired seeds that shows an effect with probability 0.8, for the observed spread.
+    """The number of paired seeds that would show an effect with probability 0.8, if the spread stays as observed.
 
     Attributes:
         seeds: the number of seeds; None when more than 10,000 seeds would be needed.
         effect: the size of the effect to be shown, in the metric's unit.
-        planned_for: whether the effect is the smallest one that matters, or the observed one.
+        planned_for: whether `effect` is the smallest effect that matters, or the observed effect.
     """
 
     seeds: int | None
@@ -46,9 +46,9 @@ class Verdict:
     """The verdict on one arm, compared with the baseline at one scale.
 
     Attributes:
-        leak: whether the arm leaks at any scale. An arm with an expected leak is compared, and every page marks this arm.
-        collapse: whether an auxiliary term of the arm vanished at any scale. Every page marks such an arm; its losses stay valid.
-        reasons: the reasons why the outcome is `cannot tell`; empty when the runs are reliable.
+        leak: whether the arm leaks at any scale. An arm whose leak is expected is still compared, and every page marks the arm.
+        collapse: whether an auxiliary term of the arm collapsed at any scale. Every page marks the arm; its losses stay valid.
+        reasons: the reasons why the runs are not reliable, so that the outcome is `cannot tell`; empty when they are reliable.
         cautions: facts that limit the outcome: unequal cost, checks that could not tell, different machines.
     """
 
@@ -95,7 +95,7 @@ class Verdict:
 
 
 def verdicts(record: ExperimentRecord) -> tuple[Verdict, ...]:
-    """The verdicts: one for each arm except the baseline, at each scale, in the entry's order."""
+    """The verdicts: one for each scale of each arm except the baseline, in the order of the experiment's entry."""
     rule = record.entry.rule
     return tuple(
         verdict(record, arm.name, scale, rule)
@@ -160,7 +160,7 @@ def decide(interval: Interval | None, rule: Decision) -> Outcome:
 def plan_seeds(comparison: Comparison, rule: Decision) -> SeedsNeeded | None:
     """The number of seeds needed to show the smallest effect that matters, or the observed effect if the smallest effect is 0.
 
-    The result is None below two pairs.
+    The result is None with fewer than two pairs of runs.
     """
     deviation, observed = comparison.spread, comparison.mean
     if deviation is None or observed is None:
@@ -186,7 +186,7 @@ def _audit_reasons(audit: ArmAudit, scale: str) -> list[str]:
 
 
 def _leaks_elsewhere(here: ArmAudit, anywhere: ArmAudit) -> list[str]:
-    """The reason that the arm leaks at another scale. An arm is the same change at every scale, so a leak counts at all scales."""
+    """The reason that the arm leaks at another scale. An arm makes the same change at all scales, so its leak counts everywhere."""
     if here.leak != "none" or anywhere.leak != "unexpected":
         return []
     scales = dict.fromkeys(item.scale for item in anywhere.findings if item.finding.shows_leak)
@@ -235,9 +235,9 @@ def _audit_cautions(arm: ArmAudit, baseline: ArmAudit) -> list[str]:
 
 
 def _comparison_cautions(record: ExperimentRecord) -> list[str]:
-    """The cautions about failed checks that compare all finished runs (C5), or that their audit cannot be read.
+    """The cautions about failed checks that compare all finished runs (C5), or that the audit with these checks is damaged.
 
-    A check that has a caution for each pair of arms is left out.
+    The checks in `by_pair` are left out, because other functions of this file give cautions about each pair of arms.
     """
     if (damage := record.damaged.get(record.entry.comparison)) is not None:
         return [f"the audit of the finished runs cannot be read: {damage}"]
@@ -249,7 +249,7 @@ def _comparison_cautions(record: ExperimentRecord) -> list[str]:
 
 
 def _evaluation_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
-    """The caution of check C5.selection for two arms: the arm with more validation evaluations had more scores to choose from."""
+    """The caution that two arms were evaluated different numbers of times: more evaluations give more scores to choose from."""
 
     def most(arm: str) -> float:
         results = (run.result for run in record.runs_of(arm, comparison.scale) if run.result)
@@ -272,7 +272,7 @@ def _edge_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str
 def _fingerprint_cautions(record: ExperimentRecord, comparison: Comparison) -> list[str]:
     """The caution that the runs of a comparison have different execution fingerprints.
 
-    Two runs can give equal bits only if the compared items of their execution fingerprints are equal.
+    Two runs can have bitwise equal results only if the compared items of their execution fingerprints are equal.
     """
     used = {pair.seed for pair in comparison.pairs}
     prints = {

@@ -1,6 +1,6 @@
 """The report of a finished or unfinished experiment in a store: the page, figures as SVG and PDF, tables as CSV and parquet.
 
-A new family of figures is one more entry of FAMILIES.
+A new family of figures needs one more entry in FAMILIES.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from palinode.results.store import Store
 REPORT_FILE = "report.html"
 FIGURE_PIXELS = 640  # the width of a figure as SVG or PDF
 RESOURCES = re.compile(rb"(/(?:XObject|ExtGState|Pattern|Shading|Font|ColorSpace) <<\n)((?: +/\S+ \d+ 0 R\n)+)")
-FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these
+FORMULA_STARTS = "=+-@\t\r\n＝＋－＠"  # a spreadsheet may run a cell that begins with one of these characters
 # Family of figures -> its section, in the order of the page.
 FAMILIES: Mapping[Callable[[Study], Iterator[Figure]], str] = {
     curve_figures.difference_figures: "verdict",
@@ -51,7 +51,7 @@ FAMILIES: Mapping[Callable[[Study], Iterator[Figure]], str] = {
 
 
 def build_report(store: Store, name: str, out: Path | None = None, window: Window = LATE) -> Path:
-    """Write the report of one experiment. With SOURCE_DATE_EPOCH set, a finished experiment gives the same bytes each time.
+    """Write the report of one experiment. If SOURCE_DATE_EPOCH is set, a finished experiment's report always has the same bytes.
 
     Args:
         store: the store that holds the experiment.
@@ -60,7 +60,7 @@ def build_report(store: Store, name: str, out: Path | None = None, window: Windo
         window: the share of training whose points the violins pool.
 
     Returns:
-        The path of report.html. The folders `figures` (SVG, PDF) and `tables` (CSV, parquet) are written next to it.
+        The path of report.html. The folders `figures` (SVG, PDF) and `tables` (CSV, parquet) are next to report.html.
 
     Raises:
         BadInput: the store has no experiment of this name, or its decision rule cannot be applied.
@@ -117,7 +117,7 @@ def write_figures(figures: list[Figure], directory: Path) -> list[Path]:
 
 
 def drawings(figure: Figure) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The file name and specification of every variant of a figure. Where possible, logarithmic axes give a further variant."""
+    """The file name and specification of every variant of a figure. With `log_axes`, each variant is listed again on log axes."""
     for variant, specification in figure.variants.items():
         name = f"{figure.name}-{variant.replace('_', '-')}" if variant else figure.name
         yield name, specification
@@ -152,7 +152,7 @@ def guarded(frame: pl.DataFrame) -> pl.DataFrame:
 
 
 def _with_rows(specification: dict[str, Any], figure: Figure) -> dict[str, Any]:
-    """The chart with its data and with the size that the chart has in a container of FIGURE_PIXELS."""
+    """The chart with its data. A chart that is as wide as its container gets the width FIGURE_PIXELS."""
     size = {"width": FIGURE_PIXELS, "autosize": {"type": "fit", "contains": "padding"}}
     return {**specification, **(size if specification["width"] == "container" else {}), "datasets": {ROWS: figure.rows}}
 

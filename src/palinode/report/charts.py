@@ -1,8 +1,8 @@
 """The charts. Each chart is defined once; the same definition is drawn on the page and written as SVG and PDF.
 
-A chart reads rows by the name of a data set and holds no data itself. A chart is as wide as its column on the page. Every view
-and every parameter of a chart gets a name in this file: Altair would number unnamed views with a counter of the process, but the
-same store must give the same bytes.
+A chart holds no data itself: it names the data set whose rows it shows. A chart is as wide as its column on the page. Every view
+and every parameter of a chart gets a name in this file. Without names, Altair would number the views with a counter of the process,
+and two reports of the same store would differ.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ ROWS = "rows"  # the name under which every chart finds its data
 GREY = "#8c8678"
 INK_BLUES = ["#eef1f4", "#b9c7d6", "#7f9ab8", "#4a6a8f", "#22405f"]
 LEAK_REDS = ["#f6c1b6", "#e8806f", "#c8372d", "#7d1512"]
-# Colours of values from below one, over one, to above one.
+# The colours of ratios: two for ratios below 1, one for 1, two for ratios above 1.
 AROUND_ONE = ["#c7861a", "#ead9b5", "#eeece6", "#b5d5cf", "#1f8a80"]
 TABLE_SHAPES = {"tokens": "circle", "positions": "diamond"}
 LEVEL_DASHES = {"chance": [2, 3], "guess": [2, 3], "trivial": [7, 4], "simple": [3, 3], "best": [1, 0]}
 SOLID = {"mean": [1, 0]}
 
 SYMBOL_PIXELS, LETTER_PIXELS = 42.0, 6.1  # the width of the symbol and of one letter in a legend
-# Usual and least height of a row of dots; height of a line of its name.
+# The usual and the least height of a row of dots, and the height of one line of text in the name of a row.
 ROW_PIXELS, LEAST_ROW_PIXELS, LINE_PIXELS = 44, 16, 15
-ROWS_PIXELS = 330  # the largest height of all rows of dots together; more rows get thinner
+ROWS_PIXELS = 330  # the height of all rows of dots together; if there are many rows, each row gets less height
 HEAT_ROW_PIXELS, STRIP_ROW_PIXELS = 46, 30
 FONT_PIXELS = 10.5
 VIOLIN_HALF_WIDTH = 0.4
-TRACE = 0.08  # the share of its opacity that a series keeps when it is not picked
-MANY = 8  # the number of series from which on the caption says that series can be picked
+TRACE = 0.08  # the share of its opacity that a series keeps when other series are picked in the legend
+MANY = 8  # with at least this many series, the caption says how to pick series in the legend
 HOW_TO_PICK = "Click names to see those alone, and once more for all."
-WHOLE_TICKS: dict[str, dict[str, Any]] = {  # axes of whole numbers
+WHOLE_TICKS: dict[str, dict[str, Any]] = {  # field -> options of its axis, which has ticks only at whole numbers
     name: {"format": "d", "values": [2**power for power in range(21)], "labelOverlap": True}
     for name in ("context_tokens", "distance", "length_factor")
 } | {
@@ -46,7 +46,7 @@ EXACT = alt.Scale(zero=False, nice=False)
 
 @dataclass(frozen=True)
 class Axis:
-    """A quantitative axis: its field, its title, its d3 number format, and (y only) the value of a dashed line, 1 for ratios."""
+    """A quantitative axis: its field, its title, its d3 number format, and for y the value at which a dashed line is drawn."""
 
     field: str
     title: str
@@ -76,10 +76,10 @@ def learning_curves(
 ) -> dict[str, Any]:
     """A chart of learning curves: a thin line per seed and a thick line for their mean; ltr is solid, rtl is dashed.
 
-    Rows: `line` ("seed" or "mean"), `arm`, `dashed_by`, `seed`, the x fields, `value`.
+    Fields of a row: `line` ("seed" or "mean"), `arm`, `dashed_by`, `seed`, the x fields, `value`.
 
     Args:
-        legend_pixels: the room for the names of the arms, in pixels; 0 leaves the names out.
+        legend_pixels: the width of the legend with the names of the arms, in pixels; 0 leaves the names out.
     """
     dashes_title = "direction" if dashed_by == "direction" else "line"
     base = _rows().encode(
@@ -123,19 +123,19 @@ def lines(
     band: bool = False,
     legend_pixels: int | None = None,
 ) -> dict[str, Any]:
-    """A chart with a line per series over x and the points of the line. The field `look` gives the dashes of a line.
+    """A chart with a line and its points for each series. The field `look` decides how a line is dashed.
 
-    Rows: `series`, `look`, `key`, the x field, the y field, `seeds`, `low` and `high` (the interval, where there is one),
-    and the fields of `chosen`.
+    Fields of a row: `series`, `look`, `key`, the x field, the y field, `seeds`, `low` and `high` (the ends of the interval, or
+    None), and the fields of `chosen`.
 
     Args:
         colours: series -> colour, in the order of the legend; `what`: the word for a series, such as arm.
         chosen: the values of the fields that a row must have to belong to this variant: field -> value.
         band: whether the interval is drawn behind the line.
-        legend_pixels: the room for the names of the series, in pixels; 0 leaves the names out; with None the legend has five
-            columns, or three columns if the legend of the dashes is next to it.
+        legend_pixels: the width of the legend with the names of the series, in pixels; 0 leaves the names out; with None the legend
+            has five columns, or three columns if a legend of the dashes is next to it.
     """
-    columns = 5 if len(dashes) == 1 else 3  # the legend of the dashes takes the room of two columns
+    columns = 5 if len(dashes) == 1 else 3  # the legend of the dashes needs as much space as two columns
     base = _rows(chosen).encode(
         x=x.on(alt.X, axis=alt.Axis(**WHOLE_TICKS.get(x.field, {"format": x.format, "tickCount": 6})), scale=EXACT),
         y=y.on(alt.Y, scale=FITTED),
@@ -160,15 +160,15 @@ def lines(
 def accuracy_by_difficulty(
     x: Axis, y: Axis, colours: Mapping[str, str], scales: Sequence[str], marked: Mapping[str, str]
 ) -> dict[str, Any]:
-    """A chart with a line per arm over difficulty, the interval over seeds and a point per seed.
+    """A chart of accuracy over difficulty: a line per arm, with an interval over seeds and a point per seed.
 
-    The levels in the legend are drawn as steps, the levels of simple guessers as ticks.
+    Lines of steps show the levels that the legend names; rows of ticks show the levels of simple guessers.
 
-    Rows: `kind` (arm, seed, or chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`, `text`; the row of
-    a level also has `name`.
+    Fields of a row: `kind` (arm, seed, or a level: chance, trivial, simple, best), `series`, the x field, `value`, `low`, `high`,
+    `text`; a row of a level also has `name`.
 
     Args:
-        scales: the names under places 0, 1, .. of the axis; empty where the axis shows a number instead of names.
+        scales: the names of the scales, which stand under x = 0, 1, ..; empty if the x-axis shows a number instead of names.
         marked: kind of level -> its name in the legend.
     """
     axis = alt.Axis(format=x.format, tickCount=6)
@@ -199,7 +199,7 @@ def accuracy_by_difficulty(
 
 
 def _steps_and_ticks(base: alt.Chart, marked: Mapping[str, str]) -> dict[str, alt.Chart]:
-    """The levels over difficulty: a level in the legend is a line; a simple guesser is a row of ticks, the first with its name."""
+    """The levels over difficulty: a line of steps per level in the legend, and a named row of ticks per simple guesser."""
     drawn = base.transform_filter(alt.FieldOneOfPredicate(field="kind", oneOf=list(marked)))
     thin = base.transform_filter(alt.datum.kind == "simple")
     dash = alt.StrokeDash(
@@ -226,12 +226,12 @@ def final_scores(
 ) -> dict[str, Any]:
     """A chart with one row per arm: every seed is a dot, the mean is a tick, the t interval of the mean is a bar.
 
-    Rows: `kind` ("seed", "mean" or "chance"), `arm`, `seed`, `value`, `low`, `high`, `text`.
+    Fields of a row: `kind` ("seed", "mean" or "chance"), `arm`, `seed`, `value`, `low`, `high`, `text`.
 
     Args:
-        chance: whether every row has a grey diamond at the value that chance gives.
-        tables: whether each arm has two lines, by the field `table`: the upper line shows the table of tokens (circles), the lower
-            line shows the table of positions (diamonds).
+        chance: whether a grey diamond in each row shows the value that chance would give.
+        tables: whether each arm has two lines: the upper line shows the embedding table of tokens (circles), the lower line shows
+            the embedding table of positions (diamonds). The field `table` of a row names its table.
     """
     arms, pixels = list(colours), _row_pixels(colours)
     axis = alt.Axis(title=None, grid=False, labelLimit=230, labelFontSize=12, labelPadding=10, labelLineHeight=13)
@@ -274,7 +274,7 @@ def final_scores(
 def differences(x: Axis, colours: Mapping[str, str], smallest_effect: float) -> dict[str, Any]:
     """A chart of the differences (arm minus baseline) with a line at zero and a band of effects that are too small to matter.
 
-    Every pair of runs is a dot; the mean is drawn with its interval. The rows have the fields that `final_scores` reads.
+    Every pair of runs is a dot; the mean is drawn with its interval. The rows must have the fields that `final_scores` lists.
     """
     chart = final_scores(x, colours, tick_count=7)
     ends = {"zero": 0, "least": smallest_effect, "minus": -smallest_effect}
@@ -297,12 +297,12 @@ def _row_pixels(names: Collection[str]) -> int:
 def violins(
     x: Axis, y: Axis, categories: Sequence[Sequence[str]], colour: str, extent: tuple[float, float]
 ) -> dict[str, Any]:
-    """A chart of violins: the density of the pooled values of each category around the category's place, the median as a tick.
+    """A chart of violins, one per category: the shape shows the density of the category's values, a tick shows their median.
 
-    Rows: `kind` ("point", "median" or "run"), `value`, and the x field: the place 0, 1, .. of the category.
+    Fields of a row: `kind` ("point", "median" or "run"), `value`, and the x field (the index 0, 1, .. of the category).
 
     Args:
-        categories: the lines of text under each place, made of numbers; `extent`: the values where densities begin and end.
+        categories: the lines of text below each violin (only numbers); `extent`: the values at which the densities begin and end.
     """
     half = f"{VIOLIN_HALF_WIDTH} * datum.density / datum.densest"
     labels = f"{[list(lines) for lines in categories]}[datum.value]"
@@ -340,8 +340,8 @@ class Heat:
     """The colours, names and layout of the squares of a heat map.
 
     Attributes:
-        what: the word for the number in a square, which the tooltip shows.
-        ramp, domain: the colours of the map, and the values at which these colours stand.
+        what: the word that the tooltip shows before the number of a square.
+        ramp, domain: the colours of the map, and the values that have exactly these colours.
         row_pixels: the height of a row in pixels.
     """
 
@@ -359,10 +359,10 @@ def heat_map(
     heat: Heat,
     chosen: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A heat map: a coloured square with a number for each row and column, such as depth by width, or size by blocks left.
+    """A heat map: a coloured square with a number for each pair of row and column, such as depth and width of a model.
 
-    Rows: the fields of both axes as texts, `value`, `label`, `dark` (whether the square needs light ink), `text`, and the
-    fields of `chosen`.
+    Fields of a row: the fields of both axes as texts, `value`, `label`, `dark` (whether the square is so dark that its number must
+    be white), `text`, and the fields of `chosen`.
     """
     gap = alt.Scale(paddingInner=0.03)
     flat, no_grid = alt.Axis(labelAngle=0, grid=False), alt.Axis(grid=False, labelLimit=150)
@@ -381,12 +381,12 @@ def heat_map(
 def influence_map(length: int, boundary: Sequence[Mapping[str, float]], side_pixels: int) -> dict[str, Any]:
     """A T x T heat map: rows are target positions, columns are source positions. Leaks are red.
 
-    A line is drawn around the influence that the law allows.
+    A line surrounds the cells in which the objective allows influence.
 
-    Rows: `target`, `target_end`, `source`, `source_end`, `influence`, `state` ("allowed" or "LEAK").
+    Fields of a row: `target`, `target_end`, `source`, `source_end`, `influence`, `state` ("allowed" or "LEAK").
 
     Args:
-        boundary: the segments (x, y, x2, y2) of this line, in positions.
+        boundary: the segments (x, y, x2, y2) of the line around the allowed influence, in positions.
     """
     step = next(step for step in (*(2**power for power in range(11)), 2**30) if length / step <= 8)
     axis = alt.Axis(values=list(range(0, length + 1, step)), grid=False, format="d", labelOverlap=True)
@@ -442,7 +442,7 @@ def with_log_axes(
 def with_channels(
     chart: Mapping[str, Any], channels: Sequence[str], changed: Callable[[dict[str, Any]], dict[str, Any]]
 ) -> dict[str, Any]:
-    """The chart with these channels (x, y) changed in every layer that has them."""
+    """The chart in which the function `changed` was applied to the given channels (such as x and y) of every layer."""
     layers = []
     for layer in chart["layer"]:
         encoding = layer.get("encoding", {})
@@ -464,7 +464,7 @@ def with_counts(chart: dict[str, Any], counts: Mapping[str, str]) -> dict[str, A
 
 
 def columns_that_fit(names: Iterable[str], pixels: int, most: int = 3) -> int:
-    """The number of columns of a legend with these names, from 1 to `most`."""
+    """The number of columns, from 1 to `most`, with which a legend of these names fits into `pixels`."""
     widest = SYMBOL_PIXELS + LETTER_PIXELS * max(map(len, names), default=0)
     return max(1, min(most, int(pixels / widest)))
 
@@ -475,7 +475,7 @@ def picked_in_legend(field: str) -> alt.Parameter:
 
 
 def how_to_pick(series: Collection[str]) -> Iterator[str]:
-    """The sentence of a caption that explains how to show a few of many series."""
+    """The sentence of a caption that explains how to pick series in the legend; no sentence for fewer than MANY series."""
     if len(series) >= MANY:
         yield HOW_TO_PICK
 
@@ -501,7 +501,7 @@ def words(field: str, title: str) -> alt.Tooltip:
 
 def plain(chart: Any) -> dict[str, Any]:
     """The Vega-Lite specification without the address of its schema, because a report names nothing outside itself."""
-    # Without validation this takes a third of the time; the tests draw every chart.
+    # Without validation the conversion takes a third of the time. Tests draw every chart, so they find an invalid chart.
     specification: dict[str, Any] = chart.to_dict(validate=False)
     for key in ("$schema", "config", "datasets"):
         specification.pop(key, None)
@@ -528,7 +528,7 @@ def own_layer(
 
 
 def _with_reference(chart: dict[str, Any], y: Axis) -> dict[str, Any]:
-    """The chart with the level line of its y-axis behind it."""
+    """The chart with a dashed line behind it, at the reference value of its y-axis."""
     if y.reference is None:
         return chart
     mark = {"type": "rule", "strokeWidth": 1, "opacity": 0.55, "strokeDash": [3, 3]}
@@ -537,7 +537,7 @@ def _with_reference(chart: dict[str, Any], y: Axis) -> dict[str, Any]:
 
 
 def _answering(points: alt.Chart, hidden: float) -> alt.Chart:
-    """The points of a chart: the point nearest to the mouse is shown with its tooltip, all others have the opacity `hidden`."""
+    """The points of a chart. The point nearest to the mouse is shown with its tooltip; other points have the opacity `hidden`."""
     nearest = alt.selection_point(
         name="nearest", on="pointerover", clear="pointerout", nearest=True, fields=["key"], empty=False
     )
@@ -555,7 +555,7 @@ def _colour(
 
 
 def _dash(field: str, dashes: Mapping[str, Sequence[int]], title: str | None) -> alt.StrokeDash:
-    """The channel that gives lines their dashes by the values of a field. It has a legend if there are two values or more."""
+    """The channel that chooses the dashes of lines by the values of a field. With two or more values there is a legend."""
     scale = alt.Scale(domain=list(dashes), range=[list(dash) for dash in dashes.values()])
     legend = line_legend(symbolStrokeColor=GREY) if len(dashes) > 1 else None
     return alt.StrokeDash(f"{field}:N", title=title, scale=scale, legend=legend)

@@ -29,8 +29,8 @@ from palinode.report.trained import what_was_trained
 from palinode.results.record import NOT_COMPARED, ArmEntry, ExperimentRecord
 
 Content = dict[str, Any]
-SMOKE = "smoke"  # the size that only tests whether everything works; its numbers decide nothing
-ORDER = list(CHECK_WORDS)  # the order of outcomes: failed checks come first
+SMOKE = "smoke"  # the size that only tests whether everything works; the numbers of smoke runs decide nothing
+ORDER = list(CHECK_WORDS)  # the order in which outcomes of checks are listed: failed checks come first
 SCALES_WORDS = {
     "better": "better than",
     "worse": "worse than",
@@ -131,7 +131,7 @@ def _title(verdict: Verdict) -> str:
 
 
 def _leak_sentences(record: ExperimentRecord, arm: str) -> list[str]:
-    """The sentences about the leaks of an arm: from its influence pictures, and one finding of every other family of checks."""
+    """The sentences about the leaks of an arm: one per influence picture with a leak, and one per other family of checks."""
     shown = [p for p in pictures(record, arm) if p.leaks]
     sentences = [f"{p.group} at length {p.length}: {' '.join(map_notes(p, 1))}" for p in shown]
     families = {code_of(p.check) for p in shown}
@@ -169,7 +169,7 @@ def claims(page: Page) -> Content | None:
 
 
 def audit(page: Page) -> Content:
-    """The section of audits: the findings of every arm, the worst first, and the text about every check that was made."""
+    """The section of audits: the findings about every arm, failed checks first, and an explanation of every check that was made."""
     comparison = page.record.comparison.findings if page.record.comparison else ()
     audits = {arm.name: arm_audit(page.record, arm.name) for arm in page.record.entry.arms}
     made = {item.finding.check for one in audits.values() for item in one.findings}
@@ -198,7 +198,7 @@ def _audit(page: Page, arm: ArmEntry) -> Content:
 
 
 def _findings(items: Sequence[ArmFinding]) -> list[tuple[Finding, str]]:
-    """The findings with their places. A finding that several runs or scales share is printed once, with all its places."""
+    """The findings with their places (scale and seeds). Equal findings of several runs or scales are printed once."""
     alike: dict[tuple[str, ...], list[ArmFinding]] = {}
     for item in items:
         finding = item.finding
@@ -208,7 +208,7 @@ def _findings(items: Sequence[ArmFinding]) -> list[tuple[Finding, str]]:
 
 
 def _places(group: Sequence[ArmFinding]) -> str:
-    """The text for the places of a finding: `base`, or `base, after training with seeds 1, 2`."""
+    """The scales and seeds of a finding as text, such as `base` or `base, after training with seeds 1, 2`."""
     seeds: dict[str, list[str]] = {}
     for item in group:
         seeds.setdefault(item.scale, []).extend([] if item.seed is None else [str(item.seed)])
@@ -240,7 +240,7 @@ def _costs_at(page: Page, scale: str) -> Content:
 
 
 def _away(cost: Cost, rule: Decision) -> tuple[str, bool]:
-    """The difference of a cost from the cost of the baseline, and whether the two costs count as unequal."""
+    """A pair: the difference of a cost from the cost of the baseline as text, and whether the two costs count as unequal."""
     if cost.ratio is None or cost.arm == rule.baseline:
         return "", False
     unequal = abs(cost.ratio - 1) > EQUAL_WITHIN
@@ -262,7 +262,7 @@ def again(page: Page) -> Content:
 
 
 def _environment(record: ExperimentRecord) -> list[Content]:
-    """The items of the execution fingerprints with their values. An item with several values means several kinds of machine."""
+    """The items of the execution fingerprints with their values. If an item has several values, the runs' environments differed."""
     values: dict[str, Counter[str]] = {}
     for run in record.runs:
         for item, value in sorted((run.result.fingerprint if run.result else {}).items()):
@@ -276,7 +276,7 @@ def _environment(record: ExperimentRecord) -> list[Content]:
 
 
 def _plan(record: ExperimentRecord) -> list[tuple[str, str]]:
-    """The prediction of the plan, and the time that the finished runs took."""
+    """The costs that the plan predicted, and the total time of all runs with a result."""
     rows = [
         (name.removesuffix("_seconds").removesuffix("_bytes").replace("_", " "), _amount(name, value))
         for name, value in record.entry.plan.items()
@@ -341,7 +341,7 @@ def page_content(page: Page) -> Content:
     for figure in page.figures:
         by_section.setdefault(figure.section, []).append(figure)
     if not by_section.get("verdict") and by_section.get("curves"):
-        by_section["verdict"] = [by_section["curves"].pop(0)]  # this move puts a chart on the first screen
+        by_section["verdict"] = [by_section["curves"].pop(0)]  # so the first screen of the page shows a chart
     sections = []
     for section in SECTIONS:
         figures, filled = by_section.get(section.name, []), section.fill(page)

@@ -32,7 +32,7 @@ TERM_NOTES = (
 
 
 def difference_figures(study: Study) -> Iterator[Figure]:
-    """The figures of the differences (arm minus baseline), paired by seed; no figure where no pair can be compared."""
+    """The figures of the differences (arm minus baseline), paired by seed; no figure if no pair can be compared."""
     rule, look = study.rule, study.look
     shown = [verdict for verdict in study.verdicts if verdict.comparison.pairs and verdict.leak != "unexpected"]
     if not shown:
@@ -43,7 +43,7 @@ def difference_figures(study: Study) -> Iterator[Figure]:
     )
     what, unit = metric_words(rule.metric)
     side = "left" if rule.better == "lower" else "right"
-    # The number format names a precision, because d3 alone rounds the tick .12 to .1 when .12 - .02 falls just below .1.
+    # The number format states a precision: d3's own choice shows the tick .12 as .1 when .12 - .02 is rounded to just below .1.
     x = Axis("value", f"difference, {unit} ({side} is better)", ".4~g")
     band = f"Inside the grey band (±{number(rule.smallest_effect)}) a difference does not matter."
     title = f"Difference from {rule.baseline} in {what}, paired by seed"
@@ -52,7 +52,7 @@ def difference_figures(study: Study) -> Iterator[Figure]:
 
 
 def learning_figures(study: Study) -> Iterator[Figure]:
-    """The figures of learning curves, one per scale, over every cost that was counted."""
+    """The figures of learning curves: one per scale, with a variant for each x-axis (step, tokens, FLOPs, ..) that was counted."""
     record, split, score = study.record, study.split, study.score
     what = f"{split} loss" if MEASURES[score].is_loss else split
     y = Axis("value", f"{what}, {MEASURES[score].unit}", ".4f")
@@ -102,7 +102,7 @@ def _not_drawn(direction: str, arms: list[str]) -> str:
 
 
 def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
-    """The note about directions on which an arm never trained. The note gives their last loss; they have no learning curve."""
+    """The notes about directions without a learning curve: a note names the arms that never trained on it, with last scores."""
     last = here.filter(~pl.col("trained")).sort("step").group_by("arm", "direction").agg(pl.col(score).last())
     hidden: dict[str, list[str]] = {}
     for row in last.sort("arm", "direction").iter_rows(named=True):
@@ -114,7 +114,7 @@ def _untrained_notes(here: pl.DataFrame, score: str) -> list[str]:
 
 
 def auxiliary_figures(study: Study) -> Iterator[Figure]:
-    """The figures of auxiliary terms, one for each scale and term; no figure where no arm has an auxiliary term."""
+    """The figures of auxiliary terms, one for each scale and term; no figure if no arm has an auxiliary term."""
     curves = auxiliary_curves(study.record)
     for scale in study.scales:
         for (term,), here in curves.filter(scale=scale).sort("term").group_by("term", maintain_order=True):

@@ -19,7 +19,7 @@ from palinode.report.words import number, plural
 BLOCKS = Axis("blocks", "blocks left, counted from the input", "d")
 CUT_SCORES = ("nats_per_token", "perplexity")  # the scores that are drawn; the tables also hold the other scores
 MEANS = {"ratio_then_mean": "ratios averaged", "mean_then_ratio": "means first"}
-STRIP_SCORES = {RATIO_1: "perplexity", RATIO_2: "nats_per_token"}  # the scores of the published figures
+STRIP_SCORES = {RATIO_1: "perplexity", RATIO_2: "nats_per_token"}  # the published figures show these scores
 HEAD_WORDS = {"trained": "head as trained", "refitted": "head refitted"}
 HEAD_DASHES = {"head as trained": [1, 0], "head refitted": [2, 2]}
 WHOLE_NOTE = "The model without its last blocks; the last point of a line is the whole model."
@@ -30,7 +30,7 @@ REFITTED_NOTE = "Refitted: the final norm and head were trained again for each n
 
 
 def cut_figures(study: Study) -> Iterator[Figure]:
-    """The figures with lines and strips over the blocks that remain; no figure where no run has a layer cut."""
+    """The figures with lines and strips over the number of remaining blocks; no figure if no run has a layer cut."""
     cuts = layer_cuts(study.record, study.split)
     if cuts.filter(pl.col("of_blocks") > 1).is_empty():
         return
@@ -44,7 +44,7 @@ def cut_figures(study: Study) -> Iterator[Figure]:
 
 
 def _loss_figures(study: Study, cuts: pl.DataFrame) -> Iterator[Figure]:
-    """The figures of the loss over the blocks that remain, with the trained head or a refitted head; ltr solid, rtl dashed."""
+    """The figures of the loss over the number of remaining blocks, with the trained or a refitted head; ltr solid, rtl dashed."""
     y = Axis("value", f"{study.split} loss, nats per token", ".4f")
     scored = cuts.filter(pl.col("trained")).drop_nulls("nats_per_token")
     means = study.means(scored, "nats_per_token", "arm", "scale", "direction", "head", "blocks")
@@ -68,7 +68,7 @@ def _loss_figures(study: Study, cuts: pl.DataFrame) -> Iterator[Figure]:
 
 
 def _ratio_figures(study: Study, ratio: str, by_score: Mapping[str, pl.DataFrame]) -> Iterator[Figure]:
-    """The figures of one ratio over the blocks that remain, for losses and perplexities, averaged in both ways.
+    """The figures of one ratio over the number of remaining blocks, for losses and perplexities, averaged in both ways.
 
     The lines of refitted heads are dashed.
     """
@@ -101,13 +101,13 @@ def _ratio_figures(study: Study, ratio: str, by_score: Mapping[str, pl.DataFrame
 
 
 def _strips(study: Study, ratio: str, ratios: pl.DataFrame) -> Iterator[Figure]:
-    """The strips of one ratio: a row per size (per arm if there is one size), and in it a square per number of blocks.
+    """The heat maps of one ratio: a row per model size (with only one size: per arm), a square per number of remaining blocks.
 
-    All strips use one scale of colours.
+    All these heat maps (strips) share one colour scale.
     """
     score = STRIP_SCORES[ratio]
     honest = ratios.filter(~pl.col("arm").is_in(sorted(study.look.leaking)))
-    # A leak has ratios such as 30, next to which all other ratios have one colour.
+    # A leaking arm can have ratios such as 30: a colour scale up to 30 would show all other ratios in one colour.
     shown = ratios if honest.is_empty() else honest
     domain = around_one([value for way in MEANS for value in shown[way].drop_nulls()])
     heat = Heat(f"{RATIO_WORDS[ratio]}, {MEASURES[score].unit}", charts.AROUND_ONE, domain, charts.STRIP_ROW_PIXELS)
@@ -136,7 +136,7 @@ def _strips(study: Study, ratio: str, ratios: pl.DataFrame) -> Iterator[Figure]:
 
 def _square(row: Mapping[str, Any], name: str, way: str) -> dict[str, Any]:
     value, low, high = row[way], row["interval_low"], row["interval_high"]
-    averaged = low is not None and way == "ratio_then_mean"  # the interval belongs to the averaged ratios
+    averaged = low is not None and way == "ratio_then_mean"  # only `ratio_then_mean` has an interval
     spread = f" ({number(low)} to {number(high)})" if averaged else ""
     left = f"{row['blocks']} of {row['of_blocks']} blocks"
     place = {"series": name, "choice": f"{way}-{row['head']}", "blocks": str(row["blocks"])}

@@ -1,4 +1,4 @@
-"""The figures of the token and position tables: the angle between both, shared directions, vector lengths, cosine by distance."""
+"""The figures about token and position vectors: their angles, shared directions and lengths, and cosines by distance."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def embedding_figures(study: Study) -> Iterator[Figure]:
 
 
 def _angle_figure(study: Study, numbers: pl.DataFrame, means: pl.DataFrame, name: str, scale: str) -> Iterator[Figure]:
-    """The figure of one number of the embeddings per arm, with the value that chance gives."""
+    """The figure of one number about the embeddings: a row per arm, with the value that random directions would give."""
     arms = study.arms(set(numbers.filter(number=name)["arm"]))
     if not arms:
         return
@@ -87,7 +87,7 @@ def _length_figure(study: Study, numbers: pl.DataFrame, scale: str) -> Iterator[
 
 
 def _distance_figures(study: Study, means: pl.DataFrame) -> Iterator[Figure]:
-    """The figures of the cosine of two position vectors over the distance of the positions."""
+    """The figures of the cosine of two position vectors over the distance between the positions."""
     for lines in study.lines(means.filter(number=embeddings.POSITION_COSINE).sort("distance", maintain_order=True)):
         rows = lines.rows(lambda row: {"distance": row["distance"], "value": rounded(row["mean"])})
         rows, cut = kept_inside(rows, -1, 1)
@@ -105,7 +105,7 @@ def _dots(study: Study, numbers: pl.DataFrame, name: str, arm: str) -> Rows:
 
 
 def _without_positions(study: Study, frame: pl.DataFrame) -> list[str]:
-    """The arms that were measured but have no table of positions."""
+    """The note that names the arms whose models have no table of position vectors; empty if there are none."""
     having = set(frame.filter(number=embeddings.POSITION_NORM)["arm"])
     lacking = study.arms(set(frame["arm"]) - having)
     return [f"Without a table of positions: {', '.join(lacking)}."] if lacking else []

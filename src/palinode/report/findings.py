@@ -23,9 +23,9 @@ from palinode.results.record import ExperimentRecord
 from palinode.results.store import Store
 
 TEMPLATE = "findings.md"
-# The options for the place of the store and the number of runs at a time. They do not change what is run.
+# The options that choose the store and how many runs are trained at a time. These options do not change the runs.
 LOCAL_OPTIONS = ("--store", "--workers", "--stack")
-# The texts in cautions that name arms. All cautions with the same text are joined to one line, which names all their arms.
+# Two texts by which `_cautions` recognizes cautions about an arm. Cautions with the same text become one line for all their arms.
 COULD_NOT_TELL, AT_THE_EDGE = " could not tell on ", ", the edge of what was tried"
 BEST_AT_THE_EDGE = "best at the edge of what was tried, so another setting may be better: "
 Row = dict[str, Any]
@@ -138,7 +138,7 @@ def without_local_options(command: Sequence[str]) -> str:
 
 
 def what_was_run(record: ExperimentRecord) -> str:
-    """The sentence about data, sizes and lengths of the finished runs; an empty text if no run is finished."""
+    """The sentence about the data, parameters, steps and tokens of the finished runs; an empty text if no run is finished."""
     done = [(run.record.spec, run.result) for run in record.runs if run.record and run.result and run.outcome == "done"]
     if not done:
         return ""
@@ -163,7 +163,7 @@ def _data(data: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
 
 
 def _notes(claims: Sequence[JudgedClaim]) -> list[str]:
-    """The notes of claims. Each note is given once, with the names of the claims that have it."""
+    """The notes of claims. Each note is given once, after the names of all claims with this note."""
     named: dict[str, dict[str, None]] = {}
     for row in claims:
         if row.claim.note:

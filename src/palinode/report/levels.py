@@ -37,11 +37,11 @@ NOT_OF_ALL_NOTE = "All tokens are scored here: chance and trivial levels are kno
 CHANCE_NOTE = (
     "Chance is a uniform guess among the legal answers; the dashed level is the best of those that need no learning."
 )
-SAME, LEAST = 0.01, 0.005  # levels nearer than SAME share a line; a level below LEAST lies on the axis
-LEVEL_OPACITY = {"simple": 0.8, "best": 0.45}  # the opacity of all other levels is 1
+SAME, LEAST = 0.01, 0.005  # levels at most SAME apart share a line; levels below LEAST would lie on the axis: not drawn
+LEVEL_OPACITY = {"simple": 0.8, "best": 0.45}  # kind of level -> opacity of its line; other kinds have the opacity 1
 THIN, THICK = 0.8, 1.3
-LABEL_HEIGHT = 0.05  # the least distance of two labels at one end, as a share of an accuracy axis
-ROOM = 0.08  # the room that a label needs between two lines, as a share of an accuracy axis
+LABEL_HEIGHT = 0.05  # the least vertical distance of two labels that are both left or both right, in accuracy
+ROOM = 0.08  # the vertical space that a label needs between two lines, in accuracy
 LEFT, RIGHT = "left", "right"
 LABEL: dict[str, Any] = {"type": "text", "fontSize": FONT_PIXELS, "color": GREY}
 TEXT = {"field": "text", "type": "nominal"}
@@ -49,7 +49,7 @@ TEXT = {"field": "text", "type": "nominal"}
 
 @dataclass(frozen=True)
 class Mark:
-    """A level as a chart shows it.
+    """A level that a chart shows as a line with a name.
 
     Attributes:
         kind: the kind of level: chance, trivial, simple, best, or guess (the loss of a guess).
@@ -85,7 +85,7 @@ def marks_of(levels: Levels) -> list[Mark]:
 
 
 def every_mark(levels: Levels) -> list[Mark]:
-    """The levels of `marks_of` and those of the simplest guessers. Levels that are about equal share one line of names."""
+    """The main levels (`marks_of`) and the levels of the simplest guessers. About equal levels share one line, with all names."""
     marks, drawn = marks_of(levels), {mark.words for mark in marks_of(levels)}
     for name in _simple(levels):
         words, value = name.replace("_", " "), levels.trivial[name]
@@ -101,14 +101,14 @@ def every_mark(levels: Levels) -> list[Mark]:
 
 
 def _simple(levels: Levels) -> list[str]:
-    """The levels of the simplest guessers that reach more than 0 and do not solve the task itself."""
+    """The names of the simplest guessers whose accuracy is at least LEAST and that do not do what the task tests."""
     return [name for name in SIMPLE if levels.trivial.get(name, 0.0) >= LEAST and name not in levels.solved_by]
 
 
 def level_marks(
     record: ExperimentRecord, metric: str, scale: str, of_accuracy: Callable[[Levels], list[Mark]] = every_mark
 ) -> list[Mark]:
-    """The levels for a chart of a metric at a scale. There are no levels for text data, or if all tokens were scored."""
+    """The levels for a chart of a metric at a scale; empty for text data, and if tokens that are no answers were scored."""
     split, _, score = Metric.parse(metric)
     levels, _ = levels_at(record, split, scale)
     if levels is None:
@@ -168,7 +168,7 @@ def _simple_notes(levels: Levels) -> list[str]:
 
 
 def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y") -> dict[str, Any]:
-    """The chart with a line for each level and the name of the level at its line.
+    """The chart with a line for each level, and with the name of the level next to its line.
 
     With channel `y` the lines are horizontal; with channel `x` they are vertical and cross horizontal bars. An axis of accuracy
     that shows levels begins at 0.
@@ -188,7 +188,7 @@ def with_levels(chart: dict[str, Any], marks: Sequence[Mark], channel: str = "y"
 def with_chance_by_length(chart: dict[str, Any], x_field: str, levels: Levels | None) -> tuple[dict[str, Any], str]:
     """A pair: the chart with the level of chance at each length, and a note that says at which lengths chance is known.
 
-    If chance is known only at length 1, the chart shows this one level.
+    If chance is known only at the training length (length 1), the chart shows only this level.
     """
     if levels is None or levels.chance is None:
         return chart, "Chance is known of answers alone."
@@ -201,7 +201,7 @@ def with_chance_by_length(chart: dict[str, Any], x_field: str, levels: Levels | 
 
 
 def _with_steps(chart: dict[str, Any], x_field: str, chances: Mapping[int, float]) -> dict[str, Any]:
-    """The chart with chance as it changes along x: a step at each place, and the name of the level at the first step."""
+    """The chart with a line of steps for the level of chance at each x; the name of the level is at the first step."""
     values = [
         {x_field: x, "level": chance, "text": Mark("chance", chance, "chance").text}
         for x, chance in sorted(chances.items())
@@ -246,8 +246,8 @@ def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
     """The places for the names of horizontal lines.
 
     The name of chance is below its line, at the right end. Any other name is above its line, at the left end, where curves have
-    not risen yet. If another line or name is too near, the name goes to the other side or the other end of its line. If no place
-    is free, the name is joined to the name that is too near.
+    not risen yet. If another line or name is too near, the name goes to the other side or the other end of its own line. If no
+    place is free, the name is appended to the name that was placed before.
     """
     placed: list[tuple[Mark, str, dict[str, Any]]] = []
     taken: dict[str, list[float]] = {LEFT: [], RIGHT: []}
@@ -267,9 +267,9 @@ def _across(marks: Sequence[Mark]) -> list[tuple[Mark, str, dict[str, Any]]]:
 
 
 def _stands_below(mark: Mark, marks: Sequence[Mark]) -> bool:
-    """Whether the name of a level is below its line. The name of chance is below, unless there is too little room below.
+    """Whether the name of a level is below its line: usually the name of chance is below, and every other name is above.
 
-    Any other name is above its line, unless there is too little room above.
+    The name changes sides if its usual side has too little room and the opposite side has enough.
     """
     above = min((other.value - mark.value for other in marks if other.value > mark.value), default=1.0)
     under = min((mark.value - other.value for other in marks if other.value < mark.value), default=mark.value)

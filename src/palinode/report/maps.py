@@ -1,6 +1,6 @@
 """The heat maps of the audit: they show which target positions depend on which source positions. Leaks are red.
 
-A line is drawn around the influence that the law allows.
+In each map, a line surrounds the pairs of positions between which the objective allows influence.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from palinode.report.study import Figure, Place, Rows, Study, file_name, rounded
 from palinode.report.words import number
 
 MAP_PIXELS = 280
-SHADE_EXPONENT = 0.35  # this exponent makes weak influence visible next to strong influence
+SHADE_EXPONENT = 0.35  # shade = (strength / peak) ** 0.35, so that weak influence is visible next to strong influence
 
 
 def map_figures(study: Study) -> Iterator[Figure]:
-    """The heat maps: one figure per arm and group of targets. If there are many maps, they are coarser to keep the page small."""
+    """The heat maps: one figure per influence picture of each arm. Many maps get coarser squares, so that the page stays small."""
     shown = [picture for arm in study.arms() for picture in pictures(study.record, arm)]
     most_cells = 64 if len(shown) <= 6 else 48 if len(shown) <= 12 else 32 if len(shown) <= 30 else 16
     for picture in shown:
@@ -35,8 +35,8 @@ def map_figures(study: Study) -> Iterator[Figure]:
 def map_rows(picture: Picture, block: int) -> Rows:
     """The rows of a heat map: one row per square with influence.
 
-    A square covers `block` x `block` cells of the matrix. A square leaks if any of its cells leaks. A square that leaks shows its
-    strongest leak, any other square shows its strongest cell.
+    A square covers `block` x `block` cells of the influence matrix. A square leaks if one of its cells leaks. A leaking square
+    shows its strongest leak; a square without a leak shows its strongest cell.
     """
     peak = max((value for row in picture.influence for value in row), default=0.0)
     starts = range(0, picture.length, block)
@@ -54,7 +54,7 @@ def map_rows(picture: Picture, block: int) -> Rows:
 
 
 def law_boundary(picture: Picture) -> Rows:
-    """The segments (x, y, x2, y2) around the region that the law allows; no segments if the audit stored no law."""
+    """The line segments around the region of allowed influence; no segments if the audit did not store what is allowed."""
     if picture.allowed is None:
         return []
     size = picture.length

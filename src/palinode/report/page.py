@@ -1,8 +1,8 @@
 """The page of a report: one HTML file that needs no other file. No name in a store can put code into the page.
 
-The template engine escapes every value. The data of the charts is JSON, compressed with gzip and written in base64, in a block of
-text that no browser runs; this takes a fifth of the size. The content security policy of the page allows exactly two scripts and
-one style sheet, by their hashes, and no network. Vega runs its expressions through an interpreter, so the policy does not need
+The template engine escapes every value. The data of the charts is JSON in a block of text that no browser runs; compression with
+gzip makes it five times smaller, and it is written in base64. The content security policy of the page allows exactly two scripts
+and one style sheet, by their hashes, and no network. Vega runs its expressions through an interpreter, so the policy does not need
 `unsafe-eval`.
 """
 
@@ -30,7 +30,7 @@ from palinode.report.content import Page, page_content
 from palinode.report.study import Figure, Rows
 
 TEMPLATES = "templates"
-LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # this line of the bundle gives vegaEmbed to report.js
+LIBRARY_SNIPPET = "window.vegaEmbed = vegaEmbed;"  # with this line in the bundle, report.js can call vegaEmbed
 ESCAPES = {ord(character): f"\\u{ord(character):04x}" for character in "<>&\u2028\u2029"}
 
 FILTERS = {
@@ -72,19 +72,19 @@ def render_page(page: Page) -> str:
 
 
 def embedded_json(value: Any) -> str:
-    """The value as JSON text, without the characters that could end the script block of this text."""
+    """The value as JSON text. Characters that could end the script block around the text are escaped."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True).translate(
         ESCAPES
     )
 
 
 def packed(text: str) -> str:
-    """The text compressed with gzip and written in base64. The same text gives the same bytes."""
+    """The text, compressed with gzip and written in base64. Equal texts give equal bytes."""
     return base64.b64encode(gzip.compress(text.encode("utf-8"), compresslevel=9, mtime=0)).decode()
 
 
 def columns(rows: Rows) -> dict[str, Any]:
-    """The rows stored by column, with texts as indices into a list of words, which takes a fifth of the size.
+    """The rows of a chart as a mapping (column -> values), which is five times smaller. Texts are indices into a list of words.
 
     On the page, `report.js` turns the columns into rows again.
     """
@@ -102,7 +102,7 @@ def columns(rows: Rows) -> dict[str, Any]:
 
 
 def _chart_data(figures: Sequence[Figure]) -> dict[str, Any]:
-    """The charts of every figure. A specification that several figures share, such as curves at every scale, is stored once."""
+    """The charts of all figures. If several figures have an equal chart specification, it is stored only once."""
     specifications: dict[str, int] = {}
     places = {
         figure.name: {
@@ -138,7 +138,7 @@ def _source(name: str) -> str:
 
 
 def _written() -> str:
-    """The date and time at which the page is written, or the date and time of SOURCE_DATE_EPOCH, which makes bytes repeatable."""
+    """The date and time of writing, or the time in the environment variable SOURCE_DATE_EPOCH, so that the bytes repeat."""
     fixed = os.environ.get("SOURCE_DATE_EPOCH", "")
     seconds = int(fixed) if fixed.isdigit() else int(time.time())
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
@@ -147,5 +147,5 @@ def _written() -> str:
 def _version() -> str:
     try:
         return metadata.version("palinode")
-    except metadata.PackageNotFoundError:  # the program runs from a source tree that was never installed
+    except metadata.PackageNotFoundError:  # Palinode runs from a source tree and is not installed
         return "not installed"

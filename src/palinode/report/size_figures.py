@@ -19,7 +19,7 @@ from palinode.report.words import metric_words, number, plural
 
 DEPTH, WIDTH = Axis("depth", "blocks", "d"), Axis("width", "width", "d")
 CONTEXT = Axis("context_tokens", "tokens in a window", "d")
-MOST_VIOLIN_POINTS = 2_000  # the most points of one arm in a violin; the tables hold the quartiles of all points
+MOST_VIOLIN_POINTS = 2_000  # the most points of one arm that a violin draws; tables hold the quartiles of all points
 RATIO_WORDS = {RATIO_1: "ratio 1", RATIO_2: "ratio 2"}
 BEST_WORDS = "Best is the best of all evaluations, which flatters noisy runs; verdicts use the final one."
 CONTEXT_NOTE = (
@@ -33,7 +33,7 @@ Means = Mapping[str, tuple[float, int]]  # scale -> (mean over seeds, number of 
 def size_figures(study: Study) -> Iterator[Figure]:
     """The figures of ratios (if the experiment has two directions or several sizes) and the maps of depth and width.
 
-    A synthetic task gets no figures of ratios: its accuracies jump in training, and `task_figures` shows them.
+    A synthetic task gets no figures of ratios. Accuracies on a task jump during training; `task_figures` shows these jumps.
     """
     sizes = varying(study.sizes)
     if not on_a_task(study.record) and (sizes or study.trained_on("rtl")):
@@ -51,7 +51,7 @@ def in_ratio(study: Study, ratio: str) -> set[str]:
 
 
 def around_one(values: Sequence[float]) -> list[float]:
-    """The domain of the colours of ratios: 1 is in the middle, and the ratio that is furthest from 1 is at one of the ends."""
+    """The five ratios at which the colours of a map stand: 1 in the middle, and the ratio farthest from 1 at one of the ends."""
     reach = max((abs(value - 1) for value in values), default=0.0) or 1.0
     return [1 - reach, 1 - reach / 2, 1, 1 + reach / 2, 1 + reach]
 
@@ -88,7 +88,7 @@ def _ratio_figures(study: Study) -> Iterator[Figure]:
 
 
 def _between(here: pl.DataFrame) -> list[str]:
-    """The note about axes on which values between two measured points were interpolated."""
+    """The note that names the x-axes on which scores were interpolated between two measured points, or says that there are none."""
     axes = [CURVE_AXES[axis].short for axis in CURVE_AXES if here.filter(axis=axis)["interpolated"].any()]
     if not axes:
         return ["Every point was measured; nothing is interpolated."]
@@ -99,7 +99,7 @@ def _between(here: pl.DataFrame) -> list[str]:
 
 
 def _context_figures(study: Study) -> Iterator[Figure]:
-    """The figures of (rtl loss / ltr loss - 1) in percent over the window length; no figure where only one length was scored."""
+    """The figures of (rtl loss / ltr loss - 1) in percent over the window length; no figure if only one length was scored."""
     by_context = ratios.direction_ratios(study.record, study.split)
     if by_context["context_tokens"].n_unique() < 2:
         return
@@ -125,7 +125,7 @@ def _percent_above_one(ratio: float | None) -> float | None:
 
 
 def _violin_figures(study: Study, by: Sequence[str]) -> Iterator[Figure]:
-    """The violin figures: ratio 1 of the arms, pooled over a share of training, by each axis of size that varies."""
+    """A violin figure for each arm: ratio 1, pooled over a part of training, by each of depth, width and parameters that varies."""
     axis = "epochs" if study.curves["epochs"].count() else "step"
     last = study.curves[axis].max()
     if not by or not isinstance(last, int | float):
@@ -171,7 +171,7 @@ def _every(mine: pl.DataFrame) -> int:
 
 
 def _pooled_words(study: Study, mine: pl.DataFrame, axis: str, window: tuple[float, float]) -> str:
-    """The note about the points that the violins pool. Points of one run are not independent samples."""
+    """The note about the pooled points of the violins: points of the same run are not independent samples."""
     runs, share = mine.select("scale", "seed").unique().height, study.window
     thinned = f" One in {_every(mine)} of them is drawn." if _every(mine) > 1 else ""
     where = f"between {axis} {number(window[0])} and {number(window[1])} ({share[0]:.0%} to {share[1]:.0%} of training)"
@@ -191,7 +191,7 @@ def _violin_row(kind: str, row: dict[str, Any], places: dict[str, list[int]]) ->
 
 
 def _score_maps(study: Study) -> Iterator[Figure]:
-    """The maps of the final and the best score by depth and width. All arms of a direction use one scale of colours."""
+    """The heat maps of the final and the best score by depth and width. In each direction, all arms share one colour scale."""
     record, split, score = study.record, study.split, study.score
     both = {
         "final": ratios.final_scores(record, split, score),
@@ -199,7 +199,7 @@ def _score_maps(study: Study) -> Iterator[Figure]:
     }
     for direction in ("ltr", "rtl"):
         trained = study.trained_on(direction)
-        # (when, arm) -> scale -> (mean, number of seeds).
+        # (when, arm) -> scale -> (mean, number of seeds), where `when` is final or best.
         means: dict[tuple[str, str], dict[str, tuple[float, int]]] = {}
         for when, scores in both.items():
             for (arm, scale, way), seeds in scores.items():
@@ -220,7 +220,7 @@ def _score_maps(study: Study) -> Iterator[Figure]:
 
 
 def _ratio_maps(study: Study) -> Iterator[Figure]:
-    """The maps of ratio 1 at the end of training by depth and width. All arms use one scale of colours."""
+    """The heat maps of ratio 1 at the end of training by depth and width. All arms share one colour scale."""
     arms = in_ratio(study, RATIO_1)
     means: dict[str, dict[str, tuple[float, int]]] = {}
     for (ratio, arm, scale), estimate in ratios.final_ratios(study.record, study.split, study.score).items():
@@ -245,7 +245,7 @@ def _map_figure(
 ) -> Iterator[Figure]:
     """The figure of a heat map, if at least two depths and two widths have a number.
 
-    With `moments`, the figure has one map for each of these values of the field `when`.
+    If `moments` holds values of the field `when` (final, best), the figure has one map for each of them.
     """
     depths, widths = ([str(v) for v in sorted({int(row[side]) for row in rows})] for side in ("depth", "width"))
     if len(depths) < 2 or len(widths) < 2:

@@ -28,10 +28,10 @@ from palinode.report.words import interval_words, number, plural, signed
 from palinode.results.record import ExperimentRecord
 
 SIGNIFICANT_DIGITS = 6  # the digits of a number in a chart; the tables hold all digits
-MOST_CURVE_ROWS = 8_000  # the most rows of curves in one chart; the tables hold every row
+MOST_CURVE_ROWS = 8_000  # the largest number of rows in a chart of curves; the tables hold every row
 Rows = list[dict[str, Any]]
 CurvePart = tuple[str, str, pl.DataFrame, Mapping[str, str]]
-LATE = (0.5, 1.0)  # the second half of training: the published text looks at epochs 5 to 10
+LATE = (0.5, 1.0)  # the second half of training; the published text uses epochs 5 to 10
 Window = tuple[float, float]  # the start and the end of a window, as shares of training
 
 
@@ -43,9 +43,9 @@ class Figure:
         name: the file name of the figure, without an ending.
         rows: the data that all variants share.
         variants: key of a variant, mostly its x-axis ("" for a single variant) -> Vega-Lite specification without data.
-        labels: key of a variant -> the text on the button that shows the variant. The word `choice` stands before the buttons.
-        log_axes: whether both axes can be made logarithmic.
-        half: whether the figure is half as wide as the page, so that two figures share a line.
+        labels: key of a variant -> the text on the button that shows the variant. `choice` is the word before the buttons.
+        log_axes: whether the reader can make both axes logarithmic.
+        half: whether the figure is half as wide as the page, so that two figures fit side by side.
         notes: what a reader must know to understand the figure.
         arm: the arm that the whole figure shows; None if the figure shows several arms.
         section: the name of the figure's section on the page (`content.SECTIONS`), set by `build.all_figures`.
@@ -94,8 +94,8 @@ class Place:
 
     Attributes:
         arm: the arm that the whole figure shows; None if the figure shows several arms.
-        file_end: the end of the figure's file name, which names the arm or the scale; empty if the experiment has only one.
-        title_end: the end of the figure's title, which names the arm or the scale; empty if the experiment has only one.
+        file_end: the end of the figure's file name, which names the arm or the scale; empty for the whole experiment.
+        title_end: the end of the figure's title, which names the arm or the scale; empty for the whole experiment.
     """
 
     arm: str | None = None
@@ -109,7 +109,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Lines:
-    """The lines of one figure, with the rows of a frame that the lines show.
+    """The lines of one figure, and the frame whose rows they show.
 
     Attributes:
         place: the arm to which all lines belong, or the whole experiment if each line is an arm.
@@ -124,7 +124,7 @@ class Lines:
     frame: pl.DataFrame
 
     def rows(self, fields: Callable[[dict[str, Any]], dict[str, Any]]) -> Rows:
-        """The rows of a chart of lines, one for each row of the frame: interval, number of seeds, and what `fields` returns."""
+        """The rows of a chart of lines: for each row of the frame, its interval, its number of seeds, and what `fields` returns."""
         return [
             {"series": self.names[row["arm"], row["scale"]], "look": "mean", "key": key, "seeds": row["seeds"]}
             | {"low": rounded(row["interval_low"], 5), "high": rounded(row["interval_high"], 5)}
@@ -149,7 +149,7 @@ class Study:
 
     @classmethod
     def of(cls, record: ExperimentRecord, window: Window = LATE) -> Study:
-        """The study of a record.
+        """The study of the experiment in a record.
 
         Raises:
             BadInput: the decision rule of the experiment cannot be applied.
@@ -194,17 +194,17 @@ class Study:
         return Place(arm, arm, f", {self.look.labels[arm]}")
 
     def trained_on(self, *directions: str) -> set[str]:
-        """The arms that were trained in all of these directions. One run of the arm in a direction is enough."""
+        """The arms that were trained in all given directions. An arm counts as trained in a direction if one of its runs was."""
         ways = {arm: set[str]() for arm in self.arms()}
         for run in self.record.runs:
             ways[run.entry.arm] |= trained_directions(run)
         return {arm for arm, trained in ways.items() if set(directions) <= trained}
 
     def lines(self, frame: pl.DataFrame) -> Iterator[Lines]:
-        """The lines of every figure of a frame.
+        """The lines of all figures that show a frame.
 
-        With several scales there is one figure per arm, with a line per size. With one scale there is one figure, with a line per
-        arm. An empty frame gives no figure.
+        With several scales there is one figure per arm, with a line per model size. With one scale there is one figure, with a
+        line per arm. There is no figure for an empty frame.
         """
         arms = self.arms(set(frame["arm"]))
         if arms and len(self.scales) == 1:
@@ -239,7 +239,7 @@ class Study:
             yield dict(zip(by, key, strict=True)) | numbers
 
     def dots(self, label: str, values: Mapping[int, float], text_of: Any = number) -> Rows:
-        """The rows of a chart of dots: a row per seed and a row for the mean. With one seed, low and high equal the mean."""
+        """The rows of a chart of dots: a row per seed and a row for the mean. With one seed, `low` and `high` equal the mean."""
         mean, low, high = self.interval(list(values.values()))
         text = text_of(mean)
         if low is None or high is None:
@@ -259,7 +259,7 @@ class Study:
         return rows, colours
 
     def seeds_and_means(self, frame: pl.DataFrame, score: str, what: str) -> tuple[Rows, list[str]]:
-        """The rows (`curve_rows`) of a score of a frame: the curves of single seeds and their means."""
+        """The result of `curve_rows` for one score: the rows of the curves of single seeds and of the mean curves, and notes."""
         return self.curve_rows([("seed", score, frame, {}), ("mean", score, mean_curves(frame, score), {})], what)
 
     def curve_rows(self, parts: Sequence[CurvePart], what: str) -> tuple[Rows, list[str]]:
@@ -296,9 +296,9 @@ def look_of(record: ExperimentRecord, rule: Decision) -> Look:
 
 
 def size_labels(sizes: Mapping[str, ScaleSize]) -> dict[str, str]:
-    """The labels of the sizes as a mapping (scale -> label such as `16x768, 136 M`), from the smallest to the largest size.
+    """The labels of the model sizes, from the smallest to the largest, as a mapping: scale -> label such as `16x768, 136 M`.
 
-    A scale without a known size comes first.
+    A scale whose model size is not known comes first.
     """
     ordered = sorted(sizes.values(), key=lambda size: size.parameters or 0)
     return {

@@ -1,4 +1,4 @@
-"""The figures of synthetic tasks: accuracy by difficulty, effects of labels and objective, jump in training, slices, lengths."""
+"""The figures of synthetic tasks: accuracy by difficulty, slice and length, its jump in training, two effects on accuracy."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ LOSSES_NOTE = (
 FLOOR_NOTE = "No causal reader of fresh sequences gets below the floor on all tokens."
 BANDS_NOTE = "Bands are Wilson's intervals for the answers of one seed: all seeds score the same sequences."
 COLOURS_ABOVE = "Colours as in the learning curves."
-ASIDE = 0.02  # the largest distance between an arm and its place, as a share of the axis
-HALF_WIDTH_PIXELS = 300  # the room for the names of arms; the names of directions take the rest
+ASIDE = 0.02  # the largest shift of an arm's points along the x-axis, as a share of the axis
+HALF_WIDTH_PIXELS = 300  # the space for the names of arms in the legend of a chart that is half as wide as the page
 MOST_NAMED = 8  # the most arms in the legend of a chart that is half as wide as the page
 
 
@@ -77,7 +77,7 @@ def _marks(study: Study, scale: str) -> list[Mark]:
 
 
 def _difficulty_figure(study: Study) -> Iterator[Figure]:
-    """The figure of accuracy over the scales: in the order of the scales, or over the one number in which the scales differ."""
+    """The figure of accuracy by scale. If the scales differ in only one number, this number is the x-axis."""
     means = tasks.task_means(study.record, tasks.task_accuracy(study.record, study.split))
     if means["scale"].n_unique() < 2:
         return
@@ -127,7 +127,7 @@ def _seed_rows(study: Study, places: Mapping[str, float], aside: Mapping[str, fl
 
 
 def _level_rows(study: Study, places: Mapping[str, float]) -> tuple[Rows, dict[str, str]]:
-    """The rows of the levels at every scale, and the names of the levels in the legend."""
+    """A pair: the rows of the levels at every scale, and the names of the levels in the legend (kind of level -> name)."""
     rows: Rows = []
     legend: dict[str, str] = {}
     for scale in study.scales:
@@ -203,7 +203,7 @@ def _effect_notes(what: str, effects: Sequence[tasks.Effect]) -> tuple[str, ...]
 
 
 def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
-    """The figures of the jump in training: the training loss and the accuracy, two charts with the same x-axis."""
+    """Two figures that show how accuracy jumps during training: the train loss and the accuracy, over the same x-axis."""
     record, split = study.record, study.split
     losses = training_curves(record).filter(scale=scale).drop_nulls("nats_per_token")
     losses = losses.rename({"group": "direction"}).with_columns(split=pl.lit(""))
@@ -235,9 +235,9 @@ def _jump_figures(study: Study, scale: str) -> Iterator[Figure]:
 
 
 def _floor(study: Study, scale: str) -> list[Mark]:
-    """The lowest possible loss of arms that are trained on all tokens. The loss of the first token is included.
+    """The line at the lowest possible loss; empty if no causal arm with a direction token is trained on all tokens.
 
-    The first token has a loss because a direction token precedes it.
+    A direction token precedes the first token, so the first token has a loss too. The lowest possible loss includes it.
     """
     levels, _ = tasks.levels_at(study.record, study.split, scale)
     specs = [tasks.settings_of(study.record, arm, scale) or {} for arm in study.arms()]
@@ -256,7 +256,7 @@ def _floor(study: Study, scale: str) -> list[Mark]:
 
 
 def _slice_figure(study: Study, scale: str) -> Iterator[Figure]:
-    """The figure of accuracy by the value of each slice: a line per arm, with Wilson's interval for the answers of one seed."""
+    """The figure of accuracy by the value of a slice: a line per arm, with Wilson's interval for the answers of one seed."""
     means = tasks.slice_means(study.record, study.split).filter(scale=scale)
     several = means.group_by("slice").agg(pl.col("value").n_unique()).filter(pl.col("value") > 1)
     names = sorted(several["slice"])
@@ -307,9 +307,9 @@ def _line_row(study: Study, row: Mapping[str, Any], key: int) -> dict[str, Any]:
 
 
 def _narrow(study: Study, rows: Rows) -> tuple[dict[str, str], dict[str, Any]]:
-    """A pair for a chart that is half as wide as the page: the colours, and the options about bands and names.
+    """A pair for a chart that is half as wide as the page: the colours, and the options for interval bands and for the legend.
 
-    A chart with many arms has no bands and no names, because they would overlap.
+    A chart with many arms has no bands and no names in the legend, because bands or names would overlap.
     """
     colours = study.look.shown({row["series"] for row in rows})
     many = len(colours) > MOST_NAMED

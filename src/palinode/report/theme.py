@@ -10,8 +10,8 @@ from typing import Any
 
 BASELINE = "#4a6a8f"
 ARMS = ("#1f8a80", "#c7861a", "#7a5ba6", "#5f8f2e", "#b0578d", "#3c9dc4", "#8a6a4f", "#6f7480")
-LEAKS = ("#c8372d", "#e08a5b", "#8f1d3f", "#f0a59c")  # red means leak, here and everywhere else on the page
-# Colours from the smallest model to the largest.
+LEAKS = ("#c8372d", "#e08a5b", "#8f1d3f", "#f0a59c")  # red marks a leak everywhere on the page
+# The colours of model sizes, from the smallest model to the largest.
 SIZES = ("#d29a2e", "#7d9a3f", "#1f8a80", "#3f7fb0", "#5a5fa8", "#7a3f86")
 LEAKING_SIZES = ("#f0b48f", "#e58a66", "#d8503f", "#b32a33", "#8f1d3f")
 DASHES: dict[str, list[int]] = {"ltr": [1, 0], "rtl": [5, 4]}
@@ -23,10 +23,10 @@ DARK = {"ink": "#e9e5dc", "muted": "#a39d90", "rule": "#3a3833", "faint": "#2625
 
 
 def arm_colours(arms: Sequence[str], baseline: str, leaking: Sequence[str]) -> dict[str, str]:
-    """The colour of each arm. The baseline has a fixed colour, arms that leak are red, others follow the experiment's order.
+    """The colour of each arm: fixed for the baseline, red for arms that leak, and in the experiment's order for the others.
 
-    If there are more arms than colours, each family of arms gets shades of one colour. A family is the arms whose names are equal
-    before the first `-`. The family of the baseline gets shades of the baseline's colour.
+    If there are more arms than colours, each family of arms gets shades of one colour. A family is a set of arms whose names have
+    the same text before the first `-`. The family of the baseline gets shades of the baseline's colour.
     """
     honest = [arm for arm in arms if arm not in leaking]
     families = list(dict.fromkeys(_family(arm) for arm in honest))

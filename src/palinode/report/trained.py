@@ -13,7 +13,7 @@ from palinode.report.words import plain
 from palinode.results.record import ArmEntry
 
 MOST_CHANGES = 5  # the most changes of one arm on the first screen; the section about the arms lists all changes
-MOST_SCALES = 3  # with more scales, a row shows the first and the last
+MOST_SCALES = 3  # if there are more scales, a row shows only the values of the first and the last scale
 SPLITS = ("train", "tuning", "validation", "test")
 UNCOUNTED = ("source_sha256", "code_sha256")  # these hashes identify the code of a user's part; they are not options
 SAME_SETTING = "the same settings"
@@ -22,7 +22,7 @@ Settings = Mapping[str, Any]
 
 
 def what_was_trained(study: Study) -> dict[str, Any]:
-    """The values of the block: the settings of the baseline as rows (name, value), and note and changes of every other arm."""
+    """The content of the block: the settings of the baseline as rows (name, value), and the note and changes of every other arm."""
     per_scale = {scale: settings_of(study.record, study.rule.baseline, scale) or {} for scale in study.scales}
     rows: dict[str, dict[str, str]] = {}
     for scale, settings in per_scale.items():
@@ -64,10 +64,10 @@ def _rows(study: Study, settings: Settings, scale: str) -> Iterator[tuple[str, s
 def _splits(study: Study, scale: str) -> str:
     """The number of tokens of every split, taken from the plan.
 
-    An older plan lacks these numbers: then the number of tokens that an evaluation scored is taken.
+    If the plan lacks these numbers (older versions), the text states how many tokens an evaluation scored.
     """
     cells = study.record.entry.plan.get("cells")
-    for cell in cells if isinstance(cells, list | tuple) else ():  # a stored list is read as a tuple
+    for cell in cells if isinstance(cells, list | tuple) else ():  # decoding turns a stored list into a tuple
         if (cell.get("arm"), cell.get("scale")) == (study.rule.baseline, scale) and cell.get("split_tokens"):
             sizes = {name: size for name in SPLITS if (size := cell["split_tokens"].get(name))}
             listed = [f"{name} {_tokens(size)}" for name, size in sizes.items()]
@@ -143,7 +143,7 @@ def _arm(study: Study, arm: ArmEntry, base: ArmEntry) -> dict[str, Any]:
 def changes_against(arm: ArmEntry, base: ArmEntry) -> list[tuple[str, Any, Any]]:
     """The fields in which two arms differ, as tuples (path, value in `base`, value in `arm`).
 
-    An entry stores the differences of each arm from the base of the file. A change that both arms share is left out here.
+    The entry of an arm stores how the arm differs from the experiment file's base. A change that both arms make is left out.
     """
     mine, other = ({path: (before, after) for path, before, after in one.diff} for one in (arm, base))
     pairs = {
@@ -154,7 +154,7 @@ def changes_against(arm: ArmEntry, base: ArmEntry) -> list[tuple[str, Any, Any]]
 
 
 def _options(settings: Settings, part: str) -> str:
-    """The text with the options of a part that are set, such as `vocabulary 10, length 12`."""
+    """The options of a part of the spec that are set, as text such as `vocabulary 10, length 12`."""
     prefix = f"{part}."
     leaves = {path.removeprefix(prefix): leaf for path, leaf in settings.items() if path.startswith(prefix)}
     options = {name: leaf for name, leaf in leaves.items() if name != "kind" and not isinstance(leaf, bool) and leaf}

@@ -17,9 +17,10 @@ MINUS = "\N{MINUS SIGN}"
 
 
 def number(value: float | int | None, digits: int = 4) -> str:
-    """A number as text: at most `digits` significant digits, thin spaces between thousands, no exponent below a billion.
+    """A number as text. A whole number below a billion keeps all digits, with thin spaces between thousands.
 
-    None becomes a dash: a missing measurement is never written as zero.
+    Any other number is rounded to `digits` significant digits; below a million, all digits before the decimal point are kept. None
+    becomes a dash: a missing number is never written as zero.
     """
     if value is None:
         return "–"
@@ -62,14 +63,14 @@ def interval_words(low: float, high: float, confidence: float, digits: int = 3) 
 
 
 def plural(count: int, word: str) -> str:
-    """A count with its noun, such as `1 seed` or `3 seeds`."""
+    """A count and its noun as text, such as `1 seed` or `3 seeds`."""
     return f"{number(count)} {word}{'' if count == 1 else 's'}"
 
 
 def metric_words(metric: str) -> tuple[str, str]:
     """The pair of a metric's name in words and its unit, such as ("validation ltr loss", "nats per token").
 
-    The direction in the metric may be any pass of an objective.
+    The direction in the metric is ltr, rtl, own, or the name of another pass of an objective.
     """
     split, direction, name = metric.split(".")
     measure = MEASURES[name]

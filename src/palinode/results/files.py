@@ -40,7 +40,7 @@ def decode_stored(cls: type[C], data: Any, path: Path) -> C:
     """Decode data that was read from the store.
 
     Raises:
-        Damaged: the data does not have the shape of `cls`. In a stored file this is damage, not bad input.
+        Damaged: the data does not have the shape of `cls`. In a stored file, a wrong shape is damage, not bad input.
     """
     try:
         return decode(cls, data, file=str(path))
@@ -57,7 +57,7 @@ def is_regular(path: Path) -> bool:
 
 
 def is_run_id(name: str) -> bool:
-    """Whether a name can be the name of a run directory. The names of the store's own directories cannot."""
+    """Whether a name can be the name of a run directory. The names of a store's other directories are not run ids."""
     return RUN_ID.fullmatch(name) is not None and name not in (EXPERIMENTS, AUDITS, REPORTS)
 
 

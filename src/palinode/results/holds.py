@@ -1,8 +1,9 @@
-"""A hold reserves the directory of a run or an audit for one process. No other process works on the directory meanwhile.
+"""A hold reserves the directory of a run or an audit for one process. During the hold, no other process works on the directory.
 
 A directory has the files hold-1.json, hold-2.json, ...; the process that wrote the largest number owns the directory. A process
-takes the next number by making one file link. The file system makes links exclusive, also on a network disk. The number counts the
-attempts on the directory. A process that finds a number larger than its own has lost the directory and writes nothing more.
+takes the next number by making one file link. The file system lets only one process make a link of the same name, also on a network
+disk. The number counts the attempts on the directory. A process that finds a hold file with a larger number than its own has lost
+the directory and writes nothing more.
 
 A directory is free again in three cases: the owner released its hold; the owner ran on this host and has ended; or the hold file
 has not changed for longer than two heartbeats by the clock of the process that watches it. Clocks of two hosts are never compared.
@@ -39,7 +40,7 @@ BOOT_ID, PROCESS_NAMESPACE = Path("/proc/sys/kernel/random/boot_id"), Path("/pro
 
 
 class HoldLostError(Exception):
-    """Another process took over the directory, because the heartbeats of this one stopped. Nothing may be written."""
+    """Another process took over the directory, because this process sent no heartbeats. This process may write no more files."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class StoredHold:
     """The newest hold file of a directory.
 
     Attributes:
-        content: the content of the file; an empty table when the file is damaged, None when it is empty or cannot be read now.
+        content: the content of the file; an empty dict when the file is damaged, None when it is empty or cannot be read now.
     """
 
     number: int
@@ -60,10 +61,10 @@ class StoredHold:
         return f"process {content.get('pid', '?')} on {content.get('host', 'an unknown host')}"
 
     def has_ended(self, *, can_lock: bool) -> bool:
-        """Whether the process of this hold can no longer work. The caller must have the directory's lock where locks work.
+        """Whether the process of this hold can no longer work. If the file system can lock, the caller must have the lock.
 
         Args:
-            can_lock: whether the file system can lock.
+            can_lock: whether the file system can lock the directory.
         """
         if self.content is None:
             return False  # another process may be writing this file now
@@ -80,10 +81,10 @@ class StoredHold:
 
 
 class Hold:
-    """A hold that this process has. `release` ends the hold, and so does the end of a `with` block on the hold.
+    """A hold that this process has on a directory. `release` ends the hold; the end of a `with` block on the hold does so too.
 
     Attributes:
-        number: N of hold-N.json, the number of the attempt.
+        number: the number N in the file name hold-N.json, which is also the number of the attempt.
         lost: whether the heartbeat found a hold file with a larger number.
     """
 
@@ -108,7 +109,7 @@ class Hold:
         self.release()
 
     def check(self) -> None:
-        """Check that this process still has the directory. Call this before you write a file that other processes read.
+        """Check that this process still owns the directory. Call `check` before you write a file that other processes read.
 
         Raises:
             HoldLostError: another process has taken a larger number.
@@ -122,7 +123,7 @@ class Hold:
         """End the hold, so that another process may take the directory. The hold file stays as a record of the attempt."""
         self._ended.set()
         self._thread.join()
-        with contextlib.suppress(HoldLostError, EnvironmentProblem):  # the hold then becomes stale later
+        with contextlib.suppress(HoldLostError, EnvironmentProblem):  # a hold that is not released becomes stale later
             self.check()
             self._write(released=True)
         os.close(self._descriptor)
@@ -143,14 +144,14 @@ class Hold:
 
 
 class Watch:
-    """Remembers the holds of other hosts, and for how long each hold file has not changed by the clock of this process."""
+    """Remembers the holds of other hosts, and how long, by the clock of this process, each hold file has not changed."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._unchanged_since: dict[Path, tuple[StoredHold, float]] = {}
 
     def is_stale(self, directory: Path, hold: StoredHold) -> bool:
-        """Whether the file of this hold has stayed the same for longer than two heartbeats."""
+        """Whether the file of this hold has not changed for longer than two heartbeats (STALE_SECONDS)."""
         last, since = self._unchanged_since.get(directory, (None, 0.0))
         if last != hold:
             self._unchanged_since[directory] = (hold, self._clock())
@@ -162,7 +163,7 @@ def take(directory: Path, *, stale: int | None = None, heartbeat_seconds: float 
     """Take a directory and return the hold. The result is None while another process holds the directory.
 
     Args:
-        stale: the number of a stale hold, as `holder` returns it. This call takes over the directory from that hold.
+        stale: the number of a stale hold, as `holder` returns it. The directory is taken over from the process of this hold.
 
     Raises:
         EnvironmentProblem: the directory cannot be opened or written.
@@ -210,10 +211,10 @@ def holder(directory: Path, watch: Watch) -> tuple[str | None, int | None]:
 
 
 def end_dead(directory: Path, pid: int) -> bool:
-    """Release the hold of a process of this host that has ended. Other hosts then need not wait until the hold is stale.
+    """Release the hold of a process of this host that has ended, so that other hosts need not wait until the hold is stale.
 
     Returns:
-        whether that process was the owner of the directory.
+        whether the process that has ended was the owner of the directory.
     """
     newest = newest_hold(directory)
     if newest is None or not newest.content or not newest.is_of({**this_host(), "pid": pid}):
@@ -237,7 +238,7 @@ def newest_hold(directory: Path) -> StoredHold | None:
     content: dict[str, Any] | None
     try:
         content = fsio.read_table(path) if path.stat().st_size else None
-    except OSError:  # such as ESTALE: another host is replacing the file now
+    except OSError:  # for example ESTALE: another host is replacing the file at this moment
         content = None
     except Damaged:
         content = {}
@@ -262,7 +263,7 @@ def _lock(directory: Path) -> tuple[int | None, bool]:
     """Lock a directory.
 
     Returns:
-        (file descriptor, whether the file system can lock). The descriptor is None while another process has the lock.
+        (file descriptor, whether the file system can lock). The descriptor is None if another process has the lock.
     """
     try:
         descriptor = os.open(directory, os.O_RDONLY)

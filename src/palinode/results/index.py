@@ -1,9 +1,9 @@
-"""The index is a cache with one row for each run. With the index, a listing of 5,000 runs reads no run directory twice.
+"""The index is a cache with one row for each run. A listing reads a run directory again only if files of the run have changed.
 
-The index is one text file: a line with the version and the CRC-32 of the second line, which is the JSON of all rows. When a row
-changes, the whole file is replaced atomically. So no lock is needed, and when two processes write, one valid cache remains. A row
-is used only while the inode, size and change time of the run's files stay the same. A missing, damaged, foreign or read-only index
-is no error: the runs are then read from their directories.
+The index is a text file of two lines. The first line holds the version of the index and the CRC-32 of the second line. The second
+line is the JSON of all rows. When a row changes, the whole file is replaced atomically. So no lock is needed: when two processes
+write the file, one valid cache remains. A row is used only while the inode, size and change time of the run's files stay the same.
+If the index is missing, damaged, of another version or read-only, the runs are read from their directories, without an error.
 
 A listing reads only the last line of the metrics, and only for runs that have ended. A listing notices metrics that are missing,
 destroyed or cut short. `Record.metrics` notices a damaged line in the middle.
@@ -59,7 +59,7 @@ class RunRow:
 
 
 def run_ids(root: Path) -> list[str]:
-    """The names of the run directories in `root`, sorted. Links are left out."""
+    """The names of the run directories in `root`, sorted. Symbolic links are left out."""
     if not root.is_dir():
         return []
     with os.scandir(root) as entries:
@@ -67,7 +67,7 @@ def run_ids(root: Path) -> list[str]:
 
 
 def listing(root: Path) -> list[RunRow]:
-    """All rows, sorted by run id. A row whose files have changed is read again, and then the index is replaced."""
+    """The rows of all runs, sorted by run id. If files of a run have changed, its row is read again and the index is replaced."""
     cache = load(root)
     rows: dict[str, tuple[str, RunRow]] = {}
     for run_id in run_ids(root):
@@ -80,7 +80,7 @@ def listing(root: Path) -> list[RunRow]:
 
 
 def load(root: Path) -> dict[str, tuple[str, RunRow]]:
-    """Read the index: run id -> (signature, row). The result is empty when there is no sound index of this version."""
+    """Read the index: run id -> (signature, row). The result is empty if there is no undamaged index of this version."""
     path = root / INDEX_FILE
     if path.is_symlink() or not path.is_file():
         return {}
@@ -94,7 +94,7 @@ def load(root: Path) -> dict[str, tuple[str, RunRow]]:
 
 
 def save(root: Path, rows: Mapping[str, tuple[str, RunRow]]) -> None:
-    """Replace the rows of the index by these rows.
+    """Replace all rows of the index by the given rows.
 
     Raises:
         EnvironmentProblem: the store cannot be written.
@@ -110,7 +110,8 @@ def _head(body: bytes) -> bytes:
 def signature(directory: Path) -> str:
     """A text that changes when the run's spec or result is replaced, because every write makes a new inode.
 
-    For a run that has ended, the text also changes with the metrics. For other runs it does not, because their metrics still grow.
+    The text for a run that has ended also changes when the metrics change. The text for an unfinished run ignores the metrics,
+    because they still grow.
     """
     spec, result = (_file_signature(directory / name) for name in (SPEC_FILE, RESULT_FILE))
     metrics = [] if result == "none" else [_file_signature(path) for path in metrics_paths(directory)]

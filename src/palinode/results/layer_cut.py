@@ -1,4 +1,4 @@
-"""The scores of a model that keeps only its first k blocks, for every k. The metrics rows have the event `layer_cut`."""
+"""The scores of a model that keeps only its first k blocks, for every k. The metrics rows `layer_cut` store these scores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class CutScores(Config):
 
     Attributes:
         blocks: the number of blocks that the model keeps, counted from the input.
-        accuracy: the share of scored tokens that are right; None in some imported runs.
+        accuracy: the share of scored tokens whose prediction is right; None in some imported runs.
 
-    Other measures and sums of the evaluation are kept as further fields.
+    Other measures and sums of the evaluation are stored as further fields.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -38,8 +38,8 @@ class LayerCut(Config):
 
     Attributes:
         scores: the scores with the final norm and head of the whole model.
-        refitted: the scores with a final norm and head that were trained for this pass and this number of blocks; empty when no
-            norm and head were trained so.
+        refitted: the scores with a final norm and head that were trained again for each pass and number of blocks; empty if no norm
+            and head were trained again.
     """
 
     scores: Curves = Field(default_factory=dict)
@@ -51,7 +51,7 @@ class LayerCut(Config):
         return max((item.blocks for curve in self.scores.values() for item in curve), default=0)
 
     def with_blocks(self, blocks: int) -> LayerCut:
-        """A LayerCut that keeps only the scores of the first `blocks` blocks.
+        """A LayerCut with only the scores of the model that keeps its first `blocks` blocks.
 
         Raises:
             BadInput: the model has fewer blocks, or `blocks` is below 1.

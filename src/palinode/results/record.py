@@ -1,7 +1,8 @@
 """The records of runs and experiments, as plain frozen data.
 
 A run directory holds spec.json, rows of metrics (rows.py), audit.json and result.json. The result is written last. A run without a
-result has the outcome `unfinished`. A run whose files do not decode has the outcome `damaged`. Every listing shows both outcomes.
+result has the outcome `unfinished`. A run whose files do not decode has the outcome `damaged`. Every listing shows unfinished and
+damaged runs too.
 """
 
 from __future__ import annotations
@@ -49,13 +50,13 @@ class Result(Config):
         scores: split -> direction -> score name -> number, such as scores["validation"]["ltr"]["nats_per_token"].
         counters: the totals window_tokens, tokens_read, tokens_scored, tokens_scored_ltr, tokens_scored_rtl, passes, train_flops,
             optimizer_flops, optimizer_steps, evaluations.
-        parameters: the number of parameters of each group, and `total` and `non_embedding`.
+        parameters: the number of parameters in each group, in the model (`total`), and without embeddings (`non_embedding`).
         seconds: the time for train, evaluate, audit, checkpoint, and total.
-        fingerprint: the values besides the spec that decide the bits: torch, python, device, cpu_capability, threads, platform.
-            A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit (`base/memory.py`,
-            `sweep/nursery.py`).
+        fingerprint: values that decide, besides the spec, the exact bits of the numbers: torch, python, device, cpu_capability,
+            threads, platform. A run that a worker trained also has `memory_kept` and `started_by`, which decide no bit
+            (`base/memory.py`, `sweep/nursery.py`).
         attempts: the number of processes that worked on this run. The number 1 means that the run was never interrupted.
-        rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results that are older than holds.
+        rows: the count and the sha256 of the rows of metrics at the end of the run; empty in results of versions without holds.
         provenance: `run` (this program trained the run) or `imported` (the numbers come from a publication).
         source: the file, sha256, line and format of an imported run.
     """
@@ -97,7 +98,7 @@ class Result(Config):
         return None if value is None else float(value)
 
     def own_pass(self, split: str) -> str:
-        """The pass in which training scored most targets. A run without directions has one pass, and that pass is returned."""
+        """The pass in which training scored most targets: ltr, rtl, or the one pass of a run that is trained on neither of them."""
         counted = {way: self.counters.get(f"tokens_scored_{way}") or 0 for way in DIRECTIONS}
         others = [way for way in self.scores.get(split, {}) if way not in counted]
         return others[0] if others and not any(counted.values()) else max(counted, key=lambda way: counted[way])
@@ -110,7 +111,7 @@ class Record:
     Attributes:
         spec: the resolved spec as plain data; empty when the spec is damaged or not written yet.
         result: the result of the run; None while the run is unfinished, and when `damage` is set.
-        damage: the error that reading a file of this run gave; None without such an error.
+        damage: the error that was raised when a file of this run was read; None if all files could be read.
     """
 
     run_id: str
@@ -121,7 +122,7 @@ class Record:
 
     @property
     def outcome(self) -> RecordOutcome:
-        """The outcome of the result; `unfinished` without a result; `damaged` when a file does not decode."""
+        """The outcome that the result states; `unfinished` if there is no result; `damaged` if a file does not decode."""
         if self.damage is not None:
             return "damaged"
         return self.result.outcome if self.result is not None else "unfinished"
@@ -132,13 +133,13 @@ class Record:
         return str(self.damage) if self.damage is not None else (self.result.reason if self.result else None)
 
     def with_metrics(self) -> Record:
-        """Check the metrics and return the record. When the metrics are damaged, the returned record has no result but `damage`.
+        """Check the metrics and return the record. If the metrics are damaged, the returned record has `damage` and no result.
 
-        The scores of the result must equal the scores of the last evaluation in the metrics. So a changed score is noticed.
+        The scores of the result must equal the scores of the last evaluation in the metrics, so that a changed score is noticed.
         """
         if self.damage is None:
             try:
-                self._check_scores(self._rows)  # `metrics` uses the same rows
+                self._check_scores(self._rows)  # these rows are read once; the property `metrics` uses them too
             except Damaged as error:
                 return replace(self, result=None, damage=error)
         return self
@@ -163,10 +164,10 @@ class Record:
     def metrics(self) -> tuple[dict[str, Any], ...]:
         """The rows of metrics in the order of the steps. Where two attempts logged a step, the row of the later attempt counts.
 
-        The rows of a record with `damage` are empty, because a curve must not show only some rows of a file.
+        If the record has `damage`, this property is empty, because a curve must not show only some rows of a file.
 
         Raises:
-            Damaged: the file has lost rows, or a row with a correct checksum does not have the shape of its event.
+            Damaged: a file has lost rows, or a row with a correct checksum does not have the shape that its event needs.
         """
         latest: dict[tuple[str, str, int], dict[str, Any]] = {}
         for row in () if self.damage is not None else self._rows:
@@ -178,10 +179,10 @@ class Record:
 
     @cached_property
     def layer_cut(self) -> dict[str, LayerCut]:
-        """Split -> the scores of the first k blocks; empty when these scores were not measured.
+        """Split -> the scores of the model with only its first k blocks, for every k; empty if they were not measured.
 
         Raises:
-            Damaged: a row with a correct checksum does not have the shape of these scores.
+            Damaged: a row with a correct checksum does not have the shape that the event `layer_cut` needs.
         """
         path = self.directory
         return {
@@ -191,7 +192,7 @@ class Record:
 
     @cached_property
     def context_lengths(self) -> dict[str, dict[int, dict[str, dict[str, Any]]]]:
-        """Split -> window length in tokens -> direction -> scores; empty when other window lengths were not measured."""
+        """Split -> window length in tokens -> direction -> scores; empty if scores at several window lengths were not measured."""
         return {
             split: {int(length): scores for length, scores in row["scores"].items()}
             for split, row in self._rows_by_split(CONTEXT_LENGTHS_EVENT).items()
@@ -206,7 +207,7 @@ class Record:
 
     @cached_property
     def embeddings(self) -> dict[str, Any]:
-        """Numbers that describe the trained tables of tokens and positions; empty when the tables were not measured."""
+        """Numbers that describe the trained embedding tables of tokens and positions; empty if they were not measured."""
         rows = [row for row in self.metrics if row["event"] == EMBEDDINGS_EVENT]
         return dict(rows[-1]["geometry"]) if rows else {}
 
@@ -238,7 +239,7 @@ class Record:
 
     @property
     def audit_damage(self) -> Damaged | None:
-        """The error that reading the audit of this run gives; None when the audit can be read, or when the run has none."""
+        """The error that is raised when the audit of this run is read; None if it can be read, or if the run has no audit."""
         try:
             self.audit_report()
         except Damaged as error:
@@ -303,14 +304,14 @@ class ExperimentEntry(Config):
         created: the time of writing, in ISO 8601.
         command: the command line that wrote this entry.
         code: the path of the experiment file.
-        decision: the decision rule as plain data. The rule is fixed before the runs. The property `rule` checks it.
+        decision: the decision rule as plain data. The rule is fixed before the runs. The property `rule` checks this data.
         audits: arm -> scale -> hash of the cached audit.
         comparison: the hash of the audit that compares the finished runs (C5); empty before that audit.
         choices: the values that trials on the tuning split chose, for each arm and scale; empty without tuning.
-        to_choose: the setting that the trials have not chosen yet; empty when nothing is left to choose. Until the choice, `runs`
-            are only planned: a stored run with one of their ids does not belong to this experiment.
+        to_choose: the setting that the trials have not chosen yet; empty when nothing is left to choose. Until the choice, the ids
+            in `runs` are only plans: a stored run with one of these ids does not belong to this experiment.
         plan: the predicted cost of the runs (hours, tokens, FLOPs, disk).
-        claims: the sentences that the finished runs are judged on; empty in entries that are older than claims.
+        claims: the claims that are judged by the finished runs; empty in entries of versions that had no claims.
         source: the format, file and sha256 of an imported experiment.
     """
 
@@ -391,7 +392,7 @@ class ExperimentRun:
 
 @dataclass(frozen=True)
 class FinishedRun(ExperimentRun):
-    """A run whose outcome is `done`. Such a run has a record and a result."""
+    """A run whose outcome is `done`. A finished run always has a record and a result."""
 
     record: Record
 
@@ -408,7 +409,7 @@ class ExperimentRecord:
     Attributes:
         runs: one run for each (arm, scale, seed), in the order of the entry; missing and damaged runs are included.
         audits: (arm, scale) -> audit. A pair whose audit is not stored, or cannot be read, is not a key.
-        damaged: hash -> the error of an audit of this experiment that is missing or cannot be read.
+        damaged: hash of an audit -> error, for each audit of this experiment that is missing or cannot be read.
         comparison: the audit that compares the finished runs (C5); None before that audit.
     """
 
@@ -423,7 +424,7 @@ class ExperimentRecord:
         return tuple(run for run in self.runs if (run.entry.arm, run.entry.scale) == (arm, scale))
 
     def finished(self, arm: str | None = None, scale: str | None = None) -> tuple[FinishedRun, ...]:
-        """The runs with the outcome `done`. `arm` and `scale` select some of these runs; None selects all."""
+        """The runs with the outcome `done`: of one arm at one scale if both arguments are given, otherwise of the experiment."""
         found = self.runs if arm is None or scale is None else self.runs_of(arm, scale)
         return tuple(FinishedRun(run.entry, run.record) for run in found if run.record and run.outcome == "done")
 
@@ -444,5 +445,5 @@ def read_run(directory: Path) -> tuple[dict[str, Any], Result | None]:
 
 
 def ended_at_step(result: Result | None) -> float:
-    """The last step of a run that is done; 0 for any other run. The last step is always logged, so the metrics must reach it."""
+    """The last step of a run that is done; 0 for any other run. A run always logs its last step, so its metrics must reach it."""
     return (result.counters.get("optimizer_steps") or 0) if result is not None and result.outcome == "done" else 0

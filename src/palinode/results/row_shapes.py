@@ -1,6 +1,6 @@
 """The shapes that metrics rows must have. A store may come from a stranger, so every row is checked against its shape.
 
-A shape names only the fields that a reader uses. Other fields are allowed.
+A shape names only the fields that Palinode reads. Other fields are allowed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class _Shape(BaseModel):
 
 
 class MetricsRow(_Shape):
-    """The shape of a row of any event, such as `train` and `eval`."""
+    """The fields that a metrics row of every event (such as `train` and `eval`) must have."""
 
     event: str
     step: int = 0
@@ -43,7 +43,7 @@ class _Cut(_Shape):
 
 
 class LayerCutRow(MetricsRow):
-    """The shape of a row with the scores of the first k blocks, for each evaluation pass."""
+    """The shape of a row with the scores of a model that keeps only its first k blocks, for each evaluation pass."""
 
     scores: dict[str, list[_Cut]] = {}
     refitted: dict[str, list[_Cut]] = {}
@@ -80,6 +80,6 @@ class _Geometry(_Shape):
 
 
 class EmbeddingsRow(MetricsRow):
-    """The shape of a row with numbers that describe the tables of tokens and positions."""
+    """The shape of a row with numbers that describe the embedding tables of tokens and positions."""
 
     geometry: _Geometry

@@ -1,12 +1,12 @@
-"""The metrics of a run are JSON rows. Each attempt has a file of its own, so no attempt writes into the file of another.
+"""The metrics of a run are JSON rows. Each attempt (a process that works on the run) writes its rows into a file of its own.
 
     metrics-3.jsonl    the rows of the attempt with hold number 3
-    metrics.jsonl      the rows of all attempts of a run that is older than holds, or the rows of an imported run
+    metrics.jsonl      the rows of all attempts, if a version without holds wrote the run, or the rows of an imported run
 
-The first row of an attempt names the step at which it went on: `{"event": "attempt", "from_step": 40, "rows": {...}, ...}`.
-Rows of earlier attempts after that step no longer belong to the run, nor do the rows that those attempts measured at the end.
-The first row of an attempt, a checkpoint and a result also hold the number and the hash of the run's rows before them. So a lost
-row is noticed. Damage in a row that no longer belongs to the run is no error.
+The first row of an attempt names the step from which it goes on: `{"event": "attempt", "from_step": 40, "rows": {...}, ...}`. Rows
+of earlier attempts no longer belong to the run if their step is later than `from_step`, or if they are marked `final`. The first
+row of an attempt, each checkpoint and the result store the number and the hash of all rows that the run has at that moment, so that
+a lost row is noticed. Damage in a row that no longer belongs to the run is no error.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ Row = dict[str, Any]
 
 @dataclass
 class RowsSeal:
-    """The number of a run's rows up to some moment, and the hash of the content of these rows in their order."""
+    """The number of rows that a run has at some moment, and the hash of the content of these rows in their order."""
 
     count: int = 0
     _digest: Any = field(default_factory=hashlib.sha256)
 
     @classmethod
     def of(cls, rows: Iterable[Mapping[str, Any]]) -> RowsSeal:
-        """The seal of these rows."""
+        """The seal (number and hash) of the given rows."""
         seal = cls()
         for row in rows:
             seal.add(row)
         return seal
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add one more row to the number and to the hash."""
+        """Count one more row, and update the hash with its content."""
         self.count += 1
         self._digest.update(json.dumps(row, sort_keys=True, separators=(",", ":")).encode() + b"\n")
 
     def stored(self) -> dict[str, Any]:
-        """The seal as a table, as checkpoints and results hold it."""
+        """The seal as a dict, in the form in which checkpoints and results store it."""
         return {"count": self.count, "sha256": self._digest.hexdigest()}
 
 
 def metrics_path(directory: Path, attempt: int) -> Path:
-    """The metrics file of one attempt. Attempt 0 means the file metrics.jsonl, which is older than holds."""
+    """The metrics file of one attempt. Attempt 0 means the file metrics.jsonl, which runs without holds have."""
     return directory / (f"metrics-{attempt}.jsonl" if attempt else METRICS_FILE)
 
 
 def metrics_paths(directory: Path) -> list[Path]:
-    """The metrics files of all attempts, in the order of the attempts. Links and directories are listed; reading refuses them."""
+    """The metrics files of all attempts, in the order of the attempts. Links and directories are listed, but cannot be read."""
     try:
         names = os.listdir(directory)
     except OSError:
@@ -74,7 +74,7 @@ def metrics_paths(directory: Path) -> list[Path]:
 
 
 def last_attempt(directory: Path) -> int:
-    """The largest number of an attempt in metrics.jsonl, the file that is older than holds; 0 without such rows."""
+    """The largest number of an attempt in metrics.jsonl, the file of runs without holds; 0 if the file has no rows."""
     path = directory / METRICS_FILE
     return max((whole(row.get("attempt")) for row in fsio.read_rows(path).rows), default=0) if is_regular(path) else 0
 
@@ -101,12 +101,12 @@ def read_rows(directory: Path) -> tuple[list[Row], str | None]:
 
 
 def up_to_step(rows: Iterable[Row], step: int) -> list[Row]:
-    """The rows up to and including this step. A checkpoint of this step was written after these rows."""
+    """The rows up to and including this step, without final rows: the rows that were written before the step's checkpoint."""
     return [row for row in rows if whole(row.get("step")) <= step and not row.get("final")]
 
 
 def read_last_rows(directory: Path) -> list[Row]:
-    """The last rows of the newest attempt that wrote rows. A listing of unfinished runs needs no other rows.
+    """The rows at the end of the newest metrics file that has rows. A listing of unfinished runs needs no other rows.
 
     Raises:
         Damaged: the metrics file cannot be read.
@@ -127,7 +127,7 @@ def check_end(directory: Path, ended_at_step: float) -> None:
     last = [_read(path, fsio.read_last_rows) for path in metrics_paths(directory)]
     rows = [row for of_attempt, _ in last for row in of_attempt if row.get("event") != ATTEMPT_EVENT]
     if any(damaged for _, damaged in last) or _shortage(rows, ended_at_step, directory):
-        checked_rows(directory, ended_at_step)  # raises the error with the same message as elsewhere
+        checked_rows(directory, ended_at_step)  # this call raises the error, with the message that a full check gives
 
 
 def checked_rows(directory: Path, ended_at_step: float, seal: Mapping[str, Any] | None = None) -> list[Row]:
@@ -136,11 +136,11 @@ def checked_rows(directory: Path, ended_at_step: float, seal: Mapping[str, Any] 
     Args:
         ended_at_step: the last step of a run that is done, which the rows must reach; 0 for any other run. Rows without an
             `attempt` are imported, and may end earlier.
-        seal: the number and the hash of the rows, from the run's result; empty in results that are older than seals.
+        seal: the number and the hash of the rows, from the run's result; empty in results of versions without seals.
 
     Raises:
-        Damaged: a file has a damaged line, or rows are missing or changed. A row that a killed process wrote in part is no damage:
-            the next attempt of the run wrote the row again (see `fsio`).
+        Damaged: a file has a damaged line, or rows are missing or changed. A row that a killed process wrote only in part is not
+            damage, because the next attempt of the run wrote the row again (see `fsio`).
     """
     rows, damaged = read_rows(directory)
     if damaged is not None:

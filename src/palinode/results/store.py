@@ -3,11 +3,11 @@
     <root>/<run_id>/{spec.json, hold-N.json, metrics-N.jsonl, ckpt/, audit.json, result.json}
     <root>/experiments/<name>--<size>.json      resolved experiments
     <root>/audits/<hash>.json                   cached audits
-    <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have measured an audit
+    <root>/audits/holds/<hash>/hold-N.json      the holds of the processes that have performed an audit
     <root>/reports/<name>--<size>/              the pages of `palinode report`
     <root>/index.json                           a cache for listings (index.py); it may be deleted at any time
 
-Reading a store writes nothing into a run directory. A name that comes from a user or a file never leads out of the root.
+Reading a store writes nothing into a run directory. No name from a user or a file leads to a path outside the root.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ from palinode.results.rows import metrics_path
 
 DEFAULT_ROOT = Path("runs")
 HOLDS = "holds"  # the directory of the holds on audits, inside `audits`
-LISTED = "`palinode ls --runs` lists them"  # a mistyped hash has no nearest name
-# Two names, a separator and the suffix of a temporary file fit into the 255 bytes of a file name.
+LISTED = "`palinode ls --runs` lists them"  # the hint for an unknown run id, because hashes have no similar names
+# A file name may have 255 bytes: enough for two names of this length, a separator and the suffix of a temporary file.
 LONGEST_NAME_BYTES = 100
 
 
@@ -70,7 +70,7 @@ class Store:
         """Read the record of one run.
 
         Raises:
-            BadInput: there is no such run.
+            BadInput: the store has no run with this id.
             Damaged: the spec or the result does not decode, or the run has a result and no spec. Damage in the metrics is
                 raised by `Record.metrics`.
         """
@@ -84,8 +84,8 @@ class Store:
     def ended(self, run_id: str) -> Result | None:
         """The result of a run that need not be repeated (outcome `done` or `diverged`), else None.
 
-        A run that failed or was stopped starts again. So does a run whose spec, result, rows of metrics or audit are damaged: it
-        goes on from its last good checkpoint, and its damaged files are replaced.
+        A run must be repeated if it failed or was stopped, or if its spec, result, rows of metrics or audit are damaged. A damaged
+        run goes on from its last good checkpoint, and its damaged files are replaced.
         """
         record = self._record(run_id)
         if record is None or record.with_metrics().damage or record.audit_damage:
@@ -115,7 +115,7 @@ class Store:
         return index.listing(self.root)
 
     def experiments(self) -> list[ExperimentEntry]:
-        """The experiment entries that decode, sorted by name and size. `damaged_experiments` lists the other files."""
+        """The experiment entries that decode, sorted by name and size. `damaged_experiments` lists the files that do not decode."""
         return [entry for entry in self._entries() if isinstance(entry, ExperimentEntry)]
 
     def damaged_experiments(self) -> list[Damaged]:
@@ -126,7 +126,7 @@ class Store:
         """The entry of the experiment `<name>--<size>`. The name alone is enough when the experiment was run at one size only.
 
         Raises:
-            BadInput: there is no such experiment, or several sizes match.
+            BadInput: the store has no experiment of this name, or has several sizes of it.
             Damaged: the experiment file does not decode, or holds invalid names or an invalid decision rule.
         """
         return self._read_entry(self._entry_path(name))
@@ -134,8 +134,8 @@ class Store:
     def experiment(self, name: str) -> ExperimentRecord:
         """An experiment with all its audits and runs, including missing and damaged ones. `name` is the argument of `entry`.
 
-        While the trials have not chosen a setting, the runs have no records. A stored run with such an id was trained without the
-        chosen setting.
+        While the trials have not chosen a setting, the runs are returned without records: a stored run with one of their ids was
+        trained without the chosen setting.
         """
         entry = self._read_entry(self._entry_path(name), with_rule=False)  # `entry.rule` is checked where it is used
         found = ((run, None if entry.to_choose else self._record(run.run_id)) for run in entry.runs)
@@ -180,9 +180,9 @@ class Store:
         return self
 
     def write_spec(self, run_id: str, spec: Mapping[str, Any]) -> Path:
-        """Begin a run: write its resolved spec. A stored spec that is equal, or equal but for newer options, stays as it is.
+        """Begin a run: write its resolved spec. A stored spec is not replaced if it is equal, or lacks only newer options.
 
-        A stored spec that cannot be read is replaced: the id is the hash of the spec, so the new file says what the old one said.
+        A stored spec that cannot be read is replaced. The run id is the hash of the spec, so the new file holds the same spec.
 
         Raises:
             Damaged: the directory already holds another spec with this id.
@@ -212,11 +212,11 @@ class Store:
         fsio.write_table(self._own(self.create()._audit_path(audit_hash)), encode(report))
 
     def audit_holds(self, audit_hash: str) -> Path:
-        """The directory of the holds on an audit, made when it does not exist. The process with the hold measures the audit."""
+        """The directory of the holds on an audit, created if it does not exist. The process with the hold performs the audit."""
         return fsio.make_directory(self._own(self._audit_path(audit_hash).parent / HOLDS / audit_hash))
 
     def write_experiment(self, entry: ExperimentEntry) -> Path:
-        """Write a resolved experiment before its first run. A later call replaces it."""
+        """Write the entry of a resolved experiment before its first run. A later call replaces the stored entry."""
         path = self._own(self.create().root / EXPERIMENTS / f"{_entry_stem(entry)}.json")
         fsio.write_table(path, encode(entry))
         return path
@@ -224,10 +224,10 @@ class Store:
     # --- inside -------------------------------------------------------------------------------------------------
 
     def _own(self, path: Path) -> Path:
-        """A path that may be written. A link among the directories of the path is refused, because it may lead out of the store.
+        """The path, after a check that it may be written: a link in the path is refused, because it may lead out of the store.
 
         Raises:
-            Damaged: a directory of the path is a link. The error names the link.
+            Damaged: the file or a directory of the path is a link. The error names the link.
         """
         inside = path.relative_to(self.root).parts
         for count in range(1, len(inside) + 1):
@@ -336,7 +336,7 @@ def _entry_stem(entry: ExperimentEntry) -> str:
 
 
 def _spec_in(path: Path) -> dict[str, Any] | None:
-    """The spec in this file; None without a file, and when the file cannot be read."""
+    """The spec in this file; None if the file does not exist or cannot be read."""
     try:
         return read_table(path)
     except Damaged:

@@ -17,12 +17,12 @@ CHECKPOINTS, MANIFEST_FILE = "ckpt", "manifest.json"
 
 @dataclass(frozen=True)
 class Verified:
-    """The outcome of reading a whole store.
+    """The result of the check of a whole store.
 
     Attributes:
         files: the number of files that were read.
-        unprotected: the files without a stored hash of their content. Versions before 0.2 wrote such files.
-        damaged: the errors. Each error names its file.
+        unprotected: the files that do not store a hash of their content. Palinode wrote files in this form before version 0.2.
+        damaged: the errors that were found. Each error names the damaged file.
     """
 
     files: int

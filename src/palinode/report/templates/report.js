@@ -1,9 +1,10 @@
 "use strict";
-// Draws the charts of the page. The data is JSON under gzip in base64. It comes by column (texts as indices into a list of words) and is turned into rows here.
+// Draws the charts of the page. Their data is JSON, compressed with gzip and written in base64. The data is stored by column
+// (texts as indices into a list of words), and this script turns the columns into rows.
 (() => {
-  const LETTER_PIXELS = 6.6; // of a title
-  const PAPER_PIXELS = 640; // of a chart on a printed page, A4 or letter
-  const RESIZE_MILLISECONDS = 150; // without a change of width, before the charts are drawn for it
+  const LETTER_PIXELS = 6.6; // the mean width of a letter in the title of an axis
+  const PAPER_PIXELS = 640; // the width of a chart on a printed page, A4 or letter
+  const RESIZE_MILLISECONDS = 150; // the charts are drawn for a new window width when the width has not changed for this time
   let page = null;
   let drawnAtPixels = 0;
   let waiting = 0;
@@ -35,7 +36,7 @@
     return radio ? radio.value : "";
   }
 
-  // The same chart on logarithmic axes; points at 0 cannot be drawn there. `charts.with_log_axes` does the same for the files.
+  // The chart on logarithmic axes, without the points at 0. `charts.with_log_axes` makes the same change for the SVG and PDF files.
   function withLogAxes(chart, x) {
     const stretched = (channel) => {
       const { zero, ...kept } = channel.scale || {};
@@ -50,7 +51,7 @@
     return { ...chart, layer, transform: [...(chart.transform || []), ...positive] };
   }
 
-  // Titles of the x-axis broken into lines that are no wider than the plot: Vega neither breaks nor shortens them.
+  // The chart with the titles of its x-axis broken into lines that are not wider than the plot: Vega itself does not break titles.
   function withShortTitles(chart, pixels) {
     const most = Math.max(12, Math.floor(pixels / LETTER_PIXELS));
     const broken = (title) => {
@@ -85,7 +86,7 @@
     const chart = { ...(log ? withLogAxes(linear, axis) : linear), datasets: { [page.rows_name]: rows } };
     const options = {
       mode: "vega-lite",
-      ast: true, // expressions are interpreted: the page's policy forbids making code from text
+      ast: true, // Vega interprets its expressions, because the page's security policy forbids making code from text
       renderer: "svg",
       actions: false,
       defaultStyle: false,
@@ -103,7 +104,7 @@
     figure.dataset.axes = log ? "log" : "linear";
   }
 
-  // Again when the window changed its width meanwhile: Vega fits a chart to it, but not the titles of its axes.
+  // Draws all charts, and again if the window got another width meanwhile: Vega fits a chart to the new width, but not its titles.
   async function drawAll() {
     do {
       drawnAtPixels = window.innerWidth;
