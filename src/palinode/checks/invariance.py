@@ -33,8 +33,7 @@ Difference = tuple[float, str]  # the difference in standard deviations of the l
 
 
 def check_neighbours(bench: Bench) -> Finding:
-    """C1.neighbours: one window gets the same logits with 7 other rows, with 7 different rows, and alone, in eval and train mode.
-    """
+    """C1.neighbours: a window gets the same logits with 7 other rows, with 7 new rows, and alone, in eval and train mode."""
     differences = [(LARGEST, message) for message in bench.mixed.values()]
     if not differences:
         lengths = dict.fromkeys((bench.short_tokens, *(tokens for tokens in FEW_TOKENS if bench.accepts(tokens))))

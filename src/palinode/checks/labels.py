@@ -111,8 +111,7 @@ class _Copies:
 
     @property
     def allowed(self) -> float:
-        """How far the share may be from the expected share: six standard deviations, and one target more because counts are whole.
-        """
+        """How far the share may be from the expected share: six standard deviations and one target, because counts are whole."""
         slack = 1.0 if self.variance else 0.0
         return (DEVIATIONS_ALLOWED * math.sqrt(self.variance) + slack) / max(1, self.scored)
 

@@ -30,7 +30,7 @@ SEEN = 1e-9
 # The influence in a recurrence decays step by step with distance; the influence in a model with a fixed window ends at once. In
 # Mamba2 and RWKV, the influence falls by a factor of 2 to 200 per token.
 STEEPEST_DECAY = 1e-4
-DECAYED = 1e-5  # at distances with a smaller median influence, some pairs may be below SEEN although the influence decays
+DECAYED = 1e-5  # at a distance with a smaller median influence, some pairs of a decaying influence may be below SEEN
 NEAREST_SEEN = 1e-3  # at gain 1, the smallest measured influences of nearest tokens are 1e-3 to 6e-2
 
 
@@ -224,8 +224,7 @@ class Tally:
             self.weakest_nearest = pair.weaker(self.weakest_nearest)
 
     def _decay(self) -> str | None:
-        """A sentence on how influence decays with distance; None when the influence ends at once, or when a near token is not seen.
-        """
+        """A sentence on how influence decays with distance; None if the influence ends at once, or if a near token is not seen."""
         if self.reach_tokens is not None:
             return None
         typical = {step: median_low(self.by_distance[step]) for step in sorted(self.by_distance)}
