@@ -316,7 +316,7 @@ def _state_reader(one_way: OneWay) -> StateReader | None:
 
 @dataclass
 class OwnStep:
-    """A `Step` that uses the model's own state. If a call continues the tokens of the previous call, it reads only the new tokens."""
+    """A `Step` that uses the model's own state. A call that continues the previous tokens reads only the new tokens."""
 
     one_way: OneWay
     reader: StateReader
