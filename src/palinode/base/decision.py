@@ -35,7 +35,8 @@ OPTIONS = frozenset().union(*CLAIM_MEASURES.values())
 
 
 class Decision(Config):
-    """The rule of a verdict. An experiment declares the rule, the experiment's entry keeps the rule, `analysis.verdict` applies it.
+    """The rule of a verdict. An experiment declares the rule, its entry in a store keeps the rule, and `analysis.verdict` applies
+    the rule.
 
     Attributes:
         baseline: the arm that every other arm is compared with.

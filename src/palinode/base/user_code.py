@@ -385,7 +385,7 @@ def _slice(lines: list[str], start: Place, end: Place) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Module:
-    """A user's file, statement by statement.
+    """The statements of a user's file, in order.
 
     Attributes:
         by_name: name -> the indexes of the statements that define it.
@@ -433,7 +433,7 @@ class Module:
 
 
 class _Search:
-    """Collects the statements that count, from module to module, until no further statement counts."""
+    """Collects the statements that count for the hash, from module to module, until there are no more."""
 
     def __init__(self) -> None:
         self.modules: dict[str, Module | None] = {}

@@ -82,7 +82,7 @@ def hand_loss(example: Example, logits: Tensor) -> float:
 def hand_sums(
     batches: Sequence[tuple[Example, Tensor]], specials: SpecialTokens, bytes_per_token: NDArray[Any]
 ) -> HandSums:
-    """The evaluation sums of a split, computed from (Example, logits) pairs that cover the split once."""
+    """The evaluation sums of a split, computed from (Example, logits) pairs that contain each window of the split once."""
     table = np.zeros(specials.vocab_size, np.int64)
     table[: len(bytes_per_token)] = bytes_per_token
     ids, nats, hits = [np.zeros(0, np.int64)], [np.zeros(0)], 0
@@ -304,7 +304,8 @@ def check_initial_loss(nats_per_token: float, vocab_size: int, *, zero_head: boo
     Args:
         nats_per_token: the evaluation loss of the untrained model.
         vocab_size: V, the number of ids in the softmax, special ids included.
-        zero_head: whether the weights of the head start at zero. For other heads only a loss *below* ln V is wrong.
+        zero_head: whether the weights of the head start at zero. If the head does not start at zero, only a loss *below* ln V is a
+            failure.
     """
     above = nats_per_token - math.log(vocab_size)
     below_chance = not math.isfinite(above) or above < -INITIAL_TOLERANCE_NATS
@@ -327,7 +328,7 @@ def _nats(example: Example, logits: Tensor) -> NDArray[np.float64]:
 
 
 def _row(example: Example, row: int, scored: int) -> Example:
-    """One row of an Example as a batch of one row. Only the first `scored` of the row's scored slots keep their weight."""
+    """One row of an Example as a batch of one row. Only the first `scored` of the scored slots keep their loss weight."""
     group = next(group for group, rows in example.by_group() if rows.start <= row < rows.stop)
     one = only_rows(example, group, slice(row, row + 1))
     weight = one.loss_weight.clone()

@@ -50,7 +50,7 @@ class RunBudget:
             optimizer_steps, evaluations, by name.
         parameters: the numbers of parameters `total` and `non_embedding`.
         expected: the counters that the spec implies, computed by `expected_counters`.
-        seconds: the seconds of training. C5 lists them and does not judge them.
+        seconds: the seconds of training, which C5 lists but does not judge.
     """
 
     arm: str
@@ -98,8 +98,9 @@ def check_budget(
         equal: the name of the cost that the experiment declares equal.
         planned: the (arm, scale, seed) of every run that the spec asks for; default: every arm with every pair of scale and seed
             that some run has.
-        tuning: the tuning of each arm by the arm's name; an arm that is missing here had one trial.
-        model_differs_on_purpose: whether some arm changes the model. The numbers of parameters are then listed, not judged.
+        tuning: the tuning of each arm by the arm's name; an arm without an entry had one trial.
+        model_differs_on_purpose: whether some arm changes the model on purpose. C5 then lists the numbers of parameters, but does
+            not judge them.
     """
     return (
         check_runs_complete(runs, planned),
@@ -179,7 +180,7 @@ def check_declared_axis(runs: Sequence[RunBudget], equal: ParityAxis) -> Finding
 def check_parameters(runs: Sequence[RunBudget], *, judged: bool = True) -> Finding:
     """C5.parameters: total and non-embedding parameters match to 1 %.
 
-    With `judged` False the check lists a difference and passes.
+    If `judged` is False, the check names a difference but passes.
     """
     result = _compared(runs, tuple(PARAMETERS), REMARKED_ABOVE, "C5.parameters")
     if judged or result.outcome != "fail":
@@ -209,7 +210,7 @@ def check_selection(runs: Sequence[RunBudget], tuning: Mapping[str, Tuning]) -> 
 
 
 def _unequal_evaluations(runs: Sequence[RunBudget]) -> list[str]:
-    """The number of evaluations of each arm, where arms differ. Scales with the same numbers share one line."""
+    """Texts with the number of evaluations of each arm, if arms differ in it. Scales with the same numbers share one text."""
     by_line: dict[str, list[str]] = {}
     scales = list(dict.fromkeys(run.scale for run in runs))
     for scale in scales:
@@ -300,7 +301,10 @@ def added_up(phases: Sequence[Mapping[str, Expected]]) -> dict[str, Expected]:
 
 
 def _windows_read(shares: Sequence[float], batch_windows: int, micro_batches: int) -> Expected:
-    """The number of windows read. One random choice per micro-batch decides the fractional part of each step's share."""
+    """The number of windows read.
+
+    A share of 1.25 means one certain pass, and one pass that each micro-batch makes with probability 0.25.
+    """
     coin = batch_windows / micro_batches
     variance = sum(micro_batches * coin**2 * (share % 1) * (1 - share % 1) for share in shares)
     return Expected(sum(shares) * batch_windows, math.sqrt(variance))

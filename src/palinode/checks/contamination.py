@@ -34,7 +34,7 @@ SHORT_EXCESS_ALLOWED = 0.05
 DEVIATIONS_ALLOWED = 4.0
 POWERLESS = 0.95
 # The smallest share of different windows in a stream, relative to their share in the text. A stream that reads each window twice
-# has a half.
+# has a value of 0.5.
 DISTINCT_NEEDED = 0.75
 RUN_CHARACTERS_ALLOWED = 200
 RUN_NATURAL_FACTOR = 10
@@ -504,7 +504,7 @@ def _control_finds_planted_windows(
 
 
 def _control_finds_planted_run(train: Tokens, held_out: Tokens, n: int) -> bool:
-    """Plant 2n held-out tokens in a copy of a piece of train. The common n-grams and the longest run must show these tokens."""
+    """Plant 2n held-out tokens in a copy of a piece of train. The common n-grams and the longest run must contain these tokens."""
     size = 2 * n
     copy = np.asarray(train[: 64 * n]).copy()
     if len(copy) < 2 * size or len(held_out) < size:

@@ -28,7 +28,8 @@ RAISED = {
 LOWERING_CALLS = (Tensor.float, Tensor.half, Tensor.bfloat16)
 DROPOUT_NAMES = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 DROPOUT_CALLS = (*(getattr(F, name) for name in DROPOUT_NAMES), torch.dropout)
-# Two functions of mixtures of experts. The first function calls the second, and a torch function mode sees only the second.
+# Two functions of PyTorch for mixtures of experts. The first function calls the second, and a torch function mode sees only the
+# second.
 GROUPED_PRODUCTS = (getattr(F, "grouped_mm", None), getattr(torch, "_grouped_mm", None))
 # The relative change of each weight in `rounding_noise`. With float32 rounding the noise is 1e-7; with float64 it is below 1e-13.
 PROBE_STEP = 1e-9

@@ -190,7 +190,7 @@ def _bits(result: Evaluated) -> dict[str, str]:
 
 
 def _with_last_bit_changed(bits: Mapping[str, str]) -> dict[str, str]:
-    """The exact text of an evaluation with the last bit of one sum changed, for the positive control."""
+    """The texts that `_bits` gives, with the last bit of one sum changed, for the positive control."""
     names = [name for name in bits if name.endswith("nats_sum")][:1]
     return {**bits, **{name: math.nextafter(float.fromhex(bits[name]), math.inf).hex() for name in names}}
 

@@ -63,7 +63,7 @@ class DrawBank:
         return tuple(dict.fromkeys(group for entry in self.entries for group in entry.groups))
 
     def with_pass(self, group: str) -> Entry:
-        """The first entry whose decisions make this pass."""
+        """The first entry whose decisions lead to the pass `group`."""
         return next(entry for entry in self.entries if group in entry.groups)
 
     def covering(self, most: int) -> list[Entry]:
@@ -91,7 +91,7 @@ class DrawBank:
 def draw_bank(
     subject: Subject, window_tokens: int, *, most_entries: int = 256, passes: Sequence[str] | None = None
 ) -> DrawBank:
-    """Draw until every pass in `passes` was drawn (default: all passes that the objective names).
+    """Make Draws until every pass in `passes` occurs (default: all passes that the objective names).
 
     Raises:
         ValueError, IndexError, RuntimeError: the error that the objective raises for windows of this length.
@@ -114,7 +114,7 @@ def draw_bank(
 
 
 def joined_draw(entries: Sequence[Entry]) -> Draw:
-    """Join the decisions of the entries, in order, to the decisions of one batch."""
+    """Join the decisions of the entries, in order, into the decisions of one batch."""
     names = entries[0].draw.decisions
     return Draw({name: torch.cat([entry.draw[name] for entry in entries]) for name in names})
 

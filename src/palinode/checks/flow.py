@@ -1,11 +1,11 @@
 """C1, information flow: which window tokens change which predictions, measured on the whole model from ids to logits.
 
 Let w be a window. Row 0 is w, and row s+1 is w with token s replaced. The Example of every row is rebuilt with the same Draw, and
-the module runs in float64 with weights that leave every path open. The influence of s on t is the change of the logits at the slots
-that predict w_t when w_s is replaced. One run measures one batch of these rows, for every pass that the Draw makes. The gain is the
-scale of the random weight matrices. C1 makes these runs:
+the module runs in float64 with random weights that let information flow everywhere. The influence of s on t is the change of the
+logits at the slots that predict w_t when w_s is replaced. One run measures one batch of these rows, for every pass that the Draw
+makes. The gain is the scale of the random weight matrices. C1 makes these runs:
 
-- 16 tokens, all sources, gain 1: this run gives the picture.
+- 16 tokens, all sources, gain 1: the audit shows this run as a picture.
 - The train and evaluation lengths, gain 1: all sources up to 65 tokens, else 64 sources.
 - Every other length in `lengths` that the model accepts, gain 1: all sources up to 33 tokens, else 8 sources. Faults of padding and
   of wrap-around depend on the length, and begin at the ends and at powers of two: these places are always among the 8 sources.
@@ -18,7 +18,7 @@ scale of the random weight matrices. C1 makes these runs:
 - Windows with ids that mark the start or end of a document, at 33 tokens and at the used lengths. Also every id (or a sample, if
   there are more than 4096 ids) as the first and as the last of 4 tokens.
 
-The other checks of C1 are in `provenance.py`, `invariance.py` (batch neighbours, prefixes) and `gradient.py`.
+The other checks of C1 are in `provenance.py`, `invariance.py` (other rows of a batch, prefixes, memory) and `gradient.py`.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
         raise BadInput("needs at least two content ids, to replace one by another", field="vocab_size")
     bench = Bench.of(_stretched(subject, settings))
     mixed = [length for length in bench.subject.used_lengths if bench.mixes_rows(length)]
-    if mixed:  # C1 reads the rows of a measurement side by side, so it cannot measure a module that mixes rows
+    if mixed:  # C1 reads many rows as one batch, so it cannot measure a module that mixes the rows of a batch
         return (*check_provenance(bench), check_neighbours(bench))
     tallies = _measured(bench, settings)
     notes = _notes(bench)
@@ -106,7 +106,7 @@ def check_flow(subject: Subject, settings: FlowSettings | None = None) -> tuple[
 
 
 def plan(subject: Subject, settings: FlowSettings) -> list[Planned]:
-    """The list of runs. A message about several leaks names the first leak, so the plainest run comes first."""
+    """The list of runs. A message about several leaks names the first leak, so the simplest run comes first."""
     longest = subject.max_window_tokens
     used = subject.used_lengths
     small = min(settings.small_tokens, longest)

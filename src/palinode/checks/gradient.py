@@ -28,7 +28,7 @@ from palinode.checks.subject import Subject
 
 SEEN = 1e-9
 
-Offsets = frozenset[tuple[int, bool]]  # (first slot, whether the ids run from the end)
+Offsets = frozenset[tuple[int, bool]]  # (first slot of the ids, whether the ids are in reverse order)
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def _flows(bench: Bench, length: int, training: bool) -> Iterator[Flow]:
 def _gradients(
     bench: Bench, module: nn.Module, example: Example, window: Tensor, tables: dict[nn.Module, Offsets], rng: Generator
 ) -> Tensor | None:
-    """The largest gradients on the embeddings from `tables`: (window_tokens, window_tokens) by source and target.
+    """The size of the gradients on the embeddings from `tables`: (window_tokens, window_tokens) by source and target.
 
     The result is None when no embedding was found, or when the module has no gradient.
     """
@@ -213,7 +213,7 @@ def _offsets(ids: Tensor, inputs: Tensor) -> Offsets:
 
 
 def _judged(matrix: Tensor, allowed: Tensor, scored: Tensor, scores_itself: bool) -> tuple[float, int, int, float]:
-    """The largest forbidden gradient with its source and target, and the smallest gradient of a nearest allowed token."""
+    """The largest forbidden gradient with its source and target, and the smallest gradient on a nearest allowed token."""
     length = len(matrix)
     forbidden = matrix.masked_fill(~forbidden_pairs(allowed, scores_itself), 0.0)
     source, target = divmod(int(forbidden.argmax()), length)

@@ -1,8 +1,7 @@
 """How much each window token changes each prediction: each row has one replaced token and the same Draw; the logits are compared.
 
 The comparison uses only logits. So a token that reaches its own prediction in any way (mask, shift, padding, a second copy) shows
-in the same matrix, on the diagonal.
-Legend: K replaced sources, R rows that a window has in a pass, T slots, V vocabulary.
+on the diagonal of the matrix of influences. Legend: K replaced sources, R rows that a window has in a pass, T slots, V vocabulary.
 """
 
 from __future__ import annotations

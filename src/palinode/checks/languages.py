@@ -93,9 +93,9 @@ class NeighbourLanguage(UniformLanguage):
     """Two uniform windows, each among copies of itself shifted by one token: to the left for one window, to the right for the
     other.
 
-    A copy that is shifted to the left holds at every slot the token that ltr predicts there. The canary learns from the two windows
-    only, and bets on them only. A model cannot use the neighbours of a copy, and the loss on all copies would outweigh the loss on
-    the window.
+    A copy that is shifted to the left contains at every slot the token that ltr must predict there. The canary learns from the two
+    windows only, and bets on them only. A model cannot use the neighbours of a copy, and the loss on all copies would outweigh the
+    loss on the window.
     """
 
     name = "neighbours"

@@ -44,8 +44,8 @@ a shorter prefix starts anew.
 class StepwiseSettings(Config):
     """The options of C6: the lengths of the prompts, and the length to which the first prompt is continued.
 
-    `total_tokens`: the final length; default: 41 tokens, or one more than the longest used length, because faults of a cache begin
-    where the cache is full.
+    `total_tokens`: the final length; default: 41 tokens, or one more than the longest used length, because a cache often fails when
+    it is full.
     """
 
     prompt_tokens: tuple[int, ...] = (1, 2, 5, 9)
@@ -77,7 +77,7 @@ class OneWay:
         return max(exact, TOLERANCES[torch.float32]) if self.coarse else exact
 
     def example(self, windows: Tensor) -> Example:
-        """The rows of this pass alone, from the Example of these windows."""
+        """Only the rows of this pass, from the Example of these windows."""
         return only_pass(self.subject.example(windows, joined_draw([self.entry] * len(windows))), self.group)
 
     def in_reading_order(self, by_token: Tensor) -> Tensor:
@@ -111,7 +111,7 @@ class OneWay:
     def finding(
         self, check: str, wrong: bool, message: str, numbers: Mapping[str, float | int], threshold: float
     ) -> Finding:
-        """A finding about this pass. C6 needs no positive control, because it compares two answers."""
+        """A finding about this pass. C6 needs no positive control, because it compares two computations of the same logits."""
         reproduce = {"pass": self.group, "seed": self.subject.seed, "total_tokens": self.total_tokens}
         outcome = outcome_of(wrong=wrong, can_tell=True)
         return finding(check, outcome, f"{self.group}: {message}", numbers, threshold, reproduce=reproduce)

@@ -83,10 +83,10 @@ class Subject:
         reach_tokens: the number of tokens that the model is built to see. None: as many as `reach` says, else the whole window.
         reach: the function that says how many tokens a module of this kind is built to see.
         state: the reader of a module of this kind in pieces; None: the module keeps no state.
-        rebuild: the function that makes the same kind of model for another vocabulary and length. With it C1 also runs at lengths
-            that the tables of `module` are too short for, and C2 runs at its own small size. Without it C1 and C2 use copies of
-            `module`.
-        rebuild_small: the same function with at most 2 blocks of width 32, for canary training; default: `rebuild`.
+        rebuild: the function that makes the same kind of model for another vocabulary and length. With `rebuild`, C1 also runs at
+            lengths that are too long for the tables of `module`, and C2 trains a small model. Without `rebuild`, C1 and C2 use
+            copies of `module`.
+        rebuild_small: a function like `rebuild` that makes at most 2 blocks of width 32, for canary training; default: `rebuild`.
         trigger_ids: the ids that may change how a row is read, such as the id that ends a document; C1 always tries them.
         seed: the seed of every random number in the audit.
     """

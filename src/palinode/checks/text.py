@@ -1,4 +1,4 @@
-"""An audit as text: the verdict, each failed check and its place, and a small picture of which target sees which source.
+"""An audit as text: the outcome, each failed check and its place, and a small picture of which target sees which source.
 
     0123        columns: sources
 0
